@@ -1,0 +1,147 @@
+"""An artefact on disk: a directory that is finished by its manifest, and the work that leads there.
+
+Layout while work goes on:
+
+    OUT/.work/job.json        what the work is made from; another command is refused
+    OUT/.work/records/STAGE/  one JSON record per finished unit
+    OUT/...                   parts, each whole
+    OUT/MANIFEST              last; then .work goes
+
+`made_from` (command, arguments, names and sizes of the inputs) determines the bytes, and stands in the manifest. The
+inputs' times of change stand only in job.json: equal input gives equal bytes.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skillshard import storage
+from skillshard.errors import StorageError
+
+MANIFESTS = {"tags.json": "tags", "manifest.json": "shards", "run.json": "a run's ledger"}
+"""File that finishes an artefact -> what it finishes."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work towards one artefact, new or taken up again."""
+
+    out: Path
+    manifest: str
+
+    def records(self, stage: str) -> str:
+        """Where the records of a stage's units are kept."""
+        return str(self.out / ".work" / "records" / stage)
+
+    def scratch(self, *parts: str) -> Path:
+        """A place for files that only this work needs; gone when it is finished."""
+        return self.out.joinpath(".work", "scratch", *parts)
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, then remove what only the work needed."""
+        storage.write_bytes(self.out / self.manifest, storage.to_json(manifest))
+        _clean(self.out)
+
+
+def begin(
+    out: str | os.PathLike[str], manifest: str, made_from: dict[str, Any], mtimes_ns: Mapping[str, int]
+) -> Work | None:
+    """Start work on `out`, or take it up again.
+
+    Args:
+        out: local directory, made if missing.
+        manifest: name of the file that finishes it.
+        made_from: what determines the bytes; the finished manifest holds it under "made_from".
+        mtimes_ns: place -> time of last change of every file read; a change between two runs is noticed.
+
+    Returns:
+        None if `out` is already finished from the same inputs.
+
+    Raises:
+        StorageError: `out` holds something else; the sentence says what differs.
+    """
+    folder = storage.local_path(out)
+    if (folder / manifest).exists():
+        _refuse_other(folder, storage.read_json(folder / manifest)["made_from"], made_from)
+        _refuse_changed(folder, (folder / manifest).stat().st_mtime_ns, mtimes_ns)
+        _clean(folder)
+        return None
+    job = {"made_from": made_from, "mtimes_ns": dict(mtimes_ns)}
+    if (folder / ".work" / "job.json").exists():
+        begun = storage.read_json(folder / ".work" / "job.json")
+        _refuse_other(folder, begun["made_from"], made_from)
+        _refuse_other(folder, begun["mtimes_ns"], job["mtimes_ns"])
+        return Work(folder, manifest)
+    _refuse_foreign(folder)
+    storage.write_bytes(folder / ".work" / "job.json", storage.to_json(job))
+    return Work(folder, manifest)
+
+
+def kind(place: str | os.PathLike[str]) -> str:
+    """The manifest name of the artefact at a local directory; an error if there is none."""
+    folder = storage.local_path(place)
+    for name in MANIFESTS:
+        if (folder / name).exists():
+            return name
+    if (folder / ".work" / "job.json").exists():
+        raise StorageError(f"{folder} is not finished: run the command that began it again.")
+    known = ", ".join(f"{name} ({what})" for name, what in MANIFESTS.items())
+    raise StorageError(f"{folder} holds no artefact of skillshard: none of {known} is there.")
+
+
+def differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Where two JSON values differ, as `path: before -> now`.
+
+    >>> differences({"a": 1, "b": [1, 2]}, {"a": 1, "b": [1, 3]})
+    ['b.1: 2 -> 3']
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = [(str(key), before.get(key), now.get(key)) for key in sorted({*before, *now}, key=str)]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(str(at), old, new) for at, (old, new) in enumerate(zip(before, now, strict=True))]
+    else:
+        return [] if before == now else [f"{path}: {_short(before)} -> {_short(now)}"]
+    return [found for key, old, new in pairs for found in differences(old, new, f"{path}.{key}" if path else key)]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _refuse_other(folder: Path, before: Any, now: Any) -> None:
+    changed = differences(before, now)
+    if changed:
+        shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+        raise StorageError(
+            f"{folder} was begun with other inputs or arguments ({shown}). Choose another --out, or remove {folder} to "
+            "make it anew."
+        )
+
+
+def _refuse_changed(folder: Path, finished_ns: int, mtimes_ns: Mapping[str, int]) -> None:
+    newer = [place for place, mtime_ns in mtimes_ns.items() if mtime_ns > finished_ns]
+    if newer:
+        raise StorageError(
+            f"{newer[0]} changed after {folder} was made from it ({len(newer)} such files). Choose another --out, or remove "
+            f"{folder} to make it anew."
+        )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"{folder} is a file; --out must be a directory.")
+    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    for name in there:
+        if name in MANIFESTS:
+            raise StorageError(f"{folder} already holds {MANIFESTS[name]} ({name}). Choose another --out.")
+    if [name for name in there if name != ".work"]:
+        raise StorageError(f"{folder} is not empty ({', '.join(there[:3])}) and nothing of ours. Choose another --out.")
+
+
+def _clean(folder: Path) -> None:
+    shutil.rmtree(folder / ".work", ignore_errors=True)
+    storage.remove_leftovers(folder)

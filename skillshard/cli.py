@@ -1,0 +1,222 @@
+"""`skillshard VERB`: parse, call one function, print. Heavy modules are imported inside the verbs.
+
+Exit codes: 0 done, 1 an error of data or run in one sentence, 2 usage.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from skillshard.errors import SkillshardError
+
+app = typer.Typer(
+    name="skillshard",
+    help="From a text corpus to the batch on the GPU: tag it into skills, shard it, mix it live.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+synth = typer.Typer(help="Generate the paper's synthetic corpora.", no_args_is_help=True)
+app.add_typer(synth, name="synth")
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """
+    >>> parse_size("8MB"), parse_size("64 MiB"), parse_size("1000")
+    (8000000, 67108864, 1000)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if not match or match[2].upper() not in _UNITS or float(match[1]) == 0:
+        raise typer.BadParameter(f"{text!r} is no size: give a positive number and a unit, such as 8MB, 64MiB or 1GB.")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+CorpusPlaces = Annotated[list[str], typer.Argument(metavar="CORPUS...", help="Directories, globs or files (jsonl, jsonl.gz, jsonl.zst, parquet, arrow, tar).")]
+Out = Annotated[Path, typer.Option("--out", help="Directory to write; the same command again goes on, or finds it finished.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; all CPUs by default.")]
+RayAddress = Annotated[str | None, typer.Option("--ray-address", help="Run on Ray: 'local', 'auto' or an address. Without it: a local process pool.")]
+OnBadSample = Annotated[str, typer.Option("--on-bad-sample", help="'stop' with an error, or 'set-aside' in OUT/rejected with the reason.")]
+
+
+@app.command()
+def tag(
+    corpus: CorpusPlaces,
+    out: Out,
+    by: Annotated[str, typer.Option("--by", help="How skills are found: metadata.")] = "metadata",
+    field: Annotated[list[str] | None, typer.Option("--field", help="Dotted path of a metadata field; several are joined by '/'.")] = None,
+    on_bad_sample: OnBadSample = "stop",
+    max_sample_bytes: Annotated[str, typer.Option("--max-sample-bytes", help="Largest sample (text and metadata).")] = "16MiB",
+    id_field: Annotated[str, typer.Option("--id-field", help="Field of the id; '' if the corpus has none.")] = "id",
+    text_field: Annotated[str, typer.Option("--text-field", help="Field of the text.")] = "text",
+    partition_size: Annotated[str, typer.Option("--partition-size", help="Size of a unit of work.")] = "64MiB",
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+) -> None:
+    """Give every sample of a corpus its skill."""
+    from skillshard import taggers
+    from skillshard.corpus import Corpus
+    from skillshard.execution import Where
+    from skillshard.report.text import show_tags
+
+    if by != "metadata":
+        raise typer.BadParameter(f"{by!r}: this version tags by metadata.", param_hint="--by")
+    if on_bad_sample not in ("stop", "set-aside"):
+        raise typer.BadParameter(f"{on_bad_sample!r}: give 'stop' or 'set-aside'.", param_hint="--on-bad-sample")
+    if not field:
+        raise typer.BadParameter("tagging by metadata needs a field, such as --field meta.category.", param_hint="--field")
+    with _Bars() as bars:
+        tags = taggers.tag_corpus(
+            Corpus.open(corpus),
+            taggers.metadata(*field),
+            out,
+            on_bad_sample=on_bad_sample,  # type: ignore[arg-type]  # checked above
+            id_field=id_field or None,
+            text_field=text_field,
+            max_sample_bytes=parse_size(max_sample_bytes),
+            partition_bytes=parse_size(partition_size),
+            where=Where(workers, ray_address),
+            on_stage=bars.stage,
+        )
+    show_tags(tags)
+
+
+@app.command()
+def shard(
+    corpus: CorpusPlaces,
+    tags: Annotated[Path, typer.Option("--tags", help="Tags of this corpus, from 'skillshard tag'.")],
+    out: Out,
+    shard_size: Annotated[str, typer.Option("--shard-size", help="Size of a shard to aim at.")] = "64MB",
+    holdout: Annotated[float, typer.Option("--holdout", help="Share of each skill kept for measuring losses.")] = 0.01,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+) -> None:
+    """Write a tagged corpus as per-skill WebDataset shards."""
+    from skillshard.corpus import Corpus
+    from skillshard.execution import Where
+    from skillshard.report.text import show_shards
+    from skillshard.shards.read import ShardSet
+    from skillshard.shards.write import write_shards
+    from skillshard.tags import Tags
+
+    with _Bars() as bars:
+        write_shards(
+            Corpus.open(corpus),
+            Tags.open(tags),
+            out,
+            shard_bytes=parse_size(shard_size),
+            holdout=holdout,
+            where=Where(workers, ray_address),
+            on_stage=bars.stage,
+        )
+    show_shards(ShardSet.open(out))
+
+
+@app.command()
+def inspect(place: Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Tags, shards or a run's ledger.")]) -> None:
+    """Show what an artefact holds."""
+    from skillshard.report.text import show
+
+    show(place)
+
+
+@app.command()
+def verify(place: Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Tags, shards or a run's ledger.")]) -> None:
+    """Read every byte of an artefact and compare it with its manifest; exit 1 if anything is wrong."""
+    from skillshard.report.text import verify as find_faults
+
+    faults, summary = find_faults(place)
+    for fault in faults:
+        typer.echo(f"error: {fault}", err=True)
+    if faults:
+        raise typer.Exit(1)
+    typer.echo(summary)
+
+
+@app.command()
+def mix(
+    shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set.")],
+    draws: Annotated[int, typer.Option("--draws", min=1, help="Number of draws.")],
+    out: Annotated[Path | None, typer.Option("--out", help="JSONL file, one line per draw; standard output if not given.")] = None,
+    policy: Annotated[str, typer.Option("--policy", help="stratified or proportional.")] = "stratified",
+    floor: Annotated[float, typer.Option("--floor", help="Least weight of any skill.")] = 0.0,
+    first: Annotated[int, typer.Option("--first", min=0, help="First draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed, another order.")] = 0,
+    round_draws: Annotated[int, typer.Option("--round-draws", min=1, help="Draws with one weight vector.")] = 4096,
+    ledger: Annotated[Path | None, typer.Option("--ledger", help="Keep the run's ledger here.")] = None,
+) -> None:
+    """Write the mixed stream: draw, skill and id, one line per draw."""
+    from skillshard.mixing.listing import list_draws
+
+    text = list_draws(shards, policy=policy, floor=floor, first=first, num=draws, seed=seed, round_draws=round_draws, ledger=ledger)
+    if out is None:
+        sys.stdout.buffer.write(text)
+        return
+    if out.exists() and out.read_bytes() != text:
+        raise SkillshardError(f"{out} exists and holds something else. Choose another --out, or remove it.")
+    from skillshard.storage import write_bytes
+
+    write_bytes(out, text)
+    typer.echo(f"{draws:,} draws in {out}")
+
+
+@synth.command()
+def lego(
+    k: Annotated[int, typer.Option("--k", min=1, max=26, help="Variables in the chain: the number of skills.")],
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Number of samples.")],
+    out: Out,
+    order: Annotated[str, typer.Option("--order", help="'shuffled' clauses as in the paper, or 'chain': the easier ordered LEGO.")] = "shuffled",
+    proportions: Annotated[str, typer.Option("--proportions", help="'natural' (1:...:1:3:5), 'uniform', or numbers such as 1:2:4.")] = "natural",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+) -> None:
+    """The paper's LEGO corpus: chains of variables; skill i asks for the i-th."""
+    from skillshard.synthetic.lego import write_lego
+
+    places = write_lego(out, k=k, num_samples=samples, seed=seed, order=order, proportions=proportions)
+    typer.echo(f"{samples:,} samples in {len(places)} files in {out}; tag them with --field meta.skill")
+
+
+class _Bars:
+    """Progress bars on standard error, one per stage."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True))
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def stage(self, name: str, num: int) -> Callable[[Any, Any], None]:
+        task = self._progress.add_task(name, total=num)
+        return lambda unit, record: self._progress.advance(task)
+
+
+def main() -> None:
+    """The entry point: every error of ours becomes one sentence and exit code 1."""
+    try:
+        app()
+    except SkillshardError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        typer.echo(f"error: {error}. What is finished is kept: mend the cause and run the same command again.", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped; what is finished is kept: run the same command again to go on.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The corpus: an ordered list of files, cut into partitions, read as samples.
+
+Known are JSON lines (`.jsonl .ndjson .json`, each plain, `.gz` or `.zst`), Parquet, Arrow and Feather (files and streams,
+so also what Hugging Face's `save_to_disk` writes), and WebDataset tars. Every row gives exactly one item, a `Sample` or a
+`Rejection` that says what is wrong and where; blank lines are no rows. Nothing is ever unpickled.
+
+    >>> corpus = Corpus.open("tests/golden/corpus")  # doctest: +SKIP
+    >>> for partition in corpus.partitions():  # doctest: +SKIP
+    ...     for item in read_partition(partition):
+    ...         print(item.sentence() if isinstance(item, Rejection) else item.text)
+"""
+
+from skillshard.corpus.files import DEFAULT_PARTITION_BYTES, SUFFIXES, Corpus, CorpusFile, Format, Partition, format_of
+from skillshard.corpus.reader import DEFAULT_MAX_SAMPLE_BYTES, PartitionReader, line_numbers, read_partition
+from skillshard.corpus.sample import MISSING, Reason, Rejection, Sample, lookup
+
+__all__ = [
+    "DEFAULT_MAX_SAMPLE_BYTES",
+    "DEFAULT_PARTITION_BYTES",
+    "MISSING",
+    "SUFFIXES",
+    "Corpus",
+    "CorpusFile",
+    "Format",
+    "Partition",
+    "PartitionReader",
+    "Reason",
+    "Rejection",
+    "Sample",
+    "format_of",
+    "line_numbers",
+    "lookup",
+    "read_partition",
+]

@@ -1,0 +1,233 @@
+"""Run a pure function over units of work: here, in a process pool, or on Ray. The only module that imports ray.
+
+A unit is a key and keyword arguments; its function returns a small JSON record. Records are kept as files, written whole
+by the worker that did the unit, so a job that was killed goes on where it was, and a unit that ran twice leaves the
+same bytes. What died (a killed worker, a lost node) is tried again, what fails with an error of ours stops the job: a
+wrong sample stays wrong. Of several such errors the one of the earliest unit is raised, so that the message does not
+depend on the number of workers.
+"""
+
+import concurrent.futures
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+from skillshard import storage
+from skillshard.errors import ExecutionError, SkillshardError
+
+MAX_TRIES = 3
+RAY_OBJECT_STORE_BYTES = 256 << 20
+"""Units pass small records only, so a local Ray needs little shared memory."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of work.
+
+    Attributes:
+        key: names its record: unique among the units of a stage, letters, digits, dots and dashes.
+        arguments: keyword arguments of the function; picklable.
+    """
+
+    key: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where units run.
+
+    Attributes:
+        workers: processes (local), or CPUs of a Ray started here; None: all of this machine's.
+        ray_address: None: a local process pool. "local": start a Ray here. "auto" or an address: join that cluster.
+    """
+
+    workers: int | None = None
+    ray_address: str | None = None
+
+
+def num_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(
+    function: Callable[..., Record],
+    units: Sequence[Unit],
+    *,
+    where: Where,
+    records: str,
+    on_done: Callable[[Unit, Record], None] = lambda unit, record: None,
+) -> list[Record]:
+    """Run `function(**unit.arguments)` for every unit that has no record yet.
+
+    Args:
+        function: importable by name in a fresh process.
+        units: in the order in which records are returned.
+        where: local pool or Ray.
+        records: directory of the record files, one per unit.
+        on_done: called in this process for every unit, also for those found done.
+
+    Returns:
+        The records, in the order of the units.
+
+    Raises:
+        SkillshardError: what the function raised, of the earliest unit that failed.
+        ExecutionError: a unit's worker died, or the function failed otherwise, `MAX_TRIES` times.
+    """
+    found: dict[str, Record] = {}
+    for unit in units:
+        place = storage.join(records, f"{unit.key}.json")
+        if storage.exists(place):
+            found[unit.key] = storage.read_json(place)
+            on_done(unit, found[unit.key])
+    missing = [unit for unit in units if unit.key not in found]
+    for unit, record in _run_missing(function, missing, where, records):
+        found[unit.key] = record
+        on_done(unit, record)
+    return [found[unit.key] for unit in units]
+
+
+def _run_missing(
+    function: Callable[..., Record], units: list[Unit], where: Where, records: str
+) -> Iterator[tuple[Unit, Record]]:
+    if not units:
+        return iter(())
+    if where.ray_address is not None:
+        return _run_on_ray(function, units, where, records)
+    workers = min(where.workers or num_cpus(), len(units))
+    if workers == 1:
+        return ((unit, _do(function, unit, records)) for unit in units)
+    return _run_in_pool(function, units, workers, records)
+
+
+def _do(function: Callable[..., Record], unit: Unit, records: str) -> Record:
+    """One unit, in whatever process: do it, then write its record."""
+    record = function(**unit.arguments)
+    storage.write_bytes(storage.join(records, f"{unit.key}.json"), storage.to_json(record))
+    return record
+
+
+def _run_in_pool(
+    function: Callable[..., Record], units: list[Unit], workers: int, records: str
+) -> Iterator[tuple[Unit, Record]]:
+    left, tries = {unit.key: unit for unit in units}, 0
+    while left:
+        tries += 1
+        context = multiprocessing.get_context("forkserver")
+        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+            futures = {pool.submit(_do, function, unit, records): unit for unit in left.values()}
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    error = future.exception()
+                    if isinstance(error, SkillshardError):
+                        pool.shutdown(wait=True, cancel_futures=True)
+                        raise _earliest(futures, units)
+                    if error is None:
+                        yield futures[future], future.result()
+                        del left[futures[future].key]
+                    elif tries == MAX_TRIES:
+                        raise _failed(futures[future], error) from error
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _earliest(futures: Mapping["concurrent.futures.Future[Record]", Unit], units: Sequence[Unit]) -> BaseException:
+    order = {unit.key: at for at, unit in enumerate(units)}
+    ended = [(order[unit.key], future) for future, unit in futures.items() if future.done() and not future.cancelled()]
+    errors = [error for _, future in sorted(ended, key=lambda pair: pair[0]) if (error := future.exception())]
+    return next(error for error in errors if isinstance(error, SkillshardError))
+
+
+def _failed(unit: Unit, error: BaseException) -> ExecutionError:
+    died = "its worker process died (killed, or out of memory?)" if isinstance(error, BrokenProcessPool) else repr(error)
+    return ExecutionError(
+        f"unit {unit.key} failed {MAX_TRIES} times, the last time because {died}. What is done is kept: mend the "
+        "cause and run the same command again."
+    )
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started the pool is gone, even if that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_on_ray(
+    function: Callable[..., Record], units: list[Unit], where: Where, records: str
+) -> Iterator[tuple[Unit, Record]]:
+    import ray
+
+    started = _start_ray(where)
+    try:
+        task = ray.remote(num_cpus=1, max_retries=MAX_TRIES - 1)(_do)
+        waiting = list(reversed(units))
+        running: dict[Any, Unit] = {}
+        errors: dict[str, SkillshardError] = {}
+        while running or (waiting and not errors):
+            while waiting and not errors and len(running) < 2 * ray.cluster_resources().get("CPU", 1):
+                unit = waiting.pop()
+                running[task.remote(function, unit, records)] = unit
+            for reference in ray.wait(list(running), num_returns=1)[0]:
+                unit = running.pop(reference)
+                try:
+                    yield unit, ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    if not isinstance(error.cause, SkillshardError):
+                        raise _failed(unit, error.cause) from error
+                    errors[unit.key] = error.cause
+                except ray.exceptions.RayError as error:
+                    raise _failed(unit, error) from error
+        if errors:
+            raise next(errors[unit.key] for unit in units if unit.key in errors)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _start_ray(where: Where) -> bool:
+    """Connect to Ray unless this process is connected; whether it was connected here."""
+    import ray
+
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if where.ray_address == "local":
+        ray.init(
+            address="local",
+            num_cpus=where.workers or num_cpus(),
+            object_store_memory=RAY_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        return True
+    try:
+        ray.init(address=where.ray_address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ExecutionError(
+            f"no Ray cluster at --ray-address {where.ray_address}: {error}. Start one with 'ray start --head', give its "
+            "address, or use --ray-address local, or none for a local process pool."
+        ) from error
+    return True
+
+
+def keyed(units: Iterable[Mapping[str, Any]]) -> list[Unit]:
+    """Units with their position as key.
+
+    >>> [unit.key for unit in keyed([{"a": 1}, {"a": 2}])]
+    ['000000', '000001']
+    """
+    return [Unit(f"{at:06d}", arguments) for at, arguments in enumerate(units)]

@@ -1,0 +1,1 @@
+"""The skills graph: which training skill helps which evaluation skill."""

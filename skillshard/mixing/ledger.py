@@ -1,0 +1,252 @@
+"""The ledger: the append-only record of a run, and the channel over which its processes agree.
+
+    RUN/run.json                            what the run is: shards, skills, seed, round_draws, lag, policy
+    RUN/observations/000000004096.json      losses reported at a draw, each written exactly once
+    RUN/rounds/00000001.json                a round decided: weights, counts, what was used, the policy's state
+    RUN/aside/0001/...                      records that a resume from an earlier draw has set aside
+
+One primitive carries everything: *put if absent*. Whoever needs a round computes it and puts it; the first put wins, and
+everyone reads that one. A dead process leaves nothing half-done. Each round holds the digest of the one before it, so
+a changed or missing record is noticed.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from skillshard import artefact, storage
+from skillshard.errors import LedgerError, ObservationError
+from skillshard.mixing.order import fixed_point, quotas
+from skillshard.policies.policy import Observation
+
+Lag = int | Literal["live"]
+RecordType = TypeVar("RecordType", bound="LedgerRecord")
+
+
+class LedgerRecord(BaseModel):
+    """Anything in a ledger: immutable, no unknown fields, one JSON form."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_bytes(self) -> bytes:
+        return storage.to_json(self.model_dump(by_alias=True))
+
+
+class RunRecord(LedgerRecord):
+    """run.json: what determines the stream, beside the observations."""
+
+    schema_version: Literal["skillshard/run/1"] = Field("skillshard/run/1", alias="schema")
+    shards: str = Field(description="digest of the shard set's manifest")
+    skills: list[str] = Field(description="training skills; the order of every list of numbers")
+    num_samples: list[int] = Field(description="training samples of each skill")
+    seed: int
+    order: str = Field(description="version of the order's arithmetic")
+    round_draws: int = Field(ge=1)
+    lag: Lag
+    policy: str
+    policy_arguments: dict[str, Any]
+
+
+class ObservationRecord(LedgerRecord):
+    """One observation: losses in nats per token, measured when the model had seen `draw` samples of the stream."""
+
+    schema_version: Literal["skillshard/observation/1"] = Field("skillshard/observation/1", alias="schema")
+    step: int = Field(ge=0, description="optimizer steps taken")
+    draw: int = Field(ge=0, description="samples of the mixed stream seen")
+    losses: dict[str, float] = Field(description="evaluation skill -> nats per token")
+
+
+class RoundRecord(LedgerRecord):
+    """One round: a stretch of the stream with one weight vector."""
+
+    schema_version: Literal["skillshard/round/1"] = Field("skillshard/round/1", alias="schema")
+    round: int = Field(ge=0)
+    first_draw: int = Field(ge=0)
+    weights: list[float] = Field(description="as the policy gave them; sum 1")
+    counts: list[int] = Field(description="draws of each skill in this round")
+    drawn_before: list[int] = Field(description="draws of each skill in all rounds before")
+    carry: list[int] = Field(description="draws owed after this round, in units of 2**-40")
+    observed_to: int = Field(description="observations up to this draw have been used; -1: none")
+    observations: list[int] = Field(description="draws of the observations used for the first time")
+    policy_state: dict[str, Any]
+    previous: str = Field(description="digest of the round before; of run.json for round 0")
+
+
+class Ledger(Protocol):
+    """Named byte strings that are written once. Names are paths with `/`."""
+
+    def put(self, name: str, data: bytes) -> bool:
+        """Write unless the name is taken; whether it was written."""
+
+    def get(self, name: str) -> bytes | None:
+        """What was put, or None."""
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, sorted."""
+
+    def set_aside(self, names: list[str]) -> str:
+        """Take names out of the ledger but keep them; where they are now."""
+
+
+class DirectoryLedger:
+    """A ledger in a directory: local, or shared (NFS)."""
+
+    def __init__(self, place: str | os.PathLike[str]) -> None:
+        self.root = storage.local_path(place)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def put(self, name: str, data: bytes) -> bool:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return storage.put_if_absent(path, data)
+
+    def get(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        path = self.root / folder
+        return sorted(f"{folder}/{name}" for name in os.listdir(path) if name.endswith(".json") and name[0] != ".") if path.exists() else []
+
+    def set_aside(self, names: list[str]) -> str:
+        aside = self.root / "aside"
+        aside.mkdir(exist_ok=True)
+        target = aside / f"{len(list(aside.iterdir())) + 1:04d}"
+        for name in names:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.root / name, target / name)
+        return str(target)
+
+
+def round_name(number: int) -> str:
+    return f"rounds/{number:08d}.json"
+
+
+def observation_name(draw: int) -> str:
+    return f"observations/{draw:012d}.json"
+
+
+def number_of(name: str) -> int:
+    """The round or draw in a record's name.
+
+    >>> number_of(round_name(7)), number_of(observation_name(4096))
+    (7, 4096)
+    """
+    return int(Path(name).stem)
+
+
+def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType | None:
+    """A record, or None if it is not there; LedgerError if it is not what its name says."""
+    data = ledger.get(name)
+    if data is None:
+        return None
+    try:
+        return kind.model_validate(storage.from_json(data, name))
+    except (ValidationError, storage.StorageError) as error:
+        raise LedgerError(f"{ledger}/{name} is damaged: {error} Restore it, or start a new ledger.") from error
+
+
+def open_run(ledger: Ledger, run: RunRecord) -> str:
+    """Begin the run, or join it; the digest of run.json.
+
+    Raises:
+        LedgerError: the ledger is of another run; names what differs.
+    """
+    ledger.put("run.json", run.to_bytes())
+    begun = read_record(ledger, "run.json", RunRecord)
+    assert begun is not None
+    changed = artefact.differences(begun.model_dump(by_alias=True), run.model_dump(by_alias=True))
+    if changed:
+        raise LedgerError(
+            f"{ledger} is the ledger of another run: {'; '.join(changed[:4])}. A run's stream is fixed by these; go on with "
+            "the same, or give a new ledger directory."
+        )
+    return storage.digest(run.to_bytes())
+
+
+def put_observation(ledger: Ledger, observation: ObservationRecord) -> None:
+    """Record losses; the same ones again have no effect.
+
+    Raises:
+        ObservationError: other losses stand at this draw already.
+    """
+    name = observation_name(observation.draw)
+    if ledger.put(name, observation.to_bytes()):
+        return
+    there = read_record(ledger, name, ObservationRecord)
+    assert there is not None
+    changed = artefact.differences(there.model_dump(by_alias=True), observation.model_dump(by_alias=True))
+    if changed:
+        raise ObservationError(
+            f"{ledger} already holds other losses for step {there.step}, draw {there.draw:,}: {'; '.join(changed[:3])}. A run that "
+            "goes on from a checkpoint calls mixer.load_state_dict(); a new run takes a new ledger directory."
+        )
+
+
+def observations_between(ledger: Ledger, after: int, to: int) -> list[Observation]:
+    """The observations at draws in (after, to], in the order of their draws."""
+    names = [name for name in ledger.names("observations") if after < number_of(name) <= to]
+    records = [read_record(ledger, name, ObservationRecord) for name in names]
+    return [Observation(record.step, record.losses, record.draw) for record in records if record is not None]
+
+
+def last_observed(ledger: Ledger) -> int:
+    """The draw of the newest observation; -1 if there is none."""
+    names = ledger.names("observations")
+    return number_of(names[-1]) if names else -1
+
+
+def wait_for(ready: Callable[[], bool], timeout_s: float) -> bool:
+    """Poll until ready or time is up, less and less often (1 ms to 0.1 s); whether it is ready."""
+    end, pause = time.monotonic() + timeout_s, 0.001
+    while not ready():
+        if time.monotonic() > end:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    return True
+
+
+def rewind(ledger: Ledger, draw: int) -> str | None:
+    """Set aside what a run knew only after `draw`: later observations, and rounds decided with them.
+
+    Returns:
+        Where they are now; None if there was nothing.
+    """
+    later = [name for name in ledger.names("observations") if number_of(name) > draw]
+    later += [name for name in ledger.names("rounds") if _observed_to(ledger, name) > draw]
+    return ledger.set_aside(later) if later else None
+
+
+def _observed_to(ledger: Ledger, name: str) -> int:
+    record = read_record(ledger, name, RoundRecord)
+    return -1 if record is None else record.observed_to
+
+
+def verify_ledger(ledger: Ledger) -> list[str]:
+    """Every fault of a ledger: rounds missing, changed, or with counts that their weights do not give."""
+    run = read_record(ledger, "run.json", RunRecord)
+    if run is None:
+        return [f"{ledger} has no run.json."]
+    faults: list[str] = []
+    previous, before, carry = storage.digest(run.to_bytes()), np.zeros(len(run.skills), np.int64), np.zeros(len(run.skills), np.int64)
+    for number, name in enumerate(ledger.names("rounds")):
+        record = read_record(ledger, name, RoundRecord)
+        if record is None or record.round != number:
+            return [*faults, f"{ledger}/{round_name(number)} is missing."]
+        if record.previous != previous:
+            faults.append(f"{ledger}/{name} does not follow from the record before it: one of them was changed.")
+        counts, carry = quotas(fixed_point(np.array(record.weights)), carry, run.round_draws)
+        if (counts.tolist(), carry.tolist(), before.tolist()) != (record.counts, record.carry, record.drawn_before):
+            faults.append(f"{ledger}/{name} has counts that its weights do not give: it was changed.")
+        previous, before, carry = storage.digest(record.to_bytes()), before + counts, np.array(record.carry)
+    return faults

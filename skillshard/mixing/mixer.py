@@ -1,0 +1,359 @@
+"""The mixer: the endless, resumable stream of samples that obeys the ledger.
+
+Draw d is determined by the shards, the seed and the rounds of the ledger, and by nothing else. `Mixer.batch` gives any
+draws, in any process, in any order; iterating is a convenience on top. State is one integer.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+from jaxtyping import Int
+
+from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError, ShardError
+from skillshard.mixing.ledger import (
+    DirectoryLedger,
+    Lag,
+    Ledger,
+    ObservationRecord,
+    RoundRecord,
+    RunRecord,
+    last_observed,
+    observation_name,
+    observations_between,
+    open_run,
+    put_observation,
+    read_record,
+    rewind,
+    round_name,
+    wait_for,
+)
+from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder, fixed_point, interleave, quotas
+from skillshard.policies.policy import Policy, State, check_losses
+from skillshard.shards.read import ShardSet
+from skillshard.storage import digest
+
+ROUNDS_KEPT = 4
+"""Rounds whose order is kept in memory; a reader moves from one to the next."""
+
+
+class MixedSample(NamedTuple):
+    """One draw of the stream."""
+
+    draw: int
+    skill: str
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some draws of the stream.
+
+    Attributes:
+        draws: positions in the stream.
+        skills: the skill of each.
+        texts: the text of each.
+    """
+
+    draws: Int[np.ndarray, " sample"]
+    skills: list[str]
+    texts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class RoundOrder:
+    """Where the samples of one round lie, in the order of its draws."""
+
+    skill: Int[np.ndarray, " draw"]
+    shard: Int[np.ndarray, " draw"]
+    row: Int[np.ndarray, " draw"]
+
+
+class Mixer:
+    """A mixed stream over the training shards of a shard set.
+
+    Args:
+        shards: an opened shard set.
+        policy: decides the weights of every round.
+        ledger: directory of this run's record (made if missing), or another `Ledger`.
+        round_draws: draws with one weight vector, 1 to 2**22. The loader looks for new losses once a round.
+        seed: another seed gives another order.
+        lag: round r uses the observations made up to the end of round r-1-lag. 0: strict, the loader waits at the boundary
+            until the losses are there. 1: overlaps, for trainers that prefetch. "live": the newest at hand, never waits.
+        step_draws: samples that one optimizer step takes from the stream, over all ranks and accumulation; translates
+            steps into draws in `report` and `state_dict`.
+        wait_s: how long a round may wait for its losses, in seconds.
+
+    Raises:
+        PolicyError: the policy does not fit the skills.
+        LedgerError: the ledger is of another run.
+
+    Example:
+        mixer = Mixer(ShardSet.open("shards"), policies.stratified(), ledger="runs/1", round_draws=4096)
+        for sample in mixer: ...
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        policy: Policy,
+        *,
+        ledger: str | os.PathLike[str] | Ledger,
+        round_draws: int,
+        seed: int = 0,
+        lag: Lag = 1,
+        step_draws: int | None = None,
+        wait_s: float = 600.0,
+    ) -> None:
+        if not 1 <= round_draws <= MAX_ROUND_DRAWS:
+            raise PolicyError(f"round_draws is {round_draws:,}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
+        if lag != "live" and lag < 0:
+            raise PolicyError(f"lag is {lag}: give 0 (strict), 1 (default), more, or 'live'.")
+        if not shards.skills:
+            raise ShardError(f"{shards.root} has no training shards: every sample is held out or set aside.")
+        self.shards, self.policy, self.lag, self.seed = shards, policy, lag, seed
+        self.round_draws, self.step_draws, self.wait_s = round_draws, step_draws, wait_s
+        self.skills = shards.skills
+        self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
+        num_samples = [len(shards.train[skill]) for skill in self.skills]
+        self._initial_state = policy.init(self.skills, num_samples)
+        self._orders = [SkillOrder(shards.train[skill].shard_rows, (seed, skill)) for skill in self.skills]
+        self._run = RunRecord(
+            shards=shards.digest,
+            skills=list(self.skills),
+            num_samples=num_samples,
+            seed=seed,
+            order=ORDER_VERSION,
+            round_draws=round_draws,
+            lag=lag,
+            policy=policy.name,
+            policy_arguments=policy.arguments,
+        )
+        self._run_digest = open_run(self.ledger, self._run)
+        self._draw = 0
+        self._round_orders = lru_cache(ROUNDS_KEPT)(self._order_of)
+
+    # --- the stream --------------------------------------------------------------------------------------------------
+
+    def batch(self, first: int, num: int, *, stride: int = 1) -> Batch:
+        """The draws first, first + stride, ... (`num` of them), wherever the stream stands."""
+        draws = first + stride * np.arange(num)
+        rounds = draws // self.round_draws
+        skills: list[str] = []
+        texts: list[str] = []
+        for number in range(int(rounds[0]), int(rounds[-1]) + 1) if num else ():
+            order, within = self._round_orders(number), draws[rounds == number] - number * self.round_draws
+            for skill, shard, row in zip(
+                order.skill[within].tolist(), order.shard[within].tolist(), order.row[within].tolist(), strict=True
+            ):
+                name = self.skills[skill]
+                skills.append(name)
+                texts.append(self.shards.train[name].open_shard(shard).text(row))
+        return Batch(draws, skills, texts)
+
+    def ids(self, first: int, num: int) -> list[str]:
+        """The ids of the draws first .. first + num - 1."""
+        found = []
+        for draw in range(first, first + num):
+            order, within = self._round_orders(draw // self.round_draws), draw % self.round_draws
+            shards = self.shards.train[self.skills[order.skill[within]]]
+            found.append(orjson.loads(shards.open_shard(int(order.shard[within])).member(int(order.row[within])))["id"])
+        return found
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """The stream from where it stands, endless, in batches; each moves `draw` on when it is handed out."""
+        while True:
+            batch = self.batch(self._draw, batch_size)
+            self._draw += batch_size
+            yield batch
+
+    def __iter__(self) -> Iterator[MixedSample]:
+        """The stream from where it stands, endless, sample by sample."""
+        for draw in count(self._draw):
+            (identity,), batch = self.ids(draw, 1), self.batch(draw, 1)
+            self._draw = draw + 1
+            yield MixedSample(draw, batch.skills[0], identity, batch.texts[0])
+
+    @property
+    def draw(self) -> int:
+        """Draws handed out by iterating, or set by `load_state_dict`."""
+        return self._draw
+
+    # --- losses in, weights out --------------------------------------------------------------------------------------
+
+    def report(self, step: int, losses: Mapping[str, float], *, draw: int | None = None) -> None:
+        """Record the losses measured after `step` optimizer steps.
+
+        Args:
+            step: optimizer steps taken.
+            losses: nats per token; exactly the policy's evaluation skills (the training skills if it names none).
+            draw: samples seen when they were measured; `step * step_draws` if the mixer knows `step_draws`.
+
+        Raises:
+            ObservationError: unknown or missing skills, values that are not finite numbers >= 0, other losses at this
+                draw already, or a round was already decided without them.
+        """
+        check_losses(losses, self.policy.eval_skills or self.skills, step=step)
+        draw = self._draw_of(step) if draw is None else draw
+        values = {skill: float(loss) for skill, loss in losses.items()}
+        observation = ObservationRecord(step=step, draw=draw, losses=values)
+        if self.ledger.get(observation_name(draw)) is None and self.policy.reads_losses:
+            self._refuse_late(observation)
+        put_observation(self.ledger, observation)
+
+    def round(self, number: int) -> RoundRecord:
+        """A round of the ledger; decided now if nobody has yet.
+
+        Raises:
+            RoundError: the losses that it needs did not come within `wait_s`.
+            LedgerError: the ledger's rounds do not follow from one another.
+        """
+        record = read_record(self.ledger, round_name(number), RoundRecord)
+        if record is not None:
+            return record
+        first = number
+        while first and self.ledger.get(round_name(first - 1)) is None:
+            first -= 1
+        for missing in range(first, number + 1):
+            previous = read_record(self.ledger, round_name(missing - 1), RoundRecord) if missing else None
+            self.ledger.put(round_name(missing), self._decide(missing, previous).to_bytes())
+        record = read_record(self.ledger, round_name(number), RoundRecord)
+        if record is None:
+            raise LedgerError(f"round {number} vanished from {self.ledger} after it was put.")
+        return record
+
+    def _decide(self, number: int, previous: RoundRecord | None) -> RoundRecord:
+        state = self._initial_state if previous is None else previous.policy_state
+        observed_to = -1 if previous is None else previous.observed_to
+        horizon = max(observed_to, self._horizon(number))
+        observations = observations_between(self.ledger, observed_to, horizon)
+        for observation in observations:
+            state = self.policy.observe(state, observation)
+        weights = self._weights(state)
+        drawn = np.zeros(len(self.skills), np.int64)
+        carry = np.zeros(len(self.skills), np.int64)
+        if previous is not None:
+            drawn = np.array(previous.drawn_before) + np.array(previous.counts)
+            carry = np.array(previous.carry)
+        counts, carry = quotas(fixed_point(weights), carry, self.round_draws)
+        return RoundRecord(
+            round=number,
+            first_draw=number * self.round_draws,
+            weights=weights.tolist(),
+            counts=counts.tolist(),
+            drawn_before=drawn.tolist(),
+            carry=carry.tolist(),
+            observed_to=horizon,
+            observations=[observation.draw for observation in observations],
+            policy_state=state,
+            previous=self._run_digest if previous is None else digest(previous.to_bytes()),
+        )
+
+    def _horizon(self, number: int) -> int:
+        """The draw up to which round `number` uses observations; waits until they must all be there."""
+        if not self.policy.reads_losses:
+            return -1
+        if self.lag == "live":
+            return last_observed(self.ledger)
+        if number <= self.lag:
+            return -1
+        needed = (number - self.lag) * self.round_draws
+        if not wait_for(lambda: last_observed(self.ledger) >= needed, self.wait_s):
+            raise RoundError(self._stall(number, needed))
+        return needed
+
+    def _stall(self, number: int, needed: int) -> str:
+        last = last_observed(self.ledger)
+        seen = f"the last observation is of draw {last:,}" if last >= 0 else "nothing was reported yet"
+        hint = (
+            " With lag=1 the loader would not wait here."
+            if self.lag == 0 and last >= needed - self.round_draws
+            else " A loader that reads far ahead needs a larger lag."
+        )
+        return (
+            f"waited {self.wait_s:g} s for round {number}; {seen} and round {number} needs one at {needed:,} or later. Is the trainer "
+            f"still calling report() once per round?{hint}"
+        )
+
+    def _weights(self, state: State) -> np.ndarray:
+        weights = self.policy.weights(state)
+        if weights.shape != (len(self.skills),) or not (np.all(weights >= 0) and abs(float(weights.sum()) - 1) < 1e-6):
+            raise PolicyError(
+                f"policy {self.policy.name} gave {weights.tolist()}: weights must be {len(self.skills)} numbers >= 0 that sum to 1."
+            )
+        return weights
+
+    def _refuse_late(self, observation: ObservationRecord) -> None:
+        names = self.ledger.names("rounds")
+        head = read_record(self.ledger, names[-1], RoundRecord) if names else None
+        if head is not None and observation.draw <= head.observed_to:
+            raise ObservationError(
+                f"losses of step {observation.step} (draw {observation.draw:,}) come too late: round {head.round} was decided with the "
+                f"observations up to draw {head.observed_to:,}. Report in the order of steps, or go on from a checkpoint with "
+                "mixer.load_state_dict()."
+            )
+
+    def _draw_of(self, step: int) -> int:
+        if self.step_draws is None:
+            raise ObservationError(
+                f"step {step} cannot be translated into draws: give Mixer(..., step_draws=samples per optimizer step over all "
+                "ranks), or report(..., draw=...)."
+            )
+        return step * self.step_draws
+
+    def _order_of(self, number: int) -> RoundOrder:
+        record = self.round(number)
+        counts = np.array(record.counts)
+        skill, slot = interleave(counts, "round", self.seed, number)
+        shards, rows = [], []
+        for order, before, taken in zip(self._orders, record.drawn_before, record.counts, strict=True):
+            found = order.rows(before, before + taken)
+            shards.append(found[0])
+            rows.append(found[1])
+        return RoundOrder(skill, np.concatenate(shards)[slot], np.concatenate(rows)[slot])
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self, *, step: int | None = None) -> dict[str, Any]:
+        """Where the stream stands: a few numbers of JSON, whatever the number of skills, samples and rounds.
+
+        Args:
+            step: optimizer steps taken, for a trainer whose loader reads ahead (`step_draws` must be known). None: the
+                draws handed out by iterating this mixer.
+        """
+        draw = self._draw if step is None else self._draw_of(step)
+        return {"schema": "skillshard/mixer/1", "draw": draw, "run": self._run_digest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on at a saved draw. What the ledger learnt after it is set aside, with a warning that says where.
+
+        Raises:
+            LedgerError: the state is of another run.
+        """
+        if state.get("schema") != "skillshard/mixer/1" or state.get("run") != self._run_digest:
+            raise LedgerError(
+                f"this state is of another run ({state.get('schema')}, run {state.get('run')}); {self.ledger} is run "
+                f"{self._run_digest}: shards, seed, round_draws, lag and policy must be the same."
+            )
+        self._draw = int(state["draw"])
+        aside = rewind(self.ledger, self._draw)
+        if aside is not None:
+            self._round_orders.cache_clear()
+            warnings.warn(f"resumed at draw {self._draw:,}: later losses and rounds are set aside in {aside}.", stacklevel=2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_round_orders"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._round_orders = lru_cache(ROUNDS_KEPT)(self._order_of)

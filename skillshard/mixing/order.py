@@ -1,0 +1,186 @@
+r"""The order of the mixed stream: pure functions of integers, the same on every platform.
+
+Three steps turn weights into samples.
+
+1. `quotas`: a round of n draws gives skill i either floor(w_i n) or ceil(w_i n) of them; who is rounded up is decided
+   by the error carried over from the rounds before, largest first. Weights are fixed-point integers
+   (units of 2**-40), so no float decides.
+2. `interleave`: inside the round, skill i's c_i draws each get a stratum of width n / c_i and a keyed random place in it.
+   So every skill is spread evenly over the round: among the first p draws, the number of skill i differs from
+   c_i p / n by less than 1 + k c_i / n (k skills; proof in docs/design/0002).
+3. `SkillOrder`: inside a skill, epoch e is a permutation keyed by (seed, skill, e): the shards are permuted, then blocks of
+   `BLOCK_ROWS` rows in a shard, then the rows of a block. Reading stays local, and any position is found without walking
+   there.
+
+Randomness is counter-based: raw 64-bit words of Philox, keyed by a hash of labels. NumPy keeps those words stable
+over versions and platforms (it does not keep `Generator` methods stable).
+
+All is NumPy over whole rounds: about 0.1 microseconds per draw.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import orjson
+from jaxtyping import Float, Int, UInt64
+
+SCALE_BITS = 40
+"""Weights are integers that sum to 2**40; a round may have up to 2**22 draws without overflow of 64 bits."""
+MAX_ROUND_DRAWS = 1 << 22
+BLOCK_ROWS = 1024
+ORDER_VERSION = "order/1"
+"""Changes whenever any function here gives another order; runs record it and refuse another one."""
+
+
+def keyed_words(num: int, *labels: str | int) -> UInt64[np.ndarray, " num"]:
+    """`num` random 64-bit words, a pure function of the labels."""
+    key = hashlib.blake2b(orjson.dumps(labels), digest_size=16).digest()
+    return np.random.Philox(key=int.from_bytes(key, "little")).random_raw(num)
+
+
+def permutation(num: int, *labels: str | int) -> Int[np.ndarray, " num"]:
+    """A permutation of 0..num-1, a pure function of the labels.
+
+    The index stands in the low bits of each random word, so the words are distinct and any sorting algorithm gives
+    the same result.
+
+    >>> permutation(5, "shards", 0).tolist()
+    [3, 2, 1, 0, 4]
+    """
+    mask = np.uint64((1 << max(1, (num - 1).bit_length())) - 1)
+    words = (keyed_words(num, *labels) & ~mask) | np.arange(num, dtype=np.uint64)
+    words.sort()
+    return (words & mask).astype(np.int64)
+
+
+def fixed_point(weights: Float[np.ndarray, " skill"]) -> Int[np.ndarray, " skill"]:
+    """Weights as integers that sum to 2**40 exactly: rounded down, and the rest to the largest remainders.
+
+    Args:
+        weights: non-negative, sum 1 within 1e-6.
+
+    >>> (fixed_point(np.array([0.25, 0.75])) / 2**40).tolist()
+    [0.25, 0.75]
+    """
+    scaled = weights / weights.sum() * (1 << SCALE_BITS)
+    fixed = np.floor(scaled).astype(np.int64)
+    missing = (1 << SCALE_BITS) - int(fixed.sum())
+    step = 1 if missing >= 0 else -1
+    order = np.argsort(-step * (scaled - fixed), kind="stable")
+    np.add.at(fixed, order[np.arange(abs(missing)) % len(order)], step)
+    return fixed
+
+
+def quotas(
+    fixed: Int[np.ndarray, " skill"], carry: Int[np.ndarray, " skill"], num_draws: int
+) -> tuple[Int[np.ndarray, " skill"], Int[np.ndarray, " skill"]]:
+    """How many of a round's draws each skill gets, and the error that is carried over.
+
+    Args:
+        fixed: weights in units of 2**-40, from `fixed_point`.
+        carry: draws owed to each skill by earlier rounds, in units of 2**-40 draws; sum 0.
+        num_draws: draws in this round, 1 to 2**22.
+
+    Returns:
+        Counts that sum to `num_draws`, each within one of weight x num_draws (a weight of 0 gets none, a whole quota is met
+        exactly); and the new carry, sum 0.
+
+    >>> counts, carry = quotas(fixed_point(np.array([0.5, 0.25, 0.25])), np.zeros(3, np.int64), 2)
+    >>> counts.tolist(), (carry / 2**40).tolist()
+    ([1, 1, 0], [0.0, -0.5, 0.5])
+    >>> quotas(fixed_point(np.array([0.5, 0.25, 0.25])), carry, 2)[0].tolist()
+    [1, 0, 1]
+    """
+    target = fixed * num_draws
+    counts = target >> SCALE_BITS
+    remainder = target - (counts << SCALE_BITS)
+    left = num_draws - int(counts.sum())
+    owed = np.where(remainder > 0, -(carry + remainder), np.iinfo(np.int64).max)
+    counts[np.argsort(owed, kind="stable")[:left]] += 1
+    return counts, carry + target - (counts << SCALE_BITS)
+
+
+def interleave(
+    counts: Int[np.ndarray, " skill"], *labels: str | int
+) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"]]:
+    """Which skill each draw of a round is of, spread evenly and mixed.
+
+    Args:
+        counts: draws of each skill, non-negative, sum at least 1.
+        labels: the key of the shuffle.
+
+    Returns:
+        For each draw its skill (an index), and its slot: draws in the order of their skills, then in the order in which
+        the skill is drawn, so that slot - (first slot of the skill) counts the skill's earlier draws in this round.
+
+    >>> skill, slot = interleave(np.array([4, 2]), "round", 0)
+    >>> skill.tolist(), slot.tolist()
+    ([0, 0, 1, 0, 1, 0], [0, 1, 4, 2, 5, 3])
+    """
+    num_draws = int(counts.sum())
+    skill_of_slot = np.repeat(np.arange(len(counts)), counts)
+    rank = np.arange(num_draws) - np.repeat(np.cumsum(counts) - counts, counts)
+    jitter = keyed_words(num_draws, *labels) >> np.uint64(44)
+    strata = (rank.astype(np.uint64) << np.uint64(20)) | jitter
+    place = (strata << np.uint64(20)) // counts[skill_of_slot].astype(np.uint64)
+    slot_bits = np.uint64(22)
+    keys = (place << slot_bits) | np.arange(num_draws, dtype=np.uint64)
+    keys.sort()
+    slot = (keys & np.uint64((1 << 22) - 1)).astype(np.int64)
+    return skill_of_slot[slot], slot
+
+
+@dataclass(frozen=True)
+class SkillOrder:
+    """The endless order of one skill's samples: epoch after epoch, each a permutation of all of them.
+
+    Attributes:
+        shard_rows: number of samples of each shard, all positive.
+        labels: what keys the permutations: seed and skill.
+    """
+
+    shard_rows: Int[np.ndarray, " shard"]
+    labels: tuple[str | int, ...]
+    _kept: dict[str, tuple[int, np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.shard_rows.sum())
+
+    def rows(self, start: int, stop: int) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"]]:
+        """Shard and row of the draws start..stop-1 of this skill (counted from its first draw of the run)."""
+        shards, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        while start < stop:
+            epoch, offset = divmod(start, self.num_samples)
+            order, ends = self._shards_of(epoch)
+            at = int(np.searchsorted(ends, offset, side="right"))
+            shard = int(order[at])
+            first = offset - int(ends[at] - self.shard_rows[shard])
+            taken = min(stop - start, int(ends[at]) - offset)
+            rows.append(self._rows_of(epoch, shard, first, first + taken))
+            shards.append(np.full(taken, shard))
+            start += taken
+        return np.concatenate(shards), np.concatenate(rows)
+
+    def _shards_of(self, epoch: int) -> tuple[Int[np.ndarray, " shard"], Int[np.ndarray, " shard"]]:
+        kept = self._kept.get("epoch")
+        if kept is None or kept[0] != epoch:
+            order = permutation(len(self.shard_rows), *self.labels, epoch)
+            kept = self._kept["epoch"] = (epoch, order, np.cumsum(self.shard_rows[order]))
+        return kept[1], kept[2]
+
+    def _rows_of(self, epoch: int, shard: int, start: int, stop: int) -> Int[np.ndarray, " draw"]:
+        num_rows = int(self.shard_rows[shard])
+        num_blocks = -(-num_rows // BLOCK_ROWS)
+        blocks = permutation(num_blocks, *self.labels, epoch, shard)
+        sizes = np.full(num_blocks, BLOCK_ROWS)
+        sizes[-1] = num_rows - BLOCK_ROWS * (num_blocks - 1)
+        ends = np.cumsum(sizes[blocks])
+        found = []
+        for at in range(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop, side="left")) + 1):
+            block, end = int(blocks[at]), int(ends[at])
+            inside = permutation(int(sizes[block]), *self.labels, epoch, shard, block)
+            begin = end - len(inside)
+            found.append(block * BLOCK_ROWS + inside[max(0, start - begin) : stop - begin])
+        return np.concatenate(found)

@@ -1,0 +1,234 @@
+"""The one training loop of the project, and the measurement of losses per skill.
+
+Batches come from outside, encoded, so that a mixer decides what is trained on. The defaults (AdamW with betas .9 and
+.98, weight decay .01, warm-up of 50 steps, then linear decay to 0, gradients clipped at norm 1) are those that
+`benchmarks/` measures; weight decay and clipping are those of Chen et al. 2023, arXiv:2307.14430, appendix C.
+
+A run is deterministic for its seed, batches, device and number of threads.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skillshard.proxy.model import Proxy, ProxyError, ProxyShape
+
+IGNORE = -100  # as a target: nothing to predict here
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Encoded sequences: tokens in slots, and for each position the token to predict there or `IGNORE`."""
+
+    tokens: Int[np.ndarray, "batch positions slots"]
+    targets: Int[np.ndarray, "batch positions"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice | Int[np.ndarray, " rows"]) -> "TokenBatch":
+        return TokenBatch(self.tokens[rows], self.targets[rows])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean over samples: loss in nats per target token, and the share of target tokens that the model ranks first."""
+
+    loss: float
+    accuracy: float
+
+
+def answer_batch(tokens: Int[np.ndarray, "batch positions slots"], answers: Int[np.ndarray, " batch"]) -> TokenBatch:
+    """A batch in which only the answer is predicted, at the last position.
+
+    >>> answer_batch(np.zeros((1, 3, 1), dtype=np.int64), np.array([7])).targets.tolist()
+    [[-100, -100, 7]]
+    """
+    targets = np.full(tokens.shape[:2], IGNORE, dtype=np.int64)
+    targets[:, -1] = answers
+    return TokenBatch(tokens, targets)
+
+
+def text_batch(tokens: Int[np.ndarray, "batch length"], *, pad: int | None = None) -> TokenBatch:
+    """A batch of ordinary text: each position predicts the next token, except where that is `pad`.
+
+    >>> batch = text_batch(np.array([[5, 6, 0]]), pad=0)
+    >>> batch.tokens[:, :, 0].tolist(), batch.targets.tolist()
+    ([[5, 6]], [[6, -100]])
+    """
+    following = tokens[:, 1:]
+    targets = following if pad is None else np.where(following == pad, IGNORE, following)
+    return TokenBatch(tokens[:, :-1, None], targets)
+
+
+def seeded_model(shape: ProxyShape, *, seed: int, device: str = "cpu") -> Proxy:
+    """A proxy whose weights depend on the shape and the seed alone; torch's global generator is left as it was.
+
+    >>> shape = ProxyShape(vocab=5, positions=2, layers=1, dim=8, heads=2)
+    >>> torch.equal(seeded_model(shape, seed=1).head.weight, seeded_model(shape, seed=1).head.weight)
+    True
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Proxy(shape).to(device)
+
+
+def learning_rate(step: int, *, steps: int, lr: float, warmup: int = 50) -> float:
+    """The rate at a step counted from 1: linear from 0 to `lr` over `warmup` steps, then linear to 0 after `steps`.
+
+    >>> [round(learning_rate(step, steps=10, lr=1.0, warmup=2), 3) for step in (1, 2, 3, 6, 10)]
+    [0.5, 1.0, 1.0, 0.625, 0.125]
+    """
+    return lr * min(step / max(warmup, 1), (steps - step + 1) / max(steps - warmup, 1), 1.0)
+
+
+def adamw(model: nn.Module, *, weight_decay: float = 0.01) -> torch.optim.Optimizer:
+    """Fused AdamW over all parameters; `train_step` sets its learning rate."""
+    return torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: TokenBatch, *, lr: float, clip: float = 1.0
+) -> float:
+    """One optimizer step on one batch; changes `model` and `optimizer` and nothing else.
+
+    Returns:
+        The batch's mean loss before the step, nats per target token.
+    """
+    tokens, targets = _tensors(batch, model)
+    loss = _answer_loss(model(tokens), targets)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    return float(loss.detach())
+
+
+def train(
+    model: nn.Module,
+    batches: Iterable[TokenBatch],
+    *,
+    steps: int,
+    lr: float,
+    warmup: int = 50,
+    clip: float = 1.0,
+    weight_decay: float = 0.01,
+    eval_every: int | None = None,
+    on_eval: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, " steps"]:
+    """Train a model in place, on its own device.
+
+    Args:
+        model: maps tokens `(batch, positions, slots)` to logits `(batch, positions, vocab)`.
+        batches: at least `steps` of them; exactly `steps` are taken, and none before the step that needs it.
+        steps: number of optimizer steps, also the length of the schedule.
+        lr: highest learning rate.
+        warmup, clip, weight_decay: see the module.
+        eval_every, on_eval: `on_eval(step)` is called after steps eval_every, 2 eval_every, ..., before the next
+            batch is taken, so that a mixer can be told the losses in time. Give both or neither.
+
+    Returns:
+        The training loss of each step, nats per target token.
+
+    Raises:
+        ProxyError: the batches end too early, or the loss is no longer a number.
+
+    Example:
+        >>> model = seeded_model(ProxyShape(vocab=5, positions=2, layers=1, dim=8, heads=2), seed=0)
+        >>> batch = text_batch(np.array([[1, 2, 3], [4, 2, 1]]))
+        >>> losses = train(model, [batch] * 40, steps=40, lr=1e-2, eval_every=20, on_eval=print)
+        20
+        40
+        >>> bool(losses[-1] < losses[0])
+        True
+    """
+    if (eval_every is None) != (on_eval is None) or (eval_every is not None and eval_every < 1):
+        raise ProxyError(f"eval_every={eval_every}, on_eval={on_eval}: give both (eval_every at least 1) or neither.")
+    optimizer = adamw(model, weight_decay=weight_decay)
+    losses: list[float] = []
+    model.train()
+    for step, batch in zip(range(1, steps + 1), batches, strict=False):
+        rate = learning_rate(step, steps=steps, lr=lr, warmup=warmup)
+        losses.append(_finite(train_step(model, optimizer, batch, lr=rate, clip=clip), step, lr))
+        if eval_every is not None and on_eval is not None and step % eval_every == 0:
+            on_eval(step)
+            model.train()
+    if len(losses) < steps:
+        raise ProxyError(
+            f"the batches ended after step {len(losses):,}: {steps:,} steps need {steps:,} batches. Give an endless "
+            "stream, or fewer steps."
+        )
+    return np.asarray(losses)
+
+
+def sample_scores(
+    model: nn.Module, batch: TokenBatch, *, max_batch: int = 256
+) -> tuple[Float[np.ndarray, " batch"], Float[np.ndarray, " batch"]]:
+    """Loss (nats per target token) and accuracy of each sample, `max_batch` of them at a time, without gradients.
+
+    Raises:
+        ProxyError: a sample has no target.
+    """
+    empty = np.flatnonzero((batch.targets == IGNORE).all(axis=1))
+    if len(empty):
+        raise ProxyError(f"sample {empty[0]:,} of {len(batch):,} has no target: its loss is not defined. Drop it.")
+    model.eval()
+    chunks = [_scores(model, batch[first : first + max_batch]) for first in range(0, len(batch), max_batch)]
+    losses, hits = zip(*chunks, strict=True)
+    return np.concatenate(losses), np.concatenate(hits)
+
+
+def evaluate(model: nn.Module, holdout: Mapping[str, TokenBatch], *, max_batch: int = 256) -> dict[str, Evaluation]:
+    """Loss and accuracy of each skill on its held-out samples, each sample counting the same.
+
+    Raises:
+        ProxyError: a skill has no samples, or a sample no target.
+
+    Example:
+        >>> model = seeded_model(ProxyShape(vocab=5, positions=2, layers=1, dim=8, heads=2), seed=0)
+        >>> found = evaluate(model, {"add": text_batch(np.array([[1, 2, 3], [4, 2, 1]]))})
+        >>> list(found), 1.0 < found["add"].loss < 2.5
+        (['add'], True)
+    """
+    found = {}
+    for skill, batch in holdout.items():
+        if not len(batch):
+            raise ProxyError(f"skill {skill!r} has no held-out samples: its loss is not defined. Hold some out.")
+        losses, hits = sample_scores(model, batch, max_batch=max_batch)
+        found[skill] = Evaluation(float(losses.mean()), float(hits.mean()))
+    return found
+
+
+@torch.no_grad()
+def _scores(model: nn.Module, batch: TokenBatch) -> tuple[Float[np.ndarray, " batch"], Float[np.ndarray, " batch"]]:
+    tokens, targets = _tensors(batch, model)
+    logits = model(tokens)
+    asked: Bool[Tensor, "batch positions"] = targets != IGNORE
+    losses = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORE, reduction="none").sum(1)
+    hits = ((logits.argmax(-1) == targets) & asked).sum(1)
+    num_asked = asked.sum(1)
+    return (losses / num_asked).double().cpu().numpy(), (hits / num_asked).double().cpu().numpy()
+
+
+def _answer_loss(logits: Float[Tensor, "batch positions vocab"], targets: Int[Tensor, "batch positions"]) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+
+
+def _tensors(batch: TokenBatch, model: nn.Module) -> tuple[Tensor, Tensor]:
+    device = next(model.parameters()).device
+    tokens = torch.tensor(batch.tokens, dtype=torch.long, device=device)
+    return tokens, torch.tensor(batch.targets, dtype=torch.long, device=device)
+
+
+def _finite(loss: float, step: int, lr: float) -> float:
+    if not math.isfinite(loss):
+        raise ProxyError(f"the training loss at step {step:,} is {loss}: the run diverged. Lower lr (it is {lr:g}).")
+    return loss

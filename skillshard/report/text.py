@@ -1,0 +1,125 @@
+"""Artefacts as tables in the terminal."""
+
+import os
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from skillshard import artefact, storage
+from skillshard.mixing.ledger import DirectoryLedger, RoundRecord, RunRecord, read_record, verify_ledger
+from skillshard.shards import manifest as shards_manifest
+from skillshard.shards.read import ShardSet, SkillShards
+from skillshard import tags as tags_module
+from skillshard.tags import Tags
+
+
+def show(place: str | os.PathLike[str]) -> None:
+    """Print what the artefact at `place` holds."""
+    kind = artefact.kind(place)
+    if kind == tags_module.MANIFEST:
+        show_tags(Tags.open(place))
+    elif kind == shards_manifest.MANIFEST:
+        show_shards(ShardSet.open(place))
+    else:
+        show_ledger(DirectoryLedger(place))
+
+
+def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
+    """Every fault of the artefact at `place`, and a sentence for when there is none."""
+    kind = artefact.kind(place)
+    if kind == tags_module.MANIFEST:
+        tags = Tags.open(place)
+        return tags.verify(), f"{place}: {len(tags.manifest.parts):,} parts, {tags.manifest.num_rows:,} rows, all as the manifest says."
+    if kind == shards_manifest.MANIFEST:
+        shards = ShardSet.open(place)
+        num = sum(len(skill.train.number) + len(skill.holdout.number) for skill in shards.manifest.skills)
+        return shards.verify(), f"{place}: {num:,} shards, {shards.manifest.num_train + shards.manifest.num_holdout:,} samples, all as the manifest says."
+    ledger = DirectoryLedger(place)
+    return verify_ledger(ledger), f"{place}: {len(ledger.names('rounds')):,} rounds follow from one another."
+
+
+def show_tags(tags: Tags) -> None:
+    manifest = tags.manifest
+    rows = [(skill.name, f"{skill.num_samples:,}", share(skill.num_samples, manifest.num_tagged), size(skill.num_text_bytes)) for skill in manifest.skills]
+    print_table(("skill", "samples", "share", "text"), rows)
+    aside = _set_aside(manifest.set_aside)
+    Console().print(
+        f"{manifest.num_rows:,} rows = {manifest.num_tagged:,} tagged in {len(manifest.skills)} skills + {aside}; "
+        f"{len(manifest.parts)} parts in {escape(str(tags.folder))}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def show_shards(shards: ShardSet) -> None:
+    manifest = shards.manifest
+    rows = [
+        (skill, *_shard_cells(shards.train.get(skill)), *_shard_cells(shards.holdout.get(skill)))
+        for skill in (skill.name for skill in manifest.skills)
+    ]
+    print_table(("skill", "train", "shards", "bytes", "holdout", "shards", "bytes"), rows)
+    Console().print(
+        f"{manifest.num_rows:,} rows = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside)}; "
+        f"{escape(str(shards.root))}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def show_ledger(ledger: DirectoryLedger) -> None:
+    run = read_record(ledger, "run.json", RunRecord)
+    names = ledger.names("rounds")
+    head = read_record(ledger, names[-1], RoundRecord) if names else None
+    assert run is not None
+    if head is not None:
+        drawn = [before + count for before, count in zip(head.drawn_before, head.counts, strict=True)]
+        rows = [
+            (skill, f"{weight:.4f}", f"{num:,}", share(num, sum(drawn)), f"{num / samples:.2f}")
+            for skill, weight, num, samples in zip(run.skills, head.weights, drawn, run.num_samples, strict=True)
+        ]
+        print_table(("skill", f"weight in round {head.round}", "drawn", "share", "epochs"), rows)
+    Console().print(
+        f"policy {run.policy}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {len(names):,} rounds, "
+        f"{len(ledger.names('observations')):,} observations in {escape(str(ledger))}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A plain table: the first column left, numbers right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for at, name in enumerate(header):
+        table.add_column(name, justify="right" if at else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console().print(table)
+
+
+def share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def size(num_bytes: int) -> str:
+    """
+    >>> size(999), size(8_000_000)
+    ('999 B', '8.0 MB')
+    """
+    value, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def _shard_cells(shards: SkillShards | None) -> tuple[str, str, str]:
+    if shards is None:
+        return "0", "0", "-"
+    return f"{len(shards):,}", f"{len(shards.columns.number):,}", size(sum(shards.columns.num_bytes))
+
+
+def _set_aside(reasons: dict[str, int]) -> str:
+    total = sum(reasons.values())
+    return f"{total:,} set aside" + (f" ({', '.join(f'{name} {count:,}' for name, count in sorted(reasons.items()))})" if reasons else "")

@@ -1,0 +1,219 @@
+"""Read shards: by position for the mixer, in stored order for everybody else.
+
+A shard is opened when it is first needed: its size is compared with the manifest, its index is checked against its digest,
+and both are memory-mapped. At most `MAX_OPEN` shards stay open. Texts are cut out of the mapped file by the index; the tar
+format is not parsed.
+"""
+
+import mmap
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self
+
+import numpy as np
+import orjson
+from jaxtyping import Int
+from pydantic import ValidationError
+
+from skillshard import storage
+from skillshard.corpus import Sample
+from skillshard.errors import ShardError, did_you_mean, name_some
+from skillshard.shards.manifest import (
+    INDEX_DTYPE,
+    MANIFEST,
+    SPLITS,
+    TAR_BLOCK,
+    Manifest,
+    ManifestSkill,
+    ShardColumns,
+    Split,
+    index_name,
+    shard_name,
+)
+from skillshard.shards.tar import END_OF_ARCHIVE
+
+MAX_OPEN = 256
+
+
+@dataclass(frozen=True)
+class OpenShard:
+    """One shard in memory maps."""
+
+    data: mmap.mmap
+    index: np.ndarray
+
+    def text(self, row: int) -> str:
+        start, text_bytes, _ = self.index[row].tolist()
+        return self.data[start : start + text_bytes].decode()
+
+    def member(self, row: int) -> bytes:
+        """The JSON member of a row."""
+        start, text_bytes, json_bytes = self.index[row].tolist()
+        begin = start + -(-text_bytes // TAR_BLOCK) * TAR_BLOCK + TAR_BLOCK
+        return self.data[begin : begin + json_bytes]
+
+    def sample(self, row: int) -> Sample:
+        member = orjson.loads(self.member(row))
+        return Sample(member["id"], self.text(row), member["meta"])
+
+
+@dataclass(frozen=True)
+class SkillShards:
+    """The shards of one skill and split.
+
+    Attributes:
+        root: the shard set's directory.
+        skill: its name.
+    """
+
+    root: Path
+    skill: str
+    split: Split
+    folder: str
+    columns: ShardColumns
+    _open: "OrderedDict[int, OpenShard]" = field(default_factory=OrderedDict, repr=False, compare=False)
+
+    @cached_property
+    def shard_rows(self) -> Int[np.ndarray, " shard"]:
+        """Number of samples of each shard."""
+        return np.array(self.columns.num_samples, np.int64)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return int(self.shard_rows.sum())
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples in stored order."""
+        for shard in range(len(self.shard_rows)):
+            opened = self.open_shard(shard)
+            for row in range(int(self.shard_rows[shard])):
+                yield opened.sample(row)
+
+    def name(self, shard: int) -> str:
+        """Path of a shard's tar inside the shard set."""
+        return shard_name(self.split, self.folder, self.columns.number[shard])
+
+    def open_shard(self, shard: int) -> OpenShard:
+        """The shard at a position of the manifest's columns, kept open; ShardError if it is not as the manifest says."""
+        opened = self._open.get(shard)
+        if opened is None:
+            opened = self._open[shard] = self._open_checked(shard)
+            if len(self._open) > MAX_OPEN:
+                self._open.popitem(last=False)
+        return opened
+
+    def _open_checked(self, shard: int) -> OpenShard:
+        name, expected = self.name(shard), self.columns.num_bytes[shard]
+        remedy = "Write the shards anew in another directory with 'skillshard shard', or copy this file again."
+        try:
+            with open(self.root / name, "rb") as file:
+                got = os.fstat(file.fileno()).st_size
+                if got != expected:
+                    raise ShardError(
+                        f"{name} is {got:,} bytes but the manifest says {expected:,}: truncated copy or edited file. {remedy}"
+                    )
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            raw = (self.root / index_name(name)).read_bytes()
+        except FileNotFoundError as error:
+            raise ShardError(f"{error.filename} is missing, but the manifest names it. {remedy}") from error
+        if (digest := storage.digest(raw)) != self.columns.index_digest[shard]:
+            raise ShardError(
+                f"{index_name(name)} has digest {digest} but the manifest says {self.columns.index_digest[shard]}: "
+                f"damaged or edited file. {remedy}"
+            )
+        index = np.frombuffer(raw, INDEX_DTYPE, offset=len(raw) - self.columns.num_samples[shard] * INDEX_DTYPE.itemsize)
+        return OpenShard(data, index)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def verify(self) -> list[str]:
+        """Every fault found by reading all bytes: one sentence each."""
+        faults = []
+        for shard, expected in enumerate(self.columns.digest):
+            try:
+                opened = self._open_checked(shard)
+            except ShardError as error:
+                faults.append(str(error))
+                continue
+            got = storage.digest(memoryview(opened.data))
+            if got != expected:
+                faults.append(f"{self.name(shard)} has digest {got} but the manifest says {expected}: damaged or edited file.")
+            elif opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
+                faults.append(f"{self.name(shard)} does not end as a tar does.")
+        return faults
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A finished shard set.
+
+    Attributes:
+        root: its directory.
+        manifest: what is in it.
+        digest: digest of manifest.json, and so of everything.
+    """
+
+    root: Path
+    manifest: Manifest
+    digest: str
+
+    @classmethod
+    def open(cls, place: str | os.PathLike[str]) -> Self:
+        """Open shards by their directory; ShardError if they are not finished or not shards."""
+        root = storage.local_path(place)
+        if not (root / MANIFEST).exists():
+            raise ShardError(f"{root} holds no finished shards: {MANIFEST} is not there. Run 'skillshard shard' to its end.")
+        raw = (root / MANIFEST).read_bytes()
+        try:
+            manifest = Manifest.model_validate(storage.from_json(raw, root / MANIFEST))
+        except ValidationError as error:
+            raise ShardError(f"{root / MANIFEST} does not fit schemas/manifest-1.json: {error}") from error
+        return cls(root, manifest, storage.digest(raw))
+
+    @cached_property
+    def train(self) -> Mapping[str, SkillShards]:
+        """The training shards of each skill that has any, in the order of their names."""
+        return self._split("train")
+
+    @cached_property
+    def holdout(self) -> Mapping[str, SkillShards]:
+        """The held-out shards of each skill that has any: what losses are measured on."""
+        return self._split("holdout")
+
+    @property
+    def skills(self) -> tuple[str, ...]:
+        """The skills that can be trained on."""
+        return tuple(self.train)
+
+    def shards_of(self, split: Split, skill: str) -> SkillShards:
+        """One skill's shards; ShardError if there are none."""
+        found = self.train if split == "train" else self.holdout
+        if skill not in found:
+            raise ShardError(
+                f"{self.root} has no {split} shards of skill {skill!r}{did_you_mean(skill, found)}; it has "
+                f"{name_some(found)}."
+            )
+        return found[skill]
+
+    def verify(self) -> list[str]:
+        """Every fault found by reading all bytes: one sentence each, nothing if all is well."""
+        found = [shards for split in SPLITS for shards in self._split(split).values()]
+        faults = [fault for shards in found for fault in shards.verify()]
+        counts = {"num_train": sum(map(len, self.train.values())), "num_holdout": sum(map(len, self.holdout.values()))}
+        counts["num_rows"] = sum(counts.values()) + sum(self.manifest.set_aside.values())
+        for name, got in counts.items():
+            if got != (expected := getattr(self.manifest, name)):
+                faults.append(f"manifest.json says {name} is {expected:,}, its shards make {got:,}.")
+        return faults
+
+    def _split(self, split: Split) -> Mapping[str, SkillShards]:
+        def shards(skill: ManifestSkill) -> SkillShards:
+            return SkillShards(self.root, skill.name, split, skill.folder, getattr(skill, split))
+
+        return MappingProxyType({skill.name: shards(skill) for skill in self.manifest.skills if getattr(skill, split).number})

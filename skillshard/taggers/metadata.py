@@ -1,0 +1,58 @@
+"""The skill is a field of the sample's metadata, or several joined."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from skillshard.corpus import MISSING, Sample, lookup
+from skillshard.errors import TagsError
+from skillshard.taggers.tagger import Tag, Tagger, Untagged
+
+JOIN = "/"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """See `metadata`."""
+
+    fields: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return "metadata"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"fields": list(self.fields)}
+
+    def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
+        return [self._tag_one(sample) for sample in samples]
+
+    def _tag_one(self, sample: Sample) -> Tag | Untagged:
+        values = []
+        for field in self.fields:
+            value = lookup(sample, field)
+            if value is MISSING or value is None or value == "":
+                return Untagged("missing-field", f"field {field!r} is missing or empty (meta has {', '.join(sample.meta) or 'nothing'})")
+            if not isinstance(value, (str, int)):
+                return Untagged("wrong-type", f"field {field!r} is a {type(value).__name__}, a skill is a string or an integer")
+            values.append(str(value))
+        return Tag(JOIN.join(values))
+
+
+def metadata(*fields: str) -> Tagger:
+    """Tag by metadata.
+
+    Args:
+        fields: dotted paths, such as "meta.category"; the values of several are joined by "/".
+
+    Raises:
+        TagsError: no field.
+
+    Example:
+        >>> metadata("meta.source", "lang").tag([Sample("1", "text", {"source": "law", "lang": "en"})])
+        [Tag(skill='law/en', score=1.0)]
+    """
+    if not fields:
+        raise TagsError("tagging by metadata needs a field: --field meta.category.")
+    return Metadata(fields)

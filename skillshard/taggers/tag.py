@@ -1,0 +1,302 @@
+"""Tag a whole corpus: one unit per partition, then one look at all ids together.
+
+1. `tag_partition`: rows -> one part of the tags, and the sorted hashes of its ids in a scratch file.
+2. `find_duplicates`: a range of hashes -> ids that stand more than once, over all partitions.
+3. Where samples are set aside, partitions with later copies of an id are tagged again with those rows set aside.
+
+Memory of a unit: row groups of the part; 16 bytes per id of the partition (stage 1) or of the range (stage 2).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+import pyarrow.parquet as pq
+import xxhash
+
+from skillshard import artefact, storage
+from skillshard.corpus import Corpus, Partition, PartitionReader, Rejection, Sample, line_numbers
+from skillshard.errors import CorpusError, TagsError
+from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.taggers.tagger import Tag, Tagger, Untagged
+from skillshard.tags import MANIFEST, TagRow, Tags, TagsManifest, part_place, rejected_place, write_part
+
+OnBadSample = Literal["stop", "set-aside"]
+MAX_SKILLS = 10_000
+SAMPLES_AT_ONCE = 1024
+IDS_PER_RANGE = 8_000_000
+HASH_DTYPE = np.dtype([("hash", "<u8"), ("row", "<u8")])
+
+
+def tag_corpus(
+    corpus: Corpus,
+    tagger: Tagger,
+    out: str | os.PathLike[str],
+    *,
+    on_bad_sample: OnBadSample = "stop",
+    id_field: str | None = "id",
+    text_field: str = "text",
+    max_sample_bytes: int = 16 << 20,
+    partition_bytes: int = 64 << 20,
+    where: Where = Where(),
+    on_stage: Callable[[str, int], Callable[[Unit, Record], None]] = lambda name, num: lambda unit, record: None,
+) -> Tags:
+    """Tag every sample of a corpus; resumes where a killed run stopped, and does nothing if the tags are finished.
+
+    Args:
+        corpus: what to tag.
+        tagger: gives the skills.
+        out: local directory.
+        on_bad_sample: "stop" at the first bad sample with an error, or "set-aside": keep it in rejected/ with its reason.
+        id_field, text_field: where id and text stand; None: ids are made from file name and position.
+        max_sample_bytes: largest sample, bytes of text and metadata.
+        partition_bytes: size of a unit of work; a .gz or .zst file is always one unit.
+        where: local pool or Ray; the bytes are the same.
+        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit.
+
+    Raises:
+        CorpusError: a bad sample, with file, line and remedy.
+        TagsError: no sample could be tagged, or there are more than `MAX_SKILLS` skills.
+        StorageError: `out` holds something else.
+    """
+    reading = {"id_field": id_field, "text_field": text_field, "max_sample_bytes": max_sample_bytes}
+    made_from = {
+        "command": "tag",
+        "arguments": {
+            "tagger": tagger.name,
+            "tagger_arguments": tagger.arguments,
+            "on_bad_sample": on_bad_sample,
+            "reading": reading,
+            "partition_bytes": partition_bytes,
+        },
+        "inputs": corpus.inputs,
+    }
+    work = artefact.begin(out, MANIFEST, made_from, corpus.mtimes_ns)
+    if work is not None:
+        try:
+            _tag(corpus, tagger, work, made_from, where, on_stage)
+        except (FileNotFoundError, storage.StorageError):
+            if artefact.begin(out, MANIFEST, made_from, corpus.mtimes_ns) is not None:
+                raise
+    return Tags.open(out)
+
+
+def _tag(
+    corpus: Corpus,
+    tagger: Tagger,
+    work: artefact.Work,
+    made_from: dict[str, Any],
+    where: Where,
+    on_stage: Callable[[str, int], Callable[[Unit, Record], None]],
+) -> None:
+    arguments = made_from["arguments"]
+    partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
+    common = {"tagger": tagger, "out": str(work.out), "on_bad_sample": arguments["on_bad_sample"], "reading": arguments["reading"]}
+    units = keyed({**common, "partition": partition, "hashes": str(work.scratch(f"{at:06d}.npy"))} for at, partition in enumerate(partitions))
+    records = run(tag_partition, units, where=where, records=work.records("tag"), on_done=on_stage("tagging", len(units)))
+    duplicates = _duplicates(units, records, work, where)
+    if duplicates and arguments["on_bad_sample"] == "stop":
+        raise CorpusError(_duplicate_sentence(duplicates, partitions, arguments["reading"]))
+    again = {at: [later for later in duplicates if later["part"] == at] for at in sorted({later["part"] for later in duplicates})}
+    if again:
+        repeated = [
+            Unit(units[at].key, {**units[at].arguments, "duplicates": {str(row["row"]): row["id"] for row in rows}})
+            for at, rows in again.items()
+        ]
+        for at, record in zip(
+            again, run(tag_partition, repeated, where=where, records=work.records("again")), strict=True
+        ):
+            records[at] = record
+    work.finish(_manifest(made_from, partitions, records).model_dump(by_alias=True))
+
+
+# --- stage 1 and 3 ---------------------------------------------------------------------------------------------------
+
+
+def tag_partition(
+    partition: Partition,
+    tagger: Tagger,
+    out: str,
+    on_bad_sample: OnBadSample,
+    reading: Mapping[str, Any],
+    hashes: str,
+    duplicates: Mapping[str, str] = {},
+) -> Record:
+    """Tag one partition and write its part.
+
+    Args:
+        hashes: scratch file for the hashes of the ids.
+        duplicates: row -> id of rows that repeat an earlier id and are set aside.
+    """
+    counts: dict[str, list[int]] = {}
+    ids: list[tuple[int, int]] = []
+    refused: list[tuple[int, Rejection]] = []
+    reader = PartitionReader(partition, **reading)
+
+    def rows() -> Iterator[TagRow]:
+        for number, (row, outcome) in enumerate(_tagged(iter(reader), tagger)):
+            if str(number) in duplicates:
+                outcome = Untagged("duplicate-id", f"id {duplicates[str(number)]!r} stands earlier in the corpus")
+            if isinstance(row, Rejection) or not isinstance(outcome, Tag):
+                rejection = row if isinstance(row, Rejection) else _rejection(partition, row, outcome)
+                if on_bad_sample == "stop":
+                    raise CorpusError(_located([(number, rejection)], partition, reading)[0].sentence())
+                refused.append((number, rejection))
+                yield TagRow(rejection.id, None, None, rejection.reason)
+                continue
+            found = counts.setdefault(outcome.skill, [0, 0])
+            found[0] += 1
+            found[1] += len(row.text.encode())
+            ids.append((xxhash.xxh3_64_intdigest(row.id.encode()), number))
+            yield TagRow(row.id, outcome.skill, outcome.score, None)
+
+    place = part_place(out, partition.index)
+    write_part(place, rows())
+    rejected = _located(refused, partition, reading)
+    if rejected:
+        lines = (orjson.dumps(rejection.to_json(), option=orjson.OPT_APPEND_NEWLINE) for rejection in rejected)
+        storage.write_bytes(rejected_place(out, partition.index), b"".join(lines))
+    sorted_ids = np.sort(np.array(ids, HASH_DTYPE), order=("hash", "row"))
+    with storage.writing(hashes) as part, part.open("wb") as file:
+        np.save(file, sorted_ids)
+    return {
+        "skills": counts,
+        "set_aside": dict(Counter(rejection.reason for rejection in rejected)),
+        "num_rows": len(ids) + len(rejected),
+        "num_set_aside": len(rejected),
+        "rows_digest": reader.digest(),
+        "part_digest": storage.file_digest(place),
+    }
+
+
+def _tagged(
+    reader: Iterator[Sample | Rejection], tagger: Tagger
+) -> Iterator[tuple[Sample | Rejection, Tag | Untagged | None]]:
+    """Every row with its outcome; samples are handed to the tagger some at a time."""
+    while rows := list(islice(reader, SAMPLES_AT_ONCE)):
+        samples = [row for row in rows if isinstance(row, Sample)]
+        outcomes = iter(tagger.tag(samples))
+        for row in rows:
+            yield row, next(outcomes) if isinstance(row, Sample) else None
+
+
+def _rejection(partition: Partition, sample: Sample, outcome: Untagged | None) -> Rejection:
+    assert outcome is not None
+    raw = orjson.dumps({"id": sample.id, "text": sample.text, "meta": sample.meta}).decode()
+    return Rejection(partition.name, None, outcome.reason, outcome.detail, sample.id, raw)
+
+
+def _located(
+    refused: Sequence[tuple[int, Rejection]], partition: Partition, reading: Mapping[str, Any]
+) -> list[Rejection]:
+    """The rejections, those of the tagger with their line; the file is read again only if there are any."""
+    unplaced = {number for number, rejection in refused if rejection.line is None and rejection.id is not None}
+    limit = reading["max_sample_bytes"]
+    lines = line_numbers(partition, unplaced, max_sample_bytes=limit) if unplaced else {}
+    return [replace(rejection, line=lines[number]) if number in lines else rejection for number, rejection in refused]
+
+
+# --- stage 2 ---------------------------------------------------------------------------------------------------------
+
+
+def _duplicates(units: Sequence[Unit], records: Sequence[Record], work: artefact.Work, where: Where) -> list[Record]:
+    """Rows that repeat an earlier id, in the order of the corpus."""
+    num_ids = sum(record["num_rows"] - record["num_set_aside"] for record in records)
+    num_ranges = -(-num_ids // IDS_PER_RANGE) or 1
+    bounds = [(1 << 64) * at // num_ranges for at in range(num_ranges + 1)]
+    hashes = [unit.arguments["hashes"] for unit in units]
+    ranges = keyed(
+        {"hashes": hashes, "parts": str(work.out), "low": low, "high": high} for low, high in zip(bounds, bounds[1:], strict=False)
+    )
+    found = run(find_duplicates, ranges, where=where, records=work.records("duplicates"))
+    return sorted((row for record in found for row in record["rows"]), key=lambda row: (row["part"], row["row"]))
+
+
+def find_duplicates(hashes: Sequence[str], parts: str, low: int, high: int) -> Record:
+    """Rows whose id stands in an earlier row, among the ids whose hash is in [low, high)."""
+    slices = [_slice(np.load(place, mmap_mode="r"), low, high) for place in hashes]
+    part = np.repeat(np.arange(len(slices)), [len(rows) for rows in slices])
+    rows = np.concatenate(slices)
+    order = np.argsort(rows["hash"], kind="stable")
+    rows, part = rows[order], part[order]
+    same = np.flatnonzero(rows["hash"][1:] == rows["hash"][:-1])
+    suspects = sorted({at for first in same.tolist() for at in (first, first + 1)})
+    wanted = [(int(part[at]), int(rows["row"][at])) for at in suspects]
+    first_of: dict[str, tuple[int, int]] = {}
+    later = []
+    for (part_number, row), identity in sorted(_ids_at(parts, wanted).items()):
+        first = first_of.setdefault(identity, (part_number, row))
+        if first != (part_number, row):
+            later.append({"part": part_number, "row": row, "id": identity, "first_part": first[0], "first_row": first[1]})
+    return {"rows": later}
+
+
+def _slice(rows: np.ndarray, low: int, high: int) -> np.ndarray:
+    begin = int(np.searchsorted(rows["hash"], np.uint64(low)))
+    end = len(rows) if high == 1 << 64 else int(np.searchsorted(rows["hash"], np.uint64(high)))
+    return np.array(rows[begin:end])
+
+
+def _ids_at(parts: str, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], str]:
+    by_part: dict[int, list[int]] = {}
+    for part, row in wanted:
+        by_part.setdefault(part, []).append(row)
+    found = {}
+    for part, rows in by_part.items():
+        ids = pq.read_table(part_place(parts, part), columns=["id"])["id"].take(rows).to_pylist()
+        found.update(zip(((part, row) for row in rows), ids, strict=True))
+    return found
+
+
+def _duplicate_sentence(
+    duplicates: Sequence[Record], partitions: Sequence[Partition], reading: Mapping[str, Any]
+) -> str:
+    """The error for the first repeated id: both places, how many there are, and what to do."""
+    found = duplicates[0]
+    limit = reading["max_sample_bytes"]
+    first, later = (
+        line_numbers(partitions[part], [row], max_sample_bytes=limit)[row]
+        for part, row in ((found["first_part"], found["first_row"]), (found["part"], found["row"]))
+    )
+    earlier = f"id {found['id']!r} stands already in {partitions[found['first_part']].name} line {first:,}"
+    more = f"; {len(duplicates):,} rows repeat an id" if len(duplicates) > 1 else ""
+    return Rejection(partitions[found["part"]].name, later, "duplicate-id", earlier + more).sentence()
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def _manifest(made_from: dict[str, Any], partitions: Sequence[Partition], records: Sequence[Record]) -> TagsManifest:
+    skills: dict[str, list[int]] = {}
+    set_aside: dict[str, int] = {}
+    for record in records:
+        for skill, (num_samples, num_bytes) in record["skills"].items():
+            found = skills.setdefault(skill, [0, 0])
+            found[:] = [found[0] + num_samples, found[1] + num_bytes]
+        for reason, count in record["set_aside"].items():
+            set_aside[reason] = set_aside.get(reason, 0) + count
+    if not skills:
+        raise TagsError(f"no sample could be tagged: {sum(set_aside.values()):,} rows were set aside, {set_aside}.")
+    if len(skills) > MAX_SKILLS:
+        raise TagsError(
+            f"{len(skills):,} different skills (such as {', '.join(sorted(skills)[:3])}), at most {MAX_SKILLS:,} make sense: tag by "
+            "a field with fewer values."
+        )
+    fields = ("num_rows", "num_set_aside", "rows_digest", "part_digest")
+    return TagsManifest(
+        made_from=made_from,
+        parts=[
+            {"file": partition.name, "start": partition.start, "stop": partition.stop} | {name: record[name] for name in fields}
+            for partition, record in zip(partitions, records, strict=True)
+        ],
+        skills=[{"name": name, "num_samples": found[0], "num_text_bytes": found[1]} for name, found in sorted(skills.items())],
+        num_rows=sum(record["num_rows"] for record in records),
+        num_tagged=sum(found[0] for found in skills.values()),
+        set_aside=set_aside,
+    )

@@ -1,0 +1,152 @@
+"""Tags: which skill each sample of a corpus has; one Parquet part per corpus partition, row for row.
+
+    T/parts/000000.parquet    id, skill, score, reason: one row per row of the partition, in its order
+    T/rejected/000000.jsonl   the rows that were set aside, with file, line, reason and the raw line
+    T/tags.json               last: what it was made from, counts, digests (schemas/tags-1.json)
+
+A row that was set aside has a `reason` and no skill. So tags and corpus zip without a join, and every row of the corpus is
+accounted for.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from skillshard import storage
+from skillshard.errors import TagsError
+
+MANIFEST = "tags.json"
+SCHEMA = pa.schema(
+    [("id", pa.string()), ("skill", pa.string()), ("score", pa.float32()), ("reason", pa.string())],
+)
+ROWS_PER_GROUP = 65_536
+
+
+class TagRow(NamedTuple):
+    """One row: a tagged sample (skill and score), or one that was set aside (reason)."""
+
+    id: str | None
+    skill: str | None
+    score: float | None
+    reason: str | None
+
+
+class TagsPart(BaseModel):
+    """One partition of the corpus and its part of the tags."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str = Field(description="name of the corpus file")
+    start: int = Field(ge=0, description="first byte, row group or batch of the partition")
+    stop: int = Field(ge=0, description="end of the partition, exclusive")
+    num_rows: int = Field(ge=0)
+    num_set_aside: int = Field(ge=0)
+    rows_digest: str = Field(description="digest of the rows' content; a changed corpus is noticed by it")
+    part_digest: str = Field(description="digest of the Parquet file")
+
+
+class TagsSkill(BaseModel):
+    """One skill and what it holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    num_samples: int = Field(ge=1)
+    num_text_bytes: int = Field(ge=0, description="UTF-8 bytes of its texts")
+
+
+class TagsManifest(BaseModel):
+    """tags.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal["skillshard/tags/1"] = Field("skillshard/tags/1", alias="schema")
+    made_from: dict[str, Any] = Field(description="command, arguments and inputs (names and sizes) that determine the bytes")
+    parts: list[TagsPart]
+    skills: list[TagsSkill] = Field(description="in the order of their names")
+    num_rows: int = Field(ge=0)
+    num_tagged: int = Field(ge=0)
+    set_aside: dict[str, int] = Field(description="reason -> number of rows")
+
+
+@dataclass(frozen=True)
+class Tags:
+    """A finished tags artefact."""
+
+    folder: Path
+    manifest: TagsManifest
+
+    @classmethod
+    def open(cls, place: str | os.PathLike[str]) -> Self:
+        """Open tags by their directory; TagsError if they are not finished or not tags."""
+        folder = storage.local_path(place)
+        if not (folder / MANIFEST).exists():
+            raise TagsError(f"{folder} holds no finished tags: {MANIFEST} is not there. Run 'skillshard tag' to its end.")
+        try:
+            return cls(folder, TagsManifest.model_validate(storage.read_json(folder / MANIFEST)))
+        except ValueError as error:
+            raise TagsError(f"{folder / MANIFEST} does not fit schemas/tags-1.json: {error}") from error
+
+    @property
+    def digest(self) -> str:
+        """Digest of tags.json, and so of all the parts."""
+        return storage.file_digest(self.folder / MANIFEST)
+
+    def rows(self, part: int) -> Iterator[TagRow]:
+        """The rows of one part, in the order of the corpus."""
+        return read_part(part_place(self.folder, part))
+
+    def verify(self) -> list[str]:
+        """Every fault found: one sentence each, nothing if all is well."""
+        faults = []
+        for at, part in enumerate(self.manifest.parts):
+            place = part_place(self.folder, at)
+            if not storage.exists(place):
+                faults.append(f"{place} is missing. Make the tags anew in another directory.")
+            elif (got := storage.file_digest(place)) != part.part_digest:
+                faults.append(f"{place} has digest {got}, tags.json says {part.part_digest}: damaged or edited.")
+        counts = [sum(part.num_rows for part in self.manifest.parts), self.manifest.num_tagged]
+        counts[1] += sum(self.manifest.set_aside.values())
+        if counts != [self.manifest.num_rows] * 2:
+            faults.append(f"tags.json counts {self.manifest.num_rows} rows, but its parts have {counts[0]} and its sums {counts[1]}.")
+        return faults
+
+
+def part_place(folder: str | os.PathLike[str], part: int) -> str:
+    return storage.join(folder, "parts", f"{part:06d}.parquet")
+
+
+def rejected_place(folder: str | os.PathLike[str], part: int) -> str:
+    return storage.join(folder, "rejected", f"{part:06d}.jsonl")
+
+
+def read_part(place: str) -> Iterator[TagRow]:
+    """Rows of one Parquet part, streamed."""
+    with pq.ParquetFile(place) as file:
+        if not file.schema_arrow.equals(SCHEMA):
+            raise TagsError(f"{place} has columns {file.schema_arrow.names}, tags have {SCHEMA.names}.")
+        for batch in file.iter_batches(ROWS_PER_GROUP):
+            yield from map(TagRow, *(column.to_pylist() for column in batch.columns))
+
+
+def write_part(place: str, rows: Iterable[TagRow]) -> None:
+    """Write one part, whole or not at all, in row groups of bounded size."""
+    with storage.writing(place) as part, pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+        waiting: list[TagRow] = []
+        for row in rows:
+            waiting.append(row)
+            if len(waiting) == ROWS_PER_GROUP:
+                writer.write_table(_table(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(_table(waiting))
+
+
+def _table(rows: list[TagRow]) -> pa.Table:
+    return pa.table([pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)], SCHEMA)
