@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,7 +23,17 @@ app = typer.Typer(
 synth = typer.Typer(help="Generate the paper's synthetic corpora.", no_args_is_help=True)
 app.add_typer(synth, name="synth")
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 1 << 10,
+    "MIB": 1 << 20,
+    "GIB": 1 << 30,
+}
 
 
 def parse_size(text: str) -> int:
@@ -37,11 +47,37 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-CorpusPlaces = Annotated[list[str], typer.Argument(metavar="CORPUS...", help="Directories, globs or files (jsonl, jsonl.gz, jsonl.zst, parquet, arrow, tar).")]
-Out = Annotated[Path, typer.Option("--out", help="Directory to write; the same command again goes on, or finds it finished.")]
+def parse_proportions(text: str) -> Literal["natural", "uniform"] | tuple[int, ...]:
+    """
+    >>> parse_proportions("natural"), parse_proportions("1:2:4")
+    ('natural', (1, 2, 4))
+    """
+    if text in ("natural", "uniform"):
+        return text  # type: ignore[return-value]  # one of the two
+    if not re.fullmatch(r"\d+(:\d+)*", text):
+        raise typer.BadParameter(
+            f"{text!r}: give 'natural', 'uniform' or numbers such as 1:2:4.", param_hint="--proportions"
+        )
+    return tuple(int(number) for number in text.split(":"))
+
+
+CorpusPlaces = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CORPUS...", help="Directories, globs or files (jsonl, jsonl.gz, jsonl.zst, parquet, arrow, tar)."
+    ),
+]
+Out = Annotated[
+    Path, typer.Option("--out", help="Directory to write; the same command again goes on, or finds it finished.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; all CPUs by default.")]
-RayAddress = Annotated[str | None, typer.Option("--ray-address", help="Run on Ray: 'local', 'auto' or an address. Without it: a local process pool.")]
-OnBadSample = Annotated[str, typer.Option("--on-bad-sample", help="'stop' with an error, or 'set-aside' in OUT/rejected with the reason.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray-address", help="Run on Ray: 'local', 'auto' or an address. Without it: a local process pool."),
+]
+OnBadSample = Annotated[
+    str, typer.Option("--on-bad-sample", help="'stop' with an error, or 'set-aside' in OUT/rejected with the reason.")
+]
 
 
 @app.command()
@@ -49,9 +85,13 @@ def tag(
     corpus: CorpusPlaces,
     out: Out,
     by: Annotated[str, typer.Option("--by", help="How skills are found: metadata.")] = "metadata",
-    field: Annotated[list[str] | None, typer.Option("--field", help="Dotted path of a metadata field; several are joined by '/'.")] = None,
+    field: Annotated[
+        list[str] | None, typer.Option("--field", help="Dotted path of a metadata field; several are joined by '/'.")
+    ] = None,
     on_bad_sample: OnBadSample = "stop",
-    max_sample_bytes: Annotated[str, typer.Option("--max-sample-bytes", help="Largest sample (text and metadata).")] = "16MiB",
+    max_sample_bytes: Annotated[
+        str, typer.Option("--max-sample-bytes", help="Largest sample (text and metadata).")
+    ] = "16MiB",
     id_field: Annotated[str, typer.Option("--id-field", help="Field of the id; '' if the corpus has none.")] = "id",
     text_field: Annotated[str, typer.Option("--text-field", help="Field of the text.")] = "text",
     partition_size: Annotated[str, typer.Option("--partition-size", help="Size of a unit of work.")] = "64MiB",
@@ -69,7 +109,9 @@ def tag(
     if on_bad_sample not in ("stop", "set-aside"):
         raise typer.BadParameter(f"{on_bad_sample!r}: give 'stop' or 'set-aside'.", param_hint="--on-bad-sample")
     if not field:
-        raise typer.BadParameter("tagging by metadata needs a field, such as --field meta.category.", param_hint="--field")
+        raise typer.BadParameter(
+            "tagging by metadata needs a field, such as --field meta.category.", param_hint="--field"
+        )
     with _Bars() as bars:
         tags = taggers.tag_corpus(
             Corpus.open(corpus),
@@ -142,7 +184,9 @@ def verify(place: Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Tags,
 def mix(
     shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set.")],
     draws: Annotated[int, typer.Option("--draws", min=1, help="Number of draws.")],
-    out: Annotated[Path | None, typer.Option("--out", help="JSONL file, one line per draw; standard output if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="JSONL file, one line per draw; standard output if not given.")
+    ] = None,
     policy: Annotated[str, typer.Option("--policy", help="stratified or proportional.")] = "stratified",
     floor: Annotated[float, typer.Option("--floor", help="Least weight of any skill.")] = 0.0,
     first: Annotated[int, typer.Option("--first", min=0, help="First draw.")] = 0,
@@ -153,7 +197,9 @@ def mix(
     """Write the mixed stream: draw, skill and id, one line per draw."""
     from skillshard.mixing.listing import list_draws
 
-    text = list_draws(shards, policy=policy, floor=floor, first=first, num=draws, seed=seed, round_draws=round_draws, ledger=ledger)
+    text = list_draws(
+        shards, policy=policy, floor=floor, first=first, num=draws, seed=seed, round_draws=round_draws, ledger=ledger
+    )
     if out is None:
         sys.stdout.buffer.write(text)
         return
@@ -170,14 +216,27 @@ def lego(
     k: Annotated[int, typer.Option("--k", min=1, max=26, help="Variables in the chain: the number of skills.")],
     samples: Annotated[int, typer.Option("--samples", min=1, help="Number of samples.")],
     out: Out,
-    order: Annotated[str, typer.Option("--order", help="'shuffled' clauses as in the paper, or 'chain': the easier ordered LEGO.")] = "shuffled",
-    proportions: Annotated[str, typer.Option("--proportions", help="'natural' (1:...:1:3:5), 'uniform', or numbers such as 1:2:4.")] = "natural",
+    order: Annotated[
+        str, typer.Option("--order", help="'shuffled' clauses as in the paper, or 'chain': the easier ordered LEGO.")
+    ] = "shuffled",
+    proportions: Annotated[
+        str, typer.Option("--proportions", help="'natural' (1:...:1:3:5), 'uniform', or numbers such as 1:2:4.")
+    ] = "natural",
     seed: Annotated[int, typer.Option("--seed")] = 0,
 ) -> None:
     """The paper's LEGO corpus: chains of variables; skill i asks for the i-th."""
     from skillshard.synthetic.lego import write_lego
 
-    places = write_lego(out, k=k, num_samples=samples, seed=seed, order=order, proportions=proportions)
+    if order not in ("shuffled", "chain"):
+        raise typer.BadParameter(f"{order!r}: give 'shuffled' or 'chain'.", param_hint="--order")
+    places = write_lego(
+        out,
+        k=k,
+        num_samples=samples,
+        seed=seed,
+        order=order,  # type: ignore[arg-type]  # checked above
+        proportions=parse_proportions(proportions),
+    )
     typer.echo(f"{samples:,} samples in {len(places)} files in {out}; tag them with --field meta.skill")
 
 
@@ -211,7 +270,9 @@ def main() -> None:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
     except OSError as error:
-        typer.echo(f"error: {error}. What is finished is kept: mend the cause and run the same command again.", err=True)
+        typer.echo(
+            f"error: {error}. What is finished is kept: mend the cause and run the same command again.", err=True
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("stopped; what is finished is kept: run the same command again to go on.", err=True)

@@ -8,6 +8,7 @@ depend on the number of workers.
 """
 
 import concurrent.futures
+import logging
 import multiprocessing
 import os
 import threading
@@ -146,7 +147,9 @@ def _earliest(futures: Mapping["concurrent.futures.Future[Record]", Unit], units
 
 
 def _failed(unit: Unit, error: BaseException) -> ExecutionError:
-    died = "its worker process died (killed, or out of memory?)" if isinstance(error, BrokenProcessPool) else repr(error)
+    died = (
+        "its worker process died (killed, or out of memory?)" if isinstance(error, BrokenProcessPool) else repr(error)
+    )
     return ExecutionError(
         f"unit {unit.key} failed {MAX_TRIES} times, the last time because {died}. What is done is kept: mend the "
         "cause and run the same command again."
@@ -173,11 +176,12 @@ def _run_on_ray(
     started = _start_ray(where)
     try:
         task = ray.remote(num_cpus=1, max_retries=MAX_TRIES - 1)(_do)
+        num_running = 2 * int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         waiting = list(reversed(units))
         running: dict[Any, Unit] = {}
         errors: dict[str, SkillshardError] = {}
         while running or (waiting and not errors):
-            while waiting and not errors and len(running) < 2 * ray.cluster_resources().get("CPU", 1):
+            while waiting and not errors and len(running) < num_running:
                 unit = waiting.pop()
                 running[task.remote(function, unit, records)] = unit
             for reference in ray.wait(list(running), num_returns=1)[0]:
@@ -211,11 +215,11 @@ def _start_ray(where: Where) -> bool:
             object_store_memory=RAY_OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
         return True
     try:
-        ray.init(address=where.ray_address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=where.ray_address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ExecutionError(
             f"no Ray cluster at --ray-address {where.ray_address}: {error}. Start one with 'ray start --head', give its "

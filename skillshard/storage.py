@@ -185,7 +185,8 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
 def to_json(value: Any) -> bytes:
     """The one JSON form of a value: sorted keys, indented by two, a newline at the end. Equal values, equal bytes."""
     return orjson.dumps(
-        value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+        value,
+        option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
     )
 
 

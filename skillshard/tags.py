@@ -67,7 +67,9 @@ class TagsManifest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal["skillshard/tags/1"] = Field("skillshard/tags/1", alias="schema")
-    made_from: dict[str, Any] = Field(description="command, arguments and inputs (names and sizes) that determine the bytes")
+    made_from: dict[str, Any] = Field(
+        description="command, arguments and inputs (names and sizes) that determine the bytes"
+    )
     parts: list[TagsPart]
     skills: list[TagsSkill] = Field(description="in the order of their names")
     num_rows: int = Field(ge=0)
@@ -87,7 +89,9 @@ class Tags:
         """Open tags by their directory; TagsError if they are not finished or not tags."""
         folder = storage.local_path(place)
         if not (folder / MANIFEST).exists():
-            raise TagsError(f"{folder} holds no finished tags: {MANIFEST} is not there. Run 'skillshard tag' to its end.")
+            raise TagsError(
+                f"{folder} holds no finished tags: {MANIFEST} is not there. Run 'skillshard tag' to its end."
+            )
         try:
             return cls(folder, TagsManifest.model_validate(storage.read_json(folder / MANIFEST)))
         except ValueError as error:
@@ -114,7 +118,9 @@ class Tags:
         counts = [sum(part.num_rows for part in self.manifest.parts), self.manifest.num_tagged]
         counts[1] += sum(self.manifest.set_aside.values())
         if counts != [self.manifest.num_rows] * 2:
-            faults.append(f"tags.json counts {self.manifest.num_rows} rows, but its parts have {counts[0]} and its sums {counts[1]}.")
+            faults.append(
+                f"tags.json counts {self.manifest.num_rows} rows, but its parts have {counts[0]} and its sums {counts[1]}."
+            )
         return faults
 
 
@@ -149,4 +155,6 @@ def write_part(place: str, rows: Iterable[TagRow]) -> None:
 
 
 def _table(rows: list[TagRow]) -> pa.Table:
-    return pa.table([pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)], SCHEMA)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)], SCHEMA
+    )

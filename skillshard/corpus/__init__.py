@@ -1,8 +1,8 @@
 """The corpus: an ordered list of files, cut into partitions, read as samples.
 
-Known are JSON lines (`.jsonl .ndjson .json`, each plain, `.gz` or `.zst`), Parquet, Arrow and Feather (files and streams,
-so also what Hugging Face's `save_to_disk` writes), and WebDataset tars. Every row gives exactly one item, a `Sample` or a
-`Rejection` that says what is wrong and where; blank lines are no rows. Nothing is ever unpickled.
+Known are JSON lines (`.jsonl .ndjson .json`, each plain, `.gz` or `.zst`), Parquet, Arrow and Feather (files and
+streams, so also what Hugging Face's `save_to_disk` writes), and WebDataset tars. Every row gives exactly one item, a
+`Sample` or a `Rejection` that says what is wrong and where; blank lines are no rows. Nothing is ever unpickled.
 
     >>> corpus = Corpus.open("tests/golden/corpus")  # doctest: +SKIP
     >>> for partition in corpus.partitions():  # doctest: +SKIP

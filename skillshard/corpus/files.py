@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import orjson
 import pyarrow as pa
@@ -79,7 +79,7 @@ class Partition:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
+    def from_json(cls, value: dict[str, Any]) -> "Partition":
         """The inverse of `to_json`.
 
         >>> partition = Partition(0, "/data/a.jsonl", "a.jsonl", "jsonl", 0, 10, 10)
@@ -100,7 +100,7 @@ class Corpus:
     files: tuple[CorpusFile, ...]
 
     @classmethod
-    def open(cls, places: Sequence[str | Path] | str | Path) -> Self:
+    def open(cls, places: Sequence[str | Path] | str | Path) -> "Corpus":
         """Find the files of a corpus; none of their rows is read.
 
         Args:
@@ -323,7 +323,10 @@ def _is_arrow_file(file: CorpusFile) -> bool:
 
 
 def _row_group_bytes(file: CorpusFile) -> list[int]:
-    """Compressed bytes of each row group; none if the footer is broken, which the reading then says of the file."""
+    """About the bytes on disk of each row group; none if the footer is broken, which the reading then says of the file.
+
+    The row groups' own totals, scaled to the file: asking a damaged footer for its columns kills pyarrow 26.
+    """
     if file.num_bytes == 0:
         return []
     try:
@@ -331,8 +334,8 @@ def _row_group_bytes(file: CorpusFile) -> list[int]:
             footer = pq.read_metadata(source)
     except storage_damage(file.place):
         return []
-    groups = (footer.row_group(i) for i in range(footer.num_row_groups))
-    return [sum(g.column(c).total_compressed_size for c in range(g.num_columns)) for g in groups]
+    sizes = [footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)]
+    return [size * file.num_bytes // max(1, sum(sizes)) for size in sizes]
 
 
 def _num_batches(file: CorpusFile) -> int:
@@ -346,4 +349,5 @@ def _num_batches(file: CorpusFile) -> int:
 def storage_damage(place: str) -> tuple[type[Exception], ...]:
     """What pyarrow raises for damaged columns. A local file that opened and cannot be decoded is damaged; from a remote
     one an OSError may be the network, which a retry cures and a rejection would hide."""
-    return (pa.ArrowInvalid,) if storage.is_remote(place) else (pa.ArrowInvalid, OSError)
+    damage = (pa.ArrowInvalid, UnicodeDecodeError)  # the second of a column's name
+    return damage if storage.is_remote(place) else (*damage, OSError)

@@ -115,8 +115,8 @@ def _skip(stream: pa.NativeFile, num_bytes: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole lines that follow one another, from byte `offset` of the file on; or one line too long to be kept, as no data
-    and its length in `num_skipped`."""
+    """Whole lines that follow one another, from byte `offset` of the file on; or one line too long to be kept, as no
+    data and its length in `num_skipped`."""
 
     offset: int
     data: bytes
@@ -124,7 +124,7 @@ class Block:
 
 
 def blocks(source: Source, *, start: int, stop: int | None, line_limit: int) -> Iterator[Block]:
-    """The lines that start in [start, stop), whole, in blocks; `source` stands at `start - 1`, or at 0 if that is `start`.
+    """The lines that start in [start, stop), whole, in blocks; `source` stands at `start - 1` (0 if that is `start`).
 
     A last line without newline counts, unless the source is damaged: then it may be half a line.
     """

@@ -1,4 +1,4 @@
-"""Read one partition, whatever its format: every row of it gives one sample or one rejection, in the order of the file."""
+"""Read one partition, whatever its format: every row gives one sample or one rejection, in the order of the file."""
 
 from collections.abc import Collection, Iterator
 
@@ -21,8 +21,8 @@ class PartitionReader:
 
     Args:
         partition: as cut by `Corpus.partitions`.
-        id_field: the field with the id; None if the corpus has none: then it is the file's name, "@" and the byte offset
-            (JSONL; of the decompressed text) or 1-based row (any other).
+        id_field: the field with the id; None if the corpus has none: then it is the file's name, "@" and the byte
+            offset (JSONL; of the decompressed text) or 1-based row (any other).
         text_field: the field with the text.
         max_sample_bytes: most bytes of UTF-8 of text and meta together; a larger sample is rejected.
 
@@ -64,7 +64,7 @@ class PartitionReader:
         self._finished = True
 
     def digest(self) -> str:
-        """xxh3, 128 bits, in hex, over the content of all rows, rejected ones too: equal rows of one format, equal digest.
+        """xxh3, 128 bits, in hex, over all rows, rejected ones too: equal rows of one format, equal digest.
 
         Of JSONL it is the bytes of the partition's lines, compressed or not; of other formats the rows themselves.
         """

@@ -1,7 +1,7 @@
 """One sample, one refused row, and the checks that tell them apart.
 
-The checks raise `BadRecord`, so that a good row pays for none of the machinery of a refusal. Every format hands its rows
-through `sample_of`, so a sample means the same wherever it came from.
+The checks raise `BadRecord`, so that a good row pays for none of the machinery of a refusal. Every format hands its
+rows through `sample_of`, so a sample means the same wherever it came from.
 """
 
 from dataclasses import asdict, dataclass
@@ -104,7 +104,7 @@ class Rejection:
 
 
 class BadRecord(Exception):
-    """A row that is no sample; it never leaves the corpus package, but becomes a `Rejection` where its place is known."""
+    """A row that is no sample; it stays in the corpus package, and becomes a `Rejection` where its place is known."""
 
     def __init__(self, reason: Reason, detail: str, id: str | None = None) -> None:
         super().__init__(reason, detail, id)
@@ -120,8 +120,8 @@ def lookup(sample: Sample, path: str) -> Any:
     key that itself holds dots is found too, before its parts.
 
     >>> sample = Sample("7", "1 + 1 = 2", {"task": {"name": "add"}, "a.b": 3, "id": "inner"})
-    >>> lookup(sample, "task.name"), lookup(sample, "meta.task.name"), lookup(sample, "a.b"), lookup(sample, "task.size")
-    ('add', 'add', 3, MISSING)
+    >>> [lookup(sample, path) for path in ("task.name", "meta.task.name", "a.b", "task.size")]
+    ['add', 'add', 3, MISSING]
     >>> lookup(sample, "id"), lookup(sample, "meta.id")
     ('7', 'inner')
     """

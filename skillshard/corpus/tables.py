@@ -1,7 +1,8 @@
 """Parquet and Arrow: one row a sample, its columns the fields.
 
-Values become plain JSON values, as they would be in JSONL: times their ISO text, NaN null. What has no JSON form (bytes,
-decimals) is refused. Memory is bounded by a few MiB of rows (Parquet) or one record batch (Arrow, memory-mapped).
+Values become plain JSON values, as they would be in JSONL: times their ISO text, NaN null. What has no JSON form
+(bytes, decimals) is refused. Memory is bounded by a few MiB of rows (Parquet) or one record batch (Arrow,
+memory-mapped).
 """
 
 from collections.abc import Iterator
@@ -72,10 +73,11 @@ def _opened(partition: Partition) -> tuple[int, Iterator[pa.RecordBatch]]:
             before, schema, batches = _open_arrow_file(source, partition)
         else:
             before, schema, batches = _open_arrow_stream(source, partition)
+        names = schema.names
     except storage_damage(partition.place) as error:
         raise _Cut(_one_line(error)) from error
-    if len(set(schema.names)) < len(schema.names):
-        raise _Cut(f"two columns of one name among {', '.join(schema.names)}")
+    if len(set(names)) < len(names):
+        raise _Cut(f"two columns of one name among {', '.join(names)}")
     return before, _cutting(batches, partition.place)
 
 
@@ -111,12 +113,15 @@ def _stream_batches(reader: Any, source: pa.NativeFile, partition: Partition) ->
 
 
 def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Offsets of a damaged file could point anywhere; text that is not UTF-8 is left for each row to say."""
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid as error:
-        if "Invalid UTF8" not in str(error):
-            raise
+    """Offsets of a damaged file could point anywhere, and pyarrow would follow them and crash; so they are checked."""
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+                raise
+            # Text that is not UTF-8 is left for each row to say; as bytes, only the offsets count.
+            column.view(pa.binary() if pa.types.is_string(column.type) else pa.large_binary()).validate(full=True)
     return batch
 
 

@@ -1,7 +1,7 @@
 """WebDataset tars: a sample is the members that share a key, `key.txt` with its text and `key.json` with the rest.
 
-The key is a member's path up to the first dot of its last part. Read as a stream with the standard library, one sample in
-memory at a time; other members (images, pickles) are passed over and never opened.
+The key is a member's path up to the first dot of its last part. Read as a stream with the standard library, one sample
+in memory at a time; other members (images, pickles) are passed over and never opened.
 """
 
 import tarfile
@@ -80,7 +80,7 @@ def _begins_as_tar(partition: Partition) -> bool:
 
 
 def _groups(partition: Partition, *, member_limit: int) -> Iterator[_Group]:
-    """Neighbouring members of one key; what follows a group, the tar's own end at the latest, shows that it is whole."""
+    """Neighbouring members of one key; what follows a group, at last the tar's own end, shows that it is whole."""
     group: _Group | None = None
     for key, ext, data in _members(partition, member_limit=member_limit):
         if group is not None and (key != group.key or ext in group.members):

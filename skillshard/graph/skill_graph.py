@@ -21,7 +21,9 @@ class GraphFile(BaseModel):
     schema_version: Literal["skillshard/graph/1"] = Field("skillshard/graph/1", alias="schema")
     train_skills: list[str] = Field(description="names of the rows: skills that can be trained on")
     eval_skills: list[str] = Field(description="names of the columns: skills whose loss is measured")
-    edges: list[list[float]] = Field(description="edges[i][j]: how much training on row i helps column j; may be negative")
+    edges: list[list[float]] = Field(
+        description="edges[i][j]: how much training on row i helps column j; may be negative"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import artefact, storage
-from skillshard.errors import LedgerError, ObservationError
+from skillshard.errors import LedgerError, ObservationError, StorageError
 from skillshard.mixing.order import fixed_point, quotas
 from skillshard.policies.policy import Observation
 
@@ -115,7 +115,11 @@ class DirectoryLedger:
 
     def names(self, folder: str) -> list[str]:
         path = self.root / folder
-        return sorted(f"{folder}/{name}" for name in os.listdir(path) if name.endswith(".json") and name[0] != ".") if path.exists() else []
+        return (
+            sorted(f"{folder}/{name}" for name in os.listdir(path) if name.endswith(".json") and name[0] != ".")
+            if path.exists()
+            else []
+        )
 
     def set_aside(self, names: list[str]) -> str:
         aside = self.root / "aside"
@@ -151,7 +155,7 @@ def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType
         return None
     try:
         return kind.model_validate(storage.from_json(data, name))
-    except (ValidationError, storage.StorageError) as error:
+    except (ValidationError, StorageError) as error:
         raise LedgerError(f"{ledger}/{name} is damaged: {error} Restore it, or start a new ledger.") from error
 
 
@@ -238,7 +242,11 @@ def verify_ledger(ledger: Ledger) -> list[str]:
     if run is None:
         return [f"{ledger} has no run.json."]
     faults: list[str] = []
-    previous, before, carry = storage.digest(run.to_bytes()), np.zeros(len(run.skills), np.int64), np.zeros(len(run.skills), np.int64)
+    previous, before, carry = (
+        storage.digest(run.to_bytes()),
+        np.zeros(len(run.skills), np.int64),
+        np.zeros(len(run.skills), np.int64),
+    )
     for number, name in enumerate(ledger.names("rounds")):
         record = read_record(ledger, name, RoundRecord)
         if record is None or record.round != number:

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
 from jaxtyping import Int
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError, ShardError
 from skillshard.mixing.ledger import (
@@ -36,7 +37,7 @@ from skillshard.mixing.ledger import (
 )
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder, fixed_point, interleave, quotas
 from skillshard.policies.policy import Policy, State, check_losses
-from skillshard.shards.read import ShardSet
+from skillshard.shards.read import ShardSet, SkillShards
 from skillshard.storage import digest
 
 ROUNDS_KEPT = 4
@@ -68,6 +69,17 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+
+class MixerState(BaseModel):
+    """Where a stream stands: what a checkpoint keeps of its mixer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal["skillshard/mixer/1"] = Field("skillshard/mixer/1", alias="schema")
+    draw: int = Field(ge=0, description="draws consumed")
+    step: int | None = Field(description="optimizer steps taken; null where the trainer did not say")
+    run: str = Field(description="digest of the ledger's run.json")
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,8 @@ class Mixer:
         self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
         num_samples = [len(shards.train[skill]) for skill in self.skills]
         self._initial_state = policy.init(self.skills, num_samples)
-        self._orders = [SkillOrder(shards.train[skill].shard_rows, (seed, skill)) for skill in self.skills]
+        self._train = [shards.train[skill] for skill in self.skills]
+        self._orders = [SkillOrder(skill_shards.shard_rows, (seed, skill_shards.skill)) for skill_shards in self._train]
         self._run = RunRecord(
             shards=shards.digest,
             skills=list(self.skills),
@@ -141,34 +154,38 @@ class Mixer:
         )
         self._run_digest = open_run(self.ledger, self._run)
         self._draw = 0
+        self._resumed = (0, 0)
         self._round_orders = lru_cache(ROUNDS_KEPT)(self._order_of)
 
     # --- the stream --------------------------------------------------------------------------------------------------
 
-    def batch(self, first: int, num: int, *, stride: int = 1) -> Batch:
-        """The draws first, first + stride, ... (`num` of them), wherever the stream stands."""
-        draws = first + stride * np.arange(num)
-        rounds = draws // self.round_draws
-        skills: list[str] = []
-        texts: list[str] = []
-        for number in range(int(rounds[0]), int(rounds[-1]) + 1) if num else ():
-            order, within = self._round_orders(number), draws[rounds == number] - number * self.round_draws
-            for skill, shard, row in zip(
-                order.skill[within].tolist(), order.shard[within].tolist(), order.row[within].tolist(), strict=True
-            ):
-                name = self.skills[skill]
-                skills.append(name)
-                texts.append(self.shards.train[name].open_shard(shard).text(row))
+    def at(self, draws: Int[np.ndarray, " sample"]) -> Batch:
+        """Any draws, in any order, wherever the stream stands."""
+        skills, texts = [], []
+        for shards, shard, row in self._places(draws):
+            skills.append(shards.skill)
+            texts.append(shards.open_shard(shard).text(row))
         return Batch(draws, skills, texts)
+
+    def batch(self, first: int, num: int) -> Batch:
+        """The draws first .. first + num - 1."""
+        return self.at(np.arange(first, first + num))
 
     def ids(self, first: int, num: int) -> list[str]:
         """The ids of the draws first .. first + num - 1."""
-        found = []
-        for draw in range(first, first + num):
-            order, within = self._round_orders(draw // self.round_draws), draw % self.round_draws
-            shards = self.shards.train[self.skills[order.skill[within]]]
-            found.append(orjson.loads(shards.open_shard(int(order.shard[within])).member(int(order.row[within])))["id"])
-        return found
+        places = self._places(np.arange(first, first + num))
+        return [orjson.loads(shards.open_shard(shard).member(row))["id"] for shards, shard, row in places]
+
+    def _places(self, draws: Int[np.ndarray, " sample"]) -> Iterator[tuple[SkillShards, int, int]]:
+        """Shards of the skill, shard and row of each draw."""
+        rounds, within = np.divmod(draws, self.round_draws)
+        starts = np.flatnonzero(np.diff(rounds, prepend=-1))
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(draws)], strict=True):
+            order, at = self._round_orders(int(rounds[start])), within[start:stop]
+            for skill, shard, row in zip(
+                order.skill[at].tolist(), order.shard[at].tolist(), order.row[at].tolist(), strict=True
+            ):
+                yield self._train[skill], shard, row
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """The stream from where it stands, endless, in batches; each moves `draw` on when it is handed out."""
@@ -197,7 +214,8 @@ class Mixer:
         Args:
             step: optimizer steps taken.
             losses: nats per token; exactly the policy's evaluation skills (the training skills if it names none).
-            draw: samples seen when they were measured; `step * step_draws` if the mixer knows `step_draws`.
+            draw: samples seen when they were measured; `step * step_draws` if the mixer knows `step_draws` (counted
+                from the last resume, so that it may change between runs).
 
         Raises:
             ObservationError: unknown or missing skills, values that are not finite numbers >= 0, other losses at this
@@ -309,7 +327,8 @@ class Mixer:
                 f"step {step} cannot be translated into draws: give Mixer(..., step_draws=samples per optimizer step over all "
                 "ranks), or report(..., draw=...)."
             )
-        return step * self.step_draws
+        at_step, at_draw = self._resumed
+        return at_draw + (step - at_step) * self.step_draws
 
     def _order_of(self, number: int) -> RoundOrder:
         record = self.round(number)
@@ -332,7 +351,7 @@ class Mixer:
                 draws handed out by iterating this mixer.
         """
         draw = self._draw if step is None else self._draw_of(step)
-        return {"schema": "skillshard/mixer/1", "draw": draw, "run": self._run_digest}
+        return MixerState(draw=draw, step=step, run=self._run_digest).model_dump(by_alias=True)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on at a saved draw. What the ledger learnt after it is set aside, with a warning that says where.
@@ -340,16 +359,23 @@ class Mixer:
         Raises:
             LedgerError: the state is of another run.
         """
-        if state.get("schema") != "skillshard/mixer/1" or state.get("run") != self._run_digest:
+        try:
+            saved = MixerState.model_validate(state)
+        except ValidationError as error:
+            raise LedgerError(f"this is no state of a mixer (schemas/mixer-1.json): {error}") from error
+        if saved.run != self._run_digest:
             raise LedgerError(
-                f"this state is of another run ({state.get('schema')}, run {state.get('run')}); {self.ledger} is run "
-                f"{self._run_digest}: shards, seed, round_draws, lag and policy must be the same."
+                f"this state is of run {saved.run}, but {self.ledger} is run {self._run_digest}: shards, seed, round_draws, lag and "
+                "policy must be the same."
             )
-        self._draw = int(state["draw"])
+        self._draw = saved.draw
+        self._resumed = (0, 0) if saved.step is None else (saved.step, saved.draw)
         aside = rewind(self.ledger, self._draw)
         if aside is not None:
             self._round_orders.cache_clear()
-            warnings.warn(f"resumed at draw {self._draw:,}: later losses and rounds are set aside in {aside}.", stacklevel=2)
+            warnings.warn(
+                f"resumed at draw {self._draw:,}: later losses and rounds are set aside in {aside}.", stacklevel=2
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_round_orders"}

@@ -178,7 +178,9 @@ class SkillOrder:
         sizes[-1] = num_rows - BLOCK_ROWS * (num_blocks - 1)
         ends = np.cumsum(sizes[blocks])
         found = []
-        for at in range(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop, side="left")) + 1):
+        for at in range(
+            int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop, side="left")) + 1
+        ):
             block, end = int(blocks[at]), int(ends[at])
             inside = permutation(int(sizes[block]), *self.labels, epoch, shard, block)
             begin = end - len(inside)

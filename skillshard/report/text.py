@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from skillshard import artefact, storage
+from skillshard import artefact
+from skillshard import tags as tags_module
 from skillshard.mixing.ledger import DirectoryLedger, RoundRecord, RunRecord, read_record, verify_ledger
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards.read import ShardSet, SkillShards
-from skillshard import tags as tags_module
 from skillshard.tags import Tags
 
 
@@ -32,18 +32,32 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
     kind = artefact.kind(place)
     if kind == tags_module.MANIFEST:
         tags = Tags.open(place)
-        return tags.verify(), f"{place}: {len(tags.manifest.parts):,} parts, {tags.manifest.num_rows:,} rows, all as the manifest says."
+        return (
+            tags.verify(),
+            f"{place}: {len(tags.manifest.parts):,} parts, {tags.manifest.num_rows:,} rows, all as the manifest says.",
+        )
     if kind == shards_manifest.MANIFEST:
         shards = ShardSet.open(place)
         num = sum(len(skill.train.number) + len(skill.holdout.number) for skill in shards.manifest.skills)
-        return shards.verify(), f"{place}: {num:,} shards, {shards.manifest.num_train + shards.manifest.num_holdout:,} samples, all as the manifest says."
+        return (
+            shards.verify(),
+            f"{place}: {num:,} shards, {shards.manifest.num_train + shards.manifest.num_holdout:,} samples, all as the manifest says.",
+        )
     ledger = DirectoryLedger(place)
     return verify_ledger(ledger), f"{place}: {len(ledger.names('rounds')):,} rounds follow from one another."
 
 
 def show_tags(tags: Tags) -> None:
     manifest = tags.manifest
-    rows = [(skill.name, f"{skill.num_samples:,}", share(skill.num_samples, manifest.num_tagged), size(skill.num_text_bytes)) for skill in manifest.skills]
+    rows = [
+        (
+            skill.name,
+            f"{skill.num_samples:,}",
+            share(skill.num_samples, manifest.num_tagged),
+            size(skill.num_text_bytes),
+        )
+        for skill in manifest.skills
+    ]
     print_table(("skill", "samples", "share", "text"), rows)
     aside = _set_aside(manifest.set_aside)
     Console().print(
@@ -122,4 +136,6 @@ def _shard_cells(shards: SkillShards | None) -> tuple[str, str, str]:
 
 def _set_aside(reasons: dict[str, int]) -> str:
     total = sum(reasons.values())
-    return f"{total:,} set aside" + (f" ({', '.join(f'{name} {count:,}' for name, count in sorted(reasons.items()))})" if reasons else "")
+    return f"{total:,} set aside" + (
+        f" ({', '.join(f'{name} {count:,}' for name, count in sorted(reasons.items()))})" if reasons else ""
+    )

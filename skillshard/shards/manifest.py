@@ -23,6 +23,16 @@ INDEX_DTYPE = np.dtype([("text_start", "<u8"), ("text_bytes", "<u4"), ("json_byt
 TAR_BLOCK = 512
 
 
+class SampleMember(BaseModel):
+    """The JSON member of a sample (KEY.json); its text is the member KEY.txt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(description="the sample's id, as in the corpus")
+    skill: str
+    meta: dict[str, Any] = Field(description="whatever else the corpus says of the sample")
+
+
 class ShardColumns(BaseModel):
     """The shards of one skill and split, one list per property, all of the same length."""
 
@@ -59,7 +69,9 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal["skillshard/manifest/1"] = Field("skillshard/manifest/1", alias="schema")
-    made_from: dict[str, Any] = Field(description="command, arguments and inputs (names and sizes) that determine the bytes")
+    made_from: dict[str, Any] = Field(
+        description="command, arguments and inputs (names and sizes) that determine the bytes"
+    )
     skills: list[ManifestSkill] = Field(description="in the order of their names")
     num_rows: int = Field(ge=0, description="rows of the corpus = num_train + num_holdout + those set aside")
     num_train: int = Field(ge=0)

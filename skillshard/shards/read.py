@@ -126,7 +126,9 @@ class SkillShards:
                 f"{index_name(name)} has digest {digest} but the manifest says {self.columns.index_digest[shard]}: "
                 f"damaged or edited file. {remedy}"
             )
-        index = np.frombuffer(raw, INDEX_DTYPE, offset=len(raw) - self.columns.num_samples[shard] * INDEX_DTYPE.itemsize)
+        index = np.frombuffer(
+            raw, INDEX_DTYPE, offset=len(raw) - self.columns.num_samples[shard] * INDEX_DTYPE.itemsize
+        )
         return OpenShard(data, index)
 
     def __getstate__(self) -> dict[str, object]:
@@ -143,7 +145,9 @@ class SkillShards:
                 continue
             got = storage.digest(memoryview(opened.data))
             if got != expected:
-                faults.append(f"{self.name(shard)} has digest {got} but the manifest says {expected}: damaged or edited file.")
+                faults.append(
+                    f"{self.name(shard)} has digest {got} but the manifest says {expected}: damaged or edited file."
+                )
             elif opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
                 faults.append(f"{self.name(shard)} does not end as a tar does.")
         return faults
@@ -168,7 +172,9 @@ class ShardSet:
         """Open shards by their directory; ShardError if they are not finished or not shards."""
         root = storage.local_path(place)
         if not (root / MANIFEST).exists():
-            raise ShardError(f"{root} holds no finished shards: {MANIFEST} is not there. Run 'skillshard shard' to its end.")
+            raise ShardError(
+                f"{root} holds no finished shards: {MANIFEST} is not there. Run 'skillshard shard' to its end."
+            )
         raw = (root / MANIFEST).read_bytes()
         try:
             manifest = Manifest.model_validate(storage.from_json(raw, root / MANIFEST))
@@ -216,4 +222,6 @@ class ShardSet:
         def shards(skill: ManifestSkill) -> SkillShards:
             return SkillShards(self.root, skill.name, split, skill.folder, getattr(skill, split))
 
-        return MappingProxyType({skill.name: shards(skill) for skill in self.manifest.skills if getattr(skill, split).number})
+        return MappingProxyType(
+            {skill.name: shards(skill) for skill in self.manifest.skills if getattr(skill, split).number}
+        )

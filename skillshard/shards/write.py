@@ -26,11 +26,11 @@ import xxhash
 
 from skillshard import artefact, storage
 from skillshard.corpus import Corpus, Partition, PartitionReader, Sample
-from skillshard.errors import ShardError, TagsError
+from skillshard.errors import ShardError, StorageError, TagsError
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.shards.manifest import MANIFEST, SPLITS, Manifest, Split, folder_names, index_name, shard_name
 from skillshard.shards.tar import index_of, tar_bytes_of, tar_chunks
-from skillshard.tags import TagRow, Tags, part_place, read_part, rejected_place
+from skillshard.tags import Tags, part_place, read_part, rejected_place
 
 HASH_SPACE = 1 << 64
 SORT_BYTES = 256 << 20
@@ -102,7 +102,7 @@ def write_shards(
         return Manifest.model_validate(storage.read_json(Path(out) / MANIFEST))
     try:
         return _write(corpus, tags, work, made_from, where, on_stage)
-    except (FileNotFoundError, storage.StorageError):
+    except (FileNotFoundError, StorageError):
         if artefact.begin(out, MANIFEST, made_from, corpus.mtimes_ns) is None:
             return Manifest.model_validate(storage.read_json(Path(out) / MANIFEST))
         raise
@@ -125,9 +125,17 @@ def _write(
     shards = plan(sorted_parts, len(skills), arguments["shard_bytes"], arguments["holdout"])
     folders = folder_names(skills)
     scratch = [str(work.scratch(f"{at:06d}")) for at in range(len(units))]
-    chunks = [f"{folder}/{chunk:03d}" for folder, part in zip(scratch, sorted_parts, strict=True) for chunk in range(part["chunks"])]
-    groups = keyed({"out": str(work.out), "chunks": chunks, "folders": folders, "shards": group} for group in _groups(shards))
-    written = run(write_group, groups, where=where, records=work.records("write"), on_done=on_stage("writing", len(groups)))
+    chunks = [
+        f"{folder}/{chunk:03d}"
+        for folder, part in zip(scratch, sorted_parts, strict=True)
+        for chunk in range(part["chunks"])
+    ]
+    groups = keyed(
+        {"out": str(work.out), "chunks": chunks, "folders": folders, "shards": group} for group in _groups(shards)
+    )
+    written = run(
+        write_group, groups, where=where, records=work.records("write"), on_done=on_stage("writing", len(groups))
+    )
     _copy_rejected(tags, work.out)
     manifest = _manifest(made_from, tags, skills, folders, [shard for record in written for shard in record["shards"]])
     work.finish(manifest.model_dump(by_alias=True))
@@ -174,11 +182,11 @@ def sort_partition(
     sizes: dict[str, list[int]] = {}
     chunks = 0
     waiting = _Waiting()
-    for sample, tag in _zip_tags(partition, tags_part, expected_digest, reading):
+    for sample, skill in _zip_tags(partition, tags_part, expected_digest, reading):
         hashed = xxhash.xxh3_64_intdigest(sample.id.encode())
-        text, json = sample.text.encode(), member_json(sample, tag.skill)
-        _count(sizes, str(index[tag.skill]), tar_bytes_of(len(text), len(json)), hashed)
-        waiting.add(index[tag.skill], hashed, text, json)
+        text, json = sample.text.encode(), member_json(sample, skill)
+        _count(sizes, str(index[skill]), tar_bytes_of(len(text), len(json)), hashed)
+        waiting.add(index[skill], hashed, text, json)
         if waiting.num_bytes >= SORT_BYTES:
             waiting.write(f"{scratch}/{chunks:03d}")
             chunks, waiting = chunks + 1, _Waiting()
@@ -195,15 +203,15 @@ def member_json(sample: Sample, skill: str) -> bytes:
 
 def _zip_tags(
     partition: Partition, tags_part: str, expected_digest: str, reading: Mapping[str, Any]
-) -> Iterator[tuple[Sample, TagRow]]:
+) -> Iterator[tuple[Sample, str]]:
     reader = PartitionReader(partition, **reading)
     rows = read_part(tags_part)
     for row, tag in zip_longest(reader, rows):
         if tag is not None and row is not None and tag.reason is not None:
             continue
-        if tag is None or not isinstance(row, Sample) or tag.id != row.id:
+        if tag is None or tag.skill is None or not isinstance(row, Sample) or tag.id != row.id:
             raise _changed(partition, tags_part)
-        yield row, tag
+        yield row, tag.skill
     if reader.digest() != expected_digest:
         raise _changed(partition, tags_part)
 
@@ -240,7 +248,7 @@ class _Waiting:
     def write(self, place: str) -> None:
         """Two files: PLACE.npy, the sorted index, and PLACE.data, the texts and JSONs in that order."""
         hashes = np.array(self.hashes, np.uint64)
-        order = np.lexsort((hashes, self.skills))
+        order = np.lexsort((hashes, np.array(self.skills)))
         index = np.empty(len(order), SORTED_DTYPE)
         index["skill"], index["hash"] = np.array(self.skills)[order], hashes[order]
         index["text_bytes"] = np.array([len(text) for text in self.texts])[order]
@@ -262,13 +270,16 @@ def plan(sorted_parts: Sequence[Record], num_skills: int, shard_bytes: int, hold
     for skill in range(num_skills):
         found = [part["skills"][str(skill)] for part in sorted_parts if str(skill) in part["skills"]]
         num_bytes = sum(sizes[1] for sizes in found)
-        cut = holdout_cut([sizes[0] for sizes in found], [sizes[2] for sizes in found], [sizes[3] for sizes in found], holdout)
+        cut = holdout_cut(
+            [sizes[0] for sizes in found], [sizes[2] for sizes in found], [sizes[3] for sizes in found], holdout
+        )
         for split, low, high in zip(SPLITS, (cut, 0), (HASH_SPACE, cut), strict=True):
             expected = num_bytes * (high - low) // HASH_SPACE
             num = max(1, round(expected / shard_bytes)) if high > low else 0
             bounds = [low + (high - low) * at // num for at in range(num)] + [high]
             shards += [
-                ShardPlan(len(shards) + at, skill, split, at, bounds[at], bounds[at + 1], expected // num) for at in range(num)
+                ShardPlan(len(shards) + at, skill, split, at, bounds[at], bounds[at + 1], expected // num)
+                for at in range(num)
             ]
     return shards
 
@@ -342,7 +353,9 @@ def _collect(chunks: list[str], shard: ShardPlan) -> tuple[np.ndarray, list[byte
         first, last = np.searchsorted(index["skill"], [shard.skill, shard.skill + 1])
         within = index["hash"][first:last]
         begin = int(first) + int(np.searchsorted(within, np.uint64(shard.low)))
-        end = int(first) + (len(within) if shard.high == HASH_SPACE else int(np.searchsorted(within, np.uint64(shard.high))))
+        end = int(first) + (
+            len(within) if shard.high == HASH_SPACE else int(np.searchsorted(within, np.uint64(shard.high)))
+        )
         if begin == end:
             continue
         rows = np.array(index[begin:end])
@@ -351,7 +364,9 @@ def _collect(chunks: list[str], shard: ShardPlan) -> tuple[np.ndarray, list[byte
         with open(f"{chunk}.data", "rb") as file:
             file.seek(base)
             data = file.read(int(rows["start"][-1]) + int(rows["text_bytes"][-1]) + int(rows["json_bytes"][-1]) - base)
-        for start, text, json in zip(*((rows[name]).tolist() for name in ("start", "text_bytes", "json_bytes")), strict=True):
+        for start, text, json in zip(
+            *((rows[name]).tolist() for name in ("start", "text_bytes", "json_bytes")), strict=True
+        ):
             at = start - base
             texts.append(data[at : at + text])
             jsons.append(data[at + text : at + text + json])

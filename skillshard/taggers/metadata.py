@@ -33,9 +33,14 @@ class Metadata:
         for field in self.fields:
             value = lookup(sample, field)
             if value is MISSING or value is None or value == "":
-                return Untagged("missing-field", f"field {field!r} is missing or empty (meta has {', '.join(sample.meta) or 'nothing'})")
+                return Untagged(
+                    "missing-field",
+                    f"field {field!r} is missing or empty (meta has {', '.join(sample.meta) or 'nothing'})",
+                )
             if not isinstance(value, (str, int)):
-                return Untagged("wrong-type", f"field {field!r} is a {type(value).__name__}, a skill is a string or an integer")
+                return Untagged(
+                    "wrong-type", f"field {field!r} is a {type(value).__name__}, a skill is a string or an integer"
+                )
             values.append(str(value))
         return Tag(JOIN.join(values))
 

@@ -11,8 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
-from pathlib import Path
+from itertools import islice, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ import xxhash
 
 from skillshard import artefact, storage
 from skillshard.corpus import Corpus, Partition, PartitionReader, Rejection, Sample, line_numbers
-from skillshard.errors import CorpusError, TagsError
+from skillshard.errors import CorpusError, StorageError, TagsError
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.taggers.tagger import Tag, Tagger, Untagged
 from skillshard.tags import MANIFEST, TagRow, Tags, TagsManifest, part_place, rejected_place, write_part
@@ -81,7 +80,7 @@ def tag_corpus(
     if work is not None:
         try:
             _tag(corpus, tagger, work, made_from, where, on_stage)
-        except (FileNotFoundError, storage.StorageError):
+        except (FileNotFoundError, StorageError):
             if artefact.begin(out, MANIFEST, made_from, corpus.mtimes_ns) is not None:
                 raise
     return Tags.open(out)
@@ -97,13 +96,26 @@ def _tag(
 ) -> None:
     arguments = made_from["arguments"]
     partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
-    common = {"tagger": tagger, "out": str(work.out), "on_bad_sample": arguments["on_bad_sample"], "reading": arguments["reading"]}
-    units = keyed({**common, "partition": partition, "hashes": str(work.scratch(f"{at:06d}.npy"))} for at, partition in enumerate(partitions))
-    records = run(tag_partition, units, where=where, records=work.records("tag"), on_done=on_stage("tagging", len(units)))
+    common = {
+        "tagger": tagger,
+        "out": str(work.out),
+        "on_bad_sample": arguments["on_bad_sample"],
+        "reading": arguments["reading"],
+    }
+    units = keyed(
+        {**common, "partition": partition, "hashes": str(work.scratch(f"{at:06d}.npy"))}
+        for at, partition in enumerate(partitions)
+    )
+    records = run(
+        tag_partition, units, where=where, records=work.records("tag"), on_done=on_stage("tagging", len(units))
+    )
     duplicates = _duplicates(units, records, work, where)
     if duplicates and arguments["on_bad_sample"] == "stop":
         raise CorpusError(_duplicate_sentence(duplicates, partitions, arguments["reading"]))
-    again = {at: [later for later in duplicates if later["part"] == at] for at in sorted({later["part"] for later in duplicates})}
+    again = {
+        at: [later for later in duplicates if later["part"] == at]
+        for at in sorted({later["part"] for later in duplicates})
+    }
     if again:
         repeated = [
             Unit(units[at].key, {**units[at].arguments, "duplicates": {str(row["row"]): row["id"] for row in rows}})
@@ -141,15 +153,14 @@ def tag_partition(
 
     def rows() -> Iterator[TagRow]:
         for number, (row, outcome) in enumerate(_tagged(iter(reader), tagger)):
-            if str(number) in duplicates:
-                outcome = Untagged("duplicate-id", f"id {duplicates[str(number)]!r} stands earlier in the corpus")
-            if isinstance(row, Rejection) or not isinstance(outcome, Tag):
-                rejection = row if isinstance(row, Rejection) else _rejection(partition, row, outcome)
+            rejection = _refusal(partition, row, outcome, is_duplicate=str(number) in duplicates)
+            if rejection is not None:
                 if on_bad_sample == "stop":
                     raise CorpusError(_located([(number, rejection)], partition, reading)[0].sentence())
                 refused.append((number, rejection))
                 yield TagRow(rejection.id, None, None, rejection.reason)
                 continue
+            assert isinstance(row, Sample) and isinstance(outcome, Tag)
             found = counts.setdefault(outcome.skill, [0, 0])
             found[0] += 1
             found[1] += len(row.text.encode())
@@ -177,19 +188,30 @@ def tag_partition(
 
 def _tagged(
     reader: Iterator[Sample | Rejection], tagger: Tagger
-) -> Iterator[tuple[Sample | Rejection, Tag | Untagged | None]]:
+) -> Iterator[tuple[Sample, Tag | Untagged] | tuple[Rejection, None]]:
     """Every row with its outcome; samples are handed to the tagger some at a time."""
     while rows := list(islice(reader, SAMPLES_AT_ONCE)):
         samples = [row for row in rows if isinstance(row, Sample)]
         outcomes = iter(tagger.tag(samples))
         for row in rows:
-            yield row, next(outcomes) if isinstance(row, Sample) else None
+            if isinstance(row, Sample):
+                yield row, next(outcomes)
+            else:
+                yield row, None
 
 
-def _rejection(partition: Partition, sample: Sample, outcome: Untagged | None) -> Rejection:
-    assert outcome is not None
-    raw = orjson.dumps({"id": sample.id, "text": sample.text, "meta": sample.meta}).decode()
-    return Rejection(partition.name, None, outcome.reason, outcome.detail, sample.id, raw)
+def _refusal(
+    partition: Partition, row: Sample | Rejection, outcome: Tag | Untagged | None, *, is_duplicate: bool
+) -> Rejection | None:
+    """Why a row is set aside, its line not yet known; None if it has a skill."""
+    if isinstance(row, Rejection):
+        return row
+    if is_duplicate:
+        outcome = Untagged("duplicate-id", f"id {row.id!r} stands earlier in the corpus")
+    if not isinstance(outcome, Untagged):
+        return None
+    raw = orjson.dumps({"id": row.id, "text": row.text, "meta": row.meta}).decode()
+    return Rejection(partition.name, None, outcome.reason, outcome.detail, row.id, raw)
 
 
 def _located(
@@ -212,7 +234,8 @@ def _duplicates(units: Sequence[Unit], records: Sequence[Record], work: artefact
     bounds = [(1 << 64) * at // num_ranges for at in range(num_ranges + 1)]
     hashes = [unit.arguments["hashes"] for unit in units]
     ranges = keyed(
-        {"hashes": hashes, "parts": str(work.out), "low": low, "high": high} for low, high in zip(bounds, bounds[1:], strict=False)
+        {"hashes": hashes, "parts": str(work.out), "low": low, "high": high}
+        for low, high in pairwise(bounds)
     )
     found = run(find_duplicates, ranges, where=where, records=work.records("duplicates"))
     return sorted((row for record in found for row in record["rows"]), key=lambda row: (row["part"], row["row"]))
@@ -233,7 +256,9 @@ def find_duplicates(hashes: Sequence[str], parts: str, low: int, high: int) -> R
     for (part_number, row), identity in sorted(_ids_at(parts, wanted).items()):
         first = first_of.setdefault(identity, (part_number, row))
         if first != (part_number, row):
-            later.append({"part": part_number, "row": row, "id": identity, "first_part": first[0], "first_row": first[1]})
+            later.append(
+                {"part": part_number, "row": row, "id": identity, "first_part": first[0], "first_row": first[1]}
+            )
     return {"rows": later}
 
 
@@ -247,7 +272,7 @@ def _ids_at(parts: str, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, in
     by_part: dict[int, list[int]] = {}
     for part, row in wanted:
         by_part.setdefault(part, []).append(row)
-    found = {}
+    found: dict[tuple[int, int], str] = {}
     for part, rows in by_part.items():
         ids = pq.read_table(part_place(parts, part), columns=["id"])["id"].take(rows).to_pylist()
         found.update(zip(((part, row) for row in rows), ids, strict=True))
@@ -292,10 +317,14 @@ def _manifest(made_from: dict[str, Any], partitions: Sequence[Partition], record
     return TagsManifest(
         made_from=made_from,
         parts=[
-            {"file": partition.name, "start": partition.start, "stop": partition.stop} | {name: record[name] for name in fields}
+            {"file": partition.name, "start": partition.start, "stop": partition.stop}
+            | {name: record[name] for name in fields}
             for partition, record in zip(partitions, records, strict=True)
         ],
-        skills=[{"name": name, "num_samples": found[0], "num_text_bytes": found[1]} for name, found in sorted(skills.items())],
+        skills=[
+            {"name": name, "num_samples": found[0], "num_text_bytes": found[1]}
+            for name, found in sorted(skills.items())
+        ],
         num_rows=sum(record["num_rows"] for record in records),
         num_tagged=sum(found[0] for found in skills.values()),
         set_aside=set_aside,

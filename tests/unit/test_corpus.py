@@ -510,7 +510,7 @@ def test_a_glob_is_expanded_here(pattern: str, names: list[str], tree: Path) -> 
         (
             ["empty"],
             (
-                "{tree}/empty: no corpus files found. Looked for names that end in .jsonl .ndjson .json .jsonl.gz .ndjson.gz "
+                "{tree}/empty: no corpus files found. Looked for names that end in "
                 ".json.gz .jsonl.zst .ndjson.zst .json.zst .parquet .arrow .feather .tar, hidden files left out. Check the "
                 "path, or convert the files to one of these formats."
             ),

@@ -1,0 +1,46 @@
+"""The JSON Schema of everything on disk, from the models that read and write it.
+
+`python -m skillshard.schemas schemas` writes them; a test holds the committed files equal to what this gives. A schema never
+changes in place: it gets a new version.
+"""
+
+import sys
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from skillshard import storage
+from skillshard.corpus import Rejection
+from skillshard.graph.skill_graph import GraphFile
+from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.mixer import MixerState
+from skillshard.shards.manifest import Manifest, SampleMember
+from skillshard.tags import TagsManifest
+
+_MODELS: dict[str, Any] = {
+    "graph-1": GraphFile,
+    "manifest-1": Manifest,
+    "mixer-1": MixerState,
+    "observation-1": ObservationRecord,
+    "rejection-1": Rejection,
+    "round-1": RoundRecord,
+    "run-1": RunRecord,
+    "sample-1": SampleMember,
+    "tags-1": TagsManifest,
+}
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """File name without suffix -> JSON Schema (draft 2020-12)."""
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return {name: dialect | TypeAdapter(model).json_schema(by_alias=True) for name, model in _MODELS.items()}
+
+
+def write(folder: str) -> None:
+    """Write every schema as FOLDER/NAME.json."""
+    for name, schema in schemas().items():
+        storage.write_bytes(storage.join(folder, f"{name}.json"), storage.to_json(schema))
+
+
+if __name__ == "__main__":
+    write(sys.argv[1])
