@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,7 +85,7 @@ class Tags:
     manifest: TagsManifest
 
     @classmethod
-    def open(cls, place: str | os.PathLike[str]) -> Self:
+    def open(cls, place: str | os.PathLike[str]) -> "Tags":
         """Open tags by their directory; TagsError if they are not finished or not tags."""
         folder = storage.local_path(place)
         if not (folder / MANIFEST).exists():

@@ -9,7 +9,7 @@ import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import orjson
 import pyarrow as pa
@@ -42,6 +42,7 @@ _BINARY_MAGIC: dict[bytes, str] = {
 _CODEC_ERRORS = ("Truncated compressed stream", "zlib inflate failed", "ZSTD decompress failed")
 
 
+@runtime_checkable
 class Source(Protocol):
     """Bytes in order. `damage` is set once they end before their time."""
 

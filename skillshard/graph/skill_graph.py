@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -67,12 +67,12 @@ class SkillGraph:
         object.__setattr__(self, "edges", matrix)
 
     @classmethod
-    def identity(cls, skills: Sequence[str]) -> Self:
+    def identity(cls, skills: Sequence[str]) -> "SkillGraph":
         """Each skill helps itself alone: SKILL-IT with it reweights by loss, without a graph."""
         return cls(skills, skills, np.eye(len(skills)))
 
     @classmethod
-    def chain(cls, skills: Sequence[str], *, edge: float = 0.5) -> Self:
+    def chain(cls, skills: Sequence[str], *, edge: float = 0.5) -> "SkillGraph":
         """Each skill helps itself (1) and the next one (`edge`): the LEGO task's definition, in the order of its chain.
 
         >>> SkillGraph.chain(("a", "b")).edges.tolist()
@@ -81,7 +81,7 @@ class SkillGraph:
         return cls(skills, skills, np.eye(len(skills)) + edge * np.eye(len(skills), k=1))
 
     @classmethod
-    def open(cls, place: str | os.PathLike[str]) -> Self:
+    def open(cls, place: str | os.PathLike[str]) -> "SkillGraph":
         """Read a graph from its JSON file."""
         try:
             file = GraphFile.model_validate(storage.read_json(place))

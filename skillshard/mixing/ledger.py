@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -77,6 +77,7 @@ class RoundRecord(LedgerRecord):
     previous: str = Field(description="digest of the round before; of run.json for round 0")
 
 
+@runtime_checkable
 class Ledger(Protocol):
     """Named byte strings that are written once. Names are paths with `/`."""
 

@@ -59,6 +59,7 @@ class Policy(Protocol):
         """Weights over the training skills, in their order: non-negative, sum 1."""
 
 
+@runtime_checkable
 class Transform(Protocol):
     """A pure function on weights, chained after a policy."""
 

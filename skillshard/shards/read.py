@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
 
 import numpy as np
 import orjson
@@ -168,7 +167,7 @@ class ShardSet:
     digest: str
 
     @classmethod
-    def open(cls, place: str | os.PathLike[str]) -> Self:
+    def open(cls, place: str | os.PathLike[str]) -> "ShardSet":
         """Open shards by their directory; ShardError if they are not finished or not shards."""
         root = storage.local_path(place)
         if not (root / MANIFEST).exists():

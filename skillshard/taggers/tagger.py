@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from skillshard.corpus import Reason, Sample
 
@@ -23,6 +23,7 @@ class Untagged:
     detail: str
 
 
+@runtime_checkable
 class Tagger(Protocol):
     """Gives every sample a skill. Picklable; a pure function of the samples that it is given together."""
 

@@ -24,6 +24,9 @@ GOOD = b'{"id": "a", "text": "one"}\n'
 SET_ASIDE = "set such samples aside with --on-bad-sample set-aside."
 OTHER_FIELD = f"Mend the row, name another field with --id-field or --text-field, or {SET_ASIDE}"
 REST_ASIDE = "Fetch or write the file again, or set the rest of it aside with --on-bad-sample set-aside."
+SUFFIXES = (
+    ".jsonl .ndjson .json .jsonl.gz .ndjson.gz .json.gz .jsonl.zst .ndjson.zst .json.zst .parquet .arrow .feather .tar"
+)
 RENAME = "Rename or rewrite the file, or set it aside with --on-bad-sample set-aside."
 
 
@@ -511,16 +514,12 @@ def test_a_glob_is_expanded_here(pattern: str, names: list[str], tree: Path) -> 
             ["empty"],
             (
                 "{tree}/empty: no corpus files found. Looked for names that end in "
-                ".json.gz .jsonl.zst .ndjson.zst .json.zst .parquet .arrow .feather .tar, hidden files left out. Check the "
-                "path, or convert the files to one of these formats."
+                f"{SUFFIXES}, hidden files left out. Check the path, or convert the files to one of these formats."
             ),
         ),
         (
             ["CORPUS.md"],
-            (
-                "{tree}/CORPUS.md: unknown suffix. Known are .jsonl .ndjson .json .jsonl.gz .ndjson.gz .json.gz .jsonl.zst "
-                ".ndjson.zst .json.zst .parquet .arrow .feather .tar. Rename or convert the file."
-            ),
+            (f"{{tree}}/CORPUS.md: unknown suffix. Known are {SUFFIXES}. Rename or convert the file."),
         ),
         (
             ["b.jsonl", "."],
@@ -529,8 +528,8 @@ def test_a_glob_is_expanded_here(pattern: str, names: list[str], tree: Path) -> 
         (
             ["b.jsonl", "twin/b.jsonl"],
             (
-                "Two files have the name 'b.jsonl' in the corpus: {tree}/b.jsonl, {tree}/twin/b.jsonl. Name the directory "
-                "above both, so that their names tell them apart, or rename one."
+                "Two files have the name 'b.jsonl' in the corpus: {tree}/b.jsonl, {tree}/twin/b.jsonl. "
+                "Name the directory above both, so that their names tell them apart, or rename one."
             ),
         ),
     ],

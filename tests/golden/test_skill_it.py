@@ -1,0 +1,67 @@
+"""SKILL-IT against the authors' code: its weights for the losses of its own scripts."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.policies import Observation, skill_it
+from tests.conftest import SHARED
+
+GOLDEN = SHARED / "golden"
+
+
+def golden(name: str) -> Any:
+    path = GOLDEN / name
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine; test_the_golden_rule_by_hand runs everywhere")
+    return json.loads(path.read_text())
+
+
+def weights_after(graph: list[list[float]], seen: list[list[float]] | None, **arguments: Any) -> np.ndarray:
+    """Weights of our policy once it has observed `seen`, oldest first."""
+    rows = tuple(f"train-{at}" for at in range(len(graph)))
+    columns = tuple(f"eval-{at}" for at in range(len(graph[0])))
+    policy = skill_it(SkillGraph(rows, columns, graph), **arguments)
+    state = policy.init(rows)
+    for step, losses in enumerate(seen or []):
+        state = policy.observe(state, Observation(step, dict(zip(columns, losses, strict=True))))
+    return policy.weights(state)
+
+
+def test_the_official_scripts_weights_are_matched() -> None:
+    found = golden("skillit_official_scripts.json")
+    num_compared = 0
+    for case in found["cases"]:
+        for row in case["rounds"]:
+            window = row["window_losses"]
+            if window is not None and "target_idxs" in case:
+                window = [[losses[at] for at in case["target_idxs"]] for losses in window]
+            ours = weights_after(
+                case["graph_effective"], window, eta=case["eta"], window=case["window"], reduce=case["window_reduce"]
+            )
+            np.testing.assert_allclose(ours, row["weights"], rtol=0, atol=1e-9, err_msg=f"{case['name']} {row}")
+            num_compared += 1
+    assert num_compared >= 6
+
+
+def test_the_real_losses_of_the_lego_run_give_its_weights() -> None:
+    case = golden("skillit_lego_real_losses.json")
+    losses = {int(step): values for step, values in case["losses"].items()}
+    for step, expected in case["weights_official_code"].items():
+        before = [losses[at] for at in sorted(losses) if at < int(step)]
+        ours = weights_after(
+            case["graph_effective"], before, eta=case["eta"], window=case["window"], reduce=case["window_reduce"]
+        )
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-9, err_msg=f"step {step}")
+
+
+def test_the_golden_rule_by_hand() -> None:
+    graph = [[1.0, 0.5], [0.0, 1.0]]
+    scores = 0.5 * np.array(graph) @ np.array([0.2 + 0.3, 0.9 + 0.4])
+    expected = np.exp(scores) / np.exp(scores).sum()
+    np.testing.assert_allclose(
+        weights_after(graph, [[5.0, 5.0], [0.2, 0.9], [0.3, 0.4]], eta=0.5, window=2), expected, atol=1e-12
+    )

@@ -1,0 +1,109 @@
+"""The order is a pure function, and keeps its promises for all inputs."""
+
+import math
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skillshard.mixing.order import (
+    BLOCK_ROWS,
+    SCALE_BITS,
+    SkillOrder,
+    fixed_point,
+    interleave,
+    permutation,
+    quotas,
+)
+
+raw_weights = st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda found: sum(found) > 1e-6)
+
+
+def weights_of(raw: list[float]) -> np.ndarray:
+    return np.array(raw) / sum(raw)
+
+
+@given(raw_weights)
+def test_fixed_point_weights_sum_to_one_exactly_and_are_off_by_less_than_two_units(raw: list[float]) -> None:
+    weights = weights_of(raw)
+    fixed = fixed_point(weights)
+    assert fixed.sum() == 1 << SCALE_BITS
+    assert np.all(np.abs(fixed - weights * 2**SCALE_BITS) < 2)
+    assert np.all(fixed >= 0)
+
+
+@given(st.lists(raw_weights, min_size=1, max_size=20), st.integers(1, 5000))
+def test_counts_of_every_round_are_within_one_sample_of_its_weights(rounds: list[list[float]], num_draws: int) -> None:
+    num_skills = len(rounds[0])
+    carry = np.zeros(num_skills, np.int64)
+    owed = np.zeros(num_skills)
+    for raw in rounds:
+        if len(raw) != num_skills:
+            continue
+        fixed = fixed_point(weights_of(raw))
+        counts, carry = quotas(fixed, carry, num_draws)
+        exact = fixed / 2**SCALE_BITS * num_draws
+        assert counts.sum() == num_draws
+        assert np.all(np.abs(counts - exact) < 1)
+        assert np.all(counts[fixed == 0] == 0)
+        assert carry.sum() == 0
+        owed += exact - counts
+        assert np.allclose(owed, carry / 2**SCALE_BITS, atol=1e-6)
+        assert owed.max() < 1 + math.log(num_skills) + 1e-6
+
+
+@given(raw_weights, st.integers(1, 97))
+def test_with_constant_weights_no_skill_is_ever_two_samples_off(raw: list[float], num_draws: int) -> None:
+    fixed = fixed_point(weights_of(raw))
+    carry = np.zeros(len(raw), np.int64)
+    for _ in range(200):
+        _, carry = quotas(fixed, carry, num_draws)
+        assert np.all(np.abs(carry) < 2 << SCALE_BITS)
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=9).filter(lambda counts: sum(counts) > 0), st.integers(0, 99))
+def test_a_round_holds_its_counts_and_every_prefix_is_close_to_its_share(counts: list[int], key: int) -> None:
+    num_draws, num_skills = sum(counts), len(counts)
+    skill, slot = interleave(np.array(counts), "test", key)
+    assert np.bincount(skill, minlength=num_skills).tolist() == counts
+    assert sorted(slot.tolist()) == list(range(num_draws))
+    for number, count in enumerate(counts):
+        assert np.all(np.diff(slot[skill == number]) == 1)
+        so_far = np.cumsum(skill == number)
+        expected = count * np.arange(1, num_draws + 1) / num_draws
+        assert np.all(np.abs(so_far - expected) < 1 + num_skills * count / num_draws + 1e-9)
+
+
+@given(st.integers(1, 5000), st.integers(0, 99))
+def test_a_permutation_holds_every_number_once(num: int, key: int) -> None:
+    assert sorted(permutation(num, "test", key).tolist()) == list(range(num))
+
+
+@given(st.lists(st.integers(1, 3 * BLOCK_ROWS), min_size=1, max_size=5), st.integers(0, 99), st.integers(0, 3))
+@settings(max_examples=50)
+def test_every_epoch_of_a_skill_holds_every_sample_once(shard_rows: list[int], seed: int, epoch: int) -> None:
+    order = SkillOrder(np.array(shard_rows), (seed, "add"))
+    num = order.num_samples
+    shards, rows = order.rows(epoch * num, (epoch + 1) * num)
+    assert sorted(zip(shards.tolist(), rows.tolist(), strict=True)) == [
+        (shard, row) for shard, num_rows in enumerate(shard_rows) for row in range(num_rows)
+    ]
+
+
+@given(st.lists(st.integers(1, 2500), min_size=1, max_size=4), st.data())
+@settings(max_examples=50)
+def test_a_skill_can_be_read_from_any_position(shard_rows: list[int], data: st.DataObject) -> None:
+    num = sum(shard_rows)
+    start = data.draw(st.integers(0, 3 * num))
+    stop = data.draw(st.integers(start, start + 2 * num))
+    whole = np.stack(SkillOrder(np.array(shard_rows), (0, "add")).rows(0, 5 * num))
+    part = np.stack(SkillOrder(np.array(shard_rows), (0, "add")).rows(start, stop))
+    assert np.array_equal(part, whole[:, start:stop])
+
+
+def test_epochs_differ_and_so_do_seeds_and_skills() -> None:
+    def first(*labels: str | int, epoch: int = 0) -> list[int]:
+        return SkillOrder(np.array([500]), labels).rows(epoch * 500, epoch * 500 + 500)[1].tolist()
+
+    orders = [first(0, "add"), first(1, "add"), first(0, "carry"), first(0, "add", epoch=1)]
+    assert all(one != other for at, one in enumerate(orders) for other in orders[:at])
