@@ -64,19 +64,22 @@ def begin(
         StorageError: `out` holds something else; the sentence says what differs.
     """
     folder = storage.local_path(out)
+    # In this order, so that another run of the same command, which writes job.json first and removes it after the
+    # manifest, is never taken for something foreign.
+    there = _names_in(folder)
+    begun = _begun(folder)
     if (folder / manifest).exists():
-        _refuse_other(folder, storage.read_json(folder / manifest)["made_from"], made_from)
+        _refuse_other(folder, _made_from(folder, manifest), made_from)
         _refuse_changed(folder, (folder / manifest).stat().st_mtime_ns, mtimes_ns)
         _clean(folder)
         return None
-    job = {"made_from": made_from, "mtimes_ns": dict(mtimes_ns)}
-    if (folder / ".work" / "job.json").exists():
-        begun = storage.read_json(folder / ".work" / "job.json")
-        _refuse_other(folder, begun["made_from"], made_from)
-        _refuse_other(folder, begun["mtimes_ns"], job["mtimes_ns"])
+    if begun is None:
+        _refuse_foreign(folder, there)
+        job = {"made_from": made_from, "mtimes_ns": dict(mtimes_ns)}
+        storage.write_bytes(folder / ".work" / "job.json", storage.to_json(job))
         return Work(folder, manifest)
-    _refuse_foreign(folder)
-    storage.write_bytes(folder / ".work" / "job.json", storage.to_json(job))
+    _refuse_other(folder, begun["made_from"], made_from)
+    _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns)
     return Work(folder, manifest)
 
 
@@ -107,6 +110,32 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     return [found for key, old, new in pairs for found in differences(old, new, f"{path}.{key}" if path else key)]
 
 
+def _names_in(folder: Path) -> list[str]:
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"{folder} is a file, and --out must be a directory. Choose another --out.")
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def _begun(folder: Path) -> dict[str, Any] | None:
+    """What unfinished work in a directory was begun with."""
+    try:
+        data = (folder / ".work" / "job.json").read_bytes()
+    except FileNotFoundError:
+        return None
+    job: dict[str, Any] = storage.from_json(data, folder / ".work" / "job.json")
+    return job
+
+
+def _made_from(folder: Path, manifest: str) -> Any:
+    found = storage.read_json(folder / manifest)
+    if not isinstance(found, dict) or "made_from" not in found:
+        raise StorageError(
+            f"{folder} holds a {manifest} that skillshard did not write (it says nothing of what it was made from). "
+            "Choose another --out."
+        )
+    return found["made_from"]
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -122,24 +151,30 @@ def _refuse_other(folder: Path, before: Any, now: Any) -> None:
         )
 
 
+def _refuse_changed_since(folder: Path, before_ns: Mapping[str, int], now_ns: Mapping[str, int]) -> None:
+    changed = [place for place in {**before_ns, **now_ns} if before_ns.get(place) != now_ns.get(place)]
+    if changed:
+        raise StorageError(
+            f"{changed[0]} changed since the unfinished work in {folder} was begun ({len(changed)} such file(s)), and what "
+            f"is done there may not fit it any more. Remove {folder} and run the command again, or choose another --out."
+        )
+
+
 def _refuse_changed(folder: Path, finished_ns: int, mtimes_ns: Mapping[str, int]) -> None:
     newer = [place for place, mtime_ns in mtimes_ns.items() if mtime_ns > finished_ns]
     if newer:
         raise StorageError(
-            f"{newer[0]} changed after {folder} was made from it ({len(newer)} such files). Choose another --out, or remove "
+            f"{newer[0]} changed after {folder} was made from it ({len(newer)} such file(s)). Choose another --out, or remove "
             f"{folder} to make it anew."
         )
 
 
-def _refuse_foreign(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder} is a file; --out must be a directory.")
-    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+def _refuse_foreign(folder: Path, there: list[str]) -> None:
     for name in there:
         if name in MANIFESTS:
             raise StorageError(f"{folder} already holds {MANIFESTS[name]} ({name}). Choose another --out.")
     if [name for name in there if name != ".work"]:
-        raise StorageError(f"{folder} is not empty ({', '.join(there[:3])}) and nothing of ours. Choose another --out.")
+        raise StorageError(f"{folder} is not empty ({', '.join(there[:3])}) and holds no artefact of skillshard. Choose another --out.")
 
 
 def _clean(folder: Path) -> None:

@@ -36,15 +36,19 @@ _UNITS = {
 }
 
 
-def parse_size(text: str) -> int:
-    """
+def parse_size(text: str, option: str | None = None) -> int:
+    """A size in bytes; `option` is named where it is none.
+
     >>> parse_size("8MB"), parse_size("64 MiB"), parse_size("1000")
     (8000000, 67108864, 1000)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if not match or match[2].upper() not in _UNITS or float(match[1]) == 0:
-        raise typer.BadParameter(f"{text!r} is no size: give a positive number and a unit, such as 8MB, 64MiB or 1GB.")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    num_bytes = int(float(match[1]) * _UNITS.get(match[2].upper(), 0)) if match else 0
+    if num_bytes < 1:
+        raise typer.BadParameter(
+            f"{text!r} is no size: give a positive number and a unit, such as 8MB, 64MiB or 1GB.", param_hint=option
+        )
+    return num_bytes
 
 
 def parse_proportions(text: str) -> Literal["natural", "uniform"] | tuple[int, ...]:
@@ -120,8 +124,8 @@ def tag(
             on_bad_sample=on_bad_sample,  # type: ignore[arg-type]  # checked above
             id_field=id_field or None,
             text_field=text_field,
-            max_sample_bytes=parse_size(max_sample_bytes),
-            partition_bytes=parse_size(partition_size),
+            max_sample_bytes=parse_size(max_sample_bytes, "--max-sample-bytes"),
+            partition_bytes=parse_size(partition_size, "--partition-size"),
             where=Where(workers, ray_address),
             on_stage=bars.stage,
         )
@@ -146,12 +150,14 @@ def shard(
     from skillshard.shards.write import write_shards
     from skillshard.tags import Tags
 
+    if not 0 <= holdout < 1:
+        raise typer.BadParameter(f"{holdout} is no share: give a number from 0 to below 1.", param_hint="--holdout")
     with _Bars() as bars:
         write_shards(
             Corpus.open(corpus),
             Tags.open(tags),
             out,
-            shard_bytes=parse_size(shard_size),
+            shard_bytes=parse_size(shard_size, "--shard-size"),
             holdout=holdout,
             where=Where(workers, ray_address),
             on_stage=bars.stage,

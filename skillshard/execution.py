@@ -11,7 +11,10 @@ import concurrent.futures
 import logging
 import multiprocessing
 import os
+import re
+import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -23,6 +26,9 @@ from skillshard.errors import ExecutionError, SkillshardError
 MAX_TRIES = 3
 RAY_OBJECT_STORE_BYTES = 256 << 20
 """Units pass small records only, so a local Ray needs little shared memory."""
+RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
+"""What Ray needs to be told, unless the user says otherwise."""
+CONNECT_TIMEOUT_S = 10
 
 Record = dict[str, Any]
 
@@ -118,25 +124,38 @@ def _do(function: Callable[..., Record], unit: Unit, records: str) -> Record:
 def _run_in_pool(
     function: Callable[..., Record], units: list[Unit], workers: int, records: str
 ) -> Iterator[tuple[Unit, Record]]:
-    left, tries = {unit.key: unit for unit in units}, 0
+    left, tries = {unit.key: unit for unit in units}, Counter[str]()
     while left:
-        tries += 1
         context = multiprocessing.get_context("forkserver")
         with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-            futures = {pool.submit(_do, function, unit, records): unit for unit in left.values()}
             try:
+                futures = {pool.submit(_do, function, unit, records): unit for unit in left.values()}
                 for future in concurrent.futures.as_completed(futures):
-                    error = future.exception()
+                    unit, error = futures[future], future.exception()
                     if isinstance(error, SkillshardError):
                         pool.shutdown(wait=True, cancel_futures=True)
                         raise _earliest(futures, units)
                     if error is None:
-                        yield futures[future], future.result()
-                        del left[futures[future].key]
-                    elif tries == MAX_TRIES:
-                        raise _failed(futures[future], error) from error
+                        yield unit, future.result()
+                        del left[unit.key]
+                    elif not isinstance(error, BrokenProcessPool):
+                        _count_try(tries, unit, error)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+            died = [unit for future, unit in futures.items() if isinstance(future.exception(), BrokenProcessPool)]
+            for unit in died[:workers]:  # units begin in their order, so one of these was running when a worker died
+                _count_try(tries, unit, BrokenProcessPool("a worker process died (killed, or out of memory?)"))
+
+
+def _count_try(tries: Counter[str], unit: Unit, error: BaseException) -> None:
+    """Count a try that failed; ExecutionError if it was the last."""
+    tries[unit.key] += 1
+    if tries[unit.key] == MAX_TRIES:
+        why = str(error) if isinstance(error, (OSError, BrokenProcessPool)) else repr(error)
+        raise ExecutionError(
+            f"unit {unit.key} failed {MAX_TRIES} times, the last time because: {why.rstrip('.')}. What is done is kept: mend "
+            "the cause and run the same command again."
+        ) from error
 
 
 def _earliest(futures: Mapping["concurrent.futures.Future[Record]", Unit], units: Sequence[Unit]) -> BaseException:
@@ -144,16 +163,6 @@ def _earliest(futures: Mapping["concurrent.futures.Future[Record]", Unit], units
     ended = [(order[unit.key], future) for future, unit in futures.items() if future.done() and not future.cancelled()]
     errors = [error for _, future in sorted(ended, key=lambda pair: pair[0]) if (error := future.exception())]
     return next(error for error in errors if isinstance(error, SkillshardError))
-
-
-def _failed(unit: Unit, error: BaseException) -> ExecutionError:
-    died = (
-        "its worker process died (killed, or out of memory?)" if isinstance(error, BrokenProcessPool) else repr(error)
-    )
-    return ExecutionError(
-        f"unit {unit.key} failed {MAX_TRIES} times, the last time because {died}. What is done is kept: mend the "
-        "cause and run the same command again."
-    )
 
 
 def _end_with_parent() -> None:
@@ -175,11 +184,12 @@ def _run_on_ray(
 
     started = _start_ray(where)
     try:
-        task = ray.remote(num_cpus=1, max_retries=MAX_TRIES - 1)(_do)
+        task = ray.remote(num_cpus=1, max_retries=0)(_do)  # tries are counted here, as in the pool
         num_running = 2 * int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         waiting = list(reversed(units))
         running: dict[Any, Unit] = {}
         errors: dict[str, SkillshardError] = {}
+        tries = Counter[str]()
         while running or (waiting and not errors):
             while waiting and not errors and len(running) < num_running:
                 unit = waiting.pop()
@@ -187,13 +197,18 @@ def _run_on_ray(
             for reference in ray.wait(list(running), num_returns=1)[0]:
                 unit = running.pop(reference)
                 try:
-                    yield unit, ray.get(reference)
+                    record = ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
-                    if not isinstance(error.cause, SkillshardError):
-                        raise _failed(unit, error.cause) from error
-                    errors[unit.key] = error.cause
+                    if isinstance(error.cause, SkillshardError):
+                        errors[unit.key] = error.cause
+                    else:
+                        _count_try(tries, unit, error.cause)
+                        waiting.append(unit)
                 except ray.exceptions.RayError as error:
-                    raise _failed(unit, error) from error
+                    _count_try(tries, unit, BrokenProcessPool(f"its Ray worker died ({_first_line(error)})"))
+                    waiting.append(unit)
+                else:
+                    yield unit, record
         if errors:
             raise next(errors[unit.key] for unit in units if unit.key in errors)
     finally:
@@ -201,13 +216,18 @@ def _run_on_ray(
             ray.shutdown()
 
 
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def _start_ray(where: Where) -> bool:
     """Connect to Ray unless this process is connected; whether it was connected here."""
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if where.ray_address == "local":
         ray.init(
             address="local",
@@ -219,13 +239,21 @@ def _start_ray(where: Where) -> bool:
         )
         return True
     try:
+        _refuse_silent(where.ray_address or "")
         ray.init(address=where.ray_address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise ExecutionError(
-            f"no Ray cluster at --ray-address {where.ray_address}: {error}. Start one with 'ray start --head', give its "
-            "address, or use --ray-address local, or none for a local process pool."
+            f"no Ray cluster at --ray-address {where.ray_address}: {_first_line(error).rstrip('.')}. Start one with 'ray start "
+            "--head', give its address, or use --ray-address local, or none for a local process pool."
         ) from error
     return True
+
+
+def _refuse_silent(address: str) -> None:
+    """OSError where nothing answers at HOST:PORT: Ray itself would try for minutes, and then end the process."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^\]/]+?)\]?:(\d+)", address)
+    if match:
+        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def keyed(units: Iterable[Mapping[str, Any]]) -> list[Unit]:

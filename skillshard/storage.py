@@ -19,6 +19,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.fs as pafs
 import xxhash
+from pydantic import ValidationError
 
 from skillshard.errors import StorageError
 
@@ -195,11 +196,18 @@ def from_json(data: bytes, place: str | os.PathLike[str]) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise StorageError(f"{os.fspath(place)} is not valid JSON: {error}.") from error
+        raise StorageError(f"{os.fspath(place)} is not valid JSON: {error}. It is damaged or edited.") from error
 
 
 def read_json(place: str | os.PathLike[str]) -> Any:
     return from_json(read_bytes(place), place)
+
+
+def first_fault(error: ValidationError) -> str:
+    """What is wrong first with a JSON file that does not fit its model, and where in it."""
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    return f"{where}: {fault['msg']}" if where else fault["msg"]
 
 
 def digest(data: bytes | memoryview) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import storage
 from skillshard.errors import TagsError
@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
     [("id", pa.string()), ("skill", pa.string()), ("score", pa.float32()), ("reason", pa.string())],
 )
 ROWS_PER_GROUP = 65_536
+_ANEW = "Make the tags anew in another directory with 'skillshard tag'."
 
 
 class TagRow(NamedTuple):
@@ -94,8 +95,11 @@ class Tags:
             )
         try:
             return cls(folder, TagsManifest.model_validate(storage.read_json(folder / MANIFEST)))
-        except ValueError as error:
-            raise TagsError(f"{folder / MANIFEST} does not fit schemas/tags-1.json: {error}") from error
+        except ValidationError as error:
+            raise TagsError(
+                f"{folder / MANIFEST} does not fit schemas/tags-1.json: {storage.first_fault(error)}: damaged or edited, or "
+                f"of another version. {_ANEW}"
+            ) from error
 
     @property
     def digest(self) -> str:
@@ -112,9 +116,15 @@ class Tags:
         for at, part in enumerate(self.manifest.parts):
             place = part_place(self.folder, at)
             if not storage.exists(place):
-                faults.append(f"{place} is missing. Make the tags anew in another directory.")
+                faults.append(f"{place} is missing. {_ANEW}")
             elif (got := storage.file_digest(place)) != part.part_digest:
-                faults.append(f"{place} has digest {got}, tags.json says {part.part_digest}: damaged or edited.")
+                faults.append(f"{place} has digest {got}, tags.json says {part.part_digest}: damaged or edited. {_ANEW}")
+            got_aside = count_rejected(self.folder, [at]) if part.num_set_aside else 0
+            if got_aside != part.num_set_aside:
+                faults.append(
+                    f"{rejected_place(self.folder, at)} holds {got_aside:,} rows, tags.json says {part.num_set_aside:,}: "
+                    f"missing, damaged or edited. {_ANEW}"
+                )
         counts = [sum(part.num_rows for part in self.manifest.parts), self.manifest.num_tagged]
         counts[1] += sum(self.manifest.set_aside.values())
         if counts != [self.manifest.num_rows] * 2:
@@ -132,13 +142,24 @@ def rejected_place(folder: str | os.PathLike[str], part: int) -> str:
     return storage.join(folder, "rejected", f"{part:06d}.jsonl")
 
 
+def count_rejected(folder: str | os.PathLike[str], parts: Iterable[int]) -> int:
+    """How many rows stand in rejected/ for some parts."""
+    places = [rejected_place(folder, part) for part in parts]
+    return sum(storage.read_bytes(place).count(b"\n") for place in places if storage.exists(place))
+
+
 def read_part(place: str) -> Iterator[TagRow]:
-    """Rows of one Parquet part, streamed."""
-    with pq.ParquetFile(place) as file:
-        if not file.schema_arrow.equals(SCHEMA):
-            raise TagsError(f"{place} has columns {file.schema_arrow.names}, tags have {SCHEMA.names}.")
-        for batch in file.iter_batches(ROWS_PER_GROUP):
-            yield from map(TagRow, *(column.to_pylist() for column in batch.columns))
+    """Rows of one Parquet part, streamed; TagsError if it is missing or damaged."""
+    try:
+        with pq.ParquetFile(place) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                raise TagsError(f"{place} has columns {file.schema_arrow.names}, tags have {SCHEMA.names}. {_ANEW}")
+            for batch in file.iter_batches(ROWS_PER_GROUP):
+                yield from map(TagRow, *(column.to_pylist() for column in batch.columns))
+    except FileNotFoundError as error:
+        raise TagsError(f"{place} is missing, but tags.json names it. {_ANEW}") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TagsError(f"{place} cannot be read as Parquet: damaged or edited ({error}). {_ANEW}") from error
 
 
 def write_part(place: str, rows: Iterable[TagRow]) -> None:

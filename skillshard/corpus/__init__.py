@@ -4,10 +4,10 @@ Known are JSON lines (`.jsonl .ndjson .json`, each plain, `.gz` or `.zst`), Parq
 streams, so also what Hugging Face's `save_to_disk` writes), and WebDataset tars. Every row gives exactly one item, a
 `Sample` or a `Rejection` that says what is wrong and where; blank lines are no rows. Nothing is ever unpickled.
 
-    >>> corpus = Corpus.open("tests/golden/corpus")  # doctest: +SKIP
-    >>> for partition in corpus.partitions():  # doctest: +SKIP
-    ...     for item in read_partition(partition):
-    ...         print(item.sentence() if isinstance(item, Rejection) else item.text)
+    corpus = Corpus.open("data/")
+    for partition in corpus.partitions():
+        for item in read_partition(partition):
+            print(item.sentence() if isinstance(item, Rejection) else item.text)
 """
 
 from skillshard.corpus.files import DEFAULT_PARTITION_BYTES, SUFFIXES, Corpus, CorpusFile, Format, Partition, format_of

@@ -349,5 +349,6 @@ def _num_batches(file: CorpusFile) -> int:
 def storage_damage(place: str) -> tuple[type[Exception], ...]:
     """What pyarrow raises for damaged columns. A local file that opened and cannot be decoded is damaged; from a remote
     one an OSError may be the network, which a retry cures and a rejection would hide."""
-    damage = (pa.ArrowInvalid, UnicodeDecodeError)  # the second of a column's name
+    kinds = (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError, pa.ArrowIndexError, pa.ArrowNotImplementedError)
+    damage = (*kinds, UnicodeDecodeError)  # the last of a column's name
     return damage if storage.is_remote(place) else (*damage, OSError)

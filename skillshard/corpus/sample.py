@@ -22,8 +22,8 @@ Reason = Literal[
 ]
 _SET_ASIDE = "set such samples aside with --on-bad-sample set-aside"
 _REMEDIES: dict[Reason, str] = {
-    "missing-field": f"Mend the row, name another field with --id-field or --text-field, or {_SET_ASIDE}.",
-    "wrong-type": f"Mend the row, name another field with --id-field or --text-field, or {_SET_ASIDE}.",
+    "missing-field": f"Mend the row, name another field with --field, --id-field or --text-field, or {_SET_ASIDE}.",
+    "wrong-type": f"Mend the row, name another field with --field, --id-field or --text-field, or {_SET_ASIDE}.",
     "too-large": f"Split the sample, raise --max-sample-bytes, or {_SET_ASIDE}.",
     "truncated": "Fetch or write the file again, or set the rest of it aside with --on-bad-sample set-aside.",
     "duplicate-id": f"Give it another id, or {_SET_ASIDE}.",

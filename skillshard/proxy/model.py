@@ -159,7 +159,8 @@ def mix_earlier(
 def _initialise(model: Proxy) -> None:
     """Embeddings of 0.1, weights of 0.5 / sqrt(inputs), biases and shifts 0.
 
-    GPT-2's 0.02 is far too small for a width of 64: with it, LEGO of four clauses is not learned in 3,000 steps.
+    GPT-2's 0.02 is far too small for a width of 64: LEGO of four clauses was then at 0.40 nats after 3,000 steps, and
+    at 0.002 with these (one seed each).
     """
     for name, parameter in model.named_parameters():
         if name.endswith(("bias", "shift")):

@@ -1,8 +1,8 @@
 """The one training loop of the project, and the measurement of losses per skill.
 
-Batches come from outside, encoded, so that a mixer decides what is trained on. The defaults (AdamW with betas .9 and
-.98, weight decay .01, warm-up of 50 steps, then linear decay to 0, gradients clipped at norm 1) are those that
-`benchmarks/` measures; weight decay and clipping are those of Chen et al. 2023, arXiv:2307.14430, appendix C.
+Batches come from outside, encoded, so that a mixer decides what is trained on. Weight decay .01, a warm-up of 50 steps,
+linear decay to 0 and gradients clipped at norm 1 are the official code's of Chen et al. 2023, arXiv:2307.14430; the
+betas of AdamW (.9 and .98) are ours, and biases and norms decay too.
 
 A run is deterministic for its seed, batches, device and number of threads.
 """

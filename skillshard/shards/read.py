@@ -178,7 +178,10 @@ class ShardSet:
         try:
             manifest = Manifest.model_validate(storage.from_json(raw, root / MANIFEST))
         except ValidationError as error:
-            raise ShardError(f"{root / MANIFEST} does not fit schemas/manifest-1.json: {error}") from error
+            raise ShardError(
+                f"{root / MANIFEST} does not fit schemas/manifest-1.json: {storage.first_fault(error)}: damaged or edited, or "
+                "of another version. Write the shards anew in another directory with 'skillshard shard', or copy this file again."
+            ) from error
         return cls(root, manifest, storage.digest(raw))
 
     @cached_property
@@ -210,6 +213,11 @@ class ShardSet:
         """Every fault found by reading all bytes: one sentence each, nothing if all is well."""
         found = [shards for split in SPLITS for shards in self._split(split).values()]
         faults = [fault for shards in found for fault in shards.verify()]
+        aside = sum(file.read_bytes().count(b"\n") for file in (self.root / "rejected").glob("*.jsonl"))
+        if aside != (expected := sum(self.manifest.set_aside.values())):
+            faults.append(
+                f"rejected/ holds {aside:,} rows, manifest.json says {expected:,}: missing, damaged or edited file."
+            )
         counts = {"num_train": sum(map(len, self.train.values())), "num_holdout": sum(map(len, self.holdout.values()))}
         counts["num_rows"] = sum(counts.values()) + sum(self.manifest.set_aside.values())
         for name, got in counts.items():

@@ -13,7 +13,6 @@ corpus. A hash range that holds no sample gives no shard, so numbers may have ga
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -26,7 +25,7 @@ import xxhash
 
 from skillshard import artefact, storage
 from skillshard.corpus import Corpus, Partition, PartitionReader, Sample
-from skillshard.errors import ShardError, StorageError, TagsError
+from skillshard.errors import ExecutionError, ShardError, StorageError, TagsError, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.shards.manifest import MANIFEST, SPLITS, Manifest, Split, folder_names, index_name, shard_name
 from skillshard.shards.tar import index_of, tar_bytes_of, tar_chunks
@@ -35,6 +34,7 @@ from skillshard.tags import Tags, part_place, read_part, rejected_place
 HASH_SPACE = 1 << 64
 SORT_BYTES = 256 << 20
 GROUP_BYTES = 256 << 20
+GROUP_SHARDS = 16
 SORTED_DTYPE = np.dtype(
     [("skill", "<u4"), ("hash", "<u8"), ("start", "<u8"), ("text_bytes", "<u4"), ("json_bytes", "<u4")]
 )
@@ -97,12 +97,13 @@ def write_shards(
         "inputs": corpus.inputs,
         "tags": tags.digest,
     }
+    _refuse_other_corpus(corpus, tags)
     work = artefact.begin(out, MANIFEST, made_from, corpus.mtimes_ns)
     if work is None:
         return Manifest.model_validate(storage.read_json(Path(out) / MANIFEST))
     try:
         return _write(corpus, tags, work, made_from, where, on_stage)
-    except (FileNotFoundError, StorageError):
+    except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
         if artefact.begin(out, MANIFEST, made_from, corpus.mtimes_ns) is None:
             return Manifest.model_validate(storage.read_json(Path(out) / MANIFEST))
         raise
@@ -142,12 +143,31 @@ def _write(
     return manifest
 
 
+def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
+    """By names and sizes of the files; that the rows are the same is seen as they are read."""
+    before, now = dict(tags.manifest.made_from["inputs"]), dict(corpus.inputs)
+    if before == now:
+        return
+    changed = [
+        f"{name} has {now[name]:,} bytes now and had {before[name]:,}" if name in now and name in before
+        else f"{name} is {'new' if name in now else 'not there any more'}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    raise TagsError(
+        f"{tags.folder} was made from another corpus, or the corpus changed since: {name_some(changed, 3)}. Tag the "
+        "corpus as it is now into another directory, and shard with those tags."
+    )
+
+
 def _sort_units(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[str]) -> list[Unit]:
     made = tags.manifest.made_from
-    if made["inputs"] != corpus.inputs:
-        changed = artefact.differences(made["inputs"], corpus.inputs)
-        raise TagsError(f"{tags.folder} was made from another corpus ({'; '.join(changed[:3])}). Tag this one first.")
     partitions = corpus.partitions(partition_bytes=made["arguments"]["partition_bytes"])
+    if len(partitions) != len(tags.manifest.parts):
+        raise TagsError(
+            f"the corpus has {len(partitions):,} partitions, but {tags.folder} has {len(tags.manifest.parts):,} parts: the "
+            "corpus changed since it was tagged. Tag it as it is now into another directory, and shard with those tags."
+        )
     return keyed(
         {
             "partition": partition,
@@ -177,7 +197,6 @@ def sort_partition(
     Returns:
         Number of scratch chunks, and per skill the number of samples, bytes in a tar, lowest and highest hash.
     """
-    shutil.rmtree(scratch, ignore_errors=True)
     index = {skill: at for at, skill in enumerate(skills)}
     sizes: dict[str, list[int]] = {}
     chunks = 0
@@ -303,7 +322,7 @@ def _groups(shards: Sequence[ShardPlan]) -> Iterator[list[ShardPlan]]:
     group: list[ShardPlan] = []
     num_bytes = 0
     for shard in shards:
-        if group and num_bytes + shard.num_bytes > GROUP_BYTES:
+        if group and (num_bytes + shard.num_bytes > GROUP_BYTES or len(group) == GROUP_SHARDS):
             yield group
             group, num_bytes = [], 0
         group.append(shard)

@@ -6,8 +6,8 @@ i-th variable of the chain, so it needs the skills before it:
 
     Input: b = not y, r = val 1, m = val b, q = val m, y = not r. Output: b = 1.
 
-Every text of one k is as long as every other, so all is done on one matrix of bytes: 200,000 samples takes about one
-second to make and write, and equal arguments give equal bytes on every platform (only raw 64-bit draws are used).
+Every text of one k is as long as every other, so all is done on one matrix of bytes: 200,000 samples take about one second
+to make and write, and equal arguments give equal bytes on every platform (only raw 64-bit draws are used).
 
 Reference: Zhang et al., "Unveiling Transformers with LEGO", arXiv:2206.04301; Chen et al., "Skill-it!", NeurIPS 2023,
 arXiv:2307.14430, section 2. Texts are drawn independently, so duplicates can occur; they are common for k below 3.
@@ -17,16 +17,13 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8, UInt64
 
 from skillshard import storage
 from skillshard.errors import CorpusError
-
-Order = Literal["shuffled", "chain"]
-Proportions = Literal["natural", "uniform"] | Sequence[int]
 
 MAX_K = 26
 PREFIX, CLAUSE, SEPARATOR, SUFFIX = "Input: ", "_ = ___ _", ", ", ". Output: _ = _."
@@ -58,7 +55,7 @@ def skill_names(k: int) -> tuple[str, ...]:
 
 
 def lego_samples(
-    *, k: int, num_samples: int, seed: int, order: Order = "shuffled", proportions: Proportions = "natural"
+    *, k: int, num_samples: int, seed: int, order: str = "shuffled", proportions: str | Sequence[int] = "natural"
 ) -> Iterator[dict[str, Any]]:
     """The samples of a LEGO corpus, its skills mixed at random.
 
@@ -97,8 +94,8 @@ def write_lego(
     k: int,
     num_samples: int,
     seed: int,
-    order: Order = "shuffled",
-    proportions: Proportions = "natural",
+    order: str = "shuffled",
+    proportions: str | Sequence[int] = "natural",
     samples_per_file: int = 50_000,
 ) -> list[str]:
     """Write the samples of `lego_samples` as `lego-00000.jsonl`, `lego-00001.jsonl`, ...
@@ -150,7 +147,7 @@ def template(k: int) -> tuple[UInt8[np.ndarray, " width"], Int[np.ndarray, " k"]
     return np.frombuffer(text.encode(), dtype=np.uint8), starts
 
 
-def _counts(k: int, num_samples: int, proportions: Proportions) -> Int[np.ndarray, " k"]:
+def _counts(k: int, num_samples: int, proportions: str | Sequence[int]) -> Int[np.ndarray, " k"]:
     """Samples per skill: the proportions, rounded by largest remainder, in whole numbers only."""
     parts = np.asarray(_parts(k, proportions), dtype=np.int64)
     if num_samples < k:
@@ -161,7 +158,7 @@ def _counts(k: int, num_samples: int, proportions: Proportions) -> Int[np.ndarra
     return counts
 
 
-def _parts(k: int, proportions: Proportions) -> Sequence[int]:
+def _parts(k: int, proportions: str | Sequence[int]) -> Sequence[int]:
     natural = natural_proportions(k)
     if isinstance(proportions, str):
         if proportions not in ("natural", "uniform"):
@@ -176,7 +173,7 @@ def _parts(k: int, proportions: Proportions) -> Sequence[int]:
     return proportions
 
 
-def _samples(k: int, counts: Int[np.ndarray, " k"], seed: int, order: Order) -> Iterator[dict[str, Any]]:
+def _samples(k: int, counts: Int[np.ndarray, " k"], seed: int, order: str) -> Iterator[dict[str, Any]]:
     names = skill_names(k)
     skills = np.repeat(np.arange(k), counts)
     skills = skills[np.argsort(_draws(seed, 0, len(skills)), kind="stable")]
@@ -188,7 +185,7 @@ def _samples(k: int, counts: Int[np.ndarray, " k"], seed: int, order: Order) -> 
             yield {"id": f"lego-{k}-{index:06d}", "text": text, "meta": meta}
 
 
-def _texts(skills: Int[np.ndarray, " batch"], *, k: int, seed: int, block: int, order: Order) -> list[str]:
+def _texts(skills: Int[np.ndarray, " batch"], *, k: int, seed: int, block: int, order: str) -> list[str]:
     """One text per asked skill (0 is the first variable), made of raw draws in three equal parts per sample."""
     rows = np.arange(len(skills))
     draws = _draws(seed, block, len(rows) * (MAX_K + 2 * k)).reshape(len(rows), -1)

@@ -1,17 +1,20 @@
 """Tag a whole corpus: one unit per partition, then one look at all ids together.
 
-1. `tag_partition`: rows -> one part of the tags, and the sorted hashes of its ids in a scratch file.
+1. `tag_partition`: rows -> one part of the tags, and the sorted hashes of its ids, both scratch files.
 2. `find_duplicates`: a range of hashes -> ids that stand more than once, over all partitions.
-3. Where samples are set aside, partitions with later copies of an id are tagged again with those rows set aside.
+3. Where samples are set aside, partitions with later copies of an id are tagged again with those rows set aside; the
+   other parts get their final names as they are. So one name has one content, whatever is tried twice or late.
 
 Memory of a unit: row groups of the part; 16 bytes per id of the partition (stage 1) or of the range (stage 2).
 """
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +24,7 @@ import xxhash
 
 from skillshard import artefact, storage
 from skillshard.corpus import Corpus, Partition, PartitionReader, Rejection, Sample, line_numbers
-from skillshard.errors import CorpusError, StorageError, TagsError
+from skillshard.errors import CorpusError, ExecutionError, StorageError, TagsError
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.taggers.tagger import Tag, Tagger, Untagged
 from skillshard.tags import MANIFEST, TagRow, Tags, TagsManifest, part_place, rejected_place, write_part
@@ -80,7 +83,7 @@ def tag_corpus(
     if work is not None:
         try:
             _tag(corpus, tagger, work, made_from, where, on_stage)
-        except (FileNotFoundError, StorageError):
+        except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
             if artefact.begin(out, MANIFEST, made_from, corpus.mtimes_ns) is not None:
                 raise
     return Tags.open(out)
@@ -98,7 +101,7 @@ def _tag(
     partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
     common = {
         "tagger": tagger,
-        "out": str(work.out),
+        "out": str(work.scratch()),
         "on_bad_sample": arguments["on_bad_sample"],
         "reading": arguments["reading"],
     }
@@ -118,14 +121,30 @@ def _tag(
     }
     if again:
         repeated = [
-            Unit(units[at].key, {**units[at].arguments, "duplicates": {str(row["row"]): row["id"] for row in rows}})
+            Unit(units[at].key, {**units[at].arguments, "out": str(work.out), "duplicates": _by_row(rows)})
             for at, rows in again.items()
         ]
         for at, record in zip(
             again, run(tag_partition, repeated, where=where, records=work.records("again")), strict=True
         ):
             records[at] = record
+    _publish(work, [partition.index for partition in partitions if partition.index not in again])
     work.finish(_manifest(made_from, partitions, records).model_dump(by_alias=True))
+
+
+def _by_row(duplicates: Sequence[Record]) -> dict[str, str]:
+    return {str(row["row"]): row["id"] for row in duplicates}
+
+
+def _publish(work: artefact.Work, parts: Sequence[int]) -> None:
+    """Give finished parts of stage 1 their final names."""
+    for place in (part_place, rejected_place):
+        for part in parts:
+            scratch, final = Path(place(work.scratch(), part)), Path(place(work.out, part))
+            if scratch.exists() and not final.exists():
+                final.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    os.link(scratch, final)
 
 
 # --- stage 1 and 3 ---------------------------------------------------------------------------------------------------
@@ -234,7 +253,7 @@ def _duplicates(units: Sequence[Unit], records: Sequence[Record], work: artefact
     bounds = [(1 << 64) * at // num_ranges for at in range(num_ranges + 1)]
     hashes = [unit.arguments["hashes"] for unit in units]
     ranges = keyed(
-        {"hashes": hashes, "parts": str(work.out), "low": low, "high": high}
+        {"hashes": hashes, "parts": str(work.scratch()), "low": low, "high": high}
         for low, high in pairwise(bounds)
     )
     found = run(find_duplicates, ranges, where=where, records=work.records("duplicates"))
@@ -289,7 +308,8 @@ def _duplicate_sentence(
         line_numbers(partitions[part], [row], max_sample_bytes=limit)[row]
         for part, row in ((found["first_part"], found["first_row"]), (found["part"], found["row"]))
     )
-    earlier = f"id {found['id']!r} stands already in {partitions[found['first_part']].name} line {first:,}"
+    identity = found["id"] if len(found["id"]) <= 100 else f"{found['id'][:97]}..."
+    earlier = f"id {identity!r} stands already in {partitions[found['first_part']].name}, at {first}"
     more = f"; {len(duplicates):,} rows repeat an id" if len(duplicates) > 1 else ""
     return Rejection(partitions[found["part"]].name, later, "duplicate-id", earlier + more).sentence()
 

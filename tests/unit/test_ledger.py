@@ -1,0 +1,179 @@
+"""What a ledger takes, and the sentences with which it refuses."""
+
+import json
+import math
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
+from skillshard.mixing.mixer import Mixer
+from skillshard.policies import skill_it, stratified
+from skillshard.shards.read import ShardSet
+
+SKILLS = ("add", "carry", "negate")
+GOOD = {"add": 1.0, "carry": 2.0, "negate": 0.5}
+
+
+@pytest.fixture
+def one(shards: ShardSet, tmp_path: Path) -> Mixer:
+    return build(shards, tmp_path / "run")
+
+
+def build(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
+    defaults: dict[str, Any] = {"round_draws": 64, "step_draws": 8, "wait_s": 0.2}
+    policy = skill_it(SkillGraph.identity(SKILLS), eta=0.5)
+    return Mixer(shards, arguments.pop("policy", policy), ledger=ledger, **(defaults | arguments))
+
+
+@pytest.mark.parametrize(
+    ("losses", "sentence"),
+    [
+        (
+            {**GOOD, "carryy": 1.0},
+            "losses at step 8 do not name the evaluation skills: unknown 'carryy' (did you mean 'carry'?). "
+            "Report exactly these 3: add, carry, negate.",
+        ),
+        ({"add": 1.0}, "losses at step 8 do not name the evaluation skills: missing 'carry', 'negate'."),
+        ({**GOOD, "add": math.nan}, "losses at step 8 are not finite numbers >= 0: add is nan."),
+        ({**GOOD, "carry": math.inf, "add": -1.0}, "add is -1.0, carry is inf."),
+        ({**GOOD, "add": None}, "add is None."),
+    ],
+)
+def test_bad_losses_are_refused_by_name_and_nothing_is_recorded(one: Mixer, losses: Any, sentence: str) -> None:
+    with pytest.raises(ObservationError, match=re.escape(sentence)):
+        one.report(8, losses)
+    assert one.ledger.names("observations") == []
+
+
+def test_the_same_losses_again_have_no_effect_and_other_losses_are_an_error(one: Mixer) -> None:
+    one.report(8, GOOD)
+    one.report(8, dict(GOOD))
+    with pytest.raises(ObservationError, match=re.escape("already holds other losses for step 8, draw 64: losses.add: 1.0 -> 1.5")):
+        one.report(8, {**GOOD, "add": 1.5})
+    assert len(one.ledger.names("observations")) == 1
+
+
+def test_a_report_after_its_round_was_decided_is_an_error(one: Mixer) -> None:
+    one.report(16, GOOD)
+    assert one.round(2).observed_to == 64
+    with pytest.raises(ObservationError, match=re.escape("losses of step 4 (draw 32) come too late: round 2 was decided")):
+        one.report(4, GOOD)
+
+
+def test_a_report_without_draws_per_step_says_what_to_give(shards: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(ObservationError, match=re.escape("give Mixer(..., step_draws=samples per optimizer step over all ranks)")):
+        build(shards, tmp_path, step_draws=None).report(8, GOOD)
+
+
+def test_a_round_whose_losses_never_come_says_which_are_missing(shards: ShardSet, tmp_path: Path) -> None:
+    strict = build(shards, tmp_path, lag=0)
+    strict.report(8, GOOD)
+    strict.round(1)
+    with pytest.raises(
+        RoundError,
+        match=re.escape(
+            "waited 0.2 s for round 2; the last observation is of draw 64 and round 2 needs one at 128 or later. Is the trainer "
+            "still calling report() once per round? With lag=1 the loader would not wait here."
+        ),
+    ):
+        strict.round(2)
+    assert issubclass(RoundError, TimeoutError)
+
+
+def test_a_waiting_round_goes_on_when_the_report_comes(shards: ShardSet, tmp_path: Path) -> None:
+    strict = build(shards, tmp_path, lag=0, wait_s=20.0)
+    timer = threading.Timer(0.3, strict.report, (8, GOOD))
+    timer.start()
+    assert strict.round(1).observations == [64]
+    timer.join()
+
+
+def test_live_uses_the_newest_losses_and_never_waits(shards: ShardSet, tmp_path: Path) -> None:
+    now = build(shards, tmp_path, lag="live")
+    assert now.round(0).observations == []
+    now.report(3, GOOD)
+    assert now.round(1).observations == [24]
+    assert now.round(2).observations == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"seed": 1}, "is the ledger of another run: seed: 0 -> 1."),
+        ({"round_draws": 32}, "round_draws: 64 -> 32"),
+        ({"lag": 0}, "lag: 1 -> 0"),
+        ({"policy": stratified()}, "policy: 'skill_it' -> 'stratified'"),
+        ({"policy": skill_it(SkillGraph.identity(SKILLS), eta=0.6)}, "policy_arguments.eta: 0.5 -> 0.6"),
+    ],
+)
+def test_a_ledger_of_another_run_is_refused(shards: ShardSet, tmp_path: Path, change: Any, sentence: str) -> None:
+    build(shards, tmp_path)
+    with pytest.raises(LedgerError, match=re.escape(sentence)):
+        build(shards, tmp_path, **change)
+
+
+def test_a_state_of_another_run_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    state = build(shards, tmp_path / "a", seed=1).state_dict()
+    with pytest.raises(LedgerError, match="this state is of run"):
+        build(shards, tmp_path / "b").load_state_dict(state)
+    with pytest.raises(LedgerError, match="no state of a mixer"):
+        build(shards, tmp_path / "b").load_state_dict({"draw": 3})
+
+
+def test_the_state_is_small_and_json(one: Mixer) -> None:
+    assert len(json.dumps(one.state_dict(step=8))) < 200
+
+
+def test_resuming_from_an_earlier_draw_sets_later_records_aside(shards: ShardSet, tmp_path: Path) -> None:
+    before = build(shards, tmp_path)
+    for step in (8, 16, 24):
+        before.report(step, GOOD)
+    before.round(4)
+    after = build(shards, tmp_path)
+    with pytest.warns(UserWarning, match=re.escape(f"later losses and rounds are set aside in {tmp_path}/aside/0001")):
+        after.load_state_dict(before.state_dict(step=9))
+    assert after.ledger.names("observations") == ["observations/000000000064.json"]
+    assert after.ledger.names("rounds") == [f"rounds/{number:08d}.json" for number in range(3)]
+    assert len(list((tmp_path / "aside" / "0001").rglob("*.json"))) == 4
+    after.report(16, {**GOOD, "add": 3.0})
+    assert after.round(3).observations == [128]
+
+
+def test_a_changed_round_is_found(shards: ShardSet, tmp_path: Path) -> None:
+    run = build(shards, tmp_path, policy=stratified())
+    run.round(3)
+    ledger = DirectoryLedger(tmp_path)
+    assert verify_ledger(ledger) == []
+    path = tmp_path / "rounds" / "00000001.json"
+    record = json.loads(path.read_text())
+    record["counts"][0] += 1
+    path.write_text(json.dumps(record))
+    faults = verify_ledger(ledger)
+    assert any("00000001.json has counts that its weights do not give" in fault for fault in faults)
+    assert any("00000002.json does not follow from the record before it" in fault for fault in faults)
+
+
+def test_a_policy_that_does_not_fit_the_skills_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=re.escape("rows without a skill: subtract; skills without a row: carry, negate.")):
+        build(shards, tmp_path, policy=skill_it(SkillGraph.identity(("add", "subtract")), eta=0.5))
+
+
+def test_racing_processes_agree_on_one_round(shards: ShardSet, tmp_path: Path) -> None:
+    mixers = [build(shards, tmp_path) for _ in range(8)]
+    found: list[Any] = [None] * 8
+
+    def ask(at: int) -> None:
+        found[at] = mixers[at].round(1).to_bytes()
+
+    threads = [threading.Thread(target=ask, args=(at,)) for at in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
