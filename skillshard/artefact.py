@@ -174,7 +174,9 @@ def _refuse_foreign(folder: Path, there: list[str]) -> None:
         if name in MANIFESTS:
             raise StorageError(f"{folder} already holds {MANIFESTS[name]} ({name}). Choose another --out.")
     if [name for name in there if name != ".work"]:
-        raise StorageError(f"{folder} is not empty ({', '.join(there[:3])}) and holds no artefact of skillshard. Choose another --out.")
+        raise StorageError(
+            f"{folder} is not empty ({', '.join(there[:3])}) and holds no artefact of skillshard. Choose another --out."
+        )
 
 
 def _clean(folder: Path) -> None:

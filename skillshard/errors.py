@@ -39,6 +39,10 @@ class PolicyError(SkillshardError, ValueError):
     """A policy cannot be built from these arguments, or does not fit the skills of the mix."""
 
 
+class ProxyError(SkillshardError, ValueError):
+    """A proxy model cannot be built or trained as asked."""
+
+
 class ObservationError(SkillshardError, ValueError):
     """Reported losses do not name the right skills, are not numbers, or contradict the ledger."""
 

@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import re
+import secrets
 import socket
 import threading
 from collections import Counter
@@ -26,8 +27,6 @@ from skillshard.errors import ExecutionError, SkillshardError
 MAX_TRIES = 3
 RAY_OBJECT_STORE_BYTES = 256 << 20
 """Units pass small records only, so a local Ray needs little shared memory."""
-RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
-"""What Ray needs to be told, unless the user says otherwise."""
 CONNECT_TIMEOUT_S = 10
 
 Record = dict[str, Any]
@@ -222,8 +221,9 @@ def _first_line(error: BaseException) -> str:
 
 def _start_ray(where: Where) -> bool:
     """Connect to Ray unless this process is connected; whether it was connected here."""
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if where.ray_address == "local":
+        _guard_local_ray()
     import ray
 
     if ray.is_initialized():
@@ -247,6 +247,17 @@ def _start_ray(where: Where) -> bool:
             "--head', give its address, or use --ray-address local, or none for a local process pool."
         ) from error
     return True
+
+
+def _guard_local_ray() -> None:
+    """Give a Ray started here a token of its own, unless the user chose otherwise.
+
+    Ray listens on more than loopback, and its own default leaves a token in the home directory, which switches
+    authentication on for every cluster started later.
+    """
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _refuse_silent(address: str) -> None:

@@ -118,7 +118,9 @@ class Tags:
             if not storage.exists(place):
                 faults.append(f"{place} is missing. {_ANEW}")
             elif (got := storage.file_digest(place)) != part.part_digest:
-                faults.append(f"{place} has digest {got}, tags.json says {part.part_digest}: damaged or edited. {_ANEW}")
+                faults.append(
+                    f"{place} has digest {got}, tags.json says {part.part_digest}: damaged or edited. {_ANEW}"
+                )
             got_aside = count_rejected(self.folder, [at]) if part.num_set_aside else 0
             if got_aside != part.num_set_aside:
                 faults.append(

@@ -51,7 +51,9 @@ def write_corpus(folder: Path, records: Sequence[dict[str, Any]], *, num_files: 
     return folder
 
 
-def tag_and_shard(corpus: Path, folder: Path, *, where: Where = HERE, shard_bytes: int = 50_000, holdout: float = 0.1) -> ShardSet:
+def tag_and_shard(
+    corpus: Path, folder: Path, *, where: Where = HERE, shard_bytes: int = 50_000, holdout: float = 0.1
+) -> ShardSet:
     opened = Corpus.open(corpus)
     tags = taggers.tag_corpus(opened, taggers.metadata("skill"), folder / "tags", where=where, partition_bytes=20_000)
     write_shards(opened, tags, folder / "shards", shard_bytes=shard_bytes, holdout=holdout, where=where)

@@ -208,7 +208,7 @@ class Mixer:
 
     # --- losses in, weights out --------------------------------------------------------------------------------------
 
-    def report(self, step: int, losses: Mapping[str, float], *, draw: int | None = None) -> None:
+    def report(self, step: int, losses: Mapping[str, Any], *, draw: int | None = None) -> None:
         """Record the losses measured after `step` optimizer steps.
 
         Args:
@@ -221,9 +221,8 @@ class Mixer:
             ObservationError: unknown or missing skills, values that are not finite numbers >= 0, other losses at this
                 draw already, or a round was already decided without them.
         """
-        check_losses(losses, self.policy.eval_skills or self.skills, step=step)
+        values = check_losses(losses, self.policy.eval_skills or self.skills, step=step)
         draw = self._draw_of(step) if draw is None else draw
-        values = {skill: float(loss) for skill, loss in losses.items()}
         observation = ObservationRecord(step=step, draw=draw, losses=values)
         if self.ledger.get(observation_name(draw)) is None and self.policy.reads_losses:
             self._refuse_late(observation)

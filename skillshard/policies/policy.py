@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -83,8 +83,10 @@ def softmax(scores: Float[np.ndarray, " skill"]) -> Float[np.ndarray, " skill"]:
     return powers / powers.sum()
 
 
-def check_losses(losses: Mapping[str, float], eval_skills: Collection[str], *, step: int) -> None:
-    """Refuse losses that do not name exactly the evaluation skills or are not finite numbers >= 0.
+def check_losses(losses: Mapping[str, Any], eval_skills: Collection[str], *, step: int) -> dict[str, float]:
+    """Losses as floats in the order of the evaluation skills, which they must name exactly; finite numbers >= 0.
+
+    Numbers of NumPy and one-element tensors will do.
 
     Raises:
         ObservationError: names every unknown and missing skill, and every bad value.
@@ -98,13 +100,18 @@ def check_losses(losses: Mapping[str, float], eval_skills: Collection[str], *, s
             f"losses at step {step} do not name the evaluation skills: {'; '.join(parts)}. "
             f"Report exactly these {len(eval_skills)}: {name_some(eval_skills, 30)}."
         )
-    bad = [f"{name} is {value}" for name, value in losses.items() if not (_is_number(value) and 0 <= value < math.inf)]
+    bad = [
+        f"{name} is {value}"
+        for name, value in losses.items()
+        if not (_is_number(value) and 0 <= float(value) < math.inf)
+    ]
     if bad:
         raise ObservationError(
             f"losses at step {step} are not finite numbers >= 0: {name_some(bad)}. A NaN or infinite loss usually means "
             "a diverged model or an empty holdout; nothing was recorded."
         )
+    return {name: float(losses[name]) for name in eval_skills}
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
+    return isinstance(value, SupportsFloat) and not isinstance(value, bool)

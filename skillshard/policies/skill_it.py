@@ -51,9 +51,8 @@ class SkillIt:
         return {"skills": list(skills), "window": []}
 
     def observe(self, state: State, observation: Observation) -> State:
-        check_losses(observation.losses, self.eval_skills, step=observation.step)
-        losses = [float(observation.losses[skill]) for skill in self.eval_skills]
-        return {**state, "window": [*state["window"], losses][-self.window :]}
+        losses = check_losses(observation.losses, self.eval_skills, step=observation.step)
+        return {**state, "window": [*state["window"], list(losses.values())][-self.window :]}
 
     def weights(self, state: State) -> Float[np.ndarray, " train_skill"]:
         rows = [self.graph.train_skills.index(skill) for skill in state["skills"]]

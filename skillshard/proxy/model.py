@@ -12,11 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skillshard.errors import SkillshardError
-
-
-class ProxyError(SkillshardError, ValueError):
-    """A proxy model cannot be built or trained as asked."""
+from skillshard.errors import ProxyError
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skillshard.proxy.model import Proxy, ProxyError, ProxyShape
+from skillshard.errors import ProxyError
+from skillshard.proxy.model import Proxy, ProxyShape
 
 IGNORE = -100  # as a target: nothing to predict here
 

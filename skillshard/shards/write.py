@@ -145,11 +145,13 @@ def _write(
 
 def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
     """By names and sizes of the files; that the rows are the same is seen as they are read."""
-    before, now = dict(tags.manifest.made_from["inputs"]), dict(corpus.inputs)
+    before: dict[str, int] = dict(tags.manifest.made_from["inputs"])
+    now = {file.name: file.num_bytes for file in corpus.files}
     if before == now:
         return
     changed = [
-        f"{name} has {now[name]:,} bytes now and had {before[name]:,}" if name in now and name in before
+        f"{name} has {now[name]:,} bytes now and had {before[name]:,}"
+        if name in now and name in before
         else f"{name} is {'new' if name in now else 'not there any more'}"
         for name in {**before, **now}
         if before.get(name) != now.get(name)

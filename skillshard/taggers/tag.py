@@ -253,8 +253,7 @@ def _duplicates(units: Sequence[Unit], records: Sequence[Record], work: artefact
     bounds = [(1 << 64) * at // num_ranges for at in range(num_ranges + 1)]
     hashes = [unit.arguments["hashes"] for unit in units]
     ranges = keyed(
-        {"hashes": hashes, "parts": str(work.scratch()), "low": low, "high": high}
-        for low, high in pairwise(bounds)
+        {"hashes": hashes, "parts": str(work.scratch()), "low": low, "high": high} for low, high in pairwise(bounds)
     )
     found = run(find_duplicates, ranges, where=where, records=work.records("duplicates"))
     return sorted((row for record in found for row in record["rows"]), key=lambda row: (row["part"], row["row"]))

@@ -31,7 +31,7 @@ def losses_at(step: int) -> dict[str, float]:
 
 
 def mixer(shards: ShardSet, ledger: Path, policy: Policy | None = None, **arguments: Any) -> Mixer:
-    defaults: dict[str, Any] = {"round_draws": 60, "step_draws": 12, "wait_s": 5.0}
+    defaults: dict[str, Any] = {"round_draws": 60, "step_draws": 12, "wait_s": 1.0}
     return Mixer(shards, policy or live(), ledger=ledger, **(defaults | arguments))
 
 
@@ -84,7 +84,9 @@ def test_a_run_killed_anywhere_goes_on_with_the_same_stream(
             else:
                 with with_warning:
                     one.load_state_dict(saved)
-        seen = seen[: start * 12] + train(one, start=start, stop=killed_at, world_size=data.draw(st.sampled_from([1, 2, 4])))
+        seen = seen[: start * 12] + train(
+            one, start=start, stop=killed_at, world_size=data.draw(st.sampled_from([1, 2, 4]))
+        )
         saved = one.state_dict(step=data.draw(st.integers(start, killed_at)))
     assert seen == whole
 
@@ -100,7 +102,9 @@ def test_a_mixer_can_be_resumed_at_every_draw(shards: ShardSet, tmp_path: Path) 
     for draw in range(100):
         other = mixer(shards, tmp_path, stratified(), round_draws=17)
         other.load_state_dict({**state, "draw": draw})
-        assert [sample.id for sample in itertools.islice(other, 5)] == (expected + expected)[draw : draw + 5] or draw > 95
+        assert [sample.id for sample in itertools.islice(other, 5)] == (expected + expected)[
+            draw : draw + 5
+        ] or draw > 95
         assert other.draw == draw + 5
 
 
@@ -131,7 +135,9 @@ def test_a_data_loader_gives_the_same_batches_for_any_number_of_workers(
     shards: ShardSet, tmp_path: Path, num_workers: int
 ) -> None:
     one = mixer(shards, tmp_path, lag=1)
-    loader = DataLoader(MixedDataset(one), batch_size=12, num_workers=num_workers, prefetch_factor=1 if num_workers else None)
+    loader = DataLoader(
+        MixedDataset(one), batch_size=12, num_workers=num_workers, prefetch_factor=1 if num_workers else None
+    )
     seen = []
     for step, batch in enumerate(itertools.islice(loader, 30), start=1):
         seen += batch["draw"].tolist()
@@ -147,8 +153,8 @@ def test_any_split_over_ranks_gives_the_one_stream(
     shards: ShardSet, whole: list[str], split: list[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Each stretch has its own number of ranks; the batch of all ranks together is 24."""
-    one = mixer(shards, tmp_path_factory.mktemp("ledger"), lag=0, step_draws=24)
-    reference = mixer(shards, tmp_path_factory.mktemp("ledger"), lag=0, step_draws=24)
+    one = mixer(shards, tmp_path_factory.mktemp("ledger"), step_draws=24)
+    reference = mixer(shards, tmp_path_factory.mktemp("ledger"), step_draws=24)
     first = 0
     for world_size, _ in split:
         per_rank = 24 // world_size

@@ -54,7 +54,9 @@ def test_bad_losses_are_refused_by_name_and_nothing_is_recorded(one: Mixer, loss
 def test_the_same_losses_again_have_no_effect_and_other_losses_are_an_error(one: Mixer) -> None:
     one.report(8, GOOD)
     one.report(8, dict(GOOD))
-    with pytest.raises(ObservationError, match=re.escape("already holds other losses for step 8, draw 64: losses.add: 1.0 -> 1.5")):
+    with pytest.raises(
+        ObservationError, match=re.escape("already holds other losses for step 8, draw 64: losses.add: 1.0 -> 1.5")
+    ):
         one.report(8, {**GOOD, "add": 1.5})
     assert len(one.ledger.names("observations")) == 1
 
@@ -62,12 +64,16 @@ def test_the_same_losses_again_have_no_effect_and_other_losses_are_an_error(one:
 def test_a_report_after_its_round_was_decided_is_an_error(one: Mixer) -> None:
     one.report(16, GOOD)
     assert one.round(2).observed_to == 64
-    with pytest.raises(ObservationError, match=re.escape("losses of step 4 (draw 32) come too late: round 2 was decided")):
+    with pytest.raises(
+        ObservationError, match=re.escape("losses of step 4 (draw 32) come too late: round 2 was decided")
+    ):
         one.report(4, GOOD)
 
 
 def test_a_report_without_draws_per_step_says_what_to_give(shards: ShardSet, tmp_path: Path) -> None:
-    with pytest.raises(ObservationError, match=re.escape("give Mixer(..., step_draws=samples per optimizer step over all ranks)")):
+    with pytest.raises(
+        ObservationError, match=re.escape("give Mixer(..., step_draws=samples per optimizer step over all ranks)")
+    ):
         build(shards, tmp_path, step_draws=None).report(8, GOOD)
 
 
@@ -160,7 +166,9 @@ def test_a_changed_round_is_found(shards: ShardSet, tmp_path: Path) -> None:
 
 
 def test_a_policy_that_does_not_fit_the_skills_is_refused(shards: ShardSet, tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match=re.escape("rows without a skill: subtract; skills without a row: carry, negate.")):
+    with pytest.raises(
+        PolicyError, match=re.escape("rows without a skill: subtract; skills without a row: carry, negate.")
+    ):
         build(shards, tmp_path, policy=skill_it(SkillGraph.identity(("add", "subtract")), eta=0.5))
 
 

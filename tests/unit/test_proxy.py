@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from skillshard.proxy.model import Proxy, ProxyError, ProxyShape, mix_earlier, visible
+from skillshard.errors import ProxyError
+from skillshard.proxy.model import Proxy, ProxyShape, mix_earlier, visible
 from skillshard.proxy.train import (
     IGNORE,
     TokenBatch,

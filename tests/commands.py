@@ -1,0 +1,79 @@
+"""The command line as a test sees it: in this process, or as a process of its own."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from skillshard.cli import main
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """The one error, which is the last line; there is no traceback and no second error."""
+        assert "Traceback" not in self.err, self.err
+        errors = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and self.err.splitlines()[-1] == errors[0], self.err
+        return errors[0].removeprefix("error: ")
+
+
+def skillshard(*arguments: object) -> Outcome:
+    """Run a verb in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def fails(*arguments: object) -> str:
+    """Run a verb that must exit 1; its sentence."""
+    outcome = skillshard(*arguments)
+    assert outcome.code == 1, outcome
+    return outcome.sentence
+
+
+def works(*arguments: object) -> str:
+    """Run a verb that must exit 0; what it printed."""
+    outcome = skillshard(*arguments)
+    assert outcome.code == 0, outcome
+    return outcome.out
+
+
+def start(*arguments: object, marker: str = "", **options: object) -> "subprocess.Popen[str]":
+    """Start a verb as a process; `marker` stands in its environment and in that of all its children."""
+    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+        [sys.executable, "-m", "skillshard.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SKILLSHARD_TEST": marker},
+        **options,
+    )
+
+
+def finish(process: "subprocess.Popen[str]", timeout_s: float = 120) -> Outcome:
+    out, err = process.communicate(timeout=timeout_s)
+    return Outcome(process.returncode, out, err)
+
+
+def marked(marker: str) -> list[int]:
+    """The processes whose environment holds a marker, without this one."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            alive = place.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            if alive and f"={marker}".encode() in place.joinpath("environ").read_bytes():
+                found.append(int(place.name))
+    return [pid for pid in found if pid != os.getpid()]

@@ -1,0 +1,552 @@
+"""What bad input gets: a sentence with file, line and remedy, or a place in rejected/; never a traceback, never half a result."""
+
+import gzip
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from skillshard.shards.read import ShardSet
+from skillshard.tags import Tags
+from tests.commands import fails, skillshard, works
+from tests.conftest import lines, sample, samples, tree
+
+GOOD = samples(add=12, carry=8)
+FIELD = ("--field", "meta.skill", "--workers", 1)
+SET_ASIDE = "--on-bad-sample set-aside"
+
+# ------------------------------------------------------------------------------------------------------ bad samples
+
+
+class Bad(NamedTuple):
+    """One kind of bad input: how it is put into a corpus of good samples, and what is said of it."""
+
+    write: Callable[[Path], None]
+    where: str
+    reason: str
+    says: str
+    remedy: str
+    options: tuple[str, ...] = ()
+    set_aside: int = 1
+    lost: int = 0
+    """Good samples that go with it, where the rest of a file cannot be read."""
+
+
+def with_line(line: bytes) -> Callable[[Path], None]:
+    """The corpus in one file, with a bad third line."""
+
+    def write(folder: Path) -> None:
+        records = [lines([record]) for record in GOOD]
+        (folder / "a.jsonl").write_bytes(b"".join([*records[:2], line + b"\n", *records[2:]]))
+
+    return write
+
+
+def with_record(**changes: Any) -> Callable[[Path], None]:
+    record = {key: value for key, value in {**sample("add", 999), **changes}.items() if value is not ...}
+    return with_line(orjson.dumps(record))
+
+
+def with_file(name: str, data: bytes) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "a.jsonl").write_bytes(lines(GOOD))
+        (folder / name).write_bytes(data)
+
+    return write
+
+
+def zstd(data: bytes) -> bytes:
+    return bytes(pa.Codec("zstd").compress(data, asbytes=True))
+
+
+LONG = lines([sample("carry", number) for number in range(1000, 1400)])
+BAD = {
+    "no field for the skill": Bad(
+        with_record(meta={"number": 1}),
+        "a.jsonl line 3",
+        "missing-field",
+        "field 'meta.skill' is missing or empty (meta has number)",
+        "name another field with --field",
+    ),
+    "a skill that is a list": Bad(
+        with_record(meta={"skill": ["add"]}), "a.jsonl line 3", "wrong-type", "'meta.skill' is a list", "--field"
+    ),
+    "no text": Bad(with_record(text=...), "a.jsonl line 3", "missing-field", "no field 'text'", "--text-field"),
+    "no id": Bad(with_record(id=...), "a.jsonl line 3", "missing-field", "no field 'id'", "--id-field"),
+    "malformed JSON": Bad(
+        with_line(b'{"id": "x", "text": "y"'), "a.jsonl line 3", "malformed-json", "not valid JSON", "Mend the line"
+    ),
+    "not an object": Bad(with_line(b'["x"]'), "a.jsonl line 3", "malformed-json", "got an array", "Mend the line"),
+    "invalid UTF-8": Bad(
+        with_line(b'{"id": "x", "text": "\xff\xfe", "meta": {"skill": "add"}}'),
+        "a.jsonl line 3",
+        "invalid-utf8",
+        "byte 0xff: column 22",
+        "Mend the line",
+    ),
+    "empty text": Bad(with_record(text=""), "a.jsonl line 3", "empty-text", "is empty or only white space", "Mend"),
+    "only white space": Bad(with_record(text=" \n\t"), "a.jsonl line 3", "empty-text", "only white space", "Mend"),
+    "over the size": Bad(
+        with_record(text="y" * 3000),
+        "a.jsonl line 3",
+        "too-large",
+        "at most 2,000 are allowed",
+        "raise --max-sample-bytes",
+        options=("--max-sample-bytes", "2kB"),
+    ),
+    "an id twice in a file": Bad(
+        with_record(id=GOOD[1]["id"]),
+        "a.jsonl line 3",
+        "duplicate-id",
+        f"id '{GOOD[1]['id']}' stands already in a.jsonl, at 2",
+        "Give it another id",
+    ),
+    "an id in two files": Bad(
+        with_file("b.jsonl", b"\n" + lines([{**GOOD[4], "text": "another text"}])),
+        "b.jsonl line 2",
+        "duplicate-id",
+        f"id '{GOOD[4]['id']}' stands already in a.jsonl, at 5",
+        "Give it another id",
+    ),
+    "gzip that is not": Bad(
+        with_file("b.jsonl.gz", lines(GOOD[:3])), "b.jsonl.gz:", "not-the-named-format", "expected gzip data", "Rename"
+    ),
+    "plain that is zstd": Bad(
+        with_file("b.jsonl", zstd(lines(GOOD[:3]))), "b.jsonl:", "not-the-named-format", "got zstd data", "Rename"
+    ),
+    "Parquet that is not": Bad(
+        with_file("b.parquet", lines(GOOD[:3])), "b.parquet:", "not-the-named-format", "what its name says", "Rename"
+    ),
+    "a tar that is not": Bad(
+        with_file("b.tar", lines(GOOD[:3])), "b.tar:", "not-the-named-format", "what its name says", "Rename"
+    ),
+    "truncated gz": Bad(
+        with_file("b.jsonl.gz", gzip.compress(LONG, mtime=0)[:-400]),
+        "b.jsonl.gz line ",
+        "truncated",
+        "cut off or damaged",
+        "Fetch or write the file again",
+        lost=-1,
+    ),
+    "truncated zst": Bad(
+        with_file("b.jsonl.zst", zstd(LONG)[:-40]),
+        "b.jsonl.zst line ",
+        "truncated",
+        "cut off or damaged",
+        "Fetch or write the file again",
+        lost=-1,
+    ),
+}
+
+
+@pytest.fixture(params=sorted(BAD))
+def bad(request: pytest.FixtureRequest, tmp_path: Path) -> Bad:
+    (tmp_path / "corpus").mkdir()
+    found: Bad = BAD[request.param]
+    found.write(tmp_path / "corpus")
+    return found
+
+
+def test_by_default_the_job_stops_with_file_line_and_remedy_and_nothing_is_finished(bad: Bad, tmp_path: Path) -> None:
+    sentence = fails("tag", tmp_path / "corpus", "--out", tmp_path / "T", *FIELD, *bad.options)
+    assert sentence.startswith(bad.where)
+    assert bad.says in sentence
+    assert bad.remedy in sentence and SET_ASIDE in sentence
+    assert not (tmp_path / "T" / "tags.json").exists()
+    assert not (tmp_path / "T" / "parts").exists() and not (tmp_path / "T" / "rejected").exists()
+    assert "is not finished" in fails("verify", tmp_path / "T")
+    assert "no finished tags" in fails("shard", tmp_path / "corpus", "--tags", tmp_path / "T", "--out", tmp_path / "S")
+    assert not (tmp_path / "S").exists()
+
+
+def test_the_sentence_does_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    for name in "abcdef":
+        (tmp_path / "corpus" / f"{name}.jsonl").write_bytes(b"{\n" * 3)
+    said = {
+        fails("tag", tmp_path / "corpus", "--out", tmp_path / f"T{workers}", "--field", "x", "--workers", workers)
+        for workers in (1, 2)
+    }
+    assert len(said) == 1 and said.pop().startswith("a.jsonl line 1: ")
+
+
+def test_set_aside_keeps_the_sample_with_its_reason_and_every_row_is_counted(bad: Bad, tmp_path: Path) -> None:
+    corpus, tags_at, shards_at = tmp_path / "corpus", tmp_path / "T", tmp_path / "S"
+    works("tag", corpus, "--out", tags_at, *FIELD, *bad.options, "--on-bad-sample", "set-aside")
+    printed = works("shard", corpus, "--tags", tags_at, "--out", shards_at, "--holdout", 0.2, "--workers", 1)
+    tags, shards = Tags.open(tags_at).manifest, ShardSet.open(shards_at).manifest
+    assert tags.set_aside == shards.set_aside == {bad.reason: bad.set_aside}
+    assert f"{bad.set_aside} set aside ({bad.reason} {bad.set_aside})" in printed
+    assert tags.num_rows == tags.num_tagged + bad.set_aside
+    assert shards.num_rows == shards.num_train + shards.num_holdout + bad.set_aside == tags.num_rows
+    assert tags.num_tagged == len(GOOD) if bad.lost == 0 else len(GOOD) < tags.num_tagged < len(GOOD) + 400
+    for folder in (tags_at, shards_at):
+        (rejection,) = [
+            orjson.loads(line)
+            for file in (folder / "rejected").iterdir()
+            for line in file.read_bytes().splitlines()
+        ]
+        assert rejection["reason"] == bad.reason and bad.says in rejection["detail"]
+        where = f"{rejection['file']} line {rejection['line']}" if rejection["line"] else f"{rejection['file']}:"
+        assert where.startswith(bad.where)
+        works("verify", folder)
+    written = {found.id for split in ("train", "holdout") for skill in getattr(ShardSet.open(shards_at), split).values() for found in skill}
+    assert {record["id"] for record in GOOD} <= written
+
+
+def test_a_row_of_a_table_is_named_by_its_number(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([*GOOD[:6], {**GOOD[6], "text": ""}]), tmp_path / "a.parquet", row_group_size=2)
+    sentence = fails("tag", tmp_path / "a.parquet", "--out", tmp_path / "T", *FIELD, "--partition-size", "300B")
+    assert sentence.startswith("a.parquet row 7: ")
+
+
+def test_of_several_copies_the_first_is_kept_whatever_the_partitions(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    copies = [{**record, "text": f"copy {number}"} for number in range(3) for record in GOOD]
+    (tmp_path / "corpus" / "a.jsonl").write_bytes(lines([*GOOD, *copies]))
+    trees = []
+    for size in ("100B", "1kB", "1MB"):
+        out = tmp_path / size
+        works("tag", tmp_path / "corpus", "--out", out / "T", *FIELD, "--on-bad-sample", "set-aside", "--partition-size", size)
+        works("shard", tmp_path / "corpus", "--tags", out / "T", "--out", out / "S", "--holdout", 0, "--workers", 1)
+        works("verify", out / "T")
+        assert Tags.open(out / "T").manifest.set_aside == {"duplicate-id": len(copies)}
+        trees.append({name: data for name, data in tree(out / "S").items() if name.startswith("train/")})
+    assert trees[0] == trees[1] == trees[2]
+    sentence = fails("tag", tmp_path / "corpus", "--out", tmp_path / "stop", *FIELD)
+    assert f"{len(copies)} rows repeat an id" in sentence
+
+
+def test_a_corpus_without_one_good_sample_is_an_error_even_where_bad_ones_are_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"{\n{\n")
+    sentence = fails("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD, "--on-bad-sample", "set-aside")
+    assert sentence.startswith("no sample could be tagged: 2 rows were set aside (malformed-json 2).")
+
+
+def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\n\n")
+    assert "no sample" in fails("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+
+
+def test_no_such_file_and_nothing_found_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.md").write_text("notes")
+    for place, says in (
+        ("nowhere", "no such file or directory. Give a directory"),
+        ("*.parquet", "no corpus files found. Looked for names that end in"),
+        ("empty", "no corpus files found"),
+        ("notes.md", "unknown suffix"),
+    ):
+        sentence = fails("tag", tmp_path / place, "--out", tmp_path / "T", *FIELD)
+        assert sentence.startswith(f"{tmp_path / place}: ") and says in sentence
+        assert not (tmp_path / "T").exists()
+    for verb in ("verify", "inspect"):
+        assert "holds no artefact" in fails(verb, tmp_path / "nowhere")
+
+
+# ------------------------------------------------------------------------------------------- strange ids and skills
+
+STRANGE_IDS = [
+    "../../etc/passwd",
+    "/etc/passwd",
+    "..",
+    ".",
+    "a/b/c",
+    "a\\b",
+    "line\nbreak\r\n",
+    "nul\0inside",
+    "\0",
+    "漢字 ñ 😀",
+    "x" * 4000,
+    "é" * 4000,
+    "a.b.txt",
+    "-rf",
+    " ",
+    "'; rm -rf ~ #",
+    "\x1b[31mred",
+    "00123",
+]
+
+
+def test_strange_ids_do_no_harm_to_a_tar_and_are_kept(tmp_path: Path) -> None:
+    records = [{"id": identity, "text": f"text {at}", "meta": {"skill": "s"}} for at, identity in enumerate(STRANGE_IDS)]
+    (tmp_path / "a.jsonl").write_bytes(lines(records))
+    works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--holdout", 0.3, "--workers", 1)
+    shards = ShardSet.open(tmp_path / "S")
+    found = {one.id: one.text for split in (shards.train, shards.holdout) for one in split["s"]}
+    assert found == {record["id"]: record["text"] for record in records}
+    for at, tar in enumerate(sorted((tmp_path / "S").rglob("*.tar"))):
+        names = subprocess.run(["tar", "-tf", tar], check=True, capture_output=True, text=True).stdout.split("\n")[:-1]
+        assert names and all(name.split(".")[0].isdigit() and name.split(".")[1] in ("txt", "json") for name in names)
+        inside = tmp_path / f"inside{at}" / "x"
+        inside.mkdir(parents=True)
+        subprocess.run(["tar", "-xf", tar, "-C", inside], check=True, capture_output=True)
+        assert sorted(path.name for path in inside.iterdir()) == sorted(names)
+        assert [path.name for path in inside.parent.iterdir()] == ["x"]
+        assert {orjson.loads(path.read_bytes())["id"] for path in inside.glob("*.json")} <= set(STRANGE_IDS)
+    works("mix", tmp_path / "S", "--draws", 40, "--out", tmp_path / "ids.jsonl")
+    drawn = {orjson.loads(line)["id"] for line in (tmp_path / "ids.jsonl").read_bytes().splitlines()}
+    assert drawn == {one.id for one in shards.train["s"]}
+    works("verify", tmp_path / "S")
+
+
+STRANGE_SKILLS = ["a/b", "a b", "漢字", "文字", "A", "a", "..", ".", "/", "\0", "n\nl", "x" * 300, "x" * 299 + "y", "a-2", "CON", "[red]"]
+
+
+def test_skills_with_strange_names_get_safe_distinct_folders_and_keep_their_names(tmp_path: Path) -> None:
+    records = [
+        {"id": f"{at}-{number}", "text": "t", "meta": {"skill": skill}}
+        for at, skill in enumerate(STRANGE_SKILLS)
+        for number in range(3)
+    ]
+    (tmp_path / "a.jsonl").write_bytes(lines(records))
+    works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
+    for folder in ("T", "S"):
+        works("inspect", tmp_path / folder)
+        works("verify", tmp_path / folder)
+    shards = ShardSet.open(tmp_path / "S")
+    folders = [skill.folder for skill in shards.manifest.skills]
+    assert [skill.name for skill in shards.manifest.skills] == sorted(STRANGE_SKILLS)
+    assert len(set(folders)) == len(STRANGE_SKILLS)
+    assert sorted(path.name for path in (tmp_path / "S" / "train").iterdir()) == sorted(folders)
+    assert all(0 < len(folder) <= 70 for folder in folders)
+    for skill in STRANGE_SKILLS:
+        assert {one.id.split("-")[0] for one in shards.train[skill]} == {str(STRANGE_SKILLS.index(skill))}
+
+
+# -------------------------------------------------------------------------------------------------------- directories
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A corpus C, its tags T and its shards S."""
+    (tmp_path / "C").mkdir()
+    (tmp_path / "C" / "a.jsonl").write_bytes(lines(GOOD))
+    works("tag", tmp_path / "C", "--out", tmp_path / "T", *FIELD)
+    works("shard", tmp_path / "C", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1, "--holdout", 0.2)
+    return tmp_path
+
+
+def states(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes() if path.is_file() else b"")
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+def tag_again(made: Path, *options: object, out: str = "T") -> tuple[object, ...]:
+    return ("tag", made / "C", "--out", made / out, *FIELD, *options)
+
+
+def shard_again(made: Path, *options: object, out: str = "S") -> tuple[object, ...]:
+    return ("shard", made / "C", "--tags", made / "T", "--out", made / out, "--workers", 1, "--holdout", 0.2, *options)
+
+
+def test_the_same_command_again_does_nothing(made: Path) -> None:
+    before = states(made / "T") | states(made / "S")
+    works(*tag_again(made))
+    works(*shard_again(made))
+    works(*tag_again(made, "--workers", 2))
+    assert states(made / "T") | states(made / "S") == before
+
+
+def test_other_arguments_are_refused_naming_what_differs(made: Path) -> None:
+    before = states(made / "T") | states(made / "S")
+    sentence = fails(*tag_again(made, "--max-sample-bytes", "1MB"))
+    assert "reading.max_sample_bytes: 16777216 -> 1000000" in sentence and "Choose another --out" in sentence
+    sentence = fails("tag", made / "C", "--out", made / "T", "--field", "meta.number", "--workers", 1)
+    assert "'meta.skill' -> 'meta.number'" in sentence
+    sentence = fails(*shard_again(made, "--shard-size", "1MB"))
+    assert "arguments.shard_bytes: 64000000 -> 1000000" in sentence and "Choose another --out" in sentence
+    assert "arguments.holdout: 0.2 -> 0.5" in fails(*shard_again(made, "--holdout", 0.5))
+    assert states(made / "T") | states(made / "S") == before
+
+
+def test_a_directory_with_another_artefact_or_foreign_files_is_refused(made: Path) -> None:
+    (made / "mine").mkdir()
+    (made / "mine" / "thesis.tex").write_text("years of work")
+    (made / "file").write_text("a file")
+    (made / "web").mkdir()
+    (made / "web" / "manifest.json").write_text('{"name": "a web page"}')
+    before = tree(made)
+    for command, out, says in (
+        (tag_again, "S", "already holds shards (manifest.json)"),
+        (shard_again, "T", "already holds tags (tags.json)"),
+        (tag_again, "mine", "is not empty (thesis.tex)"),
+        (shard_again, "mine", "is not empty (thesis.tex)"),
+        (tag_again, "file", "is a file"),
+        (shard_again, "file", "is a file"),
+        (tag_again, "C", "is not empty (a.jsonl)"),
+        (shard_again, "web", "holds a manifest.json that skillshard did not write"),
+    ):
+        sentence = fails(*command(made, out=out))
+        assert str(made / out) in sentence and says in sentence and "Choose another --out" in sentence
+    assert tree(made) == before
+
+
+def test_a_corpus_that_changed_after_it_was_tagged_is_noticed_by_tag_and_by_shard(made: Path) -> None:
+    (made / "C" / "a.jsonl").write_bytes(lines([*GOOD, sample("add", 500)]))
+    sentence = fails(*tag_again(made))
+    assert "a.jsonl" in sentence and "Choose another --out, or remove" in sentence
+    sentence = fails(*shard_again(made, out="S2"))
+    assert "a.jsonl has" in sentence and "Tag the corpus as it is now" in sentence
+    assert not (made / "S2").exists()
+
+
+def test_a_change_that_keeps_size_and_time_is_noticed_as_the_rows_are_read(made: Path) -> None:
+    file = made / "C" / "a.jsonl"
+    stat, data = file.stat(), file.read_bytes()
+    file.write_bytes(data.replace(b"number 3", b"number 4"))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    sentence = fails(*shard_again(made, out="S2"))
+    assert sentence.startswith("a.jsonl is not what was tagged: its rows differ from") and "Tag the corpus" in sentence
+    assert not (made / "S2" / "manifest.json").exists()
+
+
+def test_a_file_with_the_same_size_and_a_later_time_is_refused_by_the_finished_artefact(made: Path) -> None:
+    os.utime(made / "C" / "a.jsonl")
+    sentence = fails(*tag_again(made))
+    assert f"{made / 'C' / 'a.jsonl'} changed after {made / 'T'} was made from it" in sentence
+
+
+def test_tags_of_another_corpus_are_refused(made: Path) -> None:
+    (made / "other").mkdir()
+    (made / "other" / "b.jsonl").write_bytes(lines(GOOD))
+    sentence = fails("shard", made / "other", "--tags", made / "T", "--out", made / "S2")
+    assert "a.jsonl is not there any more, b.jsonl is new" in sentence and not (made / "S2").exists()
+
+
+def test_work_begun_on_an_older_state_of_the_corpus_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(GOOD[:5]) + b"{\n")
+    command = ("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    assert "a.jsonl line 6" in fails(*command)
+    (tmp_path / "a.jsonl").write_bytes(lines(GOOD[:5]) + b" \n")  # mended, as the sentence said
+    sentence = fails(*command)
+    assert "changed since the unfinished work" in sentence and f"Remove {tmp_path / 'T'}" in sentence
+    shutil.rmtree(tmp_path / "T")
+    works(*command)
+
+
+# ------------------------------------------------------------------------------------------------------------- damage
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def cut(path: Path, num_bytes: int = 1) -> None:
+    path.write_bytes(path.read_bytes()[:-num_bytes])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "says"),
+    [
+        ("T/parts/000000.parquet", lambda path: flip(path, 50), "000000.parquet has digest"),
+        ("T/parts/000000.parquet", Path.unlink, "000000.parquet is missing"),
+        ("S/train/add/000000.tar", lambda path: flip(path, 600), "train/add/000000.tar has digest"),
+        ("S/train/add/000000.tar", cut, "bytes but the manifest says"),
+        ("S/train/add/000000.tar", lambda path: path.write_bytes(b""), "000000.tar is 0 bytes but the manifest says"),
+        ("S/holdout/carry/000000.tar", Path.unlink, "000000.tar is missing"),
+        ("S/train/carry/000000.index.npy", lambda path: flip(path, -1), "000000.index.npy has digest"),
+        ("S/train/carry/000000.index.npy", Path.unlink, "000000.index.npy is missing"),
+    ],
+)
+def test_verify_finds_every_damaged_file_and_says_what_to_do(made: Path, name: str, damage: Any, says: str) -> None:
+    damage(made / name)
+    sentence = fails("verify", made / name[0])
+    assert says in sentence and ("anew in another directory" in sentence)
+
+
+@pytest.mark.parametrize("manifest", ["T/tags.json", "S/manifest.json"])
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text[:-20], "is not valid JSON"),
+        (lambda text: b"\xff" + text, "is not valid JSON"),
+        (lambda text: b"[]", "does not fit schemas/"),
+        (lambda text: text.replace(b'"num_rows": 20', b'"num_rows": 21'), "num_rows"),
+        (lambda text: text.replace(b'"num_rows": 20', b'"num_rows": "many"'), "does not fit schemas/"),
+        (lambda text: text.replace(b'"skills"', b'"skils"'), "does not fit schemas/"),
+        (lambda text: text.replace(b'/1"', b'/2"'), "does not fit schemas/"),
+    ],
+)
+def test_a_damaged_manifest_is_one_sentence(made: Path, manifest: str, damage: Any, says: str) -> None:
+    path = made / manifest
+    path.write_bytes(damage(path.read_bytes()))
+    outcome = skillshard("verify", path.parent)
+    assert outcome.code == 1 and "Traceback" not in outcome.err
+    assert all(line.startswith("error: ") for line in outcome.err.splitlines())
+    assert says in outcome.err
+
+
+def test_a_lost_rejected_file_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(GOOD) + b"{\n")
+    works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD, "--on-bad-sample", "set-aside")
+    works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
+    for folder in ("T", "S"):
+        shutil.rmtree(tmp_path / folder / "rejected")
+        assert "0 rows" in fails("verify", tmp_path / folder)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("damage", [lambda path: flip(path, 50), cut, Path.unlink])
+def test_sharding_with_damaged_tags_is_one_sentence(made: Path, damage: Any, workers: int) -> None:
+    (made / "C2").mkdir()
+    for name in "ab":
+        (made / "C2" / f"{name}.jsonl").write_bytes(lines([{**one, "id": name + one["id"]} for one in GOOD]))
+    works("tag", made / "C2", "--out", made / "T2", *FIELD)
+    damage(made / "T2" / "parts" / "000001.parquet")
+    sentence = fails("shard", made / "C2", "--tags", made / "T2", "--out", made / "S2", "--workers", workers)
+    assert "000001.parquet" in sentence and "another directory" in sentence
+    assert not (made / "S2" / "manifest.json").exists()
+
+
+def test_an_index_that_does_not_fit_is_never_read_past_its_end(made: Path) -> None:
+    shards = ShardSet.open(made / "S")
+    index = np.load(made / "S" / "train" / "add" / "000000.index.npy")
+    assert len(index) == len(shards.train["add"])
+    assert sum(len(one.text.encode()) for one in shards.train["add"]) == int(index["text_bytes"].sum())
+
+
+# -------------------------------------------------------------------------------------------------------------- usage
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("tag", "C", "--out", "T", "--field", "x", "--partition-size", "huge"), "--partition-size"),
+        (("tag", "C", "--out", "T", "--field", "x", "--max-sample-bytes", "0"), "--max-sample-bytes"),
+        (("tag", "C", "--out", "T", "--field", "x", "--no-such-option"), "--no-such-option"),
+        (("tag", "C", "--out", "T"), "--field"),
+        (("tag", "C", "--field", "x"), "--out"),
+        (("tag", "--out", "T", "--field", "x"), "CORPUS"),
+        (("tag", "C", "--out", "T", "--field", "x", "--by", "magic"), "--by"),
+        (("tag", "C", "--out", "T", "--field", "x", "--on-bad-sample", "ignore"), "--on-bad-sample"),
+        (("tag", "C", "--out", "T", "--field", "x", "--workers", "0"), "--workers"),
+        (("shard", "C", "--tags", "T", "--out", "S", "--shard-size", "-8MB"), "--shard-size"),
+        (("shard", "C", "--tags", "T", "--out", "S", "--holdout", "1"), "--holdout"),
+        (("shard", "C", "--tags", "T", "--out", "S", "--holdout", "nan"), "--holdout"),
+        (("shard", "C", "--out", "S"), "--tags"),
+        (("mix", "S"), "--draws"),
+        (("no-such-verb",), "no-such-verb"),
+    ],
+)
+def test_a_wrong_call_exits_2_and_names_the_option(made: Path, options: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("COLUMNS", "200")
+    before = tree(made)
+    outcome = skillshard(*options)
+    assert outcome.code == 2 and says in outcome.err and "Traceback" not in outcome.err
+    assert tree(made) == before
