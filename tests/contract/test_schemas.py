@@ -1,0 +1,74 @@
+"""schemas/*.json describe everything that is written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+
+from skillshard import schemas, taggers
+from skillshard.corpus import Corpus
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.mixer import Mixer
+from skillshard.policies import skill_it
+from skillshard.shards.read import ShardSet
+from skillshard.shards.write import write_shards
+from tests.conftest import HERE, REPOSITORY, lines, samples
+
+
+def check(name: str, value: Any) -> None:
+    schema = json.loads((REPOSITORY / "schemas" / f"{name}.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(value, schema)
+
+
+def test_the_committed_schemas_are_those_of_the_models() -> None:
+    committed = {path.stem: json.loads(path.read_text()) for path in (REPOSITORY / "schemas").glob("*.json")}
+    assert committed == schemas.schemas()
+
+
+def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    bad = b'{"id": "x", "text": ""}\n{"id": "y"\n'
+    (tmp_path / "corpus" / "0.jsonl").write_bytes(lines(samples(add=60, carry=40)) + bad)
+    corpus = Corpus.open(tmp_path / "corpus")
+    tags = taggers.tag_corpus(
+        corpus, taggers.metadata("skill"), tmp_path / "tags", on_bad_sample="set-aside", where=HERE
+    )
+    write_shards(corpus, tags, tmp_path / "shards", holdout=0.1, where=HERE)
+    shards = ShardSet.open(tmp_path / "shards")
+    graph = SkillGraph.chain(shards.skills)
+    graph.save(tmp_path / "graph.json")
+    mixer = Mixer(shards, skill_it(graph, eta=0.5), ledger=tmp_path / "run", round_draws=50, step_draws=10)
+    mixer.report(5, {"add": 1.0, "carry": 2.0})
+    mixer.round(2)
+
+    check("tags-1", json.loads((tmp_path / "tags" / "tags.json").read_text()))
+    check("manifest-1", json.loads((tmp_path / "shards" / "manifest.json").read_text()))
+    check("graph-1", json.loads((tmp_path / "graph.json").read_text()))
+    check("run-1", json.loads((tmp_path / "run" / "run.json").read_text()))
+    check("mixer-1", mixer.state_dict(step=5))
+    for folder, name in (("run/observations", "observation-1"), ("run/rounds", "round-1")):
+        found = sorted((tmp_path / folder).glob("*.json"))
+        assert found
+        for path in found:
+            check(name, json.loads(path.read_text()))
+    rejected = [
+        line
+        for folder in ("tags", "shards")
+        for line in (tmp_path / folder / "rejected" / "000000.jsonl").read_bytes().splitlines()
+    ]
+    assert len(rejected) == 4
+    for line in rejected:
+        check("rejection-1", orjson.loads(line))
+    members = [shards.train["add"].open_shard(0).member(row) for row in range(5)]
+    for member in members:
+        check("sample-1", orjson.loads(member))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (REPOSITORY / "schemas").glob("*.json")))
+def test_a_schema_refuses_what_it_does_not_describe(name: str) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        check(name, {"schema": "skillshard/other/9"})

@@ -1,0 +1,235 @@
+"""Jobs that are killed, run again, run twice at once, or run out of disk: the bytes are those of an undisturbed run."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from skillshard.errors import ExecutionError
+from skillshard.execution import MAX_TRIES, Where, keyed, run
+from tests.commands import finish, marked, start, works
+from tests.conftest import lines, samples, tree
+
+Command = tuple[object, ...]
+
+
+def tag(base: Path, out: Path, workers: int = 1) -> Command:
+    options = ("--partition-size", "4kB", "--on-bad-sample", "set-aside", "--workers", workers)
+    return ("tag", base / "corpus", "--out", out, "--field", "skill", *options)
+
+
+def shard(base: Path, out: Path, workers: int = 1) -> Command:
+    options = ("--shard-size", "20kB", "--holdout", 0.1, "--workers", workers)
+    return ("shard", base / "corpus", "--tags", base / "tags", "--out", out, *options)
+
+
+COMMANDS = {"tag": tag, "shard": shard}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus in about 90 partitions, with ids that repeat in other partitions, its tags and its shards."""
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "corpus").mkdir()
+    records = samples(add=1500, carry=900, negate=300)
+    for at in range(4):
+        repeated = [{**record, "text": "again"} for record in records[(at + 1) % 4 : 400 : 4]][:20]
+        (folder / "corpus" / f"{at}.jsonl").write_bytes(lines([*records[at::4], *repeated]) + b"{\n")
+    works(*tag(folder, folder / "tags"))
+    works(*shard(folder, folder / "shards"))
+    return folder
+
+
+def expected(base: Path, verb: str) -> dict[str, bytes]:
+    return tree(base / ("tags" if verb == "tag" else "shards"))
+
+
+def num_files(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"waited {timeout_s} s"
+        time.sleep(0.002)
+
+
+def kill_and_see_all_end(process: "subprocess.Popen[str]", marker: str) -> None:
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not marked(marker))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("verb", sorted(COMMANDS))
+def test_killed_at_many_points_and_run_again_it_completes_with_the_same_bytes(
+    verb: str, workers: int, base: Path, tmp_path: Path
+) -> None:
+    command, out = COMMANDS[verb](base, tmp_path / "out", workers), tmp_path / "out"
+    for at, more in enumerate((1, 3, 40, 97)):
+        marker, before = f"{tmp_path}-{at}", num_files(out)
+        process = start(*command, marker=marker)
+        wait_until(lambda before=before, more=more, process=process: num_files(out) >= before + more or process.poll() is not None)
+        kill_and_see_all_end(process, marker)
+    assert not (out / ("tags.json" if verb == "tag" else "manifest.json")).exists(), "killed too late to show anything"
+    assert finish(start(*command)).code == 0
+    assert tree(out) == expected(base, verb)
+    works("verify", out)
+
+
+@pytest.mark.parametrize("verb", sorted(COMMANDS))
+def test_killed_at_random_moments_and_run_again_it_completes_with_the_same_bytes(
+    verb: str, base: Path, tmp_path: Path
+) -> None:
+    command, out, chance = COMMANDS[verb](base, tmp_path / "out", 2), tmp_path / "out", random.Random(7)
+    for at in range(4):
+        process = start(*command, marker=f"{tmp_path}-{at}")
+        wait_until(lambda process=process: out.exists() or process.poll() is not None)
+        time.sleep(chance.random() * 1.5)
+        kill_and_see_all_end(process, f"{tmp_path}-{at}")
+    works(*command)
+    assert tree(out) == expected(base, verb)
+
+
+@pytest.mark.parametrize("verb", sorted(COMMANDS))
+def test_a_kill_between_the_manifest_and_the_cleaning_is_mended_by_the_next_run(
+    verb: str, base: Path, tmp_path: Path
+) -> None:
+    command, out = COMMANDS[verb](base, tmp_path / "out"), tmp_path / "out"
+    works(*command)
+    (out / ".work" / "records").mkdir(parents=True)
+    (out / ".work" / "job.json").write_text("{}")
+    (out / ".tags.json.1-00000000.part").write_text("half")
+    works(*command)
+    assert tree(out) == expected(base, verb)
+
+
+@pytest.mark.parametrize("verb", sorted(COMMANDS))
+def test_run_several_times_at_once_all_succeed_with_the_same_bytes(verb: str, base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    processes = []
+    for at, delay_s in enumerate((0.0, 0.0, 0.15, 0.3)):
+        time.sleep(delay_s)
+        processes.append(start(*COMMANDS[verb](base, out, 1 + at % 2), marker=str(tmp_path)))
+    outcomes = [finish(process) for process in processes]
+    assert [outcome.code for outcome in outcomes] == [0] * 4, outcomes
+    assert tree(out) == expected(base, verb)
+    assert not marked(str(tmp_path))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("verb", sorted(COMMANDS))
+def test_a_full_disk_ends_in_one_sentence_and_the_next_run_completes(
+    verb: str, workers: int, base: Path, tmp_path: Path
+) -> None:
+    """No file may grow over a limit: the system call fails as on a full disk."""
+    command, out = COMMANDS[verb](base, tmp_path / "out", workers), tmp_path / "out"
+    limited = (
+        "import resource, sys; from skillshard.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500)); main(sys.argv[1:])"
+    )
+    ended = subprocess.run([sys.executable, "-c", limited, *map(str, command)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and ended.stderr.splitlines()[-1] == errors[0]
+    assert "File too large" in errors[0] and "mend the cause and run the same command again" in errors[0]
+    assert not [name for name in tree(out) if name.endswith(".part") or not name.startswith(".work/")]
+    works(*command)
+    assert tree(out) == expected(base, verb)
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.parametrize("verb", sorted(COMMANDS))
+def test_a_worker_that_is_killed_is_replaced(verb: str, base: Path, tmp_path: Path) -> None:
+    out, marker = tmp_path / "out", str(tmp_path)
+    process = start(*COMMANDS[verb](base, out, 2), marker=marker)
+    wait_until(lambda: num_files(out) > 4 or process.poll() is not None)
+    workers = [pid for pid in marked(marker) if pid != process.pid and parent_of(pid) != process.pid]
+    assert process.poll() is None and workers, "nothing left to kill"
+    os.kill(workers[0], signal.SIGKILL)
+    outcome = finish(process)
+    assert outcome.code == 0, outcome
+    assert tree(out) == expected(base, verb)
+    assert not marked(marker)
+
+
+# ----------------------------------------------------------------------------------------------- the seam by itself
+
+WORK = '''
+import os, signal
+from pathlib import Path
+
+def square(number, folder, deaths):
+    """Die `deaths` times, then work."""
+    tries = Path(folder) / str(number)
+    with tries.open("a") as file:
+        file.write(".")
+    if len(tries.read_text()) <= deaths:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"square": number * number}
+
+def fail(number, folder, deaths):
+    with (Path(folder) / str(number)).open("a") as file:
+        file.write(".")
+    raise OSError(5, "Input/output error")
+'''
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of functions that the workers can import."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "work_that_dies.py").write_text(WORK)
+    (tmp_path / "tries").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    sys.modules.pop("work_that_dies", None)
+    return tmp_path
+
+
+def tries_of(work: Path) -> dict[str, int]:
+    return {path.name: len(path.read_text()) for path in (work / "tries").iterdir()}
+
+
+def test_a_unit_whose_worker_dies_is_tried_again(work: Path) -> None:
+    import work_that_dies  # type: ignore[import-not-found]
+
+    units = keyed({"number": at, "folder": str(work / "tries"), "deaths": 2 * (at == 3)} for at in range(12))
+    found = run(work_that_dies.square, units, where=Where(workers=2), records=str(work / "records"))
+    assert [record["square"] for record in found] == [at * at for at in range(12)]
+    assert tries_of(work)["3"] == 3
+
+
+def test_deaths_of_many_units_are_not_added_up(work: Path) -> None:
+    import work_that_dies
+
+    units = keyed({"number": at, "folder": str(work / "tries"), "deaths": at % 2} for at in range(10))
+    found = run(work_that_dies.square, units, where=Where(workers=2), records=str(work / "records"))
+    assert [record["square"] for record in found] == [at * at for at in range(10)]
+
+
+def test_a_unit_that_kills_every_worker_stops_the_job_with_its_name_and_what_is_done_is_kept(work: Path) -> None:
+    import work_that_dies
+
+    units = keyed({"number": at, "folder": str(work / "tries"), "deaths": 99 * (at == 5)} for at in range(9))
+    with pytest.raises(ExecutionError, match=f"failed {MAX_TRIES} times.*killed, or out of memory.*run the same command again"):
+        run(work_that_dies.square, units, where=Where(workers=2), records=str(work / "records"))
+    assert {f"00000{at}.json" for at in range(5)} <= {path.name for path in (work / "records").iterdir()}
+    assert tries_of(work)["5"] == MAX_TRIES
+
+
+def test_an_error_of_the_system_is_tried_again_and_then_named(work: Path) -> None:
+    import work_that_dies
+
+    units = keyed({"number": at, "folder": str(work / "tries"), "deaths": 0} for at in range(2))
+    with pytest.raises(ExecutionError, match=r"unit 00000[01] failed 3 times.*\[Errno 5\] Input/output error"):
+        run(work_that_dies.fail, units, where=Where(workers=2), records=str(work / "records"))

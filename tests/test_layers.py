@@ -1,0 +1,87 @@
+"""Imports follow the data and never go back; the core brings neither torch nor ray."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+LAYERS = [
+    {"errors"},
+    {"storage"},
+    {"execution"},
+    {"artefact"},
+    {"corpus", "synthetic"},
+    {"tags"},
+    {"taggers"},
+    {"shards"},
+    {"proxy"},
+    {"graph"},
+    {"policies"},
+    {"mixing"},
+    {"torch"},
+    {"report"},
+    {"demo", "schemas"},
+    {"cli"},
+    {"jobs"},
+]
+FILES = sorted([*(REPOSITORY / "skillshard").rglob("*.py"), *(REPOSITORY / "jobs").glob("*.py")])
+
+
+def layer_of(name: str) -> int:
+    return next(at for at, names in enumerate(LAYERS) if name in names)
+
+
+def home_of(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return "jobs" if parts[0] == "jobs" else parts[1]
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_a_file_imports_only_from_its_own_layer_and_those_before(path: Path) -> None:
+    if path.name == "__init__.py" and path.parent.name == "skillshard":
+        return
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] == "skillshard":
+            assert layer_of(parts[1]) <= layer_of(home_of(path)), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "policies" in path.parts or path.name == "order.py"])
+def test_decisions_import_numpy_and_our_own_types_only(path: Path) -> None:
+    outside = {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names)
+    assert outside <= {"numpy", "jaxtyping", "skillshard", "orjson"}
+
+
+def test_ray_is_imported_in_one_module() -> None:
+    assert {path.name for path in FILES if any(name.split(".")[0] == "ray" for name in imports_of(path))} == {
+        "execution.py"
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        (
+            "import skillshard; skillshard.Mixer; skillshard.ShardSet; skillshard.policies; skillshard.tag_corpus",
+            {"torch", "ray"},
+        ),
+        ("import skillshard.cli", {"torch", "ray", "numpy", "pyarrow", "pydantic", "matplotlib"}),
+    ],
+)
+def test_heavy_modules_are_imported_only_where_they_are_used(code: str, unwanted: set[str]) -> None:
+    script = f"import sys; {code}; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert unwanted.isdisjoint(found)
