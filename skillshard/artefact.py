@@ -69,7 +69,7 @@ def begin(
     there = _names_in(folder)
     begun = _begun(folder)
     if (folder / manifest).exists():
-        _refuse_other(folder, _made_from(folder, manifest), made_from)
+        _refuse_other(folder, _by_name(_made_from(folder, manifest)), _by_name(made_from))
         _refuse_changed(folder, (folder / manifest).stat().st_mtime_ns, mtimes_ns)
         _clean(folder)
         return None
@@ -78,7 +78,7 @@ def begin(
         job = {"made_from": made_from, "mtimes_ns": dict(mtimes_ns)}
         storage.write_bytes(folder / ".work" / "job.json", storage.to_json(job))
         return Work(folder, manifest)
-    _refuse_other(folder, begun["made_from"], made_from)
+    _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
     _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns)
     return Work(folder, manifest)
 
@@ -134,6 +134,11 @@ def _made_from(folder: Path, manifest: str) -> Any:
             "Choose another --out."
         )
     return found["made_from"]
+
+
+def _by_name(made_from: dict[str, Any]) -> dict[str, Any]:
+    """Inputs as name -> size, so that a difference names its file."""
+    return {**made_from, "inputs": dict(made_from.get("inputs", ()))}
 
 
 def _short(value: Any) -> str:

@@ -257,7 +257,7 @@ def demo(
 
     with _Bars() as bars:
         results = run_demo(
-            out, k=k, num_samples=samples, steps=steps, seed=seed, on_stage=bars.stage, on_step=bars.steps
+            out, k=k, num_samples=samples, steps=steps, seed=seed, on_stage=bars.stage, on_steps=bars.steps
         )
     show_results(results)
     typer.echo(summary(results, out, steps=steps))
@@ -284,9 +284,9 @@ class _Bars:
         task = self._progress.add_task(name, total=num)
         return lambda unit, record: self._progress.advance(task)
 
-    def steps(self, name: str, num: int) -> Callable[[], None]:
+    def steps(self, name: str, num: int) -> Callable[[int], None]:
         task = self._progress.add_task(name, total=num)
-        return lambda: self._progress.advance(task)
+        return lambda done: self._progress.update(task, completed=done)
 
 
 def run_job(verb: str) -> None:

@@ -11,12 +11,13 @@ evaluations as in the authors' code); the model is a small one from scratch inst
 
 import os
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -24,7 +25,7 @@ from torch.utils.data import DataLoader
 from skillshard import artefact, storage, taggers
 from skillshard.corpus import Corpus
 from skillshard.errors import StorageError
-from skillshard.execution import Record, Unit, Where, num_cpus
+from skillshard.execution import Record, Unit, Where, run
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
@@ -42,12 +43,14 @@ from skillshard.torch import MixedDataset
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
 ROUNDS = 6
-EVAL_EVERY = 50
+EVALS_PER_ROUND = 10
 EVAL_SAMPLES = 200
 TARGET_LOSS = 0.05
 
+METHODS = ("natural", "stratified", "skill-it")
+
 OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
-OnStep = Callable[[str, int], Callable[[], None]]
+OnSteps = Callable[[str, int], Callable[[int], None]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def run_demo(
     steps: int = 3000,
     seed: int = 0,
     on_stage: OnStage,
-    on_step: OnStep,
+    on_steps: OnSteps,
 ) -> list[MethodResult]:
     """Generate, tag, shard, train three times, draw; what is done already is not done again.
 
@@ -94,31 +97,48 @@ def run_demo(
         num_samples: size of the corpus, in natural proportions.
         steps: optimizer steps of each training, batches of `BATCH_SIZE`.
         seed: of corpus, model and stream. The three trainings share it.
-        on_stage, on_step: progress.
+        on_stage, on_steps: progress; the latter is called with a name and a number of steps, and what it returns with the
+            number of steps done.
     """
     folder = Path(out)
     _join(folder, {"k": k, "num_samples": num_samples, "steps": steps, "seed": seed})
-    shards = prepare(folder, k=k, num_samples=num_samples, seed=seed, on_stage=on_stage)
-    methods: dict[str, Policy] = {
-        "natural": proportional(),
-        "stratified": stratified(),
-        "skill-it": skill_it(SkillGraph.chain(skill_names(k)), eta=0.5, window=3),
-    }
-    results = []
-    for method, policy in methods.items():
-        place = folder / "runs" / f"{method}.json"
-        if place.exists():
-            results.append(MethodResult(**storage.read_json(place)))
-            continue
-        result = _train(shards, policy, method, folder, k=k, steps=steps, seed=seed, on_done=on_step(method, steps))
-        storage.write_bytes(place, storage.to_json(asdict(result)))
-        results.append(result)
+    prepare(folder, k=k, num_samples=num_samples, seed=seed, on_stage=on_stage)
+    runs = folder / "runs"
+    common = {"folder": str(folder), "k": k, "steps": steps, "seed": seed}
+    units = [Unit(method, {"method": method, **common}) for method in METHODS]
+    with _watched({method: runs / method for method in METHODS}, steps, on_steps):
+        records = run(train_method, units, where=Where(), records=str(runs))
     draw_runs(
-        {method: history(DirectoryLedger(folder / "runs" / method)) for method in methods},
+        {method: history(DirectoryLedger(runs / method)) for method in METHODS},
         folder / "demo.png",
         title=f"LEGO, k={k}, shuffled clauses, one seed ({seed})",
     )
-    return results
+    return [MethodResult(**record) for record in records]
+
+
+@contextmanager
+def _watched(ledgers: Mapping[str, Path], steps: int, on_steps: OnSteps) -> Iterator[None]:
+    """Show how far each training is: its ledger says so, whichever process trains."""
+    bars = {method: on_steps(method, steps) for method in ledgers}
+    done = threading.Event()
+
+    def show() -> None:
+        for method, place in ledgers.items():
+            num_evaluations = len(DirectoryLedger(place).names("observations"))
+            bars[method](min(steps, num_evaluations * evaluation_interval(steps)))
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            show()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        show()
 
 
 def _join(folder: Path, arguments: dict[str, int]) -> None:
@@ -137,7 +157,7 @@ def _join(folder: Path, arguments: dict[str, int]) -> None:
         storage.write_bytes(place, storage.to_json(arguments))
 
 
-def prepare(folder: Path, *, k: int, num_samples: int, seed: int, on_stage: OnStage) -> ShardSet:
+def prepare(folder: Path, *, k: int, num_samples: int, seed: int, on_stage: OnStage) -> None:
     """The demo's shards: generate, tag, shard."""
     if not (folder / "corpus").exists():
         shutil.rmtree(folder / ".corpus", ignore_errors=True)
@@ -147,27 +167,19 @@ def prepare(folder: Path, *, k: int, num_samples: int, seed: int, on_stage: OnSt
     tags = taggers.tag_corpus(corpus, taggers.metadata("meta.skill"), folder / "tags", where=Where(), on_stage=on_stage)
     holdout = max(0.02, 20 * EVAL_SAMPLES / num_samples)
     write_shards(corpus, tags, folder / "shards", shard_bytes=32_000_000, holdout=holdout, on_stage=on_stage)
-    return ShardSet.open(folder / "shards")
 
 
-def _train(
-    shards: ShardSet,
-    policy: Policy,
-    method: str,
-    folder: Path,
-    *,
-    k: int,
-    steps: int,
-    seed: int,
-    on_done: Callable[[], None],
-) -> MethodResult:
-    torch.set_num_threads(min(2, num_cpus()))
+def train_method(method: str, folder: str, k: int, steps: int, seed: int) -> Record:
+    """One training, with one thread: two of them side by side use two cores better than one with two threads."""
+    torch.set_num_threads(1)
+    eval_every = evaluation_interval(steps)
     started = time.process_time()
+    shards = ShardSet.open(Path(folder) / "shards")
     mixer = Mixer(
         shards,
-        policy,
-        ledger=folder / "runs" / method,
-        round_draws=-(-steps // ROUNDS) * BATCH_SIZE,
+        _policy(method, k),
+        ledger=Path(folder) / "runs" / method,
+        round_draws=eval_every * EVALS_PER_ROUND * BATCH_SIZE,
         seed=seed,
         lag=0,
         step_draws=BATCH_SIZE,
@@ -190,22 +202,32 @@ def _train(
         if sum(losses.values()) / len(losses) < TARGET_LOSS:
             reached.append(step)
 
-    loader = DataLoader(MixedDataset(mixer), batch_size=BATCH_SIZE)
-    train(model, _counted(loader, k, on_done), steps=steps, lr=LEARNING_RATE, eval_every=EVAL_EVERY, on_eval=measure)
+    batches = (_encoded(batch["text"], k) for batch in DataLoader(MixedDataset(mixer), batch_size=BATCH_SIZE))
+    train(model, batches, steps=steps, lr=LEARNING_RATE, eval_every=eval_every, on_eval=measure)
     final = evaluate(model, holdout)
-    return MethodResult(
+    result = MethodResult(
         method,
         {skill: found.loss for skill, found in final.items()},
         {skill: found.accuracy for skill, found in final.items()},
         reached[0] if reached else None,
         time.process_time() - started,
     )
+    return asdict(result)
 
 
-def _counted(loader: Iterable[Any], k: int, on_done: Callable[[], None]) -> Iterator[TokenBatch]:
-    for batch in loader:
-        yield _encoded(batch["text"], k)
-        on_done()
+def evaluation_interval(steps: int) -> int:
+    """Steps between two evaluations: `EVALS_PER_ROUND` fill a round exactly, and `ROUNDS` rounds hold all steps.
+
+    >>> evaluation_interval(3000), evaluation_interval(61)
+    (50, 2)
+    """
+    return -(-steps // (ROUNDS * EVALS_PER_ROUND))
+
+
+def _policy(method: str, k: int) -> Policy:
+    if method == "skill-it":
+        return skill_it(SkillGraph.chain(skill_names(k)), eta=0.5, window=3)
+    return stratified() if method == "stratified" else proportional()
 
 
 def _encoded(texts: list[str], k: int) -> TokenBatch:

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -179,9 +180,9 @@ def _end_with_parent() -> None:
 def _run_on_ray(
     function: Callable[..., Record], units: list[Unit], where: Where, records: str
 ) -> Iterator[tuple[Unit, Record]]:
+    started = _start_ray(where)  # before Ray is imported, which reads the environment then
     import ray
 
-    started = _start_ray(where)
     try:
         task = ray.remote(num_cpus=1, max_retries=0)(_do)  # tries are counted here, as in the pool
         num_running = 2 * int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
@@ -229,14 +230,20 @@ def _start_ray(where: Where) -> bool:
     if ray.is_initialized():
         return False
     if where.ray_address == "local":
-        ray.init(
-            address="local",
-            num_cpus=where.workers or num_cpus(),
-            object_store_memory=RAY_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=where.workers or num_cpus(),
+                object_store_memory=RAY_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            raise ExecutionError(
+                f"no Ray could be started here: {_first_line(error).rstrip('.')}. Its logs are under /tmp/ray; without "
+                "--ray-address a local process pool does the same work."
+            ) from error
         return True
     try:
         _refuse_silent(where.ray_address or "")
@@ -255,7 +262,7 @@ def _guard_local_ray() -> None:
     Ray listens on more than loopback, and its own default leaves a token in the home directory, which switches
     authentication on for every cluster started later.
     """
-    if "RAY_AUTH_MODE" not in os.environ:
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
@@ -264,7 +271,20 @@ def _refuse_silent(address: str) -> None:
     """OSError where nothing answers at HOST:PORT: Ray itself would try for minutes, and then end the process."""
     match = re.fullmatch(r"(?:ray://)?\[?([^\]/]+?)\]?:(\d+)", address)
     if match:
-        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_TIMEOUT_S).close()
+        with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_TIMEOUT_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "0" and not _speaks_http2(connection):
+                raise ConnectionError(
+                    "what listens there is not Ray (the port of a dashboard? It is 6379 unless changed)"
+                )
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether the other side answers the opening of HTTP/2, as gRPC does, with its settings."""
+    try:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        return connection.recv(9)[3:4] == b"\4"
+    except OSError:
+        return False
 
 
 def keyed(units: Iterable[Mapping[str, Any]]) -> list[Unit]:

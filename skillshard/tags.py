@@ -131,7 +131,8 @@ class Tags:
         counts[1] += sum(self.manifest.set_aside.values())
         if counts != [self.manifest.num_rows] * 2:
             faults.append(
-                f"tags.json counts {self.manifest.num_rows} rows, but its parts have {counts[0]} and its sums {counts[1]}."
+                f"tags.json says num_rows is {self.manifest.num_rows:,}, but its parts make {counts[0]:,}, and tagged and set "
+                f"aside {counts[1]:,}: damaged or edited. {_ANEW}"
             )
         return faults
 

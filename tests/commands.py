@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,15 +52,15 @@ def works(*arguments: object) -> str:
     return outcome.out
 
 
-def start(*arguments: object, marker: str = "", **options: object) -> "subprocess.Popen[str]":
+def start(*arguments: object, marker: str = "", env_changes: Mapping[str, str | None] = {}) -> "subprocess.Popen[str]":
     """Start a verb as a process; `marker` stands in its environment and in that of all its children."""
-    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+    changed = {**os.environ, "SKILLSHARD_TEST": marker, **env_changes}
+    return subprocess.Popen(
         [sys.executable, "-m", "skillshard.cli", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "SKILLSHARD_TEST": marker},
-        **options,
+        env={name: value for name, value in changed.items() if value is not None},
     )
 
 

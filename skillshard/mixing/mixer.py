@@ -5,6 +5,7 @@ draws, in any process, in any order; iterating is a convenience on top. State is
 """
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -155,6 +156,7 @@ class Mixer:
         self._run_digest = open_run(self.ledger, self._run)
         self._draw = 0
         self._resumed = (0, 0)
+        self._reporter: tuple[int, int] | None = None
         self._round_orders = lru_cache(ROUNDS_KEPT)(self._order_of)
 
     # --- the stream --------------------------------------------------------------------------------------------------
@@ -227,6 +229,7 @@ class Mixer:
         if self.ledger.get(observation_name(draw)) is None and self.policy.reads_losses:
             self._refuse_late(observation)
         put_observation(self.ledger, observation)
+        self._reporter = _here()
 
     def round(self, number: int) -> RoundRecord:
         """A round of the ledger; decided now if nobody has yet.
@@ -285,11 +288,12 @@ class Mixer:
         if number <= self.lag:
             return -1
         needed = (number - self.lag) * self.round_draws
-        if not wait_for(lambda: last_observed(self.ledger) >= needed, self.wait_s):
-            raise RoundError(self._stall(number, needed))
+        would_wait_for_itself = self._reporter == _here()
+        if not wait_for(lambda: last_observed(self.ledger) >= needed, 0.0 if would_wait_for_itself else self.wait_s):
+            raise RoundError(self._stall(number, needed, would_wait_for_itself))
         return needed
 
-    def _stall(self, number: int, needed: int) -> str:
+    def _stall(self, number: int, needed: int, would_wait_for_itself: bool) -> str:
         last = last_observed(self.ledger)
         seen = f"the last observation is of draw {last:,}" if last >= 0 else "nothing was reported yet"
         hint = (
@@ -297,6 +301,12 @@ class Mixer:
             if self.lag == 0 and last >= needed - self.round_draws
             else " A loader that reads far ahead needs a larger lag."
         )
+        if would_wait_for_itself:
+            return (
+                f"round {number} needs losses at draw {needed:,} or later; {seen}, and the thread that reports is the one that asks for "
+                f"this round, so it would wait for itself. Report at least once per round of {self.round_draws:,} draws, before "
+                f"drawing on.{hint}"
+            )
         return (
             f"waited {self.wait_s:g} s for round {number}; {seen} and round {number} needs one at {needed:,} or later. Is the trainer "
             f"still calling report() once per round?{hint}"
@@ -382,3 +392,8 @@ class Mixer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._round_orders = lru_cache(ROUNDS_KEPT)(self._order_of)
+
+
+def _here() -> tuple[int, int]:
+    """This process and thread."""
+    return os.getpid(), threading.get_ident()

@@ -37,6 +37,7 @@ from skillshard.shards.manifest import (
 from skillshard.shards.tar import END_OF_ARCHIVE
 
 MAX_OPEN = 256
+_ANEW = "Write the shards anew in another directory with 'skillshard shard', or copy this file again."
 
 
 @dataclass(frozen=True)
@@ -108,22 +109,21 @@ class SkillShards:
 
     def _open_checked(self, shard: int) -> OpenShard:
         name, expected = self.name(shard), self.columns.num_bytes[shard]
-        remedy = "Write the shards anew in another directory with 'skillshard shard', or copy this file again."
         try:
             with open(self.root / name, "rb") as file:
                 got = os.fstat(file.fileno()).st_size
                 if got != expected:
                     raise ShardError(
-                        f"{name} is {got:,} bytes but the manifest says {expected:,}: truncated copy or edited file. {remedy}"
+                        f"{name} is {got:,} bytes but the manifest says {expected:,}: truncated copy or edited file. {_ANEW}"
                     )
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             raw = (self.root / index_name(name)).read_bytes()
         except FileNotFoundError as error:
-            raise ShardError(f"{error.filename} is missing, but the manifest names it. {remedy}") from error
+            raise ShardError(f"{error.filename} is missing, but the manifest names it. {_ANEW}") from error
         if (digest := storage.digest(raw)) != self.columns.index_digest[shard]:
             raise ShardError(
                 f"{index_name(name)} has digest {digest} but the manifest says {self.columns.index_digest[shard]}: "
-                f"damaged or edited file. {remedy}"
+                f"damaged or edited file. {_ANEW}"
             )
         index = np.frombuffer(
             raw, INDEX_DTYPE, offset=len(raw) - self.columns.num_samples[shard] * INDEX_DTYPE.itemsize
@@ -145,10 +145,10 @@ class SkillShards:
             got = storage.digest(memoryview(opened.data))
             if got != expected:
                 faults.append(
-                    f"{self.name(shard)} has digest {got} but the manifest says {expected}: damaged or edited file."
+                    f"{self.name(shard)} has digest {got} but the manifest says {expected}: damaged or edited file. {_ANEW}"
                 )
             elif opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
-                faults.append(f"{self.name(shard)} does not end as a tar does.")
+                faults.append(f"{self.name(shard)} does not end as a tar does. {_ANEW}")
         return faults
 
 
@@ -180,7 +180,7 @@ class ShardSet:
         except ValidationError as error:
             raise ShardError(
                 f"{root / MANIFEST} does not fit schemas/manifest-1.json: {storage.first_fault(error)}: damaged or edited, or "
-                "of another version. Write the shards anew in another directory with 'skillshard shard', or copy this file again."
+                f"of another version. {_ANEW}"
             ) from error
         return cls(root, manifest, storage.digest(raw))
 
@@ -216,13 +216,15 @@ class ShardSet:
         aside = sum(file.read_bytes().count(b"\n") for file in (self.root / "rejected").glob("*.jsonl"))
         if aside != (expected := sum(self.manifest.set_aside.values())):
             faults.append(
-                f"rejected/ holds {aside:,} rows, manifest.json says {expected:,}: missing, damaged or edited file."
+                f"rejected/ holds {aside:,} rows, manifest.json says {expected:,}: missing, damaged or edited file. {_ANEW}"
             )
         counts = {"num_train": sum(map(len, self.train.values())), "num_holdout": sum(map(len, self.holdout.values()))}
         counts["num_rows"] = sum(counts.values()) + sum(self.manifest.set_aside.values())
         for name, got in counts.items():
             if got != (expected := getattr(self.manifest, name)):
-                faults.append(f"manifest.json says {name} is {expected:,}, its shards make {got:,}.")
+                faults.append(
+                    f"manifest.json says {name} is {expected:,}, its shards make {got:,}: damaged or edited. {_ANEW}"
+                )
         return faults
 
     def _split(self, split: Split) -> Mapping[str, SkillShards]:

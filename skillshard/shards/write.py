@@ -338,16 +338,22 @@ def _groups(shards: Sequence[ShardPlan]) -> Iterator[list[ShardPlan]]:
 
 def write_group(out: str, chunks: list[str], folders: list[str], shards: list[ShardPlan]) -> Record:
     """Write some shards; a shard whose range holds no sample is left out."""
-    return {"shards": [written for shard in shards if (written := _write_shard(out, chunks, folders, shard))]}
+    collected = _collect(chunks, shards)
+    return {
+        "shards": [
+            _write_shard(out, folders[shard.skill], shard, *found)
+            for shard, found in zip(shards, collected, strict=True)
+            if found[1]
+        ]
+    }
 
 
-def _write_shard(out: str, chunks: list[str], folders: list[str], shard: ShardPlan) -> Record | None:
-    hashes, texts, jsons = _collect(chunks, shard)
-    if not texts:
-        return None
-    order = np.argsort(hashes, kind="stable").tolist()
+def _write_shard(
+    out: str, folder: str, shard: ShardPlan, hashes: list[np.ndarray], texts: list[bytes], jsons: list[bytes]
+) -> Record:
+    order = np.argsort(np.concatenate(hashes), kind="stable").tolist()
     texts, jsons = [texts[at] for at in order], [jsons[at] for at in order]
-    name = shard_name(shard.split, folders[shard.skill], shard.number)
+    name = shard_name(shard.split, folder, shard.number)
     num_bytes, digest = _write_tar(storage.join(out, name), tar_chunks(shard.position, texts, jsons))
     index_place = storage.join(out, index_name(name))
     index = index_of(np.array([len(text) for text in texts]), np.array([len(json) for json in jsons]))
@@ -364,34 +370,41 @@ def _write_shard(out: str, chunks: list[str], folders: list[str], shard: ShardPl
     }
 
 
-def _collect(chunks: list[str], shard: ShardPlan) -> tuple[np.ndarray, list[bytes], list[bytes]]:
-    """The samples of a shard's range, in the order of the corpus."""
-    hashes: list[np.ndarray] = [np.empty(0, np.uint64)]
-    texts: list[bytes] = []
-    jsons: list[bytes] = []
+Collected = tuple[list[np.ndarray], list[bytes], list[bytes]]
+"""Hashes, texts and JSONs of one shard's samples, in the order of the corpus."""
+
+
+def _collect(chunks: list[str], shards: Sequence[ShardPlan]) -> list[Collected]:
+    """The samples of some shards; every chunk is opened once."""
+    found: list[Collected] = [([], [], []) for _ in shards]
     for chunk in chunks:
         index = np.load(f"{chunk}.npy", mmap_mode="r")
-        first, last = np.searchsorted(index["skill"], [shard.skill, shard.skill + 1])
-        within = index["hash"][first:last]
-        begin = int(first) + int(np.searchsorted(within, np.uint64(shard.low)))
-        end = int(first) + (
-            len(within) if shard.high == HASH_SPACE else int(np.searchsorted(within, np.uint64(shard.high)))
-        )
-        if begin == end:
-            continue
-        rows = np.array(index[begin:end])
-        hashes.append(rows["hash"])
-        base = int(rows["start"][0])
         with open(f"{chunk}.data", "rb") as file:
-            file.seek(base)
-            data = file.read(int(rows["start"][-1]) + int(rows["text_bytes"][-1]) + int(rows["json_bytes"][-1]) - base)
-        for start, text, json in zip(
-            *((rows[name]).tolist() for name in ("start", "text_bytes", "json_bytes")), strict=True
-        ):
-            at = start - base
-            texts.append(data[at : at + text])
-            jsons.append(data[at + text : at + text + json])
-    return np.concatenate(hashes), texts, jsons
+            for shard, (hashes, texts, jsons) in zip(shards, found, strict=True):
+                rows = _rows_of(index, shard)
+                if not len(rows):
+                    continue
+                hashes.append(rows["hash"])
+                base = int(rows["start"][0])
+                file.seek(base)
+                last = rows[-1]
+                data = file.read(int(last["start"]) + int(last["text_bytes"]) + int(last["json_bytes"]) - base)
+                for start, text, json in zip(
+                    *((rows[name]).tolist() for name in ("start", "text_bytes", "json_bytes")), strict=True
+                ):
+                    at = start - base
+                    texts.append(data[at : at + text])
+                    jsons.append(data[at + text : at + text + json])
+    return found
+
+
+def _rows_of(index: np.ndarray, shard: ShardPlan) -> np.ndarray:
+    """The entries of a chunk's sorted index that belong to a shard."""
+    first, last = np.searchsorted(index["skill"], np.array([shard.skill, shard.skill + 1], np.uint32))
+    within = index["hash"][first:last]
+    begin = int(np.searchsorted(within, np.uint64(shard.low)))
+    end = len(within) if shard.high == HASH_SPACE else int(np.searchsorted(within, np.uint64(shard.high)))
+    return np.array(index[int(first) + begin : int(first) + end])
 
 
 def _write_tar(place: str, chunks: Iterator[bytes]) -> tuple[int, str]:

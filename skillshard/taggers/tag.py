@@ -326,7 +326,9 @@ def _manifest(made_from: dict[str, Any], partitions: Sequence[Partition], record
         for reason, count in record["set_aside"].items():
             set_aside[reason] = set_aside.get(reason, 0) + count
     if not skills:
-        raise TagsError(f"no sample could be tagged: {sum(set_aside.values()):,} rows were set aside, {set_aside}.")
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(set_aside.items()))
+        why = f"{sum(set_aside.values()):,} rows were set aside ({reasons})" if set_aside else "the corpus has no rows"
+        raise TagsError(f"no sample could be tagged: {why}. Check the corpus, --id-field, --text-field and --field.")
     if len(skills) > MAX_SKILLS:
         raise TagsError(
             f"{len(skills):,} different skills (such as {', '.join(sorted(skills)[:3])}), at most {MAX_SKILLS:,} make sense: tag by "

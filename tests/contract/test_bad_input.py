@@ -190,16 +190,19 @@ def test_set_aside_keeps_the_sample_with_its_reason_and_every_row_is_counted(bad
     assert tags.num_tagged == len(GOOD) if bad.lost == 0 else len(GOOD) <= tags.num_tagged < len(GOOD) + 400
     for folder in (tags_at, shards_at):
         (rejection,) = [
-            orjson.loads(line)
-            for file in (folder / "rejected").iterdir()
-            for line in file.read_bytes().splitlines()
+            orjson.loads(line) for file in (folder / "rejected").iterdir() for line in file.read_bytes().splitlines()
         ]
         says = bad.says.replace("stands already in a.jsonl", "stands earlier in the corpus").partition(", at ")[0]
         assert rejection["reason"] == bad.reason and says in rejection["detail"]
         where = f"{rejection['file']} line {rejection['line']}" if rejection["line"] else f"{rejection['file']}:"
         assert where.startswith(bad.where)
         works("verify", folder)
-    written = {found.id for split in ("train", "holdout") for skill in getattr(ShardSet.open(shards_at), split).values() for found in skill}
+    written = {
+        found.id
+        for split in ("train", "holdout")
+        for skill in getattr(ShardSet.open(shards_at), split).values()
+        for found in skill
+    }
     assert {record["id"] for record in GOOD} <= written
 
 
@@ -216,7 +219,17 @@ def test_of_several_copies_the_first_is_kept_whatever_the_partitions(tmp_path: P
     trees = []
     for size in ("100B", "1kB", "1MB"):
         out = tmp_path / size
-        works("tag", tmp_path / "corpus", "--out", out / "T", *FIELD, "--on-bad-sample", "set-aside", "--partition-size", size)
+        works(
+            "tag",
+            tmp_path / "corpus",
+            "--out",
+            out / "T",
+            *FIELD,
+            "--on-bad-sample",
+            "set-aside",
+            "--partition-size",
+            size,
+        )
         works("shard", tmp_path / "corpus", "--tags", out / "T", "--out", out / "S", "--holdout", 0, "--workers", 1)
         works("verify", out / "T")
         assert Tags.open(out / "T").manifest.set_aside == {"duplicate-id": len(copies)}
@@ -278,10 +291,23 @@ STRANGE_IDS = [
 
 
 def test_strange_ids_do_no_harm_to_a_tar_and_are_kept(tmp_path: Path) -> None:
-    records = [{"id": identity, "text": f"text {at}", "meta": {"skill": "s"}} for at, identity in enumerate(STRANGE_IDS)]
+    records = [
+        {"id": identity, "text": f"text {at}", "meta": {"skill": "s"}} for at, identity in enumerate(STRANGE_IDS)
+    ]
     (tmp_path / "a.jsonl").write_bytes(lines(records))
     works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
-    works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--holdout", 0.3, "--workers", 1)
+    works(
+        "shard",
+        tmp_path / "a.jsonl",
+        "--tags",
+        tmp_path / "T",
+        "--out",
+        tmp_path / "S",
+        "--holdout",
+        0.3,
+        "--workers",
+        1,
+    )
     shards = ShardSet.open(tmp_path / "S")
     found = {one.id: one.text for split in (shards.train, shards.holdout) for one in split["s"]}
     assert found == {record["id"]: record["text"] for record in records}
@@ -300,7 +326,24 @@ def test_strange_ids_do_no_harm_to_a_tar_and_are_kept(tmp_path: Path) -> None:
     works("verify", tmp_path / "S")
 
 
-STRANGE_SKILLS = ["a/b", "a b", "漢字", "文字", "A", "a", "..", ".", "/", "\0", "n\nl", "x" * 300, "x" * 299 + "y", "a-2", "CON", "[red]"]
+STRANGE_SKILLS = [
+    "a/b",
+    "a b",
+    "漢字",
+    "文字",
+    "A",
+    "a",
+    "..",
+    ".",
+    "/",
+    "\0",
+    "n\nl",
+    "x" * 300,
+    "x" * 299 + "y",
+    "a-2",
+    "CON",
+    "[red]",
+]
 
 
 def test_skills_with_strange_names_get_safe_distinct_folders_and_keep_their_names(tmp_path: Path) -> None:
@@ -544,7 +587,9 @@ def test_an_index_that_does_not_fit_is_never_read_past_its_end(made: Path) -> No
         (("no-such-verb",), "no-such-verb"),
     ],
 )
-def test_a_wrong_call_exits_2_and_names_the_option(made: Path, options: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_call_exits_2_and_names_the_option(
+    made: Path, options: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(made)
     monkeypatch.setenv("COLUMNS", "200")
     before = tree(made)

@@ -25,7 +25,7 @@ def tag(base: Path, out: Path, workers: int = 1) -> Command:
 
 
 def shard(base: Path, out: Path, workers: int = 1) -> Command:
-    options = ("--shard-size", "20kB", "--holdout", 0.1, "--workers", workers)
+    options = ("--shard-size", "60kB", "--holdout", 0.1, "--workers", workers)
     return ("shard", base / "corpus", "--tags", base / "tags", "--out", out, *options)
 
 
@@ -76,7 +76,11 @@ def test_killed_at_many_points_and_run_again_it_completes_with_the_same_bytes(
     for at, more in enumerate((1, 3, 40, 97)):
         marker, before = f"{tmp_path}-{at}", num_files(out)
         process = start(*command, marker=marker)
-        wait_until(lambda before=before, more=more, process=process: num_files(out) >= before + more or process.poll() is not None)
+        wait_until(
+            lambda before=before, more=more, process=process: (
+                num_files(out) >= before + more or process.poll() is not None
+            )
+        )
         kill_and_see_all_end(process, marker)
     assert not (out / ("tags.json" if verb == "tag" else "manifest.json")).exists(), "killed too late to show anything"
     assert finish(start(*command)).code == 0
@@ -135,7 +139,9 @@ def test_a_full_disk_ends_in_one_sentence_and_the_next_run_completes(
         "import resource, sys; from skillshard.cli import main; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500)); main(sys.argv[1:])"
     )
-    ended = subprocess.run([sys.executable, "-c", limited, *map(str, command)], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", limited, *map(str, command)], capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
     errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and ended.stderr.splitlines()[-1] == errors[0]
@@ -221,7 +227,9 @@ def test_a_unit_that_kills_every_worker_stops_the_job_with_its_name_and_what_is_
     import work_that_dies
 
     units = keyed({"number": at, "folder": str(work / "tries"), "deaths": 99 * (at == 5)} for at in range(9))
-    with pytest.raises(ExecutionError, match=f"failed {MAX_TRIES} times.*killed, or out of memory.*run the same command again"):
+    with pytest.raises(
+        ExecutionError, match=f"failed {MAX_TRIES} times.*killed, or out of memory.*run the same command again"
+    ):
         run(work_that_dies.square, units, where=Where(workers=2), records=str(work / "records"))
     assert {f"00000{at}.json" for at in range(5)} <= {path.name for path in (work / "records").iterdir()}
     assert tries_of(work)["5"] == MAX_TRIES

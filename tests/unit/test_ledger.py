@@ -79,7 +79,7 @@ def test_a_report_without_draws_per_step_says_what_to_give(shards: ShardSet, tmp
 
 def test_a_round_whose_losses_never_come_says_which_are_missing(shards: ShardSet, tmp_path: Path) -> None:
     strict = build(shards, tmp_path, lag=0)
-    strict.report(8, GOOD)
+    build(shards, tmp_path, lag=0).report(8, GOOD)
     strict.round(1)
     with pytest.raises(
         RoundError,
@@ -90,6 +90,15 @@ def test_a_round_whose_losses_never_come_says_which_are_missing(shards: ShardSet
     ):
         strict.round(2)
     assert issubclass(RoundError, TimeoutError)
+
+
+def test_a_thread_that_would_wait_for_its_own_report_is_told_at_once(shards: ShardSet, tmp_path: Path) -> None:
+    strict = build(shards, tmp_path, lag=0, wait_s=600.0)
+    strict.report(4, GOOD)
+    with pytest.raises(
+        RoundError, match=re.escape("so it would wait for itself. Report at least once per round of 64 draws")
+    ):
+        strict.round(1)
 
 
 def test_a_waiting_round_goes_on_when_the_report_comes(shards: ShardSet, tmp_path: Path) -> None:

@@ -1,0 +1,309 @@
+"""Ray gives the bytes that the local pool gives, says the same sentences, and leaves nothing running."""
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from skillshard.errors import ExecutionError
+from skillshard.execution import MAX_TRIES, Where, keyed, run
+from tests.commands import Outcome, fails, finish, marked, start, works
+from tests.conftest import REPOSITORY, lines, samples, tree
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
+MARKER = f"ray-{os.getpid()}"
+
+
+def free_ports(num: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(num)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def wait_for_port(port: int, process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
+    end = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        assert process.poll() is None and time.monotonic() < end, f"no Ray at port {port}"
+        time.sleep(0.2)
+
+
+def end_all(marker: str) -> None:
+    """End the marked processes by their ids, and wait until they are gone."""
+    for kind, timeout_s in ((signal.SIGTERM, 5), (signal.SIGKILL, 20)):
+        end = time.monotonic() + timeout_s
+        while (left := marked(marker)) and time.monotonic() < end:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, kind)
+            time.sleep(0.3)
+    assert not marked(marker)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A Ray of two CPUs with a token of its own: its address, and that of its dashboard, which takes jobs."""
+    port, dashboard, agent, agent_grpc, environments, metrics = free_ports(6)
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"ss-{MARKER}"  # short: it holds Unix sockets
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONWARNINGS", "ignore")
+        command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--disable-usage-stats"]
+        command += ["--node-ip-address", "127.0.0.1", "--num-cpus", "2", "--object-store-memory", str(80 << 20)]
+        command += ["--temp-dir", folder, "--include-dashboard", "true", "--dashboard-host", "127.0.0.1"]
+        command += [
+            "--port",
+            str(port),
+            "--dashboard-port",
+            str(dashboard),
+            "--dashboard-agent-listen-port",
+            str(agent),
+        ]
+        command += ["--dashboard-agent-grpc-port", str(agent_grpc), "--runtime-env-agent-port", str(environments)]
+        command += ["--metrics-export-port", str(metrics)]
+        with (tmp_path_factory.mktemp("ray") / "log").open("wb") as log:
+            environment = {**os.environ, "SKILLSHARD_TEST": MARKER}
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            try:
+                wait_for_port(port, process, 60)
+                wait_for_port(dashboard, process, 60)
+                yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+            finally:
+                end_all(MARKER)
+                process.wait()
+                subprocess.run(["rm", "-rf", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus in about 20 partitions, with ids that repeat and broken lines."""
+    folder = tmp_path_factory.mktemp("ray-corpus") / "corpus"
+    folder.mkdir()
+    records = samples(add=400, carry=200, negate=40)
+    for at in range(3):
+        (folder / f"{at}.jsonl").write_bytes(lines([*records[at::3], {**records[at - 1], "text": "again"}]) + b"{\n")
+    return folder
+
+
+def commands(corpus: Path, out: Path, *options: object) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    cut = ("--partition-size", "3kB", "--on-bad-sample", "set-aside")
+    return (
+        ("tag", corpus, "--field", "skill", "--out", out / "T", *cut, *options),
+        ("shard", corpus, "--tags", out / "T", "--out", out / "S", "--shard-size", "30kB", "--holdout", 0.1, *options),
+    )
+
+
+@pytest.fixture(scope="session")
+def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The tree that one process makes, without a pool."""
+    out = tmp_path_factory.mktemp("inline")
+    for command in commands(corpus, out, "--workers", 1):
+        works(*command)
+    assert len([name for name in tree(out) if name.startswith("T/parts")]) > 10
+    return tree(out)
+
+
+def test_the_local_pool_gives_the_bytes_of_one_process(
+    corpus: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    for workers in (2, 3):
+        for command in commands(corpus, tmp_path / str(workers), "--workers", workers):
+            works(*command)
+        assert tree(tmp_path / str(workers)) == expected
+
+
+def test_ray_gives_the_bytes_of_one_process(
+    cluster: tuple[str, str], corpus: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    for command in commands(corpus, tmp_path, "--ray-address", cluster[0]):
+        outcome = finish(start(*command))
+        assert outcome.code == 0, outcome
+    assert tree(tmp_path) == expected
+    assert "T/.work/job.json" not in tree(tmp_path)
+
+
+def test_an_error_in_a_unit_is_the_same_sentence_on_ray_and_here(cluster: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    for name in "abcdef":
+        (tmp_path / "corpus" / f"{name}.jsonl").write_bytes(lines(samples(add=3)) + b"{\n")
+    command = ("tag", tmp_path / "corpus", "--field", "skill")
+    here = fails(*command, "--out", tmp_path / "T1", "--workers", 1)
+    pool = fails(*command, "--out", tmp_path / "T2", "--workers", 2)
+    ray = finish(start(*command, "--out", tmp_path / "T3", "--ray-address", cluster[0]))
+    assert ray.code == 1 and here == pool == ray.sentence
+    assert here.startswith("a.jsonl line 4: not valid JSON")
+
+
+WORK = '''
+"""What units of these tests do."""
+import os, signal
+from pathlib import Path
+
+def square(number, folder, deaths):
+    """Kill this worker `deaths` times, then work."""
+    tries = Path(folder) / str(number)
+    with tries.open("a") as file:
+        file.write(".")
+    if len(tries.read_text()) <= deaths:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"square": number * number}
+'''
+DRIVER = """
+import sys
+import ray
+import work_on_ray
+from skillshard.errors import SkillshardError
+from skillshard.execution import Where, keyed, run
+
+ray.cloudpickle.register_pickle_by_value(work_on_ray)
+address, folder, deaths = sys.argv[1:]
+units = keyed({"number": at, "folder": f"{folder}/tries", "deaths": int(deaths) * (at == 3)} for at in range(6))
+try:
+    found = run(work_on_ray.square, units, where=Where(ray_address=address), records=f"{folder}/records")
+    print([record["square"] for record in found])
+except SkillshardError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def drive(address: str, folder: Path, deaths: int) -> Outcome:
+    (folder / "tries").mkdir()
+    (folder / "work_on_ray.py").write_text(WORK)
+    (folder / "driver.py").write_text(DRIVER)
+    ended = subprocess.run(
+        [sys.executable, folder / "driver.py", address, folder, str(deaths)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return Outcome(ended.returncode, ended.stdout, ended.stderr)
+
+
+def test_a_unit_whose_ray_worker_is_killed_is_tried_again(cluster: tuple[str, str], tmp_path: Path) -> None:
+    outcome = drive(cluster[0], tmp_path, deaths=1)
+    assert outcome.code == 0 and outcome.out.splitlines()[-1] == "[0, 1, 4, 9, 16, 25]", outcome
+    assert len((tmp_path / "tries" / "3").read_text()) == 2
+
+
+def test_a_unit_that_kills_every_ray_worker_stops_the_job_with_a_sentence(
+    cluster: tuple[str, str], tmp_path: Path
+) -> None:
+    outcome = drive(cluster[0], tmp_path, deaths=99)
+    assert outcome.code == 1
+    assert f"unit 000003 failed {MAX_TRIES} times" in outcome.sentence and "its Ray worker died" in outcome.sentence
+    assert len((tmp_path / "tries" / "3").read_text()) == MAX_TRIES
+
+
+# ----------------------------------------------------------------------------------------------------------- addresses
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "localhost:{}"])
+def test_a_cluster_that_is_not_there_is_one_sentence_soon(form: str, tmp_path: Path) -> None:
+    address = form.format(*free_ports(1))
+    began = time.monotonic()
+    with pytest.raises(ExecutionError) as caught:
+        run(len, keyed([{"obj": ()}]), where=Where(ray_address=address), records=str(tmp_path))  # type: ignore[arg-type]
+    assert time.monotonic() - began < 20
+    assert f"no Ray cluster at --ray-address {address}: " in str(caught.value)
+    assert "ray start --head" in str(caught.value) and "--ray-address local" in str(caught.value)
+
+
+def test_a_port_that_is_not_rays_and_no_address_at_all_are_one_sentence_soon(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(samples(add=3)))
+    listener = socket.create_server(("127.0.0.1", 0))  # takes connections and never answers
+    with listener:
+        for address in ("not an address", f"127.0.0.1:{listener.getsockname()[1]}"):
+            began = time.monotonic()
+            command = ("tag", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T")
+            outcome = finish(start(*command, "--ray-address", address))
+            assert outcome.code == 1, outcome
+            assert f"no Ray cluster at --ray-address {address}: " in outcome.sentence
+            assert time.monotonic() - began < 60
+
+
+def test_a_ray_started_for_one_job_gives_the_same_bytes_and_leaves_nothing(
+    corpus: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    marker = f"{MARKER}-local"
+    for command in commands(corpus, tmp_path / "out", "--ray-address", "local", "--workers", 2):
+        outcome = finish(start(*command, marker=marker))
+        assert outcome.code == 0, outcome
+    assert tree(tmp_path / "out") == expected
+    assert not (tmp_path / "home" / ".ray").exists(), "a token there would change the user's next cluster"
+    end = time.monotonic() + 20
+    while marked(marker) and time.monotonic() < end:
+        time.sleep(0.2)
+    end_all(marker)
+
+
+# ---------------------------------------------------------------------------------------------------------------- jobs
+
+
+def job(verb: str, *arguments: object) -> Outcome:
+    command = [sys.executable, REPOSITORY / "jobs" / f"{verb}.py", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return Outcome(ended.returncode, ended.stdout, ended.stderr)
+
+
+def test_jobs_submitted_to_ray_give_the_same_bytes(
+    cluster: tuple[str, str], corpus: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    for verb, *arguments in commands(corpus, tmp_path):
+        submit = [
+            Path(sys.executable).with_name("ray"),
+            "job",
+            "submit",
+            "--address",
+            cluster[1],
+            "--working-dir",
+            "jobs",
+        ]
+        submitted = subprocess.run(
+            [*submit, "--", sys.executable, f"{verb}.py", *map(str, arguments)],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert tree(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("tag", ("corpus", "--out", "/out", "--field", "skill")),
+        ("tag", ("/corpus", "--out", "out", "--field", "skill")),
+        ("shard", ("/corpus", "--tags", "./tags", "--out", "/out")),
+    ],
+)
+def test_a_job_refuses_a_relative_path(verb: str, arguments: tuple[str, ...]) -> None:
+    outcome = job(verb, *arguments)
+    assert outcome.code == 2
+    assert "is a relative path" in outcome.sentence and "Give absolute paths that every node sees" in outcome.sentence
+
+
+def test_a_job_has_the_exit_codes_of_the_command_line(cluster: tuple[str, str], tmp_path: Path) -> None:
+    assert job("tag", "/corpus", "--out", tmp_path / "T").code == 2  # no --field
+    assert "--field" in job("tag", "/corpus", "--out", tmp_path / "T").err
+    missing = job("tag", tmp_path / "nowhere", "--out", tmp_path / "T", "--field", "x", "--ray-address", cluster[0])
+    assert missing.code == 1 and "no such file or directory" in missing.sentence

@@ -1,0 +1,42 @@
+"""The demo at a small size: every part of it, its outputs, and its second run."""
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from skillshard.cli import app
+from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
+from tests.conftest import tree
+
+SMALL = ["--k", "2", "--samples", "6000", "--steps", "120"]
+
+
+def test_the_demo_goes_the_whole_way_and_finds_itself_finished(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    first = CliRunner().invoke(app, ["demo", "--out", str(out), *SMALL])
+    assert first.exit_code == 0, first.output
+    assert "natural" in first.output and "stratified" in first.output and "skill-it" in first.output
+    assert "Not shown: that SKILL-IT beats stratified." in first.output
+    assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
+    weights = {}
+    for method in ("natural", "stratified", "skill-it"):
+        ledger = DirectoryLedger(out / "runs" / method)
+        assert verify_ledger(ledger) == []
+        assert len(ledger.names("rounds")) == 6
+        assert len(ledger.names("observations")) == 60
+        weights[method] = json.loads(ledger.get("rounds/00000005.json") or b"")["weights"]
+    assert weights["stratified"] == [0.5, 0.5]
+    assert abs(weights["natural"][0] - 3 / 8) < 0.02
+    assert weights["skill-it"] != weights["stratified"]
+    before = tree(out)
+    again = CliRunner().invoke(app, ["demo", "--out", str(out), *SMALL])
+    assert again.exit_code == 0
+    assert tree(out) == before
+
+
+def test_a_demo_with_other_arguments_needs_another_directory(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text('{"k": 2, "num_samples": 6000, "steps": 120, "seed": 0}')
+    found = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--k", "3", *SMALL[2:]])
+    assert found.exit_code == 1
+    assert "holds a demo with other arguments (k: 2 -> 3). Choose another --out." in str(found.exception)

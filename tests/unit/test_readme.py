@@ -1,0 +1,61 @@
+"""What the README says works: its code runs, its commands run, its picture and table are there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, samples, write_corpus
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a corpus, in which every command of the verbs' block has run."""
+    folder = tmp_path_factory.mktemp("readme")
+    write_corpus(folder / "CORPUS", samples(add=300, carry=200, negate=100))
+    (verbs,) = (block for block in blocks("bash") if block.startswith("skillshard tag"))
+    for line in verbs.splitlines():
+        words = shlex.split(line.split(" #")[0].replace("meta.category", "meta.skill"))
+        found = run([sys.executable, "-m", "skillshard.cli", *words[1:]], folder)
+        assert found.returncode == 0, f"{line}\n{found.stdout}{found.stderr}"
+    return folder
+
+
+def test_the_verbs_of_the_readme_run(folder: Path) -> None:
+    assert (folder / "S" / "manifest.json").exists()
+    assert len((folder / "ids.jsonl").read_bytes().splitlines()) == 20_000
+    assert (folder / "L").is_dir()
+
+
+def test_the_trainer_of_the_readme_runs(folder: Path) -> None:
+    (code,) = blocks("python")
+    (folder / "trainer.py").write_text(code)
+    found = run([sys.executable, "-W", "ignore", "trainer.py"], folder)
+    assert found.returncode == 0, found.stderr
+    assert len(list((folder / "runs" / "1" / "observations").glob("*.json"))) == 5
+    assert (folder / "checkpoint.pt").exists()
+
+
+def test_the_install_commands_name_extras_that_exist() -> None:
+    assert "<!-- test command -->" in README
+    assert "'.[test]'" in README
+    assert (REPOSITORY / "docs" / "demo.png").exists()
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for document in [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document}: {target}"
