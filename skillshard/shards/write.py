@@ -1,64 +1,31 @@
 r"""Corpus and tags -> shards. Two stages of units, a plan between them, and nothing that depends on their number.
 
-A sample's place is decided by one number: the 64-bit hash of its id. Within a skill, samples with the lowest hashes are the
-holdout (so the choice survives re-runs and re-tagging), the rest is train, and shard j of n takes the j-th n-th of the
-range. Ordered by hash, a skill is shuffled globally.
-
-1. `sort_partition`: one corpus partition -> samples sorted by (skill, hash) in scratch files, sizes per skill.
-2. `plan`: sizes -> how many shards each skill and split gets (pure).
+1. `sort_partition` (sort.py): one corpus partition -> samples sorted by (skill, hash of id) in scratch files, and sizes.
+2. `plan` (plan.py): sizes -> how many shards each skill and split gets, and which hashes each takes (pure).
 3. `write_group`: some neighbouring shards -> their samples from all scratch files, as tars with an index.
 
-Memory of a unit: `SORT_BYTES` in stage 1; the samples of about `GROUP_BYTES` of shards in stage 3. Scratch space: the size of the
-corpus. A hash range that holds no sample gives no shard, so numbers may have gaps.
+Ordered by hash, a skill is shuffled globally, and the holdout is the same after re-runs and re-tagging. Memory of a unit:
+`SORT_BYTES` in stage 1; the samples of about `GROUP_BYTES` of shards in stage 3. Scratch space: the size of the corpus. A hash
+range that holds no sample gives no shard, so numbers may have gaps.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import xxhash
 
 from skillshard import artefact, storage
-from skillshard.corpus import Corpus, Partition, PartitionReader, Sample
+from skillshard.corpus import Corpus
 from skillshard.errors import ExecutionError, ShardError, StorageError, TagsError, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
-from skillshard.shards.manifest import MANIFEST, SPLITS, Manifest, Split, folder_names, index_name, shard_name
-from skillshard.shards.tar import index_of, tar_bytes_of, tar_chunks
-from skillshard.tags import Tags, part_place, read_part, rejected_place
-
-HASH_SPACE = 1 << 64
-SORT_BYTES = 256 << 20
-GROUP_BYTES = 256 << 20
-GROUP_SHARDS = 16
-SORTED_DTYPE = np.dtype(
-    [("skill", "<u4"), ("hash", "<u8"), ("start", "<u8"), ("text_bytes", "<u4"), ("json_bytes", "<u4")]
-)
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """One shard to be written: a range of hashes of one skill.
-
-    Attributes:
-        position: number in the whole set; part of every key.
-        skill: index of the skill.
-        number: number within skill and split; names the file.
-        low, high: the range of hashes, high exclusive.
-        num_bytes: expected size.
-    """
-
-    position: int
-    skill: int
-    split: Split
-    number: int
-    low: int
-    high: int
-    num_bytes: int
+from skillshard.shards.manifest import MANIFEST, SPLITS, Manifest, folder_names, index_name, shard_name
+from skillshard.shards.plan import ShardPlan, groups, plan
+from skillshard.shards.sort import collect, sort_partition
+from skillshard.shards.tar import index_of, tar_chunks
+from skillshard.tags import Tags, part_place, rejected_place
 
 
 def write_shards(
@@ -131,11 +98,11 @@ def _write(
         for folder, part in zip(scratch, sorted_parts, strict=True)
         for chunk in range(part["chunks"])
     ]
-    groups = keyed(
-        {"out": str(work.out), "chunks": chunks, "folders": folders, "shards": group} for group in _groups(shards)
+    parts = keyed(
+        {"out": str(work.out), "chunks": chunks, "folders": folders, "shards": group} for group in groups(shards)
     )
     written = run(
-        write_group, groups, where=where, records=work.records("write"), on_done=on_stage("writing", len(groups))
+        write_group, parts, where=where, records=work.records("write"), on_done=on_stage("writing", len(parts))
     )
     _copy_rejected(tags, work.out)
     manifest = _manifest(made_from, tags, skills, folders, [shard for record in written for shard in record["shards"]])
@@ -183,162 +150,9 @@ def _sort_units(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[st
     )
 
 
-# --- stage 1 ---------------------------------------------------------------------------------------------------------
-
-
-def sort_partition(
-    partition: Partition,
-    tags_part: str,
-    expected_digest: str,
-    reading: Mapping[str, Any],
-    skills: list[str],
-    scratch: str,
-) -> Record:
-    """Sort one partition's tagged samples by (skill, hash of id) into scratch files of about `SORT_BYTES`.
-
-    Returns:
-        Number of scratch chunks, and per skill the number of samples, bytes in a tar, lowest and highest hash.
-    """
-    index = {skill: at for at, skill in enumerate(skills)}
-    sizes: dict[str, list[int]] = {}
-    chunks = 0
-    waiting = _Waiting()
-    for sample, skill in _zip_tags(partition, tags_part, expected_digest, reading):
-        hashed = xxhash.xxh3_64_intdigest(sample.id.encode())
-        text, json = sample.text.encode(), member_json(sample, skill)
-        _count(sizes, str(index[skill]), tar_bytes_of(len(text), len(json)), hashed)
-        waiting.add(index[skill], hashed, text, json)
-        if waiting.num_bytes >= SORT_BYTES:
-            waiting.write(f"{scratch}/{chunks:03d}")
-            chunks, waiting = chunks + 1, _Waiting()
-    if waiting.texts:
-        waiting.write(f"{scratch}/{chunks:03d}")
-        chunks += 1
-    return {"chunks": chunks, "skills": sizes}
-
-
-def member_json(sample: Sample, skill: str) -> bytes:
-    """The JSON member of a sample: id, skill, meta, in this order; meta keeps the order of the corpus."""
-    return orjson.dumps({"id": sample.id, "skill": skill, "meta": sample.meta})
-
-
-def _zip_tags(
-    partition: Partition, tags_part: str, expected_digest: str, reading: Mapping[str, Any]
-) -> Iterator[tuple[Sample, str]]:
-    reader = PartitionReader(partition, **reading)
-    rows = read_part(tags_part)
-    for row, tag in zip_longest(reader, rows):
-        if tag is not None and row is not None and tag.reason is not None:
-            continue
-        if tag is None or tag.skill is None or not isinstance(row, Sample) or tag.id != row.id:
-            raise _changed(partition, tags_part)
-        yield row, tag.skill
-    if reader.digest() != expected_digest:
-        raise _changed(partition, tags_part)
-
-
-def _changed(partition: Partition, tags_part: str) -> TagsError:
-    return TagsError(
-        f"{partition.name} is not what was tagged: its rows differ from {tags_part}. Tag the corpus as it is now into "
-        "another directory, and shard with those tags."
-    )
-
-
-def _count(sizes: dict[str, list[int]], skill: str, num_bytes: int, hashed: int) -> None:
-    found = sizes.setdefault(skill, [0, 0, hashed, hashed])
-    found[:] = [found[0] + 1, found[1] + num_bytes, min(found[2], hashed), max(found[3], hashed)]
-
-
-class _Waiting:
-    """Samples read but not yet sorted and written."""
-
-    def __init__(self) -> None:
-        self.skills: list[int] = []
-        self.hashes: list[int] = []
-        self.texts: list[bytes] = []
-        self.jsons: list[bytes] = []
-        self.num_bytes = 0
-
-    def add(self, skill: int, hashed: int, text: bytes, json: bytes) -> None:
-        self.skills.append(skill)
-        self.hashes.append(hashed)
-        self.texts.append(text)
-        self.jsons.append(json)
-        self.num_bytes += len(text) + len(json)
-
-    def write(self, place: str) -> None:
-        """Two files: PLACE.npy, the sorted index, and PLACE.data, the texts and JSONs in that order."""
-        hashes = np.array(self.hashes, np.uint64)
-        order = np.lexsort((hashes, np.array(self.skills)))
-        index = np.empty(len(order), SORTED_DTYPE)
-        index["skill"], index["hash"] = np.array(self.skills)[order], hashes[order]
-        index["text_bytes"] = np.array([len(text) for text in self.texts])[order]
-        index["json_bytes"] = np.array([len(json) for json in self.jsons])[order]
-        spans = index["text_bytes"].astype(np.uint64) + index["json_bytes"]
-        index["start"] = np.cumsum(spans) - spans
-        with storage.writing(f"{place}.data") as part, part.open("wb") as file:
-            file.writelines(piece for at in order for piece in (self.texts[at], self.jsons[at]))
-        with storage.writing(f"{place}.npy") as part, part.open("wb") as file:
-            np.save(file, index)
-
-
-# --- the plan --------------------------------------------------------------------------------------------------------
-
-
-def plan(sorted_parts: Sequence[Record], num_skills: int, shard_bytes: int, holdout: float) -> list[ShardPlan]:
-    """Which shards there are: pure, from the sizes that stage 1 found."""
-    shards: list[ShardPlan] = []
-    for skill in range(num_skills):
-        found = [part["skills"][str(skill)] for part in sorted_parts if str(skill) in part["skills"]]
-        num_bytes = sum(sizes[1] for sizes in found)
-        cut = holdout_cut(
-            [sizes[0] for sizes in found], [sizes[2] for sizes in found], [sizes[3] for sizes in found], holdout
-        )
-        for split, low, high in zip(SPLITS, (cut, 0), (HASH_SPACE, cut), strict=True):
-            expected = num_bytes * (high - low) // HASH_SPACE
-            num = max(1, round(expected / shard_bytes)) if high > low else 0
-            bounds = [low + (high - low) * at // num for at in range(num)] + [high]
-            shards += [
-                ShardPlan(len(shards) + at, skill, split, at, bounds[at], bounds[at + 1], expected // num)
-                for at in range(num)
-            ]
-    return shards
-
-
-def holdout_cut(counts: Sequence[int], lowest: Sequence[int], highest: Sequence[int], holdout: float) -> int:
-    """The hash below which samples of a skill are held out.
-
-    >>> holdout_cut([3], [10], [1 << 63], 0.25) == 1 << 62
-    True
-    >>> holdout_cut([3], [1 << 63], [(1 << 63) + 9], 0.25) == (1 << 63) + 1   # at least one
-    True
-    >>> holdout_cut([1], [10], [10], 0.25)                                    # a single sample is for training
-    0
-    """
-    if holdout == 0 or sum(counts) < 2:
-        return 0
-    return min(max(int(holdout * HASH_SPACE), min(lowest) + 1), max(highest))
-
-
-def _groups(shards: Sequence[ShardPlan]) -> Iterator[list[ShardPlan]]:
-    group: list[ShardPlan] = []
-    num_bytes = 0
-    for shard in shards:
-        if group and (num_bytes + shard.num_bytes > GROUP_BYTES or len(group) == GROUP_SHARDS):
-            yield group
-            group, num_bytes = [], 0
-        group.append(shard)
-        num_bytes += shard.num_bytes
-    if group:
-        yield group
-
-
-# --- stage 2 ---------------------------------------------------------------------------------------------------------
-
-
 def write_group(out: str, chunks: list[str], folders: list[str], shards: list[ShardPlan]) -> Record:
     """Write some shards; a shard whose range holds no sample is left out."""
-    collected = _collect(chunks, shards)
+    collected = collect(chunks, shards)
     return {
         "shards": [
             _write_shard(out, folders[shard.skill], shard, *found)
@@ -370,43 +184,6 @@ def _write_shard(
     }
 
 
-Collected = tuple[list[np.ndarray], list[bytes], list[bytes]]
-"""Hashes, texts and JSONs of one shard's samples, in the order of the corpus."""
-
-
-def _collect(chunks: list[str], shards: Sequence[ShardPlan]) -> list[Collected]:
-    """The samples of some shards; every chunk is opened once."""
-    found: list[Collected] = [([], [], []) for _ in shards]
-    for chunk in chunks:
-        index = np.load(f"{chunk}.npy", mmap_mode="r")
-        with open(f"{chunk}.data", "rb") as file:
-            for shard, (hashes, texts, jsons) in zip(shards, found, strict=True):
-                rows = _rows_of(index, shard)
-                if not len(rows):
-                    continue
-                hashes.append(rows["hash"])
-                base = int(rows["start"][0])
-                file.seek(base)
-                last = rows[-1]
-                data = file.read(int(last["start"]) + int(last["text_bytes"]) + int(last["json_bytes"]) - base)
-                for start, text, json in zip(
-                    *((rows[name]).tolist() for name in ("start", "text_bytes", "json_bytes")), strict=True
-                ):
-                    at = start - base
-                    texts.append(data[at : at + text])
-                    jsons.append(data[at + text : at + text + json])
-    return found
-
-
-def _rows_of(index: np.ndarray, shard: ShardPlan) -> np.ndarray:
-    """The entries of a chunk's sorted index that belong to a shard."""
-    first, last = np.searchsorted(index["skill"], np.array([shard.skill, shard.skill + 1], np.uint32))
-    within = index["hash"][first:last]
-    begin = int(np.searchsorted(within, np.uint64(shard.low)))
-    end = len(within) if shard.high == HASH_SPACE else int(np.searchsorted(within, np.uint64(shard.high)))
-    return np.array(index[int(first) + begin : int(first) + end])
-
-
 def _write_tar(place: str, chunks: Iterator[bytes]) -> tuple[int, str]:
     hasher, num_bytes = xxhash.xxh3_128(), 0
     with storage.writing(place) as part, part.open("wb") as file:
@@ -415,9 +192,6 @@ def _write_tar(place: str, chunks: Iterator[bytes]) -> tuple[int, str]:
             hasher.update(chunk)
             num_bytes += len(chunk)
     return num_bytes, hasher.hexdigest()
-
-
-# --- the end ---------------------------------------------------------------------------------------------------------
 
 
 def _copy_rejected(tags: Tags, out: Path) -> None:
