@@ -4,13 +4,14 @@ Draw d is determined by the shards, the seed and the rounds of the ledger, and b
 draws, in any process, in any order; iterating is a convenience on top. State is one integer.
 """
 
+import mmap
 import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,11 +39,13 @@ from skillshard.mixing.ledger import (
 )
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder, fixed_point, interleave, quotas
 from skillshard.policies.policy import Policy, State, check_losses
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet
 from skillshard.storage import digest
 
 ROUNDS_KEPT = 4
-"""Rounds whose order is kept in memory; a reader moves from one to the next."""
+"""Rounds whose plan is kept in memory; a reader moves from one to the next."""
+SAMPLES_AHEAD = 256
+"""Texts that iterating cuts out of the shards at once."""
 
 
 class MixedSample(NamedTuple):
@@ -50,7 +53,6 @@ class MixedSample(NamedTuple):
 
     draw: int
     skill: str
-    id: str
     text: str
 
 
@@ -60,16 +62,23 @@ class Batch:
 
     Attributes:
         draws: positions in the stream.
-        skills: the skill of each.
+        skill_numbers: the skill of each, an index into `skill_names`.
+        skill_names: the skills of the mix.
         texts: the text of each.
     """
 
     draws: Int[np.ndarray, " sample"]
-    skills: list[str]
+    skill_numbers: Int[np.ndarray, " sample"]
+    skill_names: tuple[str, ...]
     texts: list[str]
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def skills(self) -> list[str]:
+        """The skill of each."""
+        return [self.skill_names[number] for number in self.skill_numbers.tolist()]
 
 
 class MixerState(BaseModel):
@@ -84,12 +93,28 @@ class MixerState(BaseModel):
 
 
 @dataclass(frozen=True)
-class RoundOrder:
-    """Where the samples of one round lie, in the order of its draws."""
+class RoundPlan:
+    """Where the samples of one round lie, in the order of its draws.
+
+    Attributes:
+        skill, shard, row: skill number, shard of the skill, row of the shard.
+        files: the mapped shards that the round reads.
+        file, start, end: of each text: an index into `files`, first byte, end.
+    """
 
     skill: Int[np.ndarray, " draw"]
     shard: Int[np.ndarray, " draw"]
     row: Int[np.ndarray, " draw"]
+    files: list[mmap.mmap]
+    file: Int[np.ndarray, " draw"]
+    start: Int[np.ndarray, " draw"]
+    end: Int[np.ndarray, " draw"]
+
+    def texts(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
+        """The texts of some draws of the round; the one loop over samples that is left to Python."""
+        files = self.files
+        places = zip(self.file[draws].tolist(), self.start[draws].tolist(), self.end[draws].tolist(), strict=True)
+        return [str(files[file][start:end], "utf-8") for file, start, end in places]
 
 
 class Mixer:
@@ -157,17 +182,18 @@ class Mixer:
         self._draw = 0
         self._resumed = (0, 0)
         self._reporter: tuple[int, int] | None = None
-        self._round_orders = lru_cache(ROUNDS_KEPT)(self._order_of)
+        self._plan = lru_cache(ROUNDS_KEPT)(self._plan_of)
 
     # --- the stream --------------------------------------------------------------------------------------------------
 
     def at(self, draws: Int[np.ndarray, " sample"]) -> Batch:
         """Any draws, in any order, wherever the stream stands."""
-        skills, texts = [], []
-        for shards, shard, row in self._places(draws):
-            skills.append(shards.skill)
-            texts.append(shards.open_shard(shard).text(row))
-        return Batch(draws, skills, texts)
+        skills: list[Int[np.ndarray, " some"]] = []
+        texts: list[str] = []
+        for plan, within in self._plans_of(draws):
+            skills.append(plan.skill[within])
+            texts += plan.texts(within)
+        return Batch(draws, np.concatenate(skills) if skills else np.empty(0, np.int64), self.skills, texts)
 
     def batch(self, first: int, num: int) -> Batch:
         """The draws first .. first + num - 1."""
@@ -175,19 +201,33 @@ class Mixer:
 
     def ids(self, first: int, num: int) -> list[str]:
         """The ids of the draws first .. first + num - 1."""
-        places = self._places(np.arange(first, first + num))
-        return [orjson.loads(shards.open_shard(shard).member(row))["id"] for shards, shard, row in places]
-
-    def _places(self, draws: Int[np.ndarray, " sample"]) -> Iterator[tuple[SkillShards, int, int]]:
-        """Shards of the skill, shard and row of each draw."""
-        rounds, within = np.divmod(draws, self.round_draws)
-        starts = np.flatnonzero(np.diff(rounds, prepend=-1))
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(draws)], strict=True):
-            order, at = self._round_orders(int(rounds[start])), within[start:stop]
+        found = []
+        for plan, within in self._plans_of(np.arange(first, first + num)):
             for skill, shard, row in zip(
-                order.skill[at].tolist(), order.shard[at].tolist(), order.row[at].tolist(), strict=True
+                plan.skill[within].tolist(), plan.shard[within].tolist(), plan.row[within].tolist(), strict=True
             ):
-                yield self._train[skill], shard, row
+                found.append(orjson.loads(self._train[skill].open_shard(shard).member(row))["id"])
+        return found
+
+    def _plans_of(
+        self, draws: Int[np.ndarray, " sample"]
+    ) -> Iterator[tuple[RoundPlan, slice | Int[np.ndarray, " some"]]]:
+        """The round's plan and the places in it, for each stretch of draws of one round."""
+        if not len(draws):
+            return
+        first, last = int(draws[0]), int(draws[-1])
+        number, start = divmod(first, self.round_draws)
+        if last - first == len(draws) - 1 < self.round_draws - start and self._is_stretch(draws):
+            yield self._plan(number), slice(start, start + len(draws))
+            return
+        rounds, within = np.divmod(draws, self.round_draws)
+        edges = [*np.flatnonzero(np.diff(rounds, prepend=-1)).tolist(), len(draws)]
+        for begin, end in pairwise(edges):
+            yield self._plan(int(rounds[begin])), within[begin:end]
+
+    @staticmethod
+    def _is_stretch(draws: Int[np.ndarray, " sample"]) -> bool:
+        return len(draws) == 1 or bool((np.diff(draws) == 1).all())
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """The stream from where it stands, endless, in batches; each moves `draw` on when it is handed out."""
@@ -198,10 +238,17 @@ class Mixer:
 
     def __iter__(self) -> Iterator[MixedSample]:
         """The stream from where it stands, endless, sample by sample."""
-        for draw in count(self._draw):
-            (identity,), batch = self.ids(draw, 1), self.batch(draw, 1)
-            self._draw = draw + 1
-            yield MixedSample(draw, batch.skills[0], identity, batch.texts[0])
+        while True:
+            first = self._draw
+            number, start = divmod(first, self.round_draws)
+            plan = self._plan(number)
+            texts = plan.texts(slice(start, start + SAMPLES_AHEAD))
+            skills = plan.skill[start : start + SAMPLES_AHEAD].tolist()
+            for draw, skill, text in zip(count(first), skills, texts, strict=False):
+                self._draw = draw + 1
+                yield MixedSample(draw, self.skills[skill], text)
+                if self._draw != draw + 1:
+                    break  # load_state_dict moved the stream
 
     @property
     def draw(self) -> int:
@@ -339,16 +386,26 @@ class Mixer:
         at_step, at_draw = self._resumed
         return at_draw + (step - at_step) * self.step_draws
 
-    def _order_of(self, number: int) -> RoundOrder:
+    def _plan_of(self, number: int) -> RoundPlan:
         record = self.round(number)
-        counts = np.array(record.counts)
-        skill, slot = interleave(counts, "round", self.seed, number)
-        shards, rows = [], []
-        for order, before, taken in zip(self._orders, record.drawn_before, record.counts, strict=True):
-            found = order.rows(before, before + taken)
-            shards.append(found[0])
-            rows.append(found[1])
-        return RoundOrder(skill, np.concatenate(shards)[slot], np.concatenate(rows)[slot])
+        skill, slot = interleave(np.array(record.counts), "round", self.seed, number)
+        files: list[mmap.mmap] = []
+        shards, rows, sizes, starts, ends = [], [], [], [], []
+        for found, order, before, taken in zip(
+            self._train, self._orders, record.drawn_before, record.counts, strict=True
+        ):
+            of_skill = order.rows(before, before + taken)
+            shards.append(of_skill[0])
+            rows.append(of_skill[1])
+            for data, start, end in found.spans(*of_skill):
+                files.append(data)
+                sizes.append(len(start))
+                starts.append(start)
+                ends.append(end)
+        file = np.repeat(np.arange(len(files)), sizes)
+        columns = (np.concatenate(shards), np.concatenate(rows), file, np.concatenate(starts), np.concatenate(ends))
+        shard, row, file, start, end = (column[slot] for column in columns)
+        return RoundPlan(skill, shard, row, files, file, start, end)
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -381,17 +438,17 @@ class Mixer:
         self._resumed = (0, 0) if saved.step is None else (saved.step, saved.draw)
         aside = rewind(self.ledger, self._draw)
         if aside is not None:
-            self._round_orders.cache_clear()
+            self._plan.cache_clear()
             warnings.warn(
                 f"resumed at draw {self._draw:,}: later losses and rounds are set aside in {aside}.", stacklevel=2
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_round_orders"}
+        return {name: value for name, value in self.__dict__.items() if name != "_plan"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._round_orders = lru_cache(ROUNDS_KEPT)(self._order_of)
+        self._plan = lru_cache(ROUNDS_KEPT)(self._plan_of)
 
 
 def _here() -> tuple[int, int]:
