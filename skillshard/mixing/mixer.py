@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import count, pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -24,14 +24,11 @@ from skillshard.mixing.ledger import (
     DirectoryLedger,
     Lag,
     Ledger,
+    ObservationLog,
     ObservationRecord,
     RoundRecord,
     RunRecord,
-    last_observed,
-    observation_name,
-    observations_between,
     open_run,
-    put_observation,
     read_record,
     rewind,
     round_name,
@@ -39,7 +36,7 @@ from skillshard.mixing.ledger import (
 )
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder, fixed_point, interleave, quotas
 from skillshard.policies.policy import Policy, State, check_losses
-from skillshard.shards.read import ShardSet
+from skillshard.shards.read import OpenShard, ShardSet
 from skillshard.storage import digest
 
 ROUNDS_KEPT = 4
@@ -94,27 +91,37 @@ class MixerState(BaseModel):
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """Where the samples of one round lie, in the order of its draws.
+    """Where the samples of one round lie.
 
     Attributes:
-        skill, shard, row: skill number, shard of the skill, row of the shard.
-        files: the mapped shards that the round reads.
-        file, start, end: of each text: an index into `files`, first byte, end.
+        segments: stretches of neighbouring rows as they were found: skill number, shard, and the shard in memory.
+        skill: the skill number of each draw.
+        segment, row: where each draw is, an index into `segments` and the row of that shard.
+        start, end: first byte and end of each draw's text in the shard.
     """
 
+    segments: list[tuple[int, int, OpenShard]]
     skill: Int[np.ndarray, " draw"]
-    shard: Int[np.ndarray, " draw"]
+    segment: Int[np.ndarray, " draw"]
     row: Int[np.ndarray, " draw"]
-    files: list[mmap.mmap]
-    file: Int[np.ndarray, " draw"]
     start: Int[np.ndarray, " draw"]
     end: Int[np.ndarray, " draw"]
 
+    @cached_property
+    def data(self) -> list[mmap.mmap]:
+        """The bytes of each segment's shard."""
+        return [opened.data for _, _, opened in self.segments]
+
+    def ids(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
+        """The ids of some draws of the round."""
+        places = zip(self.segment[draws].tolist(), self.row[draws].tolist(), strict=True)
+        return [orjson.loads(self.segments[segment][2].member(row))["id"] for segment, row in places]
+
     def texts(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
         """The texts of some draws of the round; the one loop over samples that is left to Python."""
-        files = self.files
-        places = zip(self.file[draws].tolist(), self.start[draws].tolist(), self.end[draws].tolist(), strict=True)
-        return [str(files[file][start:end], "utf-8") for file, start, end in places]
+        data = self.data
+        places = zip(self.segment[draws].tolist(), self.start[draws].tolist(), self.end[draws].tolist(), strict=True)
+        return [data[segment][start:end].decode() for segment, start, end in places]
 
 
 class Mixer:
@@ -179,6 +186,8 @@ class Mixer:
             policy_arguments=policy.arguments,
         )
         self._run_digest = open_run(self.ledger, self._run)
+        self._observations = ObservationLog(self.ledger)
+        self._rounds: dict[int, RoundRecord] = {}
         self._draw = 0
         self._resumed = (0, 0)
         self._reporter: tuple[int, int] | None = None
@@ -197,37 +206,22 @@ class Mixer:
 
     def batch(self, first: int, num: int) -> Batch:
         """The draws first .. first + num - 1."""
-        return self.at(np.arange(first, first + num))
+        number, start = divmod(first, self.round_draws)
+        if start + num > self.round_draws:
+            return self.at(np.arange(first, first + num))
+        plan, within = self._plan(number), slice(start, start + num)
+        return Batch(np.arange(first, first + num), plan.skill[within], self.skills, plan.texts(within))
 
     def ids(self, first: int, num: int) -> list[str]:
         """The ids of the draws first .. first + num - 1."""
-        found = []
-        for plan, within in self._plans_of(np.arange(first, first + num)):
-            for skill, shard, row in zip(
-                plan.skill[within].tolist(), plan.shard[within].tolist(), plan.row[within].tolist(), strict=True
-            ):
-                found.append(orjson.loads(self._train[skill].open_shard(shard).member(row))["id"])
-        return found
+        return [found for plan, within in self._plans_of(np.arange(first, first + num)) for found in plan.ids(within)]
 
-    def _plans_of(
-        self, draws: Int[np.ndarray, " sample"]
-    ) -> Iterator[tuple[RoundPlan, slice | Int[np.ndarray, " some"]]]:
+    def _plans_of(self, draws: Int[np.ndarray, " sample"]) -> Iterator[tuple[RoundPlan, Int[np.ndarray, " some"]]]:
         """The round's plan and the places in it, for each stretch of draws of one round."""
-        if not len(draws):
-            return
-        first, last = int(draws[0]), int(draws[-1])
-        number, start = divmod(first, self.round_draws)
-        if last - first == len(draws) - 1 < self.round_draws - start and self._is_stretch(draws):
-            yield self._plan(number), slice(start, start + len(draws))
-            return
         rounds, within = np.divmod(draws, self.round_draws)
         edges = [*np.flatnonzero(np.diff(rounds, prepend=-1)).tolist(), len(draws)]
         for begin, end in pairwise(edges):
             yield self._plan(int(rounds[begin])), within[begin:end]
-
-    @staticmethod
-    def _is_stretch(draws: Int[np.ndarray, " sample"]) -> bool:
-        return len(draws) == 1 or bool((np.diff(draws) == 1).all())
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """The stream from where it stands, endless, in batches; each moves `draw` on when it is handed out."""
@@ -268,14 +262,11 @@ class Mixer:
 
         Raises:
             ObservationError: unknown or missing skills, values that are not finite numbers >= 0, other losses at this
-                draw already, or a round was already decided without them.
+                draw already, or losses of a later draw.
         """
         values = check_losses(losses, self.policy.eval_skills or self.skills, step=step)
         draw = self._draw_of(step) if draw is None else draw
-        observation = ObservationRecord(step=step, draw=draw, losses=values)
-        if self.ledger.get(observation_name(draw)) is None and self.policy.reads_losses:
-            self._refuse_late(observation)
-        put_observation(self.ledger, observation)
+        self._observations.put(ObservationRecord(step=step, draw=draw, losses=values))
         self._reporter = _here()
 
     def round(self, number: int) -> RoundRecord:
@@ -285,25 +276,38 @@ class Mixer:
             RoundError: the losses that it needs did not come within `wait_s`.
             LedgerError: the ledger's rounds do not follow from one another.
         """
-        record = read_record(self.ledger, round_name(number), RoundRecord)
-        if record is not None:
-            return record
         first = number
-        while first and self.ledger.get(round_name(first - 1)) is None:
+        while (record := self._known(first)) is None and first:
             first -= 1
-        for missing in range(first, number + 1):
-            previous = read_record(self.ledger, round_name(missing - 1), RoundRecord) if missing else None
-            self.ledger.put(round_name(missing), self._decide(missing, previous).to_bytes())
-        record = read_record(self.ledger, round_name(number), RoundRecord)
-        if record is None:
-            raise LedgerError(f"round {number} vanished from {self.ledger} after it was put.")
+        for missing in range(first if record is None else first + 1, number + 1):
+            record = self._put(self._decide(missing, record))
+        assert record is not None
         return record
+
+    def _known(self, number: int) -> RoundRecord | None:
+        """A round that was decided; the last few are kept in memory, since a round never changes."""
+        record = self._rounds.get(number) or read_record(self.ledger, round_name(number), RoundRecord)
+        if record is not None:
+            self._rounds[number] = record
+            if len(self._rounds) > ROUNDS_KEPT:
+                del self._rounds[min(self._rounds)]
+        return record
+
+    def _put(self, record: RoundRecord) -> RoundRecord:
+        """Put a round, or read the one that another process put first."""
+        if self.ledger.put(round_name(record.round), record.to_bytes()):
+            self._rounds[record.round] = record
+        known = self._known(record.round)
+        if known is None:
+            raise LedgerError(f"round {record.round} vanished from {self.ledger} after it was put.")
+        return known
 
     def _decide(self, number: int, previous: RoundRecord | None) -> RoundRecord:
         state = self._initial_state if previous is None else previous.policy_state
         observed_to = -1 if previous is None else previous.observed_to
         horizon = max(observed_to, self._horizon(number))
-        observations = observations_between(self.ledger, observed_to, horizon)
+        num_observed = 0 if previous is None else previous.num_observed
+        observations = self._observations.read(num_observed, horizon) if self.policy.reads_losses else []
         for observation in observations:
             state = self.policy.observe(state, observation)
         weights = self._weights(state)
@@ -321,6 +325,7 @@ class Mixer:
             drawn_before=drawn.tolist(),
             carry=carry.tolist(),
             observed_to=horizon,
+            num_observed=num_observed + len(observations),
             observations=[observation.draw for observation in observations],
             policy_state=state,
             previous=self._run_digest if previous is None else digest(previous.to_bytes()),
@@ -331,17 +336,19 @@ class Mixer:
         if not self.policy.reads_losses:
             return -1
         if self.lag == "live":
-            return last_observed(self.ledger)
+            return self._observations.last_draw()
         if number <= self.lag:
             return -1
         needed = (number - self.lag) * self.round_draws
         would_wait_for_itself = self._reporter == _here()
-        if not wait_for(lambda: last_observed(self.ledger) >= needed, 0.0 if would_wait_for_itself else self.wait_s):
+        if not wait_for(
+            lambda: self._observations.last_draw() >= needed, 0.0 if would_wait_for_itself else self.wait_s
+        ):
             raise RoundError(self._stall(number, needed, would_wait_for_itself))
         return needed
 
     def _stall(self, number: int, needed: int, would_wait_for_itself: bool) -> str:
-        last = last_observed(self.ledger)
+        last = self._observations.last_draw()
         seen = f"the last observation is of draw {last:,}" if last >= 0 else "nothing was reported yet"
         hint = (
             " With lag=1 the loader would not wait here."
@@ -367,16 +374,6 @@ class Mixer:
             )
         return weights
 
-    def _refuse_late(self, observation: ObservationRecord) -> None:
-        names = self.ledger.names("rounds")
-        head = read_record(self.ledger, names[-1], RoundRecord) if names else None
-        if head is not None and observation.draw <= head.observed_to:
-            raise ObservationError(
-                f"losses of step {observation.step} (draw {observation.draw:,}) come too late: round {head.round} was decided with the "
-                f"observations up to draw {head.observed_to:,}. Report in the order of steps, or go on from a checkpoint with "
-                "mixer.load_state_dict()."
-            )
-
     def _draw_of(self, step: int) -> int:
         if self.step_draws is None:
             raise ObservationError(
@@ -389,34 +386,32 @@ class Mixer:
     def _plan_of(self, number: int) -> RoundPlan:
         record = self.round(number)
         skill, slot = interleave(np.array(record.counts), "round", self.seed, number)
-        files: list[mmap.mmap] = []
-        shards, rows, sizes, starts, ends = [], [], [], [], []
-        for found, order, before, taken in zip(
-            self._train, self._orders, record.drawn_before, record.counts, strict=True
-        ):
-            of_skill = order.rows(before, before + taken)
-            shards.append(of_skill[0])
-            rows.append(of_skill[1])
-            for data, start, end in found.spans(*of_skill):
-                files.append(data)
-                sizes.append(len(start))
-                starts.append(start)
-                ends.append(end)
-        file = np.repeat(np.arange(len(files)), sizes)
-        columns = (np.concatenate(shards), np.concatenate(rows), file, np.concatenate(starts), np.concatenate(ends))
-        shard, row, file, start, end = (column[slot] for column in columns)
-        return RoundPlan(skill, shard, row, files, file, start, end)
+        segments: list[tuple[int, int, OpenShard]] = []
+        found_rows, entries = [], []
+        for at, (before, taken) in enumerate(zip(record.drawn_before, record.counts, strict=True)):
+            for shard, rows in self._orders[at].segments(before, before + taken):
+                opened = self._train[at].open_shard(shard)
+                segments.append((at, shard, opened))
+                found_rows.append(rows)
+                entries.append(opened.index[rows])
+        segment = np.repeat(np.arange(len(segments)), [len(rows) for rows in found_rows])[slot]
+        entry = np.concatenate(entries)[slot]
+        start = entry["text_start"].astype(np.int64)
+        return RoundPlan(segments, skill, segment, np.concatenate(found_rows)[slot], start, start + entry["text_bytes"])
 
     # --- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self, *, step: int | None = None) -> dict[str, Any]:
         """Where the stream stands: a few numbers of JSON, whatever the number of skills, samples and rounds.
 
+        What this process wrote to the ledger is on the disk when this returns.
+
         Args:
             step: optimizer steps taken, for a trainer whose loader reads ahead (`step_draws` must be known). None: the
                 draws handed out by iterating this mixer.
         """
         draw = self._draw if step is None else self._draw_of(step)
+        self.ledger.flush()
         return MixerState(draw=draw, step=step, run=self._run_digest).model_dump(by_alias=True)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -438,6 +433,8 @@ class Mixer:
         self._resumed = (0, 0) if saved.step is None else (saved.step, saved.draw)
         aside = rewind(self.ledger, self._draw)
         if aside is not None:
+            self._observations = ObservationLog(self.ledger)
+            self._rounds.clear()
             self._plan.cache_clear()
             warnings.warn(
                 f"resumed at draw {self._draw:,}: later losses and rounds are set aside in {aside}.", stacklevel=2

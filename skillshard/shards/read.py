@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
@@ -79,6 +78,7 @@ class SkillShards:
     folder: str
     columns: ShardColumns
     _open: "OrderedDict[int, OpenShard]" = field(default_factory=OrderedDict, repr=False, compare=False)
+    _checked: set[int] = field(default_factory=set, repr=False, compare=False)
 
     @cached_property
     def shard_rows(self) -> Int[np.ndarray, " shard"]:
@@ -109,31 +109,22 @@ class SkillShards:
                 self._open.popitem(last=False)
         return opened
 
-    def spans(
-        self, shards: Int[np.ndarray, " draw"], rows: Int[np.ndarray, " draw"]
-    ) -> Iterator[tuple[mmap.mmap, Int[np.ndarray, " some"], Int[np.ndarray, " some"]]]:
-        """Where texts lie: for each stretch of neighbouring draws of one shard its data, first byte and end of each text."""
-        edges = [*np.flatnonzero(np.diff(shards, prepend=-1)).tolist(), len(shards)]
-        for start, stop in pairwise(edges):
-            opened = self.open_shard(int(shards[start]))
-            found = opened.index[rows[start:stop]]
-            starts = found["text_start"].astype(np.int64)
-            yield opened.data, starts, starts + found["text_bytes"]
-
     def _open_checked(self, shard: int) -> OpenShard:
-        """Open and compare with the manifest: size, and the digests of all bytes."""
-        name, columns = self.name(shard), self.columns
-        data = _mapped(self.root, name, columns.digest[shard], columns.num_bytes[shard])
-        index = _mapped(self.root, index_name(name), columns.index_digest[shard])
+        """Open and compare with the manifest: the size always, the digests of all bytes the first time in this process."""
+        name, columns, again = self.name(shard), self.columns, shard in self._checked
+        data = _mapped(self.root, name, None if again else columns.digest[shard], columns.num_bytes[shard])
+        index = _mapped(self.root, index_name(name), None if again else columns.index_digest[shard])
+        self._checked.add(shard)
         first = len(index) - columns.num_samples[shard] * INDEX_DTYPE.itemsize
         return OpenShard(data, np.frombuffer(index, INDEX_DTYPE, offset=first))
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_checked": set()}
 
     def verify(self) -> list[str]:
         """Every fault found by reading all bytes: one sentence each."""
         faults = []
+        self._checked.clear()
         for shard in range(len(self.shard_rows)):
             try:
                 opened = self._open_checked(shard)
@@ -153,15 +144,15 @@ def disagreement(opened: OpenShard) -> int | None:
     index = opened.index
     text_blocks = (index["text_start"] // TAR_BLOCK).astype(np.int64)
     json_headers = text_blocks + -(-index["text_bytes"].astype(np.int64) // TAR_BLOCK)
-    inside = json_headers < len(blocks)
+    inside = (json_headers < len(blocks)) & (index["text_start"] % TAR_BLOCK == 0)
     for headers, sizes in ((text_blocks - 1, index["text_bytes"]), (json_headers, index["json_bytes"])):
         inside = inside & (member_sizes(blocks[np.where(inside, headers, 0)]) == sizes)
     wrong = np.flatnonzero(~inside)
     return int(wrong[0]) if len(wrong) else None
 
 
-def _mapped(root: Path, name: str, digest: str, num_bytes: int | None = None) -> mmap.mmap:
-    """A file of the shard set in a memory map, once its bytes are found to be those of the manifest."""
+def _mapped(root: Path, name: str, digest: str | None, num_bytes: int | None = None) -> mmap.mmap:
+    """A file of the shard set in a memory map, once its size and digest, if given, are found to be right."""
     try:
         with open(root / name, "rb") as file:
             got = os.fstat(file.fileno()).st_size
@@ -172,6 +163,8 @@ def _mapped(root: Path, name: str, digest: str, num_bytes: int | None = None) ->
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError as error:
         raise ShardError(f"{error.filename} is missing, but the manifest names it. {_ANEW}") from error
+    if digest is None:
+        return data
     with memoryview(data) as view:
         found = storage.digest(view)
     if found != digest:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import RoundRecord
+from skillshard.mixing.ledger import ObservationLog, RoundRecord
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import Policy, chain, floor, proportional, skill_it, stratified
 from skillshard.shards.read import ShardSet
@@ -92,7 +92,7 @@ def test_a_run_killed_anywhere_goes_on_with_the_same_stream(
 
 
 def has_later(one: Mixer, draw: int) -> bool:
-    return any(int(Path(name).stem) > draw for name in one.ledger.names("observations"))
+    return bool(ObservationLog(one.ledger).names_after(draw))
 
 
 def test_a_mixer_can_be_resumed_at_every_draw(shards: ShardSet, tmp_path: Path) -> None:
