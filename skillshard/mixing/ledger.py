@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import artefact, storage
 from skillshard.errors import LedgerError, ObservationError, StorageError
-from skillshard.mixing.order import fixed_point, quotas
+from skillshard.mixing.order import fixed_point, limited_quotas
 from skillshard.policies.policy import Observation
 
 Lag = int | Literal["live"]
@@ -52,6 +53,9 @@ class RunRecord(LedgerRecord):
     order: str = Field(description="version of the order's arithmetic")
     round_draws: int = Field(ge=1)
     lag: Lag
+    repeat: str = Field(
+        pattern=r"^(epochs|stop|drop|cap:[1-9][0-9]*)$", description="what happens when a skill runs out"
+    )
     policy: str
     policy_arguments: dict[str, Any]
 
@@ -72,7 +76,9 @@ class RoundRecord(LedgerRecord):
     round: int = Field(ge=0)
     first_draw: int = Field(ge=0)
     weights: list[float] = Field(description="as the policy gave them; sum 1")
+    num_draws: int = Field(ge=0, description="draws in this round; fewer than round_draws: the stream ends with it")
     counts: list[int] = Field(description="draws of each skill in this round")
+    epochs: list[float] = Field(description="how often each skill has been drawn whole, after this round")
     drawn_before: list[int] = Field(description="draws of each skill in all rounds before")
     carry: list[int] = Field(description="draws owed after this round, in units of 2**-40")
     observed_to: int = Field(description="observations up to this draw have been used; -1: none")
@@ -306,6 +312,20 @@ def _observed_to(ledger: Ledger, name: str) -> int:
     return -1 if record is None else record.observed_to
 
 
+def available_draws(
+    repeat: str, num_samples: Int[np.ndarray, " skill"], drawn: Int[np.ndarray, " skill"]
+) -> Int[np.ndarray, " skill"]:
+    """How many more draws each skill may give; practically endless where epochs follow one another.
+
+    >>> available_draws("cap:2", np.array([10, 3]), np.array([15, 6])).tolist()
+    [5, 0]
+    """
+    if repeat in ("epochs", "stop"):
+        return np.full(len(num_samples), np.iinfo(np.int64).max)
+    most = 1 if repeat == "drop" else int(repeat.removeprefix("cap:"))
+    return most * num_samples - drawn
+
+
 def verify_ledger(ledger: Ledger) -> list[str]:
     """Every fault of a ledger: rounds missing, changed, or with counts that their weights do not give."""
     run = read_record(ledger, "run.json", RunRecord)
@@ -323,7 +343,8 @@ def verify_ledger(ledger: Ledger) -> list[str]:
             return [*faults, f"{ledger}/{round_name(number)} is missing."]
         if record.previous != previous:
             faults.append(f"{ledger}/{name} does not follow from the record before it: one of them was changed.")
-        counts, carry = quotas(fixed_point(np.array(record.weights)), carry, run.round_draws)
+        available = available_draws(run.repeat, np.array(run.num_samples), before)
+        counts, carry = limited_quotas(fixed_point(np.array(record.weights)), carry, run.round_draws, available)
         if (counts.tolist(), carry.tolist(), before.tolist()) != (record.counts, record.carry, record.drawn_before):
             faults.append(f"{ledger}/{name} has counts that its weights do not give: it was changed.")
         previous, before, carry = storage.digest(record.to_bytes()), before + counts, np.array(record.carry)

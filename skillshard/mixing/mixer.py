@@ -6,6 +6,7 @@ draws, in any process, in any order; iterating is a convenience on top. State is
 
 import mmap
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,19 +29,29 @@ from skillshard.mixing.ledger import (
     ObservationRecord,
     RoundRecord,
     RunRecord,
+    available_draws,
     open_run,
     read_record,
     rewind,
     round_name,
     wait_for,
 )
-from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder, fixed_point, interleave, quotas
+from skillshard.mixing.order import (
+    MAX_ROUND_DRAWS,
+    ORDER_VERSION,
+    SkillOrder,
+    fixed_point,
+    interleave,
+    limited_quotas,
+)
 from skillshard.policies.policy import Policy, State, check_losses
 from skillshard.shards.read import OpenShard, ShardSet
 from skillshard.storage import digest
 
 ROUNDS_KEPT = 4
 """Rounds whose plan is kept in memory; a reader moves from one to the next."""
+MANY_EPOCHS = 4
+"""Epochs of one skill after which a warning says so."""
 SAMPLES_AHEAD = 256
 """Texts that iterating cuts out of the shards at once."""
 
@@ -124,6 +135,10 @@ class RoundPlan:
         return [data[segment][start:end].decode() for segment, start, end in places]
 
 
+class EndOfStream(Exception):
+    """A round beyond the stream's end was asked for; never leaves this module."""
+
+
 class Mixer:
     """A mixed stream over the training shards of a shard set.
 
@@ -138,9 +153,16 @@ class Mixer:
         step_draws: samples that one optimizer step takes from the stream, over all ranks and accumulation; translates
             steps into draws in `report` and `state_dict`.
         wait_s: how long a round may wait for its losses, in seconds.
+        repeat: what happens when a skill runs out. "epochs": its next epoch begins, in another order. "stop": the stream
+            ends before the first sample that would come again. "drop": that skill gives no more, the others share its
+            weight, and the stream ends with the last one. "cap:N": the same after N epochs.
+
+    Warns:
+        UserWarning: a skill passes 4 epochs, from where on repeated data is worth much less (Muennighoff et al. 2023,
+            arXiv:2305.16264).
 
     Raises:
-        PolicyError: the policy does not fit the skills.
+        PolicyError: the policy does not fit the skills, or an argument is out of range.
         LedgerError: the ledger is of another run.
 
     Example:
@@ -159,15 +181,21 @@ class Mixer:
         lag: Lag = 1,
         step_draws: int | None = None,
         wait_s: float = 600.0,
+        repeat: str = "epochs",
     ) -> None:
         if not 1 <= round_draws <= MAX_ROUND_DRAWS:
             raise PolicyError(f"round_draws is {round_draws:,}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
         if lag != "live" and lag < 0:
             raise PolicyError(f"lag is {lag}: give 0 (strict), 1 (default), more, or 'live'.")
+        if not re.fullmatch(r"epochs|stop|drop|cap:[1-9]\d*", repeat):
+            raise PolicyError(
+                f"repeat is {repeat!r}: give 'epochs' (default), 'stop', 'drop' or 'cap:N', such as 'cap:4'."
+            )
         if not shards.skills:
             raise ShardError(f"{shards.root} has no training shards: every sample is held out or set aside.")
         self.shards, self.policy, self.lag, self.seed = shards, policy, lag, seed
         self.round_draws, self.step_draws, self.wait_s = round_draws, step_draws, wait_s
+        self.repeat = repeat
         self.skills = shards.skills
         self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
         num_samples = [len(shards.train[skill]) for skill in self.skills]
@@ -182,12 +210,14 @@ class Mixer:
             order=ORDER_VERSION,
             round_draws=round_draws,
             lag=lag,
+            repeat=repeat,
             policy=policy.name,
             policy_arguments=policy.arguments,
         )
         self._run_digest = open_run(self.ledger, self._run)
         self._observations = ObservationLog(self.ledger)
         self._rounds: dict[int, RoundRecord] = {}
+        self._warned: set[str] = set()
         self._draw = 0
         self._resumed = (0, 0)
         self._reporter: tuple[int, int] | None = None
@@ -196,46 +226,65 @@ class Mixer:
     # --- the stream --------------------------------------------------------------------------------------------------
 
     def at(self, draws: Int[np.ndarray, " sample"]) -> Batch:
-        """Any draws, in any order, wherever the stream stands."""
-        skills: list[Int[np.ndarray, " some"]] = []
+        """Any draws, in any order, wherever the stream stands; those beyond its end are left out."""
+        kept, skills = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         texts: list[str] = []
-        for plan, within in self._plans_of(draws):
+        for plan, some, within in self._plans_of(draws):
+            kept.append(some)
             skills.append(plan.skill[within])
             texts += plan.texts(within)
-        return Batch(draws, np.concatenate(skills) if skills else np.empty(0, np.int64), self.skills, texts)
+        return Batch(np.concatenate(kept), np.concatenate(skills), self.skills, texts)
 
     def batch(self, first: int, num: int) -> Batch:
-        """The draws first .. first + num - 1."""
+        """The draws first .. first + num - 1, or up to the end of the stream."""
         number, start = divmod(first, self.round_draws)
-        if start + num > self.round_draws:
+        plan = self._plan_or_end(number)
+        if plan is None or start + num > len(plan.skill):
             return self.at(np.arange(first, first + num))
-        plan, within = self._plan(number), slice(start, start + num)
+        within = slice(start, start + num)
         return Batch(np.arange(first, first + num), plan.skill[within], self.skills, plan.texts(within))
 
     def ids(self, first: int, num: int) -> list[str]:
         """The ids of the draws first .. first + num - 1."""
-        return [found for plan, within in self._plans_of(np.arange(first, first + num)) for found in plan.ids(within)]
+        plans = self._plans_of(np.arange(first, first + num))
+        return [found for plan, _, within in plans for found in plan.ids(within)]
 
-    def _plans_of(self, draws: Int[np.ndarray, " sample"]) -> Iterator[tuple[RoundPlan, Int[np.ndarray, " some"]]]:
-        """The round's plan and the places in it, for each stretch of draws of one round."""
+    def _plans_of(
+        self, draws: Int[np.ndarray, " sample"]
+    ) -> Iterator[tuple[RoundPlan, Int[np.ndarray, " some"], Int[np.ndarray, " some"]]]:
+        """The round's plan, the draws, and their places in it, for each stretch of draws of one round that has them."""
         rounds, within = np.divmod(draws, self.round_draws)
         edges = [*np.flatnonzero(np.diff(rounds, prepend=-1)).tolist(), len(draws)]
         for begin, end in pairwise(edges):
-            yield self._plan(int(rounds[begin])), within[begin:end]
+            plan = self._plan_or_end(int(rounds[begin]))
+            if plan is not None:
+                there = within[begin:end] < len(plan.skill)
+                yield plan, draws[begin:end][there], within[begin:end][there]
+
+    def _plan_or_end(self, number: int) -> RoundPlan | None:
+        """The plan of a round, or None beyond the end of the stream."""
+        try:
+            return self._plan(number)
+        except EndOfStream:
+            return None
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """The stream from where it stands, endless, in batches; each moves `draw` on when it is handed out."""
-        while True:
-            batch = self.batch(self._draw, batch_size)
-            self._draw += batch_size
+        """The stream from where it stands, in batches; each moves `draw` on when it is handed out.
+
+        Endless, unless `repeat` ends it; then the last batch may be short.
+        """
+        while len(batch := self.batch(self._draw, batch_size)):
+            self._draw += len(batch)
             yield batch
 
     def __iter__(self) -> Iterator[MixedSample]:
-        """The stream from where it stands, endless, sample by sample."""
+        """The stream from where it stands, sample by sample."""
         while True:
             first = self._draw
             number, start = divmod(first, self.round_draws)
-            plan = self._plan(number)
+            plan = self._plan_or_end(number)
+            if plan is None or start >= len(plan.skill):
+                return
             texts = plan.texts(slice(start, start + SAMPLES_AHEAD))
             skills = plan.skill[start : start + SAMPLES_AHEAD].tolist()
             for draw, skill, text in zip(count(first), skills, texts, strict=False):
@@ -280,9 +329,22 @@ class Mixer:
         while (record := self._known(first)) is None and first:
             first -= 1
         for missing in range(first if record is None else first + 1, number + 1):
+            if record is not None and record.num_draws < self.round_draws:
+                raise EndOfStream(missing)
             record = self._put(self._decide(missing, record))
         assert record is not None
+        self._warn_of_repetition(record)
         return record
+
+    def _warn_of_repetition(self, record: RoundRecord) -> None:
+        for skill, epochs in zip(self.skills, record.epochs, strict=True):
+            if epochs > MANY_EPOCHS and skill not in self._warned:
+                self._warned.add(skill)
+                warnings.warn(
+                    f"skill {skill!r} passes {MANY_EPOCHS} epochs in round {record.round}: repeated so often, data is worth much "
+                    "less. Lower its weight, or give Mixer(..., repeat='cap:4').",
+                    stacklevel=3,
+                )
 
     def _known(self, number: int) -> RoundRecord | None:
         """A round that was decided; the last few are kept in memory, since a round never changes."""
@@ -316,12 +378,17 @@ class Mixer:
         if previous is not None:
             drawn = np.array(previous.drawn_before) + np.array(previous.counts)
             carry = np.array(previous.carry)
-        counts, carry = quotas(fixed_point(weights), carry, self.round_draws)
+        num_samples = np.array(self._run.num_samples)
+        available = available_draws(self.repeat, num_samples, drawn)
+        counts, carry = limited_quotas(fixed_point(weights), carry, self.round_draws, available)
+        epochs = (drawn + counts) / num_samples
         return RoundRecord(
             round=number,
             first_draw=number * self.round_draws,
             weights=weights.tolist(),
+            num_draws=self._num_draws(number, counts, num_samples - drawn),
             counts=counts.tolist(),
+            epochs=epochs.tolist(),
             drawn_before=drawn.tolist(),
             carry=carry.tolist(),
             observed_to=horizon,
@@ -330,6 +397,14 @@ class Mixer:
             policy_state=state,
             previous=self._run_digest if previous is None else digest(previous.to_bytes()),
         )
+
+    def _num_draws(self, number: int, counts: Int[np.ndarray, " skill"], unseen: Int[np.ndarray, " skill"]) -> int:
+        """How many draws the round gives: with "stop", those before the first that would repeat a sample."""
+        if self.repeat != "stop" or np.all(counts <= unseen):
+            return int(counts.sum())
+        skill, slot = interleave(counts, "round", self.seed, number)
+        earlier = slot - (np.cumsum(counts) - counts)[skill]
+        return int(np.argmax(earlier >= unseen[skill]))
 
     def _horizon(self, number: int) -> int:
         """The draw up to which round `number` uses observations; waits until they must all be there."""
@@ -385,7 +460,11 @@ class Mixer:
 
     def _plan_of(self, number: int) -> RoundPlan:
         record = self.round(number)
-        skill, slot = interleave(np.array(record.counts), "round", self.seed, number)
+        if not record.num_draws:
+            raise EndOfStream(number)
+        skill, slot = (
+            found[: record.num_draws] for found in interleave(np.array(record.counts), "round", self.seed, number)
+        )
         segments: list[tuple[int, int, OpenShard]] = []
         found_rows, entries = [], []
         for at, (before, taken) in enumerate(zip(record.drawn_before, record.counts, strict=True)):

@@ -105,6 +105,36 @@ def quotas(
     return counts, carry + target - (counts << SCALE_BITS)
 
 
+def limited_quotas(
+    fixed: Int[np.ndarray, " skill"],
+    carry: Int[np.ndarray, " skill"],
+    num_draws: int,
+    available: Int[np.ndarray, " skill"],
+) -> tuple[Int[np.ndarray, " skill"], Int[np.ndarray, " skill"]]:
+    """`quotas`, but no skill gets more than is `available`; what it cannot take goes to the others by their weights.
+
+    Returns:
+        Counts that sum to `num_draws`, or to all that is available where that is less; and the new carry.
+
+    >>> counts, _ = limited_quotas(fixed_point(np.array([0.5, 0.25, 0.25])), np.zeros(3, np.int64), 8, np.array([1, 9, 9]))
+    >>> counts.tolist()
+    [1, 4, 3]
+    """
+    counts, new_carry = quotas(fixed, carry, num_draws)
+    over = counts > available
+    if not over.any():
+        return counts, new_carry
+    counts = np.where(over, available, 0)
+    left, open_weights = num_draws - int(counts.sum()), np.where(over, 0, fixed)
+    carry = np.zeros_like(carry)
+    if left and open_weights.any():
+        more, carry = limited_quotas(
+            fixed_point(open_weights.astype(np.float64)), carry, left, np.where(over, 0, available)
+        )
+        counts = counts + more
+    return counts, carry
+
+
 def interleave(
     counts: Int[np.ndarray, " skill"], *labels: str | int
 ) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"]]:
