@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 an error of data or run in one sentence, 2 usage.
 
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -310,7 +311,8 @@ def _relative_paths(verb: str, arguments: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: every error of ours becomes one sentence and exit code 1."""
+    """The entry point: every error of ours becomes one sentence and exit code 1, every warning one sentence."""
+    warnings.showwarning = lambda message, *place: typer.echo(f"warning: {message}", err=True)
     try:
         app(arguments)
     except SkillshardError as error:

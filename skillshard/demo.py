@@ -186,9 +186,7 @@ def train_method(method: str, folder: str, k: int, steps: int, seed: int) -> Rec
     )
     if mixer.ledger.names("observations"):
         mixer.load_state_dict(mixer.state_dict(step=0))
-    shape = ProxyShape(
-        vocab=VOCAB, positions=k + 1, slots=SLOTS, layers=4, dim=64, heads=4, shift=min(2, k), prefix=k + 1
-    )
+    shape = ProxyShape(vocab=VOCAB, positions=k + 1, slots=SLOTS, layers=4, prefix=k + 1, ordered=False)
     model = seeded_model(shape, seed=seed)
     holdout = {
         skill: _encoded([sample.text for sample in islice(samples, EVAL_SAMPLES)], k)

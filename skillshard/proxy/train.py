@@ -208,7 +208,7 @@ def evaluate(model: nn.Module, holdout: Mapping[str, TokenBatch], *, max_batch: 
     return found
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _scores(model: nn.Module, batch: TokenBatch) -> tuple[Float[np.ndarray, " batch"], Float[np.ndarray, " batch"]]:
     tokens, targets = _tensors(batch, model)
     logits = model(tokens)

@@ -12,7 +12,7 @@ from skillshard import artefact
 from skillshard import tags as tags_module
 from skillshard.mixing.ledger import DirectoryLedger, RoundRecord, RunRecord, read_record, verify_ledger
 from skillshard.shards import manifest as shards_manifest
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet
 from skillshard.tags import Tags
 
 
@@ -70,11 +70,13 @@ def show_tags(tags: Tags) -> None:
 
 def show_shards(shards: ShardSet) -> None:
     manifest = shards.manifest
-    rows = [
-        (skill, *_shard_cells(shards.train.get(skill)), *_shard_cells(shards.holdout.get(skill)))
-        for skill in (skill.name for skill in manifest.skills)
-    ]
-    print_table(("skill", "train", "shards", "bytes", "holdout", "shards", "bytes"), rows)
+    rows = []
+    for skill in manifest.skills:
+        num_bytes = sum(skill.train.num_bytes) + sum(skill.holdout.num_bytes)
+        train, holdout = sum(skill.train.num_samples), sum(skill.holdout.num_samples)
+        num_shards = len(skill.train.number) + len(skill.holdout.number)
+        rows.append((skill.name, f"{train:,}", f"{holdout:,}", f"{num_shards:,}", size(num_bytes)))
+    print_table(("skill", "train", "holdout", "shards", "bytes"), rows)
     Console().print(
         f"{manifest.num_rows:,} rows = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside)}; "
         f"{escape(str(shards.root))}",
@@ -126,12 +128,6 @@ def size(num_bytes: int) -> str:
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
-def _shard_cells(shards: SkillShards | None) -> tuple[str, str, str]:
-    if shards is None:
-        return "0", "0", "-"
-    return f"{len(shards):,}", f"{len(shards.columns.number):,}", size(sum(shards.columns.num_bytes))
 
 
 def _set_aside(reasons: dict[str, int]) -> str:

@@ -80,6 +80,22 @@ def test_slots_of_one_position_are_told_apart():
     assert not torch.allclose(model(one), model(other))
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+def test_without_places_the_order_within_the_prefix_is_not_seen(ordered):
+    model = seeded_model(
+        ProxyShape(vocab=11, positions=4, layers=2, dim=16, heads=2, prefix=4, ordered=ordered), seed=0
+    )
+    tokens = torch.tensor([[[3], [5], [7], [2]], [[7], [3], [5], [2]]])
+    one, other = model(tokens)[:, -1]
+    assert torch.allclose(one, other, atol=1e-5) is not ordered
+
+
+def test_keys_start_as_the_queries():
+    for block in seeded_model(shape(), seed=0).blocks:
+        query, key, value = block.qkv.weight.chunk(3)
+        assert query.equal(key) and not query.equal(value)
+
+
 def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone():
     before = torch.get_rng_state()
     one, same, other = (seeded_model(shape(shift=1), seed=seed).state_dict() for seed in (0, 0, 1))
