@@ -19,7 +19,6 @@ from skillshard.shards.read import ShardSet
 from skillshard.torch import MixedDataset
 
 SKILLS = ("add", "carry", "negate")
-pytestmark = pytest.mark.filterwarnings("ignore:skill '.*' passes 4 epochs:UserWarning")
 
 
 def live() -> Policy:
