@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import xxhash
 
@@ -53,6 +53,7 @@ class Wanted(NamedTuple):
     num_bytes: int | None = None
 
 
+@runtime_checkable
 class Files(Protocol):
     """Where the files of a shard set come from."""
 
