@@ -61,6 +61,10 @@ class Files(Protocol):
     def root(self) -> Path | str:
         """The shard set's directory or URI."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether `prefetch` is worth calling."""
+
     def open(self, wanted: Wanted) -> BinaryIO:
         """The file, open for reading; it can be mapped and stays readable whatever happens to its name."""
 
@@ -72,6 +76,10 @@ class LocalFiles(NamedTuple):
     """The files of a directory, as they are; whoever reads them compares them with the manifest."""
 
     root: Path
+
+    @property
+    def is_remote(self) -> bool:
+        return False
 
     def open(self, wanted: Wanted) -> BinaryIO:
         return open(self.root / wanted.name, "rb")
@@ -92,18 +100,25 @@ class RemoteFiles:
         self.root = root
         self.cache = cache
 
+    @property
+    def is_remote(self) -> bool:
+        return True
+
     def open(self, wanted: Wanted) -> BinaryIO:
         """The file; ShardError if other bytes arrive than the manifest says, StorageError if none do."""
         place = storage.join(self.root, wanted.name)
         if self.cache is not None:
             return self.cache.open(place, wanted)
-        file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
-        try:
-            download(place, wanted, file.fileno())
-        except _Unwritable as error:
-            raise StorageError(
-                f"{wanted.name} cannot be kept in {tempfile.gettempdir()} ({error}). Make room, or name a roomier directory in TMPDIR."
-            ) from error
+        with contextlib.ExitStack() as on_error:
+            file: BinaryIO = on_error.enter_context(tempfile.TemporaryFile())
+            try:
+                download(place, wanted, file.fileno())
+            except _Unwritable as error:
+                raise StorageError(
+                    f"{wanted.name} cannot be kept in {tempfile.gettempdir()} ({error}). Make room, or name a roomier directory in "
+                    "TMPDIR."
+                ) from error
+            on_error.pop_all()
         return file
 
     def prefetch(self, wanted: Wanted) -> None:

@@ -94,6 +94,8 @@ class SkillShards:
         """The samples in stored order."""
         for shard in range(len(self.shard_rows)):
             opened = self.open_shard(shard)
+            if shard + 1 < len(self.shard_rows):
+                self.prefetch(shard + 1)
             for row in range(int(self.shard_rows[shard])):
                 yield opened.sample(row)
 
