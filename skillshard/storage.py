@@ -16,12 +16,13 @@ import secrets
 import socket
 import ssl
 import tempfile
+import threading
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import orjson
@@ -131,7 +132,10 @@ def stat(place: str | os.PathLike[str]) -> FileStat:
 
 def _info(place: str | os.PathLike[str]) -> pafs.FileInfo:
     fs, path = filesystem(place)
-    return retried(place, lambda: fs.get_file_info(path)) if is_remote(place) else fs.get_file_info(path)
+    if not is_remote(place):
+        return fs.get_file_info(path)
+    with _no_fork:
+        return retried(place, lambda: fs.get_file_info(path))
 
 
 def list_files(place: str | os.PathLike[str], pattern: str = "*") -> list[FileStat]:
@@ -173,15 +177,63 @@ def open_random(place: str | os.PathLike[str]) -> pa.NativeFile:
 
 def chunks(place: str | os.PathLike[str]) -> Iterator[bytes]:
     """The bytes of a file; what goes wrong at a store is raised as it is, once: for `retried`."""
-    stream: BinaryIO | pa.NativeFile
     if web.is_web(os.fspath(place)):
-        stream = web.get(os.fspath(place))
-    else:
+        with web.get(os.fspath(place)) as body:
+            while chunk := body.read1(1 << 20):
+                yield chunk
+        return
+    with _no_fork:
         fs, path = filesystem(place)
         stream = fs.open_input_stream(path, compression=None)
-    with stream:
-        while chunk := stream.read(CHUNK_BYTES):
+    try:
+        while True:
+            with _no_fork:
+                chunk = stream.read(CHUNK_BYTES)
+            if not chunk:
+                return
             yield chunk
+    finally:
+        with _no_fork:
+            stream.close()
+
+
+class _NoFork:
+    """Calls into a store's client, any number at a time, and forks wait for each other.
+
+    A child that is forked while another thread is inside the S3 client inherits the client's locks, locked, and hangs in its
+    first read (seen with DataLoader workers, tests/remote). So a fork waits for the requests that are under way.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._inside = 0
+        self._forking = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forking)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        self._changed.acquire()
+        self._forking = True
+        self._changed.wait_for(lambda: not self._inside)
+
+    def after_fork(self) -> None:
+        self._forking = False
+        self._changed.notify_all()
+        self._changed.release()
+
+
+_no_fork = _NoFork()
+os.register_at_fork(
+    before=_no_fork.before_fork, after_in_parent=_no_fork.after_fork, after_in_child=_no_fork.after_fork
+)
 
 
 def retried(place: str | os.PathLike[str], action: Callable[[], T]) -> T:

@@ -74,7 +74,9 @@ class _Body(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        read = self._answer.readinto(buffer)
+        data = self._answer.read1(len(buffer))  # what is there: readinto would wait until the buffer is full
+        read = len(data)
+        buffer[:read] = data
         self._got += read
         if not read and len(buffer) and self._length is not None and self._got != self._length:
             raise ConnectionError(f"the connection closed after {self._got:,} of {self._length:,} bytes")

@@ -7,8 +7,10 @@ Entries are named by content, so shard sets and versions share a cache and never
 Locks are `flock`, which the kernel lets go when a process dies. A `.part` is locked while it is written: others wait, and
 take over what a dead one left. An entry is locked, shared, as long as anyone has it open or mapped (a memory map keeps the
 lock of the file it was made from): eviction takes only entries that nobody has, the longest unused first. So the limit
-bounds what is kept; what is open stays, and what is on its way comes on top until it has arrived. The directory must be on
+bounds what is kept; what is open stays, what has just arrived stays until the next does, and what is on its way comes on top. The directory must be on
 a local disk.
+
+A process that ends while it reads ahead leaves `.part` files; whoever opens the cache next deletes them.
 
 Memory: a chunk (8 MiB) per download. A remote file is asked for `storage.TRIES` times.
 """

@@ -250,6 +250,9 @@ class ShardSet:
             ) from error
         return cls(files, manifest, storage.digest(raw))
 
+    def __getstate__(self) -> dict[str, object]:
+        return {"files": self.files, "manifest": self.manifest, "digest": self.digest}
+
     @property
     def root(self) -> Path | str:
         """Its directory or URI."""

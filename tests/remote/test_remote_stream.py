@@ -143,7 +143,7 @@ LASTING = {
     "hang": (StorageError, r"could not be read in 6 tries .*timed out"),
     "wrong": (ShardError, r"/add/\d+\.tar arrived damaged 6 times; the last time it has digest \w{32} but the manifest says \w{32}\. Copy"),
     "longer": (ShardError, r"arrived damaged 6 times; the last time it has more than the [\d,]+ bytes that the manifest says"),
-    "other": (ShardError, r"arrived damaged 6 times; the last time it has 27 bytes but the manifest says [\d,]+\. Copy this file there again"),
+    "other": (ShardError, r"arrived damaged 6 times; the last time it has 26 bytes but the manifest says [\d,]+\. Copy this file there again"),
     "404": (ShardError, r"/add/\d+\.tar is missing, but the manifest names it. Copy this file there again"),
     "403": (StorageError, r"cannot be read: HTTP Error 403: \w+. Is the address right, and may you read it"),
     "401": (StorageError, r"cannot be read: HTTP Error 401"),
