@@ -84,7 +84,9 @@ def begin(
 
 
 def kind(place: str | os.PathLike[str]) -> str:
-    """The manifest name of the artefact at a local directory; an error if there is none."""
+    """The manifest name of the artefact at a place; an error if there is none. What is remote can only be shards."""
+    if storage.is_remote(place):
+        return "manifest.json"
     folder = storage.local_path(place)
     for name in MANIFESTS:
         if (folder / name).exists():

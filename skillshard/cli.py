@@ -72,8 +72,27 @@ CorpusPlaces = Annotated[
         metavar="CORPUS...", help="Directories, globs or files (jsonl, jsonl.gz, jsonl.zst, parquet, arrow, tar)."
     ),
 ]
+
+
+def parse_out(text: str) -> Path:
+    """A directory to write to: on this machine, or one that all nodes share."""
+    if "://" in text:
+        raise typer.BadParameter(
+            f"{text} is remote: this version reads remote places and writes to directories. Write to a directory, and copy it there "
+            f"with the store's own tool (manifest.json last).",
+            param_hint="--out",
+        )
+    return Path(text)
+
+
 Out = Annotated[
-    Path, typer.Option("--out", help="Directory to write; the same command again goes on, or finds it finished.")
+    Path,
+    typer.Option(
+        "--out",
+        parser=parse_out,
+        metavar="DIRECTORY",
+        help="Directory to write; the same command again goes on, or finds it finished.",
+    ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; all CPUs by default.")]
 RayAddress = Annotated[
@@ -82,6 +101,14 @@ RayAddress = Annotated[
 ]
 OnBadSample = Annotated[
     str, typer.Option("--on-bad-sample", help="'stop' with an error, or 'set-aside' in OUT/rejected with the reason.")
+]
+
+Artefact = Annotated[
+    str,
+    typer.Argument(
+        metavar="ARTEFACT",
+        help="Tags, shards or a run's ledger: a directory; of shards also a URI (s3://, gs://, http://).",
+    ),
 ]
 
 
@@ -167,7 +194,7 @@ def shard(
 
 
 @app.command()
-def inspect(place: Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Tags, shards or a run's ledger.")]) -> None:
+def inspect(place: Artefact) -> None:
     """Show what an artefact holds."""
     from skillshard.report.text import show
 
@@ -175,7 +202,7 @@ def inspect(place: Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Tags
 
 
 @app.command()
-def verify(place: Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Tags, shards or a run's ledger.")]) -> None:
+def verify(place: Artefact) -> None:
     """Read every byte of an artefact and compare it with its manifest; exit 1 if anything is wrong."""
     from skillshard.report.text import verify as find_faults
 
@@ -189,7 +216,9 @@ def verify(place: Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Tags,
 
 @app.command()
 def mix(
-    shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set.")],
+    shards: Annotated[
+        str, typer.Argument(metavar="SHARDS", help="A shard set: a directory or a URI (s3://, gs://, http://).")
+    ],
     draws: Annotated[int, typer.Option("--draws", min=1, help="Number of draws.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="JSONL file, one line per draw; standard output if not given.")
@@ -200,12 +229,29 @@ def mix(
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another order.")] = 0,
     round_draws: Annotated[int, typer.Option("--round-draws", min=1, help="Draws with one weight vector.")] = 4096,
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Keep the run's ledger here.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", help="Directory for remote shards; without it they are fetched and not kept."),
+    ] = None,
+    cache_size: Annotated[
+        str | None,
+        typer.Option("--cache-size", help="Limit of what is kept there, such as 50GB; the disk's without it."),
+    ] = None,
 ) -> None:
     """Write the mixed stream: draw, skill and id, one line per draw."""
     from skillshard.mixing.listing import list_draws
 
     text = list_draws(
-        shards, policy=policy, floor=floor, first=first, num=draws, seed=seed, round_draws=round_draws, ledger=ledger
+        shards,
+        policy=policy,
+        floor=floor,
+        first=first,
+        num=draws,
+        seed=seed,
+        round_draws=round_draws,
+        ledger=ledger,
+        cache=cache,
+        cache_bytes=None if cache_size is None else parse_size(cache_size, "--cache-size"),
     )
     if out is None:
         sys.stdout.buffer.write(text)

@@ -1,19 +1,29 @@
 """Files by path or URI: open, list, write whole or not at all, put if absent.
 
 A place is a local path or a URI (`s3://`, `gs://`, `abfs://`, `hf://`, `file://`); pyarrow.fs does the rest, and also
-opens `.gz` and `.zst`. Writing goes through a temporary file beside the target (local) or on this machine (remote),
+opens `.gz` and `.zst`. `http://` and `https://` can be read, file by file (web.py). What a URI says after `?` belongs to the
+store (`s3://bucket/S?region=us-east-1&endpoint_override=host:9000&scheme=http`), not to the path. Writing goes through a temporary file beside the target (local) or on this machine (remote),
 and only a finished file gets its name, so a killed process leaves nothing half-written under a final name.
 """
 
 import contextlib
 import fnmatch
+import http.client
 import os
+import random
+import re
 import secrets
+import socket
+import ssl
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+import urllib.error
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import orjson
 import pyarrow as pa
@@ -21,8 +31,16 @@ import pyarrow.fs as pafs
 import xxhash
 from pydantic import ValidationError
 
+from skillshard import web
 from skillshard.errors import StorageError
 
+T = TypeVar("T")
+TRIES = 6
+"""How often a remote file is asked for before an error."""
+BACK_OFF_S = 0.5
+"""The first pause between two tries; each is twice the one before, so at most 15.5 s of pauses, and half of that at least."""
+CHUNK_BYTES = 8 << 20
+"""Read from a store at once: pyarrow sends one request for each read."""
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 _PART = ".part"
 
@@ -58,8 +76,26 @@ def join(place: str | os.PathLike[str], *parts: str) -> str:
     """
     >>> join("s3://bucket/run/", "tags.json"), join("out", "train", "0.tar")
     ('s3://bucket/run/tags.json', 'out/train/0.tar')
+    >>> join("s3://bucket/run?region=us-east-1", "tags.json")
+    's3://bucket/run/tags.json?region=us-east-1'
     """
-    return "/".join([os.fspath(place).rstrip("/") or "/", *parts])
+    text = os.fspath(place)
+    text, mark, query = text.partition("?") if is_remote(text) else (text, "", "")
+    return "/".join([text.rstrip("/") or "/", *parts]) + mark + query
+
+
+def public(place: str | os.PathLike[str]) -> str:
+    """A place as it may stand in messages: without the keys and signatures that a URI can hold.
+
+    >>> public("s3://KEY:SECRET@bucket/S?region=us-east-1"), public("https://host/S/a.tar?sig=SECRET")
+    ('s3://bucket/S?region=us-east-1', 'https://host/S/a.tar')
+    """
+    text = os.fspath(place)
+    if not is_remote(text):
+        return text
+    parts = urlsplit(text)
+    told = [(key, value) for key, value in parse_qsl(parts.query) if key in ("region", "scheme", "endpoint_override")]
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, urlencode(told, safe=":/"), ""))
 
 
 def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
@@ -70,38 +106,55 @@ def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
     try:
         return pafs.FileSystem.from_uri(text)
     except (pa.ArrowInvalid, ValueError, OSError) as error:
-        raise StorageError(f"{text} cannot be opened: {error}") from error
+        if web.is_web(text):
+            raise StorageError(f"{public(text)}: over http files can be read, not listed or written.") from error
+        raise StorageError(f"{public(text)} cannot be opened: {error}") from error
 
 
 def exists(place: str | os.PathLike[str]) -> bool:
-    fs, path = filesystem(place)
-    return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+    if web.is_web(os.fspath(place)):
+        return retried(place, lambda: web.num_bytes(os.fspath(place))) is not None
+    return bool(_info(place).type != pafs.FileType.NotFound)
 
 
 def stat(place: str | os.PathLike[str]) -> FileStat:
     """Size and time of change of one file; an error where there is none."""
-    fs, path = filesystem(place)
-    info = fs.get_file_info(path)
+    if web.is_web(os.fspath(place)):
+        num_bytes = retried(place, lambda: web.num_bytes(os.fspath(place)))
+        if num_bytes is None:
+            raise StorageError(f"{public(place)}: no such file.")
+        return FileStat(os.fspath(place), num_bytes, 0)
+    info = _info(place)
     if info.type != pafs.FileType.File:
         raise StorageError(f"{os.fspath(place)}: no such file.")
     return FileStat(os.fspath(place), info.size, info.mtime_ns or 0)
 
 
+def _info(place: str | os.PathLike[str]) -> pafs.FileInfo:
+    fs, path = filesystem(place)
+    if not is_remote(place):
+        return fs.get_file_info(path)
+    with _no_fork:
+        return retried(place, lambda: fs.get_file_info(path))
+
+
 def list_files(place: str | os.PathLike[str], pattern: str = "*") -> list[FileStat]:
     """All files under a directory, sorted by place; hidden ones (a leading dot in any part) are left out."""
     fs, path = filesystem(place)
-    base = os.fspath(place).rstrip("/")
     found = []
     for info in fs.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True)):
         relative = info.path[len(path.rstrip("/")) + 1 :]
         hidden = any(part.startswith(".") for part in relative.split("/"))
         if info.type == pafs.FileType.File and not hidden and fnmatch.fnmatch(info.base_name, pattern):
-            found.append(FileStat(f"{base}/{relative}", info.size, info.mtime_ns or 0))
+            found.append(FileStat(join(place, relative), info.size, info.mtime_ns or 0))
     return sorted(found, key=lambda file: file.place)
 
 
 def open_stream(place: str | os.PathLike[str], *, compression: str | None = None) -> pa.NativeFile:
     """A stream of bytes from the start of a file, decompressed if `compression` ("gzip", "zstd") is given."""
+    if web.is_web(os.fspath(place)):
+        body = pa.PythonFile(retried(place, lambda: web.get(os.fspath(place))), mode="r")
+        return pa.CompressedInputStream(body, compression) if compression else body
     fs, path = filesystem(place)
     try:
         return fs.open_input_stream(path, compression=compression)
@@ -122,7 +175,123 @@ def open_random(place: str | os.PathLike[str]) -> pa.NativeFile:
     return fs.open_input_file(path)
 
 
+def chunks(place: str | os.PathLike[str]) -> Iterator[bytes]:
+    """The bytes of a file; what goes wrong at a store is raised as it is, once: for `retried`."""
+    if web.is_web(os.fspath(place)):
+        with web.get(os.fspath(place)) as body:
+            while chunk := body.read1(1 << 20):
+                yield chunk
+        return
+    with _no_fork:
+        fs, path = filesystem(place)
+        stream = fs.open_input_stream(path, compression=None)
+    try:
+        while True:
+            with _no_fork:
+                chunk = stream.read(CHUNK_BYTES)
+            if not chunk:
+                return
+            yield chunk
+    finally:
+        with _no_fork:
+            stream.close()
+
+
+class _NoFork:
+    """Calls into a store's client, any number at a time, and forks wait for each other.
+
+    A child that is forked while another thread is inside the S3 client inherits the client's locks, locked, and hangs in its
+    first read (seen with DataLoader workers, tests/remote). So a fork waits for the requests that are under way.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._inside = 0
+        self._forking = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forking)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        self._changed.acquire()
+        self._forking = True
+        self._changed.wait_for(lambda: not self._inside)
+
+    def after_fork(self) -> None:
+        self._forking = False
+        self._changed.notify_all()
+        self._changed.release()
+
+
+_no_fork = _NoFork()
+os.register_at_fork(
+    before=_no_fork.before_fork, after_in_parent=_no_fork.after_fork, after_in_child=_no_fork.after_fork
+)
+
+
+def retried(place: str | os.PathLike[str], action: Callable[[], T]) -> T:
+    """The result of reading from a remote place, tried `TRIES` times while what goes wrong may pass.
+
+    Raises:
+        StorageError: it cannot be read, or could not in so many tries.
+    """
+    started_s = time.monotonic()
+    for attempt in range(TRIES):
+        try:
+            return action()
+        except StorageError:
+            raise
+        except FileNotFoundError as error:
+            raise StorageError(f"{public(place)}: no such file.") from error
+        except (OSError, http.client.HTTPException) as error:
+            if not may_pass(error):
+                raise StorageError(
+                    f"{public(place)} cannot be read: {error}. Is the address right, and may you read it?"
+                ) from error
+            last = error
+        if attempt < TRIES - 1:
+            time.sleep(BACK_OFF_S * 2**attempt * random.uniform(0.5, 1))
+    raise StorageError(
+        f"{public(place)} could not be read in {TRIES} tries over {time.monotonic() - started_s:.0f} s; the last one: "
+        f"{last or type(last).__name__}. Is the server well? Then run it again: what was read is kept in the cache."
+    ) from last
+
+
+_FOR_GOOD = re.compile(
+    r"AWS Error (ACCESS_DENIED|NO_SUCH_\w+|INVALID_\w+|SIGNATURE_DOES_NOT_MATCH|UNRECOGNIZED_CLIENT|MISSING_\w+|RESOURCE_NOT_FOUND)"
+    r"|HTTP status 4(?!08|29)\d\d"
+)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether what a store said may be otherwise in a moment: 5xx, 408, 429, resets, time-outs and short bodies are.
+
+    >>> may_pass(ConnectionResetError()), may_pass(TimeoutError()), may_pass(PermissionError())
+    (True, True, False)
+    >>> may_pass(urllib.error.HTTPError("http://host", 503, "Slow Down", None, None))
+    True
+    """
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code >= 500 or error.code in (408, 429)
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
+        return may_pass(error.reason)
+    if isinstance(error, socket.gaierror):
+        return error.errno != socket.EAI_NONAME
+    if isinstance(error, FileNotFoundError | PermissionError | StorageError | ssl.SSLCertVerificationError):
+        return False
+    return isinstance(error, OSError | http.client.HTTPException) and not _FOR_GOOD.search(str(error))
+
+
 def read_bytes(place: str | os.PathLike[str]) -> bytes:
+    if is_remote(place):
+        return retried(place, lambda: b"".join(chunks(place)))
     with open_stream(place) as stream:
         return bytes(stream.read())
 

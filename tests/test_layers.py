@@ -12,6 +12,7 @@ from tests.conftest import REPOSITORY
 
 LAYERS = [
     {"errors"},
+    {"web"},
     {"storage"},
     {"execution"},
     {"artefact"},

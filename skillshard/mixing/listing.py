@@ -24,6 +24,8 @@ def list_draws(
     seed: int,
     round_draws: int,
     ledger: str | os.PathLike[str] | None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_bytes: int | None = None,
 ) -> bytes:
     """One JSON line per draw: draw, skill, id.
 
@@ -32,10 +34,15 @@ def list_draws(
         floor: least weight of any skill; 0 for none.
         first, num: which draws.
         ledger: where to keep the run's record; None: nowhere.
+        cache, cache_bytes: for remote shards, as in `ShardSet.open`.
     """
     with tempfile.TemporaryDirectory() as folder:
         mixer = Mixer(
-            ShardSet.open(shards), _policy(policy, floor), ledger=ledger or folder, round_draws=round_draws, seed=seed
+            ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes),
+            _policy(policy, floor),
+            ledger=ledger or folder,
+            round_draws=round_draws,
+            seed=seed,
         )
         skills = mixer.batch(first, num).skills
         rows = zip(range(first, first + num), skills, mixer.ids(first, num), strict=True)

@@ -465,6 +465,8 @@ class Mixer:
         skill, slot = (
             found[: record.num_draws] for found in interleave(np.array(record.counts), "round", self.seed, number)
         )
+        if self.shards.files.is_remote:
+            self._read_ahead(record)
         segments: list[tuple[int, int, OpenShard]] = []
         found_rows, entries = [], []
         for at, (before, taken) in enumerate(zip(record.drawn_before, record.counts, strict=True)):
@@ -477,6 +479,17 @@ class Mixer:
         entry = np.concatenate(entries)[slot]
         start = entry["text_start"].astype(np.int64)
         return RoundPlan(segments, skill, segment, np.concatenate(found_rows)[slot], start, start + entry["text_bytes"])
+
+    def _read_ahead(self, record: RoundRecord) -> None:
+        """Fetch the shards of a round side by side, and those that come after them while the round is read."""
+        drawn = list(zip(self._train, self._orders, record.drawn_before, record.counts, strict=True))
+        for shards, order, before, taken in drawn:
+            for shard in order.shards(before, before + taken):
+                shards.prefetch(shard)
+        for shards, order, before, taken in drawn:
+            ahead = max(taken, int(shards.shard_rows.max())) if taken else 0
+            for shard in order.shards(before + taken, before + taken + ahead):
+                shards.prefetch(shard)
 
     # --- state -------------------------------------------------------------------------------------------------------
 

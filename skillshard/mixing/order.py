@@ -19,7 +19,7 @@ All is NumPy over whole rounds: about 0.1 microseconds per draw.
 """
 
 import hashlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -204,6 +204,18 @@ class SkillOrder:
             inside = self._inside(epoch, shard, blocks[at], end - begin)
             yield shard, blocks[at] * BLOCK_ROWS + inside[row - begin : row - begin + taken]
             start += taken
+
+    def shards(self, start: int, stop: int) -> list[int]:
+        """The shards that hold the draws start..stop-1 of this skill, in the order in which they are read."""
+        found: list[int] = []
+        while start < stop:
+            epoch, offset = divmod(start, self.num_samples)
+            shards, ends = self._shards_of(epoch)
+            first = bisect_right(ends, offset)
+            last = bisect_left(ends, min(offset + stop - start, self.num_samples))
+            found += shards[first : last + 1]
+            start += ends[last] - offset
+        return found
 
     def _shards_of(self, epoch: int) -> Arranged:
         return self._keep("shards", (epoch,), lambda: _arranged(self.shard_rows, *self.labels, epoch))

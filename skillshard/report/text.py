@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from skillshard import artefact
+from skillshard import artefact, storage, web
 from skillshard import tags as tags_module
 from skillshard.mixing.ledger import DirectoryLedger, RoundRecord, RunRecord, read_record, verify_ledger
 from skillshard.shards import manifest as shards_manifest
@@ -38,10 +38,12 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         )
     if kind == shards_manifest.MANIFEST:
         shards = ShardSet.open(place)
+        unread = "; rejected/ cannot be listed over http and was not read" if web.is_web(str(shards.root)) else ""
         num = sum(len(skill.train.number) + len(skill.holdout.number) for skill in shards.manifest.skills)
         return (
             shards.verify(),
-            f"{place}: {num:,} shards, {shards.manifest.num_train + shards.manifest.num_holdout:,} samples, all as the manifest says.",
+            f"{storage.public(place)}: {num:,} shards, {shards.manifest.num_train + shards.manifest.num_holdout:,} samples, all as the "
+            f"manifest says{unread}.",
         )
     ledger = DirectoryLedger(place)
     return verify_ledger(ledger), f"{place}: {len(ledger.names('rounds')):,} rounds follow from one another."
@@ -79,7 +81,7 @@ def show_shards(shards: ShardSet) -> None:
     print_table(("skill", "train", "holdout", "shards", "bytes"), rows)
     Console().print(
         f"{manifest.num_rows:,} rows = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside)}; "
-        f"{escape(str(shards.root))}",
+        f"{escape(storage.public(shards.root))}",
         soft_wrap=True,
         highlight=False,
     )

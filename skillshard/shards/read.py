@@ -1,7 +1,7 @@
 """Read shards: by position for the mixer, in stored order for everybody else.
 
 A shard is opened when it is first needed: its size is compared with the manifest, its index is checked against its digest,
-and both are memory-mapped. At most `MAX_OPEN` shards stay open. Texts are cut out of the mapped file by the index; the tar
+and both are memory-mapped (of a remote shard, what cache.py brought here). At most `MAX_OPEN` shards stay open. Texts are cut out of the mapped file by the index; the tar
 format is not parsed.
 """
 
@@ -19,9 +19,10 @@ import orjson
 from jaxtyping import Int
 from pydantic import ValidationError
 
-from skillshard import storage
+from skillshard import storage, web
 from skillshard.corpus import Sample
 from skillshard.errors import ShardError, did_you_mean, name_some
+from skillshard.shards.cache import Cache, Files, LocalFiles, RemoteFiles, Wanted
 from skillshard.shards.manifest import (
     INDEX_DTYPE,
     MANIFEST,
@@ -68,11 +69,11 @@ class SkillShards:
     """The shards of one skill and split.
 
     Attributes:
-        root: the shard set's directory.
+        files: where they are.
         skill: its name.
     """
 
-    root: Path
+    files: Files
     skill: str
     split: Split
     folder: str
@@ -93,6 +94,8 @@ class SkillShards:
         """The samples in stored order."""
         for shard in range(len(self.shard_rows)):
             opened = self.open_shard(shard)
+            if shard + 1 < len(self.shard_rows):
+                self.prefetch(shard + 1)
             for row in range(int(self.shard_rows[shard])):
                 yield opened.sample(row)
 
@@ -109,13 +112,26 @@ class SkillShards:
                 self._open.popitem(last=False)
         return opened
 
+    def prefetch(self, shard: int) -> None:
+        """Say that a shard will be opened soon: a remote one is fetched into the cache in the background."""
+        if shard not in self._open:
+            for wanted in self._wanted(shard):
+                self.files.prefetch(wanted)
+
+    def _wanted(self, shard: int) -> tuple[Wanted, Wanted]:
+        """A shard's tar and index."""
+        name, columns = self.name(shard), self.columns
+        return (
+            Wanted(name, columns.digest[shard], columns.num_bytes[shard]),
+            Wanted(index_name(name), columns.index_digest[shard]),
+        )
+
     def _open_checked(self, shard: int) -> OpenShard:
         """Open and compare with the manifest: the size always, the digests of all bytes the first time in this process."""
-        name, columns, again = self.name(shard), self.columns, shard in self._checked
-        data = _mapped(self.root, name, None if again else columns.digest[shard], columns.num_bytes[shard])
-        index = _mapped(self.root, index_name(name), None if again else columns.index_digest[shard])
+        check = shard not in self._checked
+        data, index = (_mapped(self.files, wanted, check_digest=check) for wanted in self._wanted(shard))
         self._checked.add(shard)
-        first = len(index) - columns.num_samples[shard] * INDEX_DTYPE.itemsize
+        first = len(index) - self.columns.num_samples[shard] * INDEX_DTYPE.itemsize
         return OpenShard(data, np.frombuffer(index, INDEX_DTYPE, offset=first))
 
     def __getstate__(self) -> dict[str, object]:
@@ -151,10 +167,11 @@ def disagreement(opened: OpenShard) -> int | None:
     return int(wrong[0]) if len(wrong) else None
 
 
-def _mapped(root: Path, name: str, digest: str | None, num_bytes: int | None = None) -> mmap.mmap:
-    """A file of the shard set in a memory map, once its size and digest, if given, are found to be right."""
+def _mapped(files: Files, wanted: Wanted, *, check_digest: bool) -> mmap.mmap:
+    """A file of the shard set in a memory map, once its size and, if asked, its digest are found to be right."""
+    name, digest, num_bytes = wanted
     try:
-        with open(root / name, "rb") as file:
+        with files.open(wanted) as file:
             got = os.fstat(file.fileno()).st_size
             if got == 0 or got != (num_bytes or got):
                 raise ShardError(
@@ -163,7 +180,7 @@ def _mapped(root: Path, name: str, digest: str | None, num_bytes: int | None = N
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError as error:
         raise ShardError(f"{error.filename} is missing, but the manifest names it. {_ANEW}") from error
-    if digest is None:
+    if not check_digest:
         return data
     with memoryview(data) as view:
         found = storage.digest(view)
@@ -172,47 +189,84 @@ def _mapped(root: Path, name: str, digest: str | None, num_bytes: int | None = N
     return data
 
 
+def _num_lines(folder: str) -> int:
+    """Lines of all the JSONL files in a directory."""
+    return sum(storage.read_bytes(file.place).count(b"\n") for file in storage.list_files(folder, "*.jsonl"))
+
+
 @dataclass(frozen=True)
 class ShardSet:
     """A finished shard set.
 
     Attributes:
-        root: its directory.
+        files: where it is.
         manifest: what is in it.
         digest: digest of manifest.json, and so of everything.
     """
 
-    root: Path
+    files: Files
     manifest: Manifest
     digest: str
 
     @classmethod
-    def open(cls, place: str | os.PathLike[str]) -> "ShardSet":
-        """Open shards by their directory; ShardError if they are not finished or not shards."""
-        root = storage.local_path(place)
-        if not (root / MANIFEST).exists():
+    def open(
+        cls,
+        place: str | os.PathLike[str],
+        *,
+        cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+    ) -> "ShardSet":
+        """Open shards by their directory or URI (`s3://`, `gs://`, `abfs://`, `hf://`, `http://`, `https://`).
+
+        Args:
+            cache: a directory on this machine for what arrives from a remote place, shared by any number of processes and
+                shard sets; unused where the shards are on this machine. None: every process fetches every shard anew
+                whenever it opens it.
+            cache_bytes: limit of what is kept there; what is open stays, whatever the limit. None: as much as the disk holds.
+
+        Raises:
+            ShardError: they are not finished, or not shards.
+            StorageError: the place cannot be read.
+        """
+        files: Files
+        if storage.is_remote(place):
+            kept = None if cache is None else Cache(cache, cache_bytes)
+            files, manifest_at = RemoteFiles(os.fspath(place), kept), storage.join(place, MANIFEST)
+        else:
+            files = LocalFiles(storage.local_path(place))
+            manifest_at = os.fspath(files.root / MANIFEST)
+        shown = storage.public(manifest_at)
+        if not storage.exists(manifest_at):
             raise ShardError(
-                f"{root} holds no finished shards: {MANIFEST} is not there. Run 'skillshard shard' to its end."
+                f"{storage.public(place)} holds no finished shards: {MANIFEST} is not there. Run 'skillshard shard' to its end."
             )
-        raw = (root / MANIFEST).read_bytes()
+        raw = storage.read_bytes(manifest_at)
         try:
-            manifest = Manifest.model_validate(storage.from_json(raw, root / MANIFEST))
+            manifest = Manifest.model_validate(storage.from_json(raw, shown))
         except ValidationError as error:
             raise ShardError(
-                f"{root / MANIFEST} does not fit schemas/manifest-1.json: {storage.first_fault(error)}: damaged or edited, or "
+                f"{shown} does not fit schemas/manifest-1.json: {storage.first_fault(error)}: damaged or edited, or "
                 f"of another version. {_ANEW}"
             ) from error
-        return cls(root, manifest, storage.digest(raw))
+        return cls(files, manifest, storage.digest(raw))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"files": self.files, "manifest": self.manifest, "digest": self.digest}
+
+    @property
+    def root(self) -> Path | str:
+        """Its directory or URI."""
+        return self.files.root
 
     @cached_property
     def train(self) -> Mapping[str, SkillShards]:
         """The training shards of each skill that has any, in the order of their names."""
-        return self._split("train")
+        return self._split("train", self.files)
 
     @cached_property
     def holdout(self) -> Mapping[str, SkillShards]:
         """The held-out shards of each skill that has any: what losses are measured on."""
-        return self._split("holdout")
+        return self._split("holdout", self.files)
 
     @property
     def skills(self) -> tuple[str, ...]:
@@ -224,17 +278,21 @@ class ShardSet:
         found = self.train if split == "train" else self.holdout
         if skill not in found:
             raise ShardError(
-                f"{self.root} has no {split} shards of skill {skill!r}{did_you_mean(skill, found)}; it has "
+                f"{storage.public(self.root)} has no {split} shards of skill {skill!r}{did_you_mean(skill, found)}; it has "
                 f"{name_some(found)}."
             )
         return found[skill]
 
     def verify(self) -> list[str]:
-        """Every fault found by reading all bytes: one sentence each, nothing if all is well."""
-        found = [shards for split in SPLITS for shards in self._split(split).values()]
+        """Every fault found by reading all bytes: one sentence each, nothing if all is well.
+
+        Remote bytes are read anew, whatever the cache holds. Over http rejected/ cannot be listed, and is not read.
+        """
+        files = RemoteFiles(self.files.root, None) if isinstance(self.files, RemoteFiles) else self.files
+        found = [shards for split in SPLITS for shards in self._split(split, files).values()]
         faults = [fault for shards in found for fault in shards.verify()]
-        aside = sum(file.read_bytes().count(b"\n") for file in (self.root / "rejected").glob("*.jsonl"))
-        if aside != (expected := sum(self.manifest.set_aside.values())):
+        aside = None if web.is_web(str(self.root)) else _num_lines(storage.join(self.root, "rejected"))
+        if aside is not None and aside != (expected := sum(self.manifest.set_aside.values())):
             faults.append(
                 f"rejected/ holds {aside:,} rows, manifest.json says {expected:,}: missing, damaged or edited file. {_ANEW}"
             )
@@ -247,9 +305,9 @@ class ShardSet:
                 )
         return faults
 
-    def _split(self, split: Split) -> Mapping[str, SkillShards]:
+    def _split(self, split: Split, files: Files) -> Mapping[str, SkillShards]:
         def shards(skill: ManifestSkill) -> SkillShards:
-            return SkillShards(self.root, skill.name, split, skill.folder, getattr(skill, split))
+            return SkillShards(files, skill.name, split, skill.folder, getattr(skill, split))
 
         return MappingProxyType(
             {skill.name: shards(skill) for skill in self.manifest.skills if getattr(skill, split).number}

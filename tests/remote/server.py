@@ -1,0 +1,111 @@
+"""A server between us and the files: it counts what is asked for, and does what servers should not do."""
+
+import http.client
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Fault = str | float | None
+"""What goes wrong with an answer: a status ("500"), "reset", "cut", "wrong", "longer", "other", "hang", "drip", seconds of delay, or nothing."""
+Faults = Callable[[str, int], Fault]
+"""The fault of a path's n-th GET, n from 0."""
+
+
+class Between:
+    """A proxy on loopback.
+
+    Attributes:
+        asked: GETs of each path so far (a store's path has its bucket).
+        faults: what goes wrong; may be changed at any time.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self.asked: Counter[str] = Counter()
+        self.faults: Faults = lambda path, nth: None
+        between = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                path = self.path.partition("?")[0]
+                nth, between.asked[path] = between.asked[path], between.asked[path] + 1
+                self._answer(between.faults(path, nth))
+
+            def do_HEAD(self) -> None:
+                self._answer(None)
+
+            def _answer(self, fault: Fault) -> None:
+                status, headers, body = self._upstream()
+                if isinstance(fault, float):
+                    time.sleep(fault)
+                elif fault == "hang":
+                    between.released.wait(20)
+                elif fault and fault.isdigit():
+                    status, headers, body = int(fault), {}, b"no"
+                elif fault == "wrong":
+                    body = bytes([body[0] ^ 1]) + body[1:]
+                elif fault == "longer":
+                    body += b"more"
+                elif fault == "other":
+                    body = b"<html>please log in</html>"
+                self.send_response(status)
+                for name, value in headers.items():
+                    if name.lower() not in ("content-length", "connection", "transfer-encoding", "date", "server"):
+                        self.send_header(name, value)
+                length = int(headers.get("Content-Length", len(body))) if self.command == "HEAD" else len(body)
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self._send(body, fault)
+
+            def _send(self, body: bytes, fault: Fault) -> None:
+                if fault == "drip":
+                    self.wfile.write(body[: len(body) // 2])
+                    self.wfile.flush()
+                    between.released.wait(20)
+                    self.wfile.write(body[len(body) // 2 :])
+                elif fault in ("cut", "reset"):
+                    self.wfile.write(body[: len(body) // 2])
+                    self.wfile.flush()
+                    if fault == "reset":
+                        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.close_connection = True
+                else:
+                    self.wfile.write(body)
+
+            def _upstream(self) -> tuple[int, dict[str, str], bytes]:
+                connection = http.client.HTTPConnection(upstream, timeout=30)
+                try:
+                    sent = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+                    connection.request(self.command, self.path, headers=sent)
+                    answer = connection.getresponse()
+                    return answer.status, dict(answer.headers.items()), answer.read()
+                finally:
+                    connection.close()
+
+            def log_message(self, format: str, *arguments: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                pass  # clients that hang up are part of the tests
+
+        self.released = threading.Event()
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
