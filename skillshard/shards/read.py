@@ -194,6 +194,10 @@ class ShardSet:
         """The held-out shards of each skill that has any: what losses are measured on."""
         return self._split("holdout")
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without the cached splits, which cannot be pickled; loader workers that are spawned need this."""
+        return {"root": self.root, "manifest": self.manifest, "digest": self.digest}
+
     @property
     def skills(self) -> tuple[str, ...]:
         """The skills that can be trained on."""
