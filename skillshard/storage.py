@@ -146,7 +146,7 @@ def writing(place: str | os.PathLike[str]) -> Iterator[Path]:
     part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
     try:
         yield part
-        _sync(part)
+        sync(part)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
@@ -161,14 +161,14 @@ def write_bytes(place: str | os.PathLike[str], data: bytes) -> None:
 def put_if_absent(path: Path, data: bytes) -> bool:
     """Write a local file unless it is there; whether it was written. Exactly one of several racing writers wins.
 
-    A hard link is the atomic step: it fails if the name exists, on local file systems and on NFS.
+    A hard link is the atomic step: it fails if the name exists, on local file systems and on NFS. The file survives the
+    death of any process; `sync` makes it survive that of the machine.
     """
     if path.exists():
         return False
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
     try:
         part.write_bytes(data)
-        _sync(part)
         os.link(part, path)
     except FileExistsError:
         return False
@@ -228,6 +228,7 @@ def file_digest(place: str | os.PathLike[str], chunk_bytes: int = 1 << 20) -> st
     return hasher.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -1,7 +1,7 @@
 """The ledger: the append-only record of a run, and the channel over which its processes agree.
 
     RUN/run.json                            what the run is: shards, skills, seed, round_draws, lag, policy
-    RUN/observations/000000004096.json      losses reported at a draw, each written exactly once
+    RUN/observations/00000000.json          losses reported, numbered in their order; their draws rise
     RUN/rounds/00000001.json                a round decided: weights, counts, what was used, the policy's state
     RUN/aside/0001/...                      records that a resume from an earlier draw has set aside
 
@@ -10,18 +10,23 @@ everyone reads that one. A dead process leaves nothing half-done. Each round hol
 a changed or missing record is noticed.
 """
 
+import bisect
+import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import artefact, storage
 from skillshard.errors import LedgerError, ObservationError, StorageError
-from skillshard.mixing.order import fixed_point, quotas
+from skillshard.mixing.order import fixed_point, limited_quotas
 from skillshard.policies.policy import Observation
 
 Lag = int | Literal["live"]
@@ -48,6 +53,9 @@ class RunRecord(LedgerRecord):
     order: str = Field(description="version of the order's arithmetic")
     round_draws: int = Field(ge=1)
     lag: Lag
+    repeat: str = Field(
+        pattern=r"^(epochs|stop|drop|cap:[1-9][0-9]*)$", description="what happens when a skill runs out"
+    )
     policy: str
     policy_arguments: dict[str, Any]
 
@@ -68,10 +76,13 @@ class RoundRecord(LedgerRecord):
     round: int = Field(ge=0)
     first_draw: int = Field(ge=0)
     weights: list[float] = Field(description="as the policy gave them; sum 1")
+    num_draws: int = Field(ge=0, description="draws in this round; fewer than round_draws: the stream ends with it")
     counts: list[int] = Field(description="draws of each skill in this round")
+    epochs: list[float] = Field(description="how often each skill has been drawn whole, after this round")
     drawn_before: list[int] = Field(description="draws of each skill in all rounds before")
     carry: list[int] = Field(description="draws owed after this round, in units of 2**-40")
     observed_to: int = Field(description="observations up to this draw have been used; -1: none")
+    num_observed: int = Field(ge=0, description="observations used so far: those numbered below this")
     observations: list[int] = Field(description="draws of the observations used for the first time")
     policy_state: dict[str, Any]
     previous: str = Field(description="digest of the round before; of run.json for round 0")
@@ -87,6 +98,9 @@ class Ledger(Protocol):
     def get(self, name: str) -> bytes | None:
         """What was put, or None."""
 
+    def flush(self) -> None:
+        """Return when what this process put will survive a failure of power."""
+
     def names(self, folder: str) -> list[str]:
         """The names in a folder, sorted."""
 
@@ -99,14 +113,21 @@ class DirectoryLedger:
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self.root = storage.local_path(place)
+        self._first_unsynced: dict[str, str] = {}
 
     def __str__(self) -> str:
         return str(self.root)
 
     def put(self, name: str, data: bytes) -> bool:
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return storage.put_if_absent(path, data)
+        try:
+            was_put = storage.put_if_absent(path, data)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            was_put = storage.put_if_absent(path, data)
+        if was_put:
+            self._first_unsynced.setdefault(name.rpartition("/")[0], name)
+        return was_put
 
     def get(self, name: str) -> bytes | None:
         try:
@@ -114,13 +135,20 @@ class DirectoryLedger:
         except FileNotFoundError:
             return None
 
+    def flush(self) -> None:
+        for folder, first in self._first_unsynced.items():
+            for name in self.names(folder):
+                if name >= first:
+                    storage.sync(self.root / name)
+        self._first_unsynced.clear()
+
     def names(self, folder: str) -> list[str]:
-        path = self.root / folder
-        return (
-            sorted(f"{folder}/{name}" for name in os.listdir(path) if name.endswith(".json") and name[0] != ".")
-            if path.exists()
-            else []
-        )
+        try:
+            there = os.listdir(self.root / folder)
+        except FileNotFoundError:
+            return []
+        prefix = f"{folder}/" if folder else ""
+        return sorted(f"{prefix}{name}" for name in there if name.endswith(".json") and name[0] != ".")
 
     def set_aside(self, names: list[str]) -> str:
         aside = self.root / "aside"
@@ -128,7 +156,8 @@ class DirectoryLedger:
         target = aside / f"{len(list(aside.iterdir())) + 1:04d}"
         for name in names:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self.root / name, target / name)
+            with contextlib.suppress(FileNotFoundError):  # another rank has just set it aside
+                os.replace(self.root / name, target / name)
         return str(target)
 
 
@@ -136,12 +165,12 @@ def round_name(number: int) -> str:
     return f"rounds/{number:08d}.json"
 
 
-def observation_name(draw: int) -> str:
-    return f"observations/{draw:012d}.json"
+def observation_name(number: int) -> str:
+    return f"observations/{number:08d}.json"
 
 
 def number_of(name: str) -> int:
-    """The round or draw in a record's name.
+    """The number in a record's name.
 
     >>> number_of(round_name(7)), number_of(observation_name(4096))
     (7, 4096)
@@ -178,36 +207,77 @@ def open_run(ledger: Ledger, run: RunRecord) -> str:
     return storage.digest(run.to_bytes())
 
 
-def put_observation(ledger: Ledger, observation: ObservationRecord) -> None:
-    """Record losses; the same ones again have no effect.
+class ObservationLog:
+    """The observations of a ledger, numbered 0, 1, 2, ... in the rising order of their draws.
 
-    Raises:
-        ObservationError: other losses stand at this draw already.
+    Reading on costs one look per new observation, however many there are.
     """
-    name = observation_name(observation.draw)
-    if ledger.put(name, observation.to_bytes()):
-        return
-    there = read_record(ledger, name, ObservationRecord)
-    assert there is not None
-    changed = artefact.differences(there.model_dump(by_alias=True), observation.model_dump(by_alias=True))
-    if changed:
-        raise ObservationError(
-            f"{ledger} already holds other losses for step {there.step}, draw {there.draw:,}: {'; '.join(changed[:3])}. A run that "
-            "goes on from a checkpoint calls mixer.load_state_dict(); a new run takes a new ledger directory."
-        )
 
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._num = len(ledger.names("observations"))
+        self._last = self._at(self._num - 1) if self._num else None
 
-def observations_between(ledger: Ledger, after: int, to: int) -> list[Observation]:
-    """The observations at draws in (after, to], in the order of their draws."""
-    names = [name for name in ledger.names("observations") if after < number_of(name) <= to]
-    records = [read_record(ledger, name, ObservationRecord) for name in names]
-    return [Observation(record.step, record.losses, record.draw) for record in records if record is not None]
+    def last_draw(self) -> int:
+        """The draw of the newest observation; -1 if there is none."""
+        self._catch_up()
+        return -1 if self._last is None else self._last.draw
 
+    def put(self, observation: ObservationRecord) -> None:
+        """Record losses; the same ones again have no effect.
 
-def last_observed(ledger: Ledger) -> int:
-    """The draw of the newest observation; -1 if there is none."""
-    names = ledger.names("observations")
-    return number_of(names[-1]) if names else -1
+        Raises:
+            ObservationError: other losses stand at this draw already, or there are later ones and none at this draw.
+        """
+        while observation.draw > self.last_draw():
+            if self._ledger.put(observation_name(self._num), observation.to_bytes()):
+                return
+        there = self._find(observation.draw)
+        if there is None:
+            raise ObservationError(
+                f"losses of step {observation.step} (draw {observation.draw:,}) come too late: {self._ledger} holds those of draw "
+                f"{self.last_draw():,}. Report in the order of steps; a run that goes on from a checkpoint calls "
+                "mixer.load_state_dict() first."
+            )
+        changed = artefact.differences(there.model_dump(by_alias=True), observation.model_dump(by_alias=True))
+        if changed:
+            raise ObservationError(
+                f"{self._ledger} already holds other losses for step {there.step}, draw {there.draw:,}: {'; '.join(changed[:3])}. "
+                "A run that goes on from a checkpoint calls mixer.load_state_dict(); a new run takes a new ledger directory."
+            )
+
+    def read(self, first: int, to_draw: int) -> list[Observation]:
+        """The observations numbered `first` or higher, up to a draw."""
+        found: list[Observation] = []
+        for number in count(first):
+            record = read_record(self._ledger, observation_name(number), ObservationRecord)
+            if record is None or record.draw > to_draw:
+                return found
+            found.append(Observation(record.step, record.losses, record.draw))
+        raise AssertionError("count() ends never")
+
+    def names_after(self, draw: int) -> list[str]:
+        """The names of the observations at later draws."""
+        self._catch_up()
+        first = bisect.bisect_right(range(self._num), draw, key=lambda number: self._at(number).draw)
+        return [observation_name(number) for number in range(first, self._num)]
+
+    def _find(self, draw: int) -> ObservationRecord | None:
+        number = bisect.bisect_left(range(self._num), draw, key=lambda number: self._at(number).draw)
+        record = self._at(number)
+        return record if record.draw == draw else None
+
+    def _at(self, number: int) -> ObservationRecord:
+        record = read_record(self._ledger, observation_name(number), ObservationRecord)
+        if record is None:
+            raise LedgerError(
+                f"{self._ledger}/{observation_name(number)} is missing. Restore it, or start a new ledger."
+            )
+        return record
+
+    def _catch_up(self) -> None:
+        while (record := read_record(self._ledger, observation_name(self._num), ObservationRecord)) is not None:
+            self._num, self._last = self._num + 1, record
 
 
 def wait_for(ready: Callable[[], bool], timeout_s: float) -> bool:
@@ -227,14 +297,33 @@ def rewind(ledger: Ledger, draw: int) -> str | None:
     Returns:
         Where they are now; None if there was nothing.
     """
-    later = [name for name in ledger.names("observations") if number_of(name) > draw]
-    later += [name for name in ledger.names("rounds") if _observed_to(ledger, name) > draw]
+    rounds = ledger.names("rounds")
+    first = bisect.bisect_right(rounds, draw, key=lambda name: _observed_to(ledger, name))
+    later = ObservationLog(ledger).names_after(draw) + rounds[first:]
     return ledger.set_aside(later) if later else None
 
 
 def _observed_to(ledger: Ledger, name: str) -> int:
-    record = read_record(ledger, name, RoundRecord)
+    """The draw up to which a round knew losses; beyond all for one that a failure of power has cut."""
+    try:
+        record = read_record(ledger, name, RoundRecord)
+    except LedgerError:
+        return sys.maxsize
     return -1 if record is None else record.observed_to
+
+
+def available_draws(
+    repeat: str, num_samples: Int[np.ndarray, " skill"], drawn: Int[np.ndarray, " skill"]
+) -> Int[np.ndarray, " skill"]:
+    """How many more draws each skill may give; practically endless where epochs follow one another.
+
+    >>> available_draws("cap:2", np.array([10, 3]), np.array([15, 6])).tolist()
+    [5, 0]
+    """
+    if repeat in ("epochs", "stop"):
+        return np.full(len(num_samples), np.iinfo(np.int64).max)
+    most = 1 if repeat == "drop" else int(repeat.removeprefix("cap:"))
+    return most * num_samples - drawn
 
 
 def verify_ledger(ledger: Ledger) -> list[str]:
@@ -254,7 +343,8 @@ def verify_ledger(ledger: Ledger) -> list[str]:
             return [*faults, f"{ledger}/{round_name(number)} is missing."]
         if record.previous != previous:
             faults.append(f"{ledger}/{name} does not follow from the record before it: one of them was changed.")
-        counts, carry = quotas(fixed_point(np.array(record.weights)), carry, run.round_draws)
+        available = available_draws(run.repeat, np.array(run.num_samples), before)
+        counts, carry = limited_quotas(fixed_point(np.array(record.weights)), carry, run.round_draws, available)
         if (counts.tolist(), carry.tolist(), before.tolist()) != (record.counts, record.carry, record.drawn_before):
             faults.append(f"{ledger}/{name} has counts that its weights do not give: it was changed.")
         previous, before, carry = storage.digest(record.to_bytes()), before + counts, np.array(record.carry)

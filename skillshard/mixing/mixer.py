@@ -4,13 +4,15 @@ Draw d is determined by the shards, the seed and the rounds of the ledger, and b
 draws, in any process, in any order; iterating is a convenience on top. State is one integer.
 """
 
+import mmap
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import count
+from functools import cached_property, lru_cache
+from itertools import count, pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,26 +25,35 @@ from skillshard.mixing.ledger import (
     DirectoryLedger,
     Lag,
     Ledger,
+    ObservationLog,
     ObservationRecord,
     RoundRecord,
     RunRecord,
-    last_observed,
-    observation_name,
-    observations_between,
+    available_draws,
     open_run,
-    put_observation,
     read_record,
     rewind,
     round_name,
     wait_for,
 )
-from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder, fixed_point, interleave, quotas
+from skillshard.mixing.order import (
+    MAX_ROUND_DRAWS,
+    ORDER_VERSION,
+    SkillOrder,
+    fixed_point,
+    interleave,
+    limited_quotas,
+)
 from skillshard.policies.policy import Policy, State, check_losses
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import OpenShard, ShardSet
 from skillshard.storage import digest
 
 ROUNDS_KEPT = 4
-"""Rounds whose order is kept in memory; a reader moves from one to the next."""
+"""Rounds whose plan is kept in memory; a reader moves from one to the next."""
+MANY_EPOCHS = 4
+"""Epochs of one skill after which a warning says so."""
+SAMPLES_AHEAD = 256
+"""Texts that iterating cuts out of the shards at once."""
 
 
 class MixedSample(NamedTuple):
@@ -50,7 +61,6 @@ class MixedSample(NamedTuple):
 
     draw: int
     skill: str
-    id: str
     text: str
 
 
@@ -60,16 +70,23 @@ class Batch:
 
     Attributes:
         draws: positions in the stream.
-        skills: the skill of each.
+        skill_numbers: the skill of each, an index into `skill_names`.
+        skill_names: the skills of the mix.
         texts: the text of each.
     """
 
     draws: Int[np.ndarray, " sample"]
-    skills: list[str]
+    skill_numbers: Int[np.ndarray, " sample"]
+    skill_names: tuple[str, ...]
     texts: list[str]
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def skills(self) -> list[str]:
+        """The skill of each."""
+        return [self.skill_names[number] for number in self.skill_numbers.tolist()]
 
 
 class MixerState(BaseModel):
@@ -84,12 +101,42 @@ class MixerState(BaseModel):
 
 
 @dataclass(frozen=True)
-class RoundOrder:
-    """Where the samples of one round lie, in the order of its draws."""
+class RoundPlan:
+    """Where the samples of one round lie.
 
+    Attributes:
+        segments: stretches of neighbouring rows as they were found: skill number, shard, and the shard in memory.
+        skill: the skill number of each draw.
+        segment, row: where each draw is, an index into `segments` and the row of that shard.
+        start, end: first byte and end of each draw's text in the shard.
+    """
+
+    segments: list[tuple[int, int, OpenShard]]
     skill: Int[np.ndarray, " draw"]
-    shard: Int[np.ndarray, " draw"]
+    segment: Int[np.ndarray, " draw"]
     row: Int[np.ndarray, " draw"]
+    start: Int[np.ndarray, " draw"]
+    end: Int[np.ndarray, " draw"]
+
+    @cached_property
+    def data(self) -> list[mmap.mmap]:
+        """The bytes of each segment's shard."""
+        return [opened.data for _, _, opened in self.segments]
+
+    def ids(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
+        """The ids of some draws of the round."""
+        places = zip(self.segment[draws].tolist(), self.row[draws].tolist(), strict=True)
+        return [orjson.loads(self.segments[segment][2].member(row))["id"] for segment, row in places]
+
+    def texts(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
+        """The texts of some draws of the round; the one loop over samples that is left to Python."""
+        data = self.data
+        places = zip(self.segment[draws].tolist(), self.start[draws].tolist(), self.end[draws].tolist(), strict=True)
+        return [data[segment][start:end].decode() for segment, start, end in places]
+
+
+class EndOfStream(Exception):
+    """A round beyond the stream's end was asked for; never leaves this module."""
 
 
 class Mixer:
@@ -106,9 +153,16 @@ class Mixer:
         step_draws: samples that one optimizer step takes from the stream, over all ranks and accumulation; translates
             steps into draws in `report` and `state_dict`.
         wait_s: how long a round may wait for its losses, in seconds.
+        repeat: what happens when a skill runs out. "epochs": its next epoch begins, in another order. "stop": the stream
+            ends before the first sample that would come again. "drop": that skill gives no more, the others share its
+            weight, and the stream ends with the last one. "cap:N": the same after N epochs.
+
+    Warns:
+        UserWarning: a skill passes 4 epochs, from where on repeated data is worth much less (Muennighoff et al. 2023,
+            arXiv:2305.16264).
 
     Raises:
-        PolicyError: the policy does not fit the skills.
+        PolicyError: the policy does not fit the skills, or an argument is out of range.
         LedgerError: the ledger is of another run.
 
     Example:
@@ -127,15 +181,21 @@ class Mixer:
         lag: Lag = 1,
         step_draws: int | None = None,
         wait_s: float = 600.0,
+        repeat: str = "epochs",
     ) -> None:
         if not 1 <= round_draws <= MAX_ROUND_DRAWS:
             raise PolicyError(f"round_draws is {round_draws:,}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
         if lag != "live" and lag < 0:
             raise PolicyError(f"lag is {lag}: give 0 (strict), 1 (default), more, or 'live'.")
+        if not re.fullmatch(r"epochs|stop|drop|cap:[1-9]\d*", repeat):
+            raise PolicyError(
+                f"repeat is {repeat!r}: give 'epochs' (default), 'stop', 'drop' or 'cap:N', such as 'cap:4'."
+            )
         if not shards.skills:
             raise ShardError(f"{shards.root} has no training shards: every sample is held out or set aside.")
         self.shards, self.policy, self.lag, self.seed = shards, policy, lag, seed
         self.round_draws, self.step_draws, self.wait_s = round_draws, step_draws, wait_s
+        self.repeat = repeat
         self.skills = shards.skills
         self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
         num_samples = [len(shards.train[skill]) for skill in self.skills]
@@ -150,58 +210,88 @@ class Mixer:
             order=ORDER_VERSION,
             round_draws=round_draws,
             lag=lag,
+            repeat=repeat,
             policy=policy.name,
             policy_arguments=policy.arguments,
         )
         self._run_digest = open_run(self.ledger, self._run)
+        self._observations = ObservationLog(self.ledger)
+        self._rounds: dict[int, RoundRecord] = {}
+        self._warned: set[str] = set()
         self._draw = 0
         self._resumed = (0, 0)
         self._reporter: tuple[int, int] | None = None
-        self._round_orders = lru_cache(ROUNDS_KEPT)(self._order_of)
+        self._plan = lru_cache(ROUNDS_KEPT)(self._plan_of)
 
     # --- the stream --------------------------------------------------------------------------------------------------
 
     def at(self, draws: Int[np.ndarray, " sample"]) -> Batch:
-        """Any draws, in any order, wherever the stream stands."""
-        skills, texts = [], []
-        for shards, shard, row in self._places(draws):
-            skills.append(shards.skill)
-            texts.append(shards.open_shard(shard).text(row))
-        return Batch(draws, skills, texts)
+        """Any draws, in any order, wherever the stream stands; those beyond its end are left out."""
+        kept, skills = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        texts: list[str] = []
+        for plan, some, within in self._plans_of(draws):
+            kept.append(some)
+            skills.append(plan.skill[within])
+            texts += plan.texts(within)
+        return Batch(np.concatenate(kept), np.concatenate(skills), self.skills, texts)
 
     def batch(self, first: int, num: int) -> Batch:
-        """The draws first .. first + num - 1."""
-        return self.at(np.arange(first, first + num))
+        """The draws first .. first + num - 1, or up to the end of the stream."""
+        number, start = divmod(first, self.round_draws)
+        plan = self._plan_or_end(number)
+        if plan is None or start + num > len(plan.skill):
+            return self.at(np.arange(first, first + num))
+        within = slice(start, start + num)
+        return Batch(np.arange(first, first + num), plan.skill[within], self.skills, plan.texts(within))
 
     def ids(self, first: int, num: int) -> list[str]:
         """The ids of the draws first .. first + num - 1."""
-        places = self._places(np.arange(first, first + num))
-        return [orjson.loads(shards.open_shard(shard).member(row))["id"] for shards, shard, row in places]
+        plans = self._plans_of(np.arange(first, first + num))
+        return [found for plan, _, within in plans for found in plan.ids(within)]
 
-    def _places(self, draws: Int[np.ndarray, " sample"]) -> Iterator[tuple[SkillShards, int, int]]:
-        """Shards of the skill, shard and row of each draw."""
+    def _plans_of(
+        self, draws: Int[np.ndarray, " sample"]
+    ) -> Iterator[tuple[RoundPlan, Int[np.ndarray, " some"], Int[np.ndarray, " some"]]]:
+        """The round's plan, the draws, and their places in it, for each stretch of draws of one round that has them."""
         rounds, within = np.divmod(draws, self.round_draws)
-        starts = np.flatnonzero(np.diff(rounds, prepend=-1))
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(draws)], strict=True):
-            order, at = self._round_orders(int(rounds[start])), within[start:stop]
-            for skill, shard, row in zip(
-                order.skill[at].tolist(), order.shard[at].tolist(), order.row[at].tolist(), strict=True
-            ):
-                yield self._train[skill], shard, row
+        edges = [*np.flatnonzero(np.diff(rounds, prepend=-1)).tolist(), len(draws)]
+        for begin, end in pairwise(edges):
+            plan = self._plan_or_end(int(rounds[begin]))
+            if plan is not None:
+                there = within[begin:end] < len(plan.skill)
+                yield plan, draws[begin:end][there], within[begin:end][there]
+
+    def _plan_or_end(self, number: int) -> RoundPlan | None:
+        """The plan of a round, or None beyond the end of the stream."""
+        try:
+            return self._plan(number)
+        except EndOfStream:
+            return None
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """The stream from where it stands, endless, in batches; each moves `draw` on when it is handed out."""
-        while True:
-            batch = self.batch(self._draw, batch_size)
-            self._draw += batch_size
+        """The stream from where it stands, in batches; each moves `draw` on when it is handed out.
+
+        Endless, unless `repeat` ends it; then the last batch may be short.
+        """
+        while len(batch := self.batch(self._draw, batch_size)):
+            self._draw += len(batch)
             yield batch
 
     def __iter__(self) -> Iterator[MixedSample]:
-        """The stream from where it stands, endless, sample by sample."""
-        for draw in count(self._draw):
-            (identity,), batch = self.ids(draw, 1), self.batch(draw, 1)
-            self._draw = draw + 1
-            yield MixedSample(draw, batch.skills[0], identity, batch.texts[0])
+        """The stream from where it stands, sample by sample."""
+        while True:
+            first = self._draw
+            number, start = divmod(first, self.round_draws)
+            plan = self._plan_or_end(number)
+            if plan is None or start >= len(plan.skill):
+                return
+            texts = plan.texts(slice(start, start + SAMPLES_AHEAD))
+            skills = plan.skill[start : start + SAMPLES_AHEAD].tolist()
+            for draw, skill, text in zip(count(first), skills, texts, strict=False):
+                self._draw = draw + 1
+                yield MixedSample(draw, self.skills[skill], text)
+                if self._draw != draw + 1:
+                    break  # load_state_dict moved the stream
 
     @property
     def draw(self) -> int:
@@ -221,14 +311,11 @@ class Mixer:
 
         Raises:
             ObservationError: unknown or missing skills, values that are not finite numbers >= 0, other losses at this
-                draw already, or a round was already decided without them.
+                draw already, or losses of a later draw.
         """
         values = check_losses(losses, self.policy.eval_skills or self.skills, step=step)
         draw = self._draw_of(step) if draw is None else draw
-        observation = ObservationRecord(step=step, draw=draw, losses=values)
-        if self.ledger.get(observation_name(draw)) is None and self.policy.reads_losses:
-            self._refuse_late(observation)
-        put_observation(self.ledger, observation)
+        self._observations.put(ObservationRecord(step=step, draw=draw, losses=values))
         self._reporter = _here()
 
     def round(self, number: int) -> RoundRecord:
@@ -238,25 +325,51 @@ class Mixer:
             RoundError: the losses that it needs did not come within `wait_s`.
             LedgerError: the ledger's rounds do not follow from one another.
         """
-        record = read_record(self.ledger, round_name(number), RoundRecord)
-        if record is not None:
-            return record
         first = number
-        while first and self.ledger.get(round_name(first - 1)) is None:
+        while (record := self._known(first)) is None and first:
             first -= 1
-        for missing in range(first, number + 1):
-            previous = read_record(self.ledger, round_name(missing - 1), RoundRecord) if missing else None
-            self.ledger.put(round_name(missing), self._decide(missing, previous).to_bytes())
-        record = read_record(self.ledger, round_name(number), RoundRecord)
-        if record is None:
-            raise LedgerError(f"round {number} vanished from {self.ledger} after it was put.")
+        for missing in range(first if record is None else first + 1, number + 1):
+            if record is not None and record.num_draws < self.round_draws:
+                raise EndOfStream(missing)
+            record = self._put(self._decide(missing, record))
+        assert record is not None
+        self._warn_of_repetition(record)
         return record
+
+    def _warn_of_repetition(self, record: RoundRecord) -> None:
+        for skill, epochs in zip(self.skills, record.epochs, strict=True):
+            if epochs > MANY_EPOCHS and skill not in self._warned:
+                self._warned.add(skill)
+                warnings.warn(
+                    f"skill {skill!r} passes {MANY_EPOCHS} epochs in round {record.round}: repeated so often, data is worth much "
+                    "less. Lower its weight, or give Mixer(..., repeat='cap:4').",
+                    stacklevel=3,
+                )
+
+    def _known(self, number: int) -> RoundRecord | None:
+        """A round that was decided; the last few are kept in memory, since a round never changes."""
+        record = self._rounds.get(number) or read_record(self.ledger, round_name(number), RoundRecord)
+        if record is not None:
+            self._rounds[number] = record
+            if len(self._rounds) > ROUNDS_KEPT:
+                del self._rounds[min(self._rounds)]
+        return record
+
+    def _put(self, record: RoundRecord) -> RoundRecord:
+        """Put a round, or read the one that another process put first."""
+        if self.ledger.put(round_name(record.round), record.to_bytes()):
+            self._rounds[record.round] = record
+        known = self._known(record.round)
+        if known is None:
+            raise LedgerError(f"round {record.round} vanished from {self.ledger} after it was put.")
+        return known
 
     def _decide(self, number: int, previous: RoundRecord | None) -> RoundRecord:
         state = self._initial_state if previous is None else previous.policy_state
         observed_to = -1 if previous is None else previous.observed_to
         horizon = max(observed_to, self._horizon(number))
-        observations = observations_between(self.ledger, observed_to, horizon)
+        num_observed = 0 if previous is None else previous.num_observed
+        observations = self._observations.read(num_observed, horizon) if self.policy.reads_losses else []
         for observation in observations:
             state = self.policy.observe(state, observation)
         weights = self._weights(state)
@@ -265,36 +378,52 @@ class Mixer:
         if previous is not None:
             drawn = np.array(previous.drawn_before) + np.array(previous.counts)
             carry = np.array(previous.carry)
-        counts, carry = quotas(fixed_point(weights), carry, self.round_draws)
+        num_samples = np.array(self._run.num_samples)
+        available = available_draws(self.repeat, num_samples, drawn)
+        counts, carry = limited_quotas(fixed_point(weights), carry, self.round_draws, available)
+        epochs = (drawn + counts) / num_samples
         return RoundRecord(
             round=number,
             first_draw=number * self.round_draws,
             weights=weights.tolist(),
+            num_draws=self._num_draws(number, counts, num_samples - drawn),
             counts=counts.tolist(),
+            epochs=epochs.tolist(),
             drawn_before=drawn.tolist(),
             carry=carry.tolist(),
             observed_to=horizon,
+            num_observed=num_observed + len(observations),
             observations=[observation.draw for observation in observations],
             policy_state=state,
             previous=self._run_digest if previous is None else digest(previous.to_bytes()),
         )
+
+    def _num_draws(self, number: int, counts: Int[np.ndarray, " skill"], unseen: Int[np.ndarray, " skill"]) -> int:
+        """How many draws the round gives: with "stop", those before the first that would repeat a sample."""
+        if self.repeat != "stop" or np.all(counts <= unseen):
+            return int(counts.sum())
+        skill, slot = interleave(counts, "round", self.seed, number)
+        earlier = slot - (np.cumsum(counts) - counts)[skill]
+        return int(np.argmax(earlier >= unseen[skill]))
 
     def _horizon(self, number: int) -> int:
         """The draw up to which round `number` uses observations; waits until they must all be there."""
         if not self.policy.reads_losses:
             return -1
         if self.lag == "live":
-            return last_observed(self.ledger)
+            return self._observations.last_draw()
         if number <= self.lag:
             return -1
         needed = (number - self.lag) * self.round_draws
         would_wait_for_itself = self._reporter == _here()
-        if not wait_for(lambda: last_observed(self.ledger) >= needed, 0.0 if would_wait_for_itself else self.wait_s):
+        if not wait_for(
+            lambda: self._observations.last_draw() >= needed, 0.0 if would_wait_for_itself else self.wait_s
+        ):
             raise RoundError(self._stall(number, needed, would_wait_for_itself))
         return needed
 
     def _stall(self, number: int, needed: int, would_wait_for_itself: bool) -> str:
-        last = last_observed(self.ledger)
+        last = self._observations.last_draw()
         seen = f"the last observation is of draw {last:,}" if last >= 0 else "nothing was reported yet"
         hint = (
             " With lag=1 the loader would not wait here."
@@ -320,16 +449,6 @@ class Mixer:
             )
         return weights
 
-    def _refuse_late(self, observation: ObservationRecord) -> None:
-        names = self.ledger.names("rounds")
-        head = read_record(self.ledger, names[-1], RoundRecord) if names else None
-        if head is not None and observation.draw <= head.observed_to:
-            raise ObservationError(
-                f"losses of step {observation.step} (draw {observation.draw:,}) come too late: round {head.round} was decided with the "
-                f"observations up to draw {head.observed_to:,}. Report in the order of steps, or go on from a checkpoint with "
-                "mixer.load_state_dict()."
-            )
-
     def _draw_of(self, step: int) -> int:
         if self.step_draws is None:
             raise ObservationError(
@@ -339,27 +458,39 @@ class Mixer:
         at_step, at_draw = self._resumed
         return at_draw + (step - at_step) * self.step_draws
 
-    def _order_of(self, number: int) -> RoundOrder:
+    def _plan_of(self, number: int) -> RoundPlan:
         record = self.round(number)
-        counts = np.array(record.counts)
-        skill, slot = interleave(counts, "round", self.seed, number)
-        shards, rows = [], []
-        for order, before, taken in zip(self._orders, record.drawn_before, record.counts, strict=True):
-            found = order.rows(before, before + taken)
-            shards.append(found[0])
-            rows.append(found[1])
-        return RoundOrder(skill, np.concatenate(shards)[slot], np.concatenate(rows)[slot])
+        if not record.num_draws:
+            raise EndOfStream(number)
+        skill, slot = (
+            found[: record.num_draws] for found in interleave(np.array(record.counts), "round", self.seed, number)
+        )
+        segments: list[tuple[int, int, OpenShard]] = []
+        found_rows, entries = [], []
+        for at, (before, taken) in enumerate(zip(record.drawn_before, record.counts, strict=True)):
+            for shard, rows in self._orders[at].segments(before, before + taken):
+                opened = self._train[at].open_shard(shard)
+                segments.append((at, shard, opened))
+                found_rows.append(rows)
+                entries.append(opened.index[rows])
+        segment = np.repeat(np.arange(len(segments)), [len(rows) for rows in found_rows])[slot]
+        entry = np.concatenate(entries)[slot]
+        start = entry["text_start"].astype(np.int64)
+        return RoundPlan(segments, skill, segment, np.concatenate(found_rows)[slot], start, start + entry["text_bytes"])
 
     # --- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self, *, step: int | None = None) -> dict[str, Any]:
         """Where the stream stands: a few numbers of JSON, whatever the number of skills, samples and rounds.
 
+        What this process wrote to the ledger is on the disk when this returns.
+
         Args:
             step: optimizer steps taken, for a trainer whose loader reads ahead (`step_draws` must be known). None: the
                 draws handed out by iterating this mixer.
         """
         draw = self._draw if step is None else self._draw_of(step)
+        self.ledger.flush()
         return MixerState(draw=draw, step=step, run=self._run_digest).model_dump(by_alias=True)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -381,17 +512,19 @@ class Mixer:
         self._resumed = (0, 0) if saved.step is None else (saved.step, saved.draw)
         aside = rewind(self.ledger, self._draw)
         if aside is not None:
-            self._round_orders.cache_clear()
+            self._observations = ObservationLog(self.ledger)
+            self._rounds.clear()
+            self._plan.cache_clear()
             warnings.warn(
                 f"resumed at draw {self._draw:,}: later losses and rounds are set aside in {aside}.", stacklevel=2
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_round_orders"}
+        return {name: value for name, value in self.__dict__.items() if name != "_plan"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._round_orders = lru_cache(ROUNDS_KEPT)(self._order_of)
+        self._plan = lru_cache(ROUNDS_KEPT)(self._plan_of)
 
 
 def _here() -> tuple[int, int]:

@@ -19,7 +19,11 @@ All is NumPy over whole rounds: about 0.1 microseconds per draw.
 """
 
 import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import orjson
@@ -101,6 +105,36 @@ def quotas(
     return counts, carry + target - (counts << SCALE_BITS)
 
 
+def limited_quotas(
+    fixed: Int[np.ndarray, " skill"],
+    carry: Int[np.ndarray, " skill"],
+    num_draws: int,
+    available: Int[np.ndarray, " skill"],
+) -> tuple[Int[np.ndarray, " skill"], Int[np.ndarray, " skill"]]:
+    """`quotas`, but no skill gets more than is `available`; what it cannot take goes to the others by their weights.
+
+    Returns:
+        Counts that sum to `num_draws`, or to all that is available where that is less; and the new carry.
+
+    >>> counts, _ = limited_quotas(fixed_point(np.array([0.5, 0.25, 0.25])), np.zeros(3, np.int64), 8, np.array([1, 9, 9]))
+    >>> counts.tolist()
+    [1, 4, 3]
+    """
+    counts, new_carry = quotas(fixed, carry, num_draws)
+    over = counts > available
+    if not over.any():
+        return counts, new_carry
+    counts = np.where(over, available, 0)
+    left, open_weights = num_draws - int(counts.sum()), np.where(over, 0, fixed)
+    carry = np.zeros_like(carry)
+    if left and open_weights.any():
+        more, carry = limited_quotas(
+            fixed_point(open_weights.astype(np.float64)), carry, left, np.where(over, 0, available)
+        )
+        counts = counts + more
+    return counts, carry
+
+
 def interleave(
     counts: Int[np.ndarray, " skill"], *labels: str | int
 ) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"]]:
@@ -123,12 +157,16 @@ def interleave(
     rank = np.arange(num_draws) - np.repeat(np.cumsum(counts) - counts, counts)
     jitter = keyed_words(num_draws, *labels) >> np.uint64(44)
     strata = (rank.astype(np.uint64) << np.uint64(20)) | jitter
-    place = (strata << np.uint64(20)) // counts[skill_of_slot].astype(np.uint64)
+    place = (strata << np.uint64(20)) // np.repeat(counts, counts).astype(np.uint64)
     slot_bits = np.uint64(22)
     keys = (place << slot_bits) | np.arange(num_draws, dtype=np.uint64)
-    keys.sort()
+    keys.sort(kind="stable")  # finds the skills' rising runs and merges them, three times as fast; keys are distinct
     slot = (keys & np.uint64((1 << 22) - 1)).astype(np.int64)
     return skill_of_slot[slot], slot
+
+
+Arranged = tuple[list[int], list[int]]
+"""Parts in their order, and where each ends: lists, since single numbers are looked up."""
 
 
 @dataclass(frozen=True)
@@ -142,47 +180,60 @@ class SkillOrder:
 
     shard_rows: Int[np.ndarray, " shard"]
     labels: tuple[str | int, ...]
-    _kept: dict[str, tuple[int, np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
+    _kept: dict[str, tuple[tuple[int, ...], Any]] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
+    @cached_property
     def num_samples(self) -> int:
         return int(self.shard_rows.sum())
 
-    def rows(self, start: int, stop: int) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"]]:
-        """Shard and row of the draws start..stop-1 of this skill (counted from its first draw of the run)."""
-        shards, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    def segments(self, start: int, stop: int) -> Iterator[tuple[int, Int[np.ndarray, " some"]]]:
+        """The draws start..stop-1 of this skill (counted from its first draw of the run): shard, and rows of that shard.
+
+        Neighbouring segments may be of one shard.
+        """
         while start < stop:
             epoch, offset = divmod(start, self.num_samples)
-            order, ends = self._shards_of(epoch)
-            at = int(np.searchsorted(ends, offset, side="right"))
-            shard = int(order[at])
-            first = offset - int(ends[at] - self.shard_rows[shard])
-            taken = min(stop - start, int(ends[at]) - offset)
-            rows.append(self._rows_of(epoch, shard, first, first + taken))
-            shards.append(np.full(taken, shard))
+            shards, shard_ends = self._shards_of(epoch)
+            at = bisect_right(shard_ends, offset)
+            shard, shard_end = shards[at], shard_ends[at]
+            row = offset - shard_end + int(self.shard_rows[shard])
+            blocks, block_ends = self._blocks_of(epoch, shard)
+            at = bisect_right(block_ends, row)
+            begin, end = block_ends[at - 1] if at else 0, block_ends[at]
+            taken = min(stop - start, end - row)
+            inside = self._inside(epoch, shard, blocks[at], end - begin)
+            yield shard, blocks[at] * BLOCK_ROWS + inside[row - begin : row - begin + taken]
             start += taken
-        return np.concatenate(shards), np.concatenate(rows)
 
-    def _shards_of(self, epoch: int) -> tuple[Int[np.ndarray, " shard"], Int[np.ndarray, " shard"]]:
-        kept = self._kept.get("epoch")
-        if kept is None or kept[0] != epoch:
-            order = permutation(len(self.shard_rows), *self.labels, epoch)
-            kept = self._kept["epoch"] = (epoch, order, np.cumsum(self.shard_rows[order]))
-        return kept[1], kept[2]
+    def _shards_of(self, epoch: int) -> Arranged:
+        return self._keep("shards", (epoch,), lambda: _arranged(self.shard_rows, *self.labels, epoch))
 
-    def _rows_of(self, epoch: int, shard: int, start: int, stop: int) -> Int[np.ndarray, " draw"]:
-        num_rows = int(self.shard_rows[shard])
-        num_blocks = -(-num_rows // BLOCK_ROWS)
-        blocks = permutation(num_blocks, *self.labels, epoch, shard)
-        sizes = np.full(num_blocks, BLOCK_ROWS)
-        sizes[-1] = num_rows - BLOCK_ROWS * (num_blocks - 1)
-        ends = np.cumsum(sizes[blocks])
-        found = []
-        for at in range(
-            int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop, side="left")) + 1
-        ):
-            block, end = int(blocks[at]), int(ends[at])
-            inside = permutation(int(sizes[block]), *self.labels, epoch, shard, block)
-            begin = end - len(inside)
-            found.append(block * BLOCK_ROWS + inside[max(0, start - begin) : stop - begin])
-        return np.concatenate(found)
+    def _blocks_of(self, epoch: int, shard: int) -> Arranged:
+        def make() -> Arranged:
+            return _arranged(_block_rows(int(self.shard_rows[shard])), *self.labels, epoch, shard)
+
+        return self._keep("blocks", (epoch, shard), make)
+
+    def _inside(self, epoch: int, shard: int, block: int, num_rows: int) -> Int[np.ndarray, " row"]:
+        key = (epoch, shard, block)
+        return self._keep("rows", key, lambda: permutation(num_rows, *self.labels, *key))
+
+    def _keep(self, level: str, key: tuple[int, ...], make: Callable[[], Any]) -> Any:
+        """What was made last at a level: a reader moves from one block to the next, and comes back to none."""
+        kept = self._kept.get(level)
+        if kept is None or kept[0] != key:
+            kept = self._kept[level] = (key, make())
+        return kept[1]
+
+
+def _block_rows(num_rows: int) -> Int[np.ndarray, " block"]:
+    """Rows of each block of a shard: all full but the last."""
+    sizes = np.full(-(-num_rows // BLOCK_ROWS), BLOCK_ROWS)
+    sizes[-1] = num_rows - BLOCK_ROWS * (len(sizes) - 1)
+    return sizes
+
+
+def _arranged(sizes: Int[np.ndarray, " part"], *labels: str | int) -> Arranged:
+    """A permutation of some parts, and where each ends once they stand in that order."""
+    order = permutation(len(sizes), *labels)
+    return order.tolist(), np.cumsum(sizes[order]).tolist()

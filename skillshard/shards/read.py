@@ -34,9 +34,10 @@ from skillshard.shards.manifest import (
     index_name,
     shard_name,
 )
-from skillshard.shards.tar import END_OF_ARCHIVE
+from skillshard.shards.tar import END_OF_ARCHIVE, member_sizes
 
-MAX_OPEN = 256
+MAX_OPEN = 4
+"""Shards of one skill and split that stay mapped: the order reads one after the other."""
 _ANEW = "Write the shards anew in another directory with 'skillshard shard', or copy this file again."
 
 
@@ -77,6 +78,7 @@ class SkillShards:
     folder: str
     columns: ShardColumns
     _open: "OrderedDict[int, OpenShard]" = field(default_factory=OrderedDict, repr=False, compare=False)
+    _checked: set[int] = field(default_factory=set, repr=False, compare=False)
 
     @cached_property
     def shard_rows(self) -> Int[np.ndarray, " shard"]:
@@ -108,48 +110,66 @@ class SkillShards:
         return opened
 
     def _open_checked(self, shard: int) -> OpenShard:
-        name, expected = self.name(shard), self.columns.num_bytes[shard]
-        try:
-            with open(self.root / name, "rb") as file:
-                got = os.fstat(file.fileno()).st_size
-                if got != expected:
-                    raise ShardError(
-                        f"{name} is {got:,} bytes but the manifest says {expected:,}: truncated copy or edited file. {_ANEW}"
-                    )
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            raw = (self.root / index_name(name)).read_bytes()
-        except FileNotFoundError as error:
-            raise ShardError(f"{error.filename} is missing, but the manifest names it. {_ANEW}") from error
-        if (digest := storage.digest(raw)) != self.columns.index_digest[shard]:
-            raise ShardError(
-                f"{index_name(name)} has digest {digest} but the manifest says {self.columns.index_digest[shard]}: "
-                f"damaged or edited file. {_ANEW}"
-            )
-        index = np.frombuffer(
-            raw, INDEX_DTYPE, offset=len(raw) - self.columns.num_samples[shard] * INDEX_DTYPE.itemsize
-        )
-        return OpenShard(data, index)
+        """Open and compare with the manifest: the size always, the digests of all bytes the first time in this process."""
+        name, columns, again = self.name(shard), self.columns, shard in self._checked
+        data = _mapped(self.root, name, None if again else columns.digest[shard], columns.num_bytes[shard])
+        index = _mapped(self.root, index_name(name), None if again else columns.index_digest[shard])
+        self._checked.add(shard)
+        first = len(index) - columns.num_samples[shard] * INDEX_DTYPE.itemsize
+        return OpenShard(data, np.frombuffer(index, INDEX_DTYPE, offset=first))
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_checked": set()}
 
     def verify(self) -> list[str]:
         """Every fault found by reading all bytes: one sentence each."""
         faults = []
-        for shard, expected in enumerate(self.columns.digest):
+        self._checked.clear()
+        for shard in range(len(self.shard_rows)):
             try:
                 opened = self._open_checked(shard)
             except ShardError as error:
                 faults.append(str(error))
                 continue
-            got = storage.digest(memoryview(opened.data))
-            if got != expected:
-                faults.append(
-                    f"{self.name(shard)} has digest {got} but the manifest says {expected}: damaged or edited file. {_ANEW}"
-                )
-            elif opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
+            if opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
                 faults.append(f"{self.name(shard)} does not end as a tar does. {_ANEW}")
+            elif (row := disagreement(opened)) is not None:
+                faults.append(f"{self.name(shard)} has no sample where its index says row {row:,} is. {_ANEW}")
         return faults
+
+
+def disagreement(opened: OpenShard) -> int | None:
+    """The first row whose headers in the tar have not the sizes that the index says; None if all have."""
+    blocks = np.frombuffer(opened.data, np.uint8).reshape(-1, TAR_BLOCK)
+    index = opened.index
+    text_blocks = (index["text_start"] // TAR_BLOCK).astype(np.int64)
+    json_headers = text_blocks + -(-index["text_bytes"].astype(np.int64) // TAR_BLOCK)
+    inside = (json_headers < len(blocks)) & (index["text_start"] % TAR_BLOCK == 0)
+    for headers, sizes in ((text_blocks - 1, index["text_bytes"]), (json_headers, index["json_bytes"])):
+        inside = inside & (member_sizes(blocks[np.where(inside, headers, 0)]) == sizes)
+    wrong = np.flatnonzero(~inside)
+    return int(wrong[0]) if len(wrong) else None
+
+
+def _mapped(root: Path, name: str, digest: str | None, num_bytes: int | None = None) -> mmap.mmap:
+    """A file of the shard set in a memory map, once its size and digest, if given, are found to be right."""
+    try:
+        with open(root / name, "rb") as file:
+            got = os.fstat(file.fileno()).st_size
+            if got == 0 or got != (num_bytes or got):
+                raise ShardError(
+                    f"{name} is {got:,} bytes but the manifest says {num_bytes or 'more'}: truncated copy or edited file. {_ANEW}"
+                )
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError as error:
+        raise ShardError(f"{error.filename} is missing, but the manifest names it. {_ANEW}") from error
+    if digest is None:
+        return data
+    with memoryview(data) as view:
+        found = storage.digest(view)
+    if found != digest:
+        raise ShardError(f"{name} has digest {found} but the manifest says {digest}: damaged or edited file. {_ANEW}")
+    return data
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from skillshard.shards.manifest import INDEX_DTYPE, TAR_BLOCK, padded
 END_OF_ARCHIVE = bytes(2 * TAR_BLOCK)
 KEY_DIGITS = 16
 _ROWS_AT_ONCE = 4096
+_MAGIC = np.frombuffer(b"ustar", np.uint8)
 _MAX_MEMBER_BYTES = 8**11 - 1
 
 
@@ -68,6 +69,14 @@ def headers(keys: Int[np.ndarray, " row"], suffix: bytes, sizes: Int[np.ndarray,
     block[:, 148:154] = _digits(block.sum(axis=1, dtype=np.int64), 6, 8)
     block[:, 154:156] = (0, ord(" "))
     return block.tobytes()
+
+
+def member_sizes(blocks: UInt8[np.ndarray, "row 512"]) -> Int[np.ndarray, " row"]:
+    """The size that each header names; -1 where a block is no header of ours."""
+    digits = blocks[:, 124:135].astype(np.int64) - ord("0")
+    sizes = digits @ (8 ** np.arange(10, -1, -1))
+    is_header = (digits >= 0).all(axis=1) & (digits < 8).all(axis=1) & (blocks[:, 257:262] == _MAGIC).all(axis=1)
+    return np.where(is_header, sizes, -1)
 
 
 def _template(suffix: bytes) -> bytes:

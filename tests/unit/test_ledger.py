@@ -61,13 +61,20 @@ def test_the_same_losses_again_have_no_effect_and_other_losses_are_an_error(one:
     assert len(one.ledger.names("observations")) == 1
 
 
-def test_a_report_after_its_round_was_decided_is_an_error(one: Mixer) -> None:
+def test_losses_of_an_earlier_draw_than_the_last_are_an_error(one: Mixer) -> None:
     one.report(16, GOOD)
     assert one.round(2).observed_to == 64
     with pytest.raises(
-        ObservationError, match=re.escape("losses of step 4 (draw 32) come too late: round 2 was decided")
+        ObservationError, match=r"losses of step 4 \(draw 32\) come too late: .* holds those of draw 128\."
     ):
         one.report(4, GOOD)
+    assert len(one.ledger.names("observations")) == 1
+
+
+def test_losses_may_come_before_the_loader_needs_them(one: Mixer) -> None:
+    for step in (8, 16, 24):
+        one.report(step, {**GOOD, "add": float(step)})
+    assert [one.round(number).observations for number in range(5)] == [[], [], [64], [128], [192]]
 
 
 def test_a_report_without_draws_per_step_says_what_to_give(shards: ShardSet, tmp_path: Path) -> None:
@@ -153,7 +160,7 @@ def test_resuming_from_an_earlier_draw_sets_later_records_aside(shards: ShardSet
     after = build(shards, tmp_path)
     with pytest.warns(UserWarning, match=re.escape(f"later losses and rounds are set aside in {tmp_path}/aside/0001")):
         after.load_state_dict(before.state_dict(step=9))
-    assert after.ledger.names("observations") == ["observations/000000000064.json"]
+    assert after.ledger.names("observations") == ["observations/00000000.json"]
     assert after.ledger.names("rounds") == [f"rounds/{number:08d}.json" for number in range(3)]
     assert len(list((tmp_path / "aside" / "0001").rglob("*.json"))) == 4
     after.report(16, {**GOOD, "add": 3.0})
@@ -194,3 +201,31 @@ def test_racing_processes_agree_on_one_round(shards: ShardSet, tmp_path: Path) -
     for thread in threads:
         thread.join()
     assert len(set(found)) == 1
+
+
+def test_a_state_is_given_out_only_when_its_ledger_is_on_the_disk(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr("skillshard.storage.sync", lambda path: synced.append(str(path.relative_to(tmp_path))))
+    run = build(shards, tmp_path)
+    run.report(8, GOOD)
+    run.round(1)
+    assert synced == []
+    run.state_dict(step=8)
+    assert sorted(synced) == ["observations/00000000.json", "rounds/00000000.json", "rounds/00000001.json", "run.json"]
+    run.state_dict(step=8)
+    assert len(synced) == 4
+
+
+def test_a_round_cut_by_a_failure_of_power_is_set_aside_on_resume(shards: ShardSet, tmp_path: Path) -> None:
+    before = build(shards, tmp_path)
+    before.report(8, GOOD)
+    state, expected = before.state_dict(step=8), before.round(2).to_bytes()
+    (tmp_path / "rounds" / "00000002.json").write_bytes(b"")
+    with pytest.raises(LedgerError, match=re.escape("rounds/00000002.json is damaged")):
+        build(shards, tmp_path).round(2)
+    after = build(shards, tmp_path)
+    with pytest.warns(UserWarning, match="set aside"):
+        after.load_state_dict(state)
+    assert after.round(2).to_bytes() == expected

@@ -1,0 +1,452 @@
+"""How fast mixed samples come: skillshard, the limit of index + mmap, and other loaders, side by side on the same texts.
+
+    python benchmarks/mixers.py --work /tmp/bench [--samples 50000] [--repeats 3] [--out benchmarks/results/mixers.json]
+
+8 skills of `--samples` texts of about 1 kB (lognormal), weights .3 .2 .15 .1 .1 .05 .05 .05, shuffled, warm page cache,
+delivered as `str`. Every loader runs in a process of its own for about `--seconds` CPU-seconds, in turn, `--repeats` times;
+what counts is samples per CPU-second of that process with its children, as a ratio to the limit of the same turn.
+Loaders of others come with `pip install -e '.[bench]'`; one that is not installed is reported as missing.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WEIGHTS = (0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05, 0.05)
+SKILLS = tuple(f"skill-{number}" for number in range(len(WEIGHTS)))
+BATCH = 256
+ROUND_DRAWS = 4096
+LIMIT_DRAWS = 16_384
+
+
+# --- texts and the formats of each loader ----------------------------------------------------------------------------
+
+
+def texts_of(skill: int, num: int) -> list[str]:
+    """About 1 kB each: words of a fixed vocabulary, lognormal lengths; a pure function of the skill."""
+    rng = np.random.default_rng(skill)
+    letters = "".join(map(chr, rng.integers(97, 123, 1 << 20))) + "\n"
+    words = " ".join(letters[at : at + 6] for at in range(0, len(letters) - 6, 6))
+    sizes = np.clip(rng.lognormal(np.log(1000) - 0.125, 0.5, num), 50, 8000).astype(int)
+    starts = rng.integers(0, len(words) - 8001, num)
+    return [words[start : start + size] for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
+
+
+def prepare(work: Path, num: int) -> None:
+    """The corpus as JSONL, our shards of it, and one file of texts with offsets for the limit."""
+    from skillshard import taggers
+    from skillshard.corpus import Corpus
+    from skillshard.shards.write import write_shards
+
+    if (work / "shards" / "manifest.json").exists():
+        return
+    (work / "corpus").mkdir(parents=True, exist_ok=True)
+    ends, place = [0], work / "texts.bin"
+    with place.open("wb") as file:
+        for skill, name in enumerate(SKILLS):
+            texts = texts_of(skill, num)
+            rows = (
+                json.dumps({"id": f"{name}-{at:08d}", "text": text, "skill": name}) for at, text in enumerate(texts)
+            )
+            (work / "corpus" / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+            for text in texts:
+                ends.append(ends[-1] + file.write(text.encode()))
+    np.save(work / "ends.npy", np.array(ends))
+    corpus = Corpus.open(work / "corpus")
+    tags = taggers.tag_corpus(corpus, taggers.metadata("skill"), work / "tags")
+    write_shards(corpus, tags, work / "shards", shard_bytes=32 << 20, holdout=0.0)
+
+
+def prepare_litdata(work: Path, num: int) -> None:
+    import litdata
+
+    for skill, name in enumerate(SKILLS):
+        if not (work / "litdata" / name / "index.json").exists():
+            litdata.optimize(
+                fn=_Texts(skill, num),
+                inputs=list(range(num)),
+                output_dir=str(work / "litdata" / name),
+                chunk_bytes="32MB",
+                num_workers=1,
+            )
+
+
+@dataclass
+class _Texts:
+    skill: int
+    num: int
+    made: list[str] | None = None
+
+    def __call__(self, at: int) -> str:
+        if self.made is None:
+            self.made = texts_of(self.skill, self.num)
+        return self.made[at]
+
+
+def prepare_mosaic(work: Path, num: int) -> None:
+    from streaming import MDSWriter
+
+    for skill, name in enumerate(SKILLS):
+        if not (work / "mosaic" / name / "index.json").exists():
+            with MDSWriter(out=str(work / "mosaic" / name), columns={"text": "str"}, size_limit=32 << 20) as writer:
+                for text in texts_of(skill, num):
+                    writer.write({"text": text})
+
+
+def prepare_webdataset(work: Path, num: int) -> None:
+    """Its own default shards: ShardWriter as it comes."""
+    import webdataset
+
+    for skill, name in enumerate(SKILLS):
+        folder = work / "webdataset" / name
+        if not (folder / "done").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with webdataset.ShardWriter(f"{folder}/%06d.tar", maxsize=32 << 20, verbose=0) as writer:
+                for at, text in enumerate(texts_of(skill, num)):
+                    writer.write({"__key__": f"{at:08d}", "txt": text})
+            (folder / "done").touch()
+
+
+# --- the loaders: each an endless iterator over lists of texts ------------------------------------------------------------
+
+
+def limit(work: Path, num: int) -> Iterator[list[str]]:
+    """A bare generator: offsets of 16,384 draws gathered at once, texts cut out of one mapped file."""
+    import mmap
+
+    ends = np.load(work / "ends.npy")
+    rng = np.random.default_rng(0)
+    orders = [skill * num + rng.permutation(num) for skill in range(len(WEIGHTS))]
+    taken = np.zeros(len(WEIGHTS), int)
+    with (work / "texts.bin").open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    while True:
+        skills = rng.choice(len(WEIGHTS), LIMIT_DRAWS, p=WEIGHTS)
+        samples = np.empty(LIMIT_DRAWS, int)
+        for skill, order in enumerate(orders):
+            where = np.flatnonzero(skills == skill)
+            samples[where] = order[(taken[skill] + np.arange(len(where))) % num]
+            taken[skill] += len(where)
+        starts, stops = ends[samples].tolist(), ends[samples + 1].tolist()
+        for first in range(0, LIMIT_DRAWS, BATCH):
+            part = slice(first, first + BATCH)
+            yield [data[start:stop].decode() for start, stop in zip(starts[part], stops[part], strict=True)]
+
+
+@dataclass(frozen=True)
+class Shifting:
+    """The benchmark's weights; if they change, they move a little with every observation."""
+
+    changing: bool
+
+    @property
+    def name(self) -> str:
+        return "shifting" if self.changing else "fixed"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def eval_skills(self) -> None:
+        return None
+
+    @property
+    def reads_losses(self) -> bool:
+        return self.changing
+
+    def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> dict[str, Any]:
+        return {"seen": 0}
+
+    def observe(self, state: dict[str, Any], observation: Any) -> dict[str, Any]:
+        return {"seen": state["seen"] + 1}
+
+    def weights(self, state: dict[str, Any]) -> np.ndarray:
+        moved = np.array(WEIGHTS) * (1 + 0.1 * np.sin(state["seen"] + np.arange(len(WEIGHTS))))
+        return moved / moved.sum()
+
+
+def _mixer(work: Path, folder: str, *, changing: bool) -> Any:
+    from skillshard.mixing.mixer import Mixer
+    from skillshard.shards.read import ShardSet
+
+    return Mixer(ShardSet.open(work / "shards"), Shifting(changing), ledger=folder, round_draws=ROUND_DRAWS, wait_s=5)
+
+
+def _reported(mixer: Any, draw: int, num: int) -> None:
+    """What a trainer does: losses once per round."""
+    if draw // ROUND_DRAWS < (draw + num) // ROUND_DRAWS:
+        losses = dict.fromkeys(SKILLS, 1.0)
+        mixer.report(0, losses, draw=(draw + num) // ROUND_DRAWS * ROUND_DRAWS)
+
+
+def ours(work: Path, num: int, *, changing: bool = True) -> Iterator[list[str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        mixer = _mixer(work, folder, changing=changing)
+        for batch in mixer.batches(BATCH):
+            assert len(batch.skill_numbers) == BATCH
+            yield batch.texts
+            if changing:
+                _reported(mixer, int(batch.draws[0]), BATCH)
+
+
+def ours_fixed(work: Path, num: int) -> Iterator[list[str]]:
+    return ours(work, num, changing=False)
+
+
+def ours_samples(work: Path, num: int) -> Iterator[list[str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        mixer = _mixer(work, folder, changing=True)
+        for sample in mixer:
+            yield [sample.text]
+            _reported(mixer, sample.draw, 1)
+
+
+def ours_workers(work: Path, num: int) -> Iterator[list[str]]:
+    from torch.utils.data import DataLoader
+
+    from skillshard.torch import MixedDataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        mixer = _mixer(work, folder, changing=True)
+        draw = 0
+        for batch in DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=2):
+            yield batch["text"]
+            _reported(mixer, draw, BATCH)
+            draw += BATCH
+
+
+def _litdata(work: Path) -> Any:
+    from litdata import CombinedStreamingDataset, StreamingDataset
+
+    parts = [StreamingDataset(str(work / "litdata" / name), shuffle=True) for name in SKILLS]
+    return CombinedStreamingDataset(parts, weights=list(WEIGHTS), iterate_over_all=False, seed=0)
+
+
+def litdata(work: Path, num: int) -> Iterator[list[str]]:
+    while True:
+        for text in _litdata(work):
+            yield [text]
+
+
+def litdata_workers(work: Path, num: int) -> Iterator[list[str]]:
+    from litdata import StreamingDataLoader
+
+    while True:
+        yield from StreamingDataLoader(_litdata(work), batch_size=BATCH, num_workers=2)
+
+
+def _mosaic(work: Path) -> Any:
+    import streaming
+
+    streaming.base.util.clean_stale_shared_memory()
+    parts = [
+        streaming.Stream(local=str(work / "mosaic" / name), proportion=weight)
+        for name, weight in zip(SKILLS, WEIGHTS, strict=True)
+    ]
+    return streaming.StreamingDataset(streams=parts, shuffle=True, batch_size=BATCH)
+
+
+def mosaic(work: Path, num: int) -> Iterator[list[str]]:
+    dataset = _mosaic(work)
+    while True:
+        for sample in dataset:
+            yield [sample["text"]]
+
+
+def mosaic_workers(work: Path, num: int) -> Iterator[list[str]]:
+    from torch.utils.data import DataLoader
+
+    dataset = _mosaic(work)
+    while True:
+        for batch in DataLoader(dataset, batch_size=BATCH, num_workers=2):
+            yield batch["text"]
+
+
+def _webdataset(urls: list[list[str]]) -> Any:
+    import webdataset as wds
+
+    parts = [
+        wds.WebDataset(found, shardshuffle=100).shuffle(1000).to_tuple("txt").map(_decoded).repeat() for found in urls
+    ]
+    return wds.RandomMix(parts, list(WEIGHTS))
+
+
+def _decoded(sample: tuple[bytes]) -> str:
+    return sample[0].decode()
+
+
+def _plain_tars(work: Path) -> list[list[str]]:
+    return [sorted(map(str, (work / "shards" / "train" / name).glob("*.tar"))) for name in SKILLS]
+
+
+def webdataset_plain(work: Path, num: int) -> Iterator[list[str]]:
+    """RandomMix over our shards, which are plain USTAR."""
+    for text in _webdataset(_plain_tars(work)):
+        yield [text]
+
+
+def webdataset_default(work: Path, num: int) -> Iterator[list[str]]:
+    """RandomMix over the shards that its own ShardWriter makes."""
+    for text in _webdataset([sorted(map(str, (work / "webdataset" / name).glob("*.tar"))) for name in SKILLS]):
+        yield [text]
+
+
+def webdataset_workers(work: Path, num: int) -> Iterator[list[str]]:
+    from torch.utils.data import DataLoader
+
+    yield from DataLoader(_webdataset(_plain_tars(work)), batch_size=BATCH, num_workers=2)
+
+
+LOADERS: dict[str, tuple[str, Callable[[Path, int], Iterator[list[str]]], Callable[[Path, int], None] | None]] = {
+    "limit": ("limit: index + mmap, batches", limit, None),
+    "ours": ("Mixer, batches, weights changing every 4,096 draws", ours, None),
+    "ours_fixed": ("Mixer, batches, fixed weights", ours_fixed, None),
+    "ours_samples": ("Mixer, sample by sample", ours_samples, None),
+    "litdata": ("litdata CombinedStreamingDataset", litdata, prepare_litdata),
+    "mosaic": ("Mosaic StreamingDataset", mosaic, prepare_mosaic),
+    "webdataset_plain": ("WebDataset RandomMix, plain USTAR shards", webdataset_plain, None),
+    "webdataset_default": ("WebDataset RandomMix, its own shards", webdataset_default, prepare_webdataset),
+    "ours_workers": ("Mixer in DataLoader, 2 workers", ours_workers, None),
+    "litdata_workers": ("litdata in its DataLoader, 2 workers", litdata_workers, prepare_litdata),
+    "mosaic_workers": ("Mosaic in DataLoader, 2 workers", mosaic_workers, prepare_mosaic),
+    "webdataset_workers": ("WebDataset in DataLoader, 2 workers", webdataset_workers, None),
+}
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def measure(name: str, work: Path, num: int, seconds: float) -> dict[str, float]:
+    """Samples per CPU-second of this process, with its children, after a second of warm-up."""
+    batches = LOADERS[name][1](work, num)
+    _deliver(batches, 1.0)
+    wall, cpu = time.perf_counter(), _cpu_s()
+    delivered, num_bytes = _deliver(batches, seconds)
+    return {
+        "samples": delivered,
+        "cpu_s": _cpu_s() - cpu,
+        "wall_s": time.perf_counter() - wall,
+        "mean_bytes": num_bytes / delivered,
+    }
+
+
+def _deliver(batches: Iterator[list[str]], seconds: float) -> tuple[int, int]:
+    end, delivered, num_bytes = time.perf_counter() + seconds, 0, 0
+    for batch in batches:
+        delivered += len(batch)
+        num_bytes += len(batch[0])
+        if time.perf_counter() > end:
+            break
+    return delivered, num_bytes
+
+
+def _cpu_s() -> float:
+    """CPU-seconds of this process, its threads, and its children, running ones too."""
+    total = time.process_time()
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = place.joinpath("stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid():
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return total + children.ru_utime + children.ru_stime
+
+
+def in_a_process(*arguments: str) -> dict[str, Any]:
+    """Run this file on its own; its last line is JSON."""
+    done = subprocess.run([sys.executable, "-W", "ignore", __file__, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        missing = "ModuleNotFoundError" in done.stderr
+        return {"missing" if missing else "failed": done.stderr.strip().splitlines()[-1]}
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def machine() -> dict[str, Any]:
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cpu": model[0].partition(": ")[2] if model else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Samples per CPU-second (median), ratio to the limit of the same turn (median, least, most)."""
+    lines = ["| loader | samples / CPU-s | ratio to the limit (range) | ours is |", "|---|---:|---:|---:|"]
+    rates = {
+        name: [turn["samples"] / turn["cpu_s"] for turn in turns if "samples" in turn]
+        for name, turns in results.items()
+    }
+    for name, found in rates.items():
+        label = LOADERS[name][0]
+        if not found:
+            why = next((value for turn in results[name] for value in turn.values()), "not run")
+            lines.append(f"| {label} | missing: {why} | | |")
+            continue
+        ratios = [one / other for one, other in zip(found, rates["limit"], strict=True)]
+        base = rates["ours_workers" if name.endswith("_workers") else "ours"]
+        ahead = statistics.median(one / other for one, other in zip(base, found, strict=True))
+        lines.append(
+            f"| {label} | {statistics.median(found):,.0f} | {statistics.median(ratios):.3f} "
+            f"({min(ratios):.3f} to {max(ratios):.3f}) | {ahead:.1f}x |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="directory for the texts in every loader's format")
+    parser.add_argument("--samples", type=int, default=50_000, help="per skill")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--only", nargs="*", choices=LOADERS, default=list(LOADERS))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.step:
+        verb, name = asked.step
+        make = LOADERS[name][2] or (lambda work, num: None)
+        done = (
+            make(asked.work, asked.samples)
+            if verb == "prepare"
+            else measure(name, asked.work, asked.samples, asked.seconds)
+        )
+        print(json.dumps(done or {}))
+        return
+    prepare(asked.work, asked.samples)
+    common = ["--work", str(asked.work), "--samples", str(asked.samples), "--seconds", str(asked.seconds)]
+    names = list(dict.fromkeys(chain(["limit", "ours"], asked.only)))
+    unready = {name: found for name in names if (found := in_a_process(*common, "--step", "prepare", name))}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for name in chain.from_iterable(repeat(names, asked.repeats)):
+        results[name].append(unready.get(name) or in_a_process(*common, "--step", "measure", name))
+        print(name, results[name][-1], file=sys.stderr)
+    print(table(results))
+    if asked.out:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text(
+            json.dumps({"machine": machine(), "arguments": common, "results": results}, indent=2) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

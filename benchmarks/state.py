@@ -1,0 +1,166 @@
+"""What state, resume and size cost: a manifest of 100,000 shards, a ledger of 10,000 rounds, a run of 10 million draws.
+
+    python benchmarks/state.py --work /tmp/state [--out benchmarks/results/state.json]
+
+Each figure is taken in a process of its own. The shards of the big manifest do not exist; only it is opened. The long run reads
+real shards, which `benchmarks/mixers.py --work DIR` leaves in DIR/shards (`--shards`).
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+NUM_SHARDS, SAMPLES_PER_SHARD, NUM_SKILLS = 100_000, 10_000, 100
+NUM_ROUNDS, ROUND_DRAWS = 10_000, 4096
+LONG_DRAWS = 10_000_000
+
+
+def big_manifest(work: Path) -> Path:
+    """A shard set of 100,000 shards x 10,000 samples, in name only."""
+    from skillshard import storage
+
+    folder = work / "big"
+    if (folder / "manifest.json").exists():
+        return folder
+    per_skill = NUM_SHARDS // NUM_SKILLS
+    none: dict[str, list[Any]] = {"number": [], "num_samples": [], "num_bytes": [], "digest": [], "index_digest": []}
+    skills = []
+    for skill in range(NUM_SKILLS):
+        digests = [storage.digest(f"{skill}-{number}".encode()) for number in range(per_skill)]
+        train = {
+            "number": list(range(per_skill)),
+            "num_samples": [SAMPLES_PER_SHARD] * per_skill,
+            "num_bytes": [25_600_000 + number for number in range(per_skill)],
+            "digest": digests,
+            "index_digest": digests[::-1],
+        }
+        skills.append({"name": f"skill-{skill:03d}", "folder": f"skill-{skill:03d}", "train": train, "holdout": none})
+    total = NUM_SHARDS * SAMPLES_PER_SHARD
+    manifest = {
+        "schema": "skillshard/manifest/1",
+        "made_from": {},
+        "skills": skills,
+        "num_rows": total,
+        "num_train": total,
+        "num_holdout": 0,
+        "set_aside": {},
+    }
+    storage.write_bytes(folder / "manifest.json", storage.to_json(manifest))
+    return folder
+
+
+def open_manifest(work: Path, shards: Path) -> dict[str, Any]:
+    """Seconds and memory of opening the big manifest and building a mixer on it."""
+    from skillshard.mixing.mixer import Mixer
+    from skillshard.policies import stratified
+    from skillshard.shards.read import ShardSet
+
+    before, started = _memory_mb(), time.perf_counter()
+    opened = ShardSet.open(work / "big")
+    with tempfile.TemporaryDirectory() as folder:
+        mixer = Mixer(opened, stratified(), ledger=folder, round_draws=ROUND_DRAWS)
+        state = len(json.dumps(mixer.state_dict()))
+    return {"seconds": time.perf_counter() - started, "memory_mb": _memory_mb() - before, "state_bytes": state}
+
+
+def make_ledger(work: Path, shards: Path) -> dict[str, Any]:
+    """A ledger of 10,000 rounds and as many observations, decided by SKILL-IT."""
+    mixer = _mixer(work / "ledger", shards)
+    started = time.perf_counter()
+    for number in range(NUM_ROUNDS):
+        mixer.report(number + 1, dict.fromkeys(mixer.skills, 1.0 + number % 7), draw=(number + 1) * ROUND_DRAWS)
+        mixer.round(number)
+    return {
+        "seconds_per_round": (time.perf_counter() - started) / NUM_ROUNDS,
+        "state_bytes": len(json.dumps(mixer.state_dict())),
+    }
+
+
+def resume(work: Path, shards: Path) -> dict[str, Any]:
+    """Milliseconds from an opened shard set to the first resumed batch, at the head of that ledger and in its middle.
+
+    Once with the digests of the shards it reads (which takes as long as reading these shards), once with shards that this
+    process has checked before.
+    """
+    from skillshard.shards.read import ShardSet
+
+    opened = ShardSet.open(shards)
+    found = {}
+    for name, draw in (("head", NUM_ROUNDS * ROUND_DRAWS - 5), ("middle", NUM_ROUNDS // 2 * ROUND_DRAWS + 77)):
+        for case in ("first_batch_checking_shards_ms", "first_batch_ms"):
+            started = time.perf_counter()
+            mixer = _mixer(work / "ledger", opened)
+            mixer.batch(draw, 256)
+            found[f"{name}_{case}"] = 1000 * (time.perf_counter() - started)
+    started = time.perf_counter()
+    mixer = _mixer(work / "ledger", opened)
+    mixer.load_state_dict({**mixer.state_dict(), "draw": NUM_ROUNDS * ROUND_DRAWS})
+    mixer.batch(mixer.draw - 256, 256)
+    return {**found, "load_state_dict_ms": 1000 * (time.perf_counter() - started)}
+
+
+def long_run(work: Path, shards: Path) -> dict[str, Any]:
+    """Private memory (without mapped files) while 10 million draws are delivered."""
+    with tempfile.TemporaryDirectory() as folder:
+        mixer = _mixer(Path(folder), shards)
+        memory = []
+        for batch in mixer.batches(256):
+            draw = int(batch.draws[-1]) + 1
+            if draw % ROUND_DRAWS == 0:
+                mixer.report(0, dict.fromkeys(mixer.skills, 1.0), draw=draw)
+            if draw % (LONG_DRAWS // 10) < 256:
+                memory.append(round(_memory_mb(), 1))
+            if draw >= LONG_DRAWS:
+                return {"private_mb_at_each_million": memory}
+    raise AssertionError("the stream is endless")
+
+
+def _mixer(ledger: Path, shards: Any) -> Any:
+    from skillshard.graph.skill_graph import SkillGraph
+    from skillshard.mixing.mixer import Mixer
+    from skillshard.policies import skill_it
+    from skillshard.shards.read import ShardSet
+
+    opened = ShardSet.open(shards) if isinstance(shards, Path) else shards
+    return Mixer(opened, skill_it(SkillGraph.identity(opened.skills), eta=0.1), ledger=ledger, round_draws=ROUND_DRAWS)
+
+
+def _memory_mb() -> float:
+    """Resident memory of this process that is not a mapped file."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssAnon"].split()[0]) / 1024
+
+
+STEPS = {"open_manifest": open_manifest, "make_ledger": make_ledger, "resume": resume, "long_run": long_run}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--shards", type=Path, required=True, help="a real shard set")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.step:
+        found = STEPS[asked.step](asked.work, asked.shards)
+        print(json.dumps({**found, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        return
+    big_manifest(asked.work)
+    results = {}
+    for step in STEPS:
+        command = [sys.executable, __file__, "--work", str(asked.work), "--shards", str(asked.shards), "--step", step]
+        results[step] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(step, json.dumps(results[step]))
+    if asked.out:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

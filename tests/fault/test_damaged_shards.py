@@ -1,0 +1,91 @@
+"""A damaged shard set never gives a wrong sample: the mixer and `verify` say which file, what was expected and what is there."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skillshard.errors import ShardError
+from skillshard.mixing.mixer import Mixer
+from skillshard.policies import stratified
+from skillshard.shards.manifest import INDEX_DTYPE
+from skillshard.shards.read import ShardSet
+from skillshard.storage import digest
+
+TAR, OTHER, INDEX = "train/add/000000.tar", "train/add/000001.tar", "train/add/000000.index.npy"
+
+
+def flip(root: Path, name: str, at: int) -> None:
+    data = bytearray((root / name).read_bytes())
+    data[at] ^= 1
+    (root / name).write_bytes(data)
+
+
+def swap(root: Path) -> None:
+    one, other = (root / TAR).read_bytes(), (root / OTHER).read_bytes()
+    (root / TAR).write_bytes(other)
+    (root / OTHER).write_bytes(one)
+
+
+def index_that_disagrees(root: Path) -> None:
+    """An index of the right form and digest, one row of which points beside its text."""
+    data = bytearray((root / INDEX).read_bytes())
+    manifest = json.loads((root / "manifest.json").read_text())
+    num = manifest["skills"][0]["train"]["num_samples"][0]
+    index = np.frombuffer(data, INDEX_DTYPE, offset=len(data) - num * INDEX_DTYPE.itemsize)
+    index["text_start"][3] += 1
+    (root / INDEX).write_bytes(data)
+    manifest["skills"][0]["train"]["index_digest"][0] = digest(bytes(data))
+    (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a flipped byte of text": (
+        lambda root: flip(root, TAR, 520),
+        f"{TAR} has digest .* but the manifest says .*: damaged",
+    ),
+    "a flipped byte of a header": (lambda root: flip(root, TAR, 3), f"{TAR} has digest"),
+    "a flipped byte of the index": (lambda root: flip(root, INDEX, -9), f"{INDEX} has digest"),
+    "a cut": (
+        lambda root: (root / TAR).write_bytes((root / TAR).read_bytes()[:-512]),
+        f"{TAR} is .* bytes but the manifest says",
+    ),
+    "an empty file": (lambda root: (root / TAR).write_bytes(b""), f"{TAR} is 0 bytes"),
+    "a missing shard": (lambda root: (root / TAR).unlink(), f"{TAR} is missing"),
+    "a missing index": (lambda root: (root / INDEX).unlink(), f"{INDEX} is missing"),
+    "two swapped shards": (swap, f"{TAR} (is|has digest)"),
+}
+
+
+@pytest.fixture
+def damaged(shards: ShardSet, tmp_path: Path) -> Path:
+    shutil.copytree(shards.root, tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_the_mixer_stops_at_a_damaged_shard_and_verify_finds_it(damaged: Path, tmp_path: Path, name: str) -> None:
+    damage, sentence = DAMAGES[name]
+    damage(damaged)
+    mixer = Mixer(ShardSet.open(damaged), stratified(), ledger=tmp_path / "run", round_draws=64)
+    with pytest.raises(ShardError, match=sentence):
+        mixer.batch(0, 3000)
+    assert any(fault for fault in ShardSet.open(damaged).verify())
+
+
+def test_an_index_that_disagrees_with_its_tar_is_found_by_verify(damaged: Path) -> None:
+    index_that_disagrees(damaged)
+    (fault,) = ShardSet.open(damaged).verify()
+    assert fault.startswith(f"{TAR} has no sample where its index says row 3 is.")
+
+
+@pytest.mark.parametrize("folder", ["../../etc", "/etc", "a/../..", "..", ""])
+def test_a_manifest_that_names_a_path_outside_its_directory_is_refused(damaged: Path, folder: str) -> None:
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    manifest["skills"][0]["folder"] = folder
+    (damaged / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match=r"does not fit schemas/manifest-1\.json"):
+        ShardSet.open(damaged)
