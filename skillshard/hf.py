@@ -31,7 +31,7 @@ from skillshard import storage
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
 from skillshard.mixing.mixer import Mixer
-from skillshard.torch import ENDLESS, Items, refuse_lag_0, refuse_rare_reports, refuse_samplers, resume
+from skillshard.torch import ENDLESS, Items, refuse_for_trainer, refuse_rare_reports, refuse_samplers, resume
 
 STATE_NAME = "mixer.json"
 IGNORED = -100
@@ -49,7 +49,7 @@ class WholeStream(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, mixer: Mixer) -> None:
-        refuse_lag_0(mixer, "accelerate")
+        refuse_for_trainer(mixer, "accelerate")
         self.mixer = mixer
 
     def __len__(self) -> int:
@@ -168,7 +168,7 @@ class MixerCallback(TrainerCallback):
         every_steps: int,
         resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
-        refuse_lag_0(mixer, "accelerate")
+        refuse_for_trainer(mixer, "accelerate")
         self.mixer, self.losses, self.every_steps, self.resume_from = mixer, losses, every_steps, resume_from
 
     def on_init_end(

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from skillshard.errors import PolicyError
 from skillshard.mixing.mixer import Mixer
-from skillshard.torch import InOrder, MixedDataset, collate, refuse_lag_0, refuse_rare_reports, resume
+from skillshard.torch import InOrder, MixedDataset, collate, refuse_for_trainer, refuse_rare_reports, resume
 
 
 class MixedData(LightningDataModule):
@@ -39,7 +39,7 @@ class MixedData(LightningDataModule):
         self, mixer: Mixer, *, batch_size: int, num_workers: int = 0, collate_fn: Callable[[Any], Any] = collate
     ) -> None:
         super().__init__()
-        refuse_lag_0(mixer, "Lightning")
+        refuse_for_trainer(mixer, "Lightning")
         self.mixer, self.batch_size, self.num_workers, self.collate_fn = mixer, batch_size, num_workers, collate_fn
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -82,6 +82,9 @@ class MixedDataset(Dataset[Item]):
     A loader is iterated once: a second `for batch in loader` would begin again at the first draw, because a loader that
     reads ahead cannot say where the first one stopped. It is refused; go on by `mixer.load_state_dict`, or keep the iterator.
 
+    A stream that ends (`repeat`) ends the loader after its last, perhaps short batch; with several ranks, after the last
+    batch that is full on every rank, so that all take the same number of steps.
+
     In a `StatefulDataLoader` the state of the middle of the run is the loader's; give it `sampler=InOrder()`, so that it
     resumes without counting through the draws consumed. Load the mixer's state too: it sets aside what the ledger learnt
     later. The loader's state is of one rank and number of workers; the mixer's is not.
@@ -101,6 +104,7 @@ class MixedDataset(Dataset[Item]):
     def __init__(self, mixer: Mixer, *, rank: int | None = None, world_size: int | None = None) -> None:
         self.mixer = mixer
         self.rank, self.world_size = _place(rank, world_size)
+        self._run = mixer.state_dict()["run"]
         self._loaded: tuple[int, int] | None = None
         self._last: tuple[int, int] | None = None
         self._begun = torch.full((1,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -118,7 +122,18 @@ class MixedDataset(Dataset[Item]):
         return Items(self._batch(asked))
 
     def _batch(self, indices: Int[np.ndarray, " sample"]) -> Batch:
-        return self.mixer.at(self._first + indices * self.world_size + self.rank)
+        """The samples; StopIteration, which ends the loop over the loader, where the stream has ended."""
+        draws = self._first + indices * self.world_size
+        batch = self.mixer.at(draws + self.rank)
+        if len(batch) < len(draws) and (not len(batch) or self.world_size > 1):
+            raise StopIteration
+        if (
+            self.world_size > 1
+            and self.mixer.repeat != "epochs"
+            and not len(self.mixer.at(draws[-1:] + self.world_size - 1))
+        ):
+            raise StopIteration  # the last rank has no full batch: no rank takes this step
+        return batch
 
     @property
     def _first(self) -> int:
@@ -157,7 +172,7 @@ class MixedDataset(Dataset[Item]):
             "first": self._first,
             "rank": self.rank,
             "world_size": self.world_size,
-            "run": self.mixer.state_dict()["run"],
+            "run": self._run,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -244,8 +259,16 @@ def refuse_samplers(dataset: Dataset[Any], instead: str) -> None:
         frame = frame.f_back
 
 
-def refuse_lag_0(mixer: Mixer, trainer: str) -> None:
-    """PolicyError for a strict mixer in a trainer that fetches a batch before the report that this batch waits for."""
+def refuse_for_trainer(mixer: Mixer, trainer: str) -> None:
+    """PolicyError for a strict mixer in a trainer that fetches a batch before the report that this batch waits for.
+
+    And for a stream that ends, in a trainer that would begin it again as its next epoch.
+    """
+    if mixer.repeat != "epochs":
+        raise PolicyError(
+            f"Mixer(repeat={mixer.repeat!r}) may end the stream, but {trainer} trains for max_steps and would begin it again as its "
+            "next epoch. Use repeat='epochs', or a loop of your own over skillshard.torch.MixedDataset."
+        )
     if mixer.lag == 0 and mixer.policy.reads_losses:
         raise PolicyError(
             f"Mixer(lag=0) waits at each round's start for the losses at its end, but {trainer} reads a batch ahead of the step "
