@@ -42,7 +42,8 @@ def finish(processes: "list[subprocess.Popen[str]]") -> list[int]:
         failed = any(process.poll() not in (None, 0) for process in processes)
         if failed or time.monotonic() > end:
             time.sleep(0.3)
-            kill(processes)
+            for process in processes:
+                process.kill()
             break
         time.sleep(0.05)
     for process in processes:
@@ -55,7 +56,7 @@ def finish(processes: "list[subprocess.Popen[str]]") -> list[int]:
 def kill(processes: "list[subprocess.Popen[str]]") -> None:
     for process in processes:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def records(path: Path) -> list[dict[str, Any]]:
