@@ -58,6 +58,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
             mixer.report(step, losses)
             print(step, {skill: round(loss.mean, 3) for skill, loss in losses.items()})
             torch.save({"model": model.module.state_dict(), "mixer": mixer.state_dict(step=step)}, checkpoint)
+    dist.barrier()
     dist.destroy_process_group()
 
 

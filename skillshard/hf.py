@@ -42,10 +42,10 @@ _SEQUENTIAL = "Set TrainingArguments(train_sampling_strategy='sequential')."
 class WholeStream(Dataset[dict[str, Any]]):
     """The global stream from where the mixer stands, for trainers that share it out over processes themselves.
 
-    Its length is endless, so a training is measured in `max_steps`.
+    Its length is endless, so a training is measured in `max_steps`, and the `epoch` of the Trainer's logs says nothing.
 
     Raises:
-        PolicyError: the mixer has lag=0; a sampler shuffles the stream.
+        PolicyError: the mixer has lag=0 or a stream that ends; a sampler shuffles the stream.
     """
 
     def __init__(self, mixer: Mixer) -> None:

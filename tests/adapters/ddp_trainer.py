@@ -43,6 +43,7 @@ def main(shards: str, folder: Path, steps: int, workers: int) -> None:
         if rank == 0 and step % 7 == 0:
             write_bytes(saved, to_json(mixer.state_dict(step=step)))
     del batches
+    dist.barrier()
     dist.destroy_process_group()
 
 

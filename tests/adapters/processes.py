@@ -46,10 +46,10 @@ def finish(processes: "list[subprocess.Popen[str]]") -> list[int]:
                 process.kill()
             break
         time.sleep(0.05)
-    for process in processes:
-        _, said = process.communicate()
+    said = [process.communicate()[1] for process in processes]
+    for process, words in zip(processes, said, strict=True):
         if process.returncode not in (0, -signal.SIGKILL):
-            raise AssertionError(said[-4000:])
+            raise AssertionError(words[-4000:])
     return [process.returncode for process in processes]
 
 
