@@ -31,7 +31,8 @@ from skillshard import storage
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
 from skillshard.mixing.mixer import Mixer
-from skillshard.torch import ENDLESS, Items, refuse_for_trainer, refuse_rare_reports, refuse_samplers, resume
+from skillshard.refusals import refuse_for_trainer, refuse_rare_reports, refuse_samplers
+from skillshard.torch import ENDLESS, Items, resume
 
 STATE_NAME = "mixer.json"
 IGNORED = -100

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from skillshard.errors import PolicyError
 from skillshard.mixing.mixer import Mixer
-from skillshard.torch import InOrder, MixedDataset, collate, refuse_for_trainer, refuse_rare_reports, resume
+from skillshard.refusals import refuse_for_trainer, refuse_rare_reports
+from skillshard.torch import InOrder, MixedDataset, collate, resume
 
 
 class MixedData(LightningDataModule):

@@ -23,7 +23,7 @@ LAYERS = [
     {"graph"},
     {"policies"},
     {"mixing"},
-    {"evaluation"},
+    {"evaluation", "refusals"},
     {"torch"},
     {"hf", "lightning"},
     {"report"},
