@@ -1,0 +1,71 @@
+"""Several processes, torchrun --nproc-per-node 2 examples/ddp.py --shards S --run runs/1 --steps 100: one stream, shared out.
+
+Stop it and go on with another number of processes: the global batch stays 32, and so does the stream.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+import skillshard as ss
+from skillshard.evaluation import losses_per_skill
+from skillshard.torch import MixedDataset, collate, resume
+
+GLOBAL_BATCH, EVERY = 32, 10
+
+
+def nats_and_tokens(model: torch.nn.Module, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A bigram model over bytes stands for yours: the summed loss and the number of tokens of each text."""
+    tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
+    padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
+    targets = padded[:, 1:]
+    logits = model(padded[:, :-1].clamp(min=0)).transpose(1, 2)
+    return F.cross_entropy(logits, targets, ignore_index=-1, reduction="none").sum(1), (targets >= 0).sum(1)
+
+
+def main(shards_at: Path, run: Path, steps: int) -> None:
+    dist.init_process_group("gloo")
+    shards = ss.ShardSet.open(shards_at)
+    policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * GLOBAL_BATCH, step_draws=GLOBAL_BATCH)
+    model = DistributedDataParallel(torch.nn.Embedding(256, 256))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    checkpoint, step = run / "checkpoint.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint)
+        model.module.load_state_dict(saved["model"])
+        resume(mixer, saved["mixer"])  # rank 0 first, then the others
+        step = saved["mixer"]["step"]
+
+    dataset = MixedDataset(mixer)  # rank and world size are torch.distributed's
+    batches = iter(DataLoader(dataset, batch_size=GLOBAL_BATCH // dist.get_world_size(), collate_fn=collate))
+    while step < steps:
+        nats, tokens = nats_and_tokens(model, next(batches)["text"])
+        optimizer.zero_grad()
+        (nats.sum() / tokens.sum()).backward()
+        optimizer.step()
+        step += 1
+        if step % EVERY == 0 and dist.get_rank() == 0:  # one rank reports; the ledger tells the others
+            with torch.no_grad():
+                losses = losses_per_skill(
+                    lambda texts: nats_and_tokens(model.module, texts), shards.holdout, max_samples=64, batch_size=32
+                )
+            mixer.report(step, losses)
+            print(step, {skill: round(loss.mean, 3) for skill, loss in losses.items()})
+            torch.save({"model": model.module.state_dict(), "mixer": mixer.state_dict(step=step)}, checkpoint)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    arguments = parser.parse_args()
+    main(arguments.shards, arguments.run, arguments.steps)

@@ -1,0 +1,70 @@
+"""Hugging Face's Trainer: python examples/huggingface_trainer.py --shards S --run runs/1 --steps 100.
+
+With several processes: accelerate launch --num-processes 2 examples/huggingface_trainer.py ... Run it again and it goes on.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+import skillshard as ss
+from skillshard.evaluation import losses_per_skill
+from skillshard.hf import MixerCallback, WholeStream, causal_lm_collator, causal_lm_loss
+
+BATCH, EVERY, MAX_TOKENS = 8, 5, 128
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Every byte is a token, so that this needs no download; take your model's own."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({"<pad>": 0, **{byte: at + 1 for at, byte in enumerate(alphabet)}}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
+
+
+def main(shards_at: Path, run: Path, steps: int) -> None:
+    shards, tokenizer = ss.ShardSet.open(shards_at), byte_tokenizer()
+    step_draws = BATCH * int(os.environ.get("WORLD_SIZE", "1"))
+    policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * step_draws, step_draws=step_draws)
+
+    def losses(model: Any) -> Any:
+        loss = causal_lm_loss(model, tokenizer, max_tokens=MAX_TOKENS)
+        found = losses_per_skill(loss, shards.holdout, max_samples=32, batch_size=16)
+        print({skill: round(one.mean, 3) for skill, one in found.items()})
+        return found
+
+    config = GPT2Config(
+        vocab_size=257, n_positions=MAX_TOKENS, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    trainer = Trainer(
+        model=GPT2LMHeadModel(config),
+        args=TrainingArguments(
+            output_dir=str(run / "checkpoints"),
+            max_steps=steps,
+            per_device_train_batch_size=BATCH,
+            train_sampling_strategy="sequential",  # the stream is shuffled already
+            remove_unused_columns=False,
+            save_steps=EVERY,
+            report_to="none",
+        ),
+        train_dataset=WholeStream(mixer),
+        data_collator=causal_lm_collator(tokenizer, max_tokens=MAX_TOKENS),
+        callbacks=[MixerCallback(mixer, losses, every_steps=EVERY)],
+    )
+    there = (run / "checkpoints").exists()
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(run / "checkpoints")) if there else None)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    arguments = parser.parse_args()
+    main(arguments.shards, arguments.run, arguments.steps)

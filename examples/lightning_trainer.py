@@ -1,0 +1,74 @@
+"""Lightning's Trainer: python examples/lightning_trainer.py --shards S --run runs/1 --steps 100. Run it again and it goes on."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.nn import functional as F
+
+import skillshard as ss
+from skillshard.evaluation import losses_per_skill
+from skillshard.lightning import MixedData, MixerCallback
+
+BATCH, EVERY = 32, 10
+
+
+class Bigram(LightningModule):
+    """A bigram model over bytes stands for yours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(256, 256)
+
+    def nats_and_tokens(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The summed loss and the number of tokens of each text."""
+        tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
+        padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
+        targets = padded[:, 1:]
+        logits = self.table(padded[:, :-1].clamp(min=0)).transpose(1, 2)
+        return F.cross_entropy(logits, targets, ignore_index=-1, reduction="none").sum(1), (targets >= 0).sum(1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        nats, tokens = self.nats_and_tokens(batch["text"])
+        return nats.sum() / tokens.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=0.1)
+
+
+def main(shards_at: Path, run: Path, steps: int) -> None:
+    shards = ss.ShardSet.open(shards_at)
+    policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
+
+    def losses(module: Any) -> Any:
+        with torch.no_grad():
+            found = losses_per_skill(module.nats_and_tokens, shards.holdout, max_samples=64, batch_size=32)
+        print({skill: round(one.mean, 3) for skill, one in found.items()})
+        return found
+
+    keep = ModelCheckpoint(
+        run / "checkpoints", every_n_train_steps=EVERY, save_last=True, save_on_train_epoch_end=False
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        use_distributed_sampler=False,  # the stream is shared out over ranks already
+        callbacks=[MixerCallback(mixer, losses, every_steps=EVERY), keep],
+        logger=False,
+        enable_progress_bar=False,
+    )
+    last = run / "checkpoints" / "last.ckpt"
+    trainer.fit(Bigram(), datamodule=MixedData(mixer, batch_size=BATCH), ckpt_path=str(last) if last.exists() else None)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    arguments = parser.parse_args()
+    main(arguments.shards, arguments.run, arguments.steps)

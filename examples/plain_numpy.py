@@ -1,0 +1,52 @@
+"""No framework, as a JAX loop would: python examples/plain_numpy.py --shards S --run runs/1 --steps 100.
+
+The state is one integer, the draw. Run it again and it goes on.
+"""
+
+import argparse
+import json
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+import skillshard as ss
+from skillshard.evaluation import losses_per_skill
+
+BATCH, EVERY = 32, 10
+
+
+def main(shards_at: Path, run: Path, steps: int) -> None:
+    shards = ss.ShardSet.open(shards_at)
+    policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
+    counts, checkpoint = np.ones(256), run / "checkpoint.npz"
+    if checkpoint.exists():
+        with np.load(checkpoint) as saved:
+            counts, state = saved["counts"], json.loads(str(saved["mixer"]))
+        mixer.load_state_dict(state)
+
+    def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:
+        """A model of byte frequencies stands for yours."""
+        encoded = [np.frombuffer(text.encode(), np.uint8) for text in texts]
+        nats = -np.log(counts / counts.sum())
+        return [float(nats[tokens].sum()) for tokens in encoded], [len(tokens) for tokens in encoded]
+
+    done = mixer.draw // BATCH
+    for step, batch in enumerate(islice(mixer.batches(BATCH), max(0, steps - done)), start=done + 1):
+        for text in batch.texts:
+            counts = counts + np.bincount(np.frombuffer(text.encode(), np.uint8), minlength=256)
+        if step % EVERY == 0:
+            losses = losses_per_skill(nats_and_tokens, shards.holdout, max_samples=64, batch_size=64)
+            mixer.report(step, losses)
+            print(step, mixer.draw, {skill: round(loss.mean, 3) for skill, loss in losses.items()})
+            np.savez(checkpoint, counts=counts, mixer=json.dumps(mixer.state_dict()))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    arguments = parser.parse_args()
+    main(arguments.shards, arguments.run, arguments.steps)

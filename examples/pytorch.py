@@ -1,0 +1,66 @@
+"""A plain PyTorch loop: python examples/pytorch.py --shards S --run runs/1 --steps 100. Run it again and it goes on."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+import skillshard as ss
+from skillshard.evaluation import losses_per_skill
+from skillshard.torch import MixedDataset, collate
+
+BATCH, EVERY = 32, 10
+
+
+def nats_and_tokens(model: torch.nn.Embedding, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A bigram model over bytes stands for yours: the summed loss and the number of tokens of each text."""
+    tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
+    padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
+    targets = padded[:, 1:]
+    logits = model(padded[:, :-1].clamp(min=0)).transpose(1, 2)
+    return F.cross_entropy(logits, targets, ignore_index=-1, reduction="none").sum(1), (targets >= 0).sum(1)
+
+
+def main(shards_at: Path, run: Path, steps: int) -> None:
+    shards = ss.ShardSet.open(shards_at)
+    policy = ss.policies.chain(
+        ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2), ss.policies.floor(0.01)
+    )
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
+    model = torch.nn.Embedding(256, 256)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    checkpoint, step = run / "checkpoint.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        mixer.load_state_dict(saved["mixer"])
+        step = saved["mixer"]["step"]
+
+    batches = iter(DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=2, collate_fn=collate))
+    while step < steps:
+        nats, tokens = nats_and_tokens(model, next(batches)["text"])
+        optimizer.zero_grad()
+        (nats.sum() / tokens.sum()).backward()
+        optimizer.step()
+        step += 1
+        if step % EVERY == 0:  # once per round
+            with torch.no_grad():
+                losses = losses_per_skill(
+                    lambda texts: nats_and_tokens(model, texts), shards.holdout, max_samples=64, batch_size=32
+                )
+            mixer.report(step, losses)
+            print(step, {skill: f"{loss.mean:.3f} ± {loss.standard_error:.3f}" for skill, loss in losses.items()})
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({**state, "mixer": mixer.state_dict(step=step)}, checkpoint)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    arguments = parser.parse_args()
+    main(arguments.shards, arguments.run, arguments.steps)

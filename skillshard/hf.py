@@ -1,0 +1,249 @@
+"""The mixed stream in Hugging Face's `Trainer`: a dataset, a callback, and the loss of a causal language model.
+
+accelerate shares a stream out over the processes itself, so the dataset takes no rank: rank r of R gets batches r, r + R, ...
+of the global stream. It also reads a batch ahead, so `lag=0` would stall and is refused.
+
+    trainer = Trainer(
+        model,
+        TrainingArguments(..., max_steps=1000, train_sampling_strategy="sequential", remove_unused_columns=False),
+        train_dataset=WholeStream(mixer),
+        data_collator=causal_lm_collator(tokenizer, max_tokens=512),
+        callbacks=[MixerCallback(mixer, losses, every_steps=100)],
+    )
+
+    OUTPUT_DIR/checkpoint-100/mixer.json        where the stream stood; `resume_from_checkpoint` goes on there
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from skillshard import storage
+from skillshard.errors import LedgerError, PolicyError
+from skillshard.evaluation import ModelLoss
+from skillshard.mixing.mixer import Mixer
+from skillshard.refusals import refuse_for_trainer, refuse_rare_reports, refuse_samplers
+from skillshard.torch import ENDLESS, Items, resume
+
+STATE_NAME = "mixer.json"
+IGNORED = -100
+"""The label that transformers' models leave out of the loss."""
+_SEQUENTIAL = "Set TrainingArguments(train_sampling_strategy='sequential')."
+
+
+class WholeStream(Dataset[dict[str, Any]]):
+    """The global stream from where the mixer stands, for trainers that share it out over processes themselves.
+
+    Its length is endless, so a training is measured in `max_steps`, and the `epoch` of the Trainer's logs says nothing.
+
+    Raises:
+        PolicyError: the mixer has lag=0 or a stream that ends; a sampler shuffles the stream.
+    """
+
+    def __init__(self, mixer: Mixer) -> None:
+        refuse_for_trainer(mixer, "accelerate")
+        self.mixer = mixer
+
+    def __len__(self) -> int:
+        refuse_samplers(self, _SEQUENTIAL)
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> Items:
+        return Items(self.mixer.at(self.mixer.draw + np.asarray(indices, np.int64)))
+
+
+def causal_lm_collator(
+    tokenizer: Any, *, max_tokens: int, fixed_length: bool = False
+) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
+    """A `data_collator` for next-token training: texts cut at `max_tokens`, padded on the right, padding not learned.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with a padding token.
+        max_tokens: texts are cut there.
+        fixed_length: pad to `max_tokens`, not to the longest of the batch; accelerate's `dispatch_batches=True` needs it,
+            because it joins the batches of all processes.
+    """
+    return _Collator(tokenizer, max_tokens, fixed_length)
+
+
+class _Collator:
+    """A class, so that loader workers may be spawned with it."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int, fixed_length: bool) -> None:
+        self.tokenizer, self.max_tokens, self.fixed_length = tokenizer, max_tokens, fixed_length
+
+    def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        ids, mask = _tokens(self.tokenizer, [item["text"] for item in items], self.max_tokens, self.fixed_length)
+        return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, IGNORED)}
+
+
+def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int) -> ModelLoss:
+    """The loss of a causal language model, for `losses_per_skill`.
+
+    Args:
+        model: takes `input_ids` and `attention_mask`, gives `logits`; measured in `eval()`, without gradients.
+        tokenizer: a Hugging Face tokenizer with a padding token.
+        max_tokens: texts are cut there, as in training.
+    """
+    device = next(model.parameters()).device
+
+    def loss(texts: list[str]) -> tuple[Tensor, Tensor]:
+        ids, mask = (tensor.to(device) for tensor in _tokens(tokenizer, texts, max_tokens))
+        training = model.training
+        model.eval()
+        with torch.inference_mode():
+            logits = model(input_ids=ids, attention_mask=mask).logits
+        model.train(training)
+        return _nats(logits, ids, mask)
+
+    return loss
+
+
+def _tokens(
+    tokenizer: Any, texts: list[str], max_tokens: int, fixed_length: bool = False
+) -> tuple[Int[Tensor, "sample token"], Int[Tensor, "sample token"]]:
+    """Token ids and mask, padded on the right, where a causal model does not see the padding."""
+    found = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_tokens,
+        padding="max_length" if fixed_length else "longest",
+        padding_side="right",
+        return_tensors="pt",
+    )
+    return found["input_ids"].long(), found["attention_mask"].long()
+
+
+def _nats(
+    logits: Float[Tensor, "sample token vocab"], ids: Int[Tensor, "sample token"], mask: Int[Tensor, "sample token"]
+) -> tuple[Float[Tensor, " sample"], Int[Tensor, " sample"]]:
+    """Summed loss and number of predicted tokens of each text."""
+    predicted = mask[:, 1:]
+    nats = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+    return (nats * predicted).sum(1), predicted.sum(1)
+
+
+class MixerCallback(TrainerCallback):
+    """Reports losses per skill every few steps, and keeps the mixer's state with the checkpoints.
+
+    Every process measures (a sharded model needs them all), process 0 reports. A checkpoint gets `mixer.json`; training with
+    `resume_from_checkpoint` goes on with exactly the next draw, so the callback turns off the Trainer's own skipping.
+
+    Args:
+        mixer: of the `WholeStream` that is trained on; `step_draws` is per_device_train_batch_size x processes x
+            gradient_accumulation_steps.
+        losses: model -> evaluation skill -> loss.
+        every_steps: steps from one report to the next; at least one report a round.
+        resume_from: the checkpoint's directory, where it is not in `output_dir`.
+
+    Raises:
+        PolicyError: the mixer has lag=0, or does not fit the training arguments (when training begins).
+        LedgerError: the checkpoint has no `mixer.json`, or one of another run.
+
+    Example:
+        def losses(model):
+            return losses_per_skill(
+                causal_lm_loss(model, tokenizer, max_tokens=512), shards.holdout, max_samples=64, batch_size=32
+            )
+
+        MixerCallback(mixer, losses, every_steps=100)
+    """
+
+    def __init__(
+        self,
+        mixer: Mixer,
+        losses: Callable[[Any], Mapping[str, Any]],
+        *,
+        every_steps: int,
+        resume_from: str | os.PathLike[str] | None = None,
+    ) -> None:
+        refuse_for_trainer(mixer, "accelerate")
+        self.mixer, self.losses, self.every_steps, self.resume_from = mixer, losses, every_steps, resume_from
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        args.ignore_data_skip = True
+        return control
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> TrainerControl:
+        self._check(args, given["train_dataloader"].dataset)
+        if state.global_step:
+            resume(self.mixer, self._saved(args, state.global_step))
+        return control
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> TrainerControl:
+        if state.global_step % self.every_steps == 0:
+            losses = self.losses(given["model"])
+            if state.is_world_process_zero:
+                self.mixer.report(state.global_step, losses)
+        return control
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if state.is_local_process_zero if args.save_on_each_node else state.is_world_process_zero:
+            path = _checkpoint(args, state.global_step) / STATE_NAME
+            storage.write_bytes(path, storage.to_json(self.mixer.state_dict(step=state.global_step)))
+        return control
+
+    def _saved(self, args: TrainingArguments, step: int) -> Any:
+        folder = _checkpoint(args, step) if self.resume_from is None else Path(self.resume_from)
+        path = folder / STATE_NAME
+        if not path.exists():
+            raise LedgerError(
+                f"training resumes at step {step}, but {path} is not there: the checkpoint was made without MixerCallback, was cut "
+                "short, or lies elsewhere. Resume from the checkpoint before it, or give MixerCallback(resume_from=its directory)."
+            )
+        saved = storage.from_json(path.read_bytes(), path)
+        if saved.get("step") != step:
+            raise LedgerError(
+                f"{path} is of step {saved.get('step')}, but training resumes at step {step}: give "
+                "MixerCallback(resume_from=the directory that is given to resume_from_checkpoint)."
+            )
+        return saved
+
+    def _check(self, args: TrainingArguments, dataset: Any) -> None:
+        if getattr(dataset, "mixer", None) is not self.mixer or not isinstance(dataset, WholeStream):
+            raise PolicyError(
+                f"the Trainer reads a {type(dataset).__name__}: give Trainer(train_dataset=WholeStream(mixer)) with the mixer of "
+                "this callback. accelerate shares the stream out itself, and a dataset with a rank would lose samples."
+            )
+        if not args.ignore_data_skip:
+            raise PolicyError(
+                "TrainingArguments.ignore_data_skip is False: a resumed Trainer would skip what the mixer has skipped already. Set it, "
+                "or give the callback to Trainer(callbacks=[...]), where it sets it itself."
+            )
+        if args.remove_unused_columns:
+            raise PolicyError(
+                "TrainingArguments.remove_unused_columns is True: the Trainer would take the texts out of the samples, because no "
+                "model has an argument 'text'. Set remove_unused_columns=False."
+            )
+        processes = 1 if getattr(args.accelerator_config, "split_batches", False) else args.world_size
+        expected = args.train_batch_size * processes * args.gradient_accumulation_steps
+        if self.mixer.step_draws != expected:
+            raise PolicyError(
+                f"Mixer(step_draws={self.mixer.step_draws}), but an optimizer step takes {args.train_batch_size} samples x {processes} "
+                f"processes x {args.gradient_accumulation_steps} accumulated = {expected} draws: give Mixer(step_draws={expected})."
+            )
+        refuse_rare_reports(self.mixer, self.every_steps)
+
+
+def _checkpoint(args: TrainingArguments, step: int) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{step}"

@@ -1,0 +1,51 @@
+"""One rank of a DistributedDataParallel training: SHARDS FOLDER STEPS WORKERS."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from skillshard.storage import read_json, to_json, write_bytes
+from skillshard.torch import MixedDataset, collate, resume
+from tests.adapters.trainers import live_mixer, losses_at
+
+STEP_DRAWS = 24
+
+
+def main(shards: str, folder: Path, steps: int, workers: int) -> None:
+    dist.init_process_group("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    model = DistributedDataParallel(torch.nn.Linear(4, 1))
+    mixer = live_mixer(shards, folder / "run", step_draws=STEP_DRAWS)
+    saved, step = folder / "checkpoint.json", 0
+    if saved.exists():
+        resume(mixer, read_json(saved))
+        step = read_json(saved)["step"]
+        dist.barrier()  # nobody overwrites it before everybody has read it
+    log = (folder / f"rank-{rank}.jsonl").open("a")
+    batches = iter(
+        DataLoader(MixedDataset(mixer), batch_size=STEP_DRAWS // world_size, num_workers=workers, collate_fn=collate)
+    )
+    while step < steps:
+        batch = next(batches)
+        model(batch["draw"][:4].float()).sum().backward()
+        step += 1
+        weights = mixer.round(int(batch["draw"][0]) // mixer.round_draws).weights
+        line = {"step": step, "draws": batch["draw"].tolist(), "texts": batch["text"], "weights": weights}
+        log.write(json.dumps(line) + "\n")
+        log.flush()
+        if rank == 0 and step % 5 == 0:
+            mixer.report(step, losses_at(step))
+        if rank == 0 and step % 7 == 0:
+            write_bytes(saved, to_json(mixer.state_dict(step=step)))
+    del batches
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,114 @@
+"""One process of a Hugging Face training: SHARDS FOLDER STEPS DISPATCH [KILL_AT]. Resumes from the last checkpoint."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from skillshard.hf import MixerCallback, WholeStream, causal_lm_collator
+from tests.adapters.trainers import live_mixer, losses_at
+
+BATCH, ACCUMULATED = 4, 2
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Every byte is a token; made here, so that nothing is downloaded."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({"<pad>": 0, **{byte: at + 1 for at, byte in enumerate(alphabet)}}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
+
+
+def tiny(kind: type[GPT2LMHeadModel] = GPT2LMHeadModel) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return kind(
+        GPT2Config(vocab_size=257, n_positions=64, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)
+    )
+
+
+class Logging(GPT2LMHeadModel):
+    """Writes down the texts of every training batch that it is given."""
+
+    log: Any = None
+    tokenizer: Any = None
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None) -> Any:
+        if self.training:
+            texts = [self.tokenizer.decode(ids[mask == 1]) for ids, mask in zip(input_ids, attention_mask, strict=True)]
+            self.log.write(json.dumps({"texts": texts}) + "\n")
+            self.log.flush()
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
+
+
+class Steps(TrainerCallback):
+    """Marks the steps in the log, and dies where it is told to."""
+
+    def __init__(self, log: Any, kill_at: int) -> None:
+        self.log, self.kill_at = log, kill_at
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.log.write(json.dumps({"step": state.global_step + 1}) + "\n")
+        self.log.flush()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(shards: str, folder: Path, steps: int, dispatch: bool, kill_at: int) -> None:
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    mixer = live_mixer(shards, folder / "run", step_draws=BATCH * ACCUMULATED * world_size)
+    tokenizer = byte_tokenizer()
+    model = tiny(Logging)
+    steps_seen = {"step": 0}
+
+    def losses(_: Any) -> dict[str, float]:
+        steps_seen["step"] = trainer.state.global_step
+        return losses_at(trainer.state.global_step)
+
+    with (folder / f"rank-{rank}.jsonl").open("a") as log:
+        Logging.log, Logging.tokenizer = log, tokenizer
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=str(folder / "out"),
+                max_steps=steps,
+                per_device_train_batch_size=BATCH,
+                gradient_accumulation_steps=ACCUMULATED,
+                train_sampling_strategy="sequential",
+                remove_unused_columns=False,
+                accelerator_config={"dispatch_batches": dispatch},
+                save_steps=4,
+                use_cpu=True,
+                disable_tqdm=True,
+                report_to="none",
+                logging_strategy="no",
+            ),
+            train_dataset=WholeStream(mixer),
+            data_collator=causal_lm_collator(tokenizer, max_tokens=64, fixed_length=dispatch),
+            callbacks=[MixerCallback(mixer, losses, every_steps=5), Steps(log, kill_at)],
+        )
+        last = get_last_checkpoint(str(folder / "out")) if (folder / "out").exists() else None
+        trainer.train(resume_from_checkpoint=last)
+    if world_size > 1:
+        torch.distributed.barrier()
+        os._exit(0)  # with the group alive, torch 2.13 sometimes aborts at interpreter exit ("terminate called ...")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "dispatch", int((*sys.argv, "0")[5]))

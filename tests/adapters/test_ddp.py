@@ -1,0 +1,65 @@
+"""Real gloo groups on loopback: the union of the ranks is the global stream, also after kills and with other world sizes."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
+from skillshard.shards.read import ShardSet
+from tests.adapters.ddp_trainer import STEP_DRAWS
+from tests.adapters.processes import finish, kill, records, start_ranks
+from tests.adapters.trainers import expected_texts
+
+STEPS = 40
+pytestmark = pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning")
+
+
+def start(shards: ShardSet, folder: Path, *, world_size: int, workers: int) -> Any:
+    folder.mkdir(exist_ok=True)
+    arguments = [str(shards.root), str(folder), str(STEPS), str(workers)]
+    return start_ranks("tests/adapters/ddp_trainer.py", world_size, arguments)
+
+
+def check_union(shards: ShardSet, folder: Path, reference: Path) -> None:
+    """Every step of all ranks together; a step done again after a kill was done with the same draws."""
+    steps: dict[int, dict[int, str]] = {}
+    weights: dict[int, list[float]] = {}
+    for path in folder.glob("rank-*.jsonl"):
+        for record in records(path):
+            drawn = steps.setdefault(record["step"], {})
+            for draw, text in zip(record["draws"], record["texts"], strict=True):
+                assert drawn.setdefault(draw, text) == text
+            assert weights.setdefault(record["step"], record["weights"]) == record["weights"]
+    expected = expected_texts(shards, reference, steps=STEPS, step_draws=STEP_DRAWS)
+    assert sorted(steps) == list(range(1, STEPS + 1))
+    for step, drawn in steps.items():
+        assert sorted(drawn) == list(range((step - 1) * STEP_DRAWS, step * STEP_DRAWS))
+        assert [drawn[draw] for draw in sorted(drawn)] == expected[step - 1]
+    assert len({tuple(found) for found in weights.values()}) == STEPS // 5 - 1  # rounds 0 and 1 know no losses
+    assert verify_ledger(DirectoryLedger(folder / "run")) == []
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(2, 2), (4, 0)])
+def test_the_union_of_all_ranks_is_the_global_stream(
+    shards: ShardSet, tmp_path: Path, world_size: int, workers: int
+) -> None:
+    assert finish(start(shards, tmp_path / "ddp", world_size=world_size, workers=workers)) == [0] * world_size
+    per_rank = [len(records(tmp_path / "ddp" / f"rank-{rank}.jsonl")[0]["draws"]) for rank in range(world_size)]
+    assert per_rank == [STEP_DRAWS // world_size] * world_size
+    check_union(shards, tmp_path / "ddp", tmp_path / "reference")
+
+
+def test_killed_and_resumed_with_another_world_size_it_is_the_same_stream(shards: ShardSet, tmp_path: Path) -> None:
+    folder = tmp_path / "ddp"
+    for world_size, until in [(2, 9), (4, 25)]:
+        processes = start(shards, folder, world_size=world_size, workers=0)
+        end = time.monotonic() + 100
+        while max((record["step"] for record in records(folder / "rank-0.jsonl")), default=0) < until:
+            assert all(process.poll() is None for process in processes), finish(processes)
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        kill(processes)
+    assert finish(start(shards, folder, world_size=3, workers=1)) == [0] * 3
+    check_union(shards, folder, tmp_path / "reference")

@@ -1,0 +1,179 @@
+"""Hugging Face's Trainer: one and two processes, killed and resumed, see the one stream, nothing lost, nothing repeated."""
+
+import math
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from skillshard.errors import LedgerError, PolicyError
+from skillshard.evaluation import losses_per_skill
+from skillshard.hf import MixerCallback, WholeStream, causal_lm_collator, causal_lm_loss
+from skillshard.mixing.mixer import Mixer
+from skillshard.shards.read import ShardSet
+from skillshard.torch import MixedDataset
+from tests.adapters.hf_trainer import ACCUMULATED, BATCH, byte_tokenizer, tiny
+from tests.adapters.processes import finish, records, start_ranks
+from tests.adapters.trainers import SKILLS, expected_texts, live_mixer, losses_at
+
+STEPS = 17
+pytestmark = pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning")
+
+
+def trained(folder: Path, world_size: int) -> list[list[str]]:
+    """The texts of every step, in the order of the draws: micro-batch by micro-batch, rank by rank."""
+    by_step: dict[int, list[list[list[str]]]] = {}
+    for rank in range(world_size):
+        step, again = 0, False
+        mine: dict[int, list[list[str]]] = {}
+        for record in records(folder / f"rank-{rank}.jsonl"):
+            if "step" in record:
+                step, again = record["step"], record["step"] in mine
+                before = mine.get(step, [])
+                mine[step] = []
+            else:
+                mine[step].append(record["texts"])
+                assert not again or before[len(mine[step]) - 1] == mine[step][-1], "a step done again differs"
+        for step, batches in mine.items():
+            by_step.setdefault(step, []).append(batches)
+    return [
+        [text for at in range(ACCUMULATED) for rank in range(world_size) for text in by_step[step][rank][at]]
+        for step in sorted(by_step)
+    ]
+
+
+@pytest.mark.parametrize(("dispatch", "kill_at"), [("shard", 11), ("dispatch", 0)])
+def test_two_processes_under_accelerate_lose_and_repeat_nothing(
+    shards: ShardSet, tmp_path: Path, dispatch: str, kill_at: int
+) -> None:
+    arguments = [str(shards.root), str(tmp_path), str(STEPS), dispatch]
+    if kill_at:
+        codes = finish(start_ranks("tests/adapters/hf_trainer.py", 2, [*arguments, str(kill_at)]))
+        assert set(codes) == {-signal.SIGKILL}
+    assert finish(start_ranks("tests/adapters/hf_trainer.py", 2, arguments)) == [0, 0]
+    step_draws = 2 * BATCH * ACCUMULATED
+    expected = expected_texts(shards, tmp_path / "reference", steps=STEPS, step_draws=step_draws)
+    assert trained(tmp_path, 2) == expected
+    if kill_at:
+        assert (tmp_path / "run" / "aside").exists()  # the report of step 10 was later than the checkpoint of step 8
+
+
+class Seen(TrainerCallback):
+    """Stops after a step, as if the time were up."""
+
+    def __init__(self, stop_at: int) -> None:
+        self.stop_at = stop_at
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        control.should_training_stop = state.global_step >= self.stop_at
+        return control
+
+
+class Texts:
+    """A collator that writes down what it collates."""
+
+    def __init__(self) -> None:
+        self.inner, self.draws = causal_lm_collator(byte_tokenizer(), max_tokens=64), []
+
+    def __call__(self, items: Any) -> Any:
+        self.draws += [item["draw"] for item in items]
+        return self.inner(items)
+
+
+def trainer(mixer: Mixer, folder: Path, *, train_dataset: Any = None, stop_at: int = 10, **arguments: Any) -> Trainer:
+    collator = Texts()
+    shown: list[Trainer] = []
+    callback = MixerCallback(mixer, lambda _: losses_at(shown[0].state.global_step), every_steps=5)
+    defaults = {
+        "max_steps": 10,
+        "per_device_train_batch_size": BATCH,
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "save_steps": 3,
+        "logging_strategy": "no",
+    }
+    args = TrainingArguments(
+        output_dir=str(folder), use_cpu=True, disable_tqdm=True, report_to="none", **(defaults | arguments)
+    )
+    shown.append(
+        Trainer(
+            model=tiny(),
+            args=args,
+            train_dataset=train_dataset or WholeStream(mixer),
+            data_collator=collator,
+            callbacks=[callback, Seen(stop_at)],
+        )
+    )
+    return shown[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_from_checkpoint_goes_on_with_the_next_draw(shards: ShardSet, tmp_path: Path, workers: int) -> None:
+    one = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
+    trainer(one, tmp_path / "out", stop_at=7, dataloader_num_workers=workers).train()
+    other = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
+    resumed = trainer(other, tmp_path / "out", dataloader_num_workers=workers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-6"))
+    assert resumed.state.global_step == 10
+    assert other.draw == 6 * BATCH
+    if not workers:
+        draws = resumed.data_collator.draws
+        assert draws == list(range(24, 24 + len(draws)))
+    assert [number for number in range(2) if one.round(number).observations] == []
+    assert other.round(2).observations == [20]
+
+
+def test_a_checkpoint_without_a_mixer_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
+    trainer(mixer, tmp_path / "out", stop_at=3).train()
+    (tmp_path / "out" / "checkpoint-3" / "mixer.json").unlink()
+    with pytest.raises(LedgerError, match=r"resumes at step 3, but .*checkpoint-3/mixer.json is not there"):
+        trainer(mixer, tmp_path / "out").train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
+
+
+def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
+    with pytest.raises(PolicyError, match=r"accelerate reads a batch ahead.*Use lag=1"):
+        WholeStream(live_mixer(shards, tmp_path / "strict", step_draws=BATCH, lag=0))
+    with pytest.raises(PolicyError, match=r"accelerate reads a batch ahead"):
+        MixerCallback(live_mixer(shards, tmp_path / "strict", step_draws=BATCH, lag=0), dict, every_steps=1)
+    with pytest.raises(PolicyError, match=r"the Trainer reads a MixedDataset: give Trainer\(train_dataset=WholeStream"):
+        trainer(mixer, tmp_path / "out", train_dataset=MixedDataset(mixer)).train()
+    with pytest.raises(PolicyError, match=r"WholeStream cannot be read through a RandomSampler.*='sequential'"):
+        trainer(mixer, tmp_path / "out", train_sampling_strategy="random").train()
+    with pytest.raises(
+        PolicyError, match=r"an optimizer step takes 4 samples x 1 processes x 3 accumulated = 12 draws"
+    ):
+        trainer(mixer, tmp_path / "out", gradient_accumulation_steps=3).train()
+    with pytest.raises(PolicyError, match=r"Set remove_unused_columns=False"):
+        trainer(mixer, tmp_path / "out", remove_unused_columns=True).train()
+    rare = live_mixer(shards, tmp_path / "rare", step_draws=BATCH, round_draws=12)
+    with pytest.raises(PolicyError, match=r"every_steps=5 reports every 20 draws, and a round is 12.*from 1 to 3"):
+        trainer(rare, tmp_path / "out").train()
+
+
+def test_causal_lm_loss_is_the_models_own_loss(shards: ShardSet) -> None:
+    """Batched and padded or one by one: the same nats per token as transformers computes."""
+    model, tokenizer = tiny(), byte_tokenizer()
+    found = losses_per_skill(
+        causal_lm_loss(model, tokenizer, max_tokens=20), shards.holdout, max_samples=9, batch_size=4
+    )
+    assert tuple(found) == SKILLS
+    assert model.training
+    for skill, loss in found.items():
+        nats = tokens = 0.0
+        for sample in [*shards.holdout[skill]][:9]:
+            ids = tokenizer(sample.text, truncation=True, max_length=20, return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                nats += float(model.eval()(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+            tokens += ids.shape[1] - 1
+        model.train()
+        assert loss.mean == pytest.approx(nats / tokens, rel=1e-5)
+        assert loss.num_tokens == tokens
+        assert 0 < loss.standard_error < math.inf

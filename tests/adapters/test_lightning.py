@@ -1,0 +1,93 @@
+"""Lightning's Trainer: the stream's place is in its checkpoints, and losses are reported once a step."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from skillshard.errors import PolicyError
+from skillshard.lightning import MixedData, MixerCallback
+from skillshard.mixing.mixer import Mixer
+from skillshard.shards.read import ShardSet
+from tests.adapters.trainers import expected_texts, live_mixer, losses_at
+
+BATCH, ACCUMULATED = 4, 2
+STEP_DRAWS = BATCH * ACCUMULATED
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
+    pytest.mark.filterwarnings("ignore:`isinstance\\(treespec"),
+]
+
+
+class Module(LightningModule):
+    """Writes down the texts that it is trained on, by step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.seen: dict[int, list[str]] = {}
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.seen.setdefault(self.global_step + 1, []).extend(batch["text"])
+        return self.layer(torch.ones(1, 1)).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(mixer: Mixer, folder: Path, *, steps: int, resume_from: str | None = None, workers: int = 0) -> Module:
+    module = Module()
+    keep = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        accumulate_grad_batches=ACCUMULATED,
+        callbacks=[MixerCallback(mixer, lambda one: losses_at(one.global_step), every_steps=5), keep],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=MixedData(mixer, batch_size=BATCH, num_workers=workers), ckpt_path=resume_from)
+    return module
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_training_goes_on_from_a_checkpoint_with_the_next_draw(
+    shards: ShardSet, tmp_path: Path, workers: int
+) -> None:
+    expected = expected_texts(shards, tmp_path / "reference", steps=20, step_draws=STEP_DRAWS)
+    first = fit(
+        live_mixer(shards, tmp_path / "run", step_draws=STEP_DRAWS), tmp_path / "kept", steps=11, workers=workers
+    )
+    assert [first.seen[step] for step in range(1, 12)] == expected[:11]
+    other = live_mixer(shards, tmp_path / "run", step_draws=STEP_DRAWS)
+    with pytest.warns(UserWarning, match=r"resumed at draw 72: later losses and rounds are set aside"):
+        second = fit(
+            other, tmp_path / "kept", steps=20, resume_from=str(tmp_path / "kept" / "step=9.ckpt"), workers=workers
+        )
+    assert sorted(second.seen) == list(range(10, 21))
+    assert [second.seen[step] for step in range(10, 21)] == expected[9:]
+    assert sorted(os.listdir(tmp_path / "run" / "observations")) == sorted(
+        os.listdir(tmp_path / "reference" / "observations")
+    )
+
+
+def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"Lightning reads a batch ahead"):
+        MixedData(live_mixer(shards, tmp_path / "strict", step_draws=STEP_DRAWS, lag=0), batch_size=BATCH)
+    with pytest.raises(PolicyError, match=r"repeat='stop'\) may end the stream, but Lightning trains for max_steps"):
+        MixedData(live_mixer(shards, tmp_path / "ends", step_draws=STEP_DRAWS, repeat="stop"), batch_size=BATCH)
+    with pytest.raises(PolicyError, match=r"step takes 4 samples x 1 processes x 2 accumulated = 8 draws"):
+        fit(live_mixer(shards, tmp_path / "wrong", step_draws=BATCH), tmp_path / "kept", steps=2)
+    with pytest.raises(PolicyError, match=r"every_steps=5 reports every 40 draws, and a round is 16.*from 1 to 2"):
+        fit(live_mixer(shards, tmp_path / "rare", step_draws=STEP_DRAWS, round_draws=16), tmp_path / "kept", steps=2)
+    with pytest.raises(PolicyError, match="MixedData has no Trainer"):
+        MixedData(live_mixer(shards, tmp_path / "alone", step_draws=STEP_DRAWS), batch_size=BATCH).train_dataloader()

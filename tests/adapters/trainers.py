@@ -1,0 +1,36 @@
+"""What the adapters' tests share: a live policy, losses that depend on the step alone, a small model over bytes."""
+
+from pathlib import Path
+from typing import Any
+
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.mixer import Mixer
+from skillshard.policies import Policy, skill_it
+from skillshard.shards.read import ShardSet
+
+SKILLS = ("add", "carry", "negate")
+
+
+def losses_at(step: int) -> dict[str, float]:
+    return {skill: 2.0 / (1 + step * (at + 1) / 10) for at, skill in enumerate(SKILLS)}
+
+
+def live_mixer(
+    shards: ShardSet | str | Path, ledger: Path, *, step_draws: int, policy: Policy | None = None, **arguments: Any
+) -> Mixer:
+    """Rounds of five steps."""
+    opened = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    policy = policy or skill_it(SkillGraph.chain(SKILLS), eta=1.0, window=2)
+    defaults: dict[str, Any] = {"round_draws": 5 * step_draws, "wait_s": 20.0}
+    return Mixer(opened, policy, ledger=ledger, step_draws=step_draws, **(defaults | arguments))
+
+
+def expected_texts(shards: ShardSet | str | Path, ledger: Path, *, steps: int, step_draws: int) -> list[list[str]]:
+    """The texts of every step of a run in one process, without a loader."""
+    mixer = live_mixer(shards, ledger, step_draws=step_draws)
+    texts = []
+    for step in range(1, steps + 1):
+        texts.append(mixer.batch((step - 1) * step_draws, step_draws).texts)
+        if step % 5 == 0:
+            mixer.report(step, losses_at(step))
+    return texts
