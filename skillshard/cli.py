@@ -256,6 +256,9 @@ def mix(
     if out is None:
         sys.stdout.buffer.write(text)
         return
+    if out.exists() and not (out.is_file() or out.is_dir()):  # a device or a pipe is written to, not replaced by a file
+        out.write_bytes(text)
+        return
     if out.exists() and out.read_bytes() != text:
         raise SkillshardError(f"{out} exists and holds something else. Choose another --out, or remove it.")
     from skillshard.storage import write_bytes
