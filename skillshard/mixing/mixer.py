@@ -313,8 +313,8 @@ class Mixer:
         self._draw = saved.draw
         self._resumed = (0, 0) if saved.step is None else (saved.step, saved.draw)
         aside = self._rounds.rewind(self._draw)
+        self._plan.cache_clear()
         if aside is not None:
-            self._plan.cache_clear()
             warnings.warn(
                 f"resumed at draw {self._draw:,}: later losses and rounds are set aside in {aside}.", stacklevel=2
             )

@@ -74,9 +74,8 @@ class Rounds:
     def rewind(self, draw: int) -> str | None:
         """Set aside what the ledger learnt after a draw; where it is now, None if there was nothing."""
         aside = rewind(self.ledger, draw)
-        if aside is not None:
-            self._observations = ObservationLog(self.ledger)
-            self._kept.clear()
+        self._observations = ObservationLog(self.ledger)  # another rank may have set aside what this one had read
+        self._kept.clear()
         return aside
 
     def round(self, number: int) -> RoundRecord:
@@ -198,7 +197,7 @@ class Rounds:
         seen = f"the last observation is of draw {last:,}" if last >= 0 else "nothing was reported yet"
         hint = (
             " With lag=1 the loader would not wait here."
-            if self.run.lag == 0 and last >= needed - round_draws
+            if self.run.lag == 0 and max(last, 0) >= needed - round_draws
             else " A loader that reads far ahead needs a larger lag."
         )
         if would_wait_for_itself:

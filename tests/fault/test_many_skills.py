@@ -82,4 +82,7 @@ def test_shards_in_a_cache_stay_open_and_the_limit_is_raised_in_time(remote: str
 def test_where_the_limit_cannot_be_raised_the_error_says_how_to(remote: str, tmp_path: Path) -> None:
     done = mix(remote, tmp_path, 256, 256, tmp_path / "cache")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "cannot be opened: this process has as many files open as it may, 256. Allow more with 'ulimit -n'" in done.stderr
+    assert (
+        "cannot be opened: this process has as many files open as it may, 256. Allow more with 'ulimit -n'"
+        in done.stderr
+    )
