@@ -133,14 +133,23 @@ class SkillShards:
         )
 
     def _open_checked(self, shard: int) -> OpenShard:
-        """Open and compare with the manifest: the size always, the digests of all bytes the first time in this process."""
+        """Open and compare with the manifest: the size always; the first time in this process the digests of all bytes,
+        and each row of the index with the headers in the tar."""
         check = shard not in self._checked
         tar, beside = self._wanted(shard)
         data = _mapped(self.files, tar, check_digest=check, keep_open=self.files.are_locked)
         index = _mapped(self.files, beside, check_digest=check, keep_open=False)
-        self._checked.add(shard)
         first = len(index) - self.columns.num_samples[shard] * INDEX_DTYPE.itemsize
-        return OpenShard(data, np.frombuffer(index, INDEX_DTYPE, offset=first))
+        if first < 0:
+            raise ShardError(
+                f"{beside.name} is {len(index):,} bytes, too few for the {self.columns.num_samples[shard]:,} samples that the manifest "
+                f"says. {_ANEW}"
+            )
+        opened = OpenShard(data, np.frombuffer(index, INDEX_DTYPE, offset=first))
+        if check and (found := disagreement(opened)) is not None:
+            raise ShardError(f"{tar.name} {found}. {_ANEW}")
+        self._checked.add(shard)
+        return opened
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": OrderedDict(), "_checked": set()}
@@ -157,22 +166,32 @@ class SkillShards:
                 continue
             if opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
                 faults.append(f"{self.name(shard)} does not end as a tar does. {_ANEW}")
-            elif (row := disagreement(opened)) is not None:
-                faults.append(f"{self.name(shard)} has no sample where its index says row {row:,} is. {_ANEW}")
         return faults
 
 
-def disagreement(opened: OpenShard) -> int | None:
-    """The first row whose headers in the tar have not the sizes that the index says; None if all have."""
+def disagreement(opened: OpenShard) -> str | None:
+    """What the tar says against the first wrong row of its index; None if all headers have the sizes that the index says."""
+    if len(opened.data) % TAR_BLOCK:
+        return f"is {len(opened.data):,} bytes, which is no whole number of blocks of {TAR_BLOCK}"
     blocks = np.frombuffer(opened.data, np.uint8).reshape(-1, TAR_BLOCK)
     index = opened.index
     text_blocks = (index["text_start"] // TAR_BLOCK).astype(np.int64)
     json_headers = text_blocks + -(-index["text_bytes"].astype(np.int64) // TAR_BLOCK)
     inside = (json_headers < len(blocks)) & (index["text_start"] % TAR_BLOCK == 0)
+    found = []
     for headers, sizes in ((text_blocks - 1, index["text_bytes"]), (json_headers, index["json_bytes"])):
-        inside = inside & (member_sizes(blocks[np.where(inside, headers, 0)]) == sizes)
+        found.append(np.where(inside, member_sizes(blocks[np.where(inside, headers, 0)]), -1))
+        inside = inside & (found[-1] == sizes)
     wrong = np.flatnonzero(~inside)
-    return int(wrong[0]) if len(wrong) else None
+    if not len(wrong):
+        return None
+    row = int(wrong[0])
+    start, *expected = index[row].tolist()
+    got = [f"{sizes[row]:,}" if sizes[row] >= 0 else "none" for sizes in found]
+    return (
+        f"has no sample where its index says row {row:,} is: expected a text of {expected[0]:,} bytes at byte {start:,} and then "
+        f"a JSON of {expected[1]:,}, got members of {got[0]} and {got[1]}"
+    )
 
 
 def _mapped(files: Files, wanted: Wanted, *, check_digest: bool, keep_open: bool) -> memoryview:
@@ -187,7 +206,7 @@ def _mapped(files: Files, wanted: Wanted, *, check_digest: bool, keep_open: bool
             got = os.fstat(file.fileno()).st_size
             if got == 0 or got != (num_bytes or got):
                 raise ShardError(
-                    f"{name} is {got:,} bytes but the manifest says {num_bytes or 'more'}: truncated copy or edited file. {_ANEW}"
+                    f"{name} is {got:,} bytes but the manifest says {f'{num_bytes:,}' if num_bytes else 'more'}: truncated copy or edited file. {_ANEW}"
                 )
             data = _map_kept_open(file.fileno()) if keep_open else _map(file.fileno())
     except FileNotFoundError as error:
