@@ -97,7 +97,26 @@ class _Texts:
         return self.made[at]
 
 
+def _import_streaming() -> None:
+    """Mosaic Streaming imports torchvision, which misses two operators where PyTorch is built for the CPU alone."""
+    import torch
+
+    if torch.version.cuda is None and not _has_torchvision():
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        _KEPT.append(library)
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def _has_torchvision() -> bool:
+    return not subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode
+
+
+_KEPT: list[Any] = []
+
+
 def prepare_mosaic(work: Path, num: int) -> None:
+    _import_streaming()
     from streaming import MDSWriter
 
     for skill, name in enumerate(SKILLS):
@@ -250,6 +269,7 @@ def litdata_workers(work: Path, num: int) -> Iterator[list[str]]:
 
 
 def _mosaic(work: Path) -> Any:
+    _import_streaming()
     import streaming
 
     streaming.base.util.clean_stale_shared_memory()
