@@ -15,6 +15,7 @@ from skillshard.graph.skill_graph import GraphFile
 from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.mixer import MixerState
 from skillshard.shards.manifest import Manifest, SampleMember
+from skillshard.shards.tokens import TokensManifest
 from skillshard.tags import TagsManifest
 
 _MODELS: dict[str, Any] = {
@@ -27,6 +28,7 @@ _MODELS: dict[str, Any] = {
     "run-1": RunRecord,
     "sample-1": SampleMember,
     "tags-1": TagsManifest,
+    "tokens-1": TokensManifest,
 }
 
 
