@@ -14,6 +14,7 @@ from skillshard.corpus import Rejection
 from skillshard.graph.skill_graph import GraphFile
 from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.mixer import MixerState
+from skillshard.mixing.packing import PackedState
 from skillshard.shards.manifest import Manifest, SampleMember
 from skillshard.shards.tokens import TokensManifest
 from skillshard.tags import TagsManifest
@@ -23,6 +24,7 @@ _MODELS: dict[str, Any] = {
     "manifest-1": Manifest,
     "mixer-1": MixerState,
     "observation-1": ObservationRecord,
+    "packed-1": PackedState,
     "rejection-1": Rejection,
     "round-1": RoundRecord,
     "run-1": RunRecord,
