@@ -30,7 +30,6 @@ from skillshard.mixing.order import draw_weights, fixed_point, limited_quotas
 from skillshard.policies.policy import Observation
 
 Lag = int | Literal["live"]
-WeightUnit = Literal["samples", "tokens"]
 RecordType = TypeVar("RecordType", bound="LedgerRecord")
 
 
@@ -50,7 +49,7 @@ class RunRecord(LedgerRecord):
     shards: str = Field(description="digest of the shard set's manifest")
     skills: list[str] = Field(description="training skills; the order of every list of numbers")
     num_samples: list[int] = Field(description="training samples of each skill")
-    unit: WeightUnit = Field(description="what the policy's weights are shares of")
+    unit: str = Field(pattern=r"^(samples|tokens)$", description="what the policy's weights are shares of")
     num_tokens: list[int] | None = Field(description="training tokens of each skill; null where the unit is samples")
     seed: int
     order: str = Field(description="version of the order's arithmetic")

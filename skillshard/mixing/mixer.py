@@ -18,7 +18,7 @@ from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, TokensError, name_some
-from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord, WeightUnit
+from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
 from skillshard.mixing.round_plan import RoundPlan, plan_round
 from skillshard.mixing.rounds import ROUNDS_KEPT, EndOfStream, Rounds
@@ -122,7 +122,7 @@ class Mixer:
         step_draws: int | None = None,
         wait_s: float = 600.0,
         repeat: str = "epochs",
-        unit: WeightUnit = "samples",
+        unit: str = "samples",
         tokens: TokenCounts | None = None,
     ) -> None:
         if not 1 <= round_draws <= MAX_ROUND_DRAWS:
@@ -337,8 +337,10 @@ class Mixer:
         self._plan = lru_cache(ROUNDS_KEPT)(self._plan_of)
 
 
-def _num_tokens(shards: ShardSet, unit: WeightUnit, tokens: TokenCounts | None) -> list[int] | None:
+def _num_tokens(shards: ShardSet, unit: str, tokens: TokenCounts | None) -> list[int] | None:
     """Training tokens of each skill, where weights count tokens."""
+    if unit not in ("samples", "tokens"):
+        raise PolicyError(f"unit is {unit!r}: give 'samples' (default) or 'tokens'.")
     if (unit == "tokens") != (tokens is not None):
         raise PolicyError(
             "unit='tokens' needs the token counts of these shards: Mixer(..., unit='tokens', tokens=TokenCounts.open(DIRECTORY)), made by "

@@ -129,7 +129,7 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         ]
         print_table(("skill", f"weight in round {head.round}", "drawn", "share", "epochs"), rows)
     Console().print(
-        f"policy {run.policy}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {len(names):,} rounds, "
+        f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {len(names):,} rounds, "
         f"{len(ledger.names('observations')):,} observations in {escape(str(ledger))}",
         soft_wrap=True,
         highlight=False,

@@ -250,10 +250,12 @@ def test_token_shares_follow_the_weights(
     wanted = np.array(weights) / sum(weights)
     rounds = -(-20_000 // round_draws)
     record = one.mixer.round(rounds)
-    tokens = np.array([
-        order.tokens_before(before, found.shard_tokens, found.rows)
-        for order, found, before in zip(one.mixer.orders, one._tokens, record.drawn_before, strict=True)
-    ])
+    tokens = np.array(
+        [
+            order.tokens_before(before, found.shard_tokens, found.rows)
+            for order, found, before in zip(one.mixer.orders, one._tokens, record.drawn_before, strict=True)
+        ]
+    )
     slack = np.array([found.num_tokens for found in one._tokens]) / tokens.sum()
     assert (abs(tokens / tokens.sum() - wanted) < slack + 3 * 90 / tokens.sum()).all()
     assert abs(tokens / tokens.sum() - wanted).max() < 0.02
