@@ -13,13 +13,13 @@ from tests.conftest import HERE, tag_and_shard, write_corpus
 EOS, BOS = "<eos>", "<bos>"
 
 
-def byte_tokenizer(texts: Iterable[str], *, vocab_size: int = 300) -> Tokenizer:
+def byte_tokenizer(texts: Iterable[str], *, vocab_size: int = 300, separator: str = EOS) -> Tokenizer:
     """Byte-level BPE: every text has tokens, and can be decoded."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[EOS, BOS],
+        special_tokens=[separator, BOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
