@@ -82,7 +82,7 @@ def token_stream(one: PackedTokens, num_draws: int) -> tuple[np.ndarray, np.ndar
     block_tokens=st.integers(1, 200),
     separator=st.sampled_from([None, EOS, BOS]),
     special=st.booleans(),
-    round_draws=st.integers(1, 90),
+    round_draws=st.integers(7, 90),
     asked=st.lists(st.integers(0, 400), min_size=1, max_size=6),
 )
 @slow
