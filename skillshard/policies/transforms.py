@@ -85,16 +85,17 @@ def filled(
     [0.6, 0.2, 0.2]
     """
     full = np.zeros(len(weights), dtype=bool)
-    while True:
+    while not full.all():
         open_weights = np.where(full, 0.0, weights)
         if not open_weights.any():
             open_weights = np.where(full, 0.0, 1.0)
-        left = 1 - most[full].sum()
-        shared = np.where(full, most, left * open_weights / max(open_weights.sum(), np.finfo(np.float64).tiny))
+        open_weights = open_weights / open_weights.max()
+        shared = np.where(full, most, (1 - most[full].sum()) * open_weights / open_weights.sum())
         over = ~full & (shared > most)
         if not over.any():
             return shared / shared.sum()
         full |= over
+    return most / most.sum()
 
 
 @dataclass(frozen=True)
