@@ -287,8 +287,9 @@ def _a_policy_that_reads_no_losses_does_not(trial: Trial) -> Iterator[str]:
 
 
 def _probes_depend_on_the_round_alone(trial: Trial) -> Iterator[str]:
-    policy, k = trial.policy, len(trial.skills)
-    if not isinstance(policy, Probing):
+    policy: Any = trial.policy
+    k = len(trial.skills)
+    if not isinstance(trial.policy, Probing):
         return
     state, seen = trial.init(policy), trial.after(policy, trial.sequences["falling losses"])
     for number in range(40):

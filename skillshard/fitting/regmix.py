@@ -1,5 +1,6 @@
 """RegMix: trees that predict the loss of a mixture, and the mean of the best of many random ones (extra `regmix`)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,8 @@ def fit_trees(runs: Runs, stop: Runs) -> list[Any]:
         model.fit(
             runs.weights,
             runs.losses[:, at],
-            eval_set=[(stop.weights, stop.losses[:, at])],
+            eval_X=stop.weights,
+            eval_y=stop.losses[:, at],
             eval_metric=["l1", "l2"],
             callbacks=[lightgbm.early_stopping(3, verbose=False)],
         )
@@ -61,7 +63,7 @@ def candidates(
 ) -> Float[np.ndarray, "candidate train_skill"]:
     """Random mixtures around a prior, of which none is above `most`."""
     random = np.random.default_rng(seed)
-    strengths = np.exp(random.uniform(*np.log(STRENGTHS), CANDIDATES))
+    strengths = np.exp(random.uniform(math.log(STRENGTHS[0]), math.log(STRENGTHS[1]), CANDIDATES))
     drawn = random.standard_gamma(np.maximum(strengths[:, None] * prior, 1e-6))
     totals = drawn.sum(axis=1)
     drawn = drawn[totals > 0] / totals[totals > 0, None]

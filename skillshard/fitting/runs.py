@@ -101,7 +101,9 @@ def make_runs(
 def _check_run(place: str, weights: Mapping[str, float], losses: Mapping[str, float], evals: Sequence[str]) -> None:
     bad = [f"{name} is {weight}" for name, weight in weights.items() if not 0 <= weight < math.inf]
     if bad or not sum(weights.values()) > 0:
-        raise FitError(f"{place}: weights must be finite numbers >= 0 of which one is > 0; {name_some(bad) or 'all are 0'}.")
+        raise FitError(
+            f"{place}: weights must be finite numbers >= 0 of which one is > 0; {name_some(bad) or 'all are 0'}."
+        )
     bad = [f"{name} is {loss}" for name, loss in losses.items() if not 0 < loss < math.inf]
     missing = [name for name in evals if name not in losses]
     if bad or missing:

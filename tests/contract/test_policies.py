@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard.errors import GraphError, ObservationError, PolicyError
@@ -127,6 +127,7 @@ def after(policy: Policy, skills: tuple[str, ...], losses: list[dict[str, float]
 
 
 @pytest.mark.parametrize("build", POLICIES.values(), ids=POLICIES)
+@settings(deadline=None, max_examples=30)
 @given(losses=some_losses)
 def test_weights_are_a_distribution(build: Callable[[], Policy], losses: list[dict[str, float]]) -> None:
     weights = after(build(), SKILLS, losses)
@@ -136,6 +137,7 @@ def test_weights_are_a_distribution(build: Callable[[], Policy], losses: list[di
 
 
 @pytest.mark.parametrize("build", POLICIES.values(), ids=POLICIES)
+@settings(deadline=None, max_examples=30)
 @given(losses=some_losses, order=st.permutations(SKILLS))
 def test_another_order_of_skills_gives_the_weights_in_that_order(
     build: Callable[[], Policy], losses: list[dict[str, float]], order: list[str]
@@ -146,6 +148,7 @@ def test_another_order_of_skills_gives_the_weights_in_that_order(
 
 
 @pytest.mark.parametrize("build", POLICIES.values(), ids=POLICIES)
+@settings(deadline=None, max_examples=30)
 @given(losses=some_losses)
 def test_the_state_comes_back_from_json_and_observing_is_pure(
     build: Callable[[], Policy], losses: list[dict[str, float]]
