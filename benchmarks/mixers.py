@@ -97,7 +97,26 @@ class _Texts:
         return self.made[at]
 
 
+def _import_streaming() -> None:
+    """Mosaic Streaming imports torchvision, which misses two operators where PyTorch is built for the CPU alone."""
+    import torch
+
+    if torch.version.cuda is None and not _has_torchvision():
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        _KEPT.append(library)
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def _has_torchvision() -> bool:
+    return not subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode
+
+
+_KEPT: list[Any] = []
+
+
 def prepare_mosaic(work: Path, num: int) -> None:
+    _import_streaming()
     from streaming import MDSWriter
 
     for skill, name in enumerate(SKILLS):
@@ -180,11 +199,14 @@ class Shifting:
         return moved / moved.sum()
 
 
-def _mixer(work: Path, folder: str, *, changing: bool) -> Any:
+def _mixer(work: Path, *, changing: bool) -> Any:
+    """A mixer with a new ledger, which stays: ext4 takes a minute to forget deleted files, and creates slowly until then."""
     from skillshard.mixing.mixer import Mixer
     from skillshard.shards.read import ShardSet
 
-    return Mixer(ShardSet.open(work / "shards"), Shifting(changing), ledger=folder, round_draws=ROUND_DRAWS, wait_s=5)
+    (work / "ledgers").mkdir(exist_ok=True)
+    ledger = tempfile.mkdtemp(dir=work / "ledgers")
+    return Mixer(ShardSet.open(work / "shards"), Shifting(changing), ledger=ledger, round_draws=ROUND_DRAWS, wait_s=5)
 
 
 def _reported(mixer: Any, draw: int, num: int) -> None:
@@ -195,13 +217,12 @@ def _reported(mixer: Any, draw: int, num: int) -> None:
 
 
 def ours(work: Path, num: int, *, changing: bool = True) -> Iterator[list[str]]:
-    with tempfile.TemporaryDirectory() as folder:
-        mixer = _mixer(work, folder, changing=changing)
-        for batch in mixer.batches(BATCH):
-            assert len(batch.skill_numbers) == BATCH
-            yield batch.texts
-            if changing:
-                _reported(mixer, int(batch.draws[0]), BATCH)
+    mixer = _mixer(work, changing=changing)
+    for batch in mixer.batches(BATCH):
+        assert len(batch.skill_numbers) == BATCH
+        yield batch.texts
+        if changing:
+            _reported(mixer, int(batch.draws[0]), BATCH)
 
 
 def ours_fixed(work: Path, num: int) -> Iterator[list[str]]:
@@ -209,25 +230,22 @@ def ours_fixed(work: Path, num: int) -> Iterator[list[str]]:
 
 
 def ours_samples(work: Path, num: int) -> Iterator[list[str]]:
-    with tempfile.TemporaryDirectory() as folder:
-        mixer = _mixer(work, folder, changing=True)
-        for sample in mixer:
-            yield [sample.text]
-            _reported(mixer, sample.draw, 1)
+    mixer = _mixer(work, changing=True)
+    for sample in mixer:
+        yield [sample.text]
+        _reported(mixer, sample.draw, 1)
 
 
 def ours_workers(work: Path, num: int) -> Iterator[list[str]]:
     from torch.utils.data import DataLoader
 
-    from skillshard.torch import MixedDataset
+    from skillshard.torch import MixedDataset, collate
 
-    with tempfile.TemporaryDirectory() as folder:
-        mixer = _mixer(work, folder, changing=True)
-        draw = 0
-        for batch in DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=2):
-            yield batch["text"]
-            _reported(mixer, draw, BATCH)
-            draw += BATCH
+    mixer, draw = _mixer(work, changing=True), 0
+    for batch in DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=2, collate_fn=collate):
+        yield batch["text"]
+        _reported(mixer, draw, BATCH)
+        draw += BATCH
 
 
 def _litdata(work: Path) -> Any:
@@ -251,6 +269,7 @@ def litdata_workers(work: Path, num: int) -> Iterator[list[str]]:
 
 
 def _mosaic(work: Path) -> Any:
+    _import_streaming()
     import streaming
 
     streaming.base.util.clean_stale_shared_memory()
@@ -336,23 +355,18 @@ def measure(name: str, work: Path, num: int, seconds: float) -> dict[str, float]
     batches = LOADERS[name][1](work, num)
     _deliver(batches, 1.0)
     wall, cpu = time.perf_counter(), _cpu_s()
-    delivered, num_bytes = _deliver(batches, seconds)
-    return {
-        "samples": delivered,
-        "cpu_s": _cpu_s() - cpu,
-        "wall_s": time.perf_counter() - wall,
-        "mean_bytes": num_bytes / delivered,
-    }
+    delivered = _deliver(batches, seconds)
+    return {"samples": delivered, "cpu_s": _cpu_s() - cpu, "wall_s": time.perf_counter() - wall}
 
 
-def _deliver(batches: Iterator[list[str]], seconds: float) -> tuple[int, int]:
-    end, delivered, num_bytes = time.perf_counter() + seconds, 0, 0
+def _deliver(batches: Iterator[list[str]], seconds: float) -> int:
+    """How many samples came in some seconds."""
+    end, delivered = time.perf_counter() + seconds, 0
     for batch in batches:
         delivered += len(batch)
-        num_bytes += len(batch[0])
         if time.perf_counter() > end:
             break
-    return delivered, num_bytes
+    return delivered
 
 
 def _cpu_s() -> float:

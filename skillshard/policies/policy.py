@@ -250,4 +250,4 @@ def check_losses(
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, SupportsFloat) and not isinstance(value, bool)
+    return type(value) is float or (isinstance(value, SupportsFloat) and not isinstance(value, bool))
