@@ -109,7 +109,7 @@ def curriculum(losses: Mapping[str, float], *, draws: int) -> Policy:
         [0.5, 0.5]
 
     Reference:
-        The baseline of Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Section 4.1 (linear pacing). Differs from it: skills
+        The baseline of Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Section 4, baselines (the pacing is that of the authors' code). Differs from it: skills
         are sorted by their mean loss, not samples by their own, since the order within a skill is the stream's.
     """
     return _schedule(losses, draws, "curriculum")
@@ -138,7 +138,7 @@ def skill_curriculum(losses: Mapping[str, float], *, draws: int) -> Policy:
         [0.5, 0.5]
 
     Reference:
-        The baseline "skill-curriculum" of Chen et al., arXiv:2307.14430, Section 4.1. Differs from the code: the blocks are equally
+        The baseline "skill-curriculum" of Chen et al., arXiv:2307.14430, Appendix D.3.1. Differs from the code: the blocks are equally
         long, and none brings back a fraction of earlier skills.
     """
     return _schedule(losses, draws, "skill_curriculum")

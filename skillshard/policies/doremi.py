@@ -63,7 +63,8 @@ def doremi(reference: Mapping[str, float], *, eta: float = 1.0, smoothing: float
     Args:
         reference: training skill -> loss of a finished reference model in nats per token. Training it is the caller's business.
         eta: step size in 1 / nats per observation, finite and >= 0; 1 in the authors' code.
-        smoothing: c in (0, 1), so that no skill is lost for ever: 1e-4 in the authors' code, 1e-3 in the paper.
+        smoothing: c in (0, 1), so that no skill is lost for ever: 1e-4 in the authors' code; Aioli's and
+            DataFlex's versions take 1e-3.
         use: "latest" weights for live mixing, or the "average" over all observations so far, which DoReMi gives for training
             the final model.
 
