@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError, name_some
-from skillshard.policies.policy import NextRound, Observation, Policy, State, known_round
+from skillshard.policies.policy import NextRound, Observation, Policy, State, check_names, known_round
 
 Order = Literal["curriculum", "anti_curriculum", "skill_curriculum"]
 
@@ -49,13 +49,7 @@ class Curriculum:
         return False
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        if sorted(skills) != sorted(self.losses):
-            missing = [name for name in skills if name not in self.losses]
-            unknown = [name for name in self.losses if name not in skills]
-            raise PolicyError(
-                f"{self.name}'s losses do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; missing: "
-                f"{name_some(missing) or 'none'}."
-            )
+        check_names(f"{self.name}'s losses", self.losses, skills)
         return {"skills": list(skills)}
 
     def observe(self, state: State, observation: Observation) -> State:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError, name_some
-from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, softmax
+from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, check_names, softmax
 
 Use = Literal["latest", "average"]
 
@@ -29,13 +29,7 @@ class DoReMi(Online):
         return {"reference": dict(self.reference), "eta": self.eta, "smoothing": self.smoothing, "use": self.use}
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        if sorted(skills) != sorted(self.reference):
-            missing = [name for name in skills if name not in self.reference]
-            unknown = [name for name in self.reference if name not in skills]
-            raise PolicyError(
-                f"doremi's reference losses do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; missing: "
-                f"{name_some(missing) or 'none'}."
-            )
+        check_names("doremi's reference losses", self.reference, skills)
         equal = [1 / len(skills)] * len(skills)
         return {"skills": list(skills), "turn": 0, "latest": equal, "average": equal}
 

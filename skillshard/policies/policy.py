@@ -192,6 +192,16 @@ def known_round(name: str, upcoming: NextRound | None) -> NextRound:
     return upcoming
 
 
+def check_names(what: str, given: Collection[str], skills: Collection[str]) -> None:
+    """PolicyError unless the given names are those of the skills, in any order."""
+    unknown, missing = [name for name in given if name not in skills], [name for name in skills if name not in given]
+    if unknown or missing:
+        raise PolicyError(
+            f"{what} do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; missing: "
+            f"{name_some(missing) or 'none'}."
+        )
+
+
 def prior_weights(
     policy: str, prior: Mapping[str, float] | None, skills: Sequence[str]
 ) -> Float[np.ndarray, " train_skill"]:
@@ -202,12 +212,7 @@ def prior_weights(
     """
     if prior is None:
         return np.full(len(skills), 1 / len(skills))
-    unknown, missing = [name for name in prior if name not in skills], [name for name in skills if name not in prior]
-    if unknown or missing:
-        raise PolicyError(
-            f"{policy}'s prior does not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; missing: "
-            f"{name_some(missing) or 'none'}."
-        )
+    check_names(f"{policy}'s prior weights", prior, skills)
     weights = np.array([prior[name] for name in skills], dtype=np.float64)
     if not (np.all(np.isfinite(weights)) and np.all(weights > 0)):
         raise PolicyError(
