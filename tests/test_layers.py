@@ -80,7 +80,7 @@ def test_ray_is_imported_in_one_module() -> None:
     [
         (
             "import skillshard; skillshard.Mixer; skillshard.ShardSet; skillshard.policies; skillshard.tag_corpus",
-            {"torch", "ray"},
+            {"torch", "ray", "tokenizers"},
         ),
         ("import skillshard.cli", {"torch", "ray", "numpy", "pyarrow", "pydantic", "matplotlib"}),
     ],
