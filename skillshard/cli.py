@@ -300,6 +300,59 @@ def mix(
     typer.echo(f"{draws:,} draws in {out}")
 
 
+@app.command()
+def fit(
+    runs: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUNS",
+            help="Finished runs: a .json or .csv file, or a directory of them; each a mixture and the losses it ended with.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Write the proposal to this JSON file.")] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="log-linear, or regmix (needs the extra 'regmix').")
+    ] = "log-linear",
+    shards: Annotated[
+        str | None,
+        typer.Option("--shards", help="The next run's shard set: its sizes are the prior; equal weights without it."),
+    ] = None,
+    kl: Annotated[
+        float, typer.Option("--kl", min=0.0, help="Price of leaving the prior, nats of loss per nat.")
+    ] = 0.05,
+    draws: Annotated[
+        int | None, typer.Option("--draws", min=1, help="Samples that the next run takes: limits repetition.")
+    ] = None,
+    epochs: Annotated[float, typer.Option("--epochs", help="Most passes over one skill, with --draws.")] = 4.0,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="An evaluation skill whose loss counts; all without it.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the random mixtures of regmix.")] = 0,
+) -> None:
+    """Propose weights from finished runs: fit a mixing law and find its best mixture near a prior."""
+    from skillshard.fitting.proposal import propose_weights
+    from skillshard.fitting.runs import read_runs
+    from skillshard.report.text import show_proposal
+    from skillshard.shards.read import ShardSet
+
+    if method not in ("log-linear", "regmix"):
+        raise typer.BadParameter(f"{method!r}: give 'log-linear' or 'regmix'.", param_hint="--method")
+    opened = None if shards is None else ShardSet.open(shards)
+    proposal = propose_weights(
+        read_runs(runs),
+        method="regmix" if method == "regmix" else "log_linear",
+        kl=kl,
+        num_samples=None if opened is None else {skill: len(opened.train[skill]) for skill in opened.skills},
+        epochs=epochs,
+        draws=draws,
+        targets=target,
+        seed=seed,
+    )
+    show_proposal(proposal)
+    if out is not None:
+        proposal.save(out)
+
+
 @synth.command()
 def lego(
     k: Annotated[int, typer.Option("--k", min=1, max=26, help="Variables in the chain: the number of skills.")],

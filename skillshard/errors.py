@@ -43,6 +43,10 @@ class PolicyError(SkillshardError, ValueError):
     """A policy cannot be built from these arguments, or does not fit the skills of the mix."""
 
 
+class FitError(SkillshardError, ValueError):
+    """Finished runs do not say enough for a fit, or are not what they should be."""
+
+
 class ProxyError(SkillshardError, ValueError):
     """A proxy model cannot be built or trained as asked."""
 

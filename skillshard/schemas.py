@@ -11,6 +11,8 @@ from pydantic import TypeAdapter
 
 from skillshard import storage
 from skillshard.corpus import Rejection
+from skillshard.fitting.proposal import Proposal
+from skillshard.fitting.runs import RunsFile
 from skillshard.graph.skill_graph import GraphFile
 from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.mixer import MixerState
@@ -20,6 +22,7 @@ from skillshard.shards.tokens import TokensManifest
 from skillshard.tags import TagsManifest
 
 _MODELS: dict[str, Any] = {
+    "fit-1": Proposal,
     "graph-1": GraphFile,
     "manifest-1": Manifest,
     "mixer-1": MixerState,
@@ -28,6 +31,7 @@ _MODELS: dict[str, Any] = {
     "rejection-1": Rejection,
     "round-1": RoundRecord,
     "run-1": RunRecord,
+    "runs-1": RunsFile,
     "sample-1": SampleMember,
     "tags-1": TagsManifest,
     "tokens-1": TokensManifest,

@@ -1,14 +1,20 @@
-"""What a policy is: an immutable configuration with three pure functions and a JSON state."""
+"""What a policy is: an immutable configuration with three pure functions and a JSON state.
 
+What it knows comes in two values: an `Observation` (what was measured, and what the model had seen) and the `NextRound`
+(which round is to be decided, and what the rounds before it gave). Both are in the ledger, so every decision replays.
+docs/design/0006-policies.md says why.
+"""
+
+import abc
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
-from skillshard.errors import ObservationError, did_you_mean, name_some
+from skillshard.errors import ObservationError, PolicyError, did_you_mean, name_some
 
 State = dict[str, Any]
 """Plain JSON: everything a policy remembers. Recorded in every round, so it survives any crash."""
@@ -22,11 +28,36 @@ class Observation:
         step: optimizer steps taken when the model was measured.
         draw: samples of the mixed stream that the model had seen then.
         losses: evaluation skill -> loss in nats per token.
+        drawn: training skill -> how many of those `draw` samples were of it; empty where nobody counted.
+        round: the round of the last of those samples; -1 before the first one, and where nobody counted.
     """
 
     step: int
     losses: Mapping[str, float]
     draw: int = 0
+    drawn: Mapping[str, int] = field(default_factory=dict)
+    round: int = -1
+
+
+@dataclass(frozen=True)
+class NextRound:
+    """What is known of a round before it is decided; all of it stands in the ledger.
+
+    Attributes:
+        number: 0, 1, 2, ...
+        first_draw: position of its first draw in the stream.
+        num_draws: draws it is to have.
+        num_samples: samples of each training skill, in the order of the skills.
+        drawn: draws of each training skill in all rounds before.
+        weights_before: weights of the round before; None for round 0.
+    """
+
+    number: int
+    first_draw: int
+    num_draws: int
+    num_samples: tuple[int, ...]
+    drawn: tuple[int, ...]
+    weights_before: tuple[float, ...] | None = None
 
 
 @runtime_checkable
@@ -55,8 +86,22 @@ class Policy(Protocol):
     def observe(self, state: State, observation: Observation) -> State:
         """The state after one more observation; the given state is left as it is."""
 
-    def weights(self, state: State) -> Float[np.ndarray, " train_skill"]:
-        """Weights over the training skills, in their order: non-negative, sum 1."""
+    def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
+        """Weights of a round over the training skills, in their order: non-negative, sum 1.
+
+        PolicyError if `upcoming` is None and the policy needs to know the round.
+        """
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """A policy that asks for some rounds with weights of its own choice, to learn from what they do to the losses."""
+
+    def probe(self, upcoming: NextRound, skills: Sequence[str]) -> Float[np.ndarray, " train_skill"] | None:
+        """The weights that a probe round must have, untouched by transforms; None for a round that is none.
+
+        A function of the round's number and the skills alone, so that it is known before any loss is.
+        """
 
 
 @runtime_checkable
@@ -69,8 +114,58 @@ class Transform(Protocol):
     @property
     def arguments(self) -> dict[str, Any]: ...
 
-    def apply(self, weights: Float[np.ndarray, " train_skill"]) -> Float[np.ndarray, " train_skill"]:
-        """Other weights: non-negative, sum 1."""
+    def check(self, num_samples: Sequence[int]) -> None:
+        """PolicyError if it cannot fit skills of so many samples, whatever the weights; as early as that is known."""
+
+    def apply(
+        self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
+    ) -> Float[np.ndarray, " train_skill"]:
+        """Other weights: non-negative, sum 1. PolicyError if `upcoming` is None and it needs to know the round."""
+
+
+class Static(abc.ABC):
+    """A policy that never changes: its state is its weights. Final classes say how they are made."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def eval_skills(self) -> None:
+        return None
+
+    @property
+    def reads_losses(self) -> bool:
+        return False
+
+    @abc.abstractmethod
+    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> Sequence[float]:
+        """The weights."""
+
+    def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
+        return {"weights": [float(weight) for weight in self.made(skills, num_samples)]}
+
+    def observe(self, state: State, observation: Observation) -> State:
+        return state
+
+    def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
+        return np.array(state["weights"])
+
+
+class Online(abc.ABC):
+    """A policy that reads the losses of the training skills themselves."""
+
+    @property
+    def eval_skills(self) -> None:
+        return None
+
+    @property
+    def reads_losses(self) -> bool:
+        return True
+
+    @abc.abstractmethod
+    def observe(self, state: State, observation: Observation) -> State:
+        """The state after one more observation."""
 
 
 def softmax(scores: Float[np.ndarray, " skill"]) -> Float[np.ndarray, " skill"]:
@@ -83,16 +178,62 @@ def softmax(scores: Float[np.ndarray, " skill"]) -> Float[np.ndarray, " skill"]:
     return powers / powers.sum()
 
 
-def check_losses(losses: Mapping[str, Any], eval_skills: Collection[str], *, step: int) -> dict[str, float]:
+def sizes(policy: str, num_samples: Sequence[int] | None) -> Float[np.ndarray, " train_skill"]:
+    """The skills' numbers of samples, for a policy that needs them; PolicyError if they were not given."""
+    if num_samples is None:
+        raise PolicyError(f"{policy} needs the number of samples of each skill: init(skills, num_samples).")
+    return np.array(num_samples, dtype=np.float64)
+
+
+def known_round(name: str, upcoming: NextRound | None) -> NextRound:
+    """The round, for a policy or transform that needs it; PolicyError if it was not given."""
+    if upcoming is None:
+        raise PolicyError(f"{name} needs to know the round that it decides: weights(state, upcoming=NextRound(...)).")
+    return upcoming
+
+
+def check_names(what: str, given: Collection[str], skills: Collection[str]) -> None:
+    """PolicyError unless the given names are those of the skills, in any order."""
+    unknown, missing = [name for name in given if name not in skills], [name for name in skills if name not in given]
+    if unknown or missing:
+        raise PolicyError(
+            f"{what} do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; missing: "
+            f"{name_some(missing) or 'none'}."
+        )
+
+
+def prior_weights(
+    policy: str, prior: Mapping[str, float] | None, skills: Sequence[str]
+) -> Float[np.ndarray, " train_skill"]:
+    """The weights that a policy starts from, in the order of the skills; equal ones if none were given.
+
+    >>> prior_weights("odm", {"carry": 3.0, "add": 1.0}, ("add", "carry")).tolist()
+    [0.25, 0.75]
+    """
+    if prior is None:
+        return np.full(len(skills), 1 / len(skills))
+    check_names(f"{policy}'s prior weights", prior, skills)
+    weights = np.array([prior[name] for name in skills], dtype=np.float64)
+    if not (np.all(np.isfinite(weights)) and np.all(weights > 0)):
+        raise PolicyError(
+            f"{policy}'s prior is {weights.tolist()}: give finite numbers > 0; they are made to sum to 1."
+        )
+    return weights / weights.sum()
+
+
+def check_losses(
+    losses: Mapping[str, Any], eval_skills: Collection[str], *, step: int, may_miss: bool = False
+) -> dict[str, float]:
     """Losses as floats in the order of the evaluation skills, which they must name exactly; finite numbers >= 0.
 
-    Numbers of NumPy and one-element tensors will do.
+    Numbers of NumPy and one-element tensors will do. With `may_miss`, skills may be missing (training losses of a batch
+    that has no sample of them).
 
     Raises:
         ObservationError: names every unknown and missing skill, and every bad value.
     """
     unknown = [f"{name!r}{did_you_mean(name, eval_skills)}" for name in losses if name not in eval_skills]
-    missing = [name for name in eval_skills if name not in losses]
+    missing = [] if may_miss else [name for name in eval_skills if name not in losses]
     if unknown or missing:
         parts = [f"unknown {name_some(unknown)}"] if unknown else []
         parts += [f"missing {name_some(repr(name) for name in missing)}"] if missing else []
@@ -110,7 +251,7 @@ def check_losses(losses: Mapping[str, Any], eval_skills: Collection[str], *, ste
             f"losses at step {step} are not finite numbers >= 0: {name_some(bad)}. A NaN or infinite loss usually means "
             "a diverged model or an empty holdout; nothing was recorded."
         )
-    return {name: float(losses[name]) for name in eval_skills}
+    return {name: float(losses[name]) for name in eval_skills if name in losses}
 
 
 def _is_number(value: object) -> bool:

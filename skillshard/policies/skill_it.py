@@ -10,9 +10,21 @@ from jaxtyping import Float
 
 from skillshard.errors import PolicyError, name_some
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.policies.policy import Observation, Policy, State, check_losses, softmax
+from skillshard.policies.policy import NextRound, Observation, Policy, State, check_losses, softmax
 
 Reduce = Literal["sum", "mean"]
+Mode = Literal["official", "paper", "static"]
+
+
+def check_rows(graph: SkillGraph, skills: Sequence[str]) -> None:
+    """PolicyError unless the graph's rows are the skills of the mix, in any order."""
+    if sorted(skills) != sorted(graph.train_skills):
+        unknown = [name for name in graph.train_skills if name not in skills]
+        missing = [name for name in skills if name not in graph.train_skills]
+        raise PolicyError(
+            "the graph's rows are not the skills of the mix: "
+            f"rows without a skill: {name_some(unknown) or 'none'}; skills without a row: {name_some(missing) or 'none'}."
+        )
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,7 @@ class SkillIt:
     eta: float
     window: int
     reduce: Reduce
+    mode: Mode
 
     @property
     def name(self) -> str:
@@ -30,7 +43,8 @@ class SkillIt:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return {"graph": self.graph.digest, "eta": self.eta, "window": self.window, "reduce": self.reduce}
+        given = {"graph": self.graph.digest, "eta": self.eta, "window": self.window, "reduce": self.reduce}
+        return given if self.mode == "official" else given | {"mode": self.mode}
 
     @property
     def eval_skills(self) -> tuple[str, ...]:
@@ -38,25 +52,33 @@ class SkillIt:
 
     @property
     def reads_losses(self) -> bool:
-        return True
+        return self.mode != "static"
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        if sorted(skills) != sorted(self.graph.train_skills):
-            unknown = [name for name in self.graph.train_skills if name not in skills]
-            missing = [name for name in skills if name not in self.graph.train_skills]
-            raise PolicyError(
-                "the graph's rows are not the skills of the mix: "
-                f"rows without a skill: {name_some(unknown) or 'none'}; skills without a row: {name_some(missing) or 'none'}."
-            )
-        return {"skills": list(skills), "window": []}
+        check_rows(self.graph, skills)
+        return {"skills": list(skills), "window": []} | ({"rounds": []} if self.mode == "paper" else {})
 
     def observe(self, state: State, observation: Observation) -> State:
-        losses = check_losses(observation.losses, self.eval_skills, step=observation.step)
-        return {**state, "window": [*state["window"], list(losses.values())][-self.window :]}
+        if self.mode == "static":
+            return state
+        losses = list(check_losses(observation.losses, self.eval_skills, step=observation.step).values())
+        if self.mode == "official":
+            return {**state, "window": [*state["window"], losses][-self.window :]}
+        rounds, window = state["rounds"], state["window"]
+        if rounds and rounds[-1] == observation.round >= 0:
+            rounds, window = rounds[:-1], window[:-1]
+        return {
+            **state,
+            "rounds": [*rounds, observation.round][-self.window :],
+            "window": [*window, losses][-self.window :],
+        }
 
-    def weights(self, state: State) -> Float[np.ndarray, " train_skill"]:
+    def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         rows = [self.graph.train_skills.index(skill) for skill in state["skills"]]
-        return softmax(self.eta * self.graph.edges[rows] @ self._reduced(state["window"]))
+        edges = self.graph.edges[rows]
+        if self.mode == "paper":
+            edges = np.maximum(edges, 0)
+        return softmax(self.eta * edges @ self._reduced(state["window"]))
 
     def _reduced(self, window: list[list[float]]) -> Float[np.ndarray, " eval_skill"]:
         if not window:
@@ -65,25 +87,35 @@ class SkillIt:
         return losses.sum(axis=0) if self.reduce == "sum" else losses.mean(axis=0)
 
 
-def skill_it(graph: SkillGraph, *, eta: float, window: int = 3, reduce: Reduce = "sum") -> Policy:
+def skill_it(
+    graph: SkillGraph, *, eta: float, window: int = 3, reduce: Reduce = "sum", mode: Mode = "official"
+) -> Policy:
     r"""Shift weight to the skills that help what is not learned yet.
 
     .. math:: p_i \propto \exp\Big(\eta \sum_j A_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big)
 
-    Before the first observation every loss counts as 1: the softmax over A.
+    Before the first observation every loss counts as 1: the softmax over A. A lone node (a row of zeros) scores 0 and keeps
+    the weight of exp(0): it is neither dropped nor preferred. A loss that is NaN, missing or of an unknown skill is refused
+    (the authors' code takes a NaN for 0, so that a broken skill looks learned).
 
     Args:
-        graph: A, rows `train_skill`, columns `eval_skill`; negative edges are kept.
-        eta: step size in 1 / nats, finite and >= 0. 0 gives equal weights. The paper: 0.5 on LEGO, 0.2 on Natural Instructions.
+        graph: A, rows `train_skill`, columns `eval_skill`. For fine-tuning, the columns of the targets alone.
+        eta: step size in 1 / nats, finite and >= 0. 0 gives equal weights. The paper: 0.5 on LEGO, 0.2 on Natural Instructions
+            (Section C.3).
         window: number of latest observations used, at least 1; 3 in the paper.
         reduce: "sum" as in the authors' pre-training runs, "mean" as in their runs with a target skill. With "sum" the
             same eta acts `window` times as strongly.
+        mode: "official": the window counts observations, and negative edges are kept, as in the code that made the paper's
+            figures. "paper": Algorithm 1 as printed: the window counts rounds, of each the last observation, which is the
+            model at the start of the next one (with `lag=1` of the mixer, the paper's own lag), and negative edges count as
+            0 (Algorithms 2 and 3 keep positive ones only). "static": the first weights for the whole run (T = 1, as in the
+            authors' pre-training on Natural Instructions), negative edges kept; window and reduce have no effect.
 
     Returns:
         A policy; its weights are `(train_skill,)`, positive, sum 1; its state is the window, oldest first.
 
     Raises:
-        PolicyError: eta, window or reduce are out of range; later, the graph's rows are not the skills of the mix.
+        PolicyError: eta, window, reduce or mode are out of range; later, the graph's rows are not the skills of the mix.
 
     Example:
         >>> graph = SkillGraph(("add", "carry"), ("carry",), [[1.0], [0.0]])
@@ -93,9 +125,10 @@ def skill_it(graph: SkillGraph, *, eta: float, window: int = 3, reduce: Reduce =
         [0.75, 0.25]
 
     Reference:
-        Chen et al., "Skill-it!", NeurIPS 2023, Algorithm 1, arXiv:2307.14430. Differs from Algorithm 1 as printed: the
-        window counts observations, not rounds, as in the code that made the paper's figures; the maximum is subtracted
-        before exp, so that no eta overflows.
+        Chen et al., "Skill-it!", NeurIPS 2023, Algorithm 1, arXiv:2307.14430. In mode "official" differs from Algorithm 1 as
+        printed: see `mode`. In every mode: the maximum is subtracted before exp, so that no eta overflows (the authors' code
+        gives NaN from eta 1000 on); a graph is used as it is (their code turns off-diagonal entries of 1 into 0.5 and, for
+        static weights, the diagonal into 1).
     """
     if not (math.isfinite(eta) and eta >= 0):
         raise PolicyError(f"eta is {eta}: give a finite number >= 0 (the paper uses 0.1 to 0.8).")
@@ -103,4 +136,6 @@ def skill_it(graph: SkillGraph, *, eta: float, window: int = 3, reduce: Reduce =
         raise PolicyError(f"window is {window}: give the number of latest observations to use, at least 1.")
     if reduce not in ("sum", "mean"):
         raise PolicyError(f"reduce is {reduce!r}: give 'sum' or 'mean'.")
-    return SkillIt(graph, eta, window, reduce)
+    if mode not in ("official", "paper", "static"):
+        raise PolicyError(f"mode is {mode!r}: give 'official' (default), 'paper' or 'static'.")
+    return SkillIt(graph, eta, window, reduce, mode)

@@ -1,46 +1,62 @@
-"""Policies that never change: stratified and proportional."""
+"""Policies that never change: stratified, proportional and fixed weights."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from jaxtyping import Float
-
-from skillshard.errors import PolicyError
-from skillshard.policies.policy import Observation, Policy, State
+from skillshard.errors import PolicyError, did_you_mean, name_some
+from skillshard.policies.policy import Policy, Static, sizes
 
 
 @dataclass(frozen=True)
-class Static:
-    """A policy whose state is its weights."""
+class Stratified(Static):
+    """See `stratified`."""
 
-    name: str
+    name: str = "stratified"
+
+    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
+        return [1 / len(skills)] * len(skills)
+
+
+@dataclass(frozen=True)
+class Proportional(Static):
+    """See `proportional`."""
+
+    name: str = "proportional"
+
+    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
+        counts = sizes(self.name, num_samples)
+        return (counts / counts.sum()).tolist()
+
+
+@dataclass(frozen=True)
+class Fixed(Static):
+    """See `fixed`."""
+
+    given: Mapping[str, float]
+    new: Literal["refuse", "proportional"]
+    name: str = "fixed"
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return {}
+        return {"weights": dict(self.given), "new": self.new}
 
-    @property
-    def eval_skills(self) -> None:
-        return None
-
-    @property
-    def reads_losses(self) -> bool:
-        return False
-
-    def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        if self.name == "stratified":
-            return {"weights": [1 / len(skills)] * len(skills)}
-        if num_samples is None:
-            raise PolicyError(f"{self.name} needs the number of samples of each skill: init(skills, num_samples).")
-        return {"weights": [count / sum(num_samples) for count in num_samples]}
-
-    def observe(self, state: State, observation: Observation) -> State:
-        return state
-
-    def weights(self, state: State) -> Float[np.ndarray, " train_skill"]:
-        return np.array(state["weights"])
+    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
+        unknown = [f"{name}{did_you_mean(name, skills)}" for name in self.given if name not in skills]
+        new = [name for name in skills if name not in self.given]
+        if unknown or (new and self.new == "refuse"):
+            raise PolicyError(
+                f"the fixed weights do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; without a weight: "
+                f"{name_some(new) or 'none'}. Name each skill once, or give new='proportional' for skills that came later."
+            )
+        total = sum(self.given.values())
+        if not new:
+            return [self.given[name] / total for name in skills]
+        counts = sizes("fixed with new='proportional'", num_samples)
+        of = dict(zip(skills, (counts / counts.sum()).tolist(), strict=True))
+        left = 1 - sum(of[name] for name in new)
+        return [of[name] if name in new else left * self.given[name] / total for name in skills]
 
 
 def stratified() -> Policy:
@@ -50,7 +66,7 @@ def stratified() -> Policy:
     >>> policy.weights(policy.init(("add", "carry"))).tolist()
     [0.5, 0.5]
     """
-    return Static("stratified")
+    return Stratified()
 
 
 def proportional() -> Policy:
@@ -60,4 +76,31 @@ def proportional() -> Policy:
     >>> policy.weights(policy.init(("add", "carry"), (300, 100))).tolist()
     [0.75, 0.25]
     """
-    return Static("proportional")
+    return Proportional()
+
+
+def fixed(weights: Mapping[str, float], *, new: Literal["refuse", "proportional"] = "refuse") -> Policy:
+    """Weights that somebody chose, such as those that `skillshard fit` proposes.
+
+    Args:
+        weights: skill -> weight >= 0; they are made to sum to 1.
+        new: what happens to skills of the mix without a weight. "refuse": an error. "proportional": they get the share that
+            their samples have of all, and the others keep their ratios (as Olmix does when domains are added,
+            arXiv:2602.12237).
+
+    Raises:
+        PolicyError: a weight is no finite number >= 0, or all are 0; later, the names are not the skills of the mix.
+
+    Example:
+        >>> policy = fixed({"add": 3.0, "carry": 1.0}, new="proportional")
+        >>> policy.weights(policy.init(("add", "carry", "negate"), (100, 100, 200))).tolist()
+        [0.375, 0.125, 0.5]
+    """
+    bad = [f"{name} is {weight}" for name, weight in weights.items() if not 0 <= weight < math.inf]
+    if bad or not sum(weights.values()) > 0:
+        raise PolicyError(
+            f"the fixed weights are not numbers >= 0 of which one is > 0: {name_some(bad) or 'all are 0'}."
+        )
+    if new not in ("refuse", "proportional"):
+        raise PolicyError(f"new is {new!r}: give 'refuse' or 'proportional'.")
+    return Fixed(dict(weights), new)

@@ -1,5 +1,9 @@
-"""Transforms of weights, and `chain`, which puts them after a policy."""
+"""Transforms of weights, and `chain`, which puts them after a policy.
 
+They are applied first to last, and a later one may break what an earlier one promised: put the promise that must hold last.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError
-from skillshard.policies.policy import Observation, Policy, State, Transform
+from skillshard.policies.policy import NextRound, Observation, Policy, Probing, State, Transform, known_round
+
+ROUNDING = 1e-9
+"""Shares may miss a bound by this much before it is called impossible."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +43,28 @@ class Chain:
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         state = self.policy.init(skills, num_samples)
-        self.weights(state)
-        return state
+        counts = (1,) * len(skills) if num_samples is None else tuple(int(count) for count in num_samples)
+        for transform in self.transforms:
+            transform.check(counts)
+        return {"skills": list(skills), "policy": state}
 
     def observe(self, state: State, observation: Observation) -> State:
-        return self.policy.observe(state, observation)
+        return {**state, "policy": self.policy.observe(state["policy"], observation)}
 
-    def weights(self, state: State) -> Float[np.ndarray, " train_skill"]:
-        weights = self.policy.weights(state)
+    def probe(self, upcoming: NextRound, skills: Sequence[str]) -> Float[np.ndarray, " train_skill"] | None:
+        return self.policy.probe(upcoming, skills) if isinstance(self.policy, Probing) else None
+
+    def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
+        weights = self.policy.weights(state["policy"], upcoming)
+        if upcoming is not None and self.probe(upcoming, state["skills"]) is not None:
+            return weights
         for transform in self.transforms:
-            weights = transform.apply(weights)
+            weights = transform.apply(weights, upcoming)
         return weights
 
 
 def chain(policy: Policy, *transforms: Transform) -> Policy:
-    """A policy whose weights go through `transforms`, first to last.
+    """A policy whose weights go through `transforms`, first to last. Probe rounds are left as the policy asked for them.
 
     >>> from skillshard.policies import proportional
     >>> policy = chain(proportional(), floor(0.1))
@@ -60,28 +74,53 @@ def chain(policy: Policy, *transforms: Transform) -> Policy:
     return Chain(policy, transforms)
 
 
+def filled(
+    weights: Float[np.ndarray, " train_skill"], most: Float[np.ndarray, " train_skill"]
+) -> Float[np.ndarray, " train_skill"]:
+    """Weights of which none is above `most`, the nearest in ratio: what is cut goes to the others in proportion.
+
+    `most` must sum to 1 or more. Where those that have room have no weight, they share alike.
+
+    >>> filled(np.array([0.8, 0.15, 0.05]), np.array([0.6, 0.2, 1.0])).round(6).tolist()
+    [0.6, 0.2, 0.2]
+    """
+    full = np.zeros(len(weights), dtype=bool)
+    while not full.all():
+        open_weights = np.where(full, 0.0, weights)
+        if not open_weights.any():
+            open_weights = np.where(full, 0.0, 1.0)
+        open_weights = open_weights / open_weights.max()
+        shared = np.where(full, most, (1 - most[full].sum()) * open_weights / open_weights.sum())
+        over = ~full & (shared > most)
+        if not over.any():
+            return shared / shared.sum()
+        full |= over
+    return most / most.sum()
+
+
 @dataclass(frozen=True)
 class Floor:
     """See `floor`."""
 
     least: float
-
-    @property
-    def name(self) -> str:
-        return "floor"
+    name: str = "floor"
 
     @property
     def arguments(self) -> dict[str, Any]:
         return {"least": self.least}
 
-    def apply(self, weights: Float[np.ndarray, " train_skill"]) -> Float[np.ndarray, " train_skill"]:
-        num_skills = len(weights)
+    def check(self, num_samples: Sequence[int]) -> None:
+        num_skills = len(num_samples)
         if self.least * num_skills >= 1:
             raise PolicyError(
                 f"floor {self.least} x {num_skills} skills is {self.least * num_skills:.3g}: "
                 f"give a floor below 1 / {num_skills} = {1 / num_skills:.4g}."
             )
-        return (1 - num_skills * self.least) * weights + self.least
+
+    def apply(
+        self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
+    ) -> Float[np.ndarray, " train_skill"]:
+        return (1 - len(weights) * self.least) * weights + self.least
 
 
 def floor(least: float) -> Transform:
@@ -93,3 +132,177 @@ def floor(least: float) -> Transform:
     if not 0 <= least < 1:
         raise PolicyError(f"floor is {least}: give a number from 0 to below 1 / (number of skills).")
     return Floor(least)
+
+
+@dataclass(frozen=True)
+class Cap:
+    """See `cap`."""
+
+    most: float
+    name: str = "cap"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"most": self.most}
+
+    def check(self, num_samples: Sequence[int]) -> None:
+        num_skills = len(num_samples)
+        if self.most * num_skills < 1:
+            raise PolicyError(
+                f"cap {self.most} x {num_skills} skills is {self.most * num_skills:.3g}, less than the whole: give a cap of at least "
+                f"1 / {num_skills} = {1 / num_skills:.4g}."
+            )
+
+    def apply(
+        self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
+    ) -> Float[np.ndarray, " train_skill"]:
+        return filled(weights, np.full(len(weights), self.most))
+
+
+def cap(most: float) -> Transform:
+    """No skill above `most`; what is cut goes to the others in proportion to their weights.
+
+    Raises:
+        PolicyError: most is not in (0, 1], or later, below 1 / k for the k skills of the mix.
+
+    >>> cap(0.5).apply(np.array([0.8, 0.15, 0.05])).round(6).tolist()
+    [0.5, 0.375, 0.125]
+    """
+    if not 0 < most <= 1:
+        raise PolicyError(f"cap is {most}: give a number from 1 / (number of skills) to 1.")
+    return Cap(most)
+
+
+@dataclass(frozen=True)
+class RepetitionLimit:
+    """See `repetition_limit`."""
+
+    epochs: float
+    draws: int
+    name: str = "repetition_limit"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "draws": self.draws}
+
+    def check(self, num_samples: Sequence[int]) -> None:
+        """Nothing: whether the samples suffice is known when the first round is."""
+
+    def apply(
+        self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
+    ) -> Float[np.ndarray, " train_skill"]:
+        upcoming = known_round(self.name, upcoming)
+        left = max(self.draws - upcoming.first_draw, upcoming.num_draws)
+        room = np.maximum(self.epochs * np.array(upcoming.num_samples) - np.array(upcoming.drawn), 0) / left
+        if room.sum() < 1 - ROUNDING:
+            raise PolicyError(
+                f"round {upcoming.number}: {self.epochs:g} epochs of all samples leave {room.sum() * left:,.0f} draws, and {left:,} are still "
+                "to come. Give repetition_limit more epochs or fewer draws, or train on more samples."
+            )
+        return filled(weights, room / min(room.sum(), 1.0))
+
+
+def repetition_limit(epochs: float, *, draws: int) -> Transform:
+    r"""No skill is drawn more than `epochs` times over the run: :math:`p_i \le (N n_i - d_i) / (R - d)`.
+
+    d_i are the draws that skill i has had, d those of all, R is `draws`: the limit shrinks as a skill is used up, and is
+    N n_i / R in the first round. What is cut goes to the others in proportion. Counts are whole, so a skill may pass its
+    limit by a sample. The mixer's own `repeat="cap:N"` stops a skill that is used up; this one slows it down in time.
+
+    Args:
+        epochs: N, > 0. Muennighoff et al. (arXiv:2305.16264) find up to 4 as good as new data.
+        draws: R, samples that the whole run takes, >= 1.
+
+    Raises:
+        PolicyError: epochs or draws are out of range; later, all samples together do not suffice, or the round is not known.
+
+    >>> limit = repetition_limit(2.0, draws=400)
+    >>> limit.apply(np.array([0.5, 0.5]), NextRound(0, 0, 100, (1000, 20), (0, 0))).round(6).tolist()
+    [0.9, 0.1]
+
+    Reference:
+        The constraint of Olmix, arXiv:2602.12237, with what is left instead of the whole run.
+    """
+    if not 0 < epochs < math.inf:
+        raise PolicyError(f"epochs is {epochs}: give the most passes over one skill, a finite number > 0.")
+    if draws < 1:
+        raise PolicyError(f"draws is {draws:,}: give the number of samples that the whole run takes, at least 1.")
+    return RepetitionLimit(epochs, draws)
+
+
+@dataclass(frozen=True)
+class MaxChange:
+    """See `max_change`."""
+
+    most: float
+    name: str = "max_change"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"most": self.most}
+
+    def check(self, num_samples: Sequence[int]) -> None:
+        """Nothing: it fits any skills."""
+
+    def apply(
+        self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
+    ) -> Float[np.ndarray, " train_skill"]:
+        before = known_round(self.name, upcoming).weights_before
+        if before is None:
+            return weights
+        change = weights - np.array(before)
+        distance = np.abs(change).sum() / 2
+        return weights if distance <= self.most else np.array(before) + self.most / distance * change
+
+
+def max_change(most: float) -> Transform:
+    r"""From one round to the next the weights move by at most `most` in total variation, :math:`\frac{1}{2} \sum_i |p_i - q_i|`.
+
+    They go straight towards the wanted ones, as far as that allows. The first round is free. After a probe round the step is
+    measured from the probe's weights.
+
+    Raises:
+        PolicyError: most is not in (0, 1]; later, the round is not known.
+
+    >>> change = max_change(0.1)
+    >>> change.apply(np.array([0.9, 0.1]), NextRound(1, 100, 100, (100, 100), (50, 50), (0.5, 0.5))).round(6).tolist()
+    [0.6, 0.4]
+    """
+    if not 0 < most <= 1:
+        raise PolicyError(f"max_change is {most}: give a total variation above 0, at most 1.")
+    return MaxChange(most)
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """See `smoothing`."""
+
+    keep: float
+    name: str = "smoothing"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"keep": self.keep}
+
+    def check(self, num_samples: Sequence[int]) -> None:
+        """Nothing: it fits any skills."""
+
+    def apply(
+        self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
+    ) -> Float[np.ndarray, " train_skill"]:
+        before = known_round(self.name, upcoming).weights_before
+        return weights if before is None else self.keep * np.array(before) + (1 - self.keep) * weights
+
+
+def smoothing(keep: float) -> Transform:
+    r"""A running mean over rounds: :math:`p_r = a p_{r-1} + (1 - a) q_r`. The first round is as the policy says.
+
+    Raises:
+        PolicyError: keep (a) is not in [0, 1); later, the round is not known.
+
+    >>> smoothing(0.75).apply(np.array([0.9, 0.1]), NextRound(1, 100, 100, (100, 100), (50, 50), (0.5, 0.5))).round(6).tolist()
+    [0.6, 0.4]
+    """
+    if not 0 <= keep < 1:
+        raise PolicyError(f"smoothing is {keep}: give the share of the round before that is kept, from 0 to below 1.")
+    return Smoothing(keep)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from skillshard import artefact, storage, web
 from skillshard import tags as tags_module
+from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger, RoundRecord, RunRecord, read_record, verify_ledger
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
@@ -131,6 +132,32 @@ def show_ledger(ledger: DirectoryLedger) -> None:
     Console().print(
         f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {len(names):,} rounds, "
         f"{len(ledger.names('observations')):,} observations in {escape(str(ledger))}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def show_proposal(proposal: Proposal) -> None:
+    rows = [
+        (
+            skill,
+            f"{proposal.prior[skill]:.4f}",
+            f"{weight:.4f}",
+            f"{proposal.most[skill]:.4f}",
+            f"{proposal.best_run[skill]:.4f}",
+        )
+        for skill, weight in proposal.weights.items()
+    ]
+    print_table(("skill", "prior", "proposed", "at most", "best run"), rows)
+    losses = [
+        (skill, f"{proposal.expected_of_prior[skill]:.4f}", f"{loss:.4f}", f"{proposal.held_out[skill]:.3f}")
+        for skill, loss in proposal.expected.items()
+    ]
+    print_table(("expected loss (nats)", "of the prior", "of the proposal", "rank corr. left out"), losses)
+    mean = sum(proposal.expected[skill] for skill in proposal.targets) / len(proposal.targets)
+    Console().print(
+        f"{proposal.method}, {proposal.num_runs:,} runs; mean loss expected {mean:.4f}, of the best run measured {proposal.best_run_loss:.4f}. "
+        "A fit promises nothing: train the proposal and compare.",
         soft_wrap=True,
         highlight=False,
     )

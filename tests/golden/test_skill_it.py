@@ -1,23 +1,12 @@
 """SKILL-IT against the authors' code: its weights for the losses of its own scripts."""
 
-import json
 from typing import Any
 
 import numpy as np
-import pytest
 
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.policies import Observation, skill_it
-from tests.conftest import SHARED
-
-GOLDEN = SHARED / "golden"
-
-
-def golden(name: str) -> Any:
-    path = GOLDEN / name
-    if not path.exists():
-        pytest.skip(f"{path} is not on this machine; test_the_golden_rule_by_hand runs everywhere")
-    return json.loads(path.read_text())
+from tests.golden.published import golden
 
 
 def weights_after(graph: list[list[float]], seen: list[list[float]] | None, **arguments: Any) -> np.ndarray:

@@ -14,6 +14,14 @@ from tests.tokenizers_trained import byte_tokenizer, save
 README = (REPOSITORY / "README.md").read_text()
 
 
+FINISHED_RUNS = """weights/add,weights/carry,losses/add,losses/carry
+1,0,1.1,2.9
+0.7,0.3,1.3,2.0
+0.3,0.7,1.8,1.4
+0,1,2.7,1.2
+"""
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
 
@@ -27,6 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a corpus, in which every command of the verbs' block has run."""
     folder = tmp_path_factory.mktemp("readme")
     write_corpus(folder / "CORPUS", samples(add=300, carry=200, negate=100))
+    (folder / "RUNS").mkdir()
+    (folder / "RUNS" / "runs.csv").write_text(FINISHED_RUNS)
     (verbs,) = (block for block in blocks("bash") if block.startswith("skillshard tag"))
     for line in verbs.splitlines():
         words = shlex.split(line.split(" #")[0].replace("meta.category", "meta.skill"))

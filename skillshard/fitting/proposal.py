@@ -1,0 +1,246 @@
+"""From finished runs to the weights of the next one: fit, then minimise the mean loss near a prior, without much repetition."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field
+
+from skillshard import storage
+from skillshard.errors import FitError, did_you_mean, name_some
+from skillshard.fitting import regmix
+from skillshard.fitting.mixing_law import fit_mixing_law, rank_correlations
+from skillshard.fitting.runs import Runs
+
+Method = Literal["log_linear", "regmix"]
+Predict = Callable[[Float[np.ndarray, "run train_skill"]], Float[np.ndarray, "run eval_skill"]]
+FOLDS = 5
+"""Parts of the runs, each left out once, for the correlations on runs that a fit has not seen."""
+TREE_RUNS = 50
+"""Runs below which trees, with 20 runs in a leaf at least, cannot tell mixtures apart."""
+TINY = 1e-12
+"""Weights below count as this much in the divergence."""
+
+
+class Proposal(BaseModel):
+    """What `skillshard fit` writes: weights, and what they were derived from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal["skillshard/fit/1"] = Field("skillshard/fit/1", alias="schema")
+    method: Method
+    num_runs: int
+    weights: dict[str, float] = Field(description="training skill -> weight proposed; sum 1")
+    prior: dict[str, float] = Field(description="training skill -> weight that the proposal is kept near; sum 1")
+    most: dict[str, float] = Field(description="training skill -> most weight that the repetition limit allows")
+    kl: float = Field(description="price of the divergence from the prior, nats per token for each nat")
+    targets: list[str] = Field(description="evaluation skills whose mean loss is made small")
+    expected: dict[str, float] = Field(description="evaluation skill -> loss that the fit expects of the weights")
+    expected_of_prior: dict[str, float] = Field(description="evaluation skill -> loss that it expects of the prior")
+    best_run: dict[str, float] = Field(description="training skill -> weight in the run with the least mean loss")
+    best_run_loss: float = Field(description="mean loss of that run over the targets, as measured")
+    held_out: dict[str, float] = Field(description="evaluation skill -> rank correlation on runs left out of the fit")
+    law: dict[str, Any] | None = Field(description="constant and slopes of the log-linear law; null for regmix")
+
+    def to_bytes(self) -> bytes:
+        return storage.to_json(self.model_dump(by_alias=True))
+
+    def save(self, place: str | os.PathLike[str]) -> None:
+        """Write the proposal, whole or not at all."""
+        storage.write_bytes(place, self.to_bytes())
+
+
+def propose_weights(
+    runs: Runs,
+    *,
+    method: Method = "log_linear",
+    kl: float = 0.05,
+    num_samples: Mapping[str, int] | None = None,
+    epochs: float = 4.0,
+    draws: int | None = None,
+    targets: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Proposal:
+    r"""Fit the losses of finished runs, and propose the weights with the least mean loss.
+
+    .. math:: \min_p \frac{1}{m} \sum_j \hat L_j(p) + \lambda \operatorname{KL}(p \| q)
+        \quad \text{with} \quad p_i \le N n_i / R
+
+    Args:
+        runs: finished runs; for a log-linear law at least one more than training skills, of different mixtures.
+        method: "log_linear" (`fit_mixing_law`, minimised by SLSQP), or "regmix" (LightGBM trees, and the mean of the 128 best of
+            100,000 random mixtures around the prior).
+        kl: lambda in nats per token for each nat of divergence, >= 0; 0.05 in Olmix.
+        num_samples: training skill -> samples: the prior q is proportional to them. None: q is equal weights.
+        epochs: N, most passes over one skill; 4 by Muennighoff et al., arXiv:2305.16264. Used if `draws` is given.
+        draws: R, samples that the next run takes. None: no limit. Needs `num_samples`.
+        targets: evaluation skills whose mean loss counts; None: all.
+        seed: of the random mixtures of "regmix".
+
+    Raises:
+        FitError: too few runs, unknown names, or samples that do not suffice.
+
+    Reference:
+        Olmix, arXiv:2602.12237 (objective, prior, limit); RegMix, arXiv:2407.01492.
+    """
+    chosen = _targets(runs, targets)
+    prior = _prior(runs, num_samples)
+    most = _most(runs, num_samples, epochs, draws)
+    if not kl >= 0:
+        raise FitError(f"kl is {kl}: give the price of the divergence from the prior, a number >= 0.")
+    predict, law = _fit(runs, method)
+    if method == "log_linear":
+        weights = _minimised(law, chosen, prior, most, kl)
+    else:
+        weights = _best_of_many(predict, chosen, prior, most, kl, seed)
+    mean = runs.losses[:, chosen].mean(axis=1)
+    best = int(mean.argmin())
+    return Proposal(
+        method=method,
+        num_runs=len(runs),
+        weights=_by_name(runs.train_skills, weights),
+        prior=_by_name(runs.train_skills, prior),
+        most=_by_name(runs.train_skills, most),
+        kl=kl,
+        targets=[runs.eval_skills[at] for at in chosen],
+        expected=_by_name(runs.eval_skills, predict(weights[None])[0]),
+        expected_of_prior=_by_name(runs.eval_skills, predict(prior[None])[0]),
+        best_run=_by_name(runs.train_skills, runs.weights[best]),
+        best_run_loss=float(mean[best]),
+        held_out=_by_name(runs.eval_skills, np.array(_held_out(runs, method))),
+        law=None if law is None else {"constant": law.constant.tolist(), "slopes": law.slopes.tolist()},
+    )
+
+
+def _by_name(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def _targets(runs: Runs, targets: Sequence[str] | None) -> list[int]:
+    unknown = [
+        f"{name!r}{did_you_mean(name, runs.eval_skills)}" for name in targets or () if name not in runs.eval_skills
+    ]
+    if unknown:
+        raise FitError(f"no run has a loss of {name_some(unknown)}; they have those of {name_some(runs.eval_skills)}.")
+    return [runs.eval_skills.index(name) for name in targets or runs.eval_skills]
+
+
+def _prior(runs: Runs, num_samples: Mapping[str, int] | None) -> Float[np.ndarray, " train_skill"]:
+    if num_samples is None:
+        return np.full(len(runs.train_skills), 1 / len(runs.train_skills))
+    missing = [name for name in runs.train_skills if not num_samples.get(name)]
+    unknown = [name for name in num_samples if name not in runs.train_skills]
+    if missing or unknown:
+        raise FitError(
+            f"the runs were not trained on the skills of the shards: without samples: {name_some(missing) or 'none'}; without a weight "
+            f"in any run: {name_some(unknown) or 'none'}. Fit runs on these shards, or leave the shards out."
+        )
+    counts = np.array([num_samples[name] for name in runs.train_skills], dtype=np.float64)
+    return counts / counts.sum()
+
+
+def _most(
+    runs: Runs, num_samples: Mapping[str, int] | None, epochs: float, draws: int | None
+) -> Float[np.ndarray, " train_skill"]:
+    if draws is None:
+        return np.ones(len(runs.train_skills))
+    if num_samples is None:
+        raise FitError("a repetition limit needs the number of samples of each skill: give the shards as well.")
+    most = np.array([epochs * num_samples[name] / draws for name in runs.train_skills])
+    if most.sum() < 1:
+        raise FitError(
+            f"{epochs:g} epochs of all samples are {most.sum() * draws:,.0f} draws, fewer than the {draws:,} of the run: give more epochs, "
+            "fewer draws or more samples."
+        )
+    return np.minimum(most, 1.0)
+
+
+def _fit(runs: Runs, method: Method) -> tuple[Predict, Any]:
+    if method == "log_linear":
+        law = fit_mixing_law(runs)
+        return law.predict, law
+    if len(runs) < TREE_RUNS:
+        raise FitError(
+            f"{len(runs)} runs are too few for trees: give at least {TREE_RUNS}, or fit a law; the paper takes 512."
+        )
+    kept, stop = _split(len(runs), 0)
+    trees = regmix.fit_trees(runs.some(kept), runs.some(stop))
+    return lambda weights: regmix.predict(trees, weights), None
+
+
+def _split(num: int, fold: int) -> tuple[list[int], list[int]]:
+    """The runs that a fit sees and those that it does not: every fifth."""
+    return [at for at in range(num) if at % FOLDS != fold], list(range(fold, num, FOLDS))
+
+
+def _held_out(runs: Runs, method: Method) -> list[float]:
+    """Rank correlations over all runs, each predicted by a fit that has not seen it; NaN becomes 0 where there are too few."""
+    found = np.zeros_like(runs.losses)
+    for fold in range(FOLDS):
+        kept, left = _split(len(runs), fold)
+        enough = len(kept) > len(runs.train_skills) if method == "log_linear" else len(kept) >= TREE_RUNS
+        if not (enough and left):
+            return [0.0] * len(runs.eval_skills)
+        found[left] = _fit(runs.some(kept), method)[0](runs.weights[left])
+    return rank_correlations(found, runs.losses)
+
+
+def _divergence(weights: np.ndarray, prior: np.ndarray) -> Any:
+    """KL(weights || prior) in nats."""
+    return (weights * np.log(np.maximum(weights, TINY) / prior)).sum(axis=-1)
+
+
+def _minimised(
+    law: Any,
+    chosen: list[int],
+    prior: Float[np.ndarray, " train_skill"],
+    most: Float[np.ndarray, " train_skill"],
+    kl: float,
+) -> Float[np.ndarray, " train_skill"]:
+    """The one minimum: losses and divergence are convex in the weights."""
+    from scipy.optimize import LinearConstraint, minimize
+
+    slopes = law.slopes[:, chosen]
+
+    def value(weights: np.ndarray) -> Any:
+        return np.exp(weights @ slopes).mean() + kl * _divergence(weights, prior)
+
+    def gradient(weights: np.ndarray) -> Any:
+        pull = np.log(np.maximum(weights, TINY) / prior) + 1
+        return slopes @ np.exp(weights @ slopes) / len(chosen) + kl * pull
+
+    start = np.minimum(prior, most)
+    found = minimize(
+        value,
+        start / start.sum(),
+        jac=gradient,
+        method="SLSQP",
+        bounds=[(0.0, limit) for limit in most],
+        constraints=[LinearConstraint(np.ones((1, len(prior))), 1.0, 1.0)],
+        options={"maxiter": 2000, "ftol": 1e-12},
+    )
+    if not found.success:
+        raise FitError(f"no minimum was found: {found.message}. Give a larger kl, or fewer skills.")
+    weights = np.clip(found.x, 0, most)
+    return weights / weights.sum()
+
+
+def _best_of_many(
+    predict: Predict,
+    chosen: list[int],
+    prior: Float[np.ndarray, " train_skill"],
+    most: Float[np.ndarray, " train_skill"],
+    kl: float,
+    seed: int,
+) -> Float[np.ndarray, " train_skill"]:
+    tried = regmix.candidates(prior, most, seed)
+    if len(tried) < regmix.BEST:
+        raise FitError(
+            f"only {len(tried)} of {regmix.CANDIDATES:,} random mixtures keep the repetition limit: give more epochs, or fit a law "
+            "(log_linear)."
+        )
+    value = predict(tried)[:, chosen].mean(axis=1) + kl * _divergence(tried, prior)
+    best = tried[np.argsort(value, kind="stable")[: regmix.BEST]].mean(axis=0)
+    return best / best.sum()

@@ -1,0 +1,151 @@
+"""Finished runs as (mixture, losses) pairs: what the offline fitters read.
+
+    RUNS.json   schemas/runs-1.json: {"schema": "skillshard/runs/1", "runs": [{"weights": {...}, "losses": {...}}, ...]}
+    RUNS.csv    one run per row; columns weights/SKILL and losses/SKILL, others are ignored
+    RUNS/       a directory: all of its *.json and *.csv files together, in the order of their names
+
+Weights are made to sum to 1; a skill that a run does not name had weight 0. Losses are in nats per token; every run names the
+same evaluation skills.
+"""
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from skillshard import storage
+from skillshard.errors import FitError, name_some
+
+
+class FinishedRun(BaseModel):
+    """One run: what it was trained on, and the losses it ended with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weights: dict[str, float] = Field(description="training skill -> weight over the whole run; made to sum to 1")
+    losses: dict[str, float] = Field(description="evaluation skill -> final loss in nats per token")
+    name: str = ""
+
+
+class RunsFile(BaseModel):
+    """Finished runs on disk."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal["skillshard/runs/1"] = Field(alias="schema")
+    runs: list[FinishedRun]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Finished runs as arrays with named axes.
+
+    Attributes:
+        train_skills, eval_skills: names of the columns, sorted.
+        weights: one row per run, non-negative, sum 1.
+        losses: one row per run, nats per token.
+    """
+
+    train_skills: tuple[str, ...]
+    eval_skills: tuple[str, ...]
+    weights: Float[np.ndarray, "run train_skill"]
+    losses: Float[np.ndarray, "run eval_skill"]
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def some(self, rows: Sequence[int]) -> "Runs":
+        """Some of the runs."""
+        return Runs(self.train_skills, self.eval_skills, self.weights[list(rows)], self.losses[list(rows)])
+
+
+def read_runs(place: str | os.PathLike[str]) -> Runs:
+    """Read runs from a JSON or CSV file, or from a directory of them.
+
+    Raises:
+        FitError: nothing is there, or a run is not what it should be; names file and run.
+    """
+    text = os.fspath(place)
+    files = [text] if text.endswith((".json", ".csv")) else _files_in(text)
+    found = [(f"{file}, run {number}", run) for file in files for number, run in enumerate(_read(file))]
+    if not found:
+        raise FitError(f"{text} holds no runs: give a .json or .csv file of finished runs, or a directory of them.")
+    return make_runs([run.weights for _, run in found], [run.losses for _, run in found], [where for where, _ in found])
+
+
+def make_runs(
+    weights: Sequence[Mapping[str, float]], losses: Sequence[Mapping[str, float]], places: Sequence[str] | None = None
+) -> Runs:
+    """Runs from the weights and losses of each, by name; `places` name the runs in errors.
+
+    >>> runs = make_runs([{"add": 3.0, "carry": 1.0}, {"add": 1.0}], [{"exam": 1.5}, {"exam": 1.0}])
+    >>> runs.weights.tolist(), runs.losses.tolist()
+    ([[0.75, 0.25], [1.0, 0.0]], [[1.5], [1.0]])
+    """
+    where = places or [f"run {number}" for number in range(len(weights))]
+    train, evals = sorted({name for run in weights for name in run}), sorted({name for run in losses for name in run})
+    for place, run_weights, run_losses in zip(where, weights, losses, strict=True):
+        _check_run(place, run_weights, run_losses, evals)
+    rows = [[run.get(skill, 0.0) / sum(run.values()) for skill in train] for run in weights]
+    found = [[run[skill] for skill in evals] for run in losses]
+    return Runs(tuple(train), tuple(evals), np.array(rows, dtype=np.float64), np.array(found, dtype=np.float64))
+
+
+def _check_run(place: str, weights: Mapping[str, float], losses: Mapping[str, float], evals: Sequence[str]) -> None:
+    bad = [f"{name} is {weight}" for name, weight in weights.items() if not 0 <= weight < math.inf]
+    if bad or not sum(weights.values()) > 0:
+        raise FitError(
+            f"{place}: weights must be finite numbers >= 0 of which one is > 0; {name_some(bad) or 'all are 0'}."
+        )
+    bad = [f"{name} is {loss}" for name, loss in losses.items() if not 0 < loss < math.inf]
+    missing = [name for name in evals if name not in losses]
+    if bad or missing:
+        raise FitError(
+            f"{place}: losses must be finite numbers > 0 for each of {name_some(evals)}; {name_some(bad) or 'none is bad'}, missing: "
+            f"{name_some(missing) or 'none'}. Leave out a run that diverged."
+        )
+
+
+def _files_in(folder: str) -> list[str]:
+    """The files of a directory that hold runs; hidden ones are left out."""
+    return [file.place for file in storage.list_files(folder) if file.place.endswith((".json", ".csv"))]
+
+
+def _read(place: str) -> list[FinishedRun]:
+    if place.endswith(".csv"):
+        return _read_csv(place)
+    try:
+        return RunsFile.model_validate(storage.read_json(place)).runs
+    except ValidationError as error:
+        raise FitError(f"{place} holds no runs (schemas/runs-1.json): {storage.first_fault(error)}.") from error
+
+
+def _read_csv(place: str) -> list[FinishedRun]:
+    rows = list(csv.DictReader(io.StringIO(storage.read_bytes(place).decode())))
+    names = list(rows[0]) if rows else []
+    columns = {kind: [name for name in names if name.startswith(f"{kind}/")] for kind in ("weights", "losses")}
+    if not all(columns.values()):
+        raise FitError(
+            f"{place} needs columns weights/SKILL and losses/SKILL, one row for each run; it has {name_some(names) or 'none'}."
+        )
+    return [
+        FinishedRun(
+            weights={name.removeprefix("weights/"): _number(place, at, name, row[name]) for name in columns["weights"]},
+            losses={name.removeprefix("losses/"): _number(place, at, name, row[name]) for name in columns["losses"]},
+        )
+        for at, row in enumerate(rows)
+    ]
+
+
+def _number(place: str, row: int, column: str, text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        raise FitError(f"{place}, run {row}: {column} is {text!r}, not a number.") from None

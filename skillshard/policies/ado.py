@@ -1,0 +1,155 @@
+"""ADO, adaptive data optimization: a scaling law for each skill, and weight to what its law says is learned fastest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from skillshard.errors import ObservationError, PolicyError
+from skillshard.fitting.scaling_law import fit_scaling_law
+from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, sizes, softmax
+
+POINTS = 128
+"""Points of each learning curve that the state keeps at most; beyond, every other one is dropped."""
+LEAST_ALPHA = 0.05
+"""Exponents below count as this much, as in the authors' code."""
+LEAST_SHARE = 0.01
+"""Least share of a skill in the preference, before it is made to sum to 1 again."""
+
+
+@dataclass(frozen=True)
+class Ado(Online):
+    """See `ado`."""
+
+    warmup_steps: int
+    refit_steps: int
+    least_log_loss: float
+    name: str = "ado"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "warmup_steps": self.warmup_steps,
+            "refit_steps": self.refit_steps,
+            "least_log_loss": self.least_log_loss,
+        }
+
+    def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
+        counts = sizes(self.name, num_samples)
+        prior = (counts / counts.sum()).tolist()
+        return {
+            "skills": list(skills),
+            "prior": prior,
+            "turn": 0,
+            "drawn": [0] * len(skills),
+            "recent": prior,
+            "average": prior,
+            "weights": prior,
+            "curve": {"draws": [], "losses": []},
+            "laws": None,
+            "fitted_step": None,
+        }
+
+    def observe(self, state: State, observation: Observation) -> State:
+        drawn = [int(observation.drawn.get(skill, -1)) for skill in state["skills"]]
+        if min(drawn) < 0:
+            raise ObservationError(
+                f"the observation at step {observation.step} does not say how many draws each skill had, which ado needs: "
+                "Observation(drawn={skill: draws}) for every training skill."
+            )
+        new = np.array(drawn) - np.array(state["drawn"])
+        recent = np.array(state["recent"])
+        if new.sum() > 0:
+            recent = 0.9 * recent + 0.1 * new / new.sum()
+        state = {**state, "turn": state["turn"] + 1, "drawn": drawn, "recent": recent.tolist()}
+        state = self._refitted(self._remembered(state, observation), observation.step)
+        if state["laws"] is None or observation.step < self.warmup_steps or not observation.draw:
+            return state
+        return self._moved(state, float(observation.draw))
+
+    def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
+        return np.array(state["weights"])
+
+    def _remembered(self, state: State, observation: Observation) -> State:
+        """With one more point on the curves; a skill without a loss repeats its last one, or takes the mean."""
+        found = check_losses(observation.losses, state["skills"], step=observation.step, may_miss=True)
+        if observation.step < self.warmup_steps or not observation.draw or not found:
+            return state
+        draws, losses = state["curve"]["draws"], state["curve"]["losses"]
+        mean = sum(found.values()) / len(found)
+        row = [found.get(skill, losses[-1][at] if losses else mean) for at, skill in enumerate(state["skills"])]
+        draws, losses = [*draws, observation.draw], [*losses, row]
+        if len(draws) > POINTS:
+            draws, losses = draws[::2], losses[::2]
+        return {**state, "curve": {"draws": draws, "losses": losses}}
+
+    def _refitted(self, state: State, step: int) -> State:
+        fitted, draws = state["fitted_step"], state["curve"]["draws"]
+        if len(draws) < 4 or (fitted is not None and step - fitted < self.refit_steps):
+            return state
+        n, losses = np.array(draws, dtype=np.float64), np.array(state["curve"]["losses"])
+        laws = [fit_scaling_law(n, curve, least_log_loss=self.least_log_loss) for curve in losses.T]
+        if any(law is None for law in laws):
+            return {**state, "fitted_step": step}
+        return {**state, "fitted_step": step, "laws": [list(law) for law in laws if law is not None]}
+
+    def _moved(self, state: State, draw: float) -> State:
+        beta, _, alpha = np.array(state["laws"]).T
+        tiny = np.finfo(np.float64).tiny
+        log_rho = (
+            np.log(np.maximum(state["prior"], tiny))
+            + 0.5 * np.log(np.maximum(state["recent"], tiny))
+            + np.log(np.maximum(alpha, LEAST_ALPHA))
+            + beta
+            - (alpha + 1) * np.log(draw)
+        )
+        rho = np.maximum(softmax(log_rho), LEAST_SHARE)
+        rho, average, turn = rho / rho.sum(), np.array(state["average"]), state["turn"]
+        weights = 0.1 * rho + 0.9 * average
+        moved = average + (rho - average) / (turn + 1)
+        return {**state, "weights": (weights / weights.sum()).tolist(), "average": moved.tolist()}
+
+
+def ado(*, warmup_steps: int, refit_steps: int, least_log_loss: float = 0.5) -> Policy:
+    r"""More weight to the skills whose scaling laws fall fastest now.
+
+    .. math:: L_i(n) = e^{\epsilon_i} + e^{\beta_i} n^{-\alpha_i}, \quad
+        \rho_i \propto \mu_i h_i^{1/2} \frac{\alpha_i (L_i(n) - e^{\epsilon_i})}{n}, \quad
+        p = 0.1 \rho + 0.9 \bar\rho, \quad \bar\rho \leftarrow \bar\rho + \frac{\rho - \bar\rho}{t + 1}
+
+    n is the number of draws the model has seen, mu the natural shares, h a running mean (0.9) of the shares really drawn, t the
+    number of observations. rho is raised to 0.01 where it is less, then made to sum to 1, so it may end a little below. Until
+    the warm-up is over, and until four observations after it, the weights are the natural ones.
+
+    A skill without a loss in an observation repeats its last one; NaN and unknown skills are refused. A fit that is not
+    finite is dropped, and the one before stays. Needs `Observation.drawn`.
+
+    Args:
+        warmup_steps: optimizer steps that no law is fitted to: 1,000 in the paper.
+        refit_steps: optimizer steps between two fits: 1,000 in the paper.
+        least_log_loss: bound below for epsilon: 0.5 in the authors' code, which is 1.65 nats. Lower it where losses get there.
+
+    Returns:
+        A policy; its weights are `(train_skill,)`, sum 1; its state is the curves (at most 128 points), laws and means.
+
+    Raises:
+        PolicyError: warmup_steps or refit_steps are out of range; later, the sizes are not known.
+        ObservationError: an observation does not say how many draws each skill had.
+
+    Example:
+        >>> policy = ado(warmup_steps=1000, refit_steps=1000)
+        >>> policy.weights(policy.init(("add", "carry"), (300, 100))).tolist()
+        [0.75, 0.25]
+
+    Reference:
+        Jiang et al., "Adaptive Data Optimization", ICLR 2025, arXiv:2410.11820, as in the authors' code. Differs from it: losses
+        are of the holdout, so they are not smoothed (Savitzky-Golay there); t counts observations, which it makes in every
+        step; the curves are thinned, so that the state stays small.
+    """
+    if warmup_steps < 0:
+        raise PolicyError(f"warmup_steps is {warmup_steps}: give optimizer steps >= 0 (1,000 in the paper).")
+    if refit_steps < 1:
+        raise PolicyError(f"refit_steps is {refit_steps}: give optimizer steps, at least 1 (1,000 in the paper).")
+    return Ado(warmup_steps, refit_steps, least_log_loss)

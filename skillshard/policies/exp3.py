@@ -1,0 +1,78 @@
+"""EXP3: the textbook bandit, with exponential weights over importance-weighted rewards."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from skillshard.errors import PolicyError
+from skillshard.policies.bandit import exploration, explored, first_state, observed
+from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, softmax
+
+
+@dataclass(frozen=True)
+class Exp3(Online):
+    """See `exp3`."""
+
+    scale: float
+    prior: Mapping[str, float] | None
+    name: str = "exp3"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"scale": self.scale, "prior": None if self.prior is None else dict(self.prior)}
+
+    def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
+        return first_state(self.name, self.prior, skills, 0.0)
+
+    def observe(self, state: State, observation: Observation) -> State:
+        turn, losses = observed(state, observation)
+        rewards = list(state["rewards"])
+        for at, loss in losses.items():
+            rewards[at] += loss / self.scale / state["weights"][at]
+        rate = exploration(len(rewards), state["turn"])
+        return {**state, "turn": turn, "rewards": rewards, "weights": explored(softmax(rate * np.array(rewards)), turn)}
+
+    def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
+        return np.array(state["weights"])
+
+
+def exp3(*, scale: float = 10.0, prior: Mapping[str, float] | None = None) -> Policy:
+    r"""Exponential weights over all rewards so far, with an exploration that fades.
+
+    .. math:: R_i \leftarrow R_i + \frac{L_i / s}{p_i}, \quad
+        p_i = (1 - k \varepsilon_t) \frac{e^{\varepsilon_{t-1} R_i}}{\sum_j e^{\varepsilon_{t-1} R_j}} + \varepsilon_t, \quad
+        \varepsilon_t = \min\big(1 / k, \sqrt{\ln k / (k t)}\big)
+
+    t counts observations. p in the reward is this policy's own last weight, as in the authors' code; transforms and the mixer's
+    lag may have put another one in force. A skill that an observation does not name gets no reward from it. NaN and unknown
+    skills are refused.
+
+    Args:
+        scale: s in nats, > 0: rewards are to be about 0 to 1. 10 in the authors' code, about the loss of an untrained model.
+        prior: weights before the first observation; equal ones if none are given.
+
+    Returns:
+        A policy; its weights are `(train_skill,)`, positive, sum 1; its state is R, the weights and t.
+
+    Raises:
+        PolicyError: scale or prior are out of range.
+
+    Example:
+        >>> policy = exp3()
+        >>> state = policy.init(("add", "carry"))
+        >>> for step in range(1, 9):
+        ...     state = policy.observe(state, Observation(step, {"add": 2.0, "carry": 0.0}))
+        >>> policy.weights(state).round(4).tolist()
+        [0.5929, 0.4071]
+
+    Reference:
+        Auer et al., "The Nonstochastic Multiarmed Bandit Problem", 2002, Section 3, as in `Exp3WeightUpdater` of Albalak et al.,
+        arXiv:2312.02406. Differs from the textbook: every skill of an observation is rewarded, not one arm. Differs from the
+        code: the maximum is subtracted before exp.
+    """
+    if not 0 < scale < float("inf"):
+        raise PolicyError(f"scale is {scale}: give nats, a finite number > 0 (10 in the authors' code).")
+    return Exp3(scale, prior)

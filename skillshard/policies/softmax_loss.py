@@ -1,0 +1,63 @@
+"""Softmax of the losses: the simplest policy that looks at them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from skillshard.errors import PolicyError
+from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, softmax
+
+
+@dataclass(frozen=True)
+class SoftmaxLoss(Online):
+    """See `softmax_loss`."""
+
+    temperature: float
+    name: str = "softmax_loss"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"temperature": self.temperature}
+
+    def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
+        return {"skills": list(skills), "losses": [0.0] * len(skills)}
+
+    def observe(self, state: State, observation: Observation) -> State:
+        losses = check_losses(observation.losses, state["skills"], step=observation.step)
+        return {**state, "losses": list(losses.values())}
+
+    def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
+        return softmax(np.array(state["losses"]) / self.temperature)
+
+
+def softmax_loss(*, temperature: float) -> Policy:
+    r"""More weight to what has the larger loss now.
+
+    .. math:: p_i \propto \exp(L_i / T)
+
+    Equal weights before the first observation. It is SKILL-IT with the identity as graph, a window of one and eta = 1 / T.
+
+    Args:
+        temperature: T in nats, > 0. Small: nearly all weight on the largest loss; large: stratified. The pull request that
+            proposed it for ms-swift (9142) names no default, so there is none here.
+
+    Raises:
+        PolicyError: temperature is no finite number > 0.
+
+    Example:
+        >>> policy = softmax_loss(temperature=1.0)
+        >>> losses = {"add": math.log(3), "carry": 0.0}
+        >>> policy.weights(policy.observe(policy.init(("add", "carry")), Observation(1, losses))).round(6).tolist()
+        [0.75, 0.25]
+
+    Reference:
+        The loss-proportional heuristics of ms-swift (pull request 9142) and of Mixtera's SimpleAveraging (which is
+        proportional to the loss itself). Differs from both: losses are of the holdout, not of the batches trained on.
+    """
+    if not 0 < temperature < math.inf:
+        raise PolicyError(f"temperature is {temperature}: give nats, a finite number > 0.")
+    return SoftmaxLoss(temperature)

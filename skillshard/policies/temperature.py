@@ -1,0 +1,54 @@
+"""Temperature sampling: between proportional and stratified."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skillshard.errors import PolicyError
+from skillshard.policies.policy import Policy, Static, sizes, softmax
+
+
+@dataclass(frozen=True)
+class Temperature(Static):
+    """See `temperature`."""
+
+    tau: float
+    name: str = "temperature"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"tau": self.tau}
+
+    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
+        counts = sizes(self.name, num_samples)
+        shares = softmax(np.log(np.maximum(counts, 1)) / self.tau) * (counts > 0)
+        return (shares / shares.sum()).tolist()
+
+
+def temperature(tau: float) -> Policy:
+    r"""Weights proportional to a root of the skills' sizes.
+
+    .. math:: p_i \propto n_i^{1 / \tau}
+
+    Args:
+        tau: > 0, without unit. 1 is proportional; the larger, the nearer to stratified. mBERT took 1.43, XLM 2, XLM-R and mT5
+            3.33 (UniMax paper, Section 2); there is no default, since none of them fits all sizes. A skill without samples
+            gets 0.
+
+    Raises:
+        PolicyError: tau is no finite number > 0; later, the sizes are not known.
+
+    Example:
+        >>> policy = temperature(2.0)
+        >>> policy.weights(policy.init(("add", "carry"), (900, 100))).round(6).tolist()
+        [0.75, 0.25]
+
+    Reference:
+        Chung et al., "UniMax", ICLR 2023, arXiv:2304.09151, Section 2. Differs from it: sizes are samples, not characters.
+    """
+    if not 0 < tau < math.inf:
+        raise PolicyError(f"tau is {tau}: give a finite number > 0; 1 is proportional, a large one stratified.")
+    return Temperature(tau)

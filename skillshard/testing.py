@@ -1,0 +1,321 @@
+"""A test for your own policy: `check_policy` runs it through everything that the mixer and the ledger rely on.
+
+def test_my_policy_keeps_the_contract() -> None:
+    check_policy(lambda: MyPolicy(eta=0.2), skills=("add", "carry", "negate"))
+"""
+
+import copy
+import json
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from skillshard.errors import ObservationError, PolicyError, SkillshardError
+from skillshard.policies.policy import NextRound, Observation, Policy, Probing
+
+ROUND_DRAWS = 1000
+SAME = 1e-9
+"""Weights that differ by less count as equal where the order of a sum may change them."""
+
+
+def check_policy(
+    make_policy: Callable[[], Any],
+    *,
+    skills: Sequence[str] = ("add", "carry", "negate", "copy"),
+    num_samples: Sequence[int] = (1000, 300, 20, 1),
+    seed: int = 0,
+) -> None:
+    """Run a policy through the contract that every policy keeps; PolicyError names each promise that it breaks.
+
+    The promises: weights are a distribution over the skills, whatever the losses (zero, equal, huge, one-sided); `init`,
+    `observe` and `weights` are pure, and nothing is remembered outside the state; the state is JSON and comes back from it; the
+    policy can be pickled and its arguments are JSON; another order of the skills gives the weights in that order; losses that
+    are NaN, negative, infinite or of an unknown skill are refused, and missing ones are refused or leave a distribution; a policy
+    that says it reads no losses does not; probes are weights that depend on the round alone.
+
+    Args:
+        make_policy: builds the policy; called more than once, and has to give the same one.
+        skills: training skills that it fits, at least 2.
+        num_samples: samples of each.
+        seed: of the losses tried.
+
+    Raises:
+        PolicyError: one sentence for each broken promise.
+
+    Example:
+        >>> from skillshard import policies
+        >>> check_policy(policies.stratified)
+        >>> class Forgetful:
+        ...     pass
+        >>> check_policy(Forgetful)
+        Traceback (most recent call last):
+        skillshard.errors.PolicyError: Forgetful is no policy: it lacks arguments, eval_skills, init, name, observe, reads_losses, weights.
+    """
+    policy = make_policy()
+    if not isinstance(policy, Policy):
+        needed = ("arguments", "eval_skills", "init", "name", "observe", "reads_losses", "weights")
+        missing = [name for name in needed if not hasattr(policy, name)]
+        raise PolicyError(f"{type(policy).__name__} is no policy: it lacks {', '.join(missing)}.")
+    trial = Trial(make_policy, tuple(skills), tuple(num_samples), seed)
+    faults = [fault for check in CHECKS for fault in _faults_of(check, trial)]
+    if faults:
+        broken = "; ".join(f"({number}) {fault}" for number, fault in enumerate(dict.fromkeys(faults), start=1))
+        raise PolicyError(f"policy {policy.name!r} breaks the contract: {broken}.")
+
+
+class Trial:
+    """A policy under trial: where its instances come from, and what it is told."""
+
+    def __init__(
+        self, make_policy: Callable[[], Any], skills: tuple[str, ...], num_samples: tuple[int, ...], seed: int
+    ) -> None:
+        self.make_policy, self.skills, self.num_samples = make_policy, skills, num_samples
+        self.policy = make_policy()
+        self.eval_skills: tuple[str, ...] = tuple(self.policy.eval_skills or skills)
+        self.sequences = dict(_loss_sequences(self.eval_skills, seed))
+
+    def init(self, policy: Any, skills: tuple[str, ...] | None = None) -> Any:
+        chosen = skills or self.skills
+        return policy.init(chosen, [self.num_samples[self.skills.index(skill)] for skill in chosen])
+
+    def observation(self, number: int, losses: dict[str, float]) -> Observation:
+        """The losses at the end of round `number`, of a stream that drew all skills alike."""
+        draw = (number + 1) * ROUND_DRAWS
+        drawn = {skill: draw // len(self.skills) for skill in self.skills}
+        return Observation(10 * (number + 1), losses, draw, drawn, number)
+
+    def upcoming(self, number: int, skills: tuple[str, ...] | None = None) -> NextRound:
+        """Round `number` of that stream."""
+        chosen = skills or self.skills
+        k, first = len(chosen), number * ROUND_DRAWS
+        counts = tuple(self.num_samples[self.skills.index(skill)] for skill in chosen)
+        before = (1 / k,) * k if number else None
+        return NextRound(number, first, ROUND_DRAWS, counts, (first // k,) * k, before)
+
+    def after(self, policy: Any, losses: list[dict[str, float]], skills: tuple[str, ...] | None = None) -> Any:
+        """The state after some observations."""
+        state = self.init(policy, skills)
+        for number, found in enumerate(losses):
+            state = policy.observe(state, self.observation(number, found))
+        return state
+
+
+def _loss_sequences(eval_skills: tuple[str, ...], seed: int) -> Iterator[tuple[str, list[dict[str, float]]]]:
+    names, random = list(eval_skills), np.random.default_rng(seed)
+    yield "no losses yet", []
+    yield (
+        "falling losses",
+        [dict(zip(names, random.uniform(1, 4, len(names)) / (1 + n), strict=True)) for n in range(20)],
+    )
+    yield "equal losses", [dict.fromkeys(names, 1.5)] * 6
+    yield "losses of zero", [dict.fromkeys(names, 0.0)] * 6
+    yield "losses of 1000", [dict.fromkeys(names, 1000.0)] * 6
+    yield "one loss of 1000, the others 0", [dict.fromkeys(names, 0.0) | {names[0]: 1000.0}] * 6
+
+
+def _faults_of(check: Callable[[Trial], Iterator[str]], trial: Trial) -> list[str]:
+    """What a check finds; an error of the policy where there should be none is a fault as well."""
+    faults: list[str] = []
+    try:
+        for fault in check(trial):
+            faults.append(fault)
+    except Exception as error:  # whatever the policy raises is the finding
+        faults.append(f"{check.__name__.strip('_').replace('_', ' ')}: it raised {type(error).__name__}: {error}")
+    return faults
+
+
+def _fault_of_weights(weights: Any, k: int) -> str | None:
+    if not isinstance(weights, np.ndarray) or weights.dtype.kind != "f":
+        return f"weights are {type(weights).__name__}, not an array of floats"
+    if weights.shape != (k,):
+        return f"weights have shape {weights.shape}, and there are {k} skills"
+    if not np.all(np.isfinite(weights)):
+        return f"weights are not finite: {weights.tolist()}"
+    if weights.min() < 0:
+        return f"a weight is below 0: {weights.tolist()}"
+    if abs(float(weights.sum()) - 1) > SAME:
+        return f"weights sum to {float(weights.sum()):.9g}, not to 1"
+    return None
+
+
+def _weights_are_a_distribution(trial: Trial) -> Iterator[str]:
+    for name, losses in trial.sequences.items():
+        state = trial.init(trial.policy)
+        for number in range(len(losses) + 1):
+            fault = _fault_of_weights(trial.policy.weights(state, trial.upcoming(number)), len(trial.skills))
+            if fault:
+                yield f"after {name}: {fault}"
+                break
+            if number < len(losses):
+                state = trial.policy.observe(state, trial.observation(number, losses[number]))
+
+
+def _it_is_pure(trial: Trial) -> Iterator[str]:
+    policy, losses = trial.policy, trial.sequences["falling losses"]
+    state = trial.after(policy, losses[:3])
+    kept, observation = copy.deepcopy(state), trial.observation(3, losses[3])
+    first, second = policy.observe(state, observation), policy.observe(copy.deepcopy(kept), observation)
+    if state != kept:
+        yield "observe changes the state that it is given"
+    if first != second:
+        yield "observe gives another state when it is called again with the same"
+    kept, upcoming = copy.deepcopy(first), trial.upcoming(4)
+    once, twice = policy.weights(first, upcoming), policy.weights(first, upcoming)
+    if first != kept:
+        yield "weights changes the state that it is given"
+    if not np.array_equal(once, twice):
+        yield "weights gives others when it is called again with the same state"
+    if trial.init(policy) != trial.init(policy):
+        yield "init gives another state when it is called again"
+
+
+def _nothing_is_remembered_outside_the_state(trial: Trial) -> Iterator[str]:
+    losses = trial.sequences["falling losses"]
+    used = trial.make_policy()
+    state = trial.after(used, losses)
+    fresh = trial.make_policy()
+    upcoming = trial.upcoming(len(losses))
+    if not np.array_equal(fresh.weights(copy.deepcopy(state), upcoming), used.weights(state, upcoming)):
+        yield "a new instance gives other weights for the same state: something is remembered outside the state"
+    again = trial.after(used, losses)
+    if again != trial.after(trial.make_policy(), losses):
+        yield "an instance that was used before observes otherwise than a new one"
+
+
+def _the_state_is_json(trial: Trial) -> Iterator[str]:
+    for name, losses in trial.sequences.items():
+        state = trial.after(trial.policy, losses)
+        try:
+            back = json.loads(json.dumps(state, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            yield f"the state after {name} is not JSON: {error}"
+            return
+        upcoming = trial.upcoming(len(losses))
+        if back != state or not np.array_equal(
+            trial.policy.weights(back, upcoming), trial.policy.weights(state, upcoming)
+        ):
+            yield f"the state after {name} does not come back from JSON as it was"
+            return
+
+
+def _name_and_arguments_are_json_and_the_policy_can_be_pickled(trial: Trial) -> Iterator[str]:
+    policy = trial.policy
+    if not isinstance(policy.name, str) or not policy.name:
+        yield f"its name is {policy.name!r}, not a word"
+    try:
+        if json.loads(json.dumps(policy.arguments, allow_nan=False)) != policy.arguments:
+            yield "its arguments do not come back from JSON as they were, so a run would not know itself again"
+    except (TypeError, ValueError) as error:
+        yield f"its arguments are not JSON: {error}"
+    if trial.make_policy().arguments != policy.arguments:
+        yield "make_policy gives other arguments each time"
+    losses = trial.sequences["falling losses"]
+    state, upcoming = trial.after(policy, losses), trial.upcoming(len(losses))
+    try:
+        again = pickle.loads(pickle.dumps(policy))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        yield f"it cannot be pickled, which a loader with workers needs: {error}"
+        return
+    if not np.array_equal(again.weights(state, upcoming), policy.weights(state, upcoming)):
+        yield "pickled, it gives other weights"
+
+
+def _another_order_of_the_skills_gives_the_weights_in_that_order(trial: Trial) -> Iterator[str]:
+    order = tuple(trial.skills[at] for at in np.random.default_rng(1).permutation(len(trial.skills)))
+    for moved in (tuple(reversed(trial.skills)), order):
+        for name, losses in trial.sequences.items():
+            upcoming = trial.upcoming(len(losses))
+            weights = trial.policy.weights(trial.after(trial.policy, losses), upcoming)
+            upcoming = trial.upcoming(len(losses), moved)
+            found = trial.policy.weights(trial.after(trial.policy, losses, moved), upcoming)
+            expected = [weights[trial.skills.index(skill)] for skill in moved]
+            if not np.allclose(found, expected, rtol=0, atol=SAME):
+                yield f"after {name}, another order of the skills gives other weights: they depend on places, not on names"
+                return
+
+
+def _bad_losses_are_refused(trial: Trial) -> Iterator[str]:
+    if not trial.policy.reads_losses:
+        return
+    names = trial.eval_skills
+    good = dict.fromkeys(names, 1.0)
+    for what, losses in (
+        ("NaN", good | {names[0]: float("nan")}),
+        ("infinite", good | {names[0]: float("inf")}),
+        ("negative", good | {names[0]: -1.0}),
+        ("of an unknown skill", good | {"skill that nobody has": 1.0}),
+    ):
+        try:
+            trial.policy.observe(trial.init(trial.policy), trial.observation(0, losses))
+        except ObservationError:
+            continue
+        yield f"a loss that is {what} is taken: raise ObservationError, as skillshard.policies.policy.check_losses does"
+
+
+def _missing_losses_are_refused_or_harmless(trial: Trial) -> Iterator[str]:
+    losses = dict.fromkeys(trial.eval_skills[1:], 1.0)
+    try:
+        state = trial.policy.observe(trial.init(trial.policy), trial.observation(0, losses))
+    except ObservationError:
+        return
+    fault = _fault_of_weights(trial.policy.weights(state, trial.upcoming(1)), len(trial.skills))
+    if fault:
+        yield f"after an observation in which a skill is missing: {fault}"
+
+
+def _other_skills_are_refused_with_a_sentence(trial: Trial) -> Iterator[str]:
+    try:
+        state = trial.policy.init((*trial.skills, "a new skill"), (*trial.num_samples, 10))
+    except SkillshardError:
+        return
+    k = len(trial.skills) + 1
+    upcoming = NextRound(0, 0, ROUND_DRAWS, (*trial.num_samples, 10), (0,) * k)
+    fault = _fault_of_weights(trial.policy.weights(state, upcoming), k)
+    if fault:
+        yield f"with a new skill: {fault}"
+
+
+def _a_policy_that_reads_no_losses_does_not(trial: Trial) -> Iterator[str]:
+    if trial.policy.reads_losses:
+        return
+    state, upcoming = trial.init(trial.policy), trial.upcoming(5)
+    observed = trial.after(trial.policy, trial.sequences["falling losses"])
+    if not np.array_equal(trial.policy.weights(observed, upcoming), trial.policy.weights(state, upcoming)):
+        yield "reads_losses is False, and yet its weights change with the losses, for which no round would wait"
+
+
+def _probes_depend_on_the_round_alone(trial: Trial) -> Iterator[str]:
+    policy: Any = trial.policy
+    k = len(trial.skills)
+    if not isinstance(trial.policy, Probing):
+        return
+    state, seen = trial.init(policy), trial.after(policy, trial.sequences["falling losses"])
+    for number in range(40):
+        upcoming = trial.upcoming(number)
+        probe = policy.probe(upcoming, trial.skills)
+        if probe is None:
+            continue
+        fault = _fault_of_weights(probe, k)
+        if fault:
+            yield f"the probe of round {number}: {fault}"
+            return
+        if not all(np.array_equal(policy.weights(each, upcoming), probe) for each in (state, seen)):
+            yield f"round {number} is a probe, and weights gives other weights than probe"
+            return
+
+
+CHECKS: tuple[Callable[[Trial], Iterator[str]], ...] = (
+    _weights_are_a_distribution,
+    _it_is_pure,
+    _nothing_is_remembered_outside_the_state,
+    _the_state_is_json,
+    _name_and_arguments_are_json_and_the_policy_can_be_pickled,
+    _another_order_of_the_skills_gives_the_weights_in_that_order,
+    _bad_losses_are_refused,
+    _missing_losses_are_refused_or_harmless,
+    _other_skills_are_refused_with_a_sentence,
+    _a_policy_that_reads_no_losses_does_not,
+    _probes_depend_on_the_round_alone,
+)

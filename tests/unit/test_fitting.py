@@ -1,0 +1,193 @@
+"""The offline fitter on planted laws, its files, its limits and its sentences."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skillshard.errors import FitError
+from skillshard.fitting import regmix
+from skillshard.fitting.mixing_law import MixingLaw, fit_mixing_law
+from skillshard.fitting.proposal import propose_weights
+from skillshard.fitting.runs import Runs, make_runs, read_runs
+from skillshard.fitting.scaling_law import fit_scaling_law
+from tests.commands import skillshard
+
+SKILLS = ("add", "carry", "negate")
+EXAMS = ("easy", "hard")
+PLANTED = MixingLaw(np.array([1.0, 1.5]), np.array([[-2.0, 0.3], [0.2, -1.0], [0.1, 0.1]]))
+SAMPLES = {"add": 100, "carry": 700, "negate": 200}
+
+
+def planted(num: int = 24, noise: float = 0.0) -> Runs:
+    random = np.random.default_rng(0)
+    weights = random.dirichlet(np.ones(3), num)
+    return Runs(SKILLS, EXAMS, weights, PLANTED.predict(weights) + noise * random.normal(size=(num, 2)))
+
+
+def best_on_a_grid(kl: float, most: np.ndarray) -> np.ndarray:
+    """The best mixture by the planted law, searched independently of the optimiser."""
+    steps = np.array([(a, b, 400 - a - b) for a in range(401) for b in range(401 - a)]) / 400
+    steps = steps[(steps <= most + 1e-9).all(axis=1)]
+    prior = np.array([0.1, 0.7, 0.2])
+    divergence = (steps * np.log(np.maximum(steps, 1e-12) / prior)).sum(axis=1)
+    return steps[(PLANTED.predict(steps).mean(axis=1) + kl * divergence).argmin()]
+
+
+def test_a_planted_law_is_found() -> None:
+    law = fit_mixing_law(planted())
+    np.testing.assert_allclose(law.constant, PLANTED.constant, atol=1e-4)
+    np.testing.assert_allclose(law.slopes, PLANTED.slopes, atol=1e-3)
+
+
+@pytest.mark.parametrize(("kl", "draws"), [(0.05, None), (0.5, None), (0.05, 1000), (0.005, 1000)])
+def test_the_proposal_is_the_best_mixture_of_a_grid(kl: float, draws: int | None) -> None:
+    proposal = propose_weights(planted(), kl=kl, num_samples=SAMPLES, epochs=4.0, draws=draws)
+    most = np.ones(3) if draws is None else np.minimum(4 * np.array([100, 700, 200]) / draws, 1)
+    found = np.array([proposal.weights[skill] for skill in SKILLS])
+    np.testing.assert_allclose(found, best_on_a_grid(kl, most), atol=0.004)
+    assert np.all(found <= most + 1e-9)
+    assert found.sum() == pytest.approx(1)
+    assert [proposal.most[skill] for skill in SKILLS] == pytest.approx(most.tolist())
+
+
+def test_a_dear_divergence_gives_the_prior_and_a_target_its_own_skill() -> None:
+    near = propose_weights(planted(), kl=1e4, num_samples=SAMPLES)
+    assert [near.weights[skill] for skill in SKILLS] == pytest.approx([0.1, 0.7, 0.2], abs=1e-4)
+    assert propose_weights(planted(), kl=0.0, targets=["easy"]).weights["add"] > 0.99
+    assert propose_weights(planted(), kl=0.0, targets=["hard"]).weights["carry"] > 0.99
+
+
+def test_what_a_fit_has_not_seen_tells_how_good_it_is() -> None:
+    assert min(propose_weights(planted()).held_out.values()) > 0.99
+    noise = Runs(SKILLS, EXAMS, planted().weights, np.random.default_rng(1).uniform(1, 2, (24, 2)))
+    assert max(propose_weights(noise).held_out.values()) < 0.6
+
+
+def test_trees_propose_a_good_mixture_of_a_planted_law() -> None:
+    pytest.importorskip("lightgbm", reason="LightGBM is the extra 'regmix'")
+    runs = planted(200, noise=0.005)
+    proposal = propose_weights(runs, method="regmix", kl=0.0)
+    weights = np.array([[proposal.weights[skill] for skill in SKILLS]])
+    every = PLANTED.predict(runs.weights).mean(axis=1)
+    assert PLANTED.predict(weights).mean() < np.quantile(every, 0.1)
+    assert min(proposal.held_out.values()) > 0.9
+    assert proposal == propose_weights(runs, method="regmix", kl=0.0)
+
+
+def test_random_candidates_keep_the_limit() -> None:
+    tried = regmix.candidates(np.array([0.1, 0.7, 0.2]), np.array([0.4, 1.0, 1.0]), 0)
+    assert len(tried) > 1000
+    assert tried[:, 0].max() <= 0.4 + 1e-9
+    np.testing.assert_allclose(tried.sum(axis=1), 1)
+
+
+def test_a_scaling_law_is_found_and_bounded() -> None:
+    draws = np.geomspace(1e3, 1e6, 60)
+    for law in ((3.0, 0.7, 0.3), (5.0, 0.6, 0.5)):
+        found = fit_scaling_law(draws, np.exp(law[1]) + np.exp(law[0]) * draws ** -law[2])
+        np.testing.assert_allclose(found, law, atol=0.02)
+    flat = fit_scaling_law(draws, np.full(60, 0.01))
+    assert flat is not None
+    assert flat[1] >= 0.5
+
+
+def write_json(place: Path, runs: Runs) -> None:
+    rows = [
+        {"weights": dict(zip(SKILLS, weights, strict=True)), "losses": dict(zip(EXAMS, losses, strict=True))}
+        for weights, losses in zip(runs.weights.tolist(), runs.losses.tolist(), strict=True)
+    ]
+    place.write_text(json.dumps({"schema": "skillshard/runs/1", "runs": rows}))
+
+
+def write_csv(place: Path, runs: Runs) -> None:
+    header = ["note", *(f"weights/{name}" for name in SKILLS), *(f"losses/{name}" for name in EXAMS)]
+    rows = [["x", *row] for row in np.hstack([runs.weights, runs.losses]).tolist()]
+    place.write_text("\n".join(",".join(map(str, row)) for row in [header, *rows]))
+
+
+def test_runs_are_the_same_from_json_csv_and_a_directory(tmp_path: Path) -> None:
+    runs = planted()
+    write_json(tmp_path / "runs.json", runs)
+    write_csv(tmp_path / "runs.csv", runs)
+    (tmp_path / "parts").mkdir()
+    write_json(tmp_path / "parts" / "0.json", runs.some(range(10)))
+    write_csv(tmp_path / "parts" / "1.csv", runs.some(range(10, 24)))
+    for place in ("runs.json", "runs.csv", "parts"):
+        found = read_runs(tmp_path / place)
+        assert (found.train_skills, found.eval_skills) == (SKILLS, EXAMS)
+        np.testing.assert_allclose(found.weights, runs.weights, rtol=1e-12)
+        np.testing.assert_allclose(found.losses, runs.losses, rtol=1e-12)
+
+
+def test_the_command_writes_what_the_function_proposes(tmp_path: Path) -> None:
+    write_json(tmp_path / "runs.json", planted())
+    code, text, err = skillshard(
+        "fit", str(tmp_path / "runs.json"), "--kl", "0.01", "--out", str(tmp_path / "fit.json")
+    )
+    assert code == 0, err
+    proposal = propose_weights(read_runs(tmp_path / "runs.json"), kl=0.01)
+    assert (tmp_path / "fit.json").read_bytes() == proposal.to_bytes()
+    assert "mean loss expected" in text
+    assert skillshard("fit", str(tmp_path / "runs.json"), "--target", "hardd").sentence.startswith(
+        "no run has a loss of"
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (
+            lambda: fit_mixing_law(planted(3)),
+            "3 runs cannot tell 4 numbers of a law over 3 skills: give at least 4 runs",
+        ),
+        (
+            lambda: make_runs([{"add": 0.0}], [{"easy": 1.0}]),
+            "run 0: weights must be finite numbers >= 0 of which one is > 0",
+        ),
+        (
+            lambda: make_runs([{"add": 1.0}], [{"easy": float("nan")}]),
+            "run 0: losses must be finite numbers > 0 for each of easy; easy is nan",
+        ),
+        (
+            lambda: make_runs([{"add": 1.0}] * 2, [{"easy": 1.0}, {"hard": 1.0}]),
+            "run 0: losses must be finite numbers > 0 for each of easy, hard; none is bad, missing: hard.",
+        ),
+        (lambda: propose_weights(planted(), targets=["hardd"]), "no run has a loss of 'hardd' (did you mean 'hard'?)"),
+        (lambda: propose_weights(planted(), draws=10), "a repetition limit needs the number of samples of each skill"),
+        (
+            lambda: propose_weights(planted(), num_samples=SAMPLES, epochs=1.0, draws=2000),
+            "1 epochs of all samples are 1,000 draws, fewer than the 2,000 of the run",
+        ),
+        (
+            lambda: propose_weights(planted(), num_samples={"add": 5, "sub": 1}),
+            "without samples: carry, negate; without a weight in any run: sub.",
+        ),
+        (lambda: propose_weights(planted(), kl=-1.0), "kl is -1.0: give the price of the divergence"),
+        (
+            lambda: propose_weights(planted(), method="regmix"),
+            "24 runs are too few for trees: give at least 50, or fit a law",
+        ),
+    ],
+)
+def test_what_cannot_be_fitted_gets_one_clear_sentence(build: Any, sentence: str) -> None:
+    with pytest.raises(FitError, match=re.escape(sentence)):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("runs.json", '{"schema": "skillshard/runs/2", "runs": []}', "holds no runs (schemas/runs-1.json): schema: "),
+        ("runs.json", '{"schema": "skillshard/runs/1", "runs": []}', "holds no runs: give a .json or .csv file"),
+        ("runs.csv", "a,b\n1,2\n", "needs columns weights/SKILL and losses/SKILL, one row for each run; it has a, b."),
+        ("runs.csv", "weights/add,losses/easy\n1,low\n", "run 0: losses/easy is 'low', not a number."),
+    ],
+)
+def test_a_file_without_runs_gets_one_clear_sentence(tmp_path: Path, name: str, content: str, sentence: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(FitError, match=re.escape(sentence)):
+        read_runs(tmp_path / name)
