@@ -262,7 +262,18 @@ def mix(
     out: Annotated[
         Path | None, typer.Option("--out", help="JSONL file, one line per draw; standard output if not given.")
     ] = None,
-    policy: Annotated[str, typer.Option("--policy", help="stratified or proportional.")] = "stratified",
+    policy: Annotated[
+        str, typer.Option("--policy", help="stratified, proportional, temperature, unimax or fixed.")
+    ] = "stratified",
+    tau: Annotated[
+        float | None, typer.Option("--tau", help="Of temperature: 1 is proportional, large is stratified.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option("--epochs", help="Of unimax: most passes over one skill in these draws.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Of fixed: JSON, what 'skillshard fit' wrote or skill -> weight.")
+    ] = None,
     floor: Annotated[float, typer.Option("--floor", help="Least weight of any skill.")] = 0.0,
     first: Annotated[int, typer.Option("--first", min=0, help="First draw.")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another order.")] = 0,
@@ -272,11 +283,11 @@ def mix(
     cache_size: CacheSize = None,
 ) -> None:
     """Write the mixed stream: draw, skill and id, one line per draw."""
-    from skillshard.mixing.listing import list_draws
+    from skillshard.mixing.listing import list_draws, static_policy
 
     text = list_draws(
         shards,
-        policy=policy,
+        policy=static_policy(policy, draws=first + draws, tau=tau, epochs=epochs, weights=weights),
         floor=floor,
         first=first,
         num=draws,

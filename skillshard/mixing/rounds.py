@@ -9,6 +9,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from skillshard.mixing.ledger import (
     wait_for,
 )
 from skillshard.mixing.order import interleave
-from skillshard.policies.policy import Policy, State, check_losses
+from skillshard.policies.policy import NextRound, Observation, Policy, State, check_losses
 from skillshard.storage import digest
 
 ROUNDS_KEPT = 4
@@ -131,13 +132,13 @@ class Rounds:
         num_observed = 0 if previous is None else previous.num_observed
         observations = self._observations.read(num_observed, horizon) if self.policy.reads_losses else []
         for observation in observations:
-            state = self.policy.observe(state, observation)
-        weights = self._weights(state)
-        drawn = np.zeros(len(weights), np.int64)
-        carry = np.zeros(len(weights), np.int64)
+            state = self.policy.observe(state, self._counted(observation, previous))
+        drawn = np.zeros(len(self.run.skills), np.int64)
+        carry = np.zeros(len(self.run.skills), np.int64)
         if previous is not None:
             drawn = np.array(previous.drawn_before) + np.array(previous.counts)
             carry = np.array(previous.carry)
+        weights = self._weights(state, self._upcoming(number, drawn, previous))
         num_samples = np.array(self.run.num_samples)
         counts, carry = round_counts(self.run, weights, carry, drawn)
         epochs = (drawn + counts) / num_samples
@@ -157,8 +158,33 @@ class Rounds:
             previous=self.digest if previous is None else digest(previous.to_bytes()),
         )
 
-    def _weights(self, state: State) -> Float[np.ndarray, " skill"]:
-        weights = self.policy.weights(state)
+    def _upcoming(self, number: int, drawn: Int[np.ndarray, " skill"], previous: RoundRecord | None) -> NextRound:
+        return NextRound(
+            number=number,
+            first_draw=number * self.run.round_draws,
+            num_draws=self.run.round_draws,
+            num_samples=tuple(self.run.num_samples),
+            drawn=tuple(drawn.tolist()),
+            weights_before=None if previous is None else tuple(previous.weights),
+        )
+
+    def _counted(self, observation: Observation, previous: RoundRecord | None) -> Observation:
+        """With the draws of each skill up to it, and the round of the last of them; those of decided rounds count."""
+        number = -1 if previous is None else min((observation.draw - 1) // self.run.round_draws, previous.round)
+        if number < 0:
+            return replace(observation, drawn=dict.fromkeys(self.run.skills, 0))
+        record = self._known(number)
+        assert record is not None
+        seen = min(observation.draw - record.first_draw, record.num_draws)
+        counts = np.array(record.counts)
+        if seen < counts.sum():
+            skill, _ = interleave(counts, "round", self.run.seed, number)
+            counts = np.bincount(skill[:seen], minlength=len(counts))
+        drawn = (np.array(record.drawn_before) + counts).tolist()
+        return replace(observation, drawn=dict(zip(self.run.skills, drawn, strict=True)), round=number)
+
+    def _weights(self, state: State, upcoming: NextRound) -> Float[np.ndarray, " skill"]:
+        weights = self.policy.weights(state, upcoming)
         num_skills = len(self.run.skills)
         if weights.shape != (num_skills,) or not (np.all(weights >= 0) and abs(float(weights.sum()) - 1) < 1e-6):
             raise PolicyError(
