@@ -11,7 +11,10 @@ from the indices it is asked for, and refuses.
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import count
 from typing import Any, TypedDict, TypeVar, overload
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -22,9 +25,13 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 from skillshard.errors import LedgerError, PolicyError, SkillshardError
 from skillshard.mixing.mixer import Batch, Mixer
 from skillshard.mixing.packing import PackedBatch, PackedTokens
+from skillshard.mixing.round_plan import Places
 from skillshard.refusals import refuse_samplers
 
 ENDLESS = 1 << 62
+_KEYS = count()
+_DATASETS: "WeakValueDictionary[int, MixedDataset]" = WeakValueDictionary()
+"""The datasets that this process made, by a number that their workers know too."""
 T = TypeVar("T")
 
 
@@ -45,13 +52,18 @@ class MixedBatch(TypedDict):
 
 
 class Items(Sequence[Item]):
-    """The samples of one batch; each is made into an `Item` only when asked for."""
+    """The samples of one batch; texts are read, and made into `Item`s, only when asked for."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+    def __init__(self, mixer: Mixer, places: Places, *, key: int | None = None) -> None:
+        self.mixer, self.places, self.key = mixer, places, key
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The samples as one."""
+        return self.mixer.cut(self.places)
 
     def __len__(self) -> int:
-        return len(self.batch)
+        return len(self.places)
 
     @overload
     def __getitem__(self, at: int) -> Item: ...
@@ -65,15 +77,48 @@ class Items(Sequence[Item]):
         return Item(draw=int(self.batch.draws[at]), skill=self.batch.skills[at], text=self.batch.texts[at])
 
 
-def collate(items: Items) -> MixedBatch:
-    """A batch without a step per sample: `DataLoader(..., collate_fn=collate)`.
+def collate(items: Items) -> Mapping[str, Any]:
+    """A `MixedBatch`, without a step per sample: `DataLoader(..., collate_fn=collate)`.
 
-    Draws are a NumPy array, where PyTorch's default collation makes a tensor: a worker's tensor goes through a file of its own,
-    which costs more than all the rest of the batch. Your own `collate_fn` gets the same: a sequence of `Item`, or its
-    `batch` as one.
+    Draws are a NumPy array, where PyTorch's default collation makes a tensor: a worker's tensor goes through a file of its own.
+    What a worker sends is where the texts lie; the loader's process, which maps the same shards, cuts them out. Your own
+    `collate_fn` gets the same: a sequence of `Item`, or its `batch` as one, and what it makes of them is what is sent.
     """
-    batch = items.batch
+    if items.key is None or get_worker_info() is None:
+        return _mixed_batch(items.batch)
+    return SentBatch(items)
+
+
+def _mixed_batch(batch: Batch) -> MixedBatch:
     return MixedBatch(draw=batch.draws, skill=batch.skills, text=batch.texts)
+
+
+class SentBatch(Mapping[str, Any]):
+    """A `MixedBatch` in a worker: its texts are read only if they are asked for there."""
+
+    def __init__(self, items: Items) -> None:
+        self._items = items
+
+    @cached_property
+    def _batch(self) -> MixedBatch:
+        return _mixed_batch(self._items.batch)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._batch[name]  # type: ignore[literal-required]  # as any dictionary
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MixedBatch.__annotations__)
+
+    def __len__(self) -> int:
+        return len(MixedBatch.__annotations__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self._items.key, self._items.places)
+
+
+def _received(key: int, places: Places) -> MixedBatch:
+    """In the loader's process: the batch that a worker found."""
+    return _mixed_batch(_DATASETS[key].mixer.cut(places))
 
 
 class PackedItem(TypedDict):
@@ -271,15 +316,17 @@ class MixedDataset(StreamShare[Item]):
         self.mixer = mixer
         of = {"run": mixer.state_dict()["run"]}
         super().__init__(ends=mixer.repeat != "epochs", of=of, rank=rank, world_size=world_size)
+        self._key = next(_KEYS)
+        _DATASETS[self._key] = self
 
     def _stands(self) -> int:
         return self.mixer.draw
 
     def _read(self, positions: Int[np.ndarray, " position"]) -> Items:
-        return Items(self.mixer.at(positions))
+        return Items(self.mixer, self.mixer.find(positions), key=self._key)
 
     def _holds(self, position: int) -> bool:
-        return len(self.mixer.at(np.array([position]))) == 1
+        return len(self.mixer.find(np.array([position]))) == 1
 
 
 class PackedDataset(StreamShare[PackedItem]):

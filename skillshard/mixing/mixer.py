@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, TokensError, name_some
 from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
-from skillshard.mixing.round_plan import RoundPlan, plan_round
+from skillshard.mixing.round_plan import Places, RoundPlan, joined, plan_round
 from skillshard.mixing.rounds import ROUNDS_KEPT, EndOfStream, Rounds
 from skillshard.policies.policy import Policy
 from skillshard.shards.read import ShardSet
@@ -165,13 +165,20 @@ class Mixer:
 
     def at(self, draws: Int[np.ndarray, " sample"]) -> Batch:
         """Any draws, in any order, wherever the stream stands; those beyond its end are left out."""
-        kept, skills = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        texts: list[str] = []
-        for plan, some, within in self._plans_of(draws):
-            kept.append(some)
-            skills.append(plan.skill[within])
-            texts += plan.texts(within)
-        return Batch(np.concatenate(kept), np.concatenate(skills), self.skills, texts)
+        return self.cut(self.find(draws))
+
+    def find(self, draws: Int[np.ndarray, " sample"]) -> Places:
+        """Where the texts of some draws lie; those beyond the end of the stream are left out."""
+        found = [plan.places(some, within) for plan, some, within in self._plans_of(draws)]
+        return found[0] if len(found) == 1 else joined(found)
+
+    def cut(self, places: Places) -> Batch:
+        """The texts of what another process of this machine found: their shards need not be checked again."""
+        keys, which = np.unique(places.shards @ np.array([1 << 32, 1]), return_inverse=True)
+        data = [self._train[key >> 32].open_shard(key & 0xFFFFFFFF).data for key in keys.tolist()]
+        spans = zip(which.tolist(), places.start.tolist(), places.end.tolist(), strict=True)
+        texts = [str(data[at][start:end], "utf-8") for at, start, end in spans]
+        return Batch(places.draws, places.shards[:, 0], self.skills, texts)
 
     def batch(self, first: int, num: int) -> Batch:
         """The draws first .. first + num - 1, or up to the end of the stream."""

@@ -30,7 +30,7 @@ from skillshard.mixing.ledger import (
     wait_for,
 )
 from skillshard.mixing.order import interleave
-from skillshard.policies.policy import NextRound, Observation, Policy, State, check_losses
+from skillshard.policies.policy import NextRound, Observation, Policy, State, check_losses, weights_of
 from skillshard.storage import digest
 
 ROUNDS_KEPT = 4
@@ -184,7 +184,7 @@ class Rounds:
         return replace(observation, drawn=dict(zip(self.run.skills, drawn, strict=True)), round=number)
 
     def _weights(self, state: State, upcoming: NextRound) -> Float[np.ndarray, " skill"]:
-        weights = self.policy.weights(state, upcoming)
+        weights = weights_of(self.policy, state, upcoming)
         num_skills = len(self.run.skills)
         if weights.shape != (num_skills,) or not (np.all(weights >= 0) and abs(float(weights.sum()) - 1) < 1e-6):
             raise PolicyError(

@@ -6,6 +6,7 @@ docs/design/0006-policies.md says why.
 """
 
 import abc
+import inspect
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,7 +90,7 @@ class Policy(Protocol):
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         """Weights of a round over the training skills, in their order: non-negative, sum 1.
 
-        PolicyError if `upcoming` is None and the policy needs to know the round.
+        A policy of your own that does not look at the round may be `weights(state)`. PolicyError if `upcoming` is None and the policy needs to know the round.
         """
 
 
@@ -183,6 +184,13 @@ def sizes(policy: str, num_samples: Sequence[int] | None) -> Float[np.ndarray, "
     if num_samples is None:
         raise PolicyError(f"{policy} needs the number of samples of each skill: init(skills, num_samples).")
     return np.array(num_samples, dtype=np.float64)
+
+
+def weights_of(policy: Policy, state: State, upcoming: NextRound | None) -> Float[np.ndarray, " train_skill"]:
+    """A policy's weights of a round; a policy that does not look at the round may leave that argument out."""
+    if len(inspect.signature(policy.weights).parameters) == 1:
+        return policy.weights(state)
+    return policy.weights(state, upcoming)
 
 
 def known_round(name: str, upcoming: NextRound | None) -> NextRound:
