@@ -13,6 +13,7 @@ paper a billion samples of 384 dimensions are 768 GB of embeddings; a step or th
 about an hour on one core of 50 GFLOPS, spread over all units.
 """
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,12 +39,13 @@ from skillshard.taggers.cluster_model import (
     NearestSample,
     TriedNumber,
     copy_model,
+    file_fault,
     save_model,
 )
 from skillshard.taggers.cluster_names import count_terms, name_clusters
 from skillshard.taggers.encoder import Encoder, Unfitted, VectorsOf
-from skillshard.taggers.fields import FieldTable, fields_place
 from skillshard.taggers.fields import FOLDER as FIELDS
+from skillshard.taggers.fields import FieldTable, fields_place
 from skillshard.taggers.kmeans import Clusters
 from skillshard.taggers.lexical import FILES as LEXICAL_FILES
 from skillshard.taggers.lexical import open_lexical
@@ -58,6 +60,7 @@ PREVIEW_CHARS = 160
 BALANCE_TRIES = 5
 ONE_PARTITION_BYTES = 4 << 20
 """A corpus smaller than this may be one partition and nobody minds."""
+EMBEDDINGS = "embeddings"
 CRITERION = "simplified silhouette"
 ASSIGNED = np.dtype([("cluster", "<i4"), ("distance", "<f4")])
 
@@ -273,7 +276,7 @@ def take_texts(partition: Partition, reading: Mapping[str, Any], rows: Sequence[
 def _encode(encoder: Encoder, search: Search, num_rows: Sequence[int]) -> list[str]:
     """Embeddings of every partition; their places."""
     _warn_of_one_partition(search)
-    folder = search.work.scratch("kept", "embeddings")
+    folder = search.work.scratch("kept", EMBEDDINGS)
     places = [_place(str(folder), at) for at in range(len(search.partitions))]
     units = keyed(
         {"partition": partition, "encoder": encoder, "reading": search.reading, "num_rows": num, "place": place}
@@ -633,6 +636,17 @@ def look_at_rows(partition: Partition, reading: Mapping[str, Any], rows: Mapping
                 "text": " ".join(row.text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS],
             }
     return {"terms": {str(cluster): count_terms(found) for cluster, found in texts.items()}, "rows": previews}
+
+
+def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:
+    """Every fault of the embeddings beside tags; none if there are none."""
+    folder = storage.join(tags, EMBEDDINGS)
+    manifest = storage.join(folder, "embeddings.json")
+    if not storage.exists(manifest):
+        return []
+    parts = storage.read_json(manifest)["parts"]
+    faults = (file_fault(_place(folder, at), part["digest"], "embeddings.json") for at, part in enumerate(parts))
+    return [fault for fault in faults if fault]
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

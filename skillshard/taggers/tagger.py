@@ -80,5 +80,5 @@ class Finder(Protocol):
     def arguments(self) -> dict[str, Any]:
         """What it was built with, as JSON."""
 
-    def find(self, search: Search) -> RowTagger:
+    def find(self, search: Search) -> Tagger | RowTagger:
         """Look at the corpus; the same bytes however often it is killed and called again."""
