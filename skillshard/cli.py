@@ -344,7 +344,7 @@ def _embedding(
             dtype=dtype or made.get("dtype", "float32"),
             prompt=made.get("prompt", "") if prompt is None else prompt,
             max_length=max_length or made.get("max_length"),
-            windows=windows or made.get("windows", "first"),  # type: ignore[arg-type]  # checked there
+            windows=windows or made.get("windows", "first"),
             on_this_machine=on_this_machine,
         )
     if kept:

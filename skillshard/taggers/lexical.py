@@ -57,8 +57,8 @@ class Lexical:
             SIAM Review 53, 2011. Differs: each direction is divided by the root of its singular value, so that the few that
             all texts share do not outweigh those that tell them apart (docs/LOG.md).
         """
-        from sklearn.decomposition import TruncatedSVD
         from sklearn.preprocessing import normalize
+        from sklearn.utils.extmath import randomized_svd
         from threadpoolctl import threadpool_limits
 
         counts = _stacked(texts)
@@ -72,9 +72,10 @@ class Lexical:
         idf = np.log((1 + len(texts)) / (1 + num_texts[columns])) + 1
         weighted = normalize(counts[:, columns].multiply(idf).tocsr())
         with threadpool_limits(1):
-            svd = TruncatedSVD(min(self.max_dim, *weighted.shape), n_iter=4, random_state=seed % 2**32).fit(weighted)
-        spread = np.sqrt(np.maximum(svd.singular_values_, 1e-6 * svd.singular_values_[0]))
-        components = (svd.components_ / spread[:, None]).T
+            dim = min(self.max_dim, *weighted.shape)
+            _, sizes, directions = randomized_svd(weighted, dim, n_iter=4, random_state=seed % 2**32)
+        spread = np.sqrt(np.maximum(sizes, 1e-6 * sizes[0]))
+        components = (directions / spread[:, None]).T
         values = (columns.astype(np.uint32), idf.astype(np.float32), components.astype(np.float16))
         for name, value in zip(FILES, values, strict=True):
             with storage.writing(storage.join(folder, name)) as part, part.open("wb") as file:

@@ -18,6 +18,8 @@ from skillshard.errors import TagsError
 from skillshard.taggers.encoder import VectorsOf
 
 Windows = Literal["first", "mean"]
+NO_LIMIT = 1 << 20
+"""Tokens that a model reads which names no limit."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -81,7 +83,7 @@ def sentence_encoder(
     dtype: str = "float32",
     prompt: str = "",
     max_length: int | None = None,
-    windows: Windows = "first",
+    windows: str = "first",
     on_this_machine: bool = True,
 ) -> SentenceEncoder:
     """Load a model to see that it works here, and what it gives.
@@ -105,9 +107,11 @@ def sentence_encoder(
         raise TagsError(f"--windows {windows!r}: give 'first' or 'mean'.")
     if batch_size < 1:
         raise TagsError(f"--batch-size {batch_size}: give a positive number of texts.")
+    if Path(model).is_absolute() and not Path(model).is_dir():
+        raise TagsError(f"--encoder {model}: no such directory. Give a sentence-transformers model, or 'lexical'.")
     chosen = _device(device) if on_this_machine else device or "cpu"
     loaded = _loaded(model, chosen if on_this_machine else "cpu", dtype, max_length)
-    most = _most_tokens(loaded)
+    most = int(loaded.max_seq_length or NO_LIMIT)
     if max_length is not None and not _num_special(loaded, prompt) < max_length <= most:
         raise TagsError(
             f"--max-length {max_length}: {model} takes from {_num_special(loaded, prompt) + 1} to {most} tokens."
@@ -118,8 +122,8 @@ def sentence_encoder(
         batch_size=batch_size,
         dtype=dtype,
         prompt=prompt,
-        max_length=max_length or int(loaded.max_seq_length or most),
-        windows=windows,
+        max_length=max_length or most,
+        windows=windows,  # type: ignore[arg-type]  # checked above
         dim=int(loaded.get_embedding_dimension()),
         weights_digest=_weights_digest(loaded),
     )
@@ -150,8 +154,6 @@ def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    if Path(model).is_absolute() and not Path(model).is_dir():
-        raise TagsError(f"--encoder {model}: no such directory. Give a sentence-transformers model, or 'lexical'.")
     kwargs = {"dtype": getattr(torch, dtype)}
     try:
         try:  # what is on this machine needs no network
@@ -164,15 +166,9 @@ def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
             "Hugging Face hub (downloaded once; needs the network), or the directory of one."
         ) from error
     loaded.eval()
-    if max_length is not None and max_length <= _most_tokens(loaded):
+    if max_length is not None and max_length <= int(loaded.max_seq_length or NO_LIMIT):
         loaded.max_seq_length = max_length
     return loaded
-
-
-def _most_tokens(model: Any) -> int:
-    """What the model has positions for; tokenizers that know no limit name a huge one."""
-    positions = getattr(getattr(model[0], "auto_model", None), "config", None)
-    return int(min(model.tokenizer.model_max_length, getattr(positions, "max_position_embeddings", None) or 1 << 20))
 
 
 def _first_line(error: BaseException) -> str:
