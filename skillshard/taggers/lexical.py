@@ -27,6 +27,9 @@ MIN_SAMPLES = 2
 MAX_CHARS = 16_384
 """Of a longer text the beginning is looked at."""
 TEXTS_AT_ONCE = 1024
+TEXTS_PER_DIM = 16
+MIN_DIM = 8
+"""More directions than texts support are noise that k-means would follow (docs/LOG.md)."""
 FILES = ("lexical.columns.npy", "lexical.idf.npy", "lexical.components.npy")
 _TERM = r"\w+|[^\w\s]"
 
@@ -35,7 +38,7 @@ _TERM = r"\w+|[^\w\s]"
 class Lexical:
     """The encoder before it has seen a corpus; see `lexical`."""
 
-    max_dim: int = 128
+    max_dim: int = 64
     sample_size: int = 20_000
 
     @property
@@ -72,7 +75,7 @@ class Lexical:
         idf = np.log((1 + len(texts)) / (1 + num_texts[columns])) + 1
         weighted = normalize(counts[:, columns].multiply(idf).tocsr())
         with threadpool_limits(1):
-            dim = min(self.max_dim, *weighted.shape)
+            dim = min(self.max_dim, max(MIN_DIM, len(texts) // TEXTS_PER_DIM), *weighted.shape)
             _, sizes, directions = randomized_svd(weighted, dim, n_iter=4, random_state=seed % 2**32)
         spread = np.sqrt(np.maximum(sizes, 1e-6 * sizes[0]))
         components = (directions / spread[:, None]).T
@@ -113,11 +116,11 @@ class FittedLexical:
         return vectors
 
 
-def lexical(*, max_dim: int = 128, sample_size: int = 20_000) -> Lexical:
+def lexical(*, max_dim: int = 64, sample_size: int = 20_000) -> Lexical:
     """Hashed words and pairs of words, TF-IDF, truncated SVD, length 1.
 
     Args:
-        max_dim: most dimensions; fewer where the corpus has fewer texts or terms.
+        max_dim: most dimensions; fewer where there are not 16 texts for each.
         sample_size: texts of the corpus that it is fitted on.
     """
     return Lexical(max_dim, sample_size)

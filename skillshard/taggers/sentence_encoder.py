@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import xxhash
+from jaxtyping import Float
 
 from skillshard.errors import TagsError
 from skillshard.taggers.encoder import VectorsOf
@@ -222,7 +223,7 @@ def _windows(model: Any, text: str, num_tokens: int) -> list[str]:
     return [text[cut[0][0] : cut[-1][1]] for cut in cuts] or [text]
 
 
-def _means(vectors: VectorsOf, owner: np.ndarray, num_texts: int) -> VectorsOf:
+def _means(vectors: Float[np.ndarray, "window dim"], owner: np.ndarray, num_texts: int) -> VectorsOf:
     """The mean direction of each text's windows."""
     sums = np.zeros((num_texts, vectors.shape[1]), np.float32)
     np.add.at(sums, owner, vectors)
