@@ -22,6 +22,8 @@ BALANCED_STEPS = 8
 POINTS_PER_CLUSTER = 256
 """Points worth fitting on, for each cluster: more change the centroids little (Johnson et al., FAISS, arXiv:1702.08734)."""
 MIN_SAMPLE = 25_000
+PLATEAU = 0.15
+"""Part of the highest silhouette that fewer clusters may lack (docs/LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -290,5 +292,10 @@ def simplified_silhouette(points: Float[np.ndarray, "point dim"], clusters: Clus
 
 
 def best_of(choices: Sequence[Choice]) -> Choice:
-    """The highest score; of equal ones the fewest clusters."""
-    return max(choices, key=lambda choice: (choice.score, -choice.num_clusters))
+    """The fewest clusters whose score is within `PLATEAU` of the highest: where the curve is flat, more tell nothing more.
+
+    >>> best_of([Choice(5, 0.37), Choice(10, 0.485), Choice(34, 0.497)]).num_clusters
+    10
+    """
+    enough = (1 - PLATEAU) * max(choice.score for choice in choices)
+    return min((one for one in choices if one.score >= enough), key=lambda choice: choice.num_clusters)
