@@ -163,7 +163,7 @@ def embedding(
 
     Args:
         encoder: `lexical()`, or `sentence_encoder(NAME)`.
-        skills: number of clusters; "auto": the fewest in `skills_range` whose simplified silhouette is within 15 % of the highest.
+        skills: number of clusters; "auto": the knee of the simplified silhouette over numbers in `skills_range`.
         skills_range: least and most clusters that "auto" tries.
         min_share: no cluster gets a smaller share of the samples.
         seed: of the samples and starts.

@@ -22,8 +22,6 @@ BALANCED_STEPS = 8
 POINTS_PER_CLUSTER = 256
 """Points worth fitting on, for each cluster: more change the centroids little (Johnson et al., FAISS, arXiv:1702.08734)."""
 MIN_SAMPLE = 25_000
-PLATEAU = 0.15
-"""Part of the highest silhouette that fewer clusters may lack (docs/LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -292,10 +290,24 @@ def simplified_silhouette(points: Float[np.ndarray, "point dim"], clusters: Clus
 
 
 def best_of(choices: Sequence[Choice]) -> Choice:
-    """The fewest clusters whose score is within `PLATEAU` of the highest: where the curve is flat, more tell nothing more.
+    """The knee of the curve: a peak, or where it becomes flat, after which more clusters tell little more.
 
-    >>> best_of([Choice(5, 0.37), Choice(10, 0.485), Choice(34, 0.497)]).num_clusters
+    That is the largest difference between the share of the rise that is reached and the share of the way, on a logarithmic
+    scale; of equal ones the highest score.
+
+    >>> best_of([Choice(2, 0.26), Choice(5, 0.37), Choice(10, 0.485), Choice(34, 0.497), Choice(64, 0.48)]).num_clusters
     10
+
+    Reference:
+        Satopaa et al., "Finding a kneedle in a haystack", ICDCS Workshops 2011; without its smoothing and threshold.
     """
-    enough = (1 - PLATEAU) * max(choice.score for choice in choices)
-    return min((one for one in choices if one.score >= enough), key=lambda choice: choice.num_clusters)
+    first, rise = choices[0], max(choice.score for choice in choices) - choices[0].score
+    way = np.log(choices[-1].num_clusters / first.num_clusters)
+    if rise <= 0 or way == 0:
+        return first
+
+    def ahead(choice: Choice) -> float:
+        reached = (choice.score - first.score) / rise
+        return round(float(reached - np.log(choice.num_clusters / first.num_clusters) / way), 6)
+
+    return max(choices, key=lambda choice: (ahead(choice), choice.score))
