@@ -19,9 +19,11 @@ from skillshard.mixing.mixer import MixerState
 from skillshard.mixing.packing import PackedState
 from skillshard.shards.manifest import Manifest, SampleMember
 from skillshard.shards.tokens import TokensManifest
+from skillshard.taggers.cluster_model import ModelManifest
 from skillshard.tags import TagsManifest
 
 _MODELS: dict[str, Any] = {
+    "clusters-1": ModelManifest,
     "fit-1": Proposal,
     "graph-1": GraphFile,
     "manifest-1": Manifest,
