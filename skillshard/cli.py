@@ -291,6 +291,23 @@ def lego(
     typer.echo(f"{samples:,} samples in {len(places)} files in {out}; tag them with --field meta.skill")
 
 
+@synth.command()
+def addition(
+    k: Annotated[int, typer.Option("--k", min=1, max=9, help="Digits of each number: the number of skills.")],
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Number of samples.")],
+    out: Out,
+    proportions: Annotated[
+        str, typer.Option("--proportions", help="'natural' (13:14:18 for k=3), 'uniform', or numbers such as 1:2:4.")
+    ] = "natural",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+) -> None:
+    """The paper's addition corpus: sums of two numbers; skill i asks for the i-th digit from the right."""
+    from skillshard.synthetic.addition import write_addition
+
+    places = write_addition(out, k=k, num_samples=samples, seed=seed, proportions=parse_proportions(proportions))
+    typer.echo(f"{samples:,} samples in {len(places)} files in {out}; tag them with --field meta.skill")
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Directory for everything it makes.")] = Path("skillshard-demo"),
