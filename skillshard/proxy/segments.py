@@ -75,6 +75,14 @@ class Segments:
             tokens[row, -1, min(len(segments[-1]), self.slots - 1)] = ASK
         return answer_batch(tokens, answers)
 
+    def refusal(self, text: str) -> str | None:
+        """Why a text has no answer, as the middle of a sentence; None if it has."""
+        try:
+            cut(text, separators=self.separators, answer_after=self.answer_after)
+        except ProxyError:
+            return f"no prompt, {self.answer_after!r} and a word behind it were found"
+        return None
+
 
 def fit_segments(texts: Sequence[str], *, separators: str, answer_after: str) -> Segments:
     """The reading whose words and sizes are those of some texts.

@@ -1,0 +1,408 @@
+"""Skills by loss trajectories: samples of one skill are learnt together.
+
+1. a sample of the corpus by hash: what the runs draw their batches from; its first texts are the probe set;
+2. R training runs of the proxy from different seeds, each a unit that goes on from its own last checkpoint;
+3. for each run the losses of the probe set at every kept checkpoint;
+4. features (`skillshard.taggers.trajectories`), k-means, names; all is kept as a model (`skillshard.taggers.loss_model`);
+5. every sample of the corpus is tagged with the model, by forward passes.
+
+Reference: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, appendix D.2. Differs: log losses, standardised; the probe
+is a sample; a second measure, `parts`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from jaxtyping import Float, Int
+
+from skillshard import storage
+from skillshard.errors import TagsError
+from skillshard.execution import Record, Where, keyed, num_cpus, run
+from skillshard.proxy.device import Precision, resolve_device, resolve_precision
+from skillshard.proxy.model import ProxyShape
+from skillshard.proxy.pretrained import pretrained_tokens
+from skillshard.proxy.reading import Bytes, Reading, check_window
+from skillshard.proxy.run import Recipe, estimate_s, shape_of, train_run
+from skillshard.proxy.segments import Segments, fit_segments
+from skillshard.proxy.train import IGNORE, TokenBatch
+from skillshard.taggers.cluster_names import Named, count_terms, name_clusters
+from skillshard.taggers.kmeans import Choice, Clusters, assign, best_of, fit, simplified_silhouette, tried_numbers
+from skillshard.taggers.loss_model import (
+    MANIFEST,
+    LossModel,
+    LossModelFile,
+    LossSkill,
+    LossTagger,
+    one_thread,
+    open_loss_tagger,
+    reading_to_json,
+    run_folder,
+)
+from skillshard.taggers.tagger import Search
+from skillshard.taggers.texts import SampledText, sample_texts
+from skillshard.taggers.trajectories import Measure, guess_loss, parts_features, scale_of, whole_features
+
+MAX_TEXTS = 100_000
+"""Texts that runs draw from: more than the runs of `tiny` see, and a scratch file of some 100 MB."""
+MOST_SKILLS = 32
+"""The largest number that `auto` tries."""
+DROP_SHARE = 0.1
+LEAST_DIFFERENCE = 0.1
+"""A term whose share of samples differs less than this between clusters tells none of them apart."""
+
+
+@dataclass(frozen=True)
+class LossFinder:
+    """See `loss_tagger`."""
+
+    skills: int | None
+    runs: int
+    checkpoints: int
+    steps: int
+    proxy: str
+    measure: Measure
+    segment_at: str | None
+    answer_after: str | None
+    ordered: bool
+    window: int
+    probe: int
+    lr: float
+    seed: int
+    device: str
+    precision: Precision
+    on_estimate: Callable[[str], None] = field(compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return "loss"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__  # the order of the fields
+            if name != "on_estimate"
+        }
+
+    def find(self, search: Search) -> LossTagger:
+        """Train, measure, cluster, keep; what is done already is not done again."""
+        folder = search.work.scratch("kept", "model")
+        if not (folder / MANIFEST).exists():
+            texts = self._sample(search)
+            reading = self._reading([found.text for found in texts])
+            recipe = self._recipe(reading)
+            self._train(search, folder, texts, reading, recipe)
+            self._keep(search, folder, texts[: self.probe], reading, recipe)
+        return open_loss_tagger(folder)
+
+    def _sample(self, search: Search) -> list[SampledText]:
+        texts = sample_texts(
+            search.partitions,
+            limit=max(MAX_TEXTS, self.probe),
+            reading=search.reading,
+            refusal=self._blank_reading().refusal,
+            stop_at_refused=search.on_bad_sample == "stop",
+            scratch=str(search.work.scratch("texts")),
+            records=search.work.records("texts"),
+            where=search.where,
+            on_done=search.on_stage("sampling", len(search.partitions)),
+        )
+        num_distinct = len({found.text for found in texts})
+        if num_distinct < (self.skills or 2):
+            raise TagsError(
+                f"the corpus has {num_distinct:,} different texts that can be used, and {self.skills or 2:,} skills need at least as "
+                "many. Lower --skills, or check the corpus."
+            )
+        return texts
+
+    def _blank_reading(self) -> Reading:
+        """The reading as far as it is known without texts: enough to refuse some."""
+        if self.segment_at is not None:
+            return Segments(self.segment_at, self.answer_after or "", (), 1, 1)
+        return self._reading([])
+
+    def _reading(self, texts: Sequence[str]) -> Reading:
+        if self.segment_at is not None:
+            return fit_segments(texts, separators=self.segment_at, answer_after=self.answer_after or "")
+        if self.proxy in ("tiny", "small"):
+            return Bytes(self.window, self.answer_after)
+        return pretrained_tokens(self.proxy, window=self.window, answer_after=self.answer_after)
+
+    def _recipe(self, reading: Reading) -> Recipe:
+        model: ProxyShape | str = self.proxy
+        if isinstance(reading, Bytes | Segments):
+            model = shape_of(
+                self.proxy,
+                vocab=reading.vocab,
+                positions=reading.positions,
+                slots=reading.slots if isinstance(reading, Segments) else 1,
+                is_prefix=isinstance(reading, Segments),
+                ordered=self.ordered,
+            )
+        return Recipe(
+            model=model,
+            steps=self.steps,
+            checkpoints=self.checkpoints,
+            lr=self.lr,
+            drop_share=DROP_SHARE if self.measure == "parts" else 0.0,
+            device=self.device,
+            precision=self.precision,
+        )
+
+    def _train(
+        self, search: Search, folder: Path, texts: Sequence[SampledText], reading: Reading, recipe: Recipe
+    ) -> None:
+        place = search.work.scratch("texts.json")
+        if not place.exists():
+            storage.write_bytes(place, orjson.dumps([found.text for found in texts]))
+        units = keyed(
+            {
+                "texts": str(place),
+                "reading": reading,
+                "recipe": recipe,
+                "seed": seed,
+                "folder": str(run_folder(folder, number)),
+            }
+            for number, seed in enumerate(self._seeds())
+        )
+        self.on_estimate(self._estimate(search.where, texts, reading, recipe))
+        run(
+            train_unit,
+            units,
+            where=search.where,
+            records=search.work.records("train"),
+            on_done=search.on_stage("training", len(units)),
+        )
+
+    def _seeds(self) -> list[int]:
+        """A seed for each run, far from those of other seeds."""
+        return [int(word) for word in np.random.SeedSequence(self.seed).generate_state(self.runs)]
+
+    def _estimate(self, where: Where, texts: Sequence[SampledText], reading: Reading, recipe: Recipe) -> str:
+        with one_thread():
+            seconds = estimate_s(reading.encode([found.text for found in texts[:512]]), recipe)
+        workers = min(where.workers or num_cpus(), self.runs)
+        total = seconds * -(-self.runs // workers)
+        on = f"on {where.ray_address or f'{workers} processes'}"
+        return f"{self.runs} runs of {self.steps:,} steps, {seconds:,.0f} s each {on}: about {max(1, round(total / 60)):,} min"
+
+    def _keep(
+        self, search: Search, folder: Path, probe: Sequence[SampledText], reading: Reading, recipe: Recipe
+    ) -> None:
+        batch = reading.encode([found.text for found in probe])
+        losses, features = self._measure(search, folder, batch, reading, recipe)
+        guess = guess_loss(batch.targets[batch.targets != IGNORE])
+        scale = scale_of(features(guess), measure=self.measure)
+        points = scale.apply(features(guess))
+        clusters = by_time_learnt(choose_clusters(points, self.skills, seed=self.seed), points, losses)
+        labels = assign(points, clusters).cluster
+        skills = describe(labels, losses, [found.text for found in probe])
+        _save_arrays(folder, centroids=clusters.centroids, mean=scale.mean, deviation=scale.deviation, losses=losses)
+        rows = ({"id": found.id, "skill": skills[label].name} for found, label in zip(probe, labels, strict=True))
+        storage.write_bytes(folder / "probe.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        manifest = LossModelFile(
+            reading=reading_to_json(reading),
+            recipe=asdict(recipe),
+            seeds=self._seeds(),
+            measure=self.measure,
+            guess_loss=guess,
+            skills=skills,
+            digests=_digests(folder),
+        )
+        storage.write_bytes(folder / MANIFEST, storage.to_json(manifest.model_dump(by_alias=True)))
+
+    def _measure(
+        self, search: Search, folder: Path, batch: TokenBatch, reading: Reading, recipe: Recipe
+    ) -> tuple[Float[np.ndarray, "run checkpoint sample"], Callable[[float], Float[np.ndarray, "sample feature"]]]:
+        """The probe set's losses, and its features for a guess loss."""
+        units = keyed(
+            {
+                "model": LossModel(reading, recipe, (str(run_folder(folder, number)),), self.measure),
+                "batch": batch,
+                "out": str(search.work.scratch(f"losses-{number:02d}.npz")),
+            }
+            for number in range(self.runs)
+        )
+        on_done = search.on_stage("measuring", len(units))
+        run(measure_unit, units, where=search.where, records=search.work.records("measure"), on_done=on_done)
+        found = [np.load(unit.arguments["out"]) for unit in units]
+        whole = np.concatenate([one["whole"] for one in found])
+        if self.measure == "whole":
+            return whole, lambda guess: whole_features(whole)
+        parts = np.concatenate([one["parts"] for one in found])
+        return whole, lambda guess: parts_features(parts, guess_loss=guess)
+
+
+def loss_tagger(
+    *,
+    skills: int | None,
+    runs: int = 10,
+    checkpoints: int = 10,
+    steps: int = 1000,
+    proxy: str = "tiny",
+    measure: str = "whole",
+    segment_at: str | None = None,
+    answer_after: str | None = None,
+    ordered: bool = True,
+    window: int = 128,
+    probe: int = 2000,
+    lr: float = 1e-3,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    on_estimate: Callable[[str], None] = lambda sentence: None,
+) -> LossFinder:
+    """Find skills by loss trajectories.
+
+    Args:
+        skills: number of clusters, at least 2; None: the number from 2 to `MOST_SKILLS` of the best simplified silhouette.
+        runs: training runs, from different seeds; 10 as in the paper.
+        checkpoints: kept of each run.
+        steps: optimizer steps of each run, of 64 texts.
+        proxy: "tiny" or "small" (`skillshard.proxy.run.shape_of`), or the directory of a Hugging Face causal language model
+            and its tokenizer, which all runs begin with.
+        measure: "whole" or "parts" (`skillshard.taggers.trajectories`); parts need `segment_at`.
+        segment_at: characters that end a segment (`skillshard.proxy.segments`); None: texts are read token by token.
+        answer_after: the loss counts what stands behind the last of these in a text; None: the whole text. Needed by
+            `segment_at`.
+        ordered: whether the order of segments means something.
+        window: tokens read of a text (bytes for tiny and small) where there are no segments.
+        probe: samples whose trajectories are clustered.
+        lr: highest learning rate.
+        seed: of the runs and of k-means.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "auto", "float32" or "bfloat16".
+        on_estimate: called before the training with a sentence on how long it will take.
+
+    Raises:
+        TagsError: numbers or arguments that do not go together.
+        ProxyError: no such device, precision or proxy here.
+    """
+    device = resolve_device(device)
+    _check_numbers(skills, runs, probe, seed)
+    check_window(window)
+    if measure not in ("whole", "parts"):
+        raise TagsError(f"--measure {measure}: give 'whole' or 'parts'.")
+    if measure == "parts" and segment_at is None:
+        raise TagsError(
+            "--measure parts leaves out one segment at a time: say where segments end, such as --segment-at ',.'."
+        )
+    if segment_at is not None and (not segment_at or not answer_after):
+        raise TagsError(
+            "--segment-at reads a text as segments and predicts a word of answer: give the characters that end a segment, and "
+            "--answer-after, such as --answer-after '= '."
+        )
+    if segment_at is not None and proxy not in ("tiny", "small"):
+        raise TagsError(
+            f"--proxy {proxy} reads texts with its own tokenizer: leave --segment-at out, or use --proxy tiny."
+        )
+    return LossFinder(
+        skills=skills,
+        runs=runs,
+        checkpoints=checkpoints,
+        steps=steps,
+        proxy=proxy,
+        measure=measure,  # type: ignore[arg-type]  # checked above
+        segment_at=segment_at,
+        answer_after=answer_after,
+        ordered=ordered,
+        window=window,
+        probe=probe,
+        lr=lr,
+        seed=seed,
+        device=device,
+        precision=resolve_precision(precision, device),
+        on_estimate=on_estimate,
+    )
+
+
+def train_unit(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: str) -> Record:
+    """One run, on one thread: two side by side use two cores better than one on two."""
+    with one_thread():
+        train_run(reading.encode(orjson.loads(storage.read_bytes(texts))), recipe, seed=seed, folder=Path(folder))
+    return {"seed": seed}
+
+
+def measure_unit(model: LossModel, batch: TokenBatch, out: str) -> Record:
+    """The losses of the probe set in one run."""
+    arrays = {"whole": model.whole_losses(batch)}
+    if model.measure == "parts":
+        arrays["parts"] = model.part_losses(batch)
+    with storage.writing(out) as part, part.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the second positional for a flag
+    return {"num_samples": len(batch)}
+
+
+def choose_clusters(points: Float[np.ndarray, "sample feature"], skills: int | None, *, seed: int) -> Clusters:
+    """k-means with a given number of clusters, or with that of the best simplified silhouette."""
+    if skills is None:
+        most = min(MOST_SKILLS, len(np.unique(points, axis=0)))
+        fitted = {number: fit(points, number, seed=seed, spherical=False) for number in tried_numbers(2, most)}
+        scores = [Choice(number, simplified_silhouette(points, found)) for number, found in fitted.items()]
+        return fitted[best_of(scores).num_clusters]
+    return fit(points, skills, seed=seed, spherical=False)
+
+
+def by_time_learnt(
+    clusters: Clusters, points: Float[np.ndarray, "sample feature"], losses: Float[np.ndarray, "run checkpoint sample"]
+) -> Clusters:
+    """The clusters that hold any of the points, those learnt first (of the least mean loss) first."""
+    labels = assign(points, clusters).cluster
+    mean_loss = losses.mean(axis=(0, 1))
+    held = np.unique(labels)
+    order = held[np.argsort([mean_loss[labels == label].mean() for label in held], kind="stable")]
+    return Clusters(clusters.centroids[order], clusters.bonus[order], clusters.spherical)
+
+
+def describe(
+    labels: Int[np.ndarray, " sample"], losses: Float[np.ndarray, "run checkpoint sample"], texts: Sequence[str]
+) -> list[LossSkill]:
+    """Name, terms, size and mean trajectory of each cluster.
+
+    Where no terms tell the clusters apart their names are `learnt-1`, `learnt-2`, ...: the order in which they were learnt.
+    """
+    members = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
+    named = _named([count_terms(texts[at] for at in rows.tolist()) for rows in members], [len(rows) for rows in members])
+    curves = [losses[:, :, rows].mean(axis=(0, 2)).tolist() for rows in members]
+    return [
+        LossSkill(name=one.name, terms=list(one.terms), num_probe=len(rows), mean_losses=curve)
+        for one, rows, curve in zip(named, members, curves, strict=True)
+    ]
+
+
+def _named(counts: Sequence[Counter[str]], sizes: Sequence[int]) -> list[Named]:
+    terms = {term for found in counts for term in found}
+    shares = {term: [found[term] / size for found, size in zip(counts, sizes, strict=True)] for term in terms}
+    telling = {term for term in terms if max(shares[term]) - min(shares[term]) >= LEAST_DIFFERENCE}
+    if not telling:
+        return [Named(f"learnt-{number}", ()) for number in range(1, len(counts) + 1)]
+    return name_clusters([{term: found[term] for term in telling if found[term]} for found in counts], sizes)
+
+
+def _save_arrays(folder: Path, **arrays: np.ndarray) -> None:
+    for name, array in arrays.items():
+        with storage.writing(folder / f"{name}.npy") as part, part.open("wb") as file:
+            np.save(file, array)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST]
+    return {str(path.relative_to(folder)): storage.file_digest(path) for path in files}
+
+
+def _check_numbers(skills: int | None, runs: int, probe: int, seed: int) -> None:
+    if skills is not None and skills < 2:
+        raise TagsError(f"--skills {skills} leaves nothing to tell apart: give 2 or more, or 'auto'.")
+    if skills is not None and skills > probe:
+        raise TagsError(
+            f"--skills {skills:,} is more than the {probe:,} samples whose trajectories are clustered: raise --probe."
+        )
+    if not 1 <= runs <= 100 or probe < 2 or seed < 0:
+        raise TagsError(
+            f"--runs {runs}, --probe {probe}, --seed {seed}: expected 1 to 100 runs, 2 or more samples, a seed from 0."
+        )
