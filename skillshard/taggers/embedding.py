@@ -42,8 +42,8 @@ from skillshard.taggers.cluster_model import (
 )
 from skillshard.taggers.cluster_names import count_terms, name_clusters
 from skillshard.taggers.encoder import Encoder, Unfitted, VectorsOf
-from skillshard.taggers.fields import FieldTable, fields_place
 from skillshard.taggers.fields import FOLDER as FIELDS
+from skillshard.taggers.fields import FieldTable, fields_place
 from skillshard.taggers.kmeans import Clusters
 from skillshard.taggers.lexical import FILES as LEXICAL_FILES
 from skillshard.taggers.lexical import open_lexical
@@ -630,9 +630,18 @@ def look_at_rows(partition: Partition, reading: Mapping[str, Any], rows: Mapping
             texts.setdefault(cluster, []).append(row.text)
             previews[str(number)] = {
                 "id": row.id,
-                "text": " ".join(row.text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS],
+                "text": preview(row.text),
             }
     return {"terms": {str(cluster): count_terms(found) for cluster, found in texts.items()}, "rows": previews}
+
+
+def preview(text: str) -> str:
+    """The beginning of a text, on one line.
+
+    >>> preview(" one\\n two ")
+    'one two'
+    """
+    return " ".join(text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS]
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from skillshard import storage
 from skillshard.errors import TagsError
@@ -30,13 +30,31 @@ from skillshard.proxy.reading import Bytes, Reading, check_window
 from skillshard.proxy.run import Recipe, estimate_s, shape_of, train_run
 from skillshard.proxy.segments import Segments, fit_segments
 from skillshard.proxy.train import IGNORE, TokenBatch
-from skillshard.taggers.cluster_names import Named, count_terms, name_clusters
-from skillshard.taggers.kmeans import Choice, Clusters, assign, best_of, fit, simplified_silhouette, tried_numbers
-from skillshard.taggers.loss_model import (
+from skillshard.taggers.cluster_model import (
+    CENTROIDS,
+    FOLDER,
     MANIFEST,
+    Cluster,
+    EncoderRecord,
+    NearestSample,
+    TriedNumber,
+    save_model,
+)
+from skillshard.taggers.cluster_names import Named, count_terms, name_clusters
+from skillshard.taggers.embedding import CRITERION, NUM_NEAREST, preview
+from skillshard.taggers.kmeans import (
+    Assignment,
+    Choice,
+    Clusters,
+    assign,
+    best_of,
+    fit,
+    simplified_silhouette,
+    tried_numbers,
+)
+from skillshard.taggers.loss_model import (
+    KIND,
     LossModel,
-    LossModelFile,
-    LossSkill,
     LossTagger,
     one_thread,
     open_loss_tagger,
@@ -60,7 +78,7 @@ LEAST_DIFFERENCE = 0.1
 class LossFinder:
     """See `loss_tagger`."""
 
-    skills: int | None
+    skills: int | Literal["auto"]
     runs: int
     checkpoints: int
     steps: int
@@ -91,7 +109,7 @@ class LossFinder:
 
     def find(self, search: Search) -> LossTagger:
         """Train, measure, cluster, keep; what is done already is not done again."""
-        folder = search.work.scratch("kept", "model")
+        folder = search.work.scratch("kept", FOLDER)
         if not (folder / MANIFEST).exists():
             texts = self._sample(search)
             reading = self._reading([found.text for found in texts])
@@ -113,10 +131,11 @@ class LossFinder:
             on_done=search.on_stage("sampling", len(search.partitions)),
         )
         num_distinct = len({found.text for found in texts})
-        if num_distinct < (self.skills or 2):
+        least = 2 if self.skills == "auto" else self.skills
+        if num_distinct < least:
             raise TagsError(
-                f"the corpus has {num_distinct:,} different texts that can be used, and {self.skills or 2:,} skills need at least as "
-                "many. Lower --skills, or check the corpus."
+                f"--skills {self.skills}: the corpus has {num_distinct:,} different texts that can be used, and at least {least:,} are "
+                "needed. Lower --skills, or check the corpus."
             )
         return texts
 
@@ -176,8 +195,15 @@ class LossFinder:
             units,
             where=search.where,
             records=search.work.records("train"),
+            keeps_model=self._num_gpus > 0,
+            num_gpus=self._num_gpus,
             on_done=search.on_stage("training", len(units)),
         )
+
+    @property
+    def _num_gpus(self) -> float:
+        """Of each run."""
+        return 1.0 if self.device.startswith("cuda") else 0.0
 
     def _seeds(self) -> list[int]:
         """A seed for each run, far from those of other seeds."""
@@ -199,22 +225,29 @@ class LossFinder:
         guess = guess_loss(batch.targets[batch.targets != IGNORE])
         scale = scale_of(features(guess), measure=self.measure)
         points = scale.apply(features(guess))
-        clusters = by_time_learnt(choose_clusters(points, self.skills, seed=self.seed), points, losses)
-        labels = assign(points, clusters).cluster
-        skills = describe(labels, losses, [found.text for found in probe])
-        _save_arrays(folder, centroids=clusters.centroids, mean=scale.mean, deviation=scale.deviation, losses=losses)
-        rows = ({"id": found.id, "skill": skills[label].name} for found, label in zip(probe, labels, strict=True))
+        clusters, tried = choose_clusters(points, self.skills, seed=self.seed)
+        clusters = by_time_learnt(clusters, points, losses)
+        found = assign(points, clusters)
+        described = describe(found, probe)
+        _save_arrays(folder, mean=scale.mean, deviation=scale.deviation, losses=losses)
+        rows = ({"id": one.id, "skill": described[at].name} for one, at in zip(probe, found.cluster, strict=True))
         storage.write_bytes(folder / "probe.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
-        manifest = LossModelFile(
-            reading=reading_to_json(reading),
-            recipe=asdict(recipe),
-            seeds=self._seeds(),
-            measure=self.measure,
-            guess_loss=guess,
-            skills=skills,
-            digests=_digests(folder),
+        told = {
+            "reading": reading_to_json(reading),
+            "recipe": asdict(recipe),
+            "seeds": self._seeds(),
+            "measure": self.measure,
+            "guess_loss": guess,
+        }
+        save_model(
+            folder,
+            clusters,
+            encoder=EncoderRecord(kind=KIND, name=self.proxy, arguments=told, dim=points.shape[1]),
+            described=described,
+            tried=[TriedNumber(num_clusters=one.num_clusters, score=one.score) for one in tried],
+            criterion=CRITERION if tried else None,
+            encoder_files=_files(folder),
         )
-        storage.write_bytes(folder / MANIFEST, storage.to_json(manifest.model_dump(by_alias=True)))
 
     def _measure(
         self, search: Search, folder: Path, batch: TokenBatch, reading: Reading, recipe: Recipe
@@ -229,7 +262,16 @@ class LossFinder:
             for number in range(self.runs)
         )
         on_done = search.on_stage("measuring", len(units))
-        run(measure_unit, units, where=search.where, records=search.work.records("measure"), on_done=on_done)
+        records = search.work.records("measure")
+        run(
+            measure_unit,
+            units,
+            where=search.where,
+            records=records,
+            on_done=on_done,
+            keeps_model=self._num_gpus > 0,
+            num_gpus=self._num_gpus,
+        )
         found = [np.load(unit.arguments["out"]) for unit in units]
         whole = np.concatenate([one["whole"] for one in found])
         if self.measure == "whole":
@@ -240,7 +282,7 @@ class LossFinder:
 
 def loss_tagger(
     *,
-    skills: int | None,
+    skills: int | Literal["auto"],
     runs: int = 10,
     checkpoints: int = 10,
     steps: int = 1000,
@@ -260,7 +302,7 @@ def loss_tagger(
     """Find skills by loss trajectories.
 
     Args:
-        skills: number of clusters, at least 2; None: the number from 2 to `MOST_SKILLS` of the best simplified silhouette.
+        skills: number of clusters, at least 2; "auto": the number from 2 to `MOST_SKILLS` of the best simplified silhouette.
         runs: training runs, from different seeds; 10 as in the paper.
         checkpoints: kept of each run.
         steps: optimizer steps of each run, of 64 texts.
@@ -338,14 +380,16 @@ def measure_unit(model: LossModel, batch: TokenBatch, out: str) -> Record:
     return {"num_samples": len(batch)}
 
 
-def choose_clusters(points: Float[np.ndarray, "sample feature"], skills: int | None, *, seed: int) -> Clusters:
-    """k-means with a given number of clusters, or with that of the best simplified silhouette."""
-    if skills is None:
+def choose_clusters(
+    points: Float[np.ndarray, "sample feature"], skills: int | Literal["auto"], *, seed: int
+) -> tuple[Clusters, list[Choice]]:
+    """k-means with a given number of clusters, or with that of the best simplified silhouette; and what was tried."""
+    if skills == "auto":
         most = min(MOST_SKILLS, len(np.unique(points, axis=0)))
-        fitted = {number: fit(points, number, seed=seed, spherical=False) for number in tried_numbers(2, most)}
+        fitted = {number: fit(points, number, seed=seed, spherical=False) for number in tried_numbers(2, max(2, most))}
         scores = [Choice(number, simplified_silhouette(points, found)) for number, found in fitted.items()]
-        return fitted[best_of(scores).num_clusters]
-    return fit(points, skills, seed=seed, spherical=False)
+        return fitted[best_of(scores).num_clusters], scores
+    return fit(points, skills, seed=seed, spherical=False), []
 
 
 def by_time_learnt(
@@ -359,20 +403,31 @@ def by_time_learnt(
     return Clusters(clusters.centroids[order], clusters.bonus[order], clusters.spherical)
 
 
-def describe(
-    labels: Int[np.ndarray, " sample"], losses: Float[np.ndarray, "run checkpoint sample"], texts: Sequence[str]
-) -> list[LossSkill]:
-    """Name, terms, size and mean trajectory of each cluster.
+def describe(found: Assignment, probe: Sequence[SampledText]) -> list[Cluster]:
+    """Name, terms, size and nearest samples of each cluster, as far as the probe set tells.
 
     Where no terms tell the clusters apart their names are `learnt-1`, `learnt-2`, ...: the order in which they were learnt.
     """
-    members = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
-    named = _named([count_terms(texts[at] for at in rows.tolist()) for rows in members], [len(rows) for rows in members])
-    curves = [losses[:, :, rows].mean(axis=(0, 2)).tolist() for rows in members]
+    members = [np.flatnonzero(found.cluster == cluster).tolist() for cluster in range(int(found.cluster.max()) + 1)]
+    named = _named([count_terms(probe[at].text for at in rows) for rows in members], [len(rows) for rows in members])
     return [
-        LossSkill(name=one.name, terms=list(one.terms), num_probe=len(rows), mean_losses=curve)
-        for one, rows, curve in zip(named, members, curves, strict=True)
+        Cluster(
+            name=one.name,
+            terms=list(one.terms),
+            num_samples=len(rows),
+            mean_distance=round(float(found.distance[rows].mean(dtype=np.float64)), 6),
+            bonus=0.0,
+            nearest=[
+                _nearest(probe[at], found.distance[at])
+                for at in sorted(rows, key=lambda at: found.distance[at])[:NUM_NEAREST]
+            ],
+        )
+        for one, rows in zip(named, members, strict=True)
     ]
+
+
+def _nearest(sample: SampledText, distance: np.floating) -> NearestSample:
+    return NearestSample(id=sample.id, distance=round(float(distance), 6), text=preview(sample.text))
 
 
 def _named(counts: Sequence[Counter[str]], sizes: Sequence[int]) -> list[Named]:
@@ -390,15 +445,16 @@ def _save_arrays(folder: Path, **arrays: np.ndarray) -> None:
             np.save(file, array)
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST]
-    return {str(path.relative_to(folder)): storage.file_digest(path) for path in files}
+def _files(folder: Path) -> list[str]:
+    """What is kept beside the centroids."""
+    files = (str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [name for name in files if name not in (CENTROIDS, MANIFEST)]
 
 
-def _check_numbers(skills: int | None, runs: int, probe: int, seed: int) -> None:
-    if skills is not None and skills < 2:
+def _check_numbers(skills: int | Literal["auto"], runs: int, probe: int, seed: int) -> None:
+    if skills != "auto" and skills < 2:
         raise TagsError(f"--skills {skills} leaves nothing to tell apart: give 2 or more, or 'auto'.")
-    if skills is not None and skills > probe:
+    if skills != "auto" and skills > probe:
         raise TagsError(
             f"--skills {skills:,} is more than the {probe:,} samples whose trajectories are clustered: raise --probe."
         )

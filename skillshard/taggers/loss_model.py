@@ -1,8 +1,8 @@
 """What the loss tagger keeps, and how it tags with it.
 
-    MODEL/model.json        reading, recipe, measure, skills; last (schemas/loss-model-1.json)
-    MODEL/runs/00/          checkpoints of each run (skillshard.proxy.run)
+    MODEL/model.json        last; "encoder" holds reading, recipe, seeds, measure (skillshard.taggers.cluster_model)
     MODEL/centroids.npy     of the clusters, in standardised features; MODEL/mean.npy, MODEL/deviation.npy standardise
+    MODEL/runs/00/          checkpoints of each run (skillshard.proxy.run)
     MODEL/probe.jsonl       id and skill of each probe sample
     MODEL/losses.npy        nats of the probe samples, (run, checkpoint, sample)
 
@@ -15,15 +15,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from skillshard import storage
 from skillshard.corpus import Sample
 from skillshard.errors import TagsError
 from skillshard.proxy.model import ProxyShape
@@ -32,41 +30,14 @@ from skillshard.proxy.reading import Bytes, Reading
 from skillshard.proxy.run import Recipe, computing, load_checkpoint, new_model
 from skillshard.proxy.segments import Segments, without
 from skillshard.proxy.train import TokenBatch, sample_scores
+from skillshard.taggers.cluster_model import ClusterModel
 from skillshard.taggers.kmeans import Clusters, assign
 from skillshard.taggers.tagger import Tag, Untagged
 from skillshard.taggers.trajectories import Measure, Scale, parts_features, whole_features
 
-MANIFEST = "model.json"
+KIND = "loss"
 MAX_BATCH = 512
 _READINGS = {"bytes": Bytes, "segments": Segments, "pretrained": PretrainedTokens}
-
-
-class LossSkill(BaseModel):
-    """One cluster."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    terms: list[str] = Field(description="distinguishing terms, best first")
-    num_probe: int = Field(ge=1, description="probe samples in it")
-    mean_losses: list[float] = Field(
-        description="nats per token, at each checkpoint, over its probe samples and all runs"
-    )
-
-
-class LossModelFile(BaseModel):
-    """model.json."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    schema_version: Literal["skillshard/loss-model/1"] = Field("skillshard/loss-model/1", alias="schema")
-    reading: dict[str, Any] = Field(description="how texts become tokens: a kind and its arguments")
-    recipe: dict[str, Any] = Field(description="what all runs share")
-    seeds: list[int] = Field(description="of each run")
-    measure: Measure
-    guess_loss: float = Field(ge=0, description="nats of an answer guessed by frequency; the bound of `parts`")
-    skills: list[LossSkill] = Field(description="in the order of the centroids")
-    digests: dict[str, str] = Field(description="of every other file")
 
 
 @dataclass(frozen=True)
@@ -149,30 +120,19 @@ class _Opened:
         return [Tag(self.names[cluster], distance) for cluster, distance in pairs]
 
 
-def open_loss_tagger(folder: str | os.PathLike[str]) -> LossTagger:
-    """A tagger by a kept model.
+def open_loss_tagger(place: str | os.PathLike[str]) -> LossTagger:
+    """A tagger by a kept model, given its directory or that of the tags beside which it lies.
 
     Raises:
-        TagsError: there is none, or its files are not those of its manifest.
+        TagsError: there is none, its files are not those of its manifest, or it is of another tagger.
     """
-    place = Path(folder) / MANIFEST
-    if not place.exists():
+    model = ClusterModel.open(place)
+    if model.manifest.encoder.kind != KIND:
         raise TagsError(
-            f"{folder} holds no model of the loss tagger: {MANIFEST} is not there. Give the 'model' of such tags."
+            f"the clusters in {model.folder} are of {model.manifest.encoder.name}, not of loss trajectories: give the model of tags by loss, "
+            "or tag --by embedding."
         )
-    try:
-        file = LossModelFile.model_validate(storage.read_json(place))
-    except ValidationError as error:
-        raise TagsError(
-            f"{place} does not fit schemas/loss-model-1.json: {storage.first_fault(error)}: damaged, edited, or the model of another "
-            "tagger. Give the 'model' of tags by loss."
-        ) from error
-    for name, digest in file.digests.items():
-        if not (Path(folder) / name).exists() or storage.file_digest(Path(folder) / name) != digest:
-            raise TagsError(
-                f"{Path(folder) / name} is missing or not the file that {MANIFEST} names. Fetch or make the model again."
-            )
-    return LossTagger(str(folder), storage.file_digest(place))
+    return LossTagger(str(model.folder), model.digest)
 
 
 @contextmanager
@@ -212,12 +172,12 @@ def recipe_from_json(value: dict[str, Any]) -> Recipe:
 
 @lru_cache(maxsize=2)
 def _opened(folder: str, digest: str) -> _Opened:
-    file = LossModelFile.model_validate(storage.read_json(Path(folder) / MANIFEST))
-    runs = tuple(str(run_folder(folder, number)) for number in range(len(file.seeds)))
-    model = LossModel(reading_from_json(file.reading), recipe_from_json(file.recipe), runs, file.measure)
-    mean, deviation, centroids = (np.load(Path(folder) / f"{name}.npy") for name in ("mean", "deviation", "centroids"))
-    clusters = Clusters(centroids, np.zeros(len(centroids), np.float32), spherical=False)
-    return _Opened(model, file.guess_loss, Scale(mean, deviation), clusters, tuple(skill.name for skill in file.skills))
+    kept = ClusterModel.open(folder)
+    told = kept.manifest.encoder.arguments
+    runs = tuple(str(run_folder(folder, number)) for number in range(len(told["seeds"])))
+    model = LossModel(reading_from_json(told["reading"]), recipe_from_json(told["recipe"]), runs, told["measure"])
+    mean, deviation = (np.load(Path(folder) / f"{name}.npy") for name in ("mean", "deviation"))
+    return _Opened(model, told["guess_loss"], Scale(mean, deviation), kept.clusters, tuple(kept.names))
 
 
 def run_folder(folder: str | os.PathLike[str], number: int) -> Path:

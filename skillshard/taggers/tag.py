@@ -10,11 +10,11 @@ Memory of a unit: row groups of the part; 16 bytes per id of the partition (stag
 """
 
 import contextlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-import itertools
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
