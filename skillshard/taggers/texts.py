@@ -4,9 +4,9 @@ A unit reads one partition and keeps at most `limit` texts, those of the smalles
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import xxhash
@@ -17,10 +17,8 @@ from skillshard.errors import CorpusError
 from skillshard.execution import Record, Unit, Where, keyed, run
 
 
-class Refusal(Protocol):
-    """Says why a text cannot be used, as the middle of a sentence; None if it can. Picklable."""
-
-    def __call__(self, text: str) -> str | None: ...
+Refusal = Callable[[str], str | None]
+"""Says why a text cannot be used, as the middle of a sentence; None if it can. Picklable."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def refused_sentence(partition: Partition, sample: Sample, why: str) -> str:
     )
 
 
-def _smallest(texts: Any, limit: int) -> list[SampledText]:
+def _smallest(texts: Iterable[SampledText], limit: int) -> list[SampledText]:
     return heapq.nsmallest(limit, texts, key=lambda found: (found.hash, found.id))
 
 

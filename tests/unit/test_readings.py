@@ -13,7 +13,9 @@ from skillshard.synthetic.addition import addition_samples
 from skillshard.synthetic.lego import lego_samples
 
 LEGO = [sample["text"] for sample in lego_samples(k=3, num_samples=200, seed=0)]
-TEXTS = st.lists(st.text(min_size=2, max_size=30).filter(lambda text: len(text.encode("utf-8", "ignore")) > 1), min_size=1)
+TEXTS = st.lists(
+    st.text(min_size=2, max_size=30).filter(lambda text: len(text.encode("utf-8", "ignore")) > 1), min_size=1
+)
 
 
 def words_of(reading: Segments, tokens: np.ndarray) -> list[list[str]]:
