@@ -13,6 +13,7 @@ paper a billion samples of 384 dimensions are 768 GB of embeddings; a step or th
 about an hour on one core of 50 GFLOPS, spread over all units.
 """
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ from skillshard.taggers.cluster_model import (
     NearestSample,
     TriedNumber,
     copy_model,
+    file_fault,
     save_model,
 )
 from skillshard.taggers.cluster_names import count_terms, name_clusters
@@ -58,6 +60,7 @@ PREVIEW_CHARS = 160
 BALANCE_TRIES = 5
 ONE_PARTITION_BYTES = 4 << 20
 """A corpus smaller than this may be one partition and nobody minds."""
+EMBEDDINGS = "embeddings"
 CRITERION = "simplified silhouette"
 ASSIGNED = np.dtype([("cluster", "<i4"), ("distance", "<f4")])
 
@@ -91,7 +94,7 @@ class Embedding:
         return {**asked, "min_share": self.min_share, "seed": self.seed}
 
     def find(self, search: Search) -> RowTagger:
-        num_rows, num_samples = _count(search)
+        num_rows, num_samples = count_rows(search)
         if num_samples == 0:
             return AssignedRows("", ())
         encoder = _fitted(self.encoder, search, num_rows, self.seed)
@@ -123,7 +126,7 @@ class KeptClusters:
         return {"model": self.model.digest, "encoder_arguments": self.encoder.arguments}
 
     def find(self, search: Search) -> RowTagger:
-        num_rows, _ = _count(search)
+        num_rows, _ = count_rows(search)
         places = _encode(self.encoder, search, num_rows)
         _assign(search, places, self.model.clusters, "assign")
         copy_model(self.model, search.work.scratch("kept", FOLDER))
@@ -206,7 +209,7 @@ def encoder_files(encoder: Encoder) -> tuple[str, ...]:
 # --- 1 to 3: rows, texts, vectors ------------------------------------------------------------------------------------
 
 
-def _count(search: Search) -> tuple[list[int], int]:
+def count_rows(search: Search) -> tuple[list[int], int]:
     """Rows of each partition, and samples of all."""
     fields = search.work.scratch("kept", FIELDS)
     units = keyed(
@@ -273,7 +276,7 @@ def take_texts(partition: Partition, reading: Mapping[str, Any], rows: Sequence[
 def _encode(encoder: Encoder, search: Search, num_rows: Sequence[int]) -> list[str]:
     """Embeddings of every partition; their places."""
     _warn_of_one_partition(search)
-    folder = search.work.scratch("kept", "embeddings")
+    folder = search.work.scratch("kept", EMBEDDINGS)
     places = [_place(str(folder), at) for at in range(len(search.partitions))]
     units = keyed(
         {"partition": partition, "encoder": encoder, "reading": search.reading, "num_rows": num, "place": place}
@@ -635,6 +638,7 @@ def look_at_rows(partition: Partition, reading: Mapping[str, Any], rows: Mapping
     return {"terms": {str(cluster): count_terms(found) for cluster, found in texts.items()}, "rows": previews}
 
 
+<<<<<<< HEAD
 def preview(text: str) -> str:
     """The beginning of a text, on one line.
 
@@ -642,6 +646,17 @@ def preview(text: str) -> str:
     'one two'
     """
     return " ".join(text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS]
+=======
+def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:
+    """Every fault of the embeddings beside tags; none if there are none."""
+    folder = storage.join(tags, EMBEDDINGS)
+    manifest = storage.join(folder, "embeddings.json")
+    if not storage.exists(manifest):
+        return []
+    parts = storage.read_json(manifest)["parts"]
+    faults = (file_fault(_place(folder, at), part["digest"], "embeddings.json") for at, part in enumerate(parts))
+    return [fault for fault in faults if fault]
+>>>>>>> embed
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

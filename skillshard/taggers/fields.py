@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -44,7 +45,7 @@ class FieldTable:
     def write(self, place: str) -> None:
         columns = {path: self._column(rows) for path, rows in sorted(self._columns.items())}
         fields = [pa.field(path, column.type) for path, column in columns.items()]
-        schema = pa.schema(fields, metadata={"num_rows": str(self._num_rows)})
+        schema = pa.schema(fields, metadata={"dropped": orjson.dumps(sorted(self._dropped))})
         with storage.writing(place) as part:
             pq.write_table(pa.table(list(columns.values()), schema=schema), part, compression="zstd")
 
@@ -68,19 +69,24 @@ def read_field(tags: str | os.PathLike[str], path: str, num_parts: int) -> Itera
     """
     folder = storage.join(tags, FOLDER)
     name = path.removeprefix("meta.")
-    for part in range(num_parts):
-        place = fields_place(folder, part)
-        if not storage.exists(place):
-            raise TagsError(
-                f"{os.fspath(tags)} keeps no metadata beside its tags. Name the corpus with --corpus, or other tags with --against TAGS."
-            )
-        known = pq.read_schema(place).names
-        if name not in known:
-            raise TagsError(
-                f"field {path!r} is not kept beside {os.fspath(tags)}{did_you_mean(name, known)}: it is not there, or has over {MAX_VALUES:,} "
-                f"values or long ones. Kept are {name_some(known) or 'none'}; any other can be read with --corpus."
-            )
-        yield pq.read_table(place, columns=[name])[name].to_pylist()
+    places = [fields_place(folder, part) for part in range(num_parts)]
+    if not all(map(storage.exists, places)):
+        raise TagsError(
+            f"{os.fspath(tags)} keeps no metadata beside its tags: name the corpus with --corpus, or give other tags to compare with."
+        )
+    schemas = [pq.read_schema(place) for place in places]
+    dropped = {found for schema in schemas for found in orjson.loads(schema.metadata[b"dropped"])}
+    known = sorted({found for schema in schemas for found in schema.names} - dropped)
+    if name not in known:
+        why = f"it has over {MAX_VALUES:,} values, or long ones" if name in dropped else "no sample has it"
+        raise TagsError(
+            f"field {path!r} is not kept beside {os.fspath(tags)}: {why}{did_you_mean(name, known)}. Kept are {name_some(known) or 'none'}."
+        )
+    for place, schema in zip(places, schemas, strict=True):
+        if name in schema.names:
+            yield pq.read_table(place, columns=[name])[name].to_pylist()
+        else:
+            yield [None] * pq.read_metadata(place).num_rows
 
 
 def _scalars(meta: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

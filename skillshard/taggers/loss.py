@@ -41,7 +41,7 @@ from skillshard.taggers.cluster_model import (
     save_model,
 )
 from skillshard.taggers.cluster_names import Named, count_terms, name_clusters
-from skillshard.taggers.embedding import CRITERION, NUM_NEAREST, preview
+from skillshard.taggers.embedding import CRITERION, NUM_NEAREST, count_rows, preview
 from skillshard.taggers.kmeans import (
     Assignment,
     Choice,
@@ -110,6 +110,7 @@ class LossFinder:
     def find(self, search: Search) -> LossTagger:
         """Train, measure, cluster, keep; what is done already is not done again."""
         folder = search.work.scratch("kept", FOLDER)
+        count_rows(search)
         if not (folder / MANIFEST).exists():
             texts = self._sample(search)
             reading = self._reading([found.text for found in texts])

@@ -70,7 +70,7 @@ class RowTagger(Protocol):
 
 @runtime_checkable
 class Finder(Protocol):
-    """Finds the skills in the corpus itself, in stages of units, and then tags by rows or by the samples themselves."""
+    """Finds the skills in the corpus itself, in stages of units, and then tags by rows."""
 
     @property
     def name(self) -> str:
@@ -80,5 +80,5 @@ class Finder(Protocol):
     def arguments(self) -> dict[str, Any]:
         """What it was built with, as JSON."""
 
-    def find(self, search: Search) -> RowTagger | Tagger:
+    def find(self, search: Search) -> Tagger | RowTagger:
         """Look at the corpus; the same bytes however often it is killed and called again."""
