@@ -638,7 +638,6 @@ def look_at_rows(partition: Partition, reading: Mapping[str, Any], rows: Mapping
     return {"terms": {str(cluster): count_terms(found) for cluster, found in texts.items()}, "rows": previews}
 
 
-<<<<<<< HEAD
 def preview(text: str) -> str:
     """The beginning of a text, on one line.
 
@@ -646,7 +645,8 @@ def preview(text: str) -> str:
     'one two'
     """
     return " ".join(text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS]
-=======
+
+
 def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:
     """Every fault of the embeddings beside tags; none if there are none."""
     folder = storage.join(tags, EMBEDDINGS)
@@ -656,7 +656,6 @@ def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:
     parts = storage.read_json(manifest)["parts"]
     faults = (file_fault(_place(folder, at), part["digest"], "embeddings.json") for at, part in enumerate(parts))
     return [fault for fault in faults if fault]
->>>>>>> embed
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

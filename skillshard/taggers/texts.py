@@ -16,7 +16,6 @@ from skillshard.corpus import Partition, PartitionReader, Rejection, Sample
 from skillshard.errors import CorpusError
 from skillshard.execution import Record, Unit, Where, keyed, run
 
-
 Refusal = Callable[[str], str | None]
 """Says why a text cannot be used, as the middle of a sentence; None if it can. Picklable."""
 
