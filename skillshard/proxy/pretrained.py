@@ -91,13 +91,18 @@ def pretrained_tokens(place: str, *, window: int, answer_after: str | None) -> P
     return PretrainedTokens(place, min(window, limit), answer_after)
 
 
-def _open(place: str, kind: str, what: str) -> Any:
-    """One thing of a directory, by transformers' class of that name; ProxyError if it is not there."""
+def check_place(place: str) -> None:
+    """ProxyError unless there is a directory."""
     if not Path(place).is_dir():
         raise ProxyError(
             f"--proxy {place}: neither 'tiny' nor 'small' nor a directory. Give one of these, or the directory of a Hugging Face "
             "causal language model and its tokenizer (save_pretrained writes one)."
         )
+
+
+def _open(place: str, kind: str, what: str) -> Any:
+    """One thing of a directory, by transformers' class of that name; ProxyError if it is not there."""
+    check_place(place)
     import transformers
 
     try:

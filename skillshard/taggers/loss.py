@@ -25,7 +25,7 @@ from skillshard.errors import TagsError
 from skillshard.execution import Record, Where, keyed, num_cpus, run
 from skillshard.proxy.device import Precision, resolve_device, resolve_precision
 from skillshard.proxy.model import ProxyShape
-from skillshard.proxy.pretrained import pretrained_tokens
+from skillshard.proxy.pretrained import check_place, pretrained_tokens
 from skillshard.proxy.reading import Bytes, Reading, check_window
 from skillshard.proxy.run import Recipe, estimate_s, shape_of, train_run
 from skillshard.proxy.segments import Segments, fit_segments
@@ -340,6 +340,9 @@ def loss_tagger(
             "--segment-at reads a text as segments and predicts a word of answer: give the characters that end a segment, and "
             "--answer-after, such as --answer-after '= '."
         )
+    Recipe(model=proxy, steps=steps, checkpoints=checkpoints, lr=lr)  # refuses numbers that make no sense, before any work
+    if proxy not in ("tiny", "small"):
+        check_place(proxy)
     if segment_at is not None and proxy not in ("tiny", "small"):
         raise TagsError(
             f"--proxy {proxy} reads texts with its own tokenizer: leave --segment-at out, or use --proxy tiny."

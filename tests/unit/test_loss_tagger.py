@@ -284,12 +284,17 @@ def small_reading() -> Any:
             "--measure parts leaves out one segment at a time: say where segments end",
         ),
         ({"answer_after": None}, "--segment-at reads a text as segments and predicts a word of answer"),
-        ({"proxy": "some/model"}, "--proxy some/model reads texts with its own tokenizer: leave --segment-at out"),
+        ({"proxy": "/"}, "--proxy / reads texts with its own tokenizer: leave --segment-at out"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(TagsError, match=re.escape(says)):
         small_finder(**changes)
+
+
+def test_a_proxy_that_is_nowhere_is_refused_before_any_work() -> None:
+    with pytest.raises(ProxyError, match="--proxy some/model: neither 'tiny' nor 'small' nor a directory"):
+        small_finder(proxy="some/model")
 
 
 def test_a_gpu_where_there_is_none_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
