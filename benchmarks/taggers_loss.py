@@ -51,7 +51,7 @@ class Task:
 
 TASKS = {
     "ordered": Task(5, "chain", ",.:", "= ", True, 4, 1500, 1e-3),
-    "shuffled": Task(5, "shuffled", ",.:", "= ", False, 3, 5000, 1e-3),
+    "shuffled": Task(5, "shuffled", ",.:", "= ", False, 2, 5000, 1e-3),
     "addition": Task(3, None, " ,+=", "Output: ", True, 1, 4000, 1e-3),
 }
 

@@ -131,7 +131,7 @@ def tag(
         str | None, typer.Option("--skills", help="embedding, loss: the number of skills, or 'auto'.", metavar="K|auto")
     ] = None,
     skills_range: Annotated[
-        str, typer.Option("--skills-range", help="embedding: what --skills auto tries.", metavar="LEAST:MOST")
+        str, typer.Option("--skills-range", help="embedding, loss: what --skills auto tries.", metavar="LEAST:MOST")
     ] = "2:64",
     balance: Annotated[
         float, typer.Option("--balance", help="embedding: no skill gets a smaller share of the samples.")
@@ -301,6 +301,7 @@ def tag(
         if by == "metadata"
         else _loss(
             skills=skills,
+            skills_range=skills_range,
             model=model,
             fixed={"--device": device, "--dtype": dtype, "--max-length": max_length} | of_loss,
             runs=10 if runs is None else runs,
@@ -430,6 +431,7 @@ def _embedding(
 def _loss(
     *,
     skills: str | None,
+    skills_range: str,
     model: Path | None,
     fixed: dict[str, Any],
     runs: int,
@@ -459,6 +461,7 @@ def _loss(
 
     return loss_tagger(
         skills=parse_skills(skills),
+        skills_range=parse_range(skills_range),
         runs=runs,
         checkpoints=checkpoints,
         steps=steps,

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from skillshard import storage
 from skillshard.errors import TagsError
@@ -48,6 +49,7 @@ from skillshard.taggers.kmeans import (
     Clusters,
     assign,
     best_of,
+    count_distinct,
     fit,
     simplified_silhouette,
     tried_numbers,
@@ -67,8 +69,6 @@ from skillshard.taggers.trajectories import Measure, guess_loss, parts_features,
 
 MAX_TEXTS = 100_000
 """Texts that runs draw from: more than the runs of `tiny` see, and a scratch file of some 100 MB."""
-MOST_SKILLS = 32
-"""The largest number that `auto` tries."""
 DROP_SHARE = 0.1
 LEAST_DIFFERENCE = 0.1
 """A term whose share of samples differs less than this between clusters tells none of them apart."""
@@ -79,6 +79,7 @@ class LossFinder:
     """See `loss_tagger`."""
 
     skills: int | Literal["auto"]
+    skills_range: tuple[int, int]
     runs: int
     checkpoints: int
     steps: int
@@ -101,11 +102,8 @@ class LossFinder:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return {
-            name: getattr(self, name)
-            for name in self.__dataclass_fields__  # the order of the fields
-            if name != "on_estimate"
-        }
+        asked = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "on_estimate"}
+        return {**asked, "skills_range": list(self.skills_range)}
 
     def find(self, search: Search) -> LossTagger:
         """Train, measure, cluster, keep; what is done already is not done again."""
@@ -226,7 +224,7 @@ class LossFinder:
         guess = guess_loss(batch.targets[batch.targets != IGNORE])
         scale = scale_of(features(guess), measure=self.measure)
         points = scale.apply(features(guess))
-        clusters, tried = choose_clusters(points, self.skills, seed=self.seed)
+        clusters, tried = choose_clusters(points, self.skills, self.skills_range, seed=self.seed)
         clusters = by_time_learnt(clusters, points, losses)
         found = assign(points, clusters)
         described = describe(found, probe)
@@ -236,6 +234,7 @@ class LossFinder:
         told = {
             "reading": reading_to_json(reading),
             "recipe": asdict(recipe),
+            "kept_steps": recipe.kept_steps,
             "seeds": self._seeds(),
             "measure": self.measure,
             "guess_loss": guess,
@@ -284,6 +283,7 @@ class LossFinder:
 def loss_tagger(
     *,
     skills: int | Literal["auto"],
+    skills_range: tuple[int, int] = (2, 64),
     runs: int = 10,
     checkpoints: int = 10,
     steps: int = 1000,
@@ -303,7 +303,8 @@ def loss_tagger(
     """Find skills by loss trajectories.
 
     Args:
-        skills: number of clusters, at least 2; "auto": the number from 2 to `MOST_SKILLS` of the best simplified silhouette.
+        skills: number of clusters, at least 2; "auto": the number in `skills_range` of the best simplified silhouette.
+        skills_range: least and most clusters that "auto" tries.
         runs: training runs, from different seeds; 10 as in the paper.
         checkpoints: kept of each run.
         steps: optimizer steps of each run, of 64 texts.
@@ -329,6 +330,10 @@ def loss_tagger(
     device = resolve_device(device)
     _check_numbers(skills, runs, probe, seed)
     check_window(window)
+    if not 2 <= skills_range[0] <= skills_range[1]:
+        raise TagsError(
+            f"--skills auto tries from {skills_range[0]} to {skills_range[1]}: give 2 or more, and the smaller number first."
+        )
     if measure not in ("whole", "parts"):
         raise TagsError(f"--measure {measure}: give 'whole' or 'parts'.")
     if measure == "parts" and segment_at is None:
@@ -340,7 +345,9 @@ def loss_tagger(
             "--segment-at reads a text as segments and predicts a word of answer: give the characters that end a segment, and "
             "--answer-after, such as --answer-after '= '."
         )
-    Recipe(model=proxy, steps=steps, checkpoints=checkpoints, lr=lr)  # refuses numbers that make no sense, before any work
+    Recipe(
+        model=proxy, steps=steps, checkpoints=checkpoints, lr=lr
+    )  # refuses numbers that make no sense, before any work
     if proxy not in ("tiny", "small"):
         check_place(proxy)
     if segment_at is not None and proxy not in ("tiny", "small"):
@@ -349,6 +356,7 @@ def loss_tagger(
         )
     return LossFinder(
         skills=skills,
+        skills_range=skills_range,
         runs=runs,
         checkpoints=checkpoints,
         steps=steps,
@@ -385,15 +393,21 @@ def measure_unit(model: LossModel, batch: TokenBatch, out: str) -> Record:
 
 
 def choose_clusters(
-    points: Float[np.ndarray, "sample feature"], skills: int | Literal["auto"], *, seed: int
+    points: Float[np.ndarray, "sample feature"],
+    skills: int | Literal["auto"],
+    skills_range: tuple[int, int],
+    *,
+    seed: int,
 ) -> tuple[Clusters, list[Choice]]:
     """k-means with a given number of clusters, or with that of the best simplified silhouette; and what was tried."""
-    if skills == "auto":
-        most = min(MOST_SKILLS, len(np.unique(points, axis=0)))
-        fitted = {number: fit(points, number, seed=seed, spherical=False) for number in tried_numbers(2, max(2, most))}
-        scores = [Choice(number, simplified_silhouette(points, found)) for number, found in fitted.items()]
-        return fitted[best_of(scores).num_clusters], scores
-    return fit(points, skills, seed=seed, spherical=False), []
+    with threadpool_limits(1):
+        if skills != "auto":
+            return fit(points, skills, seed=seed, spherical=False), []
+        least, most = skills_range
+        most = max(least, min(most, count_distinct(points, most)))
+        fitted = {number: fit(points, number, seed=seed, spherical=False) for number in tried_numbers(least, most)}
+        tried = [Choice(number, simplified_silhouette(points, found)) for number, found in fitted.items()]
+        return fitted[best_of(tried).num_clusters], tried
 
 
 def by_time_learnt(
