@@ -268,7 +268,6 @@ def tag(
     }
     _refuse_strangers(alien_to[by], f"has no meaning with --by {by}")
     where = Where(workers, ray_address)
-    names = None if mapping is None else taggers.read_map(mapping)
     if any(value is not None for value in regrouping.values()) and not field:
         _refuse_strangers(
             regrouping if by != "metadata" else {},
@@ -279,7 +278,7 @@ def tag(
                 corpus,
                 out,
                 combine=combine,
-                mapping=names,
+                mapping=None if mapping is None else taggers.read_map(mapping),
                 min_share=min_share,
                 rest=rest,
                 vectors=_graph_rows(graph),
@@ -297,7 +296,7 @@ def tag(
         )
     opened = Corpus.open(corpus)
     tagger = (
-        _metadata(field or [], names, min_share, rest)
+        _metadata(field or [], mapping, min_share, rest)
         if by == "metadata"
         else _loss(
             skills=skills,
@@ -352,13 +351,15 @@ def tag(
     show_tags(tags)
 
 
-def _metadata(field: list[str], mapping: dict[str, str] | None, min_share: float, rest: str | None) -> Any:
+def _metadata(field: list[str], mapping: Path | None, min_share: float, rest: str | None) -> Any:
     from skillshard import taggers
 
     tagger = taggers.metadata(*field)
     if mapping is None and not min_share and rest is None:
         return tagger
-    return taggers.regrouped(tagger, mapping=mapping, min_share=min_share, rest=rest)
+    return taggers.regrouped(
+        tagger, mapping=None if mapping is None else taggers.read_map(mapping), min_share=min_share, rest=rest
+    )
 
 
 def _graph_rows(graph: Path | None) -> dict[str, Any]:
@@ -407,7 +408,7 @@ def _embedding(
         alien = {"--device": device, "--batch-size": batch_size, "--dtype": dtype, "--prompt": prompt}
         alien |= {"--max-length": max_length, "--windows": windows}
         _refuse_strangers(alien, "is of sentence-transformers models: the lexical encoder has none")
-        chosen: Any = taggers.open_lexical(str(kept.folder)) if kept else taggers.lexical()
+        chosen: Any = taggers.lexical() if kept is None else taggers.kept_lexical(kept)
     else:
         made = kept.manifest.encoder.arguments if kept else {}
         chosen = taggers.sentence_encoder(
@@ -417,7 +418,7 @@ def _embedding(
             dtype=dtype or made.get("dtype", "float32"),
             prompt=made.get("prompt", "") if prompt is None else prompt,
             max_length=max_length or made.get("max_length"),
-            windows=windows or made.get("windows", "first"),  # type: ignore[arg-type]  # checked there
+            windows=windows or made.get("windows", "first"),
             on_this_machine=on_this_machine,
         )
     if kept:

@@ -32,6 +32,11 @@ CONNECT_TIMEOUT_S = 10
 
 Record = dict[str, Any]
 
+_DIED = (
+    "a worker process died (killed, or out of memory? A script that calls this at its top level is run again by every "
+    "worker: put the call under if __name__ == '__main__':)"
+)
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -154,7 +159,7 @@ def _run_in_pool(
                 pool.shutdown(wait=True, cancel_futures=True)
             died = [unit for future, unit in futures.items() if isinstance(future.exception(), BrokenProcessPool)]
             for unit in died[:workers]:  # units begin in their order, so one of these was running when a worker died
-                _count_try(tries, unit, BrokenProcessPool("a worker process died (killed, or out of memory?)"))
+                _count_try(tries, unit, BrokenProcessPool(_DIED))
 
 
 def _count_try(tries: Counter[str], unit: Unit, error: BaseException) -> None:

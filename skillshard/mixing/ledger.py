@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from itertools import count
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -216,7 +216,9 @@ class ObservationLog:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._num = len(ledger.names("observations"))
-        self._last = self._at(self._num - 1) if self._num else None
+        self._last: ObservationRecord | None = None
+        if self._num:
+            self._last = self._at(self._num - 1)
 
     def last_draw(self) -> int:
         """The draw of the newest observation; -1 if there is none."""
@@ -231,6 +233,7 @@ class ObservationLog:
         """
         while observation.draw > self.last_draw():
             if self._ledger.put(observation_name(self._num), observation.to_bytes()):
+                self._num, self._last = self._num + 1, observation
                 return
         there = self._find(observation.draw)
         if there is None:
@@ -247,14 +250,14 @@ class ObservationLog:
             )
 
     def read(self, first: int, to_draw: int) -> list[Observation]:
-        """The observations numbered `first` or higher, up to a draw."""
-        found: list[Observation] = []
-        for number in count(first):
-            record = read_record(self._ledger, observation_name(number), ObservationRecord)
-            if record is None or record.draw > to_draw:
-                return found
-            found.append(Observation(record.step, record.losses, record.draw))
-        raise AssertionError("count() ends never")
+        """The observations numbered `first` or higher, up to a draw; those after it need not be known yet."""
+        if to_draw > (-1 if self._last is None else self._last.draw):
+            self._catch_up()
+        records = (self._at(number) for number in range(first, self._num))
+        return [
+            Observation(record.step, record.losses, record.draw)
+            for record in takewhile(lambda record: record.draw <= to_draw, records)
+        ]
 
     def names_after(self, draw: int) -> list[str]:
         """The names of the observations at later draws."""
@@ -268,6 +271,8 @@ class ObservationLog:
         return record if record.draw == draw else None
 
     def _at(self, number: int) -> ObservationRecord:
+        if self._last is not None and number == self._num - 1:
+            return self._last
         record = read_record(self._ledger, observation_name(number), ObservationRecord)
         if record is None:
             raise LedgerError(

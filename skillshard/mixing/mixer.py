@@ -4,54 +4,27 @@ Draw d is determined by the shards, the seed and the rounds of the ledger, and b
 draws, in any process, in any order; iterating is a convenience on top. State is one integer.
 """
 
-import mmap
 import os
 import re
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import count, pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import orjson
 from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError, ShardError
-from skillshard.mixing.ledger import (
-    DirectoryLedger,
-    Lag,
-    Ledger,
-    ObservationLog,
-    ObservationRecord,
-    RoundRecord,
-    RunRecord,
-    available_draws,
-    open_run,
-    read_record,
-    rewind,
-    round_name,
-    wait_for,
-)
-from skillshard.mixing.order import (
-    MAX_ROUND_DRAWS,
-    ORDER_VERSION,
-    SkillOrder,
-    fixed_point,
-    interleave,
-    limited_quotas,
-)
-from skillshard.policies.policy import Policy, State, check_losses
-from skillshard.shards.read import OpenShard, ShardSet
-from skillshard.storage import digest
+from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError
+from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
+from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
+from skillshard.mixing.round_plan import RoundPlan, plan_round
+from skillshard.mixing.rounds import ROUNDS_KEPT, EndOfStream, Rounds
+from skillshard.policies.policy import Policy
+from skillshard.shards.read import ShardSet
 
-ROUNDS_KEPT = 4
-"""Rounds whose plan is kept in memory; a reader moves from one to the next."""
-MANY_EPOCHS = 4
-"""Epochs of one skill after which a warning says so."""
 SAMPLES_AHEAD = 256
 """Texts that iterating cuts out of the shards at once."""
 
@@ -98,45 +71,6 @@ class MixerState(BaseModel):
     draw: int = Field(ge=0, description="draws consumed")
     step: int | None = Field(description="optimizer steps taken; null where the trainer did not say")
     run: str = Field(description="digest of the ledger's run.json")
-
-
-@dataclass(frozen=True)
-class RoundPlan:
-    """Where the samples of one round lie.
-
-    Attributes:
-        segments: stretches of neighbouring rows as they were found: skill number, shard, and the shard in memory.
-        skill: the skill number of each draw.
-        segment, row: where each draw is, an index into `segments` and the row of that shard.
-        start, end: first byte and end of each draw's text in the shard.
-    """
-
-    segments: list[tuple[int, int, OpenShard]]
-    skill: Int[np.ndarray, " draw"]
-    segment: Int[np.ndarray, " draw"]
-    row: Int[np.ndarray, " draw"]
-    start: Int[np.ndarray, " draw"]
-    end: Int[np.ndarray, " draw"]
-
-    @cached_property
-    def data(self) -> list[mmap.mmap]:
-        """The bytes of each segment's shard."""
-        return [opened.data for _, _, opened in self.segments]
-
-    def ids(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
-        """The ids of some draws of the round."""
-        places = zip(self.segment[draws].tolist(), self.row[draws].tolist(), strict=True)
-        return [orjson.loads(self.segments[segment][2].member(row))["id"] for segment, row in places]
-
-    def texts(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
-        """The texts of some draws of the round; the one loop over samples that is left to Python."""
-        data = self.data
-        places = zip(self.segment[draws].tolist(), self.start[draws].tolist(), self.end[draws].tolist(), strict=True)
-        return [data[segment][start:end].decode() for segment, start, end in places]
-
-
-class EndOfStream(Exception):
-    """A round beyond the stream's end was asked for; never leaves this module."""
 
 
 class Mixer:
@@ -198,14 +132,12 @@ class Mixer:
         self.repeat = repeat
         self.skills = shards.skills
         self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
-        num_samples = [len(shards.train[skill]) for skill in self.skills]
-        self._initial_state = policy.init(self.skills, num_samples)
         self._train = [shards.train[skill] for skill in self.skills]
         self._orders = [SkillOrder(skill_shards.shard_rows, (seed, skill_shards.skill)) for skill_shards in self._train]
-        self._run = RunRecord(
+        run = RunRecord(
             shards=shards.digest,
             skills=list(self.skills),
-            num_samples=num_samples,
+            num_samples=[len(skill_shards) for skill_shards in self._train],
             seed=seed,
             order=ORDER_VERSION,
             round_draws=round_draws,
@@ -214,13 +146,9 @@ class Mixer:
             policy=policy.name,
             policy_arguments=policy.arguments,
         )
-        self._run_digest = open_run(self.ledger, self._run)
-        self._observations = ObservationLog(self.ledger)
-        self._rounds: dict[int, RoundRecord] = {}
-        self._warned: set[str] = set()
+        self._rounds = Rounds(self.ledger, policy, run, wait_s=wait_s)
         self._draw = 0
         self._resumed = (0, 0)
-        self._reporter: tuple[int, int] | None = None
         self._plan = lru_cache(ROUNDS_KEPT)(self._plan_of)
 
     # --- the stream --------------------------------------------------------------------------------------------------
@@ -313,141 +241,16 @@ class Mixer:
             ObservationError: unknown or missing skills, values that are not finite numbers >= 0, other losses at this
                 draw already, or losses of a later draw.
         """
-        values = check_losses(losses, self.policy.eval_skills or self.skills, step=step)
-        draw = self._draw_of(step) if draw is None else draw
-        self._observations.put(ObservationRecord(step=step, draw=draw, losses=values))
-        self._reporter = _here()
+        self._rounds.report(step, self._draw_of(step) if draw is None else draw, losses)
 
     def round(self, number: int) -> RoundRecord:
         """A round of the ledger; decided now if nobody has yet.
 
         Raises:
-            RoundError: the losses that it needs did not come within `wait_s`.
+            RoundError: the losses that it needs did not come within `wait_s`, or the stream ends before it.
             LedgerError: the ledger's rounds do not follow from one another.
         """
-        first = number
-        while (record := self._known(first)) is None and first:
-            first -= 1
-        for missing in range(first if record is None else first + 1, number + 1):
-            if record is not None and record.num_draws < self.round_draws:
-                raise EndOfStream(missing)
-            record = self._put(self._decide(missing, record))
-        assert record is not None
-        self._warn_of_repetition(record)
-        return record
-
-    def _warn_of_repetition(self, record: RoundRecord) -> None:
-        for skill, epochs in zip(self.skills, record.epochs, strict=True):
-            if epochs > MANY_EPOCHS and skill not in self._warned:
-                self._warned.add(skill)
-                warnings.warn(
-                    f"skill {skill!r} passes {MANY_EPOCHS} epochs in round {record.round}: repeated so often, data is worth much "
-                    "less. Lower its weight, or give Mixer(..., repeat='cap:4').",
-                    stacklevel=3,
-                )
-
-    def _known(self, number: int) -> RoundRecord | None:
-        """A round that was decided; the last few are kept in memory, since a round never changes."""
-        record = self._rounds.get(number) or read_record(self.ledger, round_name(number), RoundRecord)
-        if record is not None:
-            self._rounds[number] = record
-            if len(self._rounds) > ROUNDS_KEPT:
-                del self._rounds[min(self._rounds)]
-        return record
-
-    def _put(self, record: RoundRecord) -> RoundRecord:
-        """Put a round, or read the one that another process put first."""
-        if self.ledger.put(round_name(record.round), record.to_bytes()):
-            self._rounds[record.round] = record
-        known = self._known(record.round)
-        if known is None:
-            raise LedgerError(f"round {record.round} vanished from {self.ledger} after it was put.")
-        return known
-
-    def _decide(self, number: int, previous: RoundRecord | None) -> RoundRecord:
-        state = self._initial_state if previous is None else previous.policy_state
-        observed_to = -1 if previous is None else previous.observed_to
-        horizon = max(observed_to, self._horizon(number))
-        num_observed = 0 if previous is None else previous.num_observed
-        observations = self._observations.read(num_observed, horizon) if self.policy.reads_losses else []
-        for observation in observations:
-            state = self.policy.observe(state, observation)
-        weights = self._weights(state)
-        drawn = np.zeros(len(self.skills), np.int64)
-        carry = np.zeros(len(self.skills), np.int64)
-        if previous is not None:
-            drawn = np.array(previous.drawn_before) + np.array(previous.counts)
-            carry = np.array(previous.carry)
-        num_samples = np.array(self._run.num_samples)
-        available = available_draws(self.repeat, num_samples, drawn)
-        counts, carry = limited_quotas(fixed_point(weights), carry, self.round_draws, available)
-        epochs = (drawn + counts) / num_samples
-        return RoundRecord(
-            round=number,
-            first_draw=number * self.round_draws,
-            weights=weights.tolist(),
-            num_draws=self._num_draws(number, counts, num_samples - drawn),
-            counts=counts.tolist(),
-            epochs=epochs.tolist(),
-            drawn_before=drawn.tolist(),
-            carry=carry.tolist(),
-            observed_to=horizon,
-            num_observed=num_observed + len(observations),
-            observations=[observation.draw for observation in observations],
-            policy_state=state,
-            previous=self._run_digest if previous is None else digest(previous.to_bytes()),
-        )
-
-    def _num_draws(self, number: int, counts: Int[np.ndarray, " skill"], unseen: Int[np.ndarray, " skill"]) -> int:
-        """How many draws the round gives: with "stop", those before the first that would repeat a sample."""
-        if self.repeat != "stop" or np.all(counts <= unseen):
-            return int(counts.sum())
-        skill, slot = interleave(counts, "round", self.seed, number)
-        earlier = slot - (np.cumsum(counts) - counts)[skill]
-        return int(np.argmax(earlier >= unseen[skill]))
-
-    def _horizon(self, number: int) -> int:
-        """The draw up to which round `number` uses observations; waits until they must all be there."""
-        if not self.policy.reads_losses:
-            return -1
-        if self.lag == "live":
-            return self._observations.last_draw()
-        if number <= self.lag:
-            return -1
-        needed = (number - self.lag) * self.round_draws
-        would_wait_for_itself = self._reporter == _here()
-        if not wait_for(
-            lambda: self._observations.last_draw() >= needed, 0.0 if would_wait_for_itself else self.wait_s
-        ):
-            raise RoundError(self._stall(number, needed, would_wait_for_itself))
-        return needed
-
-    def _stall(self, number: int, needed: int, would_wait_for_itself: bool) -> str:
-        last = self._observations.last_draw()
-        seen = f"the last observation is of draw {last:,}" if last >= 0 else "nothing was reported yet"
-        hint = (
-            " With lag=1 the loader would not wait here."
-            if self.lag == 0 and last >= needed - self.round_draws
-            else " A loader that reads far ahead needs a larger lag."
-        )
-        if would_wait_for_itself:
-            return (
-                f"round {number} needs losses at draw {needed:,} or later; {seen}, and the thread that reports is the one that asks for "
-                f"this round, so it would wait for itself. Report at least once per round of {self.round_draws:,} draws, before "
-                f"drawing on.{hint}"
-            )
-        return (
-            f"waited {self.wait_s:g} s for round {number}; {seen} and round {number} needs one at {needed:,} or later. Is the trainer "
-            f"still calling report() once per round?{hint}"
-        )
-
-    def _weights(self, state: State) -> np.ndarray:
-        weights = self.policy.weights(state)
-        if weights.shape != (len(self.skills),) or not (np.all(weights >= 0) and abs(float(weights.sum()) - 1) < 1e-6):
-            raise PolicyError(
-                f"policy {self.policy.name} gave {weights.tolist()}: weights must be {len(self.skills)} numbers >= 0 that sum to 1."
-            )
-        return weights
+        return self._rounds.round(number)
 
     def _draw_of(self, step: int) -> int:
         if self.step_draws is None:
@@ -459,26 +262,12 @@ class Mixer:
         return at_draw + (step - at_step) * self.step_draws
 
     def _plan_of(self, number: int) -> RoundPlan:
-        record = self.round(number)
+        record = self._rounds.round(number)
         if not record.num_draws:
-            raise EndOfStream(number)
-        skill, slot = (
-            found[: record.num_draws] for found in interleave(np.array(record.counts), "round", self.seed, number)
-        )
+            raise EndOfStream(f"the stream ends before round {number}.")
         if self.shards.files.is_remote:
             self._read_ahead(record)
-        segments: list[tuple[int, int, OpenShard]] = []
-        found_rows, entries = [], []
-        for at, (before, taken) in enumerate(zip(record.drawn_before, record.counts, strict=True)):
-            for shard, rows in self._orders[at].segments(before, before + taken):
-                opened = self._train[at].open_shard(shard)
-                segments.append((at, shard, opened))
-                found_rows.append(rows)
-                entries.append(opened.index[rows])
-        segment = np.repeat(np.arange(len(segments)), [len(rows) for rows in found_rows])[slot]
-        entry = np.concatenate(entries)[slot]
-        start = entry["text_start"].astype(np.int64)
-        return RoundPlan(segments, skill, segment, np.concatenate(found_rows)[slot], start, start + entry["text_bytes"])
+        return plan_round(record, self._train, self._orders, seed=self.seed)
 
     def _read_ahead(self, record: RoundRecord) -> None:
         """Fetch the shards of a round side by side, and those that come after them while the round is read."""
@@ -504,7 +293,7 @@ class Mixer:
         """
         draw = self._draw if step is None else self._draw_of(step)
         self.ledger.flush()
-        return MixerState(draw=draw, step=step, run=self._run_digest).model_dump(by_alias=True)
+        return MixerState(draw=draw, step=step, run=self._rounds.digest).model_dump(by_alias=True)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on at a saved draw. What the ledger learnt after it is set aside, with a warning that says where.
@@ -516,17 +305,15 @@ class Mixer:
             saved = MixerState.model_validate(state)
         except ValidationError as error:
             raise LedgerError(f"this is no state of a mixer (schemas/mixer-1.json): {error}") from error
-        if saved.run != self._run_digest:
+        if saved.run != self._rounds.digest:
             raise LedgerError(
-                f"this state is of run {saved.run}, but {self.ledger} is run {self._run_digest}: shards, seed, round_draws, lag and "
+                f"this state is of run {saved.run}, but {self.ledger} is run {self._rounds.digest}: shards, seed, round_draws, lag and "
                 "policy must be the same."
             )
         self._draw = saved.draw
         self._resumed = (0, 0) if saved.step is None else (saved.step, saved.draw)
-        aside = rewind(self.ledger, self._draw)
+        aside = self._rounds.rewind(self._draw)
         if aside is not None:
-            self._observations = ObservationLog(self.ledger)
-            self._rounds.clear()
             self._plan.cache_clear()
             warnings.warn(
                 f"resumed at draw {self._draw:,}: later losses and rounds are set aside in {aside}.", stacklevel=2
@@ -538,8 +325,3 @@ class Mixer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._plan = lru_cache(ROUNDS_KEPT)(self._plan_of)
-
-
-def _here() -> tuple[int, int]:
-    """This process and thread."""
-    return os.getpid(), threading.get_ident()

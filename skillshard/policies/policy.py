@@ -114,4 +114,4 @@ def check_losses(losses: Mapping[str, Any], eval_skills: Collection[str], *, ste
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, SupportsFloat) and not isinstance(value, bool)
+    return type(value) is float or (isinstance(value, SupportsFloat) and not isinstance(value, bool))

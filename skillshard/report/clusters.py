@@ -65,7 +65,8 @@ def show_model(model: ClusterModel) -> None:
     total = sum(cluster.num_samples for cluster in manifest.clusters)
     for cluster in manifest.clusters:
         found = f"{cluster.num_samples:,} samples ({share(cluster.num_samples, total)})"
-        _say(f"\n{cluster.name}: found in {found}, mean distance {cluster.mean_distance:.3f}")
+        _say("")
+        _say(f"{cluster.name}: found in {found}, mean distance {cluster.mean_distance:.3f}")
         _say(f"    terms: {', '.join(cluster.terms) or 'none that tell it from the others'}")
         for sample in cluster.nearest:
             _say(f"    {sample.distance:.3f}  {sample.id}  {sample.text[:PREVIEW_CHARS]}")
@@ -210,4 +211,6 @@ def flattened(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "poin
 
 
 def _say(text: str) -> None:
-    Console().print(escape(text), soft_wrap=True, highlight=False)
+    """Print a line; what a terminal would obey is shown as "?"."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    Console().print(escape(shown), soft_wrap=True, highlight=False)

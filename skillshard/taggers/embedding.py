@@ -201,6 +201,16 @@ def kept_clusters(model: ClusterModel, encoder: Encoder) -> Finder:
     return KeptClusters(model, encoder)
 
 
+def kept_lexical(model: ClusterModel) -> Encoder:
+    """The lexical encoder that a model keeps; TagsError if it was made with another."""
+    kept = model.manifest.encoder
+    if kept.kind != "lexical":
+        raise TagsError(
+            f"the centroids in {model.folder} have {kept.dim} dimensions, and were made with --encoder {kept.name}, not lexical: give the same."
+        )
+    return open_lexical(str(model.folder))
+
+
 def encoder_files(encoder: Encoder) -> tuple[str, ...]:
     """What an encoder keeps beside the centroids."""
     return LEXICAL_FILES if encoder.name == "lexical" else ()
@@ -525,14 +535,14 @@ def assign_partition(vectors: str, centroids: str, bonus: Sequence[float], spher
     return {"counts": counts.tolist(), "distances": distances.tolist(), "nearest": _nearest_rows(found, num)}
 
 
-def _nearest_rows(found: np.ndarray, num_clusters: int) -> list[list[list[float]]]:
-    """For each cluster [distance, row] of the rows nearest to its centroid."""
+def _nearest_rows(found: np.ndarray, num_clusters: int) -> list[list[tuple[float, int]]]:
+    """For each cluster (distance, row) of the rows nearest to its centroid."""
     rows = np.flatnonzero(found["cluster"] >= 0)
     rows = rows[np.lexsort((rows, found["distance"][rows], found["cluster"][rows]))]
     edges = np.searchsorted(found["cluster"][rows], np.arange(num_clusters))
     ends = np.append(edges[1:], len(rows))
     best = [rows[edge : min(end, edge + NUM_NEAREST)] for edge, end in zip(edges, ends, strict=True)]
-    return [[[float(found["distance"][row]), int(row)] for row in some] for some in best]
+    return [[(float(found["distance"][row]), int(row)) for row in some] for some in best]
 
 
 # --- 6: names --------------------------------------------------------------------------------------------------------

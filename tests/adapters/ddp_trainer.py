@@ -32,7 +32,7 @@ def main(shards: str, folder: Path, steps: int, workers: int) -> None:
     )
     while step < steps:
         batch = next(batches)
-        model(batch["draw"][:4].float()).sum().backward()
+        model(torch.from_numpy(batch["draw"][:4]).float()).sum().backward()
         step += 1
         weights = mixer.round(int(batch["draw"][0]) // mixer.round_draws).weights
         line = {"step": step, "draws": batch["draw"].tolist(), "texts": batch["text"], "weights": weights}

@@ -1,0 +1,228 @@
+"""Deciding rounds: from the observations of a ledger to the weights and counts of each stretch of the stream.
+
+Whoever needs a round first decides it and puts it into the ledger; the first put wins, and everyone reads that one. A
+round is a pure function of the run, the round before it and the observations, so all who decide it decide alike, but
+with `lag="live"`, where the record says which observations were at hand.
+"""
+
+import os
+import threading
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from skillshard.errors import LedgerError, PolicyError, RoundError
+from skillshard.mixing.ledger import (
+    Ledger,
+    ObservationLog,
+    ObservationRecord,
+    RoundRecord,
+    RunRecord,
+    available_draws,
+    open_run,
+    read_record,
+    rewind,
+    round_name,
+    wait_for,
+)
+from skillshard.mixing.order import fixed_point, interleave, limited_quotas
+from skillshard.policies.policy import Policy, State, check_losses
+from skillshard.storage import digest
+
+ROUNDS_KEPT = 4
+"""Rounds kept in memory; a reader moves from one to the next."""
+MANY_EPOCHS = 4
+"""Epochs of one skill after which a warning says so."""
+
+
+class EndOfStream(RoundError):
+    """A round beyond the stream's end was asked for."""
+
+
+class Rounds:
+    """The rounds of one run.
+
+    Args:
+        ledger: where they are kept; begun with `run`, or found to be of the same run.
+        policy: decides the weights.
+        run: what determines the stream beside the observations.
+        wait_s: how long a round may wait for its losses, in seconds.
+
+    Raises:
+        PolicyError: the policy does not fit the skills.
+        LedgerError: the ledger is of another run.
+    """
+
+    def __init__(self, ledger: Ledger, policy: Policy, run: RunRecord, *, wait_s: float) -> None:
+        self.ledger, self.policy, self.run, self.wait_s = ledger, policy, run, wait_s
+        self._initial_state = policy.init(tuple(run.skills), run.num_samples)
+        self.digest = open_run(ledger, run)
+        self._observations = ObservationLog(ledger)
+        self._kept: dict[int, RoundRecord] = {}
+        self._warned: set[str] = set()
+        self._reporter: tuple[int, int] | None = None
+
+    def report(self, step: int, draw: int, losses: Mapping[str, Any]) -> None:
+        """Record an observation; ObservationError as `Mixer.report`."""
+        values = check_losses(losses, self.policy.eval_skills or tuple(self.run.skills), step=step)
+        self._observations.put(ObservationRecord(step=step, draw=draw, losses=values))
+        self._reporter = _here()
+
+    def rewind(self, draw: int) -> str | None:
+        """Set aside what the ledger learnt after a draw; where it is now, None if there was nothing."""
+        aside = rewind(self.ledger, draw)
+        if aside is not None:
+            self._observations = ObservationLog(self.ledger)
+            self._kept.clear()
+        return aside
+
+    def round(self, number: int) -> RoundRecord:
+        """A round of the ledger; decided now if nobody has yet.
+
+        Raises:
+            EndOfStream: the stream ends before it.
+            RoundError: the losses that it needs did not come within `wait_s`.
+            LedgerError: the ledger's rounds do not follow from one another.
+        """
+        first = number
+        while (record := self._known(first)) is None and first:
+            first -= 1
+        for missing in range(first if record is None else first + 1, number + 1):
+            if record is not None and record.num_draws < self.run.round_draws:
+                raise EndOfStream(
+                    f"the stream ends in round {record.round}, before round {number}: with repeat={self.run.repeat!r} no more "
+                    "samples are left."
+                )
+            record = self._put(self._decide(missing, record))
+        assert record is not None
+        self._warn_of_repetition(record)
+        return record
+
+    def _known(self, number: int) -> RoundRecord | None:
+        """A round that was decided; the last few are kept in memory, since a round never changes."""
+        record = self._kept.get(number) or read_record(self.ledger, round_name(number), RoundRecord)
+        if record is not None:
+            self._keep(record)
+        return record
+
+    def _keep(self, record: RoundRecord) -> None:
+        self._kept[record.round] = record
+        if len(self._kept) > ROUNDS_KEPT:
+            del self._kept[min(self._kept)]
+
+    def _put(self, record: RoundRecord) -> RoundRecord:
+        """Put a round, or read the one that another process put first."""
+        if self.ledger.put(round_name(record.round), record.to_bytes()):
+            self._keep(record)
+            return record
+        known = self._known(record.round)
+        if known is None:
+            raise LedgerError(f"round {record.round} vanished from {self.ledger} after it was put.")
+        return known
+
+    # --- one round ---------------------------------------------------------------------------------------------------
+
+    def _decide(self, number: int, previous: RoundRecord | None) -> RoundRecord:
+        state = self._initial_state if previous is None else previous.policy_state
+        observed_to = -1 if previous is None else previous.observed_to
+        horizon = max(observed_to, self._horizon(number))
+        num_observed = 0 if previous is None else previous.num_observed
+        observations = self._observations.read(num_observed, horizon) if self.policy.reads_losses else []
+        for observation in observations:
+            state = self.policy.observe(state, observation)
+        weights = self._weights(state)
+        drawn = np.zeros(len(weights), np.int64)
+        carry = np.zeros(len(weights), np.int64)
+        if previous is not None:
+            drawn = np.array(previous.drawn_before) + np.array(previous.counts)
+            carry = np.array(previous.carry)
+        num_samples = np.array(self.run.num_samples)
+        available = available_draws(self.run.repeat, num_samples, drawn)
+        counts, carry = limited_quotas(fixed_point(weights), carry, self.run.round_draws, available)
+        epochs = (drawn + counts) / num_samples
+        return RoundRecord(
+            round=number,
+            first_draw=number * self.run.round_draws,
+            weights=weights.tolist(),
+            num_draws=self._num_draws(number, counts, num_samples - drawn),
+            counts=counts.tolist(),
+            epochs=epochs.tolist(),
+            drawn_before=drawn.tolist(),
+            carry=carry.tolist(),
+            observed_to=horizon,
+            num_observed=num_observed + len(observations),
+            observations=[observation.draw for observation in observations],
+            policy_state=state,
+            previous=self.digest if previous is None else digest(previous.to_bytes()),
+        )
+
+    def _weights(self, state: State) -> Float[np.ndarray, " skill"]:
+        weights = self.policy.weights(state)
+        num_skills = len(self.run.skills)
+        if weights.shape != (num_skills,) or not (np.all(weights >= 0) and abs(float(weights.sum()) - 1) < 1e-6):
+            raise PolicyError(
+                f"policy {self.policy.name} gave {weights.tolist()}: weights must be {num_skills} numbers >= 0 that sum to 1."
+            )
+        return weights
+
+    def _num_draws(self, number: int, counts: Int[np.ndarray, " skill"], unseen: Int[np.ndarray, " skill"]) -> int:
+        """How many draws the round gives: with "stop", those before the first that would repeat a sample."""
+        if self.run.repeat != "stop" or np.all(counts <= unseen):
+            return int(counts.sum())
+        skill, slot = interleave(counts, "round", self.run.seed, number)
+        earlier = slot - (np.cumsum(counts) - counts)[skill]
+        return int(np.argmax(earlier >= unseen[skill]))
+
+    def _horizon(self, number: int) -> int:
+        """The draw up to which round `number` uses observations; waits until they must all be there."""
+        if not self.policy.reads_losses:
+            return -1
+        lag = self.run.lag
+        if lag == "live":
+            return self._observations.last_draw()
+        if number <= lag:
+            return -1
+        needed = (number - lag) * self.run.round_draws
+        would_wait_for_itself = self._reporter == _here()
+        if not wait_for(
+            lambda: self._observations.last_draw() >= needed, 0.0 if would_wait_for_itself else self.wait_s
+        ):
+            raise RoundError(self._stall(number, needed, would_wait_for_itself))
+        return needed
+
+    def _stall(self, number: int, needed: int, would_wait_for_itself: bool) -> str:
+        last, round_draws = self._observations.last_draw(), self.run.round_draws
+        seen = f"the last observation is of draw {last:,}" if last >= 0 else "nothing was reported yet"
+        hint = (
+            " With lag=1 the loader would not wait here."
+            if self.run.lag == 0 and last >= needed - round_draws
+            else " A loader that reads far ahead needs a larger lag."
+        )
+        if would_wait_for_itself:
+            return (
+                f"round {number} needs losses at draw {needed:,} or later; {seen}, and the thread that reports is the one that asks for "
+                f"this round, so it would wait for itself. Report at least once per round of {round_draws:,} draws, before "
+                f"drawing on.{hint}"
+            )
+        return (
+            f"waited {self.wait_s:g} s for round {number}; {seen} and round {number} needs one at {needed:,} or later. Is the trainer "
+            f"still calling report() once per round?{hint}"
+        )
+
+    def _warn_of_repetition(self, record: RoundRecord) -> None:
+        for skill, epochs in zip(self.run.skills, record.epochs, strict=True):
+            if epochs > MANY_EPOCHS and skill not in self._warned:
+                self._warned.add(skill)
+                warnings.warn(
+                    f"skill {skill!r} passes {MANY_EPOCHS} epochs in round {record.round}: repeated so often, data is worth much "
+                    "less. Lower its weight, or give Mixer(..., repeat='cap:4').",
+                    stacklevel=4,
+                )
+
+
+def _here() -> tuple[int, int]:
+    """This process and thread."""
+    return os.getpid(), threading.get_ident()
