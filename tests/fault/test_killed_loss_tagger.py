@@ -40,7 +40,7 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_and_ends_in_the_same_bytes(tmp
     assert finish(again, timeout_s=240).code == 0
     works("tag", corpus, "--out", tmp_path / "whole", *options)
     assert tree(out) == tree(tmp_path / "whole")
-    assert before == {path: (out / path.relative_to(runs.parents[1])).stat().st_mtime_ns for path in kept}, (
+    assert before == {path: (out / path.relative_to(runs.parents[1])).stat().st_mtime_ns for path in before}, (
         "trained again"
     )
     works("verify", out)
