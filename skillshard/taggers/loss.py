@@ -28,7 +28,7 @@ from skillshard.proxy.device import Precision, resolve_device, resolve_precision
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.pretrained import check_place, pretrained_tokens
 from skillshard.proxy.reading import Bytes, Reading, check_window
-from skillshard.proxy.run import Recipe, estimate_s, shape_of, train_run
+from skillshard.proxy.run import BATCH_SIZE, Recipe, estimate_s, shape_of, train_run
 from skillshard.proxy.segments import Segments, fit_segments
 from skillshard.proxy.train import IGNORE, TokenBatch
 from skillshard.taggers.cluster_model import (
@@ -68,7 +68,7 @@ from skillshard.taggers.texts import SampledText, sample_texts
 from skillshard.taggers.trajectories import Measure, guess_loss, parts_features, scale_of, whole_features
 
 MAX_TEXTS = 100_000
-"""Texts that runs draw from: more than the runs of `tiny` see, and a scratch file of some 100 MB."""
+"""Most texts that runs draw from; a run keeps them encoded, 1 kB each for a window of 128."""
 DROP_SHARE = 0.1
 LEAST_DIFFERENCE = 0.1
 """A term whose share of samples differs less than this between clusters tells none of them apart."""
@@ -120,7 +120,7 @@ class LossFinder:
     def _sample(self, search: Search) -> list[SampledText]:
         texts = sample_texts(
             search.partitions,
-            limit=max(MAX_TEXTS, self.probe),
+            limit=max(min(MAX_TEXTS, self.steps * BATCH_SIZE), self.probe),
             reading=search.reading,
             refusal=self._blank_reading().refusal,
             stop_at_refused=search.on_bad_sample == "stop",
