@@ -19,7 +19,6 @@ Settings were chosen on seeds 0 and 1 (docs/LOG.md); the table is of 11, 12 and 
 
 import argparse
 import json
-import resource
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -99,10 +98,6 @@ def run_seed(name: str, seed: int, work: Path) -> None:
         "parts": accuracy(table_of(parts, true)),
         "confusion_of_parts": table_of(parts, true).tolist(),
         **of_runs(kept.model, kept.guess_loss, losses, texts, probe_true, true, seed),
-        "cpu_s": sum(
-            use.ru_utime + use.ru_stime
-            for use in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        ),
         "machine": machine(),
     }
     place = work / f"{name}-{seed}.json"
