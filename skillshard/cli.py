@@ -736,7 +736,7 @@ def run_job(verb: str) -> None:
 def _relative_paths(verb: str, arguments: list[str]) -> list[str]:
     group: Any = typer.main.get_command(app)
     found = group.commands[verb].make_context(verb, list(arguments), resilient_parsing=True).params
-    places = [*(found.get("corpus") or ()), found.get("tags"), found.get("out")]
+    places = [*(found.get("corpus") or ()), *(found.get(name) for name in ("tags", "out", "model", "mapping", "graph"))]
     return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]
 
 

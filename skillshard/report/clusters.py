@@ -73,7 +73,7 @@ def show_model(model: ClusterModel) -> None:
     _say("")
     if manifest.tried:
         tried = ", ".join(f"{one.num_clusters}: {one.score:.3f}" for one in manifest.tried)
-        _say(f"number of skills by {manifest.criterion}, the highest is taken: {tried}")
+        _say(f"number of skills by {manifest.criterion}, the knee of the curve is taken: {tried}")
     encoder = manifest.encoder
     _say(f"encoder {encoder.name} ({encoder.dim} dimensions), {len(manifest.clusters)} centroids in {model.folder}")
 

@@ -62,6 +62,7 @@ ONE_PARTITION_BYTES = 4 << 20
 """A corpus smaller than this may be one partition and nobody minds."""
 EMBEDDINGS = "embeddings"
 CRITERION = "simplified silhouette"
+"""Shown with the curve; `kmeans.best_of` says which number is taken."""
 ASSIGNED = np.dtype([("cluster", "<i4"), ("distance", "<f4")])
 
 
@@ -162,7 +163,7 @@ def embedding(
 
     Args:
         encoder: `lexical()`, or `sentence_encoder(NAME)`.
-        skills: number of clusters; "auto": the number in `skills_range` with the highest simplified silhouette.
+        skills: number of clusters; "auto": the knee of the simplified silhouette over numbers in `skills_range`.
         skills_range: least and most clusters that "auto" tries.
         min_share: no cluster gets a smaller share of the samples.
         seed: of the samples and starts.
