@@ -303,7 +303,7 @@ def loss_tagger(
     """Find skills by loss trajectories.
 
     Args:
-        skills: number of clusters, at least 2; "auto": the number in `skills_range` of the best simplified silhouette.
+        skills: number of clusters, at least 2; "auto": that in `skills_range` which the curve of the simplified silhouette suggests.
         skills_range: least and most clusters that "auto" tries.
         runs: training runs, from different seeds; 10 as in the paper.
         checkpoints: kept of each run.
@@ -399,7 +399,7 @@ def choose_clusters(
     *,
     seed: int,
 ) -> tuple[Clusters, list[Choice]]:
-    """k-means with a given number of clusters, or with that of the best simplified silhouette; and what was tried."""
+    """k-means with a given number of clusters, or with that which `best_of` takes; and what was tried."""
     with threadpool_limits(1):
         if skills != "auto":
             return fit(points, skills, seed=seed, spherical=False), []

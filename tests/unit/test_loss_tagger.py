@@ -26,6 +26,7 @@ from skillshard.proxy.run import Recipe, estimate_s, load_checkpoint, new_model,
 from skillshard.proxy.train import IGNORE, TokenBatch, sample_scores
 from skillshard.report.clusters import mean_trajectories
 from skillshard.taggers.agreement import agreement
+from skillshard.taggers.kmeans import Choice, best_of
 from skillshard.taggers.loss import LossFinder, loss_tagger
 from skillshard.taggers.loss_model import (
     one_thread,
@@ -256,8 +257,8 @@ def test_the_number_of_skills_can_be_chosen(measure: str, corpus: Path, tmp_path
     finder = small_finder(skills="auto", measure=measure, steps=20)
     tags = taggers.tag_corpus(Corpus.open(corpus), finder, tmp_path / "tags", where=HERE)
     told = orjson.loads((tmp_path / "tags" / "model" / "model.json").read_bytes())
-    best = max(told["tried"], key=lambda tried: (tried["score"], -tried["num_clusters"]))
-    assert len(told["clusters"]) == best["num_clusters"] >= len(tags.manifest.skills) >= 1
+    best = best_of([Choice(tried["num_clusters"], tried["score"]) for tried in told["tried"]])
+    assert len(told["clusters"]) == best.num_clusters >= len(tags.manifest.skills) >= 1
 
 
 def test_readings_and_recipes_come_back_from_json() -> None:
