@@ -107,8 +107,17 @@ Artefact = Annotated[
     str,
     typer.Argument(
         metavar="ARTEFACT",
-        help="Tags, shards or a run's ledger: a directory; of shards also a URI (s3://, gs://, http://).",
+        help="Tags, shards, token counts or a run's ledger: a directory; of shards also a URI (s3://, gs://, http://).",
     ),
+]
+ShardsPlace = Annotated[
+    str, typer.Argument(metavar="SHARDS", help="A shard set: a directory or a URI (s3://, gs://, http://).")
+]
+CachePlace = Annotated[
+    Path | None, typer.Option("--cache", help="Directory for remote shards; without it they are fetched and not kept.")
+]
+CacheSize = Annotated[
+    str | None, typer.Option("--cache-size", help="Limit of what is kept there, such as 50GB; the disk's without it.")
 ]
 
 
@@ -538,6 +547,38 @@ def shard(
 
 
 @app.command()
+def tokens(
+    shards: ShardsPlace,
+    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="A tokenizer.json of Hugging Face's tokenizers.")],
+    out: Out,
+    special_tokens: Annotated[
+        bool, typer.Option("--special-tokens", help="Add the tokenizer's special tokens to each sample.")
+    ] = False,
+    cache: CachePlace = None,
+    cache_size: CacheSize = None,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+) -> None:
+    """Count the tokens of every sample: for weights in tokens, and for packing."""
+    from skillshard.execution import Where
+    from skillshard.report.text import show_tokens
+    from skillshard.shards.read import ShardSet
+    from skillshard.shards.tokens import count_tokens
+
+    cache_bytes = None if cache_size is None else parse_size(cache_size, "--cache-size")
+    with _Bars() as bars:
+        counts = count_tokens(
+            ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes),
+            tokenizer,
+            out,
+            special_tokens=special_tokens,
+            where=Where(workers, ray_address),
+            on_stage=bars.stage,
+        )
+    show_tokens(counts)
+
+
+@app.command()
 def inspect(
     place: Artefact,
     against: Annotated[
@@ -583,9 +624,7 @@ def verify(place: Artefact) -> None:
 
 @app.command()
 def mix(
-    shards: Annotated[
-        str, typer.Argument(metavar="SHARDS", help="A shard set: a directory or a URI (s3://, gs://, http://).")
-    ],
+    shards: ShardsPlace,
     draws: Annotated[int, typer.Option("--draws", min=1, help="Number of draws.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="JSONL file, one line per draw; standard output if not given.")
@@ -596,14 +635,8 @@ def mix(
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another order.")] = 0,
     round_draws: Annotated[int, typer.Option("--round-draws", min=1, help="Draws with one weight vector.")] = 4096,
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Keep the run's ledger here.")] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option("--cache", help="Directory for remote shards; without it they are fetched and not kept."),
-    ] = None,
-    cache_size: Annotated[
-        str | None,
-        typer.Option("--cache-size", help="Limit of what is kept there, such as 50GB; the disk's without it."),
-    ] = None,
+    cache: CachePlace = None,
+    cache_size: CacheSize = None,
 ) -> None:
     """Write the mixed stream: draw, skill and id, one line per draw."""
     from skillshard.mixing.listing import list_draws
@@ -622,6 +655,9 @@ def mix(
     )
     if out is None:
         sys.stdout.buffer.write(text)
+        return
+    if out.exists() and not (out.is_file() or out.is_dir()):  # a device or a pipe is written to, not replaced by a file
+        out.write_bytes(text)
         return
     if out.exists() and out.read_bytes() != text:
         raise SkillshardError(f"{out} exists and holds something else. Choose another --out, or remove it.")
@@ -736,7 +772,8 @@ def run_job(verb: str) -> None:
 def _relative_paths(verb: str, arguments: list[str]) -> list[str]:
     group: Any = typer.main.get_command(app)
     found = group.commands[verb].make_context(verb, list(arguments), resilient_parsing=True).params
-    places = [*(found.get("corpus") or ()), *(found.get(name) for name in ("tags", "out", "model", "mapping", "graph"))]
+    names = ("shards", "tags", "tokenizer", "cache", "out", "model", "mapping", "graph")
+    places = [*(found.get("corpus") or ()), *(found.get(name) for name in names)]
     return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]
 
 

@@ -79,7 +79,7 @@ def test_ray_is_imported_in_one_module() -> None:
     [
         (
             "import skillshard; skillshard.Mixer; skillshard.ShardSet; skillshard.policies; skillshard.tag_corpus; import skillshard.taggers",
-            {"torch", "ray", "sklearn", "scipy", "sentence_transformers"},
+            {"torch", "ray", "sklearn", "scipy", "sentence_transformers", "tokenizers"},
         ),
         ("import skillshard.cli", {"torch", "ray", "numpy", "pyarrow", "pydantic", "matplotlib"}),
     ],

@@ -1,6 +1,5 @@
 """Where the samples of one round lie: from its counts to bytes of shards, for all its draws at once."""
 
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +32,7 @@ class RoundPlan:
     end: Int[np.ndarray, " draw"]
 
     @cached_property
-    def data(self) -> list[mmap.mmap]:
+    def data(self) -> list[memoryview]:
         """The bytes of each segment's shard."""
         return [opened.data for _, _, opened in self.segments]
 
@@ -46,7 +45,7 @@ class RoundPlan:
         """The texts of some draws of the round; the one loop over samples that is left to Python."""
         data = self.data
         places = zip(self.segment[draws].tolist(), self.start[draws].tolist(), self.end[draws].tolist(), strict=True)
-        return [data[segment][start:end].decode() for segment, start, end in places]
+        return [str(data[segment][start:end], "utf-8") for segment, start, end in places]
 
 
 def plan_round(

@@ -21,14 +21,14 @@ from skillshard.mixing.ledger import (
     ObservationRecord,
     RoundRecord,
     RunRecord,
-    available_draws,
     open_run,
     read_record,
     rewind,
+    round_counts,
     round_name,
     wait_for,
 )
-from skillshard.mixing.order import fixed_point, interleave, limited_quotas
+from skillshard.mixing.order import interleave
 from skillshard.policies.policy import Policy, State, check_losses
 from skillshard.storage import digest
 
@@ -58,7 +58,7 @@ class Rounds:
 
     def __init__(self, ledger: Ledger, policy: Policy, run: RunRecord, *, wait_s: float) -> None:
         self.ledger, self.policy, self.run, self.wait_s = ledger, policy, run, wait_s
-        self._initial_state = policy.init(tuple(run.skills), run.num_samples)
+        self._initial_state = policy.init(tuple(run.skills), run.num_tokens or run.num_samples)
         self.digest = open_run(ledger, run)
         self._observations = ObservationLog(ledger)
         self._kept: dict[int, RoundRecord] = {}
@@ -74,9 +74,8 @@ class Rounds:
     def rewind(self, draw: int) -> str | None:
         """Set aside what the ledger learnt after a draw; where it is now, None if there was nothing."""
         aside = rewind(self.ledger, draw)
-        if aside is not None:
-            self._observations = ObservationLog(self.ledger)
-            self._kept.clear()
+        self._observations = ObservationLog(self.ledger)  # another rank may have set aside what this one had read
+        self._kept.clear()
         return aside
 
     def round(self, number: int) -> RoundRecord:
@@ -140,8 +139,7 @@ class Rounds:
             drawn = np.array(previous.drawn_before) + np.array(previous.counts)
             carry = np.array(previous.carry)
         num_samples = np.array(self.run.num_samples)
-        available = available_draws(self.run.repeat, num_samples, drawn)
-        counts, carry = limited_quotas(fixed_point(weights), carry, self.run.round_draws, available)
+        counts, carry = round_counts(self.run, weights, carry, drawn)
         epochs = (drawn + counts) / num_samples
         return RoundRecord(
             round=number,
@@ -198,7 +196,7 @@ class Rounds:
         seen = f"the last observation is of draw {last:,}" if last >= 0 else "nothing was reported yet"
         hint = (
             " With lag=1 the loader would not wait here."
-            if self.run.lag == 0 and last >= needed - round_draws
+            if self.run.lag == 0 and max(last, 0) >= needed - round_draws
             else " A loader that reads far ahead needs a larger lag."
         )
         if would_wait_for_itself:

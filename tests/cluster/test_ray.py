@@ -17,6 +17,7 @@ from skillshard.errors import ExecutionError
 from skillshard.execution import MAX_TRIES, Where, keyed, run
 from tests.commands import Outcome, fails, finish, marked, start, works
 from tests.conftest import REPOSITORY, lines, samples, tree
+from tests.tokenizers_trained import byte_tokenizer, save
 from tests.topics import minilm, topic_corpus
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
@@ -97,15 +98,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = samples(add=400, carry=200, negate=40)
     for at in range(3):
         (folder / f"{at}.jsonl").write_bytes(lines([*records[at::3], {**records[at - 1], "text": "again"}]) + b"{\n")
+    save(byte_tokenizer(record["text"] for record in records), folder.parent / "tokenizer.json")
     return folder
 
 
-def commands(corpus: Path, out: Path, *options: object) -> tuple[tuple[object, ...], tuple[object, ...]]:
+def commands(corpus: Path, out: Path, *options: object) -> list[tuple[object, ...]]:
     cut = ("--partition-size", "3kB", "--on-bad-sample", "set-aside")
-    return (
+    return [
         ("tag", corpus, "--field", "skill", "--out", out / "T", *cut, *options),
         ("shard", corpus, "--tags", out / "T", "--out", out / "S", "--shard-size", "30kB", "--holdout", 0.1, *options),
-    )
+        ("tokens", out / "S", "--tokenizer", corpus.parent / "tokenizer.json", "--out", out / "C", *options),
+    ]
 
 
 @pytest.fixture(scope="session")
