@@ -125,7 +125,7 @@ CacheSize = Annotated[
 def tag(
     corpus: CorpusPlaces,
     out: Out,
-    by: Annotated[str, typer.Option("--by", help="How skills are found: metadata or embedding.")] = "metadata",
+    by: Annotated[str, typer.Option("--by", help="How skills are found: metadata, embedding or loss.")] = "metadata",
     field: Annotated[
         list[str] | None, typer.Option("--field", help="metadata: dotted path of a field; several are joined by '/'.")
     ] = None,
@@ -137,35 +137,79 @@ def tag(
         ),
     ] = None,
     skills: Annotated[
-        str | None, typer.Option("--skills", help="embedding: the number of skills, or 'auto'.", metavar="K|auto")
+        str | None, typer.Option("--skills", help="embedding, loss: the number of skills, or 'auto'.", metavar="K|auto")
     ] = None,
     skills_range: Annotated[
-        str, typer.Option("--skills-range", help="embedding: what --skills auto tries.", metavar="LEAST:MOST")
+        str, typer.Option("--skills-range", help="embedding, loss: what --skills auto tries.", metavar="LEAST:MOST")
     ] = "2:64",
     balance: Annotated[
         float, typer.Option("--balance", help="embedding: no skill gets a smaller share of the samples.")
     ] = 0.0,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="embedding: tag with the clusters kept here: a directory of tags, or its model/."),
+        typer.Option(
+            "--model", help="embedding, loss: tag with the clusters kept here: a directory of tags, or its model/."
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="embedding: cpu, cuda or cuda:1; a GPU if there is one.")
+        str | None, typer.Option("--device", help="embedding, loss: cpu, cuda or cuda:1; a GPU if there is one.")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="embedding: texts at once; 32 by default.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="embedding: of the weights: float32, bfloat16 or float16.")
+        str | None,
+        typer.Option(
+            "--dtype", help="float32 or bfloat16; embedding: of the weights, also float16; loss: of the products."
+        ),
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="embedding: put before every text.")] = None,
     max_length: Annotated[
-        int | None, typer.Option("--max-length", min=1, help="embedding: tokens of a window; the model's by default.")
+        int | None,
+        typer.Option(
+            "--max-length",
+            min=1,
+            help="Tokens of a window. embedding: the model's; loss: 128 (bytes, but with --proxy PATH).",
+        ),
     ] = None,
     windows: Annotated[
         str | None,
         typer.Option("--windows", help="embedding: of a long text the 'first' window, or the 'mean' of all."),
     ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            "--proxy",
+            help="loss: 'tiny' (the default), 'small', or a directory: any Hugging Face causal model and its tokenizer.",
+        ),
+    ] = None,
+    runs: Annotated[int | None, typer.Option("--runs", help="loss: training runs from different seeds; 10.")] = None,
+    checkpoints: Annotated[int | None, typer.Option("--checkpoints", help="loss: kept of each run; 10.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="loss: of each run, batches of 64; 1000.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="loss: highest learning rate; 0.001.")] = None,
+    probe: Annotated[
+        int | None, typer.Option("--probe", help="loss: samples whose trajectories are clustered; 2000.")
+    ] = None,
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            "--measure",
+            help="loss: 'whole', the trajectories (the default), or 'parts': which segments the answer needs.",
+        ),
+    ] = None,
+    segment_at: Annotated[
+        str | None,
+        typer.Option(
+            "--segment-at", help="loss: characters that end a segment; one position each, the answer is predicted."
+        ),
+    ] = None,
+    answer_after: Annotated[
+        str | None,
+        typer.Option("--answer-after", help="loss: only what follows the last of these in a text is predicted."),
+    ] = None,
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="loss: the order of the segments means nothing.")
+    ] = False,
     combine: Annotated[
         bool,
         typer.Option("--combine", help="CORPUS is two directories of tags: every pair of their skills is a skill."),
@@ -193,7 +237,7 @@ def tag(
     id_field: Annotated[str, typer.Option("--id-field", help="Field of the id; '' if the corpus has none.")] = "id",
     text_field: Annotated[str, typer.Option("--text-field", help="Field of the text.")] = "text",
     partition_size: Annotated[str, typer.Option("--partition-size", help="Size of a unit of work.")] = "64MiB",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="embedding: of the samples and starts.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="embedding, loss: of the samples, starts and runs.")] = 0,
     workers: Workers = None,
     ray_address: RayAddress = None,
 ) -> None:
@@ -203,26 +247,35 @@ def tag(
     from skillshard.execution import Where
     from skillshard.report.text import show_tags
 
-    if by not in ("metadata", "embedding"):
-        raise typer.BadParameter(f"{by!r}: this version tags by metadata or embedding.", param_hint="--by")
+    if by not in ("metadata", "embedding", "loss"):
+        raise typer.BadParameter(f"{by!r}: give 'metadata', 'embedding' or 'loss'.", param_hint="--by")
     if on_bad_sample not in ("stop", "set-aside"):
         raise typer.BadParameter(f"{on_bad_sample!r}: give 'stop' or 'set-aside'.", param_hint="--on-bad-sample")
-    asked: dict[str, Any] = {
-        "--encoder": encoder,
-        "--skills": skills,
-        "--model": model,
-        "--device": device,
-        "--batch-size": batch_size,
+    clustering: dict[str, Any] = {"--skills": skills, "--model": model, "--device": device, "--dtype": dtype}
+    clustering["--max-length"] = max_length
+    of_embedding: dict[str, Any] = {"--encoder": encoder, "--batch-size": batch_size, "--prompt": prompt}
+    of_embedding |= {"--windows": windows, "--balance": balance or None}
+    of_loss: dict[str, Any] = {
+        "--proxy": proxy,
+        "--runs": runs,
+        "--checkpoints": checkpoints,
+        "--steps": steps,
+        "--lr": lr,
     }
-    asked |= {"--dtype": dtype, "--prompt": prompt, "--max-length": max_length, "--windows": windows}
-    asked |= {"--balance": balance or None}
+    of_loss |= {"--probe": probe, "--measure": measure, "--segment-at": segment_at, "--answer-after": answer_after}
+    of_loss["--unordered"] = unordered or None
+    alien_to = {
+        "metadata": clustering | of_embedding | of_loss,
+        "embedding": {"--field": field} | of_loss,
+        "loss": {"--field": field} | of_embedding,
+    }
     regrouping: dict[str, Any] = {
         "--combine": combine or None,
         "--map": mapping,
         "--min-share": min_share or None,
         "--rest": rest,
     }
-    _refuse_strangers(asked if by != "embedding" else {"--field": field}, f"has no meaning with --by {by}")
+    _refuse_strangers(alien_to[by], f"has no meaning with --by {by}")
     where = Where(workers, ray_address)
     if any(value is not None for value in regrouping.values()) and not field:
         _refuse_strangers(
@@ -254,6 +307,27 @@ def tag(
     tagger = (
         _metadata(field or [], mapping, min_share, rest)
         if by == "metadata"
+        else _loss(
+            skills=skills,
+            skills_range=skills_range,
+            model=model,
+            fixed={"--device": device, "--dtype": dtype, "--max-length": max_length} | of_loss,
+            runs=10 if runs is None else runs,
+            checkpoints=10 if checkpoints is None else checkpoints,
+            steps=1000 if steps is None else steps,
+            lr=0.001 if lr is None else lr,
+            probe=2000 if probe is None else probe,
+            proxy=proxy or "tiny",
+            measure=measure or "whole",
+            segment_at=segment_at,
+            answer_after=answer_after,
+            unordered=unordered,
+            window=max_length or 128,
+            seed=seed,
+            device=device or "auto",
+            precision=dtype or "auto",
+        )
+        if by == "loss"
         else _embedding(
             encoder=encoder,
             skills=skills,
@@ -361,6 +435,58 @@ def _embedding(
     assert skills is not None
     return taggers.embedding(
         chosen, skills=parse_skills(skills), skills_range=parse_range(skills_range), min_share=balance, seed=seed
+    )
+
+
+def _loss(
+    *,
+    skills: str | None,
+    skills_range: str,
+    model: Path | None,
+    fixed: dict[str, Any],
+    runs: int,
+    checkpoints: int,
+    steps: int,
+    lr: float,
+    probe: int,
+    proxy: str,
+    measure: str,
+    segment_at: str | None,
+    answer_after: str | None,
+    unordered: bool,
+    window: int,
+    seed: int,
+    device: str,
+    precision: str,
+) -> Any:
+    """The tagger that --by loss asks for."""
+    if model is not None:
+        from skillshard.taggers.loss_model import open_loss_tagger
+
+        _refuse_strangers({"--skills": skills} | fixed, "is fixed by --model")
+        return open_loss_tagger(model)
+    if skills is None:
+        raise typer.BadParameter("tagging by loss needs --skills K, or --skills auto.", param_hint="--skills")
+    from skillshard.taggers.loss import loss_tagger
+
+    return loss_tagger(
+        skills=parse_skills(skills),
+        skills_range=parse_range(skills_range),
+        runs=runs,
+        checkpoints=checkpoints,
+        steps=steps,
+        proxy=proxy,
+        measure=measure,
+        segment_at=segment_at,
+        answer_after=answer_after,
+        ordered=not unordered,
+        window=window,
+        probe=probe,
+        lr=lr,
+        seed=seed,
+        device=device,
+        precision=precision,
+        on_estimate=lambda sentence: typer.echo(sentence, err=True),
     )
 
 
@@ -629,6 +755,23 @@ def lego(
         order=order,
         proportions=parse_proportions(proportions),
     )
+    typer.echo(f"{samples:,} samples in {len(places)} files in {out}; tag them with --field meta.skill")
+
+
+@synth.command()
+def addition(
+    k: Annotated[int, typer.Option("--k", min=1, max=9, help="Digits of each number: the number of skills.")],
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Number of samples.")],
+    out: Out,
+    proportions: Annotated[
+        str, typer.Option("--proportions", help="'natural' (13:14:18 for k=3), 'uniform', or numbers such as 1:2:4.")
+    ] = "natural",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+) -> None:
+    """The paper's addition corpus: sums of two numbers; skill i asks for the i-th digit from the right."""
+    from skillshard.synthetic.addition import write_addition
+
+    places = write_addition(out, k=k, num_samples=samples, seed=seed, proportions=parse_proportions(proportions))
     typer.echo(f"{samples:,} samples in {len(places)} files in {out}; tag them with --field meta.skill")
 
 

@@ -95,7 +95,7 @@ class Embedding:
         return {**asked, "min_share": self.min_share, "seed": self.seed}
 
     def find(self, search: Search) -> RowTagger:
-        num_rows, num_samples = _count(search)
+        num_rows, num_samples = count_rows(search)
         if num_samples == 0:
             return AssignedRows("", ())
         encoder = _fitted(self.encoder, search, num_rows, self.seed)
@@ -127,7 +127,7 @@ class KeptClusters:
         return {"model": self.model.digest, "encoder_arguments": self.encoder.arguments}
 
     def find(self, search: Search) -> RowTagger:
-        num_rows, _ = _count(search)
+        num_rows, _ = count_rows(search)
         places = _encode(self.encoder, search, num_rows)
         _assign(search, places, self.model.clusters, "assign")
         copy_model(self.model, search.work.scratch("kept", FOLDER))
@@ -220,7 +220,7 @@ def encoder_files(encoder: Encoder) -> tuple[str, ...]:
 # --- 1 to 3: rows, texts, vectors ------------------------------------------------------------------------------------
 
 
-def _count(search: Search) -> tuple[list[int], int]:
+def count_rows(search: Search) -> tuple[list[int], int]:
     """Rows of each partition, and samples of all."""
     fields = search.work.scratch("kept", FIELDS)
     units = keyed(
@@ -644,9 +644,18 @@ def look_at_rows(partition: Partition, reading: Mapping[str, Any], rows: Mapping
             texts.setdefault(cluster, []).append(row.text)
             previews[str(number)] = {
                 "id": row.id,
-                "text": " ".join(row.text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS],
+                "text": preview(row.text),
             }
     return {"terms": {str(cluster): count_terms(found) for cluster, found in texts.items()}, "rows": previews}
+
+
+def preview(text: str) -> str:
+    """The beginning of a text, on one line.
+
+    >>> preview(" one\\n two ")
+    'one two'
+    """
+    return " ".join(text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS]
 
 
 def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:
