@@ -355,16 +355,33 @@ LOADERS: dict[str, tuple[str, Callable[[Path, int], Iterator[list[str]]], Callab
 }
 
 
+FILES = {"limit": "texts.bin", "webdataset_default": "webdataset"} | {
+    name: next((format for format in ("litdata", "mosaic") if name.startswith(format)), "shards")
+    for name in LOADERS
+    if name not in ("limit", "webdataset_default")
+}
+"""Where each loader's texts lie under `--work`."""
+
+
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
 def measure(name: str, work: Path, num: int, seconds: float) -> dict[str, float]:
-    """Samples per CPU-second of this process, with its children, after a second of warm-up."""
+    """Samples per CPU-second of this process, with its children, after a second of warm-up, its files in the page cache."""
+    _read_all(work / FILES[name])
     batches = LOADERS[name][1](work, num)
     _deliver(batches, 1.0)
     wall, cpu = time.perf_counter(), _cpu_s()
     delivered = _deliver(batches, seconds)
     return {"samples": delivered, "cpu_s": _cpu_s() - cpu, "wall_s": time.perf_counter() - wall}
+
+
+def _read_all(place: Path) -> None:
+    for path in [place] if place.is_file() else place.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                while file.read(1 << 20):
+                    pass
 
 
 def _deliver(batches: Iterator[list[str]], seconds: float) -> int:

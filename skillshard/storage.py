@@ -9,6 +9,7 @@ and only a finished file gets its name, so a killed process leaves nothing half-
 import contextlib
 import fnmatch
 import http.client
+import mmap
 import os
 import random
 import re
@@ -380,7 +381,7 @@ def first_fault(error: ValidationError) -> str:
     return f"{where}: {fault['msg']}{got}" if where else fault["msg"]
 
 
-def digest(data: bytes | memoryview) -> str:
+def digest(data: bytes | memoryview | mmap.mmap) -> str:
     """The digest of content that every artefact uses: xxh3, 128 bits, in hex. Finds damage, not forgery.
 
     >>> digest(b"skill")

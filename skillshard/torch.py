@@ -200,7 +200,7 @@ class StreamShare(Dataset[T], ABC):
         self._ends, self._of = ends, dict(of)
         self._loaded: tuple[int, int] | None = None
         self._last: tuple[int, int] | None = None
-        self._begun = torch.full((1,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._begun = torch.full((2,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     @abstractmethod
     def _stands(self) -> int:
@@ -247,14 +247,16 @@ class StreamShare(Dataset[T], ABC):
         worker = get_worker_info()
         stride = 1 if worker is None else worker.num_workers
         start, num = int(indices[0]), len(indices)
-        if start == 0 and int(self._begun[0]) == self._first:
+        loop = 0 if worker is None else worker.seed - worker.id  # one number for all workers of a loop over the loader
+        first_begun, loop_begun = self._begun.tolist()
+        if start == 0 and first_begun == self._first and (loop_begun != loop or self._last is not None):
             raise PolicyError(
                 f"the stream from {self.position} {self._first:,} was read through this dataset already, and would begin again: keep one "
                 f"iterator for the whole run. To go on where training stands, call {self.owner}.load_state_dict("
                 f"{self.owner}.state_dict(step=...)) first; to read the same again, make a new {type(self).__name__}."
             )
         if start == 0 or start >= stride * num:
-            self._begun[0] = self._first
+            self._begun[0], self._begun[1] = self._first, loop
         expected = start
         if start and self._last is not None and (stride == 1 or num == self._last[1]):
             expected = self._last[0] + stride * self._last[1]

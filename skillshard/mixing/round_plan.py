@@ -1,5 +1,6 @@
 """Where the samples of one round lie: from its counts to bytes of shards, for all its draws at once."""
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,7 +65,7 @@ class RoundPlan:
     end: Int[np.ndarray, " draw"]
 
     @cached_property
-    def data(self) -> list[memoryview]:
+    def data(self) -> list[mmap.mmap | memoryview]:
         """The bytes of each segment's shard."""
         return [opened.data for _, _, opened in self.segments]
 

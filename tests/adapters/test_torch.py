@@ -1,10 +1,12 @@
 """`DataLoader` and `StatefulDataLoader`: one stream, whatever the workers, and nothing in it lost or repeated in silence."""
 
+import copy
 import itertools
 import json
 import pickle
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -170,6 +172,25 @@ def test_indices_that_another_has_shared_out_are_refused(shards: ShardSet, tmp_p
         list(loader)
     with pytest.raises(PolicyError, match="it shuffles the stream"):
         dataset.__getitems__([5, 3, 4])
+
+
+def test_a_worker_that_is_late_may_begin_after_another_has_read_on(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
+    workers = [copy.copy(dataset) for _ in range(2)]  # a fork copies all but the memory that they share
+
+    def asks(worker: int, batch: int, loop: int = 100) -> Any:
+        info = SimpleNamespace(id=worker, num_workers=2, seed=loop + worker)
+        monkeypatch.setattr("skillshard.torch.get_worker_info", lambda: info)
+        return workers[worker].__getitems__(range(batch * BATCH, (batch + 1) * BATCH)).batch.texts
+
+    found = [asks(1, 1), asks(1, 3), asks(0, 0), asks(0, 2)]
+    expected = expected_texts(shards, tmp_path / "reference", steps=4, step_draws=BATCH)
+    assert found == [expected[at] for at in (1, 3, 0, 2)]
+    workers[0] = copy.copy(dataset)
+    with pytest.raises(PolicyError, match="would begin again"):
+        asks(0, 0, loop=300)
 
 
 def test_collate_gives_what_the_default_collation_gives(shards: ShardSet, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
         warmup_steps=3, smoothing=0.5, prior=dict(zip(SKILLS, (4.0, 3.0, 2.0, 1.0), strict=True))
     ),
     "exp3": exp3,
-    "ado": lambda: ado(warmup_steps=1, refit_steps=100),
+    "ado": lambda: ado(warmup_steps=1, refit_steps=400),
     "doremi": lambda: doremi(dict.fromkeys(SKILLS, 1.0), use="average"),
     "aioli": lambda: aioli(eta=0.5, period_rounds=6, sweeps=1),
     "aioli diagonal with ema": lambda: aioli(

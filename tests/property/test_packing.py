@@ -14,7 +14,7 @@ from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.ledger import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
-from skillshard.policies import Policy, chain, floor, proportional, skill_it, stratified
+from skillshard.policies import Policy, chain, fixed, floor, proportional, skill_it, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
 from skillshard.torch import PackedDataset
@@ -244,7 +244,7 @@ def test_token_shares_follow_the_weights(
     uneven: Counted, tmp_path_factory: pytest.TempPathFactory, weights: list[float], round_draws: int
 ) -> None:
     """To within a part of an epoch; the means differ fivefold."""
-    policy = chain(stratified(), Fixed(weights))
+    policy = fixed(dict(zip(uneven.shards.train, weights, strict=True)))
     ledger = tmp_path_factory.mktemp("ledger")
     one = packed(uneven, ledger, policy=policy, unit="tokens", tokens=uneven.plain, round_draws=round_draws)
     wanted = np.array(weights) / sum(weights)
@@ -261,20 +261,6 @@ def test_token_shares_follow_the_weights(
     assert (abs(tokens / tokens.sum() - wanted) < slack / tokens.sum()).all()
     assert record.weights == pytest.approx(wanted.tolist())
     assert verify_ledger(one.mixer.ledger) == []
-
-
-class Fixed(NamedTuple):
-    """A transform that gives these weights."""
-
-    values: list[float]
-    name: str = "fixed"
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return {"values": self.values}
-
-    def apply(self, weights: np.ndarray) -> np.ndarray:
-        return np.array(self.values) / sum(self.values)
 
 
 def test_over_whole_epochs_the_token_shares_are_the_weights(uneven: Counted, tmp_path: Path) -> None:
