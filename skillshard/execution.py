@@ -76,6 +76,8 @@ def run(
     where: Where,
     records: str,
     on_done: Callable[[Unit, Record], None] = lambda unit, record: None,
+    keeps_model: bool = False,
+    num_gpus: float = 0.0,
 ) -> list[Record]:
     """Run `function(**unit.arguments)` for every unit that has no record yet.
 
@@ -85,6 +87,9 @@ def run(
         where: local pool or Ray.
         records: directory of the record files, one per unit.
         on_done: called in this process for every unit, also for those found done.
+        keeps_model: the function loads something large into its process, and a process should do many units: on Ray they
+            are actors. A local process does many in any case.
+        num_gpus: GPUs that such a process takes on Ray; where it is not 0, a local pool is one process.
 
     Returns:
         The records, in the order of the units.
@@ -100,20 +105,25 @@ def run(
             found[unit.key] = storage.read_json(place)
             on_done(unit, found[unit.key])
     missing = [unit for unit in units if unit.key not in found]
-    for unit, record in _run_missing(function, missing, where, records):
+    for unit, record in _run_missing(function, missing, where, records, keeps_model, num_gpus):
         found[unit.key] = record
         on_done(unit, record)
     return [found[unit.key] for unit in units]
 
 
 def _run_missing(
-    function: Callable[..., Record], units: list[Unit], where: Where, records: str
+    function: Callable[..., Record],
+    units: list[Unit],
+    where: Where,
+    records: str,
+    keeps_model: bool,
+    num_gpus: float,
 ) -> Iterator[tuple[Unit, Record]]:
     if not units:
         return iter(())
     if where.ray_address is not None:
-        return _run_on_ray(function, units, where, records)
-    workers = min(where.workers or num_cpus(), len(units))
+        return _run_on_ray(function, units, where, records, keeps_model, num_gpus)
+    workers = 1 if num_gpus else min(where.workers or num_cpus(), len(units))
     if workers == 1:
         return ((unit, _do(function, unit, records)) for unit in units)
     return _run_in_pool(function, units, workers, records)
@@ -183,14 +193,18 @@ def _end_with_parent() -> None:
 
 
 def _run_on_ray(
-    function: Callable[..., Record], units: list[Unit], where: Where, records: str
+    function: Callable[..., Record],
+    units: list[Unit],
+    where: Where,
+    records: str,
+    keeps_model: bool,
+    num_gpus: float,
 ) -> Iterator[tuple[Unit, Record]]:
     started = _start_ray(where)  # before Ray is imported, which reads the environment then
     import ray
 
     try:
-        task = ray.remote(num_cpus=1, max_retries=0)(_do)  # tries are counted here, as in the pool
-        num_running = 2 * int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        num_running, begin, ended = _ray_workers(keeps_model, num_gpus)
         waiting = list(reversed(units))
         running: dict[Any, Unit] = {}
         errors: dict[str, SkillshardError] = {}
@@ -198,18 +212,21 @@ def _run_on_ray(
         while running or (waiting and not errors):
             while waiting and not errors and len(running) < num_running:
                 unit = waiting.pop()
-                running[task.remote(function, unit, records)] = unit
+                running[begin(function, unit, records)] = unit
             for reference in ray.wait(list(running), num_returns=1)[0]:
                 unit = running.pop(reference)
                 try:
                     record = ray.get(reference)
+                    ended(reference, alive=True)
                 except ray.exceptions.RayTaskError as error:
+                    ended(reference, alive=True)
                     if isinstance(error.cause, SkillshardError):
                         errors[unit.key] = error.cause
                     else:
                         _count_try(tries, unit, error.cause)
                         waiting.append(unit)
                 except ray.exceptions.RayError as error:
+                    ended(reference, alive=False)
                     _count_try(tries, unit, BrokenProcessPool(f"its Ray worker died ({_first_line(error)})"))
                     waiting.append(unit)
                 else:
@@ -219,6 +236,50 @@ def _run_on_ray(
     finally:
         if started:
             ray.shutdown()
+
+
+def _ray_workers(
+    keeps_model: bool, num_gpus: float
+) -> tuple[int, Callable[[Callable[..., Record], Unit, str], Any], Callable[..., None]]:
+    """How many units to have under way on Ray, what begins one, and what is told when one ended.
+
+    Tasks, or actors that do one unit after another and so keep what they loaded; an actor that died is replaced. Tries are
+    counted by the caller, as in the pool.
+    """
+    import ray
+
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    num_cpus_there = int(there.get("CPU", 1))
+    if num_gpus and there.get("GPU", 0) < num_gpus:
+        raise ExecutionError(
+            f"a GPU was asked for, and the Ray cluster has {there.get('GPU', 0):g}. Give --device cpu, or add a node that has one."
+        )
+    if not keeps_model:
+        task = ray.remote(num_cpus=1, max_retries=0)(_do)
+        return 2 * num_cpus_there, task.remote, lambda reference, alive: None
+    actor: Any = ray.remote(num_cpus=1, num_gpus=num_gpus, max_restarts=0)(_Keeper)
+    idle: list[Any] = []
+    busy: dict[Any, Any] = {}
+
+    def begin(function: Callable[..., Record], unit: Unit, records: str) -> Any:
+        keeper = idle.pop() if idle else actor.remote()
+        reference = keeper.do.remote(function, unit, records)
+        busy[reference] = keeper
+        return reference
+
+    def ended(reference: Any, alive: bool) -> None:
+        keeper = busy.pop(reference)
+        if alive:
+            idle.append(keeper)
+
+    return max(1, int(there.get("GPU", 0) / num_gpus) if num_gpus else num_cpus_there), begin, ended
+
+
+class _Keeper:
+    """A process that does one unit after another."""
+
+    def do(self, function: Callable[..., Record], unit: Unit, records: str) -> Record:
+        return _do(function, unit, records)
 
 
 def _first_line(error: BaseException) -> str:

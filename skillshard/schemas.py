@@ -17,9 +17,11 @@ from skillshard.graph.skill_graph import GraphFile
 from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.mixer import MixerState
 from skillshard.shards.manifest import Manifest, SampleMember
+from skillshard.taggers.cluster_model import ModelManifest
 from skillshard.tags import TagsManifest
 
 _MODELS: dict[str, Any] = {
+    "clusters-1": ModelManifest,
     "fit-1": Proposal,
     "graph-1": GraphFile,
     "manifest-1": Manifest,

@@ -59,7 +59,9 @@ class TagsSkill(BaseModel):
 
     name: str
     num_samples: int = Field(ge=1)
-    num_text_bytes: int = Field(ge=0, description="UTF-8 bytes of its texts")
+    num_text_bytes: int | None = Field(
+        ge=0, description="UTF-8 bytes of its texts; null where tags were crossed without reading the corpus"
+    )
 
 
 class TagsManifest(BaseModel):

@@ -124,6 +124,8 @@ def train(
     weight_decay: float = 0.01,
     eval_every: int | None = None,
     on_eval: Callable[[int], None] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    steps_done: int = 0,
 ) -> Float[np.ndarray, " steps"]:
     """Train a model in place, on its own device.
 
@@ -135,9 +137,11 @@ def train(
         warmup, clip, weight_decay: see the module.
         eval_every, on_eval: `on_eval(step)` is called after steps eval_every, 2 eval_every, ..., before the next
             batch is taken, so that a mixer can be told the losses in time. Give both or neither.
+        optimizer: of `adamw`, with the state it had after `steps_done` steps; None: a new one.
+        steps_done: steps of an earlier, interrupted call with equal arguments; `batches` begins with the next one's.
 
     Returns:
-        The training loss of each step, nats per target token.
+        The training loss of each step taken now, nats per target token.
 
     Raises:
         ProxyError: the batches end too early, or the loss is no longer a number.
@@ -153,18 +157,18 @@ def train(
     """
     if (eval_every is None) != (on_eval is None) or (eval_every is not None and eval_every < 1):
         raise ProxyError(f"eval_every={eval_every}, on_eval={on_eval}: give both (eval_every at least 1) or neither.")
-    optimizer = adamw(model, weight_decay=weight_decay)
+    optimizer = optimizer or adamw(model, weight_decay=weight_decay)
     losses: list[float] = []
     model.train()
-    for step, batch in zip(range(1, steps + 1), batches, strict=False):
+    for step, batch in zip(range(steps_done + 1, steps + 1), batches, strict=False):
         rate = learning_rate(step, steps=steps, lr=lr, warmup=warmup)
         losses.append(_finite(train_step(model, optimizer, batch, lr=rate, clip=clip), step, lr))
         if eval_every is not None and on_eval is not None and step % eval_every == 0:
             on_eval(step)
             model.train()
-    if len(losses) < steps:
+    if len(losses) < steps - steps_done:
         raise ProxyError(
-            f"the batches ended after step {len(losses):,}: {steps:,} steps need {steps:,} batches. Give an endless "
+            f"the batches ended after step {steps_done + len(losses):,}: {steps:,} steps need {steps:,} batches. Give an endless "
             "stream, or fewer steps."
         )
     return np.asarray(losses)

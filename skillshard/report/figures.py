@@ -1,8 +1,9 @@
-"""Pictures of runs, drawn from their ledgers."""
+"""Pictures of runs, drawn from their ledgers, and of tags."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from skillshard import storage
 from skillshard.errors import LedgerError
 from skillshard.mixing.ledger import Ledger, ObservationRecord, RoundRecord, RunRecord, read_record
+from skillshard.taggers.agreement import Agreement
 
 LOSS_FLOOR = 1e-4
 
@@ -87,3 +89,104 @@ def draw_runs(runs: Mapping[str, History], place: str | os.PathLike[str], *, tit
     figure.suptitle(title)
     with storage.writing(place) as part:
         figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
+
+
+# --- tags ------------------------------------------------------------------------------------------------------------
+
+NAMES_IN_MAP = 40
+
+
+def draw_sizes(sizes: Mapping[str, int], place: str | os.PathLike[str]) -> None:
+    """One PNG: samples of each skill, the largest on top."""
+    names = sorted(sizes, key=lambda name: (sizes[name], name))
+    figure, axis = _figure(8.0, min(1.2 + 0.24 * len(names), 60.0))
+    axis.barh(range(len(names)), [sizes[name] for name in names], color="C0")
+    axis.set_yticks(range(len(names)), [_short(name) for name in names], fontsize="small")
+    axis.set_ylim(-0.6, len(names) - 0.4)
+    axis.set_xlabel("samples")
+    axis.grid(alpha=0.25, axis="x")
+    _save(figure, place)
+
+
+def draw_map(
+    points: Float[np.ndarray, "point 2"], skills: Sequence[str], names: Sequence[str], place: str | os.PathLike[str]
+) -> None:
+    """One PNG: samples as dots in two dimensions, a colour for each skill, its name at the middle of its dots."""
+    figure, axis = _figure(10.0, 8.0)
+    skill_of = np.array(skills)
+    colours = _colours(len(names))
+    for at, name in enumerate(names):
+        own = points[skill_of == name]
+        axis.scatter(own[:, 0], own[:, 1], s=7, color=colours[at], linewidths=0, alpha=0.7)
+        if len(own) and len(names) <= NAMES_IN_MAP:
+            middle = np.median(own, axis=0)
+            white = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+            axis.text(*middle, _short(name), fontsize=7, ha="center", va="center", bbox=white)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title(
+        f"{len(points):,} samples, {len(names)} skills (distances between far groups mean nothing)", fontsize=9
+    )
+    _save(figure, place)
+
+
+def draw_curve(tried: Mapping[int, float], chosen: int, criterion: str, place: str | os.PathLike[str]) -> None:
+    """One PNG: the criterion for each number of skills that was tried."""
+    figure, axis = _figure(6.0, 3.6)
+    axis.plot(list(tried), list(tried.values()), marker="o", markersize=4)
+    axis.axvline(chosen, color="black", linewidth=1, linestyle=":")
+    axis.set_xscale("log")
+    axis.set_xticks(list(tried), [str(number) for number in tried], fontsize="small")
+    axis.minorticks_off()
+    axis.set_xlabel(f"number of skills; {chosen} was chosen")
+    axis.set_ylabel(criterion)
+    axis.grid(alpha=0.25)
+    _save(figure, place)
+
+
+def draw_agreement(measured: Agreement, against: str, place: str | os.PathLike[str]) -> None:
+    """One PNG: the confusion matrix as shares of each skill, rows and columns ordered so that matches lie on the diagonal."""
+    shares = measured.counts / measured.counts.sum(axis=1, keepdims=True)
+    columns = np.argsort([(np.arange(len(shares)) * column).sum() / column.sum() for column in shares.T], kind="stable")
+    rows = np.argsort([(np.arange(len(columns)) * row[columns]).sum() for row in shares], kind="stable")
+    width, height = (min(3.0 + 0.3 * num, 40.0) for num in (len(columns), len(rows)))
+    figure, axis = _figure(max(width, 6.0), max(height, 4.0))
+    drawn = axis.imshow(shares[rows][:, columns], vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    axis.set_yticks(range(len(rows)), [_short(measured.found[at]) for at in rows], fontsize=7)
+    axis.set_xticks(range(len(columns)), [_short(measured.true[at]) for at in columns], fontsize=7, rotation=90)
+    axis.set_xlabel(against)
+    axis.set_title(f"NMI {measured.nmi:.3f}, ARI {measured.ari:.3f}, purity {measured.purity:.3f}", fontsize=9)
+    figure.colorbar(drawn, ax=axis, label="share of the skill's samples")
+    _save(figure, place)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _save(figure: Any, place: str | os.PathLike[str]) -> None:
+    with storage.writing(place) as part:
+        figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
+
+
+def _colours(num: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    if num <= 10:
+        return [f"C{at}" for at in range(num)]
+    return [colormaps["turbo"]((at * 7 % num + 0.5) / num) for at in range(num)]
+
+
+def _short(name: str, most: int = 40) -> str:
+    r"""A name that a picture can show: printable, no mathematics, not too long.
+
+    >>> _short("a$b\n")
+    'a\\$b?'
+    """
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name).replace("$", r"\$")
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."

@@ -14,6 +14,8 @@ from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger, RoundRecord, RunRecord, read_record, verify_ledger
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards.read import ShardSet
+from skillshard.taggers.cluster_model import ClusterModel, has_model, verify_model
+from skillshard.taggers.embedding import verify_embeddings
 from skillshard.tags import Tags
 
 
@@ -22,6 +24,10 @@ def show(place: str | os.PathLike[str]) -> None:
     kind = artefact.kind(place)
     if kind == tags_module.MANIFEST:
         show_tags(Tags.open(place))
+        if has_model(place):
+            from skillshard.report.clusters import show_model
+
+            show_model(ClusterModel.open(place))
     elif kind == shards_manifest.MANIFEST:
         show_shards(ShardSet.open(place))
     else:
@@ -33,8 +39,9 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
     kind = artefact.kind(place)
     if kind == tags_module.MANIFEST:
         tags = Tags.open(place)
+        kept = verify_model(place) if has_model(place) else []
         return (
-            tags.verify(),
+            [*tags.verify(), *kept, *verify_embeddings(place)],
             f"{place}: {len(tags.manifest.parts):,} parts, {tags.manifest.num_rows:,} rows, all as the manifest says.",
         )
     if kind == shards_manifest.MANIFEST:
@@ -57,7 +64,7 @@ def show_tags(tags: Tags) -> None:
             skill.name,
             f"{skill.num_samples:,}",
             share(skill.num_samples, manifest.num_tagged),
-            size(skill.num_text_bytes),
+            "-" if skill.num_text_bytes is None else size(skill.num_text_bytes),
         )
         for skill in manifest.skills
     ]

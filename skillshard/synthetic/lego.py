@@ -13,17 +13,15 @@ Reference: Zhang et al., "Unveiling Transformers with LEGO", arXiv:2206.04301; C
 arXiv:2307.14430, section 2. Texts are drawn independently, so duplicates can occur; they are common for k below 3.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8, UInt64
+from jaxtyping import Int, UInt8
 
-from skillshard import storage
 from skillshard.errors import CorpusError
+from skillshard.synthetic.draws import mixed_skills, raw_draws, write_samples
 
 MAX_K = 26
 PREFIX, CLAUSE, SEPARATOR, SUFFIX = "Input: ", "_ = ___ _", ", ", ". Output: _ = _."
@@ -81,11 +79,9 @@ def lego_samples(
         >>> sample["meta"]
         {'skill': 'skill-2', 'k': 3, 'order': 'shuffled'}
     """
-    counts = _counts(k, num_samples, proportions)
+    natural = natural_proportions(k)
     check_order(order)
-    if seed < 0:
-        raise CorpusError(f"seed={seed}: a seed is a whole number from 0. Give another one.")
-    return _samples(k, counts, seed, order)
+    return _samples(k, mixed_skills(proportions, num_samples, natural=natural, seed=seed), seed, order)
 
 
 def write_lego(
@@ -111,15 +107,8 @@ def write_lego(
     Raises:
         CorpusError: an argument is out of range; nothing is written then.
     """
-    if samples_per_file < 1:
-        raise CorpusError(f"samples_per_file={samples_per_file}: a file holds at least 1 sample. Give 1 or more.")
     samples = lego_samples(k=k, num_samples=num_samples, seed=seed, order=order, proportions=proportions)
-    places = []
-    for number in range(-(-num_samples // samples_per_file)):
-        places.append(storage.join(out_dir, f"lego-{number:05d}.jsonl"))
-        lines = [json.dumps(sample) + "\n" for sample in islice(samples, samples_per_file)]
-        storage.write_bytes(places[-1], "".join(lines).encode())
-    return places
+    return write_samples(out_dir, "lego", samples, num_samples=num_samples, samples_per_file=samples_per_file)
 
 
 def check_k(k: int) -> None:
@@ -147,36 +136,8 @@ def template(k: int) -> tuple[UInt8[np.ndarray, " width"], Int[np.ndarray, " k"]
     return np.frombuffer(text.encode(), dtype=np.uint8), starts
 
 
-def _counts(k: int, num_samples: int, proportions: str | Sequence[int]) -> Int[np.ndarray, " k"]:
-    """Samples per skill: the proportions, rounded by largest remainder, in whole numbers only."""
-    parts = np.asarray(_parts(k, proportions), dtype=np.int64)
-    if num_samples < k:
-        raise CorpusError(f"num_samples={num_samples}: {k} skills need at least {k} samples. Give {k} or more.")
-    counts, remainders = np.divmod(parts * num_samples, parts.sum())
-    short = num_samples - int(counts.sum())
-    counts[np.argsort(-remainders, kind="stable")[:short]] += 1
-    return counts
-
-
-def _parts(k: int, proportions: str | Sequence[int]) -> Sequence[int]:
-    natural = natural_proportions(k)
-    if isinstance(proportions, str):
-        if proportions not in ("natural", "uniform"):
-            raise CorpusError(f'proportions={proportions!r}: give "natural", "uniform" or {k} whole numbers.')
-        return natural if proportions == "natural" else [1] * k
-    whole = all(isinstance(part, int | np.integer) and part >= 0 for part in proportions)
-    if len(proportions) != k or not whole or sum(proportions) == 0:
-        raise CorpusError(
-            f"proportions={tuple(proportions)}: expected {k} whole numbers from 0, not all 0, one for each skill. "
-            f"The paper's are {natural}."
-        )
-    return proportions
-
-
-def _samples(k: int, counts: Int[np.ndarray, " k"], seed: int, order: str) -> Iterator[dict[str, Any]]:
+def _samples(k: int, skills: Int[np.ndarray, " batch"], seed: int, order: str) -> Iterator[dict[str, Any]]:
     names = skill_names(k)
-    skills = np.repeat(np.arange(k), counts)
-    skills = skills[np.argsort(_draws(seed, 0, len(skills)), kind="stable")]
     for first in range(0, len(skills), _BLOCK):
         block = skills[first : first + _BLOCK]
         texts = _texts(block, k=k, seed=seed, block=1 + first // _BLOCK, order=order)
@@ -188,7 +149,7 @@ def _samples(k: int, counts: Int[np.ndarray, " k"], seed: int, order: str) -> It
 def _texts(skills: Int[np.ndarray, " batch"], *, k: int, seed: int, block: int, order: str) -> list[str]:
     """One text per asked skill (0 is the first variable), made of raw draws in three equal parts per sample."""
     rows = np.arange(len(skills))
-    draws = _draws(seed, block, len(rows) * (MAX_K + 2 * k)).reshape(len(rows), -1)
+    draws = raw_draws(seed, block, len(rows) * (MAX_K + 2 * k)).reshape(len(rows), -1)
     letters = _LETTERS[np.argsort(draws[:, :MAX_K], axis=1, kind="stable")[:, :k]]
     bits = (draws[:, MAX_K : MAX_K + k] >> np.uint64(63)).astype(np.uint8)
     values = np.bitwise_xor.accumulate(bits, axis=1) + ord("0")
@@ -215,9 +176,3 @@ def _clauses(
     clauses[:, 0, 8] = bits[:, 0] + ord("0")
     clauses[:, 1:, 8] = letters[:, :-1]
     return clauses
-
-
-def _draws(seed: int, block: int, size: int) -> UInt64[np.ndarray, " size"]:
-    """Raw 64-bit draws: unlike the methods of a Generator, NumPy promises that these never change."""
-    bits = np.random.PCG64(np.random.SeedSequence([seed, block]))
-    return np.asarray(bits.random_raw(size), dtype=np.uint64)

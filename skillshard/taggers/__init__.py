@@ -1,7 +1,27 @@
 """Taggers: how a sample gets its skill."""
 
+from skillshard.taggers.cluster_model import ClusterModel
+from skillshard.taggers.embedding import embedding, kept_clusters
+from skillshard.taggers.lexical import lexical, open_lexical
 from skillshard.taggers.metadata import metadata
+from skillshard.taggers.regroup import read_map, regroup_tags, regrouped
+from skillshard.taggers.sentence_encoder import sentence_encoder
 from skillshard.taggers.tag import tag_corpus
 from skillshard.taggers.tagger import Tag, Tagger, Untagged
 
-__all__ = ["Tag", "Tagger", "Untagged", "metadata", "tag_corpus"]
+__all__ = [
+    "ClusterModel",
+    "Tag",
+    "Tagger",
+    "Untagged",
+    "embedding",
+    "kept_clusters",
+    "lexical",
+    "metadata",
+    "open_lexical",
+    "read_map",
+    "regroup_tags",
+    "regrouped",
+    "sentence_encoder",
+    "tag_corpus",
+]

@@ -1,5 +1,6 @@
 """Tag a whole corpus: one unit per partition, then one look at all ids together.
 
+0. A tagger that finds the skills in the corpus (`Finder`) does so, in stages of its own.
 1. `tag_partition`: rows -> one part of the tags, and the sorted hashes of its ids, both scratch files.
 2. `find_duplicates`: a range of hashes -> ids that stand more than once, over all partitions.
 3. Where samples are set aside, partitions with later copies of an id are tagged again with those rows set aside; the
@@ -9,13 +10,14 @@ Memory of a unit: row groups of the part; 16 bytes per id of the partition (stag
 """
 
 import contextlib
+import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
@@ -26,10 +28,9 @@ from skillshard import artefact, storage
 from skillshard.corpus import Corpus, Partition, PartitionReader, Rejection, Sample, line_numbers
 from skillshard.errors import CorpusError, ExecutionError, StorageError, TagsError
 from skillshard.execution import Record, Unit, Where, keyed, run
-from skillshard.taggers.tagger import Tag, Tagger, Untagged
+from skillshard.taggers.tagger import Finder, OnBadSample, OnStage, RowTagger, Search, Tag, Tagger, Untagged
 from skillshard.tags import MANIFEST, TagRow, Tags, TagsManifest, part_place, rejected_place, write_part
 
-OnBadSample = Literal["stop", "set-aside"]
 MAX_SKILLS = 10_000
 SAMPLES_AT_ONCE = 1024
 IDS_PER_RANGE = 8_000_000
@@ -38,7 +39,7 @@ HASH_DTYPE = np.dtype([("hash", "<u8"), ("row", "<u8")])
 
 def tag_corpus(
     corpus: Corpus,
-    tagger: Tagger,
+    tagger: Tagger | Finder,
     out: str | os.PathLike[str],
     *,
     on_bad_sample: OnBadSample = "stop",
@@ -47,7 +48,7 @@ def tag_corpus(
     max_sample_bytes: int = 16 << 20,
     partition_bytes: int = 64 << 20,
     where: Where = Where(),
-    on_stage: Callable[[str, int], Callable[[Unit, Record], None]] = lambda name, num: lambda unit, record: None,
+    on_stage: OnStage = lambda name, num: lambda unit, record: None,
 ) -> Tags:
     """Tag every sample of a corpus; resumes where a killed run stopped, and does nothing if the tags are finished.
 
@@ -91,16 +92,22 @@ def tag_corpus(
 
 def _tag(
     corpus: Corpus,
-    tagger: Tagger,
+    tagger: Tagger | Finder,
     work: artefact.Work,
     made_from: dict[str, Any],
     where: Where,
-    on_stage: Callable[[str, int], Callable[[Unit, Record], None]],
+    on_stage: OnStage,
 ) -> None:
     arguments = made_from["arguments"]
     partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
+    ready: Tagger | RowTagger
+    if isinstance(tagger, Finder):
+        reading, on_bad_sample = arguments["reading"], arguments["on_bad_sample"]
+        ready = tagger.find(Search(partitions, reading, on_bad_sample, work, where, on_stage))
+    else:
+        ready = tagger
     common = {
-        "tagger": tagger,
+        "tagger": ready,
         "out": str(work.scratch()),
         "on_bad_sample": arguments["on_bad_sample"],
         "reading": arguments["reading"],
@@ -137,14 +144,21 @@ def _by_row(duplicates: Sequence[Record]) -> dict[str, str]:
 
 
 def _publish(work: artefact.Work, parts: Sequence[int]) -> None:
-    """Give finished parts of stage 1 their final names."""
+    """Give finished parts of stage 1 their final names, and what a tagger keeps beside them."""
     for place in (part_place, rejected_place):
         for part in parts:
-            scratch, final = Path(place(work.scratch(), part)), Path(place(work.out, part))
-            if scratch.exists() and not final.exists():
-                final.parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(FileExistsError):
-                    os.link(scratch, final)
+            _link(Path(place(work.scratch(), part)), Path(place(work.out, part)))
+    kept = work.scratch("kept")
+    for path in sorted(kept.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            _link(path, work.out / path.relative_to(kept))
+
+
+def _link(scratch: Path, final: Path) -> None:
+    if scratch.exists() and not final.exists():
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.link(scratch, final)
 
 
 # --- stage 1 and 3 ---------------------------------------------------------------------------------------------------
@@ -152,7 +166,7 @@ def _publish(work: artefact.Work, parts: Sequence[int]) -> None:
 
 def tag_partition(
     partition: Partition,
-    tagger: Tagger,
+    tagger: Tagger | RowTagger,
     out: str,
     on_bad_sample: OnBadSample,
     reading: Mapping[str, Any],
@@ -171,7 +185,7 @@ def tag_partition(
     reader = PartitionReader(partition, **reading)
 
     def rows() -> Iterator[TagRow]:
-        for number, (row, outcome) in enumerate(_tagged(iter(reader), tagger)):
+        for number, (row, outcome) in enumerate(_tagged(iter(reader), tagger, partition.index)):
             rejection = _refusal(partition, row, outcome, is_duplicate=str(number) in duplicates)
             if rejection is not None:
                 if on_bad_sample == "stop":
@@ -206,17 +220,26 @@ def tag_partition(
 
 
 def _tagged(
-    reader: Iterator[Sample | Rejection], tagger: Tagger
+    reader: Iterator[Sample | Rejection], tagger: Tagger | RowTagger, partition: int
 ) -> Iterator[tuple[Sample, Tag | Untagged] | tuple[Rejection, None]]:
     """Every row with its outcome; samples are handed to the tagger some at a time."""
+    numbers = itertools.count()
     while rows := list(islice(reader, SAMPLES_AT_ONCE)):
-        samples = [row for row in rows if isinstance(row, Sample)]
-        outcomes = iter(tagger.tag(samples))
+        samples = [(next(numbers), row) for row in rows]
+        outcomes = _outcomes([(number, row) for number, row in samples if isinstance(row, Sample)], tagger, partition)
         for row in rows:
             if isinstance(row, Sample):
                 yield row, next(outcomes)
             else:
                 yield row, None
+
+
+def _outcomes(
+    samples: Sequence[tuple[int, Sample]], tagger: Tagger | RowTagger, partition: int
+) -> Iterator[Tag | Untagged]:
+    if isinstance(tagger, RowTagger):
+        return iter(tagger.tag_rows(partition, [number for number, _ in samples]))
+    return iter(tagger.tag([sample for _, sample in samples]))
 
 
 def _refusal(

@@ -1,15 +1,20 @@
-"""What a tagger is."""
+"""What a tagger is: one that looks at samples, or one that looks at the whole corpus first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from skillshard.corpus import Reason, Sample
+from skillshard.artefact import Work
+from skillshard.corpus import Partition, Reason, Sample
+from skillshard.execution import Record, Unit, Where
+
+OnBadSample = Literal["stop", "set-aside"]
+OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A sample's skill, and how sure the tagger is (1 where it does not guess)."""
+    """A sample's skill, and a score: 1 where the tagger does not guess, of a cluster the distance to its centroid."""
 
     skill: str
     score: float = 1.0
@@ -37,3 +42,43 @@ class Tagger(Protocol):
 
     def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
         """One outcome for each of some neighbouring samples of one partition, in their order."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a tagger is given that looks at the whole corpus first.
+
+    Attributes:
+        work: units' records and scratch files; what lies in `work.scratch("kept")` becomes part of the finished tags.
+    """
+
+    partitions: Sequence[Partition]
+    reading: Mapping[str, Any]
+    on_bad_sample: OnBadSample
+    work: Work
+    where: Where
+    on_stage: OnStage
+
+
+@runtime_checkable
+class RowTagger(Protocol):
+    """Knows the skills already, by the rows of the partitions. Picklable."""
+
+    def tag_rows(self, partition: int, rows: Sequence[int]) -> list[Tag]:
+        """The tags of some rows of a partition (0 is its first; set-aside ones count) that hold samples."""
+
+
+@runtime_checkable
+class Finder(Protocol):
+    """Finds the skills in the corpus itself, in stages of units, and then tags by rows."""
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was built with, as JSON."""
+
+    def find(self, search: Search) -> Tagger | RowTagger:
+        """Look at the corpus; the same bytes however often it is killed and called again."""

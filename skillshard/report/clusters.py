@@ -1,0 +1,190 @@
+"""Tags as people read them: what each cluster holds, how well two taggings agree, and pictures of both."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+from rich.markup import escape
+
+from skillshard import artefact, storage
+from skillshard import tags as tags_module
+from skillshard.corpus import MISSING, Corpus, Sample, lookup, read_partition
+from skillshard.errors import TagsError
+from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes
+from skillshard.report.text import share, show_tags
+from skillshard.taggers.agreement import Agreement, agreement
+from skillshard.taggers.cluster_model import ClusterModel, has_model
+from skillshard.taggers.embedding import sample_rows
+from skillshard.taggers.fields import read_field
+from skillshard.tags import Tags
+
+POINTS_IN_MAP = 2000
+PREVIEW_CHARS = 100
+
+
+def show_clusters(
+    place: str | os.PathLike[str],
+    *,
+    against: str | None = None,
+    corpus: Sequence[str] | None = None,
+    pictures: str | os.PathLike[str] | None = None,
+) -> None:
+    """Print tags, compare them, and draw them.
+
+    Args:
+        place: tags.
+        against: a metadata field, or the directory of other tags of the same rows.
+        corpus: where the field is read, if it is not kept beside the tags.
+        pictures: directory for sizes.png, and map.png, choice.png and agreement.png where there is something to draw.
+
+    Raises:
+        TagsError: `place` is no tags, or there is nothing to compare.
+    """
+    if artefact.kind(place) != tags_module.MANIFEST:
+        raise TagsError(f"{os.fspath(place)} is not tags: --against, --corpus and --pictures are for tags.")
+    tags = Tags.open(place)
+    measured = None if against is None else compare(tags, against, corpus)
+    show_tags(tags)
+    if has_model(tags.folder):
+        show_model(ClusterModel.open(tags.folder))
+    if measured is not None:
+        show_agreement(measured, str(against))
+    if pictures is not None:
+        drawn = draw_tags(tags, storage.local_path(pictures), measured, str(against))
+        _say(f"pictures: {', '.join(str(path) for path in drawn)}")
+
+
+def show_model(model: ClusterModel) -> None:
+    """A kept clustering: terms, size and nearest samples of each cluster."""
+    manifest = model.manifest
+    total = sum(cluster.num_samples for cluster in manifest.clusters)
+    for cluster in manifest.clusters:
+        found = f"{cluster.num_samples:,} samples ({share(cluster.num_samples, total)})"
+        _say(f"\n{cluster.name}: found in {found}, mean distance {cluster.mean_distance:.3f}")
+        _say(f"    terms: {', '.join(cluster.terms) or 'none that tell it from the others'}")
+        for sample in cluster.nearest:
+            _say(f"    {sample.distance:.3f}  {sample.id}  {sample.text[:PREVIEW_CHARS]}")
+    _say("")
+    if manifest.tried:
+        tried = ", ".join(f"{one.num_clusters}: {one.score:.3f}" for one in manifest.tried)
+        _say(f"number of skills by {manifest.criterion}, the highest is taken: {tried}")
+    encoder = manifest.encoder
+    _say(f"encoder {encoder.name} ({encoder.dim} dimensions), {len(manifest.clusters)} centroids in {model.folder}")
+
+
+def show_agreement(measured: Agreement, against: str) -> None:
+    total = int(measured.counts.sum())
+    for name, counts in zip(measured.found, measured.counts, strict=True):
+        best = [at for at in np.argsort(-counts, kind="stable")[:3] if counts[at]]
+        main = ", ".join(f"{measured.true[at]} {share(int(counts[at]), int(counts.sum()))}" for at in best)
+        _say(f"{name} ({counts.sum():,}): {main}")
+    _say(
+        f"agreement with {against} ({len(measured.found)} skills, {len(measured.true)} values, {total:,} samples): NMI {measured.nmi:.3f}, "
+        f"ARI {measured.ari:.3f}, purity {measured.purity:.3f}, one-to-one accuracy {measured.accuracy:.3f}"
+    )
+
+
+def compare(tags: Tags, against: str, corpus: Sequence[str] | None = None) -> Agreement:
+    """How well tags agree with a metadata field or with other tags.
+
+    Raises:
+        TagsError: other rows, no such field, or no sample that has both.
+    """
+    num_parts = len(tags.manifest.parts)
+    if corpus:
+        values: Iterable[Sequence[str | None]] = _from_corpus(tags, against, corpus)
+    elif Path(against).is_dir():
+        other = Tags.open(against)
+        digests = [[part.rows_digest for part in some.manifest.parts] for some in (tags, other)]
+        if digests[0] != digests[1]:
+            raise TagsError(
+                f"{tags.folder} and {against} are not tags of the same rows: another corpus or another --partition-size. Tag both alike."
+            )
+        values = ([row.skill for row in other.rows(part)] for part in range(num_parts))
+    else:
+        values = read_field(tags.folder, against, num_parts)
+    pairs = (
+        (row.skill, value)
+        for part, column in enumerate(values)
+        for row, value in zip(tags.rows(part), column, strict=True)
+        if row.skill is not None and value is not None
+    )
+    return agreement(pairs)
+
+
+def _from_corpus(tags: Tags, field: str, corpus: Sequence[str]) -> Iterable[list[str | None]]:
+    """A field of every row, part by part."""
+    arguments = tags.manifest.made_from["arguments"]
+    partitions = Corpus.open(list(corpus)).partitions(partition_bytes=arguments["partition_bytes"])
+    cut = [[(part.name, part.start, part.stop) for part in partitions]]
+    cut.append([(part.file, part.start, part.stop) for part in tags.manifest.parts])
+    if cut[0] != cut[1]:
+        raise TagsError(f"the corpus given is not the one that {tags.folder} tags: other files, or they changed.")
+    for partition in partitions:
+        rows = read_partition(partition, **arguments["reading"])
+        yield [_value(row, field) if isinstance(row, Sample) else None for row in rows]
+
+
+def _value(sample: Sample, field: str) -> str | None:
+    found = lookup(sample, field)
+    return None if found is MISSING or found is None else str(found)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str) -> list[Path]:
+    """Draw what there is; the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {skill.name: skill.num_samples for skill in tags.manifest.skills}
+    drawn = [folder / "sizes.png"]
+    draw_sizes(sizes, drawn[0])
+    if (tags.folder / "embeddings").is_dir():
+        points, skills = _sampled(tags)
+        drawn.append(folder / "map.png")
+        draw_map(flattened(points), skills, list(sizes), drawn[-1])
+    if has_model(tags.folder) and (model := ClusterModel.open(tags.folder)).manifest.tried:
+        drawn.append(folder / "choice.png")
+        tried = {one.num_clusters: one.score for one in model.manifest.tried}
+        draw_curve(tried, len(model.names), str(model.manifest.criterion), drawn[-1])
+    if measured is not None:
+        drawn.append(folder / "agreement.png")
+        draw_agreement(measured, against, drawn[-1])
+    return drawn
+
+
+def _sampled(tags: Tags) -> tuple[Float[np.ndarray, "point dim"], list[str]]:
+    """Some samples' embeddings, and their skills."""
+    rows = sample_rows([part.num_rows for part in tags.manifest.parts], POINTS_IN_MAP, seed=0)
+    points, skills = [], []
+    for part, chosen in enumerate(rows):
+        found = list(tags.rows(part))
+        kept = [int(row) for row in chosen if found[row].skill is not None]
+        points.append(np.load(tags.folder / "embeddings" / f"{part:06d}.npy", mmap_mode="r")[kept].astype(np.float32))
+        skills += [str(found[row].skill) for row in kept]
+    return np.concatenate(points), skills
+
+
+def flattened(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "point 2"]:
+    """Points in two dimensions: t-SNE by cosine, of few points their two main directions.
+
+    Reference:
+        van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 9, 2008.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        if len(points) < 50 or points.shape[1] < 3:
+            padded = np.pad(points, ((0, max(0, 2 - len(points))), (0, max(0, 2 - points.shape[1]))))
+            return PCA(2, random_state=0).fit_transform(padded)[: len(points)].astype(np.float32)
+        flat = TSNE(2, metric="cosine", init="random", random_state=0, perplexity=min(30, len(points) / 4))
+        return flat.fit_transform(points).astype(np.float32)
+
+
+def _say(text: str) -> None:
+    Console().print(escape(text), soft_wrap=True, highlight=False)

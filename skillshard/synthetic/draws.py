@@ -1,0 +1,87 @@
+"""What the generated corpora share: raw draws, skills mixed in given proportions, and files of samples."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt64
+
+from skillshard import storage
+from skillshard.errors import CorpusError
+
+
+def raw_draws(seed: int, block: int, size: int) -> UInt64[np.ndarray, " size"]:
+    """Raw 64-bit draws: unlike the methods of a Generator, NumPy promises that these never change."""
+    bits = np.random.PCG64(np.random.SeedSequence([seed, block]))
+    return np.asarray(bits.random_raw(size), dtype=np.uint64)
+
+
+def mixed_skills(
+    proportions: str | Sequence[int], num_samples: int, *, natural: tuple[int, ...], seed: int
+) -> Int[np.ndarray, " num_samples"]:
+    """The skill of each sample, 0 to k - 1, in random order; the counts follow the proportions by largest remainder.
+
+    Args:
+        proportions: "natural", "uniform", or a whole number for each skill.
+        num_samples: at least the number of skills.
+        natural: what "natural" means; as long as there are skills.
+        seed: not negative.
+
+    Raises:
+        CorpusError: an argument is out of range.
+
+    >>> np.bincount(mixed_skills("natural", 10, natural=(1, 3), seed=0)).tolist()
+    [3, 7]
+    """
+    parts = np.asarray(_parts(proportions, natural), dtype=np.int64)
+    if num_samples < len(parts):
+        raise CorpusError(
+            f"num_samples={num_samples}: {len(parts)} skills need at least {len(parts)} samples. Give {len(parts)} or more."
+        )
+    if seed < 0:
+        raise CorpusError(f"seed={seed}: a seed is a whole number from 0. Give another one.")
+    counts, remainders = np.divmod(parts * num_samples, parts.sum())
+    counts[np.argsort(-remainders, kind="stable")[: num_samples - int(counts.sum())]] += 1
+    skills = np.repeat(np.arange(len(parts)), counts)
+    return skills[np.argsort(raw_draws(seed, 0, num_samples), kind="stable")]
+
+
+def write_samples(
+    out_dir: str | os.PathLike[str],
+    name: str,
+    samples: Iterator[Mapping[str, Any]],
+    *,
+    num_samples: int,
+    samples_per_file: int,
+) -> list[str]:
+    """Write samples as `NAME-00000.jsonl`, `NAME-00001.jsonl`, ...; the places, in order.
+
+    Raises:
+        CorpusError: samples_per_file is below 1; nothing is written then.
+    """
+    if samples_per_file < 1:
+        raise CorpusError(f"samples_per_file={samples_per_file}: a file holds at least 1 sample. Give 1 or more.")
+    places = []
+    for number in range(-(-num_samples // samples_per_file)):
+        places.append(storage.join(out_dir, f"{name}-{number:05d}.jsonl"))
+        lines = [json.dumps(sample) + "\n" for sample in islice(samples, samples_per_file)]
+        storage.write_bytes(places[-1], "".join(lines).encode())
+    return places
+
+
+def _parts(proportions: str | Sequence[int], natural: tuple[int, ...]) -> Sequence[int]:
+    k = len(natural)
+    if isinstance(proportions, str):
+        if proportions not in ("natural", "uniform"):
+            raise CorpusError(f'proportions={proportions!r}: give "natural", "uniform" or {k} whole numbers.')
+        return natural if proportions == "natural" else [1] * k
+    whole = all(isinstance(part, int | np.integer) and part >= 0 for part in proportions)
+    if len(proportions) != k or not whole or sum(proportions) == 0:
+        raise CorpusError(
+            f"proportions={tuple(proportions)}: expected {k} whole numbers from 0, not all 0, one for each skill. "
+            f"The paper's are {natural}."
+        )
+    return proportions

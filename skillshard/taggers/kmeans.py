@@ -1,0 +1,294 @@
+"""k-means: fitted on points in memory, refined and assigned over any number of chunks.
+
+Pure: equal points, arguments and seed give equal bytes, for BLAS runs on one thread here. `fit` sees a sample. `sums_of` and
+`moved` are one Lloyd step over all points: the sums of chunks add up in whatever processes they were made. Memory:
+`ROWS_AT_ONCE` x k distances beside the points of a chunk.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from skillshard.errors import TagsError
+
+ROWS_AT_ONCE = 8192
+NUM_STARTS = 5
+MAX_STEPS = 60
+TOLERANCE = 1e-4
+"""Lloyd steps end when the mean distance falls by less than this share of itself."""
+BALANCED_STEPS = 8
+POINTS_PER_CLUSTER = 256
+"""Points worth fitting on, for each cluster: more change the centroids little (Johnson et al., FAISS, arXiv:1702.08734)."""
+MIN_SAMPLE = 25_000
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Where clusters lie, and how a point finds its own.
+
+    Attributes:
+        centroids: of length 1 if `spherical`.
+        bonus: what is taken from the distance to a cluster before the nearest is chosen; 0 unless balanced.
+        spherical: the distance is 1 - cosine, in [0, 2], of points of length 1; otherwise the squared Euclidean one.
+    """
+
+    centroids: Float[np.ndarray, "cluster dim"]
+    bonus: Float[np.ndarray, " cluster"]
+    spherical: bool
+
+    @property
+    def num_clusters(self) -> int:
+        return len(self.centroids)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Each point's cluster, and its distance to that cluster's centroid."""
+
+    cluster: Int[np.ndarray, " point"]
+    distance: Float[np.ndarray, " point"]
+
+
+def fit(
+    points: Float[np.ndarray, "point dim"],
+    num_clusters: int,
+    *,
+    seed: int,
+    spherical: bool = True,
+    num_starts: int = NUM_STARTS,
+    max_steps: int = MAX_STEPS,
+    min_share: float = 0.0,
+) -> Clusters:
+    """Find clusters: k-means++ from several starts, Lloyd steps from each, the start with the least mean distance wins.
+
+    Args:
+        points: float32; of length 1 (or 0) if `spherical`.
+        num_clusters: at least 2, at most the number of different points.
+        seed: of the starts.
+        spherical: cosine instead of Euclidean distance.
+        min_share: no cluster gets a smaller share of these points; at most half of an equal one.
+
+    Raises:
+        TagsError: too few points or different points, or no such balance exists.
+
+    Example:
+        >>> points = np.array([[0.0], [0.1], [5.0], [5.1]], np.float32)
+        >>> clusters = fit(points, 2, seed=0, spherical=False)
+        >>> sorted(clusters.centroids[:, 0].astype(float).round(2).tolist())
+        [0.05, 5.05]
+
+    Reference:
+        Arthur and Vassilvitskii, "k-means++", SODA 2007; spherical: Dhillon and Modha, "Concept decompositions", Machine
+        Learning 42, 2001; balanced: Bradley, Bennett and Demiriz, "Constrained k-means clustering", MSR-TR-2000-65.
+        Differs from the last: the prices of the constraints are raised one cluster at a time, as in an auction, and kept as
+        `bonus`, so that the same prices assign new points.
+    """
+    refuse_too_many(points, num_clusters)
+    if not 0 <= min_share <= 0.5 / num_clusters:
+        raise TagsError(
+            f"--balance {min_share}: with {num_clusters} skills give a least share from 0 to half of an equal one, "
+            f"1 / (2 x {num_clusters}) = {0.5 / num_clusters:.4g}."
+        )
+    found = [_descend(points, start, max_steps) for start in _starts(points, num_clusters, num_starts, seed, spherical)]
+    best = found[int(np.argmin([mean for _, mean in found]))][0]
+    return _balanced(points, best, min_share) if min_share else best
+
+
+def refuse_too_many(points: Float[np.ndarray, "point dim"], num_clusters: int) -> None:
+    """TagsError unless `num_clusters` clusters can be found in points."""
+    if num_clusters < 2:
+        raise TagsError(f"--skills {num_clusters} leaves nothing to tell apart: give 2 or more, or 'auto'.")
+    if num_clusters > len(points):
+        raise TagsError(f"--skills {num_clusters:,} is more than the {len(points):,} samples: give at most as many.")
+    num_distinct = count_distinct(points, num_clusters)
+    if num_clusters > num_distinct:
+        raise TagsError(
+            f"--skills {num_clusters:,} is more than the {num_distinct:,} different samples of {len(points):,} (the others are the "
+            f"same to the encoder): give at most {num_distinct:,}, and 2 or more."
+        )
+
+
+def count_distinct(points: Float[np.ndarray, "point dim"], enough: int) -> int:
+    """The number of different points; counting may stop at `enough`."""
+    seen: set[bytes] = set()
+    for row in points:
+        seen.add((row + 0.0).tobytes())  # -0 becomes 0
+        if len(seen) >= enough:
+            break
+    return len(seen)
+
+
+def assign(points: Float[np.ndarray, "point dim"], clusters: Clusters) -> Assignment:
+    """The cluster of each point, and its distance.
+
+    >>> clusters = Clusters(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), True)
+    >>> found = assign(np.array([[0.6, 0.8]], np.float32), clusters)
+    >>> found.cluster.tolist(), found.distance.astype(float).round(4).tolist()
+    ([1], [0.2])
+    """
+    labels, nearest = np.empty(len(points), np.int32), np.empty(len(points), np.float32)
+    for rows in _blocks(len(points)):
+        distances = _distances(points[rows], clusters)
+        labels[rows] = (distances - clusters.bonus).argmin(axis=1)
+        nearest[rows] = distances[np.arange(len(distances)), labels[rows]]
+    return Assignment(labels, nearest)
+
+
+def sums_of(
+    points: Float[np.ndarray, "point dim"], cluster: Int[np.ndarray, " point"], num_clusters: int
+) -> tuple[Float[np.ndarray, "cluster dim"], Int[np.ndarray, " cluster"]]:
+    """The sum (float64) and number of the points of each cluster: what chunks hand in for a Lloyd step."""
+    from scipy.sparse import csr_matrix
+
+    sums = np.zeros((num_clusters, points.shape[1]))
+    for rows in _blocks(len(points)):
+        block = points[rows]
+        ones = csr_matrix((np.ones(len(block)), (cluster[rows], np.arange(len(block)))), (num_clusters, len(block)))
+        sums += ones @ block.astype(np.float64)
+    return sums, np.bincount(cluster, minlength=num_clusters)
+
+
+def moved(clusters: Clusters, sums: Float[np.ndarray, "cluster dim"], counts: Int[np.ndarray, " cluster"]) -> Clusters:
+    """Centroids moved to the mean of their points; one without points stays."""
+    means = sums / np.maximum(counts, 1)[:, None]
+    centroids = np.where((counts > 0)[:, None], means, clusters.centroids)
+    if clusters.spherical:
+        lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
+        centroids = np.where(lengths > 0, centroids / np.maximum(lengths, 1e-12), clusters.centroids)
+    return Clusters(centroids.astype(np.float32), clusters.bonus, clusters.spherical)
+
+
+def sample_size(num_clusters: int) -> int:
+    """How many points to fit on.
+
+    >>> sample_size(9), sample_size(256)
+    (25000, 65536)
+    """
+    return max(MIN_SAMPLE, POINTS_PER_CLUSTER * num_clusters)
+
+
+def _blocks(num_points: int) -> Iterator[slice]:
+    return (slice(first, first + ROWS_AT_ONCE) for first in range(0, num_points, ROWS_AT_ONCE))
+
+
+def _distances(points: Float[np.ndarray, "point dim"], clusters: Clusters) -> Float[np.ndarray, "point cluster"]:
+    products = points @ clusters.centroids.T
+    if clusters.spherical:
+        return np.maximum(1 - products, 0)
+    lengths = np.einsum("pd,pd->p", points, points)[:, None] + np.einsum(
+        "cd,cd->c", clusters.centroids, clusters.centroids
+    )
+    return np.maximum(lengths - 2 * products, 0)
+
+
+def _starts(
+    points: Float[np.ndarray, "point dim"], num_clusters: int, num_starts: int, seed: int, spherical: bool
+) -> Iterator[Clusters]:
+    from sklearn.cluster import kmeans_plusplus
+
+    for start in range(num_starts):
+        random = np.random.RandomState(np.random.SeedSequence([seed, start]).generate_state(4))
+        centroids, _ = kmeans_plusplus(points, num_clusters, random_state=random)
+        yield Clusters(np.ascontiguousarray(centroids, np.float32), np.zeros(num_clusters, np.float32), spherical)
+
+
+def _descend(points: Float[np.ndarray, "point dim"], clusters: Clusters, max_steps: int) -> tuple[Clusters, float]:
+    """Lloyd steps until the mean distance stays; the clusters and that distance."""
+    before = np.inf
+    for _ in range(max_steps):
+        found = assign(points, clusters)
+        mean = float(found.distance.mean(dtype=np.float64))
+        if mean >= before * (1 - TOLERANCE) and np.bincount(found.cluster, minlength=clusters.num_clusters).all():
+            break
+        before = min(mean, before)
+        clusters = _stepped(points, clusters, found)
+    return clusters, mean
+
+
+def _stepped(points: Float[np.ndarray, "point dim"], clusters: Clusters, found: Assignment) -> Clusters:
+    """One Lloyd step; a cluster without points takes the point that lies farthest from its own centroid."""
+    sums, counts = sums_of(points, found.cluster, clusters.num_clusters)
+    clusters = moved(clusters, sums, counts)
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        farthest = np.argsort(-found.distance, kind="stable")[: len(empty)]
+        clusters.centroids[empty] = points[farthest]
+    return clusters
+
+
+# --- balance ---------------------------------------------------------------------------------------------------------
+
+
+def _balanced(points: Float[np.ndarray, "point dim"], clusters: Clusters, min_share: float) -> Clusters:
+    """Lloyd steps in which every cluster gets at least its share."""
+    least = int(np.ceil(min_share * len(points)))
+    for _ in range(BALANCED_STEPS):
+        clusters = with_bonus(points, clusters, least)
+        sums, counts = sums_of(points, assign(points, clusters).cluster, clusters.num_clusters)
+        clusters = moved(clusters, sums, counts)
+    return with_bonus(points, clusters, least)
+
+
+def with_bonus(points: Float[np.ndarray, "point dim"], clusters: Clusters, least: int) -> Clusters:
+    """Raise the bonus of clusters that are too small until each has `least` points.
+
+    Raises:
+        TagsError: it cannot be reached, because too many points are the same.
+    """
+    distances = np.concatenate([_distances(points[rows], clusters) for rows in _blocks(len(points))])
+    bonus = np.zeros(clusters.num_clusters, np.float32)
+    for _ in range(100 * clusters.num_clusters):
+        costs = distances - bonus
+        nearest = costs.argmin(axis=1)
+        counts = np.bincount(nearest, minlength=clusters.num_clusters)
+        poorest = int(counts.argmin())
+        if counts[poorest] >= least:
+            return Clusters(clusters.centroids, bonus, clusters.spherical)
+        away = np.sort((costs[:, poorest] - costs.min(axis=1))[nearest != poorest], kind="stable")
+        bonus[poorest] += np.nextafter(away[least - counts[poorest] - 1], np.float32(np.inf)) + np.float32(1e-6)
+    raise TagsError(
+        f"no balance with at least {least:,} of {len(points):,} samples in each of {clusters.num_clusters} skills was found: many "
+        "samples are the same to the encoder. Lower --balance or --skills."
+    )
+
+
+# --- the number of clusters ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A number of clusters that was tried, and its simplified silhouette."""
+
+    num_clusters: int
+    score: float
+
+
+def tried_numbers(least: int, most: int, num: int = 12) -> list[int]:
+    """Numbers of clusters to try: spread evenly on a logarithmic scale, both ends included.
+
+    >>> tried_numbers(2, 64, 6)
+    [2, 4, 8, 16, 32, 64]
+    """
+    spread = np.geomspace(least, most, num)
+    return sorted({int(number) for number in spread.round()})
+
+
+def simplified_silhouette(points: Float[np.ndarray, "point dim"], clusters: Clusters) -> float:
+    """Mean over points of (b - a) / b: a, b the distance to the nearest and to the second nearest centroid; in [0, 1].
+
+    Reference:
+        Vendramin, Campello and Hruschka, "Relative clustering validity criteria", Statistical Analysis and Data Mining 3,
+        2010: O(n k) in place of the silhouette's O(n^2).
+    """
+    total = 0.0
+    for rows in _blocks(len(points)):
+        two = np.partition(_distances(points[rows], clusters), 1, axis=1)[:, :2].astype(np.float64)
+        total += float(((two[:, 1] - two[:, 0]) / np.maximum(two[:, 1], 1e-12)).sum())
+    return total / len(points)
+
+
+def best_of(choices: Sequence[Choice]) -> Choice:
+    """The highest score; of equal ones the fewest clusters."""
+    return max(choices, key=lambda choice: (choice.score, -choice.num_clusters))

@@ -1,0 +1,166 @@
+"""The built-in encoder: which words and pairs of words a text holds, as TF-IDF, in few dimensions. Nothing to download.
+
+Kept: `lexical.columns.npy` (hashes of the terms that count, uint32), `lexical.idf.npy` (float32) and
+`lexical.components.npy` (float16, term x dim). About 17 MB at most. It knows what words stand in a text, not what they mean.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from skillshard import storage
+from skillshard.errors import TagsError
+from skillshard.taggers.encoder import Encoder, VectorsOf
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+NUM_HASHES = 1 << 18
+MAX_TERMS = 1 << 16
+MIN_SAMPLES = 2
+"""A term that fewer texts hold makes no two texts alike."""
+MAX_CHARS = 16_384
+"""Of a longer text the beginning is looked at."""
+TEXTS_AT_ONCE = 1024
+FILES = ("lexical.columns.npy", "lexical.idf.npy", "lexical.components.npy")
+_TERM = r"\w+|[^\w\s]"
+
+
+@dataclass(frozen=True)
+class Lexical:
+    """The encoder before it has seen a corpus; see `lexical`."""
+
+    max_dim: int = 128
+    sample_size: int = 20_000
+
+    @property
+    def name(self) -> str:
+        return "lexical"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"max_dim": self.max_dim, "sample_size": self.sample_size}
+
+    def fit(self, texts: Sequence[str], folder: str, *, seed: int) -> Encoder:
+        """Weigh terms by their rarity and find the directions in which texts differ most.
+
+        Raises:
+            TagsError: no two texts have a term in common.
+
+        Reference:
+            Deerwester et al., "Indexing by latent semantic analysis", JASIS 41, 1990; randomised: Halko, Martinsson and Tropp,
+            SIAM Review 53, 2011. Differs: each direction is divided by the root of its singular value, so that the few that
+            all texts share do not outweigh those that tell them apart (docs/LOG.md).
+        """
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.preprocessing import normalize
+        from threadpoolctl import threadpool_limits
+
+        counts = _stacked(texts)
+        num_texts = np.bincount(counts.indices, minlength=NUM_HASHES)
+        columns = _telling(num_texts)
+        if len(columns) < 2:
+            raise TagsError(
+                "the texts have hardly a word in common, so --encoder lexical cannot compare them: give a sentence-transformers model, "
+                "such as --encoder all-MiniLM-L6-v2."
+            )
+        idf = np.log((1 + len(texts)) / (1 + num_texts[columns])) + 1
+        weighted = normalize(counts[:, columns].multiply(idf).tocsr())
+        with threadpool_limits(1):
+            svd = TruncatedSVD(min(self.max_dim, *weighted.shape), n_iter=4, random_state=seed % 2**32).fit(weighted)
+        spread = np.sqrt(np.maximum(svd.singular_values_, 1e-6 * svd.singular_values_[0]))
+        components = (svd.components_ / spread[:, None]).T
+        values = (columns.astype(np.uint32), idf.astype(np.float32), components.astype(np.float16))
+        for name, value in zip(FILES, values, strict=True):
+            with storage.writing(storage.join(folder, name)) as part, part.open("wb") as file:
+                np.save(file, np.ascontiguousarray(value))
+        return open_lexical(folder)
+
+
+@dataclass(frozen=True)
+class FittedLexical:
+    """The encoder with what it learnt."""
+
+    folder: str
+    dim: int
+    digests: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return "lexical"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"digests": list(self.digests)}
+
+    @property
+    def num_gpus(self) -> float:
+        return 0.0
+
+    def encode(self, texts: Sequence[str]) -> VectorsOf:
+        columns, idf, components = _loaded(self.folder, self.digests)
+        vectors = np.zeros((len(texts), self.dim), np.float32)
+        for first, counts in _counted(texts):
+            block = counts[:, columns].multiply(idf).tocsr().astype(np.float32) @ components
+            lengths = np.linalg.norm(block, axis=1, keepdims=True)
+            vectors[first : first + len(block)] = block / np.where(lengths > 0, lengths, 1)
+        return vectors
+
+
+def lexical(*, max_dim: int = 128, sample_size: int = 20_000) -> Lexical:
+    """Hashed words and pairs of words, TF-IDF, truncated SVD, length 1.
+
+    Args:
+        max_dim: most dimensions; fewer where the corpus has fewer texts or terms.
+        sample_size: texts of the corpus that it is fitted on.
+    """
+    return Lexical(max_dim, sample_size)
+
+
+def open_lexical(folder: str) -> FittedLexical:
+    """A fitted encoder from its directory."""
+    digests = tuple(storage.file_digest(storage.join(folder, name)) for name in FILES)
+    return FittedLexical(folder, int(_loaded(folder, digests)[2].shape[1]), digests)
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: str, digests: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, "term dim"]]:
+    """`digests` tell a changed directory from the one that was loaded."""
+    columns, idf, components = (np.load(Path(folder) / name) for name in FILES)
+    return columns.astype(np.int64), idf, components.astype(np.float32)
+
+
+def _counted(texts: Sequence[str]) -> Iterator[tuple[int, "csr_matrix"]]:
+    """Damped counts of hashed terms, some texts at a time, with the number of the first."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    vectorizer = HashingVectorizer(
+        n_features=NUM_HASHES,
+        ngram_range=(1, 2),
+        token_pattern=_TERM,
+        alternate_sign=False,
+        norm=None,
+        dtype=np.float32,
+    )
+    for first in range(0, len(texts), TEXTS_AT_ONCE):
+        counts = vectorizer.transform([text[:MAX_CHARS] for text in texts[first : first + TEXTS_AT_ONCE]])
+        counts.data = 1 + np.log(counts.data)
+        yield first, counts
+
+
+def _stacked(texts: Sequence[str]) -> "csr_matrix":
+    from scipy.sparse import vstack
+
+    return vstack([counts for _, counts in _counted(texts)], format="csr")
+
+
+def _telling(num_texts: np.ndarray) -> np.ndarray:
+    """The terms that enough texts hold, at most `MAX_TERMS`: those of the most texts."""
+    enough = np.flatnonzero(num_texts >= MIN_SAMPLES)
+    frequent = np.argsort(-num_texts[enough], kind="stable")[:MAX_TERMS]
+    return np.sort(enough[frequent])

@@ -1,0 +1,468 @@
+"""Skills by loss trajectories: samples of one skill are learnt together.
+
+1. a sample of the corpus by hash: what the runs draw their batches from; its first texts are the probe set;
+2. R training runs of the proxy from different seeds, each a unit that goes on from its own last checkpoint;
+3. for each run the losses of the probe set at every kept checkpoint;
+4. features (`skillshard.taggers.trajectories`), k-means, names; all is kept as a model (`skillshard.taggers.loss_model`);
+5. every sample of the corpus is tagged with the model, by forward passes.
+
+Reference: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, appendix D.2. Differs: log losses, standardised; the probe
+is a sample; a second measure, `parts`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from jaxtyping import Float
+
+from skillshard import storage
+from skillshard.errors import TagsError
+from skillshard.execution import Record, Where, keyed, num_cpus, run
+from skillshard.proxy.device import Precision, resolve_device, resolve_precision
+from skillshard.proxy.model import ProxyShape
+from skillshard.proxy.pretrained import check_place, pretrained_tokens
+from skillshard.proxy.reading import Bytes, Reading, check_window
+from skillshard.proxy.run import Recipe, estimate_s, shape_of, train_run
+from skillshard.proxy.segments import Segments, fit_segments
+from skillshard.proxy.train import IGNORE, TokenBatch
+from skillshard.taggers.cluster_model import (
+    CENTROIDS,
+    FOLDER,
+    MANIFEST,
+    Cluster,
+    EncoderRecord,
+    NearestSample,
+    TriedNumber,
+    save_model,
+)
+from skillshard.taggers.cluster_names import Named, count_terms, name_clusters
+from skillshard.taggers.embedding import CRITERION, NUM_NEAREST, count_rows, preview
+from skillshard.taggers.kmeans import (
+    Assignment,
+    Choice,
+    Clusters,
+    assign,
+    best_of,
+    fit,
+    simplified_silhouette,
+    tried_numbers,
+)
+from skillshard.taggers.loss_model import (
+    KIND,
+    LossModel,
+    LossTagger,
+    one_thread,
+    open_loss_tagger,
+    reading_to_json,
+    run_folder,
+)
+from skillshard.taggers.tagger import Search
+from skillshard.taggers.texts import SampledText, sample_texts
+from skillshard.taggers.trajectories import Measure, guess_loss, parts_features, scale_of, whole_features
+
+MAX_TEXTS = 100_000
+"""Texts that runs draw from: more than the runs of `tiny` see, and a scratch file of some 100 MB."""
+MOST_SKILLS = 32
+"""The largest number that `auto` tries."""
+DROP_SHARE = 0.1
+LEAST_DIFFERENCE = 0.1
+"""A term whose share of samples differs less than this between clusters tells none of them apart."""
+
+
+@dataclass(frozen=True)
+class LossFinder:
+    """See `loss_tagger`."""
+
+    skills: int | Literal["auto"]
+    runs: int
+    checkpoints: int
+    steps: int
+    proxy: str
+    measure: Measure
+    segment_at: str | None
+    answer_after: str | None
+    ordered: bool
+    window: int
+    probe: int
+    lr: float
+    seed: int
+    device: str
+    precision: Precision
+    on_estimate: Callable[[str], None] = field(compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return "loss"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__  # the order of the fields
+            if name != "on_estimate"
+        }
+
+    def find(self, search: Search) -> LossTagger:
+        """Train, measure, cluster, keep; what is done already is not done again."""
+        folder = search.work.scratch("kept", FOLDER)
+        count_rows(search)
+        if not (folder / MANIFEST).exists():
+            texts = self._sample(search)
+            reading = self._reading([found.text for found in texts])
+            recipe = self._recipe(reading)
+            self._train(search, folder, texts, reading, recipe)
+            self._keep(search, folder, texts[: self.probe], reading, recipe)
+        return open_loss_tagger(folder)
+
+    def _sample(self, search: Search) -> list[SampledText]:
+        texts = sample_texts(
+            search.partitions,
+            limit=max(MAX_TEXTS, self.probe),
+            reading=search.reading,
+            refusal=self._blank_reading().refusal,
+            stop_at_refused=search.on_bad_sample == "stop",
+            scratch=str(search.work.scratch("texts")),
+            records=search.work.records("texts"),
+            where=search.where,
+            on_done=search.on_stage("sampling", len(search.partitions)),
+        )
+        num_distinct = len({found.text for found in texts})
+        least = 2 if self.skills == "auto" else self.skills
+        if num_distinct < least:
+            raise TagsError(
+                f"--skills {self.skills}: the corpus has {num_distinct:,} different texts that can be used, and at least {least:,} are "
+                "needed. Lower --skills, or check the corpus."
+            )
+        return texts
+
+    def _blank_reading(self) -> Reading:
+        """The reading as far as it is known without texts: enough to refuse some."""
+        if self.segment_at is not None:
+            return Segments(self.segment_at, self.answer_after or "", (), 1, 1)
+        return self._reading([])
+
+    def _reading(self, texts: Sequence[str]) -> Reading:
+        if self.segment_at is not None:
+            return fit_segments(texts, separators=self.segment_at, answer_after=self.answer_after or "")
+        if self.proxy in ("tiny", "small"):
+            return Bytes(self.window, self.answer_after)
+        return pretrained_tokens(self.proxy, window=self.window, answer_after=self.answer_after)
+
+    def _recipe(self, reading: Reading) -> Recipe:
+        model: ProxyShape | str = self.proxy
+        if isinstance(reading, Bytes | Segments):
+            model = shape_of(
+                self.proxy,
+                vocab=reading.vocab,
+                positions=reading.positions,
+                slots=reading.slots if isinstance(reading, Segments) else 1,
+                is_prefix=isinstance(reading, Segments),
+                ordered=self.ordered,
+            )
+        return Recipe(
+            model=model,
+            steps=self.steps,
+            checkpoints=self.checkpoints,
+            lr=self.lr,
+            drop_share=DROP_SHARE if self.measure == "parts" else 0.0,
+            device=self.device,
+            precision=self.precision,
+        )
+
+    def _train(
+        self, search: Search, folder: Path, texts: Sequence[SampledText], reading: Reading, recipe: Recipe
+    ) -> None:
+        place = search.work.scratch("texts.json")
+        if not place.exists():
+            storage.write_bytes(place, orjson.dumps([found.text for found in texts]))
+        units = keyed(
+            {
+                "texts": str(place),
+                "reading": reading,
+                "recipe": recipe,
+                "seed": seed,
+                "folder": str(run_folder(folder, number)),
+            }
+            for number, seed in enumerate(self._seeds())
+        )
+        self.on_estimate(self._estimate(search.where, texts, reading, recipe))
+        run(
+            train_unit,
+            units,
+            where=search.where,
+            records=search.work.records("train"),
+            keeps_model=self._num_gpus > 0,
+            num_gpus=self._num_gpus,
+            on_done=search.on_stage("training", len(units)),
+        )
+
+    @property
+    def _num_gpus(self) -> float:
+        """Of each run."""
+        return 1.0 if self.device.startswith("cuda") else 0.0
+
+    def _seeds(self) -> list[int]:
+        """A seed for each run, far from those of other seeds."""
+        return [int(word) for word in np.random.SeedSequence(self.seed).generate_state(self.runs)]
+
+    def _estimate(self, where: Where, texts: Sequence[SampledText], reading: Reading, recipe: Recipe) -> str:
+        with one_thread():
+            seconds = estimate_s(reading.encode([found.text for found in texts[:512]]), recipe)
+        workers = min(where.workers or num_cpus(), self.runs)
+        total = seconds * -(-self.runs // workers)
+        on = f"on {where.ray_address or f'{workers} processes'}"
+        return f"{self.runs} runs of {self.steps:,} steps, {seconds:,.0f} s each {on}: about {max(1, round(total / 60)):,} min"
+
+    def _keep(
+        self, search: Search, folder: Path, probe: Sequence[SampledText], reading: Reading, recipe: Recipe
+    ) -> None:
+        batch = reading.encode([found.text for found in probe])
+        losses, features = self._measure(search, folder, batch, reading, recipe)
+        guess = guess_loss(batch.targets[batch.targets != IGNORE])
+        scale = scale_of(features(guess), measure=self.measure)
+        points = scale.apply(features(guess))
+        clusters, tried = choose_clusters(points, self.skills, seed=self.seed)
+        clusters = by_time_learnt(clusters, points, losses)
+        found = assign(points, clusters)
+        described = describe(found, probe)
+        _save_arrays(folder, mean=scale.mean, deviation=scale.deviation, losses=losses)
+        rows = ({"id": one.id, "skill": described[at].name} for one, at in zip(probe, found.cluster, strict=True))
+        storage.write_bytes(folder / "probe.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        told = {
+            "reading": reading_to_json(reading),
+            "recipe": asdict(recipe),
+            "seeds": self._seeds(),
+            "measure": self.measure,
+            "guess_loss": guess,
+        }
+        save_model(
+            folder,
+            clusters,
+            encoder=EncoderRecord(kind=KIND, name=self.proxy, arguments=told, dim=points.shape[1]),
+            described=described,
+            tried=[TriedNumber(num_clusters=one.num_clusters, score=one.score) for one in tried],
+            criterion=CRITERION if tried else None,
+            encoder_files=_files(folder),
+        )
+
+    def _measure(
+        self, search: Search, folder: Path, batch: TokenBatch, reading: Reading, recipe: Recipe
+    ) -> tuple[Float[np.ndarray, "run checkpoint sample"], Callable[[float], Float[np.ndarray, "sample feature"]]]:
+        """The probe set's losses, and its features for a guess loss."""
+        units = keyed(
+            {
+                "model": LossModel(reading, recipe, (str(run_folder(folder, number)),), self.measure),
+                "batch": batch,
+                "out": str(search.work.scratch(f"losses-{number:02d}.npz")),
+            }
+            for number in range(self.runs)
+        )
+        on_done = search.on_stage("measuring", len(units))
+        records = search.work.records("measure")
+        run(
+            measure_unit,
+            units,
+            where=search.where,
+            records=records,
+            on_done=on_done,
+            keeps_model=self._num_gpus > 0,
+            num_gpus=self._num_gpus,
+        )
+        found = [np.load(unit.arguments["out"]) for unit in units]
+        whole = np.concatenate([one["whole"] for one in found])
+        if self.measure == "whole":
+            return whole, lambda guess: whole_features(whole)
+        parts = np.concatenate([one["parts"] for one in found])
+        return whole, lambda guess: parts_features(parts, guess_loss=guess)
+
+
+def loss_tagger(
+    *,
+    skills: int | Literal["auto"],
+    runs: int = 10,
+    checkpoints: int = 10,
+    steps: int = 1000,
+    proxy: str = "tiny",
+    measure: str = "whole",
+    segment_at: str | None = None,
+    answer_after: str | None = None,
+    ordered: bool = True,
+    window: int = 128,
+    probe: int = 2000,
+    lr: float = 1e-3,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    on_estimate: Callable[[str], None] = lambda sentence: None,
+) -> LossFinder:
+    """Find skills by loss trajectories.
+
+    Args:
+        skills: number of clusters, at least 2; "auto": the number from 2 to `MOST_SKILLS` of the best simplified silhouette.
+        runs: training runs, from different seeds; 10 as in the paper.
+        checkpoints: kept of each run.
+        steps: optimizer steps of each run, of 64 texts.
+        proxy: "tiny" or "small" (`skillshard.proxy.run.shape_of`), or the directory of a Hugging Face causal language model
+            and its tokenizer, which all runs begin with.
+        measure: "whole" or "parts" (`skillshard.taggers.trajectories`); parts need `segment_at`.
+        segment_at: characters that end a segment (`skillshard.proxy.segments`); None: texts are read token by token.
+        answer_after: the loss counts what stands behind the last of these in a text; None: the whole text. Needed by
+            `segment_at`.
+        ordered: whether the order of segments means something.
+        window: tokens read of a text (bytes for tiny and small) where there are no segments.
+        probe: samples whose trajectories are clustered.
+        lr: highest learning rate.
+        seed: of the runs and of k-means.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "auto", "float32" or "bfloat16".
+        on_estimate: called before the training with a sentence on how long it will take.
+
+    Raises:
+        TagsError: numbers or arguments that do not go together.
+        ProxyError: no such device, precision or proxy here.
+    """
+    device = resolve_device(device)
+    _check_numbers(skills, runs, probe, seed)
+    check_window(window)
+    if measure not in ("whole", "parts"):
+        raise TagsError(f"--measure {measure}: give 'whole' or 'parts'.")
+    if measure == "parts" and segment_at is None:
+        raise TagsError(
+            "--measure parts leaves out one segment at a time: say where segments end, such as --segment-at ',.'."
+        )
+    if segment_at is not None and (not segment_at or not answer_after):
+        raise TagsError(
+            "--segment-at reads a text as segments and predicts a word of answer: give the characters that end a segment, and "
+            "--answer-after, such as --answer-after '= '."
+        )
+    Recipe(model=proxy, steps=steps, checkpoints=checkpoints, lr=lr)  # refuses numbers that make no sense, before any work
+    if proxy not in ("tiny", "small"):
+        check_place(proxy)
+    if segment_at is not None and proxy not in ("tiny", "small"):
+        raise TagsError(
+            f"--proxy {proxy} reads texts with its own tokenizer: leave --segment-at out, or use --proxy tiny."
+        )
+    return LossFinder(
+        skills=skills,
+        runs=runs,
+        checkpoints=checkpoints,
+        steps=steps,
+        proxy=proxy,
+        measure=measure,  # type: ignore[arg-type]  # checked above
+        segment_at=segment_at,
+        answer_after=answer_after,
+        ordered=ordered,
+        window=window,
+        probe=probe,
+        lr=lr,
+        seed=seed,
+        device=device,
+        precision=resolve_precision(precision, device),
+        on_estimate=on_estimate,
+    )
+
+
+def train_unit(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: str) -> Record:
+    """One run, on one thread: two side by side use two cores better than one on two."""
+    with one_thread():
+        train_run(reading.encode(orjson.loads(storage.read_bytes(texts))), recipe, seed=seed, folder=Path(folder))
+    return {"seed": seed}
+
+
+def measure_unit(model: LossModel, batch: TokenBatch, out: str) -> Record:
+    """The losses of the probe set in one run."""
+    arrays = {"whole": model.whole_losses(batch)}
+    if model.measure == "parts":
+        arrays["parts"] = model.part_losses(batch)
+    with storage.writing(out) as part, part.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the second positional for a flag
+    return {"num_samples": len(batch)}
+
+
+def choose_clusters(
+    points: Float[np.ndarray, "sample feature"], skills: int | Literal["auto"], *, seed: int
+) -> tuple[Clusters, list[Choice]]:
+    """k-means with a given number of clusters, or with that of the best simplified silhouette; and what was tried."""
+    if skills == "auto":
+        most = min(MOST_SKILLS, len(np.unique(points, axis=0)))
+        fitted = {number: fit(points, number, seed=seed, spherical=False) for number in tried_numbers(2, max(2, most))}
+        scores = [Choice(number, simplified_silhouette(points, found)) for number, found in fitted.items()]
+        return fitted[best_of(scores).num_clusters], scores
+    return fit(points, skills, seed=seed, spherical=False), []
+
+
+def by_time_learnt(
+    clusters: Clusters, points: Float[np.ndarray, "sample feature"], losses: Float[np.ndarray, "run checkpoint sample"]
+) -> Clusters:
+    """The clusters that hold any of the points, those learnt first (of the least mean loss) first."""
+    labels = assign(points, clusters).cluster
+    mean_loss = losses.mean(axis=(0, 1))
+    held = np.unique(labels)
+    order = held[np.argsort([mean_loss[labels == label].mean() for label in held], kind="stable")]
+    return Clusters(clusters.centroids[order], clusters.bonus[order], clusters.spherical)
+
+
+def describe(found: Assignment, probe: Sequence[SampledText]) -> list[Cluster]:
+    """Name, terms, size and nearest samples of each cluster, as far as the probe set tells.
+
+    Where no terms tell the clusters apart their names are `learnt-1`, `learnt-2`, ...: the order in which they were learnt.
+    """
+    members = [np.flatnonzero(found.cluster == cluster).tolist() for cluster in range(int(found.cluster.max()) + 1)]
+    named = _named([count_terms(probe[at].text for at in rows) for rows in members], [len(rows) for rows in members])
+    return [
+        Cluster(
+            name=one.name,
+            terms=list(one.terms),
+            num_samples=len(rows),
+            mean_distance=round(float(found.distance[rows].mean(dtype=np.float64)), 6),
+            bonus=0.0,
+            nearest=[
+                _nearest(probe[at], found.distance[at])
+                for at in sorted(rows, key=lambda at: found.distance[at])[:NUM_NEAREST]
+            ],
+        )
+        for one, rows in zip(named, members, strict=True)
+    ]
+
+
+def _nearest(sample: SampledText, distance: np.floating) -> NearestSample:
+    return NearestSample(id=sample.id, distance=round(float(distance), 6), text=preview(sample.text))
+
+
+def _named(counts: Sequence[Counter[str]], sizes: Sequence[int]) -> list[Named]:
+    terms = {term for found in counts for term in found}
+    shares = {term: [found[term] / size for found, size in zip(counts, sizes, strict=True)] for term in terms}
+    telling = {term for term in terms if max(shares[term]) - min(shares[term]) >= LEAST_DIFFERENCE}
+    if not telling:
+        return [Named(f"learnt-{number}", ()) for number in range(1, len(counts) + 1)]
+    return name_clusters([{term: found[term] for term in telling if found[term]} for found in counts], sizes)
+
+
+def _save_arrays(folder: Path, **arrays: np.ndarray) -> None:
+    for name, array in arrays.items():
+        with storage.writing(folder / f"{name}.npy") as part, part.open("wb") as file:
+            np.save(file, array)
+
+
+def _files(folder: Path) -> list[str]:
+    """What is kept beside the centroids."""
+    files = (str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [name for name in files if name not in (CENTROIDS, MANIFEST)]
+
+
+def _check_numbers(skills: int | Literal["auto"], runs: int, probe: int, seed: int) -> None:
+    if skills != "auto" and skills < 2:
+        raise TagsError(f"--skills {skills} leaves nothing to tell apart: give 2 or more, or 'auto'.")
+    if skills != "auto" and skills > probe:
+        raise TagsError(
+            f"--skills {skills:,} is more than the {probe:,} samples whose trajectories are clustered: raise --probe."
+        )
+    if not 1 <= runs <= 100 or probe < 2 or seed < 0:
+        raise TagsError(
+            f"--runs {runs}, --probe {probe}, --seed {seed}: expected 1 to 100 runs, 2 or more samples, a seed from 0."
+        )

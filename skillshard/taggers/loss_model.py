@@ -1,0 +1,185 @@
+"""What the loss tagger keeps, and how it tags with it.
+
+    MODEL/model.json        last; "encoder" holds reading, recipe, seeds, measure (skillshard.taggers.cluster_model)
+    MODEL/centroids.npy     of the clusters, in standardised features; MODEL/mean.npy, MODEL/deviation.npy standardise
+    MODEL/runs/00/          checkpoints of each run (skillshard.proxy.run)
+    MODEL/probe.jsonl       id and skill of each probe sample
+    MODEL/losses.npy        nats of the probe samples, (run, checkpoint, sample)
+
+A sample costs a forward pass for each run and checkpoint (`whole`), or for each run and part (`parts`).
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from skillshard.corpus import Sample
+from skillshard.errors import TagsError
+from skillshard.proxy.model import ProxyShape
+from skillshard.proxy.pretrained import PretrainedTokens
+from skillshard.proxy.reading import Bytes, Reading
+from skillshard.proxy.run import Recipe, computing, load_checkpoint, new_model
+from skillshard.proxy.segments import Segments, without
+from skillshard.proxy.train import TokenBatch, sample_scores
+from skillshard.taggers.cluster_model import ClusterModel
+from skillshard.taggers.kmeans import Clusters, assign
+from skillshard.taggers.tagger import Tag, Untagged
+from skillshard.taggers.trajectories import Measure, Scale, parts_features, whole_features
+
+KIND = "loss"
+MAX_BATCH = 512
+_READINGS = {"bytes": Bytes, "segments": Segments, "pretrained": PretrainedTokens}
+
+
+@dataclass(frozen=True)
+class LossModel:
+    """Kept runs, without the clusters: enough to measure losses."""
+
+    reading: Reading
+    recipe: Recipe
+    runs: tuple[str, ...]
+    measure: Measure
+
+    def whole_losses(self, batch: TokenBatch) -> Float[np.ndarray, "run checkpoint sample"]:
+        """The loss of each text at each checkpoint of each run, nats per token."""
+        return np.stack([self._run_losses(run, slice(None), [batch]) for run in self.runs])[..., 0]
+
+    def part_losses(self, batch: TokenBatch) -> Float[np.ndarray, "run sample part"]:
+        """The loss of each text with one part left out, after the last step; the last part, the question, stays."""
+        versions = [without(batch, position) for position in range(batch.tokens.shape[1] - 1)]
+        return np.stack([self._run_losses(run, slice(-1, None), versions)[0] for run in self.runs])
+
+    def features(self, batch: TokenBatch, *, guess_loss: float) -> Float[np.ndarray, "sample feature"]:
+        """What is clustered."""
+        if self.measure == "whole":
+            return whole_features(self.whole_losses(batch))
+        return parts_features(self.part_losses(batch), guess_loss=guess_loss)
+
+    def _run_losses(
+        self, run: str, counted: slice, versions: Sequence[TokenBatch]
+    ) -> Float[np.ndarray, "checkpoint sample version"]:
+        with one_thread():
+            model = new_model(self.recipe, seed=0)
+            return np.stack([self._losses(model, run, step, versions) for step in self.recipe.kept_steps[counted]])
+
+    def _losses(
+        self, model: nn.Module, run: str, step: int, versions: Sequence[TokenBatch]
+    ) -> Float[np.ndarray, "sample version"]:
+        load_checkpoint(model, Path(run), step)
+        ready = computing(model, self.recipe)
+        return np.stack([sample_scores(ready, version, max_batch=MAX_BATCH)[0] for version in versions], axis=1)
+
+
+@dataclass(frozen=True)
+class LossTagger:
+    """Tags by a kept model; `open_loss_tagger` checks one. The score is the squared distance to the centroid."""
+
+    folder: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return "loss"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"model": self.digest}
+
+    def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
+        opened = _opened(self.folder, self.digest)
+        refusals = [opened.model.reading.refusal(sample.text) for sample in samples]
+        good = [sample.text for sample, why in zip(samples, refusals, strict=True) if why is None]
+        found = iter(opened.tag(good) if good else ())
+        return [
+            next(found) if why is None else Untagged("wrong-type", f"the text cannot be read: {why}")
+            for why in refusals
+        ]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    model: LossModel
+    guess_loss: float
+    scale: Scale
+    clusters: Clusters
+    names: tuple[str, ...]
+
+    def tag(self, texts: Sequence[str]) -> list[Tag]:
+        features = self.model.features(self.model.reading.encode(texts), guess_loss=self.guess_loss)
+        found = assign(self.scale.apply(features), self.clusters)
+        pairs = zip(found.cluster.tolist(), found.distance.tolist(), strict=True)
+        return [Tag(self.names[cluster], distance) for cluster, distance in pairs]
+
+
+def open_loss_tagger(place: str | os.PathLike[str]) -> LossTagger:
+    """A tagger by a kept model, given its directory or that of the tags beside which it lies.
+
+    Raises:
+        TagsError: there is none, its files are not those of its manifest, or it is of another tagger.
+    """
+    model = ClusterModel.open(place)
+    if model.manifest.encoder.kind != KIND:
+        raise TagsError(
+            f"the clusters in {model.folder} are of {model.manifest.encoder.name}, not of loss trajectories: give the model of tags by loss, "
+            "or tag --by embedding."
+        )
+    return LossTagger(str(model.folder), model.digest)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Losses whose bytes do not depend on the number of CPUs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def reading_to_json(reading: Reading) -> dict[str, Any]:
+    """
+    >>> reading_to_json(Bytes(window=8))
+    {'kind': 'bytes', 'window': 8, 'answer_after': None}
+    """
+    kind = next(kind for kind, made in _READINGS.items() if isinstance(reading, made))
+    return {"kind": kind, **asdict(reading)}  # type: ignore[call-overload]  # all readings are dataclasses
+
+
+def reading_from_json(value: dict[str, Any]) -> Reading:
+    """The inverse of `reading_to_json`."""
+    arguments = {
+        name: tuple(item) if isinstance(item, list) else item for name, item in value.items() if name != "kind"
+    }
+    made: Reading = _READINGS[value["kind"]](**arguments)
+    return made
+
+
+def recipe_from_json(value: dict[str, Any]) -> Recipe:
+    """The inverse of `asdict`."""
+    model = value["model"]
+    return Recipe(**{**value, "model": model if isinstance(model, str) else ProxyShape(**model)})
+
+
+@lru_cache(maxsize=2)
+def _opened(folder: str, digest: str) -> _Opened:
+    kept = ClusterModel.open(folder)
+    told = kept.manifest.encoder.arguments
+    runs = tuple(str(run_folder(folder, number)) for number in range(len(told["seeds"])))
+    model = LossModel(reading_from_json(told["reading"]), recipe_from_json(told["recipe"]), runs, told["measure"])
+    mean, deviation = (np.load(Path(folder) / f"{name}.npy") for name in ("mean", "deviation"))
+    return _Opened(model, told["guess_loss"], Scale(mean, deviation), kept.clusters, tuple(kept.names))
+
+
+def run_folder(folder: str | os.PathLike[str], number: int) -> Path:
+    """Where a run's checkpoints are."""
+    return Path(folder) / "runs" / f"{number:02d}"

@@ -1,0 +1,440 @@
+"""New skills from those that are there: crossed, renamed, merged.
+
+`regroup_tags` makes tags from one or two finished sets, in two stages of units: count the pairs of skills (and add up their
+embeddings), then write the parts. The corpus itself is not read. `regrouped` does the same for a tagger while it tags.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from jaxtyping import Float
+from pydantic import TypeAdapter, ValidationError
+
+from skillshard import artefact, storage
+from skillshard.corpus import Partition, Sample, read_partition
+from skillshard.errors import ExecutionError, StorageError, TagsError, did_you_mean, name_some
+from skillshard.execution import Record, Where, keyed, run
+from skillshard.taggers.tagger import Finder, OnStage, Search, Tag, Tagger, Untagged
+from skillshard.tags import MANIFEST, TagRow, Tags, TagsManifest, part_place, read_part, rejected_place, write_part
+
+JOIN = "/"
+OTHERS = "*"
+"""In a map: every skill that it does not name."""
+
+Vector = Float[np.ndarray, " dim"]
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------
+
+
+def renamed(mapping: Mapping[str, str], skills: Sequence[str]) -> dict[str, str]:
+    """Skill -> new name, for every skill: as mapped, else by "*", else its own.
+
+    Raises:
+        TagsError: the map names a skill that is not there.
+
+    >>> renamed({"wiki": "prose", "books": "prose", "*": "other"}, ["books", "code", "wiki"])
+    {'books': 'prose', 'code': 'other', 'wiki': 'prose'}
+    """
+    strangers = [name for name in mapping if name not in skills and name != OTHERS]
+    if strangers:
+        raise TagsError(
+            f"the map names skills that are not there: {name_some(map(repr, strangers))}{did_you_mean(strangers[0], skills)}. There are "
+            f"{name_some(skills)}."
+        )
+    return {skill: mapping.get(skill, mapping.get(OTHERS, skill)) for skill in skills}
+
+
+def merged(
+    sizes: Mapping[str, int],
+    *,
+    min_share: float,
+    rest: str | None = None,
+    vectors: Mapping[str, Vector] = {},
+) -> dict[str, str]:
+    """Skill -> the skill that it belongs to when those with too few samples are merged.
+
+    Args:
+        sizes: samples of each skill.
+        min_share: of all samples.
+        rest: takes all small skills; None: each goes to the skill with the nearest vector, smallest first, under the name of
+            the larger of the two.
+        vectors: of each skill, such as the sum of its embeddings or its row of a graph; compared by their cosine.
+
+    Raises:
+        TagsError: a skill is too small, there is no rest, and it has no vector.
+
+    >>> merged({"a": 90, "b": 6, "c": 4}, min_share=0.1, rest="other")
+    {'a': 'a', 'b': 'other', 'c': 'other'}
+    >>> merged({"a": 90, "b": 6, "c": 4}, min_share=0.05, vectors={s: np.eye(3)[i] for i, s in enumerate("abc")})["c"]
+    'a'
+    """
+    total = sum(sizes.values())
+    if rest is not None:
+        return {skill: rest if size < min_share * total else skill for skill, size in sizes.items()}
+    groups = {skill: [skill] for skill in sizes}
+    left = dict(sizes)
+    sums = {skill: np.asarray(vector, np.float64) for skill, vector in vectors.items()}
+    while len(left) > 1:
+        small = min(left, key=lambda skill: (left[skill], skill))
+        if left[small] >= min_share * total:
+            break
+        target = _nearest(small, left, sums)
+        winner, loser = sorted((small, target), key=lambda skill: (-left[skill], skill))
+        left[winner] += left.pop(loser)
+        sums[winner] = sums[winner] + sums.pop(loser)
+        groups[winner] += groups.pop(loser)
+    return {skill: winner for winner, skills in groups.items() for skill in skills}
+
+
+def _nearest(small: str, left: Mapping[str, int], sums: Mapping[str, Float[np.ndarray, " dim"]]) -> str:
+    if small not in sums:
+        raise TagsError(
+            f"skill {small!r} has {left[small]:,} samples, fewer than --min-share asks for, and nothing tells which skill is nearest: name a "
+            "--rest NAME that takes the small ones, give a --graph with a row for it, or tags made --by embedding."
+        )
+    others = sorted(skill for skill in left if skill != small and skill in sums)
+    if not others:
+        raise TagsError(f"skill {small!r} is too small, and no other skill has a vector to compare. Give --rest NAME.")
+    return max(others, key=lambda skill: _cosine(sums[small], sums[skill]))
+
+
+def _cosine(one: Vector, other: Vector) -> float:
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / lengths if lengths else 0.0
+
+
+def read_map(place: str | os.PathLike[str]) -> dict[str, str]:
+    """A map from a JSON file; TagsError if it is none."""
+    try:
+        text = storage.read_bytes(place)
+    except StorageError as error:
+        raise TagsError(f"--map {os.fspath(place)}: no such file.") from error
+    try:
+        found = TypeAdapter(dict[str, str]).validate_python(orjson.loads(text), strict=True)
+    except (orjson.JSONDecodeError, ValidationError) as error:
+        raise TagsError(
+            f'--map {os.fspath(place)} is not a JSON object of names, such as {{"old": "new", "*": "everything else"}}.'
+        ) from error
+    if empty := [old for old, new in found.items() if not new.strip()]:
+        raise TagsError(f"--map {os.fspath(place)} gives {empty[0]!r} an empty name: give it another.")
+    return found
+
+
+def _checked_share(min_share: float, rest: str | None) -> None:
+    if not 0 <= min_share < 1:
+        raise TagsError(f"--min-share {min_share}: give a share from 0 to below 1.")
+    if rest is not None and not min_share:
+        raise TagsError(f"--rest {rest!r} takes the skills below --min-share, which is 0: give a --min-share.")
+    if rest is not None and not rest.strip():
+        raise TagsError("--rest is empty: give the skill a name.")
+
+
+# --- while tagging ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """See `regrouped`."""
+
+    tagger: Tagger
+    mapping: Mapping[str, str] | None
+    min_share: float
+    rest: str | None
+
+    @property
+    def name(self) -> str:
+        return self.tagger.name
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {**self.tagger.arguments, "map": self.mapping, "min_share": self.min_share, "rest": self.rest}
+
+    def find(self, search: Search) -> Tagger:
+        units = keyed(
+            {"partition": partition, "tagger": self.tagger, "reading": search.reading}
+            for partition in search.partitions
+        )
+        on_done = search.on_stage("counting", len(units))
+        records = run(count_skills, units, where=search.where, records=search.work.records("skills"), on_done=on_done)
+        names = _decide(_added(record["skills"] for record in records), self.mapping, self.min_share, self.rest, {})
+        return Renamed(self.tagger, names)
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A tagger whose skills get other names."""
+
+    tagger: Tagger
+    names: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.tagger.name
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return self.tagger.arguments
+
+    def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
+        found = self.tagger.tag(samples)
+        return [Tag(self.names[one.skill], one.score) if isinstance(one, Tag) else one for one in found]
+
+
+def regrouped(
+    tagger: Tagger, *, mapping: Mapping[str, str] | None = None, min_share: float = 0.0, rest: str | None = None
+) -> Finder:
+    """Rename a tagger's skills by a map, and put those with too few samples into one.
+
+    Args:
+        mapping: old name -> new name; "*" names all others; skills that it does not name keep their names.
+        min_share, rest: skills with a smaller share of the samples are called `rest`.
+    """
+    _checked_share(min_share, rest)
+    if min_share and rest is None:
+        raise TagsError("--min-share puts rare values together: name the skill that takes them with --rest NAME.")
+    return Regrouped(tagger, mapping, min_share, rest)
+
+
+def count_skills(partition: Partition, tagger: Tagger, reading: Mapping[str, Any]) -> Record:
+    """How many samples of a partition get each skill."""
+    counts: dict[str, int] = {}
+    for row in read_partition(partition, **reading):
+        outcome = tagger.tag([row])[0] if isinstance(row, Sample) else None
+        if isinstance(outcome, Tag):
+            counts[outcome.skill] = counts.get(outcome.skill, 0) + 1
+    return {"skills": counts}
+
+
+def _added(counts: Any) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for found in counts:
+        for skill, num in found.items():
+            total[skill] = total.get(skill, 0) + num
+    return dict(sorted(total.items()))
+
+
+def _decide(
+    sizes: Mapping[str, int],
+    mapping: Mapping[str, str] | None,
+    min_share: float,
+    rest: str | None,
+    vectors: Mapping[str, Vector],
+) -> dict[str, str]:
+    """Skill -> final name: first the map, then the merging of what is too small."""
+    names = renamed(mapping or {}, list(sizes))
+    grouped: dict[str, int] = {}
+    sums: dict[str, Float[np.ndarray, " dim"]] = {}
+    for skill, new in names.items():
+        grouped[new] = grouped.get(new, 0) + sizes[skill]
+        if skill in vectors:
+            sums[new] = sums[new] + vectors[skill] if new in sums else vectors[skill]
+    final = merged(grouped, min_share=min_share, rest=rest, vectors=sums)
+    return {skill: final[new] for skill, new in names.items()}
+
+
+# --- finished tags ---------------------------------------------------------------------------------------------------
+
+
+def regroup_tags(
+    places: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    combine: bool = False,
+    mapping: Mapping[str, str] | None = None,
+    min_share: float = 0.0,
+    rest: str | None = None,
+    vectors: Mapping[str, Vector] = {},
+    where: Where = Where(),
+    on_stage: OnStage = lambda name, num: lambda unit, record: None,
+) -> Tags:
+    """Tags from tags: crossed if there are two, then renamed, then without small skills.
+
+    Args:
+        places: one directory of tags, or two of the same corpus if `combine`.
+        combine: a pair of skills is a skill, joined by "/"; the score is that of the second.
+        mapping: old name -> new name; "*" names all others; what it does not name keeps its name.
+        min_share: skills with a smaller share of the samples are merged.
+        rest: takes them all; None: each goes to the nearest, by the mean of its embeddings, or by `vectors`.
+        vectors: of skills, such as rows of a graph, instead of embeddings.
+
+    Raises:
+        TagsError: tags of different corpora or partitions, or arguments that do not fit.
+    """
+    _checked_share(min_share, rest)
+    if len(places) != 1 + combine:
+        what = (
+            "--combine crosses two directories of tags"
+            if combine
+            else "--map and --min-share regroup one directory of tags"
+        )
+        raise TagsError(f"{what}, and {len(places)} were given: {name_some(str(place) for place in places)}.")
+    sets = [Tags.open(place) for place in places]
+    _refuse_unlike(sets)
+    first = sets[0].manifest.made_from
+    asked = {"combine": combine, "map": mapping, "min_share": min_share, "rest": rest}
+    asked["vectors"] = {skill: np.asarray(vector).tolist() for skill, vector in sorted(vectors.items())}
+    made_from = {
+        "command": "tag",
+        "arguments": {**first["arguments"], "tagger": "regroup", "tagger_arguments": asked},
+        "inputs": first["inputs"],
+        "tags": [tags.digest for tags in sets],
+    }
+    work = artefact.begin(out, MANIFEST, made_from, {})
+    if work is not None:
+        try:
+            _regroup(sets, work, made_from, asked, vectors, where, on_stage)
+        except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
+            if artefact.begin(out, MANIFEST, made_from, {}) is not None:
+                raise
+    return Tags.open(out)
+
+
+def _refuse_unlike(sets: Sequence[Tags]) -> None:
+    kinds = ("file", "start", "stop", "num_rows", "rows_digest")
+    rows = [[[getattr(part, kind) for kind in kinds] for part in tags.manifest.parts] for tags in sets]
+    if rows[0] != rows[-1]:
+        raise TagsError(
+            f"{sets[0].folder} and {sets[1].folder} are not tags of the same rows: another corpus, another --partition-size, or a corpus that "
+            "changed between. Tag both from the same corpus with the same --partition-size."
+        )
+
+
+def _regroup(
+    sets: Sequence[Tags],
+    work: artefact.Work,
+    made_from: dict[str, Any],
+    asked: Mapping[str, Any],
+    vectors: Mapping[str, Vector],
+    where: Where,
+    on_stage: OnStage,
+) -> None:
+    folders = [str(tags.folder) for tags in sets]
+    num_parts = len(sets[0].manifest.parts)
+    embedded = _embedded(sets) if asked["min_share"] and asked["rest"] is None and not vectors else None
+    units = keyed(
+        {"folders": folders, "part": part, "embedded": embedded, "place": str(work.scratch(f"{part:06d}.npz"))}
+        for part in range(num_parts)
+    )
+    counted = run(
+        count_pairs, units, where=where, records=work.records("count"), on_done=on_stage("counting", num_parts)
+    )
+    if embedded:
+        vectors = _summed([str(unit.arguments["place"]) for unit in units])
+    names = _decide(
+        _added(record["skills"] for record in counted), asked["map"], asked["min_share"], asked["rest"], vectors
+    )
+    if not names:
+        raise TagsError(f"{' and '.join(folders)} tag no sample in common: nothing to regroup.")
+    units = keyed({"folders": folders, "part": part, "names": names, "out": str(work.out)} for part in range(num_parts))
+    written = run(
+        write_regrouped, units, where=where, records=work.records("write"), on_done=on_stage("writing", num_parts)
+    )
+    work.finish(_manifest(made_from, sets, names, written).model_dump(by_alias=True))
+
+
+def _embedded(sets: Sequence[Tags]) -> str | None:
+    """The directory of embeddings, row for row, beside one of the sets."""
+    return next((str(tags.folder / "embeddings") for tags in sets if (tags.folder / "embeddings").is_dir()), None)
+
+
+def count_pairs(folders: Sequence[str], part: int, embedded: str | None, place: str) -> Record:
+    """Samples of each (crossed) skill of a part, and the sums of their embeddings."""
+    skills = [skill for skill, _, _ in _crossed(folders, part)]
+    counts = _added([{skill: 1} for skill in skills if skill is not None])
+    if embedded is not None:
+        vectors = np.load(storage.join(embedded, f"{part:06d}.npy"), mmap_mode="r")
+        number = {skill: at for at, skill in enumerate(counts)}
+        sums = np.zeros((len(counts), vectors.shape[1]))
+        for row, skill in enumerate(skills):
+            if skill is not None:
+                sums[number[skill]] += vectors[row]
+        with storage.writing(place) as whole, whole.open("wb") as file:
+            np.savez(file, skills=np.array(list(counts), np.str_), sums=sums)
+    return {"skills": counts}
+
+
+def _summed(places: Sequence[str]) -> dict[str, Float[np.ndarray, " dim"]]:
+    total: dict[str, Float[np.ndarray, " dim"]] = {}
+    for place in places:
+        with np.load(place) as found:
+            for skill, row in zip(found["skills"].tolist(), found["sums"], strict=True):
+                total[skill] = total[skill] + row if skill in total else row
+    return total
+
+
+def _crossed(folders: Sequence[str], part: int) -> list[tuple[str | None, TagRow, int]]:
+    """Each row's skill, or None and the number of the set in which it was set aside first."""
+    rows = zip(*(read_part(part_place(folder, part)) for folder in folders), strict=True)
+    crossed: list[tuple[str | None, TagRow, int]] = []
+    for found in rows:
+        aside = next((at for at, row in enumerate(found) if row.skill is None), None)
+        if aside is not None:
+            crossed.append((None, found[aside], aside))
+        else:
+            crossed.append((JOIN.join(str(row.skill) for row in found), found[-1], 0))
+    return crossed
+
+
+def write_regrouped(folders: Sequence[str], part: int, names: Mapping[str, str], out: str) -> Record:
+    """One part of the new tags, and its set-aside rows."""
+    rejected = [iter(_rejected(folder, part)) for folder in folders]
+    rows, lines, counts, aside = [], [], {}, {}  # type: ignore[var-annotated]
+    for found, (skill, row, at) in zip(
+        zip(*(read_part(part_place(folder, part)) for folder in folders), strict=True),
+        _crossed(folders, part),
+        strict=True,
+    ):
+        own = [next(those) if one.skill is None else b"" for one, those in zip(found, rejected, strict=True)]
+        if skill is None:
+            rows.append(TagRow(row.id, None, None, row.reason))
+            lines.append(own[at])
+            aside[str(row.reason)] = aside.get(str(row.reason), 0) + 1
+        else:
+            rows.append(TagRow(row.id, names[skill], row.score, None))
+            counts[skill] = counts.get(skill, 0) + 1
+    place = part_place(out, part)
+    write_part(place, rows)
+    if lines:
+        storage.write_bytes(rejected_place(out, part), b"".join(line + b"\n" for line in lines))
+    return {
+        "skills": counts,
+        "set_aside": aside,
+        "num_set_aside": len(lines),
+        "part_digest": storage.file_digest(place),
+    }
+
+
+def _rejected(folder: str, part: int) -> list[bytes]:
+    place = rejected_place(folder, part)
+    return storage.read_bytes(place).splitlines() if Path(place).exists() else []
+
+
+def _manifest(
+    made_from: dict[str, Any], sets: Sequence[Tags], names: Mapping[str, str], written: Sequence[Record]
+) -> TagsManifest:
+    sizes = _added(record["skills"] for record in written)
+    num_samples = _added({names[skill]: num} for skill, num in sizes.items())
+    aside = _added(record["set_aside"] for record in written)
+    known = {skill.name: skill.num_text_bytes for skill in sets[0].manifest.skills}
+    text_bytes: dict[str, int | None] = dict.fromkeys(num_samples)
+    if len(sets) == 1:
+        text_bytes |= _added({names[skill]: known[skill] or 0} for skill in sizes)
+    return TagsManifest(
+        made_from=made_from,
+        parts=[
+            {**part.model_dump(), "num_set_aside": record["num_set_aside"], "part_digest": record["part_digest"]}
+            for part, record in zip(sets[0].manifest.parts, written, strict=True)
+        ],
+        skills=[
+            {"name": name, "num_samples": num, "num_text_bytes": text_bytes[name]} for name, num in num_samples.items()
+        ],
+        num_rows=sets[0].manifest.num_rows,
+        num_tagged=sum(num_samples.values()),
+        set_aside=aside,
+    )

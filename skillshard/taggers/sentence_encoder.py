@@ -1,0 +1,226 @@
+"""Any sentence-transformers model as an encoder.
+
+A process loads the model once and keeps it. Batches are formed by the number of tokens, so that little is spent on padding; on
+a CPU a process uses one thread, so that equal texts give equal bytes whatever the machine's number of cores.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xxhash
+
+from skillshard.errors import TagsError
+from skillshard.taggers.encoder import VectorsOf
+
+Windows = Literal["first", "mean"]
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """See `sentence_encoder`."""
+
+    model: str
+    device: str
+    batch_size: int
+    dtype: str
+    prompt: str
+    max_length: int
+    windows: Windows
+    dim: int
+    weights_digest: str
+
+    @property
+    def name(self) -> str:
+        return self.model
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        asked = ("device", "batch_size", "dtype", "prompt", "max_length", "windows", "weights_digest")
+        return {name: getattr(self, name) for name in asked}
+
+    @property
+    def num_gpus(self) -> float:
+        return 1.0 if self.device.startswith("cuda") else 0.0
+
+    def encode(self, texts: Sequence[str]) -> VectorsOf:
+        model = _loaded(self.model, self.device, self.dtype, self.max_length)
+        owner, pieces = self._pieces(model, texts)
+        vectors = np.zeros((len(pieces), self.dim), np.float32)
+        with _one_thread(self.device):
+            for rows in _batches(_lengths(model, pieces), self.batch_size):
+                vectors[rows] = model.encode(
+                    [pieces[row] for row in rows],
+                    prompt=self.prompt or None,
+                    batch_size=len(rows),
+                    normalize_embeddings=True,
+                    show_progress_bar=False,
+                    convert_to_numpy=True,
+                ).astype(np.float32)
+        return vectors if self.windows == "first" else _means(vectors, owner, len(texts))
+
+    def _pieces(self, model: Any, texts: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
+        """What is encoded, and the text that each piece is of."""
+        if self.windows == "first":
+            return np.arange(len(texts)), texts
+        cut = [_windows(model, text, self.max_length - _num_special(model, self.prompt)) for text in texts]
+        owner = np.repeat(np.arange(len(texts)), [len(windows) for windows in cut])
+        return owner, [window for windows in cut for window in windows]
+
+
+def sentence_encoder(
+    model: str,
+    *,
+    device: str | None = None,
+    batch_size: int = 32,
+    dtype: str = "float32",
+    prompt: str = "",
+    max_length: int | None = None,
+    windows: Windows = "first",
+    on_this_machine: bool = True,
+) -> SentenceEncoder:
+    """Load a model to see that it works here, and what it gives.
+
+    Args:
+        model: a name on the Hugging Face hub (such as "all-MiniLM-L6-v2") or a directory.
+        device: as of torch; None: "cuda" if this machine has one, else "cpu".
+        batch_size: texts that go through the model together.
+        dtype: of the weights.
+        prompt: put before every text.
+        max_length: tokens of a window; None: as the model was made for.
+        windows: of a longer text, the "first" window or the "mean" over all.
+        on_this_machine: False where the device is that of other nodes, and is not looked for here.
+
+    Raises:
+        TagsError: no such model or device, or arguments out of range.
+    """
+    if dtype not in DTYPES:
+        raise TagsError(f"--dtype {dtype!r}: give one of {', '.join(DTYPES)}.")
+    if windows not in ("first", "mean"):
+        raise TagsError(f"--windows {windows!r}: give 'first' or 'mean'.")
+    if batch_size < 1:
+        raise TagsError(f"--batch-size {batch_size}: give a positive number of texts.")
+    chosen = _device(device) if on_this_machine else device or "cpu"
+    loaded = _loaded(model, chosen if on_this_machine else "cpu", dtype, max_length)
+    most = int(loaded.max_seq_length or 512)
+    if max_length is not None and not _num_special(loaded, prompt) < max_length <= most:
+        raise TagsError(
+            f"--max-length {max_length}: {model} takes from {_num_special(loaded, prompt) + 1} to {most} tokens."
+        )
+    return SentenceEncoder(
+        model=model,
+        device=chosen,
+        batch_size=batch_size,
+        dtype=dtype,
+        prompt=prompt,
+        max_length=max_length or most,
+        windows=windows,
+        dim=int(loaded.get_embedding_dimension()),
+        weights_digest=_weights_digest(loaded),
+    )
+
+
+def _device(asked: str | None) -> str:
+    import torch
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise TagsError(f"--device {asked!r} is no device of torch: give cpu, cuda or cuda:1.") from error
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        there = f"{torch.cuda.device_count()} GPUs" if torch.cuda.is_available() else "no GPU that torch can use"
+        raise TagsError(f"--device {asked}: this machine has {there}. Give --device cpu, or run where there is one.")
+    if device.type not in ("cpu", "cuda"):
+        raise TagsError(f"--device {asked}: give cpu, cuda or cuda:1.")
+    return asked
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
+    """The model, kept for the next call in this process."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    if Path(model).is_absolute() and not Path(model).is_dir():
+        raise TagsError(f"--encoder {model}: no such directory. Give a sentence-transformers model, or 'lexical'.")
+    kwargs = {"dtype": getattr(torch, dtype)}
+    try:
+        try:  # what is on this machine needs no network
+            loaded = SentenceTransformer(model, device=device, model_kwargs=kwargs, local_files_only=True)
+        except OSError:
+            loaded = SentenceTransformer(model, device=device, model_kwargs=kwargs)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TagsError(
+            f"--encoder {model} cannot be loaded: {_first_line(error)}. Give 'lexical', the name of a sentence-transformers model on the "
+            "Hugging Face hub (downloaded once; needs the network), or the directory of one."
+        ) from error
+    loaded.eval()
+    if max_length is not None and max_length <= int(loaded.max_seq_length or 512):
+        loaded.max_seq_length = max_length
+    return loaded
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _weights_digest(model: Any) -> str:
+    """Digest of all tensors by name: the same for a copy elsewhere, another for other weights."""
+    import torch
+
+    hasher = xxhash.xxh3_128()
+    for name, tensor in sorted(model.state_dict().items()):
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    return hasher.hexdigest()
+
+
+@contextlib.contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if device == "cpu" else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _lengths(model: Any, texts: Sequence[str]) -> np.ndarray:
+    """Tokens of each text, as far as the model reads it."""
+    tokens = model.tokenizer(list(texts), truncation=True, max_length=model.max_seq_length, return_attention_mask=False)
+    return np.array([len(ids) for ids in tokens["input_ids"]], np.int64)
+
+
+def _batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Texts of like length together, the longest first."""
+    order = np.argsort(-lengths, kind="stable")
+    return (order[first : first + batch_size] for first in range(0, len(order), batch_size))
+
+
+def _num_special(model: Any, prompt: str) -> int:
+    return len(model.tokenizer(prompt)["input_ids"])
+
+
+def _windows(model: Any, text: str, num_tokens: int) -> list[str]:
+    """A text cut into stretches of at most so many tokens."""
+    found = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    spans = found["offset_mapping"]
+    cuts = [spans[first : first + num_tokens] for first in range(0, len(spans), num_tokens)]
+    return [text[cut[0][0] : cut[-1][1]] for cut in cuts] or [text]
+
+
+def _means(vectors: VectorsOf, owner: np.ndarray, num_texts: int) -> VectorsOf:
+    """The mean direction of each text's windows."""
+    sums = np.zeros((num_texts, vectors.shape[1]), np.float32)
+    np.add.at(sums, owner, vectors)
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    return sums / np.where(lengths > 0, lengths, 1)

@@ -1,0 +1,39 @@
+"""Names of clusters are readable, telling and unique."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skillshard.taggers.cluster_names import count_terms, name_clusters, terms_in
+
+TEXTS = [
+    ["Grind the espresso beans after the roast.", "A darker roast wants a coarser grind for espresso."],
+    ["The court ruled on the appeal.", "An appeal to a higher court; the judge agreed."],
+]
+
+
+def test_terms_that_tell_clusters_apart_name_them() -> None:
+    names = [named.name for named in name_clusters([count_terms(texts) for texts in TEXTS], [2, 2])]
+    assert set(names[0].split("-")) <= terms_in(" ".join(TEXTS[0])) and "espresso" in names[0]
+    assert {"court", "appeal"} <= set(names[1].split("-"))
+
+
+def test_clusters_of_the_same_words_still_get_different_names() -> None:
+    counts = [Counter({"cat": 5, "dog": 5})] * 3 + [Counter()] * 2
+    names = [named.name for named in name_clusters(counts, [5] * 5)]
+    assert len(set(names)) == 5
+    assert names[3] == "cluster-4"
+
+
+def test_words_in_any_script_can_name_a_cluster() -> None:
+    assert terms_in("Маленький принц 42") == {"маленький", "принц"}
+
+
+counted = st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), st.integers(1, 9), max_size=8)
+
+
+@given(counts=st.lists(counted, min_size=1, max_size=6))
+def test_names_are_unique_and_never_empty(counts: list[dict[str, int]]) -> None:
+    names = [named.name for named in name_clusters(counts, [9] * len(counts))]
+    assert len(set(names)) == len(names) == len(counts) and all(names)
