@@ -826,7 +826,7 @@ def learn_graph(
         learn(
             ShardSet.open(shards),
             out,
-            method=method,  # type: ignore[arg-type]  # checked above
+            method=method,
             steps=steps,
             rule=_edge_rule(edges, average, off_diagonal, clamp, drop_uncertain, method),
             warmup_steps=warmup,

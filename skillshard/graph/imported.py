@@ -44,7 +44,7 @@ def import_graph(
         raise GraphError(f"{os.fspath(place)} holds no matrix of numbers: {error}.") from error
     train = _names(train_skills, rows, os.fspath(place))
     evals = list(eval_skills) or columns or train
-    if rows and list(rows) != list(train) or columns and list(columns) != list(evals):
+    if (rows and list(rows) != list(train)) or (columns and list(columns) != list(evals)):
         raise GraphError(
             f"{os.fspath(place)} names its own rows and columns, and other names were given. Leave them out."
         )

@@ -8,13 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from skillshard import artefact, storage
 from skillshard.errors import GraphError, did_you_mean, name_some
 from skillshard.execution import Record, Unit, Where, num_cpus, run
-from skillshard.graph.derive import rule_of
 from skillshard.graph.derive import derived as derive
+from skillshard.graph.derive import rule_of
 from skillshard.graph.edges import EdgeRule
 from skillshard.graph.plan import Method, PlannedRun, plan_runs
 from skillshard.graph.runs import RunData, eval_steps, run_unit, save_data, warm_unit

@@ -9,6 +9,7 @@ a run ends in the same bytes wherever it ran.
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,7 +114,7 @@ def run_unit(
         if warm is not None:
             load_state(model, optimizer, warm)
         points, losses, taken = eval_steps(recipe.steps, eval_every), [_losses(model, recipe, found)], 0
-        for done, until in zip(points, points[1:], strict=False):
+        for done, until in itertools.pairwise(points):
             if settle is None or not is_settled(losses, settle):
                 _train(model, optimizer, found, recipe, run, warmup_steps + done, warmup_steps + until, schedule_steps)
                 losses.append(_losses(model, recipe, found))

@@ -1,7 +1,6 @@
 """Graphs as people read them: the matrix, what it looks like, what it cost, and two pictures."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from skillshard.errors import name_some
-from skillshard.graph.edges import is_same
 from skillshard.graph.skill_graph import GraphFile, read_graph
-from skillshard.graph.statistics import Statistics, is_uncertain, statistics
+from skillshard.graph.statistics import Statistics, is_same, is_uncertain, statistics
 from skillshard.report.figures import draw_heat_map, draw_nodes
 from skillshard.report.text import print_table
 
