@@ -811,12 +811,10 @@ def learn_graph(
     """Learn from short runs of a small model which skill helps which."""
     from skillshard.execution import Where
     from skillshard.graph.learn import learn_graph as learn
-    from skillshard.graph.plan import METHODS
+    from skillshard.graph.plan import parse_method
     from skillshard.report.graphs import show_graph
     from skillshard.shards.read import ShardSet
 
-    if method not in METHODS:
-        raise typer.BadParameter(f"{method!r}: give {', '.join(METHODS)}.", param_hint="--method")
     if warmup == 0 and proxy in ("tiny", "small"):
         typer.echo(
             f"note: without --warmup a new {proxy} model learns first what all texts share, and the edges will mostly tell that.",
@@ -826,9 +824,9 @@ def learn_graph(
         learn(
             ShardSet.open(shards),
             out,
-            method=method,
+            method=parse_method(method),
             steps=steps,
-            rule=_edge_rule(edges, average, off_diagonal, clamp, drop_uncertain, method),
+            rule=_edge_rule(edges, average, off_diagonal, clamp, drop_uncertain, parse_method(method)),
             warmup_steps=warmup,
             num_seeds=seeds,
             targets=target or (),

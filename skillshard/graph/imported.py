@@ -70,7 +70,7 @@ def _read_npy(data: bytes) -> tuple[list[str], list[str], Any]:
 
 def _read_csv(data: bytes) -> tuple[list[str], list[str], Any]:
     lines = [line for line in csv.reader(io.StringIO(data.decode())) if line]
-    header, body = lines[0], lines[1:]
+    header, body = (lines or [[]])[0], lines[1:]
     if not body or any(len(line) != len(header) for line in body):
         raise ValueError("every line must have as many cells as the first one")
     return [line[0] for line in body], header[1:], [[float(cell) for cell in line[1:]] for line in body]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,10 +11,9 @@ from typing import Any
 from skillshard import artefact, storage
 from skillshard.errors import GraphError, did_you_mean, name_some
 from skillshard.execution import Record, Unit, Where, num_cpus, run
-from skillshard.graph.derive import derived as derive
-from skillshard.graph.derive import rule_of
+from skillshard.graph.derive import derived, rule_of
 from skillshard.graph.edges import EdgeRule
-from skillshard.graph.plan import Method, PlannedRun, plan_runs
+from skillshard.graph.plan import Method, PlannedRun, plan_runs, plan_warm_starts
 from skillshard.graph.runs import RunData, eval_steps, run_unit, save_data, warm_unit
 from skillshard.graph.skill_graph import GraphFile, Learned, RunLosses, read_graph, write_graph
 from skillshard.proxy.device import one_thread, resolve_device, resolve_precision
@@ -23,6 +22,9 @@ from skillshard.proxy.reading import Reading, check_window
 from skillshard.proxy.run import Recipe, computing, estimate_s, model_for, new_model, reading_for
 from skillshard.proxy.train import TokenBatch, evaluate
 from skillshard.shards.read import ShardSet, SkillShards
+
+RUNS_VERSION = 1
+"""Of how runs are trained: a change that gives other losses raises it, so that records kept before are not taken for its."""
 
 OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
 
@@ -52,7 +54,7 @@ class Cost:
 
 def said_s(seconds: float) -> str:
     """
-    >>> said_s(12.3), said_s(125), said_s(7300)
+    >>> said_s(12.3), said_s(125.0), said_s(7300.0)
     ('12 s', '2 min', '2.0 h')
     """
     if seconds < 60:
@@ -127,52 +129,33 @@ def learn_graph(
         StorageError: `out` holds something else.
     """
     every = eval_every or max(1, steps // 10)
-    _check_numbers(
-        steps,
-        warmup_steps,
-        num_seeds,
-        every,
-        eval_samples,
-        samples,
-        for_steps,
-        settle,
-        window,
-        proxy,
-        segment_at,
-        answer_after,
-    )
-    measured = (eval_shards or shards).holdout
-    eval_skills = _eval_skills(measured, targets, eval_shards or shards)
+    _check_numbers(steps, warmup_steps, num_seeds, every, eval_samples, samples, for_steps, settle)
+    _check_reading(window, proxy, segment_at, answer_after)
+    device = resolve_device(device)
+    precision = resolve_precision(precision, device)
+    eval_skills = _eval_skills(eval_shards or shards, targets)
     seeds = list(range(seed, seed + num_seeds))
     planned = plan_runs(method, shards.skills, eval_skills, batch_size=batch_size, seeds=seeds)
-    warm = (
-        plan_runs("leave-one-out", shards.skills, eval_skills, batch_size=batch_size, seeds=seeds)[
-            :: len(shards.skills) + 1
-        ]
-        if warmup_steps
-        else []
-    )
-    device = resolve_device(device)
-    made_from = {
-        "shards": shards.digest,
-        "eval_shards": None if eval_shards is None else eval_shards.digest,
-        "proxy": proxy if proxy in ("tiny", "small") else _digests(proxy),
-        "window": window,
-        "segment_at": segment_at,
-        "answer_after": answer_after,
-        "ordered": ordered,
-        "batch_size": batch_size,
-        "lr": lr,
-        "eval_samples": eval_samples,
-        "samples": samples,
-        "for_steps": for_steps,
-        "settle": settle,
-        "device": device.partition(":")[0],
-        "precision": resolve_precision(precision, device),
-    }
+    warm = plan_warm_starts(shards.skills, batch_size=batch_size, seeds=seeds) if warmup_steps else []
     told = Learned(
         method=method,
-        made_from=made_from,
+        made_from={
+            "shards": shards.digest,
+            "eval_shards": None if eval_shards is None else eval_shards.digest,
+            "proxy": _identity(proxy),
+            "window": window,
+            "segment_at": segment_at,
+            "answer_after": answer_after,
+            "ordered": ordered,
+            "batch_size": batch_size,
+            "lr": lr,
+            "eval_samples": eval_samples,
+            "samples": samples,
+            "for_steps": for_steps,
+            "settle": settle,
+            "device": device.partition(":")[0],
+            "precision": precision,
+        },
         seeds=seeds,
         warmup_steps=warmup_steps,
         warmup_batch_size=warm[0].batch_size if warm else batch_size,
@@ -182,66 +165,78 @@ def learn_graph(
     )
     if (before := _before(out, told)) is not None:
         return before
-    pools = {skill: _texts(found, samples) for skill, found in shards.train.items()}
+    texts = {skill: _texts(found, samples) for skill, found in shards.train.items()}
     reading = reading_for(
         proxy,
-        [text for texts in pools.values() for text in texts],
+        [text for found in texts.values() for text in found],
         window=window,
         segment_at=segment_at,
         answer_after=answer_after,
     )
+    holdout = (eval_shards or shards).holdout
     data = RunData(
-        {skill: _encoded(reading, skill, texts) for skill, texts in pools.items()},
-        {skill: _encoded(reading, skill, _texts(measured[skill], eval_samples)) for skill in eval_skills},
+        {skill: _encoded(reading, skill, found) for skill, found in texts.items()},
+        {skill: _encoded(reading, skill, _texts(holdout[skill], eval_samples)) for skill in eval_skills},
     )
-    recipe = Recipe(
-        model=model_for(proxy, reading, ordered=ordered),
-        steps=steps,
-        checkpoints=1,
-        lr=lr,
-        device=device,
-        precision=resolve_precision(precision, device),
-    )
+    model = model_for(proxy, reading, ordered=ordered)
+    recipe = Recipe(model=model, steps=steps, checkpoints=1, lr=lr, device=device, precision=precision)
     folder = str(Path(out).with_suffix(".runs") if runs is None else runs)
-    place = save_data(data, folder)
-    schedule = math.inf if for_steps is None else float(for_steps)
-    same = {"data": Path(place).name, "recipe": asdict(recipe), "schedule": for_steps, "proxy": made_from["proxy"]}
-    warm_units = {
-        one.seed: _warm_unit(folder, place, replace(recipe, steps=warmup_steps), one, schedule, same) for one in warm
-    }
-    run_units = [
-        _run_unit(place, recipe, one, warm_units.get(one.seed), warmup_steps, every, schedule, settle, same)
-        for one in planned
-    ]
-    where, records = where or Where(), storage.join(folder, "records")
-    missing = [unit for unit in run_units if not storage.exists(storage.join(records, f"{unit.key}.json"))]
-    needed = _needed(list(warm_units.values()), missing, records)
-    cost = _cost(data, recipe, needed, missing, where)
-    if budget_s is not None and cost.seconds > budget_s:
-        fits = math.floor(steps * budget_s / cost.seconds)
-        raise GraphError(
-            f"{cost.sentence}, and --budget allows {said_s(budget_s)}. Raise it, or take fewer seeds, fewer samples per step or fewer steps "
-            f"(about {fits:,} would fit, if --warmup shrinks alike)."
-        )
-    if missing:
-        on_estimate(cost.sentence)
-    gpus = {"keeps_model": device.startswith("cuda"), "num_gpus": 1.0 if device.startswith("cuda") else 0.0}
-    if needed:
-        run(warm_unit, needed, where=where, records=records, on_done=on_stage("warm-up", len(needed)), **gpus)  # type: ignore[arg-type]
-    found = run(run_unit, run_units, where=where, records=records, on_done=on_stage("runs", len(run_units)), **gpus)  # type: ignore[arg-type]
-    losses = [
-        RunLosses(
-            trained_on=list(one.trained_on),
-            samples_per_skill=one.samples_per_skill,
-            seed=one.seed,
-            steps_taken=record["steps_taken"],
-            losses=record["losses"],
-        )
-        for one, record in zip(planned, found, strict=True)
-    ]
-    graph = derive(list(shards.skills), eval_skills, told.model_copy(update={"runs": losses}), rule=rule)
+    warm_units, run_units = _units(
+        folder, data, recipe, planned, warm, warmup_steps, every, for_steps, settle, told.made_from["proxy"]
+    )
+    records = _train(data, warm_units, run_units, folder, where or Where(), budget_s, on_estimate, on_stage)
+    learned = told.model_copy(update={"runs": [_measured(*each) for each in zip(planned, records, strict=True)]})
+    graph = derived(shards.skills, eval_skills, learned, rule=rule)
     write_graph(graph, out)
     return graph
+
+
+def _train(
+    data: RunData,
+    warm_units: Sequence[Unit],
+    run_units: Sequence[Unit],
+    folder: str,
+    where: Where,
+    budget_s: float | None,
+    on_estimate: Callable[[str], None],
+    on_stage: OnStage,
+) -> list[Record]:
+    """Say what it will cost, refuse what is too much, do what is not done; the records of the runs."""
+    kept = storage.join(folder, "records")
+    missing = [unit for unit in run_units if not storage.exists(storage.join(kept, f"{unit.key}.json"))]
+    needed = _needed(warm_units, missing, kept)
+    if missing:
+        cost = _cost(data, needed, missing, where)
+        if budget_s is not None and cost.seconds > budget_s:
+            raise GraphError(
+                f"{cost.sentence}, and --budget allows {said_s(budget_s)}. Raise it, or take fewer --seeds, or --steps and --warmup shorter by a "
+                f"factor of {cost.seconds / budget_s:.1f}."
+            )
+        on_estimate(cost.sentence)
+    on_gpu = run_units[0].arguments["recipe"].device.startswith("cuda")
+    stages: list[tuple[str, Callable[..., Record], Sequence[Unit]]] = [("warm-up", warm_unit, needed)] if needed else []
+    records: list[Record] = []
+    for name, function, units in [*stages, ("runs", run_unit, run_units)]:
+        records = run(
+            function,
+            units,
+            where=where,
+            records=kept,
+            keeps_model=on_gpu,
+            num_gpus=1.0 if on_gpu else 0.0,
+            on_done=on_stage(name, len(units)),
+        )
+    return records
+
+
+def _measured(one: PlannedRun, record: Record) -> RunLosses:
+    return RunLosses(
+        trained_on=list(one.trained_on),
+        samples_per_skill=one.samples_per_skill,
+        seed=one.seed,
+        steps_taken=record["steps_taken"],
+        losses=record["losses"],
+    )
 
 
 def _check_numbers(
@@ -253,10 +248,6 @@ def _check_numbers(
     samples: int,
     for_steps: int | None,
     settle: float | None,
-    window: int,
-    proxy: str,
-    segment_at: str | None,
-    answer_after: str | None,
 ) -> None:
     least = {"--steps": steps, "--seeds": num_seeds, "--eval-samples": eval_samples, "--samples": samples}
     bad = [f"{name} {number}" for name, number in least.items() if number < 1]
@@ -273,6 +264,9 @@ def _check_numbers(
         )
     if settle is not None and not settle > 0:
         raise GraphError(f"--settle {settle}: give nats above 0, or leave it out.")
+
+
+def _check_reading(window: int, proxy: str, segment_at: str | None, answer_after: str | None) -> None:
     if segment_at is not None and (not segment_at or not answer_after or proxy not in ("tiny", "small")):
         raise GraphError(
             "--segment-at needs --answer-after, such as --answer-after '= ', and --proxy tiny or small: it reads a text as segments and "
@@ -283,8 +277,9 @@ def _check_numbers(
         check_place(proxy)
 
 
-def _eval_skills(holdout: Mapping[str, SkillShards], targets: Sequence[str], shards: ShardSet) -> list[str]:
+def _eval_skills(shards: ShardSet, targets: Sequence[str]) -> list[str]:
     """The graph's columns; GraphError where one has nothing to be measured on."""
+    holdout = shards.holdout
     if targets:
         unknown = [f"{name!r}{did_you_mean(name, holdout)}" for name in targets if name not in holdout]
         if unknown:
@@ -317,9 +312,11 @@ def _encoded(reading: Reading, skill: str, texts: list[str]) -> TokenBatch:
     return reading.encode(texts)
 
 
-def _digests(folder: str) -> dict[str, str]:
-    """What a pretrained proxy is, by the content of its files."""
-    return {path.name: storage.file_digest(path) for path in sorted(Path(folder).iterdir()) if path.is_file()}
+def _identity(proxy: str) -> str | dict[str, str]:
+    """What a proxy is: its name, or the content of its files."""
+    if proxy in ("tiny", "small"):
+        return proxy
+    return {path.name: storage.file_digest(path) for path in sorted(Path(proxy).iterdir()) if path.is_file()}
 
 
 def _before(out: str | Path, told: Learned) -> GraphFile | None:
@@ -336,28 +333,36 @@ def _before(out: str | Path, told: Learned) -> GraphFile | None:
     return found
 
 
-def _warm_unit(folder: str, data: str, recipe: Recipe, one: PlannedRun, schedule: float, same: dict[str, Any]) -> Unit:
-    key = _key("warm", {**same, "recipe": asdict(recipe), "run": asdict(one)})
-    place = storage.join(folder, f"{key}.npz")
-    return Unit(key, {"data": data, "recipe": recipe, "run": one, "schedule_steps": schedule, "place": place})
-
-
-def _run_unit(
-    data: str,
+def _units(
+    folder: str,
+    data: RunData,
     recipe: Recipe,
-    one: PlannedRun,
-    warm: Unit | None,
+    planned: Sequence[PlannedRun],
+    warm: Sequence[PlannedRun],
     warmup_steps: int,
     eval_every: int,
-    schedule: float,
+    for_steps: int | None,
     settle: float | None,
-    same: dict[str, Any],
-) -> Unit:
-    arguments = {"warmup_steps": warmup_steps, "eval_every": eval_every, "settle": settle}
-    known = {**same, **arguments, "run": asdict(one), "warm": None if warm is None else warm.key}
-    place = None if warm is None else warm.arguments["place"]
-    given = {"data": data, "recipe": recipe, "run": one, "warm": place, "schedule_steps": schedule}
-    return Unit(_key("run", known), {**given, **arguments})
+    proxy: str | dict[str, str],
+) -> tuple[list[Unit], list[Unit]]:
+    """Warm starts and runs; the key of each is the digest of everything that its result depends on."""
+    place = save_data(data, folder)
+    shared = {"data": Path(place).name, "proxy": proxy, "schedule": for_steps, "version": RUNS_VERSION}
+    given = {"data": place, "schedule_steps": math.inf if for_steps is None else float(for_steps)}
+    warm_units = {}
+    for one in warm:
+        warm_recipe = replace(recipe, steps=warmup_steps)
+        key = _key("warm", {**shared, "recipe": asdict(warm_recipe), "run": asdict(one)})
+        kept = storage.join(folder, f"{key}.npz")
+        warm_units[one.seed] = Unit(key, {**given, "recipe": warm_recipe, "run": one, "place": kept})
+    run_units = []
+    for one in planned:
+        start = warm_units.get(one.seed)
+        asked = {"warmup_steps": warmup_steps, "eval_every": eval_every, "settle": settle}
+        told = {**shared, **asked, "recipe": asdict(recipe), "run": asdict(one), "warm": start and start.key}
+        arguments = {**given, **asked, "recipe": recipe, "run": one, "warm": start and start.arguments["place"]}
+        run_units.append(Unit(_key("run", told), arguments))
+    return list(warm_units.values()), run_units
 
 
 def _key(kind: str, known: dict[str, Any]) -> str:
@@ -375,10 +380,9 @@ def _needed(warm: Sequence[Unit], missing: Sequence[Unit], records: str) -> list
     return needed
 
 
-def _cost(data: RunData, recipe: Recipe, warm: Sequence[Unit], missing: Sequence[Unit], where: Where) -> Cost:
+def _cost(data: RunData, warm: Sequence[Unit], missing: Sequence[Unit], where: Where) -> Cost:
     """From a few steps and one evaluation, measured here."""
-    if not missing:
-        return Cost(0, 0, 0.0)
+    recipe = missing[0].arguments["recipe"]
     largest = max(unit.arguments["run"].batch_size for unit in (*warm, *missing))
     some = next(iter(data.train.values()))
     with one_thread():

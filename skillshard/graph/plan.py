@@ -15,6 +15,19 @@ Method = Literal["linear", "brute-force", "leave-one-out"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
+def parse_method(word: str) -> Method:
+    """
+    >>> parse_method("leave-one-out")
+    'leave-one-out'
+    >>> parse_method("linera")
+    Traceback (most recent call last):
+    skillshard.errors.GraphError: method 'linera' (did you mean 'linear'?): give linear, brute-force, leave-one-out.
+    """
+    if word not in METHODS:
+        raise GraphError(f"method {word!r}{did_you_mean(word, METHODS)}: give {', '.join(METHODS)}.")
+    return word
+
+
 @dataclass(frozen=True)
 class PlannedRun:
     """One run.
@@ -76,6 +89,16 @@ def plan_runs(
     ]
 
 
+def plan_warm_starts(train_skills: Sequence[str], *, batch_size: int, seeds: Sequence[int]) -> list[PlannedRun]:
+    """A run on all training skills alike for each seed: what all runs of that seed begin with.
+
+    >>> plan_warm_starts(("b", "a"), batch_size=63, seeds=[0])
+    [PlannedRun(trained_on=('a', 'b'), samples_per_skill=32, seed=0)]
+    """
+    skills = tuple(sorted(train_skills))
+    return [PlannedRun(skills, -(-batch_size // len(skills)), seed) for seed in seeds]
+
+
 def _training_sets(
     method: Method, train_skills: tuple[str, ...], eval_skills: tuple[str, ...]
 ) -> list[tuple[str, ...]]:
@@ -90,8 +113,6 @@ def _training_sets(
 def _check(
     method: str, train_skills: Sequence[str], eval_skills: Sequence[str], batch_size: int, seeds: Sequence[int]
 ) -> None:
-    if method not in METHODS:
-        raise GraphError(f"method {method!r}{did_you_mean(method, METHODS)}: give {', '.join(METHODS)}.")
     if not train_skills or not eval_skills:
         raise GraphError(
             f"{len(train_skills)} training and {len(eval_skills)} evaluation skills: a graph needs at least one of each."

@@ -40,16 +40,17 @@ class Statistics:
     @property
     def sentence(self) -> str:
         """What the density says about using the graph."""
-        share = self.density_between if self.density_certain is None else self.density_certain
+        share, certain = self.density_between, self.density_certain
         if share is None:
-            return "One skill: there is nothing to mix."
+            return "There are no edges between skills: nothing to mix by."
         told = f"{100 * share:.0f} % of the edges between skills are positive"
-        if self.density_certain is not None:
-            told += " beyond doubt"
-        if share >= NEARLY_COMPLETE:
-            return f"Nearly complete ({told}): everything helps everything, and stratified sampling is expected to be as good."
+        told += "" if certain is None else f", {100 * certain:.0f} % beyond doubt"
         if share <= NEARLY_EMPTY:
             return f"Nearly empty ({told}): skills hardly help one another, and each is learned on its own: weights by loss need no graph."
+        if certain is not None and certain <= NEARLY_EMPTY:
+            return f"Undecided ({told}): too few edges can be told from 0. More seeds or longer runs would say more."
+        if (share if certain is None else certain) >= NEARLY_COMPLETE:
+            return f"Nearly complete ({told}): everything helps everything, and stratified sampling is expected to be as good."
         return f"Neither nearly complete nor nearly empty ({told}): there is an order for SKILL-IT to use."
 
 
