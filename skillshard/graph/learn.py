@@ -352,17 +352,23 @@ def _units(
     warm_units = {}
     for one in warm:
         warm_recipe = replace(recipe, steps=warmup_steps)
-        key = _key("warm", {**shared, "recipe": asdict(warm_recipe), "run": asdict(one)})
+        key = _key("warm", {**shared, "recipe": _told(warm_recipe), "run": asdict(one)})
         kept = storage.join(folder, f"{key}.npz")
         warm_units[one.seed] = Unit(key, {**given, "recipe": warm_recipe, "run": one, "place": kept})
     run_units = []
     for one in planned:
         start = warm_units.get(one.seed)
         asked = {"warmup_steps": warmup_steps, "eval_every": eval_every, "settle": settle}
-        told = {**shared, **asked, "recipe": asdict(recipe), "run": asdict(one), "warm": start and start.key}
+        told = {**shared, **asked, "recipe": _told(recipe), "run": asdict(one), "warm": start and start.key}
         arguments = {**given, **asked, "recipe": recipe, "run": one, "warm": start and start.arguments["place"]}
         run_units.append(Unit(_key("run", told), arguments))
     return list(warm_units.values()), run_units
+
+
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """A recipe without the place of a pretrained model, whose content is in every key."""
+    told = asdict(recipe)
+    return told if isinstance(told["model"], dict) else {**told, "model": None}
 
 
 def _key(kind: str, known: dict[str, Any]) -> str:

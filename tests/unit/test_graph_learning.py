@@ -154,6 +154,29 @@ def test_targets_and_other_shards_are_columns(shards: ShardSet, tmp_path: Path) 
         learn(shards, tmp_path / "no.json", eval_shards=other, method="brute-force")
 
 
+def test_a_pretrained_proxy_is_known_by_its_content_and_needs_no_warm_start(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.adapters.hf_trainer import byte_tokenizer, tiny
+
+    for name in ("here", "there"):
+        tiny().save_pretrained(tmp_path / name)
+        byte_tokenizer().save_pretrained(tmp_path / name)
+    asked: dict[str, Any] = {"method": "linear", "warmup_steps": 0, "runs": tmp_path / "runs"}
+    graph = learn(shards, tmp_path / "here.json", proxy=str(tmp_path / "here"), **asked)
+    assert graph.learned is not None
+    starts = {tuple(run.losses[0]) for run in graph.learned.runs}
+    assert len(starts) == 1, "every run begins with the model as it is"
+    assert all(run.losses[-1] != run.losses[0] for run in graph.learned.runs)
+
+    def no_training(**arguments: Any) -> Any:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(learning, "run_unit", no_training)
+    learn(shards, tmp_path / "there.json", proxy=str(tmp_path / "there"), **asked)
+    assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
+
+
 def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(GraphError, match=r"4 runs, 400,002 steps in all: about .*, and --budget allows 1 s\. Raise it"):
