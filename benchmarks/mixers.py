@@ -4,7 +4,7 @@
 
 8 skills of `--samples` texts of about 1 kB (lognormal), weights .3 .2 .15 .1 .1 .05 .05 .05, shuffled, warm page cache,
 delivered as `str`. Every loader runs in a process of its own for about `--seconds` CPU-seconds, in turn, `--repeats` times;
-what counts is samples per CPU-second of that process with its children, as a ratio to the limit of the same turn.
+what counts is samples per CPU-second of that process with its children, as a ratio to the limit, measured just before.
 Loaders of others come with `pip install -e '.[bench]'`; one that is not installed is reported as missing.
 """
 
@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,8 @@ SKILLS = tuple(f"skill-{number}" for number in range(len(WEIGHTS)))
 BATCH = 256
 ROUND_DRAWS = 4096
 LIMIT_DRAWS = 16_384
+MEMORY = Path("/dev/shm") if os.path.isdir("/dev/shm") else None  # else the system's temporary directory
+LEDGER_PREFIX = "skillshard-bench-"
 
 
 # --- texts and the formats of each loader ----------------------------------------------------------------------------
@@ -199,13 +202,12 @@ class Shifting:
         return moved / moved.sum()
 
 
-def _mixer(work: Path, *, changing: bool) -> Any:
-    """A mixer with a new ledger, which stays: ext4 takes a minute to forget deleted files, and creates slowly until then."""
+def _mixer(work: Path, *, changing: bool, ledgers: Path | None = None) -> Any:
+    """A mixer with a new ledger, in memory unless said otherwise, as the texts are in the page cache."""
     from skillshard.mixing.mixer import Mixer
     from skillshard.shards.read import ShardSet
 
-    (work / "ledgers").mkdir(exist_ok=True)
-    ledger = tempfile.mkdtemp(dir=work / "ledgers")
+    ledger = tempfile.mkdtemp(dir=ledgers or MEMORY, prefix=LEDGER_PREFIX)
     return Mixer(ShardSet.open(work / "shards"), Shifting(changing), ledger=ledger, round_draws=ROUND_DRAWS, wait_s=5)
 
 
@@ -216,8 +218,8 @@ def _reported(mixer: Any, draw: int, num: int) -> None:
         mixer.report(0, losses, draw=(draw + num) // ROUND_DRAWS * ROUND_DRAWS)
 
 
-def ours(work: Path, num: int, *, changing: bool = True) -> Iterator[list[str]]:
-    mixer = _mixer(work, changing=changing)
+def ours(work: Path, num: int, *, changing: bool = True, ledgers: Path | None = None) -> Iterator[list[str]]:
+    mixer = _mixer(work, changing=changing, ledgers=ledgers)
     for batch in mixer.batches(BATCH):
         assert len(batch.skill_numbers) == BATCH
         yield batch.texts
@@ -227,6 +229,11 @@ def ours(work: Path, num: int, *, changing: bool = True) -> Iterator[list[str]]:
 
 def ours_fixed(work: Path, num: int) -> Iterator[list[str]]:
     return ours(work, num, changing=False)
+
+
+def ours_on_disk(work: Path, num: int) -> Iterator[list[str]]:
+    """With two new files a round on the disk of `work`. Slow for a minute after many files were deleted from an ext4."""
+    return ours(work, num, ledgers=work)
 
 
 def ours_samples(work: Path, num: int) -> Iterator[list[str]]:
@@ -334,6 +341,7 @@ def webdataset_workers(work: Path, num: int) -> Iterator[list[str]]:
 LOADERS: dict[str, tuple[str, Callable[[Path, int], Iterator[list[str]]], Callable[[Path, int], None] | None]] = {
     "limit": ("limit: index + mmap, batches", limit, None),
     "ours": ("Mixer, batches, weights changing every 4,096 draws", ours, None),
+    "ours_on_disk": ("the same, ledger on disk (250 rounds a second)", ours_on_disk, None),
     "ours_fixed": ("Mixer, batches, fixed weights", ours_fixed, None),
     "ours_samples": ("Mixer, sample by sample", ours_samples, None),
     "litdata": ("litdata CombinedStreamingDataset", litdata, prepare_litdata),
@@ -399,31 +407,39 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Samples per CPU-second (median), ratio to the limit of the same turn (median, least, most)."""
+    """Samples per CPU-second (median), ratio to the limit just before (median, least, most), and how far ours is ahead."""
     lines = ["| loader | samples / CPU-s | ratio to the limit (range) | ours is |", "|---|---:|---:|---:|"]
-    rates = {
-        name: [turn["samples"] / turn["cpu_s"] for turn in turns if "samples" in turn]
-        for name, turns in results.items()
-    }
+    rates = {name: [_rate(turn) for turn in turns if "samples" in turn] for name, turns in results.items()}
     for name, found in rates.items():
         label = LOADERS[name][0]
         if not found:
-            why = next((value for turn in results[name] for value in turn.values()), "not run")
-            lines.append(f"| {label} | missing: {why} | | |")
+            kind, why = next(iter(results[name][0].items()))
+            lines.append(f"| {label} | {kind}: {why} | | |")
             continue
-        ratios = [one / other for one, other in zip(found, rates["limit"], strict=True)]
-        base = rates["ours_workers" if name.endswith("_workers") else "ours"]
-        ahead = statistics.median(one / other for one, other in zip(base, found, strict=True))
+        ratios = _ratios(results[name])
+        ahead = statistics.median(_ratios(results["ours_workers" if name.endswith("_workers") else "ours"]))
+        ahead /= statistics.median(ratios)
         lines.append(
             f"| {label} | {statistics.median(found):,.0f} | {statistics.median(ratios):.3f} "
             f"({min(ratios):.3f} to {max(ratios):.3f}) | {ahead:.1f}x |"
         )
     return "\n".join(lines)
+
+
+def _rate(turn: dict[str, Any]) -> float:
+    return float(turn["samples"] / turn["cpu_s"])
+
+
+def _ratios(turns: list[dict[str, Any]]) -> list[float]:
+    return [_rate(turn) / turn["limit"] for turn in turns if "samples" in turn]
 
 
 def main() -> None:
@@ -448,12 +464,16 @@ def main() -> None:
         return
     prepare(asked.work, asked.samples)
     common = ["--work", str(asked.work), "--samples", str(asked.samples), "--seconds", str(asked.seconds)]
-    names = list(dict.fromkeys(chain(["limit", "ours"], asked.only)))
+    names = list(dict.fromkeys(chain(["limit", "ours", "ours_workers"], asked.only)))
     unready = {name: found for name in names if (found := in_a_process(*common, "--step", "prepare", name))}
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for name in chain.from_iterable(repeat(names, asked.repeats)):
-        results[name].append(unready.get(name) or in_a_process(*common, "--step", "measure", name))
+        limit_now = _rate(in_a_process(*common, "--step", "measure", "limit"))
+        done = unready.get(name) or in_a_process(*common, "--step", "measure", name)
+        results[name].append({**done, "limit": limit_now})
         print(name, results[name][-1], file=sys.stderr)
+    for place in chain.from_iterable(folder.glob(f"{LEDGER_PREFIX}*") for folder in (asked.work, MEMORY) if folder):
+        shutil.rmtree(place)
     print(table(results))
     if asked.out:
         asked.out.parent.mkdir(parents=True, exist_ok=True)

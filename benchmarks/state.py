@@ -105,6 +105,45 @@ def resume(work: Path, shards: Path) -> dict[str, Any]:
     return {**found, "load_state_dict_ms": 1000 * (time.perf_counter() - started)}
 
 
+def count(work: Path, shards: Path) -> dict[str, Any]:
+    """Counting the tokens of the real shards by their bytes, in one process."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    from skillshard.execution import Where
+    from skillshard.shards.read import ShardSet
+    from skillshard.shards.tokens import count_tokens
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: at for at, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    started = time.process_time()
+    counts = count_tokens(ShardSet.open(shards), tokenizer, work / "tokens", where=Where(workers=1))
+    return {"tokens": counts.manifest.num_train, "cpu_seconds": time.process_time() - started}
+
+
+def resume_packed(work: Path, shards: Path) -> dict[str, Any]:
+    """Milliseconds from an opened shard set to the first packed block, at the head of the ledger of 10,000 rounds and in its middle.
+
+    As in `resume`, the second time with shards that this process has checked before.
+    """
+    from skillshard.mixing.packing import PackedTokens
+    from skillshard.shards.read import ShardSet
+    from skillshard.shards.tokens import TokenCounts
+
+    opened, counts = ShardSet.open(shards), TokenCounts.open(work / "tokens")
+    total = counts.manifest.num_train / opened.manifest.num_train * NUM_ROUNDS * ROUND_DRAWS  # about
+    found = {}
+    for name, share in (("head", 0.98), ("middle", 0.5)):
+        for case in ("first_block_checking_shards_ms", "first_block_ms"):
+            started = time.perf_counter()
+            packed = PackedTokens(_mixer(work / "ledger", opened), counts, block_tokens=1024, separator=None)
+            assert (
+                len(packed.batch(int(total * share) // 1024, 1)) == 1
+            )  # load_state_dict would set the later rounds aside
+            found[f"{name}_{case}"] = 1000 * (time.perf_counter() - started)
+    return found
+
+
 def long_run(work: Path, shards: Path) -> dict[str, Any]:
     """Private memory (without mapped files) while 10 million draws are delivered."""
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +176,14 @@ def _memory_mb() -> float:
     return int(status["RssAnon"].split()[0]) / 1024
 
 
-STEPS = {"open_manifest": open_manifest, "make_ledger": make_ledger, "resume": resume, "long_run": long_run}
+STEPS = {
+    "open_manifest": open_manifest,
+    "make_ledger": make_ledger,
+    "resume": resume,
+    "count": count,
+    "resume_packed": resume_packed,
+    "long_run": long_run,
+}
 
 
 def main() -> None:

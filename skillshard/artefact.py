@@ -21,7 +21,12 @@ from typing import Any
 from skillshard import storage
 from skillshard.errors import StorageError
 
-MANIFESTS = {"tags.json": "tags", "manifest.json": "shards", "run.json": "a run's ledger"}
+MANIFESTS = {
+    "tags.json": "tags",
+    "manifest.json": "shards",
+    "tokens.json": "token counts",
+    "run.json": "a run's ledger",
+}
 """File that finishes an artefact -> what it finishes."""
 
 

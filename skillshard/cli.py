@@ -139,8 +139,17 @@ Artefact = Annotated[
     str,
     typer.Argument(
         metavar="ARTEFACT",
-        help="Tags, shards or a run's ledger: a directory; of shards also a URI (s3://, gs://, http://).",
+        help="Tags, shards, token counts or a run's ledger: a directory; of shards also a URI (s3://, gs://, http://).",
     ),
+]
+ShardsPlace = Annotated[
+    str, typer.Argument(metavar="SHARDS", help="A shard set: a directory or a URI (s3://, gs://, http://).")
+]
+CachePlace = Annotated[
+    Path | None, typer.Option("--cache", help="Directory for remote shards; without it they are fetched and not kept.")
+]
+CacheSize = Annotated[
+    str | None, typer.Option("--cache-size", help="Limit of what is kept there, such as 50GB; the disk's without it.")
 ]
 
 
@@ -163,7 +172,7 @@ def tag(
         str | None, typer.Option("--skills", help="embedding, loss: the number of skills, or 'auto'.", metavar="K|auto")
     ] = None,
     skills_range: Annotated[
-        str, typer.Option("--skills-range", help="embedding: what --skills auto tries.", metavar="LEAST:MOST")
+        str, typer.Option("--skills-range", help="embedding, loss: what --skills auto tries.", metavar="LEAST:MOST")
     ] = "2:64",
     balance: Annotated[
         float, typer.Option("--balance", help="embedding: no skill gets a smaller share of the samples.")
@@ -300,7 +309,6 @@ def tag(
     }
     _refuse_strangers(alien_to[by], f"has no meaning with --by {by}")
     where = Where(workers, ray_address)
-    names = None if mapping is None else taggers.read_map(mapping)
     if any(value is not None for value in regrouping.values()) and not field:
         _refuse_strangers(
             regrouping if by != "metadata" else {},
@@ -311,7 +319,7 @@ def tag(
                 corpus,
                 out,
                 combine=combine,
-                mapping=names,
+                mapping=None if mapping is None else taggers.read_map(mapping),
                 min_share=min_share,
                 rest=rest,
                 vectors=_graph_rows(graph),
@@ -329,10 +337,11 @@ def tag(
         )
     opened = Corpus.open(corpus)
     tagger = (
-        _metadata(field or [], names, min_share, rest)
+        _metadata(field or [], mapping, min_share, rest)
         if by == "metadata"
         else _loss(
             skills=skills,
+            skills_range=skills_range,
             model=model,
             fixed={"--device": device, "--dtype": dtype, "--max-length": max_length} | of_loss,
             runs=10 if runs is None else runs,
@@ -383,13 +392,15 @@ def tag(
     show_tags(tags)
 
 
-def _metadata(field: list[str], mapping: dict[str, str] | None, min_share: float, rest: str | None) -> Any:
+def _metadata(field: list[str], mapping: Path | None, min_share: float, rest: str | None) -> Any:
     from skillshard import taggers
 
     tagger = taggers.metadata(*field)
     if mapping is None and not min_share and rest is None:
         return tagger
-    return taggers.regrouped(tagger, mapping=mapping, min_share=min_share, rest=rest)
+    return taggers.regrouped(
+        tagger, mapping=None if mapping is None else taggers.read_map(mapping), min_share=min_share, rest=rest
+    )
 
 
 def _graph_rows(graph: Path | None) -> dict[str, Any]:
@@ -438,7 +449,7 @@ def _embedding(
         alien = {"--device": device, "--batch-size": batch_size, "--dtype": dtype, "--prompt": prompt}
         alien |= {"--max-length": max_length, "--windows": windows}
         _refuse_strangers(alien, "is of sentence-transformers models: the lexical encoder has none")
-        chosen: Any = taggers.open_lexical(str(kept.folder)) if kept else taggers.lexical()
+        chosen: Any = taggers.lexical() if kept is None else taggers.kept_lexical(kept)
     else:
         made = kept.manifest.encoder.arguments if kept else {}
         chosen = taggers.sentence_encoder(
@@ -448,7 +459,7 @@ def _embedding(
             dtype=dtype or made.get("dtype", "float32"),
             prompt=made.get("prompt", "") if prompt is None else prompt,
             max_length=max_length or made.get("max_length"),
-            windows=windows or made.get("windows", "first"),  # type: ignore[arg-type]  # checked there
+            windows=windows or made.get("windows", "first"),
             on_this_machine=on_this_machine,
         )
     if kept:
@@ -462,6 +473,7 @@ def _embedding(
 def _loss(
     *,
     skills: str | None,
+    skills_range: str,
     model: Path | None,
     fixed: dict[str, Any],
     runs: int,
@@ -491,6 +503,7 @@ def _loss(
 
     return loss_tagger(
         skills=parse_skills(skills),
+        skills_range=parse_range(skills_range),
         runs=runs,
         checkpoints=checkpoints,
         steps=steps,
@@ -566,6 +579,38 @@ def shard(
 
 
 @app.command()
+def tokens(
+    shards: ShardsPlace,
+    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="A tokenizer.json of Hugging Face's tokenizers.")],
+    out: Out,
+    special_tokens: Annotated[
+        bool, typer.Option("--special-tokens", help="Add the tokenizer's special tokens to each sample.")
+    ] = False,
+    cache: CachePlace = None,
+    cache_size: CacheSize = None,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+) -> None:
+    """Count the tokens of every sample: for weights in tokens, and for packing."""
+    from skillshard.execution import Where
+    from skillshard.report.text import show_tokens
+    from skillshard.shards.read import ShardSet
+    from skillshard.shards.tokens import count_tokens
+
+    cache_bytes = None if cache_size is None else parse_size(cache_size, "--cache-size")
+    with _Bars() as bars:
+        counts = count_tokens(
+            ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes),
+            tokenizer,
+            out,
+            special_tokens=special_tokens,
+            where=Where(workers, ray_address),
+            on_stage=bars.stage,
+        )
+    show_tokens(counts)
+
+
+@app.command()
 def inspect(
     place: Artefact,
     against: Annotated[
@@ -611,34 +656,37 @@ def verify(place: Artefact) -> None:
 
 @app.command()
 def mix(
-    shards: Annotated[
-        str, typer.Argument(metavar="SHARDS", help="A shard set: a directory or a URI (s3://, gs://, http://).")
-    ],
+    shards: ShardsPlace,
     draws: Annotated[int, typer.Option("--draws", min=1, help="Number of draws.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="JSONL file, one line per draw; standard output if not given.")
     ] = None,
-    policy: Annotated[str, typer.Option("--policy", help="stratified or proportional.")] = "stratified",
+    policy: Annotated[
+        str, typer.Option("--policy", help="stratified, proportional, temperature, unimax or fixed.")
+    ] = "stratified",
+    tau: Annotated[
+        float | None, typer.Option("--tau", help="Of temperature: 1 is proportional, large is stratified.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option("--epochs", help="Of unimax: most passes over one skill in these draws.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Of fixed: JSON, what 'skillshard fit' wrote or skill -> weight.")
+    ] = None,
     floor: Annotated[float, typer.Option("--floor", help="Least weight of any skill.")] = 0.0,
     first: Annotated[int, typer.Option("--first", min=0, help="First draw.")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another order.")] = 0,
     round_draws: Annotated[int, typer.Option("--round-draws", min=1, help="Draws with one weight vector.")] = 4096,
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Keep the run's ledger here.")] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option("--cache", help="Directory for remote shards; without it they are fetched and not kept."),
-    ] = None,
-    cache_size: Annotated[
-        str | None,
-        typer.Option("--cache-size", help="Limit of what is kept there, such as 50GB; the disk's without it."),
-    ] = None,
+    cache: CachePlace = None,
+    cache_size: CacheSize = None,
 ) -> None:
     """Write the mixed stream: draw, skill and id, one line per draw."""
-    from skillshard.mixing.listing import list_draws
+    from skillshard.mixing.listing import list_draws, static_policy
 
     text = list_draws(
         shards,
-        policy=policy,
+        policy=static_policy(policy, draws=first + draws, tau=tau, epochs=epochs, weights=weights),
         floor=floor,
         first=first,
         num=draws,
@@ -650,6 +698,9 @@ def mix(
     )
     if out is None:
         sys.stdout.buffer.write(text)
+        return
+    if out.exists() and not (out.is_file() or out.is_dir()):  # a device or a pipe is written to, not replaced by a file
+        out.write_bytes(text)
         return
     if out.exists() and out.read_bytes() != text:
         raise SkillshardError(f"{out} exists and holds something else. Choose another --out, or remove it.")
@@ -740,7 +791,7 @@ def learn_graph(
     out: GraphOut,
     method: Annotated[
         str,
-        typer.Option("--method", help="linear, brute-force or leave-one-out; see docs/design/0008-graph-learning.md."),
+        typer.Option("--method", help="linear, brute-force or leave-one-out; see docs/design/0010-graph-learning.md."),
     ] = "linear",
     warmup: Annotated[
         int,
@@ -1051,9 +1102,9 @@ def _relative_paths(verb: tuple[str, ...], arguments: list[str]) -> list[str]:
     for name in verb:
         command = command.commands[name]
     found = command.make_context(verb[-1], list(arguments), resilient_parsing=True).params
-    names = ("tags", "out", "shards", "eval_shards", "runs")
-    places = [*(found.get("corpus") or ()), *(found.get(name) for name in names)]
-    places += [found["proxy"]] if found.get("proxy") not in (None, "tiny", "small") else []
+    names = ("shards", "eval_shards", "tags", "tokenizer", "cache", "out", "model", "mapping", "graph", "runs", "proxy")
+    given = [found.get(name) for name in names if found.get(name) not in ("tiny", "small")]
+    places = [*(found.get("corpus") or ()), *(place for place in given if isinstance(place, str | Path))]
     return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]
 
 

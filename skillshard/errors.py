@@ -31,6 +31,10 @@ class ShardError(SkillshardError, ValueError):
     """A shard, its index or its manifest is damaged, or cannot be made as asked."""
 
 
+class TokensError(SkillshardError, ValueError):
+    """Token counts do not fit their shards, or tokens cannot be counted or packed as asked."""
+
+
 class GraphError(SkillshardError, ValueError):
     """A skills graph has the wrong shape, names or values."""
 

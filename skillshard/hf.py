@@ -61,7 +61,7 @@ class WholeStream(Dataset[dict[str, Any]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Items:
-        return Items(self.mixer.at(self.mixer.draw + np.asarray(indices, np.int64)))
+        return Items(self.mixer, self.mixer.find(self.mixer.draw + np.asarray(indices, np.int64)))
 
 
 def causal_lm_collator(

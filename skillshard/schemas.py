@@ -16,7 +16,9 @@ from skillshard.fitting.runs import RunsFile
 from skillshard.graph.skill_graph import GraphFile
 from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.mixer import MixerState
+from skillshard.mixing.packing import PackedState
 from skillshard.shards.manifest import Manifest, SampleMember
+from skillshard.shards.tokens import TokensManifest
 from skillshard.taggers.cluster_model import ModelManifest
 from skillshard.tags import TagsManifest
 
@@ -27,12 +29,14 @@ _MODELS: dict[str, Any] = {
     "manifest-1": Manifest,
     "mixer-1": MixerState,
     "observation-1": ObservationRecord,
+    "packed-1": PackedState,
     "rejection-1": Rejection,
     "round-1": RoundRecord,
     "run-1": RunRecord,
     "runs-1": RunsFile,
     "sample-1": SampleMember,
     "tags-1": TagsManifest,
+    "tokens-1": TokensManifest,
 }
 
 

@@ -376,7 +376,8 @@ def first_fault(error: ValidationError) -> str:
     """What is wrong first with a JSON file that does not fit its model, and where in it."""
     fault = error.errors(include_url=False)[0]
     where = ".".join(map(str, fault["loc"]))
-    return f"{where}: {fault['msg']}" if where else fault["msg"]
+    got = f", got {fault['input']!r}" if isinstance(fault["input"], str | int | float) else ""
+    return f"{where}: {fault['msg']}{got}" if where else fault["msg"]
 
 
 def digest(data: bytes | memoryview) -> str:

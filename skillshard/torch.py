@@ -1,6 +1,6 @@
-"""The mixed stream in a PyTorch `DataLoader`, and in torchdata's `StatefulDataLoader`.
+"""The mixed stream in a PyTorch `DataLoader`, and in torchdata's `StatefulDataLoader`: as texts, or as blocks of tokens.
 
-The dataset is map-style over an endless range: index i of a rank is draw first + i x world_size + rank of the global stream.
+The dataset is map-style over an endless range: index i of a rank is draw (or block) first + i x world_size + rank of the global stream.
 A `DataLoader` without a sampler asks for 0, 1, 2, ... in batches and hands them out in that order, so the batches are the same
 for any number of workers, and each worker fetches, collates and sends a whole batch at once.
 
@@ -9,8 +9,12 @@ from the indices it is asked for, and refuses.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypedDict, overload
+from functools import cached_property
+from itertools import count
+from typing import Any, TypedDict, TypeVar, overload
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -20,9 +24,15 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from skillshard.errors import LedgerError, PolicyError, SkillshardError
 from skillshard.mixing.mixer import Batch, Mixer
+from skillshard.mixing.packing import PackedBatch, PackedTokens
+from skillshard.mixing.round_plan import Places
 from skillshard.refusals import refuse_samplers
 
 ENDLESS = 1 << 62
+_KEYS = count()
+_DATASETS: "WeakValueDictionary[int, MixedDataset]" = WeakValueDictionary()
+"""The datasets that this process made, by a number that their workers know too."""
+T = TypeVar("T")
 
 
 class Item(TypedDict):
@@ -42,13 +52,18 @@ class MixedBatch(TypedDict):
 
 
 class Items(Sequence[Item]):
-    """The samples of one batch; each is made into an `Item` only when asked for."""
+    """The samples of one batch; texts are read, and made into `Item`s, only when asked for."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+    def __init__(self, mixer: Mixer, places: Places, *, key: int | None = None) -> None:
+        self.mixer, self.places, self.key = mixer, places, key
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The samples as one."""
+        return self.mixer.cut(self.places)
 
     def __len__(self) -> int:
-        return len(self.batch)
+        return len(self.places)
 
     @overload
     def __getitem__(self, at: int) -> Item: ...
@@ -62,18 +77,212 @@ class Items(Sequence[Item]):
         return Item(draw=int(self.batch.draws[at]), skill=self.batch.skills[at], text=self.batch.texts[at])
 
 
-def collate(items: Items) -> MixedBatch:
-    """A batch without a step per sample: `DataLoader(..., collate_fn=collate)`.
+def collate(items: Items) -> Mapping[str, Any]:
+    """A `MixedBatch`, without a step per sample: `DataLoader(..., collate_fn=collate)`.
 
-    Draws are a NumPy array, where PyTorch's default collation makes a tensor: a worker's tensor goes through a file of its own,
-    which costs more than all the rest of the batch. Your own `collate_fn` gets the same: a sequence of `Item`, or its
-    `batch` as one.
+    Draws are a NumPy array, where PyTorch's default collation makes a tensor: a worker's tensor goes through a file of its own.
+    What a worker sends is where the texts lie; the loader's process, which maps the same shards, cuts them out. Your own
+    `collate_fn` gets the same: a sequence of `Item`, or its `batch` as one, and what it makes of them is what is sent.
     """
-    batch = items.batch
+    if items.key is None or get_worker_info() is None:
+        return _mixed_batch(items.batch)
+    return SentBatch(items)
+
+
+def _mixed_batch(batch: Batch) -> MixedBatch:
     return MixedBatch(draw=batch.draws, skill=batch.skills, text=batch.texts)
 
 
-class MixedDataset(Dataset[Item]):
+class SentBatch(Mapping[str, Any]):
+    """A `MixedBatch` in a worker: its texts are read only if they are asked for there."""
+
+    def __init__(self, items: Items) -> None:
+        self._items = items
+
+    @cached_property
+    def _batch(self) -> MixedBatch:
+        return _mixed_batch(self._items.batch)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._batch[name]  # type: ignore[literal-required]  # as any dictionary
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MixedBatch.__annotations__)
+
+    def __len__(self) -> int:
+        return len(MixedBatch.__annotations__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self._items.key, self._items.places)
+
+
+def _received(key: int, places: Places) -> MixedBatch:
+    """In the loader's process: the batch that a worker found."""
+    return _mixed_batch(_DATASETS[key].mixer.cut(places))
+
+
+class PackedItem(TypedDict):
+    """One block."""
+
+    block: int
+    input_ids: torch.Tensor
+    draws: torch.Tensor
+    skill_tokens: torch.Tensor
+
+
+class PackedTensors(TypedDict):
+    """A batch as `collate_blocks` and PyTorch's default collation make it."""
+
+    block: torch.Tensor
+    input_ids: torch.Tensor
+    draws: torch.Tensor
+    skill_tokens: torch.Tensor
+
+
+class Blocks(Sequence[PackedItem]):
+    """The blocks of one batch; each is made into a `PackedItem` only when asked for."""
+
+    def __init__(self, batch: PackedBatch) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    @overload
+    def __getitem__(self, at: int) -> PackedItem: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[PackedItem]: ...
+
+    def __getitem__(self, at: int | slice) -> PackedItem | list[PackedItem]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(len(self))[at]]
+        return PackedItem(
+            block=int(self.batch.blocks[at]),
+            input_ids=torch.from_numpy(self.batch.tokens[at]),
+            draws=torch.from_numpy(self.batch.draws[at]),
+            skill_tokens=torch.from_numpy(self.batch.skill_tokens[at]),
+        )
+
+
+def collate_blocks(blocks: Blocks) -> PackedTensors:
+    """What PyTorch's default collation gives, without a step per block: `DataLoader(..., collate_fn=collate_blocks)`.
+
+    `input_ids` and `draws` are (block, token), `skill_tokens` is (block, skill), `block` their positions in the packed stream.
+    Tokens with draw -1 are filled up beyond the end of the stream: leave them out of the loss. Your own `collate_fn` gets the
+    same: a sequence of `PackedItem`, or its `batch` as one, which also knows `positions`.
+    """
+    batch = blocks.batch
+    return PackedTensors(
+        block=torch.from_numpy(batch.blocks),
+        input_ids=torch.from_numpy(batch.tokens),
+        draws=torch.from_numpy(batch.draws),
+        skill_tokens=torch.from_numpy(batch.skill_tokens),
+    )
+
+
+class StreamShare(Dataset[T], ABC):
+    """A rank's share of a global stream, from where the stream stands; what `MixedDataset` and `PackedDataset` have in common.
+
+    Args:
+        ends: whether the stream may end.
+        of: what the stream is of, as JSON: a loader's state of another one is refused.
+        rank, world_size: this process's share; None: torch.distributed's, or 0 of 1 where there is none.
+    """
+
+    owner: str
+    """Whose `load_state_dict` moves the stream: "mixer" or "packed"."""
+    position: str
+    """What the stream counts: "draw" or "block"."""
+
+    def __init__(self, *, ends: bool, of: Mapping[str, Any], rank: int | None, world_size: int | None) -> None:
+        self.rank, self.world_size = _place(rank, world_size)
+        self._ends, self._of = ends, dict(of)
+        self._loaded: tuple[int, int] | None = None
+        self._last: tuple[int, int] | None = None
+        self._begun = torch.full((1,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    @abstractmethod
+    def _stands(self) -> int:
+        """Where the stream stands."""
+
+    @abstractmethod
+    def _read(self, positions: Int[np.ndarray, " position"]) -> Sequence[T]:
+        """What is there; positions beyond the end are left out."""
+
+    @abstractmethod
+    def _holds(self, position: int) -> bool:
+        """Whether the stream has not ended before a position."""
+
+    def __len__(self) -> int:
+        name = type(self).__name__
+        refuse_samplers(self, f"Leave shuffle and sampler away: DataLoader({name}({self.owner}), batch_size=...).")
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> T:
+        return self._share(np.array([index], np.int64))[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[T]:
+        asked = np.asarray(indices, np.int64)
+        self._check_order(asked)
+        return self._share(asked)
+
+    def _share(self, indices: Int[np.ndarray, " position"]) -> Sequence[T]:
+        """The samples or blocks; StopIteration, which ends the loop over the loader, where the stream has ended."""
+        positions = self._first + indices * self.world_size
+        found = self._read(positions + self.rank)
+        if len(found) < len(positions) and (not len(found) or self.world_size > 1):
+            raise StopIteration
+        if self.world_size > 1 and self._ends and not self._holds(int(positions[-1]) + self.world_size - 1):
+            raise StopIteration  # the last rank has no full batch: no rank takes this step
+        return found
+
+    @property
+    def _first(self) -> int:
+        """The position of index 0 on rank 0: where the stream stands, or stood when a loaded loader was begun."""
+        stands = self._stands()
+        return self._loaded[1] if self._loaded is not None and self._loaded[0] == stands else stands
+
+    def _check_order(self, indices: Int[np.ndarray, " position"]) -> None:
+        worker = get_worker_info()
+        stride = 1 if worker is None else worker.num_workers
+        start, num = int(indices[0]), len(indices)
+        if start == 0 and int(self._begun[0]) == self._first:
+            raise PolicyError(
+                f"the stream from {self.position} {self._first:,} was read through this dataset already, and would begin again: keep one "
+                f"iterator for the whole run. To go on where training stands, call {self.owner}.load_state_dict("
+                f"{self.owner}.state_dict(step=...)) first; to read the same again, make a new {type(self).__name__}."
+            )
+        if start == 0 or start >= stride * num:
+            self._begun[0] = self._first
+        expected = start
+        if start and self._last is not None and (stride == 1 or num == self._last[1]):
+            expected = self._last[0] + stride * self._last[1]
+        self._last = start, num
+        if start != expected or (np.diff(indices) != 1).any():
+            raise PolicyError(
+                f"a loader asks for indices {start:,} to {int(indices[-1]):,} where {expected:,} to {expected + num - 1:,} come next: "
+                f"it shuffles the stream, or shares out again what {type(self).__name__} has already shared out by rank, and "
+                "samples would be lost. Give the DataLoader no sampler and in_order=True; under accelerate use "
+                "skillshard.hf.WholeStream, which takes no rank."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a `StatefulDataLoader` keeps of the dataset: from where it counts its indices."""
+        return {"first": self._first, "rank": self.rank, "world_size": self.world_size, **self._of}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Called by a `StatefulDataLoader`, in each of its workers; LedgerError if the state is of another run or rank."""
+        for name, now in self.state_dict().items():
+            if name != "first" and state[name] != now:
+                raise LedgerError(
+                    f"this loader's state is of {name} {state[name]}, and here {name} is {now}. A StatefulDataLoader goes on with the "
+                    f"run, rank and world size that it had; to change them, resume by {self.owner}.load_state_dict() alone."
+                )
+        self._loaded = self._stands(), int(state["first"])
+
+
+class MixedDataset(StreamShare[Item]):
     """A rank's share of a mixer's stream, from where the mixer stands.
 
     Make the iterator (`iter(loader)`) after `mixer.load_state_dict`: workers copy the mixer then. Do not shuffle: the
@@ -101,89 +310,57 @@ class MixedDataset(Dataset[Item]):
         loader = DataLoader(MixedDataset(mixer), batch_size=32, num_workers=4, collate_fn=collate)
     """
 
+    owner, position = "mixer", "draw"
+
     def __init__(self, mixer: Mixer, *, rank: int | None = None, world_size: int | None = None) -> None:
         self.mixer = mixer
-        self.rank, self.world_size = _place(rank, world_size)
-        self._run = mixer.state_dict()["run"]
-        self._loaded: tuple[int, int] | None = None
-        self._last: tuple[int, int] | None = None
-        self._begun = torch.full((1,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        of = {"run": mixer.state_dict()["run"]}
+        super().__init__(ends=mixer.repeat != "epochs", of=of, rank=rank, world_size=world_size)
+        self._key = next(_KEYS)
+        _DATASETS[self._key] = self
 
-    def __len__(self) -> int:
-        refuse_samplers(self, "Leave shuffle and sampler away: DataLoader(MixedDataset(mixer), batch_size=...).")
-        return ENDLESS
-
-    def __getitem__(self, index: int) -> Item:
-        return Items(self._batch(np.array([index], np.int64)))[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> Items:
-        asked = np.asarray(indices, np.int64)
-        self._check_order(asked)
-        return Items(self._batch(asked))
-
-    def _batch(self, indices: Int[np.ndarray, " sample"]) -> Batch:
-        """The samples; StopIteration, which ends the loop over the loader, where the stream has ended."""
-        draws = self._first + indices * self.world_size
-        batch = self.mixer.at(draws + self.rank)
-        if len(batch) < len(draws) and (not len(batch) or self.world_size > 1):
-            raise StopIteration
-        if (
-            self.world_size > 1
-            and self.mixer.repeat != "epochs"
-            and not len(self.mixer.at(draws[-1:] + self.world_size - 1))
-        ):
-            raise StopIteration  # the last rank has no full batch: no rank takes this step
-        return batch
-
-    @property
-    def _first(self) -> int:
-        """The draw of index 0 on rank 0: where the mixer stands, or stood when a loaded loader was begun."""
-        if self._loaded is not None and self._loaded[0] == self.mixer.draw:
-            return self._loaded[1]
+    def _stands(self) -> int:
         return self.mixer.draw
 
-    def _check_order(self, indices: Int[np.ndarray, " sample"]) -> None:
-        worker = get_worker_info()
-        stride = 1 if worker is None else worker.num_workers
-        start, num = int(indices[0]), len(indices)
-        if start == 0 and int(self._begun[0]) == self._first:
-            raise PolicyError(
-                f"the stream from draw {self._first:,} was read through this dataset already, and would begin again: keep one "
-                "iterator for the whole run. To go on where training stands, call "
-                "mixer.load_state_dict(mixer.state_dict(step=...)) first; to read the same again, make a new MixedDataset."
-            )
-        if start == 0 or start >= stride * num:
-            self._begun[0] = self._first
-        expected = start
-        if start and self._last is not None and (stride == 1 or num == self._last[1]):
-            expected = self._last[0] + stride * self._last[1]
-        self._last = start, num
-        if start != expected or (np.diff(indices) != 1).any():
-            raise PolicyError(
-                f"a loader asks for indices {start:,} to {int(indices[-1]):,} where {expected:,} to {expected + num - 1:,} come next: "
-                "it shuffles the stream, or shares out again what MixedDataset has already shared out by rank, and samples "
-                "would be lost. Give the DataLoader no sampler and in_order=True; under accelerate use "
-                "skillshard.hf.WholeStream, which takes no rank."
-            )
+    def _read(self, positions: Int[np.ndarray, " position"]) -> Items:
+        return Items(self.mixer, self.mixer.find(positions), key=self._key)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a `StatefulDataLoader` keeps of the dataset: from where it counts its indices."""
-        return {
-            "first": self._first,
-            "rank": self.rank,
-            "world_size": self.world_size,
-            "run": self._run,
-        }
+    def _holds(self, position: int) -> bool:
+        return len(self.mixer.find(np.array([position]))) == 1
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Called by a `StatefulDataLoader`, in each of its workers; LedgerError if the state is of another run or rank."""
-        for name, now in self.state_dict().items():
-            if name != "first" and state[name] != now:
-                raise LedgerError(
-                    f"this loader's state is of {name} {state[name]}, and here {name} is {now}. A StatefulDataLoader goes on with the "
-                    "run, rank and world size that it had; to change them, resume by mixer.load_state_dict() alone."
-                )
-        self._loaded = self.mixer.draw, int(state["first"])
+
+class PackedDataset(StreamShare[PackedItem]):
+    """A rank's share of a packed stream, from where it stands; the workers tokenize and pack.
+
+    All that `MixedDataset` says holds, with blocks for draws and `packed` for `mixer`: save `packed.state_dict(step=...)`, report by
+    `packed.report`, resume by `packed.load_state_dict` (on several ranks `resume(packed, state)`).
+
+    Args:
+        packed: built alike on every rank.
+        rank, world_size: as for `MixedDataset`.
+
+    Raises:
+        PolicyError: as for `MixedDataset`.
+
+    Example:
+        loader = DataLoader(PackedDataset(packed), batch_size=8, num_workers=4, collate_fn=collate_blocks)
+    """
+
+    owner, position = "packed", "block"
+
+    def __init__(self, packed: PackedTokens, *, rank: int | None = None, world_size: int | None = None) -> None:
+        self.packed = packed
+        of = {name: value for name, value in packed.state_dict().items() if name not in ("schema", "block", "step")}
+        super().__init__(ends=packed.mixer.repeat != "epochs", of=of, rank=rank, world_size=world_size)
+
+    def _stands(self) -> int:
+        return self.packed.block
+
+    def _read(self, positions: Int[np.ndarray, " position"]) -> Blocks:
+        return Blocks(self.packed.at(positions))
+
+    def _holds(self, position: int) -> bool:
+        return self.packed.holds(position)
 
 
 class InOrder(Sampler[int]):
@@ -214,8 +391,8 @@ class InOrderIterator(Iterator[int]):
         self._next = state["next"]
 
 
-def resume(mixer: Mixer, state: Mapping[str, Any]) -> None:
-    """`mixer.load_state_dict` on every rank: rank 0 sets aside what the ledger learnt later, then the others follow.
+def resume(mixer: Mixer | PackedTokens, state: Mapping[str, Any]) -> None:
+    """`load_state_dict` of a mixer or a packed stream on every rank: rank 0 sets aside what the ledger learnt later, then the others follow.
 
     Raises:
         LedgerError: on every rank, if the state is of another run.

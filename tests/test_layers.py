@@ -79,8 +79,8 @@ def test_ray_is_imported_in_one_module() -> None:
     ("code", "unwanted"),
     [
         (
-            "import skillshard; skillshard.Mixer; skillshard.ShardSet; skillshard.policies; skillshard.tag_corpus",
-            {"torch", "ray"},
+            "import skillshard; skillshard.Mixer; skillshard.ShardSet; skillshard.policies; skillshard.tag_corpus; import skillshard.taggers",
+            {"torch", "ray", "sklearn", "scipy", "sentence_transformers", "tokenizers"},
         ),
         ("import skillshard.cli", {"torch", "ray", "numpy", "pyarrow", "pydantic", "matplotlib"}),
     ],

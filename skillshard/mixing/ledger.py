@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import artefact, storage
 from skillshard.errors import LedgerError, ObservationError, StorageError
-from skillshard.mixing.order import fixed_point, limited_quotas
+from skillshard.mixing.order import draw_weights, fixed_point, limited_quotas
 from skillshard.policies.policy import Observation
 
 Lag = int | Literal["live"]
@@ -49,6 +49,8 @@ class RunRecord(LedgerRecord):
     shards: str = Field(description="digest of the shard set's manifest")
     skills: list[str] = Field(description="training skills; the order of every list of numbers")
     num_samples: list[int] = Field(description="training samples of each skill")
+    unit: str = Field(pattern=r"^(samples|tokens)$", description="what the policy's weights are shares of")
+    num_tokens: list[int] | None = Field(description="training tokens of each skill; null where the unit is samples")
     seed: int
     order: str = Field(description="version of the order's arithmetic")
     round_draws: int = Field(ge=1)
@@ -75,7 +77,7 @@ class RoundRecord(LedgerRecord):
     schema_version: Literal["skillshard/round/1"] = Field("skillshard/round/1", alias="schema")
     round: int = Field(ge=0)
     first_draw: int = Field(ge=0)
-    weights: list[float] = Field(description="as the policy gave them; sum 1")
+    weights: list[float] = Field(description="as the policy gave them, in the run's unit; sum 1")
     num_draws: int = Field(ge=0, description="draws in this round; fewer than round_draws: the stream ends with it")
     counts: list[int] = Field(description="draws of each skill in this round")
     epochs: list[float] = Field(description="how often each skill has been drawn whole, after this round")
@@ -331,6 +333,24 @@ def available_draws(
     return most * num_samples - drawn
 
 
+def round_counts(
+    run: RunRecord,
+    weights: Float[np.ndarray, " skill"],
+    carry: Int[np.ndarray, " skill"],
+    drawn: Int[np.ndarray, " skill"],
+) -> tuple[Int[np.ndarray, " skill"], Int[np.ndarray, " skill"]]:
+    """Draws of each skill in a round, and the new carry, from the policy's weights.
+
+    Args:
+        carry: draws owed by earlier rounds, in units of 2**-40.
+        drawn: draws of each skill in all rounds before.
+    """
+    num_samples = np.array(run.num_samples)
+    over_draws = weights if run.num_tokens is None else draw_weights(weights, num_samples, np.array(run.num_tokens))
+    available = available_draws(run.repeat, num_samples, drawn)
+    return limited_quotas(fixed_point(over_draws), carry, run.round_draws, available)
+
+
 def verify_ledger(ledger: Ledger) -> list[str]:
     """Every fault of a ledger: rounds missing, changed, or with counts that their weights do not give."""
     run = read_record(ledger, "run.json", RunRecord)
@@ -348,8 +368,7 @@ def verify_ledger(ledger: Ledger) -> list[str]:
             return [*faults, f"{ledger}/{round_name(number)} is missing."]
         if record.previous != previous:
             faults.append(f"{ledger}/{name} does not follow from the record before it: one of them was changed.")
-        available = available_draws(run.repeat, np.array(run.num_samples), before)
-        counts, carry = limited_quotas(fixed_point(np.array(record.weights)), carry, run.round_draws, available)
+        counts, carry = round_counts(run, np.array(record.weights), carry, before)
         if (counts.tolist(), carry.tolist(), before.tolist()) != (record.counts, record.carry, record.drawn_before):
             faults.append(f"{ledger}/{name} has counts that its weights do not give: it was changed.")
         previous, before, carry = storage.digest(record.to_bytes()), before + counts, np.array(record.carry)

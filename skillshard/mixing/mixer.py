@@ -17,13 +17,14 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError
+from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, TokensError, name_some
 from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
-from skillshard.mixing.round_plan import RoundPlan, plan_round
+from skillshard.mixing.round_plan import Places, RoundPlan, joined, plan_round
 from skillshard.mixing.rounds import ROUNDS_KEPT, EndOfStream, Rounds
 from skillshard.policies.policy import Policy
 from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import TokenCounts
 
 SAMPLES_AHEAD = 256
 """Texts that iterating cuts out of the shards at once."""
@@ -90,6 +91,10 @@ class Mixer:
         repeat: what happens when a skill runs out. "epochs": its next epoch begins, in another order. "stop": the stream
             ends before the first sample that would come again. "drop": that skill gives no more, the others share its
             weight, and the stream ends with the last one. "cap:N": the same after N epochs.
+        unit: what the policy's weights are shares of. "tokens": a skill of long samples gets fewer draws, so that the shares hold in
+            tokens, over whole epochs exactly and within a round in expectation; `proportional` then follows the skills' numbers of
+            tokens. Rounds, draws and epochs still count samples.
+        tokens: token counts of these shards, for unit="tokens".
 
     Warns:
         UserWarning: a skill passes 4 epochs, from where on repeated data is worth much less (Muennighoff et al. 2023,
@@ -98,6 +103,7 @@ class Mixer:
     Raises:
         PolicyError: the policy does not fit the skills, or an argument is out of range.
         LedgerError: the ledger is of another run.
+        TokensError: the token counts are of other shards, or a skill has no tokens.
 
     Example:
         mixer = Mixer(ShardSet.open("shards"), policies.stratified(), ledger="runs/1", round_draws=4096)
@@ -116,6 +122,8 @@ class Mixer:
         step_draws: int | None = None,
         wait_s: float = 600.0,
         repeat: str = "epochs",
+        unit: str = "samples",
+        tokens: TokenCounts | None = None,
     ) -> None:
         if not 1 <= round_draws <= MAX_ROUND_DRAWS:
             raise PolicyError(f"round_draws is {round_draws:,}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
@@ -133,11 +141,13 @@ class Mixer:
         self.skills = shards.skills
         self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
         self._train = [shards.train[skill] for skill in self.skills]
-        self._orders = [SkillOrder(skill_shards.shard_rows, (seed, skill_shards.skill)) for skill_shards in self._train]
+        self.orders = [SkillOrder(skill_shards.shard_rows, (seed, skill_shards.skill)) for skill_shards in self._train]
         run = RunRecord(
             shards=shards.digest,
             skills=list(self.skills),
             num_samples=[len(skill_shards) for skill_shards in self._train],
+            unit=unit,
+            num_tokens=_num_tokens(shards, unit, tokens),
             seed=seed,
             order=ORDER_VERSION,
             round_draws=round_draws,
@@ -155,18 +165,25 @@ class Mixer:
 
     def at(self, draws: Int[np.ndarray, " sample"]) -> Batch:
         """Any draws, in any order, wherever the stream stands; those beyond its end are left out."""
-        kept, skills = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        texts: list[str] = []
-        for plan, some, within in self._plans_of(draws):
-            kept.append(some)
-            skills.append(plan.skill[within])
-            texts += plan.texts(within)
-        return Batch(np.concatenate(kept), np.concatenate(skills), self.skills, texts)
+        return self.cut(self.find(draws))
+
+    def find(self, draws: Int[np.ndarray, " sample"]) -> Places:
+        """Where the texts of some draws lie; those beyond the end of the stream are left out."""
+        found = [plan.places(some, within) for plan, some, within in self._plans_of(draws)]
+        return found[0] if len(found) == 1 else joined(found)
+
+    def cut(self, places: Places) -> Batch:
+        """The texts of what another process of this machine found: their shards need not be checked again."""
+        keys, which = np.unique(places.shards @ np.array([1 << 32, 1]), return_inverse=True)
+        data = [self._train[key >> 32].open_shard(key & 0xFFFFFFFF).data for key in keys.tolist()]
+        spans = zip(which.tolist(), places.start.tolist(), places.end.tolist(), strict=True)
+        texts = [str(data[at][start:end], "utf-8") for at, start, end in spans]
+        return Batch(places.draws, places.shards[:, 0], self.skills, texts)
 
     def batch(self, first: int, num: int) -> Batch:
         """The draws first .. first + num - 1, or up to the end of the stream."""
         number, start = divmod(first, self.round_draws)
-        plan = self._plan_or_end(number)
+        plan = self.plan(number)
         if plan is None or start + num > len(plan.skill):
             return self.at(np.arange(first, first + num))
         within = slice(start, start + num)
@@ -184,13 +201,13 @@ class Mixer:
         rounds, within = np.divmod(draws, self.round_draws)
         edges = [*np.flatnonzero(np.diff(rounds, prepend=-1)).tolist(), len(draws)]
         for begin, end in pairwise(edges):
-            plan = self._plan_or_end(int(rounds[begin]))
+            plan = self.plan(int(rounds[begin]))
             if plan is not None:
                 there = within[begin:end] < len(plan.skill)
                 yield plan, draws[begin:end][there], within[begin:end][there]
 
-    def _plan_or_end(self, number: int) -> RoundPlan | None:
-        """The plan of a round, or None beyond the end of the stream."""
+    def plan(self, number: int) -> RoundPlan | None:
+        """Where the samples of a round lie, or None beyond the end of the stream."""
         try:
             return self._plan(number)
         except EndOfStream:
@@ -210,7 +227,7 @@ class Mixer:
         while True:
             first = self._draw
             number, start = divmod(first, self.round_draws)
-            plan = self._plan_or_end(number)
+            plan = self.plan(number)
             if plan is None or start >= len(plan.skill):
                 return
             texts = plan.texts(slice(start, start + SAMPLES_AHEAD))
@@ -267,11 +284,11 @@ class Mixer:
             raise EndOfStream(f"the stream ends before round {number}.")
         if self.shards.files.is_remote:
             self._read_ahead(record)
-        return plan_round(record, self._train, self._orders, seed=self.seed)
+        return plan_round(record, self._train, self.orders, seed=self.seed)
 
     def _read_ahead(self, record: RoundRecord) -> None:
         """Fetch the shards of a round side by side, and those that come after them while the round is read."""
-        drawn = list(zip(self._train, self._orders, record.drawn_before, record.counts, strict=True))
+        drawn = list(zip(self._train, self.orders, record.drawn_before, record.counts, strict=True))
         for shards, order, before, taken in drawn:
             for shard in order.shards(before, before + taken):
                 shards.prefetch(shard)
@@ -313,8 +330,8 @@ class Mixer:
         self._draw = saved.draw
         self._resumed = (0, 0) if saved.step is None else (saved.step, saved.draw)
         aside = self._rounds.rewind(self._draw)
+        self._plan.cache_clear()
         if aside is not None:
-            self._plan.cache_clear()
             warnings.warn(
                 f"resumed at draw {self._draw:,}: later losses and rounds are set aside in {aside}.", stacklevel=2
             )
@@ -325,3 +342,26 @@ class Mixer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._plan = lru_cache(ROUNDS_KEPT)(self._plan_of)
+
+
+def _num_tokens(shards: ShardSet, unit: str, tokens: TokenCounts | None) -> list[int] | None:
+    """Training tokens of each skill, where weights count tokens."""
+    if unit not in ("samples", "tokens"):
+        raise PolicyError(f"unit is {unit!r}: give 'samples' (default) or 'tokens'.")
+    if (unit == "tokens") != (tokens is not None):
+        raise PolicyError(
+            "unit='tokens' needs the token counts of these shards: Mixer(..., unit='tokens', tokens=TokenCounts.open(DIRECTORY)), made by "
+            "'skillshard tokens'."
+            if tokens is None
+            else f"token counts were given, but unit is {unit!r}, so weights count samples: give unit='tokens' too, or no tokens."
+        )
+    if tokens is None:
+        return None
+    tokens.refuse_other_shards(shards)
+    empty = [skill for skill in shards.skills if not tokens.train[skill].num_tokens]
+    if empty:
+        raise TokensError(
+            f"no training sample of skill {name_some(map(repr, empty))} has a token in {tokens.root}, so no number of draws gives it a share of "
+            "the tokens. Tag such samples otherwise and shard again, or use unit='samples'."
+        )
+    return [tokens.train[skill].num_tokens for skill in shards.skills]

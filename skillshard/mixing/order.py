@@ -76,6 +76,30 @@ def fixed_point(weights: Float[np.ndarray, " skill"]) -> Int[np.ndarray, " skill
     return fixed
 
 
+def draw_weights(
+    weights: Float[np.ndarray, " skill"], num_samples: Int[np.ndarray, " skill"], num_tokens: Int[np.ndarray, " skill"]
+) -> Float[np.ndarray, " skill"]:
+    r"""Weights over draws that give each skill its weight in tokens.
+
+    .. math:: p_i \propto w_i / m_i, \quad m_i = \text{tokens of skill } i / \text{samples of skill } i
+
+    Over whole epochs the shares in tokens are the weights exactly; within a round they are so in expectation, since its samples are
+    a random part of the skill.
+
+    Args:
+        weights: shares in tokens, non-negative, sum 1.
+        num_tokens: tokens of all training samples of each skill, positive.
+
+    Example:
+        Half the tokens each, where samples of the second are three times as long:
+
+        >>> draw_weights(np.array([0.5, 0.5]), np.array([10, 10]), np.array([100, 300])).tolist()
+        [0.75, 0.25]
+    """
+    per_token = weights * num_samples / num_tokens
+    return per_token / per_token.sum()
+
+
 def quotas(
     fixed: Int[np.ndarray, " skill"], carry: Int[np.ndarray, " skill"], num_draws: int
 ) -> tuple[Int[np.ndarray, " skill"], Int[np.ndarray, " skill"]]:
@@ -204,6 +228,36 @@ class SkillOrder:
             inside = self._inside(epoch, shard, blocks[at], end - begin)
             yield shard, blocks[at] * BLOCK_ROWS + inside[row - begin : row - begin + taken]
             start += taken
+
+    def tokens_before(
+        self, position: int, shard_tokens: Int[np.ndarray, " shard"], rows: Callable[[int], np.ndarray]
+    ) -> int:
+        """Tokens of this skill's draws 0 .. position - 1, found without walking there.
+
+        Whole epochs, whole shards and whole blocks are added up; only one block's permutation is looked at.
+
+        Args:
+            shard_tokens: tokens of each shard.
+            rows: shard -> tokens of each of its rows.
+        """
+        epoch, offset = divmod(position, self.num_samples)
+        found = epoch * int(shard_tokens.sum())
+        if not offset:
+            return found
+        shards, shard_ends = self._shards_of(epoch)
+        at = bisect_right(shard_ends, offset)
+        shard, row = shards[at], offset - (shard_ends[at] - int(self.shard_rows[shards[at]]))
+        found += int(shard_tokens[shards[:at]].sum())
+        if not row:
+            return found
+        counts = rows(shard)
+        blocks, block_ends = self._blocks_of(epoch, shard)
+        at = bisect_right(block_ends, row)
+        begin = block_ends[at - 1] if at else 0
+        of_block = np.add.reduceat(counts, np.arange(0, len(counts), BLOCK_ROWS), dtype=np.int64)
+        found += int(of_block[blocks[:at]].sum())
+        inside = self._inside(epoch, shard, blocks[at], block_ends[at] - begin)[: row - begin]
+        return found + int(counts[blocks[at] * BLOCK_ROWS + inside].sum(dtype=np.int64))
 
     def shards(self, start: int, stop: int) -> list[int]:
         """The shards that hold the draws start..stop-1 of this skill, in the order in which they are read."""

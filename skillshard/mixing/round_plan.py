@@ -1,6 +1,5 @@
 """Where the samples of one round lie: from its counts to bytes of shards, for all its draws at once."""
 
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,39 @@ from jaxtyping import Int
 
 from skillshard.mixing.ledger import RoundRecord
 from skillshard.mixing.order import SkillOrder, interleave
+from skillshard.shards.manifest import INDEX_DTYPE
 from skillshard.shards.read import OpenShard, SkillShards
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the texts of some draws lie: small, so that it goes between processes in their stead.
+
+    Attributes:
+        draws: positions in the stream.
+        shards: skill number and shard of each.
+        start, end: first byte and end of each text in its shard.
+    """
+
+    draws: Int[np.ndarray, " sample"]
+    shards: Int[np.ndarray, "sample 2"]
+    start: Int[np.ndarray, " sample"]
+    end: Int[np.ndarray, " sample"]
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+
+def joined(parts: Sequence[Places]) -> Places:
+    """Places of several rounds as one; of none, no place."""
+    none = np.empty(0, np.int64)
+    parts = [Places(none, none.reshape(0, 2), none, none), *parts]
+    return Places(
+        np.concatenate([part.draws for part in parts]),
+        np.concatenate([part.shards for part in parts]),
+        np.concatenate([part.start for part in parts]),
+        np.concatenate([part.end for part in parts]),
+    )
 
 
 @dataclass(frozen=True)
@@ -33,9 +64,18 @@ class RoundPlan:
     end: Int[np.ndarray, " draw"]
 
     @cached_property
-    def data(self) -> list[mmap.mmap]:
+    def data(self) -> list[memoryview]:
         """The bytes of each segment's shard."""
         return [opened.data for _, _, opened in self.segments]
+
+    @cached_property
+    def shards(self) -> Int[np.ndarray, "segment 2"]:
+        """Skill number and shard of each segment."""
+        return np.array([(skill, shard) for skill, shard, _ in self.segments], np.int64)
+
+    def places(self, draws: Int[np.ndarray, " sample"], within: Int[np.ndarray, " sample"]) -> Places:
+        """The places of some draws of the stream, which are those `within` the round."""
+        return Places(draws, self.shards[self.segment[within]], self.start[within], self.end[within])
 
     def ids(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
         """The ids of some draws of the round."""
@@ -46,7 +86,7 @@ class RoundPlan:
         """The texts of some draws of the round; the one loop over samples that is left to Python."""
         data = self.data
         places = zip(self.segment[draws].tolist(), self.start[draws].tolist(), self.end[draws].tolist(), strict=True)
-        return [data[segment][start:end].decode() for segment, start, end in places]
+        return [str(data[segment][start:end], "utf-8") for segment, start, end in places]
 
 
 def plan_round(
@@ -63,14 +103,16 @@ def plan_round(
         found[: record.num_draws] for found in interleave(np.array(record.counts), "round", seed, record.round)
     )
     segments: list[tuple[int, int, OpenShard]] = []
-    found_rows, entries = [], []
+    rows_of: list[np.ndarray] = []
     for at, (before, taken) in enumerate(zip(record.drawn_before, record.counts, strict=True)):
         for shard, rows in orders[at].segments(before, before + taken):
-            opened = train[at].open_shard(shard)
-            segments.append((at, shard, opened))
-            found_rows.append(rows)
-            entries.append(opened.index[rows])
-    segment = np.repeat(np.arange(len(segments)), [len(rows) for rows in found_rows])[slot]
-    entry = np.concatenate(entries)[slot]
+            segments.append((at, shard, train[at].open_shard(shard)))
+            rows_of.append(rows)
+    ends = np.cumsum([len(rows) for rows in rows_of])
+    entries = np.empty(ends[-1], INDEX_DTYPE)
+    for (_, _, opened), rows, end in zip(segments, rows_of, ends.tolist(), strict=True):
+        opened.index.take(rows, out=entries[end - len(rows) : end], mode="clip")
+    entry = entries[slot]
     start = entry["text_start"].astype(np.int64)
-    return RoundPlan(segments, skill, segment, np.concatenate(found_rows)[slot], start, start + entry["text_bytes"])
+    segment = np.repeat(np.arange(len(segments)), np.diff(ends, prepend=0))[slot]
+    return RoundPlan(segments, skill, segment, np.concatenate(rows_of)[slot], start, start + entry["text_bytes"])

@@ -9,6 +9,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,15 @@ from skillshard.mixing.ledger import (
     ObservationRecord,
     RoundRecord,
     RunRecord,
-    available_draws,
     open_run,
     read_record,
     rewind,
+    round_counts,
     round_name,
     wait_for,
 )
-from skillshard.mixing.order import fixed_point, interleave, limited_quotas
-from skillshard.policies.policy import Policy, State, check_losses
+from skillshard.mixing.order import interleave
+from skillshard.policies.policy import NextRound, Observation, Policy, State, check_losses, weights_of
 from skillshard.storage import digest
 
 ROUNDS_KEPT = 4
@@ -58,7 +59,7 @@ class Rounds:
 
     def __init__(self, ledger: Ledger, policy: Policy, run: RunRecord, *, wait_s: float) -> None:
         self.ledger, self.policy, self.run, self.wait_s = ledger, policy, run, wait_s
-        self._initial_state = policy.init(tuple(run.skills), run.num_samples)
+        self._initial_state = policy.init(tuple(run.skills), run.num_tokens or run.num_samples)
         self.digest = open_run(ledger, run)
         self._observations = ObservationLog(ledger)
         self._kept: dict[int, RoundRecord] = {}
@@ -74,9 +75,8 @@ class Rounds:
     def rewind(self, draw: int) -> str | None:
         """Set aside what the ledger learnt after a draw; where it is now, None if there was nothing."""
         aside = rewind(self.ledger, draw)
-        if aside is not None:
-            self._observations = ObservationLog(self.ledger)
-            self._kept.clear()
+        self._observations = ObservationLog(self.ledger)  # another rank may have set aside what this one had read
+        self._kept.clear()
         return aside
 
     def round(self, number: int) -> RoundRecord:
@@ -132,16 +132,15 @@ class Rounds:
         num_observed = 0 if previous is None else previous.num_observed
         observations = self._observations.read(num_observed, horizon) if self.policy.reads_losses else []
         for observation in observations:
-            state = self.policy.observe(state, observation)
-        weights = self._weights(state)
-        drawn = np.zeros(len(weights), np.int64)
-        carry = np.zeros(len(weights), np.int64)
+            state = self.policy.observe(state, self._counted(observation, previous))
+        drawn = np.zeros(len(self.run.skills), np.int64)
+        carry = np.zeros(len(self.run.skills), np.int64)
         if previous is not None:
             drawn = np.array(previous.drawn_before) + np.array(previous.counts)
             carry = np.array(previous.carry)
+        weights = self._weights(state, self._upcoming(number, drawn, previous))
         num_samples = np.array(self.run.num_samples)
-        available = available_draws(self.run.repeat, num_samples, drawn)
-        counts, carry = limited_quotas(fixed_point(weights), carry, self.run.round_draws, available)
+        counts, carry = round_counts(self.run, weights, carry, drawn)
         epochs = (drawn + counts) / num_samples
         return RoundRecord(
             round=number,
@@ -159,8 +158,33 @@ class Rounds:
             previous=self.digest if previous is None else digest(previous.to_bytes()),
         )
 
-    def _weights(self, state: State) -> Float[np.ndarray, " skill"]:
-        weights = self.policy.weights(state)
+    def _upcoming(self, number: int, drawn: Int[np.ndarray, " skill"], previous: RoundRecord | None) -> NextRound:
+        return NextRound(
+            number=number,
+            first_draw=number * self.run.round_draws,
+            num_draws=self.run.round_draws,
+            num_samples=tuple(self.run.num_samples),
+            drawn=tuple(drawn.tolist()),
+            weights_before=None if previous is None else tuple(previous.weights),
+        )
+
+    def _counted(self, observation: Observation, previous: RoundRecord | None) -> Observation:
+        """With the draws of each skill up to it, and the round of the last of them; those of decided rounds count."""
+        number = -1 if previous is None else min((observation.draw - 1) // self.run.round_draws, previous.round)
+        if number < 0:
+            return replace(observation, drawn=dict.fromkeys(self.run.skills, 0))
+        record = self._known(number)
+        assert record is not None
+        seen = min(observation.draw - record.first_draw, record.num_draws)
+        counts = np.array(record.counts)
+        if seen < counts.sum():
+            skill, _ = interleave(counts, "round", self.run.seed, number)
+            counts = np.bincount(skill[:seen], minlength=len(counts))
+        drawn = (np.array(record.drawn_before) + counts).tolist()
+        return replace(observation, drawn=dict(zip(self.run.skills, drawn, strict=True)), round=number)
+
+    def _weights(self, state: State, upcoming: NextRound) -> Float[np.ndarray, " skill"]:
+        weights = weights_of(self.policy, state, upcoming)
         num_skills = len(self.run.skills)
         if weights.shape != (num_skills,) or not (np.all(weights >= 0) and abs(float(weights.sum()) - 1) < 1e-6):
             raise PolicyError(
@@ -198,7 +222,7 @@ class Rounds:
         seen = f"the last observation is of draw {last:,}" if last >= 0 else "nothing was reported yet"
         hint = (
             " With lag=1 the loader would not wait here."
-            if self.run.lag == 0 and last >= needed - round_draws
+            if self.run.lag == 0 and max(last, 0) >= needed - round_draws
             else " A loader that reads far ahead needs a larger lag."
         )
         if would_wait_for_itself:

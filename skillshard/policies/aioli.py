@@ -196,10 +196,12 @@ def aioli(
     probe is lost. Needs `Observation.drawn` and `.round`, and `NextRound`.
 
     Args:
-        eta: step size, >= 0, without unit if A is normalised, else in 1 / nats: 0.1 and 0.2 in the paper, 1 on SlimPajama.
-        period_rounds: rounds from one estimate to the next, more than the probes. The paper: 200 to 250 steps, probes of 4 steps.
+        eta: step size, >= 0, without unit if A is normalised, else in 1 / nats: 0.1 and 0.2 in the authors' scripts, 1 on all of
+            SlimPajama.
+        period_rounds: rounds from one estimate to the next, more than the probes. The
+            authors: 200 to 250 steps, probes of 4 to 10.
         sweeps: probes of each skill in a period: 4 (the authors' default; 6 in their README).
-        one_hot: weight of the probed skill, above 1 / k to 1: 0.5 to 0.75 in the paper.
+        one_hot: weight of the probed skill, above 1 / k to 1: 0.5 to 0.75 in the authors' scripts.
         ema: None, or e in [0, 1): A is averaged, (1 - e) A + e A_before, and the weights are those of one step from equal ones, as
             in the authors' code; then no two weights ever differ by more than a factor of exp(eta).
         normalize: whether A is shifted and scaled to sum to 1.

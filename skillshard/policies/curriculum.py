@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError, name_some
-from skillshard.policies.policy import NextRound, Observation, Policy, State, known_round
+from skillshard.policies.policy import NextRound, Observation, Policy, State, check_names, known_round
 
 Order = Literal["curriculum", "anti_curriculum", "skill_curriculum"]
 
@@ -49,13 +49,7 @@ class Curriculum:
         return False
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        if sorted(skills) != sorted(self.losses):
-            missing = [name for name in skills if name not in self.losses]
-            unknown = [name for name in self.losses if name not in skills]
-            raise PolicyError(
-                f"{self.name}'s losses do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; missing: "
-                f"{name_some(missing) or 'none'}."
-            )
+        check_names(f"{self.name}'s losses", self.losses, skills)
         return {"skills": list(skills)}
 
     def observe(self, state: State, observation: Observation) -> State:
@@ -109,7 +103,7 @@ def curriculum(losses: Mapping[str, float], *, draws: int) -> Policy:
         [0.5, 0.5]
 
     Reference:
-        The baseline of Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Section 4.1 (linear pacing). Differs from it: skills
+        The baseline of Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Section 4, baselines (the pacing is that of the authors' code). Differs from it: skills
         are sorted by their mean loss, not samples by their own, since the order within a skill is the stream's.
     """
     return _schedule(losses, draws, "curriculum")
@@ -138,7 +132,7 @@ def skill_curriculum(losses: Mapping[str, float], *, draws: int) -> Policy:
         [0.5, 0.5]
 
     Reference:
-        The baseline "skill-curriculum" of Chen et al., arXiv:2307.14430, Section 4.1. Differs from the code: the blocks are equally
+        The baseline "skill-curriculum" of Chen et al., arXiv:2307.14430, Appendix D.3.1. Differs from the code: the blocks are equally
         long, and none brings back a fraction of earlier skills.
     """
     return _schedule(losses, draws, "skill_curriculum")

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError, name_some
-from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, softmax
+from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, check_names, softmax
 
 Use = Literal["latest", "average"]
 
@@ -29,13 +29,7 @@ class DoReMi(Online):
         return {"reference": dict(self.reference), "eta": self.eta, "smoothing": self.smoothing, "use": self.use}
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        if sorted(skills) != sorted(self.reference):
-            missing = [name for name in skills if name not in self.reference]
-            unknown = [name for name in self.reference if name not in skills]
-            raise PolicyError(
-                f"doremi's reference losses do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; missing: "
-                f"{name_some(missing) or 'none'}."
-            )
+        check_names("doremi's reference losses", self.reference, skills)
         equal = [1 / len(skills)] * len(skills)
         return {"skills": list(skills), "turn": 0, "latest": equal, "average": equal}
 
@@ -63,7 +57,8 @@ def doremi(reference: Mapping[str, float], *, eta: float = 1.0, smoothing: float
     Args:
         reference: training skill -> loss of a finished reference model in nats per token. Training it is the caller's business.
         eta: step size in 1 / nats per observation, finite and >= 0; 1 in the authors' code.
-        smoothing: c in (0, 1), so that no skill is lost for ever: 1e-4 in the authors' code, 1e-3 in the paper.
+        smoothing: c in (0, 1), so that no skill is lost for ever: 1e-4 in the authors' code; Aioli's and
+            DataFlex's versions take 1e-3.
         use: "latest" weights for live mixing, or the "average" over all observations so far, which DoReMi gives for training
             the final model.
 

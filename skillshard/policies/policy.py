@@ -6,6 +6,7 @@ docs/design/0006-policies.md says why.
 """
 
 import abc
+import inspect
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,7 +90,7 @@ class Policy(Protocol):
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         """Weights of a round over the training skills, in their order: non-negative, sum 1.
 
-        PolicyError if `upcoming` is None and the policy needs to know the round.
+        A policy of your own that does not look at the round may be `weights(state)`. PolicyError if `upcoming` is None and the policy needs to know the round.
         """
 
 
@@ -185,11 +186,28 @@ def sizes(policy: str, num_samples: Sequence[int] | None) -> Float[np.ndarray, "
     return np.array(num_samples, dtype=np.float64)
 
 
+def weights_of(policy: Policy, state: State, upcoming: NextRound | None) -> Float[np.ndarray, " train_skill"]:
+    """A policy's weights of a round; a policy that does not look at the round may leave that argument out."""
+    if len(inspect.signature(policy.weights).parameters) == 1:
+        return policy.weights(state)
+    return policy.weights(state, upcoming)
+
+
 def known_round(name: str, upcoming: NextRound | None) -> NextRound:
     """The round, for a policy or transform that needs it; PolicyError if it was not given."""
     if upcoming is None:
         raise PolicyError(f"{name} needs to know the round that it decides: weights(state, upcoming=NextRound(...)).")
     return upcoming
+
+
+def check_names(what: str, given: Collection[str], skills: Collection[str]) -> None:
+    """PolicyError unless the given names are those of the skills, in any order."""
+    unknown, missing = [name for name in given if name not in skills], [name for name in skills if name not in given]
+    if unknown or missing:
+        raise PolicyError(
+            f"{what} do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; missing: "
+            f"{name_some(missing) or 'none'}."
+        )
 
 
 def prior_weights(
@@ -202,12 +220,7 @@ def prior_weights(
     """
     if prior is None:
         return np.full(len(skills), 1 / len(skills))
-    unknown, missing = [name for name in prior if name not in skills], [name for name in skills if name not in prior]
-    if unknown or missing:
-        raise PolicyError(
-            f"{policy}'s prior does not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; missing: "
-            f"{name_some(missing) or 'none'}."
-        )
+    check_names(f"{policy}'s prior weights", prior, skills)
     weights = np.array([prior[name] for name in skills], dtype=np.float64)
     if not (np.all(np.isfinite(weights)) and np.all(weights > 0)):
         raise PolicyError(

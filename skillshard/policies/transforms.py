@@ -12,7 +12,16 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError
-from skillshard.policies.policy import NextRound, Observation, Policy, Probing, State, Transform, known_round
+from skillshard.policies.policy import (
+    NextRound,
+    Observation,
+    Policy,
+    Probing,
+    State,
+    Transform,
+    known_round,
+    weights_of,
+)
 
 ROUNDING = 1e-9
 """Shares may miss a bound by this much before it is called impossible."""
@@ -55,7 +64,7 @@ class Chain:
         return self.policy.probe(upcoming, skills) if isinstance(self.policy, Probing) else None
 
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
-        weights = self.policy.weights(state["policy"], upcoming)
+        weights = weights_of(self.policy, state["policy"], upcoming)
         if upcoming is not None and self.probe(upcoming, state["skills"]) is not None:
             return weights
         for transform in self.transforms:

@@ -53,7 +53,7 @@ def unimax(*, draws: int, epochs: float) -> Policy:
 
     Args:
         draws: samples that the whole run takes, >= 1.
-        epochs: N, most passes over one skill, > 0. The paper tries 1, 5 and 10 and keeps it the only knob.
+        epochs: N, most passes over one skill, > 0; the method's only knob.
 
     Where all skills together hold fewer than `draws` / `epochs` samples, every skill passes N epochs and the weights are
     proportional; the transform `repetition_limit` refuses that instead.

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import orjson
 from jaxtyping import Float
 from rich.console import Console
 from rich.markup import escape
@@ -13,7 +14,7 @@ from skillshard import artefact, storage
 from skillshard import tags as tags_module
 from skillshard.corpus import MISSING, Corpus, Sample, lookup, read_partition
 from skillshard.errors import TagsError
-from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes
+from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories
 from skillshard.report.text import share, show_tags
 from skillshard.taggers.agreement import Agreement, agreement
 from skillshard.taggers.cluster_model import ClusterModel, has_model
@@ -22,6 +23,7 @@ from skillshard.taggers.fields import read_field
 from skillshard.tags import Tags
 
 POINTS_IN_MAP = 2000
+LOSS = "loss"
 PREVIEW_CHARS = 100
 
 
@@ -63,14 +65,15 @@ def show_model(model: ClusterModel) -> None:
     total = sum(cluster.num_samples for cluster in manifest.clusters)
     for cluster in manifest.clusters:
         found = f"{cluster.num_samples:,} samples ({share(cluster.num_samples, total)})"
-        _say(f"\n{cluster.name}: found in {found}, mean distance {cluster.mean_distance:.3f}")
+        _say("")
+        _say(f"{cluster.name}: found in {found}, mean distance {cluster.mean_distance:.3f}")
         _say(f"    terms: {', '.join(cluster.terms) or 'none that tell it from the others'}")
         for sample in cluster.nearest:
             _say(f"    {sample.distance:.3f}  {sample.id}  {sample.text[:PREVIEW_CHARS]}")
     _say("")
     if manifest.tried:
         tried = ", ".join(f"{one.num_clusters}: {one.score:.3f}" for one in manifest.tried)
-        _say(f"number of skills by {manifest.criterion}, the highest is taken: {tried}")
+        _say(f"number of skills by {manifest.criterion}, the knee of the curve is taken: {tried}")
     encoder = manifest.encoder
     _say(f"encoder {encoder.name} ({encoder.dim} dimensions), {len(manifest.clusters)} centroids in {model.folder}")
 
@@ -150,10 +153,31 @@ def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str
         drawn.append(folder / "choice.png")
         tried = {one.num_clusters: one.score for one in model.manifest.tried}
         draw_curve(tried, len(model.names), str(model.manifest.criterion), drawn[-1])
+    if has_model(tags.folder) and model_kind(tags) == LOSS:
+        drawn.append(folder / "trajectories.png")
+        steps, curves = mean_trajectories(tags.folder / "model")
+        draw_trajectories(steps, curves, drawn[-1])
     if measured is not None:
         drawn.append(folder / "agreement.png")
         draw_agreement(measured, against, drawn[-1])
     return drawn
+
+
+def model_kind(tags: Tags) -> str:
+    """Which tagger's model lies beside tags."""
+    return ClusterModel.open(tags.folder).manifest.encoder.kind
+
+
+def mean_trajectories(folder: Path) -> tuple[list[int], dict[str, list[float]]]:
+    """Steps, and for each skill the mean loss of its probe samples there, nats per token, over all runs."""
+    steps = ClusterModel.open(folder).manifest.encoder.arguments["kept_steps"]
+    losses: Float[np.ndarray, "run checkpoint sample"] = np.load(folder / "losses.npy")
+    rows = [orjson.loads(line) for line in (folder / "probe.jsonl").read_bytes().splitlines()]
+    skill_of = np.array([row["skill"] for row in rows])
+    return steps, {
+        str(name): losses[:, :, skill_of == name].mean(axis=(0, 2), dtype=np.float64).tolist()
+        for name in np.unique(skill_of)
+    }
 
 
 def _sampled(tags: Tags) -> tuple[Float[np.ndarray, "point dim"], list[str]]:
@@ -187,4 +211,6 @@ def flattened(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "poin
 
 
 def _say(text: str) -> None:
-    Console().print(escape(text), soft_wrap=True, highlight=False)
+    """Print a line; what a terminal would obey is shown as "?"."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    Console().print(escape(shown), soft_wrap=True, highlight=False)

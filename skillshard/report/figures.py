@@ -144,6 +144,22 @@ def draw_curve(tried: Mapping[int, float], chosen: int, criterion: str, place: s
     _save(figure, place)
 
 
+def draw_trajectories(
+    steps: Sequence[int], curves: Mapping[str, Sequence[float]], place: str | os.PathLike[str]
+) -> None:
+    """One PNG: the mean loss of each skill's probe samples along the runs, first learnt on top of the legend."""
+    figure, axis = _figure(7.0, 4.0)
+    names = sorted(curves, key=lambda name: (sum(curves[name]), name))
+    for name, colour in zip(names, _colours(len(names)), strict=True):
+        axis.plot(steps, curves[name], color=colour, marker="o", markersize=3, label=_short(name))
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("optimizer steps of the proxy")
+    axis.set_ylabel("loss (nats per token)")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    _save(figure, place)
+
+
 def draw_agreement(measured: Agreement, against: str, place: str | os.PathLike[str]) -> None:
     """One PNG: the confusion matrix as shares of each skill, rows and columns ordered so that matches lie on the diagonal."""
     shares = measured.counts / measured.counts.sum(axis=1, keepdims=True)

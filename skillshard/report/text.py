@@ -13,7 +13,9 @@ from skillshard import tags as tags_module
 from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger, RoundRecord, RunRecord, read_record, verify_ledger
 from skillshard.shards import manifest as shards_manifest
+from skillshard.shards import tokens as tokens_module
 from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import TokenCounts
 from skillshard.taggers.cluster_model import ClusterModel, has_model, verify_model
 from skillshard.taggers.embedding import verify_embeddings
 from skillshard.tags import Tags
@@ -30,6 +32,8 @@ def show(place: str | os.PathLike[str]) -> None:
             show_model(ClusterModel.open(place))
     elif kind == shards_manifest.MANIFEST:
         show_shards(ShardSet.open(place))
+    elif kind == tokens_module.MANIFEST:
+        show_tokens(TokenCounts.open(place))
     else:
         show_ledger(DirectoryLedger(place))
 
@@ -52,6 +56,14 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
             shards.verify(),
             f"{storage.public(place)}: {num:,} shards, {shards.manifest.num_train + shards.manifest.num_holdout:,} samples, all as the "
             f"manifest says{unread}.",
+        )
+    if kind == tokens_module.MANIFEST:
+        counts = TokenCounts.open(place)
+        num = sum(len(found.columns.number) for split in (counts.train, counts.holdout) for found in split.values())
+        return (
+            counts.verify(),
+            f"{place}: counts of {num:,} shards, {counts.manifest.num_train + counts.manifest.num_holdout:,} tokens, all as "
+            "tokens.json says.",
         )
     ledger = DirectoryLedger(place)
     return verify_ledger(ledger), f"{place}: {len(ledger.names('rounds')):,} rounds follow from one another."
@@ -95,6 +107,23 @@ def show_shards(shards: ShardSet) -> None:
     )
 
 
+def show_tokens(counts: TokenCounts) -> None:
+    manifest = counts.manifest
+    rows = []
+    for skill in manifest.skills:
+        samples = sum(skill.train.num_samples)
+        mean = f"{skill.num_train / samples:.1f}" if samples else "-"
+        share_of = share(skill.num_train, manifest.num_train)
+        rows.append((skill.name, f"{skill.num_train:,}", share_of, mean, f"{skill.num_holdout:,}"))
+    print_table(("skill", "train tokens", "share", "per sample", "holdout tokens"), rows)
+    Console().print(
+        f"{manifest.num_train:,} train + {manifest.num_holdout:,} holdout tokens of shards {manifest.shards}, special tokens "
+        f"{'added' if manifest.special_tokens else 'not added'}; {escape(str(counts.root))}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
 def show_ledger(ledger: DirectoryLedger) -> None:
     run = read_record(ledger, "run.json", RunRecord)
     names = ledger.names("rounds")
@@ -108,7 +137,7 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         ]
         print_table(("skill", f"weight in round {head.round}", "drawn", "share", "epochs"), rows)
     Console().print(
-        f"policy {run.policy}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {len(names):,} rounds, "
+        f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {len(names):,} rounds, "
         f"{len(ledger.names('observations')):,} observations in {escape(str(ledger))}",
         soft_wrap=True,
         highlight=False,

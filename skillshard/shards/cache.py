@@ -67,6 +67,10 @@ class Files(Protocol):
     def is_remote(self) -> bool:
         """Whether `prefetch` is worth calling."""
 
+    @property
+    def are_locked(self) -> bool:
+        """Whether an open file is locked against eviction, so that it is kept open as long as it is read."""
+
     def open(self, wanted: Wanted) -> BinaryIO:
         """The file, open for reading; it can be mapped and stays readable whatever happens to its name."""
 
@@ -81,6 +85,10 @@ class LocalFiles(NamedTuple):
 
     @property
     def is_remote(self) -> bool:
+        return False
+
+    @property
+    def are_locked(self) -> bool:
         return False
 
     def open(self, wanted: Wanted) -> BinaryIO:
@@ -105,6 +113,10 @@ class RemoteFiles:
     @property
     def is_remote(self) -> bool:
         return True
+
+    @property
+    def are_locked(self) -> bool:
+        return self.cache is not None
 
     def open(self, wanted: Wanted) -> BinaryIO:
         """The file; ShardError if other bytes arrive than the manifest says, StorageError if none do."""

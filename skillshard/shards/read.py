@@ -1,12 +1,17 @@
 """Read shards: by position for the mixer, in stored order for everybody else.
 
 A shard is opened when it is first needed: its size is compared with the manifest, its index is checked against its digest,
-and both are memory-mapped (of a remote shard, what cache.py brought here). At most `MAX_OPEN` shards stay open. Texts are cut out of the mapped file by the index; the tar
-format is not parsed.
+and both are memory-mapped (of a remote shard, what cache.py brought here). At most `MAX_OPEN` shards of a skill stay
+mapped, and those that a round's plan names. Texts are cut out of the mapped file by the index; the tar format is not parsed.
+
+A map needs no open file, so the number of skills and shards is not bounded by `ulimit -n` (often 1,024). Only a shard out
+of a cache stays open, because that keeps its lock; the limit is raised as far as it may be before it is reached.
 """
 
+import errno
 import mmap
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +21,7 @@ from types import MappingProxyType
 
 import numpy as np
 import orjson
+import pyarrow as pa
 from jaxtyping import Int
 from pydantic import ValidationError
 
@@ -46,14 +52,14 @@ _ANEW = "Write the shards anew in another directory with 'skillshard shard', or 
 class OpenShard:
     """One shard in memory maps."""
 
-    data: mmap.mmap
+    data: memoryview
     index: np.ndarray
 
     def text(self, row: int) -> str:
         start, text_bytes, _ = self.index[row].tolist()
-        return self.data[start : start + text_bytes].decode()
+        return str(self.data[start : start + text_bytes], "utf-8")
 
-    def member(self, row: int) -> bytes:
+    def member(self, row: int) -> memoryview:
         """The JSON member of a row."""
         start, text_bytes, json_bytes = self.index[row].tolist()
         begin = start + -(-text_bytes // TAR_BLOCK) * TAR_BLOCK + TAR_BLOCK
@@ -127,12 +133,23 @@ class SkillShards:
         )
 
     def _open_checked(self, shard: int) -> OpenShard:
-        """Open and compare with the manifest: the size always, the digests of all bytes the first time in this process."""
+        """Open and compare with the manifest: the size always; the first time in this process the digests of all bytes,
+        and each row of the index with the headers in the tar."""
         check = shard not in self._checked
-        data, index = (_mapped(self.files, wanted, check_digest=check) for wanted in self._wanted(shard))
-        self._checked.add(shard)
+        tar, beside = self._wanted(shard)
+        data = _mapped(self.files, tar, check_digest=check, keep_open=self.files.are_locked)
+        index = _mapped(self.files, beside, check_digest=check, keep_open=False)
         first = len(index) - self.columns.num_samples[shard] * INDEX_DTYPE.itemsize
-        return OpenShard(data, np.frombuffer(index, INDEX_DTYPE, offset=first))
+        if first < 0:
+            raise ShardError(
+                f"{beside.name} is {len(index):,} bytes, too few for the {self.columns.num_samples[shard]:,} samples that the manifest "
+                f"says. {_ANEW}"
+            )
+        opened = OpenShard(data, np.frombuffer(index, INDEX_DTYPE, offset=first))
+        if check and (found := disagreement(opened)) is not None:
+            raise ShardError(f"{tar.name} {found}. {_ANEW}")
+        self._checked.add(shard)
+        return opened
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": OrderedDict(), "_checked": set()}
@@ -149,44 +166,86 @@ class SkillShards:
                 continue
             if opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
                 faults.append(f"{self.name(shard)} does not end as a tar does. {_ANEW}")
-            elif (row := disagreement(opened)) is not None:
-                faults.append(f"{self.name(shard)} has no sample where its index says row {row:,} is. {_ANEW}")
         return faults
 
 
-def disagreement(opened: OpenShard) -> int | None:
-    """The first row whose headers in the tar have not the sizes that the index says; None if all have."""
+def disagreement(opened: OpenShard) -> str | None:
+    """What the tar says against the first wrong row of its index; None if all headers have the sizes that the index says."""
+    if len(opened.data) % TAR_BLOCK:
+        return f"is {len(opened.data):,} bytes, which is no whole number of blocks of {TAR_BLOCK}"
     blocks = np.frombuffer(opened.data, np.uint8).reshape(-1, TAR_BLOCK)
     index = opened.index
     text_blocks = (index["text_start"] // TAR_BLOCK).astype(np.int64)
     json_headers = text_blocks + -(-index["text_bytes"].astype(np.int64) // TAR_BLOCK)
     inside = (json_headers < len(blocks)) & (index["text_start"] % TAR_BLOCK == 0)
+    found = []
     for headers, sizes in ((text_blocks - 1, index["text_bytes"]), (json_headers, index["json_bytes"])):
-        inside = inside & (member_sizes(blocks[np.where(inside, headers, 0)]) == sizes)
+        found.append(np.where(inside, member_sizes(blocks[np.where(inside, headers, 0)]), -1))
+        inside = inside & (found[-1] == sizes)
     wrong = np.flatnonzero(~inside)
-    return int(wrong[0]) if len(wrong) else None
+    if not len(wrong):
+        return None
+    row = int(wrong[0])
+    start, *expected = index[row].tolist()
+    got = [f"{sizes[row]:,}" if sizes[row] >= 0 else "none" for sizes in found]
+    return (
+        f"has no sample where its index says row {row:,} is: expected a text of {expected[0]:,} bytes at byte {start:,} and then "
+        f"a JSON of {expected[1]:,}, got members of {got[0]} and {got[1]}"
+    )
 
 
-def _mapped(files: Files, wanted: Wanted, *, check_digest: bool) -> mmap.mmap:
-    """A file of the shard set in a memory map, once its size and, if asked, its digest are found to be right."""
+def _mapped(files: Files, wanted: Wanted, *, check_digest: bool, keep_open: bool) -> memoryview:
+    """A file of the shard set in a memory map, once its size and, if asked, its digest are found to be right.
+
+    Args:
+        keep_open: whether the file stays open, with its lock, as long as the map is there.
+    """
     name, digest, num_bytes = wanted
     try:
         with files.open(wanted) as file:
             got = os.fstat(file.fileno()).st_size
             if got == 0 or got != (num_bytes or got):
                 raise ShardError(
-                    f"{name} is {got:,} bytes but the manifest says {num_bytes or 'more'}: truncated copy or edited file. {_ANEW}"
+                    f"{name} is {got:,} bytes but the manifest says {f'{num_bytes:,}' if num_bytes else 'more'}: truncated copy or edited file. {_ANEW}"
                 )
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data = _map_kept_open(file.fileno()) if keep_open else _map(file.fileno())
     except FileNotFoundError as error:
         raise ShardError(f"{error.filename} is missing, but the manifest names it. {_ANEW}") from error
-    if not check_digest:
-        return data
-    with memoryview(data) as view:
-        found = storage.digest(view)
-    if found != digest:
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise ShardError(
+            f"{name} cannot be opened: this process has as many files open as it may, "
+            f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,}. Allow more with 'ulimit -n' before it starts, or mix fewer skills."
+        ) from error
+    if check_digest and (found := storage.digest(data)) != digest:
         raise ShardError(f"{name} has digest {found} but the manifest says {digest}: damaged or edited file. {_ANEW}")
     return data
+
+
+def _map_kept_open(descriptor: int) -> memoryview:
+    """A file in memory, and its own descriptor of it: Python's mmap keeps one."""
+    _raise_limit_in_time(descriptor)
+    return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+
+
+def _map(descriptor: int) -> memoryview:
+    """A file in memory, without a descriptor: Arrow's map outlives the file that it was made from."""
+    with pa.memory_map(f"/dev/fd/{descriptor}") as file:
+        return memoryview(file.read_buffer())
+
+
+def _raise_limit_in_time(descriptor: int) -> None:
+    """Let this process have four times as many open files, or what its hard limit allows, once half of them are open.
+
+    A new descriptor has the lowest free number, which says how many there are.
+    """
+    newest = os.dup(descriptor)
+    os.close(newest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard and soft != resource.RLIM_INFINITY and newest > soft // 2:
+        more = 4 * soft if hard == resource.RLIM_INFINITY else min(4 * soft, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
 
 
 def _num_lines(folder: str) -> int:

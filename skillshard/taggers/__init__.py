@@ -1,8 +1,8 @@
 """Taggers: how a sample gets its skill."""
 
 from skillshard.taggers.cluster_model import ClusterModel
-from skillshard.taggers.embedding import embedding, kept_clusters
-from skillshard.taggers.lexical import lexical, open_lexical
+from skillshard.taggers.embedding import embedding, kept_clusters, kept_lexical
+from skillshard.taggers.lexical import lexical
 from skillshard.taggers.metadata import metadata
 from skillshard.taggers.regroup import read_map, regroup_tags, regrouped
 from skillshard.taggers.sentence_encoder import sentence_encoder
@@ -16,9 +16,9 @@ __all__ = [
     "Untagged",
     "embedding",
     "kept_clusters",
+    "kept_lexical",
     "lexical",
     "metadata",
-    "open_lexical",
     "read_map",
     "regroup_tags",
     "regrouped",

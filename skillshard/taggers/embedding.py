@@ -62,6 +62,7 @@ ONE_PARTITION_BYTES = 4 << 20
 """A corpus smaller than this may be one partition and nobody minds."""
 EMBEDDINGS = "embeddings"
 CRITERION = "simplified silhouette"
+"""Shown with the curve; `kmeans.best_of` says which number is taken."""
 ASSIGNED = np.dtype([("cluster", "<i4"), ("distance", "<f4")])
 
 
@@ -162,7 +163,7 @@ def embedding(
 
     Args:
         encoder: `lexical()`, or `sentence_encoder(NAME)`.
-        skills: number of clusters; "auto": the number in `skills_range` with the highest simplified silhouette.
+        skills: number of clusters; "auto": the knee of the simplified silhouette over numbers in `skills_range`.
         skills_range: least and most clusters that "auto" tries.
         min_share: no cluster gets a smaller share of the samples.
         seed: of the samples and starts.
@@ -199,6 +200,16 @@ def kept_clusters(model: ClusterModel, encoder: Encoder) -> Finder:
                 f"{encoder.arguments.get(what)!r}: give the same."
             )
     return KeptClusters(model, encoder)
+
+
+def kept_lexical(model: ClusterModel) -> Encoder:
+    """The lexical encoder that a model keeps; TagsError if it was made with another."""
+    kept = model.manifest.encoder
+    if kept.kind != "lexical":
+        raise TagsError(
+            f"the centroids in {model.folder} have {kept.dim} dimensions, and were made with --encoder {kept.name}, not lexical: give the same."
+        )
+    return open_lexical(str(model.folder))
 
 
 def encoder_files(encoder: Encoder) -> tuple[str, ...]:
@@ -525,14 +536,14 @@ def assign_partition(vectors: str, centroids: str, bonus: Sequence[float], spher
     return {"counts": counts.tolist(), "distances": distances.tolist(), "nearest": _nearest_rows(found, num)}
 
 
-def _nearest_rows(found: np.ndarray, num_clusters: int) -> list[list[list[float]]]:
-    """For each cluster [distance, row] of the rows nearest to its centroid."""
+def _nearest_rows(found: np.ndarray, num_clusters: int) -> list[list[tuple[float, int]]]:
+    """For each cluster (distance, row) of the rows nearest to its centroid."""
     rows = np.flatnonzero(found["cluster"] >= 0)
     rows = rows[np.lexsort((rows, found["distance"][rows], found["cluster"][rows]))]
     edges = np.searchsorted(found["cluster"][rows], np.arange(num_clusters))
     ends = np.append(edges[1:], len(rows))
     best = [rows[edge : min(end, edge + NUM_NEAREST)] for edge, end in zip(edges, ends, strict=True)]
-    return [[[float(found["distance"][row]), int(row)] for row in some] for some in best]
+    return [[(float(found["distance"][row]), int(row)) for row in some] for some in best]
 
 
 # --- 6: names --------------------------------------------------------------------------------------------------------

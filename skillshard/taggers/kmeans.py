@@ -290,5 +290,24 @@ def simplified_silhouette(points: Float[np.ndarray, "point dim"], clusters: Clus
 
 
 def best_of(choices: Sequence[Choice]) -> Choice:
-    """The highest score; of equal ones the fewest clusters."""
-    return max(choices, key=lambda choice: (choice.score, -choice.num_clusters))
+    """The knee of the curve: a peak, or where it becomes flat, after which more clusters tell little more.
+
+    That is the largest difference between the share of the rise that is reached and the share of the way, on a logarithmic
+    scale; of equal ones the highest score.
+
+    >>> best_of([Choice(2, 0.26), Choice(5, 0.37), Choice(10, 0.485), Choice(34, 0.497), Choice(64, 0.48)]).num_clusters
+    10
+
+    Reference:
+        Satopaa et al., "Finding a kneedle in a haystack", ICDCS Workshops 2011; without its smoothing and threshold.
+    """
+    first, rise = choices[0], max(choice.score for choice in choices) - choices[0].score
+    way = np.log(choices[-1].num_clusters / first.num_clusters)
+    if rise <= 0 or way == 0:
+        return first
+
+    def ahead(choice: Choice) -> float:
+        reached = (choice.score - first.score) / rise
+        return round(float(reached - np.log(choice.num_clusters / first.num_clusters) / way), 6)
+
+    return max(choices, key=lambda choice: (ahead(choice), choice.score))

@@ -27,6 +27,9 @@ MIN_SAMPLES = 2
 MAX_CHARS = 16_384
 """Of a longer text the beginning is looked at."""
 TEXTS_AT_ONCE = 1024
+TEXTS_PER_DIM = 16
+MIN_DIM = 8
+"""More directions than texts support are noise that k-means would follow (docs/LOG.md)."""
 FILES = ("lexical.columns.npy", "lexical.idf.npy", "lexical.components.npy")
 _TERM = r"\w+|[^\w\s]"
 
@@ -35,7 +38,7 @@ _TERM = r"\w+|[^\w\s]"
 class Lexical:
     """The encoder before it has seen a corpus; see `lexical`."""
 
-    max_dim: int = 128
+    max_dim: int = 64
     sample_size: int = 20_000
 
     @property
@@ -57,8 +60,8 @@ class Lexical:
             SIAM Review 53, 2011. Differs: each direction is divided by the root of its singular value, so that the few that
             all texts share do not outweigh those that tell them apart (docs/LOG.md).
         """
-        from sklearn.decomposition import TruncatedSVD
         from sklearn.preprocessing import normalize
+        from sklearn.utils.extmath import randomized_svd
         from threadpoolctl import threadpool_limits
 
         counts = _stacked(texts)
@@ -72,9 +75,10 @@ class Lexical:
         idf = np.log((1 + len(texts)) / (1 + num_texts[columns])) + 1
         weighted = normalize(counts[:, columns].multiply(idf).tocsr())
         with threadpool_limits(1):
-            svd = TruncatedSVD(min(self.max_dim, *weighted.shape), n_iter=4, random_state=seed % 2**32).fit(weighted)
-        spread = np.sqrt(np.maximum(svd.singular_values_, 1e-6 * svd.singular_values_[0]))
-        components = (svd.components_ / spread[:, None]).T
+            dim = min(self.max_dim, max(MIN_DIM, len(texts) // TEXTS_PER_DIM), *weighted.shape)
+            _, sizes, directions = randomized_svd(weighted, dim, n_iter=4, random_state=seed % 2**32)
+        spread = np.sqrt(np.maximum(sizes, 1e-6 * sizes[0]))
+        components = (directions / spread[:, None]).T
         values = (columns.astype(np.uint32), idf.astype(np.float32), components.astype(np.float16))
         for name, value in zip(FILES, values, strict=True):
             with storage.writing(storage.join(folder, name)) as part, part.open("wb") as file:
@@ -112,11 +116,11 @@ class FittedLexical:
         return vectors
 
 
-def lexical(*, max_dim: int = 128, sample_size: int = 20_000) -> Lexical:
+def lexical(*, max_dim: int = 64, sample_size: int = 20_000) -> Lexical:
     """Hashed words and pairs of words, TF-IDF, truncated SVD, length 1.
 
     Args:
-        max_dim: most dimensions; fewer where the corpus has fewer texts or terms.
+        max_dim: most dimensions; fewer where there are not 16 texts for each.
         sample_size: texts of the corpus that it is fitted on.
     """
     return Lexical(max_dim, sample_size)

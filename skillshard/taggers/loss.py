@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from skillshard import storage
 from skillshard.errors import TagsError
@@ -26,7 +27,7 @@ from skillshard.execution import Record, Where, keyed, num_cpus, run
 from skillshard.proxy.device import Precision, one_thread, resolve_device, resolve_precision
 from skillshard.proxy.pretrained import check_place
 from skillshard.proxy.reading import Reading, check_window
-from skillshard.proxy.run import Recipe, estimate_s, model_for, reading_for, train_run
+from skillshard.proxy.run import BATCH_SIZE, Recipe, estimate_s, model_for, reading_for, train_run
 from skillshard.proxy.segments import Segments
 from skillshard.proxy.train import IGNORE, TokenBatch
 from skillshard.taggers.cluster_model import (
@@ -47,6 +48,7 @@ from skillshard.taggers.kmeans import (
     Clusters,
     assign,
     best_of,
+    count_distinct,
     fit,
     simplified_silhouette,
     tried_numbers,
@@ -64,9 +66,7 @@ from skillshard.taggers.texts import SampledText, sample_texts
 from skillshard.taggers.trajectories import Measure, guess_loss, parts_features, scale_of, whole_features
 
 MAX_TEXTS = 100_000
-"""Texts that runs draw from: more than the runs of `tiny` see, and a scratch file of some 100 MB."""
-MOST_SKILLS = 32
-"""The largest number that `auto` tries."""
+"""Most texts that runs draw from; a run keeps them encoded, 1 kB each for a window of 128."""
 DROP_SHARE = 0.1
 LEAST_DIFFERENCE = 0.1
 """A term whose share of samples differs less than this between clusters tells none of them apart."""
@@ -77,6 +77,7 @@ class LossFinder:
     """See `loss_tagger`."""
 
     skills: int | Literal["auto"]
+    skills_range: tuple[int, int]
     runs: int
     checkpoints: int
     steps: int
@@ -99,11 +100,8 @@ class LossFinder:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return {
-            name: getattr(self, name)
-            for name in self.__dataclass_fields__  # the order of the fields
-            if name != "on_estimate"
-        }
+        asked = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "on_estimate"}
+        return {**asked, "skills_range": list(self.skills_range)}
 
     def find(self, search: Search) -> LossTagger:
         """Train, measure, cluster, keep; what is done already is not done again."""
@@ -120,7 +118,7 @@ class LossFinder:
     def _sample(self, search: Search) -> list[SampledText]:
         texts = sample_texts(
             search.partitions,
-            limit=max(MAX_TEXTS, self.probe),
+            limit=max(min(MAX_TEXTS, self.steps * BATCH_SIZE), self.probe),
             reading=search.reading,
             refusal=self._blank_reading().refusal,
             stop_at_refused=search.on_bad_sample == "stop",
@@ -212,7 +210,7 @@ class LossFinder:
         guess = guess_loss(batch.targets[batch.targets != IGNORE])
         scale = scale_of(features(guess), measure=self.measure)
         points = scale.apply(features(guess))
-        clusters, tried = choose_clusters(points, self.skills, seed=self.seed)
+        clusters, tried = choose_clusters(points, self.skills, self.skills_range, seed=self.seed)
         clusters = by_time_learnt(clusters, points, losses)
         found = assign(points, clusters)
         described = describe(found, probe)
@@ -222,6 +220,7 @@ class LossFinder:
         told = {
             "reading": reading_to_json(reading),
             "recipe": asdict(recipe),
+            "kept_steps": recipe.kept_steps,
             "seeds": self._seeds(),
             "measure": self.measure,
             "guess_loss": guess,
@@ -270,6 +269,7 @@ class LossFinder:
 def loss_tagger(
     *,
     skills: int | Literal["auto"],
+    skills_range: tuple[int, int] = (2, 64),
     runs: int = 10,
     checkpoints: int = 10,
     steps: int = 1000,
@@ -289,7 +289,8 @@ def loss_tagger(
     """Find skills by loss trajectories.
 
     Args:
-        skills: number of clusters, at least 2; "auto": the number from 2 to `MOST_SKILLS` of the best simplified silhouette.
+        skills: number of clusters, at least 2; "auto": that in `skills_range` which the curve of the simplified silhouette suggests.
+        skills_range: least and most clusters that "auto" tries.
         runs: training runs, from different seeds; 10 as in the paper.
         checkpoints: kept of each run.
         steps: optimizer steps of each run, of 64 texts.
@@ -315,6 +316,10 @@ def loss_tagger(
     device = resolve_device(device)
     _check_numbers(skills, runs, probe, seed)
     check_window(window)
+    if not 2 <= skills_range[0] <= skills_range[1]:
+        raise TagsError(
+            f"--skills auto tries from {skills_range[0]} to {skills_range[1]}: give 2 or more, and the smaller number first."
+        )
     if measure not in ("whole", "parts"):
         raise TagsError(f"--measure {measure}: give 'whole' or 'parts'.")
     if measure == "parts" and segment_at is None:
@@ -337,6 +342,7 @@ def loss_tagger(
         )
     return LossFinder(
         skills=skills,
+        skills_range=skills_range,
         runs=runs,
         checkpoints=checkpoints,
         steps=steps,
@@ -373,15 +379,21 @@ def measure_unit(model: LossModel, batch: TokenBatch, out: str) -> Record:
 
 
 def choose_clusters(
-    points: Float[np.ndarray, "sample feature"], skills: int | Literal["auto"], *, seed: int
+    points: Float[np.ndarray, "sample feature"],
+    skills: int | Literal["auto"],
+    skills_range: tuple[int, int],
+    *,
+    seed: int,
 ) -> tuple[Clusters, list[Choice]]:
-    """k-means with a given number of clusters, or with that of the best simplified silhouette; and what was tried."""
-    if skills == "auto":
-        most = min(MOST_SKILLS, len(np.unique(points, axis=0)))
-        fitted = {number: fit(points, number, seed=seed, spherical=False) for number in tried_numbers(2, max(2, most))}
-        scores = [Choice(number, simplified_silhouette(points, found)) for number, found in fitted.items()]
-        return fitted[best_of(scores).num_clusters], scores
-    return fit(points, skills, seed=seed, spherical=False), []
+    """k-means with a given number of clusters, or with that which `best_of` takes; and what was tried."""
+    with threadpool_limits(1):
+        if skills != "auto":
+            return fit(points, skills, seed=seed, spherical=False), []
+        least, most = skills_range
+        most = max(least, min(most, count_distinct(points, most)))
+        fitted = {number: fit(points, number, seed=seed, spherical=False) for number in tried_numbers(least, most)}
+        tried = [Choice(number, simplified_silhouette(points, found)) for number, found in fitted.items()]
+        return fitted[best_of(tried).num_clusters], tried
 
 
 def by_time_learnt(

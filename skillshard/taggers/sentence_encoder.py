@@ -13,11 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 import xxhash
+from jaxtyping import Float
 
 from skillshard.errors import TagsError
 from skillshard.taggers.encoder import VectorsOf
 
 Windows = Literal["first", "mean"]
+NO_LIMIT = 1 << 20
+"""Tokens that a model reads which names no limit."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -81,7 +84,7 @@ def sentence_encoder(
     dtype: str = "float32",
     prompt: str = "",
     max_length: int | None = None,
-    windows: Windows = "first",
+    windows: str = "first",
     on_this_machine: bool = True,
 ) -> SentenceEncoder:
     """Load a model to see that it works here, and what it gives.
@@ -105,9 +108,11 @@ def sentence_encoder(
         raise TagsError(f"--windows {windows!r}: give 'first' or 'mean'.")
     if batch_size < 1:
         raise TagsError(f"--batch-size {batch_size}: give a positive number of texts.")
+    if Path(model).is_absolute() and not Path(model).is_dir():
+        raise TagsError(f"--encoder {model}: no such directory. Give a sentence-transformers model, or 'lexical'.")
     chosen = _device(device) if on_this_machine else device or "cpu"
     loaded = _loaded(model, chosen if on_this_machine else "cpu", dtype, max_length)
-    most = int(loaded.max_seq_length or 512)
+    most = int(loaded.max_seq_length or NO_LIMIT)
     if max_length is not None and not _num_special(loaded, prompt) < max_length <= most:
         raise TagsError(
             f"--max-length {max_length}: {model} takes from {_num_special(loaded, prompt) + 1} to {most} tokens."
@@ -119,7 +124,7 @@ def sentence_encoder(
         dtype=dtype,
         prompt=prompt,
         max_length=max_length or most,
-        windows=windows,
+        windows=windows,  # type: ignore[arg-type]  # checked above
         dim=int(loaded.get_embedding_dimension()),
         weights_digest=_weights_digest(loaded),
     )
@@ -147,9 +152,9 @@ def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
     """The model, kept for the next call in this process."""
     import torch
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
-    if Path(model).is_absolute() and not Path(model).is_dir():
-        raise TagsError(f"--encoder {model}: no such directory. Give a sentence-transformers model, or 'lexical'.")
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     kwargs = {"dtype": getattr(torch, dtype)}
     try:
         try:  # what is on this machine needs no network
@@ -162,7 +167,7 @@ def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
             "Hugging Face hub (downloaded once; needs the network), or the directory of one."
         ) from error
     loaded.eval()
-    if max_length is not None and max_length <= int(loaded.max_seq_length or 512):
+    if max_length is not None and max_length <= int(loaded.max_seq_length or NO_LIMIT):
         loaded.max_seq_length = max_length
     return loaded
 
@@ -218,7 +223,7 @@ def _windows(model: Any, text: str, num_tokens: int) -> list[str]:
     return [text[cut[0][0] : cut[-1][1]] for cut in cuts] or [text]
 
 
-def _means(vectors: VectorsOf, owner: np.ndarray, num_texts: int) -> VectorsOf:
+def _means(vectors: Float[np.ndarray, "window dim"], owner: np.ndarray, num_texts: int) -> VectorsOf:
     """The mean direction of each text's windows."""
     sums = np.zeros((num_texts, vectors.shape[1]), np.float32)
     np.add.at(sums, owner, vectors)

@@ -1,7 +1,9 @@
 """One rank of a DistributedDataParallel training: SHARDS FOLDER STEPS WORKERS."""
 
 import json
+import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -9,11 +11,21 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from skillshard.evaluation import losses_per_skill
 from skillshard.storage import read_json, to_json, write_bytes
 from skillshard.torch import MixedDataset, collate, resume
 from tests.adapters.trainers import live_mixer, losses_at
 
 STEP_DRAWS = 24
+
+
+def bytes_loss(texts: list[str]) -> tuple[list[float], list[int]]:
+    """Nats and tokens of texts: those of a model that knows how often each letter occurs in a text."""
+    entropies = [
+        -sum(text.count(letter) * math.log(text.count(letter) / len(text)) for letter in sorted(set(text)))
+        for text in texts
+    ]
+    return entropies, [len(text) for text in texts]
 
 
 def main(shards: str, folder: Path, steps: int, workers: int) -> None:
@@ -43,6 +55,8 @@ def main(shards: str, folder: Path, steps: int, workers: int) -> None:
         if rank == 0 and step % 7 == 0:
             write_bytes(saved, to_json(mixer.state_dict(step=step)))
     del batches
+    measured = losses_per_skill(bytes_loss, mixer.shards.holdout, max_samples=20, batch_size=8)
+    write_bytes(folder / f"losses-{rank}.json", to_json({skill: asdict(loss) for skill, loss in measured.items()}))
     dist.barrier()
     dist.destroy_process_group()
 

@@ -8,6 +8,7 @@ import pytest
 
 from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
 from skillshard.shards.read import ShardSet
+from skillshard.storage import read_json
 from tests.adapters.ddp_trainer import STEP_DRAWS
 from tests.adapters.processes import finish, kill, records, start_ranks
 from tests.adapters.trainers import expected_texts
@@ -49,6 +50,9 @@ def test_the_union_of_all_ranks_is_the_global_stream(
     per_rank = [len(records(tmp_path / "ddp" / f"rank-{rank}.jsonl")[0]["draws"]) for rank in range(world_size)]
     assert per_rank == [STEP_DRAWS // world_size] * world_size
     check_union(shards, tmp_path / "ddp", tmp_path / "reference")
+    losses = [read_json(tmp_path / "ddp" / f"losses-{rank}.json") for rank in range(world_size)]
+    assert set(losses[0]) == set(shards.skills) and len({loss["mean"] for loss in losses[0].values()}) > 1
+    assert losses == [losses[0]] * world_size
 
 
 def test_killed_and_resumed_with_another_world_size_it_is_the_same_stream(shards: ShardSet, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from skillshard.execution import MAX_TRIES, Where, keyed, run
 from skillshard.shards.read import ShardSet
 from tests.commands import Outcome, fails, finish, marked, skillshard, start, works
 from tests.conftest import REPOSITORY, lines, samples, tree
+from tests.tokenizers_trained import byte_tokenizer, save
+from tests.topics import minilm, topic_corpus
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
 MARKER = f"ray-{os.getpid()}"
@@ -97,15 +99,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = samples(add=400, carry=200, negate=40)
     for at in range(3):
         (folder / f"{at}.jsonl").write_bytes(lines([*records[at::3], {**records[at - 1], "text": "again"}]) + b"{\n")
+    save(byte_tokenizer(record["text"] for record in records), folder.parent / "tokenizer.json")
     return folder
 
 
-def commands(corpus: Path, out: Path, *options: object) -> tuple[tuple[object, ...], tuple[object, ...]]:
+def commands(corpus: Path, out: Path, *options: object) -> list[tuple[object, ...]]:
     cut = ("--partition-size", "3kB", "--on-bad-sample", "set-aside")
-    return (
+    return [
         ("tag", corpus, "--field", "skill", "--out", out / "T", *cut, *options),
         ("shard", corpus, "--tags", out / "T", "--out", out / "S", "--shard-size", "30kB", "--holdout", 0.1, *options),
-    )
+        ("tokens", out / "S", "--tokenizer", corpus.parent / "tokenizer.json", "--out", out / "C", *options),
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -135,6 +139,23 @@ def test_ray_gives_the_bytes_of_one_process(
         assert outcome.code == 0, outcome
     assert tree(tmp_path) == expected
     assert "T/.work/job.json" not in tree(tmp_path)
+
+
+def test_actors_that_keep_an_encoder_give_the_bytes_of_one_process(cluster: tuple[str, str], tmp_path: Path) -> None:
+    topic_corpus(tmp_path / "corpus", 120)
+    command = ("tag", tmp_path / "corpus", "--by", "embedding", "--skills", 4, "--partition-size", "9kB")
+    works(*command, "--out", tmp_path / "here", "--workers", 1)
+    outcome = finish(start(*command, "--out", tmp_path / "ray", "--ray-address", cluster[0]))
+    assert outcome.code == 0, outcome
+    assert tree(tmp_path / "ray") == tree(tmp_path / "here")
+
+
+def test_a_gpu_that_the_cluster_does_not_have_is_one_sentence(cluster: tuple[str, str], tmp_path: Path) -> None:
+    topic_corpus(tmp_path / "corpus", 20)
+    options = ("--encoder", minilm(), "--device", "cuda", "--skills", 2, "--ray-address", cluster[0])
+    outcome = finish(start("tag", tmp_path / "corpus", "--by", "embedding", *options, "--out", tmp_path / "E"))
+    assert outcome.code == 1
+    assert outcome.sentence.startswith("a GPU was asked for, and the Ray cluster has 0. Give --device cpu")
 
 
 def test_an_error_in_a_unit_is_the_same_sentence_on_ray_and_here(cluster: tuple[str, str], tmp_path: Path) -> None:
@@ -298,6 +319,7 @@ def test_jobs_submitted_to_ray_give_the_same_bytes(
         ("graph", ("shards", "--steps", "4", "--out", "/out.json")),
         ("graph", ("/shards", "--steps", "4", "--out", "/out.json", "--eval", "exam")),
         ("graph", ("/shards", "--steps", "4", "--out", "/out.json", "--proxy", "models/gpt2")),
+        ("tag", ("/corpus", "--by", "embedding", "--model", "model", "--out", "/out")),
     ],
 )
 def test_a_job_refuses_a_relative_path(verb: str, arguments: tuple[str, ...]) -> None:

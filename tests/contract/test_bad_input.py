@@ -596,3 +596,16 @@ def test_a_wrong_call_exits_2_and_names_the_option(
     outcome = skillshard(*options)
     assert outcome.code == 2 and says in outcome.err and "Traceback" not in outcome.err
     assert tree(made) == before
+
+
+def test_the_stream_is_written_to_devices_and_pipes_and_they_stay_what_they_are(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    works("mix", shards.root, "--draws", 5, "--out", "/dev/null")
+    assert Path("/dev/null").is_char_device()
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE)
+    assert works("mix", shards.root, "--draws", 5, "--out", tmp_path / "pipe") == ""
+    works("mix", shards.root, "--draws", 5, "--out", tmp_path / "file")
+    assert reader.communicate(timeout=20)[0] == (tmp_path / "file").read_bytes()
+    assert (tmp_path / "pipe").is_fifo()

@@ -378,7 +378,7 @@ def test_evaluation_skills_may_be_others_than_training_skills() -> None:
         (
             lambda: odm(warmup_steps=0, prior={"add": 1.0}).init(SKILLS),
             PolicyError,
-            "odm's prior does not name the skills of the mix",
+            "odm's prior weights do not name the skills of the mix: unknown: none; missing: carry, negate, copy.",
         ),
         (lambda: exp3(scale=0.0), PolicyError, "scale is 0.0: give nats"),
         (

@@ -12,10 +12,13 @@ from skillshard import schemas, taggers
 from skillshard.corpus import Corpus
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import skill_it
 from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import count_tokens
 from skillshard.shards.write import write_shards
 from tests.conftest import HERE, REPOSITORY, lines, samples
+from tests.tokenizers_trained import EOS, byte_tokenizer
 
 
 def check(name: str, value: Any) -> None:
@@ -44,12 +47,24 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     mixer = Mixer(shards, skill_it(graph, eta=0.5), ledger=tmp_path / "run", round_draws=50, step_draws=10)
     mixer.report(5, {"add": 1.0, "carry": 2.0})
     mixer.round(2)
+    counts = count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", where=HERE)
+    in_tokens = Mixer(
+        shards, skill_it(graph, eta=0.5), ledger=tmp_path / "in-tokens", round_draws=50, unit="tokens", tokens=counts
+    )
+    packed = PackedTokens(in_tokens, counts, block_tokens=64, separator=EOS, step_blocks=2)
 
     check("tags-1", json.loads((tmp_path / "tags" / "tags.json").read_text()))
+    found = taggers.embedding(taggers.lexical(), skills="auto", skills_range=(2, 4))
+    taggers.tag_corpus(corpus, found, tmp_path / "clusters", on_bad_sample="set-aside", where=HERE)
+    check("tags-1", json.loads((tmp_path / "clusters" / "tags.json").read_text()))
+    check("clusters-1", json.loads((tmp_path / "clusters" / "model" / "model.json").read_text()))
     check("manifest-1", json.loads((tmp_path / "shards" / "manifest.json").read_text()))
     check("graph-1", json.loads((tmp_path / "graph.json").read_text()))
     check("run-1", json.loads((tmp_path / "run" / "run.json").read_text()))
+    check("run-1", json.loads((tmp_path / "in-tokens" / "run.json").read_text()))
     check("mixer-1", mixer.state_dict(step=5))
+    check("tokens-1", json.loads((tmp_path / "tokens" / "tokens.json").read_text()))
+    check("packed-1", packed.state_dict(step=5))
     for folder, name in (("run/observations", "observation-1"), ("run/rounds", "round-1")):
         found = sorted((tmp_path / folder).glob("*.json"))
         assert found

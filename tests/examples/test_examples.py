@@ -16,6 +16,8 @@ EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
 WITHOUT_LOSSES = {"stateful_dataloader.py"}
 SLOW_TO_START = {"huggingface_trainer.py", "lightning_trainer.py"}
 """Run once; tests/adapters resumes them."""
+OFTEN = {"huggingface_trainer.py", "packed_tokens.py"}
+"""Report every fifth step."""
 
 
 def test_every_example_is_known() -> None:
@@ -23,6 +25,7 @@ def test_every_example_is_known() -> None:
         "ddp.py",
         "huggingface_trainer.py",
         "lightning_trainer.py",
+        "packed_tokens.py",
         "plain_numpy.py",
         "pytorch.py",
         "stateful_dataloader.py",
@@ -49,5 +52,5 @@ def test_an_example_runs_and_goes_on(shards: ShardSet, tmp_path: Path, name: str
         reports.append(len(list((tmp_path / "run" / "observations").glob("*.json"))))
     assert verify_ledger(DirectoryLedger(tmp_path / "run")) == []
     assert not (tmp_path / "run" / "aside").exists()
-    every = 5 if "huggingface" in name else 10
+    every = 5 if name in OFTEN else 10
     assert reports == [0 if name in WITHOUT_LOSSES else steps // every for steps in runs]

@@ -15,6 +15,7 @@ from skillshard.errors import ExecutionError
 from skillshard.execution import MAX_TRIES, Where, keyed, run
 from tests.commands import finish, marked, start, works
 from tests.conftest import lines, samples, tree
+from tests.tokenizers_trained import byte_tokenizer, save
 
 Command = tuple[object, ...]
 
@@ -29,12 +30,17 @@ def shard(base: Path, out: Path, workers: int = 1) -> Command:
     return ("shard", base / "corpus", "--tags", base / "tags", "--out", out, *options)
 
 
-COMMANDS = {"tag": tag, "shard": shard}
+def tokens(base: Path, out: Path, workers: int = 1) -> Command:
+    return ("tokens", base / "shards", "--tokenizer", base / "tokenizer.json", "--out", out, "--workers", workers)
+
+
+COMMANDS = {"tag": tag, "shard": shard, "tokens": tokens}
+MANIFESTS = {"tag": "tags.json", "shard": "manifest.json", "tokens": "tokens.json"}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus in about 90 partitions, with ids that repeat in other partitions, its tags and its shards."""
+    """A corpus in about 90 partitions, with ids that repeat in other partitions, its tags, its shards and their token counts."""
     folder = tmp_path_factory.mktemp("base")
     (folder / "corpus").mkdir()
     records = samples(add=1500, carry=900, negate=300)
@@ -43,11 +49,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "corpus" / f"{at}.jsonl").write_bytes(lines([*records[at::4], *repeated]) + b"{\n")
     works(*tag(folder, folder / "tags"))
     works(*shard(folder, folder / "shards"))
+    save(byte_tokenizer(record["text"] for record in records), folder / "tokenizer.json")
+    works(*tokens(folder, folder / "tokens"))
     return folder
 
 
 def expected(base: Path, verb: str) -> dict[str, bytes]:
-    return tree(base / ("tags" if verb == "tag" else "shards"))
+    return tree(base / {"tag": "tags", "shard": "shards", "tokens": "tokens"}[verb])
 
 
 def num_files(folder: Path) -> int:
@@ -82,7 +90,7 @@ def test_killed_at_many_points_and_run_again_it_completes_with_the_same_bytes(
             )
         )
         kill_and_see_all_end(process, marker)
-    assert not (out / ("tags.json" if verb == "tag" else "manifest.json")).exists(), "killed too late to show anything"
+    assert not (out / MANIFESTS[verb]).exists(), "killed too late to show anything"
     assert finish(start(*command)).code == 0
     assert tree(out) == expected(base, verb)
     works("verify", out)

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from skillshard import storage, web
 from skillshard.shards.read import ShardSet
 from tests.conftest import tree
-from tests.remote.server import Between
+from tests.remote.server import Between, served
 
 BUCKET = "bucket"
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -51,15 +49,8 @@ def s3_address(shards: ShardSet) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def web_address(shards: ShardSet) -> Iterator[str]:
-    """`python -m http.server` in the shard set's directory."""
-    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(shards.root)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    port = process.stdout.readline().split(" port ")[1].split()[0]
-    yield f"127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
-    process.stdout.close()
+    with served(shards.root) as address:
+        yield address
 
 
 @pytest.fixture(params=["s3", "http"])

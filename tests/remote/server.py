@@ -1,19 +1,33 @@
 """A server between us and the files: it counts what is asked for, and does what servers should not do."""
 
+import contextlib
 import http.client
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 Fault = str | float | None
 """What goes wrong with an answer: a status ("500"), "reset", "cut", "wrong", "longer", "other", "hang", "drip", seconds of delay, or nothing."""
 Faults = Callable[[str, int], Fault]
 """The fault of a path's n-th GET, n from 0."""
+
+
+@contextlib.contextmanager
+def served(folder: Path | str) -> Iterator[str]:
+    """The address of `python -m http.server` in a directory."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        yield f"127.0.0.1:{process.stdout.readline().split(' port ')[1].split()[0]}"
+        process.terminate()
 
 
 class Between:

@@ -1,6 +1,7 @@
 """A remote shard set gives the stream of the local one, or one clear error; nothing wrong is ever yielded."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,14 @@ def local(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> list[tu
     return stream(shards, tmp_path_factory.mktemp("ledger"))
 
 
-def leftovers(cache: Path) -> list[str]:
-    return [path.name for path in cache.iterdir() if path.suffix == cache_module.PART]
+def nothing_is_left_over(cache: Path, timeout_s: float = 20) -> bool:
+    """Whether no download is under way: a thread that reads ahead may just be finding that another one has the file."""
+    end = time.monotonic() + timeout_s
+    while any(path.suffix == cache_module.PART for path in cache.iterdir()):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 # ------------------------------------------------------------------------------------------------------------- all well
@@ -55,7 +62,7 @@ def test_a_remote_stream_is_the_local_one(
     for skill, held in shards.holdout.items():
         assert list(remote.holdout[skill]) == list(held)
     if cached:
-        assert not leftovers(tmp_path / "cache")
+        assert nothing_is_left_over(tmp_path / "cache")
         assert all(storage.digest(data) == name for name, data in tree(tmp_path / "cache").items())
 
 
@@ -113,7 +120,7 @@ def test_faults_that_pass_are_survived(
     )
     assert stream(ShardSet.open(place, cache=tmp_path / "cache"), tmp_path / "ledger") == local
     expected = {path: 1 if path.endswith("manifest.json") and not manifest_is_checked else 3 for path in server.asked}
-    assert server.asked == expected and not leftovers(tmp_path / "cache")
+    assert server.asked == expected and nothing_is_left_over(tmp_path / "cache")
 
 
 @pytest.mark.parametrize("fault", ["500", "reset", "cut", "wrong"])
@@ -123,7 +130,7 @@ def test_faults_of_a_store_are_survived(
     server, place = through("s3")
     server.faults = lambda path, nth: fault if nth < 1 and not path.endswith("manifest.json") else None
     assert stream(ShardSet.open(place, cache=tmp_path / "cache"), tmp_path / "ledger") == local
-    assert not leftovers(tmp_path / "cache")
+    assert nothing_is_left_over(tmp_path / "cache")
 
 
 def test_a_server_that_hangs_is_given_up_and_asked_again(
@@ -168,7 +175,7 @@ def test_faults_that_last_end_in_one_clear_error_and_leave_nothing_half_done(
         stream(remote, tmp_path / "ledger")
     asked = [num for path, num in server.asked.items() if re.search(r"/train/add/\d+\.tar", path)]
     assert asked == [1 if fault in ("404", "403", "401") else storage.TRIES]
-    assert not leftovers(tmp_path / "cache")
+    assert nothing_is_left_over(tmp_path / "cache")
     server.faults = lambda path, nth: None
     assert stream(remote, tmp_path / "ledger") == local
 

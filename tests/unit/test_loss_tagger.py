@@ -24,7 +24,9 @@ from skillshard.proxy.pretrained import open_pretrained, pretrained_tokens
 from skillshard.proxy.reading import Bytes
 from skillshard.proxy.run import Recipe, estimate_s, load_checkpoint, new_model, train_run
 from skillshard.proxy.train import IGNORE, TokenBatch, sample_scores
+from skillshard.report.clusters import mean_trajectories
 from skillshard.taggers.agreement import agreement
+from skillshard.taggers.kmeans import Choice, best_of
 from skillshard.taggers.loss import LossFinder, loss_tagger
 from skillshard.taggers.loss_model import (
     open_loss_tagger,
@@ -34,6 +36,7 @@ from skillshard.taggers.loss_model import (
 )
 from skillshard.taggers.trajectories import guess_loss, parts_features, scale_of, whole_features
 from skillshard.tags import Tags
+from tests.commands import skillshard, works
 from tests.conftest import HERE, lines, tree
 
 SHAPE = ProxyShape(vocab=257, positions=15, layers=1, dim=16, heads=2)
@@ -253,8 +256,8 @@ def test_the_number_of_skills_can_be_chosen(measure: str, corpus: Path, tmp_path
     finder = small_finder(skills="auto", measure=measure, steps=20)
     tags = taggers.tag_corpus(Corpus.open(corpus), finder, tmp_path / "tags", where=HERE)
     told = orjson.loads((tmp_path / "tags" / "model" / "model.json").read_bytes())
-    best = max(told["tried"], key=lambda tried: (tried["score"], -tried["num_clusters"]))
-    assert len(told["clusters"]) == best["num_clusters"] >= len(tags.manifest.skills) >= 1
+    best = best_of([Choice(tried["num_clusters"], tried["score"]) for tried in told["tried"]])
+    assert len(told["clusters"]) == best.num_clusters >= len(tags.manifest.skills) >= 1
 
 
 def test_readings_and_recipes_come_back_from_json() -> None:
@@ -337,6 +340,30 @@ def test_a_model_of_another_tagger_or_a_damaged_one_is_refused(tagged: Tags, tmp
     manifest.write_bytes(orjson.dumps(told))
     with pytest.raises(TagsError, match="are of lexical, not of loss trajectories"):
         open_loss_tagger(tmp_path / "other")
+
+
+def test_inspect_shows_the_clusters_and_draws_their_trajectories(tagged: Tags, tmp_path: Path) -> None:
+    shown = works("inspect", tagged.folder, "--against", "meta.skill", "--pictures", tmp_path / "P")
+    assert "encoder tiny (6 dimensions), 2 centroids" in shown and "one-to-one accuracy" in shown
+    assert (tmp_path / "P" / "trajectories.png").read_bytes().startswith(b"\x89PNG")
+    steps, curves = mean_trajectories(tagged.folder / "model")
+    losses = np.load(tagged.folder / "model" / "losses.npy")
+    assert steps == [15, 30, 45] and losses.shape == (2, 3, 100)
+    assert curves["greet-hello"][-1] < 0.5 < 1.5 < curves["toss"][-1]
+    assert "all as the manifest says" in works("verify", tagged.folder)
+
+
+def test_the_command_refuses_options_of_other_taggers_and_asks_for_a_number_of_skills(
+    corpus: Path, tmp_path: Path
+) -> None:
+    for options, says in (
+        (("--by", "loss"), "needs --skills K"),
+        (("--by", "loss", "--skills", 2, "--encoder", "lexical"), "--encoder has no meaning with --by loss"),
+        (("--by", "embedding", "--skills", 2, "--runs", 3), "--runs has no meaning with --by embedding"),
+        (("--by", "loss", "--model", tmp_path, "--steps", 3), "--steps is fixed by --model"),
+    ):
+        outcome = skillshard("tag", corpus, "--out", tmp_path / "out", *options)
+        assert outcome.code == 2 and says in re.sub(r"[\s│]+", " ", outcome.err), outcome
 
 
 # ------------------------------------------------------------------------------------------- a model of Hugging Face

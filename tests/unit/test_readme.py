@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, samples, write_corpus
+from tests.tokenizers_trained import byte_tokenizer, save
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -51,12 +52,24 @@ def test_the_verbs_of_the_readme_run(folder: Path) -> None:
 
 
 def test_the_trainer_of_the_readme_runs(folder: Path) -> None:
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     (folder / "trainer.py").write_text(code)
     found = run([sys.executable, "-W", "ignore", "trainer.py"], folder)
     assert found.returncode == 0, found.stderr
     assert len(list((folder / "runs" / "1" / "observations").glob("*.json"))) == 5
     assert (folder / "checkpoint.pt").exists()
+
+
+def test_the_tokens_of_the_readme_run(folder: Path) -> None:
+    """With shards and policy as in the trainer above it."""
+    trainer, code = blocks("python")
+    (command,) = re.findall(r"^skillshard (tokens .*)$", README, flags=re.M)
+    save(byte_tokenizer(["add carry"], separator="<|endoftext|>"), folder / "tokenizer.json")
+    assert run([sys.executable, "-m", "skillshard.cli", *command.split()], folder).returncode == 0
+    above = trainer[: trainer.index("mixer = ")]
+    (folder / "packed.py").write_text(f"{above}{code}print(next(iter(loader))['input_ids'].shape)")
+    found = run([sys.executable, "-W", "ignore", "packed.py"], folder)
+    assert found.stdout == "torch.Size([8, 1024])\n", found.stderr
 
 
 def test_the_install_commands_name_extras_that_exist() -> None:

@@ -1,0 +1,222 @@
+"""How good and how fast the taggers that find skills are: quality on known categories, cost of encoding, k-means at scale.
+
+    python benchmarks/taggers.py quality  --corpora ../shared/corpora --work /tmp/bench --out benchmarks/results/taggers.json
+    python benchmarks/taggers.py body     --corpora ../shared/corpora --work /tmp/bench --encoder MODEL --out ...
+    python benchmarks/taggers.py overhead --corpora ../shared/corpora --work /tmp/bench --encoder MODEL --out ...
+    python benchmarks/taggers.py scale    --work /tmp/bench --out ...
+
+quality: NMI of lexical clusters with the known categories, over seeds, `skillshard tag --by embedding` as it is.
+body: the same on instructions without their instruction (a sample), lexical next to a sentence-transformers model.
+overhead: CPU-seconds of our encoding over those of bare `SentenceTransformer.encode` on the same texts, in turn, one thread.
+scale: a million vectors of 384 dimensions, in 10 parts, into 256 clusters: sample, start, steps over all, assignment, on two
+processes; wall and CPU seconds, and the most memory of any process.
+Each section is kept under its name in --out, with the machine; the others there stay.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from mixers import machine
+
+from skillshard import taggers
+from skillshard.artefact import Work
+from skillshard.corpus import Corpus, Sample, read_partition
+from skillshard.execution import Where
+from skillshard.report.clusters import compare
+from skillshard.taggers import kmeans
+from skillshard.taggers.embedding import _assign, _fit, _sample
+from skillshard.taggers.tagger import Search
+from skillshard.tags import Tags
+
+CASES = {"sources": "meta.source", "instructions": "meta.task"}
+BODY_SAMPLES = 6000
+
+
+def num_values(folder: Path, field: str) -> int:
+    """How many categories a corpus has, and so how many clusters are asked for."""
+    name = field.removeprefix("meta.")
+    rows = (row for partition in Corpus.open(folder).partitions() for row in read_partition(partition))
+    return len({row.meta[name] for row in rows if isinstance(row, Sample)})
+
+
+def tagged(folder: Path, encoder: Any, skills: int, seed: int, out: Path) -> Path:
+    tagger = taggers.embedding(encoder, skills=skills, seed=seed)
+    taggers.tag_corpus(Corpus.open(folder), tagger, out, where=Where(workers=2))
+    return out
+
+
+def agreements(
+    folder: Path, make: Callable[[], Any], fields: list[str], skills: int, asked: argparse.Namespace, name: str
+) -> list[dict[str, Any]]:
+    """One row a seed: agreement with each field."""
+    rows = []
+    for seed in asked.seeds:
+        started_s, before_s = time.monotonic(), cpu_s()
+        out = tagged(folder, make(), skills, seed, asked.work / f"{name}-{skills}-{seed}")
+        row: dict[str, Any] = {"seed": seed, "skills": skills, "wall_s": round(time.monotonic() - started_s, 1)}
+        row["cpu_s"] = round(cpu_s() - before_s, 1)
+        for field in fields:
+            found = compare(Tags.open(out), field)
+            row[field] = {what: round(getattr(found, what), 4) for what in ("nmi", "ari", "purity", "accuracy")}
+        print(name, row, flush=True)
+        rows.append(row)
+    return rows
+
+
+def cpu_s() -> float:
+    found = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in found)
+
+
+def quality(asked: argparse.Namespace) -> dict[str, Any]:
+    results = {}
+    for name, field in CASES.items():
+        if name in asked.only:
+            folder = asked.corpora / name
+            skills = num_values(folder, field)
+            results[name] = agreements(folder, taggers.lexical, [field], skills, asked, f"{name}-lexical")
+    return results
+
+
+def body(asked: argparse.Namespace) -> dict[str, Any]:
+    """Instructions without their instruction, which all samples of a task share."""
+    folder = asked.work / "body"
+    if not folder.exists():
+        rows = [
+            row for part in Corpus.open(asked.corpora / "instructions").partitions() for row in read_partition(part)
+        ]
+        chosen = np.sort(np.random.default_rng(0).choice(len(rows), BODY_SAMPLES, replace=False))
+        samples = [rows[at] for at in chosen]
+        records = [
+            {"id": one.id, "text": one.text[one.meta["instruction_chars"] :].strip(), "meta": one.meta}
+            for one in samples
+        ]
+        folder.mkdir(parents=True)
+        for part in range(4):
+            lines = (orjson.dumps(record) + b"\n" for record in records[part::4])
+            (folder / f"{part}.jsonl").write_bytes(b"".join(lines))
+    fields = ["meta.category", "meta.task"]
+    makers: dict[str, Callable[[], Any]] = {"lexical": taggers.lexical}
+    if asked.encoder:
+        makers["sentence-transformers"] = lambda: taggers.sentence_encoder(asked.encoder, device="cpu")
+    return {
+        name: agreements(folder, make, fields, num_values(folder, "meta.category"), asked, f"body-{name}")
+        for name, make in makers.items()
+        if name in asked.only
+    }
+
+
+def overhead(asked: argparse.Namespace) -> dict[str, Any]:
+    """Our encoder against bare encode, in turn."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(1)
+    rows = [
+        row for part in Corpus.open(asked.corpora / "instructions").partitions()[:1] for row in read_partition(part)
+    ]
+    texts = [row.text for row in rows if isinstance(row, Sample)][: asked.texts]
+    bare, ours = SentenceTransformer(asked.encoder, device="cpu"), taggers.sentence_encoder(asked.encoder, device="cpu")
+    turns = []
+    for turn in range(3):
+        times = {}
+        for name, encode in (
+            ("bare", lambda: bare.encode(texts, batch_size=32, normalize_embeddings=True)),
+            ("ours", lambda: ours.encode(texts)),
+        ):
+            before_s = time.process_time()
+            vectors = encode()
+            times[name] = time.process_time() - before_s
+            times[f"{name}_vectors"] = vectors
+        least = float((times.pop("bare_vectors") * times.pop("ours_vectors")).sum(axis=1).min())
+        turns.append({**times, "ratio": times["ours"] / times["bare"], "least_cosine": least})
+        print(turn, turns[-1], flush=True)
+    return {"texts": len(texts), "turns": turns, "ratio": statistics.median(turn["ratio"] for turn in turns)}
+
+
+def scale(asked: argparse.Namespace) -> dict[str, Any]:
+    """Stages 4 and 5 of taggers/embedding.py on vectors that are there."""
+    num, dim, parts, skills = asked.vectors, 384, 10, 256
+    folder = asked.work / f"vectors-{num}"
+    places = [str(folder / f"{at:06d}.npy") for at in range(parts)]
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(skills, dim)).astype(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    for at, place in enumerate(places):
+        if not Path(place).exists():
+            points = (
+                centres[random.integers(0, skills, num // parts)]
+                + random.normal(size=(num // parts, dim)).astype(np.float32) * 1.5
+            )
+            points /= np.linalg.norm(points, axis=1, keepdims=True)
+            np.save(place, points.astype(np.float16))
+            print("made", at, flush=True)
+    work = Work(asked.work / f"scale-{time.time_ns()}", "tags.json")
+    search = Search([], {}, "stop", work, Where(workers=2), lambda name, num: lambda unit, record: None)
+    num_rows = [num // parts] * parts
+    tagger = taggers.embedding(taggers.lexical(), skills=skills)
+    started_s, before_s = time.monotonic(), cpu_s()
+    marks = {}
+    sample = _sample(places, num_rows, kmeans.sample_size(skills), 0)
+    fitted = _fit(tagger, search, places, sample, covers_all=False)
+    marks["fit_s"] = round(time.monotonic() - started_s, 1)
+    records = _assign(search, places, fitted.clusters, "assign")
+    wall_s = time.monotonic() - started_s
+    counts = np.sum([record["counts"] for record in records], axis=0)
+    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "vectors": num,
+        "dim": dim,
+        "clusters": skills,
+        "sample": len(sample.row),
+        "wall_s": round(wall_s, 1),
+        **marks,
+        "cpu_s": round(cpu_s() - before_s, 1),
+        "most_memory_of_a_process_mb": round(most / 1000),
+        "smallest_cluster": int(counts.min()),
+        "mean_distance": float(np.sum([record["distances"] for record in records]) / counts.sum()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("section", choices=SECTIONS)
+    parser.add_argument("--corpora", type=Path, default=Path("../shared/corpora"))
+    parser.add_argument(
+        "--work", type=Path, required=True, help="directory for tags and vectors; what is there is used again"
+    )
+    parser.add_argument("--encoder", help="a sentence-transformers model")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", default=[*CASES, "lexical", "sentence-transformers"])
+    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--vectors", type=int, default=1_000_000)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    found = SECTIONS[asked.section](asked)
+    print(json.dumps(found, indent=2))
+    if asked.out:
+        kept = json.loads(asked.out.read_text()) if asked.out.exists() else {}
+        section = kept.setdefault(asked.section, {}) if asked.section in ("quality", "body") else {}
+        kept[asked.section] = {**section, **found}
+        kept["machine"] = machine()
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "quality": quality,
+    "body": body,
+    "overhead": overhead,
+    "scale": scale,
+}
+
+if __name__ == "__main__":
+    main()

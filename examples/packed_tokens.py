@@ -1,0 +1,85 @@
+"""Blocks of tokens, weights in tokens: python examples/packed_tokens.py --shards S --run runs/1 --steps 100. Run it again and it goes on.
+
+The tokenizer is trained here on a few held-out texts, to need no download; give your own tokenizer.json.
+"""
+
+import argparse
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+import skillshard as ss
+from skillshard.evaluation import losses_per_skill
+from skillshard.mixing.packing import PackedTokens
+from skillshard.shards.tokens import count_tokens
+from skillshard.torch import PackedDataset, collate_blocks
+
+BLOCKS, BLOCK_TOKENS, EVERY, EOS = 8, 64, 5, "<|endoftext|>"
+
+
+def byte_pairs(shards: ss.ShardSet) -> Tokenizer:
+    """A small tokenizer; the same from the same shards."""
+    texts = [sample.text for held_out in shards.holdout.values() for sample in islice(held_out, 100)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def nats_per_token(model: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+    """A bigram model stands for yours: the loss of each token but the first."""
+    return F.cross_entropy(model(ids[:, :-1]).transpose(1, 2), ids[:, 1:], reduction="none")
+
+
+def main(shards_at: Path, run: Path, steps: int) -> None:
+    shards = ss.ShardSet.open(shards_at)
+    counts = count_tokens(shards, byte_pairs(shards), run / "tokens")  # or TokenCounts.open, after 'skillshard tokens'
+    policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=400, unit="tokens", tokens=counts)
+    packed = PackedTokens(mixer, counts, block_tokens=BLOCK_TOKENS, separator=EOS, step_blocks=BLOCKS)
+    model = torch.nn.Embedding(300, 300)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    checkpoint, step = run / "checkpoint.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        packed.load_state_dict(saved["packed"])  # in place of the mixer's
+        step = saved["packed"]["step"]
+
+    def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:
+        ids = [torch.tensor([counts.tokenizer.encode(text).ids]) for text in texts]
+        return [float(nats_per_token(model, one).sum()) for one in ids], [one.shape[1] - 1 for one in ids]
+
+    loader = DataLoader(PackedDataset(packed), batch_size=BLOCKS, num_workers=2, collate_fn=collate_blocks)
+    batches = iter(loader)
+    while step < steps:
+        batch = next(batches)
+        inside = batch["draws"][:, 1:] == batch["draws"][:, :-1]  # no loss over the end of a sample
+        optimizer.zero_grad()
+        nats_per_token(model, batch["input_ids"])[inside].mean().backward()
+        optimizer.step()
+        step += 1
+        if step % EVERY == 0:  # more than once per round
+            with torch.no_grad():
+                losses = losses_per_skill(nats_and_tokens, shards.holdout, max_samples=32, batch_size=32)
+            packed.report(step, losses)
+            shown = {skill: f"{loss.mean:.3f} ± {loss.standard_error:.3f}" for skill, loss in losses.items()}
+            print(step, shown, batch["skill_tokens"].sum(0).tolist())
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({**state, "packed": packed.state_dict(step=step)}, checkpoint)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    arguments = parser.parse_args()
+    main(arguments.shards, arguments.run, arguments.steps)

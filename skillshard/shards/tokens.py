@@ -1,0 +1,473 @@
+"""Token counts of a shard set: how many tokens each sample has, by one tokenizer. The shards stay as they are.
+
+    T/train/SKILL/000000.tokens.npy   tokens of each row of train/SKILL/000000.tar, uint32
+    T/holdout/SKILL/...               the same
+    T/tokenizer.json                  the tokenizer, as Hugging Face's `tokenizers` writes it
+    T/tokens.json                     last (schemas/tokens-1.json)
+
+With them the mixer can weigh tokens instead of samples, and `mixing/packing.py` finds any block of the packed stream
+without tokenizing what comes before it. One shard is one unit of work. The files take 4 bytes per sample, about 0.4 % of texts
+of 1 kB; counting costs one tokenization of the whole.
+
+Truncation and padding of the tokenizer are turned off: every token counts. One with random merges (dropout) is refused.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from skillshard import artefact, storage
+from skillshard.errors import ExecutionError, StorageError, TokensError, did_you_mean, name_some
+from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.shards.manifest import SPLITS, ShardColumns, Split
+from skillshard.shards.read import MAX_OPEN, ShardSet, SkillShards
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MANIFEST = "tokens.json"
+TOKENIZER = "tokenizer.json"
+TEXTS_AT_ONCE = 256
+"""Texts handed to the tokenizer in one call."""
+_ANEW = "Count anew in another directory with 'skillshard tokens'."
+
+
+class TokenColumns(BaseModel):
+    """The counts of one skill and split, one list per property, shard for shard as in the shard set's manifest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: list[int] = Field(description="the number in the shard's file name")
+    num_samples: list[int]
+    num_tokens: list[int]
+    digest: list[str] = Field(description="xxh3 (128 bits) of the file of counts")
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "TokenColumns":
+        lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns of counts differ in length: {lengths}")
+        return self
+
+
+class TokensSkill(BaseModel):
+    """One skill and its tokens."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    folder: str = Field(pattern=r"^[a-z0-9-]+$", description="directory name under train/ and holdout/")
+    num_train: int = Field(ge=0, description="tokens of its training samples")
+    num_holdout: int = Field(ge=0, description="tokens of its held-out samples")
+    train: TokenColumns
+    holdout: TokenColumns
+
+
+class TokensManifest(BaseModel):
+    """tokens.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal["skillshard/tokens/1"] = Field("skillshard/tokens/1", alias="schema")
+    made_from: dict[str, Any] = Field(description="command, arguments and digests of the inputs")
+    shards: str = Field(description="digest of the shard set's manifest")
+    tokenizer: str = Field(description="digest of tokenizer.json")
+    special_tokens: bool = Field(
+        description="whether the tokenizer's special tokens are added to each sample, and counted"
+    )
+    skills: list[TokensSkill] = Field(description="in the order of their names")
+    num_train: int = Field(ge=0, description="tokens of all training samples")
+    num_holdout: int = Field(ge=0, description="tokens of all held-out samples")
+
+
+# --- the tokenizer -----------------------------------------------------------------------------------------------------
+
+
+def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer") -> "Tokenizer":
+    """A tokenizer from its file, or as it is; truncation and padding are turned off.
+
+    Raises:
+        TokensError: the package `tokenizers` is missing; the file is no tokenizer; or its merges are random.
+        StorageError: the file cannot be read.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise TokensError(
+            "tokens are counted and packed by the package tokenizers, which is not installed: pip install 'skillshard[tokens]'."
+        ) from error
+    name = "the tokenizer" if isinstance(source, Tokenizer) else storage.public(source)
+    text = source.to_str() if isinstance(source, Tokenizer) else _tokenizer_text(source)
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the package raises nothing narrower
+        raise TokensError(
+            f"{name} is no tokenizer of Hugging Face's tokenizers: {error}. Give a tokenizer.json, as tokenizer.save() or "
+            "save_pretrained() of a fast tokenizer writes it."
+        ) from error
+    if getattr(tokenizer.model, "dropout", None):
+        raise TokensError(
+            f"{name} merges at random (dropout {tokenizer.model.dropout}), so a text has no fixed number of tokens. Set "
+            "model.dropout to null in a copy of it."
+        )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _tokenizer_text(place: str | os.PathLike[str]) -> str:
+    try:
+        return storage.read_bytes(place).decode()
+    except UnicodeDecodeError as error:
+        raise TokensError(f"{storage.public(place)} is not text, and so no tokenizer.json: {error}.") from error
+
+
+def encode(tokenizer: "Tokenizer", texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
+    """The token ids of some texts.
+
+    Runs in one thread unless the environment sets TOKENIZERS_PARALLELISM: the parallelism is in the processes (workers of a
+    job, of a loader), and threads started before a fork would be lost in the child.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    ids = []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        some = list(texts[start : start + TEXTS_AT_ONCE])
+        ids += [encoding.ids for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=special_tokens)]
+    return ids
+
+
+# --- counting ----------------------------------------------------------------------------------------------------------
+
+
+def count_tokens(
+    shards: ShardSet,
+    tokenizer: "str | os.PathLike[str] | Tokenizer",
+    out: str | os.PathLike[str],
+    *,
+    special_tokens: bool = False,
+    where: Where = Where(),
+    on_stage: Callable[[str, int], Callable[[Unit, Record], None]] = lambda name, num: lambda unit, record: None,
+) -> "TokenCounts":
+    """Count the tokens of every sample; resumes where a killed run stopped, and does nothing if the counts are finished.
+
+    Args:
+        shards: local or remote.
+        tokenizer: a tokenizer.json, or a `tokenizers.Tokenizer`.
+        out: local directory.
+        special_tokens: whether the tokenizer adds its special tokens to each sample (such as [CLS] and [SEP]); the packed stream
+            then has them too.
+        where: local pool or Ray; the bytes are the same.
+        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit.
+
+    Raises:
+        TokensError: the tokenizer cannot be used.
+        ShardError: a shard is not as its manifest says.
+        StorageError: `out` holds something else.
+    """
+    content = open_tokenizer(tokenizer).to_str().encode()
+    made_from = {
+        "command": "tokens",
+        "arguments": {"special_tokens": special_tokens},
+        "shards": shards.digest,
+        "tokenizer": storage.digest(content),
+    }
+    work = artefact.begin(out, MANIFEST, made_from, {})
+    if work is not None:
+        try:
+            storage.write_bytes(work.out / TOKENIZER, content)
+            _count(shards, work, made_from, where, on_stage)
+        except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
+            if artefact.begin(out, MANIFEST, made_from, {}) is not None:
+                raise
+    return TokenCounts.open(out)
+
+
+def _count(
+    shards: ShardSet,
+    work: artefact.Work,
+    made_from: dict[str, Any],
+    where: Where,
+    on_stage: Callable[[str, int], Callable[[Unit, Record], None]],
+) -> None:
+    parts = list(_parts(shards))
+    units = keyed(
+        {
+            "shards": part,
+            "tokenizer": str(work.out / TOKENIZER),
+            "tokenizer_digest": made_from["tokenizer"],
+            "special_tokens": made_from["arguments"]["special_tokens"],
+            "place": str(work.out / counts_name(part.split, part.folder, part.columns.number[0])),
+        }
+        for part in parts
+    )
+    records = run(
+        count_shard, units, where=where, records=work.records("count"), on_done=on_stage("counting", len(units))
+    )
+    work.finish(_manifest(shards, made_from, parts, records).model_dump(by_alias=True))
+
+
+def _parts(shards: ShardSet) -> Iterator[SkillShards]:
+    """Every shard of every skill by itself, so that a unit carries no more than it needs."""
+    for split in SPLITS:
+        for found in (shards.train if split == "train" else shards.holdout).values():
+            columns = found.columns.model_dump()
+            for at in range(len(found.shard_rows)):
+                only = ShardColumns(**{name: [values[at]] for name, values in columns.items()})
+                yield replace(found, columns=only, _open=OrderedDict(), _checked=set())
+
+
+def count_shard(shards: SkillShards, tokenizer: str, tokenizer_digest: str, special_tokens: bool, place: str) -> Record:
+    """Count the tokens of one shard's samples.
+
+    Args:
+        shards: of this one shard.
+        tokenizer, tokenizer_digest: a file, and what it holds.
+    """
+    opened, encoder = shards.open_shard(0), _kept_tokenizer(tokenizer, tokenizer_digest)
+    num_rows = int(shards.shard_rows[0])
+    counts = np.empty(num_rows, "<u4")
+    for start in range(0, num_rows, TEXTS_AT_ONCE):
+        texts = [opened.text(row) for row in range(start, min(start + TEXTS_AT_ONCE, num_rows))]
+        counts[start : start + len(texts)] = [len(ids) for ids in encode(encoder, texts, special_tokens=special_tokens)]
+    with storage.writing(place) as part, part.open("wb") as file:
+        np.save(file, counts)
+    return {
+        "num_samples": num_rows,
+        "num_tokens": int(counts.sum(dtype=np.int64)),
+        "digest": storage.file_digest(place),
+    }
+
+
+@lru_cache(1)
+def _kept_tokenizer(place: str, digest: str) -> "Tokenizer":
+    """The tokenizer of a job, read once a process."""
+    return open_tokenizer(place)
+
+
+def counts_name(split: Split, folder: str, number: int) -> str:
+    """
+    >>> counts_name("train", "carry", 7)
+    'train/carry/000007.tokens.npy'
+    """
+    return f"{split}/{folder}/{number:06d}.tokens.npy"
+
+
+def _manifest(
+    shards: ShardSet, made_from: dict[str, Any], parts: Sequence[SkillShards], records: Sequence[Record]
+) -> TokensManifest:
+    names = ("number", "num_samples", "num_tokens", "digest")
+    columns: dict[tuple[str, str], dict[str, list[Any]]] = {
+        (skill.name, split): {name: [] for name in names} for skill in shards.manifest.skills for split in SPLITS
+    }
+    for part, record in zip(parts, records, strict=True):
+        found = {"number": part.columns.number[0], **record}
+        for name in names:
+            columns[part.skill, part.split][name].append(found[name])
+    skills = [
+        TokensSkill(
+            name=skill.name,
+            folder=skill.folder,
+            num_train=sum(columns[skill.name, "train"]["num_tokens"]),
+            num_holdout=sum(columns[skill.name, "holdout"]["num_tokens"]),
+            train=TokenColumns(**columns[skill.name, "train"]),
+            holdout=TokenColumns(**columns[skill.name, "holdout"]),
+        )
+        for skill in shards.manifest.skills
+    ]
+    return TokensManifest(
+        made_from=made_from,
+        shards=made_from["shards"],
+        tokenizer=made_from["tokenizer"],
+        special_tokens=made_from["arguments"]["special_tokens"],
+        skills=skills,
+        num_train=sum(skill.num_train for skill in skills),
+        num_holdout=sum(skill.num_holdout for skill in skills),
+    )
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SkillTokens:
+    """The token counts of one skill and split.
+
+    Attributes:
+        root: directory of the counts.
+        skill: its name.
+    """
+
+    root: Path
+    skill: str
+    split: Split
+    folder: str
+    columns: TokenColumns
+    _open: "OrderedDict[int, np.ndarray]" = field(default_factory=OrderedDict, repr=False, compare=False)
+
+    @cached_property
+    def shard_tokens(self) -> Int[np.ndarray, " shard"]:
+        """Number of tokens of each shard, in the order of the shard set's manifest."""
+        return np.array(self.columns.num_tokens, np.int64)
+
+    @cached_property
+    def num_tokens(self) -> int:
+        return int(self.shard_tokens.sum())
+
+    @property
+    def num_samples(self) -> int:
+        return sum(self.columns.num_samples)
+
+    def rows(self, shard: int) -> np.ndarray:
+        """Tokens of each row of a shard, uint32, memory-mapped; TokensError if the file is not as tokens.json says."""
+        opened = self._open.get(shard)
+        if opened is None:
+            opened = self._open[shard] = self._open_checked(shard)
+            if len(self._open) > MAX_OPEN:
+                self._open.popitem(last=False)
+        return opened
+
+    def _open_checked(self, shard: int) -> np.ndarray:
+        place = self.root / counts_name(self.split, self.folder, self.columns.number[shard])
+        if not place.exists():
+            raise TokensError(f"{place} is missing, but {MANIFEST} names it. {_ANEW}")
+        found, expected = storage.file_digest(place), self.columns.digest[shard]
+        if found != expected:
+            raise TokensError(f"{place} has digest {found} but {MANIFEST} says {expected}: damaged or edited. {_ANEW}")
+        counts: np.ndarray = np.load(place, mmap_mode="r")
+        got = [len(counts), int(counts.sum(dtype=np.int64))]
+        if got != (said := [self.columns.num_samples[shard], self.columns.num_tokens[shard]]):
+            raise TokensError(
+                f"{place} counts {got[1]:,} tokens in {got[0]:,} samples but {MANIFEST} says {said[1]:,} in {said[0]:,}: damaged or "
+                f"edited. {_ANEW}"
+            )
+        return counts
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def verify(self) -> list[str]:
+        """Every fault found by reading all counts: one sentence each."""
+        faults = []
+        for shard in range(len(self.columns.number)):
+            try:
+                self._open_checked(shard)
+            except TokensError as error:
+                faults.append(str(error))
+        return faults
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Finished token counts of a shard set.
+
+    Attributes:
+        root: their directory.
+        manifest: what is in it.
+        digest: digest of tokens.json, and so of everything.
+    """
+
+    root: Path
+    manifest: TokensManifest
+    digest: str
+
+    @classmethod
+    def open(cls, place: str | os.PathLike[str]) -> "TokenCounts":
+        """Open token counts by their directory; TokensError if they are not finished or not token counts."""
+        root = storage.local_path(place)
+        if not (root / MANIFEST).exists():
+            raise TokensError(
+                f"{root} holds no finished token counts: {MANIFEST} is not there. Run 'skillshard tokens' to its end."
+            )
+        raw = storage.read_bytes(root / MANIFEST)
+        try:
+            manifest = TokensManifest.model_validate(storage.from_json(raw, root / MANIFEST))
+        except ValidationError as error:
+            raise TokensError(
+                f"{root / MANIFEST} does not fit schemas/tokens-1.json: {storage.first_fault(error)}: damaged or edited, or "
+                f"of another version. {_ANEW}"
+            ) from error
+        return cls(root, manifest, storage.digest(raw))
+
+    @cached_property
+    def train(self) -> dict[str, SkillTokens]:
+        """The counts of each skill that has training shards, in the order of their names."""
+        return self._split("train")
+
+    @cached_property
+    def holdout(self) -> dict[str, SkillTokens]:
+        """The counts of each skill that has held-out shards."""
+        return self._split("holdout")
+
+    @cached_property
+    def tokenizer(self) -> "Tokenizer":
+        """The tokenizer that counted; TokensError if its file is not the one that did."""
+        place = self.root / TOKENIZER
+        if not place.exists():
+            raise TokensError(f"{place} is missing. {_ANEW}")
+        if (found := storage.file_digest(place)) != self.manifest.tokenizer:
+            raise TokensError(
+                f"{place} has digest {found} but {MANIFEST} says {self.manifest.tokenizer}: another tokenizer than the one that "
+                f"counted. {_ANEW}"
+            )
+        return open_tokenizer(place)
+
+    def token_id(self, token: str) -> int:
+        """The id of a token by its text; TokensError if the tokenizer has none."""
+        found = self.tokenizer.token_to_id(token)
+        if found is None:
+            special = [added.content for added in self.tokenizer.get_added_tokens_decoder().values()]
+            raise TokensError(
+                f"the tokenizer of {self.root} has no token {token!r}{did_you_mean(token, special)}; its special tokens are "
+                f"{name_some(special) or 'none'}."
+            )
+        return found
+
+    def refuse_other_shards(self, shards: ShardSet) -> None:
+        """TokensError unless these are the counts of a shard set."""
+        if self.manifest.shards != shards.digest:
+            raise TokensError(
+                f"{self.root} counts the tokens of shards {self.manifest.shards}, but {storage.public(shards.root)} is {shards.digest}. "
+                "Count the tokens of these shards with 'skillshard tokens'."
+            )
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"root": self.root, "manifest": self.manifest, "digest": self.digest}
+
+    def verify(self) -> list[str]:
+        """Every fault found by reading all counts: one sentence each, nothing if all is well."""
+        faults = [fault for split in (self.train, self.holdout) for found in split.values() for fault in found.verify()]
+        totals = {"num_train": 0, "num_holdout": 0}
+        for skill in self.manifest.skills:
+            for split in SPLITS:
+                got, said = sum(getattr(skill, split).num_tokens), getattr(skill, f"num_{split}")
+                totals[f"num_{split}"] += got
+                if got != said:
+                    faults.append(
+                        f"{MANIFEST} says skill {skill.name!r} has {said:,} {split} tokens, its shards make {got:,}: damaged or "
+                        f"edited. {_ANEW}"
+                    )
+        for name, got in totals.items():
+            if got != (said := getattr(self.manifest, name)):
+                faults.append(
+                    f"{MANIFEST} says {name} is {said:,}, its skills make {got:,}: damaged or edited. {_ANEW}"
+                )
+        try:
+            _ = self.tokenizer
+        except TokensError as error:
+            faults.append(str(error))
+        return faults
+
+    def _split(self, split: Split) -> dict[str, SkillTokens]:
+        return {
+            skill.name: SkillTokens(self.root, skill.name, split, skill.folder, getattr(skill, split))
+            for skill in self.manifest.skills
+            if getattr(skill, split).number
+        }

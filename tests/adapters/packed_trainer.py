@@ -1,0 +1,59 @@
+"""One rank of a DistributedDataParallel training on blocks of tokens: SHARDS COUNTS FOLDER STEPS WORKERS."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from skillshard.mixing.packing import PackedTokens
+from skillshard.shards.tokens import TokenCounts
+from skillshard.storage import read_json, to_json, write_bytes
+from skillshard.torch import PackedDataset, collate_blocks, resume
+from tests.adapters.trainers import live_mixer, losses_at
+from tests.tokenizers_trained import EOS
+
+STEP_BLOCKS = 12
+
+
+def live_packed(shards: str, counts: str, ledger: Path) -> PackedTokens:
+    """Rounds of 60 draws, about 9 steps."""
+    opened = TokenCounts.open(counts)
+    mixer = live_mixer(shards, ledger, step_draws=12, unit="tokens", tokens=opened)
+    return PackedTokens(mixer, opened, block_tokens=6, separator=EOS, step_blocks=STEP_BLOCKS)
+
+
+def main(shards: str, counts: str, folder: Path, steps: int, workers: int) -> None:
+    dist.init_process_group("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    model = DistributedDataParallel(torch.nn.Linear(6, 1))
+    packed = live_packed(shards, counts, folder / "run")
+    saved, step = folder / "checkpoint.json", 0
+    if saved.exists():
+        resume(packed, read_json(saved))
+        step = read_json(saved)["step"]
+        dist.barrier()  # nobody overwrites it before everybody has read it
+    log = (folder / f"rank-{rank}.jsonl").open("a")
+    size = STEP_BLOCKS // world_size
+    batches = iter(DataLoader(PackedDataset(packed), batch_size=size, num_workers=workers, collate_fn=collate_blocks))
+    while step < steps:
+        batch = next(batches)
+        model(batch["input_ids"].float()).sum().backward()
+        step += 1
+        line = {"step": step, "blocks": batch["block"].tolist(), "tokens": batch["input_ids"].tolist()}
+        log.write(json.dumps(line) + "\n")
+        log.flush()
+        if rank == 0 and step % 3 == 0:
+            packed.report(step, losses_at(step))
+        if rank == 0 and step % 7 == 0:
+            write_bytes(saved, to_json(packed.state_dict(step=step)))
+    del batches
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

@@ -1,0 +1,192 @@
+"""Blocks of tokens through loaders, workers and ranks: the one stream, on time, and without a word about forks."""
+
+import itertools
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, default_collate
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from skillshard.errors import LedgerError, PolicyError
+from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
+from skillshard.mixing.packing import PackedTokens
+from skillshard.policies import stratified
+from skillshard.shards.tokens import encode
+from skillshard.torch import InOrder, PackedDataset, collate_blocks, resume
+from tests.adapters.packed_trainer import STEP_BLOCKS, live_packed
+from tests.adapters.processes import finish, kill, records, start_ranks
+from tests.adapters.trainers import live_mixer, losses_at
+from tests.tokenizers_trained import EOS, counted, uneven_shards
+
+STEPS = 30
+pytestmark = pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning")
+
+
+class Places(NamedTuple):
+    shards: str
+    counts: str
+    blocks: list[list[list[int]]]
+    """Of every step of a run in one process, without a loader."""
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    folder = tmp_path_factory.mktemp("packed")
+    counts = counted(uneven_shards(folder), folder / "T")
+    one = live_packed(str(folder / "shards"), str(counts.root), folder / "reference")
+    blocks = []
+    for step in range(1, STEPS + 1):
+        blocks.append(one.batch((step - 1) * STEP_BLOCKS, STEP_BLOCKS).tokens.tolist())
+        if step % 3 == 0:
+            one.report(step, losses_at(step))
+    assert one.mixer.round(0).weights != one.mixer.round(2).weights
+    return Places(str(folder / "shards"), str(counts.root), blocks)
+
+
+def packed(places: Places, ledger: Path) -> PackedTokens:
+    return live_packed(places.shards, places.counts, ledger)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_a_loader_gives_the_same_blocks_for_any_number_of_workers(
+    places: Places, tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The weights follow the reports; the tokenizer was used before the workers are forked."""
+    one = packed(places, tmp_path)
+    encode(one.counts.tokenizer, ["a b c"] * 10, special_tokens=False)
+    loader = DataLoader(
+        PackedDataset(one),
+        batch_size=STEP_BLOCKS,
+        num_workers=workers,
+        collate_fn=collate_blocks,
+        prefetch_factor=1 if workers else None,
+    )
+    for step, batch in enumerate(itertools.islice(loader, STEPS), start=1):
+        assert batch["input_ids"].tolist() == places.blocks[step - 1]
+        assert batch["block"].tolist() == list(range((step - 1) * STEP_BLOCKS, step * STEP_BLOCKS))
+        assert batch["skill_tokens"].sum(1).tolist() == [6] * STEP_BLOCKS
+        if step % 3 == 0:
+            one.report(step, losses_at(step))
+    assert "fork" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stateful_loader_goes_on_with_the_next_blocks(places: Places, tmp_path: Path, workers: int) -> None:
+    seen: list[Any] = []
+    saved: dict[str, Any] = {}
+    for start, end in [(0, 11), (11, STEPS)]:
+        one = packed(places, tmp_path)
+        loader: Any = StatefulDataLoader(
+            PackedDataset(one),
+            sampler=InOrder(),
+            batch_size=STEP_BLOCKS,
+            num_workers=workers,
+            collate_fn=collate_blocks,
+            prefetch_factor=1 if workers else None,
+        )
+        if saved:
+            one.load_state_dict(saved["packed"])
+            loader.load_state_dict(saved["loader"])
+        for step, batch in zip(range(start + 1, end + 1), loader, strict=False):
+            seen.append(batch["input_ids"].tolist())
+            if step % 3 == 0:
+                one.report(step, losses_at(step))
+            if step == end:
+                saved = {"packed": one.state_dict(step=step), "loader": loader.state_dict()}
+    assert seen == places.blocks
+
+
+def test_a_loaders_state_is_of_one_size_of_blocks(places: Places, tmp_path: Path) -> None:
+    one = packed(places, tmp_path)
+    other = PackedTokens(one.mixer, one.counts, block_tokens=7, separator=EOS)
+    state = PackedDataset(one).state_dict()
+    with pytest.raises(
+        LedgerError, match=r"state is of block_tokens 6, and here block_tokens is 7.*packed.load_state_dict"
+    ):
+        PackedDataset(other).load_state_dict(state)
+
+
+def test_a_second_iteration_is_refused_and_after_load_state_dict_the_same_loader_goes_on(
+    places: Places, tmp_path: Path
+) -> None:
+    one = packed(places, tmp_path)
+    loader = DataLoader(PackedDataset(one), batch_size=STEP_BLOCKS, collate_fn=collate_blocks)
+    next(iter(loader))
+    with pytest.raises(
+        PolicyError, match=r"the stream from block 0 was read through this dataset already.*PackedDataset"
+    ):
+        next(iter(loader))
+    resume(one, one.state_dict(step=1))
+    assert next(iter(loader))["input_ids"].tolist() == places.blocks[1]
+
+
+def test_collate_blocks_gives_what_the_default_collation_gives(places: Places, tmp_path: Path) -> None:
+    items = PackedDataset(packed(places, tmp_path)).__getitems__(range(8))
+    fast, slow = collate_blocks(items), default_collate(items)
+    for name in ("block", "input_ids", "draws", "skill_tokens"):
+        assert torch.equal(fast[name], slow[name])
+        assert fast[name].dtype == slow[name].dtype == torch.int64
+    assert [item["block"] for item in items[2:4]] == [2, 3]
+
+
+def test_workers_may_be_spawned(places: Places, tmp_path: Path) -> None:
+    loader = DataLoader(
+        PackedDataset(packed(places, tmp_path)),
+        batch_size=STEP_BLOCKS,
+        num_workers=1,
+        collate_fn=collate_blocks,
+        multiprocessing_context="spawn",
+    )
+    assert next(iter(loader))["input_ids"].tolist() == places.blocks[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_stream_that_ends_ends_the_loader_on_every_rank_at_the_same_step(
+    places: Places, tmp_path: Path, workers: int, world_size: int
+) -> None:
+    counts = []
+    for rank in range(world_size):
+        mixer = live_mixer(places.shards, tmp_path, step_draws=12, policy=stratified(), repeat="drop")
+        one = PackedTokens(mixer, packed(places, tmp_path / "other").counts, block_tokens=9, separator=EOS)
+        dataset = PackedDataset(one, rank=rank, world_size=world_size)
+        loader = DataLoader(dataset, batch_size=8, num_workers=workers, collate_fn=collate_blocks)
+        counts.append([len(batch["block"]) for batch in loader])
+    total = sum(len(batch) for batch in one.batches(50))
+    assert all(sizes == counts[0] for sizes in counts)
+    if world_size == 1:
+        assert sum(counts[0]) == total
+    else:
+        assert counts[0] == [8] * (total // (8 * world_size))
+
+
+def start(places: Places, folder: Path, *, world_size: int, workers: int) -> Any:
+    folder.mkdir(exist_ok=True)
+    arguments = [places.shards, places.counts, str(folder), str(STEPS), str(workers)]
+    return start_ranks("tests/adapters/packed_trainer.py", world_size, arguments)
+
+
+def test_the_union_of_all_ranks_is_the_packed_stream_after_a_kill_and_with_other_ranks(
+    places: Places, tmp_path: Path
+) -> None:
+    """A real gloo group of two, killed, then of three; a step done again was done with the same blocks."""
+    folder = tmp_path / "ddp"
+    processes = start(places, folder, world_size=2, workers=0)
+    end = time.monotonic() + 100
+    while max((record["step"] for record in records(folder / "rank-0.jsonl")), default=0) < 10:
+        assert all(process.poll() is None for process in processes), finish(processes)
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    kill(processes)
+    assert finish(start(places, folder, world_size=3, workers=1)) == [0] * 3
+    found: dict[int, list[int]] = {}
+    for path in folder.glob("rank-*.jsonl"):
+        for record in records(path):
+            for block, tokens in zip(record["blocks"], record["tokens"], strict=True):
+                assert found.setdefault(block, tokens) == tokens
+    assert sorted(found) == list(range(STEPS * STEP_BLOCKS))
+    assert [found[block] for block in sorted(found)] == [tokens for step in places.blocks for tokens in step]
+    assert verify_ledger(DirectoryLedger(folder / "run")) == []

@@ -1,0 +1,433 @@
+"""The commands that find skills by embedding, regroup them and show them; and what bad input gets."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from skillshard import taggers
+from skillshard.corpus import Corpus
+from skillshard.errors import TagsError
+from skillshard.execution import Where
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.report.clusters import compare
+from skillshard.taggers.encoder import VectorsOf
+from skillshard.tags import Tags
+from tests.commands import fails, skillshard, works
+from tests.conftest import HERE, lines, tree
+from tests.topics import WORDS, minilm, topic_corpus, topic_samples
+
+BY = ("--by", "embedding", "--workers", 1)
+CUT = ("--partition-size", "9kB")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus C, its clusters E and its topics M."""
+    folder = tmp_path_factory.mktemp("made")
+    topic_corpus(folder / "C", 240)
+    works("tag", folder / "C", *BY, *CUT, "--skills", 5, "--out", folder / "E")
+    works("tag", folder / "C", *CUT, "--field", "topic", "--workers", 1, "--out", folder / "M")
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------ what is found
+
+
+def test_clusters_are_the_topics_and_are_named_by_their_words(made: Path) -> None:
+    measured = compare(Tags.open(made / "E"), "meta.topic")
+    assert measured.nmi > 0.95
+    for skill, counts in zip(measured.found, measured.counts, strict=True):
+        topic = measured.true[int(counts.argmax())]
+        assert set(skill.split("-")) <= set(WORDS[topic].split())
+
+
+def test_a_number_of_skills_that_is_asked_for_is_found_and_its_curve_kept(made: Path, tmp_path: Path) -> None:
+    works("tag", made / "C", *BY, *CUT, "--skills", "auto", "--skills-range", "2:12", "--out", tmp_path / "E")
+    model = taggers.ClusterModel.open(tmp_path / "E")
+    assert len(model.names) == 5
+    assert model.manifest.tried[0].num_clusters == 2
+    printed = works("inspect", tmp_path / "E", "--pictures", tmp_path / "pictures")
+    assert "the knee of the curve is taken: 2: 0." in printed
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"sizes.png", "map.png", "choice.png"}
+
+
+def test_kept_clusters_tag_new_samples_as_they_would_the_old(made: Path, tmp_path: Path) -> None:
+    topic_corpus(tmp_path / "new", 100, seed=9)
+    works("tag", tmp_path / "new", *BY, "--model", made / "E", "--out", tmp_path / "N")
+    assert compare(Tags.open(tmp_path / "N"), "topic").nmi > 0.9
+    works("tag", made / "C", *BY, *CUT, "--model", made / "E" / "model", "--out", tmp_path / "again")
+    parts = {name: data for name, data in tree(made / "E").items() if name.startswith("parts/")}
+    assert {name: data for name, data in tree(tmp_path / "again").items() if name.startswith("parts/")} == parts
+    works("tag", tmp_path / "new", *BY, "--model", tmp_path / "N", "--out", tmp_path / "N2")
+    assert tree(tmp_path / "N2") == tree(tmp_path / "N")
+
+
+def test_inspect_shows_name_terms_size_nearest_samples_and_agreement(made: Path, tmp_path: Path) -> None:
+    printed = works("inspect", made / "E", "--against", "meta.topic", "--pictures", tmp_path)
+    for cluster in taggers.ClusterModel.open(made / "E").manifest.clusters:
+        assert f"{cluster.name}: found in {cluster.num_samples:,} samples" in printed
+        assert f"terms: {', '.join(cluster.terms)}" in printed
+        assert len(cluster.nearest) == 5 and all(sample.id in printed for sample in cluster.nearest)
+    assert "agreement with meta.topic (5 skills, 5 values, 240 samples): NMI " in printed
+    assert {path.name for path in tmp_path.iterdir()} == {"sizes.png", "map.png", "agreement.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
+
+
+def test_agreement_is_the_same_from_kept_fields_from_the_corpus_and_from_tags(made: Path) -> None:
+    ways = [("--against", "meta.topic"), ("--against", "topic", "--corpus", made / "C"), ("--against", made / "M")]
+    said = [works("inspect", made / "E", *way).splitlines()[-1].partition(": NMI")[2] for way in ways]
+    assert said[0] == said[1] == said[2] and said[0]
+
+
+def test_tagged_samples_beside_set_aside_ones_keep_their_rows(tmp_path: Path) -> None:
+    records = topic_samples(90)
+    bad = [b"{\n", lines([{"id": "e", "text": " "}]), lines([{**records[3], "text": "again"}])]
+    (tmp_path / "a.jsonl").write_bytes(b"".join(line for at in range(3) for line in (lines(records[at::3]), bad[at])))
+    works("tag", tmp_path / "a.jsonl", *BY, "--skills", 5, "--out", tmp_path / "E", "--on-bad-sample", "set-aside")
+    tags = Tags.open(tmp_path / "E")
+    assert tags.manifest.set_aside == {"malformed-json": 1, "empty-text": 1, "duplicate-id": 1}
+    vectors = np.load(tmp_path / "E" / "embeddings" / "000000.npy")
+    rows = list(tags.rows(0))
+    assert len(vectors) == len(rows) == 93
+    assert [bool(np.isnan(vector).all()) for vector in vectors] == [
+        row.reason in ("malformed-json", "empty-text") for row in rows
+    ]
+    assert compare(tags, "meta.topic").nmi > 0.8
+    works("verify", tmp_path / "E")
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("name", ["model/centroids.npy", "model/lexical.idf.npy", "embeddings/000001.npy"])
+@pytest.mark.parametrize(("damage", "says"), [(flip, "has digest"), (Path.unlink, "is missing")])
+def test_verify_finds_damage_beside_the_tags(
+    made: Path, tmp_path: Path, name: str, damage: Callable[[Path], None], says: str
+) -> None:
+    for place, data in tree(made / "E").items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(data)
+    damage(tmp_path / name)
+    sentence = fails("verify", tmp_path)
+    assert str(tmp_path / name) in sentence and says in sentence
+    if name.startswith("model"):
+        assert says in fails("tag", made / "C", *BY, "--model", tmp_path, "--out", tmp_path / "N")
+
+
+# --------------------------------------------------------------------------------------------------------------- regrouping
+
+
+def skills_of(place: Path) -> dict[str, int]:
+    return {skill.name: skill.num_samples for skill in Tags.open(place).manifest.skills}
+
+
+def test_tags_are_crossed_and_small_pairs_go_to_the_nearest(made: Path, tmp_path: Path) -> None:
+    works("tag", "--combine", made / "M", made / "E", "--out", tmp_path / "all")
+    pairs = list(zip(*([row for p in range(3) for row in Tags.open(made / t).rows(p)] for t in "ME"), strict=True))
+    crossed = {f"{one.skill}/{other.skill}" for one, other in pairs}
+    assert set(skills_of(tmp_path / "all")) == crossed
+    works("tag", "--combine", made / "M", made / "E", "--min-share", 0.05, "--out", tmp_path / "large")
+    sizes = skills_of(tmp_path / "large")
+    assert set(sizes) <= crossed and min(sizes.values()) >= 0.05 * 240 and sum(sizes.values()) == 240
+    for folder in ("all", "large"):
+        works("verify", tmp_path / folder)
+        works("inspect", tmp_path / folder)
+        works("shard", made / "C", "--tags", tmp_path / folder, "--out", tmp_path / f"S-{folder}", "--workers", 1)
+
+
+def test_a_map_renames_and_merges_and_what_it_does_not_name_keeps_its_name(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text('{"law": "text", "music": "text"}')
+    works("tag", made / "M", "--map", tmp_path / "map.json", "--out", tmp_path / "T")
+    before = skills_of(made / "M")
+    expected = {name: num for name, num in before.items() if name not in ("law", "music")}
+    assert skills_of(tmp_path / "T") == expected | {"text": before["law"] + before["music"]}
+    field = ("--field", "topic", "--workers", 1, *CUT)
+    works("tag", made / "C", *field, "--map", tmp_path / "map.json", "--out", tmp_path / "F")
+    assert skills_of(tmp_path / "F") == skills_of(tmp_path / "T")
+    (tmp_path / "map.json").write_text('{"law": "text", "*": "other"}')
+    works("tag", made / "M", "--map", tmp_path / "map.json", "--out", tmp_path / "T2")
+    assert skills_of(tmp_path / "T2") == {"other": 240 - before["law"], "text": before["law"]}
+
+
+def test_rare_skills_go_to_a_named_rest_or_to_the_nearest_graph_row(made: Path, tmp_path: Path) -> None:
+    before = skills_of(made / "M")
+    small = {name for name, num in before.items() if num < 0.15 * 240}
+    assert 0 < len(small) < 4
+    for at, command in enumerate([(made / "M",), (made / "C", "--field", "topic", "--workers", 1, *CUT)]):
+        works("tag", *command, "--min-share", 0.15, "--rest", "other", "--out", tmp_path / str(at))
+        assert set(skills_of(tmp_path / str(at))) == {*before, "other"} - small
+    names = sorted(before)
+    SkillGraph(names, names, np.eye(5) + 0.9 * np.eye(5, k=1)).save(tmp_path / "graph.json")
+    works("tag", made / "M", "--min-share", 0.15, "--graph", tmp_path / "graph.json", "--out", tmp_path / "G")
+    assert set(skills_of(tmp_path / "G")) <= set(before) and min(skills_of(tmp_path / "G").values()) >= 36
+
+
+def test_set_aside_rows_stay_set_aside_when_tags_are_regrouped(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(
+        lines(topic_samples(30)) + b"{\n" + lines([{"id": "x", "text": "no topic", "meta": {}}])
+    )
+    aside = ("--on-bad-sample", "set-aside")
+    works("tag", tmp_path / "a.jsonl", *BY, "--skills", 3, *aside, "--out", tmp_path / "E")
+    works("tag", tmp_path / "a.jsonl", "--field", "topic", *aside, "--workers", 1, "--out", tmp_path / "M")
+    works("tag", "--combine", tmp_path / "E", tmp_path / "M", "--out", tmp_path / "X")
+    assert Tags.open(tmp_path / "X").manifest.set_aside == {"malformed-json": 1, "missing-field": 1}
+    assert (tmp_path / "X" / "rejected" / "000000.jsonl").read_bytes() == (
+        tmp_path / "M" / "rejected" / "000000.jsonl"
+    ).read_bytes()
+    works("verify", tmp_path / "X")
+    works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "X", "--out", tmp_path / "S", "--workers", 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- bad input
+
+
+def corpus_of(folder: Path, texts: Sequence[str]) -> Path:
+    (folder / "a.jsonl").write_bytes(lines([{"id": str(at), "text": text} for at, text in enumerate(texts)]))
+    return folder / "a.jsonl"
+
+
+SAME = ["one text that stands here again and again"] * 9
+UNLIKE = ["alpha beta", "gamma delta", "epsilon zeta"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "says"),
+    [
+        (UNLIKE, ("--skills", 4), "the texts have hardly a word in common"),
+        ([f"common words and {at} more" for at in range(6)], ("--skills", 7), "--skills 7 is more than the 6 samples"),
+        (SAME, ("--skills", 2), "--skills 2 is more than the 1 different samples of 9"),
+        (
+            SAME + ["another text of other words"] * 3,
+            ("--skills", 3),
+            "--skills 3 is more than the 2 different samples of 12",
+        ),
+        (SAME, ("--skills", "auto"), "--skills 2 is more than the 1 different samples of 9"),
+        (SAME, ("--skills", 1), "--skills 1 leaves nothing to tell apart: give 2 or more, or 'auto'"),
+        (SAME, ("--skills", -2), "--skills -2 leaves nothing to tell apart"),
+        (SAME, ("--skills", "auto", "--skills-range", "1:5"), "--skills auto tries from 1 to 5: give 2 or more"),
+        (SAME, ("--skills", 3, "--balance", 0.7), "--balance 0.7: give the least share of a skill"),
+        ([*SAME, ""], ("--skills", 2), "a.jsonl line 10: the text in 'text' is empty or only white space"),
+        (SAME, ("--skills", 2, "--encoder", "/no/such/model"), "--encoder /no/such/model: no such directory"),
+        (SAME, ("--model", "/no/such/tags"), "/no/such/tags holds no kept clusters"),
+    ],
+)
+def test_what_cannot_be_clustered_is_one_sentence(
+    tmp_path: Path, texts: list[str], options: tuple[object, ...], says: str
+) -> None:
+    sentence = fails("tag", corpus_of(tmp_path, texts), *BY, *options, "--out", tmp_path / "E")
+    assert says in sentence
+    assert not (tmp_path / "E" / "tags.json").exists() and not (tmp_path / "E" / "model").exists()
+
+
+def test_two_different_texts_make_two_skills(tmp_path: Path) -> None:
+    works(
+        "tag",
+        corpus_of(tmp_path, SAME + ["another text of other words"] * 3),
+        *BY,
+        "--skills",
+        2,
+        "--out",
+        tmp_path / "E",
+    )
+    assert sorted(skills_of(tmp_path / "E").values()) == [3, 9]
+
+
+class Broken:
+    """An encoder that gives NaN for one text."""
+
+    name = "broken"
+    dim = 4
+    num_gpus = 0.0
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        return {}
+
+    def encode(self, texts: Sequence[str]) -> VectorsOf:
+        vectors = np.eye(4, dtype=np.float32)[[len(text) % 4 for text in texts]]
+        vectors[[text == "bad" for text in texts]] = np.nan
+        return vectors
+
+
+def test_an_encoder_that_gives_nan_is_named_with_the_sample(tmp_path: Path) -> None:
+    corpus = Corpus.open(corpus_of(tmp_path, ["good", "fine!", "bad", "better"]))
+    with pytest.raises(
+        TagsError, match=r"a.jsonl: broken gave numbers that are not finite for 1 of 4 samples.*id '2'.*--dtype"
+    ):
+        taggers.tag_corpus(corpus, taggers.embedding(Broken(), skills=2), tmp_path / "E", where=HERE)
+
+
+def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[taggers.embedding.__module__], "ONE_PARTITION_BYTES", 100)
+    corpus = topic_corpus(tmp_path / "C", 40) / "0.jsonl"
+    with pytest.warns(
+        UserWarning, match=r"one partition \(0.jsonl.*one process of 2 encodes it: give a smaller --partition-size"
+    ):
+        taggers.tag_corpus(
+            Corpus.open(corpus), taggers.embedding(taggers.lexical(), skills=2), tmp_path / "E", where=Where(workers=2)
+        )
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("--combine", "M"), "--combine crosses two directories of tags, and 1 were given"),
+        (("M", "E", "--min-share", 0.1), "regroup one directory of tags, and 2 were given"),
+        (("M", "--min-share", 0.2), "nothing tells which skill is nearest: name a --rest NAME"),
+        (("M", "--min-share", 2), "--min-share 2.0: give a share from 0 to below 1"),
+        (("M", "--rest", "other"), "--rest 'other' takes the skills below --min-share, which is 0"),
+        (("M", "--map", "nowhere.json"), "--map nowhere.json: no such file"),
+        (("M", "--map", "list.json"), "is not a JSON object of names"),
+        (("M", "--map", "wrong.json"), "names skills that are not there: 'lau' (did you mean 'law'?)"),
+        (("M", "--map", "empty.json"), "gives 'law' an empty name"),
+        (("C", "--map", "wrong.json"), "holds no finished tags"),
+        (("--combine", "M", "other"), "are not tags of the same rows"),
+        (("C", "--field", "topic", "--min-share", 0.2), "name the skill that takes them with --rest NAME"),
+    ],
+)
+def test_what_cannot_be_regrouped_is_one_sentence(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[object, ...], says: str
+) -> None:
+    for name in "CEM":
+        (tmp_path / name).symlink_to(made / name)
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("list", ["law"]), ("wrong", {"lau": "x"}), ("empty", {"law": " "})):
+        Path(f"{name}.json").write_text(json.dumps(value))
+    if "other" in command and "--combine" in command:
+        works("tag", "C", "--field", "topic", "--out", "other", "--workers", 1)
+    assert says in fails("tag", *command, "--out", "X", "--workers", 1)
+    assert not Path("X", "tags.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--by", "embedding"), "needs --skills K, or --skills auto"),
+        (("--by", "embedding", "--skills", "many"), "'many': give a number, or 'auto'"),
+        (("--by", "embedding", "--skills", "auto", "--skills-range", "2-9"), "such as 2:64"),
+        (("--by", "embedding", "--skills", 5, "--field", "topic"), "--field has no meaning with --by embedding"),
+        (("--by", "embedding", "--skills", 5, "--device", "cuda"), "the lexical encoder has none"),
+        (("--by", "embedding", "--skills", 5, "--model", "E"), "--skills is fixed by --model"),
+        (("--by", "embedding", "--skills", 5, "--min-share", 0.1), "regroups finished tags: tag first"),
+        (("--field", "topic", "--encoder", "lexical"), "--encoder has no meaning with --by metadata"),
+        (("--field", "topic", "--combine"), "leave out --field"),
+    ],
+)
+def test_options_that_do_not_go_together_are_a_usage_error(
+    made: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], says: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    outcome = skillshard("tag", made / "C", *options, "--out", made / "never")
+    assert outcome.code == 2 and says in outcome.err and not (made / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--against", "meta.tpic"), "field 'meta.tpic' is not kept beside"),
+        (("--against", "meta.tpic"), "(did you mean 'topic'?). Kept are number, topic"),
+        (("--against", "topic", "--corpus", "/tmp/nowhere-at-all"), "no such file or directory"),
+    ],
+)
+def test_a_field_that_is_not_there_is_one_sentence(made: Path, options: tuple[str, ...], says: str) -> None:
+    assert says in fails("inspect", made / "E", *options)
+
+
+def test_tags_without_kept_fields_name_the_ways_to_compare(made: Path) -> None:
+    assert "name the corpus with --corpus, or give other tags" in fails("inspect", made / "M", "--against", "topic")
+
+
+# ------------------------------------------------------------------------------------------------- sentence-transformers
+
+
+@pytest.fixture(scope="module")
+def model() -> str:
+    return minilm()
+
+
+def test_a_sentence_transformers_model_encodes_as_it_does_by_itself(model: str) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    texts = [record["text"] for record in topic_samples(40)] + ["short", "one two " * 300]
+    ours = taggers.sentence_encoder(model, device="cpu", batch_size=7).encode(texts)
+    bare = SentenceTransformer(model, device="cpu").encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(ours, bare, atol=1e-5)
+
+
+def test_a_long_text_is_its_first_window_or_the_mean_of_all(model: str) -> None:
+    long = " ".join(WORDS["law"].split() * 3 + WORDS["space"].split() * 3)
+    of = {
+        windows: taggers.sentence_encoder(model, device="cpu", max_length=24, windows=windows)
+        for windows in ("first", "mean")
+    }
+    law, space = of["first"].encode([" ".join(WORDS[topic].split()) for topic in ("law", "space")])
+    first, mean = of["first"].encode([long])[0], of["mean"].encode([long])[0]
+    assert first @ law > 0.8 > 0.5 > first @ space
+    assert mean @ law > 0.4 and mean @ space > 0.4 and np.linalg.norm(mean) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(of["mean"].encode(["short"]), of["first"].encode(["short"]), atol=1e-6)
+
+
+def test_a_model_of_other_dimensions_weights_or_length_than_the_kept_centroids_is_refused(
+    made: Path, model: str, tmp_path: Path
+) -> None:
+    options = ("--encoder", model, "--max-length", 16, "--device", "cpu")
+    sentence = fails("tag", made / "C", *BY, "--model", made / "E", *options, "--out", tmp_path / "N")
+    assert "dimensions, and" in sentence and "gives 384: give the encoder that they were made with, lexical" in sentence
+    works("tag", made / "C", *BY, "--skills", 3, *options, "--out", tmp_path / "S")
+    works("tag", made / "C", *BY, "--model", tmp_path / "S", "--out", tmp_path / "N")
+    assert skills_of(tmp_path / "N") == skills_of(tmp_path / "S")
+    sentence = fails(
+        "tag", made / "C", *BY, "--model", tmp_path / "S", "--encoder", "lexical", "--out", tmp_path / "N2"
+    )
+    assert "have 384 dimensions, and were made with --encoder" in sentence
+    sentence = fails("tag", made / "C", *BY, "--model", tmp_path / "S", "--max-length", 20, "--out", tmp_path / "N2")
+    assert "with max_length 16, and this encoder has 20: give the same" in sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--device", "cuda"), "--device cuda: this machine has no GPU that torch can use. Give --device cpu"),
+        (("--device", "abacus"), "--device 'abacus' is no device of torch"),
+        (("--dtype", "int4"), "--dtype 'int4': give one of float32, bfloat16, float16"),
+        (("--windows", "last"), "--windows 'last': give 'first' or 'mean'"),
+        (("--max-length", 100_000), "takes from 3 to 256 tokens"),
+    ],
+)
+def test_what_a_model_cannot_do_is_one_sentence(
+    made: Path, model: str, tmp_path: Path, options: tuple[object, ...], says: str
+) -> None:
+    import torch
+
+    if "cuda" in options and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    sentence = fails("tag", made / "C", *BY, "--skills", 3, "--encoder", model, *options, "--out", tmp_path / "E")
+    assert says in sentence
+
+
+def test_a_directory_that_is_no_model_is_one_sentence(made: Path, tmp_path: Path) -> None:
+    sentence = fails("tag", made / "C", *BY, "--skills", 3, "--encoder", tmp_path, "--out", tmp_path / "E")
+    assert f"--encoder {tmp_path} cannot be loaded: " in sentence and "Give 'lexical'" in sentence
+
+
+# -------------------------------------------------------------------------------------------------------------- real corpora
+
+
+def test_a_part_of_a_real_corpus_is_told_into_its_categories(real_corpus: tuple[str, Path], tmp_path: Path) -> None:
+    """The whole corpora are measured by benchmarks/taggers.py; the twin is the first test here."""
+    name, folder = real_corpus
+    field = {"sources": "source", "instructions": "task"}[name]
+    file = next(iter(sorted(folder.glob("*-00000.jsonl"))))
+    rows = [orjson.loads(line) for line in file.read_bytes().splitlines()[:1500]]
+    (tmp_path / "part.jsonl").write_bytes(lines(rows))
+    skills = len({row["meta"][field] for row in rows})
+    works("tag", tmp_path / "part.jsonl", *BY, "--skills", skills, "--out", tmp_path / "E")
+    assert compare(Tags.open(tmp_path / "E"), f"meta.{field}").nmi > 0.7

@@ -1,0 +1,46 @@
+"""`tag --by loss` killed in the middle of its runs and run again: the bytes of an undisturbed run."""
+
+from pathlib import Path
+
+from tests.commands import finish, start, works
+from tests.conftest import tree
+from tests.fault.test_killed import kill_and_see_all_end, num_files, wait_until
+from tests.unit.test_loss_tagger import small_corpus
+
+
+def test_killed_in_the_middle_of_a_run_it_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    corpus, out = small_corpus(tmp_path / "corpus"), tmp_path / "killed"
+    options = (
+        "--by",
+        "loss",
+        "--skills",
+        2,
+        "--runs",
+        2,
+        "--checkpoints",
+        20,
+        "--steps",
+        80,
+        "--probe",
+        100,
+        "--lr",
+        0.003,
+    )
+    options += ("--segment-at", ",.", "--answer-after", "= ", "--device", "cpu", "--workers", 1)
+    process = start("tag", corpus, "--out", out, *options, marker=str(tmp_path))
+    runs = out / ".work" / "scratch" / "kept" / "model" / "runs"
+    wait_until(lambda: num_files(runs) >= 8 or process.poll() is not None, timeout_s=120)
+    kill_and_see_all_end(process, str(tmp_path))
+    kept = set(runs.rglob("checkpoint-*.npy"))
+    assert 1 <= len(kept) < 40, "killed too early or too late to show anything"
+    assert not (out / "tags.json").exists()
+    last = {max(run.glob("checkpoint-*.npy")) for run in runs.iterdir()}  # may lack the optimizer's state
+    before = {path: path.stat().st_mtime_ns for path in kept - last}
+    again = start("tag", corpus, "--out", out, *options, marker=str(tmp_path))
+    assert finish(again, timeout_s=240).code == 0
+    works("tag", corpus, "--out", tmp_path / "whole", *options)
+    assert tree(out) == tree(tmp_path / "whole")
+    assert before == {path: (out / path.relative_to(runs.parents[1])).stat().st_mtime_ns for path in before}, (
+        "trained again"
+    )
+    works("verify", out)

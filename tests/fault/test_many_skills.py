@@ -1,0 +1,88 @@
+"""Hundreds of skills with several shards each, where a process may have few files open, as `ulimit -n` often says."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from skillshard.shards.manifest import MANIFEST
+from skillshard.shards.read import ShardSet
+from skillshard.storage import read_json, to_json
+from tests.conftest import REPOSITORY
+from tests.remote.server import served
+
+NUM_SKILLS = 400
+MIX = f"""
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]), int(sys.argv[4])))
+from skillshard import Mixer, ShardSet
+from skillshard.errors import SkillshardError
+from skillshard.policies import stratified
+try:
+    shards = ShardSet.open(sys.argv[1], cache=sys.argv[5] if sys.argv[5:] else None)
+    one = Mixer(shards, stratified(), ledger=sys.argv[2], round_draws={NUM_SKILLS * 20})
+    for number in range(6):
+        assert len(set(one.batch(number * {NUM_SKILLS * 20}, {NUM_SKILLS * 20}).skills)) == {NUM_SKILLS}
+except SkillshardError as error:
+    sys.exit(f"{{type(error).__name__}}: {{error}}")
+print(len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def many(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard set of 400 skills, each of which has the same shards under another name."""
+    manifest = read_json(f"{shards.root}/{MANIFEST}")
+    kept = next(skill for skill in manifest["skills"] if skill["name"] == "add")
+    assert len(kept["train"]["number"]) > 4
+    manifest["skills"] = [{**kept, "name": f"skill-{number:03d}"} for number in range(NUM_SKILLS)]
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "train").symlink_to(f"{shards.root}/train")
+    (folder / MANIFEST).write_bytes(to_json(manifest))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def remote(many: Path) -> Iterator[str]:
+    with served(many) as address:
+        yield f"http://{address}"
+
+
+def mix(place: object, folder: Path, soft: int, hard: int, *cache: Path) -> "subprocess.CompletedProcess[str]":
+    arguments = [str(place), str(folder / "run"), str(soft), str(hard), *map(str, cache)]
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", MIX, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("soft", [128, 1024])
+def test_shards_of_any_number_of_skills_on_this_machine_need_no_open_files(
+    many: Path, tmp_path: Path, soft: int
+) -> None:
+    done = mix(many, tmp_path, soft, soft)
+    assert done.returncode == 0, done.stderr
+    num_open, limit = map(int, done.stdout.split())
+    assert limit == soft and num_open < 32
+
+
+def test_shards_in_a_cache_stay_open_and_the_limit_is_raised_in_time(remote: str, tmp_path: Path) -> None:
+    done = mix(remote, tmp_path, 256, 8192, tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    num_open, limit = map(int, done.stdout.split())
+    assert num_open > NUM_SKILLS and limit > 256
+
+
+def test_where_the_limit_cannot_be_raised_the_error_says_how_to(remote: str, tmp_path: Path) -> None:
+    done = mix(remote, tmp_path, 256, 256, tmp_path / "cache")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert (
+        "cannot be opened: this process has as many files open as it may, 256. Allow more with 'ulimit -n'"
+        in done.stderr
+    )

@@ -1,0 +1,303 @@
+"""Blocks of tokens are a function of shards, counts, seed and ledger: whoever reads them, however often it is killed."""
+
+import itertools
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.ledger import verify_ledger
+from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedTokens
+from skillshard.policies import Policy, chain, floor, proportional, skill_it, stratified
+from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import TokenCounts
+from skillshard.torch import PackedDataset
+from tests.tokenizers_trained import BOS, EOS, counted, uneven_shards
+
+SKILLS = ("add", "carry", "negate")
+pytestmark = pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning")
+slow = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+class Counted(NamedTuple):
+    """Shards, and their counts without and with a special token before each sample."""
+
+    shards: ShardSet
+    plain: TokenCounts
+    special: TokenCounts
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Counted:
+    folder = tmp_path_factory.mktemp("uneven")
+    shards = uneven_shards(folder)
+    return Counted(shards, counted(shards, folder / "T"), counted(shards, folder / "S", special_tokens=True))
+
+
+def live() -> Policy:
+    return chain(skill_it(SkillGraph.chain(SKILLS), eta=1.0, window=2), floor(0.05))
+
+
+def losses_at(step: int) -> dict[str, float]:
+    return {skill: 2.0 / (1 + step * (at + 1) / 10) for at, skill in enumerate(SKILLS)}
+
+
+def packed(
+    uneven: Counted,
+    ledger: Path,
+    *,
+    block_tokens: int = 16,
+    separator: str | None = EOS,
+    special: bool = False,
+    policy: Policy | None = None,
+    step_blocks: int | None = 2,
+    **arguments: Any,
+) -> PackedTokens:
+    defaults: dict[str, Any] = {"round_draws": 60, "wait_s": 1.0}
+    mixer = Mixer(uneven.shards, policy or stratified(), ledger=ledger, **(defaults | arguments))
+    counts = uneven.special if special else uneven.plain
+    return PackedTokens(mixer, counts, block_tokens=block_tokens, separator=separator, step_blocks=step_blocks)
+
+
+def token_stream(one: PackedTokens, num_draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of the first draws one after the other, each tokenized by itself, and the draw of each token."""
+    tokens: list[int] = []
+    draws: list[int] = []
+    for draw, text in enumerate(one.mixer.batch(0, num_draws).texts):
+        special = one.counts.manifest.special_tokens
+        ids = one.counts.tokenizer.encode(text, add_special_tokens=special).ids
+        ids += [] if one.separator is None else [one.counts.token_id(one.separator)]
+        tokens += ids
+        draws += [draw] * len(ids)
+    return np.array(tokens), np.array(draws)
+
+
+@given(
+    block_tokens=st.integers(1, 200),
+    separator=st.sampled_from([None, EOS, BOS]),
+    special=st.booleans(),
+    round_draws=st.integers(7, 90),
+    asked=st.lists(st.integers(0, 400), min_size=1, max_size=6),
+)
+@slow
+def test_blocks_in_any_order_are_the_tokens_of_the_draws_in_order(
+    uneven: Counted,
+    tmp_path_factory: pytest.TempPathFactory,
+    block_tokens: int,
+    separator: str | None,
+    special: bool,
+    round_draws: int,
+    asked: list[int],
+) -> None:
+    ledger = tmp_path_factory.mktemp("ledger")
+    one = packed(
+        uneven, ledger, block_tokens=block_tokens, separator=separator, special=special, round_draws=round_draws
+    )
+    tokens, draws = token_stream(one, 1500)
+    last = len(tokens) // block_tokens
+    blocks = np.array([block % last for block in asked])
+    found = one.at(blocks)
+    again = packed(
+        uneven, ledger, block_tokens=block_tokens, separator=separator, special=special, round_draws=round_draws
+    )
+    for row, block in enumerate(blocks.tolist()):
+        there = slice(block * block_tokens, (block + 1) * block_tokens)
+        assert found.tokens[row].tolist() == tokens[there].tolist()
+        assert found.draws[row].tolist() == draws[there].tolist()
+        (alone,) = again.batch(block, 1).tokens.tolist()
+        assert alone == tokens[there].tolist()
+        assert again.draws_before(block) == (draws[block * block_tokens - 1] + 1 if block else 0)
+    assert found.blocks.tolist() == blocks.tolist()
+    skills = one.mixer.batch(0, 1500).skill_numbers
+    expected = [np.bincount(skills[row], minlength=3).tolist() for row in found.draws]
+    assert found.skill_tokens.tolist() == expected
+
+
+def test_positions_count_from_the_begin_of_each_sample(uneven: Counted, tmp_path: Path) -> None:
+    batch = packed(uneven, tmp_path, block_tokens=50).batch(0, 20)
+    for draws, positions in zip(batch.draws.tolist(), batch.positions.tolist(), strict=True):
+        expected = [at for _, run in itertools.groupby(draws) for at in range(len(list(run)))]
+        assert positions == expected
+
+
+@given(
+    split=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=4),
+    separator=st.sampled_from([None, EOS]),
+)
+@slow
+def test_any_split_over_ranks_workers_and_batches_gives_the_one_stream(
+    uneven: Counted,
+    tmp_path_factory: pytest.TempPathFactory,
+    split: list[tuple[int, int, int]],
+    separator: str | None,
+) -> None:
+    """Each stretch has its own ranks, workers (copies that read every n-th batch) and batch size."""
+    ledger = tmp_path_factory.mktemp("ledger")
+    expected = packed(uneven, ledger, separator=separator).batch(0, 400).tokens
+    first = 0
+    for world_size, batch_size, workers in split:
+        found: dict[int, list[int]] = {}
+        for rank, worker in itertools.product(range(world_size), range(workers)):
+            one = packed(uneven, ledger, separator=separator)
+            one.load_state_dict({**one.state_dict(), "block": first})
+            dataset = PackedDataset(one, rank=rank, world_size=world_size)
+            for number in (worker, worker + workers):
+                items = dataset._share(np.arange(number * batch_size, (number + 1) * batch_size))
+                found |= {item["block"]: item["input_ids"].tolist() for item in items}
+        num = 2 * world_size * batch_size * workers
+        assert sorted(found) == list(range(first, first + num))
+        assert [found[block] for block in sorted(found)] == expected[first : first + num].tolist()
+        first += num
+
+
+def train(one: PackedTokens, *, start: int, stop: int) -> list[list[int]]:
+    """Steps start .. stop - 1 of a trainer that reports after every fourth step; the tokens it saw."""
+    seen = []
+    for step in range(start, stop):
+        seen += one.batch(one.state_dict(step=step)["block"], 2).tokens.tolist()
+        if (step + 1) % 4 == 0:
+            one.report(step + 1, losses_at(step + 1))
+    return seen
+
+
+@pytest.fixture(scope="module")
+def whole(uneven: Counted, tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+    """The blocks of an undisturbed run of 200 steps."""
+    return train(
+        packed(uneven, tmp_path_factory.mktemp("ledger"), policy=live(), unit="tokens", tokens=uneven.plain),
+        start=0,
+        stop=200,
+    )
+
+
+@given(kills=st.lists(st.integers(1, 199), max_size=4), data=st.data())
+@slow
+def test_a_run_killed_anywhere_goes_on_with_the_same_blocks(
+    uneven: Counted,
+    whole: list[list[int]],
+    kills: list[int],
+    data: st.DataObject,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    ledger, seen, saved = tmp_path_factory.mktemp("ledger"), [], None
+    for killed_at in [*sorted(kills), 200]:
+        one = packed(uneven, ledger, policy=live(), unit="tokens", tokens=uneven.plain)
+        start = 0
+        if saved is not None:
+            start = saved["step"]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="resumed at draw", category=UserWarning)
+                one.load_state_dict(saved)
+            assert one.block == 2 * start
+        seen = seen[: 2 * start] + train(one, start=start, stop=killed_at)
+        saved = one.state_dict(step=data.draw(st.integers(start, killed_at)))
+    assert seen == whole
+    assert verify_ledger(one.mixer.ledger) == []
+    assert one.mixer.round(0).weights != one.mixer.round(9).weights
+
+
+def test_packed_tokens_can_be_resumed_at_every_block(uneven: Counted, tmp_path: Path) -> None:
+    one = packed(uneven, tmp_path, round_draws=13)
+    expected = one.batch(0, 150).tokens.tolist()
+    for block in range(145):
+        other = packed(uneven, tmp_path, round_draws=13)
+        other.load_state_dict({**one.state_dict(), "block": block})
+        batches = other.batches(2)
+        assert [*next(batches).tokens.tolist(), *next(batches).tokens.tolist()] == expected[block : block + 4]
+        assert other.block == block + 4
+
+
+@pytest.mark.parametrize("repeat", ["stop", "drop", "cap:2"])
+@pytest.mark.parametrize("separator", [None, EOS])
+@pytest.mark.parametrize("block_tokens", [7, 64])
+def test_a_stream_that_ends_ends_with_a_block_filled_up_and_loses_no_token(
+    uneven: Counted, tmp_path: Path, repeat: str, separator: str | None, block_tokens: int
+) -> None:
+    one = packed(uneven, tmp_path, repeat=repeat, separator=separator, block_tokens=block_tokens)
+    num_draws = sum(map(len, one.mixer.batches(100)))
+    one = packed(uneven, tmp_path, repeat=repeat, separator=separator, block_tokens=block_tokens)
+    tokens, draws = token_stream(one, num_draws)
+    batches = list(one.batches(8))
+    found = np.concatenate([batch.tokens.ravel() for batch in batches])
+    of = np.concatenate([batch.draws.ravel() for batch in batches])
+    assert found[: len(tokens)].tolist() == tokens.tolist()
+    assert of[: len(draws)].tolist() == draws.tolist()
+    assert (of[len(draws) :] == -1).all() and (found[len(draws) :] == 0).all()
+    assert len(found) == -(-len(tokens) // block_tokens) * block_tokens
+    assert one.holds(one.block - 1) and not one.holds(one.block) and not one.holds(one.block + 1000)
+    assert one.draws_before(one.block) == num_draws == one.draws_before(one.block + 7)
+    assert sum(int(batch.skill_tokens.sum()) for batch in batches) == len(tokens)
+
+
+# ------------------------------------------------------------------------------------------------- weights in tokens
+
+
+@given(weights=st.lists(st.floats(0.05, 1.0), min_size=3, max_size=3), round_draws=st.integers(20, 200))
+@slow
+def test_token_shares_follow_the_weights(
+    uneven: Counted, tmp_path_factory: pytest.TempPathFactory, weights: list[float], round_draws: int
+) -> None:
+    """To within a part of an epoch; the means differ fivefold."""
+    policy = chain(stratified(), Fixed(weights))
+    ledger = tmp_path_factory.mktemp("ledger")
+    one = packed(uneven, ledger, policy=policy, unit="tokens", tokens=uneven.plain, round_draws=round_draws)
+    wanted = np.array(weights) / sum(weights)
+    rounds = -(-20_000 // round_draws)
+    record = one.mixer.round(rounds)
+    tokens = np.array(
+        [
+            order.tokens_before(before, found.shard_tokens, found.rows)
+            for order, found, before in zip(one.mixer.orders, one._tokens, record.drawn_before, strict=True)
+        ]
+    )
+    num_tokens = np.array([found.num_tokens for found in one._tokens])
+    slack = num_tokens + 90 + wanted * (num_tokens + 90).sum()  # a part of an epoch, and a draw that is owed
+    assert (abs(tokens / tokens.sum() - wanted) < slack / tokens.sum()).all()
+    assert record.weights == pytest.approx(wanted.tolist())
+    assert verify_ledger(one.mixer.ledger) == []
+
+
+class Fixed(NamedTuple):
+    """A transform that gives these weights."""
+
+    values: list[float]
+    name: str = "fixed"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"values": self.values}
+
+    def apply(self, weights: np.ndarray) -> np.ndarray:
+        return np.array(self.values) / sum(self.values)
+
+
+def test_over_whole_epochs_the_token_shares_are_the_weights(uneven: Counted, tmp_path: Path) -> None:
+    """Proportional in tokens is proportional in samples: one epoch of every skill is one round."""
+    total = sum(len(found) for found in uneven.shards.train.values())
+    one = packed(
+        uneven, tmp_path, policy=proportional(), unit="tokens", tokens=uneven.plain, round_draws=total, separator=None
+    )
+    record = one.mixer.round(1)
+    assert record.epochs == [2.0, 2.0, 2.0]
+    num_tokens = np.array([found.num_tokens for found in one._tokens])
+    np.testing.assert_allclose(record.weights, num_tokens / num_tokens.sum())
+    blocks = one.batch(0, int(num_tokens.sum()) // 16)
+    np.testing.assert_allclose(blocks.skill_tokens.sum(0) / blocks.skill_tokens.sum(), record.weights, atol=16 / 2000)
+
+
+def test_tokens_before_a_draw_are_those_of_the_draws_before(uneven: Counted, tmp_path: Path) -> None:
+    """Over epochs, shards and blocks of rows, at every position."""
+    one = packed(uneven, tmp_path)
+    for order, found in zip(one.mixer.orders, one._tokens, strict=True):
+        num = 2 * order.num_samples + 30
+        counts = [
+            count for shard, rows in order.segments(0, num) for count in found.rows(shard)[rows].astype(int).tolist()
+        ]
+        before = [order.tokens_before(at, found.shard_tokens, found.rows) for at in range(num + 1)]
+        assert before == [0, *np.cumsum(counts).tolist()]

@@ -1,0 +1,63 @@
+"""The sample of a corpus's texts: the same however the corpus is cut, and never more than asked for."""
+
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skillshard.corpus import Corpus
+from skillshard.execution import Where
+from skillshard.taggers.texts import SampledText, sample_texts
+from tests.conftest import lines
+
+READING = {"id_field": "id", "text_field": "text", "max_sample_bytes": 1000}
+
+
+def short(text: str) -> str | None:
+    return "too short" if len(text) < 2 else None
+
+
+def sampled(rows: list[dict[str, str]], *, limit: int, partition_bytes: int, num_files: int) -> list[SampledText]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "corpus").mkdir()
+        for at in range(num_files):
+            (folder / "corpus" / f"{at}.jsonl").write_bytes(lines(rows[at::num_files]))
+        return sample_texts(
+            Corpus.open(folder / "corpus").partitions(partition_bytes=partition_bytes),
+            limit=limit,
+            reading=READING,
+            refusal=short,
+            stop_at_refused=False,
+            scratch=str(folder / "scratch"),
+            records=str(folder / "records"),
+            where=Where(workers=1),
+            on_done=lambda unit, record: None,
+        )
+
+
+@given(
+    st.lists(st.text("abc", min_size=1, max_size=6), min_size=1, max_size=40),
+    st.integers(1, 50),
+    st.integers(30, 2000),
+    st.integers(1, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_sample_does_not_depend_on_how_the_corpus_is_cut(
+    texts: list[str], limit: int, partition_bytes: int, num_files: int
+) -> None:
+    rows = [{"id": f"{at}", "text": text} for at, text in enumerate(texts)]
+    found = sampled(rows, limit=limit, partition_bytes=partition_bytes, num_files=min(num_files, len(rows)))
+    assert found == sampled(rows, limit=limit, partition_bytes=1 << 20, num_files=1)
+    usable = {row["id"]: row["text"] for row in rows if len(row["text"]) > 1}
+    assert len(found) == min(limit, len(usable))
+    assert all(usable[one.id] == one.text for one in found)
+    assert [one.hash for one in found] == sorted(one.hash for one in found)
+
+
+def test_a_larger_sample_begins_with_the_smaller_one() -> None:
+    rows = [{"id": f"{at}", "text": f"text {at}"} for at in range(60)]
+    small = sampled(rows, limit=10, partition_bytes=300, num_files=2)
+    large = sampled(rows, limit=30, partition_bytes=500, num_files=3)
+    assert large[:10] == small

@@ -1,0 +1,310 @@
+"""Token counts: what is counted, and the sentences where counts, tokenizer, shards or arguments do not fit."""
+
+import json
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skillshard.errors import LedgerError, PolicyError, StorageError, TokensError
+from skillshard.execution import Where
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
+from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedTokens
+from skillshard.policies import skill_it, stratified
+from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import TokenCounts, count_tokens, open_tokenizer
+from tests.commands import fails, works
+from tests.conftest import HERE, samples, tag_and_shard, tree, write_corpus
+from tests.tokenizers_trained import EOS, byte_tokenizer, counted, letter_tokenizer, letters, save, uneven_shards
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return uneven_shards(tmp_path_factory.mktemp("uneven"))
+
+
+@pytest.fixture
+def counts(uneven: ShardSet, tmp_path: Path) -> TokenCounts:
+    return counted(uneven, tmp_path / "counts")
+
+
+def mixer(shards: ShardSet, folder: Path, **arguments: Any) -> Mixer:
+    return Mixer(shards, arguments.pop("policy", stratified()), ledger=folder / "run", round_draws=50, **arguments)
+
+
+@pytest.mark.parametrize("special_tokens", [False, True])
+def test_every_sample_is_counted(uneven: ShardSet, tmp_path: Path, special_tokens: bool) -> None:
+    counts = counted(uneven, tmp_path / "T", special_tokens=special_tokens)
+    for split, skills in (("train", uneven.train), ("holdout", uneven.holdout)):
+        for skill, shards in skills.items():
+            found = getattr(counts, split)[skill]
+            for shard in range(len(shards.shard_rows)):
+                opened = shards.open_shard(shard)
+                texts = [opened.text(row) for row in range(int(shards.shard_rows[shard]))]
+                num = [len(text.split()) * (text != ".") + special_tokens for text in texts]
+                assert found.rows(shard).tolist() == num
+                assert found.shard_tokens[shard] == sum(num)
+    assert counts.verify() == []
+    assert counts.manifest.num_train == sum(found.num_tokens for found in counts.train.values())
+
+
+def test_the_bytes_are_the_same_for_any_number_of_workers_and_for_a_tokenizer_in_memory(
+    uneven: ShardSet, tmp_path: Path
+) -> None:
+    tokenizer = byte_tokenizer(sample.text for sample in uneven.train["add"])
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=9)
+    place = save(tokenizer, tmp_path / "tokenizer.json")
+    count_tokens(uneven, place, tmp_path / "a", where=HERE)
+    count_tokens(uneven, tokenizer, tmp_path / "b", where=Where(workers=2))
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert max(TokenCounts.open(tmp_path / "a").train["carry"].rows(0).tolist()) > 9  # not cut, not padded
+
+
+def test_the_verbs_count_show_and_verify(uneven: ShardSet, tmp_path: Path) -> None:
+    place = save(letter_tokenizer(), tmp_path / "tokenizer.json")
+    shown = works("tokens", uneven.root, "--tokenizer", place, "--out", tmp_path / "T", "--workers", 1)
+    counts = TokenCounts.open(tmp_path / "T")
+    for text in ("carry", "per sample", f"{counts.manifest.num_train:,}", "special tokens not added"):
+        assert text in shown
+    assert works("inspect", tmp_path / "T") == shown
+    assert "all as tokens.json says" in works("verify", tmp_path / "T")
+    assert works("tokens", uneven.root, "--tokenizer", place, "--out", tmp_path / "T") == shown
+    sentence = fails("tokens", uneven.root, "--tokenizer", place, "--out", tmp_path / "T", "--special-tokens")
+    assert "special_tokens: False -> True" in sentence
+    assert "no such file" in fails("tokens", uneven.root, "--tokenizer", tmp_path / "no.json", "--out", tmp_path / "U")
+
+
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(
+        TokensError, match=r"config.json is no tokenizer of Hugging Face's tokenizers: .*save_pretrained"
+    ):
+        open_tokenizer(tmp_path / "config.json")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with pytest.raises(TokensError, match=r"is not text, and so no tokenizer.json"):
+        open_tokenizer(tmp_path / "bytes")
+    with pytest.raises(StorageError, match="no such file"):
+        open_tokenizer(tmp_path / "missing.json")
+    random = byte_tokenizer(["some text"])
+    random.model.dropout = 0.1
+    with pytest.raises(TokensError, match=r"the tokenizer merges at random \(dropout 0.1"):
+        open_tokenizer(random)
+
+
+def test_without_the_extra_the_sentence_says_how_to_install_it(
+    uneven: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = save(letter_tokenizer(), tmp_path / "tokenizer.json")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    sentence = fails("tokens", uneven.root, "--tokenizer", place, "--out", tmp_path / "T")
+    assert sentence.endswith("which is not installed: pip install 'skillshard[tokens]'.")
+
+
+# --- damage ------------------------------------------------------------------------------------------------------------
+
+
+def damage(counts: TokenCounts) -> Path:
+    """Change one count."""
+    place = next(iter(sorted((counts.root / "train" / "carry").iterdir())))
+    data = bytearray(place.read_bytes())
+    data[-4] ^= 1
+    place.write_bytes(data)
+    return place
+
+
+def test_a_flipped_bit_in_the_counts_is_found(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+    place = damage(counts)
+    sentence = (
+        rf"{place.name} has digest \w+ but tokens.json says \w+: damaged or edited. Count anew in another directory"
+    )
+    with pytest.raises(TokensError, match=sentence):
+        PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=16, separator=EOS).batch(0, 400)
+    assert place.name in fails("verify", counts.root)
+    place.unlink()
+    assert "is missing, but tokens.json names it" in fails("verify", counts.root)
+
+
+def test_edited_totals_are_found(counts: TokenCounts) -> None:
+    manifest = json.loads((counts.root / "tokens.json").read_text())
+    manifest["skills"][1]["num_train"] += 1
+    manifest["skills"][0]["train"]["num_tokens"][0] += 5
+    (counts.root / "tokens.json").write_text(json.dumps(manifest))
+    faults = TokenCounts.open(counts.root).verify()
+    assert len(faults) == 4
+    assert "counts" in faults[0] and "but tokens.json says" in faults[0]
+    assert "says skill 'add' has" in faults[1] and "says skill 'carry' has" in faults[2]
+    assert "says num_train is" in faults[3]
+
+
+def test_a_manifest_that_does_not_fit_and_one_that_is_missing(counts: TokenCounts, tmp_path: Path) -> None:
+    (counts.root / "tokens.json").write_text("{}")
+    with pytest.raises(TokensError, match=r"does not fit schemas/tokens-1.json"):
+        TokenCounts.open(counts.root)
+    with pytest.raises(TokensError, match=r"holds no finished token counts: tokens.json is not there"):
+        TokenCounts.open(tmp_path)
+
+
+def test_another_tokenizer_than_the_one_that_counted_is_refused(
+    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+) -> None:
+    save(byte_tokenizer(["other"]), counts.root / "tokenizer.json")
+    with pytest.raises(TokensError, match=r"tokenizer.json has digest .*another tokenizer than the one that counted"):
+        PackedTokens(mixer(uneven, tmp_path), TokenCounts.open(counts.root), block_tokens=16, separator=EOS)
+    assert "another tokenizer than the one that counted" in fails("verify", counts.root)
+
+
+def test_a_sample_that_has_another_number_of_tokens_than_counted_is_refused(
+    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+) -> None:
+    """As another version of the package may give."""
+    packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=16, separator=EOS)
+    counts.__dict__["tokenizer"] = byte_tokenizer(["other"])
+    sentence = r"sample '\w+-\d+' of skill '\w+' \(draw \d+\) has \d+ tokens, but .* counts \d+: .*count anew"
+    with pytest.raises(TokensError, match=sentence):
+        packed.batch(0, 4)
+
+
+def test_counts_of_other_shards_are_refused(counts: TokenCounts, tmp_path: Path) -> None:
+    other = tag_and_shard(write_corpus(tmp_path / "corpus", samples(add=60, carry=40)), tmp_path)
+    for use in (
+        lambda: mixer(other, tmp_path, unit="tokens", tokens=counts),
+        lambda: PackedTokens(mixer(other, tmp_path), counts, block_tokens=16, separator=EOS),
+    ):
+        with pytest.raises(
+            TokensError, match=r"counts the tokens of shards \w+, but .* is \w+. Count the tokens of these"
+        ):
+            use()
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_skill_without_tokens_is_refused(tmp_path: Path) -> None:
+    records = [letters("add", number, 5) for number in range(40)] + [letters("mute", number, 0) for number in range(40)]
+    shards = tag_and_shard(write_corpus(tmp_path / "corpus", records), tmp_path)
+    counts = count_tokens(shards, letter_tokenizer(), tmp_path / "T", where=HERE)
+    with pytest.raises(
+        TokensError, match=r"no training sample of skill 'mute' has a token in .*T, so no number of draws"
+    ):
+        mixer(shards, tmp_path, unit="tokens", tokens=counts)
+    one = mixer(shards, tmp_path)
+    with pytest.raises(
+        TokensError, match=r"skill 'mute' has a token in .*its draws would fill no block. Give a separator"
+    ):
+        PackedTokens(one, counts, block_tokens=8, separator=None)
+    batch = PackedTokens(one, counts, block_tokens=8, separator=EOS).batch(0, 10)
+    assert batch.skill_tokens.sum(0)[1] == (batch.draws.ravel()[:, None] == _of(one, 1)).any(1).sum()
+
+
+def _of(one: Mixer, skill: int) -> np.ndarray:
+    return np.flatnonzero(one.batch(0, 100).skill_numbers == skill)
+
+
+def test_the_unit_and_the_counts_come_together(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"unit='tokens' needs the token counts of these shards.*skillshard tokens"):
+        mixer(uneven, tmp_path, unit="tokens")
+    with pytest.raises(PolicyError, match=r"token counts were given, but unit is 'samples'"):
+        mixer(uneven, tmp_path, tokens=counts)
+    with pytest.raises(PolicyError, match=r"unit is 'words': give 'samples' \(default\) or 'tokens'"):
+        mixer(uneven, tmp_path, unit="words", tokens=counts)
+
+
+def test_another_unit_is_another_run(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+    mixer(uneven, tmp_path)
+    with pytest.raises(LedgerError, match=r"ledger of another run: .*unit: 'samples' -> 'tokens'"):
+        mixer(uneven, tmp_path, unit="tokens", tokens=counts)
+
+
+def test_counts_that_weights_in_tokens_do_not_give_are_found(
+    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+) -> None:
+    one = mixer(uneven, tmp_path, unit="tokens", tokens=counts)
+    one.round(3)
+    assert verify_ledger(one.ledger) == []
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    run["num_tokens"][0] *= 2
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+    assert any(
+        "has counts that its weights do not give" in fault for fault in verify_ledger(DirectoryLedger(tmp_path / "run"))
+    )
+
+
+def test_arguments_of_packing_that_cannot_be_are_refused(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+    one = mixer(uneven, tmp_path)
+    with pytest.raises(PolicyError, match="block_tokens is 0: give at least 1"):
+        PackedTokens(one, counts, block_tokens=0, separator=EOS)
+    with pytest.raises(PolicyError, match="step_blocks is 0: give at least 1"):
+        PackedTokens(one, counts, block_tokens=8, separator=EOS, step_blocks=0)
+    with pytest.raises(
+        TokensError, match=r"has no token '<eso>' \(did you mean '<eos>'\?\); its special tokens are <eos>, <bos>"
+    ):
+        PackedTokens(one, counts, block_tokens=8, separator="<eso>")
+    strict = mixer(uneven, tmp_path / "strict", policy=skill_it(SkillGraph.identity(uneven.skills), eta=1.0), lag=0)
+    with pytest.raises(PolicyError, match="a block reaches over that end, so it would wait for itself"):
+        PackedTokens(strict, counts, block_tokens=8, separator=EOS)
+
+
+def test_a_state_of_something_else_is_refused(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    other = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=16, separator=EOS)
+    with pytest.raises(LedgerError, match="this state is of block_tokens 16, but here block_tokens is 8"):
+        one.load_state_dict(other.state_dict())
+    with pytest.raises(LedgerError, match=r"no state of packed tokens \(schemas/packed-1.json\)"):
+        one.load_state_dict(one.mixer.state_dict())
+    with pytest.raises(LedgerError, match=r"no state of a mixer"):
+        one.mixer.load_state_dict(one.state_dict())
+    assert len(json.dumps(one.state_dict())) < 300
+
+
+def test_a_mixer_that_was_moved_beside_its_packed_stream_is_refused(
+    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+) -> None:
+    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    one.mixer.load_state_dict({**one.mixer.state_dict(), "draw": 40})
+    with pytest.raises(
+        PolicyError, match=r"the mixer stands at draw 40 and stood at 0 when its packed stream was begun"
+    ):
+        one.batch(0, 1)
+
+
+def test_a_step_needs_to_know_its_blocks(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    losses = dict.fromkeys(uneven.skills, 1.0)
+    with pytest.raises(
+        Exception, match=r"step 5 cannot be translated into blocks: give PackedTokens\(..., step_blocks="
+    ):
+        one.report(5, losses)
+    one.report(5, losses, block=12)
+    observation = json.loads((tmp_path / "run" / "observations" / "00000000.json").read_text())
+    assert observation["draw"] == one.draws_before(12)
+
+
+def test_packed_tokens_can_be_pickled(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    expected = one.batch(30, 5).tokens.tolist()
+    assert pickle.loads(pickle.dumps(one)).batch(30, 5).tokens.tolist() == expected
+
+
+def test_a_long_sample_is_tokenized_once_by_who_reads_on(
+    uneven: ShardSet, counts: TokenCounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skillshard.mixing import packing
+
+    seen: list[str] = []
+    encode = packing.encode
+    monkeypatch.setattr(
+        packing,
+        "encode",
+        lambda tokenizer, texts, special_tokens: (
+            seen.extend(texts) or encode(tokenizer, texts, special_tokens=special_tokens)
+        ),
+    )
+    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    last = [int(one.batch(first, 3).draws[-1, -1]) for first in range(0, 60, 3)][-1]
+    assert seen == one.mixer.batch(0, last + 1).texts
