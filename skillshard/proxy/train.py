@@ -80,7 +80,7 @@ def seeded_model(shape: ProxyShape, *, seed: int, device: str = "cpu") -> Proxy:
         return Proxy(shape).to(device)
 
 
-def learning_rate(step: int, *, steps: float, lr: float, warmup: int = 50) -> float:
+def learning_rate(step: int, *, steps: int | float, lr: float, warmup: int = 50) -> float:
     """The rate at a step counted from 1: linear from 0 to `lr` over `warmup` steps, then linear to 0 after `steps`.
 
     With steps=math.inf it stays at `lr`.
@@ -129,7 +129,7 @@ def train(
     on_eval: Callable[[int], None] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     steps_done: int = 0,
-    schedule_steps: float | None = None,
+    schedule_steps: int | float | None = None,
 ) -> Float[np.ndarray, " steps"]:
     """Train a model in place, on its own device.
 
