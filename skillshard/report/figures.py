@@ -186,9 +186,11 @@ def draw_heat_map(
     edges: Float[np.ndarray, "train_skill eval_skill"],
     place: str | os.PathLike[str],
 ) -> None:
-    """One PNG: the matrix; blue helps, red harms. The scale is that of the edges between skills, which the diagonal may exceed."""
+    """One PNG: the matrix; blue helps, red harms. The scale covers 95 % of the edges between skills; others may exceed it."""
     between = np.array([[row != column for column in eval_skills] for row in train_skills])
-    limit = float(np.abs(edges).max(where=between, initial=0.0)) or float(np.abs(edges).max()) or 1.0
+    sizes = np.abs(edges[between])
+    limit = float(np.quantile(sizes, 0.95, method="higher")) if sizes.any() else 0.0
+    limit = limit or float(np.abs(edges).max()) or 1.0
     width, height = (min(2.6 + 0.3 * num, 40.0) for num in (len(eval_skills), len(train_skills)))
     figure, axis = _figure(max(width, 5.0), max(height, 3.6))
     drawn = axis.imshow(edges, vmin=-limit, vmax=limit, cmap="RdBu", aspect="auto")
@@ -238,7 +240,7 @@ def draw_nodes(
         axis.annotate("", xy=places[end], xytext=places[start], arrowprops=style)
     axis.scatter(*places.T, s=60, color="black", zorder=3)
     for name, (x, y) in zip(names, places, strict=True):
-        side = "center" if abs(x) < 0.2 else "left" if x > 0 else "right"
+        side = "center" if abs(x) < 0.02 else "left" if x > 0 else "right"
         axis.text(
             1.07 * x,
             1.07 * y + (0.03 * np.sign(y) if side == "center" else 0),

@@ -70,18 +70,17 @@ def _print_strongest(graph: GraphFile) -> None:
     doubt = None if errors is None or num_seeds < 2 else is_uncertain(edges, np.array(errors), num_seeds)
     order = np.argsort(-np.where(same | (edges <= 0), -np.inf, edges), axis=None, kind="stable")
     pairs = [np.unravel_index(at, edges.shape) for at in order[:STRONGEST]]
-    rows = [
-        (
-            f"{graph.train_skills[row]} -> {graph.eval_skills[column]}",
-            f"{edges[row, column]:.4f}",
-            "" if errors is None else f"±{errors[row][column]:.4f}",
-            "" if doubt is None else ("could be 0" if doubt[row, column] else "above 0"),
-        )
-        for row, column in pairs
-        if not same[row, column] and edges[row, column] > 0
-    ]
+    rows = []
+    for row, column in pairs:
+        if same[row, column] or edges[row, column] <= 0:
+            continue
+        cells = [f"{graph.train_skills[row]} -> {graph.eval_skills[column]}", f"{edges[row, column]:.4f}"]
+        cells += [] if errors is None else [f"±{errors[row][column]:.4f}"]
+        cells += [] if doubt is None else ["could be 0" if doubt[row, column] else "above 0"]
+        rows.append(cells)
     if rows:
-        print_table(("strongest edges between skills", "edge", "standard error", "95 %"), rows)
+        header = ("strongest edges between skills", "edge", "standard error", "95 %")
+        print_table(header[: len(rows[0])], rows)
 
 
 def _counted(found: Statistics) -> list[str]:

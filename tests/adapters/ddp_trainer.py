@@ -22,7 +22,8 @@ STEP_DRAWS = 24
 def bytes_loss(texts: list[str]) -> tuple[list[float], list[int]]:
     """Nats and tokens of texts: those of a model that knows how often each letter occurs in a text."""
     entropies = [
-        -sum(text.count(letter) * math.log(text.count(letter) / len(text)) for letter in sorted(set(text))) for text in texts
+        -sum(text.count(letter) * math.log(text.count(letter) / len(text)) for letter in sorted(set(text)))
+        for text in texts
     ]
     return entropies, [len(text) for text in texts]
 
