@@ -3,14 +3,58 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import storage
 from skillshard.errors import GraphError
+
+
+class RunLosses(BaseModel):
+    """What one run of the graph's learning measured."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    trained_on: list[str] = Field(description="its training skills, in the order of their names")
+    samples_per_skill: int = Field(ge=1, description="of each of them, at every step")
+    seed: int = Field(ge=0)
+    steps_taken: int = Field(ge=1, description="fewer than asked for where its losses had settled")
+    losses: list[list[float]] = Field(
+        description="losses[t][j]: nats per token of evaluation skill j at evaluation t; a run that settled repeats its last"
+    )
+
+
+class Learned(BaseModel):
+    """How a graph was learned, and all that was measured: enough for any other definition of its edges."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: Literal["linear", "brute-force", "leave-one-out"]
+    made_from: dict[str, Any] = Field(description="shards, proxy and settings that determine the losses")
+    seeds: list[int] = Field(min_length=1)
+    warmup_steps: int = Field(ge=0, description="stratified steps before every run, taken once for each seed")
+    warmup_batch_size: int = Field(ge=1)
+    eval_steps: list[int] = Field(description="steps of a run at which losses were measured, from 0")
+    runs: list[RunLosses]
+    edges: str = Field(description="absolute, relative or threshold:LOSS")
+    average: Literal["end", "curve"]
+    off_diagonal: float | None
+    clamp: bool
+    drop_uncertain: bool
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of all runs and warm starts."""
+        return len(self.seeds) * self.warmup_steps + sum(run.steps_taken for run in self.runs)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that all runs and warm starts trained on."""
+        runs = sum(run.steps_taken * len(run.trained_on) * run.samples_per_skill for run in self.runs)
+        return len(self.seeds) * self.warmup_steps * self.warmup_batch_size + runs
 
 
 class GraphFile(BaseModel):
@@ -24,6 +68,10 @@ class GraphFile(BaseModel):
     edges: list[list[float]] = Field(
         description="edges[i][j]: how much training on row i helps column j; may be negative"
     )
+    standard_errors: list[list[float]] | None = Field(
+        None, description="of each edge over the seeds; absent where it is not known"
+    )
+    learned: Learned | None = Field(None, description="absent where the graph was given, not learned")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +131,7 @@ class SkillGraph:
     @classmethod
     def open(cls, place: str | os.PathLike[str]) -> "SkillGraph":
         """Read a graph from its JSON file."""
-        try:
-            file = GraphFile.model_validate(storage.read_json(place))
-        except ValueError as error:
-            raise GraphError(f"{os.fspath(place)} is not a skills graph (schemas/graph-1.json): {error}") from error
+        file = read_graph(place)
         return cls(file.train_skills, file.eval_skills, file.edges)
 
     def save(self, place: str | os.PathLike[str]) -> None:
@@ -97,7 +142,7 @@ class SkillGraph:
         file = GraphFile(
             train_skills=list(self.train_skills), eval_skills=list(self.eval_skills), edges=self.edges.tolist()
         )
-        return storage.to_json(file.model_dump(by_alias=True))
+        return storage.to_json(file.model_dump(by_alias=True, exclude_none=True))
 
     @property
     def digest(self) -> str:
@@ -108,3 +153,25 @@ class SkillGraph:
     def density(self) -> float:
         """Share of all entries, the diagonal included, that are positive (the paper's 42.7 % for its 23 skills)."""
         return float((self.edges > 0).mean())
+
+
+def read_graph(place: str | os.PathLike[str]) -> GraphFile:
+    """A graph's file with all that it tells; GraphError if it is none."""
+    try:
+        return GraphFile.model_validate(storage.read_json(place))
+    except ValidationError as error:
+        raise GraphError(
+            f"{os.fspath(place)} is not a skills graph (schemas/graph-1.json): {storage.first_fault(error)}. A matrix of another kind "
+            "becomes one by 'skillshard graph import'."
+        ) from error
+
+
+def write_graph(file: GraphFile, place: str | os.PathLike[str]) -> None:
+    """Write a graph's file, whole or not at all."""
+    SkillGraph(file.train_skills, file.eval_skills, file.edges)  # refuses what is no graph
+    written = file.model_dump(by_alias=True)
+    optional = ("standard_errors", "learned")
+    storage.write_bytes(
+        place,
+        storage.to_json({name: value for name, value in written.items() if value is not None or name not in optional}),
+    )

@@ -5,6 +5,7 @@ from skillshard.policies.aioli import aioli
 from skillshard.policies.curriculum import anti_curriculum, curriculum, skill_curriculum
 from skillshard.policies.doremi import doremi
 from skillshard.policies.exp3 import exp3
+from skillshard.policies.graph_refresh import graph_refresh
 from skillshard.policies.odm import odm
 from skillshard.policies.policy import NextRound, Observation, Policy, Probing, Transform
 from skillshard.policies.skill_it import skill_it
@@ -31,6 +32,7 @@ __all__ = [
     "exp3",
     "fixed",
     "floor",
+    "graph_refresh",
     "max_change",
     "odm",
     "proportional",

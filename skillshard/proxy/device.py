@@ -1,5 +1,7 @@
 """Where a proxy computes, and how precisely."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -43,6 +45,17 @@ def resolve_precision(precision: str, device: str) -> Precision:
     if precision not in ("float32", "bfloat16"):
         raise ProxyError(f"--dtype {precision}: give 'auto', 'float32' or 'bfloat16'.")
     return precision  # type: ignore[return-value]  # one of the two
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Losses and weights whose bytes do not depend on the number of CPUs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class MixedPrecision(nn.Module):

@@ -9,7 +9,7 @@ CPU with one thread it ends in the same bytes.
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from skillshard import storage
 from skillshard.errors import ProxyError
 from skillshard.proxy.device import MixedPrecision, Precision
 from skillshard.proxy.model import ProxyShape
-from skillshard.proxy.pretrained import open_pretrained
-from skillshard.proxy.segments import PAD
+from skillshard.proxy.pretrained import open_pretrained, pretrained_tokens
+from skillshard.proxy.reading import Bytes, Reading
+from skillshard.proxy.segments import PAD, Segments, fit_segments
 from skillshard.proxy.train import TokenBatch, adamw, seeded_model, train, train_step
 
 BATCH_SIZE = 64
@@ -107,7 +108,7 @@ def train_run(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path) -
     if done:
         load_checkpoint(model, folder, done)
         if done < recipe.steps:
-            _load_optimizer(optimizer, folder, done)
+            _load_optimizer(optimizer, _unfinished(folder, done), done)
 
     def keep(step: int) -> None:
         if step in recipe.kept_steps:
@@ -157,7 +158,33 @@ def load_checkpoint(model: nn.Module, folder: Path, step: int) -> None:
         ProxyError: the checkpoint is of another model.
     """
     place = _checkpoint(folder, step)
-    vector = np.load(place)
+    _set_parameters(model, np.load(place), place)
+
+
+def save_state(model: nn.Module, optimizer: torch.optim.Optimizer, place: str | Path) -> None:
+    """Write all that a training goes on from, model and optimizer, as one file."""
+    with storage.writing(place) as part, part.open("wb") as file:
+        np.savez(file, parameters=_vector(model), **_moments(optimizer))  # type: ignore[arg-type]  # as in _save
+
+
+def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, place: str | Path) -> None:
+    """Give a new model and its new optimizer what `save_state` wrote.
+
+    Raises:
+        ProxyError: it is of another model.
+    """
+    with np.load(place) as found:
+        vector, step = found["parameters"], int(found["step"][0])
+    _set_parameters(model, vector, place)
+    _load_optimizer(optimizer, place, step)
+
+
+def _vector(model: nn.Module) -> Float[np.ndarray, " parameter"]:
+    vector: Float[np.ndarray, " parameter"] = parameters_to_vector(model.parameters()).detach().float().cpu().numpy()
+    return vector
+
+
+def _set_parameters(model: nn.Module, vector: Float[np.ndarray, " parameter"], place: str | Path) -> None:
     num = sum(parameter.numel() for parameter in model.parameters())
     if vector.shape != (num,):
         raise ProxyError(
@@ -167,10 +194,10 @@ def load_checkpoint(model: nn.Module, folder: Path, step: int) -> None:
     vector_to_parameters(torch.from_numpy(vector).to(device), model.parameters())
 
 
-def estimate_s(encoded: TokenBatch, recipe: Recipe) -> float:
-    """Seconds that one run will take on an idle machine like this, from `TIMED_STEPS` steps after a first one."""
+def estimate_s(encoded: TokenBatch, recipe: Recipe, *, size: int = BATCH_SIZE) -> float:
+    """Seconds that one run of batches of `size` will take on an idle machine like this, by `TIMED_STEPS` steps after a first one."""
     model = new_model(recipe, seed=0)
-    optimizer, batches = adamw(model), random_batches(encoded, seed=0, first_step=1, drop_share=0.0)
+    optimizer, batches = adamw(model), random_batches(encoded, seed=0, first_step=1, drop_share=0.0, size=size)
     train_step(computing(model, recipe), optimizer, next(batches), lr=0.0)
     started = time.perf_counter()
     for _ in range(TIMED_STEPS):
@@ -193,7 +220,7 @@ def _unfinished(folder: Path, step: int) -> Path:
 
 def _save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step: int, *, is_last: bool) -> None:
     with storage.writing(_checkpoint(folder, step)) as part, part.open("wb") as file:
-        np.save(file, parameters_to_vector(model.parameters()).detach().float().cpu().numpy())
+        np.save(file, _vector(model))
     if is_last:
         return
     with storage.writing(_unfinished(folder, step)) as part, part.open("wb") as file:
@@ -210,8 +237,8 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Float[np.ndarray, " 
     return {**found, "step": np.array([float(states[0]["step"])], np.float32)}
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, folder: Path, step: int) -> None:
-    with np.load(_unfinished(folder, step)) as found:
+def _load_optimizer(optimizer: torch.optim.Optimizer, place: str | Path, step: int) -> None:
+    with np.load(place) as found:
         moments = {name: found[name] for name in ("exp_avg", "exp_avg_sq")}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     bounds: Int[np.ndarray, " bound"] = np.cumsum([0, *(parameter.numel() for parameter in parameters)])
@@ -221,6 +248,37 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, folder: Path, step: int) -
             for name, vector in moments.items()
         }
         optimizer.state[parameter] = {**state, "step": torch.tensor(float(step))}
+
+
+def reading_for(
+    proxy: str, texts: Sequence[str], *, window: int, segment_at: str | None, answer_after: str | None
+) -> Reading:
+    """How `--proxy` reads: by segments where `--segment-at` says where they end, else bytes, or a model's own tokens.
+
+    Args:
+        proxy: "tiny", "small" or the directory of a Hugging Face model.
+        texts: whose words and sizes a reading by segments gets; other readings do not need them.
+        window, segment_at, answer_after: see `skillshard.proxy.reading` and `skillshard.proxy.segments`.
+    """
+    if segment_at is not None:
+        return fit_segments(texts, separators=segment_at, answer_after=answer_after or "")
+    if proxy in ("tiny", "small"):
+        return Bytes(window, answer_after)
+    return pretrained_tokens(proxy, window=window, answer_after=answer_after)
+
+
+def model_for(proxy: str, reading: Reading, *, ordered: bool) -> ProxyShape | str:
+    """What `--proxy` trains: a new model that fits the reading, or the pretrained one."""
+    if not isinstance(reading, Bytes | Segments):
+        return proxy
+    return shape_of(
+        proxy,
+        vocab=reading.vocab,
+        positions=reading.positions,
+        slots=reading.slots if isinstance(reading, Segments) else 1,
+        is_prefix=isinstance(reading, Segments),
+        ordered=ordered,
+    )
 
 
 def shape_of(name: str, *, vocab: int, positions: int, slots: int, is_prefix: bool, ordered: bool) -> ProxyShape:

@@ -80,13 +80,16 @@ def seeded_model(shape: ProxyShape, *, seed: int, device: str = "cpu") -> Proxy:
         return Proxy(shape).to(device)
 
 
-def learning_rate(step: int, *, steps: int, lr: float, warmup: int = 50) -> float:
+def learning_rate(step: int, *, steps: int | float, lr: float, warmup: int = 50) -> float:
     """The rate at a step counted from 1: linear from 0 to `lr` over `warmup` steps, then linear to 0 after `steps`.
+
+    With steps=math.inf it stays at `lr`.
 
     >>> [round(learning_rate(step, steps=10, lr=1.0, warmup=2), 3) for step in (1, 2, 3, 6, 10)]
     [0.5, 1.0, 1.0, 0.625, 0.125]
     """
-    return lr * min(step / max(warmup, 1), (steps - step + 1) / max(steps - warmup, 1), 1.0)
+    falling = 1.0 if steps == math.inf else (steps - step + 1) / max(steps - warmup, 1)
+    return lr * min(step / max(warmup, 1), falling, 1.0)
 
 
 def adamw(model: nn.Module, *, weight_decay: float = 0.01) -> torch.optim.Optimizer:
@@ -126,19 +129,21 @@ def train(
     on_eval: Callable[[int], None] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     steps_done: int = 0,
+    schedule_steps: int | float | None = None,
 ) -> Float[np.ndarray, " steps"]:
     """Train a model in place, on its own device.
 
     Args:
         model: maps tokens `(batch, positions, slots)` to logits `(batch, positions, vocab)`.
         batches: at least `steps` of them; exactly `steps` are taken, and none before the step that needs it.
-        steps: number of optimizer steps, also the length of the schedule.
+        steps: number of optimizer steps.
         lr: highest learning rate.
         warmup, clip, weight_decay: see the module.
         eval_every, on_eval: `on_eval(step)` is called after steps eval_every, 2 eval_every, ..., before the next
             batch is taken, so that a mixer can be told the losses in time. Give both or neither.
         optimizer: of `adamw`, with the state it had after `steps_done` steps; None: a new one.
         steps_done: steps of an earlier, interrupted call with equal arguments; `batches` begins with the next one's.
+        schedule_steps: length of the schedule of the rate; None: `steps`; math.inf: the rate does not fall.
 
     Returns:
         The training loss of each step taken now, nats per target token.
@@ -161,7 +166,7 @@ def train(
     losses: list[float] = []
     model.train()
     for step, batch in zip(range(steps_done + 1, steps + 1), batches, strict=False):
-        rate = learning_rate(step, steps=steps, lr=lr, warmup=warmup)
+        rate = learning_rate(step, steps=schedule_steps or steps, lr=lr, warmup=warmup)
         losses.append(_finite(train_step(model, optimizer, batch, lr=rate, clip=clip), step, lr))
         if eval_every is not None and on_eval is not None and step % eval_every == 0:
             on_eval(step)

@@ -176,6 +176,91 @@ def draw_agreement(measured: Agreement, against: str, place: str | os.PathLike[s
     _save(figure, place)
 
 
+ARROWS = 40
+NUMBERS_UP_TO = 12
+
+
+def draw_heat_map(
+    train_skills: Sequence[str],
+    eval_skills: Sequence[str],
+    edges: Float[np.ndarray, "train_skill eval_skill"],
+    place: str | os.PathLike[str],
+) -> None:
+    """One PNG: the matrix; blue helps, red harms. The scale covers 95 % of the edges between skills; others may exceed it."""
+    between = np.array([[row != column for column in eval_skills] for row in train_skills])
+    sizes = np.abs(edges[between])
+    limit = float(np.quantile(sizes, 0.95, method="higher")) if sizes.any() else 0.0
+    limit = limit or float(np.abs(edges).max()) or 1.0
+    width, height = (min(2.6 + 0.3 * num, 40.0) for num in (len(eval_skills), len(train_skills)))
+    figure, axis = _figure(max(width, 5.0), max(height, 3.6))
+    drawn = axis.imshow(edges, vmin=-limit, vmax=limit, cmap="RdBu", aspect="auto")
+    axis.set_yticks(range(len(train_skills)), [_short(name) for name in train_skills], fontsize=7)
+    axis.set_xticks(range(len(eval_skills)), [_short(name) for name in eval_skills], fontsize=7, rotation=90)
+    axis.set_ylabel("trained on")
+    axis.set_xlabel("measured on")
+    if edges.size <= NUMBERS_UP_TO**2:
+        for (row, column), edge in np.ndenumerate(edges):
+            dark = abs(edge) > 0.6 * limit
+            axis.text(
+                column, row, f"{edge:.2g}", ha="center", va="center", fontsize=7, color="white" if dark else "black"
+            )
+    is_beyond = bool((np.abs(edges) > limit).any())
+    figure.colorbar(drawn, ax=axis, label="edge (blue: helps)", extend="both" if is_beyond else "neither")
+    _save(figure, place)
+
+
+def draw_nodes(
+    train_skills: Sequence[str],
+    eval_skills: Sequence[str],
+    edges: Float[np.ndarray, "train_skill eval_skill"],
+    place: str | os.PathLike[str],
+) -> None:
+    """One PNG: skills on a circle, an arrow for each of the strongest positive edges between them, wider where it is stronger."""
+    names = list(dict.fromkeys((*train_skills, *eval_skills)))
+    found = sorted(
+        (
+            (float(edges[row, column]), names.index(train), names.index(name))
+            for row, train in enumerate(train_skills)
+            for column, name in enumerate(eval_skills)
+            if train != name and edges[row, column] > 0
+        ),
+        key=lambda edge: (-edge[0], edge[1:]),
+    )
+    figure, axis = _figure(8.5, 7.5)
+    angles = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
+    places = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    for edge, start, end in reversed(found[:ARROWS]):
+        strength = edge / found[0][0]
+        style = {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 9, "shrinkB": 9, "color": "C0"}
+        style |= {
+            "linewidth": 0.4 + 3.2 * strength,
+            "alpha": 0.25 + 0.75 * strength,
+            "connectionstyle": "arc3,rad=0.12",
+        }
+        axis.annotate("", xy=places[end], xytext=places[start], arrowprops=style)
+    axis.scatter(*places.T, s=60, color="black", zorder=3)
+    for name, (x, y) in zip(names, places, strict=True):
+        side = "center" if abs(x) < 0.02 else "left" if x > 0 else "right"
+        axis.text(
+            1.07 * x,
+            1.07 * y + (0.03 * np.sign(y) if side == "center" else 0),
+            _short(name, 28),
+            ha=side,
+            va="center",
+            fontsize=8,
+        )
+    axis.set_xlim(-1.75, 1.75)
+    axis.set_ylim(-1.3, 1.3)
+    axis.set_aspect("equal")
+    axis.axis("off")
+    shown = min(len(found), ARROWS)
+    axis.set_title(
+        f"{shown:,} strongest of {len(found):,} positive edges between skills; from what helps to what is helped",
+        fontsize=9,
+    )
+    _save(figure, place)
+
+
 def _figure(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -24,12 +24,11 @@ from threadpoolctl import threadpool_limits
 from skillshard import storage
 from skillshard.errors import TagsError
 from skillshard.execution import Record, Where, keyed, num_cpus, run
-from skillshard.proxy.device import Precision, resolve_device, resolve_precision
-from skillshard.proxy.model import ProxyShape
-from skillshard.proxy.pretrained import check_place, pretrained_tokens
-from skillshard.proxy.reading import Bytes, Reading, check_window
-from skillshard.proxy.run import BATCH_SIZE, Recipe, estimate_s, shape_of, train_run
-from skillshard.proxy.segments import Segments, fit_segments
+from skillshard.proxy.device import Precision, one_thread, resolve_device, resolve_precision
+from skillshard.proxy.pretrained import check_place
+from skillshard.proxy.reading import Reading, check_window
+from skillshard.proxy.run import BATCH_SIZE, Recipe, estimate_s, model_for, reading_for, train_run
+from skillshard.proxy.segments import Segments
 from skillshard.proxy.train import IGNORE, TokenBatch
 from skillshard.taggers.cluster_model import (
     CENTROIDS,
@@ -58,7 +57,6 @@ from skillshard.taggers.loss_model import (
     KIND,
     LossModel,
     LossTagger,
-    one_thread,
     open_loss_tagger,
     reading_to_json,
     run_folder,
@@ -145,25 +143,13 @@ class LossFinder:
         return self._reading([])
 
     def _reading(self, texts: Sequence[str]) -> Reading:
-        if self.segment_at is not None:
-            return fit_segments(texts, separators=self.segment_at, answer_after=self.answer_after or "")
-        if self.proxy in ("tiny", "small"):
-            return Bytes(self.window, self.answer_after)
-        return pretrained_tokens(self.proxy, window=self.window, answer_after=self.answer_after)
+        return reading_for(
+            self.proxy, texts, window=self.window, segment_at=self.segment_at, answer_after=self.answer_after
+        )
 
     def _recipe(self, reading: Reading) -> Recipe:
-        model: ProxyShape | str = self.proxy
-        if isinstance(reading, Bytes | Segments):
-            model = shape_of(
-                self.proxy,
-                vocab=reading.vocab,
-                positions=reading.positions,
-                slots=reading.slots if isinstance(reading, Segments) else 1,
-                is_prefix=isinstance(reading, Segments),
-                ordered=self.ordered,
-            )
         return Recipe(
-            model=model,
+            model=model_for(self.proxy, reading, ordered=self.ordered),
             steps=self.steps,
             checkpoints=self.checkpoints,
             lr=self.lr,

@@ -10,20 +10,19 @@ A sample costs a forward pass for each run and checkpoint (`whole`), or for each
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import nn
 
 from skillshard.corpus import Sample
 from skillshard.errors import TagsError
+from skillshard.proxy.device import one_thread
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.pretrained import PretrainedTokens
 from skillshard.proxy.reading import Bytes, Reading
@@ -133,17 +132,6 @@ def open_loss_tagger(place: str | os.PathLike[str]) -> LossTagger:
             "or tag --by embedding."
         )
     return LossTagger(str(model.folder), model.digest)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Losses whose bytes do not depend on the number of CPUs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def reading_to_json(reading: Reading) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 
 from skillshard.errors import ExecutionError
 from skillshard.execution import MAX_TRIES, Where, keyed, run
-from tests.commands import Outcome, fails, finish, marked, start, works
+from skillshard.shards.read import ShardSet
+from tests.commands import Outcome, fails, finish, marked, skillshard, start, works
 from tests.conftest import REPOSITORY, lines, samples, tree
 from tests.tokenizers_trained import byte_tokenizer, save
 from tests.topics import minilm, topic_corpus
@@ -315,6 +316,9 @@ def test_jobs_submitted_to_ray_give_the_same_bytes(
         ("tag", ("corpus", "--out", "/out", "--field", "skill")),
         ("tag", ("/corpus", "--out", "out", "--field", "skill")),
         ("shard", ("/corpus", "--tags", "./tags", "--out", "/out")),
+        ("graph", ("shards", "--steps", "4", "--out", "/out.json")),
+        ("graph", ("/shards", "--steps", "4", "--out", "/out.json", "--eval", "exam")),
+        ("graph", ("/shards", "--steps", "4", "--out", "/out.json", "--proxy", "models/gpt2")),
         ("tag", ("/corpus", "--by", "embedding", "--model", "model", "--out", "/out")),
     ],
 )
@@ -322,6 +326,18 @@ def test_a_job_refuses_a_relative_path(verb: str, arguments: tuple[str, ...]) ->
     outcome = job(verb, *arguments)
     assert outcome.code == 2
     assert "is a relative path" in outcome.sentence and "Give absolute paths that every node sees" in outcome.sentence
+
+
+def test_a_graph_learned_by_a_job_on_ray_has_the_same_bytes(
+    cluster: tuple[str, str], shards: ShardSet, tmp_path: Path
+) -> None:
+    asked = (shards.root, "--method", "linear", "--steps", 4, "--warmup", 2, "--batch-size", 4, "--window", 16)
+    asked += ("--eval-samples", 4, "--device", "cpu")
+    here = skillshard("graph", *asked, "--workers", 1, "--out", tmp_path / "here.json")
+    there = job("graph", *asked, "--ray-address", cluster[0], "--out", tmp_path / "there.json")
+    assert (here.code, there.code) == (0, 0), here.err + there.err
+    assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
+    assert tree(tmp_path / "there.runs") == tree(tmp_path / "here.runs")
 
 
 def test_a_job_has_the_exit_codes_of_the_command_line(cluster: tuple[str, str], tmp_path: Path) -> None:

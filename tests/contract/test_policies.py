@@ -27,6 +27,7 @@ from skillshard.policies import (
     exp3,
     fixed,
     floor,
+    graph_refresh,
     max_change,
     odm,
     proportional,
@@ -74,6 +75,10 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "aioli": lambda: aioli(eta=0.5, period_rounds=6, sweeps=1),
     "aioli diagonal with ema": lambda: aioli(
         eta=0.5, period_rounds=12, sweeps=2, ema=0.1, diagonal=True, one_hot=0.625
+    ),
+    "graph_refresh": lambda: graph_refresh(GRAPH, eta=0.5, period_rounds=6, sweeps=1),
+    "graph_refresh with ema": lambda: graph_refresh(
+        SkillGraph.identity(SKILLS), eta=0.5, period_rounds=7, sweeps=1, ema=0.5, reduce="mean"
     ),
     "curriculum": lambda: curriculum(HARDNESS, draws=7000),
     "anti_curriculum": lambda: anti_curriculum(HARDNESS, draws=7000),

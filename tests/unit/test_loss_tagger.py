@@ -18,7 +18,7 @@ from skillshard import taggers
 from skillshard.corpus import Corpus, Sample
 from skillshard.errors import CorpusError, ProxyError, TagsError
 from skillshard.execution import Where
-from skillshard.proxy.device import resolve_device, resolve_precision
+from skillshard.proxy.device import one_thread, resolve_device, resolve_precision
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.pretrained import open_pretrained, pretrained_tokens
 from skillshard.proxy.reading import Bytes
@@ -29,7 +29,6 @@ from skillshard.taggers.agreement import agreement
 from skillshard.taggers.kmeans import Choice, best_of
 from skillshard.taggers.loss import LossFinder, loss_tagger
 from skillshard.taggers.loss_model import (
-    one_thread,
     open_loss_tagger,
     reading_from_json,
     reading_to_json,

@@ -1,0 +1,412 @@
+"""Learn a graph from shards: plan, encode, estimate, run, derive."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from skillshard import artefact, storage
+from skillshard.errors import GraphError, did_you_mean, name_some
+from skillshard.execution import Record, Unit, Where, num_cpus, run
+from skillshard.graph.derive import derived, rule_of
+from skillshard.graph.edges import EdgeRule
+from skillshard.graph.plan import Method, PlannedRun, plan_runs, plan_warm_starts
+from skillshard.graph.runs import RunData, eval_steps, run_unit, save_data, warm_unit
+from skillshard.graph.skill_graph import GraphFile, Learned, RunLosses, read_graph, write_graph
+from skillshard.proxy.device import one_thread, resolve_device, resolve_precision
+from skillshard.proxy.pretrained import check_place
+from skillshard.proxy.reading import Reading, check_window
+from skillshard.proxy.run import Recipe, computing, estimate_s, model_for, new_model, reading_for
+from skillshard.proxy.train import TokenBatch, evaluate
+from skillshard.shards.read import ShardSet, SkillShards
+
+RUNS_VERSION = 1
+"""Of how runs are trained: a change that gives other losses raises it, so that records kept before are not taken for its."""
+
+OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is still to be trained.
+
+    Attributes:
+        num_runs: without record, warm starts not counted.
+        num_steps: of them and of the warm starts that they need.
+        seconds: expected on this machine, idle.
+    """
+
+    num_runs: int
+    num_steps: int
+    seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """
+        >>> Cost(4, 1200, 95.0).sentence
+        '4 runs, 1,200 steps in all: about 2 min'
+        """
+        return f"{self.num_runs:,} runs, {self.num_steps:,} steps in all: about {said_s(self.seconds)}"
+
+
+def said_s(seconds: float) -> str:
+    """
+    >>> said_s(12.3), said_s(125.0), said_s(7300.0)
+    ('12 s', '2 min', '2.0 h')
+    """
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def learn_graph(
+    shards: ShardSet,
+    out: str | Path,
+    *,
+    method: Method,
+    steps: int,
+    rule: EdgeRule,
+    warmup_steps: int = 0,
+    num_seeds: int = 1,
+    targets: Sequence[str] = (),
+    eval_shards: ShardSet | None = None,
+    proxy: str = "tiny",
+    window: int = 128,
+    segment_at: str | None = None,
+    answer_after: str | None = None,
+    ordered: bool = True,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    eval_every: int | None = None,
+    eval_samples: int = 100,
+    samples: int = 20_000,
+    for_steps: int | None = None,
+    settle: float | None = None,
+    budget_s: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    runs: str | Path | None = None,
+    where: Where | None = None,
+    on_estimate: Callable[[str], None] = lambda sentence: None,
+    on_stage: OnStage = lambda name, num: lambda unit, record: None,
+) -> GraphFile:
+    """Learn a graph and write it; what is trained already is not trained again.
+
+    Args:
+        shards: training skills, and their holdout unless `eval_shards` are given.
+        out: JSON file.
+        method: see `skillshard.graph.plan.plan_runs`.
+        steps: of each run, H.
+        rule: what an edge is; another one can be derived later.
+        warmup_steps: stratified steps before every run, shared by all runs of a seed.
+        num_seeds: runs of each kind, from seeds `seed`, `seed` + 1, ...: from two on, edges have standard errors.
+        targets: evaluation skills (fine-tuning); empty: all.
+        eval_shards: whose holdout is measured (out of domain).
+        proxy, window, segment_at, answer_after, ordered: the model, and how it reads texts (`skillshard.proxy.run`).
+        batch_size: samples of a step, at least.
+        lr: highest learning rate.
+        eval_every: steps between two measurements, h; None: a tenth of `steps`.
+        eval_samples: held-out samples of each evaluation skill, at most.
+        samples: training samples of each skill that runs draw from, at most.
+        for_steps: length of the training that the graph is for: its learning rate's schedule is followed. None: the rate does
+            not fall.
+        settle: nats; see `run_unit`.
+        budget_s: seconds; more than this is refused before it begins. None: no limit.
+        seed: first of the seeds.
+        device, precision: see `skillshard.proxy.device`.
+        runs: directory of the runs; None: beside `out`.
+        where: local pool or Ray.
+        on_estimate: called before training with a sentence on how long it will take.
+        on_stage: progress.
+
+    Raises:
+        GraphError: numbers that do not go together, skills that are not there, or more work than the budget.
+        ProxyError: no such proxy, or texts that it cannot read.
+        StorageError: `out` holds something else.
+    """
+    every = eval_every or max(1, steps // 10)
+    _check_numbers(steps, warmup_steps, num_seeds, every, eval_samples, samples, for_steps, settle)
+    _check_reading(window, proxy, segment_at, answer_after)
+    device = resolve_device(device)
+    precision = resolve_precision(precision, device)
+    eval_skills = _eval_skills(eval_shards or shards, targets)
+    seeds = list(range(seed, seed + num_seeds))
+    planned = plan_runs(method, shards.skills, eval_skills, batch_size=batch_size, seeds=seeds)
+    warm = plan_warm_starts(shards.skills, batch_size=batch_size, seeds=seeds) if warmup_steps else []
+    told = Learned(
+        method=method,
+        made_from={
+            "shards": shards.digest,
+            "eval_shards": None if eval_shards is None else eval_shards.digest,
+            "proxy": _identity(proxy),
+            "window": window,
+            "segment_at": segment_at,
+            "answer_after": answer_after,
+            "ordered": ordered,
+            "batch_size": batch_size,
+            "lr": lr,
+            "eval_samples": eval_samples,
+            "samples": samples,
+            "for_steps": for_steps,
+            "settle": settle,
+            "device": device.partition(":")[0],
+            "precision": precision,
+        },
+        seeds=seeds,
+        warmup_steps=warmup_steps,
+        warmup_batch_size=warm[0].batch_size if warm else batch_size,
+        eval_steps=eval_steps(steps, every),
+        runs=[],
+        **rule_of(rule),
+    )
+    if (before := _before(out, told)) is not None:
+        return before
+    texts = {skill: _texts(found, samples) for skill, found in shards.train.items()}
+    reading = reading_for(
+        proxy,
+        [text for found in texts.values() for text in found],
+        window=window,
+        segment_at=segment_at,
+        answer_after=answer_after,
+    )
+    holdout = (eval_shards or shards).holdout
+    data = RunData(
+        {skill: _encoded(reading, skill, found) for skill, found in texts.items()},
+        {skill: _encoded(reading, skill, _texts(holdout[skill], eval_samples)) for skill in eval_skills},
+    )
+    model = model_for(proxy, reading, ordered=ordered)
+    recipe = Recipe(model=model, steps=steps, checkpoints=1, lr=lr, device=device, precision=precision)
+    folder = str(Path(out).with_suffix(".runs") if runs is None else runs)
+    warm_units, run_units = _units(
+        folder, data, recipe, planned, warm, warmup_steps, every, for_steps, settle, told.made_from["proxy"]
+    )
+    records = _train(data, warm_units, run_units, folder, where or Where(), budget_s, on_estimate, on_stage)
+    learned = told.model_copy(update={"runs": [_measured(*each) for each in zip(planned, records, strict=True)]})
+    graph = derived(shards.skills, eval_skills, learned, rule=rule)
+    write_graph(graph, out)
+    return graph
+
+
+def _train(
+    data: RunData,
+    warm_units: Sequence[Unit],
+    run_units: Sequence[Unit],
+    folder: str,
+    where: Where,
+    budget_s: float | None,
+    on_estimate: Callable[[str], None],
+    on_stage: OnStage,
+) -> list[Record]:
+    """Say what it will cost, refuse what is too much, do what is not done; the records of the runs."""
+    kept = storage.join(folder, "records")
+    missing = [unit for unit in run_units if not storage.exists(storage.join(kept, f"{unit.key}.json"))]
+    needed = _needed(warm_units, missing, kept)
+    if missing:
+        cost = _cost(data, needed, missing, where)
+        if budget_s is not None and cost.seconds > budget_s:
+            raise GraphError(
+                f"{cost.sentence}, and --budget allows {said_s(budget_s)}. Raise it, or take fewer --seeds, or --steps and --warmup shorter by a "
+                f"factor of {cost.seconds / budget_s:.1f}."
+            )
+        on_estimate(cost.sentence)
+    on_gpu = run_units[0].arguments["recipe"].device.startswith("cuda")
+    stages: list[tuple[str, Callable[..., Record], Sequence[Unit]]] = [("warm-up", warm_unit, needed)] if needed else []
+    records: list[Record] = []
+    for name, function, units in [*stages, ("runs", run_unit, run_units)]:
+        records = run(
+            function,
+            units,
+            where=where,
+            records=kept,
+            keeps_model=on_gpu,
+            num_gpus=1.0 if on_gpu else 0.0,
+            on_done=on_stage(name, len(units)),
+        )
+    return records
+
+
+def _measured(one: PlannedRun, record: Record) -> RunLosses:
+    return RunLosses(
+        trained_on=list(one.trained_on),
+        samples_per_skill=one.samples_per_skill,
+        seed=one.seed,
+        steps_taken=record["steps_taken"],
+        losses=record["losses"],
+    )
+
+
+def _check_numbers(
+    steps: int,
+    warmup_steps: int,
+    num_seeds: int,
+    eval_every: int,
+    eval_samples: int,
+    samples: int,
+    for_steps: int | None,
+    settle: float | None,
+) -> None:
+    least = {"--steps": steps, "--seeds": num_seeds, "--eval-samples": eval_samples, "--samples": samples}
+    bad = [f"{name} {number}" for name, number in least.items() if number < 1]
+    if bad or warmup_steps < 0:
+        raise GraphError(f"{name_some(bad) or f'--warmup {warmup_steps}'}: give 1 or more (--warmup: 0 or more).")
+    if not 1 <= eval_every <= steps:
+        raise GraphError(
+            f"--eval-every {eval_every}: losses are measured every so many steps, at least 1 and at most --steps {steps}."
+        )
+    if for_steps is not None and for_steps < warmup_steps + steps:
+        raise GraphError(
+            f"--for-steps {for_steps:,} is shorter than warm-up and run, {warmup_steps:,} + {steps:,} steps: their learning rate would be 0 "
+            "before they end. Shorten them."
+        )
+    if settle is not None and not settle > 0:
+        raise GraphError(f"--settle {settle}: give nats above 0, or leave it out.")
+
+
+def _check_reading(window: int, proxy: str, segment_at: str | None, answer_after: str | None) -> None:
+    if segment_at is not None and (not segment_at or not answer_after or proxy not in ("tiny", "small")):
+        raise GraphError(
+            "--segment-at needs --answer-after, such as --answer-after '= ', and --proxy tiny or small: it reads a text as segments and "
+            "predicts a word of answer."
+        )
+    check_window(window)
+    if proxy not in ("tiny", "small"):
+        check_place(proxy)
+
+
+def _eval_skills(shards: ShardSet, targets: Sequence[str]) -> list[str]:
+    """The graph's columns; GraphError where one has nothing to be measured on."""
+    holdout = shards.holdout
+    if targets:
+        unknown = [f"{name!r}{did_you_mean(name, holdout)}" for name in targets if name not in holdout]
+        if unknown:
+            raise GraphError(
+                f"--target {name_some(unknown)}: not a skill with held-out samples in {storage.public(shards.root)}; it has "
+                f"{name_some(holdout)}."
+            )
+        return sorted(set(targets))
+    bare = [name for name in shards.skills if name not in holdout]
+    if bare:
+        raise GraphError(
+            f"{name_some(bare)} of {storage.public(shards.root)} has no held-out samples, so its loss cannot be measured: shard with a "
+            "larger --holdout, or name the skills that count with --target."
+        )
+    return sorted(holdout)
+
+
+def _texts(shards: SkillShards, most: int) -> list[str]:
+    """The first texts of a skill, which are a sample of it: shards are shuffled when they are written."""
+    return [sample.text for sample in islice(shards, most)]
+
+
+def _encoded(reading: Reading, skill: str, texts: list[str]) -> TokenBatch:
+    for number, text in enumerate(texts):
+        if (why := reading.refusal(text)) is not None:
+            raise GraphError(
+                f"sample {number:,} of skill {skill!r} cannot be read: {why} ({text[:60]!r}). Change --answer-after or --segment-at, or "
+                "leave such samples out of the corpus."
+            )
+    return reading.encode(texts)
+
+
+def _identity(proxy: str) -> str | dict[str, str]:
+    """What a proxy is: its name, or the content of its files."""
+    if proxy in ("tiny", "small"):
+        return proxy
+    return {path.name: storage.file_digest(path) for path in sorted(Path(proxy).iterdir()) if path.is_file()}
+
+
+def _before(out: str | Path, told: Learned) -> GraphFile | None:
+    """The graph that is there already, if it is this one; StorageError if there is something else."""
+    if not storage.exists(out):
+        return None
+    found = read_graph(out)
+    now = told.model_dump(exclude={"runs"})
+    before = {} if found.learned is None else found.learned.model_dump(exclude={"runs"})
+    if changed := artefact.differences(before, now):
+        raise GraphError(
+            f"{out} holds another graph ({'; '.join(changed[:2])}). Choose another --out, or remove it; runs that both need are kept."
+        )
+    return found
+
+
+def _units(
+    folder: str,
+    data: RunData,
+    recipe: Recipe,
+    planned: Sequence[PlannedRun],
+    warm: Sequence[PlannedRun],
+    warmup_steps: int,
+    eval_every: int,
+    for_steps: int | None,
+    settle: float | None,
+    proxy: str | dict[str, str],
+) -> tuple[list[Unit], list[Unit]]:
+    """Warm starts and runs; the key of each is the digest of everything that its result depends on."""
+    place = save_data(data, folder)
+    shared = {"data": Path(place).name, "proxy": proxy, "schedule": for_steps, "version": RUNS_VERSION}
+    given = {"data": place, "schedule_steps": math.inf if for_steps is None else float(for_steps)}
+    warm_units = {}
+    for one in warm:
+        warm_recipe = replace(recipe, steps=warmup_steps)
+        key = _key("warm", {**shared, "recipe": _told(warm_recipe), "run": asdict(one)})
+        kept = storage.join(folder, f"{key}.npz")
+        warm_units[one.seed] = Unit(key, {**given, "recipe": warm_recipe, "run": one, "place": kept})
+    run_units = []
+    for one in planned:
+        start = warm_units.get(one.seed)
+        asked = {"warmup_steps": warmup_steps, "eval_every": eval_every, "settle": settle}
+        told = {**shared, **asked, "recipe": _told(recipe), "run": asdict(one), "warm": start and start.key}
+        arguments = {**given, **asked, "recipe": recipe, "run": one, "warm": start and start.arguments["place"]}
+        run_units.append(Unit(_key("run", told), arguments))
+    return list(warm_units.values()), run_units
+
+
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """A recipe without the place of a pretrained model, whose content is in every key."""
+    told = asdict(recipe)
+    return told if isinstance(told["model"], dict) else {**told, "model": None}
+
+
+def _key(kind: str, known: dict[str, Any]) -> str:
+    return f"{kind}-{storage.digest(storage.to_json(known))}"
+
+
+def _needed(warm: Sequence[Unit], missing: Sequence[Unit], records: str) -> list[Unit]:
+    """The warm starts that runs still need and that are not there; one whose file was removed is done anew."""
+    wanted = {unit.arguments["warm"] for unit in missing}
+    needed = [
+        unit for unit in warm if unit.arguments["place"] in wanted and not storage.exists(unit.arguments["place"])
+    ]
+    for unit in needed:
+        Path(storage.join(records, f"{unit.key}.json")).unlink(missing_ok=True)
+    return needed
+
+
+def _cost(data: RunData, warm: Sequence[Unit], missing: Sequence[Unit], where: Where) -> Cost:
+    """From a few steps and one evaluation, measured here."""
+    recipe = missing[0].arguments["recipe"]
+    largest = max(unit.arguments["run"].batch_size for unit in (*warm, *missing))
+    some = next(iter(data.train.values()))
+    with one_thread():
+        step_s = estimate_s(some, recipe, size=largest) / recipe.steps
+        started = time.perf_counter()
+        evaluate(computing(new_model(recipe, seed=0), recipe), data.evaluation)
+        eval_s = time.perf_counter() - started
+    workers = 1 if recipe.device.startswith("cuda") else where.workers or num_cpus()
+
+    def seconds(unit: Unit) -> float:
+        arguments = unit.arguments
+        num_evals = (
+            len(eval_steps(arguments["recipe"].steps, arguments["eval_every"])) if "eval_every" in arguments else 0
+        )
+        share = arguments["run"].batch_size / largest
+        return float(arguments["recipe"].steps * step_s * share + num_evals * eval_s)
+
+    stages = [(sum(map(seconds, units)), len(units)) for units in (warm, missing)]
+    total = sum(spent / min(workers, num) for spent, num in stages if num)
+    num_steps = sum(unit.arguments["recipe"].steps for unit in (*warm, *missing))
+    return Cost(len(missing), num_steps, total)

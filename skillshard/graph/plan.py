@@ -1,0 +1,133 @@
+"""Which runs a graph is learned from. Pure: names in, runs out.
+
+A run trains on the same number of samples of each of its skills at every step. Two runs of one seed get the very same samples
+of the skills that they share, so their difference is the skills that they do not share.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal, get_args
+
+from skillshard.errors import GraphError, did_you_mean, name_some
+
+Method = Literal["linear", "brute-force", "leave-one-out"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+def parse_method(word: str) -> Method:
+    """
+    >>> parse_method("leave-one-out")
+    'leave-one-out'
+    >>> parse_method("linera")
+    Traceback (most recent call last):
+    skillshard.errors.GraphError: method 'linera' (did you mean 'linear'?): give linear, brute-force, leave-one-out.
+    """
+    if word not in METHODS:
+        raise GraphError(f"method {word!r}{did_you_mean(word, METHODS)}: give {', '.join(METHODS)}.")
+    return word
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run.
+
+    Attributes:
+        trained_on: the skills, in the order of their names.
+        samples_per_skill: of each of them at every step.
+        seed: of the model and of the samples.
+    """
+
+    trained_on: tuple[str, ...]
+    samples_per_skill: int
+    seed: int
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step."""
+        return len(self.trained_on) * self.samples_per_skill
+
+
+def plan_runs(
+    method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], *, batch_size: int, seeds: Sequence[int]
+) -> list[PlannedRun]:
+    """The runs of a method; those of the first seed first, and those that others are compared with before them.
+
+    - linear (Algorithm 3): each training skill alone.
+    - brute-force (Algorithm 2): each evaluation skill alone, and with each other training skill, half and half.
+    - leave-one-out (ours): all training skills, and all but one, each of the others as often as before.
+
+    Args:
+        method: see above.
+        train_skills: rows of the graph; distinct.
+        eval_skills: columns. For brute-force they are training skills: their own samples are trained on.
+        batch_size: samples of a step, at least; rounded up so that skills share it evenly. A leave-one-out run has fewer.
+        seeds: one set of runs each.
+
+    Raises:
+        GraphError: the method cannot learn such a graph.
+
+    Example:
+        >>> [run.trained_on for run in plan_runs("leave-one-out", ("a", "b", "c"), ("a",), batch_size=64, seeds=[0])]
+        [('a', 'b', 'c'), ('b', 'c'), ('a', 'c'), ('a', 'b')]
+        >>> [run.samples_per_skill for run in plan_runs("brute-force", ("a", "b"), ("a", "b"), batch_size=64, seeds=[0])]
+        [64, 64, 32]
+
+    Reference:
+        Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Algorithms 2 and 3. Differs: brute force for some target skills
+        alone leaves out the pairs that none of them is in.
+    """
+    _check(method, train_skills, eval_skills, batch_size, seeds)
+    sets = _training_sets(method, tuple(train_skills), tuple(eval_skills))
+    widest = max(map(len, sets))
+    return [
+        PlannedRun(
+            tuple(sorted(skills)), -(-batch_size // (widest if method == "leave-one-out" else len(skills))), seed
+        )
+        for seed in seeds
+        for skills in sets
+    ]
+
+
+def plan_warm_starts(train_skills: Sequence[str], *, batch_size: int, seeds: Sequence[int]) -> list[PlannedRun]:
+    """A run on all training skills alike for each seed: what all runs of that seed begin with.
+
+    >>> plan_warm_starts(("b", "a"), batch_size=63, seeds=[0])
+    [PlannedRun(trained_on=('a', 'b'), samples_per_skill=32, seed=0)]
+    """
+    skills = tuple(sorted(train_skills))
+    return [PlannedRun(skills, -(-batch_size // len(skills)), seed) for seed in seeds]
+
+
+def _training_sets(
+    method: Method, train_skills: tuple[str, ...], eval_skills: tuple[str, ...]
+) -> list[tuple[str, ...]]:
+    if method == "linear":
+        return [(skill,) for skill in train_skills]
+    if method == "leave-one-out":
+        return [train_skills, *(tuple(skill for skill in train_skills if skill != one) for one in train_skills)]
+    pairs = [pair for pair in combinations(train_skills, 2) if set(pair) & set(eval_skills)]
+    return [*((skill,) for skill in eval_skills), *pairs]
+
+
+def _check(
+    method: str, train_skills: Sequence[str], eval_skills: Sequence[str], batch_size: int, seeds: Sequence[int]
+) -> None:
+    if not train_skills or not eval_skills:
+        raise GraphError(
+            f"{len(train_skills)} training and {len(eval_skills)} evaluation skills: a graph needs at least one of each."
+        )
+    if method != "linear" and len(train_skills) < 2:
+        raise GraphError(
+            f"{method} compares mixtures, and there is one training skill, {train_skills[0]!r}: use linear."
+        )
+    foreign = [skill for skill in eval_skills if skill not in train_skills]
+    if method == "brute-force" and foreign:
+        raise GraphError(
+            f"brute-force trains on the evaluation skills themselves, and {name_some(foreign)} cannot be trained on: use linear or "
+            "leave-one-out for skills out of domain."
+        )
+    if batch_size < 1 or not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise GraphError(
+            f"batch_size={batch_size}, seeds={list(seeds)}: expected at least 1 sample, and one or more distinct seeds from 0."
+        )

@@ -1,0 +1,130 @@
+"""SKILL-IT with a graph that is estimated again and again during the run, from probe rounds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.policies.aioli import Aioli, aioli
+from skillshard.policies.policy import NextRound, Observation, Policy, State, known_round
+from skillshard.policies.skill_it import Reduce, SkillIt, check_rows, skill_it
+
+
+@dataclass(frozen=True)
+class GraphRefresh:
+    """See `graph_refresh`."""
+
+    weighing: SkillIt
+    probing: Aioli
+
+    @property
+    def name(self) -> str:
+        return "graph_refresh"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        asked = ("period_rounds", "sweeps", "one_hot", "ema", "seed")
+        return {**self.weighing.arguments, **{name: self.probing.arguments[name] for name in asked}}
+
+    @property
+    def eval_skills(self) -> tuple[str, ...]:
+        return self.weighing.eval_skills
+
+    @property
+    def reads_losses(self) -> bool:
+        return True
+
+    def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
+        check_rows(self.weighing.graph, skills)
+        return {"probing": self.probing.init(skills, num_samples), "weighing": self.weighing.init(skills, num_samples)}
+
+    def probe(self, upcoming: NextRound, skills: Sequence[str]) -> Float[np.ndarray, " train_skill"] | None:
+        return self.probing.probe(upcoming, skills)
+
+    def observe(self, state: State, observation: Observation) -> State:
+        return {
+            "probing": self.probing.observe(state["probing"], observation),
+            "weighing": self.weighing.observe(state["weighing"], observation),
+        }
+
+    def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
+        probe = self.probe(known_round(self.name, upcoming), state["probing"]["skills"])
+        return self._with_graph(state).weights(state["weighing"]) if probe is None else probe
+
+    def _with_graph(self, state: State) -> SkillIt:
+        """SKILL-IT with the latest estimate, scaled so that its largest edge is that of the graph begun with."""
+        estimate = None if state["probing"]["graph"] is None else np.array(state["probing"]["graph"])
+        given = self.weighing.graph
+        if estimate is None or estimate.max() <= 0:
+            return self.weighing
+        graph = SkillGraph(
+            state["probing"]["skills"], given.eval_skills, estimate * (given.edges.max() / estimate.max())
+        )
+        found = self.weighing
+        return SkillIt(graph, found.eta, found.window, found.reduce, found.mode)
+
+
+def graph_refresh(
+    graph: SkillGraph,
+    *,
+    eta: float,
+    period_rounds: int,
+    window: int = 3,
+    reduce: Reduce = "sum",
+    sweeps: int = 4,
+    one_hot: float = 0.75,
+    ema: float | None = None,
+    seed: int = 0,
+) -> Policy:
+    r"""SKILL-IT's weights, by a graph that probe rounds estimate anew in every period.
+
+    .. math:: \text{fall of } L_j = \sum_i p_i A_{ij} \text{ per probe round}, \quad
+        p_i \propto \exp\Big(\eta\, c \sum_j A_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big), \quad
+        c = \max A^\text{given} / \max A
+
+    A graph learned once overstates transfer later in a run. Every period of `period_rounds` rounds begins with `sweeps` x k probe
+    rounds (those of `aioli`); the rounds after them have SKILL-IT's weights by the graph that the probes gave, scaled by c so that
+    eta keeps its meaning. Until the first estimate, and where no edge of an estimate is positive, `graph` itself is used.
+
+    Negative edges are kept. NaN, missing and unknown skills are refused; a lone node keeps the weight of exp(0). Report once before
+    the first step (step 0), and at the end of every round, or probes are lost. Needs `Observation.drawn` and `.round`, and `NextRound`.
+
+    Args:
+        graph: to begin with, rows the training skills; `SkillGraph.identity(skills)` where nothing is known.
+        eta, window, reduce: as in `skill_it`.
+        period_rounds, sweeps, one_hot, seed: as in `aioli`: the share of probe rounds is sweeps x k / period_rounds.
+        ema: None, or e in [0, 1): the estimate is (1 - e) A + e A_before.
+
+    Returns:
+        A policy that probes; its state is that of `aioli` and of `skill_it`.
+
+    Raises:
+        PolicyError: an argument is out of range; later, the graph's rows are not the skills, or the probes fill the period.
+        ObservationError: an observation does not say its round and draws.
+
+    Example:
+        >>> policy = graph_refresh(SkillGraph.identity(("add", "carry")), eta=0.5, period_rounds=10, sweeps=1)
+        >>> state = policy.init(("add", "carry"))
+        >>> policy.weights(state, NextRound(5, 80, 16, (100, 100), (40, 40))).tolist()
+        [0.5, 0.5]
+
+    Reference:
+        Ours, of two parts: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Algorithm 1, and the probes of Chen, Hu et
+        al., "Aioli", ICLR 2025, arXiv:2411.05735, Algorithm 2. Differs from Aioli in what the estimate is used for.
+    """
+    weighing = skill_it(graph, eta=eta, window=window, reduce=reduce)
+    probing = aioli(
+        eta=0.0,
+        period_rounds=period_rounds,
+        sweeps=sweeps,
+        one_hot=one_hot,
+        ema=ema,
+        normalize=False,
+        eval_skills=graph.eval_skills,
+        seed=seed,
+    )
+    assert isinstance(weighing, SkillIt) and isinstance(probing, Aioli)
+    return GraphRefresh(weighing, probing)

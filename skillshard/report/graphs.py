@@ -1,0 +1,134 @@
+"""Graphs as people read them: the matrix, what it looks like, what it cost, and two pictures."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+
+from skillshard.errors import name_some
+from skillshard.graph.skill_graph import GraphFile, read_graph
+from skillshard.graph.statistics import Statistics, is_same, is_uncertain, statistics
+from skillshard.report.figures import draw_heat_map, draw_nodes
+from skillshard.report.text import print_table
+
+TABLE_SKILLS = 12
+"""Larger matrices are told by their strongest edges; the heat map shows them all."""
+STRONGEST = 12
+
+
+def show_graph(place: str | os.PathLike[str], *, pictures: Path | None = None) -> None:
+    """Print a graph, and draw it."""
+    graph = read_graph(place)
+    found = statistics_of(graph)
+    if max(len(graph.train_skills), len(graph.eval_skills)) <= TABLE_SKILLS:
+        _print_matrix(graph)
+    _print_strongest(graph)
+    for sentence in (*_counted(found), found.sentence, *_history(graph)):
+        _say(sentence)
+    for drawn in [] if pictures is None else draw_graph(graph, pictures):
+        _say(f"drawn: {drawn}")
+
+
+def statistics_of(graph: GraphFile) -> Statistics:
+    """What a graph's file looks like."""
+    return statistics(
+        graph.train_skills,
+        graph.eval_skills,
+        np.array(graph.edges),
+        standard_errors=None if graph.standard_errors is None else np.array(graph.standard_errors),
+        num_seeds=1 if graph.learned is None else len(graph.learned.seeds),
+    )
+
+
+def draw_graph(graph: GraphFile, folder: Path) -> list[Path]:
+    """graph.png, the heat map, and nodes.png, the strongest edges as arrows."""
+    places = [folder / "graph.png", folder / "nodes.png"]
+    edges = np.array(graph.edges)
+    draw_heat_map(graph.train_skills, graph.eval_skills, edges, places[0])
+    draw_nodes(graph.train_skills, graph.eval_skills, edges, places[1])
+    return places
+
+
+def _print_matrix(graph: GraphFile) -> None:
+    def cell(row: int, column: int) -> str:
+        edge = f"{graph.edges[row][column]:.3f}"
+        return edge if graph.standard_errors is None else f"{edge} ±{graph.standard_errors[row][column]:.3f}"
+
+    rows = [
+        (name, *(cell(row, column) for column in range(len(graph.eval_skills))))
+        for row, name in enumerate(graph.train_skills)
+    ]
+    print_table(("trained on \\ measured on", *graph.eval_skills), rows)
+
+
+def _print_strongest(graph: GraphFile) -> None:
+    """The strongest edges between skills, with how sure each is."""
+    edges, same = np.array(graph.edges), is_same(graph.train_skills, graph.eval_skills)
+    errors, num_seeds = graph.standard_errors, 1 if graph.learned is None else len(graph.learned.seeds)
+    doubt = None if errors is None or num_seeds < 2 else is_uncertain(edges, np.array(errors), num_seeds)
+    order = np.argsort(-np.where(same | (edges <= 0), -np.inf, edges), axis=None, kind="stable")
+    pairs = [np.unravel_index(at, edges.shape) for at in order[:STRONGEST]]
+    rows = []
+    for row, column in pairs:
+        if same[row, column] or edges[row, column] <= 0:
+            continue
+        cells = [f"{graph.train_skills[row]} -> {graph.eval_skills[column]}", f"{edges[row, column]:.4f}"]
+        cells += [] if errors is None else [f"±{errors[row][column]:.4f}"]
+        cells += [] if doubt is None else ["could be 0" if doubt[row, column] else "above 0"]
+        rows.append(cells)
+    if rows:
+        header = ("strongest edges between skills", "edge", "standard error", "95 %")
+        print_table(header[: len(rows[0])], rows)
+
+
+def _counted(found: Statistics) -> list[str]:
+    total = found.num_positive + found.num_negative + found.num_zero
+    mutual = "" if found.reciprocity is None else f" Reciprocity {found.reciprocity:.2f}."
+    told = [
+        f"{total:,} entries: {found.num_positive:,} positive (density {100 * found.density:.1f} %), {found.num_negative:,} negative, "
+        f"{found.num_zero:,} zero.{mutual}"
+    ]
+    if found.num_uncertain is not None:
+        told.append(
+            f"{found.num_uncertain:,} of the {total - found.num_zero:,} that are not 0 cannot be told from 0 (95 %, each alone)."
+        )
+    told += [
+        f"{what}: {name_some(names)}."
+        for what, names in (
+            ("Helps no other skill", found.helps_nobody),
+            ("Helped by no other skill", found.helped_by_nobody),
+        )
+        if names
+    ]
+    return told
+
+
+def _history(graph: GraphFile) -> list[str]:
+    learned = graph.learned
+    if learned is None:
+        return ["Given, not learned: there are no losses to derive other edges from."]
+    rule = (
+        f"edges {learned.edges}, average over the {learned.average}"
+        if learned.edges[0] != "t"
+        else f"edges {learned.edges}"
+    )
+    told = [
+        f"Learned by {learned.method}, {len(learned.seeds)} seed{'s' * (len(learned.seeds) > 1)}, warm-up {learned.warmup_steps:,} steps, "
+        f"{len(learned.runs):,} runs of up to {learned.eval_steps[-1]:,} steps; {rule}, negative edges "
+        f"{'set to 0' if learned.clamp else 'kept'}.",
+        f"Cost: {learned.num_steps:,} steps, {learned.num_samples:,} samples.",
+    ]
+    settled = sum(run.steps_taken < learned.eval_steps[-1] for run in learned.runs)
+    if settled:
+        told.append(f"{settled:,} runs were ended early: their losses had settled.")
+    for_steps = learned.made_from.get("for_steps")
+    if for_steps:
+        share = learned.num_samples / (for_steps * learned.made_from["batch_size"])
+        told[1] = told[1][:-1] + f": {100 * share:.0f} % of a run of {for_steps:,} steps of this proxy."
+    return told
+
+
+def _say(text: str) -> None:
+    Console().print(escape(text), soft_wrap=True, highlight=False)

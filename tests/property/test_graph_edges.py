@@ -1,0 +1,193 @@
+"""Plans and edges for all inputs: names alone decide, and a planted graph is found again."""
+
+import random
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skillshard.errors import GraphError
+from skillshard.graph.edges import EdgeRule, Edges, LossCurve, derive_edges, parse_edges
+from skillshard.graph.plan import METHODS, Method, PlannedRun, parse_method, plan_runs
+from skillshard.graph.statistics import is_uncertain
+
+START, POINTS = 3.0, 5
+names = st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=6, unique=True).map(tuple)
+methods = st.sampled_from(METHODS)
+
+
+def rule(
+    word: str = "absolute",
+    *,
+    average: str = "end",
+    clamp: bool = False,
+    off_diagonal: float | None = None,
+    drop: bool = False,
+) -> EdgeRule:
+    unit, threshold = parse_edges(word)
+    return EdgeRule(unit, threshold, average, clamp=clamp, off_diagonal=off_diagonal, drop_uncertain=drop)  # type: ignore[arg-type]
+
+
+def planted(run: PlannedRun, skills: tuple[str, ...], effects: np.ndarray, noise: float = 0.0) -> LossCurve:
+    """Losses that fall in a straight line by the sum of the effects of the skills trained on, their samples counted."""
+    total = sum(effects[skills.index(skill)] * run.samples_per_skill for skill in run.trained_on)
+    assert isinstance(total, np.ndarray)
+    off = np.random.default_rng([run.seed, *map(ord, run.trained_on)]).normal(0, noise, len(skills)) if noise else 0.0
+    return LossCurve(run.trained_on, run.seed, START - np.linspace(0, 1, POINTS)[:, None] * (total + off))
+
+
+def learned(
+    method: Method, skills: tuple[str, ...], effects: np.ndarray, how: EdgeRule, *, seeds: int = 1, noise: float = 0.0
+) -> Edges:
+    runs = plan_runs(method, skills, skills, batch_size=len(skills) * 2, seeds=range(seeds))
+    curves = [planted(run, skills, effects, noise) for run in runs]
+    random.Random(0).shuffle(curves)
+    return derive_edges(method, skills, skills, curves, rule=how)
+
+
+@given(method=methods, skills=names, seed=st.integers(0, 99))
+def test_a_plan_depends_on_names_and_not_on_their_order(method: Method, skills: tuple[str, ...], seed: int) -> None:
+    moved = tuple(random.Random(seed).sample(skills, len(skills)))
+    plans = [plan_runs(method, order, order, batch_size=64, seeds=[0, 7]) for order in (skills, moved)]
+    assert set(plans[0]) == set(plans[1])
+    assert len(set(plans[0])) == len(plans[0])
+    assert plans[0] == plan_runs(method, skills, skills, batch_size=64, seeds=[0, 7])
+
+
+@given(skills=names, batch_size=st.integers(1, 200))
+def test_plans_are_those_of_the_paper(skills: tuple[str, ...], batch_size: int) -> None:
+    trained = {
+        method: [set(run.trained_on) for run in plan_runs(method, skills, skills, batch_size=batch_size, seeds=[0])]
+        for method in METHODS
+    }
+    singles = [{skill} for skill in skills]
+    assert trained["linear"] == singles
+    assert trained["brute-force"] == singles + [set(pair) for pair in combinations(skills, 2)]
+    assert trained["leave-one-out"] == [set(skills)] + [set(skills) - {skill} for skill in skills]
+    loo = plan_runs("leave-one-out", skills, skills, batch_size=batch_size, seeds=[0])
+    assert len({run.samples_per_skill for run in loo}) == 1, (
+        "every skill that is left is seen as often as in the full mixture"
+    )
+    assert batch_size <= loo[0].batch_size < batch_size + len(skills)
+    target = plan_runs("brute-force", skills, skills[:1], batch_size=batch_size, seeds=[0])
+    assert len(target) == 1 + (len(skills) - 1)
+
+
+@settings(deadline=None)
+@given(
+    method=st.sampled_from(("linear", "leave-one-out")),
+    skills=names,
+    seed=st.integers(0, 99),
+    average=st.sampled_from(("end", "curve")),
+)
+def test_a_planted_graph_is_found_again(method: Method, skills: tuple[str, ...], seed: int, average: str) -> None:
+    effects = np.random.default_rng(seed).normal(0, 0.05, (len(skills), len(skills)))
+    share = 1.0 if average == "end" else np.linspace(0, 1, POINTS)[1:].mean()
+    samples = len(skills) * 2 if method == "linear" else 2
+    found = learned(method, skills, effects, rule(average=average)).edges
+    assert np.allclose(found, effects * samples * share)
+    relative = learned(method, skills, effects, rule("relative", average=average)).edges
+    assert np.allclose(relative, found / START)
+
+
+@settings(deadline=None)
+@given(skills=names, seed=st.integers(0, 99))
+def test_brute_force_gives_what_the_half_of_the_batch_gives_more_than_more_of_the_skill_itself(
+    skills: tuple[str, ...], seed: int
+) -> None:
+    effects = np.random.default_rng(seed).normal(0, 0.05, (len(skills), len(skills)))
+    found = learned("brute-force", skills, effects, rule()).edges
+    own = np.diag(effects)
+    expected = np.where(
+        np.eye(len(skills), dtype=bool), 2 * len(skills) * effects, len(skills) * (effects - own[None, :])
+    )
+    assert np.allclose(found, expected)
+
+
+@settings(deadline=None)
+@given(
+    method=methods,
+    skills=names,
+    seed=st.integers(0, 99),
+    word=st.sampled_from(("absolute", "relative", "threshold:2.9")),
+    off=st.sampled_from((None, 0.5)),
+    clamp=st.booleans(),
+)
+def test_edges_follow_the_names(
+    method: Method, skills: tuple[str, ...], seed: int, word: str, off: float | None, clamp: bool
+) -> None:
+    effects = np.random.default_rng(seed).normal(0, 0.05, (len(skills), len(skills)))
+    order = random.Random(seed).sample(range(len(skills)), len(skills))
+    moved = tuple(skills[at] for at in order)
+    how = rule(word, clamp=clamp, off_diagonal=off)
+    first = learned(method, skills, effects, how, seeds=2).edges
+    second = learned(method, moved, effects[np.ix_(order, order)], how, seeds=2).edges
+    assert np.allclose(first[np.ix_(order, order)], second)
+    between = ~np.eye(len(skills), dtype=bool)
+    if clamp:
+        assert first.min() >= 0
+    if off is not None:
+        assert np.all(np.diag(first) == 1)
+        assert first[between].max() <= off + 1e-12
+
+
+def test_standard_errors_are_those_of_the_mean_and_tell_edges_from_noise() -> None:
+    skills, effects = ("a", "b", "c"), np.array([[0.2, 0.1, 0.0], [0.0, 0.2, 0.1], [0.0, 0.0, 0.2]])
+    found = learned("leave-one-out", skills, effects, rule(), seeds=8, noise=0.02)
+    assert found.standard_errors is not None
+    singles = [
+        derive_edges(
+            "leave-one-out",
+            skills,
+            skills,
+            [
+                planted(run, skills, effects, 0.02)
+                for run in plan_runs("leave-one-out", skills, skills, batch_size=6, seeds=[seed])
+            ],
+            rule=rule(),
+        ).edges
+        for seed in range(8)
+    ]
+    assert np.allclose(found.edges, np.mean(singles, axis=0))
+    assert np.allclose(found.standard_errors, np.std(singles, axis=0, ddof=1) / np.sqrt(8))
+    certain = ~is_uncertain(found.edges, found.standard_errors, 8)
+    assert certain[effects > 0].all()
+    dropped = learned("leave-one-out", skills, effects, rule(drop=True), seeds=8, noise=0.02).edges
+    assert np.array_equal(dropped != 0, certain)
+
+
+def test_thresholds_count_samples_of_the_skill_itself() -> None:
+    slow, fast = np.array([3.0, 2.0, 1.0, 0.5]), np.array([3.0, 1.0, 0.5, 0.5])
+    never = np.full(4, 3.0)
+
+    def brute(alone: np.ndarray, pair: np.ndarray) -> float:
+        columns = [("b",), ("a",), ("a", "b")]
+        curves = [
+            LossCurve(key, 0, np.stack([never, values], axis=1))
+            for key, values in zip(columns, (alone, never, pair), strict=True)
+        ]
+        return float(
+            derive_edges("brute-force", ("a", "b"), ("a", "b"), curves, rule=rule("threshold:1.0")).edges[0, 1]
+        )
+
+    assert brute(slow, slow) == 1.0, "as soon with half the samples of b"
+    assert brute(fast, slow) == 0.0, "twice the steps are as many samples of b"
+    assert brute(slow, never) == 0.0
+    assert brute(never, never) == 0.0
+
+
+def test_a_missing_run_and_a_bad_rule_are_refused() -> None:
+    with pytest.raises(GraphError, match=r"the run on b of seed 0 is not there"):
+        derive_edges("linear", ("a", "b"), ("a",), [LossCurve(("a",), 0, np.ones((2, 1)))], rule=rule())
+    with pytest.raises(GraphError, match=r"edges 'treshold': give 'absolute', 'relative' or 'threshold:LOSS'"):
+        parse_edges("treshold")
+    with pytest.raises(GraphError, match=r"threshold -1.0: give a finite number above 0"):
+        rule("threshold:-1")
+    with pytest.raises(GraphError, match=r"method 'linera' \(did you mean 'linear'\?\)"):
+        parse_method("linera")
+    with pytest.raises(
+        GraphError, match=r"leave-one-out compares mixtures, and there is one training skill, 'a': use linear"
+    ):
+        plan_runs("leave-one-out", ("a",), ("a",), batch_size=1, seeds=[0])

@@ -1,0 +1,316 @@
+"""Learning a graph from shards: what is trained, what is kept, what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import skillshard.graph.learn as learning
+from skillshard.errors import GraphError, SkillshardError
+from skillshard.execution import Where
+from skillshard.graph.derive import derive_again, rule_in
+from skillshard.graph.edges import EdgeRule
+from skillshard.graph.imported import import_graph
+from skillshard.graph.learn import learn_graph
+from skillshard.graph.plan import plan_runs
+from skillshard.graph.runs import eval_steps, load_data, mixed_batches, run_unit
+from skillshard.graph.skill_graph import GraphFile, SkillGraph, read_graph, write_graph
+from skillshard.shards.read import ShardSet
+from tests.commands import skillshard
+from tests.conftest import HERE, samples, tag_and_shard, write_corpus
+
+RULE = EdgeRule("absolute", None, "curve", clamp=False, off_diagonal=None, drop_uncertain=False)
+
+
+def learn(shards: ShardSet, out: Path, **changes: Any) -> GraphFile:
+    """A graph of three skills in a second or two."""
+    arguments: dict[str, Any] = {
+        "method": "leave-one-out",
+        "steps": 4,
+        "warmup_steps": 2,
+        "batch_size": 6,
+        "window": 24,
+    }
+    arguments |= {"eval_every": 2, "eval_samples": 5, "rule": RULE, "where": HERE, "device": "cpu"}
+    return learn_graph(shards, out, **{**arguments, **changes})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def learned(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph of two seeds; beside it its runs."""
+    out = tmp_path_factory.mktemp("learned") / "graph.json"
+    learn(shards, out, num_seeds=2)
+    return out
+
+
+def test_a_graph_holds_every_loss_of_every_run(learned: Path) -> None:
+    graph = read_graph(learned)
+    assert graph.learned is not None and graph.standard_errors is not None
+    assert [tuple(run.trained_on) for run in graph.learned.runs if run.seed == 1] == [
+        ("add", "carry", "negate"),
+        ("carry", "negate"),
+        ("add", "negate"),
+        ("add", "carry"),
+    ]
+    assert all(np.array(run.losses).shape == (3, 3) and run.steps_taken == 4 for run in graph.learned.runs)
+    starts = {(run.seed, tuple(run.losses[0])) for run in graph.learned.runs}
+    assert len(starts) == 2, "all runs of a seed begin with its one warm start"
+    assert (graph.learned.num_steps, graph.learned.num_samples) == (2 * 2 + 8 * 4, 2 * 2 * 6 + 2 * 4 * (6 + 3 * 4))
+    assert SkillGraph.open(learned).edges.tolist() == graph.edges
+
+
+def test_the_same_bytes_come_out_for_any_number_of_workers(learned: Path, shards: ShardSet, tmp_path: Path) -> None:
+    learn(shards, tmp_path / "graph.json", num_seeds=2, where=Where(workers=2))
+    assert (tmp_path / "graph.json").read_bytes() == learned.read_bytes()
+    assert files(tmp_path / "graph.runs") == files(learned.with_suffix(".runs"))
+
+
+@pytest.mark.parametrize("dies_at", [0, 1, 3])
+def test_killed_after_any_run_it_goes_on_to_the_same_bytes_and_trains_nothing_twice(
+    dies_at: int, learned: Path, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[str, ...]] = []
+
+    def train_or_die(**arguments: Any) -> Any:
+        if len(trained) == dies_at and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            raise KeyboardInterrupt
+        trained.append((*arguments["run"].trained_on, str(arguments["run"].seed)))
+        return run_unit(**arguments)
+
+    monkeypatch.setattr(learning, "run_unit", train_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        learn(shards, tmp_path / "graph.json", num_seeds=2)
+    assert not (tmp_path / "graph.json").exists()
+    learn(shards, tmp_path / "graph.json", num_seeds=2)
+    assert (tmp_path / "graph.json").read_bytes() == learned.read_bytes()
+    assert len(trained) == len(set(trained)) == 8
+
+
+def test_more_seeds_and_other_methods_train_only_what_is_new(
+    learned: Path, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[str, ...]] = []
+
+    def counted(**arguments: Any) -> Any:
+        trained.append(arguments["run"].trained_on)
+        return run_unit(**arguments)
+
+    monkeypatch.setattr(learning, "run_unit", counted)
+    runs = tmp_path / "runs"
+    for name, num_seeds in (("one", 1), ("two", 2)):
+        learn(shards, tmp_path / f"{name}.json", num_seeds=num_seeds, runs=runs)
+    assert len(trained) == 8
+    assert (tmp_path / "two.json").read_bytes() == learned.read_bytes()
+    trained.clear()
+    for method in ("linear", "brute-force"):
+        learn(shards, tmp_path / f"{method}.json", method=method, runs=runs)
+    assert len(trained) == 3 + 3, "brute force finds the runs on single skills that linear has made"
+    trained.clear()
+    learn(shards, tmp_path / "two.json", num_seeds=2, runs=runs)
+    assert trained == []
+
+
+def test_a_warm_start_that_was_removed_is_made_anew(learned: Path, shards: ShardSet, tmp_path: Path) -> None:
+    learn(shards, tmp_path / "one.json", runs=tmp_path / "runs")
+    for path in (tmp_path / "runs").glob("warm-*.npz"):
+        path.unlink()
+    learn(shards, tmp_path / "two.json", num_seeds=2, runs=tmp_path / "runs")
+    assert (tmp_path / "two.json").read_bytes() == learned.read_bytes()
+
+
+def test_runs_share_the_samples_of_the_skills_that_they_share(learned: Path) -> None:
+    data = load_data(str(next(learned.with_suffix(".runs").glob("data-*.npz"))))
+    full, without, *_ = plan_runs("leave-one-out", tuple(data.train), ("add",), batch_size=6, seeds=[0])
+    whole, part = (next(mixed_batches(data.train, run, first_step=7)) for run in (full, without))
+    assert np.array_equal(whole.tokens[2:], part.tokens)
+    again = mixed_batches(data.train, full, first_step=6)
+    next(again)
+    assert np.array_equal(next(again).tokens, whole.tokens)
+
+
+def test_a_run_whose_losses_have_settled_ends_and_repeats_its_last_losses(shards: ShardSet, tmp_path: Path) -> None:
+    graph = learn(shards, tmp_path / "graph.json", steps=12, lr=1e-9, settle=0.01, method="linear")
+    assert graph.learned is not None
+    assert {run.steps_taken for run in graph.learned.runs} == {6}
+    assert all(
+        len(run.losses) == len(eval_steps(12, 2)) and run.losses[3] == run.losses[-1] for run in graph.learned.runs
+    )
+    assert graph.learned.num_steps == 2 + 3 * 6
+
+
+def test_targets_and_other_shards_are_columns(shards: ShardSet, tmp_path: Path) -> None:
+    assert learn(shards, tmp_path / "target.json", targets=["carry"], method="brute-force").eval_skills == ["carry"]
+    other = tag_and_shard(write_corpus(tmp_path / "corpus", samples(exam=60)), tmp_path / "other", holdout=0.3)
+    graph = learn(shards, tmp_path / "other.json", eval_shards=other)
+    assert (graph.train_skills, graph.eval_skills) == (["add", "carry", "negate"], ["exam"])
+    with pytest.raises(GraphError, match=r"brute-force trains on the evaluation skills themselves, and exam cannot"):
+        learn(shards, tmp_path / "no.json", eval_shards=other, method="brute-force")
+
+
+def test_a_pretrained_proxy_is_known_by_its_content_and_needs_no_warm_start(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.adapters.hf_trainer import byte_tokenizer, tiny
+
+    for name in ("here", "there"):
+        tiny().save_pretrained(tmp_path / name)
+        byte_tokenizer().save_pretrained(tmp_path / name)
+    asked: dict[str, Any] = {"method": "linear", "warmup_steps": 0, "runs": tmp_path / "runs"}
+    graph = learn(shards, tmp_path / "here.json", proxy=str(tmp_path / "here"), **asked)
+    assert graph.learned is not None
+    starts = {tuple(run.losses[0]) for run in graph.learned.runs}
+    assert len(starts) == 1, "every run begins with the model as it is"
+    assert all(run.losses[-1] != run.losses[0] for run in graph.learned.runs)
+
+    def no_training(**arguments: Any) -> Any:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(learning, "run_unit", no_training)
+    learn(shards, tmp_path / "there.json", proxy=str(tmp_path / "there"), **asked)
+    assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
+
+
+def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(GraphError, match=r"4 runs, 400,002 steps in all: about .*, and --budget allows 1 s\. Raise it"):
+        learn(shards, tmp_path / "graph.json", steps=100_000, budget_s=1.0, on_estimate=said.append)
+    assert said == [] and not list((tmp_path / "graph.runs").glob("warm-*"))
+    learn(shards, tmp_path / "graph.json", budget_s=600.0, on_estimate=said.append)
+    assert len(said) == 1 and said[0].startswith("4 runs, 18 steps in all: about ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"targets": ["cary"]}, r"--target 'cary' \(did you mean 'carry'\?\): not a skill with held-out samples"),
+        ({"for_steps": 5}, "--for-steps 5 is shorter than warm-up and run, 2 \\+ 4 steps"),
+        ({"eval_every": 5}, "--eval-every 5: losses are measured every so many steps"),
+        ({"segment_at": ","}, "--segment-at needs --answer-after"),
+        ({"answer_after": "=> "}, "sample 0 of skill 'add' cannot be read: there is nothing behind '=> '"),
+        ({"num_seeds": 0}, "--seeds 0: give 1 or more"),
+        ({"settle": 0.0}, "--settle 0.0: give nats above 0"),
+        ({"proxy": "nowhere"}, "--proxy nowhere: neither 'tiny' nor 'small' nor a directory"),
+        (
+            {"rule": EdgeRule("absolute", None, "end", clamp=True, off_diagonal=None, drop_uncertain=True)},
+            "--seeds 2 or more",
+        ),
+    ],
+)
+def test_what_makes_no_sense_gets_one_sentence(
+    changes: dict[str, Any], sentence: str, shards: ShardSet, tmp_path: Path
+) -> None:
+    with pytest.raises(SkillshardError, match=sentence):
+        learn(shards, tmp_path / "graph.json", **changes)
+    assert not (tmp_path / "graph.json").exists()
+
+
+def test_another_graph_is_not_overwritten(learned: Path, shards: ShardSet) -> None:
+    before = learned.read_bytes()
+    with pytest.raises(GraphError, match=r"holds another graph \(eval_steps: .*Choose another --out"):
+        learn(shards, learned, num_seeds=2, steps=6)
+    assert learned.read_bytes() == before
+
+
+def test_other_edges_are_derived_without_training(learned: Path) -> None:
+    graph = read_graph(learned)
+    assert graph.learned is not None and rule_in(graph.learned) == RULE
+    assert derive_again(graph, rule=RULE, name="graph.json") == graph
+    scaled = EdgeRule("relative", None, "end", clamp=True, off_diagonal=0.5, drop_uncertain=False)
+    found = np.array(derive_again(graph, rule=scaled, name="graph.json").edges)
+    assert np.diag(found).tolist() == [1.0] * 3
+    assert found.min() >= 0 and (found - np.eye(3)).max() in (0.0, 0.5)
+
+
+def test_the_verbs_of_the_command_line_share_one_name(learned: Path, shards: ShardSet, tmp_path: Path) -> None:
+    common = ["--steps", 4, "--warmup", 2, "--batch-size", 6, "--window", 24, "--eval-every", 2, "--eval-samples", 5]
+    common += ["--seeds", 2, "--method", "leave-one-out", "--workers", 1, "--device", "cpu", "--keep-negative"]
+    ran = skillshard("graph", shards.root, *common, "--out", tmp_path / "graph.json")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "graph.json").read_bytes() == learned.read_bytes()
+    for expected in ("Learned by leave-one-out, 2 seeds, warm-up 2 steps, 8 runs", "Cost: 36 steps, 168 samples."):
+        assert expected in ran.out
+    other = [
+        "graph",
+        "--from",
+        learned,
+        "--edges",
+        "threshold:1.5",
+        "--off-diagonal",
+        0.5,
+        "--out",
+        tmp_path / "t.json",
+    ]
+    assert "edges threshold:1.5" in skillshard(*other).out
+    assert skillshard(*other).code == 0, "the same again is no error"
+    other[other.index("threshold:1.5")] = "relative"
+    assert "exists and holds something else" in skillshard(*other).sentence
+    shown = skillshard("graph", "show", learned, "--pictures", tmp_path / "pictures")
+    assert shown.code == 0 and "density" in shown.out
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"graph.png", "nodes.png"}
+
+
+def test_without_a_warm_start_a_new_model_is_warned_of(shards: ShardSet, tmp_path: Path) -> None:
+    ran = skillshard(
+        "graph", shards.root, "--steps", 1, "--window", 24, "--workers", 1, "--out", tmp_path / "graph.json"
+    )
+    assert ran.code == 0 and "note: without --warmup a new tiny model learns first what all texts share" in ran.err
+
+
+def test_matrices_from_elsewhere_become_graphs(tmp_path: Path) -> None:
+    matrix = [[1.0, 0.5, 0.0], [-0.25, 1.0, 0.1]]
+    np.save(tmp_path / "m.npy", np.array(matrix))
+    (tmp_path / "m.csv").write_text("from,a,b,exam\na,1.0,0.5,0\nb,-0.25,1.0,0.1\n")
+    (tmp_path / "m.json").write_text(
+        json.dumps({"a": {"a": 1, "b": 0.5, "exam": 0}, "b": {"b": 1, "a": -0.25, "exam": 0.1}})
+    )
+    (tmp_path / "bare.json").write_text(json.dumps(matrix))
+    (tmp_path / "rows.txt").write_text("a\nb\n")
+    (tmp_path / "columns.txt").write_text("a\nb\nexam\n")
+    names = ("--names", tmp_path / "rows.txt", "--eval-names", tmp_path / "columns.txt")
+    for name, given in (("m.npy", names), ("m.csv", ()), ("m.json", ()), ("bare.json", names)):
+        out = tmp_path / f"{name}.graph.json"
+        ran = skillshard("graph", "import", tmp_path / name, *given, "--out", out)
+        assert ran.code == 0, ran.err
+        graph = SkillGraph.open(out)
+        assert (graph.train_skills, graph.eval_skills, graph.edges.tolist()) == (("a", "b"), ("a", "b", "exam"), matrix)
+        assert "Given, not learned" in ran.out
+    again = import_graph(tmp_path / "m.csv.graph.json")
+    assert again.digest == SkillGraph.open(tmp_path / "m.npy.graph.json").digest
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("m.txt", b"1", "a matrix is read from .npy, .csv, .json"),
+        ("m.npy", b"not numpy", "holds no matrix of numbers"),
+        ("m.csv", b"x,a\na,one\n", "holds no matrix of numbers: could not convert string to float: 'one'"),
+        ("m.csv", b"x,a,b\na,1\n", "every line must have as many cells"),
+        ("m.json", b"[[1.0]]", "does not name its rows: give --names FILE"),
+        ("m.json", b'{"a": {"a": 1}, "b": {"c": 1}}', "every row must name the same columns"),
+        ("m.json", b"{", "holds no matrix of numbers"),
+        ("m.csv", b"", "holds no matrix of numbers"),
+    ],
+)
+def test_what_is_no_matrix_is_refused(name: str, content: bytes, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    ran = skillshard("graph", "import", tmp_path / name, "--out", tmp_path / "graph.json")
+    assert ran.code == 1 and sentence in ran.sentence
+    assert not (tmp_path / "graph.json").exists()
+
+
+def test_a_graph_that_was_given_has_no_losses_to_derive_from(tmp_path: Path) -> None:
+    SkillGraph.identity(("a", "b")).save(tmp_path / "graph.json")
+    ran = skillshard("graph", "--from", tmp_path / "graph.json", "--out", tmp_path / "other.json")
+    assert "was given, not learned" in ran.sentence
+
+
+def test_a_written_graph_comes_back(learned: Path, tmp_path: Path) -> None:
+    write_graph(read_graph(learned), tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == learned.read_bytes()

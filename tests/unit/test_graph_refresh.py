@@ -1,0 +1,64 @@
+"""A graph that is estimated during the run: found from probes, scaled, and used by SKILL-IT's rule."""
+
+import re
+
+import numpy as np
+import pytest
+
+from skillshard.errors import PolicyError
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.policies import NextRound, Observation, Policy, graph_refresh, skill_it
+
+SKILLS, EVALS, ROUND_DRAWS = ("add", "carry", "negate"), ("add", "exam"), 1000
+GIVEN = SkillGraph(SKILLS, EVALS, [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+PLANTED = np.array([[0.08, 0.03], [0.01, 0.06], [-0.02, 0.0]])
+START = np.array([3.0, 2.5])
+
+
+def train(policy: Policy, rounds: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Weights and losses of rounds in which each loss falls by the planted effects of what was drawn."""
+    skills = list(SKILLS)
+    state, losses, drawn = policy.init(skills, (100,) * 3), START.copy(), np.zeros(3)
+    state = policy.observe(
+        state, Observation(0, dict(zip(EVALS, losses, strict=True)), 0, dict.fromkeys(SKILLS, 0), -1)
+    )
+    weights, seen = [], [losses.copy()]
+    for number in range(rounds):
+        upcoming = NextRound(number, number * ROUND_DRAWS, ROUND_DRAWS, (100,) * 3, tuple(map(int, drawn)))
+        weights.append(policy.weights(state, upcoming))
+        counts = np.round(weights[-1] * ROUND_DRAWS)
+        drawn, losses = drawn + counts, losses - counts / counts.sum() @ PLANTED
+        seen.append(losses.copy())
+        told = {skill: int(count) for skill, count in zip(SKILLS, drawn, strict=True)}
+        state = policy.observe(
+            state, Observation(number + 1, dict(zip(EVALS, losses, strict=True)), int(drawn.sum()), told, number)
+        )
+    return weights, seen
+
+
+def test_a_planted_graph_is_found_by_the_probes_and_used_as_skill_it_uses_a_graph() -> None:
+    policy = graph_refresh(GIVEN, eta=0.5, period_rounds=8, sweeps=1, window=2)
+    weights, losses = train(policy, 12)
+    assert all(max(found) == pytest.approx(0.75) for found in weights[:3] + weights[8:11]), "probes"
+    by_hand = skill_it(SkillGraph(SKILLS, EVALS, PLANTED / PLANTED.max()), eta=0.5, window=2)
+    for number in (3, 5, 7, 11):
+        state = by_hand.init(SKILLS)
+        for step in (number - 1, number):
+            state = by_hand.observe(state, Observation(step, dict(zip(EVALS, losses[step], strict=True))))
+        assert weights[number] == pytest.approx(by_hand.weights(state), abs=1e-9)
+
+
+def test_until_the_first_estimate_and_without_positive_effects_the_given_graph_is_used() -> None:
+    plain, policy = skill_it(GIVEN, eta=0.5), graph_refresh(GIVEN, eta=0.5, period_rounds=8, sweeps=1)
+    upcoming = NextRound(4, 4000, ROUND_DRAWS, (100,) * 3, (1000, 1000, 2000))
+    assert policy.weights(policy.init(SKILLS), upcoming) == pytest.approx(plain.weights(plain.init(SKILLS)))
+    state = policy.init(SKILLS)
+    state["probing"]["graph"] = (-np.abs(PLANTED)).tolist()
+    assert policy.weights(state, upcoming) == pytest.approx(plain.weights(plain.init(SKILLS)))
+
+
+def test_probes_that_fill_the_period_and_other_skills_are_refused() -> None:
+    with pytest.raises(PolicyError, match=re.escape("give period_rounds of more than 12")):
+        graph_refresh(GIVEN, eta=0.5, period_rounds=12).init(SKILLS)
+    with pytest.raises(PolicyError, match="the graph's rows are not the skills of the mix"):
+        graph_refresh(GIVEN, eta=0.5, period_rounds=13).init(("add", "carry", "copy"))
