@@ -63,13 +63,13 @@ def mix(place: object, folder: Path, soft: int, hard: int, *cache: Path) -> "sub
 
 
 @pytest.mark.parametrize("soft", [128, 1024])
-def test_shards_of_any_number_of_skills_on_this_machine_need_no_open_files(
+def test_shards_of_any_number_of_skills_on_this_machine_leave_half_of_the_open_files_to_others(
     many: Path, tmp_path: Path, soft: int
 ) -> None:
     done = mix(many, tmp_path, soft, soft)
     assert done.returncode == 0, done.stderr
     num_open, limit = map(int, done.stdout.split())
-    assert limit == soft and num_open < 32
+    assert limit == soft and num_open <= soft // 2 + 8
 
 
 def test_shards_in_a_cache_stay_open_and_the_limit_is_raised_in_time(remote: str, tmp_path: Path) -> None:
