@@ -231,23 +231,25 @@ def _map_kept_open(descriptor: int) -> mmap.mmap:
 
 def _map(descriptor: int) -> mmap.mmap | memoryview:
     """A file in memory. Python's map is a little faster to cut; Arrow's takes no descriptor, for when few are left."""
-    if 2 * descriptor < resource.getrlimit(resource.RLIMIT_NOFILE)[0]:  # a new descriptor has the lowest free number
+    if 2 * _newest(descriptor) < resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     with pa.memory_map(f"/dev/fd/{descriptor}") as file:
         return memoryview(file.read_buffer())
 
 
 def _raise_limit_in_time(descriptor: int) -> None:
-    """Let this process have four times as many open files, or what its hard limit allows, once half of them are open.
-
-    A new descriptor has the lowest free number, which says how many there are.
-    """
-    newest = os.dup(descriptor)
-    os.close(newest)
+    """Let this process have four times as many open files, or what its hard limit allows, once half of them are open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard and soft != resource.RLIM_INFINITY and newest > soft // 2:
+    if soft != hard and soft != resource.RLIM_INFINITY and _newest(descriptor) > soft // 2:
         more = 4 * soft if hard == resource.RLIM_INFINITY else min(4 * soft, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+
+
+def _newest(descriptor: int) -> int:
+    """The number of a new descriptor: the lowest that is free, so it says how many there are."""
+    newest = os.dup(descriptor)
+    os.close(newest)
+    return newest
 
 
 def _num_lines(folder: str) -> int:
