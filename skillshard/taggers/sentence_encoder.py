@@ -151,10 +151,12 @@ def _device(asked: str | None) -> str:
 def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
     """The model, kept for the next call in this process."""
     import torch
+    from huggingface_hub.utils import logging as hub
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hub.set_verbosity_error()  # type: ignore[no-untyped-call]  # our one sentence says what its retries come to
     kwargs = {"dtype": getattr(torch, dtype)}
     try:
         try:  # what is on this machine needs no network

@@ -102,7 +102,7 @@ class Worker:
     def read_to(self, batch: int, monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
         """All its batches up to one, or to the first for which losses are missing: draw -> text."""
         seen: dict[int, str] = {}
-        monkeypatch.setattr(adapter, "get_worker_info", lambda: SimpleNamespace(num_workers=self.stride))
+        monkeypatch.setattr(adapter, "get_worker_info", lambda: SimpleNamespace(id=0, num_workers=self.stride, seed=0))
         while self.next <= batch and self._is_ready(end := (self.next + 1) * self.batch_size):
             items = self.dataset.__getitems__(list(range(end - self.batch_size, end)))
             seen |= {item["draw"]: item["text"] for item in items}
