@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, TokensError, name_some
 from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
-from skillshard.mixing.round_plan import Places, RoundPlan, joined, plan_round
+from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round
 from skillshard.mixing.rounds import ROUNDS_KEPT, EndOfStream, Rounds
 from skillshard.policies.policy import Policy
 from skillshard.shards.read import ShardSet
@@ -175,9 +175,8 @@ class Mixer:
     def cut(self, places: Places) -> Batch:
         """The texts of what another process of this machine found: their shards need not be checked again."""
         keys, which = np.unique(places.shards @ np.array([1 << 32, 1]), return_inverse=True)
-        data = [self._train[key >> 32].open_shard(key & 0xFFFFFFFF).data for key in keys.tolist()]
-        spans = zip(which.tolist(), places.start.tolist(), places.end.tolist(), strict=True)
-        texts = [str(data[at][start:end], "utf-8") for at, start, end in spans]
+        maps = Maps([self._train[key >> 32].open_shard(key & 0xFFFFFFFF).data for key in keys.tolist()])
+        texts = maps.texts(which, places.start, places.end)
         return Batch(places.draws, places.shards[:, 0], self.skills, texts)
 
     def batch(self, first: int, num: int) -> Batch:

@@ -63,6 +63,7 @@ class Rounds:
         self.digest = open_run(ledger, run)
         self._observations = ObservationLog(ledger)
         self._kept: dict[int, RoundRecord] = {}
+        self._digest_of_last = (-1, "")
         self._warned: set[str] = set()
         self._reporter: tuple[int, int] | None = None
 
@@ -77,6 +78,7 @@ class Rounds:
         aside = rewind(self.ledger, draw)
         self._observations = ObservationLog(self.ledger)  # another rank may have set aside what this one had read
         self._kept.clear()
+        self._digest_of_last = (-1, "")
         return aside
 
     def round(self, number: int) -> RoundRecord:
@@ -115,8 +117,10 @@ class Rounds:
 
     def _put(self, record: RoundRecord) -> RoundRecord:
         """Put a round, or read the one that another process put first."""
-        if self.ledger.put(round_name(record.round), record.to_bytes()):
+        data = record.to_bytes()
+        if self.ledger.put(round_name(record.round), data):
             self._keep(record)
+            self._digest_of_last = record.round, digest(data)
             return record
         known = self._known(record.round)
         if known is None:
@@ -155,8 +159,15 @@ class Rounds:
             num_observed=num_observed + len(observations),
             observations=[observation.draw for observation in observations],
             policy_state=state,
-            previous=self.digest if previous is None else digest(previous.to_bytes()),
+            previous=self._digest_of(previous),
         )
+
+    def _digest_of(self, previous: RoundRecord | None) -> str:
+        """What a round says of the one before it."""
+        if previous is None:
+            return self.digest
+        number, known = self._digest_of_last
+        return known if number == previous.round else digest(previous.to_bytes())
 
     def _upcoming(self, number: int, drawn: Int[np.ndarray, " skill"], previous: RoundRecord | None) -> NextRound:
         return NextRound(

@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 import numpy as np
@@ -188,9 +189,12 @@ def sizes(policy: str, num_samples: Sequence[int] | None) -> Float[np.ndarray, "
 
 def weights_of(policy: Policy, state: State, upcoming: NextRound | None) -> Float[np.ndarray, " train_skill"]:
     """A policy's weights of a round; a policy that does not look at the round may leave that argument out."""
-    if len(inspect.signature(policy.weights).parameters) == 1:
-        return policy.weights(state)
-    return policy.weights(state, upcoming)
+    return policy.weights(state, upcoming) if _looks_at_round(type(policy)) else policy.weights(state)
+
+
+@lru_cache
+def _looks_at_round(policy: type) -> bool:
+    return len(inspect.signature(policy.weights).parameters) > 2  # type: ignore[attr-defined]  # self, state, upcoming
 
 
 def known_round(name: str, upcoming: NextRound | None) -> NextRound:
