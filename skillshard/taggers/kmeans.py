@@ -106,7 +106,7 @@ def refuse_too_many(points: Float[np.ndarray, "point dim"], num_clusters: int) -
     if num_clusters > num_distinct:
         raise TagsError(
             f"--skills {num_clusters:,} is more than the {num_distinct:,} different samples of {len(points):,} (the others are the "
-            f"same to the encoder): give at most {num_distinct:,}, and 2 or more."
+            f"same to the encoder): {f'give at most {num_distinct:,}' if num_distinct > 1 else 'there is nothing to tell apart'}."
         )
 
 
