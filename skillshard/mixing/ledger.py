@@ -107,7 +107,10 @@ class Ledger(Protocol):
         """The names in a folder, sorted."""
 
     def set_aside(self, names: list[str]) -> str:
-        """Take names out of the ledger but keep them; where they are now."""
+        """Take names out of the ledger but keep them; where they are now.
+
+        The last goes first, so that a process that is killed leaves a ledger without holes.
+        """
 
 
 class DirectoryLedger:
@@ -156,7 +159,7 @@ class DirectoryLedger:
         aside = self.root / "aside"
         aside.mkdir(exist_ok=True)
         target = aside / f"{len(list(aside.iterdir())) + 1:04d}"
-        for name in names:
+        for name in reversed(names):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # another rank has just set it aside
                 os.replace(self.root / name, target / name)
@@ -261,12 +264,6 @@ class ObservationLog:
             for record in takewhile(lambda record: record.draw <= to_draw, records)
         ]
 
-    def names_after(self, draw: int) -> list[str]:
-        """The names of the observations at later draws."""
-        self._catch_up()
-        first = bisect.bisect_right(range(self._num), draw, key=lambda number: self._at(number).draw)
-        return [observation_name(number) for number in range(first, self._num)]
-
     def _find(self, draw: int) -> ObservationRecord | None:
         number = bisect.bisect_left(range(self._num), draw, key=lambda number: self._at(number).draw)
         record = self._at(number)
@@ -301,22 +298,38 @@ def wait_for(ready: Callable[[], bool], timeout_s: float) -> bool:
 def rewind(ledger: Ledger, draw: int) -> str | None:
     """Set aside what a run knew only after `draw`: later observations, and rounds decided with them.
 
+    Several ranks may do so at once: all that is later is gone when any of these calls returns.
+
     Returns:
         Where they are now; None if there was nothing.
     """
-    rounds = ledger.names("rounds")
-    first = bisect.bisect_right(rounds, draw, key=lambda name: _observed_to(ledger, name))
-    later = ObservationLog(ledger).names_after(draw) + rounds[first:]
+    observations = _newest(ledger, "observations", lambda name: _draw_of(ledger, name) > draw)
+    later = observations + _newest(ledger, "rounds", lambda name: _observed_to(ledger, name) > draw)
     return ledger.set_aside(later) if later else None
 
 
+def _newest(ledger: Ledger, folder: str, is_later: Callable[[str], bool]) -> list[str]:
+    """The newest names of a folder, back to the first that is not later."""
+    names = ledger.names(folder)
+    first = len(names)
+    while first and is_later(names[first - 1]):
+        first -= 1
+    return names[first:]
+
+
+def _draw_of(ledger: Ledger, name: str) -> int:
+    """The draw of an observation; beyond all for one that another rank has just set aside."""
+    record = read_record(ledger, name, ObservationRecord)
+    return sys.maxsize if record is None else record.draw
+
+
 def _observed_to(ledger: Ledger, name: str) -> int:
-    """The draw up to which a round knew losses; beyond all for one that a failure of power has cut."""
+    """The draw up to which a round knew losses; beyond all for one just set aside, or cut by a failure of power."""
     try:
         record = read_record(ledger, name, RoundRecord)
     except LedgerError:
         return sys.maxsize
-    return -1 if record is None else record.observed_to
+    return sys.maxsize if record is None else record.observed_to
 
 
 def available_draws(

@@ -1,0 +1,258 @@
+"""`skillshard graph`: learn, derive, show, import."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from skillshard.cli.bars import Bars
+from skillshard.cli.options import RayAddress, Workers, parse_duration
+from skillshard.errors import SkillshardError
+
+
+class _Graphs(typer.core.TyperGroup):
+    """`graph SHARDS ...` learns and `graph --from FILE ...` derives, without saying so; a directory called 'show' is ./show."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["derive" if any(arg.split("=")[0] == "--from" for arg in args) else "learn", *args]
+        return super().parse_args(ctx, args)
+
+
+graphs = typer.Typer(
+    cls=_Graphs,
+    help="The skills graph. 'graph SHARDS ...' is 'graph learn', 'graph --from FILE ...' is 'graph derive'.",
+    no_args_is_help=True,
+)
+
+EdgesOption = Annotated[
+    str, typer.Option("--edges", help="absolute (nats), relative (to the loss at the start) or threshold:LOSS.")
+]
+AverageOption = Annotated[
+    str | None,
+    typer.Option("--average", help="'end' of a run or 'curve'; by default the end, and for leave-one-out the curve."),
+]
+OffDiagonal = Annotated[
+    float | None,
+    typer.Option("--off-diagonal", help="1 on the diagonal, the strongest other edge this; as measured without it."),
+]
+Clamp = Annotated[
+    bool,
+    typer.Option("--clamp/--keep-negative", help="Negative edges become 0, as in the paper's algorithms, or stay."),
+]
+DropUncertain = Annotated[
+    bool, typer.Option("--drop-uncertain", help="Edges that cannot be told from 0 over the seeds become 0.")
+]
+GraphOut = Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON file to write.")]
+
+
+@graphs.command("learn")
+def learn_graph(
+    shards: Annotated[str, typer.Argument(metavar="SHARDS", help="A shard set: its skills are the rows.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of each run, H.")],
+    out: GraphOut,
+    method: Annotated[
+        str,
+        typer.Option("--method", help="linear, brute-force or leave-one-out; see docs/design/0010-graph-learning.md."),
+    ] = "linear",
+    warmup: Annotated[
+        int,
+        typer.Option("--warmup", min=0, help="Stratified steps before every run, taken once for each seed and kept."),
+    ] = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each kind; standard errors from 2 on.")] = 1,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="Fine-tuning: a skill whose loss counts; all without it.")
+    ] = None,
+    eval_shards: Annotated[
+        str | None, typer.Option("--eval", help="Out of domain: another shard set, whose holdout is measured.")
+    ] = None,
+    edges: EdgesOption = "absolute",
+    average: AverageOption = None,
+    off_diagonal: OffDiagonal = None,
+    clamp: Clamp = True,
+    drop_uncertain: DropUncertain = False,
+    proxy: Annotated[
+        str,
+        typer.Option(
+            "--proxy", help="'tiny', 'small', or a directory: any Hugging Face causal model and its tokenizer."
+        ),
+    ] = "tiny",
+    window: Annotated[
+        int, typer.Option("--window", help="Tokens read of a text (bytes, but with --proxy PATH).")
+    ] = 128,
+    segment_at: Annotated[
+        str | None,
+        typer.Option("--segment-at", help="Characters that end a segment; one position each, the answer is predicted."),
+    ] = None,
+    answer_after: Annotated[
+        str | None, typer.Option("--answer-after", help="Only what follows the last of these in a text is predicted.")
+    ] = None,
+    unordered: Annotated[bool, typer.Option("--unordered", help="The order of the segments means nothing.")] = False,
+    batch_size: Annotated[
+        int,
+        typer.Option("--batch-size", min=1, help="Samples of a step, rounded up so that the skills share it evenly."),
+    ] = 64,
+    lr: Annotated[float, typer.Option("--lr", help="Highest learning rate.")] = 1e-3,
+    eval_every: Annotated[
+        int | None, typer.Option("--eval-every", min=1, help="Steps between measurements, h; a tenth of --steps.")
+    ] = None,
+    eval_samples: Annotated[
+        int, typer.Option("--eval-samples", min=1, help="Held-out samples of each skill, at most.")
+    ] = 100,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Training samples of each skill, at most.")] = 20_000,
+    for_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--for-steps", min=1, help="Length of the run that the graph is for: schedule, and share of its cost."
+        ),
+    ] = None,
+    settle: Annotated[
+        float | None, typer.Option("--settle", help="End a run once no loss moves by more nats over four measurements.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Begin nothing that will take longer: 90s, 30m, 2h.")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Directory of runs and warm starts, kept; beside --out by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The first of the seeds.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the products: auto, float32 or bfloat16.")] = "auto",
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+) -> None:
+    """Learn from short runs of a small model which skill helps which."""
+    from skillshard.execution import Where
+    from skillshard.graph.learn import learn_graph as learn
+    from skillshard.graph.plan import parse_method
+    from skillshard.report.graphs import show_graph
+    from skillshard.shards.read import ShardSet
+
+    if warmup == 0 and proxy in ("tiny", "small"):
+        typer.echo(
+            f"note: without --warmup a new {proxy} model learns first what all texts share, and the edges will mostly tell that.",
+            err=True,
+        )
+    with Bars() as bars:
+        learn(
+            ShardSet.open(shards),
+            out,
+            method=parse_method(method),
+            steps=steps,
+            rule=_edge_rule(edges, average, off_diagonal, clamp, drop_uncertain, parse_method(method)),
+            warmup_steps=warmup,
+            num_seeds=seeds,
+            targets=target or (),
+            eval_shards=None if eval_shards is None else ShardSet.open(eval_shards),
+            proxy=proxy,
+            window=window,
+            segment_at=segment_at,
+            answer_after=answer_after,
+            ordered=not unordered,
+            batch_size=batch_size,
+            lr=lr,
+            eval_every=eval_every,
+            eval_samples=eval_samples,
+            samples=samples,
+            for_steps=for_steps,
+            settle=settle,
+            budget_s=None if budget is None else parse_duration(budget, "--budget"),
+            seed=seed,
+            device=device,
+            precision=dtype,
+            runs=runs,
+            where=Where(workers, ray_address),
+            on_estimate=lambda sentence: typer.echo(sentence, err=True),
+            on_stage=bars.stage,
+        )
+    show_graph(out)
+
+
+@graphs.command("derive")
+def derive_graph(
+    source: Annotated[Path, typer.Option("--from", help="A learned graph, with its losses.")],
+    out: GraphOut,
+    edges: EdgesOption = "absolute",
+    average: AverageOption = None,
+    off_diagonal: OffDiagonal = None,
+    clamp: Clamp = True,
+    drop_uncertain: DropUncertain = False,
+) -> None:
+    """Another definition of the edges of a learned graph, without training."""
+    from skillshard.graph.derive import derive_again
+    from skillshard.graph.skill_graph import read_graph, write_graph
+    from skillshard.report.graphs import show_graph
+
+    graph = read_graph(source)
+    method = "linear" if graph.learned is None else graph.learned.method
+    rule = _edge_rule(edges, average, off_diagonal, clamp, drop_uncertain, method)
+    _write_new(out, lambda place: write_graph(derive_again(graph, rule=rule, name=str(source)), place))
+    show_graph(out)
+
+
+@graphs.command("show")
+def show_graph_file(
+    graph: Annotated[Path, typer.Argument(metavar="FILE", help="A graph.")],
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Directory for a heat map and a picture of nodes and arrows.")
+    ] = None,
+) -> None:
+    """Show a graph: its edges, how dense it is, and what follows."""
+    from skillshard.report.graphs import show_graph
+
+    show_graph(graph, pictures=pictures)
+
+
+@graphs.command("import")
+def import_graph_file(
+    matrix: Annotated[Path, typer.Argument(metavar="FILE", help="A matrix: .npy, .csv or .json; rows are trained on.")],
+    out: GraphOut,
+    names: Annotated[
+        Path | None,
+        typer.Option("--names", help="Text file: names of the rows, and of the columns if these are as many."),
+    ] = None,
+    eval_names: Annotated[Path | None, typer.Option("--eval-names", help="Text file: names of the columns.")] = None,
+) -> None:
+    """Make a graph of a matrix from elsewhere."""
+    from skillshard.graph.imported import import_graph, read_names
+    from skillshard.report.graphs import show_graph
+
+    graph = import_graph(
+        matrix,
+        train_skills=() if names is None else read_names(names),
+        eval_skills=() if eval_names is None else read_names(eval_names),
+    )
+    _write_new(out, graph.save)
+    show_graph(out)
+
+
+def _write_new(out: Path, write: Callable[[Path], None]) -> None:
+    """Write a file, unless another one is there."""
+    if not out.exists():
+        write(out)
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "new")
+        if (Path(folder) / "new").read_bytes() != out.read_bytes():
+            raise SkillshardError(f"{out} exists and holds something else. Choose another --out, or remove it.")
+
+
+def _edge_rule(
+    edges: str, average: str | None, off_diagonal: float | None, clamp: bool, drop_uncertain: bool, method: str
+) -> Any:
+    from skillshard.graph.edges import EdgeRule, parse_edges, usual_average
+
+    if average not in (None, "end", "curve"):
+        raise typer.BadParameter(f"{average!r}: give 'end' or 'curve'.", param_hint="--average")
+    unit, threshold = parse_edges(edges)
+    return EdgeRule(
+        unit,
+        threshold,
+        average or usual_average(method),  # type: ignore[arg-type]  # checked above and by the callers
+        clamp=clamp,
+        off_diagonal=off_diagonal,
+        drop_uncertain=drop_uncertain,
+    )

@@ -1,0 +1,148 @@
+"""What several verbs take, and how it is read."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 1 << 10,
+    "MIB": 1 << 20,
+    "GIB": 1 << 30,
+}
+
+
+def parse_size(text: str, option: str | None = None) -> int:
+    """A size in bytes; `option` is named where it is none.
+
+    >>> parse_size("8MB"), parse_size("64 MiB"), parse_size("1000")
+    (8000000, 67108864, 1000)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    num_bytes = int(float(match[1]) * _UNITS.get(match[2].upper(), 0)) if match else 0
+    if num_bytes < 1:
+        raise typer.BadParameter(
+            f"{text!r} is no size: give a positive number and a unit, such as 8MB, 64MiB or 1GB.", param_hint=option
+        )
+    return num_bytes
+
+
+def parse_proportions(text: str) -> Literal["natural", "uniform"] | tuple[int, ...]:
+    """
+    >>> parse_proportions("natural"), parse_proportions("1:2:4")
+    ('natural', (1, 2, 4))
+    """
+    if text in ("natural", "uniform"):
+        return text  # type: ignore[return-value]  # one of the two
+    if not re.fullmatch(r"\d+(:\d+)*", text):
+        raise typer.BadParameter(
+            f"{text!r}: give 'natural', 'uniform' or numbers such as 1:2:4.", param_hint="--proportions"
+        )
+    return tuple(int(number) for number in text.split(":"))
+
+
+def parse_duration(text: str, option: str | None = None) -> float:
+    """Seconds; `option` is named where it is no duration.
+
+    >>> parse_duration("90s"), parse_duration("30m"), parse_duration("1.5h")
+    (90.0, 1800.0, 5400.0)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", text)
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise typer.BadParameter(
+            f"{text!r} is no duration: give a number and s, m or h, such as 90s or 30m.", param_hint=option
+        )
+    return seconds
+
+
+CorpusPlaces = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CORPUS...", help="Directories, globs or files (jsonl, jsonl.gz, jsonl.zst, parquet, arrow, tar)."
+    ),
+]
+
+
+def parse_out(text: str) -> Path:
+    """A directory to write to: on this machine, or one that all nodes share."""
+    if "://" in text:
+        raise typer.BadParameter(
+            f"{text} is remote: this version reads remote places and writes to directories. Write to a directory, and copy it there "
+            f"with the store's own tool (manifest.json last).",
+            param_hint="--out",
+        )
+    return Path(text)
+
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        parser=parse_out,
+        metavar="DIRECTORY",
+        help="Directory to write; the same command again goes on, or finds it finished.",
+    ),
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; all CPUs by default.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray-address", help="Run on Ray: 'local', 'auto' or an address. Without it: a local process pool."),
+]
+OnBadSample = Annotated[
+    str, typer.Option("--on-bad-sample", help="'stop' with an error, or 'set-aside' in OUT/rejected with the reason.")
+]
+
+Artefact = Annotated[
+    str,
+    typer.Argument(
+        metavar="ARTEFACT",
+        help="Tags, shards, token counts or a run's ledger: a directory; of shards also a URI (s3://, gs://, http://).",
+    ),
+]
+ShardsPlace = Annotated[
+    str, typer.Argument(metavar="SHARDS", help="A shard set: a directory or a URI (s3://, gs://, http://).")
+]
+CachePlace = Annotated[
+    Path | None, typer.Option("--cache", help="Directory for remote shards; without it they are fetched and not kept.")
+]
+CacheSize = Annotated[
+    str | None, typer.Option("--cache-size", help="Limit of what is kept there, such as 50GB; the disk's without it.")
+]
+
+
+def parse_skills(text: str) -> int | Literal["auto"]:
+    """
+    >>> parse_skills("auto"), parse_skills("9")
+    ('auto', 9)
+    """
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"-?\d+", text):
+        raise typer.BadParameter(f"{text!r}: give a number, or 'auto'.", param_hint="--skills")
+    return int(text)
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """
+    >>> parse_range("2:64")
+    (2, 64)
+    """
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match:
+        raise typer.BadParameter(f"{text!r}: give the least and the most, such as 2:64.", param_hint="--skills-range")
+    return int(match[1]), int(match[2])
+
+
+def refuse_strangers(options: dict[str, Any], why: str) -> None:
+    """A usage error for the first option that was given and does not belong here."""
+    for name, value in options.items():
+        if value is not None and value != []:
+            raise typer.BadParameter(f"{name} {why}.", param_hint=name)

@@ -1,0 +1,81 @@
+"""`skillshard shard` and `tokens`: what a trainer reads."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skillshard.cli.bars import Bars
+from skillshard.cli.options import (
+    CachePlace,
+    CacheSize,
+    CorpusPlaces,
+    Out,
+    RayAddress,
+    ShardsPlace,
+    Workers,
+    parse_size,
+)
+
+
+def shard(
+    corpus: CorpusPlaces,
+    tags: Annotated[Path, typer.Option("--tags", help="Tags of this corpus, from 'skillshard tag'.")],
+    out: Out,
+    shard_size: Annotated[str, typer.Option("--shard-size", help="Size of a shard to aim at.")] = "64MB",
+    holdout: Annotated[float, typer.Option("--holdout", help="Share of each skill kept for measuring losses.")] = 0.01,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+) -> None:
+    """Write a tagged corpus as per-skill WebDataset shards."""
+    from skillshard.corpus import Corpus
+    from skillshard.execution import Where
+    from skillshard.report.text import show_shards
+    from skillshard.shards.read import ShardSet
+    from skillshard.shards.write import write_shards
+    from skillshard.tags import Tags
+
+    if not 0 <= holdout < 1:
+        raise typer.BadParameter(f"{holdout} is no share: give a number from 0 to below 1.", param_hint="--holdout")
+    with Bars() as bars:
+        write_shards(
+            Corpus.open(corpus),
+            Tags.open(tags),
+            out,
+            shard_bytes=parse_size(shard_size, "--shard-size"),
+            holdout=holdout,
+            where=Where(workers, ray_address),
+            on_stage=bars.stage,
+        )
+    show_shards(ShardSet.open(out))
+
+
+def tokens(
+    shards: ShardsPlace,
+    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="A tokenizer.json of Hugging Face's tokenizers.")],
+    out: Out,
+    special_tokens: Annotated[
+        bool, typer.Option("--special-tokens", help="Add the tokenizer's special tokens to each sample.")
+    ] = False,
+    cache: CachePlace = None,
+    cache_size: CacheSize = None,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+) -> None:
+    """Count the tokens of every sample: for weights in tokens, and for packing."""
+    from skillshard.execution import Where
+    from skillshard.report.text import show_tokens
+    from skillshard.shards.read import ShardSet
+    from skillshard.shards.tokens import count_tokens
+
+    cache_bytes = None if cache_size is None else parse_size(cache_size, "--cache-size")
+    with Bars() as bars:
+        counts = count_tokens(
+            ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes),
+            tokenizer,
+            out,
+            special_tokens=special_tokens,
+            where=Where(workers, ray_address),
+            on_stage=bars.stage,
+        )
+    show_tokens(counts)

@@ -1,0 +1,50 @@
+"""`skillshard inspect` and `verify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skillshard.cli.options import Artefact, refuse_strangers
+
+
+def inspect(
+    place: Artefact,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            help="Tags: how well they agree with a metadata field, or with other tags.",
+            metavar="FIELD|TAGS",
+        ),
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option("--corpus", help="The corpus, to read the field from; only where tags do not keep it."),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Tags: directory for pictures of sizes, map and agreement.")
+    ] = None,
+) -> None:
+    """Show what an artefact holds."""
+    from skillshard.report.text import show
+
+    if against is None and pictures is None:
+        refuse_strangers({"--corpus": corpus}, "is where --against reads a field from: give --against FIELD")
+        show(place)
+        return
+    from skillshard.report.clusters import show_clusters
+
+    show_clusters(place, against=against, corpus=corpus, pictures=pictures)
+
+
+def verify(place: Artefact) -> None:
+    """Read every byte of an artefact and compare it with its manifest; exit 1 if anything is wrong."""
+    from skillshard.report.text import verify as find_faults
+
+    faults, summary = find_faults(place)
+    for fault in faults:
+        typer.echo(f"error: {fault}", err=True)
+    if faults:
+        raise typer.Exit(1)
+    typer.echo(summary)
