@@ -249,12 +249,13 @@ class Mixer:
 
         Args:
             step: optimizer steps taken.
-            losses: nats per token; exactly the policy's evaluation skills (the training skills if it names none).
+            losses: nats per token of the policy's evaluation skills (the training skills if it names none): of all of them, or,
+                where the policy's `may_miss_losses` says so, of at least one (static policies, `odm`, `exp3`, `ado`).
             draw: samples seen when they were measured; `step * step_draws` if the mixer knows `step_draws` (counted
                 from the last resume, so that it may change between runs).
 
         Raises:
-            ObservationError: unknown or missing skills, values that are not finite numbers >= 0, other losses at this
+            ObservationError: unknown or missing skills, no losses at all, values that are not finite numbers >= 0, other losses at this
                 draw already, or losses of a later draw.
         """
         self._rounds.report(step, self._draw_of(step) if draw is None else draw, losses)

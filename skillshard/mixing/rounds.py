@@ -69,7 +69,8 @@ class Rounds:
 
     def report(self, step: int, draw: int, losses: Mapping[str, Any]) -> None:
         """Record an observation; ObservationError as `Mixer.report`."""
-        values = check_losses(losses, self.policy.eval_skills or tuple(self.run.skills), step=step)
+        named = self.policy.eval_skills or tuple(self.run.skills)
+        values = check_losses(losses, named, step=step, may_miss=self.policy.may_miss_losses)
         self._observations.put(ObservationRecord(step=step, draw=draw, losses=values))
         self._reporter = _here()
 

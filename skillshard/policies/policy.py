@@ -76,11 +76,15 @@ class Policy(Protocol):
 
     @property
     def eval_skills(self) -> tuple[str, ...] | None:
-        """The skills that every observation must name; None: the training skills."""
+        """The skills whose losses it reads; None: the training skills."""
 
     @property
     def reads_losses(self) -> bool:
         """Whether weights depend on observations. If not, no round ever waits for one."""
+
+    @property
+    def may_miss_losses(self) -> bool:
+        """Whether an observation may name a part of the evaluation skills (at least one). If not, it names them all."""
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         """The state before any observation; PolicyError if the policy does not fit these training skills."""
@@ -140,6 +144,10 @@ class Static(abc.ABC):
     def reads_losses(self) -> bool:
         return False
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return True
+
     @abc.abstractmethod
     def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> Sequence[float]:
         """The weights."""
@@ -164,6 +172,10 @@ class Online(abc.ABC):
     @property
     def reads_losses(self) -> bool:
         return True
+
+    @property
+    def may_miss_losses(self) -> bool:
+        return False
 
     @abc.abstractmethod
     def observe(self, state: State, observation: Observation) -> State:
@@ -238,11 +250,14 @@ def check_losses(
 ) -> dict[str, float]:
     """Losses as floats in the order of the evaluation skills, which they must name exactly; finite numbers >= 0.
 
-    Numbers of NumPy and one-element tensors will do. With `may_miss`, skills may be missing (training losses of a batch
-    that has no sample of them).
+    Numbers of NumPy and one-element tensors will do. With `may_miss`, skills may be missing, but not all (training losses of
+    a batch that has no sample of them).
 
     Raises:
         ObservationError: names every unknown and missing skill, and every bad value.
+
+    >>> check_losses({"carry": 2}, ("add", "carry"), step=8, may_miss=True)
+    {'carry': 2.0}
     """
     unknown = [f"{name!r}{did_you_mean(name, eval_skills)}" for name in losses if name not in eval_skills]
     missing = [] if may_miss else [name for name in eval_skills if name not in losses]
@@ -251,7 +266,12 @@ def check_losses(
         parts += [f"missing {name_some(repr(name) for name in missing)}"] if missing else []
         raise ObservationError(
             f"losses at step {step} do not name the evaluation skills: {'; '.join(parts)}. "
-            f"Report exactly these {len(eval_skills)}: {name_some(eval_skills, 30)}."
+            f"Report {'some of' if may_miss else 'exactly'} these {len(eval_skills)}: {name_some(eval_skills, 30)}."
+        )
+    if not losses:
+        raise ObservationError(
+            f"losses at step {step} name no skill at all. Report at least one of these {len(eval_skills)}: "
+            f"{name_some(eval_skills, 30)}; or nothing, where nothing was measured."
         )
     bad = [
         f"{name} is {value}"

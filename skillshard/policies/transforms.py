@@ -50,6 +50,10 @@ class Chain:
     def reads_losses(self) -> bool:
         return self.policy.reads_losses
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return self.policy.may_miss_losses
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         state = self.policy.init(skills, num_samples)
         counts = (1,) * len(skills) if num_samples is None else tuple(int(count) for count in num_samples)

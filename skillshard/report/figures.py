@@ -22,7 +22,8 @@ class History:
 
     Attributes:
         draws: of each observation.
-        losses: nats per token.
+        eval_skills: all that any observation names.
+        losses: nats per token; NaN where an observation does not name the skill.
         first_draws: of each round.
     """
 
@@ -45,8 +46,8 @@ def history(ledger: Ledger) -> History:
     rounds = [read_record(ledger, name, RoundRecord) for name in ledger.names("rounds")]
     observations = [record for record in seen if record is not None]
     decided = [record for record in rounds if record is not None]
-    eval_skills = tuple(observations[0].losses) if observations else ()
-    losses = [[record.losses[skill] for skill in eval_skills] for record in observations]
+    eval_skills = tuple(dict.fromkeys(skill for record in observations for skill in record.losses))
+    losses = [[record.losses.get(skill, np.nan) for skill in eval_skills] for record in observations]
     return History(
         skills=tuple(run.skills),
         eval_skills=eval_skills,
@@ -70,10 +71,12 @@ def draw_runs(runs: Mapping[str, History], place: str | os.PathLike[str], *, tit
     for column, (name, run) in enumerate(runs.items()):
         above, below = axes[0, column], axes[1, column]
         for at, skill in enumerate(run.eval_skills):
-            above.plot(
-                run.draws, np.maximum(run.losses[:, at], LOSS_FLOOR), label=skill, color=f"C{at % 10}", linewidth=1.2
-            )
-        above.plot(run.draws, np.maximum(run.losses.mean(axis=1), LOSS_FLOOR), label="mean", color="black", linewidth=2)
+            there = np.isfinite(run.losses[:, at])
+            shown = np.maximum(run.losses[there, at], LOSS_FLOOR)
+            above.plot(run.draws[there], shown, label=skill, color=f"C{at % 10}", linewidth=1.2)
+        whole = np.isfinite(run.losses).all(axis=1)  # a mean over other skills each time would be no curve
+        shown = np.maximum(run.losses[whole].mean(axis=1), LOSS_FLOOR)
+        above.plot(run.draws[whole], shown, label="mean", color="black", linewidth=2)
         edges = np.append(run.first_draws, run.first_draws[-1:] + run.round_draws)
         for at, skill in enumerate(run.skills):
             below.stairs(run.weights[:, at], edges, label=skill, color=f"C{at % 10}", linewidth=1.6, baseline=None)
