@@ -93,7 +93,7 @@ class Mixer:
             weight, and the stream ends with the last one. "cap:N": the same after N epochs.
         unit: what the policy's weights are shares of. "tokens": a skill of long samples gets fewer draws, so that the shares hold in
             tokens, over whole epochs exactly and within a round in expectation; `proportional` then follows the skills' numbers of
-            tokens. Rounds, draws and epochs still count samples.
+            tokens. Rounds, draws and epochs still count samples; policies are told of sizes and of what was drawn in tokens.
         tokens: token counts of these shards, for unit="tokens".
 
     Warns:

@@ -30,7 +30,8 @@ class Observation:
         step: optimizer steps taken when the model was measured.
         draw: samples of the mixed stream that the model had seen then.
         losses: evaluation skill -> loss in nats per token.
-        drawn: training skill -> how many of those `draw` samples were of it; empty where nobody counted.
+        drawn: training skill -> how many of those `draw` samples were of it, or, where the run's weights count tokens, about how
+            many tokens those had; empty where nobody counted.
         round: the round of the last of those samples; -1 before the first one, and where nobody counted.
     """
 
@@ -45,12 +46,14 @@ class Observation:
 class NextRound:
     """What is known of a round before it is decided; all of it stands in the ledger.
 
+    Positions are draws. What is told of each skill is in the unit of the run's weights: samples, or tokens.
+
     Attributes:
         number: 0, 1, 2, ...
         first_draw: position of its first draw in the stream.
         num_draws: draws it is to have.
-        num_samples: samples of each training skill, in the order of the skills.
-        drawn: draws of each training skill in all rounds before.
+        num_samples: samples (or tokens) of each training skill, in the order of the skills.
+        drawn: samples (or about how many tokens) of each training skill were drawn in all rounds before.
         weights_before: weights of the round before; None for round 0.
     """
 
@@ -87,7 +90,10 @@ class Policy(Protocol):
         """Whether an observation may name a part of the evaluation skills (at least one). If not, it names them all."""
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        """The state before any observation; PolicyError if the policy does not fit these training skills."""
+        """The state before any observation; PolicyError if the policy does not fit these training skills.
+
+        `num_samples` is the size of each in the unit of the run's weights: samples, or tokens.
+        """
 
     def observe(self, state: State, observation: Observation) -> State:
         """The state after one more observation; the given state is left as it is."""
