@@ -72,12 +72,17 @@ def read_runs(place: str | os.PathLike[str]) -> Runs:
     Raises:
         FitError: nothing is there, or a run is not what it should be; names file and run.
     """
-    text = os.fspath(place)
-    files = [text] if text.endswith((".json", ".csv")) else _files_in(text)
+    found = read_finished(os.fspath(place))
+    return make_runs([run.weights for _, run in found], [run.losses for _, run in found], [where for where, _ in found])
+
+
+def read_finished(place: str) -> list[tuple[str, FinishedRun]]:
+    """The runs of a JSON or CSV file, or of a directory of them, each with the words that name it in an error."""
+    files = [place] if place.endswith((".json", ".csv")) else _files_in(place)
     found = [(f"{file}, run {number}", run) for file in files for number, run in enumerate(_read(file))]
     if not found:
-        raise FitError(f"{text} holds no runs: give a .json or .csv file of finished runs, or a directory of them.")
-    return make_runs([run.weights for _, run in found], [run.losses for _, run in found], [where for where, _ in found])
+        raise FitError(f"{place} holds no runs: give a .json or .csv file of finished runs, or a directory of them.")
+    return found
 
 
 def make_runs(
