@@ -70,8 +70,7 @@ def fit(
         list[str],
         typer.Argument(
             metavar="RUNS...",
-            help="Finished runs: .json or .csv files or directories of them, each a mixture and the losses it ended with; or the ledgers of "
-            "runs, such as runs/*.",
+            help="Finished runs, each a mixture and the losses it ended with: the ledgers of runs, .json or .csv files, or directories of them.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Write the proposal to this JSON file.")] = None,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from skillshard import storage
 from skillshard.errors import FitError
-from skillshard.fitting.runs import FinishedRun, Runs, make_runs, read_finished
+from skillshard.fitting.runs import FILES, FinishedRun, Runs, files_of_runs, make_runs, read_finished
 from skillshard.mixing.ledger import (
     DirectoryLedger,
     Ledger,
@@ -23,19 +23,19 @@ from skillshard.mixing.ledger import (
 
 
 def gather_runs(places: Sequence[str]) -> Runs:
-    """Runs from ledgers' directories, files and directories of files (as `read_runs`), together.
+    """Runs from ledgers' directories, from JSON and CSV files (as `read_runs`) and from directories of both, together.
 
     Raises:
         FitError: a place holds no run; a run is not what it should be, names place and run; the ledgers' last losses are of
             different draws, or their weights count different things.
     """
-    ledgers = {place: DirectoryLedger(place) for place in places if _is_ledger(place)}
-    told = {place: _ending(ledger) for place, ledger in ledgers.items()}
-    _refuse_unlike(told)
+    parts = [part for place in places for part in _parts(place)]
+    ledgers = {part: DirectoryLedger(part) for part in parts if not part.endswith(FILES)}
+    _refuse_unlike({part: _ending(ledger) for part, ledger in ledgers.items()})
     found = [
         named
-        for place in places
-        for named in ([(place, finished_run(ledgers[place]))] if place in ledgers else read_finished(place))
+        for part in parts
+        for named in ([(part, finished_run(ledgers[part]))] if part in ledgers else read_finished(part))
     ]
     return make_runs([run.weights for _, run in found], [run.losses for _, run in found], [name for name, _ in found])
 
@@ -59,12 +59,22 @@ def finished_run(ledger: Ledger) -> FinishedRun:
     return FinishedRun(weights=dict(zip(run.skills, map(float, drawn), strict=True)), losses=last.losses)
 
 
-def _is_ledger(place: str) -> bool:
-    """Whether a directory is a run's; a file of finished runs may be called run.json, too."""
-    there = storage.join(place, "run.json")
-    if place.endswith((".json", ".csv")) or not storage.exists(there):
-        return False
-    found = storage.read_json(there)
+def _parts(place: str) -> list[str]:
+    """The ledgers and the files of runs in a place; a file of finished runs may be called run.json, too."""
+    if place.endswith(FILES):
+        return [place]
+    begun = [file.place for file in storage.list_files(place, "run.json") if _is_of_a_ledger(file.place)]
+    ledgers = [file.removesuffix("/run.json") for file in begun]
+    files = [file for file in files_of_runs(place) if not any(file.startswith(f"{ledger}/") for ledger in ledgers)]
+    if not ledgers and not files:
+        raise FitError(
+            f"{place} holds no runs: give the ledgers of runs, .json or .csv files of finished runs, or a directory of them."
+        )
+    return ledgers + files
+
+
+def _is_of_a_ledger(file: str) -> bool:
+    found = storage.read_json(file)
     return isinstance(found, dict) and str(found.get("schema")).startswith("skillshard/run/")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -239,15 +240,27 @@ def test_the_mean_mixture_of_a_run_with_live_weights_counts_what_was_drawn(shard
 
 def test_fit_reads_ledgers_and_files_together(shards: ShardSet, tmp_path: Path) -> None:
     mixtures = np.random.default_rng(5).dirichlet([1.0, 1.0, 1.0], size=8)
-    ledgers = [a_run(shards, tmp_path / f"run-{at}", mixture).ledger for at, mixture in enumerate(mixtures.tolist())]
+    ledgers = [
+        a_run(shards, tmp_path / "runs" / f"{at}", mixture).ledger for at, mixture in enumerate(mixtures.tolist())
+    ]
     pairs = [finished_run(ledger).model_dump() for ledger in ledgers]
-    (tmp_path / "three.json").write_text(json.dumps({"schema": "skillshard/runs/1", "runs": pairs[5:]}))
-    places = [*(str(tmp_path / f"run-{at}") for at in range(5)), str(tmp_path / "three.json")]
+    for at in (5, 6, 7):
+        shutil.rmtree(tmp_path / "runs" / f"{at}")
+    (tmp_path / "runs" / "three.json").write_text(json.dumps({"schema": "skillshard/runs/1", "runs": pairs[5:]}))
+    places = [*(str(tmp_path / "runs" / f"{at}") for at in range(5)), str(tmp_path / "runs" / "three.json")]
     code, text, err = skillshard("fit", *places, "--out", str(tmp_path / "fit.json"))
     assert code == 0, err
     assert "mean loss expected" in text
     expected = propose_weights(make_runs([run["weights"] for run in pairs], [run["losses"] for run in pairs]))
     assert (tmp_path / "fit.json").read_bytes() == expected.to_bytes()
+    together = gather_runs([str(tmp_path / "runs")])
+    assert len(together) == 8
+    np.testing.assert_array_equal(together.weights, gather_runs([f"{places[0]}/", *places[1:]]).weights)
+
+
+def test_a_directory_without_runs_gets_one_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FitError, match=r"holds no runs: give the ledgers of runs, \.json or \.csv files"):
+        gather_runs([str(tmp_path)])
 
 
 def no_losses(shards: ShardSet, folder: Path) -> None:
