@@ -1,0 +1,304 @@
+"""Units of work: the shards of a setting and seed, its learned graphs, its trainings. Each leaves one record and can be repeated.
+
+    WORK/SETTING/SEED/shards, eval (out of domain), graphs/METHOD.json, runs/METHOD (the ledger)
+    WORK/records/*.json
+
+A seed is another corpus (not of real text), other graphs and other trainings. Trainings of a seed differ in their
+weights alone: the same first model, the same stream within each skill.
+"""
+
+import gzip
+import io
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence.methods import graph_of, names_of, policy_of, round_steps
+from benchmarks.evidence.settings import LEARNING_RATE, SETTINGS, Setting, sized
+
+CORPORA = Path(__file__).parents[3] / "shared" / "corpora"
+SKILL_FIELD = {"sources": "source", "instructions": "category"}
+SIZES = {"tiny": None, "125m": {"layers": 12, "dim": 768, "heads": 12}}
+"""Of the model: the small proxy, or the size of the paper's GPT-Neo."""
+
+
+def place_of(work: Path, name: str, seed: int) -> Path:
+    return work / name.replace(" ", "-").replace(":", "").replace(",", "").replace("=", "") / str(seed)
+
+
+def prepare_unit(name: str, seed: int, work: str) -> dict[str, Any]:
+    """Corpus, tags and shards; the corpus is not kept."""
+    setting, folder = SETTINGS[name], place_of(Path(work), name, seed)
+    shards = _write_shards(setting, folder, "shards", setting.trained, setting.samples, seed)
+    if not set(setting.measured) <= set(setting.trained):
+        _write_shards(setting, folder, "eval", setting.measured, 20 * setting.eval_samples, seed + 10_000)
+    return {"skills": list(shards)}
+
+
+def _write_shards(
+    setting: Setting, folder: Path, part: str, numbers: tuple[int, ...], num_samples: int, seed: int
+) -> tuple[str, ...]:
+    from skillshard import taggers
+    from skillshard.corpus import Corpus
+    from skillshard.execution import Where
+    from skillshard.shards.read import ShardSet
+    from skillshard.shards.write import write_shards
+
+    if not (folder / part / "manifest.json").exists():
+        corpus, here = folder / f"{part}-corpus", Where(workers=1)
+        shutil.rmtree(corpus, ignore_errors=True)
+        _write_corpus(setting, corpus, numbers, num_samples, seed)
+        opened = Corpus.open(corpus)
+        tags = taggers.tag_corpus(opened, taggers.metadata("meta.skill"), folder / f"{part}-tags", where=here)
+        holdout = 0.1 if setting.is_text else 2 * len(numbers) * setting.eval_samples / num_samples
+        write_shards(opened, tags, folder / part, holdout=holdout, shard_bytes=64_000_000, where=here)
+        shutil.rmtree(corpus)
+    return ShardSet.open(folder / part).skills
+
+
+def _write_corpus(setting: Setting, corpus: Path, numbers: tuple[int, ...], num_samples: int, seed: int) -> None:
+    from skillshard.synthetic.addition import write_addition
+    from skillshard.synthetic.lego import write_lego
+
+    proportions = tuple(int(number in numbers) for number in range(1, setting.k + 1))
+    if setting.is_text:
+        corpus.mkdir(parents=True)
+        with (corpus / "text.jsonl").open("w") as out:
+            out.writelines(json.dumps(sample) + "\n" for sample in _passages(setting))
+    elif setting.corpus == "addition":
+        write_addition(
+            corpus,
+            k=setting.k,
+            num_samples=num_samples,
+            seed=seed,
+            proportions=proportions,
+            samples_per_file=num_samples,
+        )
+    else:
+        order = "chain" if setting.is_ordered else "shuffled"
+        write_lego(
+            corpus,
+            k=setting.k,
+            num_samples=num_samples,
+            seed=seed,
+            order=order,
+            proportions=proportions,
+            samples_per_file=num_samples,
+        )
+
+
+def _passages(setting: Setting) -> Iterator[dict[str, Any]]:
+    """Real text as it can be read at once: instructions whole (their ends are read), documents cut into windows."""
+    for place in sorted((CORPORA / setting.corpus).glob("*.jsonl*")):
+        for line in _lines(place):
+            sample = json.loads(line)
+            skill, text = sample["meta"][SKILL_FIELD[setting.corpus]], sample["text"]
+            starts = range(0, len(text) - setting.window + 1, setting.window) if setting.corpus == "sources" else [0]
+            for number, start in enumerate(starts):
+                cut = text[start : start + setting.window] if setting.corpus == "sources" else text
+                if cut.strip():
+                    yield {"id": f"{sample['id']}-{number}", "text": cut, "meta": {"skill": skill}}
+
+
+def _lines(place: Path) -> Iterator[str]:
+    import pyarrow as pa
+
+    if place.suffix == ".zst":
+        with pa.input_stream(str(place), compression="zstd") as stream:
+            yield from io.TextIOWrapper(io.BytesIO(stream.read()))
+    elif place.suffix == ".gz":
+        with gzip.open(place, "rt") as lines:
+            yield from lines
+    else:
+        with place.open() as lines:
+            yield from lines
+
+
+def reading_marks(setting: Setting) -> tuple[str | None, str | None]:
+    """Where words end, and what stands before the answer; None: bytes, all of them predicted."""
+    if setting.is_text:
+        return None, "Output: " if setting.corpus == "instructions" else None
+    return (",.:", "= ") if setting.corpus.startswith("lego") else (" ", "Output: ")
+
+
+def graph_unit(name: str, seed: int, method: str, work: str, device: str, steps: int | None) -> dict[str, Any]:
+    """Learn one graph; edges as measured, and what it cost."""
+    from skillshard.execution import Where
+    from skillshard.graph.edges import EdgeRule
+    from skillshard.graph.learn import learn_graph
+    from skillshard.shards.read import ShardSet
+
+    setting, folder = sized(name, steps), place_of(Path(work), name, seed)
+    segment_at, answer_after = reading_marks(setting)
+    started = time.process_time()
+    graph = learn_graph(
+        ShardSet.open(folder / "shards"),
+        folder / "graphs" / f"{method}.json",
+        method=method,  # type: ignore[arg-type]  # one of LEARNED
+        steps=setting.graph_steps,
+        rule=EdgeRule("absolute", None, "curve", clamp=False, off_diagonal=None, drop_uncertain=False),
+        warmup_steps=setting.warmup_steps,
+        num_seeds=1,
+        seed=seed,
+        targets=names_of(setting, setting.measured),
+        eval_shards=ShardSet.open(folder / "eval") if (folder / "eval").exists() else None,
+        window=setting.window,
+        segment_at=segment_at,
+        answer_after=answer_after,
+        ordered=setting.is_ordered,
+        batch_size=setting.batch_size,
+        lr=LEARNING_RATE,
+        eval_every=setting.eval_every,
+        eval_samples=setting.eval_samples,
+        samples=8000,
+        for_steps=setting.steps,
+        device=device,
+        where=Where(workers=1),
+    )
+    assert graph.learned is not None
+    return {
+        "train_skills": graph.train_skills,
+        "edges": graph.edges,
+        "num_steps": graph.learned.num_steps,
+        "num_samples": graph.learned.num_samples,
+        "num_evaluations": sum(len(run.losses) for run in graph.learned.runs),
+        "cpu_s": time.process_time() - started,
+    }
+
+
+def train_unit(
+    name: str, seed: int, method: str, work: str, device: str, size: str, steps: int | None
+) -> dict[str, Any]:
+    """One training: losses at every evaluation, from step 0; accuracies at the end; weights of every round."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from skillshard.mixing.mixer import Mixer
+    from skillshard.proxy.run import model_for, reading_for
+    from skillshard.proxy.train import evaluate, seeded_model, train
+    from skillshard.shards.read import ShardSet
+    from skillshard.torch import MixedDataset
+
+    torch.set_num_threads(1)
+    setting, folder = sized(name, steps), place_of(Path(work), name, seed)
+    shards = ShardSet.open(folder / "shards")
+    measured = ShardSet.open(folder / "eval") if (folder / "eval").exists() else shards
+    names = names_of(setting, setting.measured) or shards.skills
+    policy = policy_of(setting, method, shards.skills, folder / "graphs")
+    ledger = folder / "runs" / method.replace(" ", "-")
+    shutil.rmtree(ledger, ignore_errors=True)  # of a training that was killed
+    mixer = Mixer(
+        shards,
+        policy,
+        ledger=ledger,
+        round_draws=round_steps(setting, method) * setting.batch_size,
+        seed=seed,
+        lag=0,
+        step_draws=setting.batch_size,
+    )
+    texts = {
+        skill: [sample.text for sample in islice(measured.holdout[skill], setting.eval_samples)] for skill in names
+    }
+    segment_at, answer_after = reading_marks(setting)
+    known = [
+        sample.text
+        for found in (shards.holdout, measured.holdout)
+        for skill in found
+        for sample in islice(found[skill], 2000)
+    ]
+    reading = reading_for("tiny", known, window=setting.window, segment_at=segment_at, answer_after=answer_after)
+    shape = model_for("tiny", reading, ordered=setting.is_ordered)
+    assert not isinstance(shape, str)
+    if SIZES[size] is not None:
+        shape = replace(shape, **SIZES[size])
+    model = seeded_model(shape, seed=seed, device=device)
+    holdout = {skill: reading.encode(found) for skill, found in texts.items()}
+    losses: list[dict[str, float]] = []
+    spent = {"evaluation": 0.0}
+
+    def measure(step: int) -> None:
+        started = time.process_time()
+        losses.append({skill: found.loss for skill, found in evaluate(model, holdout).items()})
+        spent["evaluation"] += time.process_time() - started
+        if policy.reads_losses and (step or method in ("aioli", "refresh")):  # SKILL-IT's first weights know no losses
+            mixer.report(step, losses[-1])
+
+    started = time.process_time()
+    measure(0)
+    batches = (
+        reading.encode(batch["text"]) for batch in DataLoader(MixedDataset(mixer), batch_size=setting.batch_size)
+    )
+    train(model, batches, steps=setting.steps, lr=LEARNING_RATE, eval_every=setting.eval_every, on_eval=measure)
+    found = {skill: result.accuracy for skill, result in evaluate(model, holdout).items()}
+    rounds = -(-setting.steps // round_steps(setting, method))
+    return {
+        "losses": losses,
+        "accuracy": found,
+        "mean_accuracy": statistics.mean(found.values()),
+        "weights": [mixer.round(number).weights for number in range(rounds)],
+        "reads_losses": policy.reads_losses,
+        "cpu_s": time.process_time() - started,
+        "evaluation_cpu_s": spent["evaluation"],
+    }
+
+
+def run_all(
+    names: list[str],
+    seeds: list[int],
+    methods: list[str] | None,
+    work: Path,
+    *,
+    workers: int,
+    device: str,
+    size: str,
+    steps: int | None,
+) -> None:
+    """Shards, graphs, trainings, of one setting after the other; what is done already is not done again."""
+    from skillshard.execution import Unit, Where, run
+
+    for name in names:
+        chosen = [method for method in SETTINGS[name].methods if methods is None or method in methods]
+        needed = [graph for graph in dict.fromkeys(map(graph_of, chosen)) if graph is not None]
+        whole = {"name": name, "work": str(work)}
+        key = place_of(Path(), name, 0).parent.name
+        stages = [
+            (prepare_unit, [Unit(f"shards-{key}-{seed}", {**whole, "seed": seed}) for seed in seeds]),
+            (
+                graph_unit,
+                [
+                    Unit(
+                        f"graph-{key}-{seed}-{graph}",
+                        {**whole, "seed": seed, "method": graph, "device": device, "steps": steps},
+                    )
+                    for seed in seeds
+                    for graph in needed
+                ],
+            ),
+            (
+                train_unit,
+                [
+                    Unit(
+                        f"train-{key}-{seed}-{method.replace(' ', '-')}",
+                        {**whole, "seed": seed, "method": method, "device": device, "size": size, "steps": steps},
+                    )
+                    for seed in seeds
+                    for method in chosen
+                ],
+            ),
+        ]
+        for function, units in stages:
+            run(
+                function,
+                units,
+                where=Where(workers=workers),
+                records=str(work / "records"),
+                keeps_model=device.startswith("cuda"),
+                num_gpus=1.0 if device.startswith("cuda") else 0.0,
+                on_done=lambda unit, record: print(unit.key, flush=True),
+            )
