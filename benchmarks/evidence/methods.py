@@ -54,7 +54,7 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
         return policies.stratified()
     if method == "natural":
         return (
-            policies.fixed(dict(zip(skills, setting.natural, strict=True)))
+            policies.fixed(dict(zip(skills, map(float, setting.natural), strict=True)))
             if setting.natural
             else policies.proportional()
         )

@@ -180,13 +180,23 @@ SETTINGS = {
 
 
 def sized(name: str, steps: int | None) -> Setting:
-    """A setting, with another number of steps if asked for; its evaluations are then moved so that one ends every round."""
+    """A setting, with another number of steps if asked for: evaluations move so that one ends every round, and a shorter
+    training has fewer samples and a graph of shorter runs.
+
+    >>> sized("shuffled LEGO k=3", 120).eval_every, sized("shuffled LEGO k=3", None).eval_every
+    (20, 25)
+    """
     setting = SETTINGS[name]
     if steps is None:
         return setting
-    every = next(
-        every for every in range(min(setting.eval_every, steps // ROUNDS), 0, -1) if steps // ROUNDS % every == 0
-    )
+    longest = min(setting.eval_every, steps // ROUNDS)
     return replace(
-        setting, steps=steps, eval_every=every, graph_steps=min(setting.graph_steps, steps - setting.warmup_steps)
+        setting,
+        steps=steps,
+        eval_every=next(every for every in range(longest, 0, -1) if steps // ROUNDS % every == 0),
+        graph_steps=min(setting.graph_steps, steps // 2),
+        warmup_steps=min(setting.warmup_steps, steps // 4),
+        samples=max(
+            8 * len(setting.trained) * setting.eval_samples, min(setting.samples, 2 * steps * setting.batch_size)
+        ),
     )

@@ -32,9 +32,9 @@ def place_of(work: Path, name: str, seed: int) -> Path:
     return work / name.replace(" ", "-").replace(":", "").replace(",", "").replace("=", "") / str(seed)
 
 
-def prepare_unit(name: str, seed: int, work: str) -> dict[str, Any]:
+def prepare_unit(name: str, seed: int, work: str, steps: int | None) -> dict[str, Any]:
     """Corpus, tags and shards; the corpus is not kept."""
-    setting, folder = SETTINGS[name], place_of(Path(work), name, seed)
+    setting, folder = sized(name, steps), place_of(Path(work), name, seed)
     shards = _write_shards(setting, folder, "shards", setting.trained, setting.samples, seed)
     if not set(setting.measured) <= set(setting.trained):
         _write_shards(setting, folder, "eval", setting.measured, 20 * setting.eval_samples, seed + 10_000)
@@ -268,7 +268,7 @@ def run_all(
         whole = {"name": name, "work": str(work)}
         key = place_of(Path(), name, 0).parent.name
         stages = [
-            (prepare_unit, [Unit(f"shards-{key}-{seed}", {**whole, "seed": seed}) for seed in seeds]),
+            (prepare_unit, [Unit(f"shards-{key}-{seed}", {**whole, "seed": seed, "steps": steps}) for seed in seeds]),
             (
                 graph_unit,
                 [
