@@ -17,15 +17,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.evidence.methods import graph_of, names_of, policy_of, round_steps
 from benchmarks.evidence.settings import LEARNING_RATE, SETTINGS, Setting, sized
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from skillshard.mixing.mixer import Mixer
+    from skillshard.proxy.reading import Reading
+    from skillshard.proxy.train import TokenBatch
+    from skillshard.shards.read import ShardSet
+
 CORPORA = Path(__file__).parents[3] / "shared" / "corpora"
 SKILL_FIELD = {"sources": "source", "instructions": "category"}
-SIZES = {"tiny": None, "125m": {"layers": 12, "dim": 768, "heads": 12}}
-"""Of the model: the small proxy, or the size of the paper's GPT-Neo."""
+SIZES: dict[str, dict[str, int]] = {"tiny": {}, "125m": {"layers": 12, "dim": 768, "heads": 12}}
+"""Of the model, where it differs from the small proxy: the size of the paper's GPT-Neo."""
+PROBING = ("aioli", "refresh")
 
 
 def place_of(work: Path, name: str, seed: int) -> Path:
@@ -147,7 +156,7 @@ def graph_unit(name: str, seed: int, method: str, work: str, device: str, steps:
         num_seeds=1,
         seed=seed,
         targets=names_of(setting, setting.measured),
-        eval_shards=ShardSet.open(folder / "eval") if (folder / "eval").exists() else None,
+        eval_shards=_measured_shards(folder),
         window=setting.window,
         segment_at=segment_at,
         answer_after=answer_after,
@@ -179,73 +188,87 @@ def train_unit(
     import torch
     from torch.utils.data import DataLoader
 
-    from skillshard.mixing.mixer import Mixer
-    from skillshard.proxy.run import model_for, reading_for
-    from skillshard.proxy.train import evaluate, seeded_model, train
-    from skillshard.shards.read import ShardSet
+    from skillshard.proxy.train import evaluate, train
     from skillshard.torch import MixedDataset
 
     torch.set_num_threads(1)
     setting, folder = sized(name, steps), place_of(Path(work), name, seed)
+    mixer = _mixer(setting, method, folder, seed)
+    reading, model, holdout = _proxy(setting, folder, seed, device, size)
+    losses: list[dict[str, float]] = []
+    started, evaluating_s = time.process_time(), 0.0
+
+    def measure(step: int) -> None:
+        nonlocal evaluating_s
+        before = time.process_time()
+        losses.append({skill: found.loss for skill, found in evaluate(model, holdout).items()})
+        evaluating_s += time.process_time() - before
+        if mixer.policy.reads_losses and (step or method in PROBING):  # SKILL-IT's first weights know no losses
+            mixer.report(step, losses[-1])
+
+    measure(0)
+    loader = DataLoader(MixedDataset(mixer), batch_size=setting.batch_size)
+    batches = (reading.encode(batch["text"]) for batch in loader)
+    train(model, batches, steps=setting.steps, lr=LEARNING_RATE, eval_every=setting.eval_every, on_eval=measure)
+    accuracy = {skill: found.accuracy for skill, found in evaluate(model, holdout).items()}
+    num_rounds = -(-setting.steps // round_steps(setting, method))
+    return {
+        "losses": losses,
+        "accuracy": accuracy,
+        "mean_accuracy": statistics.mean(accuracy.values()),
+        "weights": [mixer.round(number).weights for number in range(num_rounds)],
+        "reads_losses": mixer.policy.reads_losses,
+        "cpu_s": time.process_time() - started,
+        "evaluation_cpu_s": evaluating_s,
+    }
+
+
+def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
+    from skillshard.mixing.mixer import Mixer
+    from skillshard.shards.read import ShardSet
+
     shards = ShardSet.open(folder / "shards")
-    measured = ShardSet.open(folder / "eval") if (folder / "eval").exists() else shards
-    names = names_of(setting, setting.measured) or shards.skills
-    policy = policy_of(setting, method, shards.skills, folder / "graphs")
     ledger = folder / "runs" / method.replace(" ", "-")
     shutil.rmtree(ledger, ignore_errors=True)  # of a training that was killed
-    mixer = Mixer(
+    return Mixer(
         shards,
-        policy,
+        policy_of(setting, method, shards.skills, folder / "graphs"),
         ledger=ledger,
         round_draws=round_steps(setting, method) * setting.batch_size,
         seed=seed,
         lag=0,
         step_draws=setting.batch_size,
     )
-    texts = {
-        skill: [sample.text for sample in islice(measured.holdout[skill], setting.eval_samples)] for skill in names
-    }
+
+
+def _proxy(
+    setting: Setting, folder: Path, seed: int, device: str, size: str
+) -> tuple["Reading", "nn.Module", dict[str, "TokenBatch"]]:
+    """How texts are read, the model before its first step, and the held-out samples of the measured skills."""
+    from skillshard.proxy.run import model_for, reading_for
+    from skillshard.proxy.train import seeded_model
+    from skillshard.shards.read import ShardSet
+
+    shards, measured = ShardSet.open(folder / "shards"), _measured_shards(folder)
+    names = names_of(setting, setting.measured) or shards.skills
     segment_at, answer_after = reading_marks(setting)
-    known = [
-        sample.text
-        for found in (shards.holdout, measured.holdout)
-        for skill in found
-        for sample in islice(found[skill], 2000)
-    ]
+    known = [text for one in (shards, measured) for skill in one.skills for text in _holdout(one, skill, 2000)]
     reading = reading_for("tiny", known, window=setting.window, segment_at=segment_at, answer_after=answer_after)
     shape = model_for("tiny", reading, ordered=setting.is_ordered)
     assert not isinstance(shape, str)
-    if SIZES[size] is not None:
-        shape = replace(shape, **SIZES[size])
-    model = seeded_model(shape, seed=seed, device=device)
-    holdout = {skill: reading.encode(found) for skill, found in texts.items()}
-    losses: list[dict[str, float]] = []
-    spent = {"evaluation": 0.0}
+    holdout = {skill: reading.encode(_holdout(measured, skill, setting.eval_samples)) for skill in names}
+    return reading, seeded_model(replace(shape, **SIZES[size]), seed=seed, device=device), holdout
 
-    def measure(step: int) -> None:
-        started = time.process_time()
-        losses.append({skill: found.loss for skill, found in evaluate(model, holdout).items()})
-        spent["evaluation"] += time.process_time() - started
-        if policy.reads_losses and (step or method in ("aioli", "refresh")):  # SKILL-IT's first weights know no losses
-            mixer.report(step, losses[-1])
 
-    started = time.process_time()
-    measure(0)
-    batches = (
-        reading.encode(batch["text"]) for batch in DataLoader(MixedDataset(mixer), batch_size=setting.batch_size)
-    )
-    train(model, batches, steps=setting.steps, lr=LEARNING_RATE, eval_every=setting.eval_every, on_eval=measure)
-    found = {skill: result.accuracy for skill, result in evaluate(model, holdout).items()}
-    rounds = -(-setting.steps // round_steps(setting, method))
-    return {
-        "losses": losses,
-        "accuracy": found,
-        "mean_accuracy": statistics.mean(found.values()),
-        "weights": [mixer.round(number).weights for number in range(rounds)],
-        "reads_losses": policy.reads_losses,
-        "cpu_s": time.process_time() - started,
-        "evaluation_cpu_s": spent["evaluation"],
-    }
+def _measured_shards(folder: Path) -> "ShardSet":
+    """Those whose holdout is measured: out of domain, others than those trained on."""
+    from skillshard.shards.read import ShardSet
+
+    return ShardSet.open(folder / ("eval" if (folder / "eval").exists() else "shards"))
+
+
+def _holdout(shards: "ShardSet", skill: str, most: int) -> list[str]:
+    return [sample.text for sample in islice(shards.holdout[skill], most)]
 
 
 def run_all(
