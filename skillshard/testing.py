@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from skillshard.errors import ObservationError, PolicyError, SkillshardError
-from skillshard.policies.policy import NextRound, Observation, Policy, Probing
+from skillshard.policies.policy import NextRound, Observation, Probing, check_is_policy
 
 ROUND_DRAWS = 1000
 SAME = 1e-9
@@ -55,19 +55,7 @@ def check_policy(
         skillshard.errors.PolicyError: Forgetful is no policy: it lacks arguments, eval_skills, init, may_miss_losses, name, observe, reads_losses, weights.
     """
     policy = make_policy()
-    if not isinstance(policy, Policy):
-        needed = (
-            "arguments",
-            "eval_skills",
-            "init",
-            "may_miss_losses",
-            "name",
-            "observe",
-            "reads_losses",
-            "weights",
-        )
-        missing = [name for name in needed if not hasattr(policy, name)]
-        raise PolicyError(f"{type(policy).__name__} is no policy: it lacks {', '.join(missing)}.")
+    check_is_policy(policy)
     trial = Trial(make_policy, tuple(skills), tuple(num_samples), seed)
     faults = [fault for check in CHECKS for fault in _faults_of(check, trial)]
     if faults:

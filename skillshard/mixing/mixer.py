@@ -22,7 +22,7 @@ from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, 
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round
 from skillshard.mixing.rounds import ROUNDS_KEPT, EndOfStream, Rounds
-from skillshard.policies.policy import Policy
+from skillshard.policies.policy import Policy, check_is_policy
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
 
@@ -101,7 +101,7 @@ class Mixer:
             arXiv:2305.16264).
 
     Raises:
-        PolicyError: the policy does not fit the skills, or an argument is out of range.
+        PolicyError: the policy lacks something or does not fit the skills, or an argument is out of range.
         LedgerError: the ledger is of another run.
         TokensError: the token counts are of other shards, or a skill has no tokens.
 
@@ -125,6 +125,7 @@ class Mixer:
         unit: str = "samples",
         tokens: TokenCounts | None = None,
     ) -> None:
+        check_is_policy(policy)
         if not 1 <= round_draws <= MAX_ROUND_DRAWS:
             raise PolicyError(f"round_draws is {round_draws:,}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
         if lag != "live" and lag < 0:

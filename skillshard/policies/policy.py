@@ -222,6 +222,14 @@ def known_round(name: str, upcoming: NextRound | None) -> NextRound:
     return upcoming
 
 
+def check_is_policy(policy: object) -> None:
+    """PolicyError, with what it lacks, unless an object has all that a policy has."""
+    needed = ("arguments", "eval_skills", "init", "may_miss_losses", "name", "observe", "reads_losses", "weights")
+    missing = [name for name in needed if not hasattr(policy, name)]
+    if missing:
+        raise PolicyError(f"{type(policy).__name__} is no policy: it lacks {', '.join(missing)}.")
+
+
 def check_names(what: str, given: Collection[str], skills: Collection[str]) -> None:
     """PolicyError unless the given names are those of the skills, in any order."""
     unknown, missing = [name for name in given if name not in skills], [name for name in skills if name not in given]
