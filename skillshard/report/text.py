@@ -17,7 +17,7 @@ from skillshard.shards import tokens as tokens_module
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
 from skillshard.taggers.cluster_model import ClusterModel, has_model, verify_model
-from skillshard.taggers.embedding import verify_embeddings
+from skillshard.taggers.vectors import verify_embeddings
 from skillshard.tags import Tags
 
 

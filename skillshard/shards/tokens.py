@@ -237,8 +237,7 @@ def count_shard(shards: SkillShards, tokenizer: str, tokenizer_digest: str, spec
     for start in range(0, num_rows, TEXTS_AT_ONCE):
         texts = [opened.text(row) for row in range(start, min(start + TEXTS_AT_ONCE, num_rows))]
         counts[start : start + len(texts)] = [len(ids) for ids in encode(encoder, texts, special_tokens=special_tokens)]
-    with storage.writing(place) as part, part.open("wb") as file:
-        np.save(file, counts)
+    storage.write_array(place, counts)
     return {
         "num_samples": num_rows,
         "num_tokens": int(counts.sum(dtype=np.int64)),

@@ -19,11 +19,10 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 from jaxtyping import Float
-from threadpoolctl import threadpool_limits
 
 from skillshard import storage
 from skillshard.errors import TagsError
-from skillshard.execution import Record, Where, keyed, num_cpus, run
+from skillshard.execution import Record, Unit, Where, keyed, num_cpus
 from skillshard.proxy.device import Precision, one_thread, resolve_device, resolve_precision
 from skillshard.proxy.pretrained import check_place
 from skillshard.proxy.reading import Reading, check_window
@@ -41,18 +40,9 @@ from skillshard.taggers.cluster_model import (
     save_model,
 )
 from skillshard.taggers.cluster_names import Named, count_terms, name_clusters
-from skillshard.taggers.embedding import CRITERION, NUM_NEAREST, count_rows, preview
-from skillshard.taggers.kmeans import (
-    Assignment,
-    Choice,
-    Clusters,
-    assign,
-    best_of,
-    count_distinct,
-    fit,
-    simplified_silhouette,
-    tried_numbers,
-)
+from skillshard.taggers.clustering import CRITERION, NUM_NEAREST, choose_clusters
+from skillshard.taggers.description import preview
+from skillshard.taggers.kmeans import Assignment, Clusters, assign
 from skillshard.taggers.loss_model import (
     KIND,
     LossModel,
@@ -61,6 +51,7 @@ from skillshard.taggers.loss_model import (
     reading_to_json,
     run_folder,
 )
+from skillshard.taggers.rows import count_rows
 from skillshard.taggers.tagger import Search
 from skillshard.taggers.texts import SampledText, sample_texts
 from skillshard.taggers.trajectories import Measure, guess_loss, parts_features, scale_of, whole_features
@@ -175,20 +166,14 @@ class LossFinder:
             for number, seed in enumerate(self._seeds())
         )
         self.on_estimate(self._estimate(search.where, texts, reading, recipe))
-        run(
-            train_unit,
-            units,
-            where=search.where,
-            records=search.work.records("train"),
-            keeps_model=self._num_gpus > 0,
-            num_gpus=self._num_gpus,
-            on_done=search.on_stage("training", len(units)),
-        )
+        self._run(search, train_unit, units, "train", "training")
 
-    @property
-    def _num_gpus(self) -> float:
-        """Of each run."""
-        return 1.0 if self.device.startswith("cuda") else 0.0
+    def _run(
+        self, search: Search, function: Callable[..., Record], units: Sequence[Unit], stage: str, title: str
+    ) -> None:
+        """A stage whose units each take a GPU if there is one."""
+        on_gpu = self.device.startswith("cuda")
+        search.run(function, units, stage=stage, title=title, keeps_model=on_gpu, num_gpus=float(on_gpu))
 
     def _seeds(self) -> list[int]:
         """A seed for each run, far from those of other seeds."""
@@ -210,11 +195,12 @@ class LossFinder:
         guess = guess_loss(batch.targets[batch.targets != IGNORE])
         scale = scale_of(features(guess), measure=self.measure)
         points = scale.apply(features(guess))
-        clusters, tried = choose_clusters(points, self.skills, self.skills_range, seed=self.seed)
-        clusters = by_time_learnt(clusters, points, losses)
+        fitted = choose_clusters(points, self.skills, self.skills_range, seed=self.seed, spherical=False)
+        clusters = by_time_learnt(fitted.clusters, points, losses)
         found = assign(points, clusters)
         described = describe(found, probe)
-        _save_arrays(folder, mean=scale.mean, deviation=scale.deviation, losses=losses)
+        for name, array in (("mean", scale.mean), ("deviation", scale.deviation), ("losses", losses)):
+            storage.write_array(folder / f"{name}.npy", array)
         rows = ({"id": one.id, "skill": described[at].name} for one, at in zip(probe, found.cluster, strict=True))
         storage.write_bytes(folder / "probe.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
         told = {
@@ -230,8 +216,8 @@ class LossFinder:
             clusters,
             encoder=EncoderRecord(kind=KIND, name=self.proxy, arguments=told, dim=points.shape[1]),
             described=described,
-            tried=[TriedNumber(num_clusters=one.num_clusters, score=one.score) for one in tried],
-            criterion=CRITERION if tried else None,
+            tried=[TriedNumber(num_clusters=one.num_clusters, score=one.score) for one in fitted.tried],
+            criterion=CRITERION if fitted.tried else None,
             encoder_files=_files(folder),
         )
 
@@ -247,17 +233,7 @@ class LossFinder:
             }
             for number in range(self.runs)
         )
-        on_done = search.on_stage("measuring", len(units))
-        records = search.work.records("measure")
-        run(
-            measure_unit,
-            units,
-            where=search.where,
-            records=records,
-            on_done=on_done,
-            keeps_model=self._num_gpus > 0,
-            num_gpus=self._num_gpus,
-        )
+        self._run(search, measure_unit, units, "measure", "measuring")
         found = [np.load(unit.arguments["out"]) for unit in units]
         whole = np.concatenate([one["whole"] for one in found])
         if self.measure == "whole":
@@ -373,27 +349,8 @@ def measure_unit(model: LossModel, batch: TokenBatch, out: str) -> Record:
     arrays = {"whole": model.whole_losses(batch)}
     if model.measure == "parts":
         arrays["parts"] = model.part_losses(batch)
-    with storage.writing(out) as part, part.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the second positional for a flag
+    storage.write_arrays(out, arrays)
     return {"num_samples": len(batch)}
-
-
-def choose_clusters(
-    points: Float[np.ndarray, "sample feature"],
-    skills: int | Literal["auto"],
-    skills_range: tuple[int, int],
-    *,
-    seed: int,
-) -> tuple[Clusters, list[Choice]]:
-    """k-means with a given number of clusters, or with that which `best_of` takes; and what was tried."""
-    with threadpool_limits(1):
-        if skills != "auto":
-            return fit(points, skills, seed=seed, spherical=False), []
-        least, most = skills_range
-        most = max(least, min(most, count_distinct(points, most)))
-        fitted = {number: fit(points, number, seed=seed, spherical=False) for number in tried_numbers(least, most)}
-        tried = [Choice(number, simplified_silhouette(points, found)) for number, found in fitted.items()]
-        return fitted[best_of(tried).num_clusters], tried
 
 
 def by_time_learnt(
@@ -441,12 +398,6 @@ def _named(counts: Sequence[Counter[str]], sizes: Sequence[int]) -> list[Named]:
     if not telling:
         return [Named(f"learnt-{number}", ()) for number in range(1, len(counts) + 1)]
     return name_clusters([{term: found[term] for term in telling if found[term]} for found in counts], sizes)
-
-
-def _save_arrays(folder: Path, **arrays: np.ndarray) -> None:
-    for name, array in arrays.items():
-        with storage.writing(folder / f"{name}.npy") as part, part.open("wb") as file:
-            np.save(file, array)
 
 
 def _files(folder: Path) -> list[str]:

@@ -20,6 +20,7 @@ from skillshard.corpus import Partition, Sample, read_partition
 from skillshard.errors import ExecutionError, StorageError, TagsError, did_you_mean, name_some
 from skillshard.execution import Record, Where, keyed, run
 from skillshard.taggers.tagger import Finder, OnStage, Search, Tag, Tagger, Untagged
+from skillshard.taggers.vectors import EMBEDDINGS, array_place
 from skillshard.tags import MANIFEST, TagRow, Tags, TagsManifest, part_place, read_part, rejected_place, write_part
 
 JOIN = "/"
@@ -160,8 +161,7 @@ class Regrouped:
             {"partition": partition, "tagger": self.tagger, "reading": search.reading}
             for partition in search.partitions
         )
-        on_done = search.on_stage("counting", len(units))
-        records = run(count_skills, units, where=search.where, records=search.work.records("skills"), on_done=on_done)
+        records = search.run(count_skills, units, stage="skills", title="counting")
         names = _decide(_added(record["skills"] for record in records), self.mapping, self.min_share, self.rest, {})
         return Renamed(self.tagger, names)
 
@@ -340,7 +340,7 @@ def _regroup(
 
 def _embedded(sets: Sequence[Tags]) -> str | None:
     """The directory of embeddings, row for row, beside one of the sets."""
-    return next((str(tags.folder / "embeddings") for tags in sets if (tags.folder / "embeddings").is_dir()), None)
+    return next((str(tags.folder / EMBEDDINGS) for tags in sets if (tags.folder / EMBEDDINGS).is_dir()), None)
 
 
 def count_pairs(folders: Sequence[str], part: int, embedded: str | None, place: str) -> Record:
@@ -348,14 +348,13 @@ def count_pairs(folders: Sequence[str], part: int, embedded: str | None, place: 
     skills = [skill for skill, _, _ in _crossed(folders, part)]
     counts = _added([{skill: 1} for skill in skills if skill is not None])
     if embedded is not None:
-        vectors = np.load(storage.join(embedded, f"{part:06d}.npy"), mmap_mode="r")
+        vectors = np.load(array_place(embedded, part), mmap_mode="r")
         number = {skill: at for at, skill in enumerate(counts)}
         sums = np.zeros((len(counts), vectors.shape[1]))
         for row, skill in enumerate(skills):
             if skill is not None:
                 sums[number[skill]] += vectors[row]
-        with storage.writing(place) as whole, whole.open("wb") as file:
-            np.savez(file, skills=np.array(list(counts), np.str_), sums=sums)
+        storage.write_arrays(place, {"skills": np.array(list(counts), np.str_), "sums": sums})
     return {"skills": counts}
 
 
