@@ -10,7 +10,6 @@ Reference: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, appendix D.
 is a sample; a second measure, `parts`.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,20 +28,10 @@ from skillshard.proxy.reading import Reading, check_window
 from skillshard.proxy.run import BATCH_SIZE, Recipe, estimate_s, model_for, reading_for, train_run
 from skillshard.proxy.segments import Segments
 from skillshard.proxy.train import IGNORE, TokenBatch
-from skillshard.taggers.cluster_model import (
-    CENTROIDS,
-    FOLDER,
-    MANIFEST,
-    Cluster,
-    EncoderRecord,
-    NearestSample,
-    TriedNumber,
-    save_model,
-)
-from skillshard.taggers.cluster_names import Named, count_terms, name_clusters
-from skillshard.taggers.clustering import CRITERION, NUM_NEAREST, choose_clusters
-from skillshard.taggers.description import preview
-from skillshard.taggers.kmeans import Assignment, Clusters, assign
+from skillshard.taggers.cluster_model import CENTROIDS, FOLDER, MANIFEST, EncoderRecord, TriedNumber, save_model
+from skillshard.taggers.clustering import CRITERION, choose_clusters
+from skillshard.taggers.kmeans import assign
+from skillshard.taggers.loss_clusters import by_time_learnt, describe_learnt
 from skillshard.taggers.loss_model import (
     KIND,
     LossModel,
@@ -59,8 +48,6 @@ from skillshard.taggers.trajectories import Measure, guess_loss, parts_features,
 MAX_TEXTS = 100_000
 """Most texts that runs draw from; a run keeps them encoded, 1 kB each for a window of 128."""
 DROP_SHARE = 0.1
-LEAST_DIFFERENCE = 0.1
-"""A term whose share of samples differs less than this between clusters tells none of them apart."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +185,7 @@ class LossFinder:
         fitted = choose_clusters(points, self.skills, self.skills_range, seed=self.seed, spherical=False)
         clusters = by_time_learnt(fitted.clusters, points, losses)
         found = assign(points, clusters)
-        described = describe(found, probe)
+        described = describe_learnt(found, probe)
         for name, array in (("mean", scale.mean), ("deviation", scale.deviation), ("losses", losses)):
             storage.write_array(folder / f"{name}.npy", array)
         rows = ({"id": one.id, "skill": described[at].name} for one, at in zip(probe, found.cluster, strict=True))
@@ -351,53 +338,6 @@ def measure_unit(model: LossModel, batch: TokenBatch, out: str) -> Record:
         arrays["parts"] = model.part_losses(batch)
     storage.write_arrays(out, arrays)
     return {"num_samples": len(batch)}
-
-
-def by_time_learnt(
-    clusters: Clusters, points: Float[np.ndarray, "sample feature"], losses: Float[np.ndarray, "run checkpoint sample"]
-) -> Clusters:
-    """The clusters that hold any of the points, those learnt first (of the least mean loss) first."""
-    labels = assign(points, clusters).cluster
-    mean_loss = losses.mean(axis=(0, 1))
-    held = np.unique(labels)
-    order = held[np.argsort([mean_loss[labels == label].mean() for label in held], kind="stable")]
-    return Clusters(clusters.centroids[order], clusters.bonus[order], clusters.spherical)
-
-
-def describe(found: Assignment, probe: Sequence[SampledText]) -> list[Cluster]:
-    """Name, terms, size and nearest samples of each cluster, as far as the probe set tells.
-
-    Where no terms tell the clusters apart their names are `learnt-1`, `learnt-2`, ...: the order in which they were learnt.
-    """
-    members = [np.flatnonzero(found.cluster == cluster).tolist() for cluster in range(int(found.cluster.max()) + 1)]
-    named = _named([count_terms(probe[at].text for at in rows) for rows in members], [len(rows) for rows in members])
-    return [
-        Cluster(
-            name=one.name,
-            terms=list(one.terms),
-            num_samples=len(rows),
-            mean_distance=round(float(found.distance[rows].mean(dtype=np.float64)), 6),
-            bonus=0.0,
-            nearest=[
-                _nearest(probe[at], found.distance[at])
-                for at in sorted(rows, key=lambda at: found.distance[at])[:NUM_NEAREST]
-            ],
-        )
-        for one, rows in zip(named, members, strict=True)
-    ]
-
-
-def _nearest(sample: SampledText, distance: np.floating) -> NearestSample:
-    return NearestSample(id=sample.id, distance=round(float(distance), 6), text=preview(sample.text))
-
-
-def _named(counts: Sequence[Counter[str]], sizes: Sequence[int]) -> list[Named]:
-    terms = {term for found in counts for term in found}
-    shares = {term: [found[term] / size for found, size in zip(counts, sizes, strict=True)] for term in terms}
-    telling = {term for term in terms if max(shares[term]) - min(shares[term]) >= LEAST_DIFFERENCE}
-    if not telling:
-        return [Named(f"learnt-{number}", ()) for number in range(1, len(counts) + 1)]
-    return name_clusters([{term: found[term] for term in telling if found[term]} for found in counts], sizes)
 
 
 def _files(folder: Path) -> list[str]:
