@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import orjson
 from jaxtyping import Float
-from rich.console import Console
-from rich.markup import escape
 
 from skillshard import artefact, storage
 from skillshard import tags as tags_module
 from skillshard.corpus import MISSING, Corpus, Sample, lookup, read_partition
 from skillshard.errors import TagsError
 from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories
-from skillshard.report.text import share, show_tags
+from skillshard.report.text import print_line, share, show_tags
 from skillshard.taggers.agreement import Agreement, agreement
 from skillshard.taggers.cluster_model import ClusterModel, has_model
 from skillshard.taggers.fields import read_field
@@ -214,4 +212,4 @@ def flattened(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "poin
 def _say(text: str) -> None:
     """Print a line; what a terminal would obey is shown as "?"."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-    Console().print(escape(shown), soft_wrap=True, highlight=False)
+    print_line(shown)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Int
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skillshard import artefact, storage
 from skillshard.errors import ExecutionError, StorageError, TokensError, did_you_mean, name_some
@@ -386,13 +386,9 @@ class TokenCounts:
                 f"{root} holds no finished token counts: {MANIFEST} is not there. Run 'skillshard tokens' to its end."
             )
         raw = storage.read_bytes(root / MANIFEST)
-        try:
-            manifest = TokensManifest.model_validate(storage.from_json(raw, root / MANIFEST))
-        except ValidationError as error:
-            raise TokensError(
-                f"{root / MANIFEST} does not fit schemas/tokens-1.json: {storage.first_fault(error)}: damaged or edited, or "
-                f"of another version. {_ANEW}"
-            ) from error
+        manifest = artefact.parse_manifest(
+            raw, TokensManifest, place=root / MANIFEST, schema="tokens-1.json", error=TokensError, anew=_ANEW
+        )
         return cls(root, manifest, storage.digest(raw))
 
     @cached_property
