@@ -58,9 +58,11 @@ def measures(setting: Setting, record: dict[str, Any], graph: dict[str, Any] | N
 
     Returns:
         steps_to_target (None: never), area (mean over the evaluations of the mean loss over the measured skills), final_loss,
-        accuracy, and overhead_steps: graph, and evaluations where the method reads them, in training steps.
+        accuracy, num_steps (fewer than the setting's where it settled), and overhead_steps: graph, and evaluations where the method reads them, in training steps.
     """
     means = [statistics.mean(losses.values()) for losses in record["losses"]][1:]
+    num_steps = setting.eval_every * len(means)
+    means += [means[-1]] * (setting.steps // setting.eval_every - len(means))  # a training that settled keeps its loss
     reached = (
         None
         if setting.target_loss is None
@@ -78,6 +80,7 @@ def measures(setting: Setting, record: dict[str, Any], graph: dict[str, Any] | N
         "accuracy": round(record["mean_accuracy"], 5),
         "accuracies": {skill: round(found, 4) for skill, found in record["accuracy"].items()},
         "final_losses": {skill: round(loss, 4) for skill, loss in record["losses"][-1].items()},
+        "num_steps": num_steps,
         "overhead_steps": round(overhead / setting.batch_size),
         "cpu_s": round(record["cpu_s"], 1),
     }

@@ -7,6 +7,7 @@ A seed is another corpus (not of real text), other graphs and other trainings. T
 weights alone: the same first model, the same stream within each skill.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -35,6 +36,8 @@ SKILL_FIELD = {"sources": "source", "instructions": "category"}
 SIZES: dict[str, dict[str, int]] = {"tiny": {}, "125m": {"layers": 12, "dim": 768, "heads": 12}}
 """Of the model, where it differs from the small proxy: the size of the paper's GPT-Neo."""
 PROBING = ("aioli", "refresh")
+SETTLED_LOSS, SETTLED_EVALUATIONS = 0.002, 4
+"""A training whose mean loss stayed below this for so many evaluations has learned its task, and ends."""
 
 
 def place_of(work: Path, name: str, seed: int) -> Path:
@@ -184,7 +187,10 @@ def graph_unit(name: str, seed: int, method: str, work: str, device: str, steps:
 def train_unit(
     name: str, seed: int, method: str, work: str, device: str, size: str, steps: int | None
 ) -> dict[str, Any]:
-    """One training: losses at every evaluation, from step 0; accuracies at the end; weights of every round."""
+    """One training: losses at every evaluation, from step 0; accuracies at the end; weights of every round.
+
+    It ends when it has settled; its learning rate is that of the whole training until then.
+    """
     import torch
     from torch.utils.data import DataLoader
 
@@ -205,13 +211,17 @@ def train_unit(
         evaluating_s += time.process_time() - before
         if mixer.policy.reads_losses and (step or method in PROBING):  # SKILL-IT's first weights know no losses
             mixer.report(step, losses[-1])
+        latest = [statistics.mean(found.values()) for found in losses[-SETTLED_EVALUATIONS:]]
+        if len(latest) == SETTLED_EVALUATIONS and max(latest) < SETTLED_LOSS:
+            raise _Settled
 
     measure(0)
     loader = DataLoader(MixedDataset(mixer), batch_size=setting.batch_size)
     batches = (reading.encode(batch["text"]) for batch in loader)
-    train(model, batches, steps=setting.steps, lr=LEARNING_RATE, eval_every=setting.eval_every, on_eval=measure)
+    with contextlib.suppress(_Settled):
+        train(model, batches, steps=setting.steps, lr=LEARNING_RATE, eval_every=setting.eval_every, on_eval=measure)
     accuracy = {skill: found.accuracy for skill, found in evaluate(model, holdout).items()}
-    num_rounds = -(-setting.steps // round_steps(setting, method))
+    num_rounds = -(-(len(losses) - 1) * setting.eval_every // round_steps(setting, method))
     return {
         "losses": losses,
         "accuracy": accuracy,
@@ -221,6 +231,10 @@ def train_unit(
         "cpu_s": time.process_time() - started,
         "evaluation_cpu_s": evaluating_s,
     }
+
+
+class _Settled(Exception):
+    """Nothing more to learn."""
 
 
 def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
