@@ -32,8 +32,9 @@ from skillshard.corpus import Corpus, Sample, read_partition
 from skillshard.execution import Where
 from skillshard.report.clusters import compare
 from skillshard.taggers import kmeans
-from skillshard.taggers.embedding import _assign, _fit, _sample
+from skillshard.taggers.clustering import assign_rows, fit_clusters
 from skillshard.taggers.tagger import Search
+from skillshard.taggers.vectors import sample_vectors
 from skillshard.tags import Tags
 
 CASES = {"sources": "meta.source", "instructions": "meta.task"}
@@ -143,7 +144,7 @@ def overhead(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def scale(asked: argparse.Namespace) -> dict[str, Any]:
-    """Stages 4 and 5 of taggers/embedding.py on vectors that are there."""
+    """Stages 4 and 5 of taggers/embedding.py, those of clustering.py, on vectors that are there."""
     num, dim, parts, skills = asked.vectors, 384, 10, 256
     folder = asked.work / f"vectors-{num}"
     places = [str(folder / f"{at:06d}.npy") for at in range(parts)]
@@ -162,13 +163,21 @@ def scale(asked: argparse.Namespace) -> dict[str, Any]:
     work = Work(asked.work / f"scale-{time.time_ns()}", "tags.json")
     search = Search([], {}, "stop", work, Where(workers=2), lambda name, num: lambda unit, record: None)
     num_rows = [num // parts] * parts
-    tagger = taggers.embedding(taggers.lexical(), skills=skills)
     started_s, before_s = time.monotonic(), cpu_s()
     marks = {}
-    sample = _sample(places, num_rows, kmeans.sample_size(skills), 0)
-    fitted = _fit(tagger, search, places, sample, covers_all=False)
+    sample = sample_vectors(places, num_rows, kmeans.sample_size(skills), seed=0)
+    fitted = fit_clusters(
+        search,
+        places,
+        sample,
+        skills=skills,
+        skills_range=(2, skills),
+        min_share=0.0,
+        seed=0,
+        covers_all=False,
+    )
     marks["fit_s"] = round(time.monotonic() - started_s, 1)
-    records = _assign(search, places, fitted.clusters, "assign")
+    records = assign_rows(search, places, fitted.clusters, "assign")
     wall_s = time.monotonic() - started_s
     counts = np.sum([record["counts"] for record in records], axis=0)
     most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

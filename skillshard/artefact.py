@@ -16,10 +16,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from skillshard import storage
-from skillshard.errors import StorageError
+from skillshard.errors import SkillshardError, StorageError
+
+M = TypeVar("M", bound=BaseModel)
 
 MANIFESTS = {
     "tags.json": "tags",
@@ -100,6 +104,34 @@ def kind(place: str | os.PathLike[str]) -> str:
         raise StorageError(f"{folder} is not finished: run the command that began it again.")
     known = ", ".join(f"{name} ({what})" for name, what in MANIFESTS.items())
     raise StorageError(f"{folder} holds no artefact of skillshard: none of {known} is there.")
+
+
+def parse_manifest(
+    data: bytes,
+    model: type[M],
+    *,
+    place: str | os.PathLike[str],
+    schema: str,
+    error: type[SkillshardError],
+    anew: str,
+) -> M:
+    """A manifest as its model.
+
+    Args:
+        data: the bytes of the file.
+        model: what they must fit.
+        place: of the file, for messages.
+        schema: name of the file in schemas/ that says the same as the model.
+        error: raised where they do not fit.
+        anew: a sentence on how to come by another.
+    """
+    try:
+        return model.model_validate(storage.from_json(data, place))
+    except ValidationError as fault:
+        raise error(
+            f"{os.fspath(place)} does not fit schemas/{schema}: {storage.first_fault(fault)}: damaged or edited, or of another version. "
+            f"{anew}"
+        ) from fault
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

@@ -20,12 +20,13 @@ import tempfile
 import threading
 import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -326,6 +327,18 @@ def write_bytes(place: str | os.PathLike[str], data: bytes) -> None:
     """Write a file, whole or not at all."""
     with writing(place) as part:
         part.write_bytes(data)
+
+
+def write_array(place: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Write an array as .npy, whole or not at all."""
+    with writing(place) as part, part.open("wb") as file:
+        np.save(file, array)
+
+
+def write_arrays(place: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as .npz, whole or not at all."""
+    with writing(place) as part, part.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub sees its own flag in **
 
 
 def put_if_absent(path: Path, data: bytes) -> bool:

@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from skillshard import storage
+from skillshard import artefact, storage
 from skillshard.errors import TagsError
 
 MANIFEST = "tags.json"
@@ -95,13 +95,11 @@ class Tags:
             raise TagsError(
                 f"{folder} holds no finished tags: {MANIFEST} is not there. Run 'skillshard tag' to its end."
             )
-        try:
-            return cls(folder, TagsManifest.model_validate(storage.read_json(folder / MANIFEST)))
-        except ValidationError as error:
-            raise TagsError(
-                f"{folder / MANIFEST} does not fit schemas/tags-1.json: {storage.first_fault(error)}: damaged or edited, or "
-                f"of another version. {_ANEW}"
-            ) from error
+        raw = storage.read_bytes(folder / MANIFEST)
+        manifest = artefact.parse_manifest(
+            raw, TagsManifest, place=folder / MANIFEST, schema="tags-1.json", error=TagsError, anew=_ANEW
+        )
+        return cls(folder, manifest)
 
     @property
     def digest(self) -> str:

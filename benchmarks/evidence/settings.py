@@ -4,7 +4,7 @@ Numbers were chosen on seeds from 100 on (docs/LOG.md); reported seeds count fro
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 ROUNDS, BATCH_SIZE, EVAL_SAMPLES, LEARNING_RATE = 6, 64, 200, 1e-3
 
@@ -40,14 +40,14 @@ class Setting:
     natural: tuple[int, ...]
     samples: int
     steps: int
-    eval_every: int
-    eta: float
-    reduce: Literal["sum", "mean"]
-    graph_steps: int
-    warmup_steps: int
     target_loss: float | None
     baseline: str
     methods: tuple[str, ...]
+    eval_every: int = 25
+    eta: float = 0.5
+    reduce: Literal["sum", "mean"] = "sum"
+    graph_steps: int = 300
+    warmup_steps: int = 50
 
     @property
     def is_text(self) -> bool:
@@ -78,34 +78,12 @@ class Setting:
 
 
 def _pretraining(
-    corpus: str,
-    k: int,
-    natural: tuple[int, ...],
-    samples: int,
-    steps: int,
-    eval_every: int,
-    *,
-    eta: float = 0.5,
-    more: tuple[str, ...] = (),
+    corpus: str, natural: tuple[int, ...], samples: int, steps: int, *, more: tuple[str, ...] = (), **numbers: Any
 ) -> Setting:
-    every = tuple(range(1, k + 1))
-    return Setting(
-        corpus,
-        k,
-        every,
-        every,
-        natural,
-        samples,
-        steps,
-        eval_every,
-        eta,
-        "sum",
-        300,
-        50,
-        0.05,
-        "stratified",
-        (*PRETRAINING, *more),
-    )
+    """Every skill trained on and measured."""
+    every = tuple(range(1, len(natural) + 1))
+    methods = (*PRETRAINING, *more)
+    return Setting(corpus, len(natural), every, every, natural, samples, steps, 0.05, "stratified", methods, **numbers)
 
 
 def _finetuning(
@@ -116,46 +94,62 @@ def _finetuning(
     samples: int,
     steps: int,
     *,
-    eta: float = 0.5,
     more: tuple[str, ...] = (),
+    **numbers: Any,
 ) -> Setting:
+    """One skill measured, and trained on it alone or with the first ones."""
     methods = ("target-only", "stratified", "skill-stratified", "prerequisites", *more)
+    skills = tuple(range(1, trained + 1))
     return Setting(
         corpus,
         k,
-        tuple(range(1, trained + 1)),
+        skills,
         (target,),
         (1,) * trained,
         samples,
         steps,
-        25,
-        eta,
-        "mean",
-        300,
-        50,
         0.01,
         "target-only",
         methods,
+        reduce="mean",
+        **numbers,
     )
 
 
-def _text(corpus: str, *, graph_steps: int) -> Setting:
+def _real_text(corpus: str) -> Setting:
     methods = ("natural", "stratified", "identity", "leave-one-out", "odm", "aioli")
-    return Setting(corpus, 0, (), (), (), 0, 600, 10, 0.2, "sum", graph_steps, 100, None, "stratified", methods)
+    return Setting(
+        corpus,
+        0,
+        (),
+        (),
+        (),
+        0,
+        600,
+        None,
+        "stratified",
+        methods,
+        eval_every=10,
+        eta=0.2,
+        graph_steps=60,
+        warmup_steps=100,
+    )
 
 
+LEARNED_TOO = ("leave-one-out",)
+PUBLISHED_TOO = ("published",)
 SETTINGS = {
-    "shuffled LEGO k=3": _pretraining("lego", 3, (1, 3, 5), 120_000, 2100, 25),
-    "ordered LEGO k=5": _pretraining("lego-ordered", 5, (1, 1, 1, 3, 5), 100_000, 1500, 25, more=("published",)),
-    "shuffled LEGO k=4": _pretraining("lego", 4, (1, 1, 3, 5), 200_000, 3000, 25),
-    "shuffled LEGO k=5": _pretraining("lego", 5, (1, 1, 1, 3, 5), 400_000, 6000, 50, more=("published",)),
-    "addition k=3": _pretraining("addition", 3, (13, 14, 18), 200_000, 3000, 25, eta=0.1, more=("published",)),
-    "fine-tuning: shuffled LEGO, skill 3": _finetuning("lego", 5, 3, 3, 120_000, 2100, more=("leave-one-out",)),
+    "shuffled LEGO k=3": _pretraining("lego", (1, 3, 5), 120_000, 900, graph_steps=150),
+    "ordered LEGO k=5": _pretraining("lego-ordered", (1, 1, 1, 3, 5), 100_000, 1500, more=PUBLISHED_TOO),
+    "shuffled LEGO k=4": _pretraining("lego", (1, 1, 3, 5), 200_000, 3000),
+    "shuffled LEGO k=5": _pretraining("lego", (1, 1, 1, 3, 5), 400_000, 6000, more=PUBLISHED_TOO, eval_every=50),
+    "addition k=3": _pretraining("addition", (13, 14, 18), 200_000, 3000, more=PUBLISHED_TOO, eta=0.1),
+    "fine-tuning: shuffled LEGO, skill 3": _finetuning("lego", 5, 3, 3, 120_000, 2100, more=LEARNED_TOO),
     "fine-tuning: shuffled LEGO, skill 5": _finetuning("lego", 5, 5, 5, 200_000, 3000),
-    "fine-tuning: ordered LEGO, skill 5": _finetuning("lego-ordered", 5, 5, 5, 100_000, 1500, more=("leave-one-out",)),
+    "fine-tuning: ordered LEGO, skill 5": _finetuning("lego-ordered", 5, 5, 5, 100_000, 1500, more=LEARNED_TOO),
     "fine-tuning: ordered LEGO, skill 3": _finetuning("lego-ordered", 5, 3, 3, 60_000, 900),
     "fine-tuning: addition, skill 1": _finetuning(
-        "addition", 3, 2, 1, 80_000, 1200, eta=0.1, more=("published", "leave-one-out")
+        "addition", 3, 2, 1, 80_000, 1200, eta=0.1, more=(*PUBLISHED_TOO, *LEARNED_TOO)
     ),
     "out of domain: ordered LEGO, skill 4": Setting(
         "lego-ordered",
@@ -165,17 +159,12 @@ SETTINGS = {
         (1, 1, 1, 5),
         100_000,
         1500,
-        25,
-        0.5,
-        "sum",
-        300,
-        50,
         0.05,
         "stratified",
         ("natural", "stratified", "chain", "leave-one-out", "skill-stratified by leave-one-out"),
     ),
-    "real text: sources": _text("sources", graph_steps=60),
-    "real text: instructions": _text("instructions", graph_steps=60),
+    "real text: sources": _real_text("sources"),
+    "real text: instructions": _real_text("instructions"),
 }
 
 

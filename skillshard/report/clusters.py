@@ -7,19 +7,18 @@ from pathlib import Path
 import numpy as np
 import orjson
 from jaxtyping import Float
-from rich.console import Console
-from rich.markup import escape
 
 from skillshard import artefact, storage
 from skillshard import tags as tags_module
 from skillshard.corpus import MISSING, Corpus, Sample, lookup, read_partition
 from skillshard.errors import TagsError
 from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories
-from skillshard.report.text import share, show_tags
+from skillshard.report.text import print_line, share, show_tags
 from skillshard.taggers.agreement import Agreement, agreement
 from skillshard.taggers.cluster_model import ClusterModel, has_model
-from skillshard.taggers.embedding import sample_rows
 from skillshard.taggers.fields import read_field
+from skillshard.taggers.rows import sample_rows
+from skillshard.taggers.vectors import EMBEDDINGS, array_place
 from skillshard.tags import Tags
 
 POINTS_IN_MAP = 2000
@@ -145,7 +144,7 @@ def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str
     sizes = {skill.name: skill.num_samples for skill in tags.manifest.skills}
     drawn = [folder / "sizes.png"]
     draw_sizes(sizes, drawn[0])
-    if (tags.folder / "embeddings").is_dir():
+    if (tags.folder / EMBEDDINGS).is_dir():
         points, skills = _sampled(tags)
         drawn.append(folder / "map.png")
         draw_map(flattened(points), skills, list(sizes), drawn[-1])
@@ -187,7 +186,7 @@ def _sampled(tags: Tags) -> tuple[Float[np.ndarray, "point dim"], list[str]]:
     for part, chosen in enumerate(rows):
         found = list(tags.rows(part))
         kept = [int(row) for row in chosen if found[row].skill is not None]
-        points.append(np.load(tags.folder / "embeddings" / f"{part:06d}.npy", mmap_mode="r")[kept].astype(np.float32))
+        points.append(np.load(array_place(tags.folder / EMBEDDINGS, part), mmap_mode="r")[kept].astype(np.float32))
         skills += [str(found[row].skill) for row in kept]
     return np.concatenate(points), skills
 
@@ -213,4 +212,4 @@ def flattened(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "poin
 def _say(text: str) -> None:
     """Print a line; what a terminal would obey is shown as "?"."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-    Console().print(escape(shown), soft_wrap=True, highlight=False)
+    print_line(shown)

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
-from rich.console import Console
-from rich.markup import escape
 
 from skillshard.errors import name_some
 from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Statistics, is_same, is_uncertain, statistics
 from skillshard.report.figures import draw_heat_map, draw_nodes
-from skillshard.report.text import print_table
+from skillshard.report.text import print_line, print_table
 
 TABLE_SKILLS = 12
 """Larger matrices are told by their strongest edges; the heat map shows them all."""
@@ -27,9 +25,9 @@ def show_graph(place: str | os.PathLike[str], *, pictures: Path | None = None) -
         _print_matrix(graph)
     _print_strongest(graph)
     for sentence in (*_counted(found), found.sentence, *_history(graph)):
-        _say(sentence)
+        print_line(sentence)
     for drawn in [] if pictures is None else draw_graph(graph, pictures):
-        _say(f"drawn: {drawn}")
+        print_line(f"drawn: {drawn}")
 
 
 def statistics_of(graph: GraphFile) -> Statistics:
@@ -136,7 +134,3 @@ def _history(graph: GraphFile) -> list[str]:
         share = learned.num_samples / (for_steps * learned.made_from["batch_size"])
         told[1] = told[1][:-1] + f": {100 * share:.0f} % of a run of {for_steps:,} steps of this proxy."
     return told
-
-
-def _say(text: str) -> None:
-    Console().print(escape(text), soft_wrap=True, highlight=False)

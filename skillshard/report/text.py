@@ -17,7 +17,7 @@ from skillshard.shards import tokens as tokens_module
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
 from skillshard.taggers.cluster_model import ClusterModel, has_model, verify_model
-from skillshard.taggers.embedding import verify_embeddings
+from skillshard.taggers.vectors import verify_embeddings
 from skillshard.tags import Tags
 
 
@@ -82,11 +82,9 @@ def show_tags(tags: Tags) -> None:
     ]
     print_table(("skill", "samples", "share", "text"), rows)
     aside = _set_aside(manifest.set_aside)
-    Console().print(
+    print_line(
         f"{manifest.num_rows:,} rows = {manifest.num_tagged:,} tagged in {len(manifest.skills)} skills + {aside}; "
-        f"{len(manifest.parts)} parts in {escape(str(tags.folder))}",
-        soft_wrap=True,
-        highlight=False,
+        f"{len(manifest.parts)} parts in {tags.folder}"
     )
 
 
@@ -99,11 +97,9 @@ def show_shards(shards: ShardSet) -> None:
         num_shards = len(skill.train.number) + len(skill.holdout.number)
         rows.append((skill.name, f"{train:,}", f"{holdout:,}", f"{num_shards:,}", size(num_bytes)))
     print_table(("skill", "train", "holdout", "shards", "bytes"), rows)
-    Console().print(
+    print_line(
         f"{manifest.num_rows:,} rows = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside)}; "
-        f"{escape(storage.public(shards.root))}",
-        soft_wrap=True,
-        highlight=False,
+        f"{storage.public(shards.root)}"
     )
 
 
@@ -116,11 +112,9 @@ def show_tokens(counts: TokenCounts) -> None:
         share_of = share(skill.num_train, manifest.num_train)
         rows.append((skill.name, f"{skill.num_train:,}", share_of, mean, f"{skill.num_holdout:,}"))
     print_table(("skill", "train tokens", "share", "per sample", "holdout tokens"), rows)
-    Console().print(
+    print_line(
         f"{manifest.num_train:,} train + {manifest.num_holdout:,} holdout tokens of shards {manifest.shards}, special tokens "
-        f"{'added' if manifest.special_tokens else 'not added'}; {escape(str(counts.root))}",
-        soft_wrap=True,
-        highlight=False,
+        f"{'added' if manifest.special_tokens else 'not added'}; {counts.root}"
     )
 
 
@@ -136,11 +130,9 @@ def show_ledger(ledger: DirectoryLedger) -> None:
             for skill, weight, num, samples in zip(run.skills, head.weights, drawn, run.num_samples, strict=True)
         ]
         print_table(("skill", f"weight in round {head.round}", "drawn", "share", "epochs"), rows)
-    Console().print(
+    print_line(
         f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {len(names):,} rounds, "
-        f"{len(ledger.names('observations')):,} observations in {escape(str(ledger))}",
-        soft_wrap=True,
-        highlight=False,
+        f"{len(ledger.names('observations')):,} observations in {ledger}"
     )
 
 
@@ -162,12 +154,15 @@ def show_proposal(proposal: Proposal) -> None:
     ]
     print_table(("expected loss (nats)", "of the prior", "of the proposal", "rank corr. left out"), losses)
     mean = sum(proposal.expected[skill] for skill in proposal.targets) / len(proposal.targets)
-    Console().print(
+    print_line(
         f"{proposal.method}, {proposal.num_runs:,} runs; mean loss expected {mean:.4f}, of the best run measured {proposal.best_run_loss:.4f}. "
-        "A fit promises nothing: train the proposal and compare.",
-        soft_wrap=True,
-        highlight=False,
+        "A fit promises nothing: train the proposal and compare."
     )
+
+
+def print_line(text: str) -> None:
+    """A line as it is: not wrapped, no markup."""
+    Console().print(escape(text), soft_wrap=True, highlight=False)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

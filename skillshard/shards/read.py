@@ -23,9 +23,8 @@ import numpy as np
 import orjson
 import pyarrow as pa
 from jaxtyping import Int
-from pydantic import ValidationError
 
-from skillshard import storage, web
+from skillshard import artefact, storage, web
 from skillshard.corpus import Sample
 from skillshard.errors import ShardError, did_you_mean, name_some
 from skillshard.shards.cache import Cache, Files, LocalFiles, RemoteFiles, Wanted
@@ -304,13 +303,9 @@ class ShardSet:
                 f"{storage.public(place)} holds no finished shards: {MANIFEST} is not there. Run 'skillshard shard' to its end."
             )
         raw = storage.read_bytes(manifest_at)
-        try:
-            manifest = Manifest.model_validate(storage.from_json(raw, shown))
-        except ValidationError as error:
-            raise ShardError(
-                f"{shown} does not fit schemas/manifest-1.json: {storage.first_fault(error)}: damaged or edited, or "
-                f"of another version. {_ANEW}"
-            ) from error
+        manifest = artefact.parse_manifest(
+            raw, Manifest, place=shown, schema="manifest-1.json", error=ShardError, anew=_ANEW
+        )
         return cls(files, manifest, storage.digest(raw))
 
     def __getstate__(self) -> dict[str, object]:

@@ -120,8 +120,7 @@ class _Waiting:
         index["start"] = np.cumsum(spans) - spans
         with storage.writing(f"{place}.data") as part, part.open("wb") as file:
             file.writelines(piece for at in order for piece in (self.texts[at], self.jsons[at]))
-        with storage.writing(f"{place}.npy") as part, part.open("wb") as file:
-            np.save(file, index)
+        storage.write_array(f"{place}.npy", index)
 
 
 Collected = tuple[list[np.ndarray], list[bytes], list[bytes]]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Int
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skillshard import artefact, storage
 from skillshard.errors import ExecutionError, StorageError, TokensError, did_you_mean, name_some
@@ -237,8 +237,7 @@ def count_shard(shards: SkillShards, tokenizer: str, tokenizer_digest: str, spec
     for start in range(0, num_rows, TEXTS_AT_ONCE):
         texts = [opened.text(row) for row in range(start, min(start + TEXTS_AT_ONCE, num_rows))]
         counts[start : start + len(texts)] = [len(ids) for ids in encode(encoder, texts, special_tokens=special_tokens)]
-    with storage.writing(place) as part, part.open("wb") as file:
-        np.save(file, counts)
+    storage.write_array(place, counts)
     return {
         "num_samples": num_rows,
         "num_tokens": int(counts.sum(dtype=np.int64)),
@@ -387,13 +386,9 @@ class TokenCounts:
                 f"{root} holds no finished token counts: {MANIFEST} is not there. Run 'skillshard tokens' to its end."
             )
         raw = storage.read_bytes(root / MANIFEST)
-        try:
-            manifest = TokensManifest.model_validate(storage.from_json(raw, root / MANIFEST))
-        except ValidationError as error:
-            raise TokensError(
-                f"{root / MANIFEST} does not fit schemas/tokens-1.json: {storage.first_fault(error)}: damaged or edited, or "
-                f"of another version. {_ANEW}"
-            ) from error
+        manifest = artefact.parse_manifest(
+            raw, TokensManifest, place=root / MANIFEST, schema="tokens-1.json", error=TokensError, anew=_ANEW
+        )
         return cls(root, manifest, storage.digest(raw))
 
     @cached_property

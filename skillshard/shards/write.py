@@ -171,8 +171,7 @@ def _write_shard(
     num_bytes, digest = _write_tar(storage.join(out, name), tar_chunks(shard.position, texts, jsons))
     index_place = storage.join(out, index_name(name))
     index = index_of(np.array([len(text) for text in texts]), np.array([len(json) for json in jsons]))
-    with storage.writing(index_place) as part, part.open("wb") as file:
-        np.save(file, index)
+    storage.write_array(index_place, index)
     return {
         "skill": shard.skill,
         "split": shard.split,

@@ -154,9 +154,7 @@ def save_model(
     encoder_files: Sequence[str] = (),
 ) -> None:
     """Write a clustering; the encoder's files lie in `folder` already."""
-    place = storage.join(folder, CENTROIDS)
-    with storage.writing(place) as part, part.open("wb") as file:
-        np.save(file, clusters.centroids)
+    storage.write_array(storage.join(folder, CENTROIDS), clusters.centroids)
     files = {name: storage.file_digest(storage.join(folder, name)) for name in (CENTROIDS, *encoder_files)}
     manifest = ModelManifest(
         schema="skillshard/clusters/1",

@@ -81,8 +81,7 @@ class Lexical:
         components = (directions / spread[:, None]).T
         values = (columns.astype(np.uint32), idf.astype(np.float32), components.astype(np.float16))
         for name, value in zip(FILES, values, strict=True):
-            with storage.writing(storage.join(folder, name)) as part, part.open("wb") as file:
-                np.save(file, np.ascontiguousarray(value))
+            storage.write_array(storage.join(folder, name), np.ascontiguousarray(value))
         return open_lexical(folder)
 
 

@@ -10,7 +10,6 @@ Reference: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, appendix D.
 is a sample; a second measure, `parts`.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,40 +18,20 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 from jaxtyping import Float
-from threadpoolctl import threadpool_limits
 
 from skillshard import storage
 from skillshard.errors import TagsError
-from skillshard.execution import Record, Where, keyed, num_cpus, run
+from skillshard.execution import Record, Unit, Where, keyed, num_cpus
 from skillshard.proxy.device import Precision, one_thread, resolve_device, resolve_precision
 from skillshard.proxy.pretrained import check_place
 from skillshard.proxy.reading import Reading, check_window
 from skillshard.proxy.run import BATCH_SIZE, Recipe, estimate_s, model_for, reading_for, train_run
 from skillshard.proxy.segments import Segments
 from skillshard.proxy.train import IGNORE, TokenBatch
-from skillshard.taggers.cluster_model import (
-    CENTROIDS,
-    FOLDER,
-    MANIFEST,
-    Cluster,
-    EncoderRecord,
-    NearestSample,
-    TriedNumber,
-    save_model,
-)
-from skillshard.taggers.cluster_names import Named, count_terms, name_clusters
-from skillshard.taggers.embedding import CRITERION, NUM_NEAREST, count_rows, preview
-from skillshard.taggers.kmeans import (
-    Assignment,
-    Choice,
-    Clusters,
-    assign,
-    best_of,
-    count_distinct,
-    fit,
-    simplified_silhouette,
-    tried_numbers,
-)
+from skillshard.taggers.cluster_model import CENTROIDS, FOLDER, MANIFEST, EncoderRecord, TriedNumber, save_model
+from skillshard.taggers.clustering import CRITERION, choose_clusters
+from skillshard.taggers.kmeans import assign
+from skillshard.taggers.loss_clusters import by_time_learnt, describe_learnt
 from skillshard.taggers.loss_model import (
     KIND,
     LossModel,
@@ -61,6 +40,7 @@ from skillshard.taggers.loss_model import (
     reading_to_json,
     run_folder,
 )
+from skillshard.taggers.rows import count_rows
 from skillshard.taggers.tagger import Search
 from skillshard.taggers.texts import SampledText, sample_texts
 from skillshard.taggers.trajectories import Measure, guess_loss, parts_features, scale_of, whole_features
@@ -68,8 +48,6 @@ from skillshard.taggers.trajectories import Measure, guess_loss, parts_features,
 MAX_TEXTS = 100_000
 """Most texts that runs draw from; a run keeps them encoded, 1 kB each for a window of 128."""
 DROP_SHARE = 0.1
-LEAST_DIFFERENCE = 0.1
-"""A term whose share of samples differs less than this between clusters tells none of them apart."""
 
 
 @dataclass(frozen=True)
@@ -175,20 +153,14 @@ class LossFinder:
             for number, seed in enumerate(self._seeds())
         )
         self.on_estimate(self._estimate(search.where, texts, reading, recipe))
-        run(
-            train_unit,
-            units,
-            where=search.where,
-            records=search.work.records("train"),
-            keeps_model=self._num_gpus > 0,
-            num_gpus=self._num_gpus,
-            on_done=search.on_stage("training", len(units)),
-        )
+        self._run(search, train_unit, units, "train", "training")
 
-    @property
-    def _num_gpus(self) -> float:
-        """Of each run."""
-        return 1.0 if self.device.startswith("cuda") else 0.0
+    def _run(
+        self, search: Search, function: Callable[..., Record], units: Sequence[Unit], stage: str, title: str
+    ) -> None:
+        """A stage whose units each take a GPU if there is one."""
+        on_gpu = self.device.startswith("cuda")
+        search.run(function, units, stage=stage, title=title, keeps_model=on_gpu, num_gpus=float(on_gpu))
 
     def _seeds(self) -> list[int]:
         """A seed for each run, far from those of other seeds."""
@@ -210,11 +182,12 @@ class LossFinder:
         guess = guess_loss(batch.targets[batch.targets != IGNORE])
         scale = scale_of(features(guess), measure=self.measure)
         points = scale.apply(features(guess))
-        clusters, tried = choose_clusters(points, self.skills, self.skills_range, seed=self.seed)
-        clusters = by_time_learnt(clusters, points, losses)
+        fitted = choose_clusters(points, self.skills, self.skills_range, seed=self.seed, spherical=False)
+        clusters = by_time_learnt(fitted.clusters, points, losses)
         found = assign(points, clusters)
-        described = describe(found, probe)
-        _save_arrays(folder, mean=scale.mean, deviation=scale.deviation, losses=losses)
+        described = describe_learnt(found, probe)
+        for name, array in (("mean", scale.mean), ("deviation", scale.deviation), ("losses", losses)):
+            storage.write_array(folder / f"{name}.npy", array)
         rows = ({"id": one.id, "skill": described[at].name} for one, at in zip(probe, found.cluster, strict=True))
         storage.write_bytes(folder / "probe.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
         told = {
@@ -230,8 +203,8 @@ class LossFinder:
             clusters,
             encoder=EncoderRecord(kind=KIND, name=self.proxy, arguments=told, dim=points.shape[1]),
             described=described,
-            tried=[TriedNumber(num_clusters=one.num_clusters, score=one.score) for one in tried],
-            criterion=CRITERION if tried else None,
+            tried=[TriedNumber(num_clusters=one.num_clusters, score=one.score) for one in fitted.tried],
+            criterion=CRITERION if fitted.tried else None,
             encoder_files=_files(folder),
         )
 
@@ -247,17 +220,7 @@ class LossFinder:
             }
             for number in range(self.runs)
         )
-        on_done = search.on_stage("measuring", len(units))
-        records = search.work.records("measure")
-        run(
-            measure_unit,
-            units,
-            where=search.where,
-            records=records,
-            on_done=on_done,
-            keeps_model=self._num_gpus > 0,
-            num_gpus=self._num_gpus,
-        )
+        self._run(search, measure_unit, units, "measure", "measuring")
         found = [np.load(unit.arguments["out"]) for unit in units]
         whole = np.concatenate([one["whole"] for one in found])
         if self.measure == "whole":
@@ -373,80 +336,8 @@ def measure_unit(model: LossModel, batch: TokenBatch, out: str) -> Record:
     arrays = {"whole": model.whole_losses(batch)}
     if model.measure == "parts":
         arrays["parts"] = model.part_losses(batch)
-    with storage.writing(out) as part, part.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the second positional for a flag
+    storage.write_arrays(out, arrays)
     return {"num_samples": len(batch)}
-
-
-def choose_clusters(
-    points: Float[np.ndarray, "sample feature"],
-    skills: int | Literal["auto"],
-    skills_range: tuple[int, int],
-    *,
-    seed: int,
-) -> tuple[Clusters, list[Choice]]:
-    """k-means with a given number of clusters, or with that which `best_of` takes; and what was tried."""
-    with threadpool_limits(1):
-        if skills != "auto":
-            return fit(points, skills, seed=seed, spherical=False), []
-        least, most = skills_range
-        most = max(least, min(most, count_distinct(points, most)))
-        fitted = {number: fit(points, number, seed=seed, spherical=False) for number in tried_numbers(least, most)}
-        tried = [Choice(number, simplified_silhouette(points, found)) for number, found in fitted.items()]
-        return fitted[best_of(tried).num_clusters], tried
-
-
-def by_time_learnt(
-    clusters: Clusters, points: Float[np.ndarray, "sample feature"], losses: Float[np.ndarray, "run checkpoint sample"]
-) -> Clusters:
-    """The clusters that hold any of the points, those learnt first (of the least mean loss) first."""
-    labels = assign(points, clusters).cluster
-    mean_loss = losses.mean(axis=(0, 1))
-    held = np.unique(labels)
-    order = held[np.argsort([mean_loss[labels == label].mean() for label in held], kind="stable")]
-    return Clusters(clusters.centroids[order], clusters.bonus[order], clusters.spherical)
-
-
-def describe(found: Assignment, probe: Sequence[SampledText]) -> list[Cluster]:
-    """Name, terms, size and nearest samples of each cluster, as far as the probe set tells.
-
-    Where no terms tell the clusters apart their names are `learnt-1`, `learnt-2`, ...: the order in which they were learnt.
-    """
-    members = [np.flatnonzero(found.cluster == cluster).tolist() for cluster in range(int(found.cluster.max()) + 1)]
-    named = _named([count_terms(probe[at].text for at in rows) for rows in members], [len(rows) for rows in members])
-    return [
-        Cluster(
-            name=one.name,
-            terms=list(one.terms),
-            num_samples=len(rows),
-            mean_distance=round(float(found.distance[rows].mean(dtype=np.float64)), 6),
-            bonus=0.0,
-            nearest=[
-                _nearest(probe[at], found.distance[at])
-                for at in sorted(rows, key=lambda at: found.distance[at])[:NUM_NEAREST]
-            ],
-        )
-        for one, rows in zip(named, members, strict=True)
-    ]
-
-
-def _nearest(sample: SampledText, distance: np.floating) -> NearestSample:
-    return NearestSample(id=sample.id, distance=round(float(distance), 6), text=preview(sample.text))
-
-
-def _named(counts: Sequence[Counter[str]], sizes: Sequence[int]) -> list[Named]:
-    terms = {term for found in counts for term in found}
-    shares = {term: [found[term] / size for found, size in zip(counts, sizes, strict=True)] for term in terms}
-    telling = {term for term in terms if max(shares[term]) - min(shares[term]) >= LEAST_DIFFERENCE}
-    if not telling:
-        return [Named(f"learnt-{number}", ()) for number in range(1, len(counts) + 1)]
-    return name_clusters([{term: found[term] for term in telling if found[term]} for found in counts], sizes)
-
-
-def _save_arrays(folder: Path, **arrays: np.ndarray) -> None:
-    for name, array in arrays.items():
-        with storage.writing(folder / f"{name}.npy") as part, part.open("wb") as file:
-            np.save(file, array)
 
 
 def _files(folder: Path) -> list[str]:

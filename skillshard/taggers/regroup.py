@@ -11,130 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
-from jaxtyping import Float
-from pydantic import TypeAdapter, ValidationError
 
 from skillshard import artefact, storage
 from skillshard.corpus import Partition, Sample, read_partition
-from skillshard.errors import ExecutionError, StorageError, TagsError, did_you_mean, name_some
+from skillshard.errors import ExecutionError, StorageError, TagsError, name_some
 from skillshard.execution import Record, Where, keyed, run
+from skillshard.taggers.groups import Vector, added, check_share, final_names
 from skillshard.taggers.tagger import Finder, OnStage, Search, Tag, Tagger, Untagged
+from skillshard.taggers.vectors import EMBEDDINGS, array_place
 from skillshard.tags import MANIFEST, TagRow, Tags, TagsManifest, part_place, read_part, rejected_place, write_part
 
 JOIN = "/"
-OTHERS = "*"
-"""In a map: every skill that it does not name."""
-
-Vector = Float[np.ndarray, " dim"]
-
-
-# --- decisions -------------------------------------------------------------------------------------------------------
-
-
-def renamed(mapping: Mapping[str, str], skills: Sequence[str]) -> dict[str, str]:
-    """Skill -> new name, for every skill: as mapped, else by "*", else its own.
-
-    Raises:
-        TagsError: the map names a skill that is not there.
-
-    >>> renamed({"wiki": "prose", "books": "prose", "*": "other"}, ["books", "code", "wiki"])
-    {'books': 'prose', 'code': 'other', 'wiki': 'prose'}
-    """
-    strangers = [name for name in mapping if name not in skills and name != OTHERS]
-    if strangers:
-        raise TagsError(
-            f"the map names skills that are not there: {name_some(map(repr, strangers))}{did_you_mean(strangers[0], skills)}. There are "
-            f"{name_some(skills)}."
-        )
-    return {skill: mapping.get(skill, mapping.get(OTHERS, skill)) for skill in skills}
-
-
-def merged(
-    sizes: Mapping[str, int],
-    *,
-    min_share: float,
-    rest: str | None = None,
-    vectors: Mapping[str, Vector] = {},
-) -> dict[str, str]:
-    """Skill -> the skill that it belongs to when those with too few samples are merged.
-
-    Args:
-        sizes: samples of each skill.
-        min_share: of all samples.
-        rest: takes all small skills; None: each goes to the skill with the nearest vector, smallest first, under the name of
-            the larger of the two.
-        vectors: of each skill, such as the sum of its embeddings or its row of a graph; compared by their cosine.
-
-    Raises:
-        TagsError: a skill is too small, there is no rest, and it has no vector.
-
-    >>> merged({"a": 90, "b": 6, "c": 4}, min_share=0.1, rest="other")
-    {'a': 'a', 'b': 'other', 'c': 'other'}
-    >>> merged({"a": 90, "b": 6, "c": 4}, min_share=0.05, vectors={s: np.eye(3)[i] for i, s in enumerate("abc")})["c"]
-    'a'
-    """
-    total = sum(sizes.values())
-    if rest is not None:
-        return {skill: rest if size < min_share * total else skill for skill, size in sizes.items()}
-    groups = {skill: [skill] for skill in sizes}
-    left = dict(sizes)
-    sums = {skill: np.asarray(vector, np.float64) for skill, vector in vectors.items()}
-    while len(left) > 1:
-        small = min(left, key=lambda skill: (left[skill], skill))
-        if left[small] >= min_share * total:
-            break
-        target = _nearest(small, left, sums)
-        winner, loser = sorted((small, target), key=lambda skill: (-left[skill], skill))
-        left[winner] += left.pop(loser)
-        sums[winner] = sums[winner] + sums.pop(loser)
-        groups[winner] += groups.pop(loser)
-    return {skill: winner for winner, skills in groups.items() for skill in skills}
-
-
-def _nearest(small: str, left: Mapping[str, int], sums: Mapping[str, Float[np.ndarray, " dim"]]) -> str:
-    if small not in sums:
-        raise TagsError(
-            f"skill {small!r} has {left[small]:,} samples, fewer than --min-share asks for, and nothing tells which skill is nearest: name a "
-            "--rest NAME that takes the small ones, give a --graph with a row for it, or tags made --by embedding."
-        )
-    others = sorted(skill for skill in left if skill != small and skill in sums)
-    if not others:
-        raise TagsError(f"skill {small!r} is too small, and no other skill has a vector to compare. Give --rest NAME.")
-    return max(others, key=lambda skill: _cosine(sums[small], sums[skill]))
-
-
-def _cosine(one: Vector, other: Vector) -> float:
-    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / lengths if lengths else 0.0
-
-
-def read_map(place: str | os.PathLike[str]) -> dict[str, str]:
-    """A map from a JSON file; TagsError if it is none."""
-    try:
-        text = storage.read_bytes(place)
-    except StorageError as error:
-        raise TagsError(f"--map {os.fspath(place)}: no such file.") from error
-    try:
-        found = TypeAdapter(dict[str, str]).validate_python(orjson.loads(text), strict=True)
-    except (orjson.JSONDecodeError, ValidationError) as error:
-        raise TagsError(
-            f'--map {os.fspath(place)} is not a JSON object of names, such as {{"old": "new", "*": "everything else"}}.'
-        ) from error
-    if empty := [old for old, new in found.items() if not new.strip()]:
-        raise TagsError(f"--map {os.fspath(place)} gives {empty[0]!r} an empty name: give it another.")
-    return found
-
-
-def _checked_share(min_share: float, rest: str | None) -> None:
-    if not 0 <= min_share < 1:
-        raise TagsError(f"--min-share {min_share}: give a share from 0 to below 1.")
-    if rest is not None and not min_share:
-        raise TagsError(f"--rest {rest!r} takes the skills below --min-share, which is 0: give a --min-share.")
-    if rest is not None and not rest.strip():
-        raise TagsError("--rest is empty: give the skill a name.")
-
-
 # --- while tagging ---------------------------------------------------------------------------------------------------
 
 
@@ -160,9 +47,8 @@ class Regrouped:
             {"partition": partition, "tagger": self.tagger, "reading": search.reading}
             for partition in search.partitions
         )
-        on_done = search.on_stage("counting", len(units))
-        records = run(count_skills, units, where=search.where, records=search.work.records("skills"), on_done=on_done)
-        names = _decide(_added(record["skills"] for record in records), self.mapping, self.min_share, self.rest, {})
+        records = search.run(count_skills, units, stage="skills", title="counting")
+        names = final_names(added(record["skills"] for record in records), self.mapping, self.min_share, self.rest, {})
         return Renamed(self.tagger, names)
 
 
@@ -195,7 +81,7 @@ def regrouped(
         mapping: old name -> new name; "*" names all others; skills that it does not name keep their names.
         min_share, rest: skills with a smaller share of the samples are called `rest`.
     """
-    _checked_share(min_share, rest)
+    check_share(min_share, rest)
     if min_share and rest is None:
         raise TagsError("--min-share puts rare values together: name the skill that takes them with --rest NAME.")
     return Regrouped(tagger, mapping, min_share, rest)
@@ -209,33 +95,6 @@ def count_skills(partition: Partition, tagger: Tagger, reading: Mapping[str, Any
         if isinstance(outcome, Tag):
             counts[outcome.skill] = counts.get(outcome.skill, 0) + 1
     return {"skills": counts}
-
-
-def _added(counts: Any) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for found in counts:
-        for skill, num in found.items():
-            total[skill] = total.get(skill, 0) + num
-    return dict(sorted(total.items()))
-
-
-def _decide(
-    sizes: Mapping[str, int],
-    mapping: Mapping[str, str] | None,
-    min_share: float,
-    rest: str | None,
-    vectors: Mapping[str, Vector],
-) -> dict[str, str]:
-    """Skill -> final name: first the map, then the merging of what is too small."""
-    names = renamed(mapping or {}, list(sizes))
-    grouped: dict[str, int] = {}
-    sums: dict[str, Float[np.ndarray, " dim"]] = {}
-    for skill, new in names.items():
-        grouped[new] = grouped.get(new, 0) + sizes[skill]
-        if skill in vectors:
-            sums[new] = sums[new] + vectors[skill] if new in sums else vectors[skill]
-    final = merged(grouped, min_share=min_share, rest=rest, vectors=sums)
-    return {skill: final[new] for skill, new in names.items()}
 
 
 # --- finished tags ---------------------------------------------------------------------------------------------------
@@ -266,7 +125,7 @@ def regroup_tags(
     Raises:
         TagsError: tags of different corpora or partitions, or arguments that do not fit.
     """
-    _checked_share(min_share, rest)
+    check_share(min_share, rest)
     if len(places) != 1 + combine:
         what = (
             "--combine crosses two directories of tags"
@@ -326,8 +185,8 @@ def _regroup(
     )
     if embedded:
         vectors = _summed([str(unit.arguments["place"]) for unit in units])
-    names = _decide(
-        _added(record["skills"] for record in counted), asked["map"], asked["min_share"], asked["rest"], vectors
+    names = final_names(
+        added(record["skills"] for record in counted), asked["map"], asked["min_share"], asked["rest"], vectors
     )
     if not names:
         raise TagsError(f"{' and '.join(folders)} tag no sample in common: nothing to regroup.")
@@ -340,27 +199,26 @@ def _regroup(
 
 def _embedded(sets: Sequence[Tags]) -> str | None:
     """The directory of embeddings, row for row, beside one of the sets."""
-    return next((str(tags.folder / "embeddings") for tags in sets if (tags.folder / "embeddings").is_dir()), None)
+    return next((str(tags.folder / EMBEDDINGS) for tags in sets if (tags.folder / EMBEDDINGS).is_dir()), None)
 
 
 def count_pairs(folders: Sequence[str], part: int, embedded: str | None, place: str) -> Record:
     """Samples of each (crossed) skill of a part, and the sums of their embeddings."""
     skills = [skill for skill, _, _ in _crossed(folders, part)]
-    counts = _added([{skill: 1} for skill in skills if skill is not None])
+    counts = added([{skill: 1} for skill in skills if skill is not None])
     if embedded is not None:
-        vectors = np.load(storage.join(embedded, f"{part:06d}.npy"), mmap_mode="r")
+        vectors = np.load(array_place(embedded, part), mmap_mode="r")
         number = {skill: at for at, skill in enumerate(counts)}
         sums = np.zeros((len(counts), vectors.shape[1]))
         for row, skill in enumerate(skills):
             if skill is not None:
                 sums[number[skill]] += vectors[row]
-        with storage.writing(place) as whole, whole.open("wb") as file:
-            np.savez(file, skills=np.array(list(counts), np.str_), sums=sums)
+        storage.write_arrays(place, {"skills": np.array(list(counts), np.str_), "sums": sums})
     return {"skills": counts}
 
 
-def _summed(places: Sequence[str]) -> dict[str, Float[np.ndarray, " dim"]]:
-    total: dict[str, Float[np.ndarray, " dim"]] = {}
+def _summed(places: Sequence[str]) -> dict[str, Vector]:
+    total: dict[str, Vector] = {}
     for place in places:
         with np.load(place) as found:
             for skill, row in zip(found["skills"].tolist(), found["sums"], strict=True):
@@ -418,13 +276,13 @@ def _rejected(folder: str, part: int) -> list[bytes]:
 def _manifest(
     made_from: dict[str, Any], sets: Sequence[Tags], names: Mapping[str, str], written: Sequence[Record]
 ) -> TagsManifest:
-    sizes = _added(record["skills"] for record in written)
-    num_samples = _added({names[skill]: num} for skill, num in sizes.items())
-    aside = _added(record["set_aside"] for record in written)
+    sizes = added(record["skills"] for record in written)
+    num_samples = added({names[skill]: num} for skill, num in sizes.items())
+    aside = added(record["set_aside"] for record in written)
     known = {skill.name: skill.num_text_bytes for skill in sets[0].manifest.skills}
     text_bytes: dict[str, int | None] = dict.fromkeys(num_samples)
     if len(sets) == 1:
-        text_bytes |= _added({names[skill]: known[skill] or 0} for skill in sizes)
+        text_bytes |= added({names[skill]: known[skill] or 0} for skill in sizes)
     return TagsManifest(
         made_from=made_from,
         parts=[

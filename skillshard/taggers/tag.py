@@ -207,8 +207,7 @@ def tag_partition(
         lines = (orjson.dumps(rejection.to_json(), option=orjson.OPT_APPEND_NEWLINE) for rejection in rejected)
         storage.write_bytes(rejected_place(out, partition.index), b"".join(lines))
     sorted_ids = np.sort(np.array(ids, HASH_DTYPE), order=("hash", "row"))
-    with storage.writing(hashes) as part, part.open("wb") as file:
-        np.save(file, sorted_ids)
+    storage.write_array(hashes, sorted_ids)
     return {
         "skills": counts,
         "set_aside": dict(Counter(rejection.reason for rejection in rejected)),

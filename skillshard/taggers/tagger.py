@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from skillshard.artefact import Work
 from skillshard.corpus import Partition, Reason, Sample
-from skillshard.execution import Record, Unit, Where
+from skillshard.execution import Record, Unit, Where, run
 
 OnBadSample = Literal["stop", "set-aside"]
 OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
@@ -58,6 +58,27 @@ class Search:
     work: Work
     where: Where
     on_stage: OnStage
+
+    def run(
+        self,
+        function: Callable[..., Record],
+        units: Sequence[Unit],
+        *,
+        stage: str,
+        title: str,
+        keeps_model: bool = False,
+        num_gpus: float = 0.0,
+    ) -> list[Record]:
+        """`execution.run` of one stage: its records are kept under `stage`, and `title` is shown to who waits."""
+        return run(
+            function,
+            units,
+            where=self.where,
+            records=self.work.records(stage),
+            on_done=self.on_stage(title, len(units)),
+            keeps_model=keeps_model,
+            num_gpus=num_gpus,
+        )
 
 
 @runtime_checkable

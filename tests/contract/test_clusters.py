@@ -1,7 +1,6 @@
 """The commands that find skills by embedding, regroup them and show them; and what bad input gets."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from skillshard.errors import TagsError
 from skillshard.execution import Where
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.report.clusters import compare
+from skillshard.taggers import vectors as taggers_vectors
 from skillshard.taggers.encoder import VectorsOf
 from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
@@ -266,7 +266,7 @@ def test_an_encoder_that_gives_nan_is_named_with_the_sample(tmp_path: Path) -> N
 
 
 def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[taggers.embedding.__module__], "ONE_PARTITION_BYTES", 100)
+    monkeypatch.setattr(taggers_vectors, "ONE_PARTITION_BYTES", 100)
     corpus = topic_corpus(tmp_path / "C", 40) / "0.jsonl"
     with pytest.warns(
         UserWarning, match=r"one partition \(0.jsonl.*one process of 2 encodes it: give a smaller --partition-size"

@@ -1,0 +1,176 @@
+"""Embeddings of a corpus: made by an encoder, kept row for row, read some at a time.
+
+EMBEDDINGS/embeddings.json    last: dimensions, rows and digest of each partition's file
+EMBEDDINGS/000000.npy         float16, row x dim, NaN where a row holds no sample
+
+An encoder that must be fitted sees a seeded sample of the texts. Batches are formed inside a partition, so the bytes do not
+depend on the number of workers. Memory of a unit: 8192 texts at a time.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from jaxtyping import Float, Int
+
+from skillshard import storage
+from skillshard.corpus import Partition, Sample, read_partition
+from skillshard.errors import TagsError
+from skillshard.execution import Record, Unit, keyed, num_cpus
+from skillshard.taggers import kmeans
+from skillshard.taggers.cluster_model import FOLDER, file_fault
+from skillshard.taggers.encoder import Encoder, Unfitted, VectorsOf
+from skillshard.taggers.lexical import open_lexical
+from skillshard.taggers.rows import sample_rows
+from skillshard.taggers.tagger import Search
+
+EMBEDDINGS = "embeddings"
+TEXTS_AT_ONCE = 8192
+ONE_PARTITION_BYTES = 4 << 20
+"""A corpus smaller than this may be one partition and nobody minds."""
+
+
+@dataclass(frozen=True)
+class SampledRows:
+    """Rows that k-means is fitted on: their partition, their row in it, their vectors."""
+
+    partition: Int[np.ndarray, " point"]
+    row: Int[np.ndarray, " point"]
+    points: Float[np.ndarray, "point dim"]
+
+
+def fit_encoder(encoder: Encoder | Unfitted, search: Search, num_rows: Sequence[int], *, seed: int) -> Encoder:
+    """The encoder itself, or what an unfitted one learns from a seeded sample of the texts."""
+    if not isinstance(encoder, Unfitted):
+        return encoder
+    rows = sample_rows(num_rows, encoder.sample_size, seed)
+    places = [str(search.work.scratch("texts", f"{at:06d}.json")) for at in range(len(rows))]
+    units = [
+        Unit(f"{at:06d}", {"partition": partition, "reading": search.reading, "rows": found.tolist(), "place": place})
+        for at, (partition, found, place) in enumerate(zip(search.partitions, rows, places, strict=True))
+        if len(found)
+    ]
+    search.run(take_texts, units, stage="texts", title="sampling")
+    folder = search.work.scratch("kept", FOLDER)
+    done = search.work.scratch("encoder.json")
+    if not done.exists():
+        texts = [text for unit in units for text in storage.read_json(unit.arguments["place"])]
+        encoder.fit(texts, str(folder), seed=seed)
+        storage.write_bytes(done, storage.to_json(encoder.arguments))
+    return open_lexical(str(folder))
+
+
+def take_texts(partition: Partition, reading: Mapping[str, Any], rows: Sequence[int], place: str) -> Record:
+    """Some rows' texts, as a JSON list."""
+    wanted = set(rows)
+    texts = [
+        row.text
+        for number, row in enumerate(read_partition(partition, **reading))
+        if number in wanted and isinstance(row, Sample)
+    ]
+    storage.write_bytes(place, orjson.dumps(texts))
+    return {"num_texts": len(texts)}
+
+
+def encode_rows(encoder: Encoder, search: Search, num_rows: Sequence[int]) -> list[str]:
+    """Embeddings of every partition; their places."""
+    _warn_of_one_partition(search)
+    folder = search.work.scratch("kept", EMBEDDINGS)
+    places = [array_place(folder, at) for at in range(len(search.partitions))]
+    units = keyed(
+        {"partition": partition, "encoder": encoder, "reading": search.reading, "num_rows": num, "place": place}
+        for partition, num, place in zip(search.partitions, num_rows, places, strict=True)
+    )
+    records = search.run(
+        encode_partition, units, stage="encode", title="encoding", keeps_model=True, num_gpus=encoder.num_gpus
+    )
+    parts = [{"num_rows": num, **record} for num, record in zip(num_rows, records, strict=True)]
+    manifest = {"schema": "skillshard/embeddings/1", "dim": encoder.dim, "parts": parts}
+    storage.write_bytes(folder / "embeddings.json", storage.to_json(manifest))
+    return places
+
+
+def _warn_of_one_partition(search: Search) -> None:
+    workers = search.where.workers or num_cpus()
+    if len(search.partitions) == 1 and workers > 1 and search.partitions[0].file_bytes > ONE_PARTITION_BYTES:
+        only = search.partitions[0]
+        how = "split the file" if only.format in ("jsonl.gz", "jsonl.zst", "tar") else "give a smaller --partition-size"
+        warnings.warn(
+            f"the corpus is one partition ({only.name}, {only.file_bytes:,} bytes), so one process of {workers} encodes it: {how} to use "
+            "them all",
+            stacklevel=2,
+        )
+
+
+def encode_partition(
+    partition: Partition, encoder: Encoder, reading: Mapping[str, Any], num_rows: int, place: str
+) -> Record:
+    """Embeddings of a partition, row for row, as float16."""
+    with storage.writing(place) as part:
+        vectors = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=(num_rows, encoder.dim))
+        vectors[:] = np.nan
+        waiting: list[tuple[int, Sample]] = []
+        for number, row in enumerate(read_partition(partition, **reading)):
+            if isinstance(row, Sample):
+                waiting.append((number, row))
+            if len(waiting) == TEXTS_AT_ONCE:
+                _put(vectors, waiting, encoder, partition)
+                waiting = []
+        _put(vectors, waiting, encoder, partition)
+        vectors.flush()
+        del vectors
+    return {"digest": storage.file_digest(place)}
+
+
+def _put(vectors: np.ndarray, waiting: Sequence[tuple[int, Sample]], encoder: Encoder, partition: Partition) -> None:
+    if not waiting:
+        return
+    found = encoder.encode([sample.text for _, sample in waiting])
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if len(bad):
+        sample = waiting[int(bad[0])][1]
+        raise TagsError(
+            f"{partition.name}: {encoder.name} gave numbers that are not finite for {len(bad):,} of {len(waiting):,} samples, the first with "
+            f"id {sample.id!r}. Try --dtype float32 or another encoder; if it is only these samples, take them out."
+        )
+    vectors[[number for number, _ in waiting]] = found
+
+
+def sample_vectors(places: Sequence[str], num_rows: Sequence[int], size: int, *, seed: int) -> SampledRows:
+    """Rows chosen evenly over all partitions, those that hold samples, with their vectors."""
+    rows = sample_rows(num_rows, size, seed)
+    points = [
+        np.load(place, mmap_mode="r")[found].astype(np.float32) for place, found in zip(places, rows, strict=True)
+    ]
+    every, partition = np.concatenate(points), np.repeat(np.arange(len(rows)), [len(found) for found in rows])
+    good = ~np.isnan(every[:, 0])
+    return SampledRows(partition[good], np.concatenate(rows)[good], every[good])
+
+
+def vector_chunks(place: str) -> Iterator[tuple[Int[np.ndarray, " row"], VectorsOf]]:
+    """The rows that hold samples, and their vectors, some at a time."""
+    vectors = np.load(place, mmap_mode="r")
+    for first in range(0, len(vectors), kmeans.ROWS_AT_ONCE):
+        block = np.asarray(vectors[first : first + kmeans.ROWS_AT_ONCE]).astype(np.float32)
+        good = np.flatnonzero(~np.isnan(block[:, 0]))
+        yield first + good, block if len(good) == len(block) else block[good]
+
+
+def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:
+    """Every fault of the embeddings beside tags; none if there are none."""
+    folder = storage.join(tags, EMBEDDINGS)
+    manifest = storage.join(folder, "embeddings.json")
+    if not storage.exists(manifest):
+        return []
+    parts = storage.read_json(manifest)["parts"]
+    faults = (file_fault(array_place(folder, at), part["digest"], "embeddings.json") for at, part in enumerate(parts))
+    return [fault for fault in faults if fault]
+
+
+def array_place(folder: str | os.PathLike[str], part: int) -> str:
+    """Where an array lies that is kept row for row for one partition."""
+    return storage.join(folder, f"{part:06d}.npy")
