@@ -191,6 +191,10 @@ class Shifting:
     def reads_losses(self) -> bool:
         return self.changing
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return True
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> dict[str, Any]:
         return {"seen": 0}
 

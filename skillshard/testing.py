@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from skillshard.errors import ObservationError, PolicyError, SkillshardError
-from skillshard.policies.policy import NextRound, Observation, Policy, Probing
+from skillshard.policies.policy import NextRound, Observation, Probing, check_is_policy
 
 ROUND_DRAWS = 1000
 SAME = 1e-9
@@ -32,8 +32,9 @@ def check_policy(
     The promises: weights are a distribution over the skills, whatever the losses (zero, equal, huge, one-sided); `init`,
     `observe` and `weights` are pure, and nothing is remembered outside the state; the state is JSON and comes back from it; the
     policy can be pickled and its arguments are JSON; another order of the skills gives the weights in that order; losses that
-    are NaN, negative, infinite or of an unknown skill are refused, and missing ones are refused or leave a distribution; a policy
-    that says it reads no losses does not; probes are weights that depend on the round alone.
+    are NaN, negative, infinite or of an unknown skill are refused, and none at all; missing ones leave a distribution where the
+    policy says that it may miss them, and are refused where it does not; a policy that says it reads no losses does not; probes are
+    weights that depend on the round alone.
 
     Args:
         make_policy: builds the policy; called more than once, and has to give the same one.
@@ -51,13 +52,10 @@ def check_policy(
         ...     pass
         >>> check_policy(Forgetful)
         Traceback (most recent call last):
-        skillshard.errors.PolicyError: Forgetful is no policy: it lacks arguments, eval_skills, init, name, observe, reads_losses, weights.
+        skillshard.errors.PolicyError: Forgetful is no policy: it lacks arguments, eval_skills, init, may_miss_losses, name, observe, reads_losses, weights.
     """
     policy = make_policy()
-    if not isinstance(policy, Policy):
-        needed = ("arguments", "eval_skills", "init", "name", "observe", "reads_losses", "weights")
-        missing = [name for name in needed if not hasattr(policy, name)]
-        raise PolicyError(f"{type(policy).__name__} is no policy: it lacks {', '.join(missing)}.")
+    check_is_policy(policy)
     trial = Trial(make_policy, tuple(skills), tuple(num_samples), seed)
     faults = [fault for check in CHECKS for fault in _faults_of(check, trial)]
     if faults:
@@ -254,15 +252,44 @@ def _bad_losses_are_refused(trial: Trial) -> Iterator[str]:
         yield f"a loss that is {what} is taken: raise ObservationError, as skillshard.policies.policy.check_losses does"
 
 
-def _missing_losses_are_refused_or_harmless(trial: Trial) -> Iterator[str]:
-    losses = dict.fromkeys(trial.eval_skills[1:], 1.0)
-    try:
-        state = trial.policy.observe(trial.init(trial.policy), trial.observation(0, losses))
-    except ObservationError:
+def _missing_losses_are_refused_unless_it_may_miss_them(trial: Trial) -> Iterator[str]:
+    if not trial.policy.reads_losses:
         return
-    fault = _fault_of_weights(trial.policy.weights(state, trial.upcoming(1)), len(trial.skills))
-    if fault:
-        yield f"after an observation in which a skill is missing: {fault}"
+    if len(trial.eval_skills) > 1 and trial.policy.may_miss_losses:
+        yield from _faults_with_some_losses(trial)
+    elif len(trial.eval_skills) > 1 and _takes(trial, dict.fromkeys(trial.eval_skills[1:], 1.0)):
+        yield (
+            "may_miss_losses is False, and yet it takes an observation in which a skill is missing: raise ObservationError, as "
+            "skillshard.policies.policy.check_losses does, or say that it may miss them"
+        )
+    if _takes(trial, {}):
+        yield "an observation without any loss is taken: raise ObservationError, as skillshard.policies.policy.check_losses does"
+
+
+def _faults_with_some_losses(trial: Trial) -> Iterator[str]:
+    """Of a policy that may miss losses: told each skill in turn, then all of them, then all but one."""
+    names, state = trial.eval_skills, trial.init(trial.policy)
+    parts = [(name,) for name in names] + [names] + [tuple(other for other in names if other != name) for name in names]
+    for number, part in enumerate(parts):
+        losses = {name: 1.0 + at + 1 / (1 + number) for at, name in enumerate(names) if name in part}
+        try:
+            state = trial.policy.observe(state, trial.observation(number, losses))
+        except ObservationError as error:
+            yield f"may_miss_losses is True, and yet it refuses an observation of {len(part)} of {len(names)} skills: {error}"
+            return
+        fault = _fault_of_weights(trial.policy.weights(state, trial.upcoming(number + 1)), len(trial.skills))
+        if fault:
+            yield f"after an observation in which a skill is missing: {fault}"
+            return
+
+
+def _takes(trial: Trial, losses: dict[str, float]) -> bool:
+    """Whether a new run takes these losses."""
+    try:
+        trial.policy.observe(trial.init(trial.policy), trial.observation(0, losses))
+    except ObservationError:
+        return False
+    return True
 
 
 def _other_skills_are_refused_with_a_sentence(trial: Trial) -> Iterator[str]:
@@ -314,7 +341,7 @@ CHECKS: tuple[Callable[[Trial], Iterator[str]], ...] = (
     _name_and_arguments_are_json_and_the_policy_can_be_pickled,
     _another_order_of_the_skills_gives_the_weights_in_that_order,
     _bad_losses_are_refused,
-    _missing_losses_are_refused_or_harmless,
+    _missing_losses_are_refused_unless_it_may_miss_them,
     _other_skills_are_refused_with_a_sentence,
     _a_policy_that_reads_no_losses_does_not,
     _probes_depend_on_the_round_alone,

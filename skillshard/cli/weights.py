@@ -67,10 +67,10 @@ def mix(
 
 def fit(
     runs: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            metavar="RUNS",
-            help="Finished runs: a .json or .csv file, or a directory of them; each a mixture and the losses it ended with.",
+            metavar="RUNS...",
+            help="Finished runs, each a mixture and the losses it ended with: the ledgers of runs, .json or .csv files, or directories of them.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Write the proposal to this JSON file.")] = None,
@@ -95,7 +95,7 @@ def fit(
 ) -> None:
     """Propose weights from finished runs: fit a mixing law and find its best mixture near a prior."""
     from skillshard.fitting.proposal import propose_weights
-    from skillshard.fitting.runs import read_runs
+    from skillshard.mixing.finished import gather_runs
     from skillshard.report.text import show_proposal
     from skillshard.shards.read import ShardSet
 
@@ -103,7 +103,7 @@ def fit(
         raise typer.BadParameter(f"{method!r}: give 'log-linear' or 'regmix'.", param_hint="--method")
     opened = None if shards is None else ShardSet.open(shards)
     proposal = propose_weights(
-        read_runs(runs),
+        gather_runs(runs),
         method="regmix" if method == "regmix" else "log_linear",
         kl=kl,
         num_samples=None if opened is None else {skill: len(opened.train[skill]) for skill in opened.skills},

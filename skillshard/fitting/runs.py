@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from skillshard import storage
 from skillshard.errors import FitError, name_some
 
+FILES = (".json", ".csv")
+
 
 class FinishedRun(BaseModel):
     """One run: what it was trained on, and the losses it ended with."""
@@ -72,12 +74,17 @@ def read_runs(place: str | os.PathLike[str]) -> Runs:
     Raises:
         FitError: nothing is there, or a run is not what it should be; names file and run.
     """
-    text = os.fspath(place)
-    files = [text] if text.endswith((".json", ".csv")) else _files_in(text)
+    found = read_finished(os.fspath(place))
+    return make_runs([run.weights for _, run in found], [run.losses for _, run in found], [where for where, _ in found])
+
+
+def read_finished(place: str) -> list[tuple[str, FinishedRun]]:
+    """The runs of a JSON or CSV file, or of a directory of them, each with the words that name it in an error."""
+    files = [place] if place.endswith(FILES) else files_of_runs(place)
     found = [(f"{file}, run {number}", run) for file in files for number, run in enumerate(_read(file))]
     if not found:
-        raise FitError(f"{text} holds no runs: give a .json or .csv file of finished runs, or a directory of them.")
-    return make_runs([run.weights for _, run in found], [run.losses for _, run in found], [where for where, _ in found])
+        raise FitError(f"{place} holds no runs: give a .json or .csv file of finished runs, or a directory of them.")
+    return found
 
 
 def make_runs(
@@ -113,9 +120,9 @@ def _check_run(place: str, weights: Mapping[str, float], losses: Mapping[str, fl
         )
 
 
-def _files_in(folder: str) -> list[str]:
+def files_of_runs(folder: str) -> list[str]:
     """The files of a directory that hold runs; hidden ones are left out."""
-    return [file.place for file in storage.list_files(folder) if file.place.endswith((".json", ".csv"))]
+    return [file.place for file in storage.list_files(folder) if file.place.endswith(FILES)]
 
 
 def _read(place: str) -> list[FinishedRun]:

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import artefact, storage
 from skillshard.errors import LedgerError, ObservationError, StorageError
-from skillshard.mixing.order import draw_weights, fixed_point, limited_quotas
+from skillshard.mixing.order import draw_weights, fixed_point, interleave, limited_quotas
 from skillshard.policies.policy import Observation
 
 Lag = int | Literal["live"]
@@ -362,6 +362,26 @@ def round_counts(
     over_draws = weights if run.num_tokens is None else draw_weights(weights, num_samples, np.array(run.num_tokens))
     available = available_draws(run.repeat, num_samples, drawn)
     return limited_quotas(fixed_point(over_draws), carry, run.round_draws, available)
+
+
+def drawn_at(run: RunRecord, record: RoundRecord, draw: int) -> Int[np.ndarray, " skill"]:
+    """Draws of each skill among the first `draw` of the stream, whose last is in this round, or after it."""
+    seen, counts = min(draw - record.first_draw, record.num_draws), np.array(record.counts)
+    if seen < counts.sum():
+        skill, _ = interleave(counts, "round", run.seed, record.round)
+        counts = np.bincount(skill[:seen], minlength=len(counts))
+    return np.array(record.drawn_before) + counts
+
+
+def in_unit(run: RunRecord, drawn: Int[np.ndarray, " skill"]) -> list[int]:
+    """Draws of each skill in the unit of the run's weights: as they are, or as the tokens they have on average, rounded down.
+
+    Whole epochs have exactly so many tokens; a part of one has them in expectation.
+    """
+    if run.num_tokens is None:
+        return drawn.tolist()
+    sizes = zip(drawn.tolist(), run.num_samples, run.num_tokens, strict=True)
+    return [draws * num_tokens // num_samples for draws, num_samples, num_tokens in sizes]
 
 
 def verify_ledger(ledger: Ledger) -> list[str]:

@@ -22,7 +22,7 @@ from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, 
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round
 from skillshard.mixing.rounds import ROUNDS_KEPT, EndOfStream, Rounds
-from skillshard.policies.policy import Policy
+from skillshard.policies.policy import Policy, check_is_policy
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
 
@@ -93,7 +93,7 @@ class Mixer:
             weight, and the stream ends with the last one. "cap:N": the same after N epochs.
         unit: what the policy's weights are shares of. "tokens": a skill of long samples gets fewer draws, so that the shares hold in
             tokens, over whole epochs exactly and within a round in expectation; `proportional` then follows the skills' numbers of
-            tokens. Rounds, draws and epochs still count samples.
+            tokens. Rounds, draws and epochs still count samples; policies are told of sizes and of what was drawn in tokens.
         tokens: token counts of these shards, for unit="tokens".
 
     Warns:
@@ -101,7 +101,7 @@ class Mixer:
             arXiv:2305.16264).
 
     Raises:
-        PolicyError: the policy does not fit the skills, or an argument is out of range.
+        PolicyError: the policy lacks something or does not fit the skills, or an argument is out of range.
         LedgerError: the ledger is of another run.
         TokensError: the token counts are of other shards, or a skill has no tokens.
 
@@ -125,6 +125,7 @@ class Mixer:
         unit: str = "samples",
         tokens: TokenCounts | None = None,
     ) -> None:
+        check_is_policy(policy)
         if not 1 <= round_draws <= MAX_ROUND_DRAWS:
             raise PolicyError(f"round_draws is {round_draws:,}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
         if lag != "live" and lag < 0:
@@ -249,12 +250,13 @@ class Mixer:
 
         Args:
             step: optimizer steps taken.
-            losses: nats per token; exactly the policy's evaluation skills (the training skills if it names none).
+            losses: nats per token of the policy's evaluation skills (the training skills if it names none): of all of them, or,
+                where the policy's `may_miss_losses` says so, of at least one (static policies, `odm`, `exp3`, `ado`).
             draw: samples seen when they were measured; `step * step_draws` if the mixer knows `step_draws` (counted
                 from the last resume, so that it may change between runs).
 
         Raises:
-            ObservationError: unknown or missing skills, values that are not finite numbers >= 0, other losses at this
+            ObservationError: unknown or missing skills, no losses at all, values that are not finite numbers >= 0, other losses at this
                 draw already, or losses of a later draw.
         """
         self._rounds.report(step, self._draw_of(step) if draw is None else draw, losses)

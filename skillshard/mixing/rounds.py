@@ -22,6 +22,8 @@ from skillshard.mixing.ledger import (
     ObservationRecord,
     RoundRecord,
     RunRecord,
+    drawn_at,
+    in_unit,
     open_run,
     read_record,
     rewind,
@@ -69,7 +71,8 @@ class Rounds:
 
     def report(self, step: int, draw: int, losses: Mapping[str, Any]) -> None:
         """Record an observation; ObservationError as `Mixer.report`."""
-        values = check_losses(losses, self.policy.eval_skills or tuple(self.run.skills), step=step)
+        named = self.policy.eval_skills or tuple(self.run.skills)
+        values = check_losses(losses, named, step=step, may_miss=self.policy.may_miss_losses)
         self._observations.put(ObservationRecord(step=step, draw=draw, losses=values))
         self._reporter = _here()
 
@@ -174,24 +177,19 @@ class Rounds:
             number=number,
             first_draw=number * self.run.round_draws,
             num_draws=self.run.round_draws,
-            num_samples=tuple(self.run.num_samples),
-            drawn=tuple(drawn.tolist()),
+            num_samples=tuple(self.run.num_tokens or self.run.num_samples),
+            drawn=tuple(in_unit(self.run, drawn)),
             weights_before=None if previous is None else tuple(previous.weights),
         )
 
     def _counted(self, observation: Observation, previous: RoundRecord | None) -> Observation:
-        """With the draws of each skill up to it, and the round of the last of them; those of decided rounds count."""
+        """With what was drawn of each skill up to it, and the round of its last draw; those of decided rounds count."""
         number = -1 if previous is None else min((observation.draw - 1) // self.run.round_draws, previous.round)
         if number < 0:
             return replace(observation, drawn=dict.fromkeys(self.run.skills, 0))
         record = self._known(number)
         assert record is not None
-        seen = min(observation.draw - record.first_draw, record.num_draws)
-        counts = np.array(record.counts)
-        if seen < counts.sum():
-            skill, _ = interleave(counts, "round", self.run.seed, number)
-            counts = np.bincount(skill[:seen], minlength=len(counts))
-        drawn = (np.array(record.drawn_before) + counts).tolist()
+        drawn = in_unit(self.run, drawn_at(self.run, record, observation.draw))
         return replace(observation, drawn=dict(zip(self.run.skills, drawn, strict=True)), round=number)
 
     def _weights(self, state: State, upcoming: NextRound) -> Float[np.ndarray, " skill"]:

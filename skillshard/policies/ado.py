@@ -36,6 +36,10 @@ class Ado(Online):
             "least_log_loss": self.least_log_loss,
         }
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return True
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         counts = sizes(self.name, num_samples)
         prior = (counts / counts.sum()).tolist()

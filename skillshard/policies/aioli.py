@@ -60,6 +60,10 @@ class Aioli:
     def reads_losses(self) -> bool:
         return True
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return False
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         k, m = len(skills), len(self.eval_skills or skills)
         if self.sweeps * k >= self.period_rounds:

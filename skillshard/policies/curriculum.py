@@ -48,6 +48,10 @@ class Curriculum:
     def reads_losses(self) -> bool:
         return False
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return True
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         check_names(f"{self.name}'s losses", self.losses, skills)
         return {"skills": list(skills)}

@@ -24,6 +24,10 @@ class Exp3(Online):
     def arguments(self) -> dict[str, Any]:
         return {"scale": self.scale, "prior": None if self.prior is None else dict(self.prior)}
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return True
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         return first_state(self.name, self.prior, skills, 0.0)
 

@@ -37,6 +37,10 @@ class GraphRefresh:
     def reads_losses(self) -> bool:
         return True
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return False
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         check_rows(self.weighing.graph, skills)
         return {"probing": self.probing.init(skills, num_samples), "weighing": self.weighing.init(skills, num_samples)}

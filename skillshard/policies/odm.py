@@ -27,6 +27,10 @@ class Odm(Online):
         prior = None if self.prior is None else dict(self.prior)
         return {"smoothing": self.smoothing, "warmup_steps": self.warmup_steps, "prior": prior}
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return True
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         return first_state(self.name, self.prior, skills, None)
 

@@ -30,7 +30,8 @@ class Observation:
         step: optimizer steps taken when the model was measured.
         draw: samples of the mixed stream that the model had seen then.
         losses: evaluation skill -> loss in nats per token.
-        drawn: training skill -> how many of those `draw` samples were of it; empty where nobody counted.
+        drawn: training skill -> how many of those `draw` samples were of it, or, where the run's weights count tokens, about how
+            many tokens those had; empty where nobody counted.
         round: the round of the last of those samples; -1 before the first one, and where nobody counted.
     """
 
@@ -45,12 +46,14 @@ class Observation:
 class NextRound:
     """What is known of a round before it is decided; all of it stands in the ledger.
 
+    Positions are draws. What is told of each skill is in the unit of the run's weights: samples, or tokens.
+
     Attributes:
         number: 0, 1, 2, ...
         first_draw: position of its first draw in the stream.
         num_draws: draws it is to have.
-        num_samples: samples of each training skill, in the order of the skills.
-        drawn: draws of each training skill in all rounds before.
+        num_samples: samples (or tokens) of each training skill, in the order of the skills.
+        drawn: samples (or about how many tokens) of each training skill were drawn in all rounds before.
         weights_before: weights of the round before; None for round 0.
     """
 
@@ -76,14 +79,21 @@ class Policy(Protocol):
 
     @property
     def eval_skills(self) -> tuple[str, ...] | None:
-        """The skills that every observation must name; None: the training skills."""
+        """The skills whose losses it reads; None: the training skills."""
 
     @property
     def reads_losses(self) -> bool:
         """Whether weights depend on observations. If not, no round ever waits for one."""
 
+    @property
+    def may_miss_losses(self) -> bool:
+        """Whether an observation may name a part of the evaluation skills (at least one). If not, it names them all."""
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        """The state before any observation; PolicyError if the policy does not fit these training skills."""
+        """The state before any observation; PolicyError if the policy does not fit these training skills.
+
+        `num_samples` is the size of each in the unit of the run's weights: samples, or tokens.
+        """
 
     def observe(self, state: State, observation: Observation) -> State:
         """The state after one more observation; the given state is left as it is."""
@@ -140,6 +150,10 @@ class Static(abc.ABC):
     def reads_losses(self) -> bool:
         return False
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return True
+
     @abc.abstractmethod
     def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> Sequence[float]:
         """The weights."""
@@ -164,6 +178,10 @@ class Online(abc.ABC):
     @property
     def reads_losses(self) -> bool:
         return True
+
+    @property
+    def may_miss_losses(self) -> bool:
+        return False
 
     @abc.abstractmethod
     def observe(self, state: State, observation: Observation) -> State:
@@ -204,6 +222,14 @@ def known_round(name: str, upcoming: NextRound | None) -> NextRound:
     return upcoming
 
 
+def check_is_policy(policy: object) -> None:
+    """PolicyError, with what it lacks, unless an object has all that a policy has."""
+    needed = ("arguments", "eval_skills", "init", "may_miss_losses", "name", "observe", "reads_losses", "weights")
+    missing = [name for name in needed if not hasattr(policy, name)]
+    if missing:
+        raise PolicyError(f"{type(policy).__name__} is no policy: it lacks {', '.join(missing)}.")
+
+
 def check_names(what: str, given: Collection[str], skills: Collection[str]) -> None:
     """PolicyError unless the given names are those of the skills, in any order."""
     unknown, missing = [name for name in given if name not in skills], [name for name in skills if name not in given]
@@ -238,11 +264,14 @@ def check_losses(
 ) -> dict[str, float]:
     """Losses as floats in the order of the evaluation skills, which they must name exactly; finite numbers >= 0.
 
-    Numbers of NumPy and one-element tensors will do. With `may_miss`, skills may be missing (training losses of a batch
-    that has no sample of them).
+    Numbers of NumPy and one-element tensors will do. With `may_miss`, skills may be missing, but not all (training losses of
+    a batch that has no sample of them).
 
     Raises:
         ObservationError: names every unknown and missing skill, and every bad value.
+
+    >>> check_losses({"carry": 2}, ("add", "carry"), step=8, may_miss=True)
+    {'carry': 2.0}
     """
     unknown = [f"{name!r}{did_you_mean(name, eval_skills)}" for name in losses if name not in eval_skills]
     missing = [] if may_miss else [name for name in eval_skills if name not in losses]
@@ -251,7 +280,12 @@ def check_losses(
         parts += [f"missing {name_some(repr(name) for name in missing)}"] if missing else []
         raise ObservationError(
             f"losses at step {step} do not name the evaluation skills: {'; '.join(parts)}. "
-            f"Report exactly these {len(eval_skills)}: {name_some(eval_skills, 30)}."
+            f"Report {'some of' if may_miss else 'exactly'} these {len(eval_skills)}: {name_some(eval_skills, 30)}."
+        )
+    if not losses:
+        raise ObservationError(
+            f"losses at step {step} name no skill at all. Report at least one of these {len(eval_skills)}: "
+            f"{name_some(eval_skills, 30)}; or nothing, where nothing was measured."
         )
     bad = [
         f"{name} is {value}"

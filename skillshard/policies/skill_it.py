@@ -54,6 +54,10 @@ class SkillIt:
     def reads_losses(self) -> bool:
         return self.mode != "static"
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return self.mode == "static"
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         check_rows(self.graph, skills)
         return {"skills": list(skills), "window": []} | ({"rounds": []} if self.mode == "paper" else {})

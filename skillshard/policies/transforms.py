@@ -50,6 +50,10 @@ class Chain:
     def reads_losses(self) -> bool:
         return self.policy.reads_losses
 
+    @property
+    def may_miss_losses(self) -> bool:
+        return self.policy.may_miss_losses
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         state = self.policy.init(skills, num_samples)
         counts = (1,) * len(skills) if num_samples is None else tuple(int(count) for count in num_samples)
@@ -201,11 +205,15 @@ class RepetitionLimit:
         self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
     ) -> Float[np.ndarray, " train_skill"]:
         upcoming = known_round(self.name, upcoming)
-        left = max(self.draws - upcoming.first_draw, upcoming.num_draws)
+        seen = sum(upcoming.drawn)
+        of_a_draw = (
+            seen / upcoming.first_draw if upcoming.first_draw else 1.0
+        )  # other than 1 where weights count tokens
+        left = max(self.draws - seen, upcoming.num_draws * of_a_draw)
         room = np.maximum(self.epochs * np.array(upcoming.num_samples) - np.array(upcoming.drawn), 0) / left
         if room.sum() < 1 - ROUNDING:
             raise PolicyError(
-                f"round {upcoming.number}: {self.epochs:g} epochs of all samples leave {room.sum() * left:,.0f} draws, and {left:,} are still "
+                f"round {upcoming.number}: {self.epochs:g} epochs of all samples leave {room.sum() * left:,.0f} draws, and {left:,.0f} are still "
                 "to come. Give repetition_limit more epochs or fewer draws, or train on more samples."
             )
         return filled(weights, room / min(room.sum(), 1.0))
@@ -220,7 +228,7 @@ def repetition_limit(epochs: float, *, draws: int) -> Transform:
 
     Args:
         epochs: N, > 0. Muennighoff et al. (arXiv:2305.16264) find up to 4 as good as new data.
-        draws: R, samples that the whole run takes, >= 1.
+        draws: R, samples that the whole run takes, >= 1; tokens where the mixer's unit is tokens.
 
     Raises:
         PolicyError: epochs or draws are out of range; later, all samples together do not suffice, or the round is not known.

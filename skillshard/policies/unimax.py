@@ -52,7 +52,7 @@ def unimax(*, draws: int, epochs: float) -> Policy:
     for the skills in the order of their size, smallest first; B begins as `draws`, L is the number of skills.
 
     Args:
-        draws: samples that the whole run takes, >= 1.
+        draws: samples that the whole run takes, >= 1; tokens where the mixer's unit is tokens.
         epochs: N, most passes over one skill, > 0; the method's only knob.
 
     Where all skills together hold fewer than `draws` / `epochs` samples, every skill passes N epochs and the weights are

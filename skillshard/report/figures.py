@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from skillshard import storage
 from skillshard.errors import LedgerError
@@ -22,7 +22,8 @@ class History:
 
     Attributes:
         draws: of each observation.
-        losses: nats per token.
+        eval_skills: all that any observation names.
+        losses: nats per token; NaN where an observation does not name the skill.
         first_draws: of each round.
     """
 
@@ -45,8 +46,8 @@ def history(ledger: Ledger) -> History:
     rounds = [read_record(ledger, name, RoundRecord) for name in ledger.names("rounds")]
     observations = [record for record in seen if record is not None]
     decided = [record for record in rounds if record is not None]
-    eval_skills = tuple(observations[0].losses) if observations else ()
-    losses = [[record.losses[skill] for skill in eval_skills] for record in observations]
+    eval_skills = tuple(dict.fromkeys(skill for record in observations for skill in record.losses))
+    losses = [[record.losses.get(skill, np.nan) for skill in eval_skills] for record in observations]
     return History(
         skills=tuple(run.skills),
         eval_skills=eval_skills,
@@ -70,10 +71,12 @@ def draw_runs(runs: Mapping[str, History], place: str | os.PathLike[str], *, tit
     for column, (name, run) in enumerate(runs.items()):
         above, below = axes[0, column], axes[1, column]
         for at, skill in enumerate(run.eval_skills):
-            above.plot(
-                run.draws, np.maximum(run.losses[:, at], LOSS_FLOOR), label=skill, color=f"C{at % 10}", linewidth=1.2
-            )
-        above.plot(run.draws, np.maximum(run.losses.mean(axis=1), LOSS_FLOOR), label="mean", color="black", linewidth=2)
+            there = np.isfinite(run.losses[:, at])
+            shown = np.maximum(run.losses[there, at], LOSS_FLOOR)
+            above.plot(run.draws[there], shown, label=skill, color=f"C{at % 10}", linewidth=1.2)
+        whole = np.isfinite(run.losses).all(axis=1)  # a mean over other skills each time would be no curve
+        shown = np.maximum(run.losses[whole].mean(axis=1), LOSS_FLOOR)
+        above.plot(run.draws[whole], shown, label="mean", color="black", linewidth=2)
         edges = np.append(run.first_draws, run.first_draws[-1:] + run.round_draws)
         for at, skill in enumerate(run.skills):
             below.stairs(run.weights[:, at], edges, label=skill, color=f"C{at % 10}", linewidth=1.6, baseline=None)
@@ -185,15 +188,23 @@ def draw_heat_map(
     eval_skills: Sequence[str],
     edges: Float[np.ndarray, "train_skill eval_skill"],
     place: str | os.PathLike[str],
+    *,
+    doubt: Bool[np.ndarray, "train_skill eval_skill"] | None = None,
 ) -> None:
-    """One PNG: the matrix; blue helps, red harms. The scale covers 95 % of the edges between skills; others may exceed it."""
+    """One PNG: the matrix; blue helps, red harms. The scale covers 95 % of the edges between skills; others may exceed it.
+
+    Edges that `doubt` (where they could be 0) leaves certain have a dot.
+    """
     between = np.array([[row != column for column in eval_skills] for row in train_skills])
     sizes = np.abs(edges[between])
     limit = float(np.quantile(sizes, 0.95, method="higher")) if sizes.any() else 0.0
     limit = limit or float(np.abs(edges).max()) or 1.0
     width, height = (min(2.6 + 0.3 * num, 40.0) for num in (len(eval_skills), len(train_skills)))
     figure, axis = _figure(max(width, 5.0), max(height, 3.6))
-    drawn = axis.imshow(edges, vmin=-limit, vmax=limit, cmap="RdBu", aspect="auto")
+    harms = bool((edges < 0).any())
+    drawn = axis.imshow(
+        edges, vmin=-limit if harms else 0, vmax=limit, cmap="RdBu" if harms else "Blues", aspect="auto"
+    )
     axis.set_yticks(range(len(train_skills)), [_short(name) for name in train_skills], fontsize=7)
     axis.set_xticks(range(len(eval_skills)), [_short(name) for name in eval_skills], fontsize=7, rotation=90)
     axis.set_ylabel("trained on")
@@ -204,8 +215,14 @@ def draw_heat_map(
             axis.text(
                 column, row, f"{edge:.2g}", ha="center", va="center", fontsize=7, color="white" if dark else "black"
             )
-    is_beyond = bool((np.abs(edges) > limit).any())
-    figure.colorbar(drawn, ax=axis, label="edge (blue: helps)", extend="both" if is_beyond else "neither")
+    elif doubt is not None:
+        certain = np.argwhere(~doubt & (edges != 0))
+        dark = np.abs(edges[*certain.T]) > 0.6 * limit
+        axis.scatter(certain[:, 1], certain[:, 0], s=9, c=np.where(dark, "white", "black"), linewidths=0)
+        axis.set_title("a dot: distinguishable from 0 (95 %, each edge alone)", fontsize=8)
+    beyond = {(False, False): "neither", (True, False): "max", (False, True): "min", (True, True): "both"}
+    is_beyond = bool((edges > limit).any()), bool((edges < -limit).any())
+    figure.colorbar(drawn, ax=axis, label="edge (blue: helps)", extend=beyond[is_beyond])
     _save(figure, place)
 
 
@@ -214,12 +231,22 @@ def draw_nodes(
     eval_skills: Sequence[str],
     edges: Float[np.ndarray, "train_skill eval_skill"],
     place: str | os.PathLike[str],
+    *,
+    doubt: Bool[np.ndarray, "train_skill eval_skill"] | None = None,
 ) -> None:
-    """One PNG: skills on a circle, an arrow for each of the strongest positive edges between them, wider where it is stronger."""
+    """One PNG: skills on a circle, an arrow for each of the strongest positive edges between them, wider where it is stronger.
+
+    Edges that could be 0, as `doubt` says, are grey.
+    """
     names = list(dict.fromkeys((*train_skills, *eval_skills)))
     found = sorted(
         (
-            (float(edges[row, column]), names.index(train), names.index(name))
+            (
+                float(edges[row, column]),
+                names.index(train),
+                names.index(name),
+                doubt is not None and bool(doubt[row, column]),
+            )
             for row, train in enumerate(train_skills)
             for column, name in enumerate(eval_skills)
             if train != name and edges[row, column] > 0
@@ -229,9 +256,10 @@ def draw_nodes(
     figure, axis = _figure(8.5, 7.5)
     angles = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
     places = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    for edge, start, end in reversed(found[:ARROWS]):
+    for edge, start, end, could_be_0 in reversed(found[:ARROWS]):
         strength = edge / found[0][0]
-        style = {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 9, "shrinkB": 9, "color": "C0"}
+        style = {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 9, "shrinkB": 9}
+        style["color"] = "0.55" if could_be_0 else "C0"
         style |= {
             "linewidth": 0.4 + 3.2 * strength,
             "alpha": 0.25 + 0.75 * strength,
@@ -255,7 +283,8 @@ def draw_nodes(
     axis.axis("off")
     shown = min(len(found), ARROWS)
     axis.set_title(
-        f"{shown:,} strongest of {len(found):,} positive edges between skills; from what helps to what is helped",
+        f"{shown:,} strongest of {len(found):,} positive edges between skills; from what helps to what is helped"
+        + ("; grey: could be 0" if any(could_be_0 for *_, could_be_0 in found[:ARROWS]) else ""),
         fontsize=9,
     )
     _save(figure, place)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 
 from skillshard.errors import name_some
 from skillshard.graph.skill_graph import GraphFile, read_graph
@@ -43,10 +44,18 @@ def statistics_of(graph: GraphFile) -> Statistics:
 def draw_graph(graph: GraphFile, folder: Path) -> list[Path]:
     """graph.png, the heat map, and nodes.png, the strongest edges as arrows."""
     places = [folder / "graph.png", folder / "nodes.png"]
-    edges = np.array(graph.edges)
-    draw_heat_map(graph.train_skills, graph.eval_skills, edges, places[0])
-    draw_nodes(graph.train_skills, graph.eval_skills, edges, places[1])
+    edges, doubt = np.array(graph.edges), _doubt(graph)
+    draw_heat_map(graph.train_skills, graph.eval_skills, edges, places[0], doubt=doubt)
+    draw_nodes(graph.train_skills, graph.eval_skills, edges, places[1], doubt=doubt)
     return places
+
+
+def _doubt(graph: GraphFile) -> Bool[np.ndarray, "train_skill eval_skill"] | None:
+    """Which edges could be 0; None where the runs of a single seed cannot tell."""
+    num_seeds = 1 if graph.learned is None else len(graph.learned.seeds)
+    if graph.standard_errors is None or num_seeds < 2:
+        return None
+    return is_uncertain(np.array(graph.edges), np.array(graph.standard_errors), num_seeds)
 
 
 def _print_matrix(graph: GraphFile) -> None:
@@ -64,8 +73,7 @@ def _print_matrix(graph: GraphFile) -> None:
 def _print_strongest(graph: GraphFile) -> None:
     """The strongest edges between skills, with how sure each is."""
     edges, same = np.array(graph.edges), is_same(graph.train_skills, graph.eval_skills)
-    errors, num_seeds = graph.standard_errors, 1 if graph.learned is None else len(graph.learned.seeds)
-    doubt = None if errors is None or num_seeds < 2 else is_uncertain(edges, np.array(errors), num_seeds)
+    errors, doubt = graph.standard_errors, _doubt(graph)
     order = np.argsort(-np.where(same | (edges <= 0), -np.inf, edges), axis=None, kind="stable")
     pairs = [np.unravel_index(at, edges.shape) for at in order[:STRONGEST]]
     rows = []

@@ -26,6 +26,7 @@ class Sound:
     arguments: dict[str, Any] = field(default_factory=lambda: {"temperature": 2.0})
     eval_skills: tuple[str, ...] | None = None
     reads_losses: bool = True
+    may_miss_losses: bool = False
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> Any:
         return {"skills": list(skills), "losses": [0.0] * len(skills)}
@@ -136,6 +137,41 @@ class TakesNan(Sound):
         return {**state, "losses": [0.0 if loss != loss else min(loss, 1e6) for loss in losses]}
 
 
+class MaySkipSkills(Sound):
+    """A sound one that keeps the last loss of a skill that is missing."""
+
+    def __init__(self) -> None:
+        super().__init__(may_miss_losses=True)
+
+    def observe(self, state: Any, observation: Observation) -> Any:
+        found = check_losses(observation.losses, state["skills"], step=observation.step, may_miss=True)
+        return {
+            **state,
+            "losses": [found.get(name, old) for name, old in zip(state["skills"], state["losses"], strict=True)],
+        }
+
+
+class MissesInSecret(MaySkipSkills):
+    def __init__(self) -> None:
+        Sound.__init__(self)
+
+
+class SaysItMayMiss(Sound):
+    def __init__(self) -> None:
+        super().__init__(may_miss_losses=True)
+
+
+class LosesWhatIsMissing(MaySkipSkills):
+    def observe(self, state: Any, observation: Observation) -> Any:
+        found = check_losses(observation.losses, state["skills"], step=observation.step, may_miss=True)
+        return {**state, "losses": list(found.values())}
+
+
+class TakesNothing(MaySkipSkills):
+    def observe(self, state: Any, observation: Observation) -> Any:
+        return super().observe(state, observation) if observation.losses else state
+
+
 class StumblesOverNewSkills(Sound):
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> Any:
         return {"skills": list(skills)[:4], "losses": [0.0] * len(skills[:4])}
@@ -170,8 +206,9 @@ class Divides(Sound):
             return losses / losses.sum()
 
 
-def test_a_policy_that_keeps_the_contract_passes() -> None:
-    check_policy(Sound)
+@pytest.mark.parametrize("sound", [Sound, MaySkipSkills])
+def test_a_policy_that_keeps_the_contract_passes(sound: type[Sound]) -> None:
+    check_policy(sound)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +233,14 @@ def test_a_policy_that_keeps_the_contract_passes() -> None:
         (PrefersTheFirst, "they depend on places, not on names"),
         (TakesNan, "a loss that is NaN is taken"),
         (TakesNan, "a loss that is of an unknown skill is taken"),
-        (TakesNan, "missing losses are refused or harmless: it raised KeyError"),
+        (TakesNan, "missing losses are refused unless it may miss them: it raised KeyError"),
+        (MissesInSecret, "may_miss_losses is False, and yet it takes an observation in which a skill is missing"),
+        (
+            SaysItMayMiss,
+            "may_miss_losses is True, and yet it refuses an observation of 1 of 4 skills: losses at step 10",
+        ),
+        (LosesWhatIsMissing, "after an observation in which a skill is missing: weights have shape (1,)"),
+        (TakesNothing, "an observation without any loss is taken"),
         (StumblesOverNewSkills, "with a new skill: weights have shape (4,), and there are 5 skills"),
         (ReadsInSecret, "reads_losses is False, and yet its weights change with the losses"),
         (ProbesBadly, "the probe of round 3: weights sum to 4"),

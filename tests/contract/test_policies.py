@@ -180,7 +180,8 @@ def test_an_observation_without_a_skill_is_refused_by_name_or_used(build: Callab
     state = policy.init(SKILLS, SIZES)
     names = policy.eval_skills or SKILLS
     seen = observation(0, dict.fromkeys(names[1:], 1.0))
-    if policy.name.split("+")[0] in ("odm", "exp3", "ado") or not policy.reads_losses:
+    assert policy.may_miss_losses == (policy.name.split("+")[0] in ("odm", "exp3", "ado") or not policy.reads_losses)
+    if policy.may_miss_losses:
         assert abs(policy.weights(policy.observe(state, seen), upcoming(1, SKILLS)).sum() - 1) < 1e-9
         return
     with pytest.raises(ObservationError, match=f"missing '{names[0]}'"):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,14 @@ from skillshard.fitting.mixing_law import MixingLaw, fit_mixing_law
 from skillshard.fitting.proposal import propose_weights
 from skillshard.fitting.runs import Runs, make_runs, read_runs
 from skillshard.fitting.scaling_law import fit_scaling_law
+from skillshard.mixing.finished import finished_run, gather_runs
+from skillshard.mixing.mixer import Mixer
+from skillshard.policies import fixed, softmax_loss, stratified
+from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import count_tokens
 from tests.commands import skillshard
+from tests.conftest import HERE
+from tests.tokenizers_trained import byte_tokenizer, counted, uneven_shards
 
 SKILLS = ("add", "carry", "negate")
 EXAMS = ("easy", "hard")
@@ -191,3 +200,123 @@ def test_a_file_without_runs_gets_one_clear_sentence(tmp_path: Path, name: str, 
     (tmp_path / name).write_text(content)
     with pytest.raises(FitError, match=re.escape(sentence)):
         read_runs(tmp_path / name)
+
+
+# --- runs out of their ledgers ---------------------------------------------------------------------------------------
+
+
+def a_run(shards: ShardSet, ledger: Path, weights: Sequence[float], *, draws: int = 300, **arguments: Any) -> Mixer:
+    """A run with fixed weights, which ends with losses that follow a planted law."""
+    policy = fixed(dict(zip(shards.skills, weights, strict=True)))
+    mixer = Mixer(shards, policy, ledger=ledger, round_draws=64, **arguments)
+    shares = np.bincount(mixer.batch(0, draws).skill_numbers, minlength=3) / draws
+    mixer.report(1, dict.fromkeys(shards.skills, 9.0), draw=0)
+    mixer.report(2, dict.fromkeys(shards.skills, 5.0), draw=100)
+    found = 1 + np.exp(shares @ np.array([[-1.0, 0.3, 0.1], [0.2, -0.8, 0.0], [0.1, 0.2, -0.5]]))
+    mixer.report(3, dict(zip(shards.skills, found.tolist(), strict=True)), draw=draws)
+    return mixer
+
+
+def test_a_ledger_gives_the_shares_drawn_and_the_last_losses(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = a_run(shards, tmp_path / "run", [0.5, 0.3, 0.2])
+    run = finished_run(mixer.ledger)
+    assert list(run.weights.values()) == np.bincount(mixer.batch(0, 300).skill_numbers, minlength=3).tolist()
+    runs = gather_runs([str(tmp_path / "run")])
+    np.testing.assert_allclose(runs.weights[0], [0.5, 0.3, 0.2], atol=0.01)
+    assert runs.eval_skills == shards.skills
+    assert runs.losses[0].tolist() == list(run.losses.values())
+    assert max(run.losses.values()) < 3
+
+
+def test_the_mean_mixture_of_a_run_with_live_weights_counts_what_was_drawn(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = Mixer(shards, softmax_loss(temperature=0.1), ledger=tmp_path / "run", round_draws=64, lag=0)
+    for number in range(5):
+        mixer.round(number)
+        mixer.report(number, dict(zip(shards.skills, (1.0, 0.5, 0.1 + number / 4), strict=True)), draw=64 * number + 64)
+    drawn = np.bincount(mixer.batch(0, 320).skill_numbers, minlength=3)
+    assert len({tuple(mixer.round(number).weights) for number in range(5)}) > 2
+    assert list(finished_run(mixer.ledger).weights.values()) == drawn.tolist()
+
+
+def test_fit_reads_ledgers_and_files_together(shards: ShardSet, tmp_path: Path) -> None:
+    mixtures = np.random.default_rng(5).dirichlet([1.0, 1.0, 1.0], size=8)
+    ledgers = [
+        a_run(shards, tmp_path / "runs" / f"{at}", mixture).ledger for at, mixture in enumerate(mixtures.tolist())
+    ]
+    pairs = [finished_run(ledger).model_dump() for ledger in ledgers]
+    for at in (5, 6, 7):
+        shutil.rmtree(tmp_path / "runs" / f"{at}")
+    (tmp_path / "runs" / "three.json").write_text(json.dumps({"schema": "skillshard/runs/1", "runs": pairs[5:]}))
+    places = [*(str(tmp_path / "runs" / f"{at}") for at in range(5)), str(tmp_path / "runs" / "three.json")]
+    code, text, err = skillshard("fit", *places, "--out", str(tmp_path / "fit.json"))
+    assert code == 0, err
+    assert "mean loss expected" in text
+    expected = propose_weights(make_runs([run["weights"] for run in pairs], [run["losses"] for run in pairs]))
+    assert (tmp_path / "fit.json").read_bytes() == expected.to_bytes()
+    together = gather_runs([str(tmp_path / "runs")])
+    assert len(together) == 8
+    np.testing.assert_array_equal(together.weights, gather_runs([f"{places[0]}/", *places[1:]]).weights)
+
+
+def test_a_directory_without_runs_gets_one_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FitError, match=r"holds no runs: give the ledgers of runs, \.json or \.csv files"):
+        gather_runs([str(tmp_path)])
+
+
+def no_losses(shards: ShardSet, folder: Path) -> None:
+    Mixer(shards, stratified(), ledger=folder / "b", round_draws=64).round(0)
+
+
+def losses_of_the_start(shards: ShardSet, folder: Path) -> None:
+    mixer = Mixer(shards, stratified(), ledger=folder / "b", round_draws=64)
+    mixer.report(0, dict.fromkeys(shards.skills, 9.0), draw=0)
+
+
+def losses_beyond_what_was_drawn(shards: ShardSet, folder: Path) -> None:
+    mixer = Mixer(shards, stratified(), ledger=folder / "b", round_draws=64)
+    mixer.report(0, dict.fromkeys(shards.skills, 9.0), draw=300)
+
+
+def a_shorter_run(shards: ShardSet, folder: Path) -> None:
+    a_run(shards, folder / "b", [0.2, 0.3, 0.5], draws=200)
+
+
+def a_run_over_tokens(shards: ShardSet, folder: Path) -> None:
+    tokenizer = byte_tokenizer(sample.text for sample in shards.train["add"])
+    counts = count_tokens(shards, tokenizer, folder / "counts", where=HERE)
+    a_run(shards, folder / "b", [0.2, 0.3, 0.5], unit="tokens", tokens=counts)
+
+
+def a_part_of_the_losses(shards: ShardSet, folder: Path) -> None:
+    mixer = Mixer(shards, stratified(), ledger=folder / "b", round_draws=64)
+    mixer.batch(0, 300)
+    mixer.report(0, {"add": 1.0, "negate": 1.0}, draw=300)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (no_losses, r"b holds no losses, so how its mixture ended is not known. Report losses at the end"),
+        (losses_of_the_start, r"b holds losses of draw 0 only, so how its mixture ended is not known"),
+        (losses_beyond_what_was_drawn, r"b has losses of draw 300 and no round 4 with that draw"),
+        (a_shorter_run, r"b has last losses at draw 200, .*a has 300: only runs that are alike in this tell"),
+        (a_run_over_tokens, r"a has weights that count samples, .*b has tokens: only runs that are alike"),
+        (a_part_of_the_losses, r"b: losses must be .* for each of add, carry, negate; none is bad, missing: carry"),
+    ],
+)
+def test_ledgers_that_tell_nothing_of_a_mixture_get_one_clear_sentence(
+    shards: ShardSet, tmp_path: Path, damage: Callable[[ShardSet, Path], None], sentence: str
+) -> None:
+    a_run(shards, tmp_path / "a", [0.5, 0.3, 0.2])
+    damage(shards, tmp_path)
+    with pytest.raises(FitError, match=sentence):
+        gather_runs([str(tmp_path / "a"), str(tmp_path / "b")])
+
+
+def test_the_share_of_tokens_counts_where_weights_do(tmp_path: Path) -> None:
+    shards = uneven_shards(tmp_path)
+    counts = counted(shards, tmp_path / "counts")
+    mixer = a_run(shards, tmp_path / "run", [0.6, 0.3, 0.1], unit="tokens", tokens=counts, draws=640)
+    found = list(finished_run(mixer.ledger).weights.values())
+    assert mixer.round(0).counts[2] < 0.05 * 64
+    np.testing.assert_allclose(np.array(found) / sum(found), [0.6, 0.3, 0.1], atol=0.01)

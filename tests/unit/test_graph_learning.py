@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Annotation
 
 import skillshard.graph.learn as learning
 from skillshard.errors import GraphError, SkillshardError
@@ -17,6 +18,7 @@ from skillshard.graph.learn import learn_graph
 from skillshard.graph.plan import plan_runs
 from skillshard.graph.runs import eval_steps, load_data, mixed_batches, run_unit
 from skillshard.graph.skill_graph import GraphFile, SkillGraph, read_graph, write_graph
+from skillshard.report import figures
 from skillshard.shards.read import ShardSet
 from tests.commands import skillshard
 from tests.conftest import HERE, samples, tag_and_shard, write_corpus
@@ -254,6 +256,33 @@ def test_the_verbs_of_the_command_line_share_one_name(learned: Path, shards: Sha
     shown = skillshard("graph", "show", learned, "--pictures", tmp_path / "pictures")
     assert shown.code == 0 and "density" in shown.out
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"graph.png", "nodes.png"}
+
+
+def test_the_pictures_of_a_large_graph_mark_the_edges_that_can_be_told_from_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, place: drawn.append(figure))
+    names, random = tuple(f"skill {at}" for at in range(27)), np.random.default_rng(3)
+    edges, doubt = random.random((27, 27)) * (random.random((27, 27)) < 0.5), random.random((27, 27)) < 0.7
+    figures.draw_heat_map(names, names, edges, tmp_path / "graph.png", doubt=doubt)
+    figures.draw_heat_map(names, names, edges - 0.1, tmp_path / "graph.png")
+    figures.draw_nodes(names, names, edges, tmp_path / "nodes.png", doubt=doubt)
+    marked, unmarked, arrows = (figure.axes[0] for figure in drawn)
+    (dots,) = marked.collections
+    assert {(int(y), int(x)) for x, y in dots.get_offsets()} == {
+        (int(row), int(column)) for row, column in np.argwhere((edges != 0) & ~doubt)
+    }
+    assert marked.images[0].norm.vmin == 0
+    assert not unmarked.collections
+    assert unmarked.images[0].norm.vmin == -unmarked.images[0].norm.vmax < 0
+    between = np.where(np.eye(27, dtype=bool), 0, edges)
+    strongest = np.argsort(-between, axis=None)[: figures.ARROWS]
+    colours = [mark.arrow_patch.get_edgecolor()[:3] for mark in arrows.texts if isinstance(mark, Annotation)]
+    grey = [colour for colour in colours if max(colour) - min(colour) < 0.01]
+    assert len(colours) == figures.ARROWS
+    assert len(grey) == doubt.ravel()[strongest].sum()
+    assert "grey: could be 0" in arrows.get_title()
 
 
 def test_without_a_warm_start_a_new_model_is_warned_of(shards: ShardSet, tmp_path: Path) -> None:

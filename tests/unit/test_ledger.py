@@ -7,13 +7,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
+from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, read_record, verify_ledger
 from skillshard.mixing.mixer import Mixer
-from skillshard.policies import skill_it, stratified
+from skillshard.policies import Policy, ado, chain, exp3, floor, odm, skill_it, softmax_loss, stratified
+from skillshard.report.figures import draw_runs, history
 from skillshard.shards.read import ShardSet
 
 SKILLS = ("add", "carry", "negate")
@@ -49,6 +51,93 @@ def test_bad_losses_are_refused_by_name_and_nothing_is_recorded(one: Mixer, loss
     with pytest.raises(ObservationError, match=re.escape(sentence)):
         one.report(8, losses)
     assert one.ledger.names("observations") == []
+
+
+MAY_MISS: dict[str, Policy] = {
+    "odm": odm(warmup_steps=0),
+    "exp3": exp3(),
+    "ado": ado(warmup_steps=0, refit_steps=2),
+    "odm with a floor": chain(odm(warmup_steps=0), floor(0.01)),
+    "stratified": stratified(),
+}
+
+
+@pytest.mark.parametrize("policy", MAY_MISS.values(), ids=MAY_MISS)
+def test_a_policy_that_may_miss_losses_takes_a_part_of_them_and_its_run_replays(
+    policy: Policy, shards: ShardSet, tmp_path: Path
+) -> None:
+    parts: list[dict[str, float]] = [{"carry": 2.0}, {"add": 1.0, "negate": 0.5}, GOOD, {"negate": 0.4}, {"add": 0.9}]
+    ledgers = [build(shards, tmp_path / name, policy=policy) for name in ("first", "second")]
+    for mixer in ledgers:
+        for number, part in enumerate(parts, start=1):
+            mixer.report(8 * number, part)
+    first, second = ([mixer.round(number).to_bytes() for number in range(7)] for mixer in ledgers)
+    assert first == second
+    assert verify_ledger(ledgers[0].ledger) == []
+    assert [record.losses for record in observations_of(ledgers[0])] == parts
+
+
+@pytest.mark.parametrize("policy", MAY_MISS.values(), ids=MAY_MISS)
+@pytest.mark.parametrize(
+    ("losses", "sentence"),
+    [
+        (
+            {"add": 1.0, "carryy": 1.0},
+            "losses at step 8 do not name the evaluation skills: unknown 'carryy' (did you mean 'carry'?). Report some of these 3: "
+            "add, carry, negate.",
+        ),
+        (
+            {},
+            "losses at step 8 name no skill at all. Report at least one of these 3: add, carry, negate; or nothing, where nothing was "
+            "measured.",
+        ),
+        ({"add": math.nan}, "losses at step 8 are not finite numbers >= 0: add is nan."),
+    ],
+)
+def test_a_part_of_the_losses_is_still_refused_where_it_is_unknown_empty_or_bad(
+    policy: Policy, losses: dict[str, float], sentence: str, shards: ShardSet, tmp_path: Path
+) -> None:
+    mixer = build(shards, tmp_path / "run", policy=policy)
+    with pytest.raises(ObservationError, match=re.escape(sentence)):
+        mixer.report(8, losses)
+    assert mixer.ledger.names("observations") == []
+
+
+def test_a_chain_needs_the_losses_that_its_policy_needs(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = build(shards, tmp_path / "run", policy=chain(softmax_loss(temperature=0.5), floor(0.01)))
+    with pytest.raises(
+        ObservationError, match=r"missing 'carry', 'negate'\. Report exactly these 3: add, carry, negate\."
+    ):
+        mixer.report(8, {"add": 1.0})
+
+
+def test_a_part_moves_the_weights_of_the_skills_it_names(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = build(shards, tmp_path / "run", policy=odm(warmup_steps=0, smoothing=0.0))
+    mixer.report(8, {"add": 1.0, "carry": 1.0, "negate": 1.0})
+    for number in range(2, 9):
+        mixer.report(8 * number, {"carry": 3.0})
+    explored = math.sqrt(math.log(3) / (3 * 8))
+    share = np.exp([1.0, 3.0, 1.0]) / np.exp([1.0, 3.0, 1.0]).sum()
+    np.testing.assert_allclose(mixer.round(9).weights, (1 - 3 * explored) * share + explored)
+
+
+def test_a_picture_of_a_run_leaves_out_what_was_not_reported(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = build(shards, tmp_path / "run", policy=exp3())
+    for number, part in enumerate([{"carry": 2.0}, GOOD, {"add": 0.5}], start=1):
+        mixer.report(8 * number, part)
+    mixer.round(3)
+    seen = history(mixer.ledger)
+    assert set(seen.eval_skills) == set(SKILLS)
+    column = seen.losses[:, seen.eval_skills.index("add")]
+    assert math.isnan(column[0])
+    assert column[1:].tolist() == [1.0, 0.5]
+    draw_runs({"exp3": seen}, tmp_path / "run.png", title="parts")
+    assert (tmp_path / "run.png").stat().st_size > 10_000
+
+
+def observations_of(mixer: Mixer) -> list[ObservationRecord]:
+    found = [read_record(mixer.ledger, name, ObservationRecord) for name in mixer.ledger.names("observations")]
+    return [record for record in found if record is not None]
 
 
 def test_the_same_losses_again_have_no_effect_and_other_losses_are_an_error(one: Mixer) -> None:

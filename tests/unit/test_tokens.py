@@ -3,6 +3,8 @@
 import json
 import pickle
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,19 @@ import pytest
 from skillshard.errors import LedgerError, PolicyError, StorageError, TokensError
 from skillshard.execution import Where
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
+from skillshard.mixing.ledger import DirectoryLedger, RunRecord, in_unit, read_record, verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
-from skillshard.policies import skill_it, stratified
+from skillshard.policies import (
+    NextRound,
+    Observation,
+    ado,
+    chain,
+    fixed,
+    repetition_limit,
+    skill_it,
+    stratified,
+)
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts, count_tokens, open_tokenizer
 from tests.commands import fails, works
@@ -308,3 +319,111 @@ def test_a_long_sample_is_tokenized_once_by_who_reads_on(
     one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
     last = [int(one.batch(first, 3).draws[-1, -1]) for first in range(0, 60, 3)][-1]
     assert seen == one.mixer.batch(0, last + 1).texts
+
+
+# --- what policies are told in tokens --------------------------------------------------------------------------------
+
+
+@dataclass
+class Listening:
+    """Equal weights, and a list of what the mixer tells."""
+
+    rounds: list[NextRound] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
+    sizes: tuple[int, ...] = ()
+    name: str = "listening"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    eval_skills: tuple[str, ...] | None = None
+    reads_losses: bool = True
+    may_miss_losses: bool = False
+
+    def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> dict[str, Any]:
+        self.sizes = tuple(num_samples or ())
+        return {"skills": list(skills)}
+
+    def observe(self, state: dict[str, Any], observation: Observation) -> dict[str, Any]:
+        self.observations.append(observation)
+        return state
+
+    def weights(self, state: dict[str, Any], upcoming: NextRound | None = None) -> np.ndarray:
+        assert upcoming is not None
+        self.rounds.append(upcoming)
+        return np.full(len(state["skills"]), 1 / len(state["skills"]))
+
+
+def trained(one: Mixer, num_rounds: int) -> Mixer:
+    """Losses in the middle of every round."""
+    for number in range(num_rounds):
+        one.round(number)
+        one.report(number, dict.fromkeys(one.skills, 1.0 + 1 / (1 + number)), draw=50 * number + 25)
+    return one
+
+
+@pytest.mark.parametrize("unit", ["samples", "tokens"])
+def test_sizes_and_what_was_drawn_are_told_in_the_unit_of_the_weights(
+    uneven: ShardSet, counts: TokenCounts, tmp_path: Path, unit: str
+) -> None:
+    policy = Listening()
+    one = trained(
+        mixer(uneven, tmp_path, policy=policy, lag="live", unit=unit, tokens=counts if unit == "tokens" else None), 8
+    )
+    samples_of = [len(uneven.train[skill]) for skill in one.skills]
+    told_of = samples_of if unit == "samples" else [counts.train[skill].num_tokens for skill in one.skills]
+    assert policy.sizes == tuple(told_of)
+
+    def told(draws: int) -> list[int]:
+        numbers = np.bincount(one.at(np.arange(draws)).skill_numbers, minlength=len(one.skills)).tolist()
+        return [number * size // of for number, size, of in zip(numbers, told_of, samples_of, strict=True)]
+
+    for upcoming in policy.rounds:
+        assert upcoming.first_draw == 50 * upcoming.number
+        assert upcoming.num_samples == policy.sizes
+        assert list(upcoming.drawn) == told(upcoming.first_draw)
+    assert len(policy.observations) >= 7
+    for observation in policy.observations:
+        assert observation.draw % 50 == 25
+        assert list(observation.drawn.values()) == told(observation.draw)
+
+
+def test_whole_epochs_are_told_as_their_tokens(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+    one = mixer(uneven, tmp_path, unit="tokens", tokens=counts)
+    one.round(0)
+    run = read_record(one.ledger, "run.json", RunRecord)
+    assert run is not None
+    whole = [3 * counts.train[skill].num_tokens for skill in one.skills]
+    assert in_unit(run, 3 * np.array(run.num_samples)) == whole
+    huge = in_unit(run, 10**15 * np.array(run.num_samples))
+    assert huge == [10**15 * counts.train[skill].num_tokens for skill in one.skills]
+
+
+def test_ado_starts_from_the_shares_of_tokens_and_counts_tokens(
+    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+) -> None:
+    policy = ado(warmup_steps=10**6, refit_steps=1)
+    record = trained(mixer(uneven, tmp_path, policy=policy, lag="live", unit="tokens", tokens=counts), 40).round(39)
+    natural = np.array([counts.train[skill].num_tokens for skill in uneven.skills], dtype=float)
+    natural /= natural.sum()
+    np.testing.assert_allclose(record.weights, natural)
+    np.testing.assert_allclose(record.policy_state["recent"], natural, atol=0.02)
+
+
+def test_no_skill_repeats_beyond_its_limit_where_weights_count_tokens(
+    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+) -> None:
+    numbers = {skill: found.num_tokens for skill, found in counts.train.items()}
+    smallest = min(numbers, key=lambda skill: numbers[skill])
+    wanted = {skill: 1.0 if skill == smallest else 0.01 for skill in uneven.skills}
+    total = int(1.5 * sum(numbers.values()))
+    policy = chain(fixed(wanted), repetition_limit(2.0, draws=total))
+    one, tokens, number = mixer(uneven, tmp_path, policy=policy, unit="tokens", tokens=counts), 0.0, 0
+    while True:
+        record = one.round(number)
+        sizes = zip(record.epochs, uneven.skills, strict=True)
+        tokens = sum(epochs * numbers[skill] for epochs, skill in sizes)
+        if tokens > total:
+            break
+        slack = 1 / len(uneven.train[smallest])
+        assert record.epochs[uneven.skills.index(smallest)] <= 2 + slack
+        number += 1
+    before = one.round(number - 1)
+    assert before.epochs[uneven.skills.index(smallest)] > 1.8
