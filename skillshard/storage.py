@@ -328,22 +328,27 @@ def write_bytes(place: str | os.PathLike[str], data: bytes) -> None:
         part.write_bytes(data)
 
 
-def put_if_absent(path: Path, data: bytes) -> bool:
+def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
     """Write a local file unless it is there; whether it was written. Exactly one of several racing writers wins.
 
     A hard link is the atomic step: it fails if the name exists, on local file systems and on NFS. The file survives the
     death of any process; `sync` makes it survive that of the machine.
     """
-    if path.exists():
+    if os.path.exists(path):
         return False
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
     try:
-        part.write_bytes(data)
+        with open(part, "xb", buffering=0) as file:
+            rest = data
+            while rest:
+                rest = rest[file.write(rest) :]
         os.link(part, path)
     except FileExistsError:
         return False
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
     return True
 
 

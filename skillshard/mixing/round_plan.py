@@ -4,6 +4,7 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import orjson
@@ -126,11 +127,12 @@ def plan_round(
         for shard, rows in orders[at].segments(before, before + taken):
             segments.append((at, shard, train[at].open_shard(shard)))
             rows_of.append(rows)
-    ends = np.cumsum([len(rows) for rows in rows_of])
-    entries = np.empty(ends[-1], INDEX_DTYPE)
-    for (_, _, opened), rows, end in zip(segments, rows_of, ends.tolist(), strict=True):
+    num_rows = [len(rows) for rows in rows_of]
+    entries = np.empty(sum(num_rows), INDEX_DTYPE)
+    for (_, _, opened), rows, end in zip(segments, rows_of, accumulate(num_rows), strict=True):
         opened.index.take(rows, out=entries[end - len(rows) : end], mode="clip")
-    entry = entries[slot]
+    entry = entries.take(slot)
     start = entry["text_start"].astype(np.int64)
-    segment = np.repeat(np.arange(len(segments)), np.diff(ends, prepend=0))[slot]
-    return RoundPlan(segments, skill, segment, np.concatenate(rows_of)[slot], start, start + entry["text_bytes"])
+    segment = np.repeat(np.arange(len(segments)), num_rows).take(slot)
+    row = np.concatenate(rows_of).take(slot)
+    return RoundPlan(segments, skill, segment, row, start, start + entry["text_bytes"])

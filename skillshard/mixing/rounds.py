@@ -5,6 +5,7 @@ round is a pure function of the run, the round before it and the observations, s
 with `lag="live"`, where the record says which observations were at hand.
 """
 
+import operator
 import os
 import threading
 import warnings
@@ -187,11 +188,11 @@ class Rounds:
         record = self._known(number)
         assert record is not None
         seen = min(observation.draw - record.first_draw, record.num_draws)
-        counts = np.array(record.counts)
-        if seen < counts.sum():
-            skill, _ = interleave(counts, "round", self.run.seed, number)
-            counts = np.bincount(skill[:seen], minlength=len(counts))
-        drawn = (np.array(record.drawn_before) + counts).tolist()
+        counts = record.counts
+        if seen < sum(counts):
+            skill, _ = interleave(np.array(counts), "round", self.run.seed, number)
+            counts = np.bincount(skill[:seen], minlength=len(counts)).tolist()
+        drawn = map(operator.add, record.drawn_before, counts)
         return replace(observation, drawn=dict(zip(self.run.skills, drawn, strict=True)), round=number)
 
     def _weights(self, state: State, upcoming: NextRound) -> Float[np.ndarray, " skill"]:
@@ -223,7 +224,7 @@ class Rounds:
         needed = (number - lag) * self.run.round_draws
         would_wait_for_itself = self._reporter == _here()
         if not wait_for(
-            lambda: self._observations.last_draw() >= needed, 0.0 if would_wait_for_itself else self.wait_s
+            lambda: self._observations.reaches(needed), 0.0 if would_wait_for_itself else self.wait_s
         ):
             raise RoundError(self._stall(number, needed, would_wait_for_itself))
         return needed
