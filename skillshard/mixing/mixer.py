@@ -176,7 +176,7 @@ class Mixer:
         """The texts of what another process of this machine found: their shards need not be checked again."""
         keys, which = np.unique(places.shards @ np.array([1 << 32, 1]), return_inverse=True)
         maps = Maps([self._train[key >> 32].open_shard(key & 0xFFFFFFFF).data for key in keys.tolist()])
-        texts = maps.texts(which, places.start, places.end)
+        texts = maps.texts(maps.views(which, places.start, places.end))
         return Batch(places.draws, places.shards[:, 0], self.skills, texts)
 
     def batch(self, first: int, num: int) -> Batch:

@@ -8,8 +8,10 @@ from itertools import accumulate
 
 import numpy as np
 import orjson
+import pyarrow as pa
 from jaxtyping import Int
 
+from skillshard.errors import ShardError
 from skillshard.mixing.ledger import RoundRecord
 from skillshard.mixing.order import SkillOrder, interleave
 from skillshard.shards.manifest import INDEX_DTYPE
@@ -35,23 +37,61 @@ class Places:
         return len(self.draws)
 
 
+INLINE_BYTES = 12
+WINDOW_BYTES = 1 << 30
+VIEW = np.dtype(
+    {
+        "names": ["num_bytes", "inline", "window", "start"],
+        "formats": ["i4", f"S{INLINE_BYTES}", "i4", "i4"],
+        "offsets": [0, 4, 8, 12],
+    }
+)
+"""How Arrow notes where a text lies: a buffer, and the first byte in it; instead of both, up to 12 bytes of text themselves.
+
+Between `num_bytes` and `window` are a text's first four bytes, for comparing; nothing is compared here, and they stay 0.
+"""
+
+
 class Maps:
-    """Files in memory, and texts cut out of them: the one loop over samples that is left to Python."""
+    """Files in memory, and texts cut out of them by Arrow: a loop in Python takes a quarter longer (docs/LOG.md).
+
+    Arrow counts the bytes of a buffer in 32 bits, so a buffer begins every `WINDOW_BYTES` of a file.
+    """
 
     def __init__(self, maps: Sequence[mmap.mmap | memoryview]) -> None:
-        self._maps = np.empty(len(maps), object)
-        for at, data in enumerate(maps):  # one by one: NumPy would look into them
-            self._maps[at] = data
-        self._cut_bytes = all(isinstance(data, mmap.mmap) for data in maps)
+        self._maps = maps
+        begins = [range(0, len(data), WINDOW_BYTES) for data in maps]
+        self._first_window = np.cumsum([0, *map(len, begins)])
+        self._windows = [
+            pa.py_buffer(data).slice(begin) for data, some in zip(maps, begins, strict=True) for begin in some
+        ]
 
-    def texts(
+    def views(
         self, which: Int[np.ndarray, " sample"], start: Int[np.ndarray, " sample"], end: Int[np.ndarray, " sample"]
-    ) -> list[str]:
-        """For each sample the text from `start` to `end` of the file `which`."""
-        spans = zip(self._maps[which].tolist(), start.tolist(), end.tolist(), strict=True)
-        if self._cut_bytes:
-            return [data[first:last].decode() for data, first, last in spans]  # the fastest, see docs/LOG.md
-        return [str(data[first:last], "utf-8") for data, first, last in spans]
+    ) -> np.ndarray:
+        """For each sample the `VIEW` of the text from `start` to `end` of the file `which`."""
+        num_bytes = end - start
+        if len(num_bytes) and int(num_bytes.max()) >= 1 << 31:
+            raise ShardError(
+                f"a text is {int(num_bytes.max()):,} bytes, and a mixer reads less than {1 << 31:,}: split it, and write the shards anew "
+                "in another directory with 'skillshard shard'."
+            )
+        found = np.zeros(len(which), VIEW)
+        found["num_bytes"] = num_bytes
+        found["window"] = self._first_window[which] + start // WINDOW_BYTES
+        found["start"] = start % WINDOW_BYTES
+        short = np.flatnonzero(num_bytes <= INLINE_BYTES)
+        if len(short):
+            spans = zip(which[short].tolist(), start[short].tolist(), end[short].tolist(), strict=True)
+            found["inline"][short] = [bytes(self._maps[file][first:last]) for file, first, last in spans]
+        return found
+
+    def texts(self, views: np.ndarray) -> list[str]:
+        """The text of each view."""
+        buffers = [None, pa.py_buffer(views), *self._windows]
+        found = pa.Array.from_buffers(pa.string_view(), len(views), buffers)
+        texts: list[str] = found.to_numpy(zero_copy_only=False).tolist()
+        return texts
 
 
 def joined(parts: Sequence[Places]) -> Places:
@@ -90,6 +130,11 @@ class RoundPlan:
         return Maps([opened.data for _, _, opened in self.segments])
 
     @cached_property
+    def views(self) -> np.ndarray:
+        """The `VIEW` of each draw's text in `maps`."""
+        return self.maps.views(self.segment, self.start, self.end)
+
+    @cached_property
     def shards(self) -> Int[np.ndarray, "segment 2"]:
         """Skill number and shard of each segment."""
         return np.array([(skill, shard) for skill, shard, _ in self.segments], np.int64)
@@ -105,7 +150,7 @@ class RoundPlan:
 
     def texts(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
         """The texts of some draws of the round."""
-        return self.maps.texts(self.segment[draws], self.start[draws], self.end[draws])
+        return self.maps.texts(self.views[draws])
 
 
 def plan_round(

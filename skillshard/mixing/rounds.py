@@ -223,9 +223,7 @@ class Rounds:
             return -1
         needed = (number - lag) * self.run.round_draws
         would_wait_for_itself = self._reporter == _here()
-        if not wait_for(
-            lambda: self._observations.reaches(needed), 0.0 if would_wait_for_itself else self.wait_s
-        ):
+        if not wait_for(lambda: self._observations.reaches(needed), 0.0 if would_wait_for_itself else self.wait_s):
             raise RoundError(self._stall(number, needed, would_wait_for_itself))
         return needed
 
