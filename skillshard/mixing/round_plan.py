@@ -24,12 +24,14 @@ class Places:
 
     Attributes:
         draws: positions in the stream.
-        shards: skill number and shard of each.
+        segment: the stretch of rows of one shard in which each is.
+        shards: skill number and shard of each segment.
         start, end: first byte and end of each text in its shard.
     """
 
     draws: Int[np.ndarray, " sample"]
-    shards: Int[np.ndarray, "sample 2"]
+    segment: Int[np.ndarray, " sample"]
+    shards: Int[np.ndarray, "segment 2"]
     start: Int[np.ndarray, " sample"]
     end: Int[np.ndarray, " sample"]
 
@@ -97,9 +99,11 @@ class Maps:
 def joined(parts: Sequence[Places]) -> Places:
     """Places of several rounds as one; of none, no place."""
     none = np.empty(0, np.int64)
-    parts = [Places(none, none.reshape(0, 2), none, none), *parts]
+    parts = [Places(none, none, none.reshape(0, 2), none, none), *parts]
+    before = accumulate((len(part.shards) for part in parts), initial=0)
     return Places(
         np.concatenate([part.draws for part in parts]),
+        np.concatenate([part.segment + first for part, first in zip(parts, before, strict=False)]),
         np.concatenate([part.shards for part in parts]),
         np.concatenate([part.start for part in parts]),
         np.concatenate([part.end for part in parts]),
@@ -141,7 +145,7 @@ class RoundPlan:
 
     def places(self, draws: Int[np.ndarray, " sample"], within: Int[np.ndarray, " sample"]) -> Places:
         """The places of some draws of the stream, which are those `within` the round."""
-        return Places(draws, self.shards[self.segment[within]], self.start[within], self.end[within])
+        return Places(draws, self.segment[within], self.shards, self.start[within], self.end[within])
 
     def ids(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
         """The ids of some draws of the round."""
