@@ -287,7 +287,10 @@ class Mixer:
             raise EndOfStream(f"the stream ends before round {number}.")
         if self.shards.files.is_remote:
             self._read_ahead(record)
-        return plan_round(record, self._train, self.orders, seed=self.seed)
+        plan = plan_round(record, self._train, self.orders, seed=self.seed)
+        if self.shards.files.is_remote:
+            plan.opened  # noqa: B018  # a shard that is open stays in the cache until its texts are read
+        return plan
 
     def _read_ahead(self, record: RoundRecord) -> None:
         """Fetch the shards of a round side by side, and those that come after them while the round is read."""

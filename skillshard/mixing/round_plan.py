@@ -115,13 +115,15 @@ class RoundPlan:
     """Where the samples of one round lie.
 
     Attributes:
-        segments: stretches of neighbouring rows as they were found: skill number, shard, and the shard in memory.
+        train: the shards of each skill of the mix.
+        segments: skill number and shard of each stretch of neighbouring rows, as they were found.
         skill: the skill number of each draw.
         segment, row: where each draw is, an index into `segments` and the row of that shard.
         start, end: first byte and end of each draw's text in the shard.
     """
 
-    segments: list[tuple[int, int, OpenShard]]
+    train: Sequence[SkillShards]
+    segments: list[tuple[int, int]]
     skill: Int[np.ndarray, " draw"]
     segment: Int[np.ndarray, " draw"]
     row: Int[np.ndarray, " draw"]
@@ -129,9 +131,14 @@ class RoundPlan:
     end: Int[np.ndarray, " draw"]
 
     @cached_property
+    def opened(self) -> list[OpenShard]:
+        """The shard of each segment; opened, and checked, when the first text of the round is read."""
+        return [self.train[skill].open_shard(shard) for skill, shard in self.segments]
+
+    @cached_property
     def maps(self) -> Maps:
         """The bytes of each segment's shard."""
-        return Maps([opened.data for _, _, opened in self.segments])
+        return Maps([opened.data for opened in self.opened])
 
     @cached_property
     def views(self) -> np.ndarray:
@@ -141,7 +148,7 @@ class RoundPlan:
     @cached_property
     def shards(self) -> Int[np.ndarray, "segment 2"]:
         """Skill number and shard of each segment."""
-        return np.array([(skill, shard) for skill, shard, _ in self.segments], np.int64)
+        return np.array(self.segments, np.int64)
 
     def places(self, draws: Int[np.ndarray, " sample"], within: Int[np.ndarray, " sample"]) -> Places:
         """The places of some draws of the stream, which are those `within` the round."""
@@ -150,7 +157,7 @@ class RoundPlan:
     def ids(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
         """The ids of some draws of the round."""
         places = zip(self.segment[draws].tolist(), self.row[draws].tolist(), strict=True)
-        return [orjson.loads(self.segments[segment][2].member(row))["id"] for segment, row in places]
+        return [orjson.loads(self.opened[segment].member(row))["id"] for segment, row in places]
 
     def texts(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
         """The texts of some draws of the round."""
@@ -160,7 +167,7 @@ class RoundPlan:
 def plan_round(
     record: RoundRecord, train: Sequence[SkillShards], orders: Sequence[SkillOrder], *, seed: int
 ) -> RoundPlan:
-    """Find the samples of a round; opens the shards that it reads.
+    """Find the samples of a round by the indexes of its shards.
 
     Args:
         record: the round; at least one draw.
@@ -170,18 +177,18 @@ def plan_round(
     skill, slot = (
         found[: record.num_draws] for found in interleave(np.array(record.counts), "round", seed, record.round)
     )
-    segments: list[tuple[int, int, OpenShard]] = []
+    segments: list[tuple[int, int]] = []
     rows_of: list[np.ndarray] = []
     for at, (before, taken) in enumerate(zip(record.drawn_before, record.counts, strict=True)):
         for shard, rows in orders[at].segments(before, before + taken):
-            segments.append((at, shard, train[at].open_shard(shard)))
+            segments.append((at, shard))
             rows_of.append(rows)
     num_rows = [len(rows) for rows in rows_of]
     entries = np.empty(sum(num_rows), INDEX_DTYPE)
-    for (_, _, opened), rows, end in zip(segments, rows_of, accumulate(num_rows), strict=True):
-        opened.index.take(rows, out=entries[end - len(rows) : end], mode="clip")
+    for (at, shard), rows, end in zip(segments, rows_of, accumulate(num_rows), strict=True):
+        train[at].index(shard).take(rows, out=entries[end - len(rows) : end], mode="clip")
     entry = entries.take(slot)
     start = entry["text_start"].astype(np.int64)
     segment = np.repeat(np.arange(len(segments)), num_rows).take(slot)
     row = np.concatenate(rows_of).take(slot)
-    return RoundPlan(segments, skill, segment, row, start, start + entry["text_bytes"])
+    return RoundPlan(train, segments, skill, segment, row, start, start + entry["text_bytes"])
