@@ -338,11 +338,13 @@ def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
         return False
     folder, name = os.path.split(path)
     part = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with open(part, "xb", buffering=0) as file:
-            rest = data
-            while rest:
-                rest = rest[file.write(rest) :]
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        finally:
+            os.close(descriptor)
         os.link(part, path)
     except FileExistsError:
         return False

@@ -84,9 +84,9 @@ class SkillShards:
     split: Split
     folder: str
     columns: ShardColumns
-    _open: "OrderedDict[int, OpenShard]" = field(default_factory=OrderedDict, repr=False, compare=False)
-    _indexes: "OrderedDict[int, np.ndarray]" = field(default_factory=OrderedDict, repr=False, compare=False)
-    _checked: set[int] = field(default_factory=set, repr=False, compare=False)
+    _open: "OrderedDict[int, OpenShard]" = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
+    _indexes: "OrderedDict[int, np.ndarray]" = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
+    _checked: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @cached_property
     def shard_rows(self) -> Int[np.ndarray, " shard"]:
