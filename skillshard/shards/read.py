@@ -1,7 +1,8 @@
 """Read shards: by position for the mixer, in stored order for everybody else.
 
-A shard is opened when it is first needed: its size is compared with the manifest, its index is checked against its digest,
-and both are memory-mapped (of a remote shard, what cache.py brought here). At most `MAX_OPEN` shards of a skill stay
+An index is opened when a place in its shard is first asked for, and checked against its digest. A shard is opened when a text of it is first
+read: its size is compared with the manifest, its bytes with their digest, its headers with the index. Both are memory-mapped (of a remote
+shard, what cache.py brought here). At most `MAX_OPEN` shards of a skill stay
 mapped, and those that a round's plan names. Texts are cut out of the mapped file by the index; the tar format is not parsed.
 
 A map needs no open file, so the number of skills and shards is not bounded by `ulimit -n` (often 1,024). Only a shard out
