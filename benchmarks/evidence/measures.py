@@ -1,0 +1,192 @@
+"""From records to tables: how soon, how well, at what cost, and whether the difference to the baseline is more than luck."""
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evidence.methods import graph_of
+from benchmarks.evidence.settings import Setting, sized
+from benchmarks.evidence.training import place_of
+
+EVALUATION_COST = 1 / 3
+"""Of a sample, in trained samples: a forward pass of the three that a step takes."""
+
+
+def summary(name: str, seeds: list[int], work: Path, *, steps: int | None) -> dict[str, Any]:
+    """A setting in numbers: seeds that have all methods; methods that have at least one record."""
+    setting, key = sized(name, steps), place_of(Path(), name, 0).parent.name
+    places = {
+        method: {seed: work / "records" / f"train-{key}-{seed}-{method.replace(' ', '-')}.json" for seed in seeds}
+        for method in setting.methods
+    }
+    methods = [method for method in setting.methods if any(place.exists() for place in places[method].values())]
+    complete = [seed for seed in seeds if methods and all(places[method][seed].exists() for method in methods)]
+    if not complete:
+        return {}
+    graphs = {
+        method: [json.loads((work / "records" / f"graph-{key}-{seed}-{method}.json").read_text()) for seed in complete]
+        for method in dict.fromkeys(map(graph_of, methods))
+        if method is not None
+    }
+    found = {
+        method: [
+            measures(setting, json.loads(places[method][seed].read_text()), _graph_of_seed(graphs, method, at))
+            for at, seed in enumerate(complete)
+        ]
+        for method in methods
+    }
+    return {
+        "setting": vars(setting),
+        "seeds": complete,
+        "graphs": {method: _graphs(records, setting) for method, records in graphs.items()},
+        "methods": {
+            method: {
+                "by_seed": rows,
+                "against_baseline": compared(rows, found[setting.baseline]) if setting.baseline in found else None,
+            }
+            for method, rows in found.items()
+        },
+    }
+
+
+def measures(setting: Setting, record: dict[str, Any], graph: dict[str, Any] | None) -> dict[str, Any]:
+    """One training in numbers.
+
+    Returns:
+        steps_to_target (None: never), area (mean over the evaluations of the mean loss over the measured skills), final_loss,
+        accuracy, num_steps (fewer than the setting's where it settled), and overhead_steps: graph, and evaluations where the method reads them, in training steps.
+    """
+    means = [statistics.mean(losses.values()) for losses in record["losses"]][1:]
+    num_steps = setting.eval_every * len(means)
+    means += [means[-1]] * (setting.steps // setting.eval_every - len(means))  # a training that settled keeps its loss
+    reached = (
+        None
+        if setting.target_loss is None
+        else next((at for at, mean in enumerate(means, 1) if mean < setting.target_loss), None)
+    )
+    steps = setting.eval_every * (len(means) if reached is None else reached)
+    per_evaluation = EVALUATION_COST * len(record["accuracy"]) * setting.eval_samples
+    overhead = 0.0 if graph is None else graph["num_samples"] + graph["num_evaluations"] * per_evaluation
+    if record["reads_losses"]:
+        overhead += steps / setting.eval_every * per_evaluation
+    return {
+        "steps_to_target": None if reached is None else steps,
+        "area": round(statistics.mean(means), 5),
+        "final_loss": round(means[-1], 5),
+        "accuracy": round(record["mean_accuracy"], 5),
+        "accuracies": {skill: round(found, 4) for skill, found in record["accuracy"].items()},
+        "final_losses": {skill: round(loss, 4) for skill, loss in record["losses"][-1].items()},
+        "num_steps": num_steps,
+        "overhead_steps": round(overhead / setting.batch_size),
+        "cpu_s": round(record["cpu_s"], 1),
+    }
+
+
+def compared(rows: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
+    """Paired by seed: differences to the baseline, in how many seeds it is lower, and Wilcoxon's signed-rank test (two-sided).
+
+    A training that never gets to the target counts as longer than any that does; p is None below 5 seeds, where none can be
+    small.
+    """
+    told = {}
+    for measure in ("area", "final_loss", "steps_to_target"):
+        ours, theirs = (np.array([_number(row[measure]) for row in found]) for found in (rows, baseline))
+        if measure == "steps_to_target" and not (np.isfinite(ours).any() or np.isfinite(theirs).any()):
+            continue
+        with np.errstate(invalid="ignore"):
+            differences = np.where(ours == theirs, 0.0, ours - theirs)
+        told[measure] = {
+            "mean_difference": round(float(differences.mean()), 5) if np.isfinite(differences).all() else None,
+            "lower": int((differences < 0).sum()),
+            "higher": int((differences > 0).sum()),
+            "p": _p(differences),
+        }
+    return told
+
+
+def _p(differences: np.ndarray) -> float | None:
+    from scipy.stats import wilcoxon
+
+    if len(differences) < 5 or not differences.any():
+        return None
+    largest = np.abs(differences[np.isfinite(differences)]).max(initial=0.0) + 1.0
+    return round(float(wilcoxon(np.clip(differences, -largest, largest)).pvalue), 4)
+
+
+def _number(found: float | None) -> float:
+    return math.inf if found is None else float(found)
+
+
+def _graph_of_seed(graphs: dict[str, list[dict[str, Any]]], method: str, at: int) -> dict[str, Any] | None:
+    name = graph_of(method)
+    return None if name is None else graphs[name][at]
+
+
+def _graphs(records: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
+    edges = np.array([record["edges"] for record in records])
+    told = {
+        "num_steps": records[0]["num_steps"],
+        "share_of_a_training": round(records[0]["num_samples"] / (setting.steps * setting.batch_size), 2),
+        "mean_edges": edges.mean(axis=0).round(3).tolist(),
+    }
+    if len(records) > 1:
+        told["standard_errors"] = (edges.std(axis=0, ddof=1) / math.sqrt(len(records))).round(3).tolist()
+    if edges.shape[1] == edges.shape[2] and not setting.is_text:
+        told["forward_share"] = [forward_share(found) for found in edges]
+    return told
+
+
+def forward_share(edges: np.ndarray) -> float | None:
+    """Of the positive edges between skills, by weight, the share that goes from an earlier to a later skill of the chain.
+
+    >>> forward_share(np.array([[1.0, 0.3], [0.1, 1.0]]))
+    0.75
+    """
+    positive = np.maximum(edges, 0) * ~np.eye(len(edges), dtype=bool)
+    return round(float(np.triu(positive).sum() / positive.sum()), 3) if positive.sum() > 0 else None
+
+
+def print_setting(name: str, told: dict[str, Any]) -> None:
+    target = told["setting"]["target_loss"]
+    print(f"\n### {name}: {told['setting']['steps']:,} steps, seeds {', '.join(map(str, told['seeds']))}\n")
+    for method, graph in told["graphs"].items():
+        forward = f", forward share {graph['forward_share']}" if "forward_share" in graph else ""
+        print(
+            f"A {method} graph costs {graph['num_steps']:,} steps, {graph['share_of_a_training']:.2f} of a training{forward}."
+        )
+    print(
+        f"\n| method | steps to {target} (median; least to most; never) | with its overhead | area (mean ± s.d.) | lower area than "
+        f"{told['setting']['baseline']} | p | final loss | accuracy |\n|---|---|---:|---|---:|---:|---:|---:|"
+    )
+    for method, found in told["methods"].items():
+        print(_row(method, found, len(told["seeds"])))
+
+
+def _row(method: str, found: dict[str, Any], num_seeds: int) -> str:
+    rows = found["by_seed"]
+    reached = sorted(_number(row["steps_to_target"]) for row in rows)
+    with_overhead = sorted(_number(row["steps_to_target"]) + row["overhead_steps"] for row in rows)
+    areas = [row["area"] for row in rows]
+    spread = f" ± {statistics.stdev(areas):.4f}" if num_seeds > 1 else ""
+    against = (found["against_baseline"] or {}).get("area", {"lower": "-", "p": None})
+    p = "" if against["p"] is None else f"{against['p']:.3f}"
+    never = sum(steps == math.inf for steps in reached)
+    cells = [
+        method,
+        f"{_steps(statistics.median(reached))}; {_steps(reached[0])} to {_steps(reached[-1])}; {never}",
+        _steps(statistics.median(with_overhead)),
+        f"{statistics.mean(areas):.4f}{spread}",
+        f"{against['lower']} of {num_seeds}",
+        p,
+        f"{statistics.mean(row['final_loss'] for row in rows):.4f}",
+        f"{statistics.mean(row['accuracy'] for row in rows):.3f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _steps(number: float) -> str:
+    return "never" if number == math.inf else f"{number:,.0f}"

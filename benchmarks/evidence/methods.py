@@ -1,0 +1,132 @@
+"""The methods: each is a policy of skillshard with the setting's numbers.
+
+    natural            the proportions in which the skills occur
+    stratified         equal weights
+    curriculum, anti_curriculum, skill_curriculum
+                       by the true order of the skills (of the chain, of the digits), which no loss of an untrained model tells
+    identity           SKILL-IT without a graph
+    chain              SKILL-IT with the true one: 1 on the diagonal, 0.5 from each skill to the next
+    published          SKILL-IT with the authors' graph
+    static             SKILL-IT's first weights by the chain, for the whole run (T = 1)
+    leave-one-out, linear, brute-force
+                       SKILL-IT with a graph learned that way: diagonal 1, strongest edge 0.5, negative edges 0
+    refresh            SKILL-IT with a graph that probe rounds estimate during the run, begun with the identity
+    odm, aioli         the other live methods
+    target-only        the measured skill alone
+    skill-stratified   equal weights for the measured skill and all before it; or, out of domain, for those that a learned graph names
+    prerequisites      SKILL-IT with 1 for the measured skill and 0.5 for each before it
+
+SKILL-IT is the authors' code's: the sum (fine-tuning: the mean) over the latest 3 evaluations, weights that change 6 times in a
+training. ODM, Aioli and refresh decide at every evaluation; the latter two probe every skill once in a period of a sixth of
+the training, or longer where the probes would fill more than half of it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.evidence.settings import CURRICULA, LEARNED, LIVE, Setting
+from skillshard import policies
+from skillshard.graph.derive import derive_again
+from skillshard.graph.edges import EdgeRule
+from skillshard.graph.skill_graph import SkillGraph, read_graph
+from skillshard.policies import Policy
+from skillshard.synthetic.lego import skill_names
+
+WINDOW = 3
+PUBLISHED = {
+    "lego": ((0, 0, 0, 0, 0), (0.5, 0, 0.5, 0.5, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
+    "addition": ((0, 0, 0), (0.5, 0, 0), (0, 0, 0)),
+}
+"""Of the authors' scripts: which skill helps which other one; each helps itself by 1."""
+
+
+def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Path) -> Policy:
+    """The policy of a method.
+
+    Args:
+        skills: of the shards.
+        graphs: folder of learned graphs, METHOD.json each.
+    """
+    measured = names_of(setting, setting.measured) or skills
+    draws = setting.steps * setting.batch_size
+    if method == "stratified":
+        return policies.stratified()
+    if method == "natural":
+        return (
+            policies.fixed(dict(zip(skills, map(float, setting.natural), strict=True)))
+            if setting.natural
+            else policies.proportional()
+        )
+    if method == "target-only":
+        return policies.fixed({skill: float(skill in measured) for skill in skills})
+    if method in CURRICULA:
+        schedule = getattr(policies, method)
+        return schedule({skill: float(place) for place, skill in enumerate(skills)}, draws=draws)
+    if method == "odm":
+        return policies.odm(warmup_steps=setting.eval_every)
+    if method == "aioli":
+        return policies.aioli(eta=0.2, period_rounds=period_rounds(setting, len(skills)), sweeps=1)
+    if method == "refresh":
+        return policies.graph_refresh(
+            SkillGraph.identity(skills),
+            eta=setting.eta,
+            window=WINDOW,
+            period_rounds=period_rounds(setting, len(skills)),
+            sweeps=1,
+        )
+    if method.startswith("skill-stratified"):
+        by = method.partition(" by ")[2]
+        return policies.skill_stratified(
+            learned_graph(graphs / f"{by}.json") if by else true_graph(setting, "prerequisites")
+        )
+    graph = learned_graph(graphs / f"{method}.json") if method in LEARNED else true_graph(setting, method, skills)
+    mode = "static" if method == "static" else "official"
+    return policies.skill_it(graph, eta=setting.eta, window=WINDOW, reduce=setting.reduce, mode=mode)
+
+
+def graph_of(method: str) -> str | None:
+    """The learned graph that a method needs, if any.
+
+    >>> graph_of("linear"), graph_of("skill-stratified by leave-one-out"), graph_of("chain")
+    ('linear', 'leave-one-out', None)
+    """
+    name = method.partition(" by ")[2] or method
+    return name if name in LEARNED else None
+
+
+def names_of(setting: Setting, numbers: tuple[int, ...]) -> tuple[str, ...]:
+    names = skill_names(setting.k) if setting.k else ()
+    return tuple(names[number - 1] for number in numbers)
+
+
+def period_rounds(setting: Setting, num_skills: int) -> int:
+    return max(setting.round_steps // setting.eval_every, 2 * num_skills)
+
+
+def round_steps(setting: Setting, method: str) -> int:
+    """Optimizer steps between two decisions."""
+    return setting.eval_every if method in LIVE else setting.round_steps
+
+
+def true_graph(setting: Setting, method: str, skills: tuple[str, ...] = ()) -> SkillGraph:
+    """The graph of a method that is given one: rows the trained skills, columns the measured ones."""
+    if setting.is_text:
+        return SkillGraph.identity(skills)
+    edges = np.eye(setting.k)
+    if method in ("chain", "static"):
+        edges += 0.5 * np.eye(setting.k, k=1)
+    elif method == "prerequisites":
+        edges += 0.5 * np.triu(np.ones((setting.k, setting.k)), k=1)
+    elif method == "published":
+        edges += np.array(PUBLISHED[setting.corpus.partition("-")[0]])
+    rows, columns = np.array(setting.trained) - 1, np.array(setting.measured) - 1
+    return SkillGraph(
+        names_of(setting, setting.trained), names_of(setting, setting.measured), edges[np.ix_(rows, columns)]
+    )
+
+
+def learned_graph(place: Path) -> SkillGraph:
+    rule = EdgeRule("absolute", None, "curve", clamp=True, off_diagonal=0.5, drop_uncertain=False)
+    found = derive_again(read_graph(place), rule=rule, name=place.name)
+    return SkillGraph(found.train_skills, found.eval_skills, found.edges)

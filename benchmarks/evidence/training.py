@@ -1,0 +1,341 @@
+"""Units of work: the shards of a setting and seed, its learned graphs, its trainings. Each leaves one record and can be repeated.
+
+    WORK/SETTING/SEED/shards, eval (out of domain), graphs/METHOD.json, runs/METHOD (the ledger)
+    WORK/records/*.json
+
+A seed is another corpus (not of real text), other graphs and other trainings. Trainings of a seed differ in their
+weights alone: the same first model, the same stream within each skill.
+"""
+
+import contextlib
+import gzip
+import io
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.evidence.methods import graph_of, names_of, policy_of, round_steps
+from benchmarks.evidence.settings import LEARNING_RATE, SETTINGS, Setting, sized
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from skillshard.mixing.mixer import Mixer
+    from skillshard.proxy.reading import Reading
+    from skillshard.proxy.train import TokenBatch
+    from skillshard.shards.read import ShardSet
+
+CORPORA = Path(__file__).parents[3] / "shared" / "corpora"
+SKILL_FIELD = {"sources": "source", "instructions": "category"}
+SIZES: dict[str, dict[str, int]] = {"tiny": {}, "125m": {"layers": 12, "dim": 768, "heads": 12}}
+"""Of the model, where it differs from the small proxy: the size of the paper's GPT-Neo."""
+PROBING = ("aioli", "refresh")
+SETTLED_LOSS, SETTLED_EVALUATIONS = 0.002, 4
+"""A training whose mean loss stayed below this for so many evaluations has learned its task, and ends."""
+
+
+def place_of(work: Path, name: str, seed: int) -> Path:
+    return work / name.replace(" ", "-").replace(":", "").replace(",", "").replace("=", "") / str(seed)
+
+
+def prepare_unit(name: str, seed: int, work: str, steps: int | None) -> dict[str, Any]:
+    """Corpus, tags and shards; the corpus is not kept."""
+    setting, folder = sized(name, steps), place_of(Path(work), name, seed)
+    shards = _write_shards(setting, folder, "shards", setting.trained, setting.samples, seed)
+    if not set(setting.measured) <= set(setting.trained):
+        _write_shards(setting, folder, "eval", setting.measured, 20 * setting.eval_samples, seed + 10_000)
+    return {"skills": list(shards)}
+
+
+def _write_shards(
+    setting: Setting, folder: Path, part: str, numbers: tuple[int, ...], num_samples: int, seed: int
+) -> tuple[str, ...]:
+    from skillshard import taggers
+    from skillshard.corpus import Corpus
+    from skillshard.execution import Where
+    from skillshard.shards.read import ShardSet
+    from skillshard.shards.write import write_shards
+
+    if not (folder / part / "manifest.json").exists():
+        corpus, here = folder / f"{part}-corpus", Where(workers=1)
+        shutil.rmtree(corpus, ignore_errors=True)
+        _write_corpus(setting, corpus, numbers, num_samples, seed)
+        opened = Corpus.open(corpus)
+        tags = taggers.tag_corpus(opened, taggers.metadata("meta.skill"), folder / f"{part}-tags", where=here)
+        holdout = 0.1 if setting.is_text else 2 * len(numbers) * setting.eval_samples / num_samples
+        write_shards(opened, tags, folder / part, holdout=holdout, shard_bytes=64_000_000, where=here)
+        shutil.rmtree(corpus)
+    return ShardSet.open(folder / part).skills
+
+
+def _write_corpus(setting: Setting, corpus: Path, numbers: tuple[int, ...], num_samples: int, seed: int) -> None:
+    from skillshard.synthetic.addition import write_addition
+    from skillshard.synthetic.lego import write_lego
+
+    proportions = tuple(int(number in numbers) for number in range(1, setting.k + 1))
+    if setting.is_text:
+        corpus.mkdir(parents=True)
+        with (corpus / "text.jsonl").open("w") as out:
+            out.writelines(json.dumps(sample) + "\n" for sample in _passages(setting))
+    elif setting.corpus == "addition":
+        write_addition(
+            corpus,
+            k=setting.k,
+            num_samples=num_samples,
+            seed=seed,
+            proportions=proportions,
+            samples_per_file=num_samples,
+        )
+    else:
+        order = "chain" if setting.is_ordered else "shuffled"
+        write_lego(
+            corpus,
+            k=setting.k,
+            num_samples=num_samples,
+            seed=seed,
+            order=order,
+            proportions=proportions,
+            samples_per_file=num_samples,
+        )
+
+
+def _passages(setting: Setting) -> Iterator[dict[str, Any]]:
+    """Real text as it can be read at once: instructions whole (their ends are read), documents cut into windows."""
+    for place in sorted((CORPORA / setting.corpus).glob("*.jsonl*")):
+        for line in _lines(place):
+            sample = json.loads(line)
+            skill, text = sample["meta"][SKILL_FIELD[setting.corpus]], sample["text"]
+            starts = range(0, len(text) - setting.window + 1, setting.window) if setting.corpus == "sources" else [0]
+            for number, start in enumerate(starts):
+                cut = text[start : start + setting.window] if setting.corpus == "sources" else text
+                if cut.strip():
+                    yield {"id": f"{sample['id']}-{number}", "text": cut, "meta": {"skill": skill}}
+
+
+def _lines(place: Path) -> Iterator[str]:
+    import pyarrow as pa
+
+    if place.suffix == ".zst":
+        with pa.input_stream(str(place), compression="zstd") as stream:
+            yield from io.TextIOWrapper(io.BytesIO(stream.read()))
+    elif place.suffix == ".gz":
+        with gzip.open(place, "rt") as lines:
+            yield from lines
+    else:
+        with place.open() as lines:
+            yield from lines
+
+
+def reading_marks(setting: Setting) -> tuple[str | None, str | None]:
+    """Where words end, and what stands before the answer; None: bytes, all of them predicted."""
+    if setting.is_text:
+        return None, "Output: " if setting.corpus == "instructions" else None
+    return (",.:", "= ") if setting.corpus.startswith("lego") else (" ", "Output: ")
+
+
+def graph_unit(name: str, seed: int, method: str, work: str, device: str, steps: int | None) -> dict[str, Any]:
+    """Learn one graph; edges as measured, and what it cost."""
+    from skillshard.execution import Where
+    from skillshard.graph.edges import EdgeRule
+    from skillshard.graph.learn import learn_graph
+    from skillshard.shards.read import ShardSet
+
+    setting, folder = sized(name, steps), place_of(Path(work), name, seed)
+    segment_at, answer_after = reading_marks(setting)
+    started = time.process_time()
+    graph = learn_graph(
+        ShardSet.open(folder / "shards"),
+        folder / "graphs" / f"{method}.json",
+        method=method,  # type: ignore[arg-type]  # one of LEARNED
+        steps=setting.graph_steps,
+        rule=EdgeRule("absolute", None, "curve", clamp=False, off_diagonal=None, drop_uncertain=False),
+        warmup_steps=setting.warmup_steps,
+        num_seeds=1,
+        seed=seed,
+        targets=names_of(setting, setting.measured),
+        eval_shards=_measured_shards(folder),
+        window=setting.window,
+        segment_at=segment_at,
+        answer_after=answer_after,
+        ordered=setting.is_ordered,
+        batch_size=setting.batch_size,
+        lr=LEARNING_RATE,
+        eval_every=setting.eval_every,
+        eval_samples=setting.eval_samples,
+        samples=8000,
+        for_steps=setting.steps,
+        device=device,
+        where=Where(workers=1),
+    )
+    assert graph.learned is not None
+    return {
+        "train_skills": graph.train_skills,
+        "edges": graph.edges,
+        "num_steps": graph.learned.num_steps,
+        "num_samples": graph.learned.num_samples,
+        "num_evaluations": sum(len(run.losses) for run in graph.learned.runs),
+        "cpu_s": time.process_time() - started,
+    }
+
+
+def train_unit(
+    name: str, seed: int, method: str, work: str, device: str, size: str, steps: int | None
+) -> dict[str, Any]:
+    """One training: losses at every evaluation, from step 0; accuracies at the end; weights of every round.
+
+    It ends when it has settled; its learning rate is that of the whole training until then.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    from skillshard.proxy.train import evaluate, train
+    from skillshard.torch import MixedDataset
+
+    torch.set_num_threads(1)
+    setting, folder = sized(name, steps), place_of(Path(work), name, seed)
+    mixer = _mixer(setting, method, folder, seed)
+    reading, model, holdout = _proxy(setting, folder, seed, device, size)
+    losses: list[dict[str, float]] = []
+    started, evaluating_s = time.process_time(), 0.0
+
+    def measure(step: int) -> None:
+        nonlocal evaluating_s
+        before = time.process_time()
+        losses.append({skill: found.loss for skill, found in evaluate(model, holdout).items()})
+        evaluating_s += time.process_time() - before
+        if mixer.policy.reads_losses and (step or method in PROBING):  # SKILL-IT's first weights know no losses
+            mixer.report(step, losses[-1])
+        latest = [statistics.mean(found.values()) for found in losses[-SETTLED_EVALUATIONS:]]
+        if len(latest) == SETTLED_EVALUATIONS and max(latest) < SETTLED_LOSS:
+            raise _Settled
+
+    measure(0)
+    loader = DataLoader(MixedDataset(mixer), batch_size=setting.batch_size)
+    batches = (reading.encode(batch["text"]) for batch in loader)
+    with contextlib.suppress(_Settled):
+        train(model, batches, steps=setting.steps, lr=LEARNING_RATE, eval_every=setting.eval_every, on_eval=measure)
+    accuracy = {skill: found.accuracy for skill, found in evaluate(model, holdout).items()}
+    num_rounds = -(-(len(losses) - 1) * setting.eval_every // round_steps(setting, method))
+    return {
+        "losses": losses,
+        "accuracy": accuracy,
+        "mean_accuracy": statistics.mean(accuracy.values()),
+        "weights": [mixer.round(number).weights for number in range(num_rounds)],
+        "reads_losses": mixer.policy.reads_losses,
+        "cpu_s": time.process_time() - started,
+        "evaluation_cpu_s": evaluating_s,
+    }
+
+
+class _Settled(Exception):
+    """Nothing more to learn."""
+
+
+def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
+    from skillshard.mixing.mixer import Mixer
+    from skillshard.shards.read import ShardSet
+
+    shards = ShardSet.open(folder / "shards")
+    ledger = folder / "runs" / method.replace(" ", "-")
+    shutil.rmtree(ledger, ignore_errors=True)  # of a training that was killed
+    return Mixer(
+        shards,
+        policy_of(setting, method, shards.skills, folder / "graphs"),
+        ledger=ledger,
+        round_draws=round_steps(setting, method) * setting.batch_size,
+        seed=seed,
+        lag=0,
+        step_draws=setting.batch_size,
+    )
+
+
+def _proxy(
+    setting: Setting, folder: Path, seed: int, device: str, size: str
+) -> tuple["Reading", "nn.Module", dict[str, "TokenBatch"]]:
+    """How texts are read, the model before its first step, and the held-out samples of the measured skills."""
+    from skillshard.proxy.run import model_for, reading_for
+    from skillshard.proxy.train import seeded_model
+    from skillshard.shards.read import ShardSet
+
+    shards, measured = ShardSet.open(folder / "shards"), _measured_shards(folder)
+    names = names_of(setting, setting.measured) or shards.skills
+    segment_at, answer_after = reading_marks(setting)
+    known = [text for one in (shards, measured) for skill in one.skills for text in _holdout(one, skill, 2000)]
+    reading = reading_for("tiny", known, window=setting.window, segment_at=segment_at, answer_after=answer_after)
+    shape = model_for("tiny", reading, ordered=setting.is_ordered)
+    assert not isinstance(shape, str)
+    holdout = {skill: reading.encode(_holdout(measured, skill, setting.eval_samples)) for skill in names}
+    return reading, seeded_model(replace(shape, **SIZES[size]), seed=seed, device=device), holdout
+
+
+def _measured_shards(folder: Path) -> "ShardSet":
+    """Those whose holdout is measured: out of domain, others than those trained on."""
+    from skillshard.shards.read import ShardSet
+
+    return ShardSet.open(folder / ("eval" if (folder / "eval").exists() else "shards"))
+
+
+def _holdout(shards: "ShardSet", skill: str, most: int) -> list[str]:
+    return [sample.text for sample in islice(shards.holdout[skill], most)]
+
+
+def run_all(
+    names: list[str],
+    seeds: list[int],
+    methods: list[str] | None,
+    work: Path,
+    *,
+    workers: int,
+    device: str,
+    size: str,
+    steps: int | None,
+) -> None:
+    """Shards, graphs, trainings, of one setting after the other; what is done already is not done again."""
+    from skillshard.execution import Unit, Where, run
+
+    for name in names:
+        chosen = [method for method in SETTINGS[name].methods if methods is None or method in methods]
+        needed = [graph for graph in dict.fromkeys(map(graph_of, chosen)) if graph is not None]
+        whole = {"name": name, "work": str(work)}
+        key = place_of(Path(), name, 0).parent.name
+        stages = [
+            (prepare_unit, [Unit(f"shards-{key}-{seed}", {**whole, "seed": seed, "steps": steps}) for seed in seeds]),
+            (
+                graph_unit,
+                [
+                    Unit(
+                        f"graph-{key}-{seed}-{graph}",
+                        {**whole, "seed": seed, "method": graph, "device": device, "steps": steps},
+                    )
+                    for seed in seeds
+                    for graph in needed
+                ],
+            ),
+            (
+                train_unit,
+                [
+                    Unit(
+                        f"train-{key}-{seed}-{method.replace(' ', '-')}",
+                        {**whole, "seed": seed, "method": method, "device": device, "size": size, "steps": steps},
+                    )
+                    for seed in seeds
+                    for method in chosen
+                ],
+            ),
+        ]
+        for function, units in stages:
+            run(
+                function,
+                units,
+                where=Where(workers=workers),
+                records=str(work / "records"),
+                keeps_model=device.startswith("cuda"),
+                num_gpus=1.0 if device.startswith("cuda") else 0.0,
+                on_done=lambda unit, record: print(unit.key, flush=True),
+            )

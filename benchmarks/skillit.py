@@ -1,0 +1,61 @@
+"""Does SKILL-IT help, and what does it cost? The paper's comparisons, and those it did not make.
+
+    python benchmarks/skillit.py run --work /tmp/evidence --settings "shuffled LEGO k=3" --seeds 0 1 2 3
+    python benchmarks/skillit.py table --work /tmp/evidence --out benchmarks/results/skillit.json --pictures benchmarks/results
+
+`run` goes on where it was; `table` shows every seed of a setting that has all its methods. Settings are listed in
+`evidence/settings.py`, methods in `evidence/methods.py`. `--device cuda --size 125m` trains a model of the paper's size.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.evidence.measures import print_setting, summary
+from benchmarks.evidence.pictures import draw_setting
+from benchmarks.evidence.settings import SETTINGS
+from benchmarks.evidence.training import SIZES, run_all
+from benchmarks.mixers import machine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("run", "table"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS), metavar="SETTING")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
+    parser.add_argument("--methods", nargs="+", default=None, help="these alone")
+    parser.add_argument("--steps", type=int, default=None, help="of every training, instead of the setting's")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", choices=tuple(SIZES), default="tiny", help="of the model")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file of the tables")
+    parser.add_argument("--pictures", type=Path, default=None, help="folder of pictures")
+    arguments = parser.parse_args()
+    if arguments.verb == "run":
+        run_all(
+            arguments.settings,
+            arguments.seeds,
+            arguments.methods,
+            arguments.work,
+            workers=arguments.workers,
+            device=arguments.device,
+            size=arguments.size,
+            steps=arguments.steps,
+        )
+    told = {
+        name: found
+        for name in arguments.settings
+        if (found := summary(name, arguments.seeds, arguments.work, steps=arguments.steps))
+    }
+    for name, found in told.items():
+        print_setting(name, found)
+        if arguments.pictures is not None:
+            draw_setting(name, found["seeds"][0], arguments.work, arguments.pictures, steps=arguments.steps)
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps({"machine": machine(), "settings": told}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

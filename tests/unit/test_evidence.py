@@ -1,0 +1,92 @@
+"""The benchmark of methods: every method of every setting can be built, a short run leaves a table, and the comparison is right."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.evidence import measures, methods
+from benchmarks.evidence.pictures import draw_setting
+from benchmarks.evidence.settings import SETTINGS
+from benchmarks.evidence.training import run_all
+from skillshard.policies import NextRound
+from skillshard.policies.policy import weights_of
+
+NAME = "ordered LEGO k=5"
+GIVEN = [
+    (name, method)
+    for name, setting in SETTINGS.items()
+    for method in setting.methods
+    if methods.graph_of(method) is None and not setting.is_text
+]
+
+
+@pytest.mark.parametrize(("name", "method"), GIVEN)
+def test_every_method_that_learns_no_graph_gives_weights_to_the_skills_trained_on(
+    name: str, method: str, tmp_path: Path
+) -> None:
+    setting = SETTINGS[name]
+    skills = methods.names_of(setting, setting.trained)
+    policy = methods.policy_of(setting, method, skills, tmp_path)
+    k = len(skills)
+    upcoming = NextRound(0, 0, 100, (1000,) * k, (0,) * k)
+    weights = weights_of(policy, policy.init(skills, [1000] * k), upcoming)
+    assert weights.shape == (k,) and weights.min() >= 0 and math.isclose(weights.sum(), 1.0)
+
+
+def test_a_fine_tuning_target_is_learned_from_itself_alone_or_with_what_comes_before_it(tmp_path: Path) -> None:
+    setting = SETTINGS["fine-tuning: shuffled LEGO, skill 3"]
+    skills = methods.names_of(setting, setting.trained)
+    found = {
+        method: methods.policy_of(setting, method, skills, tmp_path)
+        for method in ("target-only", "skill-stratified", "prerequisites")
+    }
+    weights = {method: policy.weights(policy.init(skills)) for method, policy in found.items()}  # type: ignore[call-arg]
+    assert weights["target-only"].tolist() == [0, 0, 1]
+    assert weights["skill-stratified"].tolist() == [1 / 3] * 3
+    assert weights["prerequisites"][0] == weights["prerequisites"][1] < weights["prerequisites"][2]
+
+
+def test_a_short_run_trains_every_kind_of_method_and_leaves_a_table_and_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    some = ["stratified", "chain", "leave-one-out", "refresh"]
+    run_all([NAME], [0], some, tmp_path, workers=2, device="cpu", size="tiny", steps=12)
+    told = measures.summary(NAME, [0, 1], tmp_path, steps=12)
+    assert told["seeds"] == [0] and list(told["methods"]) == ["stratified", "chain", "leave-one-out", "refresh"]
+    rows = {method: found["by_seed"][0] for method, found in told["methods"].items()}
+    assert (
+        rows["stratified"]["overhead_steps"]
+        == 0
+        < rows["chain"]["overhead_steps"]
+        < rows["leave-one-out"]["overhead_steps"]
+    )
+    assert all(0.3 < row["area"] < 4 for row in rows.values())
+    measures.print_setting(NAME, told)
+    assert "| leave-one-out | never; never to never; 1 |" in capsys.readouterr().out
+    assert draw_setting(NAME, 0, tmp_path, tmp_path, steps=12).stat().st_size > 10_000
+
+
+def test_the_comparison_counts_pairs_and_takes_never_as_longer_than_any_number_of_steps() -> None:
+    def rows(areas: list[float], steps: list[int | None]) -> list[dict[str, float | None]]:
+        return [
+            {"area": area, "final_loss": 0.0, "steps_to_target": reached}
+            for area, reached in zip(areas, steps, strict=True)
+        ]
+
+    theirs = rows([0.3, 0.3, 0.3, 0.3, 0.3, 0.3], [100, 100, None, None, 100, 100])
+    ours = rows([0.2, 0.21, 0.22, 0.23, 0.24, 0.25], [50, 75, 100, None, None, 75])
+    found = measures.compared(ours, theirs)
+    assert found["area"] == {"mean_difference": -0.075, "lower": 6, "higher": 0, "p": 0.0312}  # 2 / 2**6
+    assert found["final_loss"] == {"mean_difference": 0.0, "lower": 0, "higher": 0, "p": None}
+    assert (found["steps_to_target"]["lower"], found["steps_to_target"]["higher"]) == (4, 1)
+    assert found["steps_to_target"]["mean_difference"] is None
+
+
+def test_edges_along_the_chain_are_the_forward_share_of_the_positive_ones() -> None:
+    assert measures.forward_share(np.array([[1.0, 0.3, -1.0], [0.1, 1.0, 0.2], [0.0, -0.5, 1.0]])) == pytest.approx(
+        0.833
+    )
+    assert measures.forward_share(np.eye(3)) is None
