@@ -341,22 +341,29 @@ def write_arrays(place: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub sees its own flag in **
 
 
-def put_if_absent(path: Path, data: bytes) -> bool:
+def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
     """Write a local file unless it is there; whether it was written. Exactly one of several racing writers wins.
 
     A hard link is the atomic step: it fails if the name exists, on local file systems and on NFS. The file survives the
     death of any process; `sync` makes it survive that of the machine.
     """
-    if path.exists():
+    if os.path.exists(path):
         return False
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        part.write_bytes(data)
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        finally:
+            os.close(descriptor)
         os.link(part, path)
     except FileExistsError:
         return False
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
     return True
 
 

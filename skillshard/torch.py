@@ -248,7 +248,8 @@ class StreamShare(Dataset[T], ABC):
         stride = 1 if worker is None else worker.num_workers
         start, num = int(indices[0]), len(indices)
         loop = 0 if worker is None else worker.seed - worker.id  # one number for all workers of a loop over the loader
-        first_begun, loop_begun = self._begun.tolist()
+        begun = self._begun.numpy()
+        first_begun, loop_begun = begun.tolist()
         if start == 0 and first_begun == self._first and (loop_begun != loop or self._last is not None):
             raise PolicyError(
                 f"the stream from {self.position} {self._first:,} was read through this dataset already, and would begin again: keep one "
@@ -256,12 +257,12 @@ class StreamShare(Dataset[T], ABC):
                 f"{self.owner}.state_dict(step=...)) first; to read the same again, make a new {type(self).__name__}."
             )
         if start == 0 or start >= stride * num:
-            self._begun[0], self._begun[1] = self._first, loop
+            begun[:] = self._first, loop
         expected = start
         if start and self._last is not None and (stride == 1 or num == self._last[1]):
             expected = self._last[0] + stride * self._last[1]
         self._last = start, num
-        if start != expected or (np.diff(indices) != 1).any():
+        if start != expected or (indices != np.arange(start, start + num)).any():
             raise PolicyError(
                 f"a loader asks for indices {start:,} to {int(indices[-1]):,} where {expected:,} to {expected + num - 1:,} come next: "
                 f"it shuffles the stream, or shares out again what {type(self).__name__} has already shared out by rank, and "

@@ -6,7 +6,7 @@ Numbers were chosen on seeds from 100 on (docs/LOG.md); reported seeds count fro
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-ROUNDS, BATCH_SIZE, EVAL_SAMPLES, LEARNING_RATE = 6, 64, 200, 1e-3
+ROUNDS, BATCH_SIZE, EVAL_SAMPLES = 6, 64, 200
 
 MIXES = ("natural", "stratified")
 CURRICULA = ("curriculum", "anti_curriculum", "skill_curriculum")
@@ -28,6 +28,7 @@ class Setting:
         steps, eval_every: optimizer steps of a training, and between two evaluations.
         eta, reduce: of SKILL-IT, as in the authors' scripts.
         graph_steps, warmup_steps: of each run of a learned graph, and before them.
+        lr: highest learning rate.
         target_loss: nats; how soon the mean of the measured skills falls below it is compared. None: areas alone.
         baseline: the method that the others are compared with.
         methods: see `methods.py`.
@@ -48,6 +49,7 @@ class Setting:
     reduce: Literal["sum", "mean"] = "sum"
     graph_steps: int = 300
     warmup_steps: int = 50
+    lr: float = 1e-3
 
     @property
     def is_text(self) -> bool:
@@ -143,13 +145,13 @@ SETTINGS = {
     "ordered LEGO k=5": _pretraining("lego-ordered", (1, 1, 1, 3, 5), 100_000, 1500, more=PUBLISHED_TOO),
     "shuffled LEGO k=4": _pretraining("lego", (1, 1, 3, 5), 200_000, 3000),
     "shuffled LEGO k=5": _pretraining("lego", (1, 1, 1, 3, 5), 400_000, 6000, more=PUBLISHED_TOO, eval_every=50),
-    "addition k=3": _pretraining("addition", (13, 14, 18), 200_000, 3000, more=PUBLISHED_TOO, eta=0.1),
+    "addition k=3": _pretraining("addition", (13, 14, 18), 200_000, 3000, more=PUBLISHED_TOO, eta=0.1, lr=2e-3),
     "fine-tuning: shuffled LEGO, skill 3": _finetuning("lego", 5, 3, 3, 120_000, 2100, more=LEARNED_TOO),
     "fine-tuning: shuffled LEGO, skill 5": _finetuning("lego", 5, 5, 5, 200_000, 3000),
     "fine-tuning: ordered LEGO, skill 5": _finetuning("lego-ordered", 5, 5, 5, 100_000, 1500, more=LEARNED_TOO),
     "fine-tuning: ordered LEGO, skill 3": _finetuning("lego-ordered", 5, 3, 3, 60_000, 900),
     "fine-tuning: addition, skill 1": _finetuning(
-        "addition", 3, 2, 1, 80_000, 1200, eta=0.1, more=(*PUBLISHED_TOO, *LEARNED_TOO)
+        "addition", 3, 2, 1, 80_000, 1200, eta=0.1, lr=2e-3, more=(*PUBLISHED_TOO, *LEARNED_TOO)
     ),
     "out of domain: ordered LEGO, skill 4": Setting(
         "lego-ordered",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.evidence.methods import graph_of, names_of, policy_of, round_steps
-from benchmarks.evidence.settings import LEARNING_RATE, SETTINGS, Setting, sized
+from benchmarks.evidence.settings import SETTINGS, Setting, sized
 
 if TYPE_CHECKING:
     from torch import nn
@@ -165,7 +165,7 @@ def graph_unit(name: str, seed: int, method: str, work: str, device: str, steps:
         answer_after=answer_after,
         ordered=setting.is_ordered,
         batch_size=setting.batch_size,
-        lr=LEARNING_RATE,
+        lr=setting.lr,
         eval_every=setting.eval_every,
         eval_samples=setting.eval_samples,
         samples=8000,
@@ -219,7 +219,7 @@ def train_unit(
     loader = DataLoader(MixedDataset(mixer), batch_size=setting.batch_size)
     batches = (reading.encode(batch["text"]) for batch in loader)
     with contextlib.suppress(_Settled):
-        train(model, batches, steps=setting.steps, lr=LEARNING_RATE, eval_every=setting.eval_every, on_eval=measure)
+        train(model, batches, steps=setting.steps, lr=setting.lr, eval_every=setting.eval_every, on_eval=measure)
     accuracy = {skill: found.accuracy for skill, found in evaluate(model, holdout).items()}
     num_rounds = -(-(len(losses) - 1) * setting.eval_every // round_steps(setting, method))
     return {

@@ -12,10 +12,11 @@ a changed or missing record is noticed.
 
 import bisect
 import contextlib
+import operator
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -26,10 +27,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import artefact, storage
 from skillshard.errors import LedgerError, ObservationError, StorageError
-from skillshard.mixing.order import draw_weights, fixed_point, interleave, limited_quotas
+from skillshard.mixing.order import ENDLESS, draw_weights, fixed_point, interleave, limited_quotas
 from skillshard.policies.policy import Observation
 
 Lag = int | Literal["live"]
+OBSERVATIONS_KEPT = 4
+"""Observations kept in memory: with lag=1 a round uses the newest but one."""
 RecordType = TypeVar("RecordType", bound="LedgerRecord")
 
 
@@ -39,7 +42,8 @@ class LedgerRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_bytes(self) -> bytes:
-        return storage.to_json(self.model_dump(by_alias=True))
+        values = {**self.__dict__}  # all are plain JSON already
+        return storage.to_json({"schema": values.pop("schema_version"), **values})
 
 
 class RunRecord(LedgerRecord):
@@ -124,11 +128,11 @@ class DirectoryLedger:
         return str(self.root)
 
     def put(self, name: str, data: bytes) -> bool:
-        path = self.root / name
+        path = f"{self.root}/{name}"
         try:
             was_put = storage.put_if_absent(path, data)
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
             was_put = storage.put_if_absent(path, data)
         if was_put:
             self._first_unsynced.setdefault(name.rpartition("/")[0], name)
@@ -136,7 +140,8 @@ class DirectoryLedger:
 
     def get(self, name: str) -> bytes | None:
         try:
-            return (self.root / name).read_bytes()
+            with open(f"{self.root}/{name}", "rb", buffering=0) as file:
+                return file.readall()
         except FileNotFoundError:
             return None
 
@@ -215,20 +220,24 @@ def open_run(ledger: Ledger, run: RunRecord) -> str:
 class ObservationLog:
     """The observations of a ledger, numbered 0, 1, 2, ... in the rising order of their draws.
 
-    Reading on costs one look per new observation, however many there are.
+    Reading on costs one look per new observation, however many there are; the newest few are kept in memory.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._num = len(ledger.names("observations"))
-        self._last: ObservationRecord | None = None
+        self._kept: dict[int, ObservationRecord] = {}
         if self._num:
-            self._last = self._at(self._num - 1)
+            self._kept[self._num - 1] = self._at(self._num - 1)
 
     def last_draw(self) -> int:
         """The draw of the newest observation; -1 if there is none."""
         self._catch_up()
-        return -1 if self._last is None else self._last.draw
+        return self._last_known()
+
+    def reaches(self, draw: int) -> bool:
+        """Whether an observation of this draw or a later one is there; no look into the ledger if one is known."""
+        return self._last_known() >= draw or self.last_draw() >= draw
 
     def put(self, observation: ObservationRecord) -> None:
         """Record losses; the same ones again have no effect.
@@ -236,10 +245,11 @@ class ObservationLog:
         Raises:
             ObservationError: other losses stand at this draw already, or there are later ones and none at this draw.
         """
-        while observation.draw > self.last_draw():
+        while observation.draw > self._last_known():
             if self._ledger.put(observation_name(self._num), observation.to_bytes()):
-                self._num, self._last = self._num + 1, observation
+                self._keep(observation)
                 return
+            self._catch_up()
         there = self._find(observation.draw)
         if there is None:
             raise ObservationError(
@@ -256,7 +266,7 @@ class ObservationLog:
 
     def read(self, first: int, to_draw: int) -> list[Observation]:
         """The observations numbered `first` or higher, up to a draw; those after it need not be known yet."""
-        if to_draw > (-1 if self._last is None else self._last.draw):
+        if to_draw > self._last_known():
             self._catch_up()
         records = (self._at(number) for number in range(first, self._num))
         return [
@@ -264,15 +274,22 @@ class ObservationLog:
             for record in takewhile(lambda record: record.draw <= to_draw, records)
         ]
 
+    def _last_known(self) -> int:
+        """The draw of the newest observation that was read or put here; -1 if there is none."""
+        return self._kept[self._num - 1].draw if self._num else -1
+
+    def _keep(self, newest: ObservationRecord) -> None:
+        self._kept[self._num] = newest
+        self._kept.pop(self._num - OBSERVATIONS_KEPT, None)
+        self._num += 1
+
     def _find(self, draw: int) -> ObservationRecord | None:
         number = bisect.bisect_left(range(self._num), draw, key=lambda number: self._at(number).draw)
         record = self._at(number)
         return record if record.draw == draw else None
 
     def _at(self, number: int) -> ObservationRecord:
-        if self._last is not None and number == self._num - 1:
-            return self._last
-        record = read_record(self._ledger, observation_name(number), ObservationRecord)
+        record = self._kept.get(number) or read_record(self._ledger, observation_name(number), ObservationRecord)
         if record is None:
             raise LedgerError(
                 f"{self._ledger}/{observation_name(number)} is missing. Restore it, or start a new ledger."
@@ -281,7 +298,7 @@ class ObservationLog:
 
     def _catch_up(self) -> None:
         while (record := read_record(self._ledger, observation_name(self._num), ObservationRecord)) is not None:
-            self._num, self._last = self._num + 1, record
+            self._keep(record)
 
 
 def wait_for(ready: Callable[[], bool], timeout_s: float) -> bool:
@@ -341,7 +358,7 @@ def available_draws(
     [5, 0]
     """
     if repeat in ("epochs", "stop"):
-        return np.full(len(num_samples), np.iinfo(np.int64).max)
+        return np.full(len(num_samples), ENDLESS)
     most = 1 if repeat == "drop" else int(repeat.removeprefix("cap:"))
     return most * num_samples - drawn
 
@@ -364,23 +381,23 @@ def round_counts(
     return limited_quotas(fixed_point(over_draws), carry, run.round_draws, available)
 
 
-def drawn_at(run: RunRecord, record: RoundRecord, draw: int) -> Int[np.ndarray, " skill"]:
+def drawn_at(run: RunRecord, record: RoundRecord, draw: int) -> list[int]:
     """Draws of each skill among the first `draw` of the stream, whose last is in this round, or after it."""
-    seen, counts = min(draw - record.first_draw, record.num_draws), np.array(record.counts)
-    if seen < counts.sum():
-        skill, _ = interleave(counts, "round", run.seed, record.round)
-        counts = np.bincount(skill[:seen], minlength=len(counts))
-    return np.array(record.drawn_before) + counts
+    seen, counts = min(draw - record.first_draw, record.num_draws), record.counts
+    if seen < sum(counts):
+        skill, _ = interleave(np.array(counts), "round", run.seed, record.round)
+        counts = np.bincount(skill[:seen], minlength=len(counts)).tolist()
+    return list(map(operator.add, record.drawn_before, counts))
 
 
-def in_unit(run: RunRecord, drawn: Int[np.ndarray, " skill"]) -> list[int]:
+def in_unit(run: RunRecord, drawn: Sequence[int]) -> Sequence[int]:
     """Draws of each skill in the unit of the run's weights: as they are, or as the tokens they have on average, rounded down.
 
     Whole epochs have exactly so many tokens; a part of one has them in expectation.
     """
     if run.num_tokens is None:
-        return drawn.tolist()
-    sizes = zip(drawn.tolist(), run.num_samples, run.num_tokens, strict=True)
+        return drawn
+    sizes = zip(drawn, run.num_samples, run.num_tokens, strict=True)
     return [draws * num_tokens // num_samples for draws, num_samples, num_tokens in sizes]
 
 

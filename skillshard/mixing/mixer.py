@@ -160,7 +160,7 @@ class Mixer:
         self._rounds = Rounds(self.ledger, policy, run, wait_s=wait_s)
         self._draw = 0
         self._resumed = (0, 0)
-        self._plan = lru_cache(ROUNDS_KEPT)(self._plan_of)
+        self._keep_newest()
 
     # --- the stream --------------------------------------------------------------------------------------------------
 
@@ -175,10 +175,9 @@ class Mixer:
 
     def cut(self, places: Places) -> Batch:
         """The texts of what another process of this machine found: their shards need not be checked again."""
-        keys, which = np.unique(places.shards @ np.array([1 << 32, 1]), return_inverse=True)
-        maps = Maps([self._train[key >> 32].open_shard(key & 0xFFFFFFFF).data for key in keys.tolist()])
-        texts = maps.texts(which, places.start, places.end)
-        return Batch(places.draws, places.shards[:, 0], self.skills, texts)
+        maps = self._maps(places.shards.tobytes())
+        texts = maps.texts(maps.views(places.segment, places.start, places.end))
+        return Batch(places.draws, places.shards[places.segment, 0], self.skills, texts)
 
     def batch(self, first: int, num: int) -> Batch:
         """The draws first .. first + num - 1, or up to the end of the stream."""
@@ -199,7 +198,7 @@ class Mixer:
     ) -> Iterator[tuple[RoundPlan, Int[np.ndarray, " some"], Int[np.ndarray, " some"]]]:
         """The round's plan, the draws, and their places in it, for each stretch of draws of one round that has them."""
         rounds, within = np.divmod(draws, self.round_draws)
-        edges = [*np.flatnonzero(np.diff(rounds, prepend=-1)).tolist(), len(draws)]
+        edges = [0, *(np.flatnonzero(rounds[1:] != rounds[:-1]) + 1).tolist(), len(draws)] if len(draws) else []
         for begin, end in pairwise(edges):
             plan = self.plan(int(rounds[begin]))
             if plan is not None:
@@ -279,13 +278,21 @@ class Mixer:
         at_step, at_draw = self._resumed
         return at_draw + (step - at_step) * self.step_draws
 
+    def _maps_of(self, shards: bytes) -> Maps:
+        """The shards of some `Places` in memory."""
+        pairs = np.frombuffer(shards, np.int64).reshape(-1, 2).tolist()
+        return Maps([self._train[skill].open_shard(shard).data for skill, shard in pairs])
+
     def _plan_of(self, number: int) -> RoundPlan:
         record = self._rounds.round(number)
         if not record.num_draws:
             raise EndOfStream(f"the stream ends before round {number}.")
         if self.shards.files.is_remote:
             self._read_ahead(record)
-        return plan_round(record, self._train, self.orders, seed=self.seed)
+        plan = plan_round(record, self._train, self.orders, seed=self.seed)
+        if self.shards.files.is_remote:
+            plan.opened  # noqa: B018  # a shard that is open stays in the cache until its texts are read
+        return plan
 
     def _read_ahead(self, record: RoundRecord) -> None:
         """Fetch the shards of a round side by side, and those that come after them while the round is read."""
@@ -338,11 +345,15 @@ class Mixer:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_plan"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_plan", "_maps")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._keep_newest()
+
+    def _keep_newest(self) -> None:
         self._plan = lru_cache(ROUNDS_KEPT)(self._plan_of)
+        self._maps = lru_cache(ROUNDS_KEPT)(self._maps_of)
 
 
 def _num_tokens(shards: ShardSet, unit: str, tokens: TokenCounts | None) -> list[int] | None:

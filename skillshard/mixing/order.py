@@ -33,6 +33,8 @@ from jaxtyping import Float, Int, UInt64
 SCALE_BITS = 40
 """Weights are integers that sum to 2**40; a round may have up to 2**22 draws without overflow of 64 bits."""
 MAX_ROUND_DRAWS = 1 << 22
+ENDLESS = int(np.iinfo(np.int64).max)
+"""More draws than any stream gives."""
 BLOCK_ROWS = 1024
 ORDER_VERSION = "order/1"
 """Changes whenever any function here gives another order; runs record it and refuse another one."""
@@ -88,11 +90,13 @@ def fixed_point(weights: Float[np.ndarray, " skill"]) -> Int[np.ndarray, " skill
     [0.25, 0.75]
     """
     scaled = weights / weights.sum() * (1 << SCALE_BITS)
-    fixed = np.floor(scaled).astype(np.int64)
+    fixed = scaled.astype(np.int64)
     missing = (1 << SCALE_BITS) - int(fixed.sum())
     step = 1 if missing >= 0 else -1
-    order = np.argsort(-step * (scaled - fixed), kind="stable")
-    np.add.at(fixed, order[np.arange(abs(missing)) % len(order)], step)
+    order = (-step * (scaled - fixed)).argsort(kind="stable")
+    each, some = divmod(abs(missing), len(order))
+    fixed += step * each
+    fixed[order[:some]] += step
     return fixed
 
 
@@ -144,8 +148,8 @@ def quotas(
     counts = target >> SCALE_BITS
     remainder = target - (counts << SCALE_BITS)
     left = num_draws - int(counts.sum())
-    owed = np.where(remainder > 0, -(carry + remainder), np.iinfo(np.int64).max)
-    counts[np.argsort(owed, kind="stable")[:left]] += 1
+    owed = np.where(remainder > 0, -(carry + remainder), ENDLESS)
+    counts[owed.argsort(kind="stable")[:left]] += 1
     return counts, carry + target - (counts << SCALE_BITS)
 
 
@@ -197,16 +201,14 @@ def interleave(
     ([0, 0, 1, 0, 1, 0], [0, 1, 4, 2, 5, 3])
     """
     num_draws = int(counts.sum())
-    skill_of_slot = np.repeat(np.arange(len(counts)), counts)
-    rank = np.arange(num_draws) - np.repeat(np.cumsum(counts) - counts, counts)
+    slots = np.arange(num_draws, dtype=np.uint64)
+    drawn, num = np.repeat(np.array([counts.cumsum() - counts, counts], np.uint64), counts, axis=1)
     jitter = keyed_words(num_draws, *labels) >> np.uint64(44)
-    strata = (rank.astype(np.uint64) << np.uint64(20)) | jitter
-    place = (strata << np.uint64(20)) // np.repeat(counts, counts).astype(np.uint64)
-    slot_bits = np.uint64(22)
-    keys = (place << slot_bits) | np.arange(num_draws, dtype=np.uint64)
+    strata = ((slots - drawn) << np.uint64(20)) | jitter
+    keys = (strata << np.uint64(20)) // num << np.uint64(22) | slots
     keys.sort(kind="stable")  # finds the skills' rising runs and merges them, three times as fast; keys are distinct
     slot = (keys & np.uint64((1 << 22) - 1)).astype(np.int64)
-    return skill_of_slot[slot], slot
+    return np.repeat(np.arange(len(counts)), counts).take(slot), slot
 
 
 Arranged = tuple[list[int], list[int]]

@@ -328,7 +328,7 @@ class PackedTokens:
         order = np.argsort(plan.segment, kind="stable")
         bounds = np.searchsorted(plan.segment[order], np.arange(len(plan.segments) + 1))
         tokens = np.empty(len(order), np.int64)
-        for at, (skill, shard, _) in enumerate(plan.segments):
+        for at, (skill, shard) in enumerate(plan.segments):
             draws = order[bounds[at] : bounds[at + 1]]
             tokens[draws] = self._tokens[skill].rows(shard)[plan.row[draws]]
         return tokens

@@ -178,7 +178,7 @@ class Rounds:
             first_draw=number * self.run.round_draws,
             num_draws=self.run.round_draws,
             num_samples=tuple(self.run.num_tokens or self.run.num_samples),
-            drawn=tuple(in_unit(self.run, drawn)),
+            drawn=tuple(in_unit(self.run, drawn.tolist())),
             weights_before=None if previous is None else tuple(previous.weights),
         )
 
@@ -220,9 +220,7 @@ class Rounds:
             return -1
         needed = (number - lag) * self.run.round_draws
         would_wait_for_itself = self._reporter == _here()
-        if not wait_for(
-            lambda: self._observations.last_draw() >= needed, 0.0 if would_wait_for_itself else self.wait_s
-        ):
+        if not wait_for(lambda: self._observations.reaches(needed), 0.0 if would_wait_for_itself else self.wait_s):
             raise RoundError(self._stall(number, needed, would_wait_for_itself))
         return needed
 

@@ -1,7 +1,8 @@
 """Read shards: by position for the mixer, in stored order for everybody else.
 
-A shard is opened when it is first needed: its size is compared with the manifest, its index is checked against its digest,
-and both are memory-mapped (of a remote shard, what cache.py brought here). At most `MAX_OPEN` shards of a skill stay
+An index is opened when a place in its shard is first asked for, and checked against its digest. A shard is opened when a text of it is first
+read: its size is compared with the manifest, its bytes with their digest, its headers with the index. Both are memory-mapped (of a remote
+shard, what cache.py brought here). At most `MAX_OPEN` shards of a skill stay
 mapped, and those that a round's plan names. Texts are cut out of the mapped file by the index; the tar format is not parsed.
 
 A map needs no open file, so the number of skills and shards is not bounded by `ulimit -n` (often 1,024). Only a shard out
@@ -83,8 +84,9 @@ class SkillShards:
     split: Split
     folder: str
     columns: ShardColumns
-    _open: "OrderedDict[int, OpenShard]" = field(default_factory=OrderedDict, repr=False, compare=False)
-    _checked: set[int] = field(default_factory=set, repr=False, compare=False)
+    _open: "OrderedDict[int, OpenShard]" = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
+    _indexes: "OrderedDict[int, np.ndarray]" = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
+    _checked: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @cached_property
     def shard_rows(self) -> Int[np.ndarray, " shard"]:
@@ -117,6 +119,15 @@ class SkillShards:
                 self._open.popitem(last=False)
         return opened
 
+    def index(self, shard: int) -> np.ndarray:
+        """Where the texts of a shard lie, kept open; its tar is not looked at, so whoever reads it opens the shard too."""
+        index = self._indexes.get(shard)
+        if index is None:
+            index = self._indexes[shard] = self._checked_index(shard)
+            if len(self._indexes) > MAX_OPEN:
+                self._indexes.popitem(last=False)
+        return index
+
     def prefetch(self, shard: int) -> None:
         """Say that a shard will be opened soon: a remote one is fetched into the cache in the background."""
         if shard not in self._open:
@@ -132,31 +143,36 @@ class SkillShards:
         )
 
     def _open_checked(self, shard: int) -> OpenShard:
-        """Open and compare with the manifest: the size always; the first time in this process the digests of all bytes,
+        """Open and compare with the manifest: the size always; the first time in this process the digest of all bytes,
         and each row of the index with the headers in the tar."""
         check = shard not in self._checked
-        tar, beside = self._wanted(shard)
+        tar, _ = self._wanted(shard)
         data = _mapped(self.files, tar, check_digest=check, keep_open=self.files.are_locked)
-        index = _mapped(self.files, beside, check_digest=check, keep_open=False)
+        opened = OpenShard(data, self.index(shard))
+        if check and (found := disagreement(opened)) is not None:
+            raise ShardError(f"{tar.name} {found}. {_ANEW}")
+        self._checked.add(shard)
+        return opened
+
+    def _checked_index(self, shard: int) -> np.ndarray:
+        _, beside = self._wanted(shard)
+        index = _mapped(self.files, beside, check_digest=True, keep_open=False)
         first = len(index) - self.columns.num_samples[shard] * INDEX_DTYPE.itemsize
         if first < 0:
             raise ShardError(
                 f"{beside.name} is {len(index):,} bytes, too few for the {self.columns.num_samples[shard]:,} samples that the manifest "
                 f"says. {_ANEW}"
             )
-        opened = OpenShard(data, np.frombuffer(index, INDEX_DTYPE, offset=first))
-        if check and (found := disagreement(opened)) is not None:
-            raise ShardError(f"{tar.name} {found}. {_ANEW}")
-        self._checked.add(shard)
-        return opened
+        return np.frombuffer(index, INDEX_DTYPE, offset=first)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict(), "_checked": set()}
+        return {**self.__dict__, "_open": OrderedDict(), "_indexes": OrderedDict(), "_checked": set()}
 
     def verify(self) -> list[str]:
         """Every fault found by reading all bytes: one sentence each."""
         faults = []
         self._checked.clear()
+        self._indexes.clear()
         for shard in range(len(self.shard_rows)):
             try:
                 opened = self._open_checked(shard)

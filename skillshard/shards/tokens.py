@@ -221,7 +221,7 @@ def _parts(shards: ShardSet) -> Iterator[SkillShards]:
             columns = found.columns.model_dump()
             for at in range(len(found.shard_rows)):
                 only = ShardColumns(**{name: [values[at]] for name, values in columns.items()})
-                yield replace(found, columns=only, _open=OrderedDict(), _checked=set())
+                yield replace(found, columns=only)
 
 
 def count_shard(shards: SkillShards, tokenizer: str, tokenizer_digest: str, special_tokens: bool, place: str) -> Record:

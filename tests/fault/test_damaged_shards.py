@@ -104,6 +104,22 @@ def test_the_mixer_stops_at_a_damaged_shard_and_verify_finds_it(damaged: Path, t
     assert any(re.search(sentence, fault) for fault in ShardSet.open(damaged).verify())
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in DAMAGES if name not in ("a flipped byte of the index", "a cut index", "a missing index")]
+)
+def test_who_only_finds_places_reads_no_tar_and_who_cuts_the_texts_finds_the_damage(
+    damaged: Path, tmp_path: Path, name: str
+) -> None:
+    damage, sentence = DAMAGES[name]
+    damage(damaged)
+    finds, cuts = (
+        Mixer(ShardSet.open(damaged), stratified(), ledger=tmp_path / "run", round_draws=64) for _ in range(2)
+    )
+    places = finds.find(np.arange(3000))
+    with pytest.raises(ShardError, match=sentence):
+        cuts.cut(places)
+
+
 @pytest.mark.parametrize("folder", ["../../etc", "/etc", "a/../..", "..", ""])
 def test_a_manifest_that_names_a_path_outside_its_directory_is_refused(damaged: Path, folder: str) -> None:
     manifest = json.loads((damaged / "manifest.json").read_text())
