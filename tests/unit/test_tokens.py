@@ -391,8 +391,8 @@ def test_whole_epochs_are_told_as_their_tokens(uneven: ShardSet, counts: TokenCo
     run = read_record(one.ledger, "run.json", RunRecord)
     assert run is not None
     whole = [3 * counts.train[skill].num_tokens for skill in one.skills]
-    assert in_unit(run, 3 * np.array(run.num_samples)) == whole
-    huge = in_unit(run, 10**15 * np.array(run.num_samples))
+    assert in_unit(run, [3 * num for num in run.num_samples]) == whole
+    huge = in_unit(run, [10**15 * num for num in run.num_samples])
     assert huge == [10**15 * counts.train[skill].num_tokens for skill in one.skills]
 
 
