@@ -207,7 +207,7 @@ class Cache:
         if max_bytes is not None and max_bytes < 1:
             raise StorageError(f"cache_bytes is {max_bytes:,}: give at least 1, or None for no limit.")
         self.folder, self.max_bytes = storage.local_path(folder).absolute(), max_bytes
-        self._checked: set[str] = set()
+        self._checked: dict[str, tuple[int, int, int]] = {}
         self._ahead: _ReadAhead | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
@@ -234,7 +234,7 @@ class Cache:
         self._ahead.put(place, wanted)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_ahead": None, "_checked": set()}
+        return {**self.__dict__, "_ahead": None, "_checked": {}}
 
     def _entry(self, wanted: Wanted) -> Path:
         if not _DIGEST.fullmatch(wanted.digest):
@@ -261,16 +261,17 @@ class Cache:
         return file
 
     def _is_whole(self, file: BinaryIO, wanted: Wanted) -> bool:
-        """Whether an entry has its size and, when this process opens it for the first time, its digest."""
+        """Whether an entry has its size and, when this process opens that very file for the first time, its digest."""
         if wanted.num_bytes not in (None, os.fstat(file.fileno()).st_size):
             return False
-        if wanted.digest not in self._checked:
+        identity = _identity(file.fileno())
+        if self._checked.get(wanted.digest) != identity:
             hasher = xxhash.xxh3_128()
             while chunk := file.read(storage.CHUNK_BYTES):
                 hasher.update(chunk)
             if hasher.hexdigest() != wanted.digest:
                 return False
-            self._checked.add(wanted.digest)
+            self._checked[wanted.digest] = identity
         return True
 
     def _claim(self, wanted: Wanted) -> int | None:
@@ -317,15 +318,16 @@ class Cache:
                         ) from error
                     if not self._evict(wanted.num_bytes or 1):
                         raise self._no_room(wanted) from error
-            with contextlib.suppress(FileNotFoundError):  # somebody deletes the cache: this process has the bytes
-                os.rename(part, entry)
+            if _names(part, descriptor):  # else somebody deletes the cache, and the name may be another download's
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(part, entry)
         except BaseException:
             if _names(part, descriptor):
                 part.unlink(missing_ok=True)
             _unlock(descriptor)
             _close(descriptor)
             raise
-        self._checked.add(wanted.digest)
+        self._checked[wanted.digest] = _identity(descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         _descriptors.discard(descriptor)
         file = os.fdopen(descriptor, "rb")
@@ -442,6 +444,12 @@ def _lock(descriptor: int) -> bool:
 def _unlock(descriptor: int) -> None:
     """Let a lock go at once, also where a forked child has a copy of the descriptor."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _identity(descriptor: int) -> tuple[int, int, int]:
+    """Device, number and size of an open file: what tells it from another one that has taken its name."""
+    stat = os.fstat(descriptor)
+    return stat.st_dev, stat.st_ino, stat.st_size
 
 
 def _names(path: Path, descriptor: int) -> bool:

@@ -229,6 +229,44 @@ def test_the_cache_may_be_deleted_while_it_is_used(place: str, shards: ShardSet,
     assert found == texts(shards)
 
 
+def read(cache: Cache, place: Path, wanted: Wanted) -> bytes:
+    with cache.open(str(place), wanted) as file:
+        return os.pread(file.fileno(), 1_000_000, 0)
+
+
+def test_a_download_whose_file_was_deleted_does_not_name_another_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, cache = b"shard" * 100, Cache(tmp_path / "cache", None)
+    (tmp_path / "there").write_bytes(content)
+    wanted = Wanted("there", storage.digest(content))
+    part = cache.folder / f"{wanted.digest}{cache_module.PART}"
+    download = cache_module.download
+
+    def and_then_another_begins(*arguments: Any) -> None:
+        download(*arguments)
+        part.unlink()
+        part.touch()
+
+    monkeypatch.setattr(cache_module, "download", and_then_another_begins)
+    assert read(cache, tmp_path / "there", wanted) == content
+    assert sizes(cache.folder) == {part.name: 0}
+    monkeypatch.setattr(cache_module, "download", download)
+    assert read(cache, tmp_path / "there", wanted) == content
+    assert sizes(cache.folder) == {wanted.digest: len(content)}
+
+
+def test_an_entry_that_another_file_has_taken_the_name_of_is_checked_again(tmp_path: Path) -> None:
+    content, cache = b"shard" * 100, Cache(tmp_path / "cache", None)
+    (tmp_path / "there").write_bytes(content)
+    wanted = Wanted("there", storage.digest(content))
+    for other in (b"", b"shark" * 100):
+        cache.open(str(tmp_path / "there"), wanted).close()
+        (tmp_path / "other").write_bytes(other)
+        (tmp_path / "other").rename(cache.folder / wanted.digest)
+        assert read(cache, tmp_path / "there", wanted) == content
+
+
 def test_a_file_that_was_damaged_in_the_cache_is_fetched_again(
     between: tuple[Between, str], shards: ShardSet, tmp_path: Path
 ) -> None:
