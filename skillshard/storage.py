@@ -101,16 +101,53 @@ def public(place: str | os.PathLike[str]) -> str:
 
 
 def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
-    """The pyarrow file system of a place, and the path in it."""
+    """The pyarrow file system of a place, and the path in it; for a bucket of S3 the same one whenever it is asked for."""
     text = os.fspath(place)
     if not is_remote(text):
         return pafs.LocalFileSystem(), os.path.abspath(text.removeprefix("file://"))
     try:
-        return pafs.FileSystem.from_uri(text)
+        return _clients.of(text)
     except (pa.ArrowInvalid, ValueError, OSError) as error:
         if web.is_web(text):
             raise StorageError(f"{public(text)}: over http files can be read, not listed or written.") from error
         raise StorageError(f"{public(text)} cannot be opened: {error}") from error
+
+
+class _Clients:
+    """The clients of stores that this process has made, one after the other.
+
+    Two threads that make S3 clients at once can crash the process (apache/arrow issues 39703 and 39897), and a client of its own for
+    every file would begin with a new connection. A forked child makes its own: it must neither use its parent's connections
+    nor close them, so it keeps them.
+    """
+
+    def __init__(self) -> None:
+        self._making = threading.Lock()
+        self._made: dict[str, pafs.FileSystem] = {}
+        self._of_parents: list[dict[str, pafs.FileSystem]] = []
+
+    def of(self, uri: str) -> tuple[pafs.FileSystem, str]:
+        parts = urlsplit(uri)
+        bucket, key = parts.netloc.rpartition("@")[2], parts.path.rstrip("/")
+        is_plain = parts.scheme == "s3" and _PLAIN_KEY.fullmatch(key)  # else pyarrow says what the path is
+        root = urlunsplit((parts.scheme, parts.netloc, "", parts.query, ""))
+        with self._making:
+            if is_plain and root in self._made:
+                return self._made[root], bucket + key
+            made, path = pafs.FileSystem.from_uri(uri)
+            if is_plain:
+                self._made[root] = made
+        return made, path
+
+    def after_fork(self) -> None:
+        self._making = threading.Lock()
+        self._of_parents.append(self._made)
+        self._made = {}
+
+
+_PLAIN_KEY = re.compile(r"(/[\w.=-]+)*", re.ASCII)
+_clients = _Clients()
+os.register_at_fork(after_in_child=_clients.after_fork)
 
 
 def exists(place: str | os.PathLike[str]) -> bool:
@@ -177,8 +214,12 @@ def open_random(place: str | os.PathLike[str]) -> pa.NativeFile:
     return fs.open_input_file(path)
 
 
-def chunks(place: str | os.PathLike[str]) -> Iterator[bytes]:
-    """The bytes of a file; what goes wrong at a store is raised as it is, once: for `retried`."""
+def chunks(place: str | os.PathLike[str]) -> Iterator[bytes | bytearray]:
+    """The bytes of a file; what goes wrong at a store is raised as it is, once: for `retried`.
+
+    The S3 client writes what a store says of an error into the buffer for the file's bytes, and reads it from there, with all that
+    follows: "no" and then an old `<a></a>` end the process. So each request gets a buffer of zeros.
+    """
     if web.is_web(os.fspath(place)):
         with web.get(os.fspath(place)) as body:
             while chunk := body.read1(1 << 20):
@@ -186,17 +227,20 @@ def chunks(place: str | os.PathLike[str]) -> Iterator[bytes]:
         return
     with _no_fork:
         fs, path = filesystem(place)
-        stream = fs.open_input_stream(path, compression=None)
+        file = fs.open_input_file(path)
+        left = file.size()
     try:
-        while True:
+        while left > 0:
+            buffer = bytearray(min(left, CHUNK_BYTES))
             with _no_fork:
-                chunk = stream.read(CHUNK_BYTES)
-            if not chunk:
+                got = file.readinto(buffer)
+            if not got:
                 return
-            yield chunk
+            left -= got
+            yield buffer[:got] if got < len(buffer) else buffer
     finally:
         with _no_fork:
-            stream.close()
+            file.close()
 
 
 class _NoFork:

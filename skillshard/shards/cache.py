@@ -475,7 +475,7 @@ def _delete_unused(path: Path) -> bool:
         os.close(descriptor)
 
 
-def _write(descriptor: int, chunk: bytes) -> None:
+def _write(descriptor: int, chunk: bytes | bytearray) -> None:
     view = memoryview(chunk)
     try:
         while view:
