@@ -6,10 +6,14 @@
 delivered as `str`. Every loader runs in a process of its own for about `--seconds` CPU-seconds, in turn, `--repeats` times;
 what counts is samples per CPU-second of that process with its children, as a ratio to the limit, measured just before.
 Loaders of others come with `pip install -e '.[bench]'`; one that is not installed is reported as missing.
+
+What changing the weights costs is smaller than what two processes differ by, so it is measured within one: blocks of 16
+rounds with changing and with fixed weights take turns.
 """
 
 import argparse
 import json
+import operator
 import os
 import platform
 import resource
@@ -32,6 +36,7 @@ SKILLS = tuple(f"skill-{number}" for number in range(len(WEIGHTS)))
 BATCH = 256
 ROUND_DRAWS = 4096
 LIMIT_DRAWS = 16_384
+BLOCKS, BLOCK_ROUNDS, WARM_UP_BLOCKS = 154, 16, 4
 MEMORY = Path("/dev/shm") if os.path.isdir("/dev/shm") else None  # else the system's temporary directory
 LEDGER_PREFIX = "skillshard-bench-"
 
@@ -380,6 +385,20 @@ def measure(name: str, work: Path, num: int, seconds: float) -> dict[str, float]
     return {"samples": delivered, "cpu_s": _cpu_s() - cpu, "wall_s": time.perf_counter() - wall}
 
 
+def measure_changing(work: Path, num: int) -> dict[str, Any]:
+    """CPU-microseconds a round of changing and of fixed weights, in blocks that take turns in this process."""
+    _read_all(work / "shards")
+    batches = {"changing": ours(work, num), "fixed": ours_fixed(work, num)}
+    found: dict[str, list[float]] = {name: [] for name in batches}
+    for block in range(BLOCKS):
+        for name in sorted(batches, reverse=bool(block % 2)):
+            before = time.process_time()
+            for _ in range(BLOCK_ROUNDS * ROUND_DRAWS // BATCH):
+                next(batches[name])
+            found[name].append((time.process_time() - before) / BLOCK_ROUNDS * 1e6)
+    return {name: times[WARM_UP_BLOCKS:] for name, times in found.items()}
+
+
 def _read_all(place: Path) -> None:
     for path in [place] if place.is_file() else place.rglob("*"):
         if path.is_file():
@@ -455,6 +474,15 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def cost_of_changing(turns: list[dict[str, list[float]]]) -> str:
+    """How much more CPU time a round of changing weights takes: medians over the pairs of blocks of each process, and their quartiles."""
+    told = []
+    for turn in turns:
+        lower, median, upper = statistics.quantiles(map(operator.truediv, turn["changing"], turn["fixed"]), n=4)
+        told.append(f"{median - 1:+.1%} (quartiles {lower - 1:+.1%} to {upper - 1:+.1%})")
+    return f"changing weights cost, against fixed ones, by {len(turns[0]['fixed'])} pairs of blocks a process: {', '.join(told)}"
+
+
 def _rate(turn: dict[str, Any]) -> float:
     return float(turn["samples"] / turn["cpu_s"])
 
@@ -469,18 +497,21 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=50_000, help="per skill")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--only", nargs="*", choices=LOADERS, default=list(LOADERS))
+    parser.add_argument(
+        "--only", nargs="*", choices=LOADERS, default=list(LOADERS), help="these loaders, and the limit and ours"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.step:
         verb, name = asked.step
         make = LOADERS[name][2] or (lambda work, num: None)
-        done = (
-            make(asked.work, asked.samples)
-            if verb == "prepare"
-            else measure(name, asked.work, asked.samples, asked.seconds)
-        )
+        if verb == "changing":
+            done: Any = measure_changing(asked.work, asked.samples)
+        elif verb == "prepare":
+            done = make(asked.work, asked.samples)
+        else:
+            done = measure(name, asked.work, asked.samples, asked.seconds)
         print(json.dumps(done or {}))
         return
     prepare(asked.work, asked.samples)
@@ -493,13 +524,16 @@ def main() -> None:
         done = unready.get(name) or in_a_process(*common, "--step", "measure", name)
         results[name].append({**done, "limit": limit_now})
         print(name, results[name][-1], file=sys.stderr)
+    changing = [in_a_process(*common, "--step", "changing", "ours") for _ in range(asked.repeats)]
     for place in chain.from_iterable(folder.glob(f"{LEDGER_PREFIX}*") for folder in (asked.work, MEMORY) if folder):
         shutil.rmtree(place)
     print(table(results))
+    print(cost_of_changing(changing))
     if asked.out:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(
-            json.dumps({"machine": machine(), "arguments": common, "results": results}, indent=2) + "\n"
+            json.dumps({"machine": machine(), "arguments": common, "results": results, "changing": changing}, indent=2)
+            + "\n"
         )
 
 
