@@ -89,11 +89,13 @@ def refuse_rare_reports(mixer: Mixer | PackedTokens, every_steps: int) -> None:
     if stream.step is None or not stream.mixer.policy.reads_losses or stream.mixer.lag == "live":
         return
     between, draws = every_steps * stream.step, stream.mixer.round_draws
-    size = mixer.first_round_blocks if isinstance(mixer, PackedTokens) else draws
+    which, size = "a round", float(draws)
+    if isinstance(mixer, PackedTokens):
+        which, size = "the first round", max(1, mixer.first_round_tokens) / mixer.block_tokens
     if every_steps < 1 or between > size:
-        most, least = size // stream.step, ceil(draws * stream.step / max(1, size))
+        most, least = int(size // stream.step), ceil(draws * stream.step / size)
         advice = f"Give every_steps from 1 to {most}" if most else f"Give round_draws of at least {least:,}"
         raise PolicyError(
-            f"every_steps={every_steps} reports every {between:,} {stream.unit}, and a round is {size:,}: the loader would wait for a "
+            f"every_steps={every_steps} reports every {between:,} {stream.unit}, and {which} is {int(size):,}: the loader would wait for a "
             f"report. {advice}."
         )

@@ -204,9 +204,9 @@ class PackedTokens:
         return self._block
 
     @property
-    def first_round_blocks(self) -> int:
-        """Whole blocks in the tokens of round 0; later rounds have more or fewer, by their weights."""
-        return self._tokens_of(self.mixer.round(0).counts) // self.block_tokens
+    def first_round_tokens(self) -> int:
+        """Tokens of round 0, separators included; later rounds have more or fewer, by their weights."""
+        return self._tokens_of(self.mixer.round(0).counts)
 
     def holds(self, block: int) -> bool:
         """Whether the stream has not ended before a block."""
