@@ -12,6 +12,8 @@ of the global stream. It also reads a batch ahead, so `lag=0` would stall and is
     )
 
     OUTPUT_DIR/checkpoint-100/mixer.json        where the stream stood; `resume_from_checkpoint` goes on there
+
+Blocks of tokens: `WholeStream(packed)`, `data_collator=causal_lm_blocks` and `MixerCallback(packed, ...)`, with `PackedTokens` in place of the mixer.
 """
 
 import os

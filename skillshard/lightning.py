@@ -5,6 +5,8 @@ Lightning may read a batch ahead, so `lag=0` would stall and is refused.
     Trainer(max_steps=1000, use_distributed_sampler=False, callbacks=[MixerCallback(mixer, losses, every_steps=100)]).fit(
         module, datamodule=MixedData(mixer, batch_size=32, num_workers=2)
     )
+
+Blocks of tokens: `MixedData(packed, ...)` and `MixerCallback(packed, ...)`, with `PackedTokens` in place of the mixer.
 """
 
 from collections.abc import Callable, Mapping
