@@ -13,12 +13,12 @@ import errno
 import mmap
 import os
 import resource
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 import orjson
@@ -45,6 +45,7 @@ from skillshard.shards.tar import END_OF_ARCHIVE, member_sizes
 
 MAX_OPEN = 4
 """Shards of one skill and split that stay mapped: the order reads one after the other."""
+Opened = TypeVar("Opened")
 _ANEW = "Write the shards anew in another directory with 'skillshard shard', or copy this file again."
 
 
@@ -70,6 +71,16 @@ class OpenShard:
         return Sample(member["id"], self.text(row), member["meta"])
 
 
+def kept_open(kept: dict[int, Opened], shard: int, open_one: Callable[[int], Opened]) -> Opened:
+    """What is open of a shard, or is opened now; the one opened first goes when there are more than `MAX_OPEN`."""
+    opened = kept.get(shard)
+    if opened is None:
+        opened = kept[shard] = open_one(shard)
+        if len(kept) > MAX_OPEN:
+            del kept[next(iter(kept))]
+    return opened
+
+
 @dataclass(frozen=True)
 class SkillShards:
     """The shards of one skill and split.
@@ -84,8 +95,8 @@ class SkillShards:
     split: Split
     folder: str
     columns: ShardColumns
-    _open: "OrderedDict[int, OpenShard]" = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
-    _indexes: "OrderedDict[int, np.ndarray]" = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
+    _open: dict[int, OpenShard] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _indexes: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
     _checked: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @cached_property
@@ -112,21 +123,11 @@ class SkillShards:
 
     def open_shard(self, shard: int) -> OpenShard:
         """The shard at a position of the manifest's columns, kept open; ShardError if it is not as the manifest says."""
-        opened = self._open.get(shard)
-        if opened is None:
-            opened = self._open[shard] = self._open_checked(shard)
-            if len(self._open) > MAX_OPEN:
-                self._open.popitem(last=False)
-        return opened
+        return kept_open(self._open, shard, self._open_checked)
 
     def index(self, shard: int) -> np.ndarray:
         """Where the texts of a shard lie, kept open; its tar is not looked at, so whoever reads it opens the shard too."""
-        index = self._indexes.get(shard)
-        if index is None:
-            index = self._indexes[shard] = self._checked_index(shard)
-            if len(self._indexes) > MAX_OPEN:
-                self._indexes.popitem(last=False)
-        return index
+        return kept_open(self._indexes, shard, self._checked_index)
 
     def prefetch(self, shard: int) -> None:
         """Say that a shard will be opened soon: a remote one is fetched into the cache in the background."""
@@ -166,7 +167,7 @@ class SkillShards:
         return np.frombuffer(index, INDEX_DTYPE, offset=first)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict(), "_indexes": OrderedDict(), "_checked": set()}
+        return {**self.__dict__, "_open": {}, "_indexes": {}, "_checked": set()}
 
     def verify(self) -> list[str]:
         """Every fault found by reading all bytes: one sentence each."""
