@@ -13,12 +13,11 @@ import errno
 import mmap
 import os
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
 
 import numpy as np
 import orjson
@@ -28,6 +27,7 @@ from jaxtyping import Int
 from skillshard import artefact, storage, web
 from skillshard.corpus import Sample
 from skillshard.errors import ShardError, did_you_mean, name_some
+from skillshard.kept import kept
 from skillshard.shards.cache import Cache, Files, LocalFiles, RemoteFiles, Wanted
 from skillshard.shards.manifest import (
     INDEX_DTYPE,
@@ -45,7 +45,6 @@ from skillshard.shards.tar import END_OF_ARCHIVE, member_sizes
 
 MAX_OPEN = 4
 """Shards of one skill and split that stay mapped: the order reads one after the other."""
-Opened = TypeVar("Opened")
 _ANEW = "Write the shards anew in another directory with 'skillshard shard', or copy this file again."
 
 
@@ -69,16 +68,6 @@ class OpenShard:
     def sample(self, row: int) -> Sample:
         member = orjson.loads(self.member(row))
         return Sample(member["id"], self.text(row), member["meta"])
-
-
-def kept_open(kept: dict[int, Opened], shard: int, open_one: Callable[[int], Opened]) -> Opened:
-    """What is open of a shard, or is opened now; the one opened first goes when there are more than `MAX_OPEN`."""
-    opened = kept.get(shard)
-    if opened is None:
-        opened = kept[shard] = open_one(shard)
-        if len(kept) > MAX_OPEN:
-            del kept[next(iter(kept))]
-    return opened
 
 
 @dataclass(frozen=True)
@@ -123,11 +112,11 @@ class SkillShards:
 
     def open_shard(self, shard: int) -> OpenShard:
         """The shard at a position of the manifest's columns, kept open; ShardError if it is not as the manifest says."""
-        return kept_open(self._open, shard, self._open_checked)
+        return kept(self._open, shard, self._open_checked, most=MAX_OPEN)
 
     def index(self, shard: int) -> np.ndarray:
         """Where the texts of a shard lie, kept open; its tar is not looked at, so whoever reads it opens the shard too."""
-        return kept_open(self._indexes, shard, self._checked_index)
+        return kept(self._indexes, shard, self._checked_index, most=MAX_OPEN)
 
     def prefetch(self, shard: int) -> None:
         """Say that a shard will be opened soon: a remote one is fetched into the cache in the background."""

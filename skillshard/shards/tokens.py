@@ -26,8 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from skillshard import artefact, storage
 from skillshard.errors import ExecutionError, StorageError, TokensError, did_you_mean, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.kept import kept
 from skillshard.shards.manifest import SPLITS, ShardColumns, Split
-from skillshard.shards.read import ShardSet, SkillShards, kept_open
+from skillshard.shards.read import MAX_OPEN, ShardSet, SkillShards
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -325,7 +326,7 @@ class SkillTokens:
 
     def rows(self, shard: int) -> np.ndarray:
         """Tokens of each row of a shard, uint32, memory-mapped; TokensError if the file is not as tokens.json says."""
-        return kept_open(self._open, shard, self._open_checked)
+        return kept(self._open, shard, self._open_checked, most=MAX_OPEN)
 
     def _open_checked(self, shard: int) -> np.ndarray:
         place = self.root / counts_name(self.split, self.folder, self.columns.number[shard])
