@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 
 LAYERS = [
     {"errors"},
-    {"web"},
+    {"kept", "web"},
     {"storage"},
     {"execution"},
     {"artefact"},

@@ -100,7 +100,7 @@ def _finetuning(
     **numbers: Any,
 ) -> Setting:
     """One skill measured, and trained on it alone or with the first ones."""
-    methods = ("target-only", "stratified", "skill-stratified", "prerequisites", *more)
+    methods = ("target-only", "skill-stratified", "prerequisites", *more)
     skills = tuple(range(1, trained + 1))
     return Setting(
         corpus,

@@ -9,7 +9,6 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import count, pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +17,7 @@ from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, TokensError, name_some
+from skillshard.kept import kept
 from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round
@@ -160,7 +160,8 @@ class Mixer:
         self._rounds = Rounds(self.ledger, policy, run, wait_s=wait_s)
         self._draw = 0
         self._resumed = (0, 0)
-        self._keep_newest()
+        self._plans: dict[int, RoundPlan] = {}
+        self._maps: dict[bytes, Maps] = {}
 
     # --- the stream --------------------------------------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ class Mixer:
 
     def cut(self, places: Places) -> Batch:
         """The texts of what another process of this machine found: their shards need not be checked again."""
-        maps = self._maps(places.shards.tobytes())
+        maps = kept(self._maps, places.shards.tobytes(), self._maps_of, most=ROUNDS_KEPT)
         texts = maps.texts(maps.views(places.segment, places.start, places.end))
         return Batch(places.draws, places.shards[places.segment, 0], self.skills, texts)
 
@@ -208,7 +209,7 @@ class Mixer:
     def plan(self, number: int) -> RoundPlan | None:
         """Where the samples of a round lie, or None beyond the end of the stream."""
         try:
-            return self._plan(number)
+            return kept(self._plans, number, self._plan_of, most=ROUNDS_KEPT)
         except EndOfStream:
             return None
 
@@ -338,22 +339,14 @@ class Mixer:
         self._draw = saved.draw
         self._resumed = (0, 0) if saved.step is None else (saved.step, saved.draw)
         aside = self._rounds.rewind(self._draw)
-        self._plan.cache_clear()
+        self._plans.clear()
         if aside is not None:
             warnings.warn(
                 f"resumed at draw {self._draw:,}: later losses and rounds are set aside in {aside}.", stacklevel=2
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_plan", "_maps")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._keep_newest()
-
-    def _keep_newest(self) -> None:
-        self._plan = lru_cache(ROUNDS_KEPT)(self._plan_of)
-        self._maps = lru_cache(ROUNDS_KEPT)(self._maps_of)
+        return {**self.__dict__, "_plans": {}, "_maps": {}}
 
 
 def _num_tokens(shards: ShardSet, unit: str, tokens: TokenCounts | None) -> list[int] | None:

@@ -250,7 +250,7 @@ class Rounds:
                 warnings.warn(
                     f"skill {skill!r} passes {MANY_EPOCHS} epochs in round {record.round}: repeated so often, data is worth much "
                     "less. Lower its weight, or give Mixer(..., repeat='cap:4').",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
 

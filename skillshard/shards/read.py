@@ -13,7 +13,6 @@ import errno
 import mmap
 import os
 import resource
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +27,7 @@ from jaxtyping import Int
 from skillshard import artefact, storage, web
 from skillshard.corpus import Sample
 from skillshard.errors import ShardError, did_you_mean, name_some
+from skillshard.kept import kept
 from skillshard.shards.cache import Cache, Files, LocalFiles, RemoteFiles, Wanted
 from skillshard.shards.manifest import (
     INDEX_DTYPE,
@@ -84,8 +84,8 @@ class SkillShards:
     split: Split
     folder: str
     columns: ShardColumns
-    _open: "OrderedDict[int, OpenShard]" = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
-    _indexes: "OrderedDict[int, np.ndarray]" = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
+    _open: dict[int, OpenShard] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _indexes: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
     _checked: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @cached_property
@@ -112,21 +112,11 @@ class SkillShards:
 
     def open_shard(self, shard: int) -> OpenShard:
         """The shard at a position of the manifest's columns, kept open; ShardError if it is not as the manifest says."""
-        opened = self._open.get(shard)
-        if opened is None:
-            opened = self._open[shard] = self._open_checked(shard)
-            if len(self._open) > MAX_OPEN:
-                self._open.popitem(last=False)
-        return opened
+        return kept(self._open, shard, self._open_checked, most=MAX_OPEN)
 
     def index(self, shard: int) -> np.ndarray:
         """Where the texts of a shard lie, kept open; its tar is not looked at, so whoever reads it opens the shard too."""
-        index = self._indexes.get(shard)
-        if index is None:
-            index = self._indexes[shard] = self._checked_index(shard)
-            if len(self._indexes) > MAX_OPEN:
-                self._indexes.popitem(last=False)
-        return index
+        return kept(self._indexes, shard, self._checked_index, most=MAX_OPEN)
 
     def prefetch(self, shard: int) -> None:
         """Say that a shard will be opened soon: a remote one is fetched into the cache in the background."""
@@ -166,7 +156,7 @@ class SkillShards:
         return np.frombuffer(index, INDEX_DTYPE, offset=first)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict(), "_indexes": OrderedDict(), "_checked": set()}
+        return {**self.__dict__, "_open": {}, "_indexes": {}, "_checked": set()}
 
     def verify(self) -> list[str]:
         """Every fault found by reading all bytes: one sentence each."""

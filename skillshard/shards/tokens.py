@@ -13,7 +13,6 @@ Truncation and padding of the tokenizer are turned off: every token counts. One 
 """
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -27,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from skillshard import artefact, storage
 from skillshard.errors import ExecutionError, StorageError, TokensError, did_you_mean, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.kept import kept
 from skillshard.shards.manifest import SPLITS, ShardColumns, Split
 from skillshard.shards.read import MAX_OPEN, ShardSet, SkillShards
 
@@ -309,7 +309,7 @@ class SkillTokens:
     split: Split
     folder: str
     columns: TokenColumns
-    _open: "OrderedDict[int, np.ndarray]" = field(default_factory=OrderedDict, repr=False, compare=False)
+    _open: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def shard_tokens(self) -> Int[np.ndarray, " shard"]:
@@ -326,12 +326,7 @@ class SkillTokens:
 
     def rows(self, shard: int) -> np.ndarray:
         """Tokens of each row of a shard, uint32, memory-mapped; TokensError if the file is not as tokens.json says."""
-        opened = self._open.get(shard)
-        if opened is None:
-            opened = self._open[shard] = self._open_checked(shard)
-            if len(self._open) > MAX_OPEN:
-                self._open.popitem(last=False)
-        return opened
+        return kept(self._open, shard, self._open_checked, most=MAX_OPEN)
 
     def _open_checked(self, shard: int) -> np.ndarray:
         place = self.root / counts_name(self.split, self.folder, self.columns.number[shard])
@@ -350,7 +345,7 @@ class SkillTokens:
         return counts
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": {}}
 
     def verify(self) -> list[str]:
         """Every fault found by reading all counts: one sentence each."""

@@ -1,6 +1,8 @@
 """The stream is a function of shards, seed and ledger: whoever reads it, however often it is killed."""
 
+import gc
 import itertools
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -185,3 +187,15 @@ def test_counts_add_up_over_the_whole_stream(shards: ShardSet, tmp_path: Path) -
     one = mixer(shards, tmp_path, stratified(), round_draws=7)
     drawn = Counter(one.batch(0, 7 * 50).skills)
     assert all(abs(drawn[skill] - 7 * 50 / 3) < 1 for skill in SKILLS)
+
+
+def test_a_mixer_that_is_dropped_gives_its_memory_maps_back_at_once(shards: ShardSet, tmp_path: Path) -> None:
+    one = mixer(shards, tmp_path, stratified())
+    assert one.cut(one.find(np.arange(50))).texts == one.batch(0, 50).texts
+    gone = weakref.ref(one)
+    gc.disable()
+    try:
+        del one
+        assert gone() is None
+    finally:
+        gc.enable()
