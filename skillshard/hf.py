@@ -35,7 +35,7 @@ from skillshard.evaluation import ModelLoss
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports, refuse_samplers
-from skillshard.torch import ENDLESS, Blocks, collate_blocks, dataset_of, resume
+from skillshard.torch import ENDLESS, Blocks, Items, collate_blocks, dataset_of, resume
 
 STATE_NAME = "mixer.json"
 IGNORED = -100
@@ -89,20 +89,32 @@ class _Collator:
         self.tokenizer, self.max_tokens, self.fixed_length = tokenizer, max_tokens, fixed_length
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        if isinstance(items, Blocks):
+            raise PolicyError(
+                "causal_lm_collator takes texts, and these are blocks of tokens: give data_collator=causal_lm_blocks."
+            )
         ids, mask = _tokens(self.tokenizer, [item["text"] for item in items], self.max_tokens, self.fixed_length)
         return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, IGNORED)}
 
 
-def causal_lm_blocks(blocks: Blocks) -> dict[str, Tensor]:
+def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
     """A `data_collator` for next-token training on packed tokens: every token is learned.
 
     A block is one text to the model: it attends to the samples before in the block, and learns a sample's first token from the
     separator, as GPT-3 was trained (Brown et al. 2020, arXiv:2005.14165, appendix B). For attention or a loss that ends with
     the sample give your own `data_collator`: `blocks.batch` has `draws` and `positions`.
 
+    Raises:
+        PolicyError: these are samples.
+
     Example:
         Trainer(..., train_dataset=WholeStream(packed), data_collator=causal_lm_blocks)
     """
+    if isinstance(blocks, Items):
+        raise PolicyError(
+            "causal_lm_blocks takes blocks of tokens, and these are texts: give train_dataset=WholeStream(packed), or "
+            "data_collator=causal_lm_collator(tokenizer, max_tokens=...)."
+        )
     batch = collate_blocks(blocks)
     labels = batch["input_ids"].masked_fill(batch["draws"] < 0, IGNORED)
     return {"input_ids": batch["input_ids"], "labels": labels}
@@ -242,8 +254,9 @@ class MixerCallback(TrainerCallback):
     def _check(self, args: TrainingArguments, dataset: Any) -> None:
         if getattr(dataset, "mixer", None) is not self.mixer or not isinstance(dataset, WholeStream):
             raise PolicyError(
-                f"the Trainer reads a {type(dataset).__name__}: give Trainer(train_dataset=WholeStream(mixer)) with the mixer (or packed "
-                "tokens) of this callback. accelerate shares the stream out itself, and a dataset with a rank would lose samples."
+                f"the Trainer reads a {type(dataset).__name__}, not a WholeStream of this callback's {type(self.mixer).__name__}: give the same to "
+                "both, Trainer(train_dataset=WholeStream(...)) and MixerCallback(...). accelerate shares the stream out itself, and a "
+                "dataset with a rank would lose samples."
             )
         if not args.ignore_data_skip:
             raise PolicyError(

@@ -150,7 +150,9 @@ def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path
         WholeStream(live_mixer(shards, tmp_path / "strict", step_draws=BATCH, lag=0))
     with pytest.raises(PolicyError, match=r"accelerate reads a batch ahead"):
         MixerCallback(live_mixer(shards, tmp_path / "strict", step_draws=BATCH, lag=0), dict, every_steps=1)
-    with pytest.raises(PolicyError, match=r"the Trainer reads a MixedDataset: give Trainer\(train_dataset=WholeStream"):
+    with pytest.raises(
+        PolicyError, match=r"the Trainer reads a MixedDataset, not a WholeStream of this callback's Mixer"
+    ):
         trainer(mixer, tmp_path / "out", train_dataset=MixedDataset(mixer)).train()
     with pytest.raises(PolicyError, match=r"WholeStream cannot be read through a RandomSampler.*='sequential'"):
         trainer(mixer, tmp_path / "out", train_sampling_strategy="random").train()
@@ -177,7 +179,7 @@ def test_packed_tokens_that_do_not_fit_are_refused_with_a_sentence(blocks: Sourc
         trainer(packed, tmp_path / "out", gradient_accumulation_steps=3).train()
     with pytest.raises(PolicyError, match=r"what no model has an argument for, such as 'text' and 'draws'"):
         trainer(packed, tmp_path / "out", remove_unused_columns=True).train()
-    with pytest.raises(PolicyError, match=r"with the mixer \(or packed tokens\) of this callback"):
+    with pytest.raises(PolicyError, match=r"reads a WholeStream, not a WholeStream of this callback's PackedTokens"):
         trainer(packed, tmp_path / "out", train_dataset=WholeStream(packed.mixer)).train()
     rare = blocks.stream(tmp_path / "rare", step_items=BATCH, round_draws=9)
     with pytest.raises(
@@ -187,6 +189,10 @@ def test_packed_tokens_that_do_not_fit_are_refused_with_a_sentence(blocks: Sourc
     one = blocks.stream(tmp_path / "one", step_items=BATCH, round_draws=1)
     with pytest.raises(PolicyError, match=r"and the first round is 0: .* Give round_draws of at least 24\."):
         trainer(one, tmp_path / "out").train()
+    with pytest.raises(PolicyError, match=r"these are blocks of tokens: give data_collator=causal_lm_blocks"):
+        trainer(packed, tmp_path / "out").train()
+    with pytest.raises(PolicyError, match=r"these are texts: give train_dataset=WholeStream\(packed\), or"):
+        causal_lm_blocks(WholeStream(packed.mixer).__getitems__([0, 1]))
 
 
 def test_causal_lm_blocks_learns_every_token_but_those_beyond_the_end(blocks: Source, tmp_path: Path) -> None:
