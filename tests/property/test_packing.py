@@ -149,7 +149,7 @@ def test_any_split_over_ranks_workers_and_batches_gives_the_one_stream(
             one.load_state_dict({**one.state_dict(), "block": first})
             dataset = PackedDataset(one, rank=rank, world_size=world_size)
             for number in (worker, worker + workers):
-                items = dataset._share(np.arange(number * batch_size, (number + 1) * batch_size))
+                items = dataset.at(np.arange(number * batch_size, (number + 1) * batch_size))
                 found |= {item["block"]: item["input_ids"].tolist() for item in items}
         num = 2 * world_size * batch_size * workers
         assert sorted(found) == list(range(first, first + num))
