@@ -12,6 +12,8 @@ of the global stream. It also reads a batch ahead, so `lag=0` would stall and is
     )
 
     OUTPUT_DIR/checkpoint-100/mixer.json        where the stream stood; `resume_from_checkpoint` goes on there
+
+Blocks of tokens: `WholeStream(packed)`, `data_collator=causal_lm_blocks` and `MixerCallback(packed, ...)`, with `PackedTokens` in place of the mixer.
 """
 
 import os
@@ -31,8 +33,9 @@ from skillshard import storage
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
 from skillshard.mixing.mixer import Mixer
-from skillshard.refusals import refuse_for_trainer, refuse_rare_reports, refuse_samplers
-from skillshard.torch import ENDLESS, Items, resume
+from skillshard.mixing.packing import PackedTokens
+from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports, refuse_samplers
+from skillshard.torch import ENDLESS, Blocks, Items, collate_blocks, dataset_of, resume
 
 STATE_NAME = "mixer.json"
 IGNORED = -100
@@ -41,7 +44,7 @@ _SEQUENTIAL = "Set TrainingArguments(train_sampling_strategy='sequential')."
 
 
 class WholeStream(Dataset[dict[str, Any]]):
-    """The global stream from where the mixer stands, for trainers that share it out over processes themselves.
+    """The global stream of a mixer, or the packed one, from where it stands, for trainers that share it out over processes themselves.
 
     Its length is endless, so a training is measured in `max_steps`, and the `epoch` of the Trainer's logs says nothing.
 
@@ -49,19 +52,20 @@ class WholeStream(Dataset[dict[str, Any]]):
         PolicyError: the mixer has lag=0 or a stream that ends; a sampler shuffles the stream.
     """
 
-    def __init__(self, mixer: Mixer) -> None:
+    def __init__(self, mixer: Mixer | PackedTokens) -> None:
         refuse_for_trainer(mixer, "accelerate")
         self.mixer = mixer
+        self._whole = dataset_of(mixer, rank=0, world_size=1)
 
     def __len__(self) -> int:
         refuse_samplers(self, _SEQUENTIAL)
         return ENDLESS
 
     def __getitem__(self, index: int) -> Any:
-        return self.__getitems__([index])[0]
+        return self._whole[index]
 
-    def __getitems__(self, indices: Sequence[int]) -> Items:
-        return Items(self.mixer, self.mixer.find(self.mixer.draw + np.asarray(indices, np.int64)))
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+        return self._whole.at(np.asarray(indices, np.int64))
 
 
 def causal_lm_collator(
@@ -85,8 +89,35 @@ class _Collator:
         self.tokenizer, self.max_tokens, self.fixed_length = tokenizer, max_tokens, fixed_length
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        if isinstance(items, Blocks):
+            raise PolicyError(
+                "causal_lm_collator takes texts, and these are blocks of tokens: give data_collator=causal_lm_blocks."
+            )
         ids, mask = _tokens(self.tokenizer, [item["text"] for item in items], self.max_tokens, self.fixed_length)
         return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, IGNORED)}
+
+
+def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
+    """A `data_collator` for next-token training on packed tokens: every token is learned.
+
+    A block is one text to the model: it attends to the samples before in the block, and learns a sample's first token from the
+    separator, as GPT-3 was trained (Brown et al. 2020, arXiv:2005.14165, appendix B). For attention or a loss that ends with
+    the sample give your own `data_collator`: `blocks.batch` has `draws` and `positions`.
+
+    Raises:
+        PolicyError: these are samples.
+
+    Example:
+        Trainer(..., train_dataset=WholeStream(packed), data_collator=causal_lm_blocks)
+    """
+    if isinstance(blocks, Items):
+        raise PolicyError(
+            "causal_lm_blocks takes blocks of tokens, and these are texts: give train_dataset=WholeStream(packed), or "
+            "data_collator=causal_lm_collator(tokenizer, max_tokens=...)."
+        )
+    batch = collate_blocks(blocks)
+    labels = batch["input_ids"].masked_fill(batch["draws"] < 0, IGNORED)
+    return {"input_ids": batch["input_ids"], "labels": labels}
 
 
 def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int) -> ModelLoss:
@@ -136,16 +167,17 @@ def _nats(
 
 
 class MixerCallback(TrainerCallback):
-    """Reports losses per skill every few steps, and keeps the mixer's state with the checkpoints.
+    """Reports losses per skill every few steps, and keeps the state of the mixer, or of the packed tokens, with the checkpoints.
 
     Every process measures (a sharded model needs them all), process 0 reports. A checkpoint gets `mixer.json`; training with
     `resume_from_checkpoint` goes on with exactly the next draw, so the callback turns off the Trainer's own skipping.
 
     Args:
-        mixer: of the `WholeStream` that is trained on; `step_draws` is per_device_train_batch_size x processes x
-            gradient_accumulation_steps.
+        mixer: or packed tokens, of the `WholeStream` that is trained on; `step_draws` (`step_blocks`) is
+            per_device_train_batch_size x processes x gradient_accumulation_steps.
         losses: model -> evaluation skill -> loss.
-        every_steps: steps from one report to the next; at least one report a round.
+        every_steps: steps from one report to the next; at least one report a round, and of blocks better two, since a
+            round of shorter samples has fewer of them.
         resume_from: the checkpoint's directory, where it is not in `output_dir`.
 
     Raises:
@@ -163,7 +195,7 @@ class MixerCallback(TrainerCallback):
 
     def __init__(
         self,
-        mixer: Mixer,
+        mixer: Mixer | PackedTokens,
         losses: Callable[[Any], Mapping[str, Any]],
         *,
         every_steps: int,
@@ -222,8 +254,9 @@ class MixerCallback(TrainerCallback):
     def _check(self, args: TrainingArguments, dataset: Any) -> None:
         if getattr(dataset, "mixer", None) is not self.mixer or not isinstance(dataset, WholeStream):
             raise PolicyError(
-                f"the Trainer reads a {type(dataset).__name__}: give Trainer(train_dataset=WholeStream(mixer)) with the mixer of "
-                "this callback. accelerate shares the stream out itself, and a dataset with a rank would lose samples."
+                f"the Trainer reads a {type(dataset).__name__}, not a WholeStream of this callback's {type(self.mixer).__name__}: give the same to "
+                "both, Trainer(train_dataset=WholeStream(...)) and MixerCallback(...). accelerate shares the stream out itself, and a "
+                "dataset with a rank would lose samples."
             )
         if not args.ignore_data_skip:
             raise PolicyError(
@@ -232,16 +265,16 @@ class MixerCallback(TrainerCallback):
             )
         if args.remove_unused_columns:
             raise PolicyError(
-                "TrainingArguments.remove_unused_columns is True: the Trainer would take the texts out of the samples, because no "
-                "model has an argument 'text'. Set remove_unused_columns=False."
+                "TrainingArguments.remove_unused_columns is True: the Trainer would take out of samples and blocks what no model has an "
+                "argument for, such as 'text' and 'draws'. Set remove_unused_columns=False."
             )
         processes = 1 if getattr(args.accelerator_config, "split_batches", False) else args.world_size
-        expected = args.train_batch_size * processes * args.gradient_accumulation_steps
-        if self.mixer.step_draws != expected:
-            raise PolicyError(
-                f"Mixer(step_draws={self.mixer.step_draws}), but an optimizer step takes {args.train_batch_size} samples x {processes} "
-                f"processes x {args.gradient_accumulation_steps} accumulated = {expected} draws: give Mixer(step_draws={expected})."
-            )
+        refuse_other_step(
+            self.mixer,
+            batch_size=args.train_batch_size,
+            processes=processes,
+            accumulated=args.gradient_accumulation_steps,
+        )
         refuse_rare_reports(self.mixer, self.every_steps)
 
 

@@ -5,6 +5,8 @@ Lightning may read a batch ahead, so `lag=0` would stall and is refused.
     Trainer(max_steps=1000, use_distributed_sampler=False, callbacks=[MixerCallback(mixer, losses, every_steps=100)]).fit(
         module, datamodule=MixedData(mixer, batch_size=32, num_workers=2)
     )
+
+Blocks of tokens: `MixedData(packed, ...)` and `MixerCallback(packed, ...)`, with `PackedTokens` in place of the mixer.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,38 +17,53 @@ from torch.utils.data import DataLoader
 
 from skillshard.errors import PolicyError
 from skillshard.mixing.mixer import Mixer
-from skillshard.refusals import refuse_for_trainer, refuse_rare_reports
-from skillshard.torch import InOrder, MixedDataset, collate, resume
+from skillshard.mixing.packing import PackedTokens
+from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports
+from skillshard.torch import InOrder, collate, collate_blocks, dataset_of, resume
 
 
 class MixedData(LightningDataModule):
-    """A mixer's stream as training data; a checkpoint keeps where it stands, by the optimizer steps taken.
+    """A mixer's stream, or a packed one, as training data; a checkpoint keeps where it stands, by the optimizer steps taken.
 
     Each rank takes its share, so with several processes give `Trainer(use_distributed_sampler=False)`; Lightning stops
     otherwise. The stream is endless: train for `max_steps`.
 
     Args:
-        mixer: `step_draws` is batch_size x processes x accumulate_grad_batches.
-        batch_size: samples per rank and batch.
+        mixer: or packed tokens; `step_draws` (`step_blocks`) is batch_size x processes x accumulate_grad_batches.
+        batch_size: samples (blocks) per rank and batch.
         num_workers: loader processes.
-        collate_fn: items -> batch; as for `skillshard.torch.MixedDataset`.
+        collate_fn: items -> batch, as for `skillshard.torch.MixedDataset` and `PackedDataset`; None: `collate`, or
+            `collate_blocks` for packed tokens.
 
     Raises:
-        PolicyError: the mixer has lag=0; or `step_draws` is not what a step takes (when training begins).
+        PolicyError: the mixer has lag=0; or `step_draws` or `step_blocks` is not what a step takes (when training begins).
         LedgerError: the checkpoint is of another run.
     """
 
     def __init__(
-        self, mixer: Mixer, *, batch_size: int, num_workers: int = 0, collate_fn: Callable[[Any], Any] = collate
+        self,
+        mixer: Mixer | PackedTokens,
+        *,
+        batch_size: int,
+        num_workers: int = 0,
+        collate_fn: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
         refuse_for_trainer(mixer, "Lightning")
-        self.mixer, self.batch_size, self.num_workers, self.collate_fn = mixer, batch_size, num_workers, collate_fn
+        self.mixer, self.batch_size, self.num_workers = mixer, batch_size, num_workers
+        default: Callable[[Any], Any] = collate_blocks if isinstance(mixer, PackedTokens) else collate
+        self.collate_fn = collate_fn or default
 
     def train_dataloader(self) -> DataLoader[Any]:
-        self._check_step_draws()
+        trainer = self._trainer()
+        refuse_other_step(
+            self.mixer,
+            batch_size=self.batch_size,
+            processes=trainer.world_size,
+            accumulated=trainer.accumulate_grad_batches,
+        )
         return DataLoader(
-            MixedDataset(self.mixer),
+            dataset_of(self.mixer),
             sampler=InOrder(),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
@@ -59,16 +76,6 @@ class MixedData(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         resume(self.mixer, state_dict)
 
-    def _check_step_draws(self) -> None:
-        trainer = self._trainer()
-        accumulated = trainer.accumulate_grad_batches
-        expected = self.batch_size * trainer.world_size * accumulated
-        if self.mixer.step_draws != expected:
-            raise PolicyError(
-                f"Mixer(step_draws={self.mixer.step_draws}), but an optimizer step takes {self.batch_size} samples x "
-                f"{trainer.world_size} processes x {accumulated} accumulated = {expected} draws: give Mixer(step_draws={expected})."
-            )
-
     def _trainer(self) -> Trainer:
         if self.trainer is None:
             raise PolicyError("MixedData has no Trainer: give it to Trainer.fit(module, datamodule=...).")
@@ -79,22 +86,33 @@ class MixerCallback(Callback):
     """Reports losses per skill every few optimizer steps. Every process measures, rank 0 reports.
 
     Args:
-        mixer: of the `MixedData` that is trained on.
+        mixer: or packed tokens, of the `MixedData` that is trained on.
         losses: module -> evaluation skill -> loss.
-        every_steps: optimizer steps from one report to the next; at least one report a round.
+        every_steps: optimizer steps from one report to the next; at least one report a round, and of blocks better two,
+            since a round of shorter samples has fewer of them.
 
     Raises:
-        PolicyError: reports would come less often than rounds (when training begins).
+        PolicyError: reports would come less often than rounds, or go to another mixer than the data's (when training begins).
     """
 
     def __init__(
-        self, mixer: Mixer, losses: Callable[[LightningModule], Mapping[str, Any]], *, every_steps: int
+        self,
+        mixer: Mixer | PackedTokens,
+        losses: Callable[[LightningModule], Mapping[str, Any]],
+        *,
+        every_steps: int,
     ) -> None:
         self.mixer, self.losses, self.every_steps = mixer, losses, every_steps
         self._reported = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._reported = trainer.global_step
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, MixedData) and data.mixer is not self.mixer:
+            raise PolicyError(
+                f"MixerCallback reports to another {type(self.mixer).__name__} than the {type(data.mixer).__name__} that MixedData reads: "
+                "give both the same."
+            )
         refuse_rare_reports(self.mixer, self.every_steps)
 
     def on_train_batch_end(

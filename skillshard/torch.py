@@ -220,15 +220,15 @@ class StreamShare(Dataset[T], ABC):
         return ENDLESS
 
     def __getitem__(self, index: int) -> T:
-        return self._share(np.array([index], np.int64))[0]
+        return self.at(np.array([index], np.int64))[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[T]:
         asked = np.asarray(indices, np.int64)
         self._check_order(asked)
-        return self._share(asked)
+        return self.at(asked)
 
-    def _share(self, indices: Int[np.ndarray, " position"]) -> Sequence[T]:
-        """The samples or blocks; StopIteration, which ends the loop over the loader, where the stream has ended."""
+    def at(self, indices: Int[np.ndarray, " position"]) -> Sequence[T]:
+        """The samples or blocks, asked for in any order; StopIteration, which ends the loop over the loader, where the stream has ended."""
         positions = self._first + indices * self.world_size
         found = self._read(positions + self.rank)
         if len(found) < len(positions) and (not len(found) or self.world_size > 1):
@@ -364,6 +364,15 @@ class PackedDataset(StreamShare[PackedItem]):
 
     def _holds(self, position: int) -> bool:
         return self.packed.holds(position)
+
+
+def dataset_of(
+    mixer: Mixer | PackedTokens, *, rank: int | None = None, world_size: int | None = None
+) -> MixedDataset | PackedDataset:
+    """A rank's share of a mixer's stream or of a packed one."""
+    if isinstance(mixer, PackedTokens):
+        return PackedDataset(mixer, rank=rank, world_size=world_size)
+    return MixedDataset(mixer, rank=rank, world_size=world_size)
 
 
 class InOrder(Sampler[int]):

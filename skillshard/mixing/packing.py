@@ -203,6 +203,11 @@ class PackedTokens:
         """Blocks handed out by iterating, or set by `load_state_dict`."""
         return self._block
 
+    @property
+    def first_round_tokens(self) -> int:
+        """Tokens of round 0, separators included; later rounds have more or fewer, by their weights."""
+        return self._tokens_of(self.mixer.round(0).counts)
+
     def holds(self, block: int) -> bool:
         """Whether the stream has not ended before a block."""
         return self._round_at(block * self.block_tokens) is not None
@@ -305,10 +310,13 @@ class PackedTokens:
 
     def _tokens_before(self, number: int) -> int:
         """Tokens of the stream before a round."""
-        record = self.mixer.round(number)
-        drawn = zip(self.mixer.orders, self._tokens, record.drawn_before, strict=True)
-        tokens = sum(order.tokens_before(before, found.shard_tokens, found.rows) for order, found, before in drawn)
-        return tokens + record.first_draw * len(self._separator)
+        return self._tokens_of(self.mixer.round(number).drawn_before)
+
+    def _tokens_of(self, drawn: Sequence[int]) -> int:
+        """Tokens of the first draws of each skill, so many of each."""
+        each = zip(self.mixer.orders, self._tokens, drawn, strict=True)
+        tokens = sum(order.tokens_before(num, found.shard_tokens, found.rows) for order, found, num in each)
+        return tokens + sum(drawn) * len(self._separator)
 
     def _packed(self, number: int) -> PackedRound | None:
         plan = self.mixer.plan(number)

@@ -2,9 +2,25 @@ import gc
 
 import pytest
 
+from skillshard.shards.read import ShardSet
+from tests.adapters.packed_trainer import Source
+from tests.tokenizers_trained import counted, uneven_shards
+
 
 @pytest.fixture(autouse=True)
 def loaders_of_earlier_tests_are_gone() -> None:
     """A worker forked now must not inherit them: torch's complain when they are collected there, and pytest's report of that
     can begin in the midst of another parse, which CPython 3.11 up to 3.11.7 answers with a SystemError (gh-106905)."""
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder = tmp_path_factory.mktemp("blocks")
+    counts = counted(uneven_shards(folder), folder / "T")
+    return Source(str(folder / "shards"), str(counts.root))
+
+
+@pytest.fixture(params=["samples", "blocks"])
+def source(request: pytest.FixtureRequest, shards: ShardSet, blocks: Source) -> Source:
+    return blocks if request.param == "blocks" else Source(str(shards.root))

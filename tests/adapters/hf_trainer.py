@@ -1,4 +1,4 @@
-"""One process of a Hugging Face training: SHARDS FOLDER STEPS DISPATCH [KILL_AT]. Resumes from the last checkpoint."""
+"""One process of a Hugging Face training: SHARDS COUNTS FOLDER STEPS DISPATCH KILL_AT. Resumes from the last checkpoint."""
 
 import json
 import os
@@ -19,8 +19,9 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from skillshard.hf import MixerCallback, WholeStream, causal_lm_collator
-from tests.adapters.trainers import live_mixer, losses_at
+from skillshard.hf import MixerCallback, WholeStream, causal_lm_blocks, causal_lm_collator
+from tests.adapters.packed_trainer import Source
+from tests.adapters.trainers import losses_at
 
 BATCH, ACCUMULATED = 4, 2
 
@@ -41,74 +42,80 @@ def tiny(kind: type[GPT2LMHeadModel] = GPT2LMHeadModel) -> GPT2LMHeadModel:
     )
 
 
-class Logging(GPT2LMHeadModel):
-    """Writes down the texts of every training batch that it is given."""
+def write_line(log: Path, record: dict[str, Any]) -> None:
+    with log.open("a") as file:
+        file.write(json.dumps(record) + "\n")
 
-    log: Any = None
-    tokenizer: Any = None
+
+class Logging(GPT2LMHeadModel):
+    """Writes down the texts, or the tokens of the blocks, of every training batch that it is given."""
+
+    log: Path
 
     def forward(self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None) -> Any:
-        if self.training:
-            texts = [self.tokenizer.decode(ids[mask == 1]) for ids, mask in zip(input_ids, attention_mask, strict=True)]
-            self.log.write(json.dumps({"texts": texts}) + "\n")
-            self.log.flush()
+        if self.training and attention_mask is None:
+            write_line(self.log, {"items": input_ids.tolist()})
+        elif self.training:
+            decode = byte_tokenizer().decode
+            items = [decode(ids[mask == 1]) for ids, mask in zip(input_ids, attention_mask, strict=True)]
+            write_line(self.log, {"items": items})
         return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
 
 
 class Steps(TrainerCallback):
     """Marks the steps in the log, and dies where it is told to."""
 
-    def __init__(self, log: Any, kill_at: int) -> None:
+    def __init__(self, log: Path, kill_at: int) -> None:
         self.log, self.kill_at = log, kill_at
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.log.write(json.dumps({"step": state.global_step + 1}) + "\n")
-        self.log.flush()
+        write_line(self.log, {"step": state.global_step + 1})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(shards: str, folder: Path, steps: int, dispatch: bool, kill_at: int) -> None:
+def collator(source: Source, *, fixed_length: bool = False) -> Any:
+    if source.counts:
+        return causal_lm_blocks
+    return causal_lm_collator(byte_tokenizer(), max_tokens=64, fixed_length=fixed_length)
+
+
+def main(source: Source, folder: Path, steps: int, dispatch: bool, kill_at: int) -> None:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    mixer = live_mixer(shards, folder / "run", step_draws=BATCH * ACCUMULATED * world_size)
-    tokenizer = byte_tokenizer()
-    model = tiny(Logging)
-    steps_seen = {"step": 0}
-
-    def losses(_: Any) -> dict[str, float]:
-        steps_seen["step"] = trainer.state.global_step
-        return losses_at(trainer.state.global_step)
-
-    with (folder / f"rank-{rank}.jsonl").open("a") as log:
-        Logging.log, Logging.tokenizer = log, tokenizer
-        trainer = Trainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=str(folder / "out"),
-                max_steps=steps,
-                per_device_train_batch_size=BATCH,
-                gradient_accumulation_steps=ACCUMULATED,
-                train_sampling_strategy="sequential",
-                remove_unused_columns=False,
-                accelerator_config={"dispatch_batches": dispatch},
-                save_steps=4,
-                use_cpu=True,
-                disable_tqdm=True,
-                report_to="none",
-                logging_strategy="no",
-            ),
-            train_dataset=WholeStream(mixer),
-            data_collator=causal_lm_collator(tokenizer, max_tokens=64, fixed_length=dispatch),
-            callbacks=[MixerCallback(mixer, losses, every_steps=5), Steps(log, kill_at)],
-        )
-        last = get_last_checkpoint(str(folder / "out")) if (folder / "out").exists() else None
-        trainer.train(resume_from_checkpoint=last)
+    stream = source.stream(folder / "run", step_items=BATCH * ACCUMULATED * world_size)
+    Logging.log = folder / f"rank-{rank}.jsonl"
+    trainer = Trainer(
+        model=tiny(Logging),
+        args=TrainingArguments(
+            output_dir=str(folder / "out"),
+            max_steps=steps,
+            per_device_train_batch_size=BATCH,
+            gradient_accumulation_steps=ACCUMULATED,
+            train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+            accelerator_config={"dispatch_batches": dispatch},
+            save_steps=4,
+            use_cpu=True,
+            disable_tqdm=True,
+            report_to="none",
+            logging_strategy="no",
+        ),
+        train_dataset=WholeStream(stream),
+        data_collator=collator(source, fixed_length=dispatch),
+        callbacks=[
+            MixerCallback(stream, lambda _: losses_at(trainer.state.global_step), every_steps=5),
+            Steps(Logging.log, kill_at),
+        ],
+    )
+    last = get_last_checkpoint(str(folder / "out")) if (folder / "out").exists() else None
+    trainer.train(resume_from_checkpoint=last)
     if world_size > 1:
         torch.distributed.barrier()
         os._exit(0)  # with the group alive, torch 2.13 sometimes aborts at interpreter exit ("terminate called ...")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "dispatch", int((*sys.argv, "0")[5]))
+    shards, counts, at, num_steps, how, kill = sys.argv[1:]
+    main(Source(shards, counts), Path(at), int(num_steps), how == "dispatch", int(kill))

@@ -3,12 +3,14 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.shards.tokens import TokenCounts
 from skillshard.storage import read_json, to_json, write_bytes
@@ -19,11 +21,30 @@ from tests.tokenizers_trained import EOS
 STEP_BLOCKS = 12
 
 
-def live_packed(shards: str, counts: str, ledger: Path) -> PackedTokens:
-    """Rounds of 60 draws, about 9 steps."""
+def live_packed(
+    shards: str, counts: str, ledger: Path, *, step_blocks: int = STEP_BLOCKS, **arguments: Any
+) -> PackedTokens:
+    """Rounds of five draws for each block of a step, about 9 steps."""
     opened = TokenCounts.open(counts)
-    mixer = live_mixer(shards, ledger, step_draws=12, unit="tokens", tokens=opened)
-    return PackedTokens(mixer, opened, block_tokens=6, separator=EOS, step_blocks=STEP_BLOCKS)
+    mixer = live_mixer(shards, ledger, step_draws=step_blocks, unit="tokens", tokens=opened, **arguments)
+    return PackedTokens(mixer, opened, block_tokens=6, separator=EOS, step_blocks=step_blocks)
+
+
+class Source(NamedTuple):
+    """Shards to train on: sample by sample, or as blocks where they are counted."""
+
+    shards: str
+    counts: str = ""
+
+    def stream(self, ledger: Path, *, step_items: int, **arguments: Any) -> Mixer | PackedTokens:
+        if self.counts:
+            return live_packed(self.shards, self.counts, ledger, step_blocks=step_items, **arguments)
+        return live_mixer(self.shards, ledger, step_draws=step_items, **arguments)
+
+
+def place_of(stream: Mixer | PackedTokens) -> int:
+    """The draw or block where it stands."""
+    return stream.block if isinstance(stream, PackedTokens) else stream.draw
 
 
 def main(shards: str, counts: str, folder: Path, steps: int, workers: int) -> None:

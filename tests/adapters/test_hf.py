@@ -12,57 +12,69 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import losses_per_skill
-from skillshard.hf import MixerCallback, WholeStream, causal_lm_collator, causal_lm_loss
+from skillshard.hf import MixerCallback, WholeStream, causal_lm_blocks, causal_lm_loss
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedTokens
+from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
-from skillshard.torch import MixedDataset
-from tests.adapters.hf_trainer import ACCUMULATED, BATCH, byte_tokenizer, tiny
+from skillshard.torch import Blocks, MixedDataset
+from tests.adapters.hf_trainer import ACCUMULATED, BATCH, Logging, Steps, byte_tokenizer, collator, tiny
+from tests.adapters.packed_trainer import Source, place_of
 from tests.adapters.processes import finish, records, start_ranks
-from tests.adapters.trainers import SKILLS, expected_texts, live_mixer, losses_at
+from tests.adapters.trainers import SKILLS, expected_items, live_mixer, losses_at
 
 STEPS = 17
 pytestmark = pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning")
 
 
-def trained(folder: Path, world_size: int) -> list[list[str]]:
-    """The texts of every step, in the order of the draws: micro-batch by micro-batch, rank by rank."""
-    by_step: dict[int, list[list[list[str]]]] = {}
+def trained(folder: Path, *, world_size: int, accumulated: int) -> list[list[Any]]:
+    """The texts or blocks of every step, in the order of the stream: micro-batch by micro-batch, rank by rank."""
+    by_step: dict[int, list[list[list[Any]]]] = {}
     for rank in range(world_size):
         step, again = 0, False
-        mine: dict[int, list[list[str]]] = {}
+        mine: dict[int, list[list[Any]]] = {}
         for record in records(folder / f"rank-{rank}.jsonl"):
             if "step" in record:
                 step, again = record["step"], record["step"] in mine
                 before = mine.get(step, [])
                 mine[step] = []
             else:
-                mine[step].append(record["texts"])
+                mine[step].append(record["items"])
                 assert not again or before[len(mine[step]) - 1] == mine[step][-1], "a step done again differs"
         for step, batches in mine.items():
             by_step.setdefault(step, []).append(batches)
     return [
-        [text for at in range(ACCUMULATED) for rank in range(world_size) for text in by_step[step][rank][at]]
+        [item for at in range(accumulated) for rank in range(world_size) for item in by_step[step][rank][at]]
         for step in sorted(by_step)
     ]
 
 
+def expected(source: Source, folder: Path, *, step_items: int) -> list[list[Any]]:
+    """Of every step of a run without a trainer, whose weights follow the losses."""
+    stream = source.stream(folder / "reference", step_items=step_items)
+    items = expected_items(stream, steps=STEPS, step_items=step_items)
+    mixer = stream.mixer if isinstance(stream, PackedTokens) else stream
+    assert mixer.round(0).weights != mixer.round(2).weights
+    return items
+
+
 @pytest.mark.parametrize(("dispatch", "kill_at"), [("shard", 11), ("dispatch", 0)])
 def test_two_processes_under_accelerate_lose_and_repeat_nothing(
-    shards: ShardSet, tmp_path: Path, dispatch: str, kill_at: int
+    source: Source, tmp_path: Path, dispatch: str, kill_at: int
 ) -> None:
-    arguments = [str(shards.root), str(tmp_path), str(STEPS), dispatch]
+    arguments = [*source, str(tmp_path), str(STEPS), dispatch]
     if kill_at:
         codes = finish(start_ranks("tests/adapters/hf_trainer.py", 2, [*arguments, str(kill_at)]))
         assert set(codes) == {-signal.SIGKILL}
-    assert finish(start_ranks("tests/adapters/hf_trainer.py", 2, arguments)) == [0, 0]
-    step_draws = 2 * BATCH * ACCUMULATED
-    expected = expected_texts(shards, tmp_path / "reference", steps=STEPS, step_draws=step_draws)
-    assert trained(tmp_path, 2) == expected
+    assert finish(start_ranks("tests/adapters/hf_trainer.py", 2, [*arguments, "0"])) == [0, 0]
+    assert trained(tmp_path, world_size=2, accumulated=ACCUMULATED) == expected(
+        source, tmp_path, step_items=2 * BATCH * ACCUMULATED
+    )
     if kill_at:
         assert (tmp_path / "run" / "aside").exists()  # the report of step 10 was later than the checkpoint of step 8
 
 
-class Seen(TrainerCallback):
+class Stop(TrainerCallback):
     """Stops after a step, as if the time were up."""
 
     def __init__(self, stop_at: int) -> None:
@@ -73,23 +85,20 @@ class Seen(TrainerCallback):
         return control
 
 
-class Texts:
-    """A collator that writes down what it collates."""
-
-    def __init__(self) -> None:
-        self.inner, self.draws = causal_lm_collator(byte_tokenizer(), max_tokens=64), []
-
-    def __call__(self, items: Any) -> Any:
-        self.draws += [item["draw"] for item in items]
-        return self.inner(items)
-
-
-def trainer(mixer: Mixer, folder: Path, *, train_dataset: Any = None, stop_at: int = 10, **arguments: Any) -> Trainer:
-    collator = Texts()
+def trainer(
+    mixer: Mixer | PackedTokens,
+    folder: Path,
+    *,
+    source: Source = Source(""),
+    train_dataset: Any = None,
+    stop_at: int = STEPS,
+    **arguments: Any,
+) -> Trainer:
     shown: list[Trainer] = []
     callback = MixerCallback(mixer, lambda _: losses_at(shown[0].state.global_step), every_steps=5)
+    Logging.log = folder.parent / "rank-0.jsonl"
     defaults = {
-        "max_steps": 10,
+        "max_steps": STEPS,
         "per_device_train_batch_size": BATCH,
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
@@ -101,32 +110,30 @@ def trainer(mixer: Mixer, folder: Path, *, train_dataset: Any = None, stop_at: i
     )
     shown.append(
         Trainer(
-            model=tiny(),
+            model=tiny(Logging),
             args=args,
             train_dataset=train_dataset or WholeStream(mixer),
-            data_collator=collator,
-            callbacks=[callback, Seen(stop_at)],
+            data_collator=collator(source),
+            callbacks=[callback, Steps(Logging.log, 0), Stop(stop_at)],
         )
     )
     return shown[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_from_checkpoint_goes_on_with_the_next_draw(shards: ShardSet, tmp_path: Path, workers: int) -> None:
-    one = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
-    trainer(one, tmp_path / "out", stop_at=7, dataloader_num_workers=workers).train()
-    other = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
-    resumed = trainer(other, tmp_path / "out", dataloader_num_workers=workers)
+def test_resume_from_checkpoint_goes_on_with_the_next_draw_or_block(
+    source: Source, tmp_path: Path, workers: int
+) -> None:
+    one = source.stream(tmp_path / "run", step_items=BATCH)
+    trainer(one, tmp_path / "out", source=source, stop_at=13, dataloader_num_workers=workers).train()
+    other = source.stream(tmp_path / "run", step_items=BATCH)
+    resumed = trainer(other, tmp_path / "out", source=source, dataloader_num_workers=workers)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-6"))
-    assert resumed.state.global_step == 10
-    assert other.draw == 6 * BATCH
-    if not workers:
-        draws = resumed.data_collator.draws
-        assert draws == list(range(24, 24 + len(draws)))
-    assert [number for number in range(2) if one.round(number).observations] == []
-    assert other.round(2).observations == [20]
+        resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-12"))
+    assert resumed.state.global_step == STEPS
+    assert place_of(other) == 12 * BATCH
+    assert trained(tmp_path, world_size=1, accumulated=1) == expected(source, tmp_path, step_items=BATCH)
 
 
 def test_a_checkpoint_without_a_mixer_is_refused(shards: ShardSet, tmp_path: Path) -> None:
@@ -143,7 +150,9 @@ def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path
         WholeStream(live_mixer(shards, tmp_path / "strict", step_draws=BATCH, lag=0))
     with pytest.raises(PolicyError, match=r"accelerate reads a batch ahead"):
         MixerCallback(live_mixer(shards, tmp_path / "strict", step_draws=BATCH, lag=0), dict, every_steps=1)
-    with pytest.raises(PolicyError, match=r"the Trainer reads a MixedDataset: give Trainer\(train_dataset=WholeStream"):
+    with pytest.raises(
+        PolicyError, match=r"the Trainer reads a MixedDataset, not a WholeStream of this callback's Mixer"
+    ):
         trainer(mixer, tmp_path / "out", train_dataset=MixedDataset(mixer)).train()
     with pytest.raises(PolicyError, match=r"WholeStream cannot be read through a RandomSampler.*='sequential'"):
         trainer(mixer, tmp_path / "out", train_sampling_strategy="random").train()
@@ -156,6 +165,46 @@ def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path
     rare = live_mixer(shards, tmp_path / "rare", step_draws=BATCH, round_draws=12)
     with pytest.raises(PolicyError, match=r"every_steps=5 reports every 20 draws, and a round is 12.*from 1 to 3"):
         trainer(rare, tmp_path / "out").train()
+
+
+def test_packed_tokens_that_do_not_fit_are_refused_with_a_sentence(blocks: Source, tmp_path: Path) -> None:
+    packed = blocks.stream(tmp_path / "run", step_items=BATCH)
+    with pytest.raises(PolicyError, match=r"accelerate trains for max_steps.*skillshard\.torch\.PackedDataset"):
+        WholeStream(blocks.stream(tmp_path / "ends", step_items=BATCH, repeat="stop"))
+    with pytest.raises(
+        PolicyError,
+        match=r"PackedTokens\(step_blocks=4\), but an optimizer step takes 4 blocks x 1 processes x 3 accumulated = 12 blocks: "
+        r"give PackedTokens\(step_blocks=12\)",
+    ):
+        trainer(packed, tmp_path / "out", gradient_accumulation_steps=3).train()
+    with pytest.raises(PolicyError, match=r"what no model has an argument for, such as 'text' and 'draws'"):
+        trainer(packed, tmp_path / "out", remove_unused_columns=True).train()
+    with pytest.raises(PolicyError, match=r"reads a WholeStream, not a WholeStream of this callback's PackedTokens"):
+        trainer(packed, tmp_path / "out", train_dataset=WholeStream(packed.mixer)).train()
+    rare = blocks.stream(tmp_path / "rare", step_items=BATCH, round_draws=9)
+    with pytest.raises(
+        PolicyError, match=r"every_steps=5 reports every 20 blocks, and the first round is 11:.*from 1 to 2\."
+    ):
+        trainer(rare, tmp_path / "out").train()
+    one = blocks.stream(tmp_path / "one", step_items=BATCH, round_draws=1)
+    with pytest.raises(PolicyError, match=r"and the first round is 0: .* Give round_draws of at least 24\."):
+        trainer(one, tmp_path / "out").train()
+    with pytest.raises(PolicyError, match=r"these are blocks of tokens: give data_collator=causal_lm_blocks"):
+        trainer(packed, tmp_path / "out").train()
+    with pytest.raises(PolicyError, match=r"these are texts: give train_dataset=WholeStream\(packed\), or"):
+        causal_lm_blocks(WholeStream(packed.mixer).__getitems__([0, 1]))
+
+
+def test_causal_lm_blocks_learns_every_token_but_those_beyond_the_end(blocks: Source, tmp_path: Path) -> None:
+    packed = blocks.stream(tmp_path, step_items=BATCH, policy=stratified(), repeat="drop")
+    *_, last = packed.batches(50)
+    batch = causal_lm_blocks(Blocks(last))
+    assert set(batch) == {"input_ids", "labels"}
+    beyond = torch.from_numpy(last.draws == -1)
+    assert beyond.any()
+    assert torch.equal(batch["labels"] == -100, beyond)
+    assert torch.equal(batch["labels"][~beyond], batch["input_ids"][~beyond])
+    assert batch["input_ids"].tolist() == last.tokens.tolist()
 
 
 def test_causal_lm_loss_is_the_models_own_loss(shards: ShardSet) -> None:

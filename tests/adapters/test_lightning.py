@@ -12,8 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from skillshard.errors import PolicyError
 from skillshard.lightning import MixedData, MixerCallback
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedTokens
 from skillshard.shards.read import ShardSet
-from tests.adapters.trainers import expected_texts, live_mixer, losses_at
+from tests.adapters.packed_trainer import Source, place_of
+from tests.adapters.trainers import expected_items, live_mixer, losses_at
 
 BATCH, ACCUMULATED = 4, 2
 STEP_DRAWS = BATCH * ACCUMULATED
@@ -28,29 +30,39 @@ pytestmark = [
 
 
 class Module(LightningModule):
-    """Writes down the texts that it is trained on, by step."""
+    """Writes down the texts or blocks that it is trained on, by step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
-        self.seen: dict[int, list[str]] = {}
+        self.seen: dict[int, list[Any]] = {}
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        self.seen.setdefault(self.global_step + 1, []).extend(batch["text"])
+        self.seen.setdefault(self.global_step + 1, []).extend(
+            batch["text"] if "text" in batch else batch["input_ids"].tolist()
+        )
         return self.layer(torch.ones(1, 1)).sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(mixer: Mixer, folder: Path, *, steps: int, resume_from: str | None = None, workers: int = 0) -> Module:
+def fit(
+    mixer: Mixer | PackedTokens,
+    folder: Path,
+    *,
+    steps: int,
+    resume_from: str | None = None,
+    workers: int = 0,
+    reports_to: Mixer | None = None,
+) -> Module:
     module = Module()
     keep = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=3, save_top_k=-1)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
         accumulate_grad_batches=ACCUMULATED,
-        callbacks=[MixerCallback(mixer, lambda one: losses_at(one.global_step), every_steps=5), keep],
+        callbacks=[MixerCallback(reports_to or mixer, lambda one: losses_at(one.global_step), every_steps=5), keep],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -60,19 +72,20 @@ def fit(mixer: Mixer, folder: Path, *, steps: int, resume_from: str | None = Non
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_training_goes_on_from_a_checkpoint_with_the_next_draw(
-    shards: ShardSet, tmp_path: Path, workers: int
+def test_a_training_goes_on_from_a_checkpoint_with_the_next_draw_or_block(
+    source: Source, tmp_path: Path, workers: int
 ) -> None:
-    expected = expected_texts(shards, tmp_path / "reference", steps=20, step_draws=STEP_DRAWS)
-    first = fit(
-        live_mixer(shards, tmp_path / "run", step_draws=STEP_DRAWS), tmp_path / "kept", steps=11, workers=workers
-    )
+    reference = source.stream(tmp_path / "reference", step_items=STEP_DRAWS)
+    expected = expected_items(reference, steps=20, step_items=STEP_DRAWS)
+    one, other = (source.stream(tmp_path / "run", step_items=STEP_DRAWS) for _ in range(2))
+    first = fit(one, tmp_path / "kept", steps=11, workers=workers)
     assert [first.seen[step] for step in range(1, 12)] == expected[:11]
-    other = live_mixer(shards, tmp_path / "run", step_draws=STEP_DRAWS)
-    with pytest.warns(UserWarning, match=r"resumed at draw 72: later losses and rounds are set aside"):
+    draw = reference.draws_before(72) if isinstance(reference, PackedTokens) else 72
+    with pytest.warns(UserWarning, match=rf"resumed at draw {draw}: later losses and rounds are set aside"):
         second = fit(
             other, tmp_path / "kept", steps=20, resume_from=str(tmp_path / "kept" / "step=9.ckpt"), workers=workers
         )
+    assert place_of(other) == 72
     assert sorted(second.seen) == list(range(10, 21))
     assert [second.seen[step] for step in range(10, 21)] == expected[9:]
     assert sorted(os.listdir(tmp_path / "run" / "observations")) == sorted(
@@ -91,3 +104,24 @@ def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path
         fit(live_mixer(shards, tmp_path / "rare", step_draws=STEP_DRAWS, round_draws=16), tmp_path / "kept", steps=2)
     with pytest.raises(PolicyError, match="MixedData has no Trainer"):
         MixedData(live_mixer(shards, tmp_path / "alone", step_draws=STEP_DRAWS), batch_size=BATCH).train_dataloader()
+
+
+def test_packed_tokens_that_do_not_fit_are_refused_with_a_sentence(blocks: Source, tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"Lightning trains for max_steps.*skillshard\.torch\.PackedDataset"):
+        MixedData(blocks.stream(tmp_path / "ends", step_items=STEP_DRAWS, repeat="stop"), batch_size=BATCH)
+    with pytest.raises(
+        PolicyError, match=r"PackedTokens\(step_blocks=4\), .*4 blocks x 1 processes x 2 accumulated = 8 blocks"
+    ):
+        fit(blocks.stream(tmp_path / "wrong", step_items=BATCH), tmp_path / "kept", steps=2)
+    rare = blocks.stream(tmp_path / "rare", step_items=STEP_DRAWS, round_draws=16)
+    with pytest.raises(
+        PolicyError, match=r"every_steps=5 reports every 40 blocks, and the first round is 18:.*from 1 to 2\."
+    ):
+        fit(rare, tmp_path / "kept", steps=2)
+
+
+def test_a_callback_of_another_mixer_is_refused(blocks: Source, tmp_path: Path) -> None:
+    """The mixer inside would take blocks for draws."""
+    packed = blocks.stream(tmp_path / "run", step_items=STEP_DRAWS)
+    with pytest.raises(PolicyError, match=r"reports to another Mixer than the PackedTokens that MixedData reads"):
+        fit(packed, tmp_path / "kept", steps=2, reports_to=packed.mixer)

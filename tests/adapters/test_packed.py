@@ -16,10 +16,10 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
 from skillshard.shards.tokens import encode
 from skillshard.torch import InOrder, PackedDataset, collate_blocks, resume
-from tests.adapters.packed_trainer import STEP_BLOCKS, live_packed
+from tests.adapters.packed_trainer import STEP_BLOCKS, Source, live_packed
 from tests.adapters.processes import finish, kill, records, start_ranks
-from tests.adapters.trainers import live_mixer, losses_at
-from tests.tokenizers_trained import EOS, counted, uneven_shards
+from tests.adapters.trainers import expected_items, live_mixer, losses_at
+from tests.tokenizers_trained import EOS
 
 STEPS = 30
 pytestmark = pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning")
@@ -33,17 +33,11 @@ class Places(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
-    folder = tmp_path_factory.mktemp("packed")
-    counts = counted(uneven_shards(folder), folder / "T")
-    one = live_packed(str(folder / "shards"), str(counts.root), folder / "reference")
-    blocks = []
-    for step in range(1, STEPS + 1):
-        blocks.append(one.batch((step - 1) * STEP_BLOCKS, STEP_BLOCKS).tokens.tolist())
-        if step % 3 == 0:
-            one.report(step, losses_at(step))
+def places(tmp_path_factory: pytest.TempPathFactory, blocks: Source) -> Places:
+    one = live_packed(*blocks, tmp_path_factory.mktemp("reference"))
+    expected = expected_items(one, steps=STEPS, step_items=STEP_BLOCKS, every_steps=3)
     assert one.mixer.round(0).weights != one.mixer.round(2).weights
-    return Places(str(folder / "shards"), str(counts.root), blocks)
+    return Places(*blocks, expected)
 
 
 def packed(places: Places, ledger: Path) -> PackedTokens:

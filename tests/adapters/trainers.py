@@ -5,6 +5,7 @@ from typing import Any
 
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedBatch, PackedTokens
 from skillshard.policies import Policy, skill_it
 from skillshard.shards.read import ShardSet
 
@@ -27,10 +28,17 @@ def live_mixer(
 
 def expected_texts(shards: ShardSet | str | Path, ledger: Path, *, steps: int, step_draws: int) -> list[list[str]]:
     """The texts of every step of a run in one process, without a loader."""
-    mixer = live_mixer(shards, ledger, step_draws=step_draws)
-    texts = []
+    return expected_items(live_mixer(shards, ledger, step_draws=step_draws), steps=steps, step_items=step_draws)
+
+
+def expected_items(
+    stream: Mixer | PackedTokens, *, steps: int, step_items: int, every_steps: int = 5
+) -> list[list[Any]]:
+    """The texts, or the tokens of the blocks, of every step of a run in one process, without a loader."""
+    items: list[list[Any]] = []
     for step in range(1, steps + 1):
-        texts.append(mixer.batch((step - 1) * step_draws, step_draws).texts)
-        if step % 5 == 0:
-            mixer.report(step, losses_at(step))
-    return texts
+        batch = stream.batch((step - 1) * step_items, step_items)
+        items.append(batch.tokens.tolist() if isinstance(batch, PackedBatch) else batch.texts)
+        if step % every_steps == 0:
+            stream.report(step, losses_at(step))
+    return items

@@ -114,6 +114,7 @@ def test_blocks_in_any_order_are_the_tokens_of_the_draws_in_order(
         assert alone == tokens[there].tolist()
         assert again.draws_before(block) == (draws[block * block_tokens - 1] + 1 if block else 0)
     assert found.blocks.tolist() == blocks.tolist()
+    assert again.first_round_tokens == (draws < round_draws).sum()
     skills = one.mixer.batch(0, 1500).skill_numbers
     expected = [np.bincount(skills[row], minlength=3).tolist() for row in found.draws]
     assert found.skill_tokens.tolist() == expected
@@ -148,7 +149,7 @@ def test_any_split_over_ranks_workers_and_batches_gives_the_one_stream(
             one.load_state_dict({**one.state_dict(), "block": first})
             dataset = PackedDataset(one, rank=rank, world_size=world_size)
             for number in (worker, worker + workers):
-                items = dataset._share(np.arange(number * batch_size, (number + 1) * batch_size))
+                items = dataset.at(np.arange(number * batch_size, (number + 1) * batch_size))
                 found |= {item["block"]: item["input_ids"].tolist() for item in items}
         num = 2 * world_size * batch_size * workers
         assert sorted(found) == list(range(first, first + num))
