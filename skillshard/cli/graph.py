@@ -27,7 +27,7 @@ graphs = typer.Typer(
 )
 
 EdgesOption = Annotated[
-    str, typer.Option("--edges", help="absolute (nats), relative (to the loss at the start) or threshold:LOSS.")
+    str, typer.Option("--edges", help="absolute (nats), relative (to the loss at the start), threshold:LOSS, or above:EFFECT (1 or 0).")
 ]
 AverageOption = Annotated[
     str | None,
