@@ -27,7 +27,11 @@ graphs = typer.Typer(
 )
 
 EdgesOption = Annotated[
-    str, typer.Option("--edges", help="absolute (nats), relative (to the loss at the start), threshold:LOSS, or above:EFFECT (1 or 0).")
+    str,
+    typer.Option(
+        "--edges",
+        help="absolute (nats), relative (to the loss at the start), threshold:LOSS, or above:EFFECT (1 or 0).",
+    ),
 ]
 AverageOption = Annotated[
     str | None,
