@@ -12,6 +12,8 @@
                        SKILL-IT with a graph learned that way: diagonal 1, strongest edge 0.5, negative edges 0
     above by leave-one-out
                        the same with that graph's edges of more than LEAST_EDGE nats, each 0.5
+    signed by leave-one-out
+                       the same with that graph's negative edges kept: what a skill harms counts against it
     refresh            SKILL-IT with a graph that probe rounds estimate during the run, begun with the identity
     odm, aioli         the other live methods
     target-only        the measured skill alone
@@ -88,7 +90,7 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
     if learned is None:
         graph = true_graph(setting, method, skills)
     else:
-        graph = learned_graph(graphs / f"{learned}.json", above=LEAST_EDGE if method.startswith("above by ") else None)
+        graph = learned_graph(graphs / f"{learned}.json", edges=method.partition(" by ")[0])
     mode = "static" if method == "static" else "official"
     return policies.skill_it(graph, eta=setting.eta, window=WINDOW, reduce=setting.reduce, mode=mode)
 
@@ -134,8 +136,10 @@ def true_graph(setting: Setting, method: str, skills: tuple[str, ...] = ()) -> S
     )
 
 
-def learned_graph(place: Path, *, above: float | None = None) -> SkillGraph:
-    unit: EdgeUnit = "absolute" if above is None else "above"
-    rule = EdgeRule(unit, above, "curve", clamp=True, off_diagonal=0.5, drop_uncertain=False)
+def learned_graph(place: Path, *, edges: str = "") -> SkillGraph:
+    """A graph with the edges of a method's name before " by "."""
+    unit: EdgeUnit = "above" if edges == "above" else "absolute"
+    threshold = LEAST_EDGE if edges == "above" else None
+    rule = EdgeRule(unit, threshold, "curve", clamp=edges != "signed", off_diagonal=0.5, drop_uncertain=False)
     found = derive_again(read_graph(place), rule=rule, name=place.name)
     return SkillGraph(found.train_skills, found.eval_skills, found.edges)
