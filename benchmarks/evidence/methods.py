@@ -10,10 +10,6 @@
     static             SKILL-IT's first weights by the chain, for the whole run (T = 1)
     leave-one-out, linear, brute-force
                        SKILL-IT with a graph learned that way: diagonal 1, strongest edge 0.5, negative edges 0
-    above by leave-one-out
-                       the same with that graph's edges of more than LEAST_EDGE nats, each 0.5
-    signed by leave-one-out
-                       the same with that graph's negative edges kept: what a skill harms counts against it
     refresh            SKILL-IT with a graph that probe rounds estimate during the run, begun with the identity
     odm, aioli         the other live methods
     target-only        the measured skill alone
@@ -32,14 +28,12 @@ import numpy as np
 from benchmarks.evidence.settings import CURRICULA, LEARNED, LIVE, Setting
 from skillshard import policies
 from skillshard.graph.derive import derive_again
-from skillshard.graph.edges import EdgeRule, EdgeUnit
+from skillshard.graph.edges import EdgeRule
 from skillshard.graph.skill_graph import SkillGraph, read_graph
 from skillshard.policies import Policy
 from skillshard.synthetic.lego import skill_names
 
 WINDOW = 3
-LEAST_EDGE = 0.02
-"""Nats, of the mean over the curve; chosen on seeds 100 to 102 of ordered LEGO k=5 (docs/LOG.md)."""
 PUBLISHED = {
     "lego": ((0, 0, 0, 0, 0), (0.5, 0, 0.5, 0.5, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
     "addition": ((0, 0, 0), (0.5, 0, 0), (0, 0, 0)),
@@ -86,11 +80,7 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
         return policies.skill_stratified(
             learned_graph(graphs / f"{by}.json") if by else true_graph(setting, "prerequisites")
         )
-    learned = graph_of(method)
-    if learned is None:
-        graph = true_graph(setting, method, skills)
-    else:
-        graph = learned_graph(graphs / f"{learned}.json", edges=method.partition(" by ")[0])
+    graph = learned_graph(graphs / f"{method}.json") if method in LEARNED else true_graph(setting, method, skills)
     mode = "static" if method == "static" else "official"
     return policies.skill_it(graph, eta=setting.eta, window=WINDOW, reduce=setting.reduce, mode=mode)
 
@@ -136,10 +126,7 @@ def true_graph(setting: Setting, method: str, skills: tuple[str, ...] = ()) -> S
     )
 
 
-def learned_graph(place: Path, *, edges: str = "") -> SkillGraph:
-    """A graph with the edges of a method's name before " by "."""
-    unit: EdgeUnit = "above" if edges == "above" else "absolute"
-    threshold = LEAST_EDGE if edges == "above" else None
-    rule = EdgeRule(unit, threshold, "curve", clamp=edges != "signed", off_diagonal=0.5, drop_uncertain=False)
+def learned_graph(place: Path) -> SkillGraph:
+    rule = EdgeRule("absolute", None, "curve", clamp=True, off_diagonal=0.5, drop_uncertain=False)
     found = derive_again(read_graph(place), rule=rule, name=place.name)
     return SkillGraph(found.train_skills, found.eval_skills, found.edges)

@@ -11,9 +11,8 @@ ROUNDS, BATCH_SIZE, EVAL_SAMPLES = 6, 64, 200
 MIXES = ("natural", "stratified")
 CURRICULA = ("curriculum", "anti_curriculum", "skill_curriculum")
 LEARNED = ("leave-one-out", "linear", "brute-force")
-OTHER_EDGES = ("above by leave-one-out", "signed by leave-one-out")
 LIVE = ("refresh", "odm", "aioli")
-PRETRAINING = (*MIXES, *CURRICULA, "identity", "chain", "static", *LEARNED, *OTHER_EDGES, *LIVE)
+PRETRAINING = (*MIXES, *CURRICULA, "identity", "chain", "static", *LEARNED, *LIVE)
 
 
 @dataclass(frozen=True)

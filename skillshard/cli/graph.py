@@ -27,11 +27,7 @@ graphs = typer.Typer(
 )
 
 EdgesOption = Annotated[
-    str,
-    typer.Option(
-        "--edges",
-        help="absolute (nats), relative (to the loss at the start), threshold:LOSS, or above:EFFECT (1 or 0).",
-    ),
+    str, typer.Option("--edges", help="absolute (nats), relative (to the loss at the start) or threshold:LOSS.")
 ]
 AverageOption = Annotated[
     str | None,

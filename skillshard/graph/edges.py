@@ -9,7 +9,6 @@ The effect of training skill i on evaluation skill j, by the runs of one seed (L
 The edge is the mean over the seeds, its standard error that of this mean.
 """
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from skillshard.graph.plan import Method
 from skillshard.graph.statistics import is_same, is_uncertain
 
 Average = Literal["end", "curve"]
-EdgeUnit = Literal["absolute", "relative", "threshold", "above"]
-WITH_THRESHOLD = ("threshold", "above")
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,8 @@ class EdgeRule:
 
     Args:
         unit: "absolute": nats. "relative": share of the loss at the start. "threshold": 1 where i brings j to a loss sooner, in
-            samples of j (linear: where it brings j there at all), else 0. "above": 1 where the effect is more than that many
-            nats, else 0; a chain whose skills are learned one after the other then has edges alike, where the first
-            ones would dwarf the others.
-        threshold: that loss or effect, in nats; None for the other units.
+            samples of j (linear: where it brings j there at all), else 0.
+        threshold: that loss, in nats; None for the other units.
         average: "end": the loss at a run's end. "curve": its mean over all points but the first. No effect on thresholds.
         clamp: whether negative edges become 0.
         off_diagonal: None: edges as measured. A number: 1 on the diagonal, and all others scaled so that the largest is this.
@@ -61,7 +56,7 @@ class EdgeRule:
         GraphError: a number is out of range.
     """
 
-    unit: EdgeUnit
+    unit: Literal["absolute", "relative", "threshold"]
     threshold: float | None
     average: Average
     clamp: bool
@@ -69,9 +64,9 @@ class EdgeRule:
     drop_uncertain: bool
 
     def __post_init__(self) -> None:
-        if (self.unit in WITH_THRESHOLD) != (self.threshold is not None):
+        if (self.unit == "threshold") != (self.threshold is not None):
             raise GraphError(
-                f"edges {self.unit} with threshold {self.threshold}: 'threshold' and 'above' have one, and need it."
+                f"edges {self.unit} with threshold {self.threshold}: only 'threshold' has one, and needs it."
             )
         for name, number in (("threshold", self.threshold), ("off-diagonal", self.off_diagonal)):
             if number is not None and not (math.isfinite(number) and number > 0):
@@ -91,21 +86,20 @@ class Edges:
     standard_errors: Float[np.ndarray, "train_skill eval_skill"] | None
 
 
-def parse_edges(word: str) -> tuple[EdgeUnit, float | None]:
+def parse_edges(word: str) -> tuple[Literal["absolute", "relative", "threshold"], float | None]:
     """
-    >>> parse_edges("absolute"), parse_edges("threshold:0.01"), parse_edges("above:0.02")
-    (('absolute', None), ('threshold', 0.01), ('above', 0.02))
+    >>> parse_edges("absolute"), parse_edges("threshold:0.01")
+    (('absolute', None), ('threshold', 0.01))
     """
     unit, mark, number = word.partition(":")
     if unit in ("absolute", "relative") and not mark:
         return unit, None  # type: ignore[return-value]  # one of the two
-    with contextlib.suppress(ValueError):
-        if unit in WITH_THRESHOLD:
-            return unit, float(number)  # type: ignore[return-value]  # one of the two
-    raise GraphError(
-        f"edges {word!r}: give 'absolute', 'relative', 'threshold:LOSS', such as threshold:0.01, or 'above:EFFECT', such as above:0.02 "
-        "(nats)."
-    )
+    try:
+        if unit == "threshold":
+            return "threshold", float(number)
+    except ValueError:
+        pass
+    raise GraphError(f"edges {word!r}: give 'absolute', 'relative' or 'threshold:LOSS', such as threshold:0.01 (nats).")
 
 
 def usual_average(method: Method) -> Average:
@@ -195,10 +189,7 @@ def _effects(
                 effects[row, column] = _fall(curve([train], column), rule)
             else:
                 effects[row, column] = _gain(curve([name], column), curve([train, name], column), 0.5, rule)
-    if rule.unit == "above":
-        assert rule.threshold is not None
-        effects = (effects > rule.threshold).astype(float)
-    if rule.unit in WITH_THRESHOLD:
+    if rule.unit == "threshold":
         effects[is_same(train_skills, eval_skills)] = 1.0
     return effects
 

@@ -39,7 +39,7 @@ class Learned(BaseModel):
     warmup_batch_size: int = Field(ge=1)
     eval_steps: list[int] = Field(description="steps of a run at which losses were measured, from 0")
     runs: list[RunLosses]
-    edges: str = Field(description="absolute, relative, threshold:LOSS or above:EFFECT")
+    edges: str = Field(description="absolute, relative or threshold:LOSS")
     average: Literal["end", "curve"]
     off_diagonal: float | None
     clamp: bool
