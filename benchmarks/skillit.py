@@ -3,7 +3,7 @@
     python benchmarks/skillit.py run --work /tmp/evidence --settings "shuffled LEGO k=3" --seeds 0 1 2 3
     python benchmarks/skillit.py table --work /tmp/evidence --out benchmarks/results/skillit.json --pictures benchmarks/results
 
-`run` goes on where it was; `table` shows every seed of a setting that has all its methods. Settings are listed in
+`run` goes on where it was; `table` shows each method on the seeds that it shares with the baseline. Settings are listed in
 `evidence/settings.py`, methods in `evidence/methods.py`. `--device cuda --size 125m` trains a model of the paper's size.
 """
 

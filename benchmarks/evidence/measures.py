@@ -17,40 +17,51 @@ EVALUATION_COST = 1 / 3
 
 
 def summary(name: str, seeds: list[int], work: Path, *, steps: int | None) -> dict[str, Any]:
-    """A setting in numbers: seeds that have all methods; methods that have at least one record."""
+    """A setting in numbers: every method with a record, on the seeds that it shares with the baseline (or all, without one)."""
     setting, key = sized(name, steps), place_of(Path(), name, 0).parent.name
-    places = {
-        method: {seed: work / "records" / f"train-{key}-{seed}-{method.replace(' ', '-')}.json" for seed in seeds}
+    records = {
+        method: found
         for method in setting.methods
+        if (found := _records(work, f"train-{key}", method.replace(" ", "-"), seeds))
     }
-    methods = [method for method in setting.methods if any(place.exists() for place in places[method].values())]
-    complete = [seed for seed in seeds if methods and all(places[method][seed].exists() for method in methods)]
-    if not complete:
-        return {}
     graphs = {
-        method: [json.loads((work / "records" / f"graph-{key}-{seed}-{method}.json").read_text()) for seed in complete]
-        for method in dict.fromkeys(map(graph_of, methods))
+        method: _records(work, f"graph-{key}", method, seeds)
+        for method in dict.fromkeys(map(graph_of, records))
         if method is not None
     }
     found = {
-        method: [
-            measures(setting, json.loads(places[method][seed].read_text()), _graph_of_seed(graphs, method, at))
-            for at, seed in enumerate(complete)
-        ]
-        for method in methods
+        method: {
+            seed: measures(setting, record, graphs[graph][seed] if (graph := graph_of(method)) else None)
+            for seed, record in of_method.items()
+            if seed in records.get(setting.baseline, of_method)
+        }
+        for method, of_method in records.items()
     }
+    if not any(found.values()):
+        return {}
+    baseline = found.get(setting.baseline)
     return {
         "setting": vars(setting),
-        "seeds": complete,
-        "graphs": {method: _graphs(records, setting) for method, records in graphs.items()},
+        "seeds": sorted(set().union(*found.values())),
+        "graphs": {method: _graphs(list(of_seed.values()), setting) for method, of_seed in graphs.items()},
         "methods": {
             method: {
-                "by_seed": rows,
-                "against_baseline": compared(rows, found[setting.baseline]) if setting.baseline in found else None,
+                "seeds": list(rows),
+                "by_seed": list(rows.values()),
+                "against_baseline": compared(list(rows.values()), [baseline[seed] for seed in rows])
+                if baseline
+                else None,
             }
             for method, rows in found.items()
+            if rows
         },
     }
+
+
+def _records(work: Path, kind: str, method: str, seeds: list[int]) -> dict[int, dict[str, Any]]:
+    """What is there of a method, by seed."""
+    places = {seed: work / "records" / f"{kind}-{seed}-{method}.json" for seed in seeds}
+    return {seed: json.loads(place.read_text()) for seed, place in places.items() if place.exists()}
 
 
 def measures(setting: Setting, record: dict[str, Any], graph: dict[str, Any] | None) -> dict[str, Any]:
@@ -121,11 +132,6 @@ def _number(found: float | None) -> float:
     return math.inf if found is None else float(found)
 
 
-def _graph_of_seed(graphs: dict[str, list[dict[str, Any]]], method: str, at: int) -> dict[str, Any] | None:
-    name = graph_of(method)
-    return None if name is None else graphs[name][at]
-
-
 def _graphs(records: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
     edges = np.array([record["edges"] for record in records])
     told = {
@@ -159,29 +165,29 @@ def print_setting(name: str, told: dict[str, Any]) -> None:
             f"A {method} graph costs {graph['num_steps']:,} steps, {graph['share_of_a_training']:.2f} of a training{forward}."
         )
     print(
-        f"\n| method | steps to {target} (median; least to most; never) | with its overhead | area (mean ± s.d.) | lower area than "
-        f"{told['setting']['baseline']} | p | final loss | accuracy |\n|---|---|---:|---|---:|---:|---:|---:|"
+        f"\n| method | seeds | steps to {target} (median; least to most; never) | with its overhead | area (mean ± s.d.) | against "
+        f"{told['setting']['baseline']}: mean; lower on | p | final loss | accuracy |\n|---|---:|---|---:|---|---|---:|---:|---:|"
     )
     for method, found in told["methods"].items():
-        print(_row(method, found, len(told["seeds"])))
+        print(_row(method, found))
 
 
-def _row(method: str, found: dict[str, Any], num_seeds: int) -> str:
+def _row(method: str, found: dict[str, Any]) -> str:
     rows = found["by_seed"]
     reached = sorted(_number(row["steps_to_target"]) for row in rows)
     with_overhead = sorted(_number(row["steps_to_target"]) + row["overhead_steps"] for row in rows)
     areas = [row["area"] for row in rows]
-    spread = f" ± {statistics.stdev(areas):.4f}" if num_seeds > 1 else ""
-    against = (found["against_baseline"] or {}).get("area", {"lower": "-", "p": None})
-    p = "" if against["p"] is None else f"{against['p']:.3f}"
+    spread = f" ± {statistics.stdev(areas):.4f}" if len(rows) > 1 else ""
+    against = (found["against_baseline"] or {}).get("area")
     never = sum(steps == math.inf for steps in reached)
     cells = [
         method,
+        f"{len(rows)}",
         f"{_steps(statistics.median(reached))}; {_steps(reached[0])} to {_steps(reached[-1])}; {never}",
         _steps(statistics.median(with_overhead)),
         f"{statistics.mean(areas):.4f}{spread}",
-        f"{against['lower']} of {num_seeds}",
-        p,
+        f"{against['mean_difference']:+.4f}; {against['lower']} of {len(rows)}" if against else "",
+        f"{against['p']:.3f}" if against and against["p"] is not None else "",
         f"{statistics.mean(row['final_loss'] for row in rows):.4f}",
         f"{statistics.mean(row['accuracy'] for row in rows):.3f}",
     ]
