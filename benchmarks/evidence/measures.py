@@ -165,14 +165,14 @@ def print_setting(name: str, told: dict[str, Any]) -> None:
             f"A {method} graph costs {graph['num_steps']:,} steps, {graph['share_of_a_training']:.2f} of a training{forward}."
         )
     print(
-        f"\n| method | seeds | steps to {target} (median; least to most; never) | with its overhead | area (mean ± s.d.) | against "
+        f"\n| method | seeds | steps to {target or 'a target'} (median; least to most; never) | with its overhead | area (mean ± s.d.) | against "
         f"{told['setting']['baseline']}: mean; lower on | p | final loss | accuracy |\n|---|---:|---|---:|---|---|---:|---:|---:|"
     )
     for method, found in told["methods"].items():
-        print(_row(method, found))
+        print(_row(method, found, has_target=target is not None))
 
 
-def _row(method: str, found: dict[str, Any]) -> str:
+def _row(method: str, found: dict[str, Any], *, has_target: bool) -> str:
     rows = found["by_seed"]
     reached = sorted(_number(row["steps_to_target"]) for row in rows)
     with_overhead = sorted(_number(row["steps_to_target"]) + row["overhead_steps"] for row in rows)
@@ -183,8 +183,10 @@ def _row(method: str, found: dict[str, Any]) -> str:
     cells = [
         method,
         f"{len(rows)}",
-        f"{_steps(statistics.median(reached))}; {_steps(reached[0])} to {_steps(reached[-1])}; {never}",
-        _steps(statistics.median(with_overhead)),
+        f"{_steps(statistics.median(reached))}; {_steps(reached[0])} to {_steps(reached[-1])}; {never}"
+        if has_target
+        else "",
+        _steps(statistics.median(with_overhead)) if has_target else "",
         f"{statistics.mean(areas):.4f}{spread}",
         f"{against['mean_difference']:+.4f}; {against['lower']} of {len(rows)}" if against else "",
         f"{against['p']:.3f}" if against and against["p"] is not None else "",
