@@ -478,9 +478,13 @@ def cost_of_changing(turns: list[dict[str, list[float]]]) -> str:
     """How much more CPU time a round of changing weights takes: medians over the pairs of blocks of each process, and their quartiles."""
     told = []
     for turn in turns:
+        if "fixed" not in turn:
+            told.append(f"not measured ({turn})")
+            continue
         lower, median, upper = statistics.quantiles(map(operator.truediv, turn["changing"], turn["fixed"]), n=4)
         told.append(f"{median - 1:+.1%} (quartiles {lower - 1:+.1%} to {upper - 1:+.1%})")
-    return f"changing weights cost, against fixed ones, by {len(turns[0]['fixed'])} pairs of blocks a process: {', '.join(told)}"
+    pairs = BLOCKS - WARM_UP_BLOCKS
+    return f"changing weights cost, against fixed ones, by {pairs} pairs of blocks a process: {', '.join(told)}"
 
 
 def _rate(turn: dict[str, Any]) -> float:

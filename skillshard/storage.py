@@ -17,7 +17,6 @@ import secrets
 import socket
 import ssl
 import tempfile
-import threading
 import time
 import urllib.error
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +32,7 @@ import pyarrow.fs as pafs
 import xxhash
 from pydantic import ValidationError
 
-from skillshard import web
+from skillshard import stores, web
 from skillshard.errors import StorageError
 
 T = TypeVar("T")
@@ -106,48 +105,11 @@ def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
     if not is_remote(text):
         return pafs.LocalFileSystem(), os.path.abspath(text.removeprefix("file://"))
     try:
-        return _clients.of(text)
+        return stores.clients.of(text)
     except (pa.ArrowInvalid, ValueError, OSError) as error:
         if web.is_web(text):
             raise StorageError(f"{public(text)}: over http files can be read, not listed or written.") from error
         raise StorageError(f"{public(text)} cannot be opened: {error}") from error
-
-
-class _Clients:
-    """The clients of stores that this process has made, one after the other.
-
-    Two threads that make S3 clients at once can crash the process (apache/arrow issues 39703 and 39897), and a client of its own for
-    every file would begin with a new connection. A forked child makes its own: it must neither use its parent's connections
-    nor close them, so it keeps them.
-    """
-
-    def __init__(self) -> None:
-        self._making = threading.Lock()
-        self._made: dict[str, pafs.FileSystem] = {}
-        self._of_parents: list[dict[str, pafs.FileSystem]] = []
-
-    def of(self, uri: str) -> tuple[pafs.FileSystem, str]:
-        parts = urlsplit(uri)
-        bucket, key = parts.netloc.rpartition("@")[2], parts.path.rstrip("/")
-        is_plain = parts.scheme == "s3" and _PLAIN_KEY.fullmatch(key)  # else pyarrow says what the path is
-        root = urlunsplit((parts.scheme, parts.netloc, "", parts.query, ""))
-        with self._making:
-            if is_plain and root in self._made:
-                return self._made[root], bucket + key
-            made, path = pafs.FileSystem.from_uri(uri)
-            if is_plain:
-                self._made[root] = made
-        return made, path
-
-    def after_fork(self) -> None:
-        self._making = threading.Lock()
-        self._of_parents.append(self._made)
-        self._made = {}
-
-
-_PLAIN_KEY = re.compile(r"(/[\w.=-]+)*", re.ASCII)
-_clients = _Clients()
-os.register_at_fork(after_in_child=_clients.after_fork)
 
 
 def exists(place: str | os.PathLike[str]) -> bool:
@@ -173,7 +135,7 @@ def _info(place: str | os.PathLike[str]) -> pafs.FileInfo:
     fs, path = filesystem(place)
     if not is_remote(place):
         return fs.get_file_info(path)
-    with _no_fork:
+    with stores.no_fork:
         return retried(place, lambda: fs.get_file_info(path))
 
 
@@ -225,61 +187,22 @@ def chunks(place: str | os.PathLike[str]) -> Iterator[bytes | bytearray]:
             while chunk := body.read1(1 << 20):
                 yield chunk
         return
-    with _no_fork:
+    with stores.no_fork:
         fs, path = filesystem(place)
         file = fs.open_input_file(path)
         left = file.size()
     try:
         while left > 0:
             buffer = bytearray(min(left, CHUNK_BYTES))
-            with _no_fork:
+            with stores.no_fork:
                 got = file.readinto(buffer)
             if not got:
                 return
             left -= got
             yield buffer[:got] if got < len(buffer) else buffer
     finally:
-        with _no_fork:
+        with stores.no_fork:
             file.close()
-
-
-class _NoFork:
-    """Calls into a store's client, any number at a time, and forks wait for each other.
-
-    A child that is forked while another thread is inside the S3 client inherits the client's locks, locked, and hangs in its
-    first read (seen with DataLoader workers, tests/remote). So a fork waits for the requests that are under way.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._inside = 0
-        self._forking = False
-
-    def __enter__(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._forking)
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._changed:
-            self._inside -= 1
-            self._changed.notify_all()
-
-    def before_fork(self) -> None:
-        self._changed.acquire()
-        self._forking = True
-        self._changed.wait_for(lambda: not self._inside)
-
-    def after_fork(self) -> None:
-        self._forking = False
-        self._changed.notify_all()
-        self._changed.release()
-
-
-_no_fork = _NoFork()
-os.register_at_fork(
-    before=_no_fork.before_fork, after_in_parent=_no_fork.after_fork, after_in_child=_no_fork.after_fork
-)
 
 
 def retried(place: str | os.PathLike[str], action: Callable[[], T]) -> T:

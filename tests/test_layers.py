@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 
 LAYERS = [
     {"errors"},
-    {"kept", "web"},
+    {"kept", "stores", "web"},
     {"storage"},
     {"execution"},
     {"artefact"},
