@@ -3,12 +3,13 @@
 import json
 import math
 import statistics
+from bisect import bisect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.evidence.methods import graph_of
+from benchmarks.evidence.methods import graph_of, read_at
 from benchmarks.evidence.settings import Setting, sized
 from benchmarks.evidence.training import place_of
 
@@ -31,7 +32,7 @@ def summary(name: str, seeds: list[int], work: Path, *, steps: int | None) -> di
     }
     found = {
         method: {
-            seed: measures(setting, record, graphs[graph][seed] if (graph := graph_of(method)) else None)
+            seed: measures(setting, method, record, graphs[graph][seed] if (graph := graph_of(method)) else None)
             for seed, record in of_method.items()
             if seed in records.get(setting.baseline, of_method)
         }
@@ -64,7 +65,7 @@ def _records(work: Path, kind: str, method: str, seeds: list[int]) -> dict[int, 
     return {seed: json.loads(place.read_text()) for seed, place in places.items() if place.exists()}
 
 
-def measures(setting: Setting, record: dict[str, Any], graph: dict[str, Any] | None) -> dict[str, Any]:
+def measures(setting: Setting, method: str, record: dict[str, Any], graph: dict[str, Any] | None) -> dict[str, Any]:
     """One training in numbers.
 
     Returns:
@@ -83,7 +84,8 @@ def measures(setting: Setting, record: dict[str, Any], graph: dict[str, Any] | N
     per_evaluation = EVALUATION_COST * len(record["accuracy"]) * setting.eval_samples
     overhead = 0.0 if graph is None else graph["num_samples"] + graph["num_evaluations"] * per_evaluation
     if record["reads_losses"]:
-        overhead += steps / setting.eval_every * per_evaluation
+        told = read_at(setting, method, len(setting.trained) or len(record["accuracy"]))
+        overhead += bisect(told, steps) * per_evaluation
     return {
         "steps_to_target": None if reached is None else steps,
         "area": round(statistics.mean(means), 5),

@@ -17,15 +17,15 @@
     prerequisites      SKILL-IT with 1 for the measured skill and 0.5 for each before it
 
 SKILL-IT is the authors' code's: the sum (fine-tuning: the mean) over the latest 3 evaluations, weights that change 6 times in a
-training. ODM, Aioli and refresh decide at every evaluation; the latter two probe every skill once in a period of a sixth of
-the training, or longer where the probes would fill more than half of it.
+training. ODM decides at every evaluation. Aioli and refresh probe, in rounds of 5 steps (the authors: 4 to 10), for about a tenth of
+every period: a sixth of the training, or longer where one probe of each skill would fill more than a quarter of it.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.evidence.settings import CURRICULA, LEARNED, LIVE, Setting
+from benchmarks.evidence.settings import CURRICULA, LEARNED, PROBING, Setting
 from skillshard import policies
 from skillshard.graph.derive import derive_again
 from skillshard.graph.edges import EdgeRule
@@ -34,6 +34,7 @@ from skillshard.policies import Policy
 from skillshard.synthetic.lego import skill_names
 
 WINDOW = 3
+PROBE_STEPS = 5
 PUBLISHED = {
     "lego": ((0, 0, 0, 0, 0), (0.5, 0, 0.5, 0.5, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
     "addition": ((0, 0, 0), (0.5, 0, 0), (0, 0, 0)),
@@ -65,15 +66,12 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
         return schedule({skill: float(place) for place, skill in enumerate(skills)}, draws=draws)
     if method == "odm":
         return policies.odm(warmup_steps=setting.eval_every)
-    if method == "aioli":
-        return policies.aioli(eta=0.2, period_rounds=period_rounds(setting, len(skills)), sweeps=1)
-    if method == "refresh":
+    if method in PROBING:
+        period_rounds, sweeps = probes(setting, len(skills))
+        if method == "aioli":
+            return policies.aioli(eta=0.2, period_rounds=period_rounds, sweeps=sweeps)
         return policies.graph_refresh(
-            SkillGraph.identity(skills),
-            eta=setting.eta,
-            window=WINDOW,
-            period_rounds=period_rounds(setting, len(skills)),
-            sweeps=1,
+            SkillGraph.identity(skills), eta=setting.eta, window=WINDOW, period_rounds=period_rounds, sweeps=sweeps
         )
     if method.startswith("skill-stratified"):
         by = method.partition(" by ")[2]
@@ -100,13 +98,41 @@ def names_of(setting: Setting, numbers: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(names[number - 1] for number in numbers)
 
 
-def period_rounds(setting: Setting, num_skills: int) -> int:
-    return max(setting.round_steps // setting.eval_every, 2 * num_skills)
+def probes(setting: Setting, num_skills: int) -> tuple[int, int]:
+    """Rounds of a period, and sweeps over the skills at its beginning.
+
+    >>> from benchmarks.evidence.settings import SETTINGS
+    >>> probes(SETTINGS["ordered LEGO k=5"], 5), probes(SETTINGS["real text: instructions"], 27)
+    ((50, 1), (108, 1))
+    """
+    period_rounds = max(setting.round_steps // PROBE_STEPS, 4 * num_skills)
+    return period_rounds, max(1, period_rounds // (10 * num_skills))
 
 
 def round_steps(setting: Setting, method: str) -> int:
     """Optimizer steps between two decisions."""
-    return setting.eval_every if method in LIVE else setting.round_steps
+    if method in PROBING:
+        return PROBE_STEPS
+    return setting.eval_every if method == "odm" else setting.round_steps
+
+
+def read_at(setting: Setting, method: str, num_skills: int) -> list[int]:
+    """The steps at which a method that reads losses is told them: every evaluation; for one that probes, also before the first
+    probe and after each.
+
+    >>> from benchmarks.evidence.settings import SETTINGS
+    >>> read_at(SETTINGS["ordered LEGO k=5"], "aioli", 5)[:8]
+    [0, 5, 10, 15, 20, 25, 50, 75]
+    """
+    steps = {*range(setting.eval_every, setting.steps + 1, setting.eval_every)}
+    if method in PROBING:
+        period_rounds, sweeps = probes(setting, num_skills)
+        steps |= {
+            number * PROBE_STEPS
+            for number in range(setting.steps // PROBE_STEPS + 1)
+            if number % period_rounds <= sweeps * num_skills
+        }
+    return sorted(steps)
 
 
 def true_graph(setting: Setting, method: str, skills: tuple[str, ...] = ()) -> SkillGraph:

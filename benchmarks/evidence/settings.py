@@ -11,8 +11,8 @@ ROUNDS, BATCH_SIZE, EVAL_SAMPLES = 6, 64, 200
 MIXES = ("natural", "stratified")
 CURRICULA = ("curriculum", "anti_curriculum", "skill_curriculum")
 LEARNED = ("leave-one-out", "linear", "brute-force")
-LIVE = ("refresh", "odm", "aioli")
-PRETRAINING = (*MIXES, *CURRICULA, "identity", "chain", "static", *LEARNED, *LIVE)
+PROBING = ("refresh", "aioli")
+PRETRAINING = (*MIXES, *CURRICULA, "identity", "chain", "static", *LEARNED, "odm", *PROBING)
 
 
 @dataclass(frozen=True)

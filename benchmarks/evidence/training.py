@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import io
 import json
+import math
 import shutil
 import statistics
 import time
@@ -20,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.evidence.methods import graph_of, names_of, policy_of, round_steps
+from benchmarks.evidence.methods import graph_of, names_of, policy_of, read_at, round_steps
 from benchmarks.evidence.settings import SETTINGS, Setting, sized
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ CORPORA = Path(__file__).parents[3] / "shared" / "corpora"
 SKILL_FIELD = {"sources": "source", "instructions": "category"}
 SIZES: dict[str, dict[str, int]] = {"tiny": {}, "125m": {"layers": 12, "dim": 768, "heads": 12}}
 """Of the model, where it differs from the small proxy: the size of the paper's GPT-Neo."""
-PROBING = ("aioli", "refresh")
 SETTLED_LOSS, SETTLED_EVALUATIONS = 0.002, 4
 """A training whose mean loss stayed below this for so many evaluations has learned its task, and ends."""
 
@@ -202,16 +202,23 @@ def train_unit(
     mixer = _mixer(setting, method, folder, seed)
     reading, model, holdout = _proxy(setting, folder, seed, device, size)
     losses: list[dict[str, float]] = []
+    told = set(read_at(setting, method, len(mixer.shards.skills))) if mixer.policy.reads_losses else set()
     started, evaluating_s = time.process_time(), 0.0
 
     def measure(step: int) -> None:
         nonlocal evaluating_s
+        is_due = step % setting.eval_every == 0
+        if not (is_due or step in told):
+            return
         before = time.process_time()
-        losses.append({skill: found.loss for skill, found in evaluate(model, holdout).items()})
+        found = {skill: measured.loss for skill, measured in evaluate(model, holdout).items()}
         evaluating_s += time.process_time() - before
-        if mixer.policy.reads_losses and (step or method in PROBING):  # SKILL-IT's first weights know no losses
-            mixer.report(step, losses[-1])
-        latest = [statistics.mean(found.values()) for found in losses[-SETTLED_EVALUATIONS:]]
+        if step in told:
+            mixer.report(step, found)
+        if not is_due:
+            return
+        losses.append(found)
+        latest = [statistics.mean(before.values()) for before in losses[-SETTLED_EVALUATIONS:]]
         if len(latest) == SETTLED_EVALUATIONS and max(latest) < SETTLED_LOSS:
             raise _Settled
 
@@ -219,7 +226,14 @@ def train_unit(
     loader = DataLoader(MixedDataset(mixer), batch_size=setting.batch_size)
     batches = (reading.encode(batch["text"]) for batch in loader)
     with contextlib.suppress(_Settled):
-        train(model, batches, steps=setting.steps, lr=setting.lr, eval_every=setting.eval_every, on_eval=measure)
+        train(
+            model,
+            batches,
+            steps=setting.steps,
+            lr=setting.lr,
+            eval_every=math.gcd(setting.eval_every, round_steps(setting, method)),
+            on_eval=measure,
+        )
     accuracy = {skill: found.accuracy for skill, found in evaluate(model, holdout).items()}
     num_rounds = -(-(len(losses) - 1) * setting.eval_every // round_steps(setting, method))
     return {

@@ -147,20 +147,29 @@ def derive_edges(
         edges = np.where(is_uncertain(edges, errors, len(seeds)), 0.0, edges)
     if rule.clamp:
         edges = np.maximum(edges, 0.0)
-    return _scaled(edges, errors, is_same(train_skills, eval_skills), rule.off_diagonal)
-
-
-def _scaled(
-    edges: Float[np.ndarray, "train_skill eval_skill"],
-    errors: Float[np.ndarray, "train_skill eval_skill"] | None,
-    same: Bool[np.ndarray, "train_skill eval_skill"],
-    off_diagonal: float | None,
-) -> Edges:
-    if off_diagonal is None:
+    if rule.off_diagonal is None:
         return Edges(edges, errors)
+    same = is_same(train_skills, eval_skills)
+    edges, factor = scaled_edges(edges, same, rule.off_diagonal)
+    return Edges(edges, None if errors is None else np.where(same, 0.0, errors * factor))
+
+
+def scaled_edges(
+    edges: Float[np.ndarray, "train_skill eval_skill"],
+    same: Bool[np.ndarray, "train_skill eval_skill"],
+    off_diagonal: float,
+) -> tuple[Float[np.ndarray, "train_skill eval_skill"], float]:
+    """1 where row and column are one skill, and all others scaled so that the largest is `off_diagonal`.
+
+    Returns:
+        Edges, and the factor of the others: 1 where none is positive.
+
+    >>> scaled_edges(np.array([[7.0, 4.0], [-1.0, 9.0]]), np.eye(2, dtype=bool), 0.5)[0].tolist()
+    [[1.0, 0.5], [-0.125, 1.0]]
+    """
     largest = float(np.max(edges, where=~same, initial=0.0))
     factor = off_diagonal / largest if largest > 0 else 1.0
-    return Edges(np.where(same, 1.0, edges * factor), None if errors is None else np.where(same, 0.0, errors * factor))
+    return np.where(same, 1.0, edges * factor), factor
 
 
 def _effects(

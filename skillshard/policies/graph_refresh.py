@@ -1,5 +1,6 @@
 """SKILL-IT with a graph that is estimated again and again during the run, from probe rounds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from skillshard.errors import PolicyError
+from skillshard.graph.edges import scaled_edges
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.graph.statistics import is_same
 from skillshard.policies.aioli import Aioli, aioli
 from skillshard.policies.policy import NextRound, Observation, Policy, State, known_round
 from skillshard.policies.skill_it import Reduce, SkillIt, check_rows, skill_it
@@ -19,6 +23,7 @@ class GraphRefresh:
 
     weighing: SkillIt
     probing: Aioli
+    off_diagonal: float
 
     @property
     def name(self) -> str:
@@ -27,7 +32,8 @@ class GraphRefresh:
     @property
     def arguments(self) -> dict[str, Any]:
         asked = ("period_rounds", "sweeps", "one_hot", "ema", "seed")
-        return {**self.weighing.arguments, **{name: self.probing.arguments[name] for name in asked}}
+        probing = {name: self.probing.arguments[name] for name in asked}
+        return {**self.weighing.arguments, **probing, "off_diagonal": self.off_diagonal}
 
     @property
     def eval_skills(self) -> tuple[str, ...]:
@@ -59,16 +65,13 @@ class GraphRefresh:
         return self._with_graph(state).weights(state["weighing"]) if probe is None else probe
 
     def _with_graph(self, state: State) -> SkillIt:
-        """SKILL-IT with the latest estimate, scaled so that its largest edge is that of the graph begun with."""
-        estimate = None if state["probing"]["graph"] is None else np.array(state["probing"]["graph"])
-        given = self.weighing.graph
-        if estimate is None or estimate.max() <= 0:
-            return self.weighing
-        graph = SkillGraph(
-            state["probing"]["skills"], given.eval_skills, estimate * (given.edges.max() / estimate.max())
-        )
-        found = self.weighing
-        return SkillIt(graph, found.eta, found.window, found.reduce, found.mode)
+        """SKILL-IT with the latest estimate, scaled as a learned graph is."""
+        found, skills, estimate = self.weighing, state["probing"]["skills"], state["probing"]["graph"]
+        if estimate is None:
+            return found
+        same = is_same(skills, found.eval_skills)
+        edges, _ = scaled_edges(np.maximum(estimate, 0), same, self.off_diagonal)
+        return SkillIt(SkillGraph(skills, found.eval_skills, edges), found.eta, found.window, found.reduce, found.mode)
 
 
 def graph_refresh(
@@ -78,6 +81,7 @@ def graph_refresh(
     period_rounds: int,
     window: int = 3,
     reduce: Reduce = "sum",
+    off_diagonal: float = 0.5,
     sweeps: int = 4,
     one_hot: float = 0.75,
     ema: float | None = None,
@@ -86,19 +90,22 @@ def graph_refresh(
     r"""SKILL-IT's weights, by a graph that probe rounds estimate anew in every period.
 
     .. math:: \text{fall of } L_j = \sum_i p_i A_{ij} \text{ per probe round}, \quad
-        p_i \propto \exp\Big(\eta\, c \sum_j A_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big), \quad
-        c = \max A^\text{given} / \max A
+        A'_{ij} = c \max(A_{ij}, 0), \quad A'_{ii} = 1, \quad
+        p_i \propto \exp\Big(\eta \sum_j A'_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big)
 
     A graph learned once overstates transfer later in a run. Every period of `period_rounds` rounds begins with `sweeps` x k probe
-    rounds (those of `aioli`); the rounds after them have SKILL-IT's weights by the graph that the probes gave, scaled by c so that
-    eta keeps its meaning. Until the first estimate, and where no edge of an estimate is positive, `graph` itself is used.
+    rounds (those of `aioli`); the rounds after them have SKILL-IT's weights by the graph that the probes gave. It is scaled as a
+    learned graph is, c making the largest edge between two skills `off_diagonal`, so that eta keeps its meaning while effects
+    shrink from period to period. Until the first estimate `graph` itself is used, as it is.
 
-    Negative edges are kept. NaN, missing and unknown skills are refused; a lone node keeps the weight of exp(0). Report once before
-    the first step (step 0), and at the end of every round, or probes are lost. Needs `Observation.drawn` and `.round`, and `NextRound`.
+    Negative effects count as 0: near the end of a run most are noise, and scaled up they would decide (measured: weights of .99).
+    NaN, missing and unknown skills are refused; a lone node has its own edge of 1, if it is measured. Report once before
+    the first step (step 0), and at the end of every probe round, or probes are lost. Needs `Observation.drawn` and `.round`, and `NextRound`.
 
     Args:
         graph: to begin with, rows the training skills; `SkillGraph.identity(skills)` where nothing is known.
-        eta, window, reduce: as in `skill_it`.
+        eta, window, reduce: as in `skill_it`. The window counts observations, those after probe rounds too.
+        off_diagonal: the largest edge between two skills, above 0; 0.5 in the authors' graphs.
         period_rounds, sweeps, one_hot, seed: as in `aioli`: the share of probe rounds is sweeps x k / period_rounds.
         ema: None, or e in [0, 1): the estimate is (1 - e) A + e A_before.
 
@@ -119,6 +126,8 @@ def graph_refresh(
         Ours, of two parts: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Algorithm 1, and the probes of Chen, Hu et
         al., "Aioli", ICLR 2025, arXiv:2411.05735, Algorithm 2. Differs from Aioli in what the estimate is used for.
     """
+    if not (math.isfinite(off_diagonal) and off_diagonal > 0):
+        raise PolicyError(f"off_diagonal is {off_diagonal}: give a finite number above 0 (0.5 in the authors' graphs).")
     weighing = skill_it(graph, eta=eta, window=window, reduce=reduce)
     probing = aioli(
         eta=0.0,
@@ -131,4 +140,4 @@ def graph_refresh(
         seed=seed,
     )
     assert isinstance(weighing, SkillIt) and isinstance(probing, Aioli)
-    return GraphRefresh(weighing, probing)
+    return GraphRefresh(weighing, probing, off_diagonal)

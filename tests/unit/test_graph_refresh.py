@@ -13,6 +13,7 @@ SKILLS, EVALS, ROUND_DRAWS = ("add", "carry", "negate"), ("add", "exam"), 1000
 GIVEN = SkillGraph(SKILLS, EVALS, [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
 PLANTED = np.array([[0.08, 0.03], [0.01, 0.06], [-0.02, 0.0]])
 START = np.array([3.0, 2.5])
+AFTER_PROBES = NextRound(4, 4000, ROUND_DRAWS, (100,) * 3, (1000, 1000, 2000))
 
 
 def train(policy: Policy, rounds: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -40,7 +41,12 @@ def test_a_planted_graph_is_found_by_the_probes_and_used_as_skill_it_uses_a_grap
     policy = graph_refresh(GIVEN, eta=0.5, period_rounds=8, sweeps=1, window=2)
     weights, losses = train(policy, 12)
     assert all(max(found) == pytest.approx(0.75) for found in weights[:3] + weights[8:11]), "probes"
-    by_hand = skill_it(SkillGraph(SKILLS, EVALS, PLANTED / PLANTED.max()), eta=0.5, window=2)
+    scaled = [
+        [1.0, 0.25],
+        [0.5 * 0.01 / 0.06, 0.5],
+        [0.0, 0.0],
+    ]  # add's own edge is 1; the others' largest, .06, is 0.5
+    by_hand = skill_it(SkillGraph(SKILLS, EVALS, scaled), eta=0.5, window=2)
     for number in (3, 5, 7, 11):
         state = by_hand.init(SKILLS)
         for step in (number - 1, number):
@@ -48,13 +54,32 @@ def test_a_planted_graph_is_found_by_the_probes_and_used_as_skill_it_uses_a_grap
         assert weights[number] == pytest.approx(by_hand.weights(state), abs=1e-9)
 
 
-def test_until_the_first_estimate_and_without_positive_effects_the_given_graph_is_used() -> None:
+def test_the_strongest_edge_is_as_asked_for_whatever_the_size_of_the_effects() -> None:
+    """Effects shrink while a model learns; eta must keep its meaning."""
+    policy = graph_refresh(GIVEN, eta=0.5, period_rounds=8, sweeps=1, off_diagonal=0.25)
+    found = []
+    for size in (1.0, 1e-6):
+        state = policy.init(SKILLS)
+        state["probing"]["graph"] = (size * PLANTED).tolist()
+        found.append(policy.weights(state, AFTER_PROBES))
+    assert found[0] == pytest.approx(found[1], abs=1e-12)
+    by_hand = skill_it(SkillGraph(SKILLS, EVALS, [[1.0, 0.125], [0.25 / 6, 0.25], [0.0, 0.0]]), eta=0.5)
+    assert found[0] == pytest.approx(by_hand.weights(by_hand.init(SKILLS)), abs=1e-12)
+
+
+def test_until_the_first_estimate_the_given_graph_is_used_and_harm_counts_as_nothing() -> None:
     plain, policy = skill_it(GIVEN, eta=0.5), graph_refresh(GIVEN, eta=0.5, period_rounds=8, sweeps=1)
-    upcoming = NextRound(4, 4000, ROUND_DRAWS, (100,) * 3, (1000, 1000, 2000))
-    assert policy.weights(policy.init(SKILLS), upcoming) == pytest.approx(plain.weights(plain.init(SKILLS)))
     state = policy.init(SKILLS)
+    assert policy.weights(state, AFTER_PROBES) == pytest.approx(plain.weights(plain.init(SKILLS)))
     state["probing"]["graph"] = (-np.abs(PLANTED)).tolist()
-    assert policy.weights(state, upcoming) == pytest.approx(plain.weights(plain.init(SKILLS)))
+    own = skill_it(SkillGraph(SKILLS, EVALS, [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]), eta=0.5)
+    assert policy.weights(state, AFTER_PROBES) == pytest.approx(own.weights(own.init(SKILLS)))
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_strongest_edge_that_is_none_is_refused(wrong: float) -> None:
+    with pytest.raises(PolicyError, match="give a finite number above 0"):
+        graph_refresh(GIVEN, eta=0.5, period_rounds=8, off_diagonal=wrong)
 
 
 def test_probes_that_fill_the_period_and_other_skills_are_refused() -> None:
