@@ -58,6 +58,8 @@ class Embedding:
         num_rows, num_samples = count_rows(search)
         if num_samples == 0:
             return AssignedRows("", ())
+        if self.skills != "auto":
+            kmeans.refuse_more_than(num_samples, self.skills)
         encoder = fit_encoder(self.encoder, search, num_rows, seed=self.seed)
         places = encode_rows(encoder, search, num_rows)
         sample = sample_vectors(places, num_rows, kmeans.sample_size(self._most), seed=self.seed)

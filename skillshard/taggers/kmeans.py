@@ -96,12 +96,17 @@ def fit(
     return _balanced(points, best, min_share) if min_share else best
 
 
+def refuse_more_than(num_samples: int, num_clusters: int) -> None:
+    """TagsError if there are more clusters than samples; known before anything is encoded."""
+    if num_clusters > num_samples:
+        raise TagsError(f"--skills {num_clusters:,} is more than the {num_samples:,} samples: give at most as many.")
+
+
 def refuse_too_many(points: Float[np.ndarray, "point dim"], num_clusters: int) -> None:
     """TagsError unless `num_clusters` clusters can be found in points."""
     if num_clusters < 2:
         raise TagsError(f"--skills {num_clusters} leaves nothing to tell apart: give 2 or more, or 'auto'.")
-    if num_clusters > len(points):
-        raise TagsError(f"--skills {num_clusters:,} is more than the {len(points):,} samples: give at most as many.")
+    refuse_more_than(len(points), num_clusters)
     num_distinct = count_distinct(points, num_clusters)
     if num_clusters > num_distinct:
         raise TagsError(

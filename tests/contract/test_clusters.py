@@ -201,7 +201,8 @@ UNLIKE = ["alpha beta", "gamma delta", "epsilon zeta"]
 @pytest.mark.parametrize(
     ("texts", "options", "says"),
     [
-        (UNLIKE, ("--skills", 4), "the texts have hardly a word in common"),
+        (UNLIKE, ("--skills", 2), "the texts have hardly a word in common"),
+        (UNLIKE, ("--skills", 4), "--skills 4 is more than the 3 samples"),  # before any text is encoded
         ([f"common words and {at} more" for at in range(6)], ("--skills", 7), "--skills 7 is more than the 6 samples"),
         (SAME, ("--skills", 2), "--skills 2 is more than the 1 different samples of 9"),
         (
