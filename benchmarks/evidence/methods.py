@@ -49,7 +49,7 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
         skills: of the shards.
         graphs: folder of learned graphs, METHOD.json each.
     """
-    measured = names_of(setting, setting.measured) or skills
+    measured = measured_names(setting) or skills
     draws = setting.steps * setting.batch_size
     if method == "stratified":
         return policies.stratified()
@@ -96,6 +96,13 @@ def graph_of(method: str) -> str | None:
 def names_of(setting: Setting, numbers: tuple[int, ...]) -> tuple[str, ...]:
     names = skill_names(setting.k) if setting.k else ()
     return tuple(names[number - 1] for number in numbers)
+
+
+def measured_names(setting: Setting) -> tuple[str, ...]:
+    """Of the measured skills; empty for real text. Those of another length are other skills."""
+    if not setting.measured_k:
+        return names_of(setting, setting.measured)
+    return tuple(f"{setting.measured_k}/{skill_names(setting.measured_k)[number - 1]}" for number in setting.measured)
 
 
 def probes(setting: Setting, num_skills: int) -> tuple[int, int]:
@@ -147,9 +154,7 @@ def true_graph(setting: Setting, method: str, skills: tuple[str, ...] = ()) -> S
     elif method == "published":
         edges += np.array(PUBLISHED[setting.corpus.partition("-")[0]])
     rows, columns = np.array(setting.trained) - 1, np.array(setting.measured) - 1
-    return SkillGraph(
-        names_of(setting, setting.trained), names_of(setting, setting.measured), edges[np.ix_(rows, columns)]
-    )
+    return SkillGraph(names_of(setting, setting.trained), measured_names(setting), edges[np.ix_(rows, columns)])
 
 
 def learned_graph(place: Path) -> SkillGraph:

@@ -23,6 +23,7 @@ class Setting:
         corpus: lego and lego-ordered (clauses shuffled, or in the order of the chain), addition; else a folder of ../shared/corpora.
         k: variables or digits; 0 for a folder.
         trained, measured: skills by number, from 1; empty: all.
+        measured_k: of the measured samples, where they are problems of another length; 0: as those trained on.
         natural: how often each trained skill occurs by itself; empty: as in the folder.
         samples: of the generated corpus, equally many of each trained skill; of a folder: unused.
         steps, eval_every: optimizer steps of a training, and between two evaluations.
@@ -50,6 +51,7 @@ class Setting:
     graph_steps: int = 300
     warmup_steps: int = 50
     lr: float = 1e-3
+    measured_k: int = 0
 
     @property
     def is_text(self) -> bool:
@@ -164,6 +166,19 @@ SETTINGS = {
         0.05,
         "stratified",
         ("natural", "stratified", "chain", "leave-one-out", "skill-stratified by leave-one-out"),
+    ),
+    "out of domain: chains of 3 from chains of 5": Setting(
+        "lego",
+        5,
+        (1, 2, 3, 4, 5),
+        (1, 2, 3),
+        (1, 1, 1, 3, 5),
+        160_000,
+        2400,
+        0.05,
+        "stratified",
+        ("natural", "stratified", "chain", "leave-one-out", "skill-stratified by leave-one-out"),
+        measured_k=3,
     ),
     "real text: sources": _real_text("sources"),
     "real text: instructions": _real_text("instructions"),

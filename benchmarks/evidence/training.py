@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.evidence.methods import graph_of, names_of, policy_of, read_at, round_steps
+from benchmarks.evidence.methods import graph_of, measured_names, policy_of, read_at, round_steps
 from benchmarks.evidence.settings import SETTINGS, Setting, sized
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ def prepare_unit(name: str, seed: int, work: str, steps: int | None) -> dict[str
     """Corpus, tags and shards; the corpus is not kept."""
     setting, folder = sized(name, steps), place_of(Path(work), name, seed)
     shards = _write_shards(setting, folder, "shards", setting.trained, setting.samples, seed)
-    if not set(setting.measured) <= set(setting.trained):
-        _write_shards(setting, folder, "eval", setting.measured, 20 * setting.eval_samples, seed + 10_000)
+    if setting.measured_k or not set(setting.measured) <= set(setting.trained):
+        other = replace(setting, k=setting.measured_k or setting.k)
+        _write_shards(other, folder, "eval", setting.measured, 20 * setting.eval_samples, seed + 10_000)
     return {"skills": list(shards)}
 
 
@@ -67,7 +68,8 @@ def _write_shards(
         shutil.rmtree(corpus, ignore_errors=True)
         _write_corpus(setting, corpus, numbers, num_samples, seed)
         opened = Corpus.open(corpus)
-        tags = taggers.tag_corpus(opened, taggers.metadata("meta.skill"), folder / f"{part}-tags", where=here)
+        fields = ("meta.k", "meta.skill") if part == "eval" and setting.measured_k else ("meta.skill",)
+        tags = taggers.tag_corpus(opened, taggers.metadata(*fields), folder / f"{part}-tags", where=here)
         holdout = 0.1 if setting.is_text else 2 * len(numbers) * setting.eval_samples / num_samples
         write_shards(opened, tags, folder / part, holdout=holdout, shard_bytes=64_000_000, where=here)
         shutil.rmtree(corpus)
@@ -158,7 +160,7 @@ def graph_unit(name: str, seed: int, method: str, work: str, device: str, steps:
         warmup_steps=setting.warmup_steps,
         num_seeds=1,
         seed=seed,
-        targets=names_of(setting, setting.measured),
+        targets=measured_names(setting),
         eval_shards=_measured_shards(folder),
         window=setting.window,
         segment_at=segment_at,
@@ -278,7 +280,7 @@ def _proxy(
     from skillshard.shards.read import ShardSet
 
     shards, measured = ShardSet.open(folder / "shards"), _measured_shards(folder)
-    names = names_of(setting, setting.measured) or shards.skills
+    names = measured_names(setting) or shards.skills
     segment_at, answer_after = reading_marks(setting)
     known = [text for one in (shards, measured) for skill in one.skills for text in _holdout(one, skill, 2000)]
     reading = reading_for("tiny", known, window=setting.window, segment_at=segment_at, answer_after=answer_after)
