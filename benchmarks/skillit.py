@@ -4,7 +4,8 @@
     python benchmarks/skillit.py table --work /tmp/evidence --out benchmarks/results/skillit.json --pictures benchmarks/results
 
 `run` goes on where it was; `table` shows each method on the seeds that it shares with the baseline. Settings are listed in
-`evidence/settings.py`, methods in `evidence/methods.py`. `--device cuda --size 125m` trains a model of the paper's size.
+`evidence/settings.py`, methods in `evidence/methods.py`. `--device cuda --size 125m --lr 5e-5` trains a
+model of the paper's size at the paper's rate. Other steps, sizes and rates need a folder of their own.
 """
 
 import argparse
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.evidence.measures import print_setting, summary
 from benchmarks.evidence.pictures import draw_setting
-from benchmarks.evidence.settings import SETTINGS
-from benchmarks.evidence.training import SIZES, run_all
+from benchmarks.evidence.settings import SETTINGS, SIZES
+from benchmarks.evidence.training import run_all
 from benchmarks.mixers import machine
 
 
@@ -29,9 +30,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", choices=tuple(SIZES), default="tiny", help="of the model")
+    parser.add_argument("--lr", type=float, default=None, help="highest learning rate, instead of the setting's")
     parser.add_argument("--out", type=Path, default=None, help="JSON file of the tables")
     parser.add_argument("--pictures", type=Path, default=None, help="folder of pictures")
     arguments = parser.parse_args()
+    asked = {"steps": arguments.steps, "size": arguments.size, "lr": arguments.lr}
+    changes = {name: value for name, value in asked.items() if value is not None}
     if arguments.verb == "run":
         run_all(
             arguments.settings,
@@ -40,18 +44,15 @@ def main() -> None:
             arguments.work,
             workers=arguments.workers,
             device=arguments.device,
-            size=arguments.size,
-            steps=arguments.steps,
+            changes=changes,
         )
     told = {
-        name: found
-        for name in arguments.settings
-        if (found := summary(name, arguments.seeds, arguments.work, steps=arguments.steps))
+        name: found for name in arguments.settings if (found := summary(name, arguments.seeds, arguments.work, changes))
     }
     for name, found in told.items():
         print_setting(name, found)
         if arguments.pictures is not None:
-            draw_setting(name, found["seeds"][0], arguments.work, arguments.pictures, steps=arguments.steps)
+            draw_setting(name, found["seeds"][0], arguments.work, arguments.pictures, changes)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps({"machine": machine(), "settings": told}, indent=1) + "\n")

@@ -17,9 +17,9 @@ EVALUATION_COST = 1 / 3
 """Of a sample, in trained samples: a forward pass of the three that a step takes."""
 
 
-def summary(name: str, seeds: list[int], work: Path, *, steps: int | None) -> dict[str, Any]:
+def summary(name: str, seeds: list[int], work: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """A setting in numbers: every method with a record, on the seeds that it shares with the baseline (or all, without one)."""
-    setting, key = sized(name, steps), place_of(Path(), name, 0).parent.name
+    setting, key = sized(name, **changes), place_of(Path(), name, 0).parent.name
     records = {
         method: found
         for method in setting.methods

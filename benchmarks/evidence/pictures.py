@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +24,9 @@ SHOWN = (
 )
 
 
-def draw_setting(name: str, seed: int, work: Path, folder: Path, *, steps: int | None) -> Path:
+def draw_setting(name: str, seed: int, work: Path, folder: Path, changes: dict[str, Any]) -> Path:
     """One PNG with the trainings of a seed by the methods that say most."""
-    setting, key = sized(name, steps), place_of(Path(), name, 0).parent.name
+    setting, key = sized(name, **changes), place_of(Path(), name, 0).parent.name
     places = {method: work / "records" / f"train-{key}-{seed}-{method}.json" for method in SHOWN}
     shown = {
         method: history_of(setting, f"{key}-{seed}", method, work / "records")

@@ -11,6 +11,9 @@ ROUNDS, BATCH_SIZE, EVAL_SAMPLES = 6, 64, 200
 MIXES = ("natural", "stratified")
 CURRICULA = ("curriculum", "anti_curriculum", "skill_curriculum")
 LEARNED = ("leave-one-out", "linear", "brute-force")
+SIZES: dict[str, dict[str, int]] = {"tiny": {}, "125m": {"layers": 12, "dim": 768, "heads": 12}}
+"""Of the model, where it differs from the small proxy: the size of the paper's GPT-Neo."""
+
 PROBING = ("refresh", "aioli")
 PRETRAINING = (*MIXES, *CURRICULA, "identity", "chain", "static", *LEARNED, "odm", *PROBING)
 
@@ -30,6 +33,7 @@ class Setting:
         eta, reduce: of SKILL-IT, as in the authors' scripts.
         graph_steps, warmup_steps: of each run of a learned graph, and before them.
         lr: highest learning rate.
+        size: of the model trained, see SIZES; graphs are always learned with the small one.
         target_loss: nats; how soon the mean of the measured skills falls below it is compared. None: areas alone.
         baseline: the method that the others are compared with.
         methods: see `methods.py`.
@@ -52,6 +56,7 @@ class Setting:
     warmup_steps: int = 50
     lr: float = 1e-3
     measured_k: int = 0
+    size: str = "tiny"
 
     @property
     def is_text(self) -> bool:
@@ -185,14 +190,16 @@ SETTINGS = {
 }
 
 
-def sized(name: str, steps: int | None) -> Setting:
-    """A setting, with another number of steps if asked for: evaluations move so that one ends every round, and a shorter
-    training has fewer samples and a graph of shorter runs.
+def sized(name: str, *, steps: int | None = None, size: str = "tiny", lr: float | None = None) -> Setting:
+    """A setting, changed where asked for: with another number of steps, evaluations move so that one ends every round, and a
+    shorter training has fewer samples and a graph of shorter runs.
 
-    >>> sized("shuffled LEGO k=3", 120).eval_every, sized("shuffled LEGO k=3", None).eval_every
+    >>> sized("shuffled LEGO k=3", steps=120).eval_every, sized("shuffled LEGO k=3").eval_every
     (20, 25)
     """
-    setting = SETTINGS[name]
+    setting = replace(SETTINGS[name], size=size)
+    if lr is not None:
+        setting = replace(setting, lr=lr)
     if steps is None:
         return setting
     longest = min(setting.eval_every, steps // ROUNDS)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.evidence.methods import graph_of, measured_names, policy_of, read_at, round_steps
-from benchmarks.evidence.settings import SETTINGS, Setting, sized
+from benchmarks.evidence.settings import SETTINGS, SIZES, Setting, sized
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 CORPORA = Path(__file__).parents[3] / "shared" / "corpora"
 SKILL_FIELD = {"sources": "source", "instructions": "category"}
-SIZES: dict[str, dict[str, int]] = {"tiny": {}, "125m": {"layers": 12, "dim": 768, "heads": 12}}
-"""Of the model, where it differs from the small proxy: the size of the paper's GPT-Neo."""
 SETTLED_LOSS, SETTLED_EVALUATIONS = 0.002, 4
 """A training whose mean loss stayed below this for so many evaluations has learned its task, and ends."""
 
@@ -44,9 +42,9 @@ def place_of(work: Path, name: str, seed: int) -> Path:
     return work / name.replace(" ", "-").replace(":", "").replace(",", "").replace("=", "") / str(seed)
 
 
-def prepare_unit(name: str, seed: int, work: str, steps: int | None) -> dict[str, Any]:
+def prepare_unit(name: str, seed: int, work: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Corpus, tags and shards; the corpus is not kept."""
-    setting, folder = sized(name, steps), place_of(Path(work), name, seed)
+    setting, folder = sized(name, **changes), place_of(Path(work), name, seed)
     shards = _write_shards(setting, folder, "shards", setting.trained, setting.samples, seed)
     if setting.measured_k or not set(setting.measured) <= set(setting.trained):
         other = replace(setting, k=setting.measured_k or setting.k)
@@ -141,14 +139,14 @@ def reading_marks(setting: Setting) -> tuple[str | None, str | None]:
     return (",.:", "= ") if setting.corpus.startswith("lego") else (" ", "Output: ")
 
 
-def graph_unit(name: str, seed: int, method: str, work: str, device: str, steps: int | None) -> dict[str, Any]:
+def graph_unit(name: str, seed: int, method: str, work: str, device: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Learn one graph; edges as measured, and what it cost."""
     from skillshard.execution import Where
     from skillshard.graph.edges import EdgeRule
     from skillshard.graph.learn import learn_graph
     from skillshard.shards.read import ShardSet
 
-    setting, folder = sized(name, steps), place_of(Path(work), name, seed)
+    setting, folder = sized(name, **changes), place_of(Path(work), name, seed)
     segment_at, answer_after = reading_marks(setting)
     started = time.process_time()
     graph = learn_graph(
@@ -186,9 +184,7 @@ def graph_unit(name: str, seed: int, method: str, work: str, device: str, steps:
     }
 
 
-def train_unit(
-    name: str, seed: int, method: str, work: str, device: str, size: str, steps: int | None
-) -> dict[str, Any]:
+def train_unit(name: str, seed: int, method: str, work: str, device: str, changes: dict[str, Any]) -> dict[str, Any]:
     """One training: losses at every evaluation, from step 0; accuracies at the end; weights of every round.
 
     It ends when it has settled; its learning rate is that of the whole training until then.
@@ -200,9 +196,9 @@ def train_unit(
     from skillshard.torch import MixedDataset
 
     torch.set_num_threads(1)
-    setting, folder = sized(name, steps), place_of(Path(work), name, seed)
+    setting, folder = sized(name, **changes), place_of(Path(work), name, seed)
     mixer = _mixer(setting, method, folder, seed)
-    reading, model, holdout = _proxy(setting, folder, seed, device, size)
+    reading, model, holdout = _proxy(setting, folder, seed, device)
     losses: list[dict[str, float]] = []
     told = set(read_at(setting, method, len(mixer.shards.skills))) if mixer.policy.reads_losses else set()
     started, evaluating_s = time.process_time(), 0.0
@@ -272,7 +268,7 @@ def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
 
 
 def _proxy(
-    setting: Setting, folder: Path, seed: int, device: str, size: str
+    setting: Setting, folder: Path, seed: int, device: str
 ) -> tuple["Reading", "nn.Module", dict[str, "TokenBatch"]]:
     """How texts are read, the model before its first step, and the held-out samples of the measured skills."""
     from skillshard.proxy.run import model_for, reading_for
@@ -287,7 +283,7 @@ def _proxy(
     shape = model_for("tiny", reading, ordered=setting.is_ordered)
     assert not isinstance(shape, str)
     holdout = {skill: reading.encode(_holdout(measured, skill, setting.eval_samples)) for skill in names}
-    return reading, seeded_model(replace(shape, **SIZES[size]), seed=seed, device=device), holdout
+    return reading, seeded_model(replace(shape, **SIZES[setting.size]), seed=seed, device=device), holdout
 
 
 def _measured_shards(folder: Path) -> "ShardSet":
@@ -309,25 +305,28 @@ def run_all(
     *,
     workers: int,
     device: str,
-    size: str,
-    steps: int | None,
+    changes: dict[str, Any],
 ) -> None:
     """Shards, graphs, trainings, of one setting after the other; what is done already is not done again."""
     from skillshard.execution import Unit, Where, run
 
+    shorter = {"steps": changes["steps"]} if "steps" in changes else {}
     for name in names:
         chosen = [method for method in SETTINGS[name].methods if methods is None or method in methods]
         needed = [graph for graph in dict.fromkeys(map(graph_of, chosen)) if graph is not None]
         whole = {"name": name, "work": str(work)}
         key = place_of(Path(), name, 0).parent.name
         stages = [
-            (prepare_unit, [Unit(f"shards-{key}-{seed}", {**whole, "seed": seed, "steps": steps}) for seed in seeds]),
+            (
+                prepare_unit,
+                [Unit(f"shards-{key}-{seed}", {**whole, "seed": seed, "changes": shorter}) for seed in seeds],
+            ),
             (
                 graph_unit,
                 [
                     Unit(
                         f"graph-{key}-{seed}-{graph}",
-                        {**whole, "seed": seed, "method": graph, "device": device, "steps": steps},
+                        {**whole, "seed": seed, "method": graph, "device": device, "changes": shorter},
                     )
                     for seed in seeds
                     for graph in needed
@@ -338,7 +337,7 @@ def run_all(
                 [
                     Unit(
                         f"train-{key}-{seed}-{method.replace(' ', '-')}",
-                        {**whole, "seed": seed, "method": method, "device": device, "size": size, "steps": steps},
+                        {**whole, "seed": seed, "method": method, "device": device, "changes": changes},
                     )
                     for seed in seeds
                     for method in chosen

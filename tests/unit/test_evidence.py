@@ -53,8 +53,8 @@ def test_a_short_run_trains_every_kind_of_method_and_leaves_a_table_and_a_pictur
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     some = ["stratified", "chain", "leave-one-out", "refresh"]
-    run_all([NAME], [0], some, tmp_path, workers=2, device="cpu", size="tiny", steps=12)
-    told = measures.summary(NAME, [0, 1], tmp_path, steps=12)
+    run_all([NAME], [0], some, tmp_path, workers=2, device="cpu", changes={"steps": 12})
+    told = measures.summary(NAME, [0, 1], tmp_path, {"steps": 12})
     assert told["seeds"] == told["methods"]["chain"]["seeds"] == [0] and list(told["methods"]) == [
         "stratified",
         "chain",
@@ -71,7 +71,7 @@ def test_a_short_run_trains_every_kind_of_method_and_leaves_a_table_and_a_pictur
     assert all(0.3 < row["area"] < 4 for row in rows.values())
     measures.print_setting(NAME, told)
     assert "| leave-one-out | 1 | never; never to never; 1 |" in capsys.readouterr().out
-    assert draw_setting(NAME, 0, tmp_path, tmp_path, steps=12).stat().st_size > 10_000
+    assert draw_setting(NAME, 0, tmp_path, tmp_path, {"steps": 12}).stat().st_size > 10_000
 
 
 def test_the_comparison_counts_pairs_and_takes_never_as_longer_than_any_number_of_steps() -> None:
