@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evidence.methods import graph_of, read_at
-from benchmarks.evidence.settings import Setting, sized
+from benchmarks.evidence.settings import LEARNED, Setting, sized
 from benchmarks.evidence.training import place_of
 
 EVALUATION_COST = 1 / 3
@@ -40,7 +40,6 @@ def summary(name: str, seeds: list[int], work: Path, changes: dict[str, Any]) ->
     }
     if not any(found.values()):
         return {}
-    baseline = found.get(setting.baseline)
     return {
         "setting": vars(setting),
         "seeds": sorted(set().union(*found.values())),
@@ -49,14 +48,20 @@ def summary(name: str, seeds: list[int], work: Path, changes: dict[str, Any]) ->
             method: {
                 "seeds": list(rows),
                 "by_seed": list(rows.values()),
-                "against_baseline": compared(list(rows.values()), [baseline[seed] for seed in rows])
-                if baseline
-                else None,
+                "against_baseline": _against(found, method, setting.baseline),
+                **({"against_chain": _against(found, method, "chain")} if method in LEARNED else {}),
             }
             for method, rows in found.items()
             if rows
         },
     }
+
+
+def _against(found: dict[str, dict[int, dict[str, Any]]], method: str, other: str) -> dict[str, Any] | None:
+    """One method compared with another one on the seeds that they share."""
+    shared = [seed for seed in found[method] if seed in found.get(other, {})]
+    ours, theirs = ([found[one][seed] for seed in shared] for one in (method, other))
+    return compared(ours, theirs) | {"num_seeds": len(shared)} if shared else None
 
 
 def _records(work: Path, kind: str, method: str, seeds: list[int]) -> dict[int, dict[str, Any]]:
@@ -172,6 +177,12 @@ def print_setting(name: str, told: dict[str, Any]) -> None:
     )
     for method, found in told["methods"].items():
         print(_row(method, found, has_target=target is not None))
+    for method, found in told["methods"].items():
+        if against := found.get("against_chain"):
+            print(
+                f"\nThe {method} graph against the true one: area {against['area']['mean_difference']:+.4f}, higher on "
+                f"{against['area']['higher']} of {against['num_seeds']} seeds, p {against['area']['p']}."
+            )
 
 
 def _row(method: str, found: dict[str, Any], *, has_target: bool) -> str:
