@@ -152,7 +152,9 @@ SETTINGS = {
     "ordered LEGO k=5": _pretraining("lego-ordered", (1, 1, 1, 3, 5), 100_000, 1500, more=PUBLISHED_TOO),
     "shuffled LEGO k=4": _pretraining("lego", (1, 1, 3, 5), 200_000, 3000),
     "shuffled LEGO k=5": _pretraining("lego", (1, 1, 1, 3, 5), 400_000, 6000, more=PUBLISHED_TOO, eval_every=50),
-    "addition k=3": _pretraining("addition", (13, 14, 18), 200_000, 3000, more=PUBLISHED_TOO, eta=0.1, lr=2e-3),
+    "addition k=3": _pretraining(
+        "addition", (13, 14, 18), 400_000, 6000, more=PUBLISHED_TOO, eta=0.1, lr=2e-3, eval_every=50
+    ),
     "fine-tuning: shuffled LEGO, skill 3": _finetuning("lego", 5, 3, 3, 120_000, 2100, more=LEARNED_TOO),
     "fine-tuning: shuffled LEGO, skill 5": _finetuning("lego", 5, 5, 5, 200_000, 3000),
     "fine-tuning: ordered LEGO, skill 5": _finetuning("lego-ordered", 5, 5, 5, 100_000, 1500, more=LEARNED_TOO),

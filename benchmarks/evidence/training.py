@@ -136,7 +136,7 @@ def reading_marks(setting: Setting) -> tuple[str | None, str | None]:
     """Where words end, and what stands before the answer; None: bytes, all of them predicted."""
     if setting.is_text:
         return None, "Output: " if setting.corpus == "instructions" else None
-    return (",.:", "= ") if setting.corpus.startswith("lego") else (" ", "Output: ")
+    return (",.:", "= ") if setting.corpus.startswith("lego") else (",+=", "Output: ")
 
 
 def graph_unit(name: str, seed: int, method: str, work: str, device: str, changes: dict[str, Any]) -> dict[str, Any]:
