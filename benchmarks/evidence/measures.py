@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evidence.methods import graph_of, read_at
-from benchmarks.evidence.settings import LEARNED, Setting, sized
+from benchmarks.evidence.methods import GRAPH_SEEDS, graph_of, graph_seeds, read_at
+from benchmarks.evidence.settings import Setting, sized
 from benchmarks.evidence.training import place_of
 
 EVALUATION_COST = 1 / 3
@@ -26,13 +26,15 @@ def summary(name: str, seeds: list[int], work: Path, changes: dict[str, Any]) ->
         if (found := _records(work, f"train-{key}", method.replace(" ", "-"), seeds))
     }
     graphs = {
-        method: _records(work, f"graph-{key}", method, seeds)
+        method: _records(work, f"graph-{key}", method, sorted({*seeds, *GRAPH_SEEDS}))
         for method in dict.fromkeys(map(graph_of, records))
         if method is not None
     }
     found = {
         method: {
-            seed: measures(setting, method, record, graphs[graph][seed] if (graph := graph_of(method)) else None)
+            seed: measures(
+                setting, method, record, [graphs[graph_of(method)][one] for one in graph_seeds(method, seed)]
+            )
             for seed, record in of_method.items()
             if seed in records.get(setting.baseline, of_method)
         }
@@ -49,7 +51,7 @@ def summary(name: str, seeds: list[int], work: Path, changes: dict[str, Any]) ->
                 "seeds": list(rows),
                 "by_seed": list(rows.values()),
                 "against_baseline": _against(found, method, setting.baseline),
-                **({"against_chain": _against(found, method, "chain")} if method in LEARNED else {}),
+                **({"against_chain": _against(found, method, "chain")} if graph_of(method) else {}),
             }
             for method, rows in found.items()
             if rows
@@ -70,7 +72,7 @@ def _records(work: Path, kind: str, method: str, seeds: list[int]) -> dict[int, 
     return {seed: json.loads(place.read_text()) for seed, place in places.items() if place.exists()}
 
 
-def measures(setting: Setting, method: str, record: dict[str, Any], graph: dict[str, Any] | None) -> dict[str, Any]:
+def measures(setting: Setting, method: str, record: dict[str, Any], graphs: list[dict[str, Any]]) -> dict[str, Any]:
     """One training in numbers.
 
     Returns:
@@ -87,7 +89,7 @@ def measures(setting: Setting, method: str, record: dict[str, Any], graph: dict[
     )
     steps = setting.eval_every * (len(means) if reached is None else reached)
     per_evaluation = EVALUATION_COST * len(record["accuracy"]) * setting.eval_samples
-    overhead = 0.0 if graph is None else graph["num_samples"] + graph["num_evaluations"] * per_evaluation
+    overhead = sum(graph["num_samples"] + graph["num_evaluations"] * per_evaluation for graph in graphs)
     if record["reads_losses"]:
         told = read_at(setting, method, len(setting.trained) or len(record["accuracy"]))
         overhead += bisect(told, steps) * per_evaluation

@@ -10,6 +10,7 @@
     static             SKILL-IT's first weights by the chain, for the whole run (T = 1)
     leave-one-out, linear, brute-force
                        SKILL-IT with a graph learned that way: diagonal 1, strongest edge 0.5, negative edges 0
+    METHOD of 5 seeds  the same with the mean effects of seeds 0 to 4, whatever the seed of the training
     refresh            SKILL-IT with a graph that probe rounds estimate during the run, begun with the identity
     odm, aioli         the other live methods
     target-only        the measured skill alone
@@ -28,13 +29,16 @@ import numpy as np
 from benchmarks.evidence.settings import CURRICULA, LEARNED, PROBING, Setting
 from skillshard import policies
 from skillshard.graph.derive import derive_again
-from skillshard.graph.edges import EdgeRule
+from skillshard.graph.edges import EdgeRule, scaled_edges
 from skillshard.graph.skill_graph import SkillGraph, read_graph
+from skillshard.graph.statistics import is_same
 from skillshard.policies import Policy
 from skillshard.synthetic.lego import skill_names
 
 WINDOW = 3
 PROBE_STEPS = 5
+STRONGEST = 0.5
+GRAPH_SEEDS, OF_SEEDS = (0, 1, 2, 3, 4), " of 5 seeds"
 PUBLISHED = {
     "lego": ((0, 0, 0, 0, 0), (0.5, 0, 0.5, 0.5, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
     "addition": ((0, 0, 0), (0.5, 0, 0), (0, 0, 0)),
@@ -76,9 +80,9 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
     if method.startswith("skill-stratified"):
         by = method.partition(" by ")[2]
         return policies.skill_stratified(
-            learned_graph(graphs / f"{by}.json") if by else true_graph(setting, "prerequisites")
+            learned_graph(*_places(by, graphs)) if by else true_graph(setting, "prerequisites")
         )
-    graph = learned_graph(graphs / f"{method}.json") if method in LEARNED else true_graph(setting, method, skills)
+    graph = learned_graph(*_places(method, graphs)) if graph_of(method) else true_graph(setting, method, skills)
     mode = "static" if method == "static" else "official"
     return policies.skill_it(graph, eta=setting.eta, window=WINDOW, reduce=setting.reduce, mode=mode)
 
@@ -86,11 +90,28 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
 def graph_of(method: str) -> str | None:
     """The learned graph that a method needs, if any.
 
-    >>> graph_of("linear"), graph_of("skill-stratified by leave-one-out"), graph_of("chain")
+    >>> graph_of("linear of 5 seeds"), graph_of("skill-stratified by leave-one-out"), graph_of("chain")
     ('linear', 'leave-one-out', None)
     """
-    name = method.partition(" by ")[2] or method
+    name = (method.partition(" by ")[2] or method).removesuffix(OF_SEEDS)
     return name if name in LEARNED else None
+
+
+def graph_seeds(method: str, seed: int) -> tuple[int, ...]:
+    """Whose graphs a method takes the mean of, in a training of this seed.
+
+    >>> graph_seeds("linear", 7), graph_seeds("linear of 5 seeds", 7), graph_seeds("chain", 7)
+    ((7,), (0, 1, 2, 3, 4), ())
+    """
+    if graph_of(method) is None:
+        return ()
+    return GRAPH_SEEDS if method.endswith(OF_SEEDS) else (seed,)
+
+
+def _places(method: str, graphs: Path) -> list[Path]:
+    """The learned graphs of a method; `graphs` is WORK/SETTING/SEED/graphs."""
+    seeds = graph_seeds(method, int(graphs.parent.name))
+    return [graphs.parent.with_name(str(seed)) / "graphs" / f"{graph_of(method)}.json" for seed in seeds]
 
 
 def names_of(setting: Setting, numbers: tuple[int, ...]) -> tuple[str, ...]:
@@ -157,7 +178,16 @@ def true_graph(setting: Setting, method: str, skills: tuple[str, ...] = ()) -> S
     return SkillGraph(names_of(setting, setting.trained), measured_names(setting), edges[np.ix_(rows, columns)])
 
 
-def learned_graph(place: Path) -> SkillGraph:
-    rule = EdgeRule("absolute", None, "curve", clamp=True, off_diagonal=0.5, drop_uncertain=False)
-    found = derive_again(read_graph(place), rule=rule, name=place.name)
-    return SkillGraph(found.train_skills, found.eval_skills, found.edges)
+def learned_graph(*places: Path) -> SkillGraph:
+    """The graph of learned ones, of one seed or several."""
+    rule = EdgeRule("absolute", None, "curve", clamp=False, off_diagonal=None, drop_uncertain=False)
+    found = [derive_again(read_graph(place), rule=rule, name=place.name) for place in places]
+    return mean_graph([SkillGraph(one.train_skills, one.eval_skills, one.edges) for one in found])
+
+
+def mean_graph(effects: list[SkillGraph]) -> SkillGraph:
+    """The mean of effects, negative means 0, scaled."""
+    rows, columns = effects[0].train_skills, effects[0].eval_skills
+    mean = np.mean([one.edges for one in effects], axis=0)
+    edges, _ = scaled_edges(np.maximum(mean, 0), is_same(rows, columns), STRONGEST)
+    return SkillGraph(rows, columns, edges)

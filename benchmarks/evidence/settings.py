@@ -15,7 +15,7 @@ SIZES: dict[str, dict[str, int]] = {"tiny": {}, "125m": {"layers": 12, "dim": 76
 """Of the model, where it differs from the small proxy: the size of the paper's GPT-Neo."""
 
 PROBING = ("refresh", "aioli")
-PRETRAINING = (*MIXES, *CURRICULA, "identity", "chain", "static", *LEARNED, "odm", *PROBING)
+PRETRAINING = (*MIXES, *CURRICULA, "identity", "chain", "static", *LEARNED, "leave-one-out of 5 seeds", "odm", *PROBING)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.evidence.methods import graph_of, measured_names, policy_of, read_at, round_steps
+from benchmarks.evidence.methods import graph_of, graph_seeds, measured_names, policy_of, read_at, round_steps
 from benchmarks.evidence.settings import SETTINGS, SIZES, Setting, sized
 
 if TYPE_CHECKING:
@@ -313,13 +313,24 @@ def run_all(
     shorter = {"steps": changes["steps"]} if "steps" in changes else {}
     for name in names:
         chosen = [method for method in SETTINGS[name].methods if methods is None or method in methods]
-        needed = [graph for graph in dict.fromkeys(map(graph_of, chosen)) if graph is not None]
+        needed = sorted(
+            {
+                (number, graph)
+                for method in chosen
+                for seed in seeds
+                for number in graph_seeds(method, seed)
+                if (graph := graph_of(method))
+            }
+        )
         whole = {"name": name, "work": str(work)}
         key = place_of(Path(), name, 0).parent.name
         stages = [
             (
                 prepare_unit,
-                [Unit(f"shards-{key}-{seed}", {**whole, "seed": seed, "changes": shorter}) for seed in seeds],
+                [
+                    Unit(f"shards-{key}-{seed}", {**whole, "seed": seed, "changes": shorter})
+                    for seed in sorted({*seeds, *(seed for seed, _ in needed)})
+                ],
             ),
             (
                 graph_unit,
@@ -328,8 +339,7 @@ def run_all(
                         f"graph-{key}-{seed}-{graph}",
                         {**whole, "seed": seed, "method": graph, "device": device, "changes": shorter},
                     )
-                    for seed in seeds
-                    for graph in needed
+                    for seed, graph in needed
                 ],
             ),
             (

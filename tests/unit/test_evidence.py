@@ -10,6 +10,7 @@ from benchmarks.evidence import measures, methods
 from benchmarks.evidence.pictures import draw_setting
 from benchmarks.evidence.settings import SETTINGS
 from benchmarks.evidence.training import run_all
+from skillshard.graph.skill_graph import SkillGraph
 from skillshard.policies import NextRound
 from skillshard.policies.policy import weights_of
 
@@ -72,6 +73,24 @@ def test_a_short_run_trains_every_kind_of_method_and_leaves_a_table_and_a_pictur
     measures.print_setting(NAME, told)
     assert "| leave-one-out | 1 | never; never to never; 1 |" in capsys.readouterr().out
     assert draw_setting(NAME, 0, tmp_path, tmp_path, {"steps": 12}).stat().st_size > 10_000
+
+
+def test_a_graph_of_several_seeds_is_the_mean_of_their_effects_and_all_of_them_are_paid_for() -> None:
+    skills = ("a", "b", "c")
+    first = SkillGraph(skills, skills, [[0.4, 0.4, 0.1], [-0.3, 0.2, 0.1], [0.0, 0.0, 0.3]])
+    second = SkillGraph(skills, skills, [[0.2, 0.0, 0.1], [0.1, 0.2, 0.1], [0.0, 0.0, 0.1]])
+    assert methods.mean_graph([first]).edges.tolist() == [[1, 0.5, 0.125], [0, 1, 0.125], [0, 0, 1]]
+    assert methods.mean_graph([first, second]).edges.tolist() == [[1, 0.5, 0.25], [0, 1, 0.25], [0, 0, 1]]
+    record = {
+        "losses": [{"a": 1.0}] * 61,
+        "accuracy": {"a": 1.0},
+        "mean_accuracy": 1.0,
+        "reads_losses": False,
+        "cpu_s": 0.0,
+    }
+    cost = {"num_samples": 640, "num_evaluations": 0}
+    rows = [measures.measures(SETTINGS[NAME], "linear", record, [cost] * number) for number in (0, 1, 5)]
+    assert [row["overhead_steps"] for row in rows] == [0, 10, 50]
 
 
 def test_the_comparison_counts_pairs_and_takes_never_as_longer_than_any_number_of_steps() -> None:
