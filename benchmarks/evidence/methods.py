@@ -145,20 +145,28 @@ def round_steps(setting: Setting, method: str) -> int:
 
 
 def read_at(setting: Setting, method: str, num_skills: int) -> list[int]:
-    """The steps at which a method that reads losses is told them: every evaluation; for one that probes, also before the first
-    probe and after each.
+    """The steps at which a method that reads losses is told them, which are those that it pays for: of SKILL-IT the evaluations in
+    its window when weights change, of one that probes also those before the first probe and after each, else all.
 
     >>> from benchmarks.evidence.settings import SETTINGS
-    >>> read_at(SETTINGS["ordered LEGO k=5"], "aioli", 5)[:8]
-    [0, 5, 10, 15, 20, 25, 50, 75]
+    >>> setting = SETTINGS["ordered LEGO k=5"]
+    >>> read_at(setting, "chain", 5)[:4], read_at(setting, "aioli", 5)[:8]
+    ([200, 225, 250, 450], [0, 5, 10, 15, 20, 25, 50, 75])
     """
-    steps = {*range(setting.eval_every, setting.steps + 1, setting.eval_every)}
+    every = setting.eval_every
+    steps = set(range(every, setting.steps, every))
     if method in PROBING:
         period_rounds, sweeps = probes(setting, num_skills)
         steps |= {
             number * PROBE_STEPS
-            for number in range(setting.steps // PROBE_STEPS + 1)
+            for number in range(setting.steps // PROBE_STEPS)
             if number % period_rounds <= sweeps * num_skills
+        }
+    elif method != "odm":
+        steps = {
+            end - before * every
+            for end in range(setting.round_steps, setting.steps, setting.round_steps)
+            for before in range(WINDOW)
         }
     return sorted(steps)
 
