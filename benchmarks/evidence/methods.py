@@ -14,7 +14,8 @@
     refresh            SKILL-IT with a graph that probe rounds estimate during the run, begun with the identity
     odm, aioli         the other live methods
     target-only        the measured skill alone
-    skill-stratified   equal weights for the measured skill and all before it; or, out of domain, for those that a learned graph names
+    skill-stratified   equal weights for the measured skill and all before it (addition: what the authors' graph names); or, out
+                       of domain, for those that a learned graph names
     prerequisites      SKILL-IT with 1 for the measured skill and 0.5 for each before it
 
 SKILL-IT is the authors' code's: the sum (fine-tuning: the mean) over the latest 3 evaluations, weights that change 6 times in a
@@ -80,11 +81,16 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
     if method.startswith("skill-stratified"):
         by = method.partition(" by ")[2]
         return policies.skill_stratified(
-            learned_graph(*_places(by, graphs)) if by else true_graph(setting, "prerequisites")
+            learned_graph(*_places(by, graphs)) if by else true_graph(setting, _needed(setting))
         )
     graph = learned_graph(*_places(method, graphs)) if graph_of(method) else true_graph(setting, method, skills)
     mode = "static" if method == "static" else "official"
     return policies.skill_it(graph, eta=setting.eta, window=WINDOW, reduce=setting.reduce, mode=mode)
+
+
+def _needed(setting: Setting) -> str:
+    """The true graph that names what a measured skill needs; of digits the authors' names a later one."""
+    return "published" if setting.corpus == "addition" else "prerequisites"
 
 
 def graph_of(method: str) -> str | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.evidence.methods import graph_of, graph_seeds, measured_names, policy_of, read_at, round_steps
-from benchmarks.evidence.settings import SETTINGS, SIZES, Setting, sized
+from benchmarks.evidence.settings import PROBING, SETTINGS, SIZES, Setting, sized
 
 if TYPE_CHECKING:
     from torch import nn
@@ -262,7 +262,7 @@ def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
         ledger=ledger,
         round_draws=round_steps(setting, method) * setting.batch_size,
         seed=seed,
-        lag=0,
+        lag="live" if method in PROBING else 0,  # not every round of a few steps ends with an evaluation
         step_draws=setting.batch_size,
     )
 

@@ -46,6 +46,10 @@ def test_a_fine_tuning_target_is_learned_from_itself_alone_or_with_what_comes_be
     weights = {method: policy.weights(policy.init(skills)) for method, policy in found.items()}  # type: ignore[call-arg]
     assert weights["target-only"].tolist() == [0, 0, 1]
     assert weights["skill-stratified"].tolist() == [1 / 3] * 3
+    digits = SETTINGS["fine-tuning: addition, skill 1"]
+    skills = methods.names_of(digits, digits.trained)
+    policy = methods.policy_of(digits, "skill-stratified", skills, tmp_path)
+    assert policy.weights(policy.init(skills)).tolist() == [0.5, 0.5]  # type: ignore[call-arg]
     assert weights["prerequisites"][0] == weights["prerequisites"][1] < weights["prerequisites"][2]
 
 
@@ -54,8 +58,8 @@ def test_a_short_run_trains_every_kind_of_method_and_leaves_a_table_and_a_pictur
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     some = ["stratified", "chain", "leave-one-out", "refresh"]
-    run_all([NAME], [0], some, tmp_path, workers=2, device="cpu", changes={"steps": 12})
-    told = measures.summary(NAME, [0, 1], tmp_path, {"steps": 12})
+    run_all([NAME], [0], some, tmp_path, workers=2, device="cpu", changes={"steps": 36})
+    told = measures.summary(NAME, [0, 1], tmp_path, {"steps": 36})
     assert told["seeds"] == told["methods"]["chain"]["seeds"] == [0] and list(told["methods"]) == [
         "stratified",
         "chain",
@@ -72,7 +76,7 @@ def test_a_short_run_trains_every_kind_of_method_and_leaves_a_table_and_a_pictur
     assert all(0.3 < row["area"] < 4 for row in rows.values())
     measures.print_setting(NAME, told)
     assert "| leave-one-out | 1 | never; never to never; 1 |" in capsys.readouterr().out
-    assert draw_setting(NAME, 0, tmp_path, tmp_path, {"steps": 12}).stat().st_size > 10_000
+    assert draw_setting(NAME, 0, tmp_path, tmp_path, {"steps": 36}).stat().st_size > 10_000
 
 
 def test_a_graph_of_several_seeds_is_the_mean_of_their_effects_and_all_of_them_are_paid_for() -> None:
