@@ -19,8 +19,8 @@
     prerequisites      SKILL-IT with 1 for the measured skill and 0.5 for each before it
 
 SKILL-IT is the authors' code's: the sum (fine-tuning: the mean) over the latest 3 evaluations, weights that change 6 times in a
-training. ODM decides at every evaluation. Aioli and refresh probe, in rounds of 5 steps (the authors: 4 to 10), for about a tenth of
-every period: a sixth of the training, or longer where one probe of each skill would fill more than a quarter of it.
+training. ODM decides at every evaluation. Aioli and refresh probe, in rounds of 5 steps (the authors: 4 to 10), after the warm-up of a learned graph,
+for about a tenth of every period: a sixth of the training, or longer where one probe of each skill would fill more than a quarter of it.
 """
 
 from pathlib import Path
@@ -73,11 +73,10 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
         return policies.odm(warmup_steps=setting.eval_every)
     if method in PROBING:
         period_rounds, sweeps = probes(setting, len(skills))
+        probing = {"period_rounds": period_rounds, "sweeps": sweeps, "warmup_rounds": warmup_rounds(setting)}
         if method == "aioli":
-            return policies.aioli(eta=0.2, period_rounds=period_rounds, sweeps=sweeps)
-        return policies.graph_refresh(
-            SkillGraph.identity(skills), eta=setting.eta, window=WINDOW, period_rounds=period_rounds, sweeps=sweeps
-        )
+            return policies.aioli(eta=0.2, **probing)
+        return policies.graph_refresh(SkillGraph.identity(skills), eta=setting.eta, window=WINDOW, **probing)
     if method.startswith("skill-stratified"):
         by = method.partition(" by ")[2]
         return policies.skill_stratified(
@@ -143,6 +142,11 @@ def probes(setting: Setting, num_skills: int) -> tuple[int, int]:
     return period_rounds, max(1, period_rounds // (10 * num_skills))
 
 
+def warmup_rounds(setting: Setting) -> int:
+    """As long as the warm-up of a learned graph: from a cold start all losses fall, whatever is trained."""
+    return setting.warmup_steps // PROBE_STEPS
+
+
 def round_steps(setting: Setting, method: str) -> int:
     """Optimizer steps between two decisions."""
     if method in PROBING:
@@ -157,15 +161,16 @@ def read_at(setting: Setting, method: str, num_skills: int) -> list[int]:
     >>> from benchmarks.evidence.settings import SETTINGS
     >>> setting = SETTINGS["ordered LEGO k=5"]
     >>> read_at(setting, "chain", 5)[:4], read_at(setting, "aioli", 5)[:8]
-    ([200, 225, 250, 450], [0, 5, 10, 15, 20, 25, 50, 75])
+    ([200, 225, 250, 450], [25, 50, 55, 60, 65, 70, 75, 100])
     """
     every = setting.eval_every
     steps = set(range(every, setting.steps, every))
     if method in PROBING:
         period_rounds, sweeps = probes(setting, num_skills)
+        first, last = warmup_rounds(setting), setting.steps // PROBE_STEPS
         steps |= {
-            number * PROBE_STEPS
-            for number in range(setting.steps // PROBE_STEPS)
+            (first + number) * PROBE_STEPS
+            for number in range(last - first)
             if number % period_rounds <= sweeps * num_skills
         }
     elif method != "odm":

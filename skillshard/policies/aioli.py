@@ -29,6 +29,7 @@ class Aioli:
     eta: float
     period_rounds: int
     sweeps: int
+    warmup_rounds: int
     one_hot: float
     ema: float | None
     normalize: bool
@@ -47,6 +48,7 @@ class Aioli:
             "eta": self.eta,
             "period_rounds": self.period_rounds,
             "sweeps": self.sweeps,
+            "warmup_rounds": self.warmup_rounds,
             "one_hot": self.one_hot,
             "ema": self.ema,
             "normalize": self.normalize,
@@ -88,8 +90,8 @@ class Aioli:
         }
 
     def probe(self, upcoming: NextRound, skills: Sequence[str]) -> Float[np.ndarray, " train_skill"] | None:
-        period, position = divmod(upcoming.number, self.period_rounds)
-        if position >= self.sweeps * len(skills):
+        period, position = self._turn(upcoming.number)
+        if period < 0 or position >= self.sweeps * len(skills):
             return None
         sweep, turn = divmod(position, len(skills))
         chosen = sorted(skills, key=lambda skill: self._place(period, sweep, skill))[turn]
@@ -104,13 +106,13 @@ class Aioli:
                 f"the observation at step {observation.step} does not say in which round it was made and how many draws each skill "
                 "had, which aioli needs: Observation(drawn={skill: draws}, round=number)."
             )
-        period, position = divmod(observation.round, self.period_rounds)
-        if observation.round >= 0 and period != state["period"]:
+        period, position = self._turn(observation.round)
+        if period >= 0 and period != state["period"]:
             state = self._begun(state, period)
         num_probes = self.sweeps * len(skills)
         last = state["last"]
         state = {**state, "last": {"drawn": drawn, "losses": losses}}
-        if observation.round < 0 or position >= num_probes or last is None:
+        if period < 0 or position >= num_probes or last is None:
             return state
         state = _learned(state, np.array(drawn) - np.array(last["drawn"]), np.array(last["losses"]) - np.array(losses))
         return self._updated(state) if position == num_probes - 1 else state
@@ -118,6 +120,10 @@ class Aioli:
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         probe = self.probe(known_round("aioli", upcoming), state["skills"])
         return np.array(state["weights"]) if probe is None else probe
+
+    def _turn(self, number: int) -> tuple[int, int]:
+        """The period of a round, below 0 before the first one, and the round's place in it."""
+        return divmod(number - self.warmup_rounds, self.period_rounds)
 
     def _begun(self, state: State, period: int) -> State:
         """A new period: what the last one has learned is the base of what this one will."""
@@ -176,6 +182,7 @@ def aioli(
     eta: float,
     period_rounds: int,
     sweeps: int = 4,
+    warmup_rounds: int = 0,
     one_hot: float = 0.75,
     ema: float | None = None,
     normalize: bool = True,
@@ -189,7 +196,7 @@ def aioli(
     .. math:: \text{fall of } L_j = \sum_i p_i A_{ij} \text{ per round}, \quad
         A \leftarrow \frac{A - \min(A, 0)}{\sum A}, \quad p_i \leftarrow p_i e^{\eta \sum_j A_{ij}}
 
-    Every period of `period_rounds` rounds begins with `sweeps` x k probe rounds, each of which gives one skill the weight
+    After `warmup_rounds`, every period of `period_rounds` rounds begins with `sweeps` x k probe rounds, each of which gives one skill the weight
     `one_hot` and the others the rest alike, in an order shuffled by the seed; the rounds after them have the weights learned. A
     is the least-squares solution over the intervals between observations, with the shares that were really drawn; for one
     observation at the end of every round that is the paper's own estimate. If an observation is late (the mixer's lag), the
@@ -205,6 +212,8 @@ def aioli(
         period_rounds: rounds from one estimate to the next, more than the probes. The
             authors: 200 to 250 steps, probes of 4 to 10.
         sweeps: probes of each skill in a period: 4 (the authors' default; 6 in their README).
+        warmup_rounds: rounds before the first period, with the weights of `prior`, >= 0. A new model's losses fall from log(vocabulary)
+            whatever it is trained on, so that its first probes tell which of them came first.
         one_hot: weight of the probed skill, above 1 / k to 1: 0.5 to 0.75 in the authors' scripts.
         ema: None, or e in [0, 1): A is averaged, (1 - e) A + e A_before, and the weights are those of one step from equal ones, as
             in the authors' code; then no two weights ever differ by more than a factor of exp(eta).
@@ -237,9 +246,13 @@ def aioli(
         raise PolicyError(f"eta is {eta}: give a finite number >= 0 (the paper uses 0.1 to 1).")
     if sweeps < 1:
         raise PolicyError(f"sweeps is {sweeps}: give the number of probes of each skill in a period, at least 1.")
+    if warmup_rounds < 0:
+        raise PolicyError(
+            f"warmup_rounds is {warmup_rounds}: give the number of rounds before the first probe, 0 or more."
+        )
     if not 0 < one_hot <= 1:
         raise PolicyError(f"one_hot is {one_hot}: give the weight of the probed skill, from above 1 / k to 1.")
     if ema is not None and not 0 <= ema < 1:
         raise PolicyError(f"ema is {ema}: give None, or a number from 0 to below 1.")
     evals = None if eval_skills is None else tuple(eval_skills)
-    return Aioli(eta, period_rounds, sweeps, one_hot, ema, normalize, diagonal, prior, evals, seed)
+    return Aioli(eta, period_rounds, sweeps, warmup_rounds, one_hot, ema, normalize, diagonal, prior, evals, seed)

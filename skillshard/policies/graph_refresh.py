@@ -31,7 +31,7 @@ class GraphRefresh:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        asked = ("period_rounds", "sweeps", "one_hot", "ema", "seed")
+        asked = ("period_rounds", "sweeps", "warmup_rounds", "one_hot", "ema", "seed")
         probing = {name: self.probing.arguments[name] for name in asked}
         return {**self.weighing.arguments, **probing, "off_diagonal": self.off_diagonal}
 
@@ -83,6 +83,7 @@ def graph_refresh(
     reduce: Reduce = "sum",
     off_diagonal: float = 0.5,
     sweeps: int = 4,
+    warmup_rounds: int = 0,
     one_hot: float = 0.75,
     ema: float | None = None,
     seed: int = 0,
@@ -93,7 +94,7 @@ def graph_refresh(
         A'_{ij} = c \max(A_{ij}, 0), \quad A'_{ii} = 1, \quad
         p_i \propto \exp\Big(\eta \sum_j A'_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big)
 
-    A graph learned once overstates transfer later in a run. Every period of `period_rounds` rounds begins with `sweeps` x k probe
+    A graph learned once overstates transfer later in a run. After `warmup_rounds`, every period of `period_rounds` rounds begins with `sweeps` x k probe
     rounds (those of `aioli`); the rounds after them have SKILL-IT's weights by the graph that the probes gave. It is scaled as a
     learned graph is, c making the largest edge between two skills `off_diagonal`, so that eta keeps its meaning while effects
     shrink from period to period. Until the first estimate `graph` itself is used, as it is.
@@ -106,7 +107,7 @@ def graph_refresh(
         graph: to begin with, rows the training skills; `SkillGraph.identity(skills)` where nothing is known.
         eta, window, reduce: as in `skill_it`. The window counts observations, those after probe rounds too.
         off_diagonal: the largest edge between two skills, above 0; 0.5 in the authors' graphs.
-        period_rounds, sweeps, one_hot, seed: as in `aioli`: the share of probe rounds is sweeps x k / period_rounds.
+        period_rounds, sweeps, warmup_rounds, one_hot, seed: as in `aioli`: the share of probe rounds is sweeps x k / period_rounds.
         ema: None, or e in [0, 1): the estimate is (1 - e) A + e A_before.
 
     Returns:
@@ -133,6 +134,7 @@ def graph_refresh(
         eta=0.0,
         period_rounds=period_rounds,
         sweeps=sweeps,
+        warmup_rounds=warmup_rounds,
         one_hot=one_hot,
         ema=ema,
         normalize=False,

@@ -76,6 +76,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "aioli diagonal with ema": lambda: aioli(
         eta=0.5, period_rounds=12, sweeps=2, ema=0.1, diagonal=True, one_hot=0.625
     ),
+    "aioli after a warm-up": lambda: aioli(eta=0.5, period_rounds=6, sweeps=1, warmup_rounds=3),
     "graph_refresh": lambda: graph_refresh(GRAPH, eta=0.5, period_rounds=6, sweeps=1),
     "graph_refresh with ema": lambda: graph_refresh(
         SkillGraph.identity(SKILLS), eta=0.5, period_rounds=7, sweeps=1, ema=0.5, reduce="mean"

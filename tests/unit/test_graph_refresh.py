@@ -54,6 +54,27 @@ def test_a_planted_graph_is_found_by_the_probes_and_used_as_skill_it_uses_a_grap
         assert weights[number] == pytest.approx(by_hand.weights(state), abs=1e-9)
 
 
+def test_probes_begin_after_the_warm_up_and_find_the_same_graph() -> None:
+    arguments = {"eta": 0.5, "period_rounds": 8, "sweeps": 1, "window": 2}
+    early, _ = train(graph_refresh(GIVEN, **arguments), 8)
+    late, losses = train(graph_refresh(GIVEN, **arguments, warmup_rounds=4), 12)
+    given = skill_it(GIVEN, eta=0.5, window=2)
+    state = given.init(SKILLS)
+    for number, weights in enumerate(late[:4]):
+        state = given.observe(state, Observation(number, dict(zip(EVALS, losses[number], strict=True))))
+        assert weights == pytest.approx(given.weights(state), abs=1e-12), "the graph begun with"
+    assert [found.argmax() for found in late[4:7]] == [found.argmax() for found in early[:3]]
+    assert all(max(found) == pytest.approx(0.75) for found in late[4:7]), "probes"
+    scaled = SkillGraph(SKILLS, EVALS, [[1.0, 0.25], [0.5 * 0.01 / 0.06, 0.5], [0.0, 0.0]])
+    by_hand = skill_it(scaled, eta=0.5, window=2)
+    state = by_hand.init(SKILLS)
+    for step in (6, 7):
+        state = by_hand.observe(state, Observation(step, dict(zip(EVALS, losses[step], strict=True))))
+    assert late[7] == pytest.approx(by_hand.weights(state), abs=1e-9)
+    with pytest.raises(PolicyError, match="warmup_rounds is -1: give the number of rounds before the first probe"):
+        graph_refresh(GIVEN, **arguments, warmup_rounds=-1)
+
+
 def test_the_strongest_edge_is_as_asked_for_whatever_the_size_of_the_effects() -> None:
     """Effects shrink while a model learns; eta must keep its meaning."""
     policy = graph_refresh(GIVEN, eta=0.5, period_rounds=8, sweeps=1, off_diagonal=0.25)
