@@ -19,8 +19,8 @@
     prerequisites      SKILL-IT with 1 for the measured skill and 0.5 for each before it
 
 SKILL-IT is the authors' code's: the sum (fine-tuning: the mean) over the latest 3 evaluations, weights that change 6 times in a
-training. ODM decides at every evaluation. Aioli and refresh probe, in rounds of 5 steps (the authors: 4 to 10), after the warm-up of a learned graph,
-for about a tenth of every period: a sixth of the training, or longer where one probe of each skill would fill more than a quarter of it.
+training. ODM decides at every evaluation. Aioli and refresh probe, in rounds of 5 steps (the authors: 4 to 10), after a sixth of the training
+for about a tenth of every period: another sixth, or longer where one probe of each skill would fill more than a quarter of it.
 """
 
 from pathlib import Path
@@ -72,8 +72,7 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
     if method == "odm":
         return policies.odm(warmup_steps=setting.eval_every)
     if method in PROBING:
-        period_rounds, sweeps = probes(setting, len(skills))
-        probing = {"period_rounds": period_rounds, "sweeps": sweeps, "warmup_rounds": warmup_rounds(setting)}
+        probing = probes(setting, len(skills))
         if method == "aioli":
             return policies.aioli(eta=0.2, **probing)
         return policies.graph_refresh(SkillGraph.identity(skills), eta=setting.eta, window=WINDOW, **probing)
@@ -131,20 +130,20 @@ def measured_names(setting: Setting) -> tuple[str, ...]:
     return tuple(f"{setting.measured_k}/{skill_names(setting.measured_k)[number - 1]}" for number in setting.measured)
 
 
-def probes(setting: Setting, num_skills: int) -> tuple[int, int]:
-    """Rounds of a period, and sweeps over the skills at its beginning.
+def probes(setting: Setting, num_skills: int) -> dict[str, int]:
+    """When a method probes.
 
     >>> from benchmarks.evidence.settings import SETTINGS
-    >>> probes(SETTINGS["ordered LEGO k=5"], 5), probes(SETTINGS["real text: instructions"], 27)
-    ((50, 1), (108, 1))
+    >>> probes(SETTINGS["ordered LEGO k=5"], 5)
+    {'period_rounds': 50, 'sweeps': 1, 'warmup_rounds': 50}
     """
-    period_rounds = max(setting.round_steps // PROBE_STEPS, 4 * num_skills)
-    return period_rounds, max(1, period_rounds // (10 * num_skills))
-
-
-def warmup_rounds(setting: Setting) -> int:
-    """As long as the warm-up of a learned graph: from a cold start all losses fall, whatever is trained."""
-    return setting.warmup_steps // PROBE_STEPS
+    first = setting.round_steps // PROBE_STEPS
+    period_rounds = max(first, 4 * num_skills)
+    return {
+        "period_rounds": period_rounds,
+        "sweeps": max(1, period_rounds // (10 * num_skills)),
+        "warmup_rounds": first,
+    }
 
 
 def round_steps(setting: Setting, method: str) -> int:
@@ -160,18 +159,17 @@ def read_at(setting: Setting, method: str, num_skills: int) -> list[int]:
 
     >>> from benchmarks.evidence.settings import SETTINGS
     >>> setting = SETTINGS["ordered LEGO k=5"]
-    >>> read_at(setting, "chain", 5)[:4], read_at(setting, "aioli", 5)[:8]
-    ([200, 225, 250, 450], [25, 50, 55, 60, 65, 70, 75, 100])
+    >>> read_at(setting, "chain", 5)[:4], read_at(setting, "aioli", 5)[8:15]
+    ([200, 225, 250, 450], [225, 250, 255, 260, 265, 270, 275])
     """
     every = setting.eval_every
     steps = set(range(every, setting.steps, every))
     if method in PROBING:
-        period_rounds, sweeps = probes(setting, num_skills)
-        first, last = warmup_rounds(setting), setting.steps // PROBE_STEPS
+        when = probes(setting, num_skills)
         steps |= {
-            (first + number) * PROBE_STEPS
-            for number in range(last - first)
-            if number % period_rounds <= sweeps * num_skills
+            number * PROBE_STEPS
+            for number in range(when["warmup_rounds"], setting.steps // PROBE_STEPS)
+            if (number - when["warmup_rounds"]) % when["period_rounds"] <= when["sweeps"] * num_skills
         }
     elif method != "odm":
         steps = {
