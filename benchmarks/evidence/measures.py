@@ -51,7 +51,11 @@ def summary(name: str, seeds: list[int], work: Path, changes: dict[str, Any]) ->
                 "seeds": list(rows),
                 "by_seed": list(rows.values()),
                 "against_baseline": _against(found, method, setting.baseline),
-                **({"against_chain": _against(found, method, "chain")} if graph_of(method) else {}),
+                **(
+                    {"against_chain": _against(found, method, "chain")}
+                    if graph_of(method) and " by " not in method
+                    else {}
+                ),
             }
             for method, rows in found.items()
             if rows
