@@ -64,7 +64,7 @@ def start(*arguments: object, marker: str = "", env_changes: Mapping[str, str | 
     )
 
 
-def finish(process: "subprocess.Popen[str]", timeout_s: float = 120) -> Outcome:
+def finish(process: "subprocess.Popen[str]", timeout_s: float = 600) -> Outcome:
     out, err = process.communicate(timeout=timeout_s)
     return Outcome(process.returncode, out, err)
 
