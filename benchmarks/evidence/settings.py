@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 ROUNDS, BATCH_SIZE, EVAL_SAMPLES = 6, 64, 200
 
-MIXES = ("natural", "stratified")
-CURRICULA = ("curriculum", "anti_curriculum", "skill_curriculum")
-LEARNED = ("leave-one-out", "linear", "brute-force")
 SIZES: dict[str, dict[str, int]] = {"tiny": {}, "125m": {"layers": 12, "dim": 768, "heads": 12}}
 """Of the model, where it differs from the small proxy: the size of the paper's GPT-Neo."""
 
+MIXES = ("natural", "stratified")
+CURRICULA = ("curriculum", "anti_curriculum", "skill_curriculum")
+LEARNED = ("leave-one-out", "linear", "brute-force")
 PROBING = ("refresh", "aioli")
 PRETRAINING = (*MIXES, *CURRICULA, "identity", "chain", "static", *LEARNED, "leave-one-out of 5 seeds", "odm", *PROBING)
 

@@ -216,7 +216,7 @@ def train_unit(name: str, seed: int, method: str, work: str, device: str, change
         if not is_due:
             return
         losses.append(found)
-        latest = [statistics.mean(before.values()) for before in losses[-SETTLED_EVALUATIONS:]]
+        latest = [statistics.mean(one.values()) for one in losses[-SETTLED_EVALUATIONS:]]
         if len(latest) == SETTLED_EVALUATIONS and max(latest) < SETTLED_LOSS:
             raise _Settled
 

@@ -196,15 +196,15 @@ def aioli(
     .. math:: \text{fall of } L_j = \sum_i p_i A_{ij} \text{ per round}, \quad
         A \leftarrow \frac{A - \min(A, 0)}{\sum A}, \quad p_i \leftarrow p_i e^{\eta \sum_j A_{ij}}
 
-    After `warmup_rounds`, every period of `period_rounds` rounds begins with `sweeps` x k probe rounds, each of which gives one skill the weight
-    `one_hot` and the others the rest alike, in an order shuffled by the seed; the rounds after them have the weights learned. A
-    is the least-squares solution over the intervals between observations, with the shares that were really drawn; for one
+    After `warmup_rounds`, every period of `period_rounds` rounds begins with `sweeps` x k probe rounds, each of which gives one
+    skill the weight `one_hot` and the others the rest alike, in an order shuffled by the seed; the rounds after them have the
+    weights learned. A is the least-squares solution over the intervals between observations, with the shares that were really drawn; for one
     observation at the end of every round that is the paper's own estimate. If an observation is late (the mixer's lag), the
     old weights hold until it is there; if the probes do not tell the skills apart, for the period.
 
     Negative effects are kept; `normalize` shifts all entries so that the least is 0. A lone node (a skill that helps nothing)
-    gets the least step. NaN, missing and unknown skills are refused. Report once before the first step (step 0), or the first
-    probe is lost. Needs `Observation.drawn` and `.round`, and `NextRound`.
+    gets the least step. NaN, missing and unknown skills are refused. Report once before the first probe (without a warm-up at
+    step 0), or it is lost. Needs `Observation.drawn` and `.round`, and `NextRound`.
 
     Args:
         eta: step size, >= 0, without unit if A is normalised, else in 1 / nats: 0.1 and 0.2 in the authors' scripts, 1 on all of

@@ -94,14 +94,15 @@ def graph_refresh(
         A'_{ij} = c \max(A_{ij}, 0), \quad A'_{ii} = 1, \quad
         p_i \propto \exp\Big(\eta \sum_j A'_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big)
 
-    A graph learned once overstates transfer later in a run. After `warmup_rounds`, every period of `period_rounds` rounds begins with `sweeps` x k probe
-    rounds (those of `aioli`); the rounds after them have SKILL-IT's weights by the graph that the probes gave. It is scaled as a
-    learned graph is, c making the largest edge between two skills `off_diagonal`, so that eta keeps its meaning while effects
+    A graph learned once overstates transfer later in a run. After `warmup_rounds`, every period of `period_rounds` rounds begins
+    with `sweeps` x k probe rounds (those of `aioli`); the rounds after them have SKILL-IT's weights by the graph that the probes
+    gave. It is scaled as a learned graph is, c making the largest edge between two skills `off_diagonal`, so that eta keeps its meaning while effects
     shrink from period to period. Until the first estimate `graph` itself is used, as it is.
 
     Negative effects count as 0: near the end of a run most are noise, and scaled up they would decide (measured: weights of .99).
-    NaN, missing and unknown skills are refused; a lone node has its own edge of 1, if it is measured. Report once before
-    the first step (step 0), and at the end of every probe round, or probes are lost. Needs `Observation.drawn` and `.round`, and `NextRound`.
+    NaN, missing and unknown skills are refused; a lone node has its own edge of 1, if it is measured. Report once
+    before the first probe (without a warm-up at step 0), and at the end of every probe round, or probes are lost. Needs
+    `Observation.drawn` and `.round`, and `NextRound`.
 
     Args:
         graph: to begin with, rows the training skills; `SkillGraph.identity(skills)` where nothing is known.

@@ -71,42 +71,54 @@ def draw_runs(runs: Mapping[str, History], place: str | os.PathLike[str], *, tit
     figure = Figure(figsize=(4.2 * len(runs), 6.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
-    measured, trained = (
-        {name: None for run in runs.values() for name in getattr(run, part)} for part in ("eval_skills", "skills")
+    trained, measured = (
+        {name: None for run in runs.values() for name in getattr(run, part)} for part in ("skills", "eval_skills")
     )
-    colour_of = dict(zip({**trained, **measured}, _colours(len({**trained, **measured})), strict=True))
+    every = [*trained, *(name for name in measured if name not in trained)]
+    colour_of = dict(zip(every, _colours(len(every)), strict=True))
     for column, (name, run) in enumerate(runs.items()):
-        above, below = axes[0, column], axes[1, column]
-        for at, skill in enumerate(run.eval_skills):
-            there = np.isfinite(run.losses[:, at])
-            shown = np.maximum(run.losses[there, at], LOSS_FLOOR)
-            above.plot(run.draws[there], shown, label=_short(skill), color=colour_of[skill], linewidth=1.2)
-        whole = np.isfinite(run.losses).all(axis=1)  # a mean over other skills each time would be no curve
-        shown = np.maximum(run.losses[whole].mean(axis=1), LOSS_FLOOR)
-        above.plot(run.draws[whole], shown, label="mean", color="black", linewidth=2)
-        edges = np.append(run.first_draws, run.first_draws[-1:] + run.round_draws)
-        for at, skill in enumerate(run.skills):
-            below.stairs(
-                run.weights[:, at], edges, label=_short(skill), color=colour_of[skill], linewidth=1.6, baseline=None
-            )
-        above.set_title(name)
-        above.set_yscale("log")
-        below.set_xlabel("samples seen")
-        below.xaxis.set_major_locator(MaxNLocator(4))
-        for axis in (above, below):
-            axis.grid(alpha=0.25)
+        _plot_losses(axes[0, column], run, colour_of)
+        _plot_weights(axes[1, column], run, colour_of)
+        axes[0, column].set_title(name)
+        axes[1, column].xaxis.set_major_locator(MaxNLocator(4))
     axes[0, 0].set_ylabel("holdout loss, nats per token")
     axes[1, 0].set_ylabel("weight")
     axes[1, 0].set_ylim(bottom=0)  # once all columns, which share it, have their weights
     for axis in axes[:, 0] if measured != trained else axes[:1, 0]:
-        handles, labels = axis.get_legend_handles_labels()
-        if len(labels) <= NAMES_INSIDE:
-            axis.legend(fontsize="small", loc="lower left")
-        elif len(labels) <= NAMES_BESIDE:
-            figure.legend(handles, labels, fontsize=7, loc="outside right upper", frameon=False)
+        _name_lines(figure, axis)
     figure.suptitle(title)
     with storage.writing(place) as part:
         figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
+
+
+def _plot_losses(axis: Any, run: History, colour_of: Mapping[str, Any]) -> None:
+    for at, skill in enumerate(run.eval_skills):
+        there = np.isfinite(run.losses[:, at])
+        shown = np.maximum(run.losses[there, at], LOSS_FLOOR)
+        axis.plot(run.draws[there], shown, label=_short(skill), color=colour_of[skill], linewidth=1.2)
+    whole = np.isfinite(run.losses).all(axis=1)  # a mean over other skills each time would be no curve
+    shown = np.maximum(run.losses[whole].mean(axis=1), LOSS_FLOOR)
+    axis.plot(run.draws[whole], shown, label="mean", color="black", linewidth=2)
+    axis.set_yscale("log")
+    axis.grid(alpha=0.25)
+
+
+def _plot_weights(axis: Any, run: History, colour_of: Mapping[str, Any]) -> None:
+    edges = np.append(run.first_draws, run.first_draws[-1:] + run.round_draws)
+    for at, skill in enumerate(run.skills):
+        weights, colour = run.weights[:, at], colour_of[skill]
+        axis.stairs(weights, edges, label=_short(skill), color=colour, linewidth=1.6, baseline=None)
+    axis.set_xlabel("samples seen")
+    axis.grid(alpha=0.25)
+
+
+def _name_lines(figure: Any, axis: Any) -> None:
+    """A legend where there is room for it."""
+    handles, labels = axis.get_legend_handles_labels()
+    if len(labels) <= NAMES_INSIDE:
+        axis.legend(fontsize="small", loc="lower left")
+    elif len(labels) <= NAMES_BESIDE:
+        figure.legend(handles, labels, fontsize=7, loc="outside right upper", frameon=False)
 
 
 # --- tags ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from skillshard.policies import NextRound, Observation, Policy, graph_refresh, s
 SKILLS, EVALS, ROUND_DRAWS = ("add", "carry", "negate"), ("add", "exam"), 1000
 GIVEN = SkillGraph(SKILLS, EVALS, [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
 PLANTED = np.array([[0.08, 0.03], [0.01, 0.06], [-0.02, 0.0]])
+SCALED = SkillGraph(SKILLS, EVALS, [[1.0, 0.25], [0.5 * 0.01 / 0.06, 0.5], [0.0, 0.0]])
+"""The planted graph as it is used: the own edge of add is 1, the largest of the others (.06) 0.5, harm is 0."""
 START = np.array([3.0, 2.5])
 AFTER_PROBES = NextRound(4, 4000, ROUND_DRAWS, (100,) * 3, (1000, 1000, 2000))
 
@@ -41,12 +43,7 @@ def test_a_planted_graph_is_found_by_the_probes_and_used_as_skill_it_uses_a_grap
     policy = graph_refresh(GIVEN, eta=0.5, period_rounds=8, sweeps=1, window=2)
     weights, losses = train(policy, 12)
     assert all(max(found) == pytest.approx(0.75) for found in weights[:3] + weights[8:11]), "probes"
-    scaled = [
-        [1.0, 0.25],
-        [0.5 * 0.01 / 0.06, 0.5],
-        [0.0, 0.0],
-    ]  # add's own edge is 1; the others' largest, .06, is 0.5
-    by_hand = skill_it(SkillGraph(SKILLS, EVALS, scaled), eta=0.5, window=2)
+    by_hand = skill_it(SCALED, eta=0.5, window=2)
     for number in (3, 5, 7, 11):
         state = by_hand.init(SKILLS)
         for step in (number - 1, number):
@@ -65,8 +62,7 @@ def test_probes_begin_after_the_warm_up_and_find_the_same_graph() -> None:
         assert weights == pytest.approx(given.weights(state), abs=1e-12), "the graph begun with"
     assert [found.argmax() for found in late[4:7]] == [found.argmax() for found in early[:3]]
     assert all(max(found) == pytest.approx(0.75) for found in late[4:7]), "probes"
-    scaled = SkillGraph(SKILLS, EVALS, [[1.0, 0.25], [0.5 * 0.01 / 0.06, 0.5], [0.0, 0.0]])
-    by_hand = skill_it(scaled, eta=0.5, window=2)
+    by_hand = skill_it(SCALED, eta=0.5, window=2)
     state = by_hand.init(SKILLS)
     for step in (6, 7):
         state = by_hand.observe(state, Observation(step, dict(zip(EVALS, losses[step], strict=True))))
