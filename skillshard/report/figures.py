@@ -1,5 +1,6 @@
 """Pictures of runs, drawn from their ledgers, and of tags."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -226,7 +227,10 @@ def draw_heat_map(
     sizes = np.abs(edges[between])
     limit = float(np.quantile(sizes, 0.95, method="higher")) if sizes.any() else 0.0
     limit = limit or float(np.abs(edges).max()) or 1.0
-    width, height = (min(2.6 + 0.3 * num, 40.0) for num in (len(eval_skills), len(train_skills)))
+    has_numbers = edges.size <= NUMBERS_UP_TO**2
+    unit = 10.0 ** math.floor(math.log10(limit)) if has_numbers and not 0.1 <= limit < 100 else 1.0
+    wide = 0.45 if has_numbers else 0.3
+    width, height = (min(2.6 + cell * num, 40.0) for cell, num in ((wide, len(eval_skills)), (0.3, len(train_skills))))
     figure, axis = _figure(max(width, 5.0), max(height, 3.6))
     harms = bool((edges < 0).any())
     drawn = axis.imshow(
@@ -236,12 +240,10 @@ def draw_heat_map(
     axis.set_xticks(range(len(eval_skills)), [_short(name) for name in eval_skills], fontsize=7, rotation=90)
     axis.set_ylabel("trained on")
     axis.set_xlabel("measured on")
-    if edges.size <= NUMBERS_UP_TO**2:
+    if has_numbers:
         for (row, column), edge in np.ndenumerate(edges):
-            dark = abs(edge) > 0.6 * limit
-            axis.text(
-                column, row, f"{edge:.2g}", ha="center", va="center", fontsize=7, color="white" if dark else "black"
-            )
+            shown, colour = f"{edge / unit:.2f}" if edge else "0", "white" if abs(edge) > 0.6 * limit else "black"
+            axis.text(column, row, shown, ha="center", va="center", fontsize=7, color=colour)
     elif doubt is not None:
         certain = np.argwhere(~doubt & (edges != 0))
         dark = np.abs(edges[*certain.T]) > 0.6 * limit
@@ -249,7 +251,8 @@ def draw_heat_map(
         axis.set_title("a dot: distinguishable from 0 (95 %, each edge alone)", fontsize=8)
     beyond = {(False, False): "neither", (True, False): "max", (False, True): "min", (True, True): "both"}
     is_beyond = bool((edges > limit).any()), bool((edges < -limit).any())
-    figure.colorbar(drawn, ax=axis, label="edge (blue: helps)", extend=beyond[is_beyond])
+    scaled = "" if unit == 1 else f"; numbers: times {unit:g}"
+    figure.colorbar(drawn, ax=axis, label=f"edge (blue: helps{scaled})", extend=beyond[is_beyond])
     _save(figure, place)
 
 

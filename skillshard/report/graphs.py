@@ -10,7 +10,7 @@ from skillshard.errors import name_some
 from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Statistics, is_same, is_uncertain, statistics
 from skillshard.report.figures import draw_heat_map, draw_nodes
-from skillshard.report.text import print_line, print_table
+from skillshard.report.text import has_room, print_line, print_table
 
 TABLE_SKILLS = 12
 """Larger matrices are told by their strongest edges; the heat map shows them all."""
@@ -59,15 +59,24 @@ def _doubt(graph: GraphFile) -> Bool[np.ndarray, "train_skill eval_skill"] | Non
 
 
 def _print_matrix(graph: GraphFile) -> None:
-    def cell(row: int, column: int) -> str:
-        edge = f"{graph.edges[row][column]:.3f}"
-        return edge if graph.standard_errors is None else f"{edge} ±{graph.standard_errors[row][column]:.3f}"
-
-    rows = [
-        (name, *(cell(row, column) for column in range(len(graph.eval_skills))))
-        for row, name in enumerate(graph.train_skills)
-    ]
-    print_table(("trained on \\ measured on", *graph.eval_skills), rows)
+    """With standard errors, or without them, or not at all: as the terminal is wide, for a number cut in two is none."""
+    edges, errors = graph.edges, graph.standard_errors
+    plain = [[f"{edge:.3f}" for edge in row] for row in edges]
+    header = ("trained on \\ measured on", *graph.eval_skills)
+    tables = [plain]
+    if errors is not None:
+        told = [[f"±{error:.3f}" for error in row] for row in errors]
+        tables.insert(
+            0, [[" ".join(cell) for cell in zip(*rows, strict=True)] for rows in zip(plain, told, strict=True)]
+        )
+    for table in tables:
+        rows = [(name, *cells) for name, cells in zip(graph.train_skills, table, strict=True)]
+        if has_room(rows):
+            print_table(header, rows)
+            return
+    print_line(
+        f"The matrix of {len(edges)} x {len(header) - 1} edges is too wide for this terminal: --pictures DIR draws it."
+    )
 
 
 def _print_strongest(graph: GraphFile) -> None:

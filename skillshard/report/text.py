@@ -165,6 +165,9 @@ def print_line(text: str) -> None:
     Console().print(escape(text), soft_wrap=True, highlight=False)
 
 
+FOLDED_NAME = 12
+
+
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A plain table: the first column left, numbers right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -173,6 +176,13 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(escape, row))
     Console().print(table)
+
+
+def has_room(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the terminal is wide enough for a table's numbers; its names may be folded."""
+    names, *numbers = zip(*rows, strict=True)
+    widths = [min(max(map(len, names)), FOLDED_NAME), *(max(map(len, column)) for column in numbers)]
+    return sum(widths) + 2 * len(widths) <= Console().width
 
 
 def share(part: int, whole: int) -> str:
