@@ -3,7 +3,8 @@
     python benchmarks/skillit.py run --work /tmp/evidence --settings "shuffled LEGO k=3" --seeds 0 1 2 3
     python benchmarks/skillit.py table --work /tmp/evidence --out benchmarks/results/skillit.json --pictures benchmarks/results
 
-`run` goes on where it was; `table` shows each method on the seeds that it shares with the baseline. Settings are listed in
+`run` goes on where it was; `table` shows each method on the seeds that it shares with the baseline, `--earlier FILE` also those of
+a former table whose records are not in the folder any more. Settings are listed in
 `evidence/settings.py`, methods in `evidence/methods.py`. `--device cuda --size 125m --lr 5e-5` trains a
 model of the paper's size at the paper's rate. Other steps, sizes and rates need a folder of their own.
 """
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SIZES), default="tiny", help="of the model")
     parser.add_argument("--lr", type=float, default=None, help="highest learning rate, instead of the setting's")
     parser.add_argument("--out", type=Path, default=None, help="JSON file of the tables")
+    parser.add_argument("--earlier", type=Path, default=None, help="JSON file of a former table, to go on from")
     parser.add_argument("--pictures", type=Path, default=None, help="folder of pictures")
     arguments = parser.parse_args()
     asked = {"steps": arguments.steps, "size": arguments.size, "lr": arguments.lr}
@@ -46,16 +48,20 @@ def main() -> None:
             device=arguments.device,
             changes=changes,
         )
+    earlier = {"settings": {}} if arguments.earlier is None else json.loads(arguments.earlier.read_text())
     told = {
-        name: found for name in arguments.settings if (found := summary(name, arguments.seeds, arguments.work, changes))
+        name: found
+        for name in arguments.settings
+        if (found := summary(name, arguments.seeds, arguments.work, changes, earlier["settings"].get(name)))
     }
     for name, found in told.items():
         print_setting(name, found)
         if arguments.pictures is not None:
             draw_setting(name, found["seeds"][0], arguments.work, arguments.pictures, changes)
     if arguments.out is not None:
+        machines = [*(one for one in earlier.get("machines", []) if one != machine()), machine()]
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"machine": machine(), "settings": told}, indent=1) + "\n")
+        arguments.out.write_text(json.dumps({"machines": machines, "settings": told}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

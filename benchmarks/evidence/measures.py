@@ -17,9 +17,19 @@ EVALUATION_COST = 1 / 3
 """Of a sample, in trained samples: a forward pass of the three that a step takes."""
 
 
-def summary(name: str, seeds: list[int], work: Path, changes: dict[str, Any]) -> dict[str, Any]:
-    """A setting in numbers: every method with a record, on the seeds that it shares with the baseline (or all, without one)."""
+def summary(
+    name: str, seeds: list[int], work: Path, changes: dict[str, Any], earlier: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A setting in numbers: every method with a record, on the seeds that it shares with the baseline (or all, without one).
+
+    Args:
+        earlier: the setting's entry of a former table, which tells of trainings whose records are not in `work`.
+
+    Raises:
+        ValueError: the former table is of another setting.
+    """
     setting, key = sized(name, **changes), place_of(Path(), name, 0).parent.name
+    told_earlier = _rows_of(earlier, setting, name)
     records = {
         method: found
         for method in setting.methods
@@ -30,22 +40,36 @@ def summary(name: str, seeds: list[int], work: Path, changes: dict[str, Any]) ->
         for method in dict.fromkeys(map(graph_of, records))
         if method is not None
     }
-    found = {
+    measured = {
         method: {
             seed: measures(
                 setting, method, record, [graphs[graph_of(method)][one] for one in graph_seeds(method, seed)]
             )
             for seed, record in of_method.items()
-            if seed in records.get(setting.baseline, of_method)
         }
         for method, of_method in records.items()
     }
+    found = {
+        method: {seed: rows[seed] for seed in seeds if seed in rows}
+        for method in setting.methods
+        if (rows := told_earlier.get(method, {}) | measured.get(method, {}))
+    }
+    shared = found.get(setting.baseline)
+    if shared is not None:
+        found = {method: {seed: row for seed, row in rows.items() if seed in shared} for method, rows in found.items()}
     if not any(found.values()):
         return {}
     return {
         "setting": vars(setting),
         "seeds": sorted(set().union(*found.values())),
-        "graphs": {method: _graphs(list(of_seed.values()), setting) for method, of_seed in graphs.items()},
+        "graphs": {
+            **(earlier["graphs"] if earlier else {}),
+            **{
+                method: _graphs(list(of_seed.values()), setting)
+                for method, of_seed in graphs.items()
+                if _seeds_needed(method, found) <= of_seed.keys()
+            },
+        },
         "methods": {
             method: {
                 "seeds": list(rows),
@@ -60,6 +84,33 @@ def summary(name: str, seeds: list[int], work: Path, changes: dict[str, Any]) ->
             for method, rows in found.items()
             if rows
         },
+    }
+
+
+def _rows_of(earlier: dict[str, Any] | None, setting: Setting, name: str) -> dict[str, dict[int, dict[str, Any]]]:
+    """What a former table tells, by method and seed."""
+    if earlier is None:
+        return {}
+    now, then = (
+        {key: value for key, value in one.items() if key != "methods"}
+        for one in (json.loads(json.dumps(vars(setting))), earlier["setting"])
+    )
+    if now != then:
+        differ = ", ".join(sorted(key for key in now | then if now.get(key) != then.get(key)))
+        raise ValueError(f"{name}: the former table has another {differ}; its trainings cannot stand beside these")
+    return {
+        method: dict(zip(found["seeds"], found["by_seed"], strict=True)) for method, found in earlier["methods"].items()
+    }
+
+
+def _seeds_needed(graph: str, found: dict[str, dict[int, dict[str, Any]]]) -> set[int]:
+    """The seeds whose graph of this kind some training was led by."""
+    return {
+        number
+        for method, rows in found.items()
+        if graph_of(method) == graph
+        for seed in rows
+        for number in graph_seeds(method, seed)
     }
 
 

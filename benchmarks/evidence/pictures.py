@@ -24,10 +24,12 @@ SHOWN = (
 )
 
 
-def draw_setting(name: str, seed: int, work: Path, folder: Path, changes: dict[str, Any]) -> Path:
-    """One PNG with the trainings of a seed by the methods that say most."""
+def draw_setting(name: str, seed: int, work: Path, folder: Path, changes: dict[str, Any]) -> Path | None:
+    """One PNG with the trainings of a seed by the methods that say most; None without a record of the baseline to compare with."""
     setting, key = sized(name, **changes), place_of(Path(), name, 0).parent.name
     places = {method: work / "records" / f"train-{key}-{seed}-{method}.json" for method in SHOWN}
+    if not places[setting.baseline].exists():
+        return None
     shown = {
         method: history_of(setting, f"{key}-{seed}", method, work / "records")
         for method, place in places.items()

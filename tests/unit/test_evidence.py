@@ -1,5 +1,6 @@
 """The benchmark of methods: every method of every setting can be built, a short run leaves a table, and the comparison is right."""
 
+import json
 import math
 from pathlib import Path
 
@@ -76,7 +77,39 @@ def test_a_short_run_trains_every_kind_of_method_and_leaves_a_table_and_a_pictur
     assert all(0.3 < row["area"] < 4 for row in rows.values())
     measures.print_setting(NAME, told)
     assert "| leave-one-out | 1 | never; never to never; 1 |" in capsys.readouterr().out
-    assert draw_setting(NAME, 0, tmp_path, tmp_path, {"steps": 36}).stat().st_size > 10_000
+    drawn = draw_setting(NAME, 0, tmp_path, tmp_path, {"steps": 36})
+    assert drawn is not None and drawn.stat().st_size > 10_000
+
+
+def _record(work: Path, seed: int, method: str, loss: float) -> None:
+    record = {
+        "losses": [{"a": loss}] * 61,
+        "accuracy": {"a": 1.0},
+        "mean_accuracy": 1.0,
+        "reads_losses": False,
+        "cpu_s": 0.0,
+    }
+    (work / "records").mkdir(parents=True, exist_ok=True)
+    (work / "records" / f"train-ordered-LEGO-k5-{seed}-{method}.json").write_text(json.dumps(record))
+
+
+def test_a_table_goes_on_from_a_former_one_whose_records_are_gone(tmp_path: Path) -> None:
+    old, new, whole = tmp_path / "old", tmp_path / "new", tmp_path / "whole"
+    for seed, stratified, odm in ((0, 0.3, 0.2), (1, 0.4, 0.5)):
+        for work in (old, whole):
+            _record(work, seed, "stratified", stratified)
+        for work in (new, whole):
+            _record(work, seed, "odm", odm)
+    former = json.loads(json.dumps(measures.summary(NAME, [0, 1], old, {})))
+    told = measures.summary(NAME, [0, 1], new, {}, former)
+    assert told == measures.summary(NAME, [0, 1], whole, {})
+    assert told["methods"]["odm"]["against_baseline"]["area"]["lower"] == 1
+    assert measures.summary(NAME, [1], new, {}, former)["methods"]["stratified"]["seeds"] == [1]
+    _record(new, 0, "stratified", 0.1)  # trained again: the record counts
+    assert measures.summary(NAME, [0, 1], new, {}, former)["methods"]["stratified"]["by_seed"][0]["area"] == 0.1
+    assert draw_setting(NAME, 1, new, tmp_path, {}) is None
+    with pytest.raises(ValueError, match="ordered LEGO k=5: the former table has another lr;"):
+        measures.summary(NAME, [0], new, {"lr": 0.5}, former)
 
 
 def test_a_graph_of_several_seeds_is_the_mean_of_their_effects_and_all_of_them_are_paid_for() -> None:
