@@ -135,6 +135,8 @@ def _history(graph: GraphFile) -> list[str]:
         f"{'set to 0' if learned.clamp else 'kept'}.",
         f"Cost: {learned.num_steps:,} steps, {learned.num_samples:,} samples.",
     ]
+    if len(learned.seeds) == 1:
+        told.append("One seed cannot tell which of these edges are luck: --seeds 3 trains only what is missing.")
     settled = sum(run.steps_taken < learned.eval_steps[-1] for run in learned.runs)
     if settled:
         told.append(f"{settled:,} runs were ended early: their losses had settled.")

@@ -20,7 +20,7 @@ from skillshard.graph.runs import eval_steps, load_data, mixed_batches, run_unit
 from skillshard.graph.skill_graph import GraphFile, SkillGraph, read_graph, write_graph
 from skillshard.report import figures
 from skillshard.shards.read import ShardSet
-from tests.commands import skillshard
+from tests.commands import skillshard, works
 from tests.conftest import HERE, samples, tag_and_shard, write_corpus
 
 RULE = EdgeRule("absolute", None, "curve", clamp=False, off_diagonal=None, drop_uncertain=False)
@@ -254,7 +254,7 @@ def test_the_verbs_of_the_command_line_share_one_name(learned: Path, shards: Sha
     other[other.index("threshold:1.5")] = "relative"
     assert "exists and holds something else" in skillshard(*other).sentence
     shown = skillshard("graph", "show", learned, "--pictures", tmp_path / "pictures")
-    assert shown.code == 0 and "density" in shown.out
+    assert shown.code == 0 and "density" in shown.out and "One seed" not in shown.out
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"graph.png", "nodes.png"}
 
 
@@ -285,11 +285,43 @@ def test_the_pictures_of_a_large_graph_mark_the_edges_that_can_be_told_from_0(
     assert "grey: could be 0" in arrows.get_title()
 
 
+def test_the_matrix_is_printed_as_the_terminal_is_wide(
+    learned: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    graph = read_graph(learned)
+    assert graph.standard_errors is not None
+    edge, error = f"{graph.edges[0][0]:.3f}", f"±{graph.standard_errors[0][0]:.3f}"
+
+    def printed(columns: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        return works("graph", "show", learned)
+
+    assert f"{edge} {error}" in printed(120)
+    narrow = printed(44)
+    assert edge in narrow and error not in narrow and "too wide" not in narrow
+    assert "The matrix of 3 x 3 edges is too wide for this terminal: --pictures DIR draws it." in printed(20)
+
+
+def test_the_numbers_of_a_small_heat_map_share_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, place: drawn.append(figure))
+    names = ("a", "b", "c")
+    edges = np.array([[0.9, 0.004, 0.002], [0.0, 0.8, -0.001], [0.003, 0.001, 1.0]])
+    for scale in (1, 100):
+        figures.draw_heat_map(names, names, edges * scale, tmp_path / "graph.png")
+    small, large = ([text.get_text() for text in figure.axes[0].texts] for figure in drawn)
+    labels = [figure.axes[1].get_ylabel() for figure in drawn]
+    assert small == ["900.00", "4.00", "2.00", "0", "800.00", "-1.00", "3.00", "1.00", "1000.00"]
+    assert large[:3] == ["90.00", "0.40", "0.20"]
+    assert labels == ["edge (blue: helps; numbers: times 0.001)", "edge (blue: helps)"]
+
+
 def test_without_a_warm_start_a_new_model_is_warned_of(shards: ShardSet, tmp_path: Path) -> None:
     ran = skillshard(
         "graph", shards.root, "--steps", 1, "--window", 24, "--workers", 1, "--out", tmp_path / "graph.json"
     )
     assert ran.code == 0 and "note: without --warmup a new tiny model learns first what all texts share" in ran.err
+    assert "One seed cannot tell which of these edges are luck: --seeds 3 trains only what is missing." in ran.out
 
 
 def test_matrices_from_elsewhere_become_graphs(tmp_path: Path) -> None:
