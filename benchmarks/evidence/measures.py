@@ -29,34 +29,18 @@ def summary(
         ValueError: the former table is of another setting.
     """
     setting, key = sized(name, **changes), place_of(Path(), name, 0).parent.name
-    told_earlier = _rows_of(earlier, setting, name)
-    records = {
-        method: found
-        for method in setting.methods
-        if (found := _records(work, f"train-{key}", method.replace(" ", "-"), seeds))
-    }
-    graphs = {
-        method: _records(work, f"graph-{key}", method, sorted({*seeds, *GRAPH_SEEDS}))
-        for method in dict.fromkeys(map(graph_of, records))
-        if method is not None
-    }
-    measured = {
-        method: {
-            seed: measures(
-                setting, method, record, [graphs[graph_of(method)][one] for one in graph_seeds(method, seed)]
-            )
-            for seed, record in of_method.items()
-        }
-        for method, of_method in records.items()
-    }
+    records, graphs = _all_records(setting, key, seeds, work)
+    rows = _rows_of(earlier, setting, name)
+    for method, of_seed in records.items():
+        for seed, record in of_seed.items():
+            led_by = [graphs[graph_of(method)][one] for one in graph_seeds(method, seed)]
+            rows.setdefault(method, {})[seed] = measures(setting, method, record, led_by)
+    shared = rows.get(setting.baseline, dict.fromkeys(seeds))
     found = {
-        method: {seed: rows[seed] for seed in seeds if seed in rows}
+        method: {seed: rows[method][seed] for seed in seeds if seed in rows[method] and seed in shared}
         for method in setting.methods
-        if (rows := told_earlier.get(method, {}) | measured.get(method, {}))
+        if method in rows
     }
-    shared = found.get(setting.baseline)
-    if shared is not None:
-        found = {method: {seed: row for seed, row in rows.items() if seed in shared} for method, rows in found.items()}
     if not any(found.values()):
         return {}
     return {
@@ -85,6 +69,23 @@ def summary(
             if rows
         },
     }
+
+
+def _all_records(
+    setting: Setting, key: str, seeds: list[int], work: Path
+) -> tuple[dict[str, dict[int, dict[str, Any]]], dict[str | None, dict[int, dict[str, Any]]]]:
+    """The trainings that are there, by method and seed, and the graphs that led some of them, by kind and seed."""
+    trainings = {
+        method: found
+        for method in setting.methods
+        if (found := _records(work, f"train-{key}", method.replace(" ", "-"), seeds))
+    }
+    graphs = {
+        kind: _records(work, f"graph-{key}", kind, sorted({*seeds, *GRAPH_SEEDS}))
+        for kind in dict.fromkeys(map(graph_of, trainings))
+        if kind is not None
+    }
+    return trainings, graphs
 
 
 def _rows_of(earlier: dict[str, Any] | None, setting: Setting, name: str) -> dict[str, dict[int, dict[str, Any]]]:
