@@ -5,6 +5,7 @@ a CPU a process uses one thread, so that equal texts give equal bytes whatever t
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -162,6 +163,9 @@ def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
         try:  # what is on this machine needs no network
             loaded = SentenceTransformer(model, device=device, model_kwargs=kwargs, local_files_only=True)
         except OSError:
+            if Path(model).is_dir():
+                raise
+            warnings.warn(f"{model} is not on this machine: asking the Hugging Face hub for it.", stacklevel=2)
             loaded = SentenceTransformer(model, device=device, model_kwargs=kwargs)
     except (OSError, ValueError, RuntimeError) as error:
         raise TagsError(

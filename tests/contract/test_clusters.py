@@ -419,6 +419,20 @@ def test_a_directory_that_is_no_model_is_one_sentence(made: Path, tmp_path: Path
     assert f"--encoder {tmp_path} cannot be loaded: " in sentence and "Give 'lexical'" in sentence
 
 
+def test_a_name_that_is_not_here_is_asked_for_on_the_hub_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sentence_transformers
+
+    def unreachable(model: str, *, local_files_only: bool = False, **_: object) -> None:
+        raise OSError("not in the cache" if local_files_only else "the hub does not answer\nat all")
+
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", unreachable)
+    with (
+        pytest.warns(UserWarning, match="nobody/nothing is not on this machine: asking the Hugging Face hub for it"),
+        pytest.raises(TagsError, match=r"--encoder nobody/nothing cannot be loaded: the hub does not answer\. Give"),
+    ):
+        taggers.sentence_encoder("nobody/nothing", device="cpu")
+
+
 # -------------------------------------------------------------------------------------------------------------- real corpora
 
 
