@@ -104,7 +104,7 @@ def fit(
     opened = None if shards is None else ShardSet.open(shards)
     proposal = propose_weights(
         gather_runs(runs),
-        method="regmix" if method == "regmix" else "log_linear",
+        method="regmix" if method == "regmix" else "log-linear",
         kl=kl,
         num_samples=None if opened is None else {skill: len(opened.train[skill]) for skill in opened.skills},
         epochs=epochs,

@@ -14,7 +14,7 @@ from skillshard.fitting import regmix
 from skillshard.fitting.mixing_law import fit_mixing_law, rank_correlations
 from skillshard.fitting.runs import Runs
 
-Method = Literal["log_linear", "regmix"]
+Method = Literal["log-linear", "regmix"]
 Predict = Callable[[Float[np.ndarray, "run train_skill"]], Float[np.ndarray, "run eval_skill"]]
 FOLDS = 5
 """Parts of the runs, each left out once, for the correlations on runs that a fit has not seen."""
@@ -55,7 +55,7 @@ class Proposal(BaseModel):
 def propose_weights(
     runs: Runs,
     *,
-    method: Method = "log_linear",
+    method: Method = "log-linear",
     kl: float = 0.05,
     num_samples: Mapping[str, int] | None = None,
     epochs: float = 4.0,
@@ -70,7 +70,7 @@ def propose_weights(
 
     Args:
         runs: finished runs; for a log-linear law at least one more than training skills, of different mixtures.
-        method: "log_linear" (`fit_mixing_law`, minimised by SLSQP), or "regmix" (LightGBM trees, and the mean of the 128 best of
+        method: "log-linear" (`fit_mixing_law`, minimised by SLSQP), or "regmix" (LightGBM trees, and the mean of the 128 best of
             100,000 random mixtures around the prior).
         kl: lambda in nats per token for each nat of divergence, >= 0; 0.05 in Olmix.
         num_samples: training skill -> samples: the prior q is proportional to them. None: q is equal weights.
@@ -91,7 +91,7 @@ def propose_weights(
     if not kl >= 0:
         raise FitError(f"kl is {kl}: give the price of the divergence from the prior, a number >= 0.")
     predict, law = _fit(runs, method)
-    if method == "log_linear":
+    if method == "log-linear":
         weights = _minimised(law, chosen, prior, most, kl)
     else:
         weights = _best_of_many(predict, chosen, prior, most, kl, seed)
@@ -158,7 +158,7 @@ def _most(
 
 
 def _fit(runs: Runs, method: Method) -> tuple[Predict, Any]:
-    if method == "log_linear":
+    if method == "log-linear":
         law = fit_mixing_law(runs)
         return law.predict, law
     if len(runs) < TREE_RUNS:
@@ -180,7 +180,7 @@ def _held_out(runs: Runs, method: Method) -> list[float]:
     found = np.zeros_like(runs.losses)
     for fold in range(FOLDS):
         kept, left = _split(len(runs), fold)
-        enough = len(kept) > len(runs.train_skills) if method == "log_linear" else len(kept) >= TREE_RUNS
+        enough = len(kept) > len(runs.train_skills) if method == "log-linear" else len(kept) >= TREE_RUNS
         if not (enough and left):
             return [0.0] * len(runs.eval_skills)
         found[left] = _fit(runs.some(kept), method)[0](runs.weights[left])
@@ -239,7 +239,7 @@ def _best_of_many(
     if len(tried) < regmix.BEST:
         raise FitError(
             f"only {len(tried)} of {regmix.CANDIDATES:,} random mixtures keep the repetition limit: give more epochs, or fit a law "
-            "(log_linear)."
+            "(log-linear)."
         )
     value = predict(tried)[:, chosen].mean(axis=1) + kl * _divergence(tried, prior)
     best = tried[np.argsort(value, kind="stable")[: regmix.BEST]].mean(axis=0)
