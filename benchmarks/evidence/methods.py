@@ -10,6 +10,8 @@
     static             SKILL-IT's first weights by the chain, for the whole run (T = 1)
     leave-one-out, linear, brute-force
                        SKILL-IT with a graph learned that way: diagonal 1, strongest edge 0.5, negative edges 0
+    direct edges       the order alone that a leave-one-out graph of long runs tells: 0.5 for edges of at least a tenth of the
+                       strongest that no path through other skills explains
     METHOD of 5 seeds  the same with the mean effects of seeds 0 to 4, whatever the seed of the training
     refresh            SKILL-IT with a graph that probe rounds estimate during the run, begun with the identity
     odm, aioli         the other live methods
@@ -27,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.evidence.settings import CURRICULA, LEARNED, PROBING, Setting
+from benchmarks.evidence.settings import CURRICULA, LEARNED, LONG, PROBING, Setting
 from skillshard import policies
 from skillshard.graph.derive import derive_again
 from skillshard.graph.edges import EdgeRule, scaled_edges
@@ -39,6 +41,7 @@ from skillshard.synthetic.lego import skill_names
 WINDOW = 3
 PROBE_STEPS = 5
 STRONGEST = 0.5
+DIRECT, DIRECT_SHARE = "direct edges", 0.1
 GRAPH_SEEDS, OF_SEEDS = (0, 1, 2, 3, 4), " of 5 seeds"
 PUBLISHED = {
     "lego": ((0, 0, 0, 0, 0), (0.5, 0, 0.5, 0.5, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
@@ -81,7 +84,10 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
         return policies.skill_stratified(
             learned_graph(*_places(by, graphs)) if by else true_graph(setting, _needed(setting))
         )
-    graph = learned_graph(*_places(method, graphs)) if graph_of(method) else true_graph(setting, method, skills)
+    if method == DIRECT:
+        graph = direct_graph(*_places(method, graphs))
+    else:
+        graph = learned_graph(*_places(method, graphs)) if graph_of(method) else true_graph(setting, method, skills)
     mode = "static" if method == "static" else "official"
     return policies.skill_it(graph, eta=setting.eta, window=WINDOW, reduce=setting.reduce, mode=mode)
 
@@ -96,7 +102,11 @@ def graph_of(method: str) -> str | None:
 
     >>> graph_of("linear of 5 seeds"), graph_of("skill-stratified by leave-one-out"), graph_of("chain")
     ('linear', 'leave-one-out', None)
+    >>> graph_of("direct edges")
+    'long-leave-one-out'
     """
+    if method == DIRECT:
+        return LONG
     name = (method.partition(" by ")[2] or method).removesuffix(OF_SEEDS)
     return name if name in LEARNED else None
 
@@ -200,6 +210,15 @@ def learned_graph(*places: Path) -> SkillGraph:
     rule = EdgeRule("absolute", None, "curve", clamp=False, off_diagonal=None, drop_uncertain=False)
     found = [derive_again(read_graph(place), rule=rule, name=place.name) for place in places]
     return mean_graph([SkillGraph(one.train_skills, one.eval_skills, one.edges) for one in found])
+
+
+def direct_graph(place: Path) -> SkillGraph:
+    """The order that a learned graph tells."""
+    rule = EdgeRule(
+        "absolute", None, "curve", clamp=True, off_diagonal=STRONGEST, drop_uncertain=False, direct=DIRECT_SHARE
+    )
+    found = derive_again(read_graph(place), rule=rule, name=place.name)
+    return SkillGraph(found.train_skills, found.eval_skills, found.edges)
 
 
 def mean_graph(effects: list[SkillGraph]) -> SkillGraph:

@@ -3,6 +3,7 @@
 Numbers were chosen on seeds from 100 on (docs/LOG.md); reported seeds count from 0.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,8 +15,21 @@ SIZES: dict[str, dict[str, int]] = {"tiny": {}, "125m": {"layers": 12, "dim": 76
 MIXES = ("natural", "stratified")
 CURRICULA = ("curriculum", "anti_curriculum", "skill_curriculum")
 LEARNED = ("leave-one-out", "linear", "brute-force")
+LONG, LONG_RUNS = "long-leave-one-out", 0.6
+"""A learned graph whose runs are as long as this share of a training."""
 PROBING = ("refresh", "aioli")
-PRETRAINING = (*MIXES, *CURRICULA, "identity", "chain", "static", *LEARNED, "leave-one-out of 5 seeds", "odm", *PROBING)
+PRETRAINING = (
+    *MIXES,
+    *CURRICULA,
+    "identity",
+    "chain",
+    "static",
+    *LEARNED,
+    "leave-one-out of 5 seeds",
+    "direct edges",
+    "odm",
+    *PROBING,
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,10 @@ class Setting:
     def eval_samples(self) -> int:
         """Of each measured skill."""
         return 40 if self.is_text else EVAL_SAMPLES
+
+    @property
+    def long_graph_steps(self) -> int:
+        return self.eval_every * math.ceil(LONG_RUNS * self.steps / self.eval_every)
 
     @property
     def round_steps(self) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.evidence.methods import graph_of, graph_seeds, measured_names, policy_of, read_at, round_steps
-from benchmarks.evidence.settings import PROBING, SETTINGS, SIZES, Setting, sized
+from benchmarks.evidence.settings import LONG, PROBING, SETTINGS, SIZES, Setting, sized
 
 if TYPE_CHECKING:
     from torch import nn
@@ -144,6 +144,7 @@ def graph_unit(name: str, seed: int, method: str, work: str, device: str, change
     from skillshard.execution import Where
     from skillshard.graph.edges import EdgeRule
     from skillshard.graph.learn import learn_graph
+    from skillshard.graph.plan import parse_method
     from skillshard.shards.read import ShardSet
 
     setting, folder = sized(name, **changes), place_of(Path(work), name, seed)
@@ -152,8 +153,8 @@ def graph_unit(name: str, seed: int, method: str, work: str, device: str, change
     graph = learn_graph(
         ShardSet.open(folder / "shards"),
         folder / "graphs" / f"{method}.json",
-        method=method,  # type: ignore[arg-type]  # one of LEARNED
-        steps=setting.graph_steps,
+        method=parse_method(method.removeprefix("long-")),
+        steps=setting.long_graph_steps if method == LONG else setting.graph_steps,
         rule=EdgeRule("absolute", None, "curve", clamp=False, off_diagonal=None, drop_uncertain=False),
         warmup_steps=setting.warmup_steps,
         num_seeds=1,

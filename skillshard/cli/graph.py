@@ -44,6 +44,14 @@ Clamp = Annotated[
 DropUncertain = Annotated[
     bool, typer.Option("--drop-uncertain", help="Edges that cannot be told from 0 over the seeds become 0.")
 ]
+Direct = Annotated[
+    float | None,
+    typer.Option(
+        "--direct",
+        help="The order alone: of edges of at least this share of the largest, those that no path through other skills explains, "
+        "as 1; all others 0.",
+    ),
+]
 GraphOut = Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON file to write.")]
 
 
@@ -72,6 +80,7 @@ def learn_graph(
     off_diagonal: OffDiagonal = None,
     clamp: Clamp = True,
     drop_uncertain: DropUncertain = False,
+    direct: Direct = None,
     proxy: Annotated[
         str,
         typer.Option(
@@ -140,7 +149,7 @@ def learn_graph(
             out,
             method=parse_method(method),
             steps=steps,
-            rule=_edge_rule(edges, average, off_diagonal, clamp, drop_uncertain, parse_method(method)),
+            rule=_edge_rule(edges, average, off_diagonal, clamp, drop_uncertain, direct, parse_method(method)),
             warmup_steps=warmup,
             num_seeds=seeds,
             targets=target or (),
@@ -178,6 +187,7 @@ def derive_graph(
     off_diagonal: OffDiagonal = None,
     clamp: Clamp = True,
     drop_uncertain: DropUncertain = False,
+    direct: Direct = None,
 ) -> None:
     """Another definition of the edges of a learned graph, without training."""
     from skillshard.graph.derive import derive_again
@@ -186,7 +196,7 @@ def derive_graph(
 
     graph = read_graph(source)
     method = "linear" if graph.learned is None else graph.learned.method
-    rule = _edge_rule(edges, average, off_diagonal, clamp, drop_uncertain, method)
+    rule = _edge_rule(edges, average, off_diagonal, clamp, drop_uncertain, direct, method)
     _write_new(out, lambda place: write_graph(derive_again(graph, rule=rule, name=str(source)), place))
     show_graph(out)
 
@@ -241,7 +251,13 @@ def _write_new(out: Path, write: Callable[[Path], None]) -> None:
 
 
 def _edge_rule(
-    edges: str, average: str | None, off_diagonal: float | None, clamp: bool, drop_uncertain: bool, method: str
+    edges: str,
+    average: str | None,
+    off_diagonal: float | None,
+    clamp: bool,
+    drop_uncertain: bool,
+    direct: float | None,
+    method: str,
 ) -> Any:
     from skillshard.graph.edges import EdgeRule, parse_edges, usual_average
 
@@ -255,4 +271,5 @@ def _edge_rule(
         clamp=clamp,
         off_diagonal=off_diagonal,
         drop_uncertain=drop_uncertain,
+        direct=direct,
     )

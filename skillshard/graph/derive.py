@@ -50,6 +50,7 @@ def rule_of(rule: EdgeRule) -> dict[str, Any]:
         "clamp": rule.clamp,
         "off_diagonal": rule.off_diagonal,
         "drop_uncertain": rule.drop_uncertain,
+        "direct": rule.direct,
     }
 
 
@@ -63,4 +64,5 @@ def rule_in(learned: Learned) -> EdgeRule:
         clamp=learned.clamp,
         off_diagonal=learned.off_diagonal,
         drop_uncertain=learned.drop_uncertain,
+        direct=learned.direct,
     )

@@ -51,6 +51,7 @@ class EdgeRule:
         clamp: whether negative edges become 0.
         off_diagonal: None: edges as measured. A number: 1 on the diagonal, and all others scaled so that the largest is this.
         drop_uncertain: whether edges that are not distinguishable from 0 become 0; needs two seeds or more.
+        direct: None: edges as measured. A share of the largest edge between skills: the order alone, see `direct_edges`.
 
     Raises:
         GraphError: a number is out of range.
@@ -62,6 +63,7 @@ class EdgeRule:
     clamp: bool
     off_diagonal: float | None
     drop_uncertain: bool
+    direct: float | None = None
 
     def __post_init__(self) -> None:
         if (self.unit == "threshold") != (self.threshold is not None):
@@ -71,6 +73,8 @@ class EdgeRule:
         for name, number in (("threshold", self.threshold), ("off-diagonal", self.off_diagonal)):
             if number is not None and not (math.isfinite(number) and number > 0):
                 raise GraphError(f"{name} {number}: give a finite number above 0.")
+        if self.direct is not None and not 0 <= self.direct <= 1:
+            raise GraphError(f"direct {self.direct}: give a share of the largest edge between skills, from 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -145,13 +149,46 @@ def derive_edges(
                 "edges of one seed have no standard errors, so none can be told from 0: learn with --seeds 2 or more."
             )
         edges = np.where(is_uncertain(edges, errors, len(seeds)), 0.0, edges)
+    same = is_same(train_skills, eval_skills)
+    if rule.direct is not None:
+        edges, errors = direct_edges(edges, train_skills, eval_skills, rule.direct), None
     if rule.clamp:
         edges = np.maximum(edges, 0.0)
     if rule.off_diagonal is None:
         return Edges(edges, errors)
-    same = is_same(train_skills, eval_skills)
     edges, factor = scaled_edges(edges, same, rule.off_diagonal)
     return Edges(edges, None if errors is None else np.where(same, 0.0, errors * factor))
+
+
+def direct_edges(
+    edges: Float[np.ndarray, "train_skill eval_skill"],
+    train_skills: Sequence[str],
+    eval_skills: Sequence[str],
+    share: float,
+) -> Float[np.ndarray, "train_skill eval_skill"]:
+    """The order that edges tell, without their sizes: 1 where a skill helps another one directly, and on the diagonal, else 0.
+
+    Edges between skills count that are positive and at least `share` of the largest. Of these, one is not direct that a path
+    through other skills explains: the transitive reduction (Aho, Garey and Ullman 1972) of what they tell. Skills that help
+    one another, over however many steps, have no order: the edges among them stay, and they count as one in a path.
+
+    Example:
+        >>> measured = np.array([[0.7, 0.4, 0.2], [-0.1, 0.5, 0.3], [0.01, 0.0, 0.9]])
+        >>> direct_edges(measured, ("a", "b", "c"), ("a", "b", "c"), 0.1).tolist()
+        [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
+    """
+    same = is_same(train_skills, eval_skills)
+    between = np.where(same, 0.0, edges)
+    helps = (between > 0) & (between >= share * between.max(initial=0.0))
+    names = list(dict.fromkeys((*train_skills, *eval_skills)))
+    rows, columns = [names.index(name) for name in train_skills], [names.index(name) for name in eval_skills]
+    reaches = np.eye(len(names), dtype=bool)
+    reaches[np.ix_(rows, columns)] |= helps
+    for _ in range(len(names).bit_length()):  # each doubles the length of the paths
+        reaches = reaches @ reaches
+    onward = reaches & ~reaches.T
+    explained = (onward @ onward)[np.ix_(rows, columns)]
+    return np.where(same | (helps & ~explained), 1.0, 0.0)
 
 
 def scaled_edges(

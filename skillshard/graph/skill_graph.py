@@ -44,6 +44,9 @@ class Learned(BaseModel):
     off_diagonal: float | None
     clamp: bool
     drop_uncertain: bool
+    direct: float | None = Field(
+        default=None, description="share of the largest edge from which on direct edges are kept"
+    )
 
     @property
     def num_steps(self) -> int:
