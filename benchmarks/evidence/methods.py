@@ -77,8 +77,8 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
     if method in PROBING:
         probing = probes(setting, len(skills))
         if method == "aioli":
-            return policies.aioli(eta=0.2, **probing)
-        return policies.graph_refresh(SkillGraph.identity(skills), eta=setting.eta, window=WINDOW, **probing)
+            return policies.aioli(eta=0.2, eval_skills=measured, **probing)
+        return policies.graph_refresh(_own_edges(skills, measured), eta=setting.eta, window=WINDOW, **probing)
     if method.startswith("skill-stratified"):
         by = method.partition(" by ")[2]
         return policies.skill_stratified(
@@ -90,6 +90,11 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
         graph = learned_graph(*_places(method, graphs)) if graph_of(method) else true_graph(setting, method, skills)
     mode = "static" if method == "static" else "official"
     return policies.skill_it(graph, eta=setting.eta, window=WINDOW, reduce=setting.reduce, mode=mode)
+
+
+def _own_edges(skills: tuple[str, ...], measured: tuple[str, ...]) -> SkillGraph:
+    """The graph of which nothing is known but that a skill helps itself."""
+    return SkillGraph(skills, measured, is_same(skills, measured).astype(float))
 
 
 def _needed(setting: Setting) -> str:

@@ -202,7 +202,7 @@ SETTINGS = {
         2400,
         0.05,
         "stratified",
-        ("natural", "stratified", "chain", "leave-one-out", "skill-stratified by leave-one-out"),
+        ("natural", "stratified", "chain", "leave-one-out", "skill-stratified by leave-one-out", *PROBING),
         measured_k=3,
     ),
     "real text: sources": _real_text("sources"),

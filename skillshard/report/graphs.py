@@ -129,6 +129,8 @@ def _history(graph: GraphFile) -> list[str]:
         if learned.edges[0] != "t"
         else f"edges {learned.edges}"
     )
+    if learned.direct is not None:
+        rule = f"direct edges of at least {learned.direct:g} of the largest of: {rule}"
     told = [
         f"Learned by {learned.method}, {len(learned.seeds)} seed{'s' * (len(learned.seeds) > 1)}, warm-up {learned.warmup_steps:,} steps, "
         f"{len(learned.runs):,} runs of up to {learned.eval_steps[-1]:,} steps; {rule}, negative edges "

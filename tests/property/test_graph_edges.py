@@ -1,15 +1,17 @@
 """Plans and edges for all inputs: names alone decide, and a planted graph is found again."""
 
+import math
 import random
 from itertools import combinations
 
+import networkx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard.errors import GraphError
-from skillshard.graph.edges import EdgeRule, Edges, LossCurve, derive_edges, parse_edges
+from skillshard.graph.edges import EdgeRule, Edges, LossCurve, derive_edges, direct_edges, parse_edges
 from skillshard.graph.plan import METHODS, Method, PlannedRun, parse_method, plan_runs
 from skillshard.graph.statistics import is_uncertain
 
@@ -25,9 +27,10 @@ def rule(
     clamp: bool = False,
     off_diagonal: float | None = None,
     drop: bool = False,
+    direct: float | None = None,
 ) -> EdgeRule:
     unit, threshold = parse_edges(word)
-    return EdgeRule(unit, threshold, average, clamp=clamp, off_diagonal=off_diagonal, drop_uncertain=drop)  # type: ignore[arg-type]
+    return EdgeRule(unit, threshold, average, clamp, off_diagonal, drop, direct)  # type: ignore[arg-type]
 
 
 def planted(run: PlannedRun, skills: tuple[str, ...], effects: np.ndarray, noise: float = 0.0) -> LossCurve:
@@ -114,14 +117,15 @@ def test_brute_force_gives_what_the_half_of_the_batch_gives_more_than_more_of_th
     word=st.sampled_from(("absolute", "relative", "threshold:2.9")),
     off=st.sampled_from((None, 0.5)),
     clamp=st.booleans(),
+    direct=st.sampled_from((None, 0.3)),
 )
 def test_edges_follow_the_names(
-    method: Method, skills: tuple[str, ...], seed: int, word: str, off: float | None, clamp: bool
+    method: Method, skills: tuple[str, ...], seed: int, word: str, off: float | None, clamp: bool, direct: float | None
 ) -> None:
     effects = np.random.default_rng(seed).normal(0, 0.05, (len(skills), len(skills)))
     order = random.Random(seed).sample(range(len(skills)), len(skills))
     moved = tuple(skills[at] for at in order)
-    how = rule(word, clamp=clamp, off_diagonal=off)
+    how = rule(word, clamp=clamp, off_diagonal=off, direct=direct)
     first = learned(method, skills, effects, how, seeds=2).edges
     second = learned(method, moved, effects[np.ix_(order, order)], how, seeds=2).edges
     assert np.allclose(first[np.ix_(order, order)], second)
@@ -131,6 +135,44 @@ def test_edges_follow_the_names(
     if off is not None:
         assert np.all(np.diag(first) == 1)
         assert first[between].max() <= off + 1e-12
+
+
+digraphs = st.integers(2, 7).flatmap(lambda k: st.lists(st.booleans(), min_size=k * k, max_size=k * k))
+
+
+@given(digraphs)
+def test_direct_edges_are_the_transitive_reduction_of_what_has_an_order(bits: list[bool]) -> None:
+    k = math.isqrt(len(bits))
+    helps = np.array(bits).reshape(k, k) & ~np.eye(k, dtype=bool)
+    skills = [str(at) for at in range(k)]
+    whole = networkx.from_numpy_array(helps, create_using=networkx.DiGraph)
+    parts = networkx.condensation(whole)
+    part_of, reduced = parts.graph["mapping"], networkx.transitive_reduction(parts)
+    kept = [(i, j) for i, j in whole.edges if part_of[i] == part_of[j] or (part_of[i], part_of[j]) in reduced.edges]
+    expected = np.eye(k)
+    expected[tuple(zip(*kept, strict=True)) if kept else ([], [])] = 1
+    assert direct_edges(0.5 * helps, skills, skills, 0.1).tolist() == expected.tolist()
+
+
+def test_direct_edges_count_those_that_are_large_enough_and_know_skills_by_name() -> None:
+    # c is not measured, d not trained on; a -> d is explained by a -> b -> d, but not where b -> d is too small to count
+    edges = np.array([[0.9, 0.5, 0.3], [0.0, 0.9, 0.2], [0.0, 0.1, -0.4]])
+    train, measured = ("a", "b", "c"), ("a", "b", "d")
+    assert direct_edges(edges, train, measured, 0.3).tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+    assert direct_edges(edges, train, measured, 0.5).tolist() == [[1, 1, 1], [0, 1, 0], [0, 0, 0]]
+    assert direct_edges(edges, train, measured, 0.0).tolist() == [[1, 1, 0], [0, 1, 1], [0, 1, 0]]
+    assert direct_edges(-edges, train, measured, 0.0).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_a_planted_chain_is_what_the_direct_edges_of_all_its_prerequisites_are() -> None:
+    skills = tuple("abcd")
+    effects = 0.1 * np.triu(np.ones((4, 4))) + 0.1 * np.eye(4)
+    found = learned("leave-one-out", skills, effects, rule(off_diagonal=0.5, direct=0.5), seeds=3, noise=0.001)
+    assert found.edges.tolist() == (np.eye(4) + 0.5 * np.eye(4, k=1)).tolist()
+    assert found.standard_errors is None, "they are set, not measured"
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(GraphError, match="give a share of the largest edge between skills, from 0 to 1"):
+            rule(direct=share)
 
 
 def test_standard_errors_are_those_of_the_mean_and_tell_edges_from_noise() -> None:

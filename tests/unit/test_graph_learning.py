@@ -251,6 +251,13 @@ def test_the_verbs_of_the_command_line_share_one_name(learned: Path, shards: Sha
     ]
     assert "edges threshold:1.5" in skillshard(*other).out
     assert skillshard(*other).code == 0, "the same again is no error"
+    order = skillshard("graph", "--from", learned, "--direct", 0.2, "--off-diagonal", 0.5, "--out", tmp_path / "d.json")
+    assert order.code == 0 and "direct edges of at least 0.2 of the largest" in order.out
+    assert set(np.ravel(read_graph(tmp_path / "d.json").edges)) <= {0.0, 0.5, 1.0}
+    assert (
+        "direct 2.0: give a share"
+        in skillshard("graph", "--from", learned, "--direct", 2, "--out", tmp_path / "x").sentence
+    )
     other[other.index("threshold:1.5")] = "relative"
     assert "exists and holds something else" in skillshard(*other).sentence
     shown = skillshard("graph", "show", learned, "--pictures", tmp_path / "pictures")
