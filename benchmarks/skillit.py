@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.evidence.measures import print_setting, summary
+from benchmarks.evidence.measures import pooled, print_pooled, print_setting, summary
 from benchmarks.evidence.pictures import draw_setting
 from benchmarks.evidence.settings import SETTINGS, SIZES
 from benchmarks.evidence.training import run_all
@@ -58,10 +58,15 @@ def main() -> None:
         print_setting(name, found)
         if arguments.pictures is not None:
             draw_setting(name, found["seeds"][0], arguments.work, arguments.pictures, changes)
+    together = pooled(told)
+    if together:
+        print_pooled(together)
     if arguments.out is not None:
         machines = [*(one for one in earlier.get("machines", []) if one != machine()), machine()]
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"machines": machines, "settings": told}, indent=1) + "\n")
+        arguments.out.write_text(
+            json.dumps({"machines": machines, "settings": told, "together": together}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

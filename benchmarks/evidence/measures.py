@@ -184,6 +184,51 @@ def compared(rows: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict
     return told
 
 
+def pooled(told: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each method against stratified over all settings whose skills are both trained on and measured: real text and addition aside.
+
+    Returns:
+        by method: relative differences of area, paired by setting and seed: num_pairs, num_settings, mean_difference (-0.1:
+        a tenth lower), lower, p (as in `compared`).
+    """
+    settings = [found for found in told.values() if _is_pretraining(found["setting"])]
+    methods = dict.fromkeys(method for found in settings for method in found["methods"])
+    pairs = {method: [one for found in settings if (one := _relative(found, method)).size] for method in methods}
+    return {
+        method: {
+            "num_pairs": (found := np.concatenate(of_method)).size,
+            "num_settings": len(of_method),
+            "mean_difference": round(float(found.mean()), 4),
+            "lower": int((found < 0).sum()),
+            "p": _p(found),
+        }
+        for method, of_method in pairs.items()
+        if of_method and method != "stratified"
+    }
+
+
+def _is_pretraining(setting: dict[str, Any]) -> bool:
+    return bool(
+        setting["corpus"].startswith("lego")
+        and setting["baseline"] == "stratified"
+        and list(setting["trained"]) == list(setting["measured"])
+        and not setting["measured_k"]
+    )
+
+
+def _relative(found: dict[str, Any], method: str) -> np.ndarray:
+    """How much larger a method's areas are than the baseline's, on the seeds that both have."""
+    areas = [
+        {seed: row["area"] for seed, row in zip(one["seeds"], one["by_seed"], strict=True)}
+        for name in (method, found["setting"]["baseline"])
+        if (one := found["methods"].get(name))
+    ]
+    if len(areas) < 2:
+        return np.zeros(0)
+    ours, theirs = areas
+    return np.array([ours[seed] / theirs[seed] - 1 for seed in ours if seed in theirs])
+
+
 def _p(differences: np.ndarray) -> float | None:
     from scipy.stats import wilcoxon
 
@@ -241,6 +286,16 @@ def print_setting(name: str, told: dict[str, Any]) -> None:
                 f"\nThe {method} graph against the true one: area {against['area']['mean_difference']:+.4f}, higher on "
                 f"{against['area']['higher']} of {against['num_seeds']} seeds, p {against['area']['p']}."
             )
+
+
+def print_pooled(found: dict[str, dict[str, Any]]) -> None:
+    print("\n### all LEGO settings together: area against stratified, by setting and seed\n")
+    print("| method | settings | pairs | mean difference | lower on | p |\n|---|---:|---:|---:|---:|---:|")
+    for method, one in found.items():
+        p = "" if one["p"] is None else f"{one['p']:.4f}"
+        print(
+            f"| {method} | {one['num_settings']} | {one['num_pairs']} | {100 * one['mean_difference']:+.1f} % | {one['lower']} | {p} |"
+        )
 
 
 def _row(method: str, found: dict[str, Any], *, has_target: bool) -> str:

@@ -146,6 +146,31 @@ def test_the_comparison_counts_pairs_and_takes_never_as_longer_than_any_number_o
     assert found["steps_to_target"]["mean_difference"] is None
 
 
+def test_settings_are_put_together_by_relative_differences_where_all_skills_are_trained_and_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def told(name: str, **areas: list[float]) -> dict[str, object]:
+        rows = {method: [{"area": area} for area in of_seed] for method, of_seed in areas.items()}
+        found = {method: {"seeds": list(range(len(of_seed))), "by_seed": of_seed} for method, of_seed in rows.items()}
+        return {"setting": vars(SETTINGS[name]), "methods": found}
+
+    settings = {
+        "easy": told("shuffled LEGO k=3", stratified=[0.2, 0.4, 0.4], chain=[0.1, 0.2]),
+        "hard": told("ordered LEGO k=5", stratified=[4.0, 4.0, 4.0, 4.0], chain=[3.0, 3.0, 2.0, 6.0], odm=[5.0]),
+        "other": told("fine-tuning: ordered LEGO, skill 3", stratified=[1.0], chain=[9.0]),
+        "far": told("out of domain: chains of 3 from chains of 5", stratified=[1.0], chain=[9.0]),
+        "text": told("real text: sources", stratified=[1.0], identity=[9.0]),
+    }
+    together = measures.pooled(settings)
+    chain = together.pop("chain")
+    assert chain.pop("p") == pytest.approx(0.19, abs=0.06)
+    # halves twice, then -1/4, -1/4, -1/2 and +1/2
+    assert chain == {"num_pairs": 6, "num_settings": 2, "mean_difference": -0.25, "lower": 5}
+    assert together == {"odm": {"num_pairs": 1, "num_settings": 1, "mean_difference": 0.25, "lower": 0, "p": None}}
+    measures.print_pooled(together)
+    assert "| odm | 1 | 1 | +25.0 % | 0 |  |" in capsys.readouterr().out
+
+
 def test_edges_along_the_chain_are_the_forward_share_of_the_positive_ones() -> None:
     assert measures.forward_share(np.array([[1.0, 0.3, -1.0], [0.1, 1.0, 0.2], [0.0, -0.5, 1.0]])) == pytest.approx(
         0.833
