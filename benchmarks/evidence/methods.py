@@ -5,6 +5,7 @@
     curriculum, anti_curriculum, skill_curriculum
                        by the true order of the skills (of the chain, of the digits), which no loss of an untrained model tells
     identity           SKILL-IT without a graph
+    loss order         SKILL-IT with a graph that the latest losses tell: 0.5 from each skill to the one of the next larger loss
     chain              SKILL-IT with the true one: 1 on the diagonal, 0.5 from each skill to the next
     published          SKILL-IT with the authors' graph
     static             SKILL-IT's first weights by the chain, for the whole run (T = 1)
@@ -74,6 +75,8 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
         return schedule({skill: float(place) for place, skill in enumerate(skills)}, draws=draws)
     if method == "odm":
         return policies.odm(warmup_steps=setting.eval_every)
+    if method == "loss order":
+        return policies.loss_order(eta=setting.eta, edge=STRONGEST, window=WINDOW, reduce=setting.reduce)
     if method in PROBING:
         probing = probes(setting, len(skills))
         if method == "aioli":

@@ -22,6 +22,7 @@ PRETRAINING = (
     *MIXES,
     *CURRICULA,
     "identity",
+    "loss order",
     "chain",
     "static",
     *LEARNED,
@@ -144,7 +145,7 @@ def _finetuning(
 
 
 def _real_text(corpus: str) -> Setting:
-    methods = ("natural", "stratified", "identity", "leave-one-out", "odm", "aioli")
+    methods = ("natural", "stratified", "identity", "loss order", "leave-one-out", "odm", "aioli")
     return Setting(
         corpus,
         0,

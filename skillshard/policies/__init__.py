@@ -6,6 +6,7 @@ from skillshard.policies.curriculum import anti_curriculum, curriculum, skill_cu
 from skillshard.policies.doremi import doremi
 from skillshard.policies.exp3 import exp3
 from skillshard.policies.graph_refresh import graph_refresh
+from skillshard.policies.loss_order import loss_order
 from skillshard.policies.odm import odm
 from skillshard.policies.policy import NextRound, Observation, Policy, Probing, Transform
 from skillshard.policies.skill_it import skill_it
@@ -33,6 +34,7 @@ __all__ = [
     "fixed",
     "floor",
     "graph_refresh",
+    "loss_order",
     "max_change",
     "odm",
     "proportional",

@@ -82,13 +82,19 @@ class SkillIt:
         edges = self.graph.edges[rows]
         if self.mode == "paper":
             edges = np.maximum(edges, 0)
-        return softmax(self.eta * edges @ self._reduced(state["window"]))
+        return softmax(self.eta * edges @ reduced(state["window"], len(self.eval_skills), self.reduce))
 
-    def _reduced(self, window: list[list[float]]) -> Float[np.ndarray, " eval_skill"]:
-        if not window:
-            return np.ones(len(self.eval_skills))
-        losses = np.array(window)
-        return losses.sum(axis=0) if self.reduce == "sum" else losses.mean(axis=0)
+
+def reduced(window: list[list[float]], num_skills: int, reduce: Reduce) -> Float[np.ndarray, " eval_skill"]:
+    """The losses of a window as one number for each skill; 1 before the first observation.
+
+    >>> reduced([[1.0, 2.0], [3.0, 0.0]], 2, "mean").tolist(), reduced([], 2, "sum").tolist()
+    ([2.0, 1.0], [1.0, 1.0])
+    """
+    if not window:
+        return np.ones(num_skills)
+    losses = np.array(window)
+    return losses.sum(axis=0) if reduce == "sum" else losses.mean(axis=0)
 
 
 def skill_it(

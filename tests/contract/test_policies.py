@@ -28,6 +28,7 @@ from skillshard.policies import (
     fixed,
     floor,
     graph_refresh,
+    loss_order,
     max_change,
     odm,
     proportional,
@@ -65,6 +66,8 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "skill_it static": lambda: skill_it(GRAPH, eta=0.5, mode="static"),
     "skill_it of lone nodes": lambda: skill_it(SkillGraph(SKILLS, SKILLS, np.zeros((4, 4))), eta=0.5),
     "softmax_loss": lambda: softmax_loss(temperature=0.5),
+    "loss_order": lambda: loss_order(eta=0.5),
+    "loss_order mean": lambda: loss_order(eta=2.0, edge=1.0, window=1, reduce="mean"),
     "odm": lambda: odm(warmup_steps=0),
     "odm with a prior": lambda: odm(
         warmup_steps=3, smoothing=0.5, prior=dict(zip(SKILLS, (4.0, 3.0, 2.0, 1.0), strict=True))
