@@ -203,7 +203,7 @@ SETTINGS = {
         2400,
         0.05,
         "stratified",
-        ("natural", "stratified", "chain", "leave-one-out", "skill-stratified by leave-one-out", *PROBING),
+        ("natural", "stratified", "chain", "leave-one-out", "skill-stratified by leave-one-out"),
         measured_k=3,
     ),
     "real text: sources": _real_text("sources"),
