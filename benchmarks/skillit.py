@@ -18,6 +18,8 @@ from benchmarks.evidence.pictures import draw_setting
 from benchmarks.evidence.settings import SETTINGS, SIZES
 from benchmarks.evidence.training import run_all
 from benchmarks.mixers import machine
+from skillshard.errors import ProxyError
+from skillshard.proxy.device import resolve_device
 
 
 def main() -> None:
@@ -39,13 +41,17 @@ def main() -> None:
     asked = {"steps": arguments.steps, "size": arguments.size, "lr": arguments.lr}
     changes = {name: value for name, value in asked.items() if value is not None}
     if arguments.verb == "run":
+        try:
+            device = resolve_device(arguments.device)
+        except ProxyError as error:
+            raise SystemExit(f"error: {error}") from None
         run_all(
             arguments.settings,
             arguments.seeds,
             arguments.methods,
             arguments.work,
             workers=arguments.workers,
-            device=arguments.device,
+            device=device,
             changes=changes,
         )
     earlier = {"settings": {}} if arguments.earlier is None else json.loads(arguments.earlier.read_text())
