@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.evidence.methods import GRAPH_SEEDS, graph_of, graph_seeds, read_at
 from benchmarks.evidence.settings import Setting, sized
-from benchmarks.evidence.training import place_of
+from benchmarks.evidence.training import unit_key
 
 EVALUATION_COST = 1 / 3
 """Of a sample, in trained samples: a forward pass of the three that a step takes."""
@@ -28,8 +28,8 @@ def summary(
     Raises:
         ValueError: the former table is of another setting.
     """
-    setting, key = sized(name, **changes), place_of(Path(), name, 0).parent.name
-    records, graphs = _all_records(setting, key, seeds, work)
+    setting = sized(name, **changes)
+    records, graphs = _all_records(setting, name, seeds, work)
     rows = _rows_of(earlier, setting, name)
     for method, of_seed in records.items():
         for seed, record in of_seed.items():
@@ -72,16 +72,12 @@ def summary(
 
 
 def _all_records(
-    setting: Setting, key: str, seeds: list[int], work: Path
+    setting: Setting, name: str, seeds: list[int], work: Path
 ) -> tuple[dict[str, dict[int, dict[str, Any]]], dict[str | None, dict[int, dict[str, Any]]]]:
     """The trainings that are there, by method and seed, and the graphs that led some of them, by kind and seed."""
-    trainings = {
-        method: found
-        for method in setting.methods
-        if (found := _records(work, f"train-{key}", method.replace(" ", "-"), seeds))
-    }
+    trainings = {method: found for method in setting.methods if (found := _records(work, "train", name, method, seeds))}
     graphs = {
-        kind: _records(work, f"graph-{key}", kind, sorted({*seeds, *GRAPH_SEEDS}))
+        kind: _records(work, "graph", name, kind, sorted({*seeds, *GRAPH_SEEDS}))
         for kind in dict.fromkeys(map(graph_of, trainings))
         if kind is not None
     }
@@ -122,9 +118,9 @@ def _against(found: dict[str, dict[int, dict[str, Any]]], method: str, other: st
     return compared(ours, theirs) | {"num_seeds": len(shared)} if shared else None
 
 
-def _records(work: Path, kind: str, method: str, seeds: list[int]) -> dict[int, dict[str, Any]]:
+def _records(work: Path, kind: str, name: str, method: str, seeds: list[int]) -> dict[int, dict[str, Any]]:
     """What is there of a method, by seed."""
-    places = {seed: work / "records" / f"{kind}-{seed}-{method}.json" for seed in seeds}
+    places = {seed: work / "records" / f"{unit_key(kind, name, seed, method)}.json" for seed in seeds}
     return {seed: json.loads(place.read_text()) for seed, place in places.items() if place.exists()}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.evidence.methods import round_steps
 from benchmarks.evidence.settings import Setting, sized
-from benchmarks.evidence.training import place_of
+from benchmarks.evidence.training import place_of, unit_key
 from skillshard.report.figures import History, draw_runs
 
 SHOWN = (
@@ -16,9 +16,11 @@ SHOWN = (
     "target-only",
     "stratified",
     "identity",
+    "loss order",
     "chain",
     "prerequisites",
     "leave-one-out",
+    "direct edges",
     "refresh",
     "odm",
 )
@@ -26,24 +28,24 @@ SHOWN = (
 
 def draw_setting(name: str, seed: int, work: Path, folder: Path, changes: dict[str, Any]) -> Path | None:
     """One PNG with the trainings of a seed by the methods that say most; None without a record of the baseline to compare with."""
-    setting, key = sized(name, **changes), place_of(Path(), name, 0).parent.name
-    places = {method: work / "records" / f"train-{key}-{seed}-{method}.json" for method in SHOWN}
+    setting, records = sized(name, **changes), work / "records"
+    places = {method: records / f"{unit_key('train', name, seed, method)}.json" for method in SHOWN}
     if not places[setting.baseline].exists():
         return None
+    skills = json.loads((records / f"{unit_key('shards', name, seed)}.json").read_text())["skills"]
     shown = {
-        method: history_of(setting, f"{key}-{seed}", method, work / "records")
+        method: history_of(setting, method, json.loads(place.read_text()), skills)
         for method, place in places.items()
         if method in setting.methods and place.exists()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    draw_runs(shown, folder / f"{key}.png", title=f"{name}, seed {seed}")
-    return folder / f"{key}.png"
+    drawn = folder / f"{place_of(Path(), name, seed).parent.name}.png"
+    draw_runs(shown, drawn, title=f"{name}, seed {seed}")
+    return drawn
 
 
-def history_of(setting: Setting, key: str, method: str, records: Path) -> History:
+def history_of(setting: Setting, method: str, record: dict[str, Any], skills: list[str]) -> History:
     """The course of a training, from its record."""
-    record = json.loads((records / f"train-{key}-{method}.json").read_text())
-    skills = json.loads((records / f"shards-{key}.json").read_text())["skills"]
     round_draws = round_steps(setting, method) * setting.batch_size
     steps = np.arange(len(record["losses"])) * setting.eval_every
     return History(

@@ -15,7 +15,7 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from benchmarks.evidence.settings import LONG, PROBING, SETTINGS, SIZES, Setting
 if TYPE_CHECKING:
     from torch import nn
 
+    from skillshard.execution import Unit
     from skillshard.mixing.mixer import Mixer
     from skillshard.proxy.reading import Reading
     from skillshard.proxy.train import TokenBatch
@@ -40,6 +41,15 @@ SETTLED_LOSS, SETTLED_EVALUATIONS = 0.002, 4
 
 def place_of(work: Path, name: str, seed: int) -> Path:
     return work / name.replace(" ", "-").replace(":", "").replace(",", "").replace("=", "") / str(seed)
+
+
+def unit_key(kind: str, name: str, seed: int, method: str = "") -> str:
+    """The key of a unit, which its record is named by.
+
+    >>> unit_key("train", "shuffled LEGO k=3", 7, "loss order")
+    'train-shuffled-LEGO-k3-7-loss-order'
+    """
+    return "-".join(filter(None, (kind, place_of(Path(), name, 0).parent.name, str(seed), method.replace(" ", "-"))))
 
 
 def prepare_unit(name: str, seed: int, work: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -309,53 +319,11 @@ def run_all(
     changes: dict[str, Any],
 ) -> None:
     """Shards, graphs, trainings, of one setting after the other; what is done already is not done again."""
-    from skillshard.execution import Unit, Where, run
+    from skillshard.execution import Where, run
 
-    shorter = {"steps": changes["steps"]} if "steps" in changes else {}
     for name in names:
         chosen = [method for method in SETTINGS[name].methods if methods is None or method in methods]
-        needed = sorted(
-            {
-                (number, graph)
-                for method in chosen
-                for seed in seeds
-                for number in graph_seeds(method, seed)
-                if (graph := graph_of(method))
-            }
-        )
-        whole = {"name": name, "work": str(work)}
-        key = place_of(Path(), name, 0).parent.name
-        stages = [
-            (
-                prepare_unit,
-                [
-                    Unit(f"shards-{key}-{seed}", {**whole, "seed": seed, "changes": shorter})
-                    for seed in sorted({*seeds, *(seed for seed, _ in needed)})
-                ],
-            ),
-            (
-                graph_unit,
-                [
-                    Unit(
-                        f"graph-{key}-{seed}-{graph}",
-                        {**whole, "seed": seed, "method": graph, "device": device, "changes": shorter},
-                    )
-                    for seed, graph in needed
-                ],
-            ),
-            (
-                train_unit,
-                [
-                    Unit(
-                        f"train-{key}-{seed}-{method.replace(' ', '-')}",
-                        {**whole, "seed": seed, "method": method, "device": device, "changes": changes},
-                    )
-                    for seed in seeds
-                    for method in chosen
-                ],
-            ),
-        ]
-        for function, units in stages:
+        for function, units in _stages(name, seeds, chosen, work, device, changes):
             run(
                 function,
                 units,
@@ -365,3 +333,35 @@ def run_all(
                 num_gpus=1.0 if device.startswith("cuda") else 0.0,
                 on_done=lambda unit, record: print(unit.key, flush=True),
             )
+
+
+def _stages(
+    name: str, seeds: list[int], methods: list[str], work: Path, device: str, changes: dict[str, Any]
+) -> list[tuple[Callable[..., dict[str, Any]], list["Unit"]]]:
+    """What is made first, then, and last."""
+    from skillshard.execution import Unit
+
+    led = {
+        (number, graph)
+        for seed in seeds
+        for one in methods
+        if (graph := graph_of(one))
+        for number in graph_seeds(one, seed)
+    }
+    whole = {"name": name, "work": str(work)}
+    shorter = {"steps": changes["steps"]} if "steps" in changes else {}
+    learning = {**whole, "device": device, "changes": shorter}
+    training = {**whole, "device": device, "changes": changes}
+    corpora = [
+        Unit(unit_key("shards", name, seed), {**whole, "seed": seed, "changes": shorter})
+        for seed in sorted({*seeds, *(seed for seed, _ in led)})
+    ]
+    graphs = [
+        Unit(unit_key("graph", name, seed, one), {**learning, "seed": seed, "method": one}) for seed, one in sorted(led)
+    ]
+    trainings = [
+        Unit(unit_key("train", name, seed, one), {**training, "seed": seed, "method": one})
+        for seed in seeds
+        for one in methods
+    ]
+    return [(prepare_unit, corpora), (graph_unit, graphs), (train_unit, trainings)]
