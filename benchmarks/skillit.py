@@ -19,7 +19,6 @@ from benchmarks.evidence.settings import SETTINGS, SIZES
 from benchmarks.evidence.training import run_all
 from benchmarks.mixers import machine
 from skillshard.errors import ProxyError
-from skillshard.proxy.device import resolve_device
 
 
 def main() -> None:
@@ -41,6 +40,8 @@ def main() -> None:
     asked = {"steps": arguments.steps, "size": arguments.size, "lr": arguments.lr}
     changes = {name: value for name, value in asked.items() if value is not None}
     if arguments.verb == "run":
+        from skillshard.proxy.device import resolve_device  # with torch, which tables do without
+
         try:
             device = resolve_device(arguments.device)
         except ProxyError as error:

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.evidence.methods import round_steps
 from benchmarks.evidence.settings import Setting, sized
-from benchmarks.evidence.training import place_of, unit_key
+from benchmarks.evidence.training import slug, unit_key
 from skillshard.report.figures import History, draw_runs
 
 SHOWN = (
@@ -39,7 +39,7 @@ def draw_setting(name: str, seed: int, work: Path, folder: Path, changes: dict[s
         if method in setting.methods and place.exists()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = folder / f"{place_of(Path(), name, seed).parent.name}.png"
+    drawn = folder / f"{slug(name)}.png"
     draw_runs(shown, drawn, title=f"{name}, seed {seed}")
     return drawn
 

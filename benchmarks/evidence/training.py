@@ -40,7 +40,12 @@ SETTLED_LOSS, SETTLED_EVALUATIONS = 0.002, 4
 
 
 def place_of(work: Path, name: str, seed: int) -> Path:
-    return work / name.replace(" ", "-").replace(":", "").replace(",", "").replace("=", "") / str(seed)
+    return work / slug(name) / str(seed)
+
+
+def slug(name: str) -> str:
+    """A setting's name as a part of paths and keys."""
+    return name.replace(" ", "-").replace(":", "").replace(",", "").replace("=", "")
 
 
 def unit_key(kind: str, name: str, seed: int, method: str = "") -> str:
@@ -49,7 +54,7 @@ def unit_key(kind: str, name: str, seed: int, method: str = "") -> str:
     >>> unit_key("train", "shuffled LEGO k=3", 7, "loss order")
     'train-shuffled-LEGO-k3-7-loss-order'
     """
-    return "-".join(filter(None, (kind, place_of(Path(), name, 0).parent.name, str(seed), method.replace(" ", "-"))))
+    return "-".join(filter(None, (kind, slug(name), str(seed), method.replace(" ", "-"))))
 
 
 def prepare_unit(name: str, seed: int, work: str, changes: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,9 @@ class Statistics:
             return f"Nearly empty ({told}): skills hardly help one another, and each is learned on its own: weights by loss need no graph."
         if certain is not None and certain <= NEARLY_EMPTY:
             return f"Undecided ({told}): too few edges can be told from 0. More seeds or longer runs would say more."
-        if (share if certain is None else certain) >= NEARLY_COMPLETE:
+        if certain is not None and share >= NEARLY_COMPLETE > certain:
+            return f"Undecided ({told}): perhaps everything helps everything, and stratified sampling is as good. More seeds or longer runs would say more."
+        if share >= NEARLY_COMPLETE:
             return f"Nearly complete ({told}): everything helps everything, and stratified sampling is expected to be as good."
         return f"Neither nearly complete nor nearly empty ({told}): there is an order for SKILL-IT to use."
 

@@ -67,6 +67,10 @@ def test_doubt_is_said_and_is_not_taken_for_emptiness() -> None:
     assert found.sentence.startswith("Undecided (100 % of the edges between skills are positive, 0 % beyond doubt)")
     sure = statistics("abc", "abc", edges, standard_errors=errors / 100, num_seeds=3)
     assert sure.num_uncertain == 0 and sure.sentence.startswith("Nearly complete")
+    half = np.where(np.arange(9).reshape(3, 3) % 2, errors, errors / 100)
+    partly = statistics("abc", "abc", edges, standard_errors=half, num_seeds=3)
+    assert partly.density_certain is not None and 0.1 < partly.density_certain < 0.9
+    assert partly.sentence.startswith("Undecided (100 %") and "perhaps everything helps everything" in partly.sentence
 
 
 def test_lone_skills_and_reciprocity_are_found() -> None:
