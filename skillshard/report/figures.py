@@ -17,6 +17,8 @@ from skillshard.taggers.agreement import Agreement
 LOSS_FLOOR = 1e-4
 NAMES_INSIDE, NAMES_BESIDE = 12, 40
 """How many names a legend has room for within an axis, and beside them all."""
+RUNS_ABREAST = 4
+"""More would be too small to read on a page."""
 
 
 @dataclass(frozen=True)
@@ -64,28 +66,41 @@ def history(ledger: Ledger) -> History:
 
 
 def draw_runs(runs: Mapping[str, History], place: str | os.PathLike[str], *, title: str) -> None:
-    """One PNG: a column per run; above, its losses per skill and their mean (log scale); below, its weights per round."""
+    """One PNG, up to `RUNS_ABREAST` runs abreast: above, losses per skill and their mean (log scale); below, weights per round."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(4.2 * len(runs), 6.4), layout="constrained")
+    abreast = min(len(runs), RUNS_ABREAST)
+    bands = math.ceil(len(runs) / abreast)
+    figure = Figure(figsize=(4.2 * abreast, 6.4 * bands), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
+    axes = figure.subplots(2 * bands, abreast, sharex=True, squeeze=False, height_ratios=(3, 2) * bands)
+    above, below = axes[::2].ravel(), axes[1::2].ravel()
+    for of_all in (above, below):
+        for axis in of_all[1:]:
+            axis.sharey(of_all[0])
     trained, measured = (
         {name: None for run in runs.values() for name in getattr(run, part)} for part in ("skills", "eval_skills")
     )
     every = [*trained, *(name for name in measured if name not in trained)]
     colour_of = dict(zip(every, _colours(len(every)), strict=True))
-    for column, (name, run) in enumerate(runs.items()):
-        _plot_losses(axes[0, column], run, colour_of)
-        _plot_weights(axes[1, column], run, colour_of)
-        axes[0, column].set_title(name)
-        axes[1, column].xaxis.set_major_locator(MaxNLocator(4))
-    axes[0, 0].set_ylabel("holdout loss, nats per token")
-    axes[1, 0].set_ylabel("weight")
-    axes[1, 0].set_ylim(bottom=0)  # once all columns, which share it, have their weights
-    for axis in axes[:, 0] if measured != trained else axes[:1, 0]:
+    for at, (name, run) in enumerate(runs.items()):
+        _plot_losses(above[at], run, colour_of)
+        _plot_weights(below[at], run, colour_of)
+        above[at].set_title(name)
+        below[at].xaxis.set_major_locator(MaxNLocator(4))
+        below[at].tick_params(labelbottom=True)
+        if at % abreast == 0:
+            above[at].set_ylabel("holdout loss, nats per token")
+            below[at].set_ylabel("weight")
+        else:
+            above[at].tick_params(which="both", labelleft=False)
+            below[at].tick_params(labelleft=False)
+    below[0].set_ylim(bottom=0)  # once all, which share it, have their weights
+    for axis in (*above[len(runs) :], *below[len(runs) :]):
+        axis.remove()
+    for axis in (above[0], below[0]) if measured != trained else above[:1]:
         _name_lines(figure, axis)
     figure.suptitle(title)
     with storage.writing(place) as part:
@@ -117,7 +132,7 @@ def _name_lines(figure: Any, axis: Any) -> None:
     """A legend where there is room for it."""
     handles, labels = axis.get_legend_handles_labels()
     if len(labels) <= NAMES_INSIDE:
-        axis.legend(fontsize="small", loc="lower left")
+        axis.legend(fontsize="small", loc="best")
     elif len(labels) <= NAMES_BESIDE:
         figure.legend(handles, labels, fontsize=7, loc="outside right upper", frameon=False)
 

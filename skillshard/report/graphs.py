@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from skillshard.errors import name_some
+from skillshard.graph.derive import rule_in
 from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Statistics, is_same, is_uncertain, statistics
 from skillshard.report.figures import draw_heat_map, draw_nodes
@@ -24,7 +25,7 @@ def show_graph(place: str | os.PathLike[str], *, pictures: Path | None = None) -
     if max(len(graph.train_skills), len(graph.eval_skills)) <= TABLE_SKILLS:
         _print_matrix(graph)
     _print_strongest(graph)
-    for sentence in (*_counted(found), found.sentence, *_history(graph)):
+    for sentence in (*_counted(found), _out_of_reach(graph) or found.sentence, *_history(graph)):
         print_line(sentence)
     for drawn in [] if pictures is None else draw_graph(graph, pictures):
         print_line(f"drawn: {drawn}")
@@ -118,6 +119,19 @@ def _counted(found: Statistics) -> list[str]:
         if names
     ]
     return told
+
+
+def _out_of_reach(graph: GraphFile) -> str | None:
+    """What is wrong with a threshold that no run has come down to."""
+    if graph.learned is None or (threshold := rule_in(graph.learned).threshold) is None:
+        return None
+    lowest = min(loss for run in graph.learned.runs for losses in run.losses for loss in losses)
+    if lowest <= threshold:
+        return None
+    return (
+        f"No run brought a loss down to {threshold:g} nats (the lowest is {lowest:.3f}), so these edges tell nothing: derive others, with a "
+        "larger --edges threshold:LOSS."
+    )
 
 
 def _history(graph: GraphFile) -> list[str]:

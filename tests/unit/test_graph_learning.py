@@ -251,6 +251,8 @@ def test_the_verbs_of_the_command_line_share_one_name(learned: Path, shards: Sha
     ]
     assert "edges threshold:1.5" in skillshard(*other).out
     assert skillshard(*other).code == 0, "the same again is no error"
+    unreached = skillshard("graph", "--from", learned, "--edges", "threshold:0.001", "--out", tmp_path / "u.json").out
+    assert "No run brought a loss down to 0.001 nats" in unreached and "Nearly empty" not in unreached
     order = skillshard("graph", "--from", learned, "--direct", 0.2, "--off-diagonal", 0.5, "--out", tmp_path / "d.json")
     assert order.code == 0 and "direct edges of at least 0.2 of the largest" in order.out
     assert set(np.ravel(read_graph(tmp_path / "d.json").edges)) <= {0.0, 0.5, 1.0}

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,13 @@ def test_a_picture_of_a_run_leaves_out_what_was_not_reported(shards: ShardSet, t
     assert column[1:].tolist() == [1.0, 0.5]
     draw_runs({"exp3": seen}, tmp_path / "run.png", title="parts")
     assert (tmp_path / "run.png").stat().st_size > 10_000
+    sizes = {}
+    for num in (1, 2, 4, 5):
+        draw_runs({f"run {at}": seen for at in range(num)}, tmp_path / "runs.png", title="parts")
+        sizes[num] = struct.unpack(">II", (tmp_path / "runs.png").read_bytes()[16:24])  # of a PNG's header
+    width, height = sizes[1]
+    assert sizes[2] == (2 * width, height) and sizes[4] == (4 * width, height)
+    assert sizes[5] == (4 * width, 2 * height), "more than four go on below"
 
 
 def observations_of(mixer: Mixer) -> list[ObservationRecord]:
