@@ -53,7 +53,7 @@ class Statistics:
             return f"Undecided ({told}): perhaps everything helps everything, and stratified sampling is as good. More seeds or longer runs would say more."
         if share >= NEARLY_COMPLETE:
             return f"Nearly complete ({told}): everything helps everything, and stratified sampling is expected to be as good."
-        return f"Neither nearly complete nor nearly empty ({told}): there is an order for SKILL-IT to use."
+        return f"Neither nearly complete nor nearly empty ({told}): there {'may be' if certain is None else 'is'} an order for SKILL-IT to use."
 
 
 def statistics(

@@ -65,6 +65,11 @@ def test_doubt_is_said_and_is_not_taken_for_emptiness() -> None:
     found = statistics("abc", "abc", edges, standard_errors=errors, num_seeds=3)
     assert found.num_uncertain == 9 and found.density_certain == 0
     assert found.sentence.startswith("Undecided (100 % of the edges between skills are positive, 0 % beyond doubt)")
+    chain = np.eye(3) + np.eye(3, k=1)
+    assert statistics("abc", "abc", chain).sentence.endswith("there may be an order for SKILL-IT to use.")
+    assert statistics("abc", "abc", chain, standard_errors=errors / 100, num_seeds=3).sentence.endswith(
+        "there is an order for SKILL-IT to use."
+    )
     sure = statistics("abc", "abc", edges, standard_errors=errors / 100, num_seeds=3)
     assert sure.num_uncertain == 0 and sure.sentence.startswith("Nearly complete")
     half = np.where(np.arange(9).reshape(3, 3) % 2, errors, errors / 100)
