@@ -140,7 +140,7 @@ def test_the_comparison_counts_pairs_and_takes_never_as_longer_than_any_number_o
     theirs = rows([0.3, 0.3, 0.3, 0.3, 0.3, 0.3], [100, 100, None, None, 100, 100])
     ours = rows([0.2, 0.21, 0.22, 0.23, 0.24, 0.25], [50, 75, 100, None, None, 75])
     found = measures.compared(ours, theirs)
-    assert found["area"] == {"mean_difference": -0.075, "lower": 6, "higher": 0, "p": 0.0312}  # 2 / 2**6
+    assert found["area"] == {"mean_difference": -0.075, "lower": 6, "higher": 0, "p": 0.03125}  # 2 / 2**6
     assert found["final_loss"] == {"mean_difference": 0.0, "lower": 0, "higher": 0, "p": None}
     assert (found["steps_to_target"]["lower"], found["steps_to_target"]["higher"]) == (4, 1)
     assert found["steps_to_target"]["mean_difference"] is None
@@ -163,12 +163,33 @@ def test_settings_are_put_together_by_relative_differences_where_all_skills_are_
     }
     together = measures.pooled(settings)
     chain = together.pop("chain")
+    assert chain.pop("p_holm") == chain["p"]  # the only one that is tested
     assert chain.pop("p") == pytest.approx(0.19, abs=0.06)
     # halves twice, then -1/4, -1/4, -1/2 and +1/2
     assert chain == {"num_pairs": 6, "num_settings": 2, "mean_difference": -0.25, "lower": 5}
-    assert together == {"odm": {"num_pairs": 1, "num_settings": 1, "mean_difference": 0.25, "lower": 0, "p": None}}
+    assert together == {
+        "odm": {"num_pairs": 1, "num_settings": 1, "mean_difference": 0.25, "lower": 0, "p": None, "p_holm": None}
+    }
     measures.print_pooled(together)
-    assert "| odm | 1 | 1 | +25.0 % | 0 |  |" in capsys.readouterr().out
+    assert "| odm | 1 | 1 | +25.0 % | 0 |  |  |" in capsys.readouterr().out
+
+
+def test_p_values_are_corrected_for_the_number_of_methods() -> None:
+    setting = vars(SETTINGS["ordered LEGO k=5"])
+    areas = {
+        "stratified": [1.0] * 8,
+        "better": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.85, 0.75],  # lower on all: p = 2 / 2**8, times 3
+        "worse": [1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 0.9, 1.8],  # one rank of 36 against: p = 4 / 2**8, times 2
+        "alike": [1.1, 0.88, 1.3, 0.69, 1.5, 0.51, 1.7, 0.31],
+    }
+    rows = {
+        method: {"seeds": list(range(8)), "by_seed": [{"area": area} for area in found]}
+        for method, found in areas.items()
+    }
+    found = measures.pooled({"one": {"setting": setting, "methods": rows}})
+    assert [found["better"][p] for p in ("p", "p_holm")] == pytest.approx([2 / 256, 6 / 256], abs=1e-4)
+    assert [found["worse"][p] for p in ("p", "p_holm")] == pytest.approx([4 / 256, 8 / 256], abs=1e-4)
+    assert found["alike"]["p_holm"] == found["alike"]["p"] > 0.5
 
 
 def test_edges_along_the_chain_are_the_forward_share_of_the_positive_ones() -> None:
