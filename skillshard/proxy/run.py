@@ -247,7 +247,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, place: str | Path, step: i
             name: torch.from_numpy(vector[bounds[at] : bounds[at + 1]]).reshape(parameter.shape).to(parameter.device)
             for name, vector in moments.items()
         }
-        optimizer.state[parameter] = {**state, "step": torch.tensor(float(step))}
+        at_step = torch.tensor(float(step), device=parameter.device)  # where fused kernels want it
+        optimizer.state[parameter] = {**state, "step": at_step}
 
 
 def reading_for(

@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 
 from skillshard.errors import ProxyError
 from skillshard.proxy.model import Proxy, ProxyShape, mix_earlier, visible
+from skillshard.proxy.run import load_state, save_state
 from skillshard.proxy.train import (
     IGNORE,
     TokenBatch,
+    adamw,
     answer_batch,
     evaluate,
     learning_rate,
@@ -19,6 +22,7 @@ from skillshard.proxy.train import (
     seeded_model,
     text_batch,
     train,
+    train_step,
 )
 from skillshard.synthetic.lego import lego_samples, skill_names
 from skillshard.synthetic.lego_tokens import SLOTS, VOCAB, encode_lego
@@ -208,3 +212,23 @@ def test_a_loss_that_is_not_defined_is_refused():
         evaluate(model, {"a": batch})
     with pytest.raises(ProxyError, match="skill 'a' has no held-out samples"):
         evaluate(model, {"a": batch[:0]})
+
+
+def test_a_kept_state_goes_on_as_if_never_kept_and_lies_where_the_model_does(tmp_path: Path) -> None:
+    batch = text_batch(np.random.default_rng(0).integers(0, 11, (4, POSITIONS)))
+    flat = ProxyShape(vocab=11, positions=POSITIONS, layers=1, dim=8, heads=2)
+    model = seeded_model(flat, seed=0)
+    optimizer = adamw(model)
+    train(model, [batch] * 3, steps=3, lr=1e-2, optimizer=optimizer)
+    save_state(model, optimizer, tmp_path / "state.npz")
+    again = seeded_model(flat, seed=1)
+    its_own = adamw(again)
+    load_state(again, its_own, tmp_path / "state.npz")
+    for one, with_optimizer in ((model, optimizer), (again, its_own)):
+        train_step(one, with_optimizer, batch, lr=1e-2)
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
+    # on a device, fused AdamW refuses a counter that lies elsewhere; "meta" is a device that every machine has
+    elsewhere = seeded_model(flat, seed=0, device="meta")
+    moved = adamw(elsewhere)
+    load_state(elsewhere, moved, tmp_path / "state.npz")
+    assert {value.device.type for state in moved.state.values() for value in state.values()} == {"meta"}
