@@ -223,6 +223,7 @@ def tag(
             seed=seed,
             device=device or "auto",
             precision=dtype or "auto",
+            on_this_machine=ray_address is None,
         )
         if by == "loss"
         else _embedding(
@@ -348,6 +349,7 @@ def _loss(
     seed: int,
     device: str,
     precision: str,
+    on_this_machine: bool,
 ) -> Any:
     """The tagger that --by loss asks for."""
     if model is not None:
@@ -376,5 +378,6 @@ def _loss(
         seed=seed,
         device=device,
         precision=precision,
+        on_this_machine=on_this_machine,
         on_estimate=lambda sentence: typer.echo(sentence, err=True),
     )

@@ -1,7 +1,6 @@
 """Learn a graph from shards: plan, encode, estimate, run, derive."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -14,13 +13,13 @@ from skillshard.execution import Record, Unit, Where, num_cpus, run
 from skillshard.graph.derive import derived, rule_of
 from skillshard.graph.edges import EdgeRule
 from skillshard.graph.plan import Method, PlannedRun, plan_runs, plan_warm_starts
-from skillshard.graph.runs import RunData, eval_steps, run_unit, save_data, warm_unit
+from skillshard.graph.runs import RunData, eval_steps, run_unit, save_data, timing_unit, warm_unit
 from skillshard.graph.skill_graph import GraphFile, Learned, RunLosses, read_graph, write_graph
-from skillshard.proxy.device import one_thread, resolve_device, resolve_precision
+from skillshard.proxy.device import is_here, resolve_device, resolve_precision
 from skillshard.proxy.pretrained import check_place
 from skillshard.proxy.reading import Reading, check_window
-from skillshard.proxy.run import Recipe, computing, estimate_s, model_for, new_model, reading_for
-from skillshard.proxy.train import TokenBatch, evaluate
+from skillshard.proxy.run import Recipe, model_for, reading_for
+from skillshard.proxy.train import TokenBatch
 from skillshard.shards.read import ShardSet, SkillShards
 
 RUNS_VERSION = 1
@@ -131,7 +130,8 @@ def learn_graph(
     every = eval_every or max(1, steps // 10)
     _check_numbers(steps, warmup_steps, num_seeds, every, eval_samples, samples, for_steps, settle)
     _check_reading(window, proxy, segment_at, answer_after)
-    device = resolve_device(device)
+    where = where or Where()
+    device = resolve_device(device, on_this_machine=where.ray_address is None)
     precision = resolve_precision(precision, device)
     eval_skills = _eval_skills(eval_shards or shards, targets)
     seeds = list(range(seed, seed + num_seeds))
@@ -184,7 +184,7 @@ def learn_graph(
     warm_units, run_units = _units(
         folder, data, recipe, planned, warm, warmup_steps, every, for_steps, settle, told.made_from["proxy"]
     )
-    records = _train(data, warm_units, run_units, folder, where or Where(), budget_s, on_estimate, on_stage)
+    records = _train(warm_units, run_units, folder, where, budget_s, on_estimate, on_stage)
     learned = told.model_copy(update={"runs": [_measured(*each) for each in zip(planned, records, strict=True)]})
     graph = derived(shards.skills, eval_skills, learned, rule=rule)
     write_graph(graph, out)
@@ -192,7 +192,6 @@ def learn_graph(
 
 
 def _train(
-    data: RunData,
     warm_units: Sequence[Unit],
     run_units: Sequence[Unit],
     folder: str,
@@ -206,7 +205,7 @@ def _train(
     missing = [unit for unit in run_units if not storage.exists(storage.join(kept, f"{unit.key}.json"))]
     needed = _needed(warm_units, missing, kept)
     if missing:
-        cost = _cost(data, needed, missing, where)
+        cost = _cost(needed, missing, where, kept)
         if budget_s is not None and cost.seconds > budget_s:
             raise GraphError(
                 f"{cost.sentence}, and --budget allows {said_s(budget_s)}. Raise it, or take fewer --seeds, or --steps and --warmup shorter by a "
@@ -386,16 +385,16 @@ def _needed(warm: Sequence[Unit], missing: Sequence[Unit], records: str) -> list
     return needed
 
 
-def _cost(data: RunData, warm: Sequence[Unit], missing: Sequence[Unit], where: Where) -> Cost:
-    """From a few steps and one evaluation, measured here."""
+def _cost(warm: Sequence[Unit], missing: Sequence[Unit], where: Where, records: str) -> Cost:
+    """From a few steps and one evaluation, measured here if the device is here, else where it is."""
     recipe = missing[0].arguments["recipe"]
     largest = max(unit.arguments["run"].batch_size for unit in (*warm, *missing))
-    some = next(iter(data.train.values()))
-    with one_thread():
-        step_s = estimate_s(some, recipe, size=largest) / recipe.steps
-        started = time.perf_counter()
-        evaluate(computing(new_model(recipe, seed=0), recipe), data.evaluation)
-        eval_s = time.perf_counter() - started
+    timing = Unit("timing", {"data": missing[0].arguments["data"], "recipe": recipe, "batch_size": largest})
+    if is_here(recipe.device):
+        taken = timing_unit(**timing.arguments)
+    else:
+        Path(storage.join(records, f"{timing.key}.json")).unlink(missing_ok=True)  # of another day, on other machines
+        taken = run(timing_unit, [timing], where=where, records=records, keeps_model=True, num_gpus=1.0)[0]
     workers = 1 if recipe.device.startswith("cuda") else where.workers or num_cpus()
 
     def seconds(unit: Unit) -> float:
@@ -404,7 +403,7 @@ def _cost(data: RunData, warm: Sequence[Unit], missing: Sequence[Unit], where: W
             len(eval_steps(arguments["recipe"].steps, arguments["eval_every"])) if "eval_every" in arguments else 0
         )
         share = arguments["run"].batch_size / largest
-        return float(arguments["recipe"].steps * step_s * share + num_evals * eval_s)
+        return float(arguments["recipe"].steps * taken["step_s"] * share + num_evals * taken["eval_s"])
 
     stages = [(sum(map(seconds, units)), len(units)) for units in (warm, missing)]
     total = sum(spent / min(workers, num) for spent, num in stages if num)

@@ -10,6 +10,7 @@ a run ends in the same bytes wherever it ran.
 
 import hashlib
 import itertools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +25,7 @@ from skillshard import storage
 from skillshard.execution import Record
 from skillshard.graph.plan import PlannedRun
 from skillshard.proxy.device import one_thread
-from skillshard.proxy.run import Recipe, computing, load_state, new_model, random_batches, save_state
+from skillshard.proxy.run import Recipe, computing, estimate_s, load_state, new_model, random_batches, save_state
 from skillshard.proxy.train import TokenBatch, adamw, evaluate, train
 
 SETTLED_POINTS = 4
@@ -72,6 +73,16 @@ def load_data(place: str) -> RunData:
             for split, skills in names.items()
         }
     return RunData(splits["train"], splits["evaluation"])
+
+
+def timing_unit(data: str, recipe: Recipe, batch_size: int) -> Record:
+    """Seconds of one step on the first skill and of one evaluation, measured where it runs."""
+    found = load_data(data)
+    with one_thread():
+        step_s = estimate_s(next(iter(found.train.values())), recipe, size=batch_size) / recipe.steps
+        started = time.perf_counter()
+        evaluate(computing(new_model(recipe, seed=0), recipe), found.evaluation)
+    return {"step_s": step_s, "eval_s": time.perf_counter() - started}
 
 
 def warm_unit(data: str, recipe: Recipe, run: PlannedRun, schedule_steps: float, place: str) -> Record:

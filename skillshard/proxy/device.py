@@ -12,11 +12,25 @@ from skillshard.errors import ProxyError
 Precision = Literal["float32", "bfloat16"]
 
 
-def resolve_device(device: str) -> str:
+def is_here(device: str) -> bool:
+    """Whether this process sees the device; on Ray it may be that of other nodes.
+
+    >>> is_here("cpu")
+    True
+    """
+    kind, _, number = device.partition(":")
+    return kind != "cuda" or int(number or 0) < torch.cuda.device_count()
+
+
+def resolve_device(device: str, *, on_this_machine: bool = True) -> str:
     """ "auto" becomes "cuda" where PyTorch sees a GPU, else "cpu"; anything else is checked.
 
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        on_this_machine: False where the device is that of other nodes, and is not looked for here.
+
     Raises:
-        ProxyError: no such device here.
+        ProxyError: no such device here, or a number where workers see only the GPU that they were given.
 
     >>> resolve_device("cpu")
     'cpu'
@@ -26,10 +40,12 @@ def resolve_device(device: str) -> str:
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
         raise ProxyError(f"--device {device}: give 'auto', 'cpu', 'cuda' or 'cuda:N'.")
-    num_gpus = torch.cuda.device_count() if kind == "cuda" else 0
-    if kind == "cuda" and int(number or 0) >= num_gpus:
+    if kind == "cuda" and number and not on_this_machine:
+        raise ProxyError(f"--device {device}: a worker on Ray sees only the GPU that it was given. Give --device cuda.")
+    if on_this_machine and not is_here(device):
         raise ProxyError(
-            f"--device {device}: PyTorch {torch.__version__} sees {num_gpus} GPUs here. Run where there is one, or give --device cpu."
+            f"--device {device}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs here. Run where there is one, or give "
+            "--device cpu."
         )
     return device
 

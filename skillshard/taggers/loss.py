@@ -21,8 +21,8 @@ from jaxtyping import Float
 
 from skillshard import storage
 from skillshard.errors import TagsError
-from skillshard.execution import Record, Unit, Where, keyed, num_cpus
-from skillshard.proxy.device import Precision, one_thread, resolve_device, resolve_precision
+from skillshard.execution import Record, Unit, keyed, num_cpus
+from skillshard.proxy.device import Precision, is_here, one_thread, resolve_device, resolve_precision
 from skillshard.proxy.pretrained import check_place
 from skillshard.proxy.reading import Reading, check_window
 from skillshard.proxy.run import BATCH_SIZE, Recipe, estimate_s, model_for, reading_for, train_run
@@ -152,23 +152,27 @@ class LossFinder:
             }
             for number, seed in enumerate(self._seeds())
         )
-        self.on_estimate(self._estimate(search.where, texts, reading, recipe))
+        self.on_estimate(self._estimate(search, keyed([{"texts": str(place), "reading": reading, "recipe": recipe}])))
         self._run(search, train_unit, units, "train", "training")
 
     def _run(
         self, search: Search, function: Callable[..., Record], units: Sequence[Unit], stage: str, title: str
-    ) -> None:
+    ) -> list[Record]:
         """A stage whose units each take a GPU if there is one."""
         on_gpu = self.device.startswith("cuda")
-        search.run(function, units, stage=stage, title=title, keeps_model=on_gpu, num_gpus=float(on_gpu))
+        return search.run(function, units, stage=stage, title=title, keeps_model=on_gpu, num_gpus=float(on_gpu))
 
     def _seeds(self) -> list[int]:
         """A seed for each run, far from those of other seeds."""
         return [int(word) for word in np.random.SeedSequence(self.seed).generate_state(self.runs)]
 
-    def _estimate(self, where: Where, texts: Sequence[SampledText], reading: Reading, recipe: Recipe) -> str:
-        with one_thread():
-            seconds = estimate_s(reading.encode([found.text for found in texts[:512]]), recipe)
+    def _estimate(self, search: Search, timing: Sequence[Unit]) -> str:
+        """From a few steps, here if the device is here, else where it is."""
+        if is_here(self.device):
+            taken = time_unit(**timing[0].arguments)
+        else:
+            taken = self._run(search, time_unit, timing, "timing", "timing")[0]
+        where, seconds = search.where, taken["seconds"]
         workers = min(where.workers or num_cpus(), self.runs)
         total = seconds * -(-self.runs // workers)
         on = f"on {where.ray_address or f'{workers} processes'}"
@@ -247,6 +251,7 @@ def loss_tagger(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    on_this_machine: bool = True,
     on_estimate: Callable[[str], None] = lambda sentence: None,
 ) -> LossFinder:
     """Find skills by loss trajectories.
@@ -270,13 +275,14 @@ def loss_tagger(
         seed: of the runs and of k-means.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "auto", "float32" or "bfloat16".
+        on_this_machine: False where the device is that of other nodes, and is not looked for here.
         on_estimate: called before the training with a sentence on how long it will take.
 
     Raises:
         TagsError: numbers or arguments that do not go together.
         ProxyError: no such device, precision or proxy here.
     """
-    device = resolve_device(device)
+    device = resolve_device(device, on_this_machine=on_this_machine)
     _check_numbers(skills, runs, probe, seed)
     check_window(window)
     if not 2 <= skills_range[0] <= skills_range[1]:
@@ -322,6 +328,12 @@ def loss_tagger(
         precision=resolve_precision(precision, device),
         on_estimate=on_estimate,
     )
+
+
+def time_unit(texts: str, reading: Reading, recipe: Recipe) -> Record:
+    """How long a run will take, measured where it runs."""
+    with one_thread():
+        return {"seconds": estimate_s(reading.encode(orjson.loads(storage.read_bytes(texts))[:512]), recipe)}
 
 
 def train_unit(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: str) -> Record:

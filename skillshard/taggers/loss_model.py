@@ -11,7 +11,7 @@ A sample costs a forward pass for each run and checkpoint (`whole`), or for each
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import nn
 
 from skillshard.corpus import Sample
 from skillshard.errors import TagsError
-from skillshard.proxy.device import one_thread
+from skillshard.proxy.device import is_here, one_thread
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.pretrained import PretrainedTokens
 from skillshard.proxy.reading import Bytes, Reading
@@ -163,7 +163,10 @@ def _opened(folder: str, digest: str) -> _Opened:
     kept = ClusterModel.open(folder)
     told = kept.manifest.encoder.arguments
     runs = tuple(str(run_folder(folder, number)) for number in range(len(told["seeds"])))
-    model = LossModel(reading_from_json(told["reading"]), recipe_from_json(told["recipe"]), runs, told["measure"])
+    recipe = recipe_from_json(told["recipe"])
+    if not is_here(recipe.device):  # learnt on a GPU, and tagging where there is none
+        recipe = replace(recipe, device="cpu")
+    model = LossModel(reading_from_json(told["reading"]), recipe, runs, told["measure"])
     mean, deviation = (np.load(Path(folder) / f"{name}.npy") for name in ("mean", "deviation"))
     return _Opened(model, told["guess_loss"], Scale(mean, deviation), kept.clusters, tuple(kept.names))
 

@@ -154,10 +154,20 @@ def test_actors_that_keep_an_encoder_give_the_bytes_of_one_process(cluster: tupl
     assert tree(tmp_path / "ray") == tree(tmp_path / "here")
 
 
-def test_a_gpu_that_the_cluster_does_not_have_is_one_sentence(cluster: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["embedding", "loss", "graph"])
+def test_a_gpu_that_the_cluster_does_not_have_is_one_sentence(
+    command: str, cluster: tuple[str, str], tmp_path: Path
+) -> None:
     topic_corpus(tmp_path / "corpus", 20)
-    options = ("--encoder", minilm(), "--device", "cuda", "--skills", 2, "--ray-address", cluster[0])
-    outcome = finish(start("tag", tmp_path / "corpus", "--by", "embedding", *options, "--out", tmp_path / "E"))
+    if command == "graph":
+        works("tag", tmp_path / "corpus", "--field", "meta.topic", "--out", tmp_path / "T")
+        works("shard", tmp_path / "corpus", "--tags", tmp_path / "T", "--out", tmp_path / "S")
+        asked: tuple[object, ...] = ("graph", tmp_path / "S", "--method", "linear", "--steps", 2)
+    else:
+        encoder = ("--encoder", minilm()) if command == "embedding" else ()
+        asked = ("tag", tmp_path / "corpus", "--by", command, *encoder, "--skills", 2)
+    options = ("--device", "cuda", "--ray-address", cluster[0], "--out", tmp_path / "E.json")
+    outcome = finish(start(*asked, *options))
     assert outcome.code == 1
     assert outcome.sentence.startswith("a GPU was asked for, and the Ray cluster has 0. Give --device cpu")
 

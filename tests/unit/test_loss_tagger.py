@@ -1,6 +1,7 @@
 """Loss trajectories: runs that go on where they were killed, features, and skills found in a small corpus."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,19 @@ def test_a_kept_model_tags_new_samples_like_the_old_ones(tagged: Tags, corpus: P
         assert list(again.rows(part)) == list(tagged.rows(part))
 
 
+def test_a_model_learnt_on_a_gpu_tags_where_there_is_none(
+    tagged: Tags, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    shutil.copytree(tagged.folder / "model", tmp_path / "model")
+    manifest = tmp_path / "model" / "model.json"
+    told = orjson.loads(manifest.read_bytes())
+    told["encoder"]["arguments"]["recipe"]["device"] = "cuda"
+    manifest.write_bytes(orjson.dumps(told))
+    again = taggers.tag_corpus(Corpus.open(corpus), open_loss_tagger(tmp_path / "model"), tmp_path / "tags", where=HERE)
+    assert [list(again.rows(part)) for part in range(2)] == [list(tagged.rows(part)) for part in range(2)]
+
+
 def test_texts_without_an_answer_stop_the_tagger_or_are_set_aside(tagged: Tags, tmp_path: Path) -> None:
     folder = small_corpus(tmp_path / "corpus")
     (folder / "2.jsonl").write_bytes(lines([{"id": "bad", "text": "no answer"}]))
@@ -305,6 +319,10 @@ def test_a_gpu_where_there_is_none_is_refused_in_one_sentence(monkeypatch: pytes
         ProxyError, match=r"--device cuda: PyTorch \S+ sees 0 GPUs here. Run where there is one, or give --device cpu."
     ):
         small_finder(device="cuda")
+    # nodes of a Ray cluster may have one, though; there a worker sees one alone
+    assert small_finder(device="cuda", on_this_machine=False).device == "cuda"
+    with pytest.raises(ProxyError, match=r"--device cuda:1: a worker on Ray sees only the GPU .* Give --device cuda"):
+        resolve_device("cuda:1", on_this_machine=False)
     with pytest.raises(ProxyError, match="--device tpu: give 'auto', 'cpu', 'cuda' or 'cuda:N'"):
         resolve_device("tpu")
     with pytest.raises(ProxyError, match="--dtype half: give 'auto', 'float32' or 'bfloat16'"):
@@ -324,8 +342,6 @@ def test_more_skills_than_different_texts_are_refused(texts: list[str], tmp_path
 
 
 def test_a_model_of_another_tagger_or_a_damaged_one_is_refused(tagged: Tags, tmp_path: Path) -> None:
-    import shutil
-
     with pytest.raises(TagsError, match="holds no kept clusters"):
         open_loss_tagger(tmp_path)
     shutil.copytree(tagged.folder / "model", tmp_path / "damaged")
