@@ -63,6 +63,14 @@ class Where:
     workers: int | None = None
     ray_address: str | None = None
 
+    def processes(self, num_units: int, *, num_gpus: float = 0.0) -> int:
+        """How many units run at a time in a local pool, one where they take a GPU; for a cluster not joined yet, a guess.
+
+        >>> Where(workers=4).processes(3), Where(workers=4).processes(3, num_gpus=1)
+        (3, 1)
+        """
+        return 1 if num_gpus else max(1, min(self.workers or num_cpus(), num_units))
+
 
 def num_cpus() -> int:
     """CPUs that this process may use."""
@@ -123,7 +131,7 @@ def _run_missing(
         return iter(())
     if where.ray_address is not None:
         return _run_on_ray(function, units, where, records, keeps_model, num_gpus)
-    workers = 1 if num_gpus else min(where.workers or num_cpus(), len(units))
+    workers = where.processes(len(units), num_gpus=num_gpus)
     if workers == 1:
         return ((unit, _do(function, unit, records)) for unit in units)
     return _run_in_pool(function, units, workers, records)

@@ -179,19 +179,9 @@ def tag(
             regrouping if by != "metadata" else {},
             "regroups finished tags: tag first, then give the directory of the tags in place of CORPUS",
         )
-        with Bars() as bars:
-            tags = taggers.regroup_tags(
-                corpus,
-                out,
-                combine=combine,
-                mapping=None if mapping is None else taggers.read_map(mapping),
-                min_share=min_share,
-                rest=rest,
-                vectors=_graph_rows(graph),
-                where=where,
-                on_stage=bars.stage,
-            )
-        show_tags(tags)
+        _regroup(
+            corpus, out, combine=combine, mapping=mapping, min_share=min_share, rest=rest, graph=graph, where=where
+        )
         return
     if field:
         alien = {"--combine": combine or None, "--graph": graph}
@@ -201,10 +191,10 @@ def tag(
             "tagging by metadata needs a field, such as --field meta.category.", param_hint="--field"
         )
     opened = Corpus.open(corpus)
-    tagger = (
-        _metadata(field or [], mapping, min_share, rest)
-        if by == "metadata"
-        else _loss(
+    if by == "metadata":
+        tagger = _metadata(field or [], mapping, min_share, rest)
+    elif by == "loss":
+        tagger = _loss(
             skills=skills,
             skills_range=skills_range,
             model=model,
@@ -225,8 +215,8 @@ def tag(
             precision=dtype or "auto",
             on_this_machine=ray_address is None,
         )
-        if by == "loss"
-        else _embedding(
+    else:
+        tagger = _embedding(
             encoder=encoder,
             skills=skills,
             skills_range=skills_range,
@@ -241,7 +231,6 @@ def tag(
             seed=seed,
             on_this_machine=ray_address is None,
         )
-    )
     with Bars() as bars:
         tags = taggers.tag_corpus(
             opened,
@@ -252,6 +241,36 @@ def tag(
             text_field=text_field,
             max_sample_bytes=parse_size(max_sample_bytes, "--max-sample-bytes"),
             partition_bytes=parse_size(partition_size, "--partition-size"),
+            where=where,
+            on_stage=bars.stage,
+        )
+    show_tags(tags)
+
+
+def _regroup(
+    corpus: Any,
+    out: Path,
+    *,
+    combine: bool,
+    mapping: Path | None,
+    min_share: float,
+    rest: str | None,
+    graph: Path | None,
+    where: Any,
+) -> None:
+    """Finished tags, with fewer skills or pairs of them."""
+    from skillshard import taggers
+    from skillshard.report.text import show_tags
+
+    with Bars() as bars:
+        tags = taggers.regroup_tags(
+            corpus,
+            out,
+            combine=combine,
+            mapping=None if mapping is None else taggers.read_map(mapping),
+            min_share=min_share,
+            rest=rest,
+            vectors=_graph_rows(graph),
             where=where,
             on_stage=bars.stage,
         )
@@ -313,7 +332,7 @@ def _embedding(
         made = kept.manifest.encoder.arguments if kept else {}
         chosen = taggers.sentence_encoder(
             name,
-            device=device,
+            device=device or "auto",
             batch_size=batch_size or made.get("batch_size", 32),
             dtype=dtype or made.get("dtype", "float32"),
             prompt=made.get("prompt", "") if prompt is None else prompt,

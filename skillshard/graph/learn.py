@@ -9,7 +9,7 @@ from typing import Any
 
 from skillshard import artefact, storage
 from skillshard.errors import GraphError, did_you_mean, name_some
-from skillshard.execution import Record, Unit, Where, num_cpus, run
+from skillshard.execution import Record, Unit, Where, run
 from skillshard.graph.derive import derived, rule_of
 from skillshard.graph.edges import EdgeRule
 from skillshard.graph.plan import Method, PlannedRun, plan_runs, plan_warm_starts
@@ -395,7 +395,7 @@ def _cost(warm: Sequence[Unit], missing: Sequence[Unit], where: Where, records: 
     else:
         Path(storage.join(records, f"{timing.key}.json")).unlink(missing_ok=True)  # of another day, on other machines
         taken = run(timing_unit, [timing], where=where, records=records, keeps_model=True, num_gpus=1.0)[0]
-    workers = 1 if recipe.device.startswith("cuda") else where.workers or num_cpus()
+    num_gpus = float(recipe.device.startswith("cuda"))
 
     def seconds(unit: Unit) -> float:
         arguments = unit.arguments
@@ -406,6 +406,6 @@ def _cost(warm: Sequence[Unit], missing: Sequence[Unit], where: Where, records: 
         return float(arguments["recipe"].steps * taken["step_s"] * share + num_evals * taken["eval_s"])
 
     stages = [(sum(map(seconds, units)), len(units)) for units in (warm, missing)]
-    total = sum(spent / min(workers, num) for spent, num in stages if num)
+    total = sum(spent / where.processes(num, num_gpus=num_gpus) for spent, num in stages if num)
     num_steps = sum(unit.arguments["recipe"].steps for unit in (*warm, *missing))
     return Cost(len(missing), num_steps, total)

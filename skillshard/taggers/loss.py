@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from skillshard import storage
 from skillshard.errors import TagsError
-from skillshard.execution import Record, Unit, keyed, num_cpus
+from skillshard.execution import Record, Unit, keyed
 from skillshard.proxy.device import Precision, is_here, one_thread, resolve_device, resolve_precision
 from skillshard.proxy.pretrained import check_place
 from skillshard.proxy.reading import Reading, check_window
@@ -173,7 +173,7 @@ class LossFinder:
         else:
             taken = self._run(search, time_unit, timing, "timing", "timing")[0]
         where, seconds = search.where, taken["seconds"]
-        workers = min(where.workers or num_cpus(), self.runs)
+        workers = where.processes(self.runs, num_gpus=float(self.device.startswith("cuda")))
         total = seconds * -(-self.runs // workers)
         on = f"on {where.ray_address or f'{workers} processes'}"
         return f"{self.runs} runs of {self.steps:,} steps, {seconds:,.0f} s each {on}: about {max(1, round(total / 60)):,} min"

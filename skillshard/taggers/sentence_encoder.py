@@ -80,7 +80,7 @@ class SentenceEncoder:
 def sentence_encoder(
     model: str,
     *,
-    device: str | None = None,
+    device: str = "auto",
     batch_size: int = 32,
     dtype: str = "float32",
     prompt: str = "",
@@ -92,7 +92,7 @@ def sentence_encoder(
 
     Args:
         model: a name on the Hugging Face hub (such as "all-MiniLM-L6-v2") or a directory.
-        device: as of torch; None: "cuda" if this machine has one, else "cpu".
+        device: "auto" ("cuda" if this machine has one, else "cpu"), "cpu", "cuda" or "cuda:N".
         batch_size: texts that go through the model together.
         dtype: of the weights.
         prompt: put before every text.
@@ -101,7 +101,8 @@ def sentence_encoder(
         on_this_machine: False where the device is that of other nodes, and is not looked for here.
 
     Raises:
-        TagsError: no such model or device, or arguments out of range.
+        TagsError: no such model, or arguments out of range.
+        ProxyError: no such device here.
     """
     if dtype not in DTYPES:
         raise TagsError(f"--dtype {dtype!r}: give one of {', '.join(DTYPES)}.")
@@ -111,7 +112,9 @@ def sentence_encoder(
         raise TagsError(f"--batch-size {batch_size}: give a positive number of texts.")
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise TagsError(f"--encoder {model}: no such directory. Give a sentence-transformers model, or 'lexical'.")
-    chosen = _device(device) if on_this_machine else device or "cpu"
+    from skillshard.proxy.device import resolve_device  # brings torch
+
+    chosen = resolve_device(device, on_this_machine=on_this_machine)
     loaded = _loaded(model, chosen if on_this_machine else "cpu", dtype, max_length)
     most = int(loaded.max_seq_length or NO_LIMIT)
     if max_length is not None and not _num_special(loaded, prompt) < max_length <= most:
@@ -129,23 +132,6 @@ def sentence_encoder(
         dim=int(loaded.get_embedding_dimension()),
         weights_digest=_weights_digest(loaded),
     )
-
-
-def _device(asked: str | None) -> str:
-    import torch
-
-    if asked is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(asked)
-    except RuntimeError as error:
-        raise TagsError(f"--device {asked!r} is no device of torch: give cpu, cuda or cuda:1.") from error
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        there = f"{torch.cuda.device_count()} GPUs" if torch.cuda.is_available() else "no GPU that torch can use"
-        raise TagsError(f"--device {asked}: this machine has {there}. Give --device cpu, or run where there is one.")
-    if device.type not in ("cpu", "cuda"):
-        raise TagsError(f"--device {asked}: give cpu, cuda or cuda:1.")
-    return asked
 
 
 @lru_cache(maxsize=1)

@@ -396,8 +396,9 @@ def test_a_model_of_other_dimensions_weights_or_length_than_the_kept_centroids_i
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--device", "cuda"), "--device cuda: this machine has no GPU that torch can use. Give --device cpu"),
-        (("--device", "abacus"), "--device 'abacus' is no device of torch"),
+        (("--device", "cuda"), "sees 0 GPUs here. Run where there is one, or give --device cpu."),
+        (("--device", "cuda:1", "--ray-address", "auto"), "--device cuda:1: a worker on Ray sees only the GPU"),
+        (("--device", "abacus"), "--device abacus: give 'auto', 'cpu', 'cuda' or 'cuda:N'."),
         (("--dtype", "int4"), "--dtype 'int4': give one of float32, bfloat16, float16"),
         (("--windows", "last"), "--windows 'last': give 'first' or 'mean'"),
         (("--max-length", 100_000), "takes from 3 to 256 tokens"),
