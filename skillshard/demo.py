@@ -2,7 +2,7 @@
 
     OUT/corpus  OUT/tags  OUT/shards    LEGO, tagged by metadata, sharded
     OUT/runs/METHOD/                    one ledger each
-    OUT/runs/METHOD.json                final losses, accuracies, steps to the target
+    OUT/results/METHOD.json             final losses, accuracies, steps to the target
     OUT/demo.png                        the curves
 
 The settings are the paper's where they can be (shuffled LEGO, proportions 1:1:3:5, six rounds, eta 0.5, window 3 counted in
@@ -107,7 +107,7 @@ def run_demo(
     common = {"folder": str(folder), "k": k, "steps": steps, "seed": seed}
     units = [Unit(method, {"method": method, **common}) for method in METHODS]
     with _watched({method: runs / method for method in METHODS}, steps, on_steps):
-        records = run(train_method, units, where=Where(), records=str(runs))
+        records = run(train_method, units, where=Where(), records=str(folder / "results"))
     draw_runs(
         {method: history(DirectoryLedger(runs / method)) for method in METHODS},
         folder / "demo.png",

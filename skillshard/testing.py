@@ -43,7 +43,7 @@ def check_policy(
         seed: of the losses tried.
 
     Raises:
-        PolicyError: one sentence for each broken promise.
+        PolicyError: one sentence for each broken promise; or `make_policy` is a policy, not what builds one.
 
     Example:
         >>> from skillshard import policies
@@ -54,6 +54,10 @@ def check_policy(
         Traceback (most recent call last):
         skillshard.errors.PolicyError: Forgetful is no policy: it lacks arguments, eval_skills, init, may_miss_losses, name, observe, reads_losses, weights.
     """
+    if not callable(make_policy):
+        raise PolicyError(
+            f"check_policy builds the policy several times: give what makes it, such as lambda: {type(make_policy).__name__}(...), not the policy."
+        )
     policy = make_policy()
     check_is_policy(policy)
     trial = Trial(make_policy, tuple(skills), tuple(num_samples), seed)

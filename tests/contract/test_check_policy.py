@@ -3,6 +3,8 @@
 import itertools
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -209,6 +211,17 @@ class Divides(Sound):
 @pytest.mark.parametrize("sound", [Sound, MaySkipSkills])
 def test_a_policy_that_keeps_the_contract_passes(sound: type[Sound]) -> None:
     check_policy(sound)
+
+
+def test_a_policy_in_place_of_what_makes_it_is_refused() -> None:
+    # in a process of its own: annotations are checked here, and a user's are not
+    code = "from skillshard import policies, testing; testing.check_policy(policies.stratified())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert (
+        "PolicyError: check_policy builds the policy several times: give what makes it, such as lambda: "
+        in found.stderr
+    )
 
 
 @pytest.mark.parametrize(

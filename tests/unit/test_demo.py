@@ -6,6 +6,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from skillshard.cli import app
+from skillshard.mixing.finished import gather_runs
 from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
 from tests.conftest import tree
 
@@ -29,6 +30,7 @@ def test_the_demo_goes_the_whole_way_and_finds_itself_finished(tmp_path: Path) -
     assert weights["stratified"] == [0.5, 0.5]
     assert abs(weights["natural"][0] - 3 / 8) < 0.02
     assert weights["skill-it"] != weights["stratified"]
+    assert len(gather_runs([str(out / "runs")])) == 3, "nothing but ledgers lies there"
     before = tree(out)
     again = CliRunner().invoke(app, ["demo", "--out", str(out), *SMALL])
     assert again.exit_code == 0
