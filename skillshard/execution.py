@@ -66,7 +66,7 @@ class Where:
     def processes(self, num_units: int, *, num_gpus: float = 0.0) -> int:
         """How many units run at a time in a local pool, one where they take a GPU; for a cluster not joined yet, a guess.
 
-        >>> Where(workers=4).processes(3), Where(workers=4).processes(3, num_gpus=1)
+        >>> Where(workers=4).processes(3), Where(workers=4).processes(3, num_gpus=1.0)
         (3, 1)
         """
         return 1 if num_gpus else max(1, min(self.workers or num_cpus(), num_units))
