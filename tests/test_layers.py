@@ -12,6 +12,7 @@ from tests.conftest import REPOSITORY
 
 LAYERS = [
     {"errors"},
+    {"loss"},
     {"kept", "stores", "web"},
     {"storage"},
     {"execution"},

@@ -1,0 +1,209 @@
+"""What a loss is: nats per predicted token. One formula for everybody who measures, records or compares losses.
+
+A model gives each text two numbers: the summed nats of its predicted tokens, and how many tokens were predicted. The
+loss of a skill is one of two means of them (`reduced`), and `LossKind` says which one, and which part of a text is predicted.
+Losses of different kinds are different numbers of the same model: they must not be mixed.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from skillshard.errors import ObservationError
+
+Reduction = Literal["per_sample", "per_token"]
+
+
+class LossKind(BaseModel):
+    """How losses are measured: what a graph, a run and its observations record, so that only like is compared with like.
+
+    Args:
+        reduction: "per_sample": the mean over samples of each sample's nats per predicted token, as in the authors' code.
+            "per_token": all nats over all predicted tokens, so that a long sample weighs more.
+        answer_after: only what follows the last occurrence of this text in a sample is predicted; None: no such mark.
+        prompt_field: name of the metadata field that holds how many characters of a sample are its prompt, which is not
+            predicted; dots reach into nested fields. None: no such field.
+
+    Raises:
+        ObservationError: an argument is unknown or out of range, or both `answer_after` and `prompt_field` are given.
+
+    Example:
+        >>> LossKind(answer_after="Output: ").sentence
+        "the mean over samples of nats per token, of what follows the last 'Output: '"
+        >>> LossKind() == LossKind(reduction="per_token")
+        False
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reduction: Reduction = Field("per_sample", description="mean over samples of nats per token, or over all tokens")
+    answer_after: str | None = Field(
+        None, min_length=1, description="only what follows its last occurrence in a text is predicted"
+    )
+    prompt_field: str | None = Field(
+        None, min_length=1, description="metadata field with the number of characters that are not predicted"
+    )
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            name = ".".join(map(str, fault["loc"])) or "its fields"
+            raise ObservationError(
+                f"LossKind: {name}: {fault['msg']}, got {fault['input']!r}. Give reduction='per_sample' or 'per_token', and at most "
+                "one of answer_after and prompt_field, each a text of at least one character."
+            ) from error
+        if self.answer_after is not None and self.prompt_field is not None:
+            raise ObservationError(
+                f"answer_after={self.answer_after!r} and prompt_field={self.prompt_field!r} both say where the prompt ends: give one of the two."
+            )
+
+    @property
+    def masks(self) -> bool:
+        """Whether a part of each text, its prompt, is not predicted."""
+        return self.answer_after is not None or self.prompt_field is not None
+
+    @property
+    def sentence(self) -> str:
+        """The kind in words, for messages."""
+        mean = {
+            "per_sample": "the mean over samples of nats per token",
+            "per_token": "nats per token over all tokens",
+        }[self.reduction]
+        if self.answer_after is not None:
+            return f"{mean}, of what follows the last {self.answer_after!r}"
+        if self.prompt_field is not None:
+            return f"{mean}, of what follows the prompt (metadata field {self.prompt_field!r})"
+        return f"{mean}, of whole texts"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A skill's loss; `float(loss)` is its mean, so that `mixer.report` takes it as it is.
+
+    Attributes:
+        mean: nats per token, by the reduction of the losses that this is one of.
+        standard_error: of the mean, nats per token, over samples of the skill; infinite for a single sample.
+        num_samples: samples measured.
+        num_tokens: tokens predicted.
+    """
+
+    mean: float
+    standard_error: float
+    num_samples: int
+    num_tokens: int
+
+    def __float__(self) -> float:
+        return self.mean
+
+
+class Losses(dict[str, Loss]):
+    """Skill -> loss, with the kind of loss that was measured, which `mixer.report` compares with the run's.
+
+    Example:
+        >>> losses = Losses({"add": Loss(1.5, 0.1, 10, 40)}, kind=LossKind())
+        >>> float(losses["add"]), losses.kind.reduction
+        (1.5, 'per_sample')
+    """
+
+    def __init__(self, losses: Mapping[str, Loss], *, kind: LossKind) -> None:
+        super().__init__(losses)
+        self.kind = kind
+
+
+def reduced(
+    nats: Float[np.ndarray, " sample"], tokens: Float[np.ndarray, " sample"], reduction: Reduction
+) -> tuple[float, float]:
+    """The loss of some samples and its standard error over samples, both nats per token.
+
+    Args:
+        nats: summed over the predicted tokens of each sample.
+        tokens: number of predicted tokens of each sample; above 0 for per_sample, and in sum for per_token.
+        reduction: which mean.
+
+    Returns:
+        Mean and standard error; the error is infinite for a single sample.
+
+    Example:
+        >>> nats, tokens = np.array([2.0, 0.9]), np.array([1.0, 9.0])
+        >>> [round(reduced(nats, tokens, word)[0], 3) for word in ("per_sample", "per_token")]
+        [1.05, 0.29]
+
+    Reference:
+        The standard error of per_token is that of a ratio of sums: Cochran, Sampling Techniques, 1977, section 2.11.
+    """
+    num = len(nats)
+    if reduction == "per_sample":
+        each = nats / tokens
+        return float(each.mean()), float(each.std(ddof=1) / math.sqrt(num)) if num > 1 else math.inf
+    mean, total = float(nats.sum() / tokens.sum()), float(tokens.sum())
+    spread = float(np.sum((nats - mean * tokens) ** 2))
+    return mean, math.sqrt(spread * num / (num - 1)) / total if num > 1 else math.inf
+
+
+def prompt_chars(text: str, kind: LossKind, meta: Mapping[str, Any] | None = None) -> int:
+    """How many characters at the beginning of a text are its prompt, which is not predicted; 0 where nothing is masked.
+
+    Args:
+        text: a sample's text.
+        kind: says where the prompt ends.
+        meta: the sample's metadata, for `prompt_field`.
+
+    Raises:
+        ObservationError: the text has no prompt, no mark or no answer, or its metadata does not say where the prompt ends.
+
+    Example:
+        >>> prompt_chars("1 = 1. 1+1 = 2", LossKind(answer_after="= "))
+        13
+        >>> prompt_chars("add 1+1: 2", LossKind(prompt_field="prompt.chars"), {"prompt": {"chars": 9}})
+        9
+    """
+    if kind.answer_after is not None:
+        if (fault := no_answer(text, kind.answer_after)) is not None:
+            raise ObservationError(f"the text {text[:100]!r}: {fault}. Leave such texts out, or give another mark.")
+        return text.rindex(kind.answer_after) + len(kind.answer_after)
+    if kind.prompt_field is None:
+        return 0
+    value: Any = meta
+    for name in kind.prompt_field.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(text):
+        raise ObservationError(
+            f"the text {text[:100]!r} of {len(text):,} characters: its metadata field {kind.prompt_field!r} is {value!r}, expected the number "
+            f"of characters of the prompt, from 0 to {len(text) - 1:,}. Name another field, or leave such samples out."
+        )
+    return value
+
+
+def no_answer(text: str, mark: str) -> str | None:
+    """Why a text has no answer after a mark, as the middle of a sentence; None if it has one.
+
+    >>> no_answer("1+1", "=")
+    "there is nothing behind '=', where the answer should be"
+    """
+    prompt, found, answer = text.rpartition(mark)
+    if found and (prompt + found).strip() and answer.strip():
+        return None
+    return f"there is nothing behind {mark!r}, where the answer should be"
+
+
+def predicted_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.ndarray, " token"]:
+    """Which tokens of a text are predicted: those that reach beyond the prompt. Nothing predicts the first token.
+
+    Args:
+        ends: the character of the text at which each token ends; 0 for special tokens, which stand for no character.
+        num_chars: characters of the prompt; 0: the whole text is predicted, special tokens too.
+
+    Example:
+        >>> predicted_tokens(np.array([0, 3, 5, 8]), 4).tolist(), predicted_tokens(np.array([0, 3, 0]), 0).tolist()
+        ([False, False, True, True], [False, True, True])
+    """
+    predicted = np.asarray(ends) > num_chars if num_chars else np.ones(len(ends), dtype=bool)
+    predicted[:1] = False
+    return predicted
