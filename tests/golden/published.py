@@ -1,17 +1,11 @@
-"""Where the published numbers are; a test that needs them is skipped where they are not."""
+"""Read the numbers of other authors that the golden tests compare with; `data/README.md` gives the source of each file."""
 
 import json
+from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.conftest import SHARED
-
-GOLDEN = SHARED / "golden"
+DATA = Path(__file__).with_name("data")
 
 
 def golden(name: str) -> Any:
-    path = GOLDEN / name
-    if not path.exists():
-        pytest.skip(f"{path} is not on this machine; this test's twin with numbers by hand runs everywhere")
-    return json.loads(path.read_text())
+    return json.loads((DATA / name).read_text())
