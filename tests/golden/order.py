@@ -1,0 +1,215 @@
+"""The order of the stream as digests: one for each pure function, and one for each kind of stream.
+
+The digests are bound to `ORDER_VERSION`. A run that was begun under a version must go on with the same samples under a later
+release of the same version, so a change that moves one digest needs a new version:
+
+    python -m tests.golden.order
+
+adds the digests of a new version to digests/order.json. The command refuses to replace the digests of a version that is there.
+"""
+
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skillshard.mixing import order
+from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedTokens
+from skillshard.policies import curriculum, fixed, proportional
+from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import TokenCounts, count_tokens
+from skillshard.storage import digest, to_json
+from tests.conftest import HERE, tag_and_shard, write_corpus
+from tests.tokenizers_trained import EOS, letter_tokenizer, letters
+
+DIGESTS = Path(__file__).parent / "digests" / "order.json"
+SHARD_ROWS = (3000, 1, 5000, 1024, 2049, 1025)
+"""Shards below, at and above the 1,024 rows of a block; the largest has five blocks."""
+NUM_SAMPLES = {"add": 5000, "carry": 2600, "negate": 700}
+ROUND_DRAWS = 1500
+BEYOND = 10 * sum(NUM_SAMPLES.values())
+"""More draws than any stream gives that ends."""
+WEIGHTS = {"add": 0.5, "carry": 0.3, "negate": 0.2}
+
+
+def of_numbers(arrays: Iterable[np.ndarray]) -> str:
+    """The digest of arrays of integers one after the other, with their lengths: the same on every platform."""
+    joined = [part for array in arrays for part in (np.array([array.size]), array.ravel())]
+    return digest(np.concatenate(joined).astype("<i8").tobytes())
+
+
+# --- pure functions ---------------------------------------------------------------------------------------------------
+
+
+def words() -> str:
+    labels: list[tuple[str | int, ...]] = [("a",), ("a", 0), ("é", 2**40, "b"), (0,)]
+    return of_numbers(order.keyed_words(9, *each).astype(np.int64) for each in labels)
+
+
+def permutations() -> str:
+    return of_numbers(order.permutation(num, "golden", num) for num in (1, 2, 3, 1000, 1024, 1025))
+
+
+def quotas_of_rounds() -> str:
+    """Twenty rounds of changing weights, the carry taken along."""
+    carry, found = np.zeros(3, np.int64), []
+    for number in range(20):
+        fixed_weights = order.fixed_point(np.array([1.0, 1 + number % 3, 3 + number]) / (5 + number % 3 + number))
+        counts, carry = order.quotas(fixed_weights, carry, 97 + number)
+        found += [counts, carry]
+    return of_numbers(found)
+
+
+def limited_quotas_of_rounds() -> str:
+    """Rounds until four skills of different size are used up, the carry taken along."""
+    left, carry, found = np.array([30, 200, 90, 500]), np.zeros(4, np.int64), []
+    fixed_weights = order.fixed_point(np.array([0.1, 0.2, 0.3, 0.4]))
+    while left.any():
+        counts, carry = order.limited_quotas(fixed_weights, carry, 61, left)
+        left = left - counts
+        found += [counts, carry]
+    return of_numbers(found)
+
+
+def weights_over_draws() -> str:
+    tokens = order.draw_weights(np.array([0.5, 0.3, 0.2]), np.array([10, 20, 40]), np.array([100, 300, 50]))
+    return of_numbers([order.fixed_point(tokens), order.fixed_point(np.array([1.0, 1.0, 1.0]))])
+
+
+def interleaved() -> str:
+    rounds = [np.array([5, 1]), np.array([0, 700, 3, 297]), np.array([1500])]
+    return of_numbers(part for seed, counts in enumerate(rounds) for part in order.interleave(counts, "round", seed, 7))
+
+
+def skill_orders() -> str:
+    """Three epochs of two skills with the same shards, read in stretches that end inside blocks."""
+    found = []
+    for labels in ((0, "add"), (1, "carry")):
+        one = order.SkillOrder(np.array(SHARD_ROWS), labels)
+        for start in range(0, 3 * sum(SHARD_ROWS), 1777):
+            for shard, rows in one.segments(start, start + 1777):
+                found += [np.array([shard]), rows]
+    return of_numbers(found)
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def corpus_shards(folder: Path) -> tuple[ShardSet, TokenCounts]:
+    """Shards of several blocks of rows, nothing held out, and their tokens."""
+    records = [letters(skill, number, number % 13) for skill, num in NUM_SAMPLES.items() for number in range(num)]
+    shards = tag_and_shard(write_corpus(folder / "corpus", records), folder, shard_bytes=3 << 20, holdout=0.0)
+    return shards, count_tokens(shards, letter_tokenizer(), folder / "tokens", special_tokens=False, where=HERE)
+
+
+def rows_of_shards(shards: ShardSet) -> dict[str, list[int]]:
+    return {skill: of_skill.shard_rows.tolist() for skill, of_skill in shards.train.items()}
+
+
+def streams(shards: ShardSet, tokens: TokenCounts, folder: Path) -> dict[str, str]:
+    """A digest for each kind of stream, of the shard and row of every draw: what a row holds is not the order's matter."""
+    place_of = {
+        sample.id: (skill, number)
+        for skill, of_skill in enumerate(shards.train.values())
+        for number, sample in enumerate(of_skill)
+    }
+
+    def mixer(name: str, **arguments: Any) -> Mixer:
+        policy = arguments.pop("policy", fixed(WEIGHTS))
+        ledger = folder / "runs" / name
+        return Mixer(shards, policy, ledger=ledger, round_draws=ROUND_DRAWS, **arguments)
+
+    def of_ids(one: Mixer, first: int, num: int) -> str:
+        return of_numbers([np.array([place_of[identity] for identity in one.ids(first, num)])])
+
+    def of_blocks(one: Mixer, first: int, num: int) -> str:
+        packed = PackedTokens(one, tokens, block_tokens=64, separator=EOS)
+        batch = packed.batch(first, num)
+        return of_numbers([batch.draws, batch.tokens, batch.skill_tokens])
+
+    in_tokens: dict[str, Any] = {"unit": "tokens", "tokens": tokens}
+    losses = {"add": 1.0, "carry": 2.0, "negate": 3.0}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "skill .* passes 4 epochs")
+        return {
+            "changing weights": of_ids(mixer("changing", policy=curriculum(losses, draws=6000)), 0, 4500),
+            "repeat=epochs": of_ids(mixer("epochs"), 6000, 4500),
+            "repeat=epochs, seed=1": of_ids(mixer("seed", seed=1), 0, 1500),
+            "repeat=stop": of_ids(mixer("stop", repeat="stop"), 0, BEYOND),
+            "repeat=drop": of_ids(mixer("drop", repeat="drop"), 3000, BEYOND),
+            "repeat=cap:2": of_ids(mixer("cap", repeat="cap:2"), 12000, BEYOND),
+            "unit=tokens": of_ids(mixer("tokens", policy=proportional(), **in_tokens), 0, 4500),
+            "packed": of_blocks(mixer("packed"), 0, 600),
+            "packed, unit=tokens, repeat=drop": of_blocks(mixer("packed-drop", repeat="drop", **in_tokens), 600, 2000),
+        }
+
+
+def found_digests(folder: Path) -> dict[str, Any]:
+    """Every digest of the order, and the numbers of rows that the streams' digests are bound to."""
+    shards, tokens = corpus_shards(folder)
+    return {
+        "shard_rows": rows_of_shards(shards),
+        "functions": {
+            "keyed_words": words(),
+            "permutation": permutations(),
+            "quotas": quotas_of_rounds(),
+            "limited_quotas": limited_quotas_of_rounds(),
+            "draw_weights": weights_over_draws(),
+            "interleave": interleaved(),
+            "SkillOrder": skill_orders(),
+        },
+        "streams": streams(shards, tokens, folder),
+    }
+
+
+# --- the committed ones -----------------------------------------------------------------------------------------------
+
+
+def committed() -> dict[str, Any]:
+    """Version of the order -> its digests."""
+    found: dict[str, Any] = json.loads(DIGESTS.read_text())
+    return found
+
+
+def fault(known: Mapping[str, Any], version: str, found: Mapping[str, Any]) -> str | None:
+    """What is wrong with the digests of a version, and what to do; None if they are the committed ones."""
+    if version not in known:
+        return f"no digests of {version} are committed: run 'python -m tests.golden.order', and say in the changelog that old runs end."
+    expected = known[version]
+    if found["shard_rows"] != expected["shard_rows"]:
+        return (
+            f"the generated shards have {found['shard_rows']} rows, not {expected['shard_rows']}: shards are cut otherwise than when the "
+            "digests were made, which is not a change of the order. Give the test shards of the same numbers of rows."
+        )
+    kinds = ("functions", "streams")
+    moved = [name for kind in kinds for name, value in expected[kind].items() if found[kind].get(name) != value]
+    if moved:
+        return (
+            f"the order changed under version {version} ({', '.join(moved)}): every run that is resumed would get other samples. Undo "
+            "the change, or raise ORDER_VERSION and run 'python -m tests.golden.order'."
+        )
+    return None
+
+
+def main() -> int:
+    """Add the digests of a new version."""
+    known = committed() if DIGESTS.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        found = found_digests(Path(folder))
+    if order.ORDER_VERSION in known:
+        problem = fault(known, order.ORDER_VERSION, found)
+        sys.stdout.write((problem or f"{DIGESTS} holds {order.ORDER_VERSION} as it is.") + "\n")
+        return 0 if problem is None else 1
+    DIGESTS.write_bytes(to_json(known | {order.ORDER_VERSION: found}))
+    sys.stdout.write(f"{DIGESTS} holds {order.ORDER_VERSION} now.\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
