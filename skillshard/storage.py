@@ -139,14 +139,14 @@ def _info(place: str | os.PathLike[str]) -> pafs.FileInfo:
         return retried(place, lambda: fs.get_file_info(path))
 
 
-def list_files(place: str | os.PathLike[str], pattern: str = "*") -> list[FileStat]:
-    """All files under a directory, sorted by place; hidden ones (a leading dot in any part) are left out."""
+def list_files(place: str | os.PathLike[str], pattern: str = "*", *, hidden: bool = False) -> list[FileStat]:
+    """All files under a directory, sorted by place; hidden ones (a leading dot in any part) only if asked for."""
     fs, path = filesystem(place)
     found = []
     for info in fs.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True)):
         relative = info.path[len(path.rstrip("/")) + 1 :]
-        hidden = any(part.startswith(".") for part in relative.split("/"))
-        if info.type == pafs.FileType.File and not hidden and fnmatch.fnmatch(info.base_name, pattern):
+        is_hidden = any(part.startswith(".") for part in relative.split("/"))
+        if info.type == pafs.FileType.File and (hidden or not is_hidden) and fnmatch.fnmatch(info.base_name, pattern):
             found.append(FileStat(join(place, relative), info.size, info.mtime_ns or 0))
     return sorted(found, key=lambda file: file.place)
 

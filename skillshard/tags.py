@@ -64,6 +64,16 @@ class TagsSkill(BaseModel):
     )
 
 
+class LeftOut(BaseModel):
+    """What the reading of the corpus left out without a word on a single row: kind -> number."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    files: dict[str, int] = Field({}, description="files of the corpus directories that were not read, by kind")
+    members: dict[str, int] = Field({}, description="members of tars that are no samples, by kind")
+    columns: dict[str, int] = Field({}, description="column -> rows whose value has no JSON form and is not in meta")
+
+
 class TagsManifest(BaseModel):
     """tags.json."""
 
@@ -78,6 +88,7 @@ class TagsManifest(BaseModel):
     num_rows: int = Field(ge=0)
     num_tagged: int = Field(ge=0)
     set_aside: dict[str, int] = Field(description="reason -> number of rows")
+    left_out: LeftOut = LeftOut()
 
 
 @dataclass(frozen=True)

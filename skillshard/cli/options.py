@@ -141,6 +141,16 @@ def parse_range(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def open_corpus(places: list[str]) -> Any:
+    """The corpus at the places that a verb was given; what is left out of it is said on stderr before it is read."""
+    from skillshard.corpus import Corpus
+
+    corpus = Corpus.open(places)
+    for note in corpus.notes():
+        typer.echo(f"note: {note}", err=True)
+    return corpus
+
+
 def refuse_strangers(options: dict[str, Any], why: str) -> None:
     """A usage error for the first option that was given and does not belong here."""
     for name, value in options.items():

@@ -14,6 +14,7 @@ from skillshard.cli.options import (
     RayAddress,
     ShardsPlace,
     Workers,
+    open_corpus,
     parse_size,
 )
 
@@ -28,7 +29,6 @@ def shard(
     ray_address: RayAddress = None,
 ) -> None:
     """Write a tagged corpus as per-skill WebDataset shards."""
-    from skillshard.corpus import Corpus
     from skillshard.execution import Where
     from skillshard.report.text import show_shards
     from skillshard.shards.read import ShardSet
@@ -37,9 +37,10 @@ def shard(
 
     if not 0 <= holdout < 1:
         raise typer.BadParameter(f"{holdout} is no share: give a number from 0 to below 1.", param_hint="--holdout")
+    opened = open_corpus(corpus)
     with Bars() as bars:
         write_shards(
-            Corpus.open(corpus),
+            opened,
             Tags.open(tags),
             out,
             shard_bytes=parse_size(shard_size, "--shard-size"),

@@ -12,6 +12,7 @@ from skillshard.cli.options import (
     Out,
     RayAddress,
     Workers,
+    open_corpus,
     parse_range,
     parse_size,
     parse_skills,
@@ -140,7 +141,6 @@ def tag(
 ) -> None:
     """Give every sample of a corpus its skill; or regroup the skills of tags (--combine, --map, --min-share)."""
     from skillshard import taggers
-    from skillshard.corpus import Corpus
     from skillshard.execution import Where
     from skillshard.report.text import show_tags
 
@@ -190,7 +190,7 @@ def tag(
         raise typer.BadParameter(
             "tagging by metadata needs a field, such as --field meta.category.", param_hint="--field"
         )
-    opened = Corpus.open(corpus)
+    opened = open_corpus(corpus)
     if by == "metadata":
         tagger = _metadata(field or [], mapping, min_share, rest)
     elif by == "loss":

@@ -10,7 +10,9 @@ streams, so also what Hugging Face's `save_to_disk` writes), and WebDataset tars
             print(item.sentence() if isinstance(item, Rejection) else item.text)
 """
 
-from skillshard.corpus.files import DEFAULT_PARTITION_BYTES, SUFFIXES, Corpus, CorpusFile, Format, Partition, format_of
+from skillshard.corpus.files import Corpus
+from skillshard.corpus.formats import SUFFIXES, CorpusFile, Format, format_of
+from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition
 from skillshard.corpus.reader import DEFAULT_MAX_SAMPLE_BYTES, PartitionReader, line_numbers, read_partition
 from skillshard.corpus.sample import MISSING, Reason, Rejection, Sample, lookup
 

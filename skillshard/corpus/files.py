@@ -1,121 +1,71 @@
-"""Which files a corpus has, and how they are cut into partitions.
-
-Both are pure functions of the list of files, their sizes and, for Parquet and Arrow, their footers: every machine that
-opens the corpus cuts it alike. A partition is plain values, so that it travels as JSON or pickle and can be read
-anywhere.
-"""
+"""Which files a corpus has: a pure function of what lies at the places that are named."""
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
 
-import orjson
-import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from skillshard import storage
+from skillshard.corpus.formats import SUFFIXES, CorpusFile, format_of
+from skillshard.corpus.listing import list_directory, list_glob, printable, special_kind
+from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
+from skillshard.corpus.selection import describe_left_out, refuse_undecodable, select, special_sentence
 from skillshard.errors import CorpusError, name_some
 
-Format = Literal["jsonl", "jsonl.gz", "jsonl.zst", "parquet", "arrow", "arrow-stream", "tar"]
-SUFFIXES: dict[str, Format] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".jsonl.gz": "jsonl.gz",
-    ".ndjson.gz": "jsonl.gz",
-    ".json.gz": "jsonl.gz",
-    ".jsonl.zst": "jsonl.zst",
-    ".ndjson.zst": "jsonl.zst",
-    ".json.zst": "jsonl.zst",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".tar": "tar",
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "eval": "validation",
 }
-DEFAULT_PARTITION_BYTES = 64 << 20  # read in 0.3 CPU-s; a terabyte has 16,000 of them
-_ARROW_FILE_MAGIC = b"ARROW1"
-
-
-@dataclass(frozen=True)
-class CorpusFile:
-    """One file: its place, its name in the corpus (relative, with "/"), format by name, size and time of change."""
-
-    place: str
-    name: str
-    format: Format
-    num_bytes: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True)
-class Partition:
-    """A stretch of one file: the unit of work, of retry and of resume.
-
-    Attributes:
-        index: position among the partitions of the corpus, from 0.
-        place: where the file is, absolute.
-        name: the file's name in the corpus, unique in it.
-        format: how it is read.
-        start, stop: the half-open stretch: bytes for "jsonl" (a line belongs to the partition it starts in), row groups
-            for "parquet", record batches for "arrow"; for the others the whole file, 0 to `file_bytes`.
-        file_bytes: size of the whole file when it was cut; reading stops if it has changed since.
-    """
-
-    index: int
-    place: str
-    name: str
-    format: Format
-    start: int
-    stop: int
-    file_bytes: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, in the order of the fields."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Partition":
-        """The inverse of `to_json`.
-
-        >>> partition = Partition(0, "/data/a.jsonl", "a.jsonl", "jsonl", 0, 10, 10)
-        >>> Partition.from_json(partition.to_json()) == partition
-        True
-        """
-        if set(value) != set(cls.__dataclass_fields__) or value["format"] not in get_args(Format):
-            raise CorpusError(
-                f"Not a partition: expected the fields {', '.join(cls.__dataclass_fields__)}, got {value}."
-            )
-        return cls(**value)
+_NOT_A_LETTER = re.compile(r"[^a-z]+")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """An ordered list of files, sorted by name."""
+    """An ordered list of files, sorted by name.
+
+    Attributes:
+        files: the files that are read.
+        left_out: kind -> number of files that lie in the named directories and are not read.
+    """
 
     files: tuple[CorpusFile, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def open(cls, places: Sequence[str | Path] | str | Path) -> "Corpus":
         """Find the files of a corpus; none of their rows is read.
 
         Args:
-            places: directories (searched recursively for known suffixes; hidden files and all others are left out),
+            places: directories (searched recursively for known suffixes; all other files are left out and counted),
                 globs (`*`, `?`, `[...]`, `**`), or single files; local or URIs. The order does not matter.
 
         Raises:
-            CorpusError: nothing found, an explicitly named file of unknown suffix, a file given twice, two of one name.
+            CorpusError: nothing found, an explicitly named file of unknown suffix, a file given twice, two of one name,
+                a file that cannot be read, or a directory where it is not clear which files count.
         """
         listed = [places] if isinstance(places, (str, Path)) else list(places)
         if not listed:
             raise CorpusError("No corpus given: name at least one directory, glob or file.")
-        found = [file for place in listed for file in _files_at(_absolute(place))]
-        _refuse_doubles(found)
-        return cls(tuple(sorted(found, key=lambda file: file.name)))
+        files: list[CorpusFile] = []
+        left_out: Counter[str] = Counter()
+        for place in listed:
+            found, others = _files_at(_absolute(place))
+            files += found
+            left_out += others
+        _refuse_doubles(files)
+        return cls(tuple(sorted(files, key=lambda file: file.name)), dict(sorted(left_out.items())))
 
     @property
     def inputs(self) -> list[list[str | int]]:
@@ -131,20 +81,30 @@ class Corpus:
         """Cut the files into partitions of about `partition_bytes` bytes on disk; at least one for each file."""
         if partition_bytes < 1:
             raise CorpusError(f"partition_bytes must be at least 1, got {partition_bytes}.")
-        return list(_cut(self.files, partition_bytes))
+        return list(cut(self.files, partition_bytes))
+
+    def notes(self) -> list[str]:
+        """Sentences for the user before the corpus is read: what is left out, and splits that are read as one corpus."""
+        notes = []
+        if self.left_out:
+            notes.append(f"left out of the corpus: {describe_left_out(self.left_out)}.")
+        splits = Counter(split for file in self.files if (split := _split_of(file.name)))
+        if len(splits) > 1:
+            counts = ", ".join(f"{split} {count:,}" for split, count in sorted(splits.items()))
+            notes.append(
+                f"by their names the files are of several splits ({counts}), and all are read as one corpus. To read one "
+                "split, name its files with a glob in quotes, such as '*train*'."
+            )
+        return notes
 
 
-def format_of(name: str) -> Format | None:
-    """The format that a file's name promises, or None.
+def _split_of(name: str) -> str | None:
+    """The split that a file's name tells of, or None.
 
-    >>> format_of("a/b.v1.jsonl.gz"), format_of("CORPUS.md"), format_of("X.PARQUET")
-    ('jsonl.gz', None, 'parquet')
+    >>> [_split_of(name) for name in ("data/train-00000-of-2.parquet", "test.jsonl", "attest.jsonl")]
+    ['train', 'test', None]
     """
-    base = name.rsplit("/", 1)[-1].lower()
-    return next((form for suffix, form in SUFFIXES.items() if base.endswith(suffix)), None)
-
-
-# ---------------------------------------------------------------------------------------------------------- finding
+    return next((_SPLITS[word] for word in _NOT_A_LETTER.split(name.lower()) if word in _SPLITS), None)
 
 
 def _absolute(place: str | Path) -> str:
@@ -152,104 +112,47 @@ def _absolute(place: str | Path) -> str:
     return text.rstrip("/") if storage.is_remote(text) else os.path.abspath(text.removeprefix("file://"))
 
 
-def _files_at(place: str) -> list[CorpusFile]:
-    fs, path = storage.filesystem(place)
-    kind = fs.get_file_info(path).type
-    if kind == pafs.FileType.File:
-        return [_named_file(place)]
-    if kind == pafs.FileType.Directory:
-        return _some(_known(_without_bookkeeping(storage.list_files(place)), base=place), place)
+def _files_at(place: str) -> tuple[list[CorpusFile], Counter[str]]:
+    kind = _remote_kind(place) if storage.is_remote(place) else special_kind(place)
+    if kind == "":
+        return [_named_file(place)], Counter()
+    if kind == "a directory":
+        return _some(*select(list_directory(place), place), place)
+    if kind is not None:
+        raise CorpusError(special_sentence(place, kind))
     if glob.has_magic(place):
-        return _some(_in_glob(place), place)
-    raise CorpusError(f"{place}: no such file or directory. Give a directory, a glob in quotes, or a file.")
+        base, entries = list_glob(place)
+        named = "".join(mark for mark in "._" if f"/{mark}" in place[len(base) :])
+        return _some(*select(entries, base, named=named), place)
+    raise CorpusError(f"{printable(place)}: no such file or directory. Give a directory, a glob in quotes, or a file.")
+
+
+def _remote_kind(place: str) -> str | None:
+    fs, path = storage.filesystem(place)
+    kinds = {pafs.FileType.File: "", pafs.FileType.Directory: "a directory"}
+    return kinds.get(fs.get_file_info(path).type)
 
 
 def _named_file(place: str) -> CorpusFile:
+    refuse_undecodable(place)
     stat = storage.stat(place)
-    name = place.rsplit("/", 1)[-1]
+    name = (place.partition("?")[0] if storage.is_remote(place) else place).rsplit("/", 1)[-1]
     form = format_of(name)
     if form is None:
-        raise CorpusError(f"{place}: unknown suffix. Known are {' '.join(SUFFIXES)}. Rename or convert the file.")
+        raise CorpusError(
+            f"{printable(place)}: unknown suffix. Known are {' '.join(SUFFIXES)}. Rename or convert the file."
+        )
     return CorpusFile(place, name, form, stat.num_bytes, stat.mtime_ns)
 
 
-def _some(files: list[CorpusFile], place: str) -> list[CorpusFile]:
+def _some(files: list[CorpusFile], left_out: Counter[str], place: str) -> tuple[list[CorpusFile], Counter[str]]:
     if files:
-        return files
+        return files, left_out
+    others = f"; left out were {describe_left_out(left_out)}" if left_out else ""
     raise CorpusError(
-        f"{place}: no corpus files found. Looked for names that end in {' '.join(SUFFIXES)}, "
-        "hidden files left out. Check the path, or convert the files to one of these formats."
+        f"{printable(place)}: no corpus files found. Looked for names that end in {' '.join(SUFFIXES)}, "
+        f"hidden files left out{others}. Check the path, or convert the files to one of these formats."
     )
-
-
-def _known(stats: Iterable[storage.FileStat], *, base: str) -> list[CorpusFile]:
-    named = [(stat, stat.place[len(base.rstrip("/")) + 1 :]) for stat in stats]
-    return [
-        CorpusFile(stat.place, name, form, stat.num_bytes, stat.mtime_ns)
-        for stat, name in named
-        if (form := format_of(name)) is not None
-    ]
-
-
-def _without_bookkeeping(stats: list[storage.FileStat]) -> list[storage.FileStat]:
-    """Leave out what Hugging Face's `save_to_disk` puts beside its data: state.json lists the only files that count."""
-    states = {_parent(s.place): s.place for s in stats if s.place.endswith("/state.json")}
-    listed = {folder: _data_files(place) for folder, place in states.items()}
-    data = {folder: files for folder, files in listed.items() if files is not None}
-    if not data:
-        return stats
-    return [
-        stat
-        for stat in stats
-        if not stat.place.endswith("/dataset_dict.json")
-        and (_parent(stat.place) not in data or stat.place in (data[_parent(stat.place)] or ()))
-    ]
-
-
-def _data_files(state_place: str) -> set[str] | None:
-    """The data files that a state.json lists; None if it is some other file of that name."""
-    try:
-        state = orjson.loads(storage.read_bytes(state_place))
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(state, dict) or "_data_files" not in state:
-        return None
-    return {f"{_parent(state_place)}/{file['filename']}" for file in state["_data_files"]}
-
-
-def _parent(place: str) -> str:
-    return place.rsplit("/", 1)[0]
-
-
-def _in_glob(pattern: str) -> list[CorpusFile]:
-    parts = pattern.split("/")
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    base = "/".join(parts[:fixed]) or "/"
-    if storage.is_remote(pattern):
-        stats = [s for s in storage.list_files(base) if _leads_to(s.place.split("/")[fixed:], parts[fixed:])]
-        return _known(_without_bookkeeping(stats), base=base)
-    matches = [match.rstrip("/") for match in glob.glob(pattern, recursive=True)]
-    stats = [stat for m in matches for stat in (storage.list_files(m) if os.path.isdir(m) else [storage.stat(m)])]
-    return _known(_without_bookkeeping(list(dict.fromkeys(stats))), base=base)
-
-
-def _leads_to(parts: list[str], patterns: list[str]) -> bool:
-    """Whether a path, or a directory above it, matches a glob given in its parts.
-
-    >>> _leads_to(["2024", "a.jsonl"], ["20*"]), _leads_to(["x", "y", "a.jsonl"], ["**", "*.jsonl"])
-    (True, True)
-    >>> _leads_to(["sub", "a.jsonl"], ["*.jsonl"])
-    False
-    """
-    return any(_matches(parts[:length], patterns) for length in range(1, len(parts) + 1))
-
-
-def _matches(parts: list[str], patterns: list[str]) -> bool:
-    if not patterns:
-        return not parts
-    if patterns[0] == "**":
-        return _matches(parts, patterns[1:]) or (bool(parts) and _matches(parts[1:], patterns))
-    return bool(parts) and fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
 
 
 def _refuse_doubles(files: list[CorpusFile]) -> None:
@@ -268,87 +171,3 @@ def _repeated(values: Iterable[str]) -> list[str]:
     seen: set[str] = set()
     twice = {value for value in values if value in seen or seen.add(value)}  # type: ignore[func-returns-value]
     return sorted(twice)
-
-
-# ---------------------------------------------------------------------------------------------------------- cutting
-
-
-def _cut(files: Iterable[CorpusFile], partition_bytes: int) -> Iterator[Partition]:
-    index = 0
-    for file in files:
-        form = "arrow-stream" if file.format == "arrow" and not _is_arrow_file(file) else file.format
-        for start, stop in _ranges(file, form, partition_bytes):
-            yield Partition(index, file.place, file.name, form, start, stop, file.num_bytes)
-            index += 1
-
-
-def _ranges(file: CorpusFile, form: Format, partition_bytes: int) -> list[tuple[int, int]]:
-    if form == "jsonl":
-        return _even(file.num_bytes, file.num_bytes, partition_bytes)
-    if form == "parquet":
-        return _packed(_row_group_bytes(file), partition_bytes)
-    if form == "arrow":
-        return _even(_num_batches(file), file.num_bytes, partition_bytes)
-    return [(0, file.num_bytes)]
-
-
-def _even(num_parts: int, num_bytes: int, partition_bytes: int) -> list[tuple[int, int]]:
-    """Cut [0, num_parts) into near-equal ranges of about `partition_bytes` of the `num_bytes` that they hold.
-
-    >>> _even(10, 1000, 300)
-    [(0, 2), (2, 5), (5, 7), (7, 10)]
-    """
-    pieces = max(1, min(num_parts, -(-num_bytes // partition_bytes)))
-    return [(num_parts * i // pieces, num_parts * (i + 1) // pieces) for i in range(pieces)]
-
-
-def _packed(sizes: list[int], partition_bytes: int) -> list[tuple[int, int]]:
-    """Group neighbours up to `partition_bytes`; one that is larger stands alone.
-
-    >>> _packed([4, 4, 4, 20, 1], 8)
-    [(0, 2), (2, 3), (3, 4), (4, 5)]
-    """
-    ranges, start, held = [], 0, 0
-    for i, size in enumerate(sizes):
-        if i > start and held + size > partition_bytes:
-            ranges.append((start, i))
-            start, held = i, 0
-        held += size
-    return [*ranges, (start, len(sizes))]
-
-
-def _is_arrow_file(file: CorpusFile) -> bool:
-    with storage.open_stream(file.place) as stream:
-        return bool(stream.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC)
-
-
-def _row_group_bytes(file: CorpusFile) -> list[int]:
-    """About the bytes on disk of each row group; none if the footer is broken, which the reading then says of the file.
-
-    The row groups' own totals, scaled to the file: asking a damaged footer for its columns kills pyarrow 26.
-    """
-    if file.num_bytes == 0:
-        return []
-    try:
-        with storage.open_random(file.place) as source:
-            footer = pq.read_metadata(source)
-    except storage_damage(file.place):
-        return []
-    sizes = [footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)]
-    return [size * file.num_bytes // max(1, sum(sizes)) for size in sizes]
-
-
-def _num_batches(file: CorpusFile) -> int:
-    try:
-        with storage.open_random(file.place) as source, pa.ipc.open_file(source) as reader:
-            return int(reader.num_record_batches)
-    except storage_damage(file.place):
-        return 0
-
-
-def storage_damage(place: str) -> tuple[type[Exception], ...]:
-    """What pyarrow raises for damaged columns. A local file that opened and cannot be decoded is damaged; from a remote
-    one an OSError may be the network, which a retry cures and a rejection would hide."""
-    kinds = (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError, pa.ArrowIndexError, pa.ArrowNotImplementedError)
-    damage = (*kinds, UnicodeDecodeError)  # the last of a column's name
-    return damage if storage.is_remote(place) else (*damage, OSError)

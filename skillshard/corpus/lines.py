@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from skillshard import storage
-from skillshard.corpus.files import Partition
+from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import BadRecord, Reason, Rejection, Sample, check_size, sample_of
 
 _BLOCK_BYTES = 1 << 20

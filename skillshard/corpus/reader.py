@@ -6,8 +6,8 @@ import xxhash
 
 from skillshard import storage
 from skillshard.corpus import lines
-from skillshard.corpus.files import Partition
 from skillshard.corpus.lines import read_lines
+from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import Rejection, Sample
 from skillshard.corpus.tables import read_table, rows_before
 from skillshard.corpus.tars import read_tar

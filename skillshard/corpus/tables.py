@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from skillshard import storage
-from skillshard.corpus.files import Partition, storage_damage
+from skillshard.corpus.partitions import Partition, storage_damage
 from skillshard.corpus.sample import BadRecord, Rejection, Sample, check_size, sample_of
 
 _BATCH_BYTES = 4 << 20

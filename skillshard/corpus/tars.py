@@ -13,7 +13,7 @@ import orjson
 import xxhash
 
 from skillshard import storage
-from skillshard.corpus.files import Partition
+from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import MISSING, BadRecord, Rejection, Sample, check_size, sample_of
 
 _RECORD = tarfile.BLOCKSIZE

@@ -120,7 +120,10 @@ def compare(tags: Tags, against: str, corpus: Sequence[str] | None = None) -> Ag
 def _from_corpus(tags: Tags, field: str, corpus: Sequence[str]) -> Iterable[list[str | None]]:
     """A field of every row, part by part."""
     arguments = tags.manifest.made_from["arguments"]
-    partitions = Corpus.open(list(corpus)).partitions(partition_bytes=arguments["partition_bytes"])
+    opened = Corpus.open(list(corpus))
+    for note in opened.notes():
+        print_line(f"note: {note}", to_stderr=True)
+    partitions = opened.partitions(partition_bytes=arguments["partition_bytes"])
     cut = [[(part.name, part.start, part.stop) for part in partitions]]
     cut.append([(part.file, part.start, part.stop) for part in tags.manifest.parts])
     if cut[0] != cut[1]:

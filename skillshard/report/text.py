@@ -1,7 +1,7 @@
 """Artefacts as tables in the terminal."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from skillshard import artefact, storage, web
 from skillshard import tags as tags_module
+from skillshard.corpus.selection import describe_left_out
 from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger, RoundRecord, RunRecord, read_record, verify_ledger
 from skillshard.shards import manifest as shards_manifest
@@ -86,6 +87,13 @@ def show_tags(tags: Tags) -> None:
         f"{manifest.num_rows:,} rows = {manifest.num_tagged:,} tagged in {len(manifest.skills)} skills + {aside}; "
         f"{len(manifest.parts)} parts in {tags.folder}"
     )
+    left_out = manifest.left_out
+    if left_out.files:
+        print_line(f"left out of the corpus: {describe_left_out(left_out.files)}")
+    if left_out.members:
+        print_line(f"passed over in tars, because they are no samples: {_counts(left_out.members)}")
+    if left_out.columns:
+        print_line(f"left out of meta, because they have no JSON form: {_counts(left_out.columns)} (column rows)")
 
 
 def show_shards(shards: ShardSet) -> None:
@@ -160,9 +168,9 @@ def show_proposal(proposal: Proposal) -> None:
     )
 
 
-def print_line(text: str) -> None:
+def print_line(text: str, *, to_stderr: bool = False) -> None:
     """A line as it is: not wrapped, no markup."""
-    Console().print(escape(text), soft_wrap=True, highlight=False)
+    Console(stderr=to_stderr).print(escape(text), soft_wrap=True, highlight=False)
 
 
 FOLDED_NAME = 12
@@ -201,7 +209,8 @@ def size(num_bytes: int) -> str:
 
 
 def _set_aside(reasons: dict[str, int]) -> str:
-    total = sum(reasons.values())
-    return f"{total:,} set aside" + (
-        f" ({', '.join(f'{name} {count:,}' for name, count in sorted(reasons.items()))})" if reasons else ""
-    )
+    return f"{sum(reasons.values()):,} set aside" + (f" ({_counts(reasons)})" if reasons else "")
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))

@@ -295,4 +295,5 @@ def _manifest(
         num_rows=sets[0].manifest.num_rows,
         num_tagged=sum(num_samples.values()),
         set_aside=aside,
+        left_out=sets[0].manifest.left_out,
     )

@@ -29,7 +29,7 @@ from skillshard.corpus import Corpus, Partition, PartitionReader, Rejection, Sam
 from skillshard.errors import CorpusError, ExecutionError, StorageError, TagsError
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.taggers.tagger import Finder, OnBadSample, OnStage, RowTagger, Search, Tag, Tagger, Untagged
-from skillshard.tags import MANIFEST, TagRow, Tags, TagsManifest, part_place, rejected_place, write_part
+from skillshard.tags import MANIFEST, LeftOut, TagRow, Tags, TagsManifest, part_place, rejected_place, write_part
 
 MAX_SKILLS = 10_000
 SAMPLES_AT_ONCE = 1024
@@ -136,7 +136,7 @@ def _tag(
         ):
             records[at] = record
     _publish(work, [partition.index for partition in partitions if partition.index not in again])
-    work.finish(_manifest(made_from, partitions, records).model_dump(by_alias=True))
+    work.finish(_manifest(made_from, partitions, records, corpus.left_out).model_dump(by_alias=True))
 
 
 def _by_row(duplicates: Sequence[Record]) -> dict[str, str]:
@@ -338,7 +338,12 @@ def _duplicate_sentence(
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def _manifest(made_from: dict[str, Any], partitions: Sequence[Partition], records: Sequence[Record]) -> TagsManifest:
+def _manifest(
+    made_from: dict[str, Any],
+    partitions: Sequence[Partition],
+    records: Sequence[Record],
+    files_left_out: Mapping[str, int],
+) -> TagsManifest:
     skills: dict[str, list[int]] = {}
     set_aside: dict[str, int] = {}
     for record in records:
@@ -371,4 +376,5 @@ def _manifest(made_from: dict[str, Any], partitions: Sequence[Partition], record
         num_rows=sum(record["num_rows"] for record in records),
         num_tagged=sum(found[0] for found in skills.values()),
         set_aside=set_aside,
+        left_out=LeftOut(files=dict(files_left_out)),
     )
