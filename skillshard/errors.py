@@ -5,7 +5,8 @@ caller would expect, so that `except ValueError` goes on working.
 """
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 
 
 class SkillshardError(Exception):
@@ -82,6 +83,15 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def with_suggestions(names: Iterable[str], known: Collection[str], most: int = 8) -> list[str]:
+    """Unknown names in quotes, the first `most` with a suggestion each: looking for one among many names takes time.
+
+    >>> with_suggestions(["carri", "zebra"], ("add", "carry"))
+    ["'carri' (did you mean 'carry'?)", "'zebra'"]
+    """
+    return [f"{name!r}{did_you_mean(name, known) if place < most else ''}" for place, name in enumerate(names)]
+
+
 def name_some(names: Iterable[str], most: int = 8) -> str:
     """Names for a sentence, cut after `most`.
 
@@ -91,3 +101,37 @@ def name_some(names: Iterable[str], most: int = 8) -> str:
     listed = list(names)
     shown = ", ".join(listed[:most])
     return shown if len(listed) <= most else f"{shown} and {len(listed) - most:,} more"
+
+
+def choose_names(
+    choice: Sequence[str], known: Collection[str], *, what: str, error: type[SkillshardError]
+) -> frozenset[str]:
+    """The chosen names, if each is known, stands in the choice once, and there is at least one.
+
+    Args:
+        choice: names that somebody gave.
+        known: names to choose from.
+        what: the known names in words, such as "skills of shards/".
+        error: raised where the choice does not fit.
+
+    >>> sorted(choose_names(["b", "a"], ("a", "b", "c"), what="skills", error=GraphError))
+    ['a', 'b']
+    >>> choose_names(["carri"], ("add", "carry"), what="skills of the mix", error=GraphError)
+    Traceback (most recent call last):
+    skillshard.errors.GraphError: 'carri' (did you mean 'carry'?) is not among the 2 skills of the mix: add, carry.
+    """
+    if isinstance(choice, str):
+        raise error(f"the chosen skills are the text {choice!r}: give a list of names, such as [{choice!r}].")
+    if not choice:
+        raise error(f"no name is chosen from the {len(known):,} {what}: give at least one of {name_some(known)}.")
+    twice = sorted(name for name, num in Counter(choice).items() if num > 1)
+    if twice:
+        raise error(f"{name_some(map(repr, twice))} is chosen twice or more: name each of the {what} once.")
+    available = set(known)
+    unknown = [name for name in choice if name not in available]
+    if unknown:
+        verb = "is" if len(unknown) == 1 else "are"
+        raise error(
+            f"{name_some(with_suggestions(unknown, known))} {verb} not among the {len(known):,} {what}: {name_some(known)}."
+        )
+    return frozenset(choice)

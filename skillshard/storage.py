@@ -19,7 +19,7 @@ import ssl
 import tempfile
 import time
 import urllib.error
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -375,6 +375,18 @@ def digest(data: bytes | memoryview | mmap.mmap) -> str:
     'd48a3536c201ca8e3ea8a9b7351e5067'
     """
     return xxhash.xxh3_128_hexdigest(data)
+
+
+def digest_of(pieces: Iterable[bytes | memoryview]) -> str:
+    """`digest` of bytes that come in pieces.
+
+    >>> digest_of([b"sk", b"ill"]) == digest(b"skill")
+    True
+    """
+    hasher = xxhash.xxh3_128()
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.hexdigest()
 
 
 def file_digest(place: str | os.PathLike[str], chunk_bytes: int = 1 << 20) -> str:

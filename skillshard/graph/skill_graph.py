@@ -1,8 +1,10 @@
 """The skills graph as an artefact: a matrix with named axes, one JSON file (`schemas/graph-1.json`)."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +12,10 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import storage
-from skillshard.errors import GraphError
+from skillshard.errors import GraphError, choose_names, name_some
+
+DIGESTED_FORM = "skillshard/graph/1"
+"""The schema named in the bytes that are digested. It never changes: a graph of any later version has the digest that it always had."""
 
 
 class RunLosses(BaseModel):
@@ -77,9 +82,16 @@ class GraphFile(BaseModel):
     learned: Learned | None = Field(None, description="absent where the graph was given, not learned")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class SkillGraph:
     """Matrix A: rows are training skills, columns are evaluation skills, A[i, j] says how much i helps j.
+
+    The identity (`SkillGraph.identity`) is a flag and holds no matrix, so that 10,000 skills take no memory to speak of.
+
+    Attributes:
+        train_skills: names of the rows.
+        eval_skills: names of the columns.
+        is_identity: whether an edge is 1 where row and column are the same skill, and 0 elsewhere, by definition.
 
     Raises:
         GraphError: the matrix does not fit the names, a name is there twice, or a value is not a finite number.
@@ -92,20 +104,18 @@ class SkillGraph:
 
     train_skills: tuple[str, ...]
     eval_skills: tuple[str, ...]
-    edges: Float[np.ndarray, "train_skill eval_skill"]
+    is_identity: bool
+    _matrix: Float[np.ndarray, "train_skill eval_skill"] | None = field(repr=False)
 
     def __init__(self, train_skills: Sequence[str], eval_skills: Sequence[str], edges: object) -> None:
-        matrix = np.asarray(edges, dtype=np.float64)
+        matrix = _matrix_of(edges)
         expected = (len(train_skills), len(eval_skills))
         if matrix.shape != expected or 0 in expected:
             raise GraphError(
                 f"the graph's matrix has shape {matrix.shape}, its names make {expected} "
                 f"({len(train_skills)} training skills x {len(eval_skills)} evaluation skills; at least 1 x 1)."
             )
-        for axis, names in (("training", train_skills), ("evaluation", eval_skills)):
-            twice = sorted({name for name in names if list(names).count(name) > 1})
-            if twice:
-                raise GraphError(f"the graph's {axis} skills are not distinct: {', '.join(twice)} twice or more.")
+        self._set_names(train_skills, eval_skills)
         bad = np.argwhere(~np.isfinite(matrix))
         if len(bad):
             row, column = bad[0]
@@ -113,14 +123,36 @@ class SkillGraph:
                 f"the graph's edge {train_skills[row]} -> {eval_skills[column]} is {matrix[row, column]}: "
                 f"edges must be finite numbers ({len(bad)} are not)."
             )
+        matrix.setflags(write=False)  # the digest is kept, so the edges must not change after it
+        object.__setattr__(self, "is_identity", False)
+        object.__setattr__(self, "_matrix", matrix)
+
+    def _set_names(self, train_skills: Sequence[str], eval_skills: Sequence[str]) -> None:
+        for axis, names in (("training", train_skills), ("evaluation", eval_skills)):
+            twice = sorted(name for name, num in Counter(names).items() if num > 1)
+            if twice:
+                raise GraphError(f"the graph's {axis} skills are not distinct: {name_some(twice)} twice or more.")
         object.__setattr__(self, "train_skills", tuple(train_skills))
         object.__setattr__(self, "eval_skills", tuple(eval_skills))
-        object.__setattr__(self, "edges", matrix)
 
     @classmethod
     def identity(cls, skills: Sequence[str]) -> "SkillGraph":
-        """Each skill helps itself alone: SKILL-IT with it reweights by loss, without a graph."""
-        return cls(skills, skills, np.eye(len(skills)))
+        """Each skill helps itself alone: SKILL-IT with it reweights by loss, without a graph.
+
+        >>> SkillGraph.identity(("add", "carry")).edges.tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+        """
+        if not skills:
+            raise GraphError("the identity graph needs at least one skill.")
+        return cls._identity(skills, skills)
+
+    @classmethod
+    def _identity(cls, train_skills: Sequence[str], eval_skills: Sequence[str]) -> "SkillGraph":
+        graph = cls.__new__(cls)
+        graph._set_names(train_skills, eval_skills)
+        object.__setattr__(graph, "is_identity", True)
+        object.__setattr__(graph, "_matrix", None)
+        return graph
 
     @classmethod
     def chain(cls, skills: Sequence[str], *, edge: float = 0.5) -> "SkillGraph":
@@ -137,25 +169,150 @@ class SkillGraph:
         file = read_graph(place)
         return cls(file.train_skills, file.eval_skills, file.edges)
 
-    def save(self, place: str | os.PathLike[str]) -> None:
-        """Write the graph, whole or not at all."""
-        storage.write_bytes(place, self.to_bytes())
+    def choose(self, rows: Sequence[str] | None = None, columns: Sequence[str] | None = None) -> "SkillGraph":
+        """The part of the graph between some training skills and some evaluation skills.
 
-    def to_bytes(self) -> bytes:
-        file = GraphFile(
-            train_skills=list(self.train_skills), eval_skills=list(self.eval_skills), edges=self.edges.tolist()
-        )
-        return storage.to_json(file.model_dump(by_alias=True, exclude_none=True))
+        Args:
+            rows: training skills to keep, in any order. None: all.
+            columns: evaluation skills to keep, in any order. None: all.
+
+        Returns:
+            A graph whose rows and columns stand in the order of this graph.
+
+        Raises:
+            GraphError: a name is not in the graph, is there twice, or no name is left.
+
+        >>> SkillGraph.chain(("a", "b", "c")).choose(rows=("c", "b"), columns=("c",)).edges.tolist()
+        [[0.5], [1.0]]
+        """
+        kept_rows = _chosen("training", self.train_skills, rows)
+        kept_columns = _chosen("evaluation", self.eval_skills, columns)
+        train, evals = [self.train_skills[at] for at in kept_rows], [self.eval_skills[at] for at in kept_columns]
+        if self._matrix is None:
+            return self._identity(train, evals)
+        return SkillGraph(train, evals, self._matrix[np.ix_(kept_rows, kept_columns)])
+
+    def scores(
+        self,
+        skills: Sequence[str],
+        losses: Float[np.ndarray, " eval_skill"],
+        *,
+        scale: float = 1.0,
+        positive_only: bool = False,
+    ) -> Float[np.ndarray, " skill"]:
+        r"""How much each training skill helps what is not learned yet: :math:`s \sum_j A_{ij} L_j`.
+
+        The identity needs no matrix product: its score is the skill's own loss.
+
+        Args:
+            skills: training skills, in the order of the result; all of them are rows.
+            losses: one number for each column.
+            scale: s, without unit.
+            positive_only: whether a negative edge counts as 0.
+
+        >>> SkillGraph.chain(("a", "b")).scores(("b", "a"), np.array([2.0, 4.0])).tolist()
+        [4.0, 4.0]
+        """
+        if self._matrix is None:
+            own = dict(zip(self.eval_skills, losses.tolist(), strict=True))
+            return scale * np.array([own.get(skill, 0.0) for skill in skills])
+        edges = self._matrix[[self._rows[skill] for skill in skills]]
+        if positive_only:
+            edges = np.maximum(edges, 0)
+        return scale * edges @ losses
+
+    @cached_property
+    def helpful_skills(self) -> frozenset[str]:
+        """Training skills with a positive edge to any evaluation skill, themselves included."""
+        if self._matrix is None:
+            return frozenset(self.train_skills) & frozenset(self.eval_skills)
+        return frozenset(self.train_skills[row] for row in np.flatnonzero((self._matrix > 0).any(axis=1)))
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {skill: row for row, skill in enumerate(self.train_skills)}
 
     @property
+    def edges(self) -> Float[np.ndarray, "train_skill eval_skill"]:
+        """The matrix, read-only. The identity builds it anew whenever it is asked for: 8 bytes for each entry."""
+        if self._matrix is not None:
+            return self._matrix
+        matrix = np.zeros((len(self.train_skills), len(self.eval_skills)))
+        for row, column in enumerate(self._own_columns()):
+            if column is not None:
+                matrix[row, column] = 1.0
+        matrix.setflags(write=False)
+        return matrix
+
+    def _own_columns(self) -> list[int | None]:
+        """For each row the column of the same skill."""
+        column_of = {skill: column for column, skill in enumerate(self.eval_skills)}
+        return [column_of.get(skill) for skill in self.train_skills]
+
+    def save(self, place: str | os.PathLike[str]) -> None:
+        """Write the graph, whole or not at all."""
+        with storage.writing(place) as part, part.open("wb") as file:
+            file.writelines(self._pieces(GraphFile.model_fields["schema_version"].default))
+
+    def to_bytes(self) -> bytes:
+        """The graph's file."""
+        return b"".join(self._pieces(GraphFile.model_fields["schema_version"].default))
+
+    @cached_property
     def digest(self) -> str:
         """Digest of names and edges: what a run records of its graph."""
-        return storage.digest(self.to_bytes())
+        return storage.digest_of(self._pieces(DIGESTED_FORM))
+
+    def _pieces(self, schema: str) -> Iterator[bytes | memoryview]:
+        """The JSON form of names and edges, row by row, so that the whole is never in memory."""
+        names = {"train_skills": list(self.train_skills), "eval_skills": list(self.eval_skills)}
+        head, _, tail = storage.to_json({"schema": schema, **names, "edges": []}).partition(b'"edges": []')
+        yield head + b'"edges": [\n'
+        for row, cells in enumerate(self._rows_as_json()):
+            yield b",\n    [\n" if row else b"    [\n"
+            yield from cells
+            yield b"\n    ]"
+        yield b"\n  ]" + tail
+
+    def _rows_as_json(self) -> Iterator[list[bytes | memoryview]]:
+        """The numbers of each row, as `storage.to_json` would write them at their place in the file."""
+        if self._matrix is not None:
+            for values in self._matrix:
+                yield [storage.to_json([[values.tolist()]])[len(b"[\n  [\n    [\n") : -len(b"\n    ]\n  ]\n]\n")]]
+            return
+        zero, one, between = b"      0.0", b"      1.0", b",\n"
+        num, step = len(self.eval_skills), len(zero + between)
+        zeros = memoryview((zero + between) * num)
+        for column in self._own_columns():
+            if column is None:
+                yield [zeros[: step * num - len(between)]]
+            elif column == num - 1:
+                yield [zeros[: step * column], one]
+            else:
+                yield [zeros[: step * column], one, between, zeros[: step * (num - 1 - column) - len(between)]]
 
     @property
     def density(self) -> float:
         """Share of all entries, the diagonal included, that are positive (the paper's 42.7 % for its 23 skills)."""
-        return float((self.edges > 0).mean())
+        if self._matrix is None:
+            return len(self.helpful_skills) / (len(self.train_skills) * len(self.eval_skills))
+        return float((self._matrix > 0).mean())
+
+
+def _matrix_of(edges: object) -> Float[np.ndarray, "..."]:
+    """A copy of the edges as numbers."""
+    try:
+        return np.array(edges, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise GraphError(f"the graph's edges are no matrix of numbers: {error}.") from error
+
+
+def _chosen(axis: str, names: Sequence[str], choice: Sequence[str] | None) -> list[int]:
+    """Places of the chosen names, rising."""
+    if choice is None:
+        return list(range(len(names)))
+    chosen = choose_names(choice, names, what=f"{axis} skills of the graph", error=GraphError)
+    return [place for place, name in enumerate(names) if name in chosen]
 
 
 def read_graph(place: str | os.PathLike[str]) -> GraphFile:

@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError
-from skillshard.graph.skill_graph import SkillGraph
-from skillshard.policies.policy import NextRound, Observation, Online, Policy, State
-from skillshard.policies.skill_it import Reduce, SkillIt, reduced, skill_it
+from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, softmax
+from skillshard.policies.skill_it import Reduce, check_arguments, reduced
 
 
 @dataclass(frozen=True)
@@ -28,30 +27,25 @@ class LossOrder(Online):
         return {"eta": self.eta, "edge": self.edge, "window": self.window, "reduce": self.reduce}
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        return self._by(SkillGraph.identity(skills)).init(skills, num_samples)
+        return {"skills": list(skills), "window": []}
 
     def observe(self, state: State, observation: Observation) -> State:
-        return self._by(SkillGraph.identity(state["skills"])).observe(state, observation)
+        losses = list(check_losses(observation.losses, state["skills"], step=observation.step).values())
+        return {**state, "window": [*state["window"], losses][-self.window :]}
 
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
-        skills = state["skills"]
-        edges = order_edges(reduced(state["window"], len(skills), self.reduce), self.edge)
-        return self._by(SkillGraph(skills, skills, edges)).weights(state)
-
-    def _by(self, graph: SkillGraph) -> SkillIt:
-        return SkillIt(graph, self.eta, self.window, self.reduce, "official")
+        losses = reduced(state["window"], len(state["skills"]), self.reduce)
+        return softmax(self.eta * losses + self.eta * self.edge * next_above(losses))
 
 
-def order_edges(losses: Float[np.ndarray, " skill"], edge: float) -> Float[np.ndarray, "skill skill"]:
-    """1 on the diagonal, and `edge` from each skill to the one whose loss is next above its own, shared alike where several are.
+def next_above(losses: Float[np.ndarray, " skill"]) -> Float[np.ndarray, " skill"]:
+    """The least loss that is above each skill's own; 0 for the largest.
 
-    >>> order_edges(np.array([0.7, 0.1, 0.7]), 0.5).tolist()
-    [[1.0, 0.0, 0.0], [0.25, 1.0, 0.25], [0.0, 0.0, 1.0]]
+    >>> next_above(np.array([0.7, 0.1, 0.7, 0.3])).tolist()
+    [0.0, 0.3, 0.0, 0.7]
     """
-    above = losses > losses[:, None]
-    least_above = np.where(above, losses, np.inf).min(axis=1, keepdims=True)
-    following = above & (losses == least_above)
-    return np.eye(len(losses)) + edge * following / np.maximum(following.sum(axis=1, keepdims=True), 1)
+    rising = np.append(np.unique(losses), 0.0)
+    return rising[np.searchsorted(rising[:-1], losses) + 1]
 
 
 def loss_order(*, eta: float, edge: float = 0.5, window: int = 3, reduce: Reduce = "sum") -> Policy:
@@ -87,5 +81,5 @@ def loss_order(*, eta: float, edge: float = 0.5, window: int = 3, reduce: Reduce
     """
     if not 0 <= edge < np.inf:
         raise PolicyError(f"edge is {edge}: give a finite number >= 0 (0.5 in the authors' graphs).")
-    skill_it(SkillGraph.identity(("any",)), eta=eta, window=window, reduce=reduce)  # refuses what is out of range
+    check_arguments(eta=eta, window=window, reduce=reduce)
     return LossOrder(eta, edge, window, reduce)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, SupportsFloat, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from skillshard.errors import ObservationError, PolicyError, did_you_mean, name_some
+from skillshard.errors import ObservationError, PolicyError, name_some, with_suggestions
 
 State = dict[str, Any]
 """Plain JSON: everything a policy remembers. Recorded in every round, so it survives any crash."""
@@ -232,7 +232,8 @@ def check_is_policy(policy: object) -> None:
 
 def check_names(what: str, given: Collection[str], skills: Collection[str]) -> None:
     """PolicyError unless the given names are those of the skills, in any order."""
-    unknown, missing = [name for name in given if name not in skills], [name for name in skills if name not in given]
+    named, mixed = set(given), set(skills)
+    unknown, missing = [name for name in given if name not in mixed], [name for name in skills if name not in named]
     if unknown or missing:
         raise PolicyError(
             f"{what} do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; missing: "
@@ -273,7 +274,8 @@ def check_losses(
     >>> check_losses({"carry": 2}, ("add", "carry"), step=8, may_miss=True)
     {'carry': 2.0}
     """
-    unknown = [f"{name!r}{did_you_mean(name, eval_skills)}" for name in losses if name not in eval_skills]
+    known = set(eval_skills)  # a tuple of 10,000 names would be searched 10,000 times
+    unknown = with_suggestions([name for name in losses if name not in known], eval_skills)
     missing = [] if may_miss else [name for name in eval_skills if name not in losses]
     if unknown or missing:
         parts = [f"unknown {name_some(unknown)}"] if unknown else []

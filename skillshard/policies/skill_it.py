@@ -18,12 +18,14 @@ Mode = Literal["official", "paper", "static"]
 
 def check_rows(graph: SkillGraph, skills: Sequence[str]) -> None:
     """PolicyError unless the graph's rows are the skills of the mix, in any order."""
-    if sorted(skills) != sorted(graph.train_skills):
-        unknown = [name for name in graph.train_skills if name not in skills]
-        missing = [name for name in skills if name not in graph.train_skills]
+    rows, mixed = set(graph.train_skills), set(skills)
+    if rows != mixed:
+        unknown = [name for name in graph.train_skills if name not in mixed]
+        missing = [name for name in skills if name not in rows]
         raise PolicyError(
             "the graph's rows are not the skills of the mix: "
-            f"rows without a skill: {name_some(unknown) or 'none'}; skills without a row: {name_some(missing) or 'none'}."
+            f"rows without a skill: {name_some(unknown) or 'none'}; skills without a row: {name_some(missing) or 'none'}. "
+            "Choose the same skills in both: ShardSet.choose(names), SkillGraph.choose(rows=names); --skills on the command line."
         )
 
 
@@ -78,11 +80,8 @@ class SkillIt:
         }
 
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
-        rows = [self.graph.train_skills.index(skill) for skill in state["skills"]]
-        edges = self.graph.edges[rows]
-        if self.mode == "paper":
-            edges = np.maximum(edges, 0)
-        return softmax(self.eta * edges @ reduced(state["window"], len(self.eval_skills), self.reduce))
+        losses = reduced(state["window"], len(self.eval_skills), self.reduce)
+        return softmax(self.graph.scores(state["skills"], losses, scale=self.eta, positive_only=self.mode == "paper"))
 
 
 def reduced(window: list[list[float]], num_skills: int, reduce: Reduce) -> Float[np.ndarray, " eval_skill"]:
@@ -95,6 +94,16 @@ def reduced(window: list[list[float]], num_skills: int, reduce: Reduce) -> Float
         return np.ones(num_skills)
     losses = np.array(window)
     return losses.sum(axis=0) if reduce == "sum" else losses.mean(axis=0)
+
+
+def check_arguments(*, eta: float, window: int, reduce: str) -> None:
+    """PolicyError unless the step size, the window and its reduction are in range."""
+    if not (math.isfinite(eta) and eta >= 0):
+        raise PolicyError(f"eta is {eta}: give a finite number >= 0 (the paper uses 0.1 to 0.8).")
+    if window < 1:
+        raise PolicyError(f"window is {window}: give the number of latest observations to use, at least 1.")
+    if reduce not in ("sum", "mean"):
+        raise PolicyError(f"reduce is {reduce!r}: give 'sum' or 'mean'.")
 
 
 def skill_it(
@@ -140,12 +149,7 @@ def skill_it(
         gives NaN from eta 1000 on); a graph is used as it is (their code turns off-diagonal entries of 1 into 0.5 and, for
         static weights, the diagonal into 1).
     """
-    if not (math.isfinite(eta) and eta >= 0):
-        raise PolicyError(f"eta is {eta}: give a finite number >= 0 (the paper uses 0.1 to 0.8).")
-    if window < 1:
-        raise PolicyError(f"window is {window}: give the number of latest observations to use, at least 1.")
-    if reduce not in ("sum", "mean"):
-        raise PolicyError(f"reduce is {reduce!r}: give 'sum' or 'mean'.")
+    check_arguments(eta=eta, window=window, reduce=reduce)
     if mode not in ("official", "paper", "static"):
         raise PolicyError(f"mode is {mode!r}: give 'official' (default), 'paper' or 'static'.")
     return SkillIt(graph, eta, window, reduce, mode)

@@ -23,10 +23,7 @@ class SkillStratified(Static):
 
     def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
         check_rows(self.graph, skills)
-        helpful = set(self.graph.eval_skills)
-        helpful |= {
-            skill for skill, row in zip(self.graph.train_skills, self.graph.edges, strict=True) if (row > 0).any()
-        }
+        helpful = {*self.graph.eval_skills, *self.graph.helpful_skills}
         chosen = [float(skill in helpful) for skill in skills]
         if not any(chosen):
             raise PolicyError(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from skillshard.errors import PolicyError, did_you_mean, name_some
+from skillshard.errors import PolicyError, name_some, with_suggestions
 from skillshard.policies.policy import Policy, Static, sizes
 
 
@@ -43,7 +43,8 @@ class Fixed(Static):
         return {"weights": dict(self.given), "new": self.new}
 
     def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
-        unknown = [f"{name}{did_you_mean(name, skills)}" for name in self.given if name not in skills]
+        mixed = set(skills)
+        unknown = with_suggestions([name for name in self.given if name not in mixed], skills)
         new = [name for name in skills if name not in self.given]
         if unknown or (new and self.new == "refuse"):
             raise PolicyError(
@@ -56,7 +57,7 @@ class Fixed(Static):
         counts = sizes("fixed with new='proportional'", num_samples)
         of = dict(zip(skills, (counts / counts.sum()).tolist(), strict=True))
         left = 1 - sum(of[name] for name in new)
-        return [of[name] if name in new else left * self.given[name] / total for name in skills]
+        return [left * self.given[name] / total if name in self.given else of[name] for name in skills]
 
 
 def stratified() -> Policy:

@@ -359,7 +359,7 @@ def test_evaluation_skills_may_be_others_than_training_skills() -> None:
         (
             lambda: fixed({"addd": 1.0}).init(("add",)),
             PolicyError,
-            "unknown: addd (did you mean 'add'?); without a weight: add.",
+            "unknown: 'addd' (did you mean 'add'?); without a weight: add.",
         ),
         (
             lambda: fixed({"add": -1.0}),
