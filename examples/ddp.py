@@ -3,6 +3,10 @@
 Stop it and go on with another number of processes: the global batch stays 32, and so does the stream.
 """
 
+from skillshard.extras import needed
+
+needed("torch", what="examples/ddp.py")
+
 import argparse
 from pathlib import Path
 

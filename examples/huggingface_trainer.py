@@ -3,6 +3,10 @@
 With several processes: accelerate launch --num-processes 2 examples/huggingface_trainer.py ... Run it again and it goes on.
 """
 
+from skillshard.extras import needed
+
+needed("hf", what="examples/huggingface_trainer.py")
+
 import argparse
 import os
 from pathlib import Path

@@ -1,5 +1,9 @@
 """Lightning's Trainer: python examples/lightning_trainer.py --shards S --run runs/1 --steps 100. Run it again and it goes on."""
 
+from skillshard.extras import needed
+
+needed("lightning", what="examples/lightning_trainer.py")
+
 import argparse
 from pathlib import Path
 from typing import Any

@@ -3,6 +3,10 @@
 The tokenizer is trained here on a few held-out texts, to need no download; give your own tokenizer.json.
 """
 
+from skillshard.extras import needed
+
+needed("tokens", "torch", what="examples/packed_tokens.py")
+
 import argparse
 from itertools import islice
 from pathlib import Path

@@ -1,5 +1,9 @@
 """A plain PyTorch loop: python examples/pytorch.py --shards S --run runs/1 --steps 100. Run it again and it goes on."""
 
+from skillshard.extras import needed
+
+needed("torch", what="examples/pytorch.py")
+
 import argparse
 from pathlib import Path
 

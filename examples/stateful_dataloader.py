@@ -3,6 +3,10 @@
 The loader's own state resumes in the middle of a run, in the same time at any draw. Run it again and it goes on.
 """
 
+from skillshard.extras import needed
+
+needed("torchdata", what="examples/stateful_dataloader.py")
+
 import argparse
 from pathlib import Path
 

@@ -9,6 +9,10 @@ The settings are the paper's where they can be (shuffled LEGO, proportions 1:1:3
 evaluations as in the authors' code); the model is a small one from scratch instead of GPT-Neo 125M.
 """
 
+from skillshard.extras import needed
+
+needed("proxy", "plots", what="skillshard demo")  # before the imports that fail without the extra
+
 import os
 import shutil
 import threading

@@ -67,6 +67,13 @@ class LedgerError(SkillshardError, ValueError):
     """A ledger belongs to another run, or its records do not follow from one another."""
 
 
+class ExtraError(SkillshardError, ImportError):
+    """A feature needs an optional package that is not installed."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 class ExecutionError(SkillshardError, RuntimeError):
     """A unit of work failed again after it had been retried."""
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from skillshard import storage
 from skillshard.errors import ExecutionError, SkillshardError
+from skillshard.extras import needed
 
 MAX_TRIES = 3
 RAY_OBJECT_STORE_BYTES = 256 << 20
@@ -58,10 +59,17 @@ class Where:
     Attributes:
         workers: processes (local), or CPUs of a Ray started here; None: all of this machine's.
         ray_address: None: a local process pool. "local": start a Ray here. "auto" or an address: join that cluster.
+
+    Raises:
+        ExtraError: a Ray address is given, and Ray is not installed.
     """
 
     workers: int | None = None
     ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.ray_address is not None:
+            needed("ray", what=f"--ray-address {self.ray_address}")
 
     def processes(self, num_units: int, *, num_gpus: float = 0.0) -> int:
         """How many units run at a time in a local pool, one where they take a GPU; for a cluster not joined yet, a guess.

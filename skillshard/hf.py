@@ -16,6 +16,10 @@ of the global stream. It also reads a batch ahead, so `lag=0` would stall and is
 Blocks of tokens: `WholeStream(packed)`, `data_collator=causal_lm_blocks` and `MixerCallback(packed, ...)`, with `PackedTokens` in place of the mixer.
 """
 
+from skillshard.extras import needed
+
+needed("hf", what="skillshard.hf")  # before the imports that fail without the extra
+
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

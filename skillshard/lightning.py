@@ -9,6 +9,10 @@ Lightning may read a batch ahead, so `lag=0` would stall and is refused.
 Blocks of tokens: `MixedData(packed, ...)` and `MixerCallback(packed, ...)`, with `PackedTokens` in place of the mixer.
 """
 
+from skillshard.extras import needed
+
+needed("lightning", what="skillshard.lightning")  # before the imports that fail without the extra
+
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,5 +1,9 @@
 """What the trainers' adapters refuse: settings that would stall a training, or lose or repeat samples in silence."""
 
+from skillshard.extras import needed
+
+needed("torch", what="skillshard.torch")  # before the imports that fail without the extra
+
 import sys
 from math import ceil
 from typing import Any, NamedTuple

@@ -8,6 +8,10 @@ An endless range cannot be shuffled, split or begun anew without losing or repea
 from the indices it is asked for, and refuses.
 """
 
+from skillshard.extras import needed
+
+needed("torch", what="skillshard.torch")  # before the imports that fail without the extra
+
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence

@@ -13,6 +13,7 @@ from tests.conftest import REPOSITORY
 LAYERS = [
     {"errors"},
     {"loss"},
+    {"extras"},
     {"kept", "stores", "web"},
     {"storage"},
     {"execution"},

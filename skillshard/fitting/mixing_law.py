@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import FitError
+from skillshard.extras import needed
 from skillshard.fitting.runs import Runs
 
 CONSTANTS = (0.2, 0.6, 0.9)
@@ -47,11 +48,12 @@ def fit_mixing_law(runs: Runs) -> MixingLaw:
         Ye et al., "Data Mixing Laws", ICLR 2025, arXiv:2403.16952, equation 7; the form without the factor is Olmix's,
         arXiv:2602.12237. Differs from both: least squares from three starts instead of Huber loss from many.
     """
-    needed = len(runs.train_skills) + 1
-    if len(runs) < needed:
+    needed("fit", what="A log-linear law")
+    least_runs = len(runs.train_skills) + 1
+    if len(runs) < least_runs:
         raise FitError(
-            f"{len(runs)} runs cannot tell {needed} numbers of a law over {len(runs.train_skills)} skills: give at least {needed} runs of "
-            f"different mixtures; Olmix takes {3 * needed}."
+            f"{len(runs)} runs cannot tell {least_runs} numbers of a law over {len(runs.train_skills)} skills: give at least {least_runs} runs of "
+            f"different mixtures; Olmix takes {3 * least_runs}."
         )
     fits = [_fit_one(runs.weights, losses) for losses in runs.losses.T]
     return MixingLaw(np.array([fit[0] for fit in fits]), np.array([fit[1:] for fit in fits]).T)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import storage
 from skillshard.errors import FitError, did_you_mean, name_some
+from skillshard.extras import needed
 from skillshard.fitting import regmix
 from skillshard.fitting.mixing_law import fit_mixing_law, rank_correlations
 from skillshard.fitting.runs import Runs
@@ -80,11 +81,13 @@ def propose_weights(
         seed: of the random mixtures of "regmix".
 
     Raises:
+        ExtraError: SciPy, or LightGBM for regmix, is not installed.
         FitError: too few runs, unknown names, or samples that do not suffice.
 
     Reference:
         Olmix, arXiv:2602.12237 (objective, prior, limit); RegMix, arXiv:2407.01492.
     """
+    needed("regmix" if method == "regmix" else "fit", what=f"--method {method}")
     chosen = _targets(runs, targets)
     prior = _prior(runs, num_samples)
     most = _most(runs, num_samples, epochs, draws)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from skillshard.errors import FitError
+from skillshard.extras import needed
 from skillshard.fitting.runs import Runs
 
 CANDIDATES = 100_000
@@ -26,16 +26,15 @@ def fit_trees(runs: Runs, stop: Runs) -> list[Any]:
         stop: runs on which the error must fall; growing stops when it has not for three trees.
 
     Raises:
-        FitError: LightGBM is not installed.
+        ExtraError: LightGBM is not installed.
 
     Reference:
         Liu et al., "RegMix", ICLR 2025, arXiv:2407.01492: 1,000 trees at most, learning rate 0.01. The authors stop on the runs
         that they report correlations of; `propose_mixture` keeps runs of its own for that.
     """
-    try:
-        import lightgbm
-    except ImportError as error:
-        raise FitError("RegMix needs LightGBM: pip install 'skillshard[regmix]'.") from error
+    needed("regmix", what="RegMix")
+    import lightgbm
+
     trees = []
     for at in range(len(runs.eval_skills)):
         model = lightgbm.LGBMRegressor(

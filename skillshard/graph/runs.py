@@ -8,6 +8,10 @@ So a run that is asked for again, by a repeated command, for more seeds or for a
 a run ends in the same bytes wherever it ran.
 """
 
+from skillshard.extras import needed
+
+needed("proxy", what="Training small models")  # before the imports that fail without the extra
+
 import hashlib
 import itertools
 import time

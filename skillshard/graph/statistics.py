@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from skillshard.extras import needed
+
 CONFIDENCE = 0.95
 NEARLY_COMPLETE, NEARLY_EMPTY = 0.9, 0.1
 """Ours: the paper calls 97.4 % (Alpaca) nearly complete and 3.9 % (Pile of Law) nearly empty, and 42.7 % neither."""
@@ -109,6 +111,7 @@ def is_uncertain(
     >>> is_uncertain(np.array([[0.5, 0.1, 1.0]]), np.array([[0.1, 0.1, 0.0]]), 3).tolist()
     [[False, True, False]]
     """
+    needed("fit", what="A graph with standard errors")
     from scipy.stats import t
 
     return np.asarray(np.abs(edges) < t.ppf((1 + CONFIDENCE) / 2, num_seeds - 1) * standard_errors)

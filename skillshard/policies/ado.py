@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import ObservationError, PolicyError
+from skillshard.extras import needed
 from skillshard.fitting.scaling_law import fit_scaling_law
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, sizes, softmax
 
@@ -139,6 +140,7 @@ def ado(*, warmup_steps: int, refit_steps: int, least_log_loss: float = 0.5) -> 
         A policy; its weights are `(train_skill,)`, sum 1; its state is the curves (at most 128 points), laws and means.
 
     Raises:
+        ExtraError: SciPy, which fits the scaling laws, is not installed.
         PolicyError: warmup_steps or refit_steps are out of range; later, the sizes are not known.
         ObservationError: an observation does not say how many draws each skill had.
 
@@ -152,6 +154,7 @@ def ado(*, warmup_steps: int, refit_steps: int, least_log_loss: float = 0.5) -> 
         are of the holdout, so they are not smoothed (Savitzky-Golay there); t counts observations, which it makes in every
         step; the curves are thinned, so that the state stays small.
     """
+    needed("fit", what="The policy ado")
     if warmup_steps < 0:
         raise PolicyError(f"warmup_steps is {warmup_steps}: give optimizer steps >= 0 (1,000 in the paper).")
     if refit_steps < 1:

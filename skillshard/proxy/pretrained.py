@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from skillshard.errors import ProxyError
+from skillshard.extras import needed
 from skillshard.proxy.reading import no_answer
 from skillshard.proxy.train import IGNORE, TokenBatch
 
@@ -92,12 +93,13 @@ def pretrained_tokens(place: str, *, window: int, answer_after: str | None) -> P
 
 
 def check_place(place: str) -> None:
-    """ProxyError unless there is a directory."""
+    """ProxyError unless there is a directory, ExtraError where transformers is not installed."""
     if not Path(place).is_dir():
         raise ProxyError(
             f"--proxy {place}: neither 'tiny' nor 'small' nor a directory. Give one of these, or the directory of a Hugging Face "
             "causal language model and its tokenizer (save_pretrained writes one)."
         )
+    needed("hf", what=f"--proxy {place}")
 
 
 def _open(place: str, kind: str, what: str) -> Any:

@@ -12,6 +12,7 @@ from skillshard import artefact, storage
 from skillshard import tags as tags_module
 from skillshard.corpus import MISSING, Corpus, Sample, lookup, read_partition
 from skillshard.errors import TagsError
+from skillshard.extras import needed
 from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories
 from skillshard.report.text import print_line, share, show_tags
 from skillshard.taggers.agreement import Agreement, agreement
@@ -43,7 +44,12 @@ def show_clusters(
 
     Raises:
         TagsError: `place` is no tags, or there is nothing to compare.
+        ExtraError: a package that compares or draws is not installed.
     """
+    if against is not None:
+        needed("cluster", what="--against")
+    if pictures is not None:
+        needed("cluster", "plots", what="--pictures")
     if artefact.kind(place) != tags_module.MANIFEST:
         raise TagsError(f"{os.fspath(place)} is not tags: --against, --corpus and --pictures are for tags.")
     tags = Tags.open(place)

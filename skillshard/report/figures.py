@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from skillshard import storage
 from skillshard.errors import LedgerError
+from skillshard.extras import needed
 from skillshard.mixing.ledger import Ledger, ObservationRecord, RoundRecord, RunRecord, read_record
 from skillshard.taggers.agreement import Agreement
 
@@ -67,6 +68,7 @@ def history(ledger: Ledger) -> History:
 
 def draw_runs(runs: Mapping[str, History], place: str | os.PathLike[str], *, title: str) -> None:
     """One PNG, up to `RUNS_ABREAST` runs abreast: above, losses per skill and their mean (log scale); below, weights per round."""
+    needed("plots", what="A picture of runs")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -336,6 +338,7 @@ def draw_nodes(
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
+    needed("plots", what="A picture")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

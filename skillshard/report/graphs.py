@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from skillshard.errors import name_some
+from skillshard.extras import needed
 from skillshard.graph.derive import rule_in
 from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Statistics, is_same, is_uncertain, statistics
@@ -19,7 +20,9 @@ STRONGEST = 12
 
 
 def show_graph(place: str | os.PathLike[str], *, pictures: Path | None = None) -> None:
-    """Print a graph, and draw it."""
+    """Print a graph, and draw it; ExtraError where Matplotlib is not installed."""
+    if pictures is not None:
+        needed("plots", what="--pictures")
     graph = read_graph(place)
     found = statistics_of(graph)
     if max(len(graph.train_skills), len(graph.eval_skills)) <= TABLE_SKILLS:

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from skillshard import artefact, storage
 from skillshard.errors import ExecutionError, StorageError, TokensError, did_you_mean, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.extras import needed
 from skillshard.kept import kept
 from skillshard.shards.manifest import SPLITS, ShardColumns, Split
 from skillshard.shards.read import MAX_OPEN, ShardSet, SkillShards
@@ -95,15 +96,13 @@ def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer") -> "Tokenizer":
     """A tokenizer from its file, or as it is; truncation and padding are turned off.
 
     Raises:
-        TokensError: the package `tokenizers` is missing; the file is no tokenizer; or its merges are random.
+        TokensError: the file is no tokenizer, or its merges are random.
+        ExtraError: the package `tokenizers` is not installed.
         StorageError: the file cannot be read.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise TokensError(
-            "tokens are counted and packed by the package tokenizers, which is not installed: pip install 'skillshard[tokens]'."
-        ) from error
+    needed("tokens", what="A tokenizer")
+    from tokenizers import Tokenizer
+
     name = "the tokenizer" if isinstance(source, Tokenizer) else storage.public(source)
     text = source.to_str() if isinstance(source, Tokenizer) else _tokenizer_text(source)
     try:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from skillshard.errors import TagsError
+from skillshard.extras import needed
 from skillshard.taggers import kmeans
 from skillshard.taggers.cluster_model import FOLDER, ClusterModel, copy_model
 from skillshard.taggers.clustering import ASSIGNMENTS, assign_balanced, assign_rows, fit_clusters
@@ -141,7 +142,9 @@ def embedding(
 
     Raises:
         TagsError: arguments out of range.
+        ExtraError: scikit-learn, SciPy or threadpoolctl is not installed.
     """
+    needed("cluster", what="Tagging by clusters")
     least, most = skills_range
     if not 2 <= least <= most:
         raise TagsError(f"--skills auto tries from {least} to {most}: give 2 or more, and the smaller number first.")
@@ -157,7 +160,9 @@ def kept_clusters(model: ClusterModel, encoder: Encoder) -> Finder:
 
     Raises:
         TagsError: the encoder is not the one that the centroids belong to.
+        ExtraError: scikit-learn, SciPy or threadpoolctl is not installed.
     """
+    needed("cluster", what="Tagging by clusters")
     kept = model.manifest.encoder
     if encoder.dim != kept.dim:
         raise TagsError(

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from skillshard import storage
 from skillshard.errors import TagsError
+from skillshard.extras import needed
 from skillshard.taggers.encoder import Encoder, VectorsOf
 
 if TYPE_CHECKING:
@@ -121,12 +122,17 @@ def lexical(*, max_dim: int = 64, sample_size: int = 20_000) -> Lexical:
     Args:
         max_dim: most dimensions; fewer where there are not 16 texts for each.
         sample_size: texts of the corpus that it is fitted on.
+
+    Raises:
+        ExtraError: scikit-learn, SciPy or threadpoolctl is not installed.
     """
+    needed("cluster", what="The encoder 'lexical'")
     return Lexical(max_dim, sample_size)
 
 
 def open_lexical(folder: str) -> FittedLexical:
-    """A fitted encoder from its directory."""
+    """A fitted encoder from its directory; ExtraError where scikit-learn is not installed."""
+    needed("cluster", what="The encoder 'lexical'")
     digests = tuple(storage.file_digest(storage.join(folder, name)) for name in FILES)
     return FittedLexical(folder, int(_loaded(folder, digests)[2].shape[1]), digests)
 

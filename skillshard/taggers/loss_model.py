@@ -9,6 +9,10 @@
 A sample costs a forward pass for each run and checkpoint (`whole`), or for each run and part (`parts`).
 """
 
+from skillshard.extras import needed
+
+needed("proxy", what="Training small models")  # before the imports that fail without the extra
+
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

@@ -17,6 +17,7 @@ import xxhash
 from jaxtyping import Float
 
 from skillshard.errors import TagsError
+from skillshard.extras import needed
 from skillshard.taggers.encoder import VectorsOf
 
 Windows = Literal["first", "mean"]
@@ -103,7 +104,9 @@ def sentence_encoder(
     Raises:
         TagsError: no such model, or arguments out of range.
         ProxyError: no such device here.
+        ExtraError: sentence-transformers or a package that clusters is not installed.
     """
+    needed("embed", what="A sentence-transformers model as the encoder")
     if dtype not in DTYPES:
         raise TagsError(f"--dtype {dtype!r}: give one of {', '.join(DTYPES)}.")
     if windows not in ("first", "mean"):

@@ -77,7 +77,6 @@ def test_what_a_fit_has_not_seen_tells_how_good_it_is() -> None:
 
 
 def test_trees_propose_a_good_mixture_of_a_planted_law() -> None:
-    pytest.importorskip("lightgbm", reason="LightGBM is the extra 'regmix'")
     runs = planted(200, noise=0.005)
     proposal = propose_weights(runs, method="regmix", kl=0.0)
     weights = np.array([[proposal.weights[skill] for skill in SKILLS]])

@@ -1,0 +1,5 @@
+"""The small language model that `graph`, `tag --by loss` and `demo` train."""
+
+from skillshard.extras import needed
+
+needed("proxy", what="Training small models")

@@ -1,0 +1,139 @@
+"""Run skillshard where no extra is installed: what must work works, and everything else names its extra.
+
+`python tests/unit/bare.py FOLDER [MODULE ...]` blocks the given modules, so that an environment with extras behaves like one
+without them. The script imports nothing of the tests, so that it also runs in an environment that holds skillshard alone.
+It prints one line of JSON: command or import -> [exit code, last line of its errors].
+"""
+
+import contextlib
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+WORKS = [
+    "tag C --by metadata --field meta.skill --out T",
+    "tag T --map names.json --out renamed",
+    "tag T --min-share 0.2 --rest other --out few",
+    "tag T renamed --combine --out both",
+    "shard C --tags T --out S --shard-size 20KB --holdout 0.1",
+    "inspect T",
+    "inspect S",
+    "verify T",
+    "verify S",
+    "mix S --policy stratified --draws 200 --out ids.jsonl",
+    "mix S --policy proportional --draws 200 --ledger run --out more.jsonl",
+    "inspect run",
+    "verify run",
+    "graph import matrix.csv --out graph.json",
+    "graph show graph.json",
+    "synth lego --k 3 --samples 100 --out L",
+    "synth addition --k 2 --samples 100 --out A",
+]
+NEEDS = [
+    "tag C --by embedding --skills 2 --out X",
+    "tag C --by embedding --skills 2 --encoder all-MiniLM-L6-v2 --out X",
+    "tag C --by loss --skills 2 --out X",
+    "tag C --by metadata --field meta.skill --ray-address local --out X",
+    "shard C --tags T --ray-address local --out X",
+    "inspect T --against meta.skill",
+    "inspect T --pictures X",
+    "graph S --steps 2 --out X/graph.json",
+    "graph show graph.json --pictures X",
+    "fit runs.csv --out X/fit.json",
+    "fit runs.csv --method regmix --out X/fit.json",
+    "tokens S --tokenizer tokenizer.json --out X",
+    "demo --out X",
+]
+IMPORTS = ["skillshard.torch", "skillshard.hf", "skillshard.lightning", "skillshard.proxy.model"]
+
+
+class Blocked:
+    """Stand before all other finders and refuse some modules."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self.modules = frozenset(modules)
+
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> None:
+        if name.partition(".")[0] in self.modules:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def write_inputs() -> None:
+    """A corpus of two skills, a map, a matrix and finished runs, in the working directory."""
+    Path("C").mkdir()
+    records = [
+        {"id": f"{skill}-{number:03d}", "text": f"{skill} number {number}", "meta": {"skill": skill}}
+        for number in range(60)
+        for skill in ("add", "carry")
+    ]
+    Path("C/0.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    Path("names.json").write_text(json.dumps({"add": "sum"}))
+    Path("matrix.csv").write_text(",add,carry\nadd,1,0.5\ncarry,0,1\n")
+    Path("tokenizer.json").write_text("{}")
+    runs = ["weights/add,weights/carry,losses/add,losses/carry", "1,0,1.1,2.9", "0.5,0.5,1.5,1.7", "0,1,2.7,1.2"]
+    Path("runs.csv").write_text("\n".join([*runs, "0.7,0.3,1.3,2.0"]) + "\n")
+
+
+def outcome(command: str) -> tuple[int, str]:
+    """Run a verb in this process."""
+    from skillshard.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(command.split())
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, (err.getvalue().strip().splitlines() or [""])[-1]
+
+
+def import_outcome(module: str) -> tuple[int, str]:
+    from skillshard.errors import ExtraError
+
+    try:
+        import_module(module)
+    except ExtraError as error:
+        return 1, str(error)
+    return 0, ""
+
+
+def mix_by_hand() -> None:
+    """A live mixer: a report between two rounds, and a resume that gives the same rest."""
+    import skillshard as ss
+
+    shards = ss.ShardSet.open("S")
+    policy = ss.policies.chain(ss.policies.odm(warmup_steps=0), ss.policies.floor(0.01))
+    mixer = ss.Mixer(shards, policy, ledger="live", round_draws=32, step_draws=8, lag=0)
+    stream = iter(mixer)
+    texts = [next(stream).text for _ in range(32)]
+    mixer.report(4, {"add": 2.0, "carry": 1.0})
+    state = mixer.state_dict(step=4)
+    rest = [next(stream).text for _ in range(16)]
+    assert len({*texts, *rest}) > 40
+    again = ss.Mixer(shards, policy, ledger="live", round_draws=32, step_draws=8, lag=0)
+    again.load_state_dict(state)
+    stream = iter(again)
+    assert [next(stream).text for _ in range(16)] == rest
+
+
+def main(folder: str, *blocked: str) -> None:
+    sys.meta_path.insert(0, Blocked(blocked))  # type: ignore[arg-type]  # a finder needs find_spec alone
+    os.chdir(folder)
+    write_inputs()
+    outcomes = {command: outcome(command) for command in WORKS}
+    mix_by_hand()
+    outcomes |= {command: outcome(command) for command in NEEDS}
+    outcomes |= {module: import_outcome(module) for module in IMPORTS}
+    assert not Path("X").exists(), "a command without its extra wrote to --out"
+    sys.stdout.write(json.dumps(outcomes) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
