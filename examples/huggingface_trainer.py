@@ -52,7 +52,6 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
             output_dir=str(run / "checkpoints"),
             max_steps=steps,
             per_device_train_batch_size=BATCH,
-            train_sampling_strategy="sequential",  # the stream is shuffled already
             remove_unused_columns=False,
             save_steps=EVERY,
             report_to="none",

@@ -44,6 +44,13 @@ class PolicyError(SkillshardError, ValueError):
     """A policy cannot be built from these arguments, or does not fit the skills of the mix."""
 
 
+class LengthError(PolicyError, TypeError):
+    """A stream without a known length was asked for it, by `len()`, by a walk, or by a sampler that needs one.
+
+    It is a `TypeError`, so that libraries that ask whether there is a length go on without one.
+    """
+
+
 class FitError(SkillshardError, ValueError):
     """Finished runs do not say enough for a fit, or are not what they should be."""
 

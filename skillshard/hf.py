@@ -5,7 +5,7 @@ of the global stream. It also reads a batch ahead, so `lag=0` would stall and is
 
     trainer = Trainer(
         model,
-        TrainingArguments(..., max_steps=1000, train_sampling_strategy="sequential", remove_unused_columns=False),
+        TrainingArguments(..., max_steps=1000, remove_unused_columns=False),
         train_dataset=WholeStream(mixer),
         data_collator=causal_lm_collator(tokenizer, max_tokens=512),
         callbacks=[MixerCallback(mixer, losses, every_steps=100)],
@@ -23,9 +23,8 @@ needed("hf", what="skillshard.hf")  # before the imports that fail without the e
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -38,22 +37,37 @@ from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
-from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports, refuse_samplers
-from skillshard.torch import ENDLESS, Blocks, Items, collate_blocks, dataset_of, resume
+from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports
+from skillshard.torch import (
+    Blocks,
+    Items,
+    collate_blocks,
+    dataset_of,
+    endless,
+    one_index,
+    refuse_walk,
+    resume,
+    world_size,
+)
 
 STATE_NAME = "mixer.json"
 IGNORED = -100
 """The label that transformers' models leave out of the loss."""
-_SEQUENTIAL = "Set TrainingArguments(train_sampling_strategy='sequential')."
+LENGTHS_WANTED = ("group_by_length", "batch_rebalance")
+"""Sampling strategies that need the length of every sample; the Trainer ignores them where the dataset has no length."""
 
 
 class WholeStream(Dataset[dict[str, Any]]):
     """The global stream of a mixer, or the packed one, from where it stands, for trainers that share it out over processes themselves.
 
-    Its length is endless, so a training is measured in `max_steps`, and the `epoch` of the Trainer's logs says nothing.
+    It is endless and has no length: a training is measured in `max_steps`, and the Trainer reads it in order, whatever its
+    `train_sampling_strategy`. A loader must begin at the beginning: `mixer.load_state_dict` moves the stream, so nothing may
+    skip batches. With accelerate's `dispatch_batches=True` a skip cannot be seen here, and must not be used.
 
     Raises:
-        PolicyError: the mixer has lag=0 or a stream that ends; a sampler shuffles the stream.
+        PolicyError: the mixer has lag=0 or a stream that ends; when read: indices that were shuffled, skipped, shared out in
+            another way or begun anew.
+        LengthError: it is asked for its length, or walked through.
     """
 
     def __init__(self, mixer: Mixer | PackedTokens) -> None:
@@ -62,14 +76,28 @@ class WholeStream(Dataset[dict[str, Any]]):
         self._whole = dataset_of(mixer, rank=0, world_size=1)
 
     def __len__(self) -> int:
-        refuse_samplers(self, _SEQUENTIAL)
-        return ENDLESS
+        return endless("WholeStream")
 
-    def __getitem__(self, index: int) -> Any:
-        return self._whole[index]
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> NoReturn:
+        refuse_walk("WholeStream", self._whole.owner)
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        """One sample or block, to look at: wherever the loader stands, and without moving the stream."""
+        return self._whole.at(one_index(index, "WholeStream"))[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
-        return self._whole.at(np.asarray(indices, np.int64))
+        return self._whole.read(indices, processes=world_size(), name="WholeStream")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a `StatefulDataLoader` keeps of the dataset, as for `skillshard.torch.MixedDataset`."""
+        return self._whole.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Called by a `StatefulDataLoader`; LedgerError if the state is of another run."""
+        self._whole.load_state_dict(state)
 
 
 def causal_lm_collator(
@@ -271,6 +299,13 @@ class MixerCallback(TrainerCallback):
             raise PolicyError(
                 "TrainingArguments.remove_unused_columns is True: the Trainer would take out of samples and blocks what no model has an "
                 "argument for, such as 'text' and 'draws'. Set remove_unused_columns=False."
+            )
+        wanted = getattr(args, "train_sampling_strategy", None)
+        if wanted in LENGTHS_WANTED or getattr(args, "group_by_length", False):
+            raise PolicyError(
+                f"TrainingArguments ask for {wanted or 'group_by_length'!r}, which needs the length of every sample, but the stream is "
+                "endless and the Trainer would ignore it. Leave train_sampling_strategy and group_by_length away, or train on "
+                "PackedTokens, whose blocks all have one length."
             )
         processes = 1 if getattr(args.accelerator_config, "split_batches", False) else args.world_size
         refuse_other_step(

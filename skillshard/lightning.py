@@ -66,9 +66,10 @@ class MixedData(LightningDataModule):
             processes=trainer.world_size,
             accumulated=trainer.accumulate_grad_batches,
         )
+        dataset = dataset_of(self.mixer)
         return DataLoader(
-            dataset_of(self.mixer),
-            sampler=InOrder(),
+            dataset,
+            sampler=InOrder(dataset),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,

@@ -1,41 +1,11 @@
 """What the trainers' adapters refuse: settings that would stall a training, or lose or repeat samples in silence."""
 
-from skillshard.extras import needed
-
-needed("torch", what="skillshard.torch")  # before the imports that fail without the extra
-
-import sys
 from math import ceil
-from typing import Any, NamedTuple
-
-from torch.utils.data import BatchSampler, Dataset, Sampler, SequentialSampler
+from typing import NamedTuple
 
 from skillshard.errors import PolicyError
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
-
-FRAMES_SEARCHED = 6
-"""Callers looked at to find who asks for a length; type checkers may stand between."""
-
-
-def refuse_samplers(dataset: Dataset[Any], instead: str) -> None:
-    """Stop a shuffling or splitting sampler where it is made, which is where it asks for the length.
-
-    Later it would only say that it cannot allocate a permutation of 2**62 numbers.
-    """
-    frame = sys._getframe(1)
-    for _ in range(FRAMES_SEARCHED):
-        asker = frame.f_locals.get("self")
-        if isinstance(asker, (SequentialSampler, BatchSampler)):
-            return
-        if isinstance(asker, Sampler):
-            raise PolicyError(
-                f"{type(dataset).__name__} cannot be read through a {type(asker).__name__}: the stream is endless, shuffled already "
-                f"and shared out over ranks. {instead}"
-            )
-        if frame.f_back is None:
-            return
-        frame = frame.f_back
 
 
 class Counted(NamedTuple):

@@ -4,35 +4,42 @@ The dataset is map-style over an endless range: index i of a rank is draw (or bl
 A `DataLoader` without a sampler asks for 0, 1, 2, ... in batches and hands them out in that order, so the batches are the same
 for any number of workers, and each worker fetches, collates and sends a whole batch at once.
 
-An endless range cannot be shuffled, split or begun anew without losing or repeating samples. The dataset notices all three
-from the indices it is asked for, and refuses.
+A stream cannot be shuffled, split, skipped or begun anew without losing or repeating samples. The dataset notices such a reader
+from the indices that it asks for, and refuses. An endless stream has no length: `len(dataset)` and `len(loader)` raise a
+`LengthError`, which is a `TypeError`, because a schedule computed from a length would be wrong.
 """
 
 from skillshard.extras import needed
 
 needed("torch", what="skillshard.torch")  # before the imports that fail without the extra
 
+import operator
 import os
+import re
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from functools import cached_property
 from itertools import count
-from typing import Any, TypedDict, TypeVar, overload
+from typing import Any, NoReturn, SupportsIndex, TypedDict, TypeVar, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 import torch.distributed
 from jaxtyping import Int
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, Sampler, SequentialSampler, get_worker_info
 
-from skillshard.errors import LedgerError, PolicyError, SkillshardError
+from skillshard.errors import LedgerError, LengthError, PolicyError, SkillshardError
+from skillshard.index_order import Asked, Asker, Fault, next_asked
 from skillshard.mixing.mixer import Batch, Mixer
 from skillshard.mixing.packing import PackedBatch, PackedTokens
 from skillshard.mixing.round_plan import Places
-from skillshard.refusals import refuse_samplers
 
 ENDLESS = 1 << 62
+"""Where a sequential sampler stops counting the indices of an endless stream."""
+FRAMES_SEARCHED = 6
+"""Callers looked at to find out who asks for a length; wrappers of type checkers may stand between."""
 _KEYS = count()
 _DATASETS: "WeakValueDictionary[int, MixedDataset]" = WeakValueDictionary()
 """The datasets that this process made, by a number that their workers know too."""
@@ -203,7 +210,8 @@ class StreamShare(Dataset[T], ABC):
         self.rank, self.world_size = _place(rank, world_size)
         self._ends, self._of = ends, dict(of)
         self._loaded: tuple[int, int] | None = None
-        self._last: tuple[int, int] | None = None
+        self._last: Asked | None = None
+        self._last_first = 0
         self._begun = torch.full((2,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     @abstractmethod
@@ -218,27 +226,61 @@ class StreamShare(Dataset[T], ABC):
     def _holds(self, position: int) -> bool:
         """Whether the stream has not ended before a position."""
 
-    def __len__(self) -> int:
-        name = type(self).__name__
-        refuse_samplers(self, f"Leave shuffle and sampler away: DataLoader({name}({self.owner}), batch_size=...).")
-        return ENDLESS
+    @abstractmethod
+    def _num(self) -> int | None:
+        """The length of the whole stream; None where it is endless or depends on losses."""
 
-    def __getitem__(self, index: int) -> T:
-        return self.at(np.array([index], np.int64))[0]
+    def __len__(self) -> int:
+        """Samples (blocks) of this rank's share from where the stream stands.
+
+        Raises:
+            LengthError: the stream is endless, or the losses to come decide where it ends.
+        """
+        num = self._num()
+        if num is not None:
+            return max(0, num - self._first) // self.world_size
+        return endless(type(self).__name__, losses_decide=self._ends)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> NoReturn:
+        refuse_walk(type(self).__name__, self.owner)
+
+    def __getitem__(self, index: SupportsIndex) -> T:
+        """One sample or block, to look at: wherever the loader stands, and without moving the stream."""
+        return self.at(one_index(index, type(self).__name__))[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[T]:
+        return self.read(indices)
+
+    def read(self, indices: Sequence[int], *, processes: int = 1, name: str | None = None) -> Sequence[T]:
+        """The next batch that a loader asks for.
+
+        Args:
+            indices: of the batch.
+            processes: processes that take turns in the batches; 1 where each has a share of its own.
+            name: the dataset that the loader was given, for errors.
+
+        Raises:
+            PolicyError: the order of the indices would lose or repeat samples.
+        """
         asked = np.asarray(indices, np.int64)
-        self._check_order(asked)
+        self._check_order(asked, processes, name or type(self).__name__)
         return self.at(asked)
 
     def at(self, indices: Int[np.ndarray, " position"]) -> Sequence[T]:
-        """The samples or blocks, asked for in any order; StopIteration, which ends the loop over the loader, where the stream has ended."""
+        """The samples or blocks, asked for in any order; StopIteration, which ends the loop over the loader, where the stream has ended.
+
+        At the end of a stream, each rank gets as many as the last rank: up to `world_size - 1` draws or blocks are left over.
+        """
         positions = self._first + indices * self.world_size
-        found = self._read(positions + self.rank)
-        if len(found) < len(positions) and (not len(found) or self.world_size > 1):
+        last_rank = positions + self.world_size - 1
+        if self.world_size > 1 and self._ends and not self._holds(int(last_rank[-1])):
+            positions = positions[[self._holds(position) for position in last_rank.tolist()]]
+        found = self._read(positions + self.rank) if len(positions) else ()
+        if not len(found):
             raise StopIteration
-        if self.world_size > 1 and self._ends and not self._holds(int(positions[-1]) + self.world_size - 1):
-            raise StopIteration  # the last rank has no full batch: no rank takes this step
         return found
 
     @property
@@ -247,32 +289,65 @@ class StreamShare(Dataset[T], ABC):
         stands = self._stands()
         return self._loaded[1] if self._loaded is not None and self._loaded[0] == stands else stands
 
-    def _check_order(self, indices: Int[np.ndarray, " position"]) -> None:
+    def _check_order(self, indices: Int[np.ndarray, " position"], processes: int, name: str) -> None:
         worker = get_worker_info()
-        stride = 1 if worker is None else worker.num_workers
-        start, num = int(indices[0]), len(indices)
+        asker = Asker(processes=processes) if worker is None else Asker(worker.id, worker.num_workers, processes)
         loop = 0 if worker is None else worker.seed - worker.id  # one number for all workers of a loop over the loader
-        begun = self._begun.numpy()
+        begun, first = self._begun.numpy(), self._first
         first_begun, loop_begun = begun.tolist()
-        if start == 0 and first_begun == self._first and (loop_begun != loop or self._last is not None):
-            raise PolicyError(
+        last, resumed = self._last, self._loaded is not None and self._loaded[0] == self._stands()
+        if last is not None and first != self._last_first:
+            if isinstance(next_asked(indices, None, asker), str):
+                raise PolicyError(self._moved(first))
+            last = None
+        asked = next_asked(indices, last, asker, resumed=resumed)
+        if last is None and not isinstance(asked, str) and first_begun == first and loop_begun != loop:
+            asked = "begun again"
+        if isinstance(asked, str):
+            raise PolicyError(self._refusal(asked, indices, asker, name))
+        if last is None:
+            begun[:] = first, loop
+        self._last, self._last_first = asked, first
+
+    def _moved(self, first: int) -> str:
+        return (
+            f"{self.owner} stands at {self.position} {first:,}, and stood at {self._last_first:,} when this iterator was begun: it would go on "
+            "somewhere else. Make a new iterator, iter(loader), after load_state_dict(), and do not iterate the same "
+            f"{self.owner} beside a loader."
+        )
+
+    def _refusal(self, fault: Fault, indices: Int[np.ndarray, " position"], asker: Asker, name: str) -> str:
+        if fault == "begun again":
+            return (
                 f"the stream from {self.position} {self._first:,} was read through this dataset already, and would begin again: keep one "
                 f"iterator for the whole run. To go on where training stands, call {self.owner}.load_state_dict("
-                f"{self.owner}.state_dict(step=...)) first; to read the same again, make a new {type(self).__name__}."
+                f"{self.owner}.state_dict(step=...)) first; to read the same again, make a new {name}."
             )
-        if start == 0 or start >= stride * num:
-            begun[:] = self._first, loop
-        expected = start
-        if start and self._last is not None and (stride == 1 or num == self._last[1]):
-            expected = self._last[0] + stride * self._last[1]
-        self._last = start, num
-        if start != expected or (indices != np.arange(start, start + num)).any():
-            raise PolicyError(
-                f"a loader asks for indices {start:,} to {int(indices[-1]):,} where {expected:,} to {expected + num - 1:,} come next: "
-                f"it shuffles the stream, or shares out again what {type(self).__name__} has already shared out by rank, and "
-                "samples would be lost. Give the DataLoader no sampler and in_order=True; under accelerate use "
-                "skillshard.hf.WholeStream, which takes no rank."
+        asks = f"a loader asks {name} for indices {int(indices[0]):,} to {int(indices[-1]):,}"
+        if fault == "skipped":
+            return (
+                f"{asks} first, and the stream begins at index 0: the loader skips batches, or shares out what {name} has already shared "
+                f"out, and samples would be lost. {self.owner}.load_state_dict() alone moves the stream to where training stands: leave "
+                "accelerate.skip_first_batches away, set TrainingArguments(ignore_data_skip=True), and resume a StatefulDataLoader "
+                f"with its whole state.{_WHOLE_STREAM if asker.processes == 1 else ''}"
             )
+        if fault == "strided":
+            return (
+                f"{asks} in steps of {int(indices[1] - indices[0]):,}: a DistributedSampler shares out again what {name} has already shared "
+                "out, and samples would be lost. Lightning's Trainer and Fabric.setup_dataloaders add this sampler: give them "
+                "use_distributed_sampler=False. Elsewhere, give the DataLoader no sampler."
+            )
+        if fault == "shuffled":
+            return (
+                f"{asks}, not one after the other: it shuffles the stream, which is shuffled already, and samples would be lost. Give "
+                "the DataLoader no shuffle and no sampler, and do not take a part of the dataset by random_split or Subset."
+            )
+        assert self._last is not None
+        before = f"{self._last.start:,} to {self._last.start + self._last.num - 1:,}"
+        return (
+            f"{asks} after {before}: it leaves out batches, or shares out again what {name} has already shared out, and samples would be "
+            f"lost. Give the DataLoader no sampler and in_order=True.{_WHOLE_STREAM if asker.processes == 1 else ''}"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What a `StatefulDataLoader` keeps of the dataset: from where it counts its indices."""
@@ -287,6 +362,68 @@ class StreamShare(Dataset[T], ABC):
                     f"run, rank and world size that it had; to change them, resume by {self.owner}.load_state_dict() alone."
                 )
         self._loaded = self._stands(), int(state["first"])
+        self._last = None
+        self._begun.fill_(-1)
+
+
+_WHOLE_STREAM = " Under accelerate use skillshard.hf.WholeStream, which takes no rank."
+
+
+def endless(name: str, *, losses_decide: bool = False) -> int:
+    """The length of a stream whose length is not known: `ENDLESS` for a sampler that counts through it, else LengthError.
+
+    `DataLoader(dataset)` makes a `SequentialSampler`, whose iterator is `range(len(dataset))`. The same length, asked for by
+    anyone else, ends in a schedule, a progress bar or a random index. Only the caller tells the two apart, so this is the one
+    place that looks at it.
+    """
+    frame = sys._getframe(1)
+    for _ in range(FRAMES_SEARCHED):
+        if frame.f_code is SequentialSampler.__iter__.__code__:
+            return ENDLESS
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    why = "the losses decide where its stream ends" if losses_decide else "its stream is endless"
+    raise LengthError(
+        f"{name} has no length, since {why}: count optimizer steps instead, with Trainer(max_steps=...), a scheduler's "
+        "total_steps=... or a loop that stops at a step. Leave shuffle and sampler away, and do not join or split the dataset; Lightning's "
+        "Trainer and Fabric.setup_dataloaders take use_distributed_sampler=False."
+    )
+
+
+def refuse_walk(name: str, owner: str) -> NoReturn:
+    """LengthError for `for item in dataset`, which some samplers do to look at all lengths."""
+    raise LengthError(
+        f"{name} is read through a DataLoader without a sampler, and not item by item: a walk over the stream would not end, or would "
+        f"take its samples from the training. To look at the stream, call {owner}.batch(first, num)."
+    )
+
+
+def one_index(index: Any, name: str) -> Int[np.ndarray, " position"]:
+    """An index as an array; PolicyError for a slice, a negative number and whatever else counts from an end that is not there."""
+    try:
+        number = operator.index(index)
+    except TypeError:
+        number = -1
+    if not 0 <= number < ENDLESS:
+        raise PolicyError(
+            f"{name}[{index!r}]: an index is a whole number from 0, counted from where the stream stands."
+        )
+    return np.array([number], np.int64)
+
+
+def world_size() -> int:
+    """Number of processes of the training: torch.distributed's, or the one of the environment, or 1.
+
+    Raises:
+        PolicyError: WORLD_SIZE is no number.
+    """
+    if _several():
+        return torch.distributed.get_world_size()
+    number = os.environ.get("WORLD_SIZE", "1")
+    if not re.fullmatch(r"[1-9]\d*", number):
+        raise PolicyError(f"the environment says WORLD_SIZE={number!r}: it must be the number of processes, 1 or more.")
+    return int(number)
 
 
 class MixedDataset(StreamShare[Item]):
@@ -298,8 +435,8 @@ class MixedDataset(StreamShare[Item]):
     A loader is iterated once: a second `for batch in loader` would begin again at the first draw, because a loader that
     reads ahead cannot say where the first one stopped. It is refused; go on by `mixer.load_state_dict`, or keep the iterator.
 
-    A stream that ends (`repeat`) ends the loader after its last, perhaps short batch; with several ranks, after the last
-    batch that is full on every rank, so that all take the same number of steps.
+    A stream that ends (`repeat`) ends the loader after its last, perhaps short batch. Each rank gets as many samples as the
+    others, so up to `world_size - 1` draws at the end are left over. `len(loader)` is known where the policy is static.
 
     In a `StatefulDataLoader` the state of the middle of the run is the loader's; give it `sampler=InOrder()`, so that it
     resumes without counting through the draws consumed. Load the mixer's state too: it sets aside what the ledger learnt
@@ -335,6 +472,9 @@ class MixedDataset(StreamShare[Item]):
     def _holds(self, position: int) -> bool:
         return len(self.mixer.find(np.array([position]))) == 1
 
+    def _num(self) -> int | None:
+        return None
+
 
 class PackedDataset(StreamShare[PackedItem]):
     """A rank's share of a packed stream, from where it stands; the workers tokenize and pack.
@@ -369,6 +509,9 @@ class PackedDataset(StreamShare[PackedItem]):
     def _holds(self, position: int) -> bool:
         return self.packed.holds(position)
 
+    def _num(self) -> int | None:
+        return None
+
 
 def dataset_of(
     mixer: Mixer | PackedTokens, *, rank: int | None = None, world_size: int | None = None
@@ -382,12 +525,33 @@ def dataset_of(
 class InOrder(Sampler[int]):
     """0, 1, 2, ... without end, with a state: a `StatefulDataLoader` then resumes in the same time at any draw.
 
+    The dataset ends the loop where its stream ends.
+
+    Args:
+        dataset: gives the loader its length, where the dataset has one.
+
     Example:
-        loader = StatefulDataLoader(MixedDataset(mixer), sampler=InOrder(), batch_size=32, collate_fn=collate)
+        dataset = MixedDataset(mixer)
+        loader = StatefulDataLoader(dataset, sampler=InOrder(dataset), batch_size=32, collate_fn=collate)
     """
+
+    def __init__(self, dataset: Sized | None = None) -> None:
+        self.dataset = dataset
 
     def __iter__(self) -> "InOrderIterator":
         return InOrderIterator()
+
+    def __len__(self) -> int:
+        if self.dataset is None:
+            raise LengthError(
+                "InOrder() counts without end and has no length: give InOrder(dataset) for a stream that ends, and count "
+                "optimizer steps (max_steps, total_steps) otherwise. Lightning's Trainer and Fabric.setup_dataloaders take "
+                "use_distributed_sampler=False."
+            )
+        return len(self.dataset)
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class InOrderIterator(Iterator[int]):

@@ -93,7 +93,6 @@ def main(source: Source, folder: Path, steps: int, dispatch: bool, kill_at: int)
             max_steps=steps,
             per_device_train_batch_size=BATCH,
             gradient_accumulation_steps=ACCUMULATED,
-            train_sampling_strategy="sequential",
             remove_unused_columns=False,
             accelerator_config={"dispatch_batches": dispatch},
             save_steps=4,

@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import skip_first_batches
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from skillshard.errors import LedgerError, PolicyError
+from skillshard.errors import LedgerError, LengthError, PolicyError
 from skillshard.evaluation import losses_per_skill
 from skillshard.hf import MixerCallback, WholeStream, causal_lm_blocks, causal_lm_loss
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
-from skillshard.torch import Blocks, MixedDataset
+from skillshard.torch import Blocks, MixedDataset, collate
 from tests.adapters.hf_trainer import ACCUMULATED, BATCH, Logging, Steps, byte_tokenizer, collator, tiny
 from tests.adapters.packed_trainer import Source, place_of
 from tests.adapters.processes import finish, records, start_ranks
@@ -100,7 +104,6 @@ def trainer(
     defaults = {
         "max_steps": STEPS,
         "per_device_train_batch_size": BATCH,
-        "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
         "save_steps": 3,
         "logging_strategy": "no",
@@ -136,6 +139,83 @@ def test_resume_from_checkpoint_goes_on_with_the_next_draw_or_block(
     assert trained(tmp_path, world_size=1, accumulated=1) == expected(source, tmp_path, step_items=BATCH)
 
 
+def test_the_sampling_strategies_that_need_no_length_read_the_stream_in_order(shards: ShardSet, tmp_path: Path) -> None:
+    """The Trainer's default is "random"; the stream is shuffled already."""
+    reference = expected_items(live_mixer(shards, tmp_path / "reference", step_draws=BATCH), steps=3, step_items=BATCH)
+    for strategy in ("random", "sequential"):
+        folder = tmp_path / strategy
+        mixer = live_mixer(shards, folder / "run", step_draws=BATCH)
+        trainer(mixer, folder / "out", stop_at=3, train_sampling_strategy=strategy).train()
+        assert trained(folder, world_size=1, accumulated=1) == reference
+
+
+def prepared(mixer: Mixer, *, workers: int, processes: int, rank: int, **arguments: Any) -> Any:
+    loader = DataLoader(WholeStream(mixer), batch_size=BATCH, num_workers=workers, collate_fn=collate)
+    return prepare_data_loader(
+        loader, torch.device("cpu"), processes, rank, put_on_device=False, dispatch_batches=False, **arguments
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("split_batches", [False, True])
+def test_batches_skipped_after_a_resume_are_refused(
+    shards: ShardSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    processes: int,
+    split_batches: bool,
+) -> None:
+    """accelerate's examples skip batches by themselves; on top of the mixer's resume samples would be lost in silence."""
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    size = BATCH if split_batches else BATCH * processes
+    for rank in range(processes):
+        mixer = live_mixer(shards, tmp_path, step_draws=size, round_draws=10_000)
+        mixer.load_state_dict(mixer.state_dict(step=20))
+        loader = prepared(mixer, workers=workers, processes=processes, rank=rank, split_batches=split_batches)
+        for skipped in (1, 20):
+            with pytest.raises(
+                PolicyError, match=r"WholeStream for indices .* first.*leave accelerate\.skip_first_batches"
+            ):
+                next(iter(skip_first_batches(loader, skipped)))
+        mixer.load_state_dict(mixer.state_dict(step=20))
+        own = BATCH // processes if split_batches else BATCH
+        loader = prepared(mixer, workers=workers, processes=processes, rank=rank, split_batches=split_batches)
+        for step, batch in zip(range(4), loader, strict=False):
+            first = (20 + step) * size + rank * own
+            assert batch["draw"].tolist() == list(range(first, first + own))
+
+
+def test_a_second_loop_over_the_whole_stream_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    """As in a training by epochs, whose second one would see the samples of the first."""
+    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000)
+    loader = prepared(mixer, workers=0, processes=1, rank=0)
+    assert next(iter(loader))["draw"].tolist() == list(range(BATCH))
+    with pytest.raises(PolicyError, match=r"from draw 0 was read through this dataset already.*make a new WholeStream"):
+        next(iter(loader))
+
+
+def test_the_whole_stream_has_no_length(shards: ShardSet, tmp_path: Path) -> None:
+    stream = WholeStream(live_mixer(shards, tmp_path, step_draws=BATCH))
+    for ask in (len, list, lambda given: len(DataLoader(given, batch_size=BATCH))):
+        with pytest.raises(LengthError, match=r"^WholeStream"):
+            ask(stream)
+    with pytest.raises(PolicyError, match=r"WholeStream\[-1\]: an index is a whole number"):
+        stream[-1]
+    assert stream and stream[5]["draw"] == 5
+
+
+def test_a_stateful_loader_over_the_whole_stream_goes_on(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000)
+    first = StatefulDataLoader(WholeStream(mixer), batch_size=BATCH, collate_fn=collate)
+    assert [batch["draw"][0] for _, batch in zip(range(3), first, strict=False)] == [0, 4, 8]
+    other = live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000)
+    again = StatefulDataLoader(WholeStream(other), batch_size=BATCH, collate_fn=collate)
+    again.load_state_dict(first.state_dict())
+    assert next(iter(again))["draw"][0] == 12
+
+
 def test_a_checkpoint_without_a_mixer_is_refused(shards: ShardSet, tmp_path: Path) -> None:
     mixer = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
     trainer(mixer, tmp_path / "out", stop_at=3).train()
@@ -154,8 +234,11 @@ def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path
         PolicyError, match=r"the Trainer reads a MixedDataset, not a WholeStream of this callback's Mixer"
     ):
         trainer(mixer, tmp_path / "out", train_dataset=MixedDataset(mixer)).train()
-    with pytest.raises(PolicyError, match=r"WholeStream cannot be read through a RandomSampler.*='sequential'"):
-        trainer(mixer, tmp_path / "out", train_sampling_strategy="random").train()
+    for strategy in ("group_by_length", "batch_rebalance"):
+        with pytest.raises(PolicyError, match=rf"ask for '{strategy}', which needs the length of every sample.*Leave"):
+            trainer(mixer, tmp_path / "out", train_sampling_strategy=strategy).train()
+    with pytest.raises(ValueError, match="max_steps"):
+        trainer(mixer, tmp_path / "out", max_steps=-1, num_train_epochs=1).train()
     with pytest.raises(
         PolicyError, match=r"an optimizer step takes 4 samples x 1 processes x 3 accumulated = 12 draws"
     ):

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import pickle
+import random
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, default_collate
+from lightning.fabric.utilities.data import sized_len
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from torch.optim import SGD
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    StackDataset,
+    Subset,
+    default_collate,
+    random_split,
+)
 from torchdata.stateful_dataloader import StatefulDataLoader
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import has_length
 
-from skillshard.errors import LedgerError, PolicyError
+from skillshard.errors import LedgerError, LengthError, PolicyError
 from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
-from skillshard.torch import InOrder, MixedDataset, collate, resume
+from skillshard.torch import InOrder, MixedDataset, collate, one_index, resume
 from tests.adapters.trainers import expected_texts, live_mixer, losses_at
 
 BATCH = 8
@@ -147,19 +165,85 @@ def test_after_load_state_dict_the_same_loader_goes_on(shards: ShardSet, tmp_pat
     assert next(iter(loader))["draw"].tolist() == list(range(24, 32))
 
 
-def test_shuffling_and_splitting_samplers_are_refused_where_they_are_made(shards: ShardSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda dataset: len(DataLoader(dataset, batch_size=BATCH)),
+        lambda dataset: len(DataLoader(dataset, batch_size=None)),
+        lambda dataset: len(StatefulDataLoader(dataset, batch_size=BATCH)),
+        lambda dataset: len(DataLoader(dataset, batch_size=BATCH, sampler=InOrder(dataset))),
+        lambda dataset: len(DataLoader(dataset, batch_size=BATCH, sampler=InOrder())),
+        lambda dataset: dataset[random.randrange(len(dataset))],
+        lambda dataset: DataLoader(dataset, batch_size=BATCH, shuffle=True),
+        lambda dataset: StatefulDataLoader(dataset, batch_size=BATCH, shuffle=True),
+        lambda dataset: list(RandomSampler(dataset, replacement=True)),
+        lambda dataset: DistributedSampler(dataset, num_replicas=2, rank=0),
+        lambda dataset: DistributedSamplerWrapper(InOrder(dataset), num_replicas=2, rank=0),
+        lambda dataset: ConcatDataset([dataset] * 3),
+        lambda dataset: StackDataset(dataset),
+        lambda dataset: random_split(dataset, [0.9, 0.1]),
+        lambda dataset: random_split(dataset, [100, 10]),
+        lambda dataset: LengthGroupedSampler(BATCH, dataset=dataset, model_input_name="text"),
+        lambda dataset: [item["text"] for item in dataset],
+        lambda dataset: list(reversed(dataset)),
+        lambda dataset: OneCycleLR(
+            SGD(torch.nn.Linear(1, 1).parameters()), 0.1, epochs=1, steps_per_epoch=len(DataLoader(dataset))
+        ),
+    ],
+)
+def test_an_endless_stream_has_no_length_for_schedules_samplers_and_walks(
+    shards: ShardSet, tmp_path: Path, ask: Any
+) -> None:
     dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
-    sentence = (
-        "cannot be read through a {}: the stream is endless, shuffled already and shared out over ranks. Leave shuffle"
-    )
-    with pytest.raises(PolicyError, match=sentence.format("RandomSampler")):
-        DataLoader(dataset, batch_size=BATCH, shuffle=True)
-    with pytest.raises(PolicyError, match=sentence.format("RandomSampler")):
-        StatefulDataLoader(dataset, batch_size=BATCH, shuffle=True)
-    with pytest.raises(PolicyError, match=sentence.format("RandomSampler")):
-        list(RandomSampler(dataset, replacement=True, num_samples=4))
-    with pytest.raises(PolicyError, match=sentence.format("DistributedSampler")):
-        DistributedSampler(dataset, num_replicas=2, rank=0)
+    with pytest.raises(TypeError, match=r"max_steps|mixer\.batch\(first, num\)") as refused:
+        ask(dataset)
+    assert isinstance(refused.value, PolicyError)
+    assert len([*tmp_path.rglob("rounds/*")]) <= 1, "a look at one sample decides one round"
+
+
+def test_whoever_asks_whether_there_is_a_length_goes_on_without_one(shards: ShardSet, tmp_path: Path) -> None:
+    dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
+    assert not has_length(dataset) and sized_len(DataLoader(dataset)) is None
+    assert bool(dataset) and bool(InOrder(dataset))
+    with pytest.raises(LengthError, match="the losses decide where its stream ends"):
+        len(MixedDataset(live_mixer(shards, tmp_path / "ends", step_draws=BATCH, repeat="stop")))
+
+
+def test_samplers_that_need_no_length_are_served(shards: ShardSet, tmp_path: Path) -> None:
+    expected = expected_texts(shards, tmp_path / "reference", steps=3, step_draws=BATCH)
+    for number, make in enumerate(
+        [
+            lambda dataset: DataLoader(dataset, batch_size=BATCH, sampler=SequentialSampler(dataset)),
+            lambda dataset: DataLoader(dataset, batch_sampler=BatchSampler(SequentialSampler(dataset), BATCH, False)),
+            lambda dataset: DataLoader(dataset, batch_sampler=BatchSampler(InOrder(), BATCH, True)),
+            lambda dataset: DataLoader(dataset, batch_sampler=[[*range(8)], [*range(8, 11)], [*range(11, 24)]]),
+            lambda dataset: DataLoader(Subset(dataset, range(24)), batch_size=BATCH),
+        ]
+    ):
+        dataset = MixedDataset(live_mixer(shards, tmp_path / str(number), step_draws=BATCH, round_draws=40))
+        batches = itertools.islice(make(dataset), 3)
+        assert [text for batch in batches for text in batch["text"]] == [text for step in expected for text in step]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("indices", "sentence"),
+    [
+        ([5, 3, 4], r"indices 5 to 4, not one after the other: it shuffles.*no shuffle and no sampler.*random_split"),
+        ([0, 1, 3], r"indices 0 to 3, not one after the other"),
+        ([1, 3, 5], r"in steps of 2: a DistributedSampler.*use_distributed_sampler=False"),
+        ([8, 9, 10], r"indices 8 to 10 first.*skip_first_batches.*ignore_data_skip=True.*WholeStream, which takes no"),
+    ],
+)
+def test_an_order_that_would_lose_samples_is_refused_at_the_first_batch(
+    shards: ShardSet, tmp_path: Path, workers: int, indices: list[int], sentence: str
+) -> None:
+    dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
+    for sampled in (dataset, Subset(dataset, indices)):
+        sampler = [list(range(3))] if isinstance(sampled, Subset) else [indices]
+        with pytest.raises(PolicyError, match=sentence):
+            list(DataLoader(sampled, batch_sampler=sampler, num_workers=workers))
+        dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -170,8 +254,25 @@ def test_indices_that_another_has_shared_out_are_refused(shards: ShardSet, tmp_p
     loader = DataLoader(dataset, batch_sampler=every_other, num_workers=workers, collate_fn=collate)
     with pytest.raises(PolicyError, match=r"shares out again what MixedDataset has already shared out.*WholeStream"):
         list(loader)
-    with pytest.raises(PolicyError, match="it shuffles the stream"):
-        dataset.__getitems__([5, 3, 4])
+
+
+def test_an_iterator_does_not_go_on_elsewhere_when_the_mixer_was_moved(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=1000)
+    loader = DataLoader(MixedDataset(mixer), batch_size=BATCH, collate_fn=collate)
+    batches = iter(loader)
+    list(itertools.islice(batches, 3))
+    mixer.load_state_dict(mixer.state_dict(step=3))
+    with pytest.raises(PolicyError, match=r"mixer stands at draw 24, and stood at 0 when this iterator was begun"):
+        next(batches)
+    assert next(iter(loader))["draw"].tolist() == list(range(24, 32))
+
+
+@pytest.mark.parametrize("index", [-1, slice(0, 3), 1.5, "0", None, 1 << 62])
+def test_an_index_that_counts_from_no_end_is_refused(shards: ShardSet, tmp_path: Path, index: Any) -> None:
+    dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
+    with pytest.raises(PolicyError, match=r"MixedDataset\[.*\]: an index is a whole number from 0"):
+        one_index(index, "MixedDataset")
+    assert dataset[np.int64(3)]["draw"] == 3
 
 
 def test_a_worker_that_is_late_may_begin_after_another_has_read_on(
@@ -227,18 +328,23 @@ def test_resume_in_one_process_is_load_state_dict(shards: ShardSet, tmp_path: Pa
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_a_stream_that_ends_ends_the_loader_on_every_rank_at_the_same_step(
-    shards: ShardSet, tmp_path: Path, workers: int, world_size: int
+@pytest.mark.parametrize("policy", [None, stratified()], ids=["live", "static"])
+def test_a_stream_that_ends_gives_every_rank_as_many_samples_as_the_others(
+    shards: ShardSet, tmp_path: Path, workers: int, world_size: int, policy: Any
 ) -> None:
-    counts = []
+    size = 9  # the streams of this corpus end within a batch of 9 samples
+    drawn: list[list[list[int]]] = []
     for rank in range(world_size):
-        mixer = live_mixer(shards, tmp_path, step_draws=BATCH * world_size, policy=stratified(), repeat="stop")
+        mixer = live_mixer(
+            shards, tmp_path, step_draws=size * world_size, policy=policy, repeat="stop", round_draws=10_000
+        )
         dataset = MixedDataset(mixer, rank=rank, world_size=world_size)
-        loader = DataLoader(dataset, batch_size=BATCH, num_workers=workers, collate_fn=collate)
-        counts.append([len(batch["text"]) for batch in loader])
+        loader = DataLoader(dataset, batch_size=size, num_workers=workers, collate_fn=collate)
+        drawn.append([batch["draw"].tolist() for batch in loader])
     total = sum(len(batch) for batch in mixer.batches(100))
-    assert all(sizes == counts[0] for sizes in counts)
-    if world_size == 1:
-        assert sum(counts[0]) == total
-    else:
-        assert counts[0] == [BATCH] * (total // (BATCH * world_size))
+    assert total // world_size % size, "the corpus must end within a batch"
+    for batches in drawn:
+        rest = total // world_size % size
+        assert [len(batch) for batch in batches] == [size] * (total // world_size // size) + [rest]
+    everything = sorted(draw for batches in drawn for batch in batches for draw in batch)
+    assert everything == list(range(total // world_size * world_size))

@@ -1,0 +1,85 @@
+"""Indices in the order of the stream are let through for any number of workers and processes; any other order is a fault."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skillshard.index_order import Asked, Asker, Fault, next_asked
+
+SIZES, COUNTS = st.integers(1, 6), st.integers(1, 4)
+
+
+def asks(starts: list[int], num: int, asker: Asker, *, resumed: bool = False) -> Asked | Fault | None:
+    """What is said of the last of some batches of one process."""
+    last: Asked | Fault | None = None
+    for start in starts:
+        assert not isinstance(last, str), last
+        last = next_asked(np.arange(start, start + num), last, asker, resumed=resumed)
+    return last
+
+
+def begins(num: int, num_workers: int, processes: int, rank: int, worker: int, batches: int) -> list[int]:
+    """First indices of one worker of one rank, where ranks take turns in batches, and the workers of a rank in its batches."""
+    return [((at * num_workers + worker) * processes + rank) * num for at in range(batches)]
+
+
+@given(num=SIZES, num_workers=COUNTS, processes=COUNTS, data=st.data())
+def test_batches_in_the_order_of_the_stream_are_let_through(
+    num: int, num_workers: int, processes: int, data: st.DataObject
+) -> None:
+    rank, worker = data.draw(st.integers(0, processes - 1)), data.draw(st.integers(0, num_workers - 1))
+    starts = begins(num, num_workers, processes, rank, worker, 5)
+    assert isinstance(asks(starts, num, Asker(worker, num_workers, processes)), Asked)
+    dispatched = begins(num, num_workers, 1, 0, worker, 5)
+    assert isinstance(asks(dispatched, num, Asker(worker, num_workers, processes)), Asked)
+
+
+@given(num=SIZES, num_workers=COUNTS, processes=COUNTS, skipped=st.integers(1, 50), data=st.data())
+def test_a_beginning_after_the_first_batch_of_all_processes_is_refused_unless_resumed(
+    num: int, num_workers: int, processes: int, skipped: int, data: st.DataObject
+) -> None:
+    rank = data.draw(st.integers(0, processes - 1))
+    asker = Asker(0, num_workers, processes)
+    start = (skipped * processes + rank) * num
+    assert asks([start], num, asker) == "skipped"
+    starts = [start + at * num_workers * processes * num for at in range(3)]
+    assert isinstance(asks(starts, num, asker, resumed=True), Asked)
+
+
+@given(num=SIZES, num_workers=COUNTS, batches=st.integers(1, 4), factor=st.integers(2, 4))
+def test_batches_that_are_left_to_other_processes_are_noticed_at_the_second_batch(
+    num: int, num_workers: int, batches: int, factor: int
+) -> None:
+    asker = Asker(0, num_workers, 1)
+    starts = [at * num_workers * num for at in range(batches)]
+    left_out = starts[-1] + factor * num_workers * num
+    assert asks([*starts, left_out], num, asker) == "shared out"
+
+
+@given(num=SIZES, num_workers=COUNTS, processes=COUNTS, batches=st.integers(1, 5), data=st.data())
+def test_a_stream_that_begins_again_is_noticed(
+    num: int, num_workers: int, processes: int, batches: int, data: st.DataObject
+) -> None:
+    rank = data.draw(st.integers(0, processes - 1))
+    starts = begins(num, num_workers, processes, rank, 0, batches)
+    assert asks([*starts, starts[0]], num, Asker(0, num_workers, processes)) == "begun again"
+
+
+@given(st.permutations(range(6)), st.integers(0, 100))
+def test_indices_that_do_not_follow_one_another_are_shuffled(order: list[int], first: int) -> None:
+    verdict = next_asked(np.array(order) + first, None, Asker(), resumed=True)
+    assert (verdict == Asked(first, 6)) if order == sorted(order) else (verdict == "shuffled")
+
+
+@given(st.integers(2, 5), st.integers(2, 6), st.integers(0, 4))
+def test_every_nth_index_is_strided(step: int, num: int, rank: int) -> None:
+    assert next_asked(np.arange(rank, rank + step * num, step), None, Asker()) == "strided"
+
+
+@given(st.lists(SIZES, min_size=2, max_size=8))
+def test_one_process_may_read_batches_of_different_sizes(sizes: list[int]) -> None:
+    last: Asked | Fault | None = None
+    for start, num in zip(np.cumsum([0, *sizes]).tolist(), sizes, strict=False):
+        assert not isinstance(last, str)
+        last = next_asked(np.arange(start, start + num), last, Asker())
+    assert last == Asked(sum(sizes[:-1]), sizes[-1], 1)
