@@ -27,7 +27,7 @@ LAYERS = [
     {"graph"},
     {"policies"},
     {"mixing"},
-    {"evaluation", "refusals", "testing"},
+    {"evaluation", "index_order", "refusals", "testing"},
     {"torch"},
     {"hf", "lightning"},
     {"report"},
