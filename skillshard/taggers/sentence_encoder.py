@@ -1,5 +1,8 @@
 """Any sentence-transformers model as an encoder.
 
+Most models are transformers, which read a window of tokens. A static model (`StaticEmbedding`, as model2vec makes them) adds up a
+vector for each token of a text of any length, and has a tokenizer of the package `tokenizers` without special tokens.
+
 A process loads the model once and keeps it. Batches are formed by the number of tokens, so that little is spent on padding; on
 a CPU a process uses one thread, so that equal texts give equal bytes whatever the machine's number of cores.
 """
@@ -71,9 +74,12 @@ class SentenceEncoder:
 
     def _pieces(self, model: Any, texts: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
         """What is encoded, and the text that each piece is of."""
-        if self.windows == "first":
+        reads_one_window = not _is_static(model) or self.max_length == NO_LIMIT
+        if self.windows == "first" and reads_one_window:
             return np.arange(len(texts)), texts
         cut = [_windows(model, text, self.max_length - _num_special(model, self.prompt)) for text in texts]
+        if self.windows == "first":
+            return np.arange(len(texts)), [windows[0] for windows in cut]
         owner = np.repeat(np.arange(len(texts)), [len(windows) for windows in cut])
         return owner, [window for windows in cut for window in windows]
 
@@ -119,7 +125,7 @@ def sentence_encoder(
 
     chosen = resolve_device(device, on_this_machine=on_this_machine)
     loaded = _loaded(model, chosen if on_this_machine else "cpu", dtype, max_length)
-    most = int(loaded.max_seq_length or NO_LIMIT)
+    most = _most_tokens(loaded)
     if max_length is not None and not _num_special(loaded, prompt) < max_length <= most:
         raise TagsError(
             f"--max-length {max_length}: {model} takes from {_num_special(loaded, prompt) + 1} to {most} tokens."
@@ -132,7 +138,7 @@ def sentence_encoder(
         prompt=prompt,
         max_length=max_length or most,
         windows=windows,  # type: ignore[arg-type]  # checked above
-        dim=int(loaded.get_embedding_dimension()),
+        dim=_dim(loaded),
         weights_digest=_weights_digest(loaded),
     )
 
@@ -162,9 +168,38 @@ def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
             "Hugging Face hub (downloaded once; needs the network), or the directory of one."
         ) from error
     loaded.eval()
-    if max_length is not None and max_length <= int(loaded.max_seq_length or NO_LIMIT):
-        loaded.max_seq_length = max_length
+    for parameter in loaded.parameters():  # a static model takes no notice of the data type that it is loaded with
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+    if not _is_static(loaded):
+        _make_padding(loaded.tokenizer)
+        if max_length is not None and max_length <= _most_tokens(loaded):
+            loaded.max_seq_length = max_length
     return loaded
+
+
+def _is_static(model: Any) -> bool:
+    """Whether the model's tokenizer is one of the package `tokenizers`: such a model has neither windows nor padding."""
+    from tokenizers import Tokenizer
+
+    return isinstance(model.tokenizer, Tokenizer)
+
+
+def _make_padding(tokenizer: Any) -> None:
+    """Let a tokenizer without a padding token pad with another token; padding is masked, so that its token does not matter."""
+    if getattr(tokenizer, "pad_token", "") is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+
+
+def _most_tokens(model: Any) -> int:
+    """Largest number of tokens that the model reads of a text, special tokens and prompt among them."""
+    limit = model.max_seq_length
+    return NO_LIMIT if limit is None or limit > NO_LIMIT else int(limit)
+
+
+def _dim(model: Any) -> int:
+    if hasattr(model, "get_embedding_dimension"):
+        return int(model.get_embedding_dimension())
+    return int(model.get_sentence_embedding_dimension())  # the name before sentence-transformers 5.3
 
 
 def _first_line(error: BaseException) -> str:
@@ -195,7 +230,9 @@ def _one_thread(device: str) -> Iterator[None]:
 
 
 def _lengths(model: Any, texts: Sequence[str]) -> np.ndarray:
-    """Tokens of each text, as far as the model reads it."""
+    """Tokens of each text, as far as the model reads it; of a static model, which needs no padding, the letters."""
+    if _is_static(model):
+        return np.array([len(text) for text in texts], np.int64)
     tokens = model.tokenizer(list(texts), truncation=True, max_length=model.max_seq_length, return_attention_mask=False)
     return np.array([len(ids) for ids in tokens["input_ids"]], np.int64)
 
@@ -207,15 +244,34 @@ def _batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def _num_special(model: Any, prompt: str) -> int:
+    """Number of tokens that the prompt and the special tokens take of a window."""
+    if _is_static(model):
+        return len(_spans(model, prompt))
     return len(model.tokenizer(prompt)["input_ids"])
 
 
 def _windows(model: Any, text: str, num_tokens: int) -> list[str]:
     """A text cut into stretches of at most so many tokens."""
-    found = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    spans = found["offset_mapping"]
+    spans = _spans(model, text)
     cuts = [spans[first : first + num_tokens] for first in range(0, len(spans), num_tokens)]
     return [text[cut[0][0] : cut[-1][1]] for cut in cuts] or [text]
+
+
+def _spans(model: Any, text: str) -> list[tuple[int, int]]:
+    """First letter of each token of a text, and the letter after its last."""
+    if _is_static(model):
+        return list(_uncut(model.tokenizer).encode(text, add_special_tokens=False).offsets)
+    tokens = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return list(tokens["offset_mapping"])
+
+
+@lru_cache(maxsize=1)
+def _uncut(tokenizer: Any) -> Any:
+    """A copy that neither truncates nor pads."""
+    copy = type(tokenizer).from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
 
 
 def _means(vectors: Float[np.ndarray, "window dim"], owner: np.ndarray, num_texts: int) -> VectorsOf:
