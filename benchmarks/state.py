@@ -40,11 +40,13 @@ def big_manifest(work: Path) -> Path:
             "digest": digests,
             "index_digest": digests[::-1],
         }
-        skills.append({"name": f"skill-{skill:03d}", "folder": f"skill-{skill:03d}", "train": train, "holdout": none})
+        name = f"skill-{skill:03d}"
+        skills.append({"name": name, "folder": name, "num_copies": 0, "train": train, "holdout": none})
     total = NUM_SHARDS * SAMPLES_PER_SHARD
     manifest = {
-        "schema": "skillshard/manifest/1",
+        "schema": "skillshard/manifest/2",
         "made_from": {},
+        "split": {"cut": "0" * 32, "also_held_out": [], "kept_in_train": []},
         "skills": skills,
         "num_rows": total,
         "num_train": total,

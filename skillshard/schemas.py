@@ -17,7 +17,7 @@ from skillshard.graph.skill_graph import GraphFile
 from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.mixer import MixerState
 from skillshard.mixing.packing import PackedState
-from skillshard.shards.manifest import Manifest, SampleMember
+from skillshard.shards.manifest import Manifest, Manifest1, SampleMember
 from skillshard.shards.tokens import TokensManifest
 from skillshard.taggers.cluster_model import ModelManifest
 from skillshard.tags import TagsManifest
@@ -26,11 +26,12 @@ _MODELS: dict[str, Any] = {
     "clusters-1": ModelManifest,
     "fit-1": Proposal,
     "graph-1": GraphFile,
-    "manifest-1": Manifest,
+    "manifest-1": Manifest1,
+    "manifest-2": Manifest,
     "mixer-1": MixerState,
     "observation-1": ObservationRecord,
     "packed-1": PackedState,
-    "rejection-1": Rejection,
+    "rejection-2": Rejection,
     "round-1": RoundRecord,
     "run-1": RunRecord,
     "runs-1": RunsFile,

@@ -16,6 +16,7 @@ import re
 import secrets
 import socket
 import ssl
+import stat as stat_module
 import tempfile
 import time
 import urllib.error
@@ -137,6 +138,28 @@ def _info(place: str | os.PathLike[str]) -> pafs.FileInfo:
         return fs.get_file_info(path)
     with stores.no_fork:
         return retried(place, lambda: fs.get_file_info(path))
+
+
+def special_kind(mode: int) -> str:
+    """What has this mode of `os.stat`: "" for a file, else "a directory", "a named pipe", "a socket" or "a device"."""
+    if stat_module.S_ISREG(mode):
+        return ""
+    kinds = (
+        (stat_module.S_ISDIR, "a directory"),
+        (stat_module.S_ISFIFO, "a named pipe"),
+        (stat_module.S_ISSOCK, "a socket"),
+    )
+    return next((kind for test, kind in kinds if test(mode)), "a device")
+
+
+def refuse_special(place: str | os.PathLike[str]) -> None:
+    """StorageError where a local place is there and is no file; whoever opened a pipe would wait for its writer for ever."""
+    try:
+        kind = special_kind(os.stat(local_path(place)).st_mode)
+    except FileNotFoundError:
+        return
+    if kind:
+        raise StorageError(f"{os.fspath(place)} is {kind}, not a file. Put the file there, or give another place.")
 
 
 def list_files(place: str | os.PathLike[str], pattern: str = "*", *, hidden: bool = False) -> list[FileStat]:

@@ -1,5 +1,6 @@
 """`skillshard shard` and `tokens`: what a trainer reads."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +20,34 @@ from skillshard.cli.options import (
 )
 
 
+class Copies(StrEnum):
+    """Values of --copies."""
+
+    keep = "keep"
+    drop = "drop"
+
+
 def shard(
     corpus: CorpusPlaces,
     tags: Annotated[Path, typer.Option("--tags", help="Tags of this corpus, from 'skillshard tag'.")],
     out: Out,
     shard_size: Annotated[str, typer.Option("--shard-size", help="Size of a shard to aim at.")] = "64MB",
-    holdout: Annotated[float, typer.Option("--holdout", help="Share of each skill kept for measuring losses.")] = 0.01,
+    holdout: Annotated[
+        float,
+        typer.Option(
+            "--holdout",
+            help="Share of the texts kept for measuring losses, by the hash of the text (NFC, case and white space folded): a text never "
+            "stands in train and in holdout. A skill that would have no held-out text holds out its lowest hash.",
+        ),
+    ] = 0.01,
+    copies: Annotated[
+        Copies,
+        typer.Option(
+            "--copies",
+            help="Samples whose folded text stands earlier in the corpus, in any skill: 'keep' them, or 'drop' them into OUT/rejected with "
+            "the id of the first.",
+        ),
+    ] = Copies.keep,
     workers: Workers = None,
     ray_address: RayAddress = None,
 ) -> None:
@@ -45,6 +68,7 @@ def shard(
             out,
             shard_bytes=parse_size(shard_size, "--shard-size"),
             holdout=holdout,
+            copies=copies.value,
             where=Where(workers, ray_address),
             on_stage=bars.stage,
         )

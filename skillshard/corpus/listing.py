@@ -59,7 +59,7 @@ def list_glob(pattern: str) -> tuple[str, list[Entry]]:
 def special_kind(place: str) -> str | None:
     """What stands at a local place: "" for a file, "a directory", another kind as in `Entry`; None for nothing."""
     try:
-        return _kind(os.stat(place).st_mode)
+        return storage.special_kind(os.stat(place).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return "a link to nothing" if os.path.islink(place) else None
     except OSError as error:
@@ -97,7 +97,7 @@ def _walk(folder: str, name: str, above: tuple[tuple[int, int], ...]) -> Iterato
         if stat.S_ISDIR(child_status.st_mode):
             yield from _walk(child.path, child_name, (*above, here))
         else:
-            kind = _kind(child_status.st_mode)
+            kind = storage.special_kind(child_status.st_mode)
             yield Entry(child.path, child_name, child_status.st_size, child_status.st_mtime_ns, kind)
 
 
@@ -107,13 +107,6 @@ def _entry(place: str, base: str) -> Entry:
         return Entry(place, _relative(place, base), 0, 0, kind)
     status = os.stat(place)
     return Entry(place, _relative(place, base), status.st_size, status.st_mtime_ns)
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISREG(mode):
-        return ""
-    kinds = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
-    return next((kind for test, kind in kinds if test(mode)), "a device")
 
 
 def _relative(place: str, base: str) -> str:

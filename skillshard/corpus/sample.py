@@ -19,6 +19,7 @@ Reason = Literal[
     "truncated",
     "not-the-named-format",
     "duplicate-id",
+    "copy",
 ]
 _SET_ASIDE = "set such samples aside with --on-bad-sample set-aside"
 _REMEDIES: dict[Reason, str] = {

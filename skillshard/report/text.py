@@ -1,7 +1,7 @@
 """Artefacts as tables in the terminal."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -11,15 +11,22 @@ from rich.table import Table
 from skillshard import artefact, storage, web
 from skillshard import tags as tags_module
 from skillshard.corpus.selection import describe_left_out
+from skillshard.errors import name_some
 from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger, RoundRecord, RunRecord, read_record, verify_ledger
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
+from skillshard.shards.manifest import Manifest, Manifest1, ManifestSkill
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
 from skillshard.taggers.cluster_model import ClusterModel, has_model, verify_model
 from skillshard.taggers.vectors import verify_embeddings
 from skillshard.tags import Tags
+
+_SPLIT_BY_ID = (
+    "These shards are of version 1: the hash of the id decided what is held out, so the same text may stand in train and in holdout. "
+    "Shard the corpus anew in another directory to split it by the text."
+)
 
 
 def show(place: str | os.PathLike[str]) -> None:
@@ -51,12 +58,13 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         )
     if kind == shards_manifest.MANIFEST:
         shards = ShardSet.open(place)
+        by_id = "" if isinstance(shards.manifest, Manifest) else f" {_SPLIT_BY_ID}"
         unread = "; rejected/ cannot be listed over http and was not read" if web.is_web(str(shards.root)) else ""
         num = sum(len(skill.train.number) + len(skill.holdout.number) for skill in shards.manifest.skills)
         return (
             shards.verify(),
             f"{storage.public(place)}: {num:,} shards, {shards.manifest.num_train + shards.manifest.num_holdout:,} samples, all as the "
-            f"manifest says{unread}.",
+            f"manifest says{unread}.{by_id}",
         )
     if kind == tokens_module.MANIFEST:
         counts = TokenCounts.open(place)
@@ -103,12 +111,56 @@ def show_shards(shards: ShardSet) -> None:
         num_bytes = sum(skill.train.num_bytes) + sum(skill.holdout.num_bytes)
         train, holdout = sum(skill.train.num_samples), sum(skill.holdout.num_samples)
         num_shards = len(skill.train.number) + len(skill.holdout.number)
-        rows.append((skill.name, f"{train:,}", f"{holdout:,}", f"{num_shards:,}", size(num_bytes)))
-    print_table(("skill", "train", "holdout", "shards", "bytes"), rows)
+        copies = f"{skill.num_copies:,}" if isinstance(skill, ManifestSkill) else "not counted"
+        rows.append((skill.name, f"{train:,}", f"{holdout:,}", copies, f"{num_shards:,}", size(num_bytes)))
+    print_table(("skill", "train", "holdout", "copies", "shards", "bytes"), rows)
     print_line(
         f"{manifest.num_rows:,} rows = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside)}; "
         f"{storage.public(shards.root)}"
     )
+    for line in _notes_on_split(manifest):
+        print_line(line)
+
+
+def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
+    """Sentences on copies, on exceptions to the cut, and on skills that cannot be measured or trained on."""
+    if isinstance(manifest, Manifest1):
+        yield _SPLIT_BY_ID
+    else:
+        if manifest.num_copies:
+            yield (
+                f"{counted(manifest.num_copies, 'sample')} {'is a copy' if manifest.num_copies == 1 else 'are copies'}: the same text stands "
+                "earlier in the corpus, but for case, white space and Unicode composition. "
+                + (
+                    "They are set aside in rejected/."
+                    if manifest.copies_are_dropped
+                    else "They are kept, each text on one side of the split; --copies drop leaves them out."
+                )
+            )
+        for num, where in (
+            (len(manifest.split.also_held_out), "in holdout, so that skills without a held-out text have one"),
+            (
+                len(manifest.split.kept_in_train),
+                "in train, so that skills whose texts were all held out can be trained on",
+            ),
+        ):
+            if num:
+                yield f"{counted(num, 'more text')} {'is' if num == 1 else 'are'} {where}; manifest.json lists the hashes."
+    empty = [skill.name for skill in manifest.skills if not skill.train.number]
+    if empty:
+        yield f"Without a training sample, so left out of every mix: {name_some(empty)}."
+    bare = [skill.name for skill in manifest.skills if skill.train.number and not skill.holdout.number]
+    if bare and manifest.num_holdout:
+        yield (
+            f"Without a held-out sample, so SKILL-IT and other policies that read losses cannot measure them: {name_some(bare)}. Their texts "
+            "are too few to be split. Merge them into larger skills with 'skillshard tag TAGS --min-share 0.01' (or --map), and shard "
+            "with those tags."
+        )
+    elif bare:
+        yield (
+            "No sample is held out, so SKILL-IT and other policies that read losses cannot measure any skill. For those, shard into "
+            "another directory with --holdout 0.01 or more."
+        )
 
 
 def show_tokens(counts: TokenCounts) -> None:
@@ -206,6 +258,14 @@ def size(num_bytes: int) -> str:
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def counted(num: int, noun: str) -> str:
+    """
+    >>> counted(1, "sample"), counted(1200, "sample")
+    ('1 sample', '1,200 samples')
+    """
+    return f"{num:,} {noun}{'' if num == 1 else 's'}"
 
 
 def _set_aside(reasons: dict[str, int]) -> str:

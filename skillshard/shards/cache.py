@@ -92,7 +92,9 @@ class LocalFiles(NamedTuple):
         return False
 
     def open(self, wanted: Wanted) -> BinaryIO:
-        return open(self.root / wanted.name, "rb")
+        place = self.root / wanted.name
+        storage.refuse_special(place)
+        return open(place, "rb")
 
     def prefetch(self, wanted: Wanted) -> None:
         """Nothing: they are here."""

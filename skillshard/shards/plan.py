@@ -1,14 +1,15 @@
 """Which shards there are: a pure function of the sizes of the skills.
 
-A sample's place is decided by one number, the 64-bit hash of its id. Within a skill the lowest hashes are the holdout, the
-others are train, and shard j of n takes the j-th n-th of its split's range.
+A sample's side is decided by the hash of its text (split.py), its place on that side by the 64-bit hash of its id: shard j of n takes the
+j-th n-th of all hashes. So copies, which have one side and many ids, do not stand together in the stream.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from skillshard.execution import Record
 from skillshard.shards.manifest import SPLITS, Split
+from skillshard.shards.split import BYTES, SAMPLES, Sizes
 
 HASH_SPACE = 1 << 64
 GROUP_BYTES = 256 << 20
@@ -17,7 +18,7 @@ GROUP_SHARDS = 16
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to be written: a range of hashes of one skill.
+    """One shard to be written: a range of hashes of ids of one skill and split.
 
     Attributes:
         position: number in the whole set; part of every key.
@@ -36,39 +37,26 @@ class ShardPlan:
     num_bytes: int
 
 
-def plan(sorted_parts: Sequence[Record], num_skills: int, shard_bytes: int, holdout: float) -> list[ShardPlan]:
-    """Which shards there are: pure, from the sizes that stage 1 found."""
+def plan(sizes: Sizes, shard_bytes: int) -> list[ShardPlan]:
+    """Which shards there are: pure, from what the skills hold of each split.
+
+    >>> import numpy as np
+    >>> sizes = np.zeros((1, 2, 3), np.int64)
+    >>> sizes[0] = [[90, 100, 204_800], [2, 3, 6_144]]
+    >>> [(shard.split, shard.number, shard.num_bytes) for shard in plan(sizes, 100_000)]
+    [('train', 0, 102400), ('train', 1, 102400), ('holdout', 0, 6144)]
+    """
     shards: list[ShardPlan] = []
-    for skill in range(num_skills):
-        found = [part["skills"][str(skill)] for part in sorted_parts if str(skill) in part["skills"]]
-        num_bytes = sum(sizes[1] for sizes in found)
-        cut = holdout_cut(
-            [sizes[0] for sizes in found], [sizes[2] for sizes in found], [sizes[3] for sizes in found], holdout
-        )
-        for split, low, high in zip(SPLITS, (cut, 0), (HASH_SPACE, cut), strict=True):
-            expected = num_bytes * (high - low) // HASH_SPACE
-            num = max(1, round(expected / shard_bytes)) if high > low else 0
-            bounds = [low + (high - low) * at // num for at in range(num)] + [high]
+    for skill, of_skill in enumerate(sizes):
+        for split, size in zip(SPLITS, of_skill, strict=True):
+            num_bytes = int(size[BYTES])
+            num = max(1, round(num_bytes / shard_bytes)) if size[SAMPLES] else 0
+            bounds = [HASH_SPACE * number // num for number in range(num)] + [HASH_SPACE]
             shards += [
-                ShardPlan(len(shards) + at, skill, split, at, bounds[at], bounds[at + 1], expected // num)
-                for at in range(num)
+                ShardPlan(len(shards) + number, skill, split, number, low, high, num_bytes // num)
+                for number, (low, high) in enumerate(pairwise(bounds))
             ]
     return shards
-
-
-def holdout_cut(counts: Sequence[int], lowest: Sequence[int], highest: Sequence[int], holdout: float) -> int:
-    """The hash below which samples of a skill are held out.
-
-    >>> holdout_cut([3], [10], [1 << 63], 0.25) == 1 << 62
-    True
-    >>> holdout_cut([3], [1 << 63], [(1 << 63) + 9], 0.25) == (1 << 63) + 1   # at least one
-    True
-    >>> holdout_cut([1], [10], [10], 0.25)                                    # a single sample is for training
-    0
-    """
-    if holdout == 0 or sum(counts) < 2:
-        return 0
-    return min(max(int(holdout * HASH_SPACE), min(lowest) + 1), max(highest))
 
 
 def groups(shards: Sequence[ShardPlan]) -> Iterator[list[ShardPlan]]:

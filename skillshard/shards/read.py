@@ -23,28 +23,36 @@ import numpy as np
 import orjson
 import pyarrow as pa
 from jaxtyping import Int
+from pydantic import ValidationError
 
-from skillshard import artefact, storage, web
+from skillshard import storage, web
 from skillshard.corpus import Sample
-from skillshard.errors import ShardError, did_you_mean, name_some
+from skillshard.errors import ShardError, StorageError, did_you_mean, name_some
 from skillshard.kept import kept
 from skillshard.shards.cache import Cache, Files, LocalFiles, RemoteFiles, Wanted
 from skillshard.shards.manifest import (
     INDEX_DTYPE,
     MANIFEST,
+    MAX_MANIFEST_BYTES,
     SPLITS,
     TAR_BLOCK,
     Manifest,
+    Manifest1,
     ManifestSkill,
+    ManifestSkill1,
     ShardColumns,
     Split,
+    SplitRule,
     index_name,
     shard_name,
 )
 from skillshard.shards.tar import END_OF_ARCHIVE, member_sizes
+from skillshard.shards.texts import hash_of, hashes_of, text_hashes
 
 MAX_OPEN = 4
 """Shards of one skill and split that stay mapped: the order reads one after the other."""
+ROWS_AT_ONCE = 4096
+"""Texts that `verify` takes into memory together."""
 _ANEW = "Write the shards anew in another directory with 'skillshard shard', or copy this file again."
 
 
@@ -158,8 +166,12 @@ class SkillShards:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": {}, "_indexes": {}, "_checked": set()}
 
-    def verify(self) -> list[str]:
-        """Every fault found by reading all bytes: one sentence each."""
+    def verify(self, rule: SplitRule | None = None) -> list[str]:
+        """Every fault found by reading all bytes: one sentence each.
+
+        Args:
+            rule: what decides which texts are held out; None: that is not checked.
+        """
         faults = []
         self._checked.clear()
         self._indexes.clear()
@@ -171,7 +183,29 @@ class SkillShards:
                 continue
             if opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
                 faults.append(f"{self.name(shard)} does not end as a tar does. {_ANEW}")
+            if rule is not None and (row := _wrong_side(opened, self.split, rule)) is not None:
+                faults.append(
+                    f"{self.name(shard)}: by the hash of its text, row {row:,} belongs to {_other(self.split)}, so the text may stand in "
+                    f"train and in holdout. {_ANEW}"
+                )
         return faults
+
+
+def _other(split: Split) -> Split:
+    return SPLITS[1 - SPLITS.index(split)]
+
+
+def _wrong_side(opened: OpenShard, split: Split, rule: SplitRule) -> int | None:
+    """The first row whose text belongs to the other split; None if there is none."""
+    cut, exceptions = hash_of(rule.cut), hashes_of([*rule.also_held_out, *rule.kept_in_train])
+    for begin in range(0, len(opened.index), ROWS_AT_ONCE):
+        spans = opened.index[begin : begin + ROWS_AT_ONCE]
+        texts = text_hashes([bytes(opened.data[start : start + size]) for start, size, _ in spans.tolist()])
+        is_held_out = (texts < cut) ^ np.isin(texts, exceptions)
+        wrong = np.flatnonzero(is_held_out != (split == "holdout")).tolist()
+        if wrong:
+            return begin + int(wrong[0])
+    return None
 
 
 def disagreement(opened: OpenShard) -> str | None:
@@ -214,6 +248,10 @@ def _mapped(files: Files, wanted: Wanted, *, check_digest: bool, keep_open: bool
                     f"{name} is {got:,} bytes but the manifest says {f'{num_bytes:,}' if num_bytes else 'more'}: truncated copy or edited file. {_ANEW}"
                 )
             data = _map_kept_open(file.fileno()) if keep_open else _map(file.fileno())
+    except StorageError as error:
+        if files.is_remote:
+            raise
+        raise ShardError(f"{name} is no file that can be read: {error} {_ANEW}") from error
     except FileNotFoundError as error:
         raise ShardError(f"{error.filename} is missing, but the manifest names it. {_ANEW}") from error
     except OSError as error:
@@ -257,6 +295,19 @@ def _newest(descriptor: int) -> int:
     return newest
 
 
+def _manifest_of(raw: bytes, shown: str) -> Manifest | Manifest1:
+    """A manifest of version 2, or of version 1 if it says so."""
+    value = storage.from_json(raw, shown)
+    is_old = isinstance(value, dict) and value.get("schema") == "skillshard/manifest/1"
+    try:
+        return Manifest1.model_validate(value) if is_old else Manifest.model_validate(value)
+    except ValidationError as fault:
+        raise ShardError(
+            f"{shown} does not fit schemas/manifest-{1 if is_old else 2}.json: {storage.first_fault(fault)}: damaged or edited, or of "
+            f"another version. {_ANEW}"
+        ) from fault
+
+
 def _num_lines(folder: str) -> int:
     """Lines of all the JSONL files in a directory."""
     return sum(storage.read_bytes(file.place).count(b"\n") for file in storage.list_files(folder, "*.jsonl"))
@@ -273,7 +324,7 @@ class ShardSet:
     """
 
     files: Files
-    manifest: Manifest
+    manifest: Manifest | Manifest1
     digest: str
 
     @classmethod
@@ -308,11 +359,16 @@ class ShardSet:
             raise ShardError(
                 f"{storage.public(place)} holds no finished shards: {MANIFEST} is not there. Run 'skillshard shard' to its end."
             )
+        if not storage.is_remote(place):
+            storage.refuse_special(manifest_at)
+        num_bytes = storage.stat(manifest_at).num_bytes
+        if num_bytes > MAX_MANIFEST_BYTES:
+            raise ShardError(
+                f"{shown} is {num_bytes:,} bytes, and at most {MAX_MANIFEST_BYTES:,} are read: damaged or edited, or of too many shards. "
+                "Write the shards anew in another directory with a larger --shard-size."
+            )
         raw = storage.read_bytes(manifest_at)
-        manifest = artefact.parse_manifest(
-            raw, Manifest, place=shown, schema="manifest-1.json", error=ShardError, anew=_ANEW
-        )
-        return cls(files, manifest, storage.digest(raw))
+        return cls(files, _manifest_of(raw, shown), storage.digest(raw))
 
     def __getstate__(self) -> dict[str, object]:
         return {"files": self.files, "manifest": self.manifest, "digest": self.digest}
@@ -354,23 +410,17 @@ class ShardSet:
         """
         files = RemoteFiles(self.files.root, None) if isinstance(self.files, RemoteFiles) else self.files
         found = [shards for split in SPLITS for shards in self._split(split, files).values()]
-        faults = [fault for shards in found for fault in shards.verify()]
+        rule = self.manifest.split if isinstance(self.manifest, Manifest) else None
+        faults = [fault for shards in found for fault in shards.verify(rule)]
         aside = None if web.is_web(str(self.root)) else _num_lines(storage.join(self.root, "rejected"))
         if aside is not None and aside != (expected := sum(self.manifest.set_aside.values())):
             faults.append(
                 f"rejected/ holds {aside:,} rows, manifest.json says {expected:,}: missing, damaged or edited file. {_ANEW}"
             )
-        counts = {"num_train": sum(map(len, self.train.values())), "num_holdout": sum(map(len, self.holdout.values()))}
-        counts["num_rows"] = sum(counts.values()) + sum(self.manifest.set_aside.values())
-        for name, got in counts.items():
-            if got != (expected := getattr(self.manifest, name)):
-                faults.append(
-                    f"manifest.json says {name} is {expected:,}, its shards make {got:,}: damaged or edited. {_ANEW}"
-                )
         return faults
 
     def _split(self, split: Split, files: Files) -> Mapping[str, SkillShards]:
-        def shards(skill: ManifestSkill) -> SkillShards:
+        def shards(skill: ManifestSkill | ManifestSkill1) -> SkillShards:
             return SkillShards(files, skill.name, split, skill.folder, getattr(skill, split))
 
         return MappingProxyType(

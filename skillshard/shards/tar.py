@@ -9,18 +9,22 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from skillshard.shards.manifest import INDEX_DTYPE, TAR_BLOCK, padded
+from skillshard.shards.manifest import END_BYTES, INDEX_DTYPE, TAR_BLOCK
 
-END_OF_ARCHIVE = bytes(2 * TAR_BLOCK)
+END_OF_ARCHIVE = bytes(END_BYTES)
 KEY_DIGITS = 16
 _ROWS_AT_ONCE = 4096
 _MAGIC = np.frombuffer(b"ustar", np.uint8)
 _MAX_MEMBER_BYTES = 8**11 - 1
 
 
-def tar_bytes_of(text_bytes: int, json_bytes: int) -> int:
-    """Bytes that one sample takes in a shard: two headers, text and JSON in whole blocks."""
-    return 2 * TAR_BLOCK + padded(text_bytes) + padded(json_bytes)
+def tar_bytes_of(text_bytes: Int[np.ndarray, " row"], json_bytes: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
+    """Bytes that each sample takes in a shard: two headers, text and JSON in whole blocks.
+
+    >>> tar_bytes_of(np.array([1, 513]), np.array([40, 40])).tolist()
+    [2048, 2560]
+    """
+    return 2 * TAR_BLOCK + _whole_blocks(text_bytes) + _whole_blocks(json_bytes)
 
 
 def tar_chunks(shard: int, texts: Sequence[bytes], jsons: Sequence[bytes]) -> Iterator[bytes]:
@@ -47,7 +51,7 @@ def tar_chunks(shard: int, texts: Sequence[bytes], jsons: Sequence[bytes]) -> It
 
 def index_of(text_bytes: Int[np.ndarray, " row"], json_bytes: Int[np.ndarray, " row"]) -> np.ndarray:
     """The offset index of a shard with samples of these sizes; dtype `INDEX_DTYPE`, one entry per row."""
-    spans = 2 * TAR_BLOCK + _whole_blocks(text_bytes) + _whole_blocks(json_bytes)
+    spans = tar_bytes_of(text_bytes, json_bytes)
     index = np.empty(len(text_bytes), INDEX_DTYPE)
     index["text_start"] = np.cumsum(spans) - spans + TAR_BLOCK
     index["text_bytes"] = text_bytes

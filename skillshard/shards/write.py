@@ -1,18 +1,25 @@
-r"""Corpus and tags -> shards. Two stages of units, a plan between them, and nothing that depends on their number.
+r"""Corpus and tags -> shards. Stages of units, plans between them, and nothing that depends on their number.
 
-1. `sort_partition` (sort.py): one corpus partition -> samples sorted by (skill, hash of id) in scratch files, and sizes.
-2. `plan` (plan.py): sizes -> how many shards each skill and split gets, and which hashes each takes (pure).
-3. `write_group`: some neighbouring shards -> their samples from all scratch files, as tars with an index.
+1. `sort_partition` (sort.py): one corpus partition -> samples sorted by (skill, side of the cut, hash of id) in scratch files, with
+   a table of the texts in them.
+2. `find_copies` (copies.py): a range of hashes of texts, over all tables -> what each skill holds of both sides, and its copies.
+   `split_of` (split.py) adds the exceptions that some skills need; only for them `find_texts` looks at the tables again.
+3. With `copies="drop"`: `set_copies_aside` (copies.py), one unit for each partition.
+4. `plan` (plan.py): sizes -> how many shards each skill and split gets, and which hashes of ids each takes (pure).
+5. `write_group`: some neighbouring shards -> their samples from all scratch files, as tars with an index.
 
-Ordered by hash, a skill is shuffled globally, and the holdout is the same after re-runs and re-tagging. Memory of a unit:
-`SORT_BYTES` in stage 1; the samples of about `GROUP_BYTES` of shards in stage 3. Scratch space: the size of the corpus. A hash
-range that holds no sample gives no shard, so numbers may have gaps.
+Ordered by the hash of the id, a skill is shuffled globally. The cut is the same after re-runs and re-tagging. Memory of a unit:
+`SORT_BYTES` in stage 1; `TEXTS_PER_RANGE` entries in stage 2; the samples of about `GROUP_BYTES` of shards in stage 5. Scratch space:
+the size of the corpus and about 110 bytes for each sample. A hash range that holds no sample gives no shard, so numbers may have gaps.
 """
 
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xxhash
@@ -21,11 +28,31 @@ from skillshard import artefact, storage
 from skillshard.corpus import Corpus
 from skillshard.errors import ExecutionError, ShardError, StorageError, TagsError, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
-from skillshard.shards.manifest import MANIFEST, SPLITS, Manifest, folder_names, index_name, shard_name
+from skillshard.shards.copies import TEXTS_PER_RANGE, find_copies, find_texts, set_copies_aside
+from skillshard.shards.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    SPLITS,
+    Manifest,
+    ManifestSkill,
+    ShardColumns,
+    SplitRule,
+    folder_names,
+    index_name,
+    shard_name,
+)
 from skillshard.shards.plan import ShardPlan, groups, plan
 from skillshard.shards.sort import collect, sort_partition
+from skillshard.shards.split import CUT_SPACE, Found, Order, Sizes, cut_of, split_of
 from skillshard.shards.tar import index_of, tar_chunks
 from skillshard.tags import Tags, part_place, rejected_place
+
+Copies = Literal["keep", "drop"]
+"""What is done with samples whose text stands earlier in the corpus."""
+TEXTS_AT_ONCE = 16
+"""Texts of a skill that one search for exceptions gives; another number gives the same exceptions."""
+MANIFEST_BYTES_PER_SHARD = 256
+"""An upper bound: digests of 32 digits, numbers, and the white space around them."""
 
 
 def write_shards(
@@ -35,6 +62,7 @@ def write_shards(
     *,
     shard_bytes: int = 64 << 20,
     holdout: float = 0.01,
+    copies: Copies = "keep",
     where: Where = Where(),
     on_stage: Callable[[str, int], Callable[[Unit, Record], None]] = lambda name, num: lambda unit, record: None,
 ) -> Manifest:
@@ -44,8 +72,10 @@ def write_shards(
         corpus: the corpus that was tagged; a change since then is an error.
         out: local directory.
         shard_bytes: size to aim at; the hash ranges are equal, so sizes spread by a few per cent of the samples.
-        holdout: share of each skill kept for measuring, in [0, 1). A skill of two samples or more keeps at least one
-            in holdout (if the share is not 0) and one in train.
+        holdout: share of all texts kept for measuring, in [0, 1); 0 holds nothing out. The hash of the folded text (texts.py)
+            decides, so a text never stands in train and in holdout, in whatever skills. Every skill keeps a sample in train, and has
+            one in holdout wherever its texts allow it (split.py says when).
+        copies: samples whose folded text stands earlier in the corpus, in any skill: "keep" them, or "drop" them into rejected/.
         where: local pool or Ray; the bytes are the same.
         on_stage: called with a stage's name and number of units; what it returns is called for each finished unit.
 
@@ -58,9 +88,11 @@ def write_shards(
         raise ShardError(f"--holdout is {holdout}: give a share from 0 to below 1.")
     if shard_bytes < 1:
         raise ShardError(f"--shard-size is {shard_bytes} bytes: give a positive size, such as 64MB.")
+    if copies not in get_args(Copies):
+        raise ShardError(f"--copies is {copies!r}: give {' or '.join(get_args(Copies))}.")
     made_from = {
         "command": "shard",
-        "arguments": {"shard_bytes": shard_bytes, "holdout": holdout},
+        "arguments": {"shard_bytes": shard_bytes, "holdout": holdout, "copies": copies},
         "inputs": corpus.inputs,
         "tags": tags.digest,
     }
@@ -84,30 +116,164 @@ def _write(
     where: Where,
     on_stage: Callable[[str, int], Callable[[Unit, Record], None]],
 ) -> Manifest:
+    arguments = made_from["arguments"]
     skills = [skill.name for skill in tags.manifest.skills]
-    units = _sort_units(corpus, tags, work, skills)
+    cut, drop = cut_of(arguments["holdout"]), arguments["copies"] == "drop"
+    units = _sort_units(corpus, tags, work, skills, cut)
     sorted_parts = run(
         sort_partition, units, where=where, records=work.records("sort"), on_done=on_stage("sorting", len(units))
     )
-    arguments = made_from["arguments"]
-    shards = plan(sorted_parts, len(skills), arguments["shard_bytes"], arguments["holdout"])
-    folders = folder_names(skills)
-    scratch = [str(work.scratch(f"{at:06d}")) for at in range(len(units))]
     chunks = [
-        f"{folder}/{chunk:03d}"
-        for folder, part in zip(scratch, sorted_parts, strict=True)
-        for chunk in range(part["chunks"])
+        [f"{unit.arguments['scratch']}/{chunk:03d}" for chunk in range(part["chunks"])]
+        for unit, part in zip(units, sorted_parts, strict=True)
     ]
+    num_samples = sum(part["samples"] for part in sorted_parts)
+    if num_samples != tags.manifest.num_tagged:
+        raise ShardError(
+            f"{num_samples:,} samples were sorted, but {tags.manifest.num_tagged:,} are tagged: scratch files are damaged. Remove "
+            f"{work.out} and run the command again."
+        )
+    tables = _Tables(chunks, sum(part["texts"] for part in sorted_parts), len(skills), drop, work, where, on_stage)
+    num_copies, sizes = tables.count(cut)
+    split = split_of(sizes, tables.search, holds_out=arguments["holdout"] > 0)
+    if drop:
+        tables.set_aside(tags, units, num_copies)
+
+    shards = plan(split.sizes, arguments["shard_bytes"])
+    _refuse_too_many(shards)
+    common = {
+        "out": str(work.out),
+        "chunks": [chunk for of_part in chunks for chunk in of_part],
+        "folders": folder_names(skills),
+        "drop": drop,
+    }
     parts = keyed(
-        {"out": str(work.out), "chunks": chunks, "folders": folders, "shards": group} for group in groups(shards)
+        {
+            **common,
+            "shards": group,
+            "exceptions": {
+                shard.skill: split.exceptions[shard.skill] for shard in group if shard.skill in split.exceptions
+            },
+        }
+        for group in groups(shards)
     )
     written = run(
         write_group, parts, where=where, records=work.records("write"), on_done=on_stage("writing", len(parts))
     )
-    _copy_rejected(tags, work.out)
-    manifest = _manifest(made_from, tags, skills, folders, [shard for record in written for shard in record["shards"]])
+    if not drop:
+        _copy_rejected(tags, work.out)
+    rule = SplitRule(cut=cut, also_held_out=split.also_held_out, kept_in_train=split.kept_in_train)
+    manifest = _manifest(made_from, tags, rule, num_copies, [shard for record in written for shard in record["shards"]])
     work.finish(manifest.model_dump(by_alias=True))
     return manifest
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The tables of texts of all chunks, and the units that read them.
+
+    Attributes:
+        chunks: the chunks of each partition.
+        num_texts: entries of all tables.
+        drop: whether copies are dropped.
+    """
+
+    chunks: list[list[str]]
+    num_texts: int
+    num_skills: int
+    drop: bool
+    work: artefact.Work
+    where: Where
+    on_stage: Callable[[str, int], Callable[[Unit, Record], None]]
+
+    def count(self, cut: str) -> tuple[list[int], Sizes]:
+        """Number of copies of each skill, and what the cut gives to each skill and split."""
+        units = keyed(
+            {**bounds, "cut": cut, "num_skills": self.num_skills, "firsts": place if self.drop else None}
+            for bounds, place in zip(self._ranges(), self._firsts(), strict=True)
+        )
+        records = run(
+            find_copies,
+            units,
+            where=self.where,
+            records=self.work.records("copies"),
+            on_done=self.on_stage("finding copies", len(units)),
+        )
+        copies = np.zeros(self.num_skills, np.int64)
+        sizes = np.zeros((self.num_skills, 2, 3), np.int64)
+        for record in records:
+            for skill, (num_copies, *size) in record["skills"].items():
+                copies[int(skill)] += num_copies
+                sizes[int(skill)] += np.reshape(size, (2, 3))
+        return copies.tolist(), sizes
+
+    def search(self, beyond: dict[int, str], order: Order) -> dict[int, list[Found]]:
+        """The first texts of some skills in an order of their hashes: a `split.Search`."""
+        skills = {str(skill): after for skill, after in beyond.items()}
+        arguments = {"beyond": skills, "order": order, "drop": self.drop, "most": TEXTS_AT_ONCE}
+        units = keyed({**bounds, **arguments} for bounds in self._ranges())
+        asked = storage.digest(storage.to_json(arguments))
+        records = run(find_texts, units, where=self.where, records=self.work.records(f"texts-{asked}"))
+        found: dict[int, list[Found]] = {skill: [] for skill in beyond}
+        for record in records if order == "lowest" else reversed(records):
+            for skill, texts in record["skills"].items():
+                for text, members in texts[: TEXTS_AT_ONCE - len(found[int(skill)])]:
+                    sizes = {int(member): (num, num_bytes) for member, (num, num_bytes) in members.items()}
+                    found[int(skill)].append(Found(text, sizes))
+        return found
+
+    def set_aside(self, tags: Tags, sort_units: Sequence[Unit], num_copies: Sequence[int]) -> None:
+        """Mark the copies in the chunks, and write them to rejected/ of the output."""
+        first_chunks = itertools.accumulate((len(of_part) for of_part in self.chunks), initial=0)
+        units = keyed(
+            {
+                "partition": unit.arguments["partition"],
+                "chunks": of_part,
+                "first_chunk": first_chunk,
+                "firsts": self._firsts(),
+                "rejected_before": rejected_place(tags.folder, at) if part.num_set_aside else None,
+                "rejected": rejected_place(self.work.out, at),
+                "max_sample_bytes": unit.arguments["reading"]["max_sample_bytes"],
+            }
+            for at, (unit, of_part, first_chunk, part) in enumerate(
+                zip(sort_units, self.chunks, first_chunks, tags.manifest.parts, strict=False)
+            )
+        )
+        records = run(
+            set_copies_aside,
+            units,
+            where=self.where,
+            records=self.work.records("set-aside"),
+            on_done=self.on_stage("setting copies aside", len(units)),
+        )
+        if (marked := sum(record["copies"] for record in records)) != sum(num_copies):
+            raise ShardError(
+                f"{marked:,} copies were set aside, but {sum(num_copies):,} were found: scratch files are damaged. Remove "
+                f"{self.work.out} and run the command again."
+            )
+
+    def _num_ranges(self) -> int:
+        return -(-self.num_texts // TEXTS_PER_RANGE) or 1
+
+    def _ranges(self) -> list[dict[str, Any]]:
+        """Chunks and bounds of each range of hashes."""
+        num = self._num_ranges()
+        bounds = [f"{CUT_SPACE * number // num:016x}{0:016x}" for number in range(num)]
+        chunks = [chunk for of_part in self.chunks for chunk in of_part]
+        return [{"chunks": chunks, "low": low, "high": high} for low, high in pairwise([*bounds, None])]
+
+    def _firsts(self) -> list[str]:
+        """Where the first samples of the texts of each range are written."""
+        return [str(self.work.scratch("firsts", f"{number:06d}")) for number in range(self._num_ranges())]
+
+
+def _refuse_too_many(shards: Sequence[ShardPlan]) -> None:
+    """ShardError where the manifest would be larger than one that is read."""
+    if len(shards) > MAX_MANIFEST_BYTES // MANIFEST_BYTES_PER_SHARD:
+        raise ShardError(
+            f"{len(shards):,} shards of {sum(shard.num_bytes for shard in shards) // len(shards):,} bytes are too many for one shard set "
+            f"(at most {MAX_MANIFEST_BYTES // MANIFEST_BYTES_PER_SHARD:,}). Give a larger --shard-size in another --out."
+        )
 
 
 def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
@@ -129,7 +295,7 @@ def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
     )
 
 
-def _sort_units(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[str]) -> list[Unit]:
+def _sort_units(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[str], cut: str) -> list[Unit]:
     made = tags.manifest.made_from
     partitions = corpus.partitions(partition_bytes=made["arguments"]["partition_bytes"])
     if len(partitions) != len(tags.manifest.parts):
@@ -144,15 +310,23 @@ def _sort_units(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[st
             "expected_digest": tags.manifest.parts[at].rows_digest,
             "reading": made["arguments"]["reading"],
             "skills": skills,
+            "cut": cut,
             "scratch": str(work.scratch(f"{at:06d}")),
         }
         for at, partition in enumerate(partitions)
     )
 
 
-def write_group(out: str, chunks: list[str], folders: list[str], shards: list[ShardPlan]) -> Record:
+def write_group(
+    out: str,
+    chunks: list[str],
+    folders: list[str],
+    shards: list[ShardPlan],
+    exceptions: Mapping[int, Sequence[str]],
+    drop: bool,
+) -> Record:
     """Write some shards; a shard whose range holds no sample is left out."""
-    collected = collect(chunks, shards)
+    collected = collect(chunks, shards, exceptions, drop=drop)
     return {
         "shards": [
             _write_shard(out, folders[shard.skill], shard, *found)
@@ -200,8 +374,9 @@ def _copy_rejected(tags: Tags, out: Path) -> None:
 
 
 def _manifest(
-    made_from: dict[str, Any], tags: Tags, skills: list[str], folders: list[str], written: list[Record]
+    made_from: dict[str, Any], tags: Tags, rule: SplitRule, num_copies: Sequence[int], written: list[Record]
 ) -> Manifest:
+    skills = [skill.name for skill in tags.manifest.skills]
     columns = ("number", "num_samples", "num_bytes", "digest", "index_digest")
     shards: dict[tuple[int, str], dict[str, list[Any]]] = {
         (skill, split): {name: [] for name in columns} for skill in range(len(skills)) for split in SPLITS
@@ -211,19 +386,29 @@ def _manifest(
         totals[record["split"]] += record["num_samples"]
         for name in columns:
             shards[record["skill"], record["split"]][name].append(record[name])
-    if sum(totals.values()) != tags.manifest.num_tagged:
+    set_aside = dict(tags.manifest.set_aside)
+    if made_from["arguments"]["copies"] == "drop" and sum(num_copies):
+        set_aside["copy"] = sum(num_copies)
+    num_expected = tags.manifest.num_rows - sum(set_aside.values())
+    if sum(totals.values()) != num_expected:
         raise ShardError(
-            f"{sum(totals.values()):,} samples were written, but {tags.manifest.num_tagged:,} are tagged: scratch files are "
-            "damaged. Remove the output directory and run the command again."
+            f"{sum(totals.values()):,} samples were written, but {num_expected:,} belong into shards: scratch files are damaged. "
+            "Remove the output directory and run the command again."
         )
     return Manifest(
         made_from=made_from,
+        split=rule,
         skills=[
-            {"name": name, "folder": folders[at], **{split: shards[at, split] for split in SPLITS}}
-            for at, name in enumerate(skills)
+            ManifestSkill(
+                name=name,
+                folder=folder,
+                num_copies=num_copies[at],
+                **{split: ShardColumns(**shards[at, split]) for split in SPLITS},
+            )
+            for at, (name, folder) in enumerate(zip(skills, folder_names(skills), strict=True))
         ],
         num_rows=tags.manifest.num_rows,
         num_train=totals["train"],
         num_holdout=totals["holdout"],
-        set_aside=tags.manifest.set_aside,
+        set_aside=set_aside,
     )

@@ -58,7 +58,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     taggers.tag_corpus(corpus, found, tmp_path / "clusters", on_bad_sample="set-aside", where=HERE)
     check("tags-1", json.loads((tmp_path / "clusters" / "tags.json").read_text()))
     check("clusters-1", json.loads((tmp_path / "clusters" / "model" / "model.json").read_text()))
-    check("manifest-1", json.loads((tmp_path / "shards" / "manifest.json").read_text()))
+    check("manifest-2", json.loads((tmp_path / "shards" / "manifest.json").read_text()))
     check("graph-1", json.loads((tmp_path / "graph.json").read_text()))
     check("run-1", json.loads((tmp_path / "run" / "run.json").read_text()))
     check("run-1", json.loads((tmp_path / "in-tokens" / "run.json").read_text()))
@@ -77,7 +77,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     ]
     assert len(rejected) == 4
     for line in rejected:
-        check("rejection-1", orjson.loads(line))
+        check("rejection-2", orjson.loads(line))
     members = [shards.train["add"].open_shard(0).member(row) for row in range(5)]
     for member in members:
         check("sample-1", orjson.loads(member))

@@ -30,32 +30,42 @@ def shard(base: Path, out: Path, workers: int = 1) -> Command:
     return ("shard", base / "corpus", "--tags", base / "tags", "--out", out, *options)
 
 
+def shard_drop(base: Path, out: Path, workers: int = 1) -> Command:
+    return (*shard(base, out, workers), "--copies", "drop")
+
+
 def tokens(base: Path, out: Path, workers: int = 1) -> Command:
     return ("tokens", base / "shards", "--tokenizer", base / "tokenizer.json", "--out", out, "--workers", workers)
 
 
-COMMANDS = {"tag": tag, "shard": shard, "tokens": tokens}
-MANIFESTS = {"tag": "tags.json", "shard": "manifest.json", "tokens": "tokens.json"}
+COMMANDS = {"tag": tag, "shard": shard, "shard-drop": shard_drop, "tokens": tokens}
+MANIFESTS = {"tag": "tags.json", "shard": "manifest.json", "shard-drop": "manifest.json", "tokens": "tokens.json"}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus in about 90 partitions, with ids that repeat in other partitions, its tags, its shards and their token counts."""
+    """A corpus in about 90 partitions, with ids and texts that repeat in other partitions, its tags, its shards with and without
+    copies, and their token counts."""
     folder = tmp_path_factory.mktemp("base")
     (folder / "corpus").mkdir()
     records = samples(add=1500, carry=900, negate=300)
     for at in range(4):
         repeated = [{**record, "text": "again"} for record in records[(at + 1) % 4 : 400 : 4]][:20]
-        (folder / "corpus" / f"{at}.jsonl").write_bytes(lines([*records[at::4], *repeated]) + b"{\n")
+        copies = [
+            {**record, "id": f"copy-{record['id']}", "text": record["text"].upper()}
+            for record in records[(at + 2) % 4 : 600 : 8]
+        ]
+        (folder / "corpus" / f"{at}.jsonl").write_bytes(lines([*records[at::4], *repeated, *copies]) + b"{\n")
     works(*tag(folder, folder / "tags"))
     works(*shard(folder, folder / "shards"))
+    works(*shard_drop(folder, folder / "shards-drop"))
     save(byte_tokenizer(record["text"] for record in records), folder / "tokenizer.json")
     works(*tokens(folder, folder / "tokens"))
     return folder
 
 
 def expected(base: Path, verb: str) -> dict[str, bytes]:
-    return tree(base / {"tag": "tags", "shard": "shards", "tokens": "tokens"}[verb])
+    return tree(base / {"tag": "tags", "shard": "shards", "shard-drop": "shards-drop", "tokens": "tokens"}[verb])
 
 
 def num_files(folder: Path) -> int:
