@@ -1,8 +1,8 @@
-"""What state, resume and size cost: a manifest of 100,000 shards, a ledger of 10,000 rounds, a run of 10 million draws.
+"""What state, resume and size cost: 100,000 shards, 10,000 skills, a ledger of 10,000 rounds, a run of 10 million draws.
 
     python benchmarks/state.py --work /tmp/state [--out benchmarks/results/state.json]
 
-Each figure is taken in a process of its own. The shards of the big manifest do not exist; only it is opened. The long run reads
+Each figure is taken in a process of its own. The shards of the two big manifests do not exist; only the manifests are opened. The long run reads
 real shards, which `benchmarks/mixers.py --work DIR` leaves in DIR/shards (`--shards`).
 """
 
@@ -19,19 +19,19 @@ from typing import Any
 NUM_SHARDS, SAMPLES_PER_SHARD, NUM_SKILLS = 100_000, 10_000, 100
 NUM_ROUNDS, ROUND_DRAWS = 10_000, 4096
 LONG_DRAWS = 10_000_000
+MANY_SKILLS, MANY_SKILLS_ROUNDS = 10_000, 8
 
 
-def big_manifest(work: Path) -> Path:
-    """A shard set of 100,000 shards x 10,000 samples, in name only."""
+def named_manifest(folder: Path, *, num_skills: int, num_shards: int) -> Path:
+    """A shard set of so many shards x 10,000 samples, in name only."""
     from skillshard import storage
 
-    folder = work / "big"
     if (folder / "manifest.json").exists():
         return folder
-    per_skill = NUM_SHARDS // NUM_SKILLS
+    per_skill = num_shards // num_skills
     none: dict[str, list[Any]] = {"number": [], "num_samples": [], "num_bytes": [], "digest": [], "index_digest": []}
     skills = []
-    for skill in range(NUM_SKILLS):
+    for skill in range(num_skills):
         digests = [storage.digest(f"{skill}-{number}".encode()) for number in range(per_skill)]
         train = {
             "number": list(range(per_skill)),
@@ -40,9 +40,9 @@ def big_manifest(work: Path) -> Path:
             "digest": digests,
             "index_digest": digests[::-1],
         }
-        name = f"skill-{skill:03d}"
+        name = f"skill-{skill:05d}"
         skills.append({"name": name, "folder": name, "num_copies": 0, "train": train, "holdout": none})
-    total = NUM_SHARDS * SAMPLES_PER_SHARD
+    total = num_shards * SAMPLES_PER_SHARD
     manifest = {
         "schema": "skillshard/manifest/2",
         "made_from": {},
@@ -69,6 +69,34 @@ def open_manifest(work: Path, shards: Path) -> dict[str, Any]:
         mixer = Mixer(opened, stratified(), ledger=folder, round_draws=ROUND_DRAWS)
         state = len(json.dumps(mixer.state_dict()))
     return {"seconds": time.perf_counter() - started, "memory_mb": _memory_mb() - before, "state_bytes": state}
+
+
+def many_skills(work: Path, shards: Path) -> dict[str, Any]:
+    """CPU-seconds and memory of a mixer of 10,000 skills with the identity graph, and of its rounds, each after a report."""
+    from skillshard.graph.skill_graph import SkillGraph
+    from skillshard.mixing.mixer import Mixer
+    from skillshard.policies import skill_it
+    from skillshard.shards.read import ShardSet
+
+    opened = ShardSet.open(work / "many-skills")
+    memory_mb, started = _memory_mb(), time.process_time()
+    graph = SkillGraph.identity(opened.skills)
+    with tempfile.TemporaryDirectory() as folder:
+        mixer = Mixer(opened, skill_it(graph, eta=0.1), ledger=folder, round_draws=ROUND_DRAWS)
+        figures = {"open_cpu_s": time.process_time() - started, "open_memory_mb": _memory_mb() - memory_mb}
+        decided: list[float] = []
+        for number in range(MANY_SKILLS_ROUNDS):
+            mixer.report(number, dict.fromkeys(mixer.skills, 1.0 + number), draw=number * ROUND_DRAWS)
+            started = time.process_time()
+            mixer.round(number)
+            decided.append(time.process_time() - started)
+        record_bytes = max(path.stat().st_size for path in Path(folder).rglob("rounds/*.json"))
+    return {
+        **figures,
+        "round_cpu_s": sorted(decided)[len(decided) // 2],
+        "round_record_bytes": record_bytes,
+        "memory_mb": _memory_mb() - memory_mb,
+    }
 
 
 def make_ledger(work: Path, shards: Path) -> dict[str, Any]:
@@ -180,6 +208,7 @@ def _memory_mb() -> float:
 
 STEPS = {
     "open_manifest": open_manifest,
+    "many_skills": many_skills,
     "make_ledger": make_ledger,
     "resume": resume,
     "count": count,
@@ -199,7 +228,8 @@ def main() -> None:
         found = STEPS[asked.step](asked.work, asked.shards)
         print(json.dumps({**found, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
         return
-    big_manifest(asked.work)
+    named_manifest(asked.work / "big", num_skills=NUM_SKILLS, num_shards=NUM_SHARDS)
+    named_manifest(asked.work / "many-skills", num_skills=MANY_SKILLS, num_shards=MANY_SKILLS)
     results = {}
     for step in STEPS:
         command = [sys.executable, __file__, "--work", str(asked.work), "--shards", str(asked.shards), "--step", step]
