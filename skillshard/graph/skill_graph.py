@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import storage
 from skillshard.errors import GraphError, choose_names, name_some
+from skillshard.loss import LossKind
 
 DIGESTED_FORM = "skillshard/graph/1"
 """The schema named in the bytes that are digested. It never changes: a graph of any later version has the digest that it always had."""
@@ -92,6 +93,7 @@ class SkillGraph:
         train_skills: names of the rows.
         eval_skills: names of the columns.
         is_identity: whether an edge is 1 where row and column are the same skill, and 0 elsewhere, by definition.
+        loss: the kind of losses that the edges were learned from; None where it is not known.
 
     Raises:
         GraphError: the matrix does not fit the names, a name is there twice, or a value is not a finite number.
@@ -105,9 +107,17 @@ class SkillGraph:
     train_skills: tuple[str, ...]
     eval_skills: tuple[str, ...]
     is_identity: bool
+    loss: LossKind | None
     _matrix: Float[np.ndarray, "train_skill eval_skill"] | None = field(repr=False)
 
-    def __init__(self, train_skills: Sequence[str], eval_skills: Sequence[str], edges: object) -> None:
+    def __init__(
+        self,
+        train_skills: Sequence[str],
+        eval_skills: Sequence[str],
+        edges: object,
+        *,
+        loss: LossKind | None = None,
+    ) -> None:
         matrix = _matrix_of(edges)
         expected = (len(train_skills), len(eval_skills))
         if matrix.shape != expected or 0 in expected:
@@ -125,6 +135,7 @@ class SkillGraph:
             )
         matrix.setflags(write=False)  # the digest is kept, so the edges must not change after it
         object.__setattr__(self, "is_identity", False)
+        object.__setattr__(self, "loss", loss)
         object.__setattr__(self, "_matrix", matrix)
 
     def _set_names(self, train_skills: Sequence[str], eval_skills: Sequence[str]) -> None:
@@ -144,13 +155,14 @@ class SkillGraph:
         """
         if not skills:
             raise GraphError("the identity graph needs at least one skill.")
-        return cls._identity(skills, skills)
+        return cls._identity(skills, skills, None)
 
     @classmethod
-    def _identity(cls, train_skills: Sequence[str], eval_skills: Sequence[str]) -> "SkillGraph":
+    def _identity(cls, train_skills: Sequence[str], eval_skills: Sequence[str], loss: LossKind | None) -> "SkillGraph":
         graph = cls.__new__(cls)
         graph._set_names(train_skills, eval_skills)
         object.__setattr__(graph, "is_identity", True)
+        object.__setattr__(graph, "loss", loss)
         object.__setattr__(graph, "_matrix", None)
         return graph
 
@@ -189,8 +201,8 @@ class SkillGraph:
         kept_columns = _chosen("evaluation", self.eval_skills, columns)
         train, evals = [self.train_skills[at] for at in kept_rows], [self.eval_skills[at] for at in kept_columns]
         if self._matrix is None:
-            return self._identity(train, evals)
-        return SkillGraph(train, evals, self._matrix[np.ix_(kept_rows, kept_columns)])
+            return self._identity(train, evals, self.loss)
+        return SkillGraph(train, evals, self._matrix[np.ix_(kept_rows, kept_columns)], loss=self.loss)
 
     def scores(
         self,

@@ -1,6 +1,6 @@
 """ADO, adaptive data optimization: a scaling law for each skill, and weight to what its law says is learned fastest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from skillshard.errors import ObservationError, PolicyError
 from skillshard.extras import needed
 from skillshard.fitting.scaling_law import fit_scaling_law
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, sizes, softmax
+from skillshard.policies.prior import checked_prior, prior_weights
 
 POINTS = 128
 """Points of each learning curve that the state keeps at most; beyond, every other one is dropped."""
@@ -27,6 +28,7 @@ class Ado(Online):
     warmup_steps: int
     refit_steps: int
     least_log_loss: float
+    prior: Mapping[str, float] | None
     name: str = "ado"
 
     @property
@@ -35,15 +37,18 @@ class Ado(Online):
             "warmup_steps": self.warmup_steps,
             "refit_steps": self.refit_steps,
             "least_log_loss": self.least_log_loss,
-        }
+        } | ({} if self.prior is None else {"prior": dict(self.prior)})
 
     @property
     def may_miss_losses(self) -> bool:
         return True
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        counts = sizes(self.name, num_samples)
-        prior = (counts / counts.sum()).tolist()
+        if self.prior is None:
+            counts = sizes(self.name, num_samples)
+            prior = (counts / counts.sum()).tolist()
+        else:
+            prior = prior_weights(self.name, self.prior, skills).tolist()
         return {
             "skills": list(skills),
             "prior": prior,
@@ -117,16 +122,22 @@ class Ado(Online):
         return {**state, "weights": (weights / weights.sum()).tolist(), "average": moved.tolist()}
 
 
-def ado(*, warmup_steps: int, refit_steps: int, least_log_loss: float = 0.5) -> Policy:
+def ado(
+    *,
+    warmup_steps: int,
+    refit_steps: int,
+    least_log_loss: float = 0.5,
+    prior: Mapping[str, float] | None = None,
+) -> Policy:
     r"""More weight to the skills whose scaling laws fall fastest now.
 
     .. math:: L_i(n) = e^{\epsilon_i} + e^{\beta_i} n^{-\alpha_i}, \quad
         \rho_i \propto \mu_i h_i^{1/2} \frac{\alpha_i (L_i(n) - e^{\epsilon_i})}{n}, \quad
         p = 0.1 \rho + 0.9 \bar\rho, \quad \bar\rho \leftarrow \bar\rho + \frac{\rho - \bar\rho}{t + 1}
 
-    n is the number of draws the model has seen, mu the natural shares, h a running mean (0.9) of the shares really drawn, t the
+    n is the number of draws the model has seen, mu the prior, h a running mean (0.9) of the shares really drawn, t the
     number of observations. rho is raised to 0.01 where it is less, then made to sum to 1, so it may end a little below. Until
-    the warm-up is over, and until four observations after it, the weights are the natural ones.
+    the warm-up is over, and until four observations after it, the weights are the prior.
 
     A skill without a loss in an observation repeats its last one; NaN and unknown skills are refused. A fit that is not
     finite is dropped, and the one before stays. Needs `Observation.drawn`.
@@ -135,13 +146,15 @@ def ado(*, warmup_steps: int, refit_steps: int, least_log_loss: float = 0.5) -> 
         warmup_steps: optimizer steps that no law is fitted to: 1,000 in the paper.
         refit_steps: optimizer steps between two fits: 1,000 in the paper.
         least_log_loss: bound below for epsilon: 0.5 in the authors' code, which is 1.65 nats. Lower it where losses get there.
+        prior: mu, training skill -> weight > 0; made to sum to 1. None: the natural shares of the samples, as in the paper.
 
     Returns:
         A policy; its weights are `(train_skill,)`, sum 1; its state is the curves (at most 128 points), laws and means.
 
     Raises:
         ExtraError: SciPy, which fits the scaling laws, is not installed.
-        PolicyError: warmup_steps or refit_steps are out of range; later, the sizes are not known.
+        PolicyError: warmup_steps, refit_steps or prior are out of range; later, the sizes are not known, or the prior's names are not
+            the skills of the mix.
         ObservationError: an observation does not say how many draws each skill had.
 
     Example:
@@ -159,4 +172,4 @@ def ado(*, warmup_steps: int, refit_steps: int, least_log_loss: float = 0.5) -> 
         raise PolicyError(f"warmup_steps is {warmup_steps}: give optimizer steps >= 0 (1,000 in the paper).")
     if refit_steps < 1:
         raise PolicyError(f"refit_steps is {refit_steps}: give optimizer steps, at least 1 (1,000 in the paper).")
-    return Ado(warmup_steps, refit_steps, least_log_loss)
+    return Ado(warmup_steps, refit_steps, least_log_loss, checked_prior("ado", prior))

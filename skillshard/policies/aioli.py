@@ -17,9 +17,9 @@ from skillshard.policies.policy import (
     State,
     check_losses,
     known_round,
-    prior_weights,
     softmax,
 )
+from skillshard.policies.prior import checked_prior, prior_weights
 
 
 @dataclass(frozen=True)
@@ -255,4 +255,5 @@ def aioli(
     if ema is not None and not 0 <= ema < 1:
         raise PolicyError(f"ema is {ema}: give None, or a number from 0 to below 1.")
     evals = None if eval_skills is None else tuple(eval_skills)
-    return Aioli(eta, period_rounds, sweeps, warmup_rounds, one_hot, ema, normalize, diagonal, prior, evals, seed)
+    start = checked_prior("aioli", prior)
+    return Aioli(eta, period_rounds, sweeps, warmup_rounds, one_hot, ema, normalize, diagonal, start, evals, seed)

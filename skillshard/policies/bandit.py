@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from skillshard.policies.policy import Observation, State, check_losses, prior_weights
+from skillshard.policies.policy import Observation, State, check_losses
+from skillshard.policies.prior import prior_weights
 
 
 def exploration(num_skills: int, turn: int) -> float:
@@ -30,7 +31,8 @@ def first_state(policy: str, prior: Mapping[str, float] | None, skills: Sequence
 def observed(state: State, observation: Observation) -> tuple[int, dict[int, float]]:
     """The turn of an observation, and the losses it names by the skills' places."""
     losses = check_losses(observation.losses, state["skills"], step=observation.step, may_miss=True)
-    return state["turn"] + 1, {state["skills"].index(name): loss for name, loss in losses.items()}
+    place_of = {name: place for place, name in enumerate(state["skills"])}
+    return state["turn"] + 1, {place_of[name]: loss for name, loss in losses.items()}
 
 
 def explored(shares: Float[np.ndarray, " train_skill"], turn: int) -> list[float]:

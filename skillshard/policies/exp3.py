@@ -10,6 +10,7 @@ from jaxtyping import Float
 from skillshard.errors import PolicyError
 from skillshard.policies.bandit import exploration, explored, first_state, observed
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, softmax
+from skillshard.policies.prior import checked_prior
 
 
 @dataclass(frozen=True)
@@ -79,4 +80,4 @@ def exp3(*, scale: float = 10.0, prior: Mapping[str, float] | None = None) -> Po
     """
     if not 0 < scale < float("inf"):
         raise PolicyError(f"scale is {scale}: give nats, a finite number > 0 (10 in the authors' code).")
-    return Exp3(scale, prior)
+    return Exp3(scale, checked_prior("exp3", prior))

@@ -1,8 +1,8 @@
 """SKILL-IT with a graph that is estimated again and again during the run, from probe rounds."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from skillshard.errors import PolicyError
 from skillshard.graph.edges import scaled_edges
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.graph.statistics import is_same
+from skillshard.loss import LossKind
 from skillshard.policies.aioli import Aioli, aioli
 from skillshard.policies.policy import NextRound, Observation, Policy, State, known_round
 from skillshard.policies.skill_it import Reduce, SkillIt, check_rows, skill_it
@@ -38,6 +39,10 @@ class GraphRefresh:
     @property
     def eval_skills(self) -> tuple[str, ...]:
         return self.weighing.eval_skills
+
+    @property
+    def loss(self) -> LossKind | None:
+        return self.weighing.loss
 
     @property
     def reads_losses(self) -> bool:
@@ -71,7 +76,7 @@ class GraphRefresh:
             return found
         same = is_same(skills, found.eval_skills)
         edges, _ = scaled_edges(np.maximum(estimate, 0), same, self.off_diagonal)
-        return SkillIt(SkillGraph(skills, found.eval_skills, edges), found.eta, found.window, found.reduce, found.mode)
+        return replace(found, graph=SkillGraph(skills, found.eval_skills, edges))
 
 
 def graph_refresh(
@@ -87,12 +92,14 @@ def graph_refresh(
     one_hot: float = 0.75,
     ema: float | None = None,
     seed: int = 0,
+    prior: Mapping[str, float] | None = None,
+    any_loss: bool = False,
 ) -> Policy:
     r"""SKILL-IT's weights, by a graph that probe rounds estimate anew in every period.
 
     .. math:: \text{fall of } L_j = \sum_i p_i A_{ij} \text{ per probe round}, \quad
         A'_{ij} = c \max(A_{ij}, 0), \quad A'_{ii} = 1, \quad
-        p_i \propto \exp\Big(\eta \sum_j A'_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big)
+        p_i \propto q_i \exp\Big(\eta \sum_j A'_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big)
 
     A graph learned once overstates transfer later in a run. After `warmup_rounds`, every period of `period_rounds` rounds begins
     with `sweeps` x k probe rounds (those of `aioli`); the rounds after them have SKILL-IT's weights by the graph that the probes
@@ -106,7 +113,7 @@ def graph_refresh(
 
     Args:
         graph: to begin with, rows the training skills; `SkillGraph.identity(skills)` where nothing is known.
-        eta, window, reduce: as in `skill_it`. The window counts observations, those after probe rounds too.
+        eta, window, reduce, prior, any_loss: as in `skill_it`; q is the prior. The window counts observations, those after probe rounds too.
         off_diagonal: the largest edge between two skills, above 0; 0.5 in the authors' graphs.
         period_rounds, sweeps, warmup_rounds, one_hot, seed: as in `aioli`: the share of probe rounds is sweeps x k / period_rounds.
         ema: None, or e in [0, 1): the estimate is (1 - e) A + e A_before.
@@ -130,7 +137,7 @@ def graph_refresh(
     """
     if not (math.isfinite(off_diagonal) and off_diagonal > 0):
         raise PolicyError(f"off_diagonal is {off_diagonal}: give a finite number above 0 (0.5 in the authors' graphs).")
-    weighing = skill_it(graph, eta=eta, window=window, reduce=reduce)
+    weighing = skill_it(graph, eta=eta, window=window, reduce=reduce, prior=prior, any_loss=any_loss)
     probing = aioli(
         eta=0.0,
         period_rounds=period_rounds,

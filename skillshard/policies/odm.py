@@ -11,6 +11,7 @@ from jaxtyping import Float
 from skillshard.errors import PolicyError
 from skillshard.policies.bandit import explored, first_state, observed
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, softmax
+from skillshard.policies.prior import checked_prior
 
 
 @dataclass(frozen=True)
@@ -101,4 +102,4 @@ def odm(*, smoothing: float = 0.9, warmup_steps: int, prior: Mapping[str, float]
         raise PolicyError(f"smoothing is {smoothing}: give a number from 0 to below 1.")
     if warmup_steps < 0:
         raise PolicyError(f"warmup_steps is {warmup_steps}: give optimizer steps >= 0.")
-    return Odm(smoothing, warmup_steps, prior)
+    return Odm(smoothing, warmup_steps, checked_prior("odm", prior))

@@ -241,25 +241,6 @@ def check_names(what: str, given: Collection[str], skills: Collection[str]) -> N
         )
 
 
-def prior_weights(
-    policy: str, prior: Mapping[str, float] | None, skills: Sequence[str]
-) -> Float[np.ndarray, " train_skill"]:
-    """The weights that a policy starts from, in the order of the skills; equal ones if none were given.
-
-    >>> prior_weights("odm", {"carry": 3.0, "add": 1.0}, ("add", "carry")).tolist()
-    [0.25, 0.75]
-    """
-    if prior is None:
-        return np.full(len(skills), 1 / len(skills))
-    check_names(f"{policy}'s prior weights", prior, skills)
-    weights = np.array([prior[name] for name in skills], dtype=np.float64)
-    if not (np.all(np.isfinite(weights)) and np.all(weights > 0)):
-        raise PolicyError(
-            f"{policy}'s prior is {weights.tolist()}: give finite numbers > 0; they are made to sum to 1."
-        )
-    return weights / weights.sum()
-
-
 def check_losses(
     losses: Mapping[str, Any], eval_skills: Collection[str], *, step: int, may_miss: bool = False
 ) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """SKILL-IT: weights from the latest losses and the skills graph."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,10 +10,14 @@ from jaxtyping import Float
 
 from skillshard.errors import PolicyError, name_some
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.loss import LossKind
 from skillshard.policies.policy import NextRound, Observation, Policy, State, check_losses, softmax
+from skillshard.policies.prior import checked_prior, log_prior
 
 Reduce = Literal["sum", "mean"]
 Mode = Literal["official", "paper", "static"]
+LEAST_FIRST_LOSS = 1e-6
+"""Nats per token. Losses are divided by at least this much, so that a skill with a first loss of 0 has a finite relative loss."""
 
 
 def check_rows(graph: SkillGraph, skills: Sequence[str]) -> None:
@@ -38,6 +42,9 @@ class SkillIt:
     window: int
     reduce: Reduce
     mode: Mode
+    prior: Mapping[str, float] | None = None
+    normalize_losses: bool = False
+    any_loss: bool = False
 
     @property
     def name(self) -> str:
@@ -45,12 +52,20 @@ class SkillIt:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        given = {"graph": self.graph.digest, "eta": self.eta, "window": self.window, "reduce": self.reduce}
-        return given if self.mode == "official" else given | {"mode": self.mode}
+        always = {"graph": self.graph.digest, "eta": self.eta, "window": self.window, "reduce": self.reduce}
+        mode = {} if self.mode == "official" else {"mode": self.mode}
+        prior = {} if self.prior is None else {"prior": dict(self.prior)}
+        normalize = {"normalize_losses": True} if self.normalize_losses else {}
+        return always | mode | prior | normalize
 
     @property
     def eval_skills(self) -> tuple[str, ...]:
         return self.graph.eval_skills
+
+    @property
+    def loss(self) -> LossKind | None:
+        """The kind of losses that fit the graph; None: any."""
+        return self.graph.loss if self.reads_losses and not self.any_loss else None
 
     @property
     def reads_losses(self) -> bool:
@@ -62,12 +77,17 @@ class SkillIt:
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         check_rows(self.graph, skills)
-        return {"skills": list(skills), "window": []} | ({"rounds": []} if self.mode == "paper" else {})
+        log_prior(self.name, self.prior, skills)
+        rounds = {"rounds": []} if self.mode == "paper" else {}
+        first = {"first": None} if self.normalize_losses else {}
+        return {"skills": list(skills), "window": []} | rounds | first
 
     def observe(self, state: State, observation: Observation) -> State:
         if self.mode == "static":
             return state
         losses = list(check_losses(observation.losses, self.eval_skills, step=observation.step).values())
+        if self.normalize_losses and state["first"] is None:
+            state = {**state, "first": [max(loss, LEAST_FIRST_LOSS) for loss in losses]}
         if self.mode == "official":
             return {**state, "window": [*state["window"], losses][-self.window :]}
         rounds, window = state["rounds"], state["window"]
@@ -81,7 +101,11 @@ class SkillIt:
 
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         losses = reduced(state["window"], len(self.eval_skills), self.reduce)
-        return softmax(self.graph.scores(state["skills"], losses, scale=self.eta, positive_only=self.mode == "paper"))
+        if self.normalize_losses and state["first"] is not None:
+            losses = losses / np.array(state["first"])
+        skills = state["skills"]
+        scores = self.graph.scores(skills, losses, scale=self.eta, positive_only=self.mode == "paper")
+        return softmax(scores + log_prior(self.name, self.prior, skills))
 
 
 def reduced(window: list[list[float]], num_skills: int, reduce: Reduce) -> Float[np.ndarray, " eval_skill"]:
@@ -107,13 +131,22 @@ def check_arguments(*, eta: float, window: int, reduce: str) -> None:
 
 
 def skill_it(
-    graph: SkillGraph, *, eta: float, window: int = 3, reduce: Reduce = "sum", mode: Mode = "official"
+    graph: SkillGraph,
+    *,
+    eta: float,
+    window: int = 3,
+    reduce: Reduce = "sum",
+    mode: Mode = "official",
+    prior: Mapping[str, float] | None = None,
+    normalize_losses: bool = False,
+    any_loss: bool = False,
 ) -> Policy:
     r"""Shift weight to the skills that help what is not learned yet.
 
-    .. math:: p_i \propto \exp\Big(\eta \sum_j A_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big)
+    .. math:: p_i \propto q_i \exp\Big(\eta \sum_j A_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big)
 
-    Before the first observation every loss counts as 1: the softmax over A. A lone node (a row of zeros) scores 0 and keeps
+    q is the prior, equal weights by default. Before the first observation every loss counts as 1, so the weights are those of
+    :math:`q_i \exp(\eta \sum_j A_{ij})`. A lone node (a row of zeros) scores 0 and keeps
     the weight of exp(0): it is neither dropped nor preferred. A loss that is NaN, missing or of an unknown skill is refused
     (the authors' code takes a NaN for 0, so that a broken skill looks learned).
 
@@ -128,13 +161,21 @@ def skill_it(
             figures. "paper": Algorithm 1 as printed: the window counts rounds, of each the last observation, which is the
             model at the start of the next one (with `lag=1` of the mixer, the paper's own lag), and negative edges count as
             0 (Algorithms 2 and 3 keep positive ones only). "static": the first weights for the whole run (T = 1, as in the
-            authors' pre-training on Natural Instructions), negative edges kept; window and reduce have no effect.
+            authors' pre-training on Natural Instructions), negative edges kept; window, reduce and normalize_losses have no effect.
+        prior: q, training skill -> weight > 0; made to sum to 1. A mixture that works already is a good prior. With eta 0 the
+            weights are the prior. None: equal weights.
+        normalize_losses: divide every loss by the first one that was observed of its skill (`--normalize_loss` of the authors'
+            code, which none of their scripts uses). For skills that differ in the loss that they can reach, as in real text. The
+            losses are then without unit, and 1 at the first observation. A first loss below 0.000001 nats counts as this much.
+        any_loss: accept losses of another kind (`skillshard.loss.LossKind`) than those that the graph was learned from. By
+            default a mixer refuses such a run.
 
     Returns:
         A policy; its weights are `(train_skill,)`, positive, sum 1; its state is the window, oldest first.
 
     Raises:
-        PolicyError: eta, window, reduce or mode are out of range; later, the graph's rows are not the skills of the mix.
+        PolicyError: eta, window, reduce or mode are out of range; later, the graph's rows or the prior's names are not the skills of
+            the mix.
 
     Example:
         >>> graph = SkillGraph(("add", "carry"), ("carry",), [[1.0], [0.0]])
@@ -147,9 +188,10 @@ def skill_it(
         Chen et al., "Skill-it!", NeurIPS 2023, Algorithm 1, arXiv:2307.14430. In mode "official" differs from Algorithm 1 as
         printed: see `mode`. In every mode: the maximum is subtracted before exp, so that no eta overflows (the authors' code
         gives NaN from eta 1000 on); a graph is used as it is (their code turns off-diagonal entries of 1 into 0.5 and, for
-        static weights, the diagonal into 1).
+        static weights, the diagonal into 1); the first observation is the one that losses are relative to (their code replaces it
+        by the second one).
     """
     check_arguments(eta=eta, window=window, reduce=reduce)
     if mode not in ("official", "paper", "static"):
         raise PolicyError(f"mode is {mode!r}: give 'official' (default), 'paper' or 'static'.")
-    return SkillIt(graph, eta, window, reduce, mode)
+    return SkillIt(graph, eta, window, reduce, mode, checked_prior("skill_it", prior), normalize_losses, any_loss)

@@ -1,7 +1,7 @@
 """Softmax of the losses: the simplest policy that looks at them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from skillshard.errors import PolicyError
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, softmax
+from skillshard.policies.prior import checked_prior, log_prior
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,15 @@ class SoftmaxLoss(Online):
     """See `softmax_loss`."""
 
     temperature: float
+    prior: Mapping[str, float] | None
     name: str = "softmax_loss"
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return {"temperature": self.temperature}
+        return {"temperature": self.temperature} | ({} if self.prior is None else {"prior": dict(self.prior)})
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
+        log_prior(self.name, self.prior, skills)
         return {"skills": list(skills), "losses": [0.0] * len(skills)}
 
     def observe(self, state: State, observation: Observation) -> State:
@@ -31,22 +34,25 @@ class SoftmaxLoss(Online):
         return {**state, "losses": list(losses.values())}
 
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
-        return softmax(np.array(state["losses"]) / self.temperature)
+        scores = np.array(state["losses"]) / self.temperature
+        return softmax(scores + log_prior(self.name, self.prior, state["skills"]))
 
 
-def softmax_loss(*, temperature: float) -> Policy:
+def softmax_loss(*, temperature: float, prior: Mapping[str, float] | None = None) -> Policy:
     r"""More weight to what has the larger loss now.
 
-    .. math:: p_i \propto \exp(L_i / T)
+    .. math:: p_i \propto q_i \exp(L_i / T)
 
-    Equal weights before the first observation. It is SKILL-IT with the identity as graph, a window of one and eta = 1 / T.
+    q is the prior. Before the first observation the weights are the prior. It is SKILL-IT with the identity as graph, a window of
+    one and eta = 1 / T.
 
     Args:
         temperature: T in nats, > 0. Small: nearly all weight on the largest loss; large: stratified. The pull request that
             proposed it for ms-swift (9142) names no default, so there is none here.
+        prior: q, training skill -> weight > 0; made to sum to 1. None: equal weights.
 
     Raises:
-        PolicyError: temperature is no finite number > 0.
+        PolicyError: temperature or prior are out of range; later, the prior's names are not the skills of the mix.
 
     Example:
         >>> policy = softmax_loss(temperature=1.0)
@@ -60,4 +66,4 @@ def softmax_loss(*, temperature: float) -> Policy:
     """
     if not 0 < temperature < math.inf:
         raise PolicyError(f"temperature is {temperature}: give nats, a finite number > 0.")
-    return SoftmaxLoss(temperature)
+    return SoftmaxLoss(temperature, checked_prior("softmax_loss", prior))

@@ -1,12 +1,12 @@
 """Policies that never change: stratified, proportional and fixed weights."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from skillshard.errors import PolicyError, name_some, with_suggestions
 from skillshard.policies.policy import Policy, Static, sizes
+from skillshard.policies.prior import is_weight
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Fixed(Static):
         if unknown or (new and self.new == "refuse"):
             raise PolicyError(
                 f"the fixed weights do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; without a weight: "
-                f"{name_some(new) or 'none'}. Name each skill once, or give new='proportional' for skills that came later."
+                f"{name_some(new) or 'none'}. Give every skill a weight, 0 too; or choose the skills of the mix (ShardSet.choose, --skills); or "
+                "give the others their natural share (new='proportional', --new proportional)."
             )
         total = sum(self.given.values())
         if not new:
@@ -97,11 +98,15 @@ def fixed(weights: Mapping[str, float], *, new: Literal["refuse", "proportional"
         >>> policy.weights(policy.init(("add", "carry", "negate"), (100, 100, 200))).tolist()
         [0.375, 0.125, 0.5]
     """
-    bad = [f"{name} is {weight}" for name, weight in weights.items() if not 0 <= weight < math.inf]
-    if bad or not sum(weights.values()) > 0:
+    if not isinstance(weights, Mapping):
+        raise PolicyError(
+            f"the fixed weights are of type {type(weights).__name__}: give a mapping, skill -> weight >= 0."
+        )
+    bad = [f"{name} is {weight!r}" for name, weight in weights.items() if not is_weight(weight)]
+    if bad or not sum(map(float, weights.values())) > 0:
         raise PolicyError(
             f"the fixed weights are not numbers >= 0 of which one is > 0: {name_some(bad) or 'all are 0'}."
         )
     if new not in ("refuse", "proportional"):
         raise PolicyError(f"new is {new!r}: give 'refuse' or 'proportional'.")
-    return Fixed(dict(weights), new)
+    return Fixed({name: float(weight) for name, weight in weights.items()}, new)

@@ -48,6 +48,7 @@ SKILLS = ("add", "carry", "negate", "copy")
 SIZES = (1000, 300, 20, 1)
 GRAPH = SkillGraph(SKILLS, SKILLS, np.eye(4) + 0.5 * np.eye(4, k=1) - 0.3 * np.eye(4, k=-2))
 
+PRIOR = dict(zip(SKILLS, (4.0, 3.0, 2.0, 1.0), strict=True))
 HARDNESS = dict(zip(SKILLS, (2.0, 1.0, 2.0, 3.0), strict=True))
 
 POLICIES: dict[str, Callable[[], Policy]] = {
@@ -65,6 +66,14 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "skill_it paper": lambda: skill_it(GRAPH, eta=0.5, mode="paper"),
     "skill_it static": lambda: skill_it(GRAPH, eta=0.5, mode="static"),
     "skill_it of lone nodes": lambda: skill_it(SkillGraph(SKILLS, SKILLS, np.zeros((4, 4))), eta=0.5),
+    "skill_it with a prior": lambda: skill_it(GRAPH, eta=0.5, prior=PRIOR),
+    "skill_it static with a prior": lambda: skill_it(GRAPH, eta=0.5, mode="static", prior=PRIOR),
+    "skill_it of losses relative to the first": lambda: skill_it(GRAPH, eta=0.5, normalize_losses=True),
+    "skill_it paper of relative losses": lambda: skill_it(GRAPH, eta=0.5, mode="paper", normalize_losses=True),
+    "softmax_loss with a prior": lambda: softmax_loss(temperature=0.5, prior=PRIOR),
+    "loss_order with a prior": lambda: loss_order(eta=0.5, prior=PRIOR),
+    "ado with a prior": lambda: ado(warmup_steps=1, refit_steps=400, prior=PRIOR),
+    "graph_refresh with a prior": lambda: graph_refresh(GRAPH, eta=0.5, period_rounds=6, sweeps=1, prior=PRIOR),
     "softmax_loss": lambda: softmax_loss(temperature=0.5),
     "loss_order": lambda: loss_order(eta=0.5),
     "loss_order mean": lambda: loss_order(eta=2.0, edge=1.0, window=1, reduce="mean"),

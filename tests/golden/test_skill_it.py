@@ -54,3 +54,24 @@ def test_the_golden_rule_by_hand() -> None:
     np.testing.assert_allclose(
         weights_after(graph, [[5.0, 5.0], [0.2, 0.9], [0.3, 0.4]], eta=0.5, window=2), expected, atol=1e-12
     )
+
+
+def test_relative_losses_are_the_authors_once_their_base_is_the_first_loss() -> None:
+    """Their code replaces the base, the evaluation at step 0, by the one at step 50, which stays: so our run begins there."""
+    found = golden("skillit_official_flags.json")
+    case = next(case for case in found["cases"] if case["name"] == "normalize_loss")
+    num_compared = 0
+    for row in case["rounds"]:
+        seen = [made["losses"] for made in case["evals"] if 0 < made["counter"] < row["starts_at_step"]]
+        if len(seen) < case["args"]["mw_window"]:
+            continue  # their window reaches back to step 0
+        ours = weights_after(
+            found["effective_graph"],
+            seen,
+            eta=case["args"]["eta"],
+            window=case["args"]["mw_window"],
+            normalize_losses=True,
+        )
+        np.testing.assert_allclose(ours, row["weights"], rtol=0, atol=1e-9, err_msg=str(row))
+        num_compared += 1
+    assert num_compared == 3

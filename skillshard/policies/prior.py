@@ -1,0 +1,73 @@
+"""Priors: the weights that a policy starts from, and what they add to its scores."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsFloat
+
+import numpy as np
+from jaxtyping import Float
+
+from skillshard.errors import PolicyError, name_some
+from skillshard.policies.policy import check_names
+
+
+def checked_prior(policy: str, prior: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """A prior as plain numbers; PolicyError unless it is skill -> weight, and each weight a finite number > 0.
+
+    >>> checked_prior("odm", {"add": 3, "carry": np.float32(1)})
+    {'add': 3.0, 'carry': 1.0}
+    """
+    if prior is None:
+        return None
+    if not isinstance(prior, Mapping):
+        raise PolicyError(
+            f"{policy}'s prior is of type {type(prior).__name__}: give a mapping, training skill -> weight > 0."
+        )
+    bad = [f"{name} is {weight!r}" for name, weight in prior.items() if not is_weight(weight) or not float(weight) > 0]
+    if bad or not prior:
+        raise PolicyError(
+            f"{policy}'s prior holds weights that are not finite numbers > 0: {name_some(bad) or 'it names no skill'}. Give each skill "
+            "of the mix a weight > 0; they are made to sum to 1."
+        )
+    return {name: float(weight) for name, weight in prior.items()}
+
+
+def is_weight(value: object) -> bool:
+    """Whether a value is a finite number >= 0, and not a truth value.
+
+    >>> [is_weight(value) for value in (0.5, 2, -1.0, math.inf, True, "0.5", None, [1.0])]
+    [True, True, False, False, False, False, False, False]
+    """
+    return (
+        isinstance(value, SupportsFloat) and not isinstance(value, bool | np.ndarray) and 0 <= float(value) < math.inf
+    )
+
+
+def prior_weights(
+    policy: str, prior: Mapping[str, float] | None, skills: Sequence[str]
+) -> Float[np.ndarray, " train_skill"]:
+    """The weights that a policy starts from, in the order of the skills; equal ones if none were given.
+
+    >>> prior_weights("odm", {"carry": 3.0, "add": 1.0}, ("add", "carry")).tolist()
+    [0.25, 0.75]
+    """
+    if prior is None:
+        return np.full(len(skills), 1 / len(skills))
+    check_names(f"{policy}'s prior weights", prior, skills)
+    weights = np.array([prior[name] for name in skills], dtype=np.float64)
+    return weights / weights.sum()
+
+
+def log_prior(
+    policy: str, prior: Mapping[str, float] | None, skills: Sequence[str]
+) -> Float[np.ndarray, " train_skill"] | float:
+    """What a prior adds to the scores of a softmax, in the order of the skills.
+
+    No prior adds 0 rather than log(1 / k), so that the weights have the same bits as without this term.
+
+    >>> log_prior("skill_it", None, ("add", "carry"))
+    0.0
+    >>> np.exp(log_prior("skill_it", {"carry": 3.0, "add": 1.0}, ("add", "carry"))).round(6).tolist()
+    [0.25, 0.75]
+    """
+    return 0.0 if prior is None else np.log(prior_weights(policy, prior, skills))
