@@ -17,6 +17,7 @@ import os
 import shutil
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,8 +32,9 @@ from skillshard.corpus import Corpus
 from skillshard.errors import StorageError
 from skillshard.execution import Record, Unit, Where, run
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger import RUN, DirectoryLedger
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.records import open_records
 from skillshard.policies import Policy, proportional, skill_it, stratified
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.train import TokenBatch, answer_batch, evaluate, seeded_model, train
@@ -120,6 +122,13 @@ def run_demo(
     return [MethodResult(**record) for record in records]
 
 
+def _num_evaluations(ledger: Path) -> int:
+    """How often a training that may not have begun yet has reported."""
+    if not (ledger / RUN).exists():
+        return 0
+    return open_records(DirectoryLedger(ledger)).num_observations()
+
+
 @contextmanager
 def _watched(ledgers: Mapping[str, Path], steps: int, on_steps: OnSteps) -> Iterator[None]:
     """Show how far each training is: its ledger says so, whichever process trains."""
@@ -128,8 +137,7 @@ def _watched(ledgers: Mapping[str, Path], steps: int, on_steps: OnSteps) -> Iter
 
     def show() -> None:
         for method, place in ledgers.items():
-            num_evaluations = len(DirectoryLedger(place).names("observations"))
-            bars[method](min(steps, num_evaluations * evaluation_interval(steps)))
+            bars[method](min(steps, _num_evaluations(place) * evaluation_interval(steps)))
 
     def watch() -> None:
         while not done.wait(0.5):
@@ -187,9 +195,10 @@ def train_method(method: str, folder: str, k: int, steps: int, seed: int) -> Rec
         seed=seed,
         lag=0,
         step_draws=BATCH_SIZE,
+        initial_losses=False,  # the published numbers were made so
     )
-    if mixer.ledger.names("observations"):
-        mixer.load_state_dict(mixer.state_dict(step=0))
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a training that was killed begins again
+        mixer.restart()
     shape = ProxyShape(vocab=VOCAB, positions=k + 1, slots=SLOTS, layers=4, prefix=k + 1, ordered=False)
     model = seeded_model(shape, seed=seed)
     holdout = {

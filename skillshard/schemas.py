@@ -14,7 +14,7 @@ from skillshard.corpus import Rejection
 from skillshard.fitting.proposal import Proposal
 from skillshard.fitting.runs import RunsFile
 from skillshard.graph.skill_graph import GraphFile
-from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.ledger import GenerationRecord, ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.mixer import MixerState
 from skillshard.mixing.packing import PackedState
 from skillshard.shards.manifest import Manifest, Manifest1, SampleMember
@@ -25,15 +25,16 @@ from skillshard.tags import TagsManifest
 _MODELS: dict[str, Any] = {
     "clusters-1": ModelManifest,
     "fit-1": Proposal,
+    "generation-1": GenerationRecord,
     "graph-1": GraphFile,
     "manifest-1": Manifest1,
     "manifest-2": Manifest,
-    "mixer-1": MixerState,
-    "observation-1": ObservationRecord,
-    "packed-1": PackedState,
+    "mixer-2": MixerState,
+    "observation-2": ObservationRecord,
+    "packed-2": PackedState,
     "rejection-2": Rejection,
-    "round-1": RoundRecord,
-    "run-1": RunRecord,
+    "round-2": RoundRecord,
+    "run-2": RunRecord,
     "runs-1": RunsFile,
     "sample-1": SampleMember,
     "tags-1": TagsManifest,

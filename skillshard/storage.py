@@ -7,6 +7,7 @@ and only a finished file gets its name, so a killed process leaves nothing half-
 """
 
 import contextlib
+import errno
 import fnmatch
 import http.client
 import mmap
@@ -331,13 +332,25 @@ def write_arrays(place: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub sees its own flag in **
 
 
-def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
-    """Write a local file unless it is there; whether it was written. Exactly one of several racing writers wins.
+NO_HARD_LINKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EMLINK, errno.EACCES)
+"""What `os.link` says on a file system without hard links. FAT and some FUSE file systems say EPERM, some network ones EACCES."""
 
-    A hard link is the atomic step: it fails if the name exists, on local file systems and on NFS. The file survives the
-    death of any process; `sync` makes it survive that of the machine.
+
+def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
+    """Write a local file unless its name is taken. Exactly one of several racing writers wins.
+
+    A hard link is the atomic step: the link fails if the name exists, on local file systems and on NFS. Where a file system
+    has no hard links, a symbolic link to a hidden file beside it is the same step. The file survives the death of any
+    process. `sync` makes the file survive the death of the machine.
+
+    Returns:
+        Whether this call wrote the file.
+
+    Raises:
+        StorageError: the file system has neither hard links nor symbolic links.
+        OSError: the folder is missing, full or read-only.
     """
-    if os.path.exists(path):
+    if os.path.lexists(path):
         return False
     folder, name = os.path.split(path)
     part = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
@@ -348,13 +361,34 @@ def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
                 data = data[os.write(descriptor, data) :]
         finally:
             os.close(descriptor)
-        os.link(part, path)
+        try:
+            os.link(part, path)
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            _link_by_name(part, path)
     except FileExistsError:
         return False
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
     return True
+
+
+def _link_by_name(part: str, path: str | os.PathLike[str]) -> None:
+    """Give a written file its name by a symbolic link; FileExistsError if the name is taken."""
+    hidden = f"{part.removesuffix(_PART)}.data"  # `remove_leftovers` deletes what ends in _PART
+    os.rename(part, hidden)
+    try:
+        os.symlink(os.path.basename(hidden), path)
+    except OSError as error:
+        os.unlink(hidden)
+        if isinstance(error, FileExistsError) or error.errno not in NO_HARD_LINKS:
+            raise
+        raise StorageError(
+            f"{os.fspath(path)}: this file system has neither hard links nor symbolic links ({error.strerror}), so several processes "
+            "cannot agree on one file there. Give a directory on another file system, such as a local disk or NFS."
+        ) from error
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:

@@ -18,7 +18,7 @@ import os
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property
 from itertools import count
 from typing import Any, NoReturn, SupportsIndex, TypedDict, TypeVar, overload
@@ -458,7 +458,7 @@ class MixedDataset(StreamShare[Item]):
 
     def __init__(self, mixer: Mixer, *, rank: int | None = None, world_size: int | None = None) -> None:
         self.mixer = mixer
-        of = {"run": mixer.state_dict()["run"]}
+        of = {"run": mixer.run_digest}
         super().__init__(ends=mixer.repeat != "epochs", of=of, rank=rank, world_size=world_size)
         self._key = next(_KEYS)
         _DATASETS[self._key] = self
@@ -497,7 +497,12 @@ class PackedDataset(StreamShare[PackedItem]):
 
     def __init__(self, packed: PackedTokens, *, rank: int | None = None, world_size: int | None = None) -> None:
         self.packed = packed
-        of = {name: value for name, value in packed.state_dict().items() if name not in ("schema", "block", "step")}
+        of = {
+            "run": packed.mixer.run_digest,
+            "tokens": packed.counts.digest,
+            "block_tokens": packed.block_tokens,
+            "separator": packed.separator,
+        }
         super().__init__(ends=packed.mixer.repeat != "epochs", of=of, rank=rank, world_size=world_size)
 
     def _stands(self) -> int:
@@ -572,28 +577,45 @@ class InOrderIterator(Iterator[int]):
 
 
 def resume(mixer: Mixer | PackedTokens, state: Mapping[str, Any]) -> None:
-    """`load_state_dict` of a mixer or a packed stream on every rank: rank 0 sets aside what the ledger learnt later, then the others follow.
+    """`load_state_dict` of a mixer or a packed stream on every rank: rank 0 begins a generation of the ledger, and the others join it.
 
     Raises:
-        LedgerError: on every rank, if the state is of another run.
+        LedgerError: on every rank, if the state is of another run or of another ledger.
     """
+    _on_every_rank(mixer, lambda generation: mixer.load_state_dict(state, generation=generation), "resume")
+
+
+def restart(mixer: Mixer | PackedTokens) -> None:
+    """`restart` of a mixer or a packed stream on every rank: for a run that ended before its first checkpoint.
+
+    Raises:
+        LedgerError: on every rank, if the ledger cannot be written.
+    """
+    _on_every_rank(mixer, lambda generation: mixer.restart(generation=generation), "restart")
+
+
+def _on_every_rank(mixer: Mixer | PackedTokens, go_on: Callable[[int | None], None], verb: str) -> None:
+    """Let rank 0 begin a generation, then let the others join the generation in which rank 0 is."""
     if not _several():
-        mixer.load_state_dict(state)
+        go_on(None)
         return
-    outcome: list[str | None] = [None]
+    outcome: list[tuple[str | None, int]] = [(None, 0)]
     failed: SkillshardError | None = None
-    if torch.distributed.get_rank() == 0:
+    is_first = torch.distributed.get_rank() == 0
+    if is_first:
         try:
-            mixer.load_state_dict(state)
+            go_on(None)
+            outcome = [(None, mixer.generation)]
         except SkillshardError as error:
-            outcome, failed = [str(error)], error
+            outcome, failed = [(str(error), 0)], error
     torch.distributed.broadcast_object_list(outcome, src=0)
     if failed is not None:
         raise failed
-    if outcome[0] is not None:
-        raise LedgerError(f"rank 0 could not resume: {outcome[0]}")
-    if torch.distributed.get_rank() != 0:
-        mixer.load_state_dict(state)
+    fault, generation = outcome[0]
+    if fault is not None:
+        raise LedgerError(f"rank 0 could not {verb}: {fault}")
+    if not is_first and generation:
+        go_on(generation)
 
 
 def _several() -> bool:

@@ -13,6 +13,8 @@
                        SKILL-IT with a graph learned that way: diagonal 1, strongest edge 0.5, negative edges 0
     direct edges       the order alone that a leave-one-out graph of long runs tells: 0.5 for edges of at least a tenth of the
                        strongest that no path through other skills explains
+    METHOD with initial losses
+                       the same, where the first decision uses the losses before the first step, as Algorithm 1 does
     METHOD of 5 seeds  the same with the mean effects of seeds 0 to 4, whatever the seed of the training
     refresh            SKILL-IT with a graph that probe rounds estimate during the run, begun with the identity
     odm, aioli         the other live methods
@@ -43,6 +45,7 @@ WINDOW = 3
 PROBE_STEPS = 5
 STRONGEST = 0.5
 DIRECT, DIRECT_SHARE = "direct edges", 0.1
+INITIAL = " with initial losses"
 GRAPH_SEEDS, OF_SEEDS = (0, 1, 2, 3, 4), " of 5 seeds"
 PUBLISHED = {
     "lego": ((0, 0, 0, 0, 0), (0.5, 0, 0.5, 0.5, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
@@ -58,6 +61,7 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
         skills: of the shards.
         graphs: folder of learned graphs, METHOD.json each.
     """
+    method = method.removesuffix(INITIAL)
     measured = measured_names(setting) or skills
     draws = setting.steps * setting.batch_size
     if method == "stratified":
@@ -171,6 +175,17 @@ def round_steps(setting: Setting, method: str) -> int:
     return setting.eval_every if method == "odm" else setting.round_steps
 
 
+def begins_with_losses(method: str) -> bool:
+    """Whether a method's first decision uses the losses before the first step, as Algorithm 1 does.
+
+    The other methods were trained and published before a run could begin with these losses, and stay as they are.
+
+    >>> begins_with_losses("chain"), begins_with_losses("chain with initial losses")
+    (False, True)
+    """
+    return method.endswith(INITIAL)
+
+
 def read_at(setting: Setting, method: str, num_skills: int) -> list[int]:
     """The steps at which a method that reads losses is told them, which are those that it pays for: of SKILL-IT the evaluations in
     its window when weights change, of one that probes also those before the first probe and after each, else all.
@@ -182,6 +197,7 @@ def read_at(setting: Setting, method: str, num_skills: int) -> list[int]:
     """
     every = setting.eval_every
     steps = set(range(every, setting.steps, every))
+    initial, method = begins_with_losses(method), method.removesuffix(INITIAL)
     if method in PROBING:
         when = probes(setting, num_skills)
         steps |= {
@@ -195,7 +211,7 @@ def read_at(setting: Setting, method: str, num_skills: int) -> list[int]:
             for end in range(setting.round_steps, setting.steps, setting.round_steps)
             for before in range(WINDOW)
         }
-    return sorted(steps)
+    return sorted(steps | {0} if initial else steps)
 
 
 def true_graph(setting: Setting, method: str, skills: tuple[str, ...] = ()) -> SkillGraph:

@@ -21,7 +21,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.evidence.methods import graph_of, graph_seeds, measured_names, policy_of, read_at, round_steps
+from benchmarks.evidence.methods import (
+    begins_with_losses,
+    graph_of,
+    graph_seeds,
+    measured_names,
+    policy_of,
+    read_at,
+    round_steps,
+)
 from benchmarks.evidence.settings import LONG, PROBING, SETTINGS, SIZES, Setting, sized
 
 if TYPE_CHECKING:
@@ -280,6 +288,7 @@ def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
         seed=seed,
         lag="live" if method in PROBING else 0,  # not every round of a few steps ends with an evaluation
         step_draws=setting.batch_size,
+        initial_losses=begins_with_losses(method),
     )
 
 

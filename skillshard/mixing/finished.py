@@ -9,17 +9,9 @@ from collections.abc import Sequence
 from skillshard import storage
 from skillshard.errors import FitError
 from skillshard.fitting.runs import FILES, FinishedRun, Runs, files_of_runs, make_runs, read_finished
-from skillshard.mixing.ledger import (
-    DirectoryLedger,
-    Ledger,
-    ObservationRecord,
-    RoundRecord,
-    RunRecord,
-    drawn_at,
-    in_unit,
-    read_record,
-    round_name,
-)
+from skillshard.mixing.counts import drawn_at, in_unit
+from skillshard.mixing.ledger import DirectoryLedger, Ledger, ObservationRecord, RunRecord
+from skillshard.mixing.records import Records, open_records
 
 
 def gather_runs(places: Sequence[str]) -> Runs:
@@ -31,7 +23,7 @@ def gather_runs(places: Sequence[str]) -> Runs:
     """
     parts = [part for place in places for part in _parts(place)]
     ledgers = {part: DirectoryLedger(part) for part in parts if not part.endswith(FILES)}
-    _refuse_unlike({part: _ending(ledger) for part, ledger in ledgers.items()})
+    _refuse_unlike({part: _ending(open_records(ledger)) for part, ledger in ledgers.items()})
     found = [
         named
         for part in parts
@@ -47,16 +39,18 @@ def finished_run(ledger: Ledger) -> FinishedRun:
         FitError: there are no losses, or none of a model that had seen a sample.
         LedgerError: a record is damaged.
     """
-    run, last = _ending(ledger)
+    records = open_records(ledger)
+    run, last = _ending(records)
     number = (last.draw - 1) // run.round_draws
-    record = read_record(ledger, round_name(number), RoundRecord)
+    record = records.round(number)
     if record is None:
         raise FitError(
             f"{ledger} has losses of draw {last.draw:,} and no round {number} with that draw, so what the model had seen is not known. "
             "Leave this run out."
         )
     drawn = in_unit(run, drawn_at(run, record, last.draw))
-    return FinishedRun(weights=dict(zip(run.skills, map(float, drawn), strict=True)), losses=last.losses)
+    losses = {name: loss for name, loss in last.losses.items() if loss is not None}
+    return FinishedRun(weights=dict(zip(run.skills, map(float, drawn), strict=True)), losses=losses)
 
 
 def _parts(place: str) -> list[str]:
@@ -78,17 +72,18 @@ def _is_of_a_ledger(file: str) -> bool:
     return isinstance(found, dict) and str(found.get("schema")).startswith("skillshard/run/")
 
 
-def _ending(ledger: Ledger) -> tuple[RunRecord, ObservationRecord]:
-    """A run, and its last losses."""
-    run = read_record(ledger, "run.json", RunRecord)
-    names = ledger.names("observations")
-    last = read_record(ledger, names[-1], ObservationRecord) if names else None
-    if run is None or last is None or not last.draw:
-        raise FitError(
-            f"{ledger} holds {'losses of draw 0 only' if names else 'no losses'}, so how its mixture ended is not known. Report losses at the "
-            "end of a run, or leave this one out."
-        )
-    return run, last
+def _ending(records: Records) -> tuple[RunRecord, ObservationRecord]:
+    """A run, and its last losses that are all numbers."""
+    draws = [0]
+    for number in range(records.num_observations() - 1, -1, -1):
+        last = records.observation(number)
+        if last is not None and last.draw and not last.left_out:
+            return records.run, last
+        draws += [last.draw] if last is not None else []
+    raise FitError(
+        f"{records.ledger} holds {'losses of draw 0 only' if len(draws) > 1 else 'no losses'}, so how its mixture ended is not known. Report "
+        "losses at the end of a run, or leave this one out."
+    )
 
 
 def _refuse_unlike(told: dict[str, tuple[RunRecord, ObservationRecord]]) -> None:

@@ -1,57 +1,84 @@
 """The ledger: the append-only record of a run, and the channel over which its processes agree.
 
-    RUN/run.json                            what the run is: shards, skills, seed, round_draws, lag, policy
-    RUN/observations/00000000.json          losses reported, numbered in their order; their draws rise
-    RUN/rounds/00000001.json                a round decided: weights, counts, what was used, the policy's state
-    RUN/aside/0001/...                      records that a resume from an earlier draw has set aside
+    RUN/run.json                                        what the run is: shards, skills, seed, round_draws, lag, policy
+    RUN/generations/00000001.json                       a resume: where generation 1 cuts off generation 0, and who began it
+    RUN/generations/00000000/observations/00000000.json losses reported, numbered in their order; their draws rise
+    RUN/generations/00000000/rounds/00000001.json       a round decided: weights, counts, what was used, the policy's state
 
-One primitive carries everything: *put if absent*. Whoever needs a round computes it and puts it; the first put wins, and
-everyone reads that one. A dead process leaves nothing half-done. Each round holds the digest of the one before it, so
-a changed or missing record is noticed.
+One primitive carries everything: *put if absent*. A process that needs a round computes the round and puts it. The first
+put wins, and every process reads that one. A dead process leaves nothing half-done.
+
+Every record holds a checksum of its own content and the checksum of its predecessor, so a changed or missing record is
+noticed when it is read. `skillshard.mixing.records` reads the records of one generation.
 """
 
-import bisect
-import contextlib
-import operator
+import errno
 import os
-import sys
-import time
-from collections.abc import Callable, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from skillshard import artefact, storage
-from skillshard.errors import LedgerError, ObservationError, StorageError
-from skillshard.mixing.order import ENDLESS, draw_weights, fixed_point, interleave, limited_quotas
-from skillshard.policies.policy import Observation
+from skillshard import storage
+from skillshard.errors import LedgerError, StorageError
+from skillshard.loss import LossKind
 
 Lag = int | Literal["live"]
-OBSERVATIONS_KEPT = 4
-"""Observations kept in memory: with lag=1 a round uses the newest but one."""
+RUN = "run.json"
 RecordType = TypeVar("RecordType", bound="LedgerRecord")
 
 
-class LedgerRecord(BaseModel):
-    """Anything in a ledger: immutable, no unknown fields, one JSON form."""
+def _requires_checksum(schema: dict[str, Any]) -> None:
+    """Say in the JSON Schema that a record on disk has its checksum, which a new record computes itself."""
+    schema["properties"]["checksum"].pop("default")
+    schema["required"].append("checksum")
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class LedgerRecord(BaseModel):
+    """Anything in a ledger: immutable, no unknown fields, one JSON form, a checksum of its own content."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_requires_checksum)
+
+    checksum: str = Field(default="", description="digest of this record's JSON form without this field")
+
+    @model_validator(mode="after")
+    def _sealed(self) -> "LedgerRecord":
+        checksum = storage.digest(storage.to_json(self._content()))
+        if not self.checksum:
+            object.__setattr__(self, "checksum", checksum)  # a new record; a model of pydantic is frozen for its users
+        elif self.checksum != checksum:
+            raise ValueError(
+                f"the content has checksum {checksum}, and the record says {self.checksum}: it was changed"
+            )
+        return self
+
+    def _content(self) -> dict[str, Any]:
+        values = {**self.__dict__}
+        del values["checksum"]
+        return {
+            "schema": values.pop("schema_version"),
+            **{name: _plain(value) for name, value in values.items()},
+        }
 
     def to_bytes(self) -> bytes:
-        values = {**self.__dict__}  # all are plain JSON already
-        return storage.to_json({"schema": values.pop("schema_version"), **values})
+        return storage.to_json({**self._content(), "checksum": self.checksum})
+
+
+def _plain(value: Any) -> Any:
+    """The JSON form of a field; most are plain JSON already, and long lists must not be copied."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        return [item.model_dump() for item in value]
+    return value
 
 
 class RunRecord(LedgerRecord):
     """run.json: what determines the stream, beside the observations."""
 
-    schema_version: Literal["skillshard/run/1"] = Field("skillshard/run/1", alias="schema")
+    schema_version: Literal["skillshard/run/2"] = Field("skillshard/run/2", alias="schema")
     shards: str = Field(description="digest of the shard set's manifest")
-    skills: list[str] = Field(description="training skills; the order of every list of numbers")
+    skills: list[str] = Field(min_length=1, description="training skills; the order of every list of numbers")
     num_samples: list[int] = Field(description="training samples of each skill")
     unit: str = Field(pattern=r"^(samples|tokens)$", description="what the policy's weights are shares of")
     num_tokens: list[int] | None = Field(description="training tokens of each skill; null where the unit is samples")
@@ -64,21 +91,40 @@ class RunRecord(LedgerRecord):
     )
     policy: str
     policy_arguments: dict[str, Any]
+    initial_losses: bool = Field(description="whether the first observation is of draw 0, before the first step")
+    loss: LossKind = Field(description="how the losses are averaged and what they leave out")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "RunRecord":
+        for name, values in (("num_samples", self.num_samples), ("num_tokens", self.num_tokens)):
+            if values is not None:
+                _check_numbers(name, values, len(self.skills), least=1)
+        return self
 
 
 class ObservationRecord(LedgerRecord):
-    """One observation: losses in nats per token, measured when the model had seen `draw` samples of the stream."""
+    """One observation: losses measured when the model had seen `draw` samples of the stream."""
 
-    schema_version: Literal["skillshard/observation/1"] = Field("skillshard/observation/1", alias="schema")
+    schema_version: Literal["skillshard/observation/2"] = Field("skillshard/observation/2", alias="schema")
     step: int = Field(ge=0, description="optimizer steps taken")
     draw: int = Field(ge=0, description="samples of the mixed stream seen")
-    losses: dict[str, float] = Field(description="evaluation skill -> nats per token")
+    losses: dict[str, float | None] = Field(description="evaluation skill -> nats per token; null: not a finite number")
+    loss: LossKind = Field(description="how the losses are averaged and what they leave out")
+    left_out: bool = Field(description="whether the policy is not shown these losses, since one is not a finite number")
+    previous: str = Field(description="checksum of the observation before; of run.json for the first one")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ObservationRecord":
+        bad = [name for name, loss in self.losses.items() if loss is not None and not 0 <= loss < float("inf")]
+        if bad or (not self.left_out and None in self.losses.values()):
+            raise ValueError(f"losses must be finite numbers >= 0: {self.losses}")
+        return self
 
 
 class RoundRecord(LedgerRecord):
     """One round: a stretch of the stream with one weight vector."""
 
-    schema_version: Literal["skillshard/round/1"] = Field("skillshard/round/1", alias="schema")
+    schema_version: Literal["skillshard/round/2"] = Field("skillshard/round/2", alias="schema")
     round: int = Field(ge=0)
     first_draw: int = Field(ge=0)
     weights: list[float] = Field(description="as the policy gave them, in the run's unit; sum 1")
@@ -87,11 +133,72 @@ class RoundRecord(LedgerRecord):
     epochs: list[float] = Field(description="how often each skill has been drawn whole, after this round")
     drawn_before: list[int] = Field(description="draws of each skill in all rounds before")
     carry: list[int] = Field(description="draws owed after this round, in units of 2**-40")
-    observed_to: int = Field(description="observations up to this draw have been used; -1: none")
+    observed_to: int = Field(ge=-1, description="observations up to this draw have been used; -1: none")
     num_observed: int = Field(ge=0, description="observations used so far: those numbered below this")
     observations: list[int] = Field(description="draws of the observations used for the first time")
+    last_observation: str | None = Field(description="checksum of the last observation used; null: none")
     policy_state: dict[str, Any]
-    previous: str = Field(description="digest of the round before; of run.json for round 0")
+    previous: str = Field(description="checksum of the round before; of run.json for round 0")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "RoundRecord":
+        num = len(self.weights)
+        _check_numbers("weights", self.weights, num, least=0)
+        if abs(sum(self.weights) - 1) > 1e-6:
+            raise ValueError(f"weights sum to {sum(self.weights):.9g}, not to 1")
+        _check_numbers("counts", self.counts, num, least=0)
+        _check_numbers("drawn_before", self.drawn_before, num, least=0)
+        _check_numbers("epochs", self.epochs, num, least=0)
+        if len(self.carry) != num:
+            raise ValueError(f"carry has {len(self.carry):,} numbers for {num:,} skills")
+        if self.num_draws > sum(self.counts):
+            raise ValueError(f"num_draws is {self.num_draws:,}, and the counts sum to {sum(self.counts):,}")
+        return self
+
+
+class Segment(BaseModel):
+    """Which generation wrote the records from some number on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    generation: int = Field(ge=0)
+    first_round: int = Field(ge=0)
+    first_observation: int = Field(ge=0)
+
+
+class GenerationRecord(LedgerRecord):
+    """One resume: generation G goes on from a draw, and keeps of the generations before what was known at that draw."""
+
+    schema_version: Literal["skillshard/generation/1"] = Field("skillshard/generation/1", alias="schema")
+    generation: int = Field(ge=1)
+    job: str | None = Field(description="name of the job that began it; null: a single process")
+    draw: int = Field(ge=0, description="draws consumed where it begins")
+    num_rounds: int = Field(ge=0, description="rounds kept: those numbered below this")
+    last_round: str = Field(description="checksum of the last round kept; of run.json: none is kept")
+    num_observations: int = Field(ge=0, description="observations kept: those numbered below this")
+    last_observation: str = Field(description="checksum of the last observation kept; of run.json: none is kept")
+    segments: list[Segment] = Field(
+        description="which generation wrote the records from some number on; of several that fit, the last one"
+    )
+    previous: str = Field(description="checksum of the generation before; of run.json for generation 1")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "GenerationRecord":
+        expected = Segment(
+            generation=self.generation, first_round=self.num_rounds, first_observation=self.num_observations
+        )
+        if self.segments[-1:] != [expected]:
+            raise ValueError(f"the last of segments is not {expected}")
+        return self
+
+
+def _check_numbers(name: str, values: "list[int] | list[float]", num: int, *, least: int) -> None:
+    """ValueError unless a list has one plausible number for each skill."""
+    if len(values) != num:
+        raise ValueError(f"{name} has {len(values):,} numbers for {num:,} skills")
+    bad = [value for value in values if not least <= value < 2**62]
+    if bad:
+        raise ValueError(f"{name} holds {bad[0]}: expected numbers from {least} to 2**62")
 
 
 @runtime_checkable
@@ -99,22 +206,16 @@ class Ledger(Protocol):
     """Named byte strings that are written once. Names are paths with `/`."""
 
     def put(self, name: str, data: bytes) -> bool:
-        """Write unless the name is taken; whether it was written."""
+        """Write unless the name is taken; return whether this call wrote the bytes."""
 
     def get(self, name: str) -> bytes | None:
-        """What was put, or None."""
+        """Return the bytes that were put, or None."""
 
     def flush(self) -> None:
         """Return when what this process put will survive a failure of power."""
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted."""
-
-    def set_aside(self, names: list[str]) -> str:
-        """Take names out of the ledger but keep them; where they are now.
-
-        The last goes first, so that a process that is killed leaves a ledger without holes.
-        """
+        """Return the names of the records in a folder, sorted."""
 
 
 class DirectoryLedger:
@@ -130,20 +231,30 @@ class DirectoryLedger:
     def put(self, name: str, data: bytes) -> bool:
         path = f"{self.root}/{name}"
         try:
-            was_put = storage.put_if_absent(path, data)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            was_put = storage.put_if_absent(path, data)
+            try:
+                was_put = storage.put_if_absent(path, data)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                was_put = storage.put_if_absent(path, data)
+        except StorageError as error:
+            raise LedgerError(str(error)) from error
+        except OSError as error:
+            raise LedgerError(_refused(path, error)) from error
         if was_put:
             self._first_unsynced.setdefault(name.rpartition("/")[0], name)
         return was_put
 
     def get(self, name: str) -> bytes | None:
+        path = f"{self.root}/{name}"
         try:
-            with open(f"{self.root}/{name}", "rb", buffering=0) as file:
+            with open(path, "rb", buffering=0) as file:
                 return file.readall()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise LedgerError(
+                f"{path} cannot be read: {error.strerror}. Restore the file and its permissions, then run the same command again."
+            ) from error
 
     def flush(self) -> None:
         for folder, first in self._first_unsynced.items():
@@ -154,272 +265,86 @@ class DirectoryLedger:
 
     def names(self, folder: str) -> list[str]:
         try:
-            there = os.listdir(self.root / folder)
+            names = os.listdir(self.root / folder)
         except FileNotFoundError:
             return []
         prefix = f"{folder}/" if folder else ""
-        return sorted(f"{prefix}{name}" for name in there if name.endswith(".json") and name[0] != ".")
-
-    def set_aside(self, names: list[str]) -> str:
-        aside = self.root / "aside"
-        aside.mkdir(exist_ok=True)
-        target = aside / f"{len(list(aside.iterdir())) + 1:04d}"
-        for name in reversed(names):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # another rank has just set it aside
-                os.replace(self.root / name, target / name)
-        return str(target)
+        return sorted(f"{prefix}{name}" for name in names if name.endswith(".json") and name[0] != ".")
 
 
-def round_name(number: int) -> str:
-    return f"rounds/{number:08d}.json"
+_REMEDIES = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some of the quota",
+    errno.EROFS: "Make the file system writable, or give a ledger directory elsewhere",
+    errno.EACCES: "Give this user the permission to write there",
+    errno.EPERM: "Give this user the permission to write there",
+}
 
 
-def observation_name(number: int) -> str:
-    return f"observations/{number:08d}.json"
+def _refused(path: str, error: OSError) -> str:
+    remedy = _REMEDIES.get(error.errno or 0, "Mend the cause")
+    return (
+        f"{path} cannot be written: {error.strerror}. {remedy}, then run the same command again. Every record written before is "
+        "whole, and nothing was written under this name."
+    )
+
+
+def round_name(generation: int, number: int) -> str:
+    return f"{folder_of(generation, 'rounds')}/{number:08d}.json"
+
+
+def observation_name(generation: int, number: int) -> str:
+    return f"{folder_of(generation, 'observations')}/{number:08d}.json"
+
+
+def folder_of(generation: int, kind: str) -> str:
+    """The folder of one generation's rounds or observations."""
+    return f"generations/{generation:08d}/{kind}"
+
+
+def generation_name(generation: int) -> str:
+    return f"generations/{generation:08d}.json"
 
 
 def number_of(name: str) -> int:
     """The number in a record's name.
 
-    >>> number_of(round_name(7)), number_of(observation_name(4096))
+    >>> number_of(round_name(0, 7)), number_of(generation_name(4096))
     (7, 4096)
     """
     return int(Path(name).stem)
 
 
 def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType | None:
-    """A record, or None if it is not there; LedgerError if it is not what its name says."""
+    """Read and check a record.
+
+    Returns:
+        The record, or None if there is none of this name.
+
+    Raises:
+        LedgerError: the bytes are not a record of this kind, or not the ones that were put.
+    """
     data = ledger.get(name)
     if data is None:
         return None
     try:
-        return kind.model_validate(storage.from_json(data, name))
-    except (ValidationError, StorageError) as error:
-        raise LedgerError(f"{ledger}/{name} is damaged: {error} Restore it, or start a new ledger.") from error
-
-
-def open_run(ledger: Ledger, run: RunRecord) -> str:
-    """Begin the run, or join it; the digest of run.json.
-
-    Raises:
-        LedgerError: the ledger is of another run; names what differs.
-    """
-    ledger.put("run.json", run.to_bytes())
-    begun = read_record(ledger, "run.json", RunRecord)
-    assert begun is not None
-    changed = artefact.differences(begun.model_dump(by_alias=True), run.model_dump(by_alias=True))
-    if changed:
-        raise LedgerError(
-            f"{ledger} is the ledger of another run: {'; '.join(changed[:4])}. A run's stream is fixed by these; go on with "
-            "the same, or give a new ledger directory."
-        )
-    return storage.digest(run.to_bytes())
-
-
-class ObservationLog:
-    """The observations of a ledger, numbered 0, 1, 2, ... in the rising order of their draws.
-
-    Reading on costs one look per new observation, however many there are; the newest few are kept in memory.
-    """
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._num = len(ledger.names("observations"))
-        self._kept: dict[int, ObservationRecord] = {}
-        if self._num:
-            self._kept[self._num - 1] = self._at(self._num - 1)
-
-    def last_draw(self) -> int:
-        """The draw of the newest observation; -1 if there is none."""
-        self._catch_up()
-        return self._last_known()
-
-    def reaches(self, draw: int) -> bool:
-        """Whether an observation of this draw or a later one is there; no look into the ledger if one is known."""
-        return self._last_known() >= draw or self.last_draw() >= draw
-
-    def put(self, observation: ObservationRecord) -> None:
-        """Record losses; the same ones again have no effect.
-
-        Raises:
-            ObservationError: other losses stand at this draw already, or there are later ones and none at this draw.
-        """
-        while observation.draw > self._last_known():
-            if self._ledger.put(observation_name(self._num), observation.to_bytes()):
-                self._keep(observation)
-                return
-            self._catch_up()
-        there = self._find(observation.draw)
-        if there is None:
-            raise ObservationError(
-                f"losses of step {observation.step} (draw {observation.draw:,}) come too late: {self._ledger} holds those of draw "
-                f"{self.last_draw():,}. Report in the order of steps; a run that goes on from a checkpoint calls "
-                "mixer.load_state_dict() first."
-            )
-        changed = artefact.differences(there.model_dump(by_alias=True), observation.model_dump(by_alias=True))
-        if changed:
-            raise ObservationError(
-                f"{self._ledger} already holds other losses for step {there.step}, draw {there.draw:,}: {'; '.join(changed[:3])}. "
-                "A run that goes on from a checkpoint calls mixer.load_state_dict(); a new run takes a new ledger directory."
-            )
-
-    def read(self, first: int, to_draw: int) -> list[Observation]:
-        """The observations numbered `first` or higher, up to a draw; those after it need not be known yet."""
-        if to_draw > self._last_known():
-            self._catch_up()
-        records = (self._at(number) for number in range(first, self._num))
-        return [
-            Observation(record.step, record.losses, record.draw)
-            for record in takewhile(lambda record: record.draw <= to_draw, records)
-        ]
-
-    def _last_known(self) -> int:
-        """The draw of the newest observation that was read or put here; -1 if there is none."""
-        return self._kept[self._num - 1].draw if self._num else -1
-
-    def _keep(self, newest: ObservationRecord) -> None:
-        self._kept[self._num] = newest
-        self._kept.pop(self._num - OBSERVATIONS_KEPT, None)
-        self._num += 1
-
-    def _find(self, draw: int) -> ObservationRecord | None:
-        number = bisect.bisect_left(range(self._num), draw, key=lambda number: self._at(number).draw)
-        record = self._at(number)
-        return record if record.draw == draw else None
-
-    def _at(self, number: int) -> ObservationRecord:
-        record = self._kept.get(number) or read_record(self._ledger, observation_name(number), ObservationRecord)
-        if record is None:
+        value = storage.from_json(data, name)
+        if kind is RunRecord and isinstance(value, dict) and value.get("schema") == "skillshard/run/1":
             raise LedgerError(
-                f"{self._ledger}/{observation_name(number)} is missing. Restore it, or start a new ledger."
+                f"{ledger} was written by an older version of skillshard (schema skillshard/run/1), which this version cannot go on "
+                "with. Give a new ledger directory, or go on with the version that began it."
             )
-        return record
-
-    def _catch_up(self) -> None:
-        while (record := read_record(self._ledger, observation_name(self._num), ObservationRecord)) is not None:
-            self._keep(record)
-
-
-def wait_for(ready: Callable[[], bool], timeout_s: float) -> bool:
-    """Poll until ready or time is up, less and less often (1 ms to 0.1 s); whether it is ready."""
-    end, pause = time.monotonic() + timeout_s, 0.001
-    while not ready():
-        if time.monotonic() > end:
-            return False
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
-    return True
+        record = kind.model_validate(value)
+        if not isinstance(value, dict) or "checksum" not in value:
+            raise StorageError(f"{name} has no checksum.")
+    except ValidationError as error:
+        raise _damaged(ledger, name, storage.first_fault(error)) from error
+    except StorageError as error:
+        raise _damaged(ledger, name, str(error)) from error
+    return record
 
 
-def rewind(ledger: Ledger, draw: int) -> str | None:
-    """Set aside what a run knew only after `draw`: later observations, and rounds decided with them.
-
-    Several ranks may do so at once: all that is later is gone when any of these calls returns.
-
-    Returns:
-        Where they are now; None if there was nothing.
-    """
-    observations = _newest(ledger, "observations", lambda name: _draw_of(ledger, name) > draw)
-    later = observations + _newest(ledger, "rounds", lambda name: _observed_to(ledger, name) > draw)
-    return ledger.set_aside(later) if later else None
-
-
-def _newest(ledger: Ledger, folder: str, is_later: Callable[[str], bool]) -> list[str]:
-    """The newest names of a folder, back to the first that is not later."""
-    names = ledger.names(folder)
-    first = len(names)
-    while first and is_later(names[first - 1]):
-        first -= 1
-    return names[first:]
-
-
-def _draw_of(ledger: Ledger, name: str) -> int:
-    """The draw of an observation; beyond all for one that another rank has just set aside."""
-    record = read_record(ledger, name, ObservationRecord)
-    return sys.maxsize if record is None else record.draw
-
-
-def _observed_to(ledger: Ledger, name: str) -> int:
-    """The draw up to which a round knew losses; beyond all for one just set aside, or cut by a failure of power."""
-    try:
-        record = read_record(ledger, name, RoundRecord)
-    except LedgerError:
-        return sys.maxsize
-    return sys.maxsize if record is None else record.observed_to
-
-
-def available_draws(
-    repeat: str, num_samples: Int[np.ndarray, " skill"], drawn: Int[np.ndarray, " skill"]
-) -> Int[np.ndarray, " skill"]:
-    """How many more draws each skill may give; practically endless where epochs follow one another.
-
-    >>> available_draws("cap:2", np.array([10, 3]), np.array([15, 6])).tolist()
-    [5, 0]
-    """
-    if repeat in ("epochs", "stop"):
-        return np.full(len(num_samples), ENDLESS)
-    most = 1 if repeat == "drop" else int(repeat.removeprefix("cap:"))
-    return most * num_samples - drawn
-
-
-def round_counts(
-    run: RunRecord,
-    weights: Float[np.ndarray, " skill"],
-    carry: Int[np.ndarray, " skill"],
-    drawn: Int[np.ndarray, " skill"],
-) -> tuple[Int[np.ndarray, " skill"], Int[np.ndarray, " skill"]]:
-    """Draws of each skill in a round, and the new carry, from the policy's weights.
-
-    Args:
-        carry: draws owed by earlier rounds, in units of 2**-40.
-        drawn: draws of each skill in all rounds before.
-    """
-    num_samples = np.array(run.num_samples)
-    over_draws = weights if run.num_tokens is None else draw_weights(weights, num_samples, np.array(run.num_tokens))
-    available = available_draws(run.repeat, num_samples, drawn)
-    return limited_quotas(fixed_point(over_draws), carry, run.round_draws, available)
-
-
-def drawn_at(run: RunRecord, record: RoundRecord, draw: int) -> list[int]:
-    """Draws of each skill among the first `draw` of the stream, whose last is in this round, or after it."""
-    seen, counts = min(draw - record.first_draw, record.num_draws), record.counts
-    if seen < sum(counts):
-        skill, _ = interleave(np.array(counts), "round", run.seed, record.round)
-        counts = np.bincount(skill[:seen], minlength=len(counts)).tolist()
-    return list(map(operator.add, record.drawn_before, counts))
-
-
-def in_unit(run: RunRecord, drawn: Sequence[int]) -> Sequence[int]:
-    """Draws of each skill in the unit of the run's weights: as they are, or as the tokens they have on average, rounded down.
-
-    Whole epochs have exactly so many tokens; a part of one has them in expectation.
-    """
-    if run.num_tokens is None:
-        return drawn
-    sizes = zip(drawn, run.num_samples, run.num_tokens, strict=True)
-    return [draws * num_tokens // num_samples for draws, num_samples, num_tokens in sizes]
-
-
-def verify_ledger(ledger: Ledger) -> list[str]:
-    """Every fault of a ledger: rounds missing, changed, or with counts that their weights do not give."""
-    run = read_record(ledger, "run.json", RunRecord)
-    if run is None:
-        return [f"{ledger} has no run.json."]
-    faults: list[str] = []
-    previous, before, carry = (
-        storage.digest(run.to_bytes()),
-        np.zeros(len(run.skills), np.int64),
-        np.zeros(len(run.skills), np.int64),
+def _damaged(ledger: Ledger, name: str, fault: str) -> LedgerError:
+    return LedgerError(
+        f"{ledger}/{name} is damaged: {fault.rstrip('.')}. Restore the file, resume from a checkpoint before it, or start a new ledger."
     )
-    for number, name in enumerate(ledger.names("rounds")):
-        record = read_record(ledger, name, RoundRecord)
-        if record is None or record.round != number:
-            return [*faults, f"{ledger}/{round_name(number)} is missing."]
-        if record.previous != previous:
-            faults.append(f"{ledger}/{name} does not follow from the record before it: one of them was changed.")
-        counts, carry = round_counts(run, np.array(record.weights), carry, before)
-        if (counts.tolist(), carry.tolist(), before.tolist()) != (record.counts, record.carry, record.drawn_before):
-            faults.append(f"{ledger}/{name} has counts that its weights do not give: it was changed.")
-        previous, before, carry = storage.digest(record.to_bytes()), before + counts, np.array(record.carry)
-    return faults

@@ -4,13 +4,15 @@ Draw d is determined by the shards, the seed and the rounds of the ledger, and b
 draws, in any process, in any order; iterating is a convenience on top. State is one integer.
 """
 
+import multiprocessing
+import operator
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Int
@@ -18,16 +20,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, TokensError, name_some
 from skillshard.kept import kept
+from skillshard.loss import Losses, LossKind
 from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
+from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round
-from skillshard.mixing.rounds import ROUNDS_KEPT, EndOfStream, Rounds
+from skillshard.mixing.rounds import EndOfStream, OnBadLoss, Rounds
 from skillshard.policies.policy import Policy, check_is_policy
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
+from skillshard.storage import first_fault
 
 SAMPLES_AHEAD = 256
 """Texts that iterating cuts out of the shards at once."""
+LAST_DRAW = 2**62
+"""No stream is longer: draws are 64-bit integers, and arithmetic with them must not overflow."""
+DRAWS_AHEAD, ROUNDS_AHEAD = 1 << 16, 8
+"""How far a look may go beyond the newest decided round, whichever is more. Loaders read ahead by workers x prefetched
+batches, which is less. A look at a far draw would decide all the rounds up to it."""
+MOST_ROUNDS = 1 << 20
+"""Rounds that `Mixer.round` decides at once at most, so that a wrong number ends in a sentence and not in a loop of hours."""
 
 
 class MixedSample(NamedTuple):
@@ -68,10 +80,13 @@ class MixerState(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal["skillshard/mixer/1"] = Field("skillshard/mixer/1", alias="schema")
-    draw: int = Field(ge=0, description="draws consumed")
+    schema_version: Literal["skillshard/mixer/2"] = Field("skillshard/mixer/2", alias="schema")
+    draw: int = Field(ge=0, le=LAST_DRAW, description="draws consumed")
     step: int | None = Field(description="optimizer steps taken; null where the trainer did not say")
-    run: str = Field(description="digest of the ledger's run.json")
+    run: str = Field(description="checksum of the ledger's run.json")
+    round: str = Field(description="checksum of the round of the last draw consumed; of run.json where there is none")
+    num_observations: int = Field(ge=0, description="observations of this draw or an earlier one")
+    observation: str | None = Field(description="checksum of the last of them; null where there is none")
 
 
 class Mixer:
@@ -95,14 +110,26 @@ class Mixer:
             tokens, over whole epochs exactly and within a round in expectation; `proportional` then follows the skills' numbers of
             tokens. Rounds, draws and epochs still count samples; policies are told of sizes and of what was drawn in tokens.
         tokens: token counts of these shards, for unit="tokens".
+        loss: the kind of losses that are reported; a policy's graph must have been measured with the same kind.
+        initial_losses: whether the first report is of draw 0, the model before the first step; with lag=1 round 1 uses these losses, as
+            Algorithm 1 of SKILL-IT does. None: as the policy says (True for `skill_it` but for mode="static", `loss_order`,
+            `softmax_loss` and `graph_refresh`).
+        job: name of the job that this process is a rank of. The first rank of a job that resumes or restarts begins a new
+            generation of the ledger, and ranks with the same name join it. A job that is started again takes another name. None:
+            this process is the only one, or its ranks resume by `skillshard.torch.resume`.
+        on_bad_loss: what a report with a NaN or an infinite loss does. "stop": ObservationError, nothing is recorded. "leave-out": the
+            report is recorded and satisfies the round that waits for it, and the policy does not see it.
+        held_out: evaluation skills that are measured elsewhere, such as the skills of another shard set; None: those with
+            held-out samples in `shards`.
 
     Warns:
         UserWarning: a skill passes 4 epochs, from where on repeated data is worth much less (Muennighoff et al. 2023,
             arXiv:2305.16264).
 
     Raises:
-        PolicyError: the policy lacks something or does not fit the skills, or an argument is out of range.
-        LedgerError: the ledger is of another run.
+        PolicyError: the policy lacks something or does not fit the skills, an argument is out of range, a skill whose loss the
+            policy reads has no held-out sample, or its graph was measured with another kind of losses.
+        LedgerError: the ledger is of another run, or cannot be written.
         TokensError: the token counts are of other shards, or a skill has no tokens.
 
     Example:
@@ -124,6 +151,11 @@ class Mixer:
         repeat: str = "epochs",
         unit: str = "samples",
         tokens: TokenCounts | None = None,
+        loss: LossKind = LossKind(),
+        initial_losses: bool | None = None,
+        job: str | None = None,
+        on_bad_loss: OnBadLoss = "stop",
+        held_out: Collection[str] | None = None,
     ) -> None:
         check_is_policy(policy)
         if not 1 <= round_draws <= MAX_ROUND_DRAWS:
@@ -134,6 +166,10 @@ class Mixer:
             raise PolicyError(
                 f"repeat is {repeat!r}: give 'epochs' (default), 'stop', 'drop' or 'cap:N', such as 'cap:4'."
             )
+        if on_bad_loss not in get_args(OnBadLoss):
+            raise PolicyError(f"on_bad_loss is {on_bad_loss!r}: give 'stop' (default) or 'leave-out'.")
+        if job is not None and not job:
+            raise PolicyError("job is an empty string: give the job's name, or None for a single process.")
         if not shards.skills:
             raise ShardError(f"{shards.root} has no training shards: every sample is held out or set aside.")
         self.shards, self.policy, self.lag, self.seed = shards, policy, lag, seed
@@ -156,17 +192,28 @@ class Mixer:
             repeat=repeat,
             policy=policy.name,
             policy_arguments=policy.arguments,
+            initial_losses=_initial_losses(policy, initial_losses),
+            loss=loss,
         )
-        self._rounds = Rounds(self.ledger, policy, run, wait_s=wait_s)
+        _refuse_other_loss(policy, loss)
+        _refuse_unmeasurable(policy, shards, held_out)
+        self._rounds = Rounds(self.ledger, policy, run, wait_s=wait_s, job=job, on_bad_loss=on_bad_loss)
         self._draw = 0
         self._resumed = (0, 0)
+        self._resumed_here = False
+        self._length: dict[int, int] = {}
         self._plans: dict[int, RoundPlan] = {}
         self._maps: dict[bytes, Maps] = {}
 
     # --- the stream --------------------------------------------------------------------------------------------------
 
     def at(self, draws: Int[np.ndarray, " sample"]) -> Batch:
-        """Any draws, in any order, wherever the stream stands; those beyond its end are left out."""
+        """Any draws, in any order, wherever the stream stands; those beyond its end are left out.
+
+        Raises:
+            PolicyError: a draw is below 0 or beyond 2**62, or lies so far beyond the newest decided round that thousands of
+                rounds would be decided by a look.
+        """
         return self.cut(self.find(draws))
 
     def find(self, draws: Int[np.ndarray, " sample"]) -> Places:
@@ -176,12 +223,12 @@ class Mixer:
 
     def cut(self, places: Places) -> Batch:
         """The texts of what another process of this machine found: their shards need not be checked again."""
-        maps = kept(self._maps, places.shards.tobytes(), self._maps_of, most=ROUNDS_KEPT)
+        maps = kept(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
         texts = maps.texts(maps.views(places.segment, places.start, places.end))
         return Batch(places.draws, places.shards[places.segment, 0], self.skills, texts)
 
     def batch(self, first: int, num: int) -> Batch:
-        """The draws first .. first + num - 1, or up to the end of the stream."""
+        """The draws first .. first + num - 1, or up to the end of the stream; PolicyError as `at`."""
         number, start = divmod(first, self.round_draws)
         plan = self.plan(number)
         if plan is None or start + num > len(plan.skill):
@@ -198,6 +245,11 @@ class Mixer:
         self, draws: Int[np.ndarray, " sample"]
     ) -> Iterator[tuple[RoundPlan, Int[np.ndarray, " some"], Int[np.ndarray, " some"]]]:
         """The round's plan, the draws, and their places in it, for each stretch of draws of one round that has them."""
+        if len(draws) and not (draws.min() >= 0 and draws.max() < LAST_DRAW):
+            raise PolicyError(
+                f"draws from {draws.min():,} to {draws.max():,} were asked for: a stream's draws are 0, 1, 2, ... below 2**62. A sampler that "
+                "draws at random does not fit a mixed stream."
+            )
         rounds, within = np.divmod(draws, self.round_draws)
         edges = [0, *(np.flatnonzero(rounds[1:] != rounds[:-1]) + 1).tolist(), len(draws)] if len(draws) else []
         for begin, end in pairwise(edges):
@@ -207,9 +259,9 @@ class Mixer:
                 yield plan, draws[begin:end][there], within[begin:end][there]
 
     def plan(self, number: int) -> RoundPlan | None:
-        """Where the samples of a round lie, or None beyond the end of the stream."""
+        """Where the samples of a round lie, or None beyond the end of the stream; PolicyError for a round far beyond the newest."""
         try:
-            return kept(self._plans, number, self._plan_of, most=ROUNDS_KEPT)
+            return kept(self._plans, number, self._plan_of, most=RECORDS_KEPT)
         except EndOfStream:
             return None
 
@@ -218,12 +270,14 @@ class Mixer:
 
         Endless, unless `repeat` ends it; then the last batch may be short.
         """
+        self.check_begin(self._draw)
         while len(batch := self.batch(self._draw, batch_size)):
             self._draw += len(batch)
             yield batch
 
     def __iter__(self) -> Iterator[MixedSample]:
         """The stream from where it stands, sample by sample."""
+        self.check_begin(self._draw)
         while True:
             first = self._draw
             number, start = divmod(first, self.round_draws)
@@ -249,28 +303,99 @@ class Mixer:
         """Record the losses measured after `step` optimizer steps.
 
         Args:
-            step: optimizer steps taken.
+            step: optimizer steps taken; 0: before the first one.
             losses: nats per token of the policy's evaluation skills (the training skills if it names none): of all of them, or,
-                where the policy's `may_miss_losses` says so, of at least one (static policies, `odm`, `exp3`, `ado`).
+                where the policy's `may_miss_losses` says so, of at least one (static policies, `odm`, `exp3`, `ado`). `Losses`, as
+                `losses_per_skill` gives them, must be of the kind of this run; plain numbers are taken to be.
             draw: samples seen when they were measured; `step * step_draws` if the mixer knows `step_draws` (counted
                 from the last resume, so that it may change between runs).
 
         Raises:
             ObservationError: unknown or missing skills, no losses at all, values that are not finite numbers >= 0, other losses at this
-                draw already, or losses of a later draw.
+                draw already, losses of a later draw, a draw more than a round beyond the newest decided round, a first report
+                that is not of draw 0 where the run begins with initial losses, or losses of another kind.
+            LedgerError: the ledger cannot be written, or the run was resumed elsewhere.
         """
-        self._rounds.report(step, self._draw_of(step) if draw is None else draw, losses)
+        step = whole_number("step", step)
+        at_draw = self._draw_of(step) if draw is None else whole_number("draw", draw)
+        if not 0 <= at_draw <= LAST_DRAW:
+            raise ObservationError(
+                f"losses of step {step} would be of draw {at_draw:,}: a draw is between 0 and 2**62. Nothing was recorded."
+            )
+        kind = losses.kind if isinstance(losses, Losses) else self._rounds.run.loss
+        self._rounds.report(step, at_draw, losses, kind)
 
     def round(self, number: int) -> RoundRecord:
-        """A round of the ledger; decided now if nobody has yet.
+        """A round of the ledger; decided now, with all rounds before it, if nobody has yet.
 
         Raises:
             RoundError: the losses that it needs did not come within `wait_s`, or the stream ends before it.
-            LedgerError: the ledger's rounds do not follow from one another.
+            LedgerError: a record is damaged or missing, or the run was resumed elsewhere.
+            PolicyError: the number is below 0, or more than a million rounds beyond the newest.
         """
+        if not 0 <= number < LAST_DRAW // self.round_draws:
+            raise PolicyError(f"round {number:,} was asked for: rounds are numbered 0, 1, 2, ...")
+        self._refuse_far(number, MOST_ROUNDS)
         return self._rounds.round(number)
 
+    @property
+    def num_rounds(self) -> int:
+        """How many rounds have been decided."""
+        return self._rounds.records.num_rounds()
+
+    @property
+    def num_observations(self) -> int:
+        """How many observations have been recorded."""
+        return self._rounds.records.num_observations()
+
+    @property
+    def generation(self) -> int:
+        """How often the run had been resumed or restarted when this process joined it."""
+        return self._rounds.records.generation
+
+    @property
+    def run_digest(self) -> str:
+        """The checksum of run.json: what determines the stream beside the losses."""
+        return self._rounds.digest
+
+    @property
+    def initial_losses(self) -> bool:
+        """Whether the first report is of draw 0, the model before the first step."""
+        return self._rounds.run.initial_losses
+
+    def num_draws(self) -> int | None:
+        """Number of draws of the whole stream, or None where the stream is endless or its end depends on losses.
+
+        Costs the arithmetic of every round, about 0.1 ms each; nothing is written.
+        """
+        if self.repeat == "epochs" or self.policy.reads_losses:
+            return None
+        return kept(self._length, 0, lambda _: self._rounds.num_draws(), most=1)
+
+    def check_start(self, *, rank: int = 0) -> None:
+        """Refuse, in the main process, what would otherwise be noticed hours later; adapters call it before the first batch.
+
+        Args:
+            rank: of this process; ranks above 0 leave the reports to rank 0.
+
+        Raises:
+            RoundError: the run begins with the losses of draw 0, and rank 0 begins without having reported them.
+            LedgerError: the stream begins at draw 0 and the ledger holds later losses of an earlier attempt.
+        """
+        self._rounds.follows = rank > 0
+        if rank == 0:
+            self.check_begin(self._draw)
+            if self._draw == 0 and self._rounds.job is None:
+                self._rounds.refuse_unmeasured()
+
+    def check_begin(self, position: int) -> None:
+        """LedgerError if the main process begins at the stream's beginning, and an earlier attempt has reported losses already."""
+        if position == 0 and not self._resumed_here and multiprocessing.parent_process() is None:
+            self._rounds.refuse_begun()
+
     def _draw_of(self, step: int) -> int:
+        if step == 0 and self._resumed == (0, 0):
+            return 0
         if self.step_draws is None:
             raise ObservationError(
                 f"step {step} cannot be translated into draws: give Mixer(..., step_draws=samples per optimizer step over all "
@@ -284,7 +409,19 @@ class Mixer:
         pairs = np.frombuffer(shards, np.int64).reshape(-1, 2).tolist()
         return Maps([self._train[skill].open_shard(shard).data for skill, shard in pairs])
 
+    def _refuse_far(self, number: int, most: int) -> None:
+        """PolicyError for a round more than `most` beyond the newest decided one."""
+        if self._rounds.records.newest_known_round + most >= number:
+            return
+        num_rounds = self._rounds.records.num_rounds()
+        if number >= num_rounds + most:
+            raise PolicyError(
+                f"draw {number * self.round_draws:,} is in round {number:,}, and the newest decided round is {num_rounds - 1:,}: a look so far "
+                f"ahead would decide {number - num_rounds + 1:,} rounds. Read the stream in order, or decide the rounds by mixer.round(number)."
+            )
+
     def _plan_of(self, number: int) -> RoundPlan:
+        self._refuse_far(number, max(ROUNDS_AHEAD, DRAWS_AHEAD // self.round_draws))
         record = self._rounds.round(number)
         if not record.num_draws:
             raise EndOfStream(f"the stream ends before round {number}.")
@@ -316,37 +453,158 @@ class Mixer:
         Args:
             step: optimizer steps taken, for a trainer whose loader reads ahead (`step_draws` must be known). None: the
                 draws handed out by iterating this mixer.
-        """
-        draw = self._draw if step is None else self._draw_of(step)
-        self.ledger.flush()
-        return MixerState(draw=draw, step=step, run=self._rounds.digest).model_dump(by_alias=True)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on at a saved draw. What the ledger learnt after it is set aside, with a warning that says where.
 
         Raises:
-            LedgerError: the state is of another run.
+            LedgerError: nobody has read the stream so far, and its policy reads losses.
+        """
+        step = None if step is None else whole_number("step", step)
+        return self.state_at(self._draw if step is None else self._draw_of(step), step).model_dump(by_alias=True)
+
+    def state_at(self, draw: int, step: int | None = None) -> MixerState:
+        """The state of a stream of which `draw` draws were consumed; LedgerError as `state_dict`."""
+        num_observations, observation = self._rounds.num_observed(draw)
+        state = MixerState(
+            draw=draw,
+            step=step,
+            run=self._rounds.digest,
+            round=self._round_digest(draw),
+            num_observations=num_observations,
+            observation=observation,
+        )
+        self.ledger.flush()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], *, generation: int | None = None) -> None:
+        """Go on at a saved draw, in a new generation of the ledger. A process of an older generation stops at its next record.
+
+        What the ledger learnt after the draw is left behind in the older generation, with a warning that says where.
+
+        Args:
+            state: from `state_dict`.
+            generation: the generation that rank 0 has begun for all ranks; None: this process begins it, or joins the one of its `job`.
+
+        Raises:
+            LedgerError: the state is of another run or of another ledger of this run, or a record before the draw is damaged.
         """
         try:
             saved = MixerState.model_validate(state)
         except ValidationError as error:
-            raise LedgerError(f"this is no state of a mixer (schemas/mixer-1.json): {error}") from error
+            raise LedgerError(f"this is no state of a mixer (schemas/mixer-2.json): {first_fault(error)}.") from error
         if saved.run != self._rounds.digest:
             raise LedgerError(
                 f"this state is of run {saved.run}, but {self.ledger} is run {self._rounds.digest}: shards, seed, round_draws, lag and "
                 "policy must be the same."
             )
-        self._draw = saved.draw
-        self._resumed = (0, 0) if saved.step is None else (saved.step, saved.draw)
-        aside = self._rounds.rewind(self._draw)
+        self._rounds.look(saved.draw, generation)
+        self._check_past(saved)
+        self._resume(saved.draw, saved.step, generation)
+
+    def restart(self, *, generation: int | None = None) -> None:
+        """Begin the run again from draw 0: for a run that ended before its first checkpoint.
+
+        The records of the earlier attempt stay in the ledger, in their generation. On an untouched ledger, and without `job` and
+        `generation`, nothing happens.
+
+        Raises:
+            LedgerError: the generation is not there, or does not begin at draw 0.
+        """
+        if generation is None and self._rounds.job is None and self._rounds.records.is_untouched():
+            self._resumed_here = True
+            return
+        self._resume(0, None, generation)
+
+    def _resume(self, draw: int, step: int | None, generation: int | None) -> None:
+        left_behind = self._rounds.resume(draw, generation)
+        self._draw = draw
+        self._resumed = (0, 0) if step is None else (step, draw)
+        self._resumed_here = True
         self._plans.clear()
-        if aside is not None:
-            warnings.warn(
-                f"resumed at draw {self._draw:,}: later losses and rounds are set aside in {aside}.", stacklevel=2
+        if left_behind is not None:
+            alone = (
+                ""
+                if self._rounds.job or generation is not None
+                else " A single process is assumed: ranks take Mixer(job=NAME)."
             )
+            warnings.warn(f"resumed at draw {draw:,}: {left_behind}.{alone}", stacklevel=3)
+
+    def _round_digest(self, draw: int) -> str:
+        """The checksum of the round of the last draw before a position; of run.json at the beginning."""
+        if draw == 0:
+            return self._rounds.digest
+        number = (draw - 1) // self.round_draws
+        record = self._rounds.decided(number)
+        if record is None:
+            if self.policy.reads_losses:
+                raise LedgerError(
+                    f"{self.ledger} holds no round {number:,}, so what the draws before {draw:,} were is not known. A state is of draws that were "
+                    "read beside this ledger: give ledger=the directory of that run, or copy the directory here."
+                )
+            # A policy that reads no losses decides the same rounds in any ledger.
+            self._refuse_far(number, MOST_ROUNDS)
+            record = self._rounds.round(number)
+        return record.checksum
+
+    def _check_past(self, saved: MixerState) -> None:
+        """LedgerError unless this ledger holds the past of a saved state."""
+        elsewhere = (
+            f"The checkpoint at draw {saved.draw:,} was made beside another ledger, or records were lost: give ledger=the directory of "
+            "that run, or copy the directory here."
+        )
+        if self._round_digest(saved.draw) != saved.round:
+            raise LedgerError(
+                f"round {(saved.draw - 1) // self.round_draws:,} of {self.ledger} is another one than the checkpoint names. {elsewhere}"
+            )
+        if saved.num_observations and self.policy.reads_losses:
+            record = self._rounds.records.observation(saved.num_observations - 1)
+            if record is None or record.checksum != saved.observation:
+                raise LedgerError(
+                    f"observation {saved.num_observations - 1:,} of {self.ledger} is {'missing' if record is None else 'another one than the checkpoint names'}. "
+                    f"{elsewhere}"
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": {}, "_maps": {}}
+
+
+def whole_number(name: str, value: object) -> int:
+    """A number of steps or draws as an int; ObservationError for anything else, or below 0."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ObservationError(f"{name} is {value!r}: give a whole number >= 0. Nothing was recorded.")
+    number = operator.index(value)
+    if not 0 <= number <= LAST_DRAW:
+        raise ObservationError(f"{name} is {number:,}: give a whole number from 0 to 2**62. Nothing was recorded.")
+    return number
+
+
+def _initial_losses(policy: Policy, initial_losses: bool | None) -> bool:
+    """Whether a run begins with the losses before the first step."""
+    if initial_losses and not policy.reads_losses:
+        raise PolicyError(f"initial_losses=True, but policy {policy.name} reads no losses: leave initial_losses away.")
+    return bool(getattr(policy, "initial_losses", False)) if initial_losses is None else initial_losses
+
+
+def _refuse_other_loss(policy: Policy, loss: LossKind) -> None:
+    """PolicyError if a policy's graph was measured with another kind of losses than the run's."""
+    kind = getattr(policy, "loss", None)
+    if kind is not None and kind != loss and not getattr(policy, "any_loss", False):
+        raise PolicyError(
+            f"the graph of policy {policy.name} was measured with {kind.sentence}, and this run's losses are {loss.sentence}: SKILL-IT would "
+            f"weigh the one by the other. Give Mixer(loss={kind!r}) and report such losses, or skill_it(..., any_loss=True) to mix them."
+        )
+
+
+def _refuse_unmeasurable(policy: Policy, shards: ShardSet, held_out: Collection[str] | None) -> None:
+    """PolicyError if a policy needs the loss of a training skill that has no held-out sample."""
+    if not policy.reads_losses or policy.may_miss_losses:
+        return
+    measured = shards.holdout if held_out is None else held_out
+    missing = [name for name in policy.eval_skills or shards.skills if name in shards.train and name not in measured]
+    if missing:
+        raise PolicyError(
+            f"policy {policy.name} reads the losses of {name_some(map(repr, missing))}, which {'has' if len(missing) == 1 else 'have'} no held-out "
+            f"sample in {shards.root}. Shard again with a larger --holdout, merge small skills by 'skillshard tag TAGS --min-share', or, where "
+            "the losses are measured on other samples, give Mixer(held_out=their skills)."
+        )
 
 
 def _num_tokens(shards: ShardSet, unit: str, tokens: TokenCounts | None) -> list[int] | None:

@@ -29,10 +29,11 @@ from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard.errors import LedgerError, ObservationError, PolicyError, TokensError
-from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.mixer import LAST_DRAW, Mixer, MixerState, whole_number
+from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import RoundPlan
-from skillshard.mixing.rounds import ROUNDS_KEPT
 from skillshard.shards.tokens import SkillTokens, TokenCounts, encode
+from skillshard.storage import first_fault
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ class PackedState(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal["skillshard/packed/1"] = Field("skillshard/packed/1", alias="schema")
-    block: int = Field(ge=0, description="blocks consumed")
+    schema_version: Literal["skillshard/packed/2"] = Field("skillshard/packed/2", alias="schema")
+    block: int = Field(ge=0, le=LAST_DRAW, description="blocks consumed")
     step: int | None = Field(description="optimizer steps taken; null where the trainer did not say")
-    run: str = Field(description="digest of the ledger's run.json")
+    mixer: MixerState = Field(description="the state of the mixer at the draws of which these blocks hold a token")
     tokens: str = Field(description="digest of tokens.json")
     block_tokens: int = Field(ge=1)
     separator: str | None
@@ -194,6 +195,7 @@ class PackedTokens:
 
     def batches(self, batch_size: int) -> Iterator[PackedBatch]:
         """The stream from where it stands, in batches; each moves `block` on when it is handed out."""
+        self.mixer.check_begin(self._block)
         while len(batch := self.batch(self._block, batch_size)):
             self._block += len(batch)
             yield batch
@@ -220,7 +222,7 @@ class PackedTokens:
         found = self._round_at(last)
         if found is not None:
             return found.first_draw + found.draw_at(last) + 1
-        number = len(self.mixer.ledger.names("rounds")) - 1
+        number = self.mixer.num_rounds - 1
         return number * self.mixer.round_draws + self.mixer.round(number).num_draws
 
     def _pieces(self, block: int) -> list[Piece]:
@@ -305,7 +307,7 @@ class PackedTokens:
 
     def _number_at(self, token: int) -> int:
         """The last round of the ledger that begins at a token or before."""
-        known = len(self.mixer.ledger.names("rounds"))
+        known = self.mixer.num_rounds
         return max(0, bisect_right(range(known), token, key=self._tokens_before) - 1)
 
     def _tokens_before(self, number: int) -> int:
@@ -327,7 +329,7 @@ class PackedTokens:
         sizes = self._draw_tokens(plan) + len(self._separator)
         packed = PackedRound(plan, number * self.mixer.round_draws, first, np.cumsum(sizes))
         self._rounds[number] = packed
-        if len(self._rounds) > ROUNDS_KEPT:
+        if len(self._rounds) > RECORDS_KEPT:
             del self._rounds[min(self._rounds)]
         return packed
 
@@ -360,10 +362,13 @@ class PackedTokens:
             block: blocks seen when they were measured; `step * step_blocks` if that is known (counted from the last
                 resume, so that it may change between runs).
         """
-        seen = self._block_of(step) if block is None else block
+        seen = self._block_of(step) if block is None else whole_number("block", block)
         self.mixer.report(step, losses, draw=self.draws_before(seen))
 
     def _block_of(self, step: int) -> int:
+        step = whole_number("step", step)
+        if step == 0 and self._resumed == (0, 0):
+            return 0
         if self.step_blocks is None:
             raise ObservationError(
                 f"step {step} cannot be translated into blocks: give PackedTokens(..., step_blocks=blocks per optimizer step over all "
@@ -379,39 +384,64 @@ class PackedTokens:
             step: optimizer steps taken, for a trainer whose loader reads ahead (`step_blocks` must be known). None: the
                 blocks handed out by iterating.
         """
+        return self.state_at(self._block if step is None else self._block_of(step), step).model_dump(by_alias=True)
+
+    def state_at(self, block: int, step: int | None = None) -> PackedState:
+        """The state of a packed stream of which `block` blocks were consumed; LedgerError as `Mixer.state_dict`."""
         return PackedState(
-            block=self._block if step is None else self._block_of(step),
+            block=block,
             step=step,
-            run=self.mixer.state_dict()["run"],
+            mixer=self.mixer.state_at(self.draws_before(block)),
             tokens=self.counts.digest,
             block_tokens=self.block_tokens,
             separator=self.separator,
-        ).model_dump(by_alias=True)
+        )
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on at a saved block. What the ledger learnt after it is set aside, with a warning that says where.
+    def load_state_dict(self, state: Mapping[str, Any], *, generation: int | None = None) -> None:
+        """Go on at a saved block, in a new generation of the ledger, as `Mixer.load_state_dict` does.
+
+        Args:
+            state: from `state_dict`.
+            generation: the generation that rank 0 has begun for all ranks; None: this process begins it, or joins the one of its job.
 
         Raises:
-            LedgerError: the state is of another run, other token counts, or other blocks.
+            LedgerError: the state is of another run, another ledger, other token counts, or other blocks.
         """
         try:
             saved = PackedState.model_validate(state)
         except ValidationError as error:
-            raise LedgerError(f"this is no state of packed tokens (schemas/packed-1.json): {error}") from error
-        now = PackedState.model_validate(self.state_dict())
-        for name in ("run", "tokens", "block_tokens", "separator"):
-            if getattr(saved, name) != getattr(now, name):
+            raise LedgerError(
+                f"this is no state of packed tokens (schemas/packed-2.json): {first_fault(error)}."
+            ) from error
+        present = {"tokens": self.counts.digest, "block_tokens": self.block_tokens, "separator": self.separator}
+        for name, value in present.items():
+            if getattr(saved, name) != value:
                 raise LedgerError(
-                    f"this state is of {name} {getattr(saved, name)!r}, but here {name} is {getattr(now, name)!r}. A packed stream goes on with "
+                    f"this state is of {name} {getattr(saved, name)!r}, but here {name} is {value!r}. A packed stream goes on with "
                     "the run, token counts, block_tokens and separator that it had."
                 )
-        draw = self.draws_before(saved.block)
-        mixer_state = {**self.mixer.state_dict(), "draw": draw, "step": None}
-        self.mixer.load_state_dict(mixer_state)
+        self.mixer.load_state_dict(saved.mixer.model_dump(by_alias=True), generation=generation)
+        self._stand_at(saved.block, saved.step)
+
+    def restart(self, *, generation: int | None = None) -> None:
+        """Begin the run again from block 0, as `Mixer.restart` does."""
+        self.mixer.restart(generation=generation)
+        self._stand_at(0, None)
+
+    @property
+    def generation(self) -> int:
+        """How often the run had been resumed or restarted when this process joined it."""
+        return self.mixer.generation
+
+    def check_start(self, *, rank: int = 0) -> None:
+        """As `Mixer.check_start`."""
+        self.mixer.check_start(rank=rank)
+
+    def _stand_at(self, block: int, step: int | None) -> None:
         self._rounds.clear()
-        self._last_sample, self._mixer_draw = None, draw
-        self._block = saved.block
-        self._resumed = (0, 0) if saved.step is None else (saved.step, saved.block)
+        self._last_sample, self._mixer_draw = None, self.mixer.draw
+        self._block = block
+        self._resumed = (0, 0) if step is None else (step, block)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rounds": {}, "_last_sample": None}

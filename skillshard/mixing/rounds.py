@@ -5,40 +5,49 @@ round is a pure function of the run, the round before it and the observations, s
 with `lag="live"`, where the record says which observations were at hand.
 """
 
+import multiprocessing
 import os
 import threading
+import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from multiprocessing import connection
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from skillshard.errors import LedgerError, PolicyError, RoundError
+from skillshard import artefact
+from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError
+from skillshard.loss import LossKind
+from skillshard.mixing.counts import drawn_at, in_unit, round_counts
 from skillshard.mixing.ledger import (
+    RUN,
     Ledger,
-    ObservationLog,
     ObservationRecord,
     RoundRecord,
     RunRecord,
-    drawn_at,
-    in_unit,
-    open_run,
+    generation_name,
+    observation_name,
     read_record,
-    rewind,
-    round_counts,
     round_name,
-    wait_for,
 )
 from skillshard.mixing.order import interleave
-from skillshard.policies.policy import NextRound, Observation, Policy, State, check_losses, weights_of
-from skillshard.storage import digest
+from skillshard.mixing.records import Records
+from skillshard.policies.policy import (
+    NextRound,
+    Observation,
+    Policy,
+    State,
+    bad_losses,
+    check_losses,
+    named_losses,
+    weights_of,
+)
 
-ROUNDS_KEPT = 4
-"""Rounds kept in memory; a reader moves from one to the next."""
 MANY_EPOCHS = 4
 """Epochs of one skill after which a warning says so."""
+OnBadLoss = Literal["stop", "leave-out"]
 
 
 class EndOfStream(RoundError):
@@ -46,43 +55,240 @@ class EndOfStream(RoundError):
 
 
 class Rounds:
-    """The rounds of one run.
+    """The rounds of one run, as this process's generation sees them.
 
     Args:
         ledger: where they are kept; begun with `run`, or found to be of the same run.
         policy: decides the weights.
         run: what determines the stream beside the observations.
         wait_s: how long a round may wait for its losses, in seconds.
+        job: name of the job that this process is a rank of; None: a single process.
+        on_bad_loss: what a report with a loss that is not a finite number does.
 
     Raises:
         PolicyError: the policy does not fit the skills.
         LedgerError: the ledger is of another run.
     """
 
-    def __init__(self, ledger: Ledger, policy: Policy, run: RunRecord, *, wait_s: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        policy: Policy,
+        run: RunRecord,
+        *,
+        wait_s: float,
+        job: str | None = None,
+        on_bad_loss: OnBadLoss = "stop",
+    ) -> None:
         self.ledger, self.policy, self.run, self.wait_s = ledger, policy, run, wait_s
+        self.job, self.on_bad_loss = job, on_bad_loss
         self._initial_state = policy.init(tuple(run.skills), run.num_tokens or run.num_samples)
-        self.digest = open_run(ledger, run)
-        self._observations = ObservationLog(ledger)
-        self._kept: dict[int, RoundRecord] = {}
-        self._digest_of_last = (-1, "")
+        _open_run(ledger, run)
+        self.records = Records(ledger, run)
+        self._num_observations: int | None = None
+        self._checked = False
         self._warned: set[str] = set()
         self._reporter: tuple[int, int] | None = None
+        self._parent = (0, 0)
+        self.follows = False
+        """Whether this process is a rank that leaves the reports to another one."""
 
-    def report(self, step: int, draw: int, losses: Mapping[str, Any]) -> None:
+    @property
+    def digest(self) -> str:
+        """The checksum of run.json."""
+        return self.run.checksum
+
+    # --- generations -------------------------------------------------------------------------------------------------
+
+    def resume(self, draw: int, generation: int | None) -> str | None:
+        """Go on from a draw in a new generation, or in one that another rank has begun.
+
+        Returns:
+            What was cut off, as a part of a sentence; None if nothing was.
+
+        Raises:
+            LedgerError: the generation is not there or begins at another draw; a record that is kept is damaged.
+        """
+        begun = self.look(draw, generation)
+        if begun:
+            return None
+        before = self.records
+        record = before.next_generation(draw, self.job)
+        if not self.ledger.put(generation_name(record.generation), record.to_bytes()):
+            return self.resume(draw, generation)  # another process was faster: look again
+        self._see(Records(self.ledger, self.run, record.generation))
+        return self._cut_off(before, record.num_rounds, record.num_observations)
+
+    def look(self, draw: int, generation: int | None) -> bool:
+        """See a generation, or the newest one; whether it is the one that this process resumes in.
+
+        Raises:
+            LedgerError: the generation is not there, or begins at another draw.
+        """
+        records = Records(self.ledger, self.run, generation)
+        begun = records.begun
+        joins = generation is not None or (self.job is not None and begun is not None and begun.job == self.job)
+        if joins and (begun is None or begun.draw != draw):
+            where = "the run's beginning" if begun is None else f"draw {begun.draw:,}"
+            raise LedgerError(
+                f"generation {records.generation} of {self.ledger} begins at {where}, and this process resumes at draw {draw:,}. All ranks "
+                "resume from one checkpoint. A job that is started again takes another name: Mixer(job=...), such as the job's number and "
+                "the number of its restart."
+            )
+        self._see(records)
+        return joins
+
+    def _see(self, records: Records) -> None:
+        self.records = records
+        self._num_observations = None
+        self._checked = False
+
+    def _cut_off(self, before: Records, num_rounds: int, num_observations: int) -> str | None:
+        """What a generation that keeps so much leaves behind of the one before."""
+        names = self.ledger.names
+        folder = f"generations/{before.generation:08d}"
+        rounds = [name for name in names(f"{folder}/rounds") if name >= round_name(before.generation, num_rounds)]
+        reports = [
+            name
+            for name in names(f"{folder}/observations")
+            if name >= observation_name(before.generation, num_observations)
+        ]
+        if not reports and (self.run.lag != "live" or not rounds):
+            return None  # rounds that a loader had decided ahead are decided alike again
+        return f"later losses ({len(reports):,}) and rounds ({len(rounds):,}) are left behind in {self.ledger}/{folder}"
+
+    # --- losses in ---------------------------------------------------------------------------------------------------
+
+    def report(self, step: int, draw: int, losses: Mapping[str, Any], loss: LossKind) -> None:
         """Record an observation; ObservationError as `Mixer.report`."""
+        if loss != self.run.loss:
+            raise ObservationError(
+                f"losses at step {step} are {loss}, and this run's losses are {self.run.loss}: give Mixer(loss=...) and the losses the same "
+                "reduction and the same masking."
+            )
         named = self.policy.eval_skills or tuple(self.run.skills)
-        values = check_losses(losses, named, step=step, may_miss=self.policy.may_miss_losses)
-        self._observations.put(ObservationRecord(step=step, draw=draw, losses=values))
+        values, left_out = self._values(step, losses, named)
+        self.records.refuse_superseded()
+        self._refuse_far(step, draw)
+        self._put_observation(step, draw, values, left_out)
         self._reporter = _here()
 
-    def rewind(self, draw: int) -> str | None:
-        """Set aside what the ledger learnt after a draw; where it is now, None if there was nothing."""
-        aside = rewind(self.ledger, draw)
-        self._observations = ObservationLog(self.ledger)  # another rank may have set aside what this one had read
-        self._kept.clear()
-        self._digest_of_last = (-1, "")
-        return aside
+    def _values(
+        self, step: int, losses: Mapping[str, Any], named: tuple[str, ...]
+    ) -> tuple[Mapping[str, float | None], bool]:
+        """The losses as numbers, and whether the policy is not to see them."""
+        may_miss = self.policy.may_miss_losses
+        if self.on_bad_loss == "leave-out":
+            values = named_losses(losses, named, step=step, may_miss=may_miss)
+            if bad_losses(values):
+                return {name: None if bad_losses({name: value}) else value for name, value in values.items()}, True
+        return check_losses(losses, named, step=step, may_miss=may_miss), False
+
+    def _refuse_far(self, step: int, draw: int) -> None:
+        """ObservationError for a draw that no model can have seen yet."""
+        round_draws = self.run.round_draws
+        if draw <= (self.records.newest_known_round + 2) * round_draws:
+            return
+        num_rounds = self.records.num_rounds()  # other processes may have decided rounds that this one has not read
+        if draw > (num_rounds + 1) * round_draws:
+            raise ObservationError(
+                f"losses of step {step} are of draw {draw:,}, but the stream has been decided up to draw {num_rounds * round_draws:,} only, so "
+                f"no model can have seen more than a round of {round_draws:,} beyond it. `step` counts optimizer steps, and step_draws the "
+                "samples of one step: check both. Nothing was recorded."
+            )
+
+    def _put_observation(self, step: int, draw: int, losses: Mapping[str, float | None], left_out: bool) -> None:
+        while True:
+            number = self._newest_number() + 1
+            last = self._observation(number - 1) if number else None
+            if last is not None and draw <= last.draw:
+                self._refuse_earlier(step, draw, losses)
+                return
+            if last is None and self.run.initial_losses and draw:
+                raise ObservationError(
+                    f"the first losses of this run are of step {step} (draw {draw:,}), but policy {self.run.policy} begins with the losses of the "
+                    "model before the first step. Evaluate the model before the first step and report(0, losses), or give "
+                    "Mixer(initial_losses=False)."
+                )
+            record = ObservationRecord(
+                step=step,
+                draw=draw,
+                losses=dict(losses),
+                loss=self.run.loss,
+                left_out=left_out,
+                previous=self.run.checksum if last is None else last.checksum,
+            )
+            if self.ledger.put(self.records.observation_name(number), record.to_bytes()):
+                self.records.keep_observation(number, record)
+                self._num_observations = number + 1
+                return
+
+    def _refuse_earlier(self, step: int, draw: int, losses: Mapping[str, float | None]) -> None:
+        """ObservationError unless the same losses stand at this draw."""
+        record = self._observation_at(draw)
+        if record is None:
+            raise ObservationError(
+                f"losses of step {step} (draw {draw:,}) come too late: {self.ledger} holds those of draw "
+                f"{self._last_draw():,}. Report in the order of steps. A run that goes on from a checkpoint calls "
+                "mixer.load_state_dict() first, and a run that starts again from its beginning calls mixer.restart()."
+            )
+        changed = artefact.differences(
+            {"step": record.step, "losses": record.losses}, {"step": step, "losses": dict(losses)}
+        )
+        if changed:
+            raise ObservationError(
+                f"{self.ledger} already holds other losses for step {record.step}, draw {record.draw:,}: {'; '.join(changed[:3])}. "
+                "A run that goes on from a checkpoint calls mixer.load_state_dict(), one that starts again from its beginning calls "
+                "mixer.restart(), and a new run takes a new ledger directory."
+            )
+
+    # --- observations of this generation -----------------------------------------------------------------------------
+
+    def _newest_number(self) -> int:
+        """The number of the newest observation; -1 if there is none. One look per new observation."""
+        if self._num_observations is None:
+            self._num_observations = self.records.num_observations()
+        while self.records.observation(self._num_observations) is not None:
+            self._num_observations += 1
+        return self._num_observations - 1
+
+    def _observation(self, number: int) -> ObservationRecord:
+        record = self.records.observation(number)
+        if record is None:
+            raise LedgerError(
+                f"{self.ledger}/{self.records.observation_name(number)} is missing. Restore the file, resume from a checkpoint before it, or "
+                "start a new ledger."
+            )
+        return record
+
+    def _last_draw(self) -> int:
+        """The draw of the newest observation; -1 if there is none."""
+        number = self._newest_number()
+        return self._observation(number).draw if number >= 0 else -1
+
+    def _reaches(self, draw: int) -> bool:
+        """Whether an observation of this draw or a later one is there; no look into the ledger if one is known."""
+        known = self._num_observations
+        return bool(known and self._observation(known - 1).draw >= draw) or self._last_draw() >= draw
+
+    def _observation_at(self, draw: int) -> ObservationRecord | None:
+        low, high = 0, self._newest_number()
+        while low <= high:
+            middle = (low + high) // 2
+            record = self._observation(middle)
+            if record.draw == draw:
+                return record
+            low, high = (middle + 1, high) if record.draw < draw else (low, middle - 1)
+        return None
+
+    def num_observed(self, draw: int) -> tuple[int, str | None]:
+        """How many observations are of this draw or an earlier one, and the checksum of the last of them."""
+        number = self._newest_number()
+        while number >= 0 and self._observation(number).draw > draw:
+            number -= 1
+        return number + 1, self._observation(number).checksum if number >= 0 else None
+
+    # --- rounds ------------------------------------------------------------------------------------------------------
 
     def round(self, number: int) -> RoundRecord:
         """A round of the ledger; decided now if nobody has yet.
@@ -90,12 +296,23 @@ class Rounds:
         Raises:
             EndOfStream: the stream ends before it.
             RoundError: the losses that it needs did not come within `wait_s`.
-            LedgerError: the ledger's rounds do not follow from one another.
+            LedgerError: a record is damaged or missing, or the run was resumed elsewhere.
         """
-        first = number
-        while (record := self._known(first)) is None and first:
-            first -= 1
-        for missing in range(first if record is None else first + 1, number + 1):
+        self._remember_parent()
+        record = self.records.round(number)
+        if record is None:
+            record = self._decide_up_to(number)
+        self._warn_of_repetition(record)
+        return record
+
+    def decided(self, number: int) -> RoundRecord | None:
+        """A round of the ledger, or None if nobody has decided it."""
+        return self.records.round(number)
+
+    def _decide_up_to(self, number: int) -> RoundRecord:
+        first = self._first_undecided(number)
+        record = self.records.round(first - 1) if first else None
+        for missing in range(first, number + 1):
             if record is not None and record.num_draws < self.run.round_draws:
                 raise EndOfStream(
                     f"the stream ends in round {record.round}, before round {number}: with repeat={self.run.repeat!r} no more "
@@ -103,32 +320,55 @@ class Rounds:
                 )
             record = self._put(self._decide(missing, record))
         assert record is not None
-        self._warn_of_repetition(record)
         return record
 
-    def _known(self, number: int) -> RoundRecord | None:
-        """A round that was decided; the last few are kept in memory, since a round never changes."""
-        record = self._kept.get(number) or read_record(self.ledger, round_name(number), RoundRecord)
-        if record is not None:
-            self._keep(record)
-        return record
+    def _first_undecided(self, number: int) -> int:
+        """The first round that has to be decided for round `number`, which was not there at the last look."""
+        follows = number == 0 or self.records.round(number - 1) is not None
+        if self._checked and follows and self.ledger.get(self.records.round_name(number + 1)) is None:
+            return number
+        self._checked = True
+        return min(self.records.num_rounds(), number)  # LedgerError where a round is missing between others
 
-    def _keep(self, record: RoundRecord) -> None:
-        self._kept[record.round] = record
-        if len(self._kept) > ROUNDS_KEPT:
-            del self._kept[min(self._kept)]
+    def num_draws(self) -> int:
+        """Draws of the whole stream of a policy that reads no losses and whose `repeat` ends the stream; nothing is written."""
+        record: RoundRecord | None = None
+        number = 0
+        while record is None or record.num_draws == self.run.round_draws:
+            record = self._decide(number, record)
+            number += 1
+        return record.first_draw + record.num_draws
 
     def _put(self, record: RoundRecord) -> RoundRecord:
         """Put a round, or read the one that another process put first."""
-        data = record.to_bytes()
-        if self.ledger.put(round_name(record.round), data):
-            self._keep(record)
-            self._digest_of_last = record.round, digest(data)
+        self.records.refuse_superseded()
+        if self.ledger.put(self.records.round_name(record.round), record.to_bytes()):
+            self.records.keep_round(record)
             return record
-        known = self._known(record.round)
+        known = self.records.round(record.round)
         if known is None:
-            raise LedgerError(f"round {record.round} vanished from {self.ledger} after it was put.")
+            raise LedgerError(f"{self.ledger}/{self.records.round_name(record.round)} vanished after it was put.")
         return known
+
+    def _remember_parent(self) -> None:
+        """Note who started this process, while that process is still there."""
+        if self._parent[0] != os.getpid():
+            self._parent = os.getpid(), os.getppid()
+
+    def _wait_for(self, ready: Callable[[], bool], timeout_s: float) -> bool:
+        """Poll until ready or time is up; stop at once when the run was resumed elsewhere or the trainer is gone."""
+
+        def is_ready() -> bool:
+            if ready():
+                return True
+            self.records.refuse_superseded()
+            if _parent_is_gone(self._parent[1]):
+                raise RoundError(
+                    "the process that started this loader worker is gone, so no losses will come: the worker stops."
+                )
+            return False
+
+        return wait_for(is_ready, timeout_s)
 
     # --- one round ---------------------------------------------------------------------------------------------------
 
@@ -137,14 +377,17 @@ class Rounds:
         observed_to = -1 if previous is None else previous.observed_to
         horizon = max(observed_to, self._horizon(number))
         num_observed = 0 if previous is None else previous.num_observed
-        observations = self._observations.read(num_observed, horizon) if self.policy.reads_losses else []
-        for observation in observations:
-            state = self.policy.observe(state, self._counted(observation, previous))
+        observations = self._observed(num_observed, horizon) if self.policy.reads_losses else []
+        for record in observations:
+            if not record.left_out:
+                state = self.policy.observe(state, self._counted(record, previous))
         drawn = np.zeros(len(self.run.skills), np.int64)
         carry = np.zeros(len(self.run.skills), np.int64)
+        last_observation = None
         if previous is not None:
             drawn = np.array(previous.drawn_before) + np.array(previous.counts)
             carry = np.array(previous.carry)
+            last_observation = previous.last_observation
         weights = self._weights(state, self._upcoming(number, drawn, previous))
         num_samples = np.array(self.run.num_samples)
         counts, carry = round_counts(self.run, weights, carry, drawn)
@@ -160,17 +403,19 @@ class Rounds:
             carry=carry.tolist(),
             observed_to=horizon,
             num_observed=num_observed + len(observations),
-            observations=[observation.draw for observation in observations],
+            observations=[record.draw for record in observations],
+            last_observation=observations[-1].checksum if observations else last_observation,
             policy_state=state,
-            previous=self._digest_of(previous),
+            previous=self.run.checksum if previous is None else previous.checksum,
         )
 
-    def _digest_of(self, previous: RoundRecord | None) -> str:
-        """What a round says of the one before it."""
-        if previous is None:
-            return self.digest
-        number, known = self._digest_of_last
-        return known if number == previous.round else digest(previous.to_bytes())
+    def _observed(self, first: int, to_draw: int) -> list[ObservationRecord]:
+        """The observations numbered `first` or higher, up to a draw."""
+        self._newest_number()  # LedgerError where an observation is missing between others
+        records: list[ObservationRecord] = []
+        while (record := self.records.observation(first + len(records))) is not None and record.draw <= to_draw:
+            records.append(record)
+        return records
 
     def _upcoming(self, number: int, drawn: Int[np.ndarray, " skill"], previous: RoundRecord | None) -> NextRound:
         return NextRound(
@@ -182,15 +427,16 @@ class Rounds:
             weights_before=None if previous is None else tuple(previous.weights),
         )
 
-    def _counted(self, observation: Observation, previous: RoundRecord | None) -> Observation:
-        """With what was drawn of each skill up to it, and the round of its last draw; those of decided rounds count."""
-        number = -1 if previous is None else min((observation.draw - 1) // self.run.round_draws, previous.round)
+    def _counted(self, record: ObservationRecord, previous: RoundRecord | None) -> Observation:
+        """An observation with what was drawn of each skill up to it, and the round of its last draw; those of decided rounds count."""
+        losses = {name: loss for name, loss in record.losses.items() if loss is not None}
+        number = -1 if previous is None else min((record.draw - 1) // self.run.round_draws, previous.round)
         if number < 0:
-            return replace(observation, drawn=dict.fromkeys(self.run.skills, 0))
-        record = self._known(number)
-        assert record is not None
-        drawn = in_unit(self.run, drawn_at(self.run, record, observation.draw))
-        return replace(observation, drawn=dict(zip(self.run.skills, drawn, strict=True)), round=number)
+            return Observation(record.step, losses, record.draw, dict.fromkeys(self.run.skills, 0))
+        decided = self.records.round(number)
+        assert decided is not None
+        drawn = in_unit(self.run, drawn_at(self.run, decided, record.draw))
+        return Observation(record.step, losses, record.draw, dict(zip(self.run.skills, drawn, strict=True)), number)
 
     def _weights(self, state: State, upcoming: NextRound) -> Float[np.ndarray, " skill"]:
         weights = weights_of(self.policy, state, upcoming)
@@ -213,19 +459,48 @@ class Rounds:
         """The draw up to which round `number` uses observations; waits until they must all be there."""
         if not self.policy.reads_losses:
             return -1
-        lag = self.run.lag
+        lag, initial = self.run.lag, self.run.initial_losses
         if lag == "live":
-            return self._observations.last_draw()
-        if number <= lag:
+            if not initial:
+                return self._last_draw()
+            needed = 0
+        elif number < lag or (number == lag and not initial):
             return -1
-        needed = (number - lag) * self.run.round_draws
+        else:
+            needed = (number - lag) * self.run.round_draws
+        if needed == 0 and self._last_draw() < 0 and self._is_alone():
+            raise RoundError(self._unmeasured())
         would_wait_for_itself = self._reporter == _here()
-        if not wait_for(lambda: self._observations.reaches(needed), 0.0 if would_wait_for_itself else self.wait_s):
+        if not self._wait_for(lambda: self._reaches(needed), 0.0 if would_wait_for_itself else self.wait_s):
             raise RoundError(self._stall(number, needed, would_wait_for_itself))
-        return needed
+        return self._last_draw() if lag == "live" else needed
+
+    def _is_alone(self) -> bool:
+        """Whether nobody but this process can report: it is no loader worker, and no rank of a job that has a name."""
+        return self.job is None and multiprocessing.parent_process() is None and not self.follows
+
+    def _unmeasured(self) -> str:
+        return (
+            f"policy {self.run.policy} begins with the losses of the model before the first step, and nothing was reported yet. Evaluate the "
+            "model before the first step and call mixer.report(0, losses), or give Mixer(initial_losses=False)."
+        )
+
+    def refuse_unmeasured(self) -> None:
+        """RoundError if the losses of draw 0 are needed and missing."""
+        if self.run.initial_losses and self._last_draw() < 0:
+            raise RoundError(self._unmeasured())
+
+    def refuse_begun(self) -> None:
+        """LedgerError if a process that begins at draw 0 finds the losses of an earlier attempt."""
+        if self._reporter is None and self._last_draw() > 0:
+            raise LedgerError(
+                f"{self.ledger} holds losses of an earlier attempt, up to draw {self._last_draw():,}, and this process begins at draw 0. Call "
+                "mixer.load_state_dict(state) to go on from a checkpoint, or mixer.restart() to begin again (the earlier records stay in the "
+                "ledger), or give a new ledger directory. To look at draws that were decided, use mixer.batch(first, num)."
+            )
 
     def _stall(self, number: int, needed: int, would_wait_for_itself: bool) -> str:
-        last, round_draws = self._observations.last_draw(), self.run.round_draws
+        last, round_draws = self._last_draw(), self.run.round_draws
         seen = f"the last observation is of draw {last:,}" if last >= 0 else "nothing was reported yet"
         hint = (
             " With lag=1 the loader would not wait here."
@@ -252,6 +527,48 @@ class Rounds:
                     "less. Lower its weight, or give Mixer(..., repeat='cap:4').",
                     stacklevel=5,
                 )
+
+
+def wait_for(ready: Callable[[], bool], timeout_s: float) -> bool:
+    """Poll until ready or time is up, less and less often (1 ms to 0.1 s); whether it is ready."""
+    end, pause = time.monotonic() + timeout_s, 0.001
+    while not ready():
+        if time.monotonic() > end:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    return True
+
+
+def _parent_is_gone(parent: int) -> bool:
+    """Whether this is a process of multiprocessing, such as a loader worker, whose trainer is gone.
+
+    The sentinel alone does not do: forked workers inherit the write ends of the pipes of their elder siblings, so the sentinels of
+    those stay silent. A process whose parent died belongs to another parent at once. A forkserver hides that, and there the
+    sentinel speaks.
+
+    Args:
+        parent: process id of the parent when this process began.
+    """
+    started_by = multiprocessing.parent_process()
+    if started_by is None:
+        return False
+    return os.getppid() != parent or bool(connection.wait([started_by.sentinel], timeout=0))
+
+
+def _open_run(ledger: Ledger, run: RunRecord) -> None:
+    """Begin the run, or join it; LedgerError if the ledger is of another run, naming what differs."""
+    ledger.put(RUN, run.to_bytes())
+    begun = read_record(ledger, RUN, RunRecord)
+    assert begun is not None
+    changed = artefact.differences(
+        begun.model_dump(by_alias=True, exclude={"checksum"}), run.model_dump(by_alias=True, exclude={"checksum"})
+    )
+    if changed:
+        raise LedgerError(
+            f"{ledger} is the ledger of another run: {'; '.join(changed[:4])}. A run's stream is fixed by these; go on with "
+            "the same, or give a new ledger directory."
+        )
 
 
 def _here() -> tuple[int, int]:

@@ -52,6 +52,10 @@ class GraphRefresh:
     def may_miss_losses(self) -> bool:
         return False
 
+    @property
+    def initial_losses(self) -> bool:
+        return True
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         check_rows(self.weighing.graph, skills)
         return {"probing": self.probing.init(skills, num_samples), "weighing": self.weighing.init(skills, num_samples)}

@@ -29,6 +29,10 @@ class LossOrder(Online):
         always = {"eta": self.eta, "edge": self.edge, "window": self.window, "reduce": self.reduce}
         return always | ({} if self.prior is None else {"prior": dict(self.prior)})
 
+    @property
+    def initial_losses(self) -> bool:
+        return True
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         log_prior(self.name, self.prior, skills)
         return {"skills": list(skills), "window": []}

@@ -67,7 +67,12 @@ class NextRound:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Decides the weights of the training skills. Implementations are frozen dataclasses, so that they can be pickled."""
+    """Decides the weights of the training skills. Implementations are frozen dataclasses, so that they can be pickled.
+
+    A policy may have two more attributes. `initial_losses: bool` says whether the first losses are those of the model before the
+    first step (default: False). `loss: LossKind | None` is the kind of losses that its graph was measured with (default: None, any
+    kind fits).
+    """
 
     @property
     def name(self) -> str:
@@ -183,6 +188,11 @@ class Online(abc.ABC):
     def may_miss_losses(self) -> bool:
         return False
 
+    @property
+    def initial_losses(self) -> bool:
+        """Whether the first losses are those of the model before the first step."""
+        return False
+
     @abc.abstractmethod
     def observe(self, state: State, observation: Observation) -> State:
         """The state after one more observation."""
@@ -241,20 +251,18 @@ def check_names(what: str, given: Collection[str], skills: Collection[str]) -> N
         )
 
 
-def check_losses(
+def named_losses(
     losses: Mapping[str, Any], eval_skills: Collection[str], *, step: int, may_miss: bool = False
 ) -> dict[str, float]:
-    """Losses as floats in the order of the evaluation skills, which they must name exactly; finite numbers >= 0.
-
-    Numbers of NumPy and one-element tensors will do. With `may_miss`, skills may be missing, but not all (training losses of
-    a batch that has no sample of them).
+    """Losses as floats in the order of the evaluation skills, whatever their values: `nan` where a value is no number.
 
     Raises:
-        ObservationError: names every unknown and missing skill, and every bad value.
-
-    >>> check_losses({"carry": 2}, ("add", "carry"), step=8, may_miss=True)
-    {'carry': 2.0}
+        ObservationError: no mapping, no skill at all, or names every unknown and missing skill.
     """
+    if not isinstance(losses, Mapping):
+        raise ObservationError(
+            f"losses at step {step} are of type {type(losses).__name__}: give a mapping, evaluation skill -> nats per token."
+        )
     known = set(eval_skills)  # a tuple of 10,000 names would be searched 10,000 times
     unknown = with_suggestions([name for name in losses if name not in known], eval_skills)
     missing = [] if may_miss else [name for name in eval_skills if name not in losses]
@@ -270,18 +278,45 @@ def check_losses(
             f"losses at step {step} name no skill at all. Report at least one of these {len(eval_skills)}: "
             f"{name_some(eval_skills, 30)}; or nothing, where nothing was measured."
         )
-    bad = [
-        f"{name} is {value}"
-        for name, value in losses.items()
-        if not (_is_number(value) and 0 <= float(value) < math.inf)
-    ]
+    return {name: _as_number(losses[name]) for name in eval_skills if name in losses}
+
+
+def bad_losses(losses: Mapping[str, float]) -> list[str]:
+    """The skills whose losses are not finite numbers >= 0."""
+    return [name for name, loss in losses.items() if not 0 <= loss < math.inf]
+
+
+def check_losses(
+    losses: Mapping[str, Any], eval_skills: Collection[str], *, step: int, may_miss: bool = False
+) -> dict[str, float]:
+    """Losses as floats in the order of the evaluation skills, which they must name exactly; finite numbers >= 0.
+
+    Numbers of NumPy and one-element arrays and tensors will do. With `may_miss`, skills may be missing, but not all (training
+    losses of a batch that has no sample of them).
+
+    Raises:
+        ObservationError: names every unknown and missing skill, and every bad value.
+
+    >>> check_losses({"carry": 2}, ("add", "carry"), step=8, may_miss=True)
+    {'carry': 2.0}
+    """
+    values = named_losses(losses, eval_skills, step=step, may_miss=may_miss)
+    names = set(bad_losses(values))
+    bad = [f"{name} is {losses[name]}" for name in losses if name in names]
     if bad:
         raise ObservationError(
             f"losses at step {step} are not finite numbers >= 0: {name_some(bad)}. A NaN or infinite loss usually means "
-            "a diverged model or an empty holdout; nothing was recorded."
+            "a diverged model or an empty holdout; nothing was recorded. Mixer(on_bad_loss='leave-out') goes on without such a report."
         )
-    return {name: float(losses[name]) for name in eval_skills if name in losses}
+    return values
 
 
-def _is_number(value: object) -> bool:
-    return type(value) is float or (isinstance(value, SupportsFloat) and not isinstance(value, bool))
+def _as_number(value: object) -> float:
+    """A number, or the one element of an array or a tensor, as a float; NaN for anything else."""
+    if isinstance(value, bool):
+        return math.nan
+    try:
+        element = value.item() if hasattr(value, "item") else value
+        return float(element) if isinstance(element, SupportsFloat) and not isinstance(element, bool) else math.nan
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # several elements, or an integer beyond floats
+        return math.nan

@@ -75,6 +75,10 @@ class SkillIt:
     def may_miss_losses(self) -> bool:
         return self.mode == "static"
 
+    @property
+    def initial_losses(self) -> bool:
+        return self.mode != "static"
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         check_rows(self.graph, skills)
         log_prior(self.name, self.prior, skills)

@@ -25,6 +25,10 @@ class SoftmaxLoss(Online):
     def arguments(self) -> dict[str, Any]:
         return {"temperature": self.temperature} | ({} if self.prior is None else {"prior": dict(self.prior)})
 
+    @property
+    def initial_losses(self) -> bool:
+        return True
+
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         log_prior(self.name, self.prior, skills)
         return {"skills": list(skills), "losses": [0.0] * len(skills)}

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError
+from skillshard.loss import LossKind
 from skillshard.policies.policy import (
     NextRound,
     Observation,
@@ -40,7 +41,8 @@ class Chain:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return self.policy.arguments | {transform.name: transform.arguments for transform in self.transforms}
+        transforms = [[transform.name, transform.arguments] for transform in self.transforms]
+        return {"policy": [self.policy.name, self.policy.arguments], "transforms": transforms}
 
     @property
     def eval_skills(self) -> tuple[str, ...] | None:
@@ -53,6 +55,19 @@ class Chain:
     @property
     def may_miss_losses(self) -> bool:
         return self.policy.may_miss_losses
+
+    @property
+    def initial_losses(self) -> bool:
+        return bool(getattr(self.policy, "initial_losses", False))
+
+    @property
+    def loss(self) -> LossKind | None:
+        loss: LossKind | None = getattr(self.policy, "loss", None)
+        return loss
+
+    @property
+    def any_loss(self) -> bool:
+        return bool(getattr(self.policy, "any_loss", False))
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         state = self.policy.init(skills, num_samples)

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from skillshard import storage
-from skillshard.errors import LedgerError
 from skillshard.extras import needed
-from skillshard.mixing.ledger import Ledger, ObservationRecord, RoundRecord, RunRecord, read_record
+from skillshard.mixing.ledger import Ledger
+from skillshard.mixing.records import open_records
 from skillshard.taggers.agreement import Agreement
 
 LOSS_FLOOR = 1e-4
@@ -44,16 +44,14 @@ class History:
 
 
 def history(ledger: Ledger) -> History:
-    """Read a run's course; LedgerError if there is no run."""
-    run = read_record(ledger, "run.json", RunRecord)
-    if run is None:
-        raise LedgerError(f"{ledger} holds no run: run.json is not there.")
-    seen = [read_record(ledger, name, ObservationRecord) for name in ledger.names("observations")]
-    rounds = [read_record(ledger, name, RoundRecord) for name in ledger.names("rounds")]
-    observations = [record for record in seen if record is not None]
-    decided = [record for record in rounds if record is not None]
+    """Read a run's course, as its newest generation sees it; LedgerError if there is no run."""
+    records = open_records(ledger)
+    run, observations, decided = records.run, list(records.observations()), list(records.rounds())
     eval_skills = tuple(dict.fromkeys(skill for record in observations for skill in record.losses))
-    losses = [[record.losses.get(skill, np.nan) for skill in eval_skills] for record in observations]
+    losses = [
+        [np.nan if (loss := record.losses.get(skill)) is None else loss for skill in eval_skills]
+        for record in observations
+    ]
     return History(
         skills=tuple(run.skills),
         eval_skills=eval_skills,

@@ -13,7 +13,8 @@ from skillshard import tags as tags_module
 from skillshard.corpus.selection import describe_left_out
 from skillshard.errors import name_some
 from skillshard.fitting.proposal import Proposal
-from skillshard.mixing.ledger import DirectoryLedger, RoundRecord, RunRecord, read_record, verify_ledger
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
 from skillshard.shards.manifest import Manifest, Manifest1, ManifestSkill
@@ -75,7 +76,14 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
             "tokens.json says.",
         )
     ledger = DirectoryLedger(place)
-    return verify_ledger(ledger), f"{place}: {len(ledger.names('rounds')):,} rounds follow from one another."
+    faults = verify_ledger(ledger)
+    if faults:
+        return faults, ""
+    records = open_records(ledger)
+    return [], (
+        f"{place}: {records.num_rounds():,} rounds and {records.num_observations():,} observations follow from one another, in generation "
+        f"{records.generation}."
+    )
 
 
 def show_tags(tags: Tags) -> None:
@@ -179,10 +187,9 @@ def show_tokens(counts: TokenCounts) -> None:
 
 
 def show_ledger(ledger: DirectoryLedger) -> None:
-    run = read_record(ledger, "run.json", RunRecord)
-    names = ledger.names("rounds")
-    head = read_record(ledger, names[-1], RoundRecord) if names else None
-    assert run is not None
+    records = open_records(ledger)
+    run, num_rounds = records.run, records.num_rounds()
+    head = records.round(num_rounds - 1) if num_rounds else None
     if head is not None:
         drawn = [before + count for before, count in zip(head.drawn_before, head.counts, strict=True)]
         rows = [
@@ -191,8 +198,8 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         ]
         print_table(("skill", f"weight in round {head.round}", "drawn", "share", "epochs"), rows)
     print_line(
-        f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {len(names):,} rounds, "
-        f"{len(ledger.names('observations')):,} observations in {ledger}"
+        f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {num_rounds:,} rounds, "
+        f"{records.num_observations():,} observations, generation {records.generation} in {ledger}"
     )
 
 

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, default_collate
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from skillshard.errors import LedgerError, PolicyError
-from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
+from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.packing import PackedTokens
+from skillshard.mixing.records import verify_ledger
 from skillshard.policies import stratified
 from skillshard.shards.tokens import encode
 from skillshard.torch import InOrder, PackedDataset, collate_blocks, resume

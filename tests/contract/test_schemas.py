@@ -45,8 +45,11 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     graph = SkillGraph.chain(shards.skills)
     graph.save(tmp_path / "graph.json")
     mixer = Mixer(shards, skill_it(graph, eta=0.5), ledger=tmp_path / "run", round_draws=50, step_draws=10)
+    mixer.report(0, {"add": 2.0, "carry": 3.0})
     mixer.report(5, {"add": 1.0, "carry": 2.0})
     mixer.round(2)
+    state = mixer.state_dict(step=5)
+    mixer.load_state_dict(state)
     counts = count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", where=HERE)
     in_tokens = Mixer(
         shards, skill_it(graph, eta=0.5), ledger=tmp_path / "in-tokens", round_draws=50, unit="tokens", tokens=counts
@@ -60,12 +63,16 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     check("clusters-1", json.loads((tmp_path / "clusters" / "model" / "model.json").read_text()))
     check("manifest-2", json.loads((tmp_path / "shards" / "manifest.json").read_text()))
     check("graph-1", json.loads((tmp_path / "graph.json").read_text()))
-    check("run-1", json.loads((tmp_path / "run" / "run.json").read_text()))
-    check("run-1", json.loads((tmp_path / "in-tokens" / "run.json").read_text()))
-    check("mixer-1", mixer.state_dict(step=5))
+    check("run-2", json.loads((tmp_path / "run" / "run.json").read_text()))
+    check("run-2", json.loads((tmp_path / "in-tokens" / "run.json").read_text()))
+    check("mixer-2", state)
     check("tokens-1", json.loads((tmp_path / "tokens" / "tokens.json").read_text()))
-    check("packed-1", packed.state_dict(step=5))
-    for folder, name in (("run/observations", "observation-1"), ("run/rounds", "round-1")):
+    check("packed-2", packed.state_dict(step=0))
+    for folder, name in (
+        ("run/generations/00000000/observations", "observation-2"),
+        ("run/generations/00000000/rounds", "round-2"),
+        ("run/generations", "generation-1"),
+    ):
         found = sorted((tmp_path / folder).glob("*.json"))
         assert found
         for path in found:

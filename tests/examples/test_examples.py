@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.records import verify_ledger
 from skillshard.shards.read import ShardSet
 from tests.adapters.processes import finish, start_ranks
 from tests.conftest import REPOSITORY

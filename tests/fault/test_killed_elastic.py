@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
+from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.records import verify_ledger
 from skillshard.shards.read import ShardSet
 from tests.adapters.processes import records
 from tests.adapters.trainers import SKILLS, live_mixer

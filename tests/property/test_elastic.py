@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from skillshard import torch as adapter
 from skillshard.errors import RoundError
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import Lag, verify_ledger
+from skillshard.mixing.ledger import Lag
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.records import verify_ledger
 from skillshard.policies import Policy, chain, floor, skill_it
 from skillshard.shards.read import ShardSet
 from skillshard.torch import MixedDataset
@@ -39,7 +40,7 @@ def losses_at(draw: int) -> dict[str, float]:
 
 
 def mixer(shards: ShardSet, ledger: Path, *, lag: Lag, round_draws: int) -> Mixer:
-    return Mixer(shards, live(), ledger=ledger, round_draws=round_draws, lag=lag, wait_s=0.0)
+    return Mixer(shards, live(), ledger=ledger, round_draws=round_draws, lag=lag, wait_s=0.0, initial_losses=False)
 
 
 def report_up_to(one: Mixer, draw: int, reported: int) -> int:
@@ -183,5 +184,7 @@ def test_any_ranks_workers_batches_and_kills_give_the_stream_of_one_reader(
 def resume_all(mixers: list[Mixer], draw: int) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "resumed at draw")
-        for one in mixers:
-            one.load_state_dict({**one.state_dict(), "draw": draw})
+        state = mixers[0].state_at(draw).model_dump(by_alias=True)
+        mixers[0].load_state_dict(state)
+        for one in mixers[1:]:
+            one.load_state_dict(state, generation=mixers[0].generation)

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skillshard.errors import ObservationError, RoundError
+from skillshard.errors import LedgerError, ObservationError, RoundError
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import Lag, verify_ledger
+from skillshard.mixing.ledger import Lag
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.records import verify_ledger
 from skillshard.policies import skill_it
 from skillshard.shards.read import ShardSet
 
@@ -24,7 +25,14 @@ ROUND, WINDOW, ETA, ROUNDS = 40, 2, 0.5, 8
 
 def mixer(shards: ShardSet, ledger: Path, *, lag: Lag, **arguments: Any) -> Mixer:
     policy = skill_it(SkillGraph.identity(SKILLS), eta=ETA, window=WINDOW)
-    return Mixer(shards, policy, ledger=ledger, round_draws=ROUND, lag=lag, **({"wait_s": 0.0} | arguments))
+    return Mixer(
+        shards,
+        policy,
+        ledger=ledger,
+        round_draws=ROUND,
+        lag=lag,
+        **({"wait_s": 0.0, "initial_losses": False} | arguments),
+    )
 
 
 def losses_at(draw: int) -> dict[str, float]:
@@ -50,16 +58,20 @@ def test_a_round_uses_all_observations_up_to_its_lag_and_none_after(
     """However early they come: round r knows those up to draw (r - lag) x round_draws; rounds 0 .. lag know none."""
     one = mixer(shards, tmp_path_factory.mktemp("ledger"), lag=lag)
     draws = np.cumsum(gaps).tolist()
-    waiting = list(draws)
+    waiting, draws_reported = list(draws), list[int]()
     for number in range(ROUNDS):
         last_needed = max(0, number - lag) * ROUND
         if number > lag and last_needed > draws[-1]:
             break
         while waiting and (
-            waiting[0] <= (number - lag + early) * ROUND or one._rounds._observations.last_draw() < last_needed
+            waiting[0] <= (number - lag + early) * ROUND or (draws_reported[-1] if draws_reported else -1) < last_needed
         ):
             draw = waiting.pop(0)
+            if draw > (one.num_rounds + 1) * ROUND:
+                waiting.insert(0, draw)  # nobody can have seen so much of the stream yet
+                break
             one.report(draw, losses_at(draw), draw=draw)
+            draws_reported.append(draw)
         known = [draw for draw in draws if number > lag and draw <= last_needed]
         before = [draw for draw in draws if number - 1 > lag and draw <= last_needed - ROUND]
         record = one.round(number)
@@ -106,75 +118,118 @@ def test_the_error_of_a_stall_names_the_missing_report(shards: ShardSet, tmp_pat
 def test_what_a_report_before_and_after_a_resume_does(shards: ShardSet, tmp_path: Path, lag: Lag) -> None:
     """At the draw of the checkpoint and before, what was reported stands: equal losses have no effect, others are an error."""
     before = mixer(shards, tmp_path, lag=lag)
-    for draw in (40, 80, 120):
+    states = {}
+    for number, draw in enumerate((40, 80, 120)):
+        before.round(number)
         before.report(draw, losses_at(draw), draw=draw)
+        states[draw] = before.state_at(draw).model_dump(by_alias=True)
     after = mixer(shards, tmp_path, lag=lag)
-    with pytest.warns(UserWarning, match="resumed at draw 80: later losses and rounds are set aside"):
-        after.load_state_dict({**before.state_dict(), "draw": 80})
+    with pytest.warns(UserWarning, match=r"resumed at draw 80: later losses \(1\) and rounds \(1\) are left behind"):
+        after.load_state_dict(states[80])
     after.report(40, losses_at(40), draw=40)
     after.report(80, losses_at(80), draw=80)
-    assert len(after.ledger.names("observations")) == 2
+    assert after.num_observations == 2
     with pytest.raises(ObservationError, match=r"already holds other losses for step 80, draw 80: losses.add"):
         after.report(80, losses_at(81), draw=80)
     with pytest.raises(
         ObservationError, match=r"losses of step 60 \(draw 60\) come too late: .* holds those of draw 80"
     ):
         after.report(60, losses_at(60), draw=60)
-    after.report(120, losses_at(999), draw=120)  # set aside: the run goes its own way from the checkpoint on
-    assert [path.name for path in sorted((tmp_path / "aside").iterdir())] == ["0001"]
+    after.report(120, losses_at(999), draw=120)  # left behind: the run goes its own way from the checkpoint on
+    assert (after.generation, after.num_observations) == (1, 3)
+    with pytest.raises(
+        LedgerError, match=r"this run was resumed elsewhere: another process began generation 1 of .* at draw 80"
+    ):
+        before.report(160, losses_at(160), draw=160)
+    assert verify_ledger(after.ledger) == []
 
 
 def test_resuming_twice_in_a_row_keeps_both_pasts(shards: ShardSet, tmp_path: Path) -> None:
-    state = mixer(shards, tmp_path, lag=1).state_dict()
-    kept = []
-    for number, draw in enumerate([120, 80, 0]):
+    states: dict[int, Any] = {}
+    ends = []
+    for generation, draw in enumerate([0, 80, 40]):
         one = mixer(shards, tmp_path, lag=1)
-        if number:
-            with pytest.warns(UserWarning, match=rf"resumed at draw {draw}: .* set aside in .*/aside/{number:04d}\."):
-                one.load_state_dict({**state, "draw": draw})
-        for at in range(draw + ROUND, 241, ROUND):
-            one.report(at, {skill: loss + number for skill, loss in losses_at(at).items()}, draw=at)
-        kept.append(one.round(5).to_bytes())
+        if generation:
+            with pytest.warns(
+                UserWarning, match=rf"resumed at draw {draw}: .* left behind in .*/{generation - 1:08d}\."
+            ):
+                one.load_state_dict(states[draw])
+        for number in range(draw // ROUND, 6):
+            one.round(number)
+            losses = {skill: loss + generation for skill, loss in losses_at(number * ROUND + ROUND).items()}
+            one.report(number * ROUND + ROUND, losses, draw=number * ROUND + ROUND)
+            states.setdefault(number * ROUND + ROUND, one.state_at(number * ROUND + ROUND).model_dump(by_alias=True))
+        ends.append(one.round(5).to_bytes())
         assert verify_ledger(one.ledger) == []
-    assert len(set(kept)) == 3
-    for number in (1, 2):
-        aside = tmp_path / "aside" / f"{number:04d}" / "rounds" / "00000005.json"
-        assert aside.read_bytes() == kept[number - 1]
+    assert len(set(ends)) == 3
+    for generation in range(3):
+        path = tmp_path / "generations" / f"{generation:08d}" / "rounds" / "00000005.json"
+        assert path.read_bytes() == ends[generation]
 
 
 @pytest.mark.parametrize("num_ranks", [2, 8])
-def test_several_ranks_that_resume_at_once_agree_and_lose_no_record(
-    shards: ShardSet, tmp_path: Path, num_ranks: int
+@pytest.mark.parametrize("named", [True, False])
+def test_several_ranks_that_resume_together_are_of_one_generation(
+    shards: ShardSet, tmp_path: Path, num_ranks: int, named: bool
 ) -> None:
+    """Ranks with the name of a job find each other by themselves; without one, they are told the generation of the first."""
     first = mixer(shards, tmp_path, lag=1)
-    for draw in range(ROUND, 241, ROUND):
-        first.report(draw, losses_at(draw), draw=draw)
+    for number in range(6):
+        first.round(number)
+        first.report(number * ROUND + ROUND, losses_at(number * ROUND + ROUND), draw=number * ROUND + ROUND)
     expected = [first.round(number).to_bytes() for number in range(7)]
-    names = [*first.ledger.names("observations"), *first.ledger.names("rounds")]
-    ranks = [mixer(shards, tmp_path, lag=1) for _ in range(num_ranks)]
+    state = first.state_at(80).model_dump(by_alias=True)
+    ranks = [mixer(shards, tmp_path, lag=1, job="second" if named else None) for _ in range(num_ranks)]
     for rank in ranks:
         rank.round(6)  # each has read on, and remembers it
-    state = {**first.state_dict(), "draw": 80}
-    together, found = threading.Barrier(num_ranks), []
-
-    def resume(rank: Mixer) -> None:
-        together.wait()
-        rank.load_state_dict(state)
-        found.append(rank.round(3).to_bytes())
-
+    together = threading.Barrier(num_ranks)
+    generation = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        if not named:
+            ranks[0].load_state_dict(state)
+            generation = ranks[0].generation
+
+        def resume(rank: Mixer) -> None:
+            together.wait()
+            if named or rank is not ranks[0]:
+                rank.load_state_dict(state, generation=generation)
+
         threads = [threading.Thread(target=resume, args=(rank,)) for rank in ranks]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert found == [expected[3]] * num_ranks
-    aside = {
-        str(path.relative_to(tmp_path / "aside")).partition("/")[2] for path in (tmp_path / "aside").rglob("*.json")
-    }
-    assert {*aside, *ranks[0].ledger.names("observations"), *ranks[0].ledger.names("rounds")} == set(names)
-    for draw in range(120, 241, ROUND):
-        ranks[0].report(draw, losses_at(draw), draw=draw)
+    assert [rank.generation for rank in ranks] == [1] * num_ranks
+    assert [rank.num_rounds for rank in ranks] == [2] * num_ranks
+    for number in range(2, 6):
+        draw = number * ROUND + ROUND
+        assert {rank.round(number).to_bytes() for rank in ranks} == {expected[number]}
+        ranks[-1].report(draw, losses_at(draw), draw=draw)
     assert all([rank.round(number).to_bytes() for number in range(7)] == expected for rank in ranks)
     assert verify_ledger(first.ledger) == []
+
+
+def test_ranks_that_resume_without_a_name_stop_each_other_and_are_told_the_remedy(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    first = mixer(shards, tmp_path, lag=1)
+    first.round(0)
+    state = first.state_at(40).model_dump(by_alias=True)
+    one, two = mixer(shards, tmp_path, lag=1), mixer(shards, tmp_path, lag=1)
+    one.load_state_dict(state)
+    two.load_state_dict(state)
+    assert (one.generation, two.generation) == (1, 2)
+    with pytest.raises(LedgerError, match=re.escape("give all of them the same Mixer(job=NAME)")):
+        one.round(1)
+    two.round(1)
+
+
+def test_a_job_of_one_name_cannot_resume_twice_at_different_draws(shards: ShardSet, tmp_path: Path) -> None:
+    first = mixer(shards, tmp_path, lag=1, job="a")
+    first.restart()
+    first.round(1)
+    states = [first.state_at(draw).model_dump(by_alias=True) for draw in (40, 80)]
+    mixer(shards, tmp_path, lag=1, job="b").load_state_dict(states[0])
+    with pytest.raises(LedgerError, match=r"generation 2 of .* begins at draw 40, and this process resumes at draw 80"):
+        mixer(shards, tmp_path, lag=1, job="b").load_state_dict(states[1])

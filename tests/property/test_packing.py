@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
+from skillshard.mixing.records import verify_ledger
 from skillshard.policies import Policy, chain, fixed, floor, proportional, skill_it, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
@@ -60,7 +60,10 @@ def packed(
     **arguments: Any,
 ) -> PackedTokens:
     defaults: dict[str, Any] = {"round_draws": 60, "wait_s": 1.0}
-    mixer = Mixer(uneven.shards, policy or stratified(), ledger=ledger, **(defaults | arguments))
+    policy = policy or stratified()
+    if policy.reads_losses:
+        defaults["initial_losses"] = False
+    mixer = Mixer(uneven.shards, policy, ledger=ledger, **(defaults | arguments))
     counts = uneven.special if special else uneven.plain
     return PackedTokens(mixer, counts, block_tokens=block_tokens, separator=separator, step_blocks=step_blocks)
 
@@ -146,7 +149,7 @@ def test_any_split_over_ranks_workers_and_batches_gives_the_one_stream(
         found: dict[int, list[int]] = {}
         for rank, worker in itertools.product(range(world_size), range(workers)):
             one = packed(uneven, ledger, separator=separator)
-            one.load_state_dict({**one.state_dict(), "block": first})
+            one.load_state_dict(one.state_at(first).model_dump(by_alias=True))
             dataset = PackedDataset(one, rank=rank, world_size=world_size)
             for number in (worker, worker + workers):
                 items = dataset.at(np.arange(number * batch_size, (number + 1) * batch_size))
@@ -208,7 +211,7 @@ def test_packed_tokens_can_be_resumed_at_every_block(uneven: Counted, tmp_path: 
     expected = one.batch(0, 150).tokens.tolist()
     for block in range(145):
         other = packed(uneven, tmp_path, round_draws=13)
-        other.load_state_dict({**one.state_dict(), "block": block})
+        other.load_state_dict(one.state_at(block).model_dump(by_alias=True))
         batches = other.batches(2)
         assert [*next(batches).tokens.tolist(), *next(batches).tokens.tolist()] == expected[block : block + 4]
         assert other.block == block + 4

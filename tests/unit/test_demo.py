@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from skillshard.cli import app
 from skillshard.mixing.finished import gather_runs
-from skillshard.mixing.ledger import DirectoryLedger, verify_ledger
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.records import verify_ledger
 from tests.conftest import tree
 
 SMALL = ["--k", "2", "--samples", "6000", "--steps", "120"]

@@ -13,8 +13,9 @@ import pytest
 
 from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, read_record, verify_ledger
+from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.policies import Policy, ado, chain, exp3, floor, odm, skill_it, softmax_loss, stratified
 from skillshard.report.figures import draw_runs, history
 from skillshard.shards.read import ShardSet
@@ -29,7 +30,7 @@ def one(shards: ShardSet, tmp_path: Path) -> Mixer:
 
 
 def build(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
-    defaults: dict[str, Any] = {"round_draws": 64, "step_draws": 8, "wait_s": 0.2}
+    defaults: dict[str, Any] = {"round_draws": 64, "step_draws": 8, "wait_s": 0.2, "initial_losses": False}
     policy = skill_it(SkillGraph.identity(SKILLS), eta=0.5)
     return Mixer(shards, arguments.pop("policy", policy), ledger=ledger, **(defaults | arguments))
 
@@ -51,7 +52,7 @@ def build(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
 def test_bad_losses_are_refused_by_name_and_nothing_is_recorded(one: Mixer, losses: Any, sentence: str) -> None:
     with pytest.raises(ObservationError, match=re.escape(sentence)):
         one.report(8, losses)
-    assert one.ledger.names("observations") == []
+    assert one.num_observations == 0
 
 
 MAY_MISS: dict[str, Policy] = {
@@ -72,6 +73,7 @@ def test_a_policy_that_may_miss_losses_takes_a_part_of_them_and_its_run_replays(
     for mixer in ledgers:
         for number, part in enumerate(parts, start=1):
             mixer.report(8 * number, part)
+            mixer.round(number)
     first, second = ([mixer.round(number).to_bytes() for number in range(7)] for mixer in ledgers)
     assert first == second
     assert verify_ledger(ledgers[0].ledger) == []
@@ -101,7 +103,7 @@ def test_a_part_of_the_losses_is_still_refused_where_it_is_unknown_empty_or_bad(
     mixer = build(shards, tmp_path / "run", policy=policy)
     with pytest.raises(ObservationError, match=re.escape(sentence)):
         mixer.report(8, losses)
-    assert mixer.ledger.names("observations") == []
+    assert mixer.num_observations == 0
 
 
 def test_a_chain_needs_the_losses_that_its_policy_needs(shards: ShardSet, tmp_path: Path) -> None:
@@ -116,6 +118,7 @@ def test_a_part_moves_the_weights_of_the_skills_it_names(shards: ShardSet, tmp_p
     mixer = build(shards, tmp_path / "run", policy=odm(warmup_steps=0, smoothing=0.0))
     mixer.report(8, {"add": 1.0, "carry": 1.0, "negate": 1.0})
     for number in range(2, 9):
+        mixer.round(number - 1)
         mixer.report(8 * number, {"carry": 3.0})
     explored = math.sqrt(math.log(3) / (3 * 8))
     share = np.exp([1.0, 3.0, 1.0]) / np.exp([1.0, 3.0, 1.0]).sum()
@@ -126,6 +129,7 @@ def test_a_picture_of_a_run_leaves_out_what_was_not_reported(shards: ShardSet, t
     mixer = build(shards, tmp_path / "run", policy=exp3())
     for number, part in enumerate([{"carry": 2.0}, GOOD, {"add": 0.5}], start=1):
         mixer.report(8 * number, part)
+        mixer.round(number)
     mixer.round(3)
     seen = history(mixer.ledger)
     assert set(seen.eval_skills) == set(SKILLS)
@@ -144,8 +148,7 @@ def test_a_picture_of_a_run_leaves_out_what_was_not_reported(shards: ShardSet, t
 
 
 def observations_of(mixer: Mixer) -> list[ObservationRecord]:
-    found = [read_record(mixer.ledger, name, ObservationRecord) for name in mixer.ledger.names("observations")]
-    return [record for record in found if record is not None]
+    return list(open_records(mixer.ledger).observations())
 
 
 def test_the_same_losses_again_have_no_effect_and_other_losses_are_an_error(one: Mixer) -> None:
@@ -155,20 +158,22 @@ def test_the_same_losses_again_have_no_effect_and_other_losses_are_an_error(one:
         ObservationError, match=re.escape("already holds other losses for step 8, draw 64: losses.add: 1.0 -> 1.5")
     ):
         one.report(8, {**GOOD, "add": 1.5})
-    assert len(one.ledger.names("observations")) == 1
+    assert one.num_observations == 1
 
 
 def test_losses_of_an_earlier_draw_than_the_last_are_an_error(one: Mixer) -> None:
+    one.round(0)
     one.report(16, GOOD)
     assert one.round(2).observed_to == 64
     with pytest.raises(
         ObservationError, match=r"losses of step 4 \(draw 32\) come too late: .* holds those of draw 128\."
     ):
         one.report(4, GOOD)
-    assert len(one.ledger.names("observations")) == 1
+    assert one.num_observations == 1
 
 
 def test_losses_may_come_before_the_loader_needs_them(one: Mixer) -> None:
+    one.round(1)
     for step in (8, 16, 24):
         one.report(step, {**GOOD, "add": float(step)})
     assert [one.round(number).observations for number in range(5)] == [[], [], [64], [128], [192]]
@@ -246,22 +251,28 @@ def test_a_state_of_another_run_is_refused(shards: ShardSet, tmp_path: Path) -> 
 
 
 def test_the_state_is_small_and_json(one: Mixer) -> None:
-    assert len(json.dumps(one.state_dict(step=8))) < 200
+    one.round(1)
+    one.report(8, GOOD)
+    assert len(json.dumps(one.state_dict(step=8))) < 400
 
 
-def test_resuming_from_an_earlier_draw_sets_later_records_aside(shards: ShardSet, tmp_path: Path) -> None:
+def test_resuming_from_an_earlier_draw_leaves_later_records_behind(shards: ShardSet, tmp_path: Path) -> None:
     before = build(shards, tmp_path)
+    before.round(1)
     for step in (8, 16, 24):
         before.report(step, GOOD)
     before.round(4)
     after = build(shards, tmp_path)
-    with pytest.warns(UserWarning, match=re.escape(f"later losses and rounds are set aside in {tmp_path}/aside/0001")):
+    left_behind = re.escape(
+        f"later losses (2) and rounds (3) are left behind in {tmp_path}/generations/00000000. A single process"
+    )
+    with pytest.warns(UserWarning, match=left_behind):
         after.load_state_dict(before.state_dict(step=9))
-    assert after.ledger.names("observations") == ["observations/00000000.json"]
-    assert after.ledger.names("rounds") == [f"rounds/{number:08d}.json" for number in range(3)]
-    assert len(list((tmp_path / "aside" / "0001").rglob("*.json"))) == 4
+    assert (after.generation, after.num_observations, after.num_rounds) == (1, 1, 2)
+    assert len(list((tmp_path / "generations" / "00000000").rglob("*.json"))) == 8, "nothing is moved"
     after.report(16, {**GOOD, "add": 3.0})
     assert after.round(3).observations == [128]
+    assert verify_ledger(after.ledger) == []
 
 
 def test_a_changed_round_is_found(shards: ShardSet, tmp_path: Path) -> None:
@@ -269,13 +280,23 @@ def test_a_changed_round_is_found(shards: ShardSet, tmp_path: Path) -> None:
     run.round(3)
     ledger = DirectoryLedger(tmp_path)
     assert verify_ledger(ledger) == []
-    path = tmp_path / "rounds" / "00000001.json"
+    path = tmp_path / "generations" / "00000000" / "rounds" / "00000001.json"
     record = json.loads(path.read_text())
     record["counts"][0] += 1
     path.write_text(json.dumps(record))
+    assert any(
+        "00000001.json is damaged: Value error, the content has checksum" in fault for fault in verify_ledger(ledger)
+    )
+    with pytest.raises(LedgerError, match=re.escape("rounds/00000001.json is damaged")):
+        build(shards, tmp_path, policy=stratified()).round(1)
+    record["checksum"] = ""
+    path.write_bytes(RoundRecord.model_validate(record).to_bytes())
     faults = verify_ledger(ledger)
     assert any("00000001.json has counts that its weights do not give" in fault for fault in faults)
     assert any("00000002.json does not follow from the record before it" in fault for fault in faults)
+    for number in (1, 2):
+        with pytest.raises(LedgerError, match=r"has counts that its weights do not give|does not follow from"):
+            build(shards, tmp_path, policy=stratified()).round(number)
 
 
 def test_a_policy_that_does_not_fit_the_skills_is_refused(shards: ShardSet, tmp_path: Path) -> None:
@@ -306,23 +327,26 @@ def test_a_state_is_given_out_only_when_its_ledger_is_on_the_disk(
     synced: list[str] = []
     monkeypatch.setattr("skillshard.storage.sync", lambda path: synced.append(str(path.relative_to(tmp_path))))
     run = build(shards, tmp_path)
+    run.round(0)
     run.report(8, GOOD)
     run.round(1)
     assert synced == []
     run.state_dict(step=8)
-    assert sorted(synced) == ["observations/00000000.json", "rounds/00000000.json", "rounds/00000001.json", "run.json"]
+    folder = "generations/00000000"
+    names = ["observations/00000000.json", "rounds/00000000.json", "rounds/00000001.json"]
+    assert sorted(synced) == [*(f"{folder}/{name}" for name in names), "run.json"]
     run.state_dict(step=8)
     assert len(synced) == 4
 
 
-def test_a_round_cut_by_a_failure_of_power_is_set_aside_on_resume(shards: ShardSet, tmp_path: Path) -> None:
+def test_a_round_cut_by_a_failure_of_power_is_left_behind_on_resume(shards: ShardSet, tmp_path: Path) -> None:
     before = build(shards, tmp_path)
+    before.round(0)
     before.report(8, GOOD)
     state, expected = before.state_dict(step=8), before.round(2).to_bytes()
-    (tmp_path / "rounds" / "00000002.json").write_bytes(b"")
+    (tmp_path / "generations" / "00000000" / "rounds" / "00000002.json").write_bytes(b"")
     with pytest.raises(LedgerError, match=re.escape("rounds/00000002.json is damaged")):
         build(shards, tmp_path).round(2)
     after = build(shards, tmp_path)
-    with pytest.warns(UserWarning, match="set aside"):
-        after.load_state_dict(state)
+    after.load_state_dict(state)
     assert after.round(2).to_bytes() == expected

@@ -1,0 +1,65 @@
+"""The arithmetic of a run: from weights to draws, and from a position in the stream to the draws of each skill.
+
+Pure functions of run.json and the rounds of a ledger.
+"""
+
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from skillshard.mixing.ledger import RoundRecord, RunRecord
+from skillshard.mixing.order import ENDLESS, draw_weights, fixed_point, interleave, limited_quotas
+
+
+def available_draws(
+    repeat: str, num_samples: Int[np.ndarray, " skill"], drawn: Int[np.ndarray, " skill"]
+) -> Int[np.ndarray, " skill"]:
+    """How many more draws each skill may give; practically endless where epochs follow one another.
+
+    >>> available_draws("cap:2", np.array([10, 3]), np.array([15, 6])).tolist()
+    [5, 0]
+    """
+    if repeat in ("epochs", "stop"):
+        return np.full(len(num_samples), ENDLESS)
+    most = 1 if repeat == "drop" else int(repeat.removeprefix("cap:"))
+    return most * num_samples - drawn
+
+
+def round_counts(
+    run: RunRecord,
+    weights: Float[np.ndarray, " skill"],
+    carry: Int[np.ndarray, " skill"],
+    drawn: Int[np.ndarray, " skill"],
+) -> tuple[Int[np.ndarray, " skill"], Int[np.ndarray, " skill"]]:
+    """Draws of each skill in a round, and the new carry, from the policy's weights.
+
+    Args:
+        carry: draws owed by earlier rounds, in units of 2**-40.
+        drawn: draws of each skill in all rounds before.
+    """
+    num_samples = np.array(run.num_samples)
+    over_draws = weights if run.num_tokens is None else draw_weights(weights, num_samples, np.array(run.num_tokens))
+    available = available_draws(run.repeat, num_samples, drawn)
+    return limited_quotas(fixed_point(over_draws), carry, run.round_draws, available)
+
+
+def drawn_at(run: RunRecord, record: RoundRecord, draw: int) -> list[int]:
+    """Draws of each skill among the first `draw` of the stream, whose last is in this round, or after it."""
+    seen, counts = min(draw - record.first_draw, record.num_draws), record.counts
+    if seen < sum(counts):
+        skill, _ = interleave(np.array(counts), "round", run.seed, record.round)
+        counts = np.bincount(skill[:seen], minlength=len(counts)).tolist()
+    return list(map(operator.add, record.drawn_before, counts))
+
+
+def in_unit(run: RunRecord, drawn: Sequence[int]) -> Sequence[int]:
+    """Draws of each skill in the unit of the run's weights: as they are, or as the tokens they have on average, rounded down.
+
+    Whole epochs have exactly so many tokens; a part of one has them in expectation.
+    """
+    if run.num_tokens is None:
+        return drawn
+    sizes = zip(drawn, run.num_samples, run.num_tokens, strict=True)
+    return [draws * num_tokens // num_samples for draws, num_samples, num_tokens in sizes]
