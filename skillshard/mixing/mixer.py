@@ -414,7 +414,9 @@ class Mixer:
         if self._rounds.records.newest_known_round + most >= number:
             return
         num_rounds = self._rounds.records.num_rounds()
-        if number >= num_rounds + most:
+        newest = self._rounds.decided(num_rounds - 1) if num_rounds else None
+        has_ended = newest is not None and newest.num_draws < self.round_draws
+        if number >= num_rounds + most and not has_ended:
             raise PolicyError(
                 f"draw {number * self.round_draws:,} is in round {number:,}, and the newest decided round is {num_rounds - 1:,}: a look so far "
                 f"ahead would decide {number - num_rounds + 1:,} rounds. Read the stream in order, or decide the rounds by mixer.round(number)."

@@ -88,8 +88,8 @@ def test_a_training_goes_on_from_a_checkpoint_with_the_next_draw_or_block(
     assert place_of(other) == 72
     assert sorted(second.seen) == list(range(10, 21))
     assert [second.seen[step] for step in range(10, 21)] == expected[9:]
-    assert sorted(os.listdir(tmp_path / "run" / "observations")) == sorted(
-        os.listdir(tmp_path / "reference" / "observations")
+    assert sorted(os.listdir(tmp_path / "run" / "generations" / "00000000" / "observations")) == sorted(
+        os.listdir(tmp_path / "reference" / "generations" / "00000000" / "observations")
     )
 
 

@@ -1,6 +1,5 @@
 """The demo at a small size: every part of it, its outputs, and its second run."""
 
-import json
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -8,7 +7,7 @@ from typer.testing import CliRunner
 from skillshard.cli import app
 from skillshard.mixing.finished import gather_runs
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.records import verify_ledger
+from skillshard.mixing.records import open_records, verify_ledger
 from tests.conftest import tree
 
 SMALL = ["--k", "2", "--samples", "6000", "--steps", "120"]
@@ -25,9 +24,11 @@ def test_the_demo_goes_the_whole_way_and_finds_itself_finished(tmp_path: Path) -
     for method in ("natural", "stratified", "skill-it"):
         ledger = DirectoryLedger(out / "runs" / method)
         assert verify_ledger(ledger) == []
-        assert len(ledger.names("rounds")) == 6
-        assert len(ledger.names("observations")) == 60
-        weights[method] = json.loads(ledger.get("rounds/00000005.json") or b"")["weights"]
+        records = open_records(ledger)
+        assert (records.num_rounds(), records.num_observations()) == (6, 60)
+        last = records.round(5)
+        assert last is not None
+        weights[method] = last.weights
     assert weights["stratified"] == [0.5, 0.5]
     assert abs(weights["natural"][0] - 3 / 8) < 0.02
     assert weights["skill-it"] != weights["stratified"]

@@ -228,7 +228,9 @@ def test_a_ledger_gives_the_shares_drawn_and_the_last_losses(shards: ShardSet, t
 
 
 def test_the_mean_mixture_of_a_run_with_live_weights_counts_what_was_drawn(shards: ShardSet, tmp_path: Path) -> None:
-    mixer = Mixer(shards, softmax_loss(temperature=0.1), ledger=tmp_path / "run", round_draws=64, lag=0)
+    mixer = Mixer(
+        shards, softmax_loss(temperature=0.1), ledger=tmp_path / "run", round_draws=64, lag=0, initial_losses=False
+    )
     for number in range(5):
         mixer.round(number)
         mixer.report(number, dict(zip(shards.skills, (1.0, 0.5, 0.1 + number / 4), strict=True)), draw=64 * number + 64)
@@ -273,6 +275,7 @@ def losses_of_the_start(shards: ShardSet, folder: Path) -> None:
 
 def losses_beyond_what_was_drawn(shards: ShardSet, folder: Path) -> None:
     mixer = Mixer(shards, stratified(), ledger=folder / "b", round_draws=64)
+    mixer.round(3)
     mixer.report(0, dict.fromkeys(shards.skills, 9.0), draw=300)
 
 

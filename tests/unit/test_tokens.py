@@ -243,6 +243,8 @@ def test_counts_that_weights_in_tokens_do_not_give_are_found(
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     run["num_tokens"][0] *= 2
     (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+    assert "run.json is damaged" in verify_ledger(DirectoryLedger(tmp_path / "run"))[0]
+    (tmp_path / "run" / "run.json").write_bytes(RunRecord.model_validate(run | {"checksum": ""}).to_bytes())
     assert any(
         "has counts that its weights do not give" in fault for fault in verify_ledger(DirectoryLedger(tmp_path / "run"))
     )
@@ -294,7 +296,9 @@ def test_a_step_needs_to_know_its_blocks(uneven: ShardSet, counts: TokenCounts, 
     ):
         one.report(5, losses)
     one.report(5, losses, block=12)
-    observation = json.loads((tmp_path / "run" / "observations" / "00000000.json").read_text())
+    observation = json.loads(
+        (tmp_path / "run" / "generations" / "00000000" / "observations" / "00000000.json").read_text()
+    )
     assert observation["draw"] == one.draws_before(12)
 
 
