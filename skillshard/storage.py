@@ -448,6 +448,8 @@ def digest_of(pieces: Iterable[bytes | memoryview]) -> str:
 
 def file_digest(place: str | os.PathLike[str], chunk_bytes: int = 1 << 20) -> str:
     """`digest` of a file's bytes, read in chunks."""
+    if not is_remote(place):
+        refuse_special(place)
     hasher = xxhash.xxh3_128()
     with open_stream(place) as stream:
         while chunk := stream.read(chunk_bytes):

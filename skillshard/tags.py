@@ -106,6 +106,7 @@ class Tags:
             raise TagsError(
                 f"{folder} holds no finished tags: {MANIFEST} is not there. Run 'skillshard tag' to its end."
             )
+        storage.refuse_special(folder / MANIFEST)
         raw = storage.read_bytes(folder / MANIFEST)
         manifest = artefact.parse_manifest(
             raw, TagsManifest, place=folder / MANIFEST, schema="tags-1.json", error=TagsError, anew=_ANEW
@@ -164,6 +165,7 @@ def count_rejected(folder: str | os.PathLike[str], parts: Iterable[int]) -> int:
 
 def read_part(place: str) -> Iterator[TagRow]:
     """Rows of one Parquet part, streamed; TagsError if it is missing or damaged."""
+    storage.refuse_special(place)
     try:
         with pq.ParquetFile(place) as file:
             if not file.schema_arrow.equals(SCHEMA):

@@ -161,7 +161,7 @@ def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
     if bare and manifest.num_holdout:
         yield (
             f"Without a held-out sample, so SKILL-IT and other policies that read losses cannot measure them: {name_some(bare)}. Their texts "
-            "are too few to be split. Merge them into larger skills with 'skillshard tag TAGS --min-share 0.01' (or --map), and shard "
+            "are too few to be split. Merge them into larger skills with 'skillshard tag T --min-share 0.01 --rest other --out R' (or --map), and shard "
             "with those tags."
         )
     elif bare:

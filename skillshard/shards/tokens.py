@@ -379,6 +379,7 @@ class TokenCounts:
             raise TokensError(
                 f"{root} holds no finished token counts: {MANIFEST} is not there. Run 'skillshard tokens' to its end."
             )
+        storage.refuse_special(root / MANIFEST)
         raw = storage.read_bytes(root / MANIFEST)
         manifest = artefact.parse_manifest(
             raw, TokensManifest, place=root / MANIFEST, schema="tokens-1.json", error=TokensError, anew=_ANEW
