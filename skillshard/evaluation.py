@@ -2,11 +2,13 @@
 
 It costs one forward pass over `max_samples` samples of each skill. Samples of like length share a batch, whatever their
 skill, so that little is padded. Nothing is random: every rank measures the same samples, and so does every report.
+
+The losses are of the same kind as the losses of a graph that `skillshard graph` learned, if both mask the same part of a text:
+`skillshard.loss` has the formula and the rule for where a prompt ends, and everybody uses them.
 """
 
-import math
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -15,30 +17,13 @@ from jaxtyping import Float
 
 from skillshard.corpus import Sample
 from skillshard.errors import ObservationError, did_you_mean, name_some
+from skillshard.loss import Loss, Losses, LossKind, Reduction, prompt_chars, reduced
 
-ModelLoss = Callable[[list[str]], tuple[Any, Any]]
-"""Texts -> the summed loss (nats) and the number of predicted tokens of each: two tensors, arrays or lists."""
+ModelLoss = Callable[..., tuple[Any, Any]]
+"""Texts -> the summed loss (nats) and the number of predicted tokens of each: two tensors, arrays or lists.
 
-
-@dataclass(frozen=True)
-class Loss:
-    """A skill's loss; `float(loss)` is its mean, so that `mixer.report` takes it as it is.
-
-    Attributes:
-        mean: nats per token, over all tokens of the samples.
-        standard_error: of the mean, nats per token, over samples of the skill (a ratio estimate: long samples weigh
-            more); infinite for a single sample.
-        num_samples: samples measured.
-        num_tokens: tokens predicted.
-    """
-
-    mean: float
-    standard_error: float
-    num_samples: int
-    num_tokens: int
-
-    def __float__(self) -> float:
-        return self.mean
+Where prompts are masked, it is called with a second argument: for each text the number of characters at its beginning that are
+not predicted."""
 
 
 def losses_per_skill(
@@ -48,25 +33,33 @@ def losses_per_skill(
     max_samples: int,
     batch_size: int,
     skills: Sequence[str] | None = None,
-) -> dict[str, Loss]:
-    """The loss of each skill on its first `max_samples` held-out samples.
+    reduction: Reduction = "per_sample",
+    answer_after: str | None = None,
+    prompt_field: str | None = None,
+) -> Losses:
+    """Measure the loss of each skill on its first `max_samples` held-out samples.
 
     Shards store samples in an order shuffled by hash, so the first ones are a random sample of the skill, and the same
     one everywhere and every time.
 
     Args:
-        model_loss: texts -> (nats, tokens) of each text; see `skillshard.hf.causal_lm_loss` for one. Turning
-            gradients off is its business.
+        model_loss: texts -> (nats, tokens) of each text; see `skillshard.hf.causal_lm_loss` for one, and `ModelLoss` for what
+            it is called with. It turns gradients off itself.
         holdout: skill -> held-out samples: `shards.holdout`.
-        max_samples: of each skill, at least 1.
-        batch_size: texts per call, at least 1.
-        skills: which to measure; None: all of `holdout`.
+        max_samples: number of samples of each skill, at least 1.
+        batch_size: number of texts of a call, at least 1.
+        skills: skills to measure; None: all of `holdout`.
+        reduction: "per_sample": the mean over samples of nats per token, as graphs are learned and as in the authors' code.
+            "per_token": all nats over all tokens, so that a long sample weighs more.
+        answer_after, prompt_field: what is predicted of a text, see `skillshard.loss.LossKind`; None: the whole text.
 
     Returns:
-        Skill -> loss, in the order of `skills`.
+        Skill -> loss, in the order of `skills`, with its `kind`: give the same kind to `Mixer(loss=...)`. A sample without a
+        token to predict (a text of one token) has no loss, so it is left out and not counted in `num_samples`.
 
     Raises:
-        ObservationError: a skill has no held-out samples or no tokens, or a loss is not a finite number >= 0; names the skill.
+        ObservationError: a skill has no held-out samples or no tokens, a text has no answer, or a loss is not a finite number
+            >= 0; names the skill.
 
     Example:
         >>> samples = {"add": [Sample("a", "1+1=2", {}), Sample("b", "2+2=4.", {})]}
@@ -74,18 +67,44 @@ def losses_per_skill(
         >>> losses_per_skill(bits, samples, max_samples=10, batch_size=2)["add"].num_tokens
         11
     """
+    kind = LossKind(reduction=reduction, answer_after=answer_after, prompt_field=prompt_field)
     for name, value in {"max_samples": max_samples, "batch_size": batch_size}.items():
         if value < 1:
             raise ObservationError(f"{name} is {value}: give at least 1.")
     wanted = tuple(holdout if skills is None else skills)
-    texts = [(skill, sample.text) for skill in wanted for sample in _first(holdout, skill, max_samples)]
-    by_length = sorted(range(len(texts)), key=lambda at: len(texts[at][1]))
-    nats, tokens = np.zeros(len(texts)), np.zeros(len(texts))
-    for start in range(0, len(texts), batch_size):
-        at = by_length[start : start + batch_size]
-        nats[at], tokens[at] = _measured(model_loss([texts[number][1] for number in at]), len(at))
-    owner = np.array([skill for skill, _ in texts])
-    return {skill: _loss(skill, nats[owner == skill], tokens[owner == skill]) for skill in wanted}
+    samples = [(skill, sample) for skill in wanted for sample in _first(holdout, skill, max_samples)]
+    if kind.masks:
+        _refuse_one_argument(model_loss)
+    prompts = [_prompt(skill, sample, kind) for skill, sample in samples]
+    by_length = sorted(range(len(samples)), key=lambda number: len(samples[number][1].text))
+    nats, tokens = np.zeros(len(samples)), np.zeros(len(samples))
+    for start in range(0, len(samples), batch_size):
+        batch = by_length[start : start + batch_size]
+        texts = [samples[number][1].text for number in batch]
+        given = (texts, [prompts[number] for number in batch]) if kind.masks else (texts,)
+        nats[batch], tokens[batch] = _measured(model_loss(*given), len(batch))
+    owner = np.array([skill for skill, _ in samples])
+    losses = {skill: _loss(skill, nats[owner == skill], tokens[owner == skill], reduction) for skill in wanted}
+    return Losses(losses, kind=kind)
+
+
+def _refuse_one_argument(model_loss: ModelLoss) -> None:
+    """Prompts are masked by the model's loss, so it must take them."""
+    try:
+        inspect.signature(model_loss).bind([], [])
+    except TypeError as error:
+        raise ObservationError(
+            f"prompts are masked, and the model's loss {getattr(model_loss, '__name__', model_loss)!r} takes texts alone: write it as "
+            "model_loss(texts, prompt_chars), where prompt_chars[i] characters of text i are not predicted, or use "
+            "skillshard.hf.causal_lm_loss."
+        ) from error
+
+
+def _prompt(skill: str, sample: Sample, kind: LossKind) -> int:
+    try:
+        return prompt_chars(sample.text, kind, sample.meta)
+    except ObservationError as error:
+        raise ObservationError(f"skill {skill!r}, held-out sample {sample.id!r}: {error}") from error
 
 
 def _first(holdout: Mapping[str, Iterable[Sample]], skill: str, max_samples: int) -> list[Sample]:
@@ -110,22 +129,21 @@ def _measured(measured: tuple[Any, Any], num: int) -> tuple[Float[np.ndarray, " 
     return nats, tokens
 
 
-def _loss(skill: str, nats: Float[np.ndarray, " sample"], tokens: Float[np.ndarray, " sample"]) -> Loss:
-    """Mean and standard error of a ratio of sums (Cochran, Sampling Techniques, 1977, section 2.11)."""
+def _loss(
+    skill: str, nats: Float[np.ndarray, " sample"], tokens: Float[np.ndarray, " sample"], reduction: Reduction
+) -> Loss:
     bad = np.flatnonzero(~(np.isfinite(nats) & (nats >= 0) & np.isfinite(tokens) & (tokens >= 0)))
     if len(bad):
-        at = int(bad[0])
+        number = int(bad[0])
         raise ObservationError(
-            f"skill {skill!r}: held-out sample {at} has {nats[at]} nats over {tokens[at]} tokens; both must be finite and >= 0. "
+            f"skill {skill!r}: held-out sample {number} has {nats[number]} nats over {tokens[number]} tokens; both must be finite and >= 0. "
             "A NaN or infinite loss usually means a diverged model, or an overflow in half precision."
         )
-    num_samples, num_tokens = len(nats), int(tokens.sum())
-    if num_tokens == 0:
+    measured = tokens > 0
+    if not measured.any():
         raise ObservationError(
-            f"skill {skill!r}: its {num_samples} held-out samples have no token to predict: texts of a single token, or a tokenizer "
+            f"skill {skill!r}: its {len(nats)} held-out samples have no token to predict: texts of a single token, or a tokenizer "
             "that gives none. Raise max_samples or max_tokens."
         )
-    mean = float(nats.sum() / tokens.sum())
-    spread = float(np.sum((nats - mean * tokens) ** 2))
-    error = math.sqrt(spread * num_samples / (num_samples - 1)) / num_tokens if num_samples > 1 else math.inf
-    return Loss(mean, error, num_samples, num_tokens)
+    mean, error = reduced(nats[measured], tokens[measured], reduction)
+    return Loss(mean, error, int(measured.sum()), int(tokens.sum()))

@@ -23,10 +23,12 @@ needed("hf", what="skillshard.hf")  # before the imports that fail without the e
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, SupportsIndex
+from typing import Any, NamedTuple, NoReturn, SupportsIndex
+
+import numpy as np
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -35,8 +37,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from skillshard import storage
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
+from skillshard.loss import LossKind, prompt_chars
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
+from skillshard.proxy.pretrained import ReadText, read_tokens, refuse_slow
 from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports
 from skillshard.torch import (
     Blocks,
@@ -101,32 +105,47 @@ class WholeStream(Dataset[dict[str, Any]]):
 
 
 def causal_lm_collator(
-    tokenizer: Any, *, max_tokens: int, fixed_length: bool = False
+    tokenizer: Any, *, max_tokens: int, fixed_length: bool = False, answer_after: str | None = None
 ) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
     """A `data_collator` for next-token training: texts cut at `max_tokens`, padded on the right, padding not learned.
 
     Args:
-        tokenizer: a Hugging Face tokenizer with a padding token.
-        max_tokens: texts are cut there.
+        tokenizer: a Hugging Face tokenizer. One without a padding token pads with its end token, since padding is masked anyway.
+        max_tokens: number of tokens read of a text: the first ones, or with `answer_after` the last ones, because an answer
+            stands at the end.
         fixed_length: pad to `max_tokens`, not to the longest of the batch; accelerate's `dispatch_batches=True` needs it,
             because it joins the batches of all processes.
+        answer_after: only what follows the last occurrence of this text is learned, as with `skillshard graph --answer-after`;
+            None: the whole text.
+
+    Raises:
+        ProxyError: prompts are masked, and the tokenizer does not say where its tokens stand.
+        ObservationError: a text has no answer (when its batch is made).
     """
-    return _Collator(tokenizer, max_tokens, fixed_length)
+    kind = LossKind(answer_after=answer_after)
+    if kind.masks:
+        refuse_slow(tokenizer)
+    return _Collator(tokenizer, max_tokens, fixed_length, kind)
 
 
 class _Collator:
     """A class, so that loader workers may be spawned with it."""
 
-    def __init__(self, tokenizer: Any, max_tokens: int, fixed_length: bool) -> None:
-        self.tokenizer, self.max_tokens, self.fixed_length = tokenizer, max_tokens, fixed_length
+    def __init__(self, tokenizer: Any, max_tokens: int, fixed_length: bool, kind: LossKind) -> None:
+        self.tokenizer, self.max_tokens, self.fixed_length, self.kind = tokenizer, max_tokens, fixed_length, kind
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
         if isinstance(items, Blocks):
             raise PolicyError(
                 "causal_lm_collator takes texts, and these are blocks of tokens: give data_collator=causal_lm_blocks."
             )
-        ids, mask = _tokens(self.tokenizer, [item["text"] for item in items], self.max_tokens, self.fixed_length)
-        return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, IGNORED)}
+        texts = [item["text"] for item in items]
+        prompts = [prompt_chars(text, self.kind) for text in texts] if self.kind.masks else None
+        read = read_tokens(self.tokenizer, texts, max_tokens=self.max_tokens, prompts=prompts)
+        batch = _padded(self.tokenizer, read, self.max_tokens if self.fixed_length else None)
+        learned = batch.mask == 1 if prompts is None else batch.predicted
+        labels = batch.ids.masked_fill(~learned, IGNORED)
+        return {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": labels}
 
 
 def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
@@ -153,49 +172,67 @@ def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
 
 
 def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int) -> ModelLoss:
-    """The loss of a causal language model, for `losses_per_skill`.
+    """The loss of a causal language model, for `losses_per_skill`, which says which part of a text is predicted.
 
     Args:
         model: takes `input_ids` and `attention_mask`, gives `logits`; measured in `eval()`, without gradients.
-        tokenizer: a Hugging Face tokenizer with a padding token.
-        max_tokens: texts are cut there, as in training.
+        tokenizer: a Hugging Face tokenizer; it needs no padding token.
+        max_tokens: number of tokens read of a text, as in `causal_lm_collator`.
     """
     device = next(model.parameters()).device
 
-    def loss(texts: list[str]) -> tuple[Tensor, Tensor]:
-        ids, mask = (tensor.to(device) for tensor in _tokens(tokenizer, texts, max_tokens))
+    def loss(texts: list[str], prompts: list[int] | None = None) -> tuple[Tensor, Tensor]:
+        batch = _padded(tokenizer, read_tokens(tokenizer, texts, max_tokens=max_tokens, prompts=prompts), None)
+        ids, mask, predicted = (tensor.to(device) for tensor in (batch.ids, batch.mask, batch.predicted))
         training = model.training
         model.eval()
         with torch.inference_mode():
             logits = model(input_ids=ids, attention_mask=mask).logits
         model.train(training)
-        return _nats(logits, ids, mask)
+        return _nats(logits, ids, predicted)
 
     return loss
 
 
-def _tokens(
-    tokenizer: Any, texts: list[str], max_tokens: int, fixed_length: bool = False
-) -> tuple[Int[Tensor, "sample token"], Int[Tensor, "sample token"]]:
-    """Token ids and mask, padded on the right, where a causal model does not see the padding."""
-    found = tokenizer(
-        texts,
-        truncation=True,
-        max_length=max_tokens,
-        padding="max_length" if fixed_length else "longest",
-        padding_side="right",
-        return_tensors="pt",
-    )
-    return found["input_ids"].long(), found["attention_mask"].long()
+class _Padded(NamedTuple):
+    """Texts of one batch, padded on the right, where a causal model does not see the padding.
+
+    Attributes:
+        ids: tokens.
+        mask: 1 for a token of a text, 0 for padding.
+        predicted: tokens that are predicted from the tokens before them: no padding, no prompt, no first token.
+    """
+
+    ids: Int[Tensor, "sample token"]
+    mask: Int[Tensor, "sample token"]
+    predicted: Bool[Tensor, "sample token"]
+
+
+def _padded(tokenizer: Any, texts: Sequence[ReadText], length: int | None) -> _Padded:
+    """One batch; `length` None: as long as the longest text, at least one token."""
+    width = max(1, *(len(text.ids) for text in texts)) if length is None else length
+    ids = np.full((len(texts), width), _padding(tokenizer), np.int64)
+    mask, predicted = np.zeros((len(texts), width), np.int64), np.zeros((len(texts), width), bool)
+    for row, text in enumerate(texts):
+        ids[row, : len(text.ids)], mask[row, : len(text.ids)] = text.ids, 1
+        predicted[row, : len(text.ids)] = text.predicted
+    return _Padded(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(predicted))
+
+
+def _padding(tokenizer: Any) -> int:
+    """An id for padding. Padding is masked, so any id of the vocabulary does: GPT-2 and its kin have no padding token."""
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(token) for token in known if token is not None)
 
 
 def _nats(
-    logits: Float[Tensor, "sample token vocab"], ids: Int[Tensor, "sample token"], mask: Int[Tensor, "sample token"]
+    logits: Float[Tensor, "sample token vocab"],
+    ids: Int[Tensor, "sample token"],
+    predicted: Bool[Tensor, "sample token"],
 ) -> tuple[Float[Tensor, " sample"], Int[Tensor, " sample"]]:
     """Summed loss and number of predicted tokens of each text."""
-    predicted = mask[:, 1:]
     nats = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
-    return (nats * predicted).sum(1), predicted.sum(1)
+    return (nats * predicted[:, 1:]).sum(1), predicted[:, 1:].sum(1)
 
 
 class MixerCallback(TrainerCallback):

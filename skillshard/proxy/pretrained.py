@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from skillshard.errors import ProxyError
 from skillshard.extras import needed
-from skillshard.proxy.reading import no_answer
+from skillshard.loss import no_answer, predicted_tokens
+from skillshard.proxy.reading import prompts_of
 from skillshard.proxy.train import IGNORE, TokenBatch
 
 
@@ -35,6 +36,59 @@ class Pretrained(nn.Module):
         return logits
 
 
+class ReadText(NamedTuple):
+    """One text as a causal model reads it.
+
+    Attributes:
+        ids: its tokens.
+        predicted: which of them are predicted, from the tokens before them; never the first.
+    """
+
+    ids: Int[np.ndarray, " token"]
+    predicted: Bool[np.ndarray, " token"]
+
+
+def read_tokens(
+    tokenizer: Any, texts: Sequence[str], *, max_tokens: int, prompts: Sequence[int] | None
+) -> list[ReadText]:
+    """Cut texts into tokens and mask their prompts: the one way for graphs, loss taggers, collators and reported losses.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer; a fast one where there are prompts, since it says where tokens stand in the text.
+        texts: to be read.
+        max_tokens: number of tokens read of a text: the first ones, or the last ones where there are prompts, because an answer
+            stands at the end.
+        prompts: number of characters at the beginning of each text that are not predicted; None: whole texts are predicted.
+
+    Raises:
+        ProxyError: there are prompts, and the tokenizer is not a fast one.
+    """
+    if prompts is None:
+        return [_read(ids[:max_tokens], np.arange(len(ids[:max_tokens])), 0) for ids in _ids(tokenizer, texts)]
+    refuse_slow(tokenizer)
+    encoded = tokenizer(list(texts), return_offsets_mapping=True)
+    spans = zip(encoded["input_ids"], encoded["offset_mapping"], prompts, strict=True)
+    return [_read(ids[-max_tokens:], [end for _, end in ends[-max_tokens:]], prompt) for ids, ends, prompt in spans]
+
+
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer(list(texts))["input_ids"]
+    return ids
+
+
+def _read(ids: Sequence[int], ends: Any, prompt: int) -> ReadText:
+    return ReadText(np.array(ids, np.int64), predicted_tokens(np.array(ends, np.int64), prompt))
+
+
+def refuse_slow(tokenizer: Any) -> None:
+    """ProxyError unless the tokenizer says where its tokens stand in a text."""
+    if not tokenizer.is_fast:
+        raise ProxyError(
+            f"the tokenizer {type(tokenizer).__name__} is not a fast one, which alone says where tokens stand in the text, so prompts cannot "
+            "be masked. Open it with AutoTokenizer.from_pretrained(..., use_fast=True)."
+        )
+
+
 @dataclass(frozen=True)
 class PretrainedTokens:
     """The tokens of a model's own tokenizer, each predicted from those before it.
@@ -49,16 +103,14 @@ class PretrainedTokens:
     window: int
     answer_after: str | None = None
 
-    def encode(self, texts: Sequence[str]) -> TokenBatch:
-        found = self._tokenizer(list(texts), return_offsets_mapping=True, add_special_tokens=True)
+    def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
         tokens = np.zeros((len(texts), self.window - 1, 1), dtype=np.int64)
         targets = np.full((len(texts), self.window - 1), IGNORE, dtype=np.int64)
-        for row, (text, ids, spans) in enumerate(zip(texts, found["input_ids"], found["offset_mapping"], strict=True)):
-            stretch = slice(-self.window, None) if self.answer_after is not None else slice(self.window)
-            read, ends = np.array(ids[stretch]), np.array(spans[stretch])[:, 1]
-            start = 0 if self.answer_after is None else len("".join(text.rpartition(self.answer_after)[:2]))
-            tokens[row, : len(read) - 1, 0] = read[:-1]
-            targets[row, : len(read) - 1] = np.where(ends[1:] > start, read[1:], IGNORE)
+        prompts = prompts_of(texts, prompts, self.answer_after)
+        for row, read in enumerate(read_tokens(self._tokenizer, texts, max_tokens=self.window, prompts=prompts)):
+            num = max(len(read.ids) - 1, 0)
+            tokens[row, :num, 0] = read.ids[:num]
+            targets[row, :num] = np.where(read.predicted, read.ids, IGNORE)[1:]
         return TokenBatch(tokens, targets)
 
     def refusal(self, text: str) -> str | None:

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from skillshard.errors import ProxyError
+from skillshard.loss import LossKind, no_answer, predicted_tokens, prompt_chars
 from skillshard.proxy.train import IGNORE, TokenBatch, text_batch
 
 PAD = 256
@@ -21,8 +22,17 @@ PAD = 256
 class Reading(Protocol):
     """Texts -> tokens and targets; picklable, a pure function of each text alone."""
 
-    def encode(self, texts: Sequence[str]) -> TokenBatch:
-        """Raises ProxyError where a text has nothing to predict."""
+    def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
+        """Encode texts.
+
+        Args:
+            texts: texts that `refusal` does not refuse.
+            prompts: number of characters at the beginning of each text that are not predicted; None: as the reading's
+                `answer_after` says.
+
+        Raises:
+            ProxyError, ObservationError: a text has nothing to predict.
+        """
 
     def refusal(self, text: str) -> str | None:
         """Why a text has nothing to predict, as the middle of a sentence; None if it has."""
@@ -53,15 +63,17 @@ class Bytes:
     def positions(self) -> int:
         return self.window - 1
 
-    def encode(self, texts: Sequence[str]) -> TokenBatch:
+    def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
         tokens = np.full((len(texts), self.window), PAD, dtype=np.int64)
         asked = np.zeros((len(texts), self.window), dtype=bool)
+        prompts = prompts_of(texts, prompts, self.answer_after)
         for row, text in enumerate(texts):
-            data, start = text.encode(), self._answer_start(text)
-            first = max(0, len(data) - self.window) if self.answer_after is not None else 0
-            read = data[first : first + self.window]
+            data = text.encode()
+            stretch = slice(self.window) if prompts is None else slice(-self.window, None)
+            read, ends = data[stretch], np.arange(1, len(data) + 1)[stretch]
             tokens[row, : len(read)] = np.frombuffer(read, dtype=np.uint8)
-            asked[row, max(start - first, 0) : len(read)] = True
+            prompt_bytes = 0 if prompts is None else len(text[: prompts[row]].encode())
+            asked[row, : len(read)] = predicted_tokens(ends, prompt_bytes)
         batch = text_batch(tokens, pad=PAD)
         return TokenBatch(batch.tokens, np.where(asked[:, 1:], batch.targets, IGNORE))
 
@@ -76,18 +88,17 @@ class Bytes:
             return no_answer(text, self.answer_after)
         return None if len(text.encode()) > 1 else "a text of a single byte has nothing to predict"
 
-    def _answer_start(self, text: str) -> int:
-        return 0 if self.answer_after is None else len("".join(text.rpartition(self.answer_after)[:2]).encode())
 
+def prompts_of(texts: Sequence[str], prompts: Sequence[int] | None, answer_after: str | None) -> Sequence[int] | None:
+    """The number of characters of each text's prompt, given or found by the mark; None where whole texts are predicted.
 
-def no_answer(text: str, mark: str) -> str | None:
-    """Why a text has no answer, or None."""
-    prompt, found, answer = text.rpartition(mark)
-    return (
-        None
-        if found and (prompt + found).strip() and answer.strip()
-        else f"there is nothing behind {mark!r}, where the answer should be"
-    )
+    >>> prompts_of(["1+1=2"], None, "="), prompts_of(["1+1=2"], [3], None), prompts_of(["1+1=2"], None, None)
+    ([4], [3], None)
+    """
+    if prompts is not None or answer_after is None:
+        return prompts
+    kind = LossKind(answer_after=answer_after)
+    return [prompt_chars(text, kind) for text in texts]
 
 
 def check_window(window: int) -> None:

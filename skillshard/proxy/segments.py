@@ -54,15 +54,20 @@ class Segments:
     def _token_of(self) -> dict[str, int]:
         return {word: token for token, word in enumerate(self.words, start=len(SPECIAL))}
 
-    def encode(self, texts: Sequence[str]) -> TokenBatch:
+    def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
         """Tokens `(batch, positions, slots)`; the answer is the target at the last position.
 
         Of a prompt with more segments than `positions` the last ones are read, of a segment with more words than `slots`
         the first ones.
 
         Raises:
-            ProxyError: a text has no answer.
+            ProxyError: a text has no answer, or prompts are given by their length: here `answer_after` says where they end.
         """
+        if prompts is not None:
+            raise ProxyError(
+                "a reading by segments finds the answer by --answer-after, so a metadata field cannot say where the prompt ends. Leave "
+                "--prompt-field or --segment-at out."
+            )
         tokens = np.full((len(texts), self.positions, self.slots), PAD, dtype=np.int64)
         answers = np.zeros(len(texts), dtype=np.int64)
         for row, text in enumerate(texts):

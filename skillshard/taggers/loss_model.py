@@ -79,7 +79,7 @@ class LossModel:
     ) -> Float[np.ndarray, "sample version"]:
         load_checkpoint(model, Path(run), step)
         ready = computing(model, self.recipe)
-        return np.stack([sample_scores(ready, version, max_batch=MAX_BATCH)[0] for version in versions], axis=1)
+        return np.stack([sample_scores(ready, version, max_batch=MAX_BATCH).losses for version in versions], axis=1)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from skillshard.corpus import Sample
 from skillshard.errors import ObservationError
-from skillshard.evaluation import Loss, losses_per_skill
+from skillshard.evaluation import losses_per_skill
+from skillshard.loss import Loss, Reduction
 from skillshard.policies.policy import check_losses
 from skillshard.shards.read import ShardSet
 
@@ -27,7 +28,9 @@ def samples(texts: list[str]) -> list[Sample]:
 @given(batch_size=st.integers(1, 70), max_samples=st.integers(2, 30))
 @settings(max_examples=20, deadline=None)
 def test_batching_changes_nothing(shards: ShardSet, batch_size: int, max_samples: int) -> None:
-    found = losses_per_skill(by_bytes, shards.holdout, max_samples=max_samples, batch_size=batch_size)
+    found = losses_per_skill(
+        by_bytes, shards.holdout, max_samples=max_samples, batch_size=batch_size, reduction="per_token"
+    )
     assert tuple(found) == tuple(shards.holdout)
     for skill, loss in found.items():
         texts = [sample.text for sample in shards.holdout[skill]][:max_samples]
@@ -49,7 +52,8 @@ def test_a_batch_holds_texts_of_like_length_whatever_their_skill(shards: ShardSe
     assert all(len(call) == 8 for call in calls[:-1])
 
 
-def test_the_standard_error_is_what_repeated_sampling_shows() -> None:
+@pytest.mark.parametrize("reduction", ["per_sample", "per_token"])
+def test_the_standard_error_is_what_repeated_sampling_shows(reduction: Reduction) -> None:
     rng = np.random.default_rng(0)
     means, errors = [], []
     for _ in range(400):
@@ -61,6 +65,7 @@ def test_the_standard_error_is_what_repeated_sampling_shows() -> None:
             {"add": samples(list(texts))},
             max_samples=50,
             batch_size=7,
+            reduction=reduction,
         )["add"]
         means.append(found.mean)
         errors.append(found.standard_error)
@@ -75,6 +80,14 @@ def test_a_mixer_takes_losses_as_they_are(shards: ShardSet) -> None:
 def test_one_sample_has_no_error_bar() -> None:
     found = losses_per_skill(by_bytes, {"add": samples(["1+1"])}, max_samples=5, batch_size=5)["add"]
     assert found == Loss(found.mean, math.inf, 1, 3)
+
+
+def test_a_sample_without_a_token_to_predict_is_left_out_of_the_mean_and_of_the_count() -> None:
+    def model_loss(texts: list[str]) -> tuple[list[float], list[int]]:
+        return [2.0 * (len(text) - 1) for text in texts], [len(text) - 1 for text in texts]
+
+    loss = losses_per_skill(model_loss, {"add": samples(["1", "1+1", "22"])}, max_samples=5, batch_size=5)["add"]
+    assert loss == Loss(2.0, 0.0, 2, 3)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from skillshard.errors import LedgerError, LengthError, PolicyError
 from skillshard.evaluation import losses_per_skill
 from skillshard.hf import MixerCallback, WholeStream, causal_lm_blocks, causal_lm_loss
+from skillshard.loss import Reduction
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
@@ -290,22 +291,29 @@ def test_causal_lm_blocks_learns_every_token_but_those_beyond_the_end(blocks: So
     assert batch["input_ids"].tolist() == last.tokens.tolist()
 
 
-def test_causal_lm_loss_is_the_models_own_loss(shards: ShardSet) -> None:
+@pytest.mark.parametrize("reduction", ["per_sample", "per_token"])
+def test_causal_lm_loss_is_the_models_own_loss(shards: ShardSet, reduction: Reduction) -> None:
     """Batched and padded or one by one: the same nats per token as transformers computes."""
     model, tokenizer = tiny(), byte_tokenizer()
     found = losses_per_skill(
-        causal_lm_loss(model, tokenizer, max_tokens=20), shards.holdout, max_samples=9, batch_size=4
+        causal_lm_loss(model, tokenizer, max_tokens=20),
+        shards.holdout,
+        max_samples=9,
+        batch_size=4,
+        reduction=reduction,
     )
     assert tuple(found) == SKILLS
     assert model.training
     for skill, loss in found.items():
-        nats = tokens = 0.0
+        nats, tokens = [], []
         for sample in [*shards.holdout[skill]][:9]:
             ids = tokenizer(sample.text, truncation=True, max_length=20, return_tensors="pt")["input_ids"]
             with torch.no_grad():
-                nats += float(model.eval()(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
-            tokens += ids.shape[1] - 1
+                nats.append(float(model.eval()(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1))
+            tokens.append(ids.shape[1] - 1)
         model.train()
-        assert loss.mean == pytest.approx(nats / tokens, rel=1e-5)
-        assert loss.num_tokens == tokens
+        per_sample = sum(one / num for one, num in zip(nats, tokens, strict=True)) / len(nats)
+        expected = per_sample if reduction == "per_sample" else sum(nats) / sum(tokens)
+        assert loss.mean == pytest.approx(expected, rel=1e-5)
+        assert loss.num_tokens == sum(tokens)
         assert 0 < loss.standard_error < math.inf

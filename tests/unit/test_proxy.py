@@ -153,13 +153,15 @@ def test_losses_are_those_of_a_softmax_and_count_each_sample_the_same():
 
     batch = TokenBatch(np.zeros((2, 3, 1), dtype=np.int64), np.array([[2, IGNORE, 1], [IGNORE, IGNORE, 2]]))
     log_sum = math.log(1 + math.e + math.e**3)
-    losses, hits = sample_scores(Constant(), batch, max_batch=1)
-    assert losses == pytest.approx([log_sum - 2, log_sum - 3], rel=1e-5)
-    assert hits.tolist() == [0.5, 1.0]
+    scores = sample_scores(Constant(), batch, max_batch=1)
+    assert scores.losses == pytest.approx([log_sum - 2, log_sum - 3], rel=1e-5)
+    assert (scores.hits / scores.tokens).tolist() == [0.5, 1.0]
     found = evaluate(Constant(), {"a": batch, "b": batch[1:]})
     assert list(found) == ["a", "b"]
     assert found["a"].loss == pytest.approx(log_sum - 2.5, rel=1e-5)
     assert (found["a"].accuracy, found["b"].accuracy) == (0.75, 1.0)
+    per_token = evaluate(Constant(), {"a": batch}, reduction="per_token")["a"].loss
+    assert per_token == pytest.approx((2 * (log_sum - 2) + log_sum - 3) / 3, rel=1e-5)
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_one_step_before_zero():
