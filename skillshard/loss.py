@@ -8,13 +8,13 @@ Losses of different kinds are different numbers of the same model: they must not
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skillshard.errors import ObservationError
+from skillshard.errors import ObservationError, did_you_mean
 
 Reduction = Literal["per_sample", "per_token"]
 
@@ -115,6 +115,19 @@ class Losses(dict[str, Loss]):
     def __init__(self, losses: Mapping[str, Loss], *, kind: LossKind) -> None:
         super().__init__(losses)
         self.kind = kind
+
+
+def parse_reduction(word: str) -> Reduction:
+    """
+    >>> parse_reduction("per_token")
+    'per_token'
+    """
+    for reduction in get_args(Reduction):
+        if reduction == word:
+            return cast(Reduction, reduction)
+    raise ObservationError(
+        f"reduction {word!r}{did_you_mean(word, get_args(Reduction))}: give per_sample or per_token."
+    )
 
 
 def reduced(

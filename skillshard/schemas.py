@@ -26,7 +26,7 @@ _MODELS: dict[str, Any] = {
     "clusters-1": ModelManifest,
     "fit-1": Proposal,
     "generation-1": GenerationRecord,
-    "graph-1": GraphFile,
+    "graph-2": GraphFile,
     "manifest-1": Manifest1,
     "manifest-2": Manifest,
     "mixer-2": MixerState,

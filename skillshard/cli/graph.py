@@ -27,7 +27,12 @@ graphs = typer.Typer(
 )
 
 EdgesOption = Annotated[
-    str, typer.Option("--edges", help="absolute (nats), relative (to the loss at the start) or threshold:LOSS.")
+    str,
+    typer.Option(
+        "--edges",
+        help="Definition of an edge: absolute (nats), relative (share of the loss at the start), threshold:LOSS (the paper's Definition 2.2: "
+        "1 where a skill reaches the loss with no more samples in all) or threshold-own:LOSS (1 where it needs fewer samples of its own).",
+    ),
 ]
 AverageOption = Annotated[
     str | None,
@@ -102,7 +107,29 @@ def learn_graph(
         int,
         typer.Option("--batch-size", min=1, help="Samples of a step, rounded up so that the skills share it evenly."),
     ] = 64,
-    lr: Annotated[float, typer.Option("--lr", help="Highest learning rate.")] = 1e-3,
+    prompt_field: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt-field",
+            help="Metadata field with the number of characters of a text's prompt, which is not predicted; dots reach into nested fields.",
+        ),
+    ] = None,
+    reduction: Annotated[
+        str,
+        typer.Option(
+            "--reduction",
+            help="Mean that a skill's loss is: per_sample (as in the paper's code) or per_token. Report the same kind.",
+        ),
+    ] = "per_sample",
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate that every run reaches.")] = 1e-3,
+    lr_warmup: Annotated[
+        int | None,
+        typer.Option(
+            "--lr-warmup",
+            min=0,
+            help="Steps over which the learning rate rises; by default 50, and at most three tenths of warm-up and run (or of --for-steps).",
+        ),
+    ] = None,
     eval_every: Annotated[
         int | None, typer.Option("--eval-every", min=1, help="Steps between measurements, h; a tenth of --steps.")
     ] = None,
@@ -135,6 +162,7 @@ def learn_graph(
     from skillshard.execution import Where
     from skillshard.graph.learn import learn_graph as learn
     from skillshard.graph.plan import parse_method
+    from skillshard.loss import parse_reduction
     from skillshard.report.graphs import show_graph
     from skillshard.shards.read import ShardSet
 
@@ -158,9 +186,12 @@ def learn_graph(
             window=window,
             segment_at=segment_at,
             answer_after=answer_after,
+            prompt_field=prompt_field,
+            reduction=parse_reduction(reduction),
             ordered=not unordered,
             batch_size=batch_size,
             lr=lr,
+            lr_warmup=lr_warmup,
             eval_every=eval_every,
             eval_samples=eval_samples,
             samples=samples,

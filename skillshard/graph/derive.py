@@ -8,17 +8,19 @@ import numpy as np
 from skillshard.errors import GraphError
 from skillshard.graph.edges import EdgeRule, LossCurve, derive_edges, parse_edges
 from skillshard.graph.skill_graph import GraphFile, Learned
+from skillshard.graph.statistics import Gain, gains_of
 
 
 def derived(train_skills: Sequence[str], eval_skills: Sequence[str], learned: Learned, *, rule: EdgeRule) -> GraphFile:
     """The graph that a rule makes of the losses."""
-    curves = [LossCurve(tuple(run.trained_on), run.seed, np.array(run.losses)) for run in learned.runs]
-    found = derive_edges(learned.method, train_skills, eval_skills, curves, rule=rule)
+    found = derive_edges(learned.method, train_skills, eval_skills, _curves(learned), rule=rule)
     return GraphFile(
         train_skills=list(train_skills),
         eval_skills=list(eval_skills),
         edges=found.edges.tolist(),
         standard_errors=None if found.standard_errors is None else found.standard_errors.tolist(),
+        not_improved=[gain.skill for gain in own_gains(train_skills, eval_skills, learned) if gain.nats <= 0],
+        loss=learned.loss_kind,
         learned=learned.model_copy(update=rule_of(rule)),
     )
 
@@ -36,6 +38,26 @@ def derive_again(graph: GraphFile, *, rule: EdgeRule, name: str) -> GraphFile:
             f"{name} was given, not learned: it holds no losses that other edges could be derived from. Learn one: 'skillshard graph SHARDS'."
         )
     return derived(graph.train_skills, graph.eval_skills, graph.learned, rule=rule)
+
+
+def own_gains(train_skills: Sequence[str], eval_skills: Sequence[str], learned: Learned) -> list[Gain]:
+    """How much each skill improves on itself, by the losses of the runs, whatever the edges were made to be.
+
+    Definition 2.1 of Chen et al. 2023: a set of samples is a skill only if training on some of them lowers the loss of others.
+    """
+    rule = EdgeRule("absolute", None, learned.average, clamp=False, off_diagonal=None, drop_uncertain=False)
+    effects = derive_edges(learned.method, train_skills, eval_skills, _curves(learned), rule=rule)
+    return gains_of(
+        train_skills,
+        eval_skills,
+        effects.edges,
+        standard_errors=effects.standard_errors,
+        num_seeds=len(learned.seeds),
+    )
+
+
+def _curves(learned: Learned) -> list[LossCurve]:
+    return [LossCurve(tuple(run.trained_on), run.seed, np.array(run.losses)) for run in learned.runs]
 
 
 def rule_of(rule: EdgeRule) -> dict[str, Any]:

@@ -7,21 +7,26 @@ The effect of training skill i on evaluation skill j, by the runs of one seed (L
     leave-one-out    L_j of the run without i - L_j of the run on all
 
 The edge is the mean over the seeds, its standard error that of this mean.
+
+An edge by a threshold is 0 or 1, and compares amounts of data, not losses. The paper's Definition 2.2: i helps j if j reaches a
+loss with no more data in all when the data are of i and j than when they are of j alone. `Thresholds` has the two rules.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from skillshard.errors import GraphError
+from skillshard.errors import GraphError, did_you_mean
 from skillshard.graph.plan import Method
-from skillshard.graph.statistics import is_same, is_uncertain
+from skillshard.graph.statistics import CONFIDENCE, is_same, is_uncertain, student_t
 
 Average = Literal["end", "curve"]
+Unit = Literal["absolute", "relative", "threshold", "threshold-own"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,11 @@ class EdgeRule:
     """How losses become edges. `parse_edges` reads the first two from a word.
 
     Args:
-        unit: "absolute": nats. "relative": share of the loss at the start. "threshold": 1 where i brings j to a loss sooner, in
-            samples of j (linear: where it brings j there at all), else 0.
+        unit: "absolute": nats. "relative": share of the loss at the start. "threshold": Definition 2.2 of the paper: 1 where j
+            reaches a loss with no more samples in all, those of i counted, than without i; else 0. "threshold-own": 1 where j
+            reaches the loss with fewer samples of j itself, those of i not counted; else 0. It asks whether i can stand in for
+            samples of j that are scarce, which is much weaker: a skill that does nothing for j stands exactly on the border.
+            Linear runs compare nothing: both are 1 where i alone brings j to the loss.
         threshold: that loss, in nats; None for the other units.
         average: "end": the loss at a run's end. "curve": its mean over all points but the first. No effect on thresholds.
         clamp: whether negative edges become 0.
@@ -57,7 +65,7 @@ class EdgeRule:
         GraphError: a number is out of range.
     """
 
-    unit: Literal["absolute", "relative", "threshold"]
+    unit: Unit
     threshold: float | None
     average: Average
     clamp: bool
@@ -66,15 +74,20 @@ class EdgeRule:
     direct: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.unit == "threshold") != (self.threshold is not None):
+        if self.counts_data != (self.threshold is not None):
             raise GraphError(
-                f"edges {self.unit} with threshold {self.threshold}: only 'threshold' has one, and needs it."
+                f"edges {self.unit} with threshold {self.threshold}: 'threshold' and 'threshold-own' need one, and no other has one."
             )
         for name, number in (("threshold", self.threshold), ("off-diagonal", self.off_diagonal)):
             if number is not None and not (math.isfinite(number) and number > 0):
                 raise GraphError(f"{name} {number}: give a finite number above 0.")
         if self.direct is not None and not 0 <= self.direct <= 1:
             raise GraphError(f"direct {self.direct}: give a share of the largest edge between skills, from 0 to 1.")
+
+    @property
+    def counts_data(self) -> bool:
+        """Whether an edge compares amounts of data up to a loss, not losses."""
+        return self.unit in ("threshold", "threshold-own")
 
 
 @dataclass(frozen=True)
@@ -83,27 +96,32 @@ class Edges:
 
     Attributes:
         edges: A, rows are trained on.
-        standard_errors: of each edge over the seeds, scaled with it; None for one seed. 0 where an edge is set, not measured.
+        standard_errors: of each edge over the seeds, scaled with it; None for one seed, and where edges are 0 or 1 by a rule. 0
+            where a single edge is set, not measured.
     """
 
     edges: Float[np.ndarray, "train_skill eval_skill"]
     standard_errors: Float[np.ndarray, "train_skill eval_skill"] | None
 
 
-def parse_edges(word: str) -> tuple[Literal["absolute", "relative", "threshold"], float | None]:
+def parse_edges(word: str) -> tuple[Unit, float | None]:
     """
-    >>> parse_edges("absolute"), parse_edges("threshold:0.01")
-    (('absolute', None), ('threshold', 0.01))
+    >>> parse_edges("absolute"), parse_edges("threshold:0.01"), parse_edges("threshold-own:0.01")
+    (('absolute', None), ('threshold', 0.01), ('threshold-own', 0.01))
     """
-    unit, mark, number = word.partition(":")
+    name, mark, number = word.partition(":")
+    unit = next((unit for unit in UNITS if unit == name), None)
     if unit in ("absolute", "relative") and not mark:
-        return unit, None  # type: ignore[return-value]  # one of the two
+        return unit, None
     try:
-        if unit == "threshold":
-            return "threshold", float(number)
+        if unit in ("threshold", "threshold-own"):
+            return unit, float(number)
     except ValueError:
         pass
-    raise GraphError(f"edges {word!r}: give 'absolute', 'relative' or 'threshold:LOSS', such as threshold:0.01 (nats).")
+    raise GraphError(
+        f"edges {word!r}{did_you_mean(name, UNITS) if unit is None else ''}: give 'absolute', 'relative', 'threshold:LOSS' or "
+        "'threshold-own:LOSS', such as threshold:0.01 (nats)."
+    )
 
 
 def usual_average(method: Method) -> Average:
@@ -139,17 +157,21 @@ def derive_edges(
     """
     seeds = sorted({curve.seed for curve in curves})
     by_run = {(curve.trained_on, curve.seed): curve.losses for curve in curves}
-    per_seed = np.stack([_effects(method, train_skills, eval_skills, by_run, seed, rule) for seed in seeds])
-    edges, errors = per_seed.mean(axis=0), None
-    if len(seeds) > 1:
-        errors = per_seed.std(axis=0, ddof=1) / np.sqrt(len(seeds))
-    if rule.drop_uncertain:
-        if errors is None:
-            raise GraphError(
-                "edges of one seed have no standard errors, so none can be told from 0: learn with --seeds 2 or more."
-            )
-        edges = np.where(is_uncertain(edges, errors, len(seeds)), 0.0, edges)
+    if rule.drop_uncertain and len(seeds) < 2:
+        raise GraphError(
+            "edges of one seed have no standard errors, so none can be told from 0: learn with --seeds 2 or more."
+        )
     same = is_same(train_skills, eval_skills)
+    errors = None
+    if rule.counts_data:
+        amounts = [_amounts(method, train_skills, eval_skills, by_run, seed, rule) for seed in seeds]
+        edges = np.where(same | needs_no_more(np.stack(amounts), strictly=rule.unit == "threshold-own"), 1.0, 0.0)
+    else:
+        per_seed = np.stack([_effects(method, train_skills, eval_skills, by_run, seed, rule) for seed in seeds])
+        edges = per_seed.mean(axis=0)
+        errors = per_seed.std(axis=0, ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else None
+        if rule.drop_uncertain and errors is not None:
+            edges = np.where(is_uncertain(edges, errors, len(seeds)), 0.0, edges)
     if rule.direct is not None:
         edges, errors = direct_edges(edges, train_skills, eval_skills, rule.direct), None
     if rule.clamp:
@@ -209,6 +231,86 @@ def scaled_edges(
     return np.where(same, 1.0, edges * factor), factor
 
 
+def needs_no_more(
+    amounts: Float[np.ndarray, "seed with_or_without train_skill eval_skill"], *, strictly: bool
+) -> Bool[np.ndarray, "train_skill eval_skill"]:
+    """Where the amount of data with a skill is no more than without it, over all seeds and beyond their noise.
+
+    With one seed the two amounts are compared as they are. With more, the mean of their differences must be at most 0 even if
+    the 95 % bound of Student's t is added to it, so that noise makes an edge in one case of twenty at most.
+
+    Args:
+        amounts: amount of data in any unit, first with the skill and then without it; infinite where the loss is not reached.
+            An edge reaches the loss in every seed. Without the skill, a run that never does counts as one point longer than
+            the longest run that does, which is less than it needs.
+        strictly: whether an equal amount is too much. In `Definition 2.2` it is not.
+
+    >>> with_it, without = np.array([[[10.0, 12.0, np.inf]]]), np.array([[[10.0, 10.0, np.inf]]])
+    >>> needs_no_more(np.stack([with_it, without], axis=1), strictly=False).tolist()
+    [[True, False, False]]
+    """
+    num_seeds = len(amounts)
+    reached = np.isfinite(amounts[:, 0]).all(axis=0)
+    differences = np.where(reached, amounts[:, 0], 0.0) - amounts[:, 1]
+    bound = differences.mean(axis=0)
+    if num_seeds > 1:
+        error = differences.std(axis=0, ddof=1) / np.sqrt(num_seeds)
+        bound = bound + student_t(CONFIDENCE, num_seeds) * error
+    return np.asarray(reached & ((bound < 0) if strictly else (bound <= 0)))
+
+
+def _curves(
+    by_run: Mapping[tuple[tuple[str, ...], int], Float[np.ndarray, "point eval_skill"]],
+    skills: Sequence[str],
+    seed: int,
+) -> Float[np.ndarray, "point eval_skill"]:
+    key = tuple(sorted(skills))
+    if (key, seed) not in by_run:
+        raise GraphError(f"the run on {' + '.join(key)} of seed {seed} is not there: learn the graph anew.")
+    return by_run[key, seed]
+
+
+def _compared(method: Method, train_skills: Sequence[str], train: str, measured: str) -> tuple[list[str], list[str]]:
+    """The skills of the run with a training skill, and of the run without it; the latter is empty where nothing is compared."""
+    if method == "leave-one-out":
+        return list(train_skills), [skill for skill in train_skills if skill != train]
+    if method == "linear" or train == measured:
+        return [train], []
+    return [train, measured], [measured]
+
+
+def _amounts(
+    method: Method,
+    train_skills: Sequence[str],
+    eval_skills: Sequence[str],
+    by_run: Mapping[tuple[tuple[str, ...], int], Float[np.ndarray, "point eval_skill"]],
+    seed: int,
+    rule: EdgeRule,
+) -> Float[np.ndarray, "with_or_without train_skill eval_skill"]:
+    """How much data brings an evaluation skill to the threshold with a training skill and without it.
+
+    The unit is a run's points times samples of a step, in multiples of one skill's share: in leave-one-out runs every skill
+    has the same samples at a step, in brute force a pair shares the samples of a single skill. Where nothing is compared, no
+    data counts as less than some.
+    """
+    amounts = np.zeros((2, len(train_skills), len(eval_skills)))
+    for row, train in enumerate(train_skills):
+        for column, measured in enumerate(eval_skills):
+            with_it, without = _compared(method, train_skills, train, measured)
+            reached = _reached(_curves(by_run, with_it, seed)[:, column], rule)
+            if not without:
+                amounts[:, row, column] = (0.0 if np.isfinite(reached) else np.inf), 1.0
+                continue
+            points = _curves(by_run, without, seed)[:, column]
+            per_step = (1.0, 1.0)
+            if method == "leave-one-out" and rule.unit == "threshold":
+                per_step = (len(with_it), len(without))
+            elif method == "brute-force" and rule.unit == "threshold-own":
+                per_step = (0.5, 1.0)
+            amounts[:, row, column] = per_step[0] * reached, per_step[1] * min(_reached(points, rule), len(points))
+    return amounts
+
+
 def _effects(
     method: Method,
     train_skills: Sequence[str],
@@ -218,42 +320,15 @@ def _effects(
     rule: EdgeRule,
 ) -> Float[np.ndarray, "train_skill eval_skill"]:
     """The effects that the runs of one seed give."""
-
-    def curve(skills: Sequence[str], column: int) -> Float[np.ndarray, " point"]:
-        key = tuple(sorted(skills))
-        if (key, seed) not in by_run:
-            raise GraphError(f"the run on {' + '.join(key)} of seed {seed} is not there: learn the graph anew.")
-        return by_run[key, seed][:, column]
-
     effects = np.zeros((len(train_skills), len(eval_skills)))
     for row, train in enumerate(train_skills):
-        others = [skill for skill in train_skills if skill != train]
-        for column, name in enumerate(eval_skills):
-            if method == "leave-one-out":
-                effects[row, column] = _gain(curve(others, column), curve(train_skills, column), 1.0, rule)
-            elif method == "linear" or train == name:
-                effects[row, column] = _fall(curve([train], column), rule)
-            else:
-                effects[row, column] = _gain(curve([name], column), curve([train, name], column), 0.5, rule)
-    if rule.unit == "threshold":
-        effects[is_same(train_skills, eval_skills)] = 1.0
+        for column, measured in enumerate(eval_skills):
+            with_it, without = _compared(method, train_skills, train, measured)
+            after = _curves(by_run, with_it, seed)[:, column]
+            before = _curves(by_run, without, seed)[:, column] if without else after
+            level = _level(before, rule) if without else float(before[0])
+            effects[row, column] = (level - _level(after, rule)) / _unit(before, rule)
     return effects
-
-
-def _fall(losses: Float[np.ndarray, " point"], rule: EdgeRule) -> float:
-    """How much a run lowers a loss from its start."""
-    if rule.unit == "threshold":
-        return float(_reached(losses, rule) < np.inf)
-    return (float(losses[0]) - _level(losses, rule)) / _unit(losses, rule)
-
-
-def _gain(
-    without: Float[np.ndarray, " point"], with_it: Float[np.ndarray, " point"], share: float, rule: EdgeRule
-) -> float:
-    """How much lower a loss is in the second run; `share`: samples of the skill there for one in the first run."""
-    if rule.unit == "threshold":
-        return float(share * _reached(with_it, rule) < _reached(without, rule))
-    return (_level(without, rule) - _level(with_it, rule)) / _unit(without, rule)
 
 
 def _level(losses: Float[np.ndarray, " point"], rule: EdgeRule) -> float:
@@ -265,7 +340,7 @@ def _unit(losses: Float[np.ndarray, " point"], rule: EdgeRule) -> float:
 
 
 def _reached(losses: Float[np.ndarray, " point"], rule: EdgeRule) -> float:
-    """The first point where the loss is at the threshold; inf: never."""
+    """The first point where the loss is at the threshold; infinite where it never is."""
     assert rule.threshold is not None
-    there = np.flatnonzero(losses <= rule.threshold)
-    return float(there[0]) if len(there) else np.inf
+    points = np.flatnonzero(losses <= rule.threshold)
+    return float(points[0]) if len(points) else np.inf

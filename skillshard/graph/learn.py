@@ -3,27 +3,41 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from skillshard import artefact, storage
-from skillshard.errors import GraphError, did_you_mean, name_some
+from skillshard.corpus import Sample
+from skillshard.errors import GraphError, ObservationError, did_you_mean, name_some
 from skillshard.execution import Record, Unit, Where, run
 from skillshard.graph.derive import derived, rule_of
 from skillshard.graph.edges import EdgeRule
 from skillshard.graph.plan import Method, PlannedRun, plan_runs, plan_warm_starts
-from skillshard.graph.runs import RunData, eval_steps, run_unit, save_data, timing_unit, warm_unit
+from skillshard.graph.run_data import DrawnTexts, RunData, save_data
+from skillshard.graph.runs import Schedule, drawn_rows, eval_steps, run_unit, timing_unit, warm_unit
 from skillshard.graph.skill_graph import GraphFile, Learned, RunLosses, read_graph, write_graph
+from skillshard.loss import LossKind, Reduction, prompt_chars
 from skillshard.proxy.device import is_here, resolve_device, resolve_precision
 from skillshard.proxy.pretrained import check_place
 from skillshard.proxy.reading import Reading, check_window
 from skillshard.proxy.run import Recipe, model_for, reading_for
-from skillshard.proxy.train import TokenBatch
+from skillshard.proxy.train import usual_lr_warmup
 from skillshard.shards.read import ShardSet, SkillShards
 
-RUNS_VERSION = 1
-"""Of how runs are trained: a change that gives other losses raises it, so that records kept before are not taken for its."""
+RUNS_VERSION = 2
+"""Version of the training procedure. Increase it whenever a change alters the losses, so that records from older versions are not
+reused. Version 2: the learning rate of a short run reaches `lr`."""
+
+READ_BY = ("shards", "proxy", "window", "segment_at", "answer_after", "prompt_field", "ordered", "samples")
+MEASURED_BY = ("eval_shards", "eval_samples")
+"""Settings that decide what a warm start and a run read, and what a run measures besides."""
+TEXTS_AT_ONCE = 1024
+"""Texts that are encoded at once: readings make 64-bit tokens, which are made compact before the next texts are read."""
 
 OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
 
@@ -76,9 +90,12 @@ def learn_graph(
     window: int = 128,
     segment_at: str | None = None,
     answer_after: str | None = None,
+    prompt_field: str | None = None,
+    reduction: Reduction = "per_sample",
     ordered: bool = True,
     batch_size: int = 64,
     lr: float = 1e-3,
+    lr_warmup: int | None = None,
     eval_every: int | None = None,
     eval_samples: int = 100,
     samples: int = 20_000,
@@ -106,11 +123,15 @@ def learn_graph(
         targets: evaluation skills (fine-tuning); empty: all.
         eval_shards: whose holdout is measured (out of domain).
         proxy, window, segment_at, answer_after, ordered: the model, and how it reads texts (`skillshard.proxy.run`).
+        prompt_field, reduction: with `answer_after` the kind of losses that are measured, see `skillshard.loss.LossKind`. Losses
+            of the same kind are reported to a mixer that uses the graph.
         batch_size: samples of a step, at least.
-        lr: highest learning rate.
+        lr: learning rate that every run reaches.
+        lr_warmup: steps over which the rate rises, counted from the first step of the warm start; None:
+            `skillshard.proxy.train.usual_lr_warmup` of warm start and run, or of `for_steps`.
         eval_every: steps between two measurements, h; None: a tenth of `steps`.
         eval_samples: held-out samples of each evaluation skill, at most.
-        samples: training samples of each skill that runs draw from, at most.
+        samples: training samples of each skill that runs draw from, at most. Only those that a run draws are read.
         for_steps: length of the training that the graph is for: its learning rate's schedule is followed. None: the rate does
             not fall.
         settle: nats; see `run_unit`.
@@ -129,7 +150,9 @@ def learn_graph(
     """
     every = eval_every or max(1, steps // 10)
     _check_numbers(steps, warmup_steps, num_seeds, every, eval_samples, samples, for_steps, settle)
+    kind = LossKind(reduction=reduction, answer_after=answer_after, prompt_field=prompt_field)
     _check_reading(window, proxy, segment_at, answer_after)
+    schedule = _schedule(lr_warmup, warmup_steps, steps, for_steps)
     where = where or Where()
     device = resolve_device(device, on_this_machine=where.ray_address is None)
     precision = resolve_precision(precision, device)
@@ -146,9 +169,12 @@ def learn_graph(
             "window": window,
             "segment_at": segment_at,
             "answer_after": answer_after,
+            "prompt_field": prompt_field,
+            "reduction": reduction,
             "ordered": ordered,
             "batch_size": batch_size,
             "lr": lr,
+            "lr_warmup": schedule.lr_warmup,
             "eval_samples": eval_samples,
             "samples": samples,
             "for_steps": for_steps,
@@ -165,24 +191,31 @@ def learn_graph(
     )
     if (before := _before(out, told)) is not None:
         return before
-    texts = {skill: _texts(found, samples) for skill, found in shards.train.items()}
+    folder = str(Path(out).with_suffix(".runs") if runs is None else runs)
     reading = reading_for(
         proxy,
-        [text for found in texts.values() for text in found],
+        [] if segment_at is None else _all_texts(shards, samples),
         window=window,
         segment_at=segment_at,
         answer_after=answer_after,
     )
     holdout = (eval_shards or shards).holdout
-    data = RunData(
-        {skill: _encoded(reading, skill, found) for skill, found in texts.items()},
-        {skill: _encoded(reading, skill, _texts(holdout[skill], eval_samples)) for skill in eval_skills},
+    data = save_data(
+        RunData(
+            {
+                skill: _encoded(
+                    reading, found, samples, kind, rows_of=partial(_rows, skill, planned, warm, warmup_steps, steps)
+                )
+                for skill, found in shards.train.items()
+            },
+            {skill: _encoded(reading, holdout[skill], eval_samples, kind, rows_of=np.arange) for skill in eval_skills},
+        ),
+        folder,
     )
     model = model_for(proxy, reading, ordered=ordered)
     recipe = Recipe(model=model, steps=steps, checkpoints=1, lr=lr, device=device, precision=precision)
-    folder = str(Path(out).with_suffix(".runs") if runs is None else runs)
     warm_units, run_units = _units(
-        folder, data, recipe, planned, warm, warmup_steps, every, for_steps, settle, told.made_from["proxy"]
+        folder, data, recipe, planned, warm, warmup_steps, every, schedule, settle, told.made_from, eval_skills
     )
     records = _train(warm_units, run_units, folder, where, budget_s, on_estimate, on_stage)
     learned = told.model_copy(update={"runs": [_measured(*each) for each in zip(planned, records, strict=True)]})
@@ -296,19 +329,73 @@ def _eval_skills(shards: ShardSet, targets: Sequence[str]) -> list[str]:
     return sorted(holdout)
 
 
-def _texts(shards: SkillShards, most: int) -> list[str]:
-    """The first texts of a skill, which are a sample of it: shards are shuffled when they are written."""
-    return [sample.text for sample in islice(shards, most)]
+def _all_texts(shards: ShardSet, samples: int) -> list[str]:
+    """The first texts of every skill: a reading by segments takes its words from them."""
+    return [sample.text for found in shards.train.values() for sample in islice(found, samples)]
 
 
-def _encoded(reading: Reading, skill: str, texts: list[str]) -> TokenBatch:
-    for number, text in enumerate(texts):
-        if (why := reading.refusal(text)) is not None:
-            raise GraphError(
-                f"sample {number:,} of skill {skill!r} cannot be read: {why} ({text[:60]!r}). Change --answer-after or --segment-at, or "
-                "leave such samples out of the corpus."
-            )
-    return reading.encode(texts)
+def _rows(
+    skill: str, planned: Sequence[PlannedRun], warm: Sequence[PlannedRun], warmup_steps: int, steps: int, num_texts: int
+) -> Int[np.ndarray, " text"]:
+    """The numbers of a skill's texts that any warm start or run draws."""
+    first = drawn_rows(skill, num_texts, warm, first_step=1, last_step=warmup_steps)
+    then = drawn_rows(skill, num_texts, planned, first_step=warmup_steps + 1, last_step=warmup_steps + steps)
+    return np.union1d(first, then)
+
+
+def _schedule(lr_warmup: int | None, warmup_steps: int, steps: int, for_steps: int | None) -> Schedule:
+    """The learning rate's schedule: that of the training that the graph is for, or a rise and then one rate."""
+    length = warmup_steps + steps if for_steps is None else for_steps
+    rising = usual_lr_warmup(length) if lr_warmup is None else lr_warmup
+    if not 0 <= rising <= length:
+        raise GraphError(
+            f"--lr-warmup {rising:,}: the learning rate would rise over more steps than the {length:,} of the training. Give 0 or more, and at "
+            f"most {length:,}."
+        )
+    return Schedule(rising, math.inf if for_steps is None else float(for_steps))
+
+
+def _encoded(
+    reading: Reading,
+    shards: SkillShards,
+    samples: int,
+    kind: LossKind,
+    *,
+    rows_of: Callable[[int], Int[np.ndarray, " text"]],
+) -> DrawnTexts:
+    """Some of the first samples of a skill, which are a random sample of it: shards are shuffled when they are written.
+
+    Args:
+        reading: encodes texts.
+        shards: of the skill and split.
+        samples: number of samples that are drawn from, at most.
+        kind: says where the prompts end.
+        rows_of: number of samples that are drawn from -> the numbers of those that are read.
+    """
+    num_texts = min(samples, len(shards))
+    rows = rows_of(num_texts)
+    wanted = set(rows.tolist())
+    chosen = ((number, sample) for number, sample in enumerate(islice(shards, num_texts)) if number in wanted)
+    parts = []
+    while batch := list(islice(chosen, TEXTS_AT_ONCE)):
+        prompts = [_checked(reading, shards.skill, number, sample, kind) for number, sample in batch]
+        texts = [sample.text for _, sample in batch]
+        parts.append(reading.encode(texts, None if kind.prompt_field is None else prompts))
+    return DrawnTexts.of(parts, rows, num_texts)
+
+
+def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: LossKind) -> int:
+    """The number of characters of a sample's prompt; GraphError if the sample cannot be read."""
+    why = reading.refusal(sample.text)
+    try:
+        if why is None:
+            return prompt_chars(sample.text, kind, sample.meta)
+    except ObservationError as error:
+        why = str(error).rstrip(".")
+    raise GraphError(
+        f"sample {number:,} ({sample.id!r}) of skill {skill!r} cannot be read: {why} ({sample.text[:60]!r}). Change --answer-after, "
+        "--prompt-field or --segment-at, or leave such samples out of the corpus."
+    )
 
 
 def _identity(proxy: str) -> str | dict[str, str]:
@@ -334,20 +421,30 @@ def _before(out: str | Path, told: Learned) -> GraphFile | None:
 
 def _units(
     folder: str,
-    data: RunData,
+    data: str,
     recipe: Recipe,
     planned: Sequence[PlannedRun],
     warm: Sequence[PlannedRun],
     warmup_steps: int,
     eval_every: int,
-    for_steps: int | None,
+    schedule: Schedule,
     settle: float | None,
-    proxy: str | dict[str, str],
+    made_from: dict[str, Any],
+    eval_skills: Sequence[str],
 ) -> tuple[list[Unit], list[Unit]]:
-    """Warm starts and runs; the key of each is the digest of everything that its result depends on."""
-    place = save_data(data, folder)
-    shared = {"data": Path(place).name, "proxy": proxy, "schedule": for_steps, "version": RUNS_VERSION}
-    given = {"data": place, "schedule_steps": math.inf if for_steps is None else float(for_steps)}
+    """Warm starts and runs; the key of each is the digest of everything that its result depends on.
+
+    That is the shards and how they are read, not the data file, which holds only the texts that this command draws: more seeds
+    or another method draw others, and find the runs that are there.
+    """
+    length = None if schedule.steps == math.inf else schedule.steps
+    shared = {
+        **{name: made_from[name] for name in READ_BY},
+        "schedule": {"lr_warmup": schedule.lr_warmup, "steps": length},
+        "version": RUNS_VERSION,
+    }
+    measured = {"eval_skills": list(eval_skills), **{name: made_from[name] for name in MEASURED_BY}}
+    given = {"data": data, "schedule": schedule}
     warm_units = {}
     for one in warm:
         warm_recipe = replace(recipe, steps=warmup_steps)
@@ -357,8 +454,13 @@ def _units(
     run_units = []
     for one in planned:
         start = warm_units.get(one.seed)
-        asked = {"warmup_steps": warmup_steps, "eval_every": eval_every, "settle": settle}
-        told = {**shared, **asked, "recipe": _told(recipe), "run": asdict(one), "warm": start and start.key}
+        asked = {
+            "warmup_steps": warmup_steps,
+            "eval_every": eval_every,
+            "settle": settle,
+            "reduction": made_from["reduction"],
+        }
+        told = {**shared, **measured, **asked, "recipe": _told(recipe), "run": asdict(one), "warm": start and start.key}
         arguments = {**given, **asked, "recipe": recipe, "run": one, "warm": start and start.arguments["place"]}
         run_units.append(Unit(_key("run", told), arguments))
     return list(warm_units.values()), run_units
@@ -388,8 +490,9 @@ def _needed(warm: Sequence[Unit], missing: Sequence[Unit], records: str) -> list
 def _cost(warm: Sequence[Unit], missing: Sequence[Unit], where: Where, records: str) -> Cost:
     """From a few steps and one evaluation, measured here if the device is here, else where it is."""
     recipe = missing[0].arguments["recipe"]
-    largest = max(unit.arguments["run"].batch_size for unit in (*warm, *missing))
-    timing = Unit("timing", {"data": missing[0].arguments["data"], "recipe": recipe, "batch_size": largest})
+    longest: PlannedRun = max((unit.arguments["run"] for unit in (*warm, *missing)), key=lambda one: one.batch_size)
+    largest = longest.batch_size
+    timing = Unit("timing", {"data": missing[0].arguments["data"], "recipe": recipe, "run": longest})
     if is_here(recipe.device):
         taken = timing_unit(**timing.arguments)
     else:

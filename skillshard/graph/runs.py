@@ -1,6 +1,6 @@
 """Runs of the proxy that a graph is learned from: each a unit of work, with the losses it measured as its record.
 
-    RUNS/data-DIGEST.npz     the texts that all runs draw from and are measured on, encoded
+    RUNS/data-DIGEST.npz     the texts that runs draw and are measured on, encoded (`run_data`)
     RUNS/warm-KEY.npz        a shared warm start: model and optimizer, for one seed; kept
     RUNS/records/KEY.json    losses of one run; KEY is the digest of everything that determines them
 
@@ -17,17 +17,16 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
-import orjson
 import torch
+from jaxtyping import Int
 from torch import nn
 
-from skillshard import storage
 from skillshard.execution import Record
 from skillshard.graph.plan import PlannedRun
+from skillshard.graph.run_data import DrawnTexts, RunData, load_data
+from skillshard.loss import Reduction
 from skillshard.proxy.device import one_thread
 from skillshard.proxy.run import Recipe, computing, estimate_s, load_state, new_model, random_batches, save_state
 from skillshard.proxy.train import TokenBatch, adamw, evaluate, train
@@ -37,64 +36,35 @@ SETTLED_POINTS = 4
 
 
 @dataclass(frozen=True)
-class RunData:
-    """Encoded texts of each skill.
+class Schedule:
+    """How the learning rate goes, from the first step of the warm start on.
 
     Attributes:
-        train: training skill -> what its batches are drawn from.
-        evaluation: evaluation skill -> what its loss is measured on.
+        lr_warmup: steps over which it rises to the recipe's rate.
+        steps: steps after which it has fallen to 0; infinite: it stays.
     """
 
-    train: Mapping[str, TokenBatch]
-    evaluation: Mapping[str, TokenBatch]
+    lr_warmup: int
+    steps: float
 
 
-def save_data(data: RunData, folder: str | Path) -> str:
-    """Write the data under a name that is its content's; the place."""
-    names = {"train": list(data.train), "evaluation": list(data.evaluation)}
-    arrays = {"names": np.frombuffer(orjson.dumps(names), dtype=np.uint8)}
-    for split, batches in (("train", data.train), ("evaluation", data.evaluation)):
-        for number, batch in enumerate(batches.values()):
-            arrays[f"{split}-{number}-tokens"] = batch.tokens.astype(np.int32)
-            arrays[f"{split}-{number}-targets"] = batch.targets.astype(np.int32)
-    parts = [storage.digest(np.ascontiguousarray(array).tobytes()) + str(array.shape) for array in arrays.values()]
-    place = storage.join(folder, f"data-{storage.digest(' '.join(parts).encode())}.npz")
-    if not storage.exists(place):
-        storage.write_arrays(place, arrays)
-    return place
-
-
-@lru_cache(maxsize=1)
-def load_data(place: str) -> RunData:
-    """What `save_data` wrote."""
-    with np.load(place) as found:
-        names = orjson.loads(found["names"].tobytes())
-        splits = {
-            split: {
-                skill: TokenBatch(found[f"{split}-{number}-tokens"], found[f"{split}-{number}-targets"])
-                for number, skill in enumerate(skills)
-            }
-            for split, skills in names.items()
-        }
-    return RunData(splits["train"], splits["evaluation"])
-
-
-def timing_unit(data: str, recipe: Recipe, batch_size: int) -> Record:
-    """Seconds of one step on the first skill and of one evaluation, measured where it runs."""
-    found = load_data(data)
+def timing_unit(data: str, recipe: Recipe, run: PlannedRun) -> Record:
+    """Seconds of one step of a run and of one evaluation, measured where it runs."""
+    found = load_data(data, run.trained_on)
     with one_thread():
-        step_s = estimate_s(next(iter(found.train.values())), recipe, size=batch_size) / recipe.steps
+        first = found.train[run.trained_on[0]].batch
+        step_s = estimate_s(first, recipe, size=run.batch_size) / recipe.steps
         started = time.perf_counter()
-        evaluate(computing(new_model(recipe, seed=0), recipe), found.evaluation)
+        evaluate(computing(new_model(recipe, seed=0), recipe), _measured(found))
     return {"step_s": step_s, "eval_s": time.perf_counter() - started}
 
 
-def warm_unit(data: str, recipe: Recipe, run: PlannedRun, schedule_steps: float, place: str) -> Record:
+def warm_unit(data: str, recipe: Recipe, run: PlannedRun, schedule: Schedule, place: str) -> Record:
     """The shared warm start: train on all skills alike, keep model and optimizer."""
     with one_thread():
         model = new_model(recipe, seed=run.seed)
         optimizer = adamw(model)
-        _train(model, optimizer, load_data(data), recipe, run, 0, recipe.steps, schedule_steps)
+        _train(model, optimizer, load_data(data, run.trained_on), recipe, run, 0, recipe.steps, schedule)
         save_state(model, optimizer, place)
     return {"steps_taken": recipe.steps}
 
@@ -106,8 +76,9 @@ def run_unit(
     warm: str | None,
     warmup_steps: int,
     eval_every: int,
-    schedule_steps: float,
+    schedule: Schedule,
     settle: float | None,
+    reduction: Reduction,
 ) -> Record:
     """One run from the warm start (None: from the beginning); losses at its step 0, `eval_every`, ..., and its last.
 
@@ -118,20 +89,21 @@ def run_unit(
         warm: of `warm_unit`, of the same seed.
         warmup_steps: of the warm start; samples and learning rate go on from there.
         eval_every: steps.
-        schedule_steps: length of the learning rate's schedule, warm start included.
+        schedule: of the learning rate, warm start included.
         settle: nats; the run ends once no loss has moved by more over the latest `SETTLED_POINTS` evaluations. None: never.
+        reduction: which mean over its samples a skill's loss is.
     """
     with one_thread():
-        found = load_data(data)
+        found = load_data(data, run.trained_on)
         model = new_model(recipe, seed=run.seed)
         optimizer = adamw(model)
         if warm is not None:
             load_state(model, optimizer, warm)
-        points, losses, taken = eval_steps(recipe.steps, eval_every), [_losses(model, recipe, found)], 0
+        points, losses, taken = eval_steps(recipe.steps, eval_every), [_losses(model, recipe, found, reduction)], 0
         for done, until in itertools.pairwise(points):
             if settle is None or not is_settled(losses, settle):
-                _train(model, optimizer, found, recipe, run, warmup_steps + done, warmup_steps + until, schedule_steps)
-                losses.append(_losses(model, recipe, found))
+                _train(model, optimizer, found, recipe, run, warmup_steps + done, warmup_steps + until, schedule)
+                losses.append(_losses(model, recipe, found, reduction))
                 taken = until
             else:
                 losses.append(losses[-1])
@@ -157,22 +129,50 @@ def is_settled(losses: Sequence[Sequence[float]], settle: float) -> bool:
     return len(latest) == SETTLED_POINTS and bool(np.ptp(latest, axis=0).max() <= settle)
 
 
-def mixed_batches(train: Mapping[str, TokenBatch], run: PlannedRun, *, first_step: int) -> Iterator[TokenBatch]:
+def mixed_batches(train: Mapping[str, DrawnTexts], run: PlannedRun, *, first_step: int) -> Iterator[TokenBatch]:
     """The batches of a run from a step on: of each skill its own samples, whatever the other skills are."""
     streams = [
-        random_batches(
-            train[skill],
-            seed=_seed_of(run.seed, skill),
-            first_step=first_step,
-            drop_share=0.0,
-            size=run.samples_per_skill,
-        )
+        _drawn(train[skill], run.seed, skill, first_step=first_step, size=run.samples_per_skill)
         for skill in run.trained_on
     ]
     for parts in zip(*streams, strict=True):
         yield TokenBatch(
             np.concatenate([part.tokens for part in parts]), np.concatenate([part.targets for part in parts])
         )
+
+
+def drawn_rows(
+    skill: str, num_texts: int, runs: Sequence[PlannedRun], *, first_step: int, last_step: int
+) -> Int[np.ndarray, " text"]:
+    """The numbers of a skill's texts that runs draw at some steps, rising.
+
+    Args:
+        skill: its name.
+        num_texts: number of texts that are drawn from.
+        runs: of any seeds; runs that are not trained on the skill draw none.
+        first_step, last_step: of the draws, both counted from 1.
+
+    Example:
+        >>> drawn_rows("a", 1000, [PlannedRun(("a",), 2, 0), PlannedRun(("b",), 9, 0)], first_step=1, last_step=3).shape
+        (6,)
+    """
+    numbers = TokenBatch(np.arange(num_texts)[:, None, None], np.zeros((num_texts, 1), np.int64))
+    drawn = np.zeros(num_texts, bool)
+    for seed, size in sorted({(run.seed, run.samples_per_skill) for run in runs if skill in run.trained_on}):
+        batches = _drawn(numbers, seed, skill, first_step=first_step, size=size)
+        for batch in itertools.islice(batches, last_step - first_step + 1):
+            drawn[batch.tokens[:, 0, 0]] = True
+    return np.flatnonzero(drawn)
+
+
+def _drawn(
+    texts: DrawnTexts | TokenBatch, seed: int, skill: str, *, first_step: int, size: int
+) -> Iterator[TokenBatch]:
+    return random_batches(texts, seed=_seed_of(seed, skill), first_step=first_step, drop_share=0.0, size=size)
+
+
+def _measured(data: RunData) -> dict[str, TokenBatch]:
+    return {skill: texts.batch for skill, texts in data.evaluation.items()}
 
 
 def _seed_of(seed: int, skill: str) -> int:
@@ -187,7 +187,7 @@ def _train(
     run: PlannedRun,
     done: int,
     until: int,
-    schedule_steps: float,
+    schedule: Schedule,
 ) -> None:
     train(
         computing(model, recipe),
@@ -196,9 +196,11 @@ def _train(
         lr=recipe.lr,
         optimizer=optimizer,
         steps_done=done,
-        schedule_steps=schedule_steps,
+        warmup=schedule.lr_warmup,
+        schedule_steps=schedule.steps,
     )
 
 
-def _losses(model: nn.Module, recipe: Recipe, data: RunData) -> list[float]:
-    return [found.loss for found in evaluate(computing(model, recipe), data.evaluation).values()]
+def _losses(model: nn.Module, recipe: Recipe, data: RunData, reduction: Reduction) -> list[float]:
+    measured = evaluate(computing(model, recipe), _measured(data), reduction=reduction)
+    return [skill.loss for skill in measured.values()]

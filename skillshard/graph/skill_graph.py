@@ -1,4 +1,4 @@
-"""The skills graph as an artefact: a matrix with named axes, one JSON file (`schemas/graph-1.json`)."""
+"""The skills graph as an artefact: a matrix with named axes, one JSON file (`schemas/graph-2.json`)."""
 
 import os
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from skillshard import storage
 from skillshard.errors import GraphError, choose_names, name_some
@@ -45,7 +45,7 @@ class Learned(BaseModel):
     warmup_batch_size: int = Field(ge=1)
     eval_steps: list[int] = Field(description="steps of a run at which losses were measured, from 0")
     runs: list[RunLosses]
-    edges: str = Field(description="absolute, relative or threshold:LOSS")
+    edges: str = Field(description="absolute, relative, threshold:LOSS or threshold-own:LOSS")
     average: Literal["end", "curve"]
     off_diagonal: float | None
     clamp: bool
@@ -53,6 +53,12 @@ class Learned(BaseModel):
     direct: float | None = Field(
         default=None, description="share of the largest edge from which on direct edges are kept"
     )
+
+    @property
+    def loss_kind(self) -> LossKind:
+        """The kind of losses that the runs measured. Runs of graphs of version 1 were all measured per sample."""
+        names = ("reduction", "answer_after", "prompt_field")
+        return LossKind(**{name: value for name in names if (value := self.made_from.get(name)) is not None})
 
     @property
     def num_steps(self) -> int:
@@ -71,7 +77,7 @@ class GraphFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal["skillshard/graph/1"] = Field("skillshard/graph/1", alias="schema")
+    schema_version: Literal["skillshard/graph/2"] = Field("skillshard/graph/2", alias="schema")
     train_skills: list[str] = Field(description="names of the rows: skills that can be trained on")
     eval_skills: list[str] = Field(description="names of the columns: skills whose loss is measured")
     edges: list[list[float]] = Field(
@@ -80,7 +86,29 @@ class GraphFile(BaseModel):
     standard_errors: list[list[float]] | None = Field(
         None, description="of each edge over the seeds; absent where it is not known"
     )
+    loss: LossKind | None = Field(
+        None, description="kind of losses that edges were learned from; absent where it is not known"
+    )
+    not_improved: list[str] | None = Field(
+        None,
+        description="skills that training on themselves did not improve, so that they are no skills; absent where no losses were measured",
+    )
     learned: Learned | None = Field(None, description="absent where the graph was given, not learned")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, read: Any) -> Any:
+        """A file of version 1 says the kind of its losses in the settings of its learning, and the rule of a threshold by another name."""
+        if not isinstance(read, dict) or read.get("schema") != "skillshard/graph/1":
+            return read
+        learned = read.get("learned")
+        if not isinstance(learned, dict) or not isinstance(learned.get("made_from"), dict):
+            return {**read, "schema": "skillshard/graph/2"}
+        edges = str(learned.get("edges"))
+        own = f"threshold-own:{edges.partition(':')[2]}" if edges.startswith("threshold:") else edges
+        answer_after = learned["made_from"].get("answer_after")
+        loss = {} if answer_after is None else {"answer_after": answer_after}
+        return {**read, "schema": "skillshard/graph/2", "loss": loss, "learned": {**learned, "edges": own}}
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -333,7 +361,7 @@ def read_graph(place: str | os.PathLike[str]) -> GraphFile:
         return GraphFile.model_validate(storage.read_json(place))
     except ValidationError as error:
         raise GraphError(
-            f"{os.fspath(place)} is not a skills graph (schemas/graph-1.json): {storage.first_fault(error)}. A matrix of another kind "
+            f"{os.fspath(place)} is not a skills graph (schemas/graph-2.json): {storage.first_fault(error)}. A matrix of another kind "
             "becomes one by 'skillshard graph import'."
         ) from error
 
@@ -342,7 +370,7 @@ def write_graph(file: GraphFile, place: str | os.PathLike[str]) -> None:
     """Write a graph's file, whole or not at all."""
     SkillGraph(file.train_skills, file.eval_skills, file.edges)  # refuses what is no graph
     written = file.model_dump(by_alias=True)
-    optional = ("standard_errors", "learned")
+    optional = ("standard_errors", "loss", "not_improved", "learned")
     storage.write_bytes(
         place,
         storage.to_json({name: value for name, value in written.items() if value is not None or name not in optional}),

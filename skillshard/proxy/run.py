@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -127,8 +128,17 @@ def train_run(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path) -
     shutil.rmtree(folder / "unfinished", ignore_errors=True)
 
 
+@runtime_checkable
+class Texts(Protocol):
+    """Encoded texts that batches are drawn from by their numbers."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Int[np.ndarray, " batch"], /) -> TokenBatch: ...
+
+
 def random_batches(
-    encoded: TokenBatch, *, seed: int, first_step: int, drop_share: float, size: int = BATCH_SIZE
+    encoded: Texts, *, seed: int, first_step: int, drop_share: float, size: int = BATCH_SIZE
 ) -> Iterator[TokenBatch]:
     """The batches of steps `first_step`, `first_step` + 1, ...: texts drawn with replacement, by seed and step alone.
 

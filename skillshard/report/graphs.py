@@ -1,6 +1,7 @@
 """Graphs as people read them: the matrix, what it looks like, what it cost, and two pictures."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ from jaxtyping import Bool
 
 from skillshard.errors import name_some
 from skillshard.extras import needed
-from skillshard.graph.derive import rule_in
+from skillshard.graph.derive import own_gains, rule_in
 from skillshard.graph.skill_graph import GraphFile, read_graph
-from skillshard.graph.statistics import Statistics, is_same, is_uncertain, statistics
+from skillshard.graph.statistics import Gain, Statistics, gains_of, is_same, is_uncertain, statistics
 from skillshard.report.figures import draw_heat_map, draw_nodes
 from skillshard.report.text import has_room, print_line, print_table
 
@@ -28,7 +29,7 @@ def show_graph(place: str | os.PathLike[str], *, pictures: Path | None = None) -
     if max(len(graph.train_skills), len(graph.eval_skills)) <= TABLE_SKILLS:
         _print_matrix(graph)
     _print_strongest(graph)
-    for sentence in (*_counted(found), _out_of_reach(graph) or found.sentence, *_history(graph)):
+    for sentence in (*_counted(found), *_own_gains(graph), _out_of_reach(graph) or found.sentence, *_history(graph)):
         print_line(sentence)
     for drawn in [] if pictures is None else draw_graph(graph, pictures):
         print_line(f"drawn: {drawn}")
@@ -42,7 +43,43 @@ def statistics_of(graph: GraphFile) -> Statistics:
         np.array(graph.edges),
         standard_errors=None if graph.standard_errors is None else np.array(graph.standard_errors),
         num_seeds=1 if graph.learned is None else len(graph.learned.seeds),
+        gains=_gains(graph),
     )
+
+
+def _gains(graph: GraphFile) -> list[Gain]:
+    """How much each skill improves on itself: by the losses where there are losses, else by the diagonal."""
+    if graph.learned is not None:
+        return own_gains(graph.train_skills, graph.eval_skills, graph.learned)
+    errors = None if graph.standard_errors is None else np.array(graph.standard_errors)
+    return gains_of(graph.train_skills, graph.eval_skills, np.array(graph.edges), standard_errors=errors, num_seeds=1)
+
+
+def _own_gains(graph: GraphFile) -> list[str]:
+    """The skills that are none by Definition 2.1, with numbers, and the skills that cannot be told from none."""
+    gains, unit = _gains(graph), "" if graph.learned is None else " nats"
+
+    def listed(chosen: Sequence[Gain]) -> str:
+        return name_some(
+            f"{gain.skill} ({gain.nats:.4g}{unit}"
+            + ("" if gain.standard_error is None else f" ± {gain.standard_error:.2g}")
+            + ")"
+            for gain in chosen
+        )
+
+    none = [gain for gain in gains if gain.nats <= 0]
+    doubtful = [gain for gain in gains if gain.nats > 0 and gain.is_uncertain]
+    sentences = []
+    if none:
+        sentences.append(
+            f"No skill by Definition 2.1, since training on the skill does not lower its own loss: {listed(none)}. Train longer, give it "
+            "more samples, or merge it with others or leave it out."
+        )
+    if doubtful:
+        sentences.append(
+            f"Not told from no skill by these seeds, by how much each lowers its own loss: {listed(doubtful)}."
+        )
+    return sentences
 
 
 def draw_graph(graph: GraphFile, folder: Path) -> list[Path]:

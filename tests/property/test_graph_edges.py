@@ -200,31 +200,111 @@ def test_standard_errors_are_those_of_the_mean_and_tell_edges_from_noise() -> No
     assert np.array_equal(dropped != 0, certain)
 
 
-def test_thresholds_count_samples_of_the_skill_itself() -> None:
-    slow, fast = np.array([3.0, 2.0, 1.0, 0.5]), np.array([3.0, 1.0, 0.5, 0.5])
-    never = np.full(4, 3.0)
+def needing(steps_alone: float, steps_pair: float, *, seed: int = 0, points: int = 400) -> list[LossCurve]:
+    """Brute-force runs on a and b in which b reaches a loss of 1 after so many steps, alone and in the pair."""
+    at = np.arange(points)
 
-    def brute(alone: np.ndarray, pair: np.ndarray) -> float:
-        columns = [("b",), ("a",), ("a", "b")]
+    def falls(steps: float) -> np.ndarray:
+        return np.stack([np.full(points, 3.0), np.where(at >= steps, 0.5, 3.0)], axis=1)
+
+    runs = ((("a",), math.inf), (("b",), steps_alone), (("a", "b"), steps_pair))
+    return [LossCurve(key, seed, falls(steps)) for key, steps in runs]
+
+
+def edge_of(word: str, curves: list[LossCurve]) -> float:
+    return float(derive_edges("brute-force", ("a", "b"), ("a", "b"), curves, rule=rule(word)).edges[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("alone", "pair", "by_definition", "own"),
+    [
+        (10, 8, 1, 1),
+        (10, 10, 1, 1),
+        (10, 12, 0, 1),
+        (10, 15, 0, 1),
+        (10, 19, 0, 1),
+        (10, 20, 0, 0),
+        (10, math.inf, 0, 0),
+        (math.inf, 8, 1, 1),
+        (math.inf, math.inf, 0, 0),
+    ],
+)
+def test_a_threshold_is_definition_2_2_and_threshold_own_counts_samples_of_the_skill_itself(
+    alone: float, pair: float, by_definition: int, own: int
+) -> None:
+    assert edge_of("threshold:1.0", needing(alone, pair)) == by_definition
+    assert edge_of("threshold-own:1.0", needing(alone, pair)) == own
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.1, 0.2])
+@pytest.mark.parametrize("num_seeds", [1, 3, 5])
+def test_a_skill_that_does_nothing_is_an_edge_rarely(noise: float, num_seeds: int) -> None:
+    """Half of the pair's samples are wasted, so the pair needs twice the steps, give or take the noise."""
+    rng = np.random.default_rng([num_seeds, round(100 * noise)])
+    edges = {"threshold:1.0": 0.0, "threshold-own:1.0": 0.0}
+    for _ in range(200):
+        steps = [(100 * (1 + noise * rng.normal()), 200 * (1 + noise * rng.normal())) for _ in range(num_seeds)]
+        curves = [curve for seed, (alone, pair) in enumerate(steps) for curve in needing(alone, pair, seed=seed)]
+        for word in edges:
+            edges[word] += edge_of(word, curves) / 200
+    assert edges["threshold:1.0"] < 0.03
+    if num_seeds > 1:
+        assert edges["threshold-own:1.0"] < 0.1, "the margin of one in twenty"
+    else:
+        assert 0.4 < edges["threshold-own:1.0"] < 0.6, "one seed of a skill on the border is a coin"
+
+
+def test_a_skill_that_helps_is_an_edge_by_both_rules_over_seeds() -> None:
+    rng = np.random.default_rng(0)
+    curves = [curve for seed in range(3) for curve in needing(100 + rng.normal(0, 5), 70 + rng.normal(0, 5), seed=seed)]
+    found = derive_edges("brute-force", ("a", "b"), ("a", "b"), curves, rule=rule("threshold:1.0"))
+    assert found.edges.tolist() == [[1.0, 1.0], [0.0, 1.0]]
+    assert found.standard_errors is None, "0 or 1 by a rule, not measured"
+    assert edge_of("threshold-own:1.0", curves) == 1.0
+    unlucky = [*curves, *needing(100, math.inf, seed=3)]
+    assert edge_of("threshold:1.0", unlucky) == 0.0, "one seed never came down to the loss"
+
+
+def test_a_left_out_skill_is_an_edge_where_the_full_mixture_needs_no_more_data_in_all() -> None:
+    """Of three skills alike, the mixture without one has two thirds of the samples at a step."""
+
+    def without_c(steps_all: float, steps_left: float) -> dict[str, float]:
+        at = np.arange(50)
+        runs = [("a", "b", "c"), ("b", "c"), ("a", "c"), ("a", "b")]
         curves = [
-            LossCurve(key, 0, np.stack([never, values], axis=1))
-            for key, values in zip(columns, (alone, never, pair), strict=True)
+            LossCurve(key, 0, np.where(at >= (steps_left if key == ("a", "b") else steps_all), 0.5, 3.0)[:, None])
+            for key in runs
         ]
-        return float(
-            derive_edges("brute-force", ("a", "b"), ("a", "b"), curves, rule=rule("threshold:1.0")).edges[0, 1]
-        )
+        words = ("threshold:1.0", "threshold-own:1.0")
+        return {
+            word: float(derive_edges("leave-one-out", ("a", "b", "c"), ("b",), curves, rule=rule(word)).edges[2, 0])
+            for word in words
+        }
 
-    assert brute(slow, slow) == 1.0, "as soon with half the samples of b"
-    assert brute(fast, slow) == 0.0, "twice the steps are as many samples of b"
-    assert brute(slow, never) == 0.0
-    assert brute(never, never) == 0.0
+    assert without_c(20, 30) == {"threshold:1.0": 1.0, "threshold-own:1.0": 1.0}
+    assert without_c(20, 29) == {"threshold:1.0": 0.0, "threshold-own:1.0": 1.0}
+    assert without_c(20, 20) == {"threshold:1.0": 0.0, "threshold-own:1.0": 0.0}
+
+
+@pytest.mark.parametrize("word", ["threshold:1.0", "threshold-own:1.0"])
+def test_a_linear_threshold_asks_whether_the_skill_alone_brings_another_one_there_in_every_seed(word: str) -> None:
+    def curves(last: float) -> list[LossCurve]:
+        falls = [np.array([[3.0, 3.0], [0.5, end]]) for end in (0.9, last)]
+        return [LossCurve((name,), seed, falls[seed]) for name in "ab" for seed in (0, 1)]
+
+    assert derive_edges("linear", "ab", "ab", curves(0.9), rule=rule(word)).edges.tolist() == [[1, 1], [1, 1]]
+    assert derive_edges("linear", "ab", "ab", curves(1.1), rule=rule(word)).edges.tolist() == [[1, 0], [1, 1]]
 
 
 def test_a_missing_run_and_a_bad_rule_are_refused() -> None:
     with pytest.raises(GraphError, match=r"the run on b of seed 0 is not there"):
         derive_edges("linear", ("a", "b"), ("a",), [LossCurve(("a",), 0, np.ones((2, 1)))], rule=rule())
-    with pytest.raises(GraphError, match=r"edges 'treshold': give 'absolute', 'relative' or 'threshold:LOSS'"):
+    with pytest.raises(
+        GraphError, match=r"edges 'treshold' \(did you mean 'threshold'\?\): give 'absolute', 'relative', 'thr"
+    ):
         parse_edges("treshold")
+    with pytest.raises(GraphError, match=r"edges 'threshold': give 'absolute'.* such as threshold:0.01 \(nats\)"):
+        parse_edges("threshold")
     with pytest.raises(GraphError, match=r"threshold -1.0: give a finite number above 0"):
         rule("threshold:-1")
     with pytest.raises(GraphError, match=r"method 'linera' \(did you mean 'linear'\?\)"):
