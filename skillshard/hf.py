@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, SupportsIndex
 
 import numpy as np
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn

@@ -207,7 +207,7 @@ class SkillGraph:
     def open(cls, place: str | os.PathLike[str]) -> "SkillGraph":
         """Read a graph from its JSON file."""
         file = read_graph(place)
-        return cls(file.train_skills, file.eval_skills, file.edges)
+        return cls(file.train_skills, file.eval_skills, file.edges, loss=file.loss)
 
     def choose(self, rows: Sequence[str] | None = None, columns: Sequence[str] | None = None) -> "SkillGraph":
         """The part of the graph between some training skills and some evaluation skills.
@@ -292,21 +292,22 @@ class SkillGraph:
     def save(self, place: str | os.PathLike[str]) -> None:
         """Write the graph, whole or not at all."""
         with storage.writing(place) as part, part.open("wb") as file:
-            file.writelines(self._pieces(GraphFile.model_fields["schema_version"].default))
+            file.writelines(self._pieces(GraphFile.model_fields["schema_version"].default, self.loss))
 
     def to_bytes(self) -> bytes:
         """The graph's file."""
-        return b"".join(self._pieces(GraphFile.model_fields["schema_version"].default))
+        return b"".join(self._pieces(GraphFile.model_fields["schema_version"].default, self.loss))
 
     @cached_property
     def digest(self) -> str:
         """Digest of names and edges: what a run records of its graph."""
-        return storage.digest_of(self._pieces(DIGESTED_FORM))
+        return storage.digest_of(self._pieces(DIGESTED_FORM, None))
 
-    def _pieces(self, schema: str) -> Iterator[bytes | memoryview]:
+    def _pieces(self, schema: str, loss: LossKind | None) -> Iterator[bytes | memoryview]:
         """The JSON form of names and edges, row by row, so that the whole is never in memory."""
         names = {"train_skills": list(self.train_skills), "eval_skills": list(self.eval_skills)}
-        head, _, tail = storage.to_json({"schema": schema, **names, "edges": []}).partition(b'"edges": []')
+        of_losses = {} if loss is None else {"loss": loss.model_dump(exclude_none=True)}
+        head, _, tail = storage.to_json({"schema": schema, **names, "edges": [], **of_losses}).partition(b'"edges": []')
         yield head + b'"edges": [\n'
         for row, cells in enumerate(self._rows_as_json()):
             yield b",\n    [\n" if row else b"    [\n"

@@ -109,7 +109,7 @@ def edges(_: Made) -> str:
             raw = keyed_words(15, "losses", run.seed, *run.trained_on) >> np.uint64(44)
             fall = np.linspace(1, 0.3, 5)[:, None] * (1 + raw.reshape(5, 3).astype(np.float64) / 2**21)
             curves.append(LossCurve(run.trained_on, run.seed, fall))
-        for word in ("absolute", "relative", "threshold:0.7"):
+        for word in ("absolute", "relative", "threshold:0.7", "threshold-own:0.7"):
             unit, threshold = parse_edges(word)
             for direct in (None, 0.2):
                 rule = EdgeRule(

@@ -1,0 +1,116 @@
+"""Graph files: version 1 is read as what it is, the kind of losses goes along, and digests stay what they were."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skillshard.errors import GraphError
+from skillshard.graph.derive import own_gains, rule_in
+from skillshard.graph.skill_graph import GraphFile, SkillGraph, read_graph, write_graph
+from skillshard.loss import LossKind
+from skillshard.report.graphs import statistics_of
+from tests.commands import skillshard
+
+LEARNED: dict[str, Any] = {
+    "method": "linear",
+    "made_from": {"shards": "d", "answer_after": "= ", "batch_size": 4, "for_steps": None},
+    "seeds": [0, 1],
+    "warmup_steps": 0,
+    "warmup_batch_size": 4,
+    "eval_steps": [0, 5],
+    "runs": [
+        {"trained_on": [name], "samples_per_skill": 4, "seed": seed, "steps_taken": 5, "losses": [[2.0, 2.0], end]}
+        for seed in (0, 1)
+        for name, end in (("a", [1.0 + seed / 10, 1.5]), ("b", [1.9, 2.1 + seed / 10]))
+    ],
+    "edges": "threshold:1.6",
+    "average": "end",
+    "off_diagonal": None,
+    "clamp": True,
+    "drop_uncertain": False,
+}
+VERSION_1: dict[str, Any] = {
+    "schema": "skillshard/graph/1",
+    "train_skills": ["a", "b"],
+    "eval_skills": ["a", "b"],
+    "edges": [[1.0, 1.0], [0.0, 1.0]],
+    "standard_errors": [[0.0, 0.0], [0.0, 0.0]],
+    "learned": LEARNED,
+}
+
+
+def written(folder: Path, content: dict[str, Any]) -> Path:
+    place = folder / "graph.json"
+    place.write_text(json.dumps(content))
+    return place
+
+
+def test_a_learned_graph_of_version_1_is_per_sample_with_its_mask_and_its_own_rule_of_thresholds(
+    tmp_path: Path,
+) -> None:
+    place = written(tmp_path, VERSION_1)
+    graph = read_graph(place)
+    assert graph.loss == LossKind(answer_after="= ")
+    assert graph.learned is not None and rule_in(graph.learned).unit == "threshold-own"
+    assert SkillGraph.open(place).loss == graph.loss
+    write_graph(graph, tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text())["schema"] == "skillshard/graph/2"
+    assert read_graph(tmp_path / "again.json") == graph
+
+
+def test_a_given_graph_of_version_1_is_of_no_known_kind(tmp_path: Path) -> None:
+    given = {name: VERSION_1[name] for name in ("schema", "train_skills", "eval_skills", "edges")}
+    assert SkillGraph.open(written(tmp_path, given)).loss is None
+    with pytest.raises(GraphError, match=r"is not a skills graph \(schemas/graph-2.json\)"):
+        read_graph(written(tmp_path, {**given, "schema": "skillshard/graph/3"}))
+
+
+def test_the_digest_is_of_names_and_edges_alone_and_stays_what_it_was(tmp_path: Path) -> None:
+    edges = [[1.0, 0.5], [0.0, 1.0]]
+    digests = {
+        SkillGraph("ab", "ab", edges, loss=kind).digest for kind in (None, LossKind(), LossKind(answer_after="="))
+    }
+    assert digests == {"0414d825dfb73af2896db031b89cb931"}, "the digest that version 0.1.0 gave"
+    graph = SkillGraph("ab", "ab", edges, loss=LossKind(reduction="per_token"))
+    graph.save(tmp_path / "graph.json")
+    assert SkillGraph.open(tmp_path / "graph.json").loss == graph.loss
+    assert GraphFile.model_validate(json.loads(graph.to_bytes())).loss == graph.loss
+
+
+def test_skills_that_do_not_improve_on_themselves_are_named_with_their_numbers(tmp_path: Path) -> None:
+    graph = read_graph(written(tmp_path, VERSION_1))
+    assert graph.learned is not None
+    gains = {gain.skill: gain for gain in own_gains(graph.train_skills, graph.eval_skills, graph.learned)}
+    assert gains["a"].nats == pytest.approx(0.95) and gains["b"].nats == pytest.approx(-0.15)
+    assert gains["b"].standard_error == pytest.approx(0.05)
+    assert statistics_of(graph).not_improved == ("b",)
+    out = skillshard("graph", "show", tmp_path / "graph.json").out
+    assert (
+        "No skill by Definition 2.1, since training on the skill does not lower its own loss: b (-0.15 nats ± 0.05)."
+        in out
+    )
+
+
+def test_no_verdict_says_that_everything_helps_everything_over_a_negative_diagonal(tmp_path: Path) -> None:
+    edges = np.full((4, 4), 0.5) - 0.6 * np.eye(4)
+    SkillGraph("abcd", "abcd", edges).save(tmp_path / "graph.json")
+    out = skillshard("graph", "show", tmp_path / "graph.json").out
+    assert "everything helps everything" not in out
+    assert (
+        "Nearly complete (100 % of the edges between skills are positive), but training on a, b, c, d does not" in out
+    )
+    assert (
+        "No skill by Definition 2.1, since training on the skill does not lower its own loss: a (-0.1), b (-0.1)" in out
+    )
+
+
+def test_a_clamped_or_set_diagonal_hides_nothing(tmp_path: Path) -> None:
+    learned = {**LEARNED, "edges": "absolute", "off_diagonal": 0.5}
+    place = written(tmp_path, {**VERSION_1, "edges": [[1.0, 0.5], [0.5, 1.0]], "learned": learned})
+    assert statistics_of(read_graph(place)).not_improved == ("b",)
+    again = skillshard("graph", "--from", place, "--edges", "relative", "--out", tmp_path / "again.json")
+    assert again.code == 0, again.err
+    assert json.loads((tmp_path / "again.json").read_text())["not_improved"] == ["b"]
