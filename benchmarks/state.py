@@ -82,7 +82,8 @@ def many_skills(work: Path, shards: Path) -> dict[str, Any]:
     memory_mb, started = _memory_mb(), time.process_time()
     graph = SkillGraph.identity(opened.skills)
     with tempfile.TemporaryDirectory() as folder:
-        mixer = Mixer(opened, skill_it(graph, eta=0.1), ledger=folder, round_draws=ROUND_DRAWS)
+        policy = skill_it(graph, eta=0.1)
+        mixer = Mixer(opened, policy, ledger=folder, round_draws=ROUND_DRAWS, held_out=opened.skills)
         figures = {"open_cpu_s": time.process_time() - started, "open_memory_mb": _memory_mb() - memory_mb}
         decided: list[float] = []
         for number in range(MANY_SKILLS_ROUNDS):
@@ -197,7 +198,8 @@ def _mixer(ledger: Path, shards: Any) -> Any:
     from skillshard.shards.read import ShardSet
 
     opened = ShardSet.open(shards) if isinstance(shards, Path) else shards
-    return Mixer(opened, skill_it(SkillGraph.identity(opened.skills), eta=0.1), ledger=ledger, round_draws=ROUND_DRAWS)
+    policy = skill_it(SkillGraph.identity(opened.skills), eta=0.1)
+    return Mixer(opened, policy, ledger=ledger, round_draws=ROUND_DRAWS, initial_losses=False)
 
 
 def _memory_mb() -> float:

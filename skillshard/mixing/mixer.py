@@ -599,7 +599,7 @@ def _refuse_unmeasurable(policy: Policy, shards: ShardSet, held_out: Collection[
     """PolicyError if a policy needs the loss of a training skill that has no held-out sample."""
     if not policy.reads_losses or policy.may_miss_losses:
         return
-    measured = shards.holdout if held_out is None else held_out
+    measured = shards.holdout if held_out is None else set(held_out)
     missing = [name for name in policy.eval_skills or shards.skills if name in shards.train and name not in measured]
     if missing:
         raise PolicyError(

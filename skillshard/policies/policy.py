@@ -313,6 +313,8 @@ def check_losses(
 
 def _as_number(value: object) -> float:
     """A number, or the one element of an array or a tensor, as a float; NaN for anything else."""
+    if type(value) is float:  # the usual case: asking for a protocol takes microseconds, and there may be 10,000 skills
+        return value
     if isinstance(value, bool):
         return math.nan
     try:

@@ -13,7 +13,7 @@ import errno
 import mmap
 import os
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from skillshard import storage, web
 from skillshard.corpus import Sample
-from skillshard.errors import ShardError, StorageError, did_you_mean, name_some
+from skillshard.errors import ShardError, StorageError, choose_names
 from skillshard.kept import kept
 from skillshard.shards.cache import Cache, Files, LocalFiles, RemoteFiles, Wanted
 from skillshard.shards.manifest import (
@@ -319,13 +319,15 @@ class ShardSet:
 
     Attributes:
         files: where it is.
-        manifest: what is in it.
-        digest: digest of manifest.json, and so of everything.
+        manifest: what is in it, whether chosen or not.
+        whole_digest: digest of manifest.json, and so of everything.
+        chosen: the skills that `choose` has left, in the order of their names. None: all.
     """
 
     files: Files
     manifest: Manifest | Manifest1
-    digest: str
+    whole_digest: str
+    chosen: tuple[str, ...] | None = None
 
     @classmethod
     def open(
@@ -371,7 +373,42 @@ class ShardSet:
         return cls(files, _manifest_of(raw, shown), storage.digest(raw))
 
     def __getstate__(self) -> dict[str, object]:
-        return {"files": self.files, "manifest": self.manifest, "digest": self.digest}
+        return {name: getattr(self, name) for name in ("files", "manifest", "whole_digest", "chosen")}
+
+    def choose(self, names: Sequence[str]) -> "ShardSet":
+        """The same shard set with some of its skills only, for training and for measuring losses.
+
+        No shard of another skill is opened. The samples of a chosen skill come in the order that they have in a mix of the whole
+        set with the same seed. Token counts of the whole set serve its chosen sets.
+
+        Args:
+            names: skills of this set, in any order. The chosen set keeps the order of the set.
+
+        Raises:
+            ShardError: a name is no skill of this set or is there twice, or no name is given.
+
+        Example:
+            shards = ShardSet.open("shards").choose(["Stance Detection", "Text Matching"])
+        """
+        known = tuple(skill.name for skill in self.manifest_skills)
+        what = f"skills of {storage.public(self.root)}"
+        chosen = choose_names(names, known, what=what, error=ShardError)
+        if len(chosen) == len(known):
+            return self
+        return ShardSet(self.files, self.manifest, self.whole_digest, tuple(name for name in known if name in chosen))
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything that a run may depend on: that of the whole set or, of a chosen set, that of the whole set and the names."""
+        if self.chosen is None:
+            return self.whole_digest
+        return storage.digest(storage.to_json({"shards": self.whole_digest, "skills": self.chosen}))
+
+    @property
+    def manifest_skills(self) -> Sequence[ManifestSkill | ManifestSkill1]:
+        """What the manifest says of the skills of this set, held-out ones too, in the order of their names."""
+        chosen = None if self.chosen is None else set(self.chosen)
+        return [skill for skill in self.manifest.skills if chosen is None or skill.name in chosen]
 
     @property
     def root(self) -> Path | str:
@@ -393,20 +430,10 @@ class ShardSet:
         """The skills that can be trained on."""
         return tuple(self.train)
 
-    def shards_of(self, split: Split, skill: str) -> SkillShards:
-        """One skill's shards; ShardError if there are none."""
-        found = self.train if split == "train" else self.holdout
-        if skill not in found:
-            raise ShardError(
-                f"{storage.public(self.root)} has no {split} shards of skill {skill!r}{did_you_mean(skill, found)}; it has "
-                f"{name_some(found)}."
-            )
-        return found[skill]
-
     def verify(self) -> list[str]:
         """Every fault found by reading all bytes: one sentence each, nothing if all is well.
 
-        Remote bytes are read anew, whatever the cache holds. Over http rejected/ cannot be listed, and is not read.
+        Of a chosen set the shards of its skills are read. Remote bytes are read anew, whatever the cache holds. Over http rejected/ cannot be listed, and is not read.
         """
         files = RemoteFiles(self.files.root, None) if isinstance(self.files, RemoteFiles) else self.files
         found = [shards for split in SPLITS for shards in self._split(split, files).values()]
@@ -424,5 +451,5 @@ class ShardSet:
             return SkillShards(files, skill.name, split, skill.folder, getattr(skill, split))
 
         return MappingProxyType(
-            {skill.name: shards(skill) for skill in self.manifest.skills if getattr(skill, split).number}
+            {skill.name: shards(skill) for skill in self.manifest_skills if getattr(skill, split).number}
         )

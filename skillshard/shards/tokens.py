@@ -263,7 +263,7 @@ def _manifest(
 ) -> TokensManifest:
     names = ("number", "num_samples", "num_tokens", "digest")
     columns: dict[tuple[str, str], dict[str, list[Any]]] = {
-        (skill.name, split): {name: [] for name in names} for skill in shards.manifest.skills for split in SPLITS
+        (skill.name, split): {name: [] for name in names} for skill in shards.manifest_skills for split in SPLITS
     }
     for part, record in zip(parts, records, strict=True):
         found = {"number": part.columns.number[0], **record}
@@ -278,7 +278,7 @@ def _manifest(
             train=TokenColumns(**columns[skill.name, "train"]),
             holdout=TokenColumns(**columns[skill.name, "holdout"]),
         )
-        for skill in shards.manifest.skills
+        for skill in shards.manifest_skills
     ]
     return TokensManifest(
         made_from=made_from,
@@ -421,8 +421,8 @@ class TokenCounts:
         return found
 
     def refuse_other_shards(self, shards: ShardSet) -> None:
-        """TokensError unless these are the counts of a shard set."""
-        if self.manifest.shards != shards.digest:
+        """TokensError unless these are the counts of a shard set, or of the whole set that its skills were chosen from."""
+        if self.manifest.shards not in (shards.digest, shards.whole_digest):
             raise TokensError(
                 f"{self.root} counts the tokens of shards {self.manifest.shards}, but {storage.public(shards.root)} is {shards.digest}. "
                 "Count the tokens of these shards with 'skillshard tokens'."
