@@ -8,13 +8,18 @@ Layout while work goes on:
     OUT/MANIFEST              last; then .work goes
 
 `made_from` (command, arguments, names and sizes of the inputs) determines the bytes, and stands in the manifest. The
-inputs' times of change stand only in job.json: equal input gives equal bytes.
+inputs' times of change stand only in job.json: equal input gives equal bytes. A time that is new says only that a file has to
+be looked at; its content decides.
+
+A command that ended before its first unit (a field that is not there) leaves nothing that another command could spoil: the
+directory is begun anew, unless a process still works in it.
 """
 
+import fcntl
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from skillshard import storage
 from skillshard.errors import SkillshardError, StorageError
+from skillshard.printable import counted
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,12 +40,40 @@ MANIFESTS = {
 """File that finishes an artefact -> what it finishes."""
 
 
+class _Lock:
+    """Says that this process works in a directory, until it is released or the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        place = folder / ".work" / "lock"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor: int | None = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+        self.is_held = self._take(fcntl.LOCK_SH)
+
+    def is_alone(self) -> bool:
+        """Whether no other process works there; False where the file system has no locks."""
+        return self.is_held and self._take(fcntl.LOCK_EX)
+
+    def _take(self, kind: int) -> bool:
+        assert self._descriptor is not None
+        try:
+            fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
+        except OSError:  # another process has it, or the file system knows no locks
+            return False
+        return True
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
 @dataclass(frozen=True)
 class Work:
     """Work towards one artefact, new or taken up again."""
 
     out: Path
     manifest: str
+    lock: _Lock | None = field(default=None, compare=False, repr=False)
 
     def records(self, stage: str) -> str:
         """Where the records of a stage's units are kept."""
@@ -54,9 +88,22 @@ class Work:
         storage.write_bytes(self.out / self.manifest, storage.to_json(manifest))
         _clean(self.out)
 
+    def release(self) -> None:
+        """Say that this process does not work here any more."""
+        if self.lock is not None:
+            self.lock.release()
+
+
+Changed = Callable[[Path, Sequence[str]], list[str]]
+"""Given the directory of an artefact and files whose time of change is new: those whose content is new too."""
+
 
 def begin(
-    out: str | os.PathLike[str], manifest: str, made_from: dict[str, Any], mtimes_ns: Mapping[str, int]
+    out: str | os.PathLike[str],
+    manifest: str,
+    made_from: dict[str, Any],
+    mtimes_ns: Mapping[str, int],
+    changed: Changed = lambda folder, places: list(places),
 ) -> Work | None:
     """Start work on `out`, or take it up again.
 
@@ -65,6 +112,7 @@ def begin(
         manifest: name of the file that finishes it.
         made_from: what determines the bytes; the finished manifest holds it under "made_from".
         mtimes_ns: place -> time of last change of every file read; a change between two runs is noticed.
+        changed: looks at files whose time of change is new. Without it the time decides.
 
     Returns:
         None if `out` is already finished from the same inputs.
@@ -79,17 +127,56 @@ def begin(
     begun = _begun(folder)
     if (folder / manifest).exists():
         _refuse_other(folder, _by_name(_made_from(folder, manifest)), _by_name(made_from))
-        _refuse_changed(folder, (folder / manifest).stat().st_mtime_ns, mtimes_ns)
+        _refuse_changed(folder, (folder / manifest).stat().st_mtime_ns, mtimes_ns, changed)
         _clean(folder)
         return None
     if begun is None:
         _refuse_foreign(folder, there)
-        job = {"made_from": made_from, "mtimes_ns": dict(mtimes_ns)}
-        storage.write_bytes(folder / ".work" / "job.json", storage.to_json(job))
-        return Work(folder, manifest)
-    _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
-    _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns)
-    return Work(folder, manifest)
+        lock = _Lock(folder)
+        _write_job(folder, made_from, mtimes_ns)
+        return Work(folder, manifest, lock)
+    lock = _Lock(folder)
+    if differences(_by_name(begun["made_from"]), _by_name(made_from)) and _is_free_to_begin_anew(folder, lock):
+        shutil.rmtree(folder / ".work" / "scratch", ignore_errors=True)
+        _write_job(folder, made_from, mtimes_ns)
+        return Work(folder, manifest, lock)
+    try:
+        _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
+        if _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns, changed):
+            _write_job(folder, made_from, mtimes_ns)  # looked at: the next command need not look again
+    except StorageError:
+        lock.release()
+        raise
+    return Work(folder, manifest, lock)
+
+
+def refuse_nested(out: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """StorageError if an output would lie in a directory that is read, or what is read in the output: links are followed.
+
+    An output in its own input would be read as input by the next command.
+    """
+    target = Path(os.path.realpath(storage.local_path(out)))
+    for place in inputs:
+        if storage.is_remote(place):
+            continue
+        source = Path(os.path.realpath(_without_wildcards(storage.local_path(place))))
+        if source.is_dir() and target.is_relative_to(source):
+            raise StorageError(
+                f"--out {os.fspath(out)} lies in {os.fspath(place)}, which is read: the next command would read its own output. Choose an "
+                "--out beside it."
+            )
+        if source.is_relative_to(target) and source.exists():
+            raise StorageError(
+                f"{os.fspath(place)}, which is read, lies in --out {os.fspath(out)}. Choose another directory to write to."
+            )
+
+
+def _without_wildcards(place: Path) -> Path:
+    """The directory that a pattern begins in; a place without wildcards is itself."""
+    for number, part in enumerate(place.parts):
+        if any(mark in part for mark in "*?[") and not place.exists():
+            return Path(*place.parts[:number])
+    return place
 
 
 def kind(place: str | os.PathLike[str]) -> str:
@@ -100,10 +187,25 @@ def kind(place: str | os.PathLike[str]) -> str:
     for name in MANIFESTS:
         if (folder / name).exists():
             return name
+    if not folder.exists():
+        raise StorageError(f"{folder} does not exist. Give the directory of tags, shards, token counts or a run.")
+    if folder.is_file():
+        raise StorageError(f"{folder} is a file, and no artefact of skillshard. {_what_reads(folder)}")
     if (folder / ".work" / "job.json").exists():
         raise StorageError(f"{folder} is not finished: run the command that began it again.")
     known = ", ".join(f"{name} ({what})" for name, what in MANIFESTS.items())
     raise StorageError(f"{folder} holds no artefact of skillshard: none of {known} is there.")
+
+
+def _what_reads(file: Path) -> str:
+    """What to do with a file that was taken for an artefact."""
+    if file.name in MANIFESTS:
+        return f"It finishes {MANIFESTS[file.name]}: give its directory, {file.parent}."
+    if file.suffix == ".json":
+        return f"If it is a graph: skillshard graph show {file}."
+    if any(file.name.endswith(suffix) for suffix in (".jsonl", ".ndjson", ".gz", ".zst", ".parquet", ".arrow", ".tar")):
+        return f"If it is a corpus: skillshard tag {file} --field FIELD --out TAGS."
+    return "Give the directory of tags, shards, token counts or a run."
 
 
 def parse_manifest(
@@ -195,20 +297,37 @@ def _refuse_other(folder: Path, before: Any, now: Any) -> None:
         )
 
 
-def _refuse_changed_since(folder: Path, before_ns: Mapping[str, int], now_ns: Mapping[str, int]) -> None:
-    changed = [place for place in {**before_ns, **now_ns} if before_ns.get(place) != now_ns.get(place)]
-    if changed:
+def _is_free_to_begin_anew(folder: Path, lock: _Lock) -> bool:
+    """Whether no unit is finished in a directory, and no other process works in it."""
+    return not any((folder / ".work" / "records").rglob("*.json")) and lock.is_alone()
+
+
+def _write_job(folder: Path, made_from: dict[str, Any], mtimes_ns: Mapping[str, int]) -> None:
+    job = {"made_from": made_from, "mtimes_ns": dict(mtimes_ns)}
+    storage.write_bytes(folder / ".work" / "job.json", storage.to_json(job))
+
+
+def _refuse_changed_since(
+    folder: Path, before_ns: Mapping[str, int], now_ns: Mapping[str, int], changed: Changed
+) -> bool:
+    """StorageError if a file changed since work was begun; whether some files had to be looked at."""
+    suspects = [place for place in {**before_ns, **now_ns} if before_ns.get(place) != now_ns.get(place)]
+    if not suspects:
+        return False
+    new = [place for place in suspects if place not in now_ns or place not in before_ns]
+    if places := new or changed(folder, suspects):
         raise StorageError(
-            f"{changed[0]} changed since the unfinished work in {folder} was begun ({len(changed)} such file(s)), and what "
+            f"{places[0]} changed since the unfinished work in {folder} was begun ({counted(len(places), 'such file')}), and what "
             f"is done there may not fit it any more. Remove {folder} and run the command again, or choose another --out."
         )
+    return True
 
 
-def _refuse_changed(folder: Path, finished_ns: int, mtimes_ns: Mapping[str, int]) -> None:
-    newer = [place for place, mtime_ns in mtimes_ns.items() if mtime_ns > finished_ns]
-    if newer:
+def _refuse_changed(folder: Path, finished_ns: int, mtimes_ns: Mapping[str, int], changed: Changed) -> None:
+    suspects = [place for place, mtime_ns in mtimes_ns.items() if mtime_ns > finished_ns]
+    if suspects and (places := changed(folder, suspects)):
         raise StorageError(
-            f"{newer[0]} changed after {folder} was made from it ({len(newer)} such file(s)). Choose another --out, or remove "
+            f"{places[0]} changed after {folder} was made from it ({counted(len(places), 'such file')}). Choose another --out, or remove "
             f"{folder} to make it anew."
         )
 

@@ -15,11 +15,10 @@ needed("proxy", "plots", what="skillshard demo")  # before the imports that fail
 
 import os
 import shutil
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,14 +26,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from skillshard import artefact, storage, taggers
+from skillshard import artefact, progress, storage, taggers
 from skillshard.corpus import Corpus
 from skillshard.errors import StorageError
 from skillshard.execution import Record, Unit, Where, run
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import RUN, DirectoryLedger
+from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import open_records
 from skillshard.policies import Policy, proportional, skill_it, stratified
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.train import TokenBatch, answer_batch, evaluate, seeded_model, train
@@ -56,7 +54,7 @@ TARGET_LOSS = 0.05
 METHODS = ("natural", "stratified", "skill-it")
 
 OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
-OnSteps = Callable[[str, int], Callable[[int], None]]
+Working = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def run_demo(
     steps: int = 3000,
     seed: int = 0,
     on_stage: OnStage,
-    on_steps: OnSteps,
+    working: Working,
 ) -> list[MethodResult]:
     """Generate, tag, shard, train three times, draw; what is done already is not done again.
 
@@ -103,54 +101,28 @@ def run_demo(
         num_samples: size of the corpus, in natural proportions.
         steps: optimizer steps of each training, batches of `BATCH_SIZE`.
         seed: of corpus, model and stream. The three trainings share it.
-        on_stage, on_steps: progress; the latter is called with a name and a number of steps, and what it returns with the
-            number of steps done.
+        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit.
+        working: a context for a piece of work without units, given its name.
     """
     folder = Path(out)
     _join(folder, {"k": k, "num_samples": num_samples, "steps": steps, "seed": seed})
-    prepare(folder, k=k, num_samples=num_samples, seed=seed, on_stage=on_stage)
+    prepare(folder, k=k, num_samples=num_samples, seed=seed, on_stage=on_stage, working=working)
     runs = folder / "runs"
     common = {"folder": str(folder), "k": k, "steps": steps, "seed": seed}
     units = [Unit(method, {"method": method, **common}) for method in METHODS]
-    with _watched({method: runs / method for method in METHODS}, steps, on_steps):
-        records = run(train_method, units, where=Where(), records=str(folder / "results"))
+    records = run(
+        train_method,
+        units,
+        where=Where(),
+        records=str(folder / "results"),
+        on_done=on_stage("training", len(units)),
+    )
     draw_runs(
         {method: history(DirectoryLedger(runs / method)) for method in METHODS},
         folder / "demo.png",
         title=f"LEGO, k={k}, shuffled clauses, one seed ({seed})",
     )
     return [MethodResult(**record) for record in records]
-
-
-def _num_evaluations(ledger: Path) -> int:
-    """How often a training that may not have begun yet has reported."""
-    if not (ledger / RUN).exists():
-        return 0
-    return open_records(DirectoryLedger(ledger)).num_observations()
-
-
-@contextmanager
-def _watched(ledgers: Mapping[str, Path], steps: int, on_steps: OnSteps) -> Iterator[None]:
-    """Show how far each training is: its ledger says so, whichever process trains."""
-    bars = {method: on_steps(method, steps) for method in ledgers}
-    done = threading.Event()
-
-    def show() -> None:
-        for method, place in ledgers.items():
-            bars[method](min(steps, _num_evaluations(place) * evaluation_interval(steps)))
-
-    def watch() -> None:
-        while not done.wait(0.5):
-            show()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
-        show()
 
 
 def _join(folder: Path, arguments: dict[str, int]) -> None:
@@ -169,11 +141,14 @@ def _join(folder: Path, arguments: dict[str, int]) -> None:
         storage.write_bytes(place, storage.to_json(arguments))
 
 
-def prepare(folder: Path, *, k: int, num_samples: int, seed: int, on_stage: OnStage) -> None:
+def prepare(
+    folder: Path, *, k: int, num_samples: int, seed: int, on_stage: OnStage, working: Working = nullcontext
+) -> None:
     """The demo's shards: generate, tag, shard."""
     if not (folder / "corpus").exists():
         shutil.rmtree(folder / ".corpus", ignore_errors=True)
-        write_lego(folder / ".corpus", k=k, num_samples=num_samples, seed=seed)
+        with working("generating"):
+            write_lego(folder / ".corpus", k=k, num_samples=num_samples, seed=seed)
         (folder / ".corpus").rename(folder / "corpus")
     corpus = Corpus.open(folder / "corpus")
     tags = taggers.tag_corpus(corpus, taggers.metadata("meta.skill"), folder / "tags", where=Where(), on_stage=on_stage)
@@ -208,6 +183,7 @@ def train_method(method: str, folder: str, k: int, steps: int, seed: int) -> Rec
     reached: list[int] = []
 
     def measure(step: int) -> None:
+        progress.advance(step, steps)
         losses = {skill: found.loss for skill, found in evaluate(model, holdout).items()}
         mixer.report(step, losses)
         if sum(losses.values()) / len(losses) < TARGET_LOSS:

@@ -7,24 +7,25 @@ wrong sample stays wrong. Of several such errors the one of the earliest unit is
 depend on the number of workers.
 """
 
-import concurrent.futures
+import contextlib
 import logging
-import multiprocessing
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-from skillshard import storage
+from skillshard import progress, storage
 from skillshard.errors import ExecutionError, SkillshardError
 from skillshard.extras import needed
+from skillshard.pool import WorkerPool
 
 MAX_TRIES = 3
 RAY_OBJECT_STORE_BYTES = 256 << 20
@@ -32,6 +33,9 @@ RAY_OBJECT_STORE_BYTES = 256 << 20
 CONNECT_TIMEOUT_S = 10
 
 Record = dict[str, Any]
+
+POLL_S = 1.0
+"""Time between two looks at how far the running units are."""
 
 _DIED = (
     "a worker process died (killed, or out of memory? A script that calls this at its top level is run again by every "
@@ -85,6 +89,20 @@ def num_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@runtime_checkable
+class Watcher(Protocol):
+    """Wants to know more of a stage than which units are done."""
+
+    def __call__(self, unit: Unit, record: Record) -> None:
+        """A unit is done now."""
+
+    def found_done(self, unit: Unit, record: Record) -> None:
+        """A unit was done by an earlier command."""
+
+    def part(self, unit: Unit, share: float) -> None:
+        """A unit under way is done to this share, from 0 to 1."""
+
+
 def run(
     function: Callable[..., Record],
     units: Sequence[Unit],
@@ -102,7 +120,7 @@ def run(
         units: in the order in which records are returned.
         where: local pool or Ray.
         records: directory of the record files, one per unit.
-        on_done: called in this process for every unit, also for those found done.
+        on_done: called in this process for every unit, also for those found done; a `Watcher` is told more.
         keeps_model: the function loads something large into its process, and a process should do many units: on Ray they
             are actors. A local process does many in any case.
         num_gpus: GPUs that such a process takes on Ray; where it is not 0, a local pool is one process.
@@ -115,16 +133,26 @@ def run(
         ExecutionError: a unit's worker died, or the function failed otherwise, `MAX_TRIES` times.
     """
     found: dict[str, Record] = {}
+    watcher = on_done if isinstance(on_done, Watcher) else None
     for unit in units:
         place = storage.join(records, f"{unit.key}.json")
         if storage.exists(place):
             found[unit.key] = storage.read_json(place)
-            on_done(unit, found[unit.key])
+            (watcher.found_done if watcher else on_done)(unit, found[unit.key])
     missing = [unit for unit in units if unit.key not in found]
-    for unit, record in _run_missing(function, missing, where, records, keeps_model, num_gpus):
-        found[unit.key] = record
-        on_done(unit, record)
+    on_part = watcher.part if watcher else lambda unit, share: None
+    # Closed at once when something goes wrong here: an exception keeps its frames, and with them the workers, alive.
+    with contextlib.closing(
+        _run_missing(function, missing, where, records, keeps_model, num_gpus, on_part)
+    ) as outcomes:
+        for unit, record in outcomes:
+            found[unit.key] = record
+            on_done(unit, record)
     return [found[unit.key] for unit in units]
+
+
+OnPart = Callable[[Unit, float], None]
+Outcomes = Generator[tuple[Unit, Record], None, None]
 
 
 def _run_missing(
@@ -134,15 +162,18 @@ def _run_missing(
     records: str,
     keeps_model: bool,
     num_gpus: float,
-) -> Iterator[tuple[Unit, Record]]:
+    on_part: OnPart,
+) -> Outcomes:
     if not units:
-        return iter(())
+        return
     if where.ray_address is not None:
-        return _run_on_ray(function, units, where, records, keeps_model, num_gpus)
+        yield from _run_on_ray(function, units, where, records, keeps_model, num_gpus, on_part)
+        return
     workers = where.processes(len(units), num_gpus=num_gpus)
     if workers == 1:
-        return ((unit, _do(function, unit, records)) for unit in units)
-    return _run_in_pool(function, units, workers, records)
+        yield from _run_here(function, units, records, on_part)
+    else:
+        yield from _run_in_pool(function, units, workers, records, on_part)
 
 
 def _do(function: Callable[..., Record], unit: Unit, records: str) -> Record:
@@ -152,60 +183,68 @@ def _do(function: Callable[..., Record], unit: Unit, records: str) -> Record:
     return record
 
 
+def _run_here(function: Callable[..., Record], units: list[Unit], records: str, on_part: OnPart) -> Outcomes:
+    for unit in units:
+        with progress.sent_to(lambda share, unit=unit: on_part(unit, share)):  # type: ignore[misc]  # a default, not an argument
+            record = _do(function, unit, records)
+        yield unit, record
+
+
 def _run_in_pool(
-    function: Callable[..., Record], units: list[Unit], workers: int, records: str
-) -> Iterator[tuple[Unit, Record]]:
-    left, tries = {unit.key: unit for unit in units}, Counter[str]()
-    while left:
-        context = multiprocessing.get_context("forkserver")
-        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-            try:
-                futures = {pool.submit(_do, function, unit, records): unit for unit in left.values()}
-                for future in concurrent.futures.as_completed(futures):
-                    unit, error = futures[future], future.exception()
-                    if isinstance(error, SkillshardError):
-                        pool.shutdown(wait=True, cancel_futures=True)
-                        raise _earliest(futures, units)
-                    if error is None:
-                        yield unit, future.result()
-                        del left[unit.key]
-                    elif not isinstance(error, BrokenProcessPool):
-                        _count_try(tries, unit, error)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-            died = [unit for future, unit in futures.items() if isinstance(future.exception(), BrokenProcessPool)]
-            for unit in died[:workers]:  # units begin in their order, so one of these was running when a worker died
-                _count_try(tries, unit, BrokenProcessPool(_DIED))
+    function: Callable[..., Record], units: list[Unit], workers: int, records: str, on_part: OnPart
+) -> Outcomes:
+    by_key = {unit.key: unit for unit in units}
+    waiting, failures, tries = deque(units), _Failures(units), Counter[str]()
+    with WorkerPool(workers) as pool:
+        while failures.awaits(pool.running) or (waiting and not failures):
+            while waiting and not failures and pool.has_room:
+                unit = waiting.popleft()
+                pool.begin(unit.key, _do, function, unit, records)
+            for event in pool.wait(POLL_S):
+                unit = by_key[event.key]
+                if event.kind == "done":
+                    yield unit, event.value
+                elif event.kind == "part":
+                    on_part(unit, event.value)
+                elif isinstance(event.value, SkillshardError):
+                    failures.add(unit, event.value)
+                else:
+                    _count_try(tries, unit, event.value or ChildProcessError(_DIED))
+                    waiting.appendleft(unit)
+    failures.raise_earliest()
+
+
+class _Failures:
+    """Errors of ours, by the place of their unit. The earliest is raised, so that it is the same for any number of workers."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._place = {unit.key: place for place, unit in enumerate(units)}
+        self._errors: dict[int, SkillshardError] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._errors)
+
+    def add(self, unit: Unit, error: SkillshardError) -> None:
+        self._errors[self._place[unit.key]] = error
+
+    def awaits(self, running: Iterable[str]) -> bool:
+        """Whether a unit under way matters still: any does, or after a failure one that may fail earlier in the order."""
+        return any(not self._errors or self._place[key] < min(self._errors) for key in running)
+
+    def raise_earliest(self) -> None:
+        if self._errors:
+            raise self._errors[min(self._errors)]
 
 
 def _count_try(tries: Counter[str], unit: Unit, error: BaseException) -> None:
     """Count a try that failed; ExecutionError if it was the last."""
     tries[unit.key] += 1
     if tries[unit.key] == MAX_TRIES:
-        why = str(error) if isinstance(error, (OSError, BrokenProcessPool)) else repr(error)
+        why = str(error) if isinstance(error, OSError) else repr(error)
         raise ExecutionError(
             f"unit {unit.key} failed {MAX_TRIES} times, the last time because: {why.rstrip('.')}. What is done is kept: mend "
             "the cause and run the same command again."
         ) from error
-
-
-def _earliest(futures: Mapping["concurrent.futures.Future[Record]", Unit], units: Sequence[Unit]) -> BaseException:
-    order = {unit.key: at for at, unit in enumerate(units)}
-    ended = [(order[unit.key], future) for future, unit in futures.items() if future.done() and not future.cancelled()]
-    errors = [error for _, future in sorted(ended, key=lambda pair: pair[0]) if (error := future.exception())]
-    return next(error for error in errors if isinstance(error, SkillshardError))
-
-
-def _end_with_parent() -> None:
-    """End this worker when the process that started the pool is gone, even if that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_on_ray(
@@ -215,21 +254,21 @@ def _run_on_ray(
     records: str,
     keeps_model: bool,
     num_gpus: float,
-) -> Iterator[tuple[Unit, Record]]:
+    on_part: OnPart,
+) -> Outcomes:
     started = _start_ray(where)  # before Ray is imported, which reads the environment then
     import ray
 
+    running: dict[Any, Unit] = {}
+    stop: Callable[[Any], None] | None = None
     try:
-        num_running, begin, ended = _ray_workers(keeps_model, num_gpus)
-        waiting = list(reversed(units))
-        running: dict[Any, Unit] = {}
-        errors: dict[str, SkillshardError] = {}
-        tries = Counter[str]()
-        while running or (waiting and not errors):
-            while waiting and not errors and len(running) < num_running:
-                unit = waiting.pop()
+        num_running, begin, ended, stop = _ray_workers(keeps_model, num_gpus)
+        waiting, failures, tries = deque(units), _Failures(units), Counter[str]()
+        while failures.awaits(unit.key for unit in running.values()) or (waiting and not failures):
+            while waiting and not failures and len(running) < num_running:
+                unit = waiting.popleft()
                 running[begin(function, unit, records)] = unit
-            for reference in ray.wait(list(running), num_returns=1)[0]:
+            for reference in ray.wait(list(running), num_returns=1, timeout=POLL_S)[0]:
                 unit = running.pop(reference)
                 try:
                     record = ray.get(reference)
@@ -237,27 +276,58 @@ def _run_on_ray(
                 except ray.exceptions.RayTaskError as error:
                     ended(reference, alive=True)
                     if isinstance(error.cause, SkillshardError):
-                        errors[unit.key] = error.cause
+                        failures.add(unit, error.cause)
                     else:
                         _count_try(tries, unit, error.cause)
-                        waiting.append(unit)
+                        waiting.appendleft(unit)
                 except ray.exceptions.RayError as error:
                     ended(reference, alive=False)
-                    _count_try(tries, unit, BrokenProcessPool(f"its Ray worker died ({_first_line(error)})"))
-                    waiting.append(unit)
+                    _count_try(tries, unit, ChildProcessError(f"its Ray worker died ({_first_line(error)})"))
+                    waiting.appendleft(unit)
                 else:
                     yield unit, record
-        if errors:
-            raise next(errors[unit.key] for unit in units if unit.key in errors)
+            for unit in running.values():
+                if (share := _read_share(records, unit)) is not None:
+                    on_part(unit, share)
+        failures.raise_earliest()
     finally:
+        if stop is not None:
+            for reference in running:  # only after an error or a signal
+                stop(reference)
         if started:
             ray.shutdown()
 
 
+def _do_on_ray(function: Callable[..., Record], unit: Unit, records: str) -> Record:
+    """`_do`, and a file that says how far it is: Ray has no cheap way from a task to its driver, and all nodes see the records."""
+    place = _share_place(records, unit)
+
+    def write(share: float) -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f"{share:.4f}")
+
+    try:
+        with progress.sent_to(write):
+            return _do(function, unit, records)
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def _share_place(records: str, unit: Unit) -> Path:
+    return Path(records) / f".{unit.key}.progress"
+
+
+def _read_share(records: str, unit: Unit) -> float | None:
+    try:
+        return float(_share_place(records, unit).read_text())
+    except (FileNotFoundError, ValueError):  # not said yet, or being written just now
+        return None
+
+
 def _ray_workers(
     keeps_model: bool, num_gpus: float
-) -> tuple[int, Callable[[Callable[..., Record], Unit, str], Any], Callable[..., None]]:
-    """How many units to have under way on Ray, what begins one, and what is told when one ended.
+) -> tuple[int, Callable[[Callable[..., Record], Unit, str], Any], Callable[..., None], Callable[[Any], None]]:
+    """How many units to have under way on Ray, what begins one, what is told when one ended, and what stops one.
 
     Tasks, or actors that do one unit after another and so keep what they loaded; an actor that died is replaced. Tries are
     counted by the caller, as in the pool.
@@ -271,8 +341,13 @@ def _ray_workers(
             f"a GPU was asked for, and the Ray cluster has {there.get('GPU', 0):g}. Give --device cpu, or add a node that has one."
         )
     if not keeps_model:
-        task = ray.remote(num_cpus=1, max_retries=0)(_do)
-        return 2 * num_cpus_there, task.remote, lambda reference, alive: None
+        task = ray.remote(num_cpus=1, max_retries=0)(_do_on_ray)
+        return (
+            2 * num_cpus_there,
+            task.remote,
+            lambda reference, alive: None,
+            lambda reference: ray.cancel(reference, force=True),
+        )
     actor: Any = ray.remote(num_cpus=1, num_gpus=num_gpus, max_restarts=0)(_Keeper)
     idle: list[Any] = []
     busy: dict[Any, Any] = {}
@@ -288,14 +363,15 @@ def _ray_workers(
         if alive:
             idle.append(keeper)
 
-    return max(1, int(there.get("GPU", 0) / num_gpus) if num_gpus else num_cpus_there), begin, ended
+    num_running = max(1, int(there.get("GPU", 0) / num_gpus) if num_gpus else num_cpus_there)
+    return num_running, begin, ended, lambda reference: ray.kill(busy[reference])
 
 
 class _Keeper:
     """A process that does one unit after another."""
 
     def do(self, function: Callable[..., Record], unit: Unit, records: str) -> Record:
-        return _do(function, unit, records)
+        return _do_on_ray(function, unit, records)
 
 
 def _first_line(error: BaseException) -> str:
@@ -304,6 +380,24 @@ def _first_line(error: BaseException) -> str:
 
 def _start_ray(where: Where) -> bool:
     """Connect to Ray unless this process is connected; whether it was connected here."""
+    with _own_signal_handlers():
+        return _connect(where)
+
+
+@contextlib.contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep the handler of SIGTERM that Ray replaces with its own, which ends the process without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _connect(where: Where) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if where.ray_address == "local":
         _guard_local_ray()

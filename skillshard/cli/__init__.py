@@ -1,15 +1,25 @@
 """`skillshard VERB`: parse, call one function, print. Heavy modules are imported inside the verbs.
 
-Exit codes: 0 done, 1 an error of data or run in one sentence, 2 usage.
+Exit codes: 0 done, 1 an error in one sentence, 2 usage, 130 stopped by Ctrl-C, 143 stopped by SIGTERM, 141 nobody reads the
+output any more (`| head`). With SKILLSHARD_DEBUG=1 in the environment an error shows where in the code it comes from.
 """
 
+import contextlib
+import io
+import os
+import shlex
+import signal
 import sys
+import threading
+import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from skillshard.cli.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
 from skillshard.cli.shards import shard, tokens
@@ -18,6 +28,10 @@ from skillshard.cli.synth import synth
 from skillshard.cli.tag import tag
 from skillshard.cli.weights import fit, mix
 from skillshard.errors import SkillshardError
+from skillshard.printable import printable
+
+DEBUG = "SKILLSHARD_DEBUG"
+"""Environment variable: set to 1, tracebacks are shown."""
 
 app = typer.Typer(
     name="skillshard",
@@ -56,19 +70,123 @@ def _relative_paths(verb: tuple[str, ...], arguments: list[str]) -> list[str]:
     return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The entry point: every error of ours becomes one sentence and exit code 1, every warning one sentence."""
-    warnings.showwarning = lambda message, *place: typer.echo(f"warning: {message}", err=True)
+def _show_version(asked: bool) -> None:
+    if not asked:
+        return
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
     try:
-        app(arguments)
-    except SkillshardError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    except OSError as error:
-        typer.echo(
-            f"error: {error}. What is finished is kept: mend the cause and run the same command again.", err=True
+        typer.echo(f"skillshard {installed('skillshard')}")
+    except PackageNotFoundError:
+        typer.echo("skillshard, run from its source: pip install it to give it a version")
+    raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """From a text corpus to the batch on the GPU: tag it into skills, shard it, mix it live."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: every error becomes one sentence and exit code 1, every warning one sentence."""
+    warnings.showwarning = lambda message, *place: _tell("warning", str(message))
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows it escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    with _signals() as received:
+        try:
+            app(arguments)
+        except Stopped as stopped:
+            _tell_stopped(str(stopped), received, arguments)
+        except (KeyboardInterrupt, SystemExit) as end:
+            if not received:
+                raise
+            _tell_stopped("", received, arguments)
+            raise AssertionError from end  # not reached
+        except BrokenPipeError:
+            _end_quietly()
+        except Exception as error:
+            if os.environ.get(DEBUG):
+                traceback.print_exception(error)
+            _tell("error", _sentence(error))
+            sys.exit(1)
+
+
+def _tell(kind: str, sentence: str) -> None:
+    typer.echo(f"{kind}: {printable(sentence)}", err=True)
+
+
+def _sentence(error: Exception) -> str:
+    """What the user reads of an error."""
+    if isinstance(error, SkillshardError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error}. What is finished is kept: mend the cause and run the same command again."
+    if isinstance(error, MemoryError):
+        return (
+            f"the memory of this machine does not suffice ({str(error).rstrip('.') or 'MemoryError'}). What is finished is kept: free memory, or "
+            "take fewer --workers or a smaller --partition-size, and run the command again."
         )
-        sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("stopped; what is finished is kept: run the same command again to go on.", err=True)
-        sys.exit(130)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "skillshard" in frame.filename]
+    frame = ours[-1] if ours else last
+    return (
+        f"this is a mistake in skillshard, not of yours: {type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno}). "
+        f"What is finished is kept. To report it, run the same command with {DEBUG}=1 and send what it prints."
+    )
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, once: what ends a command is not to be ended. Yields the signals that came."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell lets what it starts in the background ignore Ctrl-C
+            before[number] = signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():  # a command that was stopped ends now, and is not to be disturbed
+            signal.signal(number, signal.SIG_IGN if received else signal.SIG_DFL if handler is None else handler)
+
+
+def _tell_stopped(where: str, received: list[int], arguments: list[str] | None) -> None:
+    """The last words of a command that was stopped."""
+    number = received[0] if received else int(signal.SIGINT)
+    by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    typer.echo(f"stopped by {by}{printable(where)}. To go on: {printable(_command_line(arguments))}", err=True)
+    sys.exit(128 + number)
+
+
+def _command_line(arguments: list[str] | None) -> str:
+    """The command as it was typed, to be typed again."""
+    if arguments is not None and Path(sys.argv[0]).name.partition(".")[0] not in ("tag", "shard", "graph", "tokens"):
+        return shlex.join(["skillshard", *arguments])
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        return shlex.join(["python", "-m", "skillshard.cli", *sys.argv[1:]])
+    if program.suffix == ".py":
+        return shlex.join(["python", *sys.argv])
+    return shlex.join([program.name, *sys.argv[1:]])
+
+
+def _end_quietly() -> None:
+    """Nobody reads the output any more: what is still to be written goes nowhere, so that Python does not complain at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)

@@ -1,30 +1,206 @@
-"""Progress bars."""
+"""How far a command is: bars on a terminal, a plain line every few seconds elsewhere."""
 
-from collections.abc import Callable
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import typer
+
+SECONDS_BETWEEN_LINES = 5.0
+"""Without a terminal: often enough to see that a command is alive, seldom enough for a log."""
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM came while a command worked; the message says where, and what is kept.
+
+    No `Exception`, as `KeyboardInterrupt` is none: nothing on the way may take it for a failure.
+    """
+
+
+@dataclass
+class Stage:
+    """One stage of a command. It is told what happens, from any thread, and knows how far it is.
+
+    Attributes:
+        name: as shown.
+        num: units to do; 0 where that is not known.
+        num_done: units done, those found done included.
+        num_found: units that an earlier command did.
+        shares: key -> share of each unit under way.
+        started_s, ended_s: of `time.monotonic`.
+    """
+
+    name: str
+    num: int
+    num_done: int = 0
+    num_found: int = 0
+    shares: dict[str, float] = field(default_factory=dict)
+    started_s: float = field(default_factory=time.monotonic)
+    ended_s: float | None = None
+
+    def __call__(self, unit: Any, record: Any) -> None:
+        self.shares.pop(getattr(unit, "key", ""), None)
+        self.num_done += 1
+        if self.num_done >= self.num:
+            self.ended_s = time.monotonic()
+
+    def found_done(self, unit: Any, record: Any) -> None:
+        self.num_found += 1
+        self(unit, record)
+
+    def part(self, unit: Any, share: float) -> None:
+        self.shares[unit.key] = share
+
+    @property
+    def done(self) -> float:
+        """Units done, with the parts of those under way."""
+        return float(min(self.num_done + sum(list(self.shares.values())), self.num))
+
+    @property
+    def elapsed_s(self) -> float:
+        return (self.ended_s or time.monotonic()) - self.started_s
+
+    @property
+    def left_s(self) -> float | None:
+        """An estimate of the time left; None as long as nothing is done.
+
+        >>> stage = Stage("training", 4, num_done=2, num_found=1, started_s=0.0, ended_s=60.0)
+        >>> stage.left_s
+        120.0
+        """
+        done_now = self.done - self.num_found
+        if self.num_done >= self.num or done_now <= 0:
+            return None
+        return self.elapsed_s * (self.num - self.done) / done_now
+
+    def sentence(self) -> str:
+        """
+        >>> Stage("training", 4, num_done=2, started_s=0.0, ended_s=60.0).sentence()
+        'training: 2 of 4 (50 %) in 1 min 00 s, about 1 min 00 s left'
+        >>> Stage("reading texts", 0, started_s=0.0, ended_s=5.0).sentence()
+        'reading texts: 5 s'
+        """
+        if not self.num:
+            return f"{self.name}: {duration(self.elapsed_s)}"
+        share = "" if self.num_done >= self.num else f" ({100 * self.done / self.num:.0f} %)"
+        left = "" if self.left_s is None else f", about {duration(self.left_s)} left"
+        return f"{self.name}: {self.num_done:,} of {self.num:,}{share} in {duration(self.elapsed_s)}{left}"
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(7.4), duration(83.0), duration(5000.0)
+    ('7 s', '1 min 23 s', '1 h 23 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
 
 
 class Bars:
-    """Progress bars on standard error, one per stage."""
+    """Progress on standard error, one stage after another.
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    Args:
+        kept_in: where a stopped command goes on, for the message.
+    """
 
-        columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True))
+    def __init__(self, kept_in: Path | None = None) -> None:
+        self._kept_in = kept_in
+        self._stages: list[Stage] = []
+        self._screen: Callable[[], None] = self._show_lines
+        self._next_line_s = time.monotonic() + SECONDS_BETWEEN_LINES
+        self._num_ended = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._live: Any = None
 
     def __enter__(self) -> "Bars":
-        self._progress.start()
+        if sys.stderr.isatty():
+            self._live = _live()
+            self._live.start()
+            tasks: list[Any] = []
+            self._screen = lambda: _show_bars(self._live, tasks, self._stages)
+        self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._screen()
+        if self._live is not None:
+            self._live.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            raise Stopped(self._where_stopped()) from None
 
-    def stage(self, name: str, num: int) -> Callable[[Any, Any], None]:
-        task = self._progress.add_task(name, total=num)
-        return lambda unit, record: self._progress.advance(task)
+    def stage(self, name: str, num: int) -> Stage:
+        """A stage begins; what is returned is told of its units (`skillshard.execution.Watcher`)."""
+        stage = Stage(name, num)
+        if not num:
+            stage.ended_s = stage.started_s
+        self._stages.append(stage)
+        return stage
 
-    def steps(self, name: str, num: int) -> Callable[[int], None]:
-        task = self._progress.add_task(name, total=num)
-        return lambda done: self._progress.update(task, completed=done)
+    @contextmanager
+    def working(self, name: str) -> Iterator[None]:
+        """A stage that is one piece of work of unknown length."""
+        stage = Stage(name, 0)
+        self._stages.append(stage)
+        yield
+        stage.ended_s = time.monotonic()
+
+    def say(self, sentence: str) -> None:
+        """A line above the bars."""
+        if self._live is not None:
+            self._live.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        else:
+            typer.echo(sentence, err=True)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.25):
+            self._screen()
+
+    def _show_lines(self) -> None:
+        """A line for each stage that ended, and every few seconds one for the stage under way."""
+        while self._num_ended < len(self._stages) and self._stages[self._num_ended].ended_s is not None:
+            stage = self._stages[self._num_ended]
+            if stage.num or stage.elapsed_s >= SECONDS_BETWEEN_LINES:
+                typer.echo(stage.sentence(), err=True)
+            self._num_ended += 1
+            self._next_line_s = time.monotonic() + SECONDS_BETWEEN_LINES
+        if self._num_ended < len(self._stages) and time.monotonic() >= self._next_line_s and not self._ended.is_set():
+            typer.echo(self._stages[-1].sentence(), err=True)
+            self._next_line_s = time.monotonic() + SECONDS_BETWEEN_LINES
+
+    def _where_stopped(self) -> str:
+        under_way = [stage for stage in self._stages if stage.ended_s is None]
+        where = f" in the stage '{under_way[-1].name}'" if under_way else ""
+        if under_way and under_way[-1].num:
+            where += f", {under_way[-1].num_done:,} of {under_way[-1].num:,} done"
+        kept = "" if self._kept_in is None else f". What is finished is kept in {self._kept_in}"
+        return where + kept
+
+
+def _live() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description:>9}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    return Progress(*columns, console=Console(stderr=True), auto_refresh=False)
+
+
+def _show_bars(live: Any, tasks: list[Any], stages: list[Stage]) -> None:
+    for stage in stages[len(tasks) :]:
+        tasks.append(live.add_task(stage.name, total=stage.num or None, told=""))
+    for task, stage in zip(tasks, list(stages), strict=False):
+        told = stage.sentence().partition(": ")[2]
+        ended = {"total": 1, "completed": 1} if stage.ended_s is not None and not stage.num else {}
+        live.update(task, **{"completed": stage.done, "told": told, **ended})
+    live.refresh()

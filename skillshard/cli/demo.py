@@ -18,9 +18,9 @@ def demo(
     """The whole way on the paper's LEGO task: natural, stratified and SKILL-IT, in a few minutes on two cores."""
     from skillshard.demo import run_demo, show_results, summary
 
-    with Bars() as bars:
+    with Bars(out) as bars:
         results = run_demo(
-            out, k=k, num_samples=samples, steps=steps, seed=seed, on_stage=bars.stage, on_steps=bars.steps
+            out, k=k, num_samples=samples, steps=steps, seed=seed, on_stage=bars.stage, working=bars.working
         )
     show_results(results)
     typer.echo(summary(results, out, steps=steps))

@@ -171,7 +171,7 @@ def learn_graph(
             f"note: without --warmup a new {proxy} model learns first what all texts share, and the edges will mostly tell that.",
             err=True,
         )
-    with Bars() as bars:
+    with Bars(out.with_suffix(".runs") if runs is None else runs) as bars:
         learn(
             ShardSet.open(shards),
             out,
@@ -203,7 +203,7 @@ def learn_graph(
             precision=dtype,
             runs=runs,
             where=Where(workers, ray_address),
-            on_estimate=lambda sentence: typer.echo(sentence, err=True),
+            on_estimate=bars.say,
             on_stage=bars.stage,
         )
     show_graph(out)

@@ -61,7 +61,7 @@ def shard(
     if not 0 <= holdout < 1:
         raise typer.BadParameter(f"{holdout} is no share: give a number from 0 to below 1.", param_hint="--holdout")
     opened = open_corpus(corpus)
-    with Bars() as bars:
+    with Bars(out) as bars:
         write_shards(
             opened,
             Tags.open(tags),
@@ -94,7 +94,7 @@ def tokens(
     from skillshard.shards.tokens import count_tokens
 
     cache_bytes = None if cache_size is None else parse_size(cache_size, "--cache-size")
-    with Bars() as bars:
+    with Bars(out) as bars:
         counts = count_tokens(
             ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes),
             tokenizer,

@@ -1,5 +1,6 @@
 """`skillshard tag`: by metadata, embedding, loss or other tags."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -191,6 +192,7 @@ def tag(
             "tagging by metadata needs a field, such as --field meta.category.", param_hint="--field"
         )
     opened = open_corpus(corpus)
+    bars = Bars(out)
     if by == "metadata":
         tagger = _metadata(field or [], mapping, min_share, rest)
     elif by == "loss":
@@ -214,6 +216,7 @@ def tag(
             device=device or "auto",
             precision=dtype or "auto",
             on_this_machine=ray_address is None,
+            on_estimate=bars.say,
         )
     else:
         tagger = _embedding(
@@ -231,7 +234,7 @@ def tag(
             seed=seed,
             on_this_machine=ray_address is None,
         )
-    with Bars() as bars:
+    with bars:
         tags = taggers.tag_corpus(
             opened,
             tagger,
@@ -262,7 +265,7 @@ def _regroup(
     from skillshard import taggers
     from skillshard.report.text import show_tags
 
-    with Bars() as bars:
+    with Bars(out) as bars:
         tags = taggers.regroup_tags(
             corpus,
             out,
@@ -369,6 +372,7 @@ def _loss(
     device: str,
     precision: str,
     on_this_machine: bool,
+    on_estimate: Callable[[str], None],
 ) -> Any:
     """The tagger that --by loss asks for."""
     if model is not None:
@@ -398,5 +402,5 @@ def _loss(
         device=device,
         precision=precision,
         on_this_machine=on_this_machine,
-        on_estimate=lambda sentence: typer.echo(sentence, err=True),
+        on_estimate=on_estimate,
     )

@@ -186,6 +186,8 @@ def count_tokens(
         except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
             if artefact.begin(out, MANIFEST, made_from, {}) is not None:
                 raise
+        finally:
+            work.release()
     return TokenCounts.open(out)
 
 

@@ -26,6 +26,7 @@ import xxhash
 
 from skillshard import artefact, storage
 from skillshard.corpus import Corpus
+from skillshard.corpus.compare import places_changed
 from skillshard.errors import ExecutionError, ShardError, StorageError, TagsError, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.shards.copies import TEXTS_PER_RANGE, find_copies, find_texts, set_copies_aside
@@ -97,15 +98,23 @@ def write_shards(
         "tags": tags.digest,
     }
     _refuse_other_corpus(corpus, tags)
-    work = artefact.begin(out, MANIFEST, made_from, corpus.mtimes_ns)
+
+    def begun() -> artefact.Work | None:
+        return artefact.begin(
+            out, MANIFEST, made_from, corpus.mtimes_ns, lambda _, places: _changed(corpus, tags, places)
+        )
+
+    work = begun()
     if work is None:
         return Manifest.model_validate(storage.read_json(Path(out) / MANIFEST))
     try:
         return _write(corpus, tags, work, made_from, where, on_stage)
     except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
-        if artefact.begin(out, MANIFEST, made_from, corpus.mtimes_ns) is None:
+        if begun() is None:
             return Manifest.model_validate(storage.read_json(Path(out) / MANIFEST))
         raise
+    finally:
+        work.release()
 
 
 def _write(
@@ -168,6 +177,7 @@ def _write(
     return manifest
 
 
+<<<<<<< HEAD
 @dataclass(frozen=True)
 class _Tables:
     """The tables of texts of all chunks, and the units that read them.
@@ -274,6 +284,14 @@ def _refuse_too_many(shards: Sequence[ShardPlan]) -> None:
             f"{len(shards):,} shards of {sum(shard.num_bytes for shard in shards) // len(shards):,} bytes are too many for one shard set "
             f"(at most {MAX_MANIFEST_BYTES // MANIFEST_BYTES_PER_SHARD:,}). Give a larger --shard-size in another --out."
         )
+=======
+def _changed(corpus: Corpus, tags: Tags, places: Sequence[str]) -> list[str]:
+    """Those of some files whose rows are not the ones that were tagged."""
+    arguments = tags.manifest.made_from["arguments"]
+    partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
+    digests = {at: part.rows_digest for at, part in enumerate(tags.manifest.parts)}
+    return places_changed(partitions, digests, places, arguments["reading"])
+>>>>>>> 2daf360 (Ctrl-C and SIGTERM stop a command: workers get a unit only when idle, end with their parent, and the last line is the command that goes on; progress and estimates without a terminal, from within units, and on Ray; an output in which nothing was finished is begun anew; a time of change only says where to look)
 
 
 def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:

@@ -151,6 +151,8 @@ def regroup_tags(
         except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
             if artefact.begin(out, MANIFEST, made_from, {}) is not None:
                 raise
+        finally:
+            work.release()
     return Tags.open(out)
 
 

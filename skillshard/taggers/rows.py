@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from skillshard.corpus import Partition, Rejection, Sample, read_partition
+from skillshard.corpus import Partition, PartitionReader, Rejection, Sample
 from skillshard.errors import CorpusError
 from skillshard.execution import Record, keyed
 from skillshard.taggers.fields import FOLDER as FIELDS
@@ -36,14 +36,15 @@ def count_partition(
     """Read a partition, and keep its metadata of few values; CorpusError at the first bad row unless these are set aside."""
     table = FieldTable()
     num_rows = num_samples = 0
-    for row in read_partition(partition, **reading):
+    reader = PartitionReader(partition, **reading)
+    for row in reader:
         if isinstance(row, Rejection) and on_bad_sample == "stop":
             raise CorpusError(row.sentence())
         table.add(row.meta if isinstance(row, Sample) else {})
         num_rows += 1
         num_samples += isinstance(row, Sample)
     table.write(fields)
-    return {"num_rows": num_rows, "num_samples": num_samples}
+    return {"num_rows": num_rows, "num_samples": num_samples, "rows_digest": reader.digest()}
 
 
 def sample_rows(num_rows: Sequence[int], size: int, seed: int) -> list[Int[np.ndarray, " row"]]:

@@ -26,6 +26,7 @@ import xxhash
 
 from skillshard import artefact, storage
 from skillshard.corpus import Corpus, Partition, PartitionReader, Rejection, Sample, line_numbers
+from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, ExecutionError, StorageError, TagsError
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.taggers.tagger import Finder, OnBadSample, OnStage, RowTagger, Search, Tag, Tagger, Untagged
@@ -80,14 +81,40 @@ def tag_corpus(
         },
         "inputs": corpus.inputs,
     }
-    work = artefact.begin(out, MANIFEST, made_from, corpus.mtimes_ns)
+
+    def begun() -> artefact.Work | None:
+        return artefact.begin(
+            out,
+            MANIFEST,
+            made_from,
+            corpus.mtimes_ns,
+            lambda folder, places: places_changed(
+                corpus.partitions(partition_bytes=partition_bytes), _rows_digests(folder), places, reading
+            ),
+        )
+
+    work = begun()
     if work is not None:
         try:
             _tag(corpus, tagger, work, made_from, where, on_stage)
         except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
-            if artefact.begin(out, MANIFEST, made_from, corpus.mtimes_ns) is not None:
+            if begun() is not None:
                 raise
+        finally:
+            work.release()
     return Tags.open(out)
+
+
+def _rows_digests(folder: Path) -> dict[int, str]:
+    """Index of a partition -> digest of its rows, as far as they were read for finished or unfinished tags."""
+    if (folder / MANIFEST).exists():
+        return {part: found.rows_digest for part, found in enumerate(Tags.open(folder).manifest.parts)}
+    records = (folder / ".work" / "records").glob("*/*.json")
+    return {
+        int(place.stem): record["rows_digest"]
+        for place in records
+        if place.parent.name in ("count", "tag") and "rows_digest" in (record := storage.read_json(place))
+    }
 
 
 def _tag(

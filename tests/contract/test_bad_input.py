@@ -4,6 +4,8 @@ import gzip
 import os
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from skillshard import artefact
 from skillshard.shards.read import ShardSet
 from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
@@ -457,10 +460,24 @@ def test_a_change_that_keeps_size_and_time_is_noticed_as_the_rows_are_read(made:
     assert not (made / "S2" / "manifest.json").exists()
 
 
-def test_a_file_with_the_same_size_and_a_later_time_is_refused_by_the_finished_artefact(made: Path) -> None:
-    os.utime(made / "C" / "a.jsonl")
-    sentence = fails(*tag_again(made))
-    assert f"{made / 'C' / 'a.jsonl'} changed after {made / 'T'} was made from it" in sentence
+@pytest.mark.parametrize("hours", [0, 1])
+def test_a_file_with_a_later_time_and_the_same_content_is_what_it_was(made: Path, hours: int) -> None:
+    """Also with a time in the future, as of a file server whose clock is ahead."""
+    works(*shard_again(made))
+    before = tree(made)
+    time_ns = time.time_ns() + hours * 3600 * 10**9
+    os.utime(made / "C" / "a.jsonl", ns=(time_ns, time_ns))
+    works(*tag_again(made))
+    works(*shard_again(made))
+    assert tree(made) == before
+
+
+def test_a_file_with_a_later_time_and_another_content_of_the_same_size_is_refused(made: Path) -> None:
+    works(*shard_again(made))
+    file = made / "C" / "a.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"number 3", b"number 4"))
+    for command, out in ((tag_again(made), made / "T"), (shard_again(made), made / "S")):
+        assert f"{file} changed after {out} was made from it (1 such file)" in fails(*command)
 
 
 def test_tags_of_another_corpus_are_refused(made: Path) -> None:
@@ -470,15 +487,64 @@ def test_tags_of_another_corpus_are_refused(made: Path) -> None:
     assert "a.jsonl is not there any more, b.jsonl is new" in sentence and not (made / "S2").exists()
 
 
-def test_work_begun_on_an_older_state_of_the_corpus_says_how_to_go_on(tmp_path: Path) -> None:
+def test_a_first_command_that_failed_does_not_block_the_corrected_one(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(GOOD[:5]) + b"{\n")
-    command = ("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
-    assert "a.jsonl line 6" in fails(*command)
+    command = ("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T")
+    assert "wrong" in fails(*command, "--field", "wrong")
+    assert "a.jsonl line 6" in fails(*command, *FIELD)
     (tmp_path / "a.jsonl").write_bytes(lines(GOOD[:5]) + b" \n")  # mended, as the sentence said
-    sentence = fails(*command)
-    assert "changed since the unfinished work" in sentence and f"Remove {tmp_path / 'T'}" in sentence
-    shutil.rmtree(tmp_path / "T")
-    works(*command)
+    works(*command, *FIELD)
+    works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "undisturbed", *FIELD)
+    assert tree(tmp_path / "T") == tree(tmp_path / "undisturbed")
+
+
+def begin_without_end(tmp_path: Path) -> tuple[object, ...]:
+    """Work whose first file is done and whose second one is bad; the command."""
+    (tmp_path / "C").mkdir()
+    (tmp_path / "C" / "a.jsonl").write_bytes(lines(GOOD[:5]))
+    (tmp_path / "C" / "b.jsonl").write_bytes(lines(GOOD[5:6]) + b"{\n")
+    command = ("tag", tmp_path / "C", "--out", tmp_path / "T", "--workers", 1)
+    assert "b.jsonl line 2" in fails(*command, *FIELD)
+    return command
+
+
+def test_work_with_finished_units_is_not_thrown_away_by_another_command(tmp_path: Path) -> None:
+    command = begin_without_end(tmp_path)
+    sentence = fails(*command, *FIELD, "--on-bad-sample", "set-aside")
+    assert "was begun with other inputs or arguments" in sentence and "remove" in sentence
+
+
+def test_unfinished_work_goes_on_after_a_touch_and_not_after_a_change(tmp_path: Path) -> None:
+    command = begin_without_end(tmp_path)
+    os.utime(tmp_path / "C" / "a.jsonl")
+    (tmp_path / "C" / "b.jsonl").write_bytes(lines(GOOD[5:6]) + b" \n")
+    file = tmp_path / "C" / "a.jsonl"
+    before = file.read_bytes()
+    file.write_bytes(before.replace(b"number", b"nombre"))
+    sentence = fails(*command, *FIELD)
+    assert f"{file} changed since the unfinished work" in sentence and f"Remove {tmp_path / 'T'}" in sentence
+    file.write_bytes(before)
+    works(*command, *FIELD)
+
+
+def test_a_directory_in_which_another_process_works_is_not_begun_anew(tmp_path: Path) -> None:
+    work = artefact.begin(tmp_path / "T", "tags.json", {"command": "other"}, {})
+    assert work is not None
+    other = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from skillshard import artefact; artefact.begin({str(tmp_path / 'T')!r}, 'tags.json', {{}}, {{}})",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "was begun with other inputs or arguments" in other.stderr
+    work.release()
+    anew = artefact.begin(tmp_path / "T", "tags.json", {"command": "tag"}, {})
+    assert anew is not None
+    anew.release()
 
 
 # ------------------------------------------------------------------------------------------------------------- damage

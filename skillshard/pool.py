@@ -1,0 +1,202 @@
+"""Worker processes of this machine that do one task at a time, and that never outlive their parent.
+
+`concurrent.futures.ProcessPoolExecutor` hands its workers one task more than they can do, and cannot take that task back: after
+Ctrl-C a training would begin. Here a worker gets a task only when it is idle, so what has not begun never begins. It is also
+known which task a dead worker had.
+
+A terminal sends Ctrl-C to all processes of a command at once. Workers do not hear it: the parent decides what happens, and
+ends its workers with SIGTERM, which gives them the time to remove their temporary files, and soon after with SIGKILL.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import connection as connections
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from skillshard import progress
+
+GRACE_S = 3.0
+"""Time that workers get to clean up before they are killed."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a task.
+
+    Attributes:
+        key: of the task.
+        kind: "part": `value` is the share that is done; "done": `value` is the result; "failed": `value` is the exception;
+            "died": the worker is gone, and `value` is None.
+    """
+
+    key: str
+    kind: Literal["part", "done", "failed", "died"]
+    value: Any
+
+
+class _Worker:
+    """A process and this end of its pipe."""
+
+    def __init__(self) -> None:
+        self.connection, other_end = multiprocessing.Pipe()
+        context = multiprocessing.get_context("forkserver")
+        self.process = context.Process(target=_serve, args=(other_end,))
+        with contextlib.closing(other_end), _without_interrupts():
+            self.process.start()
+
+    def messages(self) -> Iterator[tuple[str, Any]]:
+        """What the worker has sent, and at last "died" if it is gone."""
+        try:
+            while self.connection.poll():
+                yield self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            yield "died", None
+
+
+class WorkerPool:
+    """At most `size` workers, each started when there is a task for it. A context: at its end no worker is left."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._idle: list[_Worker] = []
+        self._busy: dict[str, _Worker] = {}
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Keys of the tasks under way."""
+        return tuple(self._busy)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._busy) < self._size
+
+    def begin(self, key: str, function: Callable[..., Any], *arguments: Any) -> None:
+        """Begin `function(*arguments)` in an idle worker; there must be room."""
+        task = pickle.dumps((function, arguments))
+        with held_signals():
+            worker = self._idle.pop() if self._idle else _Worker()
+            self._busy[key] = worker
+            with contextlib.suppress(BrokenPipeError):  # the worker is gone, which `wait` will see
+                worker.connection.send_bytes(task)
+
+    def wait(self, timeout_s: float) -> Iterator[Event]:
+        """What happened to the tasks under way; waits for something to happen, at most so long."""
+        ready = connections.wait([worker.connection for worker in self._busy.values()], timeout_s)
+        for key, worker in list(self._busy.items()):
+            if worker.connection not in ready:
+                continue
+            for kind, value in worker.messages():
+                if kind == "died":
+                    del self._busy[key]
+                    _end([worker], gently=False)
+                elif kind != "part":
+                    self._idle.append(self._busy.pop(key))
+                yield Event(key, kind, value)  # type: ignore[arg-type]  # one of the four
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        workers = [*self._idle, *self._busy.values()]
+        self._idle, self._busy = [], {}
+        with held_signals():
+            _end(workers, gently=True)
+
+
+def _end(workers: list[_Worker], *, gently: bool) -> None:
+    for worker in workers:
+        worker.process.terminate() if gently else worker.process.kill()
+    until_s = time.monotonic() + GRACE_S
+    for worker in workers:
+        worker.process.join(max(0.0, until_s - time.monotonic()))
+        if worker.process.exitcode is None:
+            worker.process.kill()
+            worker.process.join()
+        worker.connection.close()
+        worker.process.close()
+
+
+@contextlib.contextmanager
+def held_signals() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM while the block runs: what it does is done whole. Afterwards they are handled."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread only
+        return
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number_held in held:
+            signal.raise_signal(number_held)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is started in the block inherits that SIGINT is blocked: nothing of it prints a traceback after Ctrl-C."""
+    resource_tracker.ensure_running()  # it would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(connection: Connection) -> None:
+    """A worker's life: do the tasks that come, until the pipe is closed or SIGTERM comes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    _end_with_parent()
+    while True:
+        try:
+            task = connection.recv_bytes()
+        except EOFError:
+            return
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone, and so will be this process
+            with progress.sent_to(lambda share: connection.send(("part", share))):
+                message = _outcome(task)
+            connection.send(message)
+
+
+def _outcome(task: bytes) -> tuple[str, Any]:
+    try:
+        function, arguments = pickle.loads(task)
+        return "done", function(*arguments)
+    except Exception as error:  # whatever it is: the parent decides which failures are tried again
+        error.add_note(traceback.format_exc())
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # an exception class with arguments of its own
+            return "failed", RuntimeError(repr(error))
+        return "failed", error
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started the pool is gone, even if that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

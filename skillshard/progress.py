@@ -1,0 +1,43 @@
+"""How far a unit of work is: the unit says it, and whoever runs the unit passes it on."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+SECONDS_BETWEEN = 1.0
+"""A unit may call `advance` at every step. Only one call a second is passed on, so that a call costs next to nothing."""
+
+
+class _Receiver:
+    """Where this process sends what `advance` says; None outside of a unit."""
+
+    send: Callable[[float], None] | None = None
+    last_sent_s = 0.0
+
+
+def advance(done: int, total: int) -> None:
+    """Say that `done` of `total` steps of the present unit are done; does nothing outside of a unit.
+
+    >>> shares = []
+    >>> with sent_to(shares.append):
+    ...     advance(1, 4)
+    ...     advance(2, 4)  # less than a second later
+    >>> shares
+    [0.25]
+    """
+    if _Receiver.send is None:
+        return
+    now_s = time.monotonic()
+    if now_s - _Receiver.last_sent_s >= SECONDS_BETWEEN:
+        _Receiver.last_sent_s = now_s
+        _Receiver.send(done / total)
+
+
+@contextlib.contextmanager
+def sent_to(send: Callable[[float], None]) -> Iterator[None]:
+    """Pass what `advance` says in the block to `send`, as a share from 0 to 1."""
+    _Receiver.send, _Receiver.last_sent_s = send, 0.0
+    try:
+        yield
+    finally:
+        _Receiver.send = None

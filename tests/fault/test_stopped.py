@@ -1,0 +1,188 @@
+"""Ctrl-C and SIGTERM: nothing new begins, nothing survives, one sentence says how to go on, and going on gives the same bytes."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.commands import marked
+from tests.conftest import REPOSITORY, tree
+from tests.fault.test_killed import wait_until
+
+SLOW = """
+import sys, time
+from pathlib import Path
+
+import typer
+
+from skillshard import progress, storage
+from skillshard.cli import app, main
+from skillshard.cli.bars import Bars
+from skillshard.execution import Where, keyed, run
+
+
+def work(number, out, stage, seconds):
+    Path(out, f"{stage}-{number}.begun").write_text("")
+    for step in range(50):
+        time.sleep(seconds / 50)
+        progress.advance(step + 1, 50)
+    storage.write_bytes(Path(out, "results", f"{stage}-{number}"), b"%d" % number)
+    return {"number": number}
+
+
+@app.command()
+def slow(out: Path, workers: int = 2, ray: str = "", seconds: float = 2.0) -> None:
+    out.mkdir(exist_ok=True)
+    where = Where(workers, ray or None)
+    with Bars(out) as bars:
+        for stage in ("first", "second"):
+            units = keyed({"number": at, "out": str(out), "stage": stage, "seconds": seconds} for at in range(6))
+            run(work, units, where=where, records=str(out / "records" / stage), on_done=bars.stage(stage, len(units)))
+            (out / f"{stage}.ended").write_text("")
+            time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+class Slow:
+    """A command of two stages with six units each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out, self.marker, self.script = folder / "out", str(folder), folder / "slow.py"
+        self.script.write_text(SLOW)
+
+    def start(self, *options: object) -> "subprocess.Popen[str]":
+        command = [sys.executable, self.script, "slow", self.out, *options]
+        return subprocess.Popen(
+            [str(word) for word in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a process group, to which a terminal sends Ctrl-C
+            env={**os.environ, "SKILLSHARD_TEST": self.marker, "PYTHONPATH": str(REPOSITORY)},
+        )
+
+    def names(self, pattern: str) -> set[str]:
+        return {path.name for path in self.out.glob(pattern)} if self.out.exists() else set()
+
+    def results(self) -> dict[str, bytes]:
+        return tree(self.out / "results")
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Slow:
+    return Slow(tmp_path)
+
+
+def stop(process: "subprocess.Popen[str]", number: signal.Signals) -> tuple[str, float]:
+    """Stop a command as a terminal or a scheduler does; its standard error, and the seconds that it took to end."""
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid, number)
+    started_s = time.monotonic()
+    _, err = process.communicate(timeout=120)
+    return err, time.monotonic() - started_s
+
+
+MOMENTS: dict[str, Callable[[Slow], bool]] = {
+    "while the workers start": lambda slow: len(marked(slow.marker)) >= 3,
+    "while the first units run": lambda slow: len(slow.names("first-*.begun")) >= 2,
+    "while later units run": lambda slow: len(slow.names("records/first/*.json")) >= 3,
+    "between two stages": lambda slow: bool(slow.names("first.ended")),
+    "in the second stage": lambda slow: len(slow.names("second-*.begun")) >= 2,
+}
+EXPECTED = {f"{stage}-{at}": b"%d" % at for stage in ("first", "second") for at in range(6)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", sorted(MOMENTS))
+def test_a_stopped_command_begins_nothing_leaves_no_process_and_goes_on_to_the_same_bytes(
+    moment: str, number: signal.Signals, slow: Slow
+) -> None:
+    process = slow.start()
+    wait_until(lambda: MOMENTS[moment](slow) or process.poll() is not None, timeout_s=120)
+    assert process.poll() is None, process.communicate()
+    begun = slow.names("*.begun")
+    err, seconds = stop(process, number)
+    assert process.returncode == 128 + number, err
+    assert "Traceback" not in err and "KeyboardInterrupt" not in err, err
+    wait_until(lambda: not marked(slow.marker))
+    assert len(slow.names("*.begun") - begun) <= 2, "units that waited were begun"
+    assert not list(slow.out.rglob("*.part")), "temporary files are left"
+    by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    last = err.splitlines()[-1]
+    assert last.startswith(f"stopped by {by}") and str(slow.out) in last
+    if "runs" in moment or "run" in moment.split():
+        assert "in the stage 'first'" in last and "of 6 done" in last and "What is finished is kept in" in last
+
+    ended = set(slow.names("records/first/*.json"))
+    again = shlex.split(last.partition("To go on: ")[2])
+    assert again == ["python", str(slow.script), "slow", str(slow.out)]
+    before = {path: path.stat().st_mtime_ns for path in (slow.out / "records").rglob("*.json")}
+    subprocess.run(
+        [sys.executable, *again[1:], "--seconds", "0.1"],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert slow.results() == EXPECTED
+    assert all(path.stat().st_mtime_ns == mtime for path, mtime in before.items()), "done again"
+    assert ended <= slow.names("records/first/*.json")
+
+
+def test_a_second_ctrl_c_does_not_disturb_the_ending(slow: Slow) -> None:
+    process = slow.start()
+    wait_until(lambda: len(slow.names("first-*.begun")) >= 2 or process.poll() is not None, timeout_s=120)
+    for _ in range(3):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    wait_until(lambda: not marked(slow.marker))
+
+
+def test_a_command_in_one_process_stops_in_the_middle_of_a_unit(slow: Slow) -> None:
+    process = slow.start("--workers", 1, "--seconds", 30)
+    wait_until(lambda: len(slow.names("first-*.begun")) == 1 or process.poll() is not None, timeout_s=120)
+    err, seconds = stop(process, signal.SIGTERM)
+    assert process.returncode == 143 and seconds < 20 and "Traceback" not in err, err
+    assert len(slow.names("*.begun")) == 1
+
+
+def test_without_a_terminal_a_line_every_few_seconds_tells_how_far_it_is_and_how_long_it_takes(slow: Slow) -> None:
+    process = slow.start("--seconds", 7)
+    wait_until(lambda: len(slow.names("records/first/*.json")) >= 3 or process.poll() is not None, timeout_s=120)
+    err, _ = stop(process, signal.SIGTERM)
+    lines = [line for line in err.splitlines() if line.startswith("first: ")]
+    assert len(lines) >= 2, err
+    assert " of 6 (" in lines[-1] and "left" in lines[-1], err
+    assert not lines[0].startswith("first: 0 of 6 (0 %)") or len(lines) >= 3, "parts of units under way count"
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_on_ray_too_a_stopped_command_leaves_nothing_running_and_goes_on(number: signal.Signals, slow: Slow) -> None:
+    process = slow.start("--ray", "local", "--seconds", 6)
+    wait_until(lambda: len(slow.names("records/first/*.json")) >= 1 or process.poll() is not None, timeout_s=240)
+    begun = slow.names("*.begun")
+    err, _ = stop(process, number)
+    assert process.returncode == 128 + number, err
+    assert "Traceback" not in err, err
+    assert err.splitlines()[-1].startswith("stopped by"), err
+    assert any(line.startswith("first: ") and " of 6 (" in line for line in err.splitlines()), err
+    wait_until(lambda: not marked(slow.marker), timeout_s=60)
+    assert len(slow.names("*.begun") - begun) <= 2
+    again = slow.start("--seconds", 0.1)
+    assert again.wait(timeout=240) == 0
+    assert slow.results() == EXPECTED
