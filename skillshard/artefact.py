@@ -50,8 +50,12 @@ class _Lock:
         self.is_held = self._take(fcntl.LOCK_SH)
 
     def is_alone(self) -> bool:
-        """Whether no other process works there; False where the file system has no locks."""
+        """Whether no other command works there just now; False where the file system has no locks."""
         return self.is_held and self._take(fcntl.LOCK_EX)
+
+    def share(self) -> None:
+        """Let other commands in after `is_alone`."""
+        self._take(fcntl.LOCK_SH)
 
     def _take(self, kind: int) -> bool:
         assert self._descriptor is not None
@@ -139,11 +143,15 @@ def begin(
     if differences(_by_name(begun["made_from"]), _by_name(made_from)) and _is_free_to_begin_anew(folder, lock):
         shutil.rmtree(folder / ".work" / "scratch", ignore_errors=True)
         _write_job(folder, made_from, mtimes_ns)
+        lock.share()
         return Work(folder, manifest, lock)
     try:
         _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
         if _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns, changed):
             _write_job(folder, made_from, mtimes_ns)  # looked at: the next command need not look again
+        if lock.is_alone():
+            storage.remove_leftovers(folder)  # of commands that were killed
+            lock.share()
     except StorageError:
         lock.release()
         raise

@@ -8,16 +8,24 @@ import difflib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
+from skillshard.printable import printable, shortened
+
 
 class SkillshardError(Exception):
-    """Anything that skillshard refuses or cannot finish; the command line prints it as one sentence and exits 1."""
+    """Anything that skillshard refuses or cannot finish; the command line prints it as one sentence and exits 1.
+
+    Names from outside that a message holds are shown escaped, on a terminal and in a traceback.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class StorageError(SkillshardError, OSError):
     """A file or directory cannot be read or written as asked."""
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
+        return printable(str(self.args[0])) if self.args else ""
 
 
 class CorpusError(SkillshardError, ValueError):
@@ -67,7 +75,7 @@ class RoundError(SkillshardError, TimeoutError):
     """A round cannot be decided: the report that it needs did not come in time."""
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
+        return printable(str(self.args[0])) if self.args else ""
 
 
 class LedgerError(SkillshardError, ValueError):
@@ -78,7 +86,7 @@ class ExtraError(SkillshardError, ImportError):
     """A feature needs an optional package that is not installed."""
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
+        return printable(str(self.args[0])) if self.args else ""
 
 
 class ExecutionError(SkillshardError, RuntimeError):
@@ -107,12 +115,12 @@ def with_suggestions(names: Iterable[str], known: Collection[str], most: int = 8
 
 
 def name_some(names: Iterable[str], most: int = 8) -> str:
-    """Names for a sentence, cut after `most`.
+    """Names for a sentence, cut after `most`; long ones are shortened.
 
     >>> name_some(["a", "b", "c"], most=2)
     'a, b and 1 more'
     """
-    listed = list(names)
+    listed = [shortened(name, 80) for name in names]
     shown = ", ".join(listed[:most])
     return shown if len(listed) <= most else f"{shown} and {len(listed) - most:,} more"
 

@@ -13,6 +13,8 @@ def printable(text: str) -> str:
 
     >>> print(printable("red\\x1b[31m, two\\nlines, \\u202eright to left, caf\\xe9"))
     red\\x1b[31m, two\\nlines, \\u202eright to left, café
+    >>> print(printable("caf\\udce9.txt"))
+    caf\\xe9.txt
     """
     if text.isprintable():
         return text
@@ -42,6 +44,8 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
     if character in _BIDI or unicodedata.category(character) in _HIDDEN:
         return character.encode("unicode_escape", "surrogatepass").decode("ascii")
     return character

@@ -108,16 +108,22 @@ def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), os.path.abspath(text.removeprefix("file://"))
     try:
         return stores.clients.of(text)
-    except (pa.ArrowInvalid, ValueError, OSError) as error:
+    except (pa.ArrowInvalid, ValueError, OSError, ImportError) as error:
         if web.is_web(text):
             raise StorageError(f"{public(text)}: over http files can be read, not listed or written.") from error
-        raise StorageError(f"{public(text)} cannot be opened: {error}") from error
+        raise StorageError(f"{public(text)} cannot be opened: {_first_line(error)}.") from error
+    except Exception as error:
+        if not _is_of_a_client(error):
+            raise
+        raise StorageError(
+            f"{public(text)} cannot be opened: {_first_line(error)}. Is the address right, and is there a network?"
+        ) from error
 
 
 def exists(place: str | os.PathLike[str]) -> bool:
     if web.is_web(os.fspath(place)):
         return retried(place, lambda: web.num_bytes(os.fspath(place))) is not None
-    return bool(_info(place).type != pafs.FileType.NotFound)
+    return bool(info(place).type != pafs.FileType.NotFound)
 
 
 def stat(place: str | os.PathLike[str]) -> FileStat:
@@ -127,13 +133,14 @@ def stat(place: str | os.PathLike[str]) -> FileStat:
         if num_bytes is None:
             raise StorageError(f"{public(place)}: no such file.")
         return FileStat(os.fspath(place), num_bytes, 0)
-    info = _info(place)
-    if info.type != pafs.FileType.File:
+    found = info(place)
+    if found.type != pafs.FileType.File:
         raise StorageError(f"{os.fspath(place)}: no such file.")
-    return FileStat(os.fspath(place), info.size, info.mtime_ns or 0)
+    return FileStat(os.fspath(place), found.size, found.mtime_ns or 0)
 
 
-def _info(place: str | os.PathLike[str]) -> pafs.FileInfo:
+def info(place: str | os.PathLike[str]) -> pafs.FileInfo:
+    """What is at a place: a file, a directory or nothing."""
     fs, path = filesystem(place)
     if not is_remote(place):
         return fs.get_file_info(path)
@@ -166,8 +173,14 @@ def refuse_special(place: str | os.PathLike[str]) -> None:
 def list_files(place: str | os.PathLike[str], pattern: str = "*", *, hidden: bool = False) -> list[FileStat]:
     """All files under a directory, sorted by place; hidden ones (a leading dot in any part) only if asked for."""
     fs, path = filesystem(place)
+    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+    if is_remote(place):
+        with stores.no_fork:
+            infos = retried(place, lambda: fs.get_file_info(selector))
+    else:
+        infos = fs.get_file_info(selector)
     found = []
-    for info in fs.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True)):
+    for info in infos:
         relative = info.path[len(path.rstrip("/")) + 1 :]
         is_hidden = any(part.startswith(".") for part in relative.split("/"))
         if info.type == pafs.FileType.File and (hidden or not is_hidden) and fnmatch.fnmatch(info.base_name, pattern):
@@ -181,6 +194,8 @@ def open_stream(place: str | os.PathLike[str], *, compression: str | None = None
         body = pa.PythonFile(retried(place, lambda: web.get(os.fspath(place))), mode="r")
         return pa.CompressedInputStream(body, compression) if compression else body
     fs, path = filesystem(place)
+    if is_remote(place):
+        return retried(place, lambda: fs.open_input_stream(path, compression=compression))
     try:
         return fs.open_input_stream(path, compression=compression)
     except FileNotFoundError as error:
@@ -196,8 +211,10 @@ def open_random(place: str | os.PathLike[str]) -> pa.NativeFile:
             return pa.memory_map(str(local_path(place)), "r")
         except FileNotFoundError as error:
             raise StorageError(f"{os.fspath(place)}: no such file.") from error
+        except OSError as error:
+            raise StorageError(f"{os.fspath(place)} cannot be read: {error}") from error
     fs, path = filesystem(place)
-    return fs.open_input_file(path)
+    return retried(place, lambda: fs.open_input_file(path))
 
 
 def chunks(place: str | os.PathLike[str]) -> Iterator[bytes | bytearray]:
@@ -248,12 +265,20 @@ def retried(place: str | os.PathLike[str], action: Callable[[], T]) -> T:
                 raise StorageError(
                     f"{public(place)} cannot be read: {error}. Is the address right, and may you read it?"
                 ) from error
+            last: Exception = error
+        except Exception as error:  # fsspec has stores of many makers, each with exceptions of its own
+            if not _is_of_a_client(error):
+                raise
+            if not may_pass(error):
+                raise StorageError(
+                    f"{public(place)} cannot be read: {_first_line(error)}. Is the address right, and is there a network?"
+                ) from error
             last = error
         if attempt < TRIES - 1:
             time.sleep(BACK_OFF_S * 2**attempt * random.uniform(0.5, 1))
     raise StorageError(
         f"{public(place)} could not be read in {TRIES} tries over {time.monotonic() - started_s:.0f} s; the last one: "
-        f"{last or type(last).__name__}. Is the server well? Then run it again: what was read is kept in the cache."
+        f"{_first_line(last)}. Is there a network, and is the server well? Then run it again: what is finished is kept."
     ) from last
 
 
@@ -279,7 +304,22 @@ def may_pass(error: BaseException) -> bool:
         return error.errno != socket.EAI_NONAME
     if isinstance(error, FileNotFoundError | PermissionError | StorageError | ssl.SSLCertVerificationError):
         return False
+    if _is_of_a_client(error):
+        return not _FOR_GOOD.search(str(error)) and "Name or service not known" not in str(error)
     return isinstance(error, OSError | http.client.HTTPException) and not _FOR_GOOD.search(str(error))
+
+
+_OURS = frozenset(("beartype", "builtins", "jaxtyping", "skillshard"))
+
+
+def _is_of_a_client(error: BaseException) -> bool:
+    """Whether an exception is one of a library that talks to a store, whose names and makers change; mistakes here are built-in ones."""
+    return type(error).__module__.partition(".")[0] not in _OURS
+
+
+def _first_line(error: BaseException) -> str:
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
 
 
 def read_bytes(place: str | os.PathLike[str]) -> bytes:
@@ -304,14 +344,36 @@ def writing(place: str | os.PathLike[str]) -> Iterator[Path]:
             pafs.copy_files(str(part), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=fs)
         return
     target = local_path(place)
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield part
         sync(part)
         os.replace(part, target)
+    except OSError as error:
+        if error.errno not in _REMEDIES or error.filename not in (None, str(part), *map(str, part.parents)):
+            raise
+        raise StorageError(
+            f"{target} cannot be written: {os.strerror(error.errno)}. {_REMEDIES[error.errno]}. What is finished is kept: mend the cause and "
+            "run the same command again."
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Free space on that disk, or write to another one",
+    errno.EDQUOT: "Your quota there is used up: free some of it, or write to another disk",
+    errno.EFBIG: "The file system or a limit (ulimit -f) allows no larger files",
+    errno.EROFS: "It lies on a file system that is read-only: write to another one",
+    errno.EACCES: "You may not write there: change the permissions, or write to another directory",
+    errno.EPERM: "You may not write there: change the permissions, or write to another directory",
+    errno.ENOTDIR: "A part of that path is a file: write to another directory",
+    errno.EEXIST: "A part of that path is a file: write to another directory",
+    errno.ENAMETOOLONG: "The file system allows no names of that length: write to another directory",
+}
+"""What to do where a file cannot be written, for causes that do not pass by themselves."""
 
 
 def write_bytes(place: str | os.PathLike[str], data: bytes) -> None:

@@ -1,6 +1,7 @@
 """Small corpora with readable ids, made by hand."""
 
 import gzip
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from skillshard.corpus import Corpus
 from skillshard.execution import Where
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
+
+os.environ.setdefault(
+    "SKILLSHARD_DEBUG", "1"
+)  # a mistake of ours shows its traceback, also in processes that tests start
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"

@@ -11,10 +11,11 @@ import pytest
 from tests.conftest import REPOSITORY
 
 LAYERS = [
+    {"printable"},
     {"errors"},
     {"loss"},
     {"extras"},
-    {"kept", "printable", "progress", "stores", "web"},
+    {"kept", "progress", "stores", "web"},
     {"storage"},
     {"pool"},
     {"execution"},

@@ -1,7 +1,8 @@
 """`skillshard VERB`: parse, call one function, print. Heavy modules are imported inside the verbs.
 
 Exit codes: 0 done, 1 an error in one sentence, 2 usage, 130 stopped by Ctrl-C, 143 stopped by SIGTERM, 141 nobody reads the
-output any more (`| head`). With SKILLSHARD_DEBUG=1 in the environment an error shows where in the code it comes from.
+output any more (`| head`). With SKILLSHARD_DEBUG=1 in the environment a mistake of skillshard itself is shown
+with its traceback.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from skillshard.errors import SkillshardError
 from skillshard.printable import printable
 
 DEBUG = "SKILLSHARD_DEBUG"
-"""Environment variable: set to 1, tracebacks are shown."""
+"""Environment variable: set to 1, a mistake of ours is shown with its traceback."""
 
 app = typer.Typer(
     name="skillshard",
@@ -70,9 +71,9 @@ def _relative_paths(verb: tuple[str, ...], arguments: list[str]) -> list[str]:
     return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]
 
 
-def _show_version(asked: bool) -> None:
+def _show_version(asked: bool) -> bool:
     if not asked:
-        return
+        return False
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
@@ -111,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
         except BrokenPipeError:
             _end_quietly()
         except Exception as error:
-            if os.environ.get(DEBUG):
+            if os.environ.get(DEBUG) and not isinstance(error, SkillshardError | OSError | MemoryError):
                 traceback.print_exception(error)
             _tell("error", _sentence(error))
             sys.exit(1)

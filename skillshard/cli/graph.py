@@ -159,6 +159,7 @@ def learn_graph(
     ray_address: RayAddress = None,
 ) -> None:
     """Learn from short runs of a small model which skill helps which."""
+    from skillshard.artefact import refuse_nested
     from skillshard.execution import Where
     from skillshard.graph.learn import learn_graph as learn
     from skillshard.graph.plan import parse_method
@@ -166,6 +167,8 @@ def learn_graph(
     from skillshard.report.graphs import show_graph
     from skillshard.shards.read import ShardSet
 
+    for written in (out, *([] if runs is None else [runs])):
+        refuse_nested(written, [shards, *([] if eval_shards is None else [eval_shards])])
     if warmup == 0 and proxy in ("tiny", "small"):
         typer.echo(
             f"note: without --warmup a new {proxy} model learns first what all texts share, and the edges will mostly tell that.",

@@ -52,6 +52,7 @@ def shard(
     ray_address: RayAddress = None,
 ) -> None:
     """Write a tagged corpus as per-skill WebDataset shards."""
+    from skillshard.artefact import refuse_nested
     from skillshard.execution import Where
     from skillshard.report.text import show_shards
     from skillshard.shards.read import ShardSet
@@ -60,6 +61,7 @@ def shard(
 
     if not 0 <= holdout < 1:
         raise typer.BadParameter(f"{holdout} is no share: give a number from 0 to below 1.", param_hint="--holdout")
+    refuse_nested(out, [*corpus, tags])
     opened = open_corpus(corpus)
     with Bars(out) as bars:
         write_shards(
@@ -88,11 +90,13 @@ def tokens(
     ray_address: RayAddress = None,
 ) -> None:
     """Count the tokens of every sample: for weights in tokens, and for packing."""
+    from skillshard.artefact import refuse_nested
     from skillshard.execution import Where
     from skillshard.report.text import show_tokens
     from skillshard.shards.read import ShardSet
     from skillshard.shards.tokens import count_tokens
 
+    refuse_nested(out, [shards])
     cache_bytes = None if cache_size is None else parse_size(cache_size, "--cache-size")
     with Bars(out) as bars:
         counts = count_tokens(

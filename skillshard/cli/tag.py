@@ -142,9 +142,11 @@ def tag(
 ) -> None:
     """Give every sample of a corpus its skill; or regroup the skills of tags (--combine, --map, --min-share)."""
     from skillshard import taggers
+    from skillshard.artefact import refuse_nested
     from skillshard.execution import Where
     from skillshard.report.text import show_tags
 
+    refuse_nested(out, corpus)
     if by not in ("metadata", "embedding", "loss"):
         raise typer.BadParameter(f"{by!r}: give 'metadata', 'embedding' or 'loss'.", param_hint="--by")
     if on_bad_sample not in ("stop", "set-aside"):

@@ -12,10 +12,11 @@ import pyarrow.fs as pafs
 
 from skillshard import storage
 from skillshard.corpus.formats import SUFFIXES, CorpusFile, format_of
-from skillshard.corpus.listing import list_directory, list_glob, printable, special_kind
+from skillshard.corpus.listing import list_directory, list_glob, special_kind
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
 from skillshard.corpus.selection import describe_left_out, refuse_undecodable, select, special_sentence
 from skillshard.errors import CorpusError, name_some
+from skillshard.printable import printable
 
 _SPLITS = {
     "train": "train",
@@ -128,9 +129,8 @@ def _files_at(place: str) -> tuple[list[CorpusFile], Counter[str]]:
 
 
 def _remote_kind(place: str) -> str | None:
-    fs, path = storage.filesystem(place)
     kinds = {pafs.FileType.File: "", pafs.FileType.Directory: "a directory"}
-    return kinds.get(fs.get_file_info(path).type)
+    return kinds.get(storage.info(place).type)
 
 
 def _named_file(place: str) -> CorpusFile:

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 
 from skillshard import storage
 from skillshard.errors import CorpusError
+from skillshard.printable import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +65,6 @@ def special_kind(place: str) -> str | None:
         return "a link to nothing" if os.path.islink(place) else None
     except OSError as error:
         raise CorpusError(f"{printable(place)} cannot be opened: {error.strerror}. Check the path.") from error
-
-
-def printable(place: str) -> str:
-    r"""A place as it may be printed: bytes of a name that are not UTF-8 as `\xff`.
-
-    >>> print(printable("caf\udce9.txt"))
-    caf\xe9.txt
-    """
-    return place.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _walk(folder: str, name: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:

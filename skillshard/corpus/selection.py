@@ -23,8 +23,9 @@ import orjson
 
 from skillshard import artefact, storage
 from skillshard.corpus.formats import CorpusFile, format_of, is_compressed_otherwise, suffix_of
-from skillshard.corpus.listing import Entry, printable
+from skillshard.corpus.listing import Entry
 from skillshard.errors import CorpusError, name_some
+from skillshard.printable import printable
 
 _BOOKKEEPING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 _DELTA_VERSION = re.compile(r"_delta_log/(\d{20})\.json$")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from skillshard import storage
-from skillshard.errors import GraphError
+from skillshard.errors import GraphError, name_some
 from skillshard.graph.skill_graph import SkillGraph
 
 _KINDS = (".npy", ".csv", ".json")
@@ -23,7 +24,8 @@ def import_graph(
     """Read a matrix: rows are trained on, columns are measured.
 
     - .npy: the names must be given.
-    - .csv: the first line names the columns (its first cell is not read), the first cell of each other line its row.
+    - .csv: the first line names the columns (its first cell is not read), the first cell of each other line its row. A file
+      without a first line of names, or without names at all, is a matrix of the same form whose names must be given.
     - .json: a graph of ours, {"row": {"column": edge}}, or a list of lists, whose names must be given.
 
     Args:
@@ -53,7 +55,13 @@ def import_graph(
 
 def read_names(place: str | os.PathLike[str]) -> list[str]:
     """Names from a text file, one a line."""
-    return [line.strip() for line in storage.read_bytes(place).decode().splitlines() if line.strip()]
+    try:
+        text = storage.read_bytes(place).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GraphError(
+            f"{os.fspath(place)} is no text in UTF-8: {error}. Give a text file with one skill a line."
+        ) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _names(given: Sequence[str], found: Sequence[str], place: str) -> list[str]:
@@ -69,20 +77,65 @@ def _read_npy(data: bytes) -> tuple[list[str], list[str], Any]:
 
 
 def _read_csv(data: bytes) -> tuple[list[str], list[str], Any]:
-    lines = [line for line in csv.reader(io.StringIO(data.decode())) if line]
-    header, body = (lines or [[]])[0], lines[1:]
-    if not body or any(len(line) != len(header) for line in body):
+    """A matrix with names on both axes, with names of the rows only, or without any: numbers are never names.
+
+    >>> _read_csv(b"a,1,0\\nb,0,1\\n")
+    (['a', 'b'], [], [[1.0, 0.0], [0.0, 1.0]])
+    """
+    lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(data.decode("utf-8-sig"))) if line]
+    if not lines or any(len(line) != len(lines[0]) for line in lines):
         raise ValueError("every line must have as many cells as the first one")
-    return [line[0] for line in body], header[1:], [[float(cell) for cell in line[1:]] for line in body]
+    has_corner = not lines[0][0]  # an empty first cell stands above the names of the rows, even where names are numbers
+    has_header = has_corner or (len(lines[0]) > 1 and not all(map(_is_number, lines[0][1:])))
+    header, body = (lines[0], lines[1:]) if has_header else ([], lines)
+    if not body:
+        raise ValueError("there is a line of names, and no line of numbers")
+    has_row_names = bool(header) or not all(_is_number(line[0]) for line in body)
+    numeric = [name for name in header[1:] if _is_number(name)]
+    if numeric and not has_corner:
+        raise ValueError(
+            f"its first line mixes names and numbers ({name_some(numeric)}): it must name each column, or none"
+        )
+    columns = header[1:]
+    rows = [line[0] for line in body] if has_row_names else []
+    cells = [line[1:] if has_row_names else line for line in body]
+    return (
+        rows,
+        columns,
+        [[_number(cell, row) for cell in line] for row, line in enumerate(cells, start=1 + has_header)],
+    )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(cell: str, line: int) -> float:
+    if not _is_number(cell):
+        raise ValueError(f"line {line} has {cell!r} where a number is expected")
+    return float(cell)
 
 
 def _read_json(data: bytes) -> tuple[list[str], list[str], Any]:
-    found = json.loads(data)
+    found = json.loads(data, object_pairs_hook=_without_doubles)
     if isinstance(found, list):
         return [], [], [[float(cell) for cell in row] for row in found]
     if "edges" in found:
         return list(found["train_skills"]), list(found["eval_skills"]), found["edges"]
+    if not found:
+        raise ValueError("it has no rows")
     columns = list(next(iter(found.values())))
     if any(sorted(row) != sorted(columns) for row in found.values()):
         raise ValueError("every row must name the same columns")
     return list(found), columns, [[float(row[column]) for column in columns] for row in found.values()]
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON takes the last of two equal names, and the row before it would be lost."""
+    if twice := [name for name, num in Counter(name for name, _ in pairs).items() if num > 1]:
+        raise ValueError(f"the name {twice[0]!r} stands twice")
+    return dict(pairs)

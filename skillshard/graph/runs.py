@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
+from skillshard import progress
 from skillshard.execution import Record
 from skillshard.graph.plan import PlannedRun
 from skillshard.graph.run_data import DrawnTexts, RunData, load_data
@@ -64,7 +65,7 @@ def warm_unit(data: str, recipe: Recipe, run: PlannedRun, schedule: Schedule, pl
     with one_thread():
         model = new_model(recipe, seed=run.seed)
         optimizer = adamw(model)
-        _train(model, optimizer, load_data(data, run.trained_on), recipe, run, 0, recipe.steps, schedule)
+        _train(model, optimizer, load_data(data, run.trained_on), recipe, run, 0, recipe.steps, schedule, first_step=0)
         save_state(model, optimizer, place)
     return {"steps_taken": recipe.steps}
 
@@ -102,7 +103,17 @@ def run_unit(
         points, losses, taken = eval_steps(recipe.steps, eval_every), [_losses(model, recipe, found, reduction)], 0
         for done, until in itertools.pairwise(points):
             if settle is None or not is_settled(losses, settle):
-                _train(model, optimizer, found, recipe, run, warmup_steps + done, warmup_steps + until, schedule)
+                _train(
+                    model,
+                    optimizer,
+                    found,
+                    recipe,
+                    run,
+                    warmup_steps + done,
+                    warmup_steps + until,
+                    schedule,
+                    first_step=warmup_steps,
+                )
                 losses.append(_losses(model, recipe, found, reduction))
                 taken = until
             else:
@@ -188,7 +199,10 @@ def _train(
     done: int,
     until: int,
     schedule: Schedule,
+    *,
+    first_step: int,
 ) -> None:
+    """Train from step `done` to step `until`; `first_step` is the step at which the unit began, for its progress."""
     train(
         computing(model, recipe),
         mixed_batches(data.train, run, first_step=done + 1),
@@ -198,6 +212,8 @@ def _train(
         steps_done=done,
         warmup=schedule.lr_warmup,
         schedule_steps=schedule.steps,
+        eval_every=1,
+        on_eval=lambda step: progress.advance(step - first_step, recipe.steps),
     )
 
 

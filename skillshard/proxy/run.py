@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from skillshard import storage
+from skillshard import progress, storage
 from skillshard.errors import ProxyError
 from skillshard.proxy.device import MixedPrecision, Precision
 from skillshard.proxy.model import ProxyShape
@@ -112,6 +112,7 @@ def train_run(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path) -
             _load_optimizer(optimizer, _unfinished(folder, done), done)
 
     def keep(step: int) -> None:
+        progress.advance(step, recipe.steps)
         if step in recipe.kept_steps:
             _save(model, optimizer, folder, step, is_last=step == recipe.steps)
 

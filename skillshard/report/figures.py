@@ -13,6 +13,7 @@ from skillshard import storage
 from skillshard.extras import needed
 from skillshard.mixing.ledger import Ledger
 from skillshard.mixing.records import open_records
+from skillshard.printable import shortened
 from skillshard.taggers.agreement import Agreement
 
 LOSS_FLOOR = 1e-4
@@ -88,7 +89,7 @@ def draw_runs(runs: Mapping[str, History], place: str | os.PathLike[str], *, tit
     for at, (name, run) in enumerate(runs.items()):
         _plot_losses(above[at], run, colour_of)
         _plot_weights(below[at], run, colour_of)
-        above[at].set_title(name)
+        above[at].set_title(_short(name))
         below[at].xaxis.set_major_locator(MaxNLocator(4))
         below[at].tick_params(labelbottom=True)
         if at % abreast == 0:
@@ -216,7 +217,7 @@ def draw_agreement(measured: Agreement, against: str, place: str | os.PathLike[s
     drawn = axis.imshow(shares[rows][:, columns], vmin=0, vmax=1, cmap="Blues", aspect="auto")
     axis.set_yticks(range(len(rows)), [_short(measured.found[at]) for at in rows], fontsize=7)
     axis.set_xticks(range(len(columns)), [_short(measured.true[at]) for at in columns], fontsize=7, rotation=90)
-    axis.set_xlabel(against)
+    axis.set_xlabel(_short(against))
     axis.set_title(f"NMI {measured.nmi:.3f}, ARI {measured.ari:.3f}, purity {measured.purity:.3f}", fontsize=9)
     figure.colorbar(drawn, ax=axis, label="share of the skill's samples")
     _save(figure, place)
@@ -362,7 +363,6 @@ def _short(name: str, most: int = 40) -> str:
     r"""A name that a picture can show: printable, no mathematics, not too long.
 
     >>> _short("a$b\n")
-    'a\\$b?'
+    'a\\$b\\n'
     """
-    shown = "".join(letter if letter.isprintable() else "?" for letter in name).replace("$", r"\$")
-    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+    return shortened(name, most).replace("$", r"\$")

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from skillshard import artefact, storage, web
@@ -15,6 +14,7 @@ from skillshard.errors import name_some
 from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.printable import counted, printable, shortened
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
 from skillshard.shards.manifest import Manifest, Manifest1, ManifestSkill
@@ -55,7 +55,7 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         kept = verify_model(place) if has_model(place) else []
         return (
             [*tags.verify(), *kept, *verify_embeddings(place)],
-            f"{place}: {len(tags.manifest.parts):,} parts, {tags.manifest.num_rows:,} rows, all as the manifest says.",
+            f"{place}: {counted(len(tags.manifest.parts), 'part')}, {counted(tags.manifest.num_rows, 'row')}, all as the manifest says.",
         )
     if kind == shards_manifest.MANIFEST:
         shards = ShardSet.open(place)
@@ -64,7 +64,7 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         num = sum(len(skill.train.number) + len(skill.holdout.number) for skill in shards.manifest.skills)
         return (
             shards.verify(),
-            f"{storage.public(place)}: {num:,} shards, {shards.manifest.num_train + shards.manifest.num_holdout:,} samples, all as the "
+            f"{storage.public(place)}: {counted(num, 'shard')}, {counted(shards.manifest.num_train + shards.manifest.num_holdout, 'sample')}, all as the "
             f"manifest says{unread}.{by_id}",
         )
     if kind == tokens_module.MANIFEST:
@@ -72,7 +72,7 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         num = sum(len(found.columns.number) for split in (counts.train, counts.holdout) for found in split.values())
         return (
             counts.verify(),
-            f"{place}: counts of {num:,} shards, {counts.manifest.num_train + counts.manifest.num_holdout:,} tokens, all as "
+            f"{place}: counts of {counted(num, 'shard')}, {counted(counts.manifest.num_train + counts.manifest.num_holdout, 'token')}, all as "
             "tokens.json says.",
         )
     ledger = DirectoryLedger(place)
@@ -100,8 +100,8 @@ def show_tags(tags: Tags) -> None:
     print_table(("skill", "samples", "share", "text"), rows)
     aside = _set_aside(manifest.set_aside)
     print_line(
-        f"{manifest.num_rows:,} rows = {manifest.num_tagged:,} tagged in {len(manifest.skills)} skills + {aside}; "
-        f"{len(manifest.parts)} parts in {tags.folder}"
+        f"{counted(manifest.num_rows, 'row')} = {manifest.num_tagged:,} tagged in {counted(len(manifest.skills), 'skill')} + {aside}; "
+        f"{counted(len(manifest.parts), 'part')} in {tags.folder}"
     )
     left_out = manifest.left_out
     if left_out.files:
@@ -123,7 +123,7 @@ def show_shards(shards: ShardSet) -> None:
         rows.append((skill.name, f"{train:,}", f"{holdout:,}", copies, f"{num_shards:,}", size(num_bytes)))
     print_table(("skill", "train", "holdout", "copies", "shards", "bytes"), rows)
     print_line(
-        f"{manifest.num_rows:,} rows = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside)}; "
+        f"{counted(manifest.num_rows, 'row')} = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside)}; "
         f"{storage.public(shards.root)}"
     )
     for line in _notes_on_split(manifest):
@@ -198,8 +198,8 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         ]
         print_table(("skill", f"weight in round {head.round}", "drawn", "share", "epochs"), rows)
     print_line(
-        f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {num_rounds:,} rounds, "
-        f"{records.num_observations():,} observations, generation {records.generation} in {ledger}"
+        f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {counted(num_rounds, 'round')}, "
+        f"{counted(records.num_observations(), 'observation')}, generation {records.generation} in {ledger}"
     )
 
 
@@ -222,14 +222,19 @@ def show_proposal(proposal: Proposal) -> None:
     print_table(("expected loss (nats)", "of the prior", "of the proposal", "rank corr. left out"), losses)
     mean = sum(proposal.expected[skill] for skill in proposal.targets) / len(proposal.targets)
     print_line(
-        f"{proposal.method}, {proposal.num_runs:,} runs; mean loss expected {mean:.4f}, of the best run measured {proposal.best_run_loss:.4f}. "
+        f"{proposal.method}, {counted(proposal.num_runs, 'run')}; mean loss expected {mean:.4f}, of the best run measured {proposal.best_run_loss:.4f}. "
         "A fit promises nothing: train the proposal and compare."
     )
 
 
 def print_line(text: str, *, to_stderr: bool = False) -> None:
     """A line as it is: not wrapped, no markup."""
-    Console(stderr=to_stderr).print(escape(text), soft_wrap=True, highlight=False)
+    _console(to_stderr).print(printable(text), soft_wrap=True)
+
+
+def _console(to_stderr: bool = False) -> Console:
+    """What names hold is shown as it is: no markup, no `:smile:` that becomes a picture."""
+    return Console(stderr=to_stderr, markup=False, emoji=False, highlight=False)
 
 
 FOLDED_NAME = 12
@@ -239,10 +244,10 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A plain table: the first column left, numbers right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for at, name in enumerate(header):
-        table.add_column(name, justify="right" if at else "left", overflow="fold")
+        table.add_column(shortened(name), justify="right" if at else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
-    Console().print(table)
+        table.add_row(*map(shortened, row))
+    _console().print(table)
 
 
 def has_room(rows: Sequence[Sequence[str]]) -> bool:
@@ -265,14 +270,6 @@ def size(num_bytes: int) -> str:
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
-def counted(num: int, noun: str) -> str:
-    """
-    >>> counted(1, "sample"), counted(1200, "sample")
-    ('1 sample', '1,200 samples')
-    """
-    return f"{num:,} {noun}{'' if num == 1 else 's'}"
 
 
 def _set_aside(reasons: dict[str, int]) -> str:

@@ -177,7 +177,6 @@ def _write(
     return manifest
 
 
-<<<<<<< HEAD
 @dataclass(frozen=True)
 class _Tables:
     """The tables of texts of all chunks, and the units that read them.
@@ -284,14 +283,14 @@ def _refuse_too_many(shards: Sequence[ShardPlan]) -> None:
             f"{len(shards):,} shards of {sum(shard.num_bytes for shard in shards) // len(shards):,} bytes are too many for one shard set "
             f"(at most {MAX_MANIFEST_BYTES // MANIFEST_BYTES_PER_SHARD:,}). Give a larger --shard-size in another --out."
         )
-=======
+
+
 def _changed(corpus: Corpus, tags: Tags, places: Sequence[str]) -> list[str]:
     """Those of some files whose rows are not the ones that were tagged."""
     arguments = tags.manifest.made_from["arguments"]
     partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
     digests = {at: part.rows_digest for at, part in enumerate(tags.manifest.parts)}
     return places_changed(partitions, digests, places, arguments["reading"])
->>>>>>> 2daf360 (Ctrl-C and SIGTERM stop a command: workers get a unit only when idle, end with their parent, and the last line is the command that goes on; progress and estimates without a terminal, from within units, and on Ray; an output in which nothing was finished is begun anew; a time of change only says where to look)
 
 
 def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:

@@ -35,13 +35,13 @@ from skillshard.taggers.loss_clusters import by_time_learnt, describe_learnt
 from skillshard.taggers.loss_model import (
     KIND,
     LossModel,
-    LossTagger,
     open_loss_tagger,
     reading_to_json,
     run_folder,
 )
 from skillshard.taggers.rows import count_rows
-from skillshard.taggers.tagger import Search
+from skillshard.taggers.scores import score_rows
+from skillshard.taggers.tagger import RowTagger, Search
 from skillshard.taggers.texts import SampledText, sample_texts
 from skillshard.taggers.trajectories import Measure, guess_loss, parts_features, scale_of, whole_features
 
@@ -81,17 +81,18 @@ class LossFinder:
         asked = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "on_estimate"}
         return {**asked, "skills_range": list(self.skills_range)}
 
-    def find(self, search: Search) -> LossTagger:
+    def find(self, search: Search) -> RowTagger:
         """Train, measure, cluster, keep; what is done already is not done again."""
         folder = search.work.scratch("kept", FOLDER)
-        count_rows(search)
+        num_rows, _ = count_rows(search)
         if not (folder / MANIFEST).exists():
             texts = self._sample(search)
             reading = self._reading([found.text for found in texts])
             recipe = self._recipe(reading)
             self._train(search, folder, texts, reading, recipe)
             self._keep(search, folder, texts[: self.probe], reading, recipe)
-        return open_loss_tagger(folder)
+        on_gpu = self.device.startswith("cuda")
+        return score_rows(open_loss_tagger(folder), search, num_rows, num_gpus=float(on_gpu))
 
     def _sample(self, search: Search) -> list[SampledText]:
         texts = sample_texts(

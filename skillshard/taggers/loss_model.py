@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
+from skillshard import progress
 from skillshard.corpus import Sample
 from skillshard.errors import TagsError
 from skillshard.proxy.device import is_here, one_thread
@@ -35,7 +36,9 @@ from skillshard.proxy.segments import Segments, without
 from skillshard.proxy.train import TokenBatch, sample_scores
 from skillshard.taggers.cluster_model import ClusterModel
 from skillshard.taggers.kmeans import Clusters, assign
-from skillshard.taggers.tagger import Tag, Untagged
+from skillshard.taggers.rows import num_rows_of
+from skillshard.taggers.scores import score_rows
+from skillshard.taggers.tagger import RowTagger, Search, Tag, Untagged
 from skillshard.taggers.trajectories import Measure, Scale, parts_features, whole_features
 
 KIND = "loss"
@@ -54,18 +57,27 @@ class LossModel:
 
     def whole_losses(self, batch: TokenBatch) -> Float[np.ndarray, "run checkpoint sample"]:
         """The loss of each text at each checkpoint of each run, nats per token."""
-        return np.stack([self._run_losses(run, slice(None), [batch]) for run in self.runs])[..., 0]
+        return np.stack(self._of_runs(slice(None), [batch]))[..., 0]
 
     def part_losses(self, batch: TokenBatch) -> Float[np.ndarray, "run sample part"]:
         """The loss of each text with one part left out, after the last step; the last part, the question, stays."""
         versions = [without(batch, position) for position in range(batch.tokens.shape[1] - 1)]
-        return np.stack([self._run_losses(run, slice(-1, None), versions)[0] for run in self.runs])
+        return np.stack([losses[0] for losses in self._of_runs(slice(-1, None), versions)])
 
     def features(self, batch: TokenBatch, *, guess_loss: float) -> Float[np.ndarray, "sample feature"]:
         """What is clustered."""
         if self.measure == "whole":
             return whole_features(self.whole_losses(batch))
         return parts_features(self.part_losses(batch), guess_loss=guess_loss)
+
+    def _of_runs(
+        self, counted: slice, versions: Sequence[TokenBatch]
+    ) -> list[Float[np.ndarray, "checkpoint sample version"]]:
+        losses = []
+        for number, run in enumerate(self.runs, start=1):
+            losses.append(self._run_losses(run, counted, versions))
+            progress.advance(number, len(self.runs))
+        return losses
 
     def _run_losses(
         self, run: str, counted: slice, versions: Sequence[TokenBatch]
@@ -96,6 +108,10 @@ class LossTagger:
     @property
     def arguments(self) -> dict[str, Any]:
         return {"model": self.digest}
+
+    def find(self, search: Search) -> RowTagger:
+        """Score all samples in small units; see `skillshard.taggers.scores`."""
+        return score_rows(self, search, num_rows_of(search))
 
     def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
         opened = _opened(self.folder, self.digest)

@@ -29,11 +29,20 @@ from skillshard.corpus import Corpus, Partition, PartitionReader, Rejection, Sam
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, ExecutionError, StorageError, TagsError
 from skillshard.execution import Record, Unit, Where, keyed, run
-from skillshard.taggers.tagger import Finder, OnBadSample, OnStage, RowTagger, Search, Tag, Tagger, Untagged
+from skillshard.taggers.tagger import (
+    SAMPLES_AT_ONCE,
+    Finder,
+    OnBadSample,
+    OnStage,
+    RowTagger,
+    Search,
+    Tag,
+    Tagger,
+    Untagged,
+)
 from skillshard.tags import MANIFEST, LeftOut, TagRow, Tags, TagsManifest, part_place, rejected_place, write_part
 
 MAX_SKILLS = 10_000
-SAMPLES_AT_ONCE = 1024
 IDS_PER_RANGE = 8_000_000
 HASH_DTYPE = np.dtype([("hash", "<u8"), ("row", "<u8")])
 

@@ -8,6 +8,9 @@ from skillshard.artefact import Work
 from skillshard.corpus import Partition, Reason, Sample
 from skillshard.execution import Record, Unit, Where, run
 
+SAMPLES_AT_ONCE = 1024
+"""Rows that a tagger is given together; their samples make one call of `Tagger.tag` or `RowTagger.tag_rows`."""
+
 OnBadSample = Literal["stop", "set-aside"]
 OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
 
@@ -85,8 +88,8 @@ class Search:
 class RowTagger(Protocol):
     """Knows the skills already, by the rows of the partitions. Picklable."""
 
-    def tag_rows(self, partition: int, rows: Sequence[int]) -> list[Tag]:
-        """The tags of some rows of a partition (0 is its first; set-aside ones count) that hold samples."""
+    def tag_rows(self, partition: int, rows: Sequence[int]) -> Sequence[Tag | Untagged]:
+        """The outcomes of some rows of a partition (0 is its first; set-aside ones count) that hold samples."""
 
 
 @runtime_checkable

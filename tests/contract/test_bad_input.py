@@ -266,7 +266,7 @@ def test_no_such_file_and_nothing_found_are_told_apart(tmp_path: Path) -> None:
         assert sentence.startswith(f"{tmp_path / place}: ") and says in sentence
         assert not (tmp_path / "T").exists()
     for verb in ("verify", "inspect"):
-        assert "holds no artefact" in fails(verb, tmp_path / "nowhere")
+        assert "does not exist" in fails(verb, tmp_path / "nowhere")
 
 
 # ------------------------------------------------------------------------------------------- strange ids and skills

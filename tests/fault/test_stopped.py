@@ -113,7 +113,7 @@ def test_a_stopped_command_begins_nothing_leaves_no_process_and_goes_on_to_the_s
     wait_until(lambda: MOMENTS[moment](slow) or process.poll() is not None, timeout_s=120)
     assert process.poll() is None, process.communicate()
     begun = slow.names("*.begun")
-    err, seconds = stop(process, number)
+    err, _ = stop(process, number)
     assert process.returncode == 128 + number, err
     assert "Traceback" not in err and "KeyboardInterrupt" not in err, err
     wait_until(lambda: not marked(slow.marker))

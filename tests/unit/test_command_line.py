@@ -1,0 +1,305 @@
+"""What every verb shares: what it shows, what it refuses at its start, and how errors from outside reach the user."""
+
+import errno
+import os
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skillshard import storage, stores
+from skillshard.errors import StorageError, TagsError
+from skillshard.graph.imported import import_graph
+from skillshard.printable import printable, shortened
+from tests.commands import fails, finish, skillshard, start, works
+from tests.conftest import lines, sample, samples, tree, write_corpus
+
+HOSTILE = (
+    "\x1b[2J\x1b[31mred\x1b]0;title\x07",
+    "two\nlines",
+    "\u202eright to left",
+    "nul\x00",
+    "c1\x9b",
+    "x" * 300,
+    ":smile: [bold]",
+)
+FIELD = ("--field", "meta.skill", "--workers", 1)
+
+
+def has_control(text: str) -> bool:
+    """Whether a terminal would obey some of a text, line ends left aside."""
+    return any(
+        unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
+        or letter in "\u202a\u202b\u202d\u202e\u2066\u2067\u2068"
+        for letter in text.replace("\n", "")
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- what is shown
+
+
+@given(st.text(st.characters(codec=None)))
+def test_nothing_that_a_terminal_obeys_is_printable_and_printing_twice_changes_nothing(text: str) -> None:
+    shown = printable(text)
+    assert not has_control(shown) and "\n" not in shown
+    assert printable(shown) == shown
+    assert shown.encode()
+
+
+@given(st.text(), st.integers(20, 100))
+def test_a_shortened_name_is_never_longer_than_it_may_be(text: str, most: int) -> None:
+    assert len(shortened(text, most)) <= most
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tags and shards of skills whose names do not want to be shown."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "C").mkdir()
+    records = [
+        {"id": f"{number}\x1b[31m", "text": f"text {number}", "meta": {"skill": name}}
+        for name in HOSTILE
+        for number in range(4)
+    ]
+    records = [{**record, "id": f"{at}\x1b[31m"} for at, record in enumerate(records)]
+    (folder / "C" / "a.jsonl").write_bytes(lines(records))
+    works("tag", folder / "C", "--out", folder / "T", *FIELD)
+    works("shard", folder / "C", "--tags", folder / "T", "--out", folder / "S", "--holdout", 0.3, "--workers", 1)
+    return folder
+
+
+def test_names_that_a_terminal_would_obey_are_shown_escaped(hostile: Path) -> None:
+    for command in (
+        ("tag", hostile / "C", "--out", hostile / "T", *FIELD),
+        ("inspect", hostile / "T"),
+        ("inspect", hostile / "S"),
+        ("inspect", hostile / "T", "--against", "skill"),
+        ("verify", hostile / "S"),
+    ):
+        outcome = skillshard(*command)
+        assert not has_control(outcome.out + outcome.err), command
+    shown = works("inspect", hostile / "T")
+    assert (
+        r"\x1b[2J\x1b[31mred" in shown
+        and r"two\nlines" in shown
+        and r"\u202eright" in shown
+        and ":smile: [bold]" in shown
+    )
+    assert max(map(len, shown.splitlines())) < 120, "a long name breaks the table"
+
+
+def test_names_in_errors_and_warnings_are_shown_escaped(hostile: Path, tmp_path: Path) -> None:
+    (tmp_path / "w.json").write_text('{"weights": {"\\u001b[31mnobody": 1.0}}')
+    outcome = skillshard("mix", hostile / "S", "--draws", 10, "--policy", "fixed", "--weights", tmp_path / "w.json")
+    assert outcome.code == 1 and not has_control(outcome.err), outcome
+    assert not has_control(str(TagsError("a name \x1b[31m")))
+
+
+def test_a_terminal_that_lacks_a_letter_shows_it_escaped(hostile: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines([{**sample("add", 1), "meta": {"skill": "\xe9t\xe9"}}]))
+    ascii_only = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = ("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    outcome = finish(start(*command, env_changes=ascii_only))
+    assert outcome.code == 0, outcome
+    assert r"\xe9t\xe9" in outcome.out
+
+
+def test_one_of_a_thing_is_not_said_in_the_plural(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(samples(add=5)))
+    shown = works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    assert "5 rows = 5 tagged in 1 skill + 0 set aside; 1 part in" in shown
+    works(
+        "shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1, "--holdout", 0
+    )
+    assert "1 shard, 5 samples" in works("verify", tmp_path / "S")
+
+
+def test_nobody_who_reads_is_no_error(hostile: Path) -> None:
+    command = f"{sys.executable} -m skillshard.cli mix {hostile / 'S'} --draws 200000 | head -n 1"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert ended.stdout.count("\n") == 1
+    assert "Traceback" not in ended.stderr and "BrokenPipe" not in ended.stderr and "error" not in ended.stderr
+
+
+def test_the_version_is_shown() -> None:
+    assert works("--version").startswith("skillshard")
+
+
+# ------------------------------------------------------------------------------------------------ refused at the start
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "C", samples(add=12, carry=8))
+    works("tag", tmp_path / "C", "--out", tmp_path / "T", *FIELD)
+    works("shard", tmp_path / "C", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1, "--holdout", 0.2)
+    return tmp_path
+
+
+@pytest.mark.parametrize("corpus", ["C", "C/**/*", ".", "link"])
+@pytest.mark.parametrize("out", ["C/T", "C", "C/deep/T", "link/T"])
+def test_an_output_inside_what_is_read_is_refused_before_anything_is_written(
+    out: str, corpus: str, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (made / "link").symlink_to("C")
+    monkeypatch.chdir(made)
+    before = tree(made)
+    for command in (("tag", corpus, *FIELD), ("shard", corpus, "--tags", "T")):
+        assert f"--out {out} lies in {corpus}, which is read" in fails(*command, "--out", out)
+    assert tree(made) == before
+
+
+def test_every_verb_that_writes_refuses_an_output_inside_its_input(made: Path) -> None:
+    assert "which is read" in fails("shard", made / "C", "--tags", made / "T", "--out", made / "T" / "S")
+    assert "which is read" in fails(
+        "tokens", made / "S", "--tokenizer", made / "t.json", "--out", made / "S" / "tokens"
+    )
+    assert "which is read" in fails("graph", made / "S", "--steps", 2, "--out", made / "S" / "graph.json")
+    assert "which is read" in fails("tag", made / "T", "--min-share", 0.1, "--out", made / "T" / "fewer")
+
+
+def test_a_corpus_inside_the_output_is_refused(made: Path) -> None:
+    (made / "out").mkdir()
+    (made / "C").rename(made / "out" / "C")
+    assert "which is read, lies in --out" in fails("tag", made / "out" / "C", *FIELD, "--out", made / "out")
+    assert "which is read, lies in --out" in fails("tag", made / "out" / "C" / "0.jsonl", *FIELD, "--out", made / "out")
+
+
+def test_inspect_says_what_is_right_where_there_is_no_artefact(made: Path) -> None:
+    (made / "graph.json").write_text("{}")
+    (made / "empty").mkdir()
+    for place, says in {
+        "nowhere": "does not exist",
+        "graph.json": f"skillshard graph show {made / 'graph.json'}",
+        "C/0.jsonl": f"skillshard tag {made / 'C' / '0.jsonl'}",
+        "T/tags.json": f"give its directory, {made / 'T'}",
+        "empty": "holds no artefact",
+    }.items():
+        assert says in fails("inspect", made / place), place
+        assert says in fails("verify", made / place), place
+
+
+# ------------------------------------------------------------------------------------------------- errors from outside
+
+
+def test_a_mistake_of_ours_is_one_sentence_that_says_how_to_report_it(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(place: object) -> None:
+        raise ZeroDivisionError("nothing is\ndivided")
+
+    monkeypatch.setattr("skillshard.report.text.show", broken)
+    monkeypatch.delenv("SKILLSHARD_DEBUG")
+    sentence = fails("inspect", made / "T")
+    assert "a mistake in skillshard" in sentence and r"ZeroDivisionError: nothing is\ndivided" in sentence
+    assert "test_command_line.py, line" in sentence and "SKILLSHARD_DEBUG=1" in sentence
+    monkeypatch.setenv("SKILLSHARD_DEBUG", "1")
+    assert "Traceback" in skillshard("inspect", made / "T").err
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, "Free space on that disk"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "change the permissions"),
+        (errno.EDQUOT, "quota"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_named_with_a_remedy(
+    number: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(storage, "sync", refuse)
+    with pytest.raises(StorageError) as raised:
+        storage.write_bytes(tmp_path / "a", b"data")
+    assert f"{tmp_path / 'a'} cannot be written: {os.strerror(number)}" in str(raised.value) and says in str(
+        raised.value
+    )
+    assert tree(tmp_path) == {}
+
+
+class ForeignError(Exception):
+    """What a client of a store raises: no OSError."""
+
+
+ForeignError.__module__ = "httpx9"
+
+
+@pytest.mark.parametrize("place", ["hf://datasets/nobody/nothing", "s3://bucket/a.jsonl", "gs://bucket/a.jsonl"])
+@pytest.mark.parametrize("said", ["[Errno -2] Name or service not known", "connection timed out"])
+def test_a_store_that_cannot_be_reached_is_one_sentence(
+    place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unreachable:
+        def get_file_info(self, path: object) -> Any:
+            raise ForeignError(f"\n{said}\nand forty lines more")
+
+    monkeypatch.setattr(stores.clients, "of", lambda uri: (Unreachable(), "a.jsonl"))
+    monkeypatch.setattr(storage, "BACK_OFF_S", 0.0)
+    sentence = fails("tag", place, *FIELD, "--out", tmp_path / "T")
+    assert sentence.startswith(place) and said in sentence and "network" in sentence and "forty" not in sentence
+    assert ("in 6 tries" in sentence) == ("timed out" in said)
+
+
+# --------------------------------------------------------------------------------------------------- imported matrices
+
+MATRICES = {
+    "names on both axes": (",a,b\na,1,2\nb,3,4\n", ["a", "b"], ["a", "b"]),
+    "a word in the corner": ("from,a,b\na,1,2\nb,3,4\n", ["a", "b"], ["a", "b"]),
+    "numbers as names": (",3,4\n3,1,2\n4,3,4\n", ["3", "4"], ["3", "4"]),
+    "no header": ("a,1,2\nb,3,4\n", ["a", "b"], ["a", "b"]),
+    "spaces and a byte order mark": ("\ufeff, a, b\na, 1, 2\n\nb, 3, 4\n", ["a", "b"], ["a", "b"]),
+    "other columns": (",x,y\na,1,2\nb,3,4\n", ["a", "b"], ["x", "y"]),
+}
+
+
+@pytest.mark.parametrize("form", sorted(MATRICES))
+def test_a_matrix_is_read_as_it_is_meant_with_or_without_its_names(form: str, tmp_path: Path) -> None:
+    text, rows, columns = MATRICES[form]
+    (tmp_path / "m.csv").write_text(text, encoding="utf-8")
+    graph = import_graph(tmp_path / "m.csv")
+    assert (list(graph.train_skills), list(graph.eval_skills)) == (rows, columns)
+    assert graph.edges.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("1,2\n3,4\n", "does not name its rows"),
+        ("a,1\nb,2\n", "shape"),
+        ("skill,a,2\na,1,2\nb,3,4\n", "mixes names and numbers"),
+        (",a,b\na,1,\nb,3,4\n", "line 2 has '' where a number is expected"),
+        (",a,b\na,1,nan\nb,3,4\n", "must be finite numbers"),
+        (",a,a\na,1,2\nb,3,4\n", "not distinct"),
+        (",a,b\na,1,2\na,3,4\n", "not distinct"),
+        (",a,b\na,1\nb,3,4\n", "as many cells"),
+        (",a,b\n", "no line of numbers"),
+        ("a;1;2\nb;3;4\n", "shape"),
+        ("", "as many cells"),
+    ],
+)
+def test_a_matrix_that_can_be_read_in_two_ways_or_in_none_is_refused(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(text)
+    assert says in fails("graph", "import", tmp_path / "m.csv", "--out", tmp_path / "g.json")
+    assert not (tmp_path / "g.json").exists()
+
+
+@pytest.mark.parametrize("text", ['{"a": {"a": 1}, "a": {"a": 2}}', '{"a": {"a": 1, "a": 2}}'])
+def test_a_name_that_stands_twice_in_json_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text(text)
+    assert "'a' stands twice" in fails("graph", "import", tmp_path / "m.json", "--out", tmp_path / "g.json")
+
+
+def test_a_matrix_without_names_takes_those_that_are_given(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("1,2\n3,4\n")
+    (tmp_path / "names").write_text("a\nb\n")
+    works("graph", "import", tmp_path / "m.csv", "--names", tmp_path / "names", "--out", tmp_path / "g.json")
+    assert import_graph(tmp_path / "g.json").train_skills == ("a", "b")
