@@ -16,6 +16,8 @@ directory is begun anew, unless a process still works in it.
 """
 
 import fcntl
+import fnmatch
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -167,8 +169,11 @@ def refuse_nested(out: str | os.PathLike[str], inputs: Iterable[str | os.PathLik
     for place in inputs:
         if storage.is_remote(place):
             continue
-        source = Path(os.path.realpath(_without_wildcards(storage.local_path(place))))
-        if source.is_dir() and target.is_relative_to(source):
+        base, pattern = _split_at_wildcards(storage.local_path(place))
+        source = Path(os.path.realpath(base))
+        if source == target:  # refused as not empty, or as another artefact
+            continue
+        if source.is_dir() and target.is_relative_to(source) and _may_match(target.relative_to(source).parts, pattern):
             raise StorageError(
                 f"--out {os.fspath(out)} lies in {os.fspath(place)}, which is read: the next command would read its own output. Choose an "
                 "--out beside it."
@@ -179,12 +184,24 @@ def refuse_nested(out: str | os.PathLike[str], inputs: Iterable[str | os.PathLik
             )
 
 
-def _without_wildcards(place: Path) -> Path:
-    """The directory that a pattern begins in; a place without wildcards is itself."""
+def _split_at_wildcards(place: Path) -> tuple[Path, tuple[str, ...]]:
+    """The directory that a pattern begins in, and the rest of it; a place without wildcards has no rest."""
     for number, part in enumerate(place.parts):
-        if any(mark in part for mark in "*?[") and not place.exists():
-            return Path(*place.parts[:number])
-    return place
+        if glob.has_magic(part) and not place.exists():
+            return Path(*place.parts[:number]), place.parts[number:]
+    return place, ()
+
+
+def _may_match(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a pattern matches a directory or may match what lies in it; no pattern matches everything.
+
+    >>> _may_match(("T",), ("*.jsonl",)), _may_match(("T",), ("*", "*.jsonl")), _may_match(("a", "T"), ("**", "*.jsonl"))
+    (False, True, True)
+    """
+    if not pattern or "**" in pattern:
+        return True
+    pairs = zip(path, pattern, strict=False)
+    return len(pattern) >= len(path) and all(fnmatch.fnmatch(part, wanted) for part, wanted in pairs)
 
 
 def kind(place: str | os.PathLike[str]) -> str:

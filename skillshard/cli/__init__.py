@@ -23,6 +23,7 @@ import typer
 from skillshard.cli.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
+from skillshard.cli.options import Verb
 from skillshard.cli.shards import shard, tokens
 from skillshard.cli.show import inspect, verify
 from skillshard.cli.synth import synth
@@ -42,7 +43,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for verb in (tag, shard, tokens, inspect, verify, mix, fit, demo):
-    app.command()(verb)
+    app.command(cls=Verb)(verb)
 app.add_typer(graphs, name="graph")
 app.add_typer(synth, name="synth")
 

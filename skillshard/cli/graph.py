@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from skillshard.cli.bars import Bars
-from skillshard.cli.options import RayAddress, Workers, parse_duration
+from skillshard.cli.options import RayAddress, Verb, Workers, parse_duration, place_of_work
 from skillshard.errors import SkillshardError
 
 
@@ -60,7 +60,7 @@ Direct = Annotated[
 GraphOut = Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON file to write.")]
 
 
-@graphs.command("learn")
+@graphs.command("learn", cls=Verb)
 def learn_graph(
     shards: Annotated[str, typer.Argument(metavar="SHARDS", help="A shard set: its skills are the rows.")],
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of each run, H.")],
@@ -160,13 +160,18 @@ def learn_graph(
 ) -> None:
     """Learn from short runs of a small model which skill helps which."""
     from skillshard.artefact import refuse_nested
-    from skillshard.execution import Where
     from skillshard.graph.learn import learn_graph as learn
     from skillshard.graph.plan import parse_method
     from skillshard.loss import parse_reduction
     from skillshard.report.graphs import show_graph
     from skillshard.shards.read import ShardSet
 
+    given = Verb.given
+    where = place_of_work(workers, ray_address)
+    if segment_at is not None:
+        given.refuse(["window"], "counts tokens of a text, and with --segment-at a text is read as segments")
+    else:
+        given.refuse(["unordered"], "is about the order of segments: give --segment-at")
     for written in (out, *([] if runs is None else [runs])):
         refuse_nested(written, [shards, *([] if eval_shards is None else [eval_shards])])
     if warmup == 0 and proxy in ("tiny", "small"):
@@ -205,7 +210,7 @@ def learn_graph(
             device=device,
             precision=dtype,
             runs=runs,
-            where=Where(workers, ray_address),
+            where=where,
             on_estimate=bars.say,
             on_stage=bars.stage,
         )

@@ -1,8 +1,9 @@
 """What several verbs take, and how it is read."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -151,8 +152,44 @@ def open_corpus(places: list[str]) -> Any:
     return corpus
 
 
-def refuse_strangers(options: dict[str, Any], why: str) -> None:
-    """A usage error for the first option that was given and does not belong here."""
-    for name, value in options.items():
-        if value is not None and value != []:
-            raise typer.BadParameter(f"{name} {why}.", param_hint=name)
+class Given:
+    """The options that stand on the command line, also those that were given their default value."""
+
+    def __init__(self, context: Any) -> None:
+        self._options: dict[str, str] = {}
+        for parameter in context.command.params:
+            source = None if parameter.name is None else context.get_parameter_source(parameter.name)
+            if source is not None and source.name == "COMMANDLINE":
+                self._options[str(parameter.name)] = parameter.opts[0]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._options
+
+    def refuse(self, names: Collection[str], why: str) -> None:
+        """A usage error for the first of some options that was given."""
+        for name, option in self._options.items():
+            if name in names:
+                raise typer.BadParameter(f"{option} {why}.", param_hint=option)
+
+    def refuse_all_but(self, names: Collection[str], why: str) -> None:
+        """A usage error for the first option that was given and is none of these."""
+        self.refuse([name for name in self._options if name not in names], why)
+
+
+class Verb(typer.core.TyperCommand):
+    """A verb whose function can ask which options were given."""
+
+    given: ClassVar[Given]
+
+    def invoke(self, ctx: Any) -> Any:
+        Verb.given = Given(ctx)
+        return super().invoke(ctx)
+
+
+def place_of_work(workers: int | None, ray_address: str | None) -> Any:
+    """Where units run; a usage error for --workers where a cluster that runs already decides."""
+    from skillshard.execution import Where
+
+    if ray_address not in (None, "local"):
+        Verb.given.refuse(["workers"], f"has no meaning with --ray-address {ray_address}: the cluster's CPUs are used")
+    return Where(workers, ray_address)

@@ -17,6 +17,7 @@ from skillshard.cli.options import (
     Workers,
     open_corpus,
     parse_size,
+    place_of_work,
 )
 
 
@@ -53,7 +54,6 @@ def shard(
 ) -> None:
     """Write a tagged corpus as per-skill WebDataset shards."""
     from skillshard.artefact import refuse_nested
-    from skillshard.execution import Where
     from skillshard.report.text import show_shards
     from skillshard.shards.read import ShardSet
     from skillshard.shards.write import write_shards
@@ -71,7 +71,7 @@ def shard(
             shard_bytes=parse_size(shard_size, "--shard-size"),
             holdout=holdout,
             copies=copies.value,
-            where=Where(workers, ray_address),
+            where=place_of_work(workers, ray_address),
             on_stage=bars.stage,
         )
     show_shards(ShardSet.open(out))
@@ -91,7 +91,6 @@ def tokens(
 ) -> None:
     """Count the tokens of every sample: for weights in tokens, and for packing."""
     from skillshard.artefact import refuse_nested
-    from skillshard.execution import Where
     from skillshard.report.text import show_tokens
     from skillshard.shards.read import ShardSet
     from skillshard.shards.tokens import count_tokens
@@ -104,7 +103,7 @@ def tokens(
             tokenizer,
             out,
             special_tokens=special_tokens,
-            where=Where(workers, ray_address),
+            where=place_of_work(workers, ray_address),
             on_stage=bars.stage,
         )
     show_tokens(counts)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from skillshard.cli.options import Artefact, refuse_strangers
+from skillshard.cli.options import Artefact, Verb
 
 
 def inspect(
@@ -30,7 +30,7 @@ def inspect(
     from skillshard.report.text import show
 
     if against is None and pictures is None:
-        refuse_strangers({"--corpus": corpus}, "is where --against reads a field from: give --against FIELD")
+        Verb.given.refuse(["corpus"], "is where --against reads a field from: give --against FIELD")
         show(place)
         return
     from skillshard.report.clusters import show_clusters

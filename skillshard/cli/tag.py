@@ -9,16 +9,33 @@ import typer
 from skillshard.cli.bars import Bars
 from skillshard.cli.options import (
     CorpusPlaces,
+    Given,
     OnBadSample,
     Out,
     RayAddress,
+    Verb,
     Workers,
     open_corpus,
     parse_range,
     parse_size,
     parse_skills,
-    refuse_strangers,
+    place_of_work,
 )
+
+OF_ALL = frozenset(("corpus", "out", "workers", "ray_address"))
+OF_READING = frozenset(("by", "on_bad_sample", "max_sample_bytes", "id_field", "text_field", "partition_size"))
+OF_REGROUPING = frozenset(("combine", "mapping", "min_share", "rest", "graph"))
+OF_MODELS = frozenset(("device", "batch_size", "dtype", "prompt", "max_length", "windows"))
+OF_CLUSTERS = frozenset(("skills", "skills_range", "seed"))
+OF_RUNS = frozenset(
+    ("proxy", "runs", "checkpoints", "steps", "lr", "probe", "measure", "segment_at", "answer_after", "unordered")
+)
+OF_METHOD = {
+    "metadata": frozenset(("field", "mapping", "min_share", "rest")),
+    "embedding": OF_CLUSTERS | OF_MODELS | {"encoder", "balance", "model"},
+    "loss": OF_CLUSTERS | OF_RUNS | {"model", "device", "dtype", "max_length"},
+}
+"""Options by what they belong to: all others are refused, also where they are given their default."""
 
 
 def tag(
@@ -143,7 +160,6 @@ def tag(
     """Give every sample of a corpus its skill; or regroup the skills of tags (--combine, --map, --min-share)."""
     from skillshard import taggers
     from skillshard.artefact import refuse_nested
-    from skillshard.execution import Where
     from skillshard.report.text import show_tags
 
     refuse_nested(out, corpus)
@@ -151,48 +167,48 @@ def tag(
         raise typer.BadParameter(f"{by!r}: give 'metadata', 'embedding' or 'loss'.", param_hint="--by")
     if on_bad_sample not in ("stop", "set-aside"):
         raise typer.BadParameter(f"{on_bad_sample!r}: give 'stop' or 'set-aside'.", param_hint="--on-bad-sample")
-    clustering: dict[str, Any] = {"--skills": skills, "--model": model, "--device": device, "--dtype": dtype}
-    clustering["--max-length"] = max_length
-    of_embedding: dict[str, Any] = {"--encoder": encoder, "--batch-size": batch_size, "--prompt": prompt}
-    of_embedding |= {"--windows": windows, "--balance": balance or None}
-    of_loss: dict[str, Any] = {
-        "--proxy": proxy,
-        "--runs": runs,
-        "--checkpoints": checkpoints,
-        "--steps": steps,
-        "--lr": lr,
-    }
-    of_loss |= {"--probe": probe, "--measure": measure, "--segment-at": segment_at, "--answer-after": answer_after}
-    of_loss["--unordered"] = unordered or None
-    alien_to = {
-        "metadata": clustering | of_embedding | of_loss,
-        "embedding": {"--field": field} | of_loss,
-        "loss": {"--field": field} | of_embedding,
-    }
-    regrouping: dict[str, Any] = {
-        "--combine": combine or None,
-        "--map": mapping,
-        "--min-share": min_share or None,
-        "--rest": rest,
-    }
-    refuse_strangers(alien_to[by], f"has no meaning with --by {by}")
-    where = Where(workers, ray_address)
-    if any(value is not None for value in regrouping.values()) and not field:
-        refuse_strangers(
-            regrouping if by != "metadata" else {},
-            "regroups finished tags: tag first, then give the directory of the tags in place of CORPUS",
+    given = Verb.given
+    where = place_of_work(workers, ray_address)
+    if not field and any(name in given for name in ("combine", "mapping", "min_share", "rest")):
+        if by != "metadata":
+            given.refuse(
+                OF_REGROUPING,
+                "regroups finished tags: tag first, then give the directory of the tags in place of CORPUS",
+            )
+        given.refuse_all_but(
+            OF_ALL | OF_REGROUPING,
+            "has no meaning where finished tags are regrouped (--combine, --map, --min-share); to tag by metadata give --field",
         )
+        if "rest" in given:
+            given.refuse(
+                ["graph"], "finds the skill that a small one is merged into, and --rest names it: give one of them"
+            )
+        elif "min_share" not in given:
+            given.refuse(["graph"], "says where small skills go: give --min-share")
         _regroup(
             corpus, out, combine=combine, mapping=mapping, min_share=min_share, rest=rest, graph=graph, where=where
         )
         return
-    if field:
-        alien = {"--combine": combine or None, "--graph": graph}
-        refuse_strangers(alien, "regroups finished tags: leave out --field, and give the tags in place of CORPUS")
+    if by == "metadata" and field:
+        given.refuse(
+            ["combine", "graph"], "regroups finished tags: leave out --field, and give the tags in place of CORPUS"
+        )
+    given.refuse_all_but(OF_ALL | OF_READING | OF_METHOD[by], f"has no meaning with --by {by}")
     if by == "metadata" and not field:
         raise typer.BadParameter(
             "tagging by metadata needs a field, such as --field meta.category.", param_hint="--field"
         )
+    if by != "metadata" and model is not None:
+        given.refuse(
+            (OF_CLUSTERS | OF_RUNS | {"balance"} | (OF_METHOD["loss"] - {"model"} if by == "loss" else frozenset())),
+            "is fixed by --model",
+        )
+    elif by != "metadata" and skills != "auto":
+        given.refuse(["skills_range"], "is what --skills auto tries: give --skills auto")
+    if segment_at is not None:
+        given.refuse(["max_length"], "counts tokens of a text, and with --segment-at a text is read as segments")
+    else:
+        given.refuse(["unordered"], "is about the order of segments: give --segment-at")
     opened = open_corpus(corpus)
     bars = Bars(out)
     if by == "metadata":
@@ -202,7 +218,6 @@ def tag(
             skills=skills,
             skills_range=skills_range,
             model=model,
-            fixed={"--device": device, "--dtype": dtype, "--max-length": max_length} | of_loss,
             runs=10 if runs is None else runs,
             checkpoints=10 if checkpoints is None else checkpoints,
             steps=1000 if steps is None else steps,
@@ -222,6 +237,7 @@ def tag(
         )
     else:
         tagger = _embedding(
+            given=given,
             encoder=encoder,
             skills=skills,
             skills_range=skills_range,
@@ -305,6 +321,7 @@ def _graph_rows(graph: Path | None) -> dict[str, Any]:
 
 def _embedding(
     *,
+    given: Given,
     encoder: str | None,
     skills: str | None,
     skills_range: str,
@@ -322,16 +339,12 @@ def _embedding(
     """The tagger that --by embedding asks for."""
     from skillshard import taggers
 
-    if model is not None:
-        refuse_strangers({"--skills": skills, "--balance": balance or None}, "is fixed by --model")
-    elif skills is None:
+    if model is None and skills is None:
         raise typer.BadParameter("tagging by embedding needs --skills K, or --skills auto.", param_hint="--skills")
     kept = None if model is None else taggers.ClusterModel.open(model)
     name = encoder or (kept.manifest.encoder.name if kept else "lexical")
     if name == "lexical":
-        alien = {"--device": device, "--batch-size": batch_size, "--dtype": dtype, "--prompt": prompt}
-        alien |= {"--max-length": max_length, "--windows": windows}
-        refuse_strangers(alien, "is of sentence-transformers models: the lexical encoder has none")
+        given.refuse(OF_MODELS, "is of sentence-transformers models: the lexical encoder has none")
         chosen: Any = taggers.lexical() if kept is None else taggers.kept_lexical(kept)
     else:
         made = kept.manifest.encoder.arguments if kept else {}
@@ -358,7 +371,6 @@ def _loss(
     skills: str | None,
     skills_range: str,
     model: Path | None,
-    fixed: dict[str, Any],
     runs: int,
     checkpoints: int,
     steps: int,
@@ -380,7 +392,6 @@ def _loss(
     if model is not None:
         from skillshard.taggers.loss_model import open_loss_tagger
 
-        refuse_strangers({"--skills": skills} | fixed, "is fixed by --model")
         return open_loss_tagger(model)
     if skills is None:
         raise typer.BadParameter("tagging by loss needs --skills K, or --skills auto.", param_hint="--skills")

@@ -4,18 +4,22 @@ A run with weights that changed counts as its mean mixture: the share of each sk
 law is of mixtures that stay, so such runs say less than ones with fixed weights.
 """
 
+import warnings
 from collections.abc import Sequence
 
 from skillshard import storage
-from skillshard.errors import FitError
+from skillshard.errors import FitError, name_some
 from skillshard.fitting.runs import FILES, FinishedRun, Runs, files_of_runs, make_runs, read_finished
 from skillshard.mixing.counts import drawn_at, in_unit
 from skillshard.mixing.ledger import DirectoryLedger, Ledger, ObservationRecord, RunRecord
 from skillshard.mixing.records import Records, open_records
+from skillshard.printable import counted
 
 
 def gather_runs(places: Sequence[str]) -> Runs:
     """Runs from ledgers' directories, from JSON and CSV files (as `read_runs`) and from directories of both, together.
+
+    A directory's runs without losses, such as one under way, are left out with a warning.
 
     Raises:
         FitError: a place holds no run; a run is not what it should be, names place and run; the ledgers' last losses are of
@@ -64,6 +68,12 @@ def _parts(place: str) -> list[str]:
         raise FitError(
             f"{place} holds no runs: give the ledgers of runs, .json or .csv files of finished runs, or a directory of them."
         )
+    if ledgers == [place.rstrip("/")]:
+        return ledgers + files
+    without = [ledger for ledger in ledgers if _last_losses(open_records(DirectoryLedger(ledger))) is None]
+    if without and (files or len(without) < len(ledgers)):
+        warnings.warn(f"{counted(len(without), 'run')} without losses left out: {name_some(without)}.", stacklevel=2)
+        ledgers = [ledger for ledger in ledgers if ledger not in without]
     return ledgers + files
 
 
@@ -74,16 +84,22 @@ def _is_of_a_ledger(file: str) -> bool:
 
 def _ending(records: Records) -> tuple[RunRecord, ObservationRecord]:
     """A run, and its last losses that are all numbers."""
-    draws = [0]
+    last = _last_losses(records)
+    if last is None:
+        raise FitError(
+            f"{records.ledger} holds {'losses of draw 0 only' if records.num_observations() else 'no losses'}, so how its mixture ended is not "
+            "known. Report losses at the end of a run, or leave this one out."
+        )
+    return records.run, last
+
+
+def _last_losses(records: Records) -> ObservationRecord | None:
+    """The last losses of a model that had seen a sample, all of them numbers; None if there are none."""
     for number in range(records.num_observations() - 1, -1, -1):
         last = records.observation(number)
         if last is not None and last.draw and not last.left_out:
-            return records.run, last
-        draws += [last.draw] if last is not None else []
-    raise FitError(
-        f"{records.ledger} holds {'losses of draw 0 only' if len(draws) > 1 else 'no losses'}, so how its mixture ended is not known. Report "
-        "losses at the end of a run, or leave this one out."
-    )
+            return last
+    return None
 
 
 def _refuse_unlike(told: dict[str, tuple[RunRecord, ObservationRecord]]) -> None:

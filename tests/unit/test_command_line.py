@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillshard import storage, stores
+from skillshard import storage
 from skillshard.errors import StorageError, TagsError
 from skillshard.graph.imported import import_graph
 from skillshard.printable import printable, shortened
@@ -48,7 +48,7 @@ def test_nothing_that_a_terminal_obeys_is_printable_and_printing_twice_changes_n
     shown = printable(text)
     assert not has_control(shown) and "\n" not in shown
     assert printable(shown) == shown
-    assert shown.encode()
+    shown.encode()  # no half of a surrogate pair is left
 
 
 @given(st.text(), st.integers(20, 100))
@@ -142,7 +142,7 @@ def made(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("corpus", ["C", "C/**/*", ".", "link"])
-@pytest.mark.parametrize("out", ["C/T", "C", "C/deep/T", "link/T"])
+@pytest.mark.parametrize("out", ["C/T", "C/deep/T", "link/T"])
 def test_an_output_inside_what_is_read_is_refused_before_anything_is_written(
     out: str, corpus: str, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,7 +197,7 @@ def test_a_mistake_of_ours_is_one_sentence_that_says_how_to_report_it(
     monkeypatch.delenv("SKILLSHARD_DEBUG")
     sentence = fails("inspect", made / "T")
     assert "a mistake in skillshard" in sentence and r"ZeroDivisionError: nothing is\ndivided" in sentence
-    assert "test_command_line.py, line" in sentence and "SKILLSHARD_DEBUG=1" in sentence
+    assert "show.py, line" in sentence and "SKILLSHARD_DEBUG=1" in sentence
     monkeypatch.setenv("SKILLSHARD_DEBUG", "1")
     assert "Traceback" in skillshard("inspect", made / "T").err
 
@@ -242,7 +242,7 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(
         def get_file_info(self, path: object) -> Any:
             raise ForeignError(f"\n{said}\nand forty lines more")
 
-    monkeypatch.setattr(stores.clients, "of", lambda uri: (Unreachable(), "a.jsonl"))
+    monkeypatch.setattr(storage, "filesystem", lambda place: (Unreachable(), "a.jsonl"))
     monkeypatch.setattr(storage, "BACK_OFF_S", 0.0)
     sentence = fails("tag", place, *FIELD, "--out", tmp_path / "T")
     assert sentence.startswith(place) and said in sentence and "network" in sentence and "forty" not in sentence
