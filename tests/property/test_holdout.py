@@ -16,6 +16,7 @@ from skillshard import taggers
 from skillshard.corpus import Corpus
 from skillshard.shards import copies as copies_module
 from skillshard.shards import sort, write
+from skillshard.shards import texts as texts_module
 from skillshard.shards.manifest import Manifest
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOLDOUT, TEXTS, TRAIN, Found, Order, Split, cut_of, split_of
@@ -28,6 +29,7 @@ from tests.conftest import HERE, lines, tree
 # Letters whose case, composition or white space is hard: final sigma, sharp s, dotted I, iota subscript, ideographic space.
 LETTERS = (
     "aAbBzZ09.\0 \t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2003\u2028\u3000éÉe\u0301ßẞİ\u0131Σ\u03c3ςΐ\u0345ᾳǰ😀"
+    "“\u2013•→\u0338\u2329\u212b\u1100\u1161\u11a8\u0b47\u0b3e\u3099かⒶ漢ǅ\U0001d400\U00011131\U00011127"
 )
 TEXTS_ = st.text(st.sampled_from(LETTERS), min_size=1, max_size=30).filter(lambda text: not text.isspace())
 
@@ -44,6 +46,17 @@ def test_the_fast_hashes_do_not_depend_on_where_batches_end(monkeypatch: pytest.
     texts = [f"{'  A' * (number % 5)} text {number}\n" for number in range(500)]
     monkeypatch.setattr("skillshard.shards.texts._BYTES_AT_ONCE", 64)
     assert hex_of(text_hashes([text.encode() for text in texts])) == [text_hash(text) for text in texts]
+
+
+def test_every_letter_that_is_taken_for_plain_stays_as_it_is_beside_any_other() -> None:
+    plain = [
+        chr(code) for code in range(128, 0x10000) if not 0xD800 <= code < 0xE000 and texts_module._is_plain(chr(code))
+    ]
+    assert len(plain) > 40_000 and set("é“\u2013•→漢") <= set(plain)
+    composed = {unicodedata.normalize("NFD", chr(code))[1:2] for code in range(0x11000) if not 0xD800 <= code < 0xE000}
+    assert not composed & set(plain), "a letter that can be composed with the one before it"
+    for letter in plain:
+        assert folded(f"a{letter}a") == f"a{letter}a"
 
 
 @given(TEXTS_)

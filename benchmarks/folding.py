@@ -1,0 +1,55 @@
+"""What folding and hashing a text costs, by the definition and by the fast way that `skillshard shard` takes.
+
+    python benchmarks/folding.py FILE.jsonl...
+
+For each file: microseconds of CPU time for each kB of UTF-8, for texts of ASCII letters alone and for all others; the best of
+`ROUNDS`, and the two ways take turns, so that another load on the machine meets both.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+
+from skillshard.shards.texts import hex_of, text_hash, text_hashes
+
+ROUNDS = 5
+
+
+def seconds(action: Callable[[], object]) -> float:
+    started = time.process_time()
+    action()
+    return time.process_time() - started
+
+
+def measure(texts: list[str]) -> tuple[float, float]:
+    """Microseconds for each kB: by the definition, by the fast way."""
+    encoded = [text.encode() for text in texts]
+    assert hex_of(text_hashes(encoded)) == [text_hash(text) for text in texts]
+    both = [
+        (seconds(lambda: [text_hash(text) for text in texts]), seconds(lambda: text_hashes(encoded)))
+        for _ in range(ROUNDS)
+    ]
+    kilobytes = sum(map(len, encoded)) / 1000
+    slow, fast = (min(column) / kilobytes * 1e6 for column in zip(*both, strict=True))
+    return slow, fast
+
+
+def main(places: list[str]) -> None:
+    print("| file | texts | number | definition, us/kB | fast, us/kB |")
+    print("|---|---|---:|---:|---:|")
+    for place in places:
+        texts = [orjson.loads(line)["text"] for line in Path(place).read_bytes().splitlines()]
+        for name, chosen in (
+            ("ASCII", [text for text in texts if text.isascii()]),
+            ("others", [text for text in texts if not text.isascii()]),
+        ):
+            if chosen:
+                slow, fast = measure(chosen)
+                print(f"| {Path(place).name} | {name} | {len(chosen):,} | {slow:.1f} | {fast:.1f} |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
