@@ -15,7 +15,7 @@ import orjson
 
 from skillshard.shards.texts import hex_of, text_hash, text_hashes
 
-ROUNDS = 5
+ROUNDS = 9
 
 
 def seconds(action: Callable[[], object]) -> float:
