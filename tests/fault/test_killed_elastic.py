@@ -33,9 +33,11 @@ from tests.fault.test_killed_elastic import live, losses_at
 folder, plan = Path(sys.argv[2]), json.loads(sys.argv[3])
 mixer, world_size, batch_size = live(sys.argv[1], folder / "run", plan["lag"]), plan["world_size"], plan["batch_size"]
 saved = folder / "checkpoint.json"
+warnings.simplefilter("ignore")
 if saved.exists():
-    warnings.simplefilter("ignore")
     mixer.load_state_dict(json.loads(saved.read_text()))
+else:
+    mixer.restart()
 first = draw = mixer.draw
 ranks = [
     iter(DataLoader(
@@ -54,7 +56,7 @@ while draw < plan["draws"]:
             mixer.report(at, losses_at(at), draw=at)
     draw += world_size * batch_size
     if (draw - first) // (world_size * batch_size) % 3 == 0:
-        (folder / "part").write_text(json.dumps({**mixer.state_dict(), "draw": draw}))
+        (folder / "part").write_text(json.dumps(mixer.state_at(draw).model_dump(by_alias=True)))
         os.replace(folder / "part", saved)
     time.sleep(0.02)
 os._exit(0)  # with worker processes still reading ahead
@@ -66,7 +68,7 @@ def losses_at(draw: int) -> dict[str, float]:
 
 
 def live(shards: Any, ledger: Path, lag: int) -> Mixer:
-    return live_mixer(shards, ledger, step_draws=1, round_draws=ROUND, lag=lag)
+    return live_mixer(shards, ledger, step_draws=1, round_draws=ROUND, lag=lag, initial_losses=False)
 
 
 def by_one_reader(shards: ShardSet, ledger: Path, lag: int, num_draws: int) -> list[str]:

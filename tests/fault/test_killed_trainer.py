@@ -32,11 +32,15 @@ policy = ss.policies.skill_it(ss.SkillGraph.chain(shards.skills), eta=1.0, windo
 mixer = ss.Mixer(shards, policy, ledger=folder / "run", round_draws=40, step_draws=8, lag=1, wait_s=30)
 saved = folder / "checkpoint.json"
 step = 0
+warnings.simplefilter("ignore")
 if saved.exists():
     state = json.loads(saved.read_text())
-    warnings.simplefilter("ignore")
     mixer.load_state_dict(state)
     step = state["step"]
+else:
+    mixer.restart()
+if step == 0:
+    mixer.report(0, {skill: 3.0 + at for at, skill in enumerate(shards.skills)})
 log = (folder / "log.jsonl").open("a")
 for batch in DataLoader(MixedDataset(mixer), batch_size=8, num_workers=workers):
     step += 1
