@@ -9,19 +9,33 @@ import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import orjson
-import pyarrow as pa
 import xxhash
 
-from skillshard import storage
 from skillshard.corpus.partitions import Partition
-from skillshard.corpus.sample import BadRecord, Reason, Rejection, Sample, check_size, sample_of
+from skillshard.corpus.sample import (
+    MAX_DEPTH,
+    BadRecord,
+    PassedOver,
+    Reason,
+    Rejection,
+    Sample,
+    check_size,
+    exact_json,
+    explain,
+    is_plain,
+    long_digit_runs,
+    may_be_deep,
+    needs_exact,
+    sample_of,
+)
+from skillshard.corpus.sources import DecompressedSource, PlainSource, Source
 
 _BLOCK_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _HEAD_BYTES = 64
+_NEVER = 1 << 63
 _ARRAY_SUFFIXES = (".json", ".json.gz", ".json.zst")
 _COMPRESSED_MAGIC: dict[str, tuple[bytes, ...]] = {
     "gzip": (b"\x1f\x8b",),
@@ -38,77 +52,6 @@ _BINARY_MAGIC: dict[bytes, str] = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-# The starts of what pyarrow's codecs say of bad input. Any other OSError is the disk or the network, and is not cured.
-_CODEC_ERRORS = ("Truncated compressed stream", "zlib inflate failed", "ZSTD decompress failed")
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Bytes in order. `damage` is set once they end before their time."""
-
-    damage: str | None
-
-    def read(self, num_bytes: int, /) -> bytes: ...
-
-
-class PlainSource:
-    """A file's own bytes from an offset on."""
-
-    damage: str | None = None
-
-    def __init__(self, place: str, start: int) -> None:
-        self._file = storage.open_random(place)
-        self._file.seek(start)
-
-    def read(self, num_bytes: int, /) -> bytes:
-        return bytes(self._file.read(num_bytes))
-
-
-class DecompressedSource:
-    """Decompressed bytes from the start; everything before a damage is delivered, then they end with `damage` set.
-
-    pyarrow gives nothing of the read that meets the damage. So that what is delivered does not depend on the size of
-    the reads, the file is then opened again and the last stretch read byte by byte.
-    """
-
-    def __init__(self, place: str, compression: str) -> None:
-        self.damage: str | None = None
-        self._place, self._compression = place, compression
-        self._stream = storage.open_stream(place, compression=compression)
-        self._position = 0
-
-    def read(self, num_bytes: int, /) -> bytes:
-        if self.damage is not None:
-            return b""
-        try:
-            chunk = bytes(self._stream.read(num_bytes))
-        except OSError as error:
-            self.damage = _codec_damage(error)
-            return self._rescued(num_bytes)
-        self._position += len(chunk)
-        return chunk
-
-    def _rescued(self, num_bytes: int) -> bytes:
-        rescued = bytearray()
-        with storage.open_stream(self._place, compression=self._compression) as stream:
-            _skip(stream, self._position)
-            try:
-                while len(rescued) < num_bytes and (byte := stream.read(1)):
-                    rescued += byte
-            except OSError as error:
-                _codec_damage(error)
-        return bytes(rescued)
-
-
-def _codec_damage(error: OSError) -> str:
-    if not str(error).startswith(_CODEC_ERRORS):
-        raise error
-    return str(error)
-
-
-def _skip(stream: pa.NativeFile, num_bytes: int) -> None:
-    while num_bytes > 0:
-        num_bytes -= len(stream.read(min(num_bytes, _BLOCK_BYTES)))
 
 
 # ------------------------------------------------------------------------------------------------------------ blocks
@@ -190,7 +133,13 @@ def _whole_lines(chunks: Iterable[bytes], source: Source, *, offset: int, line_l
 
 
 def read_lines(
-    partition: Partition, *, id_field: str | None, text_field: str, max_sample_bytes: int, hasher: xxhash.xxh3_128
+    partition: Partition,
+    *,
+    id_field: str | None,
+    text_field: str,
+    max_sample_bytes: int,
+    hasher: xxhash.xxh3_128,
+    passed_over: PassedOver,
 ) -> Iterator[Sample | Rejection]:
     """The rows of a JSONL partition; `hasher` takes in the bytes of its lines."""
     source = _open(partition)
@@ -213,21 +162,32 @@ def read_lines(
         if not lines[-1]:
             lines.pop()
         offset = block.offset
+        runs = [offset + position for position in reversed(long_digit_runs(block.data))]
+        next_run = runs[-1] if runs else _NEVER
         for number, line in enumerate(lines):
+            end = offset + len(line) + 1
             try:
                 sample = sample_of(orjson.loads(line), id_field, text_field, name, offset)
+                is_suspect = next_run < end or (len(line) > 2 * MAX_DEPTH + len(sample.text) and may_be_deep(line))
+                if is_suspect and not is_plain(map(type, sample.meta.values())) and needs_exact(sample.meta):
+                    sample = sample_of(exact_json(line), id_field, text_field, name, offset)
                 # A line's JSON is at most four times as long when written again (1e15 grows most), so a short one fits.
                 if len(line) > kept_limit:
                     check_size(sample, max_sample_bytes)
             except (orjson.JSONDecodeError, BadRecord) as error:
                 if line.strip():
-                    yield _rejection(error, line, name=name, number=counter.line(number))
+                    mended = _mended(line, id_field, text_field, name, offset) if next_run < end else None
+                    yield mended or _rejection(error, line, name=name, number=counter.line(number))
             else:
                 yield sample
-            offset += len(line) + 1
+            offset = end
+            if next_run < end:
+                while runs and runs[-1] < end:
+                    runs.pop()
+                next_run = runs[-1] if runs else _NEVER
         counter.passed += len(lines)
     if source.damage is not None:
-        yield _cut_off(name, counter.line(0), source.damage)
+        yield _cut_off(name, counter.line(0), source.damage, source.reason)
 
 
 class _LineCounter:
@@ -283,8 +243,22 @@ def _not_as_named(name: str, detail: str) -> Rejection:
     return Rejection(name, None, "not-the-named-format", f"not what its name says ({detail})")
 
 
-def _cut_off(name: str, line: int, damage: str) -> Rejection:
-    return Rejection(name, line, "truncated", f"from here on the file is cut off or damaged ({damage})")
+def _cut_off(name: str, line: int, damage: str, reason: Reason = "truncated") -> Rejection:
+    if reason == "unsupported":
+        return Rejection(name, line, reason, f"from here on the file is not read: {damage}")
+    return Rejection(name, line, reason, f"from here on the file is cut off or damaged ({damage})")
+
+
+def _mended(line: bytes, id_field: str | None, text_field: str, name: str, offset: int) -> Sample | None:
+    """The sample of a line whose id is an integer of more than 64 bits, which the fast parser takes for a float."""
+    try:
+        record = orjson.loads(line)
+        if type(record) is not dict:
+            return None
+        needs_exact(record)  # or it is nested too deep
+        return sample_of(exact_json(line), id_field, text_field, name, offset)
+    except (orjson.JSONDecodeError, BadRecord):
+        return None
 
 
 def _too_long(num_bytes: int, line_limit: int) -> str:
@@ -328,7 +302,7 @@ def _explanation(line: bytes) -> str:
     except UnicodeDecodeError as bad:
         return f"byte 0x{line[bad.start]:02x}: column {bad.start + 1}"
     except orjson.JSONDecodeError as bad:
-        return f"{bad.msg}: line {bad.lineno} column {bad.colno}"
+        return explain(bad)
     raise AssertionError(line)
 
 

@@ -8,7 +8,7 @@ from skillshard import storage
 from skillshard.corpus import lines
 from skillshard.corpus.lines import read_lines
 from skillshard.corpus.partitions import Partition
-from skillshard.corpus.sample import Rejection, Sample
+from skillshard.corpus.sample import PassedOver, Rejection, Sample
 from skillshard.corpus.tables import read_table, rows_before
 from skillshard.corpus.tars import read_tar
 from skillshard.errors import CorpusError
@@ -26,6 +26,9 @@ class PartitionReader:
         text_field: the field with the text.
         max_sample_bytes: most bytes of UTF-8 of text and meta together; a larger sample is rejected.
 
+    Attributes:
+        passed_over: what the rows read so far left out, by kind.
+
     Raises:
         CorpusError: the file has another size than when the corpus was opened.
         StorageError: the file cannot be read.
@@ -40,6 +43,7 @@ class PartitionReader:
         max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES,
     ) -> None:
         self.partition = partition
+        self.passed_over = PassedOver()
         self._hasher = xxhash.xxh3_128()
         self._read = {"tar": read_tar, "parquet": read_table, "arrow": read_table, "arrow-stream": read_table}.get(
             partition.format, read_lines
@@ -60,6 +64,7 @@ class PartitionReader:
             text_field=self._text_field,
             max_sample_bytes=self._max_sample_bytes,
             hasher=self._hasher,
+            passed_over=self.passed_over,
         )
         self._finished = True
 

@@ -4,9 +4,13 @@ The checks raise `BadRecord`, so that a good row pays for none of the machinery 
 rows through `sample_of`, so a sample means the same wherever it came from.
 """
 
-from dataclasses import asdict, dataclass
+import json
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
+import numpy as np
 import orjson
 
 Reason = Literal[
@@ -18,6 +22,8 @@ Reason = Literal[
     "too-large",
     "truncated",
     "not-the-named-format",
+    "unsupported",
+    "unclear-members",
     "duplicate-id",
     "copy",
 ]
@@ -27,6 +33,8 @@ _REMEDIES: dict[Reason, str] = {
     "wrong-type": f"Mend the row, name another field with --field, --id-field or --text-field, or {_SET_ASIDE}.",
     "too-large": f"Split the sample, raise --max-sample-bytes, or {_SET_ASIDE}.",
     "truncated": "Fetch or write the file again, or set the rest of it aside with --on-bad-sample set-aside.",
+    "unsupported": "Or set the rest of the file aside with --on-bad-sample set-aside.",
+    "unclear-members": f"Rename or repack the members, or {_SET_ASIDE}.",
     "duplicate-id": f"Give it another id, or {_SET_ASIDE}.",
     "not-the-named-format": "Rename or rewrite the file, or set it aside with --on-bad-sample set-aside.",
 }
@@ -102,6 +110,19 @@ class Rejection:
         unit = "line" if _holds_lines(self.file) else "row"
         where = self.file if self.line is None else f"{self.file} {unit} {self.line}"
         return f"{where}: {self.detail}. {_REMEDIES.get(self.reason, f'Mend the {unit}, or {_SET_ASIDE}.')}"
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """What the rows of a partition leave out and that no rejection tells: kind -> number.
+
+    Attributes:
+        members: members of a tar that belong to no sample.
+        columns: values of a table that have no JSON form.
+    """
+
+    members: Counter[str] = field(default_factory=Counter)
+    columns: Counter[str] = field(default_factory=Counter)
 
 
 class BadRecord(Exception):
@@ -202,6 +223,95 @@ def check_size(sample: Sample, max_sample_bytes: int) -> None:
     if size > max_sample_bytes:
         detail = f"the sample is {size:,} bytes of text and meta, and at most {max_sample_bytes:,} are allowed"
         raise BadRecord("too-large", detail, sample.id)
+
+
+def explain(error: orjson.JSONDecodeError) -> str:
+    """What is wrong with some JSON, and where. Python and pandas write NaN and Infinity, which are no JSON.
+
+    >>> try:
+    ...     orjson.loads('{"n": -Infinity}')
+    ... except orjson.JSONDecodeError as error:
+    ...     print(explain(error))
+    -Infinity is no JSON value, write null in its place: line 1 column 7
+    """
+    for start in (error.pos - 1, error.pos):
+        if constant := _NOT_A_NUMBER.match(error.doc, max(0, start)):
+            column = error.colno - (error.pos - constant.start())
+            return f"{constant[0]} is no JSON value, write null in its place: line {error.lineno} column {column}"
+    return f"{error.msg}: line {error.lineno} column {error.colno}"
+
+
+# ------------------------------------------------------------------------------------------------------- long integers
+
+# orjson makes floats of integers that do not fit into 64 bits, and reads deeper nesting than it writes. A look at each
+# value would cost a third of the reading, so the bytes are asked first.
+_PLAIN_TYPES = frozenset((str, int, bool, type(None)))
+_NOT_A_NUMBER = re.compile(r"-?(NaN|Infinity)")
+_HIGH_HALVES, _DIGIT_HALVES = np.uint64(0xF0F0F0F0F0F0F0F0), np.uint64(0x3030303030303030)
+_LONG_DIGITS = re.compile(rb"[0-9]{19}")  # -9223372036854775809 is the shortest integer that needs more than 64 bits
+_FLOAT_LIMIT = float(1 << 63)
+MAX_DEPTH = 250  # orjson reads 1,024 levels and writes 254
+is_plain = _PLAIN_TYPES.issuperset
+"""Whether all of some types are those of values that need no second look."""
+
+
+def long_digit_runs(data: bytes) -> list[int]:
+    """Positions in some bytes of JSON that may begin an integer of more than 64 bits; digits in strings count too.
+
+    >>> long_digit_runs(b'{"hash": 36893488147419103233}'), long_digit_runs(b'{"hash": 368934881474191032}')
+    ([9], [])
+    """
+    # 15 digits or more hold one of the words of 8 bytes that the data is made of, so whole words are looked at first.
+    words = np.frombuffer(data, "<u8", len(data) // 8)
+    positions: list[int] = []
+    for word in np.flatnonzero((words & _HIGH_HALVES) == _DIGIT_HALVES).tolist():
+        run = _LONG_DIGITS.search(data, max(0, 8 * word - 18), 8 * word + 26)
+        if run is not None and (not positions or run.start() > positions[-1]):
+            positions.append(run.start())
+    return positions
+
+
+def may_be_deep(line: bytes) -> bool:
+    """Whether a line may be nested so deep that its metadata cannot be written again."""
+    return line.count(b"[") + line.count(b"{") > MAX_DEPTH
+
+
+def needs_exact(value: Any) -> bool:
+    """Whether a value parsed by orjson holds a float that may have been an integer of more than 64 bits.
+
+    Raises:
+        BadRecord: the value is nested deeper than can be written again.
+    """
+    level, depth, needed = [value], 0, False
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise BadRecord("malformed-json", f"nested deeper than {MAX_DEPTH} levels")
+        deeper = []
+        for container in level:
+            inner = container.values() if type(container) is dict else container
+            types = set(map(type, inner))
+            if float in types:
+                floats = inner if len(types) == 1 else [item for item in inner if type(item) is float]
+                needed = needed or max(floats) >= _FLOAT_LIMIT or min(floats) <= -_FLOAT_LIMIT
+            if dict in types or list in types:
+                deeper += [item for item in inner if type(item) is dict or type(item) is list]
+        level = deeper
+    return needed
+
+
+def exact_json(data: bytes) -> Any:
+    """JSON that orjson has parsed, with integers of more than 64 bits as strings of their digits.
+
+    >>> exact_json(b'{"hash": 36893488147419103233, "n": 18446744073709551615}')
+    {'hash': '36893488147419103233', 'n': 18446744073709551615}
+    """
+    return json.loads(data.decode(), parse_int=_integer_or_digits)
+
+
+def _integer_or_digits(digits: str) -> int | str:
+    value = int(digits) if len(digits) <= 20 else None
+    return value if value is not None and -(1 << 63) <= value < 1 << 64 else digits
 
 
 def _holds_lines(name: str) -> bool:

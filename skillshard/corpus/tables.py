@@ -1,12 +1,13 @@
 """Parquet and Arrow: one row a sample, its columns the fields.
 
-Values become plain JSON values, as they would be in JSONL: times their ISO text, NaN null. What has no JSON form
-(bytes, decimals) is refused. Memory is bounded by a few MiB of rows (Parquet) or one record batch (Arrow,
-memory-mapped).
+Values become plain JSON values, as they would be in JSONL (values.py). A value without a JSON form is left out of the
+metadata and counted; as the id or the text of a row, it refuses the row. Memory is bounded by a few MiB of rows
+(Parquet) or one record batch (Arrow, memory-mapped).
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import orjson
 import pyarrow as pa
@@ -15,7 +16,8 @@ import xxhash
 
 from skillshard import storage
 from skillshard.corpus.partitions import Partition, storage_damage
-from skillshard.corpus.sample import BadRecord, Rejection, Sample, check_size, sample_of
+from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size, sample_of
+from skillshard.corpus.values import NoForm, json_values, label
 
 _BATCH_BYTES = 4 << 20
 _BATCH_ROWS = 1024
@@ -23,37 +25,98 @@ _STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _WRITTEN_BY: dict[str, tuple[bytes, str]] = {"parquet": (b"PAR1", "Parquet"), "arrow": (b"ARROW1", "Arrow")}
 
 
+_OTHER_MAGIC = {
+    b"FEA1": "it is a Feather file of version 1. Write it anew as version 2, which is Arrow",
+    b"PARE": "it is an encrypted Parquet file. Write it anew without encryption",
+}
+
+
+_STORAGE_TYPES: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType], ...] = (
+    (pa.types.is_string, pa.binary()),
+    (pa.types.is_large_string, pa.large_binary()),
+    (pa.types.is_string_view, pa.binary_view()),
+    (pa.types.is_time32, pa.int32()),
+    (pa.types.is_time64, pa.int64()),
+    (pa.types.is_date64, pa.int64()),
+)
+
+
 class _Cut(Exception):
-    """The rest of the table cannot be read."""
+    """The rest of the table cannot be read, because it is damaged or because of a limit of the reader."""
+
+    def __init__(self, detail: str, reason: Literal["truncated", "unsupported"] = "truncated") -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 def read_table(
-    partition: Partition, *, id_field: str | None, text_field: str, max_sample_bytes: int, hasher: xxhash.xxh3_128
+    partition: Partition,
+    *,
+    id_field: str | None,
+    text_field: str,
+    max_sample_bytes: int,
+    hasher: xxhash.xxh3_128,
+    passed_over: PassedOver,
 ) -> Iterator[Sample | Rejection]:
-    """The rows of a Parquet or Arrow partition; `hasher` takes in each row as JSON."""
+    """The rows of a Parquet or Arrow partition; `hasher` takes in each row as JSON, `passed_over` values without a form."""
     name = partition.name
     try:
         row, batches = _opened(partition)
     except _Cut as error:
-        yield _unreadable(partition, str(error))
+        yield _unreadable(partition, error)
         return
+    asked = (id_field, text_field)
     try:
         for batch in batches:
-            for i, record in enumerate(_records(_with_times_as_text(batch))):
+            names, columns = _columns(batch, asked, passed_over)
+            gaps = [at for at, values in enumerate(columns) if NoForm in map(type, values)]
+            for i in range(batch.num_rows):
                 row += 1
+                record = {column: values[i] for column, values in zip(names, columns, strict=True)}
                 try:
-                    if isinstance(record, BadRecord):
-                        raise record
+                    for at in gaps:
+                        if isinstance(value := columns[at][i], NoForm):
+                            if names[at] in asked:
+                                raise BadRecord(value.reason, value.detail)
+                            del record[names[at]]
+                            passed_over.columns[label(names[at], batch.schema.field(names[at]).type)] += 1
                     sample = _plain(sample_of(record, id_field, text_field, name, row))
                     check_size(sample, max_sample_bytes)
                 except BadRecord as error:
                     hasher.update(orjson.dumps([error.reason, error.detail, error.id]))
-                    yield Rejection(name, row, error.reason, error.detail, error.id, _shown(batch, i))
+                    yield Rejection(name, row, error.reason, error.detail, error.id, _shown(names, columns, i))
                 else:
                     hasher.update(orjson.dumps([sample.id, sample.text, sample.meta]))
                     yield sample
     except _Cut as error:
-        yield Rejection(name, row + 1, "truncated", f"from here on the file is cut off or damaged ({error})")
+        yield _rest(partition, row + 1, error)
+
+
+def _columns(
+    batch: pa.RecordBatch, asked: Sequence[str | None], passed_over: PassedOver
+) -> tuple[list[str], list[list[Any]]]:
+    """The names of the columns and their JSON values. Of several columns of one name none can be meant."""
+    counts = Counter(batch.schema.names)
+    names: list[str] = []
+    columns: list[list[Any]] = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if counts[name] > 1 and name in asked:
+            raise _Cut(
+                f"{counts[name]} columns have the name {name!r}, which is asked for. Rename the columns", "unsupported"
+            )
+        if counts[name] > 1:
+            passed_over.columns[f"{name} (one of {counts[name]} columns of this name)"] += len(column)
+            continue
+        try:
+            values = json_values(column, name, passed_over.columns)
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            raise _Cut(
+                f"column {name!r} of type {column.type} cannot be read ({error}). Write the file anew without it",
+                "unsupported",
+            ) from error
+        names.append(name)
+        columns.append(values)
+    return names, columns
 
 
 def rows_before(partition: Partition) -> int:
@@ -73,16 +136,15 @@ def _opened(partition: Partition) -> tuple[int, Iterator[pa.RecordBatch]]:
             before, schema, batches = _open_arrow_file(source, partition)
         else:
             before, schema, batches = _open_arrow_stream(source, partition)
-        names = schema.names
+        _ = schema.names  # a name can have bytes that are no text
     except storage_damage(partition.place) as error:
-        raise _Cut(_one_line(error)) from error
-    if len(set(names)) < len(names):
-        raise _Cut(f"two columns of one name among {', '.join(names)}")
+        raise _cut_by(error) from error
     return before, _cutting(batches, partition.place)
 
 
 def _open_parquet(source: pa.NativeFile, partition: Partition) -> tuple[int, pa.Schema, Iterator[pa.RecordBatch]]:
-    file = pq.ParquetFile(source, page_checksum_verification=True)
+    # Spark's 96-bit times reach from year 1 to 9999, and nanoseconds would silently wrap outside 1677 to 2262.
+    file = pq.ParquetFile(source, page_checksum_verification=True, coerce_int96_timestamp_unit="us")
     groups = range(partition.start, partition.stop)
     before = sum(file.metadata.row_group(i).num_rows for i in range(partition.start))
     num_rows = sum(file.metadata.row_group(i).num_rows for i in groups)
@@ -118,11 +180,35 @@ def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
-            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-                raise
-            # Text that is not UTF-8 is left for each row to say; as bytes, only the offsets count.
-            column.view(pa.binary() if pa.types.is_string(column.type) else pa.large_binary()).validate(full=True)
+            # Text that is not UTF-8, and times that no clock shows, are left for each row to say. Only the offsets count.
+            storage_type = _storage_type(column.type)
+            column.view(storage_type).validate(full=True)
     return batch
+
+
+def _storage_type(kind: pa.DataType) -> pa.DataType:
+    """The type with bytes and integers in place of text and times, at every depth."""
+    types = pa.types
+    for test, plain in _STORAGE_TYPES:
+        if test(kind):
+            return plain
+    if types.is_decimal(kind):
+        return pa.binary(kind.byte_width)
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_storage_type(field.type)) for field in kind])
+    if types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_storage_type(kind.value_type)))
+    if types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_storage_type(kind.value_type)))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_storage_type(kind.value_type)), kind.list_size)
+    if types.is_list_view(kind):
+        return pa.list_view(kind.value_field.with_type(_storage_type(kind.value_type)))
+    if types.is_large_list_view(kind):
+        return pa.large_list_view(kind.value_field.with_type(_storage_type(kind.value_type)))
+    if types.is_map(kind):
+        return pa.map_(_storage_type(kind.key_type), kind.item_field.with_type(_storage_type(kind.item_type)))
+    return kind
 
 
 def _cutting(batches: Iterator[pa.RecordBatch], place: str) -> Iterator[pa.RecordBatch]:
@@ -131,61 +217,50 @@ def _cutting(batches: Iterator[pa.RecordBatch], place: str) -> Iterator[pa.Recor
         try:
             batch = next(batches, None)
         except damage as error:
-            raise _Cut(_one_line(error)) from error
+            raise _cut_by(error) from error
         if batch is None:
             return
         yield batch
 
 
-def _with_times_as_text(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Times as ISO text by pyarrow: Python has no nanoseconds, and the answer must not depend on pandas being there."""
-    columns = [c.cast(pa.string()) if pa.types.is_temporal(c.type) else c for c in batch.columns]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
-
-
-def _records(batch: pa.RecordBatch) -> list[dict[str, Any] | BadRecord]:
-    try:
-        return list(batch.to_pylist())
-    except ValueError:  # of one row or more: text that is not UTF-8, a time that Python cannot hold
-        return [_record(batch, i) for i in range(batch.num_rows)]
-
-
-def _record(batch: pa.RecordBatch, row: int) -> dict[str, Any] | BadRecord:
-    record = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        try:
-            record[name] = column[row].as_py()
-        except UnicodeDecodeError as error:
-            return BadRecord("invalid-utf8", f"not valid UTF-8 (byte {error.start + 1} of column {name!r})")
-        except ValueError as error:
-            return BadRecord("wrong-type", f"column {name!r} of type {column.type} has no JSON form ({error})")
-    return record
-
-
 def _plain(sample: Sample) -> Sample:
-    try:
-        meta = orjson.dumps(sample.meta)
-    except orjson.JSONEncodeError as error:
-        raise BadRecord("wrong-type", f"a field has no JSON form ({error})", sample.id) from error
-    return Sample(sample.id, sample.text, orjson.loads(meta))
+    """The sample with its metadata as JSON gives it back: pairs are arrays, NaN is null."""
+    return Sample(sample.id, sample.text, orjson.loads(orjson.dumps(sample.meta)))
 
 
-def _shown(batch: pa.RecordBatch, row: int) -> str | None:
-    """The row as JSON, for a person; read again, because sample_of has taken it apart."""
-    record = _record(batch, row)
-    return None if isinstance(record, BadRecord) else orjson.dumps(record, default=repr).decode()
+def _shown(names: Sequence[str], columns: Sequence[Sequence[Any]], row: int) -> str:
+    """The row as JSON, for a person; made again, because `sample_of` has taken the record apart."""
+    record = {name: values[row] for name, values in zip(names, columns, strict=True)}
+    return orjson.dumps(record, default=repr).decode()
 
 
-def _unreadable(partition: Partition, damage: str) -> Rejection:
+def _cut_by(error: Exception) -> _Cut:
+    """What a library's exception says of the rest of the file: a limit of the library is no damage."""
+    message = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, pa.ArrowNotImplementedError) or "crypt" in message:
+        return _Cut(
+            f"pyarrow {pa.__version__} cannot read it ({message}). Write it anew with a common codec and without encryption",
+            "unsupported",
+        )
+    return _Cut(message)
+
+
+def _unreadable(partition: Partition, error: _Cut) -> Rejection:
+    """The rejection of a file that gives not a single row."""
     magic, kind = _WRITTEN_BY.get(partition.format, (b"", "Arrow"))
     with storage.open_stream(partition.place) as stream:
         head = bytes(stream.read(4096))
+    for other, detail in _OTHER_MAGIC.items():
+        if head.startswith(other):
+            return Rejection(partition.name, None, "unsupported", detail)
     begins_well = head.startswith(magic) if magic else head.startswith(_STREAM_END[:4])
     if begins_well or not head:
-        return Rejection(partition.name, 1, "truncated", f"from here on the file is cut off or damaged ({damage})")
+        return _rest(partition, 1, error)
     detail = f"not what its name says (expected {kind} data, got {head[:4]!r})"
     return Rejection(partition.name, None, "not-the-named-format", detail)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+def _rest(partition: Partition, row: int, error: _Cut) -> Rejection:
+    if error.reason == "unsupported":
+        return Rejection(partition.name, row, "unsupported", f"from here on the file is not read: {error}")
+    return Rejection(partition.name, row, "truncated", f"from here on the file is cut off or damaged ({error})")

@@ -25,10 +25,11 @@ import pyarrow.parquet as pq
 import xxhash
 
 from skillshard import artefact, storage
-from skillshard.corpus import Corpus, Partition, PartitionReader, Rejection, Sample, line_numbers
+from skillshard.corpus import Corpus, Partition, PartitionReader, PassedOver, Rejection, Sample, line_numbers
 from skillshard.corpus.compare import places_changed
-from skillshard.errors import CorpusError, ExecutionError, StorageError, TagsError
+from skillshard.errors import CorpusError, ExecutionError, StorageError, TagsError, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.taggers.groups import added
 from skillshard.taggers.tagger import (
     SAMPLES_AT_ONCE,
     Finder,
@@ -222,7 +223,7 @@ def tag_partition(
 
     def rows() -> Iterator[TagRow]:
         for number, (row, outcome) in enumerate(_tagged(iter(reader), tagger, partition.index)):
-            rejection = _refusal(partition, row, outcome, is_duplicate=str(number) in duplicates)
+            rejection = _refusal(partition, row, outcome, reader.passed_over, is_duplicate=str(number) in duplicates)
             if rejection is not None:
                 if on_bad_sample == "stop":
                     raise CorpusError(_located([(number, rejection)], partition, reading)[0].sentence())
@@ -251,6 +252,7 @@ def tag_partition(
         "num_set_aside": len(rejected),
         "rows_digest": reader.digest(),
         "part_digest": storage.file_digest(place),
+        "left_out": {"members": dict(reader.passed_over.members), "columns": dict(reader.passed_over.columns)},
     }
 
 
@@ -278,7 +280,12 @@ def _outcomes(
 
 
 def _refusal(
-    partition: Partition, row: Sample | Rejection, outcome: Tag | Untagged | None, *, is_duplicate: bool
+    partition: Partition,
+    row: Sample | Rejection,
+    outcome: Tag | Untagged | None,
+    passed_over: PassedOver,
+    *,
+    is_duplicate: bool,
 ) -> Rejection | None:
     """Why a row is set aside, its line not yet known; None if it has a skill."""
     if isinstance(row, Rejection):
@@ -288,7 +295,10 @@ def _refusal(
     if not isinstance(outcome, Untagged):
         return None
     raw = orjson.dumps({"id": row.id, "text": row.text, "meta": row.meta}).decode()
-    return Rejection(partition.name, None, outcome.reason, outcome.detail, row.id, raw)
+    detail = outcome.detail
+    if outcome.reason == "missing-field" and passed_over.columns:
+        detail += f"; columns without a JSON form, which are left out of meta: {name_some(sorted(passed_over.columns))}"
+    return Rejection(partition.name, None, outcome.reason, detail, row.id, raw)
 
 
 def _located(
@@ -412,5 +422,11 @@ def _manifest(
         num_rows=sum(record["num_rows"] for record in records),
         num_tagged=sum(found[0] for found in skills.values()),
         set_aside=set_aside,
-        left_out=LeftOut(files=dict(files_left_out)),
+        left_out=LeftOut(
+            files=dict(files_left_out),
+            **{
+                kind: dict(sorted(added(record["left_out"][kind] for record in records).items()))
+                for kind in ("members", "columns")
+            },
+        ),
     )

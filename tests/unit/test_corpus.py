@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skillshard import storage
 from skillshard.corpus import MISSING, Corpus, Rejection, Sample, lines, lookup, read_partition
 from skillshard.errors import CorpusError
 
@@ -67,7 +68,7 @@ def zstd(data: bytes) -> bytes:
             b'{"id": "b", "text": "x", "n": NaN}',
             "malformed-json",
             (
-                "not valid JSON (unexpected character, expected a JSON value: line 1 column 31). "
+                "not valid JSON (NaN is no JSON value, write null in its place: line 1 column 31). "
                 f"Mend the line, or {SET_ASIDE}"
             ),
         ),
@@ -285,7 +286,7 @@ def test_an_error_of_the_disk_is_not_taken_for_damage(tmp_path: Path, monkeypatc
             raise OSError("Connection reset by peer")
 
     path = write(tmp_path / "a.jsonl.gz", gzip.compress(ROWS))
-    monkeypatch.setattr(lines.storage, "open_stream", lambda *_, **__: Broken())
+    monkeypatch.setattr(storage, "open_stream", lambda *_, **__: Broken())
     with pytest.raises(OSError, match="Connection reset"):
         items_of(path)
 
@@ -451,16 +452,19 @@ def test_values_of_a_table_become_plain_json(tmp_path: Path) -> None:
     assert item == Sample("1", "x", {"day": "2020-01-01 00:00:00.000000001", "score": None, "tags": ["a"]})
 
 
-def test_a_value_without_a_json_form_is_rejected(tmp_path: Path) -> None:
-    table = pa.table({"id": ["a"], "text": ["x"], "blob": [b"\x00"]})
-    bad = rejection_of(write(tmp_path / "a.parquet", parquet_bytes(table)))
-    assert bad.detail == "a field has no JSON form (Type is not JSON serializable: bytes)"
+@pytest.mark.parametrize("blob", [b"\x00", b"\x01\x00\x00\x00", b"\xff\xd8"])
+def test_bytes_that_are_no_text_are_left_out_of_meta(blob: bytes, tmp_path: Path) -> None:
+    table = pa.table({"id": ["a"], "text": ["x"], "blob": [blob]})
+    assert items_of(write(tmp_path / "a.parquet", parquet_bytes(table))) == [Sample("a", "x", {})]
 
 
-def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_columns_of_one_name_are_refused_where_they_are_asked_for(tmp_path: Path) -> None:
     table = pa.table([["a"], ["x"], ["y"]], names=["id", "text", "text"])
     bad = rejection_of(write(tmp_path / "a.arrow", arrow_bytes(pa.ipc.new_stream, table)))
-    assert bad.detail == "from here on the file is cut off or damaged (two columns of one name among id, text, text)"
+    assert bad.sentence() == (
+        "a.arrow row 1: from here on the file is not read: 2 columns have the name 'text', which is asked for. Rename the "
+        "columns. Or set the rest of the file aside with --on-bad-sample set-aside."
+    )
 
 
 @pytest.mark.parametrize(

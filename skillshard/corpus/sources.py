@@ -1,0 +1,192 @@
+"""The bytes of a corpus file in order, plain or decompressed, and what ends them before their time."""
+
+import zlib
+from collections.abc import Iterator
+from typing import Literal, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+from skillshard import storage
+
+_BLOCK_BYTES = 1 << 20
+# The starts of what pyarrow's codecs say of bad input. Any other OSError is the disk or the network, and is not cured.
+_CODEC_ERRORS = ("Truncated compressed stream", "zlib inflate failed", "ZSTD decompress failed")
+MAX_WINDOW_BYTES = 128 << 20
+"""The largest window of zstd that pyarrow decompresses; `zstd --long=28` and more writes larger ones."""
+_ZSTD_MAGIC = 0xFD2FB528
+_ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
+_ZSTD_LIMITS = ("requires too much memory", "Dictionary mismatch")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Bytes in order. `damage` is set once they end before their time, `reason` says by whose fault."""
+
+    damage: str | None
+    reason: Literal["truncated", "unsupported"]
+
+    def read(self, num_bytes: int, /) -> bytes: ...
+
+
+class PlainSource:
+    """A file's own bytes from an offset on."""
+
+    damage: str | None = None
+    reason: Literal["truncated", "unsupported"] = "truncated"
+
+    def __init__(self, place: str, start: int) -> None:
+        self._file = storage.open_random(place)
+        self._file.seek(start)
+
+    def read(self, num_bytes: int, /) -> bytes:
+        return bytes(self._file.read(num_bytes))
+
+
+class DecompressedSource:
+    """Decompressed bytes from the start; everything before a damage is delivered, then they end with `damage` set.
+
+    pyarrow gives nothing of the read that meets the damage. So that what is delivered does not depend on the size of
+    the reads, the file is then opened again and the last stretch read byte by byte.
+    """
+
+    def __init__(self, place: str, compression: str) -> None:
+        self.damage: str | None = None
+        self.reason: Literal["truncated", "unsupported"] = "truncated"
+        self._has_ended = False
+        self._place, self._compression = place, compression
+        self._stream = storage.open_stream(place, compression=compression)
+        self._position = 0
+
+    def read(self, num_bytes: int, /) -> bytes:
+        if self._has_ended:
+            return b""
+        try:
+            chunk = bytes(self._stream.read(num_bytes))
+        except OSError as error:
+            self._end(_codec_damage(error))
+            return self._rescued(num_bytes)
+        self._position += len(chunk)
+        return chunk
+
+    def _end(self, damage: str) -> None:
+        """Nothing more is read: because of damage, of a limit of the codec, or of harmless padding."""
+        self._has_ended = True
+        if self._compression == "gzip" and ends_in_zeros(self._place):
+            return
+        limit = None
+        if self._compression == "zstd" and any(text in damage for text in _ZSTD_LIMITS):
+            limit = zstd_limit(self._place)
+        self.damage = limit or damage
+        self.reason = "unsupported" if limit else "truncated"
+
+    def _rescued(self, num_bytes: int) -> bytes:
+        rescued = bytearray()
+        with storage.open_stream(self._place, compression=self._compression) as stream:
+            _skip(stream, self._position)
+            try:
+                while len(rescued) < num_bytes and (byte := stream.read(1)):
+                    rescued += byte
+            except OSError as error:
+                _codec_damage(error)
+        return bytes(rescued)
+
+
+def _codec_damage(error: OSError) -> str:
+    if not str(error).startswith(_CODEC_ERRORS):
+        raise error
+    return str(error)
+
+
+def _skip(stream: pa.NativeFile, num_bytes: int) -> None:
+    while num_bytes > 0:
+        num_bytes -= len(stream.read(min(num_bytes, _BLOCK_BYTES)))
+
+
+# ------------------------------------------------------------------------------------------------ what codecs do not say
+
+
+def ends_in_zeros(place: str) -> bool:
+    """Whether a gzip file is whole and nothing but zeros follow its last member, as tapes and block devices pad files."""
+    decompressor, is_inside, num_zeros = zlib.decompressobj(31), True, 0
+    for data in _chunks(place):
+        while data:
+            if is_inside:
+                try:
+                    decompressor.decompress(data, _BLOCK_BYTES)
+                except zlib.error:
+                    return False
+                is_inside = not decompressor.eof
+                data = decompressor.unconsumed_tail if is_inside else decompressor.unused_data
+                continue
+            rest = data.lstrip(b"\0")
+            num_zeros += len(data) - len(rest)
+            if rest and num_zeros:
+                return False
+            if rest:
+                decompressor, is_inside = zlib.decompressobj(31), True
+            data = rest
+    return not is_inside and num_zeros > 0
+
+
+def _chunks(place: str) -> Iterator[bytes]:
+    with storage.open_stream(place) as stream:
+        while chunk := bytes(stream.read(_BLOCK_BYTES)):
+            yield chunk
+
+
+def zstd_limit(place: str) -> str | None:
+    """Why a sound zstd file cannot be decompressed here, as the middle of a sentence: by its frames' headers (RFC 8878)."""
+    with storage.open_random(place) as file:
+        size = file.size()
+        position = 0
+        while position + 6 <= size:
+            file.seek(position)
+            header = bytes(file.read(18))
+            magic = int.from_bytes(header[:4], "little")
+            if magic in _ZSTD_SKIPPABLE:
+                position += 8 + int.from_bytes(header[4:8], "little")
+                continue
+            if magic != _ZSTD_MAGIC:
+                return None
+            window, dictionary, header_bytes = _frame_header(header)
+            if dictionary:
+                return (
+                    f"it is compressed with the zstd dictionary {dictionary}, and no dictionary is known. Decompress it "
+                    "with 'zstd -d -D DICTIONARY'"
+                )
+            if window > MAX_WINDOW_BYTES:
+                return (
+                    f"its zstd frame at byte {position:,} needs a window of {window / (1 << 20):,.0f} MiB, and at most "
+                    f"{MAX_WINDOW_BYTES >> 20} MiB are read. Write it anew with 'zstd -d --long=31 -c OLD | zstd -o NEW'"
+                )
+            position = _frame_end(file, position + header_bytes, has_checksum=bool(header[4] & 4), size=size)
+    return None
+
+
+def _frame_header(header: bytes) -> tuple[int, int, int]:
+    """Window in bytes, number of the dictionary (0: none) and bytes of the header."""
+    descriptor = header[4]
+    is_single_segment = bool(descriptor & 32)
+    dictionary_bytes = (0, 1, 2, 4)[descriptor & 3]
+    content_bytes = (1 if is_single_segment else 0, 2, 4, 8)[descriptor >> 6]
+    start = 5 if is_single_segment else 6
+    dictionary = int.from_bytes(header[start : start + dictionary_bytes], "little")
+    start += dictionary_bytes
+    if is_single_segment:
+        window = int.from_bytes(header[start : start + content_bytes], "little") + (256 if content_bytes == 2 else 0)
+    else:
+        base = 1 << (10 + (header[5] >> 3))
+        window = base + base // 8 * (header[5] & 7)
+    return window, dictionary, start + content_bytes
+
+
+def _frame_end(file: pa.NativeFile, position: int, *, has_checksum: bool, size: int) -> int:
+    """Where the next frame begins."""
+    while position + 3 <= size:
+        file.seek(position)
+        block = int.from_bytes(bytes(file.read(3)), "little")
+        is_run = block >> 1 & 3 == 1
+        position += 3 + (1 if is_run else block >> 3)
+        if block & 1:
+            return position + 4 * has_checksum
+    return size

@@ -1,0 +1,246 @@
+"""Values of Arrow columns as the JSON values that they would be in a line of JSON.
+
+| Arrow | JSON |
+|---|---|
+| null, booleans, integers, strings | the same |
+| floats | the same; NaN is null, an infinity has no form |
+| decimals | their digits, as a string: JSON readers would round them |
+| dates, times, timestamps | ISO text; of a time zone, the text of the instant in UTC, with "Z" |
+| binary | the string, if it is UTF-8 without the character NUL, else no form |
+| lists, maps, structs | arrays, arrays of pairs, objects |
+| dictionary and run-end encoding, extension types | their values; a UUID its text |
+| durations, intervals, unions, all others | no form |
+
+The rules hold at every depth. They ask neither pandas nor a database of time zones, which one machine has and another
+has not: equal files give equal values everywhere. A value without a form is left out of the object that holds it, and
+counted; an array that holds one has no form itself.
+"""
+
+import math
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from skillshard.corpus.sample import Reason
+
+_MAX_DEPTH = 50  # a limit well inside those of Python's stack and of orjson; what is deeper is no metadata of a text
+_TYPE_CHARS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class NoForm:
+    """A value that JSON cannot hold, and why, as the middle of a sentence."""
+
+    reason: Reason
+    detail: str
+
+
+def json_values(array: pa.Array, path: str, left_out: Counter[str]) -> list[Any]:
+    """A column as a list of JSON values; `NoForm` for each value that has none.
+
+    Args:
+        array: the column.
+        path: its name.
+        left_out: takes in the number of values without a form that stand in an object, under "column.field (type)".
+    """
+    return _values(array, path, left_out, 0)
+
+
+def label(path: str, type: pa.DataType) -> str:
+    """A column as it is counted: its path and its type.
+
+    >>> label("image.bytes", pa.binary())
+    'image.bytes (binary)'
+    """
+    text = str(type)
+    return f"{path} ({text if len(text) <= _TYPE_CHARS else text[: _TYPE_CHARS - 3] + '...'})"
+
+
+def _values(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> list[Any]:
+    kind = array.type
+    types = pa.types
+    if depth > _MAX_DEPTH:
+        return _without_form(array, path)
+    if isinstance(kind, pa.BaseExtensionType):
+        return _extension(array, path, left_out, depth)
+    if types.is_null(kind) or types.is_boolean(kind) or types.is_integer(kind):
+        return array.to_pylist()
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return _strings(array, path)
+    if types.is_floating(kind):
+        return _floats(array, path)
+    if types.is_decimal(kind):
+        return [None if value is None else format(value, "f") for value in array.to_pylist()]
+    if types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind):
+        return _times(array, path)
+    if types.is_struct(kind):
+        return _objects(array, path, left_out, depth)
+    if types.is_map(kind):
+        return _maps(array, path, left_out, depth)
+    if types.is_dictionary(kind):
+        if len(array.dictionary) > len(array):  # one dictionary can serve many small batches
+            return _values(array.dictionary.take(array.indices), path, left_out, depth + 1)
+        values = _values(array.dictionary, path, left_out, depth + 1)
+        return [None if index is None else values[index] for index in array.indices.to_pylist()]
+    if types.is_run_end_encoded(kind):
+        return _runs(array, path, left_out, depth)
+    if _is_binary(kind):
+        return [None if value is None else _text_of(value, path) for value in array.to_pylist()]
+    if (bounds := _bounds(array)) is not None:
+        return _arrays(array, bounds, path, left_out, depth)
+    return _without_form(array, path)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(test(kind) for test in tests)
+
+
+def _without_form(array: pa.Array, path: str) -> list[Any]:
+    none = NoForm("wrong-type", f"column {path!r} of type {array.type} has no JSON form")
+    return [none if valid else None for valid in array.is_valid().to_pylist()]
+
+
+def _strings(array: pa.Array, path: str) -> list[Any]:
+    try:
+        return array.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        as_bytes = pa.large_binary() if pa.types.is_large_string(array.type) else pa.binary()
+        if pa.types.is_string_view(array.type):
+            as_bytes = pa.binary_view()
+        return [None if value is None else _decoded(value, path) for value in array.view(as_bytes).to_pylist()]
+
+
+def _decoded(value: bytes, path: str) -> str | NoForm:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        return NoForm("invalid-utf8", f"not valid UTF-8 (byte {error.start + 1} of column {path!r})")
+
+
+def _text_of(value: bytes, path: str) -> str | NoForm:
+    """The text that some bytes are. Numbers and hashes can be UTF-8 by chance; most of them hold a NUL, and no text does."""
+    if b"\0" in value:
+        return NoForm("wrong-type", f"column {path!r} of bytes has no JSON form where it holds the byte NUL")
+    return _decoded(value, path)
+
+
+def _floats(array: pa.Array, path: str) -> list[Any]:
+    values = [None if value is None else float(value) for value in array.to_pylist()]
+    if pc.all(pc.is_finite(array.cast(pa.float64()))).as_py() is not False:
+        return values
+    infinite = NoForm("wrong-type", f"column {path!r} of type {array.type} has no JSON form where it is infinite")
+    return [
+        value if value is None or math.isfinite(value) else None if math.isnan(value) else infinite for value in values
+    ]
+
+
+def _times(array: pa.Array, path: str) -> list[Any]:
+    mark = ""
+    if pa.types.is_timestamp(array.type) and array.type.tz is not None:
+        array, mark = array.view(pa.timestamp(array.type.unit)), "Z"
+    try:
+        texts = array.cast(pa.string()).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        texts = [_time(array.slice(row, 1), path) for row in range(len(array))]
+    return [text + mark if isinstance(text, str) else text for text in texts]
+
+
+def _time(array: pa.Array, path: str) -> str | NoForm | None:
+    """The text of one time; a file can hold times that no clock shows, such as 25 o'clock."""
+    try:
+        (text,) = array.cast(pa.string()).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return NoForm("wrong-type", f"column {path!r} of type {array.type} has no JSON form where it is out of range")
+    return text  # type: ignore[no-any-return]
+
+
+def _objects(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> list[Any]:
+    names = [field.name for field in array.type]
+    if len(set(names)) < len(names):
+        return _without_form(array, path)
+    valid = array.is_valid().to_pylist()
+    records: list[Any] = [{} if is_valid else None for is_valid in valid]
+    for at, name in enumerate(names):
+        child = array.field(at)
+        for record, value in zip(records, _values(child, f"{path}.{name}", left_out, depth + 1), strict=True):
+            if record is None:
+                continue
+            if isinstance(value, NoForm):
+                left_out[label(f"{path}.{name}", child.type)] += 1
+            else:
+                record[name] = value
+    return records
+
+
+def _arrays(
+    array: pa.Array, bounds: Sequence[tuple[int, int]], path: str, left_out: Counter[str], depth: int
+) -> list[Any]:
+    valid = array.is_valid().to_pylist()
+    first, last = _span(bounds, valid)
+    values = _values(array.values.slice(first, last - first), path, left_out, depth + 1)
+    return [
+        _whole(values[start - first : stop - first]) if is_valid else None
+        for (start, stop), is_valid in zip(bounds, valid, strict=True)
+    ]
+
+
+def _maps(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> list[Any]:
+    bounds, valid = list(pairwise(array.offsets.to_pylist())), array.is_valid().to_pylist()
+    first, last = _span(bounds, valid)
+    keys, items = (
+        _values(child.slice(first, last - first), path, left_out, depth + 2) for child in (array.keys, array.items)
+    )
+    pairs = [_whole(list(pair)) for pair in zip(keys, items, strict=True)]
+    return [
+        _whole(pairs[start - first : stop - first]) if is_valid else None
+        for (start, stop), is_valid in zip(bounds, valid, strict=True)
+    ]
+
+
+def _bounds(array: pa.Array) -> list[tuple[int, int]] | None:
+    """First and last value, exclusive, of each list in `array.values`; None if the type is no list."""
+    types, kind = pa.types, array.type
+    if types.is_list(kind) or types.is_large_list(kind):
+        return list(pairwise(array.offsets.to_pylist()))
+    if types.is_fixed_size_list(kind):
+        size = kind.list_size
+        return [((array.offset + row) * size, (array.offset + row + 1) * size) for row in range(len(array))]
+    if types.is_list_view(kind) or types.is_large_list_view(kind):
+        pairs = zip(array.offsets.to_pylist(), array.sizes.to_pylist(), strict=True)
+        return [(start, start + size) for start, size in pairs]
+    return None
+
+
+def _span(bounds: Sequence[tuple[int, int]], valid: Sequence[bool]) -> tuple[int, int]:
+    """The stretch of values that the lists which are not null need."""
+    used = [bound for bound, is_valid in zip(bounds, valid, strict=True) if is_valid and bound[1] > bound[0]]
+    return (min(start for start, _ in used), max(stop for _, stop in used)) if used else (0, 0)
+
+
+def _whole(values: list[Any]) -> list[Any] | NoForm:
+    return next((value for value in values if isinstance(value, NoForm)), values)
+
+
+def _runs(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> list[Any]:
+    first, num_runs = array.find_physical_offset(), array.find_physical_length()
+    values = _values(array.values.slice(first, num_runs), path, left_out, depth + 1)
+    repeated: list[Any] = []
+    for value, end in zip(values, array.run_ends.slice(first, num_runs).to_pylist(), strict=True):
+        repeated += [value] * (min(end - array.offset, len(array)) - len(repeated))
+    return repeated
+
+
+def _extension(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> list[Any]:
+    name = getattr(array.type, "extension_name", "")
+    if name == "arrow.uuid":
+        return [None if value is None else str(uuid.UUID(bytes=value)) for value in array.storage.to_pylist()]
+    if name == "arrow.bool8":
+        return [None if value is None else bool(value) for value in array.storage.to_pylist()]
+    return _values(array.storage, path, left_out, depth + 1)
