@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 
 LAYERS = [
     {"printable"},
-    {"errors"},
+    {"errors", "keyed_random"},
     {"loss"},
     {"extras"},
     {"kept", "progress", "stores", "web"},

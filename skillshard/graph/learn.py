@@ -22,16 +22,13 @@ from skillshard.graph.run_data import DrawnTexts, RunData, save_data
 from skillshard.graph.runs import Schedule, drawn_rows, eval_steps, run_unit, timing_unit, warm_unit
 from skillshard.graph.skill_graph import GraphFile, Learned, RunLosses, read_graph, write_graph
 from skillshard.loss import LossKind, Reduction, prompt_chars
-from skillshard.proxy.device import is_here, resolve_device, resolve_precision
+from skillshard.proxy.device import device_kind, is_here, resolve_device, resolve_precision
+from skillshard.proxy.identity import SIZES, model_identity, training_identity
 from skillshard.proxy.pretrained import check_place
 from skillshard.proxy.reading import Reading, check_window
 from skillshard.proxy.run import Recipe, model_for, reading_for
 from skillshard.proxy.train import usual_lr_warmup
 from skillshard.shards.read import ShardSet, SkillShards
-
-RUNS_VERSION = 2
-"""Version of the training procedure. Increase it whenever a change alters the losses, so that records from older versions are not
-reused. Version 2: the learning rate of a short run reaches `lr`."""
 
 READ_BY = ("shards", "proxy", "window", "segment_at", "answer_after", "prompt_field", "ordered", "samples")
 MEASURED_BY = ("eval_shards", "eval_samples")
@@ -165,7 +162,7 @@ def learn_graph(
         made_from={
             "shards": shards.digest,
             "eval_shards": None if eval_shards is None else eval_shards.digest,
-            "proxy": _identity(proxy),
+            "proxy": model_identity(proxy),
             "window": window,
             "segment_at": segment_at,
             "answer_after": answer_after,
@@ -179,7 +176,7 @@ def learn_graph(
             "samples": samples,
             "for_steps": for_steps,
             "settle": settle,
-            "device": device.partition(":")[0],
+            "device": device_kind(device),
             "precision": precision,
         },
         seeds=seeds,
@@ -299,13 +296,13 @@ def _check_numbers(
 
 
 def _check_reading(window: int, proxy: str, segment_at: str | None, answer_after: str | None) -> None:
-    if segment_at is not None and (not segment_at or not answer_after or proxy not in ("tiny", "small")):
+    if segment_at is not None and (not segment_at or not answer_after or proxy not in SIZES):
         raise GraphError(
             "--segment-at needs --answer-after, such as --answer-after '= ', and --proxy tiny or small: it reads a text as segments and "
             "predicts a word of answer."
         )
     check_window(window)
-    if proxy not in ("tiny", "small"):
+    if proxy not in SIZES:
         check_place(proxy)
 
 
@@ -398,13 +395,6 @@ def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: Lo
     )
 
 
-def _identity(proxy: str) -> str | dict[str, str]:
-    """What a proxy is: its name, or the content of its files."""
-    if proxy in ("tiny", "small"):
-        return proxy
-    return {path.name: storage.file_digest(path) for path in sorted(Path(proxy).iterdir()) if path.is_file()}
-
-
 def _before(out: str | Path, told: Learned) -> GraphFile | None:
     """The graph that is there already, if it is this one; StorageError if there is something else."""
     if not storage.exists(out):
@@ -441,7 +431,7 @@ def _units(
     shared = {
         **{name: made_from[name] for name in READ_BY},
         "schedule": {"lr_warmup": schedule.lr_warmup, "steps": length},
-        "version": RUNS_VERSION,
+        "training": training_identity(),
     }
     measured = {"eval_skills": list(eval_skills), **{name: made_from[name] for name in MEASURED_BY}}
     given = {"data": data, "schedule": schedule}
@@ -467,8 +457,8 @@ def _units(
 
 
 def _told(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without the place of a pretrained model, whose content is in every key."""
-    told = asdict(recipe)
+    """A recipe without the place of a pretrained model, whose content is in every key, and without the number of a GPU."""
+    told = {**asdict(recipe), "device": device_kind(recipe.device)}
     return told if isinstance(told["model"], dict) else {**told, "model": None}
 
 

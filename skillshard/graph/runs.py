@@ -12,7 +12,6 @@ from skillshard.extras import needed
 
 needed("proxy", what="Training small models")  # before the imports that fail without the extra
 
-import hashlib
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,15 +178,11 @@ def drawn_rows(
 def _drawn(
     texts: DrawnTexts | TokenBatch, seed: int, skill: str, *, first_step: int, size: int
 ) -> Iterator[TokenBatch]:
-    return random_batches(texts, seed=_seed_of(seed, skill), first_step=first_step, drop_share=0.0, size=size)
+    return random_batches(texts, key=(seed, skill), first_step=first_step, drop_share=0.0, size=size)
 
 
 def _measured(data: RunData) -> dict[str, TokenBatch]:
     return {skill: texts.batch for skill, texts in data.evaluation.items()}
-
-
-def _seed_of(seed: int, skill: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{skill}".encode()).digest()[:8], "big")
 
 
 def _train(

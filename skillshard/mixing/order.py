@@ -12,14 +12,11 @@ Three steps turn weights into samples.
    `BLOCK_ROWS` rows in a shard, then the rows of a block. Reading stays local, and any position is found without walking
    there.
 
-Randomness is counter-based: raw 64-bit words of Philox, keyed by a hash of labels. NumPy keeps those words stable
-over versions and platforms (it does not keep `Generator` methods stable).
+Randomness is keyed by labels (`skillshard.keyed_random`), and so is stable over versions of NumPy and over platforms.
 
 All is NumPy over whole rounds: about 0.1 microseconds per draw.
 """
 
-import hashlib
-import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,8 +24,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import orjson
-from jaxtyping import Float, Int, UInt64
+from jaxtyping import Float, Int
+
+from skillshard.keyed_random import keyed_words, permutation
 
 SCALE_BITS = 40
 """Weights are integers that sum to 2**40; a round may have up to 2**22 draws without overflow of 64 bits."""
@@ -38,46 +36,6 @@ ENDLESS = int(np.iinfo(np.int64).max)
 BLOCK_ROWS = 1024
 ORDER_VERSION = "order/1"
 """Changes whenever any function here gives another order; runs record it and refuse another one."""
-
-
-def keyed_words(num: int, *labels: str | int) -> UInt64[np.ndarray, " num"]:
-    """`num` random 64-bit words, a pure function of the labels."""
-    key = np.frombuffer(hashlib.blake2b(orjson.dumps(labels), digest_size=16).digest(), "<u8").astype(np.uint64)
-    _THREAD.words.state = {
-        "bit_generator": "Philox",
-        "state": {"counter": _ZEROS, "key": key},
-        "buffer": _ZEROS,
-        "buffer_pos": len(_ZEROS),
-        "has_uint32": 0,
-        "uinteger": 0,
-    }
-    return _THREAD.words.random_raw(num)
-
-
-class _Thread(threading.local):
-    """A generator for each thread: giving it another key costs less than half of making a new one."""
-
-    def __init__(self) -> None:
-        self.words = np.random.Philox(key=0)
-
-
-_THREAD = _Thread()
-_ZEROS = np.zeros(4, np.uint64)
-
-
-def permutation(num: int, *labels: str | int) -> Int[np.ndarray, " num"]:
-    """A permutation of 0..num-1, a pure function of the labels.
-
-    The index stands in the low bits of each random word, so the words are distinct and any sorting algorithm gives
-    the same result.
-
-    >>> permutation(5, "shards", 0).tolist()
-    [3, 2, 1, 0, 4]
-    """
-    mask = np.uint64((1 << max(1, (num - 1).bit_length())) - 1)
-    words = (keyed_words(num, *labels) & ~mask) | np.arange(num, dtype=np.uint64)
-    words.sort()
-    return (words & mask).astype(np.int64)
 
 
 def fixed_point(weights: Float[np.ndarray, " skill"]) -> Int[np.ndarray, " skill"]:

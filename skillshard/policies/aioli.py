@@ -1,6 +1,5 @@
 """Aioli: learn from short probe rounds what each skill does to each loss, again and again during the run."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import ObservationError, PolicyError
+from skillshard.keyed_random import keyed_seed
 from skillshard.policies.policy import (
     NextRound,
     Observation,
@@ -158,8 +158,8 @@ class Aioli:
         other = (1 - self.one_hot) / (k - 1)
         return np.full((k, k), other) + (self.one_hot - other) * np.eye(k)
 
-    def _place(self, period: int, sweep: int, skill: str) -> str:
-        return hashlib.sha256(f"{self.seed}/{period}/{sweep}/{skill}".encode()).hexdigest()
+    def _place(self, period: int, sweep: int, skill: str) -> int:
+        return keyed_seed("probe", self.seed, period, sweep, skill)
 
 
 def _learned(

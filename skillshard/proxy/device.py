@@ -22,6 +22,15 @@ def is_here(device: str) -> bool:
     return kind != "cuda" or int(number or 0) < torch.cuda.device_count()
 
 
+def device_kind(device: str) -> str:
+    """What of a device its results depend on: not the number of a GPU.
+
+    >>> device_kind("cuda:1"), device_kind("cpu")
+    ('cuda', 'cpu')
+    """
+    return device.partition(":")[0]
+
+
 def resolve_device(device: str, *, on_this_machine: bool = True) -> str:
     """ "auto" becomes "cuda" where PyTorch sees a GPU, else "cpu"; anything else is checked.
 

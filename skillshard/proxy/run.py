@@ -22,7 +22,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from skillshard import progress, storage
 from skillshard.errors import ProxyError
+from skillshard.keyed_random import Label, chances, integers
 from skillshard.proxy.device import MixedPrecision, Precision
+from skillshard.proxy.identity import SIZES
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.pretrained import open_pretrained, pretrained_tokens
 from skillshard.proxy.reading import Bytes, Reading
@@ -118,7 +120,7 @@ def train_run(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path) -
 
     train(
         computing(model, recipe),
-        random_batches(encoded, seed=seed, first_step=done + 1, drop_share=recipe.drop_share),
+        random_batches(encoded, key=(seed,), first_step=done + 1, drop_share=recipe.drop_share),
         steps=recipe.steps,
         lr=recipe.lr,
         eval_every=1,
@@ -139,23 +141,22 @@ class Texts(Protocol):
 
 
 def random_batches(
-    encoded: Texts, *, seed: int, first_step: int, drop_share: float, size: int = BATCH_SIZE
+    encoded: Texts, *, key: tuple[Label, ...], first_step: int, drop_share: float, size: int = BATCH_SIZE
 ) -> Iterator[TokenBatch]:
-    """The batches of steps `first_step`, `first_step` + 1, ...: texts drawn with replacement, by seed and step alone.
+    """The batches of steps `first_step`, `first_step` + 1, ...: texts drawn with replacement, by key and step alone.
 
     >>> texts = TokenBatch(np.arange(8).reshape(4, 2, 1), np.zeros((4, 2), dtype=np.int64))
-    >>> batches = random_batches(texts, seed=0, first_step=1, drop_share=0.0, size=3)
+    >>> batches = random_batches(texts, key=(0,), first_step=1, drop_share=0.0, size=3)
     >>> first, second = next(batches), next(batches)
-    >>> again = next(random_batches(texts, seed=0, first_step=2, drop_share=0.0, size=3))
+    >>> again = next(random_batches(texts, key=(0,), first_step=2, drop_share=0.0, size=3))
     >>> bool((again.tokens == second.tokens).all())
     True
     """
     step = first_step
     while True:
-        draws = np.random.default_rng([seed, step])
-        batch = encoded[draws.integers(0, len(encoded), size)]
+        batch = encoded[integers(size, len(encoded), "batch", *key, step)]
         if drop_share:
-            dropped = draws.random(batch.targets.shape) < drop_share
+            dropped = chances(batch.targets.size, drop_share, "dropped", *key, step).reshape(batch.targets.shape)
             dropped[:, -1] = False
             batch = TokenBatch(np.where(dropped[:, :, None], PAD, batch.tokens), batch.targets)
         yield batch
@@ -208,7 +209,7 @@ def _set_parameters(model: nn.Module, vector: Float[np.ndarray, " parameter"], p
 def estimate_s(encoded: TokenBatch, recipe: Recipe, *, size: int = BATCH_SIZE) -> float:
     """Seconds that one run of batches of `size` will take on an idle machine like this, by `TIMED_STEPS` steps after a first one."""
     model = new_model(recipe, seed=0)
-    optimizer, batches = adamw(model), random_batches(encoded, seed=0, first_step=1, drop_share=0.0, size=size)
+    optimizer, batches = adamw(model), random_batches(encoded, key=(0,), first_step=1, drop_share=0.0, size=size)
     train_step(computing(model, recipe), optimizer, next(batches), lr=0.0)
     started = time.perf_counter()
     for _ in range(TIMED_STEPS):
@@ -274,7 +275,7 @@ def reading_for(
     """
     if segment_at is not None:
         return fit_segments(texts, separators=segment_at, answer_after=answer_after or "")
-    if proxy in ("tiny", "small"):
+    if proxy in SIZES:
         return Bytes(window, answer_after)
     return pretrained_tokens(proxy, window=window, answer_after=answer_after)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from skillshard.corpus import Partition, Sample, read_partition
 from skillshard.execution import Record, Unit
+from skillshard.keyed_random import permutation
 from skillshard.taggers import kmeans
 from skillshard.taggers.cluster_model import FOLDER, Cluster, EncoderRecord, NearestSample, TriedNumber, save_model
 from skillshard.taggers.cluster_names import count_terms, name_clusters
@@ -103,7 +104,7 @@ def _rows_for_names(
         here = sample.partition == partition
         found = np.load(array_place(search.work.scratch(ASSIGNMENTS), partition), mmap_mode="r")
         clusters[here] = found["cluster"][sample.row[here]]
-    order = np.random.default_rng(len(sample.row)).permutation(len(sample.row))
+    order = permutation(len(sample.row), "rows for names")
     columns = (sample.partition[order].tolist(), sample.row[order].tolist(), clusters[order].tolist())
     for partition, row, cluster in zip(*columns, strict=True):
         if left[cluster] > 0:

@@ -46,9 +46,11 @@ class Embedding:
 
     @property
     def arguments(self) -> dict[str, Any]:
+        described = self.encoder.arguments
         asked: dict[str, Any] = {
-            "encoder": self.encoder.name,
-            "encoder_arguments": self.encoder.arguments,
+            # a directory is known by the content of its files, so that a copy elsewhere is the same encoder
+            "encoder": "directory" if described.get("files") else self.encoder.name,
+            "encoder_arguments": described,
             "skills": self.skills,
         }
         if self.skills == "auto":
@@ -169,7 +171,7 @@ def kept_clusters(model: ClusterModel, encoder: Encoder) -> Finder:
             f"the centroids in {model.folder} have {kept.dim} dimensions, and {encoder.name} gives {encoder.dim}: give the encoder that "
             f"they were made with, {kept.name}."
         )
-    for what in ("weights_digest", "digests", "prompt", "max_length", "windows"):
+    for what in ("weights_digest", "files", "digests", "prompt", "max_length", "windows"):
         if encoder.arguments.get(what) != kept.arguments.get(what):
             raise TagsError(
                 f"the centroids in {model.folder} were made with {kept.name} with {what} {kept.arguments.get(what)!r}, and this encoder has "

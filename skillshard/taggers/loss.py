@@ -22,7 +22,9 @@ from jaxtyping import Float
 from skillshard import storage
 from skillshard.errors import TagsError
 from skillshard.execution import Record, Unit, keyed
-from skillshard.proxy.device import Precision, is_here, one_thread, resolve_device, resolve_precision
+from skillshard.keyed_random import keyed_seed
+from skillshard.proxy.device import Precision, device_kind, is_here, one_thread, resolve_device, resolve_precision
+from skillshard.proxy.identity import SIZES, model_identity, training_identity
 from skillshard.proxy.pretrained import check_place
 from skillshard.proxy.reading import Reading, check_window
 from skillshard.proxy.run import BATCH_SIZE, Recipe, estimate_s, model_for, reading_for, train_run
@@ -60,6 +62,7 @@ class LossFinder:
     checkpoints: int
     steps: int
     proxy: str
+    proxy_identity: str | dict[str, str]
     measure: Measure
     segment_at: str | None
     answer_after: str | None
@@ -78,8 +81,16 @@ class LossFinder:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        asked = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "on_estimate"}
-        return {**asked, "skills_range": list(self.skills_range)}
+        """What determines the clusters: a pretrained proxy by the content of its files, wherever they lie."""
+        aside = ("on_estimate", "proxy_identity")
+        asked = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in aside}
+        return {
+            **asked,
+            "proxy": self.proxy_identity,
+            "device": device_kind(self.device),
+            "skills_range": list(self.skills_range),
+            "training": training_identity(),
+        }
 
     def find(self, search: Search) -> RowTagger:
         """Train, measure, cluster, keep; what is done already is not done again."""
@@ -165,7 +176,7 @@ class LossFinder:
 
     def _seeds(self) -> list[int]:
         """A seed for each run, far from those of other seeds."""
-        return [int(word) for word in np.random.SeedSequence(self.seed).generate_state(self.runs)]
+        return [keyed_seed("loss run", self.seed, number) for number in range(self.runs)]
 
     def _estimate(self, search: Search, timing: Sequence[Unit]) -> str:
         """From a few steps, here if the device is here, else where it is."""
@@ -198,6 +209,7 @@ class LossFinder:
         told = {
             "reading": reading_to_json(reading),
             "recipe": asdict(recipe),
+            "proxy_files": self.proxy_identity if isinstance(self.proxy_identity, dict) else None,
             "kept_steps": recipe.kept_steps,
             "seeds": self._seeds(),
             "measure": self.measure,
@@ -304,9 +316,9 @@ def loss_tagger(
     Recipe(
         model=proxy, steps=steps, checkpoints=checkpoints, lr=lr
     )  # refuses numbers that make no sense, before any work
-    if proxy not in ("tiny", "small"):
+    if proxy not in SIZES:
         check_place(proxy)
-    if segment_at is not None and proxy not in ("tiny", "small"):
+    if segment_at is not None and proxy not in SIZES:
         raise TagsError(
             f"--proxy {proxy} reads texts with its own tokenizer: leave --segment-at out, or use --proxy tiny."
         )
@@ -317,6 +329,7 @@ def loss_tagger(
         checkpoints=checkpoints,
         steps=steps,
         proxy=proxy,
+        proxy_identity=model_identity(proxy),
         measure=measure,  # type: ignore[arg-type]  # checked above
         segment_at=segment_at,
         answer_after=answer_after,

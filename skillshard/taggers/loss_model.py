@@ -25,11 +25,13 @@ from jaxtyping import Float
 from torch import nn
 
 from skillshard import progress
+from skillshard.artefact import differences
 from skillshard.corpus import Sample
 from skillshard.errors import TagsError
 from skillshard.proxy.device import is_here, one_thread
+from skillshard.proxy.identity import directory_identity
 from skillshard.proxy.model import ProxyShape
-from skillshard.proxy.pretrained import PretrainedTokens
+from skillshard.proxy.pretrained import PretrainedTokens, check_place
 from skillshard.proxy.reading import Bytes, Reading
 from skillshard.proxy.run import Recipe, computing, load_checkpoint, new_model
 from skillshard.proxy.segments import Segments, without
@@ -151,7 +153,21 @@ def open_loss_tagger(place: str | os.PathLike[str]) -> LossTagger:
             f"the clusters in {model.folder} are of {model.manifest.encoder.name}, not of loss trajectories: give the model of tags by loss, "
             "or tag --by embedding."
         )
+    _refuse_changed_proxy(model)
     return LossTagger(str(model.folder), model.digest)
+
+
+def _refuse_changed_proxy(model: ClusterModel) -> None:
+    """TagsError unless the pretrained proxy that the runs began with has the files that it had."""
+    proxy, before = model.manifest.encoder.name, model.manifest.encoder.arguments.get("proxy_files")
+    if before is None:
+        return
+    check_place(proxy)
+    if changed := differences(before, directory_identity(proxy)):
+        raise TagsError(
+            f"the losses in {model.folder} were measured with the model in {proxy}, whose files changed since ({'; '.join(changed[:2])}). "
+            "Put the files back, or tag --by loss anew in another directory."
+        )
 
 
 def reading_to_json(reading: Reading) -> dict[str, Any]:

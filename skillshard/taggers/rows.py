@@ -9,6 +9,7 @@ from jaxtyping import Int
 from skillshard.corpus import Partition, PartitionReader, Rejection, Sample
 from skillshard.errors import CorpusError
 from skillshard.execution import Record, keyed
+from skillshard.keyed_random import distinct
 from skillshard.taggers.fields import FOLDER as FIELDS
 from skillshard.taggers.fields import FieldTable, fields_place
 from skillshard.taggers.tagger import OnBadSample, Search
@@ -66,8 +67,7 @@ def sample_rows(num_rows: Sequence[int], size: int, seed: int) -> list[Int[np.nd
     [[0, 1], [], [0, 1, 2]]
     """
     total = sum(num_rows)
-    random = np.random.default_rng([seed, total])
-    chosen = np.arange(total) if size >= total else np.sort(random.choice(total, size, replace=False, shuffle=False))
+    chosen = distinct(size, total, "rows", seed, total)
     edges = np.concatenate([[0], np.cumsum(np.asarray(num_rows, np.int64))])
     cuts = np.searchsorted(chosen, edges)
     return [chosen[a:b] - edge for a, b, edge in zip(cuts[:-1], cuts[1:], edges[:-1], strict=True)]

@@ -42,6 +42,7 @@ class SentenceEncoder:
     windows: Windows
     dim: int
     weights_digest: str
+    files: dict[str, str] | None
 
     @property
     def name(self) -> str:
@@ -49,8 +50,8 @@ class SentenceEncoder:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        asked = ("device", "batch_size", "dtype", "prompt", "max_length", "windows", "weights_digest")
-        return {name: getattr(self, name) for name in asked}
+        asked = ("batch_size", "dtype", "prompt", "max_length", "windows", "weights_digest", "files")
+        return {name: getattr(self, name) for name in asked} | {"device": self.device.partition(":")[0]}
 
     @property
     def num_gpus(self) -> float:
@@ -122,6 +123,7 @@ def sentence_encoder(
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise TagsError(f"--encoder {model}: no such directory. Give a sentence-transformers model, or 'lexical'.")
     from skillshard.proxy.device import resolve_device  # brings torch
+    from skillshard.proxy.identity import directory_identity
 
     chosen = resolve_device(device, on_this_machine=on_this_machine)
     loaded = _loaded(model, chosen if on_this_machine else "cpu", dtype, max_length)
@@ -140,6 +142,7 @@ def sentence_encoder(
         windows=windows,  # type: ignore[arg-type]  # checked above
         dim=_dim(loaded),
         weights_digest=_weights_digest(loaded),
+        files=directory_identity(model) if Path(model).is_dir() else None,
     )
 
 

@@ -14,6 +14,7 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.policies import stratified
 from skillshard.shards.manifest import INDEX_DTYPE
 from skillshard.shards.read import ShardSet
+from skillshard.shards.tar import END_OF_ARCHIVE
 from skillshard.storage import digest
 
 TAR, OTHER, INDEX = "train/add/000000.tar", "train/add/000001.tar", "train/add/000000.index.npy"
@@ -130,3 +131,16 @@ def test_a_manifest_that_names_a_path_outside_its_directory_is_refused(damaged: 
     )
     with pytest.raises(ShardError, match=sentence):
         ShardSet.open(damaged)
+
+
+def test_verify_says_where_a_tar_has_no_end_though_digest_and_index_agree(shards: ShardSet, tmp_path: Path) -> None:
+    """What a faulty writer would make: plain tar warns of such a file, and the digest alone does not find it."""
+    shutil.copytree(shards.root, tmp_path / "cut")
+    data = (tmp_path / "cut" / TAR).read_bytes().removesuffix(END_OF_ARCHIVE)
+    (tmp_path / "cut" / TAR).write_bytes(data)
+    manifest = json.loads((tmp_path / "cut" / "manifest.json").read_text())
+    columns = manifest["skills"][0]["train"]
+    columns["num_bytes"][0], columns["digest"][0] = len(data), digest(data)
+    (tmp_path / "cut" / "manifest.json").write_text(json.dumps(manifest))
+    faults = ShardSet.open(tmp_path / "cut").verify()
+    assert len(faults) == 1 and faults[0].startswith(f"{TAR} does not end as a tar does.")

@@ -21,8 +21,8 @@ from skillshard.corpus import Corpus
 from skillshard.graph.edges import EdgeRule, LossCurve, derive_edges, parse_edges
 from skillshard.graph.plan import METHODS, plan_runs
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.keyed_random import keyed_words
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.order import keyed_words
 from skillshard.policies import chain, fixed, floor, skill_it
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import count_tokens

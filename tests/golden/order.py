@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from skillshard.keyed_random import keyed_words, permutation
 from skillshard.mixing import order
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
@@ -49,11 +50,11 @@ def of_numbers(arrays: Iterable[np.ndarray]) -> str:
 
 def words() -> str:
     labels: list[tuple[str | int, ...]] = [("a",), ("a", 0), ("é", 2**40, "b"), (0,)]
-    return of_numbers(order.keyed_words(9, *each).astype(np.int64) for each in labels)
+    return of_numbers(keyed_words(9, *each).astype(np.int64) for each in labels)
 
 
 def permutations() -> str:
-    return of_numbers(order.permutation(num, "golden", num) for num in (1, 2, 3, 1000, 1024, 1025))
+    return of_numbers(permutation(num, "golden", num) for num in (1, 2, 3, 1000, 1024, 1025))
 
 
 def quotas_of_rounds() -> str:

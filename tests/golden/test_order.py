@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from skillshard import keyed_random
 from skillshard.mixing import order as product
 from skillshard.mixing.order import ORDER_VERSION
 from tests.golden import order
@@ -49,10 +50,14 @@ def test_two_versions_never_have_the_same_order() -> None:
     ("name", "value", "moved"),
     [
         ("BLOCK_ROWS", 512, order.skill_orders),
-        ("permutation", lambda num, *labels: product.keyed_words(num, *labels).argsort()[::-1], order.skill_orders),
-        ("permutation", lambda num, *labels: product.keyed_words(num, *labels).argsort()[::-1], order.permutations),
+        (
+            "permutation",
+            lambda num, *labels: keyed_random.keyed_words(num, *labels).argsort()[::-1],
+            order.skill_orders,
+        ),
+        ("keyed_words", lambda num, *labels: keyed_random.keyed_words(num, *labels, "another"), order.interleaved),
     ],
-    ids=["blocks of other size", "another permutation of rows", "another permutation"],
+    ids=["blocks of other size", "another permutation of rows", "another jitter"],
 )
 def test_the_digests_move_with_the_code(name: str, value: Any, moved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before = moved()

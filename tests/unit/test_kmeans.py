@@ -108,3 +108,18 @@ def test_the_silhouette_is_highest_at_the_number_of_blobs() -> None:
         Choice(k, kmeans.simplified_silhouette(points, fit(points, k, seed=0))) for k in kmeans.tried_numbers(2, 12)
     ]
     assert best_of(scores).num_clusters == 6
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_a_cluster_that_loses_its_points_takes_the_farthest_one(spherical: bool) -> None:
+    """Two centroids that no point is nearest to: Lloyd's steps alone would leave them empty for ever."""
+    points, true = blobs(30, 4)
+    away = -points.mean(axis=0) / np.linalg.norm(points.mean(axis=0))
+    centroids = np.stack([points[true == 0].mean(axis=0), points[true == 1].mean(axis=0), away, away])
+    start = kmeans.Clusters(centroids.astype(np.float32), np.zeros(4, np.float32), spherical)
+    assert len(set(assign(points, start).cluster.tolist())) == 2
+    found = assign(points, start)
+    farthest = np.argsort(-found.distance, kind="stable")[:2]
+    assert np.array_equal(kmeans._stepped(points, start, found).centroids[2:], points[farthest])
+    clusters, _ = kmeans._descend(points, start, 20)
+    assert np.bincount(assign(points, clusters).cluster, minlength=4).all()

@@ -1,0 +1,131 @@
+"""A stream that is moved, resumed with other steps, pickled after it was read, or waits."""
+
+import itertools
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedTokens
+from skillshard.mixing.rounds import wait_for
+from skillshard.policies import odm, stratified
+from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import TokenCounts
+from tests.tokenizers_trained import EOS, counted, uneven_shards
+
+
+def mixer(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
+    defaults: dict[str, Any] = {"round_draws": 50, "step_draws": 10}
+    return Mixer(shards, arguments.pop("policy", stratified()), ledger=ledger, **(defaults | arguments))
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCounts]:
+    folder = tmp_path_factory.mktemp("uneven")
+    shards = uneven_shards(folder)
+    return shards, counted(shards, folder / "T")
+
+
+# --- a stream that is moved while it is read ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("draw", [2, 49, 50, 120])
+def test_iterating_goes_on_where_load_state_dict_put_the_stream(shards: ShardSet, tmp_path: Path, draw: int) -> None:
+    one = mixer(shards, tmp_path)
+    expected = one.batch(0, 200).texts
+    stream = iter(one)
+    assert [sample.text for sample in itertools.islice(stream, 7)] == expected[:7]
+    one.load_state_dict({**one.state_dict(), "draw": draw})
+    moved = list(itertools.islice(stream, 60))
+    assert [sample.draw for sample in moved] == list(range(draw, draw + 60))
+    assert [sample.text for sample in moved] == expected[draw : draw + 60]
+
+
+def test_batches_go_on_where_load_state_dict_put_the_stream(shards: ShardSet, tmp_path: Path) -> None:
+    one = mixer(shards, tmp_path)
+    expected = one.batch(0, 200).texts
+    stream = one.batches(8)
+    next(stream)
+    one.load_state_dict({**one.state_dict(), "draw": 90})
+    assert next(stream).texts == expected[90:98]
+
+
+# --- a run that goes on with another number of samples in a step ---------------------------------------------------------
+
+
+def test_steps_after_a_resume_are_counted_from_it_where_step_draws_changes(shards: ShardSet, tmp_path: Path) -> None:
+    policy = odm(warmup_steps=0)
+    first = mixer(shards, tmp_path, policy=policy, step_draws=10)
+    first.report(4, dict.fromkeys(first.skills, 2.0))
+    state = first.state_dict(step=6)
+    assert state["draw"] == 60
+    second = mixer(shards, tmp_path, policy=policy, step_draws=25)
+    second.load_state_dict(state)
+    assert second.state_dict(step=6)["draw"] == 60
+    assert second.state_dict(step=10)["draw"] == 60 + 4 * 25
+    second.report(8, dict.fromkeys(second.skills, 1.0))
+    second.report(12, dict.fromkeys(second.skills, 0.5))
+    assert second.round(4).observations == [60 + 2 * 25]
+
+
+def test_blocks_after_a_resume_are_counted_from_it_where_step_blocks_changes(
+    uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
+) -> None:
+    def packed(step_blocks: int) -> PackedTokens:
+        one = mixer(uneven[0], tmp_path, step_draws=None)
+        return PackedTokens(one, uneven[1], block_tokens=16, separator=EOS, step_blocks=step_blocks)
+
+    state = packed(2).state_dict(step=6)
+    assert state["block"] == 12
+    second = packed(5)
+    second.load_state_dict(state)
+    assert second.state_dict(step=6)["block"] == 12
+    assert second.state_dict(step=8)["block"] == 12 + 2 * 5
+
+
+# --- what a spawned worker is sent ----------------------------------------------------------------------------------------
+
+
+def test_a_mixer_that_has_read_is_pickled_as_small_as_before(shards: ShardSet, tmp_path: Path) -> None:
+    one = mixer(shards, tmp_path, round_draws=3000, step_draws=None)
+    before = len(pickle.dumps(one))
+    expected = one.batch(2990, 20).texts
+    data = pickle.dumps(one)
+    assert len(data) < before + 20_000, "the plans of rounds were pickled"
+    assert pickle.loads(data).batch(2990, 20).texts == expected
+
+
+def test_packed_tokens_that_have_read_are_pickled_as_small_as_before(
+    uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
+) -> None:
+    one = mixer(uneven[0], tmp_path, round_draws=3000, step_draws=None)
+    packed = PackedTokens(one, uneven[1], block_tokens=16, separator=EOS)
+    before = len(pickle.dumps(packed))
+    expected = packed.batch(2000, 4).tokens.tolist()
+    data = pickle.dumps(packed)
+    assert len(data) < before + 20_000, "the rounds were pickled"
+    assert pickle.loads(data).batch(2000, 4).tokens.tolist() == expected
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------------
+
+
+def test_waiting_looks_less_and_less_often_and_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pauses = [100.0], []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert not wait_for(lambda: False, 3.0)
+    assert pauses[0] <= 0.001
+    assert all(later == min(2 * earlier, 0.1) for earlier, later in itertools.pairwise(pauses))
+    assert 3.0 <= sum(pauses) <= 3.2
+    del pauses[:]
+    assert wait_for(lambda: len(pauses) == 3, 3.0)
+    assert len(pauses) == 3
