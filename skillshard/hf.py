@@ -104,7 +104,12 @@ class WholeStream(Dataset[dict[str, Any]]):
 
 
 def causal_lm_collator(
-    tokenizer: Any, *, max_tokens: int, fixed_length: bool = False, answer_after: str | None = None
+    tokenizer: Any,
+    *,
+    max_tokens: int,
+    fixed_length: bool = False,
+    answer_after: str | None = None,
+    prompt_field: str | None = None,
 ) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
     """A `data_collator` for next-token training: texts cut at `max_tokens`, padded on the right, padding not learned.
 
@@ -116,12 +121,14 @@ def causal_lm_collator(
             because it joins the batches of all processes.
         answer_after: only what follows the last occurrence of this text is learned, as with `skillshard graph --answer-after`;
             None: the whole text.
+        prompt_field: the same, by the metadata field of a sample that holds the number of characters of its prompt. Items that
+            are no samples of a mixer have it in item["meta"].
 
     Raises:
         ProxyError: prompts are masked, and the tokenizer does not say where its tokens stand.
-        ObservationError: a text has no answer (when its batch is made).
+        ObservationError: both ways to mask are given, or a text has no answer (when its batch is made).
     """
-    kind = LossKind(answer_after=answer_after)
+    kind = LossKind(answer_after=answer_after, prompt_field=prompt_field)
     if kind.masks:
         refuse_slow(tokenizer)
     return _Collator(tokenizer, max_tokens, fixed_length, kind)
@@ -139,16 +146,23 @@ class _Collator:
                 "causal_lm_collator takes texts, and these are blocks of tokens: give data_collator=causal_lm_blocks."
             )
         texts = [item["text"] for item in items]
-        prompts = [prompt_chars(text, self.kind) for text in texts] if self.kind.masks else None
+        prompts = self._prompts(items, texts) if self.kind.masks else None
         read = read_tokens(self.tokenizer, texts, max_tokens=self.max_tokens, prompts=prompts)
         batch = _padded(self.tokenizer, read, self.max_tokens if self.fixed_length else None)
         learned = batch.mask == 1 if prompts is None else batch.predicted
         labels = batch.ids.masked_fill(~learned, IGNORED)
         return {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": labels}
 
+    def _prompts(self, items: Sequence[Any], texts: Sequence[str]) -> list[int]:
+        """The number of characters of each text's prompt."""
+        if self.kind.prompt_field is None:
+            return [prompt_chars(text, self.kind) for text in texts]
+        metas = items.metas if isinstance(items, Items) else [item.get("meta") for item in items]
+        return [prompt_chars(text, self.kind, meta) for text, meta in zip(texts, metas, strict=True)]
+
 
 def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
-    """A `data_collator` for next-token training on packed tokens: every token is learned.
+    """A `data_collator` for next-token training on packed tokens: every token is learned, but for the prompts that `PackedTokens` masks.
 
     A block is one text to the model: it attends to the samples before in the block, and learns a sample's first token from the
     separator, as GPT-3 was trained (Brown et al. 2020, arXiv:2005.14165, appendix B). For attention or a loss that ends with
@@ -166,7 +180,7 @@ def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
             "data_collator=causal_lm_collator(tokenizer, max_tokens=...)."
         )
     batch = collate_blocks(blocks)
-    labels = batch["input_ids"].masked_fill(batch["draws"] < 0, IGNORED)
+    labels = batch["input_ids"].masked_fill(~torch.from_numpy(blocks.batch.learned), IGNORED)
     return {"input_ids": batch["input_ids"], "labels": labels}
 
 

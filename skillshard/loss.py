@@ -206,17 +206,27 @@ def no_answer(text: str, mark: str) -> str | None:
     return f"there is nothing behind {mark!r}, where the answer should be"
 
 
-def predicted_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.ndarray, " token"]:
-    """Which tokens of a text are predicted: those that reach beyond the prompt. Nothing predicts the first token.
+def answer_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.ndarray, " token"]:
+    """Which tokens of a text are no prompt: those that reach beyond its characters.
 
     Args:
         ends: the character of the text at which each token ends; 0 for special tokens, which stand for no character.
-        num_chars: characters of the prompt; 0: the whole text is predicted, special tokens too.
+        num_chars: characters of the prompt; 0: no token is prompt, special tokens neither.
+
+    Example:
+        >>> answer_tokens(np.array([0, 3, 5, 8]), 4).tolist(), answer_tokens(np.array([0, 3, 0]), 0).tolist()
+        ([False, False, True, True], [True, True, True])
+    """
+    return np.asarray(ends) > num_chars if num_chars else np.ones(len(ends), dtype=bool)
+
+
+def predicted_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.ndarray, " token"]:
+    """Which tokens of a text that stands alone are predicted: `answer_tokens` but the first one, which nothing predicts.
 
     Example:
         >>> predicted_tokens(np.array([0, 3, 5, 8]), 4).tolist(), predicted_tokens(np.array([0, 3, 0]), 0).tolist()
         ([False, False, True, True], [False, True, True])
     """
-    predicted = np.asarray(ends) > num_chars if num_chars else np.ones(len(ends), dtype=bool)
+    predicted = answer_tokens(ends, num_chars)
     predicted[:1] = False
     return predicted

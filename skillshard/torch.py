@@ -73,6 +73,11 @@ class Items(Sequence[Item]):
         """The samples as one."""
         return self.mixer.cut(self.places)
 
+    @property
+    def metas(self) -> list[dict[str, Any]]:
+        """The metadata of each sample."""
+        return self.mixer.metas(self.places)
+
     def __len__(self) -> int:
         return len(self.places)
 
@@ -181,7 +186,8 @@ def collate_blocks(blocks: Blocks) -> PackedTensors:
 
     `input_ids` and `draws` are (block, token), `skill_tokens` is (block, skill), `block` their positions in the packed stream.
     Tokens with draw -1 are filled up beyond the end of the stream: leave them out of the loss. Your own `collate_fn` gets the
-    same: a sequence of `PackedItem`, or its `batch` as one, which also knows `positions`.
+    same: a sequence of `PackedItem`, or its `batch` as one, which also knows `positions`, and which tokens are `learned` where
+    prompts are masked.
     """
     batch = blocks.batch
     return PackedTensors(

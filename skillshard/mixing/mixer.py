@@ -227,6 +227,11 @@ class Mixer:
         texts = maps.texts(maps.views(places.segment, places.start, places.end))
         return Batch(places.draws, places.shards[places.segment, 0], self.skills, texts)
 
+    def metas(self, places: Places) -> list[dict[str, Any]]:
+        """The metadata of the samples at some places, which `find` gives."""
+        maps = kept(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
+        return maps.metas(places.segment, places.end)
+
     def batch(self, first: int, num: int) -> Batch:
         """The draws first .. first + num - 1, or up to the end of the stream; PolicyError as `at`."""
         number, start = divmod(first, self.round_draws)

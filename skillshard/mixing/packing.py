@@ -25,14 +25,15 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard.errors import LedgerError, ObservationError, PolicyError, TokensError
+from skillshard.loss import LossKind, answer_tokens, prompt_chars
 from skillshard.mixing.mixer import LAST_DRAW, Mixer, MixerState, whole_number
 from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import RoundPlan
-from skillshard.shards.tokens import SkillTokens, TokenCounts, encode
+from skillshard.shards.tokens import SkillTokens, TokenCounts, encode, encode_with_ends
 from skillshard.storage import first_fault
 
 
@@ -47,6 +48,7 @@ class PackedBatch:
             changes, another sample begins.
         skill_tokens: tokens of each skill in each block, separators included.
         skill_names: the skills of the mix.
+        prompts: which tokens are prompts that are not learned; None where no prompts are masked.
     """
 
     blocks: Int[np.ndarray, " block"]
@@ -54,9 +56,16 @@ class PackedBatch:
     draws: Int[np.ndarray, "block token"]
     skill_tokens: Int[np.ndarray, "block skill"]
     skill_names: tuple[str, ...]
+    prompts: Bool[np.ndarray, "block token"] | None = None
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    @property
+    def learned(self) -> Bool[np.ndarray, "block token"]:
+        """Which tokens are learned: all but prompts that are masked and what is filled up beyond the end. Separators are learned."""
+        inside = self.draws >= 0
+        return inside if self.prompts is None else inside & ~self.prompts
 
     @cached_property
     def positions(self) -> Int[np.ndarray, "block token"]:
@@ -125,6 +134,8 @@ class PackedTokens:
         separator: the token put after each sample, by its text such as "<|endoftext|>"; None: none.
         step_blocks: blocks that one optimizer step takes, over all ranks and accumulation; translates steps into
             blocks in `report` and `state_dict`.
+        answer_after, prompt_field: mask prompts, so that only answers and separators are learned (`PackedBatch.learned`); see
+            `skillshard.loss.LossKind`. The blocks stay the same.
 
     Raises:
         TokensError: the counts are of other shards, the separator is no token, or a skill has no tokens at all.
@@ -143,6 +154,8 @@ class PackedTokens:
         block_tokens: int,
         separator: str | None,
         step_blocks: int | None = None,
+        answer_after: str | None = None,
+        prompt_field: str | None = None,
     ) -> None:
         for name, value in {"block_tokens": block_tokens, "step_blocks": step_blocks}.items():
             if value is not None and value < 1:
@@ -156,6 +169,7 @@ class PackedTokens:
         self.mixer, self.counts = mixer, counts
         self.block_tokens, self.step_blocks, self.separator = block_tokens, step_blocks, separator
         self._separator = [] if separator is None else [counts.token_id(separator)]
+        self._kind = LossKind(answer_after=answer_after, prompt_field=prompt_field)
         self._tokens = [counts.train[skill] for skill in mixer.skills]
         _refuse_empty(self._tokens, counts, separator)
         self._block = 0
@@ -185,9 +199,11 @@ class PackedTokens:
                 tokens[row, here], draws[row, here] = self._cut(piece, ids)
                 skills = piece.round.plan.skill[draws[row, here] - piece.round.first_draw]
                 skill_tokens[row] += np.bincount(skills, minlength=len(self._tokens))
-        return PackedBatch(
-            np.array([block for block, _ in found], np.int64), tokens, draws, skill_tokens, self.mixer.skills
-        )
+        prompts = tokens < 0 if self._kind.masks else None
+        if prompts is not None:
+            tokens = np.where(prompts, ~tokens, tokens)
+        numbers = np.array([block for block, _ in found], np.int64)
+        return PackedBatch(numbers, tokens, draws, skill_tokens, self.mixer.skills, prompts)
 
     def batch(self, first: int, num: int) -> PackedBatch:
         """The blocks first .. first + num - 1, or up to the end of the stream."""
@@ -236,7 +252,10 @@ class PackedTokens:
         return pieces
 
     def _tokenized(self, pieces: Sequence[Piece]) -> "dict[int, Int[np.ndarray, ' token']]":
-        """Draw -> token ids with the separator, of every draw of some pieces; each sample is tokenized once."""
+        """Draw -> token ids with the separator, of every draw of some pieces; each sample is tokenized once.
+
+        A token of a prompt that is masked is the complement of its id, below 0, so that the mask is cut as the tokens are.
+        """
         rounds = {piece.round.first_draw: piece.round for piece in pieces}
         wanted: dict[int, set[int]] = {first_draw: set() for first_draw in rounds}
         for piece in pieces:
@@ -256,14 +275,36 @@ class PackedTokens:
         if self._last_sample is not None and self._last_sample[0] - found.first_draw in within:
             kept = dict([self._last_sample])
             within = within[within != self._last_sample[0] - found.first_draw]
-        texts = found.plan.texts(within)
-        encoded = encode(self.counts.tokenizer, texts, special_tokens=self.counts.manifest.special_tokens)
+        encoded = self._masked(found, within) if self._kind.masks else self._encoded(found.plan.texts(within))
         expected = np.diff(found.ends, prepend=0)[within] - len(self._separator)
         for at, (ids, num) in enumerate(zip(encoded, expected.tolist(), strict=True)):
             if len(ids) != num:
                 raise TokensError(self._miscounted(found, int(within[at]), len(ids), num))
         arrays = [np.array(ids + self._separator, np.int64) for ids in encoded]
         return kept | dict(zip((found.first_draw + within).tolist(), arrays, strict=True))
+
+    def _encoded(self, texts: list[str]) -> list[list[int]]:
+        return encode(self.counts.tokenizer, texts, special_tokens=self.counts.manifest.special_tokens)
+
+    def _masked(self, found: PackedRound, within: Int[np.ndarray, " draw"]) -> list[list[int]]:
+        """The token ids of some samples, those of their prompts as complements."""
+        plan = found.plan
+        texts = plan.texts(within)
+        metas = [None] * len(texts) if self._kind.prompt_field is None else plan.metas(within)
+        encoded = encode_with_ends(self.counts.tokenizer, texts, special_tokens=self.counts.manifest.special_tokens)
+        masked = []
+        for number, (text, meta, (ids, ends)) in enumerate(zip(texts, metas, encoded, strict=True)):
+            try:
+                is_answer = answer_tokens(ends, prompt_chars(text, self._kind, meta))
+            except ObservationError as error:
+                draw = int(within[number])
+                (identity,) = plan.ids(slice(draw, draw + 1))
+                raise ObservationError(
+                    f"sample {identity!r} of skill {self.mixer.skills[plan.skill[draw]]!r} (draw {found.first_draw + draw:,}): {error}"
+                ) from error
+            tokens = np.array(ids, np.int64)
+            masked.append(np.where(is_answer, tokens, ~tokens).tolist())
+        return masked
 
     def _miscounted(self, found: PackedRound, within: int, got: int, counted: int) -> str:
         (identity,) = found.plan.ids(slice(within, within + 1))

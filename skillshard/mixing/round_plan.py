@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import orjson
@@ -16,6 +17,7 @@ from skillshard.mixing.ledger import RoundRecord
 from skillshard.mixing.order import SkillOrder, interleave
 from skillshard.shards.manifest import INDEX_DTYPE
 from skillshard.shards.read import OpenShard, SkillShards
+from skillshard.shards.tar import TAR_BLOCK, member_sizes
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,20 @@ class Maps:
         texts: list[str] = found.to_numpy(zero_copy_only=False).tolist()
         return texts
 
+    def metas(self, which: Int[np.ndarray, " sample"], end: Int[np.ndarray, " sample"]) -> list[dict[str, Any]]:
+        """For each sample of the file `which` whose text ends there its metadata: the JSON member follows the text."""
+        found = []
+        for data, header in zip(map(self._maps.__getitem__, which.tolist()), _padded(end).tolist(), strict=True):
+            block = np.frombuffer(data, np.uint8, TAR_BLOCK, header).reshape(1, TAR_BLOCK)
+            begin = header + TAR_BLOCK
+            found.append(orjson.loads(data[begin : begin + int(member_sizes(block)[0])])["meta"])
+        return found
+
+
+def _padded(end: Int[np.ndarray, " sample"]) -> Int[np.ndarray, " sample"]:
+    """Where the block of a tar after some bytes begins."""
+    return -(-end // TAR_BLOCK) * TAR_BLOCK
+
 
 def joined(parts: Sequence[Places]) -> Places:
     """Places of several rounds as one; of none, no place."""
@@ -158,6 +174,10 @@ class RoundPlan:
         """The ids of some draws of the round."""
         places = zip(self.segment[draws].tolist(), self.row[draws].tolist(), strict=True)
         return [orjson.loads(self.opened[segment].member(row))["id"] for segment, row in places]
+
+    def metas(self, draws: slice | Int[np.ndarray, " sample"]) -> list[dict[str, Any]]:
+        """The metadata of some draws of the round."""
+        return self.maps.metas(self.segment[draws], self.end[draws])
 
     def texts(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
         """The texts of some draws of the round."""

@@ -143,6 +143,19 @@ def encode(tokenizer: "Tokenizer", texts: Sequence[str], *, special_tokens: bool
     return ids
 
 
+def encode_with_ends(
+    tokenizer: "Tokenizer", texts: Sequence[str], *, special_tokens: bool
+) -> "list[tuple[list[int], Int[np.ndarray, ' token']]]":
+    """As `encode`, with the character of the text at which each token ends; 0 for special tokens."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    encoded = []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        some = list(texts[start : start + TEXTS_AT_ONCE])
+        for encoding in tokenizer.encode_batch(some, add_special_tokens=special_tokens):
+            encoded.append((encoding.ids, np.array([end for _, end in encoding.offsets], np.int64)))
+    return encoded
+
+
 # --- counting ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,109 @@
+"""Prompts are masked in the stream as in the losses: in texts and in blocks, by a mark and by a metadata field."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from skillshard.errors import ObservationError
+from skillshard.hf import WholeStream, causal_lm_blocks, causal_lm_collator
+from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedTokens
+from skillshard.policies import stratified
+from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import TokenCounts, count_tokens
+from skillshard.torch import Blocks, MixedDataset
+from tests.adapters.hf_trainer import byte_tokenizer
+from tests.conftest import HERE, tag_and_shard, write_corpus
+
+MARK = "Output: "
+
+
+def instructions(num: int) -> list[dict[str, Any]]:
+    """Samples of two skills with letters of two and four bytes, so that characters, bytes and tokens are different things."""
+    records = []
+    for number in range(num):
+        skill = ("ask", "tell")[number % 2]
+        prompt = f"{skill} né 𝄞 {number} {MARK}"
+        record = {"id": f"{skill}-{number}", "text": f"{prompt}ünswer {number}"}
+        records.append({**record, "meta": {"skill": skill, "prompt_chars": len(prompt)}})
+    return records
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCounts]:
+    folder = tmp_path_factory.mktemp("masked")
+    corpus = write_corpus(folder / "corpus", instructions(120))
+    shards = tag_and_shard(corpus, folder)
+    place = folder / "tokenizer.json"
+    byte_tokenizer().backend_tokenizer.save(str(place))
+    return shards, count_tokens(shards, place, folder / "tokens", where=HERE)
+
+
+def mixer(shards: ShardSet, ledger: Path) -> Mixer:
+    return Mixer(shards, stratified(), ledger=ledger, round_draws=20, step_draws=4, repeat="drop")
+
+
+def answers(texts: list[str]) -> list[str]:
+    return [text[text.index(MARK) + len(MARK) :] for text in texts]
+
+
+@pytest.mark.parametrize("how", [{"answer_after": MARK}, {"prompt_field": "prompt_chars"}], ids=["mark", "field"])
+def test_blocks_learn_answers_and_separators_and_are_the_same_blocks(
+    masked: tuple[ShardSet, TokenCounts], tmp_path: Path, how: dict[str, str]
+) -> None:
+    shards, counts = masked
+    whole, part = (
+        PackedTokens(mixer(shards, tmp_path / name), counts, block_tokens=17, separator="<pad>", **arguments)
+        for name, arguments in (("whole", {}), ("part", how))
+    )
+    decode = byte_tokenizer().decode
+    learned: list[int] = []
+    for one, other in zip(whole.batches(7), part.batches(7), strict=True):
+        assert (one.tokens == other.tokens).all() and (one.draws == other.draws).all()
+        assert (one.learned == (one.draws >= 0)).all()
+        labels = causal_lm_blocks(Blocks(other))["labels"]
+        assert torch.equal(labels != -100, torch.from_numpy(other.learned))
+        learned += labels[labels != -100].tolist()
+    texts = whole.mixer.batch(0, 1000).texts
+    assert len(texts) == sum(map(len, shards.train.values()))
+    assert decode(learned) == "".join(f"{answer}<pad>" for answer in answers(texts))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("dataset", [MixedDataset, WholeStream])
+def test_a_loader_masks_by_the_metadata_of_its_samples(
+    masked: tuple[ShardSet, TokenCounts], tmp_path: Path, workers: int, dataset: Any
+) -> None:
+    shards, _ = masked
+    stream = Mixer(shards, stratified(), ledger=tmp_path, round_draws=20)
+    collate = causal_lm_collator(byte_tokenizer(), max_tokens=64, prompt_field="prompt_chars")
+    batch = next(iter(DataLoader(dataset(stream), batch_size=16, num_workers=workers, collate_fn=collate)))
+    learned = [byte_tokenizer().decode(labels[labels != -100]) for labels in batch["labels"]]
+    assert learned == answers(stream.batch(0, 16).texts)
+
+
+def test_the_metadata_of_any_draws_is_that_of_their_samples(
+    masked: tuple[ShardSet, TokenCounts], tmp_path: Path
+) -> None:
+    shards, _ = masked
+    stream = Mixer(shards, stratified(), ledger=tmp_path, round_draws=20)
+    places = stream.find(np.array([5, 0, 39, 20, 3]))
+    by_text = {sample.text: sample.meta for skill in shards.train.values() for sample in skill}
+    assert stream.metas(places) == [by_text[text] for text in stream.cut(places).texts]
+
+
+def test_a_sample_without_an_answer_is_named_when_its_block_is_made(
+    masked: tuple[ShardSet, TokenCounts], tmp_path: Path
+) -> None:
+    shards, counts = masked
+    for how, sentence in (
+        ({"answer_after": "Answer: "}, r"sample '.*' of skill '.*' \(draw 0\): .* there is nothing behind 'Answer: '"),
+        ({"prompt_field": "prompt"}, r"\(draw 0\): .* its metadata field 'prompt' is None, expected the number"),
+    ):
+        packed = PackedTokens(mixer(shards, tmp_path), counts, block_tokens=17, separator="<pad>", **how)
+        with pytest.raises(ObservationError, match=sentence):
+            packed.batch(0, 1)
