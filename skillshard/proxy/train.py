@@ -152,7 +152,8 @@ def train(
         batches: at least `steps` of them; exactly `steps` are taken, and none before the step that needs it.
         steps: number of optimizer steps.
         lr: learning rate that the training reaches after its warm-up.
-        warmup: steps over which the learning rate rises from 0; None: `usual_lr_warmup` of the training's length.
+        warmup: steps over which the learning rate rises from 0; None: `usual_lr_warmup` of the schedule, or
+            of `steps` where the rate does not fall.
         clip, weight_decay: see the module.
         eval_every, on_eval: `on_eval(step)` is called after steps eval_every, 2 eval_every, ..., before the next
             batch is taken, so that a mixer can be told the losses in time. Give both or neither.
@@ -178,7 +179,8 @@ def train(
     if (eval_every is None) != (on_eval is None) or (eval_every is not None and eval_every < 1):
         raise ProxyError(f"eval_every={eval_every}, on_eval={on_eval}: give both (eval_every at least 1) or neither.")
     optimizer = optimizer or adamw(model, weight_decay=weight_decay)
-    rising = usual_lr_warmup(steps) if warmup is None else warmup
+    length = steps if schedule_steps is None or schedule_steps == math.inf else schedule_steps
+    rising = usual_lr_warmup(length) if warmup is None else warmup
     losses: list[float] = []
     model.train()
     for step, batch in zip(range(steps_done + 1, steps + 1), batches, strict=False):

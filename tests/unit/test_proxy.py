@@ -23,6 +23,7 @@ from skillshard.proxy.train import (
     text_batch,
     train,
     train_step,
+    usual_lr_warmup,
 )
 from skillshard.synthetic.lego import lego_samples, skill_names
 from skillshard.synthetic.lego_tokens import SLOTS, VOCAB, encode_lego
@@ -170,6 +171,17 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_one_step_before_zero()
     assert rates[0] == pytest.approx(0.2) and rates[-1] == pytest.approx(2.0 / 90)
     assert min(rates) > 0
     assert learning_rate(1, steps=10, lr=1.0, warmup=0) == 1.0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20, 60, 166, 190, 3000])
+def test_a_training_of_any_length_reaches_its_learning_rate(steps: int) -> None:
+    warmup = usual_lr_warmup(steps)
+    falling, level = (
+        [learning_rate(step, steps=length, lr=1e-3, warmup=warmup) for step in range(1, steps + 1)]
+        for length in (steps, math.inf)
+    )
+    assert max(falling) == max(level) == pytest.approx(1e-3)
+    assert warmup == 50 if steps > 166 else warmup <= 0.3 * steps
 
 
 @pytest.mark.parametrize(
