@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.evidence.settings import CURRICULA, LEARNED, LONG, PROBING, Setting
+from benchmarks.evidence.settings import CURRICULA, INITIAL, LEARNED, LONG, PROBING, Setting
 from skillshard import policies
 from skillshard.graph.derive import derive_again
 from skillshard.graph.edges import EdgeRule, scaled_edges
@@ -45,7 +45,6 @@ WINDOW = 3
 PROBE_STEPS = 5
 STRONGEST = 0.5
 DIRECT, DIRECT_SHARE = "direct edges", 0.1
-INITIAL = " with initial losses"
 GRAPH_SEEDS, OF_SEEDS = (0, 1, 2, 3, 4), " of 5 seeds"
 PUBLISHED = {
     "lego": ((0, 0, 0, 0, 0), (0.5, 0, 0.5, 0.5, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),

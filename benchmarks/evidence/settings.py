@@ -164,11 +164,15 @@ def _real_text(corpus: str) -> Setting:
     )
 
 
+INITIAL = " with initial losses"
+INITIAL_TOO = (f"chain{INITIAL}", f"identity{INITIAL}")
 LEARNED_TOO = ("leave-one-out",)
 PUBLISHED_TOO = ("published",)
 SETTINGS = {
-    "shuffled LEGO k=3": _pretraining("lego", (1, 3, 5), 120_000, 900, graph_steps=150),
-    "ordered LEGO k=5": _pretraining("lego-ordered", (1, 1, 1, 3, 5), 100_000, 1500, more=PUBLISHED_TOO),
+    "shuffled LEGO k=3": _pretraining("lego", (1, 3, 5), 120_000, 900, more=INITIAL_TOO, graph_steps=150),
+    "ordered LEGO k=5": _pretraining(
+        "lego-ordered", (1, 1, 1, 3, 5), 100_000, 1500, more=(*PUBLISHED_TOO, *INITIAL_TOO)
+    ),
     "shuffled LEGO k=4": _pretraining("lego", (1, 1, 3, 5), 200_000, 3000),
     "shuffled LEGO k=5": _pretraining("lego", (1, 1, 1, 3, 5), 400_000, 6000, more=PUBLISHED_TOO, eval_every=50),
     "addition k=3": _pretraining(
