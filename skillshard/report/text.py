@@ -154,6 +154,7 @@ def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
         ):
             if num:
                 yield f"{counted(num, 'more text')} {'is' if num == 1 else 'are'} {where}; manifest.json lists the hashes."
+    yield from _more_than_asked(manifest)
     empty = [skill.name for skill in manifest.skills if not skill.train.number]
     if empty:
         yield f"Without a training sample, so left out of every mix: {name_some(empty)}."
@@ -168,6 +169,22 @@ def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
         yield (
             "No sample is held out, so SKILL-IT and other policies that read losses cannot measure any skill. For those, shard into "
             "another directory with --holdout 0.01 or more."
+        )
+
+
+def _more_than_asked(manifest: Manifest | Manifest1) -> Iterator[str]:
+    """A sentence on skills that lose much of their train to the holdout, because a held-out text takes its copies along."""
+    asked = manifest.made_from.get("arguments", {}).get("holdout", 0)
+    shares = {}
+    for skill in manifest.skills:
+        held_out = sum(skill.holdout.num_samples)
+        got = held_out / (held_out + sum(skill.train.num_samples) or 1)
+        if isinstance(skill, ManifestSkill) and skill.num_copies and held_out > 1 and got > 2 * asked + 0.05:
+            shares[skill.name] = got
+    if shares:
+        yield (
+            f"Held out with all their copies, some texts take much more than --holdout {asked:g} of these skills: "
+            f"{name_some(f'{name} {100 * got:.0f} %' for name, got in shares.items())}. --copies drop prevents this."
         )
 
 

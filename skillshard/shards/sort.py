@@ -31,6 +31,9 @@ from skillshard.shards.texts import HASH_DTYPE, hash_of, hashes_of, text_hashes
 from skillshard.tags import read_part
 
 SORT_BYTES = 128 << 20
+"""Memory of the samples of a chunk."""
+_OVERHEAD_BYTES = 250
+"""Memory of a sample besides its text and JSON: two objects of bytes, three numbers, five places in lists."""
 SORTED_DTYPE = np.dtype(
     [
         ("skill_side", "<u4"),  # twice the number of the skill, and 1 more where the text is below the cut
@@ -76,7 +79,8 @@ def sort_partition(
 
 def member_json(sample: Sample, skill: str) -> bytes:
     """The JSON member of a sample: id, skill, meta, in this order; meta keeps the order of the corpus."""
-    return orjson.dumps({"id": sample.id, "skill": skill, "meta": sample.meta})
+    # The copy has the size of its content, while orjson's own bytes keep the buffer of some kilobytes that they were written into.
+    return bytes(memoryview(orjson.dumps({"id": sample.id, "skill": skill, "meta": sample.meta})))
 
 
 def _zip_tags(
@@ -119,7 +123,7 @@ class _Waiting:
         self.rows.append(row)
         self.texts.append(text)
         self.jsons.append(json)
-        self.num_bytes += len(text) + len(json)
+        self.num_bytes += len(text) + len(json) + _OVERHEAD_BYTES
 
     def write(self, place: str) -> int:
         """Write PLACE.npy, the sorted index, PLACE.data, the texts and JSONs in that order, and PLACE.texts.npy.

@@ -93,7 +93,7 @@ def write_shards(
         raise ShardError(f"--copies is {copies!r}: give {' or '.join(get_args(Copies))}.")
     made_from = {
         "command": "shard",
-        "arguments": {"shard_bytes": shard_bytes, "holdout": holdout, "copies": copies},
+        "arguments": {"shard_bytes": shard_bytes, "holdout": float(holdout), "copies": copies},
         "inputs": corpus.inputs,
         "tags": tags.digest,
     }

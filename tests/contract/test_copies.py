@@ -9,7 +9,7 @@ from typing import Any
 from skillshard.corpus import Corpus, PartitionReader, Sample
 from skillshard.shards.manifest import Manifest
 from skillshard.shards.read import ShardSet
-from skillshard.shards.texts import folded
+from skillshard.shards.texts import folded, text_hash
 from tests.commands import skillshard, works
 from tests.conftest import lines
 
@@ -115,6 +115,19 @@ def test_a_skill_that_cannot_be_measured_is_named_with_what_follows_and_what_hel
     works(*arguments)
     assert "Without a held-out sample" not in shard(corpus, tmp_path / "R", tmp_path / "again")
     assert "No sample is held out" in shard(corpus, tags, tmp_path / "none", "--holdout", 0)
+
+
+def test_a_skill_that_loses_much_of_its_train_to_copies_of_a_held_out_text_is_named(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    texts = sorted((f"text {number}" for number in range(20)), key=text_hash)
+    records = [{"id": f"r{number}", "text": text, "meta": {"skill": "a"}} for number, text in enumerate(texts)]
+    records += [{"id": f"c{number}", "text": texts[0], "meta": {"skill": "a"}} for number in range(20)]
+    (corpus / "0.jsonl").write_bytes(lines(records))
+    tags = tagged(corpus, tmp_path)
+    sentence = "some texts take much more than --holdout 0.01 of these skills: a 52 %. --copies drop prevents this."
+    assert sentence in shard(corpus, tags, tmp_path / "S")
+    assert "take much more" not in shard(corpus, tags, tmp_path / "dropped", "--copies", "drop")
 
 
 def test_a_skill_whose_samples_are_all_copies_of_others_is_named(tmp_path: Path) -> None:

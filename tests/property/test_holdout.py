@@ -1,6 +1,7 @@
 """A text never stands in train and in holdout, every skill keeps what it can, every sample is accounted for."""
 
 import json
+import resource
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillshard import taggers
-from skillshard.corpus import Corpus
+from skillshard.corpus import Corpus, Sample
 from skillshard.shards import copies as copies_module
 from skillshard.shards import sort, write
 from skillshard.shards import texts as texts_module
@@ -258,3 +259,16 @@ def test_no_text_is_on_both_sides_and_every_sample_is_accounted_for(
         if holdout and len(texts) > 1 and skill not in shards.holdout:
             last = [other for other in texts_of if len(texts_of[other] & train) == 1]
             assert all(any(text in texts_of[other] for other in last) for text in texts)
+
+
+def test_the_jsons_of_many_small_samples_take_the_memory_of_their_bytes() -> None:
+    """Bytes as orjson gives them keep their first buffer: 50,000 of them took 225 MB."""
+    sample = Sample("id", "text", {"skill": "add", "number": 7})
+    before = resident_bytes()
+    jsons = [sort.member_json(sample, "add") for _ in range(50_000)]
+    grown = resident_bytes() - before
+    assert grown < 10 * sum(map(len, jsons)) < 60_000_000
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
