@@ -18,6 +18,7 @@ from jaxtyping import Float
 from skillshard.corpus import Sample
 from skillshard.errors import ObservationError, did_you_mean, name_some
 from skillshard.loss import Loss, Losses, LossKind, Reduction, prompt_chars, reduced
+from skillshard.shards.split import HOW_TO_HOLD_OUT
 
 ModelLoss = Callable[..., tuple[Any, Any]]
 """Texts -> the summed loss (nats) and the number of predicted tokens of each: two tensors, arrays or lists.
@@ -112,7 +113,7 @@ def _first(holdout: Mapping[str, Iterable[Sample]], skill: str, max_samples: int
     if not found:
         raise ObservationError(
             f"skill {skill!r}{did_you_mean(skill, [name for name in holdout if name != skill])} has no held-out samples; there are "
-            f"some of {name_some(holdout)}. Shard with a larger --holdout, or leave it out of the policy's evaluation skills."
+            f"some of {name_some(holdout)}. Either {HOW_TO_HOLD_OUT}; or leave the skill out of the policy's evaluation skills."
         )
     return found
 

@@ -29,6 +29,7 @@ from skillshard.proxy.reading import Reading, check_window
 from skillshard.proxy.run import Recipe, model_for, reading_for
 from skillshard.proxy.train import usual_lr_warmup
 from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.split import HOW_TO_HOLD_OUT
 
 READ_BY = ("shards", "proxy", "window", "segment_at", "answer_after", "prompt_field", "ordered", "samples")
 MEASURED_BY = ("eval_shards", "eval_samples")
@@ -320,8 +321,8 @@ def _eval_skills(shards: ShardSet, targets: Sequence[str]) -> list[str]:
     bare = [name for name in shards.skills if name not in holdout]
     if bare:
         raise GraphError(
-            f"{name_some(bare)} of {storage.public(shards.root)} has no held-out samples, so its loss cannot be measured: shard with a "
-            "larger --holdout, or name the skills that count with --target."
+            f"{name_some(bare)} of {storage.public(shards.root)} has no held-out samples, so its loss cannot be measured: "
+            f"{HOW_TO_HOLD_OUT}; or name the skills that count with --target."
         )
     return sorted(holdout)
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from skillshard import storage
 from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, TokensError, name_some
 from skillshard.kept import kept
 from skillshard.loss import Losses, LossKind
@@ -28,6 +29,7 @@ from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_r
 from skillshard.mixing.rounds import EndOfStream, OnBadLoss, Rounds
 from skillshard.policies.policy import Policy, check_is_policy
 from skillshard.shards.read import ShardSet
+from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.tokens import TokenCounts
 from skillshard.storage import first_fault
 
@@ -609,8 +611,8 @@ def _refuse_unmeasurable(policy: Policy, shards: ShardSet, held_out: Collection[
     if missing:
         raise PolicyError(
             f"policy {policy.name} reads the losses of {name_some(map(repr, missing))}, which {'has' if len(missing) == 1 else 'have'} no held-out "
-            f"sample in {shards.root}. Shard again with a larger --holdout, merge small skills by 'skillshard tag TAGS --min-share', or, where "
-            "the losses are measured on other samples, give Mixer(held_out=their skills)."
+            f"sample in {storage.public(shards.root)}. Either {HOW_TO_HOLD_OUT}; or, where the losses are measured on other samples, give "
+            "Mixer(held_out=their skills)."
         )
 
 

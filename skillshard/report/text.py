@@ -19,6 +19,7 @@ from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
 from skillshard.shards.manifest import Manifest, Manifest1, ManifestSkill
 from skillshard.shards.read import ShardSet
+from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.tokens import TokenCounts
 from skillshard.taggers.cluster_model import ClusterModel, has_model, verify_model
 from skillshard.taggers.vectors import verify_embeddings
@@ -161,9 +162,8 @@ def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
     bare = [skill.name for skill in manifest.skills if skill.train.number and not skill.holdout.number]
     if bare and manifest.num_holdout:
         yield (
-            f"Without a held-out sample, so SKILL-IT and other policies that read losses cannot measure them: {name_some(bare)}. Their texts "
-            "are too few to be split. Merge them into larger skills with 'skillshard tag T --min-share 0.01 --rest other --out R' (or --map), and shard "
-            "with those tags."
+            f"Without a held-out sample, so SKILL-IT and other policies that read losses cannot measure them: {name_some(bare)}. What helps: "
+            f"{HOW_TO_HOLD_OUT}."
         )
     elif bare:
         yield (
