@@ -93,6 +93,10 @@ class ExecutionError(SkillshardError, RuntimeError):
     """A unit of work failed again after it had been retried."""
 
 
+class RepetitionWarning(UserWarning):
+    """Skills are drawn so often that their data is worth much less."""
+
+
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """A suggestion in brackets with a leading space, or nothing.
 
@@ -140,12 +144,14 @@ def choose_names(
     ['a', 'b']
     >>> choose_names(["carri"], ("add", "carry"), what="skills of the mix", error=GraphError)
     Traceback (most recent call last):
-    skillshard.errors.GraphError: 'carri' (did you mean 'carry'?) is not among the 2 skills of the mix: add, carry.
+    skillshard.errors.GraphError: 'carri' (did you mean 'carry'?) is not among the 2 skills of the mix: 'add', 'carry'.
     """
     if isinstance(choice, str):
         raise error(f"the chosen skills are the text {choice!r}: give a list of names, such as [{choice!r}].")
     if not choice:
-        raise error(f"no name is chosen from the {len(known):,} {what}: give at least one of {name_some(known)}.")
+        raise error(
+            f"no name is chosen from the {len(known):,} {what}: give at least one of {name_some(map(repr, known))}."
+        )
     twice = sorted(name for name, num in Counter(choice).items() if num > 1)
     if twice:
         raise error(f"{name_some(map(repr, twice))} is chosen twice or more: name each of the {what} once.")

@@ -17,6 +17,7 @@ from skillshard.graph.skill_graph import GraphFile
 from skillshard.mixing.ledger import GenerationRecord, ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.mixer import MixerState
 from skillshard.mixing.packing import PackedState
+from skillshard.mixing.weights_file import WeightsFile
 from skillshard.shards.manifest import Manifest, Manifest1, SampleMember
 from skillshard.shards.tokens import TokensManifest
 from skillshard.taggers.cluster_model import ModelManifest
@@ -39,6 +40,7 @@ _MODELS: dict[str, Any] = {
     "sample-1": SampleMember,
     "tags-1": TagsManifest,
     "tokens-1": TokensManifest,
+    "weights-1": WeightsFile,
 }
 
 

@@ -28,7 +28,7 @@ from skillshard.cli.shards import shard, tokens
 from skillshard.cli.show import inspect, verify
 from skillshard.cli.synth import synth
 from skillshard.cli.tag import tag
-from skillshard.cli.weights import fit, mix
+from skillshard.cli.weights import fit, mix, weights
 from skillshard.errors import SkillshardError
 from skillshard.printable import printable
 
@@ -42,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for verb in (tag, shard, tokens, inspect, verify, mix, fit, demo):
+for verb in (tag, shard, tokens, inspect, verify, mix, weights, fit, demo):
     app.command(cls=Verb)(verb)
 app.add_typer(graphs, name="graph")
 app.add_typer(synth, name="synth")

@@ -1,11 +1,14 @@
 """What several verbs take, and how it is read."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from skillshard.shards.read import ShardSet
 
 _UNITS = {
     "": 1,
@@ -193,3 +196,35 @@ def place_of_work(workers: int | None, ray_address: str | None) -> Any:
     if ray_address not in (None, "local"):
         Verb.given.refuse(["workers"], f"has no meaning with --ray-address {ray_address}: the cluster's CPUs are used")
     return Where(workers, ray_address)
+
+
+ChosenSkills = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skills",
+        metavar="A,B",
+        help="Use these skills of the shard set only: names separated by commas. The option may be repeated; give a name that "
+        "holds a comma in an option of its own.",
+    ),
+]
+
+
+def split_names(values: Sequence[str], known: Collection[str]) -> list[str]:
+    """Names that stand in repeated options: a value that is a name is this name, any other value is split at its commas.
+
+    >>> split_names(["add,carry", "question, answer"], ("add", "carry", "question, answer"))
+    ['add', 'carry', 'question, answer']
+    """
+    names = set(known)
+    return [name for value in values for name in ([value] if value in names else _parts(value))]
+
+
+def _parts(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",")]
+
+
+def choose_skills(shards: "ShardSet", values: Sequence[str] | None) -> "ShardSet":
+    """The skills of a shard set that `--skills` names; all of them without the option."""
+    if not values:
+        return shards
+    return shards.choose(split_names(values, [skill.name for skill in shards.manifest_skills]))

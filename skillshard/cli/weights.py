@@ -1,4 +1,4 @@
-"""`skillshard mix` and `fit`: weights that need no trainer."""
+"""`skillshard mix`, `weights` and `fit`: weights that need no trainer."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,49 @@ from typing import Annotated
 
 import typer
 
-from skillshard.cli.options import CachePlace, CacheSize, ShardsPlace, parse_size
+from skillshard.cli.options import CachePlace, CacheSize, ChosenSkills, ShardsPlace, choose_skills, parse_size
 from skillshard.errors import SkillshardError
+
+Tau = Annotated[
+    float | None,
+    typer.Option("--tau", help="temperature: the root of the sizes; 1 is proportional, a large number stratified."),
+]
+Epochs = Annotated[
+    float | None, typer.Option("--epochs", help="unimax: the most passes over one skill within --draws draws.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="fixed: JSON file that 'weights' or 'fit' wrote, or of skill names and numbers; or such JSON itself.",
+    ),
+]
+New = Annotated[
+    str | None,
+    typer.Option(
+        "--new",
+        help="fixed: what happens to skills without a weight: 'refuse' (default), or 'proportional' for their natural share.",
+    ),
+]
+Graph = Annotated[
+    str | None, typer.Option("--graph", metavar="FILE", help="skill_it, skill_stratified: the skills graph.")
+]
+Eta = Annotated[
+    float | None,
+    typer.Option("--eta", help="skill_it: the step size. The weights are prior x exp(eta x sum of a skill's edges)."),
+]
+Prior = Annotated[
+    str | None,
+    typer.Option("--prior", help="skill_it: weights to start from, given as for --weights; equal without it."),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        help="skill_it, skill_stratified: an evaluation skill of the graph that counts; may be repeated; all without it.",
+    ),
+]
+Floor = Annotated[float, typer.Option("--floor", help="The least weight of any skill.")]
 
 
 def mix(
@@ -17,52 +58,160 @@ def mix(
         Path | None, typer.Option("--out", help="JSONL file, one line per draw; standard output if not given.")
     ] = None,
     policy: Annotated[
-        str, typer.Option("--policy", help="stratified, proportional, temperature, unimax or fixed.")
+        str,
+        typer.Option(
+            "--policy",
+            help="stratified, proportional, temperature, unimax, fixed, skill_stratified, skill_it (its static weights), curriculum, "
+            "anti_curriculum or skill_curriculum.",
+        ),
     ] = "stratified",
-    tau: Annotated[
-        float | None, typer.Option("--tau", help="Of temperature: 1 is proportional, large is stratified.")
+    skills: ChosenSkills = None,
+    tau: Tau = None,
+    epochs: Epochs = None,
+    weights: Weights = None,
+    new: New = None,
+    graph: Graph = None,
+    eta: Eta = None,
+    prior: Prior = None,
+    target: Targets = None,
+    losses: Annotated[
+        str | None,
+        typer.Option("--losses", help="curricula: JSON file of each skill's loss before training, as for --weights."),
     ] = None,
-    epochs: Annotated[
-        float | None, typer.Option("--epochs", help="Of unimax: most passes over one skill in these draws.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="Of fixed: JSON, what 'skillshard fit' wrote or skill -> weight.")
-    ] = None,
-    floor: Annotated[float, typer.Option("--floor", help="Least weight of any skill.")] = 0.0,
+    floor: Floor = 0.0,
     first: Annotated[int, typer.Option("--first", min=0, help="First draw.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, another order.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed gives another order.")] = 0,
     round_draws: Annotated[int, typer.Option("--round-draws", min=1, help="Draws with one weight vector.")] = 4096,
+    repeat: Annotated[
+        str,
+        typer.Option(
+            "--repeat",
+            help="What happens when a skill runs out: 'epochs' begins it again, 'stop' ends the stream, 'drop' leaves the skill out, "
+            "'cap:N' leaves it out after N epochs.",
+        ),
+    ] = "epochs",
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Keep the run's ledger here.")] = None,
     cache: CachePlace = None,
     cache_size: CacheSize = None,
 ) -> None:
-    """Write the mixed stream: draw, skill and id, one line per draw."""
+    """Write the mixed stream of a policy that needs no trainer: draw, skill and id, one line per draw."""
     from skillshard.mixing.listing import list_draws, static_policy
+    from skillshard.shards.read import ShardSet
 
-    text = list_draws(
-        shards,
-        policy=static_policy(policy, draws=first + draws, tau=tau, epochs=epochs, weights=weights),
-        floor=floor,
+    cache_bytes = None if cache_size is None else parse_size(cache_size, "--cache-size")
+    opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes), skills)
+    listing = list_draws(
+        opened,
+        policy=static_policy(
+            policy,
+            opened.skills,
+            draws=first + draws,
+            tau=tau,
+            epochs=epochs,
+            weights=weights,
+            new=new,
+            graph=graph,
+            eta=eta,
+            prior=prior,
+            targets=target,
+            losses=losses,
+            floor=floor,
+        ),
         first=first,
         num=draws,
         seed=seed,
         round_draws=round_draws,
+        repeat=repeat,
         ledger=ledger,
-        cache=cache,
-        cache_bytes=None if cache_size is None else parse_size(cache_size, "--cache-size"),
     )
+    if listing.num_draws < draws:
+        end = f"after {first + listing.num_draws:,} draws" if listing.num_draws else f"before draw {first:,}"
+        typer.echo(f"note: the stream ends {end} (--repeat {repeat}).", err=True)
     if out is None:
-        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.write(listing.lines)
         return
     if out.exists() and not (out.is_file() or out.is_dir()):  # a device or a pipe is written to, not replaced by a file
-        out.write_bytes(text)
+        out.write_bytes(listing.lines)
         return
-    if out.exists() and out.read_bytes() != text:
-        raise SkillshardError(f"{out} exists and holds something else. Choose another --out, or remove it.")
+    _write_new(out, listing.lines)
+    typer.echo(f"{listing.num_draws:,} draws in {out}")
+
+
+def weights(
+    shards: ShardsPlace,
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy",
+            help="stratified, proportional, temperature, unimax, fixed, skill_stratified or skill_it (its static weights).",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="JSON file to write, which 'mix --policy fixed --weights' reads.")
+    ] = None,
+    skills: ChosenSkills = None,
+    tau: Tau = None,
+    epochs: Epochs = None,
+    draws: Annotated[
+        int | None, typer.Option("--draws", min=1, help="unimax: the number of draws of the whole run.")
+    ] = None,
+    given: Weights = None,
+    new: New = None,
+    graph: Graph = None,
+    eta: Eta = None,
+    prior: Prior = None,
+    target: Targets = None,
+    floor: Floor = 0.0,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokens", help="Token counts of these shards: weights are then shares of tokens, not of samples."
+        ),
+    ] = None,
+    cache: CachePlace = None,
+    cache_size: CacheSize = None,
+) -> None:
+    """Show, and write, the weights that a policy without a trainer gives each skill: for example by a skills graph."""
+    from skillshard.mixing.listing import CONSTANT, static_policy
+    from skillshard.mixing.weights_file import weigh
+    from skillshard.report.text import show_weights
+    from skillshard.shards.read import ShardSet
+    from skillshard.shards.tokens import TokenCounts
+
+    if draws is not None and policy != "unimax":
+        raise typer.BadParameter(f"policy {policy} does not take it: only unimax does.", param_hint="--draws")
+    cache_bytes = None if cache_size is None else parse_size(cache_size, "--cache-size")
+    opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes), skills)
+    chosen = static_policy(
+        policy,
+        opened.skills,
+        among=CONSTANT,
+        draws=draws,
+        tau=tau,
+        epochs=epochs,
+        weights=given,
+        new=new,
+        graph=graph,
+        eta=eta,
+        prior=prior,
+        targets=target,
+        floor=floor,
+    )
+    result = weigh(opened, chosen, tokens=None if tokens is None else TokenCounts.open(tokens))
+    if out is not None:
+        _write_new(out, result.to_bytes())
+    show_weights(opened, result)
+
+
+def _write_new(out: Path, data: bytes) -> None:
+    """Write a file, unless another one is there."""
     from skillshard.storage import write_bytes
 
-    write_bytes(out, text)
-    typer.echo(f"{draws:,} draws in {out}")
+    if out.is_dir():
+        raise SkillshardError(f"{out} is a directory: give --out a file to write.")
+    if out.exists() and out.read_bytes() != data:
+        raise SkillshardError(f"{out} exists and holds something else. Choose another --out, or remove it.")
+    write_bytes(out, data)
 
 
 def fit(
@@ -81,6 +230,7 @@ def fit(
         str | None,
         typer.Option("--shards", help="The next run's shard set: its sizes are the prior; equal weights without it."),
     ] = None,
+    skills: ChosenSkills = None,
     kl: Annotated[
         float, typer.Option("--kl", min=0.0, help="Price of leaving the prior, nats of loss per nat.")
     ] = 0.05,
@@ -101,7 +251,9 @@ def fit(
 
     if method not in ("log-linear", "regmix"):
         raise typer.BadParameter(f"{method!r}: give 'log-linear' or 'regmix'.", param_hint="--method")
-    opened = None if shards is None else ShardSet.open(shards)
+    if skills and shards is None:
+        raise typer.BadParameter("it chooses skills of a shard set: give --shards too.", param_hint="--skills")
+    opened = None if shards is None else choose_skills(ShardSet.open(shards), skills)
     proposal = propose_weights(
         gather_runs(runs),
         method="regmix" if method == "regmix" else "log-linear",

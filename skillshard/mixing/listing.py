@@ -1,83 +1,243 @@
-"""The mixed stream as lines of text: what `skillshard mix` writes."""
+"""The mixed stream as lines of text, and the policies that need no trainer: what `skillshard mix` and `weights` use."""
 
 import os
 import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import orjson
 
-from skillshard.errors import PolicyError, did_you_mean
+from skillshard.errors import PolicyError, RepetitionWarning, did_you_mean
+from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
-from skillshard.policies import Policy, chain, fixed, proportional, stratified, temperature, unimax
+from skillshard.mixing.rounds import MANY_EPOCHS, EndOfStream, warn_of_repetition
+from skillshard.mixing.weights_file import read_weights
+from skillshard.policies import (
+    Policy,
+    anti_curriculum,
+    chain,
+    curriculum,
+    fixed,
+    proportional,
+    skill_curriculum,
+    skill_it,
+    skill_stratified,
+    stratified,
+    temperature,
+    unimax,
+)
 from skillshard.policies import floor as floored
 from skillshard.shards.read import ShardSet
-from skillshard.storage import read_json
 
-POLICIES = ("stratified", "proportional", "temperature", "unimax", "fixed")
+OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "stratified": ((), ()),
+    "proportional": ((), ()),
+    "temperature": (("--tau",), ()),
+    "unimax": (("--epochs", "--draws"), ()),
+    "fixed": (("--weights",), ("--new",)),
+    "skill_stratified": (("--graph",), ("--target",)),
+    "skill_it": (("--graph", "--eta"), ("--prior", "--target")),
+    "curriculum": (("--losses", "--draws"), ()),
+    "anti_curriculum": (("--losses", "--draws"), ()),
+    "skill_curriculum": (("--losses", "--draws"), ()),
+}
+"""Policy that needs no trainer -> the options that it needs, and those that it can take besides."""
+CONSTANT = tuple(name for name in OPTIONS if not name.endswith("curriculum"))
+"""The policies among them whose weights are the same in every round."""
 
 
 def static_policy(
-    name: str, *, draws: int, tau: float | None = None, epochs: float | None = None, weights: str | None = None
+    name: str,
+    skills: Sequence[str],
+    *,
+    among: Sequence[str] = tuple(OPTIONS),
+    draws: int | None = None,
+    tau: float | None = None,
+    epochs: float | None = None,
+    weights: str | None = None,
+    new: str | None = None,
+    graph: str | os.PathLike[str] | None = None,
+    eta: float | None = None,
+    prior: str | None = None,
+    targets: Sequence[str] | None = None,
+    losses: str | None = None,
+    floor: float = 0.0,
 ) -> Policy:
-    """A policy that needs no trainer, by its name on the command line.
+    """A policy that needs no trainer, by its name and its options on the command line.
 
     Args:
-        name: one of POLICIES.
-        draws: length of the run, for "unimax".
-        tau: for "temperature".
-        epochs: most passes over one skill, for "unimax".
-        weights: JSON file for "fixed": a proposal of `skillshard fit`, or skill -> weight.
+        name: one of `among`.
+        skills: training skills of the mix. A graph is reduced to the rows of these skills.
+        draws: length of the run; for unimax and the curricula.
+        tau: for temperature.
+        epochs: most passes over one skill; for unimax.
+        weights: file of weights; for fixed.
+        new: "proportional" or "refuse"; for fixed.
+        graph: file of a graph; for skill_it, whose weights are then static, and skill_stratified.
+        eta: step size; for skill_it.
+        prior: file of weights that the policy starts from; for skill_it.
+        targets: evaluation skills of the graph that count; empty or None: all.
+        losses: file of skill -> loss of the untrained model; for the curricula.
+        floor: least weight of any skill; 0: no floor.
+
+    Raises:
+        PolicyError: no such policy, an option is missing, or an option was given that the policy does not take.
+        GraphError: the file is no graph, or the graph lacks a skill.
     """
-    if name == "temperature" and tau is not None:
+    given = {
+        "--tau": tau,
+        "--epochs": epochs,
+        "--weights": weights,
+        "--new": new,
+        "--graph": graph,
+        "--eta": eta,
+        "--prior": prior,
+        "--target": targets or None,
+        "--losses": losses,
+        "--draws": draws,
+    }
+    _check_options(name, among, given)
+    policy = _policy(name, skills, draws, tau, epochs, weights, new, graph, eta, prior, targets, losses)
+    return chain(policy, floored(floor)) if floor else policy
+
+
+def _check_options(name: str, among: Sequence[str], given: Mapping[str, Any]) -> None:
+    if name not in among:
+        raise PolicyError(
+            f"policy {name!r}{did_you_mean(name, among)}: without a trainer there are no losses, so give a policy that needs none: "
+            f"{', '.join(among)}."
+        )
+    needed, possible = OPTIONS[name]
+    missing = [option for option in needed if given[option] is None]
+    if missing:
+        raise PolicyError(f"policy {name} needs {' and '.join(missing)}; --help says what this is.")
+    strange = [
+        option
+        for option, value in given.items()
+        if value is not None and option not in (*needed, *possible, "--draws")  # the length of a mix concerns all
+    ]
+    if strange:
+        takers = [policy for policy in among if set(strange) <= {*OPTIONS[policy][0], *OPTIONS[policy][1]}]
+        raise PolicyError(
+            f"policy {name} does not take {' and '.join(strange)}: leave it out"
+            + (f", or give --policy {' or '.join(takers)}." if takers else ".")
+        )
+
+
+def _policy(
+    name: str,
+    skills: Sequence[str],
+    draws: int | None,
+    tau: float | None,
+    epochs: float | None,
+    weights: str | None,
+    new: str | None,
+    graph: str | os.PathLike[str] | None,
+    eta: float | None,
+    prior: str | None,
+    targets: Sequence[str] | None,
+    losses: str | None,
+) -> Policy:
+    curricula: dict[str, Callable[..., Policy]] = {
+        "curriculum": curriculum,
+        "anti_curriculum": anti_curriculum,
+        "skill_curriculum": skill_curriculum,
+    }
+    if tau is not None:
         return temperature(tau)
-    if name == "unimax" and epochs is not None:
+    if epochs is not None and draws is not None:
         return unimax(draws=draws, epochs=epochs)
-    if name == "fixed" and weights is not None:
-        found = read_json(weights)
-        return fixed({skill: float(weight) for skill, weight in found.get("weights", found).items()})
-    if name in ("stratified", "proportional"):
-        return stratified() if name == "stratified" else proportional()
-    needed = {"temperature": "--tau", "unimax": "--epochs", "fixed": "--weights"}
-    if name in needed:
-        raise PolicyError(f"policy {name} needs {needed[name]}: 'skillshard mix --help' says what it is.")
-    raise PolicyError(
-        f"policy {name!r}{did_you_mean(name, POLICIES)}: 'skillshard mix' draws without a trainer, so it takes a policy that needs "
-        f"no losses: {', '.join(POLICIES)}."
-    )
+    if weights is not None:
+        return fixed(read_weights(weights), new=_new(new))
+    if graph is not None:
+        opened = SkillGraph.open(graph).choose(rows=skills, columns=targets or None)
+        if eta is None:
+            return skill_stratified(opened)
+        start = None if prior is None else read_weights(prior)
+        return skill_it(opened, eta=eta, mode="static", prior=start)
+    if losses is not None and draws is not None:
+        return curricula[name](read_weights(losses), draws=draws)
+    return stratified() if name == "stratified" else proportional()
+
+
+def _new(new: str | None) -> Literal["refuse", "proportional"]:
+    if new not in (None, "refuse", "proportional"):
+        raise PolicyError(f"--new {new}: give 'refuse' or 'proportional'.")
+    return "proportional" if new == "proportional" else "refuse"
+
+
+class Listing(NamedTuple):
+    """Lines of a mixed stream.
+
+    Attributes:
+        lines: one JSON line per draw: draw, skill, id.
+        num_draws: number of lines; fewer than were asked for where the stream ends before.
+    """
+
+    lines: bytes
+    num_draws: int
 
 
 def list_draws(
-    shards: str | os.PathLike[str],
+    shards: ShardSet,
     *,
     policy: Policy,
-    floor: float,
     first: int,
     num: int,
     seed: int,
     round_draws: int,
+    repeat: str,
     ledger: str | os.PathLike[str] | None,
-    cache: str | os.PathLike[str] | None = None,
-    cache_bytes: int | None = None,
-) -> bytes:
-    """One JSON line per draw: draw, skill, id.
+) -> Listing:
+    """The draws first .. first + num - 1 of a mixed stream.
 
     Args:
+        shards: what is mixed.
         policy: one that needs no losses.
-        floor: least weight of any skill; 0 for none.
-        first, num: which draws.
+        repeat: as for `Mixer`.
         ledger: where to keep the run's record; None: nowhere.
-        cache, cache_bytes: for remote shards, as in `ShardSet.open`.
+
+    Warns:
+        RepetitionWarning: skills pass 4 epochs within these draws; those of the last round that were not asked for do not count.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mixer = Mixer(
-            ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes),
-            chain(policy, floored(floor)) if floor else policy,
-            ledger=ledger or folder,
-            round_draws=round_draws,
-            seed=seed,
-        )
-        skills = mixer.batch(first, num).skills
-        rows = zip(range(first, first + num), skills, mixer.ids(first, num), strict=True)
-        return b"".join(
+        mixer = Mixer(shards, policy, ledger=ledger or folder, round_draws=round_draws, seed=seed, repeat=repeat)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RepetitionWarning)  # it is of whole rounds, and these draws may end in one
+            _decide(mixer, (first + num - 1) // round_draws)
+            skills = mixer.batch(first, num).skills
+            ids = mixer.ids(first, len(skills)) if skills else []
+            repeated = _repeated(mixer, first + len(skills)) if skills else []
+        if repeated:
+            warn_of_repetition(repeated, f"in the first {first + len(skills):,} draws")
+        rows = zip(range(first, first + len(skills)), skills, ids, strict=True)
+        lines = [
             orjson.dumps({"draw": draw, "skill": skill, "id": identity}, option=orjson.OPT_APPEND_NEWLINE)
             for draw, skill, identity in rows
-        )
+        ]
+        return Listing(b"".join(lines), len(lines))
+
+
+def _decide(mixer: Mixer, last_round: int) -> None:
+    """Decide the rounds up to one of them, or up to the end of the stream: a mixer refuses to look far ahead unasked."""
+    try:
+        for number in range(last_round + 1):
+            mixer.round(number)
+    except EndOfStream:
+        return
+
+
+def _repeated(mixer: Mixer, num_draws: int) -> list[str]:
+    """Skills that are repeated too often in the first draws of a stream."""
+    number = (num_draws - 1) // mixer.round_draws
+    record, plan = mixer.round(number), mixer.plan(number)
+    assert plan is not None
+    in_round = np.bincount(plan.skill[: num_draws - record.first_draw], minlength=len(mixer.skills))
+    drawn = np.array(record.drawn_before) + in_round
+    return [
+        skill
+        for skill, taken in zip(mixer.skills, drawn.tolist(), strict=True)
+        if taken > MANY_EPOCHS * len(mixer.shards.train[skill])
+    ]

@@ -125,7 +125,7 @@ class Mixer:
             held-out samples in `shards`.
 
     Warns:
-        UserWarning: a skill passes 4 epochs, from where on repeated data is worth much less (Muennighoff et al. 2023,
+        RepetitionWarning: skills pass 4 epochs, from where on repeated data is worth much less (Muennighoff et al. 2023,
             arXiv:2305.16264).
 
     Raises:

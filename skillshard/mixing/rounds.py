@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import connection
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from skillshard import artefact
-from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError
+from skillshard.errors import LedgerError, ObservationError, PolicyError, RepetitionWarning, RoundError, name_some
 from skillshard.loss import LossKind
 from skillshard.mixing.counts import drawn_at, in_unit, round_counts
 from skillshard.mixing.ledger import (
@@ -519,14 +519,23 @@ class Rounds:
         )
 
     def _warn_of_repetition(self, record: RoundRecord) -> None:
-        for skill, epochs in zip(self.run.skills, record.epochs, strict=True):
-            if epochs > MANY_EPOCHS and skill not in self._warned:
-                self._warned.add(skill)
-                warnings.warn(
-                    f"skill {skill!r} passes {MANY_EPOCHS} epochs in round {record.round}: repeated so often, data is worth much "
-                    "less. Lower its weight, or give Mixer(..., repeat='cap:4').",
-                    stacklevel=5,
-                )
+        epochs = zip(self.run.skills, record.epochs, strict=True)
+        many = [skill for skill, passed in epochs if passed > MANY_EPOCHS and skill not in self._warned]
+        if many:
+            self._warned.update(many)
+            warn_of_repetition(many, f"in round {record.round}", stacklevel=6)
+
+
+def warn_of_repetition(skills: Sequence[str], where: str, *, stacklevel: int = 2) -> None:
+    """Warn once of all skills that pass `MANY_EPOCHS` epochs."""
+    one = len(skills) == 1
+    warnings.warn(
+        f"skill{'' if one else 's'} {name_some(map(repr, skills))} pass{'es' if one else ''} {MANY_EPOCHS} epochs {where}: repeated so "
+        f"often, data is worth much less. Lower {'its weight' if one else 'their weights'}, or end the repetition by repeat='cap:4' "
+        "(--repeat cap:4 on the command line).",
+        RepetitionWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def wait_for(ready: Callable[[], bool], timeout_s: float) -> bool:

@@ -14,6 +14,7 @@ from skillshard.errors import name_some
 from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.weights_file import WeightsFile
 from skillshard.printable import counted, printable, shortened
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
@@ -242,6 +243,16 @@ def show_proposal(proposal: Proposal) -> None:
         f"{proposal.method}, {counted(proposal.num_runs, 'run')}; mean loss expected {mean:.4f}, of the best run measured {proposal.best_run_loss:.4f}. "
         "A fit promises nothing: train the proposal and compare."
     )
+
+
+def show_weights(shards: ShardSet, weights: WeightsFile) -> None:
+    """The weight of each skill, beside its samples."""
+    rows = [
+        (skill, f"{len(shards.train[skill]):,}", f"{weight:.6f}")
+        for skill, weight in sorted(weights.weights.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    print_table(("skill", "samples", "weight"), rows)
+    print_line(f"{weights.policy}: shares of {weights.unit}, {counted(len(rows), 'skill')}, sum 1.")
 
 
 def print_line(text: str, *, to_stderr: bool = False) -> None:

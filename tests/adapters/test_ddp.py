@@ -15,7 +15,7 @@ from tests.adapters.processes import finish, kill, records, start_ranks
 from tests.adapters.trainers import expected_texts
 
 STEPS = 40
-pytestmark = pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
 
 
 def start(shards: ShardSet, folder: Path, *, world_size: int, workers: int) -> Any:

@@ -29,7 +29,7 @@ from tests.adapters.processes import finish, records, start_ranks
 from tests.adapters.trainers import SKILLS, expected_items, live_mixer, losses_at
 
 STEPS = 17
-pytestmark = pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
 
 
 def trained(folder: Path, *, world_size: int, accumulated: int) -> list[list[Any]]:

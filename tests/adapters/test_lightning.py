@@ -20,7 +20,7 @@ from tests.adapters.trainers import expected_items, live_mixer, losses_at
 BATCH, ACCUMULATED = 4, 2
 STEP_DRAWS = BATCH * ACCUMULATED
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning"),
+    pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning"),
     pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),

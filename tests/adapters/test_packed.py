@@ -23,7 +23,7 @@ from tests.adapters.trainers import expected_items, live_mixer, losses_at
 from tests.tokenizers_trained import EOS
 
 STEPS = 30
-pytestmark = pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
 
 
 class Places(NamedTuple):

@@ -40,7 +40,7 @@ from skillshard.torch import InOrder, MixedDataset, collate, one_index, resume
 from tests.adapters.trainers import expected_texts, live_mixer, losses_at
 
 BATCH = 8
-pytestmark = pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
 
 
 def stateful(dataset: MixedDataset, workers: int) -> "StatefulDataLoader[Any]":

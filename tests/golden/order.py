@@ -137,7 +137,7 @@ def streams(shards: ShardSet, tokens: TokenCounts, folder: Path) -> dict[str, st
     in_tokens: dict[str, Any] = {"unit": "tokens", "tokens": tokens}
     losses = {"add": 1.0, "carry": 2.0, "negate": 3.0}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "skill .* passes 4 epochs")
+        warnings.filterwarnings("ignore", "skills? .* pass(es)? 4 epochs")
         return {
             "changing weights": of_ids(mixer("changing", policy=curriculum(losses, draws=6000)), 0, 4500),
             "repeat=epochs": of_ids(mixer("epochs"), 6000, 4500),

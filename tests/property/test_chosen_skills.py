@@ -78,7 +78,7 @@ def test_a_chosen_set_has_the_order_of_the_set_and_the_digest_of_the_set_and_the
     [
         (
             ["add", "carri"],
-            r"'carri' \(did you mean 'carry'\?\) is not among the 3 skills of .*shards: add, carry, negate",
+            r"'carri' \(did you mean 'carry'\?\) is not among the 3 skills of .*shards: 'add', 'carry', 'negate'",
         ),
         ([], "no name is chosen from the 3 skills of"),
         (["add", "add"], "'add' is chosen twice or more"),

@@ -21,7 +21,7 @@ from skillshard.torch import PackedDataset
 from tests.tokenizers_trained import BOS, EOS, counted, uneven_shards
 
 SKILLS = ("add", "carry", "negate")
-pytestmark = pytest.mark.filterwarnings("ignore:skill .* passes 4 epochs:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
 slow = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

@@ -141,13 +141,16 @@ def test_a_chosen_part_keeps_the_edges_and_the_order_of_the_graph(rows: list[str
     [
         (
             {"rows": ["carri"]},
-            r"'carri' \(did you mean 'carry'\?\) is not among the 2 training skills of the graph: add, carry",
+            r"'carri' \(did you mean 'carry'\?\) is not among the 2 training skills of the graph: 'add', 'carry'",
         ),
         (
             {"columns": ["exam", "zebra"]},
-            "'exam', 'zebra' are not among the 2 evaluation skills of the graph: add, carry",
+            "'exam', 'zebra' are not among the 2 evaluation skills of the graph: 'add', 'carry'",
         ),
-        ({"rows": []}, "no name is chosen from the 2 training skills of the graph: give at least one of add, carry"),
+        (
+            {"rows": []},
+            "no name is chosen from the 2 training skills of the graph: give at least one of 'add', 'carry'",
+        ),
         ({"rows": ["add", "add"]}, "'add' is chosen twice or more"),
         ({"columns": "add"}, r"the chosen skills are the text 'add': give a list of names, such as \['add'\]"),
     ],
