@@ -13,6 +13,7 @@ from skillshard.corpus import Corpus
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
+from skillshard.mixing.weights_file import weigh
 from skillshard.policies import skill_it
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import count_tokens
@@ -56,6 +57,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     )
     packed = PackedTokens(in_tokens, counts, block_tokens=64, separator=EOS, step_blocks=2)
 
+    check("weights-1", json.loads(weigh(shards, skill_it(graph, eta=0.5, mode="static")).to_bytes()))
     check("tags-1", json.loads((tmp_path / "tags" / "tags.json").read_text()))
     found = taggers.embedding(taggers.lexical(), skills="auto", skills_range=(2, 4))
     taggers.tag_corpus(corpus, found, tmp_path / "clusters", on_bad_sample="set-aside", where=HERE)
