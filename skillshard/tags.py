@@ -9,7 +9,7 @@ accounted for.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import artefact, storage
+from skillshard.corpus import RESTS
 from skillshard.errors import TagsError
 
 MANIFEST = "tags.json"
@@ -46,7 +47,7 @@ class TagsPart(BaseModel):
     file: str = Field(description="name of the corpus file")
     start: int = Field(ge=0, description="first byte, row group or batch of the partition")
     stop: int = Field(ge=0, description="end of the partition, exclusive")
-    num_rows: int = Field(ge=0)
+    num_rows: int = Field(ge=0, description="rows of the part; a rest of the file that was set aside is one of them")
     num_set_aside: int = Field(ge=0)
     rows_digest: str = Field(description="digest of the rows' content; a changed corpus is noticed by it")
     part_digest: str = Field(description="digest of the Parquet file")
@@ -88,6 +89,10 @@ class TagsManifest(BaseModel):
     num_rows: int = Field(ge=0)
     num_tagged: int = Field(ge=0)
     set_aside: dict[str, int] = Field(description="reason -> number of rows")
+    unread: dict[str, int] = Field(
+        {},
+        description="reason -> number of files of which the rest, or the whole, was set aside; none of it is in num_rows",
+    )
     left_out: LeftOut = LeftOut()
 
 
@@ -141,6 +146,7 @@ class Tags:
                 )
         counts = [sum(part.num_rows for part in self.manifest.parts), self.manifest.num_tagged]
         counts[1] += sum(self.manifest.set_aside.values())
+        counts[0] -= sum(self.manifest.unread.values())
         if counts != [self.manifest.num_rows] * 2:
             faults.append(
                 f"tags.json says num_rows is {self.manifest.num_rows:,}, but its parts make {counts[0]:,}, and tagged and set "
@@ -155,6 +161,16 @@ def part_place(folder: str | os.PathLike[str], part: int) -> str:
 
 def rejected_place(folder: str | os.PathLike[str], part: int) -> str:
     return storage.join(folder, "rejected", f"{part:06d}.jsonl")
+
+
+def split_rests(reasons: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Numbers of rejections by reason, as those of rows and those of rests of files.
+
+    >>> split_rests({"missing-field": 3, "truncated": 1})
+    ({'missing-field': 3}, {'truncated': 1})
+    """
+    rows = {reason: count for reason, count in reasons.items() if reason not in RESTS}
+    return rows, {reason: count for reason, count in reasons.items() if reason in RESTS}
 
 
 def count_rejected(folder: str | os.PathLike[str], parts: Iterable[int]) -> int:

@@ -14,12 +14,13 @@ from skillshard.corpus.files import Corpus
 from skillshard.corpus.formats import SUFFIXES, CorpusFile, Format, format_of
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition
 from skillshard.corpus.reader import DEFAULT_MAX_SAMPLE_BYTES, PartitionReader, line_numbers, read_partition
-from skillshard.corpus.sample import MISSING, PassedOver, Reason, Rejection, Sample, lookup
+from skillshard.corpus.sample import MISSING, RESTS, PassedOver, Reason, Rejection, Sample, lookup
 
 __all__ = [
     "DEFAULT_MAX_SAMPLE_BYTES",
     "DEFAULT_PARTITION_BYTES",
     "MISSING",
+    "RESTS",
     "SUFFIXES",
     "Corpus",
     "CorpusFile",

@@ -27,6 +27,8 @@ Reason = Literal[
     "duplicate-id",
     "copy",
 ]
+RESTS: frozenset[Reason] = frozenset(("truncated", "not-the-named-format", "unsupported"))
+"""Reasons that refuse the rest of a file, or the whole of it: nobody knows how many rows that is."""
 _SET_ASIDE = "set such samples aside with --on-bad-sample set-aside"
 _REMEDIES: dict[Reason, str] = {
     "missing-field": f"Mend the row, name another field with --field, --id-field or --text-field, or {_SET_ASIDE}.",

@@ -92,7 +92,8 @@ def read_tar(
     try:
         for group in _groups(partition, 16 * max_sample_bytes + _CHUNK_BYTES, passed_over):
             row += 1
-            hasher.update(orjson.dumps([printable(name) for name in (group.key, *sorted(group.members))]))
+            names = (group.key, *sorted(group.members))
+            hasher.update(orjson.dumps([_id_of(name) or printable(name) for name in names]))
             for ext in sorted(group.members):
                 hasher.update(b"%d:" % len(group.members[ext]) + group.members[ext])
             try:
@@ -244,8 +245,12 @@ def _member(group: _Group, ending: Literal[".txt", ".json"], passed_over: Passed
 
 
 def _id_of(key: str) -> str | None:
-    """The key as an id, where it is text."""
-    return key if key == printable(key) else None
+    """The key as an id, where it is text and not bytes of another encoding."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return None
+    return key
 
 
 def _record(group: _Group, passed_over: PassedOver, *, id_field: str | None, text_field: str) -> Any:

@@ -100,7 +100,7 @@ def show_tags(tags: Tags) -> None:
         for skill in manifest.skills
     ]
     print_table(("skill", "samples", "share", "text"), rows)
-    aside = _set_aside(manifest.set_aside)
+    aside = _set_aside(manifest.set_aside, manifest.unread)
     print_line(
         f"{counted(manifest.num_rows, 'row')} = {manifest.num_tagged:,} tagged in {counted(len(manifest.skills), 'skill')} + {aside}; "
         f"{counted(len(manifest.parts), 'part')} in {tags.folder}"
@@ -125,7 +125,7 @@ def show_shards(shards: ShardSet) -> None:
         rows.append((skill.name, f"{train:,}", f"{holdout:,}", copies, f"{num_shards:,}", size(num_bytes)))
     print_table(("skill", "train", "holdout", "copies", "shards", "bytes"), rows)
     print_line(
-        f"{counted(manifest.num_rows, 'row')} = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside)}; "
+        f"{counted(manifest.num_rows, 'row')} = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside, manifest.unread)}; "
         f"{storage.public(shards.root)}"
     )
     for line in _notes_on_split(manifest):
@@ -300,8 +300,12 @@ def size(num_bytes: int) -> str:
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
-def _set_aside(reasons: dict[str, int]) -> str:
-    return f"{sum(reasons.values()):,} set aside" + (f" ({_counts(reasons)})" if reasons else "")
+def _set_aside(reasons: Mapping[str, int], unread: Mapping[str, int]) -> str:
+    text = f"{sum(reasons.values()):,} set aside" + (f" ({_counts(reasons)})" if reasons else "")
+    if unread:
+        num = sum(unread.values())
+        text += f", and the {'rest' if num == 1 else 'rests'} of {counted(num, 'file')} not read ({_counts(unread)})"
+    return text
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -150,6 +150,11 @@ class Manifest1(BaseModel):
     num_holdout: Count
     set_aside: dict[str, Count] = Field(description="reason -> number of rows")
 
+    @property
+    def unread(self) -> dict[str, int]:
+        """In version 1 the rest of a file counted as one row of `set_aside`."""
+        return {}
+
     @model_validator(mode="after")
     def _agree(self) -> "Manifest1":
         _check_totals(self)
@@ -171,6 +176,10 @@ class Manifest(BaseModel):
     num_train: Count
     num_holdout: Count
     set_aside: dict[str, Count] = Field(description="reason -> number of rows; copies that were dropped are among them")
+    unread: dict[str, Count] = Field(
+        {},
+        description="reason -> number of files of which the rest, or the whole, was set aside; none of it is in num_rows",
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> "Manifest":

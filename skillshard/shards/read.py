@@ -440,7 +440,9 @@ class ShardSet:
         rule = self.manifest.split if isinstance(self.manifest, Manifest) else None
         faults = [fault for shards in found for fault in shards.verify(rule)]
         aside = None if web.is_web(str(self.root)) else _num_lines(storage.join(self.root, "rejected"))
-        if aside is not None and aside != (expected := sum(self.manifest.set_aside.values())):
+        if aside is not None and aside != (
+            expected := sum((*self.manifest.set_aside.values(), *self.manifest.unread.values()))
+        ):
             faults.append(
                 f"rejected/ holds {aside:,} rows, manifest.json says {expected:,}: missing, damaged or edited file. {_ANEW}"
             )

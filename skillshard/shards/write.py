@@ -428,4 +428,5 @@ def _manifest(
         num_train=totals["train"],
         num_holdout=totals["holdout"],
         set_aside=set_aside,
+        unread=tags.manifest.unread,
     )

@@ -19,7 +19,17 @@ from skillshard.execution import Record, Where, keyed, run
 from skillshard.taggers.groups import Vector, added, check_share, final_names
 from skillshard.taggers.tagger import Finder, OnStage, Search, Tag, Tagger, Untagged
 from skillshard.taggers.vectors import EMBEDDINGS, array_place
-from skillshard.tags import MANIFEST, TagRow, Tags, TagsManifest, part_place, read_part, rejected_place, write_part
+from skillshard.tags import (
+    MANIFEST,
+    TagRow,
+    Tags,
+    TagsManifest,
+    part_place,
+    read_part,
+    rejected_place,
+    split_rests,
+    write_part,
+)
 
 JOIN = "/"
 # --- while tagging ---------------------------------------------------------------------------------------------------
@@ -280,7 +290,7 @@ def _manifest(
 ) -> TagsManifest:
     sizes = added(record["skills"] for record in written)
     num_samples = added({names[skill]: num} for skill, num in sizes.items())
-    aside = added(record["set_aside"] for record in written)
+    aside, unread = split_rests(added(record["set_aside"] for record in written))
     known = {skill.name: skill.num_text_bytes for skill in sets[0].manifest.skills}
     text_bytes: dict[str, int | None] = dict.fromkeys(num_samples)
     if len(sets) == 1:
@@ -294,8 +304,9 @@ def _manifest(
         skills=[
             {"name": name, "num_samples": num, "num_text_bytes": text_bytes[name]} for name, num in num_samples.items()
         ],
-        num_rows=sets[0].manifest.num_rows,
+        num_rows=sum(part.num_rows for part in sets[0].manifest.parts) - sum(unread.values()),
         num_tagged=sum(num_samples.values()),
         set_aside=aside,
+        unread=unread,
         left_out=sets[0].manifest.left_out,
     )

@@ -41,7 +41,17 @@ from skillshard.taggers.tagger import (
     Tagger,
     Untagged,
 )
-from skillshard.tags import MANIFEST, LeftOut, TagRow, Tags, TagsManifest, part_place, rejected_place, write_part
+from skillshard.tags import (
+    MANIFEST,
+    LeftOut,
+    TagRow,
+    Tags,
+    TagsManifest,
+    part_place,
+    rejected_place,
+    split_rests,
+    write_part,
+)
 
 MAX_SKILLS = 10_000
 IDS_PER_RANGE = 8_000_000
@@ -398,9 +408,13 @@ def _manifest(
             found[:] = [found[0] + num_samples, found[1] + num_bytes]
         for reason, count in record["set_aside"].items():
             set_aside[reason] = set_aside.get(reason, 0) + count
+    aside, unread = split_rests(set_aside)
     if not skills:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(set_aside.items()))
-        why = f"{sum(set_aside.values()):,} rows were set aside ({reasons})" if set_aside else "the corpus has no rows"
+        rests = f" and the rests of {sum(unread.values()):,} files" if unread else ""
+        why = (
+            f"{sum(aside.values()):,} rows{rests} were set aside ({reasons})" if set_aside else "the corpus has no rows"
+        )
         raise TagsError(f"no sample could be tagged: {why}. Check the corpus, --id-field, --text-field and --field.")
     if len(skills) > MAX_SKILLS:
         raise TagsError(
@@ -419,9 +433,10 @@ def _manifest(
             {"name": name, "num_samples": found[0], "num_text_bytes": found[1]}
             for name, found in sorted(skills.items())
         ],
-        num_rows=sum(record["num_rows"] for record in records),
+        num_rows=sum(record["num_rows"] for record in records) - sum(unread.values()),
         num_tagged=sum(found[0] for found in skills.values()),
-        set_aside=set_aside,
+        set_aside=aside,
+        unread=unread,
         left_out=LeftOut(
             files=dict(files_left_out),
             **{

@@ -199,3 +199,8 @@ def test_a_tar_of_no_samples_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of(("LICENSE", b"x")))
     outcome = skillshard("tag", tmp_path / "a.tar", "--out", tmp_path / "T", "--field", "x", "--workers", 1)
     assert outcome.code == 1 and "no sample could be tagged" in outcome.sentence
+
+
+def test_a_key_with_control_characters_is_kept_as_the_id(tmp_path: Path) -> None:
+    items, _ = read(tmp_path / "a.tar", tar_of(("a\tb\x1b.txt", b"x")))
+    assert items == [Sample("a\tb\x1b", "x", {})]
