@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from skillshard.corpus import MISSING, Sample, lookup
 from skillshard.errors import ObservationError, did_you_mean
 
 Reduction = Literal["per_sample", "per_token"]
@@ -27,7 +28,7 @@ class LossKind(BaseModel):
             "per_token": all nats over all predicted tokens, so that a long sample weighs more.
         answer_after: only what follows the last occurrence of this text in a sample is predicted; None: no such mark.
         prompt_field: name of the metadata field that holds how many characters of a sample are its prompt, which is not
-            predicted; dots reach into nested fields. None: no such field.
+            predicted, such as "meta.prompt_chars" or "prompt_chars"; dots reach into nested fields. None: no such field.
 
     Raises:
         ObservationError: an argument is unknown or out of range, or both `answer_after` and `prompt_field` are given.
@@ -174,7 +175,7 @@ def prompt_chars(text: str, kind: LossKind, meta: Mapping[str, Any] | None = Non
     Example:
         >>> prompt_chars("1 = 1. 1+1 = 2", LossKind(answer_after="= "))
         13
-        >>> prompt_chars("add 1+1: 2", LossKind(prompt_field="prompt.chars"), {"prompt": {"chars": 9}})
+        >>> prompt_chars("add 1+1: 2", LossKind(prompt_field="meta.prompt.chars"), {"prompt": {"chars": 9}})
         9
     """
     if kind.answer_after is not None:
@@ -183,13 +184,11 @@ def prompt_chars(text: str, kind: LossKind, meta: Mapping[str, Any] | None = Non
         return text.rindex(kind.answer_after) + len(kind.answer_after)
     if kind.prompt_field is None:
         return 0
-    value: Any = meta
-    for name in kind.prompt_field.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
+    value = lookup(Sample("", text, dict(meta or {})), kind.prompt_field)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(text):
         raise ObservationError(
-            f"the text {text[:100]!r} of {len(text):,} characters: its metadata field {kind.prompt_field!r} is {value!r}, expected the number "
-            f"of characters of the prompt, from 0 to {len(text) - 1:,}. Name another field, or leave such samples out."
+            f"the text {text[:100]!r} of {len(text):,} characters: its metadata field {kind.prompt_field!r} is "
+            f"{'missing' if value is MISSING else repr(value)}, expected the number of characters of the prompt, from 0 to {len(text) - 1:,}. Name another field, or leave such samples out."
         )
     return value
 

@@ -13,7 +13,6 @@ from tests.conftest import REPOSITORY
 LAYERS = [
     {"printable"},
     {"errors", "keyed_random"},
-    {"loss"},
     {"extras"},
     {"kept", "progress", "stores", "web"},
     {"storage"},
@@ -21,6 +20,7 @@ LAYERS = [
     {"execution"},
     {"artefact"},
     {"corpus", "synthetic"},
+    {"loss"},
     {"tags"},
     {"proxy"},
     {"taggers"},

@@ -162,10 +162,16 @@ def _counted(found: Statistics) -> list[str]:
 
 
 def _out_of_reach(graph: GraphFile) -> str | None:
-    """What is wrong with a threshold that no run has come down to."""
+    """What is wrong with a threshold that no run has come down to, or that every run begins below."""
     if graph.learned is None or (threshold := rule_in(graph.learned).threshold) is None:
         return None
     lowest = min(loss for run in graph.learned.runs for losses in run.losses for loss in losses)
+    highest = max(loss for run in graph.learned.runs for loss in run.losses[0])
+    if highest <= threshold:
+        return (
+            f"Every run begins at a loss of at most {threshold:g} nats (the highest is {highest:.3f}), so these edges tell nothing: derive others, "
+            "with a smaller --edges threshold:LOSS."
+        )
     if lowest <= threshold:
         return None
     return (

@@ -80,7 +80,7 @@ def test_a_loader_masks_by_the_metadata_of_its_samples(
 ) -> None:
     shards, _ = masked
     stream = Mixer(shards, stratified(), ledger=tmp_path, round_draws=20)
-    collate = causal_lm_collator(byte_tokenizer(), max_tokens=64, prompt_field="prompt_chars")
+    collate = causal_lm_collator(byte_tokenizer(), max_tokens=64, prompt_field="meta.prompt_chars")
     batch = next(iter(DataLoader(dataset(stream), batch_size=16, num_workers=workers, collate_fn=collate)))
     learned = [byte_tokenizer().decode(labels[labels != -100]) for labels in batch["labels"]]
     assert learned == answers(stream.batch(0, 16).texts)
@@ -102,7 +102,7 @@ def test_a_sample_without_an_answer_is_named_when_its_block_is_made(
     shards, counts = masked
     for how, sentence in (
         ({"answer_after": "Answer: "}, r"sample '.*' of skill '.*' \(draw 0\): .* there is nothing behind 'Answer: '"),
-        ({"prompt_field": "prompt"}, r"\(draw 0\): .* its metadata field 'prompt' is None, expected the number"),
+        ({"prompt_field": "prompt"}, r"\(draw 0\): .* its metadata field 'prompt' is missing, expected the number"),
     ):
         packed = PackedTokens(mixer(shards, tmp_path), counts, block_tokens=17, separator="<pad>", **how)
         with pytest.raises(ObservationError, match=sentence):

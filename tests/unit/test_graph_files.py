@@ -114,3 +114,10 @@ def test_a_clamped_or_set_diagonal_hides_nothing(tmp_path: Path) -> None:
     again = skillshard("graph", "--from", place, "--edges", "relative", "--out", tmp_path / "again.json")
     assert again.code == 0, again.err
     assert json.loads((tmp_path / "again.json").read_text())["not_improved"] == ["b"]
+
+
+def test_a_threshold_that_every_run_begins_below_tells_nothing_and_says_so(tmp_path: Path) -> None:
+    place = written(tmp_path, VERSION_1)
+    out = skillshard("graph", "--from", place, "--edges", "threshold:2.5", "--out", tmp_path / "low.json").out
+    assert "Every run begins at a loss of at most 2.5 nats (the highest is 2.000), so these edges tell nothing" in out
+    assert "everything helps everything" not in out

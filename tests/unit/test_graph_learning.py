@@ -199,7 +199,7 @@ def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -
         ({"answer_after": "=> "}, r"sample \d+ \('.*'\) of skill 'add' cannot be read: there is nothing behind '=> '"),
         (
             {"prompt_field": "meta.prompt"},
-            r"skill 'add' cannot be read: .* metadata field 'meta.prompt' is None, expected",
+            r"skill 'add' cannot be read: .* metadata field 'meta.prompt' is missing, expected",
         ),
         ({"answer_after": "=", "prompt_field": "prompt"}, "both say where the prompt ends: give one of the two"),
         ({"lr_warmup": 7}, "--lr-warmup 7: the learning rate would rise over more steps than the 6 of the training"),
