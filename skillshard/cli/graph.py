@@ -1,13 +1,21 @@
 """`skillshard graph`: learn, derive, show, import."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from skillshard.cli.bars import Bars
-from skillshard.cli.options import RayAddress, Verb, Workers, parse_duration, place_of_work
+from skillshard.cli.options import (
+    ChosenSkills,
+    RayAddress,
+    Verb,
+    Workers,
+    choose_skills,
+    parse_duration,
+    place_of_work,
+)
 from skillshard.errors import SkillshardError
 
 
@@ -74,8 +82,12 @@ def learn_graph(
         typer.Option("--warmup", min=0, help="Stratified steps before every run, taken once for each seed and kept."),
     ] = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each kind; standard errors from 2 on.")] = 1,
+    skills: ChosenSkills = None,
     target: Annotated[
-        list[str] | None, typer.Option("--target", help="Fine-tuning: a skill whose loss counts; all without it.")
+        list[str] | None,
+        typer.Option(
+            "--target", help="Fine-tuning: a skill whose loss counts, chosen by --skills or not; all without it."
+        ),
     ] = None,
     eval_shards: Annotated[
         str | None, typer.Option("--eval", help="Out of domain: another shard set, whose holdout is measured.")
@@ -179,9 +191,11 @@ def learn_graph(
             f"note: without --warmup a new {proxy} model learns first what all texts share, and the edges will mostly tell that.",
             err=True,
         )
+    whole = ShardSet.open(shards)
+    chosen = choose_skills(whole, skills)
     with Bars(out.with_suffix(".runs") if runs is None else runs) as bars:
         learn(
-            ShardSet.open(shards),
+            chosen,
             out,
             method=parse_method(method),
             steps=steps,
@@ -189,7 +203,7 @@ def learn_graph(
             warmup_steps=warmup,
             num_seeds=seeds,
             targets=target or (),
-            eval_shards=None if eval_shards is None else ShardSet.open(eval_shards),
+            eval_shards=_measured_on(whole, chosen, eval_shards, target or ()),
             proxy=proxy,
             window=window,
             segment_at=segment_at,
@@ -274,6 +288,15 @@ def import_graph_file(
     )
     _write_new(out, graph.save)
     show_graph(out)
+
+
+def _measured_on(whole: Any, chosen: Any, eval_shards: str | None, targets: Sequence[str]) -> Any:
+    """The shard set whose holdout is measured; the whole set where a target is not among the chosen skills."""
+    from skillshard.shards.read import ShardSet
+
+    if eval_shards is not None:
+        return ShardSet.open(eval_shards)
+    return whole if any(target not in chosen.holdout for target in targets) else None
 
 
 def _write_new(out: Path, write: Callable[[Path], None]) -> None:

@@ -1,5 +1,6 @@
 """Some skills of a shard set: the stream, the tokens, the losses and the graph are those of the whole set, without the others."""
 
+import json
 import pickle
 import shutil
 import tempfile
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 
 from skillshard.errors import PolicyError, ShardError, TokensError
 from skillshard.evaluation import losses_per_skill
-from skillshard.graph.skill_graph import SkillGraph
+from skillshard.graph.skill_graph import SkillGraph, read_graph
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import Policy, fixed, proportional, skill_it, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import count_tokens
+from tests.commands import fails, skillshard, works
 from tests.conftest import HERE
 from tests.tokenizers_trained import EOS, byte_tokenizer
 
@@ -140,3 +142,33 @@ def test_a_run_of_chosen_skills_uses_their_part_of_the_graph_and_their_losses(sh
     mixer.report(0, losses)
     before, after = mixer.round(0), mixer.round(1)
     assert len(after.weights) == 2 and after.weights != before.weights
+
+
+def test_the_graph_of_chosen_skills_is_learned_on_them_and_measured_on_a_target_of_the_whole_set(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    small = ("--steps", 2, "--batch-size", 4, "--window", 24, "--eval-samples", 3, "--device", "cpu", "--workers", 1)
+    for name, options in (("own", ()), ("target", ("--target", "negate"))):
+        works("graph", shards.root, "--skills", "carry,add", *small, *options, "--out", tmp_path / f"{name}.json")
+    own, target = SkillGraph.open(tmp_path / "own.json"), SkillGraph.open(tmp_path / "target.json")
+    assert own.train_skills == target.train_skills == ("add", "carry")
+    assert (own.eval_skills, target.eval_skills) == (("add", "carry"), ("negate",))
+    chosen = shards.choose(["add", "carry"])
+    learned = read_graph(tmp_path / "target.json").learned
+    assert learned is not None
+    assert (learned.made_from["shards"], learned.made_from["eval_shards"]) == (chosen.digest, shards.digest)
+    assert Mixer(chosen, skill_it(own, eta=0.5), ledger=tmp_path / "run", round_draws=64).skills == ("add", "carry")
+
+
+def test_fit_takes_the_sizes_of_the_chosen_skills(shards: ShardSet, tmp_path: Path) -> None:
+    rows = [(0.2, 2.0, 1.0), (0.5, 1.6, 1.3), (0.8, 1.3, 1.7), (0.4, 1.7, 1.2)]
+    runs = "weights/add,weights/carry,losses/add,losses/carry\n" + "".join(f"{p},{1 - p},{a},{b}\n" for p, a, b in rows)
+    (tmp_path / "runs.csv").write_text(runs)
+    options = ("fit", tmp_path / "runs.csv", "--shards", shards.root)
+    assert "without a weight in any run: negate" in fails(*options)
+    works(*options, "--skills", "add,carry", "--out", tmp_path / "fit.json")
+    sizes = {skill: len(shards.train[skill]) for skill in ("add", "carry")}
+    prior = json.loads((tmp_path / "fit.json").read_text())["prior"]
+    assert prior == pytest.approx({skill: size / sum(sizes.values()) for skill, size in sizes.items()})
+    usage = skillshard("fit", tmp_path / "runs.csv", "--skills", "add")
+    assert usage.code == 2 and "--skills" in usage.err
