@@ -14,7 +14,7 @@ from skillshard.corpus.files import Corpus
 from skillshard.corpus.formats import SUFFIXES, CorpusFile, Format, format_of
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition
 from skillshard.corpus.reader import DEFAULT_MAX_SAMPLE_BYTES, PartitionReader, line_numbers, read_partition
-from skillshard.corpus.sample import MISSING, RESTS, PassedOver, Reason, Rejection, Sample, lookup
+from skillshard.corpus.sample import MISSING, RESTS, PassedOver, Reason, Rejection, Sample, category_of, lookup
 
 __all__ = [
     "DEFAULT_MAX_SAMPLE_BYTES",
@@ -31,6 +31,7 @@ __all__ = [
     "Reason",
     "Rejection",
     "Sample",
+    "category_of",
     "format_of",
     "line_numbers",
     "lookup",

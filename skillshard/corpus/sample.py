@@ -168,6 +168,15 @@ def _descend(value: Any, path: str) -> Any:
     return _descend(value[first], rest) if dot and first in value else MISSING
 
 
+def category_of(value: str | int) -> str:
+    """A value of metadata as the name of a category: a string itself, else its JSON text.
+
+    >>> [category_of(value) for value in ("law", 3, True)]
+    ['law', '3', 'true']
+    """
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
 def sample_of(record: Any, id_field: str | None, text_field: str, name: str, position: int) -> Sample:
     """The sample that a parsed row holds; the row's dict is taken apart and its rest becomes `meta`.
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from skillshard import artefact, storage
 from skillshard import tags as tags_module
-from skillshard.corpus import MISSING, Corpus, Sample, lookup, read_partition
+from skillshard.corpus import MISSING, Corpus, Sample, category_of, lookup, read_partition
 from skillshard.errors import TagsError
 from skillshard.extras import needed
 from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories
@@ -141,7 +141,9 @@ def _from_corpus(tags: Tags, field: str, corpus: Sequence[str]) -> Iterable[list
 
 def _value(sample: Sample, field: str) -> str | None:
     found = lookup(sample, field)
-    return None if found is MISSING or found is None else str(found)
+    if found is MISSING or found is None:
+        return None
+    return category_of(found) if isinstance(found, str | int) else str(found)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Artefacts as tables in the terminal."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich import box
@@ -105,6 +106,12 @@ def show_tags(tags: Tags) -> None:
         f"{counted(manifest.num_rows, 'row')} = {manifest.num_tagged:,} tagged in {counted(len(manifest.skills), 'skill')} + {aside}; "
         f"{counted(len(manifest.parts), 'part')} in {tags.folder}"
     )
+    other = [skill.name for skill in manifest.skills if _NO_STRING.fullmatch(skill.name)]
+    if other and manifest.made_from["arguments"].get("tagger") == "metadata":
+        print_line(
+            f"{counted(len(other), 'skill')} with the name of a number or a boolean ({name_some(other, 3)}): values that are no "
+            'strings become their JSON text, so 3 and "3" are one skill'
+        )
     left_out = manifest.left_out
     if left_out.files:
         print_line(f"left out of the corpus: {describe_left_out(left_out.files)}")
@@ -266,6 +273,7 @@ def _console(to_stderr: bool = False) -> Console:
 
 
 FOLDED_NAME = 12
+_NO_STRING = re.compile(r"-?\d+|true|false")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skillshard import storage
+from skillshard.corpus import category_of
 from skillshard.errors import TagsError, did_you_mean, name_some
 
 FOLDER = "fields"
@@ -94,4 +95,4 @@ def _scalars(meta: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from _scalars(value, f"{prefix}{key}.")
         elif isinstance(value, (str, int)):
-            yield prefix + key, str(value)
+            yield prefix + key, category_of(value)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skillshard.corpus import MISSING, Sample, lookup
+from skillshard.corpus import MISSING, Sample, category_of, lookup
 from skillshard.errors import TagsError
 from skillshard.taggers.tagger import Tag, Tagger, Untagged
 
@@ -41,7 +41,7 @@ class Metadata:
                 return Untagged(
                     "wrong-type", f"field {field!r} is a {type(value).__name__}, a skill is a string or an integer"
                 )
-            values.append(str(value))
+            values.append(category_of(value))
         return Tag(JOIN.join(values))
 
 
@@ -49,7 +49,8 @@ def metadata(*fields: str) -> Tagger:
     """Tag by metadata.
 
     Args:
-        fields: dotted paths, such as "meta.category"; the values of several are joined by "/".
+        fields: dotted paths, such as "meta.category"; the values of several are joined by "/". Integers and booleans become
+            their JSON text, so 3 and "3" are one skill.
 
     Raises:
         TagsError: no field.

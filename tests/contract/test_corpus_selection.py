@@ -345,3 +345,12 @@ def test_the_same_directory_gives_the_same_tags_twice_with_files_beside_it(tmp_p
         works("tag", tmp_path / "corpus", "--out", tmp_path / out, *FIELD)
     assert tree(tmp_path / "T1") == tree(tmp_path / "T2")
     assert "no such file" in fails("tag", tmp_path / "nowhere", "--out", tmp_path / "T3", *FIELD)
+
+
+def test_numbers_and_booleans_as_skills_are_named_by_their_json_text_and_said(tmp_path: Path) -> None:
+    values = ["true", "false", "3", '"3"', '"law"']
+    rows = (b'{"id": "%d", "text": "x", "cat": %s}\n' % (at, value.encode()) for at, value in enumerate(values))
+    put(tmp_path, "a.jsonl", data=b"".join(rows))
+    printed = works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
+    assert [skill.name for skill in Tags.open(tmp_path / "T").manifest.skills] == ["3", "false", "law", "true"]
+    assert "3 skills with the name of a number or a boolean (3, false, true): values that are no strings" in printed
