@@ -31,6 +31,7 @@ from skillshard.corpus import Corpus
 from skillshard.errors import StorageError
 from skillshard.execution import Record, Unit, Where, run
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.loss import LossKind
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import Policy, proportional, skill_it, stratified
@@ -171,6 +172,7 @@ def train_method(method: str, folder: str, k: int, steps: int, seed: int) -> Rec
         lag=0,
         step_draws=BATCH_SIZE,
         initial_losses=False,  # the published numbers were made so
+        loss=LossKind(answer_after="= "),
     )
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # a training that was killed begins again
         mixer.restart()

@@ -274,6 +274,7 @@ class _Settled(Exception):
 
 
 def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
+    from skillshard.loss import LossKind
     from skillshard.mixing.mixer import Mixer
     from skillshard.shards.read import ShardSet
 
@@ -289,6 +290,7 @@ def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
         lag="live" if method in PROBING else 0,  # not every round of a few steps ends with an evaluation
         step_draws=setting.batch_size,
         initial_losses=begins_with_losses(method),
+        loss=LossKind(answer_after=reading_marks(setting)[1]),
     )
 
 

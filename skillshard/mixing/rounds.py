@@ -163,8 +163,8 @@ class Rounds:
         """Record an observation; ObservationError as `Mixer.report`."""
         if loss != self.run.loss:
             raise ObservationError(
-                f"losses at step {step} are {loss}, and this run's losses are {self.run.loss}: give Mixer(loss=...) and the losses the same "
-                "reduction and the same masking."
+                f"losses at step {step} are {loss.sentence}, and this run's losses are {self.run.loss.sentence}: give Mixer(loss=...) and the losses "
+                "the same reduction and the same masking."
             )
         named = self.policy.eval_skills or tuple(self.run.skills)
         values, left_out = self._values(step, losses, named)
