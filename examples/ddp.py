@@ -1,6 +1,7 @@
-"""Several processes, torchrun --nproc-per-node 2 examples/ddp.py --shards S --run runs/1 --steps 100: one stream, shared out.
+"""Several processes, one stream: torchrun --nproc-per-node 2 examples/ddp.py --shards S --run-dir runs/ddp --steps 100.
 
-Stop it and go on with another number of processes: the global batch stays 32, and so does the stream.
+Stop it and go on with another number of processes: the global batch stays 32, and so does the stream. (The option is not called
+--run, because torchrun takes --run for an option of its own.)
 """
 
 from skillshard.extras import needed
@@ -8,7 +9,9 @@ from skillshard.extras import needed
 needed("torch", what="examples/ddp.py")
 
 import argparse
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +21,7 @@ from torch.utils.data import DataLoader
 
 import skillshard as ss
 from skillshard.evaluation import losses_per_skill
-from skillshard.torch import MixedDataset, collate, resume
+from skillshard.torch import MixedDataset, collate, restart, resume
 
 GLOBAL_BATCH, EVERY = 32, 10
 
@@ -32,6 +35,13 @@ def nats_and_tokens(model: torch.nn.Module, texts: list[str]) -> tuple[torch.Ten
     return F.cross_entropy(logits, targets, ignore_index=-1, reduction="none").sum(1), (targets >= 0).sum(1)
 
 
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole: a kill in the midst of it leaves the checkpoint before."""
+    unfinished = path.with_suffix(".tmp")
+    torch.save(state, unfinished)
+    os.replace(unfinished, path)
+
+
 def main(shards_at: Path, run: Path, steps: int) -> None:
     dist.init_process_group("gloo")
     shards = ss.ShardSet.open(shards_at)
@@ -39,12 +49,28 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * GLOBAL_BATCH, step_draws=GLOBAL_BATCH)
     model = DistributedDataParallel(torch.nn.Embedding(256, 256))
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    is_first = dist.get_rank() == 0
+
+    def report(step: int) -> None:
+        """One rank measures and reports; the ledger tells the others."""
+        if not is_first:
+            return
+        with torch.no_grad():
+            losses = losses_per_skill(
+                lambda texts: nats_and_tokens(model.module, texts), shards.holdout, max_samples=64, batch_size=32
+            )
+        mixer.report(step, losses)
+        print(step, {skill: round(loss.mean, 3) for skill, loss in losses.items()})
+
     checkpoint, step = run / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint)
         model.module.load_state_dict(saved["model"])
         resume(mixer, saved["mixer"])  # rank 0 first, then the others
         step = saved["mixer"]["step"]
+    else:
+        restart(mixer)  # does nothing in a new directory; an attempt that died before its first checkpoint begins again
+        report(0)  # before the first step
 
     dataset = MixedDataset(mixer)  # rank and world size are torch.distributed's
     batches = iter(DataLoader(dataset, batch_size=GLOBAL_BATCH // dist.get_world_size(), collate_fn=collate))
@@ -54,22 +80,18 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         (nats.sum() / tokens.sum()).backward()
         optimizer.step()
         step += 1
-        if step % EVERY == 0 and dist.get_rank() == 0:  # one rank reports; the ledger tells the others
-            with torch.no_grad():
-                losses = losses_per_skill(
-                    lambda texts: nats_and_tokens(model.module, texts), shards.holdout, max_samples=64, batch_size=32
-                )
-            mixer.report(step, losses)
-            print(step, {skill: round(loss.mean, 3) for skill, loss in losses.items()})
-            torch.save({"model": model.module.state_dict(), "mixer": mixer.state_dict(step=step)}, checkpoint)
+        if step % EVERY == 0:
+            report(step)
+            if is_first:
+                save(checkpoint, {"model": model.module.state_dict(), "mixer": mixer.state_dict(step=step)})
     dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--shards", type=Path, required=True, help="Directory of shards.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="Directory of the ledger and the checkpoints.")
+    parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
     arguments = parser.parse_args()
-    main(arguments.shards, arguments.run, arguments.steps)
+    main(arguments.shards, arguments.run_dir, arguments.steps)

@@ -1,6 +1,7 @@
-"""Hugging Face's Trainer: python examples/huggingface_trainer.py --shards S --run runs/1 --steps 100.
+"""Hugging Face's Trainer: python examples/huggingface_trainer.py --shards S --run-dir runs/hf --steps 100.
 
-With several processes: accelerate launch --num-processes 2 examples/huggingface_trainer.py ... Run it again and it goes on.
+With two processes: torchrun --nproc-per-node 2 examples/huggingface_trainer.py --shards S --run-dir runs/hf2 --steps 100. Run
+the command again with more steps, and the training goes on.
 """
 
 from skillshard.extras import needed
@@ -40,7 +41,8 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     def losses(model: Any) -> Any:
         loss = causal_lm_loss(model, tokenizer, max_tokens=MAX_TOKENS)
         found = losses_per_skill(loss, shards.holdout, max_samples=32, batch_size=16)
-        print({skill: round(one.mean, 3) for skill, one in found.items()})
+        if os.environ.get("RANK", "0") == "0":  # every rank measures, and rank 0 reports
+            print({skill: round(one.mean, 3) for skill, one in found.items()})
         return found
 
     config = GPT2Config(
@@ -66,8 +68,8 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--shards", type=Path, required=True, help="Directory of shards.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="Directory of the ledger and the checkpoints.")
+    parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
     arguments = parser.parse_args()
-    main(arguments.shards, arguments.run, arguments.steps)
+    main(arguments.shards, arguments.run_dir, arguments.steps)

@@ -1,10 +1,15 @@
-"""Lightning's Trainer: python examples/lightning_trainer.py --shards S --run runs/1 --steps 100. Run it again and it goes on."""
+"""Lightning's Trainer: python examples/lightning_trainer.py --shards S --run-dir runs/lightning --steps 100.
+
+With two processes: torchrun --nproc-per-node 2 examples/lightning_trainer.py --shards S --run-dir runs/lightning2 --steps 100.
+Run the command again with more steps, and the training goes on.
+"""
 
 from skillshard.extras import needed
 
 needed("lightning", what="examples/lightning_trainer.py")
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +51,15 @@ class Bigram(LightningModule):
 def main(shards_at: Path, run: Path, steps: int) -> None:
     shards = ss.ShardSet.open(shards_at)
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
 
     def losses(module: Any) -> Any:
         with torch.no_grad():
             found = losses_per_skill(module.nats_and_tokens, shards.holdout, max_samples=64, batch_size=32)
-        print({skill: round(one.mean, 3) for skill, one in found.items()})
+        if module.trainer.is_global_zero:  # every rank measures, and rank 0 reports
+            print(module.trainer.global_step, {skill: round(one.mean, 3) for skill, one in found.items()})
         return found
 
     keep = ModelCheckpoint(
@@ -59,6 +67,8 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     )
     trainer = Trainer(
         accelerator="cpu",
+        devices=processes,
+        num_nodes=world_size // processes,
         max_steps=steps,
         use_distributed_sampler=False,  # the stream is shared out over ranks already
         callbacks=[MixerCallback(mixer, losses, every_steps=EVERY), keep],
@@ -66,13 +76,17 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         enable_progress_bar=False,
     )
     last = run / "checkpoints" / "last.ckpt"
-    trainer.fit(Bigram(), datamodule=MixedData(mixer, batch_size=BATCH), ckpt_path=str(last) if last.exists() else None)
+    trainer.fit(
+        Bigram(),
+        datamodule=MixedData(mixer, batch_size=BATCH // world_size),
+        ckpt_path=str(last) if last.exists() else None,
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--shards", type=Path, required=True, help="Directory of shards.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="Directory of the ledger and the checkpoints.")
+    parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
     arguments = parser.parse_args()
-    main(arguments.shards, arguments.run, arguments.steps)
+    main(arguments.shards, arguments.run_dir, arguments.steps)

@@ -1,6 +1,6 @@
-"""Blocks of tokens, weights in tokens: python examples/packed_tokens.py --shards S --run runs/1 --steps 100. Run it again and it goes on.
+"""Blocks of tokens, weights in tokens: python examples/packed_tokens.py --shards S --run-dir runs/packed --steps 100.
 
-The tokenizer is trained here on a few held-out texts, to need no download; give your own tokenizer.json.
+Run the command again with more steps, and the training goes on. The tokenizer is trained here on a few held-out texts, to need no download; give your own tokenizer.json.
 """
 
 from skillshard.extras import needed
@@ -8,8 +8,10 @@ from skillshard.extras import needed
 needed("tokens", "torch", what="examples/packed_tokens.py")
 
 import argparse
+import os
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -41,6 +43,13 @@ def nats_per_token(model: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor
     return F.cross_entropy(model(ids[:, :-1]).transpose(1, 2), ids[:, 1:], reduction="none")
 
 
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole: a kill in the midst of it leaves the checkpoint before."""
+    unfinished = path.with_suffix(".tmp")
+    torch.save(state, unfinished)
+    os.replace(unfinished, path)
+
+
 def main(shards_at: Path, run: Path, steps: int) -> None:
     shards = ss.ShardSet.open(shards_at)
     counts = count_tokens(shards, byte_pairs(shards), run / "tokens")  # or TokenCounts.open, after 'skillshard tokens'
@@ -49,6 +58,18 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     packed = PackedTokens(mixer, counts, block_tokens=BLOCK_TOKENS, separator=EOS, step_blocks=BLOCKS)
     model = torch.nn.Embedding(300, 300)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:
+        ids = [torch.tensor([counts.tokenizer.encode(text).ids]) for text in texts]
+        return [float(nats_per_token(model, one).sum()) for one in ids], [one.shape[1] - 1 for one in ids]
+
+    def report(step: int) -> None:
+        with torch.no_grad():
+            losses = losses_per_skill(nats_and_tokens, shards.holdout, max_samples=32, batch_size=32)
+        packed.report(step, losses)
+        print(step, {skill: f"{loss.mean:.3f} ± {loss.standard_error:.3f}" for skill, loss in losses.items()})
+
+    loader = DataLoader(PackedDataset(packed), batch_size=BLOCKS, num_workers=2, collate_fn=collate_blocks)
     checkpoint, step = run / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint)
@@ -56,12 +77,11 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         packed.load_state_dict(saved["packed"])  # in place of the mixer's
         step = saved["packed"]["step"]
+        print(f"goes on after step {step}")
+    else:
+        packed.restart()  # does nothing in a new directory; an attempt that died before its first checkpoint begins again
+        report(0)  # before the first step
 
-    def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:
-        ids = [torch.tensor([counts.tokenizer.encode(text).ids]) for text in texts]
-        return [float(nats_per_token(model, one).sum()) for one in ids], [one.shape[1] - 1 for one in ids]
-
-    loader = DataLoader(PackedDataset(packed), batch_size=BLOCKS, num_workers=2, collate_fn=collate_blocks)
     batches = iter(loader)
     while step < steps:
         batch = next(batches)
@@ -71,19 +91,15 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         optimizer.step()
         step += 1
         if step % EVERY == 0:  # more than once per round
-            with torch.no_grad():
-                losses = losses_per_skill(nats_and_tokens, shards.holdout, max_samples=32, batch_size=32)
-            packed.report(step, losses)
-            shown = {skill: f"{loss.mean:.3f} ± {loss.standard_error:.3f}" for skill, loss in losses.items()}
-            print(step, shown, batch["skill_tokens"].sum(0).tolist())
+            report(step)
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "packed": packed.state_dict(step=step)}, checkpoint)
+            save(checkpoint, {**state, "packed": packed.state_dict(step=step)})
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--shards", type=Path, required=True, help="Directory of shards.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="Directory of the ledger and the checkpoints.")
+    parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
     arguments = parser.parse_args()
-    main(arguments.shards, arguments.run, arguments.steps)
+    main(arguments.shards, arguments.run_dir, arguments.steps)

@@ -1,10 +1,11 @@
-"""No framework, as a JAX loop would: python examples/plain_numpy.py --shards S --run runs/1 --steps 100.
+"""No framework, as a JAX loop in one process would: python examples/plain_numpy.py --shards S --run-dir runs/numpy --steps 100.
 
-The state is one integer, the draw. Run it again and it goes on.
+The place in the stream is one integer, the draw. Run the command again with more steps, and the training goes on.
 """
 
 import argparse
 import json
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -21,10 +22,6 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
     counts, checkpoint = np.ones(256), run / "checkpoint.npz"
-    if checkpoint.exists():
-        with np.load(checkpoint) as saved:
-            counts, state = saved["counts"], json.loads(str(saved["mixer"]))
-        mixer.load_state_dict(state)
 
     def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:
         """A model of byte frequencies stands for yours."""
@@ -32,21 +29,35 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         nats = -np.log(counts / counts.sum())
         return [float(nats[tokens].sum()) for tokens in encoded], [len(tokens) for tokens in encoded]
 
+    def report(step: int) -> None:
+        losses = losses_per_skill(nats_and_tokens, shards.holdout, max_samples=64, batch_size=64)
+        mixer.report(step, losses)
+        print(step, mixer.draw, {skill: round(loss.mean, 3) for skill, loss in losses.items()})
+
+    if checkpoint.exists():
+        with np.load(checkpoint) as saved:
+            counts, state = saved["counts"], json.loads(str(saved["mixer"]))
+        mixer.load_state_dict(state)
+        print(f"goes on at draw {mixer.draw}")
+    else:
+        mixer.restart()  # does nothing in a new directory; an attempt that died before its first checkpoint begins again
+        report(0)  # before the first step
+
     done = mixer.draw // BATCH
     for step, batch in enumerate(islice(mixer.batches(BATCH), max(0, steps - done)), start=done + 1):
         for text in batch.texts:
             counts = counts + np.bincount(np.frombuffer(text.encode(), np.uint8), minlength=256)
         if step % EVERY == 0:
-            losses = losses_per_skill(nats_and_tokens, shards.holdout, max_samples=64, batch_size=64)
-            mixer.report(step, losses)
-            print(step, mixer.draw, {skill: round(loss.mean, 3) for skill, loss in losses.items()})
-            np.savez(checkpoint, counts=counts, mixer=json.dumps(mixer.state_dict()))
+            report(step)
+            unfinished = run / "unfinished.npz"  # a kill in the midst of writing leaves the checkpoint before
+            np.savez(unfinished, counts=counts, mixer=json.dumps(mixer.state_dict()))
+            os.replace(unfinished, checkpoint)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--shards", type=Path, required=True, help="Directory of shards.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="Directory of the ledger and the checkpoints.")
+    parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
     arguments = parser.parse_args()
-    main(arguments.shards, arguments.run, arguments.steps)
+    main(arguments.shards, arguments.run_dir, arguments.steps)

@@ -1,11 +1,16 @@
-"""A plain PyTorch loop: python examples/pytorch.py --shards S --run runs/1 --steps 100. Run it again and it goes on."""
+"""A plain PyTorch loop in one process: python examples/pytorch.py --shards S --run-dir runs/pytorch --steps 100.
+
+Run the command again with more steps, and the training goes on.
+"""
 
 from skillshard.extras import needed
 
 needed("torch", what="examples/pytorch.py")
 
 import argparse
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -27,14 +32,31 @@ def nats_and_tokens(model: torch.nn.Embedding, texts: list[str]) -> tuple[torch.
     return F.cross_entropy(logits, targets, ignore_index=-1, reduction="none").sum(1), (targets >= 0).sum(1)
 
 
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole: a kill in the midst of it leaves the checkpoint before."""
+    unfinished = path.with_suffix(".tmp")
+    torch.save(state, unfinished)
+    os.replace(unfinished, path)
+
+
 def main(shards_at: Path, run: Path, steps: int) -> None:
     shards = ss.ShardSet.open(shards_at)
     policy = ss.policies.chain(
         ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2), ss.policies.floor(0.01)
     )
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
+    loader = DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=2, collate_fn=collate)
     model = torch.nn.Embedding(256, 256)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    def report(step: int) -> None:
+        with torch.no_grad():
+            losses = losses_per_skill(
+                lambda texts: nats_and_tokens(model, texts), shards.holdout, max_samples=64, batch_size=32
+            )
+        mixer.report(step, losses)
+        print(step, {skill: f"{loss.mean:.3f} ± {loss.standard_error:.3f}" for skill, loss in losses.items()})
+
     checkpoint, step = run / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint)
@@ -42,8 +64,12 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         mixer.load_state_dict(saved["mixer"])
         step = saved["mixer"]["step"]
+        print(f"goes on after step {step}")
+    else:
+        mixer.restart()  # does nothing in a new directory; an attempt that died before its first checkpoint begins again
+        report(0)  # before the first step: the first weights that follow the losses follow these
 
-    batches = iter(DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=2, collate_fn=collate))
+    batches = iter(loader)
     while step < steps:
         nats, tokens = nats_and_tokens(model, next(batches)["text"])
         optimizer.zero_grad()
@@ -51,20 +77,15 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         optimizer.step()
         step += 1
         if step % EVERY == 0:  # once per round
-            with torch.no_grad():
-                losses = losses_per_skill(
-                    lambda texts: nats_and_tokens(model, texts), shards.holdout, max_samples=64, batch_size=32
-                )
-            mixer.report(step, losses)
-            print(step, {skill: f"{loss.mean:.3f} ± {loss.standard_error:.3f}" for skill, loss in losses.items()})
+            report(step)
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "mixer": mixer.state_dict(step=step)}, checkpoint)
+            save(checkpoint, {**state, "mixer": mixer.state_dict(step=step)})
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--shards", type=Path, required=True, help="Directory of shards.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="Directory of the ledger and the checkpoints.")
+    parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
     arguments = parser.parse_args()
-    main(arguments.shards, arguments.run, arguments.steps)
+    main(arguments.shards, arguments.run_dir, arguments.steps)
