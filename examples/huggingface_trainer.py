@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
@@ -56,6 +57,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
             per_device_train_batch_size=BATCH,
             remove_unused_columns=False,
             save_steps=EVERY,
+            use_cpu=not torch.cuda.is_available(),  # without it, processes on CPUs would not join one group
             report_to="none",
         ),
         train_dataset=WholeStream(mixer),

@@ -48,7 +48,9 @@ from skillshard.torch import (
     dataset_of,
     endless,
     one_index,
+    process_rank,
     refuse_walk,
+    restart,
     resume,
     world_size,
 )
@@ -79,7 +81,11 @@ class WholeStream(Dataset[dict[str, Any]]):
         self._whole = dataset_of(mixer, rank=0, world_size=1)
 
     def __len__(self) -> int:
-        return endless("WholeStream")
+        length = endless("WholeStream")
+        self.mixer.check_start(
+            rank=process_rank()
+        )  # a sequential sampler asks in the loader's process, before its workers read
+        return length
 
     def __bool__(self) -> bool:
         return True
@@ -92,7 +98,7 @@ class WholeStream(Dataset[dict[str, Any]]):
         return self._whole.at(one_index(index, "WholeStream"))[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
-        return self._whole.read(indices, processes=world_size(), name="WholeStream")
+        return self._whole.read(indices, processes=world_size(), rank=process_rank(), name="WholeStream")
 
     def state_dict(self) -> dict[str, Any]:
         """What a `StatefulDataLoader` keeps of the dataset, as for `skillshard.torch.MixedDataset`."""
@@ -298,16 +304,24 @@ class MixerCallback(TrainerCallback):
         self._check(args, given["train_dataloader"].dataset)
         if state.global_step:
             resume(self.mixer, self._saved(args, state.global_step))
+        else:
+            restart(self.mixer)
+            if self.mixer.initial_losses:
+                self._report(state, given["model"])
+        refuse_rare_reports(self.mixer, self.every_steps)
         return control
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> TrainerControl:
         if state.global_step % self.every_steps == 0:
-            losses = self.losses(given["model"])
-            if state.is_world_process_zero:
-                self.mixer.report(state.global_step, losses)
+            self._report(state, given["model"])
         return control
+
+    def _report(self, state: TrainerState, model: Any) -> None:
+        losses = self.losses(model)
+        if state.is_world_process_zero:
+            self.mixer.report(state.global_step, losses)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -364,7 +378,6 @@ class MixerCallback(TrainerCallback):
             processes=processes,
             accumulated=args.gradient_accumulation_steps,
         )
-        refuse_rare_reports(self.mixer, self.every_steps)
 
 
 def _checkpoint(args: TrainingArguments, step: int) -> Path:

@@ -23,7 +23,7 @@ from skillshard.errors import PolicyError
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports
-from skillshard.torch import InOrder, collate, collate_blocks, dataset_of, resume
+from skillshard.torch import InOrder, collate, collate_blocks, dataset_of, restart, resume
 
 
 class MixedData(LightningDataModule):
@@ -31,6 +31,9 @@ class MixedData(LightningDataModule):
 
     Each rank takes its share, so with several processes give `Trainer(use_distributed_sampler=False)`; Lightning stops
     otherwise. The stream is endless: train for `max_steps`.
+
+    A training that begins at step 0 over a ledger with records begins the run again, in a new generation of the ledger, and says
+    so. A second `fit` goes on from a checkpoint only (`ckpt_path`).
 
     Args:
         mixer: or packed tokens; `step_draws` (`step_blocks`) is batch_size x processes x accumulate_grad_batches.
@@ -66,6 +69,7 @@ class MixedData(LightningDataModule):
             processes=trainer.world_size,
             accumulated=trainer.accumulate_grad_batches,
         )
+        self._begin(trainer)
         dataset = dataset_of(self.mixer)
         return DataLoader(
             dataset,
@@ -74,6 +78,25 @@ class MixedData(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,
         )
+
+    def _begin(self, trainer: Trainer) -> None:
+        """Begin the run at step 0. Lightning reads the first batch before the hooks of its callbacks, so this comes earlier.
+
+        Raises:
+            PolicyError: the training goes on without a checkpoint, and would read the stream again from where it stands.
+        """
+        if trainer.global_step:
+            expected, found = (_place(self.mixer.state_dict(step=step)) for step in (trainer.global_step, None))
+            if expected != found:
+                raise PolicyError(
+                    f"the Trainer stands at step {trainer.global_step:,}, after {expected:,} draws or blocks, and the stream stands at {found:,}: "
+                    "a second fit() would read it again. Give fit(..., ckpt_path=the last checkpoint), which moves the stream too."
+                )
+            return
+        restart(self.mixer)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, MixerCallback) and self.mixer.initial_losses:
+                callback.report(trainer, trainer.lightning_module)
 
     def state_dict(self) -> dict[str, Any]:
         return self.mixer.state_dict(step=self._trainer().global_step)
@@ -87,8 +110,16 @@ class MixedData(LightningDataModule):
         return self.trainer
 
 
+def _place(state: Mapping[str, Any]) -> int:
+    """The draw or block of a state."""
+    return int(state["block"] if "block" in state else state["draw"])
+
+
 class MixerCallback(Callback):
     """Reports losses per skill every few optimizer steps. Every process measures, rank 0 reports.
+
+    Where the policy begins with the losses before the first step (`Mixer.initial_losses`), `MixedData` lets the callback measure at
+    step 0. With a loader of your own, call `mixer.restart()` and `mixer.report(0, ...)` yourself before `fit`.
 
     Args:
         mixer: or packed tokens, of the `MixedData` that is trained on.
@@ -127,6 +158,10 @@ class MixerCallback(Callback):
         if step == self._reported or step % self.every_steps:
             return
         self._reported = step  # an accumulated batch ends without a step
+        self.report(trainer, pl_module)
+
+    def report(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure now, on every process, and report as of the steps taken."""
         losses = self.losses(pl_module)
         if trainer.is_global_zero:
-            self.mixer.report(step, losses)
+            self.mixer.report(trainer.global_step, losses)

@@ -217,8 +217,13 @@ class StreamShare(Dataset[T], ABC):
         self._ends, self._of = ends, dict(of)
         self._loaded: tuple[int, int] | None = None
         self._last: Asked | None = None
-        self._last_first = 0
-        self._begun = torch.full((2,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._last_place = (0, 0)
+        self._begun = torch.full((3,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    @abstractmethod
+    def stream(self) -> Mixer | PackedTokens:
+        """The mixer or the packed tokens."""
 
     @abstractmethod
     def _stands(self) -> int:
@@ -241,11 +246,16 @@ class StreamShare(Dataset[T], ABC):
 
         Raises:
             LengthError: the stream is endless, or the losses to come decide where it ends.
+            RoundError, LedgerError: a loader begins, and the stream cannot begin, as `Mixer.check_start` says.
         """
         num = self._num()
         if num is not None:
             return max(0, num - self._first) // self.world_size
-        return endless(type(self).__name__, losses_decide=self._ends)
+        length = endless(type(self).__name__, losses_decide=self._ends)
+        self.stream.check_start(
+            rank=self.rank
+        )  # a sequential sampler asks in the loader's process, before its workers read
+        return length
 
     def __bool__(self) -> bool:
         return True
@@ -260,18 +270,24 @@ class StreamShare(Dataset[T], ABC):
     def __getitems__(self, indices: Sequence[int]) -> Sequence[T]:
         return self.read(indices)
 
-    def read(self, indices: Sequence[int], *, processes: int = 1, name: str | None = None) -> Sequence[T]:
+    def read(
+        self, indices: Sequence[int], *, processes: int = 1, rank: int | None = None, name: str | None = None
+    ) -> Sequence[T]:
         """The next batch that a loader asks for.
 
         Args:
             indices: of the batch.
             processes: processes that take turns in the batches; 1 where each has a share of its own.
+            rank: of this process among them; None: that of the share.
             name: the dataset that the loader was given, for errors.
 
         Raises:
             PolicyError: the order of the indices would lose or repeat samples.
+            RoundError, LedgerError: the stream cannot begin, as `Mixer.check_start` says.
         """
         asked = np.asarray(indices, np.int64)
+        if get_worker_info() is None and (self._last is None or self._place() != self._last_place):
+            self.stream.check_start(rank=self.rank if rank is None else rank)
         self._check_order(asked, processes, name or type(self).__name__)
         return self.at(asked)
 
@@ -295,30 +311,34 @@ class StreamShare(Dataset[T], ABC):
         stands = self._stands()
         return self._loaded[1] if self._loaded is not None and self._loaded[0] == stands else stands
 
+    def _place(self) -> tuple[int, int]:
+        """Where index 0 is, and the generation of the ledger that is read."""
+        return self._first, self.stream.generation
+
     def _check_order(self, indices: Int[np.ndarray, " position"], processes: int, name: str) -> None:
         worker = get_worker_info()
         asker = Asker(processes=processes) if worker is None else Asker(worker.id, worker.num_workers, processes)
         loop = 0 if worker is None else worker.seed - worker.id  # one number for all workers of a loop over the loader
-        begun, first = self._begun.numpy(), self._first
-        first_begun, loop_begun = begun.tolist()
+        begun, place = self._begun.numpy(), self._place()
+        *place_begun, loop_begun = begun.tolist()
         last, resumed = self._last, self._loaded is not None and self._loaded[0] == self._stands()
-        if last is not None and first != self._last_first:
+        if last is not None and place != self._last_place:
             if isinstance(next_asked(indices, None, asker), str):
-                raise PolicyError(self._moved(first))
+                raise PolicyError(self._moved(place[0]))
             last = None
         asked = next_asked(indices, last, asker, resumed=resumed)
-        if last is None and not isinstance(asked, str) and first_begun == first and loop_begun != loop:
+        if last is None and not isinstance(asked, str) and (*place_begun,) == place and loop_begun != loop:
             asked = "begun again"
         if isinstance(asked, str):
             raise PolicyError(self._refusal(asked, indices, asker, name))
         if last is None:
-            begun[:] = first, loop
-        self._last, self._last_first = asked, first
+            begun[:] = *place, loop
+        self._last, self._last_place = asked, place
 
     def _moved(self, first: int) -> str:
         return (
-            f"{self.owner} stands at {self.position} {first:,}, and stood at {self._last_first:,} when this iterator was begun: it would go on "
-            "somewhere else. Make a new iterator, iter(loader), after load_state_dict(), and do not iterate the same "
+            f"{self.owner} stands at {self.position} {first:,}, and stood at {self._last_place[0]:,} when this iterator was begun: it would "
+            "go on somewhere else. Make a new iterator, iter(loader), after load_state_dict() and restart(), and do not iterate the same "
             f"{self.owner} beside a loader."
         )
 
@@ -418,17 +438,24 @@ def one_index(index: Any, name: str) -> Int[np.ndarray, " position"]:
     return np.array([number], np.int64)
 
 
+def process_rank() -> int:
+    """Rank of this process: torch.distributed's, or the one of the environment, or 0; PolicyError if RANK is no number."""
+    return torch.distributed.get_rank() if _several() else _of_environment("RANK", "0")
+
+
 def world_size() -> int:
     """Number of processes of the training: torch.distributed's, or the one of the environment, or 1.
 
     Raises:
         PolicyError: WORLD_SIZE is no number.
     """
-    if _several():
-        return torch.distributed.get_world_size()
-    number = os.environ.get("WORLD_SIZE", "1")
-    if not re.fullmatch(r"[1-9]\d*", number):
-        raise PolicyError(f"the environment says WORLD_SIZE={number!r}: it must be the number of processes, 1 or more.")
+    return torch.distributed.get_world_size() if _several() else _of_environment("WORLD_SIZE", "1")
+
+
+def _of_environment(name: str, default: str) -> int:
+    number = os.environ.get(name, default)
+    if not re.fullmatch(r"\d+", number):
+        raise PolicyError(f"the environment says {name}={number!r}: it must be a whole number, as torchrun sets it.")
     return int(number)
 
 
@@ -444,9 +471,12 @@ class MixedDataset(StreamShare[Item]):
     A stream that ends (`repeat`) ends the loader after its last, perhaps short batch. Each rank gets as many samples as the
     others, so up to `world_size - 1` draws at the end are left over. `len(loader)` is known where the policy is static.
 
-    In a `StatefulDataLoader` the state of the middle of the run is the loader's; give it `sampler=InOrder()`, so that it
-    resumes without counting through the draws consumed. Load the mixer's state too: it sets aside what the ledger learnt
+    In a `StatefulDataLoader` the state of the middle of the run is the loader's; give it `sampler=InOrder(dataset)`, so that it
+    resumes without counting through the draws consumed. Load the mixer's state too: it leaves behind what the ledger learnt
     later. The loader's state is of one rank and number of workers; the mixer's is not.
+
+    A run that begins at draw 0 is checked where the loader begins, in the main process: the losses of draw 0 must have been
+    reported, where the policy needs them, and the ledger must hold no losses of an earlier attempt (call `restart` for these).
 
     Args:
         mixer: built alike on every rank.
@@ -469,6 +499,10 @@ class MixedDataset(StreamShare[Item]):
         self._key = next(_KEYS)
         _DATASETS[self._key] = self
 
+    @property
+    def stream(self) -> Mixer:
+        return self.mixer
+
     def _stands(self) -> int:
         return self.mixer.draw
 
@@ -479,7 +513,7 @@ class MixedDataset(StreamShare[Item]):
         return len(self.mixer.find(np.array([position]))) == 1
 
     def _num(self) -> int | None:
-        return None
+        return self.mixer.num_draws()
 
 
 class PackedDataset(StreamShare[PackedItem]):
@@ -511,6 +545,10 @@ class PackedDataset(StreamShare[PackedItem]):
         }
         super().__init__(ends=packed.mixer.repeat != "epochs", of=of, rank=rank, world_size=world_size)
 
+    @property
+    def stream(self) -> PackedTokens:
+        return self.packed
+
     def _stands(self) -> int:
         return self.packed.block
 
@@ -521,7 +559,7 @@ class PackedDataset(StreamShare[PackedItem]):
         return self.packed.holds(position)
 
     def _num(self) -> int | None:
-        return None
+        return self.packed.num_blocks()
 
 
 def dataset_of(
@@ -539,7 +577,7 @@ class InOrder(Sampler[int]):
     The dataset ends the loop where its stream ends.
 
     Args:
-        dataset: gives the loader its length, where the dataset has one.
+        dataset: the loader's. It gives the loader its length, where the stream ends, and is checked where the loader begins.
 
     Example:
         dataset = MixedDataset(mixer)
@@ -550,6 +588,8 @@ class InOrder(Sampler[int]):
         self.dataset = dataset
 
     def __iter__(self) -> "InOrderIterator":
+        if isinstance(self.dataset, StreamShare):
+            self.dataset.stream.check_start(rank=self.dataset.rank)
         return InOrderIterator()
 
     def __len__(self) -> int:

@@ -22,6 +22,7 @@ from skillshard import storage
 from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, TokensError, name_some
 from skillshard.kept import kept
 from skillshard.loss import Losses, LossKind
+from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
 from skillshard.mixing.records import RECORDS_KEPT
@@ -203,7 +204,7 @@ class Mixer:
         self._draw = 0
         self._resumed = (0, 0)
         self._resumed_here = False
-        self._length: dict[int, int] = {}
+        self._last: dict[int, RoundRecord] = {}
         self._plans: dict[int, RoundPlan] = {}
         self._maps: dict[bytes, Maps] = {}
 
@@ -375,9 +376,18 @@ class Mixer:
 
         Costs the arithmetic of every round, about 0.1 ms each; nothing is written.
         """
+        last = self._last_round()
+        return None if last is None else last.first_draw + last.num_draws
+
+    def num_drawn(self) -> list[int] | None:
+        """Draws of each skill in the whole stream, or None, as `num_draws`."""
+        last = self._last_round()
+        return None if last is None else drawn_at(self._rounds.run, last, last.first_draw + last.num_draws)
+
+    def _last_round(self) -> RoundRecord | None:
         if self.repeat == "epochs" or self.policy.reads_losses:
             return None
-        return kept(self._length, 0, lambda _: self._rounds.num_draws(), most=1)
+        return kept(self._last, 0, lambda _: self._rounds.last_round(), most=1)
 
     def check_start(self, *, rank: int = 0) -> None:
         """Refuse, in the main process, what would otherwise be noticed hours later; adapters call it before the first batch.
@@ -520,10 +530,10 @@ class Mixer:
         if generation is None and self._rounds.job is None and self._rounds.records.is_untouched():
             self._resumed_here = True
             return
-        self._resume(0, None, generation)
+        self._resume(0, None, generation, anew=True)
 
-    def _resume(self, draw: int, step: int | None, generation: int | None) -> None:
-        left_behind = self._rounds.resume(draw, generation)
+    def _resume(self, draw: int, step: int | None, generation: int | None, *, anew: bool = False) -> None:
+        left_behind = self._rounds.resume(draw, generation, anew=anew)
         self._draw = draw
         self._resumed = (0, 0) if step is None else (step, draw)
         self._resumed_here = True
@@ -532,7 +542,7 @@ class Mixer:
             alone = (
                 ""
                 if self._rounds.job or generation is not None
-                else " A single process is assumed: ranks take Mixer(job=NAME)."
+                else " Ranks of one job resume by skillshard.torch.resume, or take Mixer(job=NAME)."
             )
             warnings.warn(f"resumed at draw {draw:,}: {left_behind}.{alone}", stacklevel=3)
 

@@ -230,6 +230,11 @@ class PackedTokens:
         """Whether the stream has not ended before a block."""
         return self._round_at(block * self.block_tokens) is not None
 
+    def num_blocks(self) -> int | None:
+        """Number of blocks of the whole stream, the last of them filled up, or None, as `Mixer.num_draws`."""
+        drawn = self.mixer.num_drawn()
+        return None if drawn is None else -(-self._tokens_of(drawn) // self.block_tokens)
+
     def draws_before(self, block: int) -> int:
         """The draws of which at least one token lies before a block: what a model has seen that has seen the blocks before it."""
         if block == 0:
@@ -473,6 +478,11 @@ class PackedTokens:
     def generation(self) -> int:
         """How often the run had been resumed or restarted when this process joined it."""
         return self.mixer.generation
+
+    @property
+    def initial_losses(self) -> bool:
+        """Whether the first report is of draw 0, the model before the first step."""
+        return self.mixer.initial_losses
 
     def check_start(self, *, rank: int = 0) -> None:
         """As `Mixer.check_start`."""

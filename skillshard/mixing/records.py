@@ -204,8 +204,10 @@ class Records:
     def _has_observations(self) -> bool:
         return bool(self.ledger.names(folder_of(0, "observations")))
 
-    def next_generation(self, draw: int, job: str | None) -> GenerationRecord:
+    def next_generation(self, draw: int, job: str | None, *, anew: bool = False) -> GenerationRecord:
         """The record that would begin the next generation at a draw: rounds up to that draw are kept, observations up to it too.
+
+        With `anew`, at draw 0, nothing is kept: the losses of the model before the first step are measured again.
 
         Raises:
             LedgerError: a record that is kept is damaged or missing.
@@ -216,7 +218,7 @@ class Records:
             raise _missing(self.ledger, self.round_name(num_rounds - 1))
         # What a kept round has used is kept with it, even if it was reported ahead of the draws.
         until = draw if last_round is None else max(draw, last_round.observed_to)
-        num_observations, last_observation = self._observed_up_to(until)
+        num_observations, last_observation = (0, None) if anew else self._observed_up_to(until)
         if last_round is not None and num_observations < last_round.num_observed:
             raise _missing(self.ledger, self.observation_name(num_observations))
         inherited = [

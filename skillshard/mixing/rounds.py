@@ -100,8 +100,11 @@ class Rounds:
 
     # --- generations -------------------------------------------------------------------------------------------------
 
-    def resume(self, draw: int, generation: int | None) -> str | None:
+    def resume(self, draw: int, generation: int | None, *, anew: bool = False) -> str | None:
         """Go on from a draw in a new generation, or in one that another rank has begun.
+
+        Args:
+            anew: begin again at draw 0, without the losses that were reported there.
 
         Returns:
             What was cut off, as a part of a sentence; None if nothing was.
@@ -113,9 +116,9 @@ class Rounds:
         if begun:
             return None
         before = self.records
-        record = before.next_generation(draw, self.job)
+        record = before.next_generation(draw, self.job, anew=anew)
         if not self.ledger.put(generation_name(record.generation), record.to_bytes()):
-            return self.resume(draw, generation)  # another process was faster: look again
+            return self.resume(draw, generation, anew=anew)  # another process was faster: look again
         self._see(Records(self.ledger, self.run, record.generation))
         return self._cut_off(before, record.num_rounds, record.num_observations)
 
@@ -330,14 +333,14 @@ class Rounds:
         self._checked = True
         return min(self.records.num_rounds(), number)  # LedgerError where a round is missing between others
 
-    def num_draws(self) -> int:
-        """Draws of the whole stream of a policy that reads no losses and whose `repeat` ends the stream; nothing is written."""
+    def last_round(self) -> RoundRecord:
+        """The round that ends the stream of a policy that reads no losses and whose `repeat` ends it; nothing is written."""
         record: RoundRecord | None = None
         number = 0
         while record is None or record.num_draws == self.run.round_draws:
             record = self._decide(number, record)
             number += 1
-        return record.first_draw + record.num_draws
+        return record
 
     def _put(self, record: RoundRecord) -> RoundRecord:
         """Put a round, or read the one that another process put first."""

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from skillshard.evaluation import losses_per_skill
 from skillshard.storage import read_json, to_json, write_bytes
-from skillshard.torch import MixedDataset, collate, resume
+from skillshard.torch import MixedDataset, collate, restart, resume
 from tests.adapters.trainers import live_mixer, losses_at
 
 STEP_DRAWS = 24
@@ -38,6 +38,10 @@ def main(shards: str, folder: Path, steps: int, workers: int) -> None:
         resume(mixer, read_json(saved))
         step = read_json(saved)["step"]
         dist.barrier()  # nobody overwrites it before everybody has read it
+    else:
+        restart(mixer)
+        if rank == 0:
+            mixer.report(0, losses_at(0))
     log = (folder / f"rank-{rank}.jsonl").open("a")
     batches = iter(
         DataLoader(MixedDataset(mixer), batch_size=STEP_DRAWS // world_size, num_workers=workers, collate_fn=collate)

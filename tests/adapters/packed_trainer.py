@@ -14,7 +14,7 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.shards.tokens import TokenCounts
 from skillshard.storage import read_json, to_json, write_bytes
-from skillshard.torch import PackedDataset, collate_blocks, resume
+from skillshard.torch import PackedDataset, collate_blocks, restart, resume
 from tests.adapters.trainers import live_mixer, losses_at
 from tests.tokenizers_trained import EOS
 
@@ -57,6 +57,10 @@ def main(shards: str, counts: str, folder: Path, steps: int, workers: int) -> No
         resume(packed, read_json(saved))
         step = read_json(saved)["step"]
         dist.barrier()  # nobody overwrites it before everybody has read it
+    else:
+        restart(packed)
+        if rank == 0:
+            packed.report(0, losses_at(0))
     log = (folder / f"rank-{rank}.jsonl").open("a")
     size = STEP_BLOCKS // world_size
     batches = iter(DataLoader(PackedDataset(packed), batch_size=size, num_workers=workers, collate_fn=collate_blocks))

@@ -26,7 +26,7 @@ from skillshard.torch import Blocks, MixedDataset, collate
 from tests.adapters.hf_trainer import ACCUMULATED, BATCH, Logging, Steps, byte_tokenizer, collator, tiny
 from tests.adapters.packed_trainer import Source, place_of
 from tests.adapters.processes import finish, records, start_ranks
-from tests.adapters.trainers import SKILLS, expected_items, live_mixer, losses_at
+from tests.adapters.trainers import SKILLS, expected_items, live_mixer, losses_at, measured_mixer, reported
 
 STEPS = 17
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
@@ -76,7 +76,11 @@ def test_two_processes_under_accelerate_lose_and_repeat_nothing(
         source, tmp_path, step_items=2 * BATCH * ACCUMULATED
     )
     if kill_at:
-        assert (tmp_path / "run" / "aside").exists()  # the report of step 10 was later than the checkpoint of step 8
+        assert (
+            tmp_path / "run" / "generations" / "00000001.json"
+        ).exists()  # step 10 was later than the checkpoint of step 8
+    step_draws = [draw for draw, _ in reported(tmp_path / "run")]
+    assert step_draws[0] == 0 and len(step_draws) == 4  # of steps 0, 5, 10 and 15
 
 
 class Stop(TrainerCallback):
@@ -150,6 +154,17 @@ def test_the_sampling_strategies_that_need_no_length_read_the_stream_in_order(sh
         assert trained(folder, world_size=1, accumulated=1) == reference
 
 
+def test_a_training_that_died_before_its_first_checkpoint_begins_again(source: Source, tmp_path: Path) -> None:
+    """With the same command, over losses that differ in the last digit."""
+    died = source.stream(tmp_path / "run", step_items=BATCH)
+    died.report(0, {skill: loss + 1e-9 for skill, loss in losses_at(0).items()})
+    again = source.stream(tmp_path / "run", step_items=BATCH)
+    with pytest.warns(UserWarning, match=r"resumed at draw 0: later losses \(1\)"):
+        trainer(again, tmp_path / "out", source=source).train()
+    assert trained(tmp_path, world_size=1, accumulated=1) == expected(source, tmp_path, step_items=BATCH)
+    assert reported(tmp_path / "run") == reported(tmp_path / "reference")
+
+
 def prepared(mixer: Mixer, *, workers: int, processes: int, rank: int, **arguments: Any) -> Any:
     loader = DataLoader(WholeStream(mixer), batch_size=BATCH, num_workers=workers, collate_fn=collate)
     return prepare_data_loader(
@@ -172,7 +187,7 @@ def test_batches_skipped_after_a_resume_are_refused(
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     size = BATCH if split_batches else BATCH * processes
     for rank in range(processes):
-        mixer = live_mixer(shards, tmp_path, step_draws=size, round_draws=10_000)
+        mixer = measured_mixer(shards, tmp_path, step_draws=size, round_draws=10_000)
         mixer.load_state_dict(mixer.state_dict(step=20))
         loader = prepared(mixer, workers=workers, processes=processes, rank=rank, split_batches=split_batches)
         for skipped in (1, 20):
@@ -190,7 +205,7 @@ def test_batches_skipped_after_a_resume_are_refused(
 
 def test_a_second_loop_over_the_whole_stream_is_refused(shards: ShardSet, tmp_path: Path) -> None:
     """As in a training by epochs, whose second one would see the samples of the first."""
-    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000)
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000)
     loader = prepared(mixer, workers=0, processes=1, rank=0)
     assert next(iter(loader))["draw"].tolist() == list(range(BATCH))
     with pytest.raises(PolicyError, match=r"from draw 0 was read through this dataset already.*make a new WholeStream"):
@@ -198,7 +213,7 @@ def test_a_second_loop_over_the_whole_stream_is_refused(shards: ShardSet, tmp_pa
 
 
 def test_the_whole_stream_has_no_length(shards: ShardSet, tmp_path: Path) -> None:
-    stream = WholeStream(live_mixer(shards, tmp_path, step_draws=BATCH))
+    stream = WholeStream(measured_mixer(shards, tmp_path, step_draws=BATCH))
     for ask in (len, list, lambda given: len(DataLoader(given, batch_size=BATCH))):
         with pytest.raises(LengthError, match=r"^WholeStream"):
             ask(stream)
@@ -208,10 +223,10 @@ def test_the_whole_stream_has_no_length(shards: ShardSet, tmp_path: Path) -> Non
 
 
 def test_a_stateful_loader_over_the_whole_stream_goes_on(shards: ShardSet, tmp_path: Path) -> None:
-    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000)
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000)
     first = StatefulDataLoader(WholeStream(mixer), batch_size=BATCH, collate_fn=collate)
     assert [batch["draw"][0] for _, batch in zip(range(3), first, strict=False)] == [0, 4, 8]
-    other = live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000)
+    other = measured_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000)
     again = StatefulDataLoader(WholeStream(other), batch_size=BATCH, collate_fn=collate)
     again.load_state_dict(first.state_dict())
     assert next(iter(again))["draw"][0] == 12

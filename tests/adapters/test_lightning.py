@@ -1,6 +1,5 @@
 """Lightning's Trainer: the stream's place is in its checkpoints, and losses are reported once a step."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.shards.read import ShardSet
 from tests.adapters.packed_trainer import Source, place_of
-from tests.adapters.trainers import expected_items, live_mixer, losses_at
+from tests.adapters.trainers import expected_items, live_mixer, losses_at, reported
 
 BATCH, ACCUMULATED = 4, 2
 STEP_DRAWS = BATCH * ACCUMULATED
@@ -81,16 +80,52 @@ def test_a_training_goes_on_from_a_checkpoint_with_the_next_draw_or_block(
     first = fit(one, tmp_path / "kept", steps=11, workers=workers)
     assert [first.seen[step] for step in range(1, 12)] == expected[:11]
     draw = reference.draws_before(72) if isinstance(reference, PackedTokens) else 72
-    with pytest.warns(UserWarning, match=rf"resumed at draw {draw}: later losses and rounds are set aside"):
+    with pytest.warns(UserWarning, match=rf"resumed at draw {draw}: later losses \(1\) and rounds"):
         second = fit(
             other, tmp_path / "kept", steps=20, resume_from=str(tmp_path / "kept" / "step=9.ckpt"), workers=workers
         )
     assert place_of(other) == 72
     assert sorted(second.seen) == list(range(10, 21))
     assert [second.seen[step] for step in range(10, 21)] == expected[9:]
-    assert sorted(os.listdir(tmp_path / "run" / "generations" / "00000000" / "observations")) == sorted(
-        os.listdir(tmp_path / "reference" / "generations" / "00000000" / "observations")
+    assert reported(tmp_path / "run") == reported(tmp_path / "reference")
+    assert reported(tmp_path / "run")[0] == (0, losses_at(0))
+
+
+def test_a_training_that_died_before_its_first_checkpoint_begins_again(shards: ShardSet, tmp_path: Path) -> None:
+    """With the same command, over losses that differ in the last digit."""
+    reference = expected_items(
+        live_mixer(shards, tmp_path / "reference", step_draws=STEP_DRAWS), steps=7, step_items=STEP_DRAWS
     )
+    died = live_mixer(shards, tmp_path / "run", step_draws=STEP_DRAWS)
+    for step in (0, 5):
+        died.report(step, {skill: loss + 1e-9 for skill, loss in losses_at(step).items()})
+        died.batch(step * STEP_DRAWS, 1)
+    again = live_mixer(shards, tmp_path / "run", step_draws=STEP_DRAWS)
+    with pytest.warns(UserWarning, match=r"resumed at draw 0: later losses \(2\) and rounds \(\d\) are left behind"):
+        module = fit(again, tmp_path / "kept", steps=7)
+    assert [module.seen[step] for step in range(1, 8)] == reference
+    assert reported(tmp_path / "run") == reported(tmp_path / "reference")
+
+
+def test_a_second_fit_without_a_checkpoint_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
+    module, data = Module(), MixedData(mixer, batch_size=BATCH)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=6,
+        callbacks=[MixerCallback(mixer, lambda one: losses_at(one.global_step), every_steps=5)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=data)
+    trainer.fit_loop.epoch_loop.max_steps = 9
+    with pytest.raises(
+        PolicyError, match=r"stands at step 6, after 24 draws or blocks, and the stream stands at 0.*ckpt_path"
+    ):
+        trainer.fit(module, datamodule=data)
+    assert sorted(module.seen) == list(range(1, 7))
 
 
 def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path: Path) -> None:

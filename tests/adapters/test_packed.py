@@ -19,7 +19,7 @@ from skillshard.shards.tokens import encode
 from skillshard.torch import InOrder, PackedDataset, collate_blocks, resume
 from tests.adapters.packed_trainer import STEP_BLOCKS, Source, live_packed
 from tests.adapters.processes import finish, kill, records, start_ranks
-from tests.adapters.trainers import expected_items, live_mixer, losses_at
+from tests.adapters.trainers import expected_items, live_mixer, losses_at, measured
 from tests.tokenizers_trained import EOS
 
 STEPS = 30
@@ -42,7 +42,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, blocks: Source) -> Places:
 
 
 def packed(places: Places, ledger: Path) -> PackedTokens:
-    return live_packed(places.shards, places.counts, ledger)
+    return measured(live_packed(places.shards, places.counts, ledger))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])

@@ -33,11 +33,12 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
 
-from skillshard.errors import LedgerError, LengthError, PolicyError
+from skillshard.errors import LedgerError, LengthError, PolicyError, RoundError
+from skillshard.mixing.mixer import Mixer
 from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
-from skillshard.torch import InOrder, MixedDataset, collate, one_index, resume
-from tests.adapters.trainers import expected_texts, live_mixer, losses_at
+from skillshard.torch import InOrder, MixedDataset, collate, one_index, restart, resume
+from tests.adapters.trainers import expected_texts, live_mixer, losses_at, measured_mixer
 
 BATCH = 8
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
@@ -63,7 +64,7 @@ def test_a_stateful_loader_goes_on_with_the_next_batch(
     expected = expected_texts(shards, tmp_path / "reference", steps=20, step_draws=BATCH)
     seen, saved = [], b""
     for start, end in [(0, stop), (stop, 20)]:
-        mixer = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
+        mixer = measured_mixer(shards, tmp_path / "run", step_draws=BATCH)
         loader = stateful(MixedDataset(mixer), workers)
         if saved:
             state = pickle.loads(saved)
@@ -81,7 +82,7 @@ def test_a_stateful_loader_goes_on_with_the_next_batch(
 
 def test_a_stateful_loader_resumes_in_the_same_time_at_any_draw(shards: ShardSet, tmp_path: Path) -> None:
     """Its state stays small; ten million batches consumed cost what one costs."""
-    mixer = live_mixer(shards, tmp_path, step_draws=BATCH)
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH)
     first = stateful(MixedDataset(mixer), 0)
     next(iter(first))
     state = first.state_dict()
@@ -96,11 +97,12 @@ def test_a_stateful_loader_resumes_in_the_same_time_at_any_draw(shards: ShardSet
 
 
 def test_workers_resume_far_ahead_too(shards: ShardSet, tmp_path: Path) -> None:
-    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=4_000, policy=stratified())
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH, round_draws=4_000, policy=stratified())
     first = stateful(MixedDataset(mixer), 2)
     next(iter(first))
     state = first.state_dict()
     _move(state, 20_000)
+    mixer.round(40)  # as the batches between would have
     assert len(json.dumps(state, default=str)) < 3_000
     loader = stateful(MixedDataset(mixer), 2)
     loader.load_state_dict(state)
@@ -121,21 +123,21 @@ def _move(state: Any, far: int) -> None:
 
 
 def test_the_default_sampler_resumes_too_only_slower(shards: ShardSet, tmp_path: Path) -> None:
-    mixer = live_mixer(shards, tmp_path, step_draws=BATCH)
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH)
     loader = StatefulDataLoader(MixedDataset(mixer), batch_size=BATCH)
     list(itertools.islice(loader, 3))
     state = loader.state_dict()
-    other = StatefulDataLoader(MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH)), batch_size=BATCH)
+    other = StatefulDataLoader(MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH)), batch_size=BATCH)
     other.load_state_dict(state)
     assert next(iter(other))["draw"].tolist() == list(range(24, 32))
 
 
 def test_a_loaders_state_is_of_one_run_and_rank(shards: ShardSet, tmp_path: Path) -> None:
-    mixer = live_mixer(shards, tmp_path / "a", step_draws=BATCH)
+    mixer = measured_mixer(shards, tmp_path / "a", step_draws=BATCH)
     state = MixedDataset(mixer, rank=0, world_size=2).state_dict()
     with pytest.raises(LedgerError, match=r"of world_size 2, and here world_size is 1.*mixer.load_state_dict"):
         MixedDataset(mixer).load_state_dict(state)
-    other = live_mixer(shards, tmp_path / "b", step_draws=BATCH, seed=9)
+    other = measured_mixer(shards, tmp_path / "b", step_draws=BATCH, seed=9)
     with pytest.raises(LedgerError, match="this loader's state is of run"):
         MixedDataset(other, rank=0, world_size=2).load_state_dict(state)
 
@@ -145,7 +147,7 @@ def test_a_loaders_state_is_of_one_run_and_rank(shards: ShardSet, tmp_path: Path
 def test_a_second_iteration_is_refused(shards: ShardSet, tmp_path: Path, workers: int, persistent: bool) -> None:
     if persistent and not workers:
         return
-    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=1000)
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH, round_draws=1000)
     loader = DataLoader(
         MixedDataset(mixer), batch_size=BATCH, num_workers=workers, collate_fn=collate, persistent_workers=persistent
     )
@@ -158,7 +160,7 @@ def test_a_second_iteration_is_refused(shards: ShardSet, tmp_path: Path, workers
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_after_load_state_dict_the_same_loader_goes_on(shards: ShardSet, tmp_path: Path, workers: int) -> None:
-    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=1000)
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH, round_draws=1000)
     loader = DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=workers, collate_fn=collate)
     list(itertools.islice(loader, 3))
     mixer.load_state_dict(mixer.state_dict(step=3))
@@ -194,7 +196,7 @@ def test_after_load_state_dict_the_same_loader_goes_on(shards: ShardSet, tmp_pat
 def test_an_endless_stream_has_no_length_for_schedules_samplers_and_walks(
     shards: ShardSet, tmp_path: Path, ask: Any
 ) -> None:
-    dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
+    dataset = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH))
     with pytest.raises(TypeError, match=r"max_steps|mixer\.batch\(first, num\)") as refused:
         ask(dataset)
     assert isinstance(refused.value, PolicyError)
@@ -202,11 +204,11 @@ def test_an_endless_stream_has_no_length_for_schedules_samplers_and_walks(
 
 
 def test_whoever_asks_whether_there_is_a_length_goes_on_without_one(shards: ShardSet, tmp_path: Path) -> None:
-    dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
+    dataset = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH))
     assert not has_length(dataset) and sized_len(DataLoader(dataset)) is None
     assert bool(dataset) and bool(InOrder(dataset))
     with pytest.raises(LengthError, match="the losses decide where its stream ends"):
-        len(MixedDataset(live_mixer(shards, tmp_path / "ends", step_draws=BATCH, repeat="stop")))
+        len(MixedDataset(measured_mixer(shards, tmp_path / "ends", step_draws=BATCH, repeat="stop")))
 
 
 def test_samplers_that_need_no_length_are_served(shards: ShardSet, tmp_path: Path) -> None:
@@ -220,12 +222,11 @@ def test_samplers_that_need_no_length_are_served(shards: ShardSet, tmp_path: Pat
             lambda dataset: DataLoader(Subset(dataset, range(24)), batch_size=BATCH),
         ]
     ):
-        dataset = MixedDataset(live_mixer(shards, tmp_path / str(number), step_draws=BATCH, round_draws=40))
+        dataset = MixedDataset(measured_mixer(shards, tmp_path / str(number), step_draws=BATCH, round_draws=40))
         batches = itertools.islice(make(dataset), 3)
         assert [text for batch in batches for text in batch["text"]] == [text for step in expected for text in step]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     ("indices", "sentence"),
     [
@@ -236,20 +237,20 @@ def test_samplers_that_need_no_length_are_served(shards: ShardSet, tmp_path: Pat
     ],
 )
 def test_an_order_that_would_lose_samples_is_refused_at_the_first_batch(
-    shards: ShardSet, tmp_path: Path, workers: int, indices: list[int], sentence: str
+    shards: ShardSet, tmp_path: Path, indices: list[int], sentence: str
 ) -> None:
-    dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
+    dataset = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH))
     for sampled in (dataset, Subset(dataset, indices)):
         sampler = [list(range(3))] if isinstance(sampled, Subset) else [indices]
         with pytest.raises(PolicyError, match=sentence):
-            list(DataLoader(sampled, batch_sampler=sampler, num_workers=workers))
-        dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
+            list(DataLoader(sampled, batch_sampler=sampler))
+        dataset = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_indices_that_another_has_shared_out_are_refused(shards: ShardSet, tmp_path: Path, workers: int) -> None:
     """As accelerate does with batches: rank 0 of 2 would read every other batch of its half."""
-    dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000), rank=0, world_size=2)
+    dataset = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000), rank=0, world_size=2)
     every_other = [list(range(at * BATCH, (at + 1) * BATCH)) for at in range(0, 40, 2)]
     loader = DataLoader(dataset, batch_sampler=every_other, num_workers=workers, collate_fn=collate)
     with pytest.raises(PolicyError, match=r"shares out again what MixedDataset has already shared out.*WholeStream"):
@@ -257,7 +258,7 @@ def test_indices_that_another_has_shared_out_are_refused(shards: ShardSet, tmp_p
 
 
 def test_an_iterator_does_not_go_on_elsewhere_when_the_mixer_was_moved(shards: ShardSet, tmp_path: Path) -> None:
-    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, round_draws=1000)
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH, round_draws=1000)
     loader = DataLoader(MixedDataset(mixer), batch_size=BATCH, collate_fn=collate)
     batches = iter(loader)
     list(itertools.islice(batches, 3))
@@ -267,9 +268,96 @@ def test_an_iterator_does_not_go_on_elsewhere_when_the_mixer_was_moved(shards: S
     assert next(iter(loader))["draw"].tolist() == list(range(24, 32))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_run_that_cannot_begin_says_so_where_the_loader_begins(
+    shards: ShardSet, tmp_path: Path, workers: int, in_order: bool
+) -> None:
+    """At once, and not in a worker after `wait_s`."""
+
+    def first(mixer: Mixer) -> Any:
+        dataset = MixedDataset(mixer)
+        sampler = InOrder(dataset) if in_order else None
+        return next(
+            iter(DataLoader(dataset, batch_size=BATCH, sampler=sampler, num_workers=workers, collate_fn=collate))
+        )
+
+    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, wait_s=200.0)
+    with pytest.raises(RoundError, match=r"^policy skill_it begins with the losses.*call mixer\.report\(0, losses\)"):
+        first(mixer)
+    mixer.report(0, losses_at(0))
+    assert first(mixer)["draw"][0] == 0
+    mixer.batch(0, 5 * BATCH)
+    mixer.report(5, losses_at(5))
+    again = live_mixer(shards, tmp_path, step_draws=BATCH, wait_s=200.0)
+    with pytest.raises(LedgerError, match=r"holds losses of an earlier attempt, up to draw 40.*mixer\.restart\(\)"):
+        first(again)
+    with pytest.warns(UserWarning, match="resumed at draw 0"):
+        again.restart()
+    again.report(0, losses_at(1))
+    assert first(again)["draw"][0] == 0
+
+
+def test_a_restart_lets_the_same_dataset_begin_again(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH)
+    loader = DataLoader(MixedDataset(mixer), batch_size=BATCH, collate_fn=collate)
+    batches = iter(loader)
+    assert next(batches)["draw"][0] == 0
+    with pytest.warns(UserWarning, match="resumed at draw 0"):
+        restart(mixer)
+    mixer.report(0, losses_at(1))
+    with pytest.raises(PolicyError, match="Make a new iterator"):
+        next(batches)
+    assert next(iter(loader))["draw"][0] == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("repeat", ["stop", "drop", "cap:2"])
+def test_a_static_stream_that_ends_has_its_true_length(
+    shards: ShardSet, tmp_path: Path, workers: int, world_size: int, repeat: str
+) -> None:
+    arguments: dict[str, Any] = {"policy": stratified(), "repeat": repeat, "round_draws": 40}
+    expected = sum(len(batch) for batch in live_mixer(shards, tmp_path / "a", step_draws=1, **arguments).batches(100))
+    mixer = live_mixer(shards, tmp_path / "b", step_draws=1, **arguments)
+    assert mixer.num_draws() == expected
+    for rank in range(world_size):
+        dataset = MixedDataset(mixer, rank=rank, world_size=world_size)
+        loader = DataLoader(dataset, batch_size=9, num_workers=workers, collate_fn=collate)
+        assert len(dataset) == len(dataset) == expected // world_size
+        assert [*(tmp_path / "b").rglob("rounds/*")] == [] or rank
+        length = len(loader)
+        assert length == len([*loader])
+        assert (
+            len(DataLoader(dataset, batch_size=9, sampler=InOrder(dataset), drop_last=True))
+            == expected // world_size // 9
+        )
+    mixer.load_state_dict(mixer.state_at(20).model_dump(by_alias=True))
+    assert len(MixedDataset(mixer)) == expected - 20
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        RandomSampler,
+        lambda one: DistributedSampler(one, 2, 0),
+        lambda one: DistributedSampler(one, 2, 1, shuffle=False),
+    ],
+)
+def test_samplers_of_a_stream_with_a_length_are_refused_at_the_first_batch(
+    shards: ShardSet, tmp_path: Path, make: Any
+) -> None:
+    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, policy=stratified(), repeat="stop")
+    dataset = MixedDataset(mixer)
+    with pytest.raises(PolicyError, match=r"it shuffles the stream|a DistributedSampler shares out again"):
+        list(DataLoader(dataset, batch_size=BATCH, sampler=make(dataset)))
+    with pytest.raises(PolicyError, match="it shuffles the stream"):
+        list(DataLoader(random_split(MixedDataset(mixer), [0.5, 0.5])[0], batch_size=BATCH))
+
+
 @pytest.mark.parametrize("index", [-1, slice(0, 3), 1.5, "0", None, 1 << 62])
 def test_an_index_that_counts_from_no_end_is_refused(shards: ShardSet, tmp_path: Path, index: Any) -> None:
-    dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
+    dataset = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH))
     with pytest.raises(PolicyError, match=r"MixedDataset\[.*\]: an index is a whole number from 0"):
         one_index(index, "MixedDataset")
     assert dataset[np.int64(3)]["draw"] == 3
@@ -278,7 +366,7 @@ def test_an_index_that_counts_from_no_end_is_refused(shards: ShardSet, tmp_path:
 def test_a_worker_that_is_late_may_begin_after_another_has_read_on(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH))
+    dataset = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH))
     workers = [copy.copy(dataset) for _ in range(2)]  # a fork copies all but the memory that they share
 
     def asks(worker: int, batch: int, loop: int = 100) -> Any:
@@ -295,7 +383,7 @@ def test_a_worker_that_is_late_may_begin_after_another_has_read_on(
 
 
 def test_collate_gives_what_the_default_collation_gives(shards: ShardSet, tmp_path: Path) -> None:
-    items = MixedDataset(live_mixer(shards, tmp_path, step_draws=BATCH)).__getitems__(range(16))
+    items = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH)).__getitems__(range(16))
     fast, slow = collate(items), default_collate(items)
     assert torch.equal(torch.from_numpy(fast["draw"]), slow["draw"])
     assert fast["draw"].dtype == np.int64
@@ -307,13 +395,13 @@ def test_a_users_own_collation_gets_items(shards: ShardSet, tmp_path: Path) -> N
     def lengths(items: Any) -> torch.Tensor:
         return torch.tensor([len(item["text"]) for item in items])
 
-    mixer = live_mixer(shards, tmp_path, step_draws=BATCH)
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH)
     loader = DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=1, collate_fn=lengths)
     assert next(iter(loader)).tolist() == [len(text) for text in mixer.batch(0, BATCH).texts]
 
 
 def test_workers_may_be_spawned(shards: ShardSet, tmp_path: Path) -> None:
-    mixer = live_mixer(shards, tmp_path, step_draws=BATCH)
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH)
     loader = DataLoader(
         MixedDataset(mixer), batch_size=BATCH, num_workers=1, collate_fn=collate, multiprocessing_context="spawn"
     )
@@ -321,7 +409,7 @@ def test_workers_may_be_spawned(shards: ShardSet, tmp_path: Path) -> None:
 
 
 def test_resume_in_one_process_is_load_state_dict(shards: ShardSet, tmp_path: Path) -> None:
-    mixer = live_mixer(shards, tmp_path, step_draws=BATCH)
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH)
     resume(mixer, mixer.state_dict(step=4))
     assert mixer.draw == 32
 
@@ -335,7 +423,7 @@ def test_a_stream_that_ends_gives_every_rank_as_many_samples_as_the_others(
     size = 9  # the streams of this corpus end within a batch of 9 samples
     drawn: list[list[list[int]]] = []
     for rank in range(world_size):
-        mixer = live_mixer(
+        mixer = measured_mixer(
             shards, tmp_path, step_draws=size * world_size, policy=policy, repeat="stop", round_draws=10_000
         )
         dataset = MixedDataset(mixer, rank=rank, world_size=world_size)

@@ -1,14 +1,17 @@
 """What the adapters' tests share: a live policy, losses that depend on the step alone, a small model over bytes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedBatch, PackedTokens
+from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.policies import Policy, skill_it
 from skillshard.shards.read import ShardSet
 
+Stream = TypeVar("Stream", Mixer, PackedTokens)
 SKILLS = ("add", "carry", "negate")
 
 
@@ -26,6 +29,29 @@ def live_mixer(
     return Mixer(opened, policy, ledger=ledger, step_draws=step_draws, **(defaults | arguments))
 
 
+def measured_mixer(
+    shards: ShardSet | str | Path, ledger: Path, *, step_draws: int, policy: Policy | None = None, **arguments: Any
+) -> Mixer:
+    """A live mixer whose run begins with the losses before the first step."""
+    return measured(live_mixer(shards, ledger, step_draws=step_draws, policy=policy, **arguments))
+
+
+def measured(stream: Stream) -> Stream:
+    """A stream whose first losses are reported, where its policy begins with them and nobody has reported."""
+    mixer = stream.mixer if isinstance(stream, PackedTokens) else stream
+    if mixer.initial_losses and not mixer.num_observations:
+        mixer.report(0, losses_at(0))
+    return stream
+
+
+def reported(ledger: Path) -> list[tuple[int, dict[str, float]]]:
+    """The draws and losses that the newest generation of a ledger holds, whose records must all be sound."""
+    assert verify_ledger(DirectoryLedger(ledger)) == []
+    records = open_records(DirectoryLedger(ledger))
+    observations = [records.observation(number) for number in range(records.num_observations())]
+    return [(one.draw, dict(one.losses)) for one in observations if one is not None]
+
+
 def expected_texts(shards: ShardSet | str | Path, ledger: Path, *, steps: int, step_draws: int) -> list[list[str]]:
     """The texts of every step of a run in one process, without a loader."""
     return expected_items(live_mixer(shards, ledger, step_draws=step_draws), steps=steps, step_items=step_draws)
@@ -36,6 +62,7 @@ def expected_items(
 ) -> list[list[Any]]:
     """The texts, or the tokens of the blocks, of every step of a run in one process, without a loader."""
     items: list[list[Any]] = []
+    measured(stream)
     for step in range(1, steps + 1):
         batch = stream.batch((step - 1) * step_items, step_items)
         items.append(batch.tokens.tolist() if isinstance(batch, PackedBatch) else batch.texts)

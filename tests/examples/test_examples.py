@@ -1,27 +1,46 @@
-"""Every example runs as it stands, and run again it goes on where it stopped."""
+"""Every example runs as its docstring says, and run again it goes on where it stopped."""
 
 import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.records import verify_ledger
+from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.shards.read import ShardSet
-from tests.adapters.processes import finish, start_ranks
 from tests.conftest import REPOSITORY
 
 EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
 WITHOUT_LOSSES = {"stateful_dataloader.py"}
-SLOW_TO_START = {"huggingface_trainer.py", "lightning_trainer.py"}
-"""Run once; tests/adapters resumes them."""
 OFTEN = {"huggingface_trainer.py", "packed_tokens.py"}
 """Report every fifth step."""
+QUIET = {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
-def test_every_example_is_known() -> None:
+def commands(name: str) -> list[str]:
+    """The commands in the docstring of an example."""
+    docstring = (REPOSITORY / "examples" / name).read_text().split('"""')[1].replace("\n", " ")
+    return re.findall(r"(?:python|torchrun) [^:;()]*?--steps 100", docstring)
+
+
+def run(command: str, shards: ShardSet, run_dir: Path, steps: int) -> subprocess.CompletedProcess[str]:
+    """A command of a docstring as a user types it, with shards, directory and number of steps of this test."""
+    words = shlex.split(command)
+    for option, value in (("--shards", str(shards.root)), ("--run-dir", str(run_dir)), ("--steps", str(steps))):
+        words[words.index(option) + 1] = value
+    words[:1] = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}[words[0]]
+    return subprocess.run(
+        words, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **QUIET}, timeout=200
+    )
+
+
+def test_every_example_is_known_and_its_commands_have_directories_of_their_own() -> None:
     assert EXAMPLES == [
         "ddp.py",
         "huggingface_trainer.py",
@@ -31,27 +50,67 @@ def test_every_example_is_known() -> None:
         "pytorch.py",
         "stateful_dataloader.py",
     ]
+    found = [command for name in EXAMPLES for command in commands(name)]
+    assert len(found) == len(EXAMPLES) + 2, found  # two trainers by torchrun too
+    directories = [re.findall(r"--run-dir (\S+)", command)[0] for command in found]
+    assert len(set(directories)) == len(directories)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_runs_and_goes_on(shards: ShardSet, tmp_path: Path, name: str) -> None:
-    reports = []
-    runs = (10,) if name in SLOW_TO_START else (10, 20)
-    for steps in runs:
-        arguments = ["--shards", str(shards.root), "--run", str(tmp_path / "run"), "--steps", str(steps)]
-        if name == "ddp.py":
-            assert finish(start_ranks(f"examples/{name}", 2 if steps == 10 else 1, arguments)) in ([0, 0], [0])
-        else:
-            found = subprocess.run(
-                [sys.executable, "-W", "ignore", str(REPOSITORY / "examples" / name), *arguments],
-                capture_output=True,
-                text=True,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-                timeout=100,
-            )
-            assert found.returncode == 0, found.stderr[-3000:]
-        reports.append(len(list((tmp_path / "run" / "observations").glob("*.json"))))
-    assert verify_ledger(DirectoryLedger(tmp_path / "run")) == []
-    assert not (tmp_path / "run" / "aside").exists()
+@pytest.mark.parametrize(("name", "number"), [(name, at) for name in EXAMPLES for at, _ in enumerate(commands(name))])
+def test_an_example_runs_as_its_docstring_says_and_goes_on(
+    shards: ShardSet, tmp_path: Path, name: str, number: int
+) -> None:
+    command = commands(name)[number]
     every = 5 if name in OFTEN else 10
-    assert reports == [0 if name in WITHOUT_LOSSES else steps // every for steps in runs]
+    for steps in (10, 20):
+        found = run(command, shards, tmp_path / "run", steps)
+        assert found.returncode == 0, found.stderr[-3000:]
+        ledger = DirectoryLedger(tmp_path / "run")
+        records = open_records(ledger)
+        assert verify_ledger(ledger) == []
+        if name in WITHOUT_LOSSES:
+            assert records.num_observations() == 0
+        else:
+            assert records.num_observations() == 1 + steps // every  # with those before the first step
+            assert re.search(r"\'?add\'?: ", found.stdout), found.stdout
+            first = records.observation(0)
+            assert first is not None and first.draw == 0
+    assert records.generation == 1
+    assert not [*(tmp_path / "run").glob("*.tmp"), *(tmp_path / "run").glob("unfinished*")]
+
+
+@pytest.mark.parametrize("name", ["pytorch.py", "plain_numpy.py"])
+def test_an_example_that_died_before_its_first_checkpoint_begins_again(
+    shards: ShardSet, tmp_path: Path, name: str
+) -> None:
+    script = str(REPOSITORY / "examples" / name)
+    arguments = ["--shards", str(shards.root), "--run-dir", str(tmp_path / "run"), "--steps", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, script, *arguments], env={**os.environ, **QUIET}, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stdout.readline().startswith(
+        b"0 "
+    )  # the losses before the first step
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    for checkpoint in (tmp_path / "run").glob("checkpoint.*"):
+        checkpoint.unlink()
+    time.sleep(0.1)
+    found = run(commands(name)[0], shards, tmp_path / "run", 10)
+    assert found.returncode == 0, found.stderr[-3000:]
+    records = open_records(DirectoryLedger(tmp_path / "run"))
+    assert records.generation == 1 and records.num_observations() == 2
+
+
+def test_the_option_may_be_called_run_where_torchrun_does_not_take_it(shards: ShardSet, tmp_path: Path) -> None:
+    command = commands("ddp.py")[0]
+    words = command.replace(" examples/ddp.py", " -- examples/ddp.py").replace("--run-dir", "--run").split()
+    words[words.index("--shards") + 1], words[words.index("--run") + 1] = str(shards.root), str(tmp_path / "run")
+    words[words.index("--steps") + 1] = "0"
+    words[:1] = [sys.executable, "-m", "torch.distributed.run"]
+    found = subprocess.run(
+        words, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **QUIET}, timeout=200
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.startswith("0 {")

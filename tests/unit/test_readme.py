@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.records import open_records, verify_ledger
 from tests.conftest import REPOSITORY, samples, write_corpus
 from tests.tokenizers_trained import byte_tokenizer, save
 
@@ -51,13 +53,16 @@ def test_the_verbs_of_the_readme_run(folder: Path) -> None:
     assert (folder / "L").is_dir()
 
 
-def test_the_trainer_of_the_readme_runs(folder: Path) -> None:
+def test_the_trainer_of_the_readme_runs_and_run_again_it_goes_on(folder: Path) -> None:
     code, _ = blocks("python")
     (folder / "trainer.py").write_text(code)
-    found = run([sys.executable, "-W", "ignore", "trainer.py"], folder)
-    assert found.returncode == 0, found.stderr
-    assert len(list((folder / "runs" / "1" / "observations").glob("*.json"))) == 5
-    assert (folder / "checkpoint.pt").exists()
+    for number in (1, 2):
+        found = run([sys.executable, "-W", "ignore", "trainer.py"], folder)
+        assert found.returncode == 0, found.stderr
+        steps = [int(line.split()[0]) for line in found.stdout.splitlines()]
+        assert steps == [0, 20, 40, 60, 80, 100] if number == 1 else [120, 140, 160, 180, 200]
+        assert open_records(DirectoryLedger(folder / "runs" / "1")).num_observations() == 1 + 5 * number
+    assert verify_ledger(DirectoryLedger(folder / "runs" / "1")) == []
 
 
 def test_the_tokens_of_the_readme_run(folder: Path) -> None:
