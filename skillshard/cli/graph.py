@@ -16,7 +16,7 @@ from skillshard.cli.options import (
     parse_duration,
     place_of_work,
 )
-from skillshard.errors import SkillshardError
+from skillshard.errors import GraphError, SkillshardError, name_some
 
 
 class _Graphs(typer.core.TyperGroup):
@@ -55,7 +55,11 @@ Clamp = Annotated[
     typer.Option("--clamp/--keep-negative", help="Negative edges become 0, as in the paper's algorithms, or stay."),
 ]
 DropUncertain = Annotated[
-    bool, typer.Option("--drop-uncertain", help="Edges that cannot be told from 0 over the seeds become 0.")
+    bool,
+    typer.Option(
+        "--drop-uncertain",
+        help="Edges that cannot be told from 0 over the seeds become 0; not for thresholds, which have a margin.",
+    ),
 ]
 Direct = Annotated[
     float | None,
@@ -326,6 +330,12 @@ def _edge_rule(
     if average not in (None, "end", "curve"):
         raise typer.BadParameter(f"{average!r}: give 'end' or 'curve'.", param_hint="--average")
     unit, threshold = parse_edges(edges)
+    given = {"--average": average is not None, "--keep-negative": not clamp, "--drop-uncertain": drop_uncertain}
+    if threshold is not None and any(given.values()):
+        raise GraphError(
+            f"--edges {edges} compares amounts of data: its edges are 0 or 1, with a margin by the standard errors over seeds, so "
+            f"{name_some(option for option, is_given in given.items() if is_given)} has no effect. Leave it out."
+        )
     return EdgeRule(
         unit,
         threshold,

@@ -184,18 +184,16 @@ def _history(graph: GraphFile) -> list[str]:
     learned = graph.learned
     if learned is None:
         return ["Given, not learned: there are no losses to derive other edges from."]
-    rule = (
-        f"edges {learned.edges}, average over the {learned.average}"
-        if learned.edges[0] != "t"
-        else f"edges {learned.edges}"
-    )
+    rule = f"edges {learned.edges}"
+    if not rule_in(learned).counts_data:
+        rule += f", average over the {learned.average}, negative edges {'set to 0' if learned.clamp else 'kept'}"
     if learned.direct is not None:
         rule = f"direct edges of at least {learned.direct:g} of the largest of: {rule}"
     told = [
         f"Learned by {learned.method}, {len(learned.seeds)} seed{'s' * (len(learned.seeds) > 1)}, warm-up {learned.warmup_steps:,} steps, "
-        f"{len(learned.runs):,} runs of up to {learned.eval_steps[-1]:,} steps; {rule}, negative edges "
-        f"{'set to 0' if learned.clamp else 'kept'}.",
+        f"{len(learned.runs):,} runs of up to {learned.eval_steps[-1]:,} steps; {rule}.",
         f"Cost: {learned.num_steps:,} steps, {learned.num_samples:,} samples.",
+        f"Losses: {learned.loss_kind.sentence}. Report the same to a mixer that uses this graph.",
     ]
     if len(learned.seeds) == 1:
         told.append("One seed cannot tell which of these edges are luck: --seeds 3 trains only what is missing.")

@@ -121,3 +121,18 @@ def test_a_threshold_that_every_run_begins_below_tells_nothing_and_says_so(tmp_p
     out = skillshard("graph", "--from", place, "--edges", "threshold:2.5", "--out", tmp_path / "low.json").out
     assert "Every run begins at a loss of at most 2.5 nats (the highest is 2.000), so these edges tell nothing" in out
     assert "everything helps everything" not in out
+
+
+@pytest.mark.parametrize(
+    "option", [["--average", "curve"], ["--keep-negative"], ["--drop-uncertain"]], ids=lambda option: option[0]
+)
+def test_options_that_have_no_effect_on_a_threshold_are_refused(tmp_path: Path, option: list[str]) -> None:
+    place = written(tmp_path, VERSION_1)
+    refused = skillshard("graph", "--from", place, "--edges", "threshold:1.6", *option, "--out", tmp_path / "x.json")
+    assert refused.code == 1 and f"so {option[0]} has no effect. Leave it out." in refused.sentence
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_a_graph_says_which_losses_it_was_learned_from(tmp_path: Path) -> None:
+    out = skillshard("graph", "show", written(tmp_path, VERSION_1)).out
+    assert "Losses: the mean over samples of nats per token, of what follows the last '= '." in out

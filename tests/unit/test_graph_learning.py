@@ -1,6 +1,7 @@
 """Learning a graph from shards: what is trained, what is kept, what is refused."""
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from skillshard.graph.edges import EdgeRule
 from skillshard.graph.imported import import_graph
 from skillshard.graph.learn import learn_graph
 from skillshard.graph.plan import plan_runs
-from skillshard.graph.run_data import load_data
+from skillshard.graph.run_data import DrawnTexts, load_data
 from skillshard.graph.runs import eval_steps, mixed_batches, run_unit
 from skillshard.graph.skill_graph import GraphFile, SkillGraph, read_graph, write_graph
+from skillshard.proxy.reading import Bytes
 from skillshard.report import figures
 from skillshard.shards.read import ShardSet
 from tests.commands import skillshard, works
@@ -136,6 +138,28 @@ def test_runs_share_the_samples_of_the_skills_that_they_share(learned: Path) -> 
     again = mixed_batches(data.train, full, first_step=3)
     next(again)
     assert np.array_equal(next(again).tokens, whole.tokens)
+
+
+def test_only_the_texts_that_runs_draw_are_kept_and_the_draws_do_not_depend_on_it(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"steps": 3, "warmup_steps": 0, "method": "linear", "window": 24}
+    learn(shards, tmp_path / "graph.json", **asked)
+    (place,) = (tmp_path / "graph.runs").glob("data-*.npz")
+    run = plan_runs("linear", ("add",), ("add",), batch_size=6, seeds=[0])[0]
+    data = load_data(str(place), run.trained_on)
+    assert set(data.train) == {"add"} and set(data.evaluation) == {"add", "carry", "negate"}
+    kept = data.train["add"]
+    assert len(kept) == len(shards.train["add"]) > 300 and len(kept.rows) <= 3 * 6
+    assert kept.tokens.itemsize <= 2 and kept.targets.itemsize <= 2
+    whole = Bytes(24).encode([sample.text for sample in shards.train["add"]])
+    every = DrawnTexts.of([whole], np.arange(len(kept)), len(kept))
+    for some, full in zip(
+        islice(mixed_batches(data.train, run, first_step=1), 3),
+        mixed_batches({"add": every}, run, first_step=1),
+        strict=False,
+    ):
+        assert np.array_equal(some.tokens, full.tokens) and np.array_equal(some.targets, full.targets)
 
 
 def test_a_run_whose_losses_have_settled_ends_and_repeats_its_last_losses(shards: ShardSet, tmp_path: Path) -> None:
