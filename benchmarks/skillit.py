@@ -18,7 +18,7 @@ from benchmarks.evidence.pictures import draw_setting
 from benchmarks.evidence.settings import SETTINGS, SIZES
 from benchmarks.evidence.training import run_all
 from benchmarks.mixers import machine
-from skillshard.errors import ProxyError
+from skillshard.errors import ProxyError, did_you_mean
 
 
 def main() -> None:
@@ -37,6 +37,10 @@ def main() -> None:
     parser.add_argument("--earlier", type=Path, default=None, help="JSON file of a former table, to go on from")
     parser.add_argument("--pictures", type=Path, default=None, help="folder of pictures")
     arguments = parser.parse_args()
+    known = list(dict.fromkeys(method for name in arguments.settings for method in SETTINGS[name].methods))
+    for method in arguments.methods or ():
+        if method not in known:
+            parser.error(f"--methods {method!r}{did_you_mean(method, known)}: these settings have {', '.join(known)}")
     asked = {"steps": arguments.steps, "size": arguments.size, "lr": arguments.lr}
     changes = {name: value for name, value in asked.items() if value is not None}
     if arguments.verb == "run":

@@ -288,13 +288,20 @@ def _begun(folder: Path) -> dict[str, Any] | None:
         data = (folder / ".work" / "job.json").read_bytes()
     except FileNotFoundError:
         return None
-    job: dict[str, Any] = storage.from_json(data, folder / ".work" / "job.json")
+    job: Any = storage.from_json(data, folder / ".work" / "job.json")
+    if not (
+        isinstance(job, dict) and isinstance(job.get("made_from"), dict) and isinstance(job.get("mtimes_ns"), dict)
+    ):
+        raise StorageError(
+            f"{folder / '.work' / 'job.json'} does not say what the unfinished work was begun with: it is damaged or edited. Remove {folder} "
+            "and run the command again, or choose another --out."
+        )
     return job
 
 
 def _made_from(folder: Path, manifest: str) -> Any:
     found = storage.read_json(folder / manifest)
-    if not isinstance(found, dict) or "made_from" not in found:
+    if not isinstance(found, dict) or not isinstance(found.get("made_from"), dict):
         raise StorageError(
             f"{folder} holds a {manifest} that skillshard did not write (it says nothing of what it was made from). "
             "Choose another --out."

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from skillshard.cli.bars import Bars
 from skillshard.cli.options import Artefact, Verb
 
 
@@ -42,7 +43,8 @@ def verify(place: Artefact) -> None:
     """Read every byte of an artefact and compare it with its manifest; exit 1 if anything is wrong."""
     from skillshard.report.text import verify as find_faults
 
-    faults, summary = find_faults(place)
+    with Bars() as bars, bars.working("verifying"):
+        faults, summary = find_faults(place)
     for fault in faults:
         typer.echo(f"error: {fault}", err=True)
     if faults:

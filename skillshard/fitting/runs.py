@@ -135,7 +135,10 @@ def _read(place: str) -> list[FinishedRun]:
 
 
 def _read_csv(place: str) -> list[FinishedRun]:
-    rows = list(csv.DictReader(io.StringIO(storage.read_bytes(place).decode())))
+    try:
+        rows = list(csv.DictReader(io.StringIO(storage.read_bytes(place).decode("utf-8-sig"))))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FitError(f"{place} is no table of text in UTF-8: {error}. Give a .csv file of finished runs.") from error
     names = list(rows[0]) if rows else []
     columns = {kind: [name for name in names if name.startswith(f"{kind}/")] for kind in ("weights", "losses")}
     if not all(columns.values()):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def import_graph(
     data = storage.read_bytes(place)
     try:
         rows, columns, matrix = {".npy": _read_npy, ".csv": _read_csv, ".json": _read_json}[kind](data)
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise GraphError(f"{os.fspath(place)} holds no matrix of numbers: {error}.") from error
     train = _names(train_skills, rows, os.fspath(place))
     evals = list(eval_skills) or columns or train

@@ -161,8 +161,11 @@ def _open(place: str, kind: str, what: str) -> Any:
 
     try:
         return getattr(transformers, kind).from_pretrained(place, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (
+        Exception
+    ) as error:  # a damaged or foreign directory makes transformers raise whatever it happens to run into
+        why = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise ProxyError(
-            f"--proxy {place}: {what} could not be opened there: {str(error).strip().splitlines()[0].rstrip('.')}. Save the model and "
+            f"--proxy {place}: {what} could not be opened there: {why.rstrip('.')}. Save the model and "
             "its tokenizer there with save_pretrained."
         ) from error

@@ -165,7 +165,7 @@ def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
                 raise
             warnings.warn(f"{model} is not on this machine: asking the Hugging Face hub for it.", stacklevel=2)
             loaded = SentenceTransformer(model, device=device, model_kwargs=kwargs)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a damaged or foreign directory makes the library raise whatever it happens to run into
         raise TagsError(
             f"--encoder {model} cannot be loaded: {_first_line(error)}. Give 'lexical', the name of a sentence-transformers model on the "
             "Hugging Face hub (downloaded once; needs the network), or the directory of one."

@@ -166,7 +166,7 @@ def _tag(
     records = run(
         tag_partition, units, where=where, records=work.records("tag"), on_done=on_stage("tagging", len(units))
     )
-    duplicates = _duplicates(units, records, work, where)
+    duplicates = _duplicates(units, records, work, where, on_stage)
     if duplicates and arguments["on_bad_sample"] == "stop":
         raise CorpusError(_duplicate_sentence(duplicates, partitions, arguments["reading"]))
     again = {
@@ -178,9 +178,14 @@ def _tag(
             Unit(units[at].key, {**units[at].arguments, "out": str(work.out), "duplicates": _by_row(rows)})
             for at, rows in again.items()
         ]
-        for at, record in zip(
-            again, run(tag_partition, repeated, where=where, records=work.records("again")), strict=True
-        ):
+        again_records = run(
+            tag_partition,
+            repeated,
+            where=where,
+            records=work.records("again"),
+            on_done=on_stage("tagging again", len(repeated)),
+        )
+        for at, record in zip(again, again_records, strict=True):
             records[at] = record
     _publish(work, [partition.index for partition in partitions if partition.index not in again])
     work.finish(_manifest(made_from, partitions, records, corpus.left_out).model_dump(by_alias=True))
@@ -324,7 +329,9 @@ def _located(
 # --- stage 2 ---------------------------------------------------------------------------------------------------------
 
 
-def _duplicates(units: Sequence[Unit], records: Sequence[Record], work: artefact.Work, where: Where) -> list[Record]:
+def _duplicates(
+    units: Sequence[Unit], records: Sequence[Record], work: artefact.Work, where: Where, on_stage: OnStage
+) -> list[Record]:
     """Rows that repeat an earlier id, in the order of the corpus."""
     num_ids = sum(record["num_rows"] - record["num_set_aside"] for record in records)
     num_ranges = -(-num_ids // IDS_PER_RANGE) or 1
@@ -333,7 +340,13 @@ def _duplicates(units: Sequence[Unit], records: Sequence[Record], work: artefact
     ranges = keyed(
         {"hashes": hashes, "parts": str(work.scratch()), "low": low, "high": high} for low, high in pairwise(bounds)
     )
-    found = run(find_duplicates, ranges, where=where, records=work.records("duplicates"))
+    found = run(
+        find_duplicates,
+        ranges,
+        where=where,
+        records=work.records("duplicates"),
+        on_done=on_stage("checking ids", len(ranges)),
+    )
     return sorted((row for record in found for row in record["rows"]), key=lambda row: (row["part"], row["row"]))
 
 
@@ -386,7 +399,9 @@ def _duplicate_sentence(
         for part, row in ((found["first_part"], found["first_row"]), (found["part"], found["row"]))
     )
     identity = found["id"] if len(found["id"]) <= 100 else f"{found['id'][:97]}..."
-    earlier = f"id {identity!r} stands already in {partitions[found['first_part']].name}, at {first}"
+    first_partition = partitions[found["first_part"]]
+    unit = "line" if first_partition.format.startswith("jsonl") else "row"
+    earlier = f"id {identity!r} stands already in {first_partition.name}, {unit} {first}"
     more = f"; {len(duplicates):,} rows repeat an id" if len(duplicates) > 1 else ""
     return Rejection(partitions[found["part"]].name, later, "duplicate-id", earlier + more).sentence()
 

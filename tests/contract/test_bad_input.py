@@ -110,14 +110,14 @@ BAD = {
         with_record(id=GOOD[1]["id"]),
         "a.jsonl line 3",
         "duplicate-id",
-        f"id '{GOOD[1]['id']}' stands already in a.jsonl, at 2",
+        f"id '{GOOD[1]['id']}' stands already in a.jsonl, line 2",
         "Give it another id",
     ),
     "an id in two files": Bad(
         with_file("b.jsonl", b"\n" + lines([{**GOOD[4], "text": "another text"}])),
         "b.jsonl line 2",
         "duplicate-id",
-        f"id '{GOOD[4]['id']}' stands already in a.jsonl, at 5",
+        f"id '{GOOD[4]['id']}' stands already in a.jsonl, line 5",
         "Give it another id",
     ),
     "gzip that is not": Bad(
@@ -199,7 +199,7 @@ def test_set_aside_keeps_the_sample_with_its_reason_and_every_row_is_counted(bad
         (rejection,) = [
             orjson.loads(line) for file in (folder / "rejected").iterdir() for line in file.read_bytes().splitlines()
         ]
-        says = bad.says.replace("stands already in a.jsonl", "stands earlier in the corpus").partition(", at ")[0]
+        says = bad.says.replace("stands already in a.jsonl", "stands earlier in the corpus").partition(", line ")[0]
         assert rejection["reason"] == bad.reason and says in rejection["detail"]
         where = f"{rejection['file']} line {rejection['line']}" if rejection["line"] else f"{rejection['file']}:"
         assert where.startswith(bad.where)

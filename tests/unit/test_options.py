@@ -1,12 +1,14 @@
 """An option that does not belong to what was asked for is refused, also where its value is the default."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.commands import skillshard, works
-from tests.conftest import samples, tree, write_corpus
+from tests.conftest import REPOSITORY, samples, tree, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,10 @@ def test_options_that_belong_are_taken_with_their_defaults(made: Path, tmp_path:
         *("--on-bad-sample", "stop", "--out", tmp_path / "T", "--workers", 1),
     )
     works("tag", made / "T", "--min-share", 0.45, "--rest", "other", "--out", tmp_path / "fewer", "--workers", 1)
+
+
+def test_the_benchmark_refuses_a_method_that_its_settings_do_not_have(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.skillit", "run", "--work", tmp_path / "W", "--methods", "oddm"]
+    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert ended.returncode == 2 and "--methods 'oddm' (did you mean 'odm'?)" in ended.stderr, ended.stderr
+    assert not (tmp_path / "W").exists()

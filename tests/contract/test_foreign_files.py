@@ -1,0 +1,137 @@
+"""Files of another shape than a verb expects end in one sentence, never in an exception of a library or of our own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.commands import skillshard, works
+from tests.conftest import samples, write_corpus
+
+CONTENTS: dict[str, bytes] = {
+    "nothing": b"",
+    "a number": b"3",
+    "a string": b'"text"',
+    "null": b"null",
+    "a list": b"[1, 2]",
+    "a list of lists": b'[["a", 1], ["b", 2]]',
+    "an empty object": b"{}",
+    "an object of lists": b'{"weights": [1, 2], "encoder": [], "skills": 3}',
+    "an object of objects": b'{"weights": {"add": {"x": 1}}, "add": {"carry": "x"}, "schema": "skillshard/run/1"}',
+    "not JSON": b"{'add': 1}",
+    "not text": bytes(range(256)),
+    "zip": b"PK\x03\x04" + bytes(200),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("foreign")
+    write_corpus(folder / "C", samples(add=12, carry=8))
+    works("tag", folder / "C", "--out", folder / "T", "--field", "meta.skill", "--workers", 1)
+    works("shard", folder / "C", "--tags", folder / "T", "--out", folder / "S", "--workers", 1, "--holdout", 0.2)
+    return folder
+
+
+Command = Callable[[Path, Path, Path], tuple[object, ...]]
+
+
+def folder_of(name: str) -> Callable[[Path], Path]:
+    """A directory in which the file has this name."""
+
+    def make(file: Path) -> Path:
+        (file.parent / "folder").mkdir()
+        (file.parent / "folder" / name).write_bytes(file.read_bytes())
+        return file.parent / "folder"
+
+    return make
+
+
+COMMANDS: dict[str, Command] = {
+    "mix --weights": lambda made, file, out: (
+        *("mix", made / "S", "--draws", 4, "--policy", "fixed", "--weights", file, "--out", out),
+    ),
+    "fit FILE": lambda made, file, out: ("fit", file, "--out", out),
+    "fit FILE.csv": lambda made, file, out: ("fit", file.rename(file.with_suffix(".csv")), "--out", out),
+    "fit DIRECTORY": lambda made, file, out: ("fit", folder_of("run.json")(file), "--out", out),
+    "graph show": lambda made, file, out: ("graph", "show", file),
+    "graph derive": lambda made, file, out: ("graph", "--from", file, "--out", out),
+    "graph import json": lambda made, file, out: ("graph", "import", file, "--out", out),
+    "graph import csv": lambda made, file, out: (
+        "graph",
+        "import",
+        file.rename(file.with_suffix(".csv")),
+        "--out",
+        out,
+    ),
+    "graph import npy": lambda made, file, out: (
+        "graph",
+        "import",
+        file.rename(file.with_suffix(".npy")),
+        "--out",
+        out,
+    ),
+    "graph import --names": lambda made, file, out: (
+        *("graph", "import", _matrix(file), "--names", file, "--out", out),
+    ),
+    "tag --map": lambda made, file, out: ("tag", made / "T", "--map", file, "--out", out),
+    "tag --graph": lambda made, file, out: ("tag", made / "T", "--min-share", 0.4, "--graph", file, "--out", out),
+    "tag --model": lambda made, file, out: (
+        *("tag", made / "C", "--by", "embedding", "--model", folder_of("model.json")(file), "--out", out),
+    ),
+    "tag --by loss --model": lambda made, file, out: (
+        *("tag", made / "C", "--by", "loss", "--model", folder_of("model.json")(file), "--out", out),
+    ),
+    "tag --by loss --proxy": lambda made, file, out: (
+        *("tag", made / "C", "--by", "loss", "--skills", 2, "--proxy", folder_of("config.json")(file), "--out", out),
+    ),
+    "graph --proxy": lambda made, file, out: (
+        *("graph", made / "S", "--steps", 2, "--proxy", folder_of("config.json")(file), "--out", out),
+    ),
+    "tag --encoder": lambda made, file, out: (
+        *("tag", made / "C", "--by", "embedding", "--skills", 2, "--out", out),
+        *("--encoder", folder_of("config.json")(file)),
+    ),
+    "tokens --tokenizer": lambda made, file, out: ("tokens", made / "S", "--tokenizer", file, "--out", out),
+    "shard --tags": lambda made, file, out: (
+        *("shard", made / "C", "--tags", folder_of("tags.json")(file), "--out", out),
+    ),
+    "inspect tags": lambda made, file, out: ("inspect", folder_of("tags.json")(file)),
+    "inspect shards": lambda made, file, out: ("inspect", folder_of("manifest.json")(file)),
+    "inspect tokens": lambda made, file, out: ("inspect", folder_of("tokens.json")(file)),
+    "inspect a run": lambda made, file, out: ("inspect", folder_of("run.json")(file)),
+    "verify a run": lambda made, file, out: ("verify", folder_of("run.json")(file)),
+    "verify tags": lambda made, file, out: ("verify", folder_of("tags.json")(file)),
+    "tag into unfinished work": lambda made, file, out: (
+        *("tag", made / "C", "--field", "meta.skill", "--workers", 1, "--out", _work(file)),
+    ),
+    "tag into finished tags": lambda made, file, out: (
+        *("tag", made / "C", "--field", "meta.skill", "--workers", 1, "--out", folder_of("tags.json")(file)),
+    ),
+}
+
+
+def _matrix(file: Path) -> Path:
+    (file.parent / "m.csv").write_text("1,2\n3,4\n")
+    return file.parent / "m.csv"
+
+
+def _work(file: Path) -> Path:
+    (file.parent / "begun" / ".work" / "records" / "tag").mkdir(parents=True)
+    (file.parent / "begun" / ".work" / "job.json").write_bytes(file.read_bytes())
+    (file.parent / "begun" / ".work" / "records" / "tag" / "000000.json").write_text("{}")
+    return file.parent / "begun"
+
+
+@pytest.mark.parametrize("content", sorted(CONTENTS))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_file_of_another_shape_is_one_sentence(command: str, content: str, made: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    file.write_bytes(CONTENTS[content])
+    outcome = skillshard(*COMMANDS[command](made, file, tmp_path / "out"))
+    if (command, content) == ("tag --map", "an empty object"):  # it renames nothing
+        assert outcome.code == 0
+        return
+    assert outcome.code == 1, outcome
+    assert "mistake in skillshard" not in outcome.sentence and "Traceback" not in outcome.err
+    assert len(outcome.sentence) < 1500
