@@ -132,7 +132,9 @@ def _join(folder: Path, arguments: dict[str, int]) -> None:
     there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     if place.exists():
         changed = artefact.differences(storage.read_json(place), arguments)
-        if changed:
+        if changed and not (folder / "corpus").exists():  # nothing was finished: begin anew
+            storage.write_bytes(place, storage.to_json(arguments))
+        elif changed:
             raise StorageError(
                 f"{folder} holds a demo with other arguments ({'; '.join(changed)}). Choose another --out."
             )

@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
+from skillshard.cli.bars import Bars
 from skillshard.cli.options import Out, parse_proportions
+from skillshard.printable import counted
 
 synth = typer.Typer(help="Generate the paper's synthetic corpora.", no_args_is_help=True)
 
@@ -25,15 +27,13 @@ def lego(
     """The paper's LEGO corpus: chains of variables; skill i asks for the i-th."""
     from skillshard.synthetic.lego import write_lego
 
-    places = write_lego(
-        out,
-        k=k,
-        num_samples=samples,
-        seed=seed,
-        order=order,
-        proportions=parse_proportions(proportions),
+    with Bars(out) as bars, bars.working("generating"):
+        places = write_lego(
+            out, k=k, num_samples=samples, seed=seed, order=order, proportions=parse_proportions(proportions)
+        )
+    typer.echo(
+        f"{counted(samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with --field meta.skill"
     )
-    typer.echo(f"{samples:,} samples in {len(places)} files in {out}; tag them with --field meta.skill")
 
 
 @synth.command()
@@ -49,5 +49,8 @@ def addition(
     """The paper's addition corpus: sums of two numbers; skill i asks for the i-th digit from the right."""
     from skillshard.synthetic.addition import write_addition
 
-    places = write_addition(out, k=k, num_samples=samples, seed=seed, proportions=parse_proportions(proportions))
-    typer.echo(f"{samples:,} samples in {len(places)} files in {out}; tag them with --field meta.skill")
+    with Bars(out) as bars, bars.working("generating"):
+        places = write_addition(out, k=k, num_samples=samples, seed=seed, proportions=parse_proportions(proportions))
+    typer.echo(
+        f"{counted(samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with --field meta.skill"
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, UInt64
 
 from skillshard import storage
-from skillshard.errors import CorpusError
+from skillshard.errors import CorpusError, name_some
 
 
 def raw_draws(seed: int, block: int, size: int) -> UInt64[np.ndarray, " size"]:
@@ -60,15 +60,22 @@ def write_samples(
     """Write samples as `NAME-00000.jsonl`, `NAME-00001.jsonl`, ...; the places, in order.
 
     Raises:
-        CorpusError: samples_per_file is below 1; nothing is written then.
+        CorpusError: samples_per_file is below 1, or files of another corpus of this name are there; nothing is written then.
     """
     if samples_per_file < 1:
         raise CorpusError(f"samples_per_file={samples_per_file}: a file holds at least 1 sample. Give 1 or more.")
-    places = []
-    for number in range(-(-num_samples // samples_per_file)):
-        places.append(storage.join(out_dir, f"{name}-{number:05d}.jsonl"))
+    places = [
+        storage.join(out_dir, f"{name}-{number:05d}.jsonl") for number in range(-(-num_samples // samples_per_file))
+    ]
+    others = [file.place for file in storage.list_files(out_dir, f"{name}-*.jsonl") if file.place not in places]
+    if others:
+        raise CorpusError(
+            f"{os.fspath(out_dir)} holds files of another corpus that this one would be mixed with: {name_some(others, 3)}. Choose another "
+            "--out, or remove them."
+        )
+    for place in places:
         lines = [json.dumps(sample) + "\n" for sample in islice(samples, samples_per_file)]
-        storage.write_bytes(places[-1], "".join(lines).encode())
+        storage.write_bytes(place, "".join(lines).encode())
     return places
 
 

@@ -53,7 +53,7 @@ def metadata(*fields: str) -> Tagger:
             their JSON text, so 3 and "3" are one skill.
 
     Raises:
-        TagsError: no field.
+        TagsError: no field, or one that is no string.
 
     Example:
         >>> metadata("meta.source", "lang").tag([Sample("1", "text", {"source": "law", "lang": "en"})])
@@ -61,4 +61,9 @@ def metadata(*fields: str) -> Tagger:
     """
     if not fields:
         raise TagsError("tagging by metadata needs a field: --field meta.category.")
+    others = [field for field in fields if not isinstance(field, str)]
+    if others:
+        raise TagsError(
+            f"a field is a dotted path, such as 'meta.category', got {others[0]!r}. Give several as metadata('a', 'b')."
+        )
     return Metadata(fields)

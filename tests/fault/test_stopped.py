@@ -184,5 +184,6 @@ def test_on_ray_too_a_stopped_command_leaves_nothing_running_and_goes_on(number:
     wait_until(lambda: not marked(slow.marker), timeout_s=60)
     assert len(slow.names("*.begun") - begun) <= 2
     again = slow.start("--seconds", 0.1)
-    assert again.wait(timeout=240) == 0
+    _, err = again.communicate(timeout=240)
+    assert again.returncode == 0, err
     assert slow.results() == EXPECTED

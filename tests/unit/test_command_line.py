@@ -170,6 +170,17 @@ def test_a_corpus_inside_the_output_is_refused(made: Path) -> None:
     assert "which is read, lies in --out" in fails("tag", made / "out" / "C" / "0.jsonl", *FIELD, "--out", made / "out")
 
 
+def test_a_generated_corpus_is_not_mixed_with_another_one(tmp_path: Path) -> None:
+    command = ("synth", "lego", "--k", 2, "--out", tmp_path / "L")
+    works(*command, "--samples", 50_010)
+    before = tree(tmp_path)
+    assert len(before) == 2
+    assert "lego-00001.jsonl" in fails(*command, "--samples", 100)
+    assert tree(tmp_path) == before
+    assert "1 file in" not in works(*command, "--samples", 50_010)
+    assert tree(tmp_path) == before
+
+
 def test_inspect_says_what_is_right_where_there_is_no_artefact(made: Path) -> None:
     (made / "graph.json").write_text("{}")
     (made / "empty").mkdir()

@@ -41,6 +41,7 @@ def test_the_demo_goes_the_whole_way_and_finds_itself_finished(tmp_path: Path) -
 
 def test_a_demo_with_other_arguments_needs_another_directory(tmp_path: Path) -> None:
     (tmp_path / "demo.json").write_text('{"k": 2, "num_samples": 6000, "steps": 120, "seed": 0}')
+    (tmp_path / "corpus").mkdir()
     found = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--k", "3", *SMALL[2:]])
     assert found.exit_code == 1
     assert "holds a demo with other arguments (k: 2 -> 3). Choose another --out." in str(found.exception)
