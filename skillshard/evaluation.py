@@ -64,7 +64,7 @@ def losses_per_skill(
 
     Example:
         >>> samples = {"add": [Sample("a", "1+1=2", {}), Sample("b", "2+2=4.", {})]}
-        >>> bits = lambda texts: ([len(text) * math.log(2) for text in texts], [len(text) for text in texts])
+        >>> bits = lambda texts: ([len(text) * np.log(2) for text in texts], [len(text) for text in texts])
         >>> losses_per_skill(bits, samples, max_samples=10, batch_size=2)["add"].num_tokens
         11
     """

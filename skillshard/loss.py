@@ -86,10 +86,10 @@ class LossKind(BaseModel):
 
 @dataclass(frozen=True)
 class Loss:
-    """A skill's loss; `float(loss)` is its mean, so that `mixer.report` takes it as it is.
+    """A skill's loss with its standard error. `float(loss)` is the mean, so that `mixer.report` takes a `Loss` for a number.
 
     Attributes:
-        mean: nats per token, by the reduction of the losses that this is one of.
+        mean: nats per token, by the reduction of the `Losses` that the loss belongs to.
         standard_error: of the mean, nats per token, over samples of the skill; infinite for a single sample.
         num_samples: samples measured.
         num_tokens: tokens predicted.
@@ -206,7 +206,7 @@ def no_answer(text: str, mark: str) -> str | None:
 
 
 def answer_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.ndarray, " token"]:
-    """Which tokens of a text are no prompt: those that reach beyond its characters.
+    """Mark the tokens of a text that reach beyond the characters of the prompt.
 
     Args:
         ends: the character of the text at which each token ends; 0 for special tokens, which stand for no character.
@@ -220,7 +220,7 @@ def answer_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.nd
 
 
 def predicted_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.ndarray, " token"]:
-    """Which tokens of a text that stands alone are predicted: `answer_tokens` but the first one, which nothing predicts.
+    """Mark the tokens that are predicted in a text that stands alone: `answer_tokens` without the first, which nothing predicts.
 
     Example:
         >>> predicted_tokens(np.array([0, 3, 5, 8]), 4).tolist(), predicted_tokens(np.array([0, 3, 0]), 0).tolist()

@@ -234,16 +234,16 @@ def scaled_edges(
 def needs_no_more(
     amounts: Float[np.ndarray, "seed with_or_without train_skill eval_skill"], *, strictly: bool
 ) -> Bool[np.ndarray, "train_skill eval_skill"]:
-    """Where the amount of data with a skill is no more than without it, over all seeds and beyond their noise.
+    """Decide where a skill needs no more data to reach a loss with another skill than without the other skill.
 
-    With one seed the two amounts are compared as they are. With more, the mean of their differences must be at most 0 even if
-    the 95 % bound of Student's t is added to it, so that noise makes an edge in one case of twenty at most.
+    With one seed the two amounts are compared as they are. With several seeds, the mean difference plus the 95 % bound of
+    Student's t must not be above 0. So noise alone makes an edge in at most one case of twenty.
 
     Args:
-        amounts: amount of data in any unit, first with the skill and then without it; infinite where the loss is not reached.
-            An edge reaches the loss in every seed. Without the skill, a run that never does counts as one point longer than
-            the longest run that does, which is less than it needs.
-        strictly: whether an equal amount is too much. In `Definition 2.2` it is not.
+        amounts: amounts of data in any unit, with the other skill and without the other skill; infinite where the loss is never
+            reached. An edge needs a finite amount with the other skill in every seed. `_amounts` counts a run without the other
+            skill that never reaches the loss as one point longer than the run, which is less than the true amount.
+        strictly: whether equal amounts make no edge. By Definition 2.2 equal amounts make an edge.
 
     >>> with_it, without = np.array([[[10.0, 12.0, np.inf]]]), np.array([[[10.0, 10.0, np.inf]]])
     >>> needs_no_more(np.stack([with_it, without], axis=1), strictly=False).tolist()

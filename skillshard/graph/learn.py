@@ -129,7 +129,7 @@ def learn_graph(
             `skillshard.proxy.train.usual_lr_warmup` of warm start and run, or of `for_steps`.
         eval_every: steps between two measurements, h; None: a tenth of `steps`.
         eval_samples: held-out samples of each evaluation skill, at most.
-        samples: training samples of each skill that runs draw from, at most. Only those that a run draws are read.
+        samples: number of training samples of each skill that runs draw from, at most. Samples that no run draws are not encoded.
         for_steps: length of the training that the graph is for: its learning rate's schedule is followed. None: the rate does
             not fall.
         settle: nats; see `run_unit`.

@@ -1,9 +1,9 @@
-"""The encoded texts that a graph's runs draw from and are measured on: only those that a run draws, in few bytes.
+"""The encoded texts that a graph's runs train on and are measured on. Texts that no run draws are left out.
 
     RUNS/data-DIGEST.npz     for each skill: row numbers, tokens and targets of the texts that are drawn; what is measured
 
-A run draws by the number of a text among the first `samples` of its skill, so which of them are drawn is known before any text
-is read, and the draws do not depend on what is kept.
+A run draws a text by its number among the first `samples` texts of the skill. So the drawn texts are known before any text is
+read, and the draws do not depend on which texts are kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,10 @@ class DrawnTexts:
     """The texts of a skill that are drawn, found by their number among all of them.
 
     Attributes:
-        num_texts: texts that are drawn from.
-        rows: numbers of the texts that are kept, rising.
-        tokens: their tokens, in the smallest unsigned integers that hold them.
-        targets: their targets, less `IGNORE`, so that none is negative; the same.
+        num_texts: number of texts that are drawn from.
+        rows: numbers of the kept texts, rising.
+        tokens: tokens of the kept texts, in the smallest unsigned integers that hold all tokens.
+        targets: targets of the kept texts minus `IGNORE`, so that no number is negative, in such integers too.
     """
 
     num_texts: int

@@ -37,11 +37,11 @@ SETTLED_POINTS = 4
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate goes, from the first step of the warm start on.
+    """The learning rate from the first step of the warm start to the last step of the run.
 
     Attributes:
-        lr_warmup: steps over which it rises to the recipe's rate.
-        steps: steps after which it has fallen to 0; infinite: it stays.
+        lr_warmup: number of steps over which the rate rises to the recipe's rate.
+        steps: number of steps after which the rate has fallen to 0; infinite: the rate does not fall.
     """
 
     lr_warmup: int
