@@ -33,6 +33,8 @@ class Stage:
         num_found: units that an earlier command did.
         shares: key -> share of each unit under way.
         started_s, ended_s: of `time.monotonic`.
+        first_part: time and units done when a unit first said how far it is. Processes have started then, which takes long where
+            they load a model.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Stage:
     shares: dict[str, float] = field(default_factory=dict)
     started_s: float = field(default_factory=time.monotonic)
     ended_s: float | None = None
+    first_part: tuple[float, float] | None = None
 
     def __call__(self, unit: Any, record: Any) -> None:
         self.shares.pop(getattr(unit, "key", ""), None)
@@ -55,6 +58,7 @@ class Stage:
 
     def part(self, unit: Any, share: float) -> None:
         self.shares[unit.key] = share
+        self.first_part = self.first_part or (time.monotonic(), self.done)
 
     @property
     def done(self) -> float:
@@ -73,10 +77,11 @@ class Stage:
         >>> stage.left_s
         120.0
         """
-        done_now = self.done - self.num_found
-        if self.num_done >= self.num or done_now <= 0:
+        since_s, done_then = self.first_part or (self.started_s, float(self.num_found))
+        done_since = self.done - done_then
+        if self.num_done >= self.num or done_since <= 0:
             return None
-        return self.elapsed_s * (self.num - self.done) / done_now
+        return ((self.ended_s or time.monotonic()) - since_s) * (self.num - self.done) / done_since
 
     def sentence(self) -> str:
         """

@@ -38,6 +38,15 @@ def parse_size(text: str, option: str | None = None) -> int:
     return num_bytes
 
 
+def parse_cache_size(cache: Path | None, cache_size: str | None) -> int | None:
+    """The limit of the cache in bytes, None for none; a usage error where nothing is cached."""
+    if cache_size is None:
+        return None
+    if cache is None:
+        raise typer.BadParameter("it limits what --cache keeps: give --cache too.", param_hint="--cache-size")
+    return parse_size(cache_size, "--cache-size")
+
+
 def parse_proportions(text: str) -> Literal["natural", "uniform"] | tuple[int, ...]:
     """
     >>> parse_proportions("natural"), parse_proportions("1:2:4")

@@ -16,6 +16,7 @@ from skillshard.cli.options import (
     ShardsPlace,
     Workers,
     open_corpus,
+    parse_cache_size,
     parse_size,
     place_of_work,
 )
@@ -96,7 +97,7 @@ def tokens(
     from skillshard.shards.tokens import count_tokens
 
     refuse_nested(out, [shards])
-    cache_bytes = None if cache_size is None else parse_size(cache_size, "--cache-size")
+    cache_bytes = parse_cache_size(cache, cache_size)
     with Bars(out) as bars:
         counts = count_tokens(
             ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes),

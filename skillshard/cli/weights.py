@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from skillshard.cli.options import CachePlace, CacheSize, ChosenSkills, ShardsPlace, choose_skills, parse_size
+from skillshard.cli.options import (
+    CachePlace,
+    CacheSize,
+    ChosenSkills,
+    ShardsPlace,
+    Verb,
+    choose_skills,
+    parse_cache_size,
+)
 from skillshard.errors import SkillshardError
 
 Tau = Annotated[
@@ -98,7 +106,7 @@ def mix(
     from skillshard.mixing.listing import list_draws, static_policy
     from skillshard.shards.read import ShardSet
 
-    cache_bytes = None if cache_size is None else parse_size(cache_size, "--cache-size")
+    cache_bytes = parse_cache_size(cache, cache_size)
     opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes), skills)
     listing = list_draws(
         opened,
@@ -180,7 +188,7 @@ def weights(
 
     if draws is not None and policy != "unimax":
         raise typer.BadParameter(f"policy {policy} does not take it: only unimax does.", param_hint="--draws")
-    cache_bytes = None if cache_size is None else parse_size(cache_size, "--cache-size")
+    cache_bytes = parse_cache_size(cache, cache_size)
     opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes), skills)
     chosen = static_policy(
         policy,
@@ -251,6 +259,10 @@ def fit(
 
     if method not in ("log-linear", "regmix"):
         raise typer.BadParameter(f"{method!r}: give 'log-linear' or 'regmix'.", param_hint="--method")
+    if method != "regmix":
+        Verb.given.refuse(["seed"], "is of the random mixtures of --method regmix")
+    if draws is None:
+        Verb.given.refuse(["epochs"], "limits repetition among the draws of the next run: give --draws")
     if skills and shards is None:
         raise typer.BadParameter("it chooses skills of a shard set: give --shards too.", param_hint="--skills")
     opened = None if shards is None else choose_skills(ShardSet.open(shards), skills)

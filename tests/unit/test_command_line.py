@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillshard import storage
+from skillshard.cli.bars import Stage
 from skillshard.errors import StorageError, TagsError
+from skillshard.execution import keyed
 from skillshard.graph.imported import import_graph
 from skillshard.printable import printable, shortened
 from tests.commands import fails, finish, skillshard, start, works
@@ -314,3 +316,27 @@ def test_a_matrix_without_names_takes_those_that_are_given(tmp_path: Path) -> No
     (tmp_path / "names").write_text("a\nb\n")
     works("graph", "import", tmp_path / "m.csv", "--names", tmp_path / "names", "--out", tmp_path / "g.json")
     assert import_graph(tmp_path / "g.json").train_skills == ("a", "b")
+
+
+# ------------------------------------------------------------------------------------------------------------ estimates
+
+
+def test_an_estimate_leaves_out_the_start_of_the_processes_and_what_was_done_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock_s = 0.0
+    monkeypatch.setattr("skillshard.cli.bars.time.monotonic", lambda: clock_s)
+    first, second, third = keyed({} for _ in range(3))
+    stage = Stage("training", 3)
+    stage.found_done(first, {})
+    assert stage.left_s is None and "left" not in stage.sentence()
+    clock_s = 60.0  # loading a model
+    stage.part(second, 0.1)
+    clock_s = 70.0
+    stage.part(second, 0.2)
+    assert stage.left_s == pytest.approx(10 * 1.8 / 0.1)
+    clock_s = 150.0
+    stage(second, {})
+    assert stage.left_s == pytest.approx(90 * 1.0 / 0.9)
+    stage(third, {})
+    assert stage.left_s is None and stage.sentence() == "training: 3 of 3 in 2 min 30 s"

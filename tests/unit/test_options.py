@@ -64,6 +64,10 @@ STRANGERS: list[tuple[tuple[str, ...], str, str]] = [
     (("shard", "C", "--tags", "T", "--ray-address", "127.0.0.1:1"), "--workers", "2"),
     (("tokens", "S", "--tokenizer", "t", "--ray-address", "auto"), "--workers", "2"),
     ((*METADATA, "--ray-address", "auto"), "--workers", "2"),
+    (("fit", "runs.json"), "--seed", "0"),  # the default
+    (("fit", "runs.json"), "--epochs", "4"),  # the default
+    (("mix", "S", "--draws", "4"), "--cache-size", "1GB"),
+    (("tokens", "S", "--tokenizer", "t"), "--cache-size", "1GB"),
 ]
 
 
