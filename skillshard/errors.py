@@ -160,6 +160,7 @@ def choose_names(
     if unknown:
         verb = "is" if len(unknown) == 1 else "are"
         raise error(
-            f"{name_some(with_suggestions(unknown, known))} {verb} not among the {len(known):,} {what}: {name_some(known)}."
+            f"{name_some(with_suggestions(unknown, known))} {verb} not among the {len(known):,} {what}: "
+            f"{name_some(map(repr, known))}."
         )
     return frozenset(choice)

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import storage
-from skillshard.errors import PolicyError, name_some
+from skillshard.errors import PolicyError, ShardError, name_some
 from skillshard.policies import Policy
 from skillshard.policies.policy import weights_of
 from skillshard.policies.prior import is_weight
@@ -49,11 +49,16 @@ def weigh(shards: ShardSet, policy: Policy, *, tokens: TokenCounts | None = None
 
     Raises:
         PolicyError: the policy reads losses, needs to know the round, or does not fit the skills.
+        ShardError: no skill has a training shard.
         TokensError: the token counts are of other shards.
     """
     if policy.reads_losses:
         raise PolicyError(
             f"policy {policy.name} reads losses, so its weights change during a run: use it in a Mixer, or give a policy that needs none."
+        )
+    if not shards.skills:
+        raise ShardError(
+            f"{shards.root} has no training shards of these skills: choose skills that have training samples."
         )
     if tokens is None:
         sizes = [len(shards.train[skill]) for skill in shards.skills]

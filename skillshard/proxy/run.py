@@ -35,6 +35,17 @@ BATCH_SIZE = 64
 TIMED_STEPS = 3
 
 
+def check_schedule(*, steps: int, checkpoints: int, lr: float) -> None:
+    """ProxyError unless a run of so many steps can keep so many checkpoints, and the learning rate is above 0."""
+    if steps < 1 or not 1 <= checkpoints <= steps:
+        raise ProxyError(
+            f"{steps:,} steps with {checkpoints:,} checkpoints: a run has at least 1 step and 1 checkpoint, and "
+            "at most a checkpoint a step."
+        )
+    if not lr > 0:
+        raise ProxyError(f"lr={lr}: expected a learning rate above 0.")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What all runs of one tagger share.
@@ -61,15 +72,9 @@ class Recipe:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 1 <= self.checkpoints <= self.steps:
-            raise ProxyError(
-                f"{self.steps:,} steps with {self.checkpoints:,} checkpoints: a run has at least 1 step and 1 checkpoint, and "
-                "at most a checkpoint a step."
-            )
-        if not 0 <= self.drop_share < 1 or self.lr <= 0:
-            raise ProxyError(
-                f"drop_share={self.drop_share}, lr={self.lr}: expected a share from 0 to below 1 and a rate above 0."
-            )
+        check_schedule(steps=self.steps, checkpoints=self.checkpoints, lr=self.lr)
+        if not 0 <= self.drop_share < 1:
+            raise ProxyError(f"drop_share={self.drop_share}: expected a share from 0 to below 1.")
 
     @property
     def kept_steps(self) -> list[int]:

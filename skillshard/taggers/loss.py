@@ -27,7 +27,7 @@ from skillshard.proxy.device import Precision, device_kind, is_here, one_thread,
 from skillshard.proxy.identity import SIZES, model_identity, training_identity
 from skillshard.proxy.pretrained import check_place
 from skillshard.proxy.reading import Reading, check_window
-from skillshard.proxy.run import BATCH_SIZE, Recipe, estimate_s, model_for, reading_for, train_run
+from skillshard.proxy.run import BATCH_SIZE, Recipe, check_schedule, estimate_s, model_for, reading_for, train_run
 from skillshard.proxy.segments import Segments
 from skillshard.proxy.train import IGNORE, TokenBatch
 from skillshard.taggers.cluster_model import CENTROIDS, FOLDER, MANIFEST, EncoderRecord, TriedNumber, save_model
@@ -313,9 +313,7 @@ def loss_tagger(
             "--segment-at reads a text as segments and predicts a word of answer: give the characters that end a segment, and "
             "--answer-after, such as --answer-after '= '."
         )
-    Recipe(
-        model=proxy, steps=steps, checkpoints=checkpoints, lr=lr
-    )  # refuses numbers that make no sense, before any work
+    check_schedule(steps=steps, checkpoints=checkpoints, lr=lr)
     if proxy not in SIZES:
         check_place(proxy)
     if segment_at is not None and proxy not in SIZES:

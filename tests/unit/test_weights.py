@@ -3,6 +3,7 @@
 import json
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillshard import storage
-from skillshard.errors import PolicyError, SkillshardError
+from skillshard.errors import PolicyError, ShardError, SkillshardError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.listing import CONSTANT, OPTIONS, static_policy
 from skillshard.mixing.weights_file import read_weights, weigh
@@ -270,3 +271,8 @@ def test_policies_whose_weights_change_during_a_run_have_no_weights_to_write(sha
     assert "policy 'curriculum'" in fails("weights", shards.root, "--policy", "curriculum")
     assert "did you mean 'skill_it'" in fails("weights", shards.root, "--policy", "skill-it")
     assert weigh(shards, unimax(draws=300, epochs=1.0)).weights["negate"] < 0.1
+
+
+def test_a_shard_set_without_training_samples_has_no_weights(shards: ShardSet) -> None:
+    with pytest.raises(ShardError, match="has no training shards of these skills"):
+        weigh(replace(shards, chosen=()), unimax(draws=4, epochs=1.0))
