@@ -14,6 +14,7 @@ from skillshard.evaluation import losses_per_skill
 from skillshard.hf import causal_lm_collator, causal_lm_loss
 from skillshard.loss import LossKind, Reduction, prompt_chars
 from skillshard.proxy.pretrained import open_pretrained, pretrained_tokens
+from skillshard.proxy.reading import Bytes
 from skillshard.proxy.train import evaluate
 from tests.adapters.hf_trainer import byte_tokenizer, tiny
 
@@ -96,6 +97,20 @@ def test_a_metadata_field_and_a_mark_that_end_the_prompt_at_the_same_place_give_
     taught: GPT2LMHeadModel,
 ) -> None:
     assert of_trainer(taught, prompt_field="prompt.chars") == of_trainer(taught, answer_after=MARK)
+
+
+def test_a_reading_masks_by_the_length_of_the_prompt_as_by_its_mark(place: Path) -> None:
+    texts = [sample.text for samples in HOLDOUT.values() for sample in samples]
+    prompts = [prompt_chars(text, LossKind(answer_after=MARK)) for text in texts]
+    for by_mark, by_length in (
+        (Bytes(20, MARK), Bytes(20)),
+        (
+            pretrained_tokens(str(place), window=20, answer_after=MARK),
+            pretrained_tokens(str(place), window=20, answer_after=None),
+        ),
+    ):
+        one, other = by_mark.encode(texts), by_length.encode(texts, prompts)
+        assert np.array_equal(one.tokens, other.tokens) and np.array_equal(one.targets, other.targets)
 
 
 def test_a_collator_learns_the_tokens_that_the_loss_measures() -> None:
