@@ -6,7 +6,7 @@ metadata and counted; as the id or the text of a row, it refuses the row. Memory
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -70,12 +70,13 @@ def read_table(
         for batch in batches:
             names, columns = _columns(batch, asked, passed_over)
             gaps = [at for at, values in enumerate(columns) if NoForm in map(type, values)]
-            for i in range(batch.num_rows):
+            rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * batch.num_rows
+            for i, values in enumerate(rows):
                 row += 1
-                record = {column: values[i] for column, values in zip(names, columns, strict=True)}
+                record = dict(zip(names, values, strict=True))
                 try:
                     for at in gaps:
-                        if isinstance(value := columns[at][i], NoForm):
+                        if isinstance(value := values[at], NoForm):
                             if names[at] in asked:
                                 raise BadRecord(value.reason, value.detail)
                             del record[names[at]]

@@ -70,7 +70,12 @@ def _values(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> l
     if isinstance(kind, pa.BaseExtensionType):
         return _extension(array, path, left_out, depth)
     if types.is_null(kind) or types.is_boolean(kind) or types.is_integer(kind):
-        return array.to_pylist()
+        return array.to_pylist()  # type: ignore[no-any-return]
+    if types.is_list(kind) and types.is_string(kind.value_type):  # the most frequent nesting, so it has a shorter way
+        try:
+            return array.to_pylist()  # type: ignore[no-any-return]
+        except UnicodeDecodeError:
+            pass  # each string is looked at below
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return _strings(array, path)
     if types.is_floating(kind):

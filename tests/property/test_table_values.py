@@ -303,3 +303,26 @@ def test_slices_of_lists_give_their_own_values(
     table = table_of(pa.array(records, pa.struct([("v", pa.list_(pa.int64()))])))[low:]
     assert write_table(table, path)
     assert [item.meta["x"] for item in items_of(path) if isinstance(item, Sample)] == records[low:]
+
+
+def test_rows_of_a_table_without_a_column_that_can_be_meant_are_still_rows(tmp_path: Path) -> None:
+    assert write_table(pa.Table.from_arrays([pa.array([1, 2]), pa.array([3, 4])], ["n", "n"]), tmp_path / "a.arrow")
+    assert [item.line for item in items_of(tmp_path) if isinstance(item, Rejection)] == [1, 2]
+
+
+def test_times_of_spark_outside_the_range_of_nanoseconds_do_not_wrap(tmp_path: Path) -> None:
+    times = [datetime.datetime(9999, 12, 31), datetime.datetime(1, 1, 1), datetime.datetime(2020, 1, 1, 0, 0, 1)]
+    table = table_of(pa.array(times, pa.timestamp("us")))
+    pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
+    read = [item.meta["x"] for item in items_of(tmp_path) if isinstance(item, Sample)]
+    assert read == [f"{day}.000000" for day in ("9999-12-31 00:00:00", "0001-01-01 00:00:00", "2020-01-01 00:00:01")]
+
+
+@pytest.mark.parametrize(
+    ("head", "says"), [(b"FEA1", "Feather file of version 1"), (b"PARE", "encrypted Parquet file")]
+)
+def test_forms_that_are_not_read_are_no_damage(head: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / ("a.feather" if head == b"FEA1" else "a.parquet")
+    path.write_bytes(head + bytes(64) + head)
+    (bad,) = items_of(path)
+    assert isinstance(bad, Rejection) and bad.reason == "unsupported" and says in bad.sentence()
