@@ -327,7 +327,7 @@ def test_an_estimate_leaves_out_the_start_of_the_processes_and_what_was_done_bef
     clock_s = 0.0
     monkeypatch.setattr("skillshard.cli.bars.time.monotonic", lambda: clock_s)
     first, second, third = keyed({} for _ in range(3))
-    stage = Stage("training", 3)
+    stage = Stage("training", 3, started_s=0.0)
     stage.found_done(first, {})
     assert stage.left_s is None and "left" not in stage.sentence()
     clock_s = 60.0  # loading a model
