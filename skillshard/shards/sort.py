@@ -18,7 +18,7 @@ import orjson
 import xxhash
 from jaxtyping import Int
 
-from skillshard import storage
+from skillshard import progress, storage
 from skillshard.corpus import Partition, PartitionReader, Sample
 from skillshard.errors import TagsError
 from skillshard.execution import Record
@@ -34,6 +34,7 @@ SORT_BYTES = 128 << 20
 """Memory of the samples of a chunk."""
 _OVERHEAD_BYTES = 250
 """Memory of a sample besides its text and JSON: two objects of bytes, three numbers, five places in lists."""
+_SAMPLES_PER_ADVANCE = 1024
 SORTED_DTYPE = np.dtype(
     [
         ("skill_side", "<u4"),  # twice the number of the skill, and 1 more where the text is below the cut
@@ -52,6 +53,7 @@ def sort_partition(
     tags_part: str,
     expected_digest: str,
     reading: Mapping[str, Any],
+    num_rows: int,
     skills: list[str],
     cut: str,
     scratch: str,
@@ -68,6 +70,8 @@ def sort_partition(
         hashed = xxhash.xxh3_64_intdigest(sample.id.encode())
         waiting.add(index[skill], hashed, row, sample.text.encode(), member_json(sample, skill))
         num_samples += 1
+        if not num_samples % _SAMPLES_PER_ADVANCE:
+            progress.advance(row + 1, num_rows)
         if waiting.num_bytes >= SORT_BYTES:
             num_texts += waiting.write(f"{scratch}/{chunks:03d}")
             chunks, waiting = chunks + 1, _Waiting(cut)

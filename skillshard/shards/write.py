@@ -326,6 +326,7 @@ def _sort_units(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[st
             "tags_part": part_place(tags.folder, at),
             "expected_digest": tags.manifest.parts[at].rows_digest,
             "reading": made["arguments"]["reading"],
+            "num_rows": tags.manifest.parts[at].num_rows,
             "skills": skills,
             "cut": cut,
             "scratch": str(work.scratch(f"{at:06d}")),

@@ -249,7 +249,7 @@ def test_so_are_those_in_place_of_files_of_tags_and_token_counts(tmp_path: Path,
 def to_version_1(root: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
         manifest["schema"] = "skillshard/manifest/1"
-        del manifest["split"]
+        del manifest["split"], manifest["unread"]
         for skill in manifest["skills"]:
             del skill["num_copies"]
 
