@@ -115,7 +115,7 @@ def with_suggestions(names: Iterable[str], known: Collection[str], most: int = 8
     >>> with_suggestions(["carri", "zebra"], ("add", "carry"))
     ["'carri' (did you mean 'carry'?)", "'zebra'"]
     """
-    return [f"{name!r}{did_you_mean(name, known) if place < most else ''}" for place, name in enumerate(names)]
+    return [f"{name!r}{did_you_mean(str(name), known) if place < most else ''}" for place, name in enumerate(names)]
 
 
 def name_some(names: Iterable[str], most: int = 8) -> str:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Int
@@ -27,7 +27,7 @@ from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, 
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
 from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round
-from skillshard.mixing.rounds import EndOfStream, OnBadLoss, Rounds
+from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
 from skillshard.policies.policy import Policy, check_is_policy
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
@@ -157,7 +157,7 @@ class Mixer:
         loss: LossKind = LossKind(),
         initial_losses: bool | None = None,
         job: str | None = None,
-        on_bad_loss: OnBadLoss = "stop",
+        on_bad_loss: str = "stop",
         held_out: Collection[str] | None = None,
     ) -> None:
         check_is_policy(policy)
@@ -169,7 +169,7 @@ class Mixer:
             raise PolicyError(
                 f"repeat is {repeat!r}: give 'epochs' (default), 'stop', 'drop' or 'cap:N', such as 'cap:4'."
             )
-        if on_bad_loss not in get_args(OnBadLoss):
+        if on_bad_loss not in ON_BAD_LOSS:
             raise PolicyError(f"on_bad_loss is {on_bad_loss!r}: give 'stop' (default) or 'leave-out'.")
         if job is not None and not job:
             raise PolicyError("job is an empty string: give the job's name, or None for a single process.")
@@ -307,7 +307,7 @@ class Mixer:
 
     # --- losses in, weights out --------------------------------------------------------------------------------------
 
-    def report(self, step: int, losses: Mapping[str, Any], *, draw: int | None = None) -> None:
+    def report(self, step: SupportsIndex, losses: Mapping[str, Any], *, draw: SupportsIndex | None = None) -> None:
         """Record the losses measured after `step` optimizer steps.
 
         Args:
@@ -324,14 +324,14 @@ class Mixer:
                 that is not of draw 0 where the run begins with initial losses, or losses of another kind.
             LedgerError: the ledger cannot be written, or the run was resumed elsewhere.
         """
-        step = whole_number("step", step)
-        at_draw = self._draw_of(step) if draw is None else whole_number("draw", draw)
+        number = whole_number("step", step)
+        at_draw = self._draw_of(number) if draw is None else whole_number("draw", draw)
         if not 0 <= at_draw <= LAST_DRAW:
             raise ObservationError(
-                f"losses of step {step} would be of draw {at_draw:,}: a draw is between 0 and 2**62. Nothing was recorded."
+                f"losses of step {number} would be of draw {at_draw:,}: a draw is between 0 and 2**62. Nothing was recorded."
             )
         kind = losses.kind if isinstance(losses, Losses) else self._rounds.run.loss
-        self._rounds.report(step, at_draw, losses, kind)
+        self._rounds.report(number, at_draw, losses, kind)
 
     def round(self, number: int) -> RoundRecord:
         """A round of the ledger; decided now, with all rounds before it, if nobody has yet.
@@ -464,7 +464,7 @@ class Mixer:
 
     # --- state -------------------------------------------------------------------------------------------------------
 
-    def state_dict(self, *, step: int | None = None) -> dict[str, Any]:
+    def state_dict(self, *, step: SupportsIndex | None = None) -> dict[str, Any]:
         """Where the stream stands: a few numbers of JSON, whatever the number of skills, samples and rounds.
 
         What this process wrote to the ledger is on the disk when this returns.
@@ -476,8 +476,8 @@ class Mixer:
         Raises:
             LedgerError: nobody has read the stream so far, and its policy reads losses.
         """
-        step = None if step is None else whole_number("step", step)
-        return self.state_at(self._draw if step is None else self._draw_of(step), step).model_dump(by_alias=True)
+        number = None if step is None else whole_number("step", step)
+        return self.state_at(self._draw if number is None else self._draw_of(number), number).model_dump(by_alias=True)
 
     def state_at(self, draw: int, step: int | None = None) -> MixerState:
         """The state of a stream of which `draw` draws were consumed; LedgerError as `state_dict`."""
@@ -587,7 +587,7 @@ class Mixer:
 
 def whole_number(name: str, value: object) -> int:
     """A number of steps or draws as an int; ObservationError for anything else, or below 0."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise ObservationError(f"{name} is {value!r}: give a whole number >= 0. Nothing was recorded.")
     number = operator.index(value)
     if not 0 <= number <= LAST_DRAW:

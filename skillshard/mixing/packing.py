@@ -22,7 +22,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -398,7 +398,7 @@ class PackedTokens:
 
     # --- losses in, state out ----------------------------------------------------------------------------------------
 
-    def report(self, step: int, losses: Mapping[str, Any], *, block: int | None = None) -> None:
+    def report(self, step: SupportsIndex, losses: Mapping[str, Any], *, block: SupportsIndex | None = None) -> None:
         """Record the losses measured after `step` optimizer steps, as `Mixer.report` does.
 
         The observation is made at the draws of which the model has seen at least one token (`draws_before`). Report at most once
@@ -411,26 +411,29 @@ class PackedTokens:
         seen = self._block_of(step) if block is None else whole_number("block", block)
         self.mixer.report(step, losses, draw=self.draws_before(seen))
 
-    def _block_of(self, step: int) -> int:
-        step = whole_number("step", step)
-        if step == 0 and self._resumed == (0, 0):
+    def _block_of(self, step: SupportsIndex) -> int:
+        number = whole_number("step", step)
+        if number == 0 and self._resumed == (0, 0):
             return 0
         if self.step_blocks is None:
             raise ObservationError(
-                f"step {step} cannot be translated into blocks: give PackedTokens(..., step_blocks=blocks per optimizer step over all "
+                f"step {number} cannot be translated into blocks: give PackedTokens(..., step_blocks=blocks per optimizer step over all "
                 "ranks), or report(..., block=...)."
             )
         at_step, at_block = self._resumed
-        return at_block + (step - at_step) * self.step_blocks
+        return at_block + (number - at_step) * self.step_blocks
 
-    def state_dict(self, *, step: int | None = None) -> dict[str, Any]:
+    def state_dict(self, *, step: SupportsIndex | None = None) -> dict[str, Any]:
         """Where the packed stream stands; it takes the place of the mixer's own state.
 
         Args:
             step: optimizer steps taken, for a trainer whose loader reads ahead (`step_blocks` must be known). None: the
                 blocks handed out by iterating.
         """
-        return self.state_at(self._block if step is None else self._block_of(step), step).model_dump(by_alias=True)
+        number = None if step is None else whole_number("step", step)
+        return self.state_at(self._block if number is None else self._block_of(number), number).model_dump(
+            by_alias=True
+        )
 
     def state_at(self, block: int, step: int | None = None) -> PackedState:
         """The state of a packed stream of which `block` blocks were consumed; LedgerError as `Mixer.state_dict`."""

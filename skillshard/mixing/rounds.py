@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import connection
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -47,7 +47,7 @@ from skillshard.policies.policy import (
 
 MANY_EPOCHS = 4
 """Epochs of one skill after which a warning says so."""
-OnBadLoss = Literal["stop", "leave-out"]
+ON_BAD_LOSS = ("stop", "leave-out")
 
 
 class EndOfStream(RoundError):
@@ -78,7 +78,7 @@ class Rounds:
         *,
         wait_s: float,
         job: str | None = None,
-        on_bad_loss: OnBadLoss = "stop",
+        on_bad_loss: str = "stop",
     ) -> None:
         self.ledger, self.policy, self.run, self.wait_s = ledger, policy, run, wait_s
         self.job, self.on_bad_loss = job, on_bad_loss

@@ -1,0 +1,426 @@
+"""What a ledger refuses to believe: records that were changed, states from elsewhere, reports that cannot be, places that cannot be written."""
+
+import errno
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skillshard import storage
+from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError, SkillshardError
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.loss import LossKind
+from skillshard.mixing.ledger import RoundRecord
+from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.policies import Policy, cap, chain, fixed, floor, odm, proportional, skill_it, smoothing, stratified
+from skillshard.shards.read import ShardSet
+from tests.conftest import REPOSITORY, samples, tag_and_shard, write_corpus
+
+SKILLS = ("add", "carry", "negate")
+GOOD = {"add": 1.0, "carry": 2.0, "negate": 0.5}
+
+
+def build(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
+    defaults: dict[str, Any] = {"round_draws": 64, "step_draws": 8, "wait_s": 0.0}
+    policy = skill_it(SkillGraph.identity(SKILLS), eta=0.5)
+    return Mixer(shards, arguments.pop("policy", policy), ledger=ledger, **(defaults | arguments))
+
+
+def trained(shards: ShardSet, ledger: Path, rounds: int = 6) -> Mixer:
+    one = build(shards, ledger)
+    for number in range(rounds):
+        one.report(8 * number, {**GOOD, "add": 1 + number / 10})
+        one.round(number)
+    return one
+
+
+def path_of(ledger: Path, kind: str, number: int) -> Path:
+    return ledger / "generations" / "00000000" / kind / f"{number:08d}.json"
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def edited(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def removed(path: Path, **_: Any) -> None:
+    path.unlink()
+
+
+CHANGES: list[tuple[str, int, Callable[..., None], dict[str, Any]]] = [
+    ("rounds", 3, edited, {"weights": [0.9, 0.05, 0.05]}),
+    ("rounds", 3, edited, {"counts": [10**9] * 3}),
+    ("rounds", 3, edited, {"counts": [-5, 60, 9]}),
+    ("rounds", 3, edited, {"counts": [64]}),
+    ("rounds", 3, edited, {"num_draws": 10**15}),
+    ("rounds", 3, edited, {"policy_state": {}}),
+    ("rounds", 3, removed, {}),
+    ("observations", 2, edited, {"losses": {"add": 50.0, "carry": 2.0, "negate": 0.5}}),
+    ("observations", 4, edited, {"draw": 2**63}),
+    ("observations", 2, removed, {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "number", "change", "values"), CHANGES)
+def test_a_record_that_was_changed_or_lost_is_noticed_when_it_is_read_and_by_verify(
+    shards: ShardSet, tmp_path: Path, kind: str, number: int, change: Callable[..., None], values: dict[str, Any]
+) -> None:
+    trained(shards, tmp_path)
+    assert verify_ledger(open_records(trained(shards, tmp_path / "other").ledger).ledger) == []
+    change(path_of(tmp_path, kind, number), **values)
+    again = build(shards, tmp_path)  # opening does not fail: a resume from before it must stay possible
+    with pytest.raises(LedgerError, match=rf"{kind}/{number:08d}\.json (is damaged|is missing)"):
+        if kind == "rounds" and change is edited:
+            again.round(number)
+        elif kind == "rounds":
+            again.round(number), again.round(20)
+        else:
+            again.report(48, GOOD), again.round(6), list(open_records(again.ledger).observations())
+    assert any(f"{kind}/{number:08d}.json" in fault for fault in verify_ledger(again.ledger))
+
+
+def test_a_changed_record_with_a_checksum_of_its_own_does_not_follow_from_its_neighbours(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    trained(shards, tmp_path)
+    path = path_of(tmp_path, "rounds", 3)
+    record = RoundRecord.model_validate({**json.loads(path.read_text()), "policy_state": {"forged": 1}, "checksum": ""})
+    path.write_bytes(record.to_bytes())
+    with pytest.raises(LedgerError, match=r"rounds/00000004\.json does not follow from the record before it"):
+        build(shards, tmp_path).round(4)
+    assert any("does not follow" in fault for fault in verify_ledger(build(shards, tmp_path).ledger))
+
+
+def test_a_resume_from_before_a_damaged_record_leaves_it_behind(shards: ShardSet, tmp_path: Path) -> None:
+    one = trained(shards, tmp_path)
+    state, expected = one.state_at(128).model_dump(by_alias=True), one.round(2).weights
+    for kind, number in (("rounds", 4), ("observations", 4), ("observations", 5)):
+        path_of(tmp_path, kind, number).write_bytes(b"{")
+    again = build(shards, tmp_path)
+    with pytest.warns(UserWarning, match="resumed at draw 128: later losses"):
+        again.load_state_dict(state)
+    assert again.round(2).weights == expected
+    assert not [fault for fault in verify_ledger(again.ledger) if "00000001/" in fault]
+
+
+# --- states ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prepare", ["an empty ledger", "another past"])
+def test_a_checkpoint_beside_another_ledger_is_refused(shards: ShardSet, tmp_path: Path, prepare: str) -> None:
+    state = trained(shards, tmp_path / "one").state_dict(step=24)
+    other = build(shards, tmp_path / "two")
+    if prepare == "another past":
+        for number in range(4):
+            other.report(8 * number, {**GOOD, "add": 4.0})
+            other.round(number)
+    with pytest.raises(LedgerError, match=r"made beside another ledger|give ledger=the directory of that run"):
+        other.load_state_dict(state)
+    assert other.generation == 0
+
+
+def test_a_state_names_the_observations_before_it(shards: ShardSet, tmp_path: Path) -> None:
+    """One that is lost between the last round and the checkpoint would be missing in no round yet."""
+    one = trained(shards, tmp_path, rounds=4)
+    state = one.state_dict(step=24)
+    assert (state["num_observations"], len(json.dumps(state)) < 1000) == (4, True)
+    path_of(tmp_path, "observations", 3).unlink()
+    with pytest.raises(LedgerError, match=r"observation 3 of .* is missing"):
+        build(shards, tmp_path).load_state_dict(state)
+
+
+def test_a_policy_that_reads_no_losses_goes_on_beside_an_empty_ledger(shards: ShardSet, tmp_path: Path) -> None:
+    one = build(shards, tmp_path / "one", policy=proportional())
+    expected = one.ids(200, 50)
+    other = build(shards, tmp_path / "two", policy=proportional())
+    other.load_state_dict(one.state_at(200).model_dump(by_alias=True))
+    assert [other.draw, *other.ids(200, 50)] == [200, *expected]
+    with pytest.raises(LedgerError, match="is another one than the checkpoint names"):
+        other.load_state_dict({**one.state_at(200).model_dump(by_alias=True), "round": "0" * 32})
+
+
+# --- beginning again -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_again(shards: ShardSet, tmp_path: Path) -> None:
+    trained(shards, tmp_path)
+    again = build(shards, tmp_path)
+    for begin in (lambda: next(iter(again)), lambda: next(again.batches(8)), again.check_start):
+        with pytest.raises(LedgerError, match=re.escape("or mixer.restart() to begin again")):
+            begin()
+    with pytest.raises(
+        ObservationError, match=re.escape("one that starts again from its beginning calls mixer.restart()")
+    ):
+        again.report(0, {**GOOD, "add": 1.0000001})
+    with pytest.warns(UserWarning, match=r"resumed at draw 0: later losses \(6\)"):
+        again.restart()
+    again.report(0, {**GOOD, "add": 1.0000001})
+    assert next(iter(again)).draw == 0
+    assert (again.generation, again.num_rounds, again.num_observations) == (1, 1, 1)
+    assert verify_ledger(again.ledger) == []
+
+
+def test_restart_does_nothing_to_an_untouched_ledger(shards: ShardSet, tmp_path: Path) -> None:
+    one = build(shards, tmp_path)
+    one.restart()
+    one.restart()
+    assert one.generation == 0 and not (tmp_path / "generations").exists()
+    named = build(shards, tmp_path, job="first")
+    named.restart()
+    named.restart()
+    assert (named.generation, build(shards, tmp_path).generation) == (1, 1), "the ranks of a job must find each other"
+
+
+def test_a_missing_first_report_is_said_at_once(shards: ShardSet, tmp_path: Path) -> None:
+    one = build(shards, tmp_path, wait_s=600.0)
+    one.round(0)
+    for begin in (lambda: one.round(1), one.check_start):
+        with pytest.raises(
+            RoundError, match=re.escape("Evaluate the model before the first step and call mixer.report(0, losses)")
+        ):
+            begin()
+    with pytest.raises(ObservationError, match=r"the first losses of this run are of step 3 \(draw 24\)"):
+        one.report(3, GOOD)
+    assert build(shards, tmp_path / "other", initial_losses=False).round(1).observations == []
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2, 3, "live"])
+def test_the_losses_before_the_first_step_reach_the_round_of_the_lag(
+    shards: ShardSet, tmp_path: Path, lag: Any
+) -> None:
+    one = build(shards, tmp_path, lag=lag)
+    one.report(0, GOOD)
+    first = 0 if lag == "live" else lag
+    assert [one.round(number).observations for number in range(first + 1)] == [*([[]] * first), [0]]
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"step": 10**12}, "no model can have seen more than a round of 64 beyond it"),
+        ({"step": 10**30}, "give a whole number from 0 to 2**62"),
+        ({"step": -1}, "step is -1: give a whole number from 0 to 2**62"),
+        ({"step": True}, "step is True: give a whole number >= 0"),
+        ({"step": 1, "draw": -3}, "draw is -3: give a whole number"),
+        ({"step": 1, "losses": {**GOOD, "add": np.array([1.0, 2.0])}}, "are not finite numbers >= 0: add is [1. 2.]"),
+        ({"step": 1, "losses": {**GOOD, "add": 10**400}}, "are not finite numbers >= 0: add is 1000"),
+        ({"step": 1, "losses": {**GOOD, "add": "2"}}, "are not finite numbers >= 0: add is 2"),
+    ],
+)
+def test_a_report_that_cannot_be_is_refused_at_once(
+    shards: ShardSet, tmp_path: Path, arguments: dict[str, Any], sentence: str
+) -> None:
+    one = trained(shards, tmp_path, rounds=1)
+    with pytest.raises(ObservationError, match=re.escape(sentence)):
+        one.report(**({"losses": GOOD} | arguments))
+    assert one.num_observations == 1
+
+
+WRONG_TYPES = """
+import sys
+import skillshard as ss
+from skillshard.errors import ObservationError
+shards = ss.ShardSet.open(sys.argv[1])
+mixer = ss.Mixer(shards, ss.policies.stratified(), ledger=sys.argv[2], round_draws=64, step_draws=8)
+good = dict.fromkeys(shards.skills, 1.0)
+for step, losses in (("50", good), (5.0, good), (None, good), (1, [1.0, 2.0]), (1, None), (1, {**good, 7: 1.0})):
+    try:
+        mixer.report(step, losses)
+    except ObservationError as error:
+        print(error)
+"""
+
+
+def test_a_report_of_other_types_is_refused_in_a_sentence(shards: ShardSet, tmp_path: Path) -> None:
+    """In a process of its own, since the types of calls are checked in this one."""
+    command = [sys.executable, "-c", WRONG_TYPES, str(shards.root), str(tmp_path / "run")]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert process.stderr == ""
+    expected = ["step is '50'", "step is 5.0", "step is None", "are of type list", "are of type NoneType", "unknown 7"]
+    lines = process.stdout.splitlines()
+    assert len(lines) == len(expected) and all(part in line for part, line in zip(expected, lines, strict=True)), lines
+
+
+@pytest.mark.parametrize(
+    "value", [np.array([2.0]), np.array(2.0), np.float32(2), torch.tensor([2.0]), torch.tensor(2.0), 2]
+)
+def test_one_number_in_any_wrapping_is_a_loss(shards: ShardSet, tmp_path: Path, value: Any) -> None:
+    one = build(shards, tmp_path)
+    one.report(np.int64(0), {**GOOD, "add": value})  # type: ignore[arg-type]
+    assert next(open_records(one.ledger).observations()).losses["add"] == 2.0
+
+
+def test_a_bad_report_can_be_left_out(shards: ShardSet, tmp_path: Path) -> None:
+    """It is recorded whole and satisfies the round that waits, and the policy is not shown it."""
+    stopping = build(shards, tmp_path / "stop")
+    with pytest.raises(
+        ObservationError, match=re.escape("Mixer(on_bad_loss='leave-out') goes on without such a report")
+    ):
+        stopping.report(0, {**GOOD, "add": math.nan})
+    assert stopping.num_observations == 0
+    one, without = build(shards, tmp_path / "one", on_bad_loss="leave-out"), build(shards, tmp_path / "without")
+    for mixer in (one, without):
+        mixer.report(0, GOOD)
+        mixer.round(1)
+    one.report(8, {**GOOD, "add": math.nan, "carry": math.inf})
+    without.report(8, GOOD)
+    record = list(open_records(one.ledger).observations())[1]
+    assert (record.left_out, record.losses) == (True, {"add": None, "carry": None, "negate": 0.5})
+    assert one.round(2).observations == [64]
+    assert one.round(2).weights == one.round(1).weights != without.round(2).weights
+    assert verify_ledger(one.ledger) == []
+    with pytest.raises(PolicyError, match="on_bad_loss is 'ignore'"):
+        build(shards, tmp_path / "bad", on_bad_loss="ignore")
+
+
+# --- looks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("draw", [-1, 64 * 3000, 2**62 - 1, 2**62, np.iinfo(np.int64).max])
+def test_a_look_at_a_far_draw_decides_nothing(shards: ShardSet, tmp_path: Path, draw: int) -> None:
+    one = build(shards, tmp_path, policy=stratified())
+    for look in (one.at, one.find):
+        with pytest.raises(
+            PolicyError, match=r"a look so far ahead would decide|were asked for: a stream's draws are 0, 1, 2"
+        ):
+            look(np.array([draw]))
+    for number in (-1, 10**15, 2**60):
+        with pytest.raises(PolicyError, match=r"rounds are numbered 0, 1, 2|would decide"):
+            one.round(number)
+    assert one.num_rounds == 0
+
+
+@pytest.mark.parametrize(("repeat", "expected"), [("epochs", None), ("stop", 90), ("drop", 524), ("cap:3", 3 * 524)])
+def test_the_length_of_a_stream_is_known_where_it_has_one(
+    shards: ShardSet, tmp_path: Path, repeat: str, expected: int | None
+) -> None:
+    one = build(shards, tmp_path, policy=stratified(), repeat=repeat)
+    num_draws = one.num_draws()
+    assert num_draws is None if expected is None else num_draws is not None
+    if num_draws is not None:
+        assert one.num_rounds == 0, "nothing is decided by asking"
+        assert sum(len(batch) for batch in one.batches(50)) == num_draws
+    if repeat in ("drop", "cap:3"):
+        of_train = sum(len(found) for found in shards.train.values())
+        assert num_draws == of_train * (3 if repeat == "cap:3" else 1)
+    assert build(shards, tmp_path / "live", repeat=repeat).num_draws() is None
+
+
+# --- skills and losses that do not fit -------------------------------------------------------------------------------
+
+
+def test_a_skill_without_a_held_out_sample_is_refused_when_the_mixer_opens(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", samples(add=60, carry=40))
+    opened = tag_and_shard(corpus, tmp_path, holdout=0.0)
+    policy = skill_it(SkillGraph.identity(opened.skills), eta=0.5)
+    with pytest.raises(
+        PolicyError, match=r"reads the losses of 'add', 'carry', which have no held-out sample in .*--holdout"
+    ):
+        Mixer(opened, policy, ledger=tmp_path / "run", round_draws=64)
+    assert not (tmp_path / "run").exists()
+    Mixer(opened, policy, ledger=tmp_path / "elsewhere", round_draws=64, held_out=opened.skills)
+    for other in (stratified(), odm(warmup_steps=0)):
+        Mixer(opened, other, ledger=tmp_path / other.name, round_draws=64)
+
+
+def test_losses_of_another_kind_are_refused(shards: ShardSet, tmp_path: Path) -> None:
+    from skillshard.loss import Loss, Losses
+
+    one = build(shards, tmp_path)
+    other = Losses({skill: Loss(1.0, 0.1, 4, 40) for skill in SKILLS}, kind=LossKind(reduction="per_token"))
+    with pytest.raises(ObservationError, match="this run's losses are the mean over samples"):
+        one.report(0, other)
+    build(shards, tmp_path / "tokens", loss=LossKind(reduction="per_token")).report(0, other)
+
+
+# --- one policy, one identity ----------------------------------------------------------------------------------------
+
+PAIRS: list[tuple[Policy, Policy]] = [
+    (
+        chain(proportional(), floor(0.10), cap(0.5), floor(0.01)),
+        chain(proportional(), floor(0.20), cap(0.5), floor(0.01)),
+    ),
+    (
+        chain(odm(smoothing=0.1, warmup_steps=0), smoothing(0.75)),
+        chain(odm(smoothing=0.9, warmup_steps=0), smoothing(0.75)),
+    ),
+    (chain(proportional(), floor(0.1), cap(0.4)), chain(proportional(), cap(0.4), floor(0.1))),
+    (chain(chain(proportional(), floor(0.1)), cap(0.4)), chain(chain(proportional(), floor(0.2)), cap(0.4))),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_policies_that_can_weigh_differently_have_records_that_differ(
+    shards: ShardSet, tmp_path: Path, first: Policy, second: Policy
+) -> None:
+    assert (first.name, first.arguments) != (second.name, second.arguments)
+    Mixer(shards, first, ledger=tmp_path, round_draws=64).batch(0, 64)
+    with pytest.raises(LedgerError, match="is the ledger of another run: policy"):
+        Mixer(shards, second, ledger=tmp_path, round_draws=64)
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM])
+def test_a_file_system_without_hard_links_will_do(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    one = trained(shards, tmp_path / "run", rounds=3)
+    one.ledger.flush()
+    assert verify_ledger(one.ledger) == []
+    assert not storage.put_if_absent(path_of(tmp_path / "run", "rounds", 0), b"other")
+    assert not [name for name in os.listdir(tmp_path / "run") if name.endswith(".part")]
+    monkeypatch.setattr(os, "symlink", refuse)
+    with pytest.raises(LedgerError, match="has neither hard links nor symbolic links"):
+        build(shards, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(errno.ENOSPC, "Free some space"), (errno.EROFS, "Make the file system writable")]
+)
+def test_a_ledger_that_cannot_be_written_says_where_and_what_to_do(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str
+) -> None:
+    one = trained(shards, tmp_path, rounds=2)
+    opened = os.open
+
+    def refuse(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_CREAT and str(tmp_path) in str(path):
+            raise OSError(code, os.strerror(code), str(path))
+        return opened(path, flags, *more, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        actions: list[Callable[[], Any]] = [lambda: one.report(16, GOOD), lambda: one.round(2)]
+        for action in actions:
+            with pytest.raises(SkillshardError, match=rf"{re.escape(str(tmp_path))}.* cannot be written: .*{remedy}"):
+                action()
+    one.report(16, GOOD)
+    one.round(2)
+    assert verify_ledger(one.ledger) == []
+
+
+def test_a_run_of_an_older_version_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema": "skillshard/run/1", "seed": 0}))
+    with pytest.raises(LedgerError, match="was written by an older version of skillshard"):
+        build(shards, tmp_path, policy=fixed({"add": 1.0, "carry": 1.0, "negate": 1.0}))
