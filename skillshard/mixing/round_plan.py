@@ -15,9 +15,9 @@ from jaxtyping import Int
 from skillshard.errors import ShardError
 from skillshard.mixing.ledger import RoundRecord
 from skillshard.mixing.order import SkillOrder, interleave
-from skillshard.shards.manifest import INDEX_DTYPE
+from skillshard.shards.manifest import INDEX_DTYPE, TAR_BLOCK
 from skillshard.shards.read import OpenShard, SkillShards
-from skillshard.shards.tar import TAR_BLOCK, member_sizes
+from skillshard.shards.tar import member_sizes
 
 
 @dataclass(frozen=True)
