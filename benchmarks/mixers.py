@@ -5,7 +5,10 @@
 8 skills of `--samples` texts of about 1 kB (lognormal), weights .3 .2 .15 .1 .1 .05 .05 .05, shuffled, warm page cache,
 delivered as `str`. Every loader runs in a process of its own for about `--seconds` CPU-seconds, in turn, `--repeats` times;
 what counts is samples per CPU-second of that process with its children, as a ratio to the limit, measured just before.
-Loaders of others come with `pip install -e '.[bench]'`; one that is not installed is reported as missing.
+
+Each package of others is installed into a virtual environment of its own under `--work`, because their requirements exclude
+each other and those of the tests. This file is then run by the interpreter of that environment, which needs no skillshard.
+A package that cannot be installed is reported as missing.
 
 What changing the weights costs is smaller than what two processes differ by, so it is measured within one: blocks of 16
 rounds with changing and with fixed weights take turns.
@@ -16,6 +19,7 @@ import json
 import operator
 import os
 import platform
+import re
 import resource
 import shutil
 import statistics
@@ -347,6 +351,15 @@ def webdataset_workers(work: Path, num: int) -> Iterator[list[str]]:
     yield from DataLoader(_webdataset(_plain_tars(work)), batch_size=BATCH, num_workers=2)
 
 
+PEERS = {
+    "litdata": ("litdata>=0.2.70", "numpy", "torch"),
+    "mosaic": ("mosaicml-streaming>=0.13", "numpy", "torch"),
+    "webdataset": ("webdataset>=1.0", "numpy", "torch"),
+}
+"""What is installed for the loaders whose names begin so; torch for their loaders with workers."""
+CONSTRAINTS = Path(__file__).parents[1] / ".ci" / "constraints.txt"
+
+
 LOADERS: dict[str, tuple[str, Callable[[Path, int], Iterator[list[str]]], Callable[[Path, int], None] | None]] = {
     "limit": ("limit: index + mmap, batches", limit, None),
     "ours": ("Mixer, batches, weights changing every 4,096 draws", ours, None),
@@ -431,13 +444,45 @@ def _cpu_s() -> float:
     return total + children.ru_utime + children.ru_stime
 
 
-def in_a_process(*arguments: str) -> dict[str, Any]:
-    """Run this file on its own; its last line is JSON."""
-    done = subprocess.run([sys.executable, "-W", "ignore", __file__, *arguments], capture_output=True, text=True)
+def in_a_process(interpreter: Path, *arguments: str) -> dict[str, Any]:
+    """Run this file by an interpreter; its last line is JSON."""
+    done = subprocess.run([str(interpreter), "-W", "ignore", __file__, *arguments], capture_output=True, text=True)
     if done.returncode:
-        missing = "ModuleNotFoundError" in done.stderr
-        return {"missing" if missing else "failed": done.stderr.strip().splitlines()[-1]}
+        return {"failed": done.stderr.strip().splitlines()[-1]}
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def peer_of(name: str) -> str | None:
+    """The package of others that a loader is of; None for the limit and for ours."""
+    return next((peer for peer in PEERS if name.startswith(peer)), None)
+
+
+def interpreter_of(peer: str | None, work: Path) -> Path:
+    """The Python that runs the loaders of a package: this one, or that of the package's own environment."""
+    return Path(sys.executable) if peer is None else work / "environments" / peer / "bin" / "python"
+
+
+def install(peer: str, work: Path) -> dict[str, Any]:
+    """Make a package's environment unless it is complete.
+
+    Returns:
+        {"versions": {package: version}}, or {"missing": the last line of what failed}.
+    """
+    interpreter = interpreter_of(peer, work)
+    complete = interpreter.parents[1] / "versions.json"
+    if not complete.exists():
+        names = ", ".join(repr(re.split("[<>=]", requirement)[0]) for requirement in PEERS[peer])
+        show = f"import json; from importlib.metadata import version; print(json.dumps({{n: version(n) for n in [{names}]}}))"
+        for command in (
+            [sys.executable, "-m", "venv", "--clear", str(interpreter.parents[1])],
+            [str(interpreter), "-m", "pip", "install", "--quiet", "-c", str(CONSTRAINTS), *PEERS[peer]],
+            [str(interpreter), "-c", show],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                return {"missing": done.stderr.strip().splitlines()[-1]}
+        complete.write_text(done.stdout)
+    return {"versions": json.loads(complete.read_text())}
 
 
 def machine() -> dict[str, Any]:
@@ -521,24 +566,28 @@ def main() -> None:
     prepare(asked.work, asked.samples)
     common = ["--work", str(asked.work), "--samples", str(asked.samples), "--seconds", str(asked.seconds)]
     names = list(dict.fromkeys(chain(["limit", "ours", "ours_workers"], asked.only)))
-    unready = {name: found for name in names if (found := in_a_process(*common, "--step", "prepare", name))}
+    installed = {peer: install(peer, asked.work) for peer in PEERS if any(peer_of(name) == peer for name in names)}
+
+    def step(verb: str, name: str) -> dict[str, Any]:
+        return in_a_process(interpreter_of(peer_of(name), asked.work), *common, "--step", verb, name)
+
+    unready = {name: installed[peer] for name in names if (peer := peer_of(name)) and "missing" in installed[peer]}
+    unready |= {name: outcome for name in names if name not in unready and (outcome := step("prepare", name))}
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for name in chain.from_iterable(repeat(names, asked.repeats)):
-        limit_now = _rate(in_a_process(*common, "--step", "measure", "limit"))
-        done = unready.get(name) or in_a_process(*common, "--step", "measure", name)
+        limit_now = _rate(step("measure", "limit"))
+        done = unready.get(name) or step("measure", name)
         results[name].append({**done, "limit": limit_now})
         print(name, results[name][-1], file=sys.stderr)
-    changing = [in_a_process(*common, "--step", "changing", "ours") for _ in range(asked.repeats)]
+    changing = [step("changing", "ours") for _ in range(asked.repeats)]
     for place in chain.from_iterable(folder.glob(f"{LEDGER_PREFIX}*") for folder in (asked.work, MEMORY) if folder):
         shutil.rmtree(place)
     print(table(results))
     print(cost_of_changing(changing))
     if asked.out:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(
-            json.dumps({"machine": machine(), "arguments": common, "results": results, "changing": changing}, indent=2)
-            + "\n"
-        )
+        record = {"machine": machine(), "peers": installed, "arguments": common, "results": results}
+        asked.out.write_text(json.dumps({**record, "changing": changing}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ STRENGTHS = (0.1, 5.0)
 
 
 def fit_trees(runs: Runs, stop: Runs) -> list[Any]:
-    """LightGBM regressors with the paper's settings, one for each evaluation skill.
+    """LightGBM's boosters with the paper's settings, one for each evaluation skill.
 
     Args:
         runs: what the trees learn from.
@@ -35,26 +35,28 @@ def fit_trees(runs: Runs, stop: Runs) -> list[Any]:
     needed("regmix", what="RegMix")
     import lightgbm
 
+    settings = {
+        "objective": "regression",
+        "metric": ["l2", "l1"],
+        "learning_rate": 0.01,
+        "seed": 42,
+        "num_threads": 1,
+        "deterministic": True,
+        "verbosity": -1,
+    }
     trees = []
-    for at in range(len(runs.eval_skills)):
-        model = lightgbm.LGBMRegressor(
-            n_estimators=1000, learning_rate=0.01, random_state=42, verbosity=-1, n_jobs=1, deterministic=True
-        )
-        model.fit(
-            runs.weights,
-            runs.losses[:, at],
-            eval_X=stop.weights,
-            eval_y=stop.losses[:, at],
-            eval_metric=["l1", "l2"],
-            callbacks=[lightgbm.early_stopping(3, verbose=False)],
-        )
-        trees.append(model)
+    for losses, stop_losses in zip(runs.losses.T, stop.losses.T, strict=True):
+        learned = lightgbm.Dataset(runs.weights, losses)
+        watched = lightgbm.Dataset(stop.weights, stop_losses, reference=learned)
+        stopping = lightgbm.early_stopping(3, verbose=False)
+        # not LGBMRegressor, which needs scikit-learn and changed its arguments in LightGBM 4.7
+        trees.append(lightgbm.train(settings, learned, 1000, valid_sets=[watched], callbacks=[stopping]))
     return trees
 
 
 def predict(trees: Sequence[Any], weights: Float[np.ndarray, "run train_skill"]) -> Float[np.ndarray, "run eval_skill"]:
     """The losses that the trees expect of some mixtures."""
-    return np.column_stack([model.booster_.predict(weights) for model in trees])
+    return np.column_stack([booster.predict(weights) for booster in trees])
 
 
 def candidates(
