@@ -76,22 +76,19 @@ def test_without_extras_the_core_works_and_everything_else_names_its_extra(tmp_p
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_an_installation_without_extras_does_the_core_and_names_the_extras(tmp_path: Path) -> None:
     """The same in a virtual environment into which pip installed nothing but skillshard."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     interpreter = tmp_path / "venv" / "bin" / "python"
-    installed = subprocess.run(
-        [str(interpreter), "-m", "pip", "install", "--quiet", str(REPOSITORY)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    if installed.returncode and re.search(
-        r"ConnectionError|NewConnectionError|No matching distribution", installed.stderr
-    ):
-        pytest.skip("the package index is not reachable; the test with blocked modules runs everywhere")
+    pip = [str(interpreter), "-m", "pip"]
+    small = [*pip, "download", "--quiet", "--no-deps", "--dest", str(tmp_path), "wadler-lindig"]
+    if subprocess.run(small, capture_output=True, timeout=300).returncode:
+        pytest.skip("no package index is reachable; the test with blocked modules runs everywhere")
+    command = [*pip, "install", "--quiet", str(REPOSITORY)]
+    installed = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert installed.returncode == 0, installed.stderr
-    listed = subprocess.run([str(interpreter), "-m", "pip", "list", "--format=json"], capture_output=True, check=True)
+    listed = subprocess.run([*pip, "list", "--format=json"], capture_output=True, check=True)
     names = {package["name"].lower() for package in json.loads(listed.stdout)}
     assert names.isdisjoint({"torch", "ray", "scipy", "scikit-learn", "matplotlib", "sentence-transformers"})
     check(run_bare(interpreter, tmp_path / "here"))
