@@ -31,6 +31,7 @@ WORKS = [
     "inspect run",
     "verify run",
     "graph import matrix.csv --out graph.json",
+    "weights S --policy skill_it --eta 0.2 --graph graph.json --out weights.json",
     "graph show graph.json",
     "synth lego --k 3 --samples 100 --out L",
     "synth addition --k 2 --samples 100 --out A",
