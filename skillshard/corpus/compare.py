@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skillshard.corpus.files import Partition
+from skillshard.corpus.partitions import Partition
 from skillshard.corpus.reader import PartitionReader
 
 

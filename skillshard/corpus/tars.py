@@ -16,7 +16,6 @@ import orjson
 import xxhash
 
 from skillshard import storage
-from skillshard.corpus.listing import printable
 from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import (
     MISSING,
@@ -31,6 +30,7 @@ from skillshard.corpus.sample import (
     sample_of,
 )
 from skillshard.errors import name_some
+from skillshard.printable import printable
 
 _RECORD = tarfile.BLOCKSIZE
 _CHUNK_BYTES = 1 << 20

@@ -70,10 +70,10 @@ def _values(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> l
     if isinstance(kind, pa.BaseExtensionType):
         return _extension(array, path, left_out, depth)
     if types.is_null(kind) or types.is_boolean(kind) or types.is_integer(kind):
-        return array.to_pylist()  # type: ignore[no-any-return]
+        return array.to_pylist()
     if types.is_list(kind) and types.is_string(kind.value_type):  # the most frequent nesting, so it has a shorter way
         try:
-            return array.to_pylist()  # type: ignore[no-any-return]
+            return array.to_pylist()
         except UnicodeDecodeError:
             pass  # each string is looked at below
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
@@ -114,7 +114,7 @@ def _without_form(array: pa.Array, path: str) -> list[Any]:
 
 def _strings(array: pa.Array, path: str) -> list[Any]:
     try:
-        return array.to_pylist()  # type: ignore[no-any-return]
+        return array.to_pylist()
     except UnicodeDecodeError:
         as_bytes = pa.large_binary() if pa.types.is_large_string(array.type) else pa.binary()
         if pa.types.is_string_view(array.type):
@@ -163,7 +163,7 @@ def _time(array: pa.Array, path: str) -> str | NoForm | None:
         (text,) = array.cast(pa.string()).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return NoForm("wrong-type", f"column {path!r} of type {array.type} has no JSON form where it is out of range")
-    return text  # type: ignore[no-any-return]
+    return text
 
 
 def _objects(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> list[Any]:

@@ -166,6 +166,11 @@ def _tag(
     records = run(
         tag_partition, units, where=where, records=work.records("tag"), on_done=on_stage("tagging", len(units))
     )
+    if not all("left_out" in record for record in records):
+        raise TagsError(
+            f"{work.out} holds unfinished work of an earlier version of skillshard, which cannot be taken up. Remove {work.out} and "
+            "run the command again."
+        )
     duplicates = _duplicates(units, records, work, where, on_stage)
     if duplicates and arguments["on_bad_sample"] == "stop":
         raise CorpusError(_duplicate_sentence(duplicates, partitions, arguments["reading"]))

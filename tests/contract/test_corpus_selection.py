@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pytest
 
+from skillshard import artefact
 from skillshard.corpus import Corpus, read_partition
 from skillshard.errors import CorpusError
 from skillshard.tags import Tags
@@ -354,3 +356,21 @@ def test_numbers_and_booleans_as_skills_are_named_by_their_json_text_and_said(tm
     printed = works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
     assert [skill.name for skill in Tags.open(tmp_path / "T").manifest.skills] == ["3", "false", "law", "true"]
     assert "3 skills with the name of a number or a boolean (3, false, true): values that are no strings" in printed
+
+
+def test_unfinished_work_of_an_earlier_version_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "a.jsonl")
+    command = ("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+
+    def fail(work: artefact.Work, manifest: dict[str, Any]) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artefact.Work, "finish", fail)
+        assert "killed" in fails(*command)
+    for path in (tmp_path / "T" / ".work" / "records" / "tag").iterdir():
+        record = orjson.loads(path.read_bytes())
+        path.write_bytes(orjson.dumps({key: value for key, value in record.items() if key != "left_out"}))
+    assert f"{tmp_path}/T holds unfinished work of an earlier version" in fails(*command)
