@@ -130,17 +130,18 @@ def begin(
     # In this order, so that another run of the same command, which writes job.json first and removes it after the
     # manifest, is never taken for something foreign.
     there = _names_in(folder)
-    begun = _begun(folder)
+    job = _job_bytes(folder)
     if (folder / manifest).exists():
         _refuse_other(folder, _by_name(_made_from(folder, manifest)), _by_name(made_from))
         _refuse_changed(folder, (folder / manifest).stat().st_mtime_ns, mtimes_ns, changed)
         _clean(folder)
         return None
-    if begun is None:
+    if job is None:
         _refuse_foreign(folder, there)
         lock = _Lock(folder)
         _write_job(folder, made_from, mtimes_ns)
         return Work(folder, manifest, lock)
+    begun = _begun(folder, job)  # only now: beside a finished artefact nobody needs what is left of the work
     lock = _Lock(folder)
     if differences(_by_name(begun["made_from"]), _by_name(made_from)) and _is_free_to_begin_anew(folder, lock):
         shutil.rmtree(folder / ".work" / "scratch", ignore_errors=True)
@@ -282,12 +283,16 @@ def _names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def _begun(folder: Path) -> dict[str, Any] | None:
-    """What unfinished work in a directory was begun with."""
+def _job_bytes(folder: Path) -> bytes | None:
+    """What job.json of unfinished work holds; None if there is none."""
     try:
-        data = (folder / ".work" / "job.json").read_bytes()
+        return (folder / ".work" / "job.json").read_bytes()
     except FileNotFoundError:
         return None
+
+
+def _begun(folder: Path, data: bytes) -> dict[str, Any]:
+    """What unfinished work in a directory was begun with, from the bytes of its job.json."""
     job: Any = storage.from_json(data, folder / ".work" / "job.json")
     if not (
         isinstance(job, dict) and isinstance(job.get("made_from"), dict) and isinstance(job.get("mtimes_ns"), dict)
