@@ -1,7 +1,7 @@
 """How many faults the near tests notice: mutants of the core, each tested by the tests that stand nearest to its file.
 
     pip install -e '.[all,test]' cosmic-ray
-    python benchmarks/mutants.py --folder /tmp/mutants --out benchmarks/results/mutants.jsonl [--number 300] [--minutes 40]
+    python benchmarks/mutants.py --folder /tmp/mutants --out benchmarks/results/mutants.jsonl [--files skillshard/policies/] [--minutes 40]
 
 Cosmic Ray's operators say what can be changed. Of all changes, those of the lowest keyed hash of file, line, operator and column are taken,
 so the choice is the same on every machine, and a larger number only adds to it. Annotations are not mutated, nor is `==` to `is`, which for
@@ -141,12 +141,13 @@ def mutants(file: str) -> Iterator[Mutant]:
     from cosmic_ray.plugins import get_operator, operator_names
 
     spans = annotations((REPOSITORY / file).read_text())
-    tree = get_ast_from_path(REPOSITORY / file)
+    nodes = list(ast_nodes(get_ast_from_path(REPOSITORY / file)))
     for name in operator_names():
         operator = get_operator(name)
         if operator.arguments() or name.endswith(("_Is", "_IsNot")):
             continue
-        places = (begin for node in ast_nodes(tree) for begin, _ in operator().mutation_positions(node))
+        made = operator()
+        places = (begin for node in nodes for begin, _ in made.mutation_positions(node))
         for occurrence, begin in enumerate(places):
             if not any(first <= begin < last for first, last in spans):
                 yield Mutant(file, *begin, name, occurrence)
@@ -265,6 +266,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the copy of the repository is made")
     parser.add_argument("--out", type=Path, required=True, help="results, one JSON line for each mutant")
     parser.add_argument("--number", type=int, default=300, help="number of mutants")
+    parser.add_argument("--files", default="skillshard/", help="test those of the chosen mutants whose file begins so")
     parser.add_argument("--minutes", type=float, default=10_000.0, help="begin no mutant after so many minutes")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds after which a mutant counts as killed")
     parser.add_argument("--show", action="store_true", help="print the score of --out and end")
@@ -280,7 +282,7 @@ def main() -> None:
     done = {json.loads(line)["mutant"] for line in asked.out.read_text().splitlines()} if asked.out.exists() else set()
     sound: dict[str, bool] = {}
     for mutant in chosen(asked.number):
-        if mutant.name in done or time.monotonic() > end:
+        if mutant.name in done or not mutant.file.startswith(asked.files) or time.monotonic() > end:
             continue
         if mutant.file not in sound:
             found, by = outcome(asked.folder, near(mutant.file), shapes=False, timeout_s=asked.timeout)
