@@ -39,6 +39,7 @@ def test_fixed_point_weights_sum_to_one_exactly_and_are_off_by_less_than_two_uni
 
 
 @given(st.lists(raw_weights, min_size=1, max_size=20), st.integers(1, 5000))
+@settings(deadline=None)
 def test_counts_of_every_round_are_within_one_sample_of_its_weights(rounds: list[list[float]], num_draws: int) -> None:
     num_skills = len(rounds[0])
     carry = np.zeros(num_skills, np.int64)
@@ -59,6 +60,7 @@ def test_counts_of_every_round_are_within_one_sample_of_its_weights(rounds: list
 
 
 @given(raw_weights, st.integers(1, 97))
+@settings(deadline=None)
 def test_with_constant_weights_no_skill_is_ever_two_samples_off(raw: list[float], num_draws: int) -> None:
     fixed = fixed_point(weights_of(raw))
     carry = np.zeros(len(raw), np.int64)

@@ -22,6 +22,14 @@ def mixer(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
     return Mixer(shards, arguments.pop("policy", stratified()), ledger=ledger, **(defaults | arguments))
 
 
+def state_at(shards: ShardSet, ledger: Path, draw: int) -> dict[str, Any]:
+    """The state of another reader of the same ledger that has read so many draws."""
+    other = mixer(shards, ledger)
+    for _ in itertools.islice(other, draw):
+        pass
+    return other.state_dict()
+
+
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCounts]:
     folder = tmp_path_factory.mktemp("uneven")
@@ -38,7 +46,7 @@ def test_iterating_goes_on_where_load_state_dict_put_the_stream(shards: ShardSet
     expected = one.batch(0, 200).texts
     stream = iter(one)
     assert [sample.text for sample in itertools.islice(stream, 7)] == expected[:7]
-    one.load_state_dict({**one.state_dict(), "draw": draw})
+    one.load_state_dict(state_at(shards, tmp_path, draw))
     moved = list(itertools.islice(stream, 60))
     assert [sample.draw for sample in moved] == list(range(draw, draw + 60))
     assert [sample.text for sample in moved] == expected[draw : draw + 60]
@@ -49,7 +57,7 @@ def test_batches_go_on_where_load_state_dict_put_the_stream(shards: ShardSet, tm
     expected = one.batch(0, 200).texts
     stream = one.batches(8)
     next(stream)
-    one.load_state_dict({**one.state_dict(), "draw": 90})
+    one.load_state_dict(state_at(shards, tmp_path, 90))
     assert next(stream).texts == expected[90:98]
 
 
@@ -60,6 +68,7 @@ def test_steps_after_a_resume_are_counted_from_it_where_step_draws_changes(shard
     policy = odm(warmup_steps=0)
     first = mixer(shards, tmp_path, policy=policy, step_draws=10)
     first.report(4, dict.fromkeys(first.skills, 2.0))
+    first.batch(0, 60)
     state = first.state_dict(step=6)
     assert state["draw"] == 60
     second = mixer(shards, tmp_path, policy=policy, step_draws=25)
