@@ -391,7 +391,7 @@ def test_matrices_from_elsewhere_become_graphs(tmp_path: Path) -> None:
     [
         ("m.txt", b"1", "a matrix is read from .npy, .csv, .json"),
         ("m.npy", b"not numpy", "holds no matrix of numbers"),
-        ("m.csv", b"x,a\na,one\n", "holds no matrix of numbers: could not convert string to float: 'one'"),
+        ("m.csv", b"x,a\na,one\n", "holds no matrix of numbers: line 2 has 'one' where a number is expected"),
         ("m.csv", b"x,a,b\na,1\n", "every line must have as many cells"),
         ("m.json", b"[[1.0]]", "does not name its rows: give --names FILE"),
         ("m.json", b'{"a": {"a": 1}, "b": {"c": 1}}', "every row must name the same columns"),
