@@ -333,6 +333,10 @@ class Mixer:
         kind = losses.kind if isinstance(losses, Losses) else self._rounds.run.loss
         self._rounds.report(number, at_draw, losses, kind)
 
+    def step_reported_at(self, draw: int) -> int | None:
+        """The step of the newest report if that report is of this draw; else None."""
+        return self._rounds.step_reported_at(draw)
+
     def round(self, number: int) -> RoundRecord:
         """A round of the ledger; decided now, with all rounds before it, if nobody has yet.
 

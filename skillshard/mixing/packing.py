@@ -18,6 +18,7 @@ The end: where `repeat` ends the stream, the last block is filled up with the se
 draw -1. No token is lost.
 """
 
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -401,15 +402,24 @@ class PackedTokens:
     def report(self, step: SupportsIndex, losses: Mapping[str, Any], *, block: SupportsIndex | None = None) -> None:
         """Record the losses measured after `step` optimizer steps, as `Mixer.report` does.
 
-        The observation is made at the draws of which the model has seen at least one token (`draws_before`). Report at most once
-        per sample: two reports within one very long sample are at the same draw.
+        The observation is made at the draws of which the model has seen at least one token (`draws_before`). Two reports within one
+        very long sample are at the same draw. Only the first one is recorded, and a warning says so.
 
         Args:
             block: blocks seen when they were measured; `step * step_blocks` if that is known (counted from the last
                 resume, so that it may change between runs).
         """
         seen = self._block_of(step) if block is None else whole_number("block", block)
-        self.mixer.report(step, losses, draw=self.draws_before(seen))
+        draw = self.draws_before(seen)
+        earlier = self.mixer.step_reported_at(draw)
+        if earlier is not None and earlier < whole_number("step", step):
+            warnings.warn(
+                f"the report of step {step} is left out: since the report of step {earlier} the model has read on within one long sample, so both "
+                "are at one draw. Report more rarely, or give larger blocks.",
+                stacklevel=2,
+            )
+            return
+        self.mixer.report(step, losses, draw=draw)
 
     def _block_of(self, step: SupportsIndex) -> int:
         number = whole_number("step", step)

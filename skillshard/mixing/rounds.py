@@ -245,6 +245,12 @@ class Rounds:
                 "mixer.restart(), and a new run takes a new ledger directory."
             )
 
+    def step_reported_at(self, draw: int) -> int | None:
+        """The step of the newest observation if that observation is of this draw; else None."""
+        number = self._newest_number()
+        newest = self._observation(number) if number >= 0 else None
+        return newest.step if newest is not None and newest.draw == draw else None
+
     # --- observations of this generation -----------------------------------------------------------------------------
 
     def _newest_number(self) -> int:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from skillshard.errors import ObservationError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
@@ -291,3 +292,19 @@ def test_tokens_before_a_draw_are_those_of_the_draws_before(uneven: Counted, tmp
         ]
         before = [order.tokens_before(at, found.shard_tokens, found.rows) for at in range(num + 1)]
         assert before == [0, *np.cumsum(counts).tolist()]
+
+
+def test_two_reports_within_one_long_sample_leave_the_second_out_with_a_warning(
+    uneven: Counted, tmp_path: Path
+) -> None:
+    one = packed(uneven, tmp_path, policy=live(), block_tokens=2, step_blocks=1, unit="tokens", tokens=uneven.plain)
+    draws = [one.draws_before(block) for block in range(200)]
+    step = next(step for step in range(1, 199) if draws[step] == draws[step + 1])
+    one.report(step, losses_at(step))
+    with pytest.warns(
+        UserWarning, match=rf"the report of step {step + 1} is left out: since the report of step {step} "
+    ):
+        one.report(step + 1, losses_at(step + 1))
+    assert one.mixer.num_observations == 1
+    with pytest.raises(ObservationError, match="already holds other losses"):
+        one.report(step, losses_at(step + 1))
