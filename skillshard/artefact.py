@@ -53,16 +53,21 @@ class _Lock:
 
     def is_alone(self) -> bool:
         """Whether no other command works there just now; False where the file system has no locks."""
-        return self.is_held and self._take(fcntl.LOCK_EX)
+        if not self.is_held:
+            return False
+        is_alone = self._take(fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not is_alone:
+            self.share()  # a conversion that fails may lose the lock that there was
+        return is_alone
 
     def share(self) -> None:
         """Let other commands in after `is_alone`."""
-        self._take(fcntl.LOCK_SH)
+        self.is_held = self._take(fcntl.LOCK_SH)
 
     def _take(self, kind: int) -> bool:
         assert self._descriptor is not None
         try:
-            fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, kind)
         except OSError:  # another process has it, or the file system knows no locks
             return False
         return True
@@ -143,19 +148,18 @@ def begin(
         return Work(folder, manifest, lock)
     begun = _begun(folder, job)  # only now: beside a finished artefact nobody needs what is left of the work
     lock = _Lock(folder)
-    if differences(_by_name(begun["made_from"]), _by_name(made_from)) and _is_free_to_begin_anew(folder, lock):
-        shutil.rmtree(folder / ".work" / "scratch", ignore_errors=True)
-        _write_job(folder, made_from, mtimes_ns)
-        lock.share()
-        return Work(folder, manifest, lock)
     try:
-        _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
-        if _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns, changed):
-            _write_job(folder, made_from, mtimes_ns)  # looked at: the next command need not look again
+        if differences(_by_name(begun["made_from"]), _by_name(made_from)) and _is_free_to_begin_anew(folder, lock):
+            shutil.rmtree(folder / ".work" / "scratch", ignore_errors=True)
+            _write_job(folder, made_from, mtimes_ns)
+        else:
+            _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
+            if _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns, changed):
+                _write_job(folder, made_from, mtimes_ns)  # looked at: the next command need not look again
         if lock.is_alone():
             storage.remove_leftovers(folder)  # of commands that were killed
-            lock.share()
-    except StorageError:
+        lock.share()
+    except OSError:
         lock.release()
         raise
     return Work(folder, manifest, lock)
