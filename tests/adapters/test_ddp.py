@@ -1,5 +1,7 @@
 """Real gloo groups on loopback: the union of the ranks is the global stream, also after kills and with other world sizes."""
 
+import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from skillshard.shards.read import ShardSet
 from skillshard.storage import read_json
 from tests.adapters.ddp_trainer import STEP_DRAWS
 from tests.adapters.processes import finish, kill, records, start_ranks
-from tests.adapters.trainers import expected_texts
+from tests.adapters.trainers import expected_texts, reported
 
 STEPS = 40
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
@@ -70,3 +72,69 @@ def test_killed_and_resumed_with_another_world_size_it_is_the_same_stream(shards
         kill(processes)
     assert finish(start(shards, folder, world_size=3, workers=1)) == [0] * 3
     check_union(shards, folder, tmp_path / "reference")
+
+
+def until_step(folder: Path, processes: Any, step: int) -> None:
+    """Wait until rank 0 has taken a step."""
+    end = time.monotonic() + 100
+    while max((record["step"] for record in records(folder / "rank-0.jsonl")), default=0) < step:
+        assert all(process.poll() is None for process in processes), finish(processes)
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_one_rank_killed_and_the_job_started_again_it_is_the_same_stream(shards: ShardSet, tmp_path: Path) -> None:
+    """Rank 1 dies alone; the rest of its job is stopped, as torchrun does, while its loader workers may live on."""
+    folder = tmp_path / "ddp"
+    processes = start(shards, folder, world_size=2, workers=2)
+    until_step(folder, processes, 12)
+    processes[1].send_signal(signal.SIGKILL)
+    processes[1].wait()
+    time.sleep(0.2)
+    kill(processes)
+    assert finish(start(shards, folder, world_size=2, workers=2)) == [0, 0]
+    check_union(shards, folder, tmp_path / "reference")
+
+
+def test_a_job_that_was_resumed_elsewhere_stops_and_the_new_one_is_not_disturbed(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    """Requeued while the old job is alive: two jobs on one ledger."""
+    folder = tmp_path / "ddp"
+    old = start(shards, folder, world_size=2, workers=0)
+    until_step(folder, old, 9)
+    for process in old:
+        process.send_signal(signal.SIGSTOP)  # a node that does not answer any more
+    logs = {path: path.read_bytes() for path in folder.glob("rank-*.jsonl")}
+    assert finish(start(shards, folder, world_size=2, workers=0)) == [0, 0]
+    finished = {path: path.read_bytes() for path in folder.glob("rank-*.jsonl")}
+    checkpoint = (folder / "checkpoint.json").read_bytes()
+    for process in old:
+        process.send_signal(signal.SIGCONT)
+    said = []
+    for process in old:
+        try:
+            said.append(process.communicate(timeout=60)[1])
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said.append(process.communicate()[1])
+    assert all(process.returncode for process in old)
+    assert any("this run was resumed elsewhere" in words for words in said), said
+    for path, before in finished.items():
+        assert before.startswith(logs[path])
+        path.write_bytes(before)  # without what the old job had trained on after it woke up
+    assert (folder / "checkpoint.json").read_bytes() == checkpoint
+    check_union(shards, folder, tmp_path / "reference")
+
+
+def test_a_job_that_died_before_its_first_checkpoint_begins_again_on_all_ranks(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ddp"
+    processes = start(shards, folder, world_size=2, workers=0)
+    until_step(folder, processes, 6)  # a report at step 5, the first checkpoint at step 7
+    kill(processes)
+    (folder / "checkpoint.json").unlink(missing_ok=True)
+    assert finish(start(shards, folder, world_size=2, workers=0)) == [0, 0]
+    check_union(shards, folder, tmp_path / "reference")
+    assert [draw for draw, _ in reported(folder / "run")] == [5 * STEP_DRAWS * at for at in range(STEPS // 5 + 1)]
