@@ -144,8 +144,13 @@ def _join(folder: Path, arguments: dict[str, int]) -> None:
         storage.write_bytes(place, storage.to_json(arguments))
 
 
+def _unwatched(what: str) -> AbstractContextManager[None]:
+    """Show nothing of a work whose length is not known."""
+    return nullcontext()
+
+
 def prepare(
-    folder: Path, *, k: int, num_samples: int, seed: int, on_stage: OnStage, working: Working = nullcontext
+    folder: Path, *, k: int, num_samples: int, seed: int, on_stage: OnStage, working: Working = _unwatched
 ) -> None:
     """The demo's shards: generate, tag, shard."""
     if not (folder / "corpus").exists():

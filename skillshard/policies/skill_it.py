@@ -82,8 +82,8 @@ class SkillIt:
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         check_rows(self.graph, skills)
         log_prior(self.name, self.prior, skills)
-        rounds = {"rounds": []} if self.mode == "paper" else {}
-        first = {"first": None} if self.normalize_losses else {}
+        rounds: State = {"rounds": []} if self.mode == "paper" else {}
+        first: State = {"first": None} if self.normalize_losses else {}
         return {"skills": list(skills), "window": []} | rounds | first
 
     def observe(self, state: State, observation: Observation) -> State:
