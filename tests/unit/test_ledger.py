@@ -264,7 +264,7 @@ def test_resuming_from_an_earlier_draw_leaves_later_records_behind(shards: Shard
     before.round(4)
     after = build(shards, tmp_path)
     left_behind = re.escape(
-        f"later losses (2) and rounds (3) are left behind in {tmp_path}/generations/00000000. A single process"
+        f"later losses (2) and rounds (3) are left behind in {tmp_path}/generations/00000000. Ranks of one job"
     )
     with pytest.warns(UserWarning, match=left_behind):
         after.load_state_dict(before.state_dict(step=9))
