@@ -118,13 +118,13 @@ def with_suggestions(names: Iterable[str], known: Collection[str], most: int = 8
     return [f"{name!r}{did_you_mean(str(name), known) if place < most else ''}" for place, name in enumerate(names)]
 
 
-def name_some(names: Iterable[str], most: int = 8) -> str:
-    """Names for a sentence, cut after `most`; long ones are shortened.
+def name_some(names: Iterable[str], most: int = 8, *, are_paths: bool = False) -> str:
+    """Names for a sentence, cut after `most`. Long names are shortened, but paths are not, since a reader copies them.
 
     >>> name_some(["a", "b", "c"], most=2)
     'a, b and 1 more'
     """
-    listed = [shortened(name, 80) for name in names]
+    listed = [printable(name) if are_paths else shortened(name, 80) for name in names]
     shown = ", ".join(listed[:most])
     return shown if len(listed) <= most else f"{shown} and {len(listed) - most:,} more"
 

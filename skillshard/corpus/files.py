@@ -158,9 +158,11 @@ def _some(files: list[CorpusFile], left_out: Counter[str], place: str) -> tuple[
 def _refuse_doubles(files: list[CorpusFile]) -> None:
     places = [file.place if storage.is_remote(file.place) else os.path.realpath(file.place) for file in files]
     if twice := _repeated(places):
-        raise CorpusError(f"Given twice: {name_some(twice)}. Name each file once, or only the directory they are in.")
+        raise CorpusError(
+            f"Given twice: {name_some(twice, are_paths=True)}. Name each file once, or only the directory they are in."
+        )
     if same := _repeated(file.name for file in files):
-        where = name_some(file.place for file in files if file.name == same[0])
+        where = name_some((file.place for file in files if file.name == same[0]), are_paths=True)
         raise CorpusError(
             f"Two files have the name {same[0]!r} in the corpus: {where}. "
             "Name the directory above both, so that their names tell them apart, or rename one."

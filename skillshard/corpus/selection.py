@@ -228,7 +228,7 @@ def _saved_datasets(entries: Sequence[Entry], base: str) -> Listed:
         names = [above + str(file.get("filename")) for file in files if isinstance(file, dict)]
         if missing := [name for name in names if name not in present]:
             raise CorpusError(
-                f"{base.rstrip('/')}/{entry.name} lists {name_some(missing, 3)}, and no such file is there. Fetch the "
+                f"{base.rstrip('/')}/{entry.name} lists {name_some(missing, 3, are_paths=True)}, and no such file is there. Fetch the "
                 "whole directory again."
             )
         listed[folder] = ("state.json", frozenset(names))
@@ -251,7 +251,7 @@ def _delta_tables(entries: Sequence[Entry], base: str) -> Listed:
         live = {above + name for name in _live_in_delta([versions[number] for number in sorted(versions)], place)}
         if missing := sorted(live - present):
             raise CorpusError(
-                f"{place} is a Delta table that names {name_some(missing, 3)}, and no such file is there. {_WRITE_ANEW}"
+                f"{place} is a Delta table that names {name_some(missing, 3, are_paths=True)}, and no such file is there. {_WRITE_ANEW}"
             )
         listed[folder] = ("the Delta table", frozenset(live))
     return listed

@@ -70,7 +70,7 @@ def write_samples(
     others = [file.place for file in storage.list_files(out_dir, f"{name}-*.jsonl") if file.place not in places]
     if others:
         raise CorpusError(
-            f"{os.fspath(out_dir)} holds files of another corpus that this one would be mixed with: {name_some(others, 3)}. Choose another "
+            f"{os.fspath(out_dir)} holds files of another corpus that this one would be mixed with: {name_some(others, 3, are_paths=True)}. Choose another "
             "--out, or remove them."
         )
     for place in places:

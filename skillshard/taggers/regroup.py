@@ -142,7 +142,9 @@ def regroup_tags(
             if combine
             else "--map and --min-share regroup one directory of tags"
         )
-        raise TagsError(f"{what}, and {len(places)} were given: {name_some(str(place) for place in places)}.")
+        raise TagsError(
+            f"{what}, and {len(places)} were given: {name_some((str(place) for place in places), are_paths=True)}."
+        )
     sets = [Tags.open(place) for place in places]
     _refuse_unlike(sets)
     first = sets[0].manifest.made_from

@@ -391,6 +391,24 @@ def test_sizes_and_what_was_drawn_are_told_in_the_unit_of_the_weights(
         assert list(observation.drawn.values()) == told(observation.draw)
 
 
+def test_an_observation_of_an_earlier_round_is_told_with_what_was_drawn_up_to_it(
+    uneven: ShardSet, tmp_path: Path
+) -> None:
+    """With lag=2 a round sees losses that were measured in rounds before the last one, in the middle of them and at their ends."""
+    policy = Listening()
+    one = mixer(uneven, tmp_path, policy=policy, lag=2)
+    for number in range(8):
+        one.round(number)
+        for draw in (50 * number + 20, 50 * number + 50):
+            one.report(draw, dict.fromkeys(one.skills, 1.0 + 1 / draw), draw=draw)
+    observed = [observation for observation in policy.observations if observation.draw]
+    assert [observation.draw for observation in observed] == [20, 50, 70, 100, 120, 150, 170, 200, 220, 250]
+    for observation in observed:
+        numbers = np.bincount(one.at(np.arange(observation.draw)).skill_numbers, minlength=len(one.skills))
+        assert observation.round == (observation.draw - 1) // 50
+        assert list(observation.drawn.values()) == numbers.tolist()
+
+
 def test_whole_epochs_are_told_as_their_tokens(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
     one = mixer(uneven, tmp_path, unit="tokens", tokens=counts)
     one.round(0)
