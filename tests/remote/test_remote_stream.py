@@ -143,7 +143,7 @@ def test_a_server_that_hangs_is_given_up_and_asked_again(
 
 
 LASTING = {
-    "500": (StorageError, r"/add/\d+\.tar could not be read in 6 tries over \d+ s; the last one: HTTP Error 500.* Is the server well"),
+    "500": (StorageError, r"/add/\d+\.tar could not be read in 6 tries over \d+ s; the last one: HTTP Error 500.* Is there a network, and is the server well"),
     "429": (StorageError, r"could not be read in 6 tries .*HTTP Error 429"),
     "reset": (StorageError, r"could not be read in 6 tries .*(reset by peer|closed after)"),
     "cut": (StorageError, r"could not be read in 6 tries .*the connection closed after [\d,]+ of [\d,]+ bytes"),
