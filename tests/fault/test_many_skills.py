@@ -38,9 +38,16 @@ def many(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = read_json(f"{shards.root}/{MANIFEST}")
     kept = next(skill for skill in manifest["skills"] if skill["name"] == "add")
     assert len(kept["train"]["number"]) > 4
-    manifest["skills"] = [{**kept, "name": f"skill-{number:03d}"} for number in range(NUM_SKILLS)]
+    names = [f"skill-{number:03d}" for number in range(NUM_SKILLS)]
+    manifest["skills"] = [{**kept, "name": name, "folder": name} for name in names]
+    manifest["num_train"] = NUM_SKILLS * sum(kept["train"]["num_samples"])
+    manifest["num_holdout"] = NUM_SKILLS * sum(kept["holdout"]["num_samples"])
+    manifest["num_rows"] = manifest["num_train"] + manifest["num_holdout"] + sum(manifest["set_aside"].values())
     folder = tmp_path_factory.mktemp("many")
-    (folder / "train").symlink_to(f"{shards.root}/train")
+    for split in ("train", "holdout"):
+        (folder / split).mkdir()
+        for name in names:
+            (folder / split / name).symlink_to(f"{shards.root}/{split}/{kept['folder']}")
     (folder / MANIFEST).write_bytes(to_json(manifest))
     return folder
 
