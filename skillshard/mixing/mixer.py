@@ -478,13 +478,14 @@ class Mixer:
                 draws handed out by iterating this mixer.
 
         Raises:
-            LedgerError: nobody has read the stream so far, and its policy reads losses.
+            LedgerError: nobody has read the stream so far, and its policy reads losses; or the run was resumed elsewhere.
         """
         number = None if step is None else whole_number("step", step)
         return self.state_at(self._draw if number is None else self._draw_of(number), number).model_dump(by_alias=True)
 
     def state_at(self, draw: int, step: int | None = None) -> MixerState:
         """The state of a stream of which `draw` draws were consumed; LedgerError as `state_dict`."""
+        self._rounds.records.refuse_superseded()  # a stale process must not write over the checkpoint of the one that took over
         num_observations, observation = self._rounds.num_observed(draw)
         state = MixerState(
             draw=draw,

@@ -150,7 +150,7 @@ def test_packed_tokens_that_do_not_fit_are_refused_with_a_sentence(blocks: Sourc
         fit(blocks.stream(tmp_path / "wrong", step_items=BATCH), tmp_path / "kept", steps=2)
     rare = blocks.stream(tmp_path / "rare", step_items=STEP_DRAWS, round_draws=16)
     with pytest.raises(
-        PolicyError, match=r"every_steps=5 reports every 40 blocks, and the first round is 18:.*from 1 to 2\."
+        PolicyError, match=r"every_steps=5 reports every 40 blocks, and the first round is 17:.*from 1 to 2\."
     ):
         fit(rare, tmp_path / "kept", steps=2)
 

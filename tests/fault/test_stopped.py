@@ -67,6 +67,7 @@ class Slow:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_hears_ctrl_c,
             start_new_session=True,  # a process group, to which a terminal sends Ctrl-C
             env={**os.environ, "SKILLSHARD_TEST": self.marker, "PYTHONPATH": str(REPOSITORY)},
         )
@@ -76,6 +77,11 @@ class Slow:
 
     def results(self) -> dict[str, bytes]:
         return tree(self.out / "results")
+
+
+def _hears_ctrl_c() -> None:
+    """A shell starts its background jobs with SIGINT ignored, and the tests may run in one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

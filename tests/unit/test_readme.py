@@ -71,7 +71,7 @@ def test_the_tokens_of_the_readme_run(folder: Path) -> None:
     (command,) = re.findall(r"^skillshard (tokens .*)$", README, flags=re.M)
     save(byte_tokenizer(["add carry"], separator="<|endoftext|>"), folder / "tokenizer.json")
     assert run([sys.executable, "-m", "skillshard.cli", *command.split()], folder).returncode == 0
-    above = trainer[: trainer.index("mixer = ")]
+    above = trainer[: trainer.index("def report")]
     (folder / "packed.py").write_text(f"{above}{code}print(next(iter(loader))['input_ids'].shape)")
     found = run([sys.executable, "-W", "ignore", "packed.py"], folder)
     assert found.stdout == "torch.Size([8, 1024])\n", found.stderr
