@@ -87,7 +87,9 @@ class MixerState(BaseModel):
     draw: int = Field(ge=0, le=LAST_DRAW, description="draws consumed")
     step: int | None = Field(description="optimizer steps taken; null where the trainer did not say")
     run: str = Field(description="checksum of the ledger's run.json")
-    round: str = Field(description="checksum of the round of the last draw consumed; of run.json where there is none")
+    round: str = Field(
+        description="checksum of the round of the last draw consumed; of run.json where there is none; empty: nobody has read so far"
+    )
     num_observations: int = Field(ge=0, description="observations of this draw or an earlier one")
     observation: str | None = Field(description="checksum of the last of them; null where there is none")
 
@@ -478,7 +480,7 @@ class Mixer:
                 draws handed out by iterating this mixer.
 
         Raises:
-            LedgerError: nobody has read the stream so far, and its policy reads losses; or the run was resumed elsewhere.
+            LedgerError: the run was resumed elsewhere.
         """
         number = None if step is None else whole_number("step", step)
         return self.state_at(self._draw if number is None else self._draw_of(number), number).model_dump(by_alias=True)
@@ -559,10 +561,7 @@ class Mixer:
         record = self._rounds.decided(number)
         if record is None:
             if self.policy.reads_losses:
-                raise LedgerError(
-                    f"{self.ledger} holds no round {number:,}, so what the draws before {draw:,} were is not known. A state is of draws that were "
-                    "read beside this ledger: give ledger=the directory of that run, or copy the directory here."
-                )
+                return ""
             # A policy that reads no losses decides the same rounds in any ledger.
             self._refuse_far(number, MOST_ROUNDS)
             record = self._rounds.round(number)
@@ -574,7 +573,7 @@ class Mixer:
             f"The checkpoint at draw {saved.draw:,} was made beside another ledger, or records were lost: give ledger=the directory of "
             "that run, or copy the directory here."
         )
-        if self._round_digest(saved.draw) != saved.round:
+        if saved.round and self._round_digest(saved.draw) != saved.round:
             raise LedgerError(
                 f"round {(saved.draw - 1) // self.round_draws:,} of {self.ledger} is another one than the checkpoint names. {elsewhere}"
             )

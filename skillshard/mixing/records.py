@@ -214,8 +214,9 @@ class Records:
         """
         num_rounds = -(-draw // self.run.round_draws)
         last_round = self.round(num_rounds - 1) if num_rounds else None
-        if num_rounds and last_round is None:
-            raise _missing(self.ledger, self.round_name(num_rounds - 1))
+        if num_rounds and last_round is None:  # of a state that was made before anybody read so far
+            num_rounds = min(num_rounds, self.num_rounds())
+            last_round = self.round(num_rounds - 1) if num_rounds else None
         # What a kept round has used is kept with it, even if it was reported ahead of the draws.
         until = draw if last_round is None else max(draw, last_round.observed_to)
         num_observations, last_observation = (0, None) if anew else self._observed_up_to(until)
