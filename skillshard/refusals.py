@@ -63,11 +63,12 @@ def refuse_rare_reports(mixer: Mixer | PackedTokens, every_steps: int) -> None:
     if stream.step is None or not stream.mixer.policy.reads_losses or stream.mixer.lag == "live":
         return
     between, draws = every_steps * stream.step, stream.mixer.round_draws
-    which, size = "a round", float(draws)
+    which, size, draws_of_step = "a round", float(draws), float(stream.step)
     if isinstance(mixer, PackedTokens):
         which, size = "the first round", max(1, mixer.first_round_tokens) / mixer.block_tokens
+        draws_of_step *= mixer.block_tokens / mixer.mean_draw_tokens
     if every_steps < 1 or between > size:
-        most, least = int(size // stream.step), ceil(draws * stream.step / size)
+        most, least = int(size // stream.step), ceil(draws_of_step)
         advice = f"Give every_steps from 1 to {most}" if most else f"Give round_draws of at least {least:,}"
         raise PolicyError(
             f"every_steps={every_steps} reports every {between:,} {stream.unit}, and {which} is {int(size):,}: the loader would wait for a "

@@ -227,6 +227,15 @@ class PackedTokens:
         """Tokens of round 0, separators included; later rounds have more or fewer, by their weights."""
         return self._tokens_of(self.mixer.round(0).counts)
 
+    @property
+    def mean_draw_tokens(self) -> float:
+        """Expected tokens of one draw by the weights of round 0, over whole epochs; separators included."""
+        weights = self.mixer.round(0).weights
+        means = [
+            found.num_tokens / order.num_samples for found, order in zip(self._tokens, self.mixer.orders, strict=True)
+        ]
+        return sum(weight * mean for weight, mean in zip(weights, means, strict=True))
+
     def holds(self, block: int) -> bool:
         """Whether the stream has not ended before a block."""
         return self._round_at(block * self.block_tokens) is not None

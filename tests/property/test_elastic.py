@@ -47,6 +47,7 @@ def report_up_to(one: Mixer, draw: int, reported: int) -> int:
     """Report as a trainer does on its way to a draw: every `EVERY` draws and at the rounds' ends; where it stands."""
     for at in range(max(1, reported + 1), draw + 1):
         if at % EVERY == 0 or at % one.round_draws == 0:
+            one.round((at - 1) // one.round_draws)  # what a model has seen has been decided
             one.report(at, losses_at(at), draw=at)
     return max(draw, reported)
 
@@ -99,11 +100,12 @@ class Worker:
     def __init__(self, one: Mixer, rank: int, number: int, stretch: Stretch) -> None:
         self.dataset = MixedDataset(one, rank=rank, world_size=stretch.world_size)
         self.batch_size, self.stride, self.next = stretch.batch_size, max(1, stretch.workers), number
+        self.info = SimpleNamespace(id=number, num_workers=self.stride, seed=number)
 
     def read_to(self, batch: int, monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
         """All its batches up to one, or to the first for which losses are missing: draw -> text."""
         seen: dict[int, str] = {}
-        monkeypatch.setattr(adapter, "get_worker_info", lambda: SimpleNamespace(id=0, num_workers=self.stride, seed=0))
+        monkeypatch.setattr(adapter, "get_worker_info", lambda: self.info)
         while self.next <= batch and self._is_ready(end := (self.next + 1) * self.batch_size):
             items = self.dataset.__getitems__(list(range(end - self.batch_size, end)))
             seen |= {item["draw"]: item["text"] for item in items}

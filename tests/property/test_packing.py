@@ -210,9 +210,10 @@ def test_a_run_killed_anywhere_goes_on_with_the_same_blocks(
 def test_packed_tokens_can_be_resumed_at_every_block(uneven: Counted, tmp_path: Path) -> None:
     one = packed(uneven, tmp_path, round_draws=13)
     expected = one.batch(0, 150).tokens.tolist()
-    for block in range(145):
+    states = [one.state_at(block).model_dump(by_alias=True) for block in range(145)]
+    for block, state in enumerate(states):
         other = packed(uneven, tmp_path, round_draws=13)
-        other.load_state_dict(one.state_at(block).model_dump(by_alias=True))
+        other.load_state_dict(state)
         batches = other.batches(2)
         assert [*next(batches).tokens.tolist(), *next(batches).tokens.tolist()] == expected[block : block + 4]
         assert other.block == block + 4
