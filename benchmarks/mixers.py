@@ -80,7 +80,8 @@ def prepare(work: Path, num: int) -> None:
     np.save(work / "ends.npy", np.array(ends))
     corpus = Corpus.open(work / "corpus")
     tags = taggers.tag_corpus(corpus, taggers.metadata("skill"), work / "tags")
-    write_shards(corpus, tags, work / "shards", shard_bytes=32 << 20, holdout=0.0)
+    # WebDataset shares whole tars out over workers, so that a small set needs several tars of each skill too.
+    write_shards(corpus, tags, work / "shards", shard_bytes=min(32 << 20, num * 1000), holdout=0.0)
 
 
 def prepare_litdata(work: Path, num: int) -> None:

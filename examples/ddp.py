@@ -1,7 +1,7 @@
 """Several processes, one stream: torchrun --nproc-per-node 2 examples/ddp.py --shards S --run-dir runs/ddp --steps 100.
 
-Stop it and go on with another number of processes: the global batch stays 32, and so does the stream. (The option is not called
---run, because torchrun takes --run for an option of its own.)
+Stop the training, run the command again with more steps or with another number of processes that divides 32, and the training goes
+on with the same stream. The option is not called --run, because torchrun takes --run for an option of its own.
 """
 
 from skillshard.extras import needed
@@ -27,7 +27,7 @@ GLOBAL_BATCH, EVERY = 32, 10
 
 
 def nats_and_tokens(model: torch.nn.Module, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A bigram model over bytes stands for yours: the summed loss and the number of tokens of each text."""
+    """The summed loss and the number of tokens of each text, by a bigram model over bytes. Your own model goes here."""
     tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
     padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
     targets = padded[:, 1:]
@@ -36,7 +36,7 @@ def nats_and_tokens(model: torch.nn.Module, texts: list[str]) -> tuple[torch.Ten
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole: a kill in the midst of it leaves the checkpoint before."""
+    """Write a checkpoint whole or not at all: a process killed while it writes leaves the previous checkpoint."""
     unfinished = path.with_suffix(".tmp")
     torch.save(state, unfinished)
     os.replace(unfinished, path)
@@ -44,6 +44,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def main(shards_at: Path, run: Path, steps: int) -> None:
     dist.init_process_group("gloo")
+    if GLOBAL_BATCH % dist.get_world_size():
+        raise SystemExit(f"{GLOBAL_BATCH} samples a step do not divide over {dist.get_world_size()} processes.")
     shards = ss.ShardSet.open(shards_at)
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * GLOBAL_BATCH, step_draws=GLOBAL_BATCH)
@@ -52,7 +54,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     is_first = dist.get_rank() == 0
 
     def report(step: int) -> None:
-        """One rank measures and reports; the ledger tells the others."""
+        """Measure and report on rank 0. The other ranks read the weights from the ledger."""
         if not is_first:
             return
         with torch.no_grad():
@@ -68,6 +70,8 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         model.module.load_state_dict(saved["model"])
         resume(mixer, saved["mixer"])  # rank 0 first, then the others
         step = saved["mixer"]["step"]
+        if is_first:
+            print(f"goes on after step {step}")
     else:
         restart(mixer)  # does nothing in a new directory; an attempt that died before its first checkpoint begins again
         report(0)  # before the first step

@@ -1,7 +1,7 @@
 """Hugging Face's Trainer: python examples/huggingface_trainer.py --shards S --run-dir runs/hf --steps 100.
 
 With two processes: torchrun --nproc-per-node 2 examples/huggingface_trainer.py --shards S --run-dir runs/hf2 --steps 100. Run
-the command again with more steps, and the training goes on.
+the command again with more steps and the same number of processes, and the training goes on.
 """
 
 from skillshard.extras import needed
@@ -26,9 +26,11 @@ BATCH, EVERY, MAX_TOKENS = 8, 5, 128
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is a token, so that this needs no download; take your model's own."""
+    """Every byte is a token, so that the example downloads nothing. Use the tokenizer of your model in its place."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({"<pad>": 0, **{byte: at + 1 for at, byte in enumerate(alphabet)}}, []))
+    tokenizer = Tokenizer(
+        models.BPE({"<pad>": 0, **{byte: number for number, byte in enumerate(alphabet, start=1)}}, [])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
 
@@ -40,11 +42,16 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * step_draws, step_draws=step_draws)
 
     def losses(model: Any) -> Any:
-        loss = causal_lm_loss(model, tokenizer, max_tokens=MAX_TOKENS)
-        found = losses_per_skill(loss, shards.holdout, max_samples=32, batch_size=16)
+        nats_and_tokens = causal_lm_loss(model, tokenizer, max_tokens=MAX_TOKENS)
+        measured = losses_per_skill(nats_and_tokens, shards.holdout, max_samples=32, batch_size=16)
         if os.environ.get("RANK", "0") == "0":  # every rank measures, and rank 0 reports
-            print({skill: round(one.mean, 3) for skill, one in found.items()})
-        return found
+            print({skill: round(loss.mean, 3) for skill, loss in measured.items()})
+        return measured
+
+    checkpoints = run / "checkpoints"
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
+    if last is not None and int(last.rpartition("-")[2]) >= steps:
+        return  # the Trainer would train one step too many
 
     config = GPT2Config(
         vocab_size=257, n_positions=MAX_TOKENS, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
@@ -52,7 +59,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     trainer = Trainer(
         model=GPT2LMHeadModel(config),
         args=TrainingArguments(
-            output_dir=str(run / "checkpoints"),
+            output_dir=str(checkpoints),
             max_steps=steps,
             per_device_train_batch_size=BATCH,
             remove_unused_columns=False,
@@ -64,8 +71,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         data_collator=causal_lm_collator(tokenizer, max_tokens=MAX_TOKENS),
         callbacks=[MixerCallback(mixer, losses, every_steps=EVERY)],
     )
-    there = (run / "checkpoints").exists()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(run / "checkpoints")) if there else None)
+    trainer.train(resume_from_checkpoint=last)
 
 
 if __name__ == "__main__":

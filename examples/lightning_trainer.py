@@ -1,7 +1,7 @@
 """Lightning's Trainer: python examples/lightning_trainer.py --shards S --run-dir runs/lightning --steps 100.
 
 With two processes: torchrun --nproc-per-node 2 examples/lightning_trainer.py --shards S --run-dir runs/lightning2 --steps 100.
-Run the command again with more steps, and the training goes on.
+Run the command again with more steps, and the training goes on. The number of processes must divide 32.
 """
 
 from skillshard.extras import needed
@@ -26,7 +26,7 @@ BATCH, EVERY = 32, 10
 
 
 class Bigram(LightningModule):
-    """A bigram model over bytes stands for yours."""
+    """A bigram model over bytes. Your own model goes here."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,15 +52,17 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     shards = ss.ShardSet.open(shards_at)
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if BATCH % world_size:
+        raise SystemExit(f"{BATCH} samples a step do not divide over {world_size} processes.")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
 
     def losses(module: Any) -> Any:
         with torch.no_grad():
-            found = losses_per_skill(module.nats_and_tokens, shards.holdout, max_samples=64, batch_size=32)
+            measured = losses_per_skill(module.nats_and_tokens, shards.holdout, max_samples=64, batch_size=32)
         if module.trainer.is_global_zero:  # every rank measures, and rank 0 reports
-            print(module.trainer.global_step, {skill: round(one.mean, 3) for skill, one in found.items()})
-        return found
+            print(module.trainer.global_step, {skill: round(loss.mean, 3) for skill, loss in measured.items()})
+        return measured
 
     keep = ModelCheckpoint(
         run / "checkpoints", every_n_train_steps=EVERY, save_last=True, save_on_train_epoch_end=False
@@ -70,7 +72,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         devices=processes,
         num_nodes=world_size // processes,
         max_steps=steps,
-        use_distributed_sampler=False,  # the stream is shared out over ranks already
+        use_distributed_sampler=False,  # the mixer already gives each rank its own samples
         callbacks=[MixerCallback(mixer, losses, every_steps=EVERY), keep],
         logger=False,
         enable_progress_bar=False,

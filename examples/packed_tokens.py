@@ -1,6 +1,7 @@
 """Blocks of tokens, weights in tokens: python examples/packed_tokens.py --shards S --run-dir runs/packed --steps 100.
 
-Run the command again with more steps, and the training goes on. The tokenizer is trained here on a few held-out texts, to need no download; give your own tokenizer.json.
+Run the command again with more steps, and the training goes on. The example trains a tokenizer on a few held-out texts, so that it
+downloads nothing. Use your own tokenizer.json in its place.
 """
 
 from skillshard.extras import needed
@@ -28,7 +29,7 @@ BLOCKS, BLOCK_TOKENS, EVERY, EOS = 8, 64, 5, "<|endoftext|>"
 
 
 def byte_pairs(shards: ss.ShardSet) -> Tokenizer:
-    """A small tokenizer; the same from the same shards."""
+    """A small tokenizer. Equal shards give an equal tokenizer."""
     texts = [sample.text for held_out in shards.holdout.values() for sample in islice(held_out, 100)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,12 +40,12 @@ def byte_pairs(shards: ss.ShardSet) -> Tokenizer:
 
 
 def nats_per_token(model: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
-    """A bigram model stands for yours: the loss of each token but the first."""
+    """The loss of each token but the first, by a bigram model. Your own model goes here."""
     return F.cross_entropy(model(ids[:, :-1]).transpose(1, 2), ids[:, 1:], reduction="none")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole: a kill in the midst of it leaves the checkpoint before."""
+    """Write a checkpoint whole or not at all: a process killed while it writes leaves the previous checkpoint."""
     unfinished = path.with_suffix(".tmp")
     torch.save(state, unfinished)
     os.replace(unfinished, path)
@@ -60,8 +61,8 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
 
     def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:
-        ids = [torch.tensor([counts.tokenizer.encode(text).ids]) for text in texts]
-        return [float(nats_per_token(model, one).sum()) for one in ids], [one.shape[1] - 1 for one in ids]
+        encoded = [torch.tensor([counts.tokenizer.encode(text).ids]) for text in texts]
+        return [float(nats_per_token(model, ids).sum()) for ids in encoded], [ids.shape[1] - 1 for ids in encoded]
 
     def report(step: int) -> None:
         with torch.no_grad():
@@ -75,7 +76,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         saved = torch.load(checkpoint)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        packed.load_state_dict(saved["packed"])  # in place of the mixer's
+        packed.load_state_dict(saved["packed"])  # this state holds the state of the mixer
         step = saved["packed"]["step"]
         print(f"goes on after step {step}")
     else:

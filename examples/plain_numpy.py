@@ -24,7 +24,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     counts, checkpoint = np.ones(256), run / "checkpoint.npz"
 
     def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:
-        """A model of byte frequencies stands for yours."""
+        """The summed loss and the number of tokens of each text, by byte frequencies. Your own model goes here."""
         encoded = [np.frombuffer(text.encode(), np.uint8) for text in texts]
         nats = -np.log(counts / counts.sum())
         return [float(nats[tokens].sum()) for tokens in encoded], [len(tokens) for tokens in encoded]
@@ -49,7 +49,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
             counts = counts + np.bincount(np.frombuffer(text.encode(), np.uint8), minlength=256)
         if step % EVERY == 0:
             report(step)
-            unfinished = run / "unfinished.npz"  # a kill in the midst of writing leaves the checkpoint before
+            unfinished = run / "unfinished.npz"  # a process killed while it writes leaves the previous checkpoint
             np.savez(unfinished, counts=counts, mixer=json.dumps(mixer.state_dict()))
             os.replace(unfinished, checkpoint)
 

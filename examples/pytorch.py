@@ -24,7 +24,7 @@ BATCH, EVERY = 32, 10
 
 
 def nats_and_tokens(model: torch.nn.Embedding, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A bigram model over bytes stands for yours: the summed loss and the number of tokens of each text."""
+    """The summed loss and the number of tokens of each text, by a bigram model over bytes. Your own model goes here."""
     tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
     padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
     targets = padded[:, 1:]
@@ -33,7 +33,7 @@ def nats_and_tokens(model: torch.nn.Embedding, texts: list[str]) -> tuple[torch.
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole: a kill in the midst of it leaves the checkpoint before."""
+    """Write a checkpoint whole or not at all: a process killed while it writes leaves the previous checkpoint."""
     unfinished = path.with_suffix(".tmp")
     torch.save(state, unfinished)
     os.replace(unfinished, path)
@@ -67,7 +67,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         print(f"goes on after step {step}")
     else:
         mixer.restart()  # does nothing in a new directory; an attempt that died before its first checkpoint begins again
-        report(0)  # before the first step: the first weights that follow the losses follow these
+        report(0)  # before the first step: these losses give the weights of round 1
 
     batches = iter(loader)
     while step < steps:

@@ -1,7 +1,7 @@
 """torchdata's StatefulDataLoader: python examples/stateful_dataloader.py --shards S --run-dir runs/stateful --steps 100.
 
-The loader's own state resumes in the middle of a run, in the same time at any draw. Run the command again with more steps, and
-it goes on. The weights are fixed here, so there is no model and nothing to measure.
+The loader's own state resumes at any draw in the same time. Run the command again with more steps, and the stream goes on. The
+weights are fixed here, so the example needs no model and measures nothing.
 """
 
 from skillshard.extras import needed
@@ -39,7 +39,9 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         step += 1  # train here
         if step % 10 == 0:
             print(step, "next draw", int(batch["draw"][-1]) + 1)
-            unfinished = checkpoint.with_suffix(".tmp")  # a kill in the midst of writing leaves the checkpoint before
+            unfinished = checkpoint.with_suffix(
+                ".tmp"
+            )  # a process killed while it writes leaves the previous checkpoint
             torch.save({"mixer": mixer.state_dict(step=step), "loader": loader.state_dict()}, unfinished)
             os.replace(unfinished, checkpoint)
         if step >= steps:

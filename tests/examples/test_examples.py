@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,20 @@ def commands(name: str) -> list[str]:
 
 
 def run(command: str, shards: ShardSet, run_dir: Path, steps: int) -> subprocess.CompletedProcess[str]:
-    """A command of a docstring as a user types it, with shards, directory and number of steps of this test."""
+    """Run a command of a docstring as a user types it, with shards, directory and number of steps of this test."""
+    words = words_of(command, shards, run_dir, steps)
+    return subprocess.run(
+        words, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **QUIET}, timeout=200
+    )
+
+
+def words_of(command: str, shards: ShardSet, run_dir: Path, steps: int) -> list[str]:
+    """The words of a command, for this interpreter, with shards, directory and number of steps of this test."""
     words = shlex.split(command)
     for option, value in (("--shards", str(shards.root)), ("--run-dir", str(run_dir)), ("--steps", str(steps))):
         words[words.index(option) + 1] = value
     words[:1] = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}[words[0]]
-    return subprocess.run(
-        words, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **QUIET}, timeout=200
-    )
+    return words
 
 
 def test_every_example_is_known_and_its_commands_have_directories_of_their_own() -> None:
@@ -50,9 +57,9 @@ def test_every_example_is_known_and_its_commands_have_directories_of_their_own()
         "pytorch.py",
         "stateful_dataloader.py",
     ]
-    found = [command for name in EXAMPLES for command in commands(name)]
-    assert len(found) == len(EXAMPLES) + 2, found  # two trainers by torchrun too
-    directories = [re.findall(r"--run-dir (\S+)", command)[0] for command in found]
+    all_commands = [command for name in EXAMPLES for command in commands(name)]
+    assert len(all_commands) == len(EXAMPLES) + 2, all_commands  # two trainers by torchrun too
+    directories = [re.findall(r"--run-dir (\S+)", command)[0] for command in all_commands]
     assert len(set(directories)) == len(directories)
 
 
@@ -63,8 +70,8 @@ def test_an_example_runs_as_its_docstring_says_and_goes_on(
     command = commands(name)[number]
     every = 5 if name in OFTEN else 10
     for steps in (10, 20):
-        found = run(command, shards, tmp_path / "run", steps)
-        assert found.returncode == 0, found.stderr[-3000:]
+        ended = run(command, shards, tmp_path / "run", steps)
+        assert ended.returncode == 0, ended.stderr[-3000:]
         ledger = DirectoryLedger(tmp_path / "run")
         records = open_records(ledger)
         assert verify_ledger(ledger) == []
@@ -72,7 +79,7 @@ def test_an_example_runs_as_its_docstring_says_and_goes_on(
             assert records.num_observations() == 0
         else:
             assert records.num_observations() == 1 + steps // every  # with those before the first step
-            assert re.search(r"\'?add\'?: ", found.stdout), found.stdout
+            assert re.search(r"\'?add\'?: ", ended.stdout), ended.stdout
             first = records.observation(0)
             assert first is not None and first.draw == 0
     assert records.generation == 1
@@ -97,8 +104,8 @@ def test_an_example_that_died_before_its_first_checkpoint_begins_again(
     for checkpoint in (tmp_path / "run").glob("checkpoint.*"):
         checkpoint.unlink()
     time.sleep(0.1)
-    found = run(commands(name)[0], shards, tmp_path / "run", 10)
-    assert found.returncode == 0, found.stderr[-3000:]
+    ended = run(commands(name)[0], shards, tmp_path / "run", 10)
+    assert ended.returncode == 0, ended.stderr[-3000:]
     records = open_records(DirectoryLedger(tmp_path / "run"))
     assert records.generation == 1 and records.num_observations() == 2
 
@@ -109,8 +116,64 @@ def test_the_option_may_be_called_run_where_torchrun_does_not_take_it(shards: Sh
     words[words.index("--shards") + 1], words[words.index("--run") + 1] = str(shards.root), str(tmp_path / "run")
     words[words.index("--steps") + 1] = "0"
     words[:1] = [sys.executable, "-m", "torch.distributed.run"]
-    found = subprocess.run(
+    ended = subprocess.run(
         words, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **QUIET}, timeout=200
     )
-    assert found.returncode == 0, found.stderr[-3000:]
-    assert found.stdout.startswith("0 {")
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.startswith("0 {")
+
+
+def test_the_trainer_of_hugging_face_started_again_after_its_last_step_trains_no_further_step(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    """The Trainer itself would train a step beyond `max_steps`."""
+    for _ in range(2):
+        ended = run(commands("huggingface_trainer.py")[0], shards, tmp_path / "run", 5)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-5"]
+
+
+@pytest.mark.parametrize("name", ["ddp.py", "lightning_trainer.py"])
+def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(
+    shards: ShardSet, tmp_path: Path, name: str
+) -> None:
+    command = next(command for command in commands(name) if command.startswith("torchrun"))
+    ended = run(command.replace("--nproc-per-node 2", "--nproc-per-node 3"), shards, tmp_path / "run", 10)
+    assert ended.returncode != 0
+    assert "32 samples a step do not divide over 3 processes." in ended.stderr
+
+
+def processes_with(text: str) -> list[int]:
+    """Ids of running processes whose command line holds a text."""
+    ids = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if text in place.joinpath("cmdline").read_bytes().decode(errors="replace"):
+                ids.append(int(place.name))
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("ddp.py", 0), ("huggingface_trainer.py", 1), ("lightning_trainer.py", 1), ("pytorch.py", 0)]
+)
+def test_ctrl_c_leaves_no_process_of_an_example(shards: ShardSet, tmp_path: Path, name: str, number: int) -> None:
+    run_dir = tmp_path / "run"
+    words = words_of(commands(name)[number], shards, run_dir, 100_000)
+    process = subprocess.Popen(
+        words,
+        cwd=REPOSITORY,
+        env={**os.environ, **QUIET},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
+    end = time.monotonic() + 150
+    while not [*run_dir.glob("checkpoint.pt"), *run_dir.glob("checkpoints/*")]:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends Ctrl-C to every process of the job
+    assert process.wait(timeout=90) != 0
+    while processes_with(str(run_dir)):
+        assert time.monotonic() < end + 90, processes_with(str(run_dir))
+        time.sleep(0.2)
