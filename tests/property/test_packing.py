@@ -209,8 +209,10 @@ def test_a_run_killed_anywhere_goes_on_with_the_same_blocks(
 
 def test_packed_tokens_can_be_resumed_at_every_block(uneven: Counted, tmp_path: Path) -> None:
     one = packed(uneven, tmp_path, round_draws=13)
-    expected = one.batch(0, 150).tokens.tolist()
-    states = [one.state_at(block).model_dump(by_alias=True) for block in range(145)]
+    expected = one.batch(0, 65).tokens.tolist()
+    # All states come first: a process whose run was resumed elsewhere writes none.
+    assert one.draws_before(60) > 3 * 13  # several rounds
+    states = [one.state_at(block).model_dump(by_alias=True) for block in range(60)]
     for block, state in enumerate(states):
         other = packed(uneven, tmp_path, round_draws=13)
         other.load_state_dict(state)
