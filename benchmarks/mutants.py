@@ -44,7 +44,7 @@ FIRST_CPU_S, FIRST_WALL_S = 200, 900.0
 STREAM = ["tests/unit/test_stream_state.py", "tests/property/test_mixer.py", "tests/property/test_lag.py"]
 LEDGER = ["tests/unit/test_ledger.py", *STREAM, "tests/golden/test_algorithm_1.py", "tests/property/test_repetition.py"]
 SHARDS = ["tests/contract/test_shards_are_webdataset.py", "tests/golden/test_artefacts.py"]
-SPLIT = ["tests/property/test_holdout.py", "tests/contract/test_copies.py", *SHARDS]
+SPLIT = ["tests/unit/test_shard_writing.py", "tests/property/test_holdout.py", "tests/contract/test_copies.py", *SHARDS]
 POLICIES = [
     "tests/contract/test_policies.py -k 'not ado'",  # fits of scaling laws take nine tenths of its time
     "tests/golden/test_policies.py",
@@ -70,16 +70,24 @@ NEAR = {
     ],
     "skillshard/mixing/finished.py": ["tests/unit/test_fitting.py", "tests/unit/test_demo.py"],
     "skillshard/mixing/listing.py": ["tests/contract/test_bad_input.py"],
+    "skillshard/mixing/mixer.py": [
+        *LEDGER,
+        "tests/unit/test_ledger_believes_nothing.py",
+        "tests/unit/test_read_ahead.py",
+    ],
     "skillshard/mixing/": [*LEDGER, "tests/unit/test_tokens.py", "tests/unit/test_ledger_believes_nothing.py"],
     "skillshard/shards/cache.py": ["tests/remote/test_cache.py"],
     "skillshard/shards/tokens.py": ["tests/unit/test_tokens.py", "tests/golden/test_artefacts.py"],
     "skillshard/shards/manifest.py": ["tests/contract/test_manifests.py", *SHARDS],
     "skillshard/shards/read.py": [
         "tests/fault/test_damaged_shards.py",
+        "tests/fault/test_many_skills.py",
+        "tests/unit/test_shard_writing.py",
         "tests/property/test_chosen_skills.py",
         "tests/contract/test_manifests.py",
         *SHARDS,
     ],
+    "skillshard/shards/plan.py": ["tests/property/test_plan.py", *SPLIT],
     "skillshard/shards/tar.py": ["tests/fault/test_damaged_shards.py", *SHARDS],
     "skillshard/shards/": SPLIT,
     "skillshard/policies/loss_order.py": ["tests/unit/test_loss_order.py", *POLICIES],

@@ -420,6 +420,14 @@ def test_evaluation_skills_may_be_others_than_training_skills() -> None:
             "aioli needs to know the round that it decides",
         ),
         (
+            lambda: aioli(eta=0.1, period_rounds=16, sweeps=1).observe(
+                aioli(eta=0.1, period_rounds=16, sweeps=1).init(SKILLS),
+                Observation(3, dict.fromkeys(SKILLS, 1.0), 40, dict.fromkeys(SKILLS, 10)),
+            ),
+            ObservationError,
+            "the observation at step 3 does not say in which round it was made",
+        ),
+        (
             lambda: curriculum({"add": 1.0}, draws=10).init(SKILLS),
             PolicyError,
             "curriculum's losses do not name the skills of the mix",

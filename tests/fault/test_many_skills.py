@@ -1,6 +1,7 @@
 """Hundreds of skills with several shards each, where a process may have few files open, as `ulimit -n` often says."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from skillshard.shards import read
 from skillshard.shards.manifest import MANIFEST
 from skillshard.shards.read import ShardSet
 from skillshard.storage import read_json, to_json
@@ -84,6 +86,28 @@ def test_shards_in_a_cache_stay_open_and_the_limit_is_raised_in_time(remote: str
     assert done.returncode == 0, done.stderr
     num_open, limit = map(int, done.stdout.split())
     assert num_open > NUM_SKILLS and limit > 256
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "num_open", "expected"),
+    [
+        (64, 1000, 33, (256, 1000)),
+        (64, 100, 33, (100, 100)),
+        (64, resource.RLIM_INFINITY, 33, (256, resource.RLIM_INFINITY)),
+        (64, 1000, 32, None),
+        (64, 64, 60, None),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 10**6, None),
+    ],
+)
+def test_the_limit_is_raised_fourfold_once_half_of_it_is_used_and_never_above_the_hard_one(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, num_open: int, expected: tuple[int, int] | None
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr("resource.setrlimit", lambda kind, wanted: limits.append(wanted))
+    monkeypatch.setattr(read, "_newest", lambda descriptor: num_open)
+    read._raise_limit_in_time(3)
+    assert limits == ([] if expected is None else [expected])
 
 
 def test_where_the_limit_cannot_be_raised_the_error_says_how_to(remote: str, tmp_path: Path) -> None:

@@ -201,7 +201,10 @@ def test_a_round_whose_losses_never_come_says_which_are_missing(shards: ShardSet
     assert issubclass(RoundError, TimeoutError)
 
 
-def test_a_thread_that_would_wait_for_its_own_report_is_told_at_once(shards: ShardSet, tmp_path: Path) -> None:
+def test_a_thread_that_would_wait_for_its_own_report_is_told_at_once(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waited {seconds} s"))
     strict = build(shards, tmp_path, lag=0, wait_s=600.0)
     strict.report(4, GOOD)
     with pytest.raises(

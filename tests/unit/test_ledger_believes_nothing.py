@@ -126,7 +126,9 @@ def test_a_checkpoint_beside_another_ledger_is_refused(shards: ShardSet, tmp_pat
         for number in range(4):
             other.report(8 * number, {**GOOD, "add": 4.0})
             other.round(number)
-    with pytest.raises(LedgerError, match=r"made beside another ledger|give ledger=the directory of that run"):
+    with pytest.raises(
+        LedgerError, match=r"^round 2 of .*made beside another ledger.* give ledger=the directory of that run"
+    ):
         other.load_state_dict(state)
     assert other.generation == 0
 
@@ -212,7 +214,7 @@ def test_the_losses_before_the_first_step_reach_the_round_of_the_lag(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"step": 10**12}, "no model can have seen more than a round of 64 beyond it"),
+        ({"step": 10**12}, "decided up to draw 64 only, so no model can have seen more than a round of 64 beyond it"),
         ({"step": 10**30}, "give a whole number from 0 to 2**62"),
         ({"step": -1}, "step is -1: give a whole number from 0 to 2**62"),
         ({"step": True}, "step is True: give a whole number >= 0"),
@@ -299,6 +301,9 @@ def test_a_look_at_a_far_draw_decides_nothing(shards: ShardSet, tmp_path: Path, 
             PolicyError, match=r"a look so far ahead would decide|were asked for: a stream's draws are 0, 1, 2"
         ):
             look(np.array([draw]))
+    sentence = "draw 192,000 is in round 3,000, and the newest decided round is -1: a look so far ahead would decide 3,001 rounds."
+    with pytest.raises(PolicyError, match=sentence):
+        one.at(np.array([64 * 3000]))
     for number in (-1, 10**15, 2**60):
         with pytest.raises(PolicyError, match=r"rounds are numbered 0, 1, 2|would decide"):
             one.round(number)

@@ -1,0 +1,41 @@
+"""Which shards a stream asks for before it reads them."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from skillshard.mixing.mixer import Mixer
+from skillshard.policies import proportional
+from skillshard.shards.read import ShardSet, SkillShards
+
+
+def ids_of(path: Path) -> set[str]:
+    with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
+        members = [member for member in tar if member.name.endswith(".json")]
+        return {json.load(file)["id"] for member in members if (file := tar.extractfile(member)) is not None}
+
+
+def test_the_shards_of_a_round_and_of_the_next_one_are_asked_for_and_none_that_was_read_to_its_end(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first pass over each skill, so that no shard comes back."""
+    asked: set[str] = set()
+    monkeypatch.setattr(SkillShards, "prefetch", lambda self, shard: asked.add(self.name(shard)))
+    mixer = Mixer(shards, proportional(), ledger=tmp_path, round_draws=40)
+    held = {
+        of_skill.name(shard): ids_of(Path(shards.root) / of_skill.name(shard))
+        for of_skill in shards.train.values()
+        for shard in range(len(of_skill.shard_rows))
+    }
+    num_train = sum(map(len, shards.train.values()))
+    assert len(held) > 10
+    for number in range(num_train // 40 - 2):
+        record = mixer.round(number)
+        asked.clear()
+        mixer._read_ahead(record)
+        before, now_and_next = set(mixer.ids(0, 40 * number)), set(mixer.ids(40 * number, 80))
+        assert {name for name, ids in held.items() if ids & now_and_next} <= asked
+        assert not {name for name, ids in held.items() if ids <= before} & asked

@@ -1,0 +1,64 @@
+"""What `write_shards` does beside a second run of itself, and where a set would have too many shards."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skillshard import taggers
+from skillshard.corpus import Corpus
+from skillshard.errors import ShardError
+from skillshard.shards import write
+from skillshard.shards.manifest import Manifest
+from skillshard.shards.read import ShardSet
+from tests.conftest import HERE, lines, samples, tag_and_shard, write_corpus
+
+
+def tagged(folder: Path) -> tuple[Corpus, Any]:
+    corpus = Corpus.open(write_corpus(folder / "corpus", samples(add=60, carry=20)))
+    return corpus, taggers.tag_corpus(
+        corpus, taggers.metadata("skill"), folder / "tags", where=HERE, partition_bytes=20_000
+    )
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("scratch"), ShardError("a fault of this run")])
+def test_a_run_that_finds_its_work_finished_by_another_run_returns_the_manifest_of_that_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    corpus, tags = tagged(tmp_path)
+    unhindered, finished = write._write, []
+
+    def overtaken(*arguments: Any) -> Manifest:
+        finished.append(unhindered(*arguments))
+        raise error
+
+    monkeypatch.setattr(write, "_write", overtaken)
+    if isinstance(error, ShardError):
+        with pytest.raises(ShardError, match="a fault of this run"):
+            write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, where=HERE)
+        return
+    again = write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, where=HERE)
+    assert [again] == finished
+
+
+def test_more_shards_than_a_manifest_can_name_are_refused_with_the_number_that_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, tags = tagged(tmp_path)
+    monkeypatch.setattr(write, "MAX_MANIFEST_BYTES", 20 * write.MANIFEST_BYTES_PER_SHARD)
+    with pytest.raises(
+        ShardError, match=r"^\d\d shards of [\d,]+ bytes are too many .* \(at most 20\)\. Give a larger"
+    ):
+        write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=3000, holdout=0.1, where=HERE)
+
+
+def test_texts_of_any_number_of_tar_blocks_are_read_and_pass_verification(tmp_path: Path) -> None:
+    """A block has 512 bytes, so headers stand at odd and at even blocks."""
+    texts = {f"s-{size:04d}": "x" * (size - 1) + "y" for size in (1, 511, 512, 513, 1023, 1024, 1025, 1600)}
+    records = [{"id": key, "text": text, "meta": {"skill": "add"}} for key, text in texts.items()]
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "0.jsonl").write_bytes(lines(records))
+    shards = tag_and_shard(tmp_path / "corpus", tmp_path, holdout=0.2)
+    assert ShardSet.open(shards.root).verify() == []
+    found = {sample.id: sample.text for of in (shards.train, shards.holdout) for sample in of["add"]}
+    assert found == texts
