@@ -46,7 +46,7 @@ def finished_run(ledger: Ledger) -> FinishedRun:
     records = open_records(ledger)
     run, last = _ending(records)
     number = (last.draw - 1) // run.round_draws
-    record = records.round(number)
+    record = records.rounds.get(number)
     if record is None:
         raise FitError(
             f"{ledger} has losses of draw {last.draw:,} and no round {number} with that draw, so what the model had seen is not known. "
@@ -87,7 +87,7 @@ def _ending(records: Records) -> tuple[RunRecord, ObservationRecord]:
     last = _last_losses(records)
     if last is None:
         raise FitError(
-            f"{records.ledger} holds {'losses of draw 0 only' if records.num_observations() else 'no losses'}, so how its mixture ended is not "
+            f"{records.ledger} holds {'losses of draw 0 only' if records.observations.num() else 'no losses'}, so how its mixture ended is not "
             "known. Report losses at the end of a run, or leave this one out."
         )
     return records.run, last
@@ -95,8 +95,8 @@ def _ending(records: Records) -> tuple[RunRecord, ObservationRecord]:
 
 def _last_losses(records: Records) -> ObservationRecord | None:
     """The last losses of a model that had seen a sample, all of them numbers; None if there are none."""
-    for number in range(records.num_observations() - 1, -1, -1):
-        last = records.observation(number)
+    for number in range(records.observations.num() - 1, -1, -1):
+        last = records.observations.get(number)
         if last is not None and last.draw and not last.left_out:
             return last
     return None

@@ -14,7 +14,7 @@ noticed when it is read. `skillshard.mixing.records` reads the records of one ge
 
 import errno
 import os
-from pathlib import Path
+import re
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -189,6 +189,13 @@ class GenerationRecord(LedgerRecord):
         )
         if self.segments[-1:] != [expected]:
             raise ValueError(f"the last of segments is not {expected}")
+        writers = [segment.generation for segment in self.segments]
+        if writers != sorted(set(writers)):
+            raise ValueError(f"the generations of segments do not rise: {writers}")
+        if min(segment.first_round for segment in self.segments) or min(
+            segment.first_observation for segment in self.segments
+        ):
+            raise ValueError("no segment begins with round 0, or none with observation 0")
         return self
 
 
@@ -222,6 +229,8 @@ class DirectoryLedger:
     """A ledger in a directory: local, or shared (NFS)."""
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
+        if not os.fspath(place) or "\0" in os.fspath(place):
+            raise LedgerError(f"the ledger's place is {os.fspath(place)!r}: give the path of a directory.")
         self.root = storage.local_path(place)
         self._first_unsynced: dict[str, str] = {}
 
@@ -252,22 +261,31 @@ class DirectoryLedger:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise LedgerError(
-                f"{path} cannot be read: {error.strerror}. Restore the file and its permissions, then run the same command again."
-            ) from error
+            raise LedgerError(_unreadable(path, error)) from error
 
     def flush(self) -> None:
         for folder, first in self._first_unsynced.items():
             for name in self.names(folder):
                 if name >= first:
-                    storage.sync(self.root / name)
+                    self._sync(name)
         self._first_unsynced.clear()
+
+    def _sync(self, name: str) -> None:
+        try:
+            storage.sync(self.root / name)
+        except OSError as error:
+            raise LedgerError(
+                f"{self.root}/{name} may not be on the disk: {error.strerror}. A checkpoint that is written now could know more than the "
+                "ledger. Mend the cause, then write the checkpoint again."
+            ) from error
 
     def names(self, folder: str) -> list[str]:
         try:
             names = os.listdir(self.root / folder)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise LedgerError(_unreadable(f"{self.root}/{folder}", error)) from error
         prefix = f"{folder}/" if folder else ""
         return sorted(f"{prefix}{name}" for name in names if name.endswith(".json") and name[0] != ".")
 
@@ -278,6 +296,8 @@ _REMEDIES = {
     errno.EROFS: "Make the file system writable, or give a ledger directory elsewhere",
     errno.EACCES: "Give this user the permission to write there",
     errno.EPERM: "Give this user the permission to write there",
+    errno.ENOTDIR: "A part of the path is a file: give another ledger directory",
+    errno.EEXIST: "A part of the path is a file: give another ledger directory",
 }
 
 
@@ -289,12 +309,13 @@ def _refused(path: str, error: OSError) -> str:
     )
 
 
-def round_name(generation: int, number: int) -> str:
-    return f"{folder_of(generation, 'rounds')}/{number:08d}.json"
+def _unreadable(path: str, error: OSError) -> str:
+    return f"{path} cannot be read: {error.strerror}. Restore the file and its permissions, then run the same command again."
 
 
-def observation_name(generation: int, number: int) -> str:
-    return f"{folder_of(generation, 'observations')}/{number:08d}.json"
+def record_name(generation: int, kind: str, number: int) -> str:
+    """The name of a round or an observation that one generation writes."""
+    return f"{folder_of(generation, kind)}/{number:08d}.json"
 
 
 def folder_of(generation: int, kind: str) -> str:
@@ -306,13 +327,14 @@ def generation_name(generation: int) -> str:
     return f"generations/{generation:08d}.json"
 
 
-def number_of(name: str) -> int:
-    """The number in a record's name.
-
-    >>> number_of(round_name(0, 7)), number_of(generation_name(4096))
-    (7, 4096)
-    """
-    return int(Path(name).stem)
+def numbers_in(ledger: Ledger, folder: str) -> list[int]:
+    """The numbers of the records in a folder, rising. A file with another name is no record, and is passed over."""
+    numbers = []
+    for name in ledger.names(folder):
+        digits = re.fullmatch(r"([0-9]{8,})\.json", name.removeprefix(f"{folder}/"))
+        if digits and f"{int(digits[1]):08d}" == digits[1]:
+            numbers.append(int(digits[1]))
+    return sorted(numbers)
 
 
 def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType | None:

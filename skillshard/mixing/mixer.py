@@ -355,12 +355,12 @@ class Mixer:
     @property
     def num_rounds(self) -> int:
         """How many rounds have been decided."""
-        return self._rounds.records.num_rounds()
+        return self._rounds.records.rounds.num()
 
     @property
     def num_observations(self) -> int:
         """How many observations have been recorded."""
-        return self._rounds.records.num_observations()
+        return self._rounds.records.observations.num()
 
     @property
     def generation(self) -> int:
@@ -434,9 +434,9 @@ class Mixer:
 
     def _refuse_far(self, number: int, most: int) -> None:
         """PolicyError for a round more than `most` beyond the newest decided one."""
-        if self._rounds.records.newest_known_round + most >= number:
+        if self._rounds.records.rounds.newest_in_memory + most >= number:
             return
-        num_rounds = self._rounds.records.num_rounds()
+        num_rounds = self._rounds.records.rounds.num()
         newest = self._rounds.decided(num_rounds - 1) if num_rounds else None
         has_ended = newest is not None and newest.num_draws < self.round_draws
         if number >= num_rounds + most and not has_ended:
@@ -578,7 +578,7 @@ class Mixer:
                 f"round {(saved.draw - 1) // self.round_draws:,} of {self.ledger} is another one than the checkpoint names. {elsewhere}"
             )
         if saved.num_observations and self.policy.reads_losses:
-            record = self._rounds.records.observation(saved.num_observations - 1)
+            record = self._rounds.records.observations.get(saved.num_observations - 1)
             if record is None or record.checksum != saved.observation:
                 raise LedgerError(
                     f"observation {saved.num_observations - 1:,} of {self.ledger} is {'missing' if record is None else 'another one than the checkpoint names'}. "

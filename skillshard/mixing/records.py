@@ -1,14 +1,16 @@
 """The records of a run as one generation sees them, and how a resume begins the next generation.
 
-A generation is what happens between one resume and the next. Its number is part of every record's name, so a process that
-should be dead writes only where nobody reads any more: no lock, no clock, and no step that a network file system would have to
-make atomic. A resume puts one record, `generations/G.json`. The record says how many rounds and observations of the generations
-before it are kept, with the checksums of the last ones. Nothing is moved and nothing is deleted.
+A generation is what happens between one resume and the next. The number of the generation is a part of every record's name. A
+process that should be dead knows an older number, so it writes under names that nobody reads. This needs no lock, no clock and no
+atomic step of a network file system. A resume puts one record, `generations/G.json`. The record says how many rounds and
+observations of the generations before it are kept, with the checksums of the last ones. Nothing is moved and nothing is deleted.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from itertools import pairwise
+from typing import Generic
 
 import numpy as np
 
@@ -20,43 +22,179 @@ from skillshard.mixing.ledger import (
     GenerationRecord,
     Ledger,
     ObservationRecord,
+    RecordType,
     RoundRecord,
     RunRecord,
     Segment,
     folder_of,
     generation_name,
-    number_of,
-    observation_name,
+    numbers_in,
     read_record,
-    round_name,
+    record_name,
 )
 
 RECORDS_KEPT = 4
-"""Rounds and observations kept in memory. A reader moves from one round to the next; with lag=1 a round uses the newest
+"""Rounds and observations kept in memory. A reader moves from one round to the next. With lag=1 a round uses the newest
 observation but one."""
+REMEDY = "Restore the file, resume from a checkpoint before it, or start a new ledger."
+DECIDED_WITH_ANOTHER = "was decided with another observation than the ledger holds now: one of the two was changed."
+
+
+class Numbered(Generic[RecordType]):
+    """The rounds, or the observations, that one generation sees: 0, 1, 2, ...
+
+    A record is checked when it is read: its own checksum, that it follows from its predecessor, and that it is the record that a
+    resume has kept.
+
+    Args:
+        view: the generation that sees them.
+        kind: name of their folder, "rounds" or "observations".
+        model: their type.
+        fault: what is wrong with a record that was read, as the rest of a sentence, from the run, the record, the number in its name
+            and the record before it; None if nothing is.
+    """
+
+    def __init__(
+        self,
+        view: "Records",
+        kind: str,
+        model: type[RecordType],
+        fault: Callable[[RunRecord, RecordType, int, RecordType | None], str | None],
+    ) -> None:
+        self._view, self._kind, self._model, self._fault = view, kind, model, fault
+        self._in_memory: dict[int, RecordType] = {}
+
+    def first_of(self, segment: Segment) -> int:
+        """The number from which on a generation wrote them."""
+        return segment.first_round if self._kind == "rounds" else segment.first_observation
+
+    def name(self, number: int) -> str:
+        """The name of a record. Of several generations that wrote a record of this number the last one counts."""
+        owner = next(segment for segment in reversed(self._view.segments) if self.first_of(segment) <= number)
+        return record_name(owner.generation, self._kind, number)
+
+    def get(self, number: int) -> RecordType | None:
+        """A record, or None if there is none of this number yet.
+
+        Raises:
+            LedgerError: the record is damaged, does not follow from the record before it, or the record before it is missing.
+        """
+        record = self._in_memory.get(number)
+        if record is None:
+            name = self.name(number)
+            record = read_record(self._view.ledger, name, self._model)
+            if record is not None:
+                fault = self._fault(self._view.run, record, number, self._before(number)) or self._fault_of_cut(
+                    number, record
+                )
+                if fault:
+                    raise LedgerError(f"{self._view.ledger}/{name} {fault} {REMEDY}")
+                self.keep(number, record)
+        return record
+
+    def keep(self, number: int, record: RecordType) -> None:
+        """Keep a record in memory that this process has written or checked."""
+        kept(self._in_memory, number, lambda _: record, most=RECORDS_KEPT)
+
+    @property
+    def newest_in_memory(self) -> int:
+        """The number of the newest record in memory; -1 if there is none."""
+        return max(self._in_memory, default=-1)
+
+    def numbers(self) -> list[int]:
+        """The numbers of the records that a listing of the folders shows, rising."""
+        segments, ledger = self._view.segments, self._view.ledger
+        return sorted(
+            number
+            for segment in segments
+            for number in numbers_in(ledger, folder_of(segment.generation, self._kind))
+            if self.name(number) == record_name(segment.generation, self._kind, number)
+        )
+
+    def num(self) -> int:
+        """How many records there are; LedgerError if one of them is missing."""
+        listed = set(self.numbers())
+        num = max([*listed, self.first_of(self._view.segments[-1]) - 1]) + 1
+        for number in range(num):
+            # A listing may miss a record that was put while the directory was read, so a look at the name decides.
+            if number not in listed and self._view.ledger.get(self.name(number)) is None:
+                raise self.missing(number)
+        return num
+
+    def __iter__(self) -> Iterator[RecordType]:
+        """Every record, in order."""
+        for number in range(self.num()):
+            record = self.get(number)
+            assert record is not None
+            yield record
+
+    def missing(self, number: int) -> LedgerError:
+        return LedgerError(f"{self._view.ledger}/{self.name(number)} is missing. {REMEDY}")
+
+    def faults_of_cut_off(self, generation: int) -> Iterator[str]:
+        """What is wrong with the records of a generation that a later one has cut off. They are checked one by one."""
+        for number in numbers_in(self._view.ledger, folder_of(generation, self._kind)):
+            name = record_name(generation, self._kind, number)
+            if self.name(number) != name:
+                try:
+                    read_record(self._view.ledger, name, self._model)
+                except LedgerError as error:
+                    yield str(error)
+
+    def _before(self, number: int) -> RecordType | None:
+        if number == 0:
+            return None
+        name = self.name(number - 1)
+        before = self._in_memory.get(number - 1) or read_record(self._view.ledger, name, self._model)
+        if before is None:
+            raise self.missing(number - 1)
+        return before
+
+    def _fault_of_cut(self, number: int, record: RecordType) -> str | None:
+        """Whether the last record that the generation keeps of those before it is the one that it names."""
+        begun = self._view.begun
+        if begun is None:
+            return None
+        num, checksum = (
+            (begun.num_rounds, begun.last_round)
+            if self._kind == "rounds"
+            else (begun.num_observations, begun.last_observation)
+        )
+        if number != num - 1 or record.checksum == checksum:
+            return None
+        return f"is another record than generation {begun.generation} has kept: it was changed."
 
 
 class Records:
     """The run, the rounds and the observations that one generation sees.
 
-    Every record is checked when it is read: its own checksum, that it follows from its predecessor, and that the counts of a
-    round are those of its weights.
+    Nothing but names is read here. A damaged record is an error where it is used, so that a resume from an earlier checkpoint can
+    leave it behind.
 
     Args:
         ledger: a ledger with a run.json.
         run: what run.json says.
         generation: the generation to see; None: the newest.
-
-    Raises:
-        LedgerError: there is no such generation, or its record is damaged.
+        next_generation: number of the generation that the next resume begins; None: the one after `generation`.
     """
 
-    def __init__(self, ledger: Ledger, run: RunRecord, generation: int | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, run: RunRecord, generation: int | None = None, *, next_generation: int | None = None
+    ) -> None:
         self.ledger, self.run = ledger, run
         self.generation = newest_generation(ledger) if generation is None else generation
-        self.begun = _generation(ledger, self.generation) if self.generation else None
-        self._rounds: dict[int, RoundRecord] = {}
-        self._observations: dict[int, ObservationRecord] = {}
+        self._next_generation = self.generation + 1 if next_generation is None else next_generation
+        self.rounds = Numbered(self, "rounds", RoundRecord, round_fault)
+        self.observations = Numbered(self, "observations", ObservationRecord, observation_fault)
+
+    @cached_property
+    def begun(self) -> GenerationRecord | None:
+        """The record that began the generation; None for generation 0.
+
+        Raises:
+            LedgerError: there is no such generation, or its record is damaged.
+        """
+        return _generation(self.ledger, self.generation) if self.generation else None
 
     @cached_property
     def segments(self) -> list[Segment]:
@@ -64,124 +202,6 @@ class Records:
         if self.begun is None:
             return [Segment(generation=0, first_round=0, first_observation=0)]
         return self.begun.segments
-
-    # --- rounds ------------------------------------------------------------------------------------------------------
-
-    def round_name(self, number: int) -> str:
-        owner = next(segment for segment in reversed(self.segments) if segment.first_round <= number)
-        return round_name(owner.generation, number)
-
-    def round(self, number: int) -> RoundRecord | None:
-        """A round that was decided, or None.
-
-        Raises:
-            LedgerError: the record is damaged, or does not follow from the round before it.
-        """
-        record = self._rounds.get(number)
-        if record is None:
-            record = read_record(self.ledger, self.round_name(number), RoundRecord)
-            if record is not None:
-                before = self._round_before(number)
-                fault = round_fault(self.run, record, number, before)
-                if fault:
-                    raise LedgerError(f"{self.ledger}/{self.round_name(number)} {fault} {_REMEDY}")
-                self.keep_round(record)
-        return record
-
-    def keep_round(self, record: RoundRecord) -> None:
-        kept(self._rounds, record.round, lambda _: record, most=RECORDS_KEPT)
-
-    def _round_before(self, number: int) -> RoundRecord | None:
-        """The round before one that is there."""
-        if number == 0:
-            return None
-        name = self.round_name(number - 1)
-        before = self._rounds.get(number - 1) or read_record(self.ledger, name, RoundRecord)
-        if before is None:
-            raise _missing(self.ledger, name)
-        return before
-
-    @property
-    def newest_known_round(self) -> int:
-        """The newest round in memory; -1 if there is none."""
-        return max(self._rounds, default=-1)
-
-    def num_rounds(self) -> int:
-        """How many rounds were decided; LedgerError if one of them is missing."""
-        return self._num("rounds", [segment.first_round for segment in self.segments], self.round_name)
-
-    # --- observations ------------------------------------------------------------------------------------------------
-
-    def observation_name(self, number: int) -> str:
-        owner = next(segment for segment in reversed(self.segments) if segment.first_observation <= number)
-        return observation_name(owner.generation, number)
-
-    def observation(self, number: int) -> ObservationRecord | None:
-        """An observation, or None if nothing was reported under this number yet.
-
-        Raises:
-            LedgerError: the record is damaged, or does not follow from the observation before it.
-        """
-        record = self._observations.get(number)
-        if record is None:
-            record = read_record(self.ledger, self.observation_name(number), ObservationRecord)
-            if record is not None:
-                before = self._observation_before(number)
-                fault = observation_fault(self.run, record, before)
-                if fault:
-                    raise LedgerError(f"{self.ledger}/{self.observation_name(number)} {fault} {_REMEDY}")
-                self.keep_observation(number, record)
-        return record
-
-    def keep_observation(self, number: int, record: ObservationRecord) -> None:
-        kept(self._observations, number, lambda _: record, most=RECORDS_KEPT)
-
-    def _observation_before(self, number: int) -> ObservationRecord | None:
-        if number == 0:
-            return None
-        name = self.observation_name(number - 1)
-        before = self._observations.get(number - 1) or read_record(self.ledger, name, ObservationRecord)
-        if before is None:
-            raise _missing(self.ledger, name)
-        return before
-
-    def num_observations(self) -> int:
-        """How many observations there are; LedgerError if one of them is missing."""
-        starts = [segment.first_observation for segment in self.segments]
-        return self._num("observations", starts, self.observation_name)
-
-    # --- all of them -------------------------------------------------------------------------------------------------
-
-    def rounds(self) -> Iterator[RoundRecord]:
-        """Every round, in order."""
-        for number in range(self.num_rounds()):
-            record = self.round(number)
-            assert record is not None
-            yield record
-
-    def observations(self) -> Iterator[ObservationRecord]:
-        """Every observation, in order."""
-        for number in range(self.num_observations()):
-            record = self.observation(number)
-            assert record is not None
-            yield record
-
-    def _num(self, kind: str, starts: list[int], name_of: Callable[[int], str]) -> int:
-        names = {
-            name
-            for segment, start in zip(self.segments, starts, strict=True)
-            for name in self.ledger.names(folder_of(segment.generation, kind))
-            if number_of(name) >= start and name_of(number_of(name)) == name
-        }
-        num = max(map(number_of, names), default=-1) + 1
-        num = max(num, starts[-1])
-        for number in range(num):
-            # A listing may miss a record that was put while the directory was read, so a look at the name decides.
-            if name_of(number) not in names and self.ledger.get(name_of(number)) is None:
-                raise _missing(self.ledger, name_of(number))
-        return num
-
-    # --- generations -------------------------------------------------------------------------------------------------
 
     def refuse_superseded(self) -> None:
         """LedgerError if the run was resumed elsewhere: a process of this generation must not go on.
@@ -199,13 +219,10 @@ class Records:
 
     def is_untouched(self) -> bool:
         """Whether nobody has reported, decided or resumed anything."""
-        return not (self.generation or self.ledger.names(folder_of(0, "rounds")) or self._has_observations())
+        return not (self.generation or has_records(self.ledger, 0))
 
-    def _has_observations(self) -> bool:
-        return bool(self.ledger.names(folder_of(0, "observations")))
-
-    def next_generation(self, draw: int, job: str | None, *, anew: bool = False) -> GenerationRecord:
-        """The record that would begin the next generation at a draw: rounds up to that draw are kept, observations up to it too.
+    def begin_next(self, draw: int, job: str | None, *, anew: bool = False) -> GenerationRecord:
+        """The record that would begin the next generation at a draw. It keeps the rounds and the observations up to that draw.
 
         With `anew`, at draw 0, nothing is kept: the losses of the model before the first step are measured again.
 
@@ -213,23 +230,24 @@ class Records:
             LedgerError: a record that is kept is damaged or missing.
         """
         num_rounds = -(-draw // self.run.round_draws)
-        last_round = self.round(num_rounds - 1) if num_rounds else None
+        last_round = self.rounds.get(num_rounds - 1) if num_rounds else None
         if num_rounds and last_round is None:  # of a state that was made before anybody read so far
-            num_rounds = min(num_rounds, self.num_rounds())
-            last_round = self.round(num_rounds - 1) if num_rounds else None
+            num_rounds = min(num_rounds, self.rounds.num())
+            last_round = self.rounds.get(num_rounds - 1) if num_rounds else None
         # What a kept round has used is kept with it, even if it was reported ahead of the draws.
         until = draw if last_round is None else max(draw, last_round.observed_to)
         num_observations, last_observation = (0, None) if anew else self._observed_up_to(until)
         if last_round is not None and num_observations < last_round.num_observed:
-            raise _missing(self.ledger, self.observation_name(num_observations))
+            raise self.observations.missing(num_observations)
         inherited = [
             segment
             for segment in self.segments
             if segment.first_round < num_rounds or segment.first_observation < num_observations
         ]
-        began = Segment(generation=self.generation + 1, first_round=num_rounds, first_observation=num_observations)
+        number = self._next_generation
+        began = Segment(generation=number, first_round=num_rounds, first_observation=num_observations)
         return GenerationRecord(
-            generation=self.generation + 1,
+            generation=number,
             job=job,
             draw=draw,
             num_rounds=num_rounds,
@@ -245,16 +263,10 @@ class Records:
 
         The search goes back from the newest one, so that a damaged record after the draw does not matter.
         """
-        starts = [segment.first_observation for segment in self.segments]
-        numbers = [
-            number_of(name)
-            for segment in self.segments
-            for name in self.ledger.names(folder_of(segment.generation, "observations"))
-            if self.observation_name(number_of(name)) == name
-        ]
-        for number in range(max([*numbers, starts[-1] - 1]), -1, -1):
+        newest = max([*self.observations.numbers(), self.segments[-1].first_observation - 1])
+        for number in range(newest, -1, -1):
             try:
-                record = self.observation(number)
+                record = self.observations.get(number)
             except LedgerError:
                 # Only a record of a later draw may be damaged: its neighbour before it, which is read next, is kept.
                 continue
@@ -263,35 +275,80 @@ class Records:
         return 0, None
 
 
-_REMEDY = "Restore the file, resume from a checkpoint before it, or start a new ledger."
+def has_records(ledger: Ledger, generation: int) -> bool:
+    """Whether a generation wrote a round or an observation."""
+    return any(numbers_in(ledger, folder_of(generation, kind)) for kind in ("rounds", "observations"))
+
+
+def generations(ledger: Ledger) -> list[int]:
+    """The numbers of the generations that began, rising; empty if the run was never resumed.
+
+    A generation whose record was lost counts if it wrote rounds or observations: a new generation of that number would read them.
+    """
+    numbers = numbers_in(ledger, "generations")
+    number = (numbers[-1] if numbers else 0) + 1
+    while has_records(ledger, number):
+        numbers.append(number)
+        number += 1
+    return numbers
 
 
 def newest_generation(ledger: Ledger) -> int:
     """The number of the newest generation; 0 if the run was never resumed."""
-    names = ledger.names("generations")
-    return number_of(names[-1]) if names else 0
+    return max(generations(ledger), default=0)
+
+
+def newest_intact(ledger: Ledger, run: RunRecord) -> tuple[Records, list[str]]:
+    """The records as the newest generation sees them whose own record is whole, and what is wrong with the generations after it."""
+    numbers = generations(ledger)
+    next_generation = max(numbers, default=0) + 1
+    faults: list[str] = []
+    for generation in reversed(numbers):
+        records = Records(ledger, run, generation, next_generation=next_generation)
+        try:
+            records.begun  # noqa: B018  # reads and checks the record
+        except LedgerError as error:
+            faults.append(str(error))
+        else:
+            return records, faults
+    return Records(ledger, run, 0, next_generation=next_generation), faults
+
+
+def records_to_resume(ledger: Ledger, run: RunRecord) -> Records:
+    """The records that a resume goes on from: those of the newest generation whose record is whole, with a warning about later ones."""
+    records, faults = newest_intact(ledger, run)
+    for fault in faults:
+        warnings.warn(f"{fault} This resume leaves that generation behind.", stacklevel=2)
+    return records
 
 
 def _generation(ledger: Ledger, generation: int) -> GenerationRecord:
-    record = read_record(ledger, generation_name(generation), GenerationRecord)
-    if record is None:
+    name = generation_name(generation)
+    record = read_record(ledger, name, GenerationRecord)
+    if record is None and generation > newest_generation(ledger):
         raise LedgerError(
             f"{ledger} has no generation {generation}: the newest one is {newest_generation(ledger)}. Give every rank the generation "
             "that its rank 0 began, and the same ledger."
         )
+    if record is None:
+        raise LedgerError(f"{ledger}/{name} is missing. {REMEDY}")
+    if record.generation != generation:
+        raise LedgerError(
+            f"{ledger}/{name} is generation {record.generation:,}, as its name does not say: it was changed. {REMEDY}"
+        )
     return record
-
-
-def _missing(ledger: Ledger, name: str) -> LedgerError:
-    return LedgerError(f"{ledger}/{name} is missing. {_REMEDY}")
 
 
 def open_records(ledger: Ledger) -> Records:
     """The records of a run as its newest generation sees them; LedgerError if there is no run."""
+    return Records(ledger, _run(ledger))
+
+
+def _run(ledger: Ledger) -> RunRecord:
     run = read_record(ledger, RUN, RunRecord)
     if run is None:
         raise LedgerError(f"{ledger} holds no run: {RUN} is missing. Give the ledger's directory.")
-    return Records(ledger, run)
+    return run
 
 
 def round_fault(run: RunRecord, record: RoundRecord, number: int, before: RoundRecord | None) -> str | None:
@@ -310,23 +367,36 @@ def round_fault(run: RunRecord, record: RoundRecord, number: int, before: RoundR
         return f"has {len(record.weights):,} weights for {num_skills:,} skills: it was changed."
     if record.previous != (run.checksum if before is None else before.checksum):
         return "does not follow from the record before it: one of them was changed."
-    drawn, carry = np.zeros(num_skills, np.int64), np.zeros(num_skills, np.int64)
+    drawn, carry, num_observed = np.zeros(num_skills, np.int64), np.zeros(num_skills, np.int64), 0
     if before is not None:
         drawn, carry = np.array(before.drawn_before) + np.array(before.counts), np.array(before.carry)
+        num_observed = before.num_observed
     counts, new_carry = round_counts(run, np.array(record.weights), carry, drawn)
     if (counts.tolist(), new_carry.tolist(), drawn.tolist()) != (record.counts, record.carry, record.drawn_before):
         return "has counts that its weights do not give: it was changed."
+    if record.epochs != ((drawn + counts) / np.array(run.num_samples)).tolist():
+        return "has epochs that its counts do not give: it was changed."
+    if run.repeat != "stop" and record.num_draws != sum(record.counts):
+        return f"has {record.num_draws:,} draws and counts that sum to {sum(record.counts):,}: it was changed."
+    if record.num_observed != num_observed + len(record.observations) or (
+        before is not None and record.observed_to < before.observed_to
+    ):
+        return "counts its observations otherwise than the round before it: it was changed."
     return None
 
 
-def observation_fault(run: RunRecord, record: ObservationRecord, before: ObservationRecord | None) -> str | None:
-    """What is wrong with an observation that was read, as the rest of a sentence; None if nothing is."""
+def observation_fault(
+    run: RunRecord, record: ObservationRecord, number: int, before: ObservationRecord | None
+) -> str | None:
+    """What is wrong with an observation that was read, as `round_fault`."""
     if record.previous != (run.checksum if before is None else before.checksum):
         return "does not follow from the record before it: one of them was changed."
     if before is not None and record.draw <= before.draw:
         return (
             f"is of draw {record.draw:,}, which is not after draw {before.draw:,} of the one before it: it was changed."
         )
+    if record.loss != run.loss:
+        return f"holds {record.loss.sentence}, and the run's losses are {run.loss.sentence}: it was changed."
     return None
 
 
@@ -336,82 +406,57 @@ def verify_ledger(ledger: Ledger) -> list[str]:
     The records of the newest generation are checked as a chain. Those that a resume has cut off are checked one by one.
     """
     try:
-        records = open_records(ledger)
+        records, _ = newest_intact(ledger, _run(ledger))
         faults = _faults_of_generations(records)
-        num_rounds, num_observations = records.num_rounds(), records.num_observations()
+        used: dict[int, str] = {}
+        for number, observation in _all(records.observations, faults):
+            used[number + 1] = observation.checksum
+        for number, record in _all(records.rounds, faults):
+            if record.num_observed and record.last_observation != used.get(record.num_observed):
+                faults.append(f"{ledger}/{records.rounds.name(number)} {DECIDED_WITH_ANOTHER}")
     except LedgerError as error:
         return [str(error)]
-    used: dict[int, str] = {}
-    before: ObservationRecord | None = None
-    for number in range(num_observations):
-        name = records.observation_name(number)
-        observation, fault = _read(ledger, name, ObservationRecord)
-        if observation is None:
-            return [*faults, fault]
-        problem = observation_fault(records.run, observation, before)
-        faults += [f"{ledger}/{name} {problem}"] if problem else []
-        used[number + 1] = observation.checksum
-        before = observation
-    last: RoundRecord | None = None
-    for number in range(num_rounds):
-        name = records.round_name(number)
-        record, fault = _read(ledger, name, RoundRecord)
-        if record is None:
-            return [*faults, fault]
-        problem = round_fault(records.run, record, number, last)
-        faults += [f"{ledger}/{name} {problem}"] if problem else []
-        if record.num_observed and record.last_observation != used.get(record.num_observed):
-            faults.append(
-                f"{ledger}/{name} was decided with another observation than number {record.num_observed - 1}: one of them was changed."
-            )
-        last = record
-    return faults
+    return list(dict.fromkeys(faults))
 
 
-def _read(ledger: Ledger, name: str, kind: "type[RoundRecord] | type[ObservationRecord]") -> "tuple[Any, str]":
+def _all(numbered: Numbered[RecordType], faults: list[str]) -> Iterator[tuple[int, RecordType]]:
+    """Every record that can be read, with its number; what is wrong with the others is added to `faults`."""
     try:
-        record = read_record(ledger, name, kind)
+        num = numbered.num()
     except LedgerError as error:
-        return None, str(error)
-    return record, f"{ledger}/{name} is missing."
+        faults.append(str(error))
+        return
+    for number in range(num):
+        try:
+            record = numbered.get(number)
+        except LedgerError as error:
+            faults.append(str(error))
+            continue
+        if record is not None:
+            yield number, record
 
 
 def _faults_of_generations(records: Records) -> list[str]:
-    """Faults of the generations themselves, and of the records that they have cut off."""
-    ledger, faults = records.ledger, []
-    previous, before = records.run.checksum, Records(records.ledger, records.run, 0)
-    for generation in range(records.generation + 1):
-        seen = Records(ledger, records.run, generation)
-        if seen.begun is not None:
-            if seen.begun.previous != previous:
-                faults.append(
-                    f"{ledger}/{generation_name(generation)} does not follow from the record before it: one of them was changed."
-                )
-            faults += _faults_of_cut(seen.begun, before)
-            previous, before = seen.begun.checksum, seen
-        for kind, model, name_of in (
-            ("rounds", RoundRecord, records.round_name),
-            ("observations", ObservationRecord, records.observation_name),
-        ):
-            for name in ledger.names(folder_of(generation, kind)):
-                if name_of(number_of(name)) != name:  # a later generation has cut it off
-                    record, fault = _read(ledger, name, model)
-                    faults += [] if record is not None else [fault]
-    return faults
-
-
-def _faults_of_cut(begun: GenerationRecord, before: Records) -> list[str]:
-    """Whether the last records that a generation keeps are the ones that it names."""
-    kept_records = (
-        (begun.num_rounds, begun.last_round, before.round_name, RoundRecord),
-        (begun.num_observations, begun.last_observation, before.observation_name, ObservationRecord),
-    )
-    faults = []
-    for num, checksum, name_of, model in kept_records:
-        if num:
-            record, _ = _read(before.ledger, name_of(num - 1), model)
-            if record is not None and record.checksum != checksum:
-                faults.append(
-                    f"{before.ledger}/{name_of(num - 1)} is another record than generation {begun.generation} has kept: it was changed."
-                )
+    """Faults of the generations' own records, of the records that each one has kept, and of those that a later one has cut off."""
+    ledger, run, faults = records.ledger, records.run, list[str]()
+    numbers = [0, *generations(ledger)]
+    for number, following in pairwise(numbers):
+        if following != number + 1:
+            faults.append(f"{ledger}/{generation_name(number + 1)} is missing. {REMEDY}")
+    previous = run.checksum
+    for generation in numbers:
+        seen = Records(ledger, run, generation)
+        try:
+            begun = seen.begun
+            if begun is not None:
+                if begun.previous != previous:
+                    faults.append(
+                        f"{ledger}/{generation_name(generation)} does not follow from the record before it: one of them was changed."
+                    )
+                previous = begun.checksum
+                seen.rounds.get(begun.num_rounds - 1) if begun.num_rounds else None
+                seen.observations.get(begun.num_observations - 1) if begun.num_observations else None
+        except LedgerError as error:
+            faults.append(str(error))
+        faults += [*records.rounds.faults_of_cut_off(generation), *records.observations.faults_of_cut_off(generation)]
     return faults

@@ -27,21 +27,20 @@ from skillshard.mixing.ledger import (
     ObservationRecord,
     RoundRecord,
     RunRecord,
+    folder_of,
     generation_name,
-    observation_name,
+    numbers_in,
     read_record,
-    round_name,
 )
 from skillshard.mixing.order import interleave
-from skillshard.mixing.records import Records
+from skillshard.mixing.records import DECIDED_WITH_ANOTHER, REMEDY, Records, records_to_resume
 from skillshard.policies.policy import (
     NextRound,
     Observation,
     Policy,
     State,
-    bad_losses,
     check_losses,
-    named_losses,
+    overflows,
     weights_of,
 )
 
@@ -116,9 +115,10 @@ class Rounds:
         if begun:
             return None
         before = self.records
-        record = before.next_generation(draw, self.job, anew=anew)
+        record = before.begin_next(draw, self.job, anew=anew)
         if not self.ledger.put(generation_name(record.generation), record.to_bytes()):
             return self.resume(draw, generation, anew=anew)  # another process was faster: look again
+        self.ledger.flush()  # records of this generation must not outlive the record that says what they go on from
         self._see(Records(self.ledger, self.run, record.generation))
         return self._cut_off(before, record.num_rounds, record.num_observations)
 
@@ -128,7 +128,11 @@ class Rounds:
         Raises:
             LedgerError: the generation is not there, or begins at another draw.
         """
-        records = Records(self.ledger, self.run, generation)
+        records = (
+            records_to_resume(self.ledger, self.run)
+            if generation is None
+            else Records(self.ledger, self.run, generation)
+        )
         begun = records.begun
         joins = generation is not None or (self.job is not None and begun is not None and begun.job == self.job)
         if joins and (begun is None or begun.draw != draw):
@@ -148,14 +152,10 @@ class Rounds:
 
     def _cut_off(self, before: Records, num_rounds: int, num_observations: int) -> str | None:
         """What a generation that keeps so much leaves behind of the one before."""
-        names = self.ledger.names
         folder = f"generations/{before.generation:08d}"
-        rounds = [name for name in names(f"{folder}/rounds") if name >= round_name(before.generation, num_rounds)]
-        reports = [
-            name
-            for name in names(f"{folder}/observations")
-            if name >= observation_name(before.generation, num_observations)
-        ]
+        of_rounds, of_observations = (folder_of(before.generation, kind) for kind in ("rounds", "observations"))
+        rounds = [number for number in numbers_in(self.ledger, of_rounds) if number >= num_rounds]
+        reports = [number for number in numbers_in(self.ledger, of_observations) if number >= num_observations]
         if not reports and (self.run.lag != "live" or not rounds):
             return None  # rounds that a loader had decided ahead are decided alike again
         return f"later losses ({len(reports):,}) and rounds ({len(rounds):,}) are left behind in {self.ledger}/{folder}"
@@ -180,19 +180,18 @@ class Rounds:
         self, step: int, losses: Mapping[str, Any], named: tuple[str, ...]
     ) -> tuple[Mapping[str, float | None], bool]:
         """The losses as numbers, and whether the policy is not to see them."""
+        may_overflow = self.on_bad_loss == "leave-out"
         may_miss = self.policy.may_miss_losses
-        if self.on_bad_loss == "leave-out":
-            values = named_losses(losses, named, step=step, may_miss=may_miss)
-            if bad_losses(values):
-                return {name: None if bad_losses({name: value}) else value for name, value in values.items()}, True
-        return check_losses(losses, named, step=step, may_miss=may_miss), False
+        values = check_losses(losses, named, step=step, may_miss=may_miss, may_overflow=may_overflow)
+        left_out = any(map(overflows, values.values()))
+        return {name: None if overflows(value) else value for name, value in values.items()}, left_out
 
     def _refuse_far(self, step: int, draw: int) -> None:
         """ObservationError for a draw that no model can have seen yet."""
         round_draws = self.run.round_draws
-        if draw <= (self.records.newest_known_round + 2) * round_draws:
+        if draw <= (self.records.rounds.newest_in_memory + 2) * round_draws:
             return
-        num_rounds = self.records.num_rounds()  # other processes may have decided rounds that this one has not read
+        num_rounds = self.records.rounds.num()  # other processes may have decided rounds that this one has not read
         if draw > (num_rounds + 1) * round_draws:
             raise ObservationError(
                 f"losses of step {step} are of draw {draw:,}, but the stream has been decided up to draw {num_rounds * round_draws:,} only, so "
@@ -221,8 +220,8 @@ class Rounds:
                 left_out=left_out,
                 previous=self.run.checksum if last is None else last.checksum,
             )
-            if self.ledger.put(self.records.observation_name(number), record.to_bytes()):
-                self.records.keep_observation(number, record)
+            if self.ledger.put(self.records.observations.name(number), record.to_bytes()):
+                self.records.observations.keep(number, record)
                 self._num_observations = number + 1
                 return
 
@@ -256,18 +255,15 @@ class Rounds:
     def _newest_number(self) -> int:
         """The number of the newest observation; -1 if there is none. One look per new observation."""
         if self._num_observations is None:
-            self._num_observations = self.records.num_observations()
-        while self.records.observation(self._num_observations) is not None:
+            self._num_observations = self.records.observations.num()
+        while self.records.observations.get(self._num_observations) is not None:
             self._num_observations += 1
         return self._num_observations - 1
 
     def _observation(self, number: int) -> ObservationRecord:
-        record = self.records.observation(number)
+        record = self.records.observations.get(number)
         if record is None:
-            raise LedgerError(
-                f"{self.ledger}/{self.records.observation_name(number)} is missing. Restore the file, resume from a checkpoint before it, or "
-                "start a new ledger."
-            )
+            raise self.records.observations.missing(number)
         return record
 
     def _last_draw(self) -> int:
@@ -308,7 +304,7 @@ class Rounds:
             LedgerError: a record is damaged or missing, or the run was resumed elsewhere.
         """
         self._remember_parent()
-        record = self.records.round(number)
+        record = self.records.rounds.get(number)
         if record is None:
             record = self._decide_up_to(number)
         self._warn_of_repetition(record)
@@ -316,11 +312,11 @@ class Rounds:
 
     def decided(self, number: int) -> RoundRecord | None:
         """A round of the ledger, or None if nobody has decided it."""
-        return self.records.round(number)
+        return self.records.rounds.get(number)
 
     def _decide_up_to(self, number: int) -> RoundRecord:
         first = self._first_undecided(number)
-        record = self.records.round(first - 1) if first else None
+        record = self.records.rounds.get(first - 1) if first else None
         for missing in range(first, number + 1):
             if record is not None and record.num_draws < self.run.round_draws:
                 raise EndOfStream(
@@ -333,11 +329,11 @@ class Rounds:
 
     def _first_undecided(self, number: int) -> int:
         """The first round that has to be decided for round `number`, which was not there at the last look."""
-        follows = number == 0 or self.records.round(number - 1) is not None
-        if self._checked and follows and self.ledger.get(self.records.round_name(number + 1)) is None:
+        follows = number == 0 or self.records.rounds.get(number - 1) is not None
+        if self._checked and follows and self.ledger.get(self.records.rounds.name(number + 1)) is None:
             return number
         self._checked = True
-        return min(self.records.num_rounds(), number)  # LedgerError where a round is missing between others
+        return min(self.records.rounds.num(), number)  # LedgerError where a round is missing between others
 
     def last_round(self) -> RoundRecord:
         """The round that ends the stream of a policy that reads no losses and whose `repeat` ends it; nothing is written."""
@@ -351,12 +347,12 @@ class Rounds:
     def _put(self, record: RoundRecord) -> RoundRecord:
         """Put a round, or read the one that another process put first."""
         self.records.refuse_superseded()
-        if self.ledger.put(self.records.round_name(record.round), record.to_bytes()):
-            self.records.keep_round(record)
+        if self.ledger.put(self.records.rounds.name(record.round), record.to_bytes()):
+            self.records.rounds.keep(record.round, record)
             return record
-        known = self.records.round(record.round)
+        known = self.records.rounds.get(record.round)
         if known is None:
-            raise LedgerError(f"{self.ledger}/{self.records.round_name(record.round)} vanished after it was put.")
+            raise LedgerError(f"{self.ledger}/{self.records.rounds.name(record.round)} vanished after it was put.")
         return known
 
     def _remember_parent(self) -> None:
@@ -387,6 +383,10 @@ class Rounds:
         horizon = max(observed_to, self._horizon(number))
         num_observed = 0 if previous is None else previous.num_observed
         observations = self._observed(num_observed, horizon) if self.policy.reads_losses else []
+        if previous is not None and observations and previous.last_observation not in (None, observations[0].previous):
+            raise LedgerError(
+                f"{self.ledger}/{self.records.rounds.name(previous.round)} {DECIDED_WITH_ANOTHER} {REMEDY}"
+            )
         for record in observations:
             if not record.left_out:
                 state = self.policy.observe(state, self._counted(record, previous))
@@ -422,7 +422,7 @@ class Rounds:
         """The observations numbered `first` or higher, up to a draw."""
         self._newest_number()  # LedgerError where an observation is missing between others
         records: list[ObservationRecord] = []
-        while (record := self.records.observation(first + len(records))) is not None and record.draw <= to_draw:
+        while (record := self.records.observations.get(first + len(records))) is not None and record.draw <= to_draw:
             records.append(record)
         return records
 
@@ -442,7 +442,7 @@ class Rounds:
         number = -1 if previous is None else min((record.draw - 1) // self.run.round_draws, previous.round)
         if number < 0:
             return Observation(record.step, losses, record.draw, dict.fromkeys(self.run.skills, 0))
-        decided = self.records.round(number)
+        decided = self.records.rounds.get(number)
         assert decided is not None
         drawn = in_unit(self.run, drawn_at(self.run, decided, record.draw))
         return Observation(record.step, losses, record.draw, dict(zip(self.run.skills, drawn, strict=True)), number)

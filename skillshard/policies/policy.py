@@ -7,7 +7,6 @@ docs/design/0006-policies.md says why.
 
 import abc
 import inspect
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -251,13 +250,34 @@ def check_names(what: str, given: Collection[str], skills: Collection[str]) -> N
         )
 
 
-def named_losses(
-    losses: Mapping[str, Any], eval_skills: Collection[str], *, step: int, may_miss: bool = False
+MOST_LOSS = 1e30
+"""Nats per token. A larger loss is an overflow, as infinity is: sums and products of such losses would not be finite."""
+
+
+def check_losses(
+    losses: Mapping[str, Any],
+    eval_skills: Collection[str],
+    *,
+    step: int,
+    may_miss: bool = False,
+    may_overflow: bool = False,
 ) -> dict[str, float]:
-    """Losses as floats in the order of the evaluation skills, whatever their values: `nan` where a value is no number.
+    """Losses as floats in the order of the evaluation skills, which they must name exactly; finite numbers >= 0.
+
+    Numbers of NumPy and one-element arrays and tensors will do.
+
+    Args:
+        losses: evaluation skill -> nats per token.
+        eval_skills: the skills whose losses are asked for.
+        step: for the message.
+        may_miss: whether skills may be missing, but not all of them (training losses of a batch that has no sample of a skill).
+        may_overflow: whether a NaN or an infinite loss is returned as it is.
 
     Raises:
-        ObservationError: no mapping, no skill at all, or names every unknown and missing skill.
+        ObservationError: no mapping, no skill at all; names every unknown and missing skill, and every bad value.
+
+    >>> check_losses({"carry": 2}, ("add", "carry"), step=8, may_miss=True)
+    {'carry': 2.0}
     """
     if not isinstance(losses, Mapping):
         raise ObservationError(
@@ -278,47 +298,38 @@ def named_losses(
             f"losses at step {step} name no skill at all. Report at least one of these {len(eval_skills)}: "
             f"{name_some(eval_skills, 30)}; or nothing, where nothing was measured."
         )
-    return {name: _as_number(losses[name]) for name in eval_skills if name in losses}
-
-
-def bad_losses(losses: Mapping[str, float]) -> list[str]:
-    """The skills whose losses are not finite numbers >= 0."""
-    return [name for name, loss in losses.items() if not 0 <= loss < math.inf]
-
-
-def check_losses(
-    losses: Mapping[str, Any], eval_skills: Collection[str], *, step: int, may_miss: bool = False
-) -> dict[str, float]:
-    """Losses as floats in the order of the evaluation skills, which they must name exactly; finite numbers >= 0.
-
-    Numbers of NumPy and one-element arrays and tensors will do. With `may_miss`, skills may be missing, but not all (training
-    losses of a batch that has no sample of them).
-
-    Raises:
-        ObservationError: names every unknown and missing skill, and every bad value.
-
-    >>> check_losses({"carry": 2}, ("add", "carry"), step=8, may_miss=True)
-    {'carry': 2.0}
-    """
-    values = named_losses(losses, eval_skills, step=step, may_miss=may_miss)
-    names = set(bad_losses(values))
-    bad = [f"{name} is {losses[name]}" for name in losses if name in names]
+    values = {name: _as_number(losses[name]) for name in eval_skills if name in losses}
+    wrong = {name for name, value in values.items() if value is None or value < 0}
+    overflown = set() if may_overflow else {name for name, value in values.items() if overflows(value)}
+    bad = [f"{name} is {losses[name]}" for name in losses if name in wrong | overflown]
     if bad:
-        raise ObservationError(
-            f"losses at step {step} are not finite numbers >= 0: {name_some(bad)}. A NaN or infinite loss usually means "
-            "a diverged model or an empty holdout; nothing was recorded. Mixer(on_bad_loss='leave-out') goes on without such a report."
+        remedy = (
+            "Give numbers in nats per token; nothing was recorded."
+            if wrong
+            else "A NaN or infinite loss usually means a diverged model or an empty holdout; nothing was recorded. "
+            "Mixer(on_bad_loss='leave-out') goes on without such a report."
         )
-    return values
+        raise ObservationError(f"losses at step {step} are not finite numbers >= 0: {name_some(bad)}. {remedy}")
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _as_number(value: object) -> float:
-    """A number, or the one element of an array or a tensor, as a float; NaN for anything else."""
+def overflows(loss: float | None) -> bool:
+    """Whether a number >= 0 is not finite, or so large that it is an overflow.
+
+    >>> [overflows(float(loss)) for loss in ("nan", "inf", "1e308", "12")]
+    [True, True, True, False]
+    """
+    return loss is not None and not loss <= MOST_LOSS
+
+
+def _as_number(value: object) -> float | None:
+    """A number, or the one element of an array or a tensor, as a float; None for anything else."""
     if type(value) is float:  # the usual case: asking for a protocol takes microseconds, and there may be 10,000 skills
         return value
     if isinstance(value, bool):
-        return math.nan
+        return None
     try:
         element = value.item() if hasattr(value, "item") else value
-        return float(element) if isinstance(element, SupportsFloat) and not isinstance(element, bool) else math.nan
+        return float(element) if isinstance(element, SupportsFloat) and not isinstance(element, bool) else None
     except (TypeError, ValueError, RuntimeError, OverflowError):  # several elements, or an integer beyond floats
-        return math.nan
+        return None

@@ -47,7 +47,7 @@ class History:
 def history(ledger: Ledger) -> History:
     """Read a run's course, as its newest generation sees it; LedgerError if there is no run."""
     records = open_records(ledger)
-    run, observations, decided = records.run, list(records.observations()), list(records.rounds())
+    run, observations, decided = records.run, list(records.observations), list(records.rounds)
     eval_skills = tuple(dict.fromkeys(skill for record in observations for skill in record.losses))
     losses = [
         [np.nan if (loss := record.losses.get(skill)) is None else loss for skill in eval_skills]

@@ -84,7 +84,7 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         return faults, ""
     records = open_records(ledger)
     return [], (
-        f"{place}: {records.num_rounds():,} rounds and {records.num_observations():,} observations follow from one another, in generation "
+        f"{place}: {records.rounds.num():,} rounds and {records.observations.num():,} observations follow from one another, in generation "
         f"{records.generation}."
     )
 
@@ -213,8 +213,8 @@ def show_tokens(counts: TokenCounts) -> None:
 
 def show_ledger(ledger: DirectoryLedger) -> None:
     records = open_records(ledger)
-    run, num_rounds = records.run, records.num_rounds()
-    head = records.round(num_rounds - 1) if num_rounds else None
+    run, num_rounds = records.run, records.rounds.num()
+    head = records.rounds.get(num_rounds - 1) if num_rounds else None
     if head is not None:
         drawn = [before + count for before, count in zip(head.drawn_before, head.counts, strict=True)]
         rows = [
@@ -224,7 +224,7 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         print_table(("skill", f"weight in round {head.round}", "drawn", "share", "epochs"), rows)
     print_line(
         f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {counted(num_rounds, 'round')}, "
-        f"{counted(records.num_observations(), 'observation')}, generation {records.generation} in {ledger}"
+        f"{counted(records.observations.num(), 'observation')}, generation {records.generation} in {ledger}"
     )
 
 

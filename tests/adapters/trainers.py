@@ -48,7 +48,7 @@ def reported(ledger: Path) -> list[tuple[int, dict[str, float]]]:
     """The draws and losses that the newest generation of a ledger holds, whose records must all be sound."""
     assert verify_ledger(DirectoryLedger(ledger)) == []
     records = open_records(DirectoryLedger(ledger))
-    observations = [records.observation(number) for number in range(records.num_observations())]
+    observations = [records.observations.get(number) for number in range(records.observations.num())]
     return [(one.draw, dict(one.losses)) for one in observations if one is not None]
 
 

@@ -76,11 +76,11 @@ def test_an_example_runs_as_its_docstring_says_and_goes_on(
         records = open_records(ledger)
         assert verify_ledger(ledger) == []
         if name in WITHOUT_LOSSES:
-            assert records.num_observations() == 0
+            assert records.observations.num() == 0
         else:
-            assert records.num_observations() == 1 + steps // every  # with those before the first step
+            assert records.observations.num() == 1 + steps // every  # with those before the first step
             assert re.search(r"\'?add\'?: ", ended.stdout), ended.stdout
-            first = records.observation(0)
+            first = records.observations.get(0)
             assert first is not None and first.draw == 0
     assert records.generation == 1
     assert not [*(tmp_path / "run").glob("*.tmp"), *(tmp_path / "run").glob("unfinished*")]
@@ -107,7 +107,7 @@ def test_an_example_that_died_before_its_first_checkpoint_begins_again(
     ended = run(commands(name)[0], shards, tmp_path / "run", 10)
     assert ended.returncode == 0, ended.stderr[-3000:]
     records = open_records(DirectoryLedger(tmp_path / "run"))
-    assert records.generation == 1 and records.num_observations() == 2
+    assert records.generation == 1 and records.observations.num() == 2
 
 
 def test_the_option_may_be_called_run_where_torchrun_does_not_take_it(shards: ShardSet, tmp_path: Path) -> None:

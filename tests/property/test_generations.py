@@ -68,9 +68,9 @@ class Process:
         for reader in (self.mixer, *self.readers):
             records = reader._rounds.records
             number = 0
-            while records.ledger.get(records.observation_name(number)) is not None:
+            while records.ledger.get(records.observations.name(number)) is not None:
                 number += 1
-            before = records.observation(number - 1) if number else None
+            before = records.observations.get(number - 1) if number else None
             late = ObservationRecord(
                 step=self.step + 1,
                 draw=before.draw + 1 if before else 0,
@@ -79,13 +79,13 @@ class Process:
                 left_out=False,
                 previous=before.checksum if before else records.run.checksum,
             )
-            records.ledger.put(records.observation_name(number), late.to_bytes())
-            decided = records.num_rounds()
+            records.ledger.put(records.observations.name(number), late.to_bytes())
+            decided = records.rounds.num()
             try:
-                record = reader._rounds._decide(decided, records.round(decided - 1) if decided else None)
+                record = reader._rounds._decide(decided, records.rounds.get(decided - 1) if decided else None)
             except (RoundError, LedgerError):  # it waits for losses, and notices while it waits
                 continue
-            records.ledger.put(records.round_name(decided), record.to_bytes())
+            records.ledger.put(records.rounds.name(decided), record.to_bytes())
 
     def must_stop(self) -> None:
         with pytest.raises(LedgerError, match="this run was resumed elsewhere"):

@@ -98,7 +98,7 @@ def test_a_run_killed_anywhere_goes_on_with_the_same_stream(
 
 
 def has_later(one: Mixer, draw: int) -> bool:
-    return any(record.draw > draw for record in open_records(one.ledger).observations())
+    return any(record.draw > draw for record in open_records(one.ledger).observations)
 
 
 def test_a_mixer_can_be_resumed_at_every_draw(shards: ShardSet, tmp_path: Path) -> None:

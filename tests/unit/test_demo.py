@@ -25,8 +25,8 @@ def test_the_demo_goes_the_whole_way_and_finds_itself_finished(tmp_path: Path) -
         ledger = DirectoryLedger(out / "runs" / method)
         assert verify_ledger(ledger) == []
         records = open_records(ledger)
-        assert (records.num_rounds(), records.num_observations()) == (6, 60)
-        last = records.round(5)
+        assert (records.rounds.num(), records.observations.num()) == (6, 60)
+        last = records.rounds.get(5)
         assert last is not None
         weights[method] = last.weights
     assert weights["stratified"] == [0.5, 0.5]

@@ -148,7 +148,7 @@ def test_a_picture_of_a_run_leaves_out_what_was_not_reported(shards: ShardSet, t
 
 
 def observations_of(mixer: Mixer) -> list[ObservationRecord]:
-    return list(open_records(mixer.ledger).observations())
+    return list(open_records(mixer.ledger).observations)
 
 
 def test_the_same_losses_again_have_no_effect_and_other_losses_are_an_error(one: Mixer) -> None:

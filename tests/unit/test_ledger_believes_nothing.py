@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from skillshard import storage
 from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError, SkillshardError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.loss import LossKind
-from skillshard.mixing.ledger import RoundRecord
+from skillshard.mixing.ledger import ObservationRecord, RoundRecord
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.policies import Policy, cap, chain, fixed, floor, odm, proportional, skill_it, smoothing, stratified
@@ -30,7 +31,7 @@ SKILLS = ("add", "carry", "negate")
 GOOD = {"add": 1.0, "carry": 2.0, "negate": 0.5}
 
 
-def build(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
+def build(shards: ShardSet, ledger: Path | str, **arguments: Any) -> Mixer:
     defaults: dict[str, Any] = {"round_draws": 64, "step_draws": 8, "wait_s": 0.0}
     policy = skill_it(SkillGraph.identity(SKILLS), eta=0.5)
     return Mixer(shards, arguments.pop("policy", policy), ledger=ledger, **(defaults | arguments))
@@ -87,7 +88,7 @@ def test_a_record_that_was_changed_or_lost_is_noticed_when_it_is_read_and_by_ver
         elif kind == "rounds":
             again.round(number), again.round(20)
         else:
-            again.report(48, GOOD), again.round(6), list(open_records(again.ledger).observations())
+            again.report(48, GOOD), again.round(6), list(open_records(again.ledger).observations)
     assert any(f"{kind}/{number:08d}.json" in fault for fault in verify_ledger(again.ledger))
 
 
@@ -113,6 +114,127 @@ def test_a_resume_from_before_a_damaged_record_leaves_it_behind(shards: ShardSet
         again.load_state_dict(state)
     assert again.round(2).weights == expected
     assert not [fault for fault in verify_ledger(again.ledger) if "00000001/" in fault]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": [9.0, 9.0, 9.0]},
+        {"num_draws": 5},
+        {"num_observed": 10**9},
+        {"num_observed": 0},
+        {"observed_to": -1},
+    ],
+)
+def test_a_record_with_a_checksum_of_its_own_must_still_agree_with_itself_and_the_record_before(
+    shards: ShardSet, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """The last round: no record after it names its checksum."""
+    trained(shards, tmp_path)
+    path = path_of(tmp_path, "rounds", 5)
+    record = RoundRecord.model_validate({**json.loads(path.read_text()), **change, "checksum": ""})
+    path.write_bytes(record.to_bytes())
+    with pytest.raises(LedgerError, match=r"rounds/00000005\.json (has|counts).*it was changed"):
+        build(shards, tmp_path).round(5)
+    assert len(verify_ledger(build(shards, tmp_path).ledger)) >= 1
+
+
+def test_an_observation_that_was_put_in_place_of_a_used_one_is_noticed_when_the_next_round_is_decided(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    one = trained(shards, tmp_path)
+    used = one.round(5).num_observed - 1
+    for number in range(used, one.num_observations):
+        path_of(tmp_path, "observations", number).unlink()
+    again = build(shards, tmp_path)
+    for step in (8 * used, 8 * used + 8):
+        again.report(step, {**GOOD, "add": 7.0})
+    with pytest.raises(
+        LedgerError, match=r"rounds/00000005\.json was decided with another observation than the ledger"
+    ):
+        again.round(6)
+    assert any("was decided with another observation" in fault for fault in verify_ledger(again.ledger))
+
+
+def test_files_that_are_no_records_do_no_harm(shards: ShardSet, tmp_path: Path) -> None:
+    one = trained(shards, tmp_path)
+    state = one.state_dict(step=40)
+    for name in (
+        "notes.json",
+        "00000000/rounds/abc.json",
+        "00000000/rounds/-0000001.json",
+        "00000000/rounds/3.json",
+        "00000000/rounds/00000003 (1).json",
+        "00000000/observations/x.json",
+    ):
+        (tmp_path / "generations" / name).write_text("{}")
+    again = build(shards, tmp_path)
+    with pytest.warns(UserWarning, match="Ranks of one job") if one.num_rounds > 6 else nullcontext():
+        again.load_state_dict(state)
+    assert (again.generation, again.num_rounds, again.num_observations) == (1, 5, 6)
+    assert verify_ledger(again.ledger) == []
+
+
+# --- generations -----------------------------------------------------------------------------------------------------
+
+
+def renamed(path: Path) -> None:
+    path.rename(path.with_name("99999999.json"))
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def moved_to_another_draw(path: Path) -> None:
+    edited(path, draw=64)
+
+
+@pytest.mark.parametrize("change", [emptied, removed, moved_to_another_draw, renamed])
+def test_a_generation_whose_record_was_changed_is_left_behind_by_a_resume_from_before_it(
+    shards: ShardSet, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    """As a failure of power leaves it. The state of the damaged generation itself is refused."""
+    one = trained(shards, tmp_path)
+    before = one.state_dict(step=40)
+    resumed = build(shards, tmp_path)
+    resumed.load_state_dict(before)
+    resumed.report(48, {**GOOD, "add": 9.0})
+    after = resumed.state_dict(step=48)
+    change(tmp_path / "generations" / "00000001.json")
+    again = build(shards, tmp_path)  # opening does not fail
+    with pytest.raises(LedgerError, match=r"generations/(00000001|99999999)\.json (is|has)"):
+        again.round(4)
+    assert any(r"generations/00000001.json is" in fault for fault in verify_ledger(again.ledger))
+    with pytest.warns(UserWarning, match="This resume leaves that generation behind"):
+        again.load_state_dict(before)
+    assert again.generation == (100000000 if change is renamed else 2)
+    again.report(48, {**GOOD, "add": 0.5})
+    assert (again.num_observations, again.round(7).observations) == (7, [384])
+    lost = build(shards, tmp_path)
+    with pytest.raises(LedgerError, match="is another one than the checkpoint names"):
+        lost.load_state_dict(after)
+
+
+def test_the_last_records_that_a_generation_has_kept_are_compared_with_what_it_names(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    one = trained(shards, tmp_path)
+    again = build(shards, tmp_path)
+    again.load_state_dict(one.state_dict(step=40))
+    for kind, number, model, change in (
+        ("rounds", 4, RoundRecord, {"policy_state": {"forged": 1}}),
+        ("observations", 5, ObservationRecord, {"losses": {**GOOD, "add": 7.0}}),
+    ):
+        path = path_of(tmp_path, kind, number)
+        record = model.model_validate({**json.loads(path.read_text()), **change, "checksum": ""})
+        path.write_bytes(record.to_bytes())
+        records = open_records(again.ledger)
+        with pytest.raises(
+            LedgerError, match=rf"{kind}/0000000{number}\.json is another record than generation 1 has kept"
+        ):
+            records.rounds.get(number) if kind == "rounds" else records.observations.get(number)
+    assert len([fault for fault in verify_ledger(again.ledger) if "than generation 1 has kept" in fault]) == 2
 
 
 # --- states ----------------------------------------------------------------------------------------------------------
@@ -264,7 +386,26 @@ def test_a_report_of_other_types_is_refused_in_a_sentence(shards: ShardSet, tmp_
 def test_one_number_in_any_wrapping_is_a_loss(shards: ShardSet, tmp_path: Path, value: Any) -> None:
     one = build(shards, tmp_path)
     one.report(np.int64(0), {**GOOD, "add": value})  # type: ignore[arg-type]
-    assert next(open_records(one.ledger).observations()).losses["add"] == 2.0
+    assert next(iter(open_records(one.ledger).observations)).losses["add"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [(-1.0, "add is -1.0"), ("2", "add is 2"), (None, "add is None"), (np.ones(2), "add is [1. 1.]")],
+)
+def test_a_report_that_is_wrong_is_refused_even_where_bad_losses_are_left_out(
+    shards: ShardSet, tmp_path: Path, value: Any, sentence: str
+) -> None:
+    one = build(shards, tmp_path, on_bad_loss="leave-out")
+    with pytest.raises(ObservationError, match=re.escape(f"{sentence}. Give numbers in nats per token; nothing was")):
+        one.report(0, {**GOOD, "add": value})
+    assert one.num_observations == 0
+
+
+def test_a_loss_that_would_overflow_in_sums_is_refused_as_infinity_is(shards: ShardSet, tmp_path: Path) -> None:
+    one = build(shards, tmp_path)
+    with pytest.raises(ObservationError, match=re.escape("are not finite numbers >= 0: add is 1e+308")):
+        one.report(0, {**GOOD, "add": 1e308})
 
 
 def test_a_bad_report_can_be_left_out(shards: ShardSet, tmp_path: Path) -> None:
@@ -281,7 +422,7 @@ def test_a_bad_report_can_be_left_out(shards: ShardSet, tmp_path: Path) -> None:
         mixer.round(1)
     one.report(8, {**GOOD, "add": math.nan, "carry": math.inf})
     without.report(8, GOOD)
-    record = list(open_records(one.ledger).observations())[1]
+    record = list(open_records(one.ledger).observations)[1]
     assert (record.left_out, record.losses) == (True, {"add": None, "carry": None, "negate": 0.5})
     assert one.round(2).observations == [64]
     assert one.round(2).weights == one.round(1).weights != without.round(2).weights
@@ -423,6 +564,32 @@ def test_a_ledger_that_cannot_be_written_says_where_and_what_to_do(
     one.report(16, GOOD)
     one.round(2)
     assert verify_ledger(one.ledger) == []
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_ledger_that_cannot_be_listed_or_synced_says_so(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    one = trained(shards, tmp_path, rounds=2)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        with pytest.raises(LedgerError, match=rf"{re.escape(str(tmp_path))}/.*json may not be on the disk: "):
+            one.state_dict(step=8)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", refuse)
+        with pytest.raises(LedgerError, match=rf"{re.escape(str(tmp_path))}/generations cannot be read: "):
+            build(shards, tmp_path)
+    assert one.state_dict(step=8)["draw"] == 64
+
+
+@pytest.mark.parametrize("place", ["", "a\0b"])
+def test_a_place_that_is_no_path_is_refused(shards: ShardSet, place: str) -> None:
+    with pytest.raises(LedgerError, match=r"the ledger's place is .*: give the path of a directory"):
+        build(shards, place)
 
 
 def test_a_run_of_an_older_version_is_refused(shards: ShardSet, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_the_trainer_of_the_readme_runs_and_run_again_it_goes_on(folder: Path) -
         assert found.returncode == 0, found.stderr
         steps = [int(line.split()[0]) for line in found.stdout.splitlines()]
         assert steps == [0, 20, 40, 60, 80, 100] if number == 1 else [120, 140, 160, 180, 200]
-        assert open_records(DirectoryLedger(folder / "runs" / "1")).num_observations() == 1 + 5 * number
+        assert open_records(DirectoryLedger(folder / "runs" / "1")).observations.num() == 1 + 5 * number
     assert verify_ledger(DirectoryLedger(folder / "runs" / "1")) == []
 
 
