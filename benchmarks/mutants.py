@@ -43,7 +43,9 @@ FIRST_CPU_S, FIRST_WALL_S = 200, 900.0
 """Limits of a file of tests that has not been timed yet."""
 STREAM = ["tests/unit/test_stream_state.py", "tests/property/test_mixer.py", "tests/property/test_lag.py"]
 LEDGER = ["tests/unit/test_ledger.py", *STREAM, "tests/golden/test_algorithm_1.py", "tests/property/test_repetition.py"]
-SHARDS = ["tests/contract/test_shards_are_webdataset.py", "tests/golden/test_artefacts.py"]
+# Without what only repeats the near tests at a larger size, or asks for an encoder.
+ARTEFACTS = "tests/golden/test_artefacts.py -k 'not embedding'"
+SHARDS = ["tests/contract/test_shards_are_webdataset.py -k 'not whole_way'", ARTEFACTS]
 SPLIT = ["tests/unit/test_shard_writing.py", "tests/property/test_holdout.py", "tests/contract/test_copies.py", *SHARDS]
 POLICIES = [
     "tests/contract/test_policies.py -k 'not ado'",  # fits of scaling laws take nine tenths of its time
@@ -64,6 +66,7 @@ NEAR = {
         "tests/adapters/test_masked_prompts.py",
     ],
     "skillshard/mixing/round_plan.py": [
+        "tests/unit/test_read_ahead.py",
         *STREAM,
         "tests/property/test_cut_texts.py",
         "tests/adapters/test_masked_prompts.py",
@@ -77,7 +80,7 @@ NEAR = {
     ],
     "skillshard/mixing/": [*LEDGER, "tests/unit/test_tokens.py", "tests/unit/test_ledger_believes_nothing.py"],
     "skillshard/shards/cache.py": ["tests/remote/test_cache.py"],
-    "skillshard/shards/tokens.py": ["tests/unit/test_tokens.py", "tests/golden/test_artefacts.py"],
+    "skillshard/shards/tokens.py": ["tests/unit/test_tokens.py", ARTEFACTS],
     "skillshard/shards/manifest.py": ["tests/contract/test_manifests.py", *SHARDS],
     "skillshard/shards/read.py": [
         "tests/fault/test_damaged_shards.py",
@@ -94,7 +97,7 @@ NEAR = {
     "skillshard/policies/graph_refresh.py": ["tests/unit/test_graph_refresh.py", *POLICIES],
     "skillshard/policies/ado.py": ["tests/contract/test_policies.py -k ado", *POLICIES[1:]],
     "skillshard/policies/": POLICIES,
-    "skillshard/graph/edges.py": ["tests/property/test_graph_edges.py", "tests/golden/test_artefacts.py"],
+    "skillshard/graph/edges.py": ["tests/property/test_graph_edges.py", ARTEFACTS],
 }
 """File, or beginning of its path -> the tests nearest to it; the first that fits. The file's own doctests are run, too."""
 HEAVY = (

@@ -32,6 +32,10 @@ class Observation:
         drawn: training skill -> how many of those `draw` samples were of it, or, where the run's weights count tokens, about how
             many tokens those had; empty where nobody counted.
         round: the round of the last of those samples; -1 before the first one, and where nobody counted.
+
+    Example:
+        >>> Observation(step=0, losses={"add": 2.3})
+        Observation(step=0, losses={'add': 2.3}, draw=0, drawn={}, round=-1)
     """
 
     step: int

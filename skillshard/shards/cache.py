@@ -376,7 +376,7 @@ class Cache:
     @contextlib.contextmanager
     def _only_one_evicts(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

@@ -188,6 +188,13 @@ def test_every_policy_keeps_the_contract(build: Callable[[], Policy]) -> None:
 
 
 @pytest.mark.parametrize("build", POLICIES.values(), ids=POLICIES)
+def test_a_policy_cannot_be_changed_after_its_arguments_were_recorded(build: Callable[[], Policy]) -> None:
+    policy = build()
+    with pytest.raises(AttributeError):
+        policy.name = "another"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("build", POLICIES.values(), ids=POLICIES)
 def test_an_observation_without_a_skill_is_refused_by_name_or_used(build: Callable[[], Policy]) -> None:
     policy = build()
     state = policy.init(SKILLS, SIZES)

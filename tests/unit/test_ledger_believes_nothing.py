@@ -340,6 +340,8 @@ def test_the_losses_before_the_first_step_reach_the_round_of_the_lag(
         ({"step": 10**30}, "give a whole number from 0 to 2**62"),
         ({"step": -1}, "step is -1: give a whole number from 0 to 2**62"),
         ({"step": True}, "step is True: give a whole number >= 0"),
+        ({"step": 1, "draw": 2**62}, "no model can have seen more than a round of 64 beyond it"),
+        ({"step": 2**60}, "would be of draw 9,223,372,036,854,775,808: a draw is between 0 and 2**62"),
         ({"step": 1, "draw": -3}, "draw is -3: give a whole number"),
         ({"step": 1, "losses": {**GOOD, "add": np.array([1.0, 2.0])}}, "are not finite numbers >= 0: add is [1. 2.]"),
         ({"step": 1, "losses": {**GOOD, "add": 10**400}}, "are not finite numbers >= 0: add is 1000"),

@@ -1,13 +1,16 @@
-"""Which shards a stream asks for before it reads them."""
+"""Which shards a stream asks for before it reads them, and which texts are too long to be read."""
 
 import io
 import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from skillshard.errors import ShardError
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.round_plan import Maps
 from skillshard.policies import proportional
 from skillshard.shards.read import ShardSet, SkillShards
 
@@ -39,3 +42,10 @@ def test_the_shards_of_a_round_and_of_the_next_one_are_asked_for_and_none_that_w
         before, now_and_next = set(mixer.ids(0, 40 * number)), set(mixer.ids(40 * number, 80))
         assert {name for name, ids in held.items() if ids & now_and_next} <= asked
         assert not {name for name, ids in held.items() if ids <= before} & asked
+
+
+def test_a_text_of_two_gibibytes_is_refused_with_its_size_and_the_largest_that_is_read() -> None:
+    first, size = np.array([0]), np.array([2**31])
+    sentence = "a text is 2,147,483,648 bytes, and a mixer reads less than 2,147,483,648: split it"
+    with pytest.raises(ShardError, match=sentence):
+        Maps([memoryview(b"x")]).views(first, first, size)
