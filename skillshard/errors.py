@@ -6,7 +6,7 @@ caller would expect, so that `except ValueError` goes on working.
 
 import difflib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from skillshard.printable import printable, shortened
 
@@ -130,12 +130,12 @@ def name_some(names: Iterable[str], most: int = 8, *, are_paths: bool = False) -
 
 
 def choose_names(
-    choice: Sequence[str], known: Collection[str], *, what: str, error: type[SkillshardError]
+    names: Iterable[str], known: Collection[str], *, what: str, error: type[SkillshardError]
 ) -> frozenset[str]:
     """The chosen names, if each is known, stands in the choice once, and there is at least one.
 
     Args:
-        choice: names that somebody gave.
+        names: the choice that somebody gave.
         known: names to choose from.
         what: the known names in words, such as "skills of shards/".
         error: raised where the choice does not fit.
@@ -146,8 +146,9 @@ def choose_names(
     Traceback (most recent call last):
     skillshard.errors.GraphError: 'carri' (did you mean 'carry'?) is not among the 2 skills of the mix: 'add', 'carry'.
     """
-    if isinstance(choice, str):
-        raise error(f"the chosen skills are the text {choice!r}: give a list of names, such as [{choice!r}].")
+    if isinstance(names, str):
+        raise error(f"the chosen skills are the text {names!r}: give a list of names, such as [{names!r}].")
+    choice = tuple(names)  # an iterator can be read once only
     if not choice:
         raise error(
             f"no name is chosen from the {len(known):,} {what}: give at least one of {name_some(map(repr, known))}."

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, pairwise
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex
 
 import numpy as np
 from jaxtyping import Int
@@ -163,18 +163,30 @@ class Mixer:
         held_out: Collection[str] | None = None,
     ) -> None:
         check_is_policy(policy)
-        if not 1 <= round_draws <= MAX_ROUND_DRAWS:
-            raise PolicyError(f"round_draws is {round_draws:,}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
-        if lag != "live" and lag < 0:
-            raise PolicyError(f"lag is {lag}: give 0 (strict), 1 (default), more, or 'live'.")
+        if not _is_whole(round_draws, 1, MAX_ROUND_DRAWS):
+            raise PolicyError(f"round_draws is {round_draws!r}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
+        if lag != "live" and not _is_whole(lag, 0, LAST_DRAW):
+            raise PolicyError(f"lag is {lag!r}: give 0 (strict), 1 (default), more, or 'live'.")
+        if not _is_whole(seed, -(2**63), 2**63 - 1):
+            raise PolicyError(f"seed is {seed!r}: give a whole number of 64 bits.")
+        if step_draws is not None and not _is_whole(step_draws, 1, LAST_DRAW):
+            raise PolicyError(
+                f"step_draws is {step_draws!r}: give the samples of one optimizer step, at least 1, or None."
+            )
+        if not (isinstance(wait_s, SupportsFloat) and wait_s >= 0):
+            raise PolicyError(f"wait_s is {wait_s!r}: give seconds, a number >= 0.")
+        if not isinstance(loss, LossKind):
+            raise PolicyError(f"loss is {loss!r}: give a kind of losses, such as LossKind(reduction='per_token').")
+        if isinstance(held_out, str):
+            raise PolicyError(f"held_out is the text {held_out!r}: give a list of names, such as [{held_out!r}].")
         if not re.fullmatch(r"epochs|stop|drop|cap:[1-9]\d*", repeat):
             raise PolicyError(
                 f"repeat is {repeat!r}: give 'epochs' (default), 'stop', 'drop' or 'cap:N', such as 'cap:4'."
             )
         if on_bad_loss not in ON_BAD_LOSS:
             raise PolicyError(f"on_bad_loss is {on_bad_loss!r}: give 'stop' (default) or 'leave-out'.")
-        if job is not None and not job:
-            raise PolicyError("job is an empty string: give the job's name, or None for a single process.")
+        if job is not None and not (isinstance(job, str) and job and job.isprintable()):
+            raise PolicyError(f"job is {job!r}: give the job's name, a printable text, or None for a single process.")
         if not shards.skills:
             raise ShardError(f"{shards.root} has no training shards: every sample is held out or set aside.")
         self.shards, self.policy, self.lag, self.seed = shards, policy, lag, seed
@@ -196,7 +208,7 @@ class Mixer:
             lag=lag,
             repeat=repeat,
             policy=policy.name,
-            policy_arguments=policy.arguments,
+            policy_arguments=_arguments(policy),
             initial_losses=_initial_losses(policy, initial_losses),
             loss=loss,
         )
@@ -597,6 +609,23 @@ def whole_number(name: str, value: object) -> int:
     if not 0 <= number <= LAST_DRAW:
         raise ObservationError(f"{name} is {number:,}: give a whole number from 0 to 2**62. Nothing was recorded.")
     return number
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    """Whether a value is a whole number of a range, and not a truth value."""
+    return not isinstance(value, bool) and isinstance(value, SupportsIndex) and least <= operator.index(value) <= most
+
+
+def _arguments(policy: Policy) -> dict[str, Any]:
+    """What run.json records of a policy; PolicyError if that is no JSON."""
+    try:
+        storage.to_json(policy.arguments)
+    except TypeError as error:
+        raise PolicyError(
+            f"the arguments of policy {policy.name} have no JSON form ({error}), so a run cannot record them. `arguments` of a policy are names, "
+            "numbers, truth values, and lists and mappings of these."
+        ) from error
+    return policy.arguments
 
 
 def _initial_losses(policy: Policy, initial_losses: bool | None) -> bool:

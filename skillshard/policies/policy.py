@@ -202,11 +202,12 @@ class Online(abc.ABC):
 
 
 def softmax(scores: Float[np.ndarray, " skill"]) -> Float[np.ndarray, " skill"]:
-    """Weights proportional to exp(scores); the maximum is subtracted first, so no finite score overflows.
+    """Weights proportional to exp(scores); the maximum is subtracted first, so no score overflows. Infinite ones count as 1e300.
 
     >>> softmax(np.array([1000.0, 1000.0])).tolist()
     [0.5, 0.5]
     """
+    scores = np.clip(scores, -1e300, 1e300)
     powers = np.exp(scores - scores.max())
     return powers / powers.sum()
 

@@ -1,6 +1,5 @@
 """Priors: the weights that a policy starts from, and what they add to its scores."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsFloat
 
@@ -9,6 +8,9 @@ from jaxtyping import Float
 
 from skillshard.errors import PolicyError, name_some
 from skillshard.policies.policy import check_names
+
+MOST_WEIGHT = 1e100
+"""The largest weight before weights are made to sum to 1."""
 
 
 def checked_prior(policy: str, prior: Mapping[str, Any] | None) -> dict[str, float] | None:
@@ -23,7 +25,11 @@ def checked_prior(policy: str, prior: Mapping[str, Any] | None) -> dict[str, flo
         raise PolicyError(
             f"{policy}'s prior is of type {type(prior).__name__}: give a mapping, training skill -> weight > 0."
         )
-    bad = [f"{name} is {weight!r}" for name, weight in prior.items() if not is_weight(weight) or not float(weight) > 0]
+    bad = [
+        f"{name!r} is {weight!r}" if not isinstance(name, str) else f"{name} is {weight!r}"
+        for name, weight in prior.items()
+        if not isinstance(name, str) or not is_weight(weight) or not float(weight) > 0
+    ]
     if bad or not prior:
         raise PolicyError(
             f"{policy}'s prior holds weights that are not finite numbers > 0: {name_some(bad) or 'it names no skill'}. Give each skill "
@@ -33,13 +39,15 @@ def checked_prior(policy: str, prior: Mapping[str, Any] | None) -> dict[str, flo
 
 
 def is_weight(value: object) -> bool:
-    """Whether a value is a finite number >= 0, and not a truth value.
+    """Whether a value is a number from 0 to 1e100, and not a truth value. Sums of larger numbers would not be finite.
 
-    >>> [is_weight(value) for value in (0.5, 2, -1.0, math.inf, True, "0.5", None, [1.0])]
+    >>> [is_weight(value) for value in (0.5, 2, -1.0, np.inf, True, "0.5", None, [1.0])]
     [True, True, False, False, False, False, False, False]
     """
     return (
-        isinstance(value, SupportsFloat) and not isinstance(value, bool | np.ndarray) and 0 <= float(value) < math.inf
+        isinstance(value, SupportsFloat)
+        and not isinstance(value, bool | np.ndarray)
+        and 0 <= float(value) <= MOST_WEIGHT
     )
 
 

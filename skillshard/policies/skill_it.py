@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float
@@ -126,10 +126,10 @@ def reduced(window: list[list[float]], num_skills: int, reduce: Reduce) -> Float
 
 def check_arguments(*, eta: float, window: int, reduce: str) -> None:
     """PolicyError unless the step size, the window and its reduction are in range."""
-    if not (math.isfinite(eta) and eta >= 0):
-        raise PolicyError(f"eta is {eta}: give a finite number >= 0 (the paper uses 0.1 to 0.8).")
-    if window < 1:
-        raise PolicyError(f"window is {window}: give the number of latest observations to use, at least 1.")
+    if not (isinstance(eta, SupportsFloat) and math.isfinite(eta) and eta >= 0):
+        raise PolicyError(f"eta is {eta!r}: give a finite number >= 0 (the paper uses 0.1 to 0.8).")
+    if isinstance(window, bool) or not isinstance(window, SupportsIndex) or window.__index__() < 1:
+        raise PolicyError(f"window is {window!r}: give the number of latest observations to use, a whole number >= 1.")
     if reduce not in ("sum", "mean"):
         raise PolicyError(f"reduce is {reduce!r}: give 'sum' or 'mean'.")
 

@@ -6,12 +6,13 @@ import shutil
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillshard.errors import PolicyError, ShardError, TokensError
+from skillshard.errors import PolicyError, ShardError, TokensError, choose_names
 from skillshard.evaluation import losses_per_skill
 from skillshard.graph.skill_graph import SkillGraph, read_graph
 from skillshard.mixing.mixer import Mixer
@@ -172,3 +173,10 @@ def test_fit_takes_the_sizes_of_the_chosen_skills(shards: ShardSet, tmp_path: Pa
     assert prior == pytest.approx({skill: size / sum(sizes.values()) for skill, size in sizes.items()})
     usage = skillshard("fit", tmp_path / "runs.csv", "--skills", "add")
     assert usage.code == 2 and "--skills" in usage.err
+
+
+def test_names_that_can_be_read_once_only_are_chosen_all_the_same() -> None:
+    """A generator that was counted and then read again gave a set without skills."""
+    names: Any = (name for name in ("carry", "add"))
+    chosen = choose_names(names, ("add", "carry", "negate"), what="skills", error=ShardError)
+    assert sorted(chosen) == ["add", "carry"]

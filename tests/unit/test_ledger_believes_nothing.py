@@ -372,6 +372,53 @@ for step, losses in (("50", good), (5.0, good), (None, good), (1, [1.0, 2.0]), (
 """
 
 
+WRONG_ARGUMENTS = """
+import sys
+import skillshard as ss
+from skillshard.errors import PolicyError
+shards = ss.ShardSet.open(sys.argv[1])
+graph = ss.SkillGraph.identity(shards.skills)
+good = {"ledger": sys.argv[2], "round_draws": 64}
+for bad in (
+    {"round_draws": "5"}, {"round_draws": 5.5}, {"round_draws": True}, {"round_draws": 0}, {"lag": "soon"}, {"lag": 1.5}, {"lag": -1},
+    {"seed": "x"}, {"seed": 2**70}, {"step_draws": 0}, {"step_draws": -5}, {"step_draws": "5"}, {"wait_s": -1}, {"wait_s": float("nan")},
+    {"wait_s": "5"}, {"job": 5}, {"job": ""}, {"job": "a\\nb"}, {"job": "a\\ud800"}, {"loss": "per_token"}, {"loss": {"reduction": "per_token"}},
+    {"held_out": "ab"},
+):
+    try:
+        ss.Mixer(shards, ss.policies.stratified(), **{**good, **bad})
+    except PolicyError as error:
+        print(*bad, "|", error)
+for bad in ({"eta": "1"}, {"eta": None}, {"window": 1.5}, {"window": True}, {"window": "3"}, {"prior": {1: 1.0}}, {"prior": {"a": 1e308}}):
+    try:
+        ss.policies.skill_it(graph, **{"eta": 0.5, **bad})
+    except PolicyError as error:
+        print(*bad, "|", error)
+"""
+
+
+def test_arguments_of_other_types_are_refused_in_a_sentence_when_the_mixer_opens(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    """In a process of its own, since the types of calls are checked in this one."""
+    command = [sys.executable, "-c", WRONG_ARGUMENTS, str(shards.root), str(tmp_path / "run")]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert process.stderr == ""
+    lines = process.stdout.splitlines()
+    assert len(lines) == 22 + 7 and all(name in rest for name, rest in (line.split(" | ") for line in lines)), lines
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_policy_whose_arguments_have_no_json_form_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    class Odd(type(stratified())):  # type: ignore[misc]
+        @property
+        def arguments(self) -> dict[str, Any]:
+            return {"weights": {1: 0.5}}
+
+    with pytest.raises(PolicyError, match="the arguments of policy stratified have no JSON form"):
+        build(shards, tmp_path, policy=Odd())
+
+
 def test_a_report_of_other_types_is_refused_in_a_sentence(shards: ShardSet, tmp_path: Path) -> None:
     """In a process of its own, since the types of calls are checked in this one."""
     command = [sys.executable, "-c", WRONG_TYPES, str(shards.root), str(tmp_path / "run")]

@@ -17,6 +17,7 @@ from skillshard.policies import (
     ado,
     aioli,
     exp3,
+    fixed,
     graph_refresh,
     loss_order,
     odm,
@@ -144,3 +145,25 @@ def test_policies_that_weigh_differently_are_recorded_differently() -> None:
     builds = [*(build(None) for build in ANY_PRIOR.values()), *(build(PRIOR) for build in ANY_PRIOR.values())]
     records = [(policy.name, repr(policy.arguments)) for policy in builds]
     assert len(set(records)) == len(records)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([np.inf, 0.0], [1.0, 0.0]),
+        ([-np.inf, 0.0], [0.0, 1.0]),
+        ([np.inf, np.inf], [0.5, 0.5]),
+        ([1e308, -1e308], [1.0, 0.0]),
+    ],
+)
+def test_no_score_overflows_in_a_softmax(scores: list[float], expected: list[float]) -> None:
+    assert softmax(np.array(scores)).tolist() == expected
+
+
+@pytest.mark.parametrize("weights", [{"add": 1e308, "carry": 1e308}, {"add": 1e101, "carry": 1.0}])
+def test_weights_whose_sum_would_overflow_are_refused(weights: dict[str, float]) -> None:
+    """They gave weights of 0, or none that are numbers."""
+    with pytest.raises(PolicyError, match=r"add is 1e\+"):
+        skill_it(GRAPH, eta=0.5, prior=weights)
+    with pytest.raises(PolicyError, match=r"add is 1e\+"):
+        fixed(weights)
