@@ -33,7 +33,8 @@ class MixedData(LightningDataModule):
     otherwise. The stream is endless: train for `max_steps`.
 
     A training that begins at step 0 over a ledger with records begins the run again, in a new generation of the ledger, and says
-    so. A second `fit` goes on from a checkpoint only (`ckpt_path`).
+    so. To train on after a `fit`, give the checkpoint of its end to the `fit` of a new `Trainer` (`ckpt_path`). A second `fit` of
+    the same `Trainer` is refused: Lightning begins a new epoch there and reads its first batch twice, and a stream has no epochs.
 
     Args:
         mixer: or packed tokens; `step_draws` (`step_blocks`) is batch_size x processes x accumulate_grad_batches.
@@ -83,14 +84,15 @@ class MixedData(LightningDataModule):
         """Begin the run at step 0. Lightning reads the first batch before the hooks of its callbacks, so this comes earlier.
 
         Raises:
-            PolicyError: the training goes on without a checkpoint, and would read the stream again from where it stands.
+            PolicyError: the Trainer has taken steps, and the stream does not stand where these steps end.
         """
         if trainer.global_step:
             expected, found = (_place(self.mixer.state_dict(step=step)) for step in (trainer.global_step, None))
             if expected != found:
                 raise PolicyError(
                     f"the Trainer stands at step {trainer.global_step:,}, after {expected:,} draws or blocks, and the stream stands at {found:,}: "
-                    "a second fit() would read it again. Give fit(..., ckpt_path=the last checkpoint), which moves the stream too."
+                    "a second fit() would read the stream again. To train on, call trainer.save_checkpoint(PATH), and then fit(..., ckpt_path=PATH) "
+                    "of a new Trainer with a larger max_steps: the checkpoint moves the stream too."
                 )
             return
         restart(self.mixer)

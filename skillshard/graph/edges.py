@@ -13,7 +13,7 @@ loss with no more data in all when the data are of i and j than when they are of
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -42,6 +42,10 @@ class LossCurve:
     trained_on: tuple[str, ...]
     seed: int
     losses: Float[np.ndarray, "point eval_skill"]
+
+
+ByRun = Mapping[tuple[tuple[str, ...], int], Float[np.ndarray, "point eval_skill"]]
+"""The losses of each run, by the skills that it was trained on and its seed."""
 
 
 @dataclass(frozen=True)
@@ -259,33 +263,51 @@ def needs_no_more(
     return np.asarray(reached & ((bound < 0) if strictly else (bound <= 0)))
 
 
-def _curves(
-    by_run: Mapping[tuple[tuple[str, ...], int], Float[np.ndarray, "point eval_skill"]],
-    skills: Sequence[str],
-    seed: int,
-) -> Float[np.ndarray, "point eval_skill"]:
-    key = tuple(sorted(skills))
-    if (key, seed) not in by_run:
-        raise GraphError(f"the run on {' + '.join(key)} of seed {seed} is not there: learn the graph anew.")
-    return by_run[key, seed]
+@dataclass(frozen=True)
+class _Pair:
+    """What one edge compares: the losses of an evaluation skill in the run with a training skill, and in the run without it.
+
+    Attributes:
+        row, column: place of the edge.
+        with_it: losses of the run with the training skill.
+        without: losses of the run without the training skill; None where nothing is compared.
+        num_with, num_without: number of skills of the two runs.
+    """
+
+    row: int
+    column: int
+    with_it: Float[np.ndarray, " point"]
+    without: Float[np.ndarray, " point"] | None
+    num_with: int
+    num_without: int
 
 
-def _compared(method: Method, train_skills: Sequence[str], train: str, measured: str) -> tuple[list[str], list[str]]:
-    """The skills of the run with a training skill, and of the run without it; the latter is empty where nothing is compared."""
-    if method == "leave-one-out":
-        return list(train_skills), [skill for skill in train_skills if skill != train]
-    if method == "linear" or train == measured:
-        return [train], []
-    return [train, measured], [measured]
+def _pairs(
+    method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], by_run: ByRun, seed: int
+) -> Iterator[_Pair]:
+    """The runs of one seed that each edge compares, row by row."""
+
+    def losses(skills: Sequence[str], column: int) -> Float[np.ndarray, " point"]:
+        key = tuple(sorted(skills))
+        if (key, seed) not in by_run:
+            raise GraphError(f"the run on {' + '.join(key)} of seed {seed} is not there: learn the graph anew.")
+        return by_run[key, seed][:, column]
+
+    for row, train in enumerate(train_skills):
+        others = [skill for skill in train_skills if skill != train]
+        for column, measured in enumerate(eval_skills):
+            if method == "leave-one-out":
+                with_it, without = list(train_skills), others
+            elif method == "linear" or train == measured:
+                with_it, without = [train], []
+            else:
+                with_it, without = [train, measured], [measured]
+            before = losses(without, column) if without else None
+            yield _Pair(row, column, losses(with_it, column), before, len(with_it), len(without))
 
 
 def _amounts(
-    method: Method,
-    train_skills: Sequence[str],
-    eval_skills: Sequence[str],
-    by_run: Mapping[tuple[tuple[str, ...], int], Float[np.ndarray, "point eval_skill"]],
-    seed: int,
-    rule: EdgeRule,
+    method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], by_run: ByRun, seed: int, rule: EdgeRule
 ) -> Float[np.ndarray, "with_or_without train_skill eval_skill"]:
     """How much data brings an evaluation skill to the threshold with a training skill and without it.
 
@@ -294,40 +316,30 @@ def _amounts(
     data counts as less than some.
     """
     amounts = np.zeros((2, len(train_skills), len(eval_skills)))
-    for row, train in enumerate(train_skills):
-        for column, measured in enumerate(eval_skills):
-            with_it, without = _compared(method, train_skills, train, measured)
-            reached = _reached(_curves(by_run, with_it, seed)[:, column], rule)
-            if not without:
-                amounts[:, row, column] = (0.0 if np.isfinite(reached) else np.inf), 1.0
-                continue
-            points = _curves(by_run, without, seed)[:, column]
-            per_step = (1.0, 1.0)
-            if method == "leave-one-out" and rule.unit == "threshold":
-                per_step = (len(with_it), len(without))
-            elif method == "brute-force" and rule.unit == "threshold-own":
-                per_step = (0.5, 1.0)
-            amounts[:, row, column] = per_step[0] * reached, per_step[1] * min(_reached(points, rule), len(points))
+    for pair in _pairs(method, train_skills, eval_skills, by_run, seed):
+        reached = _reached(pair.with_it, rule)
+        if pair.without is None:
+            amounts[:, pair.row, pair.column] = (0.0 if np.isfinite(reached) else np.inf), 1.0
+            continue
+        per_step = (1.0, 1.0)
+        if method == "leave-one-out" and rule.unit == "threshold":
+            per_step = (pair.num_with, pair.num_without)
+        elif method == "brute-force" and rule.unit == "threshold-own":
+            per_step = (0.5, 1.0)
+        without = min(_reached(pair.without, rule), len(pair.without))
+        amounts[:, pair.row, pair.column] = per_step[0] * reached, per_step[1] * without
     return amounts
 
 
 def _effects(
-    method: Method,
-    train_skills: Sequence[str],
-    eval_skills: Sequence[str],
-    by_run: Mapping[tuple[tuple[str, ...], int], Float[np.ndarray, "point eval_skill"]],
-    seed: int,
-    rule: EdgeRule,
+    method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], by_run: ByRun, seed: int, rule: EdgeRule
 ) -> Float[np.ndarray, "train_skill eval_skill"]:
     """The effects that the runs of one seed give."""
     effects = np.zeros((len(train_skills), len(eval_skills)))
-    for row, train in enumerate(train_skills):
-        for column, measured in enumerate(eval_skills):
-            with_it, without = _compared(method, train_skills, train, measured)
-            after = _curves(by_run, with_it, seed)[:, column]
-            before = _curves(by_run, without, seed)[:, column] if without else after
-            level = _level(before, rule) if without else float(before[0])
-            effects[row, column] = (level - _level(after, rule)) / _unit(before, rule)
+    for pair in _pairs(method, train_skills, eval_skills, by_run, seed):
+        start = float(pair.with_it[0]) if pair.without is None else _level(pair.without, rule)
+        unit = _unit(pair.with_it if pair.without is None else pair.without, rule)
+        effects[pair.row, pair.column] = (start - _level(pair.with_it, rule)) / unit
     return effects
 
 

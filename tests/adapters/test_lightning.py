@@ -1,5 +1,6 @@
 """Lightning's Trainer: the stream's place is in its checkpoints, and losses are reported once a step."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +108,22 @@ def test_a_training_that_died_before_its_first_checkpoint_begins_again(shards: S
     assert reported(tmp_path / "run") == reported(tmp_path / "reference")
 
 
-def test_a_second_fit_without_a_checkpoint_is_refused(shards: ShardSet, tmp_path: Path) -> None:
-    mixer = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
-    module, data = Module(), MixedData(mixer, batch_size=BATCH)
-    trainer = Trainer(
+def short_trainer(mixer: Mixer, steps: int) -> Trainer:
+    return Trainer(
         accelerator="cpu",
-        max_steps=6,
+        max_steps=steps,
         callbacks=[MixerCallback(mixer, lambda one: losses_at(one.global_step), every_steps=5)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def test_a_second_fit_without_a_checkpoint_is_refused_and_its_advice_works(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
+    module, data = Module(), MixedData(mixer, batch_size=BATCH)
+    trainer = short_trainer(mixer, 6)
     trainer.fit(module, datamodule=data)
     trainer.fit_loop.epoch_loop.max_steps = 9
     with pytest.raises(
@@ -126,6 +131,16 @@ def test_a_second_fit_without_a_checkpoint_is_refused(shards: ShardSet, tmp_path
     ):
         trainer.fit(module, datamodule=data)
     assert sorted(module.seen) == list(range(1, 7))
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    with (
+        warnings.catch_warnings()
+    ):  # whether the loader had read ahead of step 6 decides whether rounds are left behind
+        warnings.filterwarnings("ignore", "resumed at draw")
+        short_trainer(mixer, 9).fit(
+            module, datamodule=MixedData(mixer, batch_size=BATCH), ckpt_path=str(tmp_path / "end.ckpt")
+        )
+    reference = live_mixer(shards, tmp_path / "reference", step_draws=BATCH)
+    assert [module.seen[step] for step in range(1, 10)] == expected_items(reference, steps=9, step_items=BATCH)
 
 
 def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path: Path) -> None:

@@ -315,6 +315,28 @@ def test_ledgers_that_tell_nothing_of_a_mixture_get_one_clear_sentence(
         gather_runs([str(tmp_path / "a"), str(tmp_path / "b")])
 
 
+@pytest.mark.parametrize(("unfinished", "left_out"), [(no_losses, "b"), (losses_of_the_start, "b")])
+def test_runs_without_losses_are_left_out_of_a_directory_with_a_warning(
+    shards: ShardSet, tmp_path: Path, unfinished: Callable[[ShardSet, Path], None], left_out: str
+) -> None:
+    """A directory may hold a run that is under way. The finished runs alone are read, in their order."""
+    for name, weights in (("a", [0.5, 0.3, 0.2]), ("c", [0.2, 0.3, 0.5])):
+        a_run(shards, tmp_path / "runs" / name, weights)
+    finished = gather_runs([str(tmp_path / "runs")])
+    unfinished(shards, tmp_path / "runs")
+    with pytest.warns(UserWarning, match=rf"1 run without losses left out: {tmp_path}/runs/{left_out}\."):
+        runs = gather_runs([str(tmp_path / "runs")])
+    assert len(runs) == len(finished) == 2
+    np.testing.assert_array_equal(runs.weights, finished.weights)
+    np.testing.assert_array_equal(runs.losses, finished.losses)
+
+
+def test_a_directory_of_runs_without_losses_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    no_losses(shards, tmp_path / "runs")
+    with pytest.raises(FitError, match=r"runs/b holds no losses, so how its mixture ended is not known"):
+        gather_runs([str(tmp_path / "runs")])
+
+
 def test_the_share_of_tokens_counts_where_weights_do(tmp_path: Path) -> None:
     shards = uneven_shards(tmp_path)
     counts = counted(shards, tmp_path / "counts")
