@@ -43,11 +43,11 @@ DECIDED_WITH_ANOTHER = "was decided with another observation than the ledger hol
 class Numbered(Generic[RecordType]):
     """The rounds, or the observations, that one generation sees: 0, 1, 2, ...
 
-    A record is checked when it is read: its own checksum, that it follows from its predecessor, and that it is the record that a
-    resume has kept.
+    Every record is checked when it is read. Its checksum must fit its content, it must follow from the record before it, and it must
+    be the record that a resume has kept.
 
     Args:
-        view: the generation that sees them.
+        view: the generation whose records these are.
         kind: name of their folder, "rounds" or "observations".
         model: their type.
         fault: what is wrong with a record that was read, as the rest of a sentence, from the run, the record, the number in its name
@@ -112,7 +112,7 @@ class Numbered(Generic[RecordType]):
         )
 
     def num(self) -> int:
-        """How many records there are; LedgerError if one of them is missing."""
+        """The number of records; LedgerError if a record is missing."""
         listed = set(self.numbers())
         num = max([*listed, self.first_of(self._view.segments[-1]) - 1]) + 1
         for number in range(num):
@@ -132,7 +132,7 @@ class Numbered(Generic[RecordType]):
         return LedgerError(f"{self._view.ledger}/{self.name(number)} is missing. {REMEDY}")
 
     def faults_of_cut_off(self, generation: int) -> Iterator[str]:
-        """What is wrong with the records of a generation that a later one has cut off. They are checked one by one."""
+        """Damaged records of a generation that a later generation has cut off, as sentences. Each record is checked by itself."""
         for number in numbers_in(self._view.ledger, folder_of(generation, self._kind)):
             name = record_name(generation, self._kind, number)
             if self.name(number) != name:
@@ -151,7 +151,7 @@ class Numbered(Generic[RecordType]):
         return before
 
     def _fault_of_cut(self, number: int, record: RecordType) -> str | None:
-        """Whether the last record that the generation keeps of those before it is the one that it names."""
+        """A fault if this is the last record that the generation has kept, and the generation names another checksum."""
         begun = self._view.begun
         if begun is None:
             return None
@@ -198,7 +198,7 @@ class Records:
 
     @cached_property
     def segments(self) -> list[Segment]:
-        """Which generation wrote the records from some number on; of several that fit, the last one."""
+        """Which generation wrote the records from which number on. Where several segments fit a number, the last one counts."""
         if self.begun is None:
             return [Segment(generation=0, first_round=0, first_observation=0)]
         return self.begun.segments
@@ -403,7 +403,7 @@ def observation_fault(
 def verify_ledger(ledger: Ledger) -> list[str]:
     """Every fault of a ledger: records that are missing or changed, or counts that their weights do not give.
 
-    The records of the newest generation are checked as a chain. Those that a resume has cut off are checked one by one.
+    The records of the newest generation are checked as a chain. A record that a resume has cut off is checked by itself.
     """
     try:
         records, _ = newest_intact(ledger, _run(ledger))

@@ -123,7 +123,7 @@ class Rounds:
         return self._cut_off(before, record.num_rounds, record.num_observations)
 
     def look(self, draw: int, generation: int | None) -> bool:
-        """See a generation, or the newest one; whether it is the one that this process resumes in.
+        """Read through a generation, or through the newest one. Return whether this process joins it.
 
         Raises:
             LedgerError: the generation is not there, or begins at another draw.
@@ -151,7 +151,7 @@ class Rounds:
         self._checked = False
 
     def _cut_off(self, before: Records, num_rounds: int, num_observations: int) -> str | None:
-        """What a generation that keeps so much leaves behind of the one before."""
+        """The losses and rounds of the generation before that are not kept, as a part of a sentence; None if nothing is cut off."""
         folder = f"generations/{before.generation:08d}"
         of_rounds, of_observations = (folder_of(before.generation, kind) for kind in ("rounds", "observations"))
         rounds = [number for number in numbers_in(self.ledger, of_rounds) if number >= num_rounds]
@@ -356,7 +356,7 @@ class Rounds:
         return known
 
     def _remember_parent(self) -> None:
-        """Note who started this process, while that process is still there."""
+        """Remember the process that started this one. It must be done before that process can end."""
         if self._parent[0] != os.getpid():
             self._parent = os.getpid(), os.getppid()
 
@@ -559,11 +559,11 @@ def wait_for(ready: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _parent_is_gone(parent: int) -> bool:
-    """Whether this is a process of multiprocessing, such as a loader worker, whose trainer is gone.
+    """Whether this process is a worker of multiprocessing, such as a loader worker, and its trainer has ended.
 
-    The sentinel alone does not do: forked workers inherit the write ends of the pipes of their elder siblings, so the sentinels of
-    those stay silent. A process whose parent died belongs to another parent at once. A forkserver hides that, and there the
-    sentinel speaks.
+    Two signs are needed. A forked worker inherits the write ends of the pipes of the workers before it, so the sentinel of the trainer
+    may stay silent after the trainer ended. But a process whose parent ended gets another parent at once, so the parent's process id
+    changes. With a forkserver the parent is the server and does not change, and there the sentinel is reliable.
 
     Args:
         parent: process id of the parent when this process began.
