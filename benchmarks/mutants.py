@@ -71,7 +71,7 @@ NEAR = {
         "tests/property/test_cut_texts.py",
         "tests/adapters/test_masked_prompts.py",
     ],
-    "skillshard/mixing/finished.py": ["tests/unit/test_fitting.py", "tests/unit/test_demo.py"],
+    "skillshard/fitting/finished.py": ["tests/unit/test_fitting.py", "tests/unit/test_demo.py"],
     "skillshard/mixing/listing.py": ["tests/contract/test_bad_input.py"],
     "skillshard/mixing/mixer.py": [
         *LEDGER,

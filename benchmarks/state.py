@@ -24,7 +24,7 @@ MANY_SKILLS, MANY_SKILLS_ROUNDS = 10_000, 8
 
 def named_manifest(folder: Path, *, num_skills: int, num_shards: int) -> Path:
     """A shard set of so many shards x 10,000 samples, in name only."""
-    from skillshard import storage
+    from skillshard import canonical, storage
 
     if (folder / "manifest.json").exists():
         return folder
@@ -32,7 +32,7 @@ def named_manifest(folder: Path, *, num_skills: int, num_shards: int) -> Path:
     none: dict[str, list[Any]] = {"number": [], "num_samples": [], "num_bytes": [], "digest": [], "index_digest": []}
     skills = []
     for skill in range(num_skills):
-        digests = [storage.digest(f"{skill}-{number}".encode()) for number in range(per_skill)]
+        digests = [canonical.digest(f"{skill}-{number}".encode()) for number in range(per_skill)]
         train = {
             "number": list(range(per_skill)),
             "num_samples": [SAMPLES_PER_SHARD] * per_skill,
@@ -53,7 +53,7 @@ def named_manifest(folder: Path, *, num_skills: int, num_shards: int) -> Path:
         "num_holdout": 0,
         "set_aside": {},
     }
-    storage.write_bytes(folder / "manifest.json", storage.to_json(manifest))
+    storage.write_bytes(folder / "manifest.json", canonical.to_json(manifest))
     return folder
 
 

@@ -31,10 +31,10 @@ from skillshard.artefact import Work
 from skillshard.corpus import Corpus, Sample, read_partition
 from skillshard.execution import Where
 from skillshard.report.clusters import compare
-from skillshard.taggers import kmeans
-from skillshard.taggers.clustering import assign_rows, fit_clusters
+from skillshard.taggers.clusters import kmeans
+from skillshard.taggers.clusters.embeddings import sample_vectors
+from skillshard.taggers.clusters.fit import assign_rows, fit_clusters
 from skillshard.taggers.tagger import Search
-from skillshard.taggers.vectors import sample_vectors
 from skillshard.tags import Tags
 
 CASES = {"sources": "meta.source", "instructions": "meta.task"}
@@ -144,7 +144,7 @@ def overhead(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def scale(asked: argparse.Namespace) -> dict[str, Any]:
-    """Stages 4 and 5 of taggers/embedding.py, those of clustering.py, on vectors that are there."""
+    """Stages 4 and 5 of taggers/clusters/tagger.py, those of fit.py, on vectors that are there."""
     num, dim, parts, skills = asked.vectors, 384, 10, 256
     folder = asked.work / f"vectors-{num}"
     places = [str(folder / f"{at:06d}.npy") for at in range(parts)]

@@ -66,7 +66,7 @@ def samples_of(task: Task, num: int, seed: int) -> Iterator[dict[str, Any]]:
 def run_seed(name: str, seed: int, work: Path) -> None:
     """Train, cluster, compare; the result as WORK/NAME-SEED.json."""
     from skillshard.corpus import Corpus, Sample
-    from skillshard.taggers.loss_model import _opened, open_loss_tagger
+    from skillshard.taggers.losses.saved import _opened, open_loss_tagger
 
     task, folder = TASKS[name], work / f"{name}-{seed}"
     rows = list(samples_of(task, CORPUS, seed))
@@ -111,7 +111,7 @@ def fit(task: Task, corpus: Any, out: Path, seed: int) -> Path:
     """The loss tagger's model, without tagging all of the corpus."""
     from skillshard import artefact
     from skillshard.execution import Where
-    from skillshard.taggers.loss import loss_tagger
+    from skillshard.taggers.losses.tagger import loss_tagger
     from skillshard.taggers.tagger import Search
 
     finder = loss_tagger(
@@ -151,7 +151,7 @@ def of_runs(
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_score
 
-    from skillshard.taggers.trajectories import parts_features, scale_of, whole_features
+    from skillshard.taggers.losses.trajectories import parts_features, scale_of, whole_features
 
     batches = [model.reading.encode(some) for some in texts]
     whole = [whole_features(losses.astype(np.float64)), whole_features(model.whole_losses(batches[1]))]
@@ -180,7 +180,7 @@ def of_texts(texts: tuple[list[str], list[str]], true: np.ndarray, num: int, see
 
 def clustered(points: Sequence[np.ndarray], true: np.ndarray, num: int, seed: int) -> float:
     """Accuracy on the fresh points of k-means on the probe's."""
-    from skillshard.taggers import kmeans
+    from skillshard.taggers.clusters import kmeans
 
     probe, fresh = (np.ascontiguousarray(one, np.float32) for one in points)
     clusters = kmeans.fit(probe, num, seed=seed, spherical=False)
@@ -196,7 +196,7 @@ def table_of(found: np.ndarray, true: np.ndarray) -> np.ndarray:
 def lexical_vectors(probe: list[str], fresh: list[str], *, seed: int) -> list[np.ndarray]:
     import tempfile
 
-    from skillshard.taggers.lexical import lexical, open_lexical
+    from skillshard.taggers.clusters.lexical import lexical, open_lexical
 
     with tempfile.TemporaryDirectory() as folder:
         lexical().fit(probe, folder, seed=seed)

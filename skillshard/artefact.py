@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from skillshard import storage
+from skillshard import canonical, places, storage
 from skillshard.errors import SkillshardError, StorageError
 from skillshard.printable import counted
 
@@ -96,7 +96,7 @@ class Work:
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, then remove what only the work needed."""
-        storage.write_bytes(self.out / self.manifest, storage.to_json(manifest))
+        storage.write_bytes(self.out / self.manifest, canonical.to_json(manifest))
         _clean(self.out)
 
     def release(self) -> None:
@@ -114,7 +114,7 @@ def begin(
     manifest: str,
     made_from: dict[str, Any],
     mtimes_ns: Mapping[str, int],
-    changed: Changed = lambda folder, places: list(places),
+    changed: Changed = lambda folder, suspects: list(suspects),
 ) -> Work | None:
     """Start work on `out`, or take it up again.
 
@@ -131,7 +131,7 @@ def begin(
     Raises:
         StorageError: `out` holds something else; the sentence says what differs.
     """
-    folder = storage.local_path(out)
+    folder = places.local_path(out)
     # In this order, so that another run of the same command, which writes job.json first and removes it after the
     # manifest, is never taken for something foreign.
     there = _names_in(folder)
@@ -170,11 +170,11 @@ def refuse_nested(out: str | os.PathLike[str], inputs: Iterable[str | os.PathLik
 
     An output in its own input would be read as input by the next command.
     """
-    target = Path(os.path.realpath(storage.local_path(out)))
+    target = Path(os.path.realpath(places.local_path(out)))
     for place in inputs:
-        if storage.is_remote(place):
+        if places.is_remote(place):
             continue
-        base, pattern = _split_at_wildcards(storage.local_path(place))
+        base, pattern = _split_at_wildcards(places.local_path(place))
         source = Path(os.path.realpath(base))
         if source == target:  # refused as not empty, or as another artefact
             continue
@@ -211,9 +211,9 @@ def _may_match(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 def kind(place: str | os.PathLike[str]) -> str:
     """The manifest name of the artefact at a place; an error if there is none. What is remote can only be shards."""
-    if storage.is_remote(place):
+    if places.is_remote(place):
         return "manifest.json"
-    folder = storage.local_path(place)
+    folder = places.local_path(place)
     for name in MANIFESTS:
         if (folder / name).exists():
             return name
@@ -258,10 +258,10 @@ def parse_manifest(
         anew: a sentence on how to come by another.
     """
     try:
-        return model.model_validate(storage.from_json(data, place))
+        return model.model_validate(canonical.from_json(data, place))
     except ValidationError as fault:
         raise error(
-            f"{os.fspath(place)} does not fit schemas/{schema}: {storage.first_fault(fault)}: damaged or edited, or of another version. "
+            f"{os.fspath(place)} does not fit schemas/{schema}: {canonical.first_fault(fault)}: damaged or edited, or of another version. "
             f"{anew}"
         ) from fault
 
@@ -297,7 +297,7 @@ def _job_bytes(folder: Path) -> bytes | None:
 
 def _begun(folder: Path, data: bytes) -> dict[str, Any]:
     """What unfinished work in a directory was begun with, from the bytes of its job.json."""
-    job: Any = storage.from_json(data, folder / ".work" / "job.json")
+    job: Any = canonical.from_json(data, folder / ".work" / "job.json")
     if not (
         isinstance(job, dict) and isinstance(job.get("made_from"), dict) and isinstance(job.get("mtimes_ns"), dict)
     ):
@@ -345,7 +345,7 @@ def _is_free_to_begin_anew(folder: Path, lock: _Lock) -> bool:
 
 def _write_job(folder: Path, made_from: dict[str, Any], mtimes_ns: Mapping[str, int]) -> None:
     job = {"made_from": made_from, "mtimes_ns": dict(mtimes_ns)}
-    storage.write_bytes(folder / ".work" / "job.json", storage.to_json(job))
+    storage.write_bytes(folder / ".work" / "job.json", canonical.to_json(job))
 
 
 def _refuse_changed_since(
@@ -356,9 +356,9 @@ def _refuse_changed_since(
     if not suspects:
         return False
     new = [place for place in suspects if place not in now_ns or place not in before_ns]
-    if places := new or changed(folder, suspects):
+    if others := new or changed(folder, suspects):
         raise StorageError(
-            f"{places[0]} changed since the unfinished work in {folder} was begun ({counted(len(places), 'such file')}), and what "
+            f"{others[0]} changed since the unfinished work in {folder} was begun ({counted(len(others), 'such file')}), and what "
             f"is done there may not fit it any more. Remove {folder} and run the command again, or choose another --out."
         )
     return True
@@ -366,9 +366,9 @@ def _refuse_changed_since(
 
 def _refuse_changed(folder: Path, finished_ns: int, mtimes_ns: Mapping[str, int], changed: Changed) -> None:
     suspects = [place for place, mtime_ns in mtimes_ns.items() if mtime_ns > finished_ns]
-    if suspects and (places := changed(folder, suspects)):
+    if suspects and (others := changed(folder, suspects)):
         raise StorageError(
-            f"{places[0]} changed after {folder} was made from it ({counted(len(places), 'such file')}). Choose another --out, or remove "
+            f"{others[0]} changed after {folder} was made from it ({counted(len(others), 'such file')}). Choose another --out, or remove "
             f"{folder} to make it anew."
         )
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from skillshard import artefact, progress, storage, taggers
+from skillshard import artefact, canonical, progress, storage, taggers
 from skillshard.corpus import Corpus
 from skillshard.errors import StorageError
 from skillshard.execution import Record, Unit, Where, run
@@ -133,7 +133,7 @@ def _join(folder: Path, arguments: dict[str, int]) -> None:
     if place.exists():
         changed = artefact.differences(storage.read_json(place), arguments)
         if changed and not (folder / "corpus").exists():  # nothing was finished: begin anew
-            storage.write_bytes(place, storage.to_json(arguments))
+            storage.write_bytes(place, canonical.to_json(arguments))
         elif changed:
             raise StorageError(
                 f"{folder} holds a demo with other arguments ({'; '.join(changed)}). Choose another --out."
@@ -141,7 +141,7 @@ def _join(folder: Path, arguments: dict[str, int]) -> None:
     elif there:
         raise StorageError(f"{folder} is not empty ({', '.join(there[:3])}). Choose another --out.")
     else:
-        storage.write_bytes(place, storage.to_json(arguments))
+        storage.write_bytes(place, canonical.to_json(arguments))
 
 
 def _unwatched(what: str) -> AbstractContextManager[None]:

@@ -165,3 +165,17 @@ def choose_names(
             f"{name_some(map(repr, known))}."
         )
     return frozenset(choice)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text that says something, without its full stop, or the name of its type."""
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
+
+
+_OURS = frozenset(("beartype", "builtins", "jaxtyping", "skillshard"))
+
+
+def is_of_a_client(error: BaseException) -> bool:
+    """Whether an exception is one of a library that talks to a store, whose names and makers change; mistakes here are built-in ones."""
+    return type(error).__module__.partition(".")[0] not in _OURS

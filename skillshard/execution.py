@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from skillshard import progress, storage
-from skillshard.errors import ExecutionError, SkillshardError
+from skillshard import canonical, places, progress, storage
+from skillshard.errors import ExecutionError, SkillshardError, first_line
 from skillshard.extras import needed
 from skillshard.pool import WorkerPool
 
@@ -135,7 +135,7 @@ def run(
     found: dict[str, Record] = {}
     watcher = on_done if isinstance(on_done, Watcher) else None
     for unit in units:
-        place = storage.join(records, f"{unit.key}.json")
+        place = places.join(records, f"{unit.key}.json")
         if storage.exists(place):
             found[unit.key] = storage.read_json(place)
             (watcher.found_done if watcher else on_done)(unit, found[unit.key])
@@ -179,7 +179,7 @@ def _run_missing(
 def _do(function: Callable[..., Record], unit: Unit, records: str) -> Record:
     """One unit, in whatever process: do it, then write its record."""
     record = function(**unit.arguments)
-    storage.write_bytes(storage.join(records, f"{unit.key}.json"), storage.to_json(record))
+    storage.write_bytes(places.join(records, f"{unit.key}.json"), canonical.to_json(record))
     return record
 
 
@@ -282,7 +282,7 @@ def _run_on_ray(
                         waiting.appendleft(unit)
                 except ray.exceptions.RayError as error:
                     ended(reference, alive=False)
-                    _count_try(tries, unit, ChildProcessError(f"its Ray worker died ({_first_line(error)})"))
+                    _count_try(tries, unit, ChildProcessError(f"its Ray worker died ({first_line(error)})"))
                     waiting.appendleft(unit)
                 else:
                     yield unit, record
@@ -374,10 +374,6 @@ class _Keeper:
         return _do_on_ray(function, unit, records)
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def _start_ray(where: Where) -> bool:
     """Connect to Ray unless this process is connected; whether it was connected here."""
     with _own_signal_handlers():
@@ -417,7 +413,7 @@ def _connect(where: Where) -> bool:
             )
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise ExecutionError(
-                f"no Ray could be started here: {_first_line(error).rstrip('.')}. Its logs are under /tmp/ray; without "
+                f"no Ray could be started here: {first_line(error).rstrip('.')}. Its logs are under /tmp/ray; without "
                 "--ray-address a local process pool does the same work."
             ) from error
         return True
@@ -426,7 +422,7 @@ def _connect(where: Where) -> bool:
         ray.init(address=where.ray_address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise ExecutionError(
-            f"no Ray cluster at --ray-address {where.ray_address}: {_first_line(error).rstrip('.')}. Start one with 'ray start "
+            f"no Ray cluster at --ray-address {where.ray_address}: {first_line(error).rstrip('.')}. Start one with 'ray start "
             "--head', give its address, or use --ray-address local, or none for a local process pool."
         ) from error
     return True

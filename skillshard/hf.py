@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from skillshard import storage
+from skillshard import canonical, storage
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
 from skillshard.loss import LossKind, prompt_chars
@@ -328,7 +328,7 @@ class MixerCallback(TrainerCallback):
     ) -> TrainerControl:
         if state.is_local_process_zero if args.save_on_each_node else state.is_world_process_zero:
             path = _checkpoint(args, state.global_step) / STATE_NAME
-            storage.write_bytes(path, storage.to_json(self.mixer.state_dict(step=state.global_step)))
+            storage.write_bytes(path, canonical.to_json(self.mixer.state_dict(step=state.global_step)))
         return control
 
     def _saved(self, args: TrainingArguments, step: int) -> Any:
@@ -339,7 +339,7 @@ class MixerCallback(TrainerCallback):
                 f"training resumes at step {step}, but {path} is not there: the checkpoint was made without MixerCallback, was cut "
                 "short, or lies elsewhere. Resume from the checkpoint before it, or give MixerCallback(resume_from=its directory)."
             )
-        saved = storage.from_json(path.read_bytes(), path)
+        saved = canonical.from_json(path.read_bytes(), path)
         if saved.get("step") != step:
             raise LedgerError(
                 f"{path} is of step {saved.get('step')}, but training resumes at step {step}: give "

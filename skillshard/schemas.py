@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from skillshard import storage
+from skillshard import canonical, places, storage
 from skillshard.corpus import Rejection
 from skillshard.fitting.proposal import Proposal
 from skillshard.fitting.runs import RunsFile
@@ -20,7 +20,7 @@ from skillshard.mixing.packing import PackedState
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.shards.manifest import Manifest, Manifest1, SampleMember
 from skillshard.shards.tokens import TokensManifest
-from skillshard.taggers.cluster_model import ModelManifest
+from skillshard.taggers.clusters.saved import ModelManifest
 from skillshard.tags import TagsManifest
 
 _MODELS: dict[str, Any] = {
@@ -53,7 +53,7 @@ def schemas() -> dict[str, dict[str, Any]]:
 def write(folder: str) -> None:
     """Write every schema as FOLDER/NAME.json."""
     for name, schema in schemas().items():
-        storage.write_bytes(storage.join(folder, f"{name}.json"), storage.to_json(schema))
+        storage.write_bytes(places.join(folder, f"{name}.json"), canonical.to_json(schema))
 
 
 if __name__ == "__main__":

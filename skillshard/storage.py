@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fnmatch
 import http.client
-import mmap
 import os
 import random
 import re
@@ -21,21 +20,19 @@ import stat as stat_module
 import tempfile
 import time
 import urllib.error
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.fs as pafs
 import xxhash
-from pydantic import ValidationError
 
-from skillshard import stores, web
-from skillshard.errors import StorageError
+from skillshard import places, stores, web
+from skillshard.canonical import from_json
+from skillshard.errors import StorageError, first_line, is_of_a_client
 
 T = TypeVar("T")
 TRIES = 6
@@ -57,69 +54,6 @@ class FileStat:
     mtime_ns: int
 
 
-def is_remote(place: str | os.PathLike[str]) -> bool:
-    """Whether a place is a URI that is not a local file.
-
-    >>> is_remote("s3://bucket/key"), is_remote("/tmp/x"), is_remote("file:///tmp/x")
-    (True, False, False)
-    """
-    text = os.fspath(place)
-    return "://" in text and not text.startswith("file://")
-
-
-def local_path(place: str | os.PathLike[str]) -> Path:
-    """The local path of a place; an error for a remote one."""
-    text = os.fspath(place)
-    if is_remote(text):
-        raise StorageError(f"{text} is not on this machine: this needs a local directory.")
-    return Path(text.removeprefix("file://"))
-
-
-def join(place: str | os.PathLike[str], *parts: str) -> str:
-    """
-    >>> join("s3://bucket/run/", "tags.json"), join("out", "train", "0.tar")
-    ('s3://bucket/run/tags.json', 'out/train/0.tar')
-    >>> join("s3://bucket/run?region=us-east-1", "tags.json")
-    's3://bucket/run/tags.json?region=us-east-1'
-    """
-    text = os.fspath(place)
-    text, mark, query = text.partition("?") if is_remote(text) else (text, "", "")
-    return "/".join([text.rstrip("/") or "/", *parts]) + mark + query
-
-
-def public(place: str | os.PathLike[str]) -> str:
-    """A place as it may stand in messages: without the keys and signatures that a URI can hold.
-
-    >>> public("s3://KEY:SECRET@bucket/S?region=us-east-1"), public("https://host/S/a.tar?sig=SECRET")
-    ('s3://bucket/S?region=us-east-1', 'https://host/S/a.tar')
-    """
-    text = os.fspath(place)
-    if not is_remote(text):
-        return text
-    parts = urlsplit(text)
-    told = [(key, value) for key, value in parse_qsl(parts.query) if key in ("region", "scheme", "endpoint_override")]
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, urlencode(told, safe=":/"), ""))
-
-
-def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
-    """The pyarrow file system of a place, and the path in it; for a bucket of S3 the same one whenever it is asked for."""
-    text = os.fspath(place)
-    if not is_remote(text):
-        return pafs.LocalFileSystem(), os.path.abspath(text.removeprefix("file://"))
-    try:
-        return stores.clients.of(text)
-    except (pa.ArrowInvalid, ValueError, OSError, ImportError) as error:
-        if web.is_web(text):
-            raise StorageError(f"{public(text)}: over http files can be read, not listed or written.") from error
-        raise StorageError(f"{public(text)} cannot be opened: {_first_line(error)}.") from error
-    except Exception as error:
-        if not _is_of_a_client(error):
-            raise
-        raise StorageError(
-            f"{public(text)} cannot be opened: {_first_line(error)}. Is the address right, and is there a network?"
-        ) from error
-
-
 def exists(place: str | os.PathLike[str]) -> bool:
     if web.is_web(os.fspath(place)):
         return retried(place, lambda: web.num_bytes(os.fspath(place))) is not None
@@ -131,7 +65,7 @@ def stat(place: str | os.PathLike[str]) -> FileStat:
     if web.is_web(os.fspath(place)):
         num_bytes = retried(place, lambda: web.num_bytes(os.fspath(place)))
         if num_bytes is None:
-            raise StorageError(f"{public(place)}: no such file.")
+            raise StorageError(f"{places.public(place)}: no such file.")
         return FileStat(os.fspath(place), num_bytes, 0)
     found = info(place)
     if found.type != pafs.FileType.File:
@@ -141,8 +75,8 @@ def stat(place: str | os.PathLike[str]) -> FileStat:
 
 def info(place: str | os.PathLike[str]) -> pafs.FileInfo:
     """What is at a place: a file, a directory or nothing."""
-    fs, path = filesystem(place)
-    if not is_remote(place):
+    fs, path = places.filesystem(place)
+    if not places.is_remote(place):
         return fs.get_file_info(path)
     with stores.no_fork:
         return retried(place, lambda: fs.get_file_info(path))
@@ -163,7 +97,7 @@ def special_kind(mode: int) -> str:
 def refuse_special(place: str | os.PathLike[str]) -> None:
     """StorageError where a local place is there and is no file; whoever opened a pipe would wait for its writer for ever."""
     try:
-        kind = special_kind(os.stat(local_path(place)).st_mode)
+        kind = special_kind(os.stat(places.local_path(place)).st_mode)
     except FileNotFoundError:
         return
     if kind:
@@ -172,9 +106,9 @@ def refuse_special(place: str | os.PathLike[str]) -> None:
 
 def list_files(place: str | os.PathLike[str], pattern: str = "*", *, hidden: bool = False) -> list[FileStat]:
     """All files under a directory, sorted by place; hidden ones (a leading dot in any part) only if asked for."""
-    fs, path = filesystem(place)
+    fs, path = places.filesystem(place)
     selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
-    if is_remote(place):
+    if places.is_remote(place):
         with stores.no_fork:
             infos = retried(place, lambda: fs.get_file_info(selector))
     else:
@@ -184,7 +118,7 @@ def list_files(place: str | os.PathLike[str], pattern: str = "*", *, hidden: boo
         relative = info.path[len(path.rstrip("/")) + 1 :]
         is_hidden = any(part.startswith(".") for part in relative.split("/"))
         if info.type == pafs.FileType.File and (hidden or not is_hidden) and fnmatch.fnmatch(info.base_name, pattern):
-            found.append(FileStat(join(place, relative), info.size, info.mtime_ns or 0))
+            found.append(FileStat(places.join(place, relative), info.size, info.mtime_ns or 0))
     return sorted(found, key=lambda file: file.place)
 
 
@@ -193,8 +127,8 @@ def open_stream(place: str | os.PathLike[str], *, compression: str | None = None
     if web.is_web(os.fspath(place)):
         body = pa.PythonFile(retried(place, lambda: web.get(os.fspath(place))), mode="r")
         return pa.CompressedInputStream(body, compression) if compression else body
-    fs, path = filesystem(place)
-    if is_remote(place):
+    fs, path = places.filesystem(place)
+    if places.is_remote(place):
         return retried(place, lambda: fs.open_input_stream(path, compression=compression))
     try:
         return fs.open_input_stream(path, compression=compression)
@@ -206,14 +140,14 @@ def open_stream(place: str | os.PathLike[str], *, compression: str | None = None
 
 def open_random(place: str | os.PathLike[str]) -> pa.NativeFile:
     """A seekable file; memory-mapped where it is local."""
-    if not is_remote(place):
+    if not places.is_remote(place):
         try:
-            return pa.memory_map(str(local_path(place)), "r")
+            return pa.memory_map(str(places.local_path(place)), "r")
         except FileNotFoundError as error:
             raise StorageError(f"{os.fspath(place)}: no such file.") from error
         except OSError as error:
             raise StorageError(f"{os.fspath(place)} cannot be read: {error}") from error
-    fs, path = filesystem(place)
+    fs, path = places.filesystem(place)
     return retried(place, lambda: fs.open_input_file(path))
 
 
@@ -229,7 +163,7 @@ def chunks(place: str | os.PathLike[str]) -> Iterator[bytes | bytearray]:
                 yield chunk
         return
     with stores.no_fork:
-        fs, path = filesystem(place)
+        fs, path = places.filesystem(place)
         file = fs.open_input_file(path)
         left = file.size()
     try:
@@ -259,26 +193,26 @@ def retried(place: str | os.PathLike[str], action: Callable[[], T]) -> T:
         except StorageError:
             raise
         except FileNotFoundError as error:
-            raise StorageError(f"{public(place)}: no such file.") from error
+            raise StorageError(f"{places.public(place)}: no such file.") from error
         except (OSError, http.client.HTTPException) as error:
             if not may_pass(error):
                 raise StorageError(
-                    f"{public(place)} cannot be read: {error}. Is the address right, and may you read it?"
+                    f"{places.public(place)} cannot be read: {error}. Is the address right, and may you read it?"
                 ) from error
             last: Exception = error
         except Exception as error:  # fsspec has stores of many makers, each with exceptions of its own
-            if not _is_of_a_client(error):
+            if not is_of_a_client(error):
                 raise
             if not may_pass(error):
                 raise StorageError(
-                    f"{public(place)} cannot be read: {_first_line(error)}. Is the address right, and is there a network?"
+                    f"{places.public(place)} cannot be read: {first_line(error)}. Is the address right, and is there a network?"
                 ) from error
             last = error
         if attempt < TRIES - 1:
             time.sleep(BACK_OFF_S * 2**attempt * random.uniform(0.5, 1))
     raise StorageError(
-        f"{public(place)} could not be read in {TRIES} tries over {time.monotonic() - started_s:.0f} s; the last one: "
-        f"{_first_line(last)}. Is there a network, and is the server well? Then run it again: what is finished is kept."
+        f"{places.public(place)} could not be read in {TRIES} tries over {time.monotonic() - started_s:.0f} s; the last one: "
+        f"{first_line(last)}. Is there a network, and is the server well? Then run it again: what is finished is kept."
     ) from last
 
 
@@ -304,26 +238,13 @@ def may_pass(error: BaseException) -> bool:
         return error.errno != socket.EAI_NONAME
     if isinstance(error, FileNotFoundError | PermissionError | StorageError | ssl.SSLCertVerificationError):
         return False
-    if _is_of_a_client(error):
+    if is_of_a_client(error):
         return not _FOR_GOOD.search(str(error)) and "Name or service not known" not in str(error)
     return isinstance(error, OSError | http.client.HTTPException) and not _FOR_GOOD.search(str(error))
 
 
-_OURS = frozenset(("beartype", "builtins", "jaxtyping", "skillshard"))
-
-
-def _is_of_a_client(error: BaseException) -> bool:
-    """Whether an exception is one of a library that talks to a store, whose names and makers change; mistakes here are built-in ones."""
-    return type(error).__module__.partition(".")[0] not in _OURS
-
-
-def _first_line(error: BaseException) -> str:
-    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
-
-
 def read_bytes(place: str | os.PathLike[str]) -> bytes:
-    if is_remote(place):
+    if places.is_remote(place):
         return retried(place, lambda: b"".join(chunks(place)))
     with open_stream(place) as stream:
         return bytes(stream.read())
@@ -336,14 +257,14 @@ def writing(place: str | os.PathLike[str]) -> Iterator[Path]:
     A second writer of the same place may run at the same time: the last one to finish wins, and readers see one
     whole file or the other.
     """
-    if is_remote(place):
+    if places.is_remote(place):
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
             yield part
-            fs, path = filesystem(place)
+            fs, path = places.filesystem(place)
             pafs.copy_files(str(part), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=fs)
         return
-    target = local_path(place)
+    target = places.local_path(place)
     part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -455,62 +376,17 @@ def _link_by_name(part: str, path: str | os.PathLike[str]) -> None:
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     """Delete the temporary files that killed writers left under a local directory."""
-    for part in local_path(folder).rglob(f".*{_PART}"):
+    for part in places.local_path(folder).rglob(f".*{_PART}"):
         part.unlink(missing_ok=True)
-
-
-def to_json(value: Any) -> bytes:
-    """The one JSON form of a value: sorted keys, indented by two, a newline at the end. Equal values, equal bytes."""
-    return orjson.dumps(
-        value,
-        option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
-    )
-
-
-def from_json(data: bytes, place: str | os.PathLike[str]) -> Any:
-    """Parse JSON; `place` is named where it is not JSON."""
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise StorageError(f"{os.fspath(place)} is not valid JSON: {error}. It is damaged or edited.") from error
 
 
 def read_json(place: str | os.PathLike[str]) -> Any:
     return from_json(read_bytes(place), place)
 
 
-def first_fault(error: ValidationError) -> str:
-    """What is wrong first with a JSON file that does not fit its model, and where in it."""
-    fault = error.errors(include_url=False)[0]
-    where = ".".join(map(str, fault["loc"]))
-    got = f", got {fault['input']!r}" if isinstance(fault["input"], str | int | float) else ""
-    return f"{where}: {fault['msg']}{got}" if where else fault["msg"]
-
-
-def digest(data: bytes | memoryview | mmap.mmap) -> str:
-    """The digest of content that every artefact uses: xxh3, 128 bits, in hex. Finds damage, not forgery.
-
-    >>> digest(b"skill")
-    'd48a3536c201ca8e3ea8a9b7351e5067'
-    """
-    return xxhash.xxh3_128_hexdigest(data)
-
-
-def digest_of(pieces: Iterable[bytes | memoryview]) -> str:
-    """`digest` of bytes that come in pieces.
-
-    >>> digest_of([b"sk", b"ill"]) == digest(b"skill")
-    True
-    """
-    hasher = xxhash.xxh3_128()
-    for piece in pieces:
-        hasher.update(piece)
-    return hasher.hexdigest()
-
-
 def file_digest(place: str | os.PathLike[str], chunk_bytes: int = 1 << 20) -> str:
     """`digest` of a file's bytes, read in chunks."""
-    if not is_remote(place):
+    if not places.is_remote(place):
         refuse_special(place)
     hasher = xxhash.xxh3_128()
     with open_stream(place) as stream:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from skillshard import artefact, storage
+from skillshard import artefact, places, storage
 from skillshard.corpus import RESTS
 from skillshard.errors import TagsError
 
@@ -106,7 +106,7 @@ class Tags:
     @classmethod
     def open(cls, place: str | os.PathLike[str]) -> "Tags":
         """Open tags by their directory; TagsError if they are not finished or not tags."""
-        folder = storage.local_path(place)
+        folder = places.local_path(place)
         if not (folder / MANIFEST).exists():
             raise TagsError(
                 f"{folder} holds no finished tags: {MANIFEST} is not there. Run 'skillshard tag' to its end."
@@ -156,11 +156,11 @@ class Tags:
 
 
 def part_place(folder: str | os.PathLike[str], part: int) -> str:
-    return storage.join(folder, "parts", f"{part:06d}.parquet")
+    return places.join(folder, "parts", f"{part:06d}.parquet")
 
 
 def rejected_place(folder: str | os.PathLike[str], part: int) -> str:
-    return storage.join(folder, "rejected", f"{part:06d}.jsonl")
+    return places.join(folder, "rejected", f"{part:06d}.jsonl")
 
 
 def split_rests(reasons: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
@@ -175,8 +175,8 @@ def split_rests(reasons: Mapping[str, int]) -> tuple[dict[str, int], dict[str, i
 
 def count_rejected(folder: str | os.PathLike[str], parts: Iterable[int]) -> int:
     """How many rows stand in rejected/ for some parts."""
-    places = [rejected_place(folder, part) for part in parts]
-    return sum(storage.read_bytes(place).count(b"\n") for place in places if storage.exists(place))
+    files = [rejected_place(folder, part) for part in parts]
+    return sum(storage.read_bytes(place).count(b"\n") for place in files if storage.exists(place))
 
 
 def read_part(place: str) -> Iterator[TagRow]:

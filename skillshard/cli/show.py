@@ -41,7 +41,7 @@ def inspect(
 
 def verify(place: Artefact) -> None:
     """Read every byte of an artefact and compare it with its manifest; exit 1 if anything is wrong."""
-    from skillshard.report.text import verify as find_faults
+    from skillshard.verification import verify as find_faults
 
     with Bars() as bars, bars.working("verifying"):
         faults, summary = find_faults(place)

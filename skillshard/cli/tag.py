@@ -390,12 +390,12 @@ def _loss(
 ) -> Any:
     """The tagger that --by loss asks for."""
     if model is not None:
-        from skillshard.taggers.loss_model import open_loss_tagger
+        from skillshard.taggers.losses.saved import open_loss_tagger
 
         return open_loss_tagger(model)
     if skills is None:
         raise typer.BadParameter("tagging by loss needs --skills K, or --skills auto.", param_hint="--skills")
-    from skillshard.taggers.loss import loss_tagger
+    from skillshard.taggers.losses.tagger import loss_tagger
 
     return loss_tagger(
         skills=parse_skills(skills),

@@ -252,8 +252,8 @@ def fit(
     seed: Annotated[int, typer.Option("--seed", help="Of the random mixtures of regmix.")] = 0,
 ) -> None:
     """Propose weights from finished runs: fit a mixing law and find its best mixture near a prior."""
+    from skillshard.fitting.finished import gather_runs
     from skillshard.fitting.proposal import propose_weights
-    from skillshard.mixing.finished import gather_runs
     from skillshard.report.text import show_proposal
     from skillshard.shards.read import ShardSet
 

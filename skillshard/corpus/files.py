@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.corpus.formats import SUFFIXES, CorpusFile, format_of
 from skillshard.corpus.listing import list_directory, list_glob, special_kind
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
@@ -110,11 +110,11 @@ def _split_of(name: str) -> str | None:
 
 def _absolute(place: str | Path) -> str:
     text = os.fspath(place)
-    return text.rstrip("/") if storage.is_remote(text) else os.path.abspath(text.removeprefix("file://"))
+    return text.rstrip("/") if places.is_remote(text) else os.path.abspath(text.removeprefix("file://"))
 
 
 def _files_at(place: str) -> tuple[list[CorpusFile], Counter[str]]:
-    kind = _remote_kind(place) if storage.is_remote(place) else special_kind(place)
+    kind = _remote_kind(place) if places.is_remote(place) else special_kind(place)
     if kind == "":
         return [_named_file(place)], Counter()
     if kind == "a directory":
@@ -136,7 +136,7 @@ def _remote_kind(place: str) -> str | None:
 def _named_file(place: str) -> CorpusFile:
     refuse_undecodable(place)
     stat = storage.stat(place)
-    name = (place.partition("?")[0] if storage.is_remote(place) else place).rsplit("/", 1)[-1]
+    name = (place.partition("?")[0] if places.is_remote(place) else place).rsplit("/", 1)[-1]
     form = format_of(name)
     if form is None:
         raise CorpusError(
@@ -156,8 +156,8 @@ def _some(files: list[CorpusFile], left_out: Counter[str], place: str) -> tuple[
 
 
 def _refuse_doubles(files: list[CorpusFile]) -> None:
-    places = [file.place if storage.is_remote(file.place) else os.path.realpath(file.place) for file in files]
-    if twice := _repeated(places):
+    real_paths = [file.place if places.is_remote(file.place) else os.path.realpath(file.place) for file in files]
+    if twice := _repeated(real_paths):
         raise CorpusError(
             f"Given twice: {name_some(twice, are_paths=True)}. Name each file once, or only the directory they are in."
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.errors import CorpusError
 from skillshard.printable import printable
 
@@ -36,7 +36,7 @@ class Entry:
 
 def list_directory(place: str) -> list[Entry]:
     """Everything under a directory, sorted by name; links are followed."""
-    if not storage.is_remote(place):
+    if not places.is_remote(place):
         return sorted(_walk(place, "", ()), key=lambda entry: entry.name)
     files = storage.list_files(place, hidden=True)
     return [Entry(file.place, _relative(file.place, place), file.num_bytes, file.mtime_ns) for file in files]
@@ -47,7 +47,7 @@ def list_glob(pattern: str) -> tuple[str, list[Entry]]:
     parts = pattern.split("/")
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     base = "/".join(parts[:fixed]) or "/"
-    if storage.is_remote(pattern):
+    if places.is_remote(pattern):
         return base, [e for e in list_directory(base) if _leads_to(e.name.split("/"), parts[fixed:])]
     found: dict[str, Entry] = {}
     for match in sorted(glob.glob(pattern, recursive=True)):
@@ -102,7 +102,7 @@ def _entry(place: str, base: str) -> Entry:
 
 
 def _relative(place: str, base: str) -> str:
-    if storage.is_remote(base):
+    if places.is_remote(base):
         place, base = place.partition("?")[0], base.partition("?")[0]
     return place[len(base.rstrip("/")) + 1 :]
 

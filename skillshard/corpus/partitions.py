@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.corpus.formats import CorpusFile, Format
 from skillshard.errors import CorpusError
 
@@ -139,4 +139,4 @@ def storage_damage(place: str) -> tuple[type[Exception], ...]:
     one an OSError may be the network, which a retry cures and a rejection would hide."""
     kinds = (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError, pa.ArrowIndexError, pa.ArrowNotImplementedError)
     damage = (*kinds, UnicodeDecodeError)  # the last of a column's name
-    return damage if storage.is_remote(place) else (*damage, OSError)
+    return damage if places.is_remote(place) else (*damage, OSError)

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from skillshard import artefact, storage
+from skillshard import artefact, places, storage
 from skillshard.corpus.formats import CorpusFile, format_of, is_compressed_otherwise, suffix_of
 from skillshard.corpus.listing import Entry
 from skillshard.errors import CorpusError, name_some
@@ -281,7 +281,7 @@ def _json_object(entry: Entry) -> dict[str, Any]:
 
 def _bytes_of(entry: Entry) -> bytes:
     """The bytes of a file whose name, unlike those that pyarrow opens, need not be UTF-8."""
-    return storage.read_bytes(entry.place) if storage.is_remote(entry.place) else Path(entry.place).read_bytes()
+    return storage.read_bytes(entry.place) if places.is_remote(entry.place) else Path(entry.place).read_bytes()
 
 
 def _object(data: bytes) -> dict[str, Any]:

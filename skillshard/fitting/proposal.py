@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 
-from skillshard import storage
+from skillshard import canonical, storage
 from skillshard.errors import FitError, did_you_mean, name_some
 from skillshard.extras import needed
 from skillshard.fitting import regmix
@@ -46,7 +46,7 @@ class Proposal(BaseModel):
     law: dict[str, Any] | None = Field(description="constant and slopes of the log-linear law; null for regmix")
 
     def to_bytes(self) -> bytes:
-        return storage.to_json(self.model_dump(by_alias=True))
+        return canonical.to_json(self.model_dump(by_alias=True))
 
     def save(self, place: str | os.PathLike[str]) -> None:
         """Write the proposal, whole or not at all."""

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skillshard import storage
+from skillshard import canonical, storage
 from skillshard.errors import FitError, name_some
 
 FILES = (".json", ".csv")
@@ -131,7 +131,7 @@ def _read(place: str) -> list[FinishedRun]:
     try:
         return RunsFile.model_validate(storage.read_json(place)).runs
     except ValidationError as error:
-        raise FitError(f"{place} holds no runs (schemas/runs-1.json): {storage.first_fault(error)}.") from error
+        raise FitError(f"{place} holds no runs (schemas/runs-1.json): {canonical.first_fault(error)}.") from error
 
 
 def _read_csv(place: str) -> list[FinishedRun]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from skillshard import artefact, storage
+from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import Sample
 from skillshard.errors import GraphError, ObservationError, did_you_mean, name_some
 from skillshard.execution import Record, Unit, Where, run
@@ -232,8 +232,8 @@ def _train(
     on_stage: OnStage,
 ) -> list[Record]:
     """Say what it will cost, refuse what is too much, do what is not done; the records of the runs."""
-    kept = storage.join(folder, "records")
-    missing = [unit for unit in run_units if not storage.exists(storage.join(kept, f"{unit.key}.json"))]
+    kept = places.join(folder, "records")
+    missing = [unit for unit in run_units if not storage.exists(places.join(kept, f"{unit.key}.json"))]
     needed = _needed(warm_units, missing, kept)
     if missing:
         cost = _cost(needed, missing, where, kept)
@@ -314,14 +314,14 @@ def _eval_skills(shards: ShardSet, targets: Sequence[str]) -> list[str]:
         unknown = [f"{name!r}{did_you_mean(name, holdout)}" for name in targets if name not in holdout]
         if unknown:
             raise GraphError(
-                f"--target {name_some(unknown)}: not a skill with held-out samples in {storage.public(shards.root)}; it has "
+                f"--target {name_some(unknown)}: not a skill with held-out samples in {places.public(shards.root)}; it has "
                 f"{name_some(holdout)}."
             )
         return sorted(set(targets))
     bare = [name for name in shards.skills if name not in holdout]
     if bare:
         raise GraphError(
-            f"{name_some(bare)} of {storage.public(shards.root)} has no held-out samples, so its loss cannot be measured: "
+            f"{name_some(bare)} of {places.public(shards.root)} has no held-out samples, so its loss cannot be measured: "
             f"{HOW_TO_HOLD_OUT}; or name the skills that count with --target."
         )
     return sorted(holdout)
@@ -440,7 +440,7 @@ def _units(
     for one in warm:
         warm_recipe = replace(recipe, steps=warmup_steps)
         key = _key("warm", {**shared, "recipe": _told(warm_recipe), "run": asdict(one)})
-        kept = storage.join(folder, f"{key}.npz")
+        kept = places.join(folder, f"{key}.npz")
         warm_units[one.seed] = Unit(key, {**given, "recipe": warm_recipe, "run": one, "place": kept})
     run_units = []
     for one in planned:
@@ -464,7 +464,7 @@ def _told(recipe: Recipe) -> dict[str, Any]:
 
 
 def _key(kind: str, known: dict[str, Any]) -> str:
-    return f"{kind}-{storage.digest(storage.to_json(known))}"
+    return f"{kind}-{canonical.digest(canonical.to_json(known))}"
 
 
 def _needed(warm: Sequence[Unit], missing: Sequence[Unit], records: str) -> list[Unit]:
@@ -474,7 +474,7 @@ def _needed(warm: Sequence[Unit], missing: Sequence[Unit], records: str) -> list
         unit for unit in warm if unit.arguments["place"] in wanted and not storage.exists(unit.arguments["place"])
     ]
     for unit in needed:
-        Path(storage.join(records, f"{unit.key}.json")).unlink(missing_ok=True)
+        Path(places.join(records, f"{unit.key}.json")).unlink(missing_ok=True)
     return needed
 
 
@@ -487,7 +487,7 @@ def _cost(warm: Sequence[Unit], missing: Sequence[Unit], where: Where, records: 
     if is_here(recipe.device):
         taken = timing_unit(**timing.arguments)
     else:
-        Path(storage.join(records, f"{timing.key}.json")).unlink(missing_ok=True)  # of another day, on other machines
+        Path(places.join(records, f"{timing.key}.json")).unlink(missing_ok=True)  # of another day, on other machines
         taken = run(timing_unit, [timing], where=where, records=records, keeps_model=True, num_gpus=1.0)[0]
     num_gpus = float(recipe.device.startswith("cuda"))
 

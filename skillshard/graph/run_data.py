@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 from jaxtyping import Int, Integer, UInt
 
-from skillshard import storage
+from skillshard import canonical, places, storage
 from skillshard.proxy.train import IGNORE, TokenBatch
 
 
@@ -53,9 +53,9 @@ class DrawnTexts:
 
     def __getitem__(self, rows: Int[np.ndarray, " batch"]) -> TokenBatch:
         """The texts of some numbers, which are all kept."""
-        places = np.searchsorted(self.rows, rows)
-        assert np.array_equal(self.rows.take(places, mode="clip"), rows), "a text is drawn that was not kept"
-        return TokenBatch(self.tokens[places].astype(np.int64), self.targets[places].astype(np.int64) + IGNORE)
+        at = np.searchsorted(self.rows, rows)
+        assert np.array_equal(self.rows.take(at, mode="clip"), rows), "a text is drawn that was not kept"
+        return TokenBatch(self.tokens[at].astype(np.int64), self.targets[at].astype(np.int64) + IGNORE)
 
     @property
     def batch(self) -> TokenBatch:
@@ -96,10 +96,10 @@ def save_data(data: RunData, folder: str | Path) -> str:
             for name in ("rows", "tokens", "targets"):
                 arrays[f"{split}-{number}-{name}"] = getattr(texts, name)
     parts = [
-        storage.digest(np.ascontiguousarray(array).data) + str(array.shape) + array.dtype.str
+        canonical.digest(np.ascontiguousarray(array).data) + str(array.shape) + array.dtype.str
         for array in arrays.values()
     ]
-    place = storage.join(folder, f"data-{storage.digest(' '.join(parts).encode())}.npz")
+    place = places.join(folder, f"data-{canonical.digest(' '.join(parts).encode())}.npz")
     if not storage.exists(place):
         storage.write_arrays(place, arrays)
     return place

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from skillshard import storage
+from skillshard import canonical, storage
 from skillshard.errors import GraphError, choose_names, name_some
 from skillshard.loss import LossKind
 
@@ -301,13 +301,15 @@ class SkillGraph:
     @cached_property
     def digest(self) -> str:
         """Digest of names and edges: what a run records of its graph."""
-        return storage.digest_of(self._pieces(DIGESTED_FORM, None))
+        return canonical.digest_of(self._pieces(DIGESTED_FORM, None))
 
     def _pieces(self, schema: str, loss: LossKind | None) -> Iterator[bytes | memoryview]:
         """The JSON form of names and edges, row by row, so that the whole is never in memory."""
         names = {"train_skills": list(self.train_skills), "eval_skills": list(self.eval_skills)}
         of_losses = {} if loss is None else {"loss": loss.model_dump(exclude_none=True)}
-        head, _, tail = storage.to_json({"schema": schema, **names, "edges": [], **of_losses}).partition(b'"edges": []')
+        head, _, tail = canonical.to_json({"schema": schema, **names, "edges": [], **of_losses}).partition(
+            b'"edges": []'
+        )
         yield head + b'"edges": [\n'
         for row, cells in enumerate(self._rows_as_json()):
             yield b",\n    [\n" if row else b"    [\n"
@@ -319,7 +321,7 @@ class SkillGraph:
         """The numbers of each row, as `storage.to_json` would write them at their place in the file."""
         if self._matrix is not None:
             for values in self._matrix:
-                yield [storage.to_json([[values.tolist()]])[len(b"[\n  [\n    [\n") : -len(b"\n    ]\n  ]\n]\n")]]
+                yield [canonical.to_json([[values.tolist()]])[len(b"[\n  [\n    [\n") : -len(b"\n    ]\n  ]\n]\n")]]
             return
         zero, one, between = b"      0.0", b"      1.0", b",\n"
         num, step = len(self.eval_skills), len(zero + between)
@@ -362,7 +364,7 @@ def read_graph(place: str | os.PathLike[str]) -> GraphFile:
         return GraphFile.model_validate(storage.read_json(place))
     except ValidationError as error:
         raise GraphError(
-            f"{os.fspath(place)} is not a skills graph (schemas/graph-2.json): {storage.first_fault(error)}. A matrix of another kind "
+            f"{os.fspath(place)} is not a skills graph (schemas/graph-2.json): {canonical.first_fault(error)}. A matrix of another kind "
             "becomes one by 'skillshard graph import'."
         ) from error
 
@@ -374,5 +376,7 @@ def write_graph(file: GraphFile, place: str | os.PathLike[str]) -> None:
     optional = ("standard_errors", "loss", "not_improved", "learned")
     storage.write_bytes(
         place,
-        storage.to_json({name: value for name, value in written.items() if value is not None or name not in optional}),
+        canonical.to_json(
+            {name: value for name, value in written.items() if value is not None or name not in optional}
+        ),
     )

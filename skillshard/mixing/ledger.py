@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from skillshard import storage
+from skillshard import canonical, places, storage
 from skillshard.errors import LedgerError, StorageError
 from skillshard.loss import LossKind
 
@@ -43,7 +43,7 @@ class LedgerRecord(BaseModel):
 
     @model_validator(mode="after")
     def _sealed(self) -> "LedgerRecord":
-        checksum = storage.digest(storage.to_json(self._content()))
+        checksum = canonical.digest(canonical.to_json(self._content()))
         if not self.checksum:
             object.__setattr__(self, "checksum", checksum)  # a new record; a model of pydantic is frozen for its users
         elif self.checksum != checksum:
@@ -61,7 +61,7 @@ class LedgerRecord(BaseModel):
         }
 
     def to_bytes(self) -> bytes:
-        return storage.to_json({**self._content(), "checksum": self.checksum})
+        return canonical.to_json({**self._content(), "checksum": self.checksum})
 
 
 def _plain(value: Any) -> Any:
@@ -231,7 +231,7 @@ class DirectoryLedger:
     def __init__(self, place: str | os.PathLike[str]) -> None:
         if not os.fspath(place) or "\0" in os.fspath(place):
             raise LedgerError(f"the ledger's place is {os.fspath(place)!r}: give the path of a directory.")
-        self.root = storage.local_path(place)
+        self.root = places.local_path(place)
         self._first_unsynced: dict[str, str] = {}
 
     def __str__(self) -> str:
@@ -350,7 +350,7 @@ def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType
     if data is None:
         return None
     try:
-        value = storage.from_json(data, name)
+        value = canonical.from_json(data, name)
         if kind is RunRecord and isinstance(value, dict) and value.get("schema") == "skillshard/run/1":
             raise LedgerError(
                 f"{ledger} was written by an older version of skillshard (schema skillshard/run/1), which this version cannot go on "
@@ -360,7 +360,7 @@ def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType
         if not isinstance(value, dict) or "checksum" not in value:
             raise StorageError(f"{name} has no checksum.")
     except ValidationError as error:
-        raise _damaged(ledger, name, storage.first_fault(error)) from error
+        raise _damaged(ledger, name, canonical.first_fault(error)) from error
     except StorageError as error:
         raise _damaged(ledger, name, str(error)) from error
     return record

@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skillshard import storage
+from skillshard import canonical, places
+from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, TokensError, name_some
 from skillshard.kept import kept
 from skillshard.loss import Losses, LossKind
@@ -32,7 +33,6 @@ from skillshard.policies.policy import Policy, check_is_policy
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.tokens import TokenCounts
-from skillshard.storage import first_fault
 
 SAMPLES_AHEAD = 256
 """Texts that iterating cuts out of the shards at once."""
@@ -619,7 +619,7 @@ def _is_whole(value: object, least: int, most: int) -> bool:
 def _arguments(policy: Policy) -> dict[str, Any]:
     """What run.json records of a policy; PolicyError if that is no JSON."""
     try:
-        storage.to_json(policy.arguments)
+        canonical.to_json(policy.arguments)
     except TypeError as error:
         raise PolicyError(
             f"the arguments of policy {policy.name} have no JSON form ({error}), so a run cannot record them. `arguments` of a policy are names, "
@@ -654,7 +654,7 @@ def _refuse_unmeasurable(policy: Policy, shards: ShardSet, held_out: Collection[
     if missing:
         raise PolicyError(
             f"policy {policy.name} reads the losses of {name_some(map(repr, missing))}, which {'has' if len(missing) == 1 else 'have'} no held-out "
-            f"sample in {storage.public(shards.root)}. Either {HOW_TO_HOLD_OUT}; or, where the losses are measured on other samples, give "
+            f"sample in {places.public(shards.root)}. Either {HOW_TO_HOLD_OUT}; or, where the losses are measured on other samples, give "
             "Mixer(held_out=their skills)."
         )
 

@@ -29,13 +29,13 @@ import numpy as np
 from jaxtyping import Bool, Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, ObservationError, PolicyError, TokensError
 from skillshard.loss import LossKind, answer_tokens, prompt_chars
 from skillshard.mixing.mixer import LAST_DRAW, Mixer, MixerState, whole_number
 from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import RoundPlan
 from skillshard.shards.tokens import SkillTokens, TokenCounts, encode, encode_with_ends
-from skillshard.storage import first_fault
 
 
 @dataclass(frozen=True)

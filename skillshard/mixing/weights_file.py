@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from skillshard import storage
+from skillshard import canonical, storage
 from skillshard.errors import PolicyError, ShardError, name_some
 from skillshard.policies import Policy
 from skillshard.policies.policy import weights_of
@@ -36,7 +36,7 @@ class WeightsFile(BaseModel):
     weights: dict[str, float] = Field(description="training skill -> weight; all sum to 1")
 
     def to_bytes(self) -> bytes:
-        return storage.to_json(self.model_dump(by_alias=True))
+        return canonical.to_json(self.model_dump(by_alias=True))
 
 
 def weigh(shards: ShardSet, policy: Policy, *, tokens: TokenCounts | None = None) -> WeightsFile:
@@ -91,7 +91,7 @@ def read_weights(given: str | os.PathLike[str]) -> dict[str, float]:
     text = os.fspath(given)
     is_text = text.lstrip().startswith("{")
     place = text if not is_text or len(text) <= 60 else f"{text[:57]}..."
-    value = storage.from_json(text.encode(), place) if is_text else storage.read_json(given)
+    value = canonical.from_json(text.encode(), place) if is_text else storage.read_json(given)
     return _weights_in(value, place)
 
 

@@ -9,9 +9,9 @@ from jaxtyping import Float
 
 from skillshard.errors import ObservationError, PolicyError
 from skillshard.extras import needed
-from skillshard.fitting.scaling_law import fit_scaling_law
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, sizes, softmax
 from skillshard.policies.prior import checked_prior, prior_weights
+from skillshard.policies.scaling_law import fit_scaling_law
 
 POINTS = 128
 """Points of each learning curve that the state keeps at most; beyond, every other one is dropped."""

@@ -8,23 +8,22 @@ import numpy as np
 import orjson
 from jaxtyping import Float
 
-from skillshard import artefact, storage
+from skillshard import artefact, places
 from skillshard import tags as tags_module
 from skillshard.corpus import MISSING, Corpus, Sample, category_of, lookup, read_partition
 from skillshard.errors import TagsError
 from skillshard.extras import needed
 from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories
-from skillshard.report.text import print_line, share, show_tags
+from skillshard.report.text import print_line, share, show_model, show_tags
 from skillshard.taggers.agreement import Agreement, agreement
-from skillshard.taggers.cluster_model import ClusterModel, has_model
+from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place
+from skillshard.taggers.clusters.saved import ClusterModel, has_model
 from skillshard.taggers.fields import read_field
 from skillshard.taggers.rows import sample_rows
-from skillshard.taggers.vectors import EMBEDDINGS, array_place
 from skillshard.tags import Tags
 
 POINTS_IN_MAP = 2000
 LOSS = "loss"
-PREVIEW_CHARS = 100
 
 
 def show_clusters(
@@ -60,27 +59,8 @@ def show_clusters(
     if measured is not None:
         show_agreement(measured, str(against))
     if pictures is not None:
-        drawn = draw_tags(tags, storage.local_path(pictures), measured, str(against))
-        _say(f"pictures: {', '.join(str(path) for path in drawn)}")
-
-
-def show_model(model: ClusterModel) -> None:
-    """A kept clustering: terms, size and nearest samples of each cluster."""
-    manifest = model.manifest
-    total = sum(cluster.num_samples for cluster in manifest.clusters)
-    for cluster in manifest.clusters:
-        found = f"{cluster.num_samples:,} samples ({share(cluster.num_samples, total)})"
-        _say("")
-        _say(f"{cluster.name}: found in {found}, mean distance {cluster.mean_distance:.3f}")
-        _say(f"    terms: {', '.join(cluster.terms) or 'none that tell it from the others'}")
-        for sample in cluster.nearest:
-            _say(f"    {sample.distance:.3f}  {sample.id}  {sample.text[:PREVIEW_CHARS]}")
-    _say("")
-    if manifest.tried:
-        tried = ", ".join(f"{one.num_clusters}: {one.score:.3f}" for one in manifest.tried)
-        _say(f"number of skills by {manifest.criterion}, the knee of the curve is taken: {tried}")
-    encoder = manifest.encoder
-    _say(f"encoder {encoder.name} ({encoder.dim} dimensions), {len(manifest.clusters)} centroids in {model.folder}")
+        drawn = draw_tags(tags, places.local_path(pictures), measured, str(against))
+        print_line(f"pictures: {', '.join(str(path) for path in drawn)}")
 
 
 def show_agreement(measured: Agreement, against: str) -> None:
@@ -88,8 +68,8 @@ def show_agreement(measured: Agreement, against: str) -> None:
     for name, counts in zip(measured.found, measured.counts, strict=True):
         best = [at for at in np.argsort(-counts, kind="stable")[:3] if counts[at]]
         main = ", ".join(f"{measured.true[at]} {share(int(counts[at]), int(counts.sum()))}" for at in best)
-        _say(f"{name} ({counts.sum():,}): {main}")
-    _say(
+        print_line(f"{name} ({counts.sum():,}): {main}")
+    print_line(
         f"agreement with {against} ({len(measured.found)} skills, {len(measured.true)} values, {total:,} samples): NMI {measured.nmi:.3f}, "
         f"ARI {measured.ari:.3f}, purity {measured.purity:.3f}, one-to-one accuracy {measured.accuracy:.3f}"
     )
@@ -218,9 +198,3 @@ def flattened(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "poin
             return PCA(2, random_state=0).fit_transform(padded)[: len(points)].astype(np.float32)
         flat = TSNE(2, metric="cosine", init="random", random_state=0, perplexity=min(30, len(points) / 4))
         return flat.fit_transform(points).astype(np.float32)
-
-
-def _say(text: str) -> None:
-    """Print a line; what a terminal would obey is shown as "?"."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-    print_line(shown)

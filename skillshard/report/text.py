@@ -8,29 +8,23 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from skillshard import artefact, storage, web
+from skillshard import artefact, places
 from skillshard import tags as tags_module
 from skillshard.corpus.selection import describe_left_out
 from skillshard.errors import name_some
 from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.records import open_records
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.printable import counted, printable, shortened
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
-from skillshard.shards.manifest import Manifest, Manifest1, ManifestSkill
+from skillshard.shards.manifest import SPLIT_BY_ID, Manifest, Manifest1, ManifestSkill
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.tokens import TokenCounts
-from skillshard.taggers.cluster_model import ClusterModel, has_model, verify_model
-from skillshard.taggers.vectors import verify_embeddings
+from skillshard.taggers.clusters.saved import ClusterModel, has_model
 from skillshard.tags import Tags
-
-_SPLIT_BY_ID = (
-    "These shards are of version 1: the hash of the id decided what is held out, so the same text may stand in train and in holdout. "
-    "Shard the corpus anew in another directory to split it by the text."
-)
 
 
 def show(place: str | os.PathLike[str]) -> None:
@@ -39,8 +33,6 @@ def show(place: str | os.PathLike[str]) -> None:
     if kind == tags_module.MANIFEST:
         show_tags(Tags.open(place))
         if has_model(place):
-            from skillshard.report.clusters import show_model
-
             show_model(ClusterModel.open(place))
     elif kind == shards_manifest.MANIFEST:
         show_shards(ShardSet.open(place))
@@ -48,45 +40,6 @@ def show(place: str | os.PathLike[str]) -> None:
         show_tokens(TokenCounts.open(place))
     else:
         show_ledger(DirectoryLedger(place))
-
-
-def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
-    """Every fault of the artefact at `place`, and a sentence for when there is none."""
-    kind = artefact.kind(place)
-    if kind == tags_module.MANIFEST:
-        tags = Tags.open(place)
-        kept = verify_model(place) if has_model(place) else []
-        return (
-            [*tags.verify(), *kept, *verify_embeddings(place)],
-            f"{place}: {counted(len(tags.manifest.parts), 'part')}, {counted(tags.manifest.num_rows, 'row')}, all as the manifest says.",
-        )
-    if kind == shards_manifest.MANIFEST:
-        shards = ShardSet.open(place)
-        by_id = "" if isinstance(shards.manifest, Manifest) else f" {_SPLIT_BY_ID}"
-        unread = "; rejected/ cannot be listed over http and was not read" if web.is_web(str(shards.root)) else ""
-        num = sum(len(skill.train.number) + len(skill.holdout.number) for skill in shards.manifest.skills)
-        return (
-            shards.verify(),
-            f"{storage.public(place)}: {counted(num, 'shard')}, {counted(shards.manifest.num_train + shards.manifest.num_holdout, 'sample')}, all as the "
-            f"manifest says{unread}.{by_id}",
-        )
-    if kind == tokens_module.MANIFEST:
-        counts = TokenCounts.open(place)
-        num = sum(len(found.columns.number) for split in (counts.train, counts.holdout) for found in split.values())
-        return (
-            counts.verify(),
-            f"{place}: counts of {counted(num, 'shard')}, {counted(counts.manifest.num_train + counts.manifest.num_holdout, 'token')}, all as "
-            "tokens.json says.",
-        )
-    ledger = DirectoryLedger(place)
-    faults = verify_ledger(ledger)
-    if faults:
-        return faults, ""
-    records = open_records(ledger)
-    return [], (
-        f"{place}: {records.rounds.num():,} rounds and {records.observations.num():,} observations follow from one another, in generation "
-        f"{records.generation}."
-    )
 
 
 def show_tags(tags: Tags) -> None:
@@ -133,7 +86,7 @@ def show_shards(shards: ShardSet) -> None:
     print_table(("skill", "train", "holdout", "copies", "shards", "bytes"), rows)
     print_line(
         f"{counted(manifest.num_rows, 'row')} = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside, manifest.unread)}; "
-        f"{storage.public(shards.root)}"
+        f"{places.public(shards.root)}"
     )
     for line in _notes_on_split(manifest):
         print_line(line)
@@ -142,7 +95,7 @@ def show_shards(shards: ShardSet) -> None:
 def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
     """Sentences on copies, on exceptions to the cut, and on skills that cannot be measured or trained on."""
     if isinstance(manifest, Manifest1):
-        yield _SPLIT_BY_ID
+        yield SPLIT_BY_ID
     else:
         if manifest.num_copies:
             yield (
@@ -273,6 +226,7 @@ def _console(to_stderr: bool = False) -> Console:
 
 
 FOLDED_NAME = 12
+PREVIEW_CHARS = 100
 _NO_STRING = re.compile(r"-?\d+|true|false")
 
 
@@ -318,3 +272,24 @@ def _set_aside(reasons: Mapping[str, int], unread: Mapping[str, int]) -> str:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+
+
+def show_model(model: ClusterModel) -> None:
+    """A kept clustering: terms, size and nearest samples of each cluster."""
+    manifest = model.manifest
+    total = sum(cluster.num_samples for cluster in manifest.clusters)
+    for cluster in manifest.clusters:
+        found = f"{cluster.num_samples:,} samples ({share(cluster.num_samples, total)})"
+        print_line("")
+        print_line(f"{cluster.name}: found in {found}, mean distance {cluster.mean_distance:.3f}")
+        print_line(f"    terms: {', '.join(cluster.terms) or 'none that tell it from the others'}")
+        for sample in cluster.nearest:
+            print_line(f"    {sample.distance:.3f}  {sample.id}  {sample.text[:PREVIEW_CHARS]}")
+    print_line("")
+    if manifest.tried:
+        tried = ", ".join(f"{one.num_clusters}: {one.score:.3f}" for one in manifest.tried)
+        print_line(f"number of skills by {manifest.criterion}, the knee of the curve is taken: {tried}")
+    encoder = manifest.encoder
+    print_line(
+        f"encoder {encoder.name} ({encoder.dim} dimensions), {len(manifest.clusters)} centroids in {model.folder}"
+    )

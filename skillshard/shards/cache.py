@@ -16,22 +16,21 @@ Memory: a chunk (8 MiB) per download. A remote file is asked for `storage.TRIES`
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import queue
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
+from typing import BinaryIO
 
 import xxhash
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.errors import ShardError, StorageError
+from skillshard.shards.files import Unwritable, Wanted, download
 
 PART = ".part"
 NUM_THREADS = 4
@@ -40,161 +39,6 @@ WAIT_S = 600.0
 """How long another process's download may stand still, in seconds: longer than all its tries take."""
 _POLL_S = 0.01
 _DIGEST = re.compile(r"[0-9a-f]{32}")
-
-
-class Wanted(NamedTuple):
-    """A file of a shard set: its name there, and what its bytes must be.
-
-    Attributes:
-        digest: xxh3, 128 bits, in hex.
-        num_bytes: its size; None where the manifest says none.
-    """
-
-    name: str
-    digest: str
-    num_bytes: int | None = None
-
-
-@runtime_checkable
-class Files(Protocol):
-    """Where the files of a shard set come from."""
-
-    @property
-    def root(self) -> Path | str:
-        """The shard set's directory or URI."""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether `prefetch` is worth calling."""
-
-    @property
-    def are_locked(self) -> bool:
-        """Whether an open file is locked against eviction, so that it is kept open as long as it is read."""
-
-    def open(self, wanted: Wanted) -> BinaryIO:
-        """The file, open for reading; it can be mapped and stays readable whatever happens to its name."""
-
-    def prefetch(self, wanted: Wanted) -> None:
-        """Say that a file will be opened soon."""
-
-
-class LocalFiles(NamedTuple):
-    """The files of a directory, as they are; whoever reads them compares them with the manifest."""
-
-    root: Path
-
-    @property
-    def is_remote(self) -> bool:
-        return False
-
-    @property
-    def are_locked(self) -> bool:
-        return False
-
-    def open(self, wanted: Wanted) -> BinaryIO:
-        place = self.root / wanted.name
-        storage.refuse_special(place)
-        return open(place, "rb")
-
-    def prefetch(self, wanted: Wanted) -> None:
-        """Nothing: they are here."""
-
-
-class RemoteFiles:
-    """The files of a remote shard set, checked on arrival.
-
-    Args:
-        root: its URI.
-        cache: where files are kept; None: every file is fetched whenever it is opened, into a temporary file without a name.
-    """
-
-    def __init__(self, root: str, cache: "Cache | None") -> None:
-        self.root = root
-        self.cache = cache
-
-    @property
-    def is_remote(self) -> bool:
-        return True
-
-    @property
-    def are_locked(self) -> bool:
-        return self.cache is not None
-
-    def open(self, wanted: Wanted) -> BinaryIO:
-        """The file; ShardError if other bytes arrive than the manifest says, StorageError if none do."""
-        place = storage.join(self.root, wanted.name)
-        if self.cache is not None:
-            return self.cache.open(place, wanted)
-        with contextlib.ExitStack() as on_error:
-            file: BinaryIO = on_error.enter_context(tempfile.TemporaryFile())
-            try:
-                download(place, wanted, file.fileno())
-            except _Unwritable as error:
-                raise StorageError(
-                    f"{wanted.name} cannot be kept in {tempfile.gettempdir()} ({error}). Make room, or name a roomier directory in "
-                    "TMPDIR."
-                ) from error
-            on_error.pop_all()
-        return file
-
-    def prefetch(self, wanted: Wanted) -> None:
-        if self.cache is not None:
-            self.cache.prefetch(storage.join(self.root, wanted.name), wanted)
-
-
-class _Damaged(OSError):
-    """Other bytes arrived than were wanted."""
-
-
-class _Unwritable(StorageError):
-    """What arrived cannot be written to the disk."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether more room would help."""
-        return isinstance(self.__cause__, OSError) and self.__cause__.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-        )
-
-
-def download(place: str, wanted: Wanted, descriptor: int) -> None:
-    """Fetch a remote file into an open one, and compare its bytes with what is wanted.
-
-    Raises:
-        ShardError: the file is not there, or other bytes arrived, every time.
-        StorageError: none arrived, or they could not be written.
-    """
-
-    def attempt() -> None:
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        hasher, got = xxhash.xxh3_128(), 0
-        for chunk in storage.chunks(place):
-            got += len(chunk)
-            if wanted.num_bytes is not None and got > wanted.num_bytes:
-                raise _Damaged(f"it has more than the {wanted.num_bytes:,} bytes that the manifest says")
-            hasher.update(chunk)
-            _write(descriptor, chunk)
-        if wanted.num_bytes not in (None, got):
-            raise _Damaged(f"it has {got:,} bytes but the manifest says {wanted.num_bytes:,}")
-        if (digest := hasher.hexdigest()) != wanted.digest:
-            raise _Damaged(f"it has digest {digest} but the manifest says {wanted.digest}")
-
-    try:
-        storage.retried(place, attempt)
-    except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise ShardError(
-                f"{storage.public(place)} is missing, but the manifest names it. Copy this file there again."
-            ) from error
-        if isinstance(error.__cause__, _Damaged):
-            raise ShardError(
-                f"{storage.public(place)} arrived damaged {storage.TRIES} times; the last time {error.__cause__}. Copy this file there "
-                "again, or look for a proxy that changes it."
-            ) from error
-        raise
 
 
 class Cache:
@@ -208,7 +52,7 @@ class Cache:
     def __init__(self, folder: str | os.PathLike[str], max_bytes: int | None) -> None:
         if max_bytes is not None and max_bytes < 1:
             raise StorageError(f"cache_bytes is {max_bytes:,}: give at least 1, or None for no limit.")
-        self.folder, self.max_bytes = storage.local_path(folder).absolute(), max_bytes
+        self.folder, self.max_bytes = places.local_path(folder).absolute(), max_bytes
         self._checked: dict[str, tuple[int, int, int]] = {}
         self._ahead: _ReadAhead | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -312,7 +156,7 @@ class Cache:
                 try:
                     download(place, wanted, descriptor)
                     break
-                except _Unwritable as error:
+                except Unwritable as error:
                     os.ftruncate(descriptor, 0)
                     if not error.is_full:
                         raise StorageError(
@@ -475,12 +319,3 @@ def _delete_unused(path: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
-
-
-def _write(descriptor: int, chunk: bytes | bytearray) -> None:
-    view = memoryview(chunk)
-    try:
-        while view:
-            view = view[os.write(descriptor, view) :]
-    except OSError as error:
-        raise _Unwritable(str(error)) from error

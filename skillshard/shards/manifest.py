@@ -135,6 +135,12 @@ class SplitRule(BaseModel):
         return self
 
 
+SPLIT_BY_ID = (
+    "These shards are of version 1: the hash of the id decided what is held out, so the same text may stand in train and in holdout. "
+    "Shard the corpus anew in another directory to split it by the text."
+)
+
+
 class Manifest1(BaseModel):
     """manifest.json of version 1: samples are held out by the hash of their id, and copies are not counted."""
 

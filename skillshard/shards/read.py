@@ -25,11 +25,12 @@ import pyarrow as pa
 from jaxtyping import Int
 from pydantic import ValidationError
 
-from skillshard import storage, web
+from skillshard import canonical, places, storage, web
 from skillshard.corpus import Sample
 from skillshard.errors import ShardError, StorageError, choose_names
 from skillshard.kept import kept
-from skillshard.shards.cache import Cache, Files, LocalFiles, RemoteFiles, Wanted
+from skillshard.shards.cache import Cache
+from skillshard.shards.files import Files, LocalFiles, RemoteFiles, Wanted
 from skillshard.shards.manifest import (
     INDEX_DTYPE,
     MANIFEST,
@@ -261,7 +262,7 @@ def _mapped(files: Files, wanted: Wanted, *, check_digest: bool, keep_open: bool
             f"{name} cannot be opened: this process has as many files open as it may, "
             f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,}. Allow more with 'ulimit -n' before it starts, or mix fewer skills."
         ) from error
-    if check_digest and (found := storage.digest(data)) != digest:
+    if check_digest and (found := canonical.digest(data)) != digest:
         raise ShardError(f"{name} has digest {found} but the manifest says {digest}: damaged or edited file. {_ANEW}")
     return data
 
@@ -297,13 +298,13 @@ def _newest(descriptor: int) -> int:
 
 def _manifest_of(raw: bytes, shown: str) -> Manifest | Manifest1:
     """A manifest of version 2, or of version 1 if it says so."""
-    value = storage.from_json(raw, shown)
+    value = canonical.from_json(raw, shown)
     is_old = isinstance(value, dict) and value.get("schema") == "skillshard/manifest/1"
     try:
         return Manifest1.model_validate(value) if is_old else Manifest.model_validate(value)
     except ValidationError as fault:
         raise ShardError(
-            f"{shown} does not fit schemas/manifest-{1 if is_old else 2}.json: {storage.first_fault(fault)}: damaged or edited, or of "
+            f"{shown} does not fit schemas/manifest-{1 if is_old else 2}.json: {canonical.first_fault(fault)}: damaged or edited, or of "
             f"another version. {_ANEW}"
         ) from fault
 
@@ -350,18 +351,18 @@ class ShardSet:
             StorageError: the place cannot be read.
         """
         files: Files
-        if storage.is_remote(place):
+        if places.is_remote(place):
             kept = None if cache is None else Cache(cache, cache_bytes)
-            files, manifest_at = RemoteFiles(os.fspath(place), kept), storage.join(place, MANIFEST)
+            files, manifest_at = RemoteFiles(os.fspath(place), kept), places.join(place, MANIFEST)
         else:
-            files = LocalFiles(storage.local_path(place))
+            files = LocalFiles(places.local_path(place))
             manifest_at = os.fspath(files.root / MANIFEST)
-        shown = storage.public(manifest_at)
+        shown = places.public(manifest_at)
         if not storage.exists(manifest_at):
             raise ShardError(
-                f"{storage.public(place)} holds no finished shards: {MANIFEST} is not there. Run 'skillshard shard' to its end."
+                f"{places.public(place)} holds no finished shards: {MANIFEST} is not there. Run 'skillshard shard' to its end."
             )
-        if not storage.is_remote(place):
+        if not places.is_remote(place):
             storage.refuse_special(manifest_at)
         num_bytes = storage.stat(manifest_at).num_bytes
         if num_bytes > MAX_MANIFEST_BYTES:
@@ -370,7 +371,7 @@ class ShardSet:
                 "Write the shards anew in another directory with a larger --shard-size."
             )
         raw = storage.read_bytes(manifest_at)
-        return cls(files, _manifest_of(raw, shown), storage.digest(raw))
+        return cls(files, _manifest_of(raw, shown), canonical.digest(raw))
 
     def __getstate__(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in ("files", "manifest", "whole_digest", "chosen")}
@@ -391,7 +392,7 @@ class ShardSet:
             shards = ShardSet.open("shards").choose(["Stance Detection", "Text Matching"])
         """
         known = tuple(skill.name for skill in self.manifest_skills)
-        what = f"skills of {storage.public(self.root)}"
+        what = f"skills of {places.public(self.root)}"
         chosen = choose_names(names, known, what=what, error=ShardError)
         if len(chosen) == len(known):
             return self
@@ -402,7 +403,7 @@ class ShardSet:
         """Digest of everything that a run may depend on: that of the whole set or, of a chosen set, that of the whole set and the names."""
         if self.chosen is None:
             return self.whole_digest
-        return storage.digest(storage.to_json({"shards": self.whole_digest, "skills": self.chosen}))
+        return canonical.digest(canonical.to_json({"shards": self.whole_digest, "skills": self.chosen}))
 
     @property
     def manifest_skills(self) -> Sequence[ManifestSkill | ManifestSkill1]:
@@ -439,7 +440,7 @@ class ShardSet:
         found = [shards for split in SPLITS for shards in self._split(split, files).values()]
         rule = self.manifest.split if isinstance(self.manifest, Manifest) else None
         faults = [fault for shards in found for fault in shards.verify(rule)]
-        aside = None if web.is_web(str(self.root)) else _num_lines(storage.join(self.root, "rejected"))
+        aside = None if web.is_web(str(self.root)) else _num_lines(places.join(self.root, "rejected"))
         if aside is not None and aside != (
             expected := sum((*self.manifest.set_aside.values(), *self.manifest.unread.values()))
         ):

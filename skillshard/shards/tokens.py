@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from skillshard import artefact, storage
+from skillshard import artefact, canonical, places, storage
 from skillshard.errors import ExecutionError, StorageError, TokensError, did_you_mean, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.extras import needed
@@ -103,7 +103,7 @@ def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer") -> "Tokenizer":
     needed("tokens", what="A tokenizer")
     from tokenizers import Tokenizer
 
-    name = "the tokenizer" if isinstance(source, Tokenizer) else storage.public(source)
+    name = "the tokenizer" if isinstance(source, Tokenizer) else places.public(source)
     text = source.to_str() if isinstance(source, Tokenizer) else _tokenizer_text(source)
     try:
         tokenizer = Tokenizer.from_str(text)
@@ -126,7 +126,7 @@ def _tokenizer_text(place: str | os.PathLike[str]) -> str:
     try:
         return storage.read_bytes(place).decode()
     except UnicodeDecodeError as error:
-        raise TokensError(f"{storage.public(place)} is not text, and so no tokenizer.json: {error}.") from error
+        raise TokensError(f"{places.public(place)} is not text, and so no tokenizer.json: {error}.") from error
 
 
 def encode(tokenizer: "Tokenizer", texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
@@ -189,7 +189,7 @@ def count_tokens(
         "command": "tokens",
         "arguments": {"special_tokens": special_tokens},
         "shards": shards.digest,
-        "tokenizer": storage.digest(content),
+        "tokenizer": canonical.digest(content),
     }
     work = artefact.begin(out, MANIFEST, made_from, {})
     if work is not None:
@@ -389,7 +389,7 @@ class TokenCounts:
     @classmethod
     def open(cls, place: str | os.PathLike[str]) -> "TokenCounts":
         """Open token counts by their directory; TokensError if they are not finished or not token counts."""
-        root = storage.local_path(place)
+        root = places.local_path(place)
         if not (root / MANIFEST).exists():
             raise TokensError(
                 f"{root} holds no finished token counts: {MANIFEST} is not there. Run 'skillshard tokens' to its end."
@@ -399,7 +399,7 @@ class TokenCounts:
         manifest = artefact.parse_manifest(
             raw, TokensManifest, place=root / MANIFEST, schema="tokens-1.json", error=TokensError, anew=_ANEW
         )
-        return cls(root, manifest, storage.digest(raw))
+        return cls(root, manifest, canonical.digest(raw))
 
     @cached_property
     def train(self) -> dict[str, SkillTokens]:
@@ -439,7 +439,7 @@ class TokenCounts:
         """TokensError unless these are the counts of a shard set, or of the whole set that its skills were chosen from."""
         if self.manifest.shards not in (shards.digest, shards.whole_digest):
             raise TokensError(
-                f"{self.root} counts the tokens of shards {self.manifest.shards}, but {storage.public(shards.root)} is {shards.digest}. "
+                f"{self.root} counts the tokens of shards {self.manifest.shards}, but {places.public(shards.root)} is {shards.digest}. "
                 "Count the tokens of these shards with 'skillshard tokens'."
             )
 

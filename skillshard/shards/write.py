@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import xxhash
 
-from skillshard import artefact, storage
+from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import Corpus
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import ExecutionError, ShardError, StorageError, TagsError, name_some
@@ -101,7 +101,7 @@ def write_shards(
 
     def begun() -> artefact.Work | None:
         return artefact.begin(
-            out, MANIFEST, made_from, corpus.mtimes_ns, lambda _, places: _changed(corpus, tags, places)
+            out, MANIFEST, made_from, corpus.mtimes_ns, lambda _, suspects: _changed(corpus, tags, suspects)
         )
 
     work = begun()
@@ -221,7 +221,7 @@ class _Tables:
         skills = {str(skill): after for skill, after in beyond.items()}
         arguments = {"beyond": skills, "order": order, "drop": self.drop, "most": TEXTS_AT_ONCE}
         units = keyed({**bounds, **arguments} for bounds in self._ranges())
-        asked = storage.digest(storage.to_json(arguments))
+        asked = canonical.digest(canonical.to_json(arguments))
         records = run(find_texts, units, where=self.where, records=self.work.records(f"texts-{asked}"))
         found: dict[int, list[Found]] = {skill: [] for skill in beyond}
         for record in records if order == "lowest" else reversed(records):
@@ -285,12 +285,12 @@ def _refuse_too_many(shards: Sequence[ShardPlan]) -> None:
         )
 
 
-def _changed(corpus: Corpus, tags: Tags, places: Sequence[str]) -> list[str]:
+def _changed(corpus: Corpus, tags: Tags, suspects: Sequence[str]) -> list[str]:
     """Those of some files whose rows are not the ones that were tagged."""
     arguments = tags.manifest.made_from["arguments"]
     partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
     digests = {at: part.rows_digest for at, part in enumerate(tags.manifest.parts)}
-    return places_changed(partitions, digests, places, arguments["reading"])
+    return places_changed(partitions, digests, suspects, arguments["reading"])
 
 
 def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
@@ -360,8 +360,8 @@ def _write_shard(
     order = np.argsort(np.concatenate(hashes), kind="stable").tolist()
     texts, jsons = [texts[at] for at in order], [jsons[at] for at in order]
     name = shard_name(shard.split, folder, shard.number)
-    num_bytes, digest = _write_tar(storage.join(out, name), tar_chunks(shard.position, texts, jsons))
-    index_place = storage.join(out, index_name(name))
+    num_bytes, digest = _write_tar(places.join(out, name), tar_chunks(shard.position, texts, jsons))
+    index_place = places.join(out, index_name(name))
     index = index_of(np.array([len(text) for text in texts]), np.array([len(json) for json in jsons]))
     storage.write_array(index_place, index)
     return {

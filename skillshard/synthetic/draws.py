@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.errors import CorpusError, name_some
 
 
@@ -64,19 +64,19 @@ def write_samples(
     """
     if samples_per_file < 1:
         raise CorpusError(f"samples_per_file={samples_per_file}: a file holds at least 1 sample. Give 1 or more.")
-    places = [
-        storage.join(out_dir, f"{name}-{number:05d}.jsonl") for number in range(-(-num_samples // samples_per_file))
+    files = [
+        places.join(out_dir, f"{name}-{number:05d}.jsonl") for number in range(-(-num_samples // samples_per_file))
     ]
-    others = [file.place for file in storage.list_files(out_dir, f"{name}-*.jsonl") if file.place not in places]
+    others = [file.place for file in storage.list_files(out_dir, f"{name}-*.jsonl") if file.place not in files]
     if others:
         raise CorpusError(
             f"{os.fspath(out_dir)} holds files of another corpus that this one would be mixed with: {name_some(others, 3, are_paths=True)}. Choose another "
             "--out, or remove them."
         )
-    for place in places:
+    for place in files:
         lines = [json.dumps(sample) + "\n" for sample in islice(samples, samples_per_file)]
         storage.write_bytes(place, "".join(lines).encode())
-    return places
+    return files
 
 
 def _parts(proportions: str | Sequence[int], natural: tuple[int, ...]) -> Sequence[int]:

@@ -1,12 +1,12 @@
 """Taggers: how a sample gets its skill."""
 
-from skillshard.taggers.cluster_model import ClusterModel
-from skillshard.taggers.embedding import embedding, kept_clusters, kept_lexical
+from skillshard.taggers.clusters.lexical import lexical
+from skillshard.taggers.clusters.saved import ClusterModel
+from skillshard.taggers.clusters.sentence_encoder import sentence_encoder
+from skillshard.taggers.clusters.tagger import embedding, kept_clusters, kept_lexical
 from skillshard.taggers.groups import read_map
-from skillshard.taggers.lexical import lexical
 from skillshard.taggers.metadata import metadata
 from skillshard.taggers.regroup import regroup_tags, regrouped
-from skillshard.taggers.sentence_encoder import sentence_encoder
 from skillshard.taggers.tag import tag_corpus
 from skillshard.taggers.tagger import Tag, Tagger, Untagged
 

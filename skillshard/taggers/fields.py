@@ -11,7 +11,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.corpus import category_of
 from skillshard.errors import TagsError, did_you_mean, name_some
 
@@ -59,7 +59,7 @@ class FieldTable:
 
 
 def fields_place(folder: str | os.PathLike[str], part: int) -> str:
-    return storage.join(folder, f"{part:06d}.parquet")
+    return places.join(folder, f"{part:06d}.parquet")
 
 
 def read_field(tags: str | os.PathLike[str], path: str, num_parts: int) -> Iterator[list[str | None]]:
@@ -68,14 +68,14 @@ def read_field(tags: str | os.PathLike[str], path: str, num_parts: int) -> Itera
     Raises:
         TagsError: no such field is kept.
     """
-    folder = storage.join(tags, FOLDER)
+    folder = places.join(tags, FOLDER)
     name = path.removeprefix("meta.")
-    places = [fields_place(folder, part) for part in range(num_parts)]
-    if not all(map(storage.exists, places)):
+    files = [fields_place(folder, part) for part in range(num_parts)]
+    if not all(map(storage.exists, files)):
         raise TagsError(
             f"{os.fspath(tags)} keeps no metadata beside its tags: name the corpus with --corpus, or give other tags to compare with."
         )
-    schemas = [pq.read_schema(place) for place in places]
+    schemas = [pq.read_schema(place) for place in files]
     dropped = {found for schema in schemas for found in orjson.loads(schema.metadata[b"dropped"])}
     known = sorted({found for schema in schemas for found in schema.names} - dropped)
     if name not in known:
@@ -83,7 +83,7 @@ def read_field(tags: str | os.PathLike[str], path: str, num_parts: int) -> Itera
         raise TagsError(
             f"field {path!r} is not kept beside {os.fspath(tags)}: {why}{did_you_mean(name, known)}. Kept are {name_some(known) or 'none'}."
         )
-    for place, schema in zip(places, schemas, strict=True):
+    for place, schema in zip(files, schemas, strict=True):
         if name in schema.names:
             yield pq.read_table(place, columns=[name])[name].to_pylist()
         else:

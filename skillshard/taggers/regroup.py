@@ -16,9 +16,9 @@ from skillshard import artefact, storage
 from skillshard.corpus import Partition, Sample, read_partition
 from skillshard.errors import ExecutionError, StorageError, TagsError, name_some
 from skillshard.execution import Record, Where, keyed, run
+from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place
 from skillshard.taggers.groups import Vector, added, check_share, final_names
 from skillshard.taggers.tagger import Finder, OnStage, Search, Tag, Tagger, Untagged
-from skillshard.taggers.vectors import EMBEDDINGS, array_place
 from skillshard.tags import (
     MANIFEST,
     TagRow,

@@ -11,8 +11,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from skillshard.canonical import to_json
 from skillshard.evaluation import losses_per_skill
-from skillshard.storage import read_json, to_json, write_bytes
+from skillshard.storage import read_json, write_bytes
 from skillshard.torch import MixedDataset, collate, restart, resume
 from tests.adapters.trainers import live_mixer, losses_at
 

@@ -10,10 +10,11 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from skillshard.canonical import to_json
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.shards.tokens import TokenCounts
-from skillshard.storage import read_json, to_json, write_bytes
+from skillshard.storage import read_json, write_bytes
 from skillshard.torch import PackedDataset, collate_blocks, restart, resume
 from tests.adapters.trainers import live_mixer, losses_at
 from tests.tokenizers_trained import EOS

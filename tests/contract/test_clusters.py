@@ -14,8 +14,8 @@ from skillshard.errors import TagsError
 from skillshard.execution import Where
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.report.clusters import compare
-from skillshard.taggers import vectors as taggers_vectors
-from skillshard.taggers.encoder import VectorsOf
+from skillshard.taggers.clusters import embeddings as taggers_vectors
+from skillshard.taggers.clusters.encoder import VectorsOf
 from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
 from tests.conftest import HERE, lines, tree

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from skillshard.canonical import digest
 from skillshard.errors import ShardError
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import stratified
 from skillshard.shards.manifest import INDEX_DTYPE
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tar import END_OF_ARCHIVE
-from skillshard.storage import digest
 
 TAR, OTHER, INDEX = "train/add/000000.tar", "train/add/000001.tar", "train/add/000000.index.npy"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from skillshard.canonical import to_json
 from skillshard.shards import read
 from skillshard.shards.manifest import MANIFEST
 from skillshard.shards.read import ShardSet
-from skillshard.storage import read_json, to_json
+from skillshard.storage import read_json
 from tests.conftest import REPOSITORY
 from tests.remote.server import served
 

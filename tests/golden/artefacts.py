@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from skillshard import taggers
+from skillshard.canonical import digest, to_json
 from skillshard.corpus import Corpus
 from skillshard.graph.edges import EdgeRule, LossCurve, derive_edges, parse_edges
 from skillshard.graph.plan import METHODS, plan_runs
@@ -27,7 +28,6 @@ from skillshard.policies import chain, fixed, floor, skill_it
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import count_tokens
 from skillshard.shards.write import write_shards
-from skillshard.storage import digest, to_json
 from skillshard.tags import Tags
 from tests.conftest import HERE, tree, write_corpus
 from tests.tokenizers_trained import letter_tokenizer, letters

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from skillshard.canonical import digest, to_json
 from skillshard.keyed_random import keyed_words, permutation
 from skillshard.mixing import order
 from skillshard.mixing.mixer import Mixer
@@ -25,7 +26,6 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import curriculum, fixed, proportional
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts, count_tokens
-from skillshard.storage import digest, to_json
 from tests.conftest import HERE, tag_and_shard, write_corpus
 from tests.tokenizers_trained import EOS, letter_tokenizer, letters
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from skillshard.corpus import Corpus
 from skillshard.execution import Where
-from skillshard.taggers.texts import SampledText, sample_texts
+from skillshard.taggers.losses.sampled_texts import SampledText, sample_texts
 from tests.conftest import lines
 
 READING = {"id_field": "id", "text_field": "text", "max_sample_bytes": 1000}

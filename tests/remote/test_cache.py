@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from skillshard import storage
+from skillshard import canonical
 from skillshard.errors import StorageError
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import proportional
 from skillshard.shards import cache as cache_module
-from skillshard.shards.cache import Cache, Wanted
+from skillshard.shards.cache import Cache
+from skillshard.shards.files import Wanted
 from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY, tree
 from tests.remote.server import Between
@@ -169,7 +170,7 @@ def fill(cache: Cache, folder: Path, *contents: bytes) -> list[Wanted]:
     wanted = []
     for at, content in enumerate(contents):
         (folder / str(at)).write_bytes(content)
-        wanted.append(Wanted(str(at), storage.digest(content), len(content)))
+        wanted.append(Wanted(str(at), canonical.digest(content), len(content)))
         cache.open(str(folder / str(at)), wanted[-1]).close()
         os.utime(cache.folder / wanted[-1].digest, (at, at))
     return wanted
@@ -203,7 +204,7 @@ def test_the_longest_unused_goes_first_and_what_is_mapped_never(tmp_path: Path) 
     assert mapped[:] == b"a" * 100
     mapped.close()
     fill(cache, tmp_path, b"e" * 240)
-    assert set(sizes(cache.folder)) == {storage.digest(b"e" * 240)}
+    assert set(sizes(cache.folder)) == {canonical.digest(b"e" * 240)}
     assert second.digest not in sizes(cache.folder)
 
 
@@ -239,7 +240,7 @@ def test_a_download_whose_file_was_deleted_does_not_name_another_ones(
 ) -> None:
     content, cache = b"shard" * 100, Cache(tmp_path / "cache", None)
     (tmp_path / "there").write_bytes(content)
-    wanted = Wanted("there", storage.digest(content))
+    wanted = Wanted("there", canonical.digest(content))
     part = cache.folder / f"{wanted.digest}{cache_module.PART}"
     download = cache_module.download
 
@@ -259,7 +260,7 @@ def test_a_download_whose_file_was_deleted_does_not_name_another_ones(
 def test_an_entry_that_another_file_has_taken_the_name_of_is_checked_again(tmp_path: Path) -> None:
     content, cache = b"shard" * 100, Cache(tmp_path / "cache", None)
     (tmp_path / "there").write_bytes(content)
-    wanted = Wanted("there", storage.digest(content))
+    wanted = Wanted("there", canonical.digest(content))
     for other in (b"", b"shark" * 100):
         cache.open(str(tmp_path / "there"), wanted).close()
         (tmp_path / "other").write_bytes(other)
@@ -338,7 +339,7 @@ def test_a_process_that_may_not_write_so_much_says_so(between: tuple[Between, st
         r"error: no room in the cache .*cache for train/add/\d+\.tar \([\d,]+ bytes\): the disk is full", err
     )
     Cache(tmp_path / "cache", None)  # takes away what threads were fetching when the process ended
-    assert all(storage.digest(data) == name for name, data in tree(tmp_path / "cache").items())
+    assert all(canonical.digest(data) == name for name, data in tree(tmp_path / "cache").items())
 
 
 # ------------------------------------------------------------------------------------------------------------ read-ahead

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.fs as pafs
 import pytest
 
-from skillshard import storage
+from skillshard import places, storage
 
 QUERY = "?region=us-east-1&endpoint_override=127.0.0.1:9&scheme=http"
 
@@ -19,24 +19,24 @@ QUERY = "?region=us-east-1&endpoint_override=127.0.0.1:9&scheme=http"
 )
 def test_the_path_in_a_bucket_is_what_pyarrow_says(place: str) -> None:
     for _ in range(2):
-        assert storage.filesystem(place + QUERY)[1] == pafs.FileSystem.from_uri(place + QUERY)[1]
+        assert places.filesystem(place + QUERY)[1] == pafs.FileSystem.from_uri(place + QUERY)[1]
 
 
 def test_files_of_a_bucket_share_a_client_and_other_keys_do_not() -> None:
     with ThreadPoolExecutor(8) as threads:
-        same = list(threads.map(lambda at: storage.filesystem(f"s3://two/{at}.tar{QUERY}")[0], range(64)))
+        same = list(threads.map(lambda at: places.filesystem(f"s3://two/{at}.tar{QUERY}")[0], range(64)))
     assert all(client is same[0] for client in same)
-    assert storage.filesystem(f"s3://KEY:SECRET@two/0.tar{QUERY}")[0] is not same[0]
-    assert storage.filesystem(f"s3://two/0.tar{QUERY}&allow_bucket_creation=true")[0] is not same[0]
+    assert places.filesystem(f"s3://KEY:SECRET@two/0.tar{QUERY}")[0] is not same[0]
+    assert places.filesystem(f"s3://two/0.tar{QUERY}&allow_bucket_creation=true")[0] is not same[0]
 
 
 def test_a_forked_child_makes_its_own_client() -> None:
-    here = storage.filesystem(f"s3://three/0.tar{QUERY}")[0]
+    here = places.filesystem(f"s3://three/0.tar{QUERY}")[0]
     receiver, sender = multiprocessing.Pipe(duplex=False)
     child = os.fork()
     if not child:
-        there = storage.filesystem(f"s3://three/0.tar{QUERY}")[0]
-        sender.send((there is here, there is storage.filesystem(f"s3://three/1.tar{QUERY}")[0]))
+        there = places.filesystem(f"s3://three/0.tar{QUERY}")[0]
+        sender.send((there is here, there is places.filesystem(f"s3://three/1.tar{QUERY}")[0]))
         os._exit(0)
     assert receiver.recv() == (False, True)
     os.waitpid(child, 0)
@@ -59,6 +59,6 @@ def test_every_request_gets_a_buffer_of_zeros(size: int, monkeypatch: pytest.Mon
             return File(content[:size])
 
     monkeypatch.setattr(storage, "CHUNK_BYTES", 100)
-    monkeypatch.setattr(storage, "filesystem", lambda place: (Store(), place))
+    monkeypatch.setattr(places, "filesystem", lambda place: (Store(), place))
     assert b"".join(storage.chunks("s3://bucket/key")) == content[:size]
     assert len(given) == -(-size // 100) and not any(map(any, given))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader
 
-from skillshard import storage, web
+from skillshard import canonical, places, storage, web
 from skillshard.errors import ShardError, SkillshardError, StorageError
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import proportional
@@ -63,7 +63,7 @@ def test_a_remote_stream_is_the_local_one(
         assert list(remote.holdout[skill]) == list(held)
     if cached:
         assert nothing_is_left_over(tmp_path / "cache")
-        assert all(storage.digest(data) == name for name, data in tree(tmp_path / "cache").items())
+        assert all(canonical.digest(data) == name for name, data in tree(tmp_path / "cache").items())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -217,7 +217,7 @@ def test_read_errors_of_a_store_that_last_are_told_with_its_words(
 
 
 def test_places_without_a_shard_set_are_named(place: str, tmp_path: Path) -> None:
-    nowhere = storage.join(place, "nowhere")
+    nowhere = places.join(place, "nowhere")
     with pytest.raises(ShardError, match=r"nowhere.* holds no finished shards: manifest.json is not there"):
         ShardSet.open(nowhere)
     assert "holds no finished shards" in fails("verify", nowhere)

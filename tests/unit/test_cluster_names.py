@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillshard.taggers.cluster_names import count_terms, name_clusters, terms_in
+from skillshard.taggers.clusters.names import count_terms, name_clusters, terms_in
 
 TEXTS = [
     ["Grind the espresso beans after the roast.", "A darker roast wants a coarser grind for espresso."],

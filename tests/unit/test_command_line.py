@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.cli.bars import Stage
 from skillshard.errors import StorageError, TagsError
 from skillshard.execution import keyed
@@ -255,7 +255,7 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(
         def get_file_info(self, path: object) -> Any:
             raise ForeignError(f"\n{said}\nand forty lines more")
 
-    monkeypatch.setattr(storage, "filesystem", lambda place: (Unreachable(), "a.jsonl"))
+    monkeypatch.setattr(places, "filesystem", lambda place: (Unreachable(), "a.jsonl"))
     monkeypatch.setattr(storage, "BACK_OFF_S", 0.0)
     sentence = fails("tag", place, *FIELD, "--out", tmp_path / "T")
     assert sentence.startswith(place) and said in sentence and "network" in sentence and "forty" not in sentence

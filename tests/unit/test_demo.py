@@ -5,7 +5,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from skillshard.cli import app
-from skillshard.mixing.finished import gather_runs
+from skillshard.fitting.finished import gather_runs
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records, verify_ledger
 from tests.conftest import tree

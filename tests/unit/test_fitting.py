@@ -12,13 +12,13 @@ import pytest
 
 from skillshard.errors import FitError
 from skillshard.fitting import regmix
+from skillshard.fitting.finished import finished_run, gather_runs
 from skillshard.fitting.mixing_law import MixingLaw, fit_mixing_law
 from skillshard.fitting.proposal import propose_weights
 from skillshard.fitting.runs import Runs, make_runs, read_runs
-from skillshard.fitting.scaling_law import fit_scaling_law
-from skillshard.mixing.finished import finished_run, gather_runs
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import fixed, softmax_loss, stratified
+from skillshard.policies.scaling_law import fit_scaling_law
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import count_tokens
 from tests.commands import skillshard

@@ -17,9 +17,9 @@ from skillshard.graph import learn
 from skillshard.graph.runs import Schedule
 from skillshard.proxy import identity
 from skillshard.proxy.identity import directory_identity, model_identity, training_identity
-from skillshard.taggers.loss import loss_tagger
-from skillshard.taggers.loss_model import open_loss_tagger
-from skillshard.taggers.sentence_encoder import SentenceEncoder
+from skillshard.taggers.clusters.sentence_encoder import SentenceEncoder
+from skillshard.taggers.losses.saved import open_loss_tagger
+from skillshard.taggers.losses.tagger import loss_tagger
 from tests.conftest import HERE, samples, write_corpus
 
 

@@ -11,8 +11,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from skillshard.errors import TagsError
-from skillshard.taggers import kmeans
-from skillshard.taggers.kmeans import Choice, assign, best_of, fit, moved, sums_of
+from skillshard.taggers.clusters import kmeans
+from skillshard.taggers.clusters.kmeans import Choice, assign, best_of, fit, moved, sums_of
 
 
 def blobs(num_each: int, num_blobs: int, *, seed: int = 0, spread: float = 0.1) -> tuple[np.ndarray, np.ndarray]:

@@ -27,15 +27,15 @@ from skillshard.proxy.run import Recipe, estimate_s, load_checkpoint, new_model,
 from skillshard.proxy.train import IGNORE, TokenBatch, sample_scores
 from skillshard.report.clusters import mean_trajectories
 from skillshard.taggers.agreement import agreement
-from skillshard.taggers.kmeans import Choice, best_of
-from skillshard.taggers.loss import LossFinder, loss_tagger
-from skillshard.taggers.loss_model import (
+from skillshard.taggers.clusters.kmeans import Choice, best_of
+from skillshard.taggers.losses.saved import (
     open_loss_tagger,
     reading_from_json,
     reading_to_json,
     recipe_from_json,
 )
-from skillshard.taggers.trajectories import guess_loss, parts_features, scale_of, whole_features
+from skillshard.taggers.losses.tagger import LossFinder, loss_tagger
+from skillshard.taggers.losses.trajectories import guess_loss, parts_features, scale_of, whole_features
 from skillshard.tags import Tags
 from tests.commands import skillshard, works
 from tests.conftest import HERE, lines, tree

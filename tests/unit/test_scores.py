@@ -9,8 +9,8 @@ import pytest
 
 from skillshard import taggers
 from skillshard.corpus import Corpus, PartitionReader, Sample
+from skillshard.taggers.losses.scores import score_rows
 from skillshard.taggers.rows import num_rows_of
-from skillshard.taggers.scores import score_rows
 from skillshard.taggers.tagger import SAMPLES_AT_ONCE, RowTagger, Search, Tag, Untagged
 from tests.conftest import HERE, lines, samples, tree
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skillshard import storage
+from skillshard import canonical, storage
 from skillshard.errors import PolicyError, ShardError, SkillshardError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.listing import CONSTANT, OPTIONS, static_policy
@@ -206,7 +206,7 @@ json_values = st.recursive(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(value=json_values)
 def test_any_json_is_weights_or_is_refused_by_us(tmp_path: Path, value: Any) -> None:
-    storage.write_bytes(tmp_path / "w.json", storage.to_json(value))
+    storage.write_bytes(tmp_path / "w.json", canonical.to_json(value))
     try:
         weights = read_weights(tmp_path / "w.json")
     except SkillshardError as error:

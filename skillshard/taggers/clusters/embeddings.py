@@ -17,14 +17,14 @@ import numpy as np
 import orjson
 from jaxtyping import Float, Int
 
-from skillshard import storage
+from skillshard import canonical, places, storage
 from skillshard.corpus import Partition, Sample, read_partition
 from skillshard.errors import TagsError
 from skillshard.execution import Record, Unit, keyed, num_cpus
-from skillshard.taggers import kmeans
-from skillshard.taggers.cluster_model import FOLDER, file_fault
-from skillshard.taggers.encoder import Encoder, Unfitted, VectorsOf
-from skillshard.taggers.lexical import open_lexical
+from skillshard.taggers.clusters import kmeans
+from skillshard.taggers.clusters.encoder import Encoder, Unfitted, VectorsOf
+from skillshard.taggers.clusters.lexical import open_lexical
+from skillshard.taggers.clusters.saved import FOLDER, file_fault
 from skillshard.taggers.rows import sample_rows
 from skillshard.taggers.tagger import Search
 
@@ -48,10 +48,10 @@ def fit_encoder(encoder: Encoder | Unfitted, search: Search, num_rows: Sequence[
     if not isinstance(encoder, Unfitted):
         return encoder
     rows = sample_rows(num_rows, encoder.sample_size, seed)
-    places = [str(search.work.scratch("texts", f"{at:06d}.json")) for at in range(len(rows))]
+    files = [str(search.work.scratch("texts", f"{at:06d}.json")) for at in range(len(rows))]
     units = [
         Unit(f"{at:06d}", {"partition": partition, "reading": search.reading, "rows": found.tolist(), "place": place})
-        for at, (partition, found, place) in enumerate(zip(search.partitions, rows, places, strict=True))
+        for at, (partition, found, place) in enumerate(zip(search.partitions, rows, files, strict=True))
         if len(found)
     ]
     search.run(take_texts, units, stage="texts", title="sampling")
@@ -60,7 +60,7 @@ def fit_encoder(encoder: Encoder | Unfitted, search: Search, num_rows: Sequence[
     if not done.exists():
         texts = [text for unit in units for text in storage.read_json(unit.arguments["place"])]
         encoder.fit(texts, str(folder), seed=seed)
-        storage.write_bytes(done, storage.to_json(encoder.arguments))
+        storage.write_bytes(done, canonical.to_json(encoder.arguments))
     return open_lexical(str(folder))
 
 
@@ -80,18 +80,18 @@ def encode_rows(encoder: Encoder, search: Search, num_rows: Sequence[int]) -> li
     """Embeddings of every partition; their places."""
     _warn_of_one_partition(search)
     folder = search.work.scratch("kept", EMBEDDINGS)
-    places = [array_place(folder, at) for at in range(len(search.partitions))]
+    files = [array_place(folder, at) for at in range(len(search.partitions))]
     units = keyed(
         {"partition": partition, "encoder": encoder, "reading": search.reading, "num_rows": num, "place": place}
-        for partition, num, place in zip(search.partitions, num_rows, places, strict=True)
+        for partition, num, place in zip(search.partitions, num_rows, files, strict=True)
     )
     records = search.run(
         encode_partition, units, stage="encode", title="encoding", keeps_model=True, num_gpus=encoder.num_gpus
     )
     parts = [{"num_rows": num, **record} for num, record in zip(num_rows, records, strict=True)]
     manifest = {"schema": "skillshard/embeddings/1", "dim": encoder.dim, "parts": parts}
-    storage.write_bytes(folder / "embeddings.json", storage.to_json(manifest))
-    return places
+    storage.write_bytes(folder / "embeddings.json", canonical.to_json(manifest))
+    return files
 
 
 def _warn_of_one_partition(search: Search) -> None:
@@ -140,12 +140,10 @@ def _put(vectors: np.ndarray, waiting: Sequence[tuple[int, Sample]], encoder: En
     vectors[[number for number, _ in waiting]] = found
 
 
-def sample_vectors(places: Sequence[str], num_rows: Sequence[int], size: int, *, seed: int) -> SampledRows:
+def sample_vectors(files: Sequence[str], num_rows: Sequence[int], size: int, *, seed: int) -> SampledRows:
     """Rows chosen evenly over all partitions, those that hold samples, with their vectors."""
     rows = sample_rows(num_rows, size, seed)
-    points = [
-        np.load(place, mmap_mode="r")[found].astype(np.float32) for place, found in zip(places, rows, strict=True)
-    ]
+    points = [np.load(place, mmap_mode="r")[found].astype(np.float32) for place, found in zip(files, rows, strict=True)]
     every, partition = np.concatenate(points), np.repeat(np.arange(len(rows)), [len(found) for found in rows])
     good = ~np.isnan(every[:, 0])
     return SampledRows(partition[good], np.concatenate(rows)[good], every[good])
@@ -162,8 +160,8 @@ def vector_chunks(place: str) -> Iterator[tuple[Int[np.ndarray, " row"], Vectors
 
 def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:
     """Every fault of the embeddings beside tags; none if there are none."""
-    folder = storage.join(tags, EMBEDDINGS)
-    manifest = storage.join(folder, "embeddings.json")
+    folder = places.join(tags, EMBEDDINGS)
+    manifest = places.join(folder, "embeddings.json")
     if not storage.exists(manifest):
         return []
     parts = storage.read_json(manifest)["parts"]
@@ -173,4 +171,4 @@ def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:
 
 def array_place(folder: str | os.PathLike[str], part: int) -> str:
     """Where an array lies that is kept row for row for one partition."""
-    return storage.join(folder, f"{part:06d}.npy")
+    return places.join(folder, f"{part:06d}.npy")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.errors import TagsError
 from skillshard.extras import needed
-from skillshard.taggers.encoder import Encoder, VectorsOf
+from skillshard.taggers.clusters.encoder import Encoder, VectorsOf
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -82,7 +82,7 @@ class Lexical:
         components = (directions / spread[:, None]).T
         values = (columns.astype(np.uint32), idf.astype(np.float32), components.astype(np.float16))
         for name, value in zip(FILES, values, strict=True):
-            storage.write_array(storage.join(folder, name), np.ascontiguousarray(value))
+            storage.write_array(places.join(folder, name), np.ascontiguousarray(value))
         return open_lexical(folder)
 
 
@@ -133,7 +133,7 @@ def lexical(*, max_dim: int = 64, sample_size: int = 20_000) -> Lexical:
 def open_lexical(folder: str) -> FittedLexical:
     """A fitted encoder from its directory; ExtraError where scikit-learn is not installed."""
     needed("cluster", what="The encoder 'lexical'")
-    digests = tuple(storage.file_digest(storage.join(folder, name)) for name in FILES)
+    digests = tuple(storage.file_digest(places.join(folder, name)) for name in FILES)
     return FittedLexical(folder, int(_loaded(folder, digests)[2].shape[1]), digests)
 
 

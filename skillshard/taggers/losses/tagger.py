@@ -3,7 +3,7 @@
 1. a sample of the corpus by hash: what the runs draw their batches from; its first texts are the probe set;
 2. R training runs of the proxy from different seeds, each a unit that goes on from its own last checkpoint;
 3. for each run the losses of the probe set at every kept checkpoint;
-4. features (`skillshard.taggers.trajectories`), k-means, names; all is kept as a model (`skillshard.taggers.loss_model`);
+4. features (`skillshard.taggers.losses.trajectories`), k-means, names; all is kept as a model (`skillshard.taggers.losses.saved`);
 5. every sample of the corpus is tagged with the model, by forward passes.
 
 Reference: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, appendix D.2. Differs: log losses, standardised; the probe
@@ -30,22 +30,22 @@ from skillshard.proxy.reading import Reading, check_window
 from skillshard.proxy.run import BATCH_SIZE, Recipe, check_schedule, estimate_s, model_for, reading_for, train_run
 from skillshard.proxy.segments import Segments
 from skillshard.proxy.train import IGNORE, TokenBatch
-from skillshard.taggers.cluster_model import CENTROIDS, FOLDER, MANIFEST, EncoderRecord, TriedNumber, save_model
-from skillshard.taggers.clustering import CRITERION, choose_clusters
-from skillshard.taggers.kmeans import assign
-from skillshard.taggers.loss_clusters import by_time_learnt, describe_learnt
-from skillshard.taggers.loss_model import (
+from skillshard.taggers.clusters.fit import CRITERION, choose_clusters
+from skillshard.taggers.clusters.kmeans import assign
+from skillshard.taggers.clusters.saved import CENTROIDS, FOLDER, MANIFEST, EncoderRecord, TriedNumber, save_model
+from skillshard.taggers.losses.description import by_time_learnt, describe_learnt
+from skillshard.taggers.losses.sampled_texts import SampledText, sample_texts
+from skillshard.taggers.losses.saved import (
     KIND,
     LossModel,
     open_loss_tagger,
     reading_to_json,
     run_folder,
 )
+from skillshard.taggers.losses.scores import score_rows
+from skillshard.taggers.losses.trajectories import Measure, guess_loss, parts_features, scale_of, whole_features
 from skillshard.taggers.rows import count_rows
-from skillshard.taggers.scores import score_rows
 from skillshard.taggers.tagger import RowTagger, Search
-from skillshard.taggers.texts import SampledText, sample_texts
-from skillshard.taggers.trajectories import Measure, guess_loss, parts_features, scale_of, whole_features
 
 MAX_TEXTS = 100_000
 """Most texts that runs draw from; a run keeps them encoded, 1 kB each for a window of 128."""
@@ -277,7 +277,7 @@ def loss_tagger(
         steps: optimizer steps of each run, of 64 texts.
         proxy: "tiny" or "small" (`skillshard.proxy.run.shape_of`), or the directory of a Hugging Face causal language model
             and its tokenizer, which all runs begin with.
-        measure: "whole" or "parts" (`skillshard.taggers.trajectories`); parts need `segment_at`.
+        measure: "whole" or "parts" (`skillshard.taggers.losses.trajectories`); parts need `segment_at`.
         segment_at: characters that end a segment (`skillshard.proxy.segments`); None: texts are read token by token.
         answer_after: the loss counts what stands behind the last of these in a text; None: the whole text. Needed by
             `segment_at`.

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skillshard import storage
+from skillshard import canonical, places, storage
 from skillshard.errors import TagsError
-from skillshard.taggers.kmeans import Clusters
+from skillshard.taggers.clusters.kmeans import Clusters
 
 MANIFEST = "model.json"
 FOLDER = "model"
@@ -101,7 +101,7 @@ class ClusterModel:
             manifest = ModelManifest.model_validate(storage.read_json(folder / MANIFEST))
         except ValidationError as error:
             raise TagsError(
-                f"{folder / MANIFEST} does not fit schemas/clusters-1.json: {storage.first_fault(error)}: damaged, edited, or of "
+                f"{folder / MANIFEST} does not fit schemas/clusters-1.json: {canonical.first_fault(error)}: damaged, edited, or of "
                 f"another version. {_ANEW}"
             ) from error
         faults = _faults(folder, manifest)
@@ -128,12 +128,12 @@ class ClusterModel:
 
 def has_model(place: str | os.PathLike[str]) -> bool:
     """Whether a clustering is kept at a place, or beside the tags there."""
-    return any((storage.local_path(place) / name).exists() for name in (MANIFEST, f"{FOLDER}/{MANIFEST}"))
+    return any((places.local_path(place) / name).exists() for name in (MANIFEST, f"{FOLDER}/{MANIFEST}"))
 
 
 def model_folder(place: str | os.PathLike[str]) -> Path:
     """Where model.json lies; TagsError if it is not there."""
-    folder = storage.local_path(place)
+    folder = places.local_path(place)
     for found in (folder, folder / FOLDER):
         if (found / MANIFEST).exists():
             return found
@@ -154,8 +154,8 @@ def save_model(
     encoder_files: Sequence[str] = (),
 ) -> None:
     """Write a clustering; the encoder's files lie in `folder` already."""
-    storage.write_array(storage.join(folder, CENTROIDS), clusters.centroids)
-    files = {name: storage.file_digest(storage.join(folder, name)) for name in (CENTROIDS, *encoder_files)}
+    storage.write_array(places.join(folder, CENTROIDS), clusters.centroids)
+    files = {name: storage.file_digest(places.join(folder, name)) for name in (CENTROIDS, *encoder_files)}
     manifest = ModelManifest(
         schema="skillshard/clusters/1",
         encoder=encoder,
@@ -165,13 +165,13 @@ def save_model(
         criterion=criterion,
         files=files,
     )
-    storage.write_bytes(storage.join(folder, MANIFEST), storage.to_json(manifest.model_dump(by_alias=True)))
+    storage.write_bytes(places.join(folder, MANIFEST), canonical.to_json(manifest.model_dump(by_alias=True)))
 
 
 def copy_model(model: ClusterModel, folder: str | os.PathLike[str]) -> None:
     """A copy, file by file, model.json last."""
     for name in (*model.manifest.files, MANIFEST):
-        storage.write_bytes(storage.join(folder, name), storage.read_bytes(model.folder / name))
+        storage.write_bytes(places.join(folder, name), storage.read_bytes(model.folder / name))
 
 
 def verify_model(place: str | os.PathLike[str]) -> list[str]:
@@ -180,7 +180,7 @@ def verify_model(place: str | os.PathLike[str]) -> list[str]:
     try:
         manifest = ModelManifest.model_validate(storage.read_json(folder / MANIFEST))
     except ValidationError as error:
-        return [f"{folder / MANIFEST} does not fit schemas/clusters-1.json: {storage.first_fault(error)}. {_ANEW}"]
+        return [f"{folder / MANIFEST} does not fit schemas/clusters-1.json: {canonical.first_fault(error)}. {_ANEW}"]
     return _faults(folder, manifest)
 
 

@@ -19,15 +19,15 @@ import numpy as np
 
 from skillshard.errors import TagsError
 from skillshard.extras import needed
-from skillshard.taggers import kmeans
-from skillshard.taggers.cluster_model import FOLDER, ClusterModel, copy_model
-from skillshard.taggers.clustering import ASSIGNMENTS, assign_balanced, assign_rows, fit_clusters
-from skillshard.taggers.description import describe_clusters
-from skillshard.taggers.encoder import Encoder, Unfitted
-from skillshard.taggers.lexical import open_lexical
+from skillshard.taggers.clusters import kmeans
+from skillshard.taggers.clusters.description import describe_clusters
+from skillshard.taggers.clusters.embeddings import array_place, encode_rows, fit_encoder, sample_vectors
+from skillshard.taggers.clusters.encoder import Encoder, Unfitted
+from skillshard.taggers.clusters.fit import ASSIGNMENTS, assign_balanced, assign_rows, fit_clusters
+from skillshard.taggers.clusters.lexical import open_lexical
+from skillshard.taggers.clusters.saved import FOLDER, ClusterModel, copy_model
 from skillshard.taggers.rows import count_rows
 from skillshard.taggers.tagger import Finder, RowTagger, Search, Tag
-from skillshard.taggers.vectors import array_place, encode_rows, fit_encoder, sample_vectors
 
 
 @dataclass(frozen=True)

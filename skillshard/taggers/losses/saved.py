@@ -1,6 +1,6 @@
 """What the loss tagger keeps, and how it tags with it.
 
-    MODEL/model.json        last; "encoder" holds reading, recipe, seeds, measure (skillshard.taggers.cluster_model)
+    MODEL/model.json        last; "encoder" holds reading, recipe, seeds, measure (skillshard.taggers.clusters.saved)
     MODEL/centroids.npy     of the clusters, in standardised features; MODEL/mean.npy, MODEL/deviation.npy standardise
     MODEL/runs/00/          checkpoints of each run (skillshard.proxy.run)
     MODEL/probe.jsonl       id and skill of each probe sample
@@ -36,12 +36,12 @@ from skillshard.proxy.reading import Bytes, Reading
 from skillshard.proxy.run import Recipe, computing, load_checkpoint, new_model
 from skillshard.proxy.segments import Segments, without
 from skillshard.proxy.train import TokenBatch, sample_scores
-from skillshard.taggers.cluster_model import ClusterModel
-from skillshard.taggers.kmeans import Clusters, assign
+from skillshard.taggers.clusters.kmeans import Clusters, assign
+from skillshard.taggers.clusters.saved import ClusterModel
+from skillshard.taggers.losses.scores import score_rows
+from skillshard.taggers.losses.trajectories import Measure, Scale, parts_features, whole_features
 from skillshard.taggers.rows import num_rows_of
-from skillshard.taggers.scores import score_rows
 from skillshard.taggers.tagger import RowTagger, Search, Tag, Untagged
-from skillshard.taggers.trajectories import Measure, Scale, parts_features, whole_features
 
 KIND = "loss"
 MAX_BATCH = 512
@@ -112,7 +112,7 @@ class LossTagger:
         return {"model": self.digest}
 
     def find(self, search: Search) -> RowTagger:
-        """Score all samples in small units; see `skillshard.taggers.scores`."""
+        """Score all samples in small units; see `skillshard.taggers.losses.scores`."""
         return score_rows(self, search, num_rows_of(search))
 
     def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:

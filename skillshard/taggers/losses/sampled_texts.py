@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import xxhash
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.corpus import Partition, PartitionReader, Rejection, Sample
 from skillshard.errors import CorpusError
 from skillshard.execution import Record, Unit, Where, keyed, run
@@ -58,7 +58,7 @@ def sample_texts(
     """
     common = {"limit": limit, "reading": reading, "refusal": refusal, "stop_at_refused": stop_at_refused}
     units = keyed(
-        {**common, "partition": partition, "out": storage.join(scratch, f"{at:06d}.jsonl")}
+        {**common, "partition": partition, "out": places.join(scratch, f"{at:06d}.jsonl")}
         for at, partition in enumerate(partitions)
     )
     run(sample_partition, units, where=where, records=records, on_done=on_done)

@@ -12,15 +12,15 @@ import numpy as np
 from skillshard.corpus import Partition, Sample, read_partition
 from skillshard.execution import Record, Unit
 from skillshard.keyed_random import permutation
-from skillshard.taggers import kmeans
-from skillshard.taggers.cluster_model import FOLDER, Cluster, EncoderRecord, NearestSample, TriedNumber, save_model
-from skillshard.taggers.cluster_names import count_terms, name_clusters
-from skillshard.taggers.clustering import ASSIGNMENTS, CRITERION, NUM_NEAREST
-from skillshard.taggers.encoder import Encoder
-from skillshard.taggers.kmeans import Clusters
-from skillshard.taggers.lexical import FILES as LEXICAL_FILES
+from skillshard.taggers.clusters import kmeans
+from skillshard.taggers.clusters.embeddings import SampledRows, array_place
+from skillshard.taggers.clusters.encoder import Encoder
+from skillshard.taggers.clusters.fit import ASSIGNMENTS, CRITERION, NUM_NEAREST
+from skillshard.taggers.clusters.kmeans import Clusters
+from skillshard.taggers.clusters.lexical import FILES as LEXICAL_FILES
+from skillshard.taggers.clusters.names import count_terms, name_clusters
+from skillshard.taggers.clusters.saved import FOLDER, Cluster, EncoderRecord, NearestSample, TriedNumber, save_model
 from skillshard.taggers.tagger import Search
-from skillshard.taggers.vectors import SampledRows, array_place
 
 NAMED_BY = 300
 """Samples of a cluster whose words are looked at for its name."""

@@ -12,14 +12,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from skillshard import storage
+from skillshard import canonical, storage
 from skillshard.errors import TagsError
 from skillshard.execution import Record, Unit, keyed
-from skillshard.taggers import kmeans
-from skillshard.taggers.cluster_model import CENTROIDS
-from skillshard.taggers.kmeans import Clusters
+from skillshard.taggers.clusters import kmeans
+from skillshard.taggers.clusters.embeddings import SampledRows, array_place, vector_chunks
+from skillshard.taggers.clusters.kmeans import Clusters
+from skillshard.taggers.clusters.saved import CENTROIDS
 from skillshard.taggers.tagger import OnStage, Search
-from skillshard.taggers.vectors import SampledRows, array_place, vector_chunks
 
 STEPS_OVER_ALL = 2
 NUM_NEAREST = 5
@@ -56,7 +56,7 @@ def fit_clusters(
             sample.points, skills, skills_range, seed=seed, min_share=min_share, on_stage=search.on_stage
         )
         storage.write_array(folder / CENTROIDS, fitted.clusters.centroids)
-        storage.write_bytes(done, storage.to_json([[one.num_clusters, one.score] for one in fitted.tried]))
+        storage.write_bytes(done, canonical.to_json([[one.num_clusters, one.score] for one in fitted.tried]))
     tried = [kmeans.Choice(num, score) for num, score in storage.read_json(done)]
     clusters = _unbalanced(np.load(folder / CENTROIDS))
     for step in range(0 if covers_all else STEPS_OVER_ALL):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from skillshard.taggers.cluster_model import Cluster, NearestSample
-from skillshard.taggers.cluster_names import Named, count_terms, name_clusters
-from skillshard.taggers.clustering import NUM_NEAREST
-from skillshard.taggers.description import preview
-from skillshard.taggers.kmeans import Assignment, Clusters, assign
-from skillshard.taggers.texts import SampledText
+from skillshard.taggers.clusters.description import preview
+from skillshard.taggers.clusters.fit import NUM_NEAREST
+from skillshard.taggers.clusters.kmeans import Assignment, Clusters, assign
+from skillshard.taggers.clusters.names import Named, count_terms, name_clusters
+from skillshard.taggers.clusters.saved import Cluster, NearestSample
+from skillshard.taggers.losses.sampled_texts import SampledText
 
 LEAST_DIFFERENCE = 0.1
 """A term whose share of samples differs less than this between clusters tells none of them apart."""

@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from skillshard.errors import TagsError
 from skillshard.extras import needed
-from skillshard.taggers.encoder import VectorsOf
+from skillshard.taggers.clusters.encoder import VectorsOf
 
 Windows = Literal["first", "mean"]
 NO_LIMIT = 1 << 20

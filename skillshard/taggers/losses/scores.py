@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.corpus import Partition, PartitionReader, Sample
 from skillshard.execution import Record, Unit
 from skillshard.taggers.tagger import SAMPLES_AT_ONCE, Search, Tag, Tagger, Untagged
@@ -73,7 +73,7 @@ def score_unit(partition: Partition, number: int, reading: Mapping[str, Any], ta
 
 
 def _place(folder: str, partition: int, number: int) -> str:
-    return storage.join(folder, f"{partition:06d}", f"{number:06d}.json")
+    return places.join(folder, f"{partition:06d}", f"{number:06d}.json")
 
 
 def _to_json(outcome: Tag | Untagged) -> list[str | float]:

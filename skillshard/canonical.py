@@ -1,0 +1,57 @@
+"""The one JSON form of every record, and its digests. Neither may ever change: records on disk name each other by them."""
+
+import mmap
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+import xxhash
+from pydantic import ValidationError
+
+from skillshard.errors import StorageError
+
+
+def to_json(value: Any) -> bytes:
+    """The one JSON form of a value: sorted keys, indented by two, a newline at the end. Equal values, equal bytes."""
+    return orjson.dumps(
+        value,
+        option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
+    )
+
+
+def from_json(data: bytes, place: str | os.PathLike[str]) -> Any:
+    """Parse JSON; `place` is named where it is not JSON."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise StorageError(f"{os.fspath(place)} is not valid JSON: {error}. It is damaged or edited.") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """What is wrong first with a JSON file that does not fit its model, and where in it."""
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    got = f", got {fault['input']!r}" if isinstance(fault["input"], str | int | float) else ""
+    return f"{where}: {fault['msg']}{got}" if where else fault["msg"]
+
+
+def digest(data: bytes | memoryview | mmap.mmap) -> str:
+    """The digest of content that every artefact uses: xxh3, 128 bits, in hex. Finds damage, not forgery.
+
+    >>> digest(b"skill")
+    'd48a3536c201ca8e3ea8a9b7351e5067'
+    """
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def digest_of(pieces: Iterable[bytes | memoryview]) -> str:
+    """`digest` of bytes that come in pieces.
+
+    >>> digest_of([b"sk", b"ill"]) == digest(b"skill")
+    True
+    """
+    hasher = xxhash.xxh3_128()
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.hexdigest()

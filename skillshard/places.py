@@ -1,0 +1,74 @@
+"""Places: local paths and URIs as one kind of name, how they are joined, and how they are shown without secrets."""
+
+import os
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from skillshard import stores, web
+from skillshard.errors import StorageError, first_line, is_of_a_client
+
+
+def is_remote(place: str | os.PathLike[str]) -> bool:
+    """Whether a place is a URI that is not a local file.
+
+    >>> is_remote("s3://bucket/key"), is_remote("/tmp/x"), is_remote("file:///tmp/x")
+    (True, False, False)
+    """
+    text = os.fspath(place)
+    return "://" in text and not text.startswith("file://")
+
+
+def local_path(place: str | os.PathLike[str]) -> Path:
+    """The local path of a place; an error for a remote one."""
+    text = os.fspath(place)
+    if is_remote(text):
+        raise StorageError(f"{text} is not on this machine: this needs a local directory.")
+    return Path(text.removeprefix("file://"))
+
+
+def join(place: str | os.PathLike[str], *parts: str) -> str:
+    """
+    >>> join("s3://bucket/run/", "tags.json"), join("out", "train", "0.tar")
+    ('s3://bucket/run/tags.json', 'out/train/0.tar')
+    >>> join("s3://bucket/run?region=us-east-1", "tags.json")
+    's3://bucket/run/tags.json?region=us-east-1'
+    """
+    text = os.fspath(place)
+    text, mark, query = text.partition("?") if is_remote(text) else (text, "", "")
+    return "/".join([text.rstrip("/") or "/", *parts]) + mark + query
+
+
+def public(place: str | os.PathLike[str]) -> str:
+    """A place as it may stand in messages: without the keys and signatures that a URI can hold.
+
+    >>> public("s3://KEY:SECRET@bucket/S?region=us-east-1"), public("https://host/S/a.tar?sig=SECRET")
+    ('s3://bucket/S?region=us-east-1', 'https://host/S/a.tar')
+    """
+    text = os.fspath(place)
+    if not is_remote(text):
+        return text
+    parts = urlsplit(text)
+    told = [(key, value) for key, value in parse_qsl(parts.query) if key in ("region", "scheme", "endpoint_override")]
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, urlencode(told, safe=":/"), ""))
+
+
+def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
+    """The pyarrow file system of a place, and the path in it; for a bucket of S3 the same one whenever it is asked for."""
+    text = os.fspath(place)
+    if not is_remote(text):
+        return pafs.LocalFileSystem(), os.path.abspath(text.removeprefix("file://"))
+    try:
+        return stores.clients.of(text)
+    except (pa.ArrowInvalid, ValueError, OSError, ImportError) as error:
+        if web.is_web(text):
+            raise StorageError(f"{public(text)}: over http files can be read, not listed or written.") from error
+        raise StorageError(f"{public(text)} cannot be opened: {first_line(error)}.") from error
+    except Exception as error:
+        if not is_of_a_client(error):
+            raise
+        raise StorageError(
+            f"{public(text)} cannot be opened: {first_line(error)}. Is the address right, and is there a network?"
+        ) from error

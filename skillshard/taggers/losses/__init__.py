@@ -1,0 +1,1 @@
+"""Skills as clusters of loss trajectories."""

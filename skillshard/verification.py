@@ -1,0 +1,56 @@
+"""Check an artefact against its own records."""
+
+import os
+
+from skillshard import artefact, places, web
+from skillshard import tags as tags_module
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.printable import counted
+from skillshard.shards import manifest as shards_manifest
+from skillshard.shards import tokens as tokens_module
+from skillshard.shards.manifest import SPLIT_BY_ID, Manifest
+from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import TokenCounts
+from skillshard.taggers.clusters.embeddings import verify_embeddings
+from skillshard.taggers.clusters.saved import has_model, verify_model
+from skillshard.tags import Tags
+
+
+def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
+    """Every fault of the artefact at `place`, and a sentence for when there is none."""
+    kind = artefact.kind(place)
+    if kind == tags_module.MANIFEST:
+        tags = Tags.open(place)
+        kept = verify_model(place) if has_model(place) else []
+        return (
+            [*tags.verify(), *kept, *verify_embeddings(place)],
+            f"{place}: {counted(len(tags.manifest.parts), 'part')}, {counted(tags.manifest.num_rows, 'row')}, all as the manifest says.",
+        )
+    if kind == shards_manifest.MANIFEST:
+        shards = ShardSet.open(place)
+        by_id = "" if isinstance(shards.manifest, Manifest) else f" {SPLIT_BY_ID}"
+        unread = "; rejected/ cannot be listed over http and was not read" if web.is_web(str(shards.root)) else ""
+        num = sum(len(skill.train.number) + len(skill.holdout.number) for skill in shards.manifest.skills)
+        return (
+            shards.verify(),
+            f"{places.public(place)}: {counted(num, 'shard')}, {counted(shards.manifest.num_train + shards.manifest.num_holdout, 'sample')}, all as the "
+            f"manifest says{unread}.{by_id}",
+        )
+    if kind == tokens_module.MANIFEST:
+        counts = TokenCounts.open(place)
+        num = sum(len(found.columns.number) for split in (counts.train, counts.holdout) for found in split.values())
+        return (
+            counts.verify(),
+            f"{place}: counts of {counted(num, 'shard')}, {counted(counts.manifest.num_train + counts.manifest.num_holdout, 'token')}, all as "
+            "tokens.json says.",
+        )
+    ledger = DirectoryLedger(place)
+    faults = verify_ledger(ledger)
+    if faults:
+        return faults, ""
+    records = open_records(ledger)
+    return [], (
+        f"{place}: {records.rounds.num():,} rounds and {records.observations.num():,} observations follow from one another, in generation "
+        f"{records.generation}."
+    )
