@@ -160,7 +160,8 @@ def prepare(
         (folder / ".corpus").rename(folder / "corpus")
     corpus = Corpus.open(folder / "corpus")
     tags = taggers.tag_corpus(corpus, taggers.metadata("meta.skill"), folder / "tags", where=Where(), on_stage=on_stage)
-    holdout = max(0.02, 20 * EVAL_SAMPLES / num_samples)
+    # Enough for EVAL_SAMPLES of each skill; half of a small corpus at most, so that there is something to train on.
+    holdout = min(0.5, max(0.02, 20 * EVAL_SAMPLES / num_samples))
     write_shards(corpus, tags, folder / "shards", shard_bytes=32_000_000, holdout=holdout, on_stage=on_stage)
 
 

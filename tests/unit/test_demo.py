@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from skillshard.cli import app
+from skillshard.demo import prepare
 from skillshard.fitting.finished import gather_runs
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.shards.read import ShardSet
 from tests.conftest import tree
 
 SMALL = ["--k", "2", "--samples", "6000", "--steps", "120"]
@@ -37,6 +40,14 @@ def test_the_demo_goes_the_whole_way_and_finds_itself_finished(tmp_path: Path) -
     again = CliRunner().invoke(app, ["demo", "--out", str(out), *SMALL])
     assert again.exit_code == 0
     assert tree(out) == before
+
+
+@pytest.mark.parametrize("k", [2, 8])
+def test_the_smallest_corpus_that_the_demo_takes_keeps_samples_to_train_on(tmp_path: Path, k: int) -> None:
+    prepare(tmp_path, k=k, num_samples=2000, seed=0, on_stage=lambda *_: lambda *_: None)
+    shards = ShardSet.open(tmp_path / "shards")
+    assert len(shards.skills) == k
+    assert all(len(samples) > 0 for split in (shards.train, shards.holdout) for samples in split.values())
 
 
 def test_a_demo_with_other_arguments_needs_another_directory(tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     ):
         open_tokenizer(tmp_path / "config.json")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with pytest.raises(TokensError, match=r"is a directory. Give the tokenizer.json that lies in it.$"):
+        open_tokenizer(tmp_path)
     with pytest.raises(TokensError, match=r"is not text, and so no tokenizer.json"):
         open_tokenizer(tmp_path / "bytes")
     with pytest.raises(StorageError, match="no such file"):
