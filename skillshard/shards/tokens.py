@@ -124,7 +124,7 @@ def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer") -> "Tokenizer":
 
 def _tokenizer_text(place: str | os.PathLike[str]) -> str:
     if os.path.isdir(place):
-        raise TokensError(f"{storage.public(place)} is a directory. Give the tokenizer.json that lies in it.")
+        raise TokensError(f"{places.public(place)} is a directory. Give the tokenizer.json that lies in it.")
     try:
         return storage.read_bytes(place).decode()
     except UnicodeDecodeError as error:

@@ -20,6 +20,7 @@ from skillshard.errors import StorageError
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import proportional
 from skillshard.shards import cache as cache_module
+from skillshard.shards import files
 from skillshard.shards.cache import Cache
 from skillshard.shards.files import Wanted
 from skillshard.shards.read import ShardSet
@@ -242,17 +243,17 @@ def test_a_download_whose_file_was_deleted_does_not_name_another_ones(
     (tmp_path / "there").write_bytes(content)
     wanted = Wanted("there", canonical.digest(content))
     part = cache.folder / f"{wanted.digest}{cache_module.PART}"
-    download = cache_module.download
+    download = files.download
 
     def and_then_another_begins(*arguments: Any) -> None:
         download(*arguments)
         part.unlink()
         part.touch()
 
-    monkeypatch.setattr(cache_module, "download", and_then_another_begins)
+    monkeypatch.setattr(files, "download", and_then_another_begins)
     assert read(cache, tmp_path / "there", wanted) == content
     assert sizes(cache.folder) == {part.name: 0}
-    monkeypatch.setattr(cache_module, "download", download)
+    monkeypatch.setattr(files, "download", download)
     assert read(cache, tmp_path / "there", wanted) == content
     assert sizes(cache.folder) == {wanted.digest: len(content)}
 
