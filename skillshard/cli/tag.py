@@ -28,7 +28,19 @@ OF_REGROUPING = frozenset(("combine", "mapping", "min_share", "rest", "graph"))
 OF_MODELS = frozenset(("device", "batch_size", "dtype", "prompt", "max_length", "windows"))
 OF_CLUSTERS = frozenset(("skills", "skills_range", "seed"))
 OF_RUNS = frozenset(
-    ("proxy", "runs", "checkpoints", "steps", "lr", "probe", "measure", "segment_at", "answer_after", "unordered")
+    (
+        "proxy",
+        "runs",
+        "checkpoints",
+        "steps",
+        "lr",
+        "probe",
+        "measure",
+        "segment_at",
+        "answer_after",
+        "prompt_field",
+        "unordered",
+    )
 )
 OF_METHOD = {
     "metadata": frozenset(("field", "mapping", "min_share", "rest")),
@@ -122,6 +134,13 @@ def tag(
     answer_after: Annotated[
         str | None,
         typer.Option("--answer-after", help="loss: only what follows the last of these in a text is predicted."),
+    ] = None,
+    prompt_field: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt-field",
+            help="loss: metadata field with the number of characters of a text's prompt, which is not predicted.",
+        ),
     ] = None,
     unordered: Annotated[
         bool, typer.Option("--unordered", help="loss: the order of the segments means nothing.")
@@ -227,6 +246,7 @@ def tag(
             measure=measure or "whole",
             segment_at=segment_at,
             answer_after=answer_after,
+            prompt_field=prompt_field,
             unordered=unordered,
             window=max_length or 128,
             seed=seed,
@@ -380,6 +400,7 @@ def _loss(
     measure: str,
     segment_at: str | None,
     answer_after: str | None,
+    prompt_field: str | None,
     unordered: bool,
     window: int,
     seed: int,
@@ -407,6 +428,7 @@ def _loss(
         measure=measure,
         segment_at=segment_at,
         answer_after=answer_after,
+        prompt_field=prompt_field,
         ordered=not unordered,
         window=window,
         probe=probe,

@@ -14,7 +14,6 @@ noticed when it is read. `skillshard.mixing.records` reads the records of one ge
 
 import errno
 import os
-import re
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -329,12 +328,8 @@ def generation_name(generation: int) -> str:
 
 def numbers_in(ledger: Ledger, folder: str) -> list[int]:
     """The numbers of the records in a folder, rising. A file with another name is no record, and is passed over."""
-    numbers = []
-    for name in ledger.names(folder):
-        digits = re.fullmatch(r"([0-9]{8,})\.json", name.removeprefix(f"{folder}/"))
-        if digits and f"{int(digits[1]):08d}" == digits[1]:
-            numbers.append(int(digits[1]))
-    return sorted(numbers)
+    stems = [name[len(folder) + 1 : -len(".json")] for name in ledger.names(folder)]
+    return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit() and f"{int(stem):08d}" == stem)
 
 
 def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType | None:

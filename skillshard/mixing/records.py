@@ -103,22 +103,23 @@ class Numbered(Generic[RecordType]):
 
     def numbers(self) -> list[int]:
         """The numbers of the records that a listing of the folders shows, rising."""
-        segments, ledger = self._view.segments, self._view.ledger
-        return sorted(
-            number
-            for segment in segments
-            for number in numbers_in(ledger, folder_of(segment.generation, self._kind))
-            if self.name(number) == record_name(segment.generation, self._kind, number)
-        )
+        numbers: list[int] = []
+        end = float("inf")  # later generations wrote the records from here on
+        for segment in reversed(self._view.segments):
+            listed = numbers_in(self._view.ledger, folder_of(segment.generation, self._kind))
+            numbers += [number for number in listed if self.first_of(segment) <= number < end]
+            end = min(end, self.first_of(segment))
+        return sorted(numbers)
 
     def num(self) -> int:
         """The number of records; LedgerError if a record is missing."""
-        listed = set(self.numbers())
-        num = max([*listed, self.first_of(self._view.segments[-1]) - 1]) + 1
-        for number in range(num):
-            # A listing may miss a record that was put while the directory was read, so a look at the name decides.
-            if number not in listed and self._view.ledger.get(self.name(number)) is None:
-                raise self.missing(number)
+        listed = self.numbers()
+        num = max(listed[-1] + 1 if listed else 0, self.first_of(self._view.segments[-1]))
+        if len(listed) < num:
+            for number in sorted(set(range(num)).difference(listed)):
+                # A listing may miss a record that was put while the directory was read, so a look at the name decides.
+                if self._view.ledger.get(self.name(number)) is None:
+                    raise self.missing(number)
         return num
 
     def __iter__(self) -> Iterator[RecordType]:

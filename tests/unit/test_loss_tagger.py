@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 import skillshard.proxy.run as proxy_run
 from skillshard import taggers
 from skillshard.corpus import Corpus, Sample
-from skillshard.errors import CorpusError, ProxyError, TagsError
+from skillshard.errors import CorpusError, ObservationError, ProxyError, TagsError
 from skillshard.execution import Where
 from skillshard.proxy.device import one_thread, resolve_device, resolve_precision
 from skillshard.proxy.model import ProxyShape
@@ -425,3 +425,66 @@ def test_a_place_without_a_model_is_refused(make: Any, says: str, tmp_path: Path
     make(tmp_path / "nowhere")
     with pytest.raises(ProxyError, match=says):
         open_pretrained(str(tmp_path / "nowhere"))
+
+
+# -------------------------------------------------------------------------------------------- prompts by a metadata field
+
+
+def with_prompts(corpus: Path, folder: Path) -> Path:
+    """The corpus, with the number of characters up to its answer in the metadata."""
+    folder.mkdir()
+    for path in corpus.glob("*.jsonl"):
+        rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+        for row in rows:
+            row["meta"]["prompt_chars"] = row["text"].rindex("= ") + 2
+        (folder / path.name).write_bytes(lines(rows))
+    return folder
+
+
+def test_a_prompt_by_a_metadata_field_gives_the_tags_that_the_same_prompt_by_a_mark_gives(
+    corpus: Path, tmp_path: Path
+) -> None:
+    masked = with_prompts(corpus, tmp_path / "corpus")
+    rows = {}
+    for name, kind in {
+        "mark": {"answer_after": "= "},
+        "field": {"answer_after": None, "prompt_field": "meta.prompt_chars"},
+        "whole": {"answer_after": None},
+    }.items():
+        finder = small_finder(segment_at=None, window=32, steps=5, checkpoints=2, **kind)
+        tags = taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / name, where=HERE)
+        rows[name] = [row for part in range(2) for row in tags.rows(part)]
+    assert rows["field"] == rows["mark"] != rows["whole"]
+    again = taggers.tag_corpus(
+        Corpus.open(masked), open_loss_tagger(tmp_path / "field"), tmp_path / "again", where=HERE
+    )
+    assert [row for part in range(2) for row in again.rows(part)] == rows["field"]
+
+
+def test_a_sample_without_the_prompts_field_is_refused_or_set_aside(corpus: Path, tmp_path: Path) -> None:
+    masked = with_prompts(corpus, tmp_path / "corpus")
+    rows = [orjson.loads(line) for line in (masked / "0.jsonl").read_bytes().splitlines()]
+    del rows[5]["meta"]["prompt_chars"]
+    rows[7]["meta"]["prompt_chars"] = len(rows[7]["text"])
+    (masked / "0.jsonl").write_bytes(lines(rows))
+    finder = small_finder(
+        segment_at=None, answer_after=None, prompt_field="meta.prompt_chars", window=32, steps=5, checkpoints=2
+    )
+    with pytest.raises(CorpusError, match=r"sample '0005' cannot be read: .*prompt_chars' is missing.*--prompt-field"):
+        taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / "stop", where=HERE)
+    tags = taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / "aside", where=HERE, on_bad_sample="set-aside")
+    assert sum(row.skill is None for part in range(2) for row in tags.rows(part)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"segment_at": None, "prompt_field": "meta.n"}, ObservationError),
+        ({"answer_after": None, "prompt_field": "meta.n"}, TagsError),
+    ],
+)
+def test_a_prompts_field_does_not_go_with_a_mark_or_with_segments(
+    arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        small_finder(**arguments)

@@ -13,8 +13,9 @@ import xxhash
 
 from skillshard import places, storage
 from skillshard.corpus import Partition, PartitionReader, Rejection, Sample
-from skillshard.errors import CorpusError
+from skillshard.errors import CorpusError, ObservationError
 from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.loss import LossKind, prompt_chars
 
 Refusal = Callable[[str], str | None]
 """Says why a text cannot be used, as the middle of a sentence; None if it can. Picklable."""
@@ -22,11 +23,16 @@ Refusal = Callable[[str], str | None]
 
 @dataclass(frozen=True)
 class SampledText:
-    """A text of the sample, with the hash that chose it."""
+    """A text of the sample, with the hash that chose it.
+
+    Attributes:
+        prompt: number of characters of the text's prompt; None where no metadata field says it.
+    """
 
     hash: int
     id: str
     text: str
+    prompt: int | None = None
 
 
 def sample_texts(
@@ -40,6 +46,7 @@ def sample_texts(
     records: str,
     where: Where,
     on_done: Callable[[Unit, Record], None],
+    prompt_field: str | None = None,
 ) -> list[SampledText]:
     """At most `limit` texts of a corpus, in the order of their hashes; equal ids of different places count once.
 
@@ -52,11 +59,18 @@ def sample_texts(
         scratch, records: directories for parts and records.
         where: local pool or Ray.
         on_done: called for each finished partition.
+        prompt_field: metadata field with the number of characters of a text's prompt; a text without it is refused.
 
     Raises:
         CorpusError: a row without a sample or with a refused text, where `stop_at_refused`.
     """
-    common = {"limit": limit, "reading": reading, "refusal": refusal, "stop_at_refused": stop_at_refused}
+    common = {
+        "limit": limit,
+        "reading": reading,
+        "refusal": refusal,
+        "stop_at_refused": stop_at_refused,
+        "prompt_field": prompt_field,
+    }
     units = keyed(
         {**common, "partition": partition, "out": places.join(scratch, f"{at:06d}.jsonl")}
         for at, partition in enumerate(partitions)
@@ -69,36 +83,63 @@ def sample_texts(
 
 
 def sample_partition(
-    partition: Partition, limit: int, reading: Mapping[str, Any], refusal: Refusal, stop_at_refused: bool, out: str
+    partition: Partition,
+    limit: int,
+    reading: Mapping[str, Any],
+    refusal: Refusal,
+    stop_at_refused: bool,
+    prompt_field: str | None,
+    out: str,
 ) -> Record:
     """The texts of the smallest hashes of one partition, as JSON lines."""
-    chosen = _smallest(_texts(partition, reading, refusal, stop_at_refused), limit)
-    lines = (orjson.dumps([found.hash, found.id, found.text], option=orjson.OPT_APPEND_NEWLINE) for found in chosen)
+    chosen = _smallest(_texts(partition, reading, refusal, stop_at_refused, prompt_field), limit)
+    rows = ([text.hash, text.id, text.text, text.prompt] for text in chosen)
+    lines = (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     storage.write_bytes(out, b"".join(lines))
     return {"num_texts": len(chosen)}
 
 
 def _texts(
-    partition: Partition, reading: Mapping[str, Any], refusal: Refusal, stop_at_refused: bool
+    partition: Partition,
+    reading: Mapping[str, Any],
+    refusal: Refusal,
+    stop_at_refused: bool,
+    prompt_field: str | None,
 ) -> Iterator[SampledText]:
     for row in PartitionReader(partition, **reading):
-        why = _why_not(row, refusal)
+        if isinstance(row, Rejection):
+            if stop_at_refused:
+                raise CorpusError(row.sentence())
+            continue
+        why, prompt = prompt_or_fault(row, refusal, prompt_field)
         if why is None:
-            assert isinstance(row, Sample)
-            yield SampledText(xxhash.xxh3_64_intdigest(row.id.encode()), row.id, row.text)
+            yield SampledText(xxhash.xxh3_64_intdigest(row.id.encode()), row.id, row.text, prompt)
         elif stop_at_refused:
-            raise CorpusError(row.sentence() if isinstance(row, Rejection) else refused_sentence(partition, row, why))
+            raise CorpusError(refused_sentence(partition, row, why))
 
 
-def _why_not(row: Sample | Rejection, refusal: Refusal) -> str | None:
-    return row.detail if isinstance(row, Rejection) else refusal(row.text)
+def prompt_or_fault(sample: Sample, refusal: Refusal, prompt_field: str | None) -> tuple[str | None, int | None]:
+    """Why a sample cannot be used, as the middle of a sentence, or None; and the number of characters of its prompt, or None.
+
+    Args:
+        sample: read from a corpus.
+        refusal: of its text.
+        prompt_field: metadata field with the number of characters of the prompt; None: the prompt is not known by metadata.
+    """
+    why = refusal(sample.text)
+    if why is not None or prompt_field is None:
+        return why, None
+    try:
+        return None, prompt_chars(sample.text, LossKind(prompt_field=prompt_field), sample.meta)
+    except ObservationError as error:
+        return str(error).rstrip("."), None
 
 
 def refused_sentence(partition: Partition, sample: Sample, why: str) -> str:
     """The error for a text that the tagger cannot use."""
     return (
-        f"{partition.name}: the text of sample {sample.id!r} cannot be read: {why}. Mend it, give another --answer-after or "
-        "--segment-at, or set such samples aside with --on-bad-sample set-aside."
+        f"{partition.name}: the text of sample {sample.id!r} cannot be read: {why}. Mend it, give another --answer-after, "
+        "--prompt-field or --segment-at, or set such samples aside with --on-bad-sample set-aside."
     )
 
 

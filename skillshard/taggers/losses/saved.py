@@ -38,6 +38,7 @@ from skillshard.proxy.segments import Segments, without
 from skillshard.proxy.train import TokenBatch, sample_scores
 from skillshard.taggers.clusters.kmeans import Clusters, assign
 from skillshard.taggers.clusters.saved import ClusterModel
+from skillshard.taggers.losses.sampled_texts import prompt_or_fault
 from skillshard.taggers.losses.scores import score_rows
 from skillshard.taggers.losses.trajectories import Measure, Scale, parts_features, whole_features
 from skillshard.taggers.rows import num_rows_of
@@ -117,12 +118,15 @@ class LossTagger:
 
     def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
         opened = _opened(self.folder, self.digest)
-        refusals = [opened.model.reading.refusal(sample.text) for sample in samples]
-        good = [sample.text for sample, why in zip(samples, refusals, strict=True) if why is None]
-        found = iter(opened.tag(good) if good else ())
+        refusal = opened.model.reading.refusal
+        outcomes = [prompt_or_fault(sample, refusal, opened.prompt_field) for sample in samples]
+        pairs = list(zip(samples, outcomes, strict=True))
+        texts = [sample.text for sample, (why, _) in pairs if why is None]
+        prompts = [prompt for _, (why, prompt) in pairs if why is None and prompt is not None]
+        tags = iter(opened.tag(texts, None if opened.prompt_field is None else prompts) if texts else ())
         return [
-            next(found) if why is None else Untagged("wrong-type", f"the text cannot be read: {why}")
-            for why in refusals
+            next(tags) if why is None else Untagged("wrong-type", f"the text cannot be read: {why}")
+            for why, _ in outcomes
         ]
 
 
@@ -133,9 +137,10 @@ class _Opened:
     scale: Scale
     clusters: Clusters
     names: tuple[str, ...]
+    prompt_field: str | None
 
-    def tag(self, texts: Sequence[str]) -> list[Tag]:
-        features = self.model.features(self.model.reading.encode(texts), guess_loss=self.guess_loss)
+    def tag(self, texts: Sequence[str], prompts: Sequence[int] | None) -> list[Tag]:
+        features = self.model.features(self.model.reading.encode(texts, prompts), guess_loss=self.guess_loss)
         found = assign(self.scale.apply(features), self.clusters)
         pairs = zip(found.cluster.tolist(), found.distance.tolist(), strict=True)
         return [Tag(self.names[cluster], distance) for cluster, distance in pairs]
@@ -204,7 +209,8 @@ def _opened(folder: str, digest: str) -> _Opened:
         recipe = replace(recipe, device="cpu")
     model = LossModel(reading_from_json(told["reading"]), recipe, runs, told["measure"])
     mean, deviation = (np.load(Path(folder) / f"{name}.npy") for name in ("mean", "deviation"))
-    return _Opened(model, told["guess_loss"], Scale(mean, deviation), kept.clusters, tuple(kept.names))
+    scale, names = Scale(mean, deviation), tuple(kept.names)
+    return _Opened(model, told["guess_loss"], scale, kept.clusters, names, told.get("prompt_field"))
 
 
 def run_folder(folder: str | os.PathLike[str], number: int) -> Path:

@@ -23,6 +23,7 @@ from skillshard import storage
 from skillshard.errors import TagsError
 from skillshard.execution import Record, Unit, keyed
 from skillshard.keyed_random import keyed_seed
+from skillshard.loss import LossKind
 from skillshard.proxy.device import Precision, device_kind, is_here, one_thread, resolve_device, resolve_precision
 from skillshard.proxy.identity import SIZES, model_identity, training_identity
 from skillshard.proxy.pretrained import check_place
@@ -74,6 +75,7 @@ class LossFinder:
     device: str
     precision: Precision
     on_estimate: Callable[[str], None] = field(compare=False, repr=False)
+    prompt_field: str | None = None
 
     @property
     def name(self) -> str:
@@ -82,7 +84,7 @@ class LossFinder:
     @property
     def arguments(self) -> dict[str, Any]:
         """What determines the clusters: a pretrained proxy by the content of its files, wherever they lie."""
-        aside = ("on_estimate", "proxy_identity")
+        aside = ("on_estimate", "proxy_identity", *(("prompt_field",) if self.prompt_field is None else ()))
         asked = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in aside}
         return {
             **asked,
@@ -116,6 +118,7 @@ class LossFinder:
             records=search.work.records("texts"),
             where=search.where,
             on_done=search.on_stage("sampling", len(search.partitions)),
+            prompt_field=self.prompt_field,
         )
         num_distinct = len({found.text for found in texts})
         least = 2 if self.skills == "auto" else self.skills
@@ -153,7 +156,7 @@ class LossFinder:
     ) -> None:
         place = search.work.scratch("texts.json")
         if not place.exists():
-            storage.write_bytes(place, orjson.dumps([found.text for found in texts]))
+            storage.write_bytes(place, orjson.dumps([[text.text, text.prompt] for text in texts]))
         units = keyed(
             {
                 "texts": str(place),
@@ -193,7 +196,7 @@ class LossFinder:
     def _keep(
         self, search: Search, folder: Path, probe: Sequence[SampledText], reading: Reading, recipe: Recipe
     ) -> None:
-        batch = reading.encode([found.text for found in probe])
+        batch = _encode(reading, [(text.text, text.prompt) for text in probe])
         losses, features = self._measure(search, folder, batch, reading, recipe)
         guess = guess_loss(batch.targets[batch.targets != IGNORE])
         scale = scale_of(features(guess), measure=self.measure)
@@ -214,6 +217,7 @@ class LossFinder:
             "seeds": self._seeds(),
             "measure": self.measure,
             "guess_loss": guess,
+            **({} if self.prompt_field is None else {"prompt_field": self.prompt_field}),
         }
         save_model(
             folder,
@@ -257,6 +261,7 @@ def loss_tagger(
     measure: str = "whole",
     segment_at: str | None = None,
     answer_after: str | None = None,
+    prompt_field: str | None = None,
     ordered: bool = True,
     window: int = 128,
     probe: int = 2000,
@@ -281,6 +286,8 @@ def loss_tagger(
         segment_at: characters that end a segment (`skillshard.proxy.segments`); None: texts are read token by token.
         answer_after: the loss counts what stands behind the last of these in a text; None: the whole text. Needed by
             `segment_at`.
+        prompt_field: metadata field with the number of characters of a text's prompt, which is not predicted; in place of
+            `answer_after`, and not with `segment_at`. A sample without it cannot be tagged.
         ordered: whether the order of segments means something.
         window: tokens read of a text (bytes for tiny and small) where there are no segments.
         probe: samples whose trajectories are clustered.
@@ -293,6 +300,7 @@ def loss_tagger(
 
     Raises:
         TagsError: numbers or arguments that do not go together.
+        ObservationError: both `answer_after` and `prompt_field` are given.
         ProxyError: no such device, precision or proxy here.
     """
     device = resolve_device(device, on_this_machine=on_this_machine)
@@ -308,6 +316,7 @@ def loss_tagger(
         raise TagsError(
             "--measure parts leaves out one segment at a time: say where segments end, such as --segment-at ',.'."
         )
+    LossKind(answer_after=answer_after, prompt_field=prompt_field)  # refuses both, and empty ones
     if segment_at is not None and (not segment_at or not answer_after):
         raise TagsError(
             "--segment-at reads a text as segments and predicts a word of answer: give the characters that end a segment, and "
@@ -339,20 +348,27 @@ def loss_tagger(
         device=device,
         precision=resolve_precision(precision, device),
         on_estimate=on_estimate,
+        prompt_field=prompt_field,
     )
 
 
 def time_unit(texts: str, reading: Reading, recipe: Recipe) -> Record:
     """How long a run will take, measured where it runs."""
     with one_thread():
-        return {"seconds": estimate_s(reading.encode(orjson.loads(storage.read_bytes(texts))[:512]), recipe)}
+        return {"seconds": estimate_s(_encode(reading, orjson.loads(storage.read_bytes(texts))[:512]), recipe)}
 
 
 def train_unit(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: str) -> Record:
     """One run, on one thread: two side by side use two cores better than one on two."""
     with one_thread():
-        train_run(reading.encode(orjson.loads(storage.read_bytes(texts))), recipe, seed=seed, folder=Path(folder))
+        train_run(_encode(reading, orjson.loads(storage.read_bytes(texts))), recipe, seed=seed, folder=Path(folder))
     return {"seed": seed}
+
+
+def _encode(reading: Reading, texts: Sequence[Sequence[Any]]) -> TokenBatch:
+    """Texts with their prompts' numbers of characters, as a proxy reads them; without numbers the reading finds the prompts."""
+    prompts = [prompt for _, prompt in texts]
+    return reading.encode([text for text, _ in texts], None if None in prompts else prompts)
 
 
 def measure_unit(model: LossModel, batch: TokenBatch, out: str) -> Record:
