@@ -41,6 +41,14 @@ def test_a_run_that_finds_its_work_finished_by_another_run_returns_the_manifest_
     assert [again] == finished
 
 
+def test_a_finished_set_that_is_written_again_returns_its_manifest_and_changes_nothing(tmp_path: Path) -> None:
+    corpus, tags = tagged(tmp_path)
+    first, again = (
+        write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, where=HERE) for _ in range(2)
+    )
+    assert again == first == ShardSet.open(tmp_path / "S").manifest
+
+
 def test_more_shards_than_a_manifest_can_name_are_refused_with_the_number_that_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
