@@ -41,7 +41,7 @@ KEY = "mutants/1"
 PASSED, NO_TESTS = 0, 5
 FIRST_CPU_S, FIRST_WALL_S = 200, 900.0
 """Limits of a file of tests that has not been timed yet."""
-# Tests that start processes of their own do not pass in a forked one.
+# Some lists leave out slow tests: pictures, encoders, real corpora, and what repeats a near test at a larger size.
 TOKENS = "tests/unit/test_tokens.py -k 'not number_of_workers'"
 STREAM = ["tests/unit/test_stream_state.py", "tests/property/test_mixer.py", "tests/property/test_lag.py"]
 LEDGER = [
@@ -50,18 +50,33 @@ LEDGER = [
     "tests/golden/test_algorithm_1.py",
     "tests/property/test_repetition.py",
 ]
-# Without what only repeats the near tests at a larger size, or asks for an encoder.
 ARTEFACTS = "tests/golden/test_artefacts.py -k 'not embedding'"
 SHARDS = ["tests/contract/test_shards_are_webdataset.py -k 'not whole_way'", ARTEFACTS]
 SPLIT = ["tests/unit/test_shard_writing.py", "tests/property/test_holdout.py", "tests/contract/test_copies.py", *SHARDS]
 POLICIES = [
-    "tests/contract/test_policies.py -k 'not ado'",  # fits of scaling laws take nine tenths of its time
+    "tests/contract/test_policies.py -k 'not ado'",
     "tests/golden/test_policies.py",
     "tests/golden/test_skill_it.py",
     "tests/unit/test_priors.py",
     "tests/property/test_policies_in_the_mixer.py",
 ]
+# The contract is a list of policies; fits of ado's scaling laws alone take nine tenths of its time.
+ROWS_OF = {
+    "bandit": "odm or exp3",
+    "static": "fixed or proportional or stratified",
+    "transforms": "floor or cap or change or smoothing or limit or transform",
+    "prior": "prior and not ado",
+    **{name: name for name in ("ado", "aioli", "curriculum", "doremi", "exp3", "odm", "skill_it", "skill_stratified")},
+    **{name: name for name in ("softmax_loss", "temperature", "unimax")},
+}
 NEAR = {
+    **{
+        f"skillshard/policies/{name}.py": [
+            f"tests/contract/test_policies.py -k '{rows} or bad_arguments'",
+            *POLICIES[1:],
+        ]
+        for name, rows in ROWS_OF.items()
+    },
     "skillshard/mixing/order.py": [
         "tests/property/test_order.py",
         "tests/property/test_repetition.py",
@@ -102,7 +117,6 @@ NEAR = {
     "skillshard/shards/": SPLIT,
     "skillshard/policies/loss_order.py": ["tests/unit/test_loss_order.py", *POLICIES],
     "skillshard/policies/graph_refresh.py": ["tests/unit/test_graph_refresh.py", *POLICIES],
-    "skillshard/policies/ado.py": ["tests/contract/test_policies.py -k ado", *POLICIES[1:]],
     "skillshard/policies/": POLICIES,
     "skillshard/graph/edges.py": ["tests/property/test_graph_edges.py", ARTEFACTS],
 }
