@@ -237,6 +237,19 @@ def test_the_last_records_that_a_generation_has_kept_are_compared_with_what_it_n
     assert len([fault for fault in verify_ledger(again.ledger) if "than generation 1 has kept" in fault]) == 2
 
 
+def test_a_record_that_a_listing_leaves_out_still_counts(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that is read while a record is put into it may show the records around it alone."""
+    trained(shards, tmp_path)
+    ledger = build(shards, tmp_path).ledger
+    names = type(ledger).names
+    monkeypatch.setattr(
+        type(ledger), "names", lambda self, folder: [*names(self, folder)[:2], *names(self, folder)[3:]]
+    )
+    assert len(list(open_records(ledger).rounds)) == len(list(open_records(ledger).observations)) == 6
+
+
 # --- states ----------------------------------------------------------------------------------------------------------
 
 

@@ -314,6 +314,15 @@ def test_a_step_needs_to_know_its_blocks(uneven: ShardSet, counts: TokenCounts, 
     assert observation["draw"] == one.draws_before(12)
 
 
+def test_packed_tokens_begin_with_losses_where_their_mixer_does(
+    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+) -> None:
+    for number, initial in enumerate((False, True)):
+        policy = skill_it(SkillGraph.identity(uneven.skills), eta=0.5) if initial else stratified()
+        of = mixer(uneven, tmp_path / str(number), policy=policy)
+        assert PackedTokens(of, counts, block_tokens=8, separator=EOS).initial_losses is of.initial_losses is initial
+
+
 def test_packed_tokens_can_be_pickled(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
     one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
     expected = one.batch(30, 5).tokens.tolist()
