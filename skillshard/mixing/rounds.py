@@ -241,8 +241,14 @@ class Rounds:
             raise ObservationError(
                 f"{self.ledger} already holds other losses for step {record.step}, draw {record.draw:,}: {'; '.join(changed[:3])}. "
                 "A run that goes on from a checkpoint calls mixer.load_state_dict(), one that starts again from its beginning calls "
-                "mixer.restart(), and a new run takes a new ledger directory."
+                f"mixer.restart(), and a new run takes a new ledger directory.{self._other_job()}"
             )
+
+    def _other_job(self) -> str:
+        """The advice for a job that was started again under the same name, and so has joined the generation of the dead one."""
+        if self.job is None:
+            return ""
+        return f" If job {self.job!r} was started again, give it another name: Mixer(job=...), such as the job's number and the number of its restart."
 
     def step_reported_at(self, draw: int) -> int | None:
         """The step of the newest observation if that observation is of this draw; else None."""

@@ -320,6 +320,24 @@ def test_restart_does_nothing_to_an_untouched_ledger(shards: ShardSet, tmp_path:
     assert (named.generation, build(shards, tmp_path).generation) == (1, 1), "the ranks of a job must find each other"
 
 
+def test_a_job_that_is_started_again_under_its_old_name_is_told_to_take_another(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    """It joins the generation of the dead attempt, so its losses meet those of the dead attempt."""
+    for loss in (1.0, 1.0000001):
+        one = build(shards, tmp_path, job="4711")
+        one.restart()
+        if loss == 1.0:
+            one.report(0, {**GOOD, "add": loss})
+            continue
+        with pytest.raises(ObservationError, match=r"If job '4711' was started again, give it another name"):
+            one.report(0, {**GOOD, "add": loss})
+    again = build(shards, tmp_path, job="4711-2")
+    with pytest.warns(UserWarning, match="resumed at draw 0: later losses"):
+        again.restart()
+    again.report(0, {**GOOD, "add": 1.0000001})
+
+
 def test_a_missing_first_report_is_said_at_once(shards: ShardSet, tmp_path: Path) -> None:
     one = build(shards, tmp_path, wait_s=600.0)
     one.round(0)
