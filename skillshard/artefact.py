@@ -165,7 +165,9 @@ def begin(
     return Work(folder, manifest, lock)
 
 
-def refuse_nested(out: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
+def refuse_nested(
+    out: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]], *, option: str = "--out"
+) -> None:
     """StorageError if an output would lie in a directory that is read, or what is read in the output: links are followed.
 
     An output in its own input would be read as input by the next command.
@@ -180,12 +182,12 @@ def refuse_nested(out: str | os.PathLike[str], inputs: Iterable[str | os.PathLik
             continue
         if source.is_dir() and target.is_relative_to(source) and _may_match(target.relative_to(source).parts, pattern):
             raise StorageError(
-                f"--out {os.fspath(out)} lies in {os.fspath(place)}, which is read: the next command would read its own output. Choose an "
-                "--out beside it."
+                f"{option} {os.fspath(out)} lies in {os.fspath(place)}, which is read: the next command would read its own output. Choose a "
+                f"{option} beside it."
             )
         if source.is_relative_to(target) and source.exists():
             raise StorageError(
-                f"{os.fspath(place)}, which is read, lies in --out {os.fspath(out)}. Choose another directory to write to."
+                f"{os.fspath(place)}, which is read, lies in {option} {os.fspath(out)!r}. Choose another directory to write to."
             )
 
 
@@ -284,6 +286,11 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
 def _names_in(folder: Path) -> list[str]:
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"{folder} is a file, and --out must be a directory. Choose another --out.")
+    for part in (folder, *folder.parents):
+        if part.is_symlink() and not part.exists():
+            raise StorageError(
+                f"{part} is a link to {os.readlink(part)}, which is not there. Make that directory, remove the link, or choose another --out."
+            )
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 

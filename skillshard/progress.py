@@ -1,4 +1,4 @@
-"""How far a unit of work is: the unit says it, and whoever runs the unit passes it on."""
+"""How far a piece of work is: the work says it, and whoever runs the work passes it on."""
 
 import contextlib
 import time
@@ -9,14 +9,14 @@ SECONDS_BETWEEN = 1.0
 
 
 class _Receiver:
-    """Where this process sends what `advance` says; None outside of a unit."""
+    """Where this process sends what `advance` says; None where nobody listens."""
 
     send: Callable[[float], None] | None = None
     last_sent_s = 0.0
 
 
 def advance(done: int, total: int) -> None:
-    """Say that `done` of `total` steps of the present unit are done; does nothing outside of a unit.
+    """Say that `done` of `total` steps of the present work are done; does nothing where nobody listens.
 
     >>> shares = []
     >>> with sent_to(shares.append):
@@ -36,8 +36,9 @@ def advance(done: int, total: int) -> None:
 @contextlib.contextmanager
 def sent_to(send: Callable[[float], None]) -> Iterator[None]:
     """Pass what `advance` says in the block to `send`, as a share from 0 to 1."""
+    outer = _Receiver.send, _Receiver.last_sent_s
     _Receiver.send, _Receiver.last_sent_s = send, 0.0
     try:
         yield
     finally:
-        _Receiver.send = None
+        _Receiver.send, _Receiver.last_sent_s = outer

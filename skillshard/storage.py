@@ -135,6 +135,7 @@ def open_stream(place: str | os.PathLike[str], *, compression: str | None = None
     except FileNotFoundError as error:
         raise StorageError(f"{os.fspath(place)}: no such file.") from error
     except OSError as error:
+        refuse_special(place)
         raise StorageError(f"{os.fspath(place)} cannot be read: {error}") from error
 
 
@@ -146,6 +147,7 @@ def open_random(place: str | os.PathLike[str]) -> pa.NativeFile:
         except FileNotFoundError as error:
             raise StorageError(f"{os.fspath(place)}: no such file.") from error
         except OSError as error:
+            refuse_special(place)
             raise StorageError(f"{os.fspath(place)} cannot be read: {error}") from error
     fs, path = places.filesystem(place)
     return retried(place, lambda: fs.open_input_file(path))

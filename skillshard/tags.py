@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from skillshard import artefact, places, storage
 from skillshard.corpus import RESTS
 from skillshard.errors import TagsError
+from skillshard.progress import advance
 
 MANIFEST = "tags.json"
 SCHEMA = pa.schema(
@@ -131,6 +132,7 @@ class Tags:
         """Every fault found: one sentence each, nothing if all is well."""
         faults = []
         for at, part in enumerate(self.manifest.parts):
+            advance(at, len(self.manifest.parts))
             place = part_place(self.folder, at)
             if not storage.exists(place):
                 faults.append(f"{place} is missing. {_ANEW}")

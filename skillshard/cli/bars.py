@@ -11,6 +11,8 @@ from typing import Any
 
 import typer
 
+from skillshard.progress import sent_to
+
 SECONDS_BETWEEN_LINES = 5.0
 """Without a terminal: often enough to see that a command is alive, seldom enough for a log."""
 
@@ -28,7 +30,7 @@ class Stage:
 
     Attributes:
         name: as shown.
-        num: units to do; 0 where that is not known.
+        num: units to do; 0 for one piece of work.
         num_done: units done, those found done included.
         num_found: units that an earlier command did.
         shares: key -> share of each unit under way.
@@ -60,10 +62,15 @@ class Stage:
         self.shares[unit.key] = share
         self.first_part = self.first_part or (time.monotonic(), self.done)
 
+    def advanced(self, share: float) -> None:
+        """One piece of work says how far it is."""
+        self.shares[""] = share
+        self.first_part = self.first_part or (time.monotonic(), share)
+
     @property
     def done(self) -> float:
         """Units done, with the parts of those under way."""
-        return float(min(self.num_done + sum(list(self.shares.values())), self.num))
+        return float(min(self.num_done + sum(list(self.shares.values())), self.num or 1))
 
     @property
     def elapsed_s(self) -> float:
@@ -79,9 +86,9 @@ class Stage:
         """
         since_s, done_then = self.first_part or (self.started_s, float(self.num_found))
         done_since = self.done - done_then
-        if self.num_done >= self.num or done_since <= 0:
+        if self.num_done >= (self.num or 1) or done_since <= 0:
             return None
-        return ((self.ended_s or time.monotonic()) - since_s) * (self.num - self.done) / done_since
+        return ((self.ended_s or time.monotonic()) - since_s) * ((self.num or 1) - self.done) / done_since
 
     def sentence(self) -> str:
         """
@@ -89,11 +96,14 @@ class Stage:
         'training: 2 of 4 (50 %) in 1 min 00 s, about 1 min 00 s left'
         >>> Stage("reading texts", 0, started_s=0.0, ended_s=5.0).sentence()
         'reading texts: 5 s'
+        >>> Stage("verifying", 0, started_s=0.0, ended_s=60.0, shares={"": 0.5}, first_part=(0.0, 0.0)).sentence()
+        'verifying: 50 % in 1 min 00 s, about 1 min 00 s left'
         """
-        if not self.num:
-            return f"{self.name}: {duration(self.elapsed_s)}"
-        share = "" if self.num_done >= self.num else f" ({100 * self.done / self.num:.0f} %)"
         left = "" if self.left_s is None else f", about {duration(self.left_s)} left"
+        if not self.num:
+            share = f"{100 * self.done:.0f} % in " if self.shares else ""
+            return f"{self.name}: {share}{duration(self.elapsed_s)}{left}"
+        share = "" if self.num_done >= self.num else f" ({100 * self.done / self.num:.0f} %)"
         return f"{self.name}: {self.num_done:,} of {self.num:,}{share} in {duration(self.elapsed_s)}{left}"
 
 
@@ -155,10 +165,12 @@ class Bars:
 
     @contextmanager
     def working(self, name: str) -> Iterator[None]:
-        """A stage that is one piece of work of unknown length."""
+        """A stage that is one piece of work of this process; the work says with `progress.advance` how far it is."""
         stage = Stage(name, 0)
         self._stages.append(stage)
-        yield
+        with sent_to(stage.advanced):
+            yield
+        stage.shares.clear()
         stage.ended_s = time.monotonic()
 
     def say(self, sentence: str) -> None:
@@ -206,6 +218,8 @@ def _show_bars(live: Any, tasks: list[Any], stages: list[Stage]) -> None:
         tasks.append(live.add_task(stage.name, total=stage.num or None, told=""))
     for task, stage in zip(tasks, list(stages), strict=False):
         told = stage.sentence().partition(": ")[2]
-        ended = {"total": 1, "completed": 1} if stage.ended_s is not None and not stage.num else {}
-        live.update(task, **{"completed": stage.done, "told": told, **ended})
+        has_ended = stage.ended_s is not None
+        known = {"total": 1} if not stage.num and (has_ended or stage.shares) else {}
+        ended = {"completed": 1} if not stage.num and has_ended else {}
+        live.update(task, **{"completed": stage.done, "told": told, **known, **ended})
     live.refresh()

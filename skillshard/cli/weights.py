@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from skillshard.cli.bars import Bars
 from skillshard.cli.options import (
     CachePlace,
     CacheSize,
@@ -103,35 +104,40 @@ def mix(
     cache_size: CacheSize = None,
 ) -> None:
     """Write the mixed stream of a policy that needs no trainer: draw, skill and id, one line per draw."""
+    from skillshard.artefact import refuse_nested
     from skillshard.mixing.listing import list_draws, static_policy
     from skillshard.shards.read import ShardSet
 
     cache_bytes = parse_cache_size(cache, cache_size)
     opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes), skills)
-    listing = list_draws(
-        opened,
-        policy=static_policy(
-            policy,
-            opened.skills,
-            draws=first + draws,
-            tau=tau,
-            epochs=epochs,
-            weights=weights,
-            new=new,
-            graph=graph,
-            eta=eta,
-            prior=prior,
-            targets=target,
-            losses=losses,
-            floor=floor,
-        ),
-        first=first,
-        num=draws,
-        seed=seed,
-        round_draws=round_draws,
-        repeat=repeat,
-        ledger=ledger,
+    if ledger is not None:
+        refuse_nested(ledger, [shards], option="--ledger")
+    chosen = static_policy(
+        policy,
+        opened.skills,
+        draws=first + draws,
+        tau=tau,
+        epochs=epochs,
+        weights=weights,
+        new=new,
+        graph=graph,
+        eta=eta,
+        prior=prior,
+        targets=target,
+        losses=losses,
+        floor=floor,
     )
+    with Bars() as bars, bars.working("listing draws"):
+        listing = list_draws(
+            opened,
+            policy=chosen,
+            first=first,
+            num=draws,
+            seed=seed,
+            round_draws=round_draws,
+            repeat=repeat,
+            ledger=ledger,
+        )
     if listing.num_draws < draws:
         end = f"after {first + listing.num_draws:,} draws" if listing.num_draws else f"before draw {first:,}"
         typer.echo(f"note: the stream ends {end} (--repeat {repeat}).", err=True)
@@ -266,16 +272,20 @@ def fit(
     if skills and shards is None:
         raise typer.BadParameter("it chooses skills of a shard set: give --shards too.", param_hint="--skills")
     opened = None if shards is None else choose_skills(ShardSet.open(shards), skills)
-    proposal = propose_weights(
-        gather_runs(runs),
-        method="regmix" if method == "regmix" else "log-linear",
-        kl=kl,
-        num_samples=None if opened is None else {skill: len(opened.train[skill]) for skill in opened.skills},
-        epochs=epochs,
-        draws=draws,
-        targets=target,
-        seed=seed,
-    )
+    with Bars() as bars:
+        with bars.working("reading runs"):
+            finished = gather_runs(runs)
+        with bars.working("fitting"):
+            proposal = propose_weights(
+                finished,
+                method="regmix" if method == "regmix" else "log-linear",
+                kl=kl,
+                num_samples=None if opened is None else {skill: len(opened.train[skill]) for skill in opened.skills},
+                epochs=epochs,
+                draws=draws,
+                targets=target,
+                seed=seed,
+            )
     show_proposal(proposal)
     if out is not None:
         proposal.save(out)

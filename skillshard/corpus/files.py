@@ -148,7 +148,7 @@ def _named_file(place: str) -> CorpusFile:
 def _some(files: list[CorpusFile], left_out: Counter[str], place: str) -> tuple[list[CorpusFile], Counter[str]]:
     if files:
         return files, left_out
-    others = f"; left out were {describe_left_out(left_out)}" if left_out else ""
+    others = f". Left out: {describe_left_out(left_out)}" if left_out else ""
     raise CorpusError(
         f"{printable(place)}: no corpus files found. Looked for names that end in {' '.join(SUFFIXES)}, "
         f"hidden files left out{others}. Check the path, or convert the files to one of these formats."
@@ -158,8 +158,15 @@ def _some(files: list[CorpusFile], left_out: Counter[str], place: str) -> tuple[
 def _refuse_doubles(files: list[CorpusFile]) -> None:
     real_paths = [file.place if places.is_remote(file.place) else os.path.realpath(file.place) for file in files]
     if twice := _repeated(real_paths):
+        ways = [file.place for file, place in zip(files, real_paths, strict=True) if place == twice[0]]
+        if len(set(ways)) == 1:
+            raise CorpusError(
+                f"Given twice: {name_some(twice, are_paths=True)}. Name each file once, or only the directory they are in."
+            )
+        more = f" (and {len(twice) - 1:,} other files)" if len(twice) > 1 else ""
         raise CorpusError(
-            f"Given twice: {name_some(twice, are_paths=True)}. Name each file once, or only the directory they are in."
+            f"One file would be read more than once, because of links: {name_some(ways, 3, are_paths=True)}{more}. Name the files or "
+            "the directory that are meant, or remove the links."
         )
     if same := _repeated(file.name for file in files):
         where = name_some((file.place for file in files if file.name == same[0]), are_paths=True)

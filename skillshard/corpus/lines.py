@@ -25,6 +25,7 @@ from skillshard.corpus.sample import (
     exact_json,
     explain,
     is_plain,
+    json_fault,
     long_digit_runs,
     may_be_deep,
     needs_exact,
@@ -270,9 +271,13 @@ def _rejection(error: orjson.JSONDecodeError | BadRecord, line: bytes, *, name: 
     raw = line.decode(errors="backslashreplace")
     if isinstance(error, BadRecord):
         return Rejection(name, number, error.reason, error.detail, error.id, raw)
-    reason: Reason = "invalid-utf8" if _is_encoding_error(line) else "malformed-json"
-    what = "not valid UTF-8" if reason == "invalid-utf8" else "not valid JSON"
-    return Rejection(name, number, reason, f"{what} ({_explanation(line)})", None, raw)
+    if _is_encoding_error(line):
+        return Rejection(name, number, "invalid-utf8", f"not valid UTF-8 ({_explanation(line)})", None, raw)
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError as again:  # of the line without its end
+        return Rejection(name, number, *json_fault(again), None, raw)
+    raise AssertionError(line) from error
 
 
 def _is_encoding_error(line: bytes) -> bool:

@@ -236,6 +236,21 @@ def check_size(sample: Sample, max_sample_bytes: int) -> None:
         raise BadRecord("too-large", detail, sample.id)
 
 
+def json_fault(error: orjson.JSONDecodeError) -> tuple[Reason, str]:
+    """Why some JSON cannot be read: it is malformed, or holds a number beyond those of a 64-bit float, which is a limit of the reader.
+
+    >>> try:
+    ...     orjson.loads('{"n": 1e400}')
+    ... except orjson.JSONDecodeError as error:
+    ...     print(*json_fault(error), sep=", ")
+    wrong-type, a number at line 1 column 7 is beyond those that are read, from -1.8e308 to 1.8e308
+    """
+    if "infinity" in error.msg:
+        where = f"line {error.lineno} column {error.colno}"
+        return "wrong-type", f"a number at {where} is beyond those that are read, from -1.8e308 to 1.8e308"
+    return "malformed-json", f"not valid JSON ({explain(error)})"
+
+
 def explain(error: orjson.JSONDecodeError) -> str:
     """What is wrong with some JSON, and where. Python and pandas write NaN and Infinity, which are no JSON.
 

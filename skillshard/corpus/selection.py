@@ -14,7 +14,7 @@ are known but compressed in a way that is not read, tables whose log cannot be f
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,6 +30,7 @@ from skillshard.printable import printable
 _BOOKKEEPING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 _DELTA_VERSION = re.compile(r"_delta_log/(\d{20})\.json$")
 _ICEBERG_METADATA = re.compile(r"(^|/)metadata/[^/]+\.metadata\.json$")
+_CACHE = re.compile(r"cache-[0-9a-f]{16}(_\d{5}_of_\d{5})?\.arrow")
 _MAX_BOOKKEEPING_BYTES = 256 << 20  # a manifest of 100,000 shards has 15 MB; what is larger is data
 _WRITE_ANEW = "Write the rows that you mean to a directory of Parquet files, and give that directory."
 
@@ -59,9 +60,11 @@ def select(entries: Sequence[Entry], base: str, *, named: str = "") -> tuple[lis
     _refuse_other_tables(entries, base)
     artefacts = _artefacts(entries, base)
     listed = _saved_datasets(visible, base) | _delta_tables(entries, base)
+    described = {entry.name.rpartition("/")[0] for entry in visible if entry.name.endswith("dataset_info.json")}
     files, compressed = [], []
     for entry in visible:
         label = _artefact_of(entry.name, artefacts) or _bookkeeping(entry.name) or _unlisted(entry, listed)
+        label = label or _cached(entry.name, described)
         form = format_of(entry.name)
         if label is None and form is not None:
             _refuse_unreadable(entry)
@@ -103,6 +106,12 @@ def _set_apart(name: str, named: str) -> str | None:
 def _bookkeeping(name: str) -> str | None:
     base = name.rsplit("/", 1)[-1]
     return base if base in _BOOKKEEPING else None
+
+
+def _cached(name: str, described: Collection[str]) -> str | None:
+    """The kind of a file in which Hugging Face's `map` and `filter` keep what they computed from the data beside it."""
+    folder, _, base = name.rpartition("/")
+    return "cache-*.arrow" if folder in described and _CACHE.fullmatch(base) else None
 
 
 def _refuse_unreadable(entry: Entry) -> None:
@@ -165,10 +174,11 @@ def _refuse_several_splits(entries: Sequence[Entry], base: str) -> None:
 
 def _refuse_other_tables(entries: Sequence[Entry], base: str) -> None:
     for entry in entries:
-        kind = "Hudi" if "/.hoodie/" in f"/{entry.name}" else "Iceberg" if _ICEBERG_METADATA.search(entry.name) else ""
+        is_iceberg = _ICEBERG_METADATA.search(entry.name) is not None
+        kind = "a Hudi" if "/.hoodie/" in f"/{entry.name}" else "an Iceberg" if is_iceberg else ""
         if kind:
             raise CorpusError(
-                f"{printable(base)} holds an {kind} table ({printable(entry.name)}), whose metadata says which of its "
+                f"{printable(base)} holds {kind} table ({printable(entry.name)}), whose metadata says which of its "
                 f"files count. {_WRITE_ANEW}"
             )
 

@@ -25,7 +25,7 @@ from skillshard.corpus.sample import (
     Sample,
     check_size,
     exact_json,
-    explain,
+    json_fault,
     needs_exact,
     sample_of,
 )
@@ -183,7 +183,7 @@ def _of_no_sample(member: tarfile.TarInfo) -> str | None:
     """The kind of a member that belongs to no sample, or None."""
     *folders, base = [part for part in member.name.split("/") if part not in ("", ".")] or [""]
     for folder in folders:
-        if folder.startswith(".") or folder == "__MACOSX":
+        if (folder.startswith(".") and folder != "..") or folder == "__MACOSX":
             return f"{printable(folder)}/"
     stem, dot, ext = base.partition(".")
     if not (member.isreg() or member.islnk() or member.issym()):
@@ -266,7 +266,10 @@ def _record(group: _Group, passed_over: PassedOver, *, id_field: str | None, tex
         return record
     text = _member(group, ".txt", passed_over)
     if text is not None:
-        record[text_field] = _text(text, group.key)
+        decoded = _text(text, group.key)
+        if record.get(text_field, decoded) != decoded:
+            passed_over.members[f"field {text_field!r} of a JSON member beside another text"] += 1
+        record[text_field] = decoded
     if id_field is not None and record.get(id_field, MISSING) is MISSING:
         if _id_of(group.key) is None:
             raise BadRecord("invalid-utf8", f"the name of its members, {key}, is not valid UTF-8")
@@ -281,8 +284,9 @@ def _json(group: _Group, passed_over: PassedOver) -> Any:
     try:
         record = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        detail = f"its JSON member is not valid JSON ({explain(error)})"
-        raise BadRecord("malformed-json", detail, _id_of(group.key)) from error
+        reason, detail = json_fault(error)
+        where = "its JSON member is" if reason == "malformed-json" else "in its JSON member,"
+        raise BadRecord(reason, f"{where} {detail}", _id_of(group.key)) from error
     is_container = isinstance(record, dict | list)
     return exact_json(data) if is_container and needs_exact(record) else record
 

@@ -31,6 +31,7 @@ from skillshard.corpus.sample import Reason
 
 _MAX_DEPTH = 50  # a limit well inside those of Python's stack and of orjson; what is deeper is no metadata of a text
 _TYPE_CHARS = 40
+_NO_TIME = "<value out of range"  # what pyarrow writes in place of a time that no calendar or clock shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,13 @@ def _times(array: pa.Array, path: str) -> list[Any]:
         texts = array.cast(pa.string()).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         texts = [_time(array.slice(row, 1), path) for row in range(len(array))]
-    return [text + mark if isinstance(text, str) else text for text in texts]
+    out_of_range = NoForm(
+        "wrong-type", f"column {path!r} of type {array.type} has no JSON form where it is out of range"
+    )
+    return [
+        text if not isinstance(text, str) else out_of_range if text.startswith(_NO_TIME) else text + mark
+        for text in texts
+    ]
 
 
 def _time(array: pa.Array, path: str) -> str | NoForm | None:

@@ -14,6 +14,7 @@ from skillshard.extras import needed
 from skillshard.fitting import regmix
 from skillshard.fitting.mixing_law import fit_mixing_law, rank_correlations
 from skillshard.fitting.runs import Runs
+from skillshard.progress import advance
 
 Method = Literal["log-linear", "regmix"]
 Predict = Callable[[Float[np.ndarray, "run train_skill"]], Float[np.ndarray, "run eval_skill"]]
@@ -182,6 +183,7 @@ def _held_out(runs: Runs, method: Method) -> list[float]:
     """Rank correlations over all runs, each predicted by a fit that has not seen it; NaN becomes 0 where there are too few."""
     found = np.zeros_like(runs.losses)
     for fold in range(FOLDS):
+        advance(1 + fold, 1 + FOLDS)  # the fit of all runs came first, and takes about as long as each of these
         kept, left = _split(len(runs), fold)
         enough = len(kept) > len(runs.train_skills) if method == "log-linear" else len(kept) >= TREE_RUNS
         if not (enough and left):

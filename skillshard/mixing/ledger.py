@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from skillshard import canonical, places, storage
+from skillshard import artefact, canonical, places, storage
 from skillshard.errors import LedgerError, StorageError
 from skillshard.loss import LossKind
 
@@ -238,6 +238,8 @@ class DirectoryLedger:
 
     def put(self, name: str, data: bytes) -> bool:
         path = f"{self.root}/{name}"
+        if name == RUN:
+            self._refuse_other_artefact()
         try:
             try:
                 was_put = storage.put_if_absent(path, data)
@@ -251,6 +253,14 @@ class DirectoryLedger:
         if was_put:
             self._first_unsynced.setdefault(name.rpartition("/")[0], name)
         return was_put
+
+    def _refuse_other_artefact(self) -> None:
+        """A run in the directory of tags or shards would hide them, or be hidden by them."""
+        for manifest, what in artefact.MANIFESTS.items():
+            if manifest != RUN and (self.root / manifest).exists():
+                raise LedgerError(
+                    f"{self.root} holds {what} ({manifest}), and a run's ledger needs a directory of its own. Give another one."
+                )
 
     def get(self, name: str) -> bytes | None:
         path = f"{self.root}/{name}"

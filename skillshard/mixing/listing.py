@@ -29,6 +29,7 @@ from skillshard.policies import (
     unimax,
 )
 from skillshard.policies import floor as floored
+from skillshard.progress import advance
 from skillshard.shards.read import ShardSet
 
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -168,6 +169,10 @@ def _new(new: str | None) -> Literal["refuse", "proportional"]:
     return "proportional" if new == "proportional" else "refuse"
 
 
+DRAWS_AT_ONCE = 65_536
+"""Draws that are listed between two looks at how far the listing is."""
+
+
 class Listing(NamedTuple):
     """Lines of a mixed stream.
 
@@ -207,17 +212,27 @@ def list_draws(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RepetitionWarning)  # it is of whole rounds, and these draws may end in one
             _decide(mixer, (first + num - 1) // round_draws)
-            skills = mixer.batch(first, num).skills
-            ids = mixer.ids(first, len(skills)) if skills else []
-            repeated = _repeated(mixer, first + len(skills)) if skills else []
+            lines: list[bytes] = []
+            for start in range(first, first + num, DRAWS_AT_ONCE):
+                advance(start - first, num)
+                asked = min(DRAWS_AT_ONCE, first + num - start)
+                lines += _lines(mixer, start, asked)
+                if len(lines) < start + asked - first:  # the stream ended
+                    break
+            repeated = _repeated(mixer, first + len(lines)) if lines else []
         if repeated:
-            warn_of_repetition(repeated, f"in the first {first + len(skills):,} draws")
-        rows = zip(range(first, first + len(skills)), skills, ids, strict=True)
-        lines = [
-            orjson.dumps({"draw": draw, "skill": skill, "id": identity}, option=orjson.OPT_APPEND_NEWLINE)
-            for draw, skill, identity in rows
-        ]
+            warn_of_repetition(repeated, f"in the first {first + len(lines):,} draws")
         return Listing(b"".join(lines), len(lines))
+
+
+def _lines(mixer: Mixer, first: int, num: int) -> list[bytes]:
+    """The lines of some neighbouring draws; fewer than `num` where the stream ends."""
+    skills = mixer.batch(first, num).skills
+    ids = mixer.ids(first, len(skills)) if skills else []
+    return [
+        orjson.dumps({"draw": draw, "skill": skill, "id": identity}, option=orjson.OPT_APPEND_NEWLINE)
+        for draw, skill, identity in zip(range(first, first + len(skills)), skills, ids, strict=True)
+    ]
 
 
 def _decide(mixer: Mixer, last_round: int) -> None:

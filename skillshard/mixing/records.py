@@ -32,6 +32,7 @@ from skillshard.mixing.ledger import (
     read_record,
     record_name,
 )
+from skillshard.progress import advance
 
 RECORDS_KEPT = 4
 """Rounds and observations kept in memory. A reader moves from one round to the next. With lag=1 a round uses the newest
@@ -428,6 +429,7 @@ def _all(numbered: Numbered[RecordType], faults: list[str]) -> Iterator[tuple[in
         faults.append(str(error))
         return
     for number in range(num):
+        advance(number, num)
         try:
             record = numbered.get(number)
         except LedgerError as error:

@@ -10,10 +10,11 @@ of a cache stays open, because that keeps its lock; the limit is raised as far a
 """
 
 import errno
+import itertools
 import mmap
 import os
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ from skillshard import canonical, places, storage, web
 from skillshard.corpus import Sample
 from skillshard.errors import ShardError, StorageError, choose_names
 from skillshard.kept import kept
+from skillshard.progress import advance
 from skillshard.shards.cache import Cache
 from skillshard.shards.files import Files, LocalFiles, RemoteFiles, Wanted
 from skillshard.shards.manifest import (
@@ -167,16 +169,18 @@ class SkillShards:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": {}, "_indexes": {}, "_checked": set()}
 
-    def verify(self, rule: SplitRule | None = None) -> list[str]:
+    def verify(self, rule: SplitRule | None = None, on_shard: Callable[[], None] = lambda: None) -> list[str]:
         """Every fault found by reading all bytes: one sentence each.
 
         Args:
             rule: what decides which texts are held out; None: that is not checked.
+            on_shard: called before each shard.
         """
         faults = []
         self._checked.clear()
         self._indexes.clear()
         for shard in range(len(self.shard_rows)):
+            on_shard()
             try:
                 opened = self._open_checked(shard)
             except ShardError as error:
@@ -439,7 +443,9 @@ class ShardSet:
         files = RemoteFiles(self.files.root, None) if isinstance(self.files, RemoteFiles) else self.files
         found = [shards for split in SPLITS for shards in self._split(split, files).values()]
         rule = self.manifest.split if isinstance(self.manifest, Manifest) else None
-        faults = [fault for shards in found for fault in shards.verify(rule)]
+        begun = itertools.count()
+        num_shards = sum(len(shards.shard_rows) for shards in found)
+        faults = [fault for shards in found for fault in shards.verify(rule, lambda: advance(next(begun), num_shards))]
         aside = None if web.is_web(str(self.root)) else _num_lines(places.join(self.root, "rejected"))
         if aside is not None and aside != (
             expected := sum((*self.manifest.set_aside.values(), *self.manifest.unread.values()))

@@ -28,6 +28,7 @@ from skillshard.errors import ExecutionError, StorageError, TokensError, did_you
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.extras import needed
 from skillshard.kept import kept
+from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS, ShardColumns, Split
 from skillshard.shards.read import MAX_OPEN, ShardSet, SkillShards
 
@@ -131,8 +132,20 @@ def _tokenizer_text(place: str | os.PathLike[str]) -> str:
         raise TokensError(f"{places.public(place)} is not text, and so no tokenizer.json: {error}.") from error
 
 
-def encode(tokenizer: "Tokenizer", texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
+def encode(
+    tokenizer: "Tokenizer",
+    texts: Sequence[str],
+    *,
+    special_tokens: bool,
+    name_of: Callable[[int], str] = lambda at: f"text {at}",
+) -> list[list[int]]:
     """The token ids of some texts.
+
+    Args:
+        name_of: names the text of an index in an error.
+
+    Raises:
+        TokensError: the tokenizer has no token for a part of a text, and no unknown token either.
 
     Runs in one thread unless the environment sets TOKENIZERS_PARALLELISM: the parallelism is in the processes (workers of a
     job, of a loader), and threads started before a fork would be lost in the child.
@@ -141,8 +154,28 @@ def encode(tokenizer: "Tokenizer", texts: Sequence[str], *, special_tokens: bool
     ids = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         some = list(texts[start : start + TEXTS_AT_ONCE])
-        ids += [encoding.ids for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=special_tokens)]
+        try:
+            ids += [encoding.ids for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=special_tokens)]
+        except Exception as error:  # the package raises nothing narrower
+            raise TokensError(_untokenized(tokenizer, some, start, name_of, str(error))) from error
     return ids
+
+
+def _untokenized(
+    tokenizer: "Tokenizer", texts: Sequence[str], start: int, name_of: Callable[[int], str], reason: str
+) -> str:
+    """The sentence on the first of some texts that a tokenizer cannot encode; `start` is the index of the first text."""
+    name = "a text"
+    for at, text in enumerate(texts):
+        try:
+            tokenizer.encode(text)
+        except Exception as error:  # the package raises nothing narrower
+            name, reason = name_of(start + at), str(error)
+            break
+    return (
+        f"{name} cannot be encoded by the tokenizer: {reason.rstrip('.')}. Give a tokenizer with an unknown token, or one that falls back "
+        "to bytes."
+    )
 
 
 def encode_with_ends(
@@ -153,7 +186,11 @@ def encode_with_ends(
     encoded = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         some = list(texts[start : start + TEXTS_AT_ONCE])
-        for encoding in tokenizer.encode_batch(some, add_special_tokens=special_tokens):
+        try:
+            encodings = tokenizer.encode_batch(some, add_special_tokens=special_tokens)
+        except Exception as error:  # the package raises nothing narrower
+            raise TokensError(_untokenized(tokenizer, some, start, lambda at: f"text {at}", str(error))) from error
+        for encoding in encodings:
             encoded.append((encoding.ids, np.array([end for _, end in encoding.offsets], np.int64)))
     return encoded
 
@@ -252,7 +289,14 @@ def count_shard(shards: SkillShards, tokenizer: str, tokenizer_digest: str, spec
     counts = np.empty(num_rows, "<u4")
     for start in range(0, num_rows, TEXTS_AT_ONCE):
         texts = [opened.text(row) for row in range(start, min(start + TEXTS_AT_ONCE, num_rows))]
-        counts[start : start + len(texts)] = [len(ids) for ids in encode(encoder, texts, special_tokens=special_tokens)]
+        encoded = encode(
+            encoder,
+            texts,
+            special_tokens=special_tokens,
+            name_of=lambda at, start=start: f"{shards.name(0)}: sample {opened.sample(start + at).id!r}",  # type: ignore[misc]
+        )
+        counts[start : start + len(texts)] = [len(ids) for ids in encoded]
+        advance(start + len(texts), num_rows)
     storage.write_array(place, counts)
     return {
         "num_samples": num_rows,
@@ -450,7 +494,11 @@ class TokenCounts:
 
     def verify(self) -> list[str]:
         """Every fault found by reading all counts: one sentence each, nothing if all is well."""
-        faults = [fault for split in (self.train, self.holdout) for found in split.values() for fault in found.verify()]
+        parts = [*self.train.values(), *self.holdout.values()]
+        faults = []
+        for number, part in enumerate(parts):
+            advance(number, len(parts))
+            faults += part.verify()
         totals = {"num_train": 0, "num_holdout": 0}
         for skill in self.manifest.skills:
             for split in SPLITS:

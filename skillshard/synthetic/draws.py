@@ -1,5 +1,6 @@
 """What the generated corpora share: raw draws, skills mixed in given proportions, and files of samples."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from jaxtyping import Int, UInt64
 
 from skillshard import places, storage
 from skillshard.errors import CorpusError, name_some
+from skillshard.progress import advance
 
 
 def raw_draws(seed: int, block: int, size: int) -> UInt64[np.ndarray, " size"]:
@@ -73,8 +75,12 @@ def write_samples(
             f"{os.fspath(out_dir)} holds files of another corpus that this one would be mixed with: {name_some(others, 3, are_paths=True)}. Choose another "
             "--out, or remove them."
         )
+    done = itertools.count(1)
     for place in files:
-        lines = [json.dumps(sample) + "\n" for sample in islice(samples, samples_per_file)]
+        lines = []
+        for sample in islice(samples, samples_per_file):
+            lines.append(json.dumps(sample) + "\n")
+            advance(next(done), num_samples)
         storage.write_bytes(place, "".join(lines).encode())
     return files
 

@@ -29,6 +29,7 @@ from skillshard.corpus import Corpus, Partition, PartitionReader, PassedOver, Re
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, ExecutionError, StorageError, TagsError, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.printable import counted
 from skillshard.taggers.groups import added
 from skillshard.taggers.tagger import (
     SAMPLES_AT_ONCE,
@@ -431,9 +432,11 @@ def _manifest(
     aside, unread = split_rests(set_aside)
     if not skills:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(set_aside.items()))
-        rests = f" and the rests of {sum(unread.values()):,} files" if unread else ""
+        rests = f" and the unread rest of {counted(sum(unread.values()), 'file')}" if unread else ""
         why = (
-            f"{sum(aside.values()):,} rows{rests} were set aside ({reasons})" if set_aside else "the corpus has no rows"
+            f"{counted(sum(aside.values()), 'row')}{rests} {'was' if sum(aside.values()) == 1 and not rests else 'were'} set aside ({reasons})"
+            if set_aside
+            else "the corpus has no rows"
         )
         raise TagsError(f"no sample could be tagged: {why}. Check the corpus, --id-field, --text-field and --field.")
     if len(skills) > MAX_SKILLS:

@@ -74,7 +74,7 @@ def test_tags_of_a_record_without_the_field_are_still_read(tmp_path: Path) -> No
 
 def test_where_nothing_is_read_the_error_says_what_is_there(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", "b.csv", "_temporary/0/a.jsonl")
-    assert "left out were 3 files (.csv 2, _temporary/ 1)." in refusal(tmp_path)
+    assert "Left out: 3 files (.csv 2, _temporary/ 1)." in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -374,3 +374,19 @@ def test_unfinished_work_of_an_earlier_version_is_refused_in_a_sentence(
         record = orjson.loads(path.read_bytes())
         path.write_bytes(orjson.dumps({key: value for key, value in record.items() if key != "left_out"}))
     assert f"{tmp_path}/T holds unfinished work of an earlier version" in fails(*command)
+
+
+def test_a_file_that_links_lead_to_twice_is_refused_with_both_ways(tmp_path: Path) -> None:
+    put(tmp_path, "a/x.jsonl")
+    (tmp_path / "b").symlink_to("a")
+    sentence = refusal(tmp_path)
+    assert "because of links" in sentence and "a/x.jsonl" in sentence and "b/x.jsonl" in sentence
+
+
+def test_what_hugging_face_computed_from_a_data_set_is_no_part_of_it(tmp_path: Path) -> None:
+    put(tmp_path, "d/x-train.arrow", "d/cache-1c80317fa3b1799d.arrow", "d/cache-1c80317fa3b1799d_00001_of_00002.arrow")
+    put(tmp_path, "e/cache-1c80317fa3b1799d.arrow")  # beside no description it is data
+    put(tmp_path, "d/dataset_info.json", data=b"{}")
+    corpus = Corpus.open(tmp_path)
+    assert [file.name for file in corpus.files] == ["d/x-train.arrow", "e/cache-1c80317fa3b1799d.arrow"]
+    assert corpus.left_out == {"cache-*.arrow": 2, "dataset_info.json": 1}

@@ -5,6 +5,7 @@ import decimal
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard.corpus import Corpus, PartitionReader, Rejection, Sample, read_partition
+from skillshard.corpus import values as values_of_arrow
 from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
 
@@ -326,3 +328,21 @@ def test_forms_that_are_not_read_are_no_damage(head: bytes, says: str, tmp_path:
     path.write_bytes(head + bytes(64) + head)
     (bad,) = items_of(path)
     assert isinstance(bad, Rejection) and bad.reason == "unsupported" and says in bad.sentence()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.timestamp("s"), 2**62),
+        (pa.timestamp("s", "UTC"), -(2**62)),
+        (pa.time32("ms"), 86_400_000),
+        (pa.time64("ns"), -1),
+    ],
+)
+def test_a_time_that_no_calendar_or_clock_shows_has_no_form(kind: pa.DataType, value: int) -> None:
+    left_out: Counter[str] = Counter()
+    out_of_range, sound = values_of_arrow.json_values(
+        pa.array([value, 0], pa.int64() if kind.bit_width == 64 else pa.int32()).view(kind), "v", left_out
+    )
+    assert isinstance(out_of_range, values_of_arrow.NoForm) and "out of range" in out_of_range.detail
+    assert isinstance(sound, str) and "range" not in sound

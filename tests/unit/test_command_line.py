@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import unicodedata
@@ -340,3 +341,68 @@ def test_an_estimate_leaves_out_the_start_of_the_processes_and_what_was_done_bef
     assert stage.left_s == pytest.approx(90 * 1.0 / 0.9)
     stage(third, {})
     assert stage.left_s is None and stage.sentence() == "training: 3 of 3 in 2 min 30 s"
+
+
+@pytest.mark.parametrize("place", ["S", "S/run", "T"])
+def test_a_ledger_needs_a_directory_of_its_own(place: str, made: Path) -> None:
+    before = tree(made)
+    sentence = fails("mix", made / "S", "--draws", 4, "--ledger", made / place)
+    assert "--ledger" in sentence or "needs a directory of its own" in sentence
+    assert tree(made) == before
+
+
+@pytest.mark.parametrize("below", ["", "T"])
+def test_an_output_at_a_link_to_nothing_is_refused_in_a_sentence(below: str, made: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    sentence = fails("tag", made / "C", *FIELD, "--out", tmp_path / "link" / below)
+    assert f"is a link to {tmp_path / 'gone'}, which is not there" in sentence
+
+
+@pytest.mark.parametrize(
+    ("verb", "stage"),
+    [
+        (("verify", "S"), "verifying"),
+        (("verify", "T"), "verifying"),
+        (("verify", "run"), "verifying"),
+        (("mix", "S", "--draws", 40, "--round-draws", 8, "--out", "m"), "listing draws"),
+        (("fit", "runs.json"), "fitting"),
+        (("synth", "addition", "--k", 2, "--samples", 2000, "--out", "A"), "generating"),
+    ],
+)
+def test_a_long_piece_of_work_says_how_far_it_is_and_how_long_it_takes(
+    verb: tuple[object, ...], stage: str, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    works("mix", "S", "--draws", 40, "--round-draws", 8, "--ledger", "run", "--out", "d")
+    rows = [{"weights": {"a": 1 + n, "b": 7 - n}, "losses": {"x": 1 + n / 7}} for n in range(6)]
+    (made / "runs.json").write_bytes(storage.to_json({"schema": "skillshard/runs/1", "runs": rows}))
+    monkeypatch.setattr("skillshard.mixing.listing.DRAWS_AT_ONCE", 8)
+    monkeypatch.setattr("skillshard.progress.SECONDS_BETWEEN", 0.0)
+    heard: list[str] = []
+    advanced = Stage.advanced
+
+    def advance_and_look(self: Stage, share: float) -> None:
+        advanced(self, share)
+        heard.append(self.sentence())
+
+    monkeypatch.setattr(Stage, "advanced", advance_and_look)
+    works(*verb)
+    assert heard and all(sentence.startswith(f"{stage}: ") and " % in " in sentence for sentence in heard)
+    assert any(" left" in sentence for sentence in heard) or verb == ("verify", "T")
+
+
+def test_without_a_terminal_one_piece_of_work_has_a_line_every_few_seconds(capfd: pytest.CaptureFixture[str]) -> None:
+    code = """
+import time
+from skillshard import progress
+from skillshard.cli import bars
+bars.SECONDS_BETWEEN_LINES, progress.SECONDS_BETWEEN = 0.3, 0.0
+with bars.Bars() as shown, shown.working("verifying"):
+    for number in range(8):
+        progress.advance(number, 8)
+        time.sleep(0.25)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    shown = capfd.readouterr().err.splitlines()
+    assert len(shown) >= 3 and any(re.fullmatch(r"verifying: \d+ % in \d s, about \d s left", line) for line in shown)
+    assert re.fullmatch(r"verifying: \d s", shown[-1])

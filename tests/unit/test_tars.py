@@ -204,3 +204,26 @@ def test_a_tar_of_no_samples_says_what_it_holds(tmp_path: Path) -> None:
 def test_a_key_with_control_characters_is_kept_as_the_id(tmp_path: Path) -> None:
     items, _ = read(tmp_path / "a.tar", tar_of(("a\tb\x1b.txt", b"x")))
     assert items == [Sample("a\tb\x1b", "x", {})]
+
+
+@pytest.mark.parametrize("folder", ["./", "../up/", "/abs/", "a/../b/"])
+def test_folders_above_hide_no_sample(folder: str, tmp_path: Path) -> None:
+    members = [(folder + name, data) for name, data in pairs("0", "1")]
+    items, passed_over = read(tmp_path / "a.tar", tar_of(*members))
+    assert len(items) == 2 and all(isinstance(item, Sample) for item in items) and not passed_over
+
+
+@pytest.mark.parametrize(("inner", "num_hidden"), [("x", 0), ("other", 1)])
+def test_a_text_in_the_json_member_that_another_text_hides_is_counted(
+    inner: str, num_hidden: int, tmp_path: Path
+) -> None:
+    record = b'{"id": "0", "text": "%s"}' % inner.encode()
+    items, passed_over = read(tmp_path / "a.tar", tar_of(("0.json", record), ("0.txt", b"x")))
+    assert [item.text for item in items if isinstance(item, Sample)] == ["x"]
+    assert sum(passed_over.values()) == num_hidden
+
+
+def test_a_number_too_large_for_a_float_is_no_malformed_json(tmp_path: Path) -> None:
+    (item,), _ = read(tmp_path / "a.tar", tar_of(("0.json", b'{"n": 1e999}'), ("0.txt", b"x")))
+    assert isinstance(item, Rejection) and item.reason == "wrong-type"
+    assert item.detail.startswith("in its JSON member, a number at line 1")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from skillshard.errors import LedgerError, PolicyError, StorageError, TokensError
 from skillshard.execution import Where
@@ -472,3 +474,18 @@ def test_no_skill_repeats_beyond_its_limit_where_weights_count_tokens(
         number += 1
     before = one.round(number - 1)
     assert before.epochs[uneven.skills.index(smallest)] > 1.8
+
+
+def test_a_text_that_a_tokenizer_has_no_token_for_is_named_with_its_shard(uneven: ShardSet, tmp_path: Path) -> None:
+    lacking = Tokenizer(models.WordLevel({EOS: 0, "a": 1}))
+    lacking.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    place = save(lacking, tmp_path / "tokenizer.json")
+    sentence = fails("tokens", uneven.root, "--tokenizer", place, "--out", tmp_path / "T", "--workers", 1)
+    assert re.search(r"\.tar: sample '\w+-\d{4}' cannot be encoded by the tokenizer", sentence)
+    assert "Give a tokenizer with an unknown token" in sentence and "mistake" not in sentence
+
+
+def test_a_directory_in_place_of_a_tokenizer_is_called_one(uneven: ShardSet, tmp_path: Path) -> None:
+    assert "is a directory, not a file" in fails(
+        "tokens", uneven.root, "--tokenizer", tmp_path, "--out", tmp_path / "T"
+    )
