@@ -128,7 +128,9 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, SkillshardError):
         return str(error)
     if isinstance(error, OSError):
-        return f"{error}. What is finished is kept: mend the cause and run the same command again."
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        cause = f"{place}{error.strerror}" if error.strerror else str(error)
+        return f"{cause}. What is finished is kept: mend the cause and run the same command again."
     if isinstance(error, MemoryError):
         return (
             f"the memory of this machine does not suffice ({str(error).rstrip('.') or 'MemoryError'}). What is finished is kept: free memory, or "

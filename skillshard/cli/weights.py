@@ -17,6 +17,7 @@ from skillshard.cli.options import (
     parse_cache_size,
 )
 from skillshard.errors import SkillshardError
+from skillshard.printable import printable
 
 Tau = Annotated[
     float | None,
@@ -142,6 +143,10 @@ def mix(
         end = f"after {first + listing.num_draws:,} draws" if listing.num_draws else f"before draw {first:,}"
         typer.echo(f"note: the stream ends {end} (--repeat {repeat}).", err=True)
     if out is None:
+        if sys.stdout.isatty():  # a terminal would obey control characters of skills and ids
+            for line in listing.lines.decode().split("\n")[:-1]:
+                typer.echo(printable(line))
+            return
         sys.stdout.buffer.write(listing.lines)
         return
     if out.exists() and not (out.is_file() or out.is_dir()):  # a device or a pipe is written to, not replaced by a file

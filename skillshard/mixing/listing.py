@@ -169,7 +169,7 @@ def _new(new: str | None) -> Literal["refuse", "proportional"]:
     return "proportional" if new == "proportional" else "refuse"
 
 
-DRAWS_AT_ONCE = 65_536
+DRAWS_AT_ONCE = 8_192
 """Draws that are listed between two looks at how far the listing is."""
 
 
