@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillshard import places, storage
+from skillshard import canonical, places, storage
 from skillshard.cli.bars import Stage
 from skillshard.errors import StorageError, TagsError
 from skillshard.execution import keyed
@@ -375,7 +375,7 @@ def test_a_long_piece_of_work_says_how_far_it_is_and_how_long_it_takes(
     monkeypatch.chdir(made)
     works("mix", "S", "--draws", 40, "--round-draws", 8, "--ledger", "run", "--out", "d")
     rows = [{"weights": {"a": 1 + n, "b": 7 - n}, "losses": {"x": 1 + n / 7}} for n in range(6)]
-    (made / "runs.json").write_bytes(storage.to_json({"schema": "skillshard/runs/1", "runs": rows}))
+    (made / "runs.json").write_bytes(canonical.to_json({"schema": "skillshard/runs/1", "runs": rows}))
     monkeypatch.setattr("skillshard.mixing.listing.DRAWS_AT_ONCE", 8)
     monkeypatch.setattr("skillshard.progress.SECONDS_BETWEEN", 0.0)
     heard: list[str] = []
