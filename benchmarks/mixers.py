@@ -102,12 +102,12 @@ def prepare_litdata(work: Path, num: int) -> None:
 class _Texts:
     skill: int
     num: int
-    made: list[str] | None = None
+    texts: list[str] | None = None
 
     def __call__(self, at: int) -> str:
-        if self.made is None:
-            self.made = texts_of(self.skill, self.num)
-        return self.made[at]
+        if self.texts is None:
+            self.texts = texts_of(self.skill, self.num)
+        return self.texts[at]
 
 
 def _import_streaming() -> None:
@@ -217,7 +217,7 @@ class Shifting:
 
 
 def _mixer(work: Path, *, changing: bool, ledgers: Path | None = None) -> Any:
-    """A mixer with a new ledger, in memory unless said otherwise, as the texts are in the page cache."""
+    """A mixer with a new ledger, in memory by default, as the texts are in the page cache."""
     from skillshard.mixing.mixer import Mixer
     from skillshard.shards.read import ShardSet
 
@@ -321,7 +321,7 @@ def _webdataset(urls: list[list[str]]) -> Any:
     import webdataset as wds
 
     parts = [
-        wds.WebDataset(found, shardshuffle=100).shuffle(1000).to_tuple("txt").map(_decoded).repeat() for found in urls
+        wds.WebDataset(tars, shardshuffle=100).shuffle(1000).to_tuple("txt").map(_decoded).repeat() for tars in urls
     ]
     return wds.RandomMix(parts, list(WEIGHTS))
 
@@ -403,14 +403,14 @@ def measure_changing(work: Path, num: int) -> dict[str, Any]:
     """CPU-microseconds a round of changing and of fixed weights, in blocks that take turns in this process."""
     _read_all(work / "shards")
     batches = {"changing": ours(work, num), "fixed": ours_fixed(work, num)}
-    found: dict[str, list[float]] = {name: [] for name in batches}
+    times: dict[str, list[float]] = {name: [] for name in batches}
     for block in range(BLOCKS):
         for name in sorted(batches, reverse=bool(block % 2)):
             before = time.process_time()
             for _ in range(BLOCK_ROUNDS * ROUND_DRAWS // BATCH):
                 next(batches[name])
-            found[name].append((time.process_time() - before) / BLOCK_ROUNDS * 1e6)
-    return {name: times[WARM_UP_BLOCKS:] for name, times in found.items()}
+            times[name].append((time.process_time() - before) / BLOCK_ROUNDS * 1e6)
+    return {name: blocks[WARM_UP_BLOCKS:] for name, blocks in times.items()}
 
 
 def _read_all(place: Path) -> None:
@@ -504,9 +504,9 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Samples per CPU-second (median), ratio to the limit just before (median, least, most), and how far ours is ahead."""
     lines = ["| loader | samples / CPU-s | ratio to the limit (range) | ours is |", "|---|---:|---:|---:|"]
     rates = {name: [_rate(turn) for turn in turns if "samples" in turn] for name, turns in results.items()}
-    for name, found in rates.items():
+    for name, of_turns in rates.items():
         label = LOADERS[name][0]
-        if not found:
+        if not of_turns:
             kind, why = next(iter(results[name][0].items()))
             lines.append(f"| {label} | {kind}: {why} | | |")
             continue
@@ -514,7 +514,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
         ahead = statistics.median(_ratios(results["ours_workers" if name.endswith("_workers") else "ours"]))
         ahead /= statistics.median(ratios)
         lines.append(
-            f"| {label} | {statistics.median(found):,.0f} | {statistics.median(ratios):.3f} "
+            f"| {label} | {statistics.median(of_turns):,.0f} | {statistics.median(ratios):.3f} "
             f"({min(ratios):.3f} to {max(ratios):.3f}) | {ahead:.1f}x |"
         )
     return "\n".join(lines)
@@ -522,15 +522,15 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 
 def cost_of_changing(turns: list[dict[str, list[float]]]) -> str:
     """How much more CPU time a round of changing weights takes: medians over the pairs of blocks of each process, and their quartiles."""
-    told = []
+    costs = []
     for turn in turns:
         if "fixed" not in turn:
-            told.append(f"not measured ({turn})")
+            costs.append(f"not measured ({turn})")
             continue
         lower, median, upper = statistics.quantiles(map(operator.truediv, turn["changing"], turn["fixed"]), n=4)
-        told.append(f"{median - 1:+.1%} (quartiles {lower - 1:+.1%} to {upper - 1:+.1%})")
+        costs.append(f"{median - 1:+.1%} (quartiles {lower - 1:+.1%} to {upper - 1:+.1%})")
     pairs = BLOCKS - WARM_UP_BLOCKS
-    return f"changing weights cost, against fixed ones, by {pairs} pairs of blocks a process: {', '.join(told)}"
+    return f"changing weights cost, against fixed ones, by {pairs} pairs of blocks a process: {', '.join(costs)}"
 
 
 def _rate(turn: dict[str, Any]) -> float:

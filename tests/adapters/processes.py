@@ -16,7 +16,7 @@ LIMIT_S = 150
 
 
 def start_ranks(script: str, world_size: int, arguments: list[str]) -> "list[subprocess.Popen[str]]":
-    """One process a rank, told its place as `torchrun` tells it."""
+    """Start one process for each rank, with the environment variables that `torchrun` sets."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -46,8 +46,8 @@ def finish(processes: "list[subprocess.Popen[str]]") -> list[int]:
                 process.kill()
             break
         time.sleep(0.05)
-    said = [process.communicate()[1] for process in processes]
-    for process, words in zip(processes, said, strict=True):
+    errors = [process.communicate()[1] for process in processes]
+    for process, words in zip(processes, errors, strict=True):
         if process.returncode not in (0, -signal.SIGKILL):
             raise AssertionError(words[-4000:])
     return [process.returncode for process in processes]

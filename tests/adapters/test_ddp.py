@@ -42,7 +42,7 @@ def check_union(shards: ShardSet, folder: Path, reference: Path) -> None:
         assert sorted(drawn) == list(range((step - 1) * STEP_DRAWS, step * STEP_DRAWS))
         assert [drawn[draw] for draw in sorted(drawn)] == expected[step - 1]
     assert (
-        len({tuple(found) for found in weights.values()}) == STEPS // 5
+        len({tuple(of_round) for of_round in weights.values()}) == STEPS // 5
     )  # round 1 knows the losses before the first step
     assert verify_ledger(DirectoryLedger(folder / "run")) == []
 
@@ -111,15 +111,15 @@ def test_a_job_that_was_resumed_elsewhere_stops_and_the_new_one_is_not_disturbed
     checkpoint = (folder / "checkpoint.json").read_bytes()
     for process in old:
         process.send_signal(signal.SIGCONT)
-    said = []
+    errors = []
     for process in old:
         try:
-            said.append(process.communicate(timeout=60)[1])
+            errors.append(process.communicate(timeout=60)[1])
         except subprocess.TimeoutExpired:
             process.kill()
-            said.append(process.communicate()[1])
+            errors.append(process.communicate()[1])
     assert all(process.returncode for process in old)
-    assert any("this run was resumed elsewhere" in words for words in said), said
+    assert any("this run was resumed elsewhere" in words for words in errors), errors
     for path, before in finished.items():
         assert before.startswith(logs[path])
         path.write_bytes(before)  # without what the old job had trained on after it woke up

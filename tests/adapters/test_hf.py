@@ -310,16 +310,16 @@ def test_causal_lm_blocks_learns_every_token_but_those_beyond_the_end(blocks: So
 def test_causal_lm_loss_is_the_models_own_loss(shards: ShardSet, reduction: Reduction) -> None:
     """Batched and padded or one by one: the same nats per token as transformers computes."""
     model, tokenizer = tiny(), byte_tokenizer()
-    found = losses_per_skill(
+    losses = losses_per_skill(
         causal_lm_loss(model, tokenizer, max_tokens=20),
         shards.holdout,
         max_samples=9,
         batch_size=4,
         reduction=reduction,
     )
-    assert tuple(found) == SKILLS
+    assert tuple(losses) == SKILLS
     assert model.training
-    for skill, loss in found.items():
+    for skill, loss in losses.items():
         nats, tokens = [], []
         for sample in [*shards.holdout[skill]][:9]:
             ids = tokenizer(sample.text, truncation=True, max_length=20, return_tensors="pt")["input_ids"]
