@@ -247,12 +247,18 @@ def show_results(results: Sequence[MethodResult]) -> None:
 def summary(results: list[MethodResult], out: Path, *, steps: int) -> str:
     """What the run showed, what it did not, where things are and what to do next."""
     reached = {result.method: result.steps_to_target for result in results}
-    said = ", ".join(f"{name} {at:,}" if at else f"{name} never (in {steps:,})" for name, at in reached.items())
+    steps_of_each = ", ".join(
+        f"{name} {step:,}" if step else f"{name} never (in {steps:,})" for name, step in reached.items()
+    )
     live, fixed = reached["skill-it"] or steps + 1, reached["stratified"] or steps + 1
-    order = "sooner than" if live < fixed else "later than" if live > fixed else "as soon as"
+    if live == fixed == steps + 1:
+        comparison = "Neither SKILL-IT nor stratified got there: give more --steps."
+    else:
+        order = "sooner than" if live < fixed else "later than" if live > fixed else "as soon as"
+        comparison = f"SKILL-IT got there {order} stratified."
     return "\n".join(
         (
-            f"Shown: steps to mean loss {TARGET_LOSS} on this seed: {said}. SKILL-IT got there {order} stratified. Its weights were "
+            f"Shown: steps to mean loss {TARGET_LOSS} on this seed: {steps_of_each}. {comparison} The weights of SKILL-IT were "
             f"decided {ROUNDS} times, from the losses that the trainer reported; every decision is in the ledger.",
             "Not shown: that SKILL-IT beats stratified. One seed of one small task cannot tell; docs/LOG.md has more seeds, where "
             "either comes out ahead.",

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from skillshard.cli import app
-from skillshard.demo import prepare
+from skillshard.demo import MethodResult, prepare, summary
 from skillshard.fitting.finished import gather_runs
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records, verify_ledger
@@ -48,6 +48,25 @@ def test_the_smallest_corpus_that_the_demo_takes_keeps_samples_to_train_on(tmp_p
     shards = ShardSet.open(tmp_path / "shards")
     assert len(shards.skills) == k
     assert all(len(samples) > 0 for split in (shards.train, shards.holdout) for samples in split.values())
+
+
+@pytest.mark.parametrize(
+    ("live", "fixed", "sentence"),
+    [
+        (None, None, "Neither SKILL-IT nor stratified got there: give more --steps."),
+        (40, None, "SKILL-IT got there sooner than stratified."),
+        (None, 40, "SKILL-IT got there later than stratified."),
+        (40, 40, "SKILL-IT got there as soon as stratified."),
+    ],
+)
+def test_the_summary_compares_only_what_was_reached(
+    tmp_path: Path, live: int | None, fixed: int | None, sentence: str
+) -> None:
+    results = [
+        MethodResult(method, losses={}, accuracies={}, steps_to_target=steps, cpu_s=1.0)
+        for method, steps in (("natural", None), ("stratified", fixed), ("skill-it", live))
+    ]
+    assert f". {sentence} The weights of SKILL-IT" in summary(results, tmp_path, steps=60)
 
 
 def test_a_demo_with_other_arguments_needs_another_directory(tmp_path: Path) -> None:
