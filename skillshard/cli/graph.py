@@ -1,6 +1,6 @@
 """`skillshard graph`: learn, derive, show, import."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,9 @@ from skillshard.cli.options import (
     choose_skills,
     parse_duration,
     place_of_work,
+    write_new,
 )
-from skillshard.errors import GraphError, SkillshardError, name_some
+from skillshard.errors import GraphError, name_some
 
 
 class _Graphs(typer.core.TyperGroup):
@@ -48,7 +49,10 @@ AverageOption = Annotated[
 ]
 OffDiagonal = Annotated[
     float | None,
-    typer.Option("--off-diagonal", help="1 on the diagonal, the strongest other edge this; as measured without it."),
+    typer.Option(
+        "--off-diagonal",
+        help="Scale the edges: 1 on the diagonal, and this value for the strongest other edge. Without it, edges stay as measured.",
+    ),
 ]
 Clamp = Annotated[
     bool,
@@ -65,8 +69,8 @@ Direct = Annotated[
     float | None,
     typer.Option(
         "--direct",
-        help="The order alone: of edges of at least this share of the largest, those that no path through other skills explains, "
-        "as 1; all others 0.",
+        help="Keep only direct edges: ignore edges weaker than this share of the strongest edge, drop every edge that a longer path "
+        "implies, and set the remaining edges to 1.",
     ),
 ]
 GraphOut = Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON file to write.")]
@@ -170,7 +174,9 @@ def learn_graph(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The first of the seeds.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the products: auto, float32 or bfloat16.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Data type of matrix products: auto, float32 or bfloat16.")
+    ] = "auto",
     workers: Workers = None,
     ray_address: RayAddress = None,
 ) -> None:
@@ -254,7 +260,7 @@ def derive_graph(
     graph = read_graph(source)
     method = "linear" if graph.learned is None else graph.learned.method
     rule = _edge_rule(edges, average, off_diagonal, clamp, drop_uncertain, direct, method)
-    _write_new(out, lambda place: write_graph(derive_again(graph, rule=rule, name=str(source)), place))
+    write_new(out, lambda place: write_graph(derive_again(graph, rule=rule, name=str(source)), place))
     show_graph(out)
 
 
@@ -265,7 +271,7 @@ def show_graph_file(
         Path | None, typer.Option("--pictures", help="Directory for a heat map and a picture of nodes and arrows.")
     ] = None,
 ) -> None:
-    """Show a graph: its edges, how dense it is, and what follows."""
+    """Show a graph: its edges, its density, and the conclusion for SKILL-IT."""
     from skillshard.report.graphs import show_graph
 
     show_graph(graph, pictures=pictures)
@@ -290,7 +296,7 @@ def import_graph_file(
         train_skills=() if names is None else read_names(names),
         eval_skills=() if eval_names is None else read_names(eval_names),
     )
-    _write_new(out, graph.save)
+    write_new(out, graph.save)
     show_graph(out)
 
 
@@ -301,19 +307,6 @@ def _measured_on(whole: Any, chosen: Any, eval_shards: str | None, targets: Sequ
     if eval_shards is not None:
         return ShardSet.open(eval_shards)
     return whole if any(target not in chosen.holdout for target in targets) else None
-
-
-def _write_new(out: Path, write: Callable[[Path], None]) -> None:
-    """Write a file, unless another one is there."""
-    if not out.exists():
-        write(out)
-        return
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder) / "new")
-        if (Path(folder) / "new").read_bytes() != out.read_bytes():
-            raise SkillshardError(f"{out} exists and holds something else. Choose another --out, or remove it.")
 
 
 def _edge_rule(

@@ -1,11 +1,14 @@
-"""What several verbs take, and how it is read."""
+"""Arguments and options that several verbs share, and how their values are parsed."""
 
 import re
-from collections.abc import Collection, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
+
+from skillshard.errors import SkillshardError
 
 if TYPE_CHECKING:
     from skillshard.shards.read import ShardSet
@@ -127,7 +130,10 @@ CachePlace = Annotated[
     Path | None, typer.Option("--cache", help="Directory for remote shards; without it they are fetched and not kept.")
 ]
 CacheSize = Annotated[
-    str | None, typer.Option("--cache-size", help="Limit of what is kept there, such as 50GB; the disk's without it.")
+    str | None,
+    typer.Option(
+        "--cache-size", help="Limit of the size of the cache, such as 50GB; without it the disk is the limit."
+    ),
 ]
 
 
@@ -237,3 +243,25 @@ def choose_skills(shards: "ShardSet", values: Sequence[str] | None) -> "ShardSet
     if not values:
         return shards
     return shards.choose(split_names(values, [skill.name for skill in shards.manifest_skills]))
+
+
+def write_new(out: Path, write: Callable[[Path], None]) -> None:
+    """Write the file of an option --out; an existing file may only hold the same bytes.
+
+    Args:
+        out: the file.
+        write: writes a file at a path.
+
+    Raises:
+        SkillshardError: a directory or a file with other content is there.
+    """
+    if out.is_dir():
+        raise SkillshardError(f"{out} is a directory: give --out a file to write.")
+    if not out.exists():
+        write(out)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        new = Path(folder) / "new"
+        write(new)
+        if new.read_bytes() != out.read_bytes():
+            raise SkillshardError(f"{out} exists and holds something else. Choose another --out, or remove it.")

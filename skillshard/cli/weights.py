@@ -15,8 +15,8 @@ from skillshard.cli.options import (
     Verb,
     choose_skills,
     parse_cache_size,
+    write_new,
 )
-from skillshard.errors import SkillshardError
 from skillshard.printable import printable
 
 Tau = Annotated[
@@ -108,6 +108,7 @@ def mix(
     from skillshard.artefact import refuse_nested
     from skillshard.mixing.listing import list_draws, static_policy
     from skillshard.shards.read import ShardSet
+    from skillshard.storage import write_bytes
 
     cache_bytes = parse_cache_size(cache, cache_size)
     opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes), skills)
@@ -152,7 +153,7 @@ def mix(
     if out.exists() and not (out.is_file() or out.is_dir()):  # a device or a pipe is written to, not replaced by a file
         out.write_bytes(listing.lines)
         return
-    _write_new(out, listing.lines)
+    write_new(out, lambda place: write_bytes(place, listing.lines))
     typer.echo(f"{listing.num_draws:,} draws in {out}")
 
 
@@ -196,6 +197,7 @@ def weights(
     from skillshard.report.text import show_weights
     from skillshard.shards.read import ShardSet
     from skillshard.shards.tokens import TokenCounts
+    from skillshard.storage import write_bytes
 
     if draws is not None and policy != "unimax":
         raise typer.BadParameter(f"policy {policy} does not take it: only unimax does.", param_hint="--draws")
@@ -218,19 +220,8 @@ def weights(
     )
     result = weigh(opened, chosen, tokens=None if tokens is None else TokenCounts.open(tokens))
     if out is not None:
-        _write_new(out, result.to_bytes())
+        write_new(out, lambda place: write_bytes(place, result.to_bytes()))
     show_weights(opened, result)
-
-
-def _write_new(out: Path, data: bytes) -> None:
-    """Write a file, unless another one is there."""
-    from skillshard.storage import write_bytes
-
-    if out.is_dir():
-        raise SkillshardError(f"{out} is a directory: give --out a file to write.")
-    if out.exists() and out.read_bytes() != data:
-        raise SkillshardError(f"{out} exists and holds something else. Choose another --out, or remove it.")
-    write_bytes(out, data)
 
 
 def fit(
@@ -251,7 +242,7 @@ def fit(
     ] = None,
     skills: ChosenSkills = None,
     kl: Annotated[
-        float, typer.Option("--kl", min=0.0, help="Price of leaving the prior, nats of loss per nat.")
+        float, typer.Option("--kl", min=0.0, help="Price of a divergence from the prior: nats of loss per nat of KL.")
     ] = 0.05,
     draws: Annotated[
         int | None, typer.Option("--draws", min=1, help="Samples that the next run takes: limits repetition.")
@@ -260,7 +251,7 @@ def fit(
     target: Annotated[
         list[str] | None, typer.Option("--target", help="An evaluation skill whose loss counts; all without it.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the random mixtures of regmix.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the random mixtures of regmix.")] = 0,
 ) -> None:
     """Propose weights from finished runs: fit a mixing law and find its best mixture near a prior."""
     from skillshard.fitting.finished import gather_runs

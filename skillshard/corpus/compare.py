@@ -10,7 +10,7 @@ from skillshard.corpus.reader import PartitionReader
 def places_changed(
     partitions: Sequence[Partition], digests: Mapping[int, str], places: Sequence[str], reading: Mapping[str, Any]
 ) -> list[str]:
-    """Those of some files whose rows are not the ones that were read before; reads these files.
+    """The suspect files whose rows differ from the rows that were read before; these files are read again.
 
     Args:
         partitions: of the corpus as it is now.

@@ -18,7 +18,7 @@ from skillshard.printable import printable
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name that is no directory.
+    """A file, a device, a pipe or a broken link that a listing shows.
 
     Attributes:
         place: path or URI.

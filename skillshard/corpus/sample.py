@@ -1,4 +1,4 @@
-"""One sample, one refused row, and the checks that tell them apart.
+"""Samples, refused rows, and the checks that decide between the two.
 
 The checks raise `BadRecord`, so that a good row pays for none of the machinery of a refusal. Every format hands its
 rows through `sample_of`, so a sample means the same wherever it came from.
@@ -104,7 +104,7 @@ class Rejection:
         return asdict(self)
 
     def sentence(self) -> str:
-        """The error for this row: where, what, and what to do now.
+        """The error for this row: its place, the fault, and the remedy.
 
         >>> print(Rejection(file="a.jsonl", line=17, reason="malformed-json", detail="not valid JSON").sentence())
         a.jsonl line 17: not valid JSON. Mend the line, or set such samples aside with --on-bad-sample set-aside.
@@ -252,7 +252,7 @@ def json_fault(error: orjson.JSONDecodeError) -> tuple[Reason, str]:
 
 
 def explain(error: orjson.JSONDecodeError) -> str:
-    """What is wrong with some JSON, and where. Python and pandas write NaN and Infinity, which are no JSON.
+    """Describe the fault of malformed JSON and its place. Python and pandas write NaN and Infinity, which are no JSON.
 
     >>> try:
     ...     orjson.loads('{"n": -Infinity}')

@@ -66,7 +66,7 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """One member of a sample: its bytes, or None where it is too large, or what it links to. The key is None at the end."""
+    """A member of a sample: its bytes (None: the member is too large), or the target of a link. A key of None marks the end of the tar."""
 
     key: str | None
     ext: str = ""
@@ -228,7 +228,7 @@ def _check_end_mark(mark: bytes, offset: int) -> None:
 
 
 def _member(group: _Group, ending: Literal[".txt", ".json"], passed_over: PassedOver) -> bytes | None:
-    """The member of exactly this extension, or the only one that ends in it."""
+    """The member whose extension is `ending`, or else the only member whose extension ends so; None if there is none."""
     exts = sorted(ext for ext in group.members if ext.endswith(ending))
     if ending in group.members:
         if len(exts) > 1:

@@ -54,7 +54,7 @@ def json_values(array: pa.Array, path: str, left_out: Counter[str]) -> list[Any]
 
 
 def label(path: str, type: pa.DataType) -> str:
-    """A column as it is counted: its path and its type.
+    """The words under which a column is counted: its path and its type.
 
     >>> label("image.bytes", pa.binary())
     'image.bytes (binary)'
@@ -131,7 +131,7 @@ def _decoded(value: bytes, path: str) -> str | NoForm:
 
 
 def _text_of(value: bytes, path: str) -> str | NoForm:
-    """The text that some bytes are. Numbers and hashes can be UTF-8 by chance; most of them hold a NUL, and no text does."""
+    """Bytes as text. Numbers and hashes can be UTF-8 by chance; most of them hold a NUL, and no text does."""
     if b"\0" in value:
         return NoForm("wrong-type", f"column {path!r} of bytes has no JSON form where it holds the byte NUL")
     return _decoded(value, path)

@@ -1,4 +1,4 @@
-"""Weights of training skills as a file: what `skillshard weights` writes, and what weights may be read from."""
+"""Files of weights: the file that `skillshard weights` writes, and every form that weights are read from."""
 
 import os
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _FORMS = (
 
 
 class WeightsFile(BaseModel):
-    """What `skillshard weights` writes: weights that never change, and what gave them."""
+    """Static weights of the training skills and the policy that they come from: the file that `skillshard weights` writes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -286,7 +286,7 @@ def _refuse_too_many(shards: Sequence[ShardPlan]) -> None:
 
 
 def _changed(corpus: Corpus, tags: Tags, suspects: Sequence[str]) -> list[str]:
-    """Those of some files whose rows are not the ones that were tagged."""
+    """The suspect files whose rows differ from the rows that were tagged; these files are read again."""
     arguments = tags.manifest.made_from["arguments"]
     partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
     digests = {at: part.rows_digest for at, part in enumerate(tags.manifest.parts)}
@@ -294,7 +294,7 @@ def _changed(corpus: Corpus, tags: Tags, suspects: Sequence[str]) -> list[str]:
 
 
 def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
-    """By names and sizes of the files; that the rows are the same is seen as they are read."""
+    """Compare the names and sizes of the files. Whether the rows are the same shows when they are read."""
     before: dict[str, int] = dict(tags.manifest.made_from["inputs"])
     now = {file.name: file.num_bytes for file in corpus.files}
     if before == now:

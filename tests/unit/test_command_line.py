@@ -406,3 +406,25 @@ with bars.Bars() as shown, shown.working("verifying"):
     shown = capfd.readouterr().err.splitlines()
     assert len(shown) >= 3 and any(re.fullmatch(r"verifying: \d+ % in \d s, about \d s left", line) for line in shown)
     assert re.fullmatch(r"verifying: \d s", shown[-1])
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("mix", "S", "--draws", 4),
+        ("weights", "S", "--policy", "stratified"),
+        ("graph", "import", "matrix.csv"),
+    ],
+)
+def test_a_directory_or_another_file_in_place_of_an_output_file_is_refused(
+    verb: tuple[object, ...], made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    (made / "matrix.csv").write_text("skill,add,carry\nadd,1,0\ncarry,0,1\n")
+    assert fails(*verb, "--out", "T") == "T is a directory: give --out a file to write."
+    (made / "other").write_text("other")
+    assert "other exists and holds something else" in fails(*verb, "--out", "other")
+    works(*verb, "--out", "new")
+    before = (made / "new").read_bytes()
+    works(*verb, "--out", "new")
+    assert (made / "new").read_bytes() == before
