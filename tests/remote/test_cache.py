@@ -209,6 +209,18 @@ def test_the_longest_unused_goes_first_and_what_is_mapped_never(tmp_path: Path) 
     assert second.digest not in sizes(cache.folder)
 
 
+def test_room_is_made_before_a_file_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    download, totals = cache_module.download, []
+
+    def recorded(place: str, wanted: Wanted, descriptor: int) -> None:
+        totals.append(sum(sizes(tmp_path / "cache").values()) + (wanted.num_bytes or 0))
+        download(place, wanted, descriptor)
+
+    monkeypatch.setattr(cache_module, "download", recorded)
+    fill(Cache(tmp_path / "cache", 250), tmp_path, b"a" * 100, b"b" * 100, b"c" * 100, b"d" * 200)
+    assert totals == [100, 200, 200, 200]
+
+
 def test_another_process_does_not_evict_what_this_one_has_mapped(place: str, shards: ShardSet, tmp_path: Path) -> None:
     remote = ShardSet.open(place, cache=tmp_path)
     opened = remote.train["add"].open_shard(0)

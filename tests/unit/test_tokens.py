@@ -325,6 +325,17 @@ def test_packed_tokens_begin_with_losses_where_their_mixer_does(
         assert PackedTokens(of, counts, block_tokens=8, separator=EOS).initial_losses is of.initial_losses is initial
 
 
+def test_packed_tokens_that_begin_again_stand_at_their_first_block(
+    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+) -> None:
+    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    first = next(one.batches(3)).tokens.tolist()
+    assert one.block == 3
+    one.restart()
+    assert one.block == 0
+    assert next(one.batches(3)).tokens.tolist() == first
+
+
 def test_packed_tokens_can_be_pickled(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
     one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
     expected = one.batch(30, 5).tokens.tolist()
