@@ -250,6 +250,15 @@ def test_a_record_that_a_listing_leaves_out_still_counts(
     assert len(list(open_records(ledger).rounds)) == len(list(open_records(ledger).observations)) == 6
 
 
+def test_the_record_of_a_generation_names_the_last_round_that_is_kept(shards: ShardSet, tmp_path: Path) -> None:
+    one = trained(shards, tmp_path)
+    expected = one.round(1).checksum
+    with pytest.warns(UserWarning, match="resumed at draw 128"):
+        build(shards, tmp_path).load_state_dict(one.state_at(128).model_dump(by_alias=True))
+    record = json.loads((tmp_path / "generations" / "00000001.json").read_text())
+    assert (record["num_rounds"], record["last_round"]) == (2, expected)
+
+
 # --- states ----------------------------------------------------------------------------------------------------------
 
 
@@ -509,6 +518,16 @@ def test_a_bad_report_can_be_left_out(shards: ShardSet, tmp_path: Path) -> None:
     assert verify_ledger(one.ledger) == []
     with pytest.raises(PolicyError, match="on_bad_loss is 'ignore'"):
         build(shards, tmp_path / "bad", on_bad_loss="ignore")
+
+
+def test_the_step_of_the_newest_report_is_known_from_the_first_report_on(shards: ShardSet, tmp_path: Path) -> None:
+    one = build(shards, tmp_path)
+    assert one.step_reported_at(0) is None
+    for step in (0, 8):
+        one.report(step, GOOD)
+        one.round(step // 8)
+        assert one.step_reported_at(8 * step) == step
+    assert one.step_reported_at(0) is None
 
 
 # --- looks -----------------------------------------------------------------------------------------------------------
