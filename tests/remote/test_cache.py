@@ -210,13 +210,13 @@ def test_the_longest_unused_goes_first_and_what_is_mapped_never(tmp_path: Path) 
 
 
 def test_room_is_made_before_a_file_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    download, totals = cache_module.download, []
+    download, totals = files.download, []
 
     def recorded(place: str, wanted: Wanted, descriptor: int) -> None:
         totals.append(sum(sizes(tmp_path / "cache").values()) + (wanted.num_bytes or 0))
         download(place, wanted, descriptor)
 
-    monkeypatch.setattr(cache_module, "download", recorded)
+    monkeypatch.setattr(files, "download", recorded)
     fill(Cache(tmp_path / "cache", 250), tmp_path, b"a" * 100, b"b" * 100, b"c" * 100, b"d" * 200)
     assert totals == [100, 200, 200, 200]
 
