@@ -1,10 +1,10 @@
-"""`skillshard graph` as a Ray job: `ray job submit -- python jobs/graph.py /data/shards --method linear --steps 600 --out /data/graph.json`.
+"""`skillshard graph` as a Ray job: `ray job submit -- python jobs/graph.py learn /data/shards --method linear --steps 600 --out /data/graph.json`.
 
-Takes the options of `skillshard graph SHARDS`; runs on the cluster that the job was submitted to. Every node must see the same
+Takes the words and options of `skillshard graph`; runs on the cluster that the job was submitted to. Every node must see the same
 absolute paths. Exit codes as of the command line: 0 done, 1 an error in one sentence, 2 usage (Ray shows 1 for both).
 """
 
 from skillshard.cli import run_job
 
 if __name__ == "__main__":
-    run_job("graph", "learn")
+    run_job("graph")

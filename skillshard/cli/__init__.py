@@ -23,7 +23,8 @@ import typer
 from skillshard.cli.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
-from skillshard.cli.options import Verb
+from skillshard.cli.options import Verb, is_on_all_nodes
+from skillshard.cli.regroup import regroup
 from skillshard.cli.shards import shard, tokens
 from skillshard.cli.show import inspect, verify
 from skillshard.cli.synth import synth
@@ -35,40 +36,105 @@ from skillshard.printable import printable
 DEBUG = "SKILLSHARD_DEBUG"
 """Environment variable: set to 1, a mistake of ours is shown with its traceback."""
 
+EXAMPLES = {
+    regroup: """
+    skillshard regroup tags --map map.json --out fewer
+    skillshard regroup tags-by-source tags-by-embedding --min-share 0.01 --rest other --out crossed
+    """,
+    shard: """
+    skillshard shard corpus/ --tags tags --out shards
+    skillshard shard corpus/ --tags tags --holdout 0.02 --copies drop --out shards
+    """,
+    tokens: """
+    skillshard tokens shards --tokenizer tokenizer.json --out counts
+    """,
+    inspect: """
+    skillshard inspect shards
+    skillshard inspect tags --against meta.source --pictures pictures
+    """,
+    verify: """
+    skillshard verify shards
+    """,
+    mix: """
+    skillshard mix shards --draws 1000
+    skillshard mix shards --draws 1000 --policy temperature --tau 2 --out stream.jsonl
+    """,
+    weights: """
+    skillshard weights shards --policy skill_it --graph graph.json --eta 0.5 --out weights.json
+    """,
+    fit: """
+    skillshard fit runs/ --shards shards --out weights.json
+    """,
+    demo: """
+    skillshard demo --k 3 --steps 600
+    """,
+}
+"""Verb -> the examples at the end of its help."""
+
+
+class _Verbs(typer.core.TyperGroup):
+    """The verbs in the order of the work, from a corpus to finished runs."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        order = [
+            "tag",
+            "regroup",
+            "shard",
+            "tokens",
+            "inspect",
+            "verify",
+            "graph",
+            "weights",
+            "mix",
+            "fit",
+            "synth",
+            "demo",
+        ]
+        return sorted(super().list_commands(ctx), key=order.index)
+
+
 app = typer.Typer(
     name="skillshard",
+    cls=_Verbs,
     help="From a text corpus to the batch on the GPU: tag it into skills, shard it, mix it live.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (tag, shard, tokens, inspect, verify, mix, weights, fit, demo):
-    app.command(cls=Verb)(verb)
+app.add_typer(tag, name="tag")
+for verb, examples in EXAMPLES.items():
+    app.command(cls=Verb, epilog=examples)(verb)
 app.add_typer(graphs, name="graph")
 app.add_typer(synth, name="synth")
 
 
-def run_job(*verb: str) -> None:
-    """A verb as a Ray job (jobs/*.py): the same options, on the cluster that the job was submitted to."""
-    arguments = sys.argv[1:]
-    if relative := _relative_paths(verb, arguments):
-        typer.echo(
-            f"error: {relative[0]} is a relative path, and the working directory of a Ray job is a copy on some node. Give "
-            "absolute paths that every node sees, or URIs.",
-            err=True,
-        )
-        sys.exit(2)
-    main([*verb, "--ray-address", "auto", *arguments])
-
-
-def _relative_paths(verb: tuple[str, ...], arguments: list[str]) -> list[str]:
+def run_job(verb: str) -> None:
+    """A verb as a Ray job (jobs/*.py): the same words and options, on the cluster that the job was submitted to."""
     command: Any = typer.main.get_command(app)
-    for name in verb:
-        command = command.commands[name]
-    found = command.make_context(verb[-1], list(arguments), resilient_parsing=True).params
-    names = ("shards", "eval_shards", "tags", "tokenizer", "cache", "out", "model", "mapping", "graph", "runs", "proxy")
-    given = [found.get(name) for name in names if found.get(name) not in ("tiny", "small")]
-    places = [*(found.get("corpus") or ()), *(place for place in given if isinstance(place, str | Path))]
+    words = [verb, *sys.argv[1:]]
+    num_verbs = 0
+    while hasattr(command, "commands") and num_verbs < len(words) and words[num_verbs] in command.commands:
+        command = command.commands[words[num_verbs]]
+        num_verbs += 1
+    verbs, arguments = words[:num_verbs], words[num_verbs:]
+    if not hasattr(command, "commands"):
+        if relative := _relative_paths(command, arguments):
+            typer.echo(
+                f"error: {relative[0]} is a relative path, and the working directory of a Ray job is a copy on some node. Give "
+                "absolute paths that every node sees, or URIs.",
+                err=True,
+            )
+            sys.exit(2)
+        if any(parameter.name == "ray_address" for parameter in command.params):
+            arguments = ["--ray-address", "auto", *arguments]
+    main([*verbs, *arguments])
+
+
+def _relative_paths(command: Any, arguments: list[str]) -> list[str]:
+    """The relative ones among the paths that must mean the same on all nodes."""
+    values = command.make_context(command.name, list(arguments), resilient_parsing=True).params
+    given = [values.get(parameter.name) for parameter in command.params if is_on_all_nodes(parameter)]
+    places = [place for value in given for place in (value if isinstance(value, list | tuple) else [value])]
     return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]
 
 
@@ -179,7 +245,13 @@ def _tell_stopped(where: str, received: list[int], arguments: list[str] | None) 
 
 def _command_line(arguments: list[str] | None) -> str:
     """The command as it was typed, to be typed again."""
-    if arguments is not None and Path(sys.argv[0]).name.partition(".")[0] not in ("tag", "shard", "graph", "tokens"):
+    if arguments is not None and Path(sys.argv[0]).name.partition(".")[0] not in (
+        "tag",
+        "regroup",
+        "shard",
+        "graph",
+        "tokens",
+    ):
         return shlex.join(["skillshard", *arguments])
     program = Path(sys.argv[0])
     if program.name == "__main__.py":

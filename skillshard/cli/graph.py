@@ -14,26 +14,15 @@ from skillshard.cli.options import (
     Workers,
     choose_skills,
     parse_duration,
+    path_on_all_nodes,
     place_of_work,
+    place_on_all_nodes,
+    proxy_on_all_nodes,
     write_new,
 )
 from skillshard.errors import GraphError, name_some
 
-
-class _Graphs(typer.core.TyperGroup):
-    """`graph SHARDS ...` learns and `graph --from FILE ...` derives, without saying so; a directory called 'show' is ./show."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help"):
-            args = ["derive" if any(arg.split("=")[0] == "--from" for arg in args) else "learn", *args]
-        return super().parse_args(ctx, args)
-
-
-graphs = typer.Typer(
-    cls=_Graphs,
-    help="The skills graph. 'graph SHARDS ...' is 'graph learn', 'graph --from FILE ...' is 'graph derive'.",
-    no_args_is_help=True,
-)
+graphs = typer.Typer(help="The skills graph: which skill helps which.", no_args_is_help=True)
 
 EdgesOption = Annotated[
     str,
@@ -73,12 +62,21 @@ Direct = Annotated[
         "implies, and set the remaining edges to 1.",
     ),
 ]
-GraphOut = Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON file to write.")]
+GraphOut = Annotated[Path, typer.Option("--out", parser=path_on_all_nodes, metavar="FILE", help="JSON file to write.")]
 
 
-@graphs.command("learn", cls=Verb)
+@graphs.command(
+    "learn",
+    cls=Verb,
+    epilog="""
+    skillshard graph learn shards --steps 600 --warmup 300 --out graph.json
+    skillshard graph learn shards --method leave-one-out --steps 600 --seeds 3 --direct 0.2 --out graph.json
+    """,
+)
 def learn_graph(
-    shards: Annotated[str, typer.Argument(metavar="SHARDS", help="A shard set: its skills are the rows.")],
+    shards: Annotated[
+        str, typer.Argument(parser=place_on_all_nodes, metavar="SHARDS", help="Shard set; its skills are the rows.")
+    ],
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of each run, H.")],
     out: GraphOut,
     method: Annotated[
@@ -98,7 +96,13 @@ def learn_graph(
         ),
     ] = None,
     eval_shards: Annotated[
-        str | None, typer.Option("--eval", help="Out of domain: another shard set, whose holdout is measured.")
+        str | None,
+        typer.Option(
+            "--eval",
+            parser=place_on_all_nodes,
+            metavar="SHARDS",
+            help="Out of domain: another shard set, whose holdout is measured.",
+        ),
     ] = None,
     edges: EdgesOption = "absolute",
     average: AverageOption = None,
@@ -109,7 +113,10 @@ def learn_graph(
     proxy: Annotated[
         str,
         typer.Option(
-            "--proxy", help="'tiny', 'small', or a directory: any Hugging Face causal model and its tokenizer."
+            "--proxy",
+            parser=proxy_on_all_nodes,
+            metavar="MODEL",
+            help="'tiny', 'small', or a directory: any Hugging Face causal model and its tokenizer.",
         ),
     ] = "tiny",
     window: Annotated[
@@ -170,7 +177,13 @@ def learn_graph(
         str | None, typer.Option("--budget", help="Begin nothing that will take longer: 90s, 30m, 2h.")
     ] = None,
     runs: Annotated[
-        Path | None, typer.Option("--runs", help="Directory of runs and warm starts, kept; beside --out by default.")
+        Path | None,
+        typer.Option(
+            "--runs",
+            parser=path_on_all_nodes,
+            metavar="DIRECTORY",
+            help="Directory of runs and warm starts, kept; beside --out by default.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The first of the seeds.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
@@ -241,9 +254,15 @@ def learn_graph(
     show_graph(out)
 
 
-@graphs.command("derive")
+@graphs.command(
+    "derive",
+    cls=Verb,
+    epilog="""
+    skillshard graph derive graph.json --edges relative --drop-uncertain --out other.json
+    """,
+)
 def derive_graph(
-    source: Annotated[Path, typer.Option("--from", help="A learned graph, with its losses.")],
+    source: Annotated[Path, typer.Argument(metavar="GRAPH", help="Learned graph, with its losses.")],
     out: GraphOut,
     edges: EdgesOption = "absolute",
     average: AverageOption = None,
@@ -264,7 +283,7 @@ def derive_graph(
     show_graph(out)
 
 
-@graphs.command("show")
+@graphs.command("show", cls=Verb, epilog="    skillshard graph show graph.json --pictures pictures")
 def show_graph_file(
     graph: Annotated[Path, typer.Argument(metavar="FILE", help="A graph.")],
     pictures: Annotated[
@@ -277,7 +296,7 @@ def show_graph_file(
     show_graph(graph, pictures=pictures)
 
 
-@graphs.command("import")
+@graphs.command("import", cls=Verb, epilog="    skillshard graph import matrix.csv --names skills.txt --out graph.json")
 def import_graph_file(
     matrix: Annotated[Path, typer.Argument(metavar="FILE", help="A matrix: .npy, .csv or .json; rows are trained on.")],
     out: GraphOut,

@@ -4,7 +4,7 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import typer
 
@@ -12,6 +12,9 @@ from skillshard.errors import SkillshardError
 
 if TYPE_CHECKING:
     from skillshard.shards.read import ShardSet
+
+WHAT, HOW, READING, WHERE = "What", "How", "How the corpus is read", "Where it runs"
+"""Panels of a verb's help."""
 
 _UNITS = {
     "": 1,
@@ -79,10 +82,27 @@ def parse_duration(text: str, option: str | None = None) -> float:
     return seconds
 
 
+def path_on_all_nodes(text: str) -> Path:
+    """A path that every node of a Ray cluster must see under the same name."""
+    return Path(text)
+
+
+def place_on_all_nodes(text: str) -> str:
+    """A path or URI that every node of a Ray cluster must see under the same name."""
+    return text
+
+
+def proxy_on_all_nodes(text: str) -> str:
+    """The name of a built-in proxy, or a directory that every node of a Ray cluster must see under the same name."""
+    return text
+
+
 CorpusPlaces = Annotated[
     list[str],
     typer.Argument(
-        metavar="CORPUS...", help="Directories, globs or files (jsonl, jsonl.gz, jsonl.zst, parquet, arrow, tar)."
+        parser=place_on_all_nodes,
+        metavar="CORPUS...",
+        help="Directories, globs or files (jsonl, jsonl.gz, jsonl.zst, parquet, arrow, tar).",
     ),
 ]
 
@@ -104,17 +124,72 @@ Out = Annotated[
         "--out",
         parser=parse_out,
         metavar="DIRECTORY",
-        help="Directory to write; the same command again goes on, or finds it finished.",
+        help="Directory to write; the same command goes on after a stop.",
     ),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; all CPUs by default.")]
+_ON_ALL_NODES = (path_on_all_nodes, place_on_all_nodes, proxy_on_all_nodes, parse_out)
+
+
+def is_on_all_nodes(parameter: Any) -> bool:
+    """Whether an argument or option is a path that must be absolute in a Ray job; its parser says so."""
+    return getattr(parameter.type, "func", None) in _ON_ALL_NODES
+
+
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=1, help="Processes.", show_default="all CPUs", rich_help_panel=WHERE),
+]
 RayAddress = Annotated[
     str | None,
-    typer.Option("--ray-address", help="Run on Ray: 'local', 'auto' or an address. Without it: a local process pool."),
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="Ray cluster: 'local', 'auto' or an address.",
+        show_default="a local process pool",
+        rich_help_panel=WHERE,
+    ),
 ]
 OnBadSample = Annotated[
-    str, typer.Option("--on-bad-sample", help="'stop' with an error, or 'set-aside' in OUT/rejected with the reason.")
+    str,
+    typer.Option(
+        "--on-bad-sample",
+        metavar="stop|set-aside",
+        help="What a bad sample does: stop the command, or go to OUT/rejected with the reason.",
+        rich_help_panel=READING,
+    ),
 ]
+MaxSampleBytes = Annotated[
+    str,
+    typer.Option(
+        "--max-sample-bytes", metavar="SIZE", help="Largest sample, text and metadata.", rich_help_panel=READING
+    ),
+]
+IdField = Annotated[
+    str,
+    typer.Option(
+        "--id-field", metavar="NAME", help="Field of the id; '' if the corpus has none.", rich_help_panel=READING
+    ),
+]
+TextField = Annotated[
+    str, typer.Option("--text-field", metavar="NAME", help="Field of the text.", rich_help_panel=READING)
+]
+PartitionSize = Annotated[
+    str,
+    typer.Option(
+        "--partition-size", metavar="SIZE", help="Size of a task, in bytes of the corpus.", rich_help_panel=READING
+    ),
+]
+
+
+class Reading(NamedTuple):
+    """The options on how a corpus is read, as they were given."""
+
+    on_bad_sample: str
+    max_sample_bytes: str
+    id_field: str
+    text_field: str
+    partition_size: str
+
 
 Artefact = Annotated[
     str,
@@ -124,10 +199,22 @@ Artefact = Annotated[
     ),
 ]
 ShardsPlace = Annotated[
-    str, typer.Argument(metavar="SHARDS", help="A shard set: a directory or a URI (s3://, gs://, http://).")
+    str,
+    typer.Argument(
+        parser=place_on_all_nodes,
+        metavar="SHARDS",
+        help="Shard set: a directory or a URI (s3://, gs://, http://).",
+    ),
 ]
 CachePlace = Annotated[
-    Path | None, typer.Option("--cache", help="Directory for remote shards; without it they are fetched and not kept.")
+    Path | None,
+    typer.Option(
+        "--cache",
+        parser=path_on_all_nodes,
+        metavar="DIRECTORY",
+        help="Directory that keeps remote shards.",
+        show_default="they are fetched and not kept",
+    ),
 ]
 CacheSize = Annotated[
     str | None,
@@ -195,13 +282,25 @@ class Given:
 
 
 class Verb(typer.core.TyperCommand):
-    """A verb whose function can ask which options were given."""
+    """A verb whose function can ask which options were given, and whose help ends with examples.
+
+    `epilog` holds the examples, a command a line.
+    """
 
     given: ClassVar[Given]
 
     def invoke(self, ctx: Any) -> Any:
         Verb.given = Given(ctx)
         return super().invoke(ctx)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        examples, self.epilog = self.epilog, None
+        super().format_help(ctx, formatter)
+        self.epilog = examples
+        if examples:
+            typer.echo(
+                " Examples:\n" + "\n".join(f"   {line.strip()}" for line in examples.strip().splitlines()) + "\n"
+            )
 
 
 def place_of_work(workers: int | None, ray_address: str | None) -> Any:

@@ -18,6 +18,7 @@ from skillshard.cli.options import (
     open_corpus,
     parse_cache_size,
     parse_size,
+    path_on_all_nodes,
     place_of_work,
 )
 
@@ -31,7 +32,12 @@ class Copies(StrEnum):
 
 def shard(
     corpus: CorpusPlaces,
-    tags: Annotated[Path, typer.Option("--tags", help="Tags of this corpus, from 'skillshard tag'.")],
+    tags: Annotated[
+        Path,
+        typer.Option(
+            "--tags", parser=path_on_all_nodes, metavar="TAGS", help="Tags of this corpus, from 'skillshard tag'."
+        ),
+    ],
     out: Out,
     shard_size: Annotated[str, typer.Option("--shard-size", help="Size of a shard to aim at.")] = "64MB",
     holdout: Annotated[
@@ -80,7 +86,15 @@ def shard(
 
 def tokens(
     shards: ShardsPlace,
-    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="A tokenizer.json of Hugging Face's tokenizers.")],
+    tokenizer: Annotated[
+        Path,
+        typer.Option(
+            "--tokenizer",
+            parser=path_on_all_nodes,
+            metavar="FILE",
+            help="A tokenizer.json of Hugging Face's tokenizers.",
+        ),
+    ],
     out: Out,
     special_tokens: Annotated[
         bool, typer.Option("--special-tokens", help="Add the tokenizer's special tokens to each sample.")

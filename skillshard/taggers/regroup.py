@@ -114,7 +114,6 @@ def regroup_tags(
     places: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
-    combine: bool = False,
     mapping: Mapping[str, str] | None = None,
     min_share: float = 0.0,
     rest: str | None = None,
@@ -125,8 +124,8 @@ def regroup_tags(
     """Tags from tags: crossed if there are two, then renamed, then without small skills.
 
     Args:
-        places: one directory of tags, or two of the same corpus if `combine`.
-        combine: a pair of skills is a skill, joined by "/"; the score is that of the second.
+        places: one directory of tags, or two of the same corpus. Of two, every pair of skills is a skill, joined by "/"; the score is
+            that of the second.
         mapping: old name -> new name; "*" names all others; what it does not name keeps its name.
         min_share: skills with a smaller share of the samples are merged.
         rest: takes them all; None: each goes to the nearest, by the mean of its embeddings, or by `vectors`.
@@ -136,14 +135,15 @@ def regroup_tags(
         TagsError: tags of different corpora or partitions, or arguments that do not fit.
     """
     check_share(min_share, rest)
-    if len(places) != 1 + combine:
-        what = (
-            "--combine crosses two directories of tags"
-            if combine
-            else "--map and --min-share regroup one directory of tags"
-        )
+    if len(places) not in (1, 2):
         raise TagsError(
-            f"{what}, and {len(places)} were given: {name_some((str(place) for place in places), are_paths=True)}."
+            f"{len(places)} directories of tags were given ({name_some((str(place) for place in places), are_paths=True)}): give one, or two "
+            "to make every pair of their skills a skill."
+        )
+    combine = len(places) == 2
+    if not combine and mapping is None and not min_share:
+        raise TagsError(
+            f"{places[0]}: nothing says how to regroup these tags. Give a map, a least share, or a second directory of tags."
         )
     sets = [Tags.open(place) for place in places]
     _refuse_unlike(sets)

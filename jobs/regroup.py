@@ -1,0 +1,10 @@
+"""`skillshard regroup` as a Ray job: `ray job submit -- python jobs/regroup.py /data/tags --map /data/map.json --out /data/fewer`.
+
+Takes the options of `skillshard regroup`; runs on the cluster that the job was submitted to. Every node must see the same
+absolute paths. Exit codes as of the command line: 0 done, 1 an error in one sentence, 2 usage (Ray shows 1 for both).
+"""
+
+from skillshard.cli import run_job
+
+if __name__ == "__main__":
+    run_job("regroup")
