@@ -8,6 +8,9 @@ import typer
 
 from skillshard.cli.bars import Bars
 from skillshard.cli.options import (
+    HOW,
+    WHAT,
+    WHERE,
     ChosenSkills,
     RayAddress,
     Verb,
@@ -24,42 +27,63 @@ from skillshard.errors import GraphError, name_some
 
 graphs = typer.Typer(help="The skills graph: which skill helps which.", no_args_is_help=True)
 
+EDGES, TEXTS = "What an edge is", "How texts are read"
+"""Panels of the help."""
+
 EdgesOption = Annotated[
     str,
     typer.Option(
         "--edges",
-        help="Definition of an edge: absolute (nats), relative (share of the loss at the start), threshold:LOSS (the paper's Definition 2.2: "
-        "1 where a skill reaches the loss with no more samples in all) or threshold-own:LOSS (1 where it needs fewer samples of its own).",
+        metavar="KIND",
+        help="absolute: nats. relative: share of the loss at the start. threshold:LOSS: 1 where a skill reaches the loss with no more "
+        "samples in all (Definition 2.2 of the paper). threshold-own:LOSS: 1 where it needs fewer samples of its own.",
+        rich_help_panel=EDGES,
     ),
 ]
 AverageOption = Annotated[
     str | None,
-    typer.Option("--average", help="'end' of a run or 'curve'; by default the end, and for leave-one-out the curve."),
+    typer.Option(
+        "--average",
+        metavar="end|curve",
+        help="Losses that count: those at the end of a run, or the mean of its curve.",
+        show_default="end; for leave-one-out curve",
+        rich_help_panel=EDGES,
+    ),
 ]
 OffDiagonal = Annotated[
     float | None,
     typer.Option(
         "--off-diagonal",
-        help="Scale the edges: 1 on the diagonal, and this value for the strongest other edge. Without it, edges stay as measured.",
+        metavar="X",
+        help="Scale edges: 1 on the diagonal, X for the strongest other edge.",
+        show_default="as measured",
+        rich_help_panel=EDGES,
     ),
 ]
 Clamp = Annotated[
     bool,
-    typer.Option("--clamp/--keep-negative", help="Negative edges become 0, as in the paper's algorithms, or stay."),
+    typer.Option(
+        "--clamp/--keep-negative",
+        help="Set negative edges to 0, as the paper's algorithms do, or keep them.",
+        rich_help_panel=EDGES,
+    ),
 ]
 DropUncertain = Annotated[
     bool,
     typer.Option(
         "--drop-uncertain",
-        help="Edges that cannot be told from 0 over the seeds become 0; not for thresholds, which have a margin.",
+        help="Set edges to 0 that the seeds cannot tell from 0. Thresholds have a margin of their own.",
+        rich_help_panel=EDGES,
     ),
 ]
 Direct = Annotated[
     float | None,
     typer.Option(
         "--direct",
-        help="Keep only direct edges: ignore edges weaker than this share of the strongest edge, drop every edge that a longer path "
-        "implies, and set the remaining edges to 1.",
+        metavar="SHARE",
+        help="Keep only direct edges: ignore edges weaker than SHARE times the strongest, drop every edge that a longer path implies, and "
+        "set the others to 1.",
+        rich_help_panel=EDGES,
     ),
 ]
 GraphOut = Annotated[Path, typer.Option("--out", parser=path_on_all_nodes, metavar="FILE", help="JSON file to write.")]
@@ -75,24 +99,47 @@ GraphOut = Annotated[Path, typer.Option("--out", parser=path_on_all_nodes, metav
 )
 def learn_graph(
     shards: Annotated[
-        str, typer.Argument(parser=place_on_all_nodes, metavar="SHARDS", help="Shard set; its skills are the rows.")
+        str,
+        typer.Argument(parser=place_on_all_nodes, metavar="SHARDS", help="Shard set; its skills are the rows."),
     ],
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of each run, H.")],
+    steps: Annotated[
+        int,
+        typer.Option("--steps", min=1, metavar="N", help="Optimizer steps of each run.", rich_help_panel=HOW),
+    ],
     out: GraphOut,
     method: Annotated[
         str,
-        typer.Option("--method", help="linear, brute-force or leave-one-out; see docs/design/0010-graph-learning.md."),
+        typer.Option("--method", metavar="NAME", help="linear, brute-force or leave-one-out.", rich_help_panel=HOW),
     ] = "linear",
     warmup: Annotated[
         int,
-        typer.Option("--warmup", min=0, help="Stratified steps before every run, taken once for each seed and kept."),
+        typer.Option(
+            "--warmup",
+            min=0,
+            metavar="N",
+            help="Stratified steps before every run, taken once for each seed and kept.",
+            rich_help_panel=HOW,
+        ),
     ] = 0,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each kind; standard errors from 2 on.")] = 1,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds",
+            min=1,
+            metavar="N",
+            help="Runs of each kind; 2 or more give standard errors.",
+            rich_help_panel=HOW,
+        ),
+    ] = 1,
     skills: ChosenSkills = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
-            "--target", help="Fine-tuning: a skill whose loss counts, chosen by --skills or not; all without it."
+            "--target",
+            metavar="SKILL",
+            help="Skill whose loss counts, for fine-tuning; it need not be among --skills.",
+            show_default="all",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     eval_shards: Annotated[
@@ -101,7 +148,8 @@ def learn_graph(
             "--eval",
             parser=place_on_all_nodes,
             metavar="SHARDS",
-            help="Out of domain: another shard set, whose holdout is measured.",
+            help="Shard set whose holdout is measured, for skills out of domain.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     edges: EdgesOption = "absolute",
@@ -116,65 +164,127 @@ def learn_graph(
             "--proxy",
             parser=proxy_on_all_nodes,
             metavar="MODEL",
-            help="'tiny', 'small', or a directory: any Hugging Face causal model and its tokenizer.",
+            help="Model to train: 'tiny', 'small', or the directory of a Hugging Face causal model.",
+            rich_help_panel=HOW,
         ),
     ] = "tiny",
     window: Annotated[
-        int, typer.Option("--window", help="Tokens read of a text (bytes, but with --proxy PATH).")
+        int,
+        typer.Option(
+            "--window", metavar="N", help="Tokens read of a text; with a built-in proxy, bytes.", rich_help_panel=TEXTS
+        ),
     ] = 128,
     segment_at: Annotated[
         str | None,
-        typer.Option("--segment-at", help="Characters that end a segment; one position each, the answer is predicted."),
+        typer.Option(
+            "--segment-at",
+            metavar="CHARS",
+            help="Characters that end a segment. A segment takes one position, and the answer is predicted.",
+            rich_help_panel=TEXTS,
+        ),
     ] = None,
     answer_after: Annotated[
-        str | None, typer.Option("--answer-after", help="Only what follows the last of these in a text is predicted.")
+        str | None,
+        typer.Option(
+            "--answer-after",
+            metavar="TEXT",
+            help="String before the answer: only what follows its last occurrence is predicted.",
+            rich_help_panel=TEXTS,
+        ),
     ] = None,
-    unordered: Annotated[bool, typer.Option("--unordered", help="The order of the segments means nothing.")] = False,
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="Ignore the order of the segments.", rich_help_panel=TEXTS)
+    ] = False,
     batch_size: Annotated[
         int,
-        typer.Option("--batch-size", min=1, help="Samples of a step, rounded up so that the skills share it evenly."),
+        typer.Option(
+            "--batch-size",
+            min=1,
+            metavar="N",
+            help="Samples of a step, rounded up so that the skills share it evenly.",
+            rich_help_panel=HOW,
+        ),
     ] = 64,
     prompt_field: Annotated[
         str | None,
         typer.Option(
             "--prompt-field",
-            help="Metadata field with the number of characters of a text's prompt, which is not predicted; dots reach into nested fields.",
+            metavar="PATH",
+            help="Metadata field with the number of characters of a text's prompt, which is not predicted.",
+            rich_help_panel=TEXTS,
         ),
     ] = None,
     reduction: Annotated[
         str,
         typer.Option(
             "--reduction",
-            help="Mean that a skill's loss is: per_sample (as in the paper's code) or per_token. Report the same kind.",
+            metavar="NAME",
+            help="Mean that a skill's loss is: per_sample, as in the paper's code, or per_token.",
+            rich_help_panel=TEXTS,
         ),
     ] = "per_sample",
-    lr: Annotated[float, typer.Option("--lr", help="Learning rate that every run reaches.")] = 1e-3,
+    lr: Annotated[
+        float, typer.Option("--lr", metavar="RATE", help="Learning rate that every run reaches.", rich_help_panel=HOW)
+    ] = 1e-3,
     lr_warmup: Annotated[
         int | None,
         typer.Option(
             "--lr-warmup",
             min=0,
-            help="Steps over which the learning rate rises; by default 50, and at most three tenths of warm-up and run (or of --for-steps).",
+            metavar="N",
+            help="Steps over which the learning rate rises.",
+            show_default="50, at most three tenths of the run",
+            rich_help_panel=HOW,
         ),
     ] = None,
     eval_every: Annotated[
-        int | None, typer.Option("--eval-every", min=1, help="Steps between measurements, h; a tenth of --steps.")
+        int | None,
+        typer.Option(
+            "--eval-every",
+            min=1,
+            metavar="N",
+            help="Steps between measurements.",
+            show_default="a tenth of --steps",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     eval_samples: Annotated[
-        int, typer.Option("--eval-samples", min=1, help="Held-out samples of each skill, at most.")
+        int,
+        typer.Option(
+            "--eval-samples", min=1, metavar="N", help="Most held-out samples of a skill.", rich_help_panel=HOW
+        ),
     ] = 100,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Training samples of each skill, at most.")] = 20_000,
+    samples: Annotated[
+        int,
+        typer.Option("--samples", min=1, metavar="N", help="Most training samples of a skill.", rich_help_panel=HOW),
+    ] = 20_000,
     for_steps: Annotated[
         int | None,
         typer.Option(
-            "--for-steps", min=1, help="Length of the run that the graph is for: schedule, and share of its cost."
+            "--for-steps",
+            min=1,
+            metavar="N",
+            help="Length of the training that the graph is for; it sets the schedule and the share of its cost.",
+            rich_help_panel=HOW,
         ),
     ] = None,
     settle: Annotated[
-        float | None, typer.Option("--settle", help="End a run once no loss moves by more nats over four measurements.")
+        float | None,
+        typer.Option(
+            "--settle",
+            metavar="NATS",
+            help="End a run when four measurements in a row differ by no more than NATS.",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", help="Begin nothing that will take longer: 90s, 30m, 2h.")
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="TIME",
+            help="Begin nothing that will take longer: 90s, 30m, 2h.",
+            rich_help_panel=WHERE,
+        ),
     ] = None,
     runs: Annotated[
         Path | None,
@@ -182,13 +292,26 @@ def learn_graph(
             "--runs",
             parser=path_on_all_nodes,
             metavar="DIRECTORY",
-            help="Directory of runs and warm starts, kept; beside --out by default.",
+            help="Directory that keeps the runs and warm starts.",
+            show_default="beside --out",
+            rich_help_panel=WHERE,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The first of the seeds.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, metavar="N", help="First of the seeds.", rich_help_panel=HOW)
+    ] = 0,
+    device: Annotated[
+        str,
+        typer.Option("--device", metavar="NAME", help="Device: auto, cpu, cuda or cuda:1.", rich_help_panel=WHERE),
+    ] = "auto",
     dtype: Annotated[
-        str, typer.Option("--dtype", help="Data type of matrix products: auto, float32 or bfloat16.")
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="TYPE",
+            help="Type of matrix products: auto, float32 or bfloat16.",
+            rich_help_panel=WHERE,
+        ),
     ] = "auto",
     workers: Workers = None,
     ray_address: RayAddress = None,

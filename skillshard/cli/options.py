@@ -317,8 +317,9 @@ ChosenSkills = Annotated[
     typer.Option(
         "--skills",
         metavar="A,B",
-        help="Use these skills of the shard set only: names separated by commas. The option may be repeated; give a name that "
-        "holds a comma in an option of its own.",
+        help="Skills of the shard set to use. Repeat the option for a name that holds a comma.",
+        show_default="all",
+        rich_help_panel=WHAT,
     ),
 ]
 
