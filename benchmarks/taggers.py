@@ -5,7 +5,7 @@
     python benchmarks/taggers.py overhead --corpora ../shared/corpora --work /tmp/bench --encoder MODEL --out ...
     python benchmarks/taggers.py scale    --work /tmp/bench --out ...
 
-quality: NMI of lexical clusters with the known categories, over seeds, `skillshard tag --by embedding` as it is.
+quality: NMI of lexical clusters with the known categories, over seeds, `skillshard tag embedding` as it is.
 body: the same on instructions without their instruction (a sample), lexical next to a sentence-transformers model.
 overhead: CPU-seconds of our encoding over those of bare `SentenceTransformer.encode` on the same texts, in turn, one thread.
 scale: a million vectors of 384 dimensions, in 10 parts, into 256 clusters: sample, start, steps over all, assignment, on two

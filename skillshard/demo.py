@@ -264,6 +264,6 @@ def summary(results: list[MethodResult], out: Path, *, steps: int) -> str:
             "either comes out ahead.",
             f"Kept: {out}/shards, {out}/runs (the ledgers), {out}/demo.png (the curves).",
             f"Next: skillshard inspect {out}/runs/skill-it; skillshard verify {out}/shards; and your own corpus: "
-            "skillshard tag CORPUS --by metadata --field FIELD --out TAGS.",
+            "skillshard tag metadata CORPUS --field FIELD --out TAGS.",
         )
     )

@@ -86,7 +86,7 @@ def regroup(
     if "min_share" not in given:
         given.refuse(["rest", "graph"], "says where small skills go: give --min-share")
     with Bars(out) as bars:
-        regrouped = taggers.regroup_tags(
+        fewer = taggers.regroup_tags(
             tags,
             out,
             mapping=None if mapping is None else taggers.read_map(mapping),
@@ -96,7 +96,7 @@ def regroup(
             where=place_of_work(workers, ray_address),
             on_stage=bars.stage,
         )
-    show_tags(regrouped)
+    show_tags(fewer)
 
 
 def _rows(graph: Path | None) -> dict[str, Any]:

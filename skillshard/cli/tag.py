@@ -421,6 +421,7 @@ def by_clusters(
                 ["encoder", "device", "batch_size"],
                 "is of sentence-transformers models, and these clusters are of the lexical encoder",
             )
+        if "lexical" in (record.kind, encoder):
             return taggers.kept_clusters(kept, taggers.kept_lexical(kept))
         made = record.arguments
         return taggers.kept_clusters(

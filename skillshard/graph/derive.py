@@ -35,7 +35,7 @@ def derive_again(graph: GraphFile, *, rule: EdgeRule, name: str) -> GraphFile:
     """
     if graph.learned is None:
         raise GraphError(
-            f"{name} was given, not learned: it holds no losses that other edges could be derived from. Learn one: 'skillshard graph SHARDS'."
+            f"{name} was given, not learned: it holds no losses that other edges could be derived from. Learn one: 'skillshard graph learn SHARDS'."
         )
     return derived(graph.train_skills, graph.eval_skills, graph.learned, rule=rule)
 

@@ -1,4 +1,4 @@
-"""The small language model that `graph`, `tag --by loss` and `demo` train."""
+"""The small language model that `graph`, `tag loss` and `demo` train."""
 
 from skillshard.extras import needed
 

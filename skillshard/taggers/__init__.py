@@ -6,7 +6,7 @@ from skillshard.taggers.clusters.sentence_encoder import sentence_encoder
 from skillshard.taggers.clusters.tagger import embedding, kept_clusters, kept_lexical
 from skillshard.taggers.groups import read_map
 from skillshard.taggers.metadata import metadata
-from skillshard.taggers.regroup import regroup_tags, regrouped
+from skillshard.taggers.regroup import regroup_tags
 from skillshard.taggers.tag import tag_corpus
 from skillshard.taggers.tagger import Tag, Tagger, Untagged
 
@@ -22,7 +22,6 @@ __all__ = [
     "metadata",
     "read_map",
     "regroup_tags",
-    "regrouped",
     "sentence_encoder",
     "tag_corpus",
 ]

@@ -81,7 +81,7 @@ def _nearest(small: str, left: Mapping[str, int], sums: Mapping[str, Vector]) ->
     if small not in sums:
         raise TagsError(
             f"skill {small!r} has {left[small]:,} samples, fewer than --min-share asks for, and nothing tells which skill is nearest: name a "
-            "--rest NAME that takes the small ones, give a --graph with a row for it, or tags made --by embedding."
+            "--rest NAME that takes the small ones, give a --graph with a row for it, or tags by embedding."
         )
     others = sorted(skill for skill in left if skill != small and skill in sums)
     if not others:

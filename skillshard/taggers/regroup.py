@@ -1,24 +1,22 @@
 """New skills from those that are there: crossed, renamed, merged.
 
 `regroup_tags` makes tags from one or two finished sets, in two stages of units: count the pairs of skills (and add up their
-embeddings), then write the parts. The corpus itself is not read. `regrouped` does the same for a tagger while it tags.
+embeddings), then write the parts. The corpus itself is not read.
 """
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from skillshard import artefact, storage
-from skillshard.corpus import Partition, Sample, read_partition
 from skillshard.errors import ExecutionError, StorageError, TagsError, name_some
 from skillshard.execution import Record, Where, keyed, run
 from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place
 from skillshard.taggers.groups import Vector, added, check_share, final_names
-from skillshard.taggers.tagger import Finder, OnStage, Search, Tag, Tagger, Untagged
+from skillshard.taggers.tagger import OnStage
 from skillshard.tags import (
     MANIFEST,
     TagRow,
@@ -32,82 +30,6 @@ from skillshard.tags import (
 )
 
 JOIN = "/"
-# --- while tagging ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Regrouped:
-    """See `regrouped`."""
-
-    tagger: Tagger
-    mapping: Mapping[str, str] | None
-    min_share: float
-    rest: str | None
-
-    @property
-    def name(self) -> str:
-        return self.tagger.name
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return {**self.tagger.arguments, "map": self.mapping, "min_share": self.min_share, "rest": self.rest}
-
-    def find(self, search: Search) -> Tagger:
-        units = keyed(
-            {"partition": partition, "tagger": self.tagger, "reading": search.reading}
-            for partition in search.partitions
-        )
-        records = search.run(count_skills, units, stage="skills", title="counting")
-        names = final_names(added(record["skills"] for record in records), self.mapping, self.min_share, self.rest, {})
-        return Renamed(self.tagger, names)
-
-
-@dataclass(frozen=True)
-class Renamed:
-    """A tagger whose skills get other names."""
-
-    tagger: Tagger
-    names: Mapping[str, str]
-
-    @property
-    def name(self) -> str:
-        return self.tagger.name
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return self.tagger.arguments
-
-    def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
-        found = self.tagger.tag(samples)
-        return [Tag(self.names[one.skill], one.score) if isinstance(one, Tag) else one for one in found]
-
-
-def regrouped(
-    tagger: Tagger, *, mapping: Mapping[str, str] | None = None, min_share: float = 0.0, rest: str | None = None
-) -> Finder:
-    """Rename a tagger's skills by a map, and put those with too few samples into one.
-
-    Args:
-        mapping: old name -> new name; "*" names all others; skills that it does not name keep their names.
-        min_share, rest: skills with a smaller share of the samples are called `rest`.
-    """
-    check_share(min_share, rest)
-    if min_share and rest is None:
-        raise TagsError("--min-share puts rare values together: name the skill that takes them with --rest NAME.")
-    return Regrouped(tagger, mapping, min_share, rest)
-
-
-def count_skills(partition: Partition, tagger: Tagger, reading: Mapping[str, Any]) -> Record:
-    """How many samples of a partition get each skill."""
-    counts: dict[str, int] = {}
-    for row in read_partition(partition, **reading):
-        outcome = tagger.tag([row])[0] if isinstance(row, Sample) else None
-        if isinstance(outcome, Tag):
-            counts[outcome.skill] = counts.get(outcome.skill, 0) + 1
-    return {"skills": counts}
-
-
-# --- finished tags ---------------------------------------------------------------------------------------------------
 
 
 def regroup_tags(

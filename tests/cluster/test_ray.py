@@ -110,7 +110,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def commands(corpus: Path, out: Path, *options: object) -> list[tuple[object, ...]]:
     cut = ("--partition-size", "3kB", "--on-bad-sample", "set-aside")
     return [
-        ("tag", corpus, "--field", "skill", "--out", out / "T", *cut, *options),
+        ("tag", "metadata", corpus, "--field", "skill", "--out", out / "T", *cut, *options),
         ("shard", corpus, "--tags", out / "T", "--out", out / "S", "--shard-size", "30kB", "--holdout", 0.1, *options),
         ("tokens", out / "S", "--tokenizer", corpus.parent / "tokenizer.json", "--out", out / "C", *options),
     ]
@@ -147,7 +147,7 @@ def test_ray_gives_the_bytes_of_one_process(
 
 def test_actors_that_keep_an_encoder_give_the_bytes_of_one_process(cluster: tuple[str, str], tmp_path: Path) -> None:
     topic_corpus(tmp_path / "corpus", 120)
-    command = ("tag", tmp_path / "corpus", "--by", "embedding", "--skills", 4, "--partition-size", "9kB")
+    command = ("tag", "embedding", tmp_path / "corpus", "--skills", 4, "--partition-size", "9kB")
     works(*command, "--out", tmp_path / "here", "--workers", 1)
     outcome = finish(start(*command, "--out", tmp_path / "ray", "--ray-address", cluster[0]))
     assert outcome.code == 0, outcome
@@ -160,12 +160,12 @@ def test_a_gpu_that_the_cluster_does_not_have_is_one_sentence(
 ) -> None:
     topic_corpus(tmp_path / "corpus", 20)
     if command == "graph":
-        works("tag", tmp_path / "corpus", "--field", "meta.topic", "--out", tmp_path / "T")
+        works("tag", "metadata", tmp_path / "corpus", "--field", "meta.topic", "--out", tmp_path / "T")
         works("shard", tmp_path / "corpus", "--tags", tmp_path / "T", "--out", tmp_path / "S")
-        asked: tuple[object, ...] = ("graph", tmp_path / "S", "--method", "linear", "--steps", 2)
+        asked: tuple[object, ...] = ("graph", "learn", tmp_path / "S", "--method", "linear", "--steps", 2)
     else:
         encoder = ("--encoder", minilm()) if command == "embedding" else ()
-        asked = ("tag", tmp_path / "corpus", "--by", command, *encoder, "--skills", 2)
+        asked = ("tag", command, tmp_path / "corpus", *encoder, "--skills", 2)
     options = ("--device", "cuda", "--ray-address", cluster[0], "--out", tmp_path / "E.json")
     outcome = finish(start(*asked, *options))
     assert outcome.code == 1
@@ -176,7 +176,7 @@ def test_an_error_in_a_unit_is_the_same_sentence_on_ray_and_here(cluster: tuple[
     (tmp_path / "corpus").mkdir()
     for name in "abcdef":
         (tmp_path / "corpus" / f"{name}.jsonl").write_bytes(lines(samples(add=3)) + b"{\n")
-    command = ("tag", tmp_path / "corpus", "--field", "skill")
+    command = ("tag", "metadata", tmp_path / "corpus", "--field", "skill")
     here = fails(*command, "--out", tmp_path / "T1", "--workers", 1)
     pool = fails(*command, "--out", tmp_path / "T2", "--workers", 2)
     ray = finish(start(*command, "--out", tmp_path / "T3", "--ray-address", cluster[0]))
@@ -265,7 +265,7 @@ def test_a_port_that_is_not_rays_and_no_address_at_all_are_one_sentence_soon(tmp
     with listener:
         for address in ("not an address", f"127.0.0.1:{listener.getsockname()[1]}"):
             began = time.monotonic()
-            command = ("tag", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T")
+            command = ("tag", "metadata", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T")
             outcome = finish(start(*command, "--ray-address", address))
             assert outcome.code == 1, outcome
             assert f"no Ray cluster at --ray-address {address}: " in outcome.sentence
@@ -327,13 +327,14 @@ def test_jobs_submitted_to_ray_give_the_same_bytes(
 @pytest.mark.parametrize(
     ("verb", "arguments"),
     [
-        ("tag", ("corpus", "--out", "/out", "--field", "skill")),
-        ("tag", ("/corpus", "--out", "out", "--field", "skill")),
+        ("tag", ("metadata", "corpus", "--out", "/out", "--field", "skill")),
+        ("tag", ("metadata", "/corpus", "--out", "out", "--field", "skill")),
         ("shard", ("/corpus", "--tags", "./tags", "--out", "/out")),
-        ("graph", ("shards", "--steps", "4", "--out", "/out.json")),
-        ("graph", ("/shards", "--steps", "4", "--out", "/out.json", "--eval", "exam")),
-        ("graph", ("/shards", "--steps", "4", "--out", "/out.json", "--proxy", "models/gpt2")),
-        ("tag", ("/corpus", "--by", "embedding", "--model", "model", "--out", "/out")),
+        ("graph", ("learn", "shards", "--steps", "4", "--out", "/out.json")),
+        ("graph", ("learn", "/shards", "--steps", "4", "--out", "/out.json", "--eval", "exam")),
+        ("graph", ("learn", "/shards", "--steps", "4", "--out", "/out.json", "--proxy", "models/gpt2")),
+        ("tag", ("reuse", "/corpus", "--clusters", "model", "--out", "/out")),
+        ("regroup", ("/tags", "--map", "map.json", "--out", "/out")),
     ],
 )
 def test_a_job_refuses_a_relative_path(verb: str, arguments: tuple[str, ...]) -> None:
@@ -347,15 +348,17 @@ def test_a_graph_learned_by_a_job_on_ray_has_the_same_bytes(
 ) -> None:
     asked = (shards.root, "--method", "linear", "--steps", 4, "--warmup", 2, "--batch-size", 4, "--window", 16)
     asked += ("--eval-samples", 4, "--device", "cpu")
-    here = skillshard("graph", *asked, "--workers", 1, "--out", tmp_path / "here.json")
-    there = job("graph", *asked, "--ray-address", cluster[0], "--out", tmp_path / "there.json")
+    here = skillshard("graph", "learn", *asked, "--workers", 1, "--out", tmp_path / "here.json")
+    there = job("graph", "learn", *asked, "--ray-address", cluster[0], "--out", tmp_path / "there.json")
     assert (here.code, there.code) == (0, 0), here.err + there.err
     assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
     assert tree(tmp_path / "there.runs") == tree(tmp_path / "here.runs")
 
 
 def test_a_job_has_the_exit_codes_of_the_command_line(cluster: tuple[str, str], tmp_path: Path) -> None:
-    assert job("tag", "/corpus", "--out", tmp_path / "T").code == 2  # no --field
-    assert "--field" in job("tag", "/corpus", "--out", tmp_path / "T").err
-    missing = job("tag", tmp_path / "nowhere", "--out", tmp_path / "T", "--field", "x", "--ray-address", cluster[0])
+    assert job("tag", "metadata", "/corpus", "--out", tmp_path / "T").code == 2  # no --field
+    assert "--field" in job("tag", "metadata", "/corpus", "--out", tmp_path / "T").err
+    missing = job(
+        "tag", "metadata", tmp_path / "nowhere", "--out", tmp_path / "T", "--field", "x", "--ray-address", cluster[0]
+    )
     assert missing.code == 1 and "no such file or directory" in missing.sentence

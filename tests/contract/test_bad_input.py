@@ -160,7 +160,7 @@ def bad(request: pytest.FixtureRequest, tmp_path: Path) -> Bad:
 
 
 def test_by_default_the_job_stops_with_file_line_and_remedy_and_nothing_is_finished(bad: Bad, tmp_path: Path) -> None:
-    sentence = fails("tag", tmp_path / "corpus", "--out", tmp_path / "T", *FIELD, *bad.options)
+    sentence = fails("tag", "metadata", tmp_path / "corpus", "--out", tmp_path / "T", *FIELD, *bad.options)
     assert sentence.startswith(bad.where)
     assert bad.says in sentence
     assert bad.remedy in sentence and SET_ASIDE in sentence
@@ -176,7 +176,17 @@ def test_the_sentence_does_not_depend_on_the_number_of_workers(tmp_path: Path) -
     for name in "abcdef":
         (tmp_path / "corpus" / f"{name}.jsonl").write_bytes(b"{\n" * 3)
     said = {
-        fails("tag", tmp_path / "corpus", "--out", tmp_path / f"T{workers}", "--field", "x", "--workers", workers)
+        fails(
+            "tag",
+            "metadata",
+            tmp_path / "corpus",
+            "--out",
+            tmp_path / f"T{workers}",
+            "--field",
+            "x",
+            "--workers",
+            workers,
+        )
         for workers in (1, 2)
     }
     assert len(said) == 1 and said.pop().startswith("a.jsonl line 1: ")
@@ -184,7 +194,7 @@ def test_the_sentence_does_not_depend_on_the_number_of_workers(tmp_path: Path) -
 
 def test_set_aside_keeps_the_sample_with_its_reason_and_every_row_is_counted(bad: Bad, tmp_path: Path) -> None:
     corpus, tags_at, shards_at = tmp_path / "corpus", tmp_path / "T", tmp_path / "S"
-    works("tag", corpus, "--out", tags_at, *FIELD, *bad.options, "--on-bad-sample", "set-aside")
+    works("tag", "metadata", corpus, "--out", tags_at, *FIELD, *bad.options, "--on-bad-sample", "set-aside")
     printed = works("shard", corpus, "--tags", tags_at, "--out", shards_at, "--holdout", 0.2, "--workers", 1)
     tags, shards = Tags.open(tags_at).manifest, ShardSet.open(shards_at).manifest
     counts = {bad.reason: bad.set_aside}
@@ -215,7 +225,9 @@ def test_set_aside_keeps_the_sample_with_its_reason_and_every_row_is_counted(bad
 
 def test_a_row_of_a_table_is_named_by_its_number(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([*GOOD[:6], {**GOOD[6], "text": ""}]), tmp_path / "a.parquet", row_group_size=2)
-    sentence = fails("tag", tmp_path / "a.parquet", "--out", tmp_path / "T", *FIELD, "--partition-size", "300B")
+    sentence = fails(
+        "tag", "metadata", tmp_path / "a.parquet", "--out", tmp_path / "T", *FIELD, "--partition-size", "300B"
+    )
     assert sentence.startswith("a.parquet row 7: ")
 
 
@@ -228,6 +240,7 @@ def test_of_several_copies_the_first_is_kept_whatever_the_partitions(tmp_path: P
         out = tmp_path / size
         works(
             "tag",
+            "metadata",
             tmp_path / "corpus",
             "--out",
             out / "T",
@@ -242,19 +255,21 @@ def test_of_several_copies_the_first_is_kept_whatever_the_partitions(tmp_path: P
         assert Tags.open(out / "T").manifest.set_aside == {"duplicate-id": len(copies)}
         trees.append({name: data for name, data in tree(out / "S").items() if name.startswith("train/")})
     assert trees[0] == trees[1] == trees[2]
-    sentence = fails("tag", tmp_path / "corpus", "--out", tmp_path / "stop", *FIELD)
+    sentence = fails("tag", "metadata", tmp_path / "corpus", "--out", tmp_path / "stop", *FIELD)
     assert f"{len(copies)} rows repeat an id" in sentence
 
 
 def test_a_corpus_without_one_good_sample_is_an_error_even_where_bad_ones_are_set_aside(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"{\n{\n")
-    sentence = fails("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD, "--on-bad-sample", "set-aside")
+    sentence = fails(
+        "tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD, "--on-bad-sample", "set-aside"
+    )
     assert sentence.startswith("no sample could be tagged: 2 rows were set aside (malformed-json 2).")
 
 
 def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\n\n")
-    assert "no sample" in fails("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    assert "no sample" in fails("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
 
 
 def test_no_such_file_and_nothing_found_are_told_apart(tmp_path: Path) -> None:
@@ -266,7 +281,7 @@ def test_no_such_file_and_nothing_found_are_told_apart(tmp_path: Path) -> None:
         ("empty", "no corpus files found"),
         ("notes.md", "unknown suffix"),
     ):
-        sentence = fails("tag", tmp_path / place, "--out", tmp_path / "T", *FIELD)
+        sentence = fails("tag", "metadata", tmp_path / place, "--out", tmp_path / "T", *FIELD)
         assert sentence.startswith(f"{tmp_path / place}: ") and says in sentence
         assert not (tmp_path / "T").exists()
     for verb in ("verify", "inspect"):
@@ -302,7 +317,7 @@ def test_strange_ids_do_no_harm_to_a_tar_and_are_kept(tmp_path: Path) -> None:
         {"id": identity, "text": f"text {at}", "meta": {"skill": "s"}} for at, identity in enumerate(STRANGE_IDS)
     ]
     (tmp_path / "a.jsonl").write_bytes(lines(records))
-    works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
     works(
         "shard",
         tmp_path / "a.jsonl",
@@ -360,7 +375,7 @@ def test_skills_with_strange_names_get_safe_distinct_folders_and_keep_their_name
         for number in range(3)
     ]
     (tmp_path / "a.jsonl").write_bytes(lines(records))
-    works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
     works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
     for folder in ("T", "S"):
         works("inspect", tmp_path / folder)
@@ -383,7 +398,7 @@ def made(tmp_path: Path) -> Path:
     """A corpus C, its tags T and its shards S."""
     (tmp_path / "C").mkdir()
     (tmp_path / "C" / "a.jsonl").write_bytes(lines(GOOD))
-    works("tag", tmp_path / "C", "--out", tmp_path / "T", *FIELD)
+    works("tag", "metadata", tmp_path / "C", "--out", tmp_path / "T", *FIELD)
     works("shard", tmp_path / "C", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1, "--holdout", 0.2)
     return tmp_path
 
@@ -396,7 +411,7 @@ def states(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 def tag_again(made: Path, *options: object, out: str = "T") -> tuple[object, ...]:
-    return ("tag", made / "C", "--out", made / out, *FIELD, *options)
+    return ("tag", "metadata", made / "C", "--out", made / out, *FIELD, *options)
 
 
 def shard_again(made: Path, *options: object, out: str = "S") -> tuple[object, ...]:
@@ -415,7 +430,7 @@ def test_other_arguments_are_refused_naming_what_differs(made: Path) -> None:
     before = states(made / "T") | states(made / "S")
     sentence = fails(*tag_again(made, "--max-sample-bytes", "1MB"))
     assert "reading.max_sample_bytes: 16777216 -> 1000000" in sentence and "Choose another --out" in sentence
-    sentence = fails("tag", made / "C", "--out", made / "T", "--field", "meta.number", "--workers", 1)
+    sentence = fails("tag", "metadata", made / "C", "--out", made / "T", "--field", "meta.number", "--workers", 1)
     assert "'meta.skill' -> 'meta.number'" in sentence
     sentence = fails(*shard_again(made, "--shard-size", "1MB"))
     assert "arguments.shard_bytes: 64000000 -> 1000000" in sentence and "Choose another --out" in sentence
@@ -493,12 +508,12 @@ def test_tags_of_another_corpus_are_refused(made: Path) -> None:
 
 def test_a_first_command_that_failed_does_not_block_the_corrected_one(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(GOOD[:5]) + b"{\n")
-    command = ("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T")
+    command = ("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T")
     assert "wrong" in fails(*command, "--field", "wrong")
     assert "a.jsonl line 6" in fails(*command, *FIELD)
     (tmp_path / "a.jsonl").write_bytes(lines(GOOD[:5]) + b" \n")  # mended, as the sentence said
     works(*command, *FIELD)
-    works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "undisturbed", *FIELD)
+    works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "undisturbed", *FIELD)
     assert tree(tmp_path / "T") == tree(tmp_path / "undisturbed")
 
 
@@ -607,7 +622,7 @@ def test_a_damaged_manifest_is_one_sentence(made: Path, manifest: str, damage: A
 
 def test_a_lost_rejected_file_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(GOOD) + b"{\n")
-    works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD, "--on-bad-sample", "set-aside")
+    works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD, "--on-bad-sample", "set-aside")
     works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
     for folder in ("T", "S"):
         shutil.rmtree(tmp_path / folder / "rejected")
@@ -620,7 +635,7 @@ def test_sharding_with_damaged_tags_is_one_sentence(made: Path, damage: Any, wor
     (made / "C2").mkdir()
     for name in "ab":
         (made / "C2" / f"{name}.jsonl").write_bytes(lines([{**one, "id": name + one["id"]} for one in GOOD]))
-    works("tag", made / "C2", "--out", made / "T2", *FIELD)
+    works("tag", "metadata", made / "C2", "--out", made / "T2", *FIELD)
     damage(made / "T2" / "parts" / "000001.parquet")
     sentence = fails("shard", made / "C2", "--tags", made / "T2", "--out", made / "S2", "--workers", workers)
     assert "000001.parquet" in sentence and "another directory" in sentence
@@ -640,15 +655,15 @@ def test_an_index_that_does_not_fit_is_never_read_past_its_end(made: Path) -> No
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("tag", "C", "--out", "T", "--field", "x", "--partition-size", "huge"), "--partition-size"),
-        (("tag", "C", "--out", "T", "--field", "x", "--max-sample-bytes", "0"), "--max-sample-bytes"),
-        (("tag", "C", "--out", "T", "--field", "x", "--no-such-option"), "--no-such-option"),
-        (("tag", "C", "--out", "T"), "--field"),
-        (("tag", "C", "--field", "x"), "--out"),
-        (("tag", "--out", "T", "--field", "x"), "CORPUS"),
-        (("tag", "C", "--out", "T", "--field", "x", "--by", "magic"), "--by"),
-        (("tag", "C", "--out", "T", "--field", "x", "--on-bad-sample", "ignore"), "--on-bad-sample"),
-        (("tag", "C", "--out", "T", "--field", "x", "--workers", "0"), "--workers"),
+        (("tag", "metadata", "C", "--out", "T", "--field", "x", "--partition-size", "huge"), "--partition-size"),
+        (("tag", "metadata", "C", "--out", "T", "--field", "x", "--max-sample-bytes", "0"), "--max-sample-bytes"),
+        (("tag", "metadata", "C", "--out", "T", "--field", "x", "--no-such-option"), "--no-such-option"),
+        (("tag", "metadata", "C", "--out", "T"), "--field"),
+        (("tag", "metadata", "C", "--field", "x"), "--out"),
+        (("tag", "metadata", "--out", "T", "--field", "x"), "CORPUS"),
+        (("tag", "magic", "C", "--out", "T"), "No such command"),
+        (("tag", "metadata", "C", "--out", "T", "--field", "x", "--on-bad-sample", "ignore"), "--on-bad-sample"),
+        (("tag", "metadata", "C", "--out", "T", "--field", "x", "--workers", "0"), "--workers"),
         (("shard", "C", "--tags", "T", "--out", "S", "--shard-size", "-8MB"), "--shard-size"),
         (("shard", "C", "--tags", "T", "--out", "S", "--holdout", "1"), "--holdout"),
         (("shard", "C", "--tags", "T", "--out", "S", "--holdout", "nan"), "--holdout"),

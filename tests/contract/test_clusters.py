@@ -15,13 +15,13 @@ from skillshard.execution import Where
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.report.clusters import compare
 from skillshard.taggers.clusters import embeddings as taggers_vectors
-from skillshard.taggers.clusters.encoder import VectorsOf
+from skillshard.taggers.clusters.encoder import Encoder, VectorsOf
 from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
 from tests.conftest import HERE, lines, tree
 from tests.topics import WORDS, minilm, topic_corpus, topic_samples
 
-BY = ("--by", "embedding", "--workers", 1)
+BY = ("--workers", 1)
 CUT = ("--partition-size", "9kB")
 
 
@@ -30,8 +30,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus C, its clusters E and its topics M."""
     folder = tmp_path_factory.mktemp("made")
     topic_corpus(folder / "C", 240)
-    works("tag", folder / "C", *BY, *CUT, "--skills", 5, "--out", folder / "E")
-    works("tag", folder / "C", *CUT, "--field", "topic", "--workers", 1, "--out", folder / "M")
+    works("tag", "embedding", folder / "C", *BY, *CUT, "--skills", 5, "--out", folder / "E")
+    works("tag", "metadata", folder / "C", *CUT, "--field", "topic", "--workers", 1, "--out", folder / "M")
     return folder
 
 
@@ -47,7 +47,9 @@ def test_clusters_are_the_topics_and_are_named_by_their_words(made: Path) -> Non
 
 
 def test_a_number_of_skills_that_is_asked_for_is_found_and_its_curve_kept(made: Path, tmp_path: Path) -> None:
-    works("tag", made / "C", *BY, *CUT, "--skills", "auto", "--skills-range", "2:12", "--out", tmp_path / "E")
+    works(
+        "tag", "embedding", made / "C", *BY, *CUT, "--skills", "auto", "--skills-range", "2:12", "--out", tmp_path / "E"
+    )
     model = taggers.ClusterModel.open(tmp_path / "E")
     assert len(model.names) == 5
     assert model.manifest.tried[0].num_clusters == 2
@@ -58,12 +60,12 @@ def test_a_number_of_skills_that_is_asked_for_is_found_and_its_curve_kept(made: 
 
 def test_kept_clusters_tag_new_samples_as_they_would_the_old(made: Path, tmp_path: Path) -> None:
     topic_corpus(tmp_path / "new", 100, seed=9)
-    works("tag", tmp_path / "new", *BY, "--model", made / "E", "--out", tmp_path / "N")
+    works("tag", "reuse", tmp_path / "new", *BY, "--clusters", made / "E", "--out", tmp_path / "N")
     assert compare(Tags.open(tmp_path / "N"), "topic").nmi > 0.9
-    works("tag", made / "C", *BY, *CUT, "--model", made / "E" / "model", "--out", tmp_path / "again")
+    works("tag", "reuse", made / "C", *BY, *CUT, "--clusters", made / "E" / "model", "--out", tmp_path / "again")
     parts = {name: data for name, data in tree(made / "E").items() if name.startswith("parts/")}
     assert {name: data for name, data in tree(tmp_path / "again").items() if name.startswith("parts/")} == parts
-    works("tag", tmp_path / "new", *BY, "--model", tmp_path / "N", "--out", tmp_path / "N2")
+    works("tag", "reuse", tmp_path / "new", *BY, "--clusters", tmp_path / "N", "--out", tmp_path / "N2")
     assert tree(tmp_path / "N2") == tree(tmp_path / "N")
 
 
@@ -88,7 +90,18 @@ def test_tagged_samples_beside_set_aside_ones_keep_their_rows(tmp_path: Path) ->
     records = topic_samples(90)
     bad = [b"{\n", lines([{"id": "e", "text": " "}]), lines([{**records[3], "text": "again"}])]
     (tmp_path / "a.jsonl").write_bytes(b"".join(line for at in range(3) for line in (lines(records[at::3]), bad[at])))
-    works("tag", tmp_path / "a.jsonl", *BY, "--skills", 5, "--out", tmp_path / "E", "--on-bad-sample", "set-aside")
+    works(
+        "tag",
+        "embedding",
+        tmp_path / "a.jsonl",
+        *BY,
+        "--skills",
+        5,
+        "--out",
+        tmp_path / "E",
+        "--on-bad-sample",
+        "set-aside",
+    )
     tags = Tags.open(tmp_path / "E")
     assert tags.manifest.set_aside == {"malformed-json": 1, "empty-text": 1, "duplicate-id": 1}
     vectors = np.load(tmp_path / "E" / "embeddings" / "000000.npy")
@@ -119,7 +132,7 @@ def test_verify_finds_damage_beside_the_tags(
     sentence = fails("verify", tmp_path)
     assert str(tmp_path / name) in sentence and says in sentence
     if name.startswith("model"):
-        assert says in fails("tag", made / "C", *BY, "--model", tmp_path, "--out", tmp_path / "N")
+        assert says in fails("tag", "reuse", made / "C", *BY, "--clusters", tmp_path, "--out", tmp_path / "N")
 
 
 # --------------------------------------------------------------------------------------------------------------- regrouping
@@ -130,11 +143,11 @@ def skills_of(place: Path) -> dict[str, int]:
 
 
 def test_tags_are_crossed_and_small_pairs_go_to_the_nearest(made: Path, tmp_path: Path) -> None:
-    works("tag", "--combine", made / "M", made / "E", "--out", tmp_path / "all")
+    works("regroup", made / "M", made / "E", "--out", tmp_path / "all")
     pairs = list(zip(*([row for p in range(3) for row in Tags.open(made / t).rows(p)] for t in "ME"), strict=True))
     crossed = {f"{one.skill}/{other.skill}" for one, other in pairs}
     assert set(skills_of(tmp_path / "all")) == crossed
-    works("tag", "--combine", made / "M", made / "E", "--min-share", 0.05, "--out", tmp_path / "large")
+    works("regroup", made / "M", made / "E", "--min-share", 0.05, "--out", tmp_path / "large")
     sizes = skills_of(tmp_path / "large")
     assert set(sizes) <= crossed and min(sizes.values()) >= 0.05 * 240 and sum(sizes.values()) == 240
     for folder in ("all", "large"):
@@ -145,15 +158,12 @@ def test_tags_are_crossed_and_small_pairs_go_to_the_nearest(made: Path, tmp_path
 
 def test_a_map_renames_and_merges_and_what_it_does_not_name_keeps_its_name(made: Path, tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text('{"law": "text", "music": "text"}')
-    works("tag", made / "M", "--map", tmp_path / "map.json", "--out", tmp_path / "T")
+    works("regroup", made / "M", "--map", tmp_path / "map.json", "--out", tmp_path / "T")
     before = skills_of(made / "M")
     expected = {name: num for name, num in before.items() if name not in ("law", "music")}
     assert skills_of(tmp_path / "T") == expected | {"text": before["law"] + before["music"]}
-    field = ("--field", "topic", "--workers", 1, *CUT)
-    works("tag", made / "C", *field, "--map", tmp_path / "map.json", "--out", tmp_path / "F")
-    assert skills_of(tmp_path / "F") == skills_of(tmp_path / "T")
     (tmp_path / "map.json").write_text('{"law": "text", "*": "other"}')
-    works("tag", made / "M", "--map", tmp_path / "map.json", "--out", tmp_path / "T2")
+    works("regroup", made / "M", "--map", tmp_path / "map.json", "--out", tmp_path / "T2")
     assert skills_of(tmp_path / "T2") == {"other": 240 - before["law"], "text": before["law"]}
 
 
@@ -161,12 +171,11 @@ def test_rare_skills_go_to_a_named_rest_or_to_the_nearest_graph_row(made: Path, 
     before = skills_of(made / "M")
     small = {name for name, num in before.items() if num < 0.15 * 240}
     assert 0 < len(small) < 4
-    for at, command in enumerate([(made / "M",), (made / "C", "--field", "topic", "--workers", 1, *CUT)]):
-        works("tag", *command, "--min-share", 0.15, "--rest", "other", "--out", tmp_path / str(at))
-        assert set(skills_of(tmp_path / str(at))) == {*before, "other"} - small
+    works("regroup", made / "M", "--min-share", 0.15, "--rest", "other", "--out", tmp_path / "R")
+    assert set(skills_of(tmp_path / "R")) == {*before, "other"} - small
     names = sorted(before)
     SkillGraph(names, names, np.eye(5) + 0.9 * np.eye(5, k=1)).save(tmp_path / "graph.json")
-    works("tag", made / "M", "--min-share", 0.15, "--graph", tmp_path / "graph.json", "--out", tmp_path / "G")
+    works("regroup", made / "M", "--min-share", 0.15, "--graph", tmp_path / "graph.json", "--out", tmp_path / "G")
     assert set(skills_of(tmp_path / "G")) <= set(before) and min(skills_of(tmp_path / "G").values()) >= 36
 
 
@@ -175,9 +184,9 @@ def test_set_aside_rows_stay_set_aside_when_tags_are_regrouped(tmp_path: Path) -
         lines(topic_samples(30)) + b"{\n" + lines([{"id": "x", "text": "no topic", "meta": {}}])
     )
     aside = ("--on-bad-sample", "set-aside")
-    works("tag", tmp_path / "a.jsonl", *BY, "--skills", 3, *aside, "--out", tmp_path / "E")
-    works("tag", tmp_path / "a.jsonl", "--field", "topic", *aside, "--workers", 1, "--out", tmp_path / "M")
-    works("tag", "--combine", tmp_path / "E", tmp_path / "M", "--out", tmp_path / "X")
+    works("tag", "embedding", tmp_path / "a.jsonl", *BY, "--skills", 3, *aside, "--out", tmp_path / "E")
+    works("tag", "metadata", tmp_path / "a.jsonl", "--field", "topic", *aside, "--workers", 1, "--out", tmp_path / "M")
+    works("regroup", tmp_path / "E", tmp_path / "M", "--out", tmp_path / "X")
     assert Tags.open(tmp_path / "X").manifest.set_aside == {"malformed-json": 1, "missing-field": 1}
     assert (tmp_path / "X" / "rejected" / "000000.jsonl").read_bytes() == (
         tmp_path / "M" / "rejected" / "000000.jsonl"
@@ -217,13 +226,12 @@ UNLIKE = ["alpha beta", "gamma delta", "epsilon zeta"]
         (SAME, ("--skills", 3, "--balance", 0.7), "--balance 0.7: give the least share of a skill"),
         ([*SAME, ""], ("--skills", 2), "a.jsonl line 10: the text in 'text' is empty or only white space"),
         (SAME, ("--skills", 2, "--encoder", "/no/such/model"), "--encoder /no/such/model: no such directory"),
-        (SAME, ("--model", "/no/such/tags"), "/no/such/tags holds no kept clusters"),
     ],
 )
 def test_what_cannot_be_clustered_is_one_sentence(
     tmp_path: Path, texts: list[str], options: tuple[object, ...], says: str
 ) -> None:
-    sentence = fails("tag", corpus_of(tmp_path, texts), *BY, *options, "--out", tmp_path / "E")
+    sentence = fails("tag", "embedding", corpus_of(tmp_path, texts), *BY, *options, "--out", tmp_path / "E")
     assert says in sentence
     assert not (tmp_path / "E" / "tags.json").exists() and not (tmp_path / "E" / "model").exists()
 
@@ -231,6 +239,7 @@ def test_what_cannot_be_clustered_is_one_sentence(
 def test_two_different_texts_make_two_skills(tmp_path: Path) -> None:
     works(
         "tag",
+        "embedding",
         corpus_of(tmp_path, SAME + ["another text of other words"] * 3),
         *BY,
         "--skills",
@@ -280,18 +289,17 @@ def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        (("--combine", "M"), "--combine crosses two directories of tags, and 1 were given"),
-        (("M", "E", "--min-share", 0.1), "regroup one directory of tags, and 2 were given"),
+        (("M",), "nothing says how to regroup these tags"),
+        (("M", "E", "M"), "3 directories of tags were given"),
         (("M", "--min-share", 0.2), "nothing tells which skill is nearest: name a --rest NAME"),
         (("M", "--min-share", 2), "--min-share 2.0: give a share from 0 to below 1"),
-        (("M", "--rest", "other"), "--rest 'other' takes the skills below --min-share, which is 0"),
+        (("M", "--min-share", 0, "--rest", "other"), "--rest 'other' takes the skills below --min-share, which is 0"),
         (("M", "--map", "nowhere.json"), "--map nowhere.json: no such file"),
         (("M", "--map", "list.json"), "is not a JSON object of names"),
         (("M", "--map", "wrong.json"), "names skills that are not there: 'lau' (did you mean 'law'?)"),
         (("M", "--map", "empty.json"), "gives 'law' an empty name"),
         (("C", "--map", "wrong.json"), "holds no finished tags"),
-        (("--combine", "M", "other"), "are not tags of the same rows"),
-        (("C", "--field", "topic", "--min-share", 0.2), "name the skill that takes them with --rest NAME"),
+        (("M", "other"), "are not tags of the same rows"),
     ],
 )
 def test_what_cannot_be_regrouped_is_one_sentence(
@@ -302,31 +310,31 @@ def test_what_cannot_be_regrouped_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     for name, value in (("list", ["law"]), ("wrong", {"lau": "x"}), ("empty", {"law": " "})):
         Path(f"{name}.json").write_text(json.dumps(value))
-    if "other" in command and "--combine" in command:
-        works("tag", "C", "--field", "topic", "--out", "other", "--workers", 1)
-    assert says in fails("tag", *command, "--out", "X", "--workers", 1)
+    if command == ("M", "other"):
+        works("tag", "metadata", "C", "--field", "topic", "--out", "other", "--workers", 1)
+    assert says in fails("regroup", *command, "--out", "X", "--workers", 1)
     assert not Path("X", "tags.json").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--by", "embedding"), "needs --skills K, or --skills auto"),
-        (("--by", "embedding", "--skills", "many"), "'many': give a number, or 'auto'"),
-        (("--by", "embedding", "--skills", "auto", "--skills-range", "2-9"), "such as 2:64"),
-        (("--by", "embedding", "--skills", 5, "--field", "topic"), "--field has no meaning with --by embedding"),
-        (("--by", "embedding", "--skills", 5, "--device", "cuda"), "the lexical encoder has none"),
-        (("--by", "embedding", "--skills", 5, "--model", "E"), "--skills is fixed by --model"),
-        (("--by", "embedding", "--skills", 5, "--min-share", 0.1), "regroups finished tags: tag first"),
-        (("--field", "topic", "--encoder", "lexical"), "--encoder has no meaning with --by metadata"),
-        (("--field", "topic", "--combine"), "leave out --field"),
+        (("embedding",), "Missing option"),
+        (("embedding", "--skills", "many"), "'many': give a number, or 'auto'"),
+        (("embedding", "--skills", "auto", "--skills-range", "2-9"), "such as 2:64"),
+        (("embedding", "--skills", 5, "--field", "topic"), "--field"),
+        (("embedding", "--skills", 5, "--device", "cuda"), "the lexical encoder has none"),
+        (("embedding", "--skills", 5, "--min-share", 0.1), "--min-share"),
+        (("metadata", "--field", "topic", "--encoder", "lexical"), "--encoder"),
+        (("reuse", "--clusters", "E", "--skills", 5), "--skills"),
     ],
 )
 def test_options_that_do_not_go_together_are_a_usage_error(
     made: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], says: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    outcome = skillshard("tag", made / "C", *options, "--out", made / "never")
+    method, *others = options
+    outcome = skillshard("tag", method, made / "C", *others, "--out", made / "never")
     assert outcome.code == 2 and says in outcome.err and not (made / "never").exists()
 
 
@@ -379,18 +387,28 @@ def test_a_long_text_is_its_first_window_or_the_mean_of_all(model: str) -> None:
 def test_a_model_of_other_dimensions_weights_or_length_than_the_kept_centroids_is_refused(
     made: Path, model: str, tmp_path: Path
 ) -> None:
+    def encoder(max_length: int) -> Encoder:
+        return taggers.sentence_encoder(model, device="cpu", max_length=max_length)
+
+    with pytest.raises(TagsError, match=r"and .* gives 384: give the encoder that they were made with, lexical"):
+        taggers.kept_clusters(taggers.ClusterModel.open(made / "E"), encoder(16))
     options = ("--encoder", model, "--max-length", 16, "--device", "cpu")
-    sentence = fails("tag", made / "C", *BY, "--model", made / "E", *options, "--out", tmp_path / "N")
-    assert "dimensions, and" in sentence and "gives 384: give the encoder that they were made with, lexical" in sentence
-    works("tag", made / "C", *BY, "--skills", 3, *options, "--out", tmp_path / "S")
-    works("tag", made / "C", *BY, "--model", tmp_path / "S", "--out", tmp_path / "N")
+    works("tag", "embedding", made / "C", *BY, "--skills", 3, *options, "--out", tmp_path / "S")
+    works("tag", "reuse", made / "C", *BY, "--clusters", tmp_path / "S", "--out", tmp_path / "N")
     assert skills_of(tmp_path / "N") == skills_of(tmp_path / "S")
-    sentence = fails(
-        "tag", made / "C", *BY, "--model", tmp_path / "S", "--encoder", "lexical", "--out", tmp_path / "N2"
+    with pytest.raises(TagsError, match="with max_length 16, and this encoder has 20: give the same"):
+        taggers.kept_clusters(taggers.ClusterModel.open(tmp_path / "S"), encoder(20))
+    reuse = ("tag", "reuse", made / "C", *BY, "--out", tmp_path / "N2")
+    assert "have 384 dimensions, and were made with" in fails(
+        *reuse, "--clusters", tmp_path / "S", "--encoder", "lexical"
     )
-    assert "have 384 dimensions, and were made with --encoder" in sentence
-    sentence = fails("tag", made / "C", *BY, "--model", tmp_path / "S", "--max-length", 20, "--out", tmp_path / "N2")
-    assert "with max_length 16, and this encoder has 20: give the same" in sentence
+    outcome = skillshard(*reuse, "--clusters", made / "E", "--encoder", model)
+    assert outcome.code == 2 and "these clusters are of the lexical encoder" in outcome.err
+
+
+def test_clusters_that_are_not_there_cannot_be_used_again(made: Path, tmp_path: Path) -> None:
+    sentence = fails("tag", "reuse", made / "C", *BY, "--clusters", "/no/such/tags", "--out", tmp_path / "N")
+    assert "/no/such/tags holds no kept clusters" in sentence
 
 
 @pytest.mark.parametrize(
@@ -411,12 +429,12 @@ def test_what_a_model_cannot_do_is_one_sentence(
 
     if "cuda" in options and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    command = ("tag", made / "C", "--by", "embedding", "--skills", 3, "--encoder", model)
+    command = ("tag", "embedding", made / "C", "--skills", 3, "--encoder", model)
     assert says in fails(*command, *options, "--out", tmp_path / "E")
 
 
 def test_a_directory_that_is_no_model_is_one_sentence(made: Path, tmp_path: Path) -> None:
-    sentence = fails("tag", made / "C", *BY, "--skills", 3, "--encoder", tmp_path, "--out", tmp_path / "E")
+    sentence = fails("tag", "embedding", made / "C", *BY, "--skills", 3, "--encoder", tmp_path, "--out", tmp_path / "E")
     assert f"--encoder {tmp_path} cannot be loaded: " in sentence and "Give 'lexical'" in sentence
 
 
@@ -445,5 +463,5 @@ def test_a_part_of_a_real_corpus_is_told_into_its_categories(real_corpus: tuple[
     rows = [orjson.loads(line) for line in file.read_bytes().splitlines()[:1500]]
     (tmp_path / "part.jsonl").write_bytes(lines(rows))
     skills = len({row["meta"][field] for row in rows})
-    works("tag", tmp_path / "part.jsonl", *BY, "--skills", skills, "--out", tmp_path / "E")
+    works("tag", "embedding", tmp_path / "part.jsonl", *BY, "--skills", skills, "--out", tmp_path / "E")
     assert compare(Tags.open(tmp_path / "E"), f"meta.{field}").nmi > 0.7

@@ -34,7 +34,19 @@ def crawl(folder: Path, num: int = 1250) -> Path:
 
 
 def tagged(corpus: Path, folder: Path) -> Path:
-    works("tag", corpus, "--field", "skill", "--out", folder / "tags", "--partition-size", "9kB", "--workers", 1)
+    works(
+        "tag",
+        "metadata",
+        corpus,
+        "--field",
+        "skill",
+        "--out",
+        folder / "tags",
+        "--partition-size",
+        "9kB",
+        "--workers",
+        1,
+    )
     return folder / "tags"
 
 
@@ -154,7 +166,9 @@ def test_copies_of_a_real_corpus_are_counted_and_stand_on_one_side(
 ) -> None:
     name, corpus = real_corpus
     field = {"instructions": "meta.category", "sources": "meta.source"}[name]
-    works("tag", corpus, "--field", field, "--out", tmp_path / "T", "--partition-size", "8MB", "--workers", 2)
+    works(
+        "tag", "metadata", corpus, "--field", field, "--out", tmp_path / "T", "--partition-size", "8MB", "--workers", 2
+    )
     works("shard", corpus, "--tags", tmp_path / "T", "--out", tmp_path / "S", "--holdout", 0.02, "--workers", 2)
     seen: dict[str, Counter[str]] = {}
     for partition in Corpus.open(corpus).partitions(partition_bytes=8_000_000):

@@ -46,7 +46,7 @@ def refusal(folder: Path | str) -> str:
 def test_what_is_left_out_is_printed_by_suffix_and_stands_in_the_record(tmp_path: Path) -> None:
     corpus, out = tmp_path / "corpus", tmp_path / "T"
     put(corpus, "a.jsonl", "notes.csv", "sub/more.csv", "README.md", "Makefile", "old.jsonl.bak", "x.csv.gz")
-    outcome = skillshard("tag", corpus, "--out", out, *FIELD)
+    outcome = skillshard("tag", "metadata", corpus, "--out", out, *FIELD)
     line = "6 files (.csv 2, .csv.gz 1, .jsonl.bak 1, .md 1, without a suffix 1)"
     assert outcome.code == 0
     assert f"note: left out of the corpus: {line}." in outcome.err.splitlines()
@@ -59,13 +59,13 @@ def test_what_is_left_out_is_printed_by_suffix_and_stands_in_the_record(tmp_path
 
 def test_a_corpus_without_other_files_says_nothing(tmp_path: Path) -> None:
     put(tmp_path, "corpus/a.jsonl")
-    outcome = skillshard("tag", tmp_path / "corpus", "--out", tmp_path / "T", *FIELD)
+    outcome = skillshard("tag", "metadata", tmp_path / "corpus", "--out", tmp_path / "T", *FIELD)
     assert (outcome.code, "left out" in outcome.out + outcome.err) == (0, False)
 
 
 def test_tags_of_a_record_without_the_field_are_still_read(tmp_path: Path) -> None:
     put(tmp_path, "corpus/a.jsonl")
-    works("tag", tmp_path / "corpus", "--out", tmp_path / "T", *FIELD)
+    works("tag", "metadata", tmp_path / "corpus", "--out", tmp_path / "T", *FIELD)
     record = orjson.loads((tmp_path / "T" / "tags.json").read_bytes())
     del record["left_out"]
     (tmp_path / "T" / "tags.json").write_bytes(orjson.dumps(record))
@@ -214,7 +214,7 @@ def test_tables_whose_metadata_is_not_read_are_refused(name: str, kind: str, tmp
 
 def test_artefacts_inside_the_corpus_directory_are_not_read(tmp_path: Path) -> None:
     put(tmp_path, "a.jsonl")
-    works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
     works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "deep" / "S", "--workers", 1)
     put(tmp_path, "begun/.work/job.json", "begun/parts/0.parquet")
     corpus = Corpus.open(tmp_path)
@@ -293,7 +293,7 @@ def test_a_name_that_is_not_utf8_stops_nothing_unless_it_is_of_the_corpus(tmp_pa
     bad_name(tmp_path, b"caf\xe9 notes.txt")
     bad_name(tmp_path, b"caf\xe9/notes.\xe9")
     assert Corpus.open(tmp_path).left_out == {".txt": 1, "other names": 1}
-    works("tag", tmp_path, "--out", tmp_path.parent / "T-of-bad-names", *FIELD)
+    works("tag", "metadata", tmp_path, "--out", tmp_path.parent / "T-of-bad-names", *FIELD)
     place = bad_name(tmp_path, b"caf\xe9.jsonl")
     for named in (tmp_path, place, f"{tmp_path}/*.jsonl"):
         assert refusal(named) == (
@@ -344,16 +344,16 @@ def test_a_directory_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: p
 def test_the_same_directory_gives_the_same_tags_twice_with_files_beside_it(tmp_path: Path) -> None:
     put(tmp_path, "corpus/a.jsonl", "corpus/x.csv")
     for out in ("T1", "T2"):
-        works("tag", tmp_path / "corpus", "--out", tmp_path / out, *FIELD)
+        works("tag", "metadata", tmp_path / "corpus", "--out", tmp_path / out, *FIELD)
     assert tree(tmp_path / "T1") == tree(tmp_path / "T2")
-    assert "no such file" in fails("tag", tmp_path / "nowhere", "--out", tmp_path / "T3", *FIELD)
+    assert "no such file" in fails("tag", "metadata", tmp_path / "nowhere", "--out", tmp_path / "T3", *FIELD)
 
 
 def test_numbers_and_booleans_as_skills_are_named_by_their_json_text_and_said(tmp_path: Path) -> None:
     values = ["true", "false", "3", '"3"', '"law"']
     rows = (b'{"id": "%d", "text": "x", "cat": %s}\n' % (at, value.encode()) for at, value in enumerate(values))
     put(tmp_path, "a.jsonl", data=b"".join(rows))
-    printed = works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
+    printed = works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
     assert [skill.name for skill in Tags.open(tmp_path / "T").manifest.skills] == ["3", "false", "law", "true"]
     assert "3 skills with the name of a number or a boolean (3, false, true): values that are no strings" in printed
 
@@ -362,7 +362,7 @@ def test_unfinished_work_of_an_earlier_version_is_refused_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path, "a.jsonl")
-    command = ("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    command = ("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
 
     def fail(work: artefact.Work, manifest: dict[str, Any]) -> None:
         raise OSError("killed")

@@ -28,7 +28,7 @@ CONTENTS: dict[str, bytes] = {
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("foreign")
     write_corpus(folder / "C", samples(add=12, carry=8))
-    works("tag", folder / "C", "--out", folder / "T", "--field", "meta.skill", "--workers", 1)
+    works("tag", "metadata", folder / "C", "--out", folder / "T", "--field", "meta.skill", "--workers", 1)
     works("shard", folder / "C", "--tags", folder / "T", "--out", folder / "S", "--workers", 1, "--holdout", 0.2)
     return folder
 
@@ -55,7 +55,7 @@ COMMANDS: dict[str, Command] = {
     "fit FILE.csv": lambda made, file, out: ("fit", file.rename(file.with_suffix(".csv")), "--out", out),
     "fit DIRECTORY": lambda made, file, out: ("fit", folder_of("run.json")(file), "--out", out),
     "graph show": lambda made, file, out: ("graph", "show", file),
-    "graph derive": lambda made, file, out: ("graph", "--from", file, "--out", out),
+    "graph derive": lambda made, file, out: ("graph", "derive", file, "--out", out),
     "graph import json": lambda made, file, out: ("graph", "import", file, "--out", out),
     "graph import csv": lambda made, file, out: (
         "graph",
@@ -74,22 +74,31 @@ COMMANDS: dict[str, Command] = {
     "graph import --names": lambda made, file, out: (
         *("graph", "import", _matrix(file), "--names", file, "--out", out),
     ),
-    "tag --map": lambda made, file, out: ("tag", made / "T", "--map", file, "--out", out),
-    "tag --graph": lambda made, file, out: ("tag", made / "T", "--min-share", 0.4, "--graph", file, "--out", out),
-    "tag --model": lambda made, file, out: (
-        *("tag", made / "C", "--by", "embedding", "--model", folder_of("model.json")(file), "--out", out),
+    "regroup --map": lambda made, file, out: ("regroup", made / "T", "--map", file, "--out", out),
+    "regroup --graph": lambda made, file, out: (
+        "regroup",
+        made / "T",
+        "--min-share",
+        0.4,
+        "--graph",
+        file,
+        "--out",
+        out,
     ),
-    "tag --by loss --model": lambda made, file, out: (
-        *("tag", made / "C", "--by", "loss", "--model", folder_of("model.json")(file), "--out", out),
+    "tag reuse, embedding": lambda made, file, out: (
+        *("tag", "reuse", made / "C", "--clusters", folder_of("model.json")(file), "--out", out),
     ),
-    "tag --by loss --proxy": lambda made, file, out: (
-        *("tag", made / "C", "--by", "loss", "--skills", 2, "--proxy", folder_of("config.json")(file), "--out", out),
+    "tag reuse, loss": lambda made, file, out: (
+        *("tag", "reuse", made / "C", "--clusters", folder_of("model.json")(file), "--out", out),
+    ),
+    "tag loss --proxy": lambda made, file, out: (
+        *("tag", "loss", made / "C", "--skills", 2, "--proxy", folder_of("config.json")(file), "--out", out),
     ),
     "graph --proxy": lambda made, file, out: (
-        *("graph", made / "S", "--steps", 2, "--proxy", folder_of("config.json")(file), "--out", out),
+        *("graph", "learn", made / "S", "--steps", 2, "--proxy", folder_of("config.json")(file), "--out", out),
     ),
-    "tag --encoder": lambda made, file, out: (
-        *("tag", made / "C", "--by", "embedding", "--skills", 2, "--out", out),
+    "tag embedding --encoder": lambda made, file, out: (
+        *("tag", "embedding", made / "C", "--skills", 2, "--out", out),
         *("--encoder", folder_of("config.json")(file)),
     ),
     "tokens --tokenizer": lambda made, file, out: ("tokens", made / "S", "--tokenizer", file, "--out", out),
@@ -103,10 +112,20 @@ COMMANDS: dict[str, Command] = {
     "verify a run": lambda made, file, out: ("verify", folder_of("run.json")(file)),
     "verify tags": lambda made, file, out: ("verify", folder_of("tags.json")(file)),
     "tag into unfinished work": lambda made, file, out: (
-        *("tag", made / "C", "--field", "meta.skill", "--workers", 1, "--out", _work(file)),
+        *("tag", "metadata", made / "C", "--field", "meta.skill", "--workers", 1, "--out", _work(file)),
     ),
     "tag into finished tags": lambda made, file, out: (
-        *("tag", made / "C", "--field", "meta.skill", "--workers", 1, "--out", folder_of("tags.json")(file)),
+        *(
+            "tag",
+            "metadata",
+            made / "C",
+            "--field",
+            "meta.skill",
+            "--workers",
+            1,
+            "--out",
+            folder_of("tags.json")(file),
+        ),
     ),
 }
 
@@ -129,7 +148,7 @@ def test_a_file_of_another_shape_is_one_sentence(command: str, content: str, mad
     file = tmp_path / "file.json"
     file.write_bytes(CONTENTS[content])
     outcome = skillshard(*COMMANDS[command](made, file, tmp_path / "out"))
-    if (command, content) == ("tag --map", "an empty object"):  # it renames nothing
+    if (command, content) == ("regroup --map", "an empty object"):  # it renames nothing
         assert outcome.code == 0
         return
     assert outcome.code == 1, outcome

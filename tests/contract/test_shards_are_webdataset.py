@@ -153,7 +153,7 @@ def test_the_holdout_survives_another_tagging(tmp_path: Path) -> None:
     held = {}
     for field in ("skill", "parity"):
         out = tmp_path / field
-        works("tag", tmp_path / "a.jsonl", "--field", field, "--out", out / "T", "--workers", 1)
+        works("tag", "metadata", tmp_path / "a.jsonl", "--field", field, "--out", out / "T", "--workers", 1)
         works("shard", tmp_path / "a.jsonl", "--tags", out / "T", "--out", out / "S", "--holdout", 0.05, "--workers", 1)
         held[field] = set(ids(ShardSet.open(out / "S"), "holdout"))
     assert held["skill"] == held["parity"]
@@ -162,7 +162,7 @@ def test_the_holdout_survives_another_tagging(tmp_path: Path) -> None:
 
 def test_a_larger_share_only_adds_to_the_holdout(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(parity(500)))
-    works("tag", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T", "--workers", 1)
+    works("tag", "metadata", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T", "--workers", 1)
     held = []
     for share in (0.05, 0.2, 0.5):
         out = tmp_path / f"S{share}"
@@ -180,7 +180,7 @@ def test_shard_sizes_are_near_the_target(tmp_path: Path) -> None:
     At 400 samples a shard, 5 standard deviations are 25 %; rounding to whole shards adds up to half a shard spread over all.
     """
     (tmp_path / "a.jsonl").write_bytes(lines([sample("add", at) for at in range(16_000)]))
-    works("tag", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T", "--workers", 1)
+    works("tag", "metadata", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T", "--workers", 1)
     target = 2048 * 500
     command = ("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
     works(*command, "--shard-size", f"{target}B", "--holdout", 0)
@@ -192,7 +192,7 @@ def test_shard_sizes_are_near_the_target(tmp_path: Path) -> None:
 
 def test_samples_are_shuffled_in_a_skill_and_equal_input_gives_equal_order(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines([sample("add", at) for at in range(1000)]))
-    works("tag", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T", "--workers", 1)
+    works("tag", "metadata", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T", "--workers", 1)
     command = ("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--workers", 1, "--holdout", 0)
     works(*command, "--out", tmp_path / "S1", "--shard-size", "100kB")
     works(*command, "--out", tmp_path / "S2", "--shard-size", "1GB")
@@ -210,7 +210,7 @@ REAL = {"instructions": ("meta.category", 80_262, 27), "sources": ("meta.source"
 
 
 def check_the_whole_way(corpus: Path, out: Path, field: str, num_samples: int, num_skills: int) -> None:
-    works("tag", corpus, "--by", "metadata", "--field", field, "--out", out / "T")
+    works("tag", "metadata", corpus, "--field", field, "--out", out / "T")
     works("shard", corpus, "--tags", out / "T", "--out", out / "S", "--shard-size", "8MB", "--holdout", 0.02)
     tags, shards = Tags.open(out / "T").manifest, ShardSet.open(out / "S")
     assert (tags.num_rows, tags.num_tagged, len(tags.skills), tags.set_aside) == (

@@ -21,13 +21,10 @@ from tests.conftest import HERE, tree
 from tests.topics import minilm, topic_corpus
 
 Build = Callable[[Path], Tagger | Finder]
-"""A tagger, given the directory that holds tags made --by embedding."""
+"""A tagger, given the directory that holds tags by embedding."""
 
 TAGGERS: dict[str, Build] = {
     "metadata": lambda base: taggers.metadata("topic"),
-    "metadata, renamed, rare ones together": lambda base: taggers.regrouped(
-        taggers.metadata("topic"), mapping={"law": "text", "space": "text"}, min_share=0.2, rest="other"
-    ),
     "lexical clusters": lambda base: taggers.embedding(taggers.lexical(), skills=5, seed=1),
     "lexical clusters fitted on few": lambda base: taggers.embedding(taggers.lexical(sample_size=50), skills=4),
     "balanced clusters": lambda base: taggers.embedding(taggers.lexical(), skills=7, min_share=0.05),

@@ -1,4 +1,4 @@
-"""`tag --by loss` killed in the middle of its runs and run again: the bytes of an undisturbed run."""
+"""`tag loss` killed in the middle of its runs and run again: the bytes of an undisturbed run."""
 
 from pathlib import Path
 
@@ -11,8 +11,6 @@ from tests.unit.test_loss_tagger import small_corpus
 def test_killed_in_the_middle_of_a_run_it_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
     corpus, out = small_corpus(tmp_path / "corpus"), tmp_path / "killed"
     options = (
-        "--by",
-        "loss",
         "--skills",
         2,
         "--runs",
@@ -27,7 +25,7 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_and_ends_in_the_same_bytes(tmp
         0.003,
     )
     options += ("--segment-at", ",.", "--answer-after", "= ", "--device", "cpu", "--workers", 1)
-    process = start("tag", corpus, "--out", out, *options, marker=str(tmp_path))
+    process = start("tag", "loss", corpus, "--out", out, *options, marker=str(tmp_path))
     runs = out / ".work" / "scratch" / "kept" / "model" / "runs"
     wait_until(lambda: num_files(runs) >= 8 or process.poll() is not None, timeout_s=120)
     kill_and_see_all_end(process, str(tmp_path))
@@ -36,9 +34,9 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_and_ends_in_the_same_bytes(tmp
     assert not (out / "tags.json").exists()
     last = {max(run.glob("checkpoint-*.npy")) for run in runs.iterdir()}  # may lack the optimizer's state
     before = {path: path.stat().st_mtime_ns for path in kept - last}
-    again = start("tag", corpus, "--out", out, *options, marker=str(tmp_path))
+    again = start("tag", "loss", corpus, "--out", out, *options, marker=str(tmp_path))
     assert finish(again, timeout_s=240).code == 0
-    works("tag", corpus, "--out", tmp_path / "whole", *options)
+    works("tag", "loss", corpus, "--out", tmp_path / "whole", *options)
     assert tree(out) == tree(tmp_path / "whole")
     assert before == {path: (out / path.relative_to(runs.parents[1])).stat().st_mtime_ns for path in before}, (
         "trained again"

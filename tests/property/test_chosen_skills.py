@@ -150,7 +150,9 @@ def test_the_graph_of_chosen_skills_is_learned_on_them_and_measured_on_a_target_
 ) -> None:
     small = ("--steps", 2, "--batch-size", 4, "--window", 24, "--eval-samples", 3, "--device", "cpu", "--workers", 1)
     for name, options in (("own", ()), ("target", ("--target", "negate"))):
-        works("graph", shards.root, "--skills", "carry,add", *small, *options, "--out", tmp_path / f"{name}.json")
+        works(
+            "graph", "learn", shards.root, "--skills", "carry,add", *small, *options, "--out", tmp_path / f"{name}.json"
+        )
     own, target = SkillGraph.open(tmp_path / "own.json"), SkillGraph.open(tmp_path / "target.json")
     assert own.train_skills == target.train_skills == ("add", "carry")
     assert (own.eval_skills, target.eval_skills) == (("add", "carry"), ("negate",))

@@ -241,7 +241,9 @@ def test_columns_that_are_left_out_are_said_with_their_type_and_number_of_rows(t
     pictures = pa.array([{"bytes": b"\xff\xd8", "path": f"{row}.jpg"} for row in range(20)])
     table = table_of(pictures).append_column("took", pa.array(range(20), pa.duration("s")))
     assert write_table(table, tmp_path / "a.parquet")
-    outcome = skillshard("tag", tmp_path / "a.parquet", "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
+    outcome = skillshard(
+        "tag", "metadata", tmp_path / "a.parquet", "--out", tmp_path / "T", "--field", "cat", "--workers", 1
+    )
     assert outcome.code == 0
     expected = {"took (duration[s])": 20, "x.bytes (binary)": 20}
     assert Tags.open(tmp_path / "T").manifest.left_out.columns == expected
@@ -257,7 +259,9 @@ def test_a_field_without_a_form_is_named_with_file_and_column(tmp_path: Path) ->
         ("--text-field", "column 'x' of type duration[s]"),
     ):
         options = (option, "x") if option == "--field" else (option, "x", "--field", "cat")
-        sentence = fails("tag", tmp_path / "a.parquet", "--out", tmp_path / option, *options, "--workers", 1)
+        sentence = fails(
+            "tag", "metadata", tmp_path / "a.parquet", "--out", tmp_path / option, *options, "--workers", 1
+        )
         assert (
             sentence.startswith("a.parquet row 1: ")
             and says in sentence
@@ -268,7 +272,7 @@ def test_a_field_without_a_form_is_named_with_file_and_column(tmp_path: Path) ->
 def test_text_and_category_of_type_binary_are_read_as_text(tmp_path: Path) -> None:
     table = pa.table({"id": [b"a", b"b"], "text": [b"one", b"two"], "cat": [b"law", b"code"]})
     assert write_table(table, tmp_path / "a.parquet")
-    works("tag", tmp_path / "a.parquet", "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
+    works("tag", "metadata", tmp_path / "a.parquet", "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
     assert [skill.name for skill in Tags.open(tmp_path / "T").manifest.skills] == ["code", "law"]
 
 

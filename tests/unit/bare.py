@@ -17,10 +17,10 @@ from types import ModuleType
 from typing import Any
 
 WORKS = [
-    "tag C --by metadata --field meta.skill --out T",
-    "tag T --map names.json --out renamed",
-    "tag T --min-share 0.2 --rest other --out few",
-    "tag T renamed --combine --out both",
+    "tag metadata C --field meta.skill --out T",
+    "regroup T --map names.json --out renamed",
+    "regroup T --min-share 0.2 --rest other --out few",
+    "regroup T renamed --out both",
     "shard C --tags T --out S --shard-size 20KB --holdout 0.1",
     "inspect T",
     "inspect S",
@@ -37,14 +37,14 @@ WORKS = [
     "synth addition --k 2 --samples 100 --out A",
 ]
 NEEDS = [
-    "tag C --by embedding --skills 2 --out X",
-    "tag C --by embedding --skills 2 --encoder all-MiniLM-L6-v2 --out X",
-    "tag C --by loss --skills 2 --out X",
-    "tag C --by metadata --field meta.skill --ray-address local --out X",
+    "tag embedding C --skills 2 --out X",
+    "tag embedding C --skills 2 --encoder all-MiniLM-L6-v2 --out X",
+    "tag loss C --skills 2 --out X",
+    "tag metadata C --field meta.skill --ray-address local --out X",
     "shard C --tags T --ray-address local --out X",
     "inspect T --against meta.skill",
     "inspect T --pictures X",
-    "graph S --steps 2 --out X/graph.json",
+    "graph learn S --steps 2 --out X/graph.json",
     "graph show graph.json --pictures X",
     "fit runs.csv --out X/fit.json",
     "fit runs.csv --method regmix --out X/fit.json",

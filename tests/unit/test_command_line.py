@@ -71,14 +71,14 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     records = [{**record, "id": f"{at}\x1b[31m"} for at, record in enumerate(records)]
     (folder / "C" / "a.jsonl").write_bytes(lines(records))
-    works("tag", folder / "C", "--out", folder / "T", *FIELD)
+    works("tag", "metadata", folder / "C", "--out", folder / "T", *FIELD)
     works("shard", folder / "C", "--tags", folder / "T", "--out", folder / "S", "--holdout", 0.3, "--workers", 1)
     return folder
 
 
 def test_names_that_a_terminal_would_obey_are_shown_escaped(hostile: Path) -> None:
     for command in (
-        ("tag", hostile / "C", "--out", hostile / "T", *FIELD),
+        ("tag", "metadata", hostile / "C", "--out", hostile / "T", *FIELD),
         ("inspect", hostile / "T"),
         ("inspect", hostile / "S"),
         ("inspect", hostile / "T", "--against", "skill"),
@@ -106,7 +106,7 @@ def test_names_in_errors_and_warnings_are_shown_escaped(hostile: Path, tmp_path:
 def test_a_terminal_that_lacks_a_letter_shows_it_escaped(hostile: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines([{**sample("add", 1), "meta": {"skill": "\xe9t\xe9"}}]))
     ascii_only = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    command = ("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    command = ("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
     outcome = finish(start(*command, env_changes=ascii_only))
     assert outcome.code == 0, outcome
     assert r"\xe9t\xe9" in outcome.out
@@ -114,7 +114,7 @@ def test_a_terminal_that_lacks_a_letter_shows_it_escaped(hostile: Path, tmp_path
 
 def test_one_of_a_thing_is_not_said_in_the_plural(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(samples(add=5)))
-    shown = works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
+    shown = works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
     assert "5 rows = 5 tagged in 1 skill + 0 set aside; 1 part in" in shown
     works(
         "shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1, "--holdout", 0
@@ -139,7 +139,7 @@ def test_the_version_is_shown() -> None:
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     write_corpus(tmp_path / "C", samples(add=12, carry=8))
-    works("tag", tmp_path / "C", "--out", tmp_path / "T", *FIELD)
+    works("tag", "metadata", tmp_path / "C", "--out", tmp_path / "T", *FIELD)
     works("shard", tmp_path / "C", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1, "--holdout", 0.2)
     return tmp_path
 
@@ -152,7 +152,7 @@ def test_an_output_inside_what_is_read_is_refused_before_anything_is_written(
     (made / "link").symlink_to("C")
     monkeypatch.chdir(made)
     before = tree(made)
-    for command in (("tag", corpus, *FIELD), ("shard", corpus, "--tags", "T")):
+    for command in (("tag", "metadata", corpus, *FIELD), ("shard", corpus, "--tags", "T")):
         assert f"--out {out} lies in {corpus}, which is read" in fails(*command, "--out", out)
     assert tree(made) == before
 
@@ -162,15 +162,17 @@ def test_every_verb_that_writes_refuses_an_output_inside_its_input(made: Path) -
     assert "which is read" in fails(
         "tokens", made / "S", "--tokenizer", made / "t.json", "--out", made / "S" / "tokens"
     )
-    assert "which is read" in fails("graph", made / "S", "--steps", 2, "--out", made / "S" / "graph.json")
-    assert "which is read" in fails("tag", made / "T", "--min-share", 0.1, "--out", made / "T" / "fewer")
+    assert "which is read" in fails("graph", "learn", made / "S", "--steps", 2, "--out", made / "S" / "graph.json")
+    assert "which is read" in fails("regroup", made / "T", "--min-share", 0.1, "--out", made / "T" / "fewer")
 
 
 def test_a_corpus_inside_the_output_is_refused(made: Path) -> None:
     (made / "out").mkdir()
     (made / "C").rename(made / "out" / "C")
-    assert "which is read, lies in --out" in fails("tag", made / "out" / "C", *FIELD, "--out", made / "out")
-    assert "which is read, lies in --out" in fails("tag", made / "out" / "C" / "0.jsonl", *FIELD, "--out", made / "out")
+    assert "which is read, lies in --out" in fails("tag", "metadata", made / "out" / "C", *FIELD, "--out", made / "out")
+    assert "which is read, lies in --out" in fails(
+        "tag", "metadata", made / "out" / "C" / "0.jsonl", *FIELD, "--out", made / "out"
+    )
 
 
 def test_a_generated_corpus_is_not_mixed_with_another_one(tmp_path: Path) -> None:
@@ -258,7 +260,7 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(
 
     monkeypatch.setattr(places, "filesystem", lambda place: (Unreachable(), "a.jsonl"))
     monkeypatch.setattr(storage, "BACK_OFF_S", 0.0)
-    sentence = fails("tag", place, *FIELD, "--out", tmp_path / "T")
+    sentence = fails("tag", "metadata", place, *FIELD, "--out", tmp_path / "T")
     assert sentence.startswith(place) and said in sentence and "network" in sentence and "forty" not in sentence
     assert ("in 6 tries" in sentence) == ("timed out" in said)
 

@@ -165,7 +165,7 @@ def test_ids_and_categories_of_any_length_stay_exact(value: int, tmp_path: Path)
     assert items_of(tmp_path / "a.jsonl", line) == [
         Sample(str(value), "x", {"cat": str(value), "deep": [{"hash": str(value)}]})
     ]
-    works("tag", tmp_path / "a.jsonl", "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
+    works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
     printed = works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
     assert str(value)[:30] in printed.replace("\n", "").replace(" ", "")
 
@@ -176,9 +176,11 @@ def test_metadata_nested_too_deep_to_be_written_is_refused_when_it_is_read(depth
     (tmp_path / "a.jsonl").write_bytes(line)
     options = ("--field", "cat", "--workers", 1, "--out", tmp_path / "T")
     if depth > 250:
-        assert "a.jsonl line 1: nested deeper than 250 levels" in fails("tag", tmp_path / "a.jsonl", *options)
+        assert "a.jsonl line 1: nested deeper than 250 levels" in fails(
+            "tag", "metadata", tmp_path / "a.jsonl", *options
+        )
         return
-    works("tag", tmp_path / "a.jsonl", *options)
+    works("tag", "metadata", tmp_path / "a.jsonl", *options)
     works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
 
 

@@ -110,15 +110,26 @@ def test_a_static_model_takes_the_prompt_and_the_data_type(static: str) -> None:
 
 def test_the_command_tags_by_a_static_model_and_goes_on_with_its_clusters(static: str, tmp_path: Path) -> None:
     corpus = topic_corpus(tmp_path / "C", 300)
-    by = ("--by", "embedding", "--workers", 1)
-    works("tag", corpus, *by, "--encoder", static, "--skills", 5, "--out", tmp_path / "T")
+    by = ("--workers", 1)
+    works("tag", "embedding", corpus, *by, "--encoder", static, "--skills", 5, "--out", tmp_path / "T")
     tags = Tags.open(tmp_path / "T")
     assert compare(tags, "meta.topic").nmi > 0.9
-    works("tag", corpus, *by, "--model", tmp_path / "T", "--out", tmp_path / "again")
+    works("tag", "reuse", corpus, *by, "--clusters", tmp_path / "T", "--out", tmp_path / "again")
     again = Tags.open(tmp_path / "again")
     assert skill_counts(again) == skill_counts(tags)
     sentence = fails(
-        "tag", corpus, *by, "--encoder", static, "--skills", 5, "--max-length", 2**21, "--out", tmp_path / "X"
+        "tag",
+        "embedding",
+        corpus,
+        *by,
+        "--encoder",
+        static,
+        "--skills",
+        5,
+        "--max-length",
+        2**21,
+        "--out",
+        tmp_path / "X",
     )
     assert "takes from 1 to 1048576 tokens" in sentence
 

@@ -21,16 +21,16 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 FOR_DEVELOPERS = {"all", "test"}
 
 SENTENCES = {
-    "tag C --by embedding --skills 2 --out X": "The encoder 'lexical' needs the extra 'cluster'",
-    "tag C --by embedding --skills 2 --encoder all-MiniLM-L6-v2 --out X": (
+    "tag embedding C --skills 2 --out X": "The encoder 'lexical' needs the extra 'cluster'",
+    "tag embedding C --skills 2 --encoder all-MiniLM-L6-v2 --out X": (
         "A sentence-transformers model as the encoder needs the extra 'embed'"
     ),
-    "tag C --by loss --skills 2 --out X": "Training small models needs the extra 'proxy'",
-    "tag C --by metadata --field meta.skill --ray-address local --out X": "--ray-address local needs the extra 'ray'",
+    "tag loss C --skills 2 --out X": "Training small models needs the extra 'proxy'",
+    "tag metadata C --field meta.skill --ray-address local --out X": "--ray-address local needs the extra 'ray'",
     "shard C --tags T --ray-address local --out X": "--ray-address local needs the extra 'ray'",
     "inspect T --against meta.skill": "--against needs the extra 'cluster'",
     "inspect T --pictures X": "--pictures needs the extras 'cluster' and 'plots'",
-    "graph S --steps 2 --out X/graph.json": "Training small models needs the extra 'proxy'",
+    "graph learn S --steps 2 --out X/graph.json": "Training small models needs the extra 'proxy'",
     "graph show graph.json --pictures X": "--pictures needs the extra 'plots'",
     "fit runs.csv --out X/fit.json": "--method log-linear needs the extra 'fit'",
     "fit runs.csv --method regmix --out X/fit.json": "--method regmix needs the extra 'regmix'",

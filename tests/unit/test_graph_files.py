@@ -111,14 +111,14 @@ def test_a_clamped_or_set_diagonal_hides_nothing(tmp_path: Path) -> None:
     learned = {**LEARNED, "edges": "absolute", "off_diagonal": 0.5}
     place = written(tmp_path, {**VERSION_1, "edges": [[1.0, 0.5], [0.5, 1.0]], "learned": learned})
     assert statistics_of(read_graph(place)).not_improved == ("b",)
-    again = skillshard("graph", "--from", place, "--edges", "relative", "--out", tmp_path / "again.json")
+    again = skillshard("graph", "derive", place, "--edges", "relative", "--out", tmp_path / "again.json")
     assert again.code == 0, again.err
     assert json.loads((tmp_path / "again.json").read_text())["not_improved"] == ["b"]
 
 
 def test_a_threshold_that_every_run_begins_below_tells_nothing_and_says_so(tmp_path: Path) -> None:
     place = written(tmp_path, VERSION_1)
-    out = skillshard("graph", "--from", place, "--edges", "threshold:2.5", "--out", tmp_path / "low.json").out
+    out = skillshard("graph", "derive", place, "--edges", "threshold:2.5", "--out", tmp_path / "low.json").out
     assert "Every run begins at a loss of at most 2.5 nats (the highest is 2.000), so these edges tell nothing" in out
     assert "everything helps everything" not in out
 
@@ -128,7 +128,7 @@ def test_a_threshold_that_every_run_begins_below_tells_nothing_and_says_so(tmp_p
 )
 def test_options_that_have_no_effect_on_a_threshold_are_refused(tmp_path: Path, option: list[str]) -> None:
     place = written(tmp_path, VERSION_1)
-    refused = skillshard("graph", "--from", place, "--edges", "threshold:1.6", *option, "--out", tmp_path / "x.json")
+    refused = skillshard("graph", "derive", place, "--edges", "threshold:1.6", *option, "--out", tmp_path / "x.json")
     assert refused.code == 1 and f"so {option[0]} has no effect. Leave it out." in refused.sentence
     assert not (tmp_path / "x.json").exists()
 

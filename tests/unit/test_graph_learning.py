@@ -264,14 +264,14 @@ def test_other_edges_are_derived_without_training(learned: Path) -> None:
 def test_the_verbs_of_the_command_line_share_one_name(learned: Path, shards: ShardSet, tmp_path: Path) -> None:
     common = ["--steps", 4, "--warmup", 2, "--batch-size", 6, "--window", 24, "--eval-every", 2, "--eval-samples", 5]
     common += ["--seeds", 2, "--method", "leave-one-out", "--workers", 1, "--device", "cpu", "--keep-negative"]
-    ran = skillshard("graph", shards.root, *common, "--out", tmp_path / "graph.json")
+    ran = skillshard("graph", "learn", shards.root, *common, "--out", tmp_path / "graph.json")
     assert ran.code == 0, ran.err
     assert (tmp_path / "graph.json").read_bytes() == learned.read_bytes()
     for expected in ("Learned by leave-one-out, 2 seeds, warm-up 2 steps, 8 runs", "Cost: 36 steps, 168 samples."):
         assert expected in ran.out
     other = [
         "graph",
-        "--from",
+        "derive",
         learned,
         "--edges",
         "threshold:1.5",
@@ -282,14 +282,14 @@ def test_the_verbs_of_the_command_line_share_one_name(learned: Path, shards: Sha
     ]
     assert "edges threshold:1.5" in skillshard(*other).out
     assert skillshard(*other).code == 0, "the same again is no error"
-    unreached = skillshard("graph", "--from", learned, "--edges", "threshold:0.001", "--out", tmp_path / "u.json").out
+    unreached = skillshard("graph", "derive", learned, "--edges", "threshold:0.001", "--out", tmp_path / "u.json").out
     assert "No run brought a loss down to 0.001 nats" in unreached and "Nearly empty" not in unreached
-    order = skillshard("graph", "--from", learned, "--direct", 0.2, "--off-diagonal", 0.5, "--out", tmp_path / "d.json")
+    order = skillshard("graph", "derive", learned, "--direct", 0.2, "--off-diagonal", 0.5, "--out", tmp_path / "d.json")
     assert order.code == 0 and "direct edges of at least 0.2 of the largest" in order.out
     assert set(np.ravel(read_graph(tmp_path / "d.json").edges)) <= {0.0, 0.5, 1.0}
     assert (
         "direct 2.0: give a share"
-        in skillshard("graph", "--from", learned, "--direct", 2, "--out", tmp_path / "x").sentence
+        in skillshard("graph", "derive", learned, "--direct", 2, "--out", tmp_path / "x").sentence
     )
     other[other.index("threshold:1.5")] = "relative"
     assert "exists and holds something else" in skillshard(*other).sentence
@@ -358,7 +358,7 @@ def test_the_numbers_of_a_small_heat_map_share_a_unit(tmp_path: Path, monkeypatc
 
 def test_without_a_warm_start_a_new_model_is_warned_of(shards: ShardSet, tmp_path: Path) -> None:
     ran = skillshard(
-        "graph", shards.root, "--steps", 1, "--window", 24, "--workers", 1, "--out", tmp_path / "graph.json"
+        "graph", "learn", shards.root, "--steps", 1, "--window", 24, "--workers", 1, "--out", tmp_path / "graph.json"
     )
     assert ran.code == 0 and "note: without --warmup a new tiny model learns first what all texts share" in ran.err
     assert "One seed cannot tell which of these edges are luck: --seeds 3 trains only what is missing." in ran.out
@@ -408,7 +408,7 @@ def test_what_is_no_matrix_is_refused(name: str, content: bytes, sentence: str, 
 
 def test_a_graph_that_was_given_has_no_losses_to_derive_from(tmp_path: Path) -> None:
     SkillGraph.identity(("a", "b")).save(tmp_path / "graph.json")
-    ran = skillshard("graph", "--from", tmp_path / "graph.json", "--out", tmp_path / "other.json")
+    ran = skillshard("graph", "derive", tmp_path / "graph.json", "--out", tmp_path / "other.json")
     assert "was given, not learned" in ran.sentence
 
 

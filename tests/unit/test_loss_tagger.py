@@ -373,12 +373,13 @@ def test_the_command_refuses_options_of_other_taggers_and_asks_for_a_number_of_s
     corpus: Path, tmp_path: Path
 ) -> None:
     for options, says in (
-        (("--by", "loss"), "needs --skills K"),
-        (("--by", "loss", "--skills", 2, "--encoder", "lexical"), "--encoder has no meaning with --by loss"),
-        (("--by", "embedding", "--skills", 2, "--runs", 3), "--runs has no meaning with --by embedding"),
-        (("--by", "loss", "--model", tmp_path, "--steps", 3), "--steps is fixed by --model"),
+        (("loss",), "Missing option '--skills'"),
+        (("loss", "--skills", 2, "--encoder", "lexical"), "No such option: --encoder"),
+        (("embedding", "--skills", 2, "--runs", 3), "No such option: --runs"),
+        (("reuse", "--clusters", tmp_path, "--steps", 3), "No such option: --steps"),
     ):
-        outcome = skillshard("tag", corpus, "--out", tmp_path / "out", *options)
+        method, *others = options
+        outcome = skillshard("tag", method, corpus, "--out", tmp_path / "out", *others)
         assert outcome.code == 2 and says in re.sub(r"[\s│]+", " ", outcome.err), outcome
 
 

@@ -52,7 +52,7 @@ def test_names_with_a_dot_do_not_hide_one_another(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     (item,), _ = read(path, tar_of(*pairs("img.0", "img.1", "img.2")))
     assert isinstance(item, Rejection) and (item.reason, item.id) == ("unclear-members", "img")
-    sentence = fails("tag", path, "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
+    sentence = fails("tag", "metadata", path, "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
     assert sentence == (
         "a.tar row 1: 3 members end in .json and have one key, which is the path up to the first dot of the name: "
         "img.0.json, img.1.json, img.2.json. Rename or repack the members, or set such samples aside with "
@@ -116,7 +116,7 @@ def test_members_of_no_sample_are_passed_over_and_counted_wherever_they_stand(
 def test_what_is_passed_over_is_printed_and_stands_in_the_record(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(tar_of(("README.md", b"#"), ("LICENSE", b"MIT"), *pairs("000")))
-    printed = works("tag", path, "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
+    printed = works("tag", "metadata", path, "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
     assert "passed over in tars, because they are no samples: *.md 1, without a suffix 1" in printed
     assert Tags.open(tmp_path / "T").manifest.left_out.members == {"*.md": 1, "without a suffix": 1}
     works("shard", path, "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
@@ -197,7 +197,7 @@ def test_json_of_a_member_keeps_long_integers_and_names_nan(tmp_path: Path) -> N
 
 def test_a_tar_of_no_samples_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of(("LICENSE", b"x")))
-    outcome = skillshard("tag", tmp_path / "a.tar", "--out", tmp_path / "T", "--field", "x", "--workers", 1)
+    outcome = skillshard("tag", "metadata", tmp_path / "a.tar", "--out", tmp_path / "T", "--field", "x", "--workers", 1)
     assert outcome.code == 1 and "no sample could be tagged" in outcome.sentence
 
 

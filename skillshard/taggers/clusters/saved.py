@@ -139,7 +139,7 @@ def model_folder(place: str | os.PathLike[str]) -> Path:
             return found
     raise TagsError(
         f"{folder} holds no kept clusters: neither {MANIFEST} nor {FOLDER}/{MANIFEST} is there. Give the directory that 'skillshard tag "
-        "--by embedding' wrote."
+        "embedding' or 'skillshard tag loss' wrote."
     )
 
 

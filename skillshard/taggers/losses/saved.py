@@ -156,7 +156,7 @@ def open_loss_tagger(place: str | os.PathLike[str]) -> LossTagger:
     if model.manifest.encoder.kind != KIND:
         raise TagsError(
             f"the clusters in {model.folder} are of {model.manifest.encoder.name}, not of loss trajectories: give the model of tags by loss, "
-            "or tag --by embedding."
+            "or make clusters with 'skillshard tag embedding'."
         )
     _refuse_changed_proxy(model)
     return LossTagger(str(model.folder), model.digest)
@@ -171,7 +171,7 @@ def _refuse_changed_proxy(model: ClusterModel) -> None:
     if changed := differences(before, directory_identity(proxy)):
         raise TagsError(
             f"the losses in {model.folder} were measured with the model in {proxy}, whose files changed since ({'; '.join(changed[:2])}). "
-            "Put the files back, or tag --by loss anew in another directory."
+            "Put the files back, or tag anew by 'skillshard tag loss' in another directory."
         )
 
 
