@@ -174,8 +174,9 @@ def by_embedding(
         Verb.given.refuse(SENTENCE_MODEL, "is of sentence-transformers models: the lexical encoder has none")
 
     def tagger(bars: Bars) -> Any:
-        chosen: Any = taggers.lexical()
-        if encoder != "lexical":
+        if encoder == "lexical":
+            chosen: Any = taggers.lexical()
+        else:
             chosen = taggers.sentence_encoder(
                 encoder,
                 device=device,
