@@ -84,7 +84,7 @@ def test_every_sample_gets_a_skill_and_the_tags_can_be_sharded(
     assert ShardSet.open(tmp_path / "S").skills == tuple(skill.name for skill in tags.manifest.skills)
 
 
-@pytest.mark.parametrize("name", ["metadata, renamed, rare ones together", "lexical clusters fitted on few"])
+@pytest.mark.parametrize("name", ["metadata", "lexical clusters fitted on few"])
 def test_a_pool_gives_the_bytes_of_one_process(
     name: str, corpus: Path, base: Path, expected: Callable[[str], Path], tmp_path: Path
 ) -> None:
