@@ -236,7 +236,7 @@ def _what_reads(file: Path) -> str:
     if file.suffix == ".json":
         return f"If it is a graph: skillshard graph show {file}."
     if any(file.name.endswith(suffix) for suffix in (".jsonl", ".ndjson", ".gz", ".zst", ".parquet", ".arrow", ".tar")):
-        return f"If it is a corpus: skillshard tag {file} --field FIELD --out TAGS."
+        return f"If it is a corpus: skillshard tag metadata {file} --field FIELD --out TAGS."
     return "Give the directory of tags, shards, token counts or a run."
 
 
