@@ -119,7 +119,7 @@ def test_a_skill_that_cannot_be_measured_is_named_with_what_follows_and_what_hel
         "Without a held-out sample, so SKILL-IT and other policies that read losses cannot measure them: repeated, tiny."
         in printed
     )
-    command = re.search(r"'skillshard (tag T --min-share 0.01 --rest other --out R)'", printed)
+    command = re.search(r"'skillshard (regroup T --min-share 0.01 --rest other --out R)'", printed)
     assert command is not None
     arguments = (
         command[1].replace(" T ", f" {tags} ").replace(" R", f" {tmp_path / 'R'}").replace("0.01", "0.2").split()

@@ -192,7 +192,7 @@ def test_inspect_says_what_is_right_where_there_is_no_artefact(made: Path) -> No
     for place, says in {
         "nowhere": "does not exist",
         "graph.json": f"skillshard graph show {made / 'graph.json'}",
-        "C/0.jsonl": f"skillshard tag {made / 'C' / '0.jsonl'}",
+        "C/0.jsonl": f"skillshard tag metadata {made / 'C' / '0.jsonl'}",
         "T/tags.json": f"give its directory, {made / 'T'}",
         "empty": "holds no artefact",
     }.items():
