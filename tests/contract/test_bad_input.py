@@ -522,7 +522,7 @@ def begin_without_end(tmp_path: Path) -> tuple[object, ...]:
     (tmp_path / "C").mkdir()
     (tmp_path / "C" / "a.jsonl").write_bytes(lines(GOOD[:5]))
     (tmp_path / "C" / "b.jsonl").write_bytes(lines(GOOD[5:6]) + b"{\n")
-    command = ("tag", tmp_path / "C", "--out", tmp_path / "T", "--workers", 1)
+    command = ("tag", "metadata", tmp_path / "C", "--out", tmp_path / "T", "--workers", 1)
     assert "b.jsonl line 2" in fails(*command, *FIELD)
     return command
 

@@ -309,6 +309,7 @@ def test_a_corpus_in_a_directory_whose_name_is_not_utf8_is_refused_in_a_sentence
             "-m",
             "skillshard.cli",
             "tag",
+            "metadata",
             os.fsencode(place.parent),
             "--out",
             tmp_path / "T",

@@ -356,7 +356,7 @@ def test_a_ledger_needs_a_directory_of_its_own(place: str, made: Path) -> None:
 @pytest.mark.parametrize("below", ["", "T"])
 def test_an_output_at_a_link_to_nothing_is_refused_in_a_sentence(below: str, made: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
-    sentence = fails("tag", made / "C", *FIELD, "--out", tmp_path / "link" / below)
+    sentence = fails("tag", "metadata", made / "C", *FIELD, "--out", tmp_path / "link" / below)
     assert f"is a link to {tmp_path / 'gone'}, which is not there" in sentence
 
 
