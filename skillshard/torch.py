@@ -20,9 +20,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property
-from itertools import count
 from typing import Any, NoReturn, SupportsIndex, TypedDict, TypeVar, overload
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -35,14 +33,12 @@ from skillshard.index_order import Asked, Asker, Fault, next_asked
 from skillshard.mixing.mixer import Batch, Mixer
 from skillshard.mixing.packing import PackedBatch, PackedTokens
 from skillshard.mixing.round_plan import Places
+from skillshard.sent_batches import SentBatch, register
 
 ENDLESS = 1 << 62
 """Where a sequential sampler stops counting the indices of an endless stream."""
 FRAMES_SEARCHED = 6
 """Callers looked at to find out who asks for a length; wrappers of type checkers may stand between."""
-_KEYS = count()
-_DATASETS: "WeakValueDictionary[int, MixedDataset]" = WeakValueDictionary()
-"""The datasets that this process made, by a number that their workers know too."""
 T = TypeVar("T")
 
 
@@ -65,7 +61,7 @@ class MixedBatch(TypedDict):
 class Items(Sequence[Item]):
     """The samples of one batch; texts are read, and made into `Item`s, only when asked for."""
 
-    def __init__(self, mixer: Mixer, places: Places, *, key: int | None = None) -> None:
+    def __init__(self, mixer: Mixer, places: Places, *, key: str | None = None) -> None:
         self.mixer, self.places, self.key = mixer, places, key
 
     @cached_property
@@ -97,44 +93,18 @@ def collate(items: Items) -> Mapping[str, Any]:
     """A `MixedBatch`, without a step per sample: `DataLoader(..., collate_fn=collate)`.
 
     Draws are a NumPy array, where PyTorch's default collation makes a tensor: a worker's tensor goes through a file of its own.
-    What a worker sends is where the texts lie; the loader's process, which maps the same shards, cuts them out. Your own
-    `collate_fn` gets the same: a sequence of `Item`, or its `batch` as one, and what it makes of them is what is sent.
+    Workers send only the places of the texts, and the loader's process cuts the texts out of the same shards (`skillshard.sent_batches`).
+    A `collate_fn` of your own gets the same `Items`, a sequence of `Item` whose arrays are in `items.batch`. What it returns is sent as
+    it is.
     """
     if items.key is None or get_worker_info() is None:
         return _mixed_batch(items.batch)
-    return SentBatch(items)
+    names = tuple(MixedBatch.__annotations__)
+    return SentBatch(items.mixer, items.key, items.places, values=_mixed_batch, names=names)
 
 
 def _mixed_batch(batch: Batch) -> MixedBatch:
     return MixedBatch(draw=batch.draws, skill=batch.skills, text=batch.texts)
-
-
-class SentBatch(Mapping[str, Any]):
-    """A `MixedBatch` in a worker: its texts are read only if they are asked for there."""
-
-    def __init__(self, items: Items) -> None:
-        self._items = items
-
-    @cached_property
-    def _batch(self) -> MixedBatch:
-        return _mixed_batch(self._items.batch)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._batch[name]  # type: ignore[literal-required]  # as any dictionary
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(MixedBatch.__annotations__)
-
-    def __len__(self) -> int:
-        return len(MixedBatch.__annotations__)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (self._items.key, self._items.places)
-
-
-def _received(key: int, places: Places) -> MixedBatch:
-    """In the loader's process: the batch that a worker found."""
-    return _mixed_batch(_DATASETS[key].mixer.cut(places))
 
 
 class PackedItem(TypedDict):
@@ -496,8 +466,7 @@ class MixedDataset(StreamShare[Item]):
         self.mixer = mixer
         of = {"run": mixer.run_digest}
         super().__init__(ends=mixer.repeat != "epochs", of=of, rank=rank, world_size=world_size)
-        self._key = next(_KEYS)
-        _DATASETS[self._key] = self
+        self._key = register(mixer)
 
     @property
     def stream(self) -> Mixer:

@@ -31,7 +31,7 @@ LAYERS = [
     {"policies"},
     {"mixing"},
     {"fitting"},
-    {"evaluation", "index_order", "refusals", "testing"},
+    {"evaluation", "index_order", "refusals", "sent_batches", "testing"},
     {"torch"},
     {"hf", "lightning"},
     {"verification"},
