@@ -101,7 +101,7 @@ CorpusPlaces = Annotated[
     list[str],
     typer.Argument(
         parser=place_on_all_nodes,
-        metavar="CORPUS...",
+        metavar="CORPUS",
         help="Directories, globs or files (jsonl, jsonl.gz, jsonl.zst, parquet, arrow, tar).",
     ),
 ]

@@ -24,7 +24,7 @@ def regroup(
         list[str],
         typer.Argument(
             parser=place_on_all_nodes,
-            metavar="TAGS [TAGS]",
+            metavar="TAGS",
             help="Finished tags. Of two directories, made from one corpus, every pair of skills becomes a skill.",
         ),
     ],

@@ -32,7 +32,7 @@ def lego(
             out, k=k, num_samples=samples, seed=seed, order=order, proportions=parse_proportions(proportions)
         )
     typer.echo(
-        f"{counted(samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with --field meta.skill"
+        f"{counted(samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with 'skillshard tag metadata {out} --field meta.skill'"
     )
 
 
@@ -52,5 +52,5 @@ def addition(
     with Bars(out) as bars, bars.working("generating"):
         places = write_addition(out, k=k, num_samples=samples, seed=seed, proportions=parse_proportions(proportions))
     typer.echo(
-        f"{counted(samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with --field meta.skill"
+        f"{counted(samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with 'skillshard tag metadata {out} --field meta.skill'"
     )
