@@ -15,6 +15,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
+from inspect import unwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ import typer
 from skillshard.cli.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
-from skillshard.cli.options import Verb, is_on_all_nodes
+from skillshard.cli.options import Verb, names_on_all_nodes
 from skillshard.cli.regroup import regroup
 from skillshard.cli.shards import shard, tokens
 from skillshard.cli.show import inspect, verify
@@ -133,7 +134,7 @@ def run_job(verb: str) -> None:
 def _relative_paths(command: Any, arguments: list[str]) -> list[str]:
     """The relative ones among the paths that must mean the same on all nodes."""
     values = command.make_context(command.name, list(arguments), resilient_parsing=True).params
-    given = [values.get(parameter.name) for parameter in command.params if is_on_all_nodes(parameter)]
+    given = [values.get(name) for name in names_on_all_nodes(unwrap(command.callback))]
     places = [place for value in given for place in (value if isinstance(value, list | tuple) else [value])]
     return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]
 

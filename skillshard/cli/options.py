@@ -4,7 +4,7 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, get_type_hints
 
 import typer
 
@@ -130,9 +130,14 @@ Out = Annotated[
 _ON_ALL_NODES = (path_on_all_nodes, place_on_all_nodes, proxy_on_all_nodes, parse_out)
 
 
-def is_on_all_nodes(parameter: Any) -> bool:
-    """Whether an argument or option is a path that must be absolute in a Ray job; its parser says so."""
-    return getattr(parameter.type, "func", None) in _ON_ALL_NODES
+def names_on_all_nodes(verb: Callable[..., None]) -> list[str]:
+    """Names of a verb's arguments that are paths which must be absolute in a Ray job; their parsers say so."""
+    hints = get_type_hints(verb, include_extras=True)
+    return [
+        name
+        for name, hint in hints.items()
+        if any(getattr(info, "parser", None) in _ON_ALL_NODES for info in getattr(hint, "__metadata__", ()))
+    ]
 
 
 Workers = Annotated[

@@ -3,10 +3,16 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from inspect import unwrap
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import typer
 
+from skillshard.cli import app
+from skillshard.cli.options import names_on_all_nodes
 from tests.commands import skillshard, works
 from tests.conftest import REPOSITORY, samples, tree, write_corpus
 
@@ -89,6 +95,38 @@ def test_options_that_belong_are_taken_with_their_defaults(made: Path, tmp_path:
         *("--on-bad-sample", "stop", "--out", tmp_path / "T", "--workers", 1),
     )
     works("regroup", made / "T", "--min-share", 0.45, "--rest", "other", "--out", tmp_path / "fewer", "--workers", 1)
+
+
+def verbs(command: Any, *words: str) -> Iterator[tuple[str, Callable[..., None]]]:
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from verbs(inner, *words, name)
+    if not hasattr(command, "commands"):
+        yield " ".join(words), unwrap(command.callback)
+
+
+ON_RAY = {name: verb for name, verb in verbs(typer.main.get_command(app)) if "ray_address" in get_type_hints(verb)}
+
+
+@pytest.mark.parametrize("name", sorted(ON_RAY))
+def test_every_path_of_a_verb_that_runs_on_ray_is_checked_in_a_job(name: str) -> None:
+    hints = get_type_hints(ON_RAY[name])
+    paths = {argument for argument, hint in hints.items() if Path in (hint, *get_args(hint))}
+    assert paths and paths <= set(names_on_all_nodes(ON_RAY[name]))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("tag", "metadata corpus --field x --out /out"),
+        ("tag", "reuse /corpus --clusters tags --out /out"),
+        ("regroup", "/tags --map map.json --out /out"),
+        ("graph", "learn /shards --steps 2 --proxy models/gpt2 --out /graph.json"),
+    ],
+)
+def test_a_job_refuses_a_relative_path_before_ray_starts(script: str, arguments: str) -> None:
+    command = [sys.executable, REPOSITORY / "jobs" / f"{script}.py", *arguments.split()]
+    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and "is a relative path" in ended.stderr, ended.stderr
 
 
 def test_the_benchmark_refuses_a_method_that_its_settings_do_not_have(tmp_path: Path) -> None:
