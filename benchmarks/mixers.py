@@ -211,7 +211,7 @@ class Shifting:
     def observe(self, state: dict[str, Any], observation: Any) -> dict[str, Any]:
         return {"seen": state["seen"] + 1}
 
-    def weights(self, state: dict[str, Any]) -> np.ndarray:
+    def weights(self, state: dict[str, Any], upcoming: Any = None) -> np.ndarray:
         moved = np.array(WEIGHTS) * (1 + 0.1 * np.sin(state["seen"] + np.arange(len(WEIGHTS))))
         return moved / moved.sum()
 

@@ -41,7 +41,6 @@ from skillshard.policies.policy import (
     State,
     check_losses,
     overflows,
-    weights_of,
 )
 
 MANY_EPOCHS = 4
@@ -454,7 +453,7 @@ class Rounds:
         return Observation(record.step, losses, record.draw, dict(zip(self.run.skills, drawn, strict=True)), number)
 
     def _weights(self, state: State, upcoming: NextRound) -> Float[np.ndarray, " skill"]:
-        weights = weights_of(self.policy, state, upcoming)
+        weights = self.policy.weights(state, upcoming)
         num_skills = len(self.run.skills)
         if weights.shape != (num_skills,) or not (np.all(weights >= 0) and abs(float(weights.sum()) - 1) < 1e-6):
             raise PolicyError(

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from skillshard import canonical, storage
 from skillshard.errors import PolicyError, ShardError, name_some
 from skillshard.policies import Policy
-from skillshard.policies.policy import weights_of
 from skillshard.policies.prior import is_weight
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
@@ -65,7 +64,7 @@ def weigh(shards: ShardSet, policy: Policy, *, tokens: TokenCounts | None = None
     else:
         tokens.refuse_other_shards(shards)
         sizes = [tokens.train[skill].num_tokens for skill in shards.skills]
-    weights = weights_of(policy, policy.init(shards.skills, sizes), None)
+    weights = policy.weights(policy.init(shards.skills, sizes), None)
     return WeightsFile(
         shards=shards.digest,
         unit="samples" if tokens is None else "tokens",

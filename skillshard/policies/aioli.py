@@ -13,6 +13,7 @@ from skillshard.keyed_random import keyed_seed
 from skillshard.policies.policy import (
     NextRound,
     Observation,
+    Online,
     Policy,
     State,
     check_losses,
@@ -23,7 +24,7 @@ from skillshard.policies.prior import checked_prior, prior_weights
 
 
 @dataclass(frozen=True)
-class Aioli:
+class Aioli(Online):
     """See `aioli`."""
 
     eta: float
@@ -35,7 +36,7 @@ class Aioli:
     normalize: bool
     diagonal: bool
     prior: Mapping[str, float] | None
-    eval_skills: tuple[str, ...] | None
+    measured_skills: tuple[str, ...] | None
     seed: int
 
     @property
@@ -59,12 +60,8 @@ class Aioli:
         }
 
     @property
-    def reads_losses(self) -> bool:
-        return True
-
-    @property
-    def may_miss_losses(self) -> bool:
-        return False
+    def eval_skills(self) -> tuple[str, ...] | None:
+        return self.measured_skills
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         k, m = len(skills), len(self.eval_skills or skills)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError, name_some
-from skillshard.policies.policy import NextRound, Observation, Policy, State, check_names, known_round
+from skillshard.policies.policy import NextRound, NoLosses, Policy, State, check_names, known_round
 
 Order = Literal["curriculum", "anti_curriculum", "skill_curriculum"]
 
@@ -29,7 +29,7 @@ def pool_shares(
 
 
 @dataclass(frozen=True)
-class Curriculum:
+class Curriculum(NoLosses):
     """See `curriculum`, `anti_curriculum` and `skill_curriculum`."""
 
     losses: Mapping[str, float]
@@ -40,24 +40,9 @@ class Curriculum:
     def arguments(self) -> dict[str, Any]:
         return {"losses": dict(self.losses), "draws": self.draws}
 
-    @property
-    def eval_skills(self) -> None:
-        return None
-
-    @property
-    def reads_losses(self) -> bool:
-        return False
-
-    @property
-    def may_miss_losses(self) -> bool:
-        return True
-
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         check_names(f"{self.name}'s losses", self.losses, skills)
         return {"skills": list(skills)}
-
-    def observe(self, state: State, observation: Observation) -> State:
-        return state
 
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         upcoming = known_round(self.name, upcoming)

@@ -14,12 +14,12 @@ from skillshard.graph.skill_graph import SkillGraph
 from skillshard.graph.statistics import is_same
 from skillshard.loss import LossKind
 from skillshard.policies.aioli import Aioli, aioli
-from skillshard.policies.policy import NextRound, Observation, Policy, State, known_round
+from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, known_round
 from skillshard.policies.skill_it import Reduce, SkillIt, check_rows, skill_it
 
 
 @dataclass(frozen=True)
-class GraphRefresh:
+class GraphRefresh(Online):
     """See `graph_refresh`."""
 
     weighing: SkillIt
@@ -43,14 +43,6 @@ class GraphRefresh:
     @property
     def loss(self) -> LossKind | None:
         return self.weighing.loss
-
-    @property
-    def reads_losses(self) -> bool:
-        return True
-
-    @property
-    def may_miss_losses(self) -> bool:
-        return False
 
     @property
     def initial_losses(self) -> bool:

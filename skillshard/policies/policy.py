@@ -6,10 +6,8 @@ docs/design/0006-policies.md says why.
 """
 
 import abc
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 import numpy as np
@@ -109,7 +107,8 @@ class Policy(Protocol):
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         """Weights of a round over the training skills, in their order: non-negative, sum 1.
 
-        A policy of your own that does not look at the round may be `weights(state)`. PolicyError if `upcoming` is None and the policy needs to know the round.
+        A mixer always gives `upcoming`, so every policy has this parameter. `upcoming` is None where no run is at hand. PolicyError
+        if `upcoming` is None and the policy needs to know the round.
         """
 
 
@@ -143,15 +142,15 @@ class Transform(Protocol):
         """Other weights: non-negative, sum 1. PolicyError if `upcoming` is None and it needs to know the round."""
 
 
-class Static(abc.ABC):
-    """A policy that never changes: its state is its weights. Final classes say how they are made."""
+class NoLosses(abc.ABC):
+    """The flags of a policy that reads no losses. A policy states its own value where it differs."""
 
     @property
     def arguments(self) -> dict[str, Any]:
         return {}
 
     @property
-    def eval_skills(self) -> None:
+    def eval_skills(self) -> tuple[str, ...] | None:
         return None
 
     @property
@@ -161,6 +160,25 @@ class Static(abc.ABC):
     @property
     def may_miss_losses(self) -> bool:
         return True
+
+    @property
+    def initial_losses(self) -> bool:
+        return False
+
+    @abc.abstractmethod
+    def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
+        """The state before any observation."""
+
+    def observe(self, state: State, observation: Observation) -> State:
+        return state
+
+    @abc.abstractmethod
+    def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
+        """Weights of a round."""
+
+
+class Static(NoLosses):
+    """A policy that never changes: its state is its weights. Final classes say how they are made."""
 
     @abc.abstractmethod
     def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> Sequence[float]:
@@ -169,19 +187,12 @@ class Static(abc.ABC):
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         return {"weights": [float(weight) for weight in self.made(skills, num_samples)]}
 
-    def observe(self, state: State, observation: Observation) -> State:
-        return state
-
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         return np.array(state["weights"])
 
 
-class Online(abc.ABC):
-    """A policy that reads the losses of the training skills themselves."""
-
-    @property
-    def eval_skills(self) -> None:
-        return None
+class Online(NoLosses):
+    """The flags of a policy that reads the losses of every evaluation skill at every observation."""
 
     @property
     def reads_losses(self) -> bool:
@@ -189,11 +200,6 @@ class Online(abc.ABC):
 
     @property
     def may_miss_losses(self) -> bool:
-        return False
-
-    @property
-    def initial_losses(self) -> bool:
-        """Whether the first losses are those of the model before the first step."""
         return False
 
     @abc.abstractmethod
@@ -217,16 +223,6 @@ def sizes(policy: str, num_samples: Sequence[int] | None) -> Float[np.ndarray, "
     if num_samples is None:
         raise PolicyError(f"{policy} needs the number of samples of each skill: init(skills, num_samples).")
     return np.array(num_samples, dtype=np.float64)
-
-
-def weights_of(policy: Policy, state: State, upcoming: NextRound | None) -> Float[np.ndarray, " train_skill"]:
-    """A policy's weights of a round; a policy that does not look at the round may leave that argument out."""
-    return policy.weights(state, upcoming) if _looks_at_round(type(policy)) else policy.weights(state)
-
-
-@lru_cache
-def _looks_at_round(policy: type) -> bool:
-    return len(inspect.signature(policy.weights).parameters) > 2  # type: ignore[attr-defined]  # self, state, upcoming
 
 
 def known_round(name: str, upcoming: NextRound | None) -> NextRound:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from skillshard.errors import PolicyError, name_some
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.loss import LossKind
-from skillshard.policies.policy import NextRound, Observation, Policy, State, check_losses, softmax
+from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, softmax
 from skillshard.policies.prior import checked_prior, log_prior
 
 Reduce = Literal["sum", "mean"]
@@ -34,7 +34,7 @@ def check_rows(graph: SkillGraph, skills: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class SkillIt:
+class SkillIt(Online):
     """See `skill_it`."""
 
     graph: SkillGraph

@@ -21,7 +21,6 @@ from skillshard.policies.policy import (
     State,
     Transform,
     known_round,
-    weights_of,
 )
 
 ROUNDING = 1e-9
@@ -79,16 +78,25 @@ class Chain:
     def observe(self, state: State, observation: Observation) -> State:
         return {**state, "policy": self.policy.observe(state["policy"], observation)}
 
-    def probe(self, upcoming: NextRound, skills: Sequence[str]) -> Float[np.ndarray, " train_skill"] | None:
-        return self.policy.probe(upcoming, skills) if isinstance(self.policy, Probing) else None
-
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
-        weights = weights_of(self.policy, state["policy"], upcoming)
-        if upcoming is not None and self.probe(upcoming, state["skills"]) is not None:
-            return weights
+        weights = self.policy.weights(state["policy"], upcoming)
         for transform in self.transforms:
             weights = transform.apply(weights, upcoming)
         return weights
+
+
+@dataclass(frozen=True)
+class ProbingChain(Chain):
+    """A chain whose policy asks for probe rounds."""
+
+    def probe(self, upcoming: NextRound, skills: Sequence[str]) -> Float[np.ndarray, " train_skill"] | None:
+        assert isinstance(self.policy, Probing)  # `chain` chooses this class for such policies only
+        return self.policy.probe(upcoming, skills)
+
+    def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
+        if upcoming is not None and self.probe(upcoming, state["skills"]) is not None:
+            return self.policy.weights(state["policy"], upcoming)  # a floor would change what the probe measures
+        return super().weights(state, upcoming)
 
 
 def chain(policy: Policy, *transforms: Transform) -> Policy:
@@ -99,7 +107,7 @@ def chain(policy: Policy, *transforms: Transform) -> Policy:
     >>> policy.weights(policy.init(("add", "carry"), (100, 0))).tolist()
     [0.9, 0.1]
     """
-    return Chain(policy, transforms)
+    return ProbingChain(policy, transforms) if isinstance(policy, Probing) else Chain(policy, transforms)
 
 
 def filled(

@@ -64,6 +64,11 @@ class GivesAList(Sound):
         return super().weights(state).tolist()
 
 
+class LeavesTheRoundOut(Sound):
+    def weights(self, state: Any) -> Any:  # type: ignore[override]  # the promise that is broken
+        return softmax(np.array(state["losses"]) / 2)
+
+
 class ForgetsASkill(Sound):
     def weights(self, state: Any, upcoming: NextRound | None = None) -> Any:
         return softmax(np.array(state["losses"][1:]))
@@ -232,6 +237,10 @@ def test_a_policy_in_place_of_what_makes_it_is_refused() -> None:
         (SumsToTwo, "weights sum to 2, not to 1"),
         (GoesBelowZero, "after falling losses: a weight is below 0"),
         (GivesAList, "weights are list, not an array of floats"),
+        (
+            LeavesTheRoundOut,
+            "weights are a distribution: it raised TypeError: LeavesTheRoundOut.weights() takes 2 positional",
+        ),
         (ForgetsASkill, "weights have shape (3,), and there are 4 skills"),
         (WritesToTheState, "observe changes the state that it is given"),
         (WritesToTheStateInWeights, "weights changes the state that it is given"),

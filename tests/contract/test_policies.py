@@ -16,6 +16,7 @@ from skillshard.policies import (
     NextRound,
     Observation,
     Policy,
+    Probing,
     Transform,
     ado,
     aioli,
@@ -252,6 +253,17 @@ def test_smoothing_is_a_running_mean_of_rounds() -> None:
     wanted = np.array([1.0, 0.0, 0.0, 0.0])
     np.testing.assert_allclose(smoothing(0.75).apply(wanted, upcoming(2, SKILLS)), [0.325, 0.15, 0.225, 0.3])
     assert np.array_equal(smoothing(0.75).apply(wanted, upcoming(0, SKILLS)), wanted)
+
+
+def test_a_chain_probes_exactly_where_its_policy_probes() -> None:
+    probing = [name for name, make in POLICIES.items() if isinstance(make(), Probing)]
+    assert "aioli with a floor" in probing
+    assert all("aioli" in name or "refresh" in name for name in probing)
+    nested = chain(chain(POLICIES["aioli"](), floor(0.1)), floor(0.2))
+    assert isinstance(nested, Probing)
+    state, now = nested.init(SKILLS, SIZES), upcoming(0, SKILLS)
+    assert np.array_equal(nested.weights(state, now), POLICIES["aioli"]().weights(state["policy"]["policy"], now))
+    assert not isinstance(chain(chain(proportional()), floor(0.1)), Probing)
 
 
 def test_transforms_leave_the_probes_of_a_policy_alone() -> None:

@@ -13,7 +13,6 @@ from benchmarks.evidence.settings import SETTINGS
 from benchmarks.evidence.training import run_all
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.policies import NextRound
-from skillshard.policies.policy import weights_of
 
 NAME = "ordered LEGO k=5"
 GIVEN = [
@@ -33,7 +32,7 @@ def test_every_method_that_learns_no_graph_gives_weights_to_the_skills_trained_o
     policy = methods.policy_of(setting, method, skills, tmp_path)
     k = len(skills)
     upcoming = NextRound(0, 0, 100, (1000,) * k, (0,) * k)
-    weights = weights_of(policy, policy.init(skills, [1000] * k), upcoming)
+    weights = policy.weights(policy.init(skills, [1000] * k), upcoming)
     assert weights.shape == (k,) and weights.min() >= 0 and math.isclose(weights.sum(), 1.0)
 
 
@@ -44,13 +43,13 @@ def test_a_fine_tuning_target_is_learned_from_itself_alone_or_with_what_comes_be
         method: methods.policy_of(setting, method, skills, tmp_path)
         for method in ("target-only", "skill-stratified", "prerequisites")
     }
-    weights = {method: policy.weights(policy.init(skills)) for method, policy in found.items()}  # type: ignore[call-arg]
+    weights = {method: policy.weights(policy.init(skills)) for method, policy in found.items()}
     assert weights["target-only"].tolist() == [0, 0, 1]
     assert weights["skill-stratified"].tolist() == [1 / 3] * 3
     digits = SETTINGS["fine-tuning: addition, skill 1"]
     skills = methods.names_of(digits, digits.trained)
     policy = methods.policy_of(digits, "skill-stratified", skills, tmp_path)
-    assert policy.weights(policy.init(skills)).tolist() == [0.5, 0.5]  # type: ignore[call-arg]
+    assert policy.weights(policy.init(skills)).tolist() == [0.5, 0.5]
     assert weights["prerequisites"][0] == weights["prerequisites"][1] < weights["prerequisites"][2]
 
 
