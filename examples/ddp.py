@@ -4,9 +4,9 @@ Stop the training, run the command again with more steps or with another number 
 on with the same stream. The option is not called --run, because torchrun takes --run for an option of its own.
 """
 
-from skillshard.extras import needed
+import skillshard as ss
 
-needed("torch", what="examples/ddp.py")
+ss.needed("torch", what="examples/ddp.py")
 
 import argparse
 import os
@@ -19,8 +19,6 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-import skillshard as ss
-from skillshard.evaluation import losses_per_skill
 from skillshard.torch import MixedDataset, collate, restart, resume
 
 GLOBAL_BATCH, EVERY = 32, 10
@@ -58,7 +56,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         if not is_first:
             return
         with torch.no_grad():
-            losses = losses_per_skill(
+            losses = ss.losses_per_skill(
                 lambda texts: nats_and_tokens(model.module, texts), shards.holdout, max_samples=64, batch_size=32
             )
         mixer.report(step, losses)

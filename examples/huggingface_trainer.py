@@ -4,9 +4,9 @@ With two processes: torchrun --nproc-per-node 2 examples/huggingface_trainer.py 
 the command again with more steps and the same number of processes, and the training goes on.
 """
 
-from skillshard.extras import needed
+import skillshard as ss
 
-needed("hf", what="examples/huggingface_trainer.py")
+ss.needed("hf", what="examples/huggingface_trainer.py")
 
 import argparse
 import os
@@ -18,8 +18,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-import skillshard as ss
-from skillshard.evaluation import losses_per_skill
 from skillshard.hf import MixerCallback, WholeStream, causal_lm_collator, causal_lm_loss
 
 BATCH, EVERY, MAX_TOKENS = 8, 5, 128
@@ -43,7 +41,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
 
     def losses(model: Any) -> Any:
         nats_and_tokens = causal_lm_loss(model, tokenizer, max_tokens=MAX_TOKENS)
-        measured = losses_per_skill(nats_and_tokens, shards.holdout, max_samples=32, batch_size=16)
+        measured = ss.losses_per_skill(nats_and_tokens, shards.holdout, max_samples=32, batch_size=16)
         if os.environ.get("RANK", "0") == "0":  # every rank measures, and rank 0 reports
             print({skill: round(loss.mean, 3) for skill, loss in measured.items()})
         return measured

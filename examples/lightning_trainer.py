@@ -4,9 +4,9 @@ With two processes: torchrun --nproc-per-node 2 examples/lightning_trainer.py --
 Run the command again with more steps, and the training goes on. The number of processes must divide 32.
 """
 
-from skillshard.extras import needed
+import skillshard as ss
 
-needed("lightning", what="examples/lightning_trainer.py")
+ss.needed("lightning", what="examples/lightning_trainer.py")
 
 import argparse
 import os
@@ -18,8 +18,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn import functional as F
 
-import skillshard as ss
-from skillshard.evaluation import losses_per_skill
 from skillshard.lightning import MixedData, MixerCallback
 
 BATCH, EVERY = 32, 10
@@ -59,7 +57,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
 
     def losses(module: Any) -> Any:
         with torch.no_grad():
-            measured = losses_per_skill(module.nats_and_tokens, shards.holdout, max_samples=64, batch_size=32)
+            measured = ss.losses_per_skill(module.nats_and_tokens, shards.holdout, max_samples=64, batch_size=32)
         if module.trainer.is_global_zero:  # every rank measures, and rank 0 reports
             print(module.trainer.global_step, {skill: round(loss.mean, 3) for skill, loss in measured.items()})
         return measured

@@ -4,9 +4,9 @@ Run the command again with more steps, and the training goes on. The example tra
 downloads nothing. Use your own tokenizer.json in its place.
 """
 
-from skillshard.extras import needed
+import skillshard as ss
 
-needed("tokens", "torch", what="examples/packed_tokens.py")
+ss.needed("tokens", "torch", what="examples/packed_tokens.py")
 
 import argparse
 import os
@@ -19,10 +19,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-import skillshard as ss
-from skillshard.evaluation import losses_per_skill
-from skillshard.mixing.packing import PackedTokens
-from skillshard.shards.tokens import count_tokens
 from skillshard.torch import PackedDataset, collate_blocks
 
 BLOCKS, BLOCK_TOKENS, EVERY, EOS = 8, 64, 5, "<|endoftext|>"
@@ -53,10 +49,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def main(shards_at: Path, run: Path, steps: int) -> None:
     shards = ss.ShardSet.open(shards_at)
-    counts = count_tokens(shards, byte_pairs(shards), run / "tokens")  # or TokenCounts.open, after 'skillshard tokens'
+    counts = ss.count_tokens(shards, byte_pairs(shards), run / "tokens")  # or open those of 'skillshard tokens'
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=400, unit="tokens", tokens=counts)
-    packed = PackedTokens(mixer, counts, block_tokens=BLOCK_TOKENS, separator=EOS, step_blocks=BLOCKS)
+    packed = ss.PackedTokens(mixer, counts, block_tokens=BLOCK_TOKENS, separator=EOS, step_blocks=BLOCKS)
     model = torch.nn.Embedding(300, 300)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
 
@@ -66,7 +62,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
 
     def report(step: int) -> None:
         with torch.no_grad():
-            losses = losses_per_skill(nats_and_tokens, shards.holdout, max_samples=32, batch_size=32)
+            losses = ss.losses_per_skill(nats_and_tokens, shards.holdout, max_samples=32, batch_size=32)
         packed.report(step, losses)
         print(step, {skill: f"{loss.mean:.3f} ± {loss.standard_error:.3f}" for skill, loss in losses.items()})
 

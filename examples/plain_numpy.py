@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 import skillshard as ss
-from skillshard.evaluation import losses_per_skill
 
 BATCH, EVERY = 32, 10
 
@@ -30,7 +29,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         return [float(nats[tokens].sum()) for tokens in encoded], [len(tokens) for tokens in encoded]
 
     def report(step: int) -> None:
-        losses = losses_per_skill(nats_and_tokens, shards.holdout, max_samples=64, batch_size=64)
+        losses = ss.losses_per_skill(nats_and_tokens, shards.holdout, max_samples=64, batch_size=64)
         mixer.report(step, losses)
         print(step, mixer.draw, {skill: round(loss.mean, 3) for skill, loss in losses.items()})
 

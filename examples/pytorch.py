@@ -3,9 +3,9 @@
 Run the command again with more steps, and the training goes on.
 """
 
-from skillshard.extras import needed
+import skillshard as ss
 
-needed("torch", what="examples/pytorch.py")
+ss.needed("torch", what="examples/pytorch.py")
 
 import argparse
 import os
@@ -16,8 +16,6 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-import skillshard as ss
-from skillshard.evaluation import losses_per_skill
 from skillshard.torch import MixedDataset, collate
 
 BATCH, EVERY = 32, 10
@@ -51,7 +49,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
 
     def report(step: int) -> None:
         with torch.no_grad():
-            losses = losses_per_skill(
+            losses = ss.losses_per_skill(
                 lambda texts: nats_and_tokens(model, texts), shards.holdout, max_samples=64, batch_size=32
             )
         mixer.report(step, losses)

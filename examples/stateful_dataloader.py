@@ -4,9 +4,9 @@ The loader's own state resumes at any draw in the same time. Run the command aga
 weights are fixed here, so the example needs no model and measures nothing.
 """
 
-from skillshard.extras import needed
+import skillshard as ss
 
-needed("torchdata", what="examples/stateful_dataloader.py")
+ss.needed("torchdata", what="examples/stateful_dataloader.py")
 
 import argparse
 import os
@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-import skillshard as ss
 from skillshard.torch import InOrder, MixedDataset, collate
 
 BATCH = 32

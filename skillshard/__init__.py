@@ -1,21 +1,43 @@
 """skillshard: from a text corpus to the batch on the GPU, by skills.
 
-The public names, and nothing else; they are imported when they are first used, so that `import skillshard` is quick and
-brings neither torch nor ray.
+The names of this module, of its modules `policies`, `taggers` and `errors`, and of the adapters `skillshard.torch`, `skillshard.hf` and
+`skillshard.lightning` are public. What is not exported there may move from one version to the next.
+
+A name is imported when it is first used, so that `import skillshard` is quick and brings neither torch nor ray.
 """
 
 from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "Batch": "skillshard.mixing.mixer",
     "Corpus": "skillshard.corpus",
+    "EdgeRule": "skillshard.graph.edges",
+    "Loss": "skillshard.loss",
+    "LossKind": "skillshard.loss",
+    "Losses": "skillshard.loss",
     "Mixer": "skillshard.mixing.mixer",
+    "Observation": "skillshard.policies.policy",
+    "PackedBatch": "skillshard.mixing.packing",
+    "PackedTokens": "skillshard.mixing.packing",
+    "Sample": "skillshard.corpus",
     "ShardSet": "skillshard.shards.read",
     "SkillGraph": "skillshard.graph.skill_graph",
+    "SkillshardError": "skillshard.errors",
     "Tags": "skillshard.tags",
+    "TokenCounts": "skillshard.shards.tokens",
+    "Where": "skillshard.execution",
+    "check_policy": "skillshard.testing",
+    "count_tokens": "skillshard.shards.tokens",
+    "errors": "skillshard",
+    "learn_graph": "skillshard.graph.learn",
+    "losses_per_skill": "skillshard.evaluation",
+    "needed": "skillshard.extras",
     "policies": "skillshard",
+    "regroup_tags": "skillshard.taggers",
     "tag_corpus": "skillshard.taggers",
     "taggers": "skillshard",
+    "verify": "skillshard.verification",
     "write_shards": "skillshard.shards.write",
 }
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from skillshard import artefact, places, storage
 from skillshard.corpus import RESTS
 from skillshard.errors import TagsError
+from skillshard.printable import counted
 from skillshard.progress import advance
 
 MANIFEST = "tags.json"
@@ -118,6 +119,14 @@ class Tags:
             raw, TagsManifest, place=folder / MANIFEST, schema="tags-1.json", error=TagsError, anew=_ANEW
         )
         return cls(folder, manifest)
+
+    def __repr__(self) -> str:
+        """One line: the place and the numbers of skills, samples and parts."""
+        manifest = self.manifest
+        return (
+            f"Tags({os.fspath(self.folder)!r}: {counted(len(manifest.skills), 'skill')}, {counted(manifest.num_tagged, 'sample')}, "
+            f"{sum(manifest.set_aside.values()):,} set aside, {counted(len(manifest.parts), 'part')})"
+        )
 
     @property
     def digest(self) -> str:

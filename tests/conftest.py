@@ -61,8 +61,7 @@ def tag_and_shard(
 ) -> ShardSet:
     opened = Corpus.open(corpus)
     tags = taggers.tag_corpus(opened, taggers.metadata("skill"), folder / "tags", where=where, partition_bytes=20_000)
-    write_shards(opened, tags, folder / "shards", shard_bytes=shard_bytes, holdout=holdout, where=where)
-    return ShardSet.open(folder / "shards")
+    return write_shards(opened, tags, folder / "shards", shard_bytes=shard_bytes, holdout=holdout, where=where)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -62,7 +62,6 @@ def shard(
     """Write a tagged corpus as per-skill WebDataset shards."""
     from skillshard.artefact import refuse_nested
     from skillshard.report.text import show_shards
-    from skillshard.shards.read import ShardSet
     from skillshard.shards.write import write_shards
     from skillshard.tags import Tags
 
@@ -71,7 +70,7 @@ def shard(
     refuse_nested(out, [*corpus, tags])
     opened = open_corpus(corpus)
     with Bars(out) as bars:
-        write_shards(
+        shards = write_shards(
             opened,
             Tags.open(tags),
             out,
@@ -81,7 +80,7 @@ def shard(
             where=place_of_work(workers, ray_address),
             on_stage=bars.stage,
         )
-    show_shards(ShardSet.open(out))
+    show_shards(shards)
 
 
 def tokens(

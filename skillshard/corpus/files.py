@@ -16,7 +16,7 @@ from skillshard.corpus.listing import list_directory, list_glob, special_kind
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
 from skillshard.corpus.selection import describe_left_out, refuse_undecodable, select, special_sentence
 from skillshard.errors import CorpusError, name_some
-from skillshard.printable import printable
+from skillshard.printable import counted, printable
 
 _SPLITS = {
     "train": "train",
@@ -67,6 +67,12 @@ class Corpus:
             left_out += others
         _refuse_doubles(files)
         return cls(tuple(sorted(files, key=lambda file: file.name)), dict(sorted(left_out.items())))
+
+    def __repr__(self) -> str:
+        """One line: the number of files, their bytes, and the first file."""
+        num_bytes = sum(file.num_bytes for file in self.files)
+        first = f", from {places.public(self.files[0].place)!r} on" if self.files else ""
+        return f"Corpus({counted(len(self.files), 'file')}, {num_bytes:,} bytes{first})"
 
     @property
     def inputs(self) -> list[list[str | int]]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from skillshard import canonical, storage
 from skillshard.errors import GraphError, choose_names, name_some
 from skillshard.loss import LossKind
+from skillshard.printable import counted
 
 DIGESTED_FORM = "skillshard/graph/1"
 """The schema named in the bytes that are digested. It never changes: a graph of any later version has the digest that it always had."""
@@ -333,6 +334,14 @@ class SkillGraph:
                 yield [zeros[: step * column], one]
             else:
                 yield [zeros[: step * column], one, between, zeros[: step * (num - 1 - column) - len(between)]]
+
+    def __repr__(self) -> str:
+        """One line: the numbers of skills, and the density."""
+        if self.is_identity and self.train_skills == self.eval_skills:
+            return f"SkillGraph(identity of {counted(len(self.train_skills), 'skill')})"
+        return (
+            f"SkillGraph({len(self.train_skills):,} training x {len(self.eval_skills):,} evaluation skills, density {self.density:.3f})"
+        )
 
     @property
     def density(self) -> float:

@@ -30,6 +30,7 @@ from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round
 from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
 from skillshard.policies.policy import Policy, check_is_policy
+from skillshard.printable import counted
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.tokens import TokenCounts
@@ -71,6 +72,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def __repr__(self) -> str:
+        """One line without the texts."""
+        first = f" from draw {int(self.draws[0]):,} on" if len(self) else ""
+        return f"Batch({counted(len(self), 'sample')}{first}, of {counted(len(self.skill_names), 'skill')})"
 
     @property
     def skills(self) -> list[str]:
@@ -221,6 +227,13 @@ class Mixer:
         self._last: dict[int, RoundRecord] = {}
         self._plans: dict[int, RoundPlan] = {}
         self._maps: dict[bytes, Maps] = {}
+
+    def __repr__(self) -> str:
+        """One line: the shards, the policy, the ledger, and where the stream stands."""
+        return (
+            f"Mixer({places.public(self.shards.root)!r}, policy {self.policy.name}, ledger {str(self.ledger)!r}: "
+            f"{counted(len(self.skills), 'skill')}, {self.round_draws:,} draws a round, at draw {self._draw:,})"
+        )
 
     # --- the stream --------------------------------------------------------------------------------------------------
 

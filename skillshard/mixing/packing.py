@@ -35,6 +35,7 @@ from skillshard.loss import LossKind, answer_tokens, prompt_chars
 from skillshard.mixing.mixer import LAST_DRAW, Mixer, MixerState, whole_number
 from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import RoundPlan
+from skillshard.printable import counted
 from skillshard.shards.tokens import SkillTokens, TokenCounts, encode, encode_with_ends
 
 
@@ -61,6 +62,11 @@ class PackedBatch:
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    def __repr__(self) -> str:
+        """One line without the tokens."""
+        first = f" from block {int(self.blocks[0]):,} on" if len(self) else ""
+        return f"PackedBatch({counted(len(self), 'block')} of {counted(self.tokens.shape[1], 'token')}{first})"
 
     @property
     def learned(self) -> Bool[np.ndarray, "block token"]:
@@ -178,6 +184,10 @@ class PackedTokens:
         self._mixer_draw = mixer.draw
         self._rounds: dict[int, PackedRound] = {}
         self._last_sample: tuple[int, np.ndarray] | None = None
+
+    def __repr__(self) -> str:
+        """One line: the length of the blocks, where the stream stands, and the mixer."""
+        return f"PackedTokens(blocks of {counted(self.block_tokens, 'token')}, at block {self._block:,}, of {self.mixer!r})"
 
     # --- the stream --------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from skillshard import canonical, places, storage, web
 from skillshard.corpus import Sample
 from skillshard.errors import ShardError, StorageError, choose_names
 from skillshard.kept import kept
+from skillshard.printable import counted
 from skillshard.progress import advance
 from skillshard.shards.cache import Cache
 from skillshard.shards.files import Files, LocalFiles, RemoteFiles, Wanted
@@ -98,6 +99,11 @@ class SkillShards:
     _open: dict[int, OpenShard] = field(default_factory=dict, init=False, repr=False, compare=False)
     _indexes: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
     _checked: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """One line: the skill, the split and their numbers. A traceback or a notebook must not print the whole manifest."""
+        shards, samples = counted(len(self.columns.number), "shard"), counted(sum(self.columns.num_samples), "sample")
+        return f"SkillShards({self.skill!r} of {places.public(self.files.root)!r}: {self.split}, {samples} in {shards})"
 
     @cached_property
     def shard_rows(self) -> Int[np.ndarray, " shard"]:
@@ -379,6 +385,18 @@ class ShardSet:
 
     def __getstate__(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in ("files", "manifest", "whole_digest", "chosen")}
+
+    def __repr__(self) -> str:
+        """One line: the place and the numbers of skills, samples and shards."""
+        skills = self.manifest_skills
+        train = sum(sum(skill.train.num_samples) for skill in skills)
+        holdout = sum(sum(skill.holdout.num_samples) for skill in skills)
+        shards = sum(len(skill.train.number) + len(skill.holdout.number) for skill in skills)
+        of_all = "" if self.chosen is None else f" of {len(self.manifest.skills):,}"
+        return (
+            f"ShardSet({places.public(self.root)!r}: {counted(len(skills), 'skill')}{of_all}, {train:,} train + {holdout:,} holdout samples, "
+            f"{counted(shards, 'shard')})"
+        )
 
     def choose(self, names: Sequence[str]) -> "ShardSet":
         """The same shard set with some of its skills only, for training and for measuring losses.

@@ -28,6 +28,7 @@ from skillshard.errors import ExecutionError, StorageError, TokensError, did_you
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.extras import needed
 from skillshard.kept import kept
+from skillshard.printable import counted
 from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS, ShardColumns, Split
 from skillshard.shards.read import MAX_OPEN, ShardSet, SkillShards
@@ -371,6 +372,11 @@ class SkillTokens:
     columns: TokenColumns
     _open: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        """One line: the skill, the split and their numbers."""
+        tokens, samples = counted(sum(self.columns.num_tokens), "token"), counted(self.num_samples, "sample")
+        return f"SkillTokens({self.skill!r} of {os.fspath(self.root)!r}: {self.split}, {tokens} in {samples})"
+
     @cached_property
     def shard_tokens(self) -> Int[np.ndarray, " shard"]:
         """Number of tokens of each shard, in the order of the shard set's manifest."""
@@ -491,6 +497,14 @@ class TokenCounts:
 
     def __getstate__(self) -> dict[str, object]:
         return {"root": self.root, "manifest": self.manifest, "digest": self.digest}
+
+    def __repr__(self) -> str:
+        """One line: the place and the numbers of skills and tokens."""
+        manifest = self.manifest
+        return (
+            f"TokenCounts({os.fspath(self.root)!r}: {counted(len(manifest.skills), 'skill')}, {manifest.num_train:,} train + "
+            f"{manifest.num_holdout:,} holdout tokens)"
+        )
 
     def verify(self) -> list[str]:
         """Every fault found by reading all counts: one sentence each, nothing if all is well."""

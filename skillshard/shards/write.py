@@ -43,6 +43,7 @@ from skillshard.shards.manifest import (
     shard_name,
 )
 from skillshard.shards.plan import ShardPlan, groups, plan
+from skillshard.shards.read import ShardSet
 from skillshard.shards.sort import collect, sort_partition
 from skillshard.shards.split import CUT_SPACE, Found, Order, Sizes, cut_of, split_of
 from skillshard.shards.tar import index_of, tar_chunks
@@ -66,7 +67,7 @@ def write_shards(
     copies: Copies = "keep",
     where: Where = Where(),
     on_stage: Callable[[str, int], Callable[[Unit, Record], None]] = lambda name, num: lambda unit, record: None,
-) -> Manifest:
+) -> ShardSet:
     """Write the shards of a tagged corpus; resumes where a killed run stopped, and does nothing if they are finished.
 
     Args:
@@ -79,6 +80,9 @@ def write_shards(
         copies: samples whose folded text stands earlier in the corpus, in any skill: "keep" them, or "drop" them into rejected/.
         where: local pool or Ray; the bytes are the same.
         on_stage: called with a stage's name and number of units; what it returns is called for each finished unit.
+
+    Returns:
+        The finished shard set, opened.
 
     Raises:
         ShardError: arguments out of range.
@@ -105,16 +109,15 @@ def write_shards(
         )
 
     work = begun()
-    if work is None:
-        return Manifest.model_validate(storage.read_json(Path(out) / MANIFEST))
-    try:
-        return _write(corpus, tags, work, made_from, where, on_stage)
-    except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
-        if begun() is None:
-            return Manifest.model_validate(storage.read_json(Path(out) / MANIFEST))
-        raise
-    finally:
-        work.release()
+    if work is not None:
+        try:
+            _write(corpus, tags, work, made_from, where, on_stage)
+        except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
+            if begun() is not None:
+                raise
+        finally:
+            work.release()
+    return ShardSet.open(out)
 
 
 def _write(
@@ -124,7 +127,7 @@ def _write(
     made_from: dict[str, Any],
     where: Where,
     on_stage: Callable[[str, int], Callable[[Unit, Record], None]],
-) -> Manifest:
+) -> None:
     arguments = made_from["arguments"]
     skills = [skill.name for skill in tags.manifest.skills]
     cut, drop = cut_of(arguments["holdout"]), arguments["copies"] == "drop"
@@ -174,7 +177,6 @@ def _write(
     rule = SplitRule(cut=cut, also_held_out=split.also_held_out, kept_in_train=split.kept_in_train)
     manifest = _manifest(made_from, tags, rule, num_copies, [shard for record in written for shard in record["shards"]])
     work.finish(manifest.model_dump(by_alias=True))
-    return manifest
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from skillshard import taggers
 from skillshard.corpus import Corpus
 from skillshard.errors import ShardError
 from skillshard.shards import write
-from skillshard.shards.manifest import Manifest
 from skillshard.shards.read import ShardSet
 from tests.conftest import HERE, lines, samples, tag_and_shard, write_corpus
 
@@ -22,14 +21,15 @@ def tagged(folder: Path) -> tuple[Corpus, Any]:
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("scratch"), ShardError("a fault of this run")])
-def test_a_run_that_finds_its_work_finished_by_another_run_returns_the_manifest_of_that_run(
+def test_a_run_that_finds_its_work_finished_by_another_run_returns_the_set_of_that_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     corpus, tags = tagged(tmp_path)
     unhindered, finished = write._write, []
 
-    def overtaken(*arguments: Any) -> Manifest:
-        finished.append(unhindered(*arguments))
+    def overtaken(*arguments: Any) -> None:
+        unhindered(*arguments)
+        finished.append(ShardSet.open(tmp_path / "S"))
         raise error
 
     monkeypatch.setattr(write, "_write", overtaken)
@@ -41,12 +41,12 @@ def test_a_run_that_finds_its_work_finished_by_another_run_returns_the_manifest_
     assert [again] == finished
 
 
-def test_a_finished_set_that_is_written_again_returns_its_manifest_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_finished_set_that_is_written_again_is_returned_opened_and_changes_nothing(tmp_path: Path) -> None:
     corpus, tags = tagged(tmp_path)
     first, again = (
         write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, where=HERE) for _ in range(2)
     )
-    assert again == first == ShardSet.open(tmp_path / "S").manifest
+    assert again == first == ShardSet.open(tmp_path / "S") and again.skills == ("add", "carry")
 
 
 def test_more_shards_than_a_manifest_can_name_are_refused_with_the_number_that_it_can(

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import canonical, places, storage
 from skillshard.errors import TagsError
+from skillshard.printable import counted
 from skillshard.taggers.clusters.kmeans import Clusters
 
 MANIFEST = "model.json"
@@ -88,6 +89,11 @@ class ClusterModel:
     folder: Path
     manifest: ModelManifest
     clusters: Clusters
+
+    def __repr__(self) -> str:
+        """One line: the place, the number of clusters and the encoder."""
+        num = counted(len(self.manifest.clusters), "cluster")
+        return f"ClusterModel({os.fspath(self.folder)!r}: {num}, encoder {self.manifest.encoder.name})"
 
     @classmethod
     def open(cls, place: str | os.PathLike[str]) -> "ClusterModel":

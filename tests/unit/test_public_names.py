@@ -1,0 +1,117 @@
+"""What `skillshard` exports, and that README, documents and examples use nothing else."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import skillshard
+from tests.conftest import REPOSITORY
+
+PUBLIC_NAMES = [
+    "Batch",
+    "Corpus",
+    "EdgeRule",
+    "Loss",
+    "LossKind",
+    "Losses",
+    "Mixer",
+    "Observation",
+    "PackedBatch",
+    "PackedTokens",
+    "Sample",
+    "ShardSet",
+    "SkillGraph",
+    "SkillshardError",
+    "Tags",
+    "TokenCounts",
+    "Where",
+    "check_policy",
+    "count_tokens",
+    "errors",
+    "learn_graph",
+    "losses_per_skill",
+    "needed",
+    "policies",
+    "regroup_tags",
+    "tag_corpus",
+    "taggers",
+    "verify",
+    "write_shards",
+]
+PUBLIC_MODULES = {
+    "skillshard",
+    "skillshard.errors",
+    "skillshard.hf",
+    "skillshard.lightning",
+    "skillshard.policies",
+    "skillshard.taggers",
+    "skillshard.torch",
+}
+DOCUMENTS = [
+    REPOSITORY / "README.md",
+    *sorted({*(REPOSITORY / "docs").rglob("*.md")} - {REPOSITORY / "docs" / "LOG.md"}),
+]
+"""The log is left out: an entry names the modules of its day."""
+EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
+
+
+def python_in(path: Path) -> str:
+    text = path.read_text()
+    return text if path.suffix == ".py" else "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.S))
+
+
+def used_in(code: str) -> Iterator[tuple[str, str]]:
+    """The modules of skillshard that code imports, with the names that the code takes from each."""
+    aliases = {}
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            modules = [name for name in node.names if name.name.split(".")[0] == "skillshard"]
+            aliases.update({name.asname or name.name: name.name for name in modules})
+            yield from ((name.name, "") for name in modules)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "skillshard":
+            yield from ((str(node.module), name.name) for name in node.names)
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+            yield aliases[node.value.id], node.attr
+
+
+def test_the_public_names_are_exactly_these() -> None:
+    assert sorted(skillshard.__all__) == PUBLIC_NAMES == skillshard.__all__
+    assert sorted(dir(skillshard)) == sorted([*PUBLIC_NAMES, "__version__"])
+
+
+@pytest.mark.parametrize("name", PUBLIC_NAMES)
+def test_a_public_name_is_what_its_name_says(name: str) -> None:
+    assert getattr(skillshard, name).__name__.removeprefix("skillshard.") == name
+
+
+def test_a_public_function_is_not_hidden_by_a_module_of_its_name() -> None:
+    modules = {path.stem for path in (REPOSITORY / "skillshard").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert modules & set(PUBLIC_NAMES) == {"errors", "policies", "taggers"}
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *EXAMPLES], ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_documents_and_examples_use_public_names_only(path: Path) -> None:
+    used = set(used_in(python_in(path)))
+    assert bool(used) or path.suffix == ".md"
+    assert {module for module, _ in used} <= PUBLIC_MODULES
+    assert {name for module, name in used if module == "skillshard" and name} <= set(PUBLIC_NAMES)
+    named = set(re.findall(r"`skillshard\.(\w+)", path.read_text())) if path.suffix == ".md" else set()
+    adapters = {module.partition(".")[2] for module in PUBLIC_MODULES if "." in module}
+    assert named <= {*PUBLIC_NAMES, *adapters}
+
+
+def test_an_unknown_name_is_refused_with_its_name() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'skillshard' has no attribute 'Mixr'$"):
+        skillshard.Mixr  # noqa: B018
+
+
+def test_looking_at_the_names_imports_nothing() -> None:
+    code = "import sys, skillshard; dir(skillshard); skillshard.__version__; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "ray", "numpy", "pyarrow", "rich"}.isdisjoint(ended.stdout.split())
