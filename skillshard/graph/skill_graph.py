@@ -339,9 +339,7 @@ class SkillGraph:
         """One line: the numbers of skills, and the density."""
         if self.is_identity and self.train_skills == self.eval_skills:
             return f"SkillGraph(identity of {counted(len(self.train_skills), 'skill')})"
-        return (
-            f"SkillGraph({len(self.train_skills):,} training x {len(self.eval_skills):,} evaluation skills, density {self.density:.3f})"
-        )
+        return f"SkillGraph({len(self.train_skills):,} training x {len(self.eval_skills):,} evaluation skills, density {self.density:.3f})"
 
     @property
     def density(self) -> float:
