@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from skillshard import canonical, places, storage
-from skillshard.errors import SkillshardError, StorageError
+from skillshard.errors import ExecutionError, SkillshardError, StorageError
 from skillshard.printable import counted
 
 M = TypeVar("M", bound=BaseModel)
@@ -163,6 +163,41 @@ def begin(
         lock.release()
         raise
     return Work(folder, manifest, lock)
+
+
+def make(
+    out: str | os.PathLike[str],
+    manifest: str,
+    made_from: dict[str, Any],
+    work: Callable[[Work], None],
+    *,
+    mtimes_ns: Mapping[str, int] | None = None,
+    changed: Changed = lambda folder, suspects: list(suspects),
+) -> None:
+    """Begin or take up the work on `out` and do the work. Does nothing if `out` is finished from the same inputs.
+
+    Two runs of one command may work in one directory. The run that finishes first removes the scratch files of both, so the
+    other run fails for want of files. That failure is ignored if `out` is finished.
+
+    Args:
+        out, manifest, made_from, changed: as in `begin`.
+        work: does the work and ends with `Work.finish`.
+        mtimes_ns: as in `begin`; None if no file is read that may change.
+
+    Raises:
+        StorageError: as in `begin`; or an error of `work`, whatever its class, if `out` is not finished.
+    """
+    times_ns = mtimes_ns or {}
+    unfinished = begin(out, manifest, made_from, times_ns, changed)
+    if unfinished is None:
+        return
+    try:
+        work(unfinished)
+    except (FileNotFoundError, StorageError, ExecutionError):
+        if begin(out, manifest, made_from, times_ns, changed) is not None:
+            raise
+    finally:
+        unfinished.release()
 
 
 def refuse_nested(

@@ -24,7 +24,7 @@ from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skillshard import artefact, canonical, places, storage
-from skillshard.errors import ExecutionError, StorageError, TokensError, did_you_mean, name_some
+from skillshard.errors import TokensError, did_you_mean, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.extras import needed
 from skillshard.kept import kept
@@ -231,26 +231,19 @@ def count_tokens(
         "shards": shards.digest,
         "tokenizer": canonical.digest(content),
     }
-    work = artefact.begin(out, MANIFEST, made_from, {})
-    if work is not None:
-        try:
-            storage.write_bytes(work.out / TOKENIZER, content)
-            _count(shards, work, made_from, where, on_stage)
-        except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
-            if artefact.begin(out, MANIFEST, made_from, {}) is not None:
-                raise
-        finally:
-            work.release()
+    artefact.make(out, MANIFEST, made_from, lambda work: _count(shards, content, work, made_from, where, on_stage))
     return TokenCounts.open(out)
 
 
 def _count(
     shards: ShardSet,
+    tokenizer: bytes,
     work: artefact.Work,
     made_from: dict[str, Any],
     where: Where,
     on_stage: Callable[[str, int], Callable[[Unit, Record], None]],
 ) -> None:
+    storage.write_bytes(work.out / TOKENIZER, tokenizer)
     parts = list(_parts(shards))
     units = keyed(
         {

@@ -27,7 +27,7 @@ import xxhash
 from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import Corpus
 from skillshard.corpus.compare import places_changed
-from skillshard.errors import ExecutionError, ShardError, StorageError, TagsError, name_some
+from skillshard.errors import ShardError, TagsError, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.shards.copies import TEXTS_PER_RANGE, find_copies, find_texts, set_copies_aside
 from skillshard.shards.manifest import (
@@ -102,21 +102,14 @@ def write_shards(
         "tags": tags.digest,
     }
     _refuse_other_corpus(corpus, tags)
-
-    def begun() -> artefact.Work | None:
-        return artefact.begin(
-            out, MANIFEST, made_from, corpus.mtimes_ns, lambda _, suspects: _changed(corpus, tags, suspects)
-        )
-
-    work = begun()
-    if work is not None:
-        try:
-            _write(corpus, tags, work, made_from, where, on_stage)
-        except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
-            if begun() is not None:
-                raise
-        finally:
-            work.release()
+    artefact.make(
+        out,
+        MANIFEST,
+        made_from,
+        lambda work: _write(corpus, tags, work, made_from, where, on_stage),
+        mtimes_ns=corpus.mtimes_ns,
+        changed=lambda _, suspects: _changed(corpus, tags, suspects),
+    )
     return ShardSet.open(out)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from skillshard import artefact, storage
-from skillshard.errors import ExecutionError, StorageError, TagsError, name_some
+from skillshard.errors import TagsError, name_some
 from skillshard.execution import Record, Where, keyed, run
 from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place
 from skillshard.taggers.groups import Vector, added, check_share, final_names
@@ -78,15 +78,9 @@ def regroup_tags(
         "inputs": first["inputs"],
         "tags": [tags.digest for tags in sets],
     }
-    work = artefact.begin(out, MANIFEST, made_from, {})
-    if work is not None:
-        try:
-            _regroup(sets, work, made_from, asked, vectors, where, on_stage)
-        except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
-            if artefact.begin(out, MANIFEST, made_from, {}) is not None:
-                raise
-        finally:
-            work.release()
+    artefact.make(
+        out, MANIFEST, made_from, lambda work: _regroup(sets, work, made_from, asked, vectors, where, on_stage)
+    )
     return Tags.open(out)
 
 

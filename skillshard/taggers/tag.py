@@ -27,7 +27,7 @@ import xxhash
 from skillshard import artefact, storage
 from skillshard.corpus import Corpus, Partition, PartitionReader, PassedOver, Rejection, Sample, line_numbers
 from skillshard.corpus.compare import places_changed
-from skillshard.errors import CorpusError, ExecutionError, StorageError, TagsError, name_some
+from skillshard.errors import CorpusError, TagsError, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
 from skillshard.printable import counted
 from skillshard.taggers.groups import added
@@ -102,27 +102,16 @@ def tag_corpus(
         },
         "inputs": corpus.inputs,
     }
-
-    def begun() -> artefact.Work | None:
-        return artefact.begin(
-            out,
-            MANIFEST,
-            made_from,
-            corpus.mtimes_ns,
-            lambda folder, places: places_changed(
-                corpus.partitions(partition_bytes=partition_bytes), _rows_digests(folder), places, reading
-            ),
-        )
-
-    work = begun()
-    if work is not None:
-        try:
-            _tag(corpus, tagger, work, made_from, where, on_stage)
-        except (FileNotFoundError, StorageError, ExecutionError):  # another run of the same finished and cleaned up
-            if begun() is not None:
-                raise
-        finally:
-            work.release()
+    artefact.make(
+        out,
+        MANIFEST,
+        made_from,
+        lambda work: _tag(corpus, tagger, work, made_from, where, on_stage),
+        mtimes_ns=corpus.mtimes_ns,
+        changed=lambda folder, places: places_changed(
+            corpus.partitions(partition_bytes=partition_bytes), _rows_digests(folder), places, reading
+        ),
+    )
     return Tags.open(out)
 
 

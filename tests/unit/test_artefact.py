@@ -1,0 +1,52 @@
+"""Work on an artefact: two runs of one command in one directory, and failures that are reported."""
+
+from pathlib import Path
+
+import pytest
+
+from skillshard import artefact, storage
+from skillshard.errors import ExecutionError, StorageError, TagsError
+
+MADE_FROM = {"command": "tag", "inputs": [["corpus/a.jsonl", 12]]}
+
+
+def finish(work: artefact.Work) -> None:
+    work.finish({"made_from": MADE_FROM})
+
+
+@pytest.mark.parametrize("failure", [FileNotFoundError("scratch"), StorageError("gone"), ExecutionError("gone")])
+def test_a_run_whose_files_another_run_of_the_same_command_cleaned_up_ends_well(
+    failure: Exception, tmp_path: Path
+) -> None:
+    def work(own: artefact.Work) -> None:
+        other = artefact.begin(own.out, "tags.json", MADE_FROM, {})
+        assert other is not None
+        finish(other)
+        raise failure
+
+    artefact.make(tmp_path / "T", "tags.json", MADE_FROM, work)
+    assert storage.read_json(tmp_path / "T" / "tags.json") == {"made_from": MADE_FROM}
+
+
+@pytest.mark.parametrize("failure", [FileNotFoundError("scratch"), StorageError("no place"), TagsError("no sample")])
+def test_a_failure_of_unfinished_work_is_raised_and_the_work_can_be_taken_up(
+    failure: Exception, tmp_path: Path
+) -> None:
+    def work(own: artefact.Work) -> None:
+        raise failure
+
+    with pytest.raises(type(failure), match=str(failure)):
+        artefact.make(tmp_path / "T", "tags.json", MADE_FROM, work)
+    with pytest.raises(StorageError, match="was begun with other inputs or arguments"):
+        begun = artefact.begin(tmp_path / "T", "tags.json", MADE_FROM, {})
+        assert begun is not None
+        storage.write_bytes(Path(begun.records("tag")) / "0.json", b"{}")
+        artefact.make(tmp_path / "T", "tags.json", {**MADE_FROM, "command": "shard"}, finish)
+    artefact.make(tmp_path / "T", "tags.json", MADE_FROM, finish)
+    assert (tmp_path / "T" / "tags.json").exists() and not (tmp_path / "T" / ".work").exists()
+
+
+def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
+    artefact.make(tmp_path / "T", "tags.json", MADE_FROM, finish)
+    artefact.make(tmp_path / "T", "tags.json", MADE_FROM, lambda work: pytest.fail("the artefact is finished"))
+    assert storage.read_json(tmp_path / "T" / "tags.json") == {"made_from": MADE_FROM}
