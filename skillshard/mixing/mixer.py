@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import canonical, places
 from skillshard.canonical import first_fault
-from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, TokensError, name_some
+from skillshard.errors import LedgerError, PolicyError, ShardError, TokensError, name_some
 from skillshard.kept import kept
 from skillshard.loss import Losses, LossKind
 from skillshard.mixing.counts import drawn_at
@@ -29,6 +29,7 @@ from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
 from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round
 from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
+from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.policies.policy import Policy, check_is_policy
 from skillshard.printable import counted
 from skillshard.shards.read import ShardSet
@@ -37,8 +38,6 @@ from skillshard.shards.tokens import TokenCounts
 
 SAMPLES_AHEAD = 256
 """Texts that iterating cuts out of the shards at once."""
-LAST_DRAW = 2**62
-"""No stream is longer: draws are 64-bit integers, and arithmetic with them must not overflow."""
 DRAWS_AHEAD, ROUNDS_AHEAD = 1 << 16, 8
 """How far a look may go beyond the newest decided round, whichever is more. Loaders read ahead by workers x prefetched
 batches, which is less. A look at a far draw would decide all the rounds up to it."""
@@ -169,13 +168,13 @@ class Mixer:
         held_out: Collection[str] | None = None,
     ) -> None:
         check_is_policy(policy)
-        if not _is_whole(round_draws, 1, MAX_ROUND_DRAWS):
+        if not is_whole(round_draws, 1, MAX_ROUND_DRAWS):
             raise PolicyError(f"round_draws is {round_draws!r}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
-        if lag != "live" and not _is_whole(lag, 0, LAST_DRAW):
+        if lag != "live" and not is_whole(lag, 0, LAST_DRAW):
             raise PolicyError(f"lag is {lag!r}: give 0 (strict), 1 (default), more, or 'live'.")
-        if not _is_whole(seed, -(2**63), 2**63 - 1):
+        if not is_whole(seed, -(2**63), 2**63 - 1):
             raise PolicyError(f"seed is {seed!r}: give a whole number of 64 bits.")
-        if step_draws is not None and not _is_whole(step_draws, 1, LAST_DRAW):
+        if step_draws is not None and not is_whole(step_draws, 1, LAST_DRAW):
             raise PolicyError(
                 f"step_draws is {step_draws!r}: give the samples of one optimizer step, at least 1, or None."
             )
@@ -196,7 +195,7 @@ class Mixer:
         if not shards.skills:
             raise ShardError(f"{shards.root} has no training shards: every sample is held out or set aside.")
         self.shards, self.policy, self.lag, self.seed = shards, policy, lag, seed
-        self.round_draws, self.step_draws, self.wait_s = round_draws, step_draws, wait_s
+        self.round_draws, self.wait_s = round_draws, wait_s
         self.repeat = repeat
         self.skills = shards.skills
         self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
@@ -222,7 +221,7 @@ class Mixer:
         _refuse_unmeasurable(policy, shards, held_out)
         self._rounds = Rounds(self.ledger, policy, run, wait_s=wait_s, job=job, on_bad_loss=on_bad_loss)
         self._draw = 0
-        self._resumed = (0, 0)
+        self.clock = Clock(DRAWS, None if step_draws is None else operator.index(step_draws))
         self._resumed_here = False
         self._last: dict[int, RoundRecord] = {}
         self._plans: dict[int, RoundPlan] = {}
@@ -332,6 +331,11 @@ class Mixer:
         """Draws handed out by iterating, or set by `load_state_dict`."""
         return self._draw
 
+    @property
+    def step_draws(self) -> int | None:
+        """Samples that one optimizer step takes, over all ranks and accumulation; None: unknown."""
+        return self.clock.step_size
+
     # --- losses in, weights out --------------------------------------------------------------------------------------
 
     def report(self, step: SupportsIndex, losses: Mapping[str, Any], *, draw: SupportsIndex | None = None) -> None:
@@ -352,11 +356,7 @@ class Mixer:
             LedgerError: the ledger cannot be written, or the run was resumed elsewhere.
         """
         number = whole_number("step", step)
-        at_draw = self._draw_of(number) if draw is None else whole_number("draw", draw)
-        if not 0 <= at_draw <= LAST_DRAW:
-            raise ObservationError(
-                f"losses of step {number} would be of draw {at_draw:,}: a draw is between 0 and 2**62. Nothing was recorded."
-            )
+        at_draw = self.clock.position_at(number) if draw is None else whole_number("draw", draw)
         kind = losses.kind if isinstance(losses, Losses) else self._rounds.run.loss
         self._rounds.report(number, at_draw, losses, kind)
 
@@ -441,17 +441,6 @@ class Mixer:
         if position == 0 and not self._resumed_here and multiprocessing.parent_process() is None:
             self._rounds.refuse_begun()
 
-    def _draw_of(self, step: int) -> int:
-        if step == 0 and self._resumed == (0, 0):
-            return 0
-        if self.step_draws is None:
-            raise ObservationError(
-                f"step {step} cannot be translated into draws: give Mixer(..., step_draws=samples per optimizer step over all "
-                "ranks), or report(..., draw=...)."
-            )
-        at_step, at_draw = self._resumed
-        return at_draw + (step - at_step) * self.step_draws
-
     def _maps_of(self, shards: bytes) -> Maps:
         """The shards of some `Places` in memory."""
         pairs = np.frombuffer(shards, np.int64).reshape(-1, 2).tolist()
@@ -508,7 +497,9 @@ class Mixer:
             LedgerError: the run was resumed elsewhere.
         """
         number = None if step is None else whole_number("step", step)
-        return self.state_at(self._draw if number is None else self._draw_of(number), number).model_dump(by_alias=True)
+        return self.state_at(self._draw if number is None else self.clock.position_at(number), number).model_dump(
+            by_alias=True
+        )
 
     def state_at(self, draw: int, step: int | None = None) -> MixerState:
         """The state of a stream of which `draw` draws were consumed; LedgerError as `state_dict`."""
@@ -567,7 +558,7 @@ class Mixer:
     def _resume(self, draw: int, step: int | None, generation: int | None, *, anew: bool = False) -> None:
         left_behind = self._rounds.resume(draw, generation, anew=anew)
         self._draw = draw
-        self._resumed = (0, 0) if step is None else (step, draw)
+        self.clock = self.clock.resumed(step, draw)
         self._resumed_here = True
         self._plans.clear()
         if left_behind is not None:
@@ -612,21 +603,6 @@ class Mixer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": {}, "_maps": {}}
-
-
-def whole_number(name: str, value: object) -> int:
-    """A number of steps or draws as an int; ObservationError for anything else, or below 0."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise ObservationError(f"{name} is {value!r}: give a whole number >= 0. Nothing was recorded.")
-    number = operator.index(value)
-    if not 0 <= number <= LAST_DRAW:
-        raise ObservationError(f"{name} is {number:,}: give a whole number from 0 to 2**62. Nothing was recorded.")
-    return number
-
-
-def _is_whole(value: object, least: int, most: int) -> bool:
-    """Whether a value is a whole number of a range, and not a truth value."""
-    return not isinstance(value, bool) and isinstance(value, SupportsIndex) and least <= operator.index(value) <= most
 
 
 def _arguments(policy: Policy) -> dict[str, Any]:

@@ -18,6 +18,7 @@ The end: where `repeat` ends the stream, the last block is filled up with the se
 draw -1. No token is lost.
 """
 
+import operator
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,9 +33,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, ObservationError, PolicyError, TokensError
 from skillshard.loss import LossKind, answer_tokens, prompt_chars
-from skillshard.mixing.mixer import LAST_DRAW, Mixer, MixerState, whole_number
+from skillshard.mixing.mixer import Mixer, MixerState
 from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import RoundPlan
+from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.printable import counted
 from skillshard.shards.tokens import SkillTokens, TokenCounts, encode, encode_with_ends
 
@@ -165,8 +167,8 @@ class PackedTokens:
         prompt_field: str | None = None,
     ) -> None:
         for name, value in {"block_tokens": block_tokens, "step_blocks": step_blocks}.items():
-            if value is not None and value < 1:
-                raise PolicyError(f"{name} is {value}: give at least 1.")
+            if not (is_whole(value, 1, LAST_DRAW) or (value is None and name == "step_blocks")):
+                raise PolicyError(f"{name} is {value!r}: give at least 1, as a whole number.")
         if mixer.lag == 0 and mixer.policy.reads_losses:
             raise PolicyError(
                 "Mixer(lag=0) begins a round only after the losses at the end of the one before, but a block reaches over that end, so "
@@ -174,13 +176,13 @@ class PackedTokens:
             )
         counts.refuse_other_shards(mixer.shards)
         self.mixer, self.counts = mixer, counts
-        self.block_tokens, self.step_blocks, self.separator = block_tokens, step_blocks, separator
+        self.block_tokens, self.separator = operator.index(block_tokens), separator
         self._separator = [] if separator is None else [counts.token_id(separator)]
         self._kind = LossKind(answer_after=answer_after, prompt_field=prompt_field)
         self._tokens = [counts.train[skill] for skill in mixer.skills]
         _refuse_empty(self._tokens, counts, separator)
         self._block = 0
-        self._resumed = (0, 0)
+        self.clock = Clock(BLOCKS, None if step_blocks is None else operator.index(step_blocks))
         self._mixer_draw = mixer.draw
         self._rounds: dict[int, PackedRound] = {}
         self._last_sample: tuple[int, np.ndarray] | None = None
@@ -231,6 +233,11 @@ class PackedTokens:
     def block(self) -> int:
         """Blocks handed out by iterating, or set by `load_state_dict`."""
         return self._block
+
+    @property
+    def step_blocks(self) -> int | None:
+        """Blocks that one optimizer step takes, over all ranks and accumulation; None: unknown."""
+        return self.clock.step_size
 
     @property
     def first_round_tokens(self) -> int:
@@ -428,7 +435,7 @@ class PackedTokens:
             block: blocks seen when they were measured; `step * step_blocks` if that is known (counted from the last
                 resume, so that it may change between runs).
         """
-        seen = self._block_of(step) if block is None else whole_number("block", block)
+        seen = self.clock.position_at(step) if block is None else whole_number("block", block)
         draw = self.draws_before(seen)
         earlier = self.mixer.step_reported_at(draw)
         if earlier is not None and earlier < whole_number("step", step):
@@ -440,18 +447,6 @@ class PackedTokens:
             return
         self.mixer.report(step, losses, draw=draw)
 
-    def _block_of(self, step: SupportsIndex) -> int:
-        number = whole_number("step", step)
-        if number == 0 and self._resumed == (0, 0):
-            return 0
-        if self.step_blocks is None:
-            raise ObservationError(
-                f"step {number} cannot be translated into blocks: give PackedTokens(..., step_blocks=blocks per optimizer step over all "
-                "ranks), or report(..., block=...)."
-            )
-        at_step, at_block = self._resumed
-        return at_block + (number - at_step) * self.step_blocks
-
     def state_dict(self, *, step: SupportsIndex | None = None) -> dict[str, Any]:
         """Where the packed stream stands; it takes the place of the mixer's own state.
 
@@ -460,9 +455,8 @@ class PackedTokens:
                 blocks handed out by iterating.
         """
         number = None if step is None else whole_number("step", step)
-        return self.state_at(self._block if number is None else self._block_of(number), number).model_dump(
-            by_alias=True
-        )
+        block = self._block if number is None else self.clock.position_at(number)
+        return self.state_at(block, number).model_dump(by_alias=True)
 
     def state_at(self, block: int, step: int | None = None) -> PackedState:
         """The state of a packed stream of which `block` blocks were consumed; LedgerError as `Mixer.state_dict`."""
@@ -524,7 +518,7 @@ class PackedTokens:
         self._rounds.clear()
         self._last_sample, self._mixer_draw = None, self.mixer.draw
         self._block = block
-        self._resumed = (0, 0) if step is None else (step, block)
+        self.clock = self.clock.resumed(step, block)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rounds": {}, "_last_sample": None}
