@@ -18,6 +18,7 @@ from skillshard.mixing.ledger import GenerationRecord, ObservationRecord, RoundR
 from skillshard.mixing.mixer import MixerState
 from skillshard.mixing.packing import PackedState
 from skillshard.mixing.weights_file import WeightsFile
+from skillshard.report.facts import Facts
 from skillshard.shards.manifest import Manifest, Manifest1, SampleMember
 from skillshard.shards.tokens import TokensManifest
 from skillshard.taggers.clusters.saved import ModelManifest
@@ -28,6 +29,7 @@ _MODELS: dict[str, Any] = {
     "fit-1": Proposal,
     "generation-1": GenerationRecord,
     "graph-2": GraphFile,
+    "inspect-1": Facts,
     "manifest-1": Manifest1,
     "manifest-2": Manifest,
     "mixer-2": MixerState,

@@ -12,6 +12,7 @@ from skillshard.cli.options import (
     WHAT,
     WHERE,
     ChosenSkills,
+    Json,
     RayAddress,
     Verb,
     Workers,
@@ -21,6 +22,7 @@ from skillshard.cli.options import (
     place_of_work,
     place_on_all_nodes,
     proxy_on_all_nodes,
+    write_json,
     write_new,
 )
 from skillshard.errors import GraphError, name_some
@@ -412,10 +414,17 @@ def show_graph_file(
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="Directory for a heat map and a picture of nodes and arrows.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Show a graph: its edges, its density, and the conclusion for SKILL-IT."""
     from skillshard.report.graphs import show_graph
 
+    if json:
+        Verb.given.refuse(["pictures"], "has no JSON form: leave out --json, or run the verb once for each")
+        from skillshard.report.facts import graph_facts
+
+        write_json(graph_facts(graph))
+        return
     show_graph(graph, pictures=pictures)
 
 

@@ -203,6 +203,10 @@ Artefact = Annotated[
         help="Tags, shards, token counts or a run's ledger: a directory; of shards also a URI (s3://, gs://, http://).",
     ),
 ]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Write the facts as one JSON object (schemas/inspect-1.json) in place of tables."),
+]
 ShardsPlace = Annotated[
     str,
     typer.Argument(
@@ -348,6 +352,11 @@ def choose_skills(shards: "ShardSet", values: Sequence[str] | None) -> "ShardSet
     if not values:
         return shards
     return shards.choose(split_names(values, [skill.name for skill in shards.manifest_skills]))
+
+
+def write_json(facts: Any) -> None:
+    """Write the facts of an artefact (`skillshard.report.facts`) to standard output, and nothing else."""
+    typer.echo(facts.to_json().decode(), nl=False)
 
 
 def write_new(out: Path, write: Callable[[Path], None]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from skillshard.cli.bars import Bars
-from skillshard.cli.options import Artefact, Verb
+from skillshard.cli.options import Artefact, Json, Verb, write_json
 
 
 def inspect(
@@ -26,10 +26,19 @@ def inspect(
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="Tags: directory for pictures of sizes, map and agreement.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Show what an artefact holds."""
     from skillshard.report.text import show
 
+    if json:
+        Verb.given.refuse(
+            ["against", "corpus", "pictures"], "has no JSON form: leave out --json, or run the verb once for each"
+        )
+        from skillshard.report.facts import facts_at
+
+        write_json(facts_at(place))
+        return
     if against is None and pictures is None:
         Verb.given.refuse(["corpus"], "is where --against reads a field from: give --against FIELD")
         show(place)

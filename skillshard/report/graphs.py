@@ -9,9 +9,10 @@ from jaxtyping import Bool
 
 from skillshard.errors import name_some
 from skillshard.extras import needed
-from skillshard.graph.derive import own_gains, rule_in
+from skillshard.graph.derive import rule_in
 from skillshard.graph.skill_graph import GraphFile, read_graph
-from skillshard.graph.statistics import Gain, Statistics, gains_of, is_same, is_uncertain, statistics
+from skillshard.graph.statistics import Gain, Statistics, is_same, is_uncertain
+from skillshard.report.facts import conclusion_of, gains_in, statistics_of
 from skillshard.report.figures import draw_heat_map, draw_nodes
 from skillshard.report.text import has_room, print_line, print_table
 
@@ -29,35 +30,15 @@ def show_graph(place: str | os.PathLike[str], *, pictures: Path | None = None) -
     if max(len(graph.train_skills), len(graph.eval_skills)) <= TABLE_SKILLS:
         _print_matrix(graph)
     _print_strongest(graph)
-    for sentence in (*_counted(found), *_own_gains(graph), _out_of_reach(graph) or found.sentence, *_history(graph)):
+    for sentence in (*_counted(found), *_own_gains(graph), conclusion_of(graph, found), *_history(graph)):
         print_line(sentence)
     for drawn in [] if pictures is None else draw_graph(graph, pictures):
         print_line(f"drawn: {drawn}")
 
 
-def statistics_of(graph: GraphFile) -> Statistics:
-    """What a graph's file looks like."""
-    return statistics(
-        graph.train_skills,
-        graph.eval_skills,
-        np.array(graph.edges),
-        standard_errors=None if graph.standard_errors is None else np.array(graph.standard_errors),
-        num_seeds=1 if graph.learned is None else len(graph.learned.seeds),
-        gains=_gains(graph),
-    )
-
-
-def _gains(graph: GraphFile) -> list[Gain]:
-    """How much each skill improves on itself: by the losses where there are losses, else by the diagonal."""
-    if graph.learned is not None:
-        return own_gains(graph.train_skills, graph.eval_skills, graph.learned)
-    errors = None if graph.standard_errors is None else np.array(graph.standard_errors)
-    return gains_of(graph.train_skills, graph.eval_skills, np.array(graph.edges), standard_errors=errors, num_seeds=1)
-
-
 def _own_gains(graph: GraphFile) -> list[str]:
     """The skills that are none by Definition 2.1, with numbers, and the skills that cannot be told from none."""
-    gains, unit = _gains(graph), "" if graph.learned is None else " nats"
+    gains, unit = gains_in(graph), "" if graph.learned is None else " nats"
 
     def listed(chosen: Sequence[Gain]) -> str:
         return name_some(
@@ -159,25 +140,6 @@ def _counted(found: Statistics) -> list[str]:
         if names
     ]
     return told
-
-
-def _out_of_reach(graph: GraphFile) -> str | None:
-    """What is wrong with a threshold that no run has come down to, or that every run begins below."""
-    if graph.learned is None or (threshold := rule_in(graph.learned).threshold) is None:
-        return None
-    lowest = min(loss for run in graph.learned.runs for losses in run.losses for loss in losses)
-    highest = max(loss for run in graph.learned.runs for loss in run.losses[0])
-    if highest <= threshold:
-        return (
-            f"Every run begins at a loss of at most {threshold:g} nats (the highest is {highest:.3f}), so these edges tell nothing: derive others, "
-            "with a smaller --edges threshold:LOSS."
-        )
-    if lowest <= threshold:
-        return None
-    return (
-        f"No run brought a loss down to {threshold:g} nats (the lowest is {lowest:.3f}), so these edges tell nothing: derive others, with a "
-        "larger --edges threshold:LOSS."
-    )
 
 
 def _history(graph: GraphFile) -> list[str]:

@@ -14,9 +14,9 @@ from skillshard.corpus.selection import describe_left_out
 from skillshard.errors import name_some
 from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.records import open_records
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.printable import counted, printable, shortened
+from skillshard.report.facts import run_facts, shards_facts, tokens_facts
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
 from skillshard.shards.manifest import SPLIT_BY_ID, Manifest, Manifest1, ManifestSkill
@@ -77,12 +77,10 @@ def show_tags(tags: Tags) -> None:
 def show_shards(shards: ShardSet) -> None:
     manifest = shards.manifest
     rows = []
-    for skill in manifest.skills:
-        num_bytes = sum(skill.train.num_bytes) + sum(skill.holdout.num_bytes)
-        train, holdout = sum(skill.train.num_samples), sum(skill.holdout.num_samples)
-        num_shards = len(skill.train.number) + len(skill.holdout.number)
-        copies = f"{skill.num_copies:,}" if isinstance(skill, ManifestSkill) else "not counted"
-        rows.append((skill.name, f"{train:,}", f"{holdout:,}", copies, f"{num_shards:,}", size(num_bytes)))
+    for skill in shards_facts(shards).skills:
+        copies = "not counted" if skill.num_copies is None else f"{skill.num_copies:,}"
+        numbers = (f"{skill.num_train:,}", f"{skill.num_holdout:,}", copies, f"{skill.num_shards:,}")
+        rows.append((skill.name, *numbers, size(skill.num_bytes)))
     print_table(("skill", "train", "holdout", "copies", "shards", "bytes"), rows)
     print_line(
         f"{counted(manifest.num_rows, 'row')} = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside, manifest.unread)}; "
@@ -152,9 +150,8 @@ def _more_than_asked(manifest: Manifest | Manifest1) -> Iterator[str]:
 def show_tokens(counts: TokenCounts) -> None:
     manifest = counts.manifest
     rows = []
-    for skill in manifest.skills:
-        samples = sum(skill.train.num_samples)
-        mean = f"{skill.num_train / samples:.1f}" if samples else "-"
+    for skill in tokens_facts(counts).skills:
+        mean = f"{skill.num_train / skill.num_train_samples:.1f}" if skill.num_train_samples else "-"
         share_of = share(skill.num_train, manifest.num_train)
         rows.append((skill.name, f"{skill.num_train:,}", share_of, mean, f"{skill.num_holdout:,}"))
     print_table(("skill", "train tokens", "share", "per sample", "holdout tokens"), rows)
@@ -165,19 +162,23 @@ def show_tokens(counts: TokenCounts) -> None:
 
 
 def show_ledger(ledger: DirectoryLedger) -> None:
-    records = open_records(ledger)
-    run, num_rounds = records.run, records.rounds.num()
-    head = records.rounds.get(num_rounds - 1) if num_rounds else None
-    if head is not None:
-        drawn = [before + count for before, count in zip(head.drawn_before, head.counts, strict=True)]
+    run = run_facts(ledger)
+    if run.round is not None:
+        num_drawn = sum(skill.num_drawn for skill in run.skills)
         rows = [
-            (skill, f"{weight:.4f}", f"{num:,}", share(num, sum(drawn)), f"{num / samples:.2f}")
-            for skill, weight, num, samples in zip(run.skills, head.weights, drawn, run.num_samples, strict=True)
+            (
+                skill.name,
+                f"{skill.weight:.4f}",
+                f"{skill.num_drawn:,}",
+                share(skill.num_drawn, num_drawn),
+                f"{skill.epochs:.2f}",
+            )
+            for skill in run.skills
         ]
-        print_table(("skill", f"weight in round {head.round}", "drawn", "share", "epochs"), rows)
+        print_table(("skill", f"weight in round {run.round}", "drawn", "share", "epochs"), rows)
     print_line(
-        f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; {counted(num_rounds, 'round')}, "
-        f"{counted(records.observations.num(), 'observation')}, generation {records.generation} in {ledger}"
+        f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; "
+        f"{counted(run.num_rounds, 'round')}, {counted(run.num_observations, 'observation')}, generation {run.generation} in {ledger}"
     )
 
 

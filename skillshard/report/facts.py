@@ -1,0 +1,367 @@
+"""What an artefact holds, as numbers: `--json` writes them, and the tables of the terminal show them.
+
+Every artefact has one model. The field `kind` says which one. schemas/inspect-1.json describes all of them.
+"""
+
+import os
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from skillshard import artefact, canonical, places
+from skillshard import tags as tags_module
+from skillshard.graph.derive import own_gains, rule_in
+from skillshard.graph.skill_graph import GraphFile, read_graph
+from skillshard.graph.statistics import Gain, Statistics, gains_of, statistics
+from skillshard.loss import LossKind
+from skillshard.mixing.ledger import DirectoryLedger, Lag
+from skillshard.mixing.records import open_records
+from skillshard.printable import printable
+from skillshard.shards import manifest as shards_manifest
+from skillshard.shards import tokens as tokens_module
+from skillshard.shards.manifest import Manifest, ManifestSkill
+from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import TokenCounts
+from skillshard.taggers.clusters.saved import Cluster, ClusterModel, EncoderRecord, TriedNumber, has_model
+from skillshard.tags import LeftOut, Tags, TagsSkill
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal["skillshard/inspect/1"] = Field("skillshard/inspect/1", alias="schema")
+    place: str = Field(description="path or URI of the artefact, without the keys and signatures of a URI")
+
+    def to_json(self) -> bytes:
+        """The facts as one JSON object."""
+        return canonical.to_json(self.model_dump(by_alias=True))
+
+
+class ClustersFacts(BaseModel):
+    """The clusters beside tags."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    clusters: list[Cluster] = Field(description="in the order of the centroids")
+    tried: list[TriedNumber] = Field(description="numbers of clusters that --skills auto looked at, with their scores")
+    criterion: str | None = Field(description="what the scores measure")
+    encoder: EncoderRecord
+
+
+class TagsFacts(_Facts):
+    """What tags hold."""
+
+    kind: Literal["tags"] = "tags"
+    skills: list[TagsSkill] = Field(description="in the order of their names")
+    num_rows: int = Field(description="rows of the corpus = num_tagged + those set aside")
+    num_tagged: int
+    num_parts: int
+    set_aside: dict[str, int] = Field(description="reason -> number of rows")
+    unread: dict[str, int] = Field(description="reason -> number of files of which the rest was not read")
+    left_out: LeftOut
+    clusters: ClustersFacts | None = Field(description="null where the tags do not come from clusters")
+
+
+class ShardsSkill(BaseModel):
+    """A skill of a shard set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    num_train: int = Field(description="training samples")
+    num_holdout: int = Field(description="held-out samples")
+    num_copies: int | None = Field(description="null where the shards are of version 1, which does not count copies")
+    num_shards: int
+    num_bytes: int = Field(description="size of the tars")
+
+
+class ShardsFacts(_Facts):
+    """What a shard set holds."""
+
+    kind: Literal["shards"] = "shards"
+    skills: list[ShardsSkill] = Field(description="in the order of their names")
+    num_rows: int = Field(description="rows of the corpus = num_train + num_holdout + those set aside")
+    num_train: int
+    num_holdout: int
+    num_copies: int | None = Field(description="null where the shards are of version 1")
+    copies_are_dropped: bool
+    split_by: Literal["text", "id"] = Field(
+        description="id: shards of version 1, where one text may stand on both sides"
+    )
+    num_also_held_out: int = Field(description="texts held out so that every skill has one in the holdout")
+    num_kept_in_train: int = Field(description="texts kept in train so that every skill has one to train on")
+    set_aside: dict[str, int] = Field(description="reason -> number of rows")
+    unread: dict[str, int] = Field(description="reason -> number of files of which the rest was not read")
+
+
+class TokensFactsSkill(BaseModel):
+    """A skill of token counts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    num_train: int = Field(description="tokens of its training samples")
+    num_train_samples: int
+    num_holdout: int = Field(description="tokens of its held-out samples")
+
+
+class TokensFacts(_Facts):
+    """What token counts hold."""
+
+    kind: Literal["tokens"] = "tokens"
+    skills: list[TokensFactsSkill] = Field(description="in the order of their names")
+    num_train: int = Field(description="tokens of all training samples")
+    num_holdout: int = Field(description="tokens of all held-out samples")
+    shards: str = Field(description="digest of the shard set whose tokens these are")
+    special_tokens: bool = Field(description="whether the special tokens of the tokenizer are counted")
+
+
+class RunSkill(BaseModel):
+    """A skill of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    weight: float = Field(description="in the newest round")
+    num_drawn: int = Field(description="draws of all rounds")
+    epochs: float = Field(description="num_drawn as a multiple of the training samples")
+
+
+class RunFacts(_Facts):
+    """What the ledger of a run holds."""
+
+    kind: Literal["run"] = "run"
+    skills: list[RunSkill] = Field(description="in the order of the run; empty before the first round")
+    round: int | None = Field(description="number of the newest round; null before the first round")
+    num_rounds: int
+    num_observations: int
+    generation: int = Field(description="number of times that the run was resumed")
+    policy: str
+    unit: str = Field(description="samples or tokens: what weights are shares of")
+    seed: int
+    round_draws: int
+    lag: Lag
+
+
+class GraphFacts(_Facts):
+    """What a skills graph holds."""
+
+    kind: Literal["graph"] = "graph"
+    train_skills: list[str] = Field(description="names of the rows")
+    eval_skills: list[str] = Field(description="names of the columns")
+    edges: list[list[float]] = Field(description="edges[i][j]: how much training on row i helps column j")
+    standard_errors: list[list[float]] | None = Field(description="of each edge; null where they are not known")
+    density: float = Field(description="share of positive entries, the diagonal included")
+    density_between: float | None = Field(description="the same off the diagonal; null where there is no such entry")
+    density_certain: float | None = Field(description="the same of edges that differ from 0 by more than chance")
+    reciprocity: float | None = Field(description="share of positive edges whose opposite is positive too")
+    num_positive: int
+    num_negative: int
+    num_zero: int
+    num_uncertain: int | None = Field(description="entries that could be 0; null where there are no standard errors")
+    helps_nobody: list[str] = Field(description="training skills without a positive edge to another skill")
+    helped_by_nobody: list[str] = Field(description="evaluation skills without a positive edge from another skill")
+    not_improved: list[str] = Field(description="skills that training on themselves does not improve (Definition 2.1)")
+    hardly_improved: list[str] = Field(description="skills whose own improvement could be 0")
+    conclusion: str = Field(description="sentence on what the density says about mixing by the graph")
+    method: str | None = Field(description="method of learning; null where the graph was given")
+    rule: str | None = Field(description="definition of the edges; null where the graph was given")
+    seeds: list[int] = Field(description="seeds of the runs; empty where the graph was given")
+    num_steps: int | None = Field(description="optimizer steps of all runs and warm starts")
+    num_samples: int | None = Field(description="samples that they trained on")
+    loss: LossKind | None = Field(description="kind of the losses; null where it is not known")
+
+
+Facts = Annotated[TagsFacts | ShardsFacts | TokensFacts | RunFacts | GraphFacts, Field(discriminator="kind")]
+
+
+def facts_at(place: str | os.PathLike[str]) -> TagsFacts | ShardsFacts | TokensFacts | RunFacts:
+    """What the artefact in a directory, or at the URI of a shard set, holds; an error if there is none."""
+    kind = artefact.kind(place)
+    if kind == tags_module.MANIFEST:
+        return tags_facts(Tags.open(place))
+    if kind == shards_manifest.MANIFEST:
+        return shards_facts(ShardSet.open(place))
+    if kind == tokens_module.MANIFEST:
+        return tokens_facts(TokenCounts.open(place))
+    return run_facts(DirectoryLedger(place))
+
+
+def tags_facts(tags: Tags) -> TagsFacts:
+    manifest = tags.manifest
+    return TagsFacts(
+        place=_shown(tags.folder),
+        skills=manifest.skills,
+        num_rows=manifest.num_rows,
+        num_tagged=manifest.num_tagged,
+        num_parts=len(manifest.parts),
+        set_aside=manifest.set_aside,
+        unread=manifest.unread,
+        left_out=manifest.left_out,
+        clusters=_clusters_facts(ClusterModel.open(tags.folder)) if has_model(tags.folder) else None,
+    )
+
+
+def _clusters_facts(model: ClusterModel) -> ClustersFacts:
+    manifest = model.manifest
+    return ClustersFacts(
+        clusters=manifest.clusters, tried=manifest.tried, criterion=manifest.criterion, encoder=manifest.encoder
+    )
+
+
+def shards_facts(shards: ShardSet) -> ShardsFacts:
+    manifest = shards.manifest
+    counts_copies = isinstance(manifest, Manifest)
+    return ShardsFacts(
+        place=_shown(shards.root),
+        skills=[
+            ShardsSkill(
+                name=skill.name,
+                num_train=sum(skill.train.num_samples),
+                num_holdout=sum(skill.holdout.num_samples),
+                num_copies=skill.num_copies if isinstance(skill, ManifestSkill) else None,
+                num_shards=len(skill.train.number) + len(skill.holdout.number),
+                num_bytes=sum(skill.train.num_bytes) + sum(skill.holdout.num_bytes),
+            )
+            for skill in manifest.skills
+        ],
+        num_rows=manifest.num_rows,
+        num_train=manifest.num_train,
+        num_holdout=manifest.num_holdout,
+        num_copies=manifest.num_copies if isinstance(manifest, Manifest) else None,
+        copies_are_dropped=isinstance(manifest, Manifest) and manifest.copies_are_dropped,
+        split_by="text" if counts_copies else "id",
+        num_also_held_out=len(manifest.split.also_held_out) if isinstance(manifest, Manifest) else 0,
+        num_kept_in_train=len(manifest.split.kept_in_train) if isinstance(manifest, Manifest) else 0,
+        set_aside=manifest.set_aside,
+        unread=manifest.unread,
+    )
+
+
+def tokens_facts(counts: TokenCounts) -> TokensFacts:
+    manifest = counts.manifest
+    return TokensFacts(
+        place=_shown(counts.root),
+        skills=[
+            TokensFactsSkill(
+                name=skill.name,
+                num_train=skill.num_train,
+                num_train_samples=sum(skill.train.num_samples),
+                num_holdout=skill.num_holdout,
+            )
+            for skill in manifest.skills
+        ],
+        num_train=manifest.num_train,
+        num_holdout=manifest.num_holdout,
+        shards=manifest.shards,
+        special_tokens=manifest.special_tokens,
+    )
+
+
+def run_facts(ledger: DirectoryLedger) -> RunFacts:
+    records = open_records(ledger)
+    run, num_rounds = records.run, records.rounds.num()
+    newest = records.rounds.get(num_rounds - 1) if num_rounds else None
+    skills = []
+    if newest is not None:
+        drawn = [before + count for before, count in zip(newest.drawn_before, newest.counts, strict=True)]
+        skills = [
+            RunSkill(name=name, weight=weight, num_drawn=num, epochs=num / num_samples)
+            for name, weight, num, num_samples in zip(run.skills, newest.weights, drawn, run.num_samples, strict=True)
+        ]
+    return RunFacts(
+        place=_shown(str(ledger)),
+        skills=skills,
+        round=None if newest is None else newest.round,
+        num_rounds=num_rounds,
+        num_observations=records.observations.num(),
+        generation=records.generation,
+        policy=run.policy,
+        unit=run.unit,
+        seed=run.seed,
+        round_draws=run.round_draws,
+        lag=run.lag,
+    )
+
+
+def graph_facts(place: str | os.PathLike[str]) -> GraphFacts:
+    """What the graph in a file holds; GraphError if the file is none."""
+    graph = read_graph(place)
+    learned = graph.learned
+    numbers = statistics_of(graph)
+    return GraphFacts(
+        place=_shown(place),
+        train_skills=graph.train_skills,
+        eval_skills=graph.eval_skills,
+        edges=graph.edges,
+        standard_errors=graph.standard_errors,
+        density=numbers.density,
+        density_between=numbers.density_between,
+        density_certain=numbers.density_certain,
+        reciprocity=numbers.reciprocity,
+        num_positive=numbers.num_positive,
+        num_negative=numbers.num_negative,
+        num_zero=numbers.num_zero,
+        num_uncertain=numbers.num_uncertain,
+        helps_nobody=list(numbers.helps_nobody),
+        helped_by_nobody=list(numbers.helped_by_nobody),
+        not_improved=list(numbers.not_improved),
+        hardly_improved=list(numbers.hardly_improved),
+        conclusion=conclusion_of(graph, numbers),
+        method=None if learned is None else learned.method,
+        rule=None if learned is None else learned.edges,
+        seeds=[] if learned is None else learned.seeds,
+        num_steps=None if learned is None else learned.num_steps,
+        num_samples=None if learned is None else learned.num_samples,
+        loss=graph.loss if learned is None else learned.loss_kind,
+    )
+
+
+def statistics_of(graph: GraphFile) -> Statistics:
+    """What a graph's file looks like."""
+    return statistics(
+        graph.train_skills,
+        graph.eval_skills,
+        np.array(graph.edges),
+        standard_errors=None if graph.standard_errors is None else np.array(graph.standard_errors),
+        num_seeds=1 if graph.learned is None else len(graph.learned.seeds),
+        gains=gains_in(graph),
+    )
+
+
+def gains_in(graph: GraphFile) -> list[Gain]:
+    """How much each skill improves on itself: by the losses where there are losses, else by the diagonal."""
+    if graph.learned is not None:
+        return own_gains(graph.train_skills, graph.eval_skills, graph.learned)
+    errors = None if graph.standard_errors is None else np.array(graph.standard_errors)
+    return gains_of(graph.train_skills, graph.eval_skills, np.array(graph.edges), standard_errors=errors, num_seeds=1)
+
+
+def conclusion_of(graph: GraphFile, numbers: Statistics) -> str:
+    """What the density says about mixing by the graph, or why its edges say nothing."""
+    return _out_of_reach(graph) or numbers.sentence
+
+
+def _out_of_reach(graph: GraphFile) -> str | None:
+    """What is wrong with a threshold that no run has come down to, or that every run begins below."""
+    if graph.learned is None or (threshold := rule_in(graph.learned).threshold) is None:
+        return None
+    lowest = min(loss for run in graph.learned.runs for losses in run.losses for loss in losses)
+    highest = max(loss for run in graph.learned.runs for loss in run.losses[0])
+    if highest <= threshold:
+        return (
+            f"Every run begins at a loss of at most {threshold:g} nats (the highest is {highest:.3f}), so these edges tell nothing: derive others, "
+            "with a smaller --edges threshold:LOSS."
+        )
+    if lowest <= threshold:
+        return None
+    return (
+        f"No run brought a loss down to {threshold:g} nats (the lowest is {lowest:.3f}), so these edges tell nothing: derive others, with a "
+        "larger --edges threshold:LOSS."
+    )
+
+
+def _shown(place: str | os.PathLike[str]) -> str:
+    """A place as JSON can hold it: bytes of a path that are not UTF-8 are escaped."""
+    return printable(places.public(place))
