@@ -111,6 +111,8 @@ def fit(task: Task, corpus: Any, out: Path, seed: int) -> Path:
     """The loss tagger's model, without tagging all of the corpus."""
     from skillshard import artefact
     from skillshard.execution import Where
+    from skillshard.proxy.device import Compute
+    from skillshard.proxy.reading_choice import ReadingChoice
     from skillshard.taggers.losses.tagger import loss_tagger
     from skillshard.taggers.tagger import Search
 
@@ -119,13 +121,11 @@ def fit(task: Task, corpus: Any, out: Path, seed: int) -> Path:
         runs=task.runs,
         steps=task.steps,
         measure="parts",
-        segment_at=task.segment_at,
-        answer_after=task.answer_after,
-        ordered=task.ordered,
+        reading=ReadingChoice(segment_at=task.segment_at, answer_after=task.answer_after, ordered=task.ordered),
         lr=task.lr,
         probe=PROBE,
         seed=seed,
-        device="cpu",
+        compute=Compute(device="cpu"),
     )
     work = artefact.begin(out, "tags.json", {"seed": seed, **vars(task)}, {})
     assert work is not None

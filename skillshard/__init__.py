@@ -11,6 +11,7 @@ from typing import Any
 
 _HOMES = {
     "Batch": "skillshard.mixing.mixer",
+    "Compute": "skillshard.proxy.device",
     "Corpus": "skillshard.corpus",
     "EdgeRule": "skillshard.graph.edges",
     "Loss": "skillshard.loss",
@@ -20,6 +21,7 @@ _HOMES = {
     "Observation": "skillshard.policies.policy",
     "PackedBatch": "skillshard.mixing.packing",
     "PackedTokens": "skillshard.mixing.packing",
+    "ReadingChoice": "skillshard.proxy.reading_choice",
     "Sample": "skillshard.corpus",
     "ShardSet": "skillshard.shards.read",
     "SkillGraph": "skillshard.graph.skill_graph",

@@ -168,6 +168,8 @@ def graph_unit(name: str, seed: int, method: str, work: str, device: str, change
     from skillshard.graph.edges import EdgeRule
     from skillshard.graph.learn import learn_graph
     from skillshard.graph.plan import parse_method
+    from skillshard.proxy.device import Compute
+    from skillshard.proxy.reading_choice import ReadingChoice
     from skillshard.shards.read import ShardSet
 
     setting, folder = sized(name, **changes), place_of(Path(work), name, seed)
@@ -184,17 +186,14 @@ def graph_unit(name: str, seed: int, method: str, work: str, device: str, change
         seed=seed,
         targets=measured_names(setting),
         eval_shards=_measured_shards(folder),
-        window=setting.window,
-        segment_at=segment_at,
-        answer_after=answer_after,
-        ordered=setting.is_ordered,
+        reading=ReadingChoice("tiny", setting.window, segment_at, answer_after, ordered=setting.is_ordered),
         batch_size=setting.batch_size,
         lr=setting.lr,
         eval_every=setting.eval_every,
         eval_samples=setting.eval_samples,
         samples=8000,
         for_steps=setting.steps,
-        device=device,
+        compute=Compute(device),
         where=Where(workers=1),
     )
     assert graph.learned is not None
@@ -298,7 +297,7 @@ def _proxy(
     setting: Setting, folder: Path, seed: int, device: str
 ) -> tuple["Reading", "nn.Module", dict[str, "TokenBatch"]]:
     """How texts are read, the model before its first step, and the held-out samples of the measured skills."""
-    from skillshard.proxy.run import model_for, reading_for
+    from skillshard.proxy.reading_choice import ReadingChoice
     from skillshard.proxy.train import seeded_model
     from skillshard.shards.read import ShardSet
 
@@ -306,8 +305,9 @@ def _proxy(
     names = measured_names(setting) or shards.skills
     segment_at, answer_after = reading_marks(setting)
     known = [text for one in (shards, measured) for skill in one.skills for text in _holdout(one, skill, 2000)]
-    reading = reading_for("tiny", known, window=setting.window, segment_at=segment_at, answer_after=answer_after)
-    shape = model_for("tiny", reading, ordered=setting.is_ordered)
+    choice = ReadingChoice("tiny", setting.window, segment_at, answer_after, ordered=setting.is_ordered)
+    reading = choice.reading(known)
+    shape = choice.model(reading)
     assert not isinstance(shape, str)
     holdout = {skill: reading.encode(_holdout(measured, skill, setting.eval_samples)) for skill in names}
     return reading, seeded_model(replace(shape, **SIZES[setting.size]), seed=seed, device=device), holdout

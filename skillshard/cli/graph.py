@@ -323,6 +323,8 @@ def learn_graph(
     from skillshard.graph.learn import learn_graph as learn
     from skillshard.graph.plan import parse_method
     from skillshard.loss import parse_reduction
+    from skillshard.proxy.device import Compute
+    from skillshard.proxy.reading_choice import ReadingChoice
     from skillshard.report.graphs import show_graph
     from skillshard.shards.read import ShardSet
 
@@ -352,13 +354,8 @@ def learn_graph(
             num_seeds=seeds,
             targets=target or (),
             eval_shards=_measured_on(whole, chosen, eval_shards, target or ()),
-            proxy=proxy,
-            window=window,
-            segment_at=segment_at,
-            answer_after=answer_after,
-            prompt_field=prompt_field,
+            reading=ReadingChoice(proxy, window, segment_at, answer_after, prompt_field, ordered=not unordered),
             reduction=parse_reduction(reduction),
-            ordered=not unordered,
             batch_size=batch_size,
             lr=lr,
             lr_warmup=lr_warmup,
@@ -369,8 +366,7 @@ def learn_graph(
             settle=settle,
             budget_s=None if budget is None else parse_duration(budget, "--budget"),
             seed=seed,
-            device=device,
-            precision=dtype,
+            compute=Compute(device, dtype),
             runs=runs,
             where=where,
             on_estimate=bars.say,

@@ -321,6 +321,8 @@ def by_loss(
         given.refuse(["unordered"], "is about the order of segments: give --segment-at")
 
     def tagger(bars: Bars) -> Any:
+        from skillshard.proxy.device import Compute
+        from skillshard.proxy.reading_choice import ReadingChoice
         from skillshard.taggers.losses.tagger import loss_tagger
 
         return loss_tagger(
@@ -329,18 +331,12 @@ def by_loss(
             runs=runs,
             checkpoints=checkpoints,
             steps=steps,
-            proxy=proxy,
             measure=measure,
-            segment_at=segment_at,
-            answer_after=answer_after,
-            prompt_field=prompt_field,
-            ordered=not unordered,
-            window=max_length,
+            reading=ReadingChoice(proxy, max_length, segment_at, answer_after, prompt_field, ordered=not unordered),
             probe=probe,
             lr=lr,
             seed=seed,
-            device=device,
-            precision=dtype,
+            compute=Compute(device, dtype),
             on_this_machine=ray_address is None,
             on_estimate=bars.say,
         )

@@ -22,11 +22,11 @@ from skillshard.graph.run_data import DrawnTexts, RunData, save_data
 from skillshard.graph.runs import Schedule, drawn_rows, eval_steps, run_unit, timing_unit, warm_unit
 from skillshard.graph.skill_graph import GraphFile, Learned, RunLosses, read_graph, write_graph
 from skillshard.loss import LossKind, Reduction, prompt_chars
-from skillshard.proxy.device import device_kind, is_here, resolve_device, resolve_precision
-from skillshard.proxy.identity import SIZES, model_identity, training_identity
-from skillshard.proxy.pretrained import check_place
-from skillshard.proxy.reading import Reading, check_window
-from skillshard.proxy.run import Recipe, model_for, reading_for
+from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
+from skillshard.proxy.identity import model_identity, training_identity
+from skillshard.proxy.reading import Reading
+from skillshard.proxy.reading_choice import ReadingChoice
+from skillshard.proxy.run import Recipe
 from skillshard.proxy.train import usual_lr_warmup
 from skillshard.shards.read import ShardSet, SkillShards
 from skillshard.shards.split import HOW_TO_HOLD_OUT
@@ -84,13 +84,8 @@ def learn_graph(
     num_seeds: int = 1,
     targets: Sequence[str] = (),
     eval_shards: ShardSet | None = None,
-    proxy: str = "tiny",
-    window: int = 128,
-    segment_at: str | None = None,
-    answer_after: str | None = None,
-    prompt_field: str | None = None,
+    reading: ReadingChoice = ReadingChoice(),
     reduction: Reduction = "per_sample",
-    ordered: bool = True,
     batch_size: int = 64,
     lr: float = 1e-3,
     lr_warmup: int | None = None,
@@ -101,8 +96,7 @@ def learn_graph(
     settle: float | None = None,
     budget_s: float | None = None,
     seed: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
+    compute: Compute = Compute(),
     runs: str | Path | None = None,
     where: Where | None = None,
     on_estimate: Callable[[str], None] = lambda sentence: None,
@@ -120,9 +114,9 @@ def learn_graph(
         num_seeds: runs of each kind, from seeds `seed`, `seed` + 1, ...: from two on, edges have standard errors.
         targets: evaluation skills (fine-tuning); empty: all.
         eval_shards: whose holdout is measured (out of domain).
-        proxy, window, segment_at, answer_after, ordered: the model, and how it reads texts (`skillshard.proxy.run`).
-        prompt_field, reduction: with `answer_after` the kind of losses that are measured, see `skillshard.loss.LossKind`. Losses
-            of the same kind are reported to a mixer that uses the graph.
+        reading: the model, and how it reads texts.
+        reduction: with `reading.answer_after` and `reading.prompt_field` the kind of losses that are measured, see
+            `skillshard.loss.LossKind`. Losses of the same kind are reported to a mixer that uses the graph.
         batch_size: samples of a step, at least.
         lr: learning rate that every run reaches.
         lr_warmup: steps over which the rate rises, counted from the first step of the warm start; None:
@@ -135,7 +129,7 @@ def learn_graph(
         settle: nats; see `run_unit`.
         budget_s: seconds; more than this is refused before it begins. None: no limit.
         seed: first of the seeds.
-        device, precision: see `skillshard.proxy.device`.
+        compute: where runs compute, and how precisely.
         runs: directory of the runs; None: beside `out`.
         where: local pool or Ray.
         on_estimate: called before training with a sentence on how long it will take.
@@ -148,12 +142,10 @@ def learn_graph(
     """
     every = eval_every or max(1, steps // 10)
     _check_numbers(steps, warmup_steps, num_seeds, every, eval_samples, samples, for_steps, settle)
-    kind = LossKind(reduction=reduction, answer_after=answer_after, prompt_field=prompt_field)
-    _check_reading(window, proxy, segment_at, answer_after)
+    kind = LossKind(reduction=reduction, answer_after=reading.answer_after, prompt_field=reading.prompt_field)
     schedule = _schedule(lr_warmup, warmup_steps, steps, for_steps)
     where = where or Where()
-    device = resolve_device(device, on_this_machine=where.ray_address is None)
-    precision = resolve_precision(precision, device)
+    compute = compute.resolved(on_this_machine=where.ray_address is None)
     eval_skills = _eval_skills(eval_shards or shards, targets)
     seeds = list(range(seed, seed + num_seeds))
     planned = plan_runs(method, shards.skills, eval_skills, batch_size=batch_size, seeds=seeds)
@@ -163,13 +155,9 @@ def learn_graph(
         made_from={
             "shards": shards.digest,
             "eval_shards": None if eval_shards is None else eval_shards.digest,
-            "proxy": model_identity(proxy),
-            "window": window,
-            "segment_at": segment_at,
-            "answer_after": answer_after,
-            "prompt_field": prompt_field,
+            **asdict(reading),
+            "proxy": model_identity(reading.proxy),
             "reduction": reduction,
-            "ordered": ordered,
             "batch_size": batch_size,
             "lr": lr,
             "lr_warmup": schedule.lr_warmup,
@@ -177,8 +165,8 @@ def learn_graph(
             "samples": samples,
             "for_steps": for_steps,
             "settle": settle,
-            "device": device_kind(device),
-            "precision": precision,
+            "device": device_kind(compute.device),
+            "precision": compute.precision,
         },
         seeds=seeds,
         warmup_steps=warmup_steps,
@@ -190,28 +178,28 @@ def learn_graph(
     if (before := _before(out, told)) is not None:
         return before
     folder = str(Path(out).with_suffix(".runs") if runs is None else runs)
-    reading = reading_for(
-        proxy,
-        [] if segment_at is None else _all_texts(shards, samples),
-        window=window,
-        segment_at=segment_at,
-        answer_after=answer_after,
-    )
+    encoder = reading.reading([] if reading.segment_at is None else _all_texts(shards, samples))
     holdout = (eval_shards or shards).holdout
     data = save_data(
         RunData(
             {
                 skill: _encoded(
-                    reading, found, samples, kind, rows_of=partial(_rows, skill, planned, warm, warmup_steps, steps)
+                    encoder, found, samples, kind, rows_of=partial(_rows, skill, planned, warm, warmup_steps, steps)
                 )
                 for skill, found in shards.train.items()
             },
-            {skill: _encoded(reading, holdout[skill], eval_samples, kind, rows_of=np.arange) for skill in eval_skills},
+            {skill: _encoded(encoder, holdout[skill], eval_samples, kind, rows_of=np.arange) for skill in eval_skills},
         ),
         folder,
     )
-    model = model_for(proxy, reading, ordered=ordered)
-    recipe = Recipe(model=model, steps=steps, checkpoints=1, lr=lr, device=device, precision=precision)
+    recipe = Recipe(
+        model=reading.model(encoder),
+        steps=steps,
+        checkpoints=1,
+        lr=lr,
+        device=compute.device,
+        precision=resolve_precision(compute.precision, compute.device),
+    )
     warm_units, run_units = _units(
         folder, data, recipe, planned, warm, warmup_steps, every, schedule, settle, told.made_from, eval_skills
     )
@@ -294,17 +282,6 @@ def _check_numbers(
         )
     if settle is not None and not settle > 0:
         raise GraphError(f"--settle {settle}: give nats above 0, or leave it out.")
-
-
-def _check_reading(window: int, proxy: str, segment_at: str | None, answer_after: str | None) -> None:
-    if segment_at is not None and (not segment_at or not answer_after or proxy not in SIZES):
-        raise GraphError(
-            "--segment-at needs --answer-after, such as --answer-after '= ', and --proxy tiny or small: it reads a text as segments and "
-            "predicts a word of answer."
-        )
-    check_window(window)
-    if proxy not in SIZES:
-        check_place(proxy)
 
 
 def _eval_skills(shards: ShardSet, targets: Sequence[str]) -> list[str]:

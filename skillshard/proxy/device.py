@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -70,6 +71,31 @@ def resolve_precision(precision: str, device: str) -> Precision:
     if precision not in ("float32", "bfloat16"):
         raise ProxyError(f"--dtype {precision}: give 'auto', 'float32' or 'bfloat16'.")
     return precision  # type: ignore[return-value]  # one of the two
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where a proxy computes, and how precisely.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: data type of matrix products: "auto", "float32" or "bfloat16".
+
+    >>> Compute(device="cpu").resolved()
+    Compute(device='cpu', precision='float32')
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+
+    def resolved(self, *, on_this_machine: bool = True) -> "Compute":
+        """The same without "auto"; ProxyError as in `resolve_device` and `resolve_precision`."""
+        device = resolve_device(self.device, on_this_machine=on_this_machine)
+        return Compute(device, resolve_precision(self.precision, device))
+
+    @property
+    def is_on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ CPU with one thread it ends in the same bytes.
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -24,11 +24,9 @@ from skillshard import progress, storage
 from skillshard.errors import ProxyError
 from skillshard.keyed_random import Label, chances, integers
 from skillshard.proxy.device import MixedPrecision, Precision
-from skillshard.proxy.identity import SIZES
 from skillshard.proxy.model import ProxyShape
-from skillshard.proxy.pretrained import open_pretrained, pretrained_tokens
-from skillshard.proxy.reading import Bytes, Reading
-from skillshard.proxy.segments import PAD, Segments, fit_segments
+from skillshard.proxy.pretrained import open_pretrained
+from skillshard.proxy.segments import PAD
 from skillshard.proxy.train import TokenBatch, adamw, seeded_model, train, train_step
 
 BATCH_SIZE = 64
@@ -48,7 +46,7 @@ def check_schedule(*, steps: int, checkpoints: int, lr: float) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all runs of one tagger share.
+    """How a proxy is trained: what all runs of a loss tagger or of a graph share.
 
     Args:
         model: shape of a new proxy, or the directory of a pretrained one.
@@ -103,7 +101,7 @@ def train_run(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path) -
 
     Args:
         encoded: the texts to draw from, at least 1.
-        recipe: what all runs share.
+        recipe: how the run is trained.
         seed: of the weights and of the batches.
         folder: of this run; made if missing.
 
@@ -266,53 +264,3 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, place: str | Path, step: i
         }
         at_step = torch.tensor(float(step), device=parameter.device)  # where fused kernels want it
         optimizer.state[parameter] = {**state, "step": at_step}
-
-
-def reading_for(
-    proxy: str, texts: Sequence[str], *, window: int, segment_at: str | None, answer_after: str | None
-) -> Reading:
-    """How `--proxy` reads: by segments where `--segment-at` says where they end, else bytes, or a model's own tokens.
-
-    Args:
-        proxy: "tiny", "small" or the directory of a Hugging Face model.
-        texts: whose words and sizes a reading by segments gets; other readings do not need them.
-        window, segment_at, answer_after: see `skillshard.proxy.reading` and `skillshard.proxy.segments`.
-    """
-    if segment_at is not None:
-        return fit_segments(texts, separators=segment_at, answer_after=answer_after or "")
-    if proxy in SIZES:
-        return Bytes(window, answer_after)
-    return pretrained_tokens(proxy, window=window, answer_after=answer_after)
-
-
-def model_for(proxy: str, reading: Reading, *, ordered: bool) -> ProxyShape | str:
-    """What `--proxy` trains: a new model that fits the reading, or the pretrained one."""
-    if not isinstance(reading, Bytes | Segments):
-        return proxy
-    return shape_of(
-        proxy,
-        vocab=reading.vocab,
-        positions=reading.positions,
-        slots=reading.slots if isinstance(reading, Segments) else 1,
-        is_prefix=isinstance(reading, Segments),
-        ordered=ordered,
-    )
-
-
-def shape_of(name: str, *, vocab: int, positions: int, slots: int, is_prefix: bool, ordered: bool) -> ProxyShape:
-    """The shape that `--proxy tiny` or `small` means for a reading.
-
-    tiny has four layers of width 64, which learn the synthetic corpora on one core in a minute or two; small has six of width
-    256, thirty times the work.
-    """
-    layers, dim, heads = {"tiny": (4, 64, 4), "small": (6, 256, 8)}[name]
-    return ProxyShape(
-        vocab=vocab,
-        positions=positions,
-        slots=slots,
-        layers=layers,
-        dim=dim,
-        heads=heads,
-        prefix=positions if is_prefix else 0,
-        ordered=ordered,
-    )

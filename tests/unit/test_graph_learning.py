@@ -1,6 +1,7 @@
 """Learning a graph from shards: what is trained, what is kept, what is refused."""
 
 import json
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from skillshard.graph.plan import plan_runs
 from skillshard.graph.run_data import DrawnTexts, load_data
 from skillshard.graph.runs import eval_steps, mixed_batches, run_unit
 from skillshard.graph.skill_graph import GraphFile, SkillGraph, read_graph, write_graph
+from skillshard.proxy.device import Compute
 from skillshard.proxy.reading import Bytes
+from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.report import figures
 from skillshard.shards.read import ShardSet
 from tests.commands import skillshard, works
@@ -36,10 +39,16 @@ def learn(shards: ShardSet, out: Path, **changes: Any) -> GraphFile:
         "steps": 4,
         "warmup_steps": 2,
         "batch_size": 6,
-        "window": 24,
     }
-    arguments |= {"eval_every": 2, "eval_samples": 5, "rule": RULE, "where": HERE, "device": "cpu"}
-    return learn_graph(shards, out, **{**arguments, **changes})
+    arguments |= {"eval_every": 2, "eval_samples": 5, "rule": RULE, "where": HERE, "compute": Compute(device="cpu")}
+    return learn_graph(shards, out, **with_reading({"window": 24, **arguments, **changes}))
+
+
+def with_reading(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `learn_graph` of which those that say how texts are read are one `ReadingChoice`."""
+    names = {field.name for field in fields(ReadingChoice)}
+    reading = ReadingChoice(**{name: value for name, value in arguments.items() if name in names})
+    return {name: value for name, value in arguments.items() if name not in names} | {"reading": reading}
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -219,7 +228,10 @@ def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -
         ({"targets": ["cary"]}, r"--target 'cary' \(did you mean 'carry'\?\): not a skill with held-out samples"),
         ({"for_steps": 5}, "--for-steps 5 is shorter than warm-up and run, 2 \\+ 4 steps"),
         ({"eval_every": 5}, "--eval-every 5: losses are measured every so many steps"),
-        ({"segment_at": ","}, "--segment-at needs --answer-after"),
+        (
+            {"segment_at": ","},
+            "--segment-at reads a text as segments and predicts a word of answer: .* --answer-after '= '",
+        ),
         ({"answer_after": "=> "}, r"sample \d+ \('.*'\) of skill 'add' cannot be read: there is nothing behind '=> '"),
         (
             {"prompt_field": "meta.prompt"},

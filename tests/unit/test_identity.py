@@ -16,7 +16,9 @@ from skillshard.errors import SkillshardError, TagsError
 from skillshard.graph import learn
 from skillshard.graph.runs import Schedule
 from skillshard.proxy import identity
+from skillshard.proxy.device import Compute
 from skillshard.proxy.identity import directory_identity, model_identity, training_identity
+from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.taggers.clusters.sentence_encoder import SentenceEncoder
 from skillshard.taggers.losses.saved import open_loss_tagger
 from skillshard.taggers.losses.tagger import loss_tagger
@@ -129,7 +131,15 @@ def test_a_loss_tagger_is_the_same_with_a_copy_of_its_proxy_and_another_with_a_c
     proxy: Path, tmp_path: Path
 ) -> None:
     def arguments(place: Path) -> dict[str, Any]:
-        return loss_tagger(skills=2, runs=1, checkpoints=1, steps=2, probe=20, device="cpu", proxy=str(place)).arguments
+        return loss_tagger(
+            skills=2,
+            runs=1,
+            checkpoints=1,
+            steps=2,
+            probe=20,
+            compute=Compute(device="cpu"),
+            reading=ReadingChoice(proxy=str(place)),
+        ).arguments
 
     usual = arguments(proxy)
     copy = shutil.copytree(proxy, tmp_path / "copy")
@@ -140,13 +150,29 @@ def test_a_loss_tagger_is_the_same_with_a_copy_of_its_proxy_and_another_with_a_c
 
 def test_a_changed_proxy_is_noticed_when_tag_goes_on_and_when_its_model_tags_again(proxy: Path, tmp_path: Path) -> None:
     corpus = Corpus.open(write_corpus(tmp_path / "corpus", samples(add=30, carry=30)))
-    finder = loss_tagger(skills=2, runs=1, checkpoints=1, steps=2, probe=40, device="cpu", proxy=str(proxy))
+    finder = loss_tagger(
+        skills=2,
+        runs=1,
+        checkpoints=1,
+        steps=2,
+        probe=40,
+        compute=Compute(device="cpu"),
+        reading=ReadingChoice(proxy=str(proxy)),
+    )
     taggers.tag_corpus(corpus, finder, tmp_path / "tags", where=HERE)
     open_loss_tagger(tmp_path / "tags")
     (proxy / "generation_config.json").write_text("{}")
     with pytest.raises(TagsError, match=r"whose files changed since \(generation_config.json: .*Put the files back"):
         open_loss_tagger(tmp_path / "tags")
-    changed = loss_tagger(skills=2, runs=1, checkpoints=1, steps=2, probe=40, device="cpu", proxy=str(proxy))
+    changed = loss_tagger(
+        skills=2,
+        runs=1,
+        checkpoints=1,
+        steps=2,
+        probe=40,
+        compute=Compute(device="cpu"),
+        reading=ReadingChoice(proxy=str(proxy)),
+    )
     with pytest.raises(SkillshardError, match=r"generation_config"):
         taggers.tag_corpus(corpus, changed, tmp_path / "tags", where=HERE)
     assert replace(changed, proxy_identity=finder.proxy_identity).arguments == finder.arguments

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from skillshard import taggers
 from skillshard.corpus import Corpus, Sample
 from skillshard.errors import CorpusError, ObservationError, ProxyError, TagsError
 from skillshard.execution import Where
-from skillshard.proxy.device import one_thread, resolve_device, resolve_precision
+from skillshard.proxy.device import Compute, one_thread, resolve_device, resolve_precision
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.pretrained import open_pretrained, pretrained_tokens
 from skillshard.proxy.reading import Bytes
+from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.proxy.run import Recipe, estimate_s, load_checkpoint, new_model, train_run
 from skillshard.proxy.train import IGNORE, TokenBatch, sample_scores
 from skillshard.report.clusters import mean_trajectories
@@ -65,8 +67,12 @@ def small_corpus(folder: Path, *, num: int = 240) -> Path:
 
 
 def small_finder(**changes: Any) -> LossFinder:
-    arguments = {"skills": 2, "runs": 2, "checkpoints": 3, "steps": 45, "probe": 100, "device": "cpu", "lr": 3e-3}
-    return loss_tagger(**{**arguments, "segment_at": ",.", "answer_after": "= ", **changes})
+    arguments = {"skills": 2, "runs": 2, "checkpoints": 3, "steps": 45, "probe": 100, "lr": 3e-3, **changes}
+    names = {field.name for field in fields(ReadingChoice)}
+    read = {"segment_at": ",.", "answer_after": "= ", **changes}
+    reading = ReadingChoice(**{name: value for name, value in read.items() if name in names})
+    others = {name: value for name, value in arguments.items() if name not in {*names, "device"}}
+    return loss_tagger(**others, reading=reading, compute=Compute(arguments.get("device", "cpu")))
 
 
 def true_skills(corpus: Path) -> dict[str, str]:
@@ -304,7 +310,7 @@ def small_reading() -> Any:
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(TagsError, match=re.escape(says)):
+    with pytest.raises((TagsError, ProxyError), match=re.escape(says)):
         small_finder(**changes)
 
 
@@ -320,7 +326,7 @@ def test_a_gpu_where_there_is_none_is_refused_in_one_sentence(monkeypatch: pytes
     ):
         small_finder(device="cuda")
     # nodes of a Ray cluster may have one, though; there a worker sees one alone
-    assert small_finder(device="cuda", on_this_machine=False).device == "cuda"
+    assert small_finder(device="cuda", on_this_machine=False).compute.device == "cuda"
     with pytest.raises(ProxyError, match=r"--device cuda:1: a worker on Ray sees only the GPU .* Give --device cuda"):
         resolve_device("cuda:1", on_this_machine=False)
     with pytest.raises(ProxyError, match="--device tpu: give 'auto', 'cpu', 'cuda' or 'cuda:N'"):
@@ -481,7 +487,7 @@ def test_a_sample_without_the_prompts_field_is_refused_or_set_aside(corpus: Path
     ("arguments", "error"),
     [
         ({"segment_at": None, "prompt_field": "meta.n"}, ObservationError),
-        ({"answer_after": None, "prompt_field": "meta.n"}, TagsError),
+        ({"answer_after": None, "prompt_field": "meta.n"}, ProxyError),
     ],
 )
 def test_a_prompts_field_does_not_go_with_a_mark_or_with_segments(

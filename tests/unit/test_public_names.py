@@ -14,6 +14,7 @@ from tests.conftest import REPOSITORY
 
 PUBLIC_NAMES = [
     "Batch",
+    "Compute",
     "Corpus",
     "EdgeRule",
     "Loss",
@@ -23,6 +24,7 @@ PUBLIC_NAMES = [
     "Observation",
     "PackedBatch",
     "PackedTokens",
+    "ReadingChoice",
     "Sample",
     "ShardSet",
     "SkillGraph",

@@ -23,13 +23,11 @@ from skillshard import storage
 from skillshard.errors import TagsError
 from skillshard.execution import Record, Unit, keyed
 from skillshard.keyed_random import keyed_seed
-from skillshard.loss import LossKind
-from skillshard.proxy.device import Precision, device_kind, is_here, one_thread, resolve_device, resolve_precision
-from skillshard.proxy.identity import SIZES, model_identity, training_identity
-from skillshard.proxy.pretrained import check_place
-from skillshard.proxy.reading import Reading, check_window
-from skillshard.proxy.run import BATCH_SIZE, Recipe, check_schedule, estimate_s, model_for, reading_for, train_run
-from skillshard.proxy.segments import Segments
+from skillshard.proxy.device import Compute, device_kind, is_here, one_thread, resolve_precision
+from skillshard.proxy.identity import model_identity, training_identity
+from skillshard.proxy.reading import Reading
+from skillshard.proxy.reading_choice import ReadingChoice
+from skillshard.proxy.run import BATCH_SIZE, Recipe, check_schedule, estimate_s, train_run
 from skillshard.proxy.train import IGNORE, TokenBatch
 from skillshard.taggers.clusters.fit import CRITERION, choose_clusters
 from skillshard.taggers.clusters.kmeans import assign
@@ -62,20 +60,14 @@ class LossFinder:
     runs: int
     checkpoints: int
     steps: int
-    proxy: str
-    proxy_identity: str | dict[str, str]
     measure: Measure
-    segment_at: str | None
-    answer_after: str | None
-    ordered: bool
-    window: int
+    reading: ReadingChoice
+    proxy_identity: str | dict[str, str]
     probe: int
     lr: float
     seed: int
-    device: str
-    precision: Precision
+    compute: Compute
     on_estimate: Callable[[str], None] = field(compare=False, repr=False)
-    prompt_field: str | None = None
 
     @property
     def name(self) -> str:
@@ -84,12 +76,15 @@ class LossFinder:
     @property
     def arguments(self) -> dict[str, Any]:
         """What determines the clusters: a pretrained proxy by the content of its files, wherever they lie."""
-        aside = ("on_estimate", "proxy_identity", *(("prompt_field",) if self.prompt_field is None else ()))
-        asked = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in aside}
+        asked = ("skills", "runs", "checkpoints", "steps", "measure", "probe", "lr", "seed")
+        reading = {**asdict(self.reading), "proxy": self.proxy_identity}
+        if self.reading.prompt_field is None:
+            del reading["prompt_field"]
         return {
-            **asked,
-            "proxy": self.proxy_identity,
-            "device": device_kind(self.device),
+            **{name: getattr(self, name) for name in asked},
+            **reading,
+            "device": device_kind(self.compute.device),
+            "precision": self.compute.precision,
             "skills_range": list(self.skills_range),
             "training": training_identity(),
         }
@@ -100,11 +95,11 @@ class LossFinder:
         num_rows, _ = count_rows(search)
         if not (folder / MANIFEST).exists():
             texts = self._sample(search)
-            reading = self._reading([found.text for found in texts])
+            reading = self.reading.reading([found.text for found in texts])
             recipe = self._recipe(reading)
             self._train(search, folder, texts, reading, recipe)
             self._keep(search, folder, texts[: self.probe], reading, recipe)
-        on_gpu = self.device.startswith("cuda")
+        on_gpu = self.compute.is_on_gpu
         return score_rows(open_loss_tagger(folder), search, num_rows, num_gpus=float(on_gpu))
 
     def _sample(self, search: Search) -> list[SampledText]:
@@ -112,13 +107,13 @@ class LossFinder:
             search.partitions,
             limit=max(min(MAX_TEXTS, self.steps * BATCH_SIZE), self.probe),
             reading=search.reading,
-            refusal=self._blank_reading().refusal,
+            refusal=self.reading.blank_reading().refusal,
             stop_at_refused=search.on_bad_sample == "stop",
             scratch=str(search.work.scratch("texts")),
             records=search.work.records("texts"),
             where=search.where,
             on_done=search.on_stage("sampling", len(search.partitions)),
-            prompt_field=self.prompt_field,
+            prompt_field=self.reading.prompt_field,
         )
         num_distinct = len({found.text for found in texts})
         least = 2 if self.skills == "auto" else self.skills
@@ -129,26 +124,15 @@ class LossFinder:
             )
         return texts
 
-    def _blank_reading(self) -> Reading:
-        """The reading as far as it is known without texts: enough to refuse some."""
-        if self.segment_at is not None:
-            return Segments(self.segment_at, self.answer_after or "", (), 1, 1)
-        return self._reading([])
-
-    def _reading(self, texts: Sequence[str]) -> Reading:
-        return reading_for(
-            self.proxy, texts, window=self.window, segment_at=self.segment_at, answer_after=self.answer_after
-        )
-
     def _recipe(self, reading: Reading) -> Recipe:
         return Recipe(
-            model=model_for(self.proxy, reading, ordered=self.ordered),
+            model=self.reading.model(reading),
             steps=self.steps,
             checkpoints=self.checkpoints,
             lr=self.lr,
             drop_share=DROP_SHARE if self.measure == "parts" else 0.0,
-            device=self.device,
-            precision=self.precision,
+            device=self.compute.device,
+            precision=resolve_precision(self.compute.precision, self.compute.device),
         )
 
     def _train(
@@ -174,7 +158,7 @@ class LossFinder:
         self, search: Search, function: Callable[..., Record], units: Sequence[Unit], stage: str, title: str
     ) -> list[Record]:
         """A stage whose units each take a GPU if there is one."""
-        on_gpu = self.device.startswith("cuda")
+        on_gpu = self.compute.is_on_gpu
         return search.run(function, units, stage=stage, title=title, keeps_model=on_gpu, num_gpus=float(on_gpu))
 
     def _seeds(self) -> list[int]:
@@ -183,12 +167,12 @@ class LossFinder:
 
     def _estimate(self, search: Search, timing: Sequence[Unit]) -> str:
         """From a few steps, here if the device is here, else where it is."""
-        if is_here(self.device):
+        if is_here(self.compute.device):
             taken = time_unit(**timing[0].arguments)
         else:
             taken = self._run(search, time_unit, timing, "timing", "timing")[0]
         where, seconds = search.where, taken["seconds"]
-        workers = where.processes(self.runs, num_gpus=float(self.device.startswith("cuda")))
+        workers = where.processes(self.runs, num_gpus=float(self.compute.is_on_gpu))
         total = seconds * -(-self.runs // workers)
         on = f"on {where.ray_address or f'{workers} processes'}"
         return f"{self.runs} runs of {self.steps:,} steps, {seconds:,.0f} s each {on}: about {max(1, round(total / 60)):,} min"
@@ -217,12 +201,12 @@ class LossFinder:
             "seeds": self._seeds(),
             "measure": self.measure,
             "guess_loss": guess,
-            **({} if self.prompt_field is None else {"prompt_field": self.prompt_field}),
+            **({} if self.reading.prompt_field is None else {"prompt_field": self.reading.prompt_field}),
         }
         save_model(
             folder,
             clusters,
-            encoder=EncoderRecord(kind=KIND, name=self.proxy, arguments=told, dim=points.shape[1]),
+            encoder=EncoderRecord(kind=KIND, name=self.reading.proxy, arguments=told, dim=points.shape[1]),
             described=described,
             tried=[TriedNumber(num_clusters=one.num_clusters, score=one.score) for one in fitted.tried],
             criterion=CRITERION if fitted.tried else None,
@@ -257,18 +241,12 @@ def loss_tagger(
     runs: int = 10,
     checkpoints: int = 10,
     steps: int = 1000,
-    proxy: str = "tiny",
     measure: str = "whole",
-    segment_at: str | None = None,
-    answer_after: str | None = None,
-    prompt_field: str | None = None,
-    ordered: bool = True,
-    window: int = 128,
+    reading: ReadingChoice = ReadingChoice(),
     probe: int = 2000,
     lr: float = 1e-3,
     seed: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
+    compute: Compute = Compute(),
     on_this_machine: bool = True,
     on_estimate: Callable[[str], None] = lambda sentence: None,
 ) -> LossFinder:
@@ -280,75 +258,46 @@ def loss_tagger(
         runs: training runs, from different seeds; 10 as in the paper.
         checkpoints: kept of each run.
         steps: optimizer steps of each run, of 64 texts.
-        proxy: "tiny" or "small" (`skillshard.proxy.run.shape_of`), or the directory of a Hugging Face causal language model
-            and its tokenizer, which all runs begin with.
-        measure: "whole" or "parts" (`skillshard.taggers.losses.trajectories`); parts need `segment_at`.
-        segment_at: characters that end a segment (`skillshard.proxy.segments`); None: texts are read token by token.
-        answer_after: the loss counts what stands behind the last of these in a text; None: the whole text. Needed by
-            `segment_at`.
-        prompt_field: metadata field with the number of characters of a text's prompt, which is not predicted; in place of
-            `answer_after`, and not with `segment_at`. A sample without it cannot be tagged.
-        ordered: whether the order of segments means something.
-        window: tokens read of a text (bytes for tiny and small) where there are no segments.
+        measure: "whole" or "parts" (`skillshard.taggers.losses.trajectories`); parts need `reading.segment_at`.
+        reading: the proxy, and how the proxy reads texts. A sample without `reading.prompt_field` cannot be tagged.
         probe: samples whose trajectories are clustered.
         lr: highest learning rate.
         seed: of the runs and of k-means.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "auto", "float32" or "bfloat16".
+        compute: where runs compute, and how precisely.
         on_this_machine: False where the device is that of other nodes, and is not looked for here.
         on_estimate: called before the training with a sentence on how long it will take.
 
     Raises:
         TagsError: numbers or arguments that do not go together.
-        ObservationError: both `answer_after` and `prompt_field` are given.
-        ProxyError: no such device, precision or proxy here.
+        ProxyError: no such device or precision here.
     """
-    device = resolve_device(device, on_this_machine=on_this_machine)
+    compute = compute.resolved(on_this_machine=on_this_machine)
     _check_numbers(skills, runs, probe, seed)
-    check_window(window)
     if not 2 <= skills_range[0] <= skills_range[1]:
         raise TagsError(
             f"--skills auto tries from {skills_range[0]} to {skills_range[1]}: give 2 or more, and the smaller number first."
         )
     if measure not in ("whole", "parts"):
         raise TagsError(f"--measure {measure}: give 'whole' or 'parts'.")
-    if measure == "parts" and segment_at is None:
+    if measure == "parts" and reading.segment_at is None:
         raise TagsError(
             "--measure parts leaves out one segment at a time: say where segments end, such as --segment-at ',.'."
         )
-    LossKind(answer_after=answer_after, prompt_field=prompt_field)  # refuses both, and empty ones
-    if segment_at is not None and (not segment_at or not answer_after):
-        raise TagsError(
-            "--segment-at reads a text as segments and predicts a word of answer: give the characters that end a segment, and "
-            "--answer-after, such as --answer-after '= '."
-        )
     check_schedule(steps=steps, checkpoints=checkpoints, lr=lr)
-    if proxy not in SIZES:
-        check_place(proxy)
-    if segment_at is not None and proxy not in SIZES:
-        raise TagsError(
-            f"--proxy {proxy} reads texts with its own tokenizer: leave --segment-at out, or use --proxy tiny."
-        )
     return LossFinder(
         skills=skills,
         skills_range=skills_range,
         runs=runs,
         checkpoints=checkpoints,
         steps=steps,
-        proxy=proxy,
-        proxy_identity=model_identity(proxy),
         measure=measure,  # type: ignore[arg-type]  # checked above
-        segment_at=segment_at,
-        answer_after=answer_after,
-        ordered=ordered,
-        window=window,
+        reading=reading,
+        proxy_identity=model_identity(reading.proxy),
         probe=probe,
         lr=lr,
         seed=seed,
-        device=device,
-        precision=resolve_precision(precision, device),
+        compute=compute,
         on_estimate=on_estimate,
-        prompt_field=prompt_field,
     )
 
 
