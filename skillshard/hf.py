@@ -37,8 +37,7 @@ from skillshard import canonical, storage
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
 from skillshard.loss import LossKind, prompt_chars
-from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.packing import PackedTokens
+from skillshard.mixing.stream import Stream
 from skillshard.proxy.pretrained import ReadText, read_tokens, refuse_slow
 from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports
 from skillshard.torch import (
@@ -75,14 +74,14 @@ class WholeStream(Dataset[dict[str, Any]]):
         LengthError: it is asked for its length, or walked through.
     """
 
-    def __init__(self, mixer: Mixer | PackedTokens) -> None:
-        refuse_for_trainer(mixer, "accelerate")
-        self.mixer = mixer
-        self._whole = dataset_of(mixer, rank=0, world_size=1)
+    def __init__(self, stream: Stream) -> None:
+        refuse_for_trainer(stream, "accelerate")
+        self.stream = stream
+        self._whole = dataset_of(stream, rank=0, world_size=1)
 
     def __len__(self) -> int:
         length = endless("WholeStream")
-        self.mixer.check_start(
+        self.stream.check_start(
             rank=process_rank()
         )  # a sequential sampler asks in the loader's process, before its workers read
         return length
@@ -91,7 +90,7 @@ class WholeStream(Dataset[dict[str, Any]]):
         return True
 
     def __iter__(self) -> NoReturn:
-        refuse_walk("WholeStream", self._whole.owner)
+        refuse_walk("WholeStream", self.stream.clock.words.variable)
 
     def __getitem__(self, index: SupportsIndex) -> Any:
         """One sample or block, to look at: wherever the loader stands, and without moving the stream."""
@@ -261,7 +260,7 @@ class MixerCallback(TrainerCallback):
     `resume_from_checkpoint` goes on with exactly the next draw, so the callback turns off the Trainer's own skipping.
 
     Args:
-        mixer: or packed tokens, of the `WholeStream` that is trained on; `step_draws` (`step_blocks`) is
+        stream: the mixer or the packed tokens of the `WholeStream` that is trained on; `step_draws` (`step_blocks`) is
             per_device_train_batch_size x processes x gradient_accumulation_steps.
         losses: model -> evaluation skill -> loss.
         every_steps: steps from one report to the next; at least one report a round, and of blocks better two, since a
@@ -283,14 +282,14 @@ class MixerCallback(TrainerCallback):
 
     def __init__(
         self,
-        mixer: Mixer | PackedTokens,
+        stream: Stream,
         losses: Callable[[Any], Mapping[str, Any]],
         *,
         every_steps: int,
         resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
-        refuse_for_trainer(mixer, "accelerate")
-        self.mixer, self.losses, self.every_steps, self.resume_from = mixer, losses, every_steps, resume_from
+        refuse_for_trainer(stream, "accelerate")
+        self.stream, self.losses, self.every_steps, self.resume_from = stream, losses, every_steps, resume_from
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -303,12 +302,12 @@ class MixerCallback(TrainerCallback):
     ) -> TrainerControl:
         self._check(args, given["train_dataloader"].dataset)
         if state.global_step:
-            resume(self.mixer, self._saved(args, state.global_step))
+            resume(self.stream, self._saved(args, state.global_step))
         else:
-            restart(self.mixer)
-            if self.mixer.initial_losses:
+            restart(self.stream)
+            if self.stream.initial_losses:
                 self._report(state, given["model"])
-        refuse_rare_reports(self.mixer, self.every_steps)
+        refuse_rare_reports(self.stream, self.every_steps)
         return control
 
     def on_step_end(
@@ -321,14 +320,14 @@ class MixerCallback(TrainerCallback):
     def _report(self, state: TrainerState, model: Any) -> None:
         losses = self.losses(model)
         if state.is_world_process_zero:
-            self.mixer.report(state.global_step, losses)
+            self.stream.report(state.global_step, losses)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         if state.is_local_process_zero if args.save_on_each_node else state.is_world_process_zero:
             path = _checkpoint(args, state.global_step) / STATE_NAME
-            storage.write_bytes(path, canonical.to_json(self.mixer.state_dict(step=state.global_step)))
+            storage.write_bytes(path, canonical.to_json(self.stream.state_dict(step=state.global_step)))
         return control
 
     def _saved(self, args: TrainingArguments, step: int) -> Any:
@@ -348,9 +347,9 @@ class MixerCallback(TrainerCallback):
         return saved
 
     def _check(self, args: TrainingArguments, dataset: Any) -> None:
-        if getattr(dataset, "mixer", None) is not self.mixer or not isinstance(dataset, WholeStream):
+        if getattr(dataset, "stream", None) is not self.stream or not isinstance(dataset, WholeStream):
             raise PolicyError(
-                f"the Trainer reads a {type(dataset).__name__}, not a WholeStream of this callback's {type(self.mixer).__name__}: give the same to "
+                f"the Trainer reads a {type(dataset).__name__}, not a WholeStream of this callback's {type(self.stream).__name__}: give the same to "
                 "both, Trainer(train_dataset=WholeStream(...)) and MixerCallback(...). accelerate shares the stream out itself, and a "
                 "dataset with a rank would lose samples."
             )
@@ -373,7 +372,7 @@ class MixerCallback(TrainerCallback):
             )
         processes = 1 if getattr(args.accelerator_config, "split_batches", False) else args.world_size
         refuse_other_step(
-            self.mixer,
+            self.stream,
             batch_size=args.train_batch_size,
             processes=processes,
             accumulated=args.gradient_accumulation_steps,

@@ -20,10 +20,9 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch.utils.data import DataLoader
 
 from skillshard.errors import PolicyError
-from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.packing import PackedTokens
+from skillshard.mixing.stream import Stream
 from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports
-from skillshard.torch import InOrder, collate, collate_blocks, dataset_of, restart, resume
+from skillshard.torch import InOrder, dataset_of, restart, resume
 
 
 class MixedData(LightningDataModule):
@@ -37,7 +36,7 @@ class MixedData(LightningDataModule):
     the same `Trainer` is refused: Lightning begins a new epoch there and reads its first batch twice, and a stream has no epochs.
 
     Args:
-        mixer: or packed tokens; `step_draws` (`step_blocks`) is batch_size x processes x accumulate_grad_batches.
+        stream: a mixer or packed tokens; `step_draws` (`step_blocks`) is batch_size x processes x accumulate_grad_batches.
         batch_size: samples (blocks) per rank and batch.
         num_workers: loader processes.
         collate_fn: items -> batch, as for `skillshard.torch.MixedDataset` and `PackedDataset`; None: `collate`, or
@@ -50,34 +49,32 @@ class MixedData(LightningDataModule):
 
     def __init__(
         self,
-        mixer: Mixer | PackedTokens,
+        stream: Stream,
         *,
         batch_size: int,
         num_workers: int = 0,
         collate_fn: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
-        refuse_for_trainer(mixer, "Lightning")
-        self.mixer, self.batch_size, self.num_workers = mixer, batch_size, num_workers
-        default: Callable[[Any], Any] = collate_blocks if isinstance(mixer, PackedTokens) else collate
-        self.collate_fn = collate_fn or default
+        refuse_for_trainer(stream, "Lightning")
+        self.stream, self.batch_size, self.num_workers, self.collate_fn = stream, batch_size, num_workers, collate_fn
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = self._trainer()
         refuse_other_step(
-            self.mixer,
+            self.stream,
             batch_size=self.batch_size,
             processes=trainer.world_size,
             accumulated=trainer.accumulate_grad_batches,
         )
         self._begin(trainer)
-        dataset = dataset_of(self.mixer)
+        dataset = dataset_of(self.stream)
         return DataLoader(
             dataset,
             sampler=InOrder(dataset),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            collate_fn=self.collate_fn,
+            collate_fn=self.collate_fn or dataset.collate,
         )
 
     def _begin(self, trainer: Trainer) -> None:
@@ -87,34 +84,30 @@ class MixedData(LightningDataModule):
             PolicyError: the Trainer has taken steps, and the stream does not stand where these steps end.
         """
         if trainer.global_step:
-            expected, found = (_place(self.mixer.state_dict(step=step)) for step in (trainer.global_step, None))
-            if expected != found:
+            expected, position = self.stream.clock.position_at(trainer.global_step), self.stream.position
+            if expected != position:
                 raise PolicyError(
-                    f"the Trainer stands at step {trainer.global_step:,}, after {expected:,} draws or blocks, and the stream stands at {found:,}: "
+                    f"the Trainer stands at step {trainer.global_step:,}, after {expected:,} {self.stream.clock.words.position}s, and the stream "
+                    f"stands at {position:,}: "
                     "a second fit() would read the stream again. To train on, call trainer.save_checkpoint(PATH), and then fit(..., ckpt_path=PATH) "
                     "of a new Trainer with a larger max_steps: the checkpoint moves the stream too."
                 )
             return
-        restart(self.mixer)
+        restart(self.stream)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, MixerCallback) and self.mixer.initial_losses:
+            if isinstance(callback, MixerCallback) and self.stream.initial_losses:
                 callback.report(trainer, trainer.lightning_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.mixer.state_dict(step=self._trainer().global_step)
+        return self.stream.state_dict(step=self._trainer().global_step)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        resume(self.mixer, state_dict)
+        resume(self.stream, state_dict)
 
     def _trainer(self) -> Trainer:
         if self.trainer is None:
             raise PolicyError("MixedData has no Trainer: give it to Trainer.fit(module, datamodule=...).")
         return self.trainer
-
-
-def _place(state: Mapping[str, Any]) -> int:
-    """The draw or block of a state."""
-    return int(state["block"] if "block" in state else state["draw"])
 
 
 class MixerCallback(Callback):
@@ -124,7 +117,7 @@ class MixerCallback(Callback):
     step 0. With a loader of your own, call `mixer.restart()` and `mixer.report(0, ...)` yourself before `fit`.
 
     Args:
-        mixer: or packed tokens, of the `MixedData` that is trained on.
+        stream: the mixer or the packed tokens of the `MixedData` that is trained on.
         losses: module -> evaluation skill -> loss.
         every_steps: optimizer steps from one report to the next; at least one report a round, and of blocks better two,
             since a round of shorter samples has fewer of them.
@@ -135,23 +128,23 @@ class MixerCallback(Callback):
 
     def __init__(
         self,
-        mixer: Mixer | PackedTokens,
+        stream: Stream,
         losses: Callable[[LightningModule], Mapping[str, Any]],
         *,
         every_steps: int,
     ) -> None:
-        self.mixer, self.losses, self.every_steps = mixer, losses, every_steps
+        self.stream, self.losses, self.every_steps = stream, losses, every_steps
         self._reported = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._reported = trainer.global_step
         data = getattr(trainer, "datamodule", None)
-        if isinstance(data, MixedData) and data.mixer is not self.mixer:
+        if isinstance(data, MixedData) and data.stream is not self.stream:
             raise PolicyError(
-                f"MixerCallback reports to another {type(self.mixer).__name__} than the {type(data.mixer).__name__} that MixedData reads: "
+                f"MixerCallback reports to another {type(self.stream).__name__} than the {type(data.stream).__name__} that MixedData reads: "
                 "give both the same."
             )
-        refuse_rare_reports(self.mixer, self.every_steps)
+        refuse_rare_reports(self.stream, self.every_steps)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -166,4 +159,4 @@ class MixerCallback(Callback):
         """Measure now, on every process, and report as of the steps taken."""
         losses = self.losses(pl_module)
         if trainer.is_global_zero:
-            self.mixer.report(trainer.global_step, losses)
+            self.stream.report(trainer.global_step, losses)

@@ -33,6 +33,7 @@ from skillshard.index_order import Asked, Asker, Fault, next_asked
 from skillshard.mixing.mixer import Batch, Mixer
 from skillshard.mixing.packing import PackedBatch, PackedTokens
 from skillshard.mixing.round_plan import Places
+from skillshard.mixing.stream import BLOCKS, DRAWS, Stream, StreamWords
 from skillshard.sent_batches import SentBatch, register
 
 ENDLESS = 1 << 62
@@ -172,44 +173,24 @@ class StreamShare(Dataset[T], ABC):
     """A rank's share of a global stream, from where the stream stands; what `MixedDataset` and `PackedDataset` have in common.
 
     Args:
-        ends: whether the stream may end.
-        of: what the stream is of, as JSON: a loader's state of another one is refused.
+        stream: whose share it is.
         rank, world_size: this process's share; None: torch.distributed's, or 0 of 1 where there is none.
     """
 
-    owner: str
-    """Whose `load_state_dict` moves the stream: "mixer" or "packed"."""
-    position: str
-    """What the stream counts: "draw" or "block"."""
+    collate: Callable[[Any], Any]
+    """The function of this module that makes a batch without a step per item."""
 
-    def __init__(self, *, ends: bool, of: Mapping[str, Any], rank: int | None, world_size: int | None) -> None:
+    def __init__(self, stream: Stream, *, rank: int | None, world_size: int | None) -> None:
+        self.stream, self._words, self._ends = stream, stream.clock.words, stream.repeat != "epochs"
         self.rank, self.world_size = _place(rank, world_size)
-        self._ends, self._of = ends, dict(of)
         self._loaded: tuple[int, int] | None = None
         self._last: Asked | None = None
         self._last_place = (0, 0)
         self._begun = torch.full((3,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
-    @property
-    @abstractmethod
-    def stream(self) -> Mixer | PackedTokens:
-        """The mixer or the packed tokens."""
-
-    @abstractmethod
-    def _stands(self) -> int:
-        """Where the stream stands."""
-
     @abstractmethod
     def _read(self, positions: Int[np.ndarray, " position"]) -> Sequence[T]:
         """What is there; positions beyond the end are left out."""
-
-    @abstractmethod
-    def _holds(self, position: int) -> bool:
-        """Whether the stream has not ended before a position."""
-
-    @abstractmethod
-    def _num(self) -> int | None:
-        """The length of the whole stream; None where it is endless or depends on losses."""
 
     def __len__(self) -> int:
         """Samples (blocks) of this rank's share from where the stream stands.
@@ -218,7 +199,7 @@ class StreamShare(Dataset[T], ABC):
             LengthError: the stream is endless, or the losses to come decide where it ends.
             RoundError, LedgerError: a loader begins, and the stream cannot begin, as `Mixer.check_start` says.
         """
-        num = self._num()
+        num = self.stream.length()
         if num is not None:
             return max(0, num - self._first) // self.world_size
         length = endless(type(self).__name__, losses_decide=self._ends)
@@ -231,7 +212,7 @@ class StreamShare(Dataset[T], ABC):
         return True
 
     def __iter__(self) -> NoReturn:
-        refuse_walk(type(self).__name__, self.owner)
+        refuse_walk(type(self).__name__, self._words.variable)
 
     def __getitem__(self, index: SupportsIndex) -> T:
         """One sample or block, to look at: wherever the loader stands, and without moving the stream."""
@@ -268,8 +249,8 @@ class StreamShare(Dataset[T], ABC):
         """
         positions = self._first + indices * self.world_size
         last_rank = positions + self.world_size - 1
-        if self.world_size > 1 and self._ends and not self._holds(int(last_rank[-1])):
-            positions = positions[[self._holds(position) for position in last_rank.tolist()]]
+        if self.world_size > 1 and self._ends and not self.stream.holds(int(last_rank[-1])):
+            positions = positions[[self.stream.holds(position) for position in last_rank.tolist()]]
         found = self._read(positions + self.rank) if len(positions) else ()
         if not len(found):
             raise StopIteration
@@ -278,7 +259,7 @@ class StreamShare(Dataset[T], ABC):
     @property
     def _first(self) -> int:
         """The position of index 0 on rank 0: where the stream stands, or stood when a loaded loader was begun."""
-        stands = self._stands()
+        stands = self.stream.position
         return self._loaded[1] if self._loaded is not None and self._loaded[0] == stands else stands
 
     def _place(self) -> tuple[int, int]:
@@ -291,7 +272,7 @@ class StreamShare(Dataset[T], ABC):
         loop = 0 if worker is None else worker.seed - worker.id  # one number for all workers of a loop over the loader
         begun, place = self._begun.numpy(), self._place()
         *place_begun, loop_begun = begun.tolist()
-        last, resumed = self._last, self._loaded is not None and self._loaded[0] == self._stands()
+        last, resumed = self._last, self._loaded is not None and self._loaded[0] == self.stream.position
         if last is not None and place != self._last_place:
             if isinstance(next_asked(indices, None, asker), str):
                 raise PolicyError(self._moved(place[0]))
@@ -307,23 +288,23 @@ class StreamShare(Dataset[T], ABC):
 
     def _moved(self, first: int) -> str:
         return (
-            f"{self.owner} stands at {self.position} {first:,}, and stood at {self._last_place[0]:,} when this iterator was begun: it would "
+            f"{self._words.variable} stands at {self._words.position} {first:,}, and stood at {self._last_place[0]:,} when this iterator was begun: it would "
             "go on somewhere else. Make a new iterator, iter(loader), after load_state_dict() and restart(), and do not iterate the same "
-            f"{self.owner} beside a loader."
+            f"{self._words.variable} beside a loader."
         )
 
     def _refusal(self, fault: Fault, indices: Int[np.ndarray, " position"], asker: Asker, name: str) -> str:
         if fault == "begun again":
             return (
-                f"the stream from {self.position} {self._first:,} was read through this dataset already, and would begin again: keep one "
-                f"iterator for the whole run. To go on where training stands, call {self.owner}.load_state_dict("
-                f"{self.owner}.state_dict(step=...)) first; to read the same again, make a new {name}."
+                f"the stream from {self._words.position} {self._first:,} was read through this dataset already, and would begin again: keep one "
+                f"iterator for the whole run. To go on where training stands, call {self._words.variable}.load_state_dict("
+                f"{self._words.variable}.state_dict(step=...)) first; to read the same again, make a new {name}."
             )
         asks = f"a loader asks {name} for indices {int(indices[0]):,} to {int(indices[-1]):,}"
         if fault == "skipped":
             return (
                 f"{asks} first, and the stream begins at index 0: the loader skips batches, or shares out what {name} has already shared "
-                f"out, and samples would be lost. {self.owner}.load_state_dict() alone moves the stream to where training stands: leave "
+                f"out, and samples would be lost. {self._words.variable}.load_state_dict() alone moves the stream to where training stands: leave "
                 "accelerate.skip_first_batches away, set TrainingArguments(ignore_data_skip=True), and resume a StatefulDataLoader "
                 f"with its whole state.{_WHOLE_STREAM if asker.processes == 1 else ''}"
             )
@@ -347,7 +328,7 @@ class StreamShare(Dataset[T], ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """What a `StatefulDataLoader` keeps of the dataset: from where it counts its indices."""
-        return {"first": self._first, "rank": self.rank, "world_size": self.world_size, **self._of}
+        return {"first": self._first, "rank": self.rank, "world_size": self.world_size, **self.stream.identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Called by a `StatefulDataLoader`, in each of its workers; LedgerError if the state is of another run or rank."""
@@ -355,9 +336,9 @@ class StreamShare(Dataset[T], ABC):
             if name != "first" and state[name] != now:
                 raise LedgerError(
                     f"this loader's state is of {name} {state[name]}, and here {name} is {now}. A StatefulDataLoader goes on with the "
-                    f"run, rank and world size that it had; to change them, resume by {self.owner}.load_state_dict() alone."
+                    f"run, rank and world size that it had; to change them, resume by {self._words.variable}.load_state_dict() alone."
                 )
-        self._loaded = self._stands(), int(state["first"])
+        self._loaded = self.stream.position, int(state["first"])
         self._last = None
         self._begun.fill_(-1)
 
@@ -460,29 +441,15 @@ class MixedDataset(StreamShare[Item]):
         loader = DataLoader(MixedDataset(mixer), batch_size=32, num_workers=4, collate_fn=collate)
     """
 
-    owner, position = "mixer", "draw"
+    collate = staticmethod(collate)
 
     def __init__(self, mixer: Mixer, *, rank: int | None = None, world_size: int | None = None) -> None:
         self.mixer = mixer
-        of = {"run": mixer.run_digest}
-        super().__init__(ends=mixer.repeat != "epochs", of=of, rank=rank, world_size=world_size)
+        super().__init__(mixer, rank=rank, world_size=world_size)
         self._key = register(mixer)
-
-    @property
-    def stream(self) -> Mixer:
-        return self.mixer
-
-    def _stands(self) -> int:
-        return self.mixer.draw
 
     def _read(self, positions: Int[np.ndarray, " position"]) -> Items:
         return Items(self.mixer, self.mixer.find(positions), key=self._key)
-
-    def _holds(self, position: int) -> bool:
-        return len(self.mixer.find(np.array([position]))) == 1
-
-    def _num(self) -> int | None:
-        return self.mixer.num_draws()
 
 
 class PackedDataset(StreamShare[PackedItem]):
@@ -502,42 +469,23 @@ class PackedDataset(StreamShare[PackedItem]):
         loader = DataLoader(PackedDataset(packed), batch_size=8, num_workers=4, collate_fn=collate_blocks)
     """
 
-    owner, position = "packed", "block"
+    collate = staticmethod(collate_blocks)
 
     def __init__(self, packed: PackedTokens, *, rank: int | None = None, world_size: int | None = None) -> None:
         self.packed = packed
-        of = {
-            "run": packed.mixer.run_digest,
-            "tokens": packed.counts.digest,
-            "block_tokens": packed.block_tokens,
-            "separator": packed.separator,
-        }
-        super().__init__(ends=packed.mixer.repeat != "epochs", of=of, rank=rank, world_size=world_size)
-
-    @property
-    def stream(self) -> PackedTokens:
-        return self.packed
-
-    def _stands(self) -> int:
-        return self.packed.block
+        super().__init__(packed, rank=rank, world_size=world_size)
 
     def _read(self, positions: Int[np.ndarray, " position"]) -> Blocks:
         return Blocks(self.packed.at(positions))
 
-    def _holds(self, position: int) -> bool:
-        return self.packed.holds(position)
 
-    def _num(self) -> int | None:
-        return self.packed.num_blocks()
+_DATASETS: "dict[StreamWords, Callable[..., StreamShare[Any]]]" = {DRAWS: MixedDataset, BLOCKS: PackedDataset}
+"""The dataset of each kind of stream."""
 
 
-def dataset_of(
-    mixer: Mixer | PackedTokens, *, rank: int | None = None, world_size: int | None = None
-) -> MixedDataset | PackedDataset:
+def dataset_of(stream: Stream, *, rank: int | None = None, world_size: int | None = None) -> StreamShare[Any]:
     """A rank's share of a mixer's stream or of a packed one."""
-    if isinstance(mixer, PackedTokens):
-        return PackedDataset(mixer, rank=rank, world_size=world_size)
-    return MixedDataset(mixer, rank=rank, world_size=world_size)
+    return _DATASETS[stream.clock.words](stream, rank=rank, world_size=world_size)
 
 
 class InOrder(Sampler[int]):
@@ -591,25 +539,25 @@ class InOrderIterator(Iterator[int]):
         self._next = state["next"]
 
 
-def resume(mixer: Mixer | PackedTokens, state: Mapping[str, Any]) -> None:
+def resume(stream: Stream, state: Mapping[str, Any]) -> None:
     """`load_state_dict` of a mixer or a packed stream on every rank: rank 0 begins a generation of the ledger, and the others join it.
 
     Raises:
         LedgerError: on every rank, if the state is of another run or of another ledger.
     """
-    _on_every_rank(mixer, lambda generation: mixer.load_state_dict(state, generation=generation), "resume")
+    _on_every_rank(stream, lambda generation: stream.load_state_dict(state, generation=generation), "resume")
 
 
-def restart(mixer: Mixer | PackedTokens) -> None:
+def restart(stream: Stream) -> None:
     """`restart` of a mixer or a packed stream on every rank: for a run that ended before its first checkpoint.
 
     Raises:
         LedgerError: on every rank, if the ledger cannot be written.
     """
-    _on_every_rank(mixer, lambda generation: mixer.restart(generation=generation), "restart")
+    _on_every_rank(stream, lambda generation: stream.restart(generation=generation), "restart")
 
 
-def _on_every_rank(mixer: Mixer | PackedTokens, go_on: Callable[[int | None], None], verb: str) -> None:
+def _on_every_rank(stream: Stream, go_on: Callable[[int | None], None], verb: str) -> None:
     """Let rank 0 begin a generation, then let the others join the generation in which rank 0 is."""
     if not _several():
         go_on(None)
@@ -620,7 +568,7 @@ def _on_every_rank(mixer: Mixer | PackedTokens, go_on: Callable[[int | None], No
     if is_first:
         try:
             go_on(None)
-            outcome = [(None, mixer.generation)]
+            outcome = [(None, stream.generation)]
         except SkillshardError as error:
             outcome, failed = [(str(error), 0)], error
     torch.distributed.broadcast_object_list(outcome, src=0)

@@ -332,6 +332,11 @@ class Mixer:
         return self._draw
 
     @property
+    def position(self) -> int:
+        """The draw at which the stream stands, as `draw`: the name that all streams share (`skillshard.mixing.stream`)."""
+        return self._draw
+
+    @property
     def step_draws(self) -> int | None:
         """Samples that one optimizer step takes, over all ranks and accumulation; None: unknown."""
         return self.clock.step_size
@@ -402,7 +407,31 @@ class Mixer:
         """Whether the first report is of draw 0, the model before the first step."""
         return self._rounds.run.initial_losses
 
-    def num_draws(self) -> int | None:
+    @property
+    def reads_losses(self) -> bool:
+        """Whether the policy reads losses, so that a round may have to wait for a report."""
+        return self.policy.reads_losses
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines the stream beside the losses, as JSON."""
+        return {"run": self.run_digest}
+
+    @property
+    def round_size(self) -> float:
+        """Draws of a round."""
+        return float(self.round_draws)
+
+    @property
+    def draws_per_position(self) -> float:
+        """Draws of one position of this stream, which is a draw itself."""
+        return 1.0
+
+    def holds(self, draw: int) -> bool:
+        """Whether the stream has not ended before a draw."""
+        return len(self.find(np.array([draw]))) == 1
+
+    def length(self) -> int | None:
         """Number of draws of the whole stream, or None where the stream is endless or its end depends on losses.
 
         Costs the arithmetic of every round, about 0.1 ms each; nothing is written.
@@ -411,7 +440,7 @@ class Mixer:
         return None if last is None else last.first_draw + last.num_draws
 
     def num_drawn(self) -> list[int] | None:
-        """Draws of each skill in the whole stream, or None, as `num_draws`."""
+        """Draws of each skill in the whole stream, or None, as `length`."""
         last = self._last_round()
         return None if last is None else drawn_at(self._rounds.run, last, last.first_draw + last.num_draws)
 

@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, ObservationError, PolicyError, TokensError
 from skillshard.loss import LossKind, answer_tokens, prompt_chars
+from skillshard.mixing.ledger import Lag
 from skillshard.mixing.mixer import Mixer, MixerState
 from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import RoundPlan
@@ -235,30 +236,36 @@ class PackedTokens:
         return self._block
 
     @property
+    def position(self) -> int:
+        """The block at which the stream stands, as `block`: the name that all streams share (`skillshard.mixing.stream`)."""
+        return self._block
+
+    @property
     def step_blocks(self) -> int | None:
         """Blocks that one optimizer step takes, over all ranks and accumulation; None: unknown."""
         return self.clock.step_size
 
     @property
-    def first_round_tokens(self) -> int:
-        """Tokens of round 0, separators included; later rounds have more or fewer, by their weights."""
-        return self._tokens_of(self.mixer.round(0).counts)
+    def round_size(self) -> float:
+        """Blocks of round 0, a part of a block included; later rounds have more or fewer, by their weights and samples."""
+        return max(1, self._tokens_of(self.mixer.round(0).counts)) / self.block_tokens
 
     @property
-    def mean_draw_tokens(self) -> float:
-        """Expected tokens of one draw by the weights of round 0, over whole epochs; separators included."""
+    def draws_per_position(self) -> float:
+        """Expected draws of one block by the weights of round 0, over whole epochs; separators are counted in."""
         weights = self.mixer.round(0).weights
         means = [
-            found.num_tokens / order.num_samples for found, order in zip(self._tokens, self.mixer.orders, strict=True)
+            tokens.num_tokens / order.num_samples + len(self._separator)
+            for tokens, order in zip(self._tokens, self.mixer.orders, strict=True)
         ]
-        return sum(weight * mean for weight, mean in zip(weights, means, strict=True))
+        return self.block_tokens / sum(weight * mean for weight, mean in zip(weights, means, strict=True))
 
     def holds(self, block: int) -> bool:
         """Whether the stream has not ended before a block."""
         return self._round_at(block * self.block_tokens) is not None
 
-    def num_blocks(self) -> int | None:
-        """Number of blocks of the whole stream, the last of them filled up, or None, as `Mixer.num_draws`."""
+    def length(self) -> int | None:
+        """Number of blocks of the whole stream, the last of them filled up, or None, as `Mixer.length`."""
         drawn = self.mixer.num_drawn()
         return None if drawn is None else -(-self._tokens_of(drawn) // self.block_tokens)
 
@@ -504,6 +511,27 @@ class PackedTokens:
     def generation(self) -> int:
         """How often the run had been resumed or restarted when this process joined it."""
         return self.mixer.generation
+
+    @property
+    def repeat(self) -> str:
+        """What happens when a skill runs out, as given to `Mixer`."""
+        return self.mixer.repeat
+
+    @property
+    def lag(self) -> Lag:
+        """How many rounds a decision may lag behind the losses, as given to `Mixer`."""
+        return self.mixer.lag
+
+    @property
+    def reads_losses(self) -> bool:
+        """Whether the policy reads losses, so that a round may have to wait for a report."""
+        return self.mixer.reads_losses
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines the stream beside the losses, as JSON."""
+        tokens, block_tokens, separator = self.counts.digest, self.block_tokens, self.separator
+        return {**self.mixer.identity, "tokens": tokens, "block_tokens": block_tokens, "separator": separator}
 
     @property
     def initial_losses(self) -> bool:

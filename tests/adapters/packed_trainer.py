@@ -43,11 +43,6 @@ class Source(NamedTuple):
         return live_mixer(self.shards, ledger, step_draws=step_items, **arguments)
 
 
-def place_of(stream: Mixer | PackedTokens) -> int:
-    """The draw or block where it stands."""
-    return stream.block if isinstance(stream, PackedTokens) else stream.draw
-
-
 def main(shards: str, counts: str, folder: Path, steps: int, workers: int) -> None:
     dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()

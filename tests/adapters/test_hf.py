@@ -24,7 +24,7 @@ from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
 from skillshard.torch import Blocks, MixedDataset, collate
 from tests.adapters.hf_trainer import ACCUMULATED, BATCH, Logging, Steps, byte_tokenizer, collator, tiny
-from tests.adapters.packed_trainer import Source, place_of
+from tests.adapters.packed_trainer import Source
 from tests.adapters.processes import finish, records, start_ranks
 from tests.adapters.trainers import SKILLS, expected_items, live_mixer, losses_at, measured_mixer, reported
 
@@ -140,7 +140,7 @@ def test_resume_from_checkpoint_goes_on_with_the_next_draw_or_block(
         warnings.simplefilter("error")
         resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-12"))
     assert resumed.state.global_step == STEPS
-    assert place_of(other) == 12 * BATCH
+    assert other.position == 12 * BATCH
     assert trained(tmp_path, world_size=1, accumulated=1) == expected(source, tmp_path, step_items=BATCH)
 
 

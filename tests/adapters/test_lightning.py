@@ -14,7 +14,7 @@ from skillshard.lightning import MixedData, MixerCallback
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.shards.read import ShardSet
-from tests.adapters.packed_trainer import Source, place_of
+from tests.adapters.packed_trainer import Source
 from tests.adapters.trainers import expected_items, live_mixer, losses_at, reported
 
 BATCH, ACCUMULATED = 4, 2
@@ -85,7 +85,7 @@ def test_a_training_goes_on_from_a_checkpoint_with_the_next_draw_or_block(
         second = fit(
             other, tmp_path / "kept", steps=20, resume_from=str(tmp_path / "kept" / "step=9.ckpt"), workers=workers
         )
-    assert place_of(other) == 72
+    assert other.position == 72
     assert sorted(second.seen) == list(range(10, 21))
     assert [second.seen[step] for step in range(10, 21)] == expected[9:]
     assert reported(tmp_path / "run") == reported(tmp_path / "reference")
@@ -126,9 +126,7 @@ def test_a_second_fit_without_a_checkpoint_is_refused_and_its_advice_works(shard
     trainer = short_trainer(mixer, 6)
     trainer.fit(module, datamodule=data)
     trainer.fit_loop.epoch_loop.max_steps = 9
-    with pytest.raises(
-        PolicyError, match=r"stands at step 6, after 24 draws or blocks, and the stream stands at 0.*ckpt_path"
-    ):
+    with pytest.raises(PolicyError, match=r"stands at step 6, after 24 draws, and the stream stands at 0.*ckpt_path"):
         trainer.fit(module, datamodule=data)
     assert sorted(module.seen) == list(range(1, 7))
     trainer.save_checkpoint(tmp_path / "end.ckpt")

@@ -68,7 +68,7 @@ def test_blocks_learn_answers_and_separators_and_are_the_same_blocks(
         labels = causal_lm_blocks(Blocks(other))["labels"]
         assert torch.equal(labels != -100, torch.from_numpy(other.learned))
         learned += labels[labels != -100].tolist()
-    texts = whole.mixer.batch(0, 1000).texts
+    texts = whole.stream.batch(0, 1000).texts
     assert len(texts) == sum(map(len, shards.train.values()))
     assert decode(learned) == "".join(f"{answer}<pad>" for answer in answers(texts))
 

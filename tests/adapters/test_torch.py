@@ -320,7 +320,7 @@ def test_a_static_stream_that_ends_has_its_true_length(
     arguments: dict[str, Any] = {"policy": stratified(), "repeat": repeat, "round_draws": 40}
     expected = sum(len(batch) for batch in live_mixer(shards, tmp_path / "a", step_draws=1, **arguments).batches(100))
     mixer = live_mixer(shards, tmp_path / "b", step_draws=1, **arguments)
-    assert mixer.num_draws() == expected
+    assert mixer.length() == expected
     for rank in range(world_size):
         dataset = MixedDataset(mixer, rank=rank, world_size=world_size)
         loader = DataLoader(dataset, batch_size=9, num_workers=workers, collate_fn=collate)

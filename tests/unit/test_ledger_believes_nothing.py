@@ -555,15 +555,15 @@ def test_the_length_of_a_stream_is_known_where_it_has_one(
     shards: ShardSet, tmp_path: Path, repeat: str, expected: int | None
 ) -> None:
     one = build(shards, tmp_path, policy=stratified(), repeat=repeat)
-    num_draws = one.num_draws()
-    assert num_draws is None if expected is None else num_draws is not None
-    if num_draws is not None:
+    length = one.length()
+    assert length is None if expected is None else length is not None
+    if length is not None:
         assert one.num_rounds == 0, "nothing is decided by asking"
-        assert sum(len(batch) for batch in one.batches(50)) == num_draws
+        assert sum(len(batch) for batch in one.batches(50)) == length
     if repeat in ("drop", "cap:3"):
         of_train = sum(len(found) for found in shards.train.values())
-        assert num_draws == of_train * (3 if repeat == "cap:3" else 1)
-    assert build(shards, tmp_path / "live", repeat=repeat).num_draws() is None
+        assert length == of_train * (3 if repeat == "cap:3" else 1)
+    assert build(shards, tmp_path / "live", repeat=repeat).length() is None
 
 
 # --- skills and losses that do not fit -------------------------------------------------------------------------------
