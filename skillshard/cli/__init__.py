@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
+from skillshard.arguments import worded_by
 from skillshard.cli.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
@@ -31,6 +32,7 @@ from skillshard.cli.show import inspect, verify
 from skillshard.cli.synth import synth
 from skillshard.cli.tag import tag
 from skillshard.cli.weights import fit, mix, weights
+from skillshard.cli.words import Running, in_options
 from skillshard.errors import SkillshardError
 from skillshard.printable import printable
 
@@ -167,7 +169,8 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows it escaped
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    with _signals() as received:
+    Running.begin([])
+    with worded_by(in_options), _signals() as received:
         try:
             app(arguments)
         except Stopped as stopped:
@@ -187,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _tell(kind: str, sentence: str) -> None:
-    typer.echo(f"{kind}: {printable(sentence)}", err=True)
+    typer.echo(f"{kind}: {printable(in_options(sentence))}", err=True)
 
 
 def _sentence(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from skillshard.cli.words import in_options
 from skillshard.progress import sent_to
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -174,11 +175,12 @@ class Bars:
         stage.ended_s = time.monotonic()
 
     def say(self, sentence: str) -> None:
-        """A line above the bars."""
+        """A line above the bars, with its arguments as options."""
+        line = in_options(sentence)
         if self._live is not None:
-            self._live.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            typer.echo(sentence, err=True)
+            typer.echo(line, err=True)
 
     def _watch(self) -> None:
         while not self._ended.wait(0.25):

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from skillshard.cli.bars import Bars
+from skillshard.cli.words import in_options
 
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Directory for everything it makes.")] = Path("skillshard-demo"),
     k: Annotated[int, typer.Option("--k", min=2, max=8, help="Variables in the chain: the number of skills.")] = 4,
-    samples: Annotated[int, typer.Option("--samples", min=2000, help="Size of the corpus.")] = 200_000,
+    num_samples: Annotated[int, typer.Option("--samples", min=2000, help="Size of the corpus.")] = 200_000,
     steps: Annotated[int, typer.Option("--steps", min=60, help="Optimizer steps of each training.")] = 3000,
     seed: Annotated[int, typer.Option("--seed", help="Of corpus, model and stream.")] = 0,
 ) -> None:
@@ -20,7 +21,7 @@ def demo(
 
     with Bars(out) as bars:
         results = run_demo(
-            out, k=k, num_samples=samples, steps=steps, seed=seed, on_stage=bars.stage, working=bars.working
+            out, k=k, num_samples=num_samples, steps=steps, seed=seed, on_stage=bars.stage, working=bars.working
         )
     show_results(results)
-    typer.echo(summary(results, out, steps=steps))
+    typer.echo(in_options(summary(results, out, steps=steps)))

@@ -113,7 +113,7 @@ def learn_graph(
         str,
         typer.Option("--method", metavar="NAME", help="linear, brute-force or leave-one-out.", rich_help_panel=HOW),
     ] = "linear",
-    warmup: Annotated[
+    warmup_steps: Annotated[
         int,
         typer.Option(
             "--warmup",
@@ -123,7 +123,7 @@ def learn_graph(
             rich_help_panel=HOW,
         ),
     ] = 0,
-    seeds: Annotated[
+    num_seeds: Annotated[
         int,
         typer.Option(
             "--seeds",
@@ -134,7 +134,7 @@ def learn_graph(
         ),
     ] = 1,
     skills: ChosenSkills = None,
-    target: Annotated[
+    targets: Annotated[
         list[str] | None,
         typer.Option(
             "--target",
@@ -279,7 +279,7 @@ def learn_graph(
             rich_help_panel=HOW,
         ),
     ] = None,
-    budget: Annotated[
+    budget_s: Annotated[
         str | None,
         typer.Option(
             "--budget",
@@ -306,7 +306,7 @@ def learn_graph(
         str,
         typer.Option("--device", metavar="NAME", help="Device: auto, cpu, cuda or cuda:1.", rich_help_panel=WHERE),
     ] = "auto",
-    dtype: Annotated[
+    precision: Annotated[
         str,
         typer.Option(
             "--dtype",
@@ -336,7 +336,7 @@ def learn_graph(
         given.refuse(["unordered"], "is about the order of segments: give --segment-at")
     for written in (out, *([] if runs is None else [runs])):
         refuse_nested(written, [shards, *([] if eval_shards is None else [eval_shards])])
-    if warmup == 0 and proxy in ("tiny", "small"):
+    if warmup_steps == 0 and proxy in ("tiny", "small"):
         typer.echo(
             f"note: without --warmup a new {proxy} model learns first what all texts share, and the edges will mostly tell that.",
             err=True,
@@ -350,10 +350,10 @@ def learn_graph(
             method=parse_method(method),
             steps=steps,
             rule=_edge_rule(edges, average, off_diagonal, clamp, drop_uncertain, direct, parse_method(method)),
-            warmup_steps=warmup,
-            num_seeds=seeds,
-            targets=target or (),
-            eval_shards=_measured_on(whole, chosen, eval_shards, target or ()),
+            warmup_steps=warmup_steps,
+            num_seeds=num_seeds,
+            targets=targets or (),
+            eval_shards=_measured_on(whole, chosen, eval_shards, targets or ()),
             reading=ReadingChoice(proxy, window, segment_at, answer_after, prompt_field, ordered=not unordered),
             reduction=parse_reduction(reduction),
             batch_size=batch_size,
@@ -364,9 +364,9 @@ def learn_graph(
             samples=samples,
             for_steps=for_steps,
             settle=settle,
-            budget_s=None if budget is None else parse_duration(budget, "--budget"),
+            budget_s=None if budget_s is None else parse_duration(budget_s, "--budget"),
             seed=seed,
-            compute=Compute(device, dtype),
+            compute=Compute(device, precision),
             runs=runs,
             where=where,
             on_estimate=bars.say,

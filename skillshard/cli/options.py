@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 
 import typer
 
+from skillshard.cli.words import Running, in_options
 from skillshard.errors import SkillshardError
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ def parse_size(text: str, option: str | None = None) -> int:
     return num_bytes
 
 
-def parse_cache_size(cache: Path | None, cache_size: str | None) -> int | None:
+def parse_cache_size(cache: Path | None, cache_bytes: str | None) -> int | None:
     """The limit of the cache in bytes, None for none; a usage error where nothing is cached."""
-    if cache_size is None:
+    if cache_bytes is None:
         return None
     if cache is None:
         raise typer.BadParameter("it limits what --cache keeps: give --cache too.", param_hint="--cache-size")
-    return parse_size(cache_size, "--cache-size")
+    return parse_size(cache_bytes, "--cache-size")
 
 
 def parse_proportions(text: str) -> Literal["natural", "uniform"] | tuple[int, ...]:
@@ -193,7 +194,7 @@ class Reading(NamedTuple):
     max_sample_bytes: str
     id_field: str
     text_field: str
-    partition_size: str
+    partition_bytes: str
 
 
 Artefact = Annotated[
@@ -262,7 +263,7 @@ def open_corpus(places: list[str]) -> Any:
 
     corpus = Corpus.open(places)
     for note in corpus.notes():
-        typer.echo(f"note: {note}", err=True)
+        typer.echo(f"note: {in_options(note)}", err=True)
     return corpus
 
 
@@ -300,6 +301,7 @@ class Verb(typer.core.TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         Verb.given = Given(ctx)
+        Running.begin(ctx.command.params)
         return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -39,7 +39,7 @@ def shard(
         ),
     ],
     out: Out,
-    shard_size: Annotated[str, typer.Option("--shard-size", help="Size of a shard to aim at.")] = "64MB",
+    shard_bytes: Annotated[str, typer.Option("--shard-size", help="Size of a shard to aim at.")] = "64MB",
     holdout: Annotated[
         float,
         typer.Option(
@@ -74,7 +74,7 @@ def shard(
             opened,
             Tags.open(tags),
             out,
-            shard_bytes=parse_size(shard_size, "--shard-size"),
+            shard_bytes=parse_size(shard_bytes, "--shard-size"),
             holdout=holdout,
             copies=copies.value,
             where=place_of_work(workers, ray_address),
@@ -99,7 +99,7 @@ def tokens(
         bool, typer.Option("--special-tokens", help="Add the tokenizer's special tokens to each sample.")
     ] = False,
     cache: CachePlace = None,
-    cache_size: CacheSize = None,
+    cache_bytes: CacheSize = None,
     workers: Workers = None,
     ray_address: RayAddress = None,
 ) -> None:
@@ -110,10 +110,10 @@ def tokens(
     from skillshard.shards.tokens import count_tokens
 
     refuse_nested(out, [shards])
-    cache_bytes = parse_cache_size(cache, cache_size)
+    most_bytes = parse_cache_size(cache, cache_bytes)
     with Bars(out) as bars:
         counts = count_tokens(
-            ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes),
+            ShardSet.open(shards, cache=cache, cache_bytes=most_bytes),
             tokenizer,
             out,
             special_tokens=special_tokens,

@@ -7,6 +7,7 @@ import typer
 
 from skillshard.cli.bars import Bars
 from skillshard.cli.options import Artefact, Json, Verb, write_json
+from skillshard.cli.words import in_options
 
 
 def inspect(
@@ -55,7 +56,7 @@ def verify(place: Artefact) -> None:
     with Bars() as bars, bars.working("verifying"):
         faults, summary = find_faults(place)
     for fault in faults:
-        typer.echo(f"error: {fault}", err=True)
+        typer.echo(f"error: {in_options(fault)}", err=True)
     if faults:
         raise typer.Exit(1)
-    typer.echo(summary)
+    typer.echo(in_options(summary))

@@ -14,7 +14,7 @@ synth = typer.Typer(help="Generate the paper's synthetic corpora.", no_args_is_h
 @synth.command()
 def lego(
     k: Annotated[int, typer.Option("--k", min=1, max=26, help="Variables in the chain: the number of skills.")],
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Number of samples.")],
+    num_samples: Annotated[int, typer.Option("--samples", min=1, help="Number of samples.")],
     out: Out,
     order: Annotated[
         str, typer.Option("--order", help="'shuffled' clauses as in the paper, or 'chain': the easier ordered LEGO.")
@@ -29,17 +29,17 @@ def lego(
 
     with Bars(out) as bars, bars.working("generating"):
         places = write_lego(
-            out, k=k, num_samples=samples, seed=seed, order=order, proportions=parse_proportions(proportions)
+            out, k=k, num_samples=num_samples, seed=seed, order=order, proportions=parse_proportions(proportions)
         )
     typer.echo(
-        f"{counted(samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with 'skillshard tag metadata {out} --field meta.skill'"
+        f"{counted(num_samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with 'skillshard tag metadata {out} --field meta.skill'"
     )
 
 
 @synth.command()
 def addition(
     k: Annotated[int, typer.Option("--k", min=1, max=9, help="Digits of each number: the number of skills.")],
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Number of samples.")],
+    num_samples: Annotated[int, typer.Option("--samples", min=1, help="Number of samples.")],
     out: Out,
     proportions: Annotated[
         str, typer.Option("--proportions", help="'natural' (13:14:18 for k=3), 'uniform', or numbers such as 1:2:4.")
@@ -50,7 +50,9 @@ def addition(
     from skillshard.synthetic.addition import write_addition
 
     with Bars(out) as bars, bars.working("generating"):
-        places = write_addition(out, k=k, num_samples=samples, seed=seed, proportions=parse_proportions(proportions))
+        places = write_addition(
+            out, k=k, num_samples=num_samples, seed=seed, proportions=parse_proportions(proportions)
+        )
     typer.echo(
-        f"{counted(samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with 'skillshard tag metadata {out} --field meta.skill'"
+        f"{counted(num_samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with 'skillshard tag metadata {out} --field meta.skill'"
     )

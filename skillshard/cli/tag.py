@@ -61,7 +61,7 @@ Seed = Annotated[
 )
 def by_metadata(
     corpus: CorpusPlaces,
-    field: Annotated[
+    fields: Annotated[
         list[str],
         typer.Option(
             "--field",
@@ -75,15 +75,15 @@ def by_metadata(
     max_sample_bytes: MaxSampleBytes = "16MiB",
     id_field: IdField = "id",
     text_field: TextField = "text",
-    partition_size: PartitionSize = "64MiB",
+    partition_bytes: PartitionSize = "64MiB",
     workers: Workers = None,
     ray_address: RayAddress = None,
 ) -> None:
     """Take each sample's skill from its metadata."""
     from skillshard import taggers
 
-    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_size)
-    _tag(corpus, out, lambda bars: taggers.metadata(*field), reading, workers, ray_address)
+    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_bytes)
+    _tag(corpus, out, lambda bars: taggers.metadata(*fields), reading, workers, ray_address)
 
 
 @tag.command(
@@ -99,7 +99,7 @@ def by_embedding(
     skills: NumSkills,
     out: Out,
     skills_range: SkillsRange = "2:64",
-    balance: Annotated[
+    min_share: Annotated[
         float,
         typer.Option(
             "--balance", metavar="SHARE", help="Least share of the samples that a skill gets.", rich_help_panel=WHAT
@@ -161,7 +161,7 @@ def by_embedding(
     max_sample_bytes: MaxSampleBytes = "16MiB",
     id_field: IdField = "id",
     text_field: TextField = "text",
-    partition_size: PartitionSize = "64MiB",
+    partition_bytes: PartitionSize = "64MiB",
     workers: Workers = None,
     ray_address: RayAddress = None,
 ) -> None:
@@ -188,10 +188,10 @@ def by_embedding(
                 on_this_machine=ray_address is None,
             )
         return taggers.embedding(
-            chosen, skills=parse_skills(skills), skills_range=parse_range(skills_range), min_share=balance, seed=seed
+            chosen, skills=parse_skills(skills), skills_range=parse_range(skills_range), min_share=min_share, seed=seed
         )
 
-    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_size)
+    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_bytes)
     _tag(corpus, out, tagger, reading, workers, ray_address)
 
 
@@ -247,7 +247,7 @@ def by_loss(
     lr: Annotated[
         float, typer.Option("--lr", metavar="RATE", help="Highest learning rate.", rich_help_panel=HOW)
     ] = 1e-3,
-    max_length: Annotated[
+    window: Annotated[
         int,
         typer.Option(
             "--max-length",
@@ -294,7 +294,7 @@ def by_loss(
             "--device", metavar="NAME", help="Device of the trainings: auto, cpu, cuda or cuda:1.", rich_help_panel=HOW
         ),
     ] = "auto",
-    dtype: Annotated[
+    precision: Annotated[
         str,
         typer.Option(
             "--dtype",
@@ -307,7 +307,7 @@ def by_loss(
     max_sample_bytes: MaxSampleBytes = "16MiB",
     id_field: IdField = "id",
     text_field: TextField = "text",
-    partition_size: PartitionSize = "64MiB",
+    partition_bytes: PartitionSize = "64MiB",
     workers: Workers = None,
     ray_address: RayAddress = None,
 ) -> None:
@@ -316,7 +316,7 @@ def by_loss(
     if skills != "auto":
         given.refuse(["skills_range"], "is what --skills auto tries: give --skills auto")
     if segment_at is not None:
-        given.refuse(["max_length"], "counts tokens of a text, and with --segment-at a text is read as segments")
+        given.refuse(["window"], "counts tokens of a text, and with --segment-at a text is read as segments")
     else:
         given.refuse(["unordered"], "is about the order of segments: give --segment-at")
 
@@ -332,16 +332,16 @@ def by_loss(
             checkpoints=checkpoints,
             steps=steps,
             measure=measure,
-            reading=ReadingChoice(proxy, max_length, segment_at, answer_after, prompt_field, ordered=not unordered),
+            reading=ReadingChoice(proxy, window, segment_at, answer_after, prompt_field, ordered=not unordered),
             probe=probe,
             lr=lr,
             seed=seed,
-            compute=Compute(device, dtype),
+            compute=Compute(device, precision),
             on_this_machine=ray_address is None,
             on_estimate=bars.say,
         )
 
-    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_size)
+    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_bytes)
     _tag(corpus, out, tagger, reading, workers, ray_address)
 
 
@@ -396,7 +396,7 @@ def by_clusters(
     max_sample_bytes: MaxSampleBytes = "16MiB",
     id_field: IdField = "id",
     text_field: TextField = "text",
-    partition_size: PartitionSize = "64MiB",
+    partition_bytes: PartitionSize = "64MiB",
     workers: Workers = None,
     ray_address: RayAddress = None,
 ) -> None:
@@ -435,7 +435,7 @@ def by_clusters(
             ),
         )
 
-    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_size)
+    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_bytes)
     _tag(corpus, out, tagger, reading, workers, ray_address)
 
 
@@ -465,7 +465,7 @@ def _tag(
             id_field=reading.id_field or None,
             text_field=reading.text_field,
             max_sample_bytes=parse_size(reading.max_sample_bytes, "--max-sample-bytes"),
-            partition_bytes=parse_size(reading.partition_size, "--partition-size"),
+            partition_bytes=parse_size(reading.partition_bytes, "--partition-size"),
             where=where,
             on_stage=bars.stage,
         )

@@ -83,7 +83,7 @@ def mix(
     graph: Graph = None,
     eta: Eta = None,
     prior: Prior = None,
-    target: Targets = None,
+    targets: Targets = None,
     losses: Annotated[
         str | None,
         typer.Option("--losses", help="curricula: JSON file of each skill's loss before training, as for --weights."),
@@ -102,7 +102,7 @@ def mix(
     ] = "epochs",
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Keep the run's ledger here.")] = None,
     cache: CachePlace = None,
-    cache_size: CacheSize = None,
+    cache_bytes: CacheSize = None,
 ) -> None:
     """Write the mixed stream of a policy that needs no trainer: draw, skill and id, one line per draw."""
     from skillshard.artefact import refuse_nested
@@ -110,8 +110,8 @@ def mix(
     from skillshard.shards.read import ShardSet
     from skillshard.storage import write_bytes
 
-    cache_bytes = parse_cache_size(cache, cache_size)
-    opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes), skills)
+    most_bytes = parse_cache_size(cache, cache_bytes)
+    opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=most_bytes), skills)
     if ledger is not None:
         refuse_nested(ledger, [shards], option="--ledger")
     chosen = static_policy(
@@ -125,7 +125,7 @@ def mix(
         graph=graph,
         eta=eta,
         prior=prior,
-        targets=target,
+        targets=targets,
         losses=losses,
         floor=floor,
     )
@@ -175,12 +175,12 @@ def weights(
     draws: Annotated[
         int | None, typer.Option("--draws", min=1, help="unimax: the number of draws of the whole run.")
     ] = None,
-    given: Weights = None,
+    weights: Weights = None,
     new: New = None,
     graph: Graph = None,
     eta: Eta = None,
     prior: Prior = None,
-    target: Targets = None,
+    targets: Targets = None,
     floor: Floor = 0.0,
     tokens: Annotated[
         Path | None,
@@ -189,7 +189,7 @@ def weights(
         ),
     ] = None,
     cache: CachePlace = None,
-    cache_size: CacheSize = None,
+    cache_bytes: CacheSize = None,
 ) -> None:
     """Show, and write, the weights that a policy without a trainer gives each skill: for example by a skills graph."""
     from skillshard.mixing.listing import CONSTANT, static_policy
@@ -201,8 +201,8 @@ def weights(
 
     if draws is not None and policy != "unimax":
         raise typer.BadParameter(f"policy {policy} does not take it: only unimax does.", param_hint="--draws")
-    cache_bytes = parse_cache_size(cache, cache_size)
-    opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=cache_bytes), skills)
+    most_bytes = parse_cache_size(cache, cache_bytes)
+    opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=most_bytes), skills)
     chosen = static_policy(
         policy,
         opened.skills,
@@ -210,12 +210,12 @@ def weights(
         draws=draws,
         tau=tau,
         epochs=epochs,
-        weights=given,
+        weights=weights,
         new=new,
         graph=graph,
         eta=eta,
         prior=prior,
-        targets=target,
+        targets=targets,
         floor=floor,
     )
     result = weigh(opened, chosen, tokens=None if tokens is None else TokenCounts.open(tokens))
@@ -248,7 +248,7 @@ def fit(
         int | None, typer.Option("--draws", min=1, help="Samples that the next run takes: limits repetition.")
     ] = None,
     epochs: Annotated[float, typer.Option("--epochs", help="Most passes over one skill, with --draws.")] = 4.0,
-    target: Annotated[
+    targets: Annotated[
         list[str] | None, typer.Option("--target", help="An evaluation skill whose loss counts; all without it.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the random mixtures of regmix.")] = 0,
@@ -279,7 +279,7 @@ def fit(
                 num_samples=None if opened is None else {skill: len(opened.train[skill]) for skill in opened.skills},
                 epochs=epochs,
                 draws=draws,
-                targets=target,
+                targets=targets,
                 seed=seed,
             )
     show_proposal(proposal)

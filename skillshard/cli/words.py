@@ -1,0 +1,69 @@
+"""The one place where arguments that a sentence names become options of the verb that runs."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+_ARGUMENT = re.compile(r"""`([a-z]\w*)(?:=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^`]+))?`""")
+"""An argument in backticks, alone or with a value: a string as Python writes it, or other text without a backtick."""
+
+_OTHER_NAMES = {"model": "encoder"}
+"""Argument of the library -> parameter of a verb, where the two have different names."""
+_OPPOSITES = {("ordered", "False"): "unordered"}
+"""Argument with its value -> the flag of a verb that says the same."""
+
+
+class Running:
+    """The parameters of the verb that runs: name -> what click knows of the parameter."""
+
+    parameters: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def begin(cls, parameters: Iterable[Any]) -> None:
+        """A verb with these parameters of click begins to run."""
+        cls.parameters = {parameter.name: parameter for parameter in parameters}
+
+
+def in_options(sentence: str) -> str:
+    """A sentence in which each argument in backticks stands as the option of the verb that runs.
+
+    What is no parameter of the verb stays as it is.
+
+    >>> import click
+    >>> Running.begin([click.Option(["--on-bad-sample"]), click.Option(["--clamp/--keep-negative"], default=True)])
+    >>> in_options("Give `on_bad_sample='set-aside'`, or `clamp=False`, or `another`.")
+    'Give --on-bad-sample set-aside, or --keep-negative, or `another`.'
+    >>> Running.begin([])
+    """
+    return _ARGUMENT.sub(_in_options, sentence)
+
+
+def _in_options(match: re.Match[str]) -> str:
+    name, value = match[1], match[2]
+    if (flag := Running.parameters.get(_OPPOSITES.get((name, value), ""))) is not None:
+        return str(flag.opts[0])
+    parameter = Running.parameters.get(name) or Running.parameters.get(_OTHER_NAMES.get(name, ""))
+    if parameter is None:
+        return match[0]
+    if value == "False" and parameter.secondary_opts:
+        return str(parameter.secondary_opts[0])
+    word = _word(parameter)
+    return word if value is None or getattr(parameter, "is_flag", False) else f"{word} {_shell(value)}"
+
+
+def _word(parameter: Any) -> str:
+    """An option as it is typed, or an argument by the word that stands for it in the help."""
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name.upper()).removesuffix("...")
+    return str(parameter.opts[0])
+
+
+def _shell(value: str) -> str:
+    """A value as it is typed: a string as a shell needs it, other text as it stands.
+
+    >>> _shell("'= '"), _shell("'set-aside'"), _shell("0.5")
+    ("'= '", 'set-aside', '0.5')
+    """
+    return shlex.quote(ast.literal_eval(value)) if value[0] in "'\"" else value
