@@ -201,7 +201,7 @@ def make(
 
 
 def refuse_nested(
-    out: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]], *, option: str = "--out"
+    out: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]], *, argument: str = "out"
 ) -> None:
     """StorageError if an output would lie in a directory that is read, or what is read in the output: links are followed.
 
@@ -217,12 +217,12 @@ def refuse_nested(
             continue
         if source.is_dir() and target.is_relative_to(source) and _may_match(target.relative_to(source).parts, pattern):
             raise StorageError(
-                f"{option} {os.fspath(out)} lies in {os.fspath(place)}, which is read: the next command would read its own output. Choose a "
-                f"{option} beside it."
+                f"`{argument}` {os.fspath(out)} lies in {os.fspath(place)}, which is read: the next command would read its own output. Choose a "
+                f"`{argument}` beside it."
             )
         if source.is_relative_to(target) and source.exists():
             raise StorageError(
-                f"{os.fspath(place)}, which is read, lies in {option} {os.fspath(out)!r}. Choose another directory to write to."
+                f"{os.fspath(place)}, which is read, lies in `{argument}` {os.fspath(out)!r}. Choose another directory to write to."
             )
 
 
@@ -320,11 +320,11 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
 
 def _names_in(folder: Path) -> list[str]:
     if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder} is a file, and --out must be a directory. Choose another --out.")
+        raise StorageError(f"{folder} is a file, and `out` must be a directory. Choose another `out`.")
     for part in (folder, *folder.parents):
         if part.is_symlink() and not part.exists():
             raise StorageError(
-                f"{part} is a link to {os.readlink(part)}, which is not there. Make that directory, remove the link, or choose another --out."
+                f"{part} is a link to {os.readlink(part)}, which is not there. Make that directory, remove the link, or choose another `out`."
             )
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
@@ -345,7 +345,7 @@ def _begun(folder: Path, data: bytes) -> dict[str, Any]:
     ):
         raise StorageError(
             f"{folder / '.work' / 'job.json'} does not say what the unfinished work was begun with: it is damaged or edited. Remove {folder} "
-            "and run the command again, or choose another --out."
+            "and run the command again, or choose another `out`."
         )
     return job
 
@@ -355,7 +355,7 @@ def _made_from(folder: Path, manifest: str) -> Any:
     if not isinstance(found, dict) or not isinstance(found.get("made_from"), dict):
         raise StorageError(
             f"{folder} holds a {manifest} that skillshard did not write (it says nothing of what it was made from). "
-            "Choose another --out."
+            "Choose another `out`."
         )
     return found["made_from"]
 
@@ -375,7 +375,7 @@ def _refuse_other(folder: Path, before: Any, now: Any) -> None:
     if changed:
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise StorageError(
-            f"{folder} was begun with other inputs or arguments ({shown}). Choose another --out, or remove {folder} to "
+            f"{folder} was begun with other inputs or arguments ({shown}). Choose another `out`, or remove {folder} to "
             "make it anew."
         )
 
@@ -401,7 +401,7 @@ def _refuse_changed_since(
     if others := new or changed(folder, suspects):
         raise StorageError(
             f"{others[0]} changed since the unfinished work in {folder} was begun ({counted(len(others), 'such file')}), and what "
-            f"is done there may not fit it any more. Remove {folder} and run the command again, or choose another --out."
+            f"is done there may not fit it any more. Remove {folder} and run the command again, or choose another `out`."
         )
     return True
 
@@ -410,7 +410,7 @@ def _refuse_changed(folder: Path, finished_ns: int, mtimes_ns: Mapping[str, int]
     suspects = [place for place, mtime_ns in mtimes_ns.items() if mtime_ns > finished_ns]
     if suspects and (others := changed(folder, suspects)):
         raise StorageError(
-            f"{others[0]} changed after {folder} was made from it ({counted(len(others), 'such file')}). Choose another --out, or remove "
+            f"{others[0]} changed after {folder} was made from it ({counted(len(others), 'such file')}). Choose another `out`, or remove "
             f"{folder} to make it anew."
         )
 
@@ -418,10 +418,10 @@ def _refuse_changed(folder: Path, finished_ns: int, mtimes_ns: Mapping[str, int]
 def _refuse_foreign(folder: Path, there: list[str]) -> None:
     for name in there:
         if name in MANIFESTS:
-            raise StorageError(f"{folder} already holds {MANIFESTS[name]} ({name}). Choose another --out.")
+            raise StorageError(f"{folder} already holds {MANIFESTS[name]} ({name}). Choose another `out`.")
     if [name for name in there if name != ".work"]:
         raise StorageError(
-            f"{folder} is not empty ({', '.join(there[:3])}) and holds no artefact of skillshard. Choose another --out."
+            f"{folder} is not empty ({', '.join(there[:3])}) and holds no artefact of skillshard. Choose another `out`."
         )
 
 

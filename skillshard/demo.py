@@ -136,10 +136,10 @@ def _join(folder: Path, arguments: dict[str, int]) -> None:
             storage.write_bytes(place, canonical.to_json(arguments))
         elif changed:
             raise StorageError(
-                f"{folder} holds a demo with other arguments ({'; '.join(changed)}). Choose another --out."
+                f"{folder} holds a demo with other arguments ({'; '.join(changed)}). Choose another `out`."
             )
     elif there:
-        raise StorageError(f"{folder} is not empty ({', '.join(there[:3])}). Choose another --out.")
+        raise StorageError(f"{folder} is not empty ({', '.join(there[:3])}). Choose another `out`.")
     else:
         storage.write_bytes(place, canonical.to_json(arguments))
 
@@ -252,7 +252,7 @@ def summary(results: list[MethodResult], out: Path, *, steps: int) -> str:
     )
     live, fixed = reached["skill-it"] or steps + 1, reached["stratified"] or steps + 1
     if live == fixed == steps + 1:
-        comparison = "Neither SKILL-IT nor stratified got there: give more --steps."
+        comparison = "Neither SKILL-IT nor stratified got there: give more `steps`."
     else:
         order = "sooner than" if live < fixed else "later than" if live > fixed else "as soon as"
         comparison = f"SKILL-IT got there {order} stratified."

@@ -73,7 +73,7 @@ class Where:
 
     def __post_init__(self) -> None:
         if self.ray_address is not None:
-            needed("ray", what=f"--ray-address {self.ray_address}")
+            needed("ray", what=f"`ray_address={self.ray_address!r}`")
 
     def processes(self, num_units: int, *, num_gpus: float = 0.0) -> int:
         """How many units run at a time in a local pool, one where they take a GPU; for a cluster not joined yet, a guess.
@@ -338,7 +338,7 @@ def _ray_workers(
     num_cpus_there = int(there.get("CPU", 1))
     if num_gpus and there.get("GPU", 0) < num_gpus:
         raise ExecutionError(
-            f"a GPU was asked for, and the Ray cluster has {there.get('GPU', 0):g}. Give --device cpu, or add a node that has one."
+            f"a GPU was asked for, and the Ray cluster has {there.get('GPU', 0):g}. Give `device='cpu'`, or add a node that has one."
         )
     if not keeps_model:
         task = ray.remote(num_cpus=1, max_retries=0)(_do_on_ray)
@@ -414,7 +414,7 @@ def _connect(where: Where) -> bool:
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise ExecutionError(
                 f"no Ray could be started here: {first_line(error).rstrip('.')}. Its logs are under /tmp/ray; without "
-                "--ray-address a local process pool does the same work."
+                "`ray_address` a local process pool does the same work."
             ) from error
         return True
     try:
@@ -422,8 +422,8 @@ def _connect(where: Where) -> bool:
         ray.init(address=where.ray_address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise ExecutionError(
-            f"no Ray cluster at --ray-address {where.ray_address}: {first_line(error).rstrip('.')}. Start one with 'ray start "
-            "--head', give its address, or use --ray-address local, or none for a local process pool."
+            f"no Ray cluster at `ray_address={where.ray_address!r}`: {first_line(error).rstrip('.')}. Start one with 'ray start "
+            "--head', give its address, or use `ray_address='local'`, or none for a local process pool."
         ) from error
     return True
 

@@ -124,7 +124,7 @@ def causal_lm_collator(
             stands at the end.
         fixed_length: pad to `max_tokens`, not to the longest of the batch; accelerate's `dispatch_batches=True` needs it,
             because it joins the batches of all processes.
-        answer_after: only what follows the last occurrence of this text is learned, as with `skillshard graph learn --answer-after`;
+        answer_after: only what follows the last occurrence of this text is learned, as with 'skillshard graph learn --answer-after';
             None: the whole text.
         prompt_field: the same, by the metadata field of a sample that holds the number of characters of its prompt. Items that
             are no samples of a mixer have it in item["meta"].

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 LAYERS = [
-    {"arguments", "printable"},
+    {"printable"},
     {"errors", "keyed_random"},
     {"extras"},
     {"kept", "progress", "stores", "web"},

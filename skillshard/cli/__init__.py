@@ -14,14 +14,13 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from inspect import unwrap
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from skillshard.arguments import worded_by
 from skillshard.cli.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
@@ -39,7 +38,7 @@ from skillshard.printable import printable
 DEBUG = "SKILLSHARD_DEBUG"
 """Environment variable: set to 1, a mistake of ours is shown with its traceback."""
 
-EXAMPLES = {
+EXAMPLES: dict[Callable[..., None], str] = {
     regroup: """
     skillshard regroup tags --map map.json --out fewer
     skillshard regroup tags-by-source tags-by-embedding --min-share 0.01 --rest other --out crossed
@@ -170,7 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     Running.begin([])
-    with worded_by(in_options), _signals() as received:
+    with _signals() as received:
         try:
             app(arguments)
         except Stopped as stopped:

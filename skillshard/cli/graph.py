@@ -428,11 +428,11 @@ def show_graph_file(
 def import_graph_file(
     matrix: Annotated[Path, typer.Argument(metavar="FILE", help="A matrix: .npy, .csv or .json; rows are trained on.")],
     out: GraphOut,
-    names: Annotated[
+    train_skills: Annotated[
         Path | None,
         typer.Option("--names", help="Text file: names of the rows, and of the columns if these are as many."),
     ] = None,
-    eval_names: Annotated[Path | None, typer.Option("--eval-names", help="Text file: names of the columns.")] = None,
+    eval_skills: Annotated[Path | None, typer.Option("--eval-names", help="Text file: names of the columns.")] = None,
 ) -> None:
     """Make a graph of a matrix from elsewhere."""
     from skillshard.graph.imported import import_graph, read_names
@@ -440,8 +440,8 @@ def import_graph_file(
 
     graph = import_graph(
         matrix,
-        train_skills=() if names is None else read_names(names),
-        eval_skills=() if eval_names is None else read_names(eval_names),
+        train_skills=() if train_skills is None else read_names(train_skills),
+        eval_skills=() if eval_skills is None else read_names(eval_skills),
     )
     write_new(out, graph.save)
     show_graph(out)

@@ -58,7 +58,7 @@ def regroup(
             rich_help_panel=HOW,
         ),
     ] = None,
-    graph: Annotated[
+    vectors: Annotated[
         Path | None,
         typer.Option(
             "--graph",
@@ -81,10 +81,10 @@ def regroup(
     given = Verb.given
     if "rest" in given:
         given.refuse(
-            ["graph"], "finds the skill that a small one is merged into, and --rest names it: give one of them"
+            ["vectors"], "finds the skill that a small one is merged into, and --rest names it: give one of them"
         )
     if "min_share" not in given:
-        given.refuse(["rest", "graph"], "says where small skills go: give --min-share")
+        given.refuse(["rest", "vectors"], "says where small skills go: give --min-share")
     with Bars(out) as bars:
         fewer = taggers.regroup_tags(
             tags,
@@ -92,7 +92,7 @@ def regroup(
             mapping=None if mapping is None else taggers.read_map(mapping),
             min_share=min_share,
             rest=rest,
-            vectors=_rows(graph),
+            vectors=_rows(vectors),
             where=place_of_work(workers, ray_address),
             on_stage=bars.stage,
         )

@@ -113,7 +113,7 @@ def mix(
     most_bytes = parse_cache_size(cache, cache_bytes)
     opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=most_bytes), skills)
     if ledger is not None:
-        refuse_nested(ledger, [shards], option="--ledger")
+        refuse_nested(ledger, [shards], argument="ledger")
     chosen = static_policy(
         policy,
         opened.skills,

@@ -1,4 +1,8 @@
-"""The one place where arguments that a sentence names become options of the verb that runs."""
+"""The one place where arguments that a sentence names become options of the verb that runs.
+
+A sentence of the library names an argument in backticks, as Python writes it: `holdout`, or with its value
+`on_bad_sample='set-aside'`. Who calls from Python reads the sentence as it stands.
+"""
 
 import ast
 import re
@@ -6,13 +10,14 @@ import shlex
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-_ARGUMENT = re.compile(r"""`([a-z]\w*)(?:=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^`]+))?`""")
+_ARGUMENT = r"""`([a-z]\w*)(?:=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^`]+))?`"""
 """An argument in backticks, alone or with a value: a string as Python writes it, or other text without a backtick."""
 
 _OTHER_NAMES = {"model": "encoder"}
 """Argument of the library -> parameter of a verb, where the two have different names."""
-_OPPOSITES = {("ordered", "False"): "unordered"}
-"""Argument with its value -> the flag of a verb that says the same."""
+_EXPRESSIONS = {"`ordered=False`": "unordered", "`ShardSet.choose(names)`": "skills"}
+"""Expression of Python in backticks -> the parameter of a verb that does the same."""
+_NAMED = re.compile(f"{'|'.join(map(re.escape, _EXPRESSIONS))}|{_ARGUMENT}")
 
 
 class Running:
@@ -37,13 +42,14 @@ def in_options(sentence: str) -> str:
     'Give --on-bad-sample set-aside, or --keep-negative, or `another`.'
     >>> Running.begin([])
     """
-    return _ARGUMENT.sub(_in_options, sentence)
+    return _NAMED.sub(_in_options, sentence)
 
 
 def _in_options(match: re.Match[str]) -> str:
     name, value = match[1], match[2]
-    if (flag := Running.parameters.get(_OPPOSITES.get((name, value), ""))) is not None:
-        return str(flag.opts[0])
+    if match[0] in _EXPRESSIONS:
+        option = Running.parameters.get(_EXPRESSIONS[match[0]])
+        return match[0] if option is None else _word(option)
     parameter = Running.parameters.get(name) or Running.parameters.get(_OTHER_NAMES.get(name, ""))
     if parameter is None:
         return match[0]

@@ -29,16 +29,16 @@ Reason = Literal[
 ]
 RESTS: frozenset[Reason] = frozenset(("truncated", "not-the-named-format", "unsupported"))
 """Reasons that refuse the rest of a file, or the whole of it: nobody knows how many rows that is."""
-_SET_ASIDE = "set such samples aside with --on-bad-sample set-aside"
+_SET_ASIDE = "set such samples aside with `on_bad_sample='set-aside'`"
 _REMEDIES: dict[Reason, str] = {
-    "missing-field": f"Mend the row, name another field with --field, --id-field or --text-field, or {_SET_ASIDE}.",
-    "wrong-type": f"Mend the row, name another field with --field, --id-field or --text-field, or {_SET_ASIDE}.",
-    "too-large": f"Split the sample, raise --max-sample-bytes, or {_SET_ASIDE}.",
-    "truncated": "Fetch or write the file again, or set the rest of it aside with --on-bad-sample set-aside.",
-    "unsupported": "Or set the rest of the file aside with --on-bad-sample set-aside.",
+    "missing-field": f"Mend the row, name another field with `fields`, `id_field` or `text_field`, or {_SET_ASIDE}.",
+    "wrong-type": f"Mend the row, name another field with `fields`, `id_field` or `text_field`, or {_SET_ASIDE}.",
+    "too-large": f"Split the sample, raise `max_sample_bytes`, or {_SET_ASIDE}.",
+    "truncated": "Fetch or write the file again, or set the rest of it aside with `on_bad_sample='set-aside'`.",
+    "unsupported": "Or set the rest of the file aside with `on_bad_sample='set-aside'`.",
     "unclear-members": f"Rename or repack the members, or {_SET_ASIDE}.",
     "duplicate-id": f"Give it another id, or {_SET_ASIDE}.",
-    "not-the-named-format": "Rename or rewrite the file, or set it aside with --on-bad-sample set-aside.",
+    "not-the-named-format": "Rename or rewrite the file, or set it aside with `on_bad_sample='set-aside'`.",
 }
 _JSON_TYPES = {
     "NoneType": "null",
@@ -107,7 +107,7 @@ class Rejection:
         """The error for this row: its place, the fault, and the remedy.
 
         >>> print(Rejection(file="a.jsonl", line=17, reason="malformed-json", detail="not valid JSON").sentence())
-        a.jsonl line 17: not valid JSON. Mend the line, or set such samples aside with --on-bad-sample set-aside.
+        a.jsonl line 17: not valid JSON. Mend the line, or set such samples aside with `on_bad_sample='set-aside'`.
         """
         unit = "line" if _holds_lines(self.file) else "row"
         where = self.file if self.line is None else f"{self.file} {unit} {self.line}"

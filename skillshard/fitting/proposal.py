@@ -88,7 +88,7 @@ def propose_weights(
     Reference:
         Olmix, arXiv:2602.12237 (objective, prior, limit); RegMix, arXiv:2407.01492.
     """
-    needed("regmix" if method == "regmix" else "fit", what=f"--method {method}")
+    needed("regmix" if method == "regmix" else "fit", what=f"`{method=}`")
     chosen = _targets(runs, targets)
     prior = _prior(runs, num_samples)
     most = _most(runs, num_samples, epochs, draws)

@@ -163,7 +163,8 @@ def derive_edges(
     by_run = {(curve.trained_on, curve.seed): curve.losses for curve in curves}
     if rule.drop_uncertain and len(seeds) < 2:
         raise GraphError(
-            "edges of one seed have no standard errors, so none can be told from 0: learn with --seeds 2 or more."
+            "edges of one seed have no standard errors, so none can be told from 0: learn the graph from 2 seeds or more, "
+            "as with 'skillshard graph learn --seeds 2'."
         )
     same = is_same(train_skills, eval_skills)
     errors = None

@@ -67,9 +67,7 @@ def read_names(place: str | os.PathLike[str]) -> list[str]:
 
 def _names(given: Sequence[str], found: Sequence[str], place: str) -> list[str]:
     if not given and not found:
-        raise GraphError(
-            f"{place} does not name its rows: give --names FILE, a text file with one skill a line, in their order."
-        )
+        raise GraphError(f"{place} does not name its rows: name them with `train_skills`, in their order.")
     return list(given or found)
 
 

@@ -227,7 +227,7 @@ def _train(
         cost = _cost(needed, missing, where, kept)
         if budget_s is not None and cost.seconds > budget_s:
             raise GraphError(
-                f"{cost.sentence}, and --budget allows {said_s(budget_s)}. Raise it, or take fewer --seeds, or --steps and --warmup shorter by a "
+                f"{cost.sentence}, and `budget_s` allows {said_s(budget_s)}. Raise it, or take fewer seeds (`num_seeds`), or `steps` and `warmup_steps` shorter by a "
                 f"factor of {cost.seconds / budget_s:.1f}."
             )
         on_estimate(cost.sentence)
@@ -267,21 +267,21 @@ def _check_numbers(
     for_steps: int | None,
     settle: float | None,
 ) -> None:
-    least = {"--steps": steps, "--seeds": num_seeds, "--eval-samples": eval_samples, "--samples": samples}
-    bad = [f"{name} {number}" for name, number in least.items() if number < 1]
+    least = {"steps": steps, "num_seeds": num_seeds, "eval_samples": eval_samples, "samples": samples}
+    bad = [f"`{name}={number}`" for name, number in least.items() if number < 1]
     if bad or warmup_steps < 0:
-        raise GraphError(f"{name_some(bad) or f'--warmup {warmup_steps}'}: give 1 or more (--warmup: 0 or more).")
+        raise GraphError(f"{name_some(bad) or f'`{warmup_steps=}`'}: give 1 or more (`warmup_steps`: 0 or more).")
     if not 1 <= eval_every <= steps:
         raise GraphError(
-            f"--eval-every {eval_every}: losses are measured every so many steps, at least 1 and at most --steps {steps}."
+            f"`{eval_every=}`: losses are measured every so many steps, at least 1 and at most `{steps=}`."
         )
     if for_steps is not None and for_steps < warmup_steps + steps:
         raise GraphError(
-            f"--for-steps {for_steps:,} is shorter than warm-up and run, {warmup_steps:,} + {steps:,} steps: their learning rate would be 0 "
+            f"`{for_steps=}` is shorter than warm-up and run, {warmup_steps:,} + {steps:,} steps: their learning rate would be 0 "
             "before they end. Shorten them."
         )
     if settle is not None and not settle > 0:
-        raise GraphError(f"--settle {settle}: give nats above 0, or leave it out.")
+        raise GraphError(f"`{settle=}`: give nats above 0, or leave it out.")
 
 
 def _eval_skills(shards: ShardSet, targets: Sequence[str]) -> list[str]:
@@ -291,7 +291,7 @@ def _eval_skills(shards: ShardSet, targets: Sequence[str]) -> list[str]:
         unknown = [f"{name!r}{did_you_mean(name, holdout)}" for name in targets if name not in holdout]
         if unknown:
             raise GraphError(
-                f"--target {name_some(unknown)}: not a skill with held-out samples in {places.public(shards.root)}; it has "
+                f"`targets` {name_some(unknown)}: not a skill with held-out samples in {places.public(shards.root)}; it has "
                 f"{name_some(holdout)}."
             )
         return sorted(set(targets))
@@ -299,7 +299,7 @@ def _eval_skills(shards: ShardSet, targets: Sequence[str]) -> list[str]:
     if bare:
         raise GraphError(
             f"{name_some(bare)} of {places.public(shards.root)} has no held-out samples, so its loss cannot be measured: "
-            f"{HOW_TO_HOLD_OUT}; or name the skills that count with --target."
+            f"{HOW_TO_HOLD_OUT}; or name the skills that count as `targets`."
         )
     return sorted(holdout)
 
@@ -324,7 +324,7 @@ def _schedule(lr_warmup: int | None, warmup_steps: int, steps: int, for_steps: i
     rising = usual_lr_warmup(length) if lr_warmup is None else lr_warmup
     if not 0 <= rising <= length:
         raise GraphError(
-            f"--lr-warmup {rising:,}: the learning rate would rise over more steps than the {length:,} of the training. Give 0 or more, and at "
+            f"`lr_warmup={rising}`: the learning rate would rise over more steps than the {length:,} of the training. Give 0 or more, and at "
             f"most {length:,}."
         )
     return Schedule(rising, math.inf if for_steps is None else float(for_steps))
@@ -368,8 +368,8 @@ def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: Lo
     except ObservationError as error:
         why = str(error).rstrip(".")
     raise GraphError(
-        f"sample {number:,} ({sample.id!r}) of skill {skill!r} cannot be read: {why} ({sample.text[:60]!r}). Change --answer-after, "
-        "--prompt-field or --segment-at, or leave such samples out of the corpus."
+        f"sample {number:,} ({sample.id!r}) of skill {skill!r} cannot be read: {why} ({sample.text[:60]!r}). Change `answer_after`, "
+        "`prompt_field` or `segment_at`, or leave such samples out of the corpus."
     )
 
 
@@ -382,7 +382,7 @@ def _before(out: str | Path, told: Learned) -> GraphFile | None:
     before = {} if found.learned is None else found.learned.model_dump(exclude={"runs"})
     if changed := artefact.differences(before, now):
         raise GraphError(
-            f"{out} holds another graph ({'; '.join(changed[:2])}). Choose another --out, or remove it; runs that both need are kept."
+            f"{out} holds another graph ({'; '.join(changed[:2])}). Choose another `out`, or remove it; runs that both need are kept."
         )
     return found
 

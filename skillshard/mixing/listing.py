@@ -32,28 +32,28 @@ from skillshard.policies import floor as floored
 from skillshard.progress import advance
 from skillshard.shards.read import ShardSet
 
-OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "stratified": ((), ()),
     "proportional": ((), ()),
-    "temperature": (("--tau",), ()),
-    "unimax": (("--epochs", "--draws"), ()),
-    "fixed": (("--weights",), ("--new",)),
-    "skill_stratified": (("--graph",), ("--target",)),
-    "skill_it": (("--graph", "--eta"), ("--prior", "--target")),
-    "curriculum": (("--losses", "--draws"), ()),
-    "anti_curriculum": (("--losses", "--draws"), ()),
-    "skill_curriculum": (("--losses", "--draws"), ()),
+    "temperature": (("tau",), ()),
+    "unimax": (("epochs", "draws"), ()),
+    "fixed": (("weights",), ("new",)),
+    "skill_stratified": (("graph",), ("targets",)),
+    "skill_it": (("graph", "eta"), ("prior", "targets")),
+    "curriculum": (("losses", "draws"), ()),
+    "anti_curriculum": (("losses", "draws"), ()),
+    "skill_curriculum": (("losses", "draws"), ()),
 }
-"""Policy that needs no trainer -> the options that it needs, and those that it can take besides."""
-CONSTANT = tuple(name for name in OPTIONS if not name.endswith("curriculum"))
+"""Policy that needs no trainer -> the arguments that it needs, and those that it can take besides."""
+CONSTANT = tuple(name for name in ARGUMENTS if not name.endswith("curriculum"))
 """The policies among them whose weights are the same in every round."""
 
 
 def static_policy(
-    name: str,
+    policy: str,
     skills: Sequence[str],
     *,
-    among: Sequence[str] = tuple(OPTIONS),
+    among: Sequence[str] = tuple(ARGUMENTS),
     draws: int | None = None,
     tau: float | None = None,
     epochs: float | None = None,
@@ -66,10 +66,10 @@ def static_policy(
     losses: str | None = None,
     floor: float = 0.0,
 ) -> Policy:
-    """A policy that needs no trainer, by its name and its options on the command line.
+    """A policy that needs no trainer, by its name and the arguments that it needs.
 
     Args:
-        name: one of `among`.
+        policy: one of `among`.
         skills: training skills of the mix. A graph is reduced to the rows of these skills.
         draws: length of the run; for unimax and the curricula.
         tau: for temperature.
@@ -84,46 +84,48 @@ def static_policy(
         floor: least weight of any skill; 0: no floor.
 
     Raises:
-        PolicyError: no such policy, an option is missing, or an option was given that the policy does not take.
+        PolicyError: no such policy, an argument is missing, or one was given that the policy does not take.
         GraphError: the file is no graph, or the graph lacks a skill.
     """
     given = {
-        "--tau": tau,
-        "--epochs": epochs,
-        "--weights": weights,
-        "--new": new,
-        "--graph": graph,
-        "--eta": eta,
-        "--prior": prior,
-        "--target": targets or None,
-        "--losses": losses,
-        "--draws": draws,
+        "tau": tau,
+        "epochs": epochs,
+        "weights": weights,
+        "new": new,
+        "graph": graph,
+        "eta": eta,
+        "prior": prior,
+        "targets": targets or None,
+        "losses": losses,
+        "draws": draws,
     }
-    _check_options(name, among, given)
-    policy = _policy(name, skills, draws, tau, epochs, weights, new, graph, eta, prior, targets, losses)
-    return chain(policy, floored(floor)) if floor else policy
+    _check_arguments(policy, among, given)
+    chosen = _policy(policy, skills, draws, tau, epochs, weights, new, graph, eta, prior, targets, losses)
+    return chain(chosen, floored(floor)) if floor else chosen
 
 
-def _check_options(name: str, among: Sequence[str], given: Mapping[str, Any]) -> None:
+def _check_arguments(name: str, among: Sequence[str], given: Mapping[str, Any]) -> None:
     if name not in among:
         raise PolicyError(
             f"policy {name!r}{did_you_mean(name, among)}: without a trainer there are no losses, so give a policy that needs none: "
             f"{', '.join(among)}."
         )
-    needed, possible = OPTIONS[name]
-    missing = [option for option in needed if given[option] is None]
+    needed, possible = ARGUMENTS[name]
+    missing = [f"`{argument}`" for argument in needed if given[argument] is None]
     if missing:
-        raise PolicyError(f"policy {name} needs {' and '.join(missing)}; --help says what this is.")
+        raise PolicyError(
+            f"policy {name} needs {' and '.join(missing)}: give {'it' if len(missing) == 1 else 'them'} too."
+        )
     strange = [
-        option
-        for option, value in given.items()
-        if value is not None and option not in (*needed, *possible, "--draws")  # the length of a mix concerns all
+        argument
+        for argument, value in given.items()
+        if value is not None and argument not in (*needed, *possible, "draws")  # the length of a mix concerns all
     ]
     if strange:
-        takers = [policy for policy in among if set(strange) <= {*OPTIONS[policy][0], *OPTIONS[policy][1]}]
+        takers = [repr(other) for other in among if set(strange) <= {*ARGUMENTS[other][0], *ARGUMENTS[other][1]}]
         raise PolicyError(
-            f"policy {name} does not take {' and '.join(strange)}: leave it out"
-            + (f", or give --policy {' or '.join(takers)}." if takers else ".")
+            f"policy {name} does not take {' and '.join(f'`{argument}`' for argument in strange)}: leave it out"
+            + (f", or give {' or '.join(f'`policy={taker}`' for taker in takers)}." if takers else ".")
         )
 
 
@@ -165,7 +167,7 @@ def _policy(
 
 def _new(new: str | None) -> Literal["refuse", "proportional"]:
     if new not in (None, "refuse", "proportional"):
-        raise PolicyError(f"--new {new}: give 'refuse' or 'proportional'.")
+        raise PolicyError(f"`{new=}`: give 'refuse' or 'proportional'.")
     return "proportional" if new == "proportional" else "refuse"
 
 

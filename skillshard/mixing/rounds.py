@@ -545,8 +545,7 @@ def warn_of_repetition(skills: Sequence[str], where: str, *, stacklevel: int = 2
     one = len(skills) == 1
     warnings.warn(
         f"skill{'' if one else 's'} {name_some(map(repr, skills))} pass{'es' if one else ''} {MANY_EPOCHS} epochs {where}: repeated so "
-        f"often, data is worth much less. Lower {'its weight' if one else 'their weights'}, or end the repetition by repeat='cap:4' "
-        "(--repeat cap:4 on the command line).",
+        f"often, data is worth much less. Lower {'its weight' if one else 'their weights'}, or end the repetition by `repeat='cap:4'`.",
         RepetitionWarning,
         stacklevel=stacklevel,
     )

@@ -29,7 +29,7 @@ def check_rows(graph: SkillGraph, skills: Sequence[str]) -> None:
         raise PolicyError(
             "the graph's rows are not the skills of the mix: "
             f"rows without a skill: {name_some(unknown) or 'none'}; skills without a row: {name_some(missing) or 'none'}. "
-            "Choose the same skills in both: ShardSet.choose(names), SkillGraph.choose(rows=names); --skills on the command line."
+            "Choose the same skills in both: ShardSet.choose(names), SkillGraph.choose(rows=names)."
         )
 
 

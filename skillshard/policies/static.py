@@ -49,8 +49,8 @@ class Fixed(Static):
         if unknown or (new and self.new == "refuse"):
             raise PolicyError(
                 f"the fixed weights do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; without a weight: "
-                f"{name_some(new) or 'none'}. Give every skill a weight, 0 too; or choose the skills of the mix (ShardSet.choose, --skills); or "
-                "give the others their natural share (new='proportional', --new proportional)."
+                f"{name_some(new) or 'none'}. Give every skill a weight, 0 too; or choose the skills of the mix (`ShardSet.choose(names)`); or give the others their "
+                "natural share (`new='proportional'`)."
             )
         total = sum(self.given.values())
         if not new:

@@ -49,13 +49,13 @@ def resolve_device(device: str, *, on_this_machine: bool = True) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ProxyError(f"--device {device}: give 'auto', 'cpu', 'cuda' or 'cuda:N'.")
+        raise ProxyError(f"`{device=}`: give 'auto', 'cpu', 'cuda' or 'cuda:N'.")
     if kind == "cuda" and number and not on_this_machine:
-        raise ProxyError(f"--device {device}: a worker on Ray sees only the GPU that it was given. Give --device cuda.")
+        raise ProxyError(f"`{device=}`: a worker on Ray sees only the GPU that it was given. Give `device='cuda'`.")
     if on_this_machine and not is_here(device):
         raise ProxyError(
-            f"--device {device}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs here. Run where there is one, or give "
-            "--device cpu."
+            f"`{device=}`: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs here. Run where there is one, or give "
+            "`device='cpu'`."
         )
     return device
 
@@ -69,7 +69,7 @@ def resolve_precision(precision: str, device: str) -> Precision:
     if precision == "auto":
         return "bfloat16" if device.startswith("cuda") else "float32"
     if precision not in ("float32", "bfloat16"):
-        raise ProxyError(f"--dtype {precision}: give 'auto', 'float32' or 'bfloat16'.")
+        raise ProxyError(f"`{precision=}`: give 'auto', 'float32' or 'bfloat16'.")
     return precision  # type: ignore[return-value]  # one of the two
 
 

@@ -138,7 +138,7 @@ def pretrained_tokens(place: str, *, window: int, answer_after: str | None) -> P
     tokens = PretrainedTokens(place, window, answer_after)
     if not tokens._tokenizer.is_fast:
         raise ProxyError(
-            f"--proxy {place}: its tokenizer is not a fast one, which alone tells where tokens stand in the text."
+            f"`proxy={place!r}`: its tokenizer is not a fast one, which alone tells where tokens stand in the text."
         )
     limit = getattr(_open(place, "AutoConfig", "a model's config.json"), "max_position_embeddings", window)
     return PretrainedTokens(place, min(window, limit), answer_after)
@@ -148,10 +148,10 @@ def check_place(place: str) -> None:
     """ProxyError unless there is a directory, ExtraError where transformers is not installed."""
     if not Path(place).is_dir():
         raise ProxyError(
-            f"--proxy {place}: neither 'tiny' nor 'small' nor a directory. Give one of these, or the directory of a Hugging Face "
+            f"`proxy={place!r}`: neither 'tiny' nor 'small' nor a directory. Give one of these, or the directory of a Hugging Face "
             "causal language model and its tokenizer (save_pretrained writes one)."
         )
-    needed("hf", what=f"--proxy {place}")
+    needed("hf", what=f"`proxy={place!r}`")
 
 
 def _open(place: str, kind: str, what: str) -> Any:
@@ -166,6 +166,6 @@ def _open(place: str, kind: str, what: str) -> Any:
     ) as error:  # a damaged or foreign directory makes transformers raise whatever it happens to run into
         why = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise ProxyError(
-            f"--proxy {place}: {what} could not be opened there: {why.rstrip('.')}. Save the model and "
+            f"`proxy={place!r}`: {what} could not be opened there: {why.rstrip('.')}. Save the model and "
             "its tokenizer there with save_pretrained."
         ) from error

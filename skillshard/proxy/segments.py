@@ -65,8 +65,8 @@ class Segments:
         """
         if prompts is not None:
             raise ProxyError(
-                "a reading by segments finds the answer by --answer-after, so a metadata field cannot say where the prompt ends. Leave "
-                "--prompt-field or --segment-at out."
+                "a reading by segments finds the answer by `answer_after`, so a metadata field cannot say where the prompt ends. Leave "
+                "`prompt_field` or `segment_at` out."
             )
         tokens = np.full((len(texts), self.positions, self.slots), PAD, dtype=np.int64)
         answers = np.zeros(len(texts), dtype=np.int64)
@@ -135,7 +135,7 @@ def cut(text: str, *, separators: str, answer_after: str) -> tuple[list[list[str
     if not mark or not segments or not answer:
         raise ProxyError(
             f"the text {text[:100]!r} has no answer: expected a prompt, {answer_after!r} and a word. Give another "
-            "--answer-after, or leave such texts out."
+            "`answer_after`, or leave such texts out."
         )
     return segments, answer[0]
 

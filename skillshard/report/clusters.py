@@ -46,11 +46,11 @@ def show_clusters(
         ExtraError: a package that compares or draws is not installed.
     """
     if against is not None:
-        needed("cluster", what="--against")
+        needed("cluster", what="`against`")
     if pictures is not None:
-        needed("cluster", "plots", what="--pictures")
+        needed("cluster", "plots", what="`pictures`")
     if artefact.kind(place) != tags_module.MANIFEST:
-        raise TagsError(f"{os.fspath(place)} is not tags: --against, --corpus and --pictures are for tags.")
+        raise TagsError(f"{os.fspath(place)} is not tags: `against`, `corpus` and `pictures` are for tags.")
     tags = Tags.open(place)
     measured = None if against is None else compare(tags, against, corpus)
     show_tags(tags)
@@ -89,7 +89,7 @@ def compare(tags: Tags, against: str, corpus: Sequence[str] | None = None) -> Ag
         digests = [[part.rows_digest for part in some.manifest.parts] for some in (tags, other)]
         if digests[0] != digests[1]:
             raise TagsError(
-                f"{tags.folder} and {against} are not tags of the same rows: another corpus or another --partition-size. Tag both alike."
+                f"{tags.folder} and {against} are not tags of the same rows: another corpus or another partition size. Tag both alike."
             )
         values = ([row.skill for row in other.rows(part)] for part in range(num_parts))
     else:

@@ -24,7 +24,7 @@ STRONGEST = 12
 def show_graph(place: str | os.PathLike[str], *, pictures: Path | None = None) -> None:
     """Print a graph, and draw it; ExtraError where Matplotlib is not installed."""
     if pictures is not None:
-        needed("plots", what="--pictures")
+        needed("plots", what="`pictures`")
     graph = read_graph(place)
     found = statistics_of(graph)
     if max(len(graph.train_skills), len(graph.eval_skills)) <= TABLE_SKILLS:
@@ -97,7 +97,8 @@ def _print_matrix(graph: GraphFile) -> None:
             print_table(header, rows)
             return
     print_line(
-        f"The matrix of {len(edges)} x {len(header) - 1} edges is too wide for this terminal: --pictures DIR draws it."
+        f"The matrix of {len(edges)} x {len(header) - 1} edges is too wide for this terminal: "
+        "'skillshard graph show FILE --pictures DIR' draws it."
     )
 
 
@@ -158,7 +159,10 @@ def _history(graph: GraphFile) -> list[str]:
         f"Losses: {learned.loss_kind.sentence}. Report the same to a mixer that uses this graph.",
     ]
     if len(learned.seeds) == 1:
-        told.append("One seed cannot tell which of these edges are luck: --seeds 3 trains only what is missing.")
+        told.append(
+            "One seed cannot tell which of these edges are luck: "
+            "'skillshard graph learn --seeds 3' trains only what is missing."
+        )
     settled = sum(run.steps_taken < learned.eval_steps[-1] for run in learned.runs)
     if settled:
         told.append(f"{settled:,} runs were ended early: their losses had settled.")

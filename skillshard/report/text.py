@@ -102,7 +102,7 @@ def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
                 + (
                     "They are set aside in rejected/."
                     if manifest.copies_are_dropped
-                    else "They are kept, each text on one side of the split; --copies drop leaves them out."
+                    else "They are kept, each text on one side of the split; 'skillshard shard --copies drop' leaves them out."
                 )
             )
         for num, where in (
@@ -127,7 +127,7 @@ def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
     elif bare:
         yield (
             "No sample is held out, so SKILL-IT and other policies that read losses cannot measure any skill. For those, shard into "
-            "another directory with --holdout 0.01 or more."
+            "another directory with a holdout: 'skillshard shard CORPUS --tags T --holdout 0.01 --out S'."
         )
 
 
@@ -142,8 +142,8 @@ def _more_than_asked(manifest: Manifest | Manifest1) -> Iterator[str]:
             shares[skill.name] = got
     if shares:
         yield (
-            f"Held out with all their copies, some texts take much more than --holdout {asked:g} of these skills: "
-            f"{name_some(f'{name} {100 * got:.0f} %' for name, got in shares.items())}. --copies drop prevents this."
+            f"Held out with all their copies, some texts take much more than the holdout {asked:g} of these skills: "
+            f"{name_some(f'{name} {100 * got:.0f} %' for name, got in shares.items())}. 'skillshard shard --copies drop' prevents this."
         )
 
 

@@ -378,7 +378,8 @@ class ShardSet:
         if num_bytes > MAX_MANIFEST_BYTES:
             raise ShardError(
                 f"{shown} is {num_bytes:,} bytes, and at most {MAX_MANIFEST_BYTES:,} are read: damaged or edited, or of too many shards. "
-                "Write the shards anew in another directory with a larger --shard-size."
+                "Write the shards anew in another directory with larger shards: "
+                "'skillshard shard CORPUS --tags T --shard-size 1GB --out S'."
             )
         raw = storage.read_bytes(manifest_at)
         return cls(files, _manifest_of(raw, shown), canonical.digest(raw))

@@ -25,8 +25,8 @@ TEXTS, SAMPLES, BYTES = 0, 1, 2
 """Positions on the axis of sizes: distinct texts, samples, bytes in tars."""
 CUT_SPACE = 1 << 64
 HOW_TO_HOLD_OUT = (
-    "shard with a --holdout above 0; or, if a skill has too few texts to be split, merge it into a larger one with 'skillshard regroup T "
-    "--min-share 0.01 --rest other --out R'"
+    "shard with a holdout above 0, such as 'skillshard shard CORPUS --tags T --holdout 0.01 --out S'; or, if a skill has "
+    "too few texts to be split, merge it into a larger one with 'skillshard regroup T --min-share 0.01 --rest other --out R'"
 )
 """What helps where a skill has no held-out sample; the middle of a sentence."""
 

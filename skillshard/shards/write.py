@@ -90,11 +90,11 @@ def write_shards(
         StorageError: `out` holds something else.
     """
     if not 0 <= holdout < 1:
-        raise ShardError(f"--holdout is {holdout}: give a share from 0 to below 1.")
+        raise ShardError(f"`{holdout=}`: give a share from 0 to below 1.")
     if shard_bytes < 1:
-        raise ShardError(f"--shard-size is {shard_bytes} bytes: give a positive size, such as 64MB.")
+        raise ShardError(f"`{shard_bytes=}`: give a positive size in bytes, such as 64_000_000.")
     if copies not in get_args(Copies):
-        raise ShardError(f"--copies is {copies!r}: give {' or '.join(get_args(Copies))}.")
+        raise ShardError(f"`{copies=}`: give {' or '.join(get_args(Copies))}.")
     made_from = {
         "command": "shard",
         "arguments": {"shard_bytes": shard_bytes, "holdout": float(holdout), "copies": copies},
@@ -276,7 +276,7 @@ def _refuse_too_many(shards: Sequence[ShardPlan]) -> None:
     if len(shards) > MAX_MANIFEST_BYTES // MANIFEST_BYTES_PER_SHARD:
         raise ShardError(
             f"{len(shards):,} shards of {sum(shard.num_bytes for shard in shards) // len(shards):,} bytes are too many for one shard set "
-            f"(at most {MAX_MANIFEST_BYTES // MANIFEST_BYTES_PER_SHARD:,}). Give a larger --shard-size in another --out."
+            f"(at most {MAX_MANIFEST_BYTES // MANIFEST_BYTES_PER_SHARD:,}). Give a larger `shard_bytes` in another `out`."
         )
 
 

@@ -73,7 +73,7 @@ def write_samples(
     if others:
         raise CorpusError(
             f"{os.fspath(out_dir)} holds files of another corpus that this one would be mixed with: {name_some(others, 3, are_paths=True)}. Choose another "
-            "--out, or remove them."
+            "`out`, or remove them."
         )
     done = itertools.count(1)
     for place in files:

@@ -80,12 +80,12 @@ def merged(
 def _nearest(small: str, left: Mapping[str, int], sums: Mapping[str, Vector]) -> str:
     if small not in sums:
         raise TagsError(
-            f"skill {small!r} has {left[small]:,} samples, fewer than --min-share asks for, and nothing tells which skill is nearest: name a "
-            "--rest NAME that takes the small ones, give a --graph with a row for it, or tags by embedding."
+            f"skill {small!r} has {left[small]:,} samples, fewer than `min_share` asks for, and nothing tells which skill is nearest: name a "
+            "`rest` that takes the small ones, give `vectors` with a row for it, or tags by embedding."
         )
     others = sorted(skill for skill in left if skill != small and skill in sums)
     if not others:
-        raise TagsError(f"skill {small!r} is too small, and no other skill has a vector to compare. Give --rest NAME.")
+        raise TagsError(f"skill {small!r} is too small, and no other skill has a vector to compare. Name a `rest`.")
     return max(others, key=lambda skill: _cosine(sums[small], sums[skill]))
 
 
@@ -127,23 +127,23 @@ def read_map(place: str | os.PathLike[str]) -> dict[str, str]:
     try:
         text = storage.read_bytes(place)
     except StorageError as error:
-        raise TagsError(f"--map {os.fspath(place)}: no such file.") from error
+        raise TagsError(f"`mapping` {os.fspath(place)}: no such file.") from error
     try:
         found = TypeAdapter(dict[str, str]).validate_python(orjson.loads(text), strict=True)
     except (orjson.JSONDecodeError, ValidationError) as error:
         raise TagsError(
-            f'--map {os.fspath(place)} is not a JSON object of names, such as {{"old": "new", "*": "everything else"}}.'
+            f'`mapping` {os.fspath(place)} is not a JSON object of names, such as {{"old": "new", "*": "everything else"}}.'
         ) from error
     if empty := [old for old, new in found.items() if not new.strip()]:
-        raise TagsError(f"--map {os.fspath(place)} gives {empty[0]!r} an empty name: give it another.")
+        raise TagsError(f"`mapping` {os.fspath(place)} gives {empty[0]!r} an empty name: give it another.")
     return found
 
 
 def check_share(min_share: float, rest: str | None) -> None:
     """TagsError where a least share and the name of the rest do not go together."""
     if not 0 <= min_share < 1:
-        raise TagsError(f"--min-share {min_share}: give a share from 0 to below 1.")
+        raise TagsError(f"`{min_share=}`: give a share from 0 to below 1.")
     if rest is not None and not min_share:
-        raise TagsError(f"--rest {rest!r} takes the skills below --min-share, which is 0: give a --min-share.")
+        raise TagsError(f"`{rest=}` takes the skills below `min_share`, which is 0: give a `min_share`.")
     if rest is not None and not rest.strip():
-        raise TagsError("--rest is empty: give the skill a name.")
+        raise TagsError("`rest` is empty: give the skill a name.")

@@ -60,7 +60,7 @@ def metadata(*fields: str) -> Tagger:
         [Tag(skill='law/en', score=1.0)]
     """
     if not fields:
-        raise TagsError("tagging by metadata needs a field: --field meta.category.")
+        raise TagsError("tagging by metadata needs a field, such as `fields='meta.category'`.")
     others = [field for field in fields if not isinstance(field, str)]
     if others:
         raise TagsError(

@@ -89,8 +89,8 @@ def _refuse_unlike(sets: Sequence[Tags]) -> None:
     rows = [[[getattr(part, kind) for kind in kinds] for part in tags.manifest.parts] for tags in sets]
     if rows[0] != rows[-1]:
         raise TagsError(
-            f"{sets[0].folder} and {sets[1].folder} are not tags of the same rows: another corpus, another --partition-size, or a corpus that "
-            "changed between. Tag both from the same corpus with the same --partition-size."
+            f"{sets[0].folder} and {sets[1].folder} are not tags of the same rows: another corpus, another partition size, or a corpus that "
+            "changed between. Tag both from the same corpus with the same partition size."
         )
 
 

@@ -427,7 +427,9 @@ def _manifest(
             if set_aside
             else "the corpus has no rows"
         )
-        raise TagsError(f"no sample could be tagged: {why}. Check the corpus, --id-field, --text-field and --field.")
+        raise TagsError(
+            f"no sample could be tagged: {why}. Check the corpus, `id_field`, `text_field` and the fields of the tagger."
+        )
     if len(skills) > MAX_SKILLS:
         raise TagsError(
             f"{len(skills):,} different skills (such as {', '.join(sorted(skills)[:3])}), at most {MAX_SKILLS:,} make sense: tag by "

@@ -255,8 +255,8 @@ def test_a_cluster_that_is_not_there_is_one_sentence_soon(form: str, tmp_path: P
     with pytest.raises(ExecutionError) as caught:
         run(len, keyed([{"obj": ()}]), where=Where(ray_address=address), records=str(tmp_path))  # type: ignore[arg-type]
     assert time.monotonic() - began < 20
-    assert f"no Ray cluster at --ray-address {address}: " in str(caught.value)
-    assert "ray start --head" in str(caught.value) and "--ray-address local" in str(caught.value)
+    assert f"no Ray cluster at `ray_address={address!r}`: " in str(caught.value)
+    assert "ray start --head" in str(caught.value) and "`ray_address='local'`" in str(caught.value)
 
 
 def test_a_port_that_is_not_rays_and_no_address_at_all_are_one_sentence_soon(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_port_that_is_not_rays_and_no_address_at_all_are_one_sentence_soon(tmp
             command = ("tag", "metadata", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T")
             outcome = finish(start(*command, "--ray-address", address))
             assert outcome.code == 1, outcome
-            assert f"no Ray cluster at --ray-address {address}: " in outcome.sentence
+            assert f"no Ray cluster at `ray_address={address!r}`: " in outcome.sentence
             assert time.monotonic() - began < 60
 
 

@@ -279,7 +279,7 @@ def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, m
     monkeypatch.setattr(taggers_vectors, "ONE_PARTITION_BYTES", 100)
     corpus = topic_corpus(tmp_path / "C", 40) / "0.jsonl"
     with pytest.warns(
-        UserWarning, match=r"one partition \(0.jsonl.*one process of 2 encodes it: give a smaller --partition-size"
+        UserWarning, match=r"one partition \(0.jsonl.*one process of 2 encodes it: give a smaller `partition_bytes`"
     ):
         taggers.tag_corpus(
             Corpus.open(corpus), taggers.embedding(taggers.lexical(), skills=2), tmp_path / "E", where=Where(workers=2)
@@ -447,7 +447,7 @@ def test_a_name_that_is_not_here_is_asked_for_on_the_hub_and_that_is_said(monkey
     monkeypatch.setattr(sentence_transformers, "SentenceTransformer", unreachable)
     with (
         pytest.warns(UserWarning, match="nobody/nothing is not on this machine: asking the Hugging Face hub for it"),
-        pytest.raises(TagsError, match=r"--encoder nobody/nothing cannot be loaded: the hub does not answer\. Give"),
+        pytest.raises(TagsError, match=r"`model='nobody/nothing'` cannot be loaded: the hub does not answer\. Give"),
     ):
         taggers.sentence_encoder("nobody/nothing", device="cpu")
 

@@ -70,7 +70,10 @@ def test_of_a_crawl_with_copies_no_held_out_text_stands_in_train_and_the_copies_
     for skill, num in copies.items():
         assert re.search(rf"{skill} \d+ \d+ {num} ", printed), printed
     assert "312 samples are copies: the same text stands earlier in the corpus" in printed
-    assert "They are kept, each text on one side of the split; --copies drop leaves them out." in printed
+    assert (
+        "They are kept, each text on one side of the split; 'skillshard shard --copies drop' leaves them out."
+        in printed
+    )
     assert " ".join(works("inspect", tmp_path / "S").split()) == printed
 
 
@@ -137,7 +140,9 @@ def test_a_skill_that_loses_much_of_its_train_to_copies_of_a_held_out_text_is_na
     records += [{"id": f"c{number}", "text": texts[0], "meta": {"skill": "a"}} for number in range(20)]
     (corpus / "0.jsonl").write_bytes(lines(records))
     tags = tagged(corpus, tmp_path)
-    sentence = "some texts take much more than --holdout 0.01 of these skills: a 52 %. --copies drop prevents this."
+    sentence = (
+        "much more than the holdout 0.01 of these skills: a 52 %. 'skillshard shard --copies drop' prevents this."
+    )
     assert sentence in shard(corpus, tags, tmp_path / "S")
     assert "take much more" not in shard(corpus, tags, tmp_path / "dropped", "--copies", "drop")
 

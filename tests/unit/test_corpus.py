@@ -23,13 +23,13 @@ from skillshard.corpus import MISSING, Corpus, Rejection, Sample, lines, lookup,
 from skillshard.errors import CorpusError
 
 GOOD = b'{"id": "a", "text": "one"}\n'
-SET_ASIDE = "set such samples aside with --on-bad-sample set-aside."
-OTHER_FIELD = f"Mend the row, name another field with --field, --id-field or --text-field, or {SET_ASIDE}"
-REST_ASIDE = "Fetch or write the file again, or set the rest of it aside with --on-bad-sample set-aside."
+SET_ASIDE = "set such samples aside with `on_bad_sample='set-aside'`."
+OTHER_FIELD = f"Mend the row, name another field with `fields`, `id_field` or `text_field`, or {SET_ASIDE}"
+REST_ASIDE = "Fetch or write the file again, or set the rest of it aside with `on_bad_sample='set-aside'`."
 SUFFIXES = (
     ".jsonl .ndjson .json .jsonl.gz .ndjson.gz .json.gz .jsonl.zst .ndjson.zst .json.zst .parquet .arrow .feather .tar"
 )
-RENAME = "Rename or rewrite the file, or set it aside with --on-bad-sample set-aside."
+RENAME = "Rename or rewrite the file, or set it aside with `on_bad_sample='set-aside'`."
 
 
 def items_of(path: Path, *, partition_bytes: int = 1 << 26, **options: Any) -> list[Sample | Rejection]:
@@ -130,7 +130,7 @@ def zstd(data: bytes) -> bytes:
             "too-large",
             (
                 "the sample is 101 bytes of text and meta, and at most 100 are allowed. "
-                f"Split the sample, raise --max-sample-bytes, or {SET_ASIDE}"
+                f"Split the sample, raise `max_sample_bytes`, or {SET_ASIDE}"
             ),
         ),
     ],
@@ -200,7 +200,7 @@ def test_a_line_too_long_to_parse_is_passed_over_in_bounded_memory(tmp_path: Pat
     assert [type(item) for item in items] == [Sample, Rejection, Sample]
     assert items[1].sentence() == (  # type: ignore[union-attr]
         f"a.jsonl line 2: the line is {len(long):,} bytes long, and lines over 1,064,576 are not parsed. "
-        f"Split the sample, raise --max-sample-bytes, or {SET_ASIDE}"
+        f"Split the sample, raise `max_sample_bytes`, or {SET_ASIDE}"
     )
     assert peak < 8 << 20
 
@@ -463,7 +463,7 @@ def test_two_columns_of_one_name_are_refused_where_they_are_asked_for(tmp_path: 
     bad = rejection_of(write(tmp_path / "a.arrow", arrow_bytes(pa.ipc.new_stream, table)))
     assert bad.sentence() == (
         "a.arrow row 1: from here on the file is not read: 2 columns have the name 'text', which is asked for. Rename the "
-        "columns. Or set the rest of the file aside with --on-bad-sample set-aside."
+        "columns. Or set the rest of the file aside with `on_bad_sample='set-aside'`."
     )
 
 

@@ -74,4 +74,4 @@ def test_a_demo_with_other_arguments_needs_another_directory(tmp_path: Path) -> 
     (tmp_path / "corpus").mkdir()
     found = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--k", "3", *SMALL[2:]])
     assert found.exit_code == 1
-    assert "holds a demo with other arguments (k: 2 -> 3). Choose another --out." in str(found.exception)
+    assert "holds a demo with other arguments (k: 2 -> 3). Choose another `out`." in str(found.exception)

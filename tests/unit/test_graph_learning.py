@@ -215,7 +215,9 @@ def test_a_pretrained_proxy_is_known_by_its_content_and_needs_no_warm_start(
 
 def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -> None:
     said: list[str] = []
-    with pytest.raises(GraphError, match=r"4 runs, 400,002 steps in all: about .*, and --budget allows 1 s\. Raise it"):
+    with pytest.raises(
+        GraphError, match=r"4 runs, 400,002 steps in all: about .*, and `budget_s` allows 1 s\. Raise it"
+    ):
         learn(shards, tmp_path / "graph.json", steps=100_000, budget_s=1.0, on_estimate=said.append)
     assert said == [] and not list((tmp_path / "graph.runs").glob("warm-*"))
     learn(shards, tmp_path / "graph.json", budget_s=600.0, on_estimate=said.append)
@@ -258,7 +260,7 @@ def test_what_makes_no_sense_gets_one_sentence(
 
 def test_another_graph_is_not_overwritten(learned: Path, shards: ShardSet) -> None:
     before = learned.read_bytes()
-    with pytest.raises(GraphError, match=r"holds another graph \(eval_steps: .*Choose another --out"):
+    with pytest.raises(GraphError, match=r"holds another graph \(eval_steps: .*Choose another `out`"):
         learn(shards, learned, num_seeds=2, steps=6)
     assert learned.read_bytes() == before
 
@@ -351,7 +353,10 @@ def test_the_matrix_is_printed_as_the_terminal_is_wide(
     assert f"{edge} {error}" in printed(120)
     narrow = printed(44)
     assert edge in narrow and error not in narrow and "too wide" not in narrow
-    assert "The matrix of 3 x 3 edges is too wide for this terminal: --pictures DIR draws it." in printed(20)
+    assert (
+        "The matrix of 3 x 3 edges is too wide for this terminal: 'skillshard graph show FILE --pictures DIR' draws it."
+        in printed(20)
+    )
 
 
 def test_the_numbers_of_a_small_heat_map_share_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +378,7 @@ def test_without_a_warm_start_a_new_model_is_warned_of(shards: ShardSet, tmp_pat
         "graph", "learn", shards.root, "--steps", 1, "--window", 24, "--workers", 1, "--out", tmp_path / "graph.json"
     )
     assert ran.code == 0 and "note: without --warmup a new tiny model learns first what all texts share" in ran.err
-    assert "One seed cannot tell which of these edges are luck: --seeds 3 trains only what is missing." in ran.out
+    assert "which of these edges are luck: 'skillshard graph learn --seeds 3' trains only what is missing." in ran.out
 
 
 def test_matrices_from_elsewhere_become_graphs(tmp_path: Path) -> None:
@@ -405,7 +410,7 @@ def test_matrices_from_elsewhere_become_graphs(tmp_path: Path) -> None:
         ("m.npy", b"not numpy", "holds no matrix of numbers"),
         ("m.csv", b"x,a\na,one\n", "holds no matrix of numbers: line 2 has 'one' where a number is expected"),
         ("m.csv", b"x,a,b\na,1\n", "every line must have as many cells"),
-        ("m.json", b"[[1.0]]", "does not name its rows: give --names FILE"),
+        ("m.json", b"[[1.0]]", "does not name its rows: name them with --names"),
         ("m.json", b'{"a": {"a": 1}, "b": {"c": 1}}', "every row must name the same columns"),
         ("m.json", b"{", "holds no matrix of numbers"),
         ("m.csv", b"", "holds no matrix of numbers"),

@@ -315,23 +315,26 @@ def test_arguments_that_do_not_go_together_are_refused(changes: dict[str, Any], 
 
 
 def test_a_proxy_that_is_nowhere_is_refused_before_any_work() -> None:
-    with pytest.raises(ProxyError, match="--proxy some/model: neither 'tiny' nor 'small' nor a directory"):
+    with pytest.raises(ProxyError, match="`proxy='some/model'`: neither 'tiny' nor 'small' nor a directory"):
         small_finder(proxy="some/model")
 
 
 def test_a_gpu_where_there_is_none_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(
-        ProxyError, match=r"--device cuda: PyTorch \S+ sees 0 GPUs here. Run where there is one, or give --device cpu."
+        ProxyError,
+        match=r"`device='cuda'`: PyTorch \S+ sees 0 GPUs here. Run where there is one, or give `device='cpu'`.",
     ):
         small_finder(device="cuda")
     # nodes of a Ray cluster may have one, though; there a worker sees one alone
     assert small_finder(device="cuda", on_this_machine=False).compute.device == "cuda"
-    with pytest.raises(ProxyError, match=r"--device cuda:1: a worker on Ray sees only the GPU .* Give --device cuda"):
+    with pytest.raises(
+        ProxyError, match=r"`device='cuda:1'`: a worker on Ray sees only the GPU .* Give `device='cuda'`"
+    ):
         resolve_device("cuda:1", on_this_machine=False)
-    with pytest.raises(ProxyError, match="--device tpu: give 'auto', 'cpu', 'cuda' or 'cuda:N'"):
+    with pytest.raises(ProxyError, match="`device='tpu'`: give 'auto', 'cpu', 'cuda' or 'cuda:N'"):
         resolve_device("tpu")
-    with pytest.raises(ProxyError, match="--dtype half: give 'auto', 'float32' or 'bfloat16'"):
+    with pytest.raises(ProxyError, match="`precision='half'`: give 'auto', 'float32' or 'bfloat16'"):
         resolve_precision("half", "cpu")
     assert resolve_precision("auto", "cuda:1") == "bfloat16"
 
@@ -342,7 +345,7 @@ def test_more_skills_than_different_texts_are_refused(texts: list[str], tmp_path
     rows = [{"id": str(at), "text": text} for at, text in enumerate(texts)]
     (tmp_path / "corpus" / "a.jsonl").write_bytes(lines(rows))
     with pytest.raises(
-        TagsError, match=rf"--skills 3: the corpus has {len(set(texts))} different texts that can be used"
+        TagsError, match=rf"`skills=3`: the corpus has {len(set(texts))} different texts that can be used"
     ):
         taggers.tag_corpus(Corpus.open(tmp_path / "corpus"), small_finder(skills=3), tmp_path / "tags", where=HERE)
 

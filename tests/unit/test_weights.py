@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from skillshard import canonical, storage
 from skillshard.errors import PolicyError, ShardError, SkillshardError
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.listing import CONSTANT, OPTIONS, static_policy
+from skillshard.mixing.listing import ARGUMENTS, CONSTANT, static_policy
 from skillshard.mixing.weights_file import read_weights, weigh
 from skillshard.policies import odm, skill_it, unimax
 from skillshard.shards.read import ShardSet
@@ -126,7 +126,7 @@ def test_weights_can_be_shares_of_tokens(shards: ShardSet, tmp_path: Path) -> No
     assert json.loads(out.read_text())["unit"] == "tokens"
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", ARGUMENTS)
 def test_every_policy_that_needs_no_trainer_is_mixed_by_one_command(
     shards: ShardSet, graph: Path, tmp_path: Path, name: str
 ) -> None:
@@ -138,7 +138,7 @@ def test_every_policy_that_needs_no_trainer_is_mixed_by_one_command(
         "--eta": 0.2,
         "--losses": '{"add": 1, "carry": 2, "negate": 3}',
     }
-    needed = [option for option in OPTIONS[name][0] if option != "--draws"]
+    needed = [f"--{argument}" for argument in ARGUMENTS[name][0] if argument != "draws"]
     arguments = [part for option in needed for part in (option, values[option])]
     assert len(drawn(shards.root, "--draws", 40, "--policy", name, *arguments)) == 40
     if name in CONSTANT:

@@ -98,7 +98,9 @@ def _warn_of_one_partition(search: Search) -> None:
     workers = search.where.workers or num_cpus()
     if len(search.partitions) == 1 and workers > 1 and search.partitions[0].file_bytes > ONE_PARTITION_BYTES:
         only = search.partitions[0]
-        how = "split the file" if only.format in ("jsonl.gz", "jsonl.zst", "tar") else "give a smaller --partition-size"
+        how = (
+            "split the file" if only.format in ("jsonl.gz", "jsonl.zst", "tar") else "give a smaller `partition_bytes`"
+        )
         warnings.warn(
             f"the corpus is one partition ({only.name}, {only.file_bytes:,} bytes), so one process of {workers} encodes it: {how} to use "
             "them all",
@@ -135,7 +137,7 @@ def _put(vectors: np.ndarray, waiting: Sequence[tuple[int, Sample]], encoder: En
         sample = waiting[int(bad[0])][1]
         raise TagsError(
             f"{partition.name}: {encoder.name} gave numbers that are not finite for {len(bad):,} of {len(waiting):,} samples, the first with "
-            f"id {sample.id!r}. Try --dtype float32 or another encoder; if it is only these samples, take them out."
+            f"id {sample.id!r}. Try `dtype='float32'` or another encoder; if it is only these samples, take them out."
         )
     vectors[[number for number, _ in waiting]] = found
 

@@ -32,7 +32,7 @@ ASSIGNED = np.dtype([("cluster", "<i4"), ("distance", "<f4")])
 
 @dataclass(frozen=True)
 class Fitted:
-    """Clusters, and with --skills auto what was tried."""
+    """Clusters, and with skills "auto" what was tried."""
 
     clusters: Clusters
     tried: tuple[kmeans.Choice, ...]
@@ -147,8 +147,8 @@ def assign_balanced(
         if smallest >= min_share:
             return balanced, records
     raise TagsError(
-        f"--balance {min_share}: the smallest of {clusters.num_clusters} skills still has a share of {smallest:.4f} after {BALANCE_TRIES} tries. "
-        "Lower --balance or --skills."
+        f"`min_share={min_share}`: the smallest of {clusters.num_clusters} skills still has a share of {smallest:.4f} after {BALANCE_TRIES} tries. "
+        "Lower `min_share` or `skills`."
     )
 
 

@@ -91,7 +91,7 @@ def fit(
     refuse_too_many(points, num_clusters)
     if not 0 <= min_share <= 0.5 / num_clusters:
         raise TagsError(
-            f"--balance {min_share}: with {num_clusters} skills give a least share from 0 to half of an equal one, "
+            f"`min_share={min_share}`: with {num_clusters} skills give a least share from 0 to half of an equal one, "
             f"1 / (2 x {num_clusters}) = {0.5 / num_clusters:.4g}."
         )
     found = [_descend(points, start, max_steps) for start in _starts(points, num_clusters, num_starts, seed, spherical)]
@@ -102,18 +102,18 @@ def fit(
 def refuse_more_than(num_samples: int, num_clusters: int) -> None:
     """TagsError if there are more clusters than samples; known before anything is encoded."""
     if num_clusters > num_samples:
-        raise TagsError(f"--skills {num_clusters:,} is more than the {num_samples:,} samples: give at most as many.")
+        raise TagsError(f"`skills={num_clusters:,}` is more than the {num_samples:,} samples: give at most as many.")
 
 
 def refuse_too_many(points: Float[np.ndarray, "point dim"], num_clusters: int) -> None:
     """TagsError unless `num_clusters` clusters can be found in points."""
     if num_clusters < 2:
-        raise TagsError(f"--skills {num_clusters} leaves nothing to tell apart: give 2 or more, or 'auto'.")
+        raise TagsError(f"`skills={num_clusters}` leaves nothing to tell apart: give 2 or more, or 'auto'.")
     refuse_more_than(len(points), num_clusters)
     num_distinct = count_distinct(points, num_clusters)
     if num_clusters > num_distinct:
         raise TagsError(
-            f"--skills {num_clusters:,} is more than the {num_distinct:,} different samples of {len(points):,} (the others are the "
+            f"`skills={num_clusters:,}` is more than the {num_distinct:,} different samples of {len(points):,} (the others are the "
             f"same to the encoder): {f'give at most {num_distinct:,}' if num_distinct > 1 else 'there is nothing to tell apart'}."
         )
 
@@ -258,7 +258,7 @@ def with_bonus(points: Float[np.ndarray, "point dim"], clusters: Clusters, least
         bonus[poorest] += np.nextafter(away[least - counts[poorest] - 1], np.float32(np.inf)) + np.float32(1e-6)
     raise TagsError(
         f"no balance with at least {least:,} of {len(points):,} samples in each of {clusters.num_clusters} skills was found: many "
-        "samples are the same to the encoder. Lower --balance or --skills."
+        "samples are the same to the encoder. Lower `min_share` or `skills`."
     )
 
 

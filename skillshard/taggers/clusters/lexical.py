@@ -70,8 +70,8 @@ class Lexical:
         columns = _telling(num_texts)
         if len(columns) < 2:
             raise TagsError(
-                "the texts have hardly a word in common, so --encoder lexical cannot compare them: give a sentence-transformers model, "
-                "such as --encoder all-MiniLM-L6-v2."
+                "the texts have hardly a word in common, so the lexical encoder cannot compare them: give a sentence-transformers model "
+                "such as all-MiniLM-L6-v2 as the `encoder`."
             )
         idf = np.log((1 + len(texts)) / (1 + num_texts[columns])) + 1
         weighted = normalize(counts[:, columns].multiply(idf).tocsr())

@@ -49,7 +49,7 @@ class Cluster(BaseModel):
 
 
 class TriedNumber(BaseModel):
-    """A number of clusters that --skills auto looked at."""
+    """A number of clusters that was tried for skills "auto"."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -77,7 +77,7 @@ class ModelManifest(BaseModel):
     encoder: EncoderRecord
     spherical: bool = Field(description="distance is 1 - cosine; otherwise squared Euclidean")
     clusters: list[Cluster] = Field(description="in the order of the centroids")
-    tried: list[TriedNumber] = Field(description="with --skills auto: the curve from which the number was chosen")
+    tried: list[TriedNumber] = Field(description="for skills 'auto': the curve from which the number was chosen")
     criterion: str | None = Field(description="what the curve shows; its knee is taken")
     files: dict[str, str] = Field(description="file beside model.json -> digest")
 

@@ -115,13 +115,13 @@ def sentence_encoder(
     """
     needed("embed", what="A sentence-transformers model as the encoder")
     if dtype not in DTYPES:
-        raise TagsError(f"--dtype {dtype!r}: give one of {', '.join(DTYPES)}.")
+        raise TagsError(f"`{dtype=}`: give one of {', '.join(DTYPES)}.")
     if windows not in ("first", "mean"):
-        raise TagsError(f"--windows {windows!r}: give 'first' or 'mean'.")
+        raise TagsError(f"`{windows=}`: give 'first' or 'mean'.")
     if batch_size < 1:
-        raise TagsError(f"--batch-size {batch_size}: give a positive number of texts.")
+        raise TagsError(f"`{batch_size=}`: give a positive number of texts.")
     if Path(model).is_absolute() and not Path(model).is_dir():
-        raise TagsError(f"--encoder {model}: no such directory. Give a sentence-transformers model, or 'lexical'.")
+        raise TagsError(f"`{model=}`: no such directory. Give a sentence-transformers model, or 'lexical'.")
     from skillshard.proxy.device import resolve_device  # brings torch
     from skillshard.proxy.identity import directory_identity
 
@@ -129,9 +129,7 @@ def sentence_encoder(
     loaded = _loaded(model, chosen if on_this_machine else "cpu", dtype, max_length)
     most = _most_tokens(loaded)
     if max_length is not None and not _num_special(loaded, prompt) < max_length <= most:
-        raise TagsError(
-            f"--max-length {max_length}: {model} takes from {_num_special(loaded, prompt) + 1} to {most} tokens."
-        )
+        raise TagsError(f"`{max_length=}`: {model} takes from {_num_special(loaded, prompt) + 1} to {most} tokens.")
     return SentenceEncoder(
         model=model,
         device=chosen,
@@ -167,7 +165,7 @@ def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
             loaded = SentenceTransformer(model, device=device, model_kwargs=kwargs)
     except Exception as error:  # a damaged or foreign directory makes the library raise whatever it happens to run into
         raise TagsError(
-            f"--encoder {model} cannot be loaded: {_first_line(error)}. Give 'lexical', the name of a sentence-transformers model on the "
+            f"`{model=}` cannot be loaded: {_first_line(error)}. Give 'lexical', the name of a sentence-transformers model on the "
             "Hugging Face hub (downloaded once; needs the network), or the directory of one."
         ) from error
     loaded.eval()

@@ -149,11 +149,11 @@ def embedding(
     needed("cluster", what="Tagging by clusters")
     least, most = skills_range
     if not 2 <= least <= most:
-        raise TagsError(f"--skills auto tries from {least} to {most}: give 2 or more, and the smaller number first.")
+        raise TagsError(f"`skills_range=({least}, {most})`: give 2 or more, and the smaller number first.")
     if skills != "auto" and skills < 2:
-        raise TagsError(f"--skills {skills} leaves nothing to tell apart: give 2 or more, or 'auto'.")
+        raise TagsError(f"`{skills=}` leaves nothing to tell apart: give 2 or more, or 'auto'.")
     if not 0 <= min_share < 0.5:
-        raise TagsError(f"--balance {min_share}: give the least share of a skill, from 0 to below 0.5.")
+        raise TagsError(f"`{min_share=}`: give the least share of a skill, from 0 to below 0.5.")
     return Embedding(encoder, skills, skills_range, min_share, seed)
 
 
@@ -185,6 +185,6 @@ def kept_lexical(model: ClusterModel) -> Encoder:
     kept = model.manifest.encoder
     if kept.kind != "lexical":
         raise TagsError(
-            f"the centroids in {model.folder} have {kept.dim} dimensions, and were made with --encoder {kept.name}, not lexical: give the same."
+            f"the centroids in {model.folder} have {kept.dim} dimensions, and were made with the encoder {kept.name}, not lexical: give the same."
         )
     return open_lexical(str(model.folder))

@@ -138,8 +138,8 @@ def prompt_or_fault(sample: Sample, refusal: Refusal, prompt_field: str | None) 
 def refused_sentence(partition: Partition, sample: Sample, why: str) -> str:
     """The error for a text that the tagger cannot use."""
     return (
-        f"{partition.name}: the text of sample {sample.id!r} cannot be read: {why}. Mend it, give another --answer-after, "
-        "--prompt-field or --segment-at, or set such samples aside with --on-bad-sample set-aside."
+        f"{partition.name}: the text of sample {sample.id!r} cannot be read: {why}. Mend it, give another `answer_after`, "
+        "`prompt_field` or `segment_at`, or set such samples aside with `on_bad_sample='set-aside'`."
     )
 
 

@@ -119,8 +119,8 @@ class LossFinder:
         least = 2 if self.skills == "auto" else self.skills
         if num_distinct < least:
             raise TagsError(
-                f"--skills {self.skills}: the corpus has {num_distinct:,} different texts that can be used, and at least {least:,} are "
-                "needed. Lower --skills, or check the corpus."
+                f"`skills={self.skills}`: the corpus has {num_distinct:,} different texts that can be used, and at least {least:,} are "
+                "needed. Lower `skills`, or check the corpus."
             )
         return texts
 
@@ -274,14 +274,12 @@ def loss_tagger(
     compute = compute.resolved(on_this_machine=on_this_machine)
     _check_numbers(skills, runs, probe, seed)
     if not 2 <= skills_range[0] <= skills_range[1]:
-        raise TagsError(
-            f"--skills auto tries from {skills_range[0]} to {skills_range[1]}: give 2 or more, and the smaller number first."
-        )
+        raise TagsError(f"`{skills_range=}`: give 2 or more, and the smaller number first.")
     if measure not in ("whole", "parts"):
         raise TagsError(f"--measure {measure}: give 'whole' or 'parts'.")
     if measure == "parts" and reading.segment_at is None:
         raise TagsError(
-            "--measure parts leaves out one segment at a time: say where segments end, such as --segment-at ',.'."
+            "`measure='parts'` leaves out one segment at a time: say where segments end, such as `segment_at=',.'`."
         )
     check_schedule(steps=steps, checkpoints=checkpoints, lr=lr)
     return LossFinder(
@@ -337,12 +335,10 @@ def _files(folder: Path) -> list[str]:
 
 def _check_numbers(skills: int | Literal["auto"], runs: int, probe: int, seed: int) -> None:
     if skills != "auto" and skills < 2:
-        raise TagsError(f"--skills {skills} leaves nothing to tell apart: give 2 or more, or 'auto'.")
+        raise TagsError(f"`{skills=}` leaves nothing to tell apart: give 2 or more, or 'auto'.")
     if skills != "auto" and skills > probe:
         raise TagsError(
-            f"--skills {skills:,} is more than the {probe:,} samples whose trajectories are clustered: raise --probe."
+            f"`{skills=}` is more than the {probe:,} samples whose trajectories are clustered: raise `probe`."
         )
     if not 1 <= runs <= 100 or probe < 2 or seed < 0:
-        raise TagsError(
-            f"--runs {runs}, --probe {probe}, --seed {seed}: expected 1 to 100 runs, 2 or more samples, a seed from 0."
-        )
+        raise TagsError(f"`{runs=}`, `{probe=}`, `{seed=}`: expected 1 to 100 runs, 2 or more samples, a seed from 0.")
