@@ -53,14 +53,14 @@ class ReadingChoice:
         LossKind(answer_after=self.answer_after, prompt_field=self.prompt_field)  # refuses both, and empty ones
         if self.segment_at is not None and (not self.segment_at or not self.answer_after):
             raise ProxyError(
-                "--segment-at reads a text as segments and predicts a word of answer: give the characters that end a segment, and "
-                "--answer-after, such as --answer-after '= '."
+                "`segment_at` reads a text as segments and predicts a word of answer: give the characters that end a segment, and "
+                "`answer_after`, such as `answer_after='= '`."
             )
         if self.proxy not in SIZES:
             check_place(self.proxy)
             if self.segment_at is not None:
                 raise ProxyError(
-                    f"--proxy {self.proxy} reads texts with its own tokenizer: leave --segment-at out, or use --proxy tiny."
+                    f"`proxy={self.proxy!r}` reads texts with its own tokenizer: leave `segment_at` out, or use `proxy='tiny'`."
                 )
 
     def reading(self, texts: Sequence[str]) -> Reading:

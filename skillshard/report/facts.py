@@ -44,7 +44,9 @@ class ClustersFacts(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     clusters: list[Cluster] = Field(description="in the order of the centroids")
-    tried: list[TriedNumber] = Field(description="numbers of clusters that --skills auto looked at, with their scores")
+    tried: list[TriedNumber] = Field(
+        description="numbers of clusters that were tried for skills 'auto', with their scores"
+    )
     criterion: str | None = Field(description="what the scores measure")
     encoder: EncoderRecord
 
@@ -351,14 +353,14 @@ def _out_of_reach(graph: GraphFile) -> str | None:
     highest = max(loss for run in graph.learned.runs for loss in run.losses[0])
     if highest <= threshold:
         return (
-            f"Every run begins at a loss of at most {threshold:g} nats (the highest is {highest:.3f}), so these edges tell nothing: derive others, "
-            "with a smaller --edges threshold:LOSS."
+            f"Every run begins at a loss of at most {threshold:g} nats (the highest is {highest:.3f}), so these edges tell nothing: derive others "
+            "with a smaller LOSS: 'skillshard graph derive FILE --edges threshold:LOSS --out NEW'."
         )
     if lowest <= threshold:
         return None
     return (
-        f"No run brought a loss down to {threshold:g} nats (the lowest is {lowest:.3f}), so these edges tell nothing: derive others, with a "
-        "larger --edges threshold:LOSS."
+        f"No run brought a loss down to {threshold:g} nats (the lowest is {lowest:.3f}), so these edges tell nothing: derive others with a "
+        "larger LOSS: 'skillshard graph derive FILE --edges threshold:LOSS --out NEW'."
     )
 
 

@@ -81,11 +81,11 @@ def _nearest(small: str, left: Mapping[str, int], sums: Mapping[str, Vector]) ->
     if small not in sums:
         raise TagsError(
             f"skill {small!r} has {left[small]:,} samples, fewer than `min_share` asks for, and nothing tells which skill is nearest: name a "
-            "`rest` that takes the small ones, give `vectors` with a row for it, or tags by embedding."
+            "`rest=NAME` that takes the small ones, give `vectors` with a row for it, or tags by embedding."
         )
     others = sorted(skill for skill in left if skill != small and skill in sums)
     if not others:
-        raise TagsError(f"skill {small!r} is too small, and no other skill has a vector to compare. Name a `rest`.")
+        raise TagsError(f"skill {small!r} is too small, and no other skill has a vector to compare. Give `rest=NAME`.")
     return max(others, key=lambda skill: _cosine(sums[small], sums[skill]))
 
 

@@ -99,7 +99,7 @@ def test_a_window_that_is_too_long_is_no_damage(option: str, window: str, tmp_pa
     assert last.sentence() == (
         f"a.jsonl.zst line 301: from here on the file is not read: its zstd frame at byte {len(first):,} needs a window of "
         f"{window} MiB, and at most 128 MiB are read. Write it anew with 'zstd -d --long=31 -c OLD | zstd -o NEW'. Or "
-        "set the rest of the file aside with --on-bad-sample set-aside."
+        "set the rest of the file aside with `on_bad_sample='set-aside'`."
     )
 
 

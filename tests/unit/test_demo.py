@@ -53,7 +53,7 @@ def test_the_smallest_corpus_that_the_demo_takes_keeps_samples_to_train_on(tmp_p
 @pytest.mark.parametrize(
     ("live", "fixed", "sentence"),
     [
-        (None, None, "Neither SKILL-IT nor stratified got there: give more --steps."),
+        (None, None, "Neither SKILL-IT nor stratified got there: give more `steps`."),
         (40, None, "SKILL-IT got there sooner than stratified."),
         (None, 40, "SKILL-IT got there later than stratified."),
         (40, 40, "SKILL-IT got there as soon as stratified."),

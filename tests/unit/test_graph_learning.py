@@ -227,12 +227,12 @@ def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"targets": ["cary"]}, r"--target 'cary' \(did you mean 'carry'\?\): not a skill with held-out samples"),
-        ({"for_steps": 5}, "--for-steps 5 is shorter than warm-up and run, 2 \\+ 4 steps"),
-        ({"eval_every": 5}, "--eval-every 5: losses are measured every so many steps"),
+        ({"targets": ["cary"]}, r"`targets` 'cary' \(did you mean 'carry'\?\): not a skill with held-out samples"),
+        ({"for_steps": 5}, "`for_steps=5` is shorter than warm-up and run, 2 \\+ 4 steps"),
+        ({"eval_every": 5}, "`eval_every=5`: losses are measured every so many steps"),
         (
             {"segment_at": ","},
-            "--segment-at reads a text as segments and predicts a word of answer: .* --answer-after '= '",
+            "`segment_at` reads a text as segments and predicts a word of answer: .* `answer_after='= '`",
         ),
         ({"answer_after": "=> "}, r"sample \d+ \('.*'\) of skill 'add' cannot be read: there is nothing behind '=> '"),
         (
@@ -240,13 +240,13 @@ def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -
             r"skill 'add' cannot be read: .* metadata field 'meta.prompt' is missing, expected",
         ),
         ({"answer_after": "=", "prompt_field": "prompt"}, "both say where the prompt ends: give one of the two"),
-        ({"lr_warmup": 7}, "--lr-warmup 7: the learning rate would rise over more steps than the 6 of the training"),
-        ({"num_seeds": 0}, "--seeds 0: give 1 or more"),
-        ({"settle": 0.0}, "--settle 0.0: give nats above 0"),
-        ({"proxy": "nowhere"}, "--proxy nowhere: neither 'tiny' nor 'small' nor a directory"),
+        ({"lr_warmup": 7}, "`lr_warmup=7`: the learning rate would rise over more steps than the 6 of the training"),
+        ({"num_seeds": 0}, "`num_seeds=0`: give 1 or more"),
+        ({"settle": 0.0}, "`settle=0.0`: give nats above 0"),
+        ({"proxy": "nowhere"}, "`proxy='nowhere'`: neither 'tiny' nor 'small' nor a directory"),
         (
             {"rule": EdgeRule("absolute", None, "end", clamp=True, off_diagonal=None, drop_uncertain=True)},
-            "--seeds 2 or more",
+            "learn the graph from 2 seeds or more",
         ),
     ],
 )

@@ -85,14 +85,14 @@ def test_a_balance_that_is_already_there_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("points", "num_clusters", "share", "says"),
     [
-        (np.eye(5), 1, 0.0, "--skills 1 leaves nothing to tell apart: give 2 or more"),
-        (np.eye(5), 6, 0.0, "--skills 6 is more than the 5 samples"),
-        (np.repeat(np.eye(3), 4, axis=0), 4, 0.0, "--skills 4 is more than the 3 different samples of 12"),
+        (np.eye(5), 1, 0.0, "`skills=1` leaves nothing to tell apart: give 2 or more"),
+        (np.eye(5), 6, 0.0, "`skills=6` is more than the 5 samples"),
+        (np.repeat(np.eye(3), 4, axis=0), 4, 0.0, "`skills=4` is more than the 3 different samples of 12"),
         (
             np.eye(5),
             4,
             0.3,
-            "--balance 0.3: with 4 skills give a least share from 0 to half of an equal one, 1 / (2 x 4) = 0.125",
+            "`min_share=0.3`: with 4 skills give a least share from 0 to half of an equal one, 1 / (2 x 4) = 0.125",
         ),
         (np.repeat(np.eye(3), [98, 1, 1], axis=0), 3, 0.1, "no balance with at least 10 of 100 samples"),
     ],

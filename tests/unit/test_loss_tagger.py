@@ -297,16 +297,16 @@ def small_reading() -> Any:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"skills": 1}, "--skills 1 leaves nothing to tell apart: give 2 or more, or 'auto'."),
-        ({"skills": 101}, "--skills 101 is more than the 100 samples whose trajectories are clustered: raise --probe."),
-        ({"runs": 0}, "--runs 0, --probe 100, --seed 0: expected 1 to 100 runs"),
-        ({"measure": "half"}, "--measure half: give 'whole' or 'parts'."),
+        ({"skills": 1}, "`skills=1` leaves nothing to tell apart: give 2 or more, or 'auto'."),
+        ({"skills": 101}, "`skills=101` is more than the 100 samples whose trajectories are clustered: raise `probe`."),
+        ({"runs": 0}, "`runs=0`, `probe=100`, `seed=0`: expected 1 to 100 runs"),
+        ({"measure": "half"}, "`measure='half'`: give 'whole' or 'parts'."),
         (
             {"measure": "parts", "segment_at": None},
-            "--measure parts leaves out one segment at a time: say where segments end",
+            "`measure='parts'` leaves out one segment at a time: say where segments end",
         ),
-        ({"answer_after": None}, "--segment-at reads a text as segments and predicts a word of answer"),
-        ({"proxy": "/"}, "--proxy / reads texts with its own tokenizer: leave --segment-at out"),
+        ({"answer_after": None}, "`segment_at` reads a text as segments and predicts a word of answer"),
+        ({"proxy": "/"}, "`proxy='/'` reads texts with its own tokenizer: leave `segment_at` out"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(changes: dict[str, Any], says: str) -> None:
@@ -480,7 +480,7 @@ def test_a_sample_without_the_prompts_field_is_refused_or_set_aside(corpus: Path
     finder = small_finder(
         segment_at=None, answer_after=None, prompt_field="meta.prompt_chars", window=32, steps=5, checkpoints=2
     )
-    with pytest.raises(CorpusError, match=r"sample '0005' cannot be read: .*prompt_chars' is missing.*--prompt-field"):
+    with pytest.raises(CorpusError, match=r"sample '0005' cannot be read: .*prompt_chars' is missing.*`prompt_field`"):
         taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / "stop", where=HERE)
     tags = taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / "aside", where=HERE, on_bad_sample="set-aside")
     assert sum(row.skill is None for part in range(2) for row in tags.rows(part)) == 2

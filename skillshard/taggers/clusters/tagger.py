@@ -149,7 +149,7 @@ def embedding(
     needed("cluster", what="Tagging by clusters")
     least, most = skills_range
     if not 2 <= least <= most:
-        raise TagsError(f"`skills_range=({least}, {most})`: give 2 or more, and the smaller number first.")
+        raise TagsError(f"`skills='auto'` tries from {least} to {most}: give 2 or more, and the smaller number first.")
     if skills != "auto" and skills < 2:
         raise TagsError(f"`{skills=}` leaves nothing to tell apart: give 2 or more, or 'auto'.")
     if not 0 <= min_share < 0.5:

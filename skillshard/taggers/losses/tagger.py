@@ -274,9 +274,11 @@ def loss_tagger(
     compute = compute.resolved(on_this_machine=on_this_machine)
     _check_numbers(skills, runs, probe, seed)
     if not 2 <= skills_range[0] <= skills_range[1]:
-        raise TagsError(f"`{skills_range=}`: give 2 or more, and the smaller number first.")
+        raise TagsError(
+            f"`skills='auto'` tries from {skills_range[0]} to {skills_range[1]}: give 2 or more, and the smaller number first."
+        )
     if measure not in ("whole", "parts"):
-        raise TagsError(f"--measure {measure}: give 'whole' or 'parts'.")
+        raise TagsError(f"`{measure=}`: give 'whole' or 'parts'.")
     if measure == "parts" and reading.segment_at is None:
         raise TagsError(
             "`measure='parts'` leaves out one segment at a time: say where segments end, such as `segment_at=',.'`."
