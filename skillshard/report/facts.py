@@ -1,4 +1,4 @@
-"""What an artefact holds, as numbers: `--json` writes them, and the tables of the terminal show them.
+"""What an artefact holds, as numbers: 'skillshard inspect --json' writes them, and the tables of the terminal show them.
 
 Every artefact has one model. The field `kind` says which one. schemas/inspect-1.json describes all of them.
 """
