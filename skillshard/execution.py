@@ -451,7 +451,11 @@ def _refuse_silent(address: str) -> None:
 
 
 def _speaks_http2(connection: socket.socket) -> bool:
-    """Whether the other side answers the opening of HTTP/2, as gRPC does, with its settings."""
+    """Whether the other side answers the opening of HTTP/2, as gRPC does, with its settings.
+
+    A connection alone does not tell: a dashboard accepts one too, and then Ray waits for more than two minutes and speaks of
+    a time-out of its own.
+    """
     try:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
         return connection.recv(9)[3:4] == b"\4"

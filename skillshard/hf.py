@@ -36,7 +36,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from skillshard import canonical, storage
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
-from skillshard.loss import LossKind, prompt_chars
+from skillshard.loss import IGNORE, LossKind, prompt_chars
 from skillshard.mixing.stream import Stream
 from skillshard.proxy.pretrained import ReadText, read_tokens, refuse_slow
 from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports
@@ -55,8 +55,6 @@ from skillshard.torch import (
 )
 
 STATE_NAME = "mixer.json"
-IGNORED = -100
-"""The label that transformers' models leave out of the loss."""
 LENGTHS_WANTED = ("group_by_length", "batch_rebalance")
 """Sampling strategies that need the length of every sample; the Trainer ignores them where the dataset has no length."""
 
@@ -155,7 +153,7 @@ class _Collator:
         read = read_tokens(self.tokenizer, texts, max_tokens=self.max_tokens, prompts=prompts)
         batch = _padded(self.tokenizer, read, self.max_tokens if self.fixed_length else None)
         learned = batch.mask == 1 if prompts is None else batch.predicted
-        labels = batch.ids.masked_fill(~learned, IGNORED)
+        labels = batch.ids.masked_fill(~learned, IGNORE)
         return {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": labels}
 
     def _prompts(self, items: Sequence[Any], texts: Sequence[str]) -> list[int]:
@@ -185,7 +183,7 @@ def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
             "data_collator=causal_lm_collator(tokenizer, max_tokens=...)."
         )
     batch = collate_blocks(blocks)
-    labels = batch["input_ids"].masked_fill(~torch.from_numpy(blocks.batch.learned), IGNORED)
+    labels = batch["input_ids"].masked_fill(~torch.from_numpy(blocks.batch.learned), IGNORE)
     return {"input_ids": batch["input_ids"], "labels": labels}
 
 

@@ -18,6 +18,8 @@ from skillshard.corpus import MISSING, Sample, lookup
 from skillshard.errors import ObservationError, did_you_mean
 
 Reduction = Literal["per_sample", "per_token"]
+IGNORE = -100
+"""The target of a position where nothing is predicted: what PyTorch's cross entropy and models of transformers leave out."""
 
 
 class LossKind(BaseModel):

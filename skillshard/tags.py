@@ -187,7 +187,7 @@ def split_rests(reasons: Mapping[str, int]) -> tuple[dict[str, int], dict[str, i
 def count_rejected(folder: str | os.PathLike[str], parts: Iterable[int]) -> int:
     """How many rows stand in rejected/ for some parts."""
     files = [rejected_place(folder, part) for part in parts]
-    return sum(storage.read_bytes(place).count(b"\n") for place in files if storage.exists(place))
+    return sum(storage.num_lines(place) for place in files if storage.exists(place))
 
 
 def read_part(place: str) -> Iterator[TagRow]:

@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 
 LAYERS = [
     {"printable"},
-    {"errors", "keyed_random"},
+    {"errors", "hash_ranges", "keyed_random"},
     {"extras"},
     {"kept", "progress", "stores", "web"},
     {"canonical", "places"},

@@ -16,7 +16,8 @@ import orjson
 from jaxtyping import Int, Integer, UInt
 
 from skillshard import canonical, places, storage
-from skillshard.proxy.train import IGNORE, TokenBatch
+from skillshard.loss import IGNORE
+from skillshard.proxy.train import TokenBatch
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from skillshard.kept import kept
 from skillshard.keyed_random import keyed_words, permutation
 
 SCALE_BITS = 40
@@ -184,7 +185,7 @@ class SkillOrder:
 
     shard_rows: Int[np.ndarray, " shard"]
     labels: tuple[str | int, ...]
-    _kept: dict[str, tuple[tuple[int, ...], Any]] = field(default_factory=dict, repr=False, compare=False)
+    _kept: dict[str, dict[tuple[int, ...], Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def num_samples(self) -> int:
@@ -266,10 +267,7 @@ class SkillOrder:
 
     def _keep(self, level: str, key: tuple[int, ...], make: Callable[[], Any]) -> Any:
         """What was made last at a level: a reader moves from one block to the next, and comes back to none."""
-        kept = self._kept.get(level)
-        if kept is None or kept[0] != key:
-            kept = self._kept[level] = (key, make())
-        return kept[1]
+        return kept(self._kept.setdefault(level, {}), key, lambda _: make(), most=1)
 
 
 def _block_rows(num_rows: int) -> Int[np.ndarray, " block"]:

@@ -310,9 +310,9 @@ class PackedTokens:
     def _tokenized_in(
         self, found: PackedRound, within: Int[np.ndarray, " draw"]
     ) -> "dict[int, Int[np.ndarray, ' token']]":
-        kept: dict[int, np.ndarray] = {}
+        last_sample: dict[int, np.ndarray] = {}
         if self._last_sample is not None and self._last_sample[0] - found.first_draw in within:
-            kept = dict([self._last_sample])
+            last_sample = dict([self._last_sample])
             within = within[within != self._last_sample[0] - found.first_draw]
         encoded = self._masked(found, within) if self._kind.masks else self._encoded(found.plan.texts(within))
         expected = np.diff(found.ends, prepend=0)[within] - len(self._separator)
@@ -320,7 +320,7 @@ class PackedTokens:
             if len(ids) != num:
                 raise TokensError(self._miscounted(found, int(within[at]), len(ids), num))
         arrays = [np.array(ids + self._separator, np.int64) for ids in encoded]
-        return kept | dict(zip((found.first_draw + within).tolist(), arrays, strict=True))
+        return last_sample | dict(zip((found.first_draw + within).tolist(), arrays, strict=True))
 
     def _encoded(self, texts: list[str]) -> list[list[int]]:
         return encode(self.counts.tokenizer, texts, special_tokens=self.counts.manifest.special_tokens)
@@ -370,9 +370,9 @@ class PackedTokens:
 
     def _round_at(self, token: int) -> PackedRound | None:
         """The round that holds a token of the stream; None beyond its end."""
-        for kept in self._rounds.values():
-            if kept.first <= token < kept.end:
-                return kept
+        for packed in self._rounds.values():
+            if packed.first <= token < packed.end:
+                return packed
         found = self._next_to(token)
         if found is None or not found.first <= token < found.end:
             found = self._packed(self._number_at(token))
@@ -382,7 +382,7 @@ class PackedTokens:
 
     def _next_to(self, token: int) -> PackedRound | None:
         """The round after the last one that was read before a token: who reads on needs no search."""
-        read = [number for number, kept in self._rounds.items() if kept.end <= token]
+        read = [number for number, packed in self._rounds.items() if packed.end <= token]
         return self._packed(max(read) + 1) if read else None
 
     def _number_at(self, token: int) -> int:

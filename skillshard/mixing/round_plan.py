@@ -15,7 +15,7 @@ from jaxtyping import Int
 from skillshard.errors import ShardError
 from skillshard.mixing.ledger import RoundRecord
 from skillshard.mixing.order import SkillOrder, interleave
-from skillshard.shards.manifest import INDEX_DTYPE, TAR_BLOCK
+from skillshard.shards.manifest import INDEX_DTYPE, TAR_BLOCK, whole_blocks
 from skillshard.shards.read import OpenShard, SkillShards
 from skillshard.shards.tar import member_sizes
 
@@ -100,16 +100,11 @@ class Maps:
     def metas(self, which: Int[np.ndarray, " sample"], end: Int[np.ndarray, " sample"]) -> list[dict[str, Any]]:
         """For each sample of the file `which` whose text ends there its metadata: the JSON member follows the text."""
         found = []
-        for data, header in zip(map(self._maps.__getitem__, which.tolist()), _padded(end).tolist(), strict=True):
+        for data, header in zip(map(self._maps.__getitem__, which.tolist()), whole_blocks(end).tolist(), strict=True):
             block = np.frombuffer(data, np.uint8, TAR_BLOCK, header).reshape(1, TAR_BLOCK)
             begin = header + TAR_BLOCK
             found.append(orjson.loads(data[begin : begin + int(member_sizes(block)[0])])["meta"])
         return found
-
-
-def _padded(end: Int[np.ndarray, " sample"]) -> Int[np.ndarray, " sample"]:
-    """Where the block of a tar after some bytes begins."""
-    return -(-end // TAR_BLOCK) * TAR_BLOCK
 
 
 def joined(parts: Sequence[Places]) -> Places:

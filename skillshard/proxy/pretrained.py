@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from skillshard.errors import ProxyError
 from skillshard.extras import needed
-from skillshard.loss import no_answer, predicted_tokens
+from skillshard.loss import IGNORE, no_answer, predicted_tokens
 from skillshard.proxy.reading import prompts_of
-from skillshard.proxy.train import IGNORE, TokenBatch
+from skillshard.proxy.train import TokenBatch
 
 
 class Pretrained(nn.Module):

@@ -12,8 +12,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from skillshard.errors import ProxyError
-from skillshard.loss import LossKind, no_answer, predicted_tokens, prompt_chars
-from skillshard.proxy.train import IGNORE, TokenBatch, text_batch
+from skillshard.loss import IGNORE, LossKind, no_answer, predicted_tokens, prompt_chars
+from skillshard.proxy.train import TokenBatch, text_batch
 
 PAD = 256
 

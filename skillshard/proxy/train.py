@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skillshard.errors import ProxyError
-from skillshard.loss import Reduction, reduced
+from skillshard.loss import IGNORE, Reduction, reduced
 from skillshard.proxy.model import Proxy, ProxyShape
 
-IGNORE = -100  # as a target: nothing to predict here
 LR_WARMUP_STEPS, LR_WARMUP_SHARE = 50, 0.3
 """The authors' 50 steps, but at most three tenths of the training: with 50 fixed steps a run of 20 ends at four tenths of its
 rate. The shortest training behind a published number has 190 steps, so all of them have a warm-up of 50 steps by this rule."""

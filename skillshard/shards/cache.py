@@ -26,9 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import xxhash
-
-from skillshard import places, storage
+from skillshard import canonical, places, storage
 from skillshard.errors import ShardError, StorageError
 from skillshard.shards.files import Unwritable, Wanted, download
 
@@ -112,10 +110,7 @@ class Cache:
             return False
         identity = _identity(file.fileno())
         if self._checked.get(wanted.digest) != identity:
-            hasher = xxhash.xxh3_128()
-            while chunk := file.read(storage.CHUNK_BYTES):
-                hasher.update(chunk)
-            if hasher.hexdigest() != wanted.digest:
+            if canonical.digest_of(iter(lambda: file.read(storage.CHUNK_BYTES), b"")) != wanted.digest:
                 return False
             self._checked[wanted.digest] = identity
         return True

@@ -14,9 +14,9 @@ Nothing in a manifest is believed before it is checked: lengths, signs, sums, na
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -43,6 +43,44 @@ Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
+Size = TypeVar("Size", int, np.ndarray)
+Key = TypeVar("Key", bound=Hashable)
+
+
+def whole_blocks(num_bytes: Size) -> Size:
+    """Bytes that a member of a tar takes without its header: its size, rounded up to whole blocks.
+
+    >>> whole_blocks(1), whole_blocks(np.array([0, 512, 513])).tolist()
+    (512, [0, 512, 1024])
+    """
+    return -(-num_bytes // TAR_BLOCK) * TAR_BLOCK
+
+
+def check_lengths(columns: BaseModel, what: str) -> None:
+    """ValueError unless all columns have one length."""
+    lengths = {name: len(getattr(columns, name)) for name in type(columns).model_fields}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns of {what} differ in length: {lengths}")
+
+
+def gathered(
+    records: Iterable[tuple[Key, Mapping[str, Any]]], keys: Iterable[Key], columns: type[BaseModel]
+) -> dict[Key, dict[str, list[Any]]]:
+    """Records as columns: key -> name of a column -> its values, in the order of the records.
+
+    Args:
+        records: the key and the values of each record; other values than those of columns are left out.
+        keys: every key; a key without records has empty columns.
+        columns: its fields are the columns.
+    """
+    names = list(columns.model_fields)
+    table: dict[Key, dict[str, list[Any]]] = {key: {name: [] for name in names} for key in keys}
+    for key, record in records:
+        for name in names:
+            table[key][name].append(record[name])
+    return table
+
+
 class SampleMember(BaseModel):
     """The JSON member of a sample (KEY.json); its text is the member KEY.txt."""
 
@@ -66,9 +104,7 @@ class ShardColumns(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> "ShardColumns":
-        lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"columns of shards differ in length: {lengths}")
+        check_lengths(self, "shards")
         number, num_samples, num_bytes = (
             np.array(column, np.int64) for column in (self.number, self.num_samples, self.num_bytes)
         )

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from skillshard.hash_ranges import hash_bounds
 from skillshard.shards.manifest import SPLITS, Split
 from skillshard.shards.split import BYTES, SAMPLES, Sizes
 
-HASH_SPACE = 1 << 64
 GROUP_BYTES = 256 << 20
 GROUP_SHARDS = 16
 
@@ -51,7 +51,7 @@ def plan(sizes: Sizes, shard_bytes: int) -> list[ShardPlan]:
         for split, size in zip(SPLITS, of_skill, strict=True):
             num_bytes = int(size[BYTES])
             num = max(1, round(num_bytes / shard_bytes)) if size[SAMPLES] else 0
-            bounds = [HASH_SPACE * number // num for number in range(num)] + [HASH_SPACE]
+            bounds = hash_bounds(num) if num else []
             shards += [
                 ShardPlan(len(shards) + number, skill, split, number, low, high, num_bytes // num)
                 for number, (low, high) in enumerate(pairwise(bounds))

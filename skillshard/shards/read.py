@@ -49,6 +49,7 @@ from skillshard.shards.manifest import (
     SplitRule,
     index_name,
     shard_name,
+    whole_blocks,
 )
 from skillshard.shards.tar import END_OF_ARCHIVE, member_sizes
 from skillshard.shards.texts import hash_of, hashes_of, text_hashes
@@ -74,7 +75,7 @@ class OpenShard:
     def member(self, row: int) -> bytes | memoryview:
         """The JSON member of a row."""
         start, text_bytes, json_bytes = self.index[row].tolist()
-        begin = start + -(-text_bytes // TAR_BLOCK) * TAR_BLOCK + TAR_BLOCK
+        begin = start + whole_blocks(text_bytes) + TAR_BLOCK
         return self.data[begin : begin + json_bytes]
 
     def sample(self, row: int) -> Sample:
@@ -226,7 +227,7 @@ def disagreement(opened: OpenShard) -> str | None:
     blocks = np.frombuffer(opened.data, np.uint8).reshape(-1, TAR_BLOCK)
     index = opened.index
     text_blocks = (index["text_start"] // TAR_BLOCK).astype(np.int64)
-    json_headers = text_blocks + -(-index["text_bytes"].astype(np.int64) // TAR_BLOCK)
+    json_headers = text_blocks + whole_blocks(index["text_bytes"].astype(np.int64)) // TAR_BLOCK
     inside = (json_headers < len(blocks)) & (index["text_start"] % TAR_BLOCK == 0)
     found = []
     for headers, sizes in ((text_blocks - 1, index["text_bytes"]), (json_headers, index["json_bytes"])):
@@ -321,7 +322,7 @@ def _manifest_of(raw: bytes, shown: str) -> Manifest | Manifest1:
 
 def _num_lines(folder: str) -> int:
     """Lines of all the JSONL files in a directory."""
-    return sum(storage.read_bytes(file.place).count(b"\n") for file in storage.list_files(folder, "*.jsonl"))
+    return sum(storage.num_lines(file.place) for file in storage.list_files(folder, "*.jsonl"))
 
 
 @dataclass(frozen=True)
@@ -362,8 +363,8 @@ class ShardSet:
         """
         files: Files
         if places.is_remote(place):
-            kept = None if cache is None else Cache(cache, cache_bytes)
-            files, manifest_at = RemoteFiles(os.fspath(place), kept), places.join(place, MANIFEST)
+            copies = None if cache is None else Cache(cache, cache_bytes)
+            files, manifest_at = RemoteFiles(os.fspath(place), copies), places.join(place, MANIFEST)
         else:
             files = LocalFiles(places.local_path(place))
             manifest_at = os.fspath(files.root / MANIFEST)

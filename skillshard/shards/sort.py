@@ -22,9 +22,10 @@ from skillshard import progress, storage
 from skillshard.corpus import Partition, PartitionReader, Sample
 from skillshard.errors import TagsError
 from skillshard.execution import Record
+from skillshard.hash_ranges import rows_between
 from skillshard.shards.copies import texts_of_chunk
 from skillshard.shards.manifest import SPLITS
-from skillshard.shards.plan import HASH_SPACE, ShardPlan
+from skillshard.shards.plan import ShardPlan
 from skillshard.shards.split import HOLDOUT, TRAIN
 from skillshard.shards.tar import tar_bytes_of
 from skillshard.shards.texts import HASH_DTYPE, hash_of, hashes_of, text_hashes
@@ -209,11 +210,10 @@ def _places_of(index: np.ndarray, shard: ShardPlan, moved: np.ndarray | None) ->
             continue
         key = len(SPLITS) * shard.skill + side
         first, last = np.searchsorted(index["skill_side"], np.array([key, key + 1], np.uint32)).tolist()
-        within = index["hash"][first:last]
-        begin = int(np.searchsorted(within, np.uint64(shard.low)))
-        end = len(within) if shard.high == HASH_SPACE else int(np.searchsorted(within, np.uint64(shard.high)))
-        found = np.arange(first + begin, first + end)
+        within = rows_between(index["hash"][first:last], shard.low, shard.high)
+        found = np.arange(first + within.start, first + within.stop)
         if moved is not None:
-            found = found[np.isin(index["text"][first + begin : first + end], moved) == (side != own_side)]
+            texts = index["text"][first + within.start : first + within.stop]
+            found = found[np.isin(texts, moved) == (side != own_side)]
         places.append(found)
     return np.concatenate(places)

@@ -19,11 +19,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from skillshard.hash_ranges import HASH_SPACE
+
 TRAIN, HOLDOUT = 0, 1
 """Positions on the axis of splits, in the order of `manifest.SPLITS`."""
 TEXTS, SAMPLES, BYTES = 0, 1, 2
 """Positions on the axis of sizes: distinct texts, samples, bytes in tars."""
-CUT_SPACE = 1 << 64
 HOW_TO_HOLD_OUT = (
     "shard with a holdout above 0, such as 'skillshard shard CORPUS --tags T --holdout 0.01 --out S'; or, if a skill has "
     "too few texts to be split, merge it into a larger one with 'skillshard regroup T --min-share 0.01 --rest other --out R'"
@@ -72,7 +73,7 @@ def cut_of(holdout: float) -> str:
     >>> cut_of(0.25)
     '40000000000000000000000000000000'
     """
-    return f"{int(holdout * CUT_SPACE):016x}{0:016x}"
+    return f"{int(holdout * HASH_SPACE):016x}{0:016x}"
 
 
 def split_of(sizes: Sizes, search: Search, *, holds_out: bool) -> Split:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from skillshard.shards.manifest import END_BYTES, INDEX_DTYPE, TAR_BLOCK
+from skillshard.shards.manifest import END_BYTES, INDEX_DTYPE, TAR_BLOCK, whole_blocks
 
 END_OF_ARCHIVE = bytes(END_BYTES)
 KEY_DIGITS = 16
@@ -24,7 +24,7 @@ def tar_bytes_of(text_bytes: Int[np.ndarray, " row"], json_bytes: Int[np.ndarray
     >>> tar_bytes_of(np.array([1, 513]), np.array([40, 40])).tolist()
     [2048, 2560]
     """
-    return 2 * TAR_BLOCK + _whole_blocks(text_bytes) + _whole_blocks(json_bytes)
+    return 2 * TAR_BLOCK + whole_blocks(text_bytes) + whole_blocks(json_bytes)
 
 
 def tar_chunks(shard: int, texts: Sequence[bytes], jsons: Sequence[bytes]) -> Iterator[bytes]:
@@ -102,10 +102,6 @@ def _template(suffix: bytes) -> bytes:
 def _digits(values: Int[np.ndarray, " row"], width: int, base: int) -> UInt8[np.ndarray, "row width"]:
     powers = base ** np.arange(width - 1, -1, -1)
     return (values[:, None] // powers % base + ord("0")).astype(np.uint8)
-
-
-def _whole_blocks(sizes: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
-    return -(-sizes // TAR_BLOCK) * TAR_BLOCK
 
 
 _PADS = [bytes(length) for length in range(TAR_BLOCK)]

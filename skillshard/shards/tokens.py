@@ -12,6 +12,7 @@ of 1 kB; counting costs one tokenization of the whole.
 Truncation and padding of the tokenizer are turned off: every token counts. One with random merges (dropout) is refused.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from skillshard.extras import needed
 from skillshard.kept import kept
 from skillshard.printable import counted
 from skillshard.progress import advance
-from skillshard.shards.manifest import SPLITS, ShardColumns, Split
+from skillshard.shards.manifest import SPLITS, ShardColumns, Split, check_lengths, gathered
 from skillshard.shards.read import MAX_OPEN, ShardSet, SkillShards
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ class TokenColumns(BaseModel):
 
     @model_validator(mode="after")
     def _same_length(self) -> "TokenColumns":
-        lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"columns of counts differ in length: {lengths}")
+        check_lengths(self, "counts")
         return self
 
 
@@ -316,14 +315,14 @@ def counts_name(split: Split, folder: str, number: int) -> str:
 def _manifest(
     shards: ShardSet, made_from: dict[str, Any], parts: Sequence[SkillShards], records: Sequence[Record]
 ) -> TokensManifest:
-    names = ("number", "num_samples", "num_tokens", "digest")
-    columns: dict[tuple[str, str], dict[str, list[Any]]] = {
-        (skill.name, split): {name: [] for name in names} for skill in shards.manifest_skills for split in SPLITS
-    }
-    for part, record in zip(parts, records, strict=True):
-        found = {"number": part.columns.number[0], **record}
-        for name in names:
-            columns[part.skill, part.split][name].append(found[name])
+    columns = gathered(
+        (
+            ((part.skill, part.split), {"number": part.columns.number[0], **record})
+            for part, record in zip(parts, records, strict=True)
+        ),
+        itertools.product((skill.name for skill in shards.manifest_skills), SPLITS),
+        TokenColumns,
+    )
     skills = [
         TokensSkill(
             name=skill.name,

@@ -29,6 +29,7 @@ from skillshard.corpus import Corpus
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import ShardError, TagsError, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.hash_ranges import hash_bounds
 from skillshard.shards.copies import TEXTS_PER_RANGE, find_copies, find_texts, set_copies_aside
 from skillshard.shards.manifest import (
     MANIFEST,
@@ -39,13 +40,14 @@ from skillshard.shards.manifest import (
     ShardColumns,
     SplitRule,
     folder_names,
+    gathered,
     index_name,
     shard_name,
 )
 from skillshard.shards.plan import ShardPlan, groups, plan
 from skillshard.shards.read import ShardSet
 from skillshard.shards.sort import collect, sort_partition
-from skillshard.shards.split import CUT_SPACE, Found, Order, Sizes, cut_of, split_of
+from skillshard.shards.split import Found, Order, Sizes, cut_of, split_of
 from skillshard.shards.tar import index_of, tar_chunks
 from skillshard.tags import Tags, part_place, rejected_place
 
@@ -261,8 +263,7 @@ class _Tables:
 
     def _ranges(self) -> list[dict[str, Any]]:
         """Chunks and bounds of each range of hashes."""
-        num = self._num_ranges()
-        bounds = [f"{CUT_SPACE * number // num:016x}{0:016x}" for number in range(num)]
+        bounds = [f"{bound:016x}{0:016x}" for bound in hash_bounds(self._num_ranges())[:-1]]
         chunks = [chunk for of_part in self.chunks for chunk in of_part]
         return [{"chunks": chunks, "low": low, "high": high} for low, high in pairwise([*bounds, None])]
 
@@ -390,15 +391,14 @@ def _manifest(
     made_from: dict[str, Any], tags: Tags, rule: SplitRule, num_copies: Sequence[int], written: list[Record]
 ) -> Manifest:
     skills = [skill.name for skill in tags.manifest.skills]
-    columns = ("number", "num_samples", "num_bytes", "digest", "index_digest")
-    shards: dict[tuple[int, str], dict[str, list[Any]]] = {
-        (skill, split): {name: [] for name in columns} for skill in range(len(skills)) for split in SPLITS
-    }
+    shards = gathered(
+        (((record["skill"], record["split"]), record) for record in written),
+        itertools.product(range(len(skills)), SPLITS),
+        ShardColumns,
+    )
     totals = dict.fromkeys(SPLITS, 0)
     for record in written:
         totals[record["split"]] += record["num_samples"]
-        for name in columns:
-            shards[record["skill"], record["split"]][name].append(record[name])
     set_aside = dict(tags.manifest.set_aside)
     if made_from["arguments"]["copies"] == "drop" and sum(num_copies):
         set_aside["copy"] = sum(num_copies)

@@ -29,6 +29,7 @@ from skillshard.corpus import Corpus, Partition, PartitionReader, PassedOver, Re
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, TagsError, name_some
 from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.hash_ranges import hash_bounds, rows_between
 from skillshard.printable import counted
 from skillshard.taggers.groups import added
 from skillshard.taggers.tagger import (
@@ -330,10 +331,10 @@ def _duplicates(
     """Rows that repeat an earlier id, in the order of the corpus."""
     num_ids = sum(record["num_rows"] - record["num_set_aside"] for record in records)
     num_ranges = -(-num_ids // IDS_PER_RANGE) or 1
-    bounds = [(1 << 64) * at // num_ranges for at in range(num_ranges + 1)]
     hashes = [unit.arguments["hashes"] for unit in units]
     ranges = keyed(
-        {"hashes": hashes, "parts": str(work.scratch()), "low": low, "high": high} for low, high in pairwise(bounds)
+        {"hashes": hashes, "parts": str(work.scratch()), "low": low, "high": high}
+        for low, high in pairwise(hash_bounds(num_ranges))
     )
     found = run(
         find_duplicates,
@@ -347,7 +348,8 @@ def _duplicates(
 
 def find_duplicates(hashes: Sequence[str], parts: str, low: int, high: int) -> Record:
     """Rows whose id stands in an earlier row, among the ids whose hash is in [low, high)."""
-    slices = [_slice(np.load(place, mmap_mode="r"), low, high) for place in hashes]
+    tables = (np.load(place, mmap_mode="r") for place in hashes)
+    slices = [np.array(table[rows_between(table["hash"], low, high)]) for table in tables]
     part = np.repeat(np.arange(len(slices)), [len(rows) for rows in slices])
     rows = np.concatenate(slices)
     order = np.argsort(rows["hash"], kind="stable")
@@ -364,12 +366,6 @@ def find_duplicates(hashes: Sequence[str], parts: str, low: int, high: int) -> R
                 {"part": part_number, "row": row, "id": identity, "first_part": first[0], "first_row": first[1]}
             )
     return {"rows": later}
-
-
-def _slice(rows: np.ndarray, low: int, high: int) -> np.ndarray:
-    begin = int(np.searchsorted(rows["hash"], np.uint64(low)))
-    end = len(rows) if high == 1 << 64 else int(np.searchsorted(rows["hash"], np.uint64(high)))
-    return np.array(rows[begin:end])
 
 
 def _ids_at(parts: str, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], str]:

@@ -20,13 +20,14 @@ from skillshard import taggers
 from skillshard.corpus import Corpus, Sample
 from skillshard.errors import CorpusError, ObservationError, ProxyError, TagsError
 from skillshard.execution import Where
+from skillshard.loss import IGNORE
 from skillshard.proxy.device import Compute, one_thread, resolve_device, resolve_precision
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.pretrained import open_pretrained, pretrained_tokens
 from skillshard.proxy.reading import Bytes
 from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.proxy.run import Recipe, estimate_s, load_checkpoint, new_model, train_run
-from skillshard.proxy.train import IGNORE, TokenBatch, sample_scores
+from skillshard.proxy.train import TokenBatch, sample_scores
 from skillshard.report.clusters import mean_trajectories
 from skillshard.taggers.agreement import agreement
 from skillshard.taggers.clusters.kmeans import Choice, best_of

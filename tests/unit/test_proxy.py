@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from skillshard.errors import ProxyError
+from skillshard.loss import IGNORE
 from skillshard.proxy.model import Proxy, ProxyShape, mix_earlier, visible
 from skillshard.proxy.run import load_state, save_state
 from skillshard.proxy.train import (
-    IGNORE,
     TokenBatch,
     adamw,
     answer_batch,

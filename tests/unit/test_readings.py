@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillshard.errors import ProxyError
+from skillshard.loss import IGNORE
 from skillshard.proxy.reading import Bytes, Reading
 from skillshard.proxy.segments import ASK, PAD, SPECIAL, UNKNOWN, Segments, fit_segments, without
-from skillshard.proxy.train import IGNORE
 from skillshard.synthetic.addition import addition_samples
 from skillshard.synthetic.lego import lego_samples
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import xxhash
 from jaxtyping import Float
 
+from skillshard import canonical
 from skillshard.errors import TagsError
 from skillshard.extras import needed
 from skillshard.taggers.clusters.encoder import VectorsOf
@@ -211,11 +211,12 @@ def _weights_digest(model: Any) -> str:
     """Digest of all tensors by name: the same for a copy elsewhere, another for other weights."""
     import torch
 
-    hasher = xxhash.xxh3_128()
-    for name, tensor in sorted(model.state_dict().items()):
-        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hasher.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
-    return hasher.hexdigest()
+    def pieces() -> Iterator[bytes | memoryview]:
+        for name, tensor in sorted(model.state_dict().items()):
+            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+            yield memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+    return canonical.digest_of(pieces())
 
 
 @contextlib.contextmanager

@@ -23,12 +23,13 @@ from skillshard import storage
 from skillshard.errors import TagsError
 from skillshard.execution import Record, Unit, keyed
 from skillshard.keyed_random import keyed_seed
+from skillshard.loss import IGNORE
 from skillshard.proxy.device import Compute, device_kind, is_here, one_thread, resolve_precision
 from skillshard.proxy.identity import model_identity, training_identity
 from skillshard.proxy.reading import Reading
 from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.proxy.run import BATCH_SIZE, Recipe, check_schedule, estimate_s, train_run
-from skillshard.proxy.train import IGNORE, TokenBatch
+from skillshard.proxy.train import TokenBatch
 from skillshard.taggers.clusters.fit import CRITERION, choose_clusters
 from skillshard.taggers.clusters.kmeans import assign
 from skillshard.taggers.clusters.saved import CENTROIDS, FOLDER, MANIFEST, EncoderRecord, TriedNumber, save_model

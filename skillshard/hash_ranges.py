@@ -1,0 +1,25 @@
+"""Equal ranges of 64-bit hashes, which divide ids and texts between units of work and between shards."""
+
+import numpy as np
+from jaxtyping import UInt64
+
+HASH_SPACE = 1 << 64
+
+
+def hash_bounds(num_ranges: int) -> list[int]:
+    """The bounds of ranges of equal width; the last bound, `HASH_SPACE`, is one more than the largest hash.
+
+    >>> hash_bounds(2) == [0, 1 << 63, HASH_SPACE]
+    True
+    """
+    return [HASH_SPACE * number // num_ranges for number in range(num_ranges + 1)]
+
+
+def rows_between(hashes: UInt64[np.ndarray, " row"], low: int, high: int) -> slice:
+    """The rows of sorted hashes that lie in [low, high); `high` may be `HASH_SPACE`, which no unsigned 64-bit number holds.
+
+    >>> rows_between(np.array([1, 5, (1 << 64) - 1], np.uint64), 5, HASH_SPACE)
+    slice(1, 3, None)
+    """
+    begin = int(np.searchsorted(hashes, np.uint64(low)))
+    return slice(begin, len(hashes) if high == HASH_SPACE else int(np.searchsorted(hashes, np.uint64(high))))
