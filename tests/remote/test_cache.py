@@ -20,6 +20,7 @@ from skillshard.errors import StorageError
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import proportional
 from skillshard.shards import cache as cache_module
+from skillshard.shards import files
 from skillshard.shards.cache import Cache
 from skillshard.shards.files import Wanted
 from skillshard.shards.read import ShardSet
@@ -209,13 +210,13 @@ def test_the_longest_unused_goes_first_and_what_is_mapped_never(tmp_path: Path) 
 
 
 def test_room_is_made_before_a_file_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    download, totals = cache_module.download, []
+    download, totals = files.download, []
 
     def recorded(place: str, wanted: Wanted, descriptor: int) -> None:
         totals.append(sum(sizes(tmp_path / "cache").values()) + (wanted.num_bytes or 0))
         download(place, wanted, descriptor)
 
-    monkeypatch.setattr(cache_module, "download", recorded)
+    monkeypatch.setattr(files, "download", recorded)
     fill(Cache(tmp_path / "cache", 250), tmp_path, b"a" * 100, b"b" * 100, b"c" * 100, b"d" * 200)
     assert totals == [100, 200, 200, 200]
 
@@ -254,17 +255,17 @@ def test_a_download_whose_file_was_deleted_does_not_name_another_ones(
     (tmp_path / "there").write_bytes(content)
     wanted = Wanted("there", canonical.digest(content))
     part = cache.folder / f"{wanted.digest}{cache_module.PART}"
-    download = cache_module.download
+    download = files.download
 
     def and_then_another_begins(*arguments: Any) -> None:
         download(*arguments)
         part.unlink()
         part.touch()
 
-    monkeypatch.setattr(cache_module, "download", and_then_another_begins)
+    monkeypatch.setattr(files, "download", and_then_another_begins)
     assert read(cache, tmp_path / "there", wanted) == content
     assert sizes(cache.folder) == {part.name: 0}
-    monkeypatch.setattr(cache_module, "download", download)
+    monkeypatch.setattr(files, "download", download)
     assert read(cache, tmp_path / "there", wanted) == content
     assert sizes(cache.folder) == {wanted.digest: len(content)}
 
