@@ -6,7 +6,9 @@
 `run` goes on where it was; `table` shows each method on the seeds that it shares with the baseline, `--earlier FILE` also those of
 a former table whose records are not in the folder any more. Settings are listed in
 `evidence/settings.py`, methods in `evidence/methods.py`. `--device cuda --size 125m --lr 5e-5` trains a
-model of the paper's size at the paper's rate. Other steps, sizes and rates need a folder of their own.
+model of the paper's size at the paper's rate. Other steps, sizes and rates need a folder of their own. Settings of real text
+need `--corpora FOLDER`, which holds `sources/*.jsonl` (documents, `meta.source`) and `instructions/*.jsonl` (instructions
+with answers, `meta.category`), plain or compressed.
 """
 
 import argparse
@@ -25,6 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=("run", "table"))
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument(
+        "--corpora", type=Path, default=None, help="folder of the real texts: CORPUS/*.jsonl, for settings of real text"
+    )
     parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS), metavar="SETTING")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--methods", nargs="+", default=None, help="these alone")
@@ -41,6 +46,17 @@ def main() -> None:
     for method in arguments.methods or ():
         if method not in known:
             parser.error(f"--methods {method!r}{did_you_mean(method, known)}: these settings have {', '.join(known)}")
+    unread = [
+        name
+        for name in arguments.settings
+        if SETTINGS[name].is_text and not (arguments.corpora and (arguments.corpora / SETTINGS[name].corpus).is_dir())
+    ]
+    if arguments.verb == "run" and unread:
+        folder = "no --corpora was given" if arguments.corpora is None else f"--corpora {arguments.corpora} has none"
+        parser.error(
+            f"the setting {unread[0]!r} reads real text from a folder {SETTINGS[unread[0]].corpus!r}, and {folder}. Give the folder of the "
+            "corpora, or leave such settings out with --settings."
+        )
     asked = {"steps": arguments.steps, "size": arguments.size, "lr": arguments.lr}
     changes = {name: value for name, value in asked.items() if value is not None}
     if arguments.verb == "run":
@@ -58,6 +74,7 @@ def main() -> None:
             workers=arguments.workers,
             device=device,
             changes=changes,
+            corpora=arguments.corpora,
         )
     earlier = {"settings": {}} if arguments.earlier is None else json.loads(arguments.earlier.read_text())
     told = {

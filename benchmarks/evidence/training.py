@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from skillshard.proxy.train import TokenBatch
     from skillshard.shards.read import ShardSet
 
-CORPORA = Path(__file__).parents[3] / "shared" / "corpora"
 SKILL_FIELD = {"sources": "source", "instructions": "category"}
 SETTLED_LOSS, SETTLED_EVALUATIONS = 0.002, 4
 """A training whose mean loss stayed below this for so many evaluations has learned its task, and ends."""
@@ -65,18 +64,28 @@ def unit_key(kind: str, name: str, seed: int, method: str = "") -> str:
     return "-".join(filter(None, (kind, slug(name), str(seed), method.replace(" ", "-"))))
 
 
-def prepare_unit(name: str, seed: int, work: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Corpus, tags and shards; the corpus is not kept."""
+def prepare_unit(name: str, seed: int, work: str, corpora: str | None, changes: dict[str, Any]) -> dict[str, Any]:
+    """Corpus, tags and shards; the corpus is not kept.
+
+    Args:
+        corpora: directory of the real texts; None where the setting makes its texts itself.
+    """
     setting, folder = sized(name, **changes), place_of(Path(work), name, seed)
-    shards = _write_shards(setting, folder, "shards", setting.trained, setting.samples, seed)
+    shards = _write_shards(setting, folder, "shards", setting.trained, setting.samples, seed, corpora)
     if setting.measured_k or not set(setting.measured) <= set(setting.trained):
         other = replace(setting, k=setting.measured_k or setting.k)
-        _write_shards(other, folder, "eval", setting.measured, 20 * setting.eval_samples, seed + 10_000)
+        _write_shards(other, folder, "eval", setting.measured, 20 * setting.eval_samples, seed + 10_000, corpora)
     return {"skills": list(shards)}
 
 
 def _write_shards(
-    setting: Setting, folder: Path, part: str, numbers: tuple[int, ...], num_samples: int, seed: int
+    setting: Setting,
+    folder: Path,
+    part: str,
+    numbers: tuple[int, ...],
+    num_samples: int,
+    seed: int,
+    corpora: str | None,
 ) -> tuple[str, ...]:
     from skillshard import taggers
     from skillshard.corpus import Corpus
@@ -87,7 +96,7 @@ def _write_shards(
     if not (folder / part / "manifest.json").exists():
         corpus, here = folder / f"{part}-corpus", Where(workers=1)
         shutil.rmtree(corpus, ignore_errors=True)
-        _write_corpus(setting, corpus, numbers, num_samples, seed)
+        _write_corpus(setting, corpus, numbers, num_samples, seed, corpora)
         opened = Corpus.open(corpus)
         fields = ("meta.k", "meta.skill") if part == "eval" and setting.measured_k else ("meta.skill",)
         tags = taggers.tag_corpus(opened, taggers.metadata(*fields), folder / f"{part}-tags", where=here)
@@ -97,15 +106,18 @@ def _write_shards(
     return ShardSet.open(folder / part).skills
 
 
-def _write_corpus(setting: Setting, corpus: Path, numbers: tuple[int, ...], num_samples: int, seed: int) -> None:
+def _write_corpus(
+    setting: Setting, corpus: Path, numbers: tuple[int, ...], num_samples: int, seed: int, corpora: str | None
+) -> None:
     from skillshard.synthetic.addition import write_addition
     from skillshard.synthetic.lego import write_lego
 
     proportions = tuple(int(number in numbers) for number in range(1, setting.k + 1))
     if setting.is_text:
+        assert corpora is not None  # the command line asks for it
         corpus.mkdir(parents=True)
         with (corpus / "text.jsonl").open("w") as out:
-            out.writelines(json.dumps(sample) + "\n" for sample in _passages(setting))
+            out.writelines(json.dumps(sample) + "\n" for sample in _passages(setting, Path(corpora)))
     elif setting.corpus == "addition":
         write_addition(
             corpus,
@@ -128,9 +140,9 @@ def _write_corpus(setting: Setting, corpus: Path, numbers: tuple[int, ...], num_
         )
 
 
-def _passages(setting: Setting) -> Iterator[dict[str, Any]]:
+def _passages(setting: Setting, corpora: Path) -> Iterator[dict[str, Any]]:
     """Real text as it can be read at once: instructions whole (their ends are read), documents cut into windows."""
-    for place in sorted((CORPORA / setting.corpus).glob("*.jsonl*")):
+    for place in sorted((corpora / setting.corpus).glob("*.jsonl*")):
         for line in _lines(place):
             sample = json.loads(line)
             skill, text = sample["meta"][SKILL_FIELD[setting.corpus]], sample["text"]
@@ -333,13 +345,18 @@ def run_all(
     workers: int,
     device: str,
     changes: dict[str, Any],
+    corpora: Path | None = None,
 ) -> None:
-    """Shards, graphs, trainings, of one setting after the other; what is done already is not done again."""
+    """Shards, graphs, trainings, of one setting after the other; what is done already is not done again.
+
+    Args:
+        corpora: directory with a folder for each corpus of real text; settings of synthetic text do not read it.
+    """
     from skillshard.execution import Where, run
 
     for name in names:
         chosen = [method for method in SETTINGS[name].methods if methods is None or method in methods]
-        for function, units in _stages(name, seeds, chosen, work, device, changes):
+        for function, units in _stages(name, seeds, chosen, work, device, changes, corpora):
             run(
                 function,
                 units,
@@ -352,7 +369,13 @@ def run_all(
 
 
 def _stages(
-    name: str, seeds: list[int], methods: list[str], work: Path, device: str, changes: dict[str, Any]
+    name: str,
+    seeds: list[int],
+    methods: list[str],
+    work: Path,
+    device: str,
+    changes: dict[str, Any],
+    corpora: Path | None,
 ) -> list[tuple[Callable[..., dict[str, Any]], list["Unit"]]]:
     """What is made first, then, and last."""
     from skillshard.execution import Unit
@@ -365,11 +388,12 @@ def _stages(
         for number in graph_seeds(one, seed)
     }
     whole = {"name": name, "work": str(work)}
+    read_from = None if corpora is None else str(corpora)
     shorter = {"steps": changes["steps"]} if "steps" in changes else {}
     learning = {**whole, "device": device, "changes": shorter}
     training = {**whole, "device": device, "changes": changes}
     corpora = [
-        Unit(unit_key("shards", name, seed), {**whole, "seed": seed, "changes": shorter})
+        Unit(unit_key("shards", name, seed), {**whole, "seed": seed, "corpora": read_from, "changes": shorter})
         for seed in sorted({*seeds, *(seed for seed, _ in led)})
     ]
     graphs = [

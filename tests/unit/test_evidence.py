@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from benchmarks.evidence.settings import SETTINGS
 from benchmarks.evidence.training import run_all
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.policies import NextRound
+from tests.conftest import REPOSITORY
 
 NAME = "ordered LEGO k=5"
 GIVEN = [
@@ -196,3 +199,13 @@ def test_edges_along_the_chain_are_the_forward_share_of_the_positive_ones() -> N
         0.833
     )
     assert measures.forward_share(np.eye(3)) is None
+
+
+def test_a_setting_of_real_text_asks_for_the_folder_of_the_corpora(tmp_path: Path) -> None:
+    text = next(name for name, setting in SETTINGS.items() if setting.is_text)
+    command = [sys.executable, "-m", "benchmarks.skillit", "run", "--work", str(tmp_path), "--settings", text]
+    refused = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert refused.returncode == 2
+    sentence = f"the setting {text!r} reads real text from a folder {SETTINGS[text].corpus!r}, and no --corpora was given. Give "
+    assert sentence in refused.stderr
+    assert not list(tmp_path.iterdir())
