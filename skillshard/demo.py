@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from skillshard import artefact, canonical, progress, storage, taggers
 from skillshard.corpus import Corpus
 from skillshard.errors import StorageError
-from skillshard.execution import Record, Unit, Where, run
+from skillshard.execution import OnStage, Record, Unit, Where, run
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.loss import LossKind
 from skillshard.mixing.ledger import DirectoryLedger
@@ -54,7 +54,6 @@ TARGET_LOSS = 0.05
 
 METHODS = ("natural", "stratified", "skill-it")
 
-OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
 Working = Callable[[str], AbstractContextManager[None]]
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from skillshard import canonical, places, progress, storage
+from skillshard.bars import Bars, can_be_shown
 from skillshard.errors import ExecutionError, SkillshardError, first_line
 from skillshard.extras import needed
 from skillshard.pool import WorkerPool
@@ -101,6 +102,33 @@ class Watcher(Protocol):
 
     def part(self, unit: Unit, share: float) -> None:
         """A unit under way is done to this share, from 0 to 1."""
+
+
+OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
+"""Called when a stage begins, with its name and its number of units. What it returns is called for each finished unit, and may be a
+`Watcher`."""
+
+
+def silent(name: str, num: int) -> Callable[[Unit, Record], None]:
+    """Show nothing of a stage: an `OnStage`."""
+    return lambda unit, record: None
+
+
+@contextlib.contextmanager
+def shown(on_stage: OnStage | None, progress: bool) -> Iterator[OnStage]:
+    """Show the stages of a call from Python.
+
+    Args:
+        on_stage: takes the stages in place of the bars; None: bars where there is a terminal or a notebook.
+        progress: whether there are bars.
+    """
+    if on_stage is not None:
+        yield on_stage
+    elif progress and can_be_shown():
+        with Bars(of_command=False) as shown_bars:
+            yield shown_bars.stage
+    else:
+        yield silent
 
 
 def run(

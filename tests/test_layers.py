@@ -19,6 +19,7 @@ LAYERS = [
     {"canonical", "places"},
     {"storage"},
     {"pool"},
+    {"bars"},
     {"execution"},
     {"artefact"},
     {"corpus", "synthetic"},

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from skillshard.cli.bars import Stopped
+from skillshard.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
 from skillshard.cli.options import Verb, names_on_all_nodes

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from skillshard.cli.bars import Bars
+from skillshard.bars import Bars
 from skillshard.cli.words import in_options
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from skillshard.cli.bars import Bars
+from skillshard.bars import Bars
 from skillshard.cli.options import (
     HOW,
     WHAT,
@@ -25,6 +25,7 @@ from skillshard.cli.options import (
     write_json,
     write_new,
 )
+from skillshard.cli.words import in_options
 from skillshard.errors import GraphError, name_some
 
 graphs = typer.Typer(help="The skills graph: which skill helps which.", no_args_is_help=True)
@@ -369,7 +370,7 @@ def learn_graph(
             compute=Compute(device, precision),
             runs=runs,
             where=where,
-            on_estimate=bars.say,
+            on_estimate=lambda sentence: bars.say(in_options(sentence)),
             on_stage=bars.stage,
         )
     show_graph(out)

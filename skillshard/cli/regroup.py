@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from skillshard.cli.bars import Bars
+from skillshard.bars import Bars
 from skillshard.cli.options import (
     HOW,
     WHAT,

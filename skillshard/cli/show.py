@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from skillshard.cli.bars import Bars
+from skillshard.bars import Bars
 from skillshard.cli.options import Artefact, Json, Verb, write_json
 from skillshard.cli.words import in_options
 

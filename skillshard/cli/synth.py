@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from skillshard.cli.bars import Bars
+from skillshard.bars import Bars
 from skillshard.cli.options import Out, parse_proportions
 from skillshard.printable import counted
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from skillshard.cli.bars import Bars
+from skillshard.bars import Bars
 from skillshard.cli.options import (
     HOW,
     WHAT,
@@ -28,6 +28,7 @@ from skillshard.cli.options import (
     place_of_work,
     proxy_on_all_nodes,
 )
+from skillshard.cli.words import in_options
 
 tag = typer.Typer(
     help="Give every sample of a corpus its skill. Each way to find skills is a verb.", no_args_is_help=True
@@ -338,7 +339,7 @@ def by_loss(
             seed=seed,
             compute=Compute(device, precision),
             on_this_machine=ray_address is None,
-            on_estimate=bars.say,
+            on_estimate=lambda sentence: bars.say(in_options(sentence)),
         )
 
     reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_bytes)

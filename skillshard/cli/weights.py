@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from skillshard.cli.bars import Bars
+from skillshard.bars import Bars
 from skillshard.cli.options import (
     CachePlace,
     CacheSize,

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import Sample
 from skillshard.errors import GraphError, ObservationError, did_you_mean, name_some
-from skillshard.execution import Record, Unit, Where, run
+from skillshard.execution import OnStage, Record, Unit, Where, run, shown
 from skillshard.graph.derive import derived, rule_of
 from skillshard.graph.edges import EdgeRule
 from skillshard.graph.plan import Method, PlannedRun, plan_runs, plan_warm_starts
@@ -36,8 +36,6 @@ MEASURED_BY = ("eval_shards", "eval_samples")
 """Settings that decide what a warm start and a run read, and what a run measures besides."""
 TEXTS_AT_ONCE = 1024
 """Texts that are encoded at once: readings make 64-bit tokens, which are made compact before the next texts are read."""
-
-OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,8 @@ def learn_graph(
     runs: str | Path | None = None,
     where: Where | None = None,
     on_estimate: Callable[[str], None] = lambda sentence: None,
-    on_stage: OnStage = lambda name, num: lambda unit, record: None,
+    on_stage: OnStage | None = None,
+    progress: bool = True,
 ) -> GraphFile:
     """Learn a graph and write it; what is trained already is not trained again.
 
@@ -133,7 +132,9 @@ def learn_graph(
         runs: directory of the runs; None: beside `out`.
         where: local pool or Ray.
         on_estimate: called before training with a sentence on how long it will take.
-        on_stage: progress.
+        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit. None: bars where
+            there is a terminal or a notebook.
+        progress: whether there are bars.
 
     Raises:
         GraphError: numbers that do not go together, skills that are not there, or more work than the budget.
@@ -203,7 +204,8 @@ def learn_graph(
     warm_units, run_units = _units(
         folder, data, recipe, planned, warm, warmup_steps, every, schedule, settle, told.made_from, eval_skills
     )
-    records = _train(warm_units, run_units, folder, where, budget_s, on_estimate, on_stage)
+    with shown(on_stage, progress) as stages:
+        records = _train(warm_units, run_units, folder, where, budget_s, on_estimate, stages)
     learned = told.model_copy(update={"runs": [_measured(*each) for each in zip(planned, records, strict=True)]})
     graph = derived(shards.skills, eval_skills, learned, rule=rule)
     write_graph(graph, out)

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skillshard import artefact, canonical, places, storage
 from skillshard.errors import TokensError, did_you_mean, name_some
-from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.execution import OnStage, Record, Where, keyed, run, shown
 from skillshard.extras import needed
 from skillshard.kept import kept
 from skillshard.printable import counted
@@ -205,7 +205,8 @@ def count_tokens(
     *,
     special_tokens: bool = False,
     where: Where = Where(),
-    on_stage: Callable[[str, int], Callable[[Unit, Record], None]] = lambda name, num: lambda unit, record: None,
+    on_stage: OnStage | None = None,
+    progress: bool = True,
 ) -> "TokenCounts":
     """Count the tokens of every sample; resumes where a killed run stopped, and does nothing if the counts are finished.
 
@@ -216,7 +217,9 @@ def count_tokens(
         special_tokens: whether the tokenizer adds its special tokens to each sample (such as [CLS] and [SEP]); the packed stream
             then has them too.
         where: local pool or Ray; the bytes are the same.
-        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit.
+        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit. None: bars where
+            there is a terminal or a notebook.
+        progress: whether there are bars.
 
     Raises:
         TokensError: the tokenizer cannot be used.
@@ -230,7 +233,8 @@ def count_tokens(
         "shards": shards.digest,
         "tokenizer": canonical.digest(content),
     }
-    artefact.make(out, MANIFEST, made_from, lambda work: _count(shards, content, work, made_from, where, on_stage))
+    with shown(on_stage, progress) as stages:
+        artefact.make(out, MANIFEST, made_from, lambda work: _count(shards, content, work, made_from, where, stages))
     return TokenCounts.open(out)
 
 
@@ -240,7 +244,7 @@ def _count(
     work: artefact.Work,
     made_from: dict[str, Any],
     where: Where,
-    on_stage: Callable[[str, int], Callable[[Unit, Record], None]],
+    on_stage: OnStage,
 ) -> None:
     storage.write_bytes(work.out / TOKENIZER, tokenizer)
     parts = list(_parts(shards))

@@ -15,7 +15,7 @@ the size of the corpus and about 110 bytes for each sample. A hash range that ho
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,7 @@ from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import Corpus
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import ShardError, TagsError, name_some
-from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.execution import OnStage, Record, Unit, Where, keyed, run, shown
 from skillshard.hash_ranges import hash_bounds
 from skillshard.shards.copies import TEXTS_PER_RANGE, find_copies, find_texts, set_copies_aside
 from skillshard.shards.manifest import (
@@ -68,7 +68,8 @@ def write_shards(
     holdout: float = 0.01,
     copies: Copies = "keep",
     where: Where = Where(),
-    on_stage: Callable[[str, int], Callable[[Unit, Record], None]] = lambda name, num: lambda unit, record: None,
+    on_stage: OnStage | None = None,
+    progress: bool = True,
 ) -> ShardSet:
     """Write the shards of a tagged corpus; resumes where a killed run stopped, and does nothing if they are finished.
 
@@ -81,7 +82,9 @@ def write_shards(
             one in holdout wherever its texts allow it (split.py says when).
         copies: samples whose folded text stands earlier in the corpus, in any skill: "keep" them, or "drop" them into rejected/.
         where: local pool or Ray; the bytes are the same.
-        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit.
+        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit. None: bars where
+            there is a terminal or a notebook.
+        progress: whether there are bars.
 
     Returns:
         The finished shard set, opened.
@@ -104,14 +107,15 @@ def write_shards(
         "tags": tags.digest,
     }
     _refuse_other_corpus(corpus, tags)
-    artefact.make(
-        out,
-        MANIFEST,
-        made_from,
-        lambda work: _write(corpus, tags, work, made_from, where, on_stage),
-        mtimes_ns=corpus.mtimes_ns,
-        changed=lambda _, suspects: _changed(corpus, tags, suspects),
-    )
+    with shown(on_stage, progress) as stages:
+        artefact.make(
+            out,
+            MANIFEST,
+            made_from,
+            lambda work: _write(corpus, tags, work, made_from, where, stages),
+            mtimes_ns=corpus.mtimes_ns,
+            changed=lambda _, suspects: _changed(corpus, tags, suspects),
+        )
     return ShardSet.open(out)
 
 
@@ -121,7 +125,7 @@ def _write(
     work: artefact.Work,
     made_from: dict[str, Any],
     where: Where,
-    on_stage: Callable[[str, int], Callable[[Unit, Record], None]],
+    on_stage: OnStage,
 ) -> None:
     arguments = made_from["arguments"]
     skills = [skill.name for skill in tags.manifest.skills]
@@ -190,7 +194,7 @@ class _Tables:
     drop: bool
     work: artefact.Work
     where: Where
-    on_stage: Callable[[str, int], Callable[[Unit, Record], None]]
+    on_stage: OnStage
 
     def count(self, cut: str) -> tuple[list[int], Sizes]:
         """Number of copies of each skill, and what the cut gives to each skill and split."""

@@ -13,10 +13,9 @@ import numpy as np
 
 from skillshard import artefact, storage
 from skillshard.errors import TagsError, name_some
-from skillshard.execution import Record, Where, keyed, run
+from skillshard.execution import OnStage, Record, Where, keyed, run, shown
 from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place
 from skillshard.taggers.groups import Vector, added, check_share, final_names
-from skillshard.taggers.tagger import OnStage
 from skillshard.tags import (
     MANIFEST,
     TagRow,
@@ -41,7 +40,8 @@ def regroup_tags(
     rest: str | None = None,
     vectors: Mapping[str, Vector] = {},
     where: Where = Where(),
-    on_stage: OnStage = lambda name, num: lambda unit, record: None,
+    on_stage: OnStage | None = None,
+    progress: bool = True,
 ) -> Tags:
     """Tags from tags: crossed if there are two, then renamed, then without small skills.
 
@@ -52,6 +52,10 @@ def regroup_tags(
         min_share: skills with a smaller share of the samples are merged.
         rest: takes them all; None: each goes to the nearest, by the mean of its embeddings, or by `vectors`.
         vectors: of skills, such as rows of a graph, instead of embeddings.
+        where: local pool or Ray; the bytes are the same.
+        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit. None: bars where
+            there is a terminal or a notebook.
+        progress: whether there are bars.
 
     Raises:
         TagsError: tags of different corpora or partitions, or arguments that do not fit.
@@ -78,9 +82,10 @@ def regroup_tags(
         "inputs": first["inputs"],
         "tags": [tags.digest for tags in sets],
     }
-    artefact.make(
-        out, MANIFEST, made_from, lambda work: _regroup(sets, work, made_from, asked, vectors, where, on_stage)
-    )
+    with shown(on_stage, progress) as stages:
+        artefact.make(
+            out, MANIFEST, made_from, lambda work: _regroup(sets, work, made_from, asked, vectors, where, stages)
+        )
     return Tags.open(out)
 
 

@@ -28,7 +28,7 @@ from skillshard import artefact, storage
 from skillshard.corpus import Corpus, Partition, PartitionReader, PassedOver, Rejection, Sample, line_numbers
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, TagsError, name_some
-from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.execution import OnStage, Record, Unit, Where, keyed, run, shown
 from skillshard.hash_ranges import hash_bounds, rows_between
 from skillshard.printable import counted
 from skillshard.taggers.groups import added
@@ -36,7 +36,6 @@ from skillshard.taggers.tagger import (
     SAMPLES_AT_ONCE,
     Finder,
     OnBadSample,
-    OnStage,
     RowTagger,
     Search,
     Tag,
@@ -71,7 +70,8 @@ def tag_corpus(
     max_sample_bytes: int = 16 << 20,
     partition_bytes: int = 64 << 20,
     where: Where = Where(),
-    on_stage: OnStage = lambda name, num: lambda unit, record: None,
+    on_stage: OnStage | None = None,
+    progress: bool = True,
 ) -> Tags:
     """Tag every sample of a corpus; resumes where a killed run stopped, and does nothing if the tags are finished.
 
@@ -84,7 +84,9 @@ def tag_corpus(
         max_sample_bytes: largest sample, bytes of text and metadata.
         partition_bytes: size of a unit of work; a .gz or .zst file is always one unit.
         where: local pool or Ray; the bytes are the same.
-        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit.
+        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit. None: bars where
+            there is a terminal or a notebook.
+        progress: whether there are bars.
 
     Raises:
         CorpusError: a bad sample, with file, line and remedy.
@@ -103,16 +105,17 @@ def tag_corpus(
         },
         "inputs": corpus.inputs,
     }
-    artefact.make(
-        out,
-        MANIFEST,
-        made_from,
-        lambda work: _tag(corpus, tagger, work, made_from, where, on_stage),
-        mtimes_ns=corpus.mtimes_ns,
-        changed=lambda folder, places: places_changed(
-            corpus.partitions(partition_bytes=partition_bytes), _rows_digests(folder), places, reading
-        ),
-    )
+    with shown(on_stage, progress) as stages:
+        artefact.make(
+            out,
+            MANIFEST,
+            made_from,
+            lambda work: _tag(corpus, tagger, work, made_from, where, stages),
+            mtimes_ns=corpus.mtimes_ns,
+            changed=lambda folder, places: places_changed(
+                corpus.partitions(partition_bytes=partition_bytes), _rows_digests(folder), places, reading
+            ),
+        )
     return Tags.open(out)
 
 

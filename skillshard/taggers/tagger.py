@@ -6,13 +6,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from skillshard.artefact import Work
 from skillshard.corpus import Partition, Reason, Sample
-from skillshard.execution import Record, Unit, Where, run
+from skillshard.execution import OnStage, Record, Unit, Where, run
 
 SAMPLES_AT_ONCE = 1024
 """Rows that a tagger is given together; their samples make one call of `Tagger.tag` or `RowTagger.tag_rows`."""
 
 OnBadSample = Literal["stop", "set-aside"]
-OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import typer
 
 from skillshard import progress, storage
 from skillshard.cli import app, main
-from skillshard.cli.bars import Bars
+from skillshard.bars import Bars
 from skillshard.execution import Where, keyed, run
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillshard import canonical, places, storage
-from skillshard.cli.bars import Stage
+from skillshard.bars import Stage
 from skillshard.errors import StorageError, TagsError
 from skillshard.execution import keyed
 from skillshard.graph.imported import import_graph
@@ -328,7 +328,7 @@ def test_an_estimate_leaves_out_the_start_of_the_processes_and_what_was_done_bef
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock_s = 0.0
-    monkeypatch.setattr("skillshard.cli.bars.time.monotonic", lambda: clock_s)
+    monkeypatch.setattr("skillshard.bars.time.monotonic", lambda: clock_s)
     first, second, third = keyed({} for _ in range(3))
     stage = Stage("training", 3, started_s=0.0)
     stage.found_done(first, {})
@@ -397,7 +397,7 @@ def test_without_a_terminal_one_piece_of_work_has_a_line_every_few_seconds(capfd
     code = """
 import time
 from skillshard import progress
-from skillshard.cli import bars
+from skillshard import bars
 bars.SECONDS_BETWEEN_LINES, progress.SECONDS_BETWEEN = 0.3, 0.0
 with bars.Bars() as shown, shown.working("verifying"):
     for number in range(8):

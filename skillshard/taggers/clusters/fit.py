@@ -14,12 +14,12 @@ from jaxtyping import Float
 
 from skillshard import canonical, storage
 from skillshard.errors import TagsError
-from skillshard.execution import Record, Unit, keyed
+from skillshard.execution import OnStage, Record, Unit, keyed, silent
 from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.embeddings import SampledRows, array_place, vector_chunks
 from skillshard.taggers.clusters.kmeans import Clusters
 from skillshard.taggers.clusters.saved import CENTROIDS
-from skillshard.taggers.tagger import OnStage, Search
+from skillshard.taggers.tagger import Search
 
 STEPS_OVER_ALL = 2
 NUM_NEAREST = 5
@@ -76,7 +76,7 @@ def choose_clusters(
     seed: int,
     spherical: bool = True,
     min_share: float = 0.0,
-    on_stage: OnStage = lambda name, num: lambda unit, record: None,
+    on_stage: OnStage = silent,
 ) -> Fitted:
     """k-means with a given number of clusters, or with that of `skills_range` which `kmeans.best_of` takes; and what was tried."""
     from threadpoolctl import threadpool_limits

@@ -1,4 +1,7 @@
-"""How far a command is: bars on a terminal, a plain line every few seconds elsewhere."""
+"""How far a piece of work is: bars on a terminal and in a notebook.
+
+A command writes a plain line every few seconds where there is neither. A call from Python is silent there.
+"""
 
 import sys
 import threading
@@ -6,12 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from skillshard.cli.words import in_options
 from skillshard.progress import sent_to
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -126,10 +127,12 @@ class Bars:
 
     Args:
         kept_in: where a stopped command goes on, for the message.
+        of_command: whether a command shows them. Then there are lines where there is no terminal, and Ctrl-C raises `Stopped` with
+            what the command has to say about it.
     """
 
-    def __init__(self, kept_in: Path | None = None) -> None:
-        self._kept_in = kept_in
+    def __init__(self, kept_in: Path | None = None, *, of_command: bool = True) -> None:
+        self._kept_in, self._of_command = kept_in, of_command
         self._stages: list[Stage] = []
         self._screen: Callable[[], None] = self._show_lines
         self._next_line_s = time.monotonic() + SECONDS_BETWEEN_LINES
@@ -139,11 +142,15 @@ class Bars:
         self._live: Any = None
 
     def __enter__(self) -> "Bars":
-        if sys.stderr.isatty():
+        if _is_terminal():
             self._live = _live()
             self._live.start()
             tasks: list[Any] = []
             self._screen = lambda: _show_bars(self._live, tasks, self._stages)
+        elif (display := _notebook_display()) is not None:
+            self._screen = _Notebook(display, self._stages).show
+        elif not self._of_command:
+            self._screen = lambda: None
         self._thread.start()
         return self
 
@@ -153,7 +160,7 @@ class Bars:
         self._screen()
         if self._live is not None:
             self._live.stop()
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
+        if self._of_command and kind is not None and issubclass(kind, KeyboardInterrupt):
             raise Stopped(self._where_stopped()) from None
 
     def stage(self, name: str, num: int) -> Stage:
@@ -175,12 +182,11 @@ class Bars:
         stage.ended_s = time.monotonic()
 
     def say(self, sentence: str) -> None:
-        """A line above the bars, with its arguments as options."""
-        line = in_options(sentence)
+        """A line above the bars."""
         if self._live is not None:
-            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._live.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
         else:
-            typer.echo(line, err=True)
+            _write_line(sentence)
 
     def _watch(self) -> None:
         while not self._ended.wait(0.25):
@@ -191,11 +197,11 @@ class Bars:
         while self._num_ended < len(self._stages) and self._stages[self._num_ended].ended_s is not None:
             stage = self._stages[self._num_ended]
             if stage.num or stage.elapsed_s >= SECONDS_BETWEEN_LINES:
-                typer.echo(stage.sentence(), err=True)
+                _write_line(stage.sentence())
             self._num_ended += 1
             self._next_line_s = time.monotonic() + SECONDS_BETWEEN_LINES
         if self._num_ended < len(self._stages) and time.monotonic() >= self._next_line_s and not self._ended.is_set():
-            typer.echo(self._stages[-1].sentence(), err=True)
+            _write_line(self._stages[-1].sentence())
             self._next_line_s = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def _where_stopped(self) -> str:
@@ -205,6 +211,61 @@ class Bars:
             where += f", {under_way[-1].num_done:,} of {under_way[-1].num:,} done"
         kept = "" if self._kept_in is None else f". What is finished is kept in {self._kept_in}"
         return where + kept
+
+
+def can_be_shown() -> bool:
+    """Whether this process has a terminal, or is the kernel of a notebook."""
+    return _is_terminal() or _notebook_display() is not None
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()  # a program without a console has no standard error
+
+
+def _write_line(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
+
+
+def _notebook_display() -> Any:
+    """The module IPython.display where this process is the kernel of a notebook; else None. IPython is not imported for the question."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return None if getattr(shell, "kernel", None) is None else import_module("IPython.display")
+
+
+class _Notebook:
+    """Bars as text in one output of a cell. A kernel without widgets can update such an output.
+
+    Args:
+        display: the module IPython.display.
+        stages: what is shown; more stages may come.
+    """
+
+    def __init__(self, display: Any, stages: list[Stage]) -> None:
+        self._display, self._stages = display, stages
+        self._text = ""
+        self._output: Any = None
+
+    def show(self) -> None:
+        text = "\n".join(f"{_bar(stage)} {stage.sentence()}" for stage in list(self._stages))
+        if text in ("", self._text):
+            return
+        self._text = text
+        content = {"text/plain": text}
+        if self._output is None:
+            self._output = self._display.display(content, raw=True, display_id=True)
+        else:
+            self._output.update(content, raw=True)
+
+
+def _bar(stage: Stage, width: int = 20) -> str:
+    """
+    >>> _bar(Stage("training", 4, num_done=1), width=8), _bar(Stage("fitting", 0, ended_s=1.0), width=8)
+    ('━━──────', '━━━━━━━━')
+    """
+    share = 1.0 if stage.ended_s is not None else stage.done / (stage.num or 1)
+    return "━" * int(width * share) + "─" * (width - int(width * share))
 
 
 def _live() -> Any:
