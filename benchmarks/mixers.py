@@ -235,10 +235,10 @@ def _reported(mixer: Any, draw: int, num: int) -> None:
 def ours(work: Path, num: int, *, changing: bool = True, ledgers: Path | None = None) -> Iterator[list[str]]:
     mixer = _mixer(work, changing=changing, ledgers=ledgers)
     for batch in mixer.batches(BATCH):
-        assert len(batch.skill_numbers) == BATCH
-        yield batch.texts
+        assert len(batch.skill_number) == BATCH
+        yield batch.text
         if changing:
-            _reported(mixer, int(batch.draws[0]), BATCH)
+            _reported(mixer, int(batch.draw[0]), BATCH)
 
 
 def ours_fixed(work: Path, num: int) -> Iterator[list[str]]:

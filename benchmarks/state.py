@@ -187,7 +187,7 @@ def long_run(work: Path, shards: Path) -> dict[str, Any]:
         mixer = _mixer(Path(folder), shards)
         memory = []
         for batch in mixer.batches(256):
-            draw = int(batch.draws[-1]) + 1
+            draw = int(batch.draw[-1]) + 1
             if draw % ROUND_DRAWS == 0:
                 mixer.report(0, dict.fromkeys(mixer.skills, 1.0), draw=draw)
             if draw % (LONG_DRAWS // 10) < 256:

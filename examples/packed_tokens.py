@@ -82,7 +82,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     batches = iter(loader)
     while step < steps:
         batch = next(batches)
-        inside = batch["draws"][:, 1:] == batch["draws"][:, :-1]  # no loss over the end of a sample
+        inside = batch["draw"][:, 1:] == batch["draw"][:, :-1]  # no loss over the end of a sample
         optimizer.zero_grad()
         nats_per_token(model, batch["input_ids"])[inside].mean().backward()
         optimizer.step()

@@ -44,7 +44,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
 
     done = mixer.draw // BATCH
     for step, batch in enumerate(islice(mixer.batches(BATCH), max(0, steps - done)), start=done + 1):
-        for text in batch.texts:
+        for text in batch.text:
             counts = counts + np.bincount(np.frombuffer(text.encode(), np.uint8), minlength=256)
         if step % EVERY == 0:
             report(step)

@@ -169,7 +169,7 @@ def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
 
     A block is one text to the model: it attends to the samples before in the block, and learns a sample's first token from the
     separator, as GPT-3 was trained (Brown et al. 2020, arXiv:2005.14165, appendix B). For attention or a loss that ends with
-    the sample give your own `data_collator`: `blocks.batch` has `draws` and `positions`.
+    the sample give your own `data_collator`: `blocks.batch` has `draw` and `position_ids`.
 
     Raises:
         PolicyError: these are samples.
@@ -359,7 +359,7 @@ class MixerCallback(TrainerCallback):
         if args.remove_unused_columns:
             raise PolicyError(
                 "TrainingArguments.remove_unused_columns is True: the Trainer would take out of samples and blocks what no model has an "
-                "argument for, such as 'text' and 'draws'. Set remove_unused_columns=False."
+                "argument for, such as 'text' and 'draw'. Set remove_unused_columns=False."
             )
         wanted = getattr(args, "train_sampling_strategy", None)
         if wanted in LENGTHS_WANTED or getattr(args, "group_by_length", False):

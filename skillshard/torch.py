@@ -87,7 +87,7 @@ class Items(Sequence[Item]):
     def __getitem__(self, at: int | slice) -> Item | list[Item]:
         if isinstance(at, slice):
             return [self[number] for number in range(len(self))[at]]
-        return Item(draw=int(self.batch.draws[at]), skill=self.batch.skills[at], text=self.batch.texts[at])
+        return Item(draw=int(self.batch.draw[at]), skill=self.batch.skill[at], text=self.batch.text[at])
 
 
 def collate(items: Items) -> Mapping[str, Any]:
@@ -105,7 +105,7 @@ def collate(items: Items) -> Mapping[str, Any]:
 
 
 def _mixed_batch(batch: Batch) -> MixedBatch:
-    return MixedBatch(draw=batch.draws, skill=batch.skills, text=batch.texts)
+    return MixedBatch(draw=batch.draw, skill=batch.skill, text=batch.text)
 
 
 class PackedItem(TypedDict):
@@ -113,7 +113,7 @@ class PackedItem(TypedDict):
 
     block: int
     input_ids: torch.Tensor
-    draws: torch.Tensor
+    draw: torch.Tensor
     skill_tokens: torch.Tensor
 
 
@@ -122,7 +122,7 @@ class PackedTensors(TypedDict):
 
     block: torch.Tensor
     input_ids: torch.Tensor
-    draws: torch.Tensor
+    draw: torch.Tensor
     skill_tokens: torch.Tensor
 
 
@@ -145,9 +145,9 @@ class Blocks(Sequence[PackedItem]):
         if isinstance(at, slice):
             return [self[number] for number in range(len(self))[at]]
         return PackedItem(
-            block=int(self.batch.blocks[at]),
-            input_ids=torch.from_numpy(self.batch.tokens[at]),
-            draws=torch.from_numpy(self.batch.draws[at]),
+            block=int(self.batch.block[at]),
+            input_ids=torch.from_numpy(self.batch.input_ids[at]),
+            draw=torch.from_numpy(self.batch.draw[at]),
             skill_tokens=torch.from_numpy(self.batch.skill_tokens[at]),
         )
 
@@ -155,16 +155,16 @@ class Blocks(Sequence[PackedItem]):
 def collate_blocks(blocks: Blocks) -> PackedTensors:
     """What PyTorch's default collation gives, without a step per block: `DataLoader(..., collate_fn=collate_blocks)`.
 
-    `input_ids` and `draws` are (block, token), `skill_tokens` is (block, skill), `block` their positions in the packed stream.
+    `input_ids` and `draw` are (block, token), `skill_tokens` is (block, skill), `block` their positions in the packed stream.
     Tokens with draw -1 are filled up beyond the end of the stream: leave them out of the loss. Your own `collate_fn` gets the
-    same: a sequence of `PackedItem`, or its `batch` as one, which also knows `positions`, and which tokens are `learned` where
+    same: a sequence of `PackedItem`, or its `batch` as one, which also knows `position_ids`, and which tokens are `learned` where
     prompts are masked.
     """
     batch = blocks.batch
     return PackedTensors(
-        block=torch.from_numpy(batch.blocks),
-        input_ids=torch.from_numpy(batch.tokens),
-        draws=torch.from_numpy(batch.draws),
+        block=torch.from_numpy(batch.block),
+        input_ids=torch.from_numpy(batch.input_ids),
+        draw=torch.from_numpy(batch.draw),
         skill_tokens=torch.from_numpy(batch.skill_tokens),
     )
 

@@ -229,7 +229,7 @@ def list_draws(
 
 def _lines(mixer: Mixer, first: int, num: int) -> list[bytes]:
     """The lines of some neighbouring draws; fewer than `num` where the stream ends."""
-    skills = mixer.batch(first, num).skills
+    skills = mixer.batch(first, num).skill
     ids = mixer.ids(first, len(skills)) if skills else []
     return [
         orjson.dumps({"draw": draw, "skill": skill, "id": identity}, option=orjson.OPT_APPEND_NEWLINE)

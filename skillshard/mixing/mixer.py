@@ -58,29 +58,29 @@ class Batch:
     """Some draws of the stream.
 
     Attributes:
-        draws: positions in the stream.
-        skill_numbers: the skill of each, an index into `skill_names`.
-        skill_names: the skills of the mix.
-        texts: the text of each.
+        draw: position in the stream of each sample.
+        skill_number: number of each sample's skill, an index into `skill_names`.
+        skill_names: names of all skills of the mix.
+        text: text of each sample.
     """
 
-    draws: Int[np.ndarray, " sample"]
-    skill_numbers: Int[np.ndarray, " sample"]
+    draw: Int[np.ndarray, " sample"]
+    skill_number: Int[np.ndarray, " sample"]
     skill_names: tuple[str, ...]
-    texts: list[str]
+    text: list[str]
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.text)
 
     def __repr__(self) -> str:
         """One line without the texts."""
-        first = f" from draw {int(self.draws[0]):,} on" if len(self) else ""
+        first = f" from draw {int(self.draw[0]):,} on" if len(self) else ""
         return f"Batch({counted(len(self), 'sample')}{first}, of {counted(len(self.skill_names), 'skill')})"
 
     @property
-    def skills(self) -> list[str]:
-        """The skill of each."""
-        return [self.skill_names[number] for number in self.skill_numbers.tolist()]
+    def skill(self) -> list[str]:
+        """Name of each sample's skill."""
+        return [self.skill_names[number] for number in self.skill_number.tolist()]
 
 
 class MixerState(BaseModel):
@@ -254,7 +254,7 @@ class Mixer:
         """The texts of what another process of this machine found: their shards need not be checked again."""
         maps = kept(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
         texts = maps.texts(maps.views(places.segment, places.start, places.end))
-        return Batch(places.draws, places.shards[places.segment, 0], self.skills, texts)
+        return Batch(places.draw, places.shards[places.segment, 0], self.skills, texts)
 
     def metas(self, places: Places) -> list[dict[str, Any]]:
         """The metadata of the samples at some places, which `find` gives."""

@@ -47,41 +47,41 @@ class PackedBatch:
     """Some blocks of the packed stream.
 
     Attributes:
-        blocks: positions in the packed stream.
-        tokens: ids.
-        draws: the draw that each token is of (its separator too); -1: filled up beyond the end of the stream. Where it
+        block: position in the packed stream of each block.
+        input_ids: token ids, by the name that language models give them.
+        draw: the draw that each token is of (its separator too); -1: filled up beyond the end of the stream. Where it
             changes, another sample begins.
         skill_tokens: tokens of each skill in each block, separators included.
         skill_names: the skills of the mix.
-        prompts: which tokens are prompts that are not learned; None where no prompts are masked.
+        prompt: which tokens are prompts that are not learned; None where no prompts are masked.
     """
 
-    blocks: Int[np.ndarray, " block"]
-    tokens: Int[np.ndarray, "block token"]
-    draws: Int[np.ndarray, "block token"]
+    block: Int[np.ndarray, " block"]
+    input_ids: Int[np.ndarray, "block token"]
+    draw: Int[np.ndarray, "block token"]
     skill_tokens: Int[np.ndarray, "block skill"]
     skill_names: tuple[str, ...]
-    prompts: Bool[np.ndarray, "block token"] | None = None
+    prompt: Bool[np.ndarray, "block token"] | None = None
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return len(self.block)
 
     def __repr__(self) -> str:
         """One line without the tokens."""
-        first = f" from block {int(self.blocks[0]):,} on" if len(self) else ""
-        return f"PackedBatch({counted(len(self), 'block')} of {counted(self.tokens.shape[1], 'token')}{first})"
+        first = f" from block {int(self.block[0]):,} on" if len(self) else ""
+        return f"PackedBatch({counted(len(self), 'block')} of {counted(self.input_ids.shape[1], 'token')}{first})"
 
     @property
     def learned(self) -> Bool[np.ndarray, "block token"]:
         """Which tokens are learned: all but prompts that are masked and what is filled up beyond the end. Separators are learned."""
-        inside = self.draws >= 0
-        return inside if self.prompts is None else inside & ~self.prompts
+        inside = self.draw >= 0
+        return inside if self.prompt is None else inside & ~self.prompt
 
     @cached_property
-    def positions(self) -> Int[np.ndarray, "block token"]:
+    def position_ids(self) -> Int[np.ndarray, "block token"]:
         """Place of each token in its sample's part of the block, from 0: position ids for attention that ends with the sample."""
-        here = np.broadcast_to(np.arange(self.draws.shape[1]), self.draws.shape)
-        begins = np.diff(self.draws, axis=1, prepend=-2) != 0
+        here = np.broadcast_to(np.arange(self.draw.shape[1]), self.draw.shape)
+        begins = np.diff(self.draw, axis=1, prepend=-2) != 0
         return here - np.maximum.accumulate(np.where(begins, here, 0), axis=1)
 
 

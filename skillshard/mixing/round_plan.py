@@ -25,20 +25,20 @@ class Places:
     """Where the texts of some draws lie: small, so that it goes between processes in their stead.
 
     Attributes:
-        draws: positions in the stream.
+        draw: position in the stream of each text.
         segment: the stretch of rows of one shard in which each is.
         shards: skill number and shard of each segment.
         start, end: first byte and end of each text in its shard.
     """
 
-    draws: Int[np.ndarray, " sample"]
+    draw: Int[np.ndarray, " sample"]
     segment: Int[np.ndarray, " sample"]
     shards: Int[np.ndarray, "segment 2"]
     start: Int[np.ndarray, " sample"]
     end: Int[np.ndarray, " sample"]
 
     def __len__(self) -> int:
-        return len(self.draws)
+        return len(self.draw)
 
 
 INLINE_BYTES = 12
@@ -113,7 +113,7 @@ def joined(parts: Sequence[Places]) -> Places:
     parts = [Places(none, none, none.reshape(0, 2), none, none), *parts]
     before = accumulate((len(part.shards) for part in parts), initial=0)
     return Places(
-        np.concatenate([part.draws for part in parts]),
+        np.concatenate([part.draw for part in parts]),
         np.concatenate([part.segment + first for part, first in zip(parts, before, strict=False)]),
         np.concatenate([part.shards for part in parts]),
         np.concatenate([part.start for part in parts]),

@@ -299,11 +299,11 @@ def test_causal_lm_blocks_learns_every_token_but_those_beyond_the_end(blocks: So
     *_, last = packed.batches(50)
     batch = causal_lm_blocks(Blocks(last))
     assert set(batch) == {"input_ids", "labels"}
-    beyond = torch.from_numpy(last.draws == -1)
+    beyond = torch.from_numpy(last.draw == -1)
     assert beyond.any()
     assert torch.equal(batch["labels"] == -100, beyond)
     assert torch.equal(batch["labels"][~beyond], batch["input_ids"][~beyond])
-    assert batch["input_ids"].tolist() == last.tokens.tolist()
+    assert batch["input_ids"].tolist() == last.input_ids.tolist()
 
 
 @pytest.mark.parametrize("reduction", ["per_sample", "per_token"])

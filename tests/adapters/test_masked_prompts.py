@@ -63,12 +63,12 @@ def test_blocks_learn_answers_and_separators_and_are_the_same_blocks(
     decode = byte_tokenizer().decode
     learned: list[int] = []
     for one, other in zip(whole.batches(7), part.batches(7), strict=True):
-        assert (one.tokens == other.tokens).all() and (one.draws == other.draws).all()
-        assert (one.learned == (one.draws >= 0)).all()
+        assert (one.input_ids == other.input_ids).all() and (one.draw == other.draw).all()
+        assert (one.learned == (one.draw >= 0)).all()
         labels = causal_lm_blocks(Blocks(other))["labels"]
         assert torch.equal(labels != -100, torch.from_numpy(other.learned))
         learned += labels[labels != -100].tolist()
-    texts = whole.stream.batch(0, 1000).texts
+    texts = whole.mixer.batch(0, 1000).text
     assert len(texts) == sum(map(len, shards.train.values()))
     assert decode(learned) == "".join(f"{answer}<pad>" for answer in answers(texts))
 
@@ -83,7 +83,7 @@ def test_a_loader_masks_by_the_metadata_of_its_samples(
     collate = causal_lm_collator(byte_tokenizer(), max_tokens=64, prompt_field="meta.prompt_chars")
     batch = next(iter(DataLoader(dataset(stream), batch_size=16, num_workers=workers, collate_fn=collate)))
     learned = [byte_tokenizer().decode(labels[labels != -100]) for labels in batch["labels"]]
-    assert learned == answers(stream.batch(0, 16).texts)
+    assert learned == answers(stream.batch(0, 16).text)
 
 
 def test_the_metadata_of_any_draws_is_that_of_their_samples(
@@ -93,7 +93,7 @@ def test_the_metadata_of_any_draws_is_that_of_their_samples(
     stream = Mixer(shards, stratified(), ledger=tmp_path, round_draws=20)
     places = stream.find(np.array([5, 0, 39, 20, 3]))
     by_text = {sample.text: sample.meta for skill in shards.train.values() for sample in skill}
-    assert stream.metas(places) == [by_text[text] for text in stream.cut(places).texts]
+    assert stream.metas(places) == [by_text[text] for text in stream.cut(places).text]
 
 
 def test_a_sample_without_an_answer_is_named_when_its_block_is_made(

@@ -121,7 +121,7 @@ def test_a_second_iteration_is_refused_and_after_load_state_dict_the_same_loader
 def test_collate_blocks_gives_what_the_default_collation_gives(places: Places, tmp_path: Path) -> None:
     items = PackedDataset(packed(places, tmp_path)).__getitems__(range(8))
     fast, slow = collate_blocks(items), default_collate(items)
-    for name in ("block", "input_ids", "draws", "skill_tokens"):
+    for name in ("block", "input_ids", "draw", "skill_tokens"):
         assert torch.equal(fast[name], slow[name])
         assert fast[name].dtype == slow[name].dtype == torch.int64
     assert [item["block"] for item in items[2:4]] == [2, 3]

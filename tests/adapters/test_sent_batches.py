@@ -61,8 +61,8 @@ def test_a_batch_that_a_worker_pickled_is_read_by_the_process_of_its_loader(mixe
     batch = pickle.loads(first_batch(mixer, pickled))
     expected = mixer.batch(0, 8)
     assert type(batch) is dict
-    assert batch["text"] == expected.texts
-    assert batch["skill"] == expected.skills
+    assert batch["text"] == expected.text
+    assert batch["skill"] == expected.skill
     assert batch["draw"].tolist() == list(range(8))
 
 
@@ -77,7 +77,7 @@ def test_another_process_gets_a_sentence_although_it_has_loaders_of_its_own(mixe
 
 def test_a_batch_with_its_texts_is_read_anywhere(mixer: Mixer, tmp_path: Path) -> None:
     printed = read_elsewhere(first_batch(mixer, with_its_texts), mixer.shards, tmp_path / "other")
-    assert repr(mixer.batch(0, 8).texts) in printed
+    assert repr(mixer.batch(0, 8).text) in printed
 
 
 def test_a_batch_whose_mixer_is_gone_gets_the_same_sentence(shards: ShardSet, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_workers_resume_far_ahead_too(shards: ShardSet, tmp_path: Path) -> None:
     loader.load_state_dict(state)
     batch = next(iter(loader))
     assert batch["draw"].tolist() == list(range(160_000, 160_008))
-    assert batch["text"] == mixer.batch(160_000, BATCH).texts
+    assert batch["text"] == mixer.batch(160_000, BATCH).text
 
 
 def _move(state: Any, far: int) -> None:
@@ -372,7 +372,7 @@ def test_a_worker_that_is_late_may_begin_after_another_has_read_on(
     def asks(worker: int, batch: int, loop: int = 100) -> Any:
         info = SimpleNamespace(id=worker, num_workers=2, seed=loop + worker)
         monkeypatch.setattr("skillshard.torch.get_worker_info", lambda: info)
-        return workers[worker].__getitems__(range(batch * BATCH, (batch + 1) * BATCH)).batch.texts
+        return workers[worker].__getitems__(range(batch * BATCH, (batch + 1) * BATCH)).batch.text
 
     found = [asks(1, 1), asks(1, 3), asks(0, 0), asks(0, 2)]
     expected = expected_texts(shards, tmp_path / "reference", steps=4, step_draws=BATCH)
@@ -397,7 +397,7 @@ def test_a_users_own_collation_gets_items(shards: ShardSet, tmp_path: Path) -> N
 
     mixer = measured_mixer(shards, tmp_path, step_draws=BATCH)
     loader = DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=1, collate_fn=lengths)
-    assert next(iter(loader)).tolist() == [len(text) for text in mixer.batch(0, BATCH).texts]
+    assert next(iter(loader)).tolist() == [len(text) for text in mixer.batch(0, BATCH).text]
 
 
 def test_workers_may_be_spawned(shards: ShardSet, tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_workers_may_be_spawned(shards: ShardSet, tmp_path: Path) -> None:
     loader = DataLoader(
         MixedDataset(mixer), batch_size=BATCH, num_workers=1, collate_fn=collate, multiprocessing_context="spawn"
     )
-    assert next(iter(loader))["text"] == mixer.batch(0, BATCH).texts
+    assert next(iter(loader))["text"] == mixer.batch(0, BATCH).text
 
 
 def test_resume_in_one_process_is_load_state_dict(shards: ShardSet, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def expected_items(
     measured(stream)
     for step in range(1, steps + 1):
         batch = stream.batch((step - 1) * step_items, step_items)
-        items.append(batch.tokens.tolist() if isinstance(batch, PackedBatch) else batch.texts)
+        items.append(batch.input_ids.tolist() if isinstance(batch, PackedBatch) else batch.text)
         if step % every_steps == 0:
             stream.report(step, losses_at(step))
     return items

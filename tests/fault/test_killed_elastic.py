@@ -77,7 +77,7 @@ def by_one_reader(shards: ShardSet, ledger: Path, lag: int, num_draws: int) -> l
     for first in range(0, num_draws, 25):
         if first:
             one.report(first, losses_at(first), draw=first)
-        found += one.batch(first, min(25, num_draws - first)).texts
+        found += one.batch(first, min(25, num_draws - first)).text
     return found
 
 

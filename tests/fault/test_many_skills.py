@@ -28,7 +28,7 @@ try:
     shards = ShardSet.open(sys.argv[1], cache=sys.argv[5] if sys.argv[5:] else None)
     one = Mixer(shards, stratified(), ledger=sys.argv[2], round_draws={NUM_SKILLS * 20})
     for number in range(6):
-        assert len(set(one.batch(number * {NUM_SKILLS * 20}, {NUM_SKILLS * 20}).skills)) == {NUM_SKILLS}
+        assert len(set(one.batch(number * {NUM_SKILLS * 20}, {NUM_SKILLS * 20}).skill)) == {NUM_SKILLS}
 except SkillshardError as error:
     sys.exit(f"{{type(error).__name__}}: {{error}}")
 print(len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -132,7 +132,7 @@ def streams(shards: ShardSet, tokens: TokenCounts, folder: Path) -> dict[str, st
     def of_blocks(one: Mixer, first: int, num: int) -> str:
         packed = PackedTokens(one, tokens, block_tokens=64, separator=EOS)
         batch = packed.batch(first, num)
-        return of_numbers([batch.draws, batch.tokens, batch.skill_tokens])
+        return of_numbers([batch.draw, batch.input_ids, batch.skill_tokens])
 
     in_tokens: dict[str, Any] = {"unit": "tokens", "tokens": tokens}
     losses = {"add": 1.0, "carry": 2.0, "negate": 3.0}

@@ -32,7 +32,7 @@ def stream(shards: ShardSet, policy: Policy, num: int, **arguments: object) -> l
     """Skill and id of the first draws."""
     with tempfile.TemporaryDirectory() as folder:
         mixer = Mixer(shards, policy, ledger=folder, round_draws=64, seed=7, **arguments)  # type: ignore[arg-type]
-        return list(zip(mixer.batch(0, num).skills, mixer.ids(0, num), strict=True))
+        return list(zip(mixer.batch(0, num).skill, mixer.ids(0, num), strict=True))
 
 
 @settings(deadline=None, max_examples=12)
@@ -120,7 +120,7 @@ def test_token_counts_of_the_whole_set_serve_a_chosen_one_and_not_the_other_way_
             mixer = Mixer(chosen, proportional(), ledger=folder, round_draws=64, unit="tokens", tokens=tokens)
             weights = mixer.round(0).weights
             packed = PackedTokens(mixer, tokens, block_tokens=64, separator=EOS)
-            blocks.append((weights, packed.batch(0, 40).tokens.tolist()))
+            blocks.append((weights, packed.batch(0, 40).input_ids.tolist()))
     assert blocks[0] == blocks[1]
     with pytest.raises(TokensError, match=r"counts the tokens of shards .*, but .* is "):
         Mixer(shards, proportional(), ledger=tmp_path / "run", round_draws=64, unit="tokens", tokens=own)

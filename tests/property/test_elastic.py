@@ -59,7 +59,7 @@ def by_one_reader(shards: ShardSet, ledger: Path, *, lag: Lag, round_draws: int,
     found: list[str] = []
     for first, end in pairwise(edges):
         report_up_to(one, first, first - 1)
-        found += one.batch(first, end - first).texts
+        found += one.batch(first, end - first).text
     return found
 
 
@@ -174,7 +174,7 @@ def test_any_ranks_workers_batches_and_kills_give_the_stream_of_one_reader(
     num_draws = max(seen) + 1
     assert sorted(seen) == list(range(num_draws))
     if lag == "live":
-        alone = mixer(shards, ledger, lag=lag, round_draws=round_draws).batch(0, num_draws).texts
+        alone = mixer(shards, ledger, lag=lag, round_draws=round_draws).batch(0, num_draws).text
     else:
         alone = by_one_reader(
             shards, tmp_path_factory.mktemp("alone"), lag=lag, round_draws=round_draws, num_draws=num_draws

@@ -49,7 +49,7 @@ def train(one: Mixer, *, start: int, stop: int, world_size: int = 1) -> list[str
         first = one.state_dict(step=step)["draw"]
         for rank in range(world_size):
             share = one.at(first + rank + world_size * np.arange(one.step_draws // world_size))
-            assert len(share.texts) == one.step_draws // world_size
+            assert len(share.text) == one.step_draws // world_size
         seen += one.ids(first, one.step_draws)
         if (step + 1) % 5 == 0:
             one.report(step + 1, losses_at(step + 1))
@@ -119,10 +119,10 @@ def test_iterating_batches_and_asking_for_draws_give_the_same(shards: ShardSet, 
     by_sample = list(itertools.islice(one, 130))
     other = mixer(shards, tmp_path, proportional())
     batches = list(itertools.islice(other.batches(13), 10))
-    assert [sample.text for sample in by_sample] == [text for batch in batches for text in batch.texts]
-    assert [sample.skill for sample in by_sample] == [skill for batch in batches for skill in batch.skills]
+    assert [sample.text for sample in by_sample] == [text for batch in batches for text in batch.text]
+    assert [sample.skill for sample in by_sample] == [skill for batch in batches for skill in batch.skill]
     scattered = one.at(np.array([129, 0, 61, 60]))
-    assert scattered.texts == [by_sample[draw].text for draw in (129, 0, 61, 60)]
+    assert scattered.text == [by_sample[draw].text for draw in (129, 0, 61, 60)]
 
 
 def test_a_skill_gives_all_its_samples_before_it_repeats_one(shards: ShardSet, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_data_loader_gives_the_same_batches_for_any_number_of_workers(
     seen = []
     for step, batch in enumerate(itertools.islice(loader, 30), start=1):
         seen += batch["draw"].tolist()
-        assert batch["text"] == one.batch((step - 1) * 12, 12).texts
+        assert batch["text"] == one.batch((step - 1) * 12, 12).text
         if step % 5 == 0:
             one.report(step, losses_at(step))
     assert seen == list(range(360))
@@ -176,7 +176,7 @@ def test_any_split_over_ranks_gives_the_one_stream(
                     each.report(0, losses_at(1), draw=60)
                 if first + num >= 120 and first < 120:
                     each.report(1, losses_at(2), draw=120)
-            assert [item["text"] for item in union] == reference.batch(first, num).texts
+            assert [item["text"] for item in union] == reference.batch(first, num).text
             first += num
 
 
@@ -189,13 +189,13 @@ def test_the_initial_graph_weights_decide_the_first_rounds(shards: ShardSet, tmp
 
 def test_counts_add_up_over_the_whole_stream(shards: ShardSet, tmp_path: Path) -> None:
     one = mixer(shards, tmp_path, stratified(), round_draws=7)
-    drawn = Counter(one.batch(0, 7 * 50).skills)
+    drawn = Counter(one.batch(0, 7 * 50).skill)
     assert all(abs(drawn[skill] - 7 * 50 / 3) < 1 for skill in SKILLS)
 
 
 def test_a_mixer_that_is_dropped_gives_its_memory_maps_back_at_once(shards: ShardSet, tmp_path: Path) -> None:
     one = mixer(shards, tmp_path, stratified())
-    assert one.cut(one.find(np.arange(50))).texts == one.batch(0, 50).texts
+    assert one.cut(one.find(np.arange(50))).text == one.batch(0, 50).text
     gone = weakref.ref(one)
     gc.disable()
     try:

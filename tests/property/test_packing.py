@@ -73,7 +73,7 @@ def token_stream(one: PackedTokens, num_draws: int) -> tuple[np.ndarray, np.ndar
     """The tokens of the first draws one after the other, each tokenized by itself, and the draw of each token."""
     tokens: list[int] = []
     draws: list[int] = []
-    for draw, text in enumerate(one.mixer.batch(0, num_draws).texts):
+    for draw, text in enumerate(one.mixer.batch(0, num_draws).text):
         special = one.counts.manifest.special_tokens
         ids = one.counts.tokenizer.encode(text, add_special_tokens=special).ids
         ids += [] if one.separator is None else [one.counts.token_id(one.separator)]
@@ -112,21 +112,21 @@ def test_blocks_in_any_order_are_the_tokens_of_the_draws_in_order(
     )
     for row, block in enumerate(blocks.tolist()):
         there = slice(block * block_tokens, (block + 1) * block_tokens)
-        assert found.tokens[row].tolist() == tokens[there].tolist()
-        assert found.draws[row].tolist() == draws[there].tolist()
-        (alone,) = again.batch(block, 1).tokens.tolist()
+        assert found.input_ids[row].tolist() == tokens[there].tolist()
+        assert found.draw[row].tolist() == draws[there].tolist()
+        (alone,) = again.batch(block, 1).input_ids.tolist()
         assert alone == tokens[there].tolist()
         assert again.draws_before(block) == (draws[block * block_tokens - 1] + 1 if block else 0)
-    assert found.blocks.tolist() == blocks.tolist()
+    assert found.block.tolist() == blocks.tolist()
     assert again.round_size == max(1, (draws < round_draws).sum()) / block_tokens
-    skills = one.mixer.batch(0, 1500).skill_numbers
-    expected = [np.bincount(skills[row], minlength=3).tolist() for row in found.draws]
+    skills = one.mixer.batch(0, 1500).skill_number
+    expected = [np.bincount(skills[row], minlength=3).tolist() for row in found.draw]
     assert found.skill_tokens.tolist() == expected
 
 
 def test_positions_count_from_the_begin_of_each_sample(uneven: Counted, tmp_path: Path) -> None:
     batch = packed(uneven, tmp_path, block_tokens=50).batch(0, 20)
-    for draws, positions in zip(batch.draws.tolist(), batch.positions.tolist(), strict=True):
+    for draws, positions in zip(batch.draw.tolist(), batch.position_ids.tolist(), strict=True):
         expected = [at for _, run in itertools.groupby(draws) for at in range(len(list(run)))]
         assert positions == expected
 
@@ -144,7 +144,7 @@ def test_any_split_over_ranks_workers_and_batches_gives_the_one_stream(
 ) -> None:
     """Each stretch has its own ranks, workers (copies that read every n-th batch) and batch size."""
     ledger = tmp_path_factory.mktemp("ledger")
-    expected = packed(uneven, ledger, separator=separator).batch(0, 400).tokens
+    expected = packed(uneven, ledger, separator=separator).batch(0, 400).input_ids
     first = 0
     for world_size, batch_size, workers in split:
         found: dict[int, list[int]] = {}
@@ -165,7 +165,7 @@ def train(one: PackedTokens, *, start: int, stop: int) -> list[list[int]]:
     """Steps start .. stop - 1 of a trainer that reports after every fourth step; the tokens it saw."""
     seen = []
     for step in range(start, stop):
-        seen += one.batch(one.state_dict(step=step)["block"], 2).tokens.tolist()
+        seen += one.batch(one.state_dict(step=step)["block"], 2).input_ids.tolist()
         if (step + 1) % 4 == 0:
             one.report(step + 1, losses_at(step + 1))
     return seen
@@ -209,7 +209,7 @@ def test_a_run_killed_anywhere_goes_on_with_the_same_blocks(
 
 def test_packed_tokens_can_be_resumed_at_every_block(uneven: Counted, tmp_path: Path) -> None:
     one = packed(uneven, tmp_path, round_draws=13)
-    expected = one.batch(0, 65).tokens.tolist()
+    expected = one.batch(0, 65).input_ids.tolist()
     # All states come first: a process whose run was resumed elsewhere writes none.
     assert one.draws_before(60) > 3 * 13  # several rounds
     states = [one.state_at(block).model_dump(by_alias=True) for block in range(60)]
@@ -217,7 +217,7 @@ def test_packed_tokens_can_be_resumed_at_every_block(uneven: Counted, tmp_path: 
         other = packed(uneven, tmp_path, round_draws=13)
         other.load_state_dict(state)
         batches = other.batches(2)
-        assert [*next(batches).tokens.tolist(), *next(batches).tokens.tolist()] == expected[block : block + 4]
+        assert [*next(batches).input_ids.tolist(), *next(batches).input_ids.tolist()] == expected[block : block + 4]
         assert other.block == block + 4
 
 
@@ -232,8 +232,8 @@ def test_a_stream_that_ends_ends_with_a_block_filled_up_and_loses_no_token(
     one = packed(uneven, tmp_path, repeat=repeat, separator=separator, block_tokens=block_tokens)
     tokens, draws = token_stream(one, num_draws)
     batches = list(one.batches(8))
-    found = np.concatenate([batch.tokens.ravel() for batch in batches])
-    of = np.concatenate([batch.draws.ravel() for batch in batches])
+    found = np.concatenate([batch.input_ids.ravel() for batch in batches])
+    of = np.concatenate([batch.draw.ravel() for batch in batches])
     assert found[: len(tokens)].tolist() == tokens.tolist()
     assert of[: len(draws)].tolist() == draws.tolist()
     assert (of[len(draws) :] == -1).all() and (found[len(draws) :] == 0).all()

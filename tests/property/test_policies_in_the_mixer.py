@@ -37,7 +37,7 @@ def trained(shards: ShardSet, policy: Policy, folder: Path, when: tuple[int, ...
     """A run of 12 rounds of 4 steps; losses fall by what was drawn, reported after some of the steps of each round."""
     mixer = Mixer(shards, policy, ledger=folder, round_draws=40, step_draws=10, lag=1)
     for step in range(48):
-        skills = mixer.batch(10 * step, 10).skills
+        skills = mixer.batch(10 * step, 10).skill
         assert len(skills) == 10
         if step % 4 in when or step == 0:
             draw = 10 * (step + 1) if step else 0
@@ -61,7 +61,7 @@ def test_ado_counts_the_draws_that_the_model_saw(shards: ShardSet, tmp_path: Pat
     record = mixer.round(11)
     (last,) = record.observations
     assert last % 40 == 10 * (step_of_round + 1) % 40
-    seen = [skill for first in range(0, last, 10) for skill in mixer.batch(first, 10).skills]
+    seen = [skill for first in range(0, last, 10) for skill in mixer.batch(first, 10).skill]
     assert record.policy_state["drawn"] == [seen.count(skill) for skill in mixer.skills]
 
 

@@ -34,7 +34,7 @@ def test_stop_ends_before_the_first_sample_that_would_come_again(shards: ShardSe
     seen = ids(endless, len(texts) + 1)
     assert len(set(seen[:-1])) == len(seen) - 1
     assert seen[-1] in seen[:-1]
-    assert texts == endless.batch(0, len(texts)).texts
+    assert texts == endless.batch(0, len(texts)).text
     assert one.draw == len(texts)
     assert verify_ledger(one.ledger) == []
 
@@ -60,7 +60,7 @@ def test_a_cap_gives_every_sample_that_often(shards: ShardSet, tmp_path: Path) -
 def test_while_a_skill_is_dropped_the_others_keep_their_proportions(shards: ShardSet, tmp_path: Path) -> None:
     one = mixer(shards, tmp_path, repeat="drop")
     assert one.round(2).drawn_before[2] == len(shards.train["negate"])
-    later = Counter(one.batch(100, 100).skills)
+    later = Counter(one.batch(100, 100).skill)
     assert set(later) == {"add", "carry"}
     assert abs(later["add"] - 50) <= 2
 

@@ -375,7 +375,7 @@ def test_the_stream_finds_its_next_shards_fetched(
     remote = Mixer(ShardSet.open(place, cache=tmp_path / "c"), proportional(), ledger=tmp_path / "b", round_draws=40)
     for number in range(30):
         before = len(fetchers)
-        assert remote.batch(number * 40, 40).texts == local.batch(number * 40, 40).texts
+        assert remote.batch(number * 40, 40).text == local.batch(number * 40, 40).text
         if number:
             assert set(fetchers[before:]) <= {"skillshard-read-ahead"}
         kept = remote.shards.files.cache  # type: ignore[attr-defined]

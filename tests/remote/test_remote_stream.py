@@ -31,7 +31,7 @@ def mixer(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
 def stream(shards: ShardSet, ledger: Path) -> list[tuple[str, str]]:
     one = mixer(shards, ledger)
     batches = [one.batch(first, 50) for first in range(0, DRAWS, 50)]
-    return [pair for batch in batches for pair in zip(batch.skills, batch.texts, strict=True)]
+    return [pair for batch in batches for pair in zip(batch.skill, batch.text, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_forked_workers_read_remote_shards_while_their_parent_reads_ahead(
     place: str, workers: int, local: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     one = mixer(ShardSet.open(place, cache=tmp_path / "cache"), tmp_path / "ledger")
-    assert one.batch(0, 1).texts == [local[0][1]]  # starts threads here, before the workers fork
+    assert one.batch(0, 1).text == [local[0][1]]  # starts threads here, before the workers fork
     loader = DataLoader(MixedDataset(one), batch_size=50, num_workers=workers)
     texts = [text for batch, _ in zip(loader, range(DRAWS // 50), strict=False) for text in batch["text"]]
     assert texts == [text for _, text in local]

@@ -208,7 +208,7 @@ def a_run(shards: ShardSet, ledger: Path, weights: Sequence[float], *, draws: in
     """A run with fixed weights, which ends with losses that follow a planted law."""
     policy = fixed(dict(zip(shards.skills, weights, strict=True)))
     mixer = Mixer(shards, policy, ledger=ledger, round_draws=64, **arguments)
-    shares = np.bincount(mixer.batch(0, draws).skill_numbers, minlength=3) / draws
+    shares = np.bincount(mixer.batch(0, draws).skill_number, minlength=3) / draws
     mixer.report(1, dict.fromkeys(shards.skills, 9.0), draw=0)
     mixer.report(2, dict.fromkeys(shards.skills, 5.0), draw=100)
     found = 1 + np.exp(shares @ np.array([[-1.0, 0.3, 0.1], [0.2, -0.8, 0.0], [0.1, 0.2, -0.5]]))
@@ -219,7 +219,7 @@ def a_run(shards: ShardSet, ledger: Path, weights: Sequence[float], *, draws: in
 def test_a_ledger_gives_the_shares_drawn_and_the_last_losses(shards: ShardSet, tmp_path: Path) -> None:
     mixer = a_run(shards, tmp_path / "run", [0.5, 0.3, 0.2])
     run = finished_run(mixer.ledger)
-    assert list(run.weights.values()) == np.bincount(mixer.batch(0, 300).skill_numbers, minlength=3).tolist()
+    assert list(run.weights.values()) == np.bincount(mixer.batch(0, 300).skill_number, minlength=3).tolist()
     runs = gather_runs([str(tmp_path / "run")])
     np.testing.assert_allclose(runs.weights[0], [0.5, 0.3, 0.2], atol=0.01)
     assert runs.eval_skills == shards.skills
@@ -234,7 +234,7 @@ def test_the_mean_mixture_of_a_run_with_live_weights_counts_what_was_drawn(shard
     for number in range(5):
         mixer.round(number)
         mixer.report(number, dict(zip(shards.skills, (1.0, 0.5, 0.1 + number / 4), strict=True)), draw=64 * number + 64)
-    drawn = np.bincount(mixer.batch(0, 320).skill_numbers, minlength=3)
+    drawn = np.bincount(mixer.batch(0, 320).skill_number, minlength=3)
     assert len({tuple(mixer.round(number).weights) for number in range(5)}) > 2
     assert list(finished_run(mixer.ledger).weights.values()) == drawn.tolist()
 

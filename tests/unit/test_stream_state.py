@@ -45,7 +45,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCou
 @pytest.mark.parametrize("draw", [2, 49, 50, 120])
 def test_iterating_goes_on_where_load_state_dict_put_the_stream(shards: ShardSet, tmp_path: Path, draw: int) -> None:
     one = mixer(shards, tmp_path)
-    expected = one.batch(0, 200).texts
+    expected = one.batch(0, 200).text
     stream = iter(one)
     assert [sample.text for sample in itertools.islice(stream, 7)] == expected[:7]
     one.load_state_dict(state_at(shards, tmp_path, draw))
@@ -56,11 +56,11 @@ def test_iterating_goes_on_where_load_state_dict_put_the_stream(shards: ShardSet
 
 def test_batches_go_on_where_load_state_dict_put_the_stream(shards: ShardSet, tmp_path: Path) -> None:
     one = mixer(shards, tmp_path)
-    expected = one.batch(0, 200).texts
+    expected = one.batch(0, 200).text
     stream = one.batches(8)
     next(stream)
     one.load_state_dict(state_at(shards, tmp_path, 90))
-    assert next(stream).texts == expected[90:98]
+    assert next(stream).text == expected[90:98]
 
 
 # --- a run that goes on with another number of samples in a step ---------------------------------------------------------
@@ -104,10 +104,10 @@ def test_blocks_after_a_resume_are_counted_from_it_where_step_blocks_changes(
 def test_a_mixer_that_has_read_is_pickled_as_small_as_before(shards: ShardSet, tmp_path: Path) -> None:
     one = mixer(shards, tmp_path, round_draws=3000, step_draws=None)
     before = len(pickle.dumps(one))
-    expected = one.batch(2990, 20).texts
+    expected = one.batch(2990, 20).text
     data = pickle.dumps(one)
     assert len(data) < before + 20_000, "the plans of rounds were pickled"
-    assert pickle.loads(data).batch(2990, 20).texts == expected
+    assert pickle.loads(data).batch(2990, 20).text == expected
 
 
 def test_packed_tokens_that_have_read_are_pickled_as_small_as_before(
@@ -116,10 +116,10 @@ def test_packed_tokens_that_have_read_are_pickled_as_small_as_before(
     one = mixer(uneven[0], tmp_path, round_draws=3000, step_draws=None)
     packed = PackedTokens(one, uneven[1], block_tokens=16, separator=EOS)
     before = len(pickle.dumps(packed))
-    expected = packed.batch(2000, 4).tokens.tolist()
+    expected = packed.batch(2000, 4).input_ids.tolist()
     data = pickle.dumps(packed)
     assert len(data) < before + 20_000, "the rounds were pickled"
-    assert pickle.loads(data).batch(2000, 4).tokens.tolist() == expected
+    assert pickle.loads(data).batch(2000, 4).input_ids.tolist() == expected
 
 
 # --- waiting ----------------------------------------------------------------------------------------------------------------

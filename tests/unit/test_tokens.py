@@ -226,11 +226,11 @@ def test_a_skill_without_tokens_is_refused(tmp_path: Path) -> None:
     ):
         PackedTokens(one, counts, block_tokens=8, separator=None)
     batch = PackedTokens(one, counts, block_tokens=8, separator=EOS).batch(0, 10)
-    assert batch.skill_tokens.sum(0)[1] == (batch.draws.ravel()[:, None] == _of(one, 1)).any(1).sum()
+    assert batch.skill_tokens.sum(0)[1] == (batch.draw.ravel()[:, None] == _of(one, 1)).any(1).sum()
 
 
 def _of(one: Mixer, skill: int) -> np.ndarray:
-    return np.flatnonzero(one.batch(0, 100).skill_numbers == skill)
+    return np.flatnonzero(one.batch(0, 100).skill_number == skill)
 
 
 def test_the_unit_and_the_counts_come_together(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
@@ -329,17 +329,17 @@ def test_packed_tokens_that_begin_again_stand_at_their_first_block(
     uneven: ShardSet, counts: TokenCounts, tmp_path: Path
 ) -> None:
     one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
-    first = next(one.batches(3)).tokens.tolist()
+    first = next(one.batches(3)).input_ids.tolist()
     assert one.block == 3
     one.restart()
     assert one.block == 0
-    assert next(one.batches(3)).tokens.tolist() == first
+    assert next(one.batches(3)).input_ids.tolist() == first
 
 
 def test_packed_tokens_can_be_pickled(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
     one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
-    expected = one.batch(30, 5).tokens.tolist()
-    assert pickle.loads(pickle.dumps(one)).batch(30, 5).tokens.tolist() == expected
+    expected = one.batch(30, 5).input_ids.tolist()
+    assert pickle.loads(pickle.dumps(one)).batch(30, 5).input_ids.tolist() == expected
 
 
 def test_a_long_sample_is_tokenized_once_by_who_reads_on(
@@ -357,8 +357,8 @@ def test_a_long_sample_is_tokenized_once_by_who_reads_on(
         ),
     )
     one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
-    last = [int(one.batch(first, 3).draws[-1, -1]) for first in range(0, 60, 3)][-1]
-    assert seen == one.mixer.batch(0, last + 1).texts
+    last = [int(one.batch(first, 3).draw[-1, -1]) for first in range(0, 60, 3)][-1]
+    assert seen == one.mixer.batch(0, last + 1).text
 
 
 # --- what policies are told in tokens --------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ def test_sizes_and_what_was_drawn_are_told_in_the_unit_of_the_weights(
     assert policy.sizes == tuple(told_of)
 
     def told(draws: int) -> list[int]:
-        numbers = np.bincount(one.at(np.arange(draws)).skill_numbers, minlength=len(one.skills)).tolist()
+        numbers = np.bincount(one.at(np.arange(draws)).skill_number, minlength=len(one.skills)).tolist()
         return [number * size // of for number, size, of in zip(numbers, told_of, samples_of, strict=True)]
 
     for upcoming in policy.rounds:
@@ -438,7 +438,7 @@ def test_an_observation_of_an_earlier_round_is_told_with_what_was_drawn_up_to_it
     observed = [observation for observation in policy.observations if observation.draw]
     assert [observation.draw for observation in observed] == [20, 50, 70, 100, 120, 150, 170, 200, 220, 250]
     for observation in observed:
-        numbers = np.bincount(one.at(np.arange(observation.draw)).skill_numbers, minlength=len(one.skills))
+        numbers = np.bincount(one.at(np.arange(observation.draw)).skill_number, minlength=len(one.skills))
         assert observation.round == (observation.draw - 1) // 50
         assert list(observation.drawn.values()) == numbers.tolist()
 
