@@ -72,4 +72,7 @@ def _shell(value: str) -> str:
     >>> _shell("'= '"), _shell("'set-aside'"), _shell("0.5")
     ("'= '", 'set-aside', '0.5')
     """
-    return shlex.quote(ast.literal_eval(value)) if value[0] in "'\"" else value
+    if value[0] not in "'\"":
+        return value
+    text = ast.literal_eval(value)
+    return shlex.quote(text) if any(map(str.isalnum, text)) else f"'{text}'" if "'" not in text else shlex.quote(text)

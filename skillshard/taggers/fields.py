@@ -73,7 +73,7 @@ def read_field(tags: str | os.PathLike[str], path: str, num_parts: int) -> Itera
     files = [fields_place(folder, part) for part in range(num_parts)]
     if not all(map(storage.exists, files)):
         raise TagsError(
-            f"{os.fspath(tags)} keeps no metadata beside its tags: name the `corpus`, or give other tags to compare with."
+            f"{os.fspath(tags)} keeps no metadata beside its tags: name the corpus with `corpus`, or give other tags to compare with."
         )
     schemas = [pq.read_schema(place) for place in files]
     dropped = {found for schema in schemas for found in orjson.loads(schema.metadata[b"dropped"])}

@@ -270,7 +270,8 @@ class Broken:
 def test_an_encoder_that_gives_nan_is_named_with_the_sample(tmp_path: Path) -> None:
     corpus = Corpus.open(corpus_of(tmp_path, ["good", "fine!", "bad", "better"]))
     with pytest.raises(
-        TagsError, match=r"a.jsonl: broken gave numbers that are not finite for 1 of 4 samples.*id '2'.*--dtype"
+        TagsError,
+        match=r"a.jsonl: broken gave numbers that are not finite for 1 of 4 samples.*id '2'.*`dtype='float32'`",
     ):
         taggers.tag_corpus(corpus, taggers.embedding(Broken(), skills=2), tmp_path / "E", where=HERE)
 
