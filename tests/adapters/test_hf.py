@@ -276,7 +276,7 @@ def test_packed_tokens_that_do_not_fit_are_refused_with_a_sentence(blocks: Sourc
         r"give PackedTokens\(step_blocks=12\)",
     ):
         trainer(packed, tmp_path / "out", gradient_accumulation_steps=3).train()
-    with pytest.raises(PolicyError, match=r"what no model has an argument for, such as 'text' and 'draws'"):
+    with pytest.raises(PolicyError, match=r"what no model has an argument for, such as 'text' and 'draw'"):
         trainer(packed, tmp_path / "out", remove_unused_columns=True).train()
     with pytest.raises(PolicyError, match=r"reads a WholeStream, not a WholeStream of this callback's PackedTokens"):
         trainer(packed, tmp_path / "out", train_dataset=WholeStream(packed.mixer)).train()
