@@ -216,7 +216,7 @@ def test_room_is_made_before_a_file_arrives(tmp_path: Path, monkeypatch: pytest.
         totals.append(sum(sizes(tmp_path / "cache").values()) + (wanted.num_bytes or 0))
         download(place, wanted, descriptor)
 
-    monkeypatch.setattr(files, "download", recorded)
+    monkeypatch.setattr(cache_module, "download", recorded)
     fill(Cache(tmp_path / "cache", 250), tmp_path, b"a" * 100, b"b" * 100, b"c" * 100, b"d" * 200)
     assert totals == [100, 200, 200, 200]
 
@@ -255,17 +255,17 @@ def test_a_download_whose_file_was_deleted_does_not_name_another_ones(
     (tmp_path / "there").write_bytes(content)
     wanted = Wanted("there", canonical.digest(content))
     part = cache.folder / f"{wanted.digest}{cache_module.PART}"
-    download = files.download
+    download = cache_module.download
 
     def and_then_another_begins(*arguments: Any) -> None:
         download(*arguments)
         part.unlink()
         part.touch()
 
-    monkeypatch.setattr(files, "download", and_then_another_begins)
+    monkeypatch.setattr(cache_module, "download", and_then_another_begins)
     assert read(cache, tmp_path / "there", wanted) == content
     assert sizes(cache.folder) == {part.name: 0}
-    monkeypatch.setattr(files, "download", download)
+    monkeypatch.setattr(cache_module, "download", download)
     assert read(cache, tmp_path / "there", wanted) == content
     assert sizes(cache.folder) == {wanted.digest: len(content)}
 
