@@ -35,6 +35,8 @@ from skillshard.cli.words import Running, in_options
 from skillshard.errors import SkillshardError
 from skillshard.printable import printable
 
+BUILT_IN_PROXIES = ("tiny", "small")
+"""Values of --proxy that are no directories."""
 DEBUG = "SKILLSHARD_DEBUG"
 """Environment variable: set to 1, a mistake of ours is shown with its traceback."""
 
@@ -135,7 +137,8 @@ def run_job(verb: str) -> None:
 def _relative_paths(command: Any, arguments: list[str]) -> list[str]:
     """The relative ones among the paths that must mean the same on all nodes."""
     values = command.make_context(command.name, list(arguments), resilient_parsing=True).params
-    given = [values.get(name) for name in names_on_all_nodes(unwrap(command.callback))]
+    names = names_on_all_nodes(unwrap(command.callback))
+    given = [values.get(name) for name in names if not (name == "proxy" and values.get(name) in BUILT_IN_PROXIES)]
     places = [place for value in given for place in (value if isinstance(value, list | tuple) else [value])]
     return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]
 

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import typer
 
+from skillshard import cli
 from skillshard.cli import app
 from skillshard.cli.options import names_on_all_nodes
 from tests.commands import skillshard, works
@@ -127,6 +128,17 @@ def test_a_job_refuses_a_relative_path_before_ray_starts(script: str, arguments:
     command = [sys.executable, REPOSITORY / "jobs" / f"{script}.py", *arguments.split()]
     ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     assert ended.returncode == 2 and "is a relative path" in ended.stderr, ended.stderr
+
+
+@pytest.mark.parametrize("proxy", [(), ("--proxy", "small")])
+def test_a_built_in_proxy_is_no_path_to_a_job(
+    proxy: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["graph.py", "learn", "/shards", "--steps", "2", "--out", "/graph.json", *proxy])
+    begun: list[list[str]] = []
+    monkeypatch.setattr(cli, "main", begun.append)
+    cli.run_job("graph")
+    assert begun and begun[0][:4] == ["graph", "learn", "--ray-address", "auto"], capsys.readouterr().err
 
 
 def test_the_benchmark_refuses_a_method_that_its_settings_do_not_have(tmp_path: Path) -> None:
