@@ -12,8 +12,8 @@ class Clients:
     """The clients of stores that this process has made, one after the other.
 
     Two threads that make S3 clients at once can crash the process (apache/arrow issues 39703 and 39897), and a client of its own for
-    every file would begin with a new connection. A forked child makes its own: it must neither use its parent's connections
-    nor close them, so it keeps them.
+    every file would begin with a new connection. A forked child process makes clients of its own. The child keeps the parent's clients
+    unused, because the child must neither use nor close the parent's connections.
     """
 
     def __init__(self) -> None:

@@ -173,7 +173,7 @@ class StreamShare(Dataset[T], ABC):
     """A rank's share of a global stream, from where the stream stands; what `MixedDataset` and `PackedDataset` have in common.
 
     Args:
-        stream: whose share it is.
+        stream: the global stream that all ranks share.
         rank, world_size: this process's share; None: torch.distributed's, or 0 of 1 where there is none.
     """
 

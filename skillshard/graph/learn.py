@@ -376,7 +376,7 @@ def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: Lo
 
 
 def _before(out: str | Path, told: Learned) -> GraphFile | None:
-    """The graph that is there already, if it is this one; StorageError if there is something else."""
+    """Return the finished graph in the file `out`, or None without a file. StorageError if the file holds another graph."""
     if not storage.exists(out):
         return None
     found = read_graph(out)

@@ -361,7 +361,7 @@ class Rounds:
         return known
 
     def _remember_parent(self) -> None:
-        """Remember the process that started this one. It must be done before that process can end."""
+        """Remember the id of the parent process, while the parent process still runs."""
         if self._parent[0] != os.getpid():
             self._parent = os.getpid(), os.getppid()
 

@@ -82,7 +82,7 @@ def proportional() -> Policy:
 
 
 def fixed(weights: Mapping[str, float], *, new: Literal["refuse", "proportional"] = "refuse") -> Policy:
-    """Weights that somebody chose, such as those that `skillshard fit` proposes.
+    """Use the same given weights in every round, for example the weights that `skillshard fit` proposes.
 
     Args:
         weights: skill -> weight >= 0; they are made to sum to 1.
