@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -161,6 +162,7 @@ def _serve(connection: Connection) -> None:
     """A worker's life: do the tasks that come, until the pipe is closed or SIGTERM comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
+    sys.unraisablehook = _leave_all_the_same
     _end_with_parent()
     while True:
         try:
@@ -187,7 +189,16 @@ def _outcome(task: bytes) -> tuple[str, Any]:
 
 
 def _leave(number: int, frame: object) -> None:
+    """End the worker on SIGTERM, through the `finally` blocks that delete unfinished files."""
     raise SystemExit(128 + number)
+
+
+def _leave_all_the_same(unraisable: "sys.UnraisableHookArgs") -> None:
+    """End the worker although a destructor or a callback of a library caught `SystemExit`, which Python then only prints."""
+    if isinstance(unraisable.exc_value, SystemExit):
+        # Python is inside the destructor, so no exception can end the process. A killed worker loses nothing that is finished.
+        os._exit(int(unraisable.exc_value.code or 0))
+    sys.__unraisablehook__(unraisable)
 
 
 def _end_with_parent() -> None:

@@ -37,6 +37,8 @@ from skillshard.printable import printable
 
 BUILT_IN_PROXIES = ("tiny", "small")
 """Values of --proxy that are no directories."""
+AGAIN_S = 0.05
+"""Time after which a signal that a destructor swallowed is sent again. Most destructors end sooner."""
 DEBUG = "SKILLSHARD_DEBUG"
 """Environment variable: set to 1, a mistake of ours is shown with its traceback."""
 
@@ -230,13 +232,25 @@ def _signals() -> Iterator[list[int]]:
         if len(received) == 1:
             raise KeyboardInterrupt
 
+    def send_again(unraisable: "sys.UnraisableHookArgs") -> None:
+        # The signal came while Python ran a destructor or a library's callback: nothing can be raised from these.
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt) or not received:
+            sys.__unraisablehook__(unraisable)
+            return
+        number = received.pop()
+        again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell lets what it starts in the background ignore Ctrl-C
             before[number] = signal.signal(number, receive)
+    hook, sys.unraisablehook = sys.unraisablehook, send_again
     try:
         yield received
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():  # a command that was stopped ends now, and is not to be disturbed
             signal.signal(number, signal.SIG_IGN if received else signal.SIG_DFL if handler is None else handler)
 

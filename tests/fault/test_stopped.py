@@ -27,8 +27,20 @@ from skillshard.bars import Bars
 from skillshard.execution import Where, keyed, run
 
 
-def work(number, out, stage, seconds):
+class Destructor:
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __del__(self):
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            time.sleep(0.01)
+
+
+def work(number, out, stage, seconds, in_destructor):
     Path(out, f"{stage}-{number}.begun").write_text("")
+    if in_destructor:
+        Destructor(seconds)
     for step in range(50):
         time.sleep(seconds / 50)
         progress.advance(step + 1, 50)
@@ -37,12 +49,13 @@ def work(number, out, stage, seconds):
 
 
 @app.command()
-def slow(out: Path, workers: int = 2, ray: str = "", seconds: float = 2.0) -> None:
+def slow(out: Path, workers: int = 2, ray: str = "", seconds: float = 2.0, in_destructor: bool = False) -> None:
     out.mkdir(exist_ok=True)
     where = Where(workers, ray or None)
     with Bars(out) as bars:
         for stage in ("first", "second"):
-            units = keyed({"number": at, "out": str(out), "stage": stage, "seconds": seconds} for at in range(6))
+            same = {"out": str(out), "stage": stage, "seconds": seconds, "in_destructor": in_destructor}
+            units = keyed({"number": number, **same} for number in range(6))
             run(work, units, where=where, records=str(out / "records" / stage), on_done=bars.stage(stage, len(units)))
             (out / f"{stage}.ended").write_text("")
             time.sleep(0.5)
@@ -164,6 +177,21 @@ def test_a_command_in_one_process_stops_in_the_middle_of_a_unit(slow: Slow) -> N
     err, seconds = stop(process, signal.SIGTERM)
     assert process.returncode == 143 and seconds < 20 and "Traceback" not in err, err
     assert len(slow.names("*.begun")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_that_comes_while_python_runs_a_destructor_stops_the_command(
+    workers: int, number: signal.Signals, slow: Slow
+) -> None:
+    """Python only prints an exception that a destructor or a callback of a library lets out, and goes on."""
+    process = slow.start("--workers", workers, "--seconds", 2, "--in-destructor")
+    wait_until(lambda: len(slow.names("first-*.begun")) >= 1 or process.poll() is not None, timeout_s=120)
+    err, _ = stop(process, number)
+    assert process.returncode == 128 + number and "Traceback" not in err and "ignored" not in err, err
+    assert err.splitlines()[-1].startswith("stopped by"), err
+    assert len(slow.names("*.begun")) <= workers + 1
+    wait_until(lambda: not marked(slow.marker))
 
 
 def test_without_a_terminal_a_line_every_few_seconds_tells_how_far_it_is_and_how_long_it_takes(slow: Slow) -> None:
