@@ -18,7 +18,7 @@ from tests.unit.bare import IMPORTS, NEEDS, WORKS
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-FOR_DEVELOPERS = {"all", "test"}
+FOR_DEVELOPERS = {"all", "docs", "test"}
 
 SENTENCES = {
     "tag embedding C --skills 2 --out X": "The encoder 'lexical' needs the extra 'cluster'",
