@@ -1,0 +1,170 @@
+"""The code blocks of Markdown documents, and how a test runs them.
+
+A comment in the line before a block says what the block is:
+
+    <!-- file: map.json -->            the content of a file, which is written before the next block runs
+    <!-- output -->                    lines that the block before has printed, in this order; `...` stands for any text in a line
+    <!-- from: examples/ddp.py -->     lines that stand in a file of the repository, in this order
+    <!-- not run: needs a cluster -->  a block that is checked by its syntax and its option names alone
+
+Without a comment a block of Python or of shell commands is run, and a block in another language is only shown.
+"""
+
+import ast
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+
+from skillshard.cli import app
+from tests.commands import skillshard
+from tests.conftest import REPOSITORY
+
+FENCE = re.compile(
+    r"(?:^<!-- *(?P<mark>[^>]*?) *-->\n)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$", flags=re.S | re.M
+)
+REASONS = {"needs a cluster", "needs Slurm", "needs a network", "needs minutes", "needs a GPU"}
+"""What may keep a block from being run."""
+
+
+class Block(NamedTuple):
+    """A code block of a document."""
+
+    language: str
+    code: str
+    mark: str
+    line: int
+
+    @property
+    def is_run(self) -> bool:
+        return self.language in ("bash", "python") and not self.mark
+
+
+def blocks_of(text: str) -> list[Block]:
+    """The code blocks of a document, in order.
+
+    >>> blocks_of("<!-- file: a.json -->\\n```json\\n{}\\n```\\n")
+    [Block(language='json', code='{}\\n', mark='file: a.json', line=2)]
+    """
+    return [
+        Block(match["language"], match["code"], match["mark"] or "", text.count("\n", 0, match.start("code")))
+        for match in FENCE.finditer(text)
+    ]
+
+
+def run_document(document: Path, folder: Path) -> None:
+    """Run the blocks of a document in a directory, one after the other; the Python blocks share their variables."""
+    variables: dict[str, Any] = {"__name__": "__main__"}
+    printed = ""
+    for block in blocks_of(document.read_text()):
+        place = f"{document.name}, line {block.line}"
+        if block.mark.startswith("file: "):
+            (folder / block.mark.removeprefix("file: ")).write_text(block.code)
+        elif block.mark == "output":
+            check_output(block.code, printed, place)
+        elif block.mark.startswith("from: "):
+            check_output(block.code, (REPOSITORY / block.mark.removeprefix("from: ")).read_text(), place)
+        elif block.mark:
+            check_unrun(block, place)
+        elif block.language == "bash":
+            printed = run_shell(block.code, folder, place)
+        elif block.language == "python":
+            printed = run_python(block.code, folder, variables, place)
+
+
+def run_shell(code: str, folder: Path, place: str) -> str:
+    """Run shell commands; commands of skillshard alone run in this process, because a new one takes seconds to start."""
+    lines = commands_of(code)
+    if any(words[0] != "skillshard" for words in lines) or re.search(r"[|<>$&;]", re.sub(r"'[^']*'|#.*", "", code)):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        ended = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", code],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": path},
+            timeout=250,
+        )
+        assert ended.returncode == 0, f"{place}: {ended.stdout}{ended.stderr}"
+        return ended.stdout
+    printed = ""
+    with contextlib.chdir(folder):
+        for words in lines:
+            outcome = skillshard(*words[1:], *one_worker(words))
+            assert outcome.code == 0, f"{place}: {shlex.join(words)}: {outcome.out}{outcome.err}"
+            printed += outcome.out
+    return printed
+
+
+def one_worker(words: list[str]) -> list[str]:
+    """The option that keeps a command in one process, where the command has it: the bytes are the same, and a pool takes seconds to start."""
+    command = command_of(words)[0]
+    options = {name for parameter in command.params for name in parameter.opts}
+    return ["--workers", "1"] if "--workers" in options and not {"--workers", "--ray-address"} & set(words) else []
+
+
+def run_python(code: str, folder: Path, variables: dict[str, Any], place: str) -> str:
+    """Run a block of Python in this process."""
+    out = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out):
+        exec(compile("\n" * int(place.rpartition(" ")[2]) + code, place, "exec"), variables)
+    return out.getvalue()
+
+
+def check_output(expected: str, printed: str, place: str) -> None:
+    """Compare the lines that a document shows with the lines that its commands printed."""
+    rest = [" ".join(line.split()) for line in printed.splitlines()]
+    for line in filter(None, (" ".join(line.split()) for line in expected.splitlines())):
+        pattern = re.escape(line).replace(re.escape("..."), ".*")
+        while rest and not re.fullmatch(pattern, rest[0]):
+            rest.pop(0)
+        assert rest, f"{place}: {line!r} is missing, or not in this order:\n{printed}"
+
+
+def check_unrun(block: Block, place: str) -> None:
+    """Check a block that is not run: its reason, its syntax and the options of its commands."""
+    reason = block.mark.removeprefix("not run: ")
+    assert reason in REASONS, f"{place}: {block.mark!r} is no mark of a block; reasons: {sorted(REASONS)}"
+    if block.language == "python":
+        ast.parse(block.code)
+        return
+    assert block.language == "bash", f"{place}: only a block of Python or shell commands is marked as not run"
+    ended = subprocess.run(["bash", "-n"], input=block.code, capture_output=True, text=True)
+    assert ended.returncode == 0, f"{place}: {ended.stderr}"
+    for words in commands_of(block.code):
+        for unknown in unknown_options(words):
+            raise AssertionError(f"{place}: {shlex.join(words)}: no option {unknown}")
+
+
+def commands_of(code: str) -> list[list[str]]:
+    """The words of each command of a block, without comments."""
+    lines = code.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def unknown_options(words: list[str]) -> Iterator[str]:
+    """The options of a command of skillshard, or of one of its Ray jobs, that the command does not have."""
+    for position, word in enumerate(words):
+        job = re.fullmatch(r"(?:.*/)?jobs/(\w+)\.py", word)
+        if word == "skillshard" or job:
+            command, rest = command_of(["skillshard", *([job[1]] if job else []), *words[position + 1 :]])
+            names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+            yield from (option for option in rest if option.startswith("--") and option not in names)
+            return
+
+
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The verb that a command line of skillshard names, and the words after the verb."""
+    command: Any = typer.main.get_command(app)
+    rest = words[1:]
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command = command.commands[rest.pop(0)]
+    return command, rest

@@ -1,0 +1,72 @@
+"""What the pages of the documentation site show works: their blocks run."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import skillshard as ss
+from tests.conftest import REPOSITORY, lines
+from tests.documents import blocks_of, check_output, check_unrun, run_document
+from tests.tokenizers_trained import byte_tokenizer, save
+from tests.topics import WORDS
+
+DOCS = REPOSITORY / "docs"
+PAGES = sorted(
+    path
+    for folder in ("howto", "evidence", "reference")
+    for path in (DOCS / folder).glob("*.md")
+    if any(block.is_run or block.mark for block in blocks_of(path.read_text()))
+)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directories that every how-to page begins with: a corpus of five topics, its tags, its shards and a graph."""
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "corpus").mkdir()
+    for name, words in WORDS.items():
+        vocabulary = words.split()
+        records = [
+            {
+                "id": f"{name}-{number:03d}",
+                "text": " ".join(vocabulary[(number * step + step) % len(vocabulary)] for step in range(1, 24))
+                + f" {number}",
+                "meta": {"category": name},
+            }
+            for number in range(60)
+        ]
+        (folder / "corpus" / f"{name}.jsonl").write_bytes(lines(records))
+    corpus = ss.Corpus.open(folder / "corpus")
+    tags = ss.tag_corpus(corpus, ss.taggers.metadata("category"), folder / "tags", where=ss.Where(workers=1))
+    shards = ss.write_shards(corpus, tags, folder / "shards", holdout=0.1, where=ss.Where(workers=1))
+    ss.SkillGraph.chain(shards.skills).save(folder / "graph.json")
+    save(byte_tokenizer(WORDS.values(), separator="<|endoftext|>"), folder / "tokenizer.json")
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_the_blocks_of_a_page_run(page: Path, prepared: Path, tmp_path: Path) -> None:
+    for path in prepared.iterdir():
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / path.name)
+    run_document(page, tmp_path)
+
+
+def test_a_block_with_an_option_that_does_not_exist_is_noticed() -> None:
+    (block,) = blocks_of(
+        "<!-- not run: needs a cluster -->\n```bash\nskillshard shard corpus/ --tags tags --outt shards\n```\n"
+    )
+    with pytest.raises(AssertionError, match="no option --outt"):
+        check_unrun(block, "page, line 2")
+
+
+def test_a_block_that_is_not_run_needs_a_known_reason() -> None:
+    (block,) = blocks_of("<!-- not run: too slow -->\n```bash\nskillshard shard corpus/\n```\n")
+    with pytest.raises(AssertionError, match="too slow"):
+        check_unrun(block, "page, line 2")
+
+
+def test_output_that_is_not_printed_is_noticed() -> None:
+    check_output("a 1\n...\nc 3\n", "a   1\nb 2\nc 3\n", "page, line 2")
+    with pytest.raises(AssertionError, match="'c 3' is missing"):
+        check_output("c 3\na 1\n", "a 1\nb 2\n", "page, line 2")
