@@ -52,7 +52,8 @@ def losses_per_skill(
         skills: skills to measure; None: all of `holdout`.
         reduction: "per_sample": the mean over samples of nats per token, as graphs are learned and as in the authors' code.
             "per_token": all nats over all tokens, so that a long sample weighs more.
-        answer_after, prompt_field: what is predicted of a text, see `skillshard.loss.LossKind`; None: the whole text.
+        answer_after: Text before the answer, which alone is predicted; see `LossKind`. None: the whole text.
+        prompt_field: Metadata field with the length of the prompt, which is not predicted; see `LossKind`. None: the whole text.
 
     Returns:
         Skill -> loss, in the order of `skills`, with its `kind`: give the same kind to `Mixer(loss=...)`. A sample without a

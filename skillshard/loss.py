@@ -25,7 +25,7 @@ IGNORE = -100
 class LossKind(BaseModel):
     """How losses are measured: what a graph, a run and its observations record, so that only like is compared with like.
 
-    Args:
+    Attributes:
         reduction: "per_sample": the mean over samples of each sample's nats per predicted token, as in the authors' code.
             "per_token": all nats over all predicted tokens, so that a long sample weighs more.
         answer_after: only what follows the last occurrence of this text in a sample is predicted; None: no such mark.

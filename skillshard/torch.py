@@ -174,7 +174,8 @@ class StreamShare(Dataset[T], ABC):
 
     Args:
         stream: the global stream that all ranks share.
-        rank, world_size: this process's share; None: torch.distributed's, or 0 of 1 where there is none.
+        rank: Number of this process among the ranks. None: the rank of torch.distributed, or 0 without torch.distributed.
+        world_size: Number of ranks. None: the number of torch.distributed, or 1 without torch.distributed.
     """
 
     collate: Callable[[Any], Any]
@@ -431,7 +432,8 @@ class MixedDataset(StreamShare[Item]):
 
     Args:
         mixer: built alike on every rank.
-        rank, world_size: this process's share; None: torch.distributed's, or 0 of 1 where there is none.
+        rank: Number of this process among the ranks. None: the rank of torch.distributed, or 0 without torch.distributed.
+        world_size: Number of ranks. None: the number of torch.distributed, or 1 without torch.distributed.
 
     Raises:
         PolicyError: rank and world size do not fit, or the environment names several processes but torch.distributed is
@@ -460,7 +462,8 @@ class PackedDataset(StreamShare[PackedItem]):
 
     Args:
         packed: built alike on every rank.
-        rank, world_size: as for `MixedDataset`.
+        rank: Number of this process among the ranks, as for `MixedDataset`.
+        world_size: Number of ranks, as for `MixedDataset`.
 
     Raises:
         PolicyError: as for `MixedDataset`.

@@ -153,7 +153,7 @@ def commands_of(code: str) -> list[list[str]]:
 def unknown_options(words: list[str]) -> Iterator[str]:
     """The options of a command of skillshard, or of one of its Ray jobs, that the command does not have."""
     for position, word in enumerate(words):
-        job = re.fullmatch(r"(?:.*/)?jobs/(\w+)\.py", word)
+        job = re.fullmatch(r"(?:jobs/)?(graph|regroup|shard|tag|tokens)\.py", word)
         if word == "skillshard" or job:
             command, rest = command_of(["skillshard", *([job[1]] if job else []), *words[position + 1 :]])
             names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}

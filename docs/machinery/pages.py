@@ -26,7 +26,7 @@ FENCE = re.compile(r"^```.*?^```$", flags=re.S | re.M)
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the repository's files that pages link to."""
     sources = [file for file in files.documentation_pages() if not file.inclusion.is_excluded()]
-    outside = {path for file in sources for path in _outside(file.src_uri, file.content_string)}
+    outside = {path for file in sources for path in _outside(file.src_uri, filled(file.content_string))}
     for path in sorted(outside):
         files.append(File.generated(config, f"{COPIED}/{path}", abs_src_path=str(REPOSITORY / path)))
     return files
@@ -34,9 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill the marked places of a page, and let its links to files of the repository lead to their copies."""
-    for marker, make in (("<!-- commands -->", commands), ("<!-- schemas -->", schemas)):
-        if marker in markdown:
-            markdown = markdown.replace(marker, make())
+    markdown = filled(markdown)
     depth = page.file.src_uri.count("/")
 
     def copied(match: re.Match[str]) -> str:
@@ -44,6 +42,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return match[0] if path is None else "../" * depth + f"{COPIED}/{path}"
 
     return _outside_fences(markdown, lambda text: LINK.sub(copied, text))
+
+
+def filled(markdown: str) -> str:
+    """A page with its marked places filled."""
+    for marker, make in (("<!-- commands -->", commands), ("<!-- schemas -->", schemas)):
+        if marker in markdown:
+            markdown = markdown.replace(marker, make())
+    return markdown
 
 
 def _outside(page: str, markdown: str) -> Iterator[str]:

@@ -144,8 +144,9 @@ class PackedTokens:
         separator: the token put after each sample, by its text such as "<|endoftext|>"; None: none.
         step_blocks: blocks that one optimizer step takes, over all ranks and accumulation; translates steps into
             blocks in `report` and `state_dict`.
-        answer_after, prompt_field: mask prompts, so that only answers and separators are learned (`PackedBatch.learned`); see
-            `skillshard.loss.LossKind`. The blocks stay the same.
+        answer_after: Text before the answer. The prompt before the text is masked, so that only answers and separators are learned
+            (`PackedBatch.learned`); see `LossKind`. The blocks stay the same. None: no mask.
+        prompt_field: Metadata field with the length of the prompt, which is masked in the same way. None: no mask.
 
     Raises:
         TokensError: the counts are of other shards, the separator is no token, or a skill has no tokens at all.

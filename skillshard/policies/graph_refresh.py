@@ -109,9 +109,17 @@ def graph_refresh(
 
     Args:
         graph: to begin with, rows the training skills; `SkillGraph.identity(skills)` where nothing is known.
-        eta, window, reduce, prior, any_loss: as in `skill_it`; q is the prior. The window counts observations, those after probe rounds too.
+        eta: Step size in 1 / nats, as in `skill_it`.
+        window: Number of the latest observations used, as in `skill_it`. Observations after probe rounds count too.
+        reduce: "sum" or "mean" over the window, as in `skill_it`.
+        prior: q, training skill -> weight > 0, as in `skill_it`. None: equal weights.
+        any_loss: Whether a graph of another kind of losses than the run's is accepted, as in `skill_it`.
         off_diagonal: the largest edge between two skills, above 0; 0.5 in the authors' graphs.
-        period_rounds, sweeps, warmup_rounds, one_hot, seed: as in `aioli`: the share of probe rounds is sweeps x k / period_rounds.
+        period_rounds: Rounds of a period, as in `aioli`. The share of probe rounds is sweeps x k / period_rounds.
+        sweeps: Probes of each skill in a period, as in `aioli`.
+        warmup_rounds: Rounds before the first period, as in `aioli`.
+        one_hot: Weight of the probed skill, as in `aioli`.
+        seed: Seed of the order of the probes, as in `aioli`.
         ema: None, or e in [0, 1): the estimate is (1 - e) A + e A_before.
 
     Returns:

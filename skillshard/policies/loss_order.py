@@ -76,7 +76,9 @@ def loss_order(
     order is not that of learning. NaN, missing and unknown skills are refused.
 
     Args:
-        eta, window, reduce: as in `skill_it`.
+        eta: Step size in 1 / nats, as in `skill_it`.
+        window: Number of the latest observations used, as in `skill_it`.
+        reduce: "sum" or "mean" over the window, as in `skill_it`.
         edge: c, from each skill to the next, finite and >= 0: 0.5 in the authors' graphs. 0 is SKILL-IT without a graph.
         prior: q, training skill -> weight > 0; made to sum to 1. None: equal weights.
 

@@ -80,7 +80,8 @@ def tag_corpus(
         tagger: gives the skills.
         out: local directory.
         on_bad_sample: "stop" at the first bad sample with an error, or "set-aside": keep it in rejected/ with its reason.
-        id_field, text_field: where id and text stand; None: ids are made from file name and position.
+        id_field: Field of the id. None: the ids are made from the file name and the position.
+        text_field: Field of the text.
         max_sample_bytes: largest sample, bytes of text and metadata.
         partition_bytes: size of a unit of work; a .gz or .zst file is always one unit.
         where: local pool or Ray; the bytes are the same.

@@ -1,5 +1,6 @@
 """What the pages of the documentation site show works: their blocks run."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -70,3 +71,13 @@ def test_output_that_is_not_printed_is_noticed() -> None:
     check_output("a 1\n...\nc 3\n", "a   1\nb 2\nc 3\n", "page, line 2")
     with pytest.raises(AssertionError, match="'c 3' is missing"):
         check_output("c 3\na 1\n", "a 1\nb 2\n", "page, line 2")
+
+
+def test_every_public_name_stands_in_the_reference() -> None:
+    pages = "\n".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
+    named = {path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)$", pages, flags=re.M)}
+    public = {*ss.__all__, *ss.policies.__all__, *ss.taggers.__all__} - {"errors", "policies", "taggers"}
+    assert public <= named
+    assert {"skillshard.errors", "skillshard.torch", "skillshard.hf", "skillshard.lightning"} <= set(
+        re.findall(r"^::: (\S+)$", pages, flags=re.M)
+    )
