@@ -16,6 +16,8 @@ from latex2mathml.converter import convert
 
 DISPLAYED = re.compile(r"^( *)\.\. math:: ?(.*(?:\n\1 +\S.*)*)", flags=re.M)
 INLINE = re.compile(r":math:`([^`]*)`")
+EXAMPLE = re.compile(r"^( *)Example:\n((?:\1 +\S.*\n?|\n)+)", flags=re.M)
+DOCTEST = re.compile(r"(?:^|(?<=\n\n))( *)(>>> .*(?:\n\1\S.*)*)")
 
 
 class Names(griffe.Extension):
@@ -41,9 +43,26 @@ def _homes(init: Path) -> dict[str, str]:
 
 
 def rendered(docstring: str) -> str:
-    """A docstring with its formulas as MathML."""
+    """A docstring with its formulas as MathML and its examples as blocks of code."""
+    if "```" not in docstring:
+        docstring = EXAMPLE.sub(_example, docstring)
+        docstring = DOCTEST.sub(lambda match: _fenced("pycon", match[2], match[1]), docstring)
     docstring = DISPLAYED.sub(lambda match: f"{match[1]}{_mathml(match[2], 'block')}", docstring)
     return INLINE.sub(lambda match: _mathml(match[1], "inline"), docstring)
+
+
+def _example(match: re.Match[str]) -> str:
+    """An example as a section that griffe shows as code: a doctest as it stands, other code between fences."""
+    indent, code = match[1], match[2]
+    if ">>>" in code:
+        return f"{indent}Examples:\n{code}"
+    inner = f"{indent}    "
+    return f"{indent}Examples:\n{_fenced('python', textwrap.dedent(code).strip(), inner)}\n\n"
+
+
+def _fenced(language: str, code: str, indent: str) -> str:
+    lines = [f"```{language}", *code.splitlines(), "```"]
+    return "\n".join(f"{indent}{line.removeprefix(indent)}".rstrip() for line in lines)
 
 
 def _mathml(formula: str, display: str) -> str:

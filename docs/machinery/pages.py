@@ -143,9 +143,15 @@ def _table(title: str, parameters: list[Any], context: Any) -> Iterator[str]:
 
 
 def _prose(text: str) -> str:
-    """Help text in which no character means anything to Markdown, and an option stands as code."""
-    escaped = re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"(?<![\w-])(--[a-z][a-z-]*)", r"`\1`", escaped)
+    """Help text in which no character means anything to Markdown, and options stand as code like words in backticks."""
+    pieces = re.split(r"(`[^`]+`)", " ".join(text.split()))
+    return "".join(piece if number % 2 else _plain(piece) for number, piece in enumerate(pieces))
+
+
+def _plain(text: str) -> str:
+    escaped = re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
+    quoted = escaped.replace("''", "`''`")  # two apostrophes look like a quotation mark
+    return re.sub(r"(?<![\w-])(--[a-z][a-z-]*)", r"`\1`", quoted)
 
 
 def schemas() -> str:
@@ -176,7 +182,7 @@ def _schema(path: Path) -> Iterator[str]:
 def _type(field: dict[str, Any]) -> str:
     """The type of a field in words."""
     if "const" in field:
-        return f"`{html.escape(json.dumps(field['const']))}`"
+        return f"`{json.dumps(field['const'])}`"
     if "enum" in field:
         return " or ".join(f"`{json.dumps(value)}`" for value in field["enum"])
     if "$ref" in field:
