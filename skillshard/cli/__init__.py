@@ -31,7 +31,7 @@ from skillshard.cli.show import inspect, verify
 from skillshard.cli.synth import synth
 from skillshard.cli.tag import tag
 from skillshard.cli.weights import fit, mix, weights
-from skillshard.cli.words import Running, in_options
+from skillshard.cli.words import Running, in_options, program
 from skillshard.errors import SkillshardError
 from skillshard.printable import printable
 
@@ -72,7 +72,8 @@ EXAMPLES: dict[Callable[..., None], str] = {
     skillshard fit runs/ --shards shards --out weights.json
     """,
     demo: """
-    skillshard demo --k 3 --steps 600
+    skillshard demo
+    skillshard demo --seed 11 --out demo-11
     """,
 }
 """Verb -> the examples at the end of its help."""
@@ -273,12 +274,10 @@ def _command_line(arguments: list[str] | None) -> str:
         "tokens",
     ):
         return shlex.join(["skillshard", *arguments])
-    program = Path(sys.argv[0])
-    if program.name == "__main__.py":
-        return shlex.join(["python", "-m", "skillshard.cli", *sys.argv[1:]])
-    if program.suffix == ".py":
+    started = Path(sys.argv[0])
+    if started.suffix == ".py" and started.name != "__main__.py":
         return shlex.join(["python", *sys.argv])
-    return shlex.join([program.name, *sys.argv[1:]])
+    return f"{program()} {shlex.join(sys.argv[1:])}"
 
 
 def _end_quietly() -> None:

@@ -130,7 +130,8 @@ class Mixer:
         on_bad_loss: what a report with a NaN or an infinite loss does. "stop": ObservationError, nothing is recorded. "leave-out": the
             report is recorded and satisfies the round that waits for it, and the policy does not see it.
         held_out: evaluation skills that are measured elsewhere, such as the skills of another shard set; None: those with
-            held-out samples in `shards`.
+            held-out samples in `shards`. A run whose policy reads no losses records the losses of these skills, so that the run can be
+            compared with the run of a policy that reads them.
 
     Warns:
         RepetitionWarning: skills pass 4 epochs, from where on repeated data is worth much less (Muennighoff et al. 2023,
@@ -219,7 +220,9 @@ class Mixer:
         )
         _refuse_other_loss(policy, loss)
         _refuse_unmeasurable(policy, shards, held_out)
-        self._rounds = Rounds(self.ledger, policy, run, wait_s=wait_s, job=job, on_bad_loss=on_bad_loss)
+        self._rounds = Rounds(
+            self.ledger, policy, run, wait_s=wait_s, job=job, on_bad_loss=on_bad_loss, held_out=held_out
+        )
         self._draw = 0
         self.clock = Clock(DRAWS, None if step_draws is None else operator.index(step_draws))
         self._resumed_here = False

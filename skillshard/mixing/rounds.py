@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from multiprocessing import connection
 from typing import Any
 
@@ -62,6 +62,7 @@ class Rounds:
         wait_s: how long a round may wait for its losses, in seconds.
         job: name of the job that this process is a rank of; None: a single process.
         on_bad_loss: what a report with a loss that is not a finite number does.
+        held_out: evaluation skills that are measured elsewhere; None: the skills of the run.
 
     Raises:
         PolicyError: the policy does not fit the skills.
@@ -77,9 +78,12 @@ class Rounds:
         wait_s: float,
         job: str | None = None,
         on_bad_loss: str = "stop",
+        held_out: Collection[str] | None = None,
     ) -> None:
         self.ledger, self.policy, self.run, self.wait_s = ledger, policy, run, wait_s
         self.job, self.on_bad_loss = job, on_bad_loss
+        measured = run.skills if held_out is None or policy.reads_losses else held_out
+        self._eval_skills = policy.eval_skills or tuple(measured)
         self._initial_state = policy.init(tuple(run.skills), run.num_tokens or run.num_samples)
         _open_run(ledger, run)
         self.records = Records(ledger, run)
@@ -168,8 +172,7 @@ class Rounds:
                 f"losses at step {step} are {loss.sentence}, and this run's losses are {self.run.loss.sentence}: give Mixer(loss=...) and the losses "
                 "the same reduction and the same masking."
             )
-        named = self.policy.eval_skills or tuple(self.run.skills)
-        values, left_out = self._values(step, losses, named)
+        values, left_out = self._values(step, losses, self._eval_skills)
         self.records.refuse_superseded()
         self._refuse_far(step, draw)
         self._put_observation(step, draw, values, left_out)

@@ -108,6 +108,36 @@ def draw_runs(runs: Mapping[str, History], place: str | os.PathLike[str], *, tit
         figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
 
 
+def draw_comparison(runs: Mapping[str, History], place: str | os.PathLike[str], *, weights_of: str, title: str) -> None:
+    """One PNG: on the left the mean loss of each run, with its mean over the training; on the right the weights of one run."""
+    needed("plots", what="A picture of runs")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.0, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, weights = figure.subplots(1, 2, width_ratios=(3, 2))
+    for number, (name, run) in enumerate(runs.items()):
+        means = run.losses.mean(axis=1)
+        label = f"{_short(name)}: {means.mean():.3f}"
+        losses.plot(run.draws, means, label=label, color=f"C{number}", linewidth=2.4 if name == weights_of else 1.5)
+    losses.set_ylim(bottom=0)
+    losses.set_ylabel("mean holdout loss, nats per token")
+    losses.legend(title="mean over the training", loc="upper right", frameon=False)
+    chosen = runs[weights_of]
+    _plot_weights(weights, chosen, dict(zip(chosen.skills, _colours(len(chosen.skills)), strict=True)))
+    weights.set_ylim(bottom=0)
+    weights.set_ylabel("weight")
+    weights.set_title(f"weights of {_short(weights_of)}", fontsize=10)
+    _name_lines(figure, weights)
+    for axis in (losses, weights):
+        axis.set_xlabel("samples seen")
+        axis.grid(alpha=0.25)
+    figure.suptitle(title)
+    with storage.writing(place) as part:
+        figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
+
+
 def _plot_losses(axis: Any, run: History, colour_of: Mapping[str, Any]) -> None:
     for at, skill in enumerate(run.eval_skills):
         there = np.isfinite(run.losses[:, at])
@@ -124,7 +154,8 @@ def _plot_weights(axis: Any, run: History, colour_of: Mapping[str, Any]) -> None
     edges = np.append(run.first_draws, run.first_draws[-1:] + run.round_draws)
     for at, skill in enumerate(run.skills):
         weights, colour = run.weights[:, at], colour_of[skill]
-        axis.stairs(weights, edges, label=_short(skill), color=colour, linewidth=1.6, baseline=None)
+        width = max(1.4, 3.4 - 0.5 * at)  # thinner lines on top, so that equal weights are all seen
+        axis.stairs(weights, edges, label=_short(skill), color=colour, linewidth=width, baseline=None)
     axis.set_xlabel("samples seen")
     axis.grid(alpha=0.25)
 

@@ -23,7 +23,19 @@ from skillshard.loss import LossKind
 from skillshard.mixing.ledger import ObservationRecord, RoundRecord
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.records import open_records, verify_ledger
-from skillshard.policies import Policy, cap, chain, fixed, floor, odm, proportional, skill_it, smoothing, stratified
+from skillshard.policies import (
+    Policy,
+    cap,
+    chain,
+    fixed,
+    floor,
+    odm,
+    proportional,
+    skill_it,
+    smoothing,
+    softmax_loss,
+    stratified,
+)
 from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY, samples, tag_and_shard, write_corpus
 
@@ -581,6 +593,22 @@ def test_a_skill_without_a_held_out_sample_is_refused_when_the_mixer_opens(tmp_p
     Mixer(opened, policy, ledger=tmp_path / "elsewhere", round_draws=64, held_out=opened.skills)
     for other in (stratified(), odm(warmup_steps=0)):
         Mixer(opened, other, ledger=tmp_path / other.name, round_draws=64)
+
+
+def test_a_policy_that_reads_no_losses_records_those_of_skills_that_are_measured_elsewhere(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    mixer = Mixer(shards, stratified(), ledger=tmp_path / "run", round_draws=64, step_draws=8, held_out=["long sums"])
+    mixer.report(0, {"long sums": 2.0})
+    first = open_records(mixer.ledger).observations.get(0)
+    assert first is not None and first.losses == {"long sums": 2.0}
+    with pytest.raises(ObservationError, match=r"unknown 'add'. Report some of these 1: long sums"):
+        mixer.report(1, {"add": 1.0})
+    reading = Mixer(
+        shards, softmax_loss(temperature=1.0), ledger=tmp_path / "live", round_draws=64, held_out=shards.skills
+    )
+    with pytest.raises(ObservationError, match="unknown 'long sums'"):
+        reading.report(0, {"long sums": 2.0})
 
 
 def test_losses_of_another_kind_are_refused(shards: ShardSet, tmp_path: Path) -> None:
