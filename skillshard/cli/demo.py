@@ -10,9 +10,9 @@ from skillshard.cli.words import in_options, program
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option("--out", help="Directory of the demo's files, about 75 MB.")
-    ] = Path("skillshard-demo"),
+    out: Annotated[Path, typer.Option("--out", help="Directory of the demo's files, about 75 MB.")] = Path(
+        "skillshard-demo"
+    ),
     num_samples: Annotated[
         int, typer.Option("--samples", min=500, help="Number of samples to train on, of eight problems each.")
     ] = 20_000,
