@@ -28,14 +28,16 @@ class Outcome(NamedTuple):
 
 def skillshard(*arguments: object) -> Outcome:
     """Run a verb in this process."""
-    out, err = io.StringIO(), io.StringIO()
+    written, err = io.BytesIO(), io.StringIO()
+    out = io.TextIOWrapper(written, encoding="utf-8", write_through=True)  # a stream of lines is written to `buffer`
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main([str(argument) for argument in arguments])
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return Outcome(code, out.getvalue(), err.getvalue())
+    out.flush()
+    return Outcome(code, written.getvalue().decode(), err.getvalue())
 
 
 def fails(*arguments: object) -> str:

@@ -6,8 +6,11 @@ A comment in the line before a block says what the block is:
     <!-- output -->                    lines that the block before has printed, in this order; `...` stands for any text in a line
     <!-- from: examples/ddp.py -->     lines that stand in a file of the repository, in this order
     <!-- not run: needs a cluster -->  a block that is checked by its syntax and its option names alone
+    <!-- test command -->              the commands by which this suite itself is run; they are not run again
+    <!-- numbers vary -->              a console block whose numbers differ between machines; the rest of the output is compared
 
-Without a comment a block of Python or of shell commands is run, and a block in another language is only shown.
+Without a comment a block of Python or of shell commands is run, and a block in another language is only shown. A console block holds
+commands after "$ ", and below each command its whole output, up to white space. A line `...` in the output stands for any lines.
 """
 
 import ast
@@ -25,12 +28,15 @@ from typing import Any, NamedTuple
 import typer
 
 from skillshard.cli import app
-from tests.commands import skillshard
+from tests.commands import Outcome, skillshard
 from tests.conftest import REPOSITORY
 
 FENCE = re.compile(
     r"(?:^<!-- *(?P<mark>[^>]*?) *-->\n)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$", flags=re.S | re.M
 )
+NUMBERS_VARY = "numbers vary"
+PROGRESS = re.compile(r"^[\w ]+: \d+ of \d+.*$", flags=re.M)
+"""A line of progress, which names seconds. A terminal shows a bar in its place."""
 REASONS = {"needs a cluster", "needs Slurm", "needs a network", "needs minutes", "needs a GPU"}
 """What may keep a block from being run."""
 
@@ -45,7 +51,7 @@ class Block(NamedTuple):
 
     @property
     def is_run(self) -> bool:
-        return self.language in ("bash", "python") and not self.mark
+        return self.language in ("bash", "python", "console") and self.mark in ("", NUMBERS_VARY)
 
 
 def blocks_of(text: str) -> list[Block]:
@@ -60,8 +66,14 @@ def blocks_of(text: str) -> list[Block]:
     ]
 
 
-def run_document(document: Path, folder: Path) -> None:
-    """Run the blocks of a document in a directory, one after the other; the Python blocks share their variables."""
+def run_document(document: Path, folder: Path, *, compares: bool = True) -> None:
+    """Run the blocks of a document in a directory, one after the other; the Python blocks share their variables.
+
+    Args:
+        document: a Markdown file.
+        folder: the directory in which the blocks run.
+        compares: whether outputs of console blocks are compared. A second time through a document, a finished training prints less.
+    """
     variables: dict[str, Any] = {"__name__": "__main__"}
     printed = ""
     for block in blocks_of(document.read_text()):
@@ -72,9 +84,11 @@ def run_document(document: Path, folder: Path) -> None:
             check_output(block.code, printed, place)
         elif block.mark.startswith("from: "):
             check_output(block.code, (REPOSITORY / block.mark.removeprefix("from: ")).read_text(), place)
-        elif block.mark:
+        elif block.language == "console" and block.is_run:
+            run_console(block, folder, place, compares=compares)
+        elif block.mark and block.mark != "test command":
             check_unrun(block, place)
-        elif block.language == "bash":
+        elif block.language == "bash" and block.is_run:
             printed = run_shell(block.code, folder, place)
         elif block.language == "python":
             printed = run_python(block.code, folder, variables, place)
@@ -83,25 +97,71 @@ def run_document(document: Path, folder: Path) -> None:
 def run_shell(code: str, folder: Path, place: str) -> str:
     """Run shell commands; commands of skillshard alone run in this process, because a new one takes seconds to start."""
     lines = commands_of(code)
-    if any(words[0] != "skillshard" for words in lines) or re.search(r"[|<>$&;]", re.sub(r"'[^']*'|#.*", "", code)):
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        ended = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", code],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PATH": path},
-            timeout=250,
-        )
-        assert ended.returncode == 0, f"{place}: {ended.stdout}{ended.stderr}"
-        return ended.stdout
+    if needs_shell(code):
+        outcome = in_shell(code, folder)
+        assert outcome.code == 0, f"{place}: {outcome.out}{outcome.err}"
+        return outcome.out
     printed = ""
-    with contextlib.chdir(folder):
-        for words in lines:
-            outcome = skillshard(*words[1:], *one_worker(words))
-            assert outcome.code == 0, f"{place}: {shlex.join(words)}: {outcome.out}{outcome.err}"
-            printed += outcome.out
+    for words in lines:
+        outcome = in_this_process(words, folder)
+        assert outcome.code == 0, f"{place}: {shlex.join(words)}: {outcome.out}{outcome.err}"
+        printed += outcome.out
     return printed
+
+
+def needs_shell(code: str) -> bool:
+    """Whether commands are more than verbs of skillshard one after the other."""
+    others = any(words[0] != "skillshard" for words in commands_of(code))
+    return others or bool(re.search(r"[|<>$&;]", re.sub(r"'[^']*'|#.*", "", code)))
+
+
+def in_shell(code: str, folder: Path) -> Outcome:
+    """Run shell commands in a shell that finds the programs of this environment."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},  # tests share the cores
+        timeout=250,
+    )
+    return Outcome(ended.returncode, ended.stdout, ended.stderr)
+
+
+def in_this_process(words: list[str], folder: Path) -> Outcome:
+    """Run a verb of skillshard in a directory, without the start of a process."""
+    with contextlib.chdir(folder):
+        return skillshard(*words[1:], *one_worker(words))
+
+
+def run_console(block: Block, folder: Path, place: str, *, compares: bool) -> None:
+    """Run the commands of a console block, and compare what they print with what the document shows.
+
+    A command whose output shows an error must fail; every other command must end with 0.
+    """
+    beginning, *parts = re.split(r"^\$ ", block.code, flags=re.M)
+    assert not beginning.strip(), f"{place}: a console block begins with a command after '$ ', not with {beginning!r}"
+    for part in parts:
+        code, _, shown = part.partition("\n")
+        outcome = in_shell(code, folder) if needs_shell(code) else in_this_process(shlex.split(code), folder)
+        printed = outcome.out + PROGRESS.sub("", outcome.err)
+        assert (outcome.code != 0) == ("error: " in shown), f"{place}: $ {code} ended with {outcome.code}: {printed}"
+        if compares:
+            check_whole_output(shown, printed, f"{place}: $ {code}", numbers_vary=block.mark == NUMBERS_VARY)
+
+
+def check_whole_output(expected: str, printed: str, place: str, *, numbers_vary: bool) -> None:
+    """Compare all that a command printed with what a document shows, up to white space."""
+    pieces = [plain(piece, numbers_vary) for piece in re.split(r"^\.\.\.$", expected, flags=re.M)]
+    pattern = ".*".join(re.escape(piece) for piece in pieces)
+    assert re.fullmatch(pattern, plain(printed, numbers_vary)), f"{place} shows {' ... '.join(pieces)!r}:\n{printed}"
+
+
+def plain(text: str, numbers_vary: bool) -> str:
+    """A text in one line, with one space between words, and where numbers vary with # for each number."""
+    flat = " ".join(text.split())
+    return re.sub(r"\d[\d.,]*", "#", flat) if numbers_vary else flat
 
 
 def one_worker(words: list[str]) -> list[str]:

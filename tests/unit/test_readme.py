@@ -1,89 +1,89 @@
-"""What the README says works: its code runs, its commands run, its picture and table are there."""
+"""What the README and the tutorial show works: a reader's way through the blocks prints what the documents show."""
 
 import re
-import shlex
-import subprocess
-import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-
-import pytest
 
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records, verify_ledger
-from tests.conftest import REPOSITORY, samples, write_corpus
-from tests.tokenizers_trained import byte_tokenizer, save
+from skillshard.shards.read import ShardSet
+from tests.conftest import REPOSITORY
+from tests.documents import FENCE, blocks_of, in_shell, run_document, run_shell
 
-README = (REPOSITORY / "README.md").read_text()
-
-
-FINISHED_RUNS = """weights/add,weights/carry,losses/add,losses/carry
-1,0,1.1,2.9
-0.7,0.3,1.3,2.0
-0.3,0.7,1.8,1.4
-0,1,2.7,1.2
-"""
+README = REPOSITORY / "README.md"
+TUTORIAL = REPOSITORY / "docs" / "tutorial.md"
+MOST_WORDS = 1300
+"""The README is read in five minutes. What does not fit belongs to the pages of the documentation."""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+def file_of(document: Path, name: str) -> str:
+    """The content of a file that a document shows."""
+    (code,) = (block.code for block in blocks_of(document.read_text()) if block.mark == f"file: {name}")
+    return code
 
 
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250)
+def changed(code: str, old: str, new: str) -> str:
+    """A script in which one place is changed, as a reader changes it."""
+    assert code.count(old) == 1, f"{old!r} stands {code.count(old)} times in the script"
+    return code.replace(old, new)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a corpus, in which every command of the verbs' block has run."""
-    folder = tmp_path_factory.mktemp("readme")
-    write_corpus(folder / "CORPUS", samples(add=300, carry=200, negate=100))
-    (folder / "RUNS").mkdir()
-    (folder / "RUNS" / "runs.csv").write_text(FINISHED_RUNS)
-    (verbs,) = (block for block in blocks("bash") if block.startswith("skillshard tag"))
-    for line in verbs.splitlines():
-        words = shlex.split(line.split(" #")[0].replace("meta.category", "meta.skill"))
-        found = run([sys.executable, "-m", "skillshard.cli", *words[1:]], folder)
-        assert found.returncode == 0, f"{line}\n{found.stdout}{found.stderr}"
-    return folder
+def test_a_reader_of_the_tutorial_sees_what_the_tutorial_shows(tmp_path: Path) -> None:
+    run_document(TUTORIAL, tmp_path)
+    assert verify_ledger(DirectoryLedger(tmp_path / "runs" / "1")) == []
 
 
-def test_the_verbs_of_the_readme_run(folder: Path) -> None:
-    assert (folder / "S" / "manifest.json").exists()
-    assert len((folder / "ids.jsonl").read_bytes().splitlines()) == 20_000
-    assert (folder / "L").is_dir()
+def test_a_reader_of_the_readme_sees_what_the_readme_shows_and_may_repeat_every_block(tmp_path: Path) -> None:
+    """The README's corpus is the tutorial's, without the row that has no text."""
+    script = changed(file_of(TUTORIAL, "make_corpus.py"), " if number != 700 else None", "")
+    (tmp_path / "make_corpus.py").write_text(script)
+    run_shell("python make_corpus.py", tmp_path, TUTORIAL.name)
+    (row,) = (block.code for block in blocks_of(README.read_text()) if block.language == "json")
+    with open(tmp_path / "corpus" / "questions.jsonl") as rows:
+        assert rows.readline() == row
+    run_document(README, tmp_path)
+    run_document(README, tmp_path, compares=False)
 
 
-def test_the_trainer_of_the_readme_runs_and_run_again_it_goes_on(folder: Path) -> None:
-    code, _ = blocks("python")
-    (folder / "trainer.py").write_text(code)
-    for number in (1, 2):
-        found = run([sys.executable, "-W", "ignore", "trainer.py"], folder)
-        assert found.returncode == 0, found.stderr
-        steps = [int(line.split()[0]) for line in found.stdout.splitlines()]
-        assert steps == [0, 20, 40, 60, 80, 100] if number == 1 else [120, 140, 160, 180, 200]
-        assert open_records(DirectoryLedger(folder / "runs" / "1")).observations.num() == 1 + 5 * number
-    assert verify_ledger(DirectoryLedger(folder / "runs" / "1")) == []
+def test_the_training_of_the_readme_goes_on_when_it_is_run_again_and_says_when_it_is_finished(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    (tmp_path / "shards").symlink_to(shards.root)
+    script = file_of(README, "train.py")
+    ledger = DirectoryLedger(tmp_path / "runs" / "1")
+    last_line = "runs/1 has 80 steps. Raise STEPS to train further."
+    for num_steps, new_steps in ((40, [0, 20, 40]), (80, [60, 80]), (80, [])):
+        (tmp_path / "train.py").write_text(
+            changed(script, "STEPS, ROUND, BATCH = 100", f"STEPS, ROUND, BATCH = {num_steps}")
+        )
+        outcome = in_shell("python train.py", tmp_path)
+        assert outcome.code == 0, outcome.err
+        assert [int(step) for step in re.findall(r"^step +(\d+): add ", outcome.out, flags=re.M)] == new_steps
+        assert outcome.out.splitlines()[-1] == last_line.replace("80", str(num_steps))
+        assert verify_ledger(ledger) == []
+    assert open_records(ledger).observations.num() == 5
 
 
-def test_the_tokens_of_the_readme_run(folder: Path) -> None:
-    """With shards and policy as in the trainer above it."""
-    trainer, code = blocks("python")
-    (command,) = re.findall(r"^skillshard (tokens .*)$", README, flags=re.M)
-    save(byte_tokenizer(["add carry"], separator="<|endoftext|>"), folder / "tokenizer.json")
-    assert run([sys.executable, "-m", "skillshard.cli", *command.split()], folder).returncode == 0
-    above = trainer[: trainer.index("def report")]
-    (folder / "packed.py").write_text(f"{above}{code}print(next(iter(loader))['input_ids'].shape)")
-    found = run([sys.executable, "-W", "ignore", "packed.py"], folder)
-    assert found.stdout == "torch.Size([8, 1024])\n", found.stderr
+def test_the_readme_shows_the_commands_of_the_installation() -> None:
+    (command,) = (block.code for block in blocks_of(README.read_text()) if block.mark == "test command")
+    assert "'.[test]'" in command and ".venv/bin/pytest" in command
 
 
-def test_the_install_commands_name_extras_that_exist() -> None:
-    assert "<!-- test command -->" in README
-    assert "'.[test]'" in README
-    assert (REPOSITORY / "docs" / "demo.png").exists()
+def test_the_readme_stays_short() -> None:
+    text = re.sub(r"<!--.*?-->", "", FENCE.sub("", README.read_text()))
+    words = re.findall(r"[A-Za-z0-9][\w'.%-]*", re.sub(r"\]\([^)]*\)", "]", text))
+    assert len(words) <= MOST_WORDS
+
+
+def test_the_picture_of_the_idea_has_a_description_and_colours_for_dark_pages() -> None:
+    picture = REPOSITORY / "docs" / "images" / "idea.svg"
+    root = ElementTree.parse(picture).getroot()
+    names = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert {"title", "desc"} <= names
+    assert "script" not in names and "@media (prefers-color-scheme: dark)" in picture.read_text()
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for document in [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+    for document in [README, *(REPOSITORY / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!\w+:)([^)#]+)[^)]*\)", FENCE.sub("", document.read_text())):
             assert (document.parent / target).exists(), f"{document}: {target}"
