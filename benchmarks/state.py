@@ -146,7 +146,7 @@ def count(work: Path, shards: Path) -> dict[str, Any]:
     """Counting the tokens of the real shards by their bytes, in one process."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    from skillshard.execution import Where
+    from skillshard.execution import Backend
     from skillshard.shards.read import ShardSet
     from skillshard.shards.tokens import count_tokens
 
@@ -154,7 +154,7 @@ def count(work: Path, shards: Path) -> dict[str, Any]:
     tokenizer = Tokenizer(models.BPE({character: at for at, character in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     started = time.process_time()
-    counts = count_tokens(ShardSet.open(shards), tokenizer, work / "tokens", where=Where(workers=1))
+    counts = count_tokens(ShardSet.open(shards), tokenizer, work / "tokens", backend=Backend(workers=1))
     return {"tokens": counts.manifest.num_train, "cpu_seconds": time.process_time() - started}
 
 

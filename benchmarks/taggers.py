@@ -29,7 +29,7 @@ from mixers import machine
 from skillshard import taggers
 from skillshard.artefact import Work
 from skillshard.corpus import Corpus, Sample, read_partition
-from skillshard.execution import Where
+from skillshard.execution import Backend
 from skillshard.report.clusters import compare
 from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.embeddings import sample_vectors
@@ -50,7 +50,7 @@ def num_values(folder: Path, field: str) -> int:
 
 def tagged(folder: Path, encoder: Any, skills: int, seed: int, out: Path) -> Path:
     tagger = taggers.embedding(encoder, skills=skills, seed=seed)
-    taggers.tag_corpus(Corpus.open(folder), tagger, out, where=Where(workers=2))
+    taggers.tag_corpus(Corpus.open(folder), tagger, out, backend=Backend(workers=2))
     return out
 
 
@@ -161,7 +161,7 @@ def scale(asked: argparse.Namespace) -> dict[str, Any]:
             np.save(place, points.astype(np.float16))
             print("made", at, flush=True)
     work = Work(asked.work / f"scale-{time.time_ns()}", "tags.json")
-    search = Search([], {}, "stop", work, Where(workers=2), lambda name, num: lambda unit, record: None)
+    search = Search([], {}, "stop", work, Backend(workers=2), lambda name, num: lambda task, record: None)
     num_rows = [num // parts] * parts
     started_s, before_s = time.monotonic(), cpu_s()
     marks = {}

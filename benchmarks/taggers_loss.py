@@ -5,7 +5,7 @@
 
 A corpus of `CORPUS` samples, its skills alike; the tagger sees the texts. A seed means another corpus, other runs, another
 k-means. Measured on `FRESH` samples that no run has seen, as the share on the best one-to-one matching of clusters and
-skills (Hungarian). All clusterings are k-means with the true number of clusters, fitted on the probe set:
+skills (Hungarian). All clusterings are k-means with the true number of clusters, fitted on the fitting samples:
 
     whole       log losses of the text at 10 checkpoints of each run, standardised: the paper's method
     parts       losses after the last step with one part left out, sorted (the same runs)
@@ -42,7 +42,7 @@ class Task:
     segment_at: str
     answer_after: str
     ordered: bool
-    runs: int
+    trials: int
     steps: int
     lr: float
 
@@ -110,7 +110,7 @@ def run_seed(name: str, seed: int, work: Path) -> None:
 def fit(task: Task, corpus: Any, out: Path, seed: int) -> Path:
     """The loss tagger's model, without tagging all of the corpus."""
     from skillshard import artefact
-    from skillshard.execution import Where
+    from skillshard.execution import Backend
     from skillshard.proxy.device import Compute
     from skillshard.proxy.reading_choice import ReadingChoice
     from skillshard.taggers.losses.tagger import loss_tagger
@@ -118,12 +118,12 @@ def fit(task: Task, corpus: Any, out: Path, seed: int) -> Path:
 
     finder = loss_tagger(
         skills=task.k,
-        runs=task.runs,
+        trials=task.trials,
         steps=task.steps,
         measure="parts",
         reading=ReadingChoice(segment_at=task.segment_at, answer_after=task.answer_after, ordered=task.ordered),
         lr=task.lr,
-        probe=PROBE,
+        fitting_samples=PROBE,
         seed=seed,
         compute=Compute(device="cpu"),
     )
@@ -132,7 +132,7 @@ def fit(task: Task, corpus: Any, out: Path, seed: int) -> Path:
     reading = {"id_field": "id", "text_field": "text", "max_sample_bytes": 1 << 20}
     finder.find(
         Search(
-            corpus.partitions(), reading, "stop", work, Where(workers=2), lambda name, num: lambda unit, record: None
+            corpus.partitions(), reading, "stop", work, Backend(workers=2), lambda name, num: lambda task, record: None
         )
     )
     return work.scratch("kept", "model")
@@ -147,7 +147,7 @@ def of_runs(
     true: np.ndarray,
     seed: int,
 ) -> dict[str, float]:
-    """What else the same runs tell: fitted on the probe set, measured on the fresh samples."""
+    """What else the same runs tell: fitted on the fitting samples, measured on the fresh samples."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_score
 
@@ -157,10 +157,10 @@ def of_runs(
     whole = [whole_features(losses.astype(np.float64)), whole_features(model.whole_losses(batches[1]))]
     parts = parts_features(model.part_losses(batches[0]), guess_loss=guess)
     num, found = len(np.unique(true)), {}
-    for runs in range(1, len(model.runs) + 1):
-        few = [one[:, : runs * model.recipe.checkpoints] for one in whole]
+    for num_trials in range(1, len(model.trials) + 1):
+        few = [one[:, : num_trials * model.recipe.checkpoints] for one in whole]
         scale = scale_of(few[0], measure="whole")
-        name = "whole" if runs == len(model.runs) else f"whole_{runs}_runs"
+        name = "whole" if num_trials == len(model.trials) else f"whole_{num_trials}_runs"
         found[name] = clustered([scale.apply(one) for one in few], true, num, seed)
     found["hidden"] = clustered([hidden_states(model, batch) for batch in batches], true, num, seed)
     for name, features in {"whole": whole[0], "parts": parts}.items():
@@ -171,7 +171,7 @@ def of_runs(
 
 
 def of_texts(texts: tuple[list[str], list[str]], true: np.ndarray, num: int, seed: int) -> dict[str, float]:
-    """Clusters of text embeddings, fitted on the probe set, measured on the fresh samples."""
+    """Clusters of text embeddings, fitted on the fitting samples, measured on the fresh samples."""
     return {
         "lexical": clustered(lexical_vectors(*texts, seed=seed), true, num, seed),
         "minilm": clustered(minilm_vectors(*texts), true, num, seed),
@@ -218,12 +218,12 @@ def hidden_states(model: Any, batch: Any) -> np.ndarray:
     """The last hidden state at the answer's position, after the last step, all runs side by side."""
     import torch
 
-    from skillshard.proxy.run import load_checkpoint, new_model
+    from skillshard.proxy.trial import load_checkpoint, new_model
 
     found = []
-    for run in model.runs:
+    for trial in model.trials:
         proxy = new_model(model.recipe, seed=0)
-        load_checkpoint(proxy, Path(run), model.recipe.steps)
+        load_checkpoint(proxy, Path(trial), model.recipe.steps)
         proxy.head = torch.nn.Identity()
         with torch.inference_mode():
             found.append(proxy.eval()(torch.tensor(batch.tokens))[:, -1].numpy())

@@ -28,7 +28,7 @@ _HOMES = {
     "SkillshardError": "skillshard.errors",
     "Tags": "skillshard.tags",
     "TokenCounts": "skillshard.shards.tokens",
-    "Where": "skillshard.execution",
+    "Backend": "skillshard.execution",
     "check_policy": "skillshard.testing",
     "count_tokens": "skillshard.shards.tokens",
     "errors": "skillshard",

@@ -3,7 +3,7 @@
 Layout while work goes on:
 
     OUT/.work/job.json        what the work is made from; another command is refused
-    OUT/.work/records/STAGE/  one JSON record per finished unit
+    OUT/.work/records/STAGE/  one JSON record per finished task
     OUT/...                   parts, each whole
     OUT/MANIFEST              last; then .work goes
 
@@ -11,7 +11,7 @@ Layout while work goes on:
 inputs' times of change stand only in job.json: equal input gives equal bytes. A time that is new says only that a file has to
 be looked at; its content decides.
 
-A command that ended before its first unit (a field that is not there) leaves nothing that another command could spoil: the
+A command that ended before its first task (a field that is not there) leaves nothing that another command could spoil: the
 directory is begun anew, unless a process still works in it.
 """
 
@@ -87,7 +87,7 @@ class Work:
     lock: _Lock | None = field(default=None, compare=False, repr=False)
 
     def records(self, stage: str) -> str:
-        """Where the records of a stage's units are kept."""
+        """Where the records of a stage's tasks are kept."""
         return str(self.out / ".work" / "records" / stage)
 
     def scratch(self, *parts: str) -> Path:
@@ -381,7 +381,7 @@ def _refuse_other(folder: Path, before: Any, now: Any) -> None:
 
 
 def _is_free_to_begin_anew(folder: Path, lock: _Lock) -> bool:
-    """Whether no unit is finished in a directory, and no other process works in it."""
+    """Whether no task is finished in a directory, and no other process works in it."""
     return not any((folder / ".work" / "records").rglob("*.json")) and lock.is_alone()
 
 

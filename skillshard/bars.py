@@ -32,12 +32,12 @@ class Stage:
 
     Attributes:
         name: as shown.
-        num: units to do; 0 for one piece of work.
-        num_done: units done, those found done included.
-        num_found: units that an earlier command did.
-        shares: key -> share of each unit under way.
+        num: tasks to do; 0 for one piece of work.
+        num_done: tasks done, those found done included.
+        num_found: tasks that an earlier command did.
+        shares: key -> share of each task under way.
         started_s, ended_s: of `time.monotonic`.
-        first_part: time and units done when a unit first said how far it is. Processes have started then, which takes long where
+        first_part: time and tasks done when a task first said how far it is. Processes have started then, which takes long where
             they load a model.
     """
 
@@ -50,18 +50,18 @@ class Stage:
     ended_s: float | None = None
     first_part: tuple[float, float] | None = None
 
-    def __call__(self, unit: Any, record: Any) -> None:
-        self.shares.pop(getattr(unit, "key", ""), None)
+    def __call__(self, task: Any, record: Any) -> None:
+        self.shares.pop(getattr(task, "key", ""), None)
         self.num_done += 1
         if self.num_done >= self.num:
             self.ended_s = time.monotonic()
 
-    def found_done(self, unit: Any, record: Any) -> None:
+    def found_done(self, task: Any, record: Any) -> None:
         self.num_found += 1
-        self(unit, record)
+        self(task, record)
 
-    def part(self, unit: Any, share: float) -> None:
-        self.shares[unit.key] = share
+    def part(self, task: Any, share: float) -> None:
+        self.shares[task.key] = share
         self.first_part = self.first_part or (time.monotonic(), self.done)
 
     def advanced(self, share: float) -> None:
@@ -71,7 +71,7 @@ class Stage:
 
     @property
     def done(self) -> float:
-        """Units done, with the parts of those under way."""
+        """Tasks done, with the parts of those under way."""
         return float(min(self.num_done + sum(list(self.shares.values())), self.num or 1))
 
     @property
@@ -164,7 +164,7 @@ class Bars:
             raise Stopped(self._where_stopped()) from None
 
     def stage(self, name: str, num: int) -> Stage:
-        """A stage begins; what is returned is told of its units (`skillshard.execution.Watcher`)."""
+        """A stage begins; what is returned is told of its tasks (`skillshard.execution.Watcher`)."""
         stage = Stage(name, num)
         if not num:
             stage.ended_s = stage.started_s

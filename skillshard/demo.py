@@ -40,7 +40,7 @@ from torch.utils.data import DataLoader
 from skillshard import artefact, canonical, progress, storage, taggers
 from skillshard.corpus import Corpus, Sample
 from skillshard.errors import StorageError
-from skillshard.execution import OnStage, Record, Unit, Where, run
+from skillshard.execution import Backend, OnStage, Record, Task, run
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.loss import LossKind
 from skillshard.mixing.ledger import DirectoryLedger
@@ -140,8 +140,8 @@ def run_demo(
         num_samples: samples to train on, equally many of each skill.
         steps: optimizer steps of each training, in batches of `BATCH_PAGES` samples.
         seed: seed of corpus, model and stream. The three trainings share it.
-        on_stage: called with a stage's name and number of units. The result is called for each finished unit.
-        working: context for a piece of work without units, given the name of the work.
+        on_stage: called with a stage's name and number of tasks. The result is called for each finished task.
+        working: context for a piece of work without tasks, given the name of the work.
 
     Returns:
         The trainings, in the order of `METHODS`.
@@ -153,16 +153,16 @@ def run_demo(
     _join(folder, {"num_samples": num_samples, "steps": steps, "seed": seed})
     prepare(folder, num_samples=num_samples, seed=seed, on_stage=on_stage, working=working)
     runs = folder / "runs"
-    units = [
-        Unit(method, {"method": method, "folder": str(folder), "steps": steps, "seed": seed}) for method in METHODS
+    tasks = [
+        Task(method, {"method": method, "folder": str(folder), "steps": steps, "seed": seed}) for method in METHODS
     ]
     records = run(
         train_method,
-        units,
+        tasks,
         # All three at once: three trainings on two cores end sooner side by side than in two turns.
-        where=Where(workers=len(METHODS)),
+        backend=Backend(workers=len(METHODS)),
         records=str(folder / "results"),
-        on_done=on_stage("training", len(units)),
+        on_done=on_stage("training", len(tasks)),
     )
     draw_comparison(
         {method: history(DirectoryLedger(runs / method)) for method in METHODS},
@@ -206,7 +206,7 @@ def prepare(folder: Path, *, num_samples: int, seed: int, on_stage: OnStage, wor
         (folder / ".corpus").rename(folder / "corpus")
     corpus = Corpus.open(folder / "corpus")
     by = taggers.metadata("meta.k", "meta.skill")
-    tags = taggers.tag_corpus(corpus, by, folder / "tags", where=Where(), on_stage=on_stage)
+    tags = taggers.tag_corpus(corpus, by, folder / "tags", backend=Backend(), on_stage=on_stage)
     write_shards(corpus, tags, folder / "shards", shard_bytes=SHARD_BYTES, holdout=HOLDOUT, on_stage=on_stage)
     true_graph().save(folder / "graph.json")
 

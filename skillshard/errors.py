@@ -90,7 +90,7 @@ class ExtraError(SkillshardError, ImportError):
 
 
 class ExecutionError(SkillshardError, RuntimeError):
-    """A unit of work failed again after it had been retried."""
+    """A task failed again after it had been retried."""
 
 
 class RepetitionWarning(UserWarning):

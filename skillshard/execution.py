@@ -1,9 +1,9 @@
-"""Run a pure function over units of work: here, in a process pool, or on Ray. The only module that imports ray.
+"""Run a pure function over tasks: here, in a process pool, or on Ray. The only module that imports ray.
 
-A unit is a key and keyword arguments; its function returns a small JSON record. Records are kept as files, written whole
-by the worker that did the unit, so a job that was killed goes on where it was, and a unit that ran twice leaves the
+A task is a key and keyword arguments; its function returns a small JSON record. Records are kept as files, written whole
+by the worker that did the task, so a job that was killed goes on where it was, and a task that ran twice leaves the
 same bytes. What died (a killed worker, a lost node) is tried again, what fails with an error of ours stops the job: a
-wrong sample stays wrong. Of several such errors the one of the earliest unit is raised, so that the message does not
+wrong sample stays wrong. Of several such errors the one of the earliest task is raised, so that the message does not
 depend on the number of workers.
 """
 
@@ -30,13 +30,13 @@ from skillshard.pool import WorkerPool
 
 MAX_TRIES = 3
 RAY_OBJECT_STORE_BYTES = 256 << 20
-"""Units pass small records only, so a local Ray needs little shared memory."""
+"""Tasks pass small records only, so a local Ray needs little shared memory."""
 CONNECT_TIMEOUT_S = 10
 
 Record = dict[str, Any]
 
 POLL_S = 1.0
-"""Time between two looks at how far the running units are."""
+"""Time between two looks at how far the running tasks are."""
 
 _DIED = (
     "a worker process died (killed, or out of memory? A script that calls this at its top level is run again by every "
@@ -45,11 +45,11 @@ _DIED = (
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One unit of work.
+class Task:
+    """One task.
 
     Attributes:
-        key: names its record: unique among the units of a stage, letters, digits, dots and dashes.
+        key: names its record: unique among the tasks of a stage, letters, digits, dots and dashes.
         arguments: keyword arguments of the function; picklable.
     """
 
@@ -58,8 +58,8 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where units run.
+class Backend:
+    """Where tasks run.
 
     Attributes:
         workers: processes (local), or CPUs of a Ray started here; None: all of this machine's.
@@ -76,13 +76,13 @@ class Where:
         if self.ray_address is not None:
             needed("ray", what=f"`ray_address={self.ray_address!r}`")
 
-    def processes(self, num_units: int, *, num_gpus: float = 0.0) -> int:
-        """How many units run at a time in a local pool, one where they take a GPU; for a cluster not joined yet, a guess.
+    def processes(self, num_tasks: int, *, num_gpus: float = 0.0) -> int:
+        """How many tasks run at a time in a local pool, one where they take a GPU; for a cluster not joined yet, a guess.
 
-        >>> Where(workers=4).processes(3), Where(workers=4).processes(3, num_gpus=1.0)
+        >>> Backend(workers=4).processes(3), Backend(workers=4).processes(3, num_gpus=1.0)
         (3, 1)
         """
-        return 1 if num_gpus else max(1, min(self.workers or num_cpus(), num_units))
+        return 1 if num_gpus else max(1, min(self.workers or num_cpus(), num_tasks))
 
 
 def num_cpus() -> int:
@@ -92,26 +92,26 @@ def num_cpus() -> int:
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Wants to know more of a stage than which units are done."""
+    """Wants to know more of a stage than which tasks are done."""
 
-    def __call__(self, unit: Unit, record: Record) -> None:
-        """A unit is done now."""
+    def __call__(self, task: Task, record: Record) -> None:
+        """A task is done now."""
 
-    def found_done(self, unit: Unit, record: Record) -> None:
-        """A unit was done by an earlier command."""
+    def found_done(self, task: Task, record: Record) -> None:
+        """A task was done by an earlier command."""
 
-    def part(self, unit: Unit, share: float) -> None:
-        """A unit under way is done to this share, from 0 to 1."""
+    def part(self, task: Task, share: float) -> None:
+        """A task under way is done to this share, from 0 to 1."""
 
 
-OnStage = Callable[[str, int], Callable[[Unit, Record], None]]
-"""Called when a stage begins, with its name and its number of units. What it returns is called for each finished unit, and may be a
+OnStage = Callable[[str, int], Callable[[Task, Record], None]]
+"""Called when a stage begins, with its name and its number of tasks. What it returns is called for each finished task, and may be a
 `Watcher`."""
 
 
-def silent(name: str, num: int) -> Callable[[Unit, Record], None]:
+def silent(name: str, num: int) -> Callable[[Task, Record], None]:
     """Show nothing of a stage: an `OnStage`."""
-    return lambda unit, record: None
+    return lambda task, record: None
 
 
 @contextlib.contextmanager
@@ -133,130 +133,130 @@ def shown(on_stage: OnStage | None, progress: bool) -> Iterator[OnStage]:
 
 def run(
     function: Callable[..., Record],
-    units: Sequence[Unit],
+    tasks: Sequence[Task],
     *,
-    where: Where,
+    backend: Backend,
     records: str,
-    on_done: Callable[[Unit, Record], None] = lambda unit, record: None,
+    on_done: Callable[[Task, Record], None] = lambda task, record: None,
     keeps_model: bool = False,
     num_gpus: float = 0.0,
 ) -> list[Record]:
-    """Run `function(**unit.arguments)` for every unit that has no record yet.
+    """Run `function(**task.arguments)` for every task that has no record yet.
 
     Args:
         function: importable by name in a fresh process.
-        units: in the order in which records are returned.
-        where: local pool or Ray.
-        records: directory of the record files, one per unit.
-        on_done: called in this process for every unit, also for those found done; a `Watcher` is told more.
-        keeps_model: the function loads something large into its process, and a process should do many units: on Ray they
+        tasks: in the order in which records are returned.
+        backend: local pool or Ray.
+        records: directory of the record files, one per task.
+        on_done: called in this process for every task, also for those found done; a `Watcher` is told more.
+        keeps_model: the function loads something large into its process, and a process should do many tasks: on Ray they
             are actors. A local process does many in any case.
         num_gpus: GPUs that such a process takes on Ray; where it is not 0, a local pool is one process.
 
     Returns:
-        The records, in the order of the units.
+        The records, in the order of the tasks.
 
     Raises:
-        SkillshardError: what the function raised, of the earliest unit that failed.
-        ExecutionError: a unit's worker died, or the function failed otherwise, `MAX_TRIES` times.
+        SkillshardError: what the function raised, of the earliest task that failed.
+        ExecutionError: a task's worker died, or the function failed otherwise, `MAX_TRIES` times.
     """
     found: dict[str, Record] = {}
     watcher = on_done if isinstance(on_done, Watcher) else None
-    for unit in units:
-        place = places.join(records, f"{unit.key}.json")
+    for task in tasks:
+        place = places.join(records, f"{task.key}.json")
         if storage.exists(place):
-            found[unit.key] = storage.read_json(place)
-            (watcher.found_done if watcher else on_done)(unit, found[unit.key])
-    missing = [unit for unit in units if unit.key not in found]
-    on_part = watcher.part if watcher else lambda unit, share: None
+            found[task.key] = storage.read_json(place)
+            (watcher.found_done if watcher else on_done)(task, found[task.key])
+    missing = [task for task in tasks if task.key not in found]
+    on_part = watcher.part if watcher else lambda task, share: None
     # Closed at once when something goes wrong here: an exception keeps its frames, and with them the workers, alive.
     with contextlib.closing(
-        _run_missing(function, missing, where, records, keeps_model, num_gpus, on_part)
+        _run_missing(function, missing, backend, records, keeps_model, num_gpus, on_part)
     ) as outcomes:
-        for unit, record in outcomes:
-            found[unit.key] = record
-            on_done(unit, record)
-    return [found[unit.key] for unit in units]
+        for task, record in outcomes:
+            found[task.key] = record
+            on_done(task, record)
+    return [found[task.key] for task in tasks]
 
 
-OnPart = Callable[[Unit, float], None]
-Outcomes = Generator[tuple[Unit, Record], None, None]
+OnPart = Callable[[Task, float], None]
+Outcomes = Generator[tuple[Task, Record], None, None]
 
 
 def _run_missing(
     function: Callable[..., Record],
-    units: list[Unit],
-    where: Where,
+    tasks: list[Task],
+    backend: Backend,
     records: str,
     keeps_model: bool,
     num_gpus: float,
     on_part: OnPart,
 ) -> Outcomes:
-    if not units:
+    if not tasks:
         return
-    if where.ray_address is not None:
-        yield from _run_on_ray(function, units, where, records, keeps_model, num_gpus, on_part)
+    if backend.ray_address is not None:
+        yield from _run_on_ray(function, tasks, backend, records, keeps_model, num_gpus, on_part)
         return
-    workers = where.processes(len(units), num_gpus=num_gpus)
+    workers = backend.processes(len(tasks), num_gpus=num_gpus)
     if workers == 1:
-        yield from _run_here(function, units, records, on_part)
+        yield from _run_here(function, tasks, records, on_part)
     else:
-        yield from _run_in_pool(function, units, workers, records, on_part)
+        yield from _run_in_pool(function, tasks, workers, records, on_part)
 
 
-def _do(function: Callable[..., Record], unit: Unit, records: str) -> Record:
-    """One unit, in whatever process: do it, then write its record."""
-    record = function(**unit.arguments)
-    storage.write_bytes(places.join(records, f"{unit.key}.json"), canonical.to_json(record))
+def _do(function: Callable[..., Record], task: Task, records: str) -> Record:
+    """One task, in whatever process: do it, then write its record."""
+    record = function(**task.arguments)
+    storage.write_bytes(places.join(records, f"{task.key}.json"), canonical.to_json(record))
     return record
 
 
-def _run_here(function: Callable[..., Record], units: list[Unit], records: str, on_part: OnPart) -> Outcomes:
-    for unit in units:
-        with progress.sent_to(lambda share, unit=unit: on_part(unit, share)):  # type: ignore[misc]  # a default, not an argument
-            record = _do(function, unit, records)
-        yield unit, record
+def _run_here(function: Callable[..., Record], tasks: list[Task], records: str, on_part: OnPart) -> Outcomes:
+    for task in tasks:
+        with progress.sent_to(lambda share, task=task: on_part(task, share)):  # type: ignore[misc]  # a default, not an argument
+            record = _do(function, task, records)
+        yield task, record
 
 
 def _run_in_pool(
-    function: Callable[..., Record], units: list[Unit], workers: int, records: str, on_part: OnPart
+    function: Callable[..., Record], tasks: list[Task], workers: int, records: str, on_part: OnPart
 ) -> Outcomes:
-    by_key = {unit.key: unit for unit in units}
-    waiting, failures, tries = deque(units), _Failures(units), Counter[str]()
+    by_key = {task.key: task for task in tasks}
+    waiting, failures, tries = deque(tasks), _Failures(tasks), Counter[str]()
     with WorkerPool(workers) as pool:
         while failures.awaits(pool.running) or (waiting and not failures):
             while waiting and not failures and pool.has_room:
-                unit = waiting.popleft()
-                pool.begin(unit.key, _do, function, unit, records)
+                task = waiting.popleft()
+                pool.begin(task.key, _do, function, task, records)
             for event in pool.wait(POLL_S):
-                unit = by_key[event.key]
+                task = by_key[event.key]
                 if event.kind == "done":
-                    yield unit, event.value
+                    yield task, event.value
                 elif event.kind == "part":
-                    on_part(unit, event.value)
+                    on_part(task, event.value)
                 elif isinstance(event.value, SkillshardError):
-                    failures.add(unit, event.value)
+                    failures.add(task, event.value)
                 else:
-                    _count_try(tries, unit, event.value or ChildProcessError(_DIED))
-                    waiting.appendleft(unit)
+                    _count_try(tries, task, event.value or ChildProcessError(_DIED))
+                    waiting.appendleft(task)
     failures.raise_earliest()
 
 
 class _Failures:
-    """Errors of ours, by the place of their unit. The earliest is raised, so that it is the same for any number of workers."""
+    """Errors of ours, by the place of their task. The earliest is raised, so that it is the same for any number of workers."""
 
-    def __init__(self, units: Sequence[Unit]) -> None:
-        self._place = {unit.key: place for place, unit in enumerate(units)}
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._place = {task.key: place for place, task in enumerate(tasks)}
         self._errors: dict[int, SkillshardError] = {}
 
     def __bool__(self) -> bool:
         return bool(self._errors)
 
-    def add(self, unit: Unit, error: SkillshardError) -> None:
-        self._errors[self._place[unit.key]] = error
+    def add(self, task: Task, error: SkillshardError) -> None:
+        self._errors[self._place[task.key]] = error
 
     def awaits(self, running: Iterable[str]) -> bool:
-        """Whether a unit under way matters still: any does, or after a failure one that may fail earlier in the order."""
+        """Whether a task under way matters still: any does, or after a failure one that may fail earlier in the order."""
         return any(not self._errors or self._place[key] < min(self._errors) for key in running)
 
     def raise_earliest(self) -> None:
@@ -264,59 +264,59 @@ class _Failures:
             raise self._errors[min(self._errors)]
 
 
-def _count_try(tries: Counter[str], unit: Unit, error: BaseException) -> None:
+def _count_try(tries: Counter[str], task: Task, error: BaseException) -> None:
     """Count a try that failed; ExecutionError if it was the last."""
-    tries[unit.key] += 1
-    if tries[unit.key] == MAX_TRIES:
+    tries[task.key] += 1
+    if tries[task.key] == MAX_TRIES:
         why = str(error) if isinstance(error, OSError) else repr(error)
         raise ExecutionError(
-            f"unit {unit.key} failed {MAX_TRIES} times, the last time because: {why.rstrip('.')}. What is done is kept: mend "
+            f"task {task.key} failed {MAX_TRIES} times, the last time because: {why.rstrip('.')}. What is done is kept: mend "
             "the cause and run the same command again."
         ) from error
 
 
 def _run_on_ray(
     function: Callable[..., Record],
-    units: list[Unit],
-    where: Where,
+    tasks: list[Task],
+    backend: Backend,
     records: str,
     keeps_model: bool,
     num_gpus: float,
     on_part: OnPart,
 ) -> Outcomes:
-    started = _start_ray(where)  # before Ray is imported, which reads the environment then
+    started = _start_ray(backend)  # before Ray is imported, which reads the environment then
     import ray
 
-    running: dict[Any, Unit] = {}
+    running: dict[Any, Task] = {}
     stop: Callable[[Any], None] | None = None
     try:
         num_running, begin, ended, stop = _ray_workers(keeps_model, num_gpus)
-        waiting, failures, tries = deque(units), _Failures(units), Counter[str]()
-        while failures.awaits(unit.key for unit in running.values()) or (waiting and not failures):
+        waiting, failures, tries = deque(tasks), _Failures(tasks), Counter[str]()
+        while failures.awaits(task.key for task in running.values()) or (waiting and not failures):
             while waiting and not failures and len(running) < num_running:
-                unit = waiting.popleft()
-                running[begin(function, unit, records)] = unit
+                task = waiting.popleft()
+                running[begin(function, task, records)] = task
             for reference in ray.wait(list(running), num_returns=1, timeout=POLL_S)[0]:
-                unit = running.pop(reference)
+                task = running.pop(reference)
                 try:
                     record = ray.get(reference)
                     ended(reference, alive=True)
                 except ray.exceptions.RayTaskError as error:
                     ended(reference, alive=True)
                     if isinstance(error.cause, SkillshardError):
-                        failures.add(unit, error.cause)
+                        failures.add(task, error.cause)
                     else:
-                        _count_try(tries, unit, error.cause)
-                        waiting.appendleft(unit)
+                        _count_try(tries, task, error.cause)
+                        waiting.appendleft(task)
                 except ray.exceptions.RayError as error:
                     ended(reference, alive=False)
-                    _count_try(tries, unit, ChildProcessError(f"its Ray worker died ({first_line(error)})"))
-                    waiting.appendleft(unit)
+                    _count_try(tries, task, ChildProcessError(f"its Ray worker died ({first_line(error)})"))
+                    waiting.appendleft(task)
                 else:
-                    yield unit, record
-            for unit in running.values():
-                if (share := _read_share(records, unit)) is not None:
-                    on_part(unit, share)
+                    yield task, record
+            for task in running.values():
+                if (share := _read_share(records, task)) is not None:
+                    on_part(task, share)
         failures.raise_earliest()
     finally:
         if stop is not None:
@@ -326,9 +326,9 @@ def _run_on_ray(
             ray.shutdown()
 
 
-def _do_on_ray(function: Callable[..., Record], unit: Unit, records: str) -> Record:
+def _do_on_ray(function: Callable[..., Record], task: Task, records: str) -> Record:
     """`_do`, and a file that says how far it is: Ray has no cheap way from a task to its driver, and all nodes see the records."""
-    place = _share_place(records, unit)
+    place = _share_place(records, task)
 
     def write(share: float) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -336,28 +336,28 @@ def _do_on_ray(function: Callable[..., Record], unit: Unit, records: str) -> Rec
 
     try:
         with progress.sent_to(write):
-            return _do(function, unit, records)
+            return _do(function, task, records)
     finally:
         place.unlink(missing_ok=True)
 
 
-def _share_place(records: str, unit: Unit) -> Path:
-    return Path(records) / f".{unit.key}.progress"
+def _share_place(records: str, task: Task) -> Path:
+    return Path(records) / f".{task.key}.progress"
 
 
-def _read_share(records: str, unit: Unit) -> float | None:
+def _read_share(records: str, task: Task) -> float | None:
     try:
-        return float(_share_place(records, unit).read_text())
+        return float(_share_place(records, task).read_text())
     except (FileNotFoundError, ValueError):  # not said yet, or being written just now
         return None
 
 
 def _ray_workers(
     keeps_model: bool, num_gpus: float
-) -> tuple[int, Callable[[Callable[..., Record], Unit, str], Any], Callable[..., None], Callable[[Any], None]]:
-    """How many units to have under way on Ray, what begins one, what is told when one ended, and what stops one.
+) -> tuple[int, Callable[[Callable[..., Record], Task, str], Any], Callable[..., None], Callable[[Any], None]]:
+    """How many tasks to have under way on Ray, what begins one, what is told when one ended, and what stops one.
 
-    Tasks, or actors that do one unit after another and so keep what they loaded; an actor that died is replaced. Tries are
+    Tasks, or actors that do one task after another and so keep what they loaded; an actor that died is replaced. Tries are
     counted by the caller, as in the pool.
     """
     import ray
@@ -380,9 +380,9 @@ def _ray_workers(
     idle: list[Any] = []
     busy: dict[Any, Any] = {}
 
-    def begin(function: Callable[..., Record], unit: Unit, records: str) -> Any:
+    def begin(function: Callable[..., Record], task: Task, records: str) -> Any:
         keeper = idle.pop() if idle else actor.remote()
-        reference = keeper.do.remote(function, unit, records)
+        reference = keeper.do.remote(function, task, records)
         busy[reference] = keeper
         return reference
 
@@ -396,16 +396,16 @@ def _ray_workers(
 
 
 class _Keeper:
-    """A process that does one unit after another."""
+    """A process that does one task after another."""
 
-    def do(self, function: Callable[..., Record], unit: Unit, records: str) -> Record:
-        return _do_on_ray(function, unit, records)
+    def do(self, function: Callable[..., Record], task: Task, records: str) -> Record:
+        return _do_on_ray(function, task, records)
 
 
-def _start_ray(where: Where) -> bool:
+def _start_ray(backend: Backend) -> bool:
     """Connect to Ray unless this process is connected; whether it was connected here."""
     with _own_signal_handlers():
-        return _connect(where)
+        return _connect(backend)
 
 
 @contextlib.contextmanager
@@ -421,19 +421,19 @@ def _own_signal_handlers() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
-def _connect(where: Where) -> bool:
+def _connect(backend: Backend) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if where.ray_address == "local":
+    if backend.ray_address == "local":
         _guard_local_ray()
     import ray
 
     if ray.is_initialized():
         return False
-    if where.ray_address == "local":
+    if backend.ray_address == "local":
         try:
             ray.init(
                 address="local",
-                num_cpus=where.workers or num_cpus(),
+                num_cpus=backend.workers or num_cpus(),
                 object_store_memory=RAY_OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -446,11 +446,11 @@ def _connect(where: Where) -> bool:
             ) from error
         return True
     try:
-        _refuse_silent(where.ray_address or "")
-        ray.init(address=where.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+        _refuse_silent(backend.ray_address or "")
+        ray.init(address=backend.ray_address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise ExecutionError(
-            f"no Ray cluster at `ray_address={where.ray_address!r}`: {first_line(error).rstrip('.')}. Start one with 'ray start "
+            f"no Ray cluster at `ray_address={backend.ray_address!r}`: {first_line(error).rstrip('.')}. Start one with 'ray start "
             "--head', give its address, or use `ray_address='local'`, or none for a local process pool."
         ) from error
     return True
@@ -491,10 +491,10 @@ def _speaks_http2(connection: socket.socket) -> bool:
         return False
 
 
-def keyed(units: Iterable[Mapping[str, Any]]) -> list[Unit]:
-    """Units with their position as key.
+def keyed(tasks: Iterable[Mapping[str, Any]]) -> list[Task]:
+    """Tasks with their position as key.
 
-    >>> [unit.key for unit in keyed([{"a": 1}, {"a": 2}])]
+    >>> [task.key for task in keyed([{"a": 1}, {"a": 2}])]
     ['000000', '000001']
     """
-    return [Unit(f"{at:06d}", arguments) for at, arguments in enumerate(units)]
+    return [Task(f"{at:06d}", arguments) for at, arguments in enumerate(tasks)]

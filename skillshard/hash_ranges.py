@@ -1,4 +1,4 @@
-"""Equal ranges of 64-bit hashes, which divide ids and texts between units of work and between shards."""
+"""Equal ranges of 64-bit hashes, which divide ids and texts between tasks and between shards."""
 
 import numpy as np
 from jaxtyping import UInt64

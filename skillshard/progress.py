@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 SECONDS_BETWEEN = 1.0
-"""A unit may call `advance` at every step. Only one call a second is passed on, so that a call costs next to nothing."""
+"""A task may call `advance` at every step. Only one call a second is passed on, so that a call costs next to nothing."""
 
 
 class _Receiver:

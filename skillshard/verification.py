@@ -13,7 +13,7 @@ from skillshard.shards.manifest import SPLIT_BY_ID, Manifest
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
 from skillshard.taggers.clusters.embeddings import verify_embeddings
-from skillshard.taggers.clusters.saved import has_model, verify_model
+from skillshard.taggers.clusters.saved import has_clusters, verify_model
 from skillshard.tags import Tags
 
 
@@ -22,7 +22,7 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
     kind = artefact.kind(place)
     if kind == tags_module.MANIFEST:
         tags = Tags.open(place)
-        kept = verify_model(place) if has_model(place) else []
+        kept = verify_model(place) if has_clusters(place) else []
         return (
             [*tags.verify(), *kept, *verify_embeddings(place)],
             f"{place}: {counted(len(tags.manifest.parts), 'part')}, {counted(tags.manifest.num_rows, 'row')}, all as the manifest says.",

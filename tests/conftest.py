@@ -11,7 +11,7 @@ import pytest
 
 from skillshard import taggers
 from skillshard.corpus import Corpus
-from skillshard.execution import Where
+from skillshard.execution import Backend
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
 
@@ -21,7 +21,7 @@ os.environ.setdefault(
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
-HERE = Where(workers=1)
+HERE = Backend(workers=1)
 
 WriteCorpus = Callable[..., Path]
 
@@ -57,11 +57,13 @@ def write_corpus(folder: Path, records: Sequence[dict[str, Any]], *, num_files: 
 
 
 def tag_and_shard(
-    corpus: Path, folder: Path, *, where: Where = HERE, shard_bytes: int = 50_000, holdout: float = 0.1
+    corpus: Path, folder: Path, *, backend: Backend = HERE, shard_bytes: int = 50_000, holdout: float = 0.1
 ) -> ShardSet:
     opened = Corpus.open(corpus)
-    tags = taggers.tag_corpus(opened, taggers.metadata("skill"), folder / "tags", where=where, partition_bytes=20_000)
-    return write_shards(opened, tags, folder / "shards", shard_bytes=shard_bytes, holdout=holdout, where=where)
+    tags = taggers.tag_corpus(
+        opened, taggers.metadata("skill"), folder / "tags", backend=backend, partition_bytes=20_000
+    )
+    return write_shards(opened, tags, folder / "shards", shard_bytes=shard_bytes, holdout=holdout, backend=backend)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

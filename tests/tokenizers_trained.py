@@ -67,4 +67,4 @@ def uneven_shards(folder: Path) -> ShardSet:
 
 
 def counted(shards: ShardSet, folder: Path, *, special_tokens: bool = False) -> TokenCounts:
-    return count_tokens(shards, with_bos(letter_tokenizer()), folder, special_tokens=special_tokens, where=HERE)
+    return count_tokens(shards, with_bos(letter_tokenizer()), folder, special_tokens=special_tokens, backend=HERE)

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.evidence.methods import GRAPH_SEEDS, graph_of, graph_seeds, read_at
 from benchmarks.evidence.settings import Setting, sized
-from benchmarks.evidence.training import unit_key
+from benchmarks.evidence.training import task_key
 
 EVALUATION_COST = 1 / 3
 """Of a sample, in trained samples: a forward pass of the three that a step takes."""
@@ -120,7 +120,7 @@ def _against(found: dict[str, dict[int, dict[str, Any]]], method: str, other: st
 
 def _records(work: Path, kind: str, name: str, method: str, seeds: list[int]) -> dict[int, dict[str, Any]]:
     """What is there of a method, by seed."""
-    places = {seed: work / "records" / f"{unit_key(kind, name, seed, method)}.json" for seed in seeds}
+    places = {seed: work / "records" / f"{task_key(kind, name, seed, method)}.json" for seed in seeds}
     return {seed: json.loads(place.read_text()) for seed, place in places.items() if place.exists()}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.evidence.methods import round_steps
 from benchmarks.evidence.settings import Setting, sized
-from benchmarks.evidence.training import slug, unit_key
+from benchmarks.evidence.training import slug, task_key
 from skillshard.report.figures import History, draw_runs
 
 SHOWN = (
@@ -29,10 +29,10 @@ SHOWN = (
 def draw_setting(name: str, seed: int, work: Path, folder: Path, changes: dict[str, Any]) -> Path | None:
     """One PNG with the trainings of a seed by the methods that say most; None without a record of the baseline to compare with."""
     setting, records = sized(name, **changes), work / "records"
-    places = {method: records / f"{unit_key('train', name, seed, method)}.json" for method in SHOWN}
+    places = {method: records / f"{task_key('train', name, seed, method)}.json" for method in SHOWN}
     if not places[setting.baseline].exists():
         return None
-    skills = json.loads((records / f"{unit_key('shards', name, seed)}.json").read_text())["skills"]
+    skills = json.loads((records / f"{task_key('shards', name, seed)}.json").read_text())["skills"]
     shown = {
         method: history_of(setting, method, json.loads(place.read_text()), skills)
         for method, place in places.items()

@@ -1,4 +1,4 @@
-"""Units of work: the shards of a setting and seed, its learned graphs, its trainings. Each leaves one record and can be repeated.
+"""Tasks: the shards of a setting and seed, its learned graphs, its trainings. Each leaves one record and can be repeated.
 
     WORK/SETTING/SEED/shards, eval (out of domain), graphs/METHOD.json, runs/METHOD (the ledger)
     WORK/records/*.json
@@ -35,7 +35,7 @@ from benchmarks.evidence.settings import LONG, PROBING, SETTINGS, SIZES, Setting
 if TYPE_CHECKING:
     from torch import nn
 
-    from skillshard.execution import Unit
+    from skillshard.execution import Task
     from skillshard.mixing.mixer import Mixer
     from skillshard.proxy.reading import Reading
     from skillshard.proxy.train import TokenBatch
@@ -55,16 +55,16 @@ def slug(name: str) -> str:
     return name.replace(" ", "-").replace(":", "").replace(",", "").replace("=", "")
 
 
-def unit_key(kind: str, name: str, seed: int, method: str = "") -> str:
-    """The key of a unit, which its record is named by.
+def task_key(kind: str, name: str, seed: int, method: str = "") -> str:
+    """The key of a task, which its record is named by.
 
-    >>> unit_key("train", "shuffled LEGO k=3", 7, "loss order")
+    >>> task_key("train", "shuffled LEGO k=3", 7, "loss order")
     'train-shuffled-LEGO-k3-7-loss-order'
     """
     return "-".join(filter(None, (kind, slug(name), str(seed), method.replace(" ", "-"))))
 
 
-def prepare_unit(name: str, seed: int, work: str, corpora: str | None, changes: dict[str, Any]) -> dict[str, Any]:
+def prepare_task(name: str, seed: int, work: str, corpora: str | None, changes: dict[str, Any]) -> dict[str, Any]:
     """Corpus, tags and shards; the corpus is not kept.
 
     Args:
@@ -89,19 +89,19 @@ def _write_shards(
 ) -> tuple[str, ...]:
     from skillshard import taggers
     from skillshard.corpus import Corpus
-    from skillshard.execution import Where
+    from skillshard.execution import Backend
     from skillshard.shards.read import ShardSet
     from skillshard.shards.write import write_shards
 
     if not (folder / part / "manifest.json").exists():
-        corpus, here = folder / f"{part}-corpus", Where(workers=1)
+        corpus, here = folder / f"{part}-corpus", Backend(workers=1)
         shutil.rmtree(corpus, ignore_errors=True)
         _write_corpus(setting, corpus, numbers, num_samples, seed, corpora)
         opened = Corpus.open(corpus)
         fields = ("meta.k", "meta.skill") if part == "eval" and setting.measured_k else ("meta.skill",)
-        tags = taggers.tag_corpus(opened, taggers.metadata(*fields), folder / f"{part}-tags", where=here)
+        tags = taggers.tag_corpus(opened, taggers.metadata(*fields), folder / f"{part}-tags", backend=here)
         holdout = 0.1 if setting.is_text else 2 * len(numbers) * setting.eval_samples / num_samples
-        write_shards(opened, tags, folder / part, holdout=holdout, shard_bytes=64_000_000, where=here)
+        write_shards(opened, tags, folder / part, holdout=holdout, shard_bytes=64_000_000, backend=here)
         shutil.rmtree(corpus)
     return ShardSet.open(folder / part).skills
 
@@ -174,9 +174,9 @@ def reading_marks(setting: Setting) -> tuple[str | None, str | None]:
     return (",.:", "= ") if setting.corpus.startswith("lego") else (",+=", "Output: ")
 
 
-def graph_unit(name: str, seed: int, method: str, work: str, device: str, changes: dict[str, Any]) -> dict[str, Any]:
+def graph_task(name: str, seed: int, method: str, work: str, device: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Learn one graph; edges as measured, and what it cost."""
-    from skillshard.execution import Where
+    from skillshard.execution import Backend
     from skillshard.graph.edges import EdgeRule
     from skillshard.graph.learn import learn_graph
     from skillshard.graph.plan import parse_method
@@ -206,7 +206,7 @@ def graph_unit(name: str, seed: int, method: str, work: str, device: str, change
         samples=8000,
         for_steps=setting.steps,
         compute=Compute(device),
-        where=Where(workers=1),
+        backend=Backend(workers=1),
     )
     assert graph.learned is not None
     return {
@@ -219,7 +219,7 @@ def graph_unit(name: str, seed: int, method: str, work: str, device: str, change
     }
 
 
-def train_unit(name: str, seed: int, method: str, work: str, device: str, changes: dict[str, Any]) -> dict[str, Any]:
+def train_task(name: str, seed: int, method: str, work: str, device: str, changes: dict[str, Any]) -> dict[str, Any]:
     """One training: losses at every evaluation, from step 0; accuracies at the end; weights of every round.
 
     It ends when it has settled; its learning rate is that of the whole training until then.
@@ -352,19 +352,19 @@ def run_all(
     Args:
         corpora: directory with a folder for each corpus of real text; settings of synthetic text do not read it.
     """
-    from skillshard.execution import Where, run
+    from skillshard.execution import Backend, run
 
     for name in names:
         chosen = [method for method in SETTINGS[name].methods if methods is None or method in methods]
-        for function, units in _stages(name, seeds, chosen, work, device, changes, corpora):
+        for function, tasks in _stages(name, seeds, chosen, work, device, changes, corpora):
             run(
                 function,
-                units,
-                where=Where(workers=workers),
+                tasks,
+                backend=Backend(workers=workers),
                 records=str(work / "records"),
                 keeps_model=device.startswith("cuda"),
                 num_gpus=1.0 if device.startswith("cuda") else 0.0,
-                on_done=lambda unit, record: print(unit.key, flush=True),
+                on_done=lambda task, record: print(task.key, flush=True),
             )
 
 
@@ -376,9 +376,9 @@ def _stages(
     device: str,
     changes: dict[str, Any],
     corpora: Path | None,
-) -> list[tuple[Callable[..., dict[str, Any]], list["Unit"]]]:
+) -> list[tuple[Callable[..., dict[str, Any]], list["Task"]]]:
     """What is made first, then, and last."""
-    from skillshard.execution import Unit
+    from skillshard.execution import Task
 
     led = {
         (number, graph)
@@ -393,15 +393,15 @@ def _stages(
     learning = {**whole, "device": device, "changes": shorter}
     training = {**whole, "device": device, "changes": changes}
     corpora = [
-        Unit(unit_key("shards", name, seed), {**whole, "seed": seed, "corpora": read_from, "changes": shorter})
+        Task(task_key("shards", name, seed), {**whole, "seed": seed, "corpora": read_from, "changes": shorter})
         for seed in sorted({*seeds, *(seed for seed, _ in led)})
     ]
     graphs = [
-        Unit(unit_key("graph", name, seed, one), {**learning, "seed": seed, "method": one}) for seed, one in sorted(led)
+        Task(task_key("graph", name, seed, one), {**learning, "seed": seed, "method": one}) for seed, one in sorted(led)
     ]
     trainings = [
-        Unit(unit_key("train", name, seed, one), {**training, "seed": seed, "method": one})
+        Task(task_key("train", name, seed, one), {**training, "seed": seed, "method": one})
         for seed in seeds
         for one in methods
     ]
-    return [(prepare_unit, corpora), (graph_unit, graphs), (train_unit, trainings)]
+    return [(prepare_task, corpora), (graph_task, graphs), (train_task, trainings)]

@@ -16,10 +16,10 @@ from skillshard.cli.options import (
     RayAddress,
     Verb,
     Workers,
+    backend_of,
     choose_skills,
     parse_duration,
     path_on_all_nodes,
-    place_of_work,
     place_on_all_nodes,
     proxy_on_all_nodes,
     write_json,
@@ -48,7 +48,7 @@ AverageOption = Annotated[
     typer.Option(
         "--average",
         metavar="end|curve",
-        help="Losses that count: those at the end of a run, or the mean of its curve.",
+        help="Losses that count: those at the end of a trial, or the mean of its curve.",
         show_default="end; for leave-one-out curve",
         rich_help_panel=EDGES,
     ),
@@ -107,7 +107,7 @@ def learn_graph(
     ],
     steps: Annotated[
         int,
-        typer.Option("--steps", min=1, metavar="N", help="Optimizer steps of each run.", rich_help_panel=HOW),
+        typer.Option("--steps", min=1, metavar="N", help="Optimizer steps of each trial.", rich_help_panel=HOW),
     ],
     out: GraphOut,
     method: Annotated[
@@ -120,7 +120,7 @@ def learn_graph(
             "--warmup",
             min=0,
             metavar="N",
-            help="Stratified steps before every run, taken once for each seed and kept.",
+            help="Stratified steps before every trial, taken once for each seed and kept.",
             rich_help_panel=HOW,
         ),
     ] = 0,
@@ -130,7 +130,7 @@ def learn_graph(
             "--seeds",
             min=1,
             metavar="N",
-            help="Runs of each kind; 2 or more give standard errors.",
+            help="Trials of each kind; 2 or more give standard errors.",
             rich_help_panel=HOW,
         ),
     ] = 1,
@@ -227,7 +227,7 @@ def learn_graph(
         ),
     ] = "per_sample",
     lr: Annotated[
-        float, typer.Option("--lr", metavar="RATE", help="Learning rate that every run reaches.", rich_help_panel=HOW)
+        float, typer.Option("--lr", metavar="RATE", help="Learning rate that every trial reaches.", rich_help_panel=HOW)
     ] = 1e-3,
     lr_warmup: Annotated[
         int | None,
@@ -236,7 +236,7 @@ def learn_graph(
             min=0,
             metavar="N",
             help="Steps over which the learning rate rises.",
-            show_default="50, at most three tenths of the run",
+            show_default="50, at most three tenths of the trial",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -276,7 +276,7 @@ def learn_graph(
         typer.Option(
             "--settle",
             metavar="NATS",
-            help="End a run when four measurements in a row differ by no more than NATS.",
+            help="End a trial when four measurements in a row differ by no more than NATS.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -289,13 +289,13 @@ def learn_graph(
             rich_help_panel=WHERE,
         ),
     ] = None,
-    runs: Annotated[
+    trials: Annotated[
         Path | None,
         typer.Option(
-            "--runs",
+            "--trials",
             parser=path_on_all_nodes,
             metavar="DIRECTORY",
-            help="Directory that keeps the runs and warm starts.",
+            help="Directory that keeps the trials and warm starts.",
             show_default="beside --out",
             rich_help_panel=WHERE,
         ),
@@ -319,7 +319,7 @@ def learn_graph(
     workers: Workers = None,
     ray_address: RayAddress = None,
 ) -> None:
-    """Learn from short runs of a small model which skill helps which."""
+    """Learn from short trials of a small model which skill helps which."""
     from skillshard.artefact import refuse_nested
     from skillshard.graph.learn import learn_graph as learn
     from skillshard.graph.plan import parse_method
@@ -330,12 +330,12 @@ def learn_graph(
     from skillshard.shards.read import ShardSet
 
     given = Verb.given
-    where = place_of_work(workers, ray_address)
+    backend = backend_of(workers, ray_address)
     if segment_at is not None:
         given.refuse(["window"], "counts tokens of a text, and with --segment-at a text is read as segments")
     else:
         given.refuse(["unordered"], "is about the order of segments: give --segment-at")
-    for written in (out, *([] if runs is None else [runs])):
+    for written in (out, *([] if trials is None else [trials])):
         refuse_nested(written, [shards, *([] if eval_shards is None else [eval_shards])])
     if warmup_steps == 0 and proxy in ("tiny", "small"):
         typer.echo(
@@ -344,7 +344,7 @@ def learn_graph(
         )
     whole = ShardSet.open(shards)
     chosen = choose_skills(whole, skills)
-    with Bars(out.with_suffix(".runs") if runs is None else runs) as bars:
+    with Bars(out.with_suffix(".runs") if trials is None else trials) as bars:
         learn(
             chosen,
             out,
@@ -368,8 +368,8 @@ def learn_graph(
             budget_s=None if budget_s is None else parse_duration(budget_s, "--budget"),
             seed=seed,
             compute=Compute(device, precision),
-            runs=runs,
-            where=where,
+            trials=trials,
+            backend=backend,
             on_estimate=lambda sentence: bars.say(in_options(sentence)),
             on_stage=bars.stage,
         )

@@ -314,13 +314,13 @@ class Verb(typer.core.TyperCommand):
             )
 
 
-def place_of_work(workers: int | None, ray_address: str | None) -> Any:
-    """Where units run; a usage error for --workers where a cluster that runs already decides."""
-    from skillshard.execution import Where
+def backend_of(workers: int | None, ray_address: str | None) -> Any:
+    """Where tasks run; a usage error for --workers where a cluster that runs already decides."""
+    from skillshard.execution import Backend
 
     if ray_address not in (None, "local"):
         Verb.given.refuse(["workers"], f"has no meaning with --ray-address {ray_address}: the cluster's CPUs are used")
-    return Where(workers, ray_address)
+    return Backend(workers, ray_address)
 
 
 ChosenSkills = Annotated[

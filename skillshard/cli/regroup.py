@@ -13,8 +13,8 @@ from skillshard.cli.options import (
     RayAddress,
     Verb,
     Workers,
+    backend_of,
     path_on_all_nodes,
-    place_of_work,
     place_on_all_nodes,
 )
 
@@ -93,7 +93,7 @@ def regroup(
             min_share=min_share,
             rest=rest,
             vectors=_rows(vectors),
-            where=place_of_work(workers, ray_address),
+            backend=backend_of(workers, ray_address),
             on_stage=bars.stage,
         )
     show_tags(fewer)

@@ -15,11 +15,11 @@ from skillshard.cli.options import (
     RayAddress,
     ShardsPlace,
     Workers,
+    backend_of,
     open_corpus,
     parse_cache_size,
     parse_size,
     path_on_all_nodes,
-    place_of_work,
 )
 
 
@@ -77,7 +77,7 @@ def shard(
             shard_bytes=parse_size(shard_bytes, "--shard-size"),
             holdout=holdout,
             copies=copies.value,
-            where=place_of_work(workers, ray_address),
+            backend=backend_of(workers, ray_address),
             on_stage=bars.stage,
         )
     show_shards(shards)
@@ -117,7 +117,7 @@ def tokens(
             tokenizer,
             out,
             special_tokens=special_tokens,
-            where=place_of_work(workers, ray_address),
+            backend=backend_of(workers, ray_address),
             on_stage=bars.stage,
         )
     show_tokens(counts)

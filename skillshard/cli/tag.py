@@ -20,12 +20,12 @@ from skillshard.cli.options import (
     TextField,
     Verb,
     Workers,
+    backend_of,
     open_corpus,
     parse_range,
     parse_size,
     parse_skills,
     path_on_all_nodes,
-    place_of_work,
     proxy_on_all_nodes,
 )
 from skillshard.cli.words import in_options
@@ -218,9 +218,11 @@ def by_loss(
             rich_help_panel=WHAT,
         ),
     ] = "whole",
-    probe: Annotated[
+    fitting_samples: Annotated[
         int,
-        typer.Option("--probe", metavar="N", help="Samples whose trajectories are clustered.", rich_help_panel=WHAT),
+        typer.Option(
+            "--fitting-samples", metavar="N", help="Samples whose trajectories are clustered.", rich_help_panel=WHAT
+        ),
     ] = 2000,
     proxy: Annotated[
         str,
@@ -232,8 +234,8 @@ def by_loss(
             rich_help_panel=HOW,
         ),
     ] = "tiny",
-    runs: Annotated[
-        int, typer.Option("--runs", metavar="N", help="Trainings, each from a seed of its own.", rich_help_panel=HOW)
+    trials: Annotated[
+        int, typer.Option("--trials", metavar="N", help="Trainings, each from a seed of its own.", rich_help_panel=HOW)
     ] = 10,
     checkpoints: Annotated[
         int,
@@ -329,12 +331,12 @@ def by_loss(
         return loss_tagger(
             skills=parse_skills(skills),
             skills_range=parse_range(skills_range),
-            runs=runs,
+            trials=trials,
             checkpoints=checkpoints,
             steps=steps,
             measure=measure,
             reading=ReadingChoice(proxy, window, segment_at, answer_after, prompt_field, ordered=not unordered),
-            probe=probe,
+            fitting_samples=fitting_samples,
             lr=lr,
             seed=seed,
             compute=Compute(device, precision),
@@ -405,7 +407,7 @@ def by_clusters(
     from skillshard import taggers
 
     given = Verb.given
-    kept = taggers.ClusterModel.open(clusters)
+    kept = taggers.SavedClusters.open(clusters)
 
     def tagger(bars: Bars) -> Any:
         record = kept.manifest.encoder
@@ -453,7 +455,7 @@ def _tag(
         raise typer.BadParameter(
             f"{reading.on_bad_sample!r}: give 'stop' or 'set-aside'.", param_hint="--on-bad-sample"
         )
-    where = place_of_work(workers, ray_address)
+    backend = backend_of(workers, ray_address)
     opened = open_corpus(corpus)
     bars = Bars(out)
     chosen = tagger(bars)
@@ -467,7 +469,7 @@ def _tag(
             text_field=reading.text_field,
             max_sample_bytes=parse_size(reading.max_sample_bytes, "--max-sample-bytes"),
             partition_bytes=parse_size(reading.partition_bytes, "--partition-size"),
-            where=where,
+            backend=backend,
             on_stage=bars.stage,
         )
     show_tags(tags)

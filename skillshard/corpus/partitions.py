@@ -22,7 +22,7 @@ _ARROW_FILE_MAGIC = b"ARROW1"
 
 @dataclass(frozen=True)
 class Partition:
-    """A stretch of one file: the unit of work, of retry and of resume.
+    """A stretch of one file: the task, of retry and of resume.
 
     Attributes:
         index: position among the partitions of the corpus, from 0.

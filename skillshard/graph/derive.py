@@ -41,7 +41,7 @@ def derive_again(graph: GraphFile, *, rule: EdgeRule, name: str) -> GraphFile:
 
 
 def own_gains(train_skills: Sequence[str], eval_skills: Sequence[str], learned: Learned) -> list[Gain]:
-    """How much each skill improves on itself, by the losses of the runs, whatever the edges were made to be.
+    """How much each skill improves on itself, by the losses of the trials, whatever the edges were made to be.
 
     Definition 2.1 of Chen et al. 2023: a set of samples is a skill only if training on some of them lowers the loss of others.
     """
@@ -57,7 +57,7 @@ def own_gains(train_skills: Sequence[str], eval_skills: Sequence[str], learned: 
 
 
 def _curves(learned: Learned) -> list[LossCurve]:
-    return [LossCurve(tuple(run.trained_on), run.seed, np.array(run.losses)) for run in learned.runs]
+    return [LossCurve(tuple(trial.trained_on), trial.seed, np.array(trial.losses)) for trial in learned.runs]
 
 
 def rule_of(rule: EdgeRule) -> dict[str, Any]:

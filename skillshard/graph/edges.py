@@ -1,10 +1,10 @@
-"""From the losses of runs to edges. Pure: another definition of an edge costs no training.
+"""From the losses of trials to edges. Pure: another definition of an edge costs no training.
 
-The effect of training skill i on evaluation skill j, by the runs of one seed (L is a loss after training, see `average`):
+The effect of training skill i on evaluation skill j, by the trials of one seed (L is a loss after training, see `average`):
 
-    linear           L_j at the start - L_j of the run on i
-    brute-force      L_j of the run on j - L_j of the run on i and j;  for i = j:  L_j at the start - L_j of the run on j
-    leave-one-out    L_j of the run without i - L_j of the run on all
+    linear           L_j at the start - L_j of the trial on i
+    brute-force      L_j of the trial on j - L_j of the trial on i and j;  for i = j:  L_j at the start - L_j of the trial on j
+    leave-one-out    L_j of the trial without i - L_j of the trial on all
 
 The edge is the mean over the seeds, its standard error that of this mean.
 
@@ -31,11 +31,11 @@ UNITS: tuple[Unit, ...] = get_args(Unit)
 
 @dataclass(frozen=True)
 class LossCurve:
-    """The losses of one run.
+    """The losses of one trial.
 
     Attributes:
         trained_on: its skills, in the order of their names.
-        seed: of the run.
+        seed: of the trial.
         losses: nats per token; row 0 is the start, before its first step.
     """
 
@@ -45,7 +45,7 @@ class LossCurve:
 
 
 ByRun = Mapping[tuple[tuple[str, ...], int], Float[np.ndarray, "point eval_skill"]]
-"""The losses of each run, by the skills that it was trained on and its seed."""
+"""The losses of each trial, by the skills that it was trained on and its seed."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class EdgeRule:
             reaches a loss with no more samples in all, those of i counted, than without i; else 0. "threshold-own": 1 where j
             reaches the loss with fewer samples of j itself, those of i not counted; else 0. It asks whether i can stand in for
             samples of j that are scarce, which is much weaker: a skill that does nothing for j stands exactly on the border.
-            Linear runs compare nothing: both are 1 where i alone brings j to the loss.
+            Linear trials compare nothing: both are 1 where i alone brings j to the loss.
         threshold: that loss, in nats; None for the other units.
-        average: "end": the loss at a run's end. "curve": its mean over all points but the first. No effect on thresholds.
+        average: "end": the loss at a trial's end. "curve": its mean over all points but the first. No effect on thresholds.
         clamp: whether negative edges become 0.
         off_diagonal: None: edges as measured. A number: 1 on the diagonal, and all others scaled so that the largest is this.
         drop_uncertain: whether edges that are not distinguishable from 0 become 0; needs two seeds or more.
@@ -144,13 +144,13 @@ def derive_edges(
     """The matrix that losses give by a rule.
 
     Args:
-        method: whose runs these are.
+        method: whose trials these are.
         train_skills, eval_skills: rows and columns.
-        curves: the losses of every planned run, in any order; their columns are the evaluation skills.
+        curves: the losses of every planned trial, in any order; their columns are the evaluation skills.
         rule: what an edge is.
 
     Raises:
-        GraphError: a run is missing, or the rule needs more seeds.
+        GraphError: a trial is missing, or the rule needs more seeds.
 
     Example:
         >>> rule = EdgeRule("absolute", None, "end", clamp=True, off_diagonal=None, drop_uncertain=False)
@@ -246,8 +246,8 @@ def needs_no_more(
 
     Args:
         amounts: amounts of data in any unit, with the other skill and without the other skill; infinite where the loss is never
-            reached. An edge needs a finite amount with the other skill in every seed. `_amounts` counts a run without the other
-            skill that never reaches the loss as one point longer than the run, which is less than the true amount.
+            reached. An edge needs a finite amount with the other skill in every seed. `_amounts` counts a trial without the other
+            skill that never reaches the loss as one point longer than the trial, which is less than the true amount.
         strictly: whether equal amounts make no edge. By Definition 2.2 equal amounts make an edge.
 
     >>> with_it, without = np.array([[[10.0, 12.0, np.inf]]]), np.array([[[10.0, 10.0, np.inf]]])
@@ -266,13 +266,13 @@ def needs_no_more(
 
 @dataclass(frozen=True)
 class _Pair:
-    """What one edge compares: the losses of an evaluation skill in the run with a training skill, and in the run without it.
+    """What one edge compares: the losses of an evaluation skill in the trial with a training skill, and in the trial without it.
 
     Attributes:
         row, column: place of the edge.
-        with_it: losses of the run with the training skill.
-        without: losses of the run without the training skill; None where nothing is compared.
-        num_with, num_without: number of skills of the two runs.
+        with_it: losses of the trial with the training skill.
+        without: losses of the trial without the training skill; None where nothing is compared.
+        num_with, num_without: number of skills of the two trials.
     """
 
     row: int
@@ -286,12 +286,12 @@ class _Pair:
 def _pairs(
     method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], by_run: ByRun, seed: int
 ) -> Iterator[_Pair]:
-    """The runs of one seed that each edge compares, row by row."""
+    """The trials of one seed that each edge compares, row by row."""
 
     def losses(skills: Sequence[str], column: int) -> Float[np.ndarray, " point"]:
         key = tuple(sorted(skills))
         if (key, seed) not in by_run:
-            raise GraphError(f"the run on {' + '.join(key)} of seed {seed} is not there: learn the graph anew.")
+            raise GraphError(f"the trial on {' + '.join(key)} of seed {seed} is not there: learn the graph anew.")
         return by_run[key, seed][:, column]
 
     for row, train in enumerate(train_skills):
@@ -312,7 +312,7 @@ def _amounts(
 ) -> Float[np.ndarray, "with_or_without train_skill eval_skill"]:
     """How much data brings an evaluation skill to the threshold with a training skill and without it.
 
-    The unit is a run's points times samples of a step, in multiples of one skill's share: in leave-one-out runs every skill
+    The unit is a trial's points times samples of a step, in multiples of one skill's share: in leave-one-out trials every skill
     has the same samples at a step, in brute force a pair shares the samples of a single skill. Where nothing is compared, no
     data counts as less than some.
     """
@@ -335,7 +335,7 @@ def _amounts(
 def _effects(
     method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], by_run: ByRun, seed: int, rule: EdgeRule
 ) -> Float[np.ndarray, "train_skill eval_skill"]:
-    """The effects that the runs of one seed give."""
+    """The effects that the trials of one seed give."""
     effects = np.zeros((len(train_skills), len(eval_skills)))
     for pair in _pairs(method, train_skills, eval_skills, by_run, seed):
         start = float(pair.with_it[0]) if pair.without is None else _level(pair.without, rule)

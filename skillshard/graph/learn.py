@@ -1,4 +1,4 @@
-"""Learn a graph from shards: plan, encode, estimate, run, derive."""
+"""Learn a graph from shards: plan, encode, estimate, train, derive."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,26 +14,26 @@ from jaxtyping import Int
 from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import Sample
 from skillshard.errors import GraphError, ObservationError, did_you_mean, name_some
-from skillshard.execution import OnStage, Record, Unit, Where, run, shown
+from skillshard.execution import Backend, OnStage, Record, Task, run, shown
 from skillshard.graph.derive import derived, rule_of
 from skillshard.graph.edges import EdgeRule
-from skillshard.graph.plan import Method, PlannedRun, plan_runs, plan_warm_starts
-from skillshard.graph.run_data import DrawnTexts, RunData, save_data
-from skillshard.graph.runs import Schedule, drawn_rows, eval_steps, run_unit, timing_unit, warm_unit
-from skillshard.graph.skill_graph import GraphFile, Learned, RunLosses, read_graph, write_graph
+from skillshard.graph.plan import Method, Trial, plan_trials, plan_warm_starts
+from skillshard.graph.skill_graph import GraphFile, Learned, TrialLosses, read_graph, write_graph
+from skillshard.graph.trial_data import DrawnTexts, RunData, save_data
+from skillshard.graph.trials import Schedule, drawn_rows, eval_steps, timing_task, trial_task, warm_task
 from skillshard.loss import LossKind, Reduction, prompt_chars
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
 from skillshard.proxy.identity import model_identity, training_identity
 from skillshard.proxy.reading import Reading
 from skillshard.proxy.reading_choice import ReadingChoice
-from skillshard.proxy.run import Recipe
 from skillshard.proxy.train import usual_lr_warmup
+from skillshard.proxy.trial import Recipe
 from skillshard.shards.read import ShardSet, SkillShards
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 
 READ_BY = ("shards", "proxy", "window", "segment_at", "answer_after", "prompt_field", "ordered", "samples")
 MEASURED_BY = ("eval_shards", "eval_samples")
-"""Settings that decide what a warm start and a run read, and what a run measures besides."""
+"""Settings that decide what a warm start and a trial read, and what a trial measures besides."""
 TEXTS_AT_ONCE = 1024
 """Texts that are encoded at once: readings make 64-bit tokens, which are made compact before the next texts are read."""
 
@@ -43,12 +43,12 @@ class Cost:
     """What is still to be trained.
 
     Attributes:
-        num_runs: without record, warm starts not counted.
+        num_trials: without record, warm starts not counted.
         num_steps: of them and of the warm starts that they need.
         seconds: expected on this machine, idle.
     """
 
-    num_runs: int
+    num_trials: int
     num_steps: int
     seconds: float
 
@@ -56,9 +56,9 @@ class Cost:
     def sentence(self) -> str:
         """
         >>> Cost(4, 1200, 95.0).sentence
-        '4 runs, 1,200 steps in all: about 2 min'
+        '4 trials, 1,200 steps in all: about 2 min'
         """
-        return f"{self.num_runs:,} runs, {self.num_steps:,} steps in all: about {said_s(self.seconds)}"
+        return f"{self.num_trials:,} trials, {self.num_steps:,} steps in all: about {said_s(self.seconds)}"
 
 
 def said_s(seconds: float) -> str:
@@ -95,8 +95,8 @@ def learn_graph(
     budget_s: float | None = None,
     seed: int = 0,
     compute: Compute = Compute(),
-    runs: str | Path | None = None,
-    where: Where | None = None,
+    trials: str | Path | None = None,
+    backend: Backend | None = None,
     on_estimate: Callable[[str], None] = lambda sentence: None,
     on_stage: OnStage | None = None,
     progress: bool = True,
@@ -106,33 +106,33 @@ def learn_graph(
     Args:
         shards: training skills, and their holdout unless `eval_shards` are given.
         out: JSON file.
-        method: see `skillshard.graph.plan.plan_runs`.
-        steps: of each run, H.
+        method: see `skillshard.graph.plan.plan_trials`.
+        steps: of each trial, H.
         rule: what an edge is; another one can be derived later.
-        warmup_steps: stratified steps before every run, shared by all runs of a seed.
-        num_seeds: runs of each kind, from seeds `seed`, `seed` + 1, ...: from two on, edges have standard errors.
+        warmup_steps: stratified steps before every trial, shared by all trials of a seed.
+        num_seeds: trials of each kind, from seeds `seed`, `seed` + 1, ...: from two on, edges have standard errors.
         targets: evaluation skills (fine-tuning); empty: all.
         eval_shards: whose holdout is measured (out of domain).
         reading: the model, and how it reads texts.
         reduction: with `reading.answer_after` and `reading.prompt_field` the kind of losses that are measured, see
             `skillshard.loss.LossKind`. Losses of the same kind are reported to a mixer that uses the graph.
         batch_size: samples of a step, at least.
-        lr: learning rate that every run reaches.
+        lr: learning rate that every trial reaches.
         lr_warmup: steps over which the rate rises, counted from the first step of the warm start; None:
-            `skillshard.proxy.train.usual_lr_warmup` of warm start and run, or of `for_steps`.
+            `skillshard.proxy.train.usual_lr_warmup` of warm start and trial, or of `for_steps`.
         eval_every: steps between two measurements, h; None: a tenth of `steps`.
         eval_samples: held-out samples of each evaluation skill, at most.
-        samples: number of training samples of each skill that runs draw from, at most. Samples that no run draws are not encoded.
+        samples: number of training samples of each skill that trials draw from, at most. Samples that no trial draws are not encoded.
         for_steps: length of the training that the graph is for: its learning rate's schedule is followed. None: the rate does
             not fall.
-        settle: nats; see `run_unit`.
+        settle: nats; see `trial_task`.
         budget_s: seconds; more than this is refused before it begins. None: no limit.
         seed: first of the seeds.
-        compute: where runs compute, and how precisely.
-        runs: directory of the runs; None: beside `out`.
-        where: local pool or Ray.
+        compute: where trials compute, and how precisely.
+        trials: directory of the trials; None: beside `out`.
+        backend: local pool or Ray.
         on_estimate: called before training with a sentence on how long it will take.
-        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit. None: bars where
+        on_stage: called with a stage's name and number of tasks; what it returns is called for each finished task. None: bars where
             there is a terminal or a notebook.
         progress: whether there are bars.
 
@@ -145,11 +145,11 @@ def learn_graph(
     _check_numbers(steps, warmup_steps, num_seeds, every, eval_samples, samples, for_steps, settle)
     kind = LossKind(reduction=reduction, answer_after=reading.answer_after, prompt_field=reading.prompt_field)
     schedule = _schedule(lr_warmup, warmup_steps, steps, for_steps)
-    where = where or Where()
-    compute = compute.resolved(on_this_machine=where.ray_address is None)
+    backend = backend or Backend()
+    compute = compute.resolved(on_this_machine=backend.ray_address is None)
     eval_skills = _eval_skills(eval_shards or shards, targets)
     seeds = list(range(seed, seed + num_seeds))
-    planned = plan_runs(method, shards.skills, eval_skills, batch_size=batch_size, seeds=seeds)
+    planned = plan_trials(method, shards.skills, eval_skills, batch_size=batch_size, seeds=seeds)
     warm = plan_warm_starts(shards.skills, batch_size=batch_size, seeds=seeds) if warmup_steps else []
     told = Learned(
         method=method,
@@ -178,7 +178,7 @@ def learn_graph(
     )
     if (before := _before(out, told)) is not None:
         return before
-    folder = str(Path(out).with_suffix(".runs") if runs is None else runs)
+    folder = str(Path(out).with_suffix(".runs") if trials is None else trials)
     encoder = reading.reading([] if reading.segment_at is None else _all_texts(shards, samples))
     holdout = (eval_shards or shards).holdout
     data = save_data(
@@ -201,11 +201,11 @@ def learn_graph(
         device=compute.device,
         precision=resolve_precision(compute.precision, compute.device),
     )
-    warm_units, run_units = _units(
+    warm_tasks, trial_tasks = _tasks(
         folder, data, recipe, planned, warm, warmup_steps, every, schedule, settle, told.made_from, eval_skills
     )
     with shown(on_stage, progress) as stages:
-        records = _train(warm_units, run_units, folder, where, budget_s, on_estimate, stages)
+        records = _train(warm_tasks, trial_tasks, folder, backend, budget_s, on_estimate, stages)
     learned = told.model_copy(update={"runs": [_measured(*each) for each in zip(planned, records, strict=True)]})
     graph = derived(shards.skills, eval_skills, learned, rule=rule)
     write_graph(graph, out)
@@ -213,44 +213,44 @@ def learn_graph(
 
 
 def _train(
-    warm_units: Sequence[Unit],
-    run_units: Sequence[Unit],
+    warm_tasks: Sequence[Task],
+    trial_tasks: Sequence[Task],
     folder: str,
-    where: Where,
+    backend: Backend,
     budget_s: float | None,
     on_estimate: Callable[[str], None],
     on_stage: OnStage,
 ) -> list[Record]:
-    """Say what it will cost, refuse what is too much, do what is not done; the records of the runs."""
+    """Say what it will cost, refuse what is too much, do what is not done; the records of the trials."""
     kept = places.join(folder, "records")
-    missing = [unit for unit in run_units if not storage.exists(places.join(kept, f"{unit.key}.json"))]
-    needed = _needed(warm_units, missing, kept)
+    missing = [task for task in trial_tasks if not storage.exists(places.join(kept, f"{task.key}.json"))]
+    needed = _needed(warm_tasks, missing, kept)
     if missing:
-        cost = _cost(needed, missing, where, kept)
+        cost = _cost(needed, missing, backend, kept)
         if budget_s is not None and cost.seconds > budget_s:
             raise GraphError(
                 f"{cost.sentence}, and `budget_s` allows {said_s(budget_s)}. Raise it, or take fewer seeds (`num_seeds`), or `steps` and `warmup_steps` shorter by a "
                 f"factor of {cost.seconds / budget_s:.1f}."
             )
         on_estimate(cost.sentence)
-    on_gpu = run_units[0].arguments["recipe"].device.startswith("cuda")
-    stages: list[tuple[str, Callable[..., Record], Sequence[Unit]]] = [("warm-up", warm_unit, needed)] if needed else []
+    on_gpu = trial_tasks[0].arguments["recipe"].device.startswith("cuda")
+    stages: list[tuple[str, Callable[..., Record], Sequence[Task]]] = [("warm-up", warm_task, needed)] if needed else []
     records: list[Record] = []
-    for name, function, units in [*stages, ("runs", run_unit, run_units)]:
+    for name, function, tasks in [*stages, ("trials", trial_task, trial_tasks)]:
         records = run(
             function,
-            units,
-            where=where,
+            tasks,
+            backend=backend,
             records=kept,
             keeps_model=on_gpu,
             num_gpus=1.0 if on_gpu else 0.0,
-            on_done=on_stage(name, len(units)),
+            on_done=on_stage(name, len(tasks)),
         )
     return records
 
 
-def _measured(one: PlannedRun, record: Record) -> RunLosses:
-    return RunLosses(
+def _measured(one: Trial, record: Record) -> TrialLosses:
+    return TrialLosses(
         trained_on=list(one.trained_on),
         samples_per_skill=one.samples_per_skill,
         seed=one.seed,
@@ -279,7 +279,7 @@ def _check_numbers(
         )
     if for_steps is not None and for_steps < warmup_steps + steps:
         raise GraphError(
-            f"`{for_steps=}` is shorter than warm-up and run, {warmup_steps:,} + {steps:,} steps: their learning rate would be 0 "
+            f"`{for_steps=}` is shorter than warm-up and trial, {warmup_steps:,} + {steps:,} steps: their learning rate would be 0 "
             "before they end. Shorten them."
         )
     if settle is not None and not settle > 0:
@@ -312,9 +312,9 @@ def _all_texts(shards: ShardSet, samples: int) -> list[str]:
 
 
 def _rows(
-    skill: str, planned: Sequence[PlannedRun], warm: Sequence[PlannedRun], warmup_steps: int, steps: int, num_texts: int
+    skill: str, planned: Sequence[Trial], warm: Sequence[Trial], warmup_steps: int, steps: int, num_texts: int
 ) -> Int[np.ndarray, " text"]:
-    """The numbers of a skill's texts that any warm start or run draws."""
+    """The numbers of a skill's texts that any warm start or trial draws."""
     first = drawn_rows(skill, num_texts, warm, first_step=1, last_step=warmup_steps)
     then = drawn_rows(skill, num_texts, planned, first_step=warmup_steps + 1, last_step=warmup_steps + steps)
     return np.union1d(first, then)
@@ -384,28 +384,28 @@ def _before(out: str | Path, told: Learned) -> GraphFile | None:
     before = {} if found.learned is None else found.learned.model_dump(exclude={"runs"})
     if changed := artefact.differences(before, now):
         raise GraphError(
-            f"{out} holds another graph ({'; '.join(changed[:2])}). Choose another `out`, or remove it; runs that both need are kept."
+            f"{out} holds another graph ({'; '.join(changed[:2])}). Choose another `out`, or remove it; trials that both need are kept."
         )
     return found
 
 
-def _units(
+def _tasks(
     folder: str,
     data: str,
     recipe: Recipe,
-    planned: Sequence[PlannedRun],
-    warm: Sequence[PlannedRun],
+    planned: Sequence[Trial],
+    warm: Sequence[Trial],
     warmup_steps: int,
     eval_every: int,
     schedule: Schedule,
     settle: float | None,
     made_from: dict[str, Any],
     eval_skills: Sequence[str],
-) -> tuple[list[Unit], list[Unit]]:
-    """Warm starts and runs; the key of each is the digest of everything that its result depends on.
+) -> tuple[list[Task], list[Task]]:
+    """Warm starts and trials; the key of each is the digest of everything that its result depends on.
 
     That is the shards and how they are read, not the data file, which holds only the texts that this command draws: more seeds
-    or another method draw others, and find the runs that are there.
+    or another method draw others, and find the trials that are there.
     """
     length = None if schedule.steps == math.inf else schedule.steps
     shared = {
@@ -415,15 +415,15 @@ def _units(
     }
     measured = {"eval_skills": list(eval_skills), **{name: made_from[name] for name in MEASURED_BY}}
     given = {"data": data, "schedule": schedule}
-    warm_units = {}
+    warm_tasks = {}
     for one in warm:
         warm_recipe = replace(recipe, steps=warmup_steps)
         key = _key("warm", {**shared, "recipe": _told(warm_recipe), "run": asdict(one)})
         kept = places.join(folder, f"{key}.npz")
-        warm_units[one.seed] = Unit(key, {**given, "recipe": warm_recipe, "run": one, "place": kept})
-    run_units = []
+        warm_tasks[one.seed] = Task(key, {**given, "recipe": warm_recipe, "trial": one, "place": kept})
+    trial_tasks = []
     for one in planned:
-        start = warm_units.get(one.seed)
+        start = warm_tasks.get(one.seed)
         asked = {
             "warmup_steps": warmup_steps,
             "eval_every": eval_every,
@@ -431,9 +431,9 @@ def _units(
             "reduction": made_from["reduction"],
         }
         told = {**shared, **measured, **asked, "recipe": _told(recipe), "run": asdict(one), "warm": start and start.key}
-        arguments = {**given, **asked, "recipe": recipe, "run": one, "warm": start and start.arguments["place"]}
-        run_units.append(Unit(_key("run", told), arguments))
-    return list(warm_units.values()), run_units
+        arguments = {**given, **asked, "recipe": recipe, "trial": one, "warm": start and start.arguments["place"]}
+        trial_tasks.append(Task(_key("run", told), arguments))
+    return list(warm_tasks.values()), trial_tasks
 
 
 def _told(recipe: Recipe) -> dict[str, Any]:
@@ -446,39 +446,39 @@ def _key(kind: str, known: dict[str, Any]) -> str:
     return f"{kind}-{canonical.digest(canonical.to_json(known))}"
 
 
-def _needed(warm: Sequence[Unit], missing: Sequence[Unit], records: str) -> list[Unit]:
-    """The warm starts that runs still need and that are not there; one whose file was removed is done anew."""
-    wanted = {unit.arguments["warm"] for unit in missing}
+def _needed(warm: Sequence[Task], missing: Sequence[Task], records: str) -> list[Task]:
+    """The warm starts that trials still need and that are not there; one whose file was removed is done anew."""
+    wanted = {task.arguments["warm"] for task in missing}
     needed = [
-        unit for unit in warm if unit.arguments["place"] in wanted and not storage.exists(unit.arguments["place"])
+        task for task in warm if task.arguments["place"] in wanted and not storage.exists(task.arguments["place"])
     ]
-    for unit in needed:
-        Path(places.join(records, f"{unit.key}.json")).unlink(missing_ok=True)
+    for task in needed:
+        Path(places.join(records, f"{task.key}.json")).unlink(missing_ok=True)
     return needed
 
 
-def _cost(warm: Sequence[Unit], missing: Sequence[Unit], where: Where, records: str) -> Cost:
+def _cost(warm: Sequence[Task], missing: Sequence[Task], backend: Backend, records: str) -> Cost:
     """From a few steps and one evaluation, measured here if the device is here, else where it is."""
     recipe = missing[0].arguments["recipe"]
-    longest: PlannedRun = max((unit.arguments["run"] for unit in (*warm, *missing)), key=lambda one: one.batch_size)
+    longest: Trial = max((task.arguments["trial"] for task in (*warm, *missing)), key=lambda one: one.batch_size)
     largest = longest.batch_size
-    timing = Unit("timing", {"data": missing[0].arguments["data"], "recipe": recipe, "run": longest})
+    timing = Task("timing", {"data": missing[0].arguments["data"], "recipe": recipe, "trial": longest})
     if is_here(recipe.device):
-        taken = timing_unit(**timing.arguments)
+        taken = timing_task(**timing.arguments)
     else:
         Path(places.join(records, f"{timing.key}.json")).unlink(missing_ok=True)  # of another day, on other machines
-        taken = run(timing_unit, [timing], where=where, records=records, keeps_model=True, num_gpus=1.0)[0]
+        taken = run(timing_task, [timing], backend=backend, records=records, keeps_model=True, num_gpus=1.0)[0]
     num_gpus = float(recipe.device.startswith("cuda"))
 
-    def seconds(unit: Unit) -> float:
-        arguments = unit.arguments
+    def seconds(task: Task) -> float:
+        arguments = task.arguments
         num_evals = (
             len(eval_steps(arguments["recipe"].steps, arguments["eval_every"])) if "eval_every" in arguments else 0
         )
-        share = arguments["run"].batch_size / largest
+        share = arguments["trial"].batch_size / largest
         return float(arguments["recipe"].steps * taken["step_s"] * share + num_evals * taken["eval_s"])
 
-    stages = [(sum(map(seconds, units)), len(units)) for units in (warm, missing)]
-    total = sum(spent / where.processes(num, num_gpus=num_gpus) for spent, num in stages if num)
-    num_steps = sum(unit.arguments["recipe"].steps for unit in (*warm, *missing))
+    stages = [(sum(map(seconds, tasks)), len(tasks)) for tasks in (warm, missing)]
+    total = sum(spent / backend.processes(num, num_gpus=num_gpus) for spent, num in stages if num)
+    num_steps = sum(task.arguments["recipe"].steps for task in (*warm, *missing))
     return Cost(len(missing), num_steps, total)

@@ -1,6 +1,6 @@
-"""Which runs a graph is learned from. Pure: names in, runs out.
+"""Which trials a graph is learned from. Pure: names in, trials out.
 
-A run trains on the same number of samples of each of its skills at every step. Two runs of one seed get the very same samples
+A trial trains on the same number of samples of each of its skills at every step. Two trials of one seed get the very same samples
 of the skills that they share, so their difference is the skills that they do not share.
 """
 
@@ -29,8 +29,8 @@ def parse_method(word: str) -> Method:
 
 
 @dataclass(frozen=True)
-class PlannedRun:
-    """One run.
+class Trial:
+    """One trial.
 
     Attributes:
         trained_on: the skills, in the order of their names.
@@ -48,10 +48,10 @@ class PlannedRun:
         return len(self.trained_on) * self.samples_per_skill
 
 
-def plan_runs(
+def plan_trials(
     method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], *, batch_size: int, seeds: Sequence[int]
-) -> list[PlannedRun]:
-    """The runs of a method; those of the first seed first, and those that others are compared with before them.
+) -> list[Trial]:
+    """The trials of a method; those of the first seed first, and those that others are compared with before them.
 
     - linear (Algorithm 3): each training skill alone.
     - brute-force (Algorithm 2): each evaluation skill alone, and with each other training skill, half and half.
@@ -61,16 +61,16 @@ def plan_runs(
         method: see above.
         train_skills: rows of the graph; distinct.
         eval_skills: columns. For brute-force they are training skills: their own samples are trained on.
-        batch_size: samples of a step, at least; rounded up so that skills share it evenly. A leave-one-out run has fewer.
-        seeds: one set of runs each.
+        batch_size: samples of a step, at least; rounded up so that skills share it evenly. A leave-one-out trial has fewer.
+        seeds: one set of trials each.
 
     Raises:
         GraphError: the method cannot learn such a graph.
 
     Example:
-        >>> [run.trained_on for run in plan_runs("leave-one-out", ("a", "b", "c"), ("a",), batch_size=64, seeds=[0])]
+        >>> [trial.trained_on for trial in plan_trials("leave-one-out", ("a", "b", "c"), ("a",), batch_size=64, seeds=[0])]
         [('a', 'b', 'c'), ('b', 'c'), ('a', 'c'), ('a', 'b')]
-        >>> [run.samples_per_skill for run in plan_runs("brute-force", ("a", "b"), ("a", "b"), batch_size=64, seeds=[0])]
+        >>> [trial.samples_per_skill for trial in plan_trials("brute-force", ("a", "b"), ("a", "b"), batch_size=64, seeds=[0])]
         [64, 64, 32]
 
     Reference:
@@ -81,22 +81,20 @@ def plan_runs(
     sets = _training_sets(method, tuple(train_skills), tuple(eval_skills))
     widest = max(map(len, sets))
     return [
-        PlannedRun(
-            tuple(sorted(skills)), -(-batch_size // (widest if method == "leave-one-out" else len(skills))), seed
-        )
+        Trial(tuple(sorted(skills)), -(-batch_size // (widest if method == "leave-one-out" else len(skills))), seed)
         for seed in seeds
         for skills in sets
     ]
 
 
-def plan_warm_starts(train_skills: Sequence[str], *, batch_size: int, seeds: Sequence[int]) -> list[PlannedRun]:
-    """A run on all training skills alike for each seed: what all runs of that seed begin with.
+def plan_warm_starts(train_skills: Sequence[str], *, batch_size: int, seeds: Sequence[int]) -> list[Trial]:
+    """A trial on all training skills alike for each seed: what all trials of that seed begin with.
 
     >>> plan_warm_starts(("b", "a"), batch_size=63, seeds=[0])
-    [PlannedRun(trained_on=('a', 'b'), samples_per_skill=32, seed=0)]
+    [Trial(trained_on=('a', 'b'), samples_per_skill=32, seed=0)]
     """
     skills = tuple(sorted(train_skills))
-    return [PlannedRun(skills, -(-batch_size // len(skills)), seed) for seed in seeds]
+    return [Trial(skills, -(-batch_size // len(skills)), seed) for seed in seeds]
 
 
 def _training_sets(

@@ -20,8 +20,8 @@ DIGESTED_FORM = "skillshard/graph/1"
 """The schema named in the bytes that are digested. It never changes: a graph of any later version has the digest that it always had."""
 
 
-class RunLosses(BaseModel):
-    """What one run of the graph's learning measured."""
+class TrialLosses(BaseModel):
+    """What one trial of the graph's learning measured."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,7 +30,7 @@ class RunLosses(BaseModel):
     seed: int = Field(ge=0)
     steps_taken: int = Field(ge=1, description="fewer than asked for where its losses had settled")
     losses: list[list[float]] = Field(
-        description="losses[t][j]: nats per token of evaluation skill j at evaluation t; a run that settled repeats its last"
+        description="losses[t][j]: nats per token of evaluation skill j at evaluation t; a trial that settled repeats its last"
     )
 
 
@@ -42,10 +42,10 @@ class Learned(BaseModel):
     method: Literal["linear", "brute-force", "leave-one-out"]
     made_from: dict[str, Any] = Field(description="shards, proxy and settings that determine the losses")
     seeds: list[int] = Field(min_length=1)
-    warmup_steps: int = Field(ge=0, description="stratified steps before every run, taken once for each seed")
+    warmup_steps: int = Field(ge=0, description="stratified steps before every trial, taken once for each seed")
     warmup_batch_size: int = Field(ge=1)
-    eval_steps: list[int] = Field(description="steps of a run at which losses were measured, from 0")
-    runs: list[RunLosses]
+    eval_steps: list[int] = Field(description="steps of a trial at which losses were measured, from 0")
+    runs: list[TrialLosses]
     edges: str = Field(description="absolute, relative, threshold:LOSS or threshold-own:LOSS")
     average: Literal["end", "curve"]
     off_diagonal: float | None
@@ -57,20 +57,20 @@ class Learned(BaseModel):
 
     @property
     def loss_kind(self) -> LossKind:
-        """The kind of losses that the runs measured. Runs of graphs of version 1 were all measured per sample."""
+        """The kind of losses that the trials measured. Trials of graphs of version 1 were all measured per sample."""
         names = ("reduction", "answer_after", "prompt_field")
         return LossKind(**{name: value for name in names if (value := self.made_from.get(name)) is not None})
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of all runs and warm starts."""
-        return len(self.seeds) * self.warmup_steps + sum(run.steps_taken for run in self.runs)
+        """Optimizer steps of all trials and warm starts."""
+        return len(self.seeds) * self.warmup_steps + sum(trial.steps_taken for trial in self.runs)
 
     @property
     def num_samples(self) -> int:
-        """Samples that all runs and warm starts trained on."""
-        runs = sum(run.steps_taken * len(run.trained_on) * run.samples_per_skill for run in self.runs)
-        return len(self.seeds) * self.warmup_steps * self.warmup_batch_size + runs
+        """Samples that all trials and warm starts trained on."""
+        in_trials = sum(trial.steps_taken * len(trial.trained_on) * trial.samples_per_skill for trial in self.runs)
+        return len(self.seeds) * self.warmup_steps * self.warmup_batch_size + in_trials
 
 
 class GraphFile(BaseModel):

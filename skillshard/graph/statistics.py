@@ -73,9 +73,9 @@ class Statistics:
         if share <= NEARLY_EMPTY:
             return f"Nearly empty ({told}): skills hardly help one another, and each is learned on its own: weights by loss need no graph."
         if certain is not None and certain <= NEARLY_EMPTY:
-            return f"Undecided ({told}): too few edges can be told from 0. More seeds or longer runs would say more."
+            return f"Undecided ({told}): too few edges can be told from 0. More seeds or longer trials would say more."
         if certain is not None and share >= NEARLY_COMPLETE > certain and not self.not_improved:
-            return f"Undecided ({told}): perhaps everything helps everything, and stratified sampling is as good. More seeds or longer runs would say more."
+            return f"Undecided ({told}): perhaps everything helps everything, and stratified sampling is as good. More seeds or longer trials would say more."
         if share >= NEARLY_COMPLETE and self.not_improved:
             return (
                 f"Nearly complete ({told}), but training on {name_some(self.not_improved)} does not lower the skill's own loss: nothing follows "

@@ -8,8 +8,8 @@ Three steps turn weights into samples.
 2. `interleave`: inside the round, skill i's c_i draws each get a stratum of width n / c_i and a keyed random place in it.
    So every skill is spread evenly over the round: among the first p draws, the number of skill i differs from
    c_i p / n by less than 1 + k c_i / n (k skills; proof in docs/design/0002).
-3. `SkillOrder`: inside a skill, epoch e is a permutation keyed by (seed, skill, e): the shards are permuted, then blocks of
-   `BLOCK_ROWS` rows in a shard, then the rows of a block. Reading stays local, and any position is found without walking
+3. `SkillOrder`: inside a skill, epoch e is a permutation keyed by (seed, skill, e): the shards are permuted, then stripes of
+   `STRIPE_ROWS` rows in a shard, then the rows of a stripe. Reading stays local, and any position is found without walking
    there.
 
 Randomness is keyed by labels (`skillshard.keyed_random`), and so is stable over versions of NumPy and over platforms.
@@ -34,7 +34,7 @@ SCALE_BITS = 40
 MAX_ROUND_DRAWS = 1 << 22
 ENDLESS = int(np.iinfo(np.int64).max)
 """More draws than any stream gives."""
-BLOCK_ROWS = 1024
+STRIPE_ROWS = 1024
 ORDER_VERSION = "order/1"
 """Changes whenever any function here gives another order; runs record it and refuse another one."""
 
@@ -202,12 +202,12 @@ class SkillOrder:
             at = bisect_right(shard_ends, offset)
             shard, shard_end = shards[at], shard_ends[at]
             row = offset - shard_end + int(self.shard_rows[shard])
-            blocks, block_ends = self._blocks_of(epoch, shard)
-            at = bisect_right(block_ends, row)
-            begin, end = block_ends[at - 1] if at else 0, block_ends[at]
+            stripes, stripe_ends = self._stripes_of(epoch, shard)
+            at = bisect_right(stripe_ends, row)
+            begin, end = stripe_ends[at - 1] if at else 0, stripe_ends[at]
             taken = min(stop - start, end - row)
-            inside = self._inside(epoch, shard, blocks[at], end - begin)
-            yield shard, blocks[at] * BLOCK_ROWS + inside[row - begin : row - begin + taken]
+            inside = self._inside(epoch, shard, stripes[at], end - begin)
+            yield shard, stripes[at] * STRIPE_ROWS + inside[row - begin : row - begin + taken]
             start += taken
 
     def tokens_before(
@@ -215,7 +215,7 @@ class SkillOrder:
     ) -> int:
         """Tokens of this skill's draws 0 .. position - 1, found without walking there.
 
-        Whole epochs, whole shards and whole blocks are added up; only one block's permutation is looked at.
+        Whole epochs, whole shards and whole stripes are added up; only one stripe's permutation is looked at.
 
         Args:
             shard_tokens: tokens of each shard.
@@ -232,13 +232,13 @@ class SkillOrder:
         if not row:
             return found
         counts = rows(shard)
-        blocks, block_ends = self._blocks_of(epoch, shard)
-        at = bisect_right(block_ends, row)
-        begin = block_ends[at - 1] if at else 0
-        of_block = np.add.reduceat(counts, np.arange(0, len(counts), BLOCK_ROWS), dtype=np.int64)
-        found += int(of_block[blocks[:at]].sum())
-        inside = self._inside(epoch, shard, blocks[at], block_ends[at] - begin)[: row - begin]
-        return found + int(counts[blocks[at] * BLOCK_ROWS + inside].sum(dtype=np.int64))
+        stripes, stripe_ends = self._stripes_of(epoch, shard)
+        at = bisect_right(stripe_ends, row)
+        begin = stripe_ends[at - 1] if at else 0
+        of_stripe = np.add.reduceat(counts, np.arange(0, len(counts), STRIPE_ROWS), dtype=np.int64)
+        found += int(of_stripe[stripes[:at]].sum())
+        inside = self._inside(epoch, shard, stripes[at], stripe_ends[at] - begin)[: row - begin]
+        return found + int(counts[stripes[at] * STRIPE_ROWS + inside].sum(dtype=np.int64))
 
     def shards(self, start: int, stop: int) -> list[int]:
         """The shards that hold the draws start..stop-1 of this skill, in the order in which they are read."""
@@ -255,25 +255,25 @@ class SkillOrder:
     def _shards_of(self, epoch: int) -> Arranged:
         return self._keep("shards", (epoch,), lambda: _arranged(self.shard_rows, *self.labels, epoch))
 
-    def _blocks_of(self, epoch: int, shard: int) -> Arranged:
+    def _stripes_of(self, epoch: int, shard: int) -> Arranged:
         def make() -> Arranged:
-            return _arranged(_block_rows(int(self.shard_rows[shard])), *self.labels, epoch, shard)
+            return _arranged(_stripe_rows(int(self.shard_rows[shard])), *self.labels, epoch, shard)
 
-        return self._keep("blocks", (epoch, shard), make)
+        return self._keep("stripes", (epoch, shard), make)
 
-    def _inside(self, epoch: int, shard: int, block: int, num_rows: int) -> Int[np.ndarray, " row"]:
-        key = (epoch, shard, block)
+    def _inside(self, epoch: int, shard: int, stripe: int, num_rows: int) -> Int[np.ndarray, " row"]:
+        key = (epoch, shard, stripe)
         return self._keep("rows", key, lambda: permutation(num_rows, *self.labels, *key))
 
     def _keep(self, level: str, key: tuple[int, ...], make: Callable[[], Any]) -> Any:
-        """What was made last at a level: a reader moves from one block to the next, and comes back to none."""
+        """What was made last at a level: a reader moves from one stripe to the next, and comes back to none."""
         return kept(self._kept.setdefault(level, {}), key, lambda _: make(), most=1)
 
 
-def _block_rows(num_rows: int) -> Int[np.ndarray, " block"]:
-    """Rows of each block of a shard: all full but the last."""
-    sizes = np.full(-(-num_rows // BLOCK_ROWS), BLOCK_ROWS)
-    sizes[-1] = num_rows - BLOCK_ROWS * (len(sizes) - 1)
+def _stripe_rows(num_rows: int) -> Int[np.ndarray, " stripe"]:
+    """Rows of each stripe of a shard: all full but the last."""
+    sizes = np.full(-(-num_rows // STRIPE_ROWS), STRIPE_ROWS)
+    sizes[-1] = num_rows - STRIPE_ROWS * (len(sizes) - 1)
     return sizes
 
 

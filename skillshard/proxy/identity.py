@@ -8,7 +8,7 @@ SIZES = ("tiny", "small")
 """Names of new proxies; everything else is the directory of a pretrained model."""
 TRAINING_VERSION = 3
 """Version of the training procedure. Increase it whenever a change alters the losses, so that records from older versions are not
-reused. Version 2: the learning rate of a short run reaches `lr`. Version 3: batches are drawn by `skillshard.keyed_random`."""
+reused. Version 2: the learning rate of a short trial reaches `lr`. Version 3: batches are drawn by `skillshard.keyed_random`."""
 
 
 def model_identity(proxy: str) -> str | dict[str, str]:

@@ -18,7 +18,7 @@ class ReadingChoice:
 
     Args:
         proxy: "tiny" or "small" (see `shape_of`), or the directory of a Hugging Face causal language model and its tokenizer, which
-            all runs begin with.
+            all trials begin with.
         window: number of tokens that are read of a text, at least 2. For "tiny" and "small" a token is a byte. Not used with
             `segment_at`.
         segment_at: characters that end a segment (`skillshard.proxy.segments`); None: texts are read token by token.

@@ -5,7 +5,7 @@ linear decay to 0 and gradients clipped at norm 1 are the official code's of Che
 betas of AdamW (.9 and .98) are ours, and biases and norms decay too. The warm-up of a short training is shorter
 (`usual_lr_warmup`), so that its learning rate is reached.
 
-A run is deterministic for its seed, batches, device and number of threads.
+A trial is deterministic for its seed, batches, device and number of threads.
 """
 
 import math
@@ -23,7 +23,7 @@ from skillshard.loss import IGNORE, Reduction, reduced
 from skillshard.proxy.model import Proxy, ProxyShape
 
 LR_WARMUP_STEPS, LR_WARMUP_SHARE = 50, 0.3
-"""The authors' 50 steps, but at most three tenths of the training: with 50 fixed steps a run of 20 ends at four tenths of its
+"""The authors' 50 steps, but at most three tenths of the training: with 50 fixed steps a trial of 20 ends at four tenths of its
 rate. The shortest training behind a published number has 190 steps, so all of them have a warm-up of 50 steps by this rule."""
 
 
@@ -283,5 +283,5 @@ def _tensors(batch: TokenBatch, model: nn.Module) -> tuple[Tensor, Tensor]:
 
 def _finite(loss: float, step: int, lr: float) -> float:
     if not math.isfinite(loss):
-        raise ProxyError(f"the training loss at step {step:,} is {loss}: the run diverged. Lower lr (it is {lr:g}).")
+        raise ProxyError(f"the training loss at step {step:,} is {loss}: the trial diverged. Lower lr (it is {lr:g}).")
     return loss

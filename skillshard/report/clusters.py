@@ -14,10 +14,10 @@ from skillshard.corpus import MISSING, Corpus, Sample, category_of, lookup, read
 from skillshard.errors import TagsError
 from skillshard.extras import needed
 from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories
-from skillshard.report.text import print_line, share, show_model, show_tags
+from skillshard.report.text import print_line, share, show_saved_clusters, show_tags
 from skillshard.taggers.agreement import Agreement, agreement
 from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place
-from skillshard.taggers.clusters.saved import ClusterModel, has_model
+from skillshard.taggers.clusters.saved import SavedClusters, has_clusters
 from skillshard.taggers.fields import read_field
 from skillshard.taggers.rows import sample_rows
 from skillshard.tags import Tags
@@ -54,8 +54,8 @@ def show_clusters(
     tags = Tags.open(place)
     measured = None if against is None else compare(tags, against, corpus)
     show_tags(tags)
-    if has_model(tags.folder):
-        show_model(ClusterModel.open(tags.folder))
+    if has_clusters(tags.folder):
+        show_saved_clusters(SavedClusters.open(tags.folder))
     if measured is not None:
         show_agreement(measured, str(against))
     if pictures is not None:
@@ -139,11 +139,11 @@ def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str
         points, skills = _sampled(tags)
         drawn.append(folder / "map.png")
         draw_map(flattened(points), skills, list(sizes), drawn[-1])
-    if has_model(tags.folder) and (model := ClusterModel.open(tags.folder)).manifest.tried:
+    if has_clusters(tags.folder) and (model := SavedClusters.open(tags.folder)).manifest.tried:
         drawn.append(folder / "choice.png")
         tried = {one.num_clusters: one.score for one in model.manifest.tried}
         draw_curve(tried, len(model.names), str(model.manifest.criterion), drawn[-1])
-    if has_model(tags.folder) and model_kind(tags) == LOSS:
+    if has_clusters(tags.folder) and model_kind(tags) == LOSS:
         drawn.append(folder / "trajectories.png")
         steps, curves = mean_trajectories(tags.folder / "model")
         draw_trajectories(steps, curves, drawn[-1])
@@ -155,13 +155,13 @@ def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str
 
 def model_kind(tags: Tags) -> str:
     """Which tagger's model lies beside tags."""
-    return ClusterModel.open(tags.folder).manifest.encoder.kind
+    return SavedClusters.open(tags.folder).manifest.encoder.kind
 
 
 def mean_trajectories(folder: Path) -> tuple[list[int], dict[str, list[float]]]:
-    """Steps, and for each skill the mean loss of its probe samples there, nats per token, over all runs."""
-    steps = ClusterModel.open(folder).manifest.encoder.arguments["kept_steps"]
-    losses: Float[np.ndarray, "run checkpoint sample"] = np.load(folder / "losses.npy")
+    """Steps, and for each skill the mean loss of its fitting samples there, nats per token, over all trials."""
+    steps = SavedClusters.open(folder).manifest.encoder.arguments["kept_steps"]
+    losses: Float[np.ndarray, "trial checkpoint sample"] = np.load(folder / "losses.npy")
     rows = [orjson.loads(line) for line in (folder / "probe.jsonl").read_bytes().splitlines()]
     skill_of = np.array([row["skill"] for row in rows])
     return steps, {

@@ -23,7 +23,7 @@ from skillshard.shards import tokens as tokens_module
 from skillshard.shards.manifest import Manifest, ManifestSkill
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
-from skillshard.taggers.clusters.saved import Cluster, ClusterModel, EncoderRecord, TriedNumber, has_model
+from skillshard.taggers.clusters.saved import Cluster, EncoderRecord, SavedClusters, TriedNumber, has_clusters
 from skillshard.tags import LeftOut, Tags, TagsSkill
 
 
@@ -201,11 +201,11 @@ def tags_facts(tags: Tags) -> TagsFacts:
         set_aside=manifest.set_aside,
         unread=manifest.unread,
         left_out=manifest.left_out,
-        clusters=_clusters_facts(ClusterModel.open(tags.folder)) if has_model(tags.folder) else None,
+        clusters=_clusters_facts(SavedClusters.open(tags.folder)) if has_clusters(tags.folder) else None,
     )
 
 
-def _clusters_facts(model: ClusterModel) -> ClustersFacts:
+def _clusters_facts(model: SavedClusters) -> ClustersFacts:
     manifest = model.manifest
     return ClustersFacts(
         clusters=manifest.clusters, tried=manifest.tried, criterion=manifest.criterion, encoder=manifest.encoder

@@ -225,7 +225,7 @@ def draw_curve(tried: Mapping[int, float], chosen: int, criterion: str, place: s
 def draw_trajectories(
     steps: Sequence[int], curves: Mapping[str, Sequence[float]], place: str | os.PathLike[str]
 ) -> None:
-    """One PNG: the mean loss of each skill's probe samples along the runs, first learnt on top of the legend."""
+    """One PNG: the mean loss of each skill's fitting samples along the trials, first learnt on top of the legend."""
     figure, axis = _figure(7.0, 4.0)
     names = sorted(curves, key=lambda name: (sum(curves[name]), name))
     for name, colour in zip(names, _colours(len(names)), strict=True):

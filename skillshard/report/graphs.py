@@ -73,7 +73,7 @@ def draw_graph(graph: GraphFile, folder: Path) -> list[Path]:
 
 
 def _doubt(graph: GraphFile) -> Bool[np.ndarray, "train_skill eval_skill"] | None:
-    """Which edges could be 0; None where the runs of a single seed cannot tell."""
+    """Which edges could be 0; None where the trials of a single seed cannot tell."""
     num_seeds = 1 if graph.learned is None else len(graph.learned.seeds)
     if graph.standard_errors is None or num_seeds < 2:
         return None
@@ -154,7 +154,7 @@ def _history(graph: GraphFile) -> list[str]:
         rule = f"direct edges of at least {learned.direct:g} of the largest of: {rule}"
     told = [
         f"Learned by {learned.method}, {len(learned.seeds)} seed{'s' * (len(learned.seeds) > 1)}, warm-up {learned.warmup_steps:,} steps, "
-        f"{len(learned.runs):,} runs of up to {learned.eval_steps[-1]:,} steps; {rule}.",
+        f"{len(learned.runs):,} trials of up to {learned.eval_steps[-1]:,} steps; {rule}.",
         f"Cost: {learned.num_steps:,} steps, {learned.num_samples:,} samples.",
         f"Losses: {learned.loss_kind.sentence}. Report the same to a mixer that uses this graph.",
     ]
@@ -163,11 +163,11 @@ def _history(graph: GraphFile) -> list[str]:
             "One seed cannot tell which of these edges are luck: "
             "'skillshard graph learn --seeds 3' trains only what is missing."
         )
-    settled = sum(run.steps_taken < learned.eval_steps[-1] for run in learned.runs)
+    settled = sum(trial.steps_taken < learned.eval_steps[-1] for trial in learned.runs)
     if settled:
-        told.append(f"{settled:,} runs were ended early: their losses had settled.")
+        told.append(f"{settled:,} trials were ended early: their losses had settled.")
     for_steps = learned.made_from.get("for_steps")
     if for_steps:
         share = learned.num_samples / (for_steps * learned.made_from["batch_size"])
-        told[1] = told[1][:-1] + f": {100 * share:.0f} % of a run of {for_steps:,} steps of this proxy."
+        told[1] = told[1][:-1] + f": {100 * share:.0f} % of a trial of {for_steps:,} steps of this proxy."
     return told

@@ -23,7 +23,7 @@ from skillshard.shards.manifest import SPLIT_BY_ID, Manifest, Manifest1, Manifes
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.tokens import TokenCounts
-from skillshard.taggers.clusters.saved import ClusterModel, has_model
+from skillshard.taggers.clusters.saved import SavedClusters, has_clusters
 from skillshard.tags import Tags
 
 
@@ -32,8 +32,8 @@ def show(place: str | os.PathLike[str]) -> None:
     kind = artefact.kind(place)
     if kind == tags_module.MANIFEST:
         show_tags(Tags.open(place))
-        if has_model(place):
-            show_model(ClusterModel.open(place))
+        if has_clusters(place):
+            show_saved_clusters(SavedClusters.open(place))
     elif kind == shards_manifest.MANIFEST:
         show_shards(ShardSet.open(place))
     elif kind == tokens_module.MANIFEST:
@@ -275,7 +275,7 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
 
 
-def show_model(model: ClusterModel) -> None:
+def show_saved_clusters(model: SavedClusters) -> None:
     """A kept clustering: terms, size and nearest samples of each cluster."""
     manifest = model.manifest
     total = sum(cluster.num_samples for cluster in manifest.clusters)

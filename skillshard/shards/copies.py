@@ -1,13 +1,13 @@
 """Copies: samples whose folded text stands earlier in the corpus, in any skill. Found by sorted hashes, as equal ids are.
 
-Each chunk of sorted samples has a table of its texts, `CHUNK.texts.npy`: one entry per text and skill, sorted by hash. A unit here
+Each chunk of sorted samples has a table of its texts, `CHUNK.texts.npy`: one entry per text and skill, sorted by hash. A task here
 takes a range of hashes from the tables of all chunks, so it sees every copy of a text together:
 
 - `find_copies` counts, and for `drop` names the first sample of each text that has copies;
 - `find_texts` finds the lowest or highest hashes of some skills, for split.py;
 - `set_copies_aside` marks the copies in one partition's chunks and writes them to rejected/.
 
-Cost: 52 bytes of scratch per distinct text of a chunk and skill. A unit's memory is about 200 bytes for each of `TEXTS_PER_RANGE` entries, and
+Cost: 52 bytes of scratch per distinct text of a chunk and skill. A task's memory is about 200 bytes for each of `TEXTS_PER_RANGE` entries, and
 the number of entries of one text is at most that of chunks times skills, however often the text stands there. The driver holds what
 the skills hold of each split, not the copies.
 """
@@ -26,7 +26,7 @@ from skillshard.shards.split import BYTES, HOLDOUT, SAMPLES, TEXTS, TRAIN, Order
 from skillshard.shards.texts import HASH_DTYPE, hash_of, hex_of
 
 TEXTS_PER_RANGE = 1_000_000
-"""Entries that a unit reads: about 200 MB of memory with what it sorts."""
+"""Entries that a task reads: about 200 MB of memory with what it sorts."""
 COPIES_AT_ONCE = 250_000
 """Copies whose lines are looked up together, which reads the partition once more: about 60 MB of memory."""
 TEXTS_DTYPE = np.dtype(

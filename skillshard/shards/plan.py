@@ -60,7 +60,7 @@ def plan(sizes: Sizes, shard_bytes: int) -> list[ShardPlan]:
 
 
 def groups(shards: Sequence[ShardPlan]) -> Iterator[list[ShardPlan]]:
-    """Neighbouring shards that one unit writes: at most `GROUP_SHARDS`, of about `GROUP_BYTES` together."""
+    """Neighbouring shards that one task writes: at most `GROUP_SHARDS`, of about `GROUP_BYTES` together."""
     group: list[ShardPlan] = []
     num_bytes = 0
     for shard in shards:

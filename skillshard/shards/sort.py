@@ -1,4 +1,4 @@
-"""A partition's samples, sorted by (skill, side of the cut, hash of id) in scratch files: written by one unit, read by many.
+"""A partition's samples, sorted by (skill, side of the cut, hash of id) in scratch files: written by one task, read by many.
 
     SCRATCH/000.npy          one entry per sample, sorted: skill and side, hash of id, hash of text, row, where its bytes start, bytes
                              of text and of JSON

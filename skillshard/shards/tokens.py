@@ -6,7 +6,7 @@
     T/tokens.json                     last (schemas/tokens-1.json)
 
 With them the mixer can weigh tokens instead of samples, and `mixing/packing.py` finds any block of the packed stream
-without tokenizing what comes before it. One shard is one unit of work. The files take 4 bytes per sample, about 0.4 % of texts
+without tokenizing what comes before it. One shard is one task. The files take 4 bytes per sample, about 0.4 % of texts
 of 1 kB; counting costs one tokenization of the whole.
 
 Truncation and padding of the tokenizer are turned off: every token counts. One with random merges (dropout) is refused.
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skillshard import artefact, canonical, places, storage
 from skillshard.errors import TokensError, did_you_mean, name_some
-from skillshard.execution import OnStage, Record, Where, keyed, run, shown
+from skillshard.execution import Backend, OnStage, Record, keyed, run, shown
 from skillshard.extras import needed
 from skillshard.kept import kept
 from skillshard.printable import counted
@@ -204,7 +204,7 @@ def count_tokens(
     out: str | os.PathLike[str],
     *,
     special_tokens: bool = False,
-    where: Where = Where(),
+    backend: Backend = Backend(),
     on_stage: OnStage | None = None,
     progress: bool = True,
 ) -> "TokenCounts":
@@ -216,8 +216,8 @@ def count_tokens(
         out: local directory.
         special_tokens: whether the tokenizer adds its special tokens to each sample (such as [CLS] and [SEP]); the packed stream
             then has them too.
-        where: local pool or Ray; the bytes are the same.
-        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit. None: bars where
+        backend: local pool or Ray; the bytes are the same.
+        on_stage: called with a stage's name and number of tasks; what it returns is called for each finished task. None: bars where
             there is a terminal or a notebook.
         progress: whether there are bars.
 
@@ -234,7 +234,7 @@ def count_tokens(
         "tokenizer": canonical.digest(content),
     }
     with shown(on_stage, progress) as stages:
-        artefact.make(out, MANIFEST, made_from, lambda work: _count(shards, content, work, made_from, where, stages))
+        artefact.make(out, MANIFEST, made_from, lambda work: _count(shards, content, work, made_from, backend, stages))
     return TokenCounts.open(out)
 
 
@@ -243,12 +243,12 @@ def _count(
     tokenizer: bytes,
     work: artefact.Work,
     made_from: dict[str, Any],
-    where: Where,
+    backend: Backend,
     on_stage: OnStage,
 ) -> None:
     storage.write_bytes(work.out / TOKENIZER, tokenizer)
     parts = list(_parts(shards))
-    units = keyed(
+    tasks = keyed(
         {
             "shards": part,
             "tokenizer": str(work.out / TOKENIZER),
@@ -259,13 +259,13 @@ def _count(
         for part in parts
     )
     records = run(
-        count_shard, units, where=where, records=work.records("count"), on_done=on_stage("counting", len(units))
+        count_shard, tasks, backend=backend, records=work.records("count"), on_done=on_stage("counting", len(tasks))
     )
     work.finish(_manifest(shards, made_from, parts, records).model_dump(by_alias=True))
 
 
 def _parts(shards: ShardSet) -> Iterator[SkillShards]:
-    """Every shard of every skill by itself, so that a unit carries no more than it needs."""
+    """Every shard of every skill by itself, so that a task carries no more than it needs."""
     for split in SPLITS:
         for found in (shards.train if split == "train" else shards.holdout).values():
             columns = found.columns.model_dump()

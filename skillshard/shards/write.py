@@ -1,14 +1,14 @@
-r"""Corpus and tags -> shards. Stages of units, plans between them, and nothing that depends on their number.
+r"""Corpus and tags -> shards. Stages of tasks, plans between them, and nothing that depends on their number.
 
 1. `sort_partition` (sort.py): one corpus partition -> samples sorted by (skill, side of the cut, hash of id) in scratch files, with
    a table of the texts in them.
 2. `find_copies` (copies.py): a range of hashes of texts, over all tables -> what each skill holds of both sides, and its copies.
    `split_of` (split.py) adds the exceptions that some skills need; only for them `find_texts` looks at the tables again.
-3. With `copies="drop"`: `set_copies_aside` (copies.py), one unit for each partition.
+3. With `copies="drop"`: `set_copies_aside` (copies.py), one task for each partition.
 4. `plan` (plan.py): sizes -> how many shards each skill and split gets, and which hashes of ids each takes (pure).
 5. `write_group`: some neighbouring shards -> their samples from all scratch files, as tars with an index.
 
-Ordered by the hash of the id, a skill is shuffled globally. The cut is the same after re-runs and re-tagging. Memory of a unit:
+Ordered by the hash of the id, a skill is shuffled globally. The cut is the same after re-runs and re-tagging. Memory of a task:
 `SORT_BYTES` in stage 1; `TEXTS_PER_RANGE` entries in stage 2; the samples of about `GROUP_BYTES` of shards in stage 5. Scratch space:
 the size of the corpus and about 110 bytes for each sample. A hash range that holds no sample gives no shard, so numbers may have gaps.
 """
@@ -28,7 +28,7 @@ from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import Corpus
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import ShardError, TagsError, name_some
-from skillshard.execution import OnStage, Record, Unit, Where, keyed, run, shown
+from skillshard.execution import Backend, OnStage, Record, Task, keyed, run, shown
 from skillshard.hash_ranges import hash_bounds
 from skillshard.shards.copies import TEXTS_PER_RANGE, find_copies, find_texts, set_copies_aside
 from skillshard.shards.manifest import (
@@ -67,7 +67,7 @@ def write_shards(
     shard_bytes: int = 64 << 20,
     holdout: float = 0.01,
     copies: Copies = "keep",
-    where: Where = Where(),
+    backend: Backend = Backend(),
     on_stage: OnStage | None = None,
     progress: bool = True,
 ) -> ShardSet:
@@ -81,8 +81,8 @@ def write_shards(
             decides, so a text never stands in train and in holdout, in whatever skills. Every skill keeps a sample in train, and has
             one in holdout wherever its texts allow it (split.py says when).
         copies: samples whose folded text stands earlier in the corpus, in any skill: "keep" them, or "drop" them into rejected/.
-        where: local pool or Ray; the bytes are the same.
-        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit. None: bars where
+        backend: local pool or Ray; the bytes are the same.
+        on_stage: called with a stage's name and number of tasks; what it returns is called for each finished task. None: bars where
             there is a terminal or a notebook.
         progress: whether there are bars.
 
@@ -112,7 +112,7 @@ def write_shards(
             out,
             MANIFEST,
             made_from,
-            lambda work: _write(corpus, tags, work, made_from, where, stages),
+            lambda work: _write(corpus, tags, work, made_from, backend, stages),
             mtimes_ns=corpus.mtimes_ns,
             changed=lambda _, suspects: _changed(corpus, tags, suspects),
         )
@@ -124,19 +124,19 @@ def _write(
     tags: Tags,
     work: artefact.Work,
     made_from: dict[str, Any],
-    where: Where,
+    backend: Backend,
     on_stage: OnStage,
 ) -> None:
     arguments = made_from["arguments"]
     skills = [skill.name for skill in tags.manifest.skills]
     cut, drop = cut_of(arguments["holdout"]), arguments["copies"] == "drop"
-    units = _sort_units(corpus, tags, work, skills, cut)
+    tasks = _sort_tasks(corpus, tags, work, skills, cut)
     sorted_parts = run(
-        sort_partition, units, where=where, records=work.records("sort"), on_done=on_stage("sorting", len(units))
+        sort_partition, tasks, backend=backend, records=work.records("sort"), on_done=on_stage("sorting", len(tasks))
     )
     chunks = [
-        [f"{unit.arguments['scratch']}/{chunk:03d}" for chunk in range(part["chunks"])]
-        for unit, part in zip(units, sorted_parts, strict=True)
+        [f"{task.arguments['scratch']}/{chunk:03d}" for chunk in range(part["chunks"])]
+        for task, part in zip(tasks, sorted_parts, strict=True)
     ]
     num_samples = sum(part["samples"] for part in sorted_parts)
     if num_samples != tags.manifest.num_tagged:
@@ -144,11 +144,11 @@ def _write(
             f"{num_samples:,} samples were sorted, but {tags.manifest.num_tagged:,} are tagged: scratch files are damaged. Remove "
             f"{work.out} and run the command again."
         )
-    tables = _Tables(chunks, sum(part["texts"] for part in sorted_parts), len(skills), drop, work, where, on_stage)
+    tables = _Tables(chunks, sum(part["texts"] for part in sorted_parts), len(skills), drop, work, backend, on_stage)
     num_copies, sizes = tables.count(cut)
     split = split_of(sizes, tables.search, holds_out=arguments["holdout"] > 0)
     if drop:
-        tables.set_aside(tags, units, num_copies)
+        tables.set_aside(tags, tasks, num_copies)
 
     shards = plan(split.sizes, arguments["shard_bytes"])
     _refuse_too_many(shards)
@@ -169,7 +169,7 @@ def _write(
         for group in groups(shards)
     )
     written = run(
-        write_group, parts, where=where, records=work.records("write"), on_done=on_stage("writing", len(parts))
+        write_group, parts, backend=backend, records=work.records("write"), on_done=on_stage("writing", len(parts))
     )
     if not drop:
         _copy_rejected(tags, work.out)
@@ -180,7 +180,7 @@ def _write(
 
 @dataclass(frozen=True)
 class _Tables:
-    """The tables of texts of all chunks, and the units that read them.
+    """The tables of texts of all chunks, and the tasks that read them.
 
     Attributes:
         chunks: the chunks of each partition.
@@ -193,21 +193,21 @@ class _Tables:
     num_skills: int
     drop: bool
     work: artefact.Work
-    where: Where
+    backend: Backend
     on_stage: OnStage
 
     def count(self, cut: str) -> tuple[list[int], Sizes]:
         """Number of copies of each skill, and what the cut gives to each skill and split."""
-        units = keyed(
+        tasks = keyed(
             {**bounds, "cut": cut, "num_skills": self.num_skills, "firsts": place if self.drop else None}
             for bounds, place in zip(self._ranges(), self._firsts(), strict=True)
         )
         records = run(
             find_copies,
-            units,
-            where=self.where,
+            tasks,
+            backend=self.backend,
             records=self.work.records("copies"),
-            on_done=self.on_stage("finding copies", len(units)),
+            on_done=self.on_stage("finding copies", len(tasks)),
         )
         copies = np.zeros(self.num_skills, np.int64)
         sizes = np.zeros((self.num_skills, 2, 3), np.int64)
@@ -221,9 +221,9 @@ class _Tables:
         """The first texts of some skills in an order of their hashes: a `split.Search`."""
         skills = {str(skill): after for skill, after in beyond.items()}
         arguments = {"beyond": skills, "order": order, "drop": self.drop, "most": TEXTS_AT_ONCE}
-        units = keyed({**bounds, **arguments} for bounds in self._ranges())
+        tasks = keyed({**bounds, **arguments} for bounds in self._ranges())
         asked = canonical.digest(canonical.to_json(arguments))
-        records = run(find_texts, units, where=self.where, records=self.work.records(f"texts-{asked}"))
+        records = run(find_texts, tasks, backend=self.backend, records=self.work.records(f"texts-{asked}"))
         found: dict[int, list[Found]] = {skill: [] for skill in beyond}
         for record in records if order == "lowest" else reversed(records):
             for skill, texts in record["skills"].items():
@@ -232,29 +232,29 @@ class _Tables:
                     found[int(skill)].append(Found(text, sizes))
         return found
 
-    def set_aside(self, tags: Tags, sort_units: Sequence[Unit], num_copies: Sequence[int]) -> None:
+    def set_aside(self, tags: Tags, sort_tasks: Sequence[Task], num_copies: Sequence[int]) -> None:
         """Mark the copies in the chunks, and write them to rejected/ of the output."""
         first_chunks = itertools.accumulate((len(of_part) for of_part in self.chunks), initial=0)
-        units = keyed(
+        tasks = keyed(
             {
-                "partition": unit.arguments["partition"],
+                "partition": task.arguments["partition"],
                 "chunks": of_part,
                 "first_chunk": first_chunk,
                 "firsts": self._firsts(),
                 "rejected_before": rejected_place(tags.folder, at) if part.num_set_aside else None,
                 "rejected": rejected_place(self.work.out, at),
-                "max_sample_bytes": unit.arguments["reading"]["max_sample_bytes"],
+                "max_sample_bytes": task.arguments["reading"]["max_sample_bytes"],
             }
-            for at, (unit, of_part, first_chunk, part) in enumerate(
-                zip(sort_units, self.chunks, first_chunks, tags.manifest.parts, strict=False)
+            for at, (task, of_part, first_chunk, part) in enumerate(
+                zip(sort_tasks, self.chunks, first_chunks, tags.manifest.parts, strict=False)
             )
         )
         records = run(
             set_copies_aside,
-            units,
-            where=self.where,
+            tasks,
+            backend=self.backend,
             records=self.work.records("set-aside"),
-            on_done=self.on_stage("setting copies aside", len(units)),
+            on_done=self.on_stage("setting copies aside", len(tasks)),
         )
         if (marked := sum(record["copies"] for record in records)) != sum(num_copies):
             raise ShardError(
@@ -312,7 +312,7 @@ def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
     )
 
 
-def _sort_units(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[str], cut: str) -> list[Unit]:
+def _sort_tasks(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[str], cut: str) -> list[Task]:
     made = tags.manifest.made_from
     partitions = corpus.partitions(partition_bytes=made["arguments"]["partition_bytes"])
     if len(partitions) != len(tags.manifest.parts):

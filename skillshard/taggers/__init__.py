@@ -1,7 +1,7 @@
 """Taggers: how a sample gets its skill."""
 
 from skillshard.taggers.clusters.lexical import lexical
-from skillshard.taggers.clusters.saved import ClusterModel
+from skillshard.taggers.clusters.saved import SavedClusters
 from skillshard.taggers.clusters.sentence_encoder import sentence_encoder
 from skillshard.taggers.clusters.tagger import embedding, kept_clusters, kept_lexical
 from skillshard.taggers.groups import read_map
@@ -11,7 +11,7 @@ from skillshard.taggers.tag import tag_corpus
 from skillshard.taggers.tagger import Tag, Tagger, Untagged
 
 __all__ = [
-    "ClusterModel",
+    "SavedClusters",
     "Tag",
     "Tagger",
     "Untagged",

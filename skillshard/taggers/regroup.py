@@ -1,6 +1,6 @@
 """New skills from those that are there: crossed, renamed, merged.
 
-`regroup_tags` makes tags from one or two finished sets, in two stages of units: count the pairs of skills (and add up their
+`regroup_tags` makes tags from one or two finished sets, in two stages of tasks: count the pairs of skills (and add up their
 embeddings), then write the parts. The corpus itself is not read.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from skillshard import artefact, storage
 from skillshard.errors import TagsError, name_some
-from skillshard.execution import OnStage, Record, Where, keyed, run, shown
+from skillshard.execution import Backend, OnStage, Record, keyed, run, shown
 from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place
 from skillshard.taggers.groups import Vector, added, check_share, final_names
 from skillshard.tags import (
@@ -39,7 +39,7 @@ def regroup_tags(
     min_share: float = 0.0,
     rest: str | None = None,
     vectors: Mapping[str, Vector] = {},
-    where: Where = Where(),
+    backend: Backend = Backend(),
     on_stage: OnStage | None = None,
     progress: bool = True,
 ) -> Tags:
@@ -52,8 +52,8 @@ def regroup_tags(
         min_share: skills with a smaller share of the samples are merged.
         rest: takes them all; None: each goes to the nearest, by the mean of its embeddings, or by `vectors`.
         vectors: of skills, such as rows of a graph, instead of embeddings.
-        where: local pool or Ray; the bytes are the same.
-        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit. None: bars where
+        backend: local pool or Ray; the bytes are the same.
+        on_stage: called with a stage's name and number of tasks; what it returns is called for each finished task. None: bars where
             there is a terminal or a notebook.
         progress: whether there are bars.
 
@@ -84,7 +84,7 @@ def regroup_tags(
     }
     with shown(on_stage, progress) as stages:
         artefact.make(
-            out, MANIFEST, made_from, lambda work: _regroup(sets, work, made_from, asked, vectors, where, stages)
+            out, MANIFEST, made_from, lambda work: _regroup(sets, work, made_from, asked, vectors, backend, stages)
         )
     return Tags.open(out)
 
@@ -105,29 +105,29 @@ def _regroup(
     made_from: dict[str, Any],
     asked: Mapping[str, Any],
     vectors: Mapping[str, Vector],
-    where: Where,
+    backend: Backend,
     on_stage: OnStage,
 ) -> None:
     folders = [str(tags.folder) for tags in sets]
     num_parts = len(sets[0].manifest.parts)
     embedded = _embedded(sets) if asked["min_share"] and asked["rest"] is None and not vectors else None
-    units = keyed(
+    tasks = keyed(
         {"folders": folders, "part": part, "embedded": embedded, "place": str(work.scratch(f"{part:06d}.npz"))}
         for part in range(num_parts)
     )
     counted = run(
-        count_pairs, units, where=where, records=work.records("count"), on_done=on_stage("counting", num_parts)
+        count_pairs, tasks, backend=backend, records=work.records("count"), on_done=on_stage("counting", num_parts)
     )
     if embedded:
-        vectors = _summed([str(unit.arguments["place"]) for unit in units])
+        vectors = _summed([str(task.arguments["place"]) for task in tasks])
     names = final_names(
         added(record["skills"] for record in counted), asked["map"], asked["min_share"], asked["rest"], vectors
     )
     if not names:
         raise TagsError(f"{' and '.join(folders)} tag no sample in common: nothing to regroup.")
-    units = keyed({"folders": folders, "part": part, "names": names, "out": str(work.out)} for part in range(num_parts))
+    tasks = keyed({"folders": folders, "part": part, "names": names, "out": str(work.out)} for part in range(num_parts))
     written = run(
-        write_regrouped, units, where=where, records=work.records("write"), on_done=on_stage("writing", num_parts)
+        write_regrouped, tasks, backend=backend, records=work.records("write"), on_done=on_stage("writing", num_parts)
     )
     work.finish(_manifest(made_from, sets, names, written).model_dump(by_alias=True))
 

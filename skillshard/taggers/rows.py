@@ -18,7 +18,7 @@ from skillshard.taggers.tagger import OnBadSample, Search
 def count_rows(search: Search) -> tuple[list[int], int]:
     """Rows of each partition, and samples of all."""
     fields = search.work.scratch("kept", FIELDS)
-    units = keyed(
+    tasks = keyed(
         {
             "partition": partition,
             "reading": search.reading,
@@ -27,14 +27,14 @@ def count_rows(search: Search) -> tuple[list[int], int]:
         }
         for at, partition in enumerate(search.partitions)
     )
-    records = search.run(count_partition, units, stage="count", title="counting")
+    records = search.run(count_partition, tasks, stage="count", title="counting")
     return [record["num_rows"] for record in records], sum(record["num_samples"] for record in records)
 
 
 def num_rows_of(search: Search) -> list[int]:
     """Rows of each partition, where nothing else about them has to be known."""
-    units = keyed({"partition": partition, "reading": search.reading} for partition in search.partitions)
-    return [record["num_rows"] for record in search.run(count_only, units, stage="count", title="counting")]
+    tasks = keyed({"partition": partition, "reading": search.reading} for partition in search.partitions)
+    return [record["num_rows"] for record in search.run(count_only, tasks, stage="count", title="counting")]
 
 
 def count_only(partition: Partition, reading: Mapping[str, Any]) -> Record:

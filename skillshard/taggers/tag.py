@@ -1,4 +1,4 @@
-"""Tag a whole corpus: one unit per partition, then one look at all ids together.
+"""Tag a whole corpus: one task per partition, then one look at all ids together.
 
 0. A tagger that finds the skills in the corpus (`Finder`) does so, in stages of its own.
 1. `tag_partition`: rows -> one part of the tags, and the sorted hashes of its ids, both scratch files.
@@ -6,7 +6,7 @@
 3. Where samples are set aside, partitions with later copies of an id are tagged again with those rows set aside; the
    other parts get their final names as they are. So one name has one content, whatever is tried twice or late.
 
-Memory of a unit: row groups of the part; 16 bytes per id of the partition (stage 1) or of the range (stage 2).
+Memory of a task: row groups of the part; 16 bytes per id of the partition (stage 1) or of the range (stage 2).
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from skillshard import artefact, storage
 from skillshard.corpus import Corpus, Partition, PartitionReader, PassedOver, Rejection, Sample, line_numbers
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, TagsError, name_some
-from skillshard.execution import OnStage, Record, Unit, Where, keyed, run, shown
+from skillshard.execution import Backend, OnStage, Record, Task, keyed, run, shown
 from skillshard.hash_ranges import hash_bounds, rows_between
 from skillshard.printable import counted
 from skillshard.taggers.groups import added
@@ -69,7 +69,7 @@ def tag_corpus(
     text_field: str = "text",
     max_sample_bytes: int = 16 << 20,
     partition_bytes: int = 64 << 20,
-    where: Where = Where(),
+    backend: Backend = Backend(),
     on_stage: OnStage | None = None,
     progress: bool = True,
 ) -> Tags:
@@ -83,9 +83,9 @@ def tag_corpus(
         id_field: Field of the id. None: the ids are made from the file name and the position.
         text_field: Field of the text.
         max_sample_bytes: largest sample, bytes of text and metadata.
-        partition_bytes: size of a unit of work; a .gz or .zst file is always one unit.
-        where: local pool or Ray; the bytes are the same.
-        on_stage: called with a stage's name and number of units; what it returns is called for each finished unit. None: bars where
+        partition_bytes: size of a task; a .gz or .zst file is always one task.
+        backend: local pool or Ray; the bytes are the same.
+        on_stage: called with a stage's name and number of tasks; what it returns is called for each finished task. None: bars where
             there is a terminal or a notebook.
         progress: whether there are bars.
 
@@ -111,7 +111,7 @@ def tag_corpus(
             out,
             MANIFEST,
             made_from,
-            lambda work: _tag(corpus, tagger, work, made_from, where, stages),
+            lambda work: _tag(corpus, tagger, work, made_from, backend, stages),
             mtimes_ns=corpus.mtimes_ns,
             changed=lambda folder, places: places_changed(
                 corpus.partitions(partition_bytes=partition_bytes), _rows_digests(folder), places, reading
@@ -137,7 +137,7 @@ def _tag(
     tagger: Tagger | Finder,
     work: artefact.Work,
     made_from: dict[str, Any],
-    where: Where,
+    backend: Backend,
     on_stage: OnStage,
 ) -> None:
     arguments = made_from["arguments"]
@@ -145,7 +145,7 @@ def _tag(
     ready: Tagger | RowTagger
     if isinstance(tagger, Finder):
         reading, on_bad_sample = arguments["reading"], arguments["on_bad_sample"]
-        ready = tagger.find(Search(partitions, reading, on_bad_sample, work, where, on_stage))
+        ready = tagger.find(Search(partitions, reading, on_bad_sample, work, backend, on_stage))
     else:
         ready = tagger
     common = {
@@ -154,19 +154,19 @@ def _tag(
         "on_bad_sample": arguments["on_bad_sample"],
         "reading": arguments["reading"],
     }
-    units = keyed(
+    tasks = keyed(
         {**common, "partition": partition, "hashes": str(work.scratch(f"{at:06d}.npy"))}
         for at, partition in enumerate(partitions)
     )
     records = run(
-        tag_partition, units, where=where, records=work.records("tag"), on_done=on_stage("tagging", len(units))
+        tag_partition, tasks, backend=backend, records=work.records("tag"), on_done=on_stage("tagging", len(tasks))
     )
     if not all("left_out" in record for record in records):
         raise TagsError(
             f"{work.out} holds unfinished work of an earlier version of skillshard, which cannot be taken up. Remove {work.out} and "
             "run the command again."
         )
-    duplicates = _duplicates(units, records, work, where, on_stage)
+    duplicates = _duplicates(tasks, records, work, backend, on_stage)
     if duplicates and arguments["on_bad_sample"] == "stop":
         raise CorpusError(_duplicate_sentence(duplicates, partitions, arguments["reading"]))
     again = {
@@ -175,13 +175,13 @@ def _tag(
     }
     if again:
         repeated = [
-            Unit(units[at].key, {**units[at].arguments, "out": str(work.out), "duplicates": _by_row(rows)})
+            Task(tasks[at].key, {**tasks[at].arguments, "out": str(work.out), "duplicates": _by_row(rows)})
             for at, rows in again.items()
         ]
         again_records = run(
             tag_partition,
             repeated,
-            where=where,
+            backend=backend,
             records=work.records("again"),
             on_done=on_stage("tagging again", len(repeated)),
         )
@@ -330,12 +330,12 @@ def _located(
 
 
 def _duplicates(
-    units: Sequence[Unit], records: Sequence[Record], work: artefact.Work, where: Where, on_stage: OnStage
+    tasks: Sequence[Task], records: Sequence[Record], work: artefact.Work, backend: Backend, on_stage: OnStage
 ) -> list[Record]:
     """Rows that repeat an earlier id, in the order of the corpus."""
     num_ids = sum(record["num_rows"] - record["num_set_aside"] for record in records)
     num_ranges = -(-num_ids // IDS_PER_RANGE) or 1
-    hashes = [unit.arguments["hashes"] for unit in units]
+    hashes = [task.arguments["hashes"] for task in tasks]
     ranges = keyed(
         {"hashes": hashes, "parts": str(work.scratch()), "low": low, "high": high}
         for low, high in pairwise(hash_bounds(num_ranges))
@@ -343,7 +343,7 @@ def _duplicates(
     found = run(
         find_duplicates,
         ranges,
-        where=where,
+        backend=backend,
         records=work.records("duplicates"),
         on_done=on_stage("checking ids", len(ranges)),
     )

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from skillshard.artefact import Work
 from skillshard.corpus import Partition, Reason, Sample
-from skillshard.execution import OnStage, Record, Unit, Where, run
+from skillshard.execution import Backend, OnStage, Record, Task, run
 
 SAMPLES_AT_ONCE = 1024
 """Rows that a tagger is given together; their samples make one call of `Tagger.tag` or `RowTagger.tag_rows`."""
@@ -51,20 +51,20 @@ class Search:
     """What a tagger is given that looks at the whole corpus first.
 
     Attributes:
-        work: units' records and scratch files; what lies in `work.scratch("kept")` becomes part of the finished tags.
+        work: tasks' records and scratch files; what lies in `work.scratch("kept")` becomes part of the finished tags.
     """
 
     partitions: Sequence[Partition]
     reading: Mapping[str, Any]
     on_bad_sample: OnBadSample
     work: Work
-    where: Where
+    backend: Backend
     on_stage: OnStage
 
     def run(
         self,
         function: Callable[..., Record],
-        units: Sequence[Unit],
+        tasks: Sequence[Task],
         *,
         stage: str,
         title: str,
@@ -74,10 +74,10 @@ class Search:
         """`execution.run` of one stage: its records are kept under `stage`, and `title` is shown to who waits."""
         return run(
             function,
-            units,
-            where=self.where,
+            tasks,
+            backend=self.backend,
             records=self.work.records(stage),
-            on_done=self.on_stage(title, len(units)),
+            on_done=self.on_stage(title, len(tasks)),
             keeps_model=keeps_model,
             num_gpus=num_gpus,
         )
@@ -93,7 +93,7 @@ class RowTagger(Protocol):
 
 @runtime_checkable
 class Finder(Protocol):
-    """Finds the skills in the corpus itself, in stages of units, and then tags by rows."""
+    """Finds the skills in the corpus itself, in stages of tasks, and then tags by rows."""
 
     @property
     def name(self) -> str:

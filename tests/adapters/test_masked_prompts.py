@@ -40,7 +40,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCou
     shards = tag_and_shard(corpus, folder)
     place = folder / "tokenizer.json"
     byte_tokenizer().backend_tokenizer.save(str(place))
-    return shards, count_tokens(shards, place, folder / "tokens", where=HERE)
+    return shards, count_tokens(shards, place, folder / "tokens", backend=HERE)
 
 
 def mixer(shards: ShardSet, ledger: Path) -> Mixer:

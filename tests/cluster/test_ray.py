@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from skillshard.errors import ExecutionError
-from skillshard.execution import MAX_TRIES, Where, keyed, run
+from skillshard.execution import MAX_TRIES, Backend, keyed, run
 from skillshard.shards.read import ShardSet
 from tests.commands import Outcome, fails, finish, marked, skillshard, start, works
 from tests.conftest import REPOSITORY, lines, samples, tree
@@ -173,7 +173,7 @@ def test_a_gpu_that_the_cluster_does_not_have_is_one_sentence(
     assert outcome.sentence.startswith("a GPU was asked for, and the Ray cluster has 0. Give --device cpu")
 
 
-def test_an_error_in_a_unit_is_the_same_sentence_on_ray_and_here(cluster: tuple[str, str], tmp_path: Path) -> None:
+def test_an_error_in_a_task_is_the_same_sentence_on_ray_and_here(cluster: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     for name in "abcdef":
         (tmp_path / "corpus" / f"{name}.jsonl").write_bytes(lines(samples(add=3)) + b"{\n")
@@ -186,7 +186,7 @@ def test_an_error_in_a_unit_is_the_same_sentence_on_ray_and_here(cluster: tuple[
 
 
 WORK = '''
-"""What units of these tests do."""
+"""What tasks of these tests do."""
 import os, signal
 from pathlib import Path
 
@@ -204,13 +204,13 @@ import sys
 import ray
 import work_on_ray
 from skillshard.errors import SkillshardError
-from skillshard.execution import Where, keyed, run
+from skillshard.execution import Backend, keyed, run
 
 ray.cloudpickle.register_pickle_by_value(work_on_ray)
 address, folder, deaths = sys.argv[1:]
-units = keyed({"number": at, "folder": f"{folder}/tries", "deaths": int(deaths) * (at == 3)} for at in range(6))
+tasks = keyed({"number": at, "folder": f"{folder}/tries", "deaths": int(deaths) * (at == 3)} for at in range(6))
 try:
-    found = run(work_on_ray.square, units, where=Where(ray_address=address), records=f"{folder}/records")
+    found = run(work_on_ray.square, tasks, backend=Backend(ray_address=address), records=f"{folder}/records")
     print([record["square"] for record in found])
 except SkillshardError as error:
     sys.exit(f"error: {error}")
@@ -231,18 +231,18 @@ def drive(address: str, folder: Path, deaths: int) -> Outcome:
     return Outcome(ended.returncode, ended.stdout, ended.stderr)
 
 
-def test_a_unit_whose_ray_worker_is_killed_is_tried_again(cluster: tuple[str, str], tmp_path: Path) -> None:
+def test_a_task_whose_ray_worker_is_killed_is_tried_again(cluster: tuple[str, str], tmp_path: Path) -> None:
     outcome = drive(cluster[0], tmp_path, deaths=1)
     assert outcome.code == 0 and outcome.out.splitlines()[-1] == "[0, 1, 4, 9, 16, 25]", outcome
     assert len((tmp_path / "tries" / "3").read_text()) == 2
 
 
-def test_a_unit_that_kills_every_ray_worker_stops_the_job_with_a_sentence(
+def test_a_task_that_kills_every_ray_worker_stops_the_job_with_a_sentence(
     cluster: tuple[str, str], tmp_path: Path
 ) -> None:
     outcome = drive(cluster[0], tmp_path, deaths=99)
     assert outcome.code == 1
-    assert f"unit 000003 failed {MAX_TRIES} times" in outcome.sentence and "its Ray worker died" in outcome.sentence
+    assert f"task 000003 failed {MAX_TRIES} times" in outcome.sentence and "its Ray worker died" in outcome.sentence
     assert len((tmp_path / "tries" / "3").read_text()) == MAX_TRIES
 
 
@@ -254,7 +254,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence_soon(form: str, tmp_path: P
     address = form.format(*free_ports(1))
     began = time.monotonic()
     with pytest.raises(ExecutionError) as caught:
-        run(len, keyed([{"obj": ()}]), where=Where(ray_address=address), records=str(tmp_path))  # type: ignore[arg-type]
+        run(len, keyed([{"obj": ()}]), backend=Backend(ray_address=address), records=str(tmp_path))  # type: ignore[arg-type]
     assert time.monotonic() - began < 20
     assert f"no Ray cluster at `ray_address={address!r}`: " in str(caught.value)
     assert "ray start --head" in str(caught.value) and "`ray_address='local'`" in str(caught.value)

@@ -34,7 +34,7 @@ class Bad(NamedTuple):
     """One kind of bad input: how it is put into a corpus of good samples, and what is said of it."""
 
     write: Callable[[Path], None]
-    where: str
+    backend: str
     reason: str
     says: str
     remedy: str
@@ -527,7 +527,7 @@ def begin_without_end(tmp_path: Path) -> tuple[object, ...]:
     return command
 
 
-def test_work_with_finished_units_is_not_thrown_away_by_another_command(tmp_path: Path) -> None:
+def test_work_with_finished_tasks_is_not_thrown_away_by_another_command(tmp_path: Path) -> None:
     command = begin_without_end(tmp_path)
     sentence = fails(*command, *FIELD, "--on-bad-sample", "set-aside")
     assert "was begun with other inputs or arguments" in sentence and "remove" in sentence

@@ -11,7 +11,7 @@ import pytest
 from skillshard import taggers
 from skillshard.corpus import Corpus
 from skillshard.errors import TagsError
-from skillshard.execution import Where
+from skillshard.execution import Backend
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.report.clusters import compare
 from skillshard.taggers.clusters import embeddings as taggers_vectors
@@ -50,7 +50,7 @@ def test_a_number_of_skills_that_is_asked_for_is_found_and_its_curve_kept(made: 
     works(
         "tag", "embedding", made / "C", *BY, *CUT, "--skills", "auto", "--skills-range", "2:12", "--out", tmp_path / "E"
     )
-    model = taggers.ClusterModel.open(tmp_path / "E")
+    model = taggers.SavedClusters.open(tmp_path / "E")
     assert len(model.names) == 5
     assert model.manifest.tried[0].num_clusters == 2
     printed = works("inspect", tmp_path / "E", "--pictures", tmp_path / "pictures")
@@ -71,7 +71,7 @@ def test_kept_clusters_tag_new_samples_as_they_would_the_old(made: Path, tmp_pat
 
 def test_inspect_shows_name_terms_size_nearest_samples_and_agreement(made: Path, tmp_path: Path) -> None:
     printed = works("inspect", made / "E", "--against", "meta.topic", "--pictures", tmp_path)
-    for cluster in taggers.ClusterModel.open(made / "E").manifest.clusters:
+    for cluster in taggers.SavedClusters.open(made / "E").manifest.clusters:
         assert f"{cluster.name}: found in {cluster.num_samples:,} samples" in printed
         assert f"terms: {', '.join(cluster.terms)}" in printed
         assert len(cluster.nearest) == 5 and all(sample.id in printed for sample in cluster.nearest)
@@ -273,7 +273,7 @@ def test_an_encoder_that_gives_nan_is_named_with_the_sample(tmp_path: Path) -> N
         TagsError,
         match=r"a.jsonl: broken gave numbers that are not finite for 1 of 4 samples.*id '2'.*`dtype='float32'`",
     ):
-        taggers.tag_corpus(corpus, taggers.embedding(Broken(), skills=2), tmp_path / "E", where=HERE)
+        taggers.tag_corpus(corpus, taggers.embedding(Broken(), skills=2), tmp_path / "E", backend=HERE)
 
 
 def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +283,10 @@ def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, m
         UserWarning, match=r"one partition \(0.jsonl.*one process of 2 encodes it: give a smaller `partition_bytes`"
     ):
         taggers.tag_corpus(
-            Corpus.open(corpus), taggers.embedding(taggers.lexical(), skills=2), tmp_path / "E", where=Where(workers=2)
+            Corpus.open(corpus),
+            taggers.embedding(taggers.lexical(), skills=2),
+            tmp_path / "E",
+            backend=Backend(workers=2),
         )
 
 
@@ -392,13 +395,13 @@ def test_a_model_of_other_dimensions_weights_or_length_than_the_kept_centroids_i
         return taggers.sentence_encoder(model, device="cpu", max_length=max_length)
 
     with pytest.raises(TagsError, match=r"and .* gives 384: give the encoder that they were made with, lexical"):
-        taggers.kept_clusters(taggers.ClusterModel.open(made / "E"), encoder(16))
+        taggers.kept_clusters(taggers.SavedClusters.open(made / "E"), encoder(16))
     options = ("--encoder", model, "--max-length", 16, "--device", "cpu")
     works("tag", "embedding", made / "C", *BY, "--skills", 3, *options, "--out", tmp_path / "S")
     works("tag", "reuse", made / "C", *BY, "--clusters", tmp_path / "S", "--out", tmp_path / "N")
     assert skills_of(tmp_path / "N") == skills_of(tmp_path / "S")
     with pytest.raises(TagsError, match="with max_length 16, and this encoder has 20: give the same"):
-        taggers.kept_clusters(taggers.ClusterModel.open(tmp_path / "S"), encoder(20))
+        taggers.kept_clusters(taggers.SavedClusters.open(tmp_path / "S"), encoder(20))
     reuse = ("tag", "reuse", made / "C", *BY, "--out", tmp_path / "N2")
     assert "have 384 dimensions, and were made with" in fails(
         *reuse, "--clusters", tmp_path / "S", "--encoder", "lexical"

@@ -239,7 +239,7 @@ def put_special(place: Path, kind: str) -> None:
 )
 def test_so_are_those_in_place_of_files_of_tags_and_token_counts(tmp_path: Path, name: str, kind: str) -> None:
     shards = tag_and_shard(write_corpus(tmp_path / "corpus", samples(add=30, carry=9)), tmp_path)
-    count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", where=HERE)
+    count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", backend=HERE)
     put_special(tmp_path / name, kind)
     assert f"{name} is {kind}, not a file" in fails("verify", tmp_path / name.partition("/")[0])
 

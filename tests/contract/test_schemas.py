@@ -39,9 +39,9 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     (tmp_path / "corpus" / "0.jsonl").write_bytes(lines(samples(add=60, carry=40)) + bad)
     corpus = Corpus.open(tmp_path / "corpus")
     tags = taggers.tag_corpus(
-        corpus, taggers.metadata("skill"), tmp_path / "tags", on_bad_sample="set-aside", where=HERE
+        corpus, taggers.metadata("skill"), tmp_path / "tags", on_bad_sample="set-aside", backend=HERE
     )
-    write_shards(corpus, tags, tmp_path / "shards", holdout=0.1, where=HERE)
+    write_shards(corpus, tags, tmp_path / "shards", holdout=0.1, backend=HERE)
     shards = ShardSet.open(tmp_path / "shards")
     graph = SkillGraph.chain(shards.skills)
     graph.save(tmp_path / "graph.json")
@@ -51,7 +51,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     mixer.round(2)
     state = mixer.state_dict(step=5)
     mixer.load_state_dict(state)
-    counts = count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", where=HERE)
+    counts = count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", backend=HERE)
     in_tokens = Mixer(
         shards, skill_it(graph, eta=0.5), ledger=tmp_path / "in-tokens", round_draws=50, unit="tokens", tokens=counts
     )
@@ -60,7 +60,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     check("weights-1", json.loads(weigh(shards, skill_it(graph, eta=0.5, mode="static")).to_bytes()))
     check("tags-1", json.loads((tmp_path / "tags" / "tags.json").read_text()))
     found = taggers.embedding(taggers.lexical(), skills="auto", skills_range=(2, 4))
-    taggers.tag_corpus(corpus, found, tmp_path / "clusters", on_bad_sample="set-aside", where=HERE)
+    taggers.tag_corpus(corpus, found, tmp_path / "clusters", on_bad_sample="set-aside", backend=HERE)
     check("tags-1", json.loads((tmp_path / "clusters" / "tags.json").read_text()))
     check("clusters-1", json.loads((tmp_path / "clusters" / "model" / "model.json").read_text()))
     check("manifest-2", json.loads((tmp_path / "shards" / "manifest.json").read_text()))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from skillshard import taggers
 from skillshard.corpus import Corpus
-from skillshard.execution import Where
+from skillshard.execution import Backend
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
 from skillshard.taggers.tagger import Finder, Tagger
@@ -32,7 +32,7 @@ TAGGERS: dict[str, Build] = {
         taggers.lexical(), skills="auto", skills_range=(2, 9)
     ),
     "kept clusters": lambda base: taggers.kept_clusters(
-        taggers.ClusterModel.open(base), taggers.kept_lexical(taggers.ClusterModel.open(base))
+        taggers.SavedClusters.open(base), taggers.kept_lexical(taggers.SavedClusters.open(base))
     ),
     "clusters of a sentence-transformers model": lambda base: taggers.embedding(
         taggers.sentence_encoder(minilm(), device="cpu", max_length=32), skills=5
@@ -65,8 +65,8 @@ def expected(corpus: Path, base: Path, tmp_path_factory: pytest.TempPathFactory)
     return made
 
 
-def tag(corpus: Path, tagger: Tagger | Finder, out: Path, where: Where = HERE, **more: Any) -> Tags:
-    return taggers.tag_corpus(Corpus.open(corpus), tagger, out, partition_bytes=9_000, where=where, **more)
+def tag(corpus: Path, tagger: Tagger | Finder, out: Path, backend: Backend = HERE, **more: Any) -> Tags:
+    return taggers.tag_corpus(Corpus.open(corpus), tagger, out, partition_bytes=9_000, backend=backend, **more)
 
 
 @NAMES
@@ -80,7 +80,7 @@ def test_every_sample_gets_a_skill_and_the_tags_can_be_sharded(
     assert {row.skill for row in rows} == {skill.name for skill in tags.manifest.skills}
     assert all(row.score is not None and 0 <= row.score <= 2 for row in rows)
     works("verify", tags.folder)
-    write_shards(Corpus.open(corpus), tags, tmp_path / "S", where=HERE)
+    write_shards(Corpus.open(corpus), tags, tmp_path / "S", backend=HERE)
     assert ShardSet.open(tmp_path / "S").skills == tuple(skill.name for skill in tags.manifest.skills)
 
 
@@ -88,7 +88,7 @@ def test_every_sample_gets_a_skill_and_the_tags_can_be_sharded(
 def test_a_pool_gives_the_bytes_of_one_process(
     name: str, corpus: Path, base: Path, expected: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    tag(corpus, TAGGERS[name](base), tmp_path / "T", Where(workers=2))
+    tag(corpus, TAGGERS[name](base), tmp_path / "T", Backend(workers=2))
     assert tree(tmp_path / "T") == tree(expected(name))
 
 
@@ -96,11 +96,11 @@ class Killed(BaseException):
     """Ends a run as a kill does: nothing catches it."""
 
 
-def after(num_units: int) -> Any:
-    """An `on_stage` that ends the run when so many units are done."""
-    left = [num_units]
+def after(num_tasks: int) -> Any:
+    """An `on_stage` that ends the run when so many tasks are done."""
+    left = [num_tasks]
 
-    def done(unit: object, record: object) -> None:
+    def done(task: object, record: object) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise Killed

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from skillshard.errors import ExecutionError
-from skillshard.execution import MAX_TRIES, Where, keyed, run
+from skillshard.execution import MAX_TRIES, Backend, keyed, run
 from tests.commands import finish, marked, start, works
 from tests.conftest import lines, samples, tree
 from tests.tokenizers_trained import byte_tokenizer, save
@@ -224,31 +224,31 @@ def tries_of(work: Path) -> dict[str, int]:
     return {path.name: len(path.read_text()) for path in (work / "tries").iterdir()}
 
 
-def test_a_unit_whose_worker_dies_is_tried_again(work: Path) -> None:
+def test_a_task_whose_worker_dies_is_tried_again(work: Path) -> None:
     import work_that_dies  # type: ignore[import-not-found]
 
-    units = keyed({"number": at, "folder": str(work / "tries"), "deaths": 2 * (at == 3)} for at in range(12))
-    found = run(work_that_dies.square, units, where=Where(workers=2), records=str(work / "records"))
+    tasks = keyed({"number": at, "folder": str(work / "tries"), "deaths": 2 * (at == 3)} for at in range(12))
+    found = run(work_that_dies.square, tasks, backend=Backend(workers=2), records=str(work / "records"))
     assert [record["square"] for record in found] == [at * at for at in range(12)]
     assert tries_of(work)["3"] == 3
 
 
-def test_deaths_of_many_units_are_not_added_up(work: Path) -> None:
+def test_deaths_of_many_tasks_are_not_added_up(work: Path) -> None:
     import work_that_dies
 
-    units = keyed({"number": at, "folder": str(work / "tries"), "deaths": at % 2} for at in range(10))
-    found = run(work_that_dies.square, units, where=Where(workers=2), records=str(work / "records"))
+    tasks = keyed({"number": at, "folder": str(work / "tries"), "deaths": at % 2} for at in range(10))
+    found = run(work_that_dies.square, tasks, backend=Backend(workers=2), records=str(work / "records"))
     assert [record["square"] for record in found] == [at * at for at in range(10)]
 
 
-def test_a_unit_that_kills_every_worker_stops_the_job_with_its_name_and_what_is_done_is_kept(work: Path) -> None:
+def test_a_task_that_kills_every_worker_stops_the_job_with_its_name_and_what_is_done_is_kept(work: Path) -> None:
     import work_that_dies
 
-    units = keyed({"number": at, "folder": str(work / "tries"), "deaths": 99 * (at == 5)} for at in range(9))
+    tasks = keyed({"number": at, "folder": str(work / "tries"), "deaths": 99 * (at == 5)} for at in range(9))
     with pytest.raises(
         ExecutionError, match=f"failed {MAX_TRIES} times.*killed, or out of memory.*run the same command again"
     ):
-        run(work_that_dies.square, units, where=Where(workers=2), records=str(work / "records"))
+        run(work_that_dies.square, tasks, backend=Backend(workers=2), records=str(work / "records"))
     assert {f"00000{at}.json" for at in range(5)} <= {path.name for path in (work / "records").iterdir()}
     assert tries_of(work)["5"] == MAX_TRIES
 
@@ -256,6 +256,6 @@ def test_a_unit_that_kills_every_worker_stops_the_job_with_its_name_and_what_is_
 def test_an_error_of_the_system_is_tried_again_and_then_named(work: Path) -> None:
     import work_that_dies
 
-    units = keyed({"number": at, "folder": str(work / "tries"), "deaths": 0} for at in range(2))
-    with pytest.raises(ExecutionError, match=r"unit 00000[01] failed 3 times.*\[Errno 5\] Input/output error"):
-        run(work_that_dies.fail, units, where=Where(workers=2), records=str(work / "records"))
+    tasks = keyed({"number": at, "folder": str(work / "tries"), "deaths": 0} for at in range(2))
+    with pytest.raises(ExecutionError, match=r"task 00000[01] failed 3 times.*\[Errno 5\] Input/output error"):
+        run(work_that_dies.fail, tasks, backend=Backend(workers=2), records=str(work / "records"))

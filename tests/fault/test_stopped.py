@@ -51,12 +51,12 @@ def work(number, out, stage, seconds, in_destructor):
 @app.command()
 def slow(out: Path, workers: int = 2, ray: str = "", seconds: float = 2.0, in_destructor: bool = False) -> None:
     out.mkdir(exist_ok=True)
-    where = Where(workers, ray or None)
+    backend = Backend(workers, ray or None)
     with Bars(out) as bars:
         for stage in ("first", "second"):
             same = {"out": str(out), "stage": stage, "seconds": seconds, "in_destructor": in_destructor}
-            units = keyed({"number": number, **same} for number in range(6))
-            run(work, units, where=where, records=str(out / "records" / stage), on_done=bars.stage(stage, len(units)))
+            tasks = keyed({"number": number, **same} for number in range(6))
+            run(work, tasks, backend=backend, records=str(out / "records" / stage), on_done=bars.stage(stage, len(tasks)))
             (out / f"{stage}.ended").write_text("")
             time.sleep(0.5)
 
@@ -67,7 +67,7 @@ if __name__ == "__main__":
 
 
 class Slow:
-    """A command of two stages with six units each."""
+    """A command of two stages with six tasks each."""
 
     def __init__(self, folder: Path) -> None:
         self.out, self.marker, self.script = folder / "out", str(folder), folder / "slow.py"
@@ -116,8 +116,8 @@ def stop(process: "subprocess.Popen[str]", number: signal.Signals) -> tuple[str,
 
 MOMENTS: dict[str, Callable[[Slow], bool]] = {
     "while the workers start": lambda slow: len(marked(slow.marker)) >= 3,
-    "while the first units run": lambda slow: len(slow.names("first-*.begun")) >= 2,
-    "while later units run": lambda slow: len(slow.names("records/first/*.json")) >= 3,
+    "while the first tasks run": lambda slow: len(slow.names("first-*.begun")) >= 2,
+    "while later tasks run": lambda slow: len(slow.names("records/first/*.json")) >= 3,
     "between two stages": lambda slow: bool(slow.names("first.ended")),
     "in the second stage": lambda slow: len(slow.names("second-*.begun")) >= 2,
 }
@@ -137,7 +137,7 @@ def test_a_stopped_command_begins_nothing_leaves_no_process_and_goes_on_to_the_s
     assert process.returncode == 128 + number, err
     assert "Traceback" not in err and "KeyboardInterrupt" not in err, err
     wait_until(lambda: not marked(slow.marker))
-    assert len(slow.names("*.begun") - begun) <= 2, "units that waited were begun"
+    assert len(slow.names("*.begun") - begun) <= 2, "tasks that waited were begun"
     assert not list(slow.out.rglob("*.part")), "temporary files are left"
     by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
     last = err.splitlines()[-1]
@@ -171,7 +171,7 @@ def test_a_second_ctrl_c_does_not_disturb_the_ending(slow: Slow) -> None:
     wait_until(lambda: not marked(slow.marker))
 
 
-def test_a_command_in_one_process_stops_in_the_middle_of_a_unit(slow: Slow) -> None:
+def test_a_command_in_one_process_stops_in_the_middle_of_a_task(slow: Slow) -> None:
     process = slow.start("--workers", 1, "--seconds", 30)
     wait_until(lambda: len(slow.names("first-*.begun")) == 1 or process.poll() is not None, timeout_s=120)
     err, seconds = stop(process, signal.SIGTERM)
@@ -201,7 +201,7 @@ def test_without_a_terminal_a_line_every_few_seconds_tells_how_far_it_is_and_how
     lines = [line for line in err.splitlines() if line.startswith("first: ")]
     assert len(lines) >= 2, err
     assert " of 6 (" in lines[-1] and "left" in lines[-1], err
-    assert not lines[0].startswith("first: 0 of 6 (0 %)") or len(lines) >= 3, "parts of units under way count"
+    assert not lines[0].startswith("first: 0 of 6 (0 %)") or len(lines) >= 3, "parts of tasks under way count"
 
 
 @pytest.mark.cluster

@@ -20,7 +20,7 @@ from skillshard import taggers
 from skillshard.canonical import digest, to_json
 from skillshard.corpus import Corpus
 from skillshard.graph.edges import EdgeRule, LossCurve, derive_edges, parse_edges
-from skillshard.graph.plan import METHODS, plan_runs
+from skillshard.graph.plan import METHODS, plan_trials
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.keyed_random import keyed_words
 from skillshard.mixing.mixer import Mixer
@@ -49,8 +49,8 @@ class Made:
         records = [letters(skill, number, number % 9) for skill, num in NUM_SAMPLES.items() for number in range(num)]
         self.corpus = Corpus.open(write_corpus(folder / "corpus", records))
         tagger = taggers.metadata("skill")
-        self.tags = taggers.tag_corpus(self.corpus, tagger, folder / "tags", where=HERE, partition_bytes=4_000)
-        write_shards(self.corpus, self.tags, folder / "shards", shard_bytes=40_000, holdout=0.1, where=HERE)
+        self.tags = taggers.tag_corpus(self.corpus, tagger, folder / "tags", backend=HERE, partition_bytes=4_000)
+        write_shards(self.corpus, self.tags, folder / "shards", shard_bytes=40_000, holdout=0.1, backend=HERE)
         self.shards = ShardSet.open(folder / "shards")
 
 
@@ -79,7 +79,7 @@ def tags_by_embedding(made: Made) -> str:
     """Clusters of the lexical encoder: names, sizes, and the cluster of every sample."""
     corpus = Corpus.open(topic_corpus(made.folder / "topics", 240))
     tagger = taggers.embedding(taggers.lexical(), skills=5)
-    tags: Tags = taggers.tag_corpus(corpus, tagger, made.folder / "clusters", where=HERE, partition_bytes=9_000)
+    tags: Tags = taggers.tag_corpus(corpus, tagger, made.folder / "clusters", backend=HERE, partition_bytes=9_000)
     rows = [[row.id, row.skill] for part in range(len(tags.manifest.parts)) for row in tags.rows(part)]
     return of_value([[skill.model_dump() for skill in tags.manifest.skills], rows])
 
@@ -94,7 +94,7 @@ def shards(made: Made) -> str:
 
 def tokens(made: Made) -> str:
     place = made.folder / "tokens"
-    counts = count_tokens(made.shards, letter_tokenizer(), place, special_tokens=False, where=HERE)
+    counts = count_tokens(made.shards, letter_tokenizer(), place, special_tokens=False, backend=HERE)
     skills = [skill.model_dump(mode="json") for skill in counts.manifest.skills]
     return of_value([skills, {name: digest(data) for name, data in tree(place).items() if name.endswith(".npy")}])
 
@@ -103,7 +103,7 @@ def edges(_: Made) -> str:
     """The edges and standard errors of every method and unit, from losses that are given."""
     skills, found = ("add", "carry", "negate"), []
     for method in METHODS:
-        runs = plan_runs(method, skills, skills, batch_size=12, seeds=(0, 1))
+        runs = plan_trials(method, skills, skills, batch_size=12, seeds=(0, 1))
         curves = []
         for run in runs:
             raw = keyed_words(15, "losses", run.seed, *run.trained_on) >> np.uint64(44)

@@ -103,10 +103,10 @@ def skill_orders() -> str:
 
 
 def corpus_shards(folder: Path) -> tuple[ShardSet, TokenCounts]:
-    """Shards of several blocks of rows, nothing held out, and their tokens."""
+    """Shards of several stripes, nothing held out, and their tokens."""
     records = [letters(skill, number, number % 13) for skill, num in NUM_SAMPLES.items() for number in range(num)]
     shards = tag_and_shard(write_corpus(folder / "corpus", records), folder, shard_bytes=3 << 20, holdout=0.0)
-    return shards, count_tokens(shards, letter_tokenizer(), folder / "tokens", special_tokens=False, where=HERE)
+    return shards, count_tokens(shards, letter_tokenizer(), folder / "tokens", special_tokens=False, backend=HERE)
 
 
 def rows_of_shards(shards: ShardSet) -> dict[str, list[int]]:

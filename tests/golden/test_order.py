@@ -21,9 +21,9 @@ def test_the_order_is_the_committed_one_of_its_version(found: dict[str, Any]) ->
     assert order.fault(order.committed(), ORDER_VERSION, found) is None
 
 
-def test_the_generated_shards_have_several_blocks_of_rows(found: dict[str, Any]) -> None:
+def test_the_generated_shards_have_several_stripes(found: dict[str, Any]) -> None:
     """Shards of one block would hide the order of the blocks."""
-    several = [rows for rows in found["shard_rows"].values() if len(rows) > 1 and max(rows) > product.BLOCK_ROWS]
+    several = [rows for rows in found["shard_rows"].values() if len(rows) > 1 and max(rows) > product.STRIPE_ROWS]
     assert len(several) >= 2
 
 
@@ -49,7 +49,7 @@ def test_two_versions_never_have_the_same_order() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "moved"),
     [
-        ("BLOCK_ROWS", 512, order.skill_orders),
+        ("STRIPE_ROWS", 512, order.skill_orders),
         (
             "permutation",
             lambda num, *labels: keyed_random.keyed_words(num, *labels).argsort()[::-1],

@@ -111,9 +111,9 @@ def test_token_counts_of_the_whole_set_serve_a_chosen_one_and_not_the_other_way_
     shards: ShardSet, tmp_path: Path
 ) -> None:
     tokenizer = byte_tokenizer(["add carry"])
-    counts = count_tokens(shards, tokenizer, tmp_path / "whole", where=HERE)
+    counts = count_tokens(shards, tokenizer, tmp_path / "whole", backend=HERE)
     chosen = shards.choose(["add", "carry"])
-    own = count_tokens(chosen, tokenizer, tmp_path / "own", where=HERE)
+    own = count_tokens(chosen, tokenizer, tmp_path / "own", backend=HERE)
     blocks = []
     for tokens in (counts, own):
         with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from skillshard.errors import GraphError
 from skillshard.graph.edges import EdgeRule, Edges, LossCurve, derive_edges, direct_edges, parse_edges
-from skillshard.graph.plan import METHODS, Method, PlannedRun, parse_method, plan_runs
+from skillshard.graph.plan import METHODS, Method, Trial, parse_method, plan_trials
 from skillshard.graph.statistics import is_uncertain
 
 START, POINTS = 3.0, 5
@@ -33,7 +33,7 @@ def rule(
     return EdgeRule(unit, threshold, average, clamp, off_diagonal, drop, direct)  # type: ignore[arg-type]
 
 
-def planted(run: PlannedRun, skills: tuple[str, ...], effects: np.ndarray, noise: float = 0.0) -> LossCurve:
+def planted(run: Trial, skills: tuple[str, ...], effects: np.ndarray, noise: float = 0.0) -> LossCurve:
     """Losses that fall in a straight line by the sum of the effects of the skills trained on, their samples counted."""
     total = sum(effects[skills.index(skill)] * run.samples_per_skill for skill in run.trained_on)
     assert isinstance(total, np.ndarray)
@@ -44,7 +44,7 @@ def planted(run: PlannedRun, skills: tuple[str, ...], effects: np.ndarray, noise
 def learned(
     method: Method, skills: tuple[str, ...], effects: np.ndarray, how: EdgeRule, *, seeds: int = 1, noise: float = 0.0
 ) -> Edges:
-    runs = plan_runs(method, skills, skills, batch_size=len(skills) * 2, seeds=range(seeds))
+    runs = plan_trials(method, skills, skills, batch_size=len(skills) * 2, seeds=range(seeds))
     curves = [planted(run, skills, effects, noise) for run in runs]
     random.Random(0).shuffle(curves)
     return derive_edges(method, skills, skills, curves, rule=how)
@@ -53,28 +53,28 @@ def learned(
 @given(method=methods, skills=names, seed=st.integers(0, 99))
 def test_a_plan_depends_on_names_and_not_on_their_order(method: Method, skills: tuple[str, ...], seed: int) -> None:
     moved = tuple(random.Random(seed).sample(skills, len(skills)))
-    plans = [plan_runs(method, order, order, batch_size=64, seeds=[0, 7]) for order in (skills, moved)]
+    plans = [plan_trials(method, order, order, batch_size=64, seeds=[0, 7]) for order in (skills, moved)]
     assert set(plans[0]) == set(plans[1])
     assert len(set(plans[0])) == len(plans[0])
-    assert plans[0] == plan_runs(method, skills, skills, batch_size=64, seeds=[0, 7])
+    assert plans[0] == plan_trials(method, skills, skills, batch_size=64, seeds=[0, 7])
 
 
 @given(skills=names, batch_size=st.integers(1, 200))
 def test_plans_are_those_of_the_paper(skills: tuple[str, ...], batch_size: int) -> None:
     trained = {
-        method: [set(run.trained_on) for run in plan_runs(method, skills, skills, batch_size=batch_size, seeds=[0])]
+        method: [set(run.trained_on) for run in plan_trials(method, skills, skills, batch_size=batch_size, seeds=[0])]
         for method in METHODS
     }
     singles = [{skill} for skill in skills]
     assert trained["linear"] == singles
     assert trained["brute-force"] == singles + [set(pair) for pair in combinations(skills, 2)]
     assert trained["leave-one-out"] == [set(skills)] + [set(skills) - {skill} for skill in skills]
-    loo = plan_runs("leave-one-out", skills, skills, batch_size=batch_size, seeds=[0])
+    loo = plan_trials("leave-one-out", skills, skills, batch_size=batch_size, seeds=[0])
     assert len({run.samples_per_skill for run in loo}) == 1, (
         "every skill that is left is seen as often as in the full mixture"
     )
     assert batch_size <= loo[0].batch_size < batch_size + len(skills)
-    target = plan_runs("brute-force", skills, skills[:1], batch_size=batch_size, seeds=[0])
+    target = plan_trials("brute-force", skills, skills[:1], batch_size=batch_size, seeds=[0])
     assert len(target) == 1 + (len(skills) - 1)
 
 
@@ -186,7 +186,7 @@ def test_standard_errors_are_those_of_the_mean_and_tell_edges_from_noise() -> No
             skills,
             [
                 planted(run, skills, effects, 0.02)
-                for run in plan_runs("leave-one-out", skills, skills, batch_size=6, seeds=[seed])
+                for run in plan_trials("leave-one-out", skills, skills, batch_size=6, seeds=[seed])
             ],
             rule=rule(),
         ).edges
@@ -312,4 +312,4 @@ def test_a_missing_run_and_a_bad_rule_are_refused() -> None:
     with pytest.raises(
         GraphError, match=r"leave-one-out compares mixtures, and there is one training skill, 'a': use linear"
     ):
-        plan_runs("leave-one-out", ("a",), ("a",), batch_size=1, seeds=[0])
+        plan_trials("leave-one-out", ("a",), ("a",), batch_size=1, seeds=[0])

@@ -205,14 +205,14 @@ def test_no_text_is_on_both_sides_and_every_sample_is_accounted_for(
 ) -> None:
     folder = tmp_path_factory.mktemp("holdout")
     corpus = Corpus.open(corpus_of(folder / "corpus", rows))
-    tags = taggers.tag_corpus(corpus, taggers.metadata("skill"), folder / "tags", where=HERE, partition_bytes=700)
+    tags = taggers.tag_corpus(corpus, taggers.metadata("skill"), folder / "tags", backend=HERE, partition_bytes=700)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sort, "SORT_BYTES", sizes[0])
         patch.setattr(write, "TEXTS_PER_RANGE", sizes[1])
         patch.setattr(write, "TEXTS_AT_ONCE", sizes[2])
         patch.setattr(copies_module, "COPIES_AT_ONCE", sizes[2])
-        write_shards(corpus, tags, folder / "shards", holdout=holdout, copies=copies, shard_bytes=20_000, where=HERE)
-    write_shards(corpus, tags, folder / "again", holdout=holdout, copies=copies, shard_bytes=20_000, where=HERE)
+        write_shards(corpus, tags, folder / "shards", holdout=holdout, copies=copies, shard_bytes=20_000, backend=HERE)
+    write_shards(corpus, tags, folder / "again", holdout=holdout, copies=copies, shard_bytes=20_000, backend=HERE)
     assert tree(folder / "shards") == tree(folder / "again"), "the bytes depend on sizes of chunks or of ranges"
 
     shards = ShardSet.open(folder / "shards")

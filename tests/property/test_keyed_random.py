@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard.keyed_random import chances, distinct, integers, keyed_seed, keyed_words, permutation
-from skillshard.proxy.run import random_batches
 from skillshard.proxy.train import TokenBatch
+from skillshard.proxy.trial import random_batches
 
 labels = st.lists(st.one_of(st.text(max_size=4), st.integers(-(2**40), 2**40)), max_size=4)
 

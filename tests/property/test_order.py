@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from skillshard.keyed_random import permutation
 from skillshard.mixing.order import (
-    BLOCK_ROWS,
     SCALE_BITS,
+    STRIPE_ROWS,
     SkillOrder,
     fixed_point,
     interleave,
@@ -106,7 +106,7 @@ def test_a_permutation_holds_every_number_once(num: int, key: int) -> None:
     assert sorted(permutation(num, "test", key).tolist()) == list(range(num))
 
 
-@given(st.lists(st.integers(1, 3 * BLOCK_ROWS), min_size=1, max_size=5), st.integers(0, 99), st.integers(0, 3))
+@given(st.lists(st.integers(1, 3 * STRIPE_ROWS), min_size=1, max_size=5), st.integers(0, 99), st.integers(0, 3))
 @settings(max_examples=50, deadline=None)  # wall time is not the order's matter
 def test_every_epoch_of_a_skill_holds_every_sample_once(shard_rows: list[int], seed: int, epoch: int) -> None:
     order = SkillOrder(np.array(shard_rows), (seed, "add"))

@@ -286,7 +286,7 @@ def test_over_whole_epochs_the_token_shares_are_the_weights(uneven: Counted, tmp
 
 
 def test_tokens_before_a_draw_are_those_of_the_draws_before(uneven: Counted, tmp_path: Path) -> None:
-    """Over epochs, shards and blocks of rows, at every position."""
+    """Over epochs, shards and stripes, at every position."""
     one = packed(uneven, tmp_path)
     for order, found in zip(one.mixer.orders, one._tokens, strict=True):
         num = 2 * order.num_samples + 30

@@ -1,4 +1,4 @@
-"""How shards are planned and divided into units of work."""
+"""How shards are planned and divided into tasks."""
 
 from itertools import pairwise
 

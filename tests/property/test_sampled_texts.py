@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard.corpus import Corpus
-from skillshard.execution import Where
+from skillshard.execution import Backend
 from skillshard.taggers.losses.sampled_texts import SampledText, sample_texts
 from tests.conftest import lines
 
@@ -32,8 +32,8 @@ def sampled(rows: list[dict[str, str]], *, limit: int, partition_bytes: int, num
             stop_at_refused=False,
             scratch=str(folder / "scratch"),
             records=str(folder / "records"),
-            where=Where(workers=1),
-            on_done=lambda unit, record: None,
+            backend=Backend(workers=1),
+            on_done=lambda task, record: None,
         )
 
 

@@ -23,20 +23,20 @@ class Work:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.corpus = ss.Corpus.open(write_corpus(folder / "C", samples(add=60, carry=40)))
-        self.tags = ss.tag_corpus(self.corpus, ss.taggers.metadata("skill"), folder / "tags", where=HERE)
-        self.shards = ss.write_shards(self.corpus, self.tags, folder / "shards", holdout=0.1, where=HERE)
+        self.tags = ss.tag_corpus(self.corpus, ss.taggers.metadata("skill"), folder / "tags", backend=HERE)
+        self.shards = ss.write_shards(self.corpus, self.tags, folder / "shards", holdout=0.1, backend=HERE)
 
     def tag(self, out: Path, **options: Any) -> object:
-        return ss.tag_corpus(self.corpus, ss.taggers.metadata("skill"), out, where=HERE, **options)
+        return ss.tag_corpus(self.corpus, ss.taggers.metadata("skill"), out, backend=HERE, **options)
 
     def shard(self, out: Path, **options: Any) -> object:
-        return ss.write_shards(self.corpus, self.tags, out, holdout=0.1, where=HERE, **options)
+        return ss.write_shards(self.corpus, self.tags, out, holdout=0.1, backend=HERE, **options)
 
     def count(self, out: Path, **options: Any) -> object:
-        return ss.count_tokens(self.shards, byte_tokenizer(["add carry"]), out, where=HERE, **options)
+        return ss.count_tokens(self.shards, byte_tokenizer(["add carry"]), out, backend=HERE, **options)
 
     def regroup(self, out: Path, **options: Any) -> object:
-        return ss.regroup_tags([self.tags.folder], out, mapping={"add": "sum"}, where=HERE, **options)
+        return ss.regroup_tags([self.tags.folder], out, mapping={"add": "sum"}, backend=HERE, **options)
 
     def learn(self, out: Path, **options: Any) -> object:
         rule = ss.EdgeRule(
@@ -49,7 +49,7 @@ class Work:
             steps=2,
             rule=rule,
             reading=ss.ReadingChoice(window=8),
-            where=HERE,
+            backend=HERE,
             **options,
         )
 

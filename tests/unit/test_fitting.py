@@ -285,7 +285,7 @@ def a_shorter_run(shards: ShardSet, folder: Path) -> None:
 
 def a_run_over_tokens(shards: ShardSet, folder: Path) -> None:
     tokenizer = byte_tokenizer(sample.text for sample in shards.train["add"])
-    counts = count_tokens(shards, tokenizer, folder / "counts", where=HERE)
+    counts = count_tokens(shards, tokenizer, folder / "counts", backend=HERE)
     a_run(shards, folder / "b", [0.2, 0.3, 0.5], unit="tokens", tokens=counts)
 
 

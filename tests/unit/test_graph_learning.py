@@ -12,15 +12,15 @@ from matplotlib.text import Annotation
 
 import skillshard.graph.learn as learning
 from skillshard.errors import GraphError, SkillshardError
-from skillshard.execution import Where
+from skillshard.execution import Backend
 from skillshard.graph.derive import derive_again, rule_in
 from skillshard.graph.edges import EdgeRule
 from skillshard.graph.imported import import_graph
 from skillshard.graph.learn import learn_graph
-from skillshard.graph.plan import plan_runs
-from skillshard.graph.run_data import DrawnTexts, load_data
-from skillshard.graph.runs import eval_steps, mixed_batches, run_unit
+from skillshard.graph.plan import plan_trials
 from skillshard.graph.skill_graph import GraphFile, SkillGraph, read_graph, write_graph
+from skillshard.graph.trial_data import DrawnTexts, load_data
+from skillshard.graph.trials import eval_steps, mixed_batches, run_unit
 from skillshard.proxy.device import Compute
 from skillshard.proxy.reading import Bytes
 from skillshard.proxy.reading_choice import ReadingChoice
@@ -80,7 +80,7 @@ def test_a_graph_holds_every_loss_of_every_run(learned: Path) -> None:
 
 
 def test_the_same_bytes_come_out_for_any_number_of_workers(learned: Path, shards: ShardSet, tmp_path: Path) -> None:
-    learn(shards, tmp_path / "graph.json", num_seeds=2, where=Where(workers=2))
+    learn(shards, tmp_path / "graph.json", num_seeds=2, backend=Backend(workers=2))
     assert (tmp_path / "graph.json").read_bytes() == learned.read_bytes()
     assert files(tmp_path / "graph.runs") == files(learned.with_suffix(".runs"))
 
@@ -117,31 +117,31 @@ def test_more_seeds_and_other_methods_train_only_what_is_new(
         return run_unit(**arguments)
 
     monkeypatch.setattr(learning, "run_unit", counted)
-    runs = tmp_path / "runs"
+    trials = tmp_path / "runs"
     for name, num_seeds in (("one", 1), ("two", 2)):
-        learn(shards, tmp_path / f"{name}.json", num_seeds=num_seeds, runs=runs)
+        learn(shards, tmp_path / f"{name}.json", num_seeds=num_seeds, trials=trials)
     assert len(trained) == 8
     assert (tmp_path / "two.json").read_bytes() == learned.read_bytes()
     trained.clear()
     for method in ("linear", "brute-force"):
-        learn(shards, tmp_path / f"{method}.json", method=method, runs=runs)
+        learn(shards, tmp_path / f"{method}.json", method=method, trials=trials)
     assert len(trained) == 3 + 3, "brute force finds the runs on single skills that linear has made"
     trained.clear()
-    learn(shards, tmp_path / "two.json", num_seeds=2, runs=runs)
+    learn(shards, tmp_path / "two.json", num_seeds=2, trials=trials)
     assert trained == []
 
 
 def test_a_warm_start_that_was_removed_is_made_anew(learned: Path, shards: ShardSet, tmp_path: Path) -> None:
-    learn(shards, tmp_path / "one.json", runs=tmp_path / "runs")
+    learn(shards, tmp_path / "one.json", trials=tmp_path / "runs")
     for path in (tmp_path / "runs").glob("warm-*.npz"):
         path.unlink()
-    learn(shards, tmp_path / "two.json", num_seeds=2, runs=tmp_path / "runs")
+    learn(shards, tmp_path / "two.json", num_seeds=2, trials=tmp_path / "runs")
     assert (tmp_path / "two.json").read_bytes() == learned.read_bytes()
 
 
 def test_runs_share_the_samples_of_the_skills_that_they_share(learned: Path) -> None:
     data = load_data(str(next(learned.with_suffix(".runs").glob("data-*.npz"))), ("add", "carry", "negate"))
-    full, without, *_ = plan_runs("leave-one-out", tuple(data.train), ("add",), batch_size=6, seeds=[0])
+    full, without, *_ = plan_trials("leave-one-out", tuple(data.train), ("add",), batch_size=6, seeds=[0])
     whole, part = (next(mixed_batches(data.train, run, first_step=4)) for run in (full, without))
     assert np.array_equal(whole.tokens[2:], part.tokens)
     again = mixed_batches(data.train, full, first_step=3)
@@ -154,8 +154,8 @@ def test_only_the_texts_that_runs_draw_are_kept_and_the_draws_do_not_depend_on_i
 ) -> None:
     asked: dict[str, Any] = {"steps": 3, "warmup_steps": 0, "method": "linear", "window": 24}
     learn(shards, tmp_path / "graph.json", **asked)
-    (place,) = (tmp_path / "graph.runs").glob("data-*.npz")
-    run = plan_runs("linear", ("add",), ("add",), batch_size=6, seeds=[0])[0]
+    (place,) = (tmp_path / "graph.trials").glob("data-*.npz")
+    run = plan_trials("linear", ("add",), ("add",), batch_size=6, seeds=[0])[0]
     data = load_data(str(place), run.trained_on)
     assert set(data.train) == {"add"} and set(data.evaluation) == {"add", "carry", "negate"}
     kept = data.train["add"]
@@ -198,7 +198,7 @@ def test_a_pretrained_proxy_is_known_by_its_content_and_needs_no_warm_start(
     for name in ("here", "there"):
         tiny().save_pretrained(tmp_path / name)
         byte_tokenizer().save_pretrained(tmp_path / name)
-    asked: dict[str, Any] = {"method": "linear", "warmup_steps": 0, "runs": tmp_path / "runs"}
+    asked: dict[str, Any] = {"method": "linear", "warmup_steps": 0, "trials": tmp_path / "runs"}
     graph = learn(shards, tmp_path / "here.json", proxy=str(tmp_path / "here"), **asked)
     assert graph.learned is not None
     starts = {tuple(run.losses[0]) for run in graph.learned.runs}
@@ -216,12 +216,12 @@ def test_a_pretrained_proxy_is_known_by_its_content_and_needs_no_warm_start(
 def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(
-        GraphError, match=r"4 runs, 400,002 steps in all: about .*, and `budget_s` allows 1 s\. Raise it"
+        GraphError, match=r"4 trials, 400,002 steps in all: about .*, and `budget_s` allows 1 s\. Raise it"
     ):
         learn(shards, tmp_path / "graph.json", steps=100_000, budget_s=1.0, on_estimate=said.append)
-    assert said == [] and not list((tmp_path / "graph.runs").glob("warm-*"))
+    assert said == [] and not list((tmp_path / "graph.trials").glob("warm-*"))
     learn(shards, tmp_path / "graph.json", budget_s=600.0, on_estimate=said.append)
-    assert len(said) == 1 and said[0].startswith("4 runs, 18 steps in all: about ")
+    assert len(said) == 1 and said[0].startswith("4 trials, 18 steps in all: about ")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_the_verbs_of_the_command_line_share_one_name(learned: Path, shards: Sha
     ran = skillshard("graph", "learn", shards.root, *common, "--out", tmp_path / "graph.json")
     assert ran.code == 0, ran.err
     assert (tmp_path / "graph.json").read_bytes() == learned.read_bytes()
-    for expected in ("Learned by leave-one-out, 2 seeds, warm-up 2 steps, 8 runs", "Cost: 36 steps, 168 samples."):
+    for expected in ("Learned by leave-one-out, 2 seeds, warm-up 2 steps, 8 trials", "Cost: 36 steps, 168 samples."):
         assert expected in ran.out
     other = [
         "graph",

@@ -14,7 +14,7 @@ from skillshard import taggers
 from skillshard.corpus import Corpus
 from skillshard.errors import SkillshardError, TagsError
 from skillshard.graph import learn
-from skillshard.graph.runs import Schedule
+from skillshard.graph.trials import Schedule
 from skillshard.proxy import identity
 from skillshard.proxy.device import Compute
 from skillshard.proxy.identity import directory_identity, model_identity, training_identity
@@ -64,7 +64,7 @@ def test_a_training_is_known_by_its_version_and_by_the_packages_that_compute_it(
 
 def keys_of_runs(**changes: Any) -> set[str]:
     """The keys of a graph's runs, trained on nothing."""
-    planned = learn.plan_runs("linear", ("add", "carry"), ("add", "carry"), batch_size=8, seeds=[0])
+    planned = learn.plan_trials("linear", ("add", "carry"), ("add", "carry"), batch_size=8, seeds=[0])
     arguments: dict[str, Any] = {"model": changes.get("model", "place"), "steps": 2, "checkpoints": 1, "lr": 1e-3}
     recipe = learn.Recipe(**arguments, device=changes.get("device", "cpu"))
     asked = [*learn.READ_BY, *learn.MEASURED_BY, "reduction"]
@@ -133,10 +133,10 @@ def test_a_loss_tagger_is_the_same_with_a_copy_of_its_proxy_and_another_with_a_c
     def arguments(place: Path) -> dict[str, Any]:
         return loss_tagger(
             skills=2,
-            runs=1,
+            trials=1,
             checkpoints=1,
             steps=2,
-            probe=20,
+            fitting_samples=20,
             compute=Compute(device="cpu"),
             reading=ReadingChoice(proxy=str(place)),
         ).arguments
@@ -152,27 +152,27 @@ def test_a_changed_proxy_is_noticed_when_tag_goes_on_and_when_its_model_tags_aga
     corpus = Corpus.open(write_corpus(tmp_path / "corpus", samples(add=30, carry=30)))
     finder = loss_tagger(
         skills=2,
-        runs=1,
+        trials=1,
         checkpoints=1,
         steps=2,
-        probe=40,
+        fitting_samples=40,
         compute=Compute(device="cpu"),
         reading=ReadingChoice(proxy=str(proxy)),
     )
-    taggers.tag_corpus(corpus, finder, tmp_path / "tags", where=HERE)
+    taggers.tag_corpus(corpus, finder, tmp_path / "tags", backend=HERE)
     open_loss_tagger(tmp_path / "tags")
     (proxy / "generation_config.json").write_text("{}")
     with pytest.raises(TagsError, match=r"whose files changed since \(generation_config.json: .*Put the files back"):
         open_loss_tagger(tmp_path / "tags")
     changed = loss_tagger(
         skills=2,
-        runs=1,
+        trials=1,
         checkpoints=1,
         steps=2,
-        probe=40,
+        fitting_samples=40,
         compute=Compute(device="cpu"),
         reading=ReadingChoice(proxy=str(proxy)),
     )
     with pytest.raises(SkillshardError, match=r"generation_config"):
-        taggers.tag_corpus(corpus, changed, tmp_path / "tags", where=HERE)
+        taggers.tag_corpus(corpus, changed, tmp_path / "tags", backend=HERE)
     assert replace(changed, proxy_identity=finder.proxy_identity).arguments == finder.arguments

@@ -15,19 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import skillshard.proxy.run as proxy_run
+import skillshard.proxy.trial as proxy_run
 from skillshard import taggers
 from skillshard.corpus import Corpus, Sample
 from skillshard.errors import CorpusError, ObservationError, ProxyError, TagsError
-from skillshard.execution import Where
+from skillshard.execution import Backend
 from skillshard.loss import IGNORE
 from skillshard.proxy.device import Compute, one_thread, resolve_device, resolve_precision
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.pretrained import open_pretrained, pretrained_tokens
 from skillshard.proxy.reading import Bytes
 from skillshard.proxy.reading_choice import ReadingChoice
-from skillshard.proxy.run import Recipe, estimate_s, load_checkpoint, new_model, train_run
 from skillshard.proxy.train import TokenBatch, sample_scores
+from skillshard.proxy.trial import Recipe, estimate_s, load_checkpoint, new_model, train_trial
 from skillshard.report.clusters import mean_trajectories
 from skillshard.taggers.agreement import agreement
 from skillshard.taggers.clusters.kmeans import Choice, best_of
@@ -101,7 +101,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tagged(corpus: Path) -> Tags:
-    return taggers.tag_corpus(Corpus.open(corpus), small_finder(), corpus.parent / "tags", where=HERE)
+    return taggers.tag_corpus(Corpus.open(corpus), small_finder(), corpus.parent / "tags", backend=HERE)
 
 
 # ------------------------------------------------------------------------------------------------------------- runs
@@ -111,7 +111,7 @@ def tagged(corpus: Path) -> Tags:
 def test_a_run_that_is_killed_after_any_checkpoint_ends_in_the_same_bytes(
     dies_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_run(ENCODED, RECIPE, seed=3, folder=tmp_path / "whole")
+    train_trial(ENCODED, RECIPE, seed=3, folder=tmp_path / "whole")
     save = proxy_run._save
 
     def save_and_die(*arguments: Any, **more: Any) -> None:
@@ -122,34 +122,34 @@ def test_a_run_that_is_killed_after_any_checkpoint_ends_in_the_same_bytes(
     with monkeypatch.context() as patched:
         patched.setattr(proxy_run, "_save", save_and_die)
         with pytest.raises(KeyboardInterrupt):
-            train_run(ENCODED, RECIPE, seed=3, folder=tmp_path / "killed")
+            train_trial(ENCODED, RECIPE, seed=3, folder=tmp_path / "killed")
     assert (tmp_path / "killed" / "unfinished").exists()
-    train_run(ENCODED, RECIPE, seed=3, folder=tmp_path / "killed")
+    train_trial(ENCODED, RECIPE, seed=3, folder=tmp_path / "killed")
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
     assert sorted(tree(tmp_path / "whole")) == [f"checkpoint-{step:06d}.npy" for step in (3, 6, 9, 12)]
 
 
 def test_a_checkpoint_without_its_optimizer_is_not_gone_on_from(tmp_path: Path) -> None:
-    train_run(ENCODED, RECIPE, seed=3, folder=tmp_path / "whole")
+    train_trial(ENCODED, RECIPE, seed=3, folder=tmp_path / "whole")
     half = tmp_path / "half"
     half.mkdir()
     (half / "checkpoint-000006.npy").write_bytes((tmp_path / "whole" / "checkpoint-000003.npy").read_bytes())
-    train_run(ENCODED, RECIPE, seed=3, folder=half)
+    train_trial(ENCODED, RECIPE, seed=3, folder=half)
     assert tree(half) == tree(tmp_path / "whole")
 
 
 def test_seeds_give_other_weights_and_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 2)):
-        train_run(ENCODED, RECIPE, seed=seed, folder=tmp_path / name)
+        train_trial(ENCODED, RECIPE, seed=seed, folder=tmp_path / name)
     assert tree(tmp_path / "a") != tree(tmp_path / "b")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
-    train_run(ENCODED, RECIPE, seed=1, folder=tmp_path / "a")
+    train_trial(ENCODED, RECIPE, seed=1, folder=tmp_path / "a")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()} == before
 
 
 def test_bfloat16_trains_and_keeps_float32_parameters(tmp_path: Path) -> None:
     recipe = Recipe(model=SHAPE, steps=12, checkpoints=2, lr=1e-2, precision="bfloat16")
-    train_run(ENCODED, recipe, seed=0, folder=tmp_path)
+    train_trial(ENCODED, recipe, seed=0, folder=tmp_path)
     model = new_model(recipe, seed=0)
     before = sample_scores(model, ENCODED).losses
     load_checkpoint(model, tmp_path, 12)
@@ -159,7 +159,7 @@ def test_bfloat16_trains_and_keeps_float32_parameters(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    train_run(ENCODED, RECIPE, seed=0, folder=tmp_path)
+    train_trial(ENCODED, RECIPE, seed=0, folder=tmp_path)
     other = new_model(
         Recipe(model=ProxyShape(vocab=257, positions=15, layers=2, dim=16, heads=2), steps=1, checkpoints=1, lr=1.0),
         seed=0,
@@ -232,12 +232,12 @@ def test_what_is_learnt_and_what_cannot_be_learnt_become_two_skills(tagged: Tags
 def test_the_bytes_do_not_depend_on_the_number_of_workers(
     workers: int, tagged: Tags, corpus: Path, tmp_path: Path
 ) -> None:
-    taggers.tag_corpus(Corpus.open(corpus), small_finder(), tmp_path / "tags", where=Where(workers=workers))
+    taggers.tag_corpus(Corpus.open(corpus), small_finder(), tmp_path / "tags", backend=Backend(workers=workers))
     assert tree(tmp_path / "tags") == tree(tagged.folder)
 
 
 def test_a_kept_model_tags_new_samples_like_the_old_ones(tagged: Tags, corpus: Path, tmp_path: Path) -> None:
-    again = taggers.tag_corpus(Corpus.open(corpus), open_loss_tagger(tagged.folder), tmp_path / "tags", where=HERE)
+    again = taggers.tag_corpus(Corpus.open(corpus), open_loss_tagger(tagged.folder), tmp_path / "tags", backend=HERE)
     for part in range(len(again.manifest.parts)):
         assert list(again.rows(part)) == list(tagged.rows(part))
 
@@ -251,7 +251,9 @@ def test_a_model_learnt_on_a_gpu_tags_where_there_is_none(
     told = orjson.loads(manifest.read_bytes())
     told["encoder"]["arguments"]["recipe"]["device"] = "cuda"
     manifest.write_bytes(orjson.dumps(told))
-    again = taggers.tag_corpus(Corpus.open(corpus), open_loss_tagger(tmp_path / "model"), tmp_path / "tags", where=HERE)
+    again = taggers.tag_corpus(
+        Corpus.open(corpus), open_loss_tagger(tmp_path / "model"), tmp_path / "tags", backend=HERE
+    )
     assert [list(again.rows(part)) for part in range(2)] == [list(tagged.rows(part)) for part in range(2)]
 
 
@@ -261,13 +263,13 @@ def test_texts_without_an_answer_stop_the_tagger_or_are_set_aside(tagged: Tags, 
     with pytest.raises(
         CorpusError, match=r"2.jsonl line 1: the text cannot be read: no prompt, '= ' and a word behind it"
     ):
-        taggers.tag_corpus(Corpus.open(folder), open_loss_tagger(tagged.folder), tmp_path / "stops", where=HERE)
+        taggers.tag_corpus(Corpus.open(folder), open_loss_tagger(tagged.folder), tmp_path / "stops", backend=HERE)
     with pytest.raises(
         CorpusError, match=r"2.jsonl: the text of sample 'bad' cannot be read: no prompt, '= ' and a word"
     ):
-        taggers.tag_corpus(Corpus.open(folder), small_finder(), tmp_path / "stops too", where=HERE)
+        taggers.tag_corpus(Corpus.open(folder), small_finder(), tmp_path / "stops too", backend=HERE)
     tags = taggers.tag_corpus(
-        Corpus.open(folder), small_finder(steps=3), tmp_path / "tags", where=HERE, on_bad_sample="set-aside"
+        Corpus.open(folder), small_finder(steps=3), tmp_path / "tags", backend=HERE, on_bad_sample="set-aside"
     )
     assert tags.manifest.set_aside == {"wrong-type": 1}
 
@@ -275,7 +277,7 @@ def test_texts_without_an_answer_stop_the_tagger_or_are_set_aside(tagged: Tags, 
 @pytest.mark.parametrize("measure", ["whole", "parts"])
 def test_the_number_of_skills_can_be_chosen(measure: str, corpus: Path, tmp_path: Path) -> None:
     finder = small_finder(skills="auto", measure=measure, steps=20)
-    tags = taggers.tag_corpus(Corpus.open(corpus), finder, tmp_path / "tags", where=HERE)
+    tags = taggers.tag_corpus(Corpus.open(corpus), finder, tmp_path / "tags", backend=HERE)
     told = orjson.loads((tmp_path / "tags" / "model" / "model.json").read_bytes())
     best = best_of([Choice(tried["num_clusters"], tried["score"]) for tried in told["tried"]])
     assert len(told["clusters"]) == best.num_clusters >= len(tags.manifest.skills) >= 1
@@ -300,7 +302,7 @@ def small_reading() -> Any:
     [
         ({"skills": 1}, "`skills=1` leaves nothing to tell apart: give 2 or more, or 'auto'."),
         ({"skills": 101}, "`skills=101` is more than the 100 samples whose trajectories are clustered: raise `probe`."),
-        ({"runs": 0}, "`runs=0`, `probe=100`, `seed=0`: expected 1 to 100 runs"),
+        ({"runs": 0}, "`trials=0`, `fitting_samples=100`, `seed=0`: expected 1 to 100 runs"),
         ({"measure": "half"}, "`measure='half'`: give 'whole' or 'parts'."),
         (
             {"measure": "parts", "segment_at": None},
@@ -348,7 +350,7 @@ def test_more_skills_than_different_texts_are_refused(texts: list[str], tmp_path
     with pytest.raises(
         TagsError, match=rf"`skills=3`: the corpus has {len(set(texts))} different texts that can be used"
     ):
-        taggers.tag_corpus(Corpus.open(tmp_path / "corpus"), small_finder(skills=3), tmp_path / "tags", where=HERE)
+        taggers.tag_corpus(Corpus.open(tmp_path / "corpus"), small_finder(skills=3), tmp_path / "tags", backend=HERE)
 
 
 def test_a_model_of_another_tagger_or_a_damaged_one_is_refused(tagged: Tags, tmp_path: Path) -> None:
@@ -385,7 +387,7 @@ def test_the_command_refuses_options_of_other_taggers_and_asks_for_a_number_of_s
     for options, says in (
         (("loss",), "Missing option '--skills'"),
         (("loss", "--skills", 2, "--encoder", "lexical"), "No such option: --encoder"),
-        (("embedding", "--skills", 2, "--runs", 3), "No such option: --runs"),
+        (("embedding", "--skills", 2, "--trials", 3), "No such option: --trials"),
         (("reuse", "--clusters", tmp_path, "--steps", 3), "No such option: --steps"),
     ):
         method, *others = options
@@ -410,7 +412,7 @@ def test_a_pretrained_model_and_its_tokenizer_take_the_proxys_place(
     pretrained: Path, corpus: Path, tmp_path: Path
 ) -> None:
     finder = small_finder(proxy=str(pretrained), segment_at=None, steps=60, lr=2e-2)
-    tags = taggers.tag_corpus(Corpus.open(corpus), finder, tmp_path / "tags", where=HERE)
+    tags = taggers.tag_corpus(Corpus.open(corpus), finder, tmp_path / "tags", backend=HERE)
     assert accuracy_of(tags, corpus) >= 0.9
     new = open_loss_tagger(tmp_path / "tags").tag([Sample("x", "a is 1, b is 2. greet = hello", {})])
     assert isinstance(new[0], taggers.Tag) and new[0].skill == "greet-hello"
@@ -463,11 +465,11 @@ def test_a_prompt_by_a_metadata_field_gives_the_tags_that_the_same_prompt_by_a_m
         "whole": {"answer_after": None},
     }.items():
         finder = small_finder(segment_at=None, window=32, steps=5, checkpoints=2, **kind)
-        tags = taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / name, where=HERE)
+        tags = taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / name, backend=HERE)
         rows[name] = [row for part in range(2) for row in tags.rows(part)]
     assert rows["field"] == rows["mark"] != rows["whole"]
     again = taggers.tag_corpus(
-        Corpus.open(masked), open_loss_tagger(tmp_path / "field"), tmp_path / "again", where=HERE
+        Corpus.open(masked), open_loss_tagger(tmp_path / "field"), tmp_path / "again", backend=HERE
     )
     assert [row for part in range(2) for row in again.rows(part)] == rows["field"]
 
@@ -482,8 +484,8 @@ def test_a_sample_without_the_prompts_field_is_refused_or_set_aside(corpus: Path
         segment_at=None, answer_after=None, prompt_field="meta.prompt_chars", window=32, steps=5, checkpoints=2
     )
     with pytest.raises(CorpusError, match=r"sample '0005' cannot be read: .*prompt_chars' is missing.*`prompt_field`"):
-        taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / "stop", where=HERE)
-    tags = taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / "aside", where=HERE, on_bad_sample="set-aside")
+        taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / "stop", backend=HERE)
+    tags = taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / "aside", backend=HERE, on_bad_sample="set-aside")
     assert sum(row.skill is None for part in range(2) for row in tags.rows(part)) == 2
 
 

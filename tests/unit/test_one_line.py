@@ -22,13 +22,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shards(folder: Path) -> ss.ShardSet:
     corpus = ss.Corpus.open(write_corpus(folder / "C", samples(add=60, carry=40)))
-    tags = ss.tag_corpus(corpus, ss.taggers.metadata("skill"), folder / "T", where=HERE)
-    return ss.write_shards(corpus, tags, folder / "S", holdout=0.1, where=HERE)
+    tags = ss.tag_corpus(corpus, ss.taggers.metadata("skill"), folder / "T", backend=HERE)
+    return ss.write_shards(corpus, tags, folder / "S", holdout=0.1, backend=HERE)
 
 
 @pytest.fixture(scope="module")
 def counts(folder: Path, shards: ss.ShardSet) -> ss.TokenCounts:
-    return ss.count_tokens(shards, byte_tokenizer(["add carry"]), folder / "N", where=HERE)
+    return ss.count_tokens(shards, byte_tokenizer(["add carry"]), folder / "N", backend=HERE)
 
 
 @pytest.fixture

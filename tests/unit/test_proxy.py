@@ -11,7 +11,6 @@ import torch
 from skillshard.errors import ProxyError
 from skillshard.loss import IGNORE
 from skillshard.proxy.model import Proxy, ProxyShape, mix_earlier, visible
-from skillshard.proxy.run import load_state, save_state
 from skillshard.proxy.train import (
     TokenBatch,
     adamw,
@@ -25,6 +24,7 @@ from skillshard.proxy.train import (
     train_step,
     usual_lr_warmup,
 )
+from skillshard.proxy.trial import load_state, save_state
 from skillshard.synthetic.lego import lego_samples, skill_names
 from skillshard.synthetic.lego_tokens import SLOTS, VOCAB, encode_lego
 

@@ -31,7 +31,7 @@ PUBLIC_NAMES = [
     "SkillshardError",
     "Tags",
     "TokenCounts",
-    "Where",
+    "Backend",
     "check_policy",
     "count_tokens",
     "errors",

@@ -16,7 +16,7 @@ from tests.conftest import HERE, lines, samples, tag_and_shard, write_corpus
 def tagged(folder: Path) -> tuple[Corpus, Any]:
     corpus = Corpus.open(write_corpus(folder / "corpus", samples(add=60, carry=20)))
     return corpus, taggers.tag_corpus(
-        corpus, taggers.metadata("skill"), folder / "tags", where=HERE, partition_bytes=20_000
+        corpus, taggers.metadata("skill"), folder / "tags", backend=HERE, partition_bytes=20_000
     )
 
 
@@ -35,16 +35,17 @@ def test_a_run_that_finds_its_work_finished_by_another_run_returns_the_set_of_th
     monkeypatch.setattr(write, "_write", overtaken)
     if isinstance(error, ShardError):
         with pytest.raises(ShardError, match="a fault of this run"):
-            write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, where=HERE)
+            write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, backend=HERE)
         return
-    again = write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, where=HERE)
+    again = write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, backend=HERE)
     assert [again] == finished
 
 
 def test_a_finished_set_that_is_written_again_is_returned_opened_and_changes_nothing(tmp_path: Path) -> None:
     corpus, tags = tagged(tmp_path)
     first, again = (
-        write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, where=HERE) for _ in range(2)
+        write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, backend=HERE)
+        for _ in range(2)
     )
     assert again == first == ShardSet.open(tmp_path / "S") and again.skills == ("add", "carry")
 
@@ -57,7 +58,7 @@ def test_more_shards_than_a_manifest_can_name_are_refused_with_the_number_that_i
     with pytest.raises(
         ShardError, match=r"^\d\d shards of [\d,]+ bytes are too many .* \(at most 20\)\. Give a larger"
     ):
-        write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=3000, holdout=0.1, where=HERE)
+        write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=3000, holdout=0.1, backend=HERE)
 
 
 def test_texts_of_any_number_of_tar_blocks_are_read_and_pass_verification(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from skillshard.errors import LedgerError, PolicyError, StorageError, TokensError
-from skillshard.execution import Where
+from skillshard.execution import Backend
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.counts import in_unit
 from skillshard.mixing.ledger import DirectoryLedger, RunRecord, read_record
@@ -85,8 +85,8 @@ def test_the_bytes_are_the_same_for_any_number_of_workers_and_for_a_tokenizer_in
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=9)
     place = save(tokenizer, tmp_path / "tokenizer.json")
-    count_tokens(uneven, place, tmp_path / "a", where=HERE)
-    count_tokens(uneven, tokenizer, tmp_path / "b", where=Where(workers=2))
+    count_tokens(uneven, place, tmp_path / "a", backend=HERE)
+    count_tokens(uneven, tokenizer, tmp_path / "b", backend=Backend(workers=2))
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert max(TokenCounts.open(tmp_path / "a").train["carry"].rows(0).tolist()) > 9  # not cut, not padded
 
@@ -215,7 +215,7 @@ def test_counts_of_other_shards_are_refused(counts: TokenCounts, tmp_path: Path)
 def test_a_skill_without_tokens_is_refused(tmp_path: Path) -> None:
     records = [letters("add", number, 5) for number in range(40)] + [letters("mute", number, 0) for number in range(40)]
     shards = tag_and_shard(write_corpus(tmp_path / "corpus", records), tmp_path)
-    counts = count_tokens(shards, letter_tokenizer(), tmp_path / "T", where=HERE)
+    counts = count_tokens(shards, letter_tokenizer(), tmp_path / "T", backend=HERE)
     with pytest.raises(
         TokensError, match=r"no training sample of skill 'mute' has a token in .*T, so no number of draws"
     ):

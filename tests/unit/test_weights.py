@@ -118,7 +118,7 @@ def test_skill_stratified_gives_equal_weights_to_targets_and_what_helps_them(
 
 
 def test_weights_can_be_shares_of_tokens(shards: ShardSet, tmp_path: Path) -> None:
-    counts = count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", where=HERE)
+    counts = count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", backend=HERE)
     out = tmp_path / "weights.json"
     works("weights", shards.root, "--policy", "proportional", "--tokens", tmp_path / "tokens", "--out", out)
     num_tokens = {skill: counts.train[skill].num_tokens for skill in SKILLS}

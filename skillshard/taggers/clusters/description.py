@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from skillshard.corpus import Partition, Sample, read_partition
-from skillshard.execution import Record, Unit
+from skillshard.execution import Record, Task
 from skillshard.keyed_random import permutation
 from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.embeddings import SampledRows, array_place
@@ -19,7 +19,7 @@ from skillshard.taggers.clusters.fit import ASSIGNMENTS, CRITERION, NUM_NEAREST
 from skillshard.taggers.clusters.kmeans import Clusters
 from skillshard.taggers.clusters.lexical import FILES as LEXICAL_FILES
 from skillshard.taggers.clusters.names import count_terms, name_clusters
-from skillshard.taggers.clusters.saved import FOLDER, Cluster, EncoderRecord, NearestSample, TriedNumber, save_model
+from skillshard.taggers.clusters.saved import FOLDER, Cluster, EncoderRecord, NearestSample, TriedNumber, save_clusters
 from skillshard.taggers.tagger import Search
 
 NAMED_BY = 300
@@ -39,11 +39,11 @@ def describe_clusters(
     num = clusters.num_clusters
     nearest = [_nearest_of(records, cluster) for cluster in range(num)]
     looked_at = _rows_for_names(sample, search, num, nearest)
-    units = [
-        Unit(f"{at:06d}", {"partition": search.partitions[at], "reading": search.reading, "rows": rows})
+    tasks = [
+        Task(f"{at:06d}", {"partition": search.partitions[at], "reading": search.reading, "rows": rows})
         for at, rows in sorted(looked_at.items())
     ]
-    seen = dict(zip(sorted(looked_at), search.run(look_at_rows, units, stage="names", title="naming"), strict=True))
+    seen = dict(zip(sorted(looked_at), search.run(look_at_rows, tasks, stage="names", title="naming"), strict=True))
     terms: list[Counter[str]] = [Counter() for _ in range(num)]
     num_seen = [0] * num
     for at, record in seen.items():
@@ -68,7 +68,7 @@ def describe_clusters(
         for at, named in enumerate(name_clusters(terms, num_seen))
     ]
     kind = encoder.name if encoder.name == "lexical" else "sentence-transformers"
-    save_model(
+    save_clusters(
         search.work.scratch("kept", FOLDER),
         clusters,
         encoder=EncoderRecord(kind=kind, name=encoder.name, arguments=encoder.arguments, dim=encoder.dim),

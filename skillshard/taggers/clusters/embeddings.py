@@ -4,7 +4,7 @@ EMBEDDINGS/embeddings.json    last: dimensions, rows and digest of each partitio
 EMBEDDINGS/000000.npy         float16, row x dim, NaN where a row holds no sample
 
 An encoder that must be fitted sees a seeded sample of the texts. Batches are formed inside a partition, so the bytes do not
-depend on the number of workers. Memory of a unit: 8192 texts at a time.
+depend on the number of workers. Memory of a task: 8192 texts at a time.
 """
 
 import os
@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from skillshard import canonical, places, storage
 from skillshard.corpus import Partition, Sample, read_partition
 from skillshard.errors import TagsError
-from skillshard.execution import Record, Unit, keyed, num_cpus
+from skillshard.execution import Record, Task, keyed, num_cpus
 from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.encoder import Encoder, Unfitted, VectorsOf
 from skillshard.taggers.clusters.lexical import open_lexical
@@ -49,16 +49,16 @@ def fit_encoder(encoder: Encoder | Unfitted, search: Search, num_rows: Sequence[
         return encoder
     rows = sample_rows(num_rows, encoder.sample_size, seed)
     files = [str(search.work.scratch("texts", f"{at:06d}.json")) for at in range(len(rows))]
-    units = [
-        Unit(f"{at:06d}", {"partition": partition, "reading": search.reading, "rows": found.tolist(), "place": place})
+    tasks = [
+        Task(f"{at:06d}", {"partition": partition, "reading": search.reading, "rows": found.tolist(), "place": place})
         for at, (partition, found, place) in enumerate(zip(search.partitions, rows, files, strict=True))
         if len(found)
     ]
-    search.run(take_texts, units, stage="texts", title="sampling")
+    search.run(take_texts, tasks, stage="texts", title="sampling")
     folder = search.work.scratch("kept", FOLDER)
     done = search.work.scratch("encoder.json")
     if not done.exists():
-        texts = [text for unit in units for text in storage.read_json(unit.arguments["place"])]
+        texts = [text for task in tasks for text in storage.read_json(task.arguments["place"])]
         encoder.fit(texts, str(folder), seed=seed)
         storage.write_bytes(done, canonical.to_json(encoder.arguments))
     return open_lexical(str(folder))
@@ -81,12 +81,12 @@ def encode_rows(encoder: Encoder, search: Search, num_rows: Sequence[int]) -> li
     _warn_of_one_partition(search)
     folder = search.work.scratch("kept", EMBEDDINGS)
     files = [array_place(folder, at) for at in range(len(search.partitions))]
-    units = keyed(
+    tasks = keyed(
         {"partition": partition, "encoder": encoder, "reading": search.reading, "num_rows": num, "place": place}
         for partition, num, place in zip(search.partitions, num_rows, files, strict=True)
     )
     records = search.run(
-        encode_partition, units, stage="encode", title="encoding", keeps_model=True, num_gpus=encoder.num_gpus
+        encode_partition, tasks, stage="encode", title="encoding", keeps_model=True, num_gpus=encoder.num_gpus
     )
     parts = [{"num_rows": num, **record} for num, record in zip(num_rows, records, strict=True)]
     manifest = {"schema": "skillshard/embeddings/1", "dim": encoder.dim, "parts": parts}
@@ -95,7 +95,7 @@ def encode_rows(encoder: Encoder, search: Search, num_rows: Sequence[int]) -> li
 
 
 def _warn_of_one_partition(search: Search) -> None:
-    workers = search.where.workers or num_cpus()
+    workers = search.backend.workers or num_cpus()
     if len(search.partitions) == 1 and workers > 1 and search.partitions[0].file_bytes > ONE_PARTITION_BYTES:
         only = search.partitions[0]
         how = (

@@ -1,7 +1,7 @@
 """Clusters of a whole corpus's embeddings: fitted on a sample, moved by steps over all rows, given to each row.
 
 k-means on a seeded sample in one process, then steps over all rows (`step_partition`): each adds up its rows, the sums are
-added in the order of the partitions. `assign_partition` writes each row's cluster and distance. Memory of a unit: its
+added in the order of the partitions. `assign_partition` writes each row's cluster and distance. Memory of a task: its
 embeddings by chunks of 8192 rows.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from skillshard import canonical, storage
 from skillshard.errors import TagsError
-from skillshard.execution import OnStage, Record, Unit, keyed, silent
+from skillshard.execution import OnStage, Record, Task, keyed, silent
 from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.embeddings import SampledRows, array_place, vector_chunks
 from skillshard.taggers.clusters.kmeans import Clusters
@@ -93,7 +93,7 @@ def choose_clusters(
         for number in numbers:
             found[number] = kmeans.fit(points, number, seed=seed, spherical=spherical, min_share=min_share)
             tried.append(kmeans.Choice(number, kmeans.simplified_silhouette(points, found[number])))
-            advance(Unit(str(number), {}), {})
+            advance(Task(str(number), {}), {})
         return Fitted(found[kmeans.best_of(tried).num_clusters], tuple(tried))
 
 
@@ -104,14 +104,14 @@ def _most_with(min_share: float) -> int:
 def _step_over_all(search: Search, places: Sequence[str], clusters: Clusters, step: int) -> Clusters:
     folder = search.work.scratch(f"step-{step}")
     storage.write_array(folder / CENTROIDS, clusters.centroids)
-    units = keyed(
+    tasks = keyed(
         {"vectors": place, "centroids": str(folder / CENTROIDS), "place": str(folder / f"{at:06d}.npz")}
         for at, place in enumerate(places)
     )
-    search.run(step_partition, units, stage=f"step-{step}", title=f"k-means {step + 1}")
+    search.run(step_partition, tasks, stage=f"step-{step}", title=f"k-means {step + 1}")
     sums, counts = np.zeros(clusters.centroids.shape), np.zeros(clusters.num_clusters, np.int64)
-    for unit in units:
-        with np.load(unit.arguments["place"]) as found:
+    for task in tasks:
+        with np.load(task.arguments["place"]) as found:
             sums += found["sums"]
             counts += found["counts"]
     return kmeans.moved(clusters, sums, counts)
@@ -157,7 +157,7 @@ def assign_rows(search: Search, places: Sequence[str], clusters: Clusters, stage
     folder = search.work.scratch(stage)
     storage.write_array(folder / CENTROIDS, clusters.centroids)
     out = search.work.scratch(ASSIGNMENTS)
-    units = keyed(
+    tasks = keyed(
         {
             "vectors": place,
             "centroids": str(folder / CENTROIDS),
@@ -167,7 +167,7 @@ def assign_rows(search: Search, places: Sequence[str], clusters: Clusters, stage
         }
         for at, place in enumerate(places)
     )
-    return search.run(assign_partition, units, stage=stage, title="assigning")
+    return search.run(assign_partition, tasks, stage=stage, title="assigning")
 
 
 def assign_partition(vectors: str, centroids: str, bonus: Sequence[float], spherical: bool, place: str) -> Record:

@@ -83,7 +83,7 @@ class ModelManifest(BaseModel):
 
 
 @dataclass(frozen=True)
-class ClusterModel:
+class SavedClusters:
     """A kept clustering."""
 
     folder: Path
@@ -93,10 +93,10 @@ class ClusterModel:
     def __repr__(self) -> str:
         """One line: the place, the number of clusters and the encoder."""
         num = counted(len(self.manifest.clusters), "cluster")
-        return f"ClusterModel({os.fspath(self.folder)!r}: {num}, encoder {self.manifest.encoder.name})"
+        return f"SavedClusters({os.fspath(self.folder)!r}: {num}, encoder {self.manifest.encoder.name})"
 
     @classmethod
-    def open(cls, place: str | os.PathLike[str]) -> "ClusterModel":
+    def open(cls, place: str | os.PathLike[str]) -> "SavedClusters":
         """Open it by its directory or by that of the tags beside which it lies.
 
         Raises:
@@ -132,7 +132,7 @@ class ClusterModel:
         return storage.file_digest(self.folder / MANIFEST)
 
 
-def has_model(place: str | os.PathLike[str]) -> bool:
+def has_clusters(place: str | os.PathLike[str]) -> bool:
     """Whether a clustering is kept at a place, or beside the tags there."""
     return any((places.local_path(place) / name).exists() for name in (MANIFEST, f"{FOLDER}/{MANIFEST}"))
 
@@ -149,7 +149,7 @@ def model_folder(place: str | os.PathLike[str]) -> Path:
     )
 
 
-def save_model(
+def save_clusters(
     folder: str | os.PathLike[str],
     clusters: Clusters,
     *,
@@ -174,7 +174,7 @@ def save_model(
     storage.write_bytes(places.join(folder, MANIFEST), canonical.to_json(manifest.model_dump(by_alias=True)))
 
 
-def copy_model(model: ClusterModel, folder: str | os.PathLike[str]) -> None:
+def copy_clusters(model: SavedClusters, folder: str | os.PathLike[str]) -> None:
     """A copy, file by file, model.json last."""
     for name in (*model.manifest.files, MANIFEST):
         storage.write_bytes(places.join(folder, name), storage.read_bytes(model.folder / name))

@@ -8,7 +8,7 @@
 6. `description.look_at_rows`: terms and nearest samples, for names.
 
 With a kept model there are only 1, 3 and 5. On paper a billion samples of 384 dimensions are 768 GB of embeddings; a step or
-the assignment to 256 clusters is 2e14 operations, about an hour on one core of 50 GFLOPS, spread over all units.
+the assignment to 256 clusters is 2e14 operations, about an hour on one core of 50 GFLOPS, spread over all tasks.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from skillshard.taggers.clusters.embeddings import array_place, encode_rows, fit
 from skillshard.taggers.clusters.encoder import Encoder, Unfitted
 from skillshard.taggers.clusters.fit import ASSIGNMENTS, assign_balanced, assign_rows, fit_clusters
 from skillshard.taggers.clusters.lexical import open_lexical
-from skillshard.taggers.clusters.saved import FOLDER, ClusterModel, copy_model
+from skillshard.taggers.clusters.saved import FOLDER, SavedClusters, copy_clusters
 from skillshard.taggers.rows import count_rows
 from skillshard.taggers.tagger import Finder, RowTagger, Search, Tag
 
@@ -89,7 +89,7 @@ class Embedding:
 class KeptClusters:
     """See `kept_clusters`."""
 
-    model: ClusterModel
+    model: SavedClusters
     encoder: Encoder
 
     @property
@@ -104,7 +104,7 @@ class KeptClusters:
         num_rows, _ = count_rows(search)
         places = encode_rows(self.encoder, search, num_rows)
         assign_rows(search, places, self.model.clusters, "assign")
-        copy_model(self.model, search.work.scratch("kept", FOLDER))
+        copy_clusters(self.model, search.work.scratch("kept", FOLDER))
         return AssignedRows(str(search.work.scratch(ASSIGNMENTS)), tuple(self.model.names))
 
 
@@ -157,7 +157,7 @@ def embedding(
     return Embedding(encoder, skills, skills_range, min_share, seed)
 
 
-def kept_clusters(model: ClusterModel, encoder: Encoder) -> Finder:
+def kept_clusters(model: SavedClusters, encoder: Encoder) -> Finder:
     """Tag by clusters that were found before, perhaps in another corpus.
 
     Raises:
@@ -180,7 +180,7 @@ def kept_clusters(model: ClusterModel, encoder: Encoder) -> Finder:
     return KeptClusters(model, encoder)
 
 
-def kept_lexical(model: ClusterModel) -> Encoder:
+def kept_lexical(model: SavedClusters) -> Encoder:
     """The lexical encoder that a model keeps; TagsError if it was made with another."""
     kept = model.manifest.encoder
     if kept.kind != "lexical":

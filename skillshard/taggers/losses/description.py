@@ -18,7 +18,9 @@ LEAST_DIFFERENCE = 0.1
 
 
 def by_time_learnt(
-    clusters: Clusters, points: Float[np.ndarray, "sample feature"], losses: Float[np.ndarray, "run checkpoint sample"]
+    clusters: Clusters,
+    points: Float[np.ndarray, "sample feature"],
+    losses: Float[np.ndarray, "trial checkpoint sample"],
 ) -> Clusters:
     """The clusters that hold any of the points, those learnt first (of the least mean loss) first."""
     labels = assign(points, clusters).cluster
@@ -28,13 +30,13 @@ def by_time_learnt(
     return Clusters(clusters.centroids[order], clusters.bonus[order], clusters.spherical)
 
 
-def describe_learnt(found: Assignment, probe: Sequence[SampledText]) -> list[Cluster]:
-    """Name, terms, size and nearest samples of each cluster, as far as the probe set tells.
+def describe_learnt(found: Assignment, samples: Sequence[SampledText]) -> list[Cluster]:
+    """Name, terms, size and nearest samples of each cluster, as far as the fitting samples tell.
 
     Where no terms tell the clusters apart their names are `learnt-1`, `learnt-2`, ...: the order in which they were learnt.
     """
     members = [np.flatnonzero(found.cluster == cluster).tolist() for cluster in range(int(found.cluster.max()) + 1)]
-    named = _named([count_terms(probe[at].text for at in rows) for rows in members], [len(rows) for rows in members])
+    named = _named([count_terms(samples[at].text for at in rows) for rows in members], [len(rows) for rows in members])
     return [
         Cluster(
             name=one.name,
@@ -43,7 +45,7 @@ def describe_learnt(found: Assignment, probe: Sequence[SampledText]) -> list[Clu
             mean_distance=round(float(found.distance[rows].mean(dtype=np.float64)), 6),
             bonus=0.0,
             nearest=[
-                _nearest(probe[at], found.distance[at])
+                _nearest(samples[at], found.distance[at])
                 for at in sorted(rows, key=lambda at: found.distance[at])[:NUM_NEAREST]
             ],
         )

@@ -1,6 +1,6 @@
 """A sample of a corpus's texts by the hash of their ids: the same whatever the partitions and the workers.
 
-A unit reads one partition and keeps at most `limit` texts, those of the smallest hashes; the sample is the smallest of all.
+A task reads one partition and keeps at most `limit` texts, those of the smallest hashes; the sample is the smallest of all.
 """
 
 import heapq
@@ -14,7 +14,7 @@ import xxhash
 from skillshard import places, storage
 from skillshard.corpus import Partition, PartitionReader, Rejection, Sample
 from skillshard.errors import CorpusError, ObservationError
-from skillshard.execution import Record, Unit, Where, keyed, run
+from skillshard.execution import Backend, Record, Task, keyed, run
 from skillshard.loss import LossKind, prompt_chars
 
 Refusal = Callable[[str], str | None]
@@ -44,8 +44,8 @@ def sample_texts(
     stop_at_refused: bool,
     scratch: str,
     records: str,
-    where: Where,
-    on_done: Callable[[Unit, Record], None],
+    backend: Backend,
+    on_done: Callable[[Task, Record], None],
     prompt_field: str | None = None,
 ) -> list[SampledText]:
     """At most `limit` texts of a corpus, in the order of their hashes; equal ids of different places count once.
@@ -57,7 +57,7 @@ def sample_texts(
         refusal: texts that it refuses are left out.
         stop_at_refused: refuse the corpus instead.
         scratch, records: directories for parts and records.
-        where: local pool or Ray.
+        backend: local pool or Ray.
         on_done: called for each finished partition.
         prompt_field: metadata field with the number of characters of a text's prompt; a text without it is refused.
 
@@ -71,14 +71,14 @@ def sample_texts(
         "stop_at_refused": stop_at_refused,
         "prompt_field": prompt_field,
     }
-    units = keyed(
+    tasks = keyed(
         {**common, "partition": partition, "out": places.join(scratch, f"{at:06d}.jsonl")}
         for at, partition in enumerate(partitions)
     )
-    run(sample_partition, units, where=where, records=records, on_done=on_done)
+    run(sample_partition, tasks, backend=backend, records=records, on_done=on_done)
     merged: dict[str, SampledText] = {}
-    for unit in units:
-        merged.update((found.id, found) for found in _read(unit.arguments["out"]) if found.id not in merged)
+    for task in tasks:
+        merged.update((found.id, found) for found in _read(task.arguments["out"]) if found.id not in merged)
     return _smallest(merged.values(), limit)
 
 

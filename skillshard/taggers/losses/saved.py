@@ -2,11 +2,11 @@
 
     MODEL/model.json        last; "encoder" holds reading, recipe, seeds, measure (skillshard.taggers.clusters.saved)
     MODEL/centroids.npy     of the clusters, in standardised features; MODEL/mean.npy, MODEL/deviation.npy standardise
-    MODEL/runs/00/          checkpoints of each run (skillshard.proxy.run)
-    MODEL/probe.jsonl       id and skill of each probe sample
-    MODEL/losses.npy        nats of the probe samples, (run, checkpoint, sample)
+    MODEL/runs/00/          checkpoints of each trial (skillshard.proxy.trial)
+    MODEL/probe.jsonl       id and skill of each fitting sample
+    MODEL/losses.npy        nats of the fitting samples, (trial, checkpoint, sample)
 
-A sample costs a forward pass for each run and checkpoint (`whole`), or for each run and part (`parts`).
+A sample costs a forward pass for each trial and checkpoint (`whole`), or for each trial and part (`parts`).
 """
 
 from skillshard.extras import needed
@@ -33,11 +33,11 @@ from skillshard.proxy.identity import directory_identity
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.pretrained import PretrainedTokens, check_place
 from skillshard.proxy.reading import Bytes, Reading
-from skillshard.proxy.run import Recipe, computing, load_checkpoint, new_model
 from skillshard.proxy.segments import Segments, without
 from skillshard.proxy.train import TokenBatch, sample_scores
+from skillshard.proxy.trial import Recipe, computing, load_checkpoint, new_model
 from skillshard.taggers.clusters.kmeans import Clusters, assign
-from skillshard.taggers.clusters.saved import ClusterModel
+from skillshard.taggers.clusters.saved import SavedClusters
 from skillshard.taggers.losses.sampled_texts import prompt_or_fault
 from skillshard.taggers.losses.scores import score_rows
 from skillshard.taggers.losses.trajectories import Measure, Scale, parts_features, whole_features
@@ -50,19 +50,19 @@ _READINGS = {"bytes": Bytes, "segments": Segments, "pretrained": PretrainedToken
 
 
 @dataclass(frozen=True)
-class LossModel:
-    """Kept runs, without the clusters: enough to measure losses."""
+class TrainedProxies:
+    """Kept trials, without the clusters: enough to measure losses."""
 
     reading: Reading
     recipe: Recipe
-    runs: tuple[str, ...]
+    trials: tuple[str, ...]
     measure: Measure
 
-    def whole_losses(self, batch: TokenBatch) -> Float[np.ndarray, "run checkpoint sample"]:
-        """The loss of each text at each checkpoint of each run, nats per token."""
+    def whole_losses(self, batch: TokenBatch) -> Float[np.ndarray, "trial checkpoint sample"]:
+        """The loss of each text at each checkpoint of each trial, nats per token."""
         return np.stack(self._of_runs(slice(None), [batch]))[..., 0]
 
-    def part_losses(self, batch: TokenBatch) -> Float[np.ndarray, "run sample part"]:
+    def part_losses(self, batch: TokenBatch) -> Float[np.ndarray, "trial sample part"]:
         """The loss of each text with one part left out, after the last step; the last part, the question, stays."""
         versions = [without(batch, position) for position in range(batch.tokens.shape[1] - 1)]
         return np.stack([losses[0] for losses in self._of_runs(slice(-1, None), versions)])
@@ -77,22 +77,22 @@ class LossModel:
         self, counted: slice, versions: Sequence[TokenBatch]
     ) -> list[Float[np.ndarray, "checkpoint sample version"]]:
         losses = []
-        for number, run in enumerate(self.runs, start=1):
-            losses.append(self._run_losses(run, counted, versions))
-            progress.advance(number, len(self.runs))
+        for number, trial in enumerate(self.trials, start=1):
+            losses.append(self._trial_losses(trial, counted, versions))
+            progress.advance(number, len(self.trials))
         return losses
 
-    def _run_losses(
-        self, run: str, counted: slice, versions: Sequence[TokenBatch]
+    def _trial_losses(
+        self, trial: str, counted: slice, versions: Sequence[TokenBatch]
     ) -> Float[np.ndarray, "checkpoint sample version"]:
         with one_thread():
             model = new_model(self.recipe, seed=0)
-            return np.stack([self._losses(model, run, step, versions) for step in self.recipe.kept_steps[counted]])
+            return np.stack([self._losses(model, trial, step, versions) for step in self.recipe.kept_steps[counted]])
 
     def _losses(
-        self, model: nn.Module, run: str, step: int, versions: Sequence[TokenBatch]
+        self, model: nn.Module, trial: str, step: int, versions: Sequence[TokenBatch]
     ) -> Float[np.ndarray, "sample version"]:
-        load_checkpoint(model, Path(run), step)
+        load_checkpoint(model, Path(trial), step)
         ready = computing(model, self.recipe)
         return np.stack([sample_scores(ready, version, max_batch=MAX_BATCH).losses for version in versions], axis=1)
 
@@ -113,7 +113,7 @@ class LossTagger:
         return {"model": self.digest}
 
     def find(self, search: Search) -> RowTagger:
-        """Score all samples in small units; see `skillshard.taggers.losses.scores`."""
+        """Score all samples in small tasks; see `skillshard.taggers.losses.scores`."""
         return score_rows(self, search, num_rows_of(search))
 
     def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
@@ -132,7 +132,7 @@ class LossTagger:
 
 @dataclass(frozen=True)
 class _Opened:
-    model: LossModel
+    model: TrainedProxies
     guess_loss: float
     scale: Scale
     clusters: Clusters
@@ -152,7 +152,7 @@ def open_loss_tagger(place: str | os.PathLike[str]) -> LossTagger:
     Raises:
         TagsError: there is none, its files are not those of its manifest, or it is of another tagger.
     """
-    model = ClusterModel.open(place)
+    model = SavedClusters.open(place)
     if model.manifest.encoder.kind != KIND:
         raise TagsError(
             f"the clusters in {model.folder} are of {model.manifest.encoder.name}, not of loss trajectories: give the model of tags by loss, "
@@ -162,8 +162,8 @@ def open_loss_tagger(place: str | os.PathLike[str]) -> LossTagger:
     return LossTagger(str(model.folder), model.digest)
 
 
-def _refuse_changed_proxy(model: ClusterModel) -> None:
-    """TagsError unless the pretrained proxy that the runs began with has the files that it had."""
+def _refuse_changed_proxy(model: SavedClusters) -> None:
+    """TagsError unless the pretrained proxy that the trials began with has the files that it had."""
     proxy, before = model.manifest.encoder.name, model.manifest.encoder.arguments.get("proxy_files")
     if before is None:
         return
@@ -201,18 +201,18 @@ def recipe_from_json(value: dict[str, Any]) -> Recipe:
 
 @lru_cache(maxsize=2)
 def _opened(folder: str, digest: str) -> _Opened:
-    kept = ClusterModel.open(folder)
+    kept = SavedClusters.open(folder)
     told = kept.manifest.encoder.arguments
-    runs = tuple(str(run_folder(folder, number)) for number in range(len(told["seeds"])))
+    trials = tuple(str(trial_folder(folder, number)) for number in range(len(told["seeds"])))
     recipe = recipe_from_json(told["recipe"])
     if not is_here(recipe.device):  # learnt on a GPU, and tagging where there is none
         recipe = replace(recipe, device="cpu")
-    model = LossModel(reading_from_json(told["reading"]), recipe, runs, told["measure"])
+    model = TrainedProxies(reading_from_json(told["reading"]), recipe, trials, told["measure"])
     mean, deviation = (np.load(Path(folder) / f"{name}.npy") for name in ("mean", "deviation"))
     scale, names = Scale(mean, deviation), tuple(kept.names)
     return _Opened(model, told["guess_loss"], scale, kept.clusters, names, told.get("prompt_field"))
 
 
-def run_folder(folder: str | os.PathLike[str], number: int) -> Path:
-    """Where a run's checkpoints are."""
+def trial_folder(folder: str | os.PathLike[str], number: int) -> Path:
+    """The directory of a trial's checkpoints."""
     return Path(folder) / "runs" / f"{number:02d}"

@@ -1,6 +1,6 @@
-"""Outcomes of a costly tagger, in units of a thousand rows instead of whole partitions.
+"""Outcomes of a costly tagger, in tasks of a thousand rows instead of whole partitions.
 
-A partition of 64 MiB is an hour of forward passes on one core. So its rows are scored in small units, which are spread over the
+A partition of 64 MiB is an hour of forward passes on one core. So its rows are scored in small tasks, which are spread over the
 workers, show how far they are, and are not done again after a stop; the partition's part is then written from their files.
 
     SCRATCH/000000/000003.json    row -> [skill, score], or why its text cannot be used; of the rows from 3 x SAMPLES_AT_ONCE on
@@ -16,7 +16,7 @@ import orjson
 
 from skillshard import places, storage
 from skillshard.corpus import Partition, PartitionReader, Sample
-from skillshard.execution import Record, Unit
+from skillshard.execution import Record, Task
 from skillshard.taggers.tagger import SAMPLES_AT_ONCE, Search, Tag, Tagger, Untagged
 
 FOLDER = "scores"
@@ -43,8 +43,8 @@ def score_rows(tagger: Tagger, search: Search, num_rows: Sequence[int], *, num_g
         num_gpus: GPUs that a process takes.
     """
     folder = str(search.work.scratch(FOLDER))
-    units = [
-        Unit(
+    tasks = [
+        Task(
             f"{partition.index:06d}-{number:06d}",
             {
                 "partition": partition,
@@ -57,11 +57,11 @@ def score_rows(tagger: Tagger, search: Search, num_rows: Sequence[int], *, num_g
         for partition, num in zip(search.partitions, num_rows, strict=True)
         for number in range(-(-num // SAMPLES_AT_ONCE))
     ]
-    search.run(score_unit, units, stage="score", title="scoring", keeps_model=True, num_gpus=num_gpus)
+    search.run(score_task, tasks, stage="score", title="scoring", keeps_model=True, num_gpus=num_gpus)
     return ScoredRows(folder)
 
 
-def score_unit(partition: Partition, number: int, reading: Mapping[str, Any], tagger: Tagger, place: str) -> Record:
+def score_task(partition: Partition, number: int, reading: Mapping[str, Any], tagger: Tagger, place: str) -> Record:
     """The outcomes of one stretch of a partition's rows. The rows before it are read again, which costs little beside the tagger."""
     first = number * SAMPLES_AT_ONCE
     rows = enumerate(PartitionReader(partition, **reading))

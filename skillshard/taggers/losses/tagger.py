@@ -1,12 +1,12 @@
 """Skills by loss trajectories: samples of one skill are learnt together.
 
-1. a sample of the corpus by hash: what the runs draw their batches from; its first texts are the probe set;
-2. R training runs of the proxy from different seeds, each a unit that goes on from its own last checkpoint;
-3. for each run the losses of the probe set at every kept checkpoint;
+1. a sample of the corpus by hash: what the trials draw their batches from; its first texts are the fitting samples;
+2. R trials, which train the proxy from different seeds, each a task that goes on from its own last checkpoint;
+3. for each trial the losses of the fitting samples at every kept checkpoint;
 4. features (`skillshard.taggers.losses.trajectories`), k-means, names; all is kept as a model (`skillshard.taggers.losses.saved`);
 5. every sample of the corpus is tagged with the model, by forward passes.
 
-Reference: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, appendix D.2. Differs: log losses, standardised; the probe
+Reference: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, appendix D.2. Differs: log losses, standardised; the fitting
 is a sample; a second measure, `parts`.
 """
 
@@ -21,26 +21,26 @@ from jaxtyping import Float
 
 from skillshard import storage
 from skillshard.errors import TagsError
-from skillshard.execution import Record, Unit, keyed
+from skillshard.execution import Record, Task, keyed
 from skillshard.keyed_random import keyed_seed
 from skillshard.loss import IGNORE
 from skillshard.proxy.device import Compute, device_kind, is_here, one_thread, resolve_precision
 from skillshard.proxy.identity import model_identity, training_identity
 from skillshard.proxy.reading import Reading
 from skillshard.proxy.reading_choice import ReadingChoice
-from skillshard.proxy.run import BATCH_SIZE, Recipe, check_schedule, estimate_s, train_run
 from skillshard.proxy.train import TokenBatch
+from skillshard.proxy.trial import BATCH_SIZE, Recipe, check_schedule, estimate_s, train_trial
 from skillshard.taggers.clusters.fit import CRITERION, choose_clusters
 from skillshard.taggers.clusters.kmeans import assign
-from skillshard.taggers.clusters.saved import CENTROIDS, FOLDER, MANIFEST, EncoderRecord, TriedNumber, save_model
+from skillshard.taggers.clusters.saved import CENTROIDS, FOLDER, MANIFEST, EncoderRecord, TriedNumber, save_clusters
 from skillshard.taggers.losses.description import by_time_learnt, describe_learnt
 from skillshard.taggers.losses.sampled_texts import SampledText, sample_texts
 from skillshard.taggers.losses.saved import (
     KIND,
-    LossModel,
+    TrainedProxies,
     open_loss_tagger,
     reading_to_json,
-    run_folder,
+    trial_folder,
 )
 from skillshard.taggers.losses.scores import score_rows
 from skillshard.taggers.losses.trajectories import Measure, guess_loss, parts_features, scale_of, whole_features
@@ -48,7 +48,7 @@ from skillshard.taggers.rows import count_rows
 from skillshard.taggers.tagger import RowTagger, Search
 
 MAX_TEXTS = 100_000
-"""Most texts that runs draw from; a run keeps them encoded, 1 kB each for a window of 128."""
+"""Most texts that trials draw from; a trial keeps them encoded, 1 kB each for a window of 128."""
 DROP_SHARE = 0.1
 
 
@@ -58,13 +58,13 @@ class LossFinder:
 
     skills: int | Literal["auto"]
     skills_range: tuple[int, int]
-    runs: int
+    trials: int
     checkpoints: int
     steps: int
     measure: Measure
     reading: ReadingChoice
     proxy_identity: str | dict[str, str]
-    probe: int
+    fitting_samples: int
     lr: float
     seed: int
     compute: Compute
@@ -77,12 +77,21 @@ class LossFinder:
     @property
     def arguments(self) -> dict[str, Any]:
         """What determines the clusters: a pretrained proxy by the content of its files, wherever they lie."""
-        asked = ("skills", "runs", "checkpoints", "steps", "measure", "probe", "lr", "seed")
+        asked = {
+            "skills": self.skills,
+            "runs": self.trials,
+            "checkpoints": self.checkpoints,
+            "steps": self.steps,
+            "measure": self.measure,
+            "probe": self.fitting_samples,
+            "lr": self.lr,
+            "seed": self.seed,
+        }
         reading = {**asdict(self.reading), "proxy": self.proxy_identity}
         if self.reading.prompt_field is None:
             del reading["prompt_field"]
         return {
-            **{name: getattr(self, name) for name in asked},
+            **asked,
             **reading,
             "device": device_kind(self.compute.device),
             "precision": self.compute.precision,
@@ -99,20 +108,20 @@ class LossFinder:
             reading = self.reading.reading([found.text for found in texts])
             recipe = self._recipe(reading)
             self._train(search, folder, texts, reading, recipe)
-            self._keep(search, folder, texts[: self.probe], reading, recipe)
+            self._keep(search, folder, texts[: self.fitting_samples], reading, recipe)
         on_gpu = self.compute.is_on_gpu
         return score_rows(open_loss_tagger(folder), search, num_rows, num_gpus=float(on_gpu))
 
     def _sample(self, search: Search) -> list[SampledText]:
         texts = sample_texts(
             search.partitions,
-            limit=max(min(MAX_TEXTS, self.steps * BATCH_SIZE), self.probe),
+            limit=max(min(MAX_TEXTS, self.steps * BATCH_SIZE), self.fitting_samples),
             reading=search.reading,
             refusal=self.reading.blank_reading().refusal,
             stop_at_refused=search.on_bad_sample == "stop",
             scratch=str(search.work.scratch("texts")),
             records=search.work.records("texts"),
-            where=search.where,
+            backend=search.backend,
             on_done=search.on_stage("sampling", len(search.partitions)),
             prompt_field=self.reading.prompt_field,
         )
@@ -142,46 +151,46 @@ class LossFinder:
         place = search.work.scratch("texts.json")
         if not place.exists():
             storage.write_bytes(place, orjson.dumps([[text.text, text.prompt] for text in texts]))
-        units = keyed(
+        tasks = keyed(
             {
                 "texts": str(place),
                 "reading": reading,
                 "recipe": recipe,
                 "seed": seed,
-                "folder": str(run_folder(folder, number)),
+                "folder": str(trial_folder(folder, number)),
             }
             for number, seed in enumerate(self._seeds())
         )
         self.on_estimate(self._estimate(search, keyed([{"texts": str(place), "reading": reading, "recipe": recipe}])))
-        self._run(search, train_unit, units, "train", "training")
+        self._run(search, train_task, tasks, "train", "training")
 
     def _run(
-        self, search: Search, function: Callable[..., Record], units: Sequence[Unit], stage: str, title: str
+        self, search: Search, function: Callable[..., Record], tasks: Sequence[Task], stage: str, title: str
     ) -> list[Record]:
-        """A stage whose units each take a GPU if there is one."""
+        """A stage whose tasks each take a GPU if there is one."""
         on_gpu = self.compute.is_on_gpu
-        return search.run(function, units, stage=stage, title=title, keeps_model=on_gpu, num_gpus=float(on_gpu))
+        return search.run(function, tasks, stage=stage, title=title, keeps_model=on_gpu, num_gpus=float(on_gpu))
 
     def _seeds(self) -> list[int]:
-        """A seed for each run, far from those of other seeds."""
-        return [keyed_seed("loss run", self.seed, number) for number in range(self.runs)]
+        """A seed for each trial, far from those of other seeds."""
+        return [keyed_seed("loss run", self.seed, number) for number in range(self.trials)]
 
-    def _estimate(self, search: Search, timing: Sequence[Unit]) -> str:
+    def _estimate(self, search: Search, timing: Sequence[Task]) -> str:
         """From a few steps, here if the device is here, else where it is."""
         if is_here(self.compute.device):
-            taken = time_unit(**timing[0].arguments)
+            taken = time_task(**timing[0].arguments)
         else:
-            taken = self._run(search, time_unit, timing, "timing", "timing")[0]
-        where, seconds = search.where, taken["seconds"]
-        workers = where.processes(self.runs, num_gpus=float(self.compute.is_on_gpu))
-        total = seconds * -(-self.runs // workers)
-        on = f"on {where.ray_address or f'{workers} processes'}"
-        return f"{self.runs} runs of {self.steps:,} steps, {seconds:,.0f} s each {on}: about {max(1, round(total / 60)):,} min"
+            taken = self._run(search, time_task, timing, "timing", "timing")[0]
+        backend, seconds = search.backend, taken["seconds"]
+        workers = backend.processes(self.trials, num_gpus=float(self.compute.is_on_gpu))
+        total = seconds * -(-self.trials // workers)
+        on = f"on {backend.ray_address or f'{workers} processes'}"
+        return f"{self.trials} trials of {self.steps:,} steps, {seconds:,.0f} s each {on}: about {max(1, round(total / 60)):,} min"
 
     def _keep(
-        self, search: Search, folder: Path, probe: Sequence[SampledText], reading: Reading, recipe: Recipe
+        self, search: Search, folder: Path, samples: Sequence[SampledText], reading: Reading, recipe: Recipe
     ) -> None:
-        batch = _encode(reading, [(text.text, text.prompt) for text in probe])
+        batch = _encode(reading, [(text.text, text.prompt) for text in samples])
         losses, features = self._measure(search, folder, batch, reading, recipe)
         guess = guess_loss(batch.targets[batch.targets != IGNORE])
         scale = scale_of(features(guess), measure=self.measure)
@@ -189,10 +198,10 @@ class LossFinder:
         fitted = choose_clusters(points, self.skills, self.skills_range, seed=self.seed, spherical=False)
         clusters = by_time_learnt(fitted.clusters, points, losses)
         found = assign(points, clusters)
-        described = describe_learnt(found, probe)
+        described = describe_learnt(found, samples)
         for name, array in (("mean", scale.mean), ("deviation", scale.deviation), ("losses", losses)):
             storage.write_array(folder / f"{name}.npy", array)
-        rows = ({"id": one.id, "skill": described[at].name} for one, at in zip(probe, found.cluster, strict=True))
+        rows = ({"id": one.id, "skill": described[at].name} for one, at in zip(samples, found.cluster, strict=True))
         storage.write_bytes(folder / "probe.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
         told = {
             "reading": reading_to_json(reading),
@@ -204,7 +213,7 @@ class LossFinder:
             "guess_loss": guess,
             **({} if self.reading.prompt_field is None else {"prompt_field": self.reading.prompt_field}),
         }
-        save_model(
+        save_clusters(
             folder,
             clusters,
             encoder=EncoderRecord(kind=KIND, name=self.reading.proxy, arguments=told, dim=points.shape[1]),
@@ -216,18 +225,18 @@ class LossFinder:
 
     def _measure(
         self, search: Search, folder: Path, batch: TokenBatch, reading: Reading, recipe: Recipe
-    ) -> tuple[Float[np.ndarray, "run checkpoint sample"], Callable[[float], Float[np.ndarray, "sample feature"]]]:
-        """The probe set's losses, and its features for a guess loss."""
-        units = keyed(
+    ) -> tuple[Float[np.ndarray, "trial checkpoint sample"], Callable[[float], Float[np.ndarray, "sample feature"]]]:
+        """The fitting samples' losses, and its features for a guess loss."""
+        tasks = keyed(
             {
-                "model": LossModel(reading, recipe, (str(run_folder(folder, number)),), self.measure),
+                "model": TrainedProxies(reading, recipe, (str(trial_folder(folder, number)),), self.measure),
                 "batch": batch,
                 "out": str(search.work.scratch(f"losses-{number:02d}.npz")),
             }
-            for number in range(self.runs)
+            for number in range(self.trials)
         )
-        self._run(search, measure_unit, units, "measure", "measuring")
-        found = [np.load(unit.arguments["out"]) for unit in units]
+        self._run(search, measure_task, tasks, "measure", "measuring")
+        found = [np.load(task.arguments["out"]) for task in tasks]
         whole = np.concatenate([one["whole"] for one in found])
         if self.measure == "whole":
             return whole, lambda guess: whole_features(whole)
@@ -239,12 +248,12 @@ def loss_tagger(
     *,
     skills: int | Literal["auto"],
     skills_range: tuple[int, int] = (2, 64),
-    runs: int = 10,
+    trials: int = 10,
     checkpoints: int = 10,
     steps: int = 1000,
     measure: str = "whole",
     reading: ReadingChoice = ReadingChoice(),
-    probe: int = 2000,
+    fitting_samples: int = 2000,
     lr: float = 1e-3,
     seed: int = 0,
     compute: Compute = Compute(),
@@ -256,15 +265,15 @@ def loss_tagger(
     Args:
         skills: number of clusters, at least 2; "auto": that in `skills_range` which the curve of the simplified silhouette suggests.
         skills_range: least and most clusters that "auto" tries.
-        runs: training runs, from different seeds; 10 as in the paper.
-        checkpoints: kept of each run.
-        steps: optimizer steps of each run, of 64 texts.
+        trials: trainings of the proxy, each from a seed of its own; 10 as in the paper.
+        checkpoints: kept of each trial.
+        steps: optimizer steps of each trial, of 64 texts.
         measure: "whole" or "parts" (`skillshard.taggers.losses.trajectories`); parts need `reading.segment_at`.
         reading: the proxy, and how the proxy reads texts. A sample without `reading.prompt_field` cannot be tagged.
-        probe: samples whose trajectories are clustered.
+        fitting_samples: samples whose trajectories are clustered.
         lr: highest learning rate.
-        seed: of the runs and of k-means.
-        compute: where runs compute, and how precisely.
+        seed: of the trials and of k-means.
+        compute: where trials compute, and how precisely.
         on_this_machine: False where the device is that of other nodes, and is not looked for here.
         on_estimate: called before the training with a sentence on how long it will take.
 
@@ -273,7 +282,7 @@ def loss_tagger(
         ProxyError: no such device or precision here.
     """
     compute = compute.resolved(on_this_machine=on_this_machine)
-    _check_numbers(skills, runs, probe, seed)
+    _check_numbers(skills, trials, fitting_samples, seed)
     if not 2 <= skills_range[0] <= skills_range[1]:
         raise TagsError(
             f"`skills='auto'` tries from {skills_range[0]} to {skills_range[1]}: give 2 or more, and the smaller number first."
@@ -288,13 +297,13 @@ def loss_tagger(
     return LossFinder(
         skills=skills,
         skills_range=skills_range,
-        runs=runs,
+        trials=trials,
         checkpoints=checkpoints,
         steps=steps,
         measure=measure,  # type: ignore[arg-type]  # checked above
         reading=reading,
         proxy_identity=model_identity(reading.proxy),
-        probe=probe,
+        fitting_samples=fitting_samples,
         lr=lr,
         seed=seed,
         compute=compute,
@@ -302,16 +311,16 @@ def loss_tagger(
     )
 
 
-def time_unit(texts: str, reading: Reading, recipe: Recipe) -> Record:
-    """How long a run will take, measured where it runs."""
+def time_task(texts: str, reading: Reading, recipe: Recipe) -> Record:
+    """How long a trial will take, measured where it runs."""
     with one_thread():
         return {"seconds": estimate_s(_encode(reading, orjson.loads(storage.read_bytes(texts))[:512]), recipe)}
 
 
-def train_unit(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: str) -> Record:
-    """One run, on one thread: two side by side use two cores better than one on two."""
+def train_task(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: str) -> Record:
+    """One trial, on one thread: two side by side use two cores better than one on two."""
     with one_thread():
-        train_run(_encode(reading, orjson.loads(storage.read_bytes(texts))), recipe, seed=seed, folder=Path(folder))
+        train_trial(_encode(reading, orjson.loads(storage.read_bytes(texts))), recipe, seed=seed, folder=Path(folder))
     return {"seed": seed}
 
 
@@ -321,8 +330,8 @@ def _encode(reading: Reading, texts: Sequence[Sequence[Any]]) -> TokenBatch:
     return reading.encode([text for text, _ in texts], None if None in prompts else prompts)
 
 
-def measure_unit(model: LossModel, batch: TokenBatch, out: str) -> Record:
-    """The losses of the probe set in one run."""
+def measure_task(model: TrainedProxies, batch: TokenBatch, out: str) -> Record:
+    """The losses of the fitting samples in one trial."""
     arrays = {"whole": model.whole_losses(batch)}
     if model.measure == "parts":
         arrays["parts"] = model.part_losses(batch)
@@ -336,12 +345,14 @@ def _files(folder: Path) -> list[str]:
     return [name for name in files if name not in (CENTROIDS, MANIFEST)]
 
 
-def _check_numbers(skills: int | Literal["auto"], runs: int, probe: int, seed: int) -> None:
+def _check_numbers(skills: int | Literal["auto"], trials: int, fitting_samples: int, seed: int) -> None:
     if skills != "auto" and skills < 2:
         raise TagsError(f"`{skills=}` leaves nothing to tell apart: give 2 or more, or 'auto'.")
-    if skills != "auto" and skills > probe:
+    if skills != "auto" and skills > fitting_samples:
         raise TagsError(
-            f"`{skills=}` is more than the {probe:,} samples whose trajectories are clustered: raise `probe`."
+            f"`{skills=}` is more than the {fitting_samples:,} samples whose trajectories are clustered: raise `fitting_samples`."
         )
-    if not 1 <= runs <= 100 or probe < 2 or seed < 0:
-        raise TagsError(f"`{runs=}`, `{probe=}`, `{seed=}`: expected 1 to 100 runs, 2 or more samples, a seed from 0.")
+    if not 1 <= trials <= 100 or fitting_samples < 2 or seed < 0:
+        raise TagsError(
+            f"`{trials=}`, `{fitting_samples=}`, `{seed=}`: expected 1 to 100 trials, 2 or more samples, a seed from 0."
+        )

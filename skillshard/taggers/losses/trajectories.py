@@ -2,15 +2,15 @@
 
 Two ways to make points of a sample's losses:
 
-whole   log losses of the text as it is, side by side over checkpoints and runs. Samples of one skill are learnt at the same
+whole   log losses of the text as it is, side by side over checkpoints and trials. Samples of one skill are learnt at the same
         time. The weakness: where answers are few (a bit, a digit) a sample is often right by luck under a wrong rule, and
         luck differs from sample to sample.
-parts   losses after the last step with one part of the text left out (see `skillshard.proxy.segments`), averaged over runs,
+parts   losses after the last step with one part of the text left out (see `skillshard.proxy.segments`), averaged over trials,
         sorted. A part that the answer needs leaves the model guessing, any other leaves the loss low; so samples that need
         equally much come together. Luck plays little part, for the model is not wrong but unsure. Earlier checkpoints add
         nothing (docs/LOG.md), and each would cost as many forward passes again.
 
-Both are standardised by the probe set's mean and deviation, features of no deviation left out.
+Both are standardised by the fitting samples' mean and deviation, features of no deviation left out.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ LEAST_LOSS = 1e-4
 
 @dataclass(frozen=True)
 class Scale:
-    """What standardises features: their mean and deviation over the probe set."""
+    """What standardises features: their mean and deviation over the fitting samples."""
 
     mean: Float[np.ndarray, " feature"]
     deviation: Float[np.ndarray, " feature"]
@@ -42,7 +42,7 @@ class Scale:
 
 
 def scale_of(features: Float[np.ndarray, "sample feature"], *, measure: Measure) -> Scale:
-    """The scale of a probe set: of each feature for `whole`, one for all of them for `parts`, whose unit they share.
+    """The scale of the fitting samples: of each feature for `whole`, one for all of them for `parts`, whose unit they share.
 
     >>> scale = scale_of(np.array([[0.0, 1.0], [2.0, 1.0]]), measure="whole")
     >>> scale.apply(np.array([[1.0, 7.0], [3.0, 7.0]])).tolist()
@@ -54,8 +54,8 @@ def scale_of(features: Float[np.ndarray, "sample feature"], *, measure: Measure)
     return Scale(features.mean(axis=0), deviation)
 
 
-def whole_features(losses: Float[np.ndarray, "run checkpoint sample"]) -> Float[np.ndarray, "sample feature"]:
-    """Log losses, side by side over runs and checkpoints.
+def whole_features(losses: Float[np.ndarray, "trial checkpoint sample"]) -> Float[np.ndarray, "sample feature"]:
+    """Log losses, side by side over trials and checkpoints.
 
     >>> whole_features(np.array([[[1.0, np.e], [0.0, 1.0]]])).round(2).tolist()
     [[0.0, -9.21], [1.0, 0.0]]
@@ -65,9 +65,9 @@ def whole_features(losses: Float[np.ndarray, "run checkpoint sample"]) -> Float[
 
 
 def parts_features(
-    losses: Float[np.ndarray, "run sample part"], *, guess_loss: float
+    losses: Float[np.ndarray, "trial sample part"], *, guess_loss: float
 ) -> Float[np.ndarray, "sample part"]:
-    """Losses with one part left out, at most `guess_loss`, averaged over runs, sorted within the sample.
+    """Losses with one part left out, at most `guess_loss`, averaged over trials, sorted within the sample.
 
     Args:
         losses: nats.

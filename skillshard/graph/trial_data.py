@@ -1,8 +1,8 @@
-"""The encoded texts that a graph's runs train on and are measured on. Texts that no run draws are left out.
+"""The encoded texts that a graph's trials train on and are measured on. Texts that no trial draws are left out.
 
     RUNS/data-DIGEST.npz     for each skill: row numbers, tokens and targets of the texts that are drawn; what is measured
 
-A run draws a text by its number among the first `samples` texts of the skill. So the drawn texts are known before any text is
+A trial draws a text by its number among the first `samples` texts of the skill. So the drawn texts are known before any text is
 read, and the draws do not depend on which texts are kept.
 """
 
@@ -108,7 +108,7 @@ def save_data(data: RunData, folder: str | Path) -> str:
 
 @lru_cache(maxsize=1)
 def load_data(place: str, trained_on: tuple[str, ...]) -> RunData:
-    """What `save_data` wrote, of the skills that a run trains on, and all that is measured."""
+    """What `save_data` wrote, of the skills that a trial trains on, and all that is measured."""
     with np.load(place) as found:
         names = orjson.loads(found["names"].tobytes())
         splits = {

@@ -1,10 +1,10 @@
-"""Runs of the proxy that a graph is learned from: each a unit of work, with the losses it measured as its record.
+"""Trials of the proxy that a graph is learned from: each a task, with the losses it measured as its record.
 
-    RUNS/data-DIGEST.npz     the texts that runs draw and are measured on, encoded (`run_data`)
+    RUNS/data-DIGEST.npz     the texts that trials draw and are measured on, encoded (`trial_data`)
     RUNS/warm-KEY.npz        a shared warm start: model and optimizer, for one seed; kept
-    RUNS/records/KEY.json    losses of one run; KEY is the digest of everything that determines them
+    RUNS/records/KEY.json    losses of one trial; KEY is the digest of everything that determines them
 
-So a run that is asked for again, by a repeated command, for more seeds or for another method, is not trained again. On a CPU
+So a trial that is asked for again, by a repeated command, for more seeds or for another method, is not trained again. On a CPU
 a run ends in the same bytes wherever it ran.
 """
 
@@ -24,20 +24,20 @@ from torch import nn
 
 from skillshard import progress
 from skillshard.execution import Record
-from skillshard.graph.plan import PlannedRun
-from skillshard.graph.run_data import DrawnTexts, RunData, load_data
+from skillshard.graph.plan import Trial
+from skillshard.graph.trial_data import DrawnTexts, RunData, load_data
 from skillshard.loss import Reduction
 from skillshard.proxy.device import one_thread
-from skillshard.proxy.run import Recipe, computing, estimate_s, load_state, new_model, random_batches, save_state
 from skillshard.proxy.train import TokenBatch, adamw, evaluate, train
+from skillshard.proxy.trial import Recipe, computing, estimate_s, load_state, new_model, random_batches, save_state
 
 SETTLED_POINTS = 4
-"""Evaluations in a row that must agree before a run counts as settled."""
+"""Evaluations in a row that must agree before a trial counts as settled."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate from the first step of the warm start to the last step of the run.
+    """The learning rate from the first step of the warm start to the last step of the trial.
 
     Attributes:
         lr_warmup: number of steps over which the rate rises to the recipe's rate.
@@ -48,31 +48,33 @@ class Schedule:
     steps: float
 
 
-def timing_unit(data: str, recipe: Recipe, run: PlannedRun) -> Record:
-    """Seconds of one step of a run and of one evaluation, measured where it runs."""
-    found = load_data(data, run.trained_on)
+def timing_task(data: str, recipe: Recipe, trial: Trial) -> Record:
+    """Seconds of one step of a trial and of one evaluation, measured where the trial runs."""
+    found = load_data(data, trial.trained_on)
     with one_thread():
-        first = found.train[run.trained_on[0]].batch
-        step_s = estimate_s(first, recipe, size=run.batch_size) / recipe.steps
+        first = found.train[trial.trained_on[0]].batch
+        step_s = estimate_s(first, recipe, size=trial.batch_size) / recipe.steps
         started = time.perf_counter()
         evaluate(computing(new_model(recipe, seed=0), recipe), _measured(found))
     return {"step_s": step_s, "eval_s": time.perf_counter() - started}
 
 
-def warm_unit(data: str, recipe: Recipe, run: PlannedRun, schedule: Schedule, place: str) -> Record:
+def warm_task(data: str, recipe: Recipe, trial: Trial, schedule: Schedule, place: str) -> Record:
     """The shared warm start: train on all skills alike, keep model and optimizer."""
     with one_thread():
-        model = new_model(recipe, seed=run.seed)
+        model = new_model(recipe, seed=trial.seed)
         optimizer = adamw(model)
-        _train(model, optimizer, load_data(data, run.trained_on), recipe, run, 0, recipe.steps, schedule, first_step=0)
+        _train(
+            model, optimizer, load_data(data, trial.trained_on), recipe, trial, 0, recipe.steps, schedule, first_step=0
+        )
         save_state(model, optimizer, place)
     return {"steps_taken": recipe.steps}
 
 
-def run_unit(
+def trial_task(
     data: str,
     recipe: Recipe,
-    run: PlannedRun,
+    trial: Trial,
     warm: str | None,
     warmup_steps: int,
     eval_every: int,
@@ -80,22 +82,22 @@ def run_unit(
     settle: float | None,
     reduction: Reduction,
 ) -> Record:
-    """One run from the warm start (None: from the beginning); losses at its step 0, `eval_every`, ..., and its last.
+    """One trial from the warm start (None: from the beginning); losses at its step 0, `eval_every`, ..., and its last.
 
     Args:
         data: of `save_data`.
-        recipe: its `steps` are those of the run.
-        run: what it trains on.
-        warm: of `warm_unit`, of the same seed.
+        recipe: its `steps` are those of the trial.
+        trial: what it trains on.
+        warm: of `warm_task`, of the same seed.
         warmup_steps: of the warm start; samples and learning rate go on from there.
         eval_every: steps.
         schedule: of the learning rate, warm start included.
-        settle: nats; the run ends once no loss has moved by more over the latest `SETTLED_POINTS` evaluations. None: never.
+        settle: nats; the trial ends once no loss has moved by more over the latest `SETTLED_POINTS` evaluations. None: never.
         reduction: which mean over its samples a skill's loss is.
     """
     with one_thread():
-        found = load_data(data, run.trained_on)
-        model = new_model(recipe, seed=run.seed)
+        found = load_data(data, trial.trained_on)
+        model = new_model(recipe, seed=trial.seed)
         optimizer = adamw(model)
         if warm is not None:
             load_state(model, optimizer, warm)
@@ -107,7 +109,7 @@ def run_unit(
                     optimizer,
                     found,
                     recipe,
-                    run,
+                    trial,
                     warmup_steps + done,
                     warmup_steps + until,
                     schedule,
@@ -139,11 +141,11 @@ def is_settled(losses: Sequence[Sequence[float]], settle: float) -> bool:
     return len(latest) == SETTLED_POINTS and bool(np.ptp(latest, axis=0).max() <= settle)
 
 
-def mixed_batches(train: Mapping[str, DrawnTexts], run: PlannedRun, *, first_step: int) -> Iterator[TokenBatch]:
-    """The batches of a run from a step on: of each skill its own samples, whatever the other skills are."""
+def mixed_batches(train: Mapping[str, DrawnTexts], trial: Trial, *, first_step: int) -> Iterator[TokenBatch]:
+    """The batches of a trial from a step on: of each skill its own samples, whatever the other skills are."""
     streams = [
-        _drawn(train[skill], run.seed, skill, first_step=first_step, size=run.samples_per_skill)
-        for skill in run.trained_on
+        _drawn(train[skill], trial.seed, skill, first_step=first_step, size=trial.samples_per_skill)
+        for skill in trial.trained_on
     ]
     for parts in zip(*streams, strict=True):
         yield TokenBatch(
@@ -152,23 +154,23 @@ def mixed_batches(train: Mapping[str, DrawnTexts], run: PlannedRun, *, first_ste
 
 
 def drawn_rows(
-    skill: str, num_texts: int, runs: Sequence[PlannedRun], *, first_step: int, last_step: int
+    skill: str, num_texts: int, trials: Sequence[Trial], *, first_step: int, last_step: int
 ) -> Int[np.ndarray, " text"]:
-    """The numbers of a skill's texts that runs draw at some steps, rising.
+    """The numbers of a skill's texts that trials draw at some steps, rising.
 
     Args:
         skill: its name.
         num_texts: number of texts that are drawn from.
-        runs: of any seeds; runs that are not trained on the skill draw none.
+        trials: of any seeds; trials that are not trained on the skill draw none.
         first_step, last_step: of the draws, both counted from 1.
 
     Example:
-        >>> drawn_rows("a", 1000, [PlannedRun(("a",), 2, 0), PlannedRun(("b",), 9, 0)], first_step=1, last_step=3).shape
+        >>> drawn_rows("a", 1000, [Trial(("a",), 2, 0), Trial(("b",), 9, 0)], first_step=1, last_step=3).shape
         (6,)
     """
     numbers = TokenBatch(np.arange(num_texts)[:, None, None], np.zeros((num_texts, 1), np.int64))
     drawn = np.zeros(num_texts, bool)
-    for seed, size in sorted({(run.seed, run.samples_per_skill) for run in runs if skill in run.trained_on}):
+    for seed, size in sorted({(trial.seed, trial.samples_per_skill) for trial in trials if skill in trial.trained_on}):
         batches = _drawn(numbers, seed, skill, first_step=first_step, size=size)
         for batch in itertools.islice(batches, last_step - first_step + 1):
             drawn[batch.tokens[:, 0, 0]] = True
@@ -190,17 +192,17 @@ def _train(
     optimizer: torch.optim.Optimizer,
     data: RunData,
     recipe: Recipe,
-    run: PlannedRun,
+    trial: Trial,
     done: int,
     until: int,
     schedule: Schedule,
     *,
     first_step: int,
 ) -> None:
-    """Train from step `done` to step `until`; `first_step` is the step at which the unit began, for its progress."""
+    """Train from step `done` to step `until`; `first_step` is the step at which the task began, for its progress."""
     train(
         computing(model, recipe),
-        mixed_batches(data.train, run, first_step=done + 1),
+        mixed_batches(data.train, trial, first_step=done + 1),
         steps=until,
         lr=recipe.lr,
         optimizer=optimizer,

@@ -1,9 +1,9 @@
 """A training run of the proxy on random batches of texts, kept at checkpoints, that goes on where it was killed.
 
     RUN/checkpoint-000100.npy    all parameters after step 100, one flat float32 vector
-    RUN/unfinished/000100.npz    the optimizer's state there, as long as the run goes on
+    TRIAL/unfinished/000100.npz    the optimizer's state there, as long as the trial goes on
 
-The batch of a step depends on the seed and the step alone, so a resumed run sees the batches that it would have seen. On a
+The batch of a step depends on the seed and the step alone, so a resumed trial sees the batches that it would have seen. On a
 CPU with one thread it ends in the same bytes.
 """
 
@@ -34,10 +34,10 @@ TIMED_STEPS = 3
 
 
 def check_schedule(*, steps: int, checkpoints: int, lr: float) -> None:
-    """ProxyError unless a run of so many steps can keep so many checkpoints, and the learning rate is above 0."""
+    """ProxyError unless a trial of so many steps can keep so many checkpoints, and the learning rate is above 0."""
     if steps < 1 or not 1 <= checkpoints <= steps:
         raise ProxyError(
-            f"{steps:,} steps with {checkpoints:,} checkpoints: a run has at least 1 step and 1 checkpoint, and "
+            f"{steps:,} steps with {checkpoints:,} checkpoints: a trial has at least 1 step and 1 checkpoint, and "
             "at most a checkpoint a step."
         )
     if not lr > 0:
@@ -46,7 +46,7 @@ def check_schedule(*, steps: int, checkpoints: int, lr: float) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a proxy is trained: what all runs of a loss tagger or of a graph share.
+    """How a proxy is trained: what all trials of a loss tagger or of a graph share.
 
     Args:
         model: shape of a new proxy, or the directory of a pretrained one.
@@ -85,7 +85,7 @@ class Recipe:
 
 
 def new_model(recipe: Recipe, *, seed: int) -> nn.Module:
-    """The model that a run begins with: weights by the seed, or the pretrained ones."""
+    """The model that a trial begins with: weights by the seed, or the pretrained ones."""
     if isinstance(recipe.model, str):
         return open_pretrained(recipe.model).to(recipe.device)
     return seeded_model(recipe.model, seed=seed, device=recipe.device)
@@ -96,14 +96,14 @@ def computing(model: nn.Module, recipe: Recipe) -> nn.Module:
     return MixedPrecision(model) if recipe.precision == "bfloat16" else model
 
 
-def train_run(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path) -> None:
-    """Train one run to its end, from its last kept checkpoint; does nothing if it is there already.
+def train_trial(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path) -> None:
+    """Train one trial to its end, from its last kept checkpoint; does nothing if it is there already.
 
     Args:
         encoded: the texts to draw from, at least 1.
-        recipe: how the run is trained.
+        recipe: how the trial is trained.
         seed: of the weights and of the batches.
-        folder: of this run; made if missing.
+        folder: of this trial; made if missing.
 
     Raises:
         ProxyError: the loss is no longer a number.
@@ -210,7 +210,7 @@ def _set_parameters(model: nn.Module, vector: Float[np.ndarray, " parameter"], p
 
 
 def estimate_s(encoded: TokenBatch, recipe: Recipe, *, size: int = BATCH_SIZE) -> float:
-    """Seconds that one run of batches of `size` will take on an idle machine like this, by `TIMED_STEPS` steps after a first one."""
+    """Seconds that one trial of batches of `size` will take on an idle machine like this, by `TIMED_STEPS` steps after a first one."""
     model = new_model(recipe, seed=0)
     optimizer, batches = adamw(model), random_batches(encoded, key=(0,), first_step=1, drop_share=0.0, size=size)
     train_step(computing(model, recipe), optimizer, next(batches), lr=0.0)
