@@ -19,7 +19,7 @@ from skillshard.graph.derive import derived, rule_of
 from skillshard.graph.edges import EdgeRule
 from skillshard.graph.plan import Method, Trial, plan_trials, plan_warm_starts
 from skillshard.graph.skill_graph import GraphFile, Learned, TrialLosses, read_graph, write_graph
-from skillshard.graph.trial_data import DrawnTexts, RunData, save_data
+from skillshard.graph.trial_data import DrawnTexts, TrialData, save_data
 from skillshard.graph.trials import Schedule, drawn_rows, eval_steps, timing_task, trial_task, warm_task
 from skillshard.loss import LossKind, Reduction, prompt_chars
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
@@ -182,7 +182,7 @@ def learn_graph(
     encoder = reading.reading([] if reading.segment_at is None else _all_texts(shards, samples))
     holdout = (eval_shards or shards).holdout
     data = save_data(
-        RunData(
+        TrialData(
             {
                 skill: _encoded(
                     encoder, found, samples, kind, rows_of=partial(_rows, skill, planned, warm, warmup_steps, steps)

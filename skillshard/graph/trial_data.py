@@ -75,7 +75,7 @@ def _compact(numbers: Integer[np.ndarray, "..."]) -> UInt[np.ndarray, "..."]:
 
 
 @dataclass(frozen=True)
-class RunData:
+class TrialData:
     """Encoded texts of each skill.
 
     Attributes:
@@ -87,7 +87,7 @@ class RunData:
     evaluation: Mapping[str, DrawnTexts]
 
 
-def save_data(data: RunData, folder: str | Path) -> str:
+def save_data(data: TrialData, folder: str | Path) -> str:
     """Write the data under a name that is its content's; the place."""
     splits = {"train": data.train, "evaluation": data.evaluation}
     names = {split: [[skill, len(texts)] for skill, texts in of_skill.items()] for split, of_skill in splits.items()}
@@ -107,7 +107,7 @@ def save_data(data: RunData, folder: str | Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def load_data(place: str, trained_on: tuple[str, ...]) -> RunData:
+def load_data(place: str, trained_on: tuple[str, ...]) -> TrialData:
     """What `save_data` wrote, of the skills that a trial trains on, and all that is measured."""
     with np.load(place) as found:
         names = orjson.loads(found["names"].tobytes())
@@ -119,4 +119,4 @@ def load_data(place: str, trained_on: tuple[str, ...]) -> RunData:
             }
             for split, skills in names.items()
         }
-    return RunData(splits["train"], splits["evaluation"])
+    return TrialData(splits["train"], splits["evaluation"])

@@ -25,7 +25,7 @@ from torch import nn
 from skillshard import progress
 from skillshard.execution import Record
 from skillshard.graph.plan import Trial
-from skillshard.graph.trial_data import DrawnTexts, RunData, load_data
+from skillshard.graph.trial_data import DrawnTexts, TrialData, load_data
 from skillshard.loss import Reduction
 from skillshard.proxy.device import one_thread
 from skillshard.proxy.train import TokenBatch, adamw, evaluate, train
@@ -183,14 +183,14 @@ def _drawn(
     return random_batches(texts, key=(seed, skill), first_step=first_step, drop_share=0.0, size=size)
 
 
-def _measured(data: RunData) -> dict[str, TokenBatch]:
+def _measured(data: TrialData) -> dict[str, TokenBatch]:
     return {skill: texts.batch for skill, texts in data.evaluation.items()}
 
 
 def _train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    data: RunData,
+    data: TrialData,
     recipe: Recipe,
     trial: Trial,
     done: int,
@@ -214,6 +214,6 @@ def _train(
     )
 
 
-def _losses(model: nn.Module, recipe: Recipe, data: RunData, reduction: Reduction) -> list[float]:
+def _losses(model: nn.Module, recipe: Recipe, data: TrialData, reduction: Reduction) -> list[float]:
     measured = evaluate(computing(model, recipe), _measured(data), reduction=reduction)
     return [skill.loss for skill in measured.values()]

@@ -20,7 +20,7 @@ from skillshard.graph.learn import learn_graph
 from skillshard.graph.plan import plan_trials
 from skillshard.graph.skill_graph import GraphFile, SkillGraph, read_graph, write_graph
 from skillshard.graph.trial_data import DrawnTexts, load_data
-from skillshard.graph.trials import eval_steps, mixed_batches, run_unit
+from skillshard.graph.trials import eval_steps, mixed_batches, trial_task
 from skillshard.proxy.device import Compute
 from skillshard.proxy.reading import Bytes
 from skillshard.proxy.reading_choice import ReadingChoice
@@ -96,9 +96,9 @@ def test_killed_after_any_run_it_goes_on_to_the_same_bytes_and_trains_nothing_tw
             (tmp_path / "died").touch()
             raise KeyboardInterrupt
         trained.append((*arguments["run"].trained_on, str(arguments["run"].seed)))
-        return run_unit(**arguments)
+        return trial_task(**arguments)
 
-    monkeypatch.setattr(learning, "run_unit", train_or_die)
+    monkeypatch.setattr(learning, "trial_task", train_or_die)
     with pytest.raises(KeyboardInterrupt):
         learn(shards, tmp_path / "graph.json", num_seeds=2)
     assert not (tmp_path / "graph.json").exists()
@@ -114,9 +114,9 @@ def test_more_seeds_and_other_methods_train_only_what_is_new(
 
     def counted(**arguments: Any) -> Any:
         trained.append(arguments["run"].trained_on)
-        return run_unit(**arguments)
+        return trial_task(**arguments)
 
-    monkeypatch.setattr(learning, "run_unit", counted)
+    monkeypatch.setattr(learning, "trial_task", counted)
     trials = tmp_path / "runs"
     for name, num_seeds in (("one", 1), ("two", 2)):
         learn(shards, tmp_path / f"{name}.json", num_seeds=num_seeds, trials=trials)
@@ -208,7 +208,7 @@ def test_a_pretrained_proxy_is_known_by_its_content_and_needs_no_warm_start(
     def no_training(**arguments: Any) -> Any:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(learning, "run_unit", no_training)
+    monkeypatch.setattr(learning, "trial_task", no_training)
     learn(shards, tmp_path / "there.json", proxy=str(tmp_path / "there"), **asked)
     assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
 
