@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "Backend": "skillshard.execution",
     "Batch": "skillshard.mixing.mixer",
     "Compute": "skillshard.proxy.device",
     "Corpus": "skillshard.corpus",
@@ -28,7 +29,6 @@ _HOMES = {
     "SkillshardError": "skillshard.errors",
     "Tags": "skillshard.tags",
     "TokenCounts": "skillshard.shards.tokens",
-    "Backend": "skillshard.execution",
     "check_policy": "skillshard.testing",
     "count_tokens": "skillshard.shards.tokens",
     "errors": "skillshard",

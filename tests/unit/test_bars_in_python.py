@@ -59,7 +59,7 @@ CALLS: dict[str, tuple[Callable[..., object], str]] = {
     "write_shards": (Work.shard, "writing"),
     "count_tokens": (Work.count, "counting"),
     "regroup_tags": (Work.regroup, "counting"),
-    "learn_graph": (Work.learn, "runs"),
+    "learn_graph": (Work.learn, "trials"),
 }
 
 

@@ -40,7 +40,7 @@ def learn(shards: ShardSet, out: Path, **changes: Any) -> GraphFile:
         "warmup_steps": 2,
         "batch_size": 6,
     }
-    arguments |= {"eval_every": 2, "eval_samples": 5, "rule": RULE, "where": HERE, "compute": Compute(device="cpu")}
+    arguments |= {"eval_every": 2, "eval_samples": 5, "rule": RULE, "backend": HERE, "compute": Compute(device="cpu")}
     return learn_graph(shards, out, **with_reading({"window": 24, **arguments, **changes}))
 
 
@@ -95,7 +95,7 @@ def test_killed_after_any_run_it_goes_on_to_the_same_bytes_and_trains_nothing_tw
         if len(trained) == dies_at and not (tmp_path / "died").exists():
             (tmp_path / "died").touch()
             raise KeyboardInterrupt
-        trained.append((*arguments["run"].trained_on, str(arguments["run"].seed)))
+        trained.append((*arguments["trial"].trained_on, str(arguments["trial"].seed)))
         return trial_task(**arguments)
 
     monkeypatch.setattr(learning, "trial_task", train_or_die)
@@ -113,7 +113,7 @@ def test_more_seeds_and_other_methods_train_only_what_is_new(
     trained: list[tuple[str, ...]] = []
 
     def counted(**arguments: Any) -> Any:
-        trained.append(arguments["run"].trained_on)
+        trained.append(arguments["trial"].trained_on)
         return trial_task(**arguments)
 
     monkeypatch.setattr(learning, "trial_task", counted)
@@ -154,7 +154,7 @@ def test_only_the_texts_that_runs_draw_are_kept_and_the_draws_do_not_depend_on_i
 ) -> None:
     asked: dict[str, Any] = {"steps": 3, "warmup_steps": 0, "method": "linear", "window": 24}
     learn(shards, tmp_path / "graph.json", **asked)
-    (place,) = (tmp_path / "graph.trials").glob("data-*.npz")
+    (place,) = (tmp_path / "graph.runs").glob("data-*.npz")
     run = plan_trials("linear", ("add",), ("add",), batch_size=6, seeds=[0])[0]
     data = load_data(str(place), run.trained_on)
     assert set(data.train) == {"add"} and set(data.evaluation) == {"add", "carry", "negate"}
@@ -219,7 +219,7 @@ def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -
         GraphError, match=r"4 trials, 400,002 steps in all: about .*, and `budget_s` allows 1 s\. Raise it"
     ):
         learn(shards, tmp_path / "graph.json", steps=100_000, budget_s=1.0, on_estimate=said.append)
-    assert said == [] and not list((tmp_path / "graph.trials").glob("warm-*"))
+    assert said == [] and not list((tmp_path / "graph.runs").glob("warm-*"))
     learn(shards, tmp_path / "graph.json", budget_s=600.0, on_estimate=said.append)
     assert len(said) == 1 and said[0].startswith("4 trials, 18 steps in all: about ")
 
@@ -228,7 +228,7 @@ def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -
     ("changes", "sentence"),
     [
         ({"targets": ["cary"]}, r"`targets` 'cary' \(did you mean 'carry'\?\): not a skill with held-out samples"),
-        ({"for_steps": 5}, "`for_steps=5` is shorter than warm-up and run, 2 \\+ 4 steps"),
+        ({"for_steps": 5}, "`for_steps=5` is shorter than warm-up and trial, 2 \\+ 4 steps"),
         ({"eval_every": 5}, "`eval_every=5`: losses are measured every so many steps"),
         (
             {"segment_at": ","},

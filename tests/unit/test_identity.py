@@ -70,8 +70,8 @@ def keys_of_runs(**changes: Any) -> set[str]:
     asked = [*learn.READ_BY, *learn.MEASURED_BY, "reduction"]
     made_from = dict.fromkeys(asked) | {"proxy": changes.get("proxy", {"weights": "1"})}
     schedule = Schedule(0, math.inf)
-    units = learn._units(changes["folder"], "data", recipe, planned, [], 0, 1, schedule, None, made_from, ["add"])[1]
-    return {unit.key for unit in units}
+    tasks = learn._tasks(changes["folder"], "data", recipe, planned, [], 0, 1, schedule, None, made_from, ["add"])[1]
+    return {task.key for task in tasks}
 
 
 def test_the_record_of_a_run_is_used_again_only_where_everything_that_moves_its_losses_is_the_same(

@@ -68,7 +68,7 @@ def small_corpus(folder: Path, *, num: int = 240) -> Path:
 
 
 def small_finder(**changes: Any) -> LossFinder:
-    arguments = {"skills": 2, "runs": 2, "checkpoints": 3, "steps": 45, "probe": 100, "lr": 3e-3, **changes}
+    arguments = {"skills": 2, "trials": 2, "checkpoints": 3, "steps": 45, "fitting_samples": 100, "lr": 3e-3, **changes}
     names = {field.name for field in fields(ReadingChoice)}
     read = {"segment_at": ",.", "answer_after": "= ", **changes}
     reading = ReadingChoice(**{name: value for name, value in read.items() if name in names})
@@ -208,7 +208,7 @@ def test_parts_features_do_not_depend_on_the_order_of_the_parts_nor_on_how_wrong
 
 
 @given(arrays(np.float64, (6, 3), elements=st.floats(-5, 5)))
-def test_standardised_features_of_the_probe_set_have_mean_0_and_deviation_1(features: np.ndarray) -> None:
+def test_standardised_features_of_the_fitting_samples_have_mean_0_and_deviation_1(features: np.ndarray) -> None:
     scaled = scale_of(features, measure="whole").apply(features).astype(np.float64)
     assert np.allclose(scaled.mean(axis=0), 0, atol=1e-2)
     assert np.allclose(scaled.std(axis=0), 1, atol=1e-2)
@@ -301,8 +301,8 @@ def small_reading() -> Any:
     ("changes", "says"),
     [
         ({"skills": 1}, "`skills=1` leaves nothing to tell apart: give 2 or more, or 'auto'."),
-        ({"skills": 101}, "`skills=101` is more than the 100 samples whose trajectories are clustered: raise `probe`."),
-        ({"runs": 0}, "`trials=0`, `fitting_samples=100`, `seed=0`: expected 1 to 100 runs"),
+        ({"skills": 101}, "`skills=101` is more than the 100 samples whose trajectories are clustered: raise `fitting_samples`."),
+        ({"trials": 0}, "`trials=0`, `fitting_samples=100`, `seed=0`: expected 1 to 100 trials"),
         ({"measure": "half"}, "`measure='half'`: give 'whole' or 'parts'."),
         (
             {"measure": "parts", "segment_at": None},

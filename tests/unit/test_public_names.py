@@ -13,6 +13,7 @@ import skillshard
 from tests.conftest import REPOSITORY
 
 PUBLIC_NAMES = [
+    "Backend",
     "Batch",
     "Compute",
     "Corpus",
@@ -31,7 +32,6 @@ PUBLIC_NAMES = [
     "SkillshardError",
     "Tags",
     "TokenCounts",
-    "Backend",
     "check_policy",
     "count_tokens",
     "errors",
