@@ -24,7 +24,7 @@ import typer
 from skillshard import progress, storage
 from skillshard.cli import app, main
 from skillshard.bars import Bars
-from skillshard.execution import Where, keyed, run
+from skillshard.execution import Backend, keyed, run
 
 
 class Destructor:

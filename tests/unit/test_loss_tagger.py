@@ -301,7 +301,10 @@ def small_reading() -> Any:
     ("changes", "says"),
     [
         ({"skills": 1}, "`skills=1` leaves nothing to tell apart: give 2 or more, or 'auto'."),
-        ({"skills": 101}, "`skills=101` is more than the 100 samples whose trajectories are clustered: raise `fitting_samples`."),
+        (
+            {"skills": 101},
+            "`skills=101` is more than the 100 samples whose trajectories are clustered: raise `fitting_samples`.",
+        ),
         ({"trials": 0}, "`trials=0`, `fitting_samples=100`, `seed=0`: expected 1 to 100 trials"),
         ({"measure": "half"}, "`measure='half'`: give 'whole' or 'parts'."),
         (

@@ -39,8 +39,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         (folder / "corpus" / f"{name}.jsonl").write_bytes(lines(records))
     corpus = ss.Corpus.open(folder / "corpus")
-    tags = ss.tag_corpus(corpus, ss.taggers.metadata("category"), folder / "tags", where=ss.Where(workers=1))
-    shards = ss.write_shards(corpus, tags, folder / "shards", holdout=0.1, where=ss.Where(workers=1))
+    tags = ss.tag_corpus(corpus, ss.taggers.metadata("category"), folder / "tags", backend=ss.Backend(workers=1))
+    shards = ss.write_shards(corpus, tags, folder / "shards", holdout=0.1, backend=ss.Backend(workers=1))
     ss.SkillGraph.chain(shards.skills).save(folder / "graph.json")
     save(byte_tokenizer(WORDS.values(), separator="<|endoftext|>"), folder / "tokenizer.json")
     return folder
