@@ -18,6 +18,7 @@ import contextlib
 import io
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -144,11 +145,27 @@ def run_console(block: Block, folder: Path, place: str, *, compares: bool) -> No
     assert not beginning.strip(), f"{place}: a console block begins with a command after '$ ', not with {beginning!r}"
     for part in parts:
         code, _, shown = part.partition("\n")
-        outcome = in_shell(code, folder) if needs_shell(code) else in_this_process(shlex.split(code), folder)
+        outcome = run_command(code, folder)
         printed = outcome.out + PROGRESS.sub("", outcome.err)
         assert (outcome.code != 0) == ("error: " in shown), f"{place}: $ {code} ended with {outcome.code}: {printed}"
         if compares:
             check_whole_output(shown, printed, f"{place}: $ {code}", numbers_vary=block.mark == NUMBERS_VARY)
+
+
+def run_command(code: str, folder: Path) -> Outcome:
+    """Run a command of a console block: a verb and a script of Python in this process, which has imported PyTorch, the rest in a shell."""
+    words = shlex.split(code)
+    if words[0] == "python" and len(words) == 2:
+        return Outcome(0, in_main(folder / words[1]), "")
+    return in_shell(code, folder) if needs_shell(code) else in_this_process(words, folder)
+
+
+def in_main(script: Path) -> str:
+    """Run a script in its directory as Python does, in this process; what it prints."""
+    out = io.StringIO()
+    with contextlib.chdir(script.parent), contextlib.redirect_stdout(out):
+        runpy.run_path(script.name, run_name="__main__")
+    return out.getvalue()
 
 
 def check_whole_output(expected: str, printed: str, place: str, *, numbers_vary: bool) -> None:

@@ -2,18 +2,31 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+import torch
 
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY
-from tests.documents import FENCE, blocks_of, in_shell, run_document, run_shell
+from tests.documents import FENCE, blocks_of, in_main, run_document
 
 README = REPOSITORY / "README.md"
 TUTORIAL = REPOSITORY / "docs" / "tutorial.md"
 MOST_WORDS = 1300
 """The README is read in five minutes. What does not fit belongs to the pages of the documentation."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The scripts of the documents run in this process: a thread each while tests share the cores, and as many as before after them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def file_of(document: Path, name: str) -> str:
@@ -37,7 +50,7 @@ def test_a_reader_of_the_readme_sees_what_the_readme_shows_and_may_repeat_every_
     """The README's corpus is the tutorial's, without the row that has no text."""
     script = changed(file_of(TUTORIAL, "make_corpus.py"), " if number != 700 else None", "")
     (tmp_path / "make_corpus.py").write_text(script)
-    run_shell("python make_corpus.py", tmp_path, TUTORIAL.name)
+    in_main(tmp_path / "make_corpus.py")
     (row,) = (block.code for block in blocks_of(README.read_text()) if block.language == "json")
     with open(tmp_path / "corpus" / "questions.jsonl") as rows:
         assert rows.readline() == row
@@ -56,10 +69,9 @@ def test_the_training_of_the_readme_goes_on_when_it_is_run_again_and_says_when_i
         (tmp_path / "train.py").write_text(
             changed(script, "STEPS, ROUND, BATCH = 100", f"STEPS, ROUND, BATCH = {num_steps}")
         )
-        outcome = in_shell("python train.py", tmp_path)
-        assert outcome.code == 0, outcome.err
-        assert [int(step) for step in re.findall(r"^step +(\d+): add ", outcome.out, flags=re.M)] == new_steps
-        assert outcome.out.splitlines()[-1] == last_line.replace("80", str(num_steps))
+        printed = in_main(tmp_path / "train.py")
+        assert [int(step) for step in re.findall(r"^step +(\d+): add ", printed, flags=re.M)] == new_steps
+        assert printed.splitlines()[-1] == last_line.replace("80", str(num_steps))
         assert verify_ledger(ledger) == []
     assert open_records(ledger).observations.num() == 5
 
