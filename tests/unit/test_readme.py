@@ -87,6 +87,17 @@ def test_the_readme_stays_short() -> None:
     assert len(words) <= MOST_WORDS
 
 
+def test_the_numbers_of_the_readme_are_those_of_the_pages() -> None:
+    """A number that is measured anew changes on its page and in the README."""
+    readme = README.read_text()
+    of_demo = re.findall(r"^\| \**(?:mean loss|steps to).*$", readme, flags=re.M)
+    of_evidence = re.findall(r"\d\.\d+ ± \d\.\d+(?: \(\d+ of \d+\))?", readme)
+    assert (len(of_demo), len(of_evidence)) == (3, 12)
+    assert set(of_demo) <= set((REPOSITORY / "docs" / "demo.md").read_text().splitlines())
+    evidence = (REPOSITORY / "docs" / "evidence" / "does-it-help.md").read_text()
+    assert [number for number in of_evidence if number not in evidence] == []
+
+
 def test_the_picture_of_the_idea_has_a_description_and_colours_for_dark_pages() -> None:
     picture = REPOSITORY / "docs" / "images" / "idea.svg"
     root = ElementTree.parse(picture).getroot()
