@@ -83,3 +83,9 @@ def test_every_public_name_stands_in_the_reference() -> None:
     assert {"skillshard.errors", "skillshard.torch", "skillshard.hf", "skillshard.lightning"} <= set(
         re.findall(r"^::: (\S+)$", pages, flags=re.M)
     )
+
+
+def test_every_page_stands_in_the_navigation_of_the_site() -> None:
+    navigation = (REPOSITORY / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    pages = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if not path.name.startswith("_")]
+    assert [page for page in pages if page not in re.findall(r"[\w/.-]+\.md", navigation)] == []
