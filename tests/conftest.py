@@ -1,7 +1,15 @@
-"""Small corpora with readable ids, made by hand."""
+"""Small corpora with readable ids, made by hand.
+
+Every numerical library of the suite works with one thread, also in the processes that tests start: two pytest workers share
+two cores, and threads that wait for each other there cost ten times the work itself. Tests of "bytes do not depend on the number
+of threads" ask for more threads themselves.
+"""
+
+import os
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # read once, when a library is imported
 
 import gzip
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
