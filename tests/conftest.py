@@ -9,6 +9,10 @@ import os
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # read once, when a library is imported
 
+from tests import checked_types
+
+checked_types.install()
+
 import gzip
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
