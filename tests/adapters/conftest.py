@@ -1,8 +1,10 @@
 import gc
+from collections.abc import Iterator
 
 import pytest
 
 from skillshard.shards.read import ShardSet
+from tests.adapters import processes
 from tests.adapters.packed_trainer import Source
 from tests.tokenizers_trained import counted, uneven_shards
 
@@ -12,6 +14,12 @@ def loaders_of_earlier_tests_are_gone() -> None:
     """A worker forked now must not inherit them: torch's complain when they are collected there, and pytest's report of that
     can begin in the midst of another parse, which CPython 3.11 up to 3.11.7 answers with a SystemError (gh-106905)."""
     gc.collect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_of_ranks_stays() -> Iterator[None]:
+    yield
+    processes.SERVER.stop()
 
 
 @pytest.fixture(scope="session")

@@ -66,5 +66,10 @@ def main(shards: str, folder: Path, steps: int, workers: int) -> None:
     dist.destroy_process_group()
 
 
+def run(arguments: list[str]) -> None:
+    shards, folder, steps, workers = arguments
+    main(shards, Path(folder), int(steps), int(workers))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    run(sys.argv[1:])

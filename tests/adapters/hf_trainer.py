@@ -115,6 +115,10 @@ def main(source: Source, folder: Path, steps: int, dispatch: bool, kill_at: int)
         os._exit(0)  # with the group alive, torch 2.13 sometimes aborts at interpreter exit ("terminate called ...")
 
 
+def run(arguments: list[str]) -> None:
+    shards, counts, folder, steps, dispatch, kill_at = arguments
+    main(Source(shards, counts), Path(folder), int(steps), dispatch == "dispatch", int(kill_at))
+
+
 if __name__ == "__main__":
-    shards, counts, at, num_steps, how, kill = sys.argv[1:]
-    main(Source(shards, counts), Path(at), int(num_steps), how == "dispatch", int(kill))
+    run(sys.argv[1:])

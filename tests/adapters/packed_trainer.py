@@ -76,5 +76,10 @@ def main(shards: str, counts: str, folder: Path, steps: int, workers: int) -> No
     dist.destroy_process_group()
 
 
+def run(arguments: list[str]) -> None:
+    shards, counts, folder, steps, workers = arguments
+    main(shards, counts, Path(folder), int(steps), int(workers))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
+    run(sys.argv[1:])

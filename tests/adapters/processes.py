@@ -10,32 +10,53 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.adapters.forked import Forked, Server
 from tests.conftest import REPOSITORY
 
 LIMIT_S = 150
+SERVER = Server()
+"""Forks the ranks of this pytest process. tests/adapters/conftest.py stops it."""
+
+Rank = subprocess.Popen[str] | Forked
 
 
-def start_ranks(script: str, world_size: int, arguments: list[str]) -> "list[subprocess.Popen[str]]":
-    """Start one process for each rank, with the environment variables that `torchrun` sets."""
+def start_ranks(
+    module: str, world_size: int, arguments: list[str], folder: Path, *, own_interpreters: bool = False
+) -> list[Rank]:
+    """Start one process for each rank, with the environment variables that `torchrun` sets.
+
+    Args:
+        module: a module of tests/adapters with a function `run(arguments)`.
+        folder: an existing directory, for the files of the processes.
+        own_interpreters: start an interpreter for each rank, as torchrun does, so that each has its own seed for the hashes of texts.
+            Costs seconds for each rank.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
-    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-W", "ignore", str(REPOSITORY / script), *arguments]
-    return [
-        subprocess.Popen(
-            command,
-            text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **place, **quiet, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(world_size)
-    ]
+    quiet = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+    ranks: list[Rank] = []
+    for rank in range(world_size):
+        environment = {**place, **quiet, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        if own_interpreters:
+            command = [sys.executable, "-W", "ignore", "-m", f"tests.adapters.{module}", *arguments]
+            ranks.append(
+                subprocess.Popen(
+                    command,
+                    text=True,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env={**os.environ, **environment},
+                )
+            )
+        else:
+            files = folder / f"process-{port}-{rank}"
+            ranks.append(SERVER.fork(f"tests.adapters.{module}", arguments, environment, files))
+    return ranks
 
 
-def finish(processes: "list[subprocess.Popen[str]]") -> list[int]:
+def finish(processes: list[Rank]) -> list[int]:
     """Exit codes; the first one that fails takes the others with it."""
     end = time.monotonic() + LIMIT_S
     while any(process.poll() is None for process in processes):
@@ -50,10 +71,10 @@ def finish(processes: "list[subprocess.Popen[str]]") -> list[int]:
     for process, words in zip(processes, errors, strict=True):
         if process.returncode not in (0, -signal.SIGKILL):
             raise AssertionError(words[-4000:])
-    return [process.returncode for process in processes]
+    return [process.wait() for process in processes]
 
 
-def kill(processes: "list[subprocess.Popen[str]]") -> None:
+def kill(processes: list[Rank]) -> None:
     for process in processes:
         process.kill()
         process.communicate()

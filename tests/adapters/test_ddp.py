@@ -20,10 +20,10 @@ STEPS = 40
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
 
 
-def start(shards: ShardSet, folder: Path, *, world_size: int, workers: int) -> Any:
+def start(shards: ShardSet, folder: Path, *, world_size: int, workers: int, own_interpreters: bool = False) -> Any:
     folder.mkdir(exist_ok=True)
     arguments = [str(shards.root), str(folder), str(STEPS), str(workers)]
-    return start_ranks("tests/adapters/ddp_trainer.py", world_size, arguments)
+    return start_ranks("ddp_trainer", world_size, arguments, folder, own_interpreters=own_interpreters)
 
 
 def check_union(shards: ShardSet, folder: Path, reference: Path) -> None:
@@ -47,11 +47,12 @@ def check_union(shards: ShardSet, folder: Path, reference: Path) -> None:
     assert verify_ledger(DirectoryLedger(folder / "run")) == []
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(2, 2), (4, 0)])
+@pytest.mark.parametrize(("world_size", "workers", "own_interpreters"), [(2, 2, True), (4, 0, False)])
 def test_the_union_of_all_ranks_is_the_global_stream(
-    shards: ShardSet, tmp_path: Path, world_size: int, workers: int
+    shards: ShardSet, tmp_path: Path, world_size: int, workers: int, own_interpreters: bool
 ) -> None:
-    assert finish(start(shards, tmp_path / "ddp", world_size=world_size, workers=workers)) == [0] * world_size
+    ranks = start(shards, tmp_path / "ddp", world_size=world_size, workers=workers, own_interpreters=own_interpreters)
+    assert finish(ranks) == [0] * world_size
     per_rank = [len(records(tmp_path / "ddp" / f"rank-{rank}.jsonl")[0]["draws"]) for rank in range(world_size)]
     assert per_rank == [STEP_DRAWS // world_size] * world_size
     check_union(shards, tmp_path / "ddp", tmp_path / "reference")

@@ -69,9 +69,9 @@ def test_two_processes_under_accelerate_lose_and_repeat_nothing(
 ) -> None:
     arguments = [*source, str(tmp_path), str(STEPS), dispatch]
     if kill_at:
-        codes = finish(start_ranks("tests/adapters/hf_trainer.py", 2, [*arguments, str(kill_at)]))
+        codes = finish(start_ranks("hf_trainer", 2, [*arguments, str(kill_at)], tmp_path))
         assert set(codes) == {-signal.SIGKILL}
-    assert finish(start_ranks("tests/adapters/hf_trainer.py", 2, [*arguments, "0"])) == [0, 0]
+    assert finish(start_ranks("hf_trainer", 2, [*arguments, "0"], tmp_path)) == [0, 0]
     assert trained(tmp_path, world_size=2, accumulated=ACCUMULATED) == expected(
         source, tmp_path, step_items=2 * BATCH * ACCUMULATED
     )

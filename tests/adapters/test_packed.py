@@ -164,7 +164,7 @@ def test_a_stream_that_ends_ends_the_loader_on_every_rank_at_the_same_step(
 def start(places: Places, folder: Path, *, world_size: int, workers: int) -> Any:
     folder.mkdir(exist_ok=True)
     arguments = [places.shards, places.counts, str(folder), str(STEPS), str(workers)]
-    return start_ranks("tests/adapters/packed_trainer.py", world_size, arguments)
+    return start_ranks("packed_trainer", world_size, arguments, folder)
 
 
 def test_the_union_of_all_ranks_is_the_packed_stream_after_a_kill_and_with_other_ranks(
