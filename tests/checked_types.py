@@ -39,12 +39,12 @@ def checked(subject: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
         if "__dataclass_fields__" in vars(subject) and "__init__" in vars(subject):
             subject.__init__ = checked(subject.__init__, typechecker=typechecker)
         return subject
-    if any(map(holds_arrays, subject.__annotations__.values())):
-        return with_shapes(subject, typechecker=typechecker)
     if "<locals>" in subject.__qualname__:
         locals_checked[subject.__code__] += 1
         if locals_checked[subject.__code__] > LOCAL_CHECKS:
             return subject
+    if any(map(holds_arrays, subject.__annotations__.values())):
+        return with_shapes(subject, typechecker=typechecker)
     return typechecker(subject)
 
 
