@@ -1,15 +1,15 @@
-"""What a shard set is on disk.
+"""The format of a shard set on disk.
 
     S/train/SKILL/000000.tar         members KEY.txt (the text) and KEY.json (id, skill, meta); USTAR, mtime 0
-    S/train/SKILL/000000.index.npy   per sample: where its text starts, bytes of text and of JSON
-    S/holdout/SKILL/...              the same, for measuring losses
-    S/rejected/000000.jsonl          samples that were set aside, with their reason
-    S/manifest.json                  last (schemas/manifest-2.json)
+    S/train/SKILL/000000.index.npy   for each sample: start of the text, bytes of the text, bytes of the JSON
+    S/holdout/SKILL/...              the same files for the held-out samples
+    S/rejected/000000.jsonl          samples that were set aside, with their reasons
+    S/manifest.json                  written last (schemas/manifest-2.json)
 
-Shards are columns in the manifest, one list per property, so that 100,000 of them open in a moment. A manifest of version 1 is still
-read: its split goes by the hash of the id, so the same text may stand in train and in holdout.
+The manifest lists shards as columns, one list for each property, because 100,000 objects would open slowly. Manifests of version 1
+are still read. Version 1 splits by the hash of the id, so the same text may stand in both train and holdout.
 
-Nothing in a manifest is believed before it is checked: lengths, signs, sums, names that stand twice, numbers that no shard can have.
+A reader checks a manifest before use: lengths, signs, sums, repeated names, and numbers that no shard can have.
 """
 
 import re
@@ -25,20 +25,28 @@ MANIFEST = "manifest.json"
 Split = Literal["train", "holdout"]
 SPLITS: tuple[Split, Split] = ("train", "holdout")
 INDEX_DTYPE = np.dtype([("text_start", "<u8"), ("text_bytes", "<u4"), ("json_bytes", "<u4")])
+# POSIX: a tar consists of blocks of 512 bytes and ends with two blocks of zeros.
 TAR_BLOCK = 512
 END_BYTES = 2 * TAR_BLOCK
-"""The end of a tar."""
+"""Bytes of the end mark of a tar."""
+# Two headers, a text and a JSON of one block each.
 LEAST_SAMPLE_BYTES = 4 * TAR_BLOCK
-"""Two headers, a text and a JSON of one block each."""
+"""Bytes in a tar of the smallest possible sample."""
+# A key in a tar has eight digits for the shard and eight digits for the sample.
 MAX_SHARDS = 10**8
+"""Limit of the number of shards of a shard set."""
 MAX_SHARD_SAMPLES = 10**8
-"""A key in a tar is eight digits for the shard and eight for the sample."""
+"""Largest number of samples of a shard."""
+# 64 TiB, more than present file systems allow for one file.
 MAX_SHARD_BYTES = 1 << 46
-"""64 TiB, more than any file system of today takes for one file."""
+"""Largest size of a shard, in bytes."""
+# About 700,000 shards. With 64 MB in each, the shards hold 45 TB.
 MAX_MANIFEST_BYTES = 128 << 20
-"""About 700,000 shards; 64 MB each, they hold 45 TB."""
+"""Largest size of a manifest, in bytes."""
 
+# Strict: a number as a string, or a field with a spelling mistake, is an error and is not converted or skipped.
 Strict = ConfigDict(extra="forbid", strict=True)
+# A sum of two counts still fits into a signed 64-bit integer.
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -48,7 +56,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def whole_blocks(num_bytes: Size) -> Size:
-    """Bytes that a member of a tar takes without its header: its size, rounded up to whole blocks.
+    """Return the bytes of a tar member without its header: the size, rounded up to whole blocks.
 
     >>> whole_blocks(1), whole_blocks(np.array([0, 512, 513])).tolist()
     (512, [0, 512, 1024])
@@ -57,7 +65,7 @@ def whole_blocks(num_bytes: Size) -> Size:
 
 
 def check_lengths(columns: BaseModel, what: str) -> None:
-    """ValueError unless all columns have one length."""
+    """Raise ValueError unless all columns have the same length."""
     lengths = {name: len(getattr(columns, name)) for name in type(columns).model_fields}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of {what} differ in length: {lengths}")
@@ -66,12 +74,12 @@ def check_lengths(columns: BaseModel, what: str) -> None:
 def gathered(
     records: Iterable[tuple[Key, Mapping[str, Any]]], keys: Iterable[Key], columns: type[BaseModel]
 ) -> dict[Key, dict[str, list[Any]]]:
-    """Records as columns: key -> name of a column -> its values, in the order of the records.
+    """Turn records into columns: key -> name of a column -> values, in the order of the records.
 
     Args:
-        records: the key and the values of each record; other values than those of columns are left out.
-        keys: every key; a key without records has empty columns.
-        columns: its fields are the columns.
+        records: Key and values of each record. Values without a column are ignored.
+        keys: All keys. A key without records gets empty columns.
+        columns: Model with a field for each column.
     """
     names = list(columns.model_fields)
     table: dict[Key, dict[str, list[Any]]] = {key: {name: [] for name in names} for key in keys}
@@ -82,25 +90,25 @@ def gathered(
 
 
 class SampleMember(BaseModel):
-    """The JSON member of a sample (KEY.json); its text is the member KEY.txt."""
+    """JSON member of a sample (KEY.json). The text is the member KEY.txt."""
 
     model_config = ConfigDict(extra="forbid")
 
-    id: str = Field(description="the sample's id, as in the corpus")
+    id: str = Field(description="Id of the sample, as in the corpus.")
     skill: str
-    meta: dict[str, Any] = Field(description="whatever else the corpus says of the sample")
+    meta: dict[str, Any] = Field(description="All other values of the sample in the corpus.")
 
 
 class ShardColumns(BaseModel):
-    """The shards of one skill and split, one list per property, all of the same length."""
+    """Shards of one skill and split, one list for each property, all of the same length."""
 
     model_config = Strict
 
-    number: list[Annotated[int, Field(ge=0, lt=MAX_SHARDS)]] = Field(description="the number in the file name; rising")
+    number: list[Annotated[int, Field(ge=0, lt=MAX_SHARDS)]] = Field(description="Number in the file name, rising.")
     num_samples: list[Annotated[int, Field(ge=1, le=MAX_SHARD_SAMPLES)]]
-    num_bytes: list[Annotated[int, Field(ge=1, le=MAX_SHARD_BYTES)]] = Field(description="size of the tar")
-    digest: list[Digest] = Field(description="xxh3 (128 bits) of the tar")
-    index_digest: list[Digest] = Field(description="xxh3 (128 bits) of the index file")
+    num_bytes: list[Annotated[int, Field(ge=1, le=MAX_SHARD_BYTES)]] = Field(description="Size of the tar, in bytes.")
+    digest: list[Digest] = Field(description="xxh3 (128 bits) of the tar.")
+    index_digest: list[Digest] = Field(description="xxh3 (128 bits) of the index file.")
 
     @model_validator(mode="after")
     def _agree(self) -> "ShardColumns":
@@ -119,43 +127,41 @@ class ShardColumns(BaseModel):
 
 
 class ManifestSkill1(BaseModel):
-    """One skill and its shards, in a manifest of version 1."""
+    """A skill with its shards, in a manifest of version 1."""
 
     model_config = Strict
 
     name: str = Field(min_length=1)
-    folder: str = Field(pattern=r"^[a-z0-9-]+$", description="directory name under train/ and holdout/")
+    folder: str = Field(pattern=r"^[a-z0-9-]+$", description="Directory name under train/ and holdout/.")
     train: ShardColumns
     holdout: ShardColumns
 
 
 class ManifestSkill(BaseModel):
-    """One skill and its shards."""
+    """A skill with its shards."""
 
     model_config = Strict
 
     name: str = Field(min_length=1)
-    folder: str = Field(pattern=r"^[a-z0-9-]+$", description="directory name under train/ and holdout/")
+    folder: str = Field(pattern=r"^[a-z0-9-]+$", description="Directory name under train/ and holdout/.")
     num_copies: Count = Field(
-        description="its samples whose folded text stands earlier in the corpus, in any skill; whether kept or dropped"
+        description="Number of samples whose folded text stands earlier in the corpus, in any skill, kept or dropped."
     )
     train: ShardColumns
     holdout: ShardColumns
 
 
 class SplitRule(BaseModel):
-    """What decides whether a sample is held out: the hash of its text (xxh3, 128 bits, of the folded text; texts.py)."""
+    """Rule for holding out samples by the hash of the folded text (xxh3, 128 bits)."""
 
     model_config = Strict
 
-    cut: Digest = Field(
-        description="texts whose hash is below this one are held out, in all skills, but for the exceptions"
-    )
+    cut: Digest = Field(description="Texts with a smaller hash are held out in all skills, except for the exceptions.")
     also_held_out: list[Digest] = Field(
-        description="hashes of texts that are held out though they are not below the cut: the lowest of a skill that would have none; sorted"
+        description="Sorted hashes of texts at or above the cut that are held out: the lowest of a skill without another held-out text."
     )
     kept_in_train: list[Digest] = Field(
-        description="hashes of texts that are in train though they are below the cut: the highest of a skill that would have none; sorted"
+        description="Sorted hashes of texts below the cut that are in train: the highest of a skill without another text in train."
     )
 
     @model_validator(mode="after")
@@ -163,38 +169,39 @@ class SplitRule(BaseModel):
         for name, is_below in (("also_held_out", False), ("kept_in_train", True)):
             texts = getattr(self, name)
             if texts != sorted(set(texts)):
-                raise ValueError(f"the hashes of {name} are not sorted, or one stands there twice")
+                raise ValueError(f"the hashes of {name} are not sorted, or a hash is listed twice")
             if any((text < self.cut) != is_below for text in texts):
                 raise ValueError(
-                    f"{name} holds a hash {'above' if is_below else 'below'} the cut, which is no exception"
+                    f"{name} holds a hash {'above' if is_below else 'below'} the cut, but such a text is no exception"
                 )
         return self
 
 
 SPLIT_BY_ID = (
-    "These shards are of version 1: the hash of the id decided what is held out, so the same text may stand in train and in holdout. "
-    "Shard the corpus anew in another directory to split it by the text."
+    "These shards are of version 1: the hash of the id decided the split, so the same text may stand in both train and holdout. "
+    "Shard the corpus anew in another directory to split by the text."
 )
+"""Warning about a manifest of version 1."""
 
 
 class Manifest1(BaseModel):
-    """manifest.json of version 1: samples are held out by the hash of their id, and copies are not counted."""
+    """manifest.json of version 1. The hash of the id decides the split, and copies are not counted."""
 
     model_config = Strict
 
     schema_version: Literal["skillshard/manifest/1"] = Field("skillshard/manifest/1", alias="schema")
     made_from: dict[str, Any] = Field(
-        description="command, arguments and inputs (names and sizes) that determine the bytes"
+        description="Command, arguments and inputs (names and sizes) that determine the bytes."
     )
-    skills: list[ManifestSkill1] = Field(description="in the order of their names")
-    num_rows: Count = Field(description="rows of the corpus = num_train + num_holdout + those set aside")
+    skills: list[ManifestSkill1] = Field(description="Skills in the order of their names.")
+    num_rows: Count = Field(description="Rows of the corpus: num_train + num_holdout + rows set aside.")
     num_train: Count
     num_holdout: Count
-    set_aside: dict[str, Count] = Field(description="reason -> number of rows")
+    set_aside: dict[str, Count] = Field(description="Reason -> number of rows.")
 
     @property
     def unread(self) -> dict[str, int]:
-        """In version 1 the rest of a file counted as one row of `set_aside`."""
+        """Empty, because version 1 counted the rest of a file as one row of `set_aside`."""
         return {}
 
     @model_validator(mode="after")
@@ -210,17 +217,17 @@ class Manifest(BaseModel):
 
     schema_version: Literal["skillshard/manifest/2"] = Field("skillshard/manifest/2", alias="schema")
     made_from: dict[str, Any] = Field(
-        description="command, arguments and inputs (names and sizes) that determine the bytes"
+        description="Command, arguments and inputs (names and sizes) that determine the bytes."
     )
     split: SplitRule
-    skills: list[ManifestSkill] = Field(description="in the order of their names")
-    num_rows: Count = Field(description="rows of the corpus = num_train + num_holdout + those set aside")
+    skills: list[ManifestSkill] = Field(description="Skills in the order of their names.")
+    num_rows: Count = Field(description="Rows of the corpus: num_train + num_holdout + rows set aside.")
     num_train: Count
     num_holdout: Count
-    set_aside: dict[str, Count] = Field(description="reason -> number of rows; copies that were dropped are among them")
+    set_aside: dict[str, Count] = Field(description="Reason -> number of rows, dropped copies included.")
     unread: dict[str, Count] = Field(
         {},
-        description="reason -> number of files of which the rest, or the whole, was set aside; none of it is in num_rows",
+        description="Reason -> number of files set aside wholly or from some place on. num_rows does not count the unread rows.",
     )
 
     @model_validator(mode="after")
@@ -230,17 +237,18 @@ class Manifest(BaseModel):
 
     @property
     def num_copies(self) -> int:
-        """Samples whose folded text stands earlier in the corpus, kept or dropped."""
+        """Number of samples whose folded text stands earlier in the corpus, kept or dropped."""
         return sum(skill.num_copies for skill in self.skills)
 
     @property
     def copies_are_dropped(self) -> bool:
-        """Whether the copies are set aside; otherwise they are in the shards."""
+        """Whether the copies are set aside. Otherwise the copies are in the shards."""
         return "copy" in self.set_aside
 
 
 def _check_totals(manifest: Manifest | Manifest1) -> None:
-    """ValueError if names or folders stand twice, or the counts are not those of the shards."""
+    """Raise ValueError if a name or folder is repeated, or if a total differs from the sum over the shards."""
+    # Rising names are also distinct. Readers use this order as the axis of skills.
     names = [skill.name for skill in manifest.skills]
     for name, following in pairwise(names):
         if name >= following:
@@ -263,7 +271,8 @@ def _check_totals(manifest: Manifest | Manifest1) -> None:
 
 
 def shard_name(split: Split, folder: str, number: int) -> str:
-    """
+    """Return the path of a shard's tar inside the shard set.
+
     >>> shard_name("train", "carry", 7)
     'train/carry/000007.tar'
     """
@@ -271,7 +280,8 @@ def shard_name(split: Split, folder: str, number: int) -> str:
 
 
 def index_name(tar_name: str) -> str:
-    """
+    """Return the path of the index that belongs to a tar.
+
     >>> index_name("train/carry/000007.tar")
     'train/carry/000007.index.npy'
     """
@@ -279,7 +289,7 @@ def index_name(tar_name: str) -> str:
 
 
 def folder_names(skills: Sequence[str]) -> list[str]:
-    """A directory name for each skill: lower-case ASCII letters, digits and dashes, distinct.
+    """Return a distinct directory name for each skill, of lower-case ASCII letters, digits and dashes.
 
     >>> folder_names(["Question Answering", "question/answering", "漢字"])
     ['question-answering', 'question-answering-2', 'skill']
@@ -287,6 +297,7 @@ def folder_names(skills: Sequence[str]) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for skill in skills:
+        # 60 characters leave room for a number within the 255 bytes that file systems allow for a name.
         base = re.sub(r"[^a-z0-9]+", "-", skill.lower()).strip("-")[:60].strip("-") or "skill"
         name = next(name for name in _numbered(base) if name not in taken)
         taken.add(name)

@@ -1,12 +1,13 @@
-"""Read shards: by position for the mixer, in stored order for everybody else.
+"""Read shards: by position for the mixer, in stored order for every other reader.
 
-An index is opened when a place in its shard is first asked for, and checked against its digest. A shard is opened when a text of it is first
-read: its size is compared with the manifest, its bytes with their digest, its headers with the index. Both are memory-mapped (of a remote
-shard, what cache.py brought here). At most `MAX_OPEN` shards of a skill stay
-mapped, and those that a round's plan names. Texts are cut out of the mapped file by the index; the tar format is not parsed.
+An index is opened at the first request for a position in its shard, and compared with its digest. A tar is opened when its first
+text is read. The size is compared with the manifest, the bytes with their digest, and the headers with the index. Tar and index
+are memory-mapped. For a remote shard, cache.py fetches both files first. At most `MAX_OPEN` shards of a skill stay mapped,
+besides the shards in the plan of a round. The index says where a text lies in the mapped file, so the tar is not parsed.
 
-A map needs no open file, so the number of skills and shards is not bounded by `ulimit -n` (often 1,024). Only a shard out
-of a cache stays open, because that keeps its lock; the limit is raised as far as it may be before it is reached.
+A memory map needs no open file, so `ulimit -n` (often 1,024) does not limit the number of skills and shards. Only a shard from a
+cache stays open, because the open file keeps the lock on the cache entry. The soft limit of open files is raised before the
+process reaches the limit.
 """
 
 import errno
@@ -54,16 +55,18 @@ from skillshard.shards.manifest import (
 from skillshard.shards.tar import END_OF_ARCHIVE, member_sizes
 from skillshard.shards.texts import hash_of, hashes_of, text_hashes
 
+# The order reads the shards of a skill one after the other. One shard is read at a time, and few readers look back.
 MAX_OPEN = 4
-"""Shards of one skill and split that stay mapped: the order reads one after the other."""
+"""Number of shards of one skill and split that stay mapped."""
+# Texts of 1 kB then take 4 MB, and the cost of a call spreads over thousands of texts.
 ROWS_AT_ONCE = 4096
-"""Texts that `verify` takes into memory together."""
+"""Number of texts that `verify` hashes together."""
 _ANEW = "Write the shards anew in another directory with 'skillshard shard', or copy this file again."
 
 
 @dataclass(frozen=True)
 class OpenShard:
-    """One shard in memory maps."""
+    """Shard in memory maps: the bytes of the tar, and the index with dtype `INDEX_DTYPE`."""
 
     data: mmap.mmap | memoryview
     index: np.ndarray
@@ -73,8 +76,9 @@ class OpenShard:
         return str(self.data[start : start + text_bytes], "utf-8")
 
     def member(self, row: int) -> bytes | memoryview:
-        """The JSON member of a row."""
+        """Return the bytes of a row's JSON member."""
         start, text_bytes, json_bytes = self.index[row].tolist()
+        # The text fills whole blocks, and the header of the JSON member takes one block more.
         begin = start + whole_blocks(text_bytes) + TAR_BLOCK
         return self.data[begin : begin + json_bytes]
 
@@ -85,11 +89,14 @@ class OpenShard:
 
 @dataclass(frozen=True)
 class SkillShards:
-    """The shards of one skill and split.
+    """Shards of one skill and split.
 
     Attributes:
-        files: where they are.
-        skill: its name.
+        files: Source of the files.
+        skill: Name of the skill.
+        split: "train" or "holdout".
+        folder: Name of the skill's directory.
+        columns: Shards as in the manifest.
     """
 
     files: Files
@@ -102,7 +109,7 @@ class SkillShards:
     _checked: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        """One line: the skill, the split and their numbers. A traceback or a notebook must not print the whole manifest."""
+        """Return one line with the skill, the split and the numbers. A traceback must not print the whole manifest."""
         shards, samples = counted(len(self.columns.number), "shard"), counted(sum(self.columns.num_samples), "sample")
         return f"SkillShards({self.skill!r} of {places.public(self.files.root)!r}: {self.split}, {samples} in {shards})"
 
@@ -116,7 +123,7 @@ class SkillShards:
         return int(self.shard_rows.sum())
 
     def __iter__(self) -> Iterator[Sample]:
-        """The samples in stored order."""
+        """Yield the samples in stored order."""
         for shard in range(len(self.shard_rows)):
             opened = self.open_shard(shard)
             if shard + 1 < len(self.shard_rows):
@@ -125,25 +132,29 @@ class SkillShards:
                 yield opened.sample(row)
 
     def name(self, shard: int) -> str:
-        """Path of a shard's tar inside the shard set."""
+        """Return the path of a shard's tar inside the shard set."""
         return shard_name(self.split, self.folder, self.columns.number[shard])
 
     def open_shard(self, shard: int) -> OpenShard:
-        """The shard at a position of the manifest's columns, kept open; ShardError if it is not as the manifest says."""
+        """Open the shard at a position of the manifest's columns and keep the shard open.
+
+        Raises:
+            ShardError: The shard differs from its entry in the manifest.
+        """
         return kept(self._open, shard, self._open_checked, most=MAX_OPEN)
 
     def index(self, shard: int) -> np.ndarray:
-        """Where the texts of a shard lie, kept open; its tar is not looked at, so whoever reads it opens the shard too."""
+        """Open and keep the index of a shard. The tar is not checked, so a reader of texts calls `open_shard` too."""
         return kept(self._indexes, shard, self._checked_index, most=MAX_OPEN)
 
     def prefetch(self, shard: int) -> None:
-        """Say that a shard will be opened soon: a remote one is fetched into the cache in the background."""
+        """Announce that a shard will be opened soon. A remote shard is fetched into the cache in the background."""
         if shard not in self._open:
             for wanted in self._wanted(shard):
                 self.files.prefetch(wanted)
 
     def _wanted(self, shard: int) -> tuple[Wanted, Wanted]:
-        """A shard's tar and index."""
+        """Return the expected tar and index of a shard."""
         name, columns = self.name(shard), self.columns
         return (
             Wanted(name, columns.digest[shard], columns.num_bytes[shard]),
@@ -151,37 +162,43 @@ class SkillShards:
         )
 
     def _open_checked(self, shard: int) -> OpenShard:
-        """Open and compare with the manifest: the size always; the first time in this process the digest of all bytes,
-        and each row of the index with the headers in the tar."""
+        """Open a shard and compare the shard with the manifest.
+
+        The size is always compared. The first opening in this process also compares the digest of all bytes, and each row of the
+        index with the headers in the tar.
+        """
+        # A mixer opens a shard again in every epoch. Only the first opening pays for a pass over all bytes.
         check = shard not in self._checked
         tar, _ = self._wanted(shard)
         data = _mapped(self.files, tar, check_digest=check, keep_open=self.files.are_locked)
         opened = OpenShard(data, self.index(shard))
-        if check and (found := disagreement(opened)) is not None:
-            raise ShardError(f"{tar.name} {found}. {_ANEW}")
+        if check and (difference := disagreement(opened)) is not None:
+            raise ShardError(f"{tar.name} {difference}. {_ANEW}")
         self._checked.add(shard)
         return opened
 
     def _checked_index(self, shard: int) -> np.ndarray:
-        _, beside = self._wanted(shard)
-        index = _mapped(self.files, beside, check_digest=True, keep_open=False)
+        _, wanted = self._wanted(shard)
+        index = _mapped(self.files, wanted, check_digest=True, keep_open=False)
+        # The entries are the end of the .npy file, so their number gives the length of the header before them.
         first = len(index) - self.columns.num_samples[shard] * INDEX_DTYPE.itemsize
         if first < 0:
             raise ShardError(
-                f"{beside.name} is {len(index):,} bytes, too few for the {self.columns.num_samples[shard]:,} samples that the manifest "
-                f"says. {_ANEW}"
+                f"{wanted.name} is {len(index):,} bytes, too few for the {self.columns.num_samples[shard]:,} samples of the manifest. "
+                f"{_ANEW}"
             )
         return np.frombuffer(index, INDEX_DTYPE, offset=first)
 
     def __getstate__(self) -> dict[str, object]:
+        # Memory maps cannot be pickled. Another process maps and checks the files itself.
         return {**self.__dict__, "_open": {}, "_indexes": {}, "_checked": set()}
 
     def verify(self, rule: SplitRule | None = None, on_shard: Callable[[], None] = lambda: None) -> list[str]:
-        """Every fault found by reading all bytes: one sentence each.
+        """Read all bytes and return one sentence for each fault.
 
         Args:
-            rule: what decides which texts are held out; None: that is not checked.
-            on_shard: called before each shard.
+            rule: Rule of the split. With None, the sides of the texts are not checked.
+            on_shard: Function that is called before each shard.
         """
         faults = []
         self._checked.clear()
@@ -194,11 +211,11 @@ class SkillShards:
                 faults.append(str(error))
                 continue
             if opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
-                faults.append(f"{self.name(shard)} does not end as a tar does. {_ANEW}")
+                faults.append(f"{self.name(shard)} does not end with the end mark of a tar. {_ANEW}")
             if rule is not None and (row := _wrong_side(opened, self.split, rule)) is not None:
                 faults.append(
                     f"{self.name(shard)}: by the hash of its text, row {row:,} belongs to {_other(self.split)}, so the text may stand in "
-                    f"train and in holdout. {_ANEW}"
+                    f"both train and holdout. {_ANEW}"
                 )
         return faults
 
@@ -208,12 +225,12 @@ def _other(split: Split) -> Split:
 
 
 def _wrong_side(opened: OpenShard, split: Split, rule: SplitRule) -> int | None:
-    """The first row whose text belongs to the other split; None if there is none."""
+    """Return the first row whose text belongs to the other split, or None."""
     cut, exceptions = hash_of(rule.cut), hashes_of([*rule.also_held_out, *rule.kept_in_train])
     for begin in range(0, len(opened.index), ROWS_AT_ONCE):
         spans = opened.index[begin : begin + ROWS_AT_ONCE]
         texts = text_hashes([bytes(opened.data[start : start + size]) for start, size, _ in spans.tolist()])
-        is_held_out = (texts < cut) ^ np.isin(texts, exceptions)
+        is_held_out = (texts < cut) ^ np.isin(texts, exceptions)  # an exception is on the other side of the cut
         wrong = np.flatnonzero(is_held_out != (split == "holdout")).tolist()
         if wrong:
             return begin + int(wrong[0])
@@ -221,24 +238,29 @@ def _wrong_side(opened: OpenShard, split: Split, rule: SplitRule) -> int | None:
 
 
 def disagreement(opened: OpenShard) -> str | None:
-    """What the tar says against the first wrong row of its index; None if all headers have the sizes that the index says."""
+    """Describe the first row of the index that the headers of the tar contradict, or return None.
+
+    The description is the rest of a sentence that begins with the name of the tar.
+    """
     if len(opened.data) % TAR_BLOCK:
-        return f"is {len(opened.data):,} bytes, which is no whole number of blocks of {TAR_BLOCK}"
+        return f"is {len(opened.data):,} bytes, not a whole number of blocks of {TAR_BLOCK}"
+    # The tar as an array of blocks: all headers are compared in a few NumPy operations instead of a loop over rows.
     blocks = np.frombuffer(opened.data, np.uint8).reshape(-1, TAR_BLOCK)
     index = opened.index
     text_blocks = (index["text_start"] // TAR_BLOCK).astype(np.int64)
     json_headers = text_blocks + whole_blocks(index["text_bytes"].astype(np.int64)) // TAR_BLOCK
+    # A damaged index can point anywhere. Rows outside the tar look at block 0 instead and count as wrong.
     inside = (json_headers < len(blocks)) & (index["text_start"] % TAR_BLOCK == 0)
-    found = []
+    header_sizes = []
     for headers, sizes in ((text_blocks - 1, index["text_bytes"]), (json_headers, index["json_bytes"])):
-        found.append(np.where(inside, member_sizes(blocks[np.where(inside, headers, 0)]), -1))
-        inside = inside & (found[-1] == sizes)
+        header_sizes.append(np.where(inside, member_sizes(blocks[np.where(inside, headers, 0)]), -1))
+        inside = inside & (header_sizes[-1] == sizes)
     wrong = np.flatnonzero(~inside)
     if not len(wrong):
         return None
     row = int(wrong[0])
     start, *expected = index[row].tolist()
-    got = [f"{sizes[row]:,}" if sizes[row] >= 0 else "none" for sizes in found]
+    got = [f"{sizes[row]:,}" if sizes[row] >= 0 else "none" for sizes in header_sizes]
     return (
         f"has no sample where its index says row {row:,} is: expected a text of {expected[0]:,} bytes at byte {start:,} and then "
         f"a JSON of {expected[1]:,}, got members of {got[0]} and {got[1]}"
@@ -246,69 +268,82 @@ def disagreement(opened: OpenShard) -> str | None:
 
 
 def _mapped(files: Files, wanted: Wanted, *, check_digest: bool, keep_open: bool) -> mmap.mmap | memoryview:
-    """A file of the shard set in a memory map, once its size and, if asked, its digest are found to be right.
+    """Check the size of a file of the shard set, and return the file in a memory map.
 
     Args:
-        keep_open: whether the file stays open, with its lock, as long as the map is there.
+        files: Source of the file.
+        wanted: File and its expected bytes.
+        check_digest: Whether the digest is compared too.
+        keep_open: Whether the file stays open, with its lock, as long as the map exists.
     """
     name, digest, num_bytes = wanted
     try:
         with files.open(wanted) as file:
             got = os.fstat(file.fileno()).st_size
             if got == 0 or got != (num_bytes or got):
+                expected = f"{num_bytes:,}" if num_bytes else "more"
                 raise ShardError(
-                    f"{name} is {got:,} bytes but the manifest says {f'{num_bytes:,}' if num_bytes else 'more'}: truncated copy or edited file. {_ANEW}"
+                    f"{name} is {got:,} bytes but the manifest says {expected}: truncated copy or edited file. {_ANEW}"
                 )
             data = _map_kept_open(file.fileno()) if keep_open else _map(file.fileno())
     except StorageError as error:
         if files.is_remote:
             raise
-        raise ShardError(f"{name} is no file that can be read: {error} {_ANEW}") from error
+        raise ShardError(f"{name} is not a readable file: {error} {_ANEW}") from error
     except FileNotFoundError as error:
         raise ShardError(f"{error.filename} is missing, but the manifest names it. {_ANEW}") from error
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
         raise ShardError(
-            f"{name} cannot be opened: this process has as many files open as it may, "
-            f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,}. Allow more with 'ulimit -n' before it starts, or mix fewer skills."
+            f"{name} cannot be opened: this process has reached its limit of "
+            f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} open files. Raise the limit with 'ulimit -n' before the start, or mix "
+            "fewer skills."
         ) from error
-    if check_digest and (found := canonical.digest(data)) != digest:
-        raise ShardError(f"{name} has digest {found} but the manifest says {digest}: damaged or edited file. {_ANEW}")
+    if check_digest and (data_digest := canonical.digest(data)) != digest:
+        raise ShardError(
+            f"{name} has digest {data_digest} but the manifest says {digest}: damaged or edited file. {_ANEW}"
+        )
     return data
 
 
 def _map_kept_open(descriptor: int) -> mmap.mmap:
-    """A file in memory, and its own descriptor of it: Python's mmap keeps one."""
+    """Map a file into memory and keep the file open. Python's mmap duplicates the descriptor, and so keeps the lock."""
     _raise_limit_in_time(descriptor)
     return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
 
 
 def _map(descriptor: int) -> mmap.mmap | memoryview:
-    """A file in memory. Python's map is a little faster to cut; Arrow's takes no descriptor, for when few are left."""
+    """Map a file into memory.
+
+    Slices of Python's map are a little faster, but the map keeps a descriptor. Once half of the allowed descriptors are in use,
+    Arrow's map is used, which keeps none.
+    """
     if 2 * _newest(descriptor) < resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    # The path of a descriptor also opens a temporary file without a name, as `RemoteFiles` has without a cache.
     with pa.memory_map(f"/dev/fd/{descriptor}") as file:
         return memoryview(file.read_buffer())
 
 
 def _raise_limit_in_time(descriptor: int) -> None:
-    """Let this process have four times as many open files, or what its hard limit allows, once half of them are open."""
+    """Raise the soft limit of open files fourfold, at most to the hard limit, once half of the soft limit is in use."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
     if soft != hard and soft != resource.RLIM_INFINITY and _newest(descriptor) > soft // 2:
         more = 4 * soft if hard == resource.RLIM_INFINITY else min(4 * soft, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
 
 
 def _newest(descriptor: int) -> int:
-    """The number of a new descriptor: the lowest that is free, so it says how many there are."""
+    """Return the number of a new descriptor. The lowest free number is taken, so the number tells how many are in use."""
     newest = os.dup(descriptor)
     os.close(newest)
     return newest
 
 
 def _manifest_of(raw: bytes, shown: str) -> Manifest | Manifest1:
-    """A manifest of version 2, or of version 1 if it says so."""
+    """Parse a manifest of version 2, or of version 1 if its schema says so."""
     value = canonical.from_json(raw, shown)
     is_old = isinstance(value, dict) and value.get("schema") == "skillshard/manifest/1"
     try:
@@ -321,19 +356,19 @@ def _manifest_of(raw: bytes, shown: str) -> Manifest | Manifest1:
 
 
 def _num_lines(folder: str) -> int:
-    """Lines of all the JSONL files in a directory."""
+    """Count the lines of all JSONL files in a directory."""
     return sum(storage.num_lines(file.place) for file in storage.list_files(folder, "*.jsonl"))
 
 
 @dataclass(frozen=True)
 class ShardSet:
-    """A finished shard set.
+    """Finished shard set.
 
     Attributes:
-        files: where it is.
-        manifest: what is in it, whether chosen or not.
-        whole_digest: digest of manifest.json, and so of everything.
-        chosen: the skills that `choose` has left, in the order of their names. None: all.
+        files: Source of the files.
+        manifest: Manifest of the whole set, also where the set is a chosen set.
+        whole_digest: Digest of manifest.json. The manifest has the digests of all shards, so this digest stands for all bytes.
+        chosen: Skills of a chosen set, in the order of their names. None stands for all skills.
     """
 
     files: Files
@@ -349,17 +384,18 @@ class ShardSet:
         cache: str | os.PathLike[str] | None = None,
         cache_bytes: int | None = None,
     ) -> "ShardSet":
-        """Open shards by their directory or URI (`s3://`, `gs://`, `abfs://`, `hf://`, `http://`, `https://`).
+        """Open a shard set by its directory or URI (`s3://`, `gs://`, `abfs://`, `hf://`, `http://`, `https://`).
 
         Args:
-            cache: a directory on this machine for what arrives from a remote place, shared by any number of processes and
-                shard sets; unused where the shards are on this machine. None: every process fetches every shard anew
-                whenever it opens it.
-            cache_bytes: limit of what is kept there; what is open stays, whatever the limit. None: as much as the disk holds.
+            place: Directory or URI of the shard set.
+            cache: Directory on this machine for files from a remote place, shared by any number of processes and shard sets. Local
+                shards do not use the cache. With None, a process fetches a remote shard anew at every opening.
+            cache_bytes: Limit of the size of the cache, in bytes. Open files stay, whatever the limit. With None, the disk is the
+                limit.
 
         Raises:
-            ShardError: they are not finished, or not shards.
-            StorageError: the place cannot be read.
+            ShardError: The shard set is not finished, or is not a shard set.
+            StorageError: The place cannot be read.
         """
         files: Files
         if places.is_remote(place):
@@ -378,7 +414,7 @@ class ShardSet:
         num_bytes = storage.stat(manifest_at).num_bytes
         if num_bytes > MAX_MANIFEST_BYTES:
             raise ShardError(
-                f"{shown} is {num_bytes:,} bytes, and at most {MAX_MANIFEST_BYTES:,} are read: damaged or edited, or of too many shards. "
+                f"{shown} is {num_bytes:,} bytes, and at most {MAX_MANIFEST_BYTES:,} are read: damaged or edited, or too many shards. "
                 "Write the shards anew in another directory with larger shards: "
                 "'skillshard shard CORPUS --tags T --shard-size 1GB --out S'."
             )
@@ -386,10 +422,11 @@ class ShardSet:
         return cls(files, _manifest_of(raw, shown), canonical.digest(raw))
 
     def __getstate__(self) -> dict[str, object]:
+        # Without the cached `train` and `holdout`: a worker makes its own, with its own memory maps.
         return {name: getattr(self, name) for name in ("files", "manifest", "whole_digest", "chosen")}
 
     def __repr__(self) -> str:
-        """One line: the place and the numbers of skills, samples and shards."""
+        """Return one line with the place and the numbers of skills, samples and shards."""
         skills = self.manifest_skills
         train = sum(sum(skill.train.num_samples) for skill in skills)
         holdout = sum(sum(skill.holdout.num_samples) for skill in skills)
@@ -401,16 +438,16 @@ class ShardSet:
         )
 
     def choose(self, names: Sequence[str]) -> "ShardSet":
-        """The same shard set with some of its skills only, for training and for measuring losses.
+        """Return the shard set reduced to some of its skills, for training and for measuring losses.
 
-        No shard of another skill is opened. The samples of a chosen skill come in the order that they have in a mix of the whole
-        set with the same seed. Token counts of the whole set serve its chosen sets.
+        No shard of another skill is opened. With the same seed, the samples of a chosen skill come in the same order as in a mix of
+        the whole set. Token counts of the whole set also serve its chosen sets.
 
         Args:
-            names: skills of this set, in any order. The chosen set keeps the order of the set.
+            names: Skills of this set, in any order. The chosen set keeps the order of the set.
 
         Raises:
-            ShardError: a name is no skill of this set or is there twice, or no name is given.
+            ShardError: No name is given, a name is given twice, or a name is not a skill of this set.
 
         Example:
             shards = ShardSet.open("shards").choose(["Stance Detection", "Text Matching"])
@@ -424,54 +461,58 @@ class ShardSet:
 
     @property
     def digest(self) -> str:
-        """Digest of everything that a run may depend on: that of the whole set or, of a chosen set, that of the whole set and the names."""
+        """Digest of everything on which a run depends. A chosen set has a digest of the whole set's digest and the names."""
         if self.chosen is None:
             return self.whole_digest
         return canonical.digest(canonical.to_json({"shards": self.whole_digest, "skills": self.chosen}))
 
     @property
     def manifest_skills(self) -> Sequence[ManifestSkill | ManifestSkill1]:
-        """What the manifest says of the skills of this set, held-out ones too, in the order of their names."""
+        """Entries of the manifest for the skills of this set, also for skills with only held-out samples, sorted by name."""
         chosen = None if self.chosen is None else set(self.chosen)
         return [skill for skill in self.manifest.skills if chosen is None or skill.name in chosen]
 
     @property
     def root(self) -> Path | str:
-        """Its directory or URI."""
+        """Directory or URI of the shard set."""
         return self.files.root
 
     @cached_property
     def train(self) -> Mapping[str, SkillShards]:
-        """The training shards of each skill that has any, in the order of their names."""
+        """Training shards of each skill with training samples, in the order of the names."""
         return self._split("train", self.files)
 
     @cached_property
     def holdout(self) -> Mapping[str, SkillShards]:
-        """The held-out shards of each skill that has any: what losses are measured on."""
+        """Held-out shards of each skill with held-out samples, for measuring losses."""
         return self._split("holdout", self.files)
 
     @property
     def skills(self) -> tuple[str, ...]:
-        """The skills that can be trained on."""
+        """Skills with training samples."""
         return tuple(self.train)
 
     def verify(self) -> list[str]:
-        """Every fault found by reading all bytes: one sentence each, nothing if all is well.
+        """Read all bytes and return one sentence for each fault, or an empty list.
 
-        Of a chosen set the shards of its skills are read. Remote bytes are read anew, whatever the cache holds. Over http rejected/ cannot be listed, and is not read.
+        A chosen set reads only the shards of its skills. Remote bytes are fetched anew, whatever the cache holds. A web server
+        cannot list rejected/, so over http the rejected rows are not read.
         """
         files = RemoteFiles(self.files.root, None) if isinstance(self.files, RemoteFiles) else self.files
-        found = [shards for split in SPLITS for shards in self._split(split, files).values()]
+        all_shards = [shards for split in SPLITS for shards in self._split(split, files).values()]
+        # Version 1 splits by the hash of the id, so no rule for texts exists.
         rule = self.manifest.split if isinstance(self.manifest, Manifest) else None
         begun = itertools.count()
-        num_shards = sum(len(shards.shard_rows) for shards in found)
-        faults = [fault for shards in found for fault in shards.verify(rule, lambda: advance(next(begun), num_shards))]
-        aside = None if web.is_web(str(self.root)) else _num_lines(places.join(self.root, "rejected"))
-        if aside is not None and aside != (
+        num_shards = sum(len(shards.shard_rows) for shards in all_shards)
+        faults = [
+            fault for shards in all_shards for fault in shards.verify(rule, lambda: advance(next(begun), num_shards))
+        ]
+        num_rejected = None if web.is_web(str(self.root)) else _num_lines(places.join(self.root, "rejected"))
+        if num_rejected is not None and num_rejected != (
             expected := sum((*self.manifest.set_aside.values(), *self.manifest.unread.values()))
         ):
             faults.append(
-                f"rejected/ holds {aside:,} rows, manifest.json says {expected:,}: missing, damaged or edited file. {_ANEW}"
+                f"rejected/ holds {num_rejected:,} rows but manifest.json says {expected:,}: missing, damaged or edited file. {_ANEW}"
             )
         return faults
 

@@ -1,15 +1,15 @@
-"""Token counts of a shard set: how many tokens each sample has, by one tokenizer. The shards stay as they are.
+"""Token counts: the number of tokens of each sample of a shard set, by one tokenizer. The shards stay unchanged.
 
-    T/train/SKILL/000000.tokens.npy   tokens of each row of train/SKILL/000000.tar, uint32
-    T/holdout/SKILL/...               the same
-    T/tokenizer.json                  the tokenizer, as Hugging Face's `tokenizers` writes it
-    T/tokens.json                     last (schemas/tokens-1.json)
+    T/train/SKILL/000000.tokens.npy   number of tokens of each row of train/SKILL/000000.tar, uint32
+    T/holdout/SKILL/...               the same for the held-out samples
+    T/tokenizer.json                  the tokenizer, as written by Hugging Face's `tokenizers`
+    T/tokens.json                     written last (schemas/tokens-1.json)
 
-With them the mixer can weigh tokens instead of samples, and `mixing/packing.py` finds any block of the packed stream
-without tokenizing what comes before it. One shard is one task. The files take 4 bytes per sample, about 0.4 % of texts
-of 1 kB; counting costs one tokenization of the whole.
+With token counts the mixer can weigh tokens instead of samples. `mixing/packing.py` can find any block of the packed stream
+without tokenizing the samples before the block. One task counts one shard. The files take 4 bytes per sample, about 0.4 % of the
+size of texts of 1 kB. Counting costs one tokenization of all texts.
 
-Truncation and padding of the tokenizer are turned off: every token counts. One with random merges (dropout) is refused.
+Truncation and padding of the tokenizer are turned off, so every token counts. A tokenizer with random merges (dropout) is refused.
 """
 
 import itertools
@@ -39,20 +39,21 @@ if TYPE_CHECKING:
 
 MANIFEST = "tokens.json"
 TOKENIZER = "tokenizer.json"
+# About a quarter of a megabyte of texts: enough that the cost of a call does not count, and little memory.
 TEXTS_AT_ONCE = 256
-"""Texts handed to the tokenizer in one call."""
+"""Number of texts that the tokenizer gets in one call."""
 _ANEW = "Count anew in another directory with 'skillshard tokens'."
 
 
 class TokenColumns(BaseModel):
-    """The counts of one skill and split, one list per property, shard for shard as in the shard set's manifest."""
+    """Counts of one skill and split, one list for each property, with the shards in the order of the shard set's manifest."""
 
     model_config = ConfigDict(extra="forbid")
 
-    number: list[int] = Field(description="the number in the shard's file name")
+    number: list[int] = Field(description="Number in the file name of the shard.")
     num_samples: list[int]
     num_tokens: list[int]
-    digest: list[str] = Field(description="xxh3 (128 bits) of the file of counts")
+    digest: list[str] = Field(description="xxh3 (128 bits) of the file of counts.")
 
     @model_validator(mode="after")
     def _same_length(self) -> "TokenColumns":
@@ -61,14 +62,14 @@ class TokenColumns(BaseModel):
 
 
 class TokensSkill(BaseModel):
-    """One skill and its tokens."""
+    """A skill with its token counts."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    folder: str = Field(pattern=r"^[a-z0-9-]+$", description="directory name under train/ and holdout/")
-    num_train: int = Field(ge=0, description="tokens of its training samples")
-    num_holdout: int = Field(ge=0, description="tokens of its held-out samples")
+    folder: str = Field(pattern=r"^[a-z0-9-]+$", description="Directory name under train/ and holdout/.")
+    num_train: int = Field(ge=0, description="Number of tokens of the training samples.")
+    num_holdout: int = Field(ge=0, description="Number of tokens of the held-out samples.")
     train: TokenColumns
     holdout: TokenColumns
 
@@ -79,27 +80,30 @@ class TokensManifest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal["skillshard/tokens/1"] = Field("skillshard/tokens/1", alias="schema")
-    made_from: dict[str, Any] = Field(description="command, arguments and digests of the inputs")
-    shards: str = Field(description="digest of the shard set's manifest")
-    tokenizer: str = Field(description="digest of tokenizer.json")
+    made_from: dict[str, Any] = Field(description="Command, arguments and digests of the inputs.")
+    shards: str = Field(description="Digest of the shard set's manifest.")
+    tokenizer: str = Field(description="Digest of tokenizer.json.")
     special_tokens: bool = Field(
-        description="whether the tokenizer's special tokens are added to each sample, and counted"
+        description="Whether the tokenizer's special tokens are added to each sample and counted."
     )
-    skills: list[TokensSkill] = Field(description="in the order of their names")
-    num_train: int = Field(ge=0, description="tokens of all training samples")
-    num_holdout: int = Field(ge=0, description="tokens of all held-out samples")
+    skills: list[TokensSkill] = Field(description="Skills in the order of their names.")
+    num_train: int = Field(ge=0, description="Number of tokens of all training samples.")
+    num_holdout: int = Field(ge=0, description="Number of tokens of all held-out samples.")
 
 
 # --- the tokenizer -----------------------------------------------------------------------------------------------------
 
 
 def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer") -> "Tokenizer":
-    """A tokenizer from its file, or as it is; truncation and padding are turned off.
+    """Open a tokenizer from its file, or copy a tokenizer, and turn truncation and padding off.
+
+    Args:
+        source: Path or URI of a tokenizer.json, or a `tokenizers.Tokenizer`, which stays unchanged.
 
     Raises:
-        TokensError: the file is no tokenizer, or its merges are random.
-        ExtraError: the package `tokenizers` is not installed.
-        StorageError: the file cannot be read.
+        TokensError: The file is not a tokenizer, or the tokenizer merges at random.
+        ExtraError: The package `tokenizers` is not installed.
+        StorageError: The file cannot be read.
     """
     needed("tokens", what="A tokenizer")
     from tokenizers import Tokenizer
@@ -110,13 +114,13 @@ def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer") -> "Tokenizer":
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the package raises nothing narrower
         raise TokensError(
-            f"{name} is no tokenizer of Hugging Face's tokenizers: {error}. Give a tokenizer.json, as tokenizer.save() or "
-            "save_pretrained() of a fast tokenizer writes it."
+            f"{name} is no tokenizer of Hugging Face's tokenizers: {error}. Give a tokenizer.json that tokenizer.save() or "
+            "save_pretrained() of a fast tokenizer wrote."
         ) from error
     if getattr(tokenizer.model, "dropout", None):
         raise TokensError(
             f"{name} merges at random (dropout {tokenizer.model.dropout}), so a text has no fixed number of tokens. Set "
-            "model.dropout to null in a copy of it."
+            "model.dropout to null in a copy of the file."
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -125,7 +129,7 @@ def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer") -> "Tokenizer":
 
 def _tokenizer_text(place: str | os.PathLike[str]) -> str:
     if os.path.isdir(place):
-        raise TokensError(f"{places.public(place)} is a directory. Give the tokenizer.json that lies in it.")
+        raise TokensError(f"{places.public(place)} is a directory. Give the tokenizer.json in this directory.")
     try:
         return storage.read_bytes(place).decode()
     except UnicodeDecodeError as error:
@@ -137,59 +141,77 @@ def encode(
     texts: Sequence[str],
     *,
     special_tokens: bool,
-    name_of: Callable[[int], str] = lambda at: f"text {at}",
+    name_of: Callable[[int], str] = lambda index: f"text {index}",
 ) -> list[list[int]]:
-    """The token ids of some texts.
+    """Return the token ids of each text.
 
     Args:
-        name_of: names the text of an index in an error.
+        tokenizer: Tokenizer from `open_tokenizer`.
+        texts: Texts to encode.
+        special_tokens: Whether the tokenizer adds its special tokens to each text.
+        name_of: Function that names the text with a given index in an error.
 
     Raises:
-        TokensError: the tokenizer has no token for a part of a text, and no unknown token either.
+        TokensError: The tokenizer has no token for a part of a text, and no unknown token.
 
-    Runs in one thread unless the environment sets TOKENIZERS_PARALLELISM: the parallelism is in the processes (workers of a
-    job, of a loader), and threads started before a fork would be lost in the child.
+    The function runs in one thread unless the environment sets TOKENIZERS_PARALLELISM. The workers of a job or a loader already run
+    in parallel, and threads from before a fork would be missing in the child.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     ids = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
-        some = list(texts[start : start + TEXTS_AT_ONCE])
+        batch = list(texts[start : start + TEXTS_AT_ONCE])
         try:
-            ids += [encoding.ids for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=special_tokens)]
+            # The fast variant does not compute offsets, which only `encode_with_ends` needs.
+            ids += [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=special_tokens)]
         except Exception as error:  # the package raises nothing narrower
-            raise TokensError(_untokenized(tokenizer, some, start, name_of, str(error))) from error
+            raise TokensError(_untokenized(tokenizer, batch, start, name_of, str(error))) from error
     return ids
 
 
 def _untokenized(
     tokenizer: "Tokenizer", texts: Sequence[str], start: int, name_of: Callable[[int], str], reason: str
 ) -> str:
-    """The sentence on the first of some texts that a tokenizer cannot encode; `start` is the index of the first text."""
+    """Return the error for the first text of a batch that the tokenizer cannot encode.
+
+    Args:
+        tokenizer: Tokenizer that failed on the batch.
+        texts: Texts of the batch.
+        start: Index of the first text of the batch.
+        name_of: Function that names the text with a given index.
+        reason: Reason of the failure on the batch, used if each text alone can be encoded.
+    """
+    # An error on a batch does not say which text is at fault, so each text is tried by itself.
     name = "a text"
-    for at, text in enumerate(texts):
+    for index, text in enumerate(texts, start=start):
         try:
             tokenizer.encode(text)
         except Exception as error:  # the package raises nothing narrower
-            name, reason = name_of(start + at), str(error)
+            name, reason = name_of(index), str(error)
             break
     return (
-        f"{name} cannot be encoded by the tokenizer: {reason.rstrip('.')}. Give a tokenizer with an unknown token, or one that falls back "
-        "to bytes."
+        f"{name} cannot be encoded by the tokenizer: {reason.rstrip('.')}. Give a tokenizer with an unknown token, or a tokenizer that "
+        "falls back to bytes."
     )
 
 
 def encode_with_ends(
     tokenizer: "Tokenizer", texts: Sequence[str], *, special_tokens: bool
 ) -> "list[tuple[list[int], Int[np.ndarray, ' token']]]":
-    """As `encode`, with the character of the text at which each token ends; 0 for special tokens."""
+    """Return the token ids of each text, and the position in the text, in characters, at which each token ends.
+
+    A special token ends at 0. Arguments and errors are as in `encode`.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoded = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
-        some = list(texts[start : start + TEXTS_AT_ONCE])
+        batch = list(texts[start : start + TEXTS_AT_ONCE])
         try:
-            encodings = tokenizer.encode_batch(some, add_special_tokens=special_tokens)
+            encodings = tokenizer.encode_batch(batch, add_special_tokens=special_tokens)
         except Exception as error:  # the package raises nothing narrower
-            raise TokensError(_untokenized(tokenizer, some, start, lambda at: f"text {at}", str(error))) from error
+            raise TokensError(
+                _untokenized(tokenizer, batch, start, lambda index: f"text {index}", str(error))
+            ) from error
         for encoding in encodings:
             encoded.append((encoding.ids, np.array([end for _, end in encoding.offsets], np.int64)))
     return encoded
@@ -208,22 +230,27 @@ def count_tokens(
     on_stage: OnStage | None = None,
     progress: bool = True,
 ) -> "TokenCounts":
-    """Count the tokens of every sample; resumes where a killed run stopped, and does nothing if the counts are finished.
+    """Count the tokens of every sample.
+
+    An interrupted run is continued. Finished counts are only opened.
 
     Args:
-        shards: local or remote.
-        tokenizer: a tokenizer.json, or a `tokenizers.Tokenizer`.
-        out: local directory.
-        special_tokens: whether the tokenizer adds its special tokens to each sample (such as [CLS] and [SEP]); the packed stream
-            then has them too.
-        backend: local pool or Ray; the bytes are the same.
-        on_stage: called with a stage's name and number of tasks; what it returns is called for each finished task. None: bars where
-            there is a terminal or a notebook.
-        progress: whether there are bars.
+        shards: Shard set, local or remote.
+        tokenizer: Path or URI of a tokenizer.json, or a `tokenizers.Tokenizer`.
+        out: Local directory for the counts.
+        special_tokens: Whether the tokenizer adds its special tokens, such as [CLS] and [SEP], to each sample. The packed stream
+            then has the special tokens too.
+        backend: Local pool of processes or Ray. The bytes are the same.
+        on_stage: Function that is called with the name of a stage and the number of its tasks. The returned function is called
+            for each finished task. With None, progress bars appear in a terminal or a notebook.
+        progress: Whether progress bars are shown.
+
+    Returns:
+        The finished token counts, opened.
 
     Raises:
-        TokensError: the tokenizer cannot be used.
-        ShardError: a shard is not as its manifest says.
+        TokensError: The tokenizer cannot be used.
+        ShardError: A shard differs from its entry in the manifest.
         StorageError: `out` holds something else.
     """
     content = open_tokenizer(tokenizer).to_str().encode()
@@ -246,7 +273,7 @@ def _count(
     backend: Backend,
     on_stage: OnStage,
 ) -> None:
-    storage.write_bytes(work.out / TOKENIZER, tokenizer)
+    storage.write_bytes(work.out / TOKENIZER, tokenizer)  # before the tasks, which read the tokenizer from this file
     parts = list(_parts(shards))
     tasks = keyed(
         {
@@ -265,21 +292,24 @@ def _count(
 
 
 def _parts(shards: ShardSet) -> Iterator[SkillShards]:
-    """Every shard of every skill by itself, so that a task carries no more than it needs."""
+    """Yield each shard of each skill by itself, so that the arguments of a task stay small."""
     for split in SPLITS:
-        for found in (shards.train if split == "train" else shards.holdout).values():
-            columns = found.columns.model_dump()
-            for at in range(len(found.shard_rows)):
-                only = ShardColumns(**{name: [values[at]] for name, values in columns.items()})
-                yield replace(found, columns=only)
+        for skill_shards in (shards.train if split == "train" else shards.holdout).values():
+            columns = skill_shards.columns.model_dump()
+            for shard in range(len(skill_shards.shard_rows)):
+                own_columns = ShardColumns(**{name: [values[shard]] for name, values in columns.items()})
+                yield replace(skill_shards, columns=own_columns)
 
 
 def count_shard(shards: SkillShards, tokenizer: str, tokenizer_digest: str, special_tokens: bool, place: str) -> Record:
     """Count the tokens of one shard's samples.
 
     Args:
-        shards: of this one shard.
-        tokenizer, tokenizer_digest: a file, and what it holds.
+        shards: Shards of a skill, with a single shard.
+        tokenizer: File of the tokenizer.
+        tokenizer_digest: Digest of the file. Another tokenizer makes another task, so records are not reused for it.
+        special_tokens: Whether the tokenizer adds its special tokens.
+        place: File for the counts.
     """
     opened, encoder = shards.open_shard(0), _kept_tokenizer(tokenizer, tokenizer_digest)
     num_rows = int(shards.shard_rows[0])
@@ -290,7 +320,7 @@ def count_shard(shards: SkillShards, tokenizer: str, tokenizer_digest: str, spec
             encoder,
             texts,
             special_tokens=special_tokens,
-            name_of=lambda at, start=start: f"{shards.name(0)}: sample {opened.sample(start + at).id!r}",  # type: ignore[misc]
+            name_of=lambda index, start=start: f"{shards.name(0)}: sample {opened.sample(start + index).id!r}",  # type: ignore[misc]
         )
         counts[start : start + len(texts)] = [len(ids) for ids in encoded]
         advance(start + len(texts), num_rows)
@@ -304,12 +334,13 @@ def count_shard(shards: SkillShards, tokenizer: str, tokenizer_digest: str, spec
 
 @lru_cache(1)
 def _kept_tokenizer(place: str, digest: str) -> "Tokenizer":
-    """The tokenizer of a job, read once a process."""
+    """Return the tokenizer of a job, read once per process. The digest is the key, because a file can change."""
     return open_tokenizer(place)
 
 
 def counts_name(split: Split, folder: str, number: int) -> str:
-    """
+    """Return the path of a shard's counts inside the directory of the counts.
+
     >>> counts_name("train", "carry", 7)
     'train/carry/000007.tokens.npy'
     """
@@ -354,11 +385,14 @@ def _manifest(
 
 @dataclass(frozen=True)
 class SkillTokens:
-    """The token counts of one skill and split.
+    """Token counts of one skill and split.
 
     Attributes:
-        root: directory of the counts.
-        skill: its name.
+        root: Directory of the counts.
+        skill: Name of the skill.
+        split: "train" or "holdout".
+        folder: Name of the skill's directory.
+        columns: Counts as in tokens.json.
     """
 
     root: Path
@@ -369,7 +403,7 @@ class SkillTokens:
     _open: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        """One line: the skill, the split and their numbers."""
+        """Return one line with the skill, the split and the numbers."""
         tokens, samples = counted(sum(self.columns.num_tokens), "token"), counted(self.num_samples, "sample")
         return f"SkillTokens({self.skill!r} of {os.fspath(self.root)!r}: {self.split}, {tokens} in {samples})"
 
@@ -387,30 +421,38 @@ class SkillTokens:
         return sum(self.columns.num_samples)
 
     def rows(self, shard: int) -> np.ndarray:
-        """Tokens of each row of a shard, uint32, memory-mapped; TokensError if the file is not as tokens.json says."""
+        """Return the number of tokens of each row of a shard, uint32, memory-mapped.
+
+        Raises:
+            TokensError: The file differs from its entry in tokens.json.
+        """
         return kept(self._open, shard, self._open_checked, most=MAX_OPEN)
 
     def _open_checked(self, shard: int) -> np.ndarray:
         place = self.root / counts_name(self.split, self.folder, self.columns.number[shard])
         if not place.exists():
             raise TokensError(f"{place} is missing, but {MANIFEST} names it. {_ANEW}")
-        found, expected = storage.file_digest(place), self.columns.digest[shard]
-        if found != expected:
-            raise TokensError(f"{place} has digest {found} but {MANIFEST} says {expected}: damaged or edited. {_ANEW}")
-        counts: np.ndarray = np.load(place, mmap_mode="r")
-        got = [len(counts), int(counts.sum(dtype=np.int64))]
-        if got != (said := [self.columns.num_samples[shard], self.columns.num_tokens[shard]]):
+        digest, expected_digest = storage.file_digest(place), self.columns.digest[shard]
+        if digest != expected_digest:
             raise TokensError(
-                f"{place} counts {got[1]:,} tokens in {got[0]:,} samples but {MANIFEST} says {said[1]:,} in {said[0]:,}: damaged or "
-                f"edited. {_ANEW}"
+                f"{place} has digest {digest} but {MANIFEST} says {expected_digest}: damaged or edited. {_ANEW}"
+            )
+        counts: np.ndarray = np.load(place, mmap_mode="r")
+        # The digest says that the file is whole. tokens.json itself may be edited, so its numbers are compared too.
+        got = [len(counts), int(counts.sum(dtype=np.int64))]
+        if got != (expected := [self.columns.num_samples[shard], self.columns.num_tokens[shard]]):
+            raise TokensError(
+                f"{place} counts {got[1]:,} tokens in {got[0]:,} samples but {MANIFEST} says {expected[1]:,} in {expected[0]:,}: damaged "
+                f"or edited. {_ANEW}"
             )
         return counts
 
     def __getstate__(self) -> dict[str, object]:
+        # Memory maps cannot be pickled. Another process maps and checks the files itself.
         return {**self.__dict__, "_open": {}}
 
     def verify(self) -> list[str]:
-        """Every fault found by reading all counts: one sentence each."""
+        """Read all counts and return one sentence for each fault."""
         faults = []
         for shard in range(len(self.columns.number)):
             try:
@@ -425,9 +467,9 @@ class TokenCounts:
     """Finished token counts of a shard set.
 
     Attributes:
-        root: their directory.
-        manifest: what is in it.
-        digest: digest of tokens.json, and so of everything.
+        root: Directory of the counts.
+        manifest: Content of tokens.json.
+        digest: Digest of tokens.json. tokens.json has the digests of all files, so this digest stands for all bytes.
     """
 
     root: Path
@@ -436,7 +478,11 @@ class TokenCounts:
 
     @classmethod
     def open(cls, place: str | os.PathLike[str]) -> "TokenCounts":
-        """Open token counts by their directory; TokensError if they are not finished or not token counts."""
+        """Open token counts by their directory.
+
+        Raises:
+            TokensError: The counts are not finished, or the directory holds no token counts.
+        """
         root = places.local_path(place)
         if not (root / MANIFEST).exists():
             raise TokensError(
@@ -451,40 +497,47 @@ class TokenCounts:
 
     @cached_property
     def train(self) -> dict[str, SkillTokens]:
-        """The counts of each skill that has training shards, in the order of their names."""
+        """Counts of each skill with training shards, in the order of the names."""
         return self._split("train")
 
     @cached_property
     def holdout(self) -> dict[str, SkillTokens]:
-        """The counts of each skill that has held-out shards."""
+        """Counts of each skill with held-out shards."""
         return self._split("holdout")
 
     @cached_property
     def tokenizer(self) -> "Tokenizer":
-        """The tokenizer that counted; TokensError if its file is not the one that did."""
+        """Tokenizer of the counts.
+
+        Raises:
+            TokensError: The file is missing, or holds another tokenizer than the tokenizer of the counts.
+        """
         place = self.root / TOKENIZER
         if not place.exists():
             raise TokensError(f"{place} is missing. {_ANEW}")
-        if (found := storage.file_digest(place)) != self.manifest.tokenizer:
+        if (digest := storage.file_digest(place)) != self.manifest.tokenizer:
             raise TokensError(
-                f"{place} has digest {found} but {MANIFEST} says {self.manifest.tokenizer}: another tokenizer than the one that "
-                f"counted. {_ANEW}"
+                f"{place} has digest {digest} but {MANIFEST} says {self.manifest.tokenizer}: not the tokenizer of the counts. {_ANEW}"
             )
         return open_tokenizer(place)
 
     def token_id(self, token: str) -> int:
-        """The id of a token by its text; TokensError if the tokenizer has none."""
-        found = self.tokenizer.token_to_id(token)
-        if found is None:
+        """Return the id of a token by its text.
+
+        Raises:
+            TokensError: The tokenizer has no token with this text.
+        """
+        token_id = self.tokenizer.token_to_id(token)
+        if token_id is None:
             special = [added.content for added in self.tokenizer.get_added_tokens_decoder().values()]
             raise TokensError(
                 f"the tokenizer of {self.root} has no token {token!r}{did_you_mean(token, special)}; its special tokens are "
                 f"{name_some(special) or 'none'}."
             )
-        return found
+        return token_id
 
     def refuse_other_shards(self, shards: ShardSet) -> None:
-        """TokensError unless these are the counts of a shard set, or of the whole set that its skills were chosen from."""
+        """Raise TokensError unless the counts belong to a shard set, or to the whole set behind a chosen set."""
         if self.manifest.shards not in (shards.digest, shards.whole_digest):
             raise TokensError(
                 f"{self.root} counts the tokens of shards {self.manifest.shards}, but {places.public(shards.root)} is {shards.digest}. "
@@ -492,10 +545,11 @@ class TokenCounts:
             )
 
     def __getstate__(self) -> dict[str, object]:
+        # Without the cached counts and tokenizer: another process opens its own.
         return {"root": self.root, "manifest": self.manifest, "digest": self.digest}
 
     def __repr__(self) -> str:
-        """One line: the place and the numbers of skills and tokens."""
+        """Return one line with the place and the numbers of skills and tokens."""
         manifest = self.manifest
         return (
             f"TokenCounts({os.fspath(self.root)!r}: {counted(len(manifest.skills), 'skill')}, {manifest.num_train:,} train + "
@@ -503,7 +557,7 @@ class TokenCounts:
         )
 
     def verify(self) -> list[str]:
-        """Every fault found by reading all counts: one sentence each, nothing if all is well."""
+        """Read all counts and return one sentence for each fault, or an empty list."""
         parts = [*self.train.values(), *self.holdout.values()]
         faults = []
         for number, part in enumerate(parts):
@@ -512,17 +566,17 @@ class TokenCounts:
         totals = {"num_train": 0, "num_holdout": 0}
         for skill in self.manifest.skills:
             for split in SPLITS:
-                got, said = sum(getattr(skill, split).num_tokens), getattr(skill, f"num_{split}")
+                got, expected = sum(getattr(skill, split).num_tokens), getattr(skill, f"num_{split}")
                 totals[f"num_{split}"] += got
-                if got != said:
+                if got != expected:
                     faults.append(
-                        f"{MANIFEST} says skill {skill.name!r} has {said:,} {split} tokens, its shards make {got:,}: damaged or "
+                        f"{MANIFEST} says skill {skill.name!r} has {expected:,} {split} tokens, but its shards have {got:,}: damaged or "
                         f"edited. {_ANEW}"
                     )
         for name, got in totals.items():
-            if got != (said := getattr(self.manifest, name)):
+            if got != (expected := getattr(self.manifest, name)):
                 faults.append(
-                    f"{MANIFEST} says {name} is {said:,}, its skills make {got:,}: damaged or edited. {_ANEW}"
+                    f"{MANIFEST} says {name} is {expected:,}, but its skills have {got:,}: damaged or edited. {_ANEW}"
                 )
         try:
             _ = self.tokenizer

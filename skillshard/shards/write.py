@@ -1,16 +1,20 @@
-r"""Corpus and tags -> shards. Stages of tasks, plans between them, and nothing that depends on their number.
+r"""Write shards from a corpus and its tags, in five stages. The bytes do not depend on the number of tasks.
 
-1. `sort_partition` (sort.py): one corpus partition -> samples sorted by (skill, side of the cut, hash of id) in scratch files, with
-   a table of the texts in them.
-2. `find_copies` (copies.py): a range of hashes of texts, over all tables -> what each skill holds of both sides, and its copies.
-   `split_of` (split.py) adds the exceptions that some skills need; only for them `find_texts` looks at the tables again.
-3. With `copies="drop"`: `set_copies_aside` (copies.py), one task for each partition.
-4. `plan` (plan.py): sizes -> how many shards each skill and split gets, and which hashes of ids each takes (pure).
-5. `write_group`: some neighbouring shards -> their samples from all scratch files, as tars with an index.
+1. `sort_partition` (sort.py) sorts the samples of one corpus partition by (skill, side of the cut, hash of the id) into scratch
+   files. Each scratch file has a table of its texts.
+2. `find_copies` (copies.py) reads a range of text hashes from all tables. The task counts the samples of each skill on both sides
+   of the cut, and the copies. `split_of` (split.py) adds the exceptions to the cut. Only skills that need an exception cause a
+   second look at the tables, by `find_texts`.
+3. With `copies="drop"`, `set_copies_aside` (copies.py) marks the copies, in one task for each partition.
+4. `plan` (plan.py) derives from the sizes how many shards each skill and split gets, and the range of id hashes of each shard.
+   The plan is a pure function.
+5. `write_group` collects the samples of some neighbouring shards from all scratch files and writes the tars and indexes.
 
-Ordered by the hash of the id, a skill is shuffled globally. The cut is the same after re-runs and re-tagging. Memory of a task:
-`SORT_BYTES` in stage 1; `TEXTS_PER_RANGE` entries in stage 2; the samples of about `GROUP_BYTES` of shards in stage 5. Scratch space:
-the size of the corpus and about 110 bytes for each sample. A hash range that holds no sample gives no shard, so numbers may have gaps.
+The order by the hash of the id shuffles each skill globally. The cut stays the same when the corpus is sharded or tagged again.
+A range of hashes without samples gives no shard, so the numbers of shards may have gaps.
+
+Memory of a task: `SORT_BYTES` in stage 1, `TEXTS_PER_RANGE` entries in stage 2, and samples for about `GROUP_BYTES` of shards in
+stage 5. Scratch space: the size of the corpus and about 110 bytes for each sample.
 """
 
 import itertools
@@ -52,11 +56,13 @@ from skillshard.shards.tar import index_of, tar_chunks
 from skillshard.tags import Tags, part_place, rejected_place
 
 Copies = Literal["keep", "drop"]
-"""What is done with samples whose text stands earlier in the corpus."""
+"""Whether samples whose text stands earlier in the corpus are kept or dropped."""
+# Most skills need one text or none. A search costs a stage over all tables, and 16 texts make a second search rare.
 TEXTS_AT_ONCE = 16
-"""Texts of a skill that one search for exceptions gives; another number gives the same exceptions."""
+"""Number of texts of a skill that one search for exceptions returns. Any other number leads to the same exceptions."""
+# Two digests of 32 digits, three numbers, and quotes, commas and white space around each.
 MANIFEST_BYTES_PER_SHARD = 256
-"""An upper bound: digests of 32 digits, numbers, and the white space around them."""
+"""Upper bound of the bytes of a shard in the manifest."""
 
 
 def write_shards(
@@ -71,27 +77,31 @@ def write_shards(
     on_stage: OnStage | None = None,
     progress: bool = True,
 ) -> ShardSet:
-    """Write the shards of a tagged corpus; resumes where a killed run stopped, and does nothing if they are finished.
+    """Write the shards of a tagged corpus.
+
+    An interrupted run is continued. Finished shards are only opened.
 
     Args:
-        corpus: the corpus that was tagged; a change since then is an error.
-        out: local directory.
-        shard_bytes: size to aim at; the hash ranges are equal, so sizes spread by a few per cent of the samples.
-        holdout: share of all texts kept for measuring, in [0, 1); 0 holds nothing out. The hash of the folded text (texts.py)
-            decides, so a text never stands in train and in holdout, in whatever skills. Every skill keeps a sample in train, and has
-            one in holdout wherever its texts allow it (split.py says when).
-        copies: samples whose folded text stands earlier in the corpus, in any skill: "keep" them, or "drop" them into rejected/.
-        backend: local pool or Ray; the bytes are the same.
-        on_stage: called with a stage's name and number of tasks; what it returns is called for each finished task. None: bars where
-            there is a terminal or a notebook.
-        progress: whether there are bars.
+        corpus: Corpus that was tagged. A change since the tagging is an error.
+        tags: Tags of the corpus.
+        out: Local directory for the shard set.
+        shard_bytes: Size of a shard to aim at, in bytes. Hash ranges are equal, so sizes spread by a few per cent.
+        holdout: Share of all texts that is held out for measuring losses, in [0, 1). With 0, no text is held out. The hash of the
+            folded text (texts.py) decides, so a text never stands in both train and holdout, whatever its skills. Each skill keeps
+            a sample in train and has a held-out sample if its texts allow one (split.py).
+        copies: Treatment of samples whose folded text stands earlier in the corpus, in any skill. "keep" keeps the samples, and
+            "drop" writes the samples to rejected/.
+        backend: Local pool of processes or Ray. The bytes are the same.
+        on_stage: Function that is called with the name of a stage and the number of its tasks. The returned function is called
+            for each finished task. With None, progress bars appear in a terminal or a notebook.
+        progress: Whether progress bars are shown.
 
     Returns:
         The finished shard set, opened.
 
     Raises:
-        ShardError: arguments out of range.
-        TagsError: tags are of another corpus, or the corpus changed.
+        ShardError: An argument is out of range.
+        TagsError: The tags belong to another corpus, or the corpus has changed.
         StorageError: `out` holds something else.
     """
     if not 0 <= holdout < 1:
@@ -144,6 +154,7 @@ def _write(
             f"{num_samples:,} samples were sorted, but {tags.manifest.num_tagged:,} are tagged: scratch files are damaged. Remove "
             f"{work.out} and run the command again."
         )
+    # The split and the plan need sizes from every partition. So each stage waits for the whole stage before.
     tables = _Tables(chunks, sum(part["texts"] for part in sorted_parts), len(skills), drop, work, backend, on_stage)
     num_copies, sizes = tables.count(cut)
     split = split_of(sizes, tables.search, holds_out=arguments["holdout"] > 0)
@@ -154,7 +165,7 @@ def _write(
     _refuse_too_many(shards)
     common = {
         "out": str(work.out),
-        "chunks": [chunk for of_part in chunks for chunk in of_part],
+        "chunks": list(itertools.chain.from_iterable(chunks)),
         "folders": folder_names(skills),
         "drop": drop,
     }
@@ -162,6 +173,7 @@ def _write(
         {
             **common,
             "shards": group,
+            # A task is keyed by its arguments, so only the exceptions of its own skills belong to them.
             "exceptions": {
                 shard.skill: split.exceptions[shard.skill] for shard in group if shard.skill in split.exceptions
             },
@@ -180,12 +192,13 @@ def _write(
 
 @dataclass(frozen=True)
 class _Tables:
-    """The tables of texts of all chunks, and the tasks that read them.
+    """Tables of the texts of all chunks, with the stages that read the tables.
 
     Attributes:
-        chunks: the chunks of each partition.
-        num_texts: entries of all tables.
-        drop: whether copies are dropped.
+        chunks: Chunks of each partition.
+        num_texts: Number of entries of all tables.
+        num_skills: Number of skills.
+        drop: Whether copies are dropped.
     """
 
     chunks: list[list[str]]
@@ -197,7 +210,7 @@ class _Tables:
     on_stage: OnStage
 
     def count(self, cut: str) -> tuple[list[int], Sizes]:
-        """Number of copies of each skill, and what the cut gives to each skill and split."""
+        """Count the copies of each skill, and the texts, samples and bytes that the cut gives to each skill and split."""
         tasks = keyed(
             {**bounds, "cut": cut, "num_skills": self.num_skills, "firsts": place if self.drop else None}
             for bounds, place in zip(self._ranges(), self._firsts(), strict=True)
@@ -218,34 +231,37 @@ class _Tables:
         return copies.tolist(), sizes
 
     def search(self, beyond: dict[int, str], order: Order) -> dict[int, list[Found]]:
-        """The first texts of some skills in an order of their hashes: a `split.Search`."""
+        """Return the first texts of some skills in the requested order of their hashes (a `split.Search`)."""
         skills = {str(skill): after for skill, after in beyond.items()}
         arguments = {"beyond": skills, "order": order, "drop": self.drop, "most": TEXTS_AT_ONCE}
         tasks = keyed({**bounds, **arguments} for bounds in self._ranges())
-        asked = canonical.digest(canonical.to_json(arguments))
-        records = run(find_texts, tasks, backend=self.backend, records=self.work.records(f"texts-{asked}"))
-        found: dict[int, list[Found]] = {skill: [] for skill in beyond}
+        # Searches follow one another with other arguments. A folder of records for each keeps their results apart on a resume.
+        search_digest = canonical.digest(canonical.to_json(arguments))
+        records = run(find_texts, tasks, backend=self.backend, records=self.work.records(f"texts-{search_digest}"))
+        candidates: dict[int, list[Found]] = {skill: [] for skill in beyond}
+        # Records are in rising order of hashes, so the search for the highest texts begins with the last range.
         for record in records if order == "lowest" else reversed(records):
             for skill, texts in record["skills"].items():
-                for text, members in texts[: TEXTS_AT_ONCE - len(found[int(skill)])]:
+                for text, members in texts[: TEXTS_AT_ONCE - len(candidates[int(skill)])]:
                     sizes = {int(member): (num, num_bytes) for member, (num, num_bytes) in members.items()}
-                    found[int(skill)].append(Found(text, sizes))
-        return found
+                    candidates[int(skill)].append(Found(text, sizes))
+        return candidates
 
     def set_aside(self, tags: Tags, sort_tasks: Sequence[Task], num_copies: Sequence[int]) -> None:
-        """Mark the copies in the chunks, and write them to rejected/ of the output."""
-        first_chunks = itertools.accumulate((len(of_part) for of_part in self.chunks), initial=0)
+        """Mark the copies in the chunks and write the copies to rejected/ of the output."""
+        first_chunks = itertools.accumulate((len(part_chunks) for part_chunks in self.chunks), initial=0)
         tasks = keyed(
             {
                 "partition": task.arguments["partition"],
-                "chunks": of_part,
+                "chunks": part_chunks,
                 "first_chunk": first_chunk,
                 "firsts": self._firsts(),
-                "rejected_before": rejected_place(tags.folder, at) if part.num_set_aside else None,
-                "rejected": rejected_place(self.work.out, at),
+                "rejected_before": rejected_place(tags.folder, index) if part.num_set_aside else None,
+                "rejected": rejected_place(self.work.out, index),
                 "max_sample_bytes": task.arguments["reading"]["max_sample_bytes"],
             }
-            for at, (task, of_part, first_chunk, part) in enumerate(
+            for index, (task, part_chunks, first_chunk, part) in enumerate(
+                # Not strict: `first_chunks` ends with the total number of chunks and so has one element more.
                 zip(sort_tasks, self.chunks, first_chunks, tags.manifest.parts, strict=False)
             )
         )
@@ -258,43 +274,44 @@ class _Tables:
         )
         if (marked := sum(record["copies"] for record in records)) != sum(num_copies):
             raise ShardError(
-                f"{marked:,} copies were set aside, but {sum(num_copies):,} were found: scratch files are damaged. Remove "
+                f"{marked:,} copies were set aside, but {sum(num_copies):,} were counted: scratch files are damaged. Remove "
                 f"{self.work.out} and run the command again."
             )
 
     def _num_ranges(self) -> int:
-        return -(-self.num_texts // TEXTS_PER_RANGE) or 1
+        return -(-self.num_texts // TEXTS_PER_RANGE) or 1  # rounded up
 
     def _ranges(self) -> list[dict[str, Any]]:
-        """Chunks and bounds of each range of hashes."""
+        """Return the chunks and the bounds of each range of hashes."""
+        # The hash of a text has 128 bits. The ranges cut the upper 64 bits, and the lower 64 bits of a bound are 0.
         bounds = [f"{bound:016x}{0:016x}" for bound in hash_bounds(self._num_ranges())[:-1]]
-        chunks = [chunk for of_part in self.chunks for chunk in of_part]
+        chunks = list(itertools.chain.from_iterable(self.chunks))
         return [{"chunks": chunks, "low": low, "high": high} for low, high in pairwise([*bounds, None])]
 
     def _firsts(self) -> list[str]:
-        """Where the first samples of the texts of each range are written."""
+        """Return the place of the first samples of each range, for `find_copies` to write and `set_copies_aside` to read."""
         return [str(self.work.scratch("firsts", f"{number:06d}")) for number in range(self._num_ranges())]
 
 
 def _refuse_too_many(shards: Sequence[ShardPlan]) -> None:
-    """ShardError where the manifest would be larger than one that is read."""
+    """Raise ShardError if the manifest would be larger than the limit for reading."""
     if len(shards) > MAX_MANIFEST_BYTES // MANIFEST_BYTES_PER_SHARD:
         raise ShardError(
             f"{len(shards):,} shards of {sum(shard.num_bytes for shard in shards) // len(shards):,} bytes are too many for one shard set "
-            f"(at most {MAX_MANIFEST_BYTES // MANIFEST_BYTES_PER_SHARD:,}). Give a larger `shard_bytes` in another `out`."
+            f"(at most {MAX_MANIFEST_BYTES // MANIFEST_BYTES_PER_SHARD:,}). Give a larger `shard_bytes` and another `out`."
         )
 
 
 def _changed(corpus: Corpus, tags: Tags, suspects: Sequence[str]) -> list[str]:
-    """The suspect files whose rows differ from the rows that were tagged; these files are read again."""
+    """Read the suspect files again and return the files whose rows differ from the tagged rows."""
     arguments = tags.manifest.made_from["arguments"]
     partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
-    digests = {at: part.rows_digest for at, part in enumerate(tags.manifest.parts)}
+    digests = {index: part.rows_digest for index, part in enumerate(tags.manifest.parts)}
     return places_changed(partitions, digests, suspects, arguments["reading"])
 
 
 def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
-    """Compare the names and sizes of the files. Whether the rows are the same shows when they are read."""
+    """Raise TagsError if names or sizes of the corpus files differ from the tagged ones. The sorting compares the rows."""
     before: dict[str, int] = dict(tags.manifest.made_from["inputs"])
     now = {file.name: file.num_bytes for file in corpus.files}
     if before == now:
@@ -307,31 +324,31 @@ def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
         if before.get(name) != now.get(name)
     ]
     raise TagsError(
-        f"{tags.folder} was made from another corpus, or the corpus changed since: {name_some(changed, 3)}. Tag the "
-        "corpus as it is now into another directory, and shard with those tags."
+        f"{tags.folder} was made from another corpus, or the corpus changed since: {name_some(changed, 3)}. Tag the present "
+        "corpus into another directory, and shard with the new tags."
     )
 
 
 def _sort_tasks(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[str], cut: str) -> list[Task]:
-    made = tags.manifest.made_from
-    partitions = corpus.partitions(partition_bytes=made["arguments"]["partition_bytes"])
+    tag_arguments = tags.manifest.made_from["arguments"]
+    partitions = corpus.partitions(partition_bytes=tag_arguments["partition_bytes"])
     if len(partitions) != len(tags.manifest.parts):
         raise TagsError(
             f"the corpus has {len(partitions):,} partitions, but {tags.folder} has {len(tags.manifest.parts):,} parts: the "
-            "corpus changed since it was tagged. Tag it as it is now into another directory, and shard with those tags."
+            "corpus changed after the tagging. Tag the present corpus into another directory, and shard with the new tags."
         )
     return keyed(
         {
             "partition": partition,
-            "tags_part": part_place(tags.folder, at),
-            "expected_digest": tags.manifest.parts[at].rows_digest,
-            "reading": made["arguments"]["reading"],
-            "num_rows": tags.manifest.parts[at].num_rows,
+            "tags_part": part_place(tags.folder, index),
+            "expected_digest": part.rows_digest,
+            "reading": tag_arguments["reading"],
+            "num_rows": part.num_rows,
             "skills": skills,
             "cut": cut,
-            "scratch": str(work.scratch(f"{at:06d}")),
+            "scratch": str(work.scratch(f"{index:06d}")),
         }
-        for at, partition in enumerate(partitions)
+        for index, (partition, part) in enumerate(zip(partitions, tags.manifest.parts, strict=True))
     )
 
 
@@ -343,13 +360,13 @@ def write_group(
     exceptions: Mapping[int, Sequence[str]],
     drop: bool,
 ) -> Record:
-    """Write some shards; a shard whose range holds no sample is left out."""
+    """Write some neighbouring shards. A shard whose range of hashes holds no sample is not written."""
     collected = collect(chunks, shards, exceptions, drop=drop)
     return {
         "shards": [
-            _write_shard(out, folders[shard.skill], shard, *found)
-            for shard, found in zip(shards, collected, strict=True)
-            if found[1]
+            _write_shard(out, folders[shard.skill], shard, hashes, texts, jsons)
+            for shard, (hashes, texts, jsons) in zip(shards, collected, strict=True)
+            if texts
         ]
     }
 
@@ -357,8 +374,9 @@ def write_group(
 def _write_shard(
     out: str, folder: str, shard: ShardPlan, hashes: list[np.ndarray], texts: list[bytes], jsons: list[bytes]
 ) -> Record:
+    # A stable sort leaves samples of equal hash in the order of the corpus, so the bytes depend on nothing else.
     order = np.argsort(np.concatenate(hashes), kind="stable").tolist()
-    texts, jsons = [texts[at] for at in order], [jsons[at] for at in order]
+    texts, jsons = [texts[index] for index in order], [jsons[index] for index in order]
     name = shard_name(shard.split, folder, shard.number)
     num_bytes, digest = _write_tar(places.join(out, name), tar_chunks(shard.position, texts, jsons))
     index_place = places.join(out, index_name(name))
@@ -376,6 +394,7 @@ def _write_shard(
 
 
 def _write_tar(place: str, chunks: Iterator[bytes]) -> tuple[int, str]:
+    # The digest is taken of the bytes on their way to the disk, so the tar is not read again.
     hasher, num_bytes = xxhash.xxh3_128(), 0
     with storage.writing(place) as part, part.open("wb") as file:
         for chunk in chunks:
@@ -386,9 +405,9 @@ def _write_tar(place: str, chunks: Iterator[bytes]) -> tuple[int, str]:
 
 
 def _copy_rejected(tags: Tags, out: Path) -> None:
-    for at, part in enumerate(tags.manifest.parts):
+    for index, part in enumerate(tags.manifest.parts):
         if part.num_set_aside:
-            storage.write_bytes(rejected_place(out, at), storage.read_bytes(rejected_place(tags.folder, at)))
+            storage.write_bytes(rejected_place(out, index), storage.read_bytes(rejected_place(tags.folder, index)))
 
 
 def _manifest(
@@ -419,10 +438,10 @@ def _manifest(
             ManifestSkill(
                 name=name,
                 folder=folder,
-                num_copies=num_copies[at],
-                **{split: ShardColumns(**shards[at, split]) for split in SPLITS},
+                num_copies=num_copies[index],
+                **{split: ShardColumns(**shards[index, split]) for split in SPLITS},
             )
-            for at, (name, folder) in enumerate(zip(skills, folder_names(skills), strict=True))
+            for index, (name, folder) in enumerate(zip(skills, folder_names(skills), strict=True))
         ],
         num_rows=tags.manifest.num_rows,
         num_train=totals["train"],

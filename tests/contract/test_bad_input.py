@@ -465,7 +465,7 @@ def test_a_corpus_that_changed_after_it_was_tagged_is_noticed_by_tag_and_by_shar
     sentence = fails(*tag_again(made))
     assert "a.jsonl" in sentence and "Choose another --out, or remove" in sentence
     sentence = fails(*shard_again(made, out="S2"))
-    assert "a.jsonl has" in sentence and "Tag the corpus as it is now" in sentence
+    assert "a.jsonl has" in sentence and "Tag the present corpus" in sentence
     assert not (made / "S2").exists()
 
 

@@ -108,7 +108,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     ),
     "an exception twice": (
         lambda manifest: manifest["split"].update(also_held_out=["f" * 32] * 2),
-        "the hashes of also_held_out are not sorted, or one stands there twice",
+        "the hashes of also_held_out are not sorted, or a hash is listed twice",
     ),
     "no split": (lambda manifest: manifest.pop("split"), "split: Field required"),
 }
@@ -265,7 +265,7 @@ def test_a_manifest_of_version_1_is_read_and_everybody_says_that_its_split_goes_
     assert isinstance(opened.manifest, Manifest1)
     assert opened.verify() == []
     assert Mixer(opened, stratified(), ledger=tmp_path / "after", round_draws=64).ids(0, 100) == expected
-    sentence = "These shards are of version 1: the hash of the id decided what is held out"
+    sentence = "These shards are of version 1: the hash of the id decided the split"
     shown = works("inspect", copied)
     assert sentence in shown and "not counted" in shown
     assert sentence in works("verify", copied)
@@ -283,4 +283,4 @@ def test_verify_finds_a_text_on_the_wrong_side_of_the_split(copied: Path) -> Non
     edit(copied, lambda manifest: manifest["split"].update(cut="8" + "0" * 31))
     faults = ShardSet.open(copied).verify()
     assert faults and all("by the hash of its text, row" in fault and "belongs to holdout" in fault for fault in faults)
-    assert "may stand in train and in holdout" in faults[0] and len(faults) == len(set(faults))
+    assert "may stand in both train and holdout" in faults[0] and len(faults) == len(set(faults))

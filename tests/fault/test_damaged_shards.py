@@ -147,7 +147,7 @@ def test_verify_says_where_a_tar_has_no_end_though_digest_and_index_agree(shards
     columns["digest"][0] = digest(data)
     (tmp_path / "cut" / "manifest.json").write_text(json.dumps(manifest))
     faults = ShardSet.open(tmp_path / "cut").verify()
-    assert len(faults) == 1 and faults[0].startswith(f"{TAR} does not end as a tar does.")
+    assert len(faults) == 1 and faults[0].startswith(f"{TAR} does not end with the end mark of a tar.")
 
 
 def test_verify_names_every_damaged_shard_and_not_the_first_alone(damaged: Path) -> None:

@@ -115,6 +115,6 @@ def test_where_the_limit_cannot_be_raised_the_error_says_how_to(remote: str, tmp
     done = mix(remote, tmp_path, 256, 256, tmp_path / "cache")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert (
-        "cannot be opened: this process has as many files open as it may, 256. Allow more with 'ulimit -n'"
+        "cannot be opened: this process has reached its limit of 256 open files. Raise the limit with 'ulimit -n'"
         in done.stderr
     )

@@ -112,7 +112,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     ):
         open_tokenizer(tmp_path / "config.json")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    with pytest.raises(TokensError, match=r"is a directory. Give the tokenizer.json that lies in it.$"):
+    with pytest.raises(TokensError, match=r"is a directory. Give the tokenizer.json in this directory.$"):
         open_tokenizer(tmp_path)
     with pytest.raises(TokensError, match=r"is not text, and so no tokenizer.json"):
         open_tokenizer(tmp_path / "bytes")
@@ -181,9 +181,9 @@ def test_another_tokenizer_than_the_one_that_counted_is_refused(
     uneven: ShardSet, counts: TokenCounts, tmp_path: Path
 ) -> None:
     save(byte_tokenizer(["other"]), counts.root / "tokenizer.json")
-    with pytest.raises(TokensError, match=r"tokenizer.json has digest .*another tokenizer than the one that counted"):
+    with pytest.raises(TokensError, match=r"tokenizer.json has digest .*not the tokenizer of the counts"):
         PackedTokens(mixer(uneven, tmp_path), TokenCounts.open(counts.root), block_tokens=16, separator=EOS)
-    assert "another tokenizer than the one that counted" in fails("verify", counts.root)
+    assert "not the tokenizer of the counts" in fails("verify", counts.root)
 
 
 def test_a_sample_that_has_another_number_of_tokens_than_counted_is_refused(
