@@ -89,3 +89,9 @@ def test_every_page_stands_in_the_navigation_of_the_site() -> None:
     navigation = (REPOSITORY / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
     pages = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if not path.name.startswith("_")]
     assert [page for page in pages if page not in re.findall(r"[\w/.-]+\.md", navigation)] == []
+
+
+def test_the_tree_of_the_code_names_every_file_and_folder() -> None:
+    named = set(re.findall(r"`(?:\w+/)?([\w.]+/?)`", (DOCS / "tree.md").read_text()))
+    inside = {path.name + "/" * path.is_dir() for path in (REPOSITORY / "skillshard").iterdir()}
+    assert inside - {"__init__.py", "__pycache__/", "py.typed"} <= named
