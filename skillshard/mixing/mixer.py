@@ -1,7 +1,8 @@
 """The mixer: the endless, resumable stream of samples that obeys the ledger.
 
-Draw d is determined by the shards, the seed and the rounds of the ledger, and by nothing else. `Mixer.batch` gives any
-draws, in any process, in any order; iterating is a convenience on top. State is one integer.
+Draw d is determined by the shards, the seed and the rounds of the ledger, and by nothing else. `Mixer.batch` returns any
+draws, in any process and in any order. Iterating is a convenience on top of `batch`. The state is one integer, the number of
+draws consumed.
 """
 
 import multiprocessing
@@ -37,16 +38,18 @@ from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.tokens import TokenCounts
 
 SAMPLES_AHEAD = 256
-"""Texts that iterating cuts out of the shards at once."""
+"""Number of texts that iterating cuts out of the shards at once."""
 DRAWS_AHEAD, ROUNDS_AHEAD = 1 << 16, 8
-"""How far a look may go beyond the newest decided round, whichever is more. Loaders read ahead by workers x prefetched
-batches, which is less. A look at a far draw would decide all the rounds up to it."""
+"""Largest distance between the newest decided round and a draw that is read, in draws and in rounds. The larger distance counts.
+
+Loaders read ahead by workers x prefetched batches, which is less. To read a draw, the mixer decides all rounds up to the draw.
+"""
 MOST_ROUNDS = 1 << 20
-"""Rounds that `Mixer.round` decides at once at most, so that a wrong number ends in a sentence and not in a loop of hours."""
+"""Maximal number of rounds that `Mixer.round` decides in a call. A mistyped number ends in an error and not in a loop of hours."""
 
 
 class MixedSample(NamedTuple):
-    """One draw of the stream."""
+    """A draw of the stream."""
 
     draw: int
     skill: str
@@ -55,13 +58,13 @@ class MixedSample(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Some draws of the stream.
+    """A batch of draws of the stream.
 
     Attributes:
-        draw: position in the stream of each sample.
-        skill_number: number of each sample's skill, an index into `skill_names`.
-        skill_names: names of all skills of the mix.
-        text: text of each sample.
+        draw: Position of each sample in the stream.
+        skill_number: Skill of each sample, an index into `skill_names`.
+        skill_names: Names of all skills of the mix.
+        text: Text of each sample.
     """
 
     draw: Int[np.ndarray, " sample"]
@@ -73,75 +76,79 @@ class Batch:
         return len(self.text)
 
     def __repr__(self) -> str:
-        """One line without the texts."""
+        """Return a line without the texts."""
         first = f" from draw {int(self.draw[0]):,} on" if len(self) else ""
         return f"Batch({counted(len(self), 'sample')}{first}, of {counted(len(self.skill_names), 'skill')})"
 
     @property
     def skill(self) -> list[str]:
-        """Name of each sample's skill."""
+        """Name of the skill of each sample."""
         return [self.skill_names[number] for number in self.skill_number.tolist()]
 
 
 class MixerState(BaseModel):
-    """Where a stream stands: what a checkpoint keeps of its mixer."""
+    """The state of a mixer in a checkpoint: the position of the stream and the records before the position."""
 
     model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal["skillshard/mixer/2"] = Field("skillshard/mixer/2", alias="schema")
     draw: int = Field(ge=0, le=LAST_DRAW, description="draws consumed")
-    step: int | None = Field(description="optimizer steps taken; null where the trainer did not say")
+    step: int | None = Field(description="optimizer steps taken; null if the trainer gave no step")
     run: str = Field(description="checksum of the ledger's run.json")
     round: str = Field(
-        description="checksum of the round of the last draw consumed; of run.json where there is none; empty: nobody has read so far"
+        description="checksum of the round of the last draw consumed; checksum of run.json at draw 0; empty if the round is not decided yet"
     )
-    num_observations: int = Field(ge=0, description="observations of this draw or an earlier one")
-    observation: str | None = Field(description="checksum of the last of them; null where there is none")
+    num_observations: int = Field(ge=0, description="number of observations up to this draw")
+    observation: str | None = Field(
+        description="checksum of the last observation up to this draw; null without observations"
+    )
 
 
 class Mixer:
     """A mixed stream over the training shards of a shard set.
 
     Args:
-        shards: an opened shard set.
-        policy: decides the weights of every round.
-        ledger: directory of this run's record (made if missing), or another `Ledger`.
-        round_draws: draws with one weight vector, 1 to 2**22. The loader looks for new losses once a round.
-        seed: another seed gives another order.
-        lag: round r uses the observations made up to the end of round r-1-lag. 0: strict, the loader waits at the boundary
-            until the losses are there. 1: overlaps, for trainers that prefetch. "live": the newest at hand, never waits.
-        step_draws: samples that one optimizer step takes from the stream, over all ranks and accumulation; translates
-            steps into draws in `report` and `state_dict`.
-        wait_s: how long a round may wait for its losses, in seconds.
-        repeat: what happens when a skill runs out. "epochs": its next epoch begins, in another order. "stop": the stream
-            ends before the first sample that would come again. "drop": that skill gives no more, the others share its
-            weight, and the stream ends with the last one. "cap:N": the same after N epochs.
-        unit: what the policy's weights are shares of. "tokens": a skill of long samples gets fewer draws, so that the shares hold in
-            tokens, over whole epochs exactly and within a round in expectation; `proportional` then follows the skills' numbers of
-            tokens. Rounds, draws and epochs still count samples; policies are told of sizes and of what was drawn in tokens.
-        tokens: token counts of these shards, for unit="tokens".
-        loss: the kind of losses that are reported; a policy's graph must have been measured with the same kind.
-        initial_losses: whether the first report is of draw 0, the model before the first step; with lag=1 round 1 uses these losses, as
-            Algorithm 1 of SKILL-IT does. None: as the policy says (True for `skill_it` but for mode="static", `loss_order`,
+        shards: Opened shard set.
+        policy: Policy that decides the weights of every round.
+        ledger: Directory of the run's record, created if missing, or another `Ledger`.
+        round_draws: Number of draws of a round, 1 to 2**22. The loader looks for new losses once per round.
+        seed: Seed of the order.
+        lag: Number of rounds that a decision lags behind the losses. Round r uses the observations made up to the end of round
+            r-1-lag. With 0 the loader waits at the end of each round for the losses. With 1 reading and training overlap, for
+            trainers that prefetch. With "live" a round uses the newest observation and never waits.
+        step_draws: Number of samples of an optimizer step, over all ranks and gradient accumulation. `report` and `state_dict` use
+            the number to translate steps into draws.
+        wait_s: Maximal time that a round waits for its losses, in seconds.
+        repeat: Rule for a skill without unread samples. "epochs": the next epoch of the skill begins, in another order. "stop": the
+            stream ends before the first repeated sample. "drop": the skill gives no more samples, the other skills share its
+            weight, and the stream ends when every skill is empty. "cap:N": the rule of "drop" after N epochs.
+        unit: Unit of the policy's weights, "samples" or "tokens". With "tokens" a skill of long samples gets fewer draws, so that the
+            weights are shares of tokens: exactly over whole epochs, and in expectation within a round. `proportional` then follows
+            the tokens of the skills. Rounds, draws and epochs still count samples. A policy gets the sizes of the skills and the
+            amounts drawn in tokens.
+        tokens: Token counts of the shards, required for unit="tokens".
+        loss: Kind of the reported losses. The graph of a policy must be measured with the same kind.
+        initial_losses: Whether the first report is of draw 0, the model before the first step. With lag=1 round 1 uses these losses, as
+            in Algorithm 1 of SKILL-IT. None: the default of the policy (True for `skill_it` except mode="static", `loss_order`,
             `softmax_loss` and `graph_refresh`).
-        job: name of the job that this process is a rank of. The first rank of a job that resumes or restarts begins a new
-            generation of the ledger, and ranks with the same name join it. A job that is started again takes another name. None:
-            this process is the only one, or its ranks resume by `skillshard.torch.resume`.
-        on_bad_loss: what a report with a NaN or an infinite loss does. "stop": ObservationError, nothing is recorded. "leave-out": the
-            report is recorded and satisfies the round that waits for it, and the policy does not see it.
-        held_out: evaluation skills that are measured elsewhere, such as the skills of another shard set; None: those with
-            held-out samples in `shards`. A run whose policy reads no losses records the losses of these skills, so that the run can be
-            compared with the run of a policy that reads them.
+        job: Name of the job to which this rank belongs. The first rank of a job that resumes or restarts begins a new generation of
+            the ledger, and ranks with the same name join the generation. A job that is started again needs another name. None: this
+            process is the only process, or the ranks resume by `skillshard.torch.resume`.
+        on_bad_loss: Effect of a report with a NaN or an infinite loss. "stop": ObservationError, and nothing is recorded. "leave-out":
+            the report is recorded and satisfies the waiting round, and the policy does not see the report.
+        held_out: Evaluation skills with held-out samples elsewhere, such as the skills of another shard set. None: the skills with
+            held-out samples in `shards`. A run whose policy reads no losses records the losses of these skills, so that the run is
+            comparable with the run of a policy that reads losses.
 
     Warns:
-        RepetitionWarning: skills pass 4 epochs, from where on repeated data is worth much less (Muennighoff et al. 2023,
+        RepetitionWarning: Skills pass 4 epochs. From 4 epochs on, repeated data is worth much less (Muennighoff et al. 2023,
             arXiv:2305.16264).
 
     Raises:
-        PolicyError: the policy lacks something or does not fit the skills, an argument is out of range, a skill whose loss the
-            policy reads has no held-out sample, or its graph was measured with another kind of losses.
-        LedgerError: the ledger is of another run, or cannot be written.
-        TokensError: the token counts are of other shards, or a skill has no tokens.
+        PolicyError: The policy lacks an attribute or does not fit the skills, an argument is out of range, the policy reads the loss
+            of a skill without held-out samples, or the policy's graph was measured with another kind of losses.
+        LedgerError: The ledger belongs to another run, or cannot be written.
+        TokensError: The token counts belong to other shards, or a skill has no tokens.
 
     Example:
         mixer = Mixer(ShardSet.open("shards"), policies.stratified(), ledger="runs/1", round_draws=4096)
@@ -231,7 +238,7 @@ class Mixer:
         self._maps: dict[bytes, Maps] = {}
 
     def __repr__(self) -> str:
-        """One line: the shards, the policy, the ledger, and where the stream stands."""
+        """Return a line with the shards, the policy, the ledger and the position of the stream."""
         return (
             f"Mixer({places.public(self.shards.root)!r}, policy {self.policy.name}, ledger {str(self.ledger)!r}: "
             f"{counted(len(self.skills), 'skill')}, {self.round_draws:,} draws a round, at draw {self._draw:,})"
@@ -240,48 +247,49 @@ class Mixer:
     # --- the stream --------------------------------------------------------------------------------------------------
 
     def at(self, draws: Int[np.ndarray, " sample"]) -> Batch:
-        """Any draws, in any order, wherever the stream stands; those beyond its end are left out.
+        """Read draws in any order, independent of the position of the stream. Draws beyond the end of the stream are left out.
 
         Raises:
-            PolicyError: a draw is below 0 or beyond 2**62, or lies so far beyond the newest decided round that thousands of
-                rounds would be decided by a look.
+            PolicyError: A draw is below 0 or beyond 2**62, or lies so far beyond the newest decided round that the mixer would
+                decide thousands of rounds.
         """
         return self.cut(self.find(draws))
 
     def find(self, draws: Int[np.ndarray, " sample"]) -> Places:
-        """Where the texts of some draws lie; those beyond the end of the stream are left out."""
-        found = [plan.places(some, within) for plan, some, within in self._plans_of(draws)]
-        return found[0] if len(found) == 1 else joined(found)
+        """Find the places of the texts of draws. Draws beyond the end of the stream are left out."""
+        parts = [plan.places(in_round, within) for plan, in_round, within in self._plans_of(draws)]
+        return parts[0] if len(parts) == 1 else joined(parts)
 
     def cut(self, places: Places) -> Batch:
-        """The texts of what another process of this machine found: their shards need not be checked again."""
+        """Read the texts at places that another process of this machine found. The other process has checked the shards already."""
         maps = kept(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
         texts = maps.texts(maps.views(places.segment, places.start, places.end))
         return Batch(places.draw, places.shards[places.segment, 0], self.skills, texts)
 
     def metas(self, places: Places) -> list[dict[str, Any]]:
-        """The metadata of the samples at some places, which `find` gives."""
+        """Read the metadata of the samples at places that `find` returned."""
         maps = kept(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
         return maps.metas(places.segment, places.end)
 
     def batch(self, first: int, num: int) -> Batch:
-        """The draws first .. first + num - 1, or up to the end of the stream; PolicyError as `at`."""
+        """Read the draws first .. first + num - 1, or the draws up to the end of the stream; PolicyError as in `at`."""
         number, start = divmod(first, self.round_draws)
         plan = self.plan(number)
+        # A batch inside a single round, the usual case, is a slice of the plan. A slice copies no places.
         if plan is None or start + num > len(plan.skill):
             return self.at(np.arange(first, first + num))
         within = slice(start, start + num)
         return Batch(np.arange(first, first + num), plan.skill[within], self.skills, plan.texts(within))
 
     def ids(self, first: int, num: int) -> list[str]:
-        """The ids of the draws first .. first + num - 1."""
+        """Read the ids of the draws first .. first + num - 1."""
         plans = self._plans_of(np.arange(first, first + num))
-        return [found for plan, _, within in plans for found in plan.ids(within)]
+        return [identity for plan, _, within in plans for identity in plan.ids(within)]
 
     def _plans_of(
         self, draws: Int[np.ndarray, " sample"]
     ) -> Iterator[tuple[RoundPlan, Int[np.ndarray, " some"], Int[np.ndarray, " some"]]]:
-        """The round's plan, the draws, and their places in it, for each stretch of draws of one round that has them."""
+        """Split draws at the ends of rounds. Yield the round's plan, the draws, and the positions of the draws in the round."""
         if len(draws) and not (draws.min() >= 0 and draws.max() < LAST_DRAW):
             raise PolicyError(
                 f"draws from {draws.min():,} to {draws.max():,} were asked for: a stream's draws are 0, 1, 2, ... below 2**62. A sampler that "
@@ -292,20 +300,21 @@ class Mixer:
         for begin, end in pairwise(edges):
             plan = self.plan(int(rounds[begin]))
             if plan is not None:
-                there = within[begin:end] < len(plan.skill)
-                yield plan, draws[begin:end][there], within[begin:end][there]
+                # The last round of a stream that ends has fewer draws than `round_draws`.
+                exists = within[begin:end] < len(plan.skill)
+                yield plan, draws[begin:end][exists], within[begin:end][exists]
 
     def plan(self, number: int) -> RoundPlan | None:
-        """Where the samples of a round lie, or None beyond the end of the stream; PolicyError for a round far beyond the newest."""
+        """Find the samples of a round. Return None beyond the end of the stream; PolicyError for a round far beyond the newest."""
         try:
             return kept(self._plans, number, self._plan_of, most=RECORDS_KEPT)
         except EndOfStream:
             return None
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """The stream from where it stands, in batches; each moves `draw` on when it is handed out.
+        """Iterate over the stream in batches from its position. Each yielded batch advances `draw`.
 
-        Endless, unless `repeat` ends it; then the last batch may be short.
+        The stream is endless, unless `repeat` ends the stream. The last batch of a stream that ends may be short.
         """
         self.check_begin(self._draw)
         while len(batch := self.batch(self._draw, batch_size)):
@@ -313,7 +322,7 @@ class Mixer:
             yield batch
 
     def __iter__(self) -> Iterator[MixedSample]:
-        """The stream from where it stands, sample by sample."""
+        """Iterate over the stream sample by sample from its position."""
         self.check_begin(self._draw)
         while True:
             first = self._draw
@@ -324,6 +333,7 @@ class Mixer:
             texts = plan.texts(slice(start, start + SAMPLES_AHEAD))
             skills = plan.skill[start : start + SAMPLES_AHEAD].tolist()
             for draw, skill, text in zip(count(first), skills, texts, strict=False):
+                # The position advances before the sample leaves, so that a state saved in the loop's body counts the sample.
                 self._draw = draw + 1
                 yield MixedSample(draw, self.skills[skill], text)
                 if self._draw != draw + 1:
@@ -331,17 +341,17 @@ class Mixer:
 
     @property
     def draw(self) -> int:
-        """Draws handed out by iterating, or set by `load_state_dict`."""
+        """Number of draws that iterating has yielded, or that `load_state_dict` has set."""
         return self._draw
 
     @property
     def position(self) -> int:
-        """The draw at which the stream stands, as `draw`: the name that all streams share (`skillshard.mixing.stream`)."""
+        """Position of the stream, equal to `draw`. All streams share the name `position` (`skillshard.mixing.stream`)."""
         return self._draw
 
     @property
     def step_draws(self) -> int | None:
-        """Samples that one optimizer step takes, over all ranks and accumulation; None: unknown."""
+        """Number of samples of an optimizer step, over all ranks and gradient accumulation; None if unknown."""
         return self.clock.step_size
 
     # --- losses in, weights out --------------------------------------------------------------------------------------
@@ -350,18 +360,19 @@ class Mixer:
         """Record the losses measured after `step` optimizer steps.
 
         Args:
-            step: optimizer steps taken; 0: before the first one.
-            losses: nats per token of the policy's evaluation skills (the training skills if it names none): of all of them, or,
-                where the policy's `may_miss_losses` says so, of at least one (static policies, `odm`, `exp3`, `ado`). `Losses`, as
-                `losses_per_skill` gives them, must be of the kind of this run; plain numbers are taken to be.
-            draw: samples seen when they were measured; `step * step_draws` if the mixer knows `step_draws` (counted
-                from the last resume, so that it may change between runs).
+            step: Number of optimizer steps taken; 0 before the first step.
+            losses: Evaluation skill -> loss in nats per token. A policy without evaluation skills reads the training skills. Every skill
+                is required, unless the policy has `may_miss_losses` (static policies, `odm`, `exp3`, `ado`). Then a single skill is
+                enough. The result of `losses_per_skill` must be of the run's kind of losses. The kind of plain numbers is not checked.
+            draw: Number of samples that the model has seen. The default is `step * step_draws`, counted from the last resume, so that
+                `step_draws` may change between runs.
 
         Raises:
-            ObservationError: unknown or missing skills, no losses at all, values that are not finite numbers >= 0, other losses at this
-                draw already, losses of a later draw, a draw more than a round beyond the newest decided round, a first report
-                that is not of draw 0 where the run begins with initial losses, or losses of another kind.
-            LedgerError: the ledger cannot be written, or the run was resumed elsewhere.
+            ObservationError: Skills are unknown or missing, the report is empty, or a value is not a finite number >= 0. Or the ledger
+                already holds other losses of this draw, or losses of a later draw. Or the draw is more than a round beyond the newest
+                decided round. Or the run begins with initial losses, and the first report is not of draw 0. Or the losses are of
+                another kind.
+            LedgerError: The ledger cannot be written, or the run was resumed elsewhere.
         """
         number = whole_number("step", step)
         at_draw = self.clock.position_at(number) if draw is None else whole_number("draw", draw)
@@ -369,16 +380,16 @@ class Mixer:
         self._rounds.report(number, at_draw, losses, kind)
 
     def step_reported_at(self, draw: int) -> int | None:
-        """The step of the newest report if that report is of this draw; else None."""
+        """Return the step of the newest report if the report is of this draw, else None."""
         return self._rounds.step_reported_at(draw)
 
     def round(self, number: int) -> RoundRecord:
-        """A round of the ledger; decided now, with all rounds before it, if nobody has yet.
+        """Return a round of the ledger. If the round is undecided, decide all rounds up to the round.
 
         Raises:
-            RoundError: the losses that it needs did not come within `wait_s`, or the stream ends before it.
-            LedgerError: a record is damaged or missing, or the run was resumed elsewhere.
-            PolicyError: the number is below 0, or more than a million rounds beyond the newest.
+            RoundError: The losses for the round did not arrive within `wait_s`, or the stream ends before the round.
+            LedgerError: A record is damaged or missing, or the run was resumed elsewhere.
+            PolicyError: The number is below 0, or more than a million rounds beyond the newest round.
         """
         if not 0 <= number < LAST_DRAW // self.round_draws:
             raise PolicyError(f"round {number:,} was asked for: rounds are numbered 0, 1, 2, ...")
@@ -387,22 +398,22 @@ class Mixer:
 
     @property
     def num_rounds(self) -> int:
-        """How many rounds have been decided."""
+        """Number of decided rounds."""
         return self._rounds.records.rounds.num()
 
     @property
     def num_observations(self) -> int:
-        """How many observations have been recorded."""
+        """Number of recorded observations."""
         return self._rounds.records.observations.num()
 
     @property
     def generation(self) -> int:
-        """How often the run had been resumed or restarted when this process joined it."""
+        """Number of resumes and restarts of the run before this process joined."""
         return self._rounds.records.generation
 
     @property
     def run_digest(self) -> str:
-        """The checksum of run.json: what determines the stream beside the losses."""
+        """Checksum of run.json, which determines the stream together with the losses."""
         return self._rounds.digest
 
     @property
@@ -417,33 +428,33 @@ class Mixer:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines the stream beside the losses, as JSON."""
+        """Facts that determine the stream together with the losses, as JSON."""
         return {"run": self.run_digest}
 
     @property
     def round_size(self) -> float:
-        """Draws of a round."""
+        """Number of draws of a round."""
         return float(self.round_draws)
 
     @property
     def draws_per_position(self) -> float:
-        """Draws of one position of this stream, which is a draw itself."""
+        """Number of draws of a position: 1, because a position of this stream is a draw."""
         return 1.0
 
     def holds(self, draw: int) -> bool:
-        """Whether the stream has not ended before a draw."""
+        """Return whether the stream reaches a draw."""
         return len(self.find(np.array([draw]))) == 1
 
     def length(self) -> int | None:
-        """Number of draws of the whole stream, or None where the stream is endless or its end depends on losses.
+        """Return the number of draws of the stream, or None if the stream is endless or its end depends on losses.
 
-        Costs the arithmetic of every round, about 0.1 ms each; nothing is written.
+        The cost is the arithmetic of every round, about 0.1 ms per round. Nothing is written.
         """
         last = self._last_round()
         return None if last is None else last.first_draw + last.num_draws
 
     def num_drawn(self) -> list[int] | None:
-        """Draws of each skill in the whole stream, or None, as `length`."""
+        """Return the number of draws of each skill in the whole stream, or None under the conditions of `length`."""
         last = self._last_round()
         return None if last is None else drawn_at(self._rounds.run, last, last.first_draw + last.num_draws)
 
@@ -453,14 +464,14 @@ class Mixer:
         return kept(self._last, 0, lambda _: self._rounds.last_round(), most=1)
 
     def check_start(self, *, rank: int = 0) -> None:
-        """Refuse, in the main process, what would otherwise be noticed hours later; adapters call it before the first batch.
+        """Refuse a wrong start in the main process, before hours of training. Adapters call `check_start` before the first batch.
 
         Args:
-            rank: of this process; ranks above 0 leave the reports to rank 0.
+            rank: Rank of this process. Ranks above 0 leave the reports to rank 0.
 
         Raises:
-            RoundError: the run begins with the losses of draw 0, and rank 0 begins without having reported them.
-            LedgerError: the stream begins at draw 0 and the ledger holds later losses of an earlier attempt.
+            RoundError: The run begins with the losses of draw 0, and rank 0 has not reported these losses.
+            LedgerError: The stream begins at draw 0, and the ledger holds later losses of an earlier attempt.
         """
         self._rounds.follows = rank > 0
         if rank == 0:
@@ -469,17 +480,20 @@ class Mixer:
                 self._rounds.refuse_unmeasured()
 
     def check_begin(self, position: int) -> None:
-        """LedgerError if the main process begins at the stream's beginning, and an earlier attempt has reported losses already."""
+        """Raise LedgerError if the main process begins at position 0 and the ledger holds losses of an earlier attempt."""
+        # A loader worker may begin at position 0 after the main process has reported. So a worker cannot tell a report of this
+        # attempt from a report of an earlier attempt, and only the main process is checked.
         if position == 0 and not self._resumed_here and multiprocessing.parent_process() is None:
             self._rounds.refuse_begun()
 
     def _maps_of(self, shards: bytes) -> Maps:
-        """The shards of some `Places` in memory."""
+        """Map the shards of `Places` into memory."""
         pairs = np.frombuffer(shards, np.int64).reshape(-1, 2).tolist()
         return Maps([self._train[skill].open_shard(shard).data for skill, shard in pairs])
 
     def _refuse_far(self, number: int, most: int) -> None:
-        """PolicyError for a round more than `most` beyond the newest decided one."""
+        """Raise PolicyError for a round more than `most` rounds beyond the newest decided round."""
+        # Counting the rounds lists a folder. The rounds in memory spare the listing while a loader reads on.
         if self._rounds.records.rounds.newest_in_memory + most >= number:
             return
         num_rounds = self._rounds.records.rounds.num()
@@ -500,15 +514,17 @@ class Mixer:
             self._read_ahead(record)
         plan = plan_round(record, self._train, self.orders, seed=self.seed)
         if self.shards.files.is_remote:
-            plan.opened  # noqa: B018  # a shard that is open stays in the cache until its texts are read
+            plan.opened  # noqa: B018  # an open shard stays in the cache until its texts are read
         return plan
 
     def _read_ahead(self, record: RoundRecord) -> None:
-        """Fetch the shards of a round side by side, and those that come after them while the round is read."""
+        """Fetch the shards of a round side by side, and fetch the next shards while the round is read."""
         drawn = list(zip(self._train, self.orders, record.drawn_before, record.counts, strict=True))
         for shards, order, before, taken in drawn:
             for shard in order.shards(before, before + taken):
                 shards.prefetch(shard)
+        # This round is read first, so the requests for later shards come after all requests for this round. Each skill looks
+        # ahead by at least the length of a shard, so that a skill with few draws per round also has its next shard in time.
         for shards, order, before, taken in drawn:
             ahead = max(taken, int(shards.shard_rows.max())) if taken else 0
             for shard in order.shards(before + taken, before + taken + ahead):
@@ -517,16 +533,16 @@ class Mixer:
     # --- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self, *, step: SupportsIndex | None = None) -> dict[str, Any]:
-        """Where the stream stands: a few numbers of JSON, whatever the number of skills, samples and rounds.
+        """Return the position of the stream as JSON. The size does not depend on the number of skills, samples and rounds.
 
-        What this process wrote to the ledger is on the disk when this returns.
+        The records that this process wrote to the ledger are on the disk when the function returns.
 
         Args:
-            step: optimizer steps taken, for a trainer whose loader reads ahead (`step_draws` must be known). None: the
-                draws handed out by iterating this mixer.
+            step: Number of optimizer steps taken, for a trainer whose loader reads ahead. `step_draws` must be known. None: the
+                position is the number of draws that iterating this mixer has yielded.
 
         Raises:
-            LedgerError: the run was resumed elsewhere.
+            LedgerError: The run was resumed elsewhere.
         """
         number = None if step is None else whole_number("step", step)
         return self.state_at(self._draw if number is None else self.clock.position_at(number), number).model_dump(
@@ -534,8 +550,9 @@ class Mixer:
         )
 
     def state_at(self, draw: int, step: int | None = None) -> MixerState:
-        """The state of a stream of which `draw` draws were consumed; LedgerError as `state_dict`."""
-        self._rounds.records.refuse_superseded()  # a stale process must not write over the checkpoint of the one that took over
+        """Return the state of a stream after `draw` consumed draws; LedgerError as in `state_dict`."""
+        # A stale process must not overwrite the checkpoint of the process that resumed the run elsewhere.
+        self._rounds.records.refuse_superseded()
         num_observations, observation = self._rounds.num_observed(draw)
         state = MixerState(
             draw=draw,
@@ -545,20 +562,22 @@ class Mixer:
             num_observations=num_observations,
             observation=observation,
         )
+        # Ledger first, checkpoint second: after a power failure a checkpoint must never name records that the disk has lost.
         self.ledger.flush()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], *, generation: int | None = None) -> None:
-        """Go on at a saved draw, in a new generation of the ledger. A process of an older generation stops at its next record.
+        """Continue at a saved draw, in a new generation of the ledger. A process of an older generation stops at its next record.
 
-        What the ledger learnt after the draw is left behind in the older generation, with a warning that says where.
+        The ledger's records after the draw stay in the older generation. A warning names their folder.
 
         Args:
-            state: from `state_dict`.
-            generation: the generation that rank 0 has begun for all ranks; None: this process begins it, or joins the one of its `job`.
+            state: Result of `state_dict`.
+            generation: Number of the generation that rank 0 has begun for all ranks. None: this process begins a generation, or joins
+                the generation of its `job`.
 
         Raises:
-            LedgerError: the state is of another run or of another ledger of this run, or a record before the draw is damaged.
+            LedgerError: The state belongs to another run or to another ledger of this run, or a record before the draw is damaged.
         """
         try:
             saved = MixerState.model_validate(state)
@@ -569,18 +588,19 @@ class Mixer:
                 f"this state is of run {saved.run}, but {self.ledger} is run {self._rounds.digest}: shards, seed, round_draws, lag and "
                 "policy must be the same."
             )
+        # The check of the past comes before the new generation: a refused state must not end the processes of the living run.
         self._rounds.look(saved.draw, generation)
         self._check_past(saved)
         self._resume(saved.draw, saved.step, generation)
 
     def restart(self, *, generation: int | None = None) -> None:
-        """Begin the run again from draw 0: for a run that ended before its first checkpoint.
+        """Begin the run again from draw 0, for a run that ended before its first checkpoint.
 
-        The records of the earlier attempt stay in the ledger, in their generation. On an untouched ledger, and without `job` and
+        The records of the earlier attempt stay in the ledger, in their generation. On an untouched ledger without `job` and
         `generation`, nothing happens.
 
         Raises:
-            LedgerError: the generation is not there, or does not begin at draw 0.
+            LedgerError: The generation does not exist, or does not begin at draw 0.
         """
         if generation is None and self._rounds.job is None and self._rounds.records.is_untouched():
             self._resumed_here = True
@@ -602,7 +622,7 @@ class Mixer:
             warnings.warn(f"resumed at draw {draw:,}: {left_behind}.{alone}", stacklevel=3)
 
     def _round_digest(self, draw: int) -> str:
-        """The checksum of the round of the last draw before a position; of run.json at the beginning."""
+        """Return the checksum of the round of the last draw before a position, or of run.json at position 0."""
         if draw == 0:
             return self._rounds.digest
         number = (draw - 1) // self.round_draws
@@ -610,35 +630,37 @@ class Mixer:
         if record is None:
             if self.policy.reads_losses:
                 return ""
-            # A policy that reads no losses decides the same rounds in any ledger.
+            # A policy that reads no losses decides the same rounds in any ledger. So a checkpoint of this policy also resumes
+            # beside an empty ledger, and the checksum proves that the rounds are equal.
             self._refuse_far(number, MOST_ROUNDS)
             record = self._rounds.round(number)
         return record.checksum
 
     def _check_past(self, saved: MixerState) -> None:
-        """LedgerError unless this ledger holds the past of a saved state."""
+        """Raise LedgerError unless this ledger holds the records that a saved state names."""
         elsewhere = (
             f"The checkpoint at draw {saved.draw:,} was made beside another ledger, or records were lost: give ledger=the directory of "
             "that run, or copy the directory here."
         )
         if saved.round and self._round_digest(saved.draw) != saved.round:
             raise LedgerError(
-                f"round {(saved.draw - 1) // self.round_draws:,} of {self.ledger} is another one than the checkpoint names. {elsewhere}"
+                f"round {(saved.draw - 1) // self.round_draws:,} of {self.ledger} is not the round that the checkpoint names. {elsewhere}"
             )
         if saved.num_observations and self.policy.reads_losses:
             record = self._rounds.records.observations.get(saved.num_observations - 1)
             if record is None or record.checksum != saved.observation:
                 raise LedgerError(
-                    f"observation {saved.num_observations - 1:,} of {self.ledger} is {'missing' if record is None else 'another one than the checkpoint names'}. "
+                    f"observation {saved.num_observations - 1:,} of {self.ledger} is {'missing' if record is None else 'not the observation that the checkpoint names'}. "
                     f"{elsewhere}"
                 )
 
     def __getstate__(self) -> dict[str, Any]:
+        # Memory maps cannot be pickled. A worker that gets a copy of the mixer maps the shards itself.
         return {**self.__dict__, "_plans": {}, "_maps": {}}
 
 
 def _arguments(policy: Policy) -> dict[str, Any]:
-    """What run.json records of a policy; PolicyError if that is no JSON."""
+    """Return the policy's arguments for run.json; PolicyError if the arguments have no JSON form."""
     try:
         canonical.to_json(policy.arguments)
     except TypeError as error:
@@ -650,24 +672,24 @@ def _arguments(policy: Policy) -> dict[str, Any]:
 
 
 def _initial_losses(policy: Policy, initial_losses: bool | None) -> bool:
-    """Whether a run begins with the losses before the first step."""
+    """Return whether a run begins with the losses before the first step."""
     if initial_losses and not policy.reads_losses:
-        raise PolicyError(f"initial_losses=True, but policy {policy.name} reads no losses: leave initial_losses away.")
+        raise PolicyError(f"initial_losses=True, but policy {policy.name} reads no losses: omit initial_losses.")
     return bool(getattr(policy, "initial_losses", False)) if initial_losses is None else initial_losses
 
 
 def _refuse_other_loss(policy: Policy, loss: LossKind) -> None:
-    """PolicyError if a policy's graph was measured with another kind of losses than the run's."""
+    """Raise PolicyError if a policy's graph was measured with another kind of losses than the run's kind."""
     kind = getattr(policy, "loss", None)
     if kind is not None and kind != loss and not getattr(policy, "any_loss", False):
         raise PolicyError(
             f"the graph of policy {policy.name} was measured with {kind.sentence}, and this run's losses are {loss.sentence}: SKILL-IT would "
-            f"weigh the one by the other. Give Mixer(loss={kind!r}) and report such losses, or skill_it(..., any_loss=True) to mix them."
+            f"mix the two kinds. Give Mixer(loss={kind!r}) and report losses of this kind, or allow the mix with skill_it(..., any_loss=True)."
         )
 
 
 def _refuse_unmeasurable(policy: Policy, shards: ShardSet, held_out: Collection[str] | None) -> None:
-    """PolicyError if a policy needs the loss of a training skill that has no held-out sample."""
+    """Raise PolicyError if a policy needs the loss of a training skill that has no held-out sample."""
     if not policy.reads_losses or policy.may_miss_losses:
         return
     measured = shards.holdout if held_out is None else set(held_out)
@@ -675,13 +697,13 @@ def _refuse_unmeasurable(policy: Policy, shards: ShardSet, held_out: Collection[
     if missing:
         raise PolicyError(
             f"policy {policy.name} reads the losses of {name_some(map(repr, missing))}, which {'has' if len(missing) == 1 else 'have'} no held-out "
-            f"sample in {places.public(shards.root)}. Either {HOW_TO_HOLD_OUT}; or, where the losses are measured on other samples, give "
-            "Mixer(held_out=their skills)."
+            f"sample in {places.public(shards.root)}. Either {HOW_TO_HOLD_OUT}; or, if the losses are measured on other samples, name the skills "
+            "of these samples in Mixer(held_out=...)."
         )
 
 
 def _num_tokens(shards: ShardSet, unit: str, tokens: TokenCounts | None) -> list[int] | None:
-    """Training tokens of each skill, where weights count tokens."""
+    """Return the number of training tokens of each skill if weights count tokens, else None."""
     if unit not in ("samples", "tokens"):
         raise PolicyError(f"unit is {unit!r}: give 'samples' (default) or 'tokens'.")
     if (unit == "tokens") != (tokens is not None):

@@ -1,8 +1,8 @@
-"""Deciding rounds: from the observations of a ledger to the weights and counts of each stretch of the stream.
+"""Decisions of rounds: from the observations of a ledger to the weights and counts of each round of the stream.
 
-Whoever needs a round first decides it and puts it into the ledger; the first put wins, and everyone reads that one. A
-round is a pure function of the run, the round before it and the observations, so all who decide it decide alike, but
-with `lag="live"`, where the record says which observations were at hand.
+The first process that needs a round decides the round and puts the record into the ledger. The first put wins, and every process
+reads this record. A round is a pure function of the run, the round before and the observations, so all processes decide the same
+round. The exception is `lag="live"`, where the record names the observations that were present.
 """
 
 import multiprocessing
@@ -44,29 +44,32 @@ from skillshard.policies.policy import (
 )
 
 MANY_EPOCHS = 4
-"""Epochs of one skill after which a warning says so."""
+"""Number of epochs of a skill after which a warning says that the skill is repeated.
+
+Up to 4 epochs, repeated data is worth almost as much as new data (Muennighoff et al. 2023, arXiv:2305.16264).
+"""
 ON_BAD_LOSS = ("stop", "leave-out")
 
 
 class EndOfStream(RoundError):
-    """A round beyond the stream's end was asked for."""
+    """The requested round lies beyond the end of the stream."""
 
 
 class Rounds:
-    """The rounds of one run, as this process's generation sees them.
+    """The rounds of a run, as seen by the generation of this process.
 
     Args:
-        ledger: where they are kept; begun with `run`, or found to be of the same run.
-        policy: decides the weights.
-        run: what determines the stream beside the observations.
-        wait_s: how long a round may wait for its losses, in seconds.
-        job: name of the job that this process is a rank of; None: a single process.
-        on_bad_loss: what a report with a loss that is not a finite number does.
-        held_out: evaluation skills that are measured elsewhere; None: the skills of the run.
+        ledger: Ledger of the run. An empty ledger begins with `run`, and another ledger must hold an equal run.
+        policy: Policy that decides the weights.
+        run: Facts that determine the stream together with the observations.
+        wait_s: Maximal time that a round waits for its losses, in seconds.
+        job: Name of the job to which this rank belongs. None: a single process.
+        on_bad_loss: Effect of a report with a NaN or an infinite loss, "stop" or "leave-out".
+        held_out: Evaluation skills with held-out samples elsewhere. None: the skills of the run.
 
     Raises:
-        PolicyError: the policy does not fit the skills.
-        LedgerError: the ledger is of another run.
+        PolicyError: The policy does not fit the skills.
+        LedgerError: The ledger belongs to another run.
     """
 
     def __init__(
@@ -93,26 +96,28 @@ class Rounds:
         self._reporter: tuple[int, int] | None = None
         self._parent = (0, 0)
         self.follows = False
-        """Whether this process is a rank that leaves the reports to another one."""
+        """Whether this process is a rank that leaves the reports to another rank."""
 
     @property
     def digest(self) -> str:
-        """The checksum of run.json."""
+        """Checksum of run.json."""
         return self.run.checksum
 
     # --- generations -------------------------------------------------------------------------------------------------
 
     def resume(self, draw: int, generation: int | None, *, anew: bool = False) -> str | None:
-        """Go on from a draw in a new generation, or in one that another rank has begun.
+        """Continue from a draw in a new generation, or join the generation that another rank has begun.
 
         Args:
-            anew: begin again at draw 0, without the losses that were reported there.
+            draw: Number of draws consumed.
+            generation: Number of the generation to join. None: begin a generation, or join the generation of the same job.
+            anew: Begin again at draw 0, without the losses that were reported at draw 0.
 
         Returns:
-            What was cut off, as a part of a sentence; None if nothing was.
+            The records that the new generation leaves behind, as a part of a sentence. None if no record is left behind.
 
         Raises:
-            LedgerError: the generation is not there or begins at another draw; a record that is kept is damaged.
+            LedgerError: The generation does not exist or begins at another draw, or a record before the draw is damaged.
         """
         begun = self.look(draw, generation)
         if begun:
@@ -120,16 +125,19 @@ class Rounds:
         before = self.records
         record = before.begin_next(draw, self.job, anew=anew)
         if not self.ledger.put(generation_name(record.generation), record.to_bytes()):
-            return self.resume(draw, generation, anew=anew)  # another process was faster: look again
-        self.ledger.flush()  # records of this generation must not outlive the record that says what they go on from
+            # Another process was faster. If the other process is a rank of the same job, the second look joins its generation.
+            return self.resume(draw, generation, anew=anew)
+        # Synced before anything is written in the new generation. If a power failure lost this record and left later records,
+        # the later records would stand in a generation whose predecessor is unknown.
+        self.ledger.flush()
         self._see(Records(self.ledger, self.run, record.generation))
         return self._cut_off(before, record.num_rounds, record.num_observations)
 
     def look(self, draw: int, generation: int | None) -> bool:
-        """Read through a generation, or through the newest one. Return whether this process joins it.
+        """Read through a generation, or through the newest generation. Return whether this process joins the generation.
 
         Raises:
-            LedgerError: the generation is not there, or begins at another draw.
+            LedgerError: The generation does not exist, or begins at another draw.
         """
         records = (
             records_to_resume(self.ledger, self.run)
@@ -154,34 +162,36 @@ class Rounds:
         self._checked = False
 
     def _cut_off(self, before: Records, num_rounds: int, num_observations: int) -> str | None:
-        """The losses and rounds of the generation before that are not kept, as a part of a sentence; None if nothing is cut off."""
+        """Describe the losses and rounds that a new generation leaves behind, as a part of a sentence. Return None if there are none."""
         folder = f"generations/{before.generation:08d}"
         of_rounds, of_observations = (folder_of(before.generation, kind) for kind in ("rounds", "observations"))
         rounds = [number for number in numbers_in(self.ledger, of_rounds) if number >= num_rounds]
         reports = [number for number in numbers_in(self.ledger, of_observations) if number >= num_observations]
         if not reports and (self.run.lag != "live" or not rounds):
-            return None  # rounds that a loader had decided ahead are decided alike again
+            return None  # a loader decided these rounds ahead, and without later losses they are decided again with equal content
         return f"later losses ({len(reports):,}) and rounds ({len(rounds):,}) are left behind in {self.ledger}/{folder}"
 
     # --- losses in ---------------------------------------------------------------------------------------------------
 
     def report(self, step: int, draw: int, losses: Mapping[str, Any], loss: LossKind) -> None:
-        """Record an observation; ObservationError as `Mixer.report`."""
+        """Record an observation; ObservationError as in `Mixer.report`."""
         if loss != self.run.loss:
             raise ObservationError(
                 f"losses at step {step} are {loss.sentence}, and this run's losses are {self.run.loss.sentence}: give Mixer(loss=...) and the losses "
                 "the same reduction and the same masking."
             )
+        # All checks come before the put, because a put cannot be taken back.
         values, left_out = self._values(step, losses, self._eval_skills)
         self.records.refuse_superseded()
         self._refuse_far(step, draw)
         self._put_observation(step, draw, values, left_out)
-        self._reporter = _here()
+        # A wait for losses in the thread that reports would never end. `_horizon` uses the mark to fail at once.
+        self._reporter = _process_and_thread()
 
     def _values(
         self, step: int, losses: Mapping[str, Any], named: tuple[str, ...]
     ) -> tuple[Mapping[str, float | None], bool]:
-        """The losses as numbers, and whether the policy is not to see them."""
+        """Check the losses. Return the losses as numbers, and whether they are hidden from the policy."""
         may_overflow = self.on_bad_loss == "leave-out"
         may_miss = self.policy.may_miss_losses
         values = check_losses(losses, named, step=step, may_miss=may_miss, may_overflow=may_overflow)
@@ -189,19 +199,21 @@ class Rounds:
         return {name: None if overflows(value) else value for name, value in values.items()}, left_out
 
     def _refuse_far(self, step: int, draw: int) -> None:
-        """ObservationError for a draw that no model can have seen yet."""
+        """Raise ObservationError for a draw that no model can have seen yet."""
         round_draws = self.run.round_draws
         if draw <= (self.records.rounds.newest_in_memory + 2) * round_draws:
             return
-        num_rounds = self.records.rounds.num()  # other processes may have decided rounds that this one has not read
+        num_rounds = self.records.rounds.num()  # other processes may have decided rounds that this process has not read
         if draw > (num_rounds + 1) * round_draws:
             raise ObservationError(
                 f"losses of step {step} are of draw {draw:,}, but the stream has been decided up to draw {num_rounds * round_draws:,} only, so "
-                f"no model can have seen more than a round of {round_draws:,} beyond it. `step` counts optimizer steps, and step_draws the "
+                f"no model can have seen more than a round of {round_draws:,} draws beyond it. `step` counts optimizer steps, and step_draws the "
                 "samples of one step: check both. Nothing was recorded."
             )
 
     def _put_observation(self, step: int, draw: int, losses: Mapping[str, float | None], left_out: bool) -> None:
+        # Two reporters may race for a number. The put of the slower reporter fails, and the loop compares its draw with the
+        # observation of the faster reporter. So the draws of the observations rise without a lock.
         while True:
             number = self._newest_number() + 1
             last = self._observation(number - 1) if number else None
@@ -209,6 +221,7 @@ class Rounds:
                 self._refuse_earlier(step, draw, losses)
                 return
             if last is None and self.run.initial_losses and draw:
+                # A round that waits for draw 0 would accept a later report in its place, in silence.
                 raise ObservationError(
                     f"the first losses of this run are of step {step} (draw {draw:,}), but policy {self.run.policy} begins with the losses of the "
                     "model before the first step. Evaluate the model before the first step and report(0, losses), or give "
@@ -228,12 +241,12 @@ class Rounds:
                 return
 
     def _refuse_earlier(self, step: int, draw: int, losses: Mapping[str, float | None]) -> None:
-        """ObservationError unless the same losses stand at this draw."""
+        """Raise ObservationError unless the ledger holds the same losses at this draw."""
         record = self._observation_at(draw)
         if record is None:
             raise ObservationError(
-                f"losses of step {step} (draw {draw:,}) come too late: {self.ledger} holds those of draw "
-                f"{self._last_draw():,}. Report in the order of steps. A run that goes on from a checkpoint calls "
+                f"losses of step {step} (draw {draw:,}) come too late: {self.ledger} already holds losses of draw "
+                f"{self._last_draw():,}. Report in the order of steps. A run that continues from a checkpoint calls "
                 "mixer.load_state_dict() first, and a run that starts again from its beginning calls mixer.restart()."
             )
         changed = artefact.differences(
@@ -242,18 +255,18 @@ class Rounds:
         if changed:
             raise ObservationError(
                 f"{self.ledger} already holds other losses for step {record.step}, draw {record.draw:,}: {'; '.join(changed[:3])}. "
-                "A run that goes on from a checkpoint calls mixer.load_state_dict(), one that starts again from its beginning calls "
-                f"mixer.restart(), and a new run takes a new ledger directory.{self._other_job()}"
+                "A run that continues from a checkpoint calls mixer.load_state_dict(), a run that starts again from its beginning calls "
+                f"mixer.restart(), and a new run needs a new ledger directory.{self._other_job()}"
             )
 
     def _other_job(self) -> str:
-        """The advice for a job that was started again under the same name, and so has joined the generation of the dead one."""
+        """Return the advice for a job that was started again under its old name: the job has joined the generation of the dead job."""
         if self.job is None:
             return ""
         return f" If job {self.job!r} was started again, give it another name: Mixer(job=...), such as the job's number and the number of its restart."
 
     def step_reported_at(self, draw: int) -> int | None:
-        """The step of the newest observation if that observation is of this draw; else None."""
+        """Return the step of the newest observation if the observation is of this draw, else None."""
         number = self._newest_number()
         newest = self._observation(number) if number >= 0 else None
         return newest.step if newest is not None and newest.draw == draw else None
@@ -261,7 +274,9 @@ class Rounds:
     # --- observations of this generation -----------------------------------------------------------------------------
 
     def _newest_number(self) -> int:
-        """The number of the newest observation; -1 if there is none. One look per new observation."""
+        """Return the number of the newest observation, or -1 without observations."""
+        # The folder is listed once. From then on a read of the next name tells whether another process has reported, because
+        # the numbers have no gaps.
         if self._num_observations is None:
             self._num_observations = self.records.observations.num()
         while self.records.observations.get(self._num_observations) is not None:
@@ -275,12 +290,12 @@ class Rounds:
         return record
 
     def _last_draw(self) -> int:
-        """The draw of the newest observation; -1 if there is none."""
+        """Return the draw of the newest observation, or -1 without observations."""
         number = self._newest_number()
         return self._observation(number).draw if number >= 0 else -1
 
     def _reaches(self, draw: int) -> bool:
-        """Whether an observation of this draw or a later one is there; no look into the ledger if one is known."""
+        """Return whether an observation of this draw or a later draw exists. A known observation spares the look into the ledger."""
         known = self._num_observations
         return bool(known and self._observation(known - 1).draw >= draw) or self._last_draw() >= draw
 
@@ -295,7 +310,8 @@ class Rounds:
         return None
 
     def num_observed(self, draw: int) -> tuple[int, str | None]:
-        """How many observations are of this draw or an earlier one, and the checksum of the last of them."""
+        """Count the observations up to a draw. Return the number and the checksum of the last observation counted."""
+        # From the newest observation backwards, because a state is usually saved near the newest observation.
         number = self._newest_number()
         while number >= 0 and self._observation(number).draw > draw:
             number -= 1
@@ -304,12 +320,12 @@ class Rounds:
     # --- rounds ------------------------------------------------------------------------------------------------------
 
     def round(self, number: int) -> RoundRecord:
-        """A round of the ledger; decided now if nobody has yet.
+        """Return a round of the ledger. Decide an undecided round.
 
         Raises:
-            EndOfStream: the stream ends before it.
-            RoundError: the losses that it needs did not come within `wait_s`.
-            LedgerError: a record is damaged or missing, or the run was resumed elsewhere.
+            EndOfStream: The stream ends before the round.
+            RoundError: The losses for the round did not arrive within `wait_s`.
+            LedgerError: A record is damaged or missing, or the run was resumed elsewhere.
         """
         self._remember_parent()
         record = self.records.rounds.get(number)
@@ -319,7 +335,7 @@ class Rounds:
         return record
 
     def decided(self, number: int) -> RoundRecord | None:
-        """A round of the ledger, or None if nobody has decided it."""
+        """Return a round of the ledger, or None for an undecided round."""
         return self.records.rounds.get(number)
 
     def _decide_up_to(self, number: int) -> RoundRecord:
@@ -336,7 +352,9 @@ class Rounds:
         return record
 
     def _first_undecided(self, number: int) -> int:
-        """The first round that has to be decided for round `number`, which was not there at the last look."""
+        """Find the first undecided round up to round `number`, which was undecided at the last look."""
+        # The first call lists the folder, which finds a missing round between other rounds. While a loader reads on, two reads
+        # replace the listing: the round before exists and the round after does not, so only round `number` is undecided.
         follows = number == 0 or self.records.rounds.get(number - 1) is not None
         if self._checked and follows and self.ledger.get(self.records.rounds.name(number + 1)) is None:
             return number
@@ -344,7 +362,7 @@ class Rounds:
         return min(self.records.rounds.num(), number)  # LedgerError where a round is missing between others
 
     def last_round(self) -> RoundRecord:
-        """The round that ends the stream of a policy that reads no losses and whose `repeat` ends it; nothing is written."""
+        """Compute the last round of a stream that ends. The policy must read no losses. Nothing is written."""
         record: RoundRecord | None = None
         number = 0
         while record is None or record.num_draws == self.run.round_draws:
@@ -353,23 +371,28 @@ class Rounds:
         return record
 
     def _put(self, record: RoundRecord) -> RoundRecord:
-        """Put a round, or read the one that another process put first."""
+        """Put a round, or read the round that another process put first."""
+        # This check only stops a stale process early. The generation in the name keeps a stale process away from the records
+        # that the living processes read, even if the run is resumed between the check and the put.
         self.records.refuse_superseded()
         if self.ledger.put(self.records.rounds.name(record.round), record.to_bytes()):
             self.records.rounds.keep(record.round, record)
             return record
         known = self.records.rounds.get(record.round)
         if known is None:
-            raise LedgerError(f"{self.ledger}/{self.records.rounds.name(record.round)} vanished after it was put.")
+            raise LedgerError(
+                f"{self.ledger}/{self.records.rounds.name(record.round)} vanished after another process put the record. {REMEDY}"
+            )
         return known
 
     def _remember_parent(self) -> None:
-        """Remember the id of the parent process, while the parent process still runs."""
+        """Store the id of the parent process while the parent process still runs."""
+        # Not at construction: a mixer is built in the main process, and a worker begins with a copy.
         if self._parent[0] != os.getpid():
             self._parent = os.getpid(), os.getppid()
 
     def _wait_for(self, ready: Callable[[], bool], timeout_s: float) -> bool:
-        """Poll until ready or time is up; stop at once when the run was resumed elsewhere or the trainer is gone."""
+        """Poll until `ready` returns True or the time is over. Raise at once if the run was resumed elsewhere or the trainer is gone."""
 
         def is_ready() -> bool:
             if ready():
@@ -386,11 +409,17 @@ class Rounds:
     # --- one round ---------------------------------------------------------------------------------------------------
 
     def _decide(self, number: int, previous: RoundRecord | None) -> RoundRecord:
+        """Compute a round from the run, the round before and the observations. Wait for the observations if necessary."""
+        # The policy's state, the carry and the drawn samples come from the record of the round before, not from this process.
+        # So every process computes the same record, and a process that joins late needs no history.
         state = self._initial_state if previous is None else previous.policy_state
         observed_to = -1 if previous is None else previous.observed_to
+        # The horizon never goes back, so an observation that an earlier round has used stays used.
         horizon = max(observed_to, self._horizon(number))
         num_observed = 0 if previous is None else previous.num_observed
         observations = self._observed(num_observed, horizon) if self.policy.reads_losses else []
+        # The round before names the checksum of its last observation. A changed observation breaks the chain, and is refused
+        # before a decision rests on it.
         if previous is not None and observations and previous.last_observation not in (None, observations[0].previous):
             raise LedgerError(
                 f"{self.ledger}/{self.records.rounds.name(previous.round)} {DECIDED_WITH_ANOTHER} {REMEDY}"
@@ -427,8 +456,8 @@ class Rounds:
         )
 
     def _observed(self, first: int, to_draw: int) -> list[ObservationRecord]:
-        """The observations numbered `first` or higher, up to a draw."""
-        self._newest_number()  # LedgerError where an observation is missing between others
+        """Read the observations from number `first` on, up to a draw."""
+        self._newest_number()  # LedgerError if an observation is missing between other observations
         records: list[ObservationRecord] = []
         while (record := self.records.observations.get(first + len(records))) is not None and record.draw <= to_draw:
             records.append(record)
@@ -445,7 +474,10 @@ class Rounds:
         )
 
     def _counted(self, record: ObservationRecord, previous: RoundRecord | None) -> Observation:
-        """An observation with what was drawn of each skill up to it, and the round of its last draw; those of decided rounds count."""
+        """Complete an observation with the draws of each skill up to the observation and the round of its last draw.
+
+        Only the draws of decided rounds are counted.
+        """
         losses = {name: loss for name, loss in record.losses.items() if loss is not None}
         number = -1 if previous is None else min((record.draw - 1) // self.run.round_draws, previous.round)
         if number < 0:
@@ -465,15 +497,20 @@ class Rounds:
         return weights
 
     def _num_draws(self, number: int, counts: Int[np.ndarray, " skill"], unseen: Int[np.ndarray, " skill"]) -> int:
-        """How many draws the round gives: with "stop", those before the first that would repeat a sample."""
+        """Count the draws of the round. With repeat="stop" the round ends before the first draw that would repeat a sample."""
         if self.run.repeat != "stop" or np.all(counts <= unseen):
             return int(counts.sum())
         skill, slot = interleave(counts, "round", self.run.seed, number)
+        # Slots are numbered skill by skill, so the slot minus the first slot of the skill counts the skill's earlier draws.
         earlier = slot - (np.cumsum(counts) - counts)[skill]
         return int(np.argmax(earlier >= unseen[skill]))
 
     def _horizon(self, number: int) -> int:
-        """The draw up to which round `number` uses observations; waits until they must all be there."""
+        """Return the draw up to which round `number` uses observations. Wait until all observations up to the draw must exist.
+
+        An observation at the draw or later ends the wait. Draws of observations rise, so from then on no new observation can come
+        before the draw, and every process that decides the round sees the same observations.
+        """
         if not self.policy.reads_losses:
             return -1
         lag, initial = self.run.lag, self.run.initial_losses
@@ -487,38 +524,38 @@ class Rounds:
             needed = (number - lag) * self.run.round_draws
         if needed == 0 and self._last_draw() < 0 and self._is_alone():
             raise RoundError(self._unmeasured())
-        would_wait_for_itself = self._reporter == _here()
+        would_wait_for_itself = self._reporter == _process_and_thread()
         if not self._wait_for(lambda: self._reaches(needed), 0.0 if would_wait_for_itself else self.wait_s):
             raise RoundError(self._stall(number, needed, would_wait_for_itself))
         return self._last_draw() if lag == "live" else needed
 
     def _is_alone(self) -> bool:
-        """Whether nobody but this process can report: it is no loader worker, and no rank of a job that has a name."""
+        """Return whether only this process can report: this process is no loader worker and no rank of a named job."""
         return self.job is None and multiprocessing.parent_process() is None and not self.follows
 
     def _unmeasured(self) -> str:
         return (
-            f"policy {self.run.policy} begins with the losses of the model before the first step, and nothing was reported yet. Evaluate the "
+            f"policy {self.run.policy} begins with the losses of the model before the first step, and no losses were reported yet. Evaluate the "
             "model before the first step and call mixer.report(0, losses), or give Mixer(initial_losses=False)."
         )
 
     def refuse_unmeasured(self) -> None:
-        """RoundError if the losses of draw 0 are needed and missing."""
+        """Raise RoundError if the losses of draw 0 are required and missing."""
         if self.run.initial_losses and self._last_draw() < 0:
             raise RoundError(self._unmeasured())
 
     def refuse_begun(self) -> None:
-        """LedgerError if a process that begins at draw 0 finds the losses of an earlier attempt."""
+        """Raise LedgerError if a process begins at draw 0 and the ledger holds losses of an earlier attempt."""
         if self._reporter is None and self._last_draw() > 0:
             raise LedgerError(
                 f"{self.ledger} holds losses of an earlier attempt, up to draw {self._last_draw():,}, and this process begins at draw 0. Call "
-                "mixer.load_state_dict(state) to go on from a checkpoint, or mixer.restart() to begin again (the earlier records stay in the "
-                "ledger), or give a new ledger directory. To look at draws that were decided, use mixer.batch(first, num)."
+                "mixer.load_state_dict(state) to continue from a checkpoint, or mixer.restart() to begin again (the earlier records stay in the "
+                "ledger), or give a new ledger directory. To read decided draws, use mixer.batch(first, num)."
             )
 
     def _stall(self, number: int, needed: int, would_wait_for_itself: bool) -> str:
         last, round_draws = self._last_draw(), self.run.round_draws
-        seen = f"the last observation is of draw {last:,}" if last >= 0 else "nothing was reported yet"
+        seen = f"the last observation is of draw {last:,}" if last >= 0 else "no losses were reported yet"
         hint = (
             " With lag=1 the loader would not wait here."
             if self.run.lag == 0 and max(last, 0) >= needed - round_draws
@@ -526,12 +563,11 @@ class Rounds:
         )
         if would_wait_for_itself:
             return (
-                f"round {number} needs losses at draw {needed:,} or later; {seen}, and the thread that reports is the one that asks for "
-                f"this round, so it would wait for itself. Report at least once per round of {round_draws:,} draws, before "
-                f"drawing on.{hint}"
+                f"round {number} needs losses at draw {needed:,} or later, and {seen}. The thread that reports also asks for this round, so the "
+                f"thread would wait for itself. Report at least once per round of {round_draws:,} draws, before the thread reads on.{hint}"
             )
         return (
-            f"waited {self.wait_s:g} s for round {number}; {seen} and round {number} needs one at {needed:,} or later. Is the trainer "
+            f"waited {self.wait_s:g} s for round {number}: {seen}, and round {number} needs an observation at {needed:,} or later. Is the trainer "
             f"still calling report() once per round?{hint}"
         )
 
@@ -544,18 +580,19 @@ class Rounds:
 
 
 def warn_of_repetition(skills: Sequence[str], where: str, *, stacklevel: int = 2) -> None:
-    """Warn once of all skills that pass `MANY_EPOCHS` epochs."""
-    one = len(skills) == 1
+    """Issue a single warning about all skills that pass `MANY_EPOCHS` epochs."""
+    is_single = len(skills) == 1
     warnings.warn(
-        f"skill{'' if one else 's'} {name_some(map(repr, skills))} pass{'es' if one else ''} {MANY_EPOCHS} epochs {where}: repeated so "
-        f"often, data is worth much less. Lower {'its weight' if one else 'their weights'}, or end the repetition by `repeat='cap:4'`.",
+        f"skill{'' if is_single else 's'} {name_some(map(repr, skills))} pass{'es' if is_single else ''} {MANY_EPOCHS} epochs {where}: repeated so "
+        f"often, data is worth much less. Lower {'its weight' if is_single else 'their weights'}, or end the repetition by `repeat='cap:4'`.",
         RepetitionWarning,
         stacklevel=stacklevel,
     )
 
 
 def wait_for(ready: Callable[[], bool], timeout_s: float) -> bool:
-    """Poll until ready or time is up, less and less often (1 ms to 0.1 s); whether it is ready."""
+    """Poll until `ready` returns True or the time is over. Return whether `ready` returned True."""
+    # The pause doubles from 1 ms, so that a short wait ends promptly, up to 0.1 s, so that a long wait costs little.
     end, pause = time.monotonic() + timeout_s, 0.001
     while not ready():
         if time.monotonic() > end:
@@ -566,15 +603,14 @@ def wait_for(ready: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _parent_is_gone(parent: int) -> bool:
-    """Whether this process is a worker of multiprocessing, such as a loader worker, and its trainer has ended.
-
-    Two signs are needed. A forked worker inherits the write ends of the pipes of the workers before it, so the sentinel of the trainer
-    may stay silent after the trainer ended. But a process whose parent ended gets another parent at once, so the parent's process id
-    changes. With a forkserver the parent is the server and does not change, and there the sentinel is reliable.
+    """Return whether this process is a worker of multiprocessing, such as a loader worker, whose trainer has ended.
 
     Args:
-        parent: process id of the parent when this process began.
+        parent: Process id of the parent when this process began.
     """
+    # Two signs are needed. A forked worker inherits the write ends of the pipes of earlier workers, so the sentinel of the
+    # trainer may stay silent after the trainer ended. But a process whose parent ended gets another parent at once, so the
+    # parent's process id changes. With a forkserver the parent is the server and does not change, and the sentinel is reliable.
     started_by = multiprocessing.parent_process()
     if started_by is None:
         return False
@@ -582,7 +618,8 @@ def _parent_is_gone(parent: int) -> bool:
 
 
 def _open_run(ledger: Ledger, run: RunRecord) -> None:
-    """Begin the run, or join it; LedgerError if the ledger is of another run, naming what differs."""
+    """Begin the run, or join the run; LedgerError with the differences if the ledger belongs to another run."""
+    # Put first, then read: if two processes begin the run at the same time, both compare with the record that won.
     ledger.put(RUN, run.to_bytes())
     begun = read_record(ledger, RUN, RunRecord)
     assert begun is not None
@@ -591,11 +628,11 @@ def _open_run(ledger: Ledger, run: RunRecord) -> None:
     )
     if changed:
         raise LedgerError(
-            f"{ledger} is the ledger of another run: {'; '.join(changed[:4])}. A run's stream is fixed by these; go on with "
-            "the same, or give a new ledger directory."
+            f"{ledger} is the ledger of another run: {'; '.join(changed[:4])}. These values determine the stream of a run. Continue with "
+            "the values of the run, or give a new ledger directory."
         )
 
 
-def _here() -> tuple[int, int]:
-    """This process and thread."""
+def _process_and_thread() -> tuple[int, int]:
+    """Return the ids of this process and of this thread."""
     return os.getpid(), threading.get_ident()

@@ -99,7 +99,7 @@ def test_the_error_of_a_stall_names_the_missing_report(shards: ShardSet, tmp_pat
     with pytest.raises(
         RoundError,
         match=re.escape(
-            f"waited 0.05 s for round {lag + 1}; nothing was reported yet and round {lag + 1} needs one at 40 or later. {HINTS[lag]}"
+            f"waited 0.05 s for round {lag + 1}: no losses were reported yet, and round {lag + 1} needs an observation at 40 or later. {HINTS[lag]}"
         ),
     ):
         one.round(lag + 1)
@@ -108,7 +108,7 @@ def test_the_error_of_a_stall_names_the_missing_report(shards: ShardSet, tmp_pat
     with pytest.raises(
         RoundError,
         match=re.escape(
-            f"for round {lag + 2}; the last observation is of draw 40 and round {lag + 2} needs one at 80 or later. {HINTS[lag]}"
+            f"for round {lag + 2}: the last observation is of draw 40, and round {lag + 2} needs an observation at 80 or later. {HINTS[lag]}"
         ),
     ):
         one.round(lag + 2)
@@ -132,7 +132,7 @@ def test_what_a_report_before_and_after_a_resume_does(shards: ShardSet, tmp_path
     with pytest.raises(ObservationError, match=r"already holds other losses for step 80, draw 80: losses.add"):
         after.report(80, losses_at(81), draw=80)
     with pytest.raises(
-        ObservationError, match=r"losses of step 60 \(draw 60\) come too late: .* holds those of draw 80"
+        ObservationError, match=r"losses of step 60 \(draw 60\) come too late: .* holds losses of draw 80"
     ):
         after.report(60, losses_at(60), draw=60)
     after.report(120, losses_at(999), draw=120)  # left behind: the run goes its own way from the checkpoint on

@@ -166,7 +166,7 @@ def test_losses_of_an_earlier_draw_than_the_last_are_an_error(one: Mixer) -> Non
     one.report(16, GOOD)
     assert one.round(2).observed_to == 64
     with pytest.raises(
-        ObservationError, match=r"losses of step 4 \(draw 32\) come too late: .* holds those of draw 128\."
+        ObservationError, match=r"losses of step 4 \(draw 32\) come too late: .* holds losses of draw 128\."
     ):
         one.report(4, GOOD)
     assert one.num_observations == 1
@@ -193,7 +193,7 @@ def test_a_round_whose_losses_never_come_says_which_are_missing(shards: ShardSet
     with pytest.raises(
         RoundError,
         match=re.escape(
-            "waited 0.2 s for round 2; the last observation is of draw 64 and round 2 needs one at 128 or later. Is the trainer "
+            "waited 0.2 s for round 2: the last observation is of draw 64, and round 2 needs an observation at 128 or later. Is the trainer "
             "still calling report() once per round? With lag=1 the loader would not wait here."
         ),
     ):
@@ -208,7 +208,7 @@ def test_a_thread_that_would_wait_for_its_own_report_is_told_at_once(
     strict = build(shards, tmp_path, lag=0, wait_s=600.0)
     strict.report(4, GOOD)
     with pytest.raises(
-        RoundError, match=re.escape("so it would wait for itself. Report at least once per round of 64 draws")
+        RoundError, match=re.escape("so the thread would wait for itself. Report at least once per round of 64 draws")
     ):
         strict.round(1)
 

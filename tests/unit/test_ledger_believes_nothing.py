@@ -224,7 +224,7 @@ def test_a_generation_whose_record_was_changed_is_left_behind_by_a_resume_from_b
     again.report(48, {**GOOD, "add": 0.5})
     assert (again.num_observations, again.round(7).observations) == (7, [384])
     lost = build(shards, tmp_path)
-    with pytest.raises(LedgerError, match="is another one than the checkpoint names"):
+    with pytest.raises(LedgerError, match="that the checkpoint names"):
         lost.load_state_dict(after)
 
 
@@ -305,7 +305,7 @@ def test_a_policy_that_reads_no_losses_goes_on_beside_an_empty_ledger(shards: Sh
     other = build(shards, tmp_path / "two", policy=proportional())
     other.load_state_dict(one.state_at(200).model_dump(by_alias=True))
     assert [other.draw, *other.ids(200, 50)] == [200, *expected]
-    with pytest.raises(LedgerError, match="is another one than the checkpoint names"):
+    with pytest.raises(LedgerError, match="is not the round that the checkpoint names"):
         other.load_state_dict({**one.state_at(200).model_dump(by_alias=True), "round": "0" * 32})
 
 
@@ -319,7 +319,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again(shards: ShardS
         with pytest.raises(LedgerError, match=re.escape("or mixer.restart() to begin again")):
             begin()
     with pytest.raises(
-        ObservationError, match=re.escape("one that starts again from its beginning calls mixer.restart()")
+        ObservationError, match=re.escape("a run that starts again from its beginning calls mixer.restart()")
     ):
         again.report(0, {**GOOD, "add": 1.0000001})
     with pytest.warns(UserWarning, match=r"resumed at draw 0: later losses \(6\)"):
@@ -388,11 +388,14 @@ def test_the_losses_before_the_first_step_reach_the_round_of_the_lag(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"step": 10**12}, "decided up to draw 64 only, so no model can have seen more than a round of 64 beyond it"),
+        (
+            {"step": 10**12},
+            "decided up to draw 64 only, so no model can have seen more than a round of 64 draws beyond it",
+        ),
         ({"step": 10**30}, "give a whole number from 0 to 2**62"),
         ({"step": -1}, "step is -1: give a whole number from 0 to 2**62"),
         ({"step": True}, "step is True: give a whole number >= 0"),
-        ({"step": 1, "draw": 2**62}, "no model can have seen more than a round of 64 beyond it"),
+        ({"step": 1, "draw": 2**62}, "no model can have seen more than a round of 64 draws beyond it"),
         ({"step": 2**60}, "would be of draw 9,223,372,036,854,775,808: a draw is between 0 and 2**62"),
         ({"step": 1, "draw": -3}, "draw is -3: give a whole number"),
         ({"step": 1, "losses": {**GOOD, "add": np.array([1.0, 2.0])}}, "are not finite numbers >= 0: add is [1. 2.]"),

@@ -275,14 +275,16 @@ def test_arguments_of_packing_that_cannot_be_are_refused(uneven: ShardSet, count
     ):
         PackedTokens(one, counts, block_tokens=8, separator="<eso>")
     strict = mixer(uneven, tmp_path / "strict", policy=skill_it(SkillGraph.identity(uneven.skills), eta=1.0), lag=0)
-    with pytest.raises(PolicyError, match="a block reaches over that end, so it would wait for itself"):
+    with pytest.raises(PolicyError, match="A block that reaches over the end of a round would wait for losses"):
         PackedTokens(strict, counts, block_tokens=8, separator=EOS)
 
 
 def test_a_state_of_something_else_is_refused(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
     one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
     other = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=16, separator=EOS)
-    with pytest.raises(LedgerError, match="this state is of block_tokens 16, but here block_tokens is 8"):
+    with pytest.raises(
+        LedgerError, match="this state was saved with block_tokens 16, but block_tokens of this stream is 8"
+    ):
         one.load_state_dict(other.state_dict())
     with pytest.raises(LedgerError, match=r"no state of packed tokens \(schemas/packed-2.json\)"):
         one.load_state_dict(one.mixer.state_dict())
