@@ -1,4 +1,4 @@
-"""`skillshard regroup`: other skills for samples that have some."""
+"""`skillshard regroup`: change the skills of tags."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,33 +9,34 @@ from skillshard.bars import Bars
 from skillshard.cli.options import (
     HOW,
     WHAT,
+    Nodes,
     Out,
-    RayAddress,
     Verb,
-    Workers,
-    backend_of,
+    grouped,
     path_on_all_nodes,
     place_on_all_nodes,
 )
 
 
+@grouped
 def regroup(
     tags: Annotated[
         list[str],
         typer.Argument(
             parser=place_on_all_nodes,
             metavar="TAGS",
-            help="Finished tags. Of two directories, made from one corpus, every pair of skills becomes a skill.",
+            help="Finished tags. With two directories of one corpus, every pair of skills becomes a skill.",
         ),
     ],
     out: Out,
+    *,
     mapping: Annotated[
         Path | None,
         typer.Option(
             "--map",
             parser=path_on_all_nodes,
             metavar="FILE",
-            help='JSON file {"old": "new"} that renames and merges skills; "*" names all others.',
+            help='JSON file {"old": "new"} that renames and merges skills. "*" stands for all others.',
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -53,8 +54,8 @@ def regroup(
         typer.Option(
             "--rest",
             metavar="NAME",
-            help="Skill that takes the small ones.",
-            show_default="the nearest skill takes each",
+            help="Skill that takes the small skills.",
+            show_default="the nearest skill",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -64,15 +65,14 @@ def regroup(
             "--graph",
             parser=path_on_all_nodes,
             metavar="FILE",
-            help="Skills graph whose rows say which skill is nearest.",
-            show_default="the mean embeddings say it",
+            help="Skills graph whose rows decide which skill is nearest.",
+            show_default="the mean embeddings decide",
             rich_help_panel=HOW,
         ),
     ] = None,
-    workers: Workers = None,
-    ray_address: RayAddress = None,
+    nodes: Nodes,
 ) -> None:
-    """Rename, merge or cross the skills of finished tags; the corpus is not read again."""
+    """Rename, merge or cross the skills of finished tags, without reading the corpus again."""
     from skillshard import taggers
     from skillshard.artefact import refuse_nested
     from skillshard.report.text import show_tags
@@ -93,14 +93,14 @@ def regroup(
             min_share=min_share,
             rest=rest,
             vectors=_rows(vectors),
-            backend=backend_of(workers, ray_address),
+            backend=nodes.backend(),
             on_stage=bars.stage,
         )
     show_tags(fewer)
 
 
 def _rows(graph: Path | None) -> dict[str, Any]:
-    """The row of each training skill of a graph."""
+    """Map each training skill of a graph to its row."""
     if graph is None:
         return {}
     from skillshard.graph.skill_graph import SkillGraph

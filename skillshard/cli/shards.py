@@ -1,4 +1,4 @@
-"""`skillshard shard` and `tokens`: what a trainer reads."""
+"""`skillshard shard` and `tokens`: write the data that a trainer reads."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,16 +8,13 @@ import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.options import (
-    CachePlace,
-    CacheSize,
+    Cache,
     CorpusPlaces,
+    Nodes,
     Out,
-    RayAddress,
     ShardsPlace,
-    Workers,
-    backend_of,
+    grouped,
     open_corpus,
-    parse_cache_size,
     parse_size,
     path_on_all_nodes,
 )
@@ -30,34 +27,38 @@ class Copies(StrEnum):
     drop = "drop"
 
 
+@grouped
 def shard(
     corpus: CorpusPlaces,
     tags: Annotated[
         Path,
         typer.Option(
-            "--tags", parser=path_on_all_nodes, metavar="TAGS", help="Tags of this corpus, from 'skillshard tag'."
+            "--tags", parser=path_on_all_nodes, metavar="TAGS", help="Tags of the corpus, from 'skillshard tag'."
         ),
     ],
     out: Out,
-    shard_bytes: Annotated[str, typer.Option("--shard-size", help="Size of a shard to aim at.")] = "64MB",
+    *,
+    shard_bytes: Annotated[
+        str, typer.Option("--shard-size", metavar="SIZE", help="Approximate size of a shard.")
+    ] = "64MB",
     holdout: Annotated[
         float,
         typer.Option(
             "--holdout",
-            help="Share of the texts kept for measuring losses, by the hash of the text (NFC, case and white space folded): a text never "
-            "stands in train and in holdout. A skill that would have no held-out text holds out its lowest hash.",
+            metavar="SHARE",
+            help="Share of the texts that are held out for measuring losses. The hash of the folded text decides, so copies of a text "
+            "never stand in train and in holdout. Every skill has at least one held-out text.",
         ),
     ] = 0.01,
     copies: Annotated[
         Copies,
         typer.Option(
             "--copies",
-            help="Samples whose folded text stands earlier in the corpus, in any skill: 'keep' them, or 'drop' them into OUT/rejected with "
-            "the id of the first.",
+            help="Action on a sample whose folded text stands earlier in the corpus: 'keep' the sample, or 'drop' the sample into "
+            "OUT/rejected with the id of the first copy.",
         ),
     ] = Copies.keep,
-    workers: Workers = None,
-    ray_address: RayAddress = None,
+    nodes: Nodes,
 ) -> None:
     """Write a tagged corpus as per-skill WebDataset shards."""
     from skillshard.artefact import refuse_nested
@@ -77,12 +78,13 @@ def shard(
             shard_bytes=parse_size(shard_bytes, "--shard-size"),
             holdout=holdout,
             copies=copies.value,
-            backend=backend_of(workers, ray_address),
+            backend=nodes.backend(),
             on_stage=bars.stage,
         )
     show_shards(shards)
 
 
+@grouped
 def tokens(
     shards: ShardsPlace,
     tokenizer: Annotated[
@@ -91,33 +93,31 @@ def tokens(
             "--tokenizer",
             parser=path_on_all_nodes,
             metavar="FILE",
-            help="A tokenizer.json of Hugging Face's tokenizers.",
+            help="Tokenizer: a tokenizer.json of Hugging Face's tokenizers.",
         ),
     ],
     out: Out,
+    *,
     special_tokens: Annotated[
         bool, typer.Option("--special-tokens", help="Add the tokenizer's special tokens to each sample.")
     ] = False,
-    cache: CachePlace = None,
-    cache_bytes: CacheSize = None,
-    workers: Workers = None,
-    ray_address: RayAddress = None,
+    cache: Cache,
+    nodes: Nodes,
 ) -> None:
-    """Count the tokens of every sample: for weights in tokens, and for packing."""
+    """Count the tokens of every sample, for weights in tokens and for packed blocks."""
     from skillshard.artefact import refuse_nested
     from skillshard.report.text import show_tokens
-    from skillshard.shards.read import ShardSet
     from skillshard.shards.tokens import count_tokens
 
     refuse_nested(out, [shards])
-    most_bytes = parse_cache_size(cache, cache_bytes)
+    opened = cache.open(shards)
     with Bars(out) as bars:
         counts = count_tokens(
-            ShardSet.open(shards, cache=cache, cache_bytes=most_bytes),
+            opened,
             tokenizer,
             out,
             special_tokens=special_tokens,
-            backend=backend_of(workers, ray_address),
+            backend=nodes.backend(),
             on_stage=bars.stage,
         )
     show_tokens(counts)

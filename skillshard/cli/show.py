@@ -1,4 +1,4 @@
-"""`skillshard inspect` and `verify`."""
+"""`skillshard inspect` and `verify`: look at an artefact."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,20 +16,25 @@ def inspect(
         str | None,
         typer.Option(
             "--against",
-            help="Tags: how well they agree with a metadata field, or with other tags.",
+            help="Metadata field, or other tags, to compare tags with.",
             metavar="FIELD|TAGS",
         ),
     ] = None,
     corpus: Annotated[
         list[str] | None,
-        typer.Option("--corpus", help="The corpus, to read the field from; only where tags do not keep it."),
+        typer.Option(
+            "--corpus", metavar="CORPUS", help="Corpus to read the field from, if the tags do not hold the field."
+        ),
     ] = None,
     pictures: Annotated[
-        Path | None, typer.Option("--pictures", help="Tags: directory for pictures of sizes, map and agreement.")
+        Path | None,
+        typer.Option(
+            "--pictures", metavar="DIRECTORY", help="Directory for pictures of tags: sizes, map and agreement."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show what an artefact holds."""
+    """Show the contents of an artefact."""
     from skillshard.report.text import show
 
     if json:
@@ -50,7 +55,7 @@ def inspect(
 
 
 def verify(place: Artefact) -> None:
-    """Read every byte of an artefact and compare it with its manifest; exit 1 if anything is wrong."""
+    """Compare every byte of an artefact with its manifest. The exit code is 1 if anything is wrong."""
     from skillshard.verification import verify as find_faults
 
     with Bars() as bars, bars.working("verifying"):

@@ -1,30 +1,42 @@
-"""`skillshard synth`: the paper's corpora."""
+"""`skillshard synth`: generate the paper's corpora."""
 
 from typing import Annotated
 
 import typer
 
 from skillshard.bars import Bars
-from skillshard.cli.options import Out, parse_proportions
+from skillshard.cli.options import Out, Verb, parse_proportions
 from skillshard.printable import counted
 
 synth = typer.Typer(help="Generate the paper's synthetic corpora.", no_args_is_help=True)
 
 
-@synth.command()
+@synth.command(cls=Verb, epilog="    skillshard synth lego --k 5 --samples 10000 --out corpus")
 def lego(
-    k: Annotated[int, typer.Option("--k", min=1, max=26, help="Variables in the chain: the number of skills.")],
-    num_samples: Annotated[int, typer.Option("--samples", min=1, help="Number of samples.")],
+    k: Annotated[
+        int, typer.Option("--k", metavar="N", min=1, max=26, help="Number of variables in a chain, and of skills.")
+    ],
+    num_samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, help="Number of samples.")],
     out: Out,
     order: Annotated[
-        str, typer.Option("--order", help="'shuffled' clauses as in the paper, or 'chain': the easier ordered LEGO.")
+        str,
+        typer.Option(
+            "--order",
+            metavar="shuffled|chain",
+            help="Order of the clauses: shuffled as in the paper, or in the order of the chain, which is easier.",
+        ),
     ] = "shuffled",
     proportions: Annotated[
-        str, typer.Option("--proportions", help="'natural' (1:...:1:3:5), 'uniform', or numbers such as 1:2:4.")
+        str,
+        typer.Option(
+            "--proportions",
+            metavar="RATIO",
+            help="Sizes of the skills: 'natural' (1:...:1:3:5), 'uniform', or numbers such as 1:2:4.",
+        ),
     ] = "natural",
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the corpus.")] = 0,
 ) -> None:
-    """The paper's LEGO corpus: chains of variables; skill i asks for the i-th."""
+    """Generate the paper's LEGO corpus: chains of variables. Skill i asks for variable i."""
     from skillshard.synthetic.lego import write_lego
 
     with Bars(out) as bars, bars.working("generating"):
@@ -36,17 +48,24 @@ def lego(
     )
 
 
-@synth.command()
+@synth.command(cls=Verb, epilog="    skillshard synth addition --k 3 --samples 10000 --out corpus")
 def addition(
-    k: Annotated[int, typer.Option("--k", min=1, max=9, help="Digits of each number: the number of skills.")],
-    num_samples: Annotated[int, typer.Option("--samples", min=1, help="Number of samples.")],
+    k: Annotated[
+        int, typer.Option("--k", metavar="N", min=1, max=9, help="Number of digits of a number, and of skills.")
+    ],
+    num_samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, help="Number of samples.")],
     out: Out,
     proportions: Annotated[
-        str, typer.Option("--proportions", help="'natural' (13:14:18 for k=3), 'uniform', or numbers such as 1:2:4.")
+        str,
+        typer.Option(
+            "--proportions",
+            metavar="RATIO",
+            help="Sizes of the skills: 'natural' (13:14:18 for k=3), 'uniform', or numbers such as 1:2:4.",
+        ),
     ] = "natural",
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the corpus.")] = 0,
 ) -> None:
-    """The paper's addition corpus: sums of two numbers; skill i asks for the i-th digit from the right."""
+    """Generate the paper's addition corpus: sums of two numbers. Skill i asks for digit i from the right."""
     from skillshard.synthetic.addition import write_addition
 
     with Bars(out) as bars, bars.working("generating"):

@@ -1,5 +1,6 @@
-"""`skillshard tag`: four ways to give every sample of a corpus its skill, each a verb of its own."""
+"""`skillshard tag`: give every sample of a corpus its skill. Each of the four ways is a verb."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,23 +11,18 @@ from skillshard.cli.options import (
     HOW,
     WHAT,
     CorpusPlaces,
-    IdField,
-    MaxSampleBytes,
-    OnBadSample,
+    Nodes,
     Out,
-    PartitionSize,
-    RayAddress,
+    ProxyDevice,
+    ProxyTexts,
     Reading,
-    TextField,
     Verb,
-    Workers,
-    backend_of,
+    grouped,
     open_corpus,
     parse_range,
     parse_size,
     parse_skills,
     path_on_all_nodes,
-    proxy_on_all_nodes,
 )
 from skillshard.cli.words import in_options
 
@@ -35,16 +31,21 @@ tag = typer.Typer(
 )
 
 SENTENCE_MODEL = frozenset(("device", "batch_size", "dtype", "prompt", "max_length", "windows"))
-"""Options that only a sentence-transformers model obeys."""
+"""Options that only a sentence-transformers model has."""
 
 NumSkills = Annotated[
     str,
-    typer.Option("--skills", metavar="K|auto", help="Number of skills; 'auto' finds it.", rich_help_panel=WHAT),
+    typer.Option(
+        "--skills", metavar="K|auto", help="Number of skills, or 'auto' to choose the number.", rich_help_panel=WHAT
+    ),
 ]
 SkillsRange = Annotated[
     str,
     typer.Option(
-        "--skills-range", metavar="LEAST:MOST", help="Numbers of skills that --skills auto tries.", rich_help_panel=WHAT
+        "--skills-range",
+        metavar="LEAST:MOST",
+        help="Smallest and largest number of skills that --skills auto tries.",
+        rich_help_panel=WHAT,
     ),
 ]
 Seed = Annotated[
@@ -60,6 +61,7 @@ Seed = Annotated[
     skillshard tag metadata 'corpus/*.parquet' --field source --field language --out tags
     """,
 )
+@grouped
 def by_metadata(
     corpus: CorpusPlaces,
     fields: Annotated[
@@ -67,24 +69,18 @@ def by_metadata(
         typer.Option(
             "--field",
             metavar="PATH",
-            help="Field that names the skill, as a dotted path; repeat the option to join the values of several fields by '/'.",
+            help="Field that names the skill, as a dotted path. Repeat the option to join the values of several fields by '/'.",
             rich_help_panel=WHAT,
         ),
     ],
     out: Out,
-    on_bad_sample: OnBadSample = "stop",
-    max_sample_bytes: MaxSampleBytes = "16MiB",
-    id_field: IdField = "id",
-    text_field: TextField = "text",
-    partition_bytes: PartitionSize = "64MiB",
-    workers: Workers = None,
-    ray_address: RayAddress = None,
+    reading: Reading,
+    nodes: Nodes,
 ) -> None:
     """Take each sample's skill from its metadata."""
     from skillshard import taggers
 
-    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_bytes)
-    _tag(corpus, out, lambda bars: taggers.metadata(*fields), reading, workers, ray_address)
+    _tag(corpus, out, lambda bars: taggers.metadata(*fields), reading, nodes)
 
 
 @tag.command(
@@ -95,15 +91,20 @@ def by_metadata(
     skillshard tag embedding corpus/ --skills 9 --encoder models/all-MiniLM-L6-v2 --out tags
     """,
 )
+@grouped
 def by_embedding(
     corpus: CorpusPlaces,
     skills: NumSkills,
     out: Out,
+    *,
     skills_range: SkillsRange = "2:64",
     min_share: Annotated[
         float,
         typer.Option(
-            "--balance", metavar="SHARE", help="Least share of the samples that a skill gets.", rich_help_panel=WHAT
+            "--balance",
+            metavar="SHARE",
+            help="Smallest share of the samples that a skill may have.",
+            rich_help_panel=WHAT,
         ),
     ] = 0.0,
     encoder: Annotated[
@@ -124,18 +125,25 @@ def by_embedding(
     batch_size: Annotated[
         int,
         typer.Option(
-            "--batch-size", metavar="N", min=1, help="Texts that the model encodes at once.", rich_help_panel=HOW
+            "--batch-size",
+            metavar="N",
+            min=1,
+            help="Number of texts that the model encodes at once.",
+            rich_help_panel=HOW,
         ),
     ] = 32,
     dtype: Annotated[
         str,
         typer.Option(
-            "--dtype", metavar="TYPE", help="Type of its weights: float32, float16 or bfloat16.", rich_help_panel=HOW
+            "--dtype",
+            metavar="TYPE",
+            help="Data type of the model's weights: float32, float16 or bfloat16.",
+            rich_help_panel=HOW,
         ),
     ] = "float32",
     prompt: Annotated[
         str,
-        typer.Option("--prompt", metavar="TEXT", help="Text put before every text.", rich_help_panel=HOW),
+        typer.Option("--prompt", metavar="TEXT", help="Text that stands before every text.", rich_help_panel=HOW),
     ] = "",
     max_length: Annotated[
         int | None,
@@ -143,7 +151,7 @@ def by_embedding(
             "--max-length",
             metavar="N",
             min=1,
-            help="Tokens of a window.",
+            help="Number of tokens of a window.",
             show_default="the model's",
             rich_help_panel=HOW,
         ),
@@ -153,20 +161,15 @@ def by_embedding(
         typer.Option(
             "--windows",
             metavar="first|mean",
-            help="Windows of a long text that count: the first, or the mean of all.",
+            help="Embedding of a long text: of the first window, or the mean of all windows.",
             rich_help_panel=HOW,
         ),
     ] = "first",
     seed: Seed = 0,
-    on_bad_sample: OnBadSample = "stop",
-    max_sample_bytes: MaxSampleBytes = "16MiB",
-    id_field: IdField = "id",
-    text_field: TextField = "text",
-    partition_bytes: PartitionSize = "64MiB",
-    workers: Workers = None,
-    ray_address: RayAddress = None,
+    reading: Reading,
+    nodes: Nodes,
 ) -> None:
-    """Cluster the texts' embeddings; each cluster is a skill."""
+    """Cluster the embeddings of the texts. Each cluster is a skill."""
     from skillshard import taggers
 
     if skills != "auto":
@@ -186,14 +189,13 @@ def by_embedding(
                 prompt=prompt,
                 max_length=max_length,
                 windows=windows,
-                on_this_machine=ray_address is None,
+                on_this_machine=nodes.are_local,
             )
         return taggers.embedding(
             chosen, skills=parse_skills(skills), skills_range=parse_range(skills_range), min_share=min_share, seed=seed
         )
 
-    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_bytes)
-    _tag(corpus, out, tagger, reading, workers, ray_address)
+    _tag(corpus, out, tagger, reading, nodes)
 
 
 @tag.command(
@@ -204,128 +206,62 @@ def by_embedding(
     skillshard tag loss corpus/ --skills auto --proxy models/gpt2 --device cuda --out tags
     """,
 )
+@grouped
 def by_loss(
     corpus: CorpusPlaces,
     skills: NumSkills,
     out: Out,
+    *,
     skills_range: SkillsRange = "2:64",
     measure: Annotated[
         str,
         typer.Option(
             "--measure",
             metavar="whole|parts",
-            help="What is compared: 'whole', the loss trajectories; or 'parts', which segments the answer needs.",
+            help="Features to cluster: the loss trajectories ('whole'), or the segments that the answer needs ('parts').",
             rich_help_panel=WHAT,
         ),
     ] = "whole",
     fitting_samples: Annotated[
         int,
         typer.Option(
-            "--fitting-samples", metavar="N", help="Samples whose trajectories are clustered.", rich_help_panel=WHAT
+            "--fitting-samples",
+            metavar="N",
+            help="Number of samples whose trajectories are clustered.",
+            rich_help_panel=WHAT,
         ),
     ] = 2000,
-    proxy: Annotated[
-        str,
-        typer.Option(
-            "--proxy",
-            parser=proxy_on_all_nodes,
-            metavar="MODEL",
-            help="Model to train: 'tiny', 'small', or the directory of a Hugging Face causal model and its tokenizer.",
-            rich_help_panel=HOW,
-        ),
-    ] = "tiny",
     trials: Annotated[
-        int, typer.Option("--trials", metavar="N", help="Trainings, each from a seed of its own.", rich_help_panel=HOW)
+        int,
+        typer.Option("--trials", metavar="N", help="Number of trainings, each from another seed.", rich_help_panel=HOW),
     ] = 10,
     checkpoints: Annotated[
         int,
-        typer.Option("--checkpoints", metavar="N", help="Checkpoints that each training keeps.", rich_help_panel=HOW),
+        typer.Option(
+            "--checkpoints", metavar="N", help="Number of checkpoints that a training keeps.", rich_help_panel=HOW
+        ),
     ] = 10,
     steps: Annotated[
         int,
         typer.Option(
-            "--steps", metavar="N", help="Optimizer steps of each training, with batches of 64.", rich_help_panel=HOW
+            "--steps", metavar="N", help="Optimizer steps of a training, in batches of 64 texts.", rich_help_panel=HOW
         ),
     ] = 1000,
     lr: Annotated[
         float, typer.Option("--lr", metavar="RATE", help="Highest learning rate.", rich_help_panel=HOW)
     ] = 1e-3,
-    window: Annotated[
-        int,
-        typer.Option(
-            "--max-length",
-            metavar="N",
-            min=1,
-            help="Tokens read of a text; with a built-in proxy, bytes.",
-            rich_help_panel=HOW,
-        ),
-    ] = 128,
-    segment_at: Annotated[
-        str | None,
-        typer.Option(
-            "--segment-at",
-            metavar="CHARS",
-            help="Characters that end a segment. A segment takes one position, and the answer is predicted.",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    answer_after: Annotated[
-        str | None,
-        typer.Option(
-            "--answer-after",
-            metavar="TEXT",
-            help="String before the answer: only what follows its last occurrence in a text is predicted.",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    prompt_field: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt-field",
-            metavar="PATH",
-            help="Metadata field with the number of characters of a text's prompt, which is not predicted.",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    unordered: Annotated[
-        bool, typer.Option("--unordered", help="Ignore the order of the segments.", rich_help_panel=HOW)
-    ] = False,
+    texts: ProxyTexts,
     seed: Seed = 0,
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device", metavar="NAME", help="Device of the trainings: auto, cpu, cuda or cuda:1.", rich_help_panel=HOW
-        ),
-    ] = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            "--dtype",
-            metavar="TYPE",
-            help="Data type of matrix products: auto, float32 or bfloat16.",
-            rich_help_panel=HOW,
-        ),
-    ] = "auto",
-    on_bad_sample: OnBadSample = "stop",
-    max_sample_bytes: MaxSampleBytes = "16MiB",
-    id_field: IdField = "id",
-    text_field: TextField = "text",
-    partition_bytes: PartitionSize = "64MiB",
-    workers: Workers = None,
-    ray_address: RayAddress = None,
+    reading: Reading,
+    nodes: Nodes,
+    device: ProxyDevice,
 ) -> None:
-    """Cluster how the texts' losses fall while small models train; each cluster is a skill."""
-    given = Verb.given
+    """Cluster the loss trajectories of the texts while small models train. Each cluster is a skill."""
     if skills != "auto":
-        given.refuse(["skills_range"], "is what --skills auto tries: give --skills auto")
-    if segment_at is not None:
-        given.refuse(["window"], "counts tokens of a text, and with --segment-at a text is read as segments")
-    else:
-        given.refuse(["unordered"], "is about the order of segments: give --segment-at")
+        Verb.given.refuse(["skills_range"], "is what --skills auto tries: give --skills auto")
+    choice = texts.choice()
 
     def tagger(bars: Bars) -> Any:
-        from skillshard.proxy.device import Compute
-        from skillshard.proxy.reading_choice import ReadingChoice
         from skillshard.taggers.losses.tagger import loss_tagger
 
         return loss_tagger(
@@ -335,17 +271,16 @@ def by_loss(
             checkpoints=checkpoints,
             steps=steps,
             measure=measure,
-            reading=ReadingChoice(proxy, window, segment_at, answer_after, prompt_field, ordered=not unordered),
+            reading=choice,
             fitting_samples=fitting_samples,
             lr=lr,
             seed=seed,
-            compute=Compute(device, precision),
-            on_this_machine=ray_address is None,
+            compute=device.compute(),
+            on_this_machine=nodes.are_local,
             on_estimate=lambda sentence: bars.say(in_options(sentence)),
         )
 
-    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_bytes)
-    _tag(corpus, out, tagger, reading, workers, ray_address)
+    _tag(corpus, out, tagger, reading, nodes)
 
 
 @tag.command(
@@ -355,6 +290,7 @@ def by_loss(
     skillshard tag reuse new-corpus/ --clusters tags --out new-tags
     """,
 )
+@grouped
 def by_clusters(
     corpus: CorpusPlaces,
     clusters: Annotated[
@@ -363,25 +299,26 @@ def by_clusters(
             "--clusters",
             parser=path_on_all_nodes,
             metavar="TAGS",
-            help="Tags whose clusters are used again: what 'tag embedding' or 'tag loss' wrote.",
+            help="Tags by embedding or by loss, whose clusters are used again.",
             rich_help_panel=WHAT,
         ),
     ],
     out: Out,
+    *,
     encoder: Annotated[
         str | None,
         typer.Option(
             "--encoder",
             metavar="MODEL",
-            help="Where the sentence-transformers model of the clusters lies now.",
-            show_default="where it was",
+            help="Present place of the clusters' sentence-transformers model.",
+            show_default="the recorded place",
             rich_help_panel=HOW,
         ),
     ] = None,
     device: Annotated[
         str,
         typer.Option(
-            "--device", metavar="NAME", help="Device of that model: auto, cpu, cuda or cuda:1.", rich_help_panel=HOW
+            "--device", metavar="NAME", help="Device of the model: auto, cpu, cuda or cuda:1.", rich_help_panel=HOW
         ),
     ] = "auto",
     batch_size: Annotated[
@@ -390,20 +327,15 @@ def by_clusters(
             "--batch-size",
             metavar="N",
             min=1,
-            help="Texts that it encodes at once.",
-            show_default="as before",
+            help="Number of texts that the model encodes at once.",
+            show_default="the recorded number",
             rich_help_panel=HOW,
         ),
     ] = None,
-    on_bad_sample: OnBadSample = "stop",
-    max_sample_bytes: MaxSampleBytes = "16MiB",
-    id_field: IdField = "id",
-    text_field: TextField = "text",
-    partition_bytes: PartitionSize = "64MiB",
-    workers: Workers = None,
-    ray_address: RayAddress = None,
+    reading: Reading,
+    nodes: Nodes,
 ) -> None:
-    """Give the samples of a corpus the skills of clusters that were found before, in this corpus or in another."""
+    """Give the samples of a corpus the skills of clusters that were found earlier, in this corpus or in another."""
     from skillshard import taggers
 
     given = Verb.given
@@ -434,17 +366,14 @@ def by_clusters(
                 prompt=made.get("prompt", ""),
                 max_length=made.get("max_length"),
                 windows=made.get("windows", "first"),
-                on_this_machine=ray_address is None,
+                on_this_machine=nodes.are_local,
             ),
         )
 
-    reading = Reading(on_bad_sample, max_sample_bytes, id_field, text_field, partition_bytes)
-    _tag(corpus, out, tagger, reading, workers, ray_address)
+    _tag(corpus, out, tagger, reading, nodes)
 
 
-def _tag(
-    corpus: list[str], out: Path, tagger: Any, reading: Reading, workers: int | None, ray_address: str | None
-) -> None:
+def _tag(corpus: list[str], out: Path, tagger: Callable[[Bars], Any], reading: Reading, nodes: Nodes) -> None:
     """Tag a corpus with the tagger that `tagger` makes, and show the tags."""
     from skillshard import taggers
     from skillshard.artefact import refuse_nested
@@ -455,7 +384,7 @@ def _tag(
         raise typer.BadParameter(
             f"{reading.on_bad_sample!r}: give 'stop' or 'set-aside'.", param_hint="--on-bad-sample"
         )
-    backend = backend_of(workers, ray_address)
+    backend = nodes.backend()
     opened = open_corpus(corpus)
     bars = Bars(out)
     chosen = tagger(bars)

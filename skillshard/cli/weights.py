@@ -1,134 +1,184 @@
 """`skillshard mix`, `weights` and `fit`: weights that need no trainer."""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.options import (
-    CachePlace,
-    CacheSize,
+    Cache,
     ChosenSkills,
     ShardsPlace,
     Verb,
     choose_skills,
-    parse_cache_size,
+    grouped,
     write_new,
 )
 from skillshard.printable import printable
 
-Tau = Annotated[
-    float | None,
-    typer.Option("--tau", help="temperature: the root of the sizes; 1 is proportional, a large number stratified."),
-]
-Epochs = Annotated[
-    float | None, typer.Option("--epochs", help="unimax: the most passes over one skill within --draws draws.")
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        help="fixed: JSON file that 'weights' or 'fit' wrote, or of skill names and numbers; or such JSON itself.",
-    ),
-]
-New = Annotated[
-    str | None,
-    typer.Option(
-        "--new",
-        help="fixed: what happens to skills without a weight: 'refuse' (default), or 'proportional' for their natural share.",
-    ),
-]
-Graph = Annotated[
-    str | None, typer.Option("--graph", metavar="FILE", help="skill_it, skill_stratified: the skills graph.")
-]
-Eta = Annotated[
-    float | None,
-    typer.Option("--eta", help="skill_it: the step size. The weights are prior x exp(eta x sum of a skill's edges)."),
-]
-Prior = Annotated[
-    str | None,
-    typer.Option("--prior", help="skill_it: weights to start from, given as for --weights; equal without it."),
-]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        help="skill_it, skill_stratified: an evaluation skill of the graph that counts; may be repeated; all without it.",
-    ),
-]
-Floor = Annotated[float, typer.Option("--floor", help="The least weight of any skill.")]
+if TYPE_CHECKING:
+    from skillshard.policies.policy import Policy
+
+POLICY, STREAM, LAW, NEXT = "Options of some policies", "Stream", "Law", "Next run"
+"""Panels of the help."""
 
 
+@dataclass(frozen=True)
+class PolicyOptions:
+    """The options of policies without a trainer. Each names the policies that take the option."""
+
+    tau: Annotated[
+        float | None,
+        typer.Option(
+            "--tau",
+            metavar="X",
+            help="Exponent 1/X of the sizes: 1 is proportional, a large number is nearly stratified. (temperature)",
+            rich_help_panel=POLICY,
+        ),
+    ] = None
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            "--epochs",
+            metavar="N",
+            help="Largest number of passes over a skill within --draws draws. (unimax)",
+            rich_help_panel=POLICY,
+        ),
+    ] = None
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE|JSON",
+            help="Weights of the skills: a file of 'weights' or 'fit', or a JSON object of names and numbers. (fixed)",
+            rich_help_panel=POLICY,
+        ),
+    ] = None
+    new: Annotated[
+        str | None,
+        typer.Option(
+            "--new",
+            metavar="refuse|proportional",
+            help="Action on a skill without a weight: refuse the skill, or give the skill its natural share. (fixed)",
+            show_default="refuse",
+            rich_help_panel=POLICY,
+        ),
+    ] = None
+    graph: Annotated[
+        str | None,
+        typer.Option(
+            "--graph", metavar="FILE", help="Skills graph. (skill_it, skill_stratified)", rich_help_panel=POLICY
+        ),
+    ] = None
+    eta: Annotated[
+        float | None,
+        typer.Option(
+            "--eta",
+            metavar="X",
+            help="Step size. The weights are prior x exp(eta x sum of the skill's edges). (skill_it)",
+            rich_help_panel=POLICY,
+        ),
+    ] = None
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            "--prior",
+            metavar="FILE|JSON",
+            help="Weights to start from, as for --weights. (skill_it)",
+            show_default="equal weights",
+            rich_help_panel=POLICY,
+        ),
+    ] = None
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="SKILL",
+            help="Evaluation skill that counts. Repeat the option for several skills. (skill_it, skill_stratified)",
+            show_default="all",
+            rich_help_panel=POLICY,
+        ),
+    ] = None
+    floor: Annotated[
+        float,
+        typer.Option("--floor", metavar="WEIGHT", help="Smallest weight of a skill. (all)", rich_help_panel=POLICY),
+    ] = 0.0
+
+
+@grouped
 def mix(
     shards: ShardsPlace,
-    draws: Annotated[int, typer.Option("--draws", min=1, help="Number of draws.")],
+    draws: Annotated[int, typer.Option("--draws", metavar="N", min=1, help="Number of draws.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="JSONL file, one line per draw; standard output if not given.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="JSONL file to write, a line per draw.", show_default="standard output"
+        ),
     ] = None,
+    *,
+    skills: ChosenSkills = None,
     policy: Annotated[
         str,
         typer.Option(
             "--policy",
-            help="stratified, proportional, temperature, unimax, fixed, skill_stratified, skill_it (its static weights), curriculum, "
+            metavar="NAME",
+            help="Policy: stratified, proportional, temperature, unimax, fixed, skill_stratified, skill_it (static weights), curriculum, "
             "anti_curriculum or skill_curriculum.",
         ),
     ] = "stratified",
-    skills: ChosenSkills = None,
-    tau: Tau = None,
-    epochs: Epochs = None,
-    weights: Weights = None,
-    new: New = None,
-    graph: Graph = None,
-    eta: Eta = None,
-    prior: Prior = None,
-    targets: Targets = None,
+    options: PolicyOptions,
     losses: Annotated[
         str | None,
-        typer.Option("--losses", help="curricula: JSON file of each skill's loss before training, as for --weights."),
+        typer.Option(
+            "--losses",
+            metavar="FILE|JSON",
+            help="Loss of each skill before training, as for --weights. (curriculum, anti_curriculum, skill_curriculum)",
+            rich_help_panel=POLICY,
+        ),
     ] = None,
-    floor: Floor = 0.0,
-    first: Annotated[int, typer.Option("--first", min=0, help="First draw.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed gives another order.")] = 0,
-    round_draws: Annotated[int, typer.Option("--round-draws", min=1, help="Draws with one weight vector.")] = 4096,
+    first: Annotated[
+        int, typer.Option("--first", metavar="DRAW", min=0, help="First draw.", rich_help_panel=STREAM)
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the order.", rich_help_panel=STREAM)] = 0,
+    round_draws: Annotated[
+        int,
+        typer.Option("--round-draws", metavar="N", min=1, help="Number of draws of a round.", rich_help_panel=STREAM),
+    ] = 4096,
     repeat: Annotated[
         str,
         typer.Option(
             "--repeat",
-            help="What happens when a skill runs out: 'epochs' begins it again, 'stop' ends the stream, 'drop' leaves the skill out, "
-            "'cap:N' leaves it out after N epochs.",
+            metavar="RULE",
+            help="Action at the end of a skill: 'epochs' begins the skill again, 'stop' ends the stream, 'drop' leaves the skill out, "
+            "and 'cap:N' leaves the skill out after N epochs.",
+            rich_help_panel=STREAM,
         ),
     ] = "epochs",
-    ledger: Annotated[Path | None, typer.Option("--ledger", help="Keep the run's ledger here.")] = None,
-    cache: CachePlace = None,
-    cache_bytes: CacheSize = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            "--ledger",
+            metavar="DIRECTORY",
+            help="Directory of the run's ledger.",
+            show_default="the ledger is not kept",
+            rich_help_panel=STREAM,
+        ),
+    ] = None,
+    cache: Cache,
 ) -> None:
-    """Write the mixed stream of a policy that needs no trainer: draw, skill and id, one line per draw."""
+    """Write the stream of a policy that needs no trainer: the draw, skill and id of each sample."""
     from skillshard.artefact import refuse_nested
-    from skillshard.mixing.listing import list_draws, static_policy
-    from skillshard.shards.read import ShardSet
+    from skillshard.mixing.listing import ARGUMENTS, list_draws
     from skillshard.storage import write_bytes
 
-    most_bytes = parse_cache_size(cache, cache_bytes)
-    opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=most_bytes), skills)
+    opened = choose_skills(cache.open(shards), skills)
     if ledger is not None:
         refuse_nested(ledger, [shards], argument="ledger")
-    chosen = static_policy(
-        policy,
-        opened.skills,
-        draws=first + draws,
-        tau=tau,
-        epochs=epochs,
-        weights=weights,
-        new=new,
-        graph=graph,
-        eta=eta,
-        prior=prior,
-        targets=targets,
-        losses=losses,
-        floor=floor,
-    )
+    chosen = _static_policy(policy, opened.skills, options, among=tuple(ARGUMENTS), draws=first + draws, losses=losses)
     with Bars() as bars, bars.working("listing draws"):
         listing = list_draws(
             opened,
@@ -157,71 +207,91 @@ def mix(
     typer.echo(f"{listing.num_draws:,} draws in {out}")
 
 
+@grouped
 def weights(
     shards: ShardsPlace,
     policy: Annotated[
         str,
         typer.Option(
             "--policy",
-            help="stratified, proportional, temperature, unimax, fixed, skill_stratified or skill_it (its static weights).",
+            metavar="NAME",
+            help="Policy: stratified, proportional, temperature, unimax, fixed, skill_stratified or skill_it (static weights).",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="JSON file to write, which 'mix --policy fixed --weights' reads.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="JSON file to write, for 'mix --policy fixed --weights FILE'.",
+            show_default="the weights are only shown",
+        ),
     ] = None,
+    *,
     skills: ChosenSkills = None,
-    tau: Tau = None,
-    epochs: Epochs = None,
+    options: PolicyOptions,
     draws: Annotated[
-        int | None, typer.Option("--draws", min=1, help="unimax: the number of draws of the whole run.")
+        int | None,
+        typer.Option(
+            "--draws", metavar="N", min=1, help="Number of draws of the whole run. (unimax)", rich_help_panel=POLICY
+        ),
     ] = None,
-    weights: Weights = None,
-    new: New = None,
-    graph: Graph = None,
-    eta: Eta = None,
-    prior: Prior = None,
-    targets: Targets = None,
-    floor: Floor = 0.0,
     tokens: Annotated[
         Path | None,
         typer.Option(
-            "--tokens", help="Token counts of these shards: weights are then shares of tokens, not of samples."
+            "--tokens",
+            metavar="DIRECTORY",
+            help="Token counts of the shards. Weights are then shares of the tokens.",
+            show_default="shares of the samples",
         ),
     ] = None,
-    cache: CachePlace = None,
-    cache_bytes: CacheSize = None,
+    cache: Cache,
 ) -> None:
-    """Show, and write, the weights that a policy without a trainer gives each skill: for example by a skills graph."""
-    from skillshard.mixing.listing import CONSTANT, static_policy
+    """Show the weights of a policy that needs no trainer, for example by a skills graph."""
+    from skillshard.mixing.listing import CONSTANT
     from skillshard.mixing.weights_file import weigh
     from skillshard.report.text import show_weights
-    from skillshard.shards.read import ShardSet
     from skillshard.shards.tokens import TokenCounts
     from skillshard.storage import write_bytes
 
     if draws is not None and policy != "unimax":
         raise typer.BadParameter(f"policy {policy} does not take it: only unimax does.", param_hint="--draws")
-    most_bytes = parse_cache_size(cache, cache_bytes)
-    opened = choose_skills(ShardSet.open(shards, cache=cache, cache_bytes=most_bytes), skills)
-    chosen = static_policy(
-        policy,
-        opened.skills,
-        among=CONSTANT,
-        draws=draws,
-        tau=tau,
-        epochs=epochs,
-        weights=weights,
-        new=new,
-        graph=graph,
-        eta=eta,
-        prior=prior,
-        targets=targets,
-        floor=floor,
-    )
+    opened = choose_skills(cache.open(shards), skills)
+    chosen = _static_policy(policy, opened.skills, options, among=CONSTANT, draws=draws)
     result = weigh(opened, chosen, tokens=None if tokens is None else TokenCounts.open(tokens))
     if out is not None:
         write_new(out, lambda place: write_bytes(place, result.to_bytes()))
     show_weights(opened, result)
+
+
+def _static_policy(
+    policy: str,
+    skills: Sequence[str],
+    options: PolicyOptions,
+    *,
+    among: Sequence[str],
+    draws: int | None,
+    losses: str | None = None,
+) -> "Policy":
+    """Make a policy from its options. The library refuses options that the policy does not take."""
+    from skillshard.mixing.listing import static_policy
+
+    return static_policy(
+        policy,
+        skills,
+        among=among,
+        draws=draws,
+        tau=options.tau,
+        epochs=options.epochs,
+        weights=options.weights,
+        new=options.new,
+        graph=options.graph,
+        eta=options.eta,
+        prior=options.prior,
+        targets=options.targets,
+        losses=losses,
+        floor=options.floor,
+    )
 
 
 def fit(
@@ -229,31 +299,78 @@ def fit(
         list[str],
         typer.Argument(
             metavar="RUNS",
-            help="Finished runs, each a mixture and the losses it ended with: the ledgers of runs, .json or .csv files, or directories of them.",
+            help="Finished runs, each with a mixture and final losses: ledgers of runs, .json or .csv files, or directories of these.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="Write the proposal to this JSON file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="JSON file to write.", show_default="the proposal is only shown"),
+    ] = None,
     method: Annotated[
-        str, typer.Option("--method", help="log-linear, or regmix (needs the extra 'regmix').")
+        str,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Law: log-linear, or regmix, which needs the extra 'regmix'.",
+            rich_help_panel=LAW,
+        ),
     ] = "log-linear",
     shards: Annotated[
         str | None,
-        typer.Option("--shards", help="The next run's shard set: its sizes are the prior; equal weights without it."),
+        typer.Option(
+            "--shards",
+            metavar="SHARDS",
+            help="Shard set of the next run. The sizes of the skills are the prior.",
+            show_default="an equal prior",
+            rich_help_panel=NEXT,
+        ),
     ] = None,
     skills: ChosenSkills = None,
     kl: Annotated[
-        float, typer.Option("--kl", min=0.0, help="Price of a divergence from the prior: nats of loss per nat of KL.")
+        float,
+        typer.Option(
+            "--kl",
+            metavar="X",
+            min=0.0,
+            help="Price of a divergence from the prior: nats of loss per nat of KL divergence.",
+            rich_help_panel=LAW,
+        ),
     ] = 0.05,
     draws: Annotated[
-        int | None, typer.Option("--draws", min=1, help="Samples that the next run takes: limits repetition.")
+        int | None,
+        typer.Option(
+            "--draws",
+            metavar="N",
+            min=1,
+            help="Number of draws of the next run, to limit repetition.",
+            rich_help_panel=NEXT,
+        ),
     ] = None,
-    epochs: Annotated[float, typer.Option("--epochs", help="Most passes over one skill, with --draws.")] = 4.0,
+    epochs: Annotated[
+        float,
+        typer.Option(
+            "--epochs",
+            metavar="N",
+            help="Largest number of passes over a skill within --draws draws.",
+            rich_help_panel=NEXT,
+        ),
+    ] = 4.0,
     targets: Annotated[
-        list[str] | None, typer.Option("--target", help="An evaluation skill whose loss counts; all without it.")
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="SKILL",
+            help="Evaluation skill whose loss counts. Repeat the option for several skills.",
+            show_default="all",
+            rich_help_panel=LAW,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the random mixtures of regmix.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", metavar="N", help="Seed of the random mixtures of regmix.", rich_help_panel=LAW),
+    ] = 0,
 ) -> None:
-    """Propose weights from finished runs: fit a mixing law and find its best mixture near a prior."""
+    """Propose weights from finished runs: fit a mixing law, and find the best mixture near a prior."""
     from skillshard.fitting.finished import gather_runs
     from skillshard.fitting.proposal import propose_weights
     from skillshard.report.text import show_proposal

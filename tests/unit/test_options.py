@@ -54,7 +54,7 @@ STRANGERS: list[tuple[tuple[str, ...], str, str]] = [
     (LOSS, "--balance", "0"),
     (LOSS, "--unordered", ""),
     (LOSS, "--graph", "nowhere.json"),
-    ((*LOSS, "--segment-at", ",", "--answer-after", "="), "--max-length", "128"),
+    ((*LOSS, "--segment-at", ",", "--answer-after", "="), "--window", "128"),
     (("tag", "reuse", "C", "--clusters", "M"), "--seed", "0"),
     (("tag", "reuse", "C", "--clusters", "M"), "--dtype", "float32"),
     (("tag", "reuse", "C", "--clusters", "M"), "--skills-range", "2:64"),
