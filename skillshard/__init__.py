@@ -1,9 +1,9 @@
 """skillshard: from a text corpus to the batch on the GPU, by skills.
 
 The names of this module, of its modules `policies`, `taggers` and `errors`, and of the adapters `skillshard.torch`, `skillshard.hf` and
-`skillshard.lightning` are public. What is not exported there may move from one version to the next.
+`skillshard.lightning` are public. All other names may change from one version to the next.
 
-A name is imported when it is first used, so that `import skillshard` is quick and brings neither torch nor ray.
+A name is imported on first use, so that `import skillshard` is quick and imports neither torch nor ray.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The one JSON form of every record, and its digests. Neither may ever change: records on disk name each other by them."""
+"""The canonical JSON form of records, and digests. Neither may ever change, because records on disk name each other by digests."""
 
 import mmap
 import os
@@ -13,7 +13,7 @@ from skillshard.errors import StorageError
 
 
 def to_json(value: Any) -> bytes:
-    """The one JSON form of a value: sorted keys, indented by two, a newline at the end. Equal values, equal bytes."""
+    """Write a value as JSON with sorted keys, an indent of two, and a newline at the end. Equal values give equal bytes."""
     return orjson.dumps(
         value,
         option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
@@ -21,7 +21,11 @@ def to_json(value: Any) -> bytes:
 
 
 def from_json(data: bytes, place: str | os.PathLike[str]) -> Any:
-    """Parse JSON; `place` is named where it is not JSON."""
+    """Parse JSON.
+
+    Raises:
+        StorageError: The bytes are not JSON. The message names `place`.
+    """
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -29,7 +33,7 @@ def from_json(data: bytes, place: str | os.PathLike[str]) -> Any:
 
 
 def first_fault(error: ValidationError) -> str:
-    """What is wrong first with a JSON file that does not fit its model, and where in it."""
+    """Describe the first fault of a JSON file that does not fit its model, with the position of the fault in the file."""
     fault = error.errors(include_url=False)[0]
     where = ".".join(map(str, fault["loc"]))
     got = f", got {fault['input']!r}" if isinstance(fault["input"], str | int | float) else ""
@@ -37,7 +41,7 @@ def first_fault(error: ValidationError) -> str:
 
 
 def digest(data: bytes | memoryview | mmap.mmap) -> str:
-    """The digest of content that every artefact uses: xxh3, 128 bits, in hex. Finds damage, not forgery.
+    """Return the digest of content that every artefact uses: xxh3, 128 bits, in hex. The digest detects damage, not forgery.
 
     >>> digest(b"skill")
     'd48a3536c201ca8e3ea8a9b7351e5067'
@@ -46,7 +50,7 @@ def digest(data: bytes | memoryview | mmap.mmap) -> str:
 
 
 def digest_of(pieces: Iterable[bytes | memoryview]) -> str:
-    """`digest` of bytes that come in pieces.
+    """Return the `digest` of bytes that come in pieces.
 
     >>> digest_of([b"sk", b"ill"]) == digest(b"skill")
     True

@@ -1,7 +1,7 @@
-"""Every error that a user can meet, and the two sentences that many of them share.
+"""The classes of all errors that a user can meet, and functions for parts of sentences that many messages share.
 
-An error says what, where, expected against got, and what to do now. Each class also inherits the built-in that a
-caller would expect, so that `except ValueError` goes on working.
+An error says what is wrong and where, the expected and the actual value, and the remedy. Each class also inherits the built-in class
+that a caller would expect, so that `except ValueError` works.
 """
 
 import difflib
@@ -12,9 +12,9 @@ from skillshard.printable import printable, shortened
 
 
 class SkillshardError(Exception):
-    """Anything that skillshard refuses or cannot finish; the command line prints it as one sentence and exits 1.
+    """The base class of all errors of skillshard. The command line prints the message and exits with status 1.
 
-    Names from outside that a message holds are shown escaped, on a terminal and in a traceback.
+    Control characters in a message are shown escaped, because a message can hold names from outside.
     """
 
     def __str__(self) -> str:
@@ -22,30 +22,31 @@ class SkillshardError(Exception):
 
 
 class StorageError(SkillshardError, OSError):
-    """A file or directory cannot be read or written as asked."""
+    """A file or directory cannot be read or written."""
 
+    # OSError has a __str__ of its own. The same holds for the other classes here that define __str__.
     def __str__(self) -> str:
         return printable(str(self.args[0])) if self.args else ""
 
 
 class CorpusError(SkillshardError, ValueError):
-    """A corpus, or a sample in it, is not what it should be."""
+    """A corpus, or a sample of a corpus, is not valid."""
 
 
 class TagsError(SkillshardError, ValueError):
-    """Tags do not fit their corpus, or cannot be made as asked."""
+    """Tags do not fit their corpus, or cannot be made with these arguments."""
 
 
 class ShardError(SkillshardError, ValueError):
-    """A shard, its index or its manifest is damaged, or cannot be made as asked."""
+    """A shard, its index or its manifest is damaged, or cannot be made with these arguments."""
 
 
 class TokensError(SkillshardError, ValueError):
-    """Token counts do not fit their shards, or tokens cannot be counted or packed as asked."""
+    """Token counts do not fit their shards, or tokens cannot be counted or packed with these arguments."""
 
 
 class GraphError(SkillshardError, ValueError):
-    """A skills graph has the wrong shape, names or values."""
+    """A skill graph has the wrong shape, names or values."""
 
 
 class PolicyError(SkillshardError, ValueError):
@@ -53,18 +54,18 @@ class PolicyError(SkillshardError, ValueError):
 
 
 class LengthError(PolicyError, TypeError):
-    """A stream without a known length was asked for it, by `len()`, by a walk, or by a sampler that needs one.
+    """A caller asked for the length of a stream whose length is not known: by `len()`, by iteration, or by a sampler.
 
-    It is a `TypeError`, so that libraries that ask whether there is a length go on without one.
+    The class is a `TypeError`, so that libraries that test for a length continue without a length.
     """
 
 
 class FitError(SkillshardError, ValueError):
-    """Finished runs do not say enough for a fit, or are not what they should be."""
+    """Finished runs are too few or too similar for a fit, or are not valid."""
 
 
 class ProxyError(SkillshardError, ValueError):
-    """A proxy model cannot be built or trained as asked."""
+    """A proxy model cannot be built or trained with these arguments."""
 
 
 class ObservationError(SkillshardError, ValueError):
@@ -72,14 +73,14 @@ class ObservationError(SkillshardError, ValueError):
 
 
 class RoundError(SkillshardError, TimeoutError):
-    """A round cannot be decided: the report that it needs did not come in time."""
+    """A round cannot be decided, because a report that the round needs did not come in time."""
 
     def __str__(self) -> str:
         return printable(str(self.args[0])) if self.args else ""
 
 
 class LedgerError(SkillshardError, ValueError):
-    """A ledger belongs to another run, or its records do not follow from one another."""
+    """A ledger belongs to another run, or the records contradict each other."""
 
 
 class ExtraError(SkillshardError, ImportError):
@@ -90,15 +91,15 @@ class ExtraError(SkillshardError, ImportError):
 
 
 class ExecutionError(SkillshardError, RuntimeError):
-    """A task failed again after it had been retried."""
+    """A task failed in every try."""
 
 
 class RepetitionWarning(UserWarning):
-    """Skills are drawn so often that their data is worth much less."""
+    """A skill is drawn so often that repeated samples are worth much less than new samples."""
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """A suggestion in brackets with a leading space, or nothing.
+    """Return a suggestion in brackets with a leading space, or an empty text if no known name is similar.
 
     >>> did_you_mean("arithmatic", ("arithmetic", "code"))
     " (did you mean 'arithmetic'?)"
@@ -110,7 +111,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 
 def with_suggestions(names: Iterable[str], known: Collection[str], most: int = 8) -> list[str]:
-    """Unknown names in quotes, the first `most` with a suggestion each: looking for one among many names takes time.
+    """Quote unknown names, and add a suggestion to the first `most` names. A search among many known names takes time.
 
     >>> with_suggestions(["carri", "zebra"], ("add", "carry"))
     ["'carri' (did you mean 'carry'?)", "'zebra'"]
@@ -119,7 +120,7 @@ def with_suggestions(names: Iterable[str], known: Collection[str], most: int = 8
 
 
 def name_some(names: Iterable[str], most: int = 8, *, are_paths: bool = False) -> str:
-    """Names for a sentence, cut after `most`. Long names are shortened, but paths are not, since a reader copies them.
+    """List names for a sentence, and cut the list after `most` names. Long names are shortened. Paths are not, since a reader copies paths.
 
     >>> name_some(["a", "b", "c"], most=2)
     'a, b and 1 more'
@@ -132,13 +133,13 @@ def name_some(names: Iterable[str], most: int = 8, *, are_paths: bool = False) -
 def choose_names(
     names: Iterable[str], known: Collection[str], *, what: str, error: type[SkillshardError]
 ) -> frozenset[str]:
-    """The chosen names, if each is known, stands in the choice once, and there is at least one.
+    """Check chosen names: at least one name, no name twice, and only known names.
 
     Args:
-        names: the choice that somebody gave.
-        known: names to choose from.
-        what: the known names in words, such as "skills of shards/".
-        error: raised where the choice does not fit.
+        names: Chosen names.
+        known: Names to choose from.
+        what: The known names in words, such as "skills of shards/".
+        error: Class of the error that is raised if the choice is not valid.
 
     >>> sorted(choose_names(["b", "a"], ("a", "b", "c"), what="skills", error=GraphError))
     ['a', 'b']
@@ -168,14 +169,18 @@ def choose_names(
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text that says something, without its full stop, or the name of its type."""
+    """Return the first line of an exception's text that is not empty, without its full stop. An empty text gives the name of the type."""
     lines = (line.strip().rstrip(".") for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)
 
 
+# Modules of exceptions that are mistakes of this code: TypeError and the like, and the checks of shapes in the test suite.
 _OURS = frozenset(("beartype", "builtins", "jaxtyping", "skillshard"))
 
 
 def is_of_a_client(error: BaseException) -> bool:
-    """Whether an exception is one of a library that talks to a store, whose names and makers change; mistakes here are built-in ones."""
+    """Tell an exception of a store's client library from a mistake in this code.
+
+    The client libraries are many and change their exception classes, so these classes cannot be listed.
+    """
     return type(error).__module__.partition(".")[0] not in _OURS

@@ -1,10 +1,10 @@
-"""The loss of every skill on its held-out samples: what a trainer reports to the mixer.
+"""Measure the loss of every skill on its held-out samples, for a trainer's report to the mixer.
 
-It costs one forward pass over `max_samples` samples of each skill. Samples of like length share a batch, whatever their
-skill, so that little is padded. Nothing is random: every rank measures the same samples, and so does every report.
+A measurement costs one forward pass over `max_samples` samples of each skill. Samples of similar length share a batch, whatever their
+skill, so that batches need little padding. Nothing is random: every rank and every report measures the same samples.
 
-The losses are of the same kind as the losses of a graph that `skillshard graph` learned, if both mask the same part of a text:
-`skillshard.loss` has the formula and the rule for where a prompt ends, and everybody uses them.
+If both mask the same part of a text, these losses are of the same kind as the losses of a graph from `skillshard graph`. All
+measurements use the formula, and the rule for the end of a prompt, of `skillshard.loss`.
 """
 
 import inspect
@@ -21,10 +21,10 @@ from skillshard.loss import Loss, Losses, LossKind, Reduction, prompt_chars, red
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 
 ModelLoss = Callable[..., tuple[Any, Any]]
-"""Texts -> the summed loss (nats) and the number of predicted tokens of each: two tensors, arrays or lists.
+"""A function of texts that gives the summed loss (nats) and the number of predicted tokens of each text: two tensors, arrays or lists.
 
-Where prompts are masked, it is called with a second argument: for each text the number of characters at its beginning that are
-not predicted."""
+If prompts are masked, the function gets a second argument: for each text, the number of characters at the beginning that are not
+predicted."""
 
 
 def losses_per_skill(
@@ -40,28 +40,29 @@ def losses_per_skill(
 ) -> Losses:
     """Measure the loss of each skill on its first `max_samples` held-out samples.
 
-    Shards store samples in an order shuffled by hash, so the first ones are a random sample of the skill, and the same
-    one everywhere and every time.
+    Shards store samples in an order that is shuffled by hash. The first samples are therefore a random selection of the skill, and
+    the same selection on every rank and in every report.
 
     Args:
-        model_loss: texts -> (nats, tokens) of each text; see `skillshard.hf.causal_lm_loss` for one, and `ModelLoss` for what
-            it is called with. It turns gradients off itself.
-        holdout: skill -> held-out samples: `shards.holdout`.
-        max_samples: number of samples of each skill, at least 1.
-        batch_size: number of texts of a call, at least 1.
-        skills: skills to measure; None: all of `holdout`.
-        reduction: "per_sample": the mean over samples of nats per token, as graphs are learned and as in the authors' code.
+        model_loss: Function that gives nats and number of tokens of each text, without gradients; see `ModelLoss`.
+            `skillshard.hf.causal_lm_loss` makes this function for a causal language model.
+        holdout: Held-out samples of each skill: `shards.holdout`.
+        max_samples: Number of samples of each skill, at least 1.
+        batch_size: Number of texts of a call, at least 1.
+        skills: Skills to measure. None: all skills of `holdout`.
+        reduction: "per_sample": the mean over samples of nats per token, as for learned graphs and as in the authors' code.
             "per_token": all nats over all tokens, so that a long sample weighs more.
-        answer_after: Text before the answer, which alone is predicted; see `LossKind`. None: the whole text.
-        prompt_field: Metadata field with the length of the prompt, which is not predicted; see `LossKind`. None: the whole text.
+        answer_after: Text before the answer. Only the answer is predicted; see `LossKind`. None: the whole text is predicted.
+        prompt_field: Metadata field with the length of the prompt, which is not predicted; see `LossKind`. None: the whole text
+            is predicted.
 
     Returns:
-        Skill -> loss, in the order of `skills`, with its `kind`: give the same kind to `Mixer(loss=...)`. A sample without a
-        token to predict (a text of one token) has no loss, so it is left out and not counted in `num_samples`.
+        The loss of each skill, in the order of `skills`, with the `kind` of the losses: give the same kind to `Mixer(loss=...)`.
+        A sample without a token to predict (a text of one token) has no loss, and `num_samples` does not count the sample.
 
     Raises:
-        ObservationError: a skill has no held-out samples or no tokens, a text has no answer, or a loss is not a finite number
-            >= 0; names the skill.
+        ObservationError: A skill has no held-out samples or no tokens, a text has no answer, or a loss is not a finite number
+            >= 0. The message names the skill.
 
     Example:
         >>> samples = {"add": [Sample("a", "1+1=2", {}), Sample("b", "2+2=4.", {})]}
@@ -78,20 +79,22 @@ def losses_per_skill(
     if kind.masks:
         _refuse_one_argument(model_loss)
     prompts = [_prompt(skill, sample, kind) for skill, sample in samples]
+    # Sorted by characters, not tokens: the model's loss alone has the tokenizer, and the two lengths are close enough for padding.
     by_length = sorted(range(len(samples)), key=lambda number: len(samples[number][1].text))
     nats, tokens = np.zeros(len(samples)), np.zeros(len(samples))
     for start in range(0, len(samples), batch_size):
         batch = by_length[start : start + batch_size]
         texts = [samples[number][1].text for number in batch]
-        given = (texts, [prompts[number] for number in batch]) if kind.masks else (texts,)
-        nats[batch], tokens[batch] = _measured(model_loss(*given), len(batch))
+        arguments = (texts, [prompts[number] for number in batch]) if kind.masks else (texts,)
+        nats[batch], tokens[batch] = _measured(model_loss(*arguments), len(batch))
     owner = np.array([skill for skill, _ in samples])
     losses = {skill: _loss(skill, nats[owner == skill], tokens[owner == skill], reduction) for skill in wanted}
     return Losses(losses, kind=kind)
 
 
 def _refuse_one_argument(model_loss: ModelLoss) -> None:
-    """Prompts are masked by the model's loss, so it must take them."""
+    """Refuse a function that takes texts alone: the model's loss itself masks the prompts, so the function needs their lengths."""
+    # The signature is checked before the call: a TypeError of the call may also come from inside the function.
     try:
         inspect.signature(model_loss).bind([], [])
     except TypeError as error:
@@ -110,13 +113,13 @@ def _prompt(skill: str, sample: Sample, kind: LossKind) -> int:
 
 
 def _first(holdout: Mapping[str, Iterable[Sample]], skill: str, max_samples: int) -> list[Sample]:
-    found = list(islice(holdout.get(skill, ()), max_samples))
-    if not found:
+    samples = list(islice(holdout.get(skill, ()), max_samples))
+    if not samples:
         raise ObservationError(
             f"skill {skill!r}{did_you_mean(skill, [name for name in holdout if name != skill])} has no held-out samples; there are "
             f"some of {name_some(holdout)}. Either {HOW_TO_HOLD_OUT}; or leave the skill out of the policy's evaluation skills."
         )
-    return found
+    return samples
 
 
 def _measured(measured: tuple[Any, Any], num: int) -> tuple[Float[np.ndarray, " sample"], Float[np.ndarray, " sample"]]:

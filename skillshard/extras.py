@@ -1,7 +1,7 @@
-"""Optional packages: which extra brings them, and the one sentence that names an extra that is missing.
+"""Extras: the optional packages of each extra, and the message for a missing extra.
 
-`pip install skillshard` brings what reading shards, tagging by metadata, sharding and mixing need. Every other feature asks
-for its extra by `needed` before it imports the extra's packages, so that a missing package is named before any work begins.
+`pip install skillshard` installs the packages for reading shards, tagging by metadata, sharding and mixing. Every other feature calls
+`needed` before it imports the packages of its extra, so that a missing package is named before any work begins.
 """
 
 import sys
@@ -26,18 +26,18 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "torch": ("torch",),
     "torchdata": ("torch", "torchdata"),
 }
-"""Modules that are imported with each extra. pyproject.toml names the packages; a test compares the two."""
+"""The modules of each extra. pyproject.toml names the packages, and a test compares the two lists."""
 
 
 def needed(*extras: str, what: str) -> None:
-    """Raise unless every package of some extras is installed. Nothing is imported.
+    """Check that every package of the given extras is installed, without an import.
 
     Args:
-        extras: names of extras of pyproject.toml.
-        what: the feature that needs the extras, as the subject of the sentence.
+        extras: Names of extras of pyproject.toml.
+        what: Feature that needs the extras, as the subject of the message.
 
     Raises:
-        ExtraError: a package is missing. The sentence names every extra that lacks a package.
+        ExtraError: A package is missing. The message names every extra that lacks a package.
 
     Example:
         >>> needed("torch", what="A DataLoader")
@@ -51,6 +51,7 @@ def needed(*extras: str, what: str) -> None:
 
 
 def _is_installed(module: str) -> bool:
+    # First, because find_spec raises ValueError for a module that was imported without a spec. An entry None blocks a module.
     if sys.modules.get(module) is not None:
         return True
     try:

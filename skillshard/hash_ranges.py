@@ -7,7 +7,7 @@ HASH_SPACE = 1 << 64
 
 
 def hash_bounds(num_ranges: int) -> list[int]:
-    """The bounds of ranges of equal width; the last bound, `HASH_SPACE`, is one more than the largest hash.
+    """Return the bounds of ranges of equal width. The last bound is `HASH_SPACE`, the largest hash plus 1.
 
     >>> hash_bounds(2) == [0, 1 << 63, HASH_SPACE]
     True
@@ -16,7 +16,9 @@ def hash_bounds(num_ranges: int) -> list[int]:
 
 
 def rows_between(hashes: UInt64[np.ndarray, " row"], low: int, high: int) -> slice:
-    """The rows of sorted hashes that lie in [low, high); `high` may be `HASH_SPACE`, which no unsigned 64-bit number holds.
+    """Find the rows of sorted hashes in [low, high).
+
+    `high` may be `HASH_SPACE`, which does not fit into an unsigned 64-bit number and is therefore handled apart.
 
     >>> rows_between(np.array([1, 5, (1 << 64) - 1], np.uint64), 5, HASH_SPACE)
     slice(1, 3, None)

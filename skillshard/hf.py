@@ -1,7 +1,7 @@
 """The mixed stream in Hugging Face's `Trainer`: a dataset, a callback, and the loss of a causal language model.
 
-accelerate shares a stream out over the processes itself, so the dataset takes no rank: rank r of R gets batches r, r + R, ...
-of the global stream. It also reads a batch ahead, so `lag=0` would stall and is refused.
+accelerate divides a stream among the processes itself, so the dataset takes no rank: rank r of R gets batches r, r + R, ...
+of the global stream. accelerate also reads one batch ahead, so `lag=0` would stall and is refused.
 
     trainer = Trainer(
         model,
@@ -11,9 +11,10 @@ of the global stream. It also reads a batch ahead, so `lag=0` would stall and is
         callbacks=[MixerCallback(mixer, losses, every_steps=100)],
     )
 
-    OUTPUT_DIR/checkpoint-100/mixer.json        where the stream stood; `resume_from_checkpoint` goes on there
+    OUTPUT_DIR/checkpoint-100/mixer.json        position of the stream; `resume_from_checkpoint` continues from this position
 
-Blocks of tokens: `WholeStream(packed)`, `data_collator=causal_lm_blocks` and `MixerCallback(packed, ...)`, with `PackedTokens` in place of the mixer.
+For blocks of tokens, use `PackedTokens` in place of the mixer: `WholeStream(packed)`, `data_collator=causal_lm_blocks` and
+`MixerCallback(packed, ...)`.
 """
 
 from skillshard.extras import needed
@@ -56,20 +57,20 @@ from skillshard.torch import (
 
 STATE_NAME = "mixer.json"
 LENGTHS_WANTED = ("group_by_length", "batch_rebalance")
-"""Sampling strategies that need the length of every sample; the Trainer ignores them where the dataset has no length."""
+"""Sampling strategies that need the length of every sample. The Trainer ignores these strategies if the dataset has no length."""
 
 
 class WholeStream(Dataset[dict[str, Any]]):
-    """The global stream of a mixer, or the packed one, from where it stands, for trainers that share it out over processes themselves.
+    """The global stream of a mixer or of packed tokens, for trainers that divide a stream among processes themselves.
 
-    It is endless and has no length: a training is measured in `max_steps`, and the Trainer reads it in order, whatever its
-    `train_sampling_strategy`. A loader must begin at the beginning: `mixer.load_state_dict` moves the stream, so nothing may
-    skip batches. With accelerate's `dispatch_batches=True` a skip cannot be seen here, and must not be used.
+    The stream is endless and has no length. A training is measured in `max_steps`, and the Trainer reads the stream in order, whatever
+    its `train_sampling_strategy`. `mixer.load_state_dict` moves the stream, so a loader must start at index 0 and must skip no batches.
+    With accelerate's `dispatch_batches=True` the dataset cannot notice a skip, so do not skip batches.
 
     Raises:
-        PolicyError: the mixer has lag=0 or a stream that ends; when read: indices that were shuffled, skipped, shared out in
-            another way or begun anew.
-        LengthError: it is asked for its length, or walked through.
+        PolicyError: The mixer has lag=0 or a stream that ends. While reading: the indices are shuffled, skipped, divided in
+            another way or begun again.
+        LengthError: A caller asks for the length, or iterates over the dataset.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -79,9 +80,8 @@ class WholeStream(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         length = endless("WholeStream")
-        self.stream.check_start(
-            rank=process_rank()
-        )  # a sequential sampler asks in the loader's process, before its workers read
+        # A sequential sampler asks for the length in the loader's process, before the workers read (as in `StreamShare.__len__`).
+        self.stream.check_start(rank=process_rank())
         return length
 
     def __bool__(self) -> bool:
@@ -91,18 +91,22 @@ class WholeStream(Dataset[dict[str, Any]]):
         refuse_walk("WholeStream", self.stream.clock.words.variable)
 
     def __getitem__(self, index: SupportsIndex) -> Any:
-        """One sample or block, to look at: wherever the loader stands, and without moving the stream."""
+        """Read one sample or block to look at. The position of the loader does not matter, and the stream does not move."""
         return self._whole.at(one_index(index, "WholeStream"))[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
         return self._whole.read(indices, processes=world_size(), rank=process_rank(), name="WholeStream")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a `StatefulDataLoader` keeps of the dataset, as for `skillshard.torch.MixedDataset`."""
+        """Return the state of the dataset for a `StatefulDataLoader`, as for `skillshard.torch.MixedDataset`."""
         return self._whole.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Called by a `StatefulDataLoader`; LedgerError if the state is of another run."""
+        """Take over a state. A `StatefulDataLoader` calls this method.
+
+        Raises:
+            LedgerError: The state is of another run.
+        """
         self._whole.load_state_dict(state)
 
 
@@ -114,22 +118,22 @@ def causal_lm_collator(
     answer_after: str | None = None,
     prompt_field: str | None = None,
 ) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
-    """A `data_collator` for next-token training: texts cut at `max_tokens`, padded on the right, padding not learned.
+    """Make a `data_collator` for next-token training. Texts are cut at `max_tokens` and padded on the right, and padding is not learned.
 
     Args:
-        tokenizer: a Hugging Face tokenizer. One without a padding token pads with its end token, since padding is masked anyway.
-        max_tokens: number of tokens read of a text: the first ones, or with `answer_after` the last ones, because an answer
-            stands at the end.
-        fixed_length: pad to `max_tokens`, not to the longest of the batch; accelerate's `dispatch_batches=True` needs it,
-            because it joins the batches of all processes.
-        answer_after: only what follows the last occurrence of this text is learned, as with 'skillshard graph learn --answer-after';
-            None: the whole text.
-        prompt_field: the same, by the metadata field of a sample that holds the number of characters of its prompt. Items that
-            are no samples of a mixer have it in item["meta"].
+        tokenizer: Hugging Face tokenizer. A tokenizer without a padding token pads with the end token, since padding is masked.
+        max_tokens: Number of tokens read of a text: the first tokens, or the last tokens where prompts are masked, because an
+            answer stands at the end.
+        fixed_length: Pad to `max_tokens`, not to the longest text of the batch. accelerate's `dispatch_batches=True` needs
+            batches of equal length, because accelerate joins the batches of all processes.
+        answer_after: Text before the answer. Only the tokens after its last occurrence are learned, as with
+            'skillshard graph learn --answer-after'. None: the whole text is learned.
+        prompt_field: Metadata field with the number of characters of the prompt, which is not learned. For items that are not
+            samples of a mixer, the field is read from item["meta"].
 
     Raises:
-        ProxyError: prompts are masked, and the tokenizer does not say where its tokens stand.
-        ObservationError: both ways to mask are given, or a text has no answer (when its batch is made).
+        ProxyError: Prompts are masked, and the tokenizer does not give the positions of its tokens in the text.
+        ObservationError: `answer_after` and `prompt_field` are both given, or a text of a batch has no answer.
     """
     kind = LossKind(answer_after=answer_after, prompt_field=prompt_field)
     if kind.masks:
@@ -138,7 +142,7 @@ def causal_lm_collator(
 
 
 class _Collator:
-    """A class, so that loader workers may be spawned with it."""
+    """The collator as a class. A nested function could not be pickled for workers that are started by `spawn`."""
 
     def __init__(self, tokenizer: Any, max_tokens: int, fixed_length: bool, kind: LossKind) -> None:
         self.tokenizer, self.max_tokens, self.fixed_length, self.kind = tokenizer, max_tokens, fixed_length, kind
@@ -157,7 +161,7 @@ class _Collator:
         return {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": labels}
 
     def _prompts(self, items: Sequence[Any], texts: Sequence[str]) -> list[int]:
-        """The number of characters of each text's prompt."""
+        """Return the number of characters of each text's prompt."""
         if self.kind.prompt_field is None:
             return [prompt_chars(text, self.kind) for text in texts]
         metas = items.metas if isinstance(items, Items) else [item.get("meta") for item in items]
@@ -165,14 +169,14 @@ class _Collator:
 
 
 def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
-    """A `data_collator` for next-token training on packed tokens: every token is learned, but for the prompts that `PackedTokens` masks.
+    """Make a batch for next-token training on packed tokens. Every token is learned, except the prompts that `PackedTokens` masks.
 
-    A block is one text to the model: it attends to the samples before in the block, and learns a sample's first token from the
-    separator, as GPT-3 was trained (Brown et al. 2020, arXiv:2005.14165, appendix B). For attention or a loss that ends with
-    the sample give your own `data_collator`: `blocks.batch` has `draw` and `position_ids`.
+    To the model, a block is one text. The model attends to the earlier samples of the block and learns the first token of a sample from
+    the separator, as GPT-3 was trained (Brown et al. 2020, arXiv:2005.14165, appendix B). If attention or loss has to end with the
+    sample, give your own `data_collator`: `blocks.batch` has `draw` and `position_ids`.
 
     Raises:
-        PolicyError: these are samples.
+        PolicyError: The items are samples, and not blocks.
 
     Example:
         Trainer(..., train_dataset=WholeStream(packed), data_collator=causal_lm_blocks)
@@ -188,12 +192,13 @@ def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
 
 
 def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int) -> ModelLoss:
-    """The loss of a causal language model, for `losses_per_skill`, which says which part of a text is predicted.
+    """Make the function that `losses_per_skill` calls to measure the loss of a causal language model.
 
     Args:
-        model: takes `input_ids` and `attention_mask`, gives `logits`; measured in `eval()`, without gradients.
-        tokenizer: a Hugging Face tokenizer; it needs no padding token.
-        max_tokens: number of tokens read of a text, as in `causal_lm_collator`.
+        model: Model that takes `input_ids` and `attention_mask` and gives `logits`. The loss is measured in `eval()` mode,
+            without gradients.
+        tokenizer: Hugging Face tokenizer, which needs no padding token.
+        max_tokens: Number of tokens read of a text, as in `causal_lm_collator`.
     """
     device = next(model.parameters()).device
 
@@ -214,9 +219,9 @@ class _Padded(NamedTuple):
     """Texts of one batch, padded on the right, where a causal model does not see the padding.
 
     Attributes:
-        ids: tokens.
+        ids: Ids of the tokens.
         mask: 1 for a token of a text, 0 for padding.
-        predicted: tokens that are predicted from the tokens before them: no padding, no prompt, no first token.
+        predicted: Whether the token is predicted from the tokens before. Padding, prompt and first token are not predicted.
     """
 
     ids: Int[Tensor, "sample token"]
@@ -225,7 +230,7 @@ class _Padded(NamedTuple):
 
 
 def _padded(tokenizer: Any, texts: Sequence[ReadText], length: int | None) -> _Padded:
-    """One batch; `length` None: as long as the longest text, at least one token."""
+    """Pad the texts of one batch to `length` tokens. None: to the longest text, and to at least one token."""
     width = max(1, *(len(text.ids) for text in texts)) if length is None else length
     ids = np.full((len(texts), width), _padding(tokenizer), np.int64)
     mask, predicted = np.zeros((len(texts), width), np.int64), np.zeros((len(texts), width), bool)
@@ -236,9 +241,9 @@ def _padded(tokenizer: Any, texts: Sequence[ReadText], length: int | None) -> _P
 
 
 def _padding(tokenizer: Any) -> int:
-    """An id for padding. Padding is masked, so any id of the vocabulary does: GPT-2 and its kin have no padding token."""
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(int(token) for token in known if token is not None)
+    """Return an id for padding. Padding is masked, so any id of the vocabulary will do: GPT-2, for example, has no padding token."""
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(token) for token in candidates if token is not None)
 
 
 def _nats(
@@ -246,28 +251,29 @@ def _nats(
     ids: Int[Tensor, "sample token"],
     predicted: Bool[Tensor, "sample token"],
 ) -> tuple[Float[Tensor, " sample"], Int[Tensor, " sample"]]:
-    """Summed loss and number of predicted tokens of each text."""
+    """Return the summed loss and the number of predicted tokens of each text."""
+    # In float32: in half precision the sum over a long text overflows or loses its last digits.
     nats = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
     return (nats * predicted[:, 1:]).sum(1), predicted[:, 1:].sum(1)
 
 
 class MixerCallback(TrainerCallback):
-    """Reports losses per skill every few steps, and keeps the state of the mixer, or of the packed tokens, with the checkpoints.
+    """A callback that reports losses per skill every few steps and saves the state of the stream with the checkpoints.
 
-    Every process measures (a sharded model needs them all), process 0 reports. A checkpoint gets `mixer.json`; training with
-    `resume_from_checkpoint` goes on with exactly the next draw, so the callback turns off the Trainer's own skipping.
+    Every process measures, because a sharded model needs all processes. Process 0 reports. A checkpoint gets the file `mixer.json`.
+    Training with `resume_from_checkpoint` continues with exactly the next draw, so the callback turns off the Trainer's own skipping.
 
     Args:
-        stream: the mixer or the packed tokens of the `WholeStream` that is trained on; `step_draws` (`step_blocks`) is
+        stream: Mixer or packed tokens of the `WholeStream` in training. `step_draws` (`step_blocks`) is
             per_device_train_batch_size x processes x gradient_accumulation_steps.
-        losses: model -> evaluation skill -> loss.
-        every_steps: steps from one report to the next; at least one report a round, and of blocks better two, since a
-            round of shorter samples has fewer of them.
-        resume_from: the checkpoint's directory, where it is not in `output_dir`.
+        losses: Function that measures a model: model -> evaluation skill -> loss.
+        every_steps: Number of steps from one report to the next. A round needs at least one report. With blocks, two reports
+            are safer, since a round of short samples has fewer blocks.
+        resume_from: Directory of the checkpoint, if the checkpoint is not in `output_dir`.
 
     Raises:
-        PolicyError: the mixer has lag=0, or does not fit the training arguments (when training begins).
-        LedgerError: the checkpoint has no `mixer.json`, or one of another run.
+        PolicyError: The mixer has lag=0, or does not fit the training arguments (when training begins).
+        LedgerError: The checkpoint has no `mixer.json`, or the `mixer.json` of another run.
 
     Example:
         def losses(model):
@@ -292,6 +298,7 @@ class MixerCallback(TrainerCallback):
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
+        # `load_state_dict` moves the stream. A Trainer that skips batches on resume would skip the same samples a second time.
         args.ignore_data_skip = True
         return control
 
@@ -368,6 +375,7 @@ class MixerCallback(TrainerCallback):
                 "endless and the Trainer would ignore it. Leave train_sampling_strategy and group_by_length away, or train on "
                 "PackedTokens, whose blocks all have one length."
             )
+        # With split_batches one batch of the loader is divided among the processes: train_batch_size counts all of them already.
         processes = 1 if getattr(args.accelerator_config, "split_batches", False) else args.world_size
         refuse_other_step(
             self.stream,

@@ -1,8 +1,8 @@
-"""The order in which loaders ask a dataset for indices, and the orders that would lose or repeat samples.
+"""Check the order in which a loader asks a dataset for indices, and recognize an order that would lose or repeat samples.
 
-A map-style dataset does not see the sampler that reads it. It sees the indices that each process asks for, batch by batch, and
-these indices tell a plain reader apart from one that shuffles, skips, shares out again or begins again. Each process (the
-loader's own, or a worker) checks its own indices.
+A map-style dataset does not see the sampler of its loader. The dataset sees only the indices that each process requests, batch by
+batch. These indices tell a plain reader apart from a reader that shuffles, skips, divides a share again or starts again. Each process
+(the loader's own process, or a worker) checks its own indices.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ Fault = Literal["shuffled", "strided", "skipped", "shared out", "begun again"]
 
 @dataclass(frozen=True)
 class Asker:
-    """The process that asks.
+    """The process that requests indices.
 
     Attributes:
-        worker: number of the loader's worker; 0 without workers.
-        num_workers: number of the loader's workers; 1 without workers.
-        processes: number of processes that take turns in the batches of one stream; 1 where each process has a share of its own.
+        worker: Number of the loader's worker. 0: the loader has no workers.
+        num_workers: Number of the loader's workers. 1: the loader has no workers.
+        processes: Number of processes that take turns with the batches of one stream. 1: each process has a share of its own.
     """
 
     worker: int = 0
@@ -31,12 +31,12 @@ class Asker:
 
 @dataclass(frozen=True)
 class Asked:
-    """The batch of consecutive indices that a process asked for last.
+    """The latest batch of consecutive indices that a process requested.
 
     Attributes:
-        start: first index.
-        num: number of indices.
-        stride: how many batches lie between two first indices of the process; 0 after its first batch.
+        start: First index.
+        num: Number of indices.
+        stride: Number of batches from one first index of the process to the next. 0: the process has read one batch only.
     """
 
     start: int
@@ -47,16 +47,16 @@ class Asked:
 def next_asked(
     indices: Int[np.ndarray, " index"], last: Asked | None, asker: Asker, *, resumed: bool = False
 ) -> Asked | Fault:
-    """What a process asks for, or how the order of its indices would lose or repeat samples.
+    """Return the requested batch, or the fault in the order of the indices that would lose or repeat samples.
 
-    Worker 0 reads the first batch of its process, so worker 0 alone must begin at the beginning. The other workers then go on by
-    equal steps. Batches of different sizes are only checked where one process reads all of them.
+    Worker 0 reads the first batch of its process, so only worker 0 must start at the beginning. All workers then continue by equal
+    steps. Batches of different sizes are only checked if one process reads all batches.
 
     Args:
-        indices: of one batch; not empty.
-        last: the batch before it; None for the first batch.
-        asker: the process.
-        resumed: whether the loader goes on by a state of its own, so that its first index may be any.
+        indices: Indices of one batch, not empty.
+        last: Batch that the process requested before. None: this batch is the first batch.
+        asker: Process that requests the indices.
+        resumed: Whether the loader continues from a state of its own. Its first index may then be any index.
 
     Example:
         >>> next_asked(np.arange(8), None, Asker())
@@ -78,10 +78,13 @@ def next_asked(
         return "skipped"
     if start < last.start + last.num:
         return "begun again" if start in range(0, asker.processes * num, num) else "shuffled"
-    turns = {asker.num_workers, asker.num_workers * asker.processes}  # the second: every rank reads its own batches
+    # Two strides are right: with dispatch_batches=True accelerate lets one process read every batch, otherwise each rank reads only
+    # its own batches and passes over the batches of the other ranks.
+    turns = {asker.num_workers, asker.num_workers * asker.processes}
     for stride in {last.stride} if last.stride else turns:
         if start == last.start + stride * last.num:
             return Asked(start, num, stride)
+    # A short batch among several workers: the sizes of the batches that other workers read are not known, so no stride can be checked.
     if num != last.num and turns != {1}:
         return Asked(start, num, last.stride)
     return "shared out"

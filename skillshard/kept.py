@@ -1,6 +1,6 @@
-"""What is costly to make and soon asked for again: the newest few are kept.
+"""A small cache for values that are costly to make and soon needed again.
 
-Unlike `functools.lru_cache` on a method, no cycle of references: who is dropped gives its memory maps back at once.
+`functools.lru_cache` on a method would make a cycle of references. Here a dropped object returns its memory maps at once.
 """
 
 from collections.abc import Callable, Hashable
@@ -11,15 +11,15 @@ Made = TypeVar("Made")
 
 
 def kept(made: dict[Key, Made], key: Key, make: Callable[[Key], Made], *, most: int) -> Made:
-    """What was made of a key, or is made now; those made first go when there are more than `most`.
+    """Return the value of a key, and make the value if the cache has none. Above `most` values, the oldest values are dropped.
 
     >>> squares = {1: 1, 2: 4}
     >>> kept(squares, 3, lambda number: number**2, most=2), squares
     (9, {2: 4, 3: 9})
     """
-    found = made.get(key)
-    if found is None:
-        found = made[key] = make(key)
+    value = made.get(key)
+    if value is None:
+        value = made[key] = make(key)
         for old in list(made)[:-most]:
-            made.pop(old, None)  # another thread may have taken it out
-    return found
+            made.pop(old, None)  # another thread may have removed the key in the meantime
+    return value

@@ -1,9 +1,9 @@
-"""The one source of randomness: 64-bit words that are a pure function of labels.
+"""The only source of randomness: 64-bit words that are a pure function of labels.
 
-Each use names its labels, such as ("batch", seed, step), so any number of draws can be made anywhere and in any order, and no
-draw moves another. The words are those of Philox, a counter-based generator, keyed by a hash of the labels. NumPy keeps raw words
-stable over versions and platforms. NumPy does not keep the methods of `Generator` stable, so no record that is named by a digest may
-depend on them: integers, floats, permutations and samples are made of words here.
+Each use names its labels, such as ("batch", seed, step). Random numbers can therefore be drawn anywhere and in any order, and no
+draw changes another draw. The words come from Philox, a counter-based generator, with a hash of the labels as the key. NumPy keeps
+the raw words stable over versions and platforms, but not the methods of `Generator`. Records that are named by a digest must not
+depend on these methods, so this module makes integers, floats, permutations and samples from the words.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ Label = str | int
 
 
 def keyed_words(num: int, *labels: Label) -> UInt64[np.ndarray, " num"]:
-    """`num` random 64-bit words, a pure function of the labels; fewer words are the beginning of more."""
+    """Return `num` random 64-bit words, a pure function of the labels. A smaller `num` gives the beginning of the same words."""
     key = np.frombuffer(hashlib.blake2b(orjson.dumps(labels), digest_size=16).digest(), "<u8").astype(np.uint64)
     _THREAD.words.state = {
         "bit_generator": "Philox",
@@ -31,7 +31,7 @@ def keyed_words(num: int, *labels: Label) -> UInt64[np.ndarray, " num"]:
 
 
 class _Thread(threading.local):
-    """A generator for each thread: giving it another key costs less than half of making a new one."""
+    """A generator for each thread. A new key for an old generator costs less than half of a new generator."""
 
     def __init__(self) -> None:
         self.words = np.random.Philox(key=0)
@@ -42,7 +42,7 @@ _ZEROS = np.zeros(4, np.uint64)
 
 
 def keyed_seed(*labels: Label) -> int:
-    """A seed for another generator, such as torch's: 53 bits, so that JSON holds it exactly.
+    """Return a seed for another generator, such as torch's. The seed has 53 bits, so that JSON holds the number exactly.
 
     >>> keyed_seed("run", 0) != keyed_seed("run", 1)
     True
@@ -51,7 +51,7 @@ def keyed_seed(*labels: Label) -> int:
 
 
 def permutation(num: int, *labels: Label) -> Int[np.ndarray, " num"]:
-    """A permutation of 0..num-1, a pure function of the labels.
+    """Return a permutation of 0..num-1, a pure function of the labels.
 
     The index stands in the low bits of each random word, so the words are distinct and any sorting algorithm gives
     the same result.
@@ -66,9 +66,9 @@ def permutation(num: int, *labels: Label) -> Int[np.ndarray, " num"]:
 
 
 def integers(num: int, below: int, *labels: Label) -> Int[np.ndarray, " num"]:
-    """`num` integers of 0..below-1, drawn with replacement.
+    """Draw `num` integers of 0..below-1 with replacement.
 
-    A word modulo `below` favours small numbers by at most `below` / 2**64, which no use here can notice.
+    A word modulo `below` favours small numbers by at most `below` / 2**64, which is too little to matter here.
 
     >>> integers(6, 3, "throws").tolist()
     [1, 0, 2, 0, 1, 1]
@@ -77,26 +77,28 @@ def integers(num: int, below: int, *labels: Label) -> Int[np.ndarray, " num"]:
 
 
 def chances(num: int, share: float, *labels: Label) -> Bool[np.ndarray, " num"]:
-    """`num` truth values, each true with probability `share`.
+    """Draw `num` truth values, each true with probability `share`.
 
     >>> chances(1000, 0.25, "coins").sum().item() in range(210, 290)
     True
     """
+    # A float has 53 bits, so the upper 53 bits of a word become a float exactly.
     return (keyed_words(num, *labels) >> np.uint64(11)).astype(np.float64) < share * 2.0**53
 
 
 def distinct(num: int, below: int, *labels: Label) -> Int[np.ndarray, " num"]:
-    """`num` different integers of 0..below-1 in rising order; all of them where `below` is not more.
+    """Draw `num` different integers of 0..below-1, in rising order. If `below` is not more than `num`, return all integers.
 
-    The first different ones among drawn integers are taken, so memory grows with `num` and not with `below`.
+    The first different integers of a longer draw are taken, so memory grows with `num` and not with `below`.
 
     >>> distinct(3, 1000, "rows").tolist(), distinct(5, 3, "rows").tolist()
     ([115, 503, 513], [0, 1, 2])
     """
     if num >= below:
         return np.arange(below)
-    if num > below // 2:
+    if num > below // 2:  # drawing with replacement would need ever more draws for the last integers
         return np.sort(permutation(below, *labels)[:num])
+    # With num at most below / 2, this many draws nearly always hold num different integers. Otherwise the loop draws twice as many.
     drawn = 2 * num + 64
     while True:
         values, first = np.unique(integers(drawn, below, *labels), return_index=True)

@@ -1,12 +1,12 @@
 """The mixed stream in Lightning's `Trainer`: a data module and a callback, with their state in Lightning's checkpoints.
 
-Lightning may read a batch ahead, so `lag=0` would stall and is refused.
+Lightning may read one batch ahead, so `lag=0` would stall and is refused.
 
     Trainer(max_steps=1000, use_distributed_sampler=False, callbacks=[MixerCallback(mixer, losses, every_steps=100)]).fit(
         module, datamodule=MixedData(mixer, batch_size=32, num_workers=2)
     )
 
-Blocks of tokens: `MixedData(packed, ...)` and `MixerCallback(packed, ...)`, with `PackedTokens` in place of the mixer.
+For blocks of tokens, use `PackedTokens` in place of the mixer: `MixedData(packed, ...)` and `MixerCallback(packed, ...)`.
 """
 
 from skillshard.extras import needed
@@ -26,25 +26,25 @@ from skillshard.torch import InOrder, dataset_of, restart, resume
 
 
 class MixedData(LightningDataModule):
-    """A mixer's stream, or a packed one, as training data; a checkpoint keeps where it stands, by the optimizer steps taken.
+    """The stream of a mixer or of packed tokens as training data. A checkpoint keeps the position after the optimizer steps taken.
 
-    Each rank takes its share, so with several processes give `Trainer(use_distributed_sampler=False)`; Lightning stops
-    otherwise. The stream is endless: train for `max_steps`.
+    Each rank takes its share, so with several processes give `Trainer(use_distributed_sampler=False)`. Without this argument,
+    Lightning stops. The stream is endless: train for `max_steps`.
 
-    A training that begins at step 0 over a ledger with records begins the run again, in a new generation of the ledger, and says
-    so. To train on after a `fit`, give the checkpoint of its end to the `fit` of a new `Trainer` (`ckpt_path`). A second `fit` of
-    the same `Trainer` is refused: Lightning begins a new epoch there and reads its first batch twice, and a stream has no epochs.
+    A training that begins at step 0 over a ledger with records restarts the run in a new generation of the ledger and prints a
+    warning. To continue after a `fit`, save a checkpoint and give the checkpoint to the `fit` of a new `Trainer` (`ckpt_path`). A
+    second `fit` of the same `Trainer` is refused, because Lightning begins a new epoch and reads its first batch twice.
 
     Args:
-        stream: a mixer or packed tokens; `step_draws` (`step_blocks`) is batch_size x processes x accumulate_grad_batches.
-        batch_size: samples (blocks) per rank and batch.
-        num_workers: loader processes.
-        collate_fn: items -> batch, as for `skillshard.torch.MixedDataset` and `PackedDataset`; None: `collate`, or
-            `collate_blocks` for packed tokens.
+        stream: Mixer or packed tokens. `step_draws` (`step_blocks`) is batch_size x processes x accumulate_grad_batches.
+        batch_size: Number of samples (blocks) per rank and batch.
+        num_workers: Number of loader processes.
+        collate_fn: Function that makes a batch of items, as for `skillshard.torch.MixedDataset` and `PackedDataset`. None:
+            `collate`, or `collate_blocks` for packed tokens.
 
     Raises:
-        PolicyError: the mixer has lag=0; or `step_draws` or `step_blocks` is not what a step takes (when training begins).
-        LedgerError: the checkpoint is of another run.
+        PolicyError: The mixer has lag=0. When training begins: `step_draws` or `step_blocks` differs from the size of a step.
+        LedgerError: The checkpoint is of another run.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class MixedData(LightningDataModule):
         )
 
     def _begin(self, trainer: Trainer) -> None:
-        """Begin the run at step 0. Lightning reads the first batch before the hooks of its callbacks, so this comes earlier.
+        """Begin the run at step 0. Lightning reads the first batch before it calls the callbacks, so the data module begins the run.
 
         Raises:
-            PolicyError: the Trainer has taken steps, and the stream does not stand where these steps end.
+            PolicyError: The Trainer has taken steps, and the position of the stream is not the end of these steps.
         """
         if trainer.global_step:
             expected, position = self.stream.clock.position_at(trainer.global_step), self.stream.position
@@ -111,19 +111,19 @@ class MixedData(LightningDataModule):
 
 
 class MixerCallback(Callback):
-    """Reports losses per skill every few optimizer steps. Every process measures, rank 0 reports.
+    """A callback that reports losses per skill every few optimizer steps. Every process measures, and rank 0 reports.
 
-    Where the policy begins with the losses before the first step (`Mixer.initial_losses`), `MixedData` lets the callback measure at
-    step 0. With a loader of your own, call `mixer.restart()` and `mixer.report(0, ...)` yourself before `fit`.
+    If the policy needs the losses before the first step (`Mixer.initial_losses`), `MixedData` lets the callback measure at step 0.
+    With a loader of your own, call `mixer.restart()` and `mixer.report(0, ...)` before `fit`.
 
     Args:
-        stream: the mixer or the packed tokens of the `MixedData` that is trained on.
-        losses: module -> evaluation skill -> loss.
-        every_steps: optimizer steps from one report to the next; at least one report a round, and of blocks better two,
-            since a round of shorter samples has fewer of them.
+        stream: Mixer or packed tokens of the `MixedData` in training.
+        losses: Function that measures a module: module -> evaluation skill -> loss.
+        every_steps: Number of optimizer steps from one report to the next. A round needs at least one report. With blocks, two
+            reports are safer, since a round of short samples has fewer blocks.
 
     Raises:
-        PolicyError: reports would come less often than rounds, or go to another mixer than the data's (when training begins).
+        PolicyError: When training begins: a round would have no report, or the reports go to another mixer than the data's.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class MixerCallback(Callback):
         every_steps: int,
     ) -> None:
         self.stream, self.losses, self.every_steps = stream, losses, every_steps
-        self._reported = -1
+        self._reported = -1  # no step yet
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._reported = trainer.global_step
@@ -150,13 +150,14 @@ class MixerCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
+        # With accumulated gradients several batches end at one step, and only the first of these batches reports.
         if step == self._reported or step % self.every_steps:
             return
-        self._reported = step  # an accumulated batch ends without a step
+        self._reported = step
         self.report(trainer, pl_module)
 
     def report(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure now, on every process, and report as of the steps taken."""
+        """Measure on every process, and report the losses for the present step."""
         losses = self.losses(pl_module)
         if trainer.is_global_zero:
             self.stream.report(trainer.global_step, losses)

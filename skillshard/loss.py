@@ -1,8 +1,8 @@
-"""What a loss is: nats per predicted token. One formula for everybody who measures, records or compares losses.
+"""The definition of a loss in nats per predicted token. Every measurement, record and comparison of losses uses this module.
 
-A model gives each text two numbers: the summed nats of its predicted tokens, and how many tokens were predicted. The
-loss of a skill is one of two means of them (`reduced`), and `LossKind` says which one, and which part of a text is predicted.
-Losses of different kinds are different numbers of the same model: they must not be mixed.
+A model gives each text two numbers: the summed nats of the predicted tokens, and the number of predicted tokens. The loss of a skill
+is one of two means of these numbers (`reduced`). `LossKind` records the mean, and the part of a text that is predicted. Losses of
+different kinds are different quantities of the same model and must not be mixed.
 """
 
 import math
@@ -19,21 +19,21 @@ from skillshard.errors import ObservationError, did_you_mean
 
 Reduction = Literal["per_sample", "per_token"]
 IGNORE = -100
-"""The target of a position where nothing is predicted: what PyTorch's cross entropy and models of transformers leave out."""
+"""The target of a position where nothing is predicted. PyTorch's cross entropy and the models of transformers ignore this value."""
 
 
 class LossKind(BaseModel):
-    """How losses are measured: what a graph, a run and its observations record, so that only like is compared with like.
+    """The way to measure losses. A graph, a run and its observations record the kind, so that only losses of one kind are compared.
 
     Attributes:
         reduction: "per_sample": the mean over samples of each sample's nats per predicted token, as in the authors' code.
             "per_token": all nats over all predicted tokens, so that a long sample weighs more.
-        answer_after: only what follows the last occurrence of this text in a sample is predicted; None: no such mark.
-        prompt_field: name of the metadata field that holds how many characters of a sample are its prompt, which is not
-            predicted, such as "meta.prompt_chars" or "prompt_chars"; dots reach into nested fields. None: no such field.
+        answer_after: Text before the answer. Only the text after its last occurrence is predicted. None: no mark.
+        prompt_field: Metadata field with the number of characters of the prompt, which is not predicted, such as
+            "meta.prompt_chars" or "prompt_chars". Dots reach into nested fields. None: no field.
 
     Raises:
-        ObservationError: an argument is unknown or out of range, or both `answer_after` and `prompt_field` are given.
+        ObservationError: An argument is unknown or out of range, or `answer_after` and `prompt_field` are both given.
 
     Example:
         >>> LossKind(answer_after="Output: ").sentence
@@ -69,12 +69,12 @@ class LossKind(BaseModel):
 
     @property
     def masks(self) -> bool:
-        """Whether a part of each text, its prompt, is not predicted."""
+        """Whether a part of each text, the prompt, is not predicted."""
         return self.answer_after is not None or self.prompt_field is not None
 
     @property
     def sentence(self) -> str:
-        """The kind in words, for messages."""
+        """Return the kind in words, for messages."""
         mean = {
             "per_sample": "the mean over samples of nats per token",
             "per_token": "nats per token over all tokens",
@@ -91,10 +91,10 @@ class Loss:
     """A skill's loss with its standard error. `float(loss)` is the mean, so that `mixer.report` takes a `Loss` for a number.
 
     Attributes:
-        mean: nats per token, by the reduction of the `Losses` that the loss belongs to.
-        standard_error: of the mean, nats per token, over samples of the skill; infinite for a single sample.
-        num_samples: samples measured.
-        num_tokens: tokens predicted.
+        mean: Loss in nats per token, by the reduction of the `Losses` that the loss belongs to.
+        standard_error: Standard error of the mean over samples of the skill, in nats per token. Infinite for a single sample.
+        num_samples: Number of measured samples.
+        num_tokens: Number of predicted tokens.
     """
 
     mean: float
@@ -107,7 +107,7 @@ class Loss:
 
 
 class Losses(dict[str, Loss]):
-    """Skill -> loss, with the kind of loss that was measured, which `mixer.report` compares with the run's.
+    """The loss of each skill, with the measured kind of loss. `mixer.report` compares this kind with the run's kind.
 
     Example:
         >>> losses = Losses({"add": Loss(1.5, 0.1, 10, 40)}, kind=LossKind())
@@ -121,7 +121,8 @@ class Losses(dict[str, Loss]):
 
 
 def parse_reduction(word: str) -> Reduction:
-    """
+    """Return the reduction that a word names.
+
     >>> parse_reduction("per_token")
     'per_token'
     """
@@ -136,15 +137,15 @@ def parse_reduction(word: str) -> Reduction:
 def reduced(
     nats: Float[np.ndarray, " sample"], tokens: Float[np.ndarray, " sample"], reduction: Reduction
 ) -> tuple[float, float]:
-    """The loss of some samples and its standard error over samples, both nats per token.
+    """Compute the loss of samples and its standard error over the samples, both in nats per token.
 
     Args:
-        nats: summed over the predicted tokens of each sample.
-        tokens: number of predicted tokens of each sample; above 0 for per_sample, and in sum for per_token.
-        reduction: which mean.
+        nats: Sum of nats over the predicted tokens of each sample.
+        tokens: Number of predicted tokens of each sample. Each number for per_sample, and the sum for per_token, is above 0.
+        reduction: Mean to compute.
 
     Returns:
-        Mean and standard error; the error is infinite for a single sample.
+        Mean and standard error. The error is infinite for a single sample.
 
     Example:
         >>> nats, tokens = np.array([2.0, 0.9]), np.array([1.0, 9.0])
@@ -159,20 +160,21 @@ def reduced(
         each = nats / tokens
         return float(each.mean()), float(each.std(ddof=1) / math.sqrt(num)) if num > 1 else math.inf
     mean, total = float(nats.sum() / tokens.sum()), float(tokens.sum())
+    # The residuals nats - mean x tokens, not the per-sample losses: numerator and denominator of the ratio both vary with the samples.
     spread = float(np.sum((nats - mean * tokens) ** 2))
     return mean, math.sqrt(spread * num / (num - 1)) / total if num > 1 else math.inf
 
 
 def prompt_chars(text: str, kind: LossKind, meta: Mapping[str, Any] | None = None) -> int:
-    """How many characters at the beginning of a text are its prompt, which is not predicted; 0 where nothing is masked.
+    """Count the characters of a text's prompt, which is not predicted. The number is 0 if nothing is masked.
 
     Args:
-        text: a sample's text.
-        kind: says where the prompt ends.
-        meta: the sample's metadata, for `prompt_field`.
+        text: Text of a sample.
+        kind: Kind of loss, which determines the end of the prompt.
+        meta: Metadata of the sample, for `prompt_field`.
 
     Raises:
-        ObservationError: the text has no prompt, no mark or no answer, or its metadata does not say where the prompt ends.
+        ObservationError: The text has no prompt, no mark or no answer, or the metadata does not give the end of the prompt.
 
     Example:
         >>> prompt_chars("1 = 1. 1+1 = 2", LossKind(answer_after="= "))
@@ -196,13 +198,13 @@ def prompt_chars(text: str, kind: LossKind, meta: Mapping[str, Any] | None = Non
 
 
 def no_answer(text: str, mark: str) -> str | None:
-    """Why a text has no answer after a mark, as the middle of a sentence; None if it has one.
+    """Return the reason why a text has no answer after a mark, as the middle of a sentence. None: the text has an answer.
 
     >>> no_answer("1+1", "=")
     "there is nothing behind '=', where the answer should be"
     """
-    prompt, found, answer = text.rpartition(mark)
-    if found and (prompt + found).strip() and answer.strip():
+    prompt, separator, answer = text.rpartition(mark)
+    if separator and (prompt + separator).strip() and answer.strip():
         return None
     return f"there is nothing behind {mark!r}, where the answer should be"
 
@@ -211,8 +213,8 @@ def answer_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.nd
     """Mark the tokens of a text that reach beyond the characters of the prompt.
 
     Args:
-        ends: the character of the text at which each token ends; 0 for special tokens, which stand for no character.
-        num_chars: characters of the prompt; 0: no token is prompt, special tokens neither.
+        ends: Character of the text at which each token ends. 0 for special tokens, which stand for no character.
+        num_chars: Number of characters of the prompt. 0: every token is marked, special tokens included.
 
     Example:
         >>> answer_tokens(np.array([0, 3, 5, 8]), 4).tolist(), answer_tokens(np.array([0, 3, 0]), 0).tolist()
@@ -222,7 +224,7 @@ def answer_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.nd
 
 
 def predicted_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.ndarray, " token"]:
-    """Mark the tokens that are predicted in a text that stands alone: `answer_tokens` without the first, which nothing predicts.
+    """Mark the predicted tokens of a text that stands alone: `answer_tokens` without the first token, which nothing predicts.
 
     Example:
         >>> predicted_tokens(np.array([0, 3, 5, 8]), 4).tolist(), predicted_tokens(np.array([0, 3, 0]), 0).tolist()

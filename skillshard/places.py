@@ -22,7 +22,11 @@ def is_remote(place: str | os.PathLike[str]) -> bool:
 
 
 def local_path(place: str | os.PathLike[str]) -> Path:
-    """The local path of a place; an error for a remote one."""
+    """Return the local path of a place.
+
+    Raises:
+        StorageError: The place is remote.
+    """
     text = os.fspath(place)
     if is_remote(text):
         raise StorageError(f"{text} is not on this machine: this needs a local directory.")
@@ -30,7 +34,8 @@ def local_path(place: str | os.PathLike[str]) -> Path:
 
 
 def join(place: str | os.PathLike[str], *parts: str) -> str:
-    """
+    """Append parts to a place. The query of a URI stays at the end.
+
     >>> join("s3://bucket/run/", "tags.json"), join("out", "train", "0.tar")
     ('s3://bucket/run/tags.json', 'out/train/0.tar')
     >>> join("s3://bucket/run?region=us-east-1", "tags.json")
@@ -42,7 +47,7 @@ def join(place: str | os.PathLike[str], *parts: str) -> str:
 
 
 def public(place: str | os.PathLike[str]) -> str:
-    """A place as it may stand in messages: without the keys and signatures that a URI can hold.
+    """Return a place for a message, without the keys and signatures that a URI can hold.
 
     >>> public("s3://KEY:SECRET@bucket/S?region=us-east-1"), public("https://host/S/a.tar?sig=SECRET")
     ('s3://bucket/S?region=us-east-1', 'https://host/S/a.tar')
@@ -51,12 +56,17 @@ def public(place: str | os.PathLike[str]) -> str:
     if not is_remote(text):
         return text
     parts = urlsplit(text)
-    told = [(key, value) for key, value in parse_qsl(parts.query) if key in ("region", "scheme", "endpoint_override")]
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, urlencode(told, safe=":/"), ""))
+    # A list of harmless names, not of secret names: any other parameter may be a signature or a token.
+    shown = [(key, value) for key, value in parse_qsl(parts.query) if key in ("region", "scheme", "endpoint_override")]
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, urlencode(shown, safe=":/"), ""))
 
 
 def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
-    """The pyarrow file system of a place, and the path in it; for a bucket of S3 the same one whenever it is asked for."""
+    """Return the pyarrow file system of a place and the path inside. All calls for one bucket of S3 get the same file system.
+
+    Raises:
+        StorageError: The file system cannot be opened, or the place can only be read over http.
+    """
     text = os.fspath(place)
     if not is_remote(text):
         return pafs.LocalFileSystem(), os.path.abspath(text.removeprefix("file://"))

@@ -1,15 +1,15 @@
-"""Text from outside (names, ids, file names, metadata) as it may be shown: on a terminal, on a page, in a picture."""
+"""Make text from outside (names, ids, file names, metadata) safe to show on a terminal, on a page and in a picture."""
 
 import unicodedata
 
+# Marks that change the direction of the text after them, so that a line can be read as another line.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Marks that turn the direction of what follows, so that a line can read as something else."""
+# Unicode categories: control characters, halves of surrogate pairs (bytes that are not UTF-8), line and paragraph ends.
 _HIDDEN = frozenset(("Cc", "Cs", "Zl", "Zp"))
-"""Unicode categories: control characters, halves of surrogate pairs (bytes that are not UTF-8), line and paragraph ends."""
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would obey instead of show: control characters, line ends, marks of direction.
+    """Escape the characters that a terminal would obey instead of show: control characters, line ends, marks of direction.
 
     >>> print(printable("red\\x1b[31m, two\\nlines, \\u202eright to left, caf\\xe9"))
     red\\x1b[31m, two\\nlines, \\u202eright to left, café
@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, most: int = 40) -> str:
-    """A name for a table: printable, and of a long one the beginning and the end.
+    """Make a name printable for a table, and replace the middle of a long name by dots.
 
     >>> shortened("a" * 100, most=20)
     'aaaaaaaaaaaaaa...aaa'
@@ -30,12 +30,12 @@ def shortened(text: str, most: int = 40) -> str:
     shown = printable(text)
     if len(shown) <= most:
         return shown
-    num_last = most // 6
+    num_last = most // 6  # names in one table usually differ at the end, so the end is shown as well
     return f"{shown[: most - num_last - 3]}...{shown[-num_last:]}"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number and its noun.
+    """Return a number with its noun, in the singular or the plural.
 
     >>> counted(1, "part"), counted(2000, "part"), counted(2, "copy", "copies")
     ('1 part', '2,000 parts', '2 copies')

@@ -1,22 +1,22 @@
-"""How far a piece of work is: the work says it, and whoever runs the work passes it on."""
+"""Progress of a running task: the task calls `advance`, and the process that runs the task passes the share on."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 
 SECONDS_BETWEEN = 1.0
-"""A task may call `advance` at every step. Only one call a second is passed on, so that a call costs next to nothing."""
+"""Seconds between two shares that are passed on. A task may call `advance` at every step, and most calls cost next to nothing."""
 
 
 class _Receiver:
-    """Where this process sends what `advance` says; None where nobody listens."""
+    """The function to which this process sends the shares of `advance`. None: nobody listens."""
 
     send: Callable[[float], None] | None = None
     last_sent_s = 0.0
 
 
 def advance(done: int, total: int) -> None:
-    """Say that `done` of `total` steps of the present work are done; does nothing where nobody listens.
+    """Announce that `done` of `total` steps of the present work are done. Without a listener, the call does nothing.
 
     >>> shares = []
     >>> with sent_to(shares.append):
@@ -35,7 +35,7 @@ def advance(done: int, total: int) -> None:
 
 @contextlib.contextmanager
 def sent_to(send: Callable[[float], None]) -> Iterator[None]:
-    """Pass what `advance` says in the block to `send`, as a share from 0 to 1."""
+    """Pass the progress that `advance` announces in the block to `send`, as a share from 0 to 1."""
     outer = _Receiver.send, _Receiver.last_sent_s
     _Receiver.send, _Receiver.last_sent_s = send, 0.0
     try:

@@ -1,4 +1,4 @@
-"""What the trainers' adapters refuse: settings that would stall a training, or lose or repeat samples in silence."""
+"""Refusals of the adapters for trainers: settings that would stall a training, or lose or repeat samples in silence."""
 
 from math import ceil
 
@@ -7,9 +7,11 @@ from skillshard.mixing.stream import Stream
 
 
 def refuse_for_trainer(stream: Stream, trainer: str) -> None:
-    """PolicyError for a strict mixer in a trainer that fetches a batch before the report that this batch waits for.
+    """Refuse a stream that does not work in a trainer that reads ahead and restarts its data.
 
-    And for a stream that ends, in a trainer that would begin it again as its next epoch.
+    Raises:
+        PolicyError: The mixer has lag=0, so a batch that the trainer fetches early would wait for a report of a later step. Or the
+            stream ends, and the trainer would restart the stream as its next epoch.
     """
     if stream.repeat != "epochs":
         raise PolicyError(
@@ -24,7 +26,17 @@ def refuse_for_trainer(stream: Stream, trainer: str) -> None:
 
 
 def refuse_other_step(stream: Stream, *, batch_size: int, processes: int, accumulated: int) -> None:
-    """PolicyError if an optimizer step takes more or less of the stream than its maker was told."""
+    """Refuse a stream whose step size is not the number of draws (blocks) of an optimizer step.
+
+    Args:
+        stream: Mixer or packed tokens.
+        batch_size: Number of samples (blocks) of a batch of one process.
+        processes: Number of processes that each take a batch.
+        accumulated: Number of batches of a process per optimizer step.
+
+    Raises:
+        PolicyError: The step size is another number, so that the steps of reports would be translated to wrong draws.
+    """
     words, expected = stream.clock.words, batch_size * processes * accumulated
     argument = f"{words.maker}({words.step_argument}"
     if stream.clock.step_size != expected:
@@ -35,9 +47,12 @@ def refuse_other_step(stream: Stream, *, batch_size: int, processes: int, accumu
 
 
 def refuse_rare_reports(stream: Stream, every_steps: int) -> None:
-    """PolicyError if there would be rounds without a report, for which the loader would wait.
+    """Refuse reports that are so rare that a round would have no report and the loader would wait.
 
-    Of blocks, rounds have different numbers: the first round is looked at, whose weights are known.
+    Rounds of a packed stream have different numbers of blocks. The check uses the first round, whose weights are known.
+
+    Raises:
+        PolicyError: `every_steps` is too large for the rounds, or below 1.
     """
     step_size = stream.clock.step_size
     if step_size is None or not stream.reads_losses or stream.lag == "live":

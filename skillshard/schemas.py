@@ -1,7 +1,7 @@
-"""The JSON Schema of everything on disk, from the models that read and write it.
+"""The JSON Schema of every file on disk, made from the models that read and write the files.
 
-`python -m skillshard.schemas schemas` writes them; a test holds the committed files equal to what this gives. A schema never
-changes in place: it gets a new version.
+`python -m skillshard.schemas schemas` writes the schemas, and a test compares the committed files with the models. A format never
+changes in place: a changed format gets a new version.
 """
 
 import sys
@@ -47,7 +47,7 @@ _MODELS: dict[str, Any] = {
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """File name without suffix -> JSON Schema (draft 2020-12)."""
+    """Make the JSON Schema (draft 2020-12) of each file, by file name without suffix."""
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return {name: dialect | TypeAdapter(model).json_schema(by_alias=True) for name, model in _MODELS.items()}
 

@@ -1,14 +1,14 @@
 """Batches that a worker of a loader sends as places of texts, in place of the texts.
 
-Why: a worker that sends texts copies each byte three times, out of the shard, through a socket, and into new strings. The loader's
-process has the same shards mapped, so the worker sends the places (`Places`: a shard, a first byte and an end for each text), and
-the loader's process cuts the texts out of its own maps. With two workers this gives 1.25 to 1.45 times as many samples per second
-(docs/LOG.md).
+A worker that sends texts copies each byte three times: out of the shard, through a socket, and into new strings. The loader's
+process has mapped the same shards, so the worker sends only the places (`Places`: a shard, a first byte and an end for each text),
+and the loader's process cuts the texts out of its own maps. With two workers, sending places gives 1.25 to 1.45 times as many
+samples per second (docs/LOG.md).
 
-The price: such a batch can be unpickled only where its stream is known. Each stream that a loader reads gets a key, the pickled
-batch holds the key, and this module remembers which stream has which key. Keys are random, so that the key of one process is
-never the key of another stream in another process. Only a batch inside a worker is a `SentBatch`; what a loader hands out is a
-plain dictionary, which can be pickled and read anywhere.
+The price is that a `SentBatch` can be unpickled only by a process that knows the batch's stream. Each stream that a loader reads gets
+a key, the pickled batch holds the key, and this module remembers the stream of each key. Keys are random, so that two streams
+in different processes never share a key. Only a batch inside a worker is a `SentBatch`. The loader returns plain dictionaries,
+which any process can pickle and read.
 """
 
 import secrets
@@ -22,30 +22,32 @@ from skillshard.mixing.mixer import Batch, Mixer
 from skillshard.mixing.round_plan import Places
 
 KEY_BYTES = 16
-"""Bytes of a key: as many as a UUID has, so that no two loaders on earth share one."""
+"""Bytes of a key: the size of a UUID, so that no two loaders ever share a key."""
+
+# The streams that loaders of this process read, by key. The references are weak, because a stream that nobody holds any more
+# needs no key, and this table must not keep the memory maps of its shards open.
 _STREAMS: "WeakValueDictionary[str, Mixer]" = WeakValueDictionary()
-"""The streams that loaders of this process read, by key. A stream that nobody holds any more needs no key."""
 
 
 def register(stream: Mixer) -> str:
-    """Remember a stream in this process, and return the key by which its workers name it."""
+    """Remember a stream in this process, and return the key by which the workers name the stream."""
     key = secrets.token_hex(KEY_BYTES)
     _STREAMS[key] = stream
     return key
 
 
 class SentBatch(Mapping[str, Any]):
-    """A batch in a worker, as the dictionary that the loader's process makes of it.
+    """A batch in a worker, with the keys and values of the dictionary that the loader's process will make.
 
-    The texts are read in the worker only if they are asked for there. Pickling writes the places, and unpickling in the process
-    of the loader gives the plain dictionary.
+    The worker reads the texts only on access. Pickling writes the places, and unpickling in the loader's process gives the plain
+    dictionary.
 
     Args:
-        stream: what the batch is of.
-        key: the stream's key, from `register`.
-        places: where the texts lie.
-        values: makes the dictionary of a batch; a function of a module, since its name is pickled.
-        names: keys of that dictionary.
+        stream: Stream of the batch.
+        key: Key of the stream, from `register`.
+        places: Places of the texts.
+        values: Function that makes the dictionary of a batch. The function must be defined in a module, since its name is pickled.
+        names: Keys of the dictionary.
     """
 
     def __init__(
@@ -77,10 +79,10 @@ class SentBatch(Mapping[str, Any]):
 
 
 def received(key: str, places: Places, values: Callable[[Batch], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Make the dictionary of a batch that a worker sent; called by `pickle`.
+    """Make the dictionary of a batch that a worker sent. `pickle` calls this function.
 
     Raises:
-        SkillshardError: this process did not make the loader, or the loader's stream is gone.
+        SkillshardError: This process did not make the loader, or the loader's stream is gone.
     """
     stream = _STREAMS.get(key)
     if stream is None:

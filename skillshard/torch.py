@@ -1,11 +1,11 @@
 """The mixed stream in a PyTorch `DataLoader`, and in torchdata's `StatefulDataLoader`: as texts, or as blocks of tokens.
 
 The dataset is map-style over an endless range: index i of a rank is draw (or block) first + i x world_size + rank of the global stream.
-A `DataLoader` without a sampler asks for 0, 1, 2, ... in batches and hands them out in that order, so the batches are the same
-for any number of workers, and each worker fetches, collates and sends a whole batch at once.
+A `DataLoader` without a sampler asks for the indices 0, 1, 2, ... in batches and hands the batches out in that order. The batches are
+therefore the same for any number of workers, and each worker fetches, collates and sends a whole batch at once.
 
-A stream cannot be shuffled, split, skipped or begun anew without losing or repeating samples. The dataset notices such a reader
-from the indices that it asks for, and refuses. An endless stream has no length: `len(dataset)` and `len(loader)` raise a
+A reader that shuffles, splits, skips or restarts the stream would lose or repeat samples. The dataset recognizes this reader by the
+indices that the reader asks for, and refuses. An endless stream has no length: `len(dataset)` and `len(loader)` raise a
 `LengthError`, which is a `TypeError`, because a schedule computed from a length would be wrong.
 """
 
@@ -37,14 +37,14 @@ from skillshard.mixing.stream import BLOCKS, DRAWS, Stream, StreamWords
 from skillshard.sent_batches import SentBatch, register
 
 ENDLESS = 1 << 62
-"""Where a sequential sampler stops counting the indices of an endless stream."""
+"""Number of indices after which a sequential sampler of an endless stream stops: above any training, within 64 bits."""
 FRAMES_SEARCHED = 6
-"""Callers looked at to find out who asks for a length; wrappers of type checkers may stand between."""
+"""Number of calling functions that are searched for the sampler that asks for a length. Wrappers of type checkers may lie between."""
 T = TypeVar("T")
 
 
 class Item(TypedDict):
-    """One sample."""
+    """A sample with its draw and its skill."""
 
     draw: int
     skill: str
@@ -52,7 +52,7 @@ class Item(TypedDict):
 
 
 class MixedBatch(TypedDict):
-    """A batch as `collate` makes it."""
+    """A batch of samples, as `collate` makes the batch."""
 
     draw: Int[np.ndarray, " sample"]
     skill: list[str]
@@ -60,14 +60,14 @@ class MixedBatch(TypedDict):
 
 
 class Items(Sequence[Item]):
-    """The samples of one batch; texts are read, and made into `Item`s, only when asked for."""
+    """The samples of one batch. A text is read, and an `Item` is built, only on access."""
 
     def __init__(self, mixer: Mixer, places: Places, *, key: str | None = None) -> None:
         self.mixer, self.places, self.key = mixer, places, key
 
     @cached_property
     def batch(self) -> Batch:
-        """The samples as one."""
+        """The samples as one `Batch` of arrays and lists."""
         return self.mixer.cut(self.places)
 
     @property
@@ -79,24 +79,24 @@ class Items(Sequence[Item]):
         return len(self.places)
 
     @overload
-    def __getitem__(self, at: int) -> Item: ...
+    def __getitem__(self, index: int) -> Item: ...
 
     @overload
-    def __getitem__(self, at: slice) -> list[Item]: ...
+    def __getitem__(self, index: slice) -> list[Item]: ...
 
-    def __getitem__(self, at: int | slice) -> Item | list[Item]:
-        if isinstance(at, slice):
-            return [self[number] for number in range(len(self))[at]]
-        return Item(draw=int(self.batch.draw[at]), skill=self.batch.skill[at], text=self.batch.text[at])
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        return Item(draw=int(self.batch.draw[index]), skill=self.batch.skill[index], text=self.batch.text[index])
 
 
 def collate(items: Items) -> Mapping[str, Any]:
-    """A `MixedBatch`, without a step per sample: `DataLoader(..., collate_fn=collate)`.
+    """Make a `MixedBatch` without a step per sample: `DataLoader(..., collate_fn=collate)`.
 
-    Draws are a NumPy array, where PyTorch's default collation makes a tensor: a worker's tensor goes through a file of its own.
+    The draws are a NumPy array. PyTorch's default collation would make a tensor, which a worker sends through a file of its own.
     Workers send only the places of the texts, and the loader's process cuts the texts out of the same shards (`skillshard.sent_batches`).
-    A `collate_fn` of your own gets the same `Items`, a sequence of `Item` whose arrays are in `items.batch`. What it returns is sent as
-    it is.
+    Your own `collate_fn` gets the same `Items`: a sequence of `Item`, with the arrays in `items.batch`. The return value of your
+    function is sent unchanged.
     """
     if items.key is None or get_worker_info() is None:
         return _mixed_batch(items.batch)
@@ -109,7 +109,7 @@ def _mixed_batch(batch: Batch) -> MixedBatch:
 
 
 class PackedItem(TypedDict):
-    """One block."""
+    """A block of tokens with the draw of each token and the number of tokens of each skill."""
 
     block: int
     input_ids: torch.Tensor
@@ -118,7 +118,7 @@ class PackedItem(TypedDict):
 
 
 class PackedTensors(TypedDict):
-    """A batch as `collate_blocks` and PyTorch's default collation make it."""
+    """A batch of blocks, as `collate_blocks` and PyTorch's default collation make the batch."""
 
     block: torch.Tensor
     input_ids: torch.Tensor
@@ -127,7 +127,7 @@ class PackedTensors(TypedDict):
 
 
 class Blocks(Sequence[PackedItem]):
-    """The blocks of one batch; each is made into a `PackedItem` only when asked for."""
+    """The blocks of one batch. A `PackedItem` is built only on access."""
 
     def __init__(self, batch: PackedBatch) -> None:
         self.batch = batch
@@ -136,29 +136,29 @@ class Blocks(Sequence[PackedItem]):
         return len(self.batch)
 
     @overload
-    def __getitem__(self, at: int) -> PackedItem: ...
+    def __getitem__(self, index: int) -> PackedItem: ...
 
     @overload
-    def __getitem__(self, at: slice) -> list[PackedItem]: ...
+    def __getitem__(self, index: slice) -> list[PackedItem]: ...
 
-    def __getitem__(self, at: int | slice) -> PackedItem | list[PackedItem]:
-        if isinstance(at, slice):
-            return [self[number] for number in range(len(self))[at]]
+    def __getitem__(self, index: int | slice) -> PackedItem | list[PackedItem]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
         return PackedItem(
-            block=int(self.batch.block[at]),
-            input_ids=torch.from_numpy(self.batch.input_ids[at]),
-            draw=torch.from_numpy(self.batch.draw[at]),
-            skill_tokens=torch.from_numpy(self.batch.skill_tokens[at]),
+            block=int(self.batch.block[index]),
+            input_ids=torch.from_numpy(self.batch.input_ids[index]),
+            draw=torch.from_numpy(self.batch.draw[index]),
+            skill_tokens=torch.from_numpy(self.batch.skill_tokens[index]),
         )
 
 
 def collate_blocks(blocks: Blocks) -> PackedTensors:
-    """What PyTorch's default collation gives, without a step per block: `DataLoader(..., collate_fn=collate_blocks)`.
+    """Make the batch of PyTorch's default collation without a step per block: `DataLoader(..., collate_fn=collate_blocks)`.
 
-    `input_ids` and `draw` are (block, token), `skill_tokens` is (block, skill), `block` their positions in the packed stream.
-    Tokens with draw -1 are filled up beyond the end of the stream: leave them out of the loss. Your own `collate_fn` gets the
-    same: a sequence of `PackedItem`, or its `batch` as one, which also knows `position_ids`, and which tokens are `learned` where
-    prompts are masked.
+    `input_ids` and `draw` have the shape (block, token), `skill_tokens` has the shape (block, skill), and `block` has the positions
+    of the blocks in the packed stream. Tokens with draw -1 fill the last block beyond the end of the stream: leave these tokens
+    out of the loss. Your own `collate_fn` gets the same `Blocks`: a sequence of `PackedItem`, with all arrays in `blocks.batch`.
+    The batch also has `position_ids`, and `learned`, which marks the learned tokens where prompts are masked.
     """
     batch = blocks.batch
     return PackedTensors(
@@ -170,10 +170,10 @@ def collate_blocks(blocks: Blocks) -> PackedTensors:
 
 
 class StreamShare(Dataset[T], ABC):
-    """A rank's share of a global stream, from where the stream stands; what `MixedDataset` and `PackedDataset` have in common.
+    """A rank's share of a global stream, from the stream's position on: the common part of `MixedDataset` and `PackedDataset`.
 
     Args:
-        stream: the global stream that all ranks share.
+        stream: Global stream that all ranks share.
         rank: Number of this process among the ranks. None: the rank of torch.distributed, or 0 without torch.distributed.
         world_size: Number of ranks. None: the number of torch.distributed, or 1 without torch.distributed.
     """
@@ -187,26 +187,28 @@ class StreamShare(Dataset[T], ABC):
         self._loaded: tuple[int, int] | None = None
         self._last: Asked | None = None
         self._last_place = (0, 0)
+        # Position, generation and loop of the latest first batch. The memory is shared, because every loop over the loader starts
+        # workers with fresh copies of this dataset, and a copy has to see that an earlier loop read the same stretch.
         self._begun = torch.full((3,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     @abstractmethod
     def _read(self, positions: Int[np.ndarray, " position"]) -> Sequence[T]:
-        """What is there; positions beyond the end are left out."""
+        """Read the positions of the stream. Positions beyond the end of the stream are left out."""
 
     def __len__(self) -> int:
-        """Samples (blocks) of this rank's share from where the stream stands.
+        """Return the number of samples (blocks) of this rank's share, from the stream's position on.
 
         Raises:
-            LengthError: the stream is endless, or the losses to come decide where it ends.
-            RoundError, LedgerError: a loader begins, and the stream cannot begin, as `Mixer.check_start` says.
+            LengthError: The stream is endless, or future losses decide where the stream ends.
+            RoundError, LedgerError: A loader starts, and the stream cannot start, as `Mixer.check_start` describes.
         """
         num = self.stream.length()
         if num is not None:
             return max(0, num - self._first) // self.world_size
         length = endless(type(self).__name__, losses_decide=self._ends)
-        self.stream.check_start(
-            rank=self.rank
-        )  # a sequential sampler asks in the loader's process, before its workers read
+        # A sequential sampler asks for the length in the loader's process, before the workers read. An error of the start is raised
+        # here, because an error of a worker would reach the user wrapped in the worker's traceback.
+        self.stream.check_start(rank=self.rank)
         return length
 
     def __bool__(self) -> bool:
@@ -216,7 +218,7 @@ class StreamShare(Dataset[T], ABC):
         refuse_walk(type(self).__name__, self._words.variable)
 
     def __getitem__(self, index: SupportsIndex) -> T:
-        """One sample or block, to look at: wherever the loader stands, and without moving the stream."""
+        """Read one sample or block to look at. The position of the loader does not matter, and the stream does not move."""
         return self.at(one_index(index, type(self).__name__))[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[T]:
@@ -225,67 +227,76 @@ class StreamShare(Dataset[T], ABC):
     def read(
         self, indices: Sequence[int], *, processes: int = 1, rank: int | None = None, name: str | None = None
     ) -> Sequence[T]:
-        """The next batch that a loader asks for.
+        """Read the next batch of a loader, after a check of the order of its indices.
 
         Args:
-            indices: of the batch.
-            processes: processes that take turns in the batches; 1 where each has a share of its own.
-            rank: of this process among them; None: that of the share.
-            name: the dataset that the loader was given, for errors.
+            indices: Indices of the batch.
+            processes: Number of processes that take turns with the batches. 1: each process has a share of its own.
+            rank: Number of this process among the processes. None: the rank of the share.
+            name: Name of the dataset that the loader reads, for errors.
 
         Raises:
-            PolicyError: the order of the indices would lose or repeat samples.
-            RoundError, LedgerError: the stream cannot begin, as `Mixer.check_start` says.
+            PolicyError: The order of the indices would lose or repeat samples.
+            RoundError, LedgerError: The stream cannot start, as `Mixer.check_start` describes.
         """
-        asked = np.asarray(indices, np.int64)
+        positions = np.asarray(indices, np.int64)
         if get_worker_info() is None and (self._last is None or self._place() != self._last_place):
             self.stream.check_start(rank=self.rank if rank is None else rank)
-        self._check_order(asked, processes, name or type(self).__name__)
-        return self.at(asked)
+        self._check_order(positions, processes, name or type(self).__name__)
+        return self.at(positions)
 
     def at(self, indices: Int[np.ndarray, " position"]) -> Sequence[T]:
-        """The samples or blocks, asked for in any order; StopIteration, which ends the loop over the loader, where the stream has ended.
+        """Read samples or blocks in any order.
 
-        At the end of a stream, each rank gets as many as the last rank: up to `world_size - 1` draws or blocks are left over.
+        At the end of a stream, each rank gets as many samples or blocks as the last rank. Up to `world_size - 1` draws or blocks are
+        left over.
+
+        Raises:
+            StopIteration: The stream has ended. The loop over the loader ends.
         """
         positions = self._first + indices * self.world_size
         last_rank = positions + self.world_size - 1
+        # A batch is cut where the last rank has no more samples, not where this rank has none: a rank with one batch more than the
+        # others would wait for them in the next all-reduce.
         if self.world_size > 1 and self._ends and not self.stream.holds(int(last_rank[-1])):
             positions = positions[[self.stream.holds(position) for position in last_rank.tolist()]]
-        found = self._read(positions + self.rank) if len(positions) else ()
-        if not len(found):
+        items = self._read(positions + self.rank) if len(positions) else ()
+        if not len(items):
             raise StopIteration
-        return found
+        return items
 
     @property
     def _first(self) -> int:
-        """The position of index 0 on rank 0: where the stream stands, or stood when a loaded loader was begun."""
-        stands = self.stream.position
-        return self._loaded[1] if self._loaded is not None and self._loaded[0] == stands else stands
+        """The stream's position of index 0 on rank 0. For a loader that was loaded from a state, the position is part of the state."""
+        position = self.stream.position
+        return self._loaded[1] if self._loaded is not None and self._loaded[0] == position else position
 
     def _place(self) -> tuple[int, int]:
-        """Where index 0 is, and the generation of the ledger that is read."""
+        """Return the stream's position of index 0, and the generation of the ledger."""
         return self._first, self.stream.generation
 
     def _check_order(self, indices: Int[np.ndarray, " position"], processes: int, name: str) -> None:
         worker = get_worker_info()
         asker = Asker(processes=processes) if worker is None else Asker(worker.id, worker.num_workers, processes)
-        loop = 0 if worker is None else worker.seed - worker.id  # one number for all workers of a loop over the loader
+        # A DataLoader draws one base seed for each loop and gives worker i the seed base + i. The base is therefore one number for all
+        # workers of a loop, and another number in the next loop: it tells the second worker of a loop apart from a second loop.
+        loop = 0 if worker is None else worker.seed - worker.id
         begun, place = self._begun.numpy(), self._place()
         *place_begun, loop_begun = begun.tolist()
         last, resumed = self._last, self._loaded is not None and self._loaded[0] == self.stream.position
         if last is not None and place != self._last_place:
+            # The stream was moved since the last batch. A new iterator begins at index 0; an old iterator counts on.
             if isinstance(next_asked(indices, None, asker), str):
                 raise PolicyError(self._moved(place[0]))
             last = None
-        asked = next_asked(indices, last, asker, resumed=resumed)
-        if last is None and not isinstance(asked, str) and (*place_begun,) == place and loop_begun != loop:
-            asked = "begun again"
-        if isinstance(asked, str):
-            raise PolicyError(self._refusal(asked, indices, asker, name))
+        outcome = next_asked(indices, last, asker, resumed=resumed)
+        if last is None and not isinstance(outcome, str) and (*place_begun,) == place and loop_begun != loop:
+            outcome = "begun again"
+        if isinstance(outcome, str):
+            raise PolicyError(self._refusal(outcome, indices, asker, name))
         if last is None:
             begun[:] = *place, loop
-        self._last, self._last_place = asked, place
+        self._last, self._last_place = outcome, place
 
     def _moved(self, first: int) -> str:
         return (
@@ -328,11 +339,15 @@ class StreamShare(Dataset[T], ABC):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a `StatefulDataLoader` keeps of the dataset: from where it counts its indices."""
+        """Return the state of the dataset for a `StatefulDataLoader`: the position from which the loader counts its indices."""
         return {"first": self._first, "rank": self.rank, "world_size": self.world_size, **self.stream.identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Called by a `StatefulDataLoader`, in each of its workers; LedgerError if the state is of another run or rank."""
+        """Take over a state. A `StatefulDataLoader` calls this method in each of its workers.
+
+        Raises:
+            LedgerError: The state is of another run, rank or world size.
+        """
         for name, now in self.state_dict().items():
             if name != "first" and state[name] != now:
                 raise LedgerError(
@@ -348,11 +363,14 @@ _WHOLE_STREAM = " Under accelerate use skillshard.hf.WholeStream, which takes no
 
 
 def endless(name: str, *, losses_decide: bool = False) -> int:
-    """The length of a stream whose length is not known: `ENDLESS` for a sampler that counts through it, else LengthError.
+    """Return `ENDLESS` as the length of a stream whose length is not known, to a sequential sampler alone.
 
-    `DataLoader(dataset)` makes a `SequentialSampler`, whose iterator is `range(len(dataset))`. The same length, asked for by
-    anyone else, ends in a schedule, a progress bar or a random index. Only the caller tells the two apart, so this is the one
-    place that looks at it.
+    `DataLoader(dataset)` makes a `SequentialSampler`, whose iterator is `range(len(dataset))`. Any other caller would use the same
+    length for a schedule, a progress bar or a random index. Only the caller tells the two cases apart, so this function, and no
+    other function, looks at the calling functions.
+
+    Raises:
+        LengthError: The caller is not a sequential sampler.
     """
     frame = sys._getframe(1)
     for _ in range(FRAMES_SEARCHED):
@@ -370,7 +388,7 @@ def endless(name: str, *, losses_decide: bool = False) -> int:
 
 
 def refuse_walk(name: str, owner: str) -> NoReturn:
-    """LengthError for `for item in dataset`, which some samplers do to look at all lengths."""
+    """Raise a LengthError for the loop `for item in dataset`, by which some samplers measure all samples."""
     raise LengthError(
         f"{name} is read through a DataLoader without a sampler, and not item by item: a walk over the stream would not end, or would "
         f"take its samples from the training. To look at the stream, call {owner}.batch(first, num)."
@@ -378,7 +396,11 @@ def refuse_walk(name: str, owner: str) -> NoReturn:
 
 
 def one_index(index: Any, name: str) -> Int[np.ndarray, " position"]:
-    """An index as an array; PolicyError for a slice, a negative number and whatever else counts from an end that is not there."""
+    """Return an index as an array of one position.
+
+    Raises:
+        PolicyError: The index is a slice, a negative number or no whole number. An endless stream has no end to count from.
+    """
     try:
         number = operator.index(index)
     except TypeError:
@@ -391,12 +413,16 @@ def one_index(index: Any, name: str) -> Int[np.ndarray, " position"]:
 
 
 def process_rank() -> int:
-    """Rank of this process: torch.distributed's, or the one of the environment, or 0; PolicyError if RANK is no number."""
+    """Return the rank of this process: from torch.distributed, or from the environment, or 0.
+
+    Raises:
+        PolicyError: RANK is no number.
+    """
     return torch.distributed.get_rank() if _several() else _of_environment("RANK", "0")
 
 
 def world_size() -> int:
-    """Number of processes of the training: torch.distributed's, or the one of the environment, or 1.
+    """Return the number of processes of the training: from torch.distributed, or from the environment, or 1.
 
     Raises:
         PolicyError: WORLD_SIZE is no number.
@@ -412,32 +438,34 @@ def _of_environment(name: str, default: str) -> int:
 
 
 class MixedDataset(StreamShare[Item]):
-    """A rank's share of a mixer's stream, from where the mixer stands.
+    """A rank's share of a mixer's stream, from the mixer's position on.
 
-    Make the iterator (`iter(loader)`) after `mixer.load_state_dict`: workers copy the mixer then. Do not shuffle: the
-    stream is shuffled. Since the loader reads ahead, save `mixer.state_dict(step=...)`, not what was fetched.
+    Make the iterator (`iter(loader)`) after `mixer.load_state_dict`, because the workers copy the mixer at that moment. Do not shuffle:
+    the stream is shuffled already. The loader reads ahead, so save `mixer.state_dict(step=...)`, which counts trained steps and
+    not fetched batches.
 
-    A loader is iterated once: a second `for batch in loader` would begin again at the first draw, because a loader that
-    reads ahead cannot say where the first one stopped. It is refused; go on by `mixer.load_state_dict`, or keep the iterator.
+    A loader is iterated once. A second `for batch in loader` would start again at the first draw, because a loader that reads ahead
+    does not know how many batches the training used. The second loop is refused: call `mixer.load_state_dict` first, or keep the
+    iterator.
 
-    A stream that ends (`repeat`) ends the loader after its last, perhaps short batch. Each rank gets as many samples as the
-    others, so up to `world_size - 1` draws at the end are left over. `len(loader)` is known where the policy is static.
+    If the stream ends (`repeat`), the loader ends after a last batch, which may be short. Each rank gets the same number of samples,
+    so up to `world_size - 1` draws at the end are left over. `len(loader)` is known if the policy is static.
 
-    In a `StatefulDataLoader` the state of the middle of the run is the loader's; give it `sampler=InOrder(dataset)`, so that it
-    resumes without counting through the draws consumed. Load the mixer's state too: it leaves behind what the ledger learnt
-    later. The loader's state is of one rank and number of workers; the mixer's is not.
+    A `StatefulDataLoader` has a state of its own. Give the loader `sampler=InOrder(dataset)`, so that resuming does not count through
+    the consumed draws. Load the mixer's state too: the mixer then ignores records of the ledger that are newer than the checkpoint.
+    The loader's state fits only one rank and one number of workers. The mixer's state fits any.
 
-    A run that begins at draw 0 is checked where the loader begins, in the main process: the losses of draw 0 must have been
-    reported, where the policy needs them, and the ledger must hold no losses of an earlier attempt (call `restart` for these).
+    A run that begins at draw 0 is checked in the main process when the loader starts. The losses of draw 0 must be reported if the
+    policy needs these losses, and the ledger must hold no losses of an earlier attempt (otherwise call `restart`).
 
     Args:
-        mixer: built alike on every rank.
+        mixer: Mixer with the same arguments on every rank.
         rank: Number of this process among the ranks. None: the rank of torch.distributed, or 0 without torch.distributed.
         world_size: Number of ranks. None: the number of torch.distributed, or 1 without torch.distributed.
 
     Raises:
-        PolicyError: rank and world size do not fit, or the environment names several processes but torch.distributed is
-            not initialised; when read: indices that were shuffled, split or begun anew.
+        PolicyError: Rank and world size do not fit, or the environment names several processes but torch.distributed is
+            not initialised. While reading: the indices are shuffled, split or begun again.
 
     Example:
         loader = DataLoader(MixedDataset(mixer), batch_size=32, num_workers=4, collate_fn=collate)
@@ -455,18 +483,19 @@ class MixedDataset(StreamShare[Item]):
 
 
 class PackedDataset(StreamShare[PackedItem]):
-    """A rank's share of a packed stream, from where it stands; the workers tokenize and pack.
+    """A rank's share of a packed stream, from the stream's position on. The workers tokenize and pack.
 
-    All that `MixedDataset` says holds, with blocks for draws and `packed` for `mixer`: save `packed.state_dict(step=...)`, report by
-    `packed.report`, resume by `packed.load_state_dict` (on several ranks `resume(packed, state)`).
+    The rules of `MixedDataset` hold for blocks in place of draws, and for `packed` in place of `mixer`: save
+    `packed.state_dict(step=...)`, report by `packed.report`, and resume by `packed.load_state_dict` (on several ranks
+    `resume(packed, state)`).
 
     Args:
-        packed: built alike on every rank.
+        packed: Packed tokens with the same arguments on every rank.
         rank: Number of this process among the ranks, as for `MixedDataset`.
         world_size: Number of ranks, as for `MixedDataset`.
 
     Raises:
-        PolicyError: as for `MixedDataset`.
+        PolicyError: The same reasons as for `MixedDataset`.
 
     Example:
         loader = DataLoader(PackedDataset(packed), batch_size=8, num_workers=4, collate_fn=collate_blocks)
@@ -483,21 +512,21 @@ class PackedDataset(StreamShare[PackedItem]):
 
 
 _DATASETS: "dict[StreamWords, Callable[..., StreamShare[Any]]]" = {DRAWS: MixedDataset, BLOCKS: PackedDataset}
-"""The dataset of each kind of stream."""
 
 
 def dataset_of(stream: Stream, *, rank: int | None = None, world_size: int | None = None) -> StreamShare[Any]:
-    """A rank's share of a mixer's stream or of a packed one."""
+    """Make the dataset of a stream: a `MixedDataset` for a mixer, a `PackedDataset` for packed tokens."""
     return _DATASETS[stream.clock.words](stream, rank=rank, world_size=world_size)
 
 
 class InOrder(Sampler[int]):
-    """0, 1, 2, ... without end, with a state: a `StatefulDataLoader` then resumes in the same time at any draw.
+    """A sampler that counts 0, 1, 2, ... without end and has a state.
 
-    The dataset ends the loop where its stream ends.
+    With this sampler a `StatefulDataLoader` needs the same time to resume at any draw. The dataset ends the loop at the end of its stream.
 
     Args:
-        dataset: the loader's. It gives the loader its length, where the stream ends, and is checked where the loader begins.
+        dataset: Dataset of the loader. If the stream ends, the dataset gives the loader a length. The start of the stream is
+            checked when the loader starts.
 
     Example:
         dataset = MixedDataset(mixer)
@@ -526,7 +555,7 @@ class InOrder(Sampler[int]):
 
 
 class InOrderIterator(Iterator[int]):
-    """Its state is the next number."""
+    """The iterator of `InOrder`. Its state is the next number."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -543,25 +572,27 @@ class InOrderIterator(Iterator[int]):
 
 
 def resume(stream: Stream, state: Mapping[str, Any]) -> None:
-    """`load_state_dict` of a mixer or a packed stream on every rank: rank 0 begins a generation of the ledger, and the others join it.
+    """Call `load_state_dict` of a mixer or a packed stream on every rank.
+
+    Rank 0 begins a generation of the ledger, and the other ranks join this generation.
 
     Raises:
-        LedgerError: on every rank, if the state is of another run or of another ledger.
+        LedgerError: The state is of another run or of another ledger. Every rank raises the error.
     """
     _on_every_rank(stream, lambda generation: stream.load_state_dict(state, generation=generation), "resume")
 
 
 def restart(stream: Stream) -> None:
-    """`restart` of a mixer or a packed stream on every rank: for a run that ended before its first checkpoint.
+    """Call `restart` of a mixer or a packed stream on every rank, for a run that ended before its first checkpoint.
 
     Raises:
-        LedgerError: on every rank, if the ledger cannot be written.
+        LedgerError: The ledger cannot be written. Every rank raises the error.
     """
     _on_every_rank(stream, lambda generation: stream.restart(generation=generation), "restart")
 
 
 def _on_every_rank(stream: Stream, go_on: Callable[[int | None], None], verb: str) -> None:
-    """Let rank 0 begin a generation, then let the others join the generation in which rank 0 is."""
+    """Let rank 0 begin a generation, then let the other ranks join the generation of rank 0."""
     if not _several():
         go_on(None)
         return
@@ -574,6 +605,7 @@ def _on_every_rank(stream: Stream, go_on: Callable[[int | None], None], verb: st
             outcome = [(None, stream.generation)]
         except SkillshardError as error:
             outcome, failed = [(str(error), 0)], error
+    # Rank 0 sends its outcome before raising: the other ranks wait in the broadcast, and would wait for ever for a rank that has left.
     torch.distributed.broadcast_object_list(outcome, src=0)
     if failed is not None:
         raise failed

@@ -18,13 +18,13 @@ from skillshard.tags import Tags
 
 
 def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
-    """Every fault of the artefact at `place`, and a sentence for when there is none."""
+    """Return every fault of the artefact at `place`, and the sentence to print if no fault is found."""
     kind = artefact.kind(place)
     if kind == tags_module.MANIFEST:
         tags = Tags.open(place)
-        kept = verify_model(place) if has_clusters(place) else []
+        cluster_faults = verify_model(place) if has_clusters(place) else []
         return (
-            [*tags.verify(), *kept, *verify_embeddings(place)],
+            [*tags.verify(), *cluster_faults, *verify_embeddings(place)],
             f"{place}: {counted(len(tags.manifest.parts), 'part')}, {counted(tags.manifest.num_rows, 'row')}, all as the manifest says.",
         )
     if kind == shards_manifest.MANIFEST:
@@ -39,7 +39,7 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         )
     if kind == tokens_module.MANIFEST:
         counts = TokenCounts.open(place)
-        num = sum(len(found.columns.number) for split in (counts.train, counts.holdout) for found in split.values())
+        num = sum(len(skill.columns.number) for split in (counts.train, counts.holdout) for skill in split.values())
         return (
             counts.verify(),
             f"{place}: counts of {counted(num, 'shard')}, {counted(counts.manifest.num_train + counts.manifest.num_holdout, 'token')}, all as "

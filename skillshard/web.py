@@ -1,6 +1,7 @@
-"""Read files over http and https: one GET for a file, a HEAD for its size.
+"""Read files over http and https: one GET request for a file, and a HEAD request for its size.
 
-Only the standard library. What is wrong is raised as it is, once: `storage.retried` decides what to try again.
+The module uses the standard library only. Errors are raised unchanged and after one try, because `storage.retried` decides about
+another try.
 """
 
 import contextlib
@@ -11,11 +12,12 @@ import urllib.request
 from typing import Any
 
 TIMEOUT_S = 60.0
-"""A server that sends nothing for so long is given up, in seconds."""
+"""Seconds without a byte from the server after which a request fails."""
 
 
 def is_web(place: str) -> bool:
-    """
+    """Whether a place is a URI of http or https.
+
     >>> is_web("https://host/S"), is_web("s3://bucket/S")
     (True, False)
     """
@@ -23,21 +25,21 @@ def is_web(place: str) -> bool:
 
 
 def get(url: str) -> io.BufferedReader:
-    """The body of a file, from its start.
+    """Open the body of a file for reading from the start.
 
     Raises:
-        FileNotFoundError: there is none.
-        OSError, http.client.HTTPException: no answer, or an answer that is not the file.
-        ConnectionError: while reading, the body ended before it was whole.
+        FileNotFoundError: The file does not exist.
+        OSError, http.client.HTTPException: The server gives no answer, or an answer that is not the file.
+        ConnectionError: While reading: the body ended too early.
     """
     return io.BufferedReader(_Body(_ask(url, "GET")), 1 << 20)
 
 
 def num_bytes(url: str) -> int | None:
-    """The size of a file; None if it is not there.
+    """Return the size of a file in bytes. None: the file does not exist.
 
     Raises:
-        OSError, http.client.HTTPException: no answer, or one without a size.
+        OSError, http.client.HTTPException: The server gives no answer, or an answer without a size.
     """
     try:
         with contextlib.closing(_ask(url, "HEAD")) as answer:
@@ -49,6 +51,7 @@ def num_bytes(url: str) -> int | None:
 
 
 def _ask(url: str, method: str) -> Any:
+    # "identity": Content-Length must be the size of the file, and not of a compressed form.
     request = urllib.request.Request(
         url, method=method, headers={"Accept-Encoding": "identity", "User-Agent": "skillshard"}
     )
@@ -62,7 +65,7 @@ def _ask(url: str, method: str) -> Any:
 
 
 class _Body(io.RawIOBase):
-    """A body that must have as many bytes as its Content-Length says (http.client takes a short one for whole)."""
+    """The body of an answer, with a check that its size is its Content-Length. http.client accepts a body that ends too early."""
 
     def __init__(self, answer: http.client.HTTPResponse) -> None:
         self._answer = answer
@@ -74,7 +77,7 @@ class _Body(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._answer.read1(len(buffer))  # what is there: readinto would wait until the buffer is full
+        data = self._answer.read1(len(buffer))  # the bytes at hand: readinto would wait until the buffer is full
         read = len(data)
         buffer[:read] = data
         self._got += read
