@@ -1,1 +1,1 @@
-"""Per-skill WebDataset shards: their manifest, how they are written and how they are read."""
+"""WebDataset shards of skills: the manifest, the writer and the reader."""

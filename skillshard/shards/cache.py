@@ -1,18 +1,19 @@
-"""Where the files of a shard set come from: a directory, or a remote place through a cache on this machine.
+"""A cache on this machine for the files of remote shard sets.
 
-    CACHE/DIGEST         a file that arrived whole: its bytes have this digest, its time of change says when it was last opened
-    CACHE/DIGEST.part    one that is on its way, locked by who downloads it
+    CACHE/DIGEST         a whole file; its bytes have this digest, and its modification time is the time of the last opening
+    CACHE/DIGEST.part    a file during the download, locked by the downloading process
 
-Entries are named by content, so shard sets and versions share a cache and never mix; it may be deleted at any time.
-Locks are `flock`, which the kernel lets go when a process dies. A `.part` is locked while it is written: others wait, and
-take over what a dead one left. An entry is locked, shared, as long as anyone has it open or mapped (a memory map keeps the
-lock of the file it was made from): eviction takes only entries that nobody has, the longest unused first. So the limit
-bounds what is kept; what is open stays, what has just arrived stays until the next does, and what is on its way comes on top. The directory must be on
-a local disk.
+Entries are named by content, so shard sets and versions share a cache and never mix. The directory may be deleted at any time, and
+must be on a local disk.
 
-A process that ends while it reads ahead leaves `.part` files; whoever opens the cache next deletes them.
+Locks are `flock`, which the kernel releases when a process dies. The downloading process locks the `.part` file. Other processes
+wait, and start the file anew if that process dies. An open or mapped entry has a shared lock, because a memory map keeps the lock
+of its file. Eviction deletes only entries without a lock, the longest unused first. So open files stay, whatever the limit. The
+newest file stays until the next file arrives, and files during the download come on top of the limit.
 
-Memory: a chunk (8 MiB) per download. A remote file is asked for `storage.TRIES` times.
+A process that ends during a read-ahead leaves `.part` files. The next process that opens the cache deletes these files.
+
+Memory: a chunk (8 MiB) for each download. A download is tried `storage.TRIES` times.
 """
 
 import contextlib
@@ -31,20 +32,25 @@ from skillshard.errors import ShardError, StorageError
 from skillshard.shards.files import Unwritable, Wanted, download
 
 PART = ".part"
+# A round needs shards of several skills at once. A few downloads side by side hide the time that a store takes to answer.
 NUM_THREADS = 4
-"""Files that one process reads ahead at the same time."""
+"""Number of files that one process reads ahead at the same time."""
+# All tries of a download, with their pauses and time-outs, take less than seven minutes.
 WAIT_S = 600.0
-"""How long another process's download may stand still, in seconds: longer than all its tries take."""
-_POLL_S = 0.01
-_DIGEST = re.compile(r"[0-9a-f]{32}")
+"""Longest time without progress of another process's download, in seconds."""
+_POLL_S = 0.01  # short against a download, and long against the system calls of a look
+_DIGEST = re.compile(r"[0-9a-f]{32}")  # xxh3, 128 bits; also keeps a path in a damaged manifest out of the cache
 
 
 class Cache:
-    """A directory of files that came from far, shared by any number of processes.
+    """Directory of fetched files, shared by any number of processes.
 
     Args:
-        folder: a directory on a local disk, made if missing.
-        max_bytes: limit of what is kept there; None: no limit but the disk's.
+        folder: Directory on a local disk. A missing directory is created.
+        max_bytes: Limit of the size of the directory, in bytes. With None, the disk is the limit.
+
+    Raises:
+        StorageError: `max_bytes` is less than 1.
     """
 
     def __init__(self, folder: str | os.PathLike[str], max_bytes: int | None) -> None:
@@ -57,38 +63,41 @@ class Cache:
         self._sweep()
 
     def open(self, place: str, wanted: Wanted) -> BinaryIO:
-        """A file of a remote place, from the cache or fetched into it; locked against eviction until it is closed.
+        """Open a remote file from the cache, or fetch the file first. An open file is locked against eviction.
 
         Raises:
-            ShardError: other bytes arrived than were wanted, every time.
-            StorageError: none arrived, or there is no room for them.
+            ShardError: Wrong bytes arrived at every try, or the remote file is missing.
+            StorageError: No bytes arrived, or the disk has no room.
         """
-        while (kept := self._open_kept(wanted)) is None:
+        # A loop: between the claim and the opening, another process can finish the entry and yet another can evict the entry.
+        while (file := self._open_entry(wanted)) is None:
             descriptor = self._claim(wanted)
             if descriptor is not None:
                 return self._fetch(place, wanted, descriptor)
-        return kept
+        return file
 
     def prefetch(self, place: str, wanted: Wanted) -> None:
-        """Fetch a file in the background. An error is left to whoever opens the file: it tries again, and raises."""
+        """Fetch a file in the background. After an error, the opening of the file tries again and raises."""
         if self._entry(wanted).exists():
             return
+        # A forked child inherits the object but not the threads, so the child starts its own.
         if self._ahead is None or self._ahead.pid != os.getpid():
             self._ahead = _ReadAhead(self)
         self._ahead.put(place, wanted)
 
     def __getstate__(self) -> dict[str, object]:
+        # Threads cannot be pickled. Another process checks the bytes itself.
         return {**self.__dict__, "_ahead": None, "_checked": {}}
 
     def _entry(self, wanted: Wanted) -> Path:
         if not _DIGEST.fullmatch(wanted.digest):
             raise ShardError(
-                f"the manifest gives {wanted.name} the digest {wanted.digest!r}, which is none: damaged or edited."
+                f"the manifest gives {wanted.name} the digest {wanted.digest!r}, but a digest has 32 hexadecimal digits: damaged or edited."
             )
         return self.folder / wanted.digest
 
-    def _open_kept(self, wanted: Wanted) -> BinaryIO | None:
-        """The entry if it is there; one that was damaged on this disk is deleted."""
+    def _open_entry(self, wanted: Wanted) -> BinaryIO | None:
+        """Open the entry and take a shared lock. A missing entry gives None, and a damaged entry is deleted."""
         entry = self._entry(wanted)
         try:
             file = open(entry, "rb")  # noqa: SIM115  # the caller closes it
@@ -96,16 +105,17 @@ class Cache:
             return None
         fcntl.flock(file, fcntl.LOCK_SH)
         if not self._is_whole(file, wanted):
+            # Another process may have replaced the damaged entry, and then the name belongs to a good file.
             if _names(entry, file.fileno()):
                 entry.unlink(missing_ok=True)
             file.close()
             return None
         with contextlib.suppress(PermissionError):  # another user's entry
-            os.utime(file.fileno())
+            os.utime(file.fileno())  # eviction reads the modification time as the last use
         return file
 
     def _is_whole(self, file: BinaryIO, wanted: Wanted) -> bool:
-        """Whether an entry has its size and, when this process opens that very file for the first time, its digest."""
+        """Return whether an entry has the right size and, at the first opening by this process, the right digest."""
         if wanted.num_bytes not in (None, os.fstat(file.fileno()).st_size):
             return False
         identity = _identity(file.fileno())
@@ -116,7 +126,11 @@ class Cache:
         return True
 
     def _claim(self, wanted: Wanted) -> int | None:
-        """The entry's temporary file, locked; None when another one has finished the entry."""
+        """Lock the temporary file of an entry and return its descriptor, or None once another process finishes the entry.
+
+        Raises:
+            StorageError: Another process holds the lock and has written nothing for `WAIT_S` seconds.
+        """
         entry = self._entry(wanted)
         part = entry.with_suffix(PART)
         seen: tuple[int, int] | None = None
@@ -125,6 +139,7 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             _descriptors.add(descriptor)
+            # Between the opening and the lock, another process can rename or delete the file. The lock then guards nothing.
             if _lock(descriptor) and _names(part, descriptor):
                 if not entry.exists():
                     return descriptor
@@ -135,14 +150,14 @@ class Cache:
                 seen, seen_s = (stat.st_size, stat.st_mtime_ns), time.monotonic()
             elif time.monotonic() - seen_s > WAIT_S:
                 raise StorageError(
-                    f"{part} is locked by another process that has written nothing for {WAIT_S:.0f} s. End that process, and run "
-                    "this again."
+                    f"{part} is locked by another process that has written nothing for {WAIT_S:.0f} s. End that process, and run the "
+                    "command again."
                 )
             time.sleep(_POLL_S)
         return None
 
     def _fetch(self, place: str, wanted: Wanted, descriptor: int) -> BinaryIO:
-        """Download into a claimed temporary file, and give it its name."""
+        """Download into a claimed temporary file, rename the file, and return the file with a shared lock."""
         entry = self._entry(wanted)
         part = entry.with_suffix(PART)
         try:
@@ -152,14 +167,15 @@ class Cache:
                     download(place, wanted, descriptor)
                     break
                 except Unwritable as error:
-                    os.ftruncate(descriptor, 0)
+                    os.ftruncate(descriptor, 0)  # the partial download would take the room that is needed
                     if not error.is_full:
                         raise StorageError(
                             f"{wanted.name} cannot be written to the cache {self.folder}: {error}."
                         ) from error
                     if not self._evict(wanted.num_bytes or 1):
                         raise self._no_room(wanted) from error
-            if _names(part, descriptor):  # else somebody deletes the cache, and the name may be another download's
+            # A user may delete the cache at any time, and then the name can belong to another download.
+            if _names(part, descriptor):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(part, entry)
         except BaseException:
@@ -169,6 +185,7 @@ class Cache:
             _close(descriptor)
             raise
         self._checked[wanted.digest] = _identity(descriptor)
+        # The shared lock lets other processes open the entry, and still keeps eviction away.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         _descriptors.discard(descriptor)
         file = os.fdopen(descriptor, "rb")
@@ -176,22 +193,22 @@ class Cache:
         return file
 
     def _no_room(self, wanted: Wanted) -> StorageError:
-        kept = sum(size for _, size, _ in self._entries())
+        total_bytes = sum(size for _, size, _ in self._entries())
         size = "a file" if wanted.num_bytes is None else f"{wanted.num_bytes:,} bytes"
         return StorageError(
-            f"no room in the cache {self.folder} for {wanted.name} ({size}): the disk is full, and all that the cache holds ({kept:,} "
-            "bytes) is in use. Make room on that disk, or put the cache on another one."
+            f"no room in the cache {self.folder} for {wanted.name} ({size}): the disk is full, and all entries of the cache "
+            f"({total_bytes:,} bytes) are in use. Make room on that disk, or put the cache on another disk."
         )
 
     def _make_room(self, num_bytes: int) -> None:
-        """Evict until as many bytes more would be within the limit, or nothing is left that may go."""
+        """Evict entries until `num_bytes` more would be within the limit, or until all remaining entries are in use."""
         if self.max_bytes is not None:
             total = sum(size for _, size, _ in self._entries())
             if total + num_bytes > self.max_bytes:
                 self._evict(total + num_bytes - self.max_bytes)
 
     def _evict(self, num_bytes: int) -> int:
-        """Delete entries that nobody has open, the longest unused first, until so many bytes are free; how many are."""
+        """Delete unlocked entries, the longest unused first, until `num_bytes` are freed. Return the number of freed bytes."""
         freed = 0
         with self._only_one_evicts():
             for _, size, entry in sorted(self._entries()):
@@ -202,16 +219,17 @@ class Cache:
         return freed
 
     def _entries(self) -> list[tuple[int, int, Path]]:
-        """When each entry was last used, its bytes on disk, and its place."""
-        found = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
-            for entry in entries:
-                if _DIGEST.fullmatch(entry.name):
+        """Return the time of the last use, the bytes on disk and the path of each entry."""
+        entries = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as files:
+            for file in files:
+                if _DIGEST.fullmatch(file.name):
                     with contextlib.suppress(FileNotFoundError):
-                        stat = entry.stat()
-                        found.append((stat.st_mtime_ns, stat.st_size, Path(entry.path)))
-        return found
+                        stat = file.stat()
+                        entries.append((stat.st_mtime_ns, stat.st_size, Path(file.path)))
+        return entries
 
+    # Two processes that evict at the same time would each free the bytes, and delete twice as much as needed.
     @contextlib.contextmanager
     def _only_one_evicts(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -224,13 +242,16 @@ class Cache:
             os.close(descriptor)
 
     def _sweep(self) -> None:
-        """Delete what killed downloads left."""
+        """Delete the `.part` files of killed downloads."""
         for part in self.folder.glob(f"*{PART}"):
             _delete_unused(part)
 
 
 class _ReadAhead:
-    """Fetches files in daemon threads of one process: started when there is something to fetch, gone with the process."""
+    """Threads of one process that fetch files in the background.
+
+    The first request starts a thread. The threads are daemons, so a process that ends does not wait for a download.
+    """
 
     def __init__(self, cache: Cache) -> None:
         self.pid = os.getpid()
@@ -256,8 +277,8 @@ class _ReadAhead:
             self._waiting.discard(wanted.digest)
 
 
+# Descriptors of the files that this process downloads. A forked child closes its copies, because a copy would hold the lock.
 _descriptors: set[int] = set()
-"""Temporary files that this process is downloading into. A forked child closes its copies, or it would hold their locks."""
 
 
 def _close_inherited() -> None:
@@ -274,7 +295,7 @@ def _close(descriptor: int) -> None:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock a file for this one alone, if nobody has it."""
+    """Take an exclusive lock if no other descriptor has a lock. Return whether the lock is taken."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -283,18 +304,18 @@ def _lock(descriptor: int) -> bool:
 
 
 def _unlock(descriptor: int) -> None:
-    """Let a lock go at once, also where a forked child has a copy of the descriptor."""
+    """Release a lock at once, even if a forked child has a copy of the descriptor."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _identity(descriptor: int) -> tuple[int, int, int]:
-    """Device, number and size of an open file: what tells it from another one that has taken its name."""
+    """Return the device, inode and size of an open file, which differ for another file under the same name."""
     stat = os.fstat(descriptor)
     return stat.st_dev, stat.st_ino, stat.st_size
 
 
 def _names(path: Path, descriptor: int) -> bool:
-    """Whether a path is the name of an open file."""
+    """Return whether a path is the name of an open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
@@ -302,7 +323,7 @@ def _names(path: Path, descriptor: int) -> bool:
 
 
 def _delete_unused(path: Path) -> bool:
-    """Delete a file that nobody has locked; whether it was."""
+    """Delete a file without a lock. Return whether the file was deleted."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except (FileNotFoundError, PermissionError):

@@ -1,15 +1,15 @@
-"""Copies: samples whose folded text stands earlier in the corpus, in any skill. Found by sorted hashes, as equal ids are.
+"""Find copies: samples whose folded text stands earlier in the corpus, in any skill.
 
-Each chunk of sorted samples has a table of its texts, `CHUNK.texts.npy`: one entry per text and skill, sorted by hash. A task here
-takes a range of hashes from the tables of all chunks, so it sees every copy of a text together:
+Each chunk of sorted samples has a table of its texts, `CHUNK.texts.npy`, with one entry for each text and skill, sorted by hash. A
+task reads one range of hashes from the tables of all chunks, so the task sees all copies of a text together:
 
-- `find_copies` counts, and for `drop` names the first sample of each text that has copies;
-- `find_texts` finds the lowest or highest hashes of some skills, for split.py;
-- `set_copies_aside` marks the copies in one partition's chunks and writes them to rejected/.
+- `find_copies` counts the copies. If copies are dropped, the task also names the first sample of each text with copies.
+- `find_texts` finds the lowest or highest hashes of some skills, for split.py.
+- `set_copies_aside` marks the copies in the chunks of one partition and writes the copies to rejected/.
 
-Cost: 52 bytes of scratch per distinct text of a chunk and skill. A task's memory is about 200 bytes for each of `TEXTS_PER_RANGE` entries, and
-the number of entries of one text is at most that of chunks times skills, however often the text stands there. The driver holds what
-the skills hold of each split, not the copies.
+Costs: 52 bytes of scratch space for each distinct text of a chunk and skill. A task needs about 200 bytes of memory for each of
+`TEXTS_PER_RANGE` entries. A text has at most one entry for each chunk and skill, however often the text is repeated. The driver
+holds the totals of each skill and split, but no list of copies.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,10 +25,12 @@ from skillshard.execution import Record
 from skillshard.shards.split import BYTES, HOLDOUT, SAMPLES, TEXTS, TRAIN, Order
 from skillshard.shards.texts import HASH_DTYPE, hash_of, hex_of
 
+# About 200 MB of memory, with the arrays for sorting.
 TEXTS_PER_RANGE = 1_000_000
-"""Entries that a task reads: about 200 MB of memory with what it sorts."""
+"""Number of entries that a task reads, about."""
+# About 60 MB of memory. Each look-up of line numbers reads the partition once more, so a batch is large.
 COPIES_AT_ONCE = 250_000
-"""Copies whose lines are looked up together, which reads the partition once more: about 60 MB of memory."""
+"""Number of copies whose line numbers are looked up together."""
 TEXTS_DTYPE = np.dtype(
     [
         ("text", HASH_DTYPE),
@@ -54,15 +56,18 @@ _FIRSTS_DTYPE = np.dtype(
 def texts_of_chunk(
     texts: np.ndarray, skills: np.ndarray, rows: np.ndarray, num_bytes: np.ndarray, places: np.ndarray
 ) -> np.ndarray:
-    """The table of a chunk's texts, dtype `TEXTS_DTYPE`.
+    """Return the table of a chunk's texts, dtype `TEXTS_DTYPE`.
+
+    All arguments have one entry for each sample, in the order of the corpus.
 
     Args:
-        texts: hash of each sample's text, in the order of the corpus, as all arguments.
-        skills: its skill.
-        rows: its row in the partition; rising.
-        num_bytes: its bytes in a tar.
-        places: its entry in the chunk's sorted index.
+        texts: Hash of the text.
+        skills: Index of the skill.
+        rows: Row in the partition, rising.
+        num_bytes: Bytes of the sample in a tar.
+        places: Entry in the chunk's sorted index.
     """
+    # The sort is stable, so the first of equal texts is the first sample in the order of the corpus.
     order = np.lexsort((skills, texts))
     texts, skills = texts[order], skills[order]
     is_first = np.append(True, (texts[1:] != texts[:-1]) | (skills[1:] != skills[:-1]))
@@ -77,16 +82,19 @@ def texts_of_chunk(
 
 
 def find_copies(chunks: list[str], low: str, high: str | None, cut: str, num_skills: int, firsts: str | None) -> Record:
-    """What the skills hold of the texts whose hash is in [low, high).
+    """Count texts and copies of each skill, for the texts with a hash in [low, high).
 
     Args:
-        high: None: no limit.
-        cut: hash below which a text is held out.
-        firsts: place for the first samples of the texts that have copies, if copies are dropped; None: they are kept.
+        chunks: All chunks, in the order of the corpus.
+        low: First hash of the range.
+        high: End of the range, exclusive. None stands for no limit.
+        cut: Hash below which a text is held out.
+        num_skills: Number of skills.
+        firsts: Place for the first samples of texts with copies, if copies are dropped. With None, copies are kept.
 
     Returns:
-        skill -> number of copies, then texts, samples and bytes in train, and the same in holdout; without copies that are
-        dropped.
+        Skill -> number of copies; then texts, samples and bytes in train, and the same three numbers in holdout. Dropped copies
+        count only as copies.
     """
     entries, chunk_numbers = _entries(chunks, low, high)
     is_first, group = _groups(entries["text"])
@@ -98,7 +106,7 @@ def find_copies(chunks: list[str], low: str, high: str | None, cut: str, num_ski
     sizes = np.zeros((num_skills, 2, 3), np.int64)
     side = np.where(counted["text"] < hash_of(cut), HOLDOUT, TRAIN)
     if firsts is None:
-        # A text of several chunks has several entries of one skill, and counts once.
+        # A text has an entry in each of its chunks, and counts as one text of the skill.
         _, distinct = np.unique(group * num_skills + entries["skill"], return_index=True)
         np.add.at(sizes[:, :, TEXTS], (counted["skill"][distinct], side[distinct]), 1)
         np.add.at(sizes[:, :, SAMPLES], (counted["skill"], side), samples)
@@ -113,7 +121,7 @@ def find_copies(chunks: list[str], low: str, high: str | None, cut: str, num_ski
 
 
 def _entries(chunks: list[str], low: str, high: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """The entries of a range and the number of each entry's chunk: by text, those of one text in the order of the corpus."""
+    """Return the entries of a range with their chunk numbers, sorted by text and then by the order of the corpus."""
     tables = []
     for chunk in chunks:
         table = np.load(f"{chunk}.texts.npy", mmap_mode="r")
@@ -127,7 +135,7 @@ def _entries(chunks: list[str], low: str, high: str | None) -> tuple[np.ndarray,
 
 
 def _groups(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each of some sorted hashes is the first of its kind, and the number of its kind."""
+    """Return for each of the sorted hashes whether the hash is new, and the number of its group of equal hashes."""
     is_first = np.ones(len(texts), bool)
     is_first[1:] = texts[1:] != texts[:-1]
     return is_first, np.cumsum(is_first) - 1
@@ -141,8 +149,11 @@ def _write_firsts(
     is_first: np.ndarray,
     group: np.ndarray,
 ) -> None:
-    """Write PLACE.npy, for each chunk and each of its texts that has copies anywhere the row that stays, and PLACE.ids, the
-    ids of the first samples."""
+    """Write PLACE.npy and PLACE.ids for the texts with copies.
+
+    PLACE.npy has an entry for each chunk and text, with the row that stays. PLACE.ids has the ids of the first samples.
+    """
+    # Only texts with copies are written: a chunk looks up its texts, and a text without an entry stays as it is.
     starts = np.flatnonzero(is_first)
     first_chunks = chunk_numbers[starts]
     repeated = np.add.reduceat(entries["num_samples"], starts) > 1 if len(starts) else np.zeros(0, bool)
@@ -152,8 +163,10 @@ def _write_firsts(
     id_starts = np.cumsum(id_bytes) - id_bytes
 
     chosen = np.flatnonzero(repeated[group])
-    _, of_chunk = np.unique(group[chosen] * len(chunks) + chunk_numbers[chosen], return_index=True)
-    chosen = chosen[of_chunk]
+    # A text has an entry for each skill of a chunk, and a chunk needs one.
+    _, first_of_chunk = np.unique(group[chosen] * len(chunks) + chunk_numbers[chosen], return_index=True)
+    chosen = chosen[first_of_chunk]
+    # By chunk and then by text: `_mark_copies` cuts out the stretch of its chunk and searches for hashes in the stretch.
     chosen = chosen[np.lexsort((entries["text"][chosen], chunk_numbers[chosen]))]
     table = np.empty(len(chosen), _FIRSTS_DTYPE)
     table["chunk"], table["text"] = chunk_numbers[chosen], entries["text"][chosen]
@@ -165,7 +178,7 @@ def _write_firsts(
 
 
 def _ids_at(chunks: list[str], chunk_numbers: np.ndarray, places: np.ndarray) -> list[bytes]:
-    """The ids of samples, given by chunk and entry of its sorted index; every chunk is opened once."""
+    """Return the ids of samples, given by chunk number and entry of the sorted index. Each chunk is opened once."""
     ids: list[bytes] = [b""] * len(places)
     by_chunk = np.argsort(chunk_numbers, kind="stable").tolist()
     for number, positions in groupby(by_chunk, key=lambda position: int(chunk_numbers[position])):
@@ -177,7 +190,7 @@ def _ids_at(chunks: list[str], chunk_numbers: np.ndarray, places: np.ndarray) ->
 
 
 def _member(file: Any, entry: np.void) -> tuple[str, bytes, dict[str, Any]]:
-    """Id, text and meta of a sample of a chunk."""
+    """Read the id, text and meta of a sample from the data of a chunk."""
     file.seek(int(entry["start"]))
     text, json = file.read(int(entry["text_bytes"])), orjson.loads(file.read(int(entry["json_bytes"])))
     return json["id"], text, json["meta"]
@@ -192,33 +205,39 @@ def find_texts(
     order: Order,
     most: int,
 ) -> Record:
-    """The texts of some skills in a range of hashes, beginning at one end.
+    """Find the lowest or highest texts of some skills in a range of hashes.
 
     Args:
-        drop: whether copies are dropped: then only the first sample of a text counts.
-        beyond: skill -> look only at hashes above this one; "": at all.
-        most: so many texts of each skill.
+        chunks: All chunks, in the order of the corpus.
+        low: First hash of the range.
+        high: End of the range, exclusive. None stands for no limit.
+        drop: Whether copies are dropped. Only the first sample of a text counts then.
+        beyond: Skill -> hash. Only texts with a larger hash count, and "" stands for all texts.
+        order: "lowest" or "highest".
+        most: Largest number of texts of a skill.
 
     Returns:
-        skill -> its texts in that order, each its hash, and skill -> samples and bytes of all skills that have it.
+        Skill -> texts in the requested order. A text is a hash and, for each skill with this text, the number of samples and
+        their bytes.
     """
     entries, _ = _entries(chunks, low, high)
     is_first, group = _groups(entries["text"])
     if drop:
         entries, group = entries[is_first], group[is_first]
-    found: dict[str, list[Any]] = {}
+    texts: dict[str, list[Any]] = {}
     for skill, after in beyond.items():
-        of_skill = np.flatnonzero(entries["skill"] == int(skill))
+        positions = np.flatnonzero(entries["skill"] == int(skill))
         if after:
-            of_skill = of_skill[entries["text"][of_skill] > hash_of(after)]
-        kinds = np.unique(group[of_skill])
-        kinds = kinds[:most] if order == "lowest" else kinds[::-1][:most]
-        found[skill] = [_described(entries, group, kind, drop=drop) for kind in kinds.tolist()]
-    return {"skills": found}
+            positions = positions[entries["text"][positions] > hash_of(after)]
+        groups = np.unique(group[positions])
+        groups = groups[:most] if order == "lowest" else groups[::-1][:most]
+        texts[skill] = [_described(entries, group, number, drop=drop) for number in groups.tolist()]
+    return {"skills": texts}
 
 
-def _described(entries: np.ndarray, group: np.ndarray, kind: int, *, drop: bool) -> list[Any]:
-    begin, end = np.searchsorted(group, [kind, kind + 1]).tolist()
+def _described(entries: np.ndarray, group: np.ndarray, number: int, *, drop: bool) -> list[Any]:
+    """Return the hash of a group of equal texts, and for each skill the number of samples and their bytes."""
+    begin, end = np.searchsorted(group, [number, number + 1]).tolist()
     members: dict[str, list[int]] = {}
     for entry in entries[begin:end]:
         size = members.setdefault(str(int(entry["skill"])), [0, 0])
@@ -228,7 +247,14 @@ def _described(entries: np.ndarray, group: np.ndarray, kind: int, *, drop: bool)
 
 
 class _Copy(NamedTuple):
-    """A sample that is a copy: its row in the partition, the entry of its chunk's sorted index, the id of the first sample."""
+    """Sample that is a copy.
+
+    Attributes:
+        row: Row in the partition.
+        chunk: Chunk of the sample.
+        place: Entry in the chunk's sorted index.
+        first_id: Id of the first sample with the same text.
+    """
 
     row: int
     chunk: str
@@ -245,20 +271,23 @@ def set_copies_aside(
     rejected: str,
     max_sample_bytes: int,
 ) -> Record:
-    """Mark the copies in a partition's chunks, and write them to rejected/ after the rows that the tags set aside.
+    """Mark the copies in a partition's chunks. Write the copies to rejected/, after the rows that the tags set aside.
 
     Args:
-        chunks: the chunks of this partition.
-        first_chunk: number of the first of them among all chunks.
-        firsts: what `find_copies` wrote, in the order of the ranges.
-        rejected_before: rejected rows of the tags; None: there are none.
-        rejected: file to write, if there is a row to write.
-        max_sample_bytes: as the corpus was tagged.
+        partition: Partition of the corpus.
+        chunks: Chunks of this partition.
+        first_chunk: Number of the first of these chunks among all chunks.
+        firsts: Places that `find_copies` wrote, in the order of the ranges.
+        rejected_before: File of the rows that the tags set aside, or None without such rows.
+        rejected: File to write. Without rows, no file is written.
+        max_sample_bytes: Limit of a sample's size with which the corpus was tagged.
 
     Returns:
         Number of copies.
     """
-    copies = (found for at, chunk in enumerate(chunks) for found in _mark_copies(chunk, first_chunk + at, firsts))
+    copies = (
+        copy for number, chunk in enumerate(chunks, start=first_chunk) for copy in _mark_copies(chunk, number, firsts)
+    )
     batch = list(islice(copies, COPIES_AT_ONCE))
     if not batch:
         if rejected_before is not None:
@@ -276,14 +305,14 @@ def set_copies_aside(
 
 
 def _mark_copies(chunk: str, number: int, firsts: list[str]) -> Iterator[_Copy]:
-    """The copies in a chunk, in the order of the corpus; once all are taken, CHUNK.copies.npy says which entries they are."""
+    """Yield the copies in a chunk, in the order of the corpus. At the end, write CHUNK.copies.npy: whether each entry is a copy."""
     index = np.load(f"{chunk}.npy", mmap_mode="r")
     is_copy = np.zeros(len(index), bool)
     tables = [np.load(f"{place}.npy", mmap_mode="r") for place in firsts]
     spans = [np.searchsorted(table["chunk"], np.array([number, number + 1], np.uint32)).tolist() for table in tables]
     table = np.concatenate([table[begin:end] for table, (begin, end) in zip(tables, spans, strict=True)])
     if len(table):
-        # The tables of the ranges follow one another, so together they are sorted by hash.
+        # The ranges follow one another, so the joined table is sorted by hash and can be searched.
         matches = np.minimum(np.searchsorted(table["text"], index["text"]), len(table) - 1)
         is_copy = (table["text"][matches] == index["text"]) & (table["row"][matches] != index["row"].astype(np.int64))
         places = np.flatnonzero(is_copy)
@@ -295,7 +324,7 @@ def _mark_copies(chunk: str, number: int, firsts: list[str]) -> Iterator[_Copy]:
 
 
 def _first_ids(firsts: list[str], ranges: np.ndarray, table: np.ndarray) -> list[str]:
-    """The ids of the first samples that entries name, each in the file of its range."""
+    """Read the ids of the first samples of all entries, from the files of the ranges."""
     ids: list[str] = []
     for number, positions in groupby(range(len(table)), key=lambda position: int(ranges[position])):
         with open(f"{firsts[number]}.ids", "rb") as file:
@@ -306,12 +335,12 @@ def _first_ids(firsts: list[str], ranges: np.ndarray, table: np.ndarray) -> list
 
 
 def _rejections(partition: Partition, copies: Sequence[_Copy], max_sample_bytes: int) -> Iterator[bytes]:
-    """Lines of rejected/ for some copies."""
+    """Yield a line of rejected/ for each copy."""
     lines = line_numbers(partition, {copy.row for copy in copies}, max_sample_bytes=max_sample_bytes)
-    for chunk, those in groupby(copies, key=lambda copy: copy.chunk):
+    for chunk, chunk_copies in groupby(copies, key=lambda copy: copy.chunk):
         index = np.load(f"{chunk}.npy", mmap_mode="r")
         with open(f"{chunk}.data", "rb") as file:
-            for copy in those:
+            for copy in chunk_copies:
                 sample_id, text, meta = _member(file, index[copy.place])
                 raw = orjson.dumps({"id": sample_id, "text": text.decode(), "meta": meta}).decode()
                 detail = f"the text is a copy of that of sample {copy.first_id!r}"

@@ -1,4 +1,4 @@
-"""Where the files of a shard set come from: a local directory, or a store from which they are fetched and checked."""
+"""Sources of the files of a shard set: a local directory, or a remote place with files that are fetched and checked."""
 
 import contextlib
 import errno
@@ -14,11 +14,12 @@ from skillshard.errors import ShardError, StorageError
 
 
 class Wanted(NamedTuple):
-    """A file of a shard set: its name there, and what its bytes must be.
+    """File of a shard set with its expected bytes.
 
     Attributes:
-        digest: xxh3, 128 bits, in hex.
-        num_bytes: its size; None where the manifest says none.
+        name: Path inside the shard set.
+        digest: xxh3, 128 bits, in hexadecimal digits.
+        num_bytes: Size in bytes. None if the manifest has no size, as for an index.
     """
 
     name: str
@@ -28,29 +29,29 @@ class Wanted(NamedTuple):
 
 @runtime_checkable
 class Files(Protocol):
-    """Where the files of a shard set come from."""
+    """Source of the files of a shard set."""
 
     @property
     def root(self) -> Path | str:
-        """The shard set's directory or URI."""
+        """Directory or URI of the shard set."""
 
     @property
     def is_remote(self) -> bool:
-        """Whether `prefetch` is worth calling."""
+        """Whether the files are on another machine, so that `prefetch` is useful."""
 
     @property
     def are_locked(self) -> bool:
-        """Whether an open file is locked against eviction, so that it is kept open as long as it is read."""
+        """Whether an open file has a lock against eviction. A reader keeps such a file open during the reading."""
 
     def open(self, wanted: Wanted) -> BinaryIO:
-        """The file, open for reading; it can be mapped and stays readable whatever happens to its name."""
+        """Open a file for reading. The file can be mapped, and stays readable if its name is deleted."""
 
     def prefetch(self, wanted: Wanted) -> None:
-        """Say that a file will be opened soon."""
+        """Announce that a file will be opened soon."""
 
 
 class LocalFiles(NamedTuple):
-    """The files of a directory, as they are; whoever reads them compares them with the manifest."""
+    """Files of a local directory. The reader compares the files with the manifest."""
 
     root: Path
 
@@ -64,30 +65,30 @@ class LocalFiles(NamedTuple):
 
     def open(self, wanted: Wanted) -> BinaryIO:
         place = self.root / wanted.name
-        storage.refuse_special(place)
+        storage.refuse_special(place)  # a named pipe would block the opening forever
         return open(place, "rb")
 
     def prefetch(self, wanted: Wanted) -> None:
-        """Nothing: they are here."""
+        """Do nothing, because the files are local."""
 
 
 @runtime_checkable
 class FileCache(Protocol):
-    """Where fetched files are kept on this machine."""
+    """Store of fetched files on this machine."""
 
     def open(self, place: str, wanted: Wanted) -> BinaryIO:
-        """The file that lies at `place`, fetched unless it is here."""
+        """Open the file from `place`. A file that is not in the cache is fetched first."""
 
     def prefetch(self, place: str, wanted: Wanted) -> None:
-        """Begin to fetch a file in the background."""
+        """Start to fetch a file in the background."""
 
 
 class RemoteFiles:
-    """The files of a remote shard set, checked on arrival.
+    """Files of a remote shard set, checked on arrival.
 
     Args:
-        root: its URI.
-        cache: where files are kept; None: every file is fetched whenever it is opened, into a temporary file without a name.
+        root: URI of the shard set.
+        cache: Cache of fetched files. With None, each opening fetches the file into a temporary file without a name.
     """
 
     def __init__(self, root: str, cache: FileCache | None) -> None:
@@ -103,18 +104,24 @@ class RemoteFiles:
         return self.cache is not None
 
     def open(self, wanted: Wanted) -> BinaryIO:
-        """The file; ShardError if other bytes arrive than the manifest says, StorageError if none do."""
+        """Open a file, fetched if needed.
+
+        Raises:
+            ShardError: The file is missing, or wrong bytes arrived at every try.
+            StorageError: No bytes arrived, or the bytes cannot be written.
+        """
         place = places.join(self.root, wanted.name)
         if self.cache is not None:
             return self.cache.open(place, wanted)
+        # The file outlives this function. The stack closes the file only if the download fails.
         with contextlib.ExitStack() as on_error:
             file: BinaryIO = on_error.enter_context(tempfile.TemporaryFile())
             try:
                 download(place, wanted, file.fileno())
             except Unwritable as error:
                 raise StorageError(
-                    f"{wanted.name} cannot be kept in {tempfile.gettempdir()} ({error}). Make room, or name a roomier directory in "
-                    "TMPDIR."
+                    f"{wanted.name} cannot be written to {tempfile.gettempdir()} ({error}). Make room, or name a directory with more room "
+                    "in TMPDIR."
                 ) from error
             on_error.pop_all()
         return file
@@ -125,15 +132,15 @@ class RemoteFiles:
 
 
 class _Damaged(OSError):
-    """Other bytes arrived than were wanted."""
+    """Error for a download with wrong bytes. As an OSError, it lets `storage.retried` try again."""
 
 
 class Unwritable(StorageError):
-    """What arrived cannot be written to the disk."""
+    """Error for a download that cannot be written to the disk."""
 
     @property
     def is_full(self) -> bool:
-        """Whether more room would help."""
+        """Whether the write failed for lack of room on the disk."""
         return isinstance(self.__cause__, OSError) and self.__cause__.errno in (
             errno.ENOSPC,
             errno.EDQUOT,
@@ -142,19 +149,25 @@ class Unwritable(StorageError):
 
 
 def download(place: str, wanted: Wanted, descriptor: int) -> None:
-    """Fetch a remote file into an open one, and compare its bytes with what is wanted.
+    """Fetch a remote file into an open file, and compare the bytes with the expected bytes.
+
+    Args:
+        place: URI of the remote file.
+        wanted: Expected bytes.
+        descriptor: Open file for the bytes.
 
     Raises:
-        ShardError: the file is not there, or other bytes arrived, every time.
-        StorageError: none arrived, or they could not be written.
+        ShardError: The file is missing, or wrong bytes arrived at every try.
+        StorageError: No bytes arrived, or the bytes cannot be written.
     """
 
     def attempt() -> None:
-        os.ftruncate(descriptor, 0)
+        os.ftruncate(descriptor, 0)  # a failed try leaves bytes behind
         os.lseek(descriptor, 0, os.SEEK_SET)
         hasher, got = xxhash.xxh3_128(), 0
         for chunk in storage.chunks(place):
             got += len(chunk)
+            # Checked before the write: a server that sends without end must not fill the disk.
             if wanted.num_bytes is not None and got > wanted.num_bytes:
                 raise _Damaged(f"it has more than the {wanted.num_bytes:,} bytes that the manifest says")
             hasher.update(chunk)
@@ -174,7 +187,7 @@ def download(place: str, wanted: Wanted, descriptor: int) -> None:
         if isinstance(error.__cause__, _Damaged):
             raise ShardError(
                 f"{places.public(place)} arrived damaged {storage.TRIES} times; the last time {error.__cause__}. Copy this file there "
-                "again, or look for a proxy that changes it."
+                "again, or look for a proxy that changes the file."
             ) from error
         raise
 
@@ -182,7 +195,7 @@ def download(place: str, wanted: Wanted, descriptor: int) -> None:
 def _write(descriptor: int, chunk: bytes | bytearray) -> None:
     view = memoryview(chunk)
     try:
-        while view:
+        while view:  # a write may take only a part of the bytes
             view = view[os.write(descriptor, view) :]
     except OSError as error:
         raise Unwritable(str(error)) from error

@@ -1,7 +1,7 @@
-"""Which shards there are: a pure function of the sizes of the skills.
+"""Plan the shards: a pure function of the sizes of the skills.
 
-A sample's side is decided by the hash of its text (split.py), its place on that side by the 64-bit hash of its id: shard j of n takes the
-j-th n-th of all hashes. So copies, which have one side and many ids, do not stand together in the stream.
+The hash of the text decides the side of a sample (split.py). The 64-bit hash of the id decides the place on that side: shard j of
+n takes the j-th n-th of all hashes. Copies of a text have different ids, so copies do not stand together in the stream.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,20 +12,25 @@ from skillshard.hash_ranges import hash_bounds
 from skillshard.shards.manifest import SPLITS, Split
 from skillshard.shards.split import BYTES, SAMPLES, Sizes
 
+# A task holds the samples of its group in memory. A group of several shards reads the index of each scratch file once.
 GROUP_BYTES = 256 << 20
+"""Bytes of the shards that one task writes, about."""
 GROUP_SHARDS = 16
+"""Largest number of shards that one task writes."""
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to be written: a range of hashes of ids of one skill and split.
+    """Shard to be written: the samples of a skill and split in a range of id hashes.
 
     Attributes:
-        position: number in the whole set; part of every key.
-        skill: index of the skill.
-        number: number within skill and split; names the file.
-        low, high: the range of hashes, high exclusive.
-        num_bytes: expected size.
+        position: Number in the whole set. Every key of the shard begins with the position.
+        skill: Index of the skill.
+        split: "train" or "holdout".
+        number: Number within the skill and split, for the name of the file.
+        low: First hash of the range.
+        high: End of the range, exclusive.
+        num_bytes: Expected size of the tar.
     """
 
     position: int
@@ -38,7 +43,7 @@ class ShardPlan:
 
 
 def plan(sizes: Sizes, shard_bytes: int) -> list[ShardPlan]:
-    """Which shards there are: pure, from what the skills hold of each split.
+    """Return the shards of all skills, from the number of bytes of each skill and split.
 
     >>> import numpy as np
     >>> sizes = np.zeros((1, 2, 3), np.int64)
@@ -47,20 +52,20 @@ def plan(sizes: Sizes, shard_bytes: int) -> list[ShardPlan]:
     [('train', 0, 102400), ('train', 1, 102400), ('holdout', 0, 6144)]
     """
     shards: list[ShardPlan] = []
-    for skill, of_skill in enumerate(sizes):
-        for split, size in zip(SPLITS, of_skill, strict=True):
+    for skill, skill_sizes in enumerate(sizes):
+        for split, size in zip(SPLITS, skill_sizes, strict=True):
             num_bytes = int(size[BYTES])
-            num = max(1, round(num_bytes / shard_bytes)) if size[SAMPLES] else 0
-            bounds = hash_bounds(num) if num else []
+            num_shards = max(1, round(num_bytes / shard_bytes)) if size[SAMPLES] else 0
+            bounds = hash_bounds(num_shards) if num_shards else []
             shards += [
-                ShardPlan(len(shards) + number, skill, split, number, low, high, num_bytes // num)
+                ShardPlan(len(shards) + number, skill, split, number, low, high, num_bytes // num_shards)
                 for number, (low, high) in enumerate(pairwise(bounds))
             ]
     return shards
 
 
 def groups(shards: Sequence[ShardPlan]) -> Iterator[list[ShardPlan]]:
-    """Neighbouring shards that one task writes: at most `GROUP_SHARDS`, of about `GROUP_BYTES` together."""
+    """Yield groups of neighbouring shards, each for one task: at most `GROUP_SHARDS` with about `GROUP_BYTES` together."""
     group: list[ShardPlan] = []
     num_bytes = 0
     for shard in shards:

@@ -1,12 +1,13 @@
-"""A partition's samples, sorted by (skill, side of the cut, hash of id) in scratch files: written by one task, read by many.
+"""Sort the samples of a partition by (skill, side of the cut, hash of the id) into scratch files, and read the files.
 
-    SCRATCH/000.npy          one entry per sample, sorted: skill and side, hash of id, hash of text, row, where its bytes start, bytes
-                             of text and of JSON
-    SCRATCH/000.data         text and JSON of each sample, in that order
-    SCRATCH/000.texts.npy    the chunk's distinct texts (copies.py)
-    SCRATCH/000.copies.npy   which entries are copies, where copies are dropped
+    SCRATCH/000.npy          one entry for each sample, sorted: skill and side, hash of the id, hash of the text, row, start of the
+                             bytes, bytes of the text, bytes of the JSON
+    SCRATCH/000.data         text and JSON of each sample, in the sorted order
+    SCRATCH/000.texts.npy    distinct texts of the chunk (copies.py)
+    SCRATCH/000.copies.npy   whether each entry is a copy; only if copies are dropped
 
-A chunk holds about `SORT_BYTES`, so a partition of any size takes bounded memory.
+One task writes the files, and many tasks read the files. A chunk holds about `SORT_BYTES`, so the memory does not grow with the
+size of the partition.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,11 +32,12 @@ from skillshard.shards.tar import tar_bytes_of
 from skillshard.shards.texts import HASH_DTYPE, hash_of, hashes_of, text_hashes
 from skillshard.tags import read_part
 
+# Twice the default size of a partition, so a partition of plain JSON lines has one chunk. Later tasks open every chunk.
 SORT_BYTES = 128 << 20
-"""Memory of the samples of a chunk."""
+"""Memory of the samples of a chunk, in bytes."""
+# Memory of a sample besides its text and JSON: two bytes objects, three numbers, five places in lists.
 _OVERHEAD_BYTES = 250
-"""Memory of a sample besides its text and JSON: two objects of bytes, three numbers, five places in lists."""
-_SAMPLES_PER_ADVANCE = 1024
+_SAMPLES_PER_ADVANCE = 1024  # a report for each sample would slow the sorting down
 SORTED_DTYPE = np.dtype(
     [
         ("skill_side", "<u4"),  # twice the number of the skill, and 1 more where the text is below the cut
@@ -59,17 +61,30 @@ def sort_partition(
     cut: str,
     scratch: str,
 ) -> Record:
-    """Sort one partition's tagged samples by (skill, side of the cut, hash of id) into scratch files of about `SORT_BYTES`.
+    """Sort the tagged samples of a partition by (skill, side of the cut, hash of the id) into chunks of about `SORT_BYTES`.
+
+    Args:
+        partition: Partition of the corpus.
+        tags_part: File with the tags of the partition.
+        expected_digest: Digest of the rows at the tagging.
+        reading: Keyword arguments of `PartitionReader`.
+        num_rows: Number of rows, for the progress.
+        skills: Names of all skills, in the order of their indexes.
+        cut: Hash below which a text is held out.
+        scratch: Directory for the chunks.
 
     Returns:
-        Number of scratch chunks, of samples, and of entries in the tables of texts.
+        Number of chunks, of samples, and of entries in the tables of texts.
+
+    Raises:
+        TagsError: The rows differ from the tagged rows.
     """
-    index = {skill: at for at, skill in enumerate(skills)}
+    indexes = {skill: index for index, skill in enumerate(skills)}
     chunks = num_samples = num_texts = 0
     waiting = _Waiting(cut)
     for row, sample, skill in _zip_tags(partition, tags_part, expected_digest, reading):
         hashed = xxhash.xxh3_64_intdigest(sample.id.encode())
-        waiting.add(index[skill], hashed, row, sample.text.encode(), member_json(sample, skill))
+        waiting.add(indexes[skill], hashed, row, sample.text.encode(), member_json(sample, skill))
         num_samples += 1
         if not num_samples % _SAMPLES_PER_ADVANCE:
             progress.advance(row + 1, num_rows)
@@ -83,8 +98,8 @@ def sort_partition(
 
 
 def member_json(sample: Sample, skill: str) -> bytes:
-    """The JSON member of a sample: id, skill, meta, in this order; meta keeps the order of the corpus."""
-    # The copy has the size of its content, while orjson's own bytes keep the buffer of some kilobytes that they were written into.
+    """Return the JSON member of a sample: id, skill and meta, in this order. The meta keeps the order of the corpus."""
+    # orjson's bytes keep their output buffer of some kilobytes. A copy has the size of its content.
     return bytes(memoryview(orjson.dumps({"id": sample.id, "skill": skill, "meta": sample.meta})))
 
 
@@ -92,26 +107,32 @@ def _zip_tags(
     partition: Partition, tags_part: str, expected_digest: str, reading: Mapping[str, Any]
 ) -> Iterator[tuple[int, Sample, str]]:
     reader = PartitionReader(partition, **reading)
-    rows = read_part(tags_part)
-    for number, (row, tag) in enumerate(zip_longest(reader, rows)):
+    tags = read_part(tags_part)
+    # `zip_longest`, not `zip`: a row without a tag, or a tag without a row, means that the corpus has changed.
+    for number, (row, tag) in enumerate(zip_longest(reader, tags)):
         if tag is not None and row is not None and tag.reason is not None:
-            continue
+            continue  # set aside at the tagging
         if tag is None or tag.skill is None or not isinstance(row, Sample) or tag.id != row.id:
             raise _changed(partition, tags_part)
         yield number, row, tag.skill
+    # The ids alone cannot show a changed text or meta. The digest is complete only after the last row.
     if reader.digest() != expected_digest:
         raise _changed(partition, tags_part)
 
 
 def _changed(partition: Partition, tags_part: str) -> TagsError:
     return TagsError(
-        f"{partition.name} is not what was tagged: its rows differ from {tags_part}. Tag the corpus as it is now into "
-        "another directory, and shard with those tags."
+        f"{partition.name} changed after the tagging: its rows differ from {tags_part}. Tag the present corpus into another "
+        "directory, and shard with the new tags."
     )
 
 
 class _Waiting:
-    """Samples read but not yet sorted and written."""
+    """Samples that are read but not yet sorted and written.
+
+    Args:
+        cut: Hash below which a text is held out.
+    """
 
     def __init__(self, cut: str) -> None:
         self.cut = cut
@@ -131,7 +152,7 @@ class _Waiting:
         self.num_bytes += len(text) + len(json) + _OVERHEAD_BYTES
 
     def write(self, place: str) -> int:
-        """Write PLACE.npy, the sorted index, PLACE.data, the texts and JSONs in that order, and PLACE.texts.npy.
+        """Write the sorted index PLACE.npy, the texts and JSONs PLACE.data, and the table of texts PLACE.texts.npy.
 
         Returns:
             Number of entries in PLACE.texts.npy.
@@ -148,26 +169,32 @@ class _Waiting:
         index["text_bytes"], index["json_bytes"] = text_bytes[order], json_bytes[order]
         spans = index["text_bytes"].astype(np.uint64) + index["json_bytes"]
         index["start"] = np.cumsum(spans) - spans
+        # The argsort of a permutation is its inverse: the place in the sorted index of each sample.
         table = texts_of_chunk(texts, skills, rows, tar_bytes_of(text_bytes, json_bytes), np.argsort(order))
         with storage.writing(f"{place}.data") as part, part.open("wb") as file:
-            file.writelines(piece for at in order for piece in (self.texts[at], self.jsons[at]))
+            file.writelines(piece for sample in order for piece in (self.texts[sample], self.jsons[sample]))
         storage.write_array(f"{place}.texts.npy", table)
         storage.write_array(f"{place}.npy", index)
         return len(table)
 
 
 Collected = tuple[list[np.ndarray], list[bytes], list[bytes]]
-"""Hashes of ids, texts and JSONs of one shard's samples, in the order of the corpus."""
+"""Hashes of ids, texts and JSONs of the samples of a shard, chunk by chunk."""
 
 
 def collect(
     chunks: list[str], shards: Sequence[ShardPlan], exceptions: Mapping[int, Sequence[str]], *, drop: bool
 ) -> list[Collected]:
-    """The samples of some shards; every chunk is opened once.
+    """Collect the samples of some shards from all chunks. Each chunk is opened once.
 
     Args:
-        exceptions: skill -> hashes of its texts that are on the other side of the cut.
-        drop: whether CHUNK.copies.npy says which samples are left out.
+        chunks: All chunks, in the order of the corpus.
+        shards: Shards to collect.
+        exceptions: Skill -> hashes of its texts that are on the other side of the cut.
+        drop: Whether copies are dropped. CHUNK.copies.npy then marks the copies.
+
+    Returns:
+        Hashes of ids, texts and JSONs of each shard, in the order of `shards`.
     """
     moved = {skill: hashes_of(texts) for skill, texts in exceptions.items()}
     collected: list[Collected] = [([], [], []) for _ in shards]
@@ -179,6 +206,7 @@ def collect(
                 places = _places_of(index, shard, moved.get(shard.skill))
                 if copies is not None:
                     places = places[~copies[places]]
+                # Neighbouring entries lie together in the file, so one read fetches all of them.
                 for neighbours in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
                     if len(neighbours):
                         rows = np.array(index[int(neighbours[0]) : int(neighbours[-1]) + 1])
@@ -188,32 +216,35 @@ def collect(
 
 
 def _read(file: BinaryIO, rows: np.ndarray, texts: list[bytes], jsons: list[bytes]) -> None:
-    """Append the texts and JSONs of neighbouring entries."""
+    """Read neighbouring entries, and append their texts and JSONs to the lists."""
     base, last = int(rows["start"][0]), rows[-1]
     file.seek(base)
     data = file.read(int(last["start"]) + int(last["text_bytes"]) + int(last["json_bytes"]) - base)
-    for start, text, json in zip(
+    for start, text_bytes, json_bytes in zip(
         *((rows[name]).tolist() for name in ("start", "text_bytes", "json_bytes")), strict=True
     ):
-        at = start - base
-        texts.append(data[at : at + text])
-        jsons.append(data[at + text : at + text + json])
+        json_start = start - base + text_bytes
+        texts.append(data[start - base : json_start])
+        jsons.append(data[json_start : json_start + json_bytes])
 
 
 def _places_of(index: np.ndarray, shard: ShardPlan, moved: np.ndarray | None) -> Int[np.ndarray, " sample"]:
-    """The entries of a chunk's sorted index that belong to a shard, rising: of its side those that are no exceptions, of the
-    other side the exceptions."""
+    """Return the positions in a chunk's sorted index of the samples of a shard, rising within each side of the cut.
+
+    The samples are the samples on the shard's side of the cut without the exceptions, and the exceptions of the other side.
+    """
     own_side = SPLITS.index(shard.split)
     places = []
     for side in (TRAIN, HOLDOUT):
         if side != own_side and moved is None:
             continue
         key = len(SPLITS) * shard.skill + side
+        # Keys of the dtype of the column: NumPy would convert the whole memory-mapped column to search for another dtype.
         first, last = np.searchsorted(index["skill_side"], np.array([key, key + 1], np.uint32)).tolist()
         within = rows_between(index["hash"][first:last], shard.low, shard.high)
-        found = np.arange(first + within.start, first + within.stop)
+        positions = np.arange(first + within.start, first + within.stop)
         if moved is not None:
             texts = index["text"][first + within.start : first + within.stop]
-            found = found[np.isin(texts, moved) == (side != own_side)]
-        places.append(found)
+            positions = positions[np.isin(texts, moved) == (side != own_side)]
+        places.append(positions)
     return np.concatenate(places)

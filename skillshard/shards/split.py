@@ -1,16 +1,16 @@
-"""Which texts are held out: pure, from what the skills hold of them.
+"""Decide the held-out texts: a pure function of the texts of each skill.
 
-One cut decides for all skills: a text whose hash is below the cut is held out with all its copies, every other text is for
-training. Two kinds of exception to the cut let skills with few texts be trained and measured. An exception moves a text with all
-its copies in all skills, so no text ever stands on both sides:
+One cut decides for all skills. A text with a hash below the cut is held out with all its copies, and every other text is for
+training. Two kinds of exception let skills with few texts be trained and measured. An exception moves a text with all copies in
+all skills, so no text ever stands on both sides:
 
-1. A skill whose texts are all below the cut would have nothing to train on. Its text with the highest hash is kept in train.
-2. A skill whose texts are then all in train would have nothing to measure. Its text with the lowest hash is held out too. A text
-   that is the last one in train of any skill is passed over, and the next one is tried. If all are passed over, the skill has no
-   held-out sample.
+1. A skill with all texts below the cut would have no training sample. The text with the highest hash is kept in train.
+2. A skill with all texts in train would then have no sample to measure. The text with the lowest hash is held out too. A text that
+   is the last text in train of any skill is passed over, and the next text is tried. If all texts are passed over, the skill has
+   no held-out sample.
 
-Skills are taken in the order of their names. So every skill has a sample to train on, and a skill with one distinct text has no
-held-out sample. Both lists of exceptions stand in the manifest.
+The skills take turns in the order of their names. As a result, every skill has a training sample, and a skill with one distinct
+text has no held-out sample. The manifest lists both kinds of exceptions.
 """
 
 from collections.abc import Callable
@@ -29,17 +29,17 @@ HOW_TO_HOLD_OUT = (
     "shard with a holdout above 0, such as 'skillshard shard CORPUS --tags T --holdout 0.01 --out S'; or, if a skill has "
     "too few texts to be split, merge it into a larger one with 'skillshard regroup T --min-share 0.01 --rest other --out R'"
 )
-"""What helps where a skill has no held-out sample; the middle of a sentence."""
+"""Remedy for a skill without a held-out sample, as the middle of a sentence."""
 
 Sizes = Int[np.ndarray, "skill split=2 size=3"]
 
 
 class Found(NamedTuple):
-    """A text that may become an exception.
+    """Text that may become an exception.
 
     Attributes:
-        text: its hash, 32 hexadecimal digits.
-        members: skill -> number of samples with this text, and their bytes in tars.
+        text: Hash of the text, 32 hexadecimal digits.
+        members: Skill -> number of samples with this text, and their bytes in tars.
     """
 
     text: str
@@ -48,17 +48,21 @@ class Found(NamedTuple):
 
 Order = Literal["lowest", "highest"]
 Search = Callable[[dict[int, str], Order], dict[int, list[Found]]]
-"""Skills with the hash beyond which to look -> some texts of each, in the order asked for; none: there are no more."""
+"""Function that finds texts of skills.
+
+The function gets for each skill the hash after which to look, and an order. The function returns the next texts of each skill in
+that order. An empty list means that the skill has no more texts.
+"""
 
 
 class Split(NamedTuple):
-    """The exceptions to the cut, and what the splits hold with them.
+    """Exceptions to the cut, with the resulting sizes of the splits.
 
     Attributes:
-        also_held_out: hashes of texts that are held out though they are not below the cut; sorted.
-        kept_in_train: hashes of texts that are in train though they are below the cut; sorted.
-        exceptions: skill -> its texts among both.
-        sizes: distinct texts, samples and bytes of each skill and split.
+        also_held_out: Sorted hashes of the held-out texts that are not below the cut.
+        kept_in_train: Sorted hashes of the texts in train that are below the cut.
+        exceptions: Skill -> hashes of its texts in either list.
+        sizes: Number of distinct texts, samples and bytes of each skill and split.
     """
 
     also_held_out: list[str]
@@ -68,7 +72,7 @@ class Split(NamedTuple):
 
 
 def cut_of(holdout: float) -> str:
-    """The first hash that is not held out, 32 hexadecimal digits: that share of all hashes.
+    """Return the first hash that is not held out, as 32 hexadecimal digits, for a share of all hashes.
 
     >>> cut_of(0.25)
     '40000000000000000000000000000000'
@@ -77,27 +81,29 @@ def cut_of(holdout: float) -> str:
 
 
 def split_of(sizes: Sizes, search: Search, *, holds_out: bool) -> Split:
-    """The exceptions that the skills need.
+    """Find the exceptions that the skills need.
 
     Args:
-        sizes: what the cut alone gives to each skill and split.
-        search: finds texts of skills by their hashes.
-        holds_out: whether anything is held out; if not, there are no exceptions.
+        sizes: Sizes of each skill and split by the cut alone.
+        search: Function that finds texts of skills by their hashes.
+        holds_out: Whether any text is held out. Without held-out texts, no exceptions are needed.
     """
     sizes = sizes.copy()
     moved: dict[str, tuple[int, Found]] = {}
 
-    def move(found: Found, to: int) -> None:
-        for skill, (num_samples, num_bytes) in found.members.items():
+    def move(text: Found, side: int) -> None:
+        for skill, (num_samples, num_bytes) in text.members.items():
             size = np.array([1, num_samples, num_bytes])
-            sizes[skill, to] += size
-            sizes[skill, 1 - to] -= size
-        if moved.pop(found.text, None) is None:
-            moved[found.text] = (to, found)
+            sizes[skill, side] += size
+            sizes[skill, 1 - side] -= size
+        # The second rule can move back a text that the first rule has moved. Such a text obeys the cut again: no exception.
+        if moved.pop(text.text, None) is None:
+            moved[text.text] = (side, text)
 
+    # The first rule can take the last held-out text of a skill, so the second rule follows.
     if holds_out:
-        _keep_in_train(sizes, search, lambda found: move(found, TRAIN))
-        _hold_out(sizes, search, lambda found: move(found, HOLDOUT))
+        _keep_in_train(sizes, search, lambda text: move(text, TRAIN))
+        _hold_out(sizes, search, lambda text: move(text, HOLDOUT))
     exceptions: dict[int, list[str]] = {}
     for text in sorted(moved):
         for skill in moved[text][1].members:
@@ -110,27 +116,29 @@ def split_of(sizes: Sizes, search: Search, *, holds_out: bool) -> Split:
 
 def _keep_in_train(sizes: Sizes, search: Search, move: Callable[[Found], None]) -> None:
     bare = np.flatnonzero((sizes[:, TRAIN, TEXTS] == 0) & (sizes[:, HOLDOUT, TEXTS] > 0)).tolist()
-    found = search(dict.fromkeys(bare, ""), "highest") if bare else {}
+    candidates = search(dict.fromkeys(bare, ""), "highest") if bare else {}
     for skill in bare:
+        # An earlier skill may have moved a shared text, and then this skill has a text in train already.
         if sizes[skill, TRAIN, TEXTS] == 0:
-            move(found[skill][0])
+            move(candidates[skill][0])
 
 
 def _hold_out(sizes: Sizes, search: Search, move: Callable[[Found], None]) -> None:
     bare = (sizes[:, HOLDOUT, TEXTS] == 0) & (sizes[:, TRAIN, TEXTS] > 1)
     after = dict.fromkeys(np.flatnonzero(bare).tolist(), "")
     while after:
-        found = search(after, "lowest")
+        candidates = search(after, "lowest")
         for skill in list(after):
-            if sizes[skill, HOLDOUT, TEXTS] == 0 and found[skill]:
-                free = next((text for text in found[skill] if _is_free(sizes, text)), None)
+            if sizes[skill, HOLDOUT, TEXTS] == 0 and candidates[skill]:
+                free = next((text for text in candidates[skill] if _is_free(sizes, text)), None)
                 if free is None:
-                    after[skill] = found[skill][-1].text
-                    break  # those that follow wait, so that the order does not depend on how many texts a search gives
+                    after[skill] = candidates[skill][-1].text
+                    # The following skills wait, so that the order does not depend on the number of texts of a search.
+                    break
                 move(free)
             del after[skill]
 
 
-def _is_free(sizes: Sizes, found: Found) -> bool:
-    """Whether every skill that has this text has another one in train."""
-    return all(sizes[skill, TRAIN, TEXTS] > 1 for skill in found.members)
+def _is_free(sizes: Sizes, text: Found) -> bool:
+    """Return whether every skill with this text has another text in train."""
+    return all(sizes[skill, TRAIN, TEXTS] > 1 for skill in text.members)

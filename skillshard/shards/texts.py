@@ -1,8 +1,8 @@
-"""When two texts are the same: the folded text and its hash.
+"""Compare texts by the hash of the folded text.
 
-Two samples are copies if their texts differ only in Unicode composition, in case and in white space. `folded` is the definition.
-`text_hashes` gives the same hashes faster: in most texts only ASCII letters and white space change, and these are folded a megabyte at a
-time.
+Two samples are copies if their texts differ only in Unicode composition, case and white space. `folded` is the definition.
+`text_hashes` computes the same hashes faster. In most texts only ASCII letters and white space change, and NumPy folds these a
+megabyte at a time.
 """
 
 import unicodedata
@@ -13,23 +13,26 @@ import numpy as np
 import xxhash
 from jaxtyping import UInt8
 
-HASH_BYTES = 16
+HASH_BYTES = 16  # with 8 bytes, two of a billion texts would share a hash in 3 % of cases
+# The most significant byte comes first, so that NumPy sorts hashes as numbers.
 HASH_DTYPE = np.dtype(f"S{HASH_BYTES}")
-"""A hash as its bytes, the most significant first, so that NumPy sorts hashes as numbers."""
-_BYTES_AT_ONCE = 1 << 20
+"""Data type of a hash: the 16 bytes of a text's hash."""
+_BYTES_AT_ONCE = (
+    1 << 20
+)  # long enough that NumPy's cost per call does not count, and small enough for the caches of a CPU
 _SPACE = ord(" ")
-_ASCII_SPACES = b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f"  # what str.split takes for white space, besides the space itself
-_WIDE_SPACES = "".join(chr(code) for code in range(128, 0x3001) if chr(code).isspace())
-_JAMO = range(0x1100, 0x1200)
+_ASCII_SPACES = b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f"  # the white space of str.split, besides the space itself
+_WIDE_SPACES = "".join(chr(code) for code in range(128, 0x3001) if chr(code).isspace())  # the last is U+3000
+_JAMO = range(0x1100, 0x1200)  # the parts of Korean syllables, which NFC composes
 _ASCII = bytes(range(128))
 _FOLD_ASCII = bytes(range(256)).lower().translate(bytes.maketrans(_ASCII_SPACES, b" " * len(_ASCII_SPACES)))
 
 
 def folded(text: str) -> str:
-    r"""A text without the differences that do not matter: NFC, case folded, NFC again, each run of white space one space.
+    r"""Fold a text: NFC, case folding, NFC again, and each run of white space replaced by one space.
 
-    The second NFC is needed because case folding can take a composed letter apart. White space is what `str.split` takes for it.
-    White space at the beginning and at the end goes away.
+    Case folding can take a composed letter apart, so the second NFC is needed. White space is defined as in `str.split`, and is
+    removed at the beginning and the end.
 
     >>> folded("  The Cafe\u0301\n\tis OPEN ")
     'the café is open'
@@ -44,7 +47,7 @@ def _composed(text: str) -> str:
 
 
 def text_hash(text: str) -> str:
-    """The hash that stands for a text: xxh3, 128 bits, of the folded text in UTF-8, as 32 hexadecimal digits.
+    """Return the xxh3 hash (128 bits) of the folded text in UTF-8, as 32 hexadecimal digits.
 
     >>> text_hash("One  text") == text_hash("one text") != text_hash("onetext")
     True
@@ -53,28 +56,28 @@ def text_hash(text: str) -> str:
 
 
 def text_hashes(texts: Sequence[bytes]) -> np.ndarray:
-    """The hashes of many texts; bytes of `text_hash`, dtype `HASH_DTYPE`.
+    """Return the hashes of many texts: the bytes of `text_hash`, dtype `HASH_DTYPE`.
 
     Args:
-        texts: in UTF-8, none of them empty or only white space.
+        texts: Texts in UTF-8. No text is empty or only white space.
     """
-    hashes = [xxhash.xxh3_128_digest(text.data) for some in _batches(texts) for text in _folded_all(some)]
+    hashes = [xxhash.xxh3_128_digest(text.data) for batch in _batches(texts) for text in _folded_all(batch)]
     return np.array(hashes, HASH_DTYPE)
 
 
 def hex_of(hashes: np.ndarray) -> list[str]:
-    """Hashes as hexadecimal digits, as they stand in records and manifests."""
-    # tolist() cuts zero bytes off the end of an S16.
+    """Return hashes as hexadecimal digits, as in records and manifests."""
+    # NumPy cuts zero bytes off the end of an S16 value, so the zeros are added again.
     return [value.ljust(HASH_BYTES, b"\0").hex() for value in hashes.tolist()]
 
 
 def hash_of(digits: str) -> np.ndarray:
-    """The hash that hexadecimal digits stand for; no axes."""
+    """Return the hash with the given hexadecimal digits, as an array without axes."""
     return np.array(bytes.fromhex(digits), HASH_DTYPE)
 
 
 def hashes_of(digits: Sequence[str]) -> np.ndarray:
-    """The hashes that hexadecimal digits stand for, sorted."""
+    """Return the hashes with the given hexadecimal digits, sorted."""
     return np.sort(np.array([bytes.fromhex(value) for value in digits], HASH_DTYPE))
 
 
@@ -82,6 +85,7 @@ def _batches(texts: Sequence[bytes]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     num_bytes = 0
     for text in texts:
+        # The bytes beyond ASCII alone are valid UTF-8, because UTF-8 has no ASCII bytes within a letter.
         beyond = "" if text.isascii() else text.translate(None, _ASCII).decode()
         batch.append(text if all(map(_is_plain, set(beyond))) else _narrow(_composed(text.decode())).encode())
         num_bytes += len(batch[-1])
@@ -94,10 +98,10 @@ def _batches(texts: Sequence[bytes]) -> Iterator[list[bytes]]:
 
 @lru_cache(maxsize=65_536)
 def _is_plain(letter: str) -> bool:
-    """Whether folding leaves a letter beyond ASCII as it is, whatever stands beside it: most quotes, dashes, symbols and small letters.
+    """Return whether folding leaves a letter beyond ASCII unchanged, beside any other letter.
 
-    Marks, and of the letters those of `_JAMO`, can be composed with what stands before them. Beyond U+FFFF newer versions of Unicode
-    may add more of these letters, so nothing there counts as plain.
+    Most quotes, dashes, symbols and small letters are plain. Marks and the letters of `_JAMO` are not plain, because NFC can compose
+    them with the letter before. Newer versions of Unicode may add composing letters beyond U+FFFF, so no letter beyond U+FFFF is plain.
     """
     return (
         unicodedata.category(letter)[0] in "LNPS"
@@ -108,26 +112,28 @@ def _is_plain(letter: str) -> bool:
 
 
 def _narrow(text: str) -> str:
-    """White space beyond ASCII as spaces. Looking for each of the few such letters is faster than splitting the text."""
+    """Replace white space beyond ASCII by spaces. A search for each of these few letters is faster than splitting the text."""
     for space in _WIDE_SPACES:
         text = text.replace(space, " ")
     return text
 
 
 def _folded_all(texts: list[bytes]) -> Iterator[UInt8[np.ndarray, " byte"]]:
-    """The folded bytes of texts whose letters beyond ASCII are folded already and whose white space is ASCII.
+    """Yield the folded bytes of texts with folded letters beyond ASCII and ASCII white space.
 
-    All bytes of a batch go through each step together: steps on single texts of some hundred bytes would cost more than the
-    bytes.
+    All bytes of a batch go through each step together. For single texts of some hundred bytes, the NumPy calls would cost more than
+    the bytes.
     """
     data = np.frombuffer(b"".join(texts).translate(_FOLD_ASCII), np.uint8)
     bounds = np.cumsum([0, *map(len, texts)])
+    # A space is surplus after another space, and at the start of a text. A space of the text before does not count.
     surplus = data == _SPACE
-    at_start = surplus[bounds[:-1]]
+    starts_with_space = surplus[bounds[:-1]]
     surplus[1:] &= surplus[:-1].copy()
-    surplus[bounds[:-1]] = at_start
+    surplus[bounds[:-1]] = starts_with_space
     bounds -= np.searchsorted(np.flatnonzero(surplus), bounds)
-    kept = data[~surplus]
-    ends = bounds[1:] - (kept[bounds[1:] - 1] == _SPACE)
+    folded_data = data[~surplus]
+    # At most one space is left at the end of a text, and is cut off.
+    ends = bounds[1:] - (folded_data[bounds[1:] - 1] == _SPACE)
     for begin, end in zip(bounds[:-1].tolist(), ends.tolist(), strict=True):
-        yield kept[begin:end]
+        yield folded_data[begin:end]

@@ -374,7 +374,7 @@ def write_group(
 def _write_shard(
     out: str, folder: str, shard: ShardPlan, hashes: list[np.ndarray], texts: list[bytes], jsons: list[bytes]
 ) -> Record:
-    # A stable sort leaves samples of equal hash in the order of the corpus, so the bytes depend on nothing else.
+    # A stable sort leaves samples of equal hash in the order of the chunks, so the bytes depend on nothing else.
     order = np.argsort(np.concatenate(hashes), kind="stable").tolist()
     texts, jsons = [texts[index] for index in order], [jsons[index] for index in order]
     name = shard_name(shard.split, folder, shard.number)

@@ -475,7 +475,9 @@ def test_a_change_that_keeps_size_and_time_is_noticed_as_the_rows_are_read(made:
     file.write_bytes(data.replace(b"number 3", b"number 4"))
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     sentence = fails(*shard_again(made, out="S2"))
-    assert sentence.startswith("a.jsonl is not what was tagged: its rows differ from") and "Tag the corpus" in sentence
+    assert (
+        sentence.startswith("a.jsonl changed after the tagging: its rows differ from") and "Tag the corpus" in sentence
+    )
     assert not (made / "S2" / "manifest.json").exists()
 
 
