@@ -36,11 +36,11 @@ from skillshard.errors import SkillshardError
 from skillshard.printable import printable
 
 BUILT_IN_PROXIES = ("tiny", "small")
-"""Values of --proxy that are no directories."""
+"""Values of --proxy that name a built-in model instead of a directory."""
 AGAIN_S = 0.05
 """Time after which a signal that a destructor swallowed is sent again. Most destructors end sooner."""
 DEBUG = "SKILLSHARD_DEBUG"
-"""Environment variable: set to 1, a mistake of ours is shown with its traceback."""
+"""Environment variable that shows the traceback of an internal error if the value is 1."""
 
 EXAMPLES: dict[Callable[..., None], str] = {
     regroup: """
@@ -116,7 +116,7 @@ app.add_typer(synth, name="synth")
 
 
 def run_job(verb: str) -> None:
-    """A verb as a Ray job (jobs/*.py): the same words and options, on the cluster that the job was submitted to."""
+    """Run a verb as a Ray job (jobs/*.py), with the same words and options, on the cluster of the job."""
     command: Any = typer.main.get_command(app)
     words = [verb, *sys.argv[1:]]
     num_verbs = 0
@@ -138,11 +138,11 @@ def run_job(verb: str) -> None:
 
 
 def _relative_paths(command: Any, arguments: list[str]) -> list[str]:
-    """The relative ones among the paths that must mean the same on all nodes."""
+    """List the relative paths among the paths that must have the same meaning on all nodes."""
     values = command.make_context(command.name, list(arguments), resilient_parsing=True).params
     names = names_on_all_nodes(unwrap(command.callback))
-    given = [values.get(name) for name in names if not (name == "proxy" and values.get(name) in BUILT_IN_PROXIES)]
-    places = [place for value in given for place in (value if isinstance(value, list | tuple) else [value])]
+    paths = [values.get(name) for name in names if not (name == "proxy" and values.get(name) in BUILT_IN_PROXIES)]
+    places = [place for value in paths for place in (value if isinstance(value, list | tuple) else [value])]
     return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]
 
 
@@ -169,9 +169,9 @@ def _options_of_all(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: every error becomes one sentence and exit code 1, every warning one sentence."""
+    """Run the command line. Every error becomes one sentence and exit code 1, every warning one sentence."""
     warnings.showwarning = lambda message, *place: _tell("warning", str(message))
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows it escaped
+    for stream in (sys.stdout, sys.stderr):  # a terminal without a letter shows the letter escaped
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     Running.begin([])
@@ -199,7 +199,7 @@ def _tell(kind: str, sentence: str) -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """What the user reads of an error."""
+    """Return the sentence that the user reads about an error."""
     if isinstance(error, SkillshardError):
         return str(error)
     if isinstance(error, OSError):
@@ -222,7 +222,11 @@ def _sentence(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt, once: what ends a command is not to be ended. Yields the signals that came."""
+    """Raise KeyboardInterrupt at the first SIGINT or SIGTERM, and ignore later signals while the command ends.
+
+    Yields:
+        The signals that came.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -245,19 +249,19 @@ def _signals() -> Iterator[list[int]]:
 
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # a shell lets what it starts in the background ignore Ctrl-C
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell starts background jobs with Ctrl-C ignored
             before[number] = signal.signal(number, receive)
     hook, sys.unraisablehook = sys.unraisablehook, send_again
     try:
         yield received
     finally:
         sys.unraisablehook = hook
-        for number, handler in before.items():  # a command that was stopped ends now, and is not to be disturbed
+        for number, handler in before.items():  # a stopped command ends now, without disturbance
             signal.signal(number, signal.SIG_IGN if received else signal.SIG_DFL if handler is None else handler)
 
 
 def _tell_stopped(where: str, received: list[int], arguments: list[str] | None) -> None:
-    """The last words of a command that was stopped."""
+    """Print the last line of a stopped command, and end the process."""
     number = received[0] if received else int(signal.SIGINT)
     by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
     typer.echo(f"stopped by {by}{printable(where)}. To go on: {printable(_command_line(arguments))}", err=True)
@@ -281,7 +285,7 @@ def _command_line(arguments: list[str] | None) -> str:
 
 
 def _end_quietly() -> None:
-    """Nobody reads the output any more: what is still to be written goes nowhere, so that Python does not complain at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    """End the process after the reader of the output has gone. The null device takes the rest, so Python prints no complaint."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
     sys.exit(128 + signal.SIGPIPE)

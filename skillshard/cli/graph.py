@@ -106,15 +106,15 @@ class Edges:
         if self.average not in (None, "end", "curve"):
             raise typer.BadParameter(f"{self.average!r}: give 'end' or 'curve'.", param_hint="--average")
         unit, threshold = parse_edges(self.edges)
-        given = {
+        without_effect = {
             "--average": self.average is not None,
             "--keep-negative": not self.clamp,
             "--drop-uncertain": self.drop_uncertain,
         }
-        if threshold is not None and any(given.values()):
+        if threshold is not None and any(without_effect.values()):
             raise GraphError(
                 f"--edges {self.edges} compares amounts of data: its edges are 0 or 1, with a margin by the standard errors over seeds, so "
-                f"{name_some(option for option, is_given in given.items() if is_given)} has no effect. Leave it out."
+                f"{name_some(option for option, is_given in without_effect.items() if is_given)} has no effect. Leave it out."
             )
         return EdgeRule(
             unit,

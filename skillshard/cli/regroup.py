@@ -78,13 +78,12 @@ def regroup(
     from skillshard.report.text import show_tags
 
     refuse_nested(out, tags)
-    given = Verb.given
-    if "rest" in given:
-        given.refuse(
+    if "rest" in Verb.given:
+        Verb.given.refuse(
             ["vectors"], "finds the skill that a small one is merged into, and --rest names it: give one of them"
         )
-    if "min_share" not in given:
-        given.refuse(["rest", "vectors"], "says where small skills go: give --min-share")
+    if "min_share" not in Verb.given:
+        Verb.given.refuse(["rest", "vectors"], "says where small skills go: give --min-share")
     with Bars(out) as bars:
         fewer = taggers.regroup_tags(
             tags,

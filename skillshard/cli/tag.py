@@ -338,34 +338,33 @@ def by_clusters(
     """Give the samples of a corpus the skills of clusters that were found earlier, in this corpus or in another."""
     from skillshard import taggers
 
-    given = Verb.given
-    kept = taggers.SavedClusters.open(clusters)
+    saved = taggers.SavedClusters.open(clusters)
 
     def tagger(bars: Bars) -> Any:
-        record = kept.manifest.encoder
+        record = saved.manifest.encoder
         if record.kind == "loss":
-            given.refuse(["encoder", "device", "batch_size"], "is of embeddings, and these clusters are of losses")
+            Verb.given.refuse(["encoder", "device", "batch_size"], "is of embeddings, and these clusters are of losses")
             from skillshard.taggers.losses.saved import open_loss_tagger
 
             return open_loss_tagger(clusters)
         if record.kind == "lexical":
-            given.refuse(
+            Verb.given.refuse(
                 ["encoder", "device", "batch_size"],
                 "is of sentence-transformers models, and these clusters are of the lexical encoder",
             )
         if "lexical" in (record.kind, encoder):
-            return taggers.kept_clusters(kept, taggers.kept_lexical(kept))
-        made = record.arguments
+            return taggers.kept_clusters(saved, taggers.kept_lexical(saved))
+        recorded = record.arguments
         return taggers.kept_clusters(
-            kept,
+            saved,
             taggers.sentence_encoder(
                 encoder or record.name,
                 device=device,
-                batch_size=batch_size or made.get("batch_size", 32),
-                dtype=made.get("dtype", "float32"),
-                prompt=made.get("prompt", ""),
-                max_length=made.get("max_length"),
-                windows=made.get("windows", "first"),
+                batch_size=batch_size or recorded.get("batch_size", 32),
+                dtype=recorded.get("dtype", "float32"),
+                prompt=recorded.get("prompt", ""),
+                max_length=recorded.get("max_length"),
+                windows=recorded.get("windows", "first"),
                 on_this_machine=nodes.are_local,
             ),
         )

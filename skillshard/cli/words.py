@@ -1,7 +1,7 @@
-"""The one place where arguments that a sentence names become options of the verb that runs.
+"""Translate the arguments that a sentence of the library names into options of the running verb.
 
-A sentence of the library names an argument in backticks, as Python writes it: `holdout`, or with its value
-`on_bad_sample='set-aside'`. Who calls from Python reads the sentence as it stands.
+The library names an argument in backticks, as Python writes the argument: `holdout`, or with a value
+`on_bad_sample='set-aside'`. A Python user reads the sentence unchanged.
 """
 
 import ast
@@ -14,30 +14,30 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 _ARGUMENT = r"""`([a-z]\w*)(?:=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^`]+))?`"""
-"""An argument in backticks, alone or with a value: a string as Python writes it, or other text without a backtick."""
+"""An argument in backticks, alone or with a value. The value is a Python string, or text without a backtick."""
 
 _OTHER_NAMES = {"model": "encoder"}
-"""Argument of the library -> parameter of a verb, where the two have different names."""
+"""Argument of the library -> parameter of a verb with another name."""
 _EXPRESSIONS = {"`ordered=False`": "unordered", "`ShardSet.choose(names)`": "skills"}
-"""Expression of Python in backticks -> the parameter of a verb that does the same."""
+"""Python expression in backticks -> parameter of a verb with the same effect."""
 _NAMED = re.compile(f"{'|'.join(map(re.escape, _EXPRESSIONS))}|{_ARGUMENT}")
 
 
 class Running:
-    """The parameters of the verb that runs: name -> what click knows of the parameter."""
+    """The parameters of the running verb, by name, as click describes them."""
 
     parameters: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def begin(cls, parameters: Iterable[Any]) -> None:
-        """A verb with these parameters of click begins to run."""
+        """Remember the parameters of a verb that begins to run."""
         cls.parameters = {parameter.name: parameter for parameter in parameters}
 
 
 def in_options(sentence: str) -> str:
-    """A sentence in which each argument in backticks stands as the option of the verb that runs.
+    """Replace each argument in backticks by the option of the running verb.
 
-    What is no parameter of the verb stays as it is.
+    Other words in backticks do not change.
 
     >>> import click
     >>> Running.begin([click.Option(["--on-bad-sample"]), click.Option(["--clamp/--keep-negative"], default=True)])
@@ -79,14 +79,14 @@ def program() -> str:
 
 
 def _word(parameter: Any) -> str:
-    """An option as it is typed, or an argument by the word that stands for it in the help."""
+    """Return an option as a user types the option, or the word of an argument in the help."""
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or parameter.name.upper()).removesuffix("...")
     return str(parameter.opts[0])
 
 
 def _shell(value: str) -> str:
-    """A value as it is typed: a string as a shell needs it, other text as it stands.
+    """Return a value as a user types the value. A string is quoted for the shell.
 
     >>> _shell("'= '"), _shell("'set-aside'"), _shell("0.5")
     ("'= '", 'set-aside', '0.5')

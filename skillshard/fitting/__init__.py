@@ -1,1 +1,1 @@
-"""Fits: laws that tell losses from draws or from mixtures, and the weights that they propose. Offline, by SciPy."""
+"""Fit mixing laws to finished runs with SciPy, and propose weights for the next run."""

@@ -1,7 +1,7 @@
-"""Finished runs out of their ledgers, for the offline fitters: what each was trained on, and the losses it ended with.
+"""Read finished runs from ledgers, for the fitters: the mixture that each run was trained on, and the final losses.
 
-A run with weights that changed counts as its mean mixture: the share of each skill among the draws up to its last losses. A mixing
-law is of mixtures that stay, so such runs say less than ones with fixed weights.
+A run whose weights changed counts as its mean mixture: the share of each skill among the draws before the last losses. A mixing law
+describes constant mixtures, so runs with changing weights tell less than runs with constant weights.
 """
 
 import warnings
@@ -17,30 +17,30 @@ from skillshard.printable import counted
 
 
 def gather_runs(places: Sequence[str]) -> Runs:
-    """Runs from ledgers' directories, from JSON and CSV files (as `read_runs`) and from directories of both, together.
+    """Gather the runs of ledgers, of JSON and CSV files (as `read_runs` does), and of directories with both.
 
-    A directory's runs without losses, such as one under way, are left out with a warning.
+    A run without losses in a directory, such as a run under way, is left out with a warning.
 
     Raises:
-        FitError: a place holds no run; a run is not what it should be, names place and run; the ledgers' last losses are of
-            different draws, or their weights count different things.
+        FitError: a place holds no run, or a run is invalid (the message names place and run), or the last losses of the ledgers are of
+            different draws, or the weights of the ledgers count different units.
     """
     parts = [part for place in places for part in _parts(place)]
     ledgers = {part: DirectoryLedger(part) for part in parts if not part.endswith(FILES)}
     _refuse_unlike({part: _ending(open_records(ledger)) for part, ledger in ledgers.items()})
-    found = [
+    runs = [
         named
         for part in parts
         for named in ([(part, finished_run(ledgers[part]))] if part in ledgers else read_finished(part))
     ]
-    return make_runs([run.weights for _, run in found], [run.losses for _, run in found], [name for name, _ in found])
+    return make_runs([run.weights for _, run in runs], [run.losses for _, run in runs], [name for name, _ in runs])
 
 
 def finished_run(ledger: Ledger) -> FinishedRun:
-    """What a run was trained on up to its last losses, in the unit of its weights, and these losses.
+    """Return the mixture of a run before the last losses, in the unit of the weights, and the last losses.
 
     Raises:
-        FitError: there are no losses, or none of a model that had seen a sample.
+        FitError: the ledger has no losses, or only losses of an untrained model.
         LedgerError: a record is damaged.
     """
     records = open_records(ledger)
@@ -49,8 +49,8 @@ def finished_run(ledger: Ledger) -> FinishedRun:
     record = records.rounds.get(number)
     if record is None:
         raise FitError(
-            f"{ledger} has losses of draw {last.draw:,} and no round {number} with that draw, so what the model had seen is not known. "
-            "Leave this run out."
+            f"{ledger} has losses of draw {last.draw:,} and no round {number} with that draw, so the samples of the model before these losses are not "
+            "known. Leave the run out."
         )
     drawn = in_unit(run, drawn_at(run, record, last.draw))
     losses = {name: loss for name, loss in last.losses.items() if loss is not None}
@@ -58,11 +58,12 @@ def finished_run(ledger: Ledger) -> FinishedRun:
 
 
 def _parts(place: str) -> list[str]:
-    """The ledgers and the files of runs in a place; a file of finished runs may be called run.json, too."""
+    """List the ledgers and the files of runs in a place."""
     if place.endswith(FILES):
         return [place]
-    begun = [file.place for file in storage.list_files(place, "run.json") if _is_of_a_ledger(file.place)]
-    ledgers = [file.removesuffix("/run.json") for file in begun]
+    # A file of finished runs may also be called run.json, so the content decides.
+    records = [file.place for file in storage.list_files(place, "run.json") if _is_of_a_ledger(file.place)]
+    ledgers = [file.removesuffix("/run.json") for file in records]
     files = [file for file in files_of_runs(place) if not any(file.startswith(f"{ledger}/") for ledger in ledgers)]
     if not ledgers and not files:
         raise FitError(
@@ -78,23 +79,23 @@ def _parts(place: str) -> list[str]:
 
 
 def _is_of_a_ledger(file: str) -> bool:
-    found = storage.read_json(file)
-    return isinstance(found, dict) and str(found.get("schema")).startswith("skillshard/run/")
+    record = storage.read_json(file)
+    return isinstance(record, dict) and str(record.get("schema")).startswith("skillshard/run/")
 
 
 def _ending(records: Records) -> tuple[RunRecord, ObservationRecord]:
-    """A run, and its last losses that are all numbers."""
+    """Return the record of a run, and the last observation in which every loss is a number."""
     last = _last_losses(records)
     if last is None:
         raise FitError(
-            f"{records.ledger} holds {'losses of draw 0 only' if records.observations.num() else 'no losses'}, so how its mixture ended is not "
-            "known. Report losses at the end of a run, or leave this one out."
+            f"{records.ledger} holds {'losses of draw 0 only' if records.observations.num() else 'no losses'}, so the final losses are not "
+            "known. Report losses at the end of a run, or leave the run out."
         )
     return records.run, last
 
 
 def _last_losses(records: Records) -> ObservationRecord | None:
-    """The last losses of a model that had seen a sample, all of them numbers; None if there are none."""
+    """Return the last observation of a trained model in which every loss is a number, or None."""
     for number in range(records.observations.num() - 1, -1, -1):
         last = records.observations.get(number)
         if last is not None and last.draw and not last.left_out:
@@ -102,15 +103,16 @@ def _last_losses(records: Records) -> ObservationRecord | None:
     return None
 
 
-def _refuse_unlike(told: dict[str, tuple[RunRecord, ObservationRecord]]) -> None:
-    """FitError where the runs of ledgers cannot be compared: a loss falls with the length of a run, whatever its mixture."""
-    for what, of in (
-        ("last losses at draw", {place: f"{last.draw:,}" for place, (_, last) in told.items()}),
-        ("weights that count", {place: run.unit for place, (run, _) in told.items()}),
+def _refuse_unlike(endings: dict[str, tuple[RunRecord, ObservationRecord]]) -> None:
+    """Raise FitError if the runs of ledgers differ in length or unit. Every loss falls with the length, whatever the mixture."""
+    for property_name, value_of in (
+        ("last losses at draw", {place: f"{last.draw:,}" for place, (_, last) in endings.items()}),
+        ("weights that count", {place: run.unit for place, (run, _) in endings.items()}),
     ):
-        place, other = min(of, key=of.__getitem__, default=""), max(of, key=of.__getitem__, default="")
-        if of and of[place] != of[other]:
+        place = min(value_of, key=value_of.__getitem__, default="")
+        other = max(value_of, key=value_of.__getitem__, default="")
+        if value_of and value_of[place] != value_of[other]:
             raise FitError(
-                f"{place} has {what} {of[place]}, {other} has {of[other]}: only runs that are alike in this tell what a mixture does. Leave "
-                "out the others."
+                f"{place} has {property_name} {value_of[place]}, {other} has {value_of[other]}: the effect of a mixture shows only among runs "
+                "that are equal here. Leave out the others."
             )

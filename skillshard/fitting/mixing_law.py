@@ -1,4 +1,4 @@
-"""The log-linear mixing law: each loss as a constant and an exponential of the weights. Fitted by SciPy."""
+"""Fit the log-linear mixing law, a constant plus an exponential of the weights for each loss, with SciPy."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from skillshard.extras import needed
 from skillshard.fitting.runs import Runs
 
 CONSTANTS = (0.2, 0.6, 0.9)
-"""Shares of the least loss from which the constant's fit begins; the best of the three fits is kept."""
+"""Starts of the fit of the constant, as shares of the smallest loss. The fit with the smallest error wins."""
 
 
 @dataclass(frozen=True)
@@ -18,35 +18,35 @@ class MixingLaw:
     r""":math:`L_j(p) = c_j + \exp(\sum_i A_{ij} p_i)`, in nats per token.
 
     Attributes:
-        constant: c, of each evaluation skill; what no mixture removes.
-        slopes: A, rows `train_skill`, columns `eval_skill`. Since weights sum to 1, a factor before exp would be redundant.
+        constant: c of each evaluation skill, the part of the loss that no mixture removes.
+        slopes: A. The weights sum to 1, so a factor before exp would be redundant.
     """
 
     constant: Float[np.ndarray, " eval_skill"]
     slopes: Float[np.ndarray, "train_skill eval_skill"]
 
     def predict(self, weights: Float[np.ndarray, "run train_skill"]) -> Float[np.ndarray, "run eval_skill"]:
-        """The losses of some mixtures."""
+        """Predict the losses of mixtures."""
         return self.constant + np.exp(weights @ self.slopes)
 
 
 def fit_mixing_law(runs: Runs) -> MixingLaw:
-    """The law that fits the losses best, by least squares, each evaluation skill on its own.
+    """Fit the law by least squares, for each evaluation skill separately.
 
     Raises:
-        FitError: fewer runs than the law has numbers (one more than training skills).
+        FitError: the number of runs is at most the number of training skills. The law of a loss has one number more than training skills.
 
     Example:
         >>> from skillshard.fitting.runs import make_runs
         >>> shares = np.linspace(0, 1, 9)
         >>> law = lambda p: {"exam": 1.0 + float(np.exp(0.5 * (1 - p) - 2.0 * p))}
-        >>> found = fit_mixing_law(make_runs([{"add": p, "carry": 1 - p} for p in shares.tolist()], [law(p) for p in shares]))
-        >>> found.constant.round(4).tolist(), found.slopes.round(4).tolist()
+        >>> fitted = fit_mixing_law(make_runs([{"add": p, "carry": 1 - p} for p in shares.tolist()], [law(p) for p in shares]))
+        >>> fitted.constant.round(4).tolist(), fitted.slopes.round(4).tolist()
         ([1.0], [[-2.0], [0.5]])
 
     Reference:
-        Ye et al., "Data Mixing Laws", ICLR 2025, arXiv:2403.16952, equation 7; the form without the factor is Olmix's,
-        arXiv:2602.12237. Differs from both: least squares from three starts instead of Huber loss from many.
+        Ye et al., "Data Mixing Laws", ICLR 2025, arXiv:2403.16952, equation 7. The form without a factor is from Olmix,
+        arXiv:2602.12237. Here the fit is by least squares from three starts. Both papers fit a Huber loss from many starts.
     """
     needed("fit", what="A log-linear law")
     least_runs = len(runs.train_skills) + 1
@@ -62,10 +62,11 @@ def fit_mixing_law(runs: Runs) -> MixingLaw:
 def _fit_one(
     weights: Float[np.ndarray, "run train_skill"], losses: Float[np.ndarray, " run"]
 ) -> Float[np.ndarray, " number"]:
-    """The constant and the slopes of one loss; the constant is from 0 to below every loss at the start, free above."""
+    """Fit the constant and the slopes of one loss. The constant is at least 0."""
     from scipy.optimize import least_squares
 
     def residuals(law: np.ndarray) -> np.ndarray:
+        # 50 keeps the exponential finite on the way of the optimiser. Losses are far smaller than exp(50).
         return law[0] + np.exp(np.minimum(weights @ law[1:], 50)) - losses
 
     def slopes(law: np.ndarray) -> np.ndarray:
@@ -73,6 +74,7 @@ def _fit_one(
         return np.column_stack([np.ones(len(losses)), powers[:, None] * weights])
 
     low = np.concatenate([[0.0], np.full(weights.shape[1], -np.inf)])
+    # Without a good start the fit may end in a law without a constant. So the logarithms are fitted linearly first.
     fits = []
     for share in CONSTANTS:
         start = np.linalg.lstsq(weights, np.log(losses - share * losses.min()), rcond=None)[0]
@@ -82,10 +84,10 @@ def _fit_one(
 
 
 def rank_correlations(
-    found: Float[np.ndarray, "run eval_skill"], true: Float[np.ndarray, "run eval_skill"]
+    predicted: Float[np.ndarray, "run eval_skill"], true: Float[np.ndarray, "run eval_skill"]
 ) -> list[float]:
-    """Spearman's rank correlation of each evaluation skill, -1 to 1; 0 where one of the two is constant."""
+    """Compute Spearman's rank correlation of each evaluation skill, from -1 to 1. A constant column has correlation 0."""
     from scipy.stats import rankdata
 
-    pairs = [(rankdata(mine), rankdata(theirs)) for mine, theirs in zip(found.T, true.T, strict=True)]
+    pairs = [(rankdata(mine), rankdata(theirs)) for mine, theirs in zip(predicted.T, true.T, strict=True)]
     return [float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs]

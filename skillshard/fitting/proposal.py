@@ -1,4 +1,4 @@
-"""From finished runs to the weights of the next one: fit, then minimise the mean loss near a prior, without much repetition."""
+"""Propose the weights of the next run: fit finished runs, and minimise the mean loss near a prior with limited repetition."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,30 +19,30 @@ from skillshard.progress import advance
 Method = Literal["log-linear", "regmix"]
 Predict = Callable[[Float[np.ndarray, "run train_skill"]], Float[np.ndarray, "run eval_skill"]]
 FOLDS = 5
-"""Parts of the runs, each left out once, for the correlations on runs that a fit has not seen."""
+"""Number of folds of the cross-validation that gives the correlations."""
 TREE_RUNS = 50
-"""Runs below which trees, with 20 runs in a leaf at least, cannot tell mixtures apart."""
+"""Smallest number of runs for trees. A leaf has at least 20 runs, so fewer runs would give a tree without a split."""
 TINY = 1e-12
-"""Weights below count as this much in the divergence."""
+"""Smallest weight in the divergence, because the logarithm of 0 is not finite."""
 
 
 class Proposal(BaseModel):
-    """What `skillshard fit` writes: weights, and what they were derived from."""
+    """The proposal that `skillshard fit` writes, with the figures behind the weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal["skillshard/fit/1"] = Field("skillshard/fit/1", alias="schema")
     method: Method
     num_runs: int
-    weights: dict[str, float] = Field(description="training skill -> weight proposed; sum 1")
+    weights: dict[str, float] = Field(description="training skill -> proposed weight; sum 1")
     prior: dict[str, float] = Field(description="training skill -> weight that the proposal is kept near; sum 1")
-    most: dict[str, float] = Field(description="training skill -> most weight that the repetition limit allows")
+    most: dict[str, float] = Field(description="training skill -> largest weight within the repetition limit")
     kl: float = Field(description="price of the divergence from the prior, nats per token for each nat")
-    targets: list[str] = Field(description="evaluation skills whose mean loss is made small")
-    expected: dict[str, float] = Field(description="evaluation skill -> loss that the fit expects of the weights")
-    expected_of_prior: dict[str, float] = Field(description="evaluation skill -> loss that it expects of the prior")
-    best_run: dict[str, float] = Field(description="training skill -> weight in the run with the least mean loss")
-    best_run_loss: float = Field(description="mean loss of that run over the targets, as measured")
+    targets: list[str] = Field(description="evaluation skills whose mean loss is minimised")
+    expected: dict[str, float] = Field(description="evaluation skill -> predicted loss of the weights")
+    expected_of_prior: dict[str, float] = Field(description="evaluation skill -> predicted loss of the prior")
+    best_run: dict[str, float] = Field(description="training skill -> weight in the run with the smallest mean loss")
+    best_run_loss: float = Field(description="measured mean loss of the best run over the targets")
     held_out: dict[str, float] = Field(description="evaluation skill -> rank correlation on runs left out of the fit")
     law: dict[str, Any] | None = Field(description="constant and slopes of the log-linear law; null for regmix")
 
@@ -71,19 +71,19 @@ def propose_weights(
         \quad \text{with} \quad p_i \le N n_i / R
 
     Args:
-        runs: finished runs; for a log-linear law at least one more than training skills, of different mixtures.
+        runs: finished runs. A log-linear law needs more runs than training skills, with different mixtures.
         method: "log-linear" (`fit_mixing_law`, minimised by SLSQP), or "regmix" (LightGBM trees, and the mean of the 128 best of
             100,000 random mixtures around the prior).
-        kl: lambda in nats per token for each nat of divergence, >= 0; 0.05 in Olmix.
-        num_samples: training skill -> samples: the prior q is proportional to them. None: q is equal weights.
-        epochs: N, most passes over one skill; 4 by Muennighoff et al., arXiv:2305.16264. Used if `draws` is given.
-        draws: R, samples that the next run takes. None: no limit. Needs `num_samples`.
-        targets: evaluation skills whose mean loss counts; None: all.
-        seed: of the random mixtures of "regmix".
+        kl: lambda in nats per token for each nat of divergence, >= 0. Olmix uses 0.05.
+        num_samples: number of samples of each training skill. The prior q is proportional to the samples. None: equal weights.
+        epochs: N, largest number of passes over a skill. 4 is from Muennighoff et al., arXiv:2305.16264. Used if `draws` is given.
+        draws: R, number of draws of the next run. None: no limit. Needs `num_samples`.
+        targets: evaluation skills whose mean loss counts. None: all.
+        seed: seed of the random mixtures of "regmix".
 
     Raises:
         ExtraError: SciPy, or LightGBM for regmix, is not installed.
-        FitError: too few runs, unknown names, or samples that do not suffice.
+        FitError: too few runs, unknown names, or too few samples.
 
     Reference:
         Olmix, arXiv:2602.12237 (objective, prior, limit); RegMix, arXiv:2407.01492.
@@ -108,7 +108,7 @@ def propose_weights(
         prior=_by_name(runs.train_skills, prior),
         most=_by_name(runs.train_skills, most),
         kl=kl,
-        targets=[runs.eval_skills[at] for at in chosen],
+        targets=[runs.eval_skills[number] for number in chosen],
         expected=_by_name(runs.eval_skills, predict(weights[None])[0]),
         expected_of_prior=_by_name(runs.eval_skills, predict(prior[None])[0]),
         best_run=_by_name(runs.train_skills, runs.weights[best]),
@@ -127,7 +127,9 @@ def _targets(runs: Runs, targets: Sequence[str] | None) -> list[int]:
         f"{name!r}{did_you_mean(name, runs.eval_skills)}" for name in targets or () if name not in runs.eval_skills
     ]
     if unknown:
-        raise FitError(f"no run has a loss of {name_some(unknown)}; they have those of {name_some(runs.eval_skills)}.")
+        raise FitError(
+            f"no run has a loss of {name_some(unknown)}. The runs have losses of {name_some(runs.eval_skills)}."
+        )
     return [runs.eval_skills.index(name) for name in targets or runs.eval_skills]
 
 
@@ -169,31 +171,31 @@ def _fit(runs: Runs, method: Method) -> tuple[Predict, Any]:
         raise FitError(
             f"{len(runs)} runs are too few for trees: give at least {TREE_RUNS}, or fit a law; the paper takes 512."
         )
-    kept, stop = _split(len(runs), 0)
-    trees = regmix.fit_trees(runs.some(kept), runs.some(stop))
+    fitted, stop = _split(len(runs), 0)
+    trees = regmix.fit_trees(runs.some(fitted), runs.some(stop))
     return lambda weights: regmix.predict(trees, weights), None
 
 
 def _split(num: int, fold: int) -> tuple[list[int], list[int]]:
-    """The runs that a fit sees and those that it does not: every fifth."""
-    return [at for at in range(num) if at % FOLDS != fold], list(range(fold, num, FOLDS))
+    """Split the runs into a training part and every fifth run."""
+    return [run for run in range(num) if run % FOLDS != fold], list(range(fold, num, FOLDS))
 
 
 def _held_out(runs: Runs, method: Method) -> list[float]:
-    """Rank correlations over all runs, each predicted by a fit that has not seen it; NaN becomes 0 where there are too few."""
-    found = np.zeros_like(runs.losses)
+    """Compute rank correlations by cross-validation. Too few runs give 0."""
+    predicted = np.zeros_like(runs.losses)
     for fold in range(FOLDS):
-        advance(1 + fold, 1 + FOLDS)  # the fit of all runs came first, and takes about as long as each of these
-        kept, left = _split(len(runs), fold)
-        enough = len(kept) > len(runs.train_skills) if method == "log-linear" else len(kept) >= TREE_RUNS
-        if not (enough and left):
+        advance(1 + fold, 1 + FOLDS)  # the fit of all runs came first, and takes about as long as a fold
+        fitted, left_out = _split(len(runs), fold)
+        enough = len(fitted) > len(runs.train_skills) if method == "log-linear" else len(fitted) >= TREE_RUNS
+        if not (enough and left_out):
             return [0.0] * len(runs.eval_skills)
-        found[left] = _fit(runs.some(kept), method)[0](runs.weights[left])
-    return rank_correlations(found, runs.losses)
+        predicted[left_out] = _fit(runs.some(fitted), method)[0](runs.weights[left_out])
+    return rank_correlations(predicted, runs.losses)
 
 
 def _divergence(weights: np.ndarray, prior: np.ndarray) -> Any:
-    """KL(weights || prior) in nats."""
+    """Compute KL(weights || prior) in nats."""
     return (weights * np.log(np.maximum(weights, TINY) / prior)).sum(axis=-1)
 
 
@@ -204,7 +206,7 @@ def _minimised(
     most: Float[np.ndarray, " train_skill"],
     kl: float,
 ) -> Float[np.ndarray, " train_skill"]:
-    """The one minimum: losses and divergence are convex in the weights."""
+    """Find the minimum. The losses and the divergence are convex in the weights, so a local minimum is the global minimum."""
     from scipy.optimize import LinearConstraint, minimize
 
     slopes = law.slopes[:, chosen]
@@ -217,7 +219,7 @@ def _minimised(
         return slopes @ np.exp(weights @ slopes) / len(chosen) + kl * pull
 
     start = np.minimum(prior, most)
-    found = minimize(
+    minimum = minimize(
         value,
         start / start.sum(),
         jac=gradient,
@@ -226,9 +228,9 @@ def _minimised(
         constraints=[LinearConstraint(np.ones((1, len(prior))), 1.0, 1.0)],
         options={"maxiter": 2000, "ftol": 1e-12},
     )
-    if not found.success:
-        raise FitError(f"no minimum was found: {found.message}. Give a larger kl, or fewer skills.")
-    weights = np.clip(found.x, 0, most)
+    if not minimum.success:
+        raise FitError(f"no minimum was found: {minimum.message}. Give a larger kl, or fewer skills.")
+    weights = np.clip(minimum.x, 0, most)
     return weights / weights.sum()
 
 

@@ -1,4 +1,4 @@
-"""RegMix: trees that predict the loss of a mixture, and the mean of the best of many random ones (extra `regmix`)."""
+"""RegMix: predict the loss of a mixture with trees, and take the mean of the best random mixtures (extra `regmix`)."""
 
 import math
 from collections.abc import Sequence
@@ -11,30 +11,31 @@ from skillshard.extras import needed
 from skillshard.fitting.runs import Runs
 
 CANDIDATES = 100_000
-"""Random mixtures among which the best are sought; the paper's."""
+"""Number of random mixtures, as in the paper."""
 BEST = 128
-"""Best ones of which the mean is proposed; the paper's."""
+"""Number of best mixtures whose mean is proposed, as in the paper."""
 STRENGTHS = (0.1, 5.0)
-"""Least and most of the factor on the prior in a candidate's Dirichlet distribution; the paper's."""
+"""Range of the factor on the prior in the Dirichlet distribution of a mixture, as in the paper."""
 
 
 def fit_trees(runs: Runs, stop: Runs) -> list[Any]:
-    """LightGBM's boosters with the paper's settings, one for each evaluation skill.
+    """Fit a LightGBM booster with the paper's settings for each evaluation skill.
 
     Args:
-        runs: what the trees learn from.
-        stop: runs on which the error must fall; growing stops when it has not for three trees.
+        runs: runs that the trees learn from.
+        stop: runs that decide when to stop. Growing stops when three trees in a row do not lower their error.
 
     Raises:
         ExtraError: LightGBM is not installed.
 
     Reference:
-        Liu et al., "RegMix", ICLR 2025, arXiv:2407.01492: 1,000 trees at most, learning rate 0.01. The authors stop on the runs
-        that they report correlations of; `propose_mixture` keeps runs of its own for that.
+        Liu et al., "RegMix", ICLR 2025, arXiv:2407.01492: at most 1,000 trees, learning rate 0.01. The authors stop on the
+        runs whose correlations they report. `propose_weights` uses other runs for the correlations.
     """
     needed("regmix", what="RegMix")
     import lightgbm
 
+    # One thread and `deterministic`, so that the same runs give the same proposal on every machine. 42 is the seed of the authors.
     settings = {
         "objective": "regression",
         "metric": ["l2", "l1"],
@@ -49,22 +50,23 @@ def fit_trees(runs: Runs, stop: Runs) -> list[Any]:
         learned = lightgbm.Dataset(runs.weights, losses)
         watched = lightgbm.Dataset(stop.weights, stop_losses, reference=learned)
         stopping = lightgbm.early_stopping(3, verbose=False)
-        # not LGBMRegressor, which needs scikit-learn and changed its arguments in LightGBM 4.7
+        # Not LGBMRegressor, because the class needs scikit-learn, and its arguments changed in LightGBM 4.7.
         trees.append(lightgbm.train(settings, learned, 1000, valid_sets=[watched], callbacks=[stopping]))
     return trees
 
 
 def predict(trees: Sequence[Any], weights: Float[np.ndarray, "run train_skill"]) -> Float[np.ndarray, "run eval_skill"]:
-    """The losses that the trees expect of some mixtures."""
+    """Predict the losses of mixtures."""
     return np.column_stack([booster.predict(weights) for booster in trees])
 
 
 def candidates(
     prior: Float[np.ndarray, " train_skill"], most: Float[np.ndarray, " train_skill"], seed: int
 ) -> Float[np.ndarray, "candidate train_skill"]:
-    """Random mixtures around a prior, of which none is above `most`."""
+    """Draw random mixtures around a prior. No weight is above `most`."""
     random = np.random.default_rng(seed)
     strengths = np.exp(random.uniform(math.log(STRENGTHS[0]), math.log(STRENGTHS[1]), CANDIDATES))
+    # Gamma variables divided by their sum are a Dirichlet draw. A shape of 0 would always give 0, hence 1e-6.
     drawn = random.standard_gamma(np.maximum(strengths[:, None] * prior, 1e-6))
     totals = drawn.sum(axis=1)
     drawn = drawn[totals > 0] / totals[totals > 0, None]

@@ -1,10 +1,10 @@
-"""Finished runs as (mixture, losses) pairs: what the offline fitters read.
+"""Finished runs as pairs of a mixture and its losses, the input of the fitters.
 
     RUNS.json   schemas/runs-1.json: {"schema": "skillshard/runs/1", "runs": [{"weights": {...}, "losses": {...}}, ...]}
-    RUNS.csv    one run per row; columns weights/SKILL and losses/SKILL, others are ignored
-    RUNS/       a directory: all of its *.json and *.csv files together, in the order of their names
+    RUNS.csv    one run per row, with columns weights/SKILL and losses/SKILL. Other columns are ignored
+    RUNS/       a directory with *.json and *.csv files, read in the order of the names
 
-Weights are made to sum to 1; a skill that a run does not name had weight 0. Losses are in nats per token; every run names the
+Weights are scaled to sum to 1. A skill that a run does not name has weight 0. Losses are in nats per token, and every run names the
 same evaluation skills.
 """
 
@@ -27,11 +27,11 @@ FILES = (".json", ".csv")
 
 
 class FinishedRun(BaseModel):
-    """One run: what it was trained on, and the losses it ended with."""
+    """A finished run with its mixture and its final losses."""
 
     model_config = ConfigDict(extra="forbid")
 
-    weights: dict[str, float] = Field(description="training skill -> weight over the whole run; made to sum to 1")
+    weights: dict[str, float] = Field(description="training skill -> weight over the whole run, scaled to sum to 1")
     losses: dict[str, float] = Field(description="evaluation skill -> final loss in nats per token")
     name: str = ""
 
@@ -64,52 +64,52 @@ class Runs:
         return len(self.weights)
 
     def some(self, rows: Sequence[int]) -> "Runs":
-        """Some of the runs."""
+        """Select runs by their rows."""
         return Runs(self.train_skills, self.eval_skills, self.weights[list(rows)], self.losses[list(rows)])
 
 
 def read_runs(place: str | os.PathLike[str]) -> Runs:
-    """Read runs from a JSON or CSV file, or from a directory of them.
+    """Read runs from a JSON or CSV file, or from a directory of these files.
 
     Raises:
-        FitError: nothing is there, or a run is not what it should be; names file and run.
+        FitError: the place holds no run, or a run is invalid. The message names file and run.
     """
-    found = read_finished(os.fspath(place))
-    return make_runs([run.weights for _, run in found], [run.losses for _, run in found], [where for where, _ in found])
+    runs = read_finished(os.fspath(place))
+    return make_runs([run.weights for _, run in runs], [run.losses for _, run in runs], [name for name, _ in runs])
 
 
 def read_finished(place: str) -> list[tuple[str, FinishedRun]]:
-    """The runs of a JSON or CSV file, or of a directory of them, each with the words that name it in an error."""
+    """Read the runs of a file or a directory, each with the words that name the run in an error."""
     files = [place] if place.endswith(FILES) else files_of_runs(place)
-    found = [(f"{file}, run {number}", run) for file in files for number, run in enumerate(_read(file))]
-    if not found:
+    named = [(f"{file}, run {number}", run) for file in files for number, run in enumerate(_read(file))]
+    if not named:
         raise FitError(f"{place} holds no runs: give a .json or .csv file of finished runs, or a directory of them.")
-    return found
+    return named
 
 
 def make_runs(
     weights: Sequence[Mapping[str, float]], losses: Sequence[Mapping[str, float]], places: Sequence[str] | None = None
 ) -> Runs:
-    """Runs from the weights and losses of each, by name; `places` name the runs in errors.
+    """Make runs from the weights and losses of each run, by name of the skill. `places` name the runs in errors.
 
     >>> runs = make_runs([{"add": 3.0, "carry": 1.0}, {"add": 1.0}], [{"exam": 1.5}, {"exam": 1.0}])
     >>> runs.weights.tolist(), runs.losses.tolist()
     ([[0.75, 0.25], [1.0, 0.0]], [[1.5], [1.0]])
     """
-    where = places or [f"run {number}" for number in range(len(weights))]
+    names = places or [f"run {number}" for number in range(len(weights))]
     train, evals = sorted({name for run in weights for name in run}), sorted({name for run in losses for name in run})
-    for place, run_weights, run_losses in zip(where, weights, losses, strict=True):
+    for place, run_weights, run_losses in zip(names, weights, losses, strict=True):
         _check_run(place, run_weights, run_losses, evals)
     rows = [[run.get(skill, 0.0) / sum(run.values()) for skill in train] for run in weights]
-    found = [[run[skill] for skill in evals] for run in losses]
-    return Runs(tuple(train), tuple(evals), np.array(rows, dtype=np.float64), np.array(found, dtype=np.float64))
+    losses_by_run = [[run[skill] for skill in evals] for run in losses]
+    return Runs(tuple(train), tuple(evals), np.array(rows, dtype=np.float64), np.array(losses_by_run, dtype=np.float64))
 
 
 def _check_run(place: str, weights: Mapping[str, float], losses: Mapping[str, float], evals: Sequence[str]) -> None:
     bad = [f"{name} is {weight}" for name, weight in weights.items() if not 0 <= weight < math.inf]
     if bad or not sum(weights.values()) > 0:
         raise FitError(
-            f"{place}: weights must be finite numbers >= 0 of which one is > 0; {name_some(bad) or 'all are 0'}."
+            f"{place}: weights must be finite numbers >= 0, and at least one > 0; {name_some(bad) or 'all are 0'}."
         )
     bad = [f"{name} is {loss}" for name, loss in losses.items() if not 0 < loss < math.inf]
     missing = [name for name in evals if name not in losses]
@@ -121,7 +121,7 @@ def _check_run(place: str, weights: Mapping[str, float], losses: Mapping[str, fl
 
 
 def files_of_runs(folder: str) -> list[str]:
-    """The files of a directory that hold runs; hidden ones are left out."""
+    """List the files of a directory that may hold runs. Hidden files are left out."""
     return [file.place for file in storage.list_files(folder) if file.place.endswith(FILES)]
 
 
@@ -147,10 +147,14 @@ def _read_csv(place: str) -> list[FinishedRun]:
         )
     return [
         FinishedRun(
-            weights={name.removeprefix("weights/"): _number(place, at, name, row[name]) for name in columns["weights"]},
-            losses={name.removeprefix("losses/"): _number(place, at, name, row[name]) for name in columns["losses"]},
+            weights={
+                name.removeprefix("weights/"): _number(place, number, name, row[name]) for name in columns["weights"]
+            },
+            losses={
+                name.removeprefix("losses/"): _number(place, number, name, row[name]) for name in columns["losses"]
+            },
         )
-        for at, row in enumerate(rows)
+        for number, row in enumerate(rows)
     ]
 
 

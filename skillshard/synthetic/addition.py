@@ -1,15 +1,14 @@
-"""Addition, the paper's corpus of sums, generated.
+"""Generate the paper's corpus of sums (addition).
 
-A sample adds two numbers of k digits and asks for one digit of the sum; skill i asks for the i-th from the right, so it
-may need the carry of those before it. The text counts digits from 0:
+A sample adds two numbers of k digits and asks for one digit of the sum. Skill i asks for digit i from the right, so the skill may need
+the carry of the skills before. The text counts digits from 0:
 
     Input: A = 1 0 6 + 0 7 1 , A 0 = ? Output: 7
 
-A carry out of the last digit is dropped. Equal arguments give equal bytes on every platform (only raw 64-bit draws are
-used).
+A carry out of the last digit is dropped. Equal arguments give equal bytes on every platform, because only raw 64-bit draws are used.
 
 Reference: Lee et al., "Teaching Arithmetic to Small Transformers", arXiv:2307.03381; Chen et al., "Skill-it!", NeurIPS 2023,
-arXiv:2307.14430, section 2.2. Texts are drawn independently, so duplicates can occur; they are common for k below 3.
+arXiv:2307.14430, section 2.2. Texts are drawn independently, so duplicates can occur. Duplicates are common for k below 3.
 """
 
 import os
@@ -24,11 +23,12 @@ from skillshard.synthetic.draws import mixed_skills, raw_draws, write_samples
 from skillshard.synthetic.lego import skill_names
 
 MAX_K = 9
-_BLOCK = 50_000  # samples made at once; part of what the bytes depend on, so it never changes
+# Samples that are made together. The bytes of a corpus depend on the number, so the number never changes.
+_BLOCK = 50_000
 
 
 def natural_proportions(k: int) -> tuple[int, ...]:
-    """How often each skill occurs: 13:14:18 for k = 3 as in the paper, all alike for other k.
+    """Return the proportions of the skills: 13:14:18 for k = 3 as in the paper, equal for other k.
 
     >>> natural_proportions(3), natural_proportions(2)
     ((13, 14, 18), (1, 1))
@@ -42,13 +42,13 @@ def natural_proportions(k: int) -> tuple[int, ...]:
 def addition_samples(
     *, k: int, num_samples: int, seed: int, proportions: str | Sequence[int] = "natural"
 ) -> Iterator[dict[str, Any]]:
-    """The samples of an addition corpus, its skills mixed at random.
+    """Generate the samples of an addition corpus. The skills are mixed at random.
 
     Args:
-        k: digits of each number, and skills, 1 to 9.
-        num_samples: at least k.
-        seed: not negative. Another seed gives other texts under the same ids.
-        proportions: "natural" (see `natural_proportions`), "uniform", or k whole numbers. The counts follow them to
+        k: number of digits and of skills, 1 to 9.
+        num_samples: number of samples, at least k.
+        seed: seed of the corpus, not negative. Another seed gives other texts under the same ids.
+        proportions: "natural" (see `natural_proportions`), "uniform", or k whole numbers. The counts follow the proportions to
             within one sample.
 
     Returns:
@@ -75,21 +75,21 @@ def write_addition(
     proportions: str | Sequence[int] = "natural",
     samples_per_file: int = 50_000,
 ) -> list[str]:
-    """Write the samples of `addition_samples` as `addition-00000.jsonl`, ...; arguments as there.
+    """Write the samples of `addition_samples` as `addition-00000.jsonl`, ...; with the same arguments.
 
     Args:
-        out_dir: directory or URI; files of the same names are replaced.
-        samples_per_file: at least 1; the last file may hold fewer.
+        out_dir: directory or URI. Files with the same names are replaced.
+        samples_per_file: number of samples of a file, at least 1. The last file may have fewer.
 
     Returns:
-        The places written, in order. Equal arguments give equal bytes.
+        The places of the files, in order. Equal arguments give equal bytes.
     """
     samples = addition_samples(k=k, num_samples=num_samples, seed=seed, proportions=proportions)
     return write_samples(out_dir, "addition", samples, num_samples=num_samples, samples_per_file=samples_per_file)
 
 
 def check_k(k: int) -> None:
-    """An error unless numbers can have k digits."""
+    """Raise CorpusError unless k is from 1 to 9."""
     if not 1 <= k <= MAX_K:
         raise CorpusError(f"k={k}: the numbers have 1 to {MAX_K} digits. Give k between 1 and {MAX_K}.")
 
@@ -99,6 +99,7 @@ def _samples(k: int, skills: Int[np.ndarray, " batch"], seed: int) -> Iterator[d
     for first in range(0, len(skills), _BLOCK):
         block = skills[first : first + _BLOCK]
         draws = raw_draws(seed, 1 + first // _BLOCK, 2 * len(block)).reshape(-1, 2)
+        # The low bits of a draw are the weaker ones, so 11 are dropped before the remainder.
         terms = ((draws >> np.uint64(11)) % np.uint64(10**k)).tolist()
         for index, (skill, (left, right)) in enumerate(zip(block.tolist(), terms, strict=True), start=first):
             meta = {"skill": names[skill], "k": k}
@@ -106,7 +107,8 @@ def _samples(k: int, skills: Int[np.ndarray, " batch"], seed: int) -> Iterator[d
 
 
 def _text(left: int, right: int, k: int, place: int) -> str:
-    """
+    """Write one text.
+
     >>> _text(606, 879, 3, 2)
     'Input: A = 6 0 6 + 8 7 9 , A 2 = ? Output: 4'
     """

@@ -1,4 +1,4 @@
-"""What the generated corpora share: raw draws, skills mixed in given proportions, and files of samples."""
+"""Shared parts of the generated corpora: raw draws, mixed skills, and files of samples."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from skillshard.progress import advance
 
 
 def raw_draws(seed: int, block: int, size: int) -> UInt64[np.ndarray, " size"]:
-    """Raw 64-bit draws: unlike the methods of a Generator, NumPy promises that these never change."""
+    """Draw raw 64-bit numbers. NumPy promises that raw draws never change, unlike the methods of a Generator."""
     bits = np.random.PCG64(np.random.SeedSequence([seed, block]))
     return np.asarray(bits.random_raw(size), dtype=np.uint64)
 
@@ -24,13 +24,13 @@ def raw_draws(seed: int, block: int, size: int) -> UInt64[np.ndarray, " size"]:
 def mixed_skills(
     proportions: str | Sequence[int], num_samples: int, *, natural: tuple[int, ...], seed: int
 ) -> Int[np.ndarray, " num_samples"]:
-    """The skill of each sample, 0 to k - 1, in random order; the counts follow the proportions by largest remainder.
+    """Draw the skill of each sample, 0 to k - 1, in random order. The largest remainders round the counts.
 
     Args:
         proportions: "natural", "uniform", or a whole number for each skill.
-        num_samples: at least the number of skills.
-        natural: what "natural" means; as long as there are skills.
-        seed: not negative.
+        num_samples: number of samples, at least the number of skills.
+        natural: proportions of "natural", a number for each skill.
+        seed: seed of the order, not negative.
 
     Raises:
         CorpusError: an argument is out of range.
@@ -44,7 +44,7 @@ def mixed_skills(
             f"num_samples={num_samples}: {len(parts)} skills need at least {len(parts)} samples. Give {len(parts)} or more."
         )
     if seed < 0:
-        raise CorpusError(f"seed={seed}: a seed is a whole number from 0. Give another one.")
+        raise CorpusError(f"seed={seed}: a seed is a whole number from 0. Give another seed.")
     counts, remainders = np.divmod(parts * num_samples, parts.sum())
     counts[np.argsort(-remainders, kind="stable")[: num_samples - int(counts.sum())]] += 1
     skills = np.repeat(np.arange(len(parts)), counts)
@@ -59,10 +59,10 @@ def write_samples(
     num_samples: int,
     samples_per_file: int,
 ) -> list[str]:
-    """Write samples as `NAME-00000.jsonl`, `NAME-00001.jsonl`, ...; the places, in order.
+    """Write samples as `NAME-00000.jsonl`, `NAME-00001.jsonl`, ..., and return the places in order.
 
     Raises:
-        CorpusError: samples_per_file is below 1, or files of another corpus of this name are there; nothing is written then.
+        CorpusError: samples_per_file is below 1, or `out_dir` has files of another corpus with the same name. Nothing is written then.
     """
     if samples_per_file < 1:
         raise CorpusError(f"samples_per_file={samples_per_file}: a file holds at least 1 sample. Give 1 or more.")
@@ -72,8 +72,8 @@ def write_samples(
     others = [file.place for file in storage.list_files(out_dir, f"{name}-*.jsonl") if file.place not in files]
     if others:
         raise CorpusError(
-            f"{os.fspath(out_dir)} holds files of another corpus that this one would be mixed with: {name_some(others, 3, are_paths=True)}. Choose another "
-            "`out`, or remove them."
+            f"{os.fspath(out_dir)} holds files of another corpus, and the two corpora would be mixed: {name_some(others, 3, are_paths=True)}. Choose another "
+            "`out`, or remove the files."
         )
     done = itertools.count(1)
     for place in files:
@@ -94,7 +94,7 @@ def _parts(proportions: str | Sequence[int], natural: tuple[int, ...]) -> Sequen
     whole = all(isinstance(part, int | np.integer) and part >= 0 for part in proportions)
     if len(proportions) != k or not whole or sum(proportions) == 0:
         raise CorpusError(
-            f"proportions={tuple(proportions)}: expected {k} whole numbers from 0, not all 0, one for each skill. "
-            f"The paper's are {natural}."
+            f"proportions={tuple(proportions)}: expected {k} whole numbers from 0, not all 0, a number for each skill. "
+            f"The paper has {natural}."
         )
     return proportions

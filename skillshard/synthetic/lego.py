@@ -1,16 +1,16 @@
-"""LEGO, the paper's corpus of reasoning chains, generated.
+"""Generate the paper's corpus of reasoning chains (LEGO).
 
-A sample is a chain of k variables, which are distinct letters: the first is given (`r = val 1`), each next one copies
-(`val`) or negates (`not`) the one before it, and the clauses stand in random order. Skill i asks for the value of the
-i-th variable of the chain, so it needs the skills before it:
+A sample is a chain of k variables, which are distinct letters. The value of the first variable is given (`r = val 1`). Every other
+variable copies (`val`) or negates (`not`) the variable before, and the clauses stand in random order. Skill i asks for the value of
+variable i of the chain, so the skill needs the skills before:
 
     Input: b = not y, r = val 1, m = val b, q = val m, y = not r. Output: b = 1.
 
-Every text of one k is as long as every other, so all is done on one matrix of bytes: 200,000 samples take about one second
-to make and write, and equal arguments give equal bytes on every platform (only raw 64-bit draws are used).
+All texts of one k have the same length, so a matrix of bytes holds many texts: 200,000 samples take about one second. Equal arguments
+give equal bytes on every platform, because only raw 64-bit draws are used.
 
 Reference: Zhang et al., "Unveiling Transformers with LEGO", arXiv:2206.04301; Chen et al., "Skill-it!", NeurIPS 2023,
-arXiv:2307.14430, section 2. Texts are drawn independently, so duplicates can occur; they are common for k below 3.
+arXiv:2307.14430, section 2. Texts are drawn independently, so duplicates can occur. Duplicates are common for k below 3.
 """
 
 import os
@@ -27,23 +27,24 @@ MAX_K = 26
 PREFIX, CLAUSE, SEPARATOR, SUFFIX = "Input: ", "_ = ___ _", ", ", ". Output: _ = _."
 _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", dtype=np.uint8)
 _OPERATORS = np.frombuffer(b"valnot", dtype=np.uint8).reshape(2, 3)
-_BLOCK = 50_000  # samples made at once; part of what the bytes depend on, so it never changes
+# Samples that are made together. The bytes of a corpus depend on the number, so the number never changes.
+_BLOCK = 50_000
 
 
 def natural_proportions(k: int) -> tuple[int, ...]:
-    """How often each skill occurs in the paper's corpus: 1, 1, ..., 3, 5 for skills 1 to k.
+    """Return the proportions of the skills in the paper's corpus: 1, 1, ..., 3, 5 for skills 1 to k.
 
     >>> natural_proportions(5), natural_proportions(3), natural_proportions(2)
     ((1, 1, 1, 3, 5), (1, 3, 5), (3, 5))
 
-    Reference: Chen et al. 2023, appendix C.1 (k = 5). Other k are ours.
+    Reference: Chen et al. 2023, appendix C.1 (k = 5). The paper has no proportions for other k.
     """
     check_k(k)
     return (*[1] * (k - 2), 3, 5)[-k:]
 
 
 def skill_names(k: int) -> tuple[str, ...]:
-    """The names of the k skills, first variable first, of one width so that they sort in this order.
+    """Name the k skills, in the order of the variables. All names have one width, so the names sort in this order.
 
     >>> skill_names(3), skill_names(12)[:2]
     (('skill-1', 'skill-2', 'skill-3'), ('skill-01', 'skill-02'))
@@ -55,16 +56,16 @@ def skill_names(k: int) -> tuple[str, ...]:
 def lego_samples(
     *, k: int, num_samples: int, seed: int, order: str = "shuffled", proportions: str | Sequence[int] = "natural"
 ) -> Iterator[dict[str, Any]]:
-    """The samples of a LEGO corpus, its skills mixed at random.
+    """Generate the samples of a LEGO corpus. The skills are mixed at random.
 
     Args:
         k: number of variables in a chain and of skills, 1 to 26.
-        num_samples: at least k.
-        seed: not negative. Another seed gives other texts under the same ids.
-        order: "shuffled" is the paper's; "chain" keeps the clauses in the order of the chain, an easier task that is
-            always to be called ordered LEGO.
-        proportions: "natural" (the paper's, see `natural_proportions`), "uniform", or k whole numbers. The counts
-            follow them to within one sample.
+        num_samples: number of samples, at least k.
+        seed: seed of the corpus, not negative. Another seed gives other texts under the same ids.
+        order: order of the clauses. "shuffled" is the order of the paper. "chain" is the order of the chain, an easier task that is
+            always called ordered LEGO.
+        proportions: "natural" (see `natural_proportions`), "uniform", or k whole numbers. The counts follow the proportions to
+            within one sample.
 
     Returns:
         Records with a unique `id`, a `text` and a `meta` that names the `skill`, `k` and `order`.
@@ -97,22 +98,26 @@ def write_lego(
     """Write the samples of `lego_samples` as `lego-00000.jsonl`, `lego-00001.jsonl`, ...
 
     Args:
-        out_dir: directory or URI; files of the same names are replaced.
-        k, num_samples, seed, order, proportions: as for `lego_samples`.
-        samples_per_file: at least 1; the last file may hold fewer.
+        out_dir: directory or URI. Files with the same names are replaced.
+        k: as for `lego_samples`.
+        num_samples: as for `lego_samples`.
+        seed: as for `lego_samples`.
+        order: as for `lego_samples`.
+        proportions: as for `lego_samples`.
+        samples_per_file: number of samples of a file, at least 1. The last file may have fewer.
 
     Returns:
-        The places written, in order. Equal arguments give equal bytes.
+        The places of the files, in order. Equal arguments give equal bytes.
 
     Raises:
-        CorpusError: an argument is out of range; nothing is written then.
+        CorpusError: an argument is out of range. Nothing is written then.
     """
     samples = lego_samples(k=k, num_samples=num_samples, seed=seed, order=order, proportions=proportions)
     return write_samples(out_dir, "lego", samples, num_samples=num_samples, samples_per_file=samples_per_file)
 
 
 def check_k(k: int) -> None:
-    """An error unless a chain can have k variables."""
+    """Raise CorpusError unless k is from 1 to 26."""
     if not 1 <= k <= MAX_K:
         raise CorpusError(
             f"k={k}: a LEGO chain has 1 to {MAX_K} variables, one letter each. Give k between 1 and {MAX_K}."
@@ -120,13 +125,13 @@ def check_k(k: int) -> None:
 
 
 def check_order(order: str) -> None:
-    """An error unless clauses can stand in this order."""
+    """Raise CorpusError unless `order` is "shuffled" or "chain"."""
     if order not in ("shuffled", "chain"):
         raise CorpusError(f'order={order!r}: clauses stand "shuffled" (as in the paper) or in "chain" order.')
 
 
 def template(k: int) -> tuple[UInt8[np.ndarray, " width"], Int[np.ndarray, " k"]]:
-    """The characters that all texts of one k share, "_" where they differ, and where each clause starts.
+    """Return the characters that all texts of one k share, with "_" for the others, and the first position of each clause.
 
     >>> template(1)[0].tobytes(), template(2)[1].tolist()
     (b'Input: _ = ___ _. Output: _ = _.', [7, 18])
@@ -147,9 +152,10 @@ def _samples(k: int, skills: Int[np.ndarray, " batch"], seed: int, order: str) -
 
 
 def _texts(skills: Int[np.ndarray, " batch"], *, k: int, seed: int, block: int, order: str) -> list[str]:
-    """One text per asked skill (0 is the first variable), made of raw draws in three equal parts per sample."""
+    """Make a text for each asked skill (0 is the first variable) from raw draws."""
     rows = np.arange(len(skills))
     draws = raw_draws(seed, block, len(rows) * (MAX_K + 2 * k)).reshape(len(rows), -1)
+    # A sample takes 26 draws for the letters, k for the values and k for the order, also if the order is not shuffled.
     letters = _LETTERS[np.argsort(draws[:, :MAX_K], axis=1, kind="stable")[:, :k]]
     bits = (draws[:, MAX_K : MAX_K + k] >> np.uint64(63)).astype(np.uint8)
     values = np.bitwise_xor.accumulate(bits, axis=1) + ord("0")
@@ -160,6 +166,7 @@ def _texts(skills: Int[np.ndarray, " batch"], *, k: int, seed: int, block: int, 
     shared, starts = template(k)
     text = np.tile(shared, (len(rows), 1))
     text[:, starts[:, None] + np.arange(len(CLAUSE))] = clauses
+    # The suffix is ". Output: _ = _.": the variable and the value stand at fixed places from the end.
     text[:, -6] = letters[rows, skills]
     text[:, -2] = values[rows, skills]
     return [line.decode() for line in text.view(f"S{text.shape[1]}")[:, 0].tolist()]
@@ -168,7 +175,7 @@ def _texts(skills: Int[np.ndarray, " batch"], *, k: int, seed: int, block: int, 
 def _clauses(
     letters: UInt8[np.ndarray, "batch k"], bits: UInt8[np.ndarray, "batch k"]
 ) -> UInt8[np.ndarray, "batch k width"]:
-    """The characters of each clause in chain order; the first bit is the given value, the others mean `not`."""
+    """Write the clauses in the order of the chain. The first bit is the given value, every other bit means `not`."""
     clauses = np.tile(np.frombuffer(CLAUSE.encode(), dtype=np.uint8), (*letters.shape, 1))
     clauses[:, :, 0] = letters
     clauses[:, 0, 4:7] = _OPERATORS[0]

@@ -1,7 +1,7 @@
-"""LEGO texts as small integers: one position for each clause and one for the question.
+"""Encode LEGO texts as small integers, with a position for each clause and a position for the question.
 
-A clause is three tokens in three slots (variable, operator, operand), so that a model which sums the embeddings of a
-position's slots reads one clause per position. Parsing works on the text alone and on all texts at once.
+A clause is three tokens in three slots (variable, operator, operand). A model that sums the embeddings of the slots reads a clause per
+position. The parser works on all texts at once.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ _OF_BYTE[[ord(token) for token in TOKENS if len(token) == 1]] = [i for i, t in e
 def encode_lego(
     texts: Sequence[str], k: int
 ) -> tuple[Int[np.ndarray, "batch positions slots"], Int[np.ndarray, " batch"]]:
-    """The tokens and the answers of LEGO texts.
+    """Encode LEGO texts into tokens and answers.
 
     Args:
-        texts: as `lego_samples` makes them, each with k clauses in any order and its answer.
+        texts: texts of `lego_samples`, each with k clauses in any order and an answer.
         k: number of clauses, 1 to 26.
 
     Returns:
@@ -35,8 +35,8 @@ def encode_lego(
         second and third slot are `PAD`. Answers `(batch,)`: `ZERO` or `ONE`.
 
     Raises:
-        CorpusError: a text is not LEGO with k clauses. The chain itself is not followed: a text that gives a wrong
-            answer, or asks for a variable that it does not define, is not noticed.
+        CorpusError: a text is not LEGO with k clauses. The parser does not follow the chain, so wrong answers and undefined variables
+            are not noticed.
 
     Example:
         >>> tokens, answers = encode_lego(["Input: b = not a, a = val 1. Output: b = 0."], k=2)
@@ -57,7 +57,7 @@ def encode_lego(
 
 
 def _characters(texts: Sequence[str], k: int) -> UInt8[np.ndarray, "batch width"]:
-    """The texts as a matrix, checked against the characters that all texts of one k share."""
+    """Put the texts into a matrix, and check the characters that all texts of one k share."""
     shared = template(k)[0]
     _refuse(np.array([text.isascii() and len(text) == len(shared) for text in texts], dtype=bool), texts, k)
     text = np.frombuffer("".join(texts).encode(), dtype=np.uint8).reshape(-1, len(shared))
@@ -71,17 +71,17 @@ def _is_grammatical(
     tokens: Int[np.ndarray, "batch positions slots"],
     answers: Int[np.ndarray, " batch"],
 ) -> Bool[np.ndarray, " batch"]:
-    """Whether variables are letters, operators words, operands letters but for one `val 0` or `val 1`."""
+    """Return whether variables are letters, operators are words, and operands are letters, except a single `val 0` or `val 1`."""
     operators = clauses[:, :, 4:7]
     val, negation = ((operators == np.frombuffer(word, dtype=np.uint8)).all(axis=2) for word in (b"val", b"not"))
     operands = tokens[:, :-1, 2]
-    given = operands >= ZERO
+    is_value = operands >= ZERO
     variables = (tokens[:, :, 0] != PAD) & (tokens[:, :, 0] < VAL)
     return np.asarray(
         variables.all(axis=1)
-        & (val | (negation & ~given)).all(axis=1)
+        & (val | (negation & ~is_value)).all(axis=1)
         & (operands != PAD).all(axis=1)
-        & (given.sum(axis=1) == 1)
+        & (is_value.sum(axis=1) == 1)
         & (answers >= ZERO)
     )
 
@@ -92,5 +92,5 @@ def _refuse(good: Bool[np.ndarray, " batch"], texts: Sequence[str], k: int) -> N
     index = int(np.argmin(good))
     raise CorpusError(
         f"text {index:,} of {len(texts):,} is not LEGO with k={k}: expected {k} clauses as in 'Input: b = not a, "
-        f"a = val 1. Output: b = 0.' (k=2), got {texts[index][:200]!r}. Give LEGO texts of one k, and that k."
+        f"a = val 1. Output: b = 0.' (k=2), got {texts[index][:200]!r}. Give LEGO texts of one k, and the same k."
     )

@@ -53,10 +53,10 @@ def test_the_command_writes_what_the_function_does(tmp_path: Path):
     [
         ({"k": 10}, "k=10: the numbers have 1 to 9 digits. Give k between 1 and 9."),
         ({"num_samples": 2}, "num_samples=2: 3 skills need at least 3 samples. Give 3 or more."),
-        ({"seed": -1}, "seed=-1: a seed is a whole number from 0. Give another one."),
+        ({"seed": -1}, "seed=-1: a seed is a whole number from 0. Give another seed."),
         (
             {"proportions": (1, 2)},
-            "proportions=(1, 2): expected 3 whole numbers from 0, not all 0, one for each skill. The paper's are (13, 14, 18).",
+            "proportions=(1, 2): expected 3 whole numbers from 0, not all 0, a number for each skill. The paper has (13, 14, 18).",
         ),
     ],
 )

@@ -154,7 +154,7 @@ def test_the_command_writes_what_the_function_proposes(tmp_path: Path) -> None:
         ),
         (
             lambda: make_runs([{"add": 0.0}], [{"easy": 1.0}]),
-            "run 0: weights must be finite numbers >= 0 of which one is > 0",
+            "run 0: weights must be finite numbers >= 0, and at least one > 0",
         ),
         (
             lambda: make_runs([{"add": 1.0}], [{"easy": float("nan")}]),
@@ -298,11 +298,11 @@ def a_part_of_the_losses(shards: ShardSet, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (no_losses, r"b holds no losses, so how its mixture ended is not known. Report losses at the end"),
-        (losses_of_the_start, r"b holds losses of draw 0 only, so how its mixture ended is not known"),
+        (no_losses, r"b holds no losses, so the final losses are not known. Report losses at the end"),
+        (losses_of_the_start, r"b holds losses of draw 0 only, so the final losses are not known"),
         (losses_beyond_what_was_drawn, r"b has losses of draw 300 and no round 4 with that draw"),
-        (a_shorter_run, r"b has last losses at draw 200, .*a has 300: only runs that are alike in this tell"),
-        (a_run_over_tokens, r"a has weights that count samples, .*b has tokens: only runs that are alike"),
+        (a_shorter_run, r"b has last losses at draw 200, .*a has 300: the effect of a mixture shows"),
+        (a_run_over_tokens, r"a has weights that count samples, .*b has tokens: the effect of a mixture shows"),
         (a_part_of_the_losses, r"b: losses must be .* for each of add, carry, negate; none is bad, missing: carry"),
     ],
 )
@@ -333,7 +333,7 @@ def test_runs_without_losses_are_left_out_of_a_directory_with_a_warning(
 
 def test_a_directory_of_runs_without_losses_is_refused(shards: ShardSet, tmp_path: Path) -> None:
     no_losses(shards, tmp_path / "runs")
-    with pytest.raises(FitError, match=r"runs/b holds no losses, so how its mixture ended is not known"):
+    with pytest.raises(FitError, match=r"runs/b holds no losses, so the final losses are not known"):
         gather_runs([str(tmp_path / "runs")])
 
 

@@ -126,14 +126,14 @@ def test_the_bytes_of_a_seed_never_change():
         ({"k": 0}, "k=0: a LEGO chain has 1 to 26 variables, one letter each. Give k between 1 and 26."),
         ({"k": 27}, "k=27: a LEGO chain has 1 to 26 variables, one letter each. Give k between 1 and 26."),
         ({"num_samples": 2}, "num_samples=2: 3 skills need at least 3 samples. Give 3 or more."),
-        ({"seed": -1}, "seed=-1: a seed is a whole number from 0. Give another one."),
+        ({"seed": -1}, "seed=-1: a seed is a whole number from 0. Give another seed."),
         ({"order": "any"}, 'order=\'any\': clauses stand "shuffled" (as in the paper) or in "chain" order.'),
         ({"proportions": "even"}, 'proportions=\'even\': give "natural", "uniform" or 3 whole numbers.'),
         (
             {"proportions": (1, 1)},
             (
                 "proportions=(1, 1): expected 3 whole numbers from 0, not all 0, one for each skill. "
-                "The paper's are (1, 3, 5)."
+                "The paper has (1, 3, 5)."
             ),
         ),
         ({"proportions": (0, 0, 0)}, "proportions=(0, 0, 0): expected 3 whole numbers from 0, not all 0"),
