@@ -132,7 +132,7 @@ def test_the_bytes_of_a_seed_never_change():
         (
             {"proportions": (1, 1)},
             (
-                "proportions=(1, 1): expected 3 whole numbers from 0, not all 0, one for each skill. "
+                "proportions=(1, 1): expected 3 whole numbers from 0, not all 0, a number for each skill. "
                 "The paper has (1, 3, 5)."
             ),
         ),
