@@ -6,8 +6,13 @@ The names of this module, of its modules `policies`, `taggers` and `errors`, and
 A name is imported on first use, so that `import skillshard` is quick and imports neither torch nor ray.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
+
+if sys.platform == "win32":
+    # File locks (fcntl), limits of open files (resource) and the worker pool (forkserver) do not exist on Windows.
+    raise ImportError("skillshard runs on Linux and macOS, not on Windows. On Windows, install skillshard in WSL 2.")
 
 _HOMES = {
     "Backend": "skillshard.execution",
@@ -45,6 +50,7 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 __version__ = "0.1.0"
+"""The only place of the version. pyproject.toml reads this line."""
 
 
 def __getattr__(name: str) -> Any:

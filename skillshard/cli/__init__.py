@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
+from skillshard import __version__
 from skillshard.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
@@ -149,13 +150,7 @@ def _relative_paths(command: Any, arguments: list[str]) -> list[str]:
 def _show_version(asked: bool) -> bool:
     if not asked:
         return False
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        typer.echo(f"skillshard {installed('skillshard')}")
-    except PackageNotFoundError:
-        typer.echo("skillshard, run from its source: pip install it to give it a version")
+    typer.echo(f"skillshard {__version__}")
     raise typer.Exit
 
 

@@ -1,0 +1,75 @@
+"""The package: one version, the files of its archives, the files that describe the project, and the platforms."""
+
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import skillshard
+from skillshard.cli import app
+from tests.conftest import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+
+
+def test_the_version_stands_in_one_place_and_everything_agrees() -> None:
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    source = REPOSITORY / PROJECT["tool"]["hatch"]["version"]["path"]
+    assert re.findall(r'^__version__ = "(.*)"$', source.read_text(), flags=re.M) == [skillshard.__version__]
+    assert CliRunner().invoke(app, ["--version"]).output == f"skillshard {skillshard.__version__}\n"
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == skillshard.__version__
+    newest = re.findall(r"^## (\S+)", (REPOSITORY / "docs" / "CHANGELOG.md").read_text(), flags=re.M)[0]
+    assert newest == skillshard.__version__
+
+
+def test_the_citation_names_title_licence_and_the_paper() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["license"] == PROJECT["project"]["license"]
+    assert citation["references"][0]["url"] == "https://arxiv.org/abs/2307.14430"
+
+
+def test_windows_is_refused_in_one_sentence() -> None:
+    code = "import sys; sys.platform = 'win32'; import skillshard"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("ImportError: skillshard runs on Linux and macOS, not on Windows.")
+
+
+def test_the_archives_hold_what_an_installation_needs_and_nothing_else(tmp_path: Path) -> None:
+    build = pytest.importorskip("hatchling.build", reason="hatchling is not installed; .ci/package builds too")
+    code = (
+        "import sys; from hatchling import build; print(build.build_sdist(sys.argv[1]), build.build_wheel(sys.argv[1]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert build and ended.returncode == 0, ended.stderr
+    sdist, wheel = ended.stdout.split()
+    with tarfile.open(tmp_path / sdist) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    packed = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "skillshard").rglob("*.py")}
+    packed.add("skillshard/py.typed")
+    beside = {"jobs", "schemas", "examples"}
+    described = {
+        ".gitignore",
+        "CITATION.cff",
+        "LICENSE",
+        "PKG-INFO",
+        "README.md",
+        "docs/CHANGELOG.md",
+        "pyproject.toml",
+    }
+    assert {name for name in names if name.partition("/")[0] not in beside} == packed | described
+    assert {name.partition("/")[0] for name in names} >= beside
+    with zipfile.ZipFile(tmp_path / wheel) as archive:
+        assert {name for name in archive.namelist() if ".dist-info/" not in name} == packed
+    assert (tmp_path / sdist).stat().st_size < 1_000_000
