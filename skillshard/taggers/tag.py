@@ -9,9 +9,9 @@
 Memory of a task: row groups of the part; 16 bytes per id of the partition (stage 1) or of the range (stage 2).
 """
 
-import contextlib
 import itertools
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -209,8 +209,15 @@ def _publish(work: artefact.Work, parts: Sequence[int]) -> None:
 def _link(scratch: Path, final: Path) -> None:
     if scratch.exists() and not final.exists():
         final.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(scratch, final)
+        except FileExistsError:  # another command, which writes the same bytes, was first
+            return
+        except OSError as error:
+            if error.errno not in storage.NO_HARD_LINKS:
+                raise
+            with storage.writing(final) as part:
+                shutil.copyfile(scratch, part)
 
 
 # --- stage 1 and 3 ---------------------------------------------------------------------------------------------------

@@ -1,11 +1,15 @@
 """Work on an artefact: two runs of one command in one directory, and failures that are reported."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from skillshard import artefact, storage
+from skillshard import artefact, storage, taggers
+from skillshard.corpus import Corpus
 from skillshard.errors import ExecutionError, StorageError, TagsError
+from tests.conftest import HERE, samples, tree, write_corpus
 
 MADE_FROM = {"command": "tag", "inputs": [["corpus/a.jsonl", 12]]}
 
@@ -50,3 +54,16 @@ def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
     artefact.make(tmp_path / "T", "tags.json", MADE_FROM, finish)
     artefact.make(tmp_path / "T", "tags.json", MADE_FROM, lambda work: pytest.fail("the artefact is finished"))
     assert storage.read_json(tmp_path / "T" / "tags.json") == {"made_from": MADE_FROM}
+
+
+def test_tags_are_the_same_on_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = Corpus.open(write_corpus(tmp_path / "corpus", samples(add=30, carry=20)))
+    tagger = taggers.metadata("skill")
+    taggers.tag_corpus(corpus, tagger, tmp_path / "linked", where=HERE)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    taggers.tag_corpus(corpus, tagger, tmp_path / "copied", where=HERE)
+    assert tree(tmp_path / "copied") == tree(tmp_path / "linked")
