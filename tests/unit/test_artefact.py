@@ -59,11 +59,11 @@ def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
 def test_tags_are_the_same_on_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = Corpus.open(write_corpus(tmp_path / "corpus", samples(add=30, carry=20)))
     tagger = taggers.metadata("skill")
-    taggers.tag_corpus(corpus, tagger, tmp_path / "linked", where=HERE)
+    taggers.tag_corpus(corpus, tagger, tmp_path / "linked", backend=HERE)
 
     def refused(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refused)
-    taggers.tag_corpus(corpus, tagger, tmp_path / "copied", where=HERE)
+    taggers.tag_corpus(corpus, tagger, tmp_path / "copied", backend=HERE)
     assert tree(tmp_path / "copied") == tree(tmp_path / "linked")

@@ -56,9 +56,12 @@ PUBLIC_MODULES = {
 }
 DOCUMENTS = [
     REPOSITORY / "README.md",
-    *sorted({*(REPOSITORY / "docs").rglob("*.md")} - {REPOSITORY / "docs" / "LOG.md"}),
+    *sorted(
+        {*(REPOSITORY / "docs").rglob("*.md")}
+        - {REPOSITORY / "docs" / "LOG.md", *(REPOSITORY / "docs" / "contributing").glob("*.md")}
+    ),
 ]
-"""The log is left out: an entry names the modules of its day."""
+"""The log is left out: an entry names the modules of its day. The pages for contributors show code of the package itself."""
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 
 
