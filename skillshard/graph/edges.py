@@ -145,7 +145,8 @@ def derive_edges(
 
     Args:
         method: whose trials these are.
-        train_skills, eval_skills: rows and columns.
+        train_skills: Names of the rows.
+        eval_skills: Names of the columns.
         curves: the losses of every planned trial, in any order; their columns are the evaluation skills.
         rule: what an edge is.
 

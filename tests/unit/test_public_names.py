@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,7 @@ PUBLIC_MODULES = {
     "skillshard.taggers",
     "skillshard.torch",
 }
+ADAPTERS = ("skillshard.hf", "skillshard.lightning", "skillshard.torch")
 DOCUMENTS = [
     REPOSITORY / "README.md",
     *sorted(
@@ -120,3 +122,44 @@ def test_looking_at_the_names_imports_nothing() -> None:
     code = "import sys, skillshard; dir(skillshard); skillshard.__version__; print(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "ray", "numpy", "pyarrow", "rich"}.isdisjoint(ended.stdout.split())
+
+
+def arguments_of(docstring: str) -> list[str]:
+    """The names that the section on arguments lists."""
+    section = re.search(r"^( *)Args:\n((?:\1 +\S.*\n?|\n)+)", docstring, flags=re.M)
+    return (
+        re.findall(r"^    ([^\s:][^:\n]*):", textwrap.dedent(section[2]).replace("\n", "\n    "), flags=re.M)
+        if section
+        else []
+    )
+
+
+def sources() -> list[Path]:
+    """The files that define public names."""
+    homes = {*skillshard._HOMES.values()} - {"skillshard"}
+    places = [REPOSITORY.joinpath(*home.split(".")) for home in [*homes, *ADAPTERS]]
+    files = [path.with_suffix(".py") for path in places if path.with_suffix(".py").exists()]
+    return sorted({*files, *(REPOSITORY / "skillshard" / "policies").glob("*.py")})
+
+
+def parameters_of(node: ast.ClassDef | ast.FunctionDef) -> set[str]:
+    """The names that a call may give: of a class, the arguments of `__init__` or the annotated fields."""
+    functions = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+    fields = {
+        item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    }
+    function = node if isinstance(node, ast.FunctionDef) else functions[0] if functions else None
+    if function is None:
+        return fields
+    return {argument.arg for argument in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)}
+
+
+def test_the_docstrings_of_public_names_list_arguments_that_exist() -> None:
+    num_arguments = 0
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_":
+                listed = arguments_of((ast.get_docstring(node) or "") + "\n")
+                num_arguments += len(listed)
+                assert set(listed) <= parameters_of(node), f"{path.name}: {node.name}"
+    assert num_arguments > 150
