@@ -58,22 +58,27 @@ def test_a_reader_of_the_readme_sees_what_the_readme_shows_and_may_repeat_every_
     run_document(README, tmp_path, compares=False)
 
 
+def trained(folder: Path, num_steps: int) -> list[int]:
+    """Run the README's loop for a number of steps in all; the steps of the losses that are printed."""
+    script = changed(file_of(README, "train.py"), "STEPS, ROUND, BATCH = 100", f"STEPS, ROUND, BATCH = {num_steps}")
+    (folder / "train.py").write_text(script)
+    printed = in_main(folder / "train.py")
+    assert printed.splitlines()[-1] == f"runs/1 has {num_steps} steps. Raise STEPS to train further."
+    return [int(step) for step in re.findall(r"^step +(\d+): add ", printed, flags=re.M)]
+
+
 def test_the_training_of_the_readme_goes_on_when_it_is_run_again_and_says_when_it_is_finished(
     shards: ShardSet, tmp_path: Path
 ) -> None:
     (tmp_path / "shards").symlink_to(shards.root)
-    script = file_of(README, "train.py")
     ledger = DirectoryLedger(tmp_path / "runs" / "1")
-    last_line = "runs/1 has 80 steps. Raise STEPS to train further."
-    for num_steps, new_steps in ((40, [0, 20, 40]), (80, [60, 80]), (80, [])):
-        (tmp_path / "train.py").write_text(
-            changed(script, "STEPS, ROUND, BATCH = 100", f"STEPS, ROUND, BATCH = {num_steps}")
-        )
-        printed = in_main(tmp_path / "train.py")
-        assert [int(step) for step in re.findall(r"^step +(\d+): add ", printed, flags=re.M)] == new_steps
-        assert printed.splitlines()[-1] == last_line.replace("80", str(num_steps))
-        assert verify_ledger(ledger) == []
+    assert trained(tmp_path, 10) == [0]
+    with pytest.warns(UserWarning, match="^resumed at draw 0: "):  # the first start left no checkpoint
+        assert trained(tmp_path, 40) == [0, 20, 40]
+    assert trained(tmp_path, 80) == [60, 80]
+    assert trained(tmp_path, 80) == []
     assert open_records(ledger).observations.num() == 5
+    assert verify_ledger(ledger) == []
 
 
 def test_the_readme_shows_the_commands_of_the_installation() -> None:
