@@ -99,8 +99,13 @@ class Ado(Online):
         fitted, draws = state["fitted_step"], state["curve"]["draws"]
         if len(draws) < 4 or (fitted is not None and step - fitted < self.refit_steps):
             return state
+        from threadpoolctl import threadpool_limits
+
         n, losses = np.array(draws, dtype=np.float64), np.array(state["curve"]["losses"])
-        laws = [fit_scaling_law(n, curve, least_log_loss=self.least_log_loss) for curve in losses.T]
+        with threadpool_limits(
+            1
+        ):  # several threads wait for each other over 3 x 3 matrices, which takes 25 times the CPU time
+            laws = [fit_scaling_law(n, curve, least_log_loss=self.least_log_loss) for curve in losses.T]
         if any(law is None for law in laws):
             return {**state, "fitted_step": step}
         return {**state, "fitted_step": step, "laws": [list(law) for law in laws if law is not None]}
