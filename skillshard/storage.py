@@ -9,17 +9,14 @@ and only a finished file gets its name, so a killed process leaves nothing half-
 import contextlib
 import errno
 import fnmatch
-import http.client
 import os
 import random
 import re
 import secrets
-import socket
 import ssl
 import stat as stat_module
 import tempfile
 import time
-import urllib.error
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +35,8 @@ TRIES = 6
 """How often a remote file is asked for before an error."""
 BACK_OFF_S = 0.5
 """The first pause between two tries; each is twice the one before, so at most 15.5 s of pauses, and half of that at least."""
+MAX_PAUSE_S = 60.0
+"""Longest pause that a server can ask for."""
 CHUNK_BYTES = 8 << 20
 """Read from a store at once: pyarrow sends one request for each read."""
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
@@ -195,7 +194,7 @@ def retried(place: str | os.PathLike[str], action: Callable[[], T]) -> T:
             raise
         except FileNotFoundError as error:
             raise StorageError(f"{places.public(place)}: no such file.") from error
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:
             if not may_pass(error):
                 raise StorageError(
                     f"{places.public(place)} cannot be read: {error}. Is the address right, and may you read it?"
@@ -210,7 +209,10 @@ def retried(place: str | os.PathLike[str], action: Callable[[], T]) -> T:
                 ) from error
             last = error
         if attempt < TRIES - 1:
-            time.sleep(BACK_OFF_S * 2**attempt * random.uniform(0.5, 1))
+            pause_s = BACK_OFF_S * 2**attempt * random.uniform(0.5, 1)
+            # A busy server says when to come back. A minute is the limit, because a wrong header must not stop a training.
+            asked_s = last.retry_after_s if isinstance(last, web.WebError) else None
+            time.sleep(max(pause_s, min(asked_s or 0.0, MAX_PAUSE_S)))
     raise StorageError(
         f"{places.public(place)} could not be read in {TRIES} tries over {time.monotonic() - started_s:.0f} s; the last one: "
         f"{first_line(last)}. Is there a network, and is the server well? Then run it again: what is finished is kept."
@@ -228,20 +230,14 @@ def may_pass(error: BaseException) -> bool:
 
     >>> may_pass(ConnectionResetError()), may_pass(TimeoutError()), may_pass(PermissionError())
     (True, True, False)
-    >>> may_pass(urllib.error.HTTPError("http://host", 503, "Slow Down", None, None))
-    True
     """
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code >= 500 or error.code in (408, 429)
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
-        return may_pass(error.reason)
-    if isinstance(error, socket.gaierror):
-        return error.errno != socket.EAI_NONAME
+    if isinstance(error, web.WebError):
+        return error.may_pass
     if isinstance(error, FileNotFoundError | PermissionError | StorageError | ssl.SSLCertVerificationError):
         return False
     if is_of_a_client(error):
         return not _FOR_GOOD.search(str(error)) and "Name or service not known" not in str(error)
-    return isinstance(error, OSError | http.client.HTTPException) and not _FOR_GOOD.search(str(error))
+    return isinstance(error, OSError) and not _FOR_GOOD.search(str(error))
 
 
 def read_bytes(place: str | os.PathLike[str]) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 Fault = str | float | None
-"""What goes wrong with an answer: a status ("500"), "reset", "cut", "wrong", "longer", "other", "hang", "drip", seconds of delay, or nothing."""
+"""What goes wrong with an answer: a status ("500"), "busy" (503 with a pause of 7 s), "reset", "cut", "wrong", "longer", "other", "hang", "drip", seconds of delay, or nothing."""
 Faults = Callable[[str, int], Fault]
 """The fault of a path's n-th GET, n from 0."""
 
@@ -62,6 +62,8 @@ class Between:
                     between.released.wait(20)
                 elif fault and fault.isdigit():
                     status, headers, body = int(fault), {}, b"no"
+                elif fault == "busy":
+                    status, headers, body = 503, {"Retry-After": "7"}, b"no"
                 elif fault == "wrong":
                     body = bytes([body[0] ^ 1]) + body[1:]
                 elif fault == "longer":

@@ -267,6 +267,17 @@ def test_what_a_store_says_is_tried_again_only_where_it_may_pass(error: Exceptio
     assert storage.may_pass(error) == passes
 
 
+def test_the_pause_that_a_busy_server_asks_for_is_kept(
+    between: tuple[Between, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(storage.time, "sleep", pauses.append)
+    server, place = between
+    server.faults = lambda path, nth: "busy" if nth == 0 else None
+    assert storage.read_bytes(f"{place}/manifest.json").startswith(b"{")
+    assert pauses == [7.0]
+
+
 def test_secrets_in_a_uri_do_not_get_into_messages(between: tuple[Between, str]) -> None:
     server, place = between
     server.faults = lambda path, nth: "403"
