@@ -1,4 +1,4 @@
-"""Whether files whose time of change is new have new rows: content decides, a time only says where to look."""
+"""Compare the rows of changed files. The content decides, and the modification time only says which files to read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,13 +10,13 @@ from skillshard.corpus.reader import PartitionReader
 def places_changed(
     partitions: Sequence[Partition], digests: Mapping[int, str], places: Sequence[str], reading: Mapping[str, Any]
 ) -> list[str]:
-    """The suspect files whose rows differ from the rows that were read before; these files are read again.
+    """Read suspect files again, and return the files with rows that differ from the first reading.
 
     Args:
-        partitions: of the corpus as it is now.
-        digests: index of a partition -> digest of its rows when it was read; what is missing was not read yet.
-        places: files to look at.
-        reading: keyword arguments of `PartitionReader`.
+        partitions: Partitions of the present corpus.
+        digests: Index of a partition -> digest of its rows at the first reading. Partitions without a digest were not read yet.
+        places: Suspect files.
+        reading: Keyword arguments of `PartitionReader`.
     """
     changed = {
         partition.place
@@ -31,5 +31,5 @@ def places_changed(
 def _digest(partition: Partition, reading: Mapping[str, Any]) -> str:
     reader = PartitionReader(partition, **reading)
     for _ in reader:
-        pass
+        pass  # the digest is known after the last row
     return reader.digest()

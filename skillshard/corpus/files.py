@@ -1,4 +1,4 @@
-"""Which files a corpus has: a pure function of what lies at the places that are named."""
+"""Find the files of a corpus at the given places. The same files give the same corpus, in whatever order they are given."""
 
 import glob
 import os
@@ -18,6 +18,7 @@ from skillshard.corpus.selection import describe_left_out, refuse_undecodable, s
 from skillshard.errors import CorpusError, name_some
 from skillshard.printable import counted, printable
 
+# Words of file names in usual data sets, and the split of each word.
 _SPLITS = {
     "train": "train",
     "training": "train",
@@ -34,11 +35,11 @@ _NOT_A_LETTER = re.compile(r"[^a-z]+")
 
 @dataclass(frozen=True)
 class Corpus:
-    """An ordered list of files, sorted by name.
+    """Ordered list of files, sorted by name.
 
     Attributes:
-        files: the files that are read.
-        left_out: kind -> number of files that lie in the named directories and are not read.
+        files: Files of the corpus.
+        left_out: Kind -> number of files in the given directories that are not read.
     """
 
     files: tuple[CorpusFile, ...]
@@ -46,15 +47,15 @@ class Corpus:
 
     @classmethod
     def open(cls, places: Sequence[str | Path] | str | Path) -> "Corpus":
-        """Find the files of a corpus; none of their rows is read.
+        """Find the files of a corpus. No rows are read.
 
         Args:
-            places: directories (searched recursively for known suffixes; all other files are left out and counted),
-                globs (`*`, `?`, `[...]`, `**`), or single files; local or URIs. The order does not matter.
+            places: Directories, globs (`*`, `?`, `[...]`, `**`) or single files, as local paths or URIs, in any order. A directory
+                is searched recursively for known suffixes. All other files are left out and counted.
 
         Raises:
-            CorpusError: nothing found, an explicitly named file of unknown suffix, a file given twice, two of one name,
-                a file that cannot be read, or a directory where it is not clear which files count.
+            CorpusError: No file is found, a given file has an unknown suffix, a file is given twice, two files have the same name,
+                a file cannot be read, or the selection of files in a directory would be a guess.
         """
         listed = [places] if isinstance(places, (str, Path)) else list(places)
         if not listed:
@@ -62,36 +63,40 @@ class Corpus:
         files: list[CorpusFile] = []
         left_out: Counter[str] = Counter()
         for place in listed:
-            found, others = _files_at(_absolute(place))
-            files += found
+            place_files, others = _files_at(_absolute(place))
+            files += place_files
             left_out += others
         _refuse_doubles(files)
         return cls(tuple(sorted(files, key=lambda file: file.name)), dict(sorted(left_out.items())))
 
     def __repr__(self) -> str:
-        """One line: the number of files, their bytes, and the first file."""
+        """Return one line with the number of files, their bytes and the first file."""
         num_bytes = sum(file.num_bytes for file in self.files)
         first = f", from {places.public(self.files[0].place)!r} on" if self.files else ""
         return f"Corpus({counted(len(self.files), 'file')}, {num_bytes:,} bytes{first})"
 
     @property
     def inputs(self) -> list[list[str | int]]:
-        """Name and size in bytes of every file: what an artefact records of its corpus."""
+        """Name and size in bytes of each file, for the record of an artefact."""
         return [[file.name, file.num_bytes] for file in self.files]
 
     @property
     def mtimes_ns(self) -> dict[str, int]:
-        """Place -> time of last change of every file."""
+        """Place -> modification time of each file, in nanoseconds."""
         return {file.place: file.mtime_ns for file in self.files}
 
     def partitions(self, *, partition_bytes: int = DEFAULT_PARTITION_BYTES) -> list[Partition]:
-        """Cut the files into partitions of about `partition_bytes` bytes on disk; at least one for each file."""
+        """Cut the files into partitions of about `partition_bytes` bytes on disk, at least one partition for each file.
+
+        Raises:
+            CorpusError: `partition_bytes` is less than 1.
+        """
         if partition_bytes < 1:
             raise CorpusError(f"partition_bytes must be at least 1, got {partition_bytes}.")
         return list(cut(self.files, partition_bytes))
 
     def notes(self) -> list[str]:
-        """Sentences for the user before the corpus is read: what is left out, and splits that are read as one corpus."""
+        """Return sentences for the user before the reading: the left-out files, and several splits that are read as one corpus."""
         notes = []
         if self.left_out:
             notes.append(f"left out of the corpus: {describe_left_out(self.left_out)}.")
@@ -99,14 +104,14 @@ class Corpus:
         if len(splits) > 1:
             counts = ", ".join(f"{split} {count:,}" for split, count in sorted(splits.items()))
             notes.append(
-                f"by their names the files are of several splits ({counts}), and all are read as one corpus. To read one "
-                "split, name its files with a glob in quotes, such as '*train*'."
+                f"the names of the files show several splits ({counts}), and all splits are read as one corpus. To read one split, name "
+                "its files with a glob in quotes, such as '*train*'."
             )
         return notes
 
 
 def _split_of(name: str) -> str | None:
-    """The split that a file's name tells of, or None.
+    """Return the split in the name of a file, or None.
 
     >>> [_split_of(name) for name in ("data/train-00000-of-2.parquet", "test.jsonl", "attest.jsonl")]
     ['train', 'test', None]
@@ -124,13 +129,13 @@ def _files_at(place: str) -> tuple[list[CorpusFile], Counter[str]]:
     if kind == "":
         return [_named_file(place)], Counter()
     if kind == "a directory":
-        return _some(*select(list_directory(place), place), place)
+        return _not_empty(*select(list_directory(place), place), place)
     if kind is not None:
         raise CorpusError(special_sentence(place, kind))
     if glob.has_magic(place):
         base, entries = list_glob(place)
         named = "".join(mark for mark in "._" if f"/{mark}" in place[len(base) :])
-        return _some(*select(entries, base, named=named), place)
+        return _not_empty(*select(entries, base, named=named), place)
     raise CorpusError(f"{printable(place)}: no such file or directory. Give a directory, a glob in quotes, or a file.")
 
 
@@ -142,22 +147,23 @@ def _remote_kind(place: str) -> str | None:
 def _named_file(place: str) -> CorpusFile:
     refuse_undecodable(place)
     stat = storage.stat(place)
+    # The query of a signed URL is no part of the name.
     name = (place.partition("?")[0] if places.is_remote(place) else place).rsplit("/", 1)[-1]
     form = format_of(name)
     if form is None:
         raise CorpusError(
-            f"{printable(place)}: unknown suffix. Known are {' '.join(SUFFIXES)}. Rename or convert the file."
+            f"{printable(place)}: unknown suffix. The known suffixes are {' '.join(SUFFIXES)}. Rename or convert the file."
         )
     return CorpusFile(place, name, form, stat.num_bytes, stat.mtime_ns)
 
 
-def _some(files: list[CorpusFile], left_out: Counter[str], place: str) -> tuple[list[CorpusFile], Counter[str]]:
+def _not_empty(files: list[CorpusFile], left_out: Counter[str], place: str) -> tuple[list[CorpusFile], Counter[str]]:
     if files:
         return files, left_out
     others = f". Left out: {describe_left_out(left_out)}" if left_out else ""
     raise CorpusError(
-        f"{printable(place)}: no corpus files found. Looked for names that end in {' '.join(SUFFIXES)}, "
-        f"hidden files left out{others}. Check the path, or convert the files to one of these formats."
+        f"{printable(place)}: no corpus files found. Names must end in {' '.join(SUFFIXES)}, and hidden files are left "
+        f"out{others}. Check the path, or convert the files to one of these formats."
     )
 
 
@@ -167,18 +173,18 @@ def _refuse_doubles(files: list[CorpusFile]) -> None:
         ways = [file.place for file, place in zip(files, real_paths, strict=True) if place == twice[0]]
         if len(set(ways)) == 1:
             raise CorpusError(
-                f"Given twice: {name_some(twice, are_paths=True)}. Name each file once, or only the directory they are in."
+                f"Given twice: {name_some(twice, are_paths=True)}. Name each file once, or only the directory of the files."
             )
         more = f" (and {len(twice) - 1:,} other files)" if len(twice) > 1 else ""
         raise CorpusError(
-            f"One file would be read more than once, because of links: {name_some(ways, 3, are_paths=True)}{more}. Name the files or "
-            "the directory that are meant, or remove the links."
+            f"One file would be read more than once, because of links: {name_some(ways, 3, are_paths=True)}{more}. Name each file or "
+            "directory once, or remove the links."
         )
     if same := _repeated(file.name for file in files):
         where = name_some((file.place for file in files if file.name == same[0]), are_paths=True)
         raise CorpusError(
             f"Two files have the name {same[0]!r} in the corpus: {where}. "
-            "Name the directory above both, so that their names tell them apart, or rename one."
+            "Name the directory above both, so that the names in the corpus differ, or rename one file."
         )
 
 

@@ -1,4 +1,4 @@
-"""The formats of corpus files, told by the suffix of the name."""
+"""Formats of corpus files, by the suffix of the name."""
 
 import re
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ SUFFIXES: dict[str, Format] = {
     ".feather": "arrow",
     ".tar": "tar",
 }
+# Suffixes that compression programs add. A file of a known format under such a suffix is an error, not a file to leave out.
 _COMPRESSIONS = [
     ".gz",
     ".bgz",
@@ -41,12 +42,22 @@ _COMPRESSIONS = [
     ".rar",
 ]
 _COMPRESSED_TARS = (".tgz", ".tbz", ".tbz2", ".txz", ".tlz", ".tzst")
-_PLAIN_SUFFIX = re.compile(r"(\.[a-z0-9_~-]{1,12}){1,2}")
+_PLAIN_SUFFIX = re.compile(
+    r"(\.[a-z0-9_~-]{1,12}){1,2}"
+)  # anything longer is a part of a name and would give many kinds
 
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """One file: its place, its name in the corpus (relative, with "/"), format by name, size and time of change."""
+    """File of a corpus.
+
+    Attributes:
+        place: Absolute path or URI.
+        name: Name in the corpus, relative and with "/".
+        format: Format by the name.
+        num_bytes: Size.
+        mtime_ns: Modification time, in nanoseconds.
+    """
 
     place: str
     name: str
@@ -56,7 +67,7 @@ class CorpusFile:
 
 
 def format_of(name: str) -> Format | None:
-    """The format that a file's name promises, or None.
+    """Return the format by the name of a file, or None.
 
     >>> format_of("a/b.v1.jsonl.gz"), format_of("CORPUS.md"), format_of("X.PARQUET")
     ('jsonl.gz', None, 'parquet')
@@ -66,7 +77,7 @@ def format_of(name: str) -> Format | None:
 
 
 def is_compressed_otherwise(name: str) -> bool:
-    """Whether a name promises a known format in a compression that is not read.
+    """Return whether a name shows a known format in a compression that is not read.
 
     >>> [is_compressed_otherwise(name) for name in ("a.jsonl.bz2", "a.tar.gz", "a.tgz", "a.jsonl.gz", "a.csv.xz")]
     [True, True, True, False, False]
@@ -80,7 +91,7 @@ def is_compressed_otherwise(name: str) -> bool:
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a name that is no corpus file, for counting: of two parts where a known suffix stands before it.
+    """Return the suffix of a file that is not read, for counting. After a known suffix, the suffix has two parts.
 
     >>> [suffix_of(name) for name in ("a/notes.CSV", "a.csv.gz", "a.jsonl.bak", "Makefile", "model.0 (copy)")]
     ['.csv', '.csv.gz', '.jsonl.bak', 'without a suffix', 'other names']

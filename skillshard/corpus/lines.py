@@ -1,8 +1,8 @@
-"""JSONL, plain or compressed: one JSON object a line.
+"""Read JSONL, plain or compressed: one JSON object per line.
 
-Bytes are read in blocks and split at once; only the parse and the checks of `sample_of` run once a line. Line numbers
-and all else that an error needs are worked out when there is an error. Memory is bounded by a block plus the longest
-line that is kept; a longer one is passed over in blocks.
+Bytes are read and split in blocks. Only the parser and the checks of `sample_of` run for each line. Line numbers and other parts of
+an error are computed only for an error. Memory is bounded by a block and the longest line that is parsed. A longer line is passed
+over in blocks.
 """
 
 import itertools
@@ -34,10 +34,11 @@ from skillshard.corpus.sample import (
 from skillshard.corpus.sources import DecompressedSource, PlainSource, Source
 
 _BLOCK_BYTES = 1 << 20
-_BOM = b"\xef\xbb\xbf"
-_HEAD_BYTES = 64
-_NEVER = 1 << 63
-_ARRAY_SUFFIXES = (".json", ".json.gz", ".json.zst")
+_BOM = b"\xef\xbb\xbf"  # the byte order mark of UTF-8, which Windows programs write
+_HEAD_BYTES = 64  # longer than every mark below, and enough for white space before a bracket
+_NEVER = 1 << 63  # an offset beyond every file
+_ARRAY_SUFFIXES = (".json", ".json.gz", ".json.zst")  # the names under which other tools write one array
+# The skippable frames of zstd have 16 marks, and a file may begin with such a frame (RFC 8878).
 _COMPRESSED_MAGIC: dict[str, tuple[bytes, ...]] = {
     "gzip": (b"\x1f\x8b",),
     "zstd": (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i]) + b"\x2a\x4d\x18" for i in range(16))),
@@ -60,8 +61,13 @@ _BINARY_MAGIC: dict[bytes, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole lines that follow one another, from byte `offset` of the file on; or one line too long to be kept, as no
-    data and its length in `num_skipped`."""
+    """Neighbouring whole lines, or a line that is too long to be parsed.
+
+    Attributes:
+        offset: Position of the first byte in the file.
+        data: Bytes of the lines. Empty for a line that is too long.
+        num_skipped: Length in bytes of a line that is too long, otherwise 0.
+    """
 
     offset: int
     data: bytes
@@ -69,17 +75,24 @@ class Block:
 
 
 def blocks(source: Source, *, start: int, stop: int | None, line_limit: int) -> Iterator[Block]:
-    """The lines that start in [start, stop), whole, in blocks; `source` stands at `start - 1` (0 if that is `start`).
+    """Yield the whole lines that start in [start, stop), in blocks.
 
-    A last line without newline counts, unless the source is damaged: then it may be half a line.
+    A last line without newline counts, except in a damaged source, where it may be half a line.
+
+    Args:
+        source: Bytes from position `start - 1` on, or from 0 if `start` is 0.
+        start: First position at which a line may start.
+        stop: Position before which a line must start. None stands for the end of the source.
+        line_limit: Length in bytes over which a line is passed over.
     """
+    # The byte before `start` shows whether a line starts at `start` itself.
     chunks = _stretch(source, position=max(start - 1, 0), stop=stop)
     offset, first = _first_line_start(chunks, start)
     return _whole_lines(itertools.chain((first,), chunks), source, offset=offset, line_limit=line_limit)
 
 
 def _stretch(source: Source, *, position: int, stop: int | None) -> Iterator[bytes]:
-    """From where the source stands to the end of the line that holds byte `stop - 1`."""
+    """Yield the bytes from the present position of the source to the end of the line with byte `stop - 1`."""
     while chunk := source.read(_BLOCK_BYTES):
         if stop is not None and position + len(chunk) >= stop:
             cut = chunk.find(b"\n", max(0, stop - 1 - position))
@@ -91,7 +104,7 @@ def _stretch(source: Source, *, position: int, stop: int | None) -> Iterator[byt
 
 
 def _first_line_start(chunks: Iterator[bytes], start: int) -> tuple[int, bytes]:
-    """The offset of the first line that starts at `start` or later, and what was read of it."""
+    """Return the offset of the first line that starts at `start` or later, and the bytes of this line that were read."""
     if start == 0:
         first = next(chunks, b"")
         skipped = len(_BOM) if first.startswith(_BOM) else 0
@@ -110,6 +123,7 @@ def _whole_lines(chunks: Iterable[bytes], source: Source, *, offset: int, line_l
     num_pending = 0
     for chunk in chunks:
         end = chunk.find(b"\n") + 1
+        # The newline ends a line over the limit. The beginning of the line may be thrown away already.
         if end and num_pending + end > line_limit:
             yield Block(offset, b"", num_pending + end)
             offset += num_pending + end
@@ -126,8 +140,8 @@ def _whole_lines(chunks: Iterable[bytes], source: Source, *, offset: int, line_l
         else:
             pending.append(chunk)
     if num_pending and source.damage is None:
-        long = num_pending > line_limit
-        yield Block(offset, b"" if long else b"".join(pending), num_pending if long else 0)
+        is_long = num_pending > line_limit
+        yield Block(offset, b"" if is_long else b"".join(pending), num_pending if is_long else 0)
 
 
 # ------------------------------------------------------------------------------------------------------------ samples
@@ -142,19 +156,31 @@ def read_lines(
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
 ) -> Iterator[Sample | Rejection]:
-    """The rows of a JSONL partition; `hasher` takes in the bytes of its lines."""
+    """Yield the rows of a JSONL partition.
+
+    Args:
+        partition: Partition to read.
+        id_field: Field of the id, or None.
+        text_field: Field of the text.
+        max_sample_bytes: Largest size of a sample.
+        hasher: Hash that is updated with the bytes of the lines.
+        passed_over: Not used, because JSONL has no members or columns to leave out.
+    """
     source = _open(partition)
     if isinstance(source, Rejection):
+        # A file has one rejection, however many partitions it is cut into.
         if partition.start == 0:
             yield source
         return
-    name, kept_limit = partition.name, max_sample_bytes // 4
+    name, unchecked_bytes = partition.name, max_sample_bytes // 4
+    # JSON escapes take at most 6 bytes for a byte of text (\u0041), so a longer line holds no sample of an allowed size.
     line_limit = 16 * max_sample_bytes + _BLOCK_BYTES
     stop = partition.stop if partition.format == "jsonl" else None
     counter = _LineCounter(partition)
     for block in blocks(source, start=partition.start, stop=stop, line_limit=line_limit):
         hasher.update(block.data)
         if block.num_skipped:
+            # The bytes are gone, so the digest takes the length instead.
             hasher.update(f"{block.num_skipped} bytes passed over".encode())
             yield Rejection(name, counter.line(0), "too-large", _too_long(block.num_skipped, line_limit))
             counter.passed += 1
@@ -163,6 +189,7 @@ def read_lines(
         if not lines[-1]:
             lines.pop()
         offset = block.offset
+        # One search over the block finds the few lines that may hold an integer of more than 64 bits. The last run is the next.
         runs = [offset + position for position in reversed(long_digit_runs(block.data))]
         next_run = runs[-1] if runs else _NEVER
         for number, line in enumerate(lines):
@@ -172,11 +199,11 @@ def read_lines(
                 is_suspect = next_run < end or (len(line) > 2 * MAX_DEPTH + len(sample.text) and may_be_deep(line))
                 if is_suspect and not is_plain(map(type, sample.meta.values())) and needs_exact(sample.meta):
                     sample = sample_of(exact_json(line), id_field, text_field, name, offset)
-                # A line's JSON is at most four times as long when written again (1e15 grows most), so a short one fits.
-                if len(line) > kept_limit:
+                # Rewritten JSON is at most four times as long as the line (1e15 grows most), so a short line needs no check.
+                if len(line) > unchecked_bytes:
                     check_size(sample, max_sample_bytes)
             except (orjson.JSONDecodeError, BadRecord) as error:
-                if line.strip():
+                if line.strip():  # a blank line is no row
                     mended = _mended(line, id_field, text_field, name, offset) if next_run < end else None
                     yield mended or _rejection(error, line, name=name, number=counter.line(number))
             else:
@@ -192,7 +219,7 @@ def read_lines(
 
 
 class _LineCounter:
-    """Absolute line numbers; what comes before the partition is only counted when a number is first asked for."""
+    """Absolute line numbers. The lines before the partition are counted at the first request for a number."""
 
     def __init__(self, partition: Partition) -> None:
         self.passed = 0
@@ -206,33 +233,35 @@ class _LineCounter:
 
 
 def _lines_before(partition: Partition) -> int:
-    """How many lines start before the partition."""
+    """Count the lines that start before the partition."""
     if partition.start == 0:
         return 0
-    count, left = 0, partition.start - 1
+    # The byte at `start - 1` does not count: a newline at this place begins the first line of the partition.
+    count, num_left = 0, partition.start - 1
     source = PlainSource(partition.place, 0)
-    while left > 0:
-        chunk = source.read(min(_BLOCK_BYTES, left))
+    while num_left > 0:
+        chunk = source.read(min(_BLOCK_BYTES, num_left))
         count += chunk.count(b"\n")
-        left -= len(chunk)
+        num_left -= len(chunk)
     return count + 1
 
 
 def _open(partition: Partition) -> Source | Rejection:
-    """The partition's bytes; a rejection of the file if it is not what its name says."""
+    """Open the bytes of a partition. Return a rejection of the file if the content does not fit the name."""
     place = partition.place
     head = PlainSource(place, 0).read(_HEAD_BYTES)
     if partition.format != "jsonl":
         compression = "gzip" if partition.format == "jsonl.gz" else "zstd"
         if not head:
             return _cut_off(partition.name, 1, "the file is empty, 0 bytes")
-        magic = _COMPRESSED_MAGIC[compression]
-        if not head.startswith(magic) and not any(m.startswith(head) for m in magic):
+        magics = _COMPRESSED_MAGIC[compression]
+        # A file cut off within its mark is truncated, not of another format.
+        if not head.startswith(magics) and not any(magic.startswith(head) for magic in magics):
             return _not_as_named(partition.name, f"expected {compression} data, got {head[:4]!r}")
         head = DecompressedSource(place, compression).read(_HEAD_BYTES)
-    found = next((kind for magic, kind in _BINARY_MAGIC.items() if head.startswith(magic)), None)
-    if found is not None or b"\0" in head:
-        return _not_as_named(partition.name, f"expected lines of JSON, got {found or 'binary'} data")
+    binary = next((kind for magic, kind in _BINARY_MAGIC.items() if head.startswith(magic)), None)
+    if binary is not None or b"\0" in head:
+        return _not_as_named(partition.name, f"expected lines of JSON, got {binary or 'binary'} data")
     if partition.name.lower().endswith(_ARRAY_SUFFIXES) and head.lstrip(_BOM + b" \t\r\n").startswith(b"["):
         return _not_as_named(partition.name, "expected one JSON object a line, got one JSON array")
     if partition.format == "jsonl":
@@ -251,12 +280,12 @@ def _cut_off(name: str, line: int, damage: str, reason: Reason = "truncated") ->
 
 
 def _mended(line: bytes, id_field: str | None, text_field: str, name: str, offset: int) -> Sample | None:
-    """The sample of a line whose id is an integer of more than 64 bits, which the fast parser takes for a float."""
+    """Parse again a line with an integer of more than 64 bits as its id, which the fast parser turns into a float."""
     try:
         record = orjson.loads(line)
         if type(record) is not dict:
             return None
-        needs_exact(record)  # or it is nested too deep
+        needs_exact(record)  # raises if the nesting is too deep for the exact parser
         return sample_of(exact_json(line), id_field, text_field, name, offset)
     except (orjson.JSONDecodeError, BadRecord):
         return None
@@ -275,13 +304,13 @@ def _rejection(error: orjson.JSONDecodeError | BadRecord, line: bytes, *, name: 
         return Rejection(name, number, "invalid-utf8", f"not valid UTF-8 ({_explanation(line)})", None, raw)
     try:
         orjson.loads(line)
-    except orjson.JSONDecodeError as again:  # of the line without its end
-        return Rejection(name, number, *json_fault(again), None, raw)
+    except orjson.JSONDecodeError as fault:  # parsed again without the line's end, which would shift the column
+        return Rejection(name, number, *json_fault(fault), None, raw)
     raise AssertionError(line) from error
 
 
 def _is_encoding_error(line: bytes) -> bool:
-    """Whether a line that orjson refuses has bytes that are not UTF-8, or is JSON but for half a surrogate pair."""
+    """Return whether a line that orjson refuses has invalid UTF-8, or is valid JSON except for half a surrogate pair."""
     try:
         text = line.decode()
     except UnicodeDecodeError:
@@ -300,7 +329,7 @@ def _refuse(constant: str) -> None:
 
 
 def _explanation(line: bytes) -> str:
-    """What is wrong, where, in a line without its end; of bytes that are not UTF-8 orjson does not say where."""
+    """Describe the encoding fault of a line without its end, and the place. orjson does not give the place of invalid UTF-8."""
     try:
         line.decode()
         orjson.loads(line)
@@ -312,17 +341,17 @@ def _explanation(line: bytes) -> str:
 
 
 def line_numbers(partition: Partition, rows: Collection[int], *, max_sample_bytes: int) -> dict[int, int]:
-    """The 1-based line of some rows of a JSONL partition (row 0 is its first); reads it again."""
+    """Return the 1-based line of some rows of a JSONL partition. Row 0 is the first. The partition is read again."""
     source = _open(partition)
     assert not isinstance(source, Rejection)
     stop = partition.stop if partition.format == "jsonl" else None
     line_limit = 16 * max_sample_bytes + _BLOCK_BYTES
-    line, row, found = _lines_before(partition), 0, {}
+    line, row, row_lines = _lines_before(partition), 0, {}
     for block in blocks(source, start=partition.start, stop=stop, line_limit=line_limit):
         for data in block.data.removesuffix(b"\n").split(b"\n") if not block.num_skipped else (b"long",):
             line += 1
             if data.strip():
                 if row in rows:
-                    found[row] = line
+                    row_lines[row] = line
                 row += 1
-    return found
+    return row_lines

@@ -1,7 +1,7 @@
-"""Everything that lies under a directory, or matches a glob: files, hidden ones too, and what is no file.
+"""List all entries under a directory or all matches of a glob, also hidden files, pipes, devices and broken links.
 
-Directories of this machine are read with the standard library: it takes names that are not UTF-8, and it tells files
-from named pipes and devices, which would make a reader wait for ever.
+The standard library lists local directories, because names need not be UTF-8, and because a pipe or a device must be recognized: a
+reader of a pipe would wait forever.
 """
 
 import glob
@@ -18,13 +18,14 @@ from skillshard.printable import printable
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file, a device, a pipe or a broken link that a listing shows.
+    """File, device, pipe or broken link in a listing.
 
     Attributes:
-        place: path or URI.
-        name: place relative to the directory that was listed, with "/".
-        num_bytes, mtime_ns: size and time of last change.
-        special: "" for a file, else what it is: "a named pipe", "a device", "a socket" or "a link to nothing".
+        place: Path or URI.
+        name: Place relative to the listed directory, with "/".
+        num_bytes: Size.
+        mtime_ns: Modification time, in nanoseconds.
+        special: "" for a file, otherwise the kind: "a named pipe", "a device", "a socket" or "a link to nothing".
     """
 
     place: str
@@ -35,7 +36,7 @@ class Entry:
 
 
 def list_directory(place: str) -> list[Entry]:
-    """Everything under a directory, sorted by name; links are followed."""
+    """List all entries under a directory, sorted by name. Links are followed."""
     if not places.is_remote(place):
         return sorted(_walk(place, "", ()), key=lambda entry: entry.name)
     files = storage.list_files(place, hidden=True)
@@ -43,22 +44,22 @@ def list_directory(place: str) -> list[Entry]:
 
 
 def list_glob(pattern: str) -> tuple[str, list[Entry]]:
-    """The directory before a glob's first wildcard, and everything that matches or lies in a matching directory."""
+    """Return the directory before the first wildcard of a glob, and all entries that match or lie in a matching directory."""
     parts = pattern.split("/")
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     base = "/".join(parts[:fixed]) or "/"
     if places.is_remote(pattern):
-        return base, [e for e in list_directory(base) if _leads_to(e.name.split("/"), parts[fixed:])]
-    found: dict[str, Entry] = {}
+        return base, [entry for entry in list_directory(base) if _leads_to(entry.name.split("/"), parts[fixed:])]
+    entries: dict[str, Entry] = {}  # by place, because `**` matches a directory and also the entries in the directory
     for match in sorted(glob.glob(pattern, recursive=True)):
         match = match.rstrip("/")
         for entry in _walk(match, _relative(match, base), ()) if os.path.isdir(match) else [_entry(match, base)]:
-            found[entry.place] = entry
-    return base, sorted(found.values(), key=lambda entry: entry.name)
+            entries[entry.place] = entry
+    return base, sorted(entries.values(), key=lambda entry: entry.name)
 
 
 def special_kind(place: str) -> str | None:
-    """What stands at a local place: "" for a file, "a directory", another kind as in `Entry`; None for nothing."""
+    """Return the kind of a local place: "" for a file, "a directory", a kind as in `Entry`, or None if nothing exists."""
     try:
         return storage.special_kind(os.stat(place).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -68,18 +69,27 @@ def special_kind(place: str) -> str | None:
 
 
 def _walk(folder: str, name: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
-    """Everything under a local directory. A link to a directory above it is passed over: its files are listed already."""
+    """Yield all entries under a local directory.
+
+    Args:
+        folder: Path of the directory.
+        name: Name of the directory in the listing.
+        above: Device and inode of each directory above. A link to such a directory is passed over, because its files are listed
+            already, and because the walk would not end.
+    """
     try:
         status = os.stat(folder)
-        with os.scandir(folder) as children:
-            found = list(children)
+        with os.scandir(folder) as scan:
+            children = list(
+                scan
+            )  # the descriptor is closed before the descent, so a deep tree does not use up the limit
     except OSError as error:
         reason = f"{printable(folder)} cannot be listed: {error.strerror}"
-        raise CorpusError(f"{reason}. Make it readable, or name the files that are meant with a glob.") from error
-    here = (status.st_dev, status.st_ino)
-    if here in above:
+        raise CorpusError(f"{reason}. Make the directory readable, or choose the files with a glob.") from error
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
         return
-    for child in found:
+    for child in children:
         child_name = f"{name}/{child.name}" if name else child.name
         try:
             child_status = child.stat()
@@ -87,7 +97,7 @@ def _walk(folder: str, name: str, above: tuple[tuple[int, int], ...]) -> Iterato
             yield Entry(child.path, child_name, 0, 0, "a link to nothing")
             continue
         if stat.S_ISDIR(child_status.st_mode):
-            yield from _walk(child.path, child_name, (*above, here))
+            yield from _walk(child.path, child_name, (*above, identity))
         else:
             kind = storage.special_kind(child_status.st_mode)
             yield Entry(child.path, child_name, child_status.st_size, child_status.st_mtime_ns, kind)
@@ -108,7 +118,7 @@ def _relative(place: str, base: str) -> str:
 
 
 def _leads_to(parts: list[str], patterns: list[str]) -> bool:
-    """Whether a path, or a directory above it, matches a glob given in its parts.
+    """Return whether a path, or a directory above the path, matches the parts of a glob.
 
     >>> _leads_to(["2024", "a.jsonl"], ["20*"]), _leads_to(["x", "y", "a.jsonl"], ["**", "*.jsonl"])
     (True, True)

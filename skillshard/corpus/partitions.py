@@ -1,8 +1,7 @@
-"""How the files of a corpus are cut into partitions.
+"""Cut the files of a corpus into partitions.
 
-The cut is a pure function of the list of files, their sizes and, for Parquet and Arrow, their footers: every machine that
-opens the corpus cuts it alike. A partition is plain values, so that it travels as JSON or pickle and can be read
-anywhere.
+The cut is a pure function of the list of files, the sizes and, for Parquet and Arrow, the footers. So all machines cut a corpus in the
+same way. A partition consists of plain values, and can be sent to any machine as JSON or pickle.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,22 +15,25 @@ from skillshard import places, storage
 from skillshard.corpus.formats import CorpusFile, Format
 from skillshard.errors import CorpusError
 
-DEFAULT_PARTITION_BYTES = 64 << 20  # read in 0.3 CPU-s; a terabyte has 16,000 of them
+# 64 MiB are read in 0.3 CPU seconds, and a terabyte has 16,000 partitions.
+DEFAULT_PARTITION_BYTES = 64 << 20
+"""Default size of a partition on disk, in bytes."""
 _ARROW_FILE_MAGIC = b"ARROW1"
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A stretch of one file: the task, of retry and of resume.
+    """Stretch of a corpus file: one task, which is retried and resumed by itself.
 
     Attributes:
-        index: position among the partitions of the corpus, from 0.
-        place: where the file is, absolute.
-        name: the file's name in the corpus, unique in it.
-        format: how it is read.
-        start, stop: the half-open stretch: bytes for "jsonl" (a line belongs to the partition it starts in), row groups
-            for "parquet", record batches for "arrow"; for the others the whole file, 0 to `file_bytes`.
-        file_bytes: size of the whole file when it was cut; reading stops if it has changed since.
+        index: Position among the partitions of the corpus, from 0.
+        place: Absolute path or URI of the file.
+        name: Name of the file in the corpus, unique in the corpus.
+        format: Format of the file.
+        start: First unit of the stretch. Units are bytes for "jsonl", row groups for "parquet" and record batches for "arrow". A line
+            belongs to the partition of its first byte. Other formats are not cut: a partition is a whole file, in bytes.
+        stop: End of the stretch, exclusive.
+        file_bytes: Size of the whole file at the cut. Another size at the reading is an error.
     """
 
     index: int
@@ -43,12 +45,15 @@ class Partition:
     file_bytes: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, in the order of the fields."""
+        """Return the fields as plain values, in their order."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Partition":
-        """The inverse of `to_json`.
+        """Return the partition with the values of `to_json`.
+
+        Raises:
+            CorpusError: The fields are not the fields of a partition.
 
         >>> partition = Partition(0, "/data/a.jsonl", "a.jsonl", "jsonl", 0, 10, 10)
         >>> Partition.from_json(partition.to_json()) == partition
@@ -56,12 +61,13 @@ class Partition:
         """
         if set(value) != set(cls.__dataclass_fields__) or value["format"] not in get_args(Format):
             raise CorpusError(
-                f"Not a partition: expected the fields {', '.join(cls.__dataclass_fields__)}, got {value}."
+                f"not a partition: expected the fields {', '.join(cls.__dataclass_fields__)}, got {value}. Give the values of to_json()."
             )
         return cls(**value)
 
 
 def cut(files: Iterable[CorpusFile], partition_bytes: int) -> Iterator[Partition]:
+    """Yield the partitions of files, each with about `partition_bytes` bytes on disk."""
     index = 0
     for file in files:
         form = "arrow-stream" if file.format == "arrow" and not _is_arrow_file(file) else file.format
@@ -81,7 +87,7 @@ def _ranges(file: CorpusFile, form: Format, partition_bytes: int) -> list[tuple[
 
 
 def _even(num_parts: int, num_bytes: int, partition_bytes: int) -> list[tuple[int, int]]:
-    """Cut [0, num_parts) into near-equal ranges of about `partition_bytes` of the `num_bytes` that they hold.
+    """Cut [0, num_parts) with `num_bytes` bytes into near-equal ranges of about `partition_bytes` bytes.
 
     >>> _even(10, 1000, 300)
     [(0, 2), (2, 5), (5, 7), (7, 10)]
@@ -91,17 +97,17 @@ def _even(num_parts: int, num_bytes: int, partition_bytes: int) -> list[tuple[in
 
 
 def _packed(sizes: list[int], partition_bytes: int) -> list[tuple[int, int]]:
-    """Group neighbours up to `partition_bytes`; one that is larger stands alone.
+    """Group neighbours up to `partition_bytes`. A larger part is a group by itself.
 
     >>> _packed([4, 4, 4, 20, 1], 8)
     [(0, 2), (2, 3), (3, 4), (4, 5)]
     """
-    ranges, start, held = [], 0, 0
-    for i, size in enumerate(sizes):
-        if i > start and held + size > partition_bytes:
-            ranges.append((start, i))
-            start, held = i, 0
-        held += size
+    ranges, start, num_bytes = [], 0, 0
+    for index, size in enumerate(sizes):
+        if index > start and num_bytes + size > partition_bytes:
+            ranges.append((start, index))
+            start, num_bytes = index, 0
+        num_bytes += size
     return [*ranges, (start, len(sizes))]
 
 
@@ -111,9 +117,10 @@ def _is_arrow_file(file: CorpusFile) -> bool:
 
 
 def _row_group_bytes(file: CorpusFile) -> list[int]:
-    """About the bytes on disk of each row group; none if the footer is broken, which the reading then says of the file.
+    """Estimate the bytes on disk of each row group. A broken footer gives an empty list, and the reading then reports the damage.
 
-    The row groups' own totals, scaled to the file: asking a damaged footer for its columns kills pyarrow 26.
+    The estimate scales the totals of the row groups to the size of the file. The columns would give exact sizes, but a request for the
+    columns of a damaged footer crashes pyarrow 26.
     """
     if file.num_bytes == 0:
         return []
@@ -135,8 +142,11 @@ def _num_batches(file: CorpusFile) -> int:
 
 
 def storage_damage(place: str) -> tuple[type[Exception], ...]:
-    """What pyarrow raises for damaged columns. A local file that opened and cannot be decoded is damaged; from a remote
-    one an OSError may be the network, which a retry cures and a rejection would hide."""
+    """Return the exceptions that pyarrow raises for a damaged file.
+
+    For a local file, OSError counts as damage. For a remote file, an OSError may come from the network. A retry cures the network, and
+    a rejection would hide the fault.
+    """
     kinds = (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError, pa.ArrowIndexError, pa.ArrowNotImplementedError)
-    damage = (*kinds, UnicodeDecodeError)  # the last of a column's name
+    damage = (*kinds, UnicodeDecodeError)  # a column's name can be invalid UTF-8
     return damage if places.is_remote(place) else (*damage, OSError)

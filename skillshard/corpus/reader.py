@@ -1,4 +1,4 @@
-"""Read one partition, whatever its format: every row gives one sample or one rejection, in the order of the file."""
+"""Read a partition of any format: every row gives a sample or a rejection, in the order of the file."""
 
 from collections.abc import Collection, Iterator
 
@@ -13,25 +13,27 @@ from skillshard.corpus.tables import read_table, rows_before
 from skillshard.corpus.tars import read_tar
 from skillshard.errors import CorpusError
 
-DEFAULT_MAX_SAMPLE_BYTES = 16 << 20  # about four million tokens, more than any context in use: a mistake, not a text
+# About four million tokens, longer than the context of present models. A larger sample is probably a mistake.
+DEFAULT_MAX_SAMPLE_BYTES = 16 << 20
+"""Default limit of the size of a sample, in bytes of UTF-8."""
 
 
 class PartitionReader:
-    """The rows of one partition, read once, and then the digest of what was read.
+    """Reader of the rows of a partition. The rows can be read once, and then the digest is known.
 
     Args:
-        partition: as cut by `Corpus.partitions`.
-        id_field: the field with the id; None if the corpus has none: then it is the file's name, "@" and the byte
-            offset (JSONL; of the decompressed text) or 1-based row (any other).
-        text_field: the field with the text.
-        max_sample_bytes: most bytes of UTF-8 of text and meta together; a larger sample is rejected.
+        partition: Partition from `Corpus.partitions`.
+        id_field: Field with the id. With None, the id is the name of the file, "@" and the position: the byte offset for JSONL (in the
+            decompressed text), the 1-based row for other formats.
+        text_field: Field with the text.
+        max_sample_bytes: Limit of the bytes of text and metadata together, in UTF-8. A larger sample is rejected.
 
     Attributes:
-        passed_over: what the rows read so far left out, by kind.
+        passed_over: Data that is left out in the rows read so far, by kind.
 
     Raises:
-        CorpusError: the file has another size than when the corpus was opened.
-        StorageError: the file cannot be read.
+        CorpusError: The size of the file has changed since the corpus was opened.
+        StorageError: The file cannot be read.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class PartitionReader:
     def __iter__(self) -> Iterator[Sample | Rejection]:
         if self._begun:
             raise CorpusError(
-                f"{self.partition.name}: a reader reads its partition once. Make another PartitionReader."
+                f"{self.partition.name}: a reader reads its partition only once. Make another PartitionReader."
             )
         self._begun = True
         _refuse_changed(self.partition)
@@ -69,14 +71,16 @@ class PartitionReader:
         self._finished = True
 
     def digest(self) -> str:
-        """xxh3, 128 bits, in hex, over all rows, rejected ones too: equal rows of one format, equal digest.
+        """Return the digest of all rows, rejected rows included: xxh3, 128 bits, in hexadecimal digits.
 
-        Of JSONL it is the bytes of the partition's lines, compressed or not; of other formats the rows themselves.
+        Equal rows of the same format have equal digests. JSONL hashes the decompressed bytes of the lines. Other formats hash the
+        values of the rows.
+
+        Raises:
+            CorpusError: Not all rows have been read.
         """
         if not self._finished:
-            raise CorpusError(
-                f"{self.partition.name}: the digest is known when all rows have been read. Read on first."
-            )
+            raise CorpusError(f"{self.partition.name}: the digest is known after the last row. Read all rows first.")
         return self._hasher.hexdigest()
 
 
@@ -87,14 +91,14 @@ def read_partition(
     text_field: str = "text",
     max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES,
 ) -> Iterator[Sample | Rejection]:
-    """The rows of a partition, each a `Sample` or a `Rejection`; arguments as of `PartitionReader`."""
+    """Yield the rows of a partition, each as a `Sample` or a `Rejection`. The arguments are as in `PartitionReader`."""
     return iter(PartitionReader(partition, id_field=id_field, text_field=text_field, max_sample_bytes=max_sample_bytes))
 
 
 def line_numbers(partition: Partition, rows: Collection[int], *, max_sample_bytes: int) -> dict[int, int]:
-    """Where some rows of a partition (0 is its first) stand in the file: the 1-based line of JSONL, row of any other.
+    """Return the place in the file of some rows of a partition: the 1-based line for JSONL, the 1-based row for other formats.
 
-    Reads the partition's file again; for errors only.
+    Row 0 is the first row of the partition. The file is read again, so the function is for errors and rejected rows.
     """
     if partition.format.startswith("jsonl"):
         return lines.line_numbers(partition, rows, max_sample_bytes=max_sample_bytes)
@@ -107,5 +111,5 @@ def _refuse_changed(partition: Partition) -> None:
     if num_bytes != partition.file_bytes:
         raise CorpusError(
             f"{partition.place} is {num_bytes:,} bytes, but was {partition.file_bytes:,} when the corpus was opened: "
-            "it has changed since. Start again with the corpus as it is now."
+            "the file has changed since. Start again with the present corpus."
         )

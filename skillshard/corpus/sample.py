@@ -1,7 +1,7 @@
-"""Samples, refused rows, and the checks that decide between the two.
+"""Samples, rejected rows, and the checks that decide between the two.
 
-The checks raise `BadRecord`, so that a good row pays for none of the machinery of a refusal. Every format hands its
-rows through `sample_of`, so a sample means the same wherever it came from.
+The checks raise `BadRecord`, so a good row does not pay for the parts of a rejection. The rows of every format go through
+`sample_of`, so the same rules hold for all formats.
 """
 
 import json
@@ -28,7 +28,7 @@ Reason = Literal[
     "copy",
 ]
 RESTS: frozenset[Reason] = frozenset(("truncated", "not-the-named-format", "unsupported"))
-"""Reasons that refuse the rest of a file, or the whole of it: nobody knows how many rows that is."""
+"""Reasons that refuse the rest of a file, or a whole file. The number of refused rows is not known."""
 _SET_ASIDE = "set such samples aside with `on_bad_sample='set-aside'`"
 _REMEDIES: dict[Reason, str] = {
     "missing-field": f"Mend the row, name another field with `fields`, `id_field` or `text_field`, or {_SET_ASIDE}.",
@@ -52,7 +52,7 @@ _JSON_TYPES = {
 
 
 class _Missing:
-    """The type of `MISSING`; false, and distinct from a null that is there."""
+    """Type of `MISSING`, a false value distinct from a null in the data."""
 
     def __bool__(self) -> bool:
         return False
@@ -62,16 +62,17 @@ class _Missing:
 
 
 MISSING: Final = _Missing()
+"""Value of a field that a row does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One text of a corpus.
+    """Text of a corpus with its id and metadata.
 
     Attributes:
-        id: as in the corpus (an integer becomes its digits, "00123" stays "00123").
-        text: not empty, not only white space, writable as UTF-8.
-        meta: plain JSON values: the row without its id and text, or what is under "meta" if that is all the rest.
+        id: Id as in the corpus. An integer becomes its digits, and "00123" stays "00123".
+        text: Text, valid as UTF-8, not empty and not only white space.
+        meta: Plain JSON values of the row, without the id and the text. If "meta" is the only other field, its values.
     """
 
     id: str
@@ -81,15 +82,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """One row, or the broken rest of a file, that gives no sample.
+    """Row without a usable sample, or the unreadable rest of a file.
 
     Attributes:
-        file: name of the file in the corpus.
-        line: 1-based line of a JSONL file (of its decompressed text), 1-based row of any other; None: the whole file.
-        reason: the stable category, for counting.
-        detail: what is wrong, as the middle of a sentence.
-        id: the sample's id where it is known.
-        raw: the offending line, bytes that are not UTF-8 as `\\xff`; None where there is no one line to show.
+        file: Name of the file in the corpus.
+        line: 1-based line of a JSONL file (of the decompressed text), or 1-based row of another format. None stands for the whole
+            file.
+        reason: Stable category, for counting.
+        detail: Description of the fault, as the middle of a sentence.
+        id: Id of the sample, if known.
+        raw: Text of the row, with invalid UTF-8 as `\\xff`. None without a single row to show.
     """
 
     file: str
@@ -100,11 +102,11 @@ class Rejection:
     raw: str | None = None
 
     def to_json(self) -> dict[str, str | int | None]:
-        """Plain values: one line of rejected/."""
+        """Return plain values for a line of rejected/."""
         return asdict(self)
 
     def sentence(self) -> str:
-        """The error for this row: its place, the fault, and the remedy.
+        """Return the error for this row: the place, the fault and the remedy.
 
         >>> print(Rejection(file="a.jsonl", line=17, reason="malformed-json", detail="not valid JSON").sentence())
         a.jsonl line 17: not valid JSON. Mend the line, or set such samples aside with `on_bad_sample='set-aside'`.
@@ -116,11 +118,11 @@ class Rejection:
 
 @dataclass(frozen=True)
 class PassedOver:
-    """What the rows of a partition leave out and that no rejection tells: kind -> number.
+    """Data of a partition that is left out without a rejection: kind -> number.
 
     Attributes:
-        members: members of a tar that belong to no sample.
-        columns: values of a table that have no JSON form.
+        members: Members of a tar that belong to no sample.
+        columns: Values of a table without a JSON form.
     """
 
     members: Counter[str] = field(default_factory=Counter)
@@ -128,7 +130,13 @@ class PassedOver:
 
 
 class BadRecord(Exception):
-    """A row that is no sample; it stays in the corpus package, and becomes a `Rejection` where its place is known."""
+    """Error for a row without a usable sample. The caller knows the place of the row and makes a `Rejection` of the error.
+
+    Args:
+        reason: Stable category, for counting.
+        detail: Description of the fault, as the middle of a sentence.
+        id: Id of the sample, if known.
+    """
 
     def __init__(self, reason: Reason, detail: str, id: str | None = None) -> None:
         super().__init__(reason, detail, id)
@@ -138,10 +146,10 @@ class BadRecord(Exception):
 
 
 def lookup(sample: Sample, path: str) -> Any:
-    """The value at a dotted path, or `MISSING`.
+    """Return the value at a dotted path, or `MISSING`.
 
-    "id" and "text" are the sample's own; everything else, and whatever starts with "meta.", is looked up in its meta. A
-    key that itself holds dots is found too, before its parts.
+    "id" and "text" name the sample's own fields. Every other path is looked up in the metadata, with or without "meta." before the
+    path. A key that contains dots has priority over a nested path.
 
     >>> sample = Sample("7", "1 + 1 = 2", {"task": {"name": "add"}, "a.b": 3, "id": "inner"})
     >>> [lookup(sample, path) for path in ("task.name", "meta.task.name", "a.b", "task.size")]
@@ -169,7 +177,7 @@ def _descend(value: Any, path: str) -> Any:
 
 
 def category_of(value: str | int) -> str:
-    """A value of metadata as the name of a category: a string itself, else its JSON text.
+    """Return a metadata value as the name of a category: a string unchanged, any other value as JSON.
 
     >>> [category_of(value) for value in ("law", 3, True)]
     ['law', '3', 'true']
@@ -178,13 +186,19 @@ def category_of(value: str | int) -> str:
 
 
 def sample_of(record: Any, id_field: str | None, text_field: str, name: str, position: int) -> Sample:
-    """The sample that a parsed row holds; the row's dict is taken apart and its rest becomes `meta`.
+    """Return the sample of a parsed row. The dict of the row is changed, and its rest becomes `meta`.
 
-    Positional, because this runs once a row. `position` (byte offset or row) only serves as the id where `id_field` is
-    None.
+    The arguments are positional, because the function runs for each row.
+
+    Args:
+        record: Parsed row.
+        id_field: Field of the id. With None, the id is the name of the file, "@" and the position.
+        text_field: Field of the text.
+        name: Name of the file in the corpus.
+        position: Byte offset or row.
 
     Raises:
-        BadRecord: the row is no sample.
+        BadRecord: The row has no usable sample.
 
     >>> sample_of({"id": 7, "text": "hi", "meta": {"task": "greet"}}, "id", "text", "a.jsonl", 0)
     Sample(id='7', text='hi', meta={'task': 'greet'})
@@ -229,7 +243,7 @@ def _json_type(value: Any) -> str:
 
 
 def check_size(sample: Sample, max_sample_bytes: int) -> None:
-    """Refuse a sample whose text and meta (as compact JSON) together are over the limit, in bytes of UTF-8."""
+    """Raise BadRecord if the text and the metadata (as compact JSON) together exceed the limit, in bytes of UTF-8."""
     size = len(sample.text.encode()) + len(orjson.dumps(sample.meta))
     if size > max_sample_bytes:
         detail = f"the sample is {size:,} bytes of text and meta, and at most {max_sample_bytes:,} are allowed"
@@ -237,7 +251,9 @@ def check_size(sample: Sample, max_sample_bytes: int) -> None:
 
 
 def json_fault(error: orjson.JSONDecodeError) -> tuple[Reason, str]:
-    """Why some JSON cannot be read: it is malformed, or holds a number beyond those of a 64-bit float, which is a limit of the reader.
+    """Return the reason and the description of a fault in JSON.
+
+    The JSON is malformed, or has a number beyond the range of 64-bit floats, which is a limit of the reader.
 
     >>> try:
     ...     orjson.loads('{"n": 1e400}')
@@ -252,7 +268,7 @@ def json_fault(error: orjson.JSONDecodeError) -> tuple[Reason, str]:
 
 
 def explain(error: orjson.JSONDecodeError) -> str:
-    """Describe the fault of malformed JSON and its place. Python and pandas write NaN and Infinity, which are no JSON.
+    """Describe the fault of malformed JSON and its place. Python and pandas write NaN and Infinity, which JSON does not allow.
 
     >>> try:
     ...     orjson.loads('{"n": -Infinity}')
@@ -269,25 +285,26 @@ def explain(error: orjson.JSONDecodeError) -> str:
 
 # ------------------------------------------------------------------------------------------------------- long integers
 
-# orjson makes floats of integers that do not fit into 64 bits, and reads deeper nesting than it writes. A look at each
-# value would cost a third of the reading, so the bytes are asked first.
+# orjson turns integers of more than 64 bits into floats, and reads deeper nesting than orjson writes. A check of each value would
+# cost a third of the reading time. So the bytes of a line are checked first, and the values only if the bytes give a reason.
 _PLAIN_TYPES = frozenset((str, int, bool, type(None)))
 _NOT_A_NUMBER = re.compile(r"-?(NaN|Infinity)")
+# The upper half of each byte, and the upper half of the ASCII digits, which are 0x30 to 0x39.
 _HIGH_HALVES, _DIGIT_HALVES = np.uint64(0xF0F0F0F0F0F0F0F0), np.uint64(0x3030303030303030)
 _LONG_DIGITS = re.compile(rb"[0-9]{19}")  # -9223372036854775809 is the shortest integer that needs more than 64 bits
 _FLOAT_LIMIT = float(1 << 63)
 MAX_DEPTH = 250  # orjson reads 1,024 levels and writes 254
 is_plain = _PLAIN_TYPES.issuperset
-"""Whether all of some types are those of values that need no second look."""
+"""Return whether values of all given types are exact as orjson parses them."""
 
 
 def long_digit_runs(data: bytes) -> list[int]:
-    """Positions in some bytes of JSON that may begin an integer of more than 64 bits; digits in strings count too.
+    """Return the positions in JSON at which an integer of more than 64 bits may begin. Digits in strings count too.
 
     >>> long_digit_runs(b'{"hash": 36893488147419103233}'), long_digit_runs(b'{"hash": 368934881474191032}')
     ([9], [])
     """
-    # 15 digits or more hold one of the words of 8 bytes that the data is made of, so whole words are looked at first.
+    # A run of 15 digits or more covers a whole aligned word of 8 bytes. So NumPy looks for words of digits first.
     words = np.frombuffer(data, "<u8", len(data) // 8)
     positions: list[int] = []
     for word in np.flatnonzero((words & _HIGH_HALVES) == _DIGIT_HALVES).tolist():
@@ -298,16 +315,17 @@ def long_digit_runs(data: bytes) -> list[int]:
 
 
 def may_be_deep(line: bytes) -> bool:
-    """Whether a line may be nested so deep that its metadata cannot be written again."""
+    """Return whether a line may be nested so deeply that orjson cannot write its metadata again."""
     return line.count(b"[") + line.count(b"{") > MAX_DEPTH
 
 
 def needs_exact(value: Any) -> bool:
-    """Whether a value parsed by orjson holds a float that may have been an integer of more than 64 bits.
+    """Return whether a value parsed by orjson has a float that may have been an integer of more than 64 bits.
 
     Raises:
-        BadRecord: the value is nested deeper than can be written again.
+        BadRecord: The value is nested too deeply to be written again.
     """
+    # Level by level and not by recursion, because a deep value would exceed Python's stack.
     level, depth, needed = [value], 0, False
     while level:
         depth += 1
@@ -327,7 +345,7 @@ def needs_exact(value: Any) -> bool:
 
 
 def exact_json(data: bytes) -> Any:
-    """JSON that orjson has parsed, with integers of more than 64 bits as strings of their digits.
+    """Parse JSON, with integers of more than 64 bits as strings of their digits.
 
     >>> exact_json(b'{"hash": 36893488147419103233, "n": 18446744073709551615}')
     {'hash': '36893488147419103233', 'n': 18446744073709551615}
@@ -336,6 +354,7 @@ def exact_json(data: bytes) -> Any:
 
 
 def _integer_or_digits(digits: str) -> int | str:
+    # 2**64 has 20 digits. A longer integer is too large, and Python refuses to parse thousands of digits.
     value = int(digits) if len(digits) <= 20 else None
     return value if value is not None and -(1 << 63) <= value < 1 << 64 else digits
 

@@ -1,15 +1,15 @@
-"""Which of the files in a directory are the corpus, and what is left out of it.
+"""Select the corpus files of a directory, and count the files that are left out.
 
-Nothing is left out without being counted. A file is left out by
+Each left-out file is counted under its kind. Reasons to leave a file out:
 
-- its name: hidden names, and names that begin with "_", which Spark, Hive and Arrow keep for what is no data
-  (`_temporary/`, `_SUCCESS`, `_delta_log/`);
-- a list beside it that says which files count (`state.json` of a saved Hugging Face dataset, the log of a Delta table);
-- the artefact that it belongs to (tags, shards or ledgers of this project inside the corpus directory);
-- a suffix that is no format of a corpus.
+- The name is hidden or begins with "_". Spark, Hive and Arrow use "_" for files that are not data (`_temporary/`, `_SUCCESS`,
+  `_delta_log/`).
+- A list beside the file does not name the file (`state.json` of a saved Hugging Face dataset, the log of a Delta table).
+- The file belongs to an artefact of this project (tags, shards or ledgers inside the corpus directory).
+- The suffix is not a format of a corpus.
 
-A directory is refused where a choice would have to be guessed: several splits of a saved `DatasetDict`, formats that
-are known but compressed in a way that is not read, tables whose log cannot be followed.
+A directory is refused if a choice would be a guess: several splits of a saved `DatasetDict`, known formats in an unknown
+compression, and tables with a log that cannot be followed.
 """
 
 import re
@@ -25,29 +25,29 @@ from skillshard import artefact, places, storage
 from skillshard.corpus.formats import CorpusFile, format_of, is_compressed_otherwise, suffix_of
 from skillshard.corpus.listing import Entry
 from skillshard.errors import CorpusError, name_some
-from skillshard.printable import printable
+from skillshard.printable import counted, printable
 
-_BOOKKEEPING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
-_DELTA_VERSION = re.compile(r"_delta_log/(\d{20})\.json$")
+_BOOKKEEPING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")  # written by Hugging Face's datasets
+_DELTA_VERSION = re.compile(r"_delta_log/(\d{20})\.json$")  # the Delta protocol: a version has 20 digits
 _ICEBERG_METADATA = re.compile(r"(^|/)metadata/[^/]+\.metadata\.json$")
 _CACHE = re.compile(r"cache-[0-9a-f]{16}(_\d{5}_of_\d{5})?\.arrow")
-_MAX_BOOKKEEPING_BYTES = 256 << 20  # a manifest of 100,000 shards has 15 MB; what is larger is data
-_WRITE_ANEW = "Write the rows that you mean to a directory of Parquet files, and give that directory."
+_MAX_BOOKKEEPING_BYTES = 256 << 20  # a manifest of 100,000 shards has 15 MB, so a larger file is data
+_WRITE_ANEW = "Write the rows of your choice to a directory of Parquet files, and give that directory."
 
 
 def select(entries: Sequence[Entry], base: str, *, named: str = "") -> tuple[list[CorpusFile], Counter[str]]:
-    """The files of a corpus among everything that lies under a directory.
+    """Select the files of a corpus among all entries of a directory.
 
     Args:
-        entries: names relative to `base`.
-        base: the directory, for messages.
-        named: "." or "_" or both: beginnings of names that the user's glob asks for.
+        entries: Entries with names relative to `base`.
+        base: Directory, for messages.
+        named: "." or "_" or both: beginnings of names that the user's glob requests.
 
     Returns:
-        The files, and how many others there are of each kind.
+        The files, and the number of left-out files of each kind.
 
     Raises:
-        CorpusError: which files count would have to be guessed, or a file cannot be read.
+        CorpusError: The selection would be a guess, or a file cannot be read.
     """
     left_out: Counter[str] = Counter()
     visible = []
@@ -56,6 +56,7 @@ def select(entries: Sequence[Entry], base: str, *, named: str = "") -> tuple[lis
             visible.append(entry)
         else:
             left_out[label] += 1
+    # All entries, because the logs of tables and the folders of artefacts have hidden names.
     _refuse_several_splits(visible, base)
     _refuse_other_tables(entries, base)
     artefacts = _artefacts(entries, base)
@@ -78,7 +79,7 @@ def select(entries: Sequence[Entry], base: str, *, named: str = "") -> tuple[lis
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:
-    """Kinds and numbers of files, the most frequent first.
+    """Return the kinds and numbers of files for a sentence, the most frequent kind first.
 
     >>> describe_left_out({".md": 1, ".csv": 12})
     '13 files (.csv 12, .md 1)'
@@ -87,12 +88,11 @@ def describe_left_out(left_out: Mapping[str, int]) -> str:
     shown = [f"{kind} {count:,}" for kind, count in kinds[:12]]
     if len(kinds) > 12:
         shown.append(f"{len(kinds) - 12} other kinds {sum(count for _, count in kinds[12:]):,}")
-    total = sum(left_out.values())
-    return f"{total:,} {'file' if total == 1 else 'files'} ({', '.join(shown)})"
+    return f"{counted(sum(left_out.values()), 'file')} ({', '.join(shown)})"
 
 
 def _set_apart(name: str, named: str) -> str | None:
-    """The kind of a name that is hidden or begins with "_" at any depth."""
+    """Return the kind of a name that is hidden or begins with "_" at any depth, or None."""
     parts = name.split("/")
     for part in parts:
         if part[0] in "._" and part[0] not in named:
@@ -109,7 +109,7 @@ def _bookkeeping(name: str) -> str | None:
 
 
 def _cached(name: str, described: Collection[str]) -> str | None:
-    """The kind of a file in which Hugging Face's `map` and `filter` keep what they computed from the data beside it."""
+    """Return the kind of a cache file, or None. Hugging Face's `map` and `filter` write their results beside the data."""
     folder, _, base = name.rpartition("/")
     return "cache-*.arrow" if folder in described and _CACHE.fullmatch(base) else None
 
@@ -121,22 +121,22 @@ def _refuse_unreadable(entry: Entry) -> None:
 
 
 def special_sentence(place: str, special: str) -> str:
-    """The error for a place that is no file."""
+    """Return the error for a place that is not a regular file."""
     if special == "a link to nothing":
-        return f"{printable(place)} is a link to a file that is not there. Restore the file, or remove the link."
+        return f"{printable(place)} is a link to a missing file. Restore the file, or remove the link."
     return (
-        f"{printable(place)} is {special}, not a file, and a corpus is read more than once. Write its data to a file, "
-        "or move it out of the corpus."
+        f"{printable(place)} is {special}, not a file, and a corpus is read more than once. Write the data to a file, "
+        "or move the special file out of the corpus."
     )
 
 
 def refuse_undecodable(place: str) -> None:
-    """CorpusError if a name is not UTF-8: ids, tags and manifests hold names as text."""
+    """Raise CorpusError if a name is not UTF-8, because ids, tags and manifests store names as text."""
     try:
         place.encode()
     except UnicodeEncodeError as error:
         raise CorpusError(
-            f"{printable(place)}: the name is not valid UTF-8 (shown with \\x for each such byte). Rename it."
+            f"{printable(place)}: the name is not valid UTF-8 (\\x marks each wrong byte). Rename the file."
         ) from error
 
 
@@ -144,10 +144,9 @@ def _refuse_compressed(entries: Sequence[Entry], base: str) -> None:
     if entries:
         names = name_some((printable(entry.name) for entry in entries), 3)
         raise CorpusError(
-            f"{printable(base)} holds {len(entries):,} of its files in a compression that is not read: {names}. Read are "
-            "JSON lines as they are, with .gz or with .zst, and Parquet, Arrow and tar as they are. Decompress these "
-            "files, or name the files that are meant with a glob in quotes, such as "
-            f"'{printable(base).rstrip('/')}/*.jsonl'."
+            f"{printable(base)} holds {counted(len(entries), 'file')} in a compression that is not read: {names}. JSON lines may be plain, "
+            ".gz or .zst. Parquet, Arrow and tar must be plain. Decompress these files, or choose other files with a glob in quotes, "
+            f"such as '{printable(base).rstrip('/')}/*.jsonl'."
         )
 
 
@@ -155,7 +154,7 @@ def _refuse_compressed(entries: Sequence[Entry], base: str) -> None:
 
 
 def _refuse_several_splits(entries: Sequence[Entry], base: str) -> None:
-    """A saved DatasetDict holds one data set for each split, and only the user knows which of them is meant."""
+    """Raise CorpusError for a saved DatasetDict with several splits, because only the user can choose a split."""
     for entry in entries:
         folder, _, name = entry.name.rpartition("/")
         if name != "dataset_dict.json":
@@ -167,8 +166,8 @@ def _refuse_several_splits(entries: Sequence[Entry], base: str) -> None:
         if len(present) > 1:
             place = f"{base.rstrip('/')}/{folder}".rstrip("/")
             raise CorpusError(
-                f"{place} is a saved DatasetDict with the splits {name_some(sorted(present))}, and a corpus is one of "
-                f"them. Name the directory of the split, such as {place}/{present[0]}."
+                f"{place} is a saved DatasetDict with the splits {name_some(sorted(present))}, and a corpus is a single split. "
+                f"Name the directory of the split, such as {place}/{present[0]}."
             )
 
 
@@ -178,13 +177,13 @@ def _refuse_other_tables(entries: Sequence[Entry], base: str) -> None:
         kind = "a Hudi" if "/.hoodie/" in f"/{entry.name}" else "an Iceberg" if is_iceberg else ""
         if kind:
             raise CorpusError(
-                f"{printable(base)} holds {kind} table ({printable(entry.name)}), whose metadata says which of its "
-                f"files count. {_WRITE_ANEW}"
+                f"{printable(base)} holds {kind} table ({printable(entry.name)}). The metadata of the table chooses the valid files, and "
+                f"is not read. {_WRITE_ANEW}"
             )
 
 
 def _artefacts(entries: Sequence[Entry], base: str) -> dict[str, str]:
-    """Directories under the base that hold an artefact of this project, finished or not, and their kind."""
+    """Return the directories with an artefact of this project, finished or not, and the kind of each artefact."""
     folders: dict[str, str] = {}
     for entry in entries:
         if f"/{entry.name}".endswith("/.work/job.json"):
@@ -208,23 +207,23 @@ def _artefact_of(name: str, artefacts: Mapping[str, str]) -> str | None:
 
 
 Listed = dict[str, tuple[str, frozenset[str]]]
-"""Directory -> what lists its files, and the names of those that count."""
+"""Directory -> name of the list of its files, and the names on the list."""
 
 
 def _unlisted(entry: Entry, listed: Listed) -> str | None:
-    """The kind of a file that the list of its directory does not name."""
+    """Return the kind of a file that is missing on the list of its directory, or None."""
     parts = entry.name.split("/")
     for length in range(len(parts)):
         folder = "/".join(parts[:length])
         if folder in listed and entry.name not in listed[folder][1]:
-            what = listed[folder][0]
+            list_name = listed[folder][0]
             base = parts[-1]
-            return base if base == what else f"{suffix_of(base)} not in {what}"
+            return base if base == list_name else f"{suffix_of(base)} not in {list_name}"
     return None
 
 
 def _saved_datasets(entries: Sequence[Entry], base: str) -> Listed:
-    """What Hugging Face's `save_to_disk` lists: state.json names the only files that count."""
+    """Return the lists of Hugging Face's `save_to_disk`. The state.json of a directory names the valid files."""
     present = {entry.name for entry in entries}
     listed: Listed = {}
     for entry in entries:
@@ -238,7 +237,7 @@ def _saved_datasets(entries: Sequence[Entry], base: str) -> Listed:
         names = [above + str(file.get("filename")) for file in files if isinstance(file, dict)]
         if missing := [name for name in names if name not in present]:
             raise CorpusError(
-                f"{base.rstrip('/')}/{entry.name} lists {name_some(missing, 3, are_paths=True)}, and no such file is there. Fetch the "
+                f"{base.rstrip('/')}/{entry.name} lists {name_some(missing, 3, are_paths=True)}, but these files are missing. Fetch the "
                 "whole directory again."
             )
         listed[folder] = ("state.json", frozenset(names))
@@ -246,7 +245,7 @@ def _saved_datasets(entries: Sequence[Entry], base: str) -> Listed:
 
 
 def _delta_tables(entries: Sequence[Entry], base: str) -> Listed:
-    """The files of each Delta table that its log says are in it: files that were deleted or not committed stay on disk."""
+    """Return the valid files of each Delta table, by its log. Deleted and uncommitted files also lie on the disk."""
     logs: dict[str, dict[int, Entry]] = {}
     for entry in entries:
         if match := _DELTA_VERSION.search(entry.name):
@@ -255,19 +254,21 @@ def _delta_tables(entries: Sequence[Entry], base: str) -> Listed:
     listed: Listed = {}
     for folder, versions in logs.items():
         place = f"{base.rstrip('/')}/{folder}".rstrip("/")
+        # A checkpoint replaces old versions of the log by a Parquet file, which is not read.
         if sorted(versions) != list(range(len(versions))):
             raise CorpusError(f"{place} is a Delta table whose log does not begin at version 0. {_WRITE_ANEW}")
         above = f"{folder}/" if folder else ""
         live = {above + name for name in _live_in_delta([versions[number] for number in sorted(versions)], place)}
         if missing := sorted(live - present):
             raise CorpusError(
-                f"{place} is a Delta table that names {name_some(missing, 3, are_paths=True)}, and no such file is there. {_WRITE_ANEW}"
+                f"{place} is a Delta table that lists {name_some(missing, 3, are_paths=True)}, but these files are missing. {_WRITE_ANEW}"
             )
         listed[folder] = ("the Delta table", frozenset(live))
     return listed
 
 
 def _live_in_delta(versions: Sequence[Entry], place: str) -> set[str]:
+    """Replay the log of a Delta table, and return the names of the valid files."""
     live: set[str] = set()
     for version in versions:
         for line in _bytes_of(version).splitlines():
@@ -283,14 +284,14 @@ def _live_in_delta(versions: Sequence[Entry], place: str) -> set[str]:
 
 
 def _json_object(entry: Entry) -> dict[str, Any]:
-    """The JSON object that a small file of bookkeeping holds; empty where the file is something else of that name."""
+    """Return the JSON object of a small file, or an empty object for any other content."""
     if entry.special or entry.num_bytes > _MAX_BOOKKEEPING_BYTES:
         return {}
     return _object(_bytes_of(entry))
 
 
 def _bytes_of(entry: Entry) -> bytes:
-    """The bytes of a file whose name, unlike those that pyarrow opens, need not be UTF-8."""
+    """Read a file. Python opens local names that are not UTF-8, and pyarrow does not."""
     return storage.read_bytes(entry.place) if places.is_remote(entry.place) else Path(entry.place).read_bytes()
 
 

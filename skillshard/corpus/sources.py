@@ -1,4 +1,4 @@
-"""The bytes of a corpus file in order, plain or decompressed, and what ends them before their time."""
+"""Read the bytes of a corpus file in order, plain or decompressed, up to the end or to a damage."""
 
 import zlib
 from collections.abc import Iterator
@@ -9,10 +9,12 @@ import pyarrow as pa
 from skillshard import storage
 
 _BLOCK_BYTES = 1 << 20
-# The starts of what pyarrow's codecs say of bad input. Any other OSError is the disk or the network, and is not cured.
+# The beginnings of pyarrow's messages about bad input. Any other OSError comes from the disk or the network, and is raised.
 _CODEC_ERRORS = ("Truncated compressed stream", "zlib inflate failed", "ZSTD decompress failed")
+# `zstd --long=28` and higher levels write larger windows.
 MAX_WINDOW_BYTES = 128 << 20
-"""The largest window of zstd that pyarrow decompresses; `zstd --long=28` and more writes larger ones."""
+"""Largest window of zstd that pyarrow decompresses, in bytes."""
+# The marks of frames in RFC 8878, and the two messages of zstd about limits of the reader.
 _ZSTD_MAGIC = 0xFD2FB528
 _ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 _ZSTD_LIMITS = ("requires too much memory", "Dictionary mismatch")
@@ -20,7 +22,12 @@ _ZSTD_LIMITS = ("requires too much memory", "Dictionary mismatch")
 
 @runtime_checkable
 class Source(Protocol):
-    """Bytes in order. `damage` is set once they end before their time, `reason` says by whose fault."""
+    """Bytes in order.
+
+    Attributes:
+        damage: Description of the fault if the bytes ended too early, otherwise None.
+        reason: "truncated" for damage of the file, "unsupported" for a limit of the reader.
+    """
 
     damage: str | None
     reason: Literal["truncated", "unsupported"]
@@ -29,7 +36,7 @@ class Source(Protocol):
 
 
 class PlainSource:
-    """A file's own bytes from an offset on."""
+    """Bytes of a file from an offset on."""
 
     damage: str | None = None
     reason: Literal["truncated", "unsupported"] = "truncated"
@@ -43,10 +50,10 @@ class PlainSource:
 
 
 class DecompressedSource:
-    """Decompressed bytes from the start; everything before a damage is delivered, then they end with `damage` set.
+    """Decompressed bytes of a file from its start. All bytes before a damage are delivered, and then `damage` is set.
 
-    pyarrow gives nothing of the read that meets the damage. So that what is delivered does not depend on the size of
-    the reads, the file is then opened again and the last stretch read byte by byte.
+    The read that meets a damage returns no bytes in pyarrow. The file is then opened again and the last stretch is read byte by byte,
+    so the delivered bytes do not depend on the size of the reads.
     """
 
     def __init__(self, place: str, compression: str) -> None:
@@ -69,7 +76,7 @@ class DecompressedSource:
         return chunk
 
     def _end(self, damage: str) -> None:
-        """Nothing more is read: because of damage, of a limit of the codec, or of harmless padding."""
+        """End the reading, because of damage, of a limit of the codec, or of harmless padding after the data."""
         self._has_ended = True
         if self._compression == "gzip" and ends_in_zeros(self._place):
             return
@@ -80,6 +87,7 @@ class DecompressedSource:
         self.reason = "unsupported" if limit else "truncated"
 
     def _rescued(self, num_bytes: int) -> bytes:
+        """Read the bytes between the last whole read and the damage."""
         rescued = bytearray()
         with storage.open_stream(self._place, compression=self._compression) as stream:
             _skip(stream, self._position)
@@ -106,13 +114,16 @@ def _skip(stream: pa.NativeFile, num_bytes: int) -> None:
 
 
 def ends_in_zeros(place: str) -> bool:
-    """Whether a gzip file is whole and nothing but zeros follow its last member, as tapes and block devices pad files."""
+    """Return whether a gzip file is whole and only zeros follow the last member. Tapes and block devices pad files with zeros."""
+    # 31: the largest window, 15 bits, and 16 for the header of gzip (zlib manual, inflateInit2).
     decompressor, is_inside, num_zeros = zlib.decompressobj(31), True, 0
     for data in _chunks(place):
         while data:
             if is_inside:
                 try:
-                    decompressor.decompress(data, _BLOCK_BYTES)
+                    decompressor.decompress(
+                        data, _BLOCK_BYTES
+                    )  # limited, because a block of zeros expands a thousandfold
                 except zlib.error:
                     return False
                 is_inside = not decompressor.eof
@@ -135,16 +146,20 @@ def _chunks(place: str) -> Iterator[bytes]:
 
 
 def zstd_limit(place: str) -> str | None:
-    """Why a sound zstd file cannot be decompressed here, as the middle of a sentence: by its frames' headers (RFC 8878)."""
+    """Explain why pyarrow cannot decompress an undamaged zstd file, from the headers of its frames (RFC 8878).
+
+    Returns:
+        The middle of a sentence, or None if no frame exceeds a limit.
+    """
     with storage.open_random(place) as file:
         size = file.size()
         position = 0
         while position + 6 <= size:
             file.seek(position)
-            header = bytes(file.read(18))
+            header = bytes(file.read(18))  # the longest header of a frame
             magic = int.from_bytes(header[:4], "little")
             if magic in _ZSTD_SKIPPABLE:
-                position += 8 + int.from_bytes(header[4:8], "little")
+                position += 8 + int.from_bytes(header[4:8], "little")  # the mark and the size take 8 bytes
                 continue
             if magic != _ZSTD_MAGIC:
                 return None
@@ -164,7 +179,11 @@ def zstd_limit(place: str) -> str | None:
 
 
 def _frame_header(header: bytes) -> tuple[int, int, int]:
-    """Window in bytes, number of the dictionary (0: none) and bytes of the header."""
+    """Return the window in bytes, the number of the dictionary (0 for none) and the length of a frame's header.
+
+    Reference:
+        RFC 8878, section 3.1.1.1.
+    """
     descriptor = header[4]
     is_single_segment = bool(descriptor & 32)
     dictionary_bytes = (0, 1, 2, 4)[descriptor & 3]
@@ -173,6 +192,7 @@ def _frame_header(header: bytes) -> tuple[int, int, int]:
     dictionary = int.from_bytes(header[start : start + dictionary_bytes], "little")
     start += dictionary_bytes
     if is_single_segment:
+        # The window is the whole content. A size of two bytes is written less 256.
         window = int.from_bytes(header[start : start + content_bytes], "little") + (256 if content_bytes == 2 else 0)
     else:
         base = 1 << (10 + (header[5] >> 3))
@@ -181,9 +201,10 @@ def _frame_header(header: bytes) -> tuple[int, int, int]:
 
 
 def _frame_end(file: pa.NativeFile, position: int, *, has_checksum: bool, size: int) -> int:
-    """Where the next frame begins."""
+    """Return the position of the next frame."""
     while position + 3 <= size:
         file.seek(position)
+        # A block's header: one bit for the last block, two bits for the type, and the size. A run stores one byte.
         block = int.from_bytes(bytes(file.read(3)), "little")
         is_run = block >> 1 & 3 == 1
         position += 3 + (1 if is_run else block >> 3)

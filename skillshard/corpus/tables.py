@@ -1,8 +1,8 @@
-"""Parquet and Arrow: one row a sample, its columns the fields.
+"""Read Parquet and Arrow: a row is a sample, and the columns are the fields.
 
-Values become plain JSON values, as they would be in JSONL (values.py). A value without a JSON form is left out of the
-metadata and counted; as the id or the text of a row, it refuses the row. Memory is bounded by a few MiB of rows
-(Parquet) or one record batch (Arrow, memory-mapped).
+Values become the same plain JSON values as in JSONL (values.py). A metadata value without a JSON form is left out and counted. An id
+or a text without a JSON form refuses the row. Memory is bounded by a few MiB of rows (Parquet) or one record batch (Arrow,
+memory-mapped).
 """
 
 from collections import Counter
@@ -19,9 +19,12 @@ from skillshard.corpus.partitions import Partition, storage_damage
 from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size, sample_of
 from skillshard.corpus.values import NoForm, json_values, label
 
+# Bounds the memory of a batch as Python values, which take several times the bytes of the columns.
 _BATCH_BYTES = 4 << 20
 _BATCH_ROWS = 1024
+# The format of Arrow streams: a continuation mark, and 0 as the length of the next message.
 _STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+# The mark at the start of a file, and the name of the format. A stream of Arrow has no mark of its own.
 _WRITTEN_BY: dict[str, tuple[bytes, str]] = {"parquet": (b"PAR1", "Parquet"), "arrow": (b"ARROW1", "Arrow")}
 
 
@@ -31,6 +34,7 @@ _OTHER_MAGIC = {
 }
 
 
+# Types with values that can be invalid while the offsets are sound, and the types that store the same bytes.
 _STORAGE_TYPES: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType], ...] = (
     (pa.types.is_string, pa.binary()),
     (pa.types.is_large_string, pa.large_binary()),
@@ -42,7 +46,12 @@ _STORAGE_TYPES: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType], ...] = 
 
 
 class _Cut(Exception):
-    """The rest of the table cannot be read, because it is damaged or because of a limit of the reader."""
+    """Error for the rest of a table that is damaged or beyond a limit of the reader.
+
+    Args:
+        detail: Description of the fault, as a part of a sentence.
+        reason: "truncated" for damage, "unsupported" for a limit of the reader.
+    """
 
     def __init__(self, detail: str, reason: Literal["truncated", "unsupported"] = "truncated") -> None:
         super().__init__(detail)
@@ -58,34 +67,44 @@ def read_table(
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
 ) -> Iterator[Sample | Rejection]:
-    """The rows of a Parquet or Arrow partition; `hasher` takes in each row as JSON, `passed_over` values without a form."""
+    """Yield the rows of a Parquet or Arrow partition.
+
+    Args:
+        partition: Partition to read.
+        id_field: Field of the id, or None.
+        text_field: Field of the text.
+        max_sample_bytes: Largest size of a sample.
+        hasher: Hash that is updated with each row as JSON.
+        passed_over: Counter of the values without a JSON form.
+    """
     name = partition.name
     try:
         row, batches = _opened(partition)
     except _Cut as error:
         yield _unreadable(partition, error)
         return
-    asked = (id_field, text_field)
+    requested = (id_field, text_field)
     try:
         for batch in batches:
-            names, columns = _columns(batch, asked, passed_over)
-            gaps = [at for at, values in enumerate(columns) if NoForm in map(type, values)]
+            names, columns = _columns(batch, requested, passed_over)
+            # Few columns have values without a form, so the loop over rows looks only at these columns.
+            gaps = [index for index, values in enumerate(columns) if NoForm in map(type, values)]
             rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * batch.num_rows
-            for i, values in enumerate(rows):
+            for batch_row, values in enumerate(rows):
                 row += 1
                 record = dict(zip(names, values, strict=True))
                 try:
-                    for at in gaps:
-                        if isinstance(value := values[at], NoForm):
-                            if names[at] in asked:
+                    for index in gaps:
+                        if isinstance(value := values[index], NoForm):
+                            if names[index] in requested:
                                 raise BadRecord(value.reason, value.detail)
-                            del record[names[at]]
-                            passed_over.columns[label(names[at], batch.schema.field(names[at]).type)] += 1
+                            del record[names[index]]
+                            passed_over.columns[label(names[index], batch.schema.field(names[index]).type)] += 1
                     sample = _plain(sample_of(record, id_field, text_field, name, row))
                     check_size(sample, max_sample_bytes)
                 except BadRecord as error:
                     hasher.update(orjson.dumps([error.reason, error.detail, error.id]))
-                    yield Rejection(name, row, error.reason, error.detail, error.id, _shown(names, columns, i))
+                    yield Rejection(name, row, error.reason, error.detail, error.id, _shown(names, columns, batch_row))
                 else:
                     hasher.update(orjson.dumps([sample.id, sample.text, sample.meta]))
                     yield sample
@@ -94,14 +113,18 @@ def read_table(
 
 
 def _columns(
-    batch: pa.RecordBatch, asked: Sequence[str | None], passed_over: PassedOver
+    batch: pa.RecordBatch, requested: Sequence[str | None], passed_over: PassedOver
 ) -> tuple[list[str], list[list[Any]]]:
-    """The names of the columns and their JSON values. Of several columns of one name none can be meant."""
+    """Return the names of the columns and their JSON values. Columns that share a name are left out.
+
+    Raises:
+        _Cut: The id or text column shares its name with another column, or a column cannot be read.
+    """
     counts = Counter(batch.schema.names)
     names: list[str] = []
     columns: list[list[Any]] = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if counts[name] > 1 and name in asked:
+        if counts[name] > 1 and name in requested:
             raise _Cut(
                 f"{counts[name]} columns have the name {name!r}, which is asked for. Rename the columns", "unsupported"
             )
@@ -121,12 +144,12 @@ def _columns(
 
 
 def rows_before(partition: Partition) -> int:
-    """How many rows of the file come before the partition."""
+    """Return the number of rows of the file before the partition."""
     return _opened(partition)[0]
 
 
 def _opened(partition: Partition) -> tuple[int, Iterator[pa.RecordBatch]]:
-    """How many rows come before the partition, and its batches."""
+    """Return the number of rows before the partition, and the batches of the partition."""
     if partition.file_bytes == 0:
         raise _Cut("the file is empty, 0 bytes")
     source = storage.open_random(partition.place)
@@ -137,7 +160,7 @@ def _opened(partition: Partition) -> tuple[int, Iterator[pa.RecordBatch]]:
             before, schema, batches = _open_arrow_file(source, partition)
         else:
             before, schema, batches = _open_arrow_stream(source, partition)
-        _ = schema.names  # a name can have bytes that are no text
+        _ = schema.names  # raises if a name of a damaged file is not UTF-8
     except storage_damage(partition.place) as error:
         raise _cut_by(error) from error
     return before, _cutting(batches, partition.place)
@@ -167,7 +190,10 @@ def _open_arrow_stream(source: pa.NativeFile, partition: Partition) -> tuple[int
 
 
 def _stream_batches(reader: Any, source: pa.NativeFile, partition: Partition) -> Iterator[pa.RecordBatch]:
-    """pyarrow takes a stream cut between two batches for a whole one, so the mark at its end is looked for here."""
+    """Yield the batches of a stream, and check the mark at the end.
+
+    pyarrow accepts a stream that is cut off between two batches, so the check is needed.
+    """
     for batch in reader:
         yield _sound(batch)
     source.seek(max(0, partition.file_bytes - len(_STREAM_END)))
@@ -176,19 +202,19 @@ def _stream_batches(reader: Any, source: pa.NativeFile, partition: Partition) ->
 
 
 def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Offsets of a damaged file could point anywhere, and pyarrow would follow them and crash; so they are checked."""
+    """Check the offsets of a batch. pyarrow would follow the offsets of a damaged file to any address, and crash."""
     for column in batch.columns:
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
-            # Text that is not UTF-8, and times that no clock shows, are left for each row to say. Only the offsets count.
+            # Invalid UTF-8 and impossible times are faults of single rows, and are found later. Only wrong offsets raise again.
             storage_type = _storage_type(column.type)
             column.view(storage_type).validate(full=True)
     return batch
 
 
 def _storage_type(kind: pa.DataType) -> pa.DataType:
-    """The type with bytes and integers in place of text and times, at every depth."""
+    """Return the type with bytes and integers in place of texts and times, at every depth."""
     types = pa.types
     for test, plain in _STORAGE_TYPES:
         if test(kind):
@@ -213,6 +239,7 @@ def _storage_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _cutting(batches: Iterator[pa.RecordBatch], place: str) -> Iterator[pa.RecordBatch]:
+    """Yield the batches, and turn the errors of pyarrow into `_Cut`."""
     damage = storage_damage(place)
     while True:
         try:
@@ -225,19 +252,19 @@ def _cutting(batches: Iterator[pa.RecordBatch], place: str) -> Iterator[pa.Recor
 
 
 def _plain(sample: Sample) -> Sample:
-    """The sample with its metadata as JSON gives it back: pairs are arrays, NaN is null."""
+    """Return the sample with its metadata as after a pass through JSON: pairs become arrays, and NaN becomes null."""
     return Sample(sample.id, sample.text, orjson.loads(orjson.dumps(sample.meta)))
 
 
 def _shown(names: Sequence[str], columns: Sequence[Sequence[Any]], row: int) -> str:
-    """The row as JSON, for a person; made again, because `sample_of` has taken the record apart."""
+    """Return a row as JSON, for the raw text of a rejection. `sample_of` has taken the first record apart."""
     record = {name: values[row] for name, values in zip(names, columns, strict=True)}
     return orjson.dumps(record, default=repr).decode()
 
 
 def _cut_by(error: Exception) -> _Cut:
-    """What a library's exception says of the rest of the file: a limit of the library is no damage."""
-    message = " ".join(str(error).split()).rstrip(".")
+    """Turn an error of pyarrow into a `_Cut`. A limit of the library is not damage."""
+    message = " ".join(str(error).split()).rstrip(".")  # pyarrow's messages can have several lines
     if isinstance(error, pa.ArrowNotImplementedError) or "crypt" in message:
         return _Cut(
             f"pyarrow {pa.__version__} cannot read it ({message}). Write it anew with a common codec and without encryption",
@@ -247,7 +274,7 @@ def _cut_by(error: Exception) -> _Cut:
 
 
 def _unreadable(partition: Partition, error: _Cut) -> Rejection:
-    """The rejection of a file that gives not a single row."""
+    """Return the rejection of a file without a readable row."""
     magic, kind = _WRITTEN_BY.get(partition.format, (b"", "Arrow"))
     with storage.open_stream(partition.place) as stream:
         head = bytes(stream.read(4096))

@@ -1,10 +1,11 @@
-"""WebDataset tars: a sample is the members that share a key, `key.txt` with its text and `key.json` with the rest.
+"""Read WebDataset tars: neighbouring members with the same key are a sample, with the text in `key.txt` and the rest in `key.json`.
 
-The key is a member's path up to the first dot of its last part. Read as a stream with the standard library, one sample
-in memory at a time; other members of a sample (images, pickles) are passed over and never opened.
+The key is the path of a member up to the first dot of the last part. The standard library reads a tar as a stream, with one sample
+in memory at a time. Other members of a sample (images, pickles) are passed over and never opened.
 
-Members that belong to no sample neither make one nor end one, and are counted: hidden ones (macOS packs a `._NAME` before
-each NAME), those without a suffix, `__NAME__` of webdataset, descriptions of the data set (README.md, LICENSE.txt).
+Some members belong to no sample. Such a member neither begins nor ends a sample, and is counted: hidden members (macOS packs a
+`._NAME` before each NAME), members without a suffix, `__NAME__` of webdataset, and descriptions of the data set (README.md,
+LICENSE.txt).
 """
 
 import tarfile
@@ -32,8 +33,9 @@ from skillshard.corpus.sample import (
 from skillshard.errors import name_some
 from skillshard.printable import printable
 
-_RECORD = tarfile.BLOCKSIZE
+_RECORD = tarfile.BLOCKSIZE  # 512 bytes: a header, and the unit of the end mark
 _CHUNK_BYTES = 1 << 20
+# Names of files beside the data, in any letter case, which packers add to the top of a tar.
 _DESCRIPTIONS = (
     "readme",
     "license",
@@ -45,17 +47,19 @@ _DESCRIPTIONS = (
     "authors",
     "dataset_card",
 )
-# Of a damaged header, tarfile lets more through than its own errors. An OSError is the disk or the network.
+# A damaged header can make tarfile raise more than its own errors. An OSError comes from the disk or the network, and is raised.
 _DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, IndexError)
 
 
 @dataclass(slots=True)
 class _Group:
-    """The members of one key, by extension.
+    """Members with the same key.
 
     Attributes:
-        too_large: the extension of a member that was not read, because of its size.
-        link: a text or JSON member that is a link: its extension and the name of the member that it points to.
+        key: Key of the members.
+        members: Extension -> content.
+        too_large: Extension of a member that is too large to be read.
+        link: Extension and target of a text or JSON member that is a link.
     """
 
     key: str
@@ -66,7 +70,14 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A member of a sample: its bytes (None: the member is too large), or the target of a link. A key of None marks the end of the tar."""
+    """Member of a sample.
+
+    Attributes:
+        key: Key of the member. None marks the end of the tar.
+        ext: Extension in lower case, with its dots.
+        data: Content. None for a member that is too large, and empty for a member that is not read.
+        link: Target of a text or JSON member that is a link, otherwise None.
+    """
 
     key: str | None
     ext: str = ""
@@ -75,7 +86,7 @@ class _Member:
 
 
 class _Cut(Exception):
-    """The rest of the tar cannot be read."""
+    """Error for the rest of a tar that cannot be read."""
 
 
 def read_tar(
@@ -87,7 +98,16 @@ def read_tar(
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
 ) -> Iterator[Sample | Rejection]:
-    """The samples of a tar; `hasher` takes in the bytes that each was made of, `passed_over` members of no sample."""
+    """Yield the samples of a tar.
+
+    Args:
+        partition: Partition to read, a whole tar.
+        id_field: Field of the id. A sample without this field gets the key as its id. With None, the id is made of the place.
+        text_field: Field of the text, if the text is in the JSON member.
+        max_sample_bytes: Largest size of a sample.
+        hasher: Hash that is updated with the names and the content of the members of each sample.
+        passed_over: Counter of the members that belong to no sample.
+    """
     name, row = partition.name, 0
     try:
         for group in _groups(partition, 16 * max_sample_bytes + _CHUNK_BYTES, passed_over):
@@ -95,6 +115,7 @@ def read_tar(
             names = (group.key, *sorted(group.members))
             hasher.update(orjson.dumps([_id_of(name) or printable(name) for name in names]))
             for ext in sorted(group.members):
+                # With the length first, two members cannot give the same bytes as two others that are cut elsewhere.
                 hasher.update(b"%d:" % len(group.members[ext]) + group.members[ext])
             try:
                 record = _record(group, passed_over, id_field=id_field, text_field=text_field)
@@ -121,7 +142,8 @@ def _cut_off(partition: Partition, row: int, damage: str) -> Rejection:
 def _begins_as_tar(partition: Partition) -> bool:
     with storage.open_stream(partition.place) as stream:
         head = bytes(stream.read(_RECORD))
-    if len(head) < _RECORD:  # too short for its checksum: a path with zeros behind it, then an octal number
+    # A file shorter than a header has no checksum. Its start must look like a path, zeros, and an octal number.
+    if len(head) < _RECORD:
         path, mode = head[:100].rstrip(b"\0"), head[100:107]
         return b"\0" not in path and not path.startswith((b"{", b"\x1f\x8b")) and (not mode or mode.isdigit())
     try:
@@ -132,9 +154,13 @@ def _begins_as_tar(partition: Partition) -> bool:
 
 
 def _groups(partition: Partition, member_limit: int, passed_over: PassedOver) -> Iterator[_Group]:
-    """Neighbouring members of one key; what follows a group, at last the tar's own end, shows that it is whole."""
+    """Yield groups of neighbouring members with the same key. The next member, or the end of the tar, completes a group.
+
+    A tar that is cut off has no end mark, so the last group of such a tar is not complete and is not yielded.
+    """
     group: _Group | None = None
     for member in _members(partition, member_limit, passed_over):
+        # A repeated extension begins another sample. Otherwise the second member would replace the first in silence.
         if group is not None and (member.key != group.key or member.ext in group.members):
             yield group
             group = None
@@ -150,14 +176,20 @@ def _groups(partition: Partition, member_limit: int, passed_over: PassedOver) ->
 
 
 def _members(partition: Partition, member_limit: int, passed_over: PassedOver) -> Iterator[_Member]:
-    """The members of samples, with empty bytes for those not ours, and at last the mark of the tar's end."""
+    """Yield the members of samples, and a member without key at the end of a whole tar.
+
+    Members other than texts and JSON have empty content.
+
+    Raises:
+        _Cut: The tar is damaged or cut off.
+    """
     if partition.file_bytes == 0:
         raise _Cut("the file is empty, 0 bytes")
     with storage.open_stream(partition.place) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
                 while (member := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # or the tar remembers every member
+                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile remembers every member, which fills the memory
                     if member.isdir():
                         continue
                     if (kind := _of_no_sample(member)) is not None:
@@ -170,17 +202,18 @@ def _members(partition: Partition, member_limit: int, passed_over: PassedOver) -
                 end = tar.offset
         except _DAMAGE as error:
             raise _Cut(str(error) or type(error).__name__) from error
+    # tarfile does not say why it stops, so the block at the place of the stop is read again.
     with storage.open_random(partition.place) as file:
         file.seek(min(end, partition.file_bytes))
         _check_end_mark(bytes(file.read(_RECORD)), end)
-        yield _Member(None)
+        yield _Member(None)  # before the rest is checked: damage after the end mark does not refuse the last sample
         while chunk := bytes(file.read(_CHUNK_BYTES)):
             if chunk.strip(b"\0"):
                 raise _Cut("data after the end-of-archive mark, as of two tars joined")
 
 
 def _of_no_sample(member: tarfile.TarInfo) -> str | None:
-    """The kind of a member that belongs to no sample, or None."""
+    """Return the kind of a member that belongs to no sample, or None for a member of a sample."""
     *folders, base = [part for part in member.name.split("/") if part not in ("", ".")] or [""]
     for folder in folders:
         if (folder.startswith(".") and folder != "..") or folder == "__MACOSX":
@@ -210,7 +243,8 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, ext: str, member_lim
 
 
 def _key_and_ext(path: str) -> tuple[str, str]:
-    """
+    """Split the path of a member into the key and the extension in lower case.
+
     >>> _key_and_ext("./a.b/000.meta.JSON")
     ('a.b/000', '.meta.json')
     """
@@ -220,7 +254,7 @@ def _key_and_ext(path: str) -> tuple[str, str]:
 
 
 def _check_end_mark(mark: bytes, offset: int) -> None:
-    """tarfile stops without a word at a header that is cut off or damaged; a whole tar has zeros there."""
+    """Raise `_Cut` unless the block after the last member is zeros. tarfile stops silently at a damaged or missing header."""
     if len(mark) < _RECORD:
         raise _Cut("no end-of-archive mark")
     if mark.strip(b"\0"):
@@ -228,7 +262,11 @@ def _check_end_mark(mark: bytes, offset: int) -> None:
 
 
 def _member(group: _Group, ending: Literal[".txt", ".json"], passed_over: PassedOver) -> bytes | None:
-    """The member whose extension is `ending`, or else the only member whose extension ends so; None if there is none."""
+    """Return the member with the extension `ending`, or the only member whose extension ends with `ending`, or None.
+
+    Raises:
+        BadRecord: Several extensions end with `ending`, and no extension is `ending` itself.
+    """
     exts = sorted(ext for ext in group.members if ext.endswith(ending))
     if ending in group.members:
         if len(exts) > 1:
@@ -245,7 +283,7 @@ def _member(group: _Group, ending: Literal[".txt", ".json"], passed_over: Passed
 
 
 def _id_of(key: str) -> str | None:
-    """The key as an id, where it is text and not bytes of another encoding."""
+    """Return the key as an id, or None if the key is not valid UTF-8."""
     try:
         key.encode()
     except UnicodeEncodeError:

@@ -1,19 +1,19 @@
-"""Values of Arrow columns as the JSON values that they would be in a line of JSON.
+"""Turn the values of Arrow columns into JSON values, the same as in a line of JSON.
 
 | Arrow | JSON |
 |---|---|
 | null, booleans, integers, strings | the same |
-| floats | the same; NaN is null, an infinity has no form |
-| decimals | their digits, as a string: JSON readers would round them |
-| dates, times, timestamps | ISO text; of a time zone, the text of the instant in UTC, with "Z" |
-| binary | the string, if it is UTF-8 without the character NUL, else no form |
+| floats | the same, but null for NaN and no form for an infinity |
+| decimals | the digits as a string, because JSON readers would round a number |
+| dates, times, timestamps | ISO text, with a time zone in UTC and with "Z" |
+| binary | a string for UTF-8 without the character NUL, otherwise no form |
 | lists, maps, structs | arrays, arrays of pairs, objects |
-| dictionary and run-end encoding, extension types | their values; a UUID its text |
+| dictionary and run-end encoding, extension types | the encoded values, and text for a UUID |
 | durations, intervals, unions, all others | no form |
 
-The rules hold at every depth. They ask neither pandas nor a database of time zones, which one machine has and another
-has not: equal files give equal values everywhere. A value without a form is left out of the object that holds it, and
-counted; an array that holds one has no form itself.
+The rules hold at every depth. The rules need neither pandas nor a database of time zones, which some machines lack. So equal files
+give equal values on all machines. A value without a form is counted and left out of its object. An array with such a value has no
+form either.
 """
 
 import math
@@ -29,32 +29,37 @@ import pyarrow.compute as pc
 
 from skillshard.corpus.sample import Reason
 
-_MAX_DEPTH = 50  # a limit well inside those of Python's stack and of orjson; what is deeper is no metadata of a text
-_TYPE_CHARS = 40
-_NO_TIME = "<value out of range"  # what pyarrow writes in place of a time that no calendar or clock shows
+_MAX_DEPTH = 50  # well inside the limits of Python's stack and of orjson, and deeper than the metadata of texts
+_TYPE_CHARS = 40  # the type of a struct names all fields, and could fill a page
+_NO_TIME = "<value out of range"  # the text of pyarrow for an impossible time
 
 
 @dataclass(frozen=True, slots=True)
 class NoForm:
-    """A value that JSON cannot hold, and why, as the middle of a sentence."""
+    """Value without a JSON form.
+
+    Attributes:
+        reason: Stable category, for counting.
+        detail: Description of the fault, as the middle of a sentence.
+    """
 
     reason: Reason
     detail: str
 
 
 def json_values(array: pa.Array, path: str, left_out: Counter[str]) -> list[Any]:
-    """A column as a list of JSON values; `NoForm` for each value that has none.
+    """Return the JSON values of a column, with `NoForm` for each value without a form.
 
     Args:
-        array: the column.
-        path: its name.
-        left_out: takes in the number of values without a form that stand in an object, under "column.field (type)".
+        array: Column.
+        path: Name of the column.
+        left_out: Counter of the values that are left out of objects, under "column.field (type)".
     """
     return _values(array, path, left_out, 0)
 
 
 def label(path: str, type: pa.DataType) -> str:
-    """The words under which a column is counted: its path and its type.
+    """Return the name under which the values of a column are counted: the path and the type.
 
     >>> label("image.bytes", pa.binary())
     'image.bytes (binary)'
@@ -72,11 +77,11 @@ def _values(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> l
         return _extension(array, path, left_out, depth)
     if types.is_null(kind) or types.is_boolean(kind) or types.is_integer(kind):
         return array.to_pylist()
-    if types.is_list(kind) and types.is_string(kind.value_type):  # the most frequent nesting, so it has a shorter way
+    if types.is_list(kind) and types.is_string(kind.value_type):  # a fast path for the most frequent nesting
         try:
             return array.to_pylist()
         except UnicodeDecodeError:
-            pass  # each string is looked at below
+            pass  # the code below checks each string by itself
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return _strings(array, path)
     if types.is_floating(kind):
@@ -109,8 +114,8 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _without_form(array: pa.Array, path: str) -> list[Any]:
-    none = NoForm("wrong-type", f"column {path!r} of type {array.type} has no JSON form")
-    return [none if valid else None for valid in array.is_valid().to_pylist()]
+    no_form = NoForm("wrong-type", f"column {path!r} of type {array.type} has no JSON form")
+    return [no_form if is_valid else None for is_valid in array.is_valid().to_pylist()]
 
 
 def _strings(array: pa.Array, path: str) -> list[Any]:
@@ -131,7 +136,7 @@ def _decoded(value: bytes, path: str) -> str | NoForm:
 
 
 def _text_of(value: bytes, path: str) -> str | NoForm:
-    """Bytes as text. Numbers and hashes can be UTF-8 by chance; most of them hold a NUL, and no text does."""
+    """Return bytes as text. Numbers and hashes can be UTF-8 by chance, but most contain a NUL, and texts do not."""
     if b"\0" in value:
         return NoForm("wrong-type", f"column {path!r} of bytes has no JSON form where it holds the byte NUL")
     return _decoded(value, path)
@@ -149,6 +154,7 @@ def _floats(array: pa.Array, path: str) -> list[Any]:
 
 def _times(array: pa.Array, path: str) -> list[Any]:
     mark = ""
+    # A timestamp with a zone stores UTC. A view without the zone gives the text in UTC, without the database of time zones.
     if pa.types.is_timestamp(array.type) and array.type.tz is not None:
         array, mark = array.view(pa.timestamp(array.type.unit)), "Z"
     try:
@@ -165,7 +171,7 @@ def _times(array: pa.Array, path: str) -> list[Any]:
 
 
 def _time(array: pa.Array, path: str) -> str | NoForm | None:
-    """The text of one time; a file can hold times that no clock shows, such as 25 o'clock."""
+    """Return the text of a single time. A file can hold impossible times, such as 25 o'clock."""
     try:
         (text,) = array.cast(pa.string()).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -175,12 +181,12 @@ def _time(array: pa.Array, path: str) -> str | NoForm | None:
 
 def _objects(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> list[Any]:
     names = [field.name for field in array.type]
-    if len(set(names)) < len(names):
+    if len(set(names)) < len(names):  # a JSON object would keep only the last of equal names
         return _without_form(array, path)
     valid = array.is_valid().to_pylist()
     records: list[Any] = [{} if is_valid else None for is_valid in valid]
-    for at, name in enumerate(names):
-        child = array.field(at)
+    for index, name in enumerate(names):
+        child = array.field(index)
         for record, value in zip(records, _values(child, f"{path}.{name}", left_out, depth + 1), strict=True):
             if record is None:
                 continue
@@ -217,7 +223,7 @@ def _maps(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> lis
 
 
 def _bounds(array: pa.Array) -> list[tuple[int, int]] | None:
-    """First and last value, exclusive, of each list in `array.values`; None if the type is no list."""
+    """Return the start and the end, exclusive, of each list in `array.values`, or None for other types."""
     types, kind = pa.types, array.type
     if types.is_list(kind) or types.is_large_list(kind):
         return list(pairwise(array.offsets.to_pylist()))
@@ -231,7 +237,7 @@ def _bounds(array: pa.Array) -> list[tuple[int, int]] | None:
 
 
 def _span(bounds: Sequence[tuple[int, int]], valid: Sequence[bool]) -> tuple[int, int]:
-    """The stretch of values that the lists which are not null need."""
+    """Return the stretch of values with all lists that are not null. A null list may have arbitrary bounds."""
     used = [bound for bound, is_valid in zip(bounds, valid, strict=True) if is_valid and bound[1] > bound[0]]
     return (min(start for start, _ in used), max(stop for _, stop in used)) if used else (0, 0)
 

@@ -34,7 +34,7 @@ class Bad(NamedTuple):
     """One kind of bad input: how it is put into a corpus of good samples, and what is said of it."""
 
     write: Callable[[Path], None]
-    backend: str
+    where: str
     reason: str
     says: str
     remedy: str
@@ -277,7 +277,7 @@ def test_no_such_file_and_nothing_found_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("notes")
     for place, says in (
         ("nowhere", "no such file or directory. Give a directory"),
-        ("*.parquet", "no corpus files found. Looked for names that end in"),
+        ("*.parquet", "no corpus files found. Names must end in"),
         ("empty", "no corpus files found"),
         ("notes.md", "unknown suffix"),
     ):

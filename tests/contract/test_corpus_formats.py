@@ -166,7 +166,7 @@ def test_the_digest_is_that_of_the_rows_and_known_only_at_the_end(write: Writer,
         write(tmp_path / name, rows)
         readers = [PartitionReader(p) for p in Corpus.open(tmp_path / name).partitions()]
         for reader in readers:
-            with pytest.raises(ValueError, match="the digest is known when all rows have been read"):
+            with pytest.raises(ValueError, match="the digest is known after the last row"):
                 reader.digest()
             list(reader)
         return [reader.digest() for reader in readers]

@@ -129,8 +129,8 @@ def test_a_known_format_in_another_compression_is_refused_beside_files_that_are_
 ) -> None:
     put(tmp_path, "a.jsonl", f"sub/b.{suffix}", "e.txt")
     sentence = refusal(tmp_path)
-    assert f"1 of its files in a compression that is not read: sub/b.{suffix}" in sentence
-    assert "Decompress these files, or name the files that are meant with a glob" in sentence
+    assert f"1 file in a compression that is not read: sub/b.{suffix}" in sentence
+    assert "Decompress these files, or choose other files with a glob" in sentence
     assert names_of(f"{tmp_path}/*.jsonl") == ["a.jsonl"]
 
 
@@ -151,7 +151,7 @@ def test_the_splits_of_a_saved_dataset_dict_are_not_merged(tmp_path: Path) -> No
     (tmp_path / "dd" / "dataset_dict.json").write_bytes(orjson.dumps({"splits": ["train", "test"]}))
     sentence = refusal(tmp_path / "dd")
     assert sentence == (
-        f"{tmp_path}/dd is a saved DatasetDict with the splits test, train, and a corpus is one of them. Name the "
+        f"{tmp_path}/dd is a saved DatasetDict with the splits test, train, and a corpus is a single split. Name the "
         f"directory of the split, such as {tmp_path}/dd/train."
     )
     assert refusal(tmp_path) == sentence
@@ -169,7 +169,7 @@ def test_a_dataset_dict_of_one_split_is_read(tmp_path: Path) -> None:
 def test_a_saved_dataset_without_one_of_its_files_is_refused(tmp_path: Path) -> None:
     save_dataset(tmp_path / "ds", "data-0.arrow", "data-1.arrow")
     (tmp_path / "ds" / "data-1.arrow").unlink()
-    assert "ds/state.json lists data-1.arrow, and no such file is there" in refusal(tmp_path / "ds")
+    assert "ds/state.json lists data-1.arrow, but these files are missing" in refusal(tmp_path / "ds")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_of_a_delta_table_only_the_files_of_its_newest_version_are_read(tmp_path
     write_delta(tmp_path, [add_new], [{"add": {"path": "new%201.parquet", "deletionVector": {"x": 1}}}])
     assert "rows that are marked as deleted" in refusal(tmp_path)
     write_delta(tmp_path, [add_new], [{"add": {"path": "gone.parquet"}}])
-    assert "names gone.parquet, and no such file is there" in refusal(tmp_path)
+    assert "lists gone.parquet, but these files are missing" in refusal(tmp_path)
     (tmp_path / "_delta_log" / f"{0:020d}.json").unlink()
     assert "log does not begin at version 0" in refusal(tmp_path)
 
@@ -297,7 +297,7 @@ def test_a_name_that_is_not_utf8_stops_nothing_unless_it_is_of_the_corpus(tmp_pa
     place = bad_name(tmp_path, b"caf\xe9.jsonl")
     for named in (tmp_path, place, f"{tmp_path}/*.jsonl"):
         assert refusal(named) == (
-            f"{tmp_path}/caf\\xe9.jsonl: the name is not valid UTF-8 (shown with \\x for each such byte). Rename it."
+            f"{tmp_path}/caf\\xe9.jsonl: the name is not valid UTF-8 (\\x marks each wrong byte). Rename the file."
         )
 
 

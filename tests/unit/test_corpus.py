@@ -537,23 +537,23 @@ def test_a_glob_is_expanded_here(pattern: str, names: list[str], tree: Path) -> 
         (
             ["empty"],
             (
-                "{tree}/empty: no corpus files found. Looked for names that end in "
-                f"{SUFFIXES}, hidden files left out. Check the path, or convert the files to one of these formats."
+                "{tree}/empty: no corpus files found. Names must end in "
+                f"{SUFFIXES}, and hidden files are left out. Check the path, or convert the files to one of these formats."
             ),
         ),
         (
             ["CORPUS.md"],
-            (f"{{tree}}/CORPUS.md: unknown suffix. Known are {SUFFIXES}. Rename or convert the file."),
+            (f"{{tree}}/CORPUS.md: unknown suffix. The known suffixes are {SUFFIXES}. Rename or convert the file."),
         ),
         (
             ["b.jsonl", "."],
-            "Given twice: {tree}/b.jsonl. Name each file once, or only the directory they are in.",
+            "Given twice: {tree}/b.jsonl. Name each file once, or only the directory of the files.",
         ),
         (
             ["b.jsonl", "twin/b.jsonl"],
             (
                 "Two files have the name 'b.jsonl' in the corpus: {tree}/b.jsonl, {tree}/twin/b.jsonl. "
-                "Name the directory above both, so that their names tell them apart, or rename one."
+                "Name the directory above both, so that the names in the corpus differ, or rename one file."
             ),
         ),
     ],
@@ -577,8 +577,8 @@ def test_a_file_changed_after_it_was_cut_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError) as error:
         list(read_partition(partition))
     assert str(error.value) == (
-        f"{path} is 54 bytes, but was 27 when the corpus was opened: it has changed since. "
-        "Start again with the corpus as it is now."
+        f"{path} is 54 bytes, but was 27 when the corpus was opened: the file has changed since. "
+        "Start again with the present corpus."
     )
 
 
