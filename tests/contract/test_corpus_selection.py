@@ -247,7 +247,7 @@ SPECIAL: dict[str, Callable[[Path], None]] = {
     "a named pipe": lambda path: os.mkfifo(path),
     "a socket": write_socket,
     "a device": lambda path: path.symlink_to("/dev/zero"),
-    "a link to a file that is not there": lambda path: path.symlink_to("nowhere"),
+    "a link to a missing file": lambda path: path.symlink_to("nowhere"),
 }
 
 
