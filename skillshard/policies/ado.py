@@ -99,12 +99,12 @@ class Ado(Online):
         fitted, draws = state["fitted_step"], state["curve"]["draws"]
         if len(draws) < 4 or (fitted is not None and step - fitted < self.refit_steps):
             return state
+        import scipy.optimize  # noqa: F401  # before the limit, which reaches only the libraries that are loaded
         from threadpoolctl import threadpool_limits
 
         n, losses = np.array(draws, dtype=np.float64), np.array(state["curve"]["losses"])
-        with threadpool_limits(
-            1
-        ):  # several threads wait for each other over 3 x 3 matrices, which takes 25 times the CPU time
+        # Several threads wait for each other over 3 x 3 matrices, which takes 25 times the CPU time.
+        with threadpool_limits(1):
             laws = [fit_scaling_law(n, curve, least_log_loss=self.least_log_loss) for curve in losses.T]
         if any(law is None for law in laws):
             return {**state, "fitted_step": step}
