@@ -1,1 +1,1 @@
-"""The mixed stream: its order (pure), the ledger of its decisions, and the mixer that obeys it."""
+"""The mixed stream: its order (pure functions), the ledger of the decisions, and the mixer that obeys the ledger."""

@@ -1,6 +1,6 @@
 """The arithmetic of a run: from weights to draws, and from a position in the stream to the draws of each skill.
 
-Pure functions of run.json and the rounds of a ledger.
+All functions are pure functions of run.json and the rounds of a ledger.
 """
 
 import operator
@@ -16,11 +16,12 @@ from skillshard.mixing.order import ENDLESS, draw_weights, fixed_point, interlea
 def available_draws(
     repeat: str, num_samples: Int[np.ndarray, " skill"], drawn: Int[np.ndarray, " skill"]
 ) -> Int[np.ndarray, " skill"]:
-    """How many more draws each skill may give; practically endless where epochs follow one another.
+    """Compute the number of draws that each skill may still give. With endless epochs the number is `ENDLESS`.
 
     >>> available_draws("cap:2", np.array([10, 3]), np.array([15, 6])).tolist()
     [5, 0]
     """
+    # With "stop" the counts are not limited either: the stream ends inside a round, before the first repeated sample.
     if repeat in ("epochs", "stop"):
         return np.full(len(num_samples), ENDLESS)
     most = 1 if repeat == "drop" else int(repeat.removeprefix("cap:"))
@@ -33,11 +34,13 @@ def round_counts(
     carry: Int[np.ndarray, " skill"],
     drawn: Int[np.ndarray, " skill"],
 ) -> tuple[Int[np.ndarray, " skill"], Int[np.ndarray, " skill"]]:
-    """Draws of each skill in a round, and the new carry, from the policy's weights.
+    """Compute the draws of each skill in a round, and the new carry, from the policy's weights.
 
     Args:
-        carry: draws owed by earlier rounds, in units of 2**-40.
-        drawn: draws of each skill in all rounds before.
+        run: Run of the ledger.
+        weights: Weights of the policy, in the run's unit.
+        carry: Draws owed to each skill by earlier rounds, in units of 2**-40.
+        drawn: Number of draws of each skill in all rounds before.
     """
     num_samples = np.array(run.num_samples)
     over_draws = weights if run.num_tokens is None else draw_weights(weights, num_samples, np.array(run.num_tokens))
@@ -46,7 +49,7 @@ def round_counts(
 
 
 def drawn_at(run: RunRecord, record: RoundRecord, draw: int) -> list[int]:
-    """Draws of each skill among the first `draw` of the stream, whose last is in this round, or after it."""
+    """Count the draws of each skill among the first `draw` draws of the stream. The last of these draws lies in this round or later."""
     seen, counts = min(draw - record.first_draw, record.num_draws), record.counts
     if seen < sum(counts):
         skill, _ = interleave(np.array(counts), "round", run.seed, record.round)
@@ -55,10 +58,11 @@ def drawn_at(run: RunRecord, record: RoundRecord, draw: int) -> list[int]:
 
 
 def in_unit(run: RunRecord, drawn: Sequence[int]) -> Sequence[int]:
-    """Draws of each skill in the unit of the run's weights: as they are, or as the tokens they have on average, rounded down.
+    """Convert draws of each skill to the unit of the run's weights: samples, or the average tokens of so many samples, rounded down.
 
-    Whole epochs have exactly so many tokens; a part of one has them in expectation.
+    The number of tokens is exact over whole epochs, and an expectation within an epoch.
     """
+    # Integer arithmetic, so that the policy of every rank and every replay sees the same number.
     if run.num_tokens is None:
         return drawn
     sizes = zip(drawn, run.num_samples, run.num_tokens, strict=True)

@@ -1,15 +1,15 @@
 """The ledger: the append-only record of a run, and the channel over which its processes agree.
 
-    RUN/run.json                                        what the run is: shards, skills, seed, round_draws, lag, policy
-    RUN/generations/00000001.json                       a resume: where generation 1 cuts off generation 0, and who began it
-    RUN/generations/00000000/observations/00000000.json losses reported, numbered in their order; their draws rise
-    RUN/generations/00000000/rounds/00000001.json       a round decided: weights, counts, what was used, the policy's state
+    RUN/run.json                                        the definition of the run: shards, skills, seed, round_draws, lag, policy
+    RUN/generations/00000001.json                       a resume: the records that generation 1 keeps of generation 0, and its job
+    RUN/generations/00000000/observations/00000000.json reported losses, numbered in the order of the reports; their draws rise
+    RUN/generations/00000000/rounds/00000001.json       a decided round: weights, counts, observations used, state of the policy
 
-One primitive carries everything: *put if absent*. A process that needs a round computes the round and puts it. The first
-put wins, and every process reads that one. A dead process leaves nothing half-done.
+One primitive carries the whole protocol: *put if absent*. A process that needs a round computes the round and puts the record. The
+first put wins, and every process reads the winner's record. A dead process leaves no partial record.
 
-Every record holds a checksum of its own content and the checksum of its predecessor, so a changed or missing record is
-noticed when it is read. `skillshard.mixing.records` reads the records of one generation.
+Every record holds a checksum of its own content and the checksum of its predecessor, so a reader notices a changed or missing
+record. `skillshard.mixing.records` reads the records of a generation.
 """
 
 import errno
@@ -28,13 +28,13 @@ RecordType = TypeVar("RecordType", bound="LedgerRecord")
 
 
 def _requires_checksum(schema: dict[str, Any]) -> None:
-    """Say in the JSON Schema that a record on disk has its checksum, which a new record computes itself."""
+    """Require the checksum in the JSON Schema: a new record computes its checksum, and a record on disk always has a checksum."""
     schema["properties"]["checksum"].pop("default")
     schema["required"].append("checksum")
 
 
 class LedgerRecord(BaseModel):
-    """Anything in a ledger: immutable, no unknown fields, one JSON form, a checksum of its own content."""
+    """A record of a ledger: immutable, without unknown fields, with a single JSON form and a checksum of its content."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_requires_checksum)
 
@@ -52,6 +52,7 @@ class LedgerRecord(BaseModel):
         return self
 
     def _content(self) -> dict[str, Any]:
+        # Not by `model_dump`, which copies every list: lists may be long, and every read and every put computes the checksum.
         values = {**self.__dict__}
         del values["checksum"]
         return {
@@ -64,7 +65,7 @@ class LedgerRecord(BaseModel):
 
 
 def _plain(value: Any) -> Any:
-    """The JSON form of a field; most are plain JSON already, and long lists must not be copied."""
+    """Return the JSON form of a field. Most fields are plain JSON already, and a long list must not be copied."""
     if isinstance(value, BaseModel):
         return value.model_dump()
     if isinstance(value, list) and value and isinstance(value[0], BaseModel):
@@ -73,25 +74,27 @@ def _plain(value: Any) -> Any:
 
 
 class RunRecord(LedgerRecord):
-    """run.json: what determines the stream, beside the observations."""
+    """The record run.json: the facts that determine the stream together with the observations."""
 
     schema_version: Literal["skillshard/run/2"] = Field("skillshard/run/2", alias="schema")
     shards: str = Field(description="digest of the shard set's manifest")
-    skills: list[str] = Field(min_length=1, description="training skills; the order of every list of numbers")
-    num_samples: list[int] = Field(description="training samples of each skill")
-    unit: str = Field(pattern=r"^(samples|tokens)$", description="what the policy's weights are shares of")
-    num_tokens: list[int] | None = Field(description="training tokens of each skill; null where the unit is samples")
+    skills: list[str] = Field(min_length=1, description="training skills, in the order of every list of numbers")
+    num_samples: list[int] = Field(description="number of training samples of each skill")
+    unit: str = Field(pattern=r"^(samples|tokens)$", description="unit of the policy's weights")
+    num_tokens: list[int] | None = Field(
+        description="number of training tokens of each skill; null if the unit is samples"
+    )
     seed: int
-    order: str = Field(description="version of the order's arithmetic")
+    order: str = Field(description="version of the arithmetic of the order")
     round_draws: int = Field(ge=1)
     lag: Lag
     repeat: str = Field(
-        pattern=r"^(epochs|stop|drop|cap:[1-9][0-9]*)$", description="what happens when a skill runs out"
+        pattern=r"^(epochs|stop|drop|cap:[1-9][0-9]*)$", description="rule for a skill without unread samples"
     )
     policy: str
     policy_arguments: dict[str, Any]
     initial_losses: bool = Field(description="whether the first observation is of draw 0, before the first step")
-    loss: LossKind = Field(description="how the losses are averaged and what they leave out")
+    loss: LossKind = Field(description="reduction and mask of the losses")
 
     @model_validator(mode="after")
     def _fits(self) -> "RunRecord":
@@ -102,15 +105,19 @@ class RunRecord(LedgerRecord):
 
 
 class ObservationRecord(LedgerRecord):
-    """One observation: losses measured when the model had seen `draw` samples of the stream."""
+    """An observation: losses of a model that has seen `draw` samples of the stream."""
 
     schema_version: Literal["skillshard/observation/2"] = Field("skillshard/observation/2", alias="schema")
     step: int = Field(ge=0, description="optimizer steps taken")
-    draw: int = Field(ge=0, description="samples of the mixed stream seen")
-    losses: dict[str, float | None] = Field(description="evaluation skill -> nats per token; null: not a finite number")
-    loss: LossKind = Field(description="how the losses are averaged and what they leave out")
-    left_out: bool = Field(description="whether the policy is not shown these losses, since one is not a finite number")
-    previous: str = Field(description="checksum of the observation before; of run.json for the first one")
+    draw: int = Field(ge=0, description="number of samples of the mixed stream that the model has seen")
+    losses: dict[str, float | None] = Field(
+        description="evaluation skill -> nats per token; null if not a finite number"
+    )
+    loss: LossKind = Field(description="reduction and mask of the losses")
+    left_out: bool = Field(
+        description="whether the policy does not see the losses, because a loss is not a finite number"
+    )
+    previous: str = Field(description="checksum of the observation before, or of run.json for the first observation")
 
     @model_validator(mode="after")
     def _fits(self) -> "ObservationRecord":
@@ -121,23 +128,25 @@ class ObservationRecord(LedgerRecord):
 
 
 class RoundRecord(LedgerRecord):
-    """One round: a stretch of the stream with one weight vector."""
+    """A round: a stretch of the stream with a single weight vector."""
 
     schema_version: Literal["skillshard/round/2"] = Field("skillshard/round/2", alias="schema")
     round: int = Field(ge=0)
     first_draw: int = Field(ge=0)
-    weights: list[float] = Field(description="as the policy gave them, in the run's unit; sum 1")
-    num_draws: int = Field(ge=0, description="draws in this round; fewer than round_draws: the stream ends with it")
-    counts: list[int] = Field(description="draws of each skill in this round")
-    epochs: list[float] = Field(description="how often each skill has been drawn whole, after this round")
-    drawn_before: list[int] = Field(description="draws of each skill in all rounds before")
-    carry: list[int] = Field(description="draws owed after this round, in units of 2**-40")
-    observed_to: int = Field(ge=-1, description="observations up to this draw have been used; -1: none")
-    num_observed: int = Field(ge=0, description="observations used so far: those numbered below this")
-    observations: list[int] = Field(description="draws of the observations used for the first time")
-    last_observation: str | None = Field(description="checksum of the last observation used; null: none")
+    weights: list[float] = Field(description="weights of the policy, in the run's unit; sum 1")
+    num_draws: int = Field(
+        ge=0, description="number of draws of this round; the stream ends with a round of fewer than round_draws"
+    )
+    counts: list[int] = Field(description="number of draws of each skill in this round")
+    epochs: list[float] = Field(description="number of epochs of each skill after this round, fractions included")
+    drawn_before: list[int] = Field(description="number of draws of each skill in all rounds before")
+    carry: list[int] = Field(description="draws owed to each skill after this round, in units of 2**-40")
+    observed_to: int = Field(ge=-1, description="draw up to which observations have been used; -1 for no observation")
+    num_observed: int = Field(ge=0, description="number of observations used so far")
+    observations: list[int] = Field(description="draws of the observations that this round uses for the first time")
+    last_observation: str | None = Field(description="checksum of the last observation used; null for no observation")
     policy_state: dict[str, Any]
-    previous: str = Field(description="checksum of the round before; of run.json for round 0")
+    previous: str = Field(description="checksum of the round before, or of run.json for round 0")
 
     @model_validator(mode="after")
     def _fits(self) -> "RoundRecord":
@@ -156,7 +165,7 @@ class RoundRecord(LedgerRecord):
 
 
 class Segment(BaseModel):
-    """Which generation wrote the records from some number on."""
+    """The generation that wrote the records from certain numbers on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -166,20 +175,22 @@ class Segment(BaseModel):
 
 
 class GenerationRecord(LedgerRecord):
-    """One resume: generation G goes on from a draw, and keeps of the generations before what was known at that draw."""
+    """A resume: generation G continues from a draw and keeps the records of earlier generations up to the draw."""
 
     schema_version: Literal["skillshard/generation/1"] = Field("skillshard/generation/1", alias="schema")
     generation: int = Field(ge=1)
-    job: str | None = Field(description="name of the job that began it; null: a single process")
-    draw: int = Field(ge=0, description="draws consumed where it begins")
-    num_rounds: int = Field(ge=0, description="rounds kept: those numbered below this")
-    last_round: str = Field(description="checksum of the last round kept; of run.json: none is kept")
-    num_observations: int = Field(ge=0, description="observations kept: those numbered below this")
-    last_observation: str = Field(description="checksum of the last observation kept; of run.json: none is kept")
-    segments: list[Segment] = Field(
-        description="which generation wrote the records from some number on; of several that fit, the last one"
+    job: str | None = Field(description="name of the job that began the generation; null for a single process")
+    draw: int = Field(ge=0, description="draws consumed at the beginning of the generation")
+    num_rounds: int = Field(ge=0, description="number of rounds kept from earlier generations")
+    last_round: str = Field(description="checksum of the last round kept, or of run.json if no round is kept")
+    num_observations: int = Field(ge=0, description="number of observations kept from earlier generations")
+    last_observation: str = Field(
+        description="checksum of the last observation kept, or of run.json if no observation is kept"
     )
-    previous: str = Field(description="checksum of the generation before; of run.json for generation 1")
+    segments: list[Segment] = Field(
+        description="writer of the records from certain numbers on; if several segments fit a number, the last segment counts"
+    )
+    previous: str = Field(description="checksum of the generation before, or of run.json for generation 1")
 
     @model_validator(mode="after")
     def _fits(self) -> "GenerationRecord":
@@ -199,7 +210,7 @@ class GenerationRecord(LedgerRecord):
 
 
 def _check_numbers(name: str, values: "list[int] | list[float]", num: int, *, least: int) -> None:
-    """ValueError unless a list has one plausible number for each skill."""
+    """Raise ValueError unless a list has a plausible number for each skill."""
     if len(values) != num:
         raise ValueError(f"{name} has {len(values):,} numbers for {num:,} skills")
     bad = [value for value in values if not least <= value < 2**62]
@@ -218,19 +229,21 @@ class Ledger(Protocol):
         """Return the bytes that were put, or None."""
 
     def flush(self) -> None:
-        """Return when what this process put will survive a failure of power."""
+        """Return when all records that this process has put will survive a power failure."""
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the records in a folder, sorted."""
 
 
 class DirectoryLedger:
-    """A ledger in a directory: local, or shared (NFS)."""
+    """A ledger in a directory, local or shared (NFS)."""
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
         if not os.fspath(place) or "\0" in os.fspath(place):
             raise LedgerError(f"the ledger's place is {os.fspath(place)!r}: give the path of a directory.")
         self.root = places.local_path(place)
+        # Folder -> its first record that may be lost in a power failure. A single name per folder is enough, because the names
+        # of later records sort after this name. Syncing every put would cost a disk access per round.
         self._first_unsynced: dict[str, str] = {}
 
     def __str__(self) -> str:
@@ -241,6 +254,7 @@ class DirectoryLedger:
         if name == RUN:
             self._refuse_other_artefact()
         try:
+            # Only the first record of a folder needs the folder to be created, so a put does not look for the folder first.
             try:
                 was_put = storage.put_if_absent(path, data)
             except FileNotFoundError:
@@ -255,11 +269,11 @@ class DirectoryLedger:
         return was_put
 
     def _refuse_other_artefact(self) -> None:
-        """A run in the directory of tags or shards would hide them, or be hidden by them."""
-        for manifest, what in artefact.MANIFESTS.items():
+        """Raise LedgerError in a directory of tags or shards: commands that take a directory tell its kind by the manifest."""
+        for manifest, kind in artefact.MANIFESTS.items():
             if manifest != RUN and (self.root / manifest).exists():
                 raise LedgerError(
-                    f"{self.root} holds {what} ({manifest}), and a run's ledger needs a directory of its own. Give another one."
+                    f"{self.root} holds {kind} ({manifest}), and a run's ledger needs its own directory. Give another directory."
                 )
 
     def get(self, name: str) -> bytes | None:
@@ -284,8 +298,8 @@ class DirectoryLedger:
             storage.sync(self.root / name)
         except OSError as error:
             raise LedgerError(
-                f"{self.root}/{name} may not be on the disk: {error.strerror}. A checkpoint that is written now could know more than the "
-                "ledger. Mend the cause, then write the checkpoint again."
+                f"{self.root}/{name} may not be on the disk: {error.strerror}. A checkpoint that is written now could name records that the "
+                "ledger has lost. Mend the cause, then write the checkpoint again."
             ) from error
 
     def names(self, folder: str) -> list[str]:
@@ -323,12 +337,12 @@ def _unreadable(path: str, error: OSError) -> str:
 
 
 def record_name(generation: int, kind: str, number: int) -> str:
-    """The name of a round or an observation that one generation writes."""
+    """Return the name of a round or an observation that a generation writes."""
     return f"{folder_of(generation, kind)}/{number:08d}.json"
 
 
 def folder_of(generation: int, kind: str) -> str:
-    """The folder of one generation's rounds or observations."""
+    """Return the folder of a generation's rounds or observations."""
     return f"generations/{generation:08d}/{kind}"
 
 
@@ -337,7 +351,8 @@ def generation_name(generation: int) -> str:
 
 
 def numbers_in(ledger: Ledger, folder: str) -> list[int]:
-    """The numbers of the records in a folder, rising. A file with another name is no record, and is passed over."""
+    """List the numbers of the records in a folder, rising. A file with another name is no record, and is passed over."""
+    # The last condition refuses names such as 7.json: two names of the same number would be two records of this number.
     stems = [name[len(folder) + 1 : -len(".json")] for name in ledger.names(folder)]
     return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit() and f"{int(stem):08d}" == stem)
 
@@ -346,10 +361,10 @@ def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType
     """Read and check a record.
 
     Returns:
-        The record, or None if there is none of this name.
+        The record, or None if no record has this name.
 
     Raises:
-        LedgerError: the bytes are not a record of this kind, or not the ones that were put.
+        LedgerError: The bytes are no record of this kind, or differ from the bytes that were put.
     """
     data = ledger.get(name)
     if data is None:
@@ -358,10 +373,11 @@ def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType
         value = canonical.from_json(data, name)
         if kind is RunRecord and isinstance(value, dict) and value.get("schema") == "skillshard/run/1":
             raise LedgerError(
-                f"{ledger} was written by an older version of skillshard (schema skillshard/run/1), which this version cannot go on "
-                "with. Give a new ledger directory, or go on with the version that began it."
+                f"{ledger} was written by an older version of skillshard (schema skillshard/run/1), and this version cannot continue the "
+                "run. Give a new ledger directory, or continue with the version that began the run."
             )
         record = kind.model_validate(value)
+        # A record without a checksum would pass, because a new record computes its checksum.
         if not isinstance(value, dict) or "checksum" not in value:
             raise StorageError(f"{name} has no checksum.")
     except ValidationError as error:

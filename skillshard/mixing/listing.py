@@ -1,4 +1,4 @@
-"""The mixed stream as lines of text, and the policies that need no trainer: what `skillshard mix` and `weights` use."""
+"""The mixed stream as lines of text, and the policies that need no trainer, for `skillshard mix` and `skillshard weights`."""
 
 import os
 import tempfile
@@ -44,9 +44,9 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "anti_curriculum": (("losses", "draws"), ()),
     "skill_curriculum": (("losses", "draws"), ()),
 }
-"""Policy that needs no trainer -> the arguments that it needs, and those that it can take besides."""
+"""Policy that needs no trainer -> required arguments and optional arguments."""
 CONSTANT = tuple(name for name in ARGUMENTS if not name.endswith("curriculum"))
-"""The policies among them whose weights are the same in every round."""
+"""Policies that need no trainer and have the same weights in every round."""
 
 
 def static_policy(
@@ -66,26 +66,27 @@ def static_policy(
     losses: str | None = None,
     floor: float = 0.0,
 ) -> Policy:
-    """A policy that needs no trainer, by its name and the arguments that it needs.
+    """Make a policy that needs no trainer, from a name and arguments.
 
     Args:
-        policy: one of `among`.
-        skills: training skills of the mix. A graph is reduced to the rows of these skills.
-        draws: length of the run; for unimax and the curricula.
-        tau: for temperature.
-        epochs: most passes over one skill; for unimax.
-        weights: file of weights; for fixed.
-        new: "proportional" or "refuse"; for fixed.
-        graph: file of a graph; for skill_it, whose weights are then static, and skill_stratified.
-        eta: step size; for skill_it.
-        prior: file of weights that the policy starts from; for skill_it.
-        targets: evaluation skills of the graph that count; empty or None: all.
-        losses: file of skill -> loss of the untrained model; for the curricula.
-        floor: least weight of any skill; 0: no floor.
+        policy: Name of the policy, a member of `among`.
+        skills: Training skills of the mix. A graph is reduced to the rows of these skills.
+        among: Names of the allowed policies.
+        draws: Number of draws of the run, for unimax and the curricula.
+        tau: Temperature, for temperature.
+        epochs: Maximal number of passes over a skill, for unimax.
+        weights: File of weights, for fixed.
+        new: Rule for skills without a weight, "proportional" or "refuse", for fixed.
+        graph: File of a graph, for skill_it and skill_stratified. With skill_it the weights are static.
+        eta: Step size, for skill_it.
+        prior: File of weights from which the policy starts, for skill_it.
+        targets: Evaluation skills of the graph that count. Empty or None: all evaluation skills.
+        losses: File of skill -> loss of the untrained model, for the curricula.
+        floor: Minimal weight of a skill. 0: no floor.
 
     Raises:
-        PolicyError: no such policy, an argument is missing, or one was given that the policy does not take.
-        GraphError: the file is no graph, or the graph lacks a skill.
+        PolicyError: The name is unknown, or an argument is missing or unknown to the policy.
+        GraphError: The file is no graph, or the graph lacks a skill.
     """
     given = {
         "tau": tau,
@@ -107,7 +108,7 @@ def static_policy(
 def _check_arguments(name: str, among: Sequence[str], given: Mapping[str, Any]) -> None:
     if name not in among:
         raise PolicyError(
-            f"policy {name!r}{did_you_mean(name, among)}: without a trainer there are no losses, so give a policy that needs none: "
+            f"policy {name!r}{did_you_mean(name, among)}: without a trainer there are no losses, so give a policy that reads no losses: "
             f"{', '.join(among)}."
         )
     needed, possible = ARGUMENTS[name]
@@ -116,15 +117,15 @@ def _check_arguments(name: str, among: Sequence[str], given: Mapping[str, Any]) 
         raise PolicyError(
             f"policy {name} needs {' and '.join(missing)}: give {'it' if len(missing) == 1 else 'them'} too."
         )
-    strange = [
+    unknown = [
         argument
         for argument, value in given.items()
-        if value is not None and argument not in (*needed, *possible, "draws")  # the length of a mix concerns all
+        if value is not None and argument not in (*needed, *possible, "draws")  # every mix has a length
     ]
-    if strange:
-        takers = [repr(other) for other in among if set(strange) <= {*ARGUMENTS[other][0], *ARGUMENTS[other][1]}]
+    if unknown:
+        takers = [repr(other) for other in among if set(unknown) <= {*ARGUMENTS[other][0], *ARGUMENTS[other][1]}]
         raise PolicyError(
-            f"policy {name} does not take {' and '.join(f'`{argument}`' for argument in strange)}: leave it out"
+            f"policy {name} does not take {' and '.join(f'`{argument}`' for argument in unknown)}: leave {'it' if len(unknown) == 1 else 'them'} out"
             + (f", or give {' or '.join(f'`policy={taker}`' for taker in takers)}." if takers else ".")
         )
 
@@ -172,15 +173,15 @@ def _new(new: str | None) -> Literal["refuse", "proportional"]:
 
 
 DRAWS_AT_ONCE = 8_192
-"""Draws that are listed between two looks at how far the listing is."""
+"""Number of draws that are listed between two updates of the progress bar. Listing them takes a fraction of a second."""
 
 
 class Listing(NamedTuple):
     """Lines of a mixed stream.
 
     Attributes:
-        lines: one JSON line per draw: draw, skill, id.
-        num_draws: number of lines; fewer than were asked for where the stream ends before.
+        lines: JSON lines, one per draw: draw, skill, id.
+        num_draws: Number of lines, smaller than requested if the stream ends before.
     """
 
     lines: bytes
@@ -198,28 +199,33 @@ def list_draws(
     repeat: str,
     ledger: str | os.PathLike[str] | None,
 ) -> Listing:
-    """The draws first .. first + num - 1 of a mixed stream.
+    """List the draws first .. first + num - 1 of a mixed stream.
 
     Args:
-        shards: what is mixed.
-        policy: one that needs no losses.
-        repeat: as for `Mixer`.
-        ledger: where to keep the run's record; None: nowhere.
+        shards: Shards to mix.
+        policy: Policy that reads no losses.
+        first: First draw to list.
+        num: Number of draws to list.
+        seed: Seed of the order.
+        round_draws: Number of draws of a round.
+        repeat: Rule for a skill without unread samples, as for `Mixer`.
+        ledger: Directory for the run's record. None: the record is not kept.
 
     Warns:
-        RepetitionWarning: skills pass 4 epochs within these draws; those of the last round that were not asked for do not count.
+        RepetitionWarning: Skills pass 4 epochs within the listed draws. Later draws of the last round do not count.
     """
     with tempfile.TemporaryDirectory() as folder:
         mixer = Mixer(shards, policy, ledger=ledger or folder, round_draws=round_draws, seed=seed, repeat=repeat)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RepetitionWarning)  # it is of whole rounds, and these draws may end in one
+            # The mixer's own warning counts whole rounds, and the listed draws may end inside a round.
+            warnings.simplefilter("ignore", RepetitionWarning)
             _decide(mixer, (first + num - 1) // round_draws)
             lines: list[bytes] = []
             for start in range(first, first + num, DRAWS_AT_ONCE):
                 advance(start - first, num)
-                asked = min(DRAWS_AT_ONCE, first + num - start)
-                lines += _lines(mixer, start, asked)
-                if len(lines) < start + asked - first:  # the stream ended
+                num_requested = min(DRAWS_AT_ONCE, first + num - start)
+                lines += _lines(mixer, start, num_requested)
+                if len(lines) < start + num_requested - first:  # the stream ended
                     break
             repeated = _repeated(mixer, first + len(lines)) if lines else []
         if repeated:
@@ -228,7 +234,7 @@ def list_draws(
 
 
 def _lines(mixer: Mixer, first: int, num: int) -> list[bytes]:
-    """The lines of some neighbouring draws; fewer than `num` where the stream ends."""
+    """Make the lines of the draws first .. first + num - 1, or fewer lines if the stream ends before."""
     skills = mixer.batch(first, num).skill
     ids = mixer.ids(first, len(skills)) if skills else []
     return [
@@ -238,7 +244,7 @@ def _lines(mixer: Mixer, first: int, num: int) -> list[bytes]:
 
 
 def _decide(mixer: Mixer, last_round: int) -> None:
-    """Decide the rounds up to one of them, or up to the end of the stream: a mixer refuses to look far ahead unasked."""
+    """Decide the rounds up to `last_round`, or up to the end of the stream, because a mixer reads no draw far beyond the decided rounds."""
     try:
         for number in range(last_round + 1):
             mixer.round(number)
@@ -247,7 +253,7 @@ def _decide(mixer: Mixer, last_round: int) -> None:
 
 
 def _repeated(mixer: Mixer, num_draws: int) -> list[str]:
-    """Skills that are repeated too often in the first draws of a stream."""
+    """List the skills that pass `MANY_EPOCHS` epochs in the first draws of a stream."""
     number = (num_draws - 1) // mixer.round_draws
     record, plan = mixer.round(number), mixer.plan(number)
     assert plan is not None

@@ -2,19 +2,18 @@ r"""The order of the mixed stream: pure functions of integers, the same on every
 
 Three steps turn weights into samples.
 
-1. `quotas`: a round of n draws gives skill i either floor(w_i n) or ceil(w_i n) of them; who is rounded up is decided
-   by the error carried over from the rounds before, largest first. Weights are fixed-point integers
-   (units of 2**-40), so no float decides.
-2. `interleave`: inside the round, skill i's c_i draws each get a stratum of width n / c_i and a keyed random place in it.
-   So every skill is spread evenly over the round: among the first p draws, the number of skill i differs from
+1. `quotas`: a round of n draws gives skill i either floor(w_i n) or ceil(w_i n) draws. The error carried over from earlier rounds
+   decides which skills are rounded up, largest error first. Weights are fixed-point integers (units of 2**-40), so no float decides.
+2. `interleave`: inside the round, each of the c_i draws of skill i gets a stratum of width n / c_i and a keyed random place in the
+   stratum. So every skill is spread evenly over the round: among the first p draws, the number of draws of skill i differs from
    c_i p / n by less than 1 + k c_i / n (k skills; proof in docs/design/0002).
-3. `SkillOrder`: inside a skill, epoch e is a permutation keyed by (seed, skill, e): the shards are permuted, then stripes of
-   `STRIPE_ROWS` rows in a shard, then the rows of a stripe. Reading stays local, and any position is found without walking
-   there.
+3. `SkillOrder`: inside a skill, epoch e is a permutation keyed by (seed, skill, e). The permutation has three levels: the shards,
+   the stripes of `STRIPE_ROWS` rows in a shard, and the rows of a stripe. So reads stay local, and any position is found without
+   walking through the positions before.
 
-Randomness is keyed by labels (`skillshard.keyed_random`), and so is stable over versions of NumPy and over platforms.
+Randomness is keyed by labels (`skillshard.keyed_random`), so the order does not depend on the version of NumPy or on the platform.
 
-All is NumPy over whole rounds: about 0.1 microseconds per draw.
+All functions are NumPy over whole rounds and take about 0.1 microseconds per draw.
 """
 
 from bisect import bisect_left, bisect_right
@@ -30,51 +29,64 @@ from skillshard.kept import kept
 from skillshard.keyed_random import keyed_words, permutation
 
 SCALE_BITS = 40
-"""Weights are integers that sum to 2**40; a round may have up to 2**22 draws without overflow of 64 bits."""
+"""Number of fractional bits of a weight: weights are integers that sum to 2**40.
+
+The product of a weight and the number of draws of a round, at most 2**62, fits into a signed integer of 64 bits.
+"""
 MAX_ROUND_DRAWS = 1 << 22
 ENDLESS = int(np.iinfo(np.int64).max)
-"""More draws than any stream gives."""
+"""A number of draws larger than any stream."""
 STRIPE_ROWS = 1024
+"""Number of neighbouring rows of a shard that are drawn one after the other, in permuted order.
+
+With texts of 1 kB, reads stay within about a megabyte of the shard, and a position is found by a permutation of 1,024 rows and not of
+the whole shard. Another number gives another order, and so needs another `ORDER_VERSION`.
+"""
 ORDER_VERSION = "order/1"
-"""Changes whenever any function here gives another order; runs record it and refuse another one."""
+"""Version of the order. It changes whenever a function of this module gives another order. A run refuses another version."""
 
 
 def fixed_point(weights: Float[np.ndarray, " skill"]) -> Int[np.ndarray, " skill"]:
-    """Weights as integers that sum to 2**40 exactly: rounded down, and the rest to the largest remainders.
+    """Convert weights to integers that sum to exactly 2**40. Round down, and give the rest to the largest remainders.
 
     Args:
-        weights: non-negative, sum 1 within 1e-6.
+        weights: Weights, non-negative, with a sum of 1 within 1e-6.
 
     >>> (fixed_point(np.array([0.25, 0.75])) / 2**40).tolist()
     [0.25, 0.75]
     """
+    # Floats end here. Quotas, carry and order are integers from this point on, so that two machines with the same weights never
+    # disagree about a draw, and `verify` can compare counts for equality.
     scaled = weights / weights.sum() * (1 << SCALE_BITS)
     fixed = scaled.astype(np.int64)
+    # Rounding of the floats can make the sum too large as well as too small, so the correction has a sign. A stable sort breaks
+    # ties by the number of the skill.
     missing = (1 << SCALE_BITS) - int(fixed.sum())
     step = 1 if missing >= 0 else -1
     order = (-step * (scaled - fixed)).argsort(kind="stable")
-    each, some = divmod(abs(missing), len(order))
-    fixed += step * each
-    fixed[order[:some]] += step
+    per_skill, rest = divmod(abs(missing), len(order))
+    fixed += step * per_skill
+    fixed[order[:rest]] += step
     return fixed
 
 
 def draw_weights(
     weights: Float[np.ndarray, " skill"], num_samples: Int[np.ndarray, " skill"], num_tokens: Int[np.ndarray, " skill"]
 ) -> Float[np.ndarray, " skill"]:
-    r"""Weights over draws that give each skill its weight in tokens.
+    r"""Compute the weights over draws that give each skill its weight in tokens.
 
     .. math:: p_i \propto w_i / m_i, \quad m_i = \text{tokens of skill } i / \text{samples of skill } i
 
-    Over whole epochs the shares in tokens are the weights exactly; within a round they are so in expectation, since its samples are
-    a random part of the skill.
+    Over whole epochs the shares in tokens equal the weights exactly. Within a round the shares equal the weights in expectation,
+    because the samples of a round are a random part of the skill.
 
     Args:
-        weights: shares in tokens, non-negative, sum 1.
-        num_tokens: tokens of all training samples of each skill, positive.
+        weights: Shares in tokens, non-negative, sum 1.
+        num_samples: Number of training samples of each skill, positive.
+        num_tokens: Number of tokens of all training samples of each skill, positive.
 
     Example:
-        Half the tokens each, where samples of the second are three times as long:
+        Each skill gets half the tokens, and the samples of the second skill are three times as long:
 
         >>> draw_weights(np.array([0.5, 0.5]), np.array([10, 10]), np.array([100, 300])).tolist()
         [0.75, 0.25]
@@ -86,16 +98,16 @@ def draw_weights(
 def quotas(
     fixed: Int[np.ndarray, " skill"], carry: Int[np.ndarray, " skill"], num_draws: int
 ) -> tuple[Int[np.ndarray, " skill"], Int[np.ndarray, " skill"]]:
-    """How many of a round's draws each skill gets, and the error that is carried over.
+    """Divide the draws of a round among the skills, and carry the rounding error over to the next round.
 
     Args:
-        fixed: weights in units of 2**-40, from `fixed_point`.
-        carry: draws owed to each skill by earlier rounds, in units of 2**-40 draws; sum 0.
-        num_draws: draws in this round, 1 to 2**22.
+        fixed: Weights in units of 2**-40, from `fixed_point`.
+        carry: Draws owed to each skill by earlier rounds, in units of 2**-40 draws, with the sum 0.
+        num_draws: Number of draws of the round, 1 to 2**22.
 
     Returns:
-        Counts that sum to `num_draws`, each within one of weight x num_draws (a weight of 0 gets none, a whole quota is met
-        exactly); and the new carry, sum 0.
+        Counts with the sum `num_draws`, and the new carry with the sum 0. Each count differs from weight x num_draws by less than 1.
+        So a weight of 0 gets no draw, and an integer quota is met exactly.
 
     >>> counts, carry = quotas(fixed_point(np.array([0.5, 0.25, 0.25])), np.zeros(3, np.int64), 2)
     >>> counts.tolist(), (carry / 2**40).tolist()
@@ -107,6 +119,9 @@ def quotas(
     counts = target >> SCALE_BITS
     remainder = target - (counts << SCALE_BITS)
     left = num_draws - int(counts.sum())
+    # The remaining draws go to the skills with the largest debts, the debts of earlier rounds included. Without the carry, a
+    # skill with a weight of 1/3 in rounds of 1 draw might never be drawn. A remainder of 0 sorts last, so that a skill
+    # with an integer quota, or with a weight of 0, gets no extra draw whatever the other rounds owe.
     owed = np.where(remainder > 0, -(carry + remainder), ENDLESS)
     counts[owed.argsort(kind="stable")[:left]] += 1
     return counts, carry + target - (counts << SCALE_BITS)
@@ -118,10 +133,12 @@ def limited_quotas(
     num_draws: int,
     available: Int[np.ndarray, " skill"],
 ) -> tuple[Int[np.ndarray, " skill"], Int[np.ndarray, " skill"]]:
-    """`quotas`, but no skill gets more than is `available`; what it cannot take goes to the others by their weights.
+    """Divide the draws as `quotas` does, but give no skill more than its `available` draws.
+
+    The other skills share the draws that a skill cannot take, in proportion to their weights.
 
     Returns:
-        Counts that sum to `num_draws`, or to all that is available where that is less; and the new carry.
+        Counts with the sum `num_draws`, or with the sum of the available draws if it is smaller, and the new carry.
 
     >>> counts, _ = limited_quotas(fixed_point(np.array([0.5, 0.25, 0.25])), np.zeros(3, np.int64), 8, np.array([1, 9, 9]))
     >>> counts.tolist()
@@ -131,6 +148,10 @@ def limited_quotas(
     over = counts > available
     if not over.any():
         return counts, new_carry
+    # An exhausted skill gets the rest of its samples, and the other skills divide the remaining draws by renormalized weights.
+    # The carry begins anew at 0: the debt of an exhausted skill can never be paid, so the debts of the other skills no longer
+    # sum to 0, and the bound on the carry rests on the sum 0. The recursion ends, because each level exhausts at least one more
+    # skill.
     counts = np.where(over, available, 0)
     left, open_weights = num_draws - int(counts.sum()), np.where(over, 0, fixed)
     carry = np.zeros_like(carry)
@@ -145,15 +166,15 @@ def limited_quotas(
 def interleave(
     counts: Int[np.ndarray, " skill"], *labels: str | int
 ) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"]]:
-    """Which skill each draw of a round is of, spread evenly and mixed.
+    """Order the draws of a round so that each skill is spread evenly over the round and mixed with the other skills.
 
     Args:
-        counts: draws of each skill, non-negative, sum at least 1.
-        labels: the key of the shuffle.
+        counts: Number of draws of each skill, non-negative, with a sum of at least 1.
+        labels: Key of the shuffle.
 
     Returns:
-        For each draw its skill (an index), and its slot: draws in the order of their skills, then in the order in which
-        the skill is drawn, so that slot - (first slot of the skill) counts the skill's earlier draws in this round.
+        The skill (an index) and the slot of each draw. Slots number the draws skill by skill, and within a skill in the order in which
+        the skill is drawn. So the slot minus the first slot of the skill is the number of the skill's earlier draws in this round.
 
     >>> skill, slot = interleave(np.array([4, 2]), "round", 0)
     >>> skill.tolist(), slot.tolist()
@@ -161,26 +182,35 @@ def interleave(
     """
     num_draws = int(counts.sum())
     slots = np.arange(num_draws, dtype=np.uint64)
-    drawn, num = np.repeat(np.array([counts.cumsum() - counts, counts], np.uint64), counts, axis=1)
+    first_slot, num = np.repeat(np.array([counts.cumsum() - counts, counts], np.uint64), counts, axis=1)
+    # Draw j of the c draws of a skill gets the place (j + random) / c in [0, 1). One word of 64 bits holds the place and the
+    # slot, so that a single sort of plain integers orders the draws and carries the slots along:
+    # - 20 bits of randomness, the upper bits of a keyed word, give the place in the stratum: (j << 20 | jitter) < c * 2**20.
+    # - Shifted by 20 more bits and divided by c, the place is a fraction of 40 bits. A round has at most 2**22 draws, so the number
+    #   before the division has at most 22 + 20 + 20 = 62 bits.
+    # - The slot takes the lowest 22 bits, and the place the 40 bits above. Equal places are ordered by their slots, so the keys are
+    #   distinct and the order is unique.
     jitter = keyed_words(num_draws, *labels) >> np.uint64(44)
-    strata = ((slots - drawn) << np.uint64(20)) | jitter
+    strata = ((slots - first_slot) << np.uint64(20)) | jitter
     keys = (strata << np.uint64(20)) // num << np.uint64(22) | slots
-    keys.sort(kind="stable")  # finds the skills' rising runs and merges them, three times as fast; keys are distinct
+    # The stable sort finds the rising runs of the skills and merges the runs, three times as fast as the default sort. The keys
+    # are distinct, so every sort gives the same order.
+    keys.sort(kind="stable")
     slot = (keys & np.uint64((1 << 22) - 1)).astype(np.int64)
     return np.repeat(np.arange(len(counts)), counts).take(slot), slot
 
 
 Arranged = tuple[list[int], list[int]]
-"""Parts in their order, and where each ends: lists, since single numbers are looked up."""
+"""The parts in permuted order, and the end of each part. Lists, because looking up single numbers in an array is slower."""
 
 
 @dataclass(frozen=True)
 class SkillOrder:
-    """The endless order of one skill's samples: epoch after epoch, each a permutation of all of them.
+    """The endless order of a skill's samples: epoch after epoch, each epoch a permutation of all samples.
 
     Attributes:
-        shard_rows: number of samples of each shard, all positive.
-        labels: what keys the permutations: seed and skill.
+        shard_rows: Number of samples of each shard, positive.
+        labels: Key of the permutations: seed and skill.
     """
 
     shard_rows: Int[np.ndarray, " shard"]
@@ -192,65 +222,67 @@ class SkillOrder:
         return int(self.shard_rows.sum())
 
     def segments(self, start: int, stop: int) -> Iterator[tuple[int, Int[np.ndarray, " some"]]]:
-        """The draws start..stop-1 of this skill (counted from its first draw of the run): shard, and rows of that shard.
+        """Find the draws start..stop-1 of this skill, counted from its first draw of the run.
 
-        Neighbouring segments may be of one shard.
+        Yields:
+            A shard and the rows of the shard, for each stripe. Neighbouring segments may lie in the same shard.
         """
         while start < stop:
             epoch, offset = divmod(start, self.num_samples)
             shards, shard_ends = self._shards_of(epoch)
-            at = bisect_right(shard_ends, offset)
-            shard, shard_end = shards[at], shard_ends[at]
+            place = bisect_right(shard_ends, offset)
+            shard, shard_end = shards[place], shard_ends[place]
             row = offset - shard_end + int(self.shard_rows[shard])
             stripes, stripe_ends = self._stripes_of(epoch, shard)
-            at = bisect_right(stripe_ends, row)
-            begin, end = stripe_ends[at - 1] if at else 0, stripe_ends[at]
+            place = bisect_right(stripe_ends, row)
+            begin, end = stripe_ends[place - 1] if place else 0, stripe_ends[place]
             taken = min(stop - start, end - row)
-            inside = self._inside(epoch, shard, stripes[at], end - begin)
-            yield shard, stripes[at] * STRIPE_ROWS + inside[row - begin : row - begin + taken]
+            inside = self._inside(epoch, shard, stripes[place], end - begin)
+            yield shard, stripes[place] * STRIPE_ROWS + inside[row - begin : row - begin + taken]
             start += taken
 
     def tokens_before(
         self, position: int, shard_tokens: Int[np.ndarray, " shard"], rows: Callable[[int], np.ndarray]
     ) -> int:
-        """Tokens of this skill's draws 0 .. position - 1, found without walking there.
+        """Count the tokens of this skill's draws 0 .. position - 1 without walking through the draws.
 
-        Whole epochs, whole shards and whole stripes are added up; only one stripe's permutation is looked at.
+        The sum adds whole epochs, whole shards and whole stripes. Only the permutation of the last stripe is computed.
 
         Args:
-            shard_tokens: tokens of each shard.
-            rows: shard -> tokens of each of its rows.
+            position: Number of draws of this skill.
+            shard_tokens: Number of tokens of each shard.
+            rows: Function from a shard to the number of tokens of each of its rows.
         """
         epoch, offset = divmod(position, self.num_samples)
-        found = epoch * int(shard_tokens.sum())
+        num_tokens = epoch * int(shard_tokens.sum())
         if not offset:
-            return found
+            return num_tokens
         shards, shard_ends = self._shards_of(epoch)
-        at = bisect_right(shard_ends, offset)
-        shard, row = shards[at], offset - (shard_ends[at] - int(self.shard_rows[shards[at]]))
-        found += int(shard_tokens[shards[:at]].sum())
+        place = bisect_right(shard_ends, offset)
+        shard, row = shards[place], offset - (shard_ends[place] - int(self.shard_rows[shards[place]]))
+        num_tokens += int(shard_tokens[shards[:place]].sum())
         if not row:
-            return found
+            return num_tokens
         counts = rows(shard)
         stripes, stripe_ends = self._stripes_of(epoch, shard)
-        at = bisect_right(stripe_ends, row)
-        begin = stripe_ends[at - 1] if at else 0
-        of_stripe = np.add.reduceat(counts, np.arange(0, len(counts), STRIPE_ROWS), dtype=np.int64)
-        found += int(of_stripe[stripes[:at]].sum())
-        inside = self._inside(epoch, shard, stripes[at], stripe_ends[at] - begin)[: row - begin]
-        return found + int(counts[stripes[at] * STRIPE_ROWS + inside].sum(dtype=np.int64))
+        place = bisect_right(stripe_ends, row)
+        begin = stripe_ends[place - 1] if place else 0
+        stripe_tokens = np.add.reduceat(counts, np.arange(0, len(counts), STRIPE_ROWS), dtype=np.int64)
+        num_tokens += int(stripe_tokens[stripes[:place]].sum())
+        inside = self._inside(epoch, shard, stripes[place], stripe_ends[place] - begin)[: row - begin]
+        return num_tokens + int(counts[stripes[place] * STRIPE_ROWS + inside].sum(dtype=np.int64))
 
     def shards(self, start: int, stop: int) -> list[int]:
-        """The shards that hold the draws start..stop-1 of this skill, in the order in which they are read."""
-        found: list[int] = []
+        """List the shards that hold the draws start..stop-1 of this skill, in the order in which the shards are read."""
+        read: list[int] = []
         while start < stop:
             epoch, offset = divmod(start, self.num_samples)
             shards, ends = self._shards_of(epoch)
             first = bisect_right(ends, offset)
             last = bisect_left(ends, min(offset + stop - start, self.num_samples))
-            found += shards[first : last + 1]
+            read += shards[first : last + 1]
             start += ends[last] - offset
-        return found
+        return read
 
     def _shards_of(self, epoch: int) -> Arranged:
         return self._keep("shards", (epoch,), lambda: _arranged(self.shard_rows, *self.labels, epoch))
@@ -266,18 +298,19 @@ class SkillOrder:
         return self._keep("rows", key, lambda: permutation(num_rows, *self.labels, *key))
 
     def _keep(self, level: str, key: tuple[int, ...], make: Callable[[], Any]) -> Any:
-        """What was made last at a level: a reader moves from one stripe to the next, and comes back to none."""
+        """Return the last permutation of a level, or make the permutation."""
+        # One permutation per level is enough: a reader moves from a stripe to the next stripe and does not come back.
         return kept(self._kept.setdefault(level, {}), key, lambda _: make(), most=1)
 
 
 def _stripe_rows(num_rows: int) -> Int[np.ndarray, " stripe"]:
-    """Rows of each stripe of a shard: all full but the last."""
+    """Compute the number of rows of each stripe of a shard. Only the last stripe may have fewer than `STRIPE_ROWS` rows."""
     sizes = np.full(-(-num_rows // STRIPE_ROWS), STRIPE_ROWS)
     sizes[-1] = num_rows - STRIPE_ROWS * (len(sizes) - 1)
     return sizes
 
 
 def _arranged(sizes: Int[np.ndarray, " part"], *labels: str | int) -> Arranged:
-    """A permutation of some parts, and where each ends once they stand in that order."""
+    """Permute parts. Return the permutation, and the end of each part in the permuted order."""
     order = permutation(len(sizes), *labels)
     return order.tolist(), np.cumsum(sizes[order]).tolist()

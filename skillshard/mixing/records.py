@@ -1,9 +1,9 @@
-"""The records of a run as one generation sees them, and how a resume begins the next generation.
+"""The records of a run as a generation sees them, and the beginning of the next generation by a resume.
 
-A generation is what happens between one resume and the next. The number of the generation is a part of every record's name. A
-process that should be dead knows an older number, so it writes under names that nobody reads. This needs no lock, no clock and no
-atomic step of a network file system. A resume puts one record, `generations/G.json`. The record says how many rounds and
-observations of the generations before it are kept, with the checksums of the last ones. Nothing is moved and nothing is deleted.
+A generation is the part of a run between two resumes. The number of the generation is a part of every record's name. A process that
+should be dead knows an older number, so the process writes under names that nobody reads. The protocol needs no lock, no clock and
+no atomic comparison on a network file system. A resume puts a single record, `generations/G.json`. The record holds the numbers of
+rounds and observations kept from earlier generations, and the checksums of the last records kept. Nothing is moved or deleted.
 """
 
 import warnings
@@ -35,24 +35,27 @@ from skillshard.mixing.ledger import (
 from skillshard.progress import advance
 
 RECORDS_KEPT = 4
-"""Rounds and observations kept in memory. A reader moves from one round to the next. With lag=1 a round uses the newest
-observation but one."""
+"""Number of rounds and of observations kept in memory.
+
+A reader moves from a round to the next round. With lag=1 a round uses the observation before the newest observation. So 4 records
+cover both with a margin.
+"""
 REMEDY = "Restore the file, resume from a checkpoint before it, or start a new ledger."
 DECIDED_WITH_ANOTHER = "was decided with another observation than the ledger holds now: one of the two was changed."
 
 
 class Numbered(Generic[RecordType]):
-    """The rounds, or the observations, that one generation sees: 0, 1, 2, ...
+    """The rounds or the observations that a generation sees: 0, 1, 2, ...
 
-    Every record is checked when it is read. Its checksum must fit its content, it must follow from the record before it, and it must
+    Every read checks the record. The checksum must fit the content, the record must follow from the record before, and the record must
     be the record that a resume has kept.
 
     Args:
-        view: the generation whose records these are.
-        kind: name of their folder, "rounds" or "observations".
-        model: their type.
-        fault: what is wrong with a record that was read, as the rest of a sentence, from the run, the record, the number in its name
-            and the record before it; None if nothing is.
+        view: Generation that sees the records.
+        kind: Name of the folder of the records, "rounds" or "observations".
+        model: Type of the records.
+        fault: Function that finds the fault of a record from the run, the record, the number in its name and the record before. The
+            function returns the rest of a sentence, or None for a correct record.
     """
 
     def __init__(
@@ -66,19 +69,20 @@ class Numbered(Generic[RecordType]):
         self._in_memory: dict[int, RecordType] = {}
 
     def first_of(self, segment: Segment) -> int:
-        """The number from which on a generation wrote them."""
+        """Return the number of the first record in a segment."""
         return segment.first_round if self._kind == "rounds" else segment.first_observation
 
     def name(self, number: int) -> str:
-        """The name of a record. Of several generations that wrote a record of this number the last one counts."""
+        """Return the name of a record. If several generations wrote a record of this number, the last generation counts."""
+        # The segments rise, so the search from the end gives every number to the newest generation that may have written it.
         owner = next(segment for segment in reversed(self._view.segments) if self.first_of(segment) <= number)
         return record_name(owner.generation, self._kind, number)
 
     def get(self, number: int) -> RecordType | None:
-        """A record, or None if there is none of this number yet.
+        """Read a record. Return None if no record has this number yet.
 
         Raises:
-            LedgerError: the record is damaged, does not follow from the record before it, or the record before it is missing.
+            LedgerError: The record is damaged, does not follow from the record before, or the record before is missing.
         """
         record = self._in_memory.get(number)
         if record is None:
@@ -94,18 +98,18 @@ class Numbered(Generic[RecordType]):
         return record
 
     def keep(self, number: int, record: RecordType) -> None:
-        """Keep a record in memory that this process has written or checked."""
+        """Store in memory a record that this process has written or checked."""
         kept(self._in_memory, number, lambda _: record, most=RECORDS_KEPT)
 
     @property
     def newest_in_memory(self) -> int:
-        """The number of the newest record in memory; -1 if there is none."""
+        """Number of the newest record in memory, or -1 without records in memory."""
         return max(self._in_memory, default=-1)
 
     def numbers(self) -> list[int]:
-        """The numbers of the records that a listing of the folders shows, rising."""
+        """List the numbers of the records, rising, from the names in the folders."""
         numbers: list[int] = []
-        end = float("inf")  # later generations wrote the records from here on
+        end = float("inf")  # later generations wrote the records from this number on
         for segment in reversed(self._view.segments):
             listed = numbers_in(self._view.ledger, folder_of(segment.generation, self._kind))
             numbers += [number for number in listed if self.first_of(segment) <= number < end]
@@ -113,18 +117,18 @@ class Numbered(Generic[RecordType]):
         return sorted(numbers)
 
     def num(self) -> int:
-        """The number of records; LedgerError if a record is missing."""
+        """Count the records; LedgerError if a record is missing."""
         listed = self.numbers()
         num = max(listed[-1] + 1 if listed else 0, self.first_of(self._view.segments[-1]))
         if len(listed) < num:
             for number in sorted(set(range(num)).difference(listed)):
-                # A listing may miss a record that was put while the directory was read, so a look at the name decides.
+                # A listing may miss a record that was put while the directory was read, so a read of the name decides.
                 if self._view.ledger.get(self.name(number)) is None:
                     raise self.missing(number)
         return num
 
     def __iter__(self) -> Iterator[RecordType]:
-        """Every record, in order."""
+        """Iterate over the records in order."""
         for number in range(self.num()):
             record = self.get(number)
             assert record is not None
@@ -134,7 +138,8 @@ class Numbered(Generic[RecordType]):
         return LedgerError(f"{self._view.ledger}/{self.name(number)} is missing. {REMEDY}")
 
     def faults_of_cut_off(self, generation: int) -> Iterator[str]:
-        """Damaged records of a generation that a later generation has cut off, as sentences. Each record is checked by itself."""
+        """Describe the damaged records of a generation that a later generation has cut off. Each record is checked by itself."""
+        # Not as a chain: the record before may be cut off too, or may belong to another generation.
         for number in numbers_in(self._view.ledger, folder_of(generation, self._kind)):
             name = record_name(generation, self._kind, number)
             if self.name(number) != name:
@@ -147,13 +152,15 @@ class Numbered(Generic[RecordType]):
         if number == 0:
             return None
         name = self.name(number - 1)
+        # Not by `get`, which would read the whole chain down to record 0. A single link is enough, because the process that
+        # wrote the record before has checked the link before that.
         before = self._in_memory.get(number - 1) or read_record(self._view.ledger, name, self._model)
         if before is None:
             raise self.missing(number - 1)
         return before
 
     def _fault_of_cut(self, number: int, record: RecordType) -> str | None:
-        """A fault if this is the last record that the generation has kept, and the generation names another checksum."""
+        """Compare the last record that the generation has kept with the checksum in the generation's record. Return the fault or None."""
         begun = self._view.begun
         if begun is None:
             return None
@@ -168,16 +175,16 @@ class Numbered(Generic[RecordType]):
 
 
 class Records:
-    """The run, the rounds and the observations that one generation sees.
+    """The run, the rounds and the observations that a generation sees.
 
-    Nothing but names is read here. A damaged record is an error where it is used, so that a resume from an earlier checkpoint can
-    leave it behind.
+    The constructor reads only names. A damaged record is an error when the record is used, so that a resume from an earlier checkpoint
+    can leave the damaged record behind.
 
     Args:
-        ledger: a ledger with a run.json.
-        run: what run.json says.
-        generation: the generation to see; None: the newest.
-        next_generation: number of the generation that the next resume begins; None: the one after `generation`.
+        ledger: Ledger with a run.json.
+        run: Content of run.json.
+        generation: Number of the generation that sees the records. None: the newest generation.
+        next_generation: Number of the generation that the next resume begins. None: `generation` + 1.
     """
 
     def __init__(
@@ -191,52 +198,54 @@ class Records:
 
     @cached_property
     def begun(self) -> GenerationRecord | None:
-        """The record that began the generation; None for generation 0.
+        """Record that began the generation, or None for generation 0.
 
         Raises:
-            LedgerError: there is no such generation, or its record is damaged.
+            LedgerError: The generation does not exist, or its record is damaged.
         """
         return _generation(self.ledger, self.generation) if self.generation else None
 
     @cached_property
     def segments(self) -> list[Segment]:
-        """Which generation wrote the records from which number on. Where several segments fit a number, the last one counts."""
+        """Writers of the records from certain numbers on. If several segments fit a number, the last segment counts."""
         if self.begun is None:
             return [Segment(generation=0, first_round=0, first_observation=0)]
         return self.begun.segments
 
     def refuse_superseded(self) -> None:
-        """LedgerError if the run was resumed elsewhere: a process of this generation must not go on.
+        """Raise LedgerError if the run was resumed elsewhere, because a process of this generation would work in vain.
 
-        The names alone keep the records apart. This check stops a process that would go on in vain.
+        The names alone keep the records of generations apart, so the check need not be atomic with a write.
         """
         newer = read_record(self.ledger, generation_name(self.generation + 1), GenerationRecord)
         if newer is not None:
             by = "another process" if newer.job is None else f"job {newer.job!r}"
             raise LedgerError(
                 f"this run was resumed elsewhere: {by} began generation {newer.generation} of {self.ledger} at draw {newer.draw:,}, and this "
-                f"process is of generation {self.generation}, so it stops. If both are ranks of one job, give all of them the same "
+                f"process is of generation {self.generation}, so it stops. If both are ranks of the same job, give all ranks the same "
                 "Mixer(job=NAME), or resume by skillshard.torch.resume under torch.distributed."
             )
 
     def is_untouched(self) -> bool:
-        """Whether nobody has reported, decided or resumed anything."""
+        """Return whether the ledger holds no report, no round and no resume."""
         return not (self.generation or has_records(self.ledger, 0))
 
     def begin_next(self, draw: int, job: str | None, *, anew: bool = False) -> GenerationRecord:
-        """The record that would begin the next generation at a draw. It keeps the rounds and the observations up to that draw.
+        """Make the record that would begin the next generation at a draw and keep the rounds and observations up to the draw.
 
-        With `anew`, at draw 0, nothing is kept: the losses of the model before the first step are measured again.
+        With `anew`, at draw 0, no record is kept: the losses of the model before the first step are measured again.
 
         Raises:
-            LedgerError: a record that is kept is damaged or missing.
+            LedgerError: A record to keep is damaged or missing.
         """
+        # The round of the last draw is kept whole, because the stream has begun to obey it.
         num_rounds = -(-draw // self.run.round_draws)
         last_round = self.rounds.get(num_rounds - 1) if num_rounds else None
-        if num_rounds and last_round is None:  # of a state that was made before anybody read so far
+        if num_rounds and last_round is None:  # the state was saved at a draw whose round was not decided yet
             num_rounds = min(num_rounds, self.rounds.num())
             last_round = self.rounds.get(num_rounds - 1) if num_rounds else None
-        # What a kept round has used is kept with it, even if it was reported ahead of the draws.
+        # The observations that a kept round has used are kept too, even observations of draws beyond the draw of the resume.
+        # Otherwise the record of the round would count observations that the new generation does not see.
         until = draw if last_round is None else max(draw, last_round.observed_to)
         num_observations, last_observation = (0, None) if anew else self._observed_up_to(until)
         if last_round is not None and num_observations < last_round.num_observed:
@@ -261,16 +270,17 @@ class Records:
         )
 
     def _observed_up_to(self, draw: int) -> tuple[int, ObservationRecord | None]:
-        """How many observations are of this draw or an earlier one, and the last of them.
+        """Count the observations up to a draw. Return the number and the last observation counted.
 
-        The search goes back from the newest one, so that a damaged record after the draw does not matter.
+        The search goes back from the newest observation, so that a damaged record after the draw does not matter.
         """
         newest = max([*self.observations.numbers(), self.segments[-1].first_observation - 1])
         for number in range(newest, -1, -1):
             try:
                 record = self.observations.get(number)
             except LedgerError:
-                # Only a record of a later draw may be damaged: its neighbour before it, which is read next, is kept.
+                # The resume leaves a damaged record after the draw behind. A damaged record up to the draw is noticed elsewhere:
+                # the state names the checksum of its last observation, and the last round counts the observations it has used.
                 continue
             if record is not None and record.draw <= draw:
                 return number + 1, record
@@ -278,14 +288,15 @@ class Records:
 
 
 def has_records(ledger: Ledger, generation: int) -> bool:
-    """Whether a generation wrote a round or an observation."""
+    """Return whether a generation wrote a round or an observation."""
     return any(numbers_in(ledger, folder_of(generation, kind)) for kind in ("rounds", "observations"))
 
 
 def generations(ledger: Ledger) -> list[int]:
-    """The numbers of the generations that began, rising; empty if the run was never resumed.
+    """List the numbers of the generations after generation 0, rising. The list is empty if the run was never resumed.
 
-    A generation whose record was lost counts if it wrote rounds or observations: a new generation of that number would read them.
+    A generation without a record counts if its folder holds rounds or observations, because a new generation of the same number would
+    read these records.
     """
     numbers = numbers_in(ledger, "generations")
     number = (numbers[-1] if numbers else 0) + 1
@@ -296,12 +307,12 @@ def generations(ledger: Ledger) -> list[int]:
 
 
 def newest_generation(ledger: Ledger) -> int:
-    """The number of the newest generation; 0 if the run was never resumed."""
+    """Return the number of the newest generation, or 0 if the run was never resumed."""
     return max(generations(ledger), default=0)
 
 
 def newest_intact(ledger: Ledger, run: RunRecord) -> tuple[Records, list[str]]:
-    """The records as the newest generation sees them whose own record is whole, and what is wrong with the generations after it."""
+    """Find the newest generation with an undamaged record. Return its records and the faults of the generations after it."""
     numbers = generations(ledger)
     next_generation = max(numbers, default=0) + 1
     faults: list[str] = []
@@ -317,7 +328,7 @@ def newest_intact(ledger: Ledger, run: RunRecord) -> tuple[Records, list[str]]:
 
 
 def records_to_resume(ledger: Ledger, run: RunRecord) -> Records:
-    """The records that a resume goes on from: those of the newest generation whose record is whole, with a warning about later ones."""
+    """Return the records of the newest generation with an undamaged record, with a warning about later generations."""
     records, faults = newest_intact(ledger, run)
     for fault in faults:
         warnings.warn(f"{fault} This resume leaves that generation behind.", stacklevel=2)
@@ -329,20 +340,20 @@ def _generation(ledger: Ledger, generation: int) -> GenerationRecord:
     record = read_record(ledger, name, GenerationRecord)
     if record is None and generation > newest_generation(ledger):
         raise LedgerError(
-            f"{ledger} has no generation {generation}: the newest one is {newest_generation(ledger)}. Give every rank the generation "
-            "that its rank 0 began, and the same ledger."
+            f"{ledger} has no generation {generation}: the newest generation is {newest_generation(ledger)}. Give every rank the generation "
+            "that rank 0 began, and the same ledger."
         )
     if record is None:
         raise LedgerError(f"{ledger}/{name} is missing. {REMEDY}")
     if record.generation != generation:
         raise LedgerError(
-            f"{ledger}/{name} is generation {record.generation:,}, as its name does not say: it was changed. {REMEDY}"
+            f"{ledger}/{name} is of generation {record.generation:,}, but its name says otherwise: it was changed. {REMEDY}"
         )
     return record
 
 
 def open_records(ledger: Ledger) -> Records:
-    """The records of a run as its newest generation sees them; LedgerError if there is no run."""
+    """Open the records of a run as the newest generation sees them; LedgerError if the ledger holds no run."""
     return Records(ledger, _run(ledger))
 
 
@@ -354,16 +365,18 @@ def _run(ledger: Ledger) -> RunRecord:
 
 
 def round_fault(run: RunRecord, record: RoundRecord, number: int, before: RoundRecord | None) -> str | None:
-    """What is wrong with a round that was read, as the rest of a sentence; None if nothing is.
+    """Find the fault of a round. Return the rest of a sentence about the record, or None for a correct record.
 
     Args:
-        number: the number in the record's name.
-        before: the round before it; None for round 0.
+        run: Run of the ledger.
+        record: Round that was read.
+        number: Number in the record's name.
+        before: Round before; None for round 0.
     """
+    # A checksum alone does not protect against a record that was edited with a new checksum. So the counts and the epochs are
+    # computed again from the weights, which are the only free choice of a round.
     if record.round != number or record.first_draw != number * run.round_draws:
-        return (
-            f"is round {record.round:,} from draw {record.first_draw:,} on, as its name does not say: it was changed."
-        )
+        return f"is round {record.round:,} from draw {record.first_draw:,} on, but its name says otherwise: it was changed."
     num_skills = len(run.skills)
     if len(record.weights) != num_skills:
         return f"has {len(record.weights):,} weights for {num_skills:,} skills: it was changed."
@@ -383,27 +396,25 @@ def round_fault(run: RunRecord, record: RoundRecord, number: int, before: RoundR
     if record.num_observed != num_observed + len(record.observations) or (
         before is not None and record.observed_to < before.observed_to
     ):
-        return "counts its observations otherwise than the round before it: it was changed."
+        return "has a number of observations that does not follow from the round before it: it was changed."
     return None
 
 
 def observation_fault(
     run: RunRecord, record: ObservationRecord, number: int, before: ObservationRecord | None
 ) -> str | None:
-    """What is wrong with an observation that was read, as `round_fault`."""
+    """Find the fault of an observation. Return the rest of a sentence, or None, as `round_fault` does."""
     if record.previous != (run.checksum if before is None else before.checksum):
         return "does not follow from the record before it: one of them was changed."
     if before is not None and record.draw <= before.draw:
-        return (
-            f"is of draw {record.draw:,}, which is not after draw {before.draw:,} of the one before it: it was changed."
-        )
+        return f"is of draw {record.draw:,}, which is not after draw {before.draw:,} of the record before it: it was changed."
     if record.loss != run.loss:
         return f"holds {record.loss.sentence}, and the run's losses are {run.loss.sentence}: it was changed."
     return None
 
 
 def verify_ledger(ledger: Ledger) -> list[str]:
-    """Every fault of a ledger: records that are missing or changed, or counts that their weights do not give.
+    """List every fault of a ledger: missing records, changed records, and counts that do not follow from the weights.
 
     The records of the newest generation are checked as a chain. A record that a resume has cut off is checked by itself.
     """
@@ -422,7 +433,7 @@ def verify_ledger(ledger: Ledger) -> list[str]:
 
 
 def _all(numbered: Numbered[RecordType], faults: list[str]) -> Iterator[tuple[int, RecordType]]:
-    """Every record that can be read, with its number; what is wrong with the others is added to `faults`."""
+    """Yield every readable record with its number. The faults of the other records are added to `faults`."""
     try:
         num = numbered.num()
     except LedgerError as error:
@@ -440,7 +451,7 @@ def _all(numbered: Numbered[RecordType], faults: list[str]) -> Iterator[tuple[in
 
 
 def _faults_of_generations(records: Records) -> list[str]:
-    """Faults of the generations' own records, of the records that each one has kept, and of those that a later one has cut off."""
+    """List the faults of the generations' own records, of the last records kept, and of the records cut off."""
     ledger, run, faults = records.ledger, records.run, list[str]()
     numbers = [0, *generations(ledger)]
     for number, following in pairwise(numbers):

@@ -1,4 +1,4 @@
-"""Where the samples of one round lie: from its counts to bytes of shards, for all its draws at once."""
+"""The places of the samples of a round: from the counts of the round to bytes of shards, for all draws of the round at once."""
 
 import mmap
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ from skillshard.shards.tar import member_sizes
 
 @dataclass(frozen=True)
 class Places:
-    """Where the texts of some draws lie: small, so that it goes between processes in their stead.
+    """The places of the texts of draws. A worker sends places to the main process in place of the texts, which are larger.
 
     Attributes:
-        draw: position in the stream of each text.
-        segment: the stretch of rows of one shard in which each is.
-        shards: skill number and shard of each segment.
-        start, end: first byte and end of each text in its shard.
+        draw: Position of each text in the stream.
+        segment: Segment of each text: a stretch of rows of a shard.
+        shards: Skill number and shard of each segment.
+        start, end: First byte and end of each text in its shard.
     """
 
     draw: Int[np.ndarray, " sample"]
@@ -41,7 +41,9 @@ class Places:
         return len(self.draw)
 
 
+# The layout of Arrow's string views fixes the 12 bytes: a view is 16 bytes long, and a text of up to 12 bytes stands in the view.
 INLINE_BYTES = 12
+# A view holds the first byte of its text in a signed integer of 32 bits, so a window must be shorter than 2**31 bytes.
 WINDOW_BYTES = 1 << 30
 VIEW = np.dtype(
     {
@@ -50,65 +52,70 @@ VIEW = np.dtype(
         "offsets": [0, 4, 8, 12],
     }
 )
-"""How Arrow notes where a text lies: a buffer, and the first byte in it; instead of both, up to 12 bytes of text themselves.
+"""Arrow's view of a text: the number of bytes, a buffer and the first byte in the buffer. A text of up to 12 bytes stands in the view.
 
-Between `num_bytes` and `window` are a text's first four bytes, for comparing; nothing is compared here, and they stay 0.
+The four bytes between `num_bytes` and `window` hold the beginning of the text for comparisons. No view is compared, so the four bytes
+stay 0.
 """
 
 
 class Maps:
-    """Files in memory, and texts cut out of them by Arrow: a loop in Python takes a quarter longer (docs/LOG.md).
+    """Files mapped into memory, from which Arrow cuts texts. A loop in Python takes a quarter longer (docs/LOG.md).
 
-    Arrow counts the bytes of a buffer in 32 bits, so a buffer begins every `WINDOW_BYTES` of a file.
+    A buffer of Arrow begins every `WINDOW_BYTES` of a file, because a view counts the bytes of a buffer in 32 bits.
     """
 
     def __init__(self, maps: Sequence[mmap.mmap | memoryview]) -> None:
         self._maps = maps
         begins = [range(0, len(data), WINDOW_BYTES) for data in maps]
         self._first_window = np.cumsum([0, *map(len, begins)])
+        # Every window reaches to the end of its file, so that a text may cross the beginning of the next window.
         self._windows = [
-            pa.py_buffer(data).slice(begin) for data, some in zip(maps, begins, strict=True) for begin in some
+            pa.py_buffer(data).slice(begin) for data, starts in zip(maps, begins, strict=True) for begin in starts
         ]
 
     def views(
         self, which: Int[np.ndarray, " sample"], start: Int[np.ndarray, " sample"], end: Int[np.ndarray, " sample"]
     ) -> np.ndarray:
-        """For each sample the `VIEW` of the text from `start` to `end` of the file `which`."""
+        """Make the `VIEW` of each sample's text, which stands from byte `start` to byte `end` of the file `which`."""
         num_bytes = end - start
         if len(num_bytes) and int(num_bytes.max()) >= 1 << 31:
             raise ShardError(
-                f"a text is {int(num_bytes.max()):,} bytes, and a mixer reads less than {1 << 31:,}: split it, and write the shards anew "
-                "in another directory with 'skillshard shard'."
+                f"a text is {int(num_bytes.max()):,} bytes, and a mixer reads texts of less than {1 << 31:,} bytes: split the text, and write the "
+                "shards anew in another directory with 'skillshard shard'."
             )
-        found = np.zeros(len(which), VIEW)
-        found["num_bytes"] = num_bytes
-        found["window"] = self._first_window[which] + start // WINDOW_BYTES
-        found["start"] = start % WINDOW_BYTES
+        views = np.zeros(len(which), VIEW)
+        views["num_bytes"] = num_bytes
+        views["window"] = self._first_window[which] + start // WINDOW_BYTES
+        views["start"] = start % WINDOW_BYTES
         short = np.flatnonzero(num_bytes <= INLINE_BYTES)
         if len(short):
+            # The inline text overwrites `window` and `start`, which a short text does not use.
             spans = zip(which[short].tolist(), start[short].tolist(), end[short].tolist(), strict=True)
-            found["inline"][short] = [bytes(self._maps[file][first:last]) for file, first, last in spans]
-        return found
+            views["inline"][short] = [bytes(self._maps[file][first:last]) for file, first, last in spans]
+        return views
 
     def texts(self, views: np.ndarray) -> list[str]:
-        """The text of each view."""
+        """Cut the text of each view."""
         buffers = [None, pa.py_buffer(views), *self._windows]
-        found = pa.Array.from_buffers(pa.string_view(), len(views), buffers)
-        texts: list[str] = found.to_numpy(zero_copy_only=False).tolist()
+        array = pa.Array.from_buffers(pa.string_view(), len(views), buffers)
+        # By way of NumPy, because Arrow's own `to_pylist` makes an Arrow scalar of each text first.
+        texts: list[str] = array.to_numpy(zero_copy_only=False).tolist()
         return texts
 
     def metas(self, which: Int[np.ndarray, " sample"], end: Int[np.ndarray, " sample"]) -> list[dict[str, Any]]:
-        """For each sample of the file `which` whose text ends there its metadata: the JSON member follows the text."""
-        found = []
+        """Read the metadata of each sample of the file `which` whose text ends at byte `end`."""
+        # The JSON member of a sample follows its text member, so the end of the text gives the header of the JSON member.
+        metas = []
         for data, header in zip(map(self._maps.__getitem__, which.tolist()), whole_blocks(end).tolist(), strict=True):
             block = np.frombuffer(data, np.uint8, TAR_BLOCK, header).reshape(1, TAR_BLOCK)
             begin = header + TAR_BLOCK
-            found.append(orjson.loads(data[begin : begin + int(member_sizes(block)[0])])["meta"])
-        return found
+            metas.append(orjson.loads(data[begin : begin + int(member_sizes(block)[0])])["meta"])
+        return metas
 
 
 def joined(parts: Sequence[Places]) -> Places:
-    """Places of several rounds as one; of none, no place."""
+    """Join the places of several rounds. Without rounds the result has no place."""
     none = np.empty(0, np.int64)
     parts = [Places(none, none, none.reshape(0, 2), none, none), *parts]
     before = accumulate((len(part.shards) for part in parts), initial=0)
@@ -123,14 +130,14 @@ def joined(parts: Sequence[Places]) -> Places:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """Where the samples of one round lie.
+    """The places of the samples of a round.
 
     Attributes:
-        train: the shards of each skill of the mix.
-        segments: skill number and shard of each stretch of neighbouring rows, as they were found.
-        skill: the skill number of each draw.
-        segment, row: where each draw is, an index into `segments` and the row of that shard.
-        start, end: first byte and end of each draw's text in the shard.
+        train: Shards of each skill of the mix.
+        segments: Skill number and shard of each segment, skill by skill in the order of reading.
+        skill: Skill number of each draw.
+        segment, row: Index of each draw's segment in `segments`, and the row of the draw in the shard of the segment.
+        start, end: First byte and end of each draw's text in the shard.
     """
 
     train: Sequence[SkillShards]
@@ -143,17 +150,17 @@ class RoundPlan:
 
     @cached_property
     def opened(self) -> list[OpenShard]:
-        """The shard of each segment; opened, and checked, when the first text of the round is read."""
+        """Shard of each segment. The shards are opened and checked when the first text of the round is read."""
         return [self.train[skill].open_shard(shard) for skill, shard in self.segments]
 
     @cached_property
     def maps(self) -> Maps:
-        """The bytes of each segment's shard."""
+        """Bytes of each segment's shard."""
         return Maps([opened.data for opened in self.opened])
 
     @cached_property
     def views(self) -> np.ndarray:
-        """The `VIEW` of each draw's text in `maps`."""
+        """`VIEW` of each draw's text in `maps`."""
         return self.maps.views(self.segment, self.start, self.end)
 
     @cached_property
@@ -162,20 +169,20 @@ class RoundPlan:
         return np.array(self.segments, np.int64)
 
     def places(self, draws: Int[np.ndarray, " sample"], within: Int[np.ndarray, " sample"]) -> Places:
-        """The places of some draws of the stream, which are those `within` the round."""
+        """Return the places of draws of the stream, whose positions in the round are `within`."""
         return Places(draws, self.segment[within], self.shards, self.start[within], self.end[within])
 
     def ids(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
-        """The ids of some draws of the round."""
+        """Read the ids of draws of the round."""
         places = zip(self.segment[draws].tolist(), self.row[draws].tolist(), strict=True)
         return [orjson.loads(self.opened[segment].member(row))["id"] for segment, row in places]
 
     def metas(self, draws: slice | Int[np.ndarray, " sample"]) -> list[dict[str, Any]]:
-        """The metadata of some draws of the round."""
+        """Read the metadata of draws of the round."""
         return self.maps.metas(self.segment[draws], self.end[draws])
 
     def texts(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
-        """The texts of some draws of the round."""
+        """Read the texts of draws of the round."""
         return self.maps.texts(self.views[draws])
 
 
@@ -185,23 +192,27 @@ def plan_round(
     """Find the samples of a round by the indexes of its shards.
 
     Args:
-        record: the round; at least one draw.
-        train, orders: the shards of each skill of the mix, and the order in which they are drawn.
-        seed: the run's.
+        record: Round with at least one draw.
+        train, orders: Shards of each skill of the mix, and the order of the samples of each skill.
+        seed: Seed of the run.
     """
+    # With repeat="stop" the last round has fewer draws than its counts, so the order is cut.
     skill, slot = (
-        found[: record.num_draws] for found in interleave(np.array(record.counts), "round", seed, record.round)
+        column[: record.num_draws] for column in interleave(np.array(record.counts), "round", seed, record.round)
     )
+    # The segments are read skill by skill, in the order of the slots. Then one `take` by slot brings every column into the order
+    # of the draws, so that no step runs in Python for each draw.
     segments: list[tuple[int, int]] = []
     rows_of: list[np.ndarray] = []
-    for at, (before, taken) in enumerate(zip(record.drawn_before, record.counts, strict=True)):
-        for shard, rows in orders[at].segments(before, before + taken):
-            segments.append((at, shard))
+    for number, (before, taken) in enumerate(zip(record.drawn_before, record.counts, strict=True)):
+        for shard, rows in orders[number].segments(before, before + taken):
+            segments.append((number, shard))
             rows_of.append(rows)
     num_rows = [len(rows) for rows in rows_of]
     entries = np.empty(sum(num_rows), INDEX_DTYPE)
-    for (at, shard), rows, end in zip(segments, rows_of, accumulate(num_rows), strict=True):
-        train[at].index(shard).take(rows, out=entries[end - len(rows) : end], mode="clip")
+    for (number, shard), rows, end in zip(segments, rows_of, accumulate(num_rows), strict=True):
+        # mode="clip" writes into `out` without a buffer. The rows are below the length of the index, so nothing is clipped.
+        train[number].index(shard).take(rows, out=entries[end - len(rows) : end], mode="clip")
     entry = entries.take(slot)
     start = entry["text_start"].astype(np.int64)
     segment = np.repeat(np.arange(len(segments)), num_rows).take(slot)

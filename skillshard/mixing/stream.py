@@ -1,7 +1,7 @@
-"""What the streams of a run have in common: the words for their positions, the clock that turns steps into positions, and `Stream`.
+"""The common part of the streams of a run: the words for positions, the clock that turns steps into positions, and `Stream`.
 
-A stream is counted in draws (`Mixer`) or in blocks (`PackedTokens`). A trainer counts optimizer steps. The translation stands here
-once, for reports, states and adapters. The adapters of trainers see a `Stream` alone, so that they never ask which of the two it is.
+A stream counts draws (`Mixer`) or blocks (`PackedTokens`). A trainer counts optimizer steps. Reports, states and adapters all use the
+translation of this module. An adapter of a trainer sees only a `Stream`, so an adapter never distinguishes the two kinds.
 """
 
 import operator
@@ -13,21 +13,24 @@ from skillshard.errors import ObservationError
 from skillshard.mixing.ledger import Lag
 
 LAST_DRAW = 2**62
-"""No stream is longer: positions are 64-bit integers, and arithmetic with positions must not overflow."""
+"""Upper limit of the positions of a stream.
+
+Positions are signed integers of 64 bits. The limit leaves a bit free, so that the sum of two positions does not overflow.
+"""
 
 
 @dataclass(frozen=True)
 class StreamWords:
-    """The words by which errors name a stream.
+    """The words by which error messages name a stream.
 
     Attributes:
-        position: what a position is called, such as "draw".
-        items: what a batch consists of, such as "samples".
-        maker: the class that makes the stream.
-        step_argument: the argument of `maker` that gives the size of an optimizer step.
-        variable: the name that a stream of this kind has in examples.
-        dataset: the class of `skillshard.torch` that reads the stream.
-        round: which round `Stream.round_size` is of.
+        position: Word for a position, such as "draw".
+        items: Word for the contents of a batch, such as "samples".
+        maker: Class that makes the stream.
+        step_argument: Argument of `maker` with the size of an optimizer step.
+        variable: Name of a stream of this kind in examples.
+        dataset: Class of `skillshard.torch` that reads the stream.
+        round: Round to which `Stream.round_size` applies.
     """
 
     position: str
@@ -47,12 +50,12 @@ BLOCKS = StreamWords("block", "blocks", "PackedTokens", "step_blocks", "packed",
 class Clock:
     """The translation of optimizer steps into positions of a stream.
 
-    Steps are counted from the last resume, so that the size of a step may change from one run to the next.
+    Steps are counted from the last resume, so that the size of a step may change at a resume.
 
     Attributes:
-        words: how the stream's positions are called.
-        step_size: draws or blocks of one optimizer step, over all ranks and accumulation; None: unknown.
-        step, position: a step of the trainer, and the position of the stream at that step; (0, 0) where nothing was resumed.
+        words: Words for the positions of the stream.
+        step_size: Number of draws or blocks of an optimizer step, over all ranks and gradient accumulation. None if unknown.
+        step, position: A step of the trainer, and the position of the stream at this step. (0, 0) without a resume.
 
     Example:
         >>> clock = Clock(DRAWS, 32)
@@ -68,13 +71,14 @@ class Clock:
     position: int = 0
 
     def position_at(self, step: SupportsIndex) -> int:
-        """The position of the stream after `step` optimizer steps.
+        """Return the position of the stream after `step` optimizer steps.
 
         Raises:
-            ObservationError: the step is no whole number from 0, the size of a step is unknown, or the position would lie before the
+            ObservationError: The step is no whole number from 0, the size of a step is unknown, or the position lies before the
                 beginning of the stream or beyond 2**62.
         """
         number = whole_number("step", step)
+        # The step of the last resume has a known position even if the size of a step is unknown.
         if number == self.step:
             return self.position
         name = self.words.position
@@ -92,32 +96,34 @@ class Clock:
         return position
 
     def resumed(self, step: int | None, position: int) -> "Clock":
-        """The clock after a resume at a position; its steps are counted from the beginning where the saved state has no step."""
+        """Return the clock after a resume at a position."""
+        # Without a step in the saved state, the trainer's own count of steps is unknown. Then steps count from the beginning.
         return replace(self, step=0, position=0) if step is None else replace(self, step=step, position=position)
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """An endless or ending stream of positions 0, 1, 2, ... that obeys the ledger of a run; `Mixer` and `PackedTokens` are streams.
+    """A stream of positions 0, 1, 2, ... that obeys the ledger of a run. `Mixer` and `PackedTokens` are streams.
 
-    A position is a draw or a block, as `clock.words` says. Where the two differ in an argument or in a batch, their own docstrings say it.
+    A position is a draw or a block, as `clock.words` says. The docstrings of the two classes describe the arguments and batches in which
+    the classes differ.
     """
 
     clock: Clock
 
     @property
     def position(self) -> int:
-        """Positions handed out by iterating, or set by `load_state_dict`."""
+        """Number of positions that iterating has yielded, or that `load_state_dict` has set."""
         ...
 
     @property
     def repeat(self) -> str:
-        """What happens when a skill runs out, as given to `Mixer`; "epochs" is endless."""
+        """Rule for a skill without unread samples, as in `Mixer`. "epochs" makes the stream endless."""
         ...
 
     @property
     def lag(self) -> Lag:
-        """How many rounds a decision may lag behind the losses, as given to `Mixer`."""
+        """Number of rounds that a decision lags behind the losses, as in `Mixer`."""
         ...
 
     @property
@@ -132,38 +138,41 @@ class Stream(Protocol):
 
     @property
     def generation(self) -> int:
-        """How often the run had been resumed or restarted when this process joined it."""
+        """Number of resumes and restarts of the run before this process joined."""
         ...
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines the stream beside the losses, as JSON: two streams with one identity and one ledger are the same stream."""
+        """Facts that determine the stream together with the losses, as JSON.
+
+        Two streams with equal identities and the same ledger are the same stream.
+        """
         ...
 
     @property
     def round_size(self) -> float:
-        """Positions of a round, or of the first round where rounds differ (`StreamWords.round`)."""
+        """Number of positions of a round, or of the first round if rounds differ (`StreamWords.round`)."""
         ...
 
     @property
     def draws_per_position(self) -> float:
-        """Expected draws of one position by the weights of the first round."""
+        """Expected number of draws of a position under the weights of the first round."""
         ...
 
     def batch(self, first: int, num: int) -> Sized:
-        """The positions first .. first + num - 1, or up to the end of the stream; the stream stays where it stands."""
+        """Read the positions first .. first + num - 1, or up to the end of the stream. The position of the stream does not change."""
         ...
 
     def batches(self, batch_size: int) -> Iterator[Sized]:
-        """The stream from where it stands, in batches."""
+        """Iterate over the stream in batches from its position."""
         ...
 
     def holds(self, position: int) -> bool:
-        """Whether the stream has not ended before a position."""
+        """Return whether the stream reaches a position."""
         ...
 
     def length(self) -> int | None:
-        """Number of positions of the whole stream, or None where the stream is endless or its end depends on losses."""
+        """Return the number of positions of the stream, or None if the stream is endless or its end depends on losses."""
         ...
 
     def report(self, step: SupportsIndex, losses: Mapping[str, Any]) -> None:
@@ -171,11 +180,11 @@ class Stream(Protocol):
         ...
 
     def state_dict(self, *, step: SupportsIndex | None = None) -> dict[str, Any]:
-        """Where the stream stands, as JSON; the position is under the name `clock.words.position`."""
+        """Return the position of the stream as JSON, under the name `clock.words.position`."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any], *, generation: int | None = None) -> None:
-        """Go on at a saved position, in a new generation of the ledger."""
+        """Continue at a saved position, in a new generation of the ledger."""
         ...
 
     def restart(self, *, generation: int | None = None) -> None:
@@ -183,12 +192,12 @@ class Stream(Protocol):
         ...
 
     def check_start(self, *, rank: int = 0) -> None:
-        """Refuse, in the main process, what would otherwise be noticed hours later."""
+        """Refuse a wrong start in the main process, before hours of training."""
         ...
 
 
 def whole_number(name: str, value: object) -> int:
-    """A number of steps or draws as an int; ObservationError for anything else, or below 0."""
+    """Convert a number of steps or draws to an int; ObservationError for a value that is no whole number from 0 to 2**62."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise ObservationError(f"{name} is {value!r}: give a whole number >= 0. Nothing was recorded.")
     number = operator.index(value)
@@ -198,5 +207,5 @@ def whole_number(name: str, value: object) -> int:
 
 
 def is_whole(value: object, least: int, most: int) -> bool:
-    """Whether a value is a whole number of a range, and not a truth value."""
+    """Return whether a value is a whole number from `least` to `most`. True and False are no numbers."""
     return not isinstance(value, bool) and isinstance(value, SupportsIndex) and least <= operator.index(value) <= most

@@ -1,4 +1,4 @@
-"""Files of weights: the file that `skillshard weights` writes, and every form that weights are read from."""
+"""Files of weights: the file that `skillshard weights` writes, and all forms of files from which weights are read."""
 
 import os
 from collections.abc import Mapping
@@ -17,43 +17,44 @@ from skillshard.shards.tokens import TokenCounts
 WEIGHTS_SCHEMA = "skillshard/weights/1"
 _WITH_WEIGHTS = (WEIGHTS_SCHEMA, "skillshard/fit/1")
 _FORMS = (
-    "Give what 'skillshard weights --out' or 'skillshard fit --out' wrote, or a JSON object of skill names and numbers >= 0, such as "
+    "Give the output of 'skillshard weights --out' or 'skillshard fit --out', or a JSON object of skill names and numbers >= 0, such as "
     '{"add": 0.7, "carry": 0.3}.'
 )
 
 
 class WeightsFile(BaseModel):
-    """Static weights of the training skills and the policy that they come from: the file that `skillshard weights` writes."""
+    """Static weights of the training skills, with the policy that gave the weights: the file that `skillshard weights` writes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal["skillshard/weights/1"] = Field("skillshard/weights/1", alias="schema")
-    shards: str = Field(description="digest of the shard set, or of the chosen skills of one")
-    unit: Literal["samples", "tokens"] = Field(description="what the weights are shares of")
+    shards: str = Field(description="digest of the shard set or of the chosen set")
+    unit: Literal["samples", "tokens"] = Field(description="unit of the weights")
     policy: str = Field(description="name of the policy that gave the weights, with its transforms")
-    arguments: Any = Field(description="arguments of the policy, as a run records them")
-    weights: dict[str, float] = Field(description="training skill -> weight; all sum to 1")
+    arguments: Any = Field(description="arguments of the policy, as in run.json")
+    weights: dict[str, float] = Field(description="training skill -> weight; sum 1")
 
     def to_bytes(self) -> bytes:
         return canonical.to_json(self.model_dump(by_alias=True))
 
 
 def weigh(shards: ShardSet, policy: Policy, *, tokens: TokenCounts | None = None) -> WeightsFile:
-    """The weights that a policy gives the skills of a shard set before any observation.
+    """Compute the weights that a policy gives the skills of a shard set before any observation.
 
     Args:
-        shards: whose skills are weighed.
-        policy: one that reads no losses and whose weights do not depend on the round.
-        tokens: token counts of these shards, where the weights are shares of tokens. None: they are shares of samples.
+        shards: Shard set with the skills.
+        policy: Policy that reads no losses and whose weights do not depend on the round.
+        tokens: Token counts of the shards, for weights as shares of tokens. None: weights as shares of samples.
 
     Raises:
-        PolicyError: the policy reads losses, needs to know the round, or does not fit the skills.
-        ShardError: no skill has a training shard.
-        TokensError: the token counts are of other shards.
+        PolicyError: The policy reads losses, needs the round, or does not fit the skills.
+        ShardError: No skill has a training shard.
+        TokensError: The token counts belong to other shards.
     """
     if policy.reads_losses:
         raise PolicyError(
-            f"policy {policy.name} reads losses, so its weights change during a run: use it in a Mixer, or give a policy that needs none."
+            f"policy {policy.name} reads losses, so its weights change during a run: use the policy in a Mixer, or give a policy that reads no "
+            "losses."
         )
     if not shards.skills:
         raise ShardError(
@@ -75,11 +76,17 @@ def weigh(shards: ShardSet, policy: Policy, *, tokens: TokenCounts | None = None
 
 
 def read_weights(given: str | os.PathLike[str]) -> dict[str, float]:
-    """Skill -> weight from a file of weights, of a proposal, or of names and numbers; a text that begins with { is read as it is.
+    """Read weights from a file of weights, a file of a proposal, or a JSON object of skill names and numbers.
+
+    Args:
+        given: Path of the file. A text that begins with { is read as JSON in place of a file.
+
+    Returns:
+        Skill -> weight, not normalized.
 
     Raises:
-        PolicyError: it holds something else, a weight that is no number >= 0, or none above 0.
-        StorageError: it cannot be read, or is not JSON.
+        PolicyError: The file holds no weights, a weight is no number >= 0, or no weight is above 0.
+        StorageError: The file cannot be read, or is not JSON.
 
     >>> read_weights('{"add": 3, "carry": 1}')
     {'add': 3.0, 'carry': 1.0}
@@ -100,11 +107,12 @@ def _weights_in(value: Any, place: str) -> dict[str, float]:
     schema = value.get("schema")
     if isinstance(schema, str) and schema not in _WITH_WEIGHTS:
         hint = (
-            f" Weights by a graph are made by 'skillshard weights SHARDS --policy skill_it --graph {place} --eta ETA --out weights.json'."
+            f" Make weights from a graph with 'skillshard weights SHARDS --policy skill_it --graph {place} --eta ETA --out weights.json'."
             if schema.startswith("skillshard/graph/")
             else ""
         )
         raise PolicyError(f"{place} holds no weights: its schema is {schema!r}.{hint} {_FORMS}")
+    # Without a schema, "weights" may be the key of the weights or the name of a skill. The type of the value decides.
     weights = value.get("weights") if isinstance(schema, str) or isinstance(value.get("weights"), dict) else value
     if not isinstance(weights, Mapping):
         raise PolicyError(f"{place} holds no weights: 'weights' is {_kind(weights)}. {_FORMS}")
@@ -112,8 +120,8 @@ def _weights_in(value: Any, place: str) -> dict[str, float]:
     if bad:
         raise PolicyError(f"{place} holds no weights: {name_some(bad, 3)}, not a number >= 0. {_FORMS}")
     if not sum(weights.values()) > 0:
-        what = "all of them are 0" if weights else "it names no skill"
-        raise PolicyError(f"{place} holds no weights above 0: {what}. {_FORMS}")
+        fault = "all weights are 0" if weights else "it names no skill"
+        raise PolicyError(f"{place} holds no weights above 0: {fault}. {_FORMS}")
     return {name: float(weight) for name, weight in weights.items()}
 
 
@@ -123,6 +131,6 @@ def _short(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """Name the type of a JSON value."""
     names = {list: "a list", str: "a text", bool: "a truth value", type(None): "nothing (null)"}
     return names.get(type(value), "a number")

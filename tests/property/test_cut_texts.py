@@ -43,6 +43,7 @@ def test_texts_come_as_they_were_written_in_any_order_and_however_the_files_are_
 
 def test_a_text_that_arrow_cannot_count_is_refused() -> None:
     with pytest.raises(
-        ShardError, match=r"a text is 2,147,483,648 bytes, and a mixer reads less than 2,147,483,648: split"
+        ShardError,
+        match=r"a text is 2,147,483,648 bytes, and a mixer reads texts of less than 2,147,483,648 bytes: split",
     ):
         Maps([_file([])]).views(np.array([0]), np.array([5]), np.array([5 + (1 << 31)]))

@@ -46,6 +46,6 @@ def test_the_shards_of_a_round_and_of_the_next_one_are_asked_for_and_none_that_w
 
 def test_a_text_of_two_gibibytes_is_refused_with_its_size_and_the_largest_that_is_read() -> None:
     first, size = np.array([0]), np.array([2**31])
-    sentence = "a text is 2,147,483,648 bytes, and a mixer reads less than 2,147,483,648: split it"
+    sentence = "a text is 2,147,483,648 bytes, and a mixer reads texts of less than 2,147,483,648 bytes: split the text"
     with pytest.raises(ShardError, match=sentence):
         Maps([memoryview(b"x")]).views(first, first, size)

@@ -161,7 +161,7 @@ def test_every_policy_that_needs_no_trainer_is_mixed_by_one_command(
         ("null", "holds no weights but nothing (null)"),
         ('"add"', "holds no weights but a text"),
         ("{}", "holds no weights above 0: it names no skill"),
-        ('{"add": 0, "carry": 0}', "holds no weights above 0: all of them are 0"),
+        ('{"add": 0, "carry": 0}', "holds no weights above 0: all weights are 0"),
         ('{"add": -1}', "add is -1, not a number >= 0"),
         ('{"add": "much"}', "add is 'much', not a number >= 0"),
         ('{"add": true}', "add is True, not a number >= 0"),
