@@ -88,7 +88,7 @@ def static_policy(
         PolicyError: The name is unknown, or an argument is missing or unknown to the policy.
         GraphError: The file is no graph, or the graph lacks a skill.
     """
-    given = {
+    values = {
         "tau": tau,
         "epochs": epochs,
         "weights": weights,
@@ -100,7 +100,7 @@ def static_policy(
         "losses": losses,
         "draws": draws,
     }
-    _check_arguments(policy, among, given)
+    _check_arguments(policy, among, values)
     chosen = _policy(policy, skills, draws, tau, epochs, weights, new, graph, eta, prior, targets, losses)
     return chain(chosen, floored(floor)) if floor else chosen
 

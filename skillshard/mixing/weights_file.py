@@ -92,7 +92,7 @@ def read_weights(given: str | os.PathLike[str]) -> dict[str, float]:
     {'add': 3.0, 'carry': 1.0}
     >>> read_weights('{"add": [0.5]}')
     Traceback (most recent call last):
-    skillshard.errors.PolicyError: {"add": [0.5]} holds no weights: add is [0.5], not a number >= 0. Give what 'skillshard weights --out' ...
+    skillshard.errors.PolicyError: {"add": [0.5]} holds no weights: add is [0.5], not a number >= 0. Give the output of 'skillshard weights --out' ...
     """
     text = os.fspath(given)
     is_text = text.lstrip().startswith("{")

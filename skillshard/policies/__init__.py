@@ -1,4 +1,4 @@
-"""Policies: pure functions from observed losses to weights. One method, one file; transforms are chained after them."""
+"""Policies: pure functions from observed losses to weights, a file for each method. `chain` applies transforms to a policy."""
 
 from skillshard.policies.ado import ado
 from skillshard.policies.aioli import aioli

@@ -1,4 +1,4 @@
-"""ADO, adaptive data optimization: a scaling law for each skill, and weight to what its law says is learned fastest."""
+"""ADO, adaptive data optimization: a scaling law for each skill, and more weight for the skills whose laws predict the fastest fall."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from skillshard.policies.prior import checked_prior, prior_weights
 from skillshard.policies.scaling_law import fit_scaling_law
 
 POINTS = 128
-"""Points of each learning curve that the state keeps at most; beyond, every other one is dropped."""
+"""Maximal number of points of a learning curve in the state. Beyond this number, every other point is dropped."""
 LEAST_ALPHA = 0.05
-"""Exponents below count as this much, as in the authors' code."""
+"""Lower bound of the exponents in the preference, as in the authors' code."""
 LEAST_SHARE = 0.01
-"""Least share of a skill in the preference, before it is made to sum to 1 again."""
+"""Lower bound of a skill's share in the preference, before the preference is normalized again, as in the authors' code."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Ado(Online):
             )
         new = np.array(drawn) - np.array(state["drawn"])
         recent = np.array(state["recent"])
+        # A second observation at the same draw adds no samples, and a share of 0 / 0 would be NaN.
         if new.sum() > 0:
             recent = 0.9 * recent + 0.1 * new / new.sum()
         state = {**state, "turn": state["turn"] + 1, "drawn": drawn, "recent": recent.tolist()}
@@ -83,13 +84,16 @@ class Ado(Online):
         return np.array(state["weights"])
 
     def _remembered(self, state: State, observation: Observation) -> State:
-        """With one more point on the curves; a skill without a loss repeats its last one, or takes the mean."""
-        found = check_losses(observation.losses, state["skills"], step=observation.step, may_miss=True)
-        if observation.step < self.warmup_steps or not observation.draw or not found:
+        """Return the state with another point on the curves. A skill without a loss repeats its last loss, or gets the mean loss."""
+        observed = check_losses(observation.losses, state["skills"], step=observation.step, may_miss=True)
+        # Draw 0 has no place on the curves, because the laws are powers of the number of draws.
+        if observation.step < self.warmup_steps or not observation.draw or not observed:
             return state
         draws, losses = state["curve"]["draws"], state["curve"]["losses"]
-        mean = sum(found.values()) / len(found)
-        row = [found.get(skill, losses[-1][at] if losses else mean) for at, skill in enumerate(state["skills"])]
+        mean = sum(observed.values()) / len(observed)
+        row = [
+            observed.get(skill, losses[-1][index] if losses else mean) for index, skill in enumerate(state["skills"])
+        ]
         draws, losses = [*draws, observation.draw], [*losses, row]
         if len(draws) > POINTS:
             draws, losses = draws[::2], losses[::2]
@@ -97,15 +101,17 @@ class Ado(Online):
 
     def _refitted(self, state: State, step: int) -> State:
         fitted, draws = state["fitted_step"], state["curve"]["draws"]
+        # A law has three parameters, so four points are the first points that a law does not fit exactly.
         if len(draws) < 4 or (fitted is not None and step - fitted < self.refit_steps):
             return state
         import scipy.optimize  # noqa: F401  # before the limit, which reaches only the libraries that are loaded
         from threadpoolctl import threadpool_limits
 
         n, losses = np.array(draws, dtype=np.float64), np.array(state["curve"]["losses"])
-        # Several threads wait for each other over 3 x 3 matrices, which takes 25 times the CPU time.
+        # Several threads wait for each other over matrices of 3 x 3 numbers, which takes 25 times the CPU time.
         with threadpool_limits(1):
             laws = [fit_scaling_law(n, curve, least_log_loss=self.least_log_loss) for curve in losses.T]
+        # The preference compares all skills, so new laws of a part of the skills cannot be used with old laws of the others.
         if any(law is None for law in laws):
             return {**state, "fitted_step": step}
         return {**state, "fitted_step": step, "laws": [list(law) for law in laws if law is not None]}
@@ -113,6 +119,7 @@ class Ado(Online):
     def _moved(self, state: State, draw: float) -> State:
         beta, _, alpha = np.array(state["laws"]).T
         tiny = np.finfo(np.float64).tiny
+        # In logarithms, because n ** (-alpha - 1) underflows for long runs.
         log_rho = (
             np.log(np.maximum(state["prior"], tiny))
             + 0.5 * np.log(np.maximum(state["recent"], tiny))
@@ -121,6 +128,7 @@ class Ado(Online):
             - (alpha + 1) * np.log(draw)
         )
         rho = np.maximum(softmax(log_rho), LEAST_SHARE)
+        # The constants 0.5, 0.1 and 0.9 of the preference and of the weights are the authors'.
         rho, average, turn = rho / rho.sum(), np.array(state["average"]), state["turn"]
         weights = 0.1 * rho + 0.9 * average
         moved = average + (rho - average) / (turn + 1)
@@ -134,33 +142,34 @@ def ado(
     least_log_loss: float = 0.5,
     prior: Mapping[str, float] | None = None,
 ) -> Policy:
-    r"""More weight to the skills whose scaling laws fall fastest now.
+    r"""Give more weight to the skills whose scaling laws fall fastest at the present number of draws.
 
     .. math:: L_i(n) = e^{\epsilon_i} + e^{\beta_i} n^{-\alpha_i}, \quad
         \rho_i \propto \mu_i h_i^{1/2} \frac{\alpha_i (L_i(n) - e^{\epsilon_i})}{n}, \quad
         p = 0.1 \rho + 0.9 \bar\rho, \quad \bar\rho \leftarrow \bar\rho + \frac{\rho - \bar\rho}{t + 1}
 
-    n is the number of draws the model has seen, mu the prior, h a running mean (0.9) of the shares really drawn, t the
-    number of observations. rho is raised to 0.01 where it is less, then made to sum to 1, so it may end a little below. Until
-    the warm-up is over, and until four observations after it, the weights are the prior.
+    n is the number of draws that the model has seen, mu the prior, h a running mean (0.9) of the shares really drawn, and t the number
+    of observations. rho is raised to at least 0.01 and then normalized, so rho may end slightly below 0.01. The weights are the prior
+    during the warm-up and up to the fourth observation after the warm-up.
 
-    A skill without a loss in an observation repeats its last one; NaN and unknown skills are refused. A fit that is not
-    finite is dropped, and the one before stays. Needs `Observation.drawn`.
+    A skill without a loss in an observation repeats its last loss. NaN and unknown skills are refused. A fit that is not finite is
+    dropped, and the previous laws stay. The policy requires `Observation.drawn`.
 
     Args:
-        warmup_steps: optimizer steps that no law is fitted to: 1,000 in the paper.
-        refit_steps: optimizer steps between two fits: 1,000 in the paper.
-        least_log_loss: bound below for epsilon: 0.5 in the authors' code, which is 1.65 nats. Lower it where losses get there.
-        prior: mu, training skill -> weight > 0; made to sum to 1. None: the natural shares of the samples, as in the paper.
+        warmup_steps: Number of optimizer steps before the first point of a law. The paper uses 1,000.
+        refit_steps: Number of optimizer steps between two fits. The paper uses 1,000.
+        least_log_loss: Lower bound of epsilon. The authors' code uses 0.5, which is 1.65 nats. Use a lower bound if the losses may fall
+            to 1.65 nats.
+        prior: Prior mu, training skill -> weight > 0, normalized to the sum 1. None: the natural shares of the samples, as in the paper.
 
     Returns:
-        A policy; its weights are `(train_skill,)`, sum 1; its state is the curves (at most 128 points), laws and means.
+        A policy. The weights are `(train_skill,)`, sum 1. The state holds the curves (at most 128 points), the laws and the means.
 
     Raises:
         ExtraError: SciPy, which fits the scaling laws, is not installed.
-        PolicyError: warmup_steps, refit_steps or prior are out of range; later, the sizes are not known, or the prior's names are not
-            the skills of the mix.
-        ObservationError: an observation does not say how many draws each skill had.
+        PolicyError: warmup_steps, refit_steps or prior is out of range. Later, the sizes are unknown, or the prior's names are not the
+            skills of the mix.
+        ObservationError: An observation does not say how many draws each skill had.
 
     Example:
         >>> policy = ado(warmup_steps=1000, refit_steps=1000)
@@ -168,9 +177,9 @@ def ado(
         [0.75, 0.25]
 
     Reference:
-        Jiang et al., "Adaptive Data Optimization", ICLR 2025, arXiv:2410.11820, as in the authors' code. Differs from it: losses
-        are of the holdout, so they are not smoothed (Savitzky-Golay there); t counts observations, which it makes in every
-        step; the curves are thinned, so that the state stays small.
+        Jiang et al., "Adaptive Data Optimization", ICLR 2025, arXiv:2410.11820, as in the authors' code. This policy differs from the
+        code in three points. Losses are holdout losses, so they are not smoothed (the code uses Savitzky-Golay). t counts
+        observations (the code observes in every step). The curves are thinned, so that the state stays small.
     """
     needed("fit", what="The policy ado")
     if warmup_steps < 0:

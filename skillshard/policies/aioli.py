@@ -1,4 +1,4 @@
-"""Aioli: learn from short probe rounds what each skill does to each loss, again and again during the run."""
+"""Aioli: estimate the effect of each skill on each loss from short probe rounds, repeatedly during the run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -71,9 +71,7 @@ class Aioli(Online):
                 f"give period_rounds of more than {self.sweeps * k}."
             )
         if self.diagonal and m != k:
-            raise PolicyError(
-                "aioli(diagonal=True) needs the training skills as evaluation skills: leave eval_skills out."
-            )
+            raise PolicyError("aioli(diagonal=True) needs the training skills as evaluation skills: omit eval_skills.")
         return {
             "skills": list(skills),
             "period": -1,
@@ -91,6 +89,7 @@ class Aioli(Online):
         if period < 0 or position >= self.sweeps * len(skills):
             return None
         sweep, turn = divmod(position, len(skills))
+        # The order of a sweep is keyed by the names of the skills, so that the probes do not depend on the order of the skills.
         chosen = sorted(skills, key=lambda skill: self._place(period, sweep, skill))[turn]
         return self._probe_weights(len(skills))[list(skills).index(chosen)]
 
@@ -109,6 +108,7 @@ class Aioli(Online):
         num_probes = self.sweeps * len(skills)
         last = state["last"]
         state = {**state, "last": {"drawn": drawn, "losses": losses}}
+        # The first observation has no observation before it, so there is no fall of the losses to learn from.
         if period < 0 or position >= num_probes or last is None:
             return state
         state = _learned(state, np.array(drawn) - np.array(last["drawn"]), np.array(last["losses"]) - np.array(losses))
@@ -119,37 +119,41 @@ class Aioli(Online):
         return np.array(state["weights"]) if probe is None else probe
 
     def _turn(self, number: int) -> tuple[int, int]:
-        """The period of a round, below 0 before the first one, and the round's place in it."""
+        """Return the period of a round and the position of the round in the period. The period is below 0 during the warm-up."""
         return divmod(number - self.warmup_rounds, self.period_rounds)
 
     def _begun(self, state: State, period: int) -> State:
-        """A new period: what the last one has learned is the base of what this one will."""
+        """Begin a period. The weights of the last period are the base for the step of the new period."""
         k, m = len(state["skills"]), len(state["cross"][0])
         base = np.log(state["weights"]).tolist() if state["graph"] is not None else state["base"]
         blank = {"gram": np.zeros((k, k)).tolist(), "cross": np.zeros((k, m)).tolist()}
         return {**state, **blank, "period": period, "base": base, "graph_before": state["graph"]}
 
     def _updated(self, state: State) -> State:
-        """With the weights that the probes of this period give; as before if they do not tell the skills apart."""
+        """Return the state with the weights from the probes of this period. The weights stay if the probes do not separate the skills."""
         gram, k = np.array(state["gram"]), len(state["skills"])
         if np.linalg.matrix_rank(gram) < k:
             return state
         graph = np.linalg.solve(gram, np.array(state["cross"]))
+        # The ablation of the paper: only the fall of a skill's own loss in its own probe, per unit of its weight.
         if self.diagonal:
             graph = np.diag(np.diag(self._probe_weights(k) @ graph) / self.one_hot)
         if self.normalize:
             graph = graph - min(graph.min(), 0)
             graph = graph / graph.sum() if graph.sum() > 0 else graph
+        # Without ema the step starts from the weights of the last period. With ema the average replaces the memory of the
+        # weights, so the step starts from equal weights.
         base = np.array(state["base"])
         if self.ema is not None:
             base = np.zeros(k)
             if state["graph_before"] is not None:
                 graph = (1 - self.ema) * graph + self.ema * np.array(state["graph_before"])
         weights = softmax(base + self.eta * graph.sum(axis=1))
+        # The next period takes the logarithm of the weights, so a weight that underflows to 0 becomes the smallest normal number.
         return {**state, "graph": graph.tolist(), "weights": np.maximum(weights, np.finfo(np.float64).tiny).tolist()}
 
     def _probe_weights(self, k: int) -> Float[np.ndarray, "probe train_skill"]:
-        """Row i: the weights of a probe of skill i."""
+        """Return a matrix whose row i holds the weights of a probe of skill i."""
         if k == 1:
             return np.ones((1, 1))
         other = (1 - self.one_hot) / (k - 1)
@@ -162,9 +166,10 @@ class Aioli(Online):
 def _learned(
     state: State, draws: Float[np.ndarray, " train_skill"] | Any, fall: Float[np.ndarray, " eval_skill"]
 ) -> State:
-    """With one more equation: the shares drawn since the last observation, and how much the losses fell."""
+    """Return the state with another equation: the shares drawn since the last observation, and the fall of the losses."""
     if draws.sum() <= 0:
         return state
+    # The normal equations of least squares. Their size does not grow with the number of observations, so the state stays small.
     shares = draws / draws.sum()
     gram, cross = np.array(state["gram"]), np.array(state["cross"])
     return {
@@ -188,44 +193,44 @@ def aioli(
     eval_skills: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Policy:
-    r"""Estimate the effect of each skill on each loss from probe rounds, and step towards those that help most.
+    r"""Estimate the effect of each skill on each loss from probe rounds, and shift weight to the skills that help most.
 
     .. math:: \text{fall of } L_j = \sum_i p_i A_{ij} \text{ per round}, \quad
         A \leftarrow \frac{A - \min(A, 0)}{\sum A}, \quad p_i \leftarrow p_i e^{\eta \sum_j A_{ij}}
 
-    After `warmup_rounds`, every period of `period_rounds` rounds begins with `sweeps` x k probe rounds, each of which gives one
-    skill the weight `one_hot` and the others the rest alike, in an order shuffled by the seed; the rounds after them have the
-    weights learned. A is the least-squares solution over the intervals between observations, with the shares that were really drawn; for one
-    observation at the end of every round that is the paper's own estimate. If an observation is late (the mixer's lag), the
-    old weights hold until it is there; if the probes do not tell the skills apart, for the period.
+    After `warmup_rounds`, every period of `period_rounds` rounds begins with `sweeps` x k probe rounds. A probe round gives the weight
+    `one_hot` to a single skill and equal shares of the rest to the other skills, in an order shuffled by the seed. The other rounds of
+    the period have the learned weights. A is the least-squares solution over the intervals between observations, with the shares really
+    drawn. With an observation at the end of every round, A is the estimate of the paper. If an observation is late (the mixer's lag),
+    the old weights hold until the observation arrives. If the probes do not separate the skills, the old weights hold for the period.
 
-    Negative effects are kept; `normalize` shifts all entries so that the least is 0. A lone node (a skill that helps nothing)
-    gets the least step. NaN, missing and unknown skills are refused. Report once before the first probe (without a warm-up at
-    step 0), or it is lost. Needs `Observation.drawn` and `.round`, and `NextRound`.
+    Negative effects are kept, and `normalize` shifts all entries so that the smallest entry is 0. A lone node (a skill that helps no
+    skill) gets the smallest step. NaN, missing and unknown skills are refused. Report once before the first probe (without a warm-up at
+    step 0), otherwise the first probe is lost. The policy requires `Observation.drawn`, `Observation.round` and `NextRound`.
 
     Args:
-        eta: step size, >= 0, without unit if A is normalised, else in 1 / nats: 0.1 and 0.2 in the authors' scripts, 1 on all of
+        eta: Step size, >= 0, without unit if A is normalized, else in 1 / nats. The authors' scripts use 0.1 and 0.2, and 1 on all of
             SlimPajama.
-        period_rounds: rounds from one estimate to the next, more than the probes. The
-            authors: 200 to 250 steps, probes of 4 to 10.
-        sweeps: probes of each skill in a period: 4 (the authors' default; 6 in their README).
-        warmup_rounds: rounds before the first period, with the weights of `prior`, >= 0. A new model's losses fall from log(vocabulary)
-            whatever it is trained on, so that its first probes tell which of them came first.
-        one_hot: weight of the probed skill, above 1 / k to 1: 0.5 to 0.75 in the authors' scripts.
-        ema: None, or e in [0, 1): A is averaged, (1 - e) A + e A_before, and the weights are those of one step from equal ones, as
-            in the authors' code; then no two weights ever differ by more than a factor of exp(eta).
-        normalize: whether A is shifted and scaled to sum to 1.
-        diagonal: use each skill's effect on itself alone (the paper's ablation).
-        prior: weights before the first estimate; equal ones if none are given. The first estimate steps from equal ones.
-        eval_skills: the skills of the losses; None: the training skills.
-        seed: of the order of the probes.
+        period_rounds: Number of rounds of a period, larger than the number of probe rounds. The authors use periods of 200 to 250 steps
+            and probes of 4 to 10 steps.
+        sweeps: Number of probes of each skill in a period. 4 is the authors' default, and their README uses 6.
+        warmup_rounds: Number of rounds before the first period, >= 0, with the weights of `prior`. The losses of a new model fall from
+            log(vocabulary) for any training data, so without a warm-up the estimate depends on the order of the probes.
+        one_hot: Weight of the probed skill, above 1 / k and at most 1. The authors' scripts use 0.5 to 0.75.
+        ema: Share e in [0, 1) of the old estimate, or None. With e, A is averaged as (1 - e) A + e A_before, and the weights are a single
+            step from equal weights, as in the authors' code. Then two weights never differ by more than a factor of exp(eta).
+        normalize: Whether A is shifted and scaled to the sum 1.
+        diagonal: Whether only the effect of each skill on itself is used (the paper's ablation).
+        prior: Weights before the first estimate. None: equal weights. The first estimate always steps from equal weights.
+        eval_skills: Skills of the losses. None: the training skills.
+        seed: Seed of the order of the probes.
 
     Returns:
-        A policy that probes; its state is two k x k matrices, the graph learned, and the last observation.
+        A policy that probes. The state holds two matrices (k x k and k x number of losses), the learned graph and the last observation.
 
     Raises:
-        PolicyError: an argument is out of range; later, the probes fill the period.
-        ObservationError: an observation does not say its round and draws.
+        PolicyError: An argument is out of range. Later, the probes fill the period.
+        ObservationError: An observation does not say its round and its draws.
 
     Example:
         >>> policy = aioli(eta=0.2, period_rounds=10, sweeps=1)
@@ -235,9 +240,10 @@ def aioli(
         True
 
     Reference:
-        Chen, Hu et al., "Aioli", ICLR 2025, arXiv:2411.05735, Algorithms 1 and 2. A is the transpose of the paper's, as everywhere
-        here: rows are trained on. Differs from the authors' code: the probes' draws are counted, so that a period has the length
-        asked for (they subtract steps from samples); the loss of a stray observation is used, not mixed up.
+        Chen, Hu et al., "Aioli", ICLR 2025, arXiv:2411.05735, Algorithms 1 and 2. A is the transpose of the paper's matrix, because
+        skillshard's rows are training skills. This policy differs from the authors' code in two points. The draws of the probes count,
+        so that a period has the requested length (the code subtracts steps from samples). An extra observation is one more interval
+        of the estimate, and is not taken for the observation of another probe.
     """
     if not (math.isfinite(eta) and eta >= 0):
         raise PolicyError(f"eta is {eta}: give a finite number >= 0 (the paper uses 0.1 to 1).")

@@ -1,4 +1,4 @@
-"""What the two bandits, ODM and EXP3, share: the exploration rate and their state."""
+"""The common part of the two bandits, ODM and EXP3: the exploration rate and the state."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from skillshard.policies.prior import prior_weights
 
 
 def exploration(num_skills: int, turn: int) -> float:
-    r"""The weight that every skill keeps: :math:`\varepsilon_t = \min(1 / k, \sqrt{\ln k / (k t)})`; 1 / k before turn 1.
+    r"""Compute the weight that every skill keeps: :math:`\varepsilon_t = \min(1 / k, \sqrt{\ln k / (k t)})`, or 1 / k before turn 1.
 
     >>> exploration(4, 0), exploration(4, 5), round(exploration(4, 40), 6)
     (0.25, 0.25, 0.093082)
@@ -23,20 +23,20 @@ def exploration(num_skills: int, turn: int) -> float:
 
 
 def first_state(policy: str, prior: Mapping[str, float] | None, skills: Sequence[str], reward: float | None) -> State:
-    """The state of a bandit before any observation; `reward` is that of a skill nobody has seen."""
+    """Return the state of a bandit before any observation. `reward` is the reward of a skill without an observation."""
     weights = prior_weights(policy, prior, skills).tolist()
     return {"skills": list(skills), "turn": 0, "rewards": [reward] * len(skills), "weights": weights}
 
 
 def observed(state: State, observation: Observation) -> tuple[int, dict[int, float]]:
-    """The turn of an observation, and the losses it names by the skills' places."""
+    """Return the turn of an observation, and its losses by the numbers of the skills."""
     losses = check_losses(observation.losses, state["skills"], step=observation.step, may_miss=True)
     place_of = {name: place for place, name in enumerate(state["skills"])}
     return state["turn"] + 1, {place_of[name]: loss for name, loss in losses.items()}
 
 
 def explored(shares: Float[np.ndarray, " train_skill"], turn: int) -> list[float]:
-    """Shares that sum to 1, mixed with the exploration of this turn."""
+    """Mix shares that sum to 1 with the exploration of this turn."""
     least = exploration(len(shares), turn)
-    mixed: Any = (1 - len(shares) * least) * shares + least
+    mixed: Any = (1 - len(shares) * least) * shares + least  # sums to 1 except for rounding, which the division removes
     return (mixed / mixed.sum()).tolist()

@@ -1,4 +1,4 @@
-"""Curricula: easy first, hard first, or one skill after the other; schedules from the losses of the untrained model."""
+"""Curricula: schedules from the losses of the untrained model, easy skills first, hard skills first, or skill after skill."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,13 @@ Order = Literal["curriculum", "anti_curriculum", "skill_curriculum"]
 def pool_shares(
     hardness: Float[np.ndarray, " train_skill"], num_samples: Float[np.ndarray, " train_skill"], share: float
 ) -> Float[np.ndarray, " train_skill"]:
-    """The shares of each skill in the least hard `share` of all samples; equally hard skills come in together.
+    """Compute the share of each skill in the easiest `share` of all samples. Equally hard skills enter together.
 
     >>> pool_shares(np.array([2.0, 1.0]), np.array([100.0, 300.0]), 0.8).tolist()
     [0.0625, 0.9375]
     """
+    # `before` counts the samples of all easier skills, and `alike` the samples of all equally hard skills. A group of equally hard
+    # skills takes what the pool has left beyond `before`, and its skills divide the amount by their sizes.
     before = (num_samples * (hardness[None, :] < hardness[:, None])).sum(axis=1)
     alike = (num_samples * (hardness[None, :] == hardness[:, None])).sum(axis=1)
     taken = np.clip(share * num_samples.sum() - before, 0, alike) * num_samples / np.maximum(alike, 1)
@@ -57,11 +59,14 @@ class Curriculum(NoLosses):
     def _blocks(
         self, skills: list[str], num_samples: Float[np.ndarray, " train_skill"], upcoming: NextRound
     ) -> Float[np.ndarray, " train_skill"]:
-        """One block of equal length for each skill, the last over all samples; a round over two blocks has the mean."""
+        """Return the weights of blocks of equal length: a block for each skill, and a last block for all samples.
+
+        A round over the end of a block has the mean weights of its blocks.
+        """
         natural = num_samples / num_samples.sum()
-        order = sorted(range(len(skills)), key=lambda at: (self.losses[skills[at]], skills[at]))
+        order = sorted(range(len(skills)), key=lambda index: (self.losses[skills[index]], skills[index]))
         edges = np.linspace(0, self.draws, len(skills) + 2)
-        edges[-1] = math.inf
+        edges[-1] = math.inf  # the last block continues beyond the planned length of the run
         first, last = upcoming.first_draw, upcoming.first_draw + upcoming.num_draws
         inside = np.clip(np.minimum(edges[1:], last) - np.maximum(edges[:-1], first), 0, None)
         weights = inside[-1] * natural
@@ -70,18 +75,18 @@ class Curriculum(NoLosses):
 
 
 def curriculum(losses: Mapping[str, float], *, draws: int) -> Policy:
-    r"""Easy samples first: a pool that grows from the easiest skill to all, linearly over the run.
+    r"""Draw easy samples first: the pool grows linearly over the run, from the easiest skill to all skills.
 
-    Round r draws from the easiest share :math:`\min(1, (\text{draws up to its end}) / \text{draws})` of all samples, every
-    sample alike. Equally hard skills come in together.
+    Round r draws from the easiest share :math:`\min(1, (\text{draws up to its end}) / \text{draws})` of all samples, each sample with
+    equal probability. Equally hard skills enter together.
 
     Args:
-        losses: training skill -> loss of the untrained model in nats per token: how hard it is.
-        draws: samples after which the pool holds everything, >= 1; the length of the run in the paper.
+        losses: Training skill -> loss of the untrained model in nats per token, as the measure of hardness.
+        draws: Number of draws until the pool holds all samples, >= 1. The paper uses the length of the run.
 
     Raises:
-        PolicyError: draws is out of range or a loss no finite number; later, the losses do not name the skills of the mix, or the
-            round is not known.
+        PolicyError: draws is out of range, or a loss is no finite number. Later, the losses do not name the skills of the mix, or the
+            round is unknown.
 
     Example:
         >>> policy = curriculum({"add": 1.0, "carry": 2.0}, draws=400)
@@ -92,28 +97,29 @@ def curriculum(losses: Mapping[str, float], *, draws: int) -> Policy:
         [0.5, 0.5]
 
     Reference:
-        The baseline of Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Section 4, baselines (the pacing is that of the authors' code). Differs from it: skills
-        are sorted by their mean loss, not samples by their own, since the order within a skill is the stream's.
+        The baseline of Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Section 4, with the pacing of the authors' code. This
+        policy sorts skills by their mean loss. The paper sorts samples by their own losses. Here the stream sets the order within a
+        skill.
     """
     return _schedule(losses, draws, "curriculum")
 
 
 def anti_curriculum(losses: Mapping[str, float], *, draws: int) -> Policy:
-    """Hard samples first: `curriculum` with the order of the skills turned round; arguments and errors are the same."""
+    """Draw hard samples first: `curriculum` with the reversed order of the skills. Arguments and errors are equal."""
     return _schedule(losses, draws, "anti_curriculum")
 
 
 def skill_curriculum(losses: Mapping[str, float], *, draws: int) -> Policy:
-    """One skill after the other, the easiest first, each for draws / (k + 1); then all samples alike.
+    """Draw the skills one after the other, the easiest skill first, each skill for draws / (k + 1). Then draw all samples alike.
 
-    Equally hard skills come in the order of their names. A round that lies over two blocks has their mean weights.
+    Equally hard skills follow in the order of their names. A round over the end of a block has the mean weights of its blocks.
 
     Args:
-        losses: training skill -> loss of the untrained model in nats per token: how hard it is.
-        draws: length of the run, >= 1; after it the last block goes on.
+        losses: Training skill -> loss of the untrained model in nats per token, as the measure of hardness.
+        draws: Number of draws of the run, >= 1. After the run's end the last block continues.
 
     Raises:
-        PolicyError: as for `curriculum`.
+        PolicyError: An argument is wrong, as for `curriculum`.
 
     Example:
         >>> policy = skill_curriculum({"add": 1.0, "carry": 2.0}, draws=300)
@@ -121,8 +127,8 @@ def skill_curriculum(losses: Mapping[str, float], *, draws: int) -> Policy:
         [0.5, 0.5]
 
     Reference:
-        The baseline "skill-curriculum" of Chen et al., arXiv:2307.14430, Appendix D.3.1. Differs from the code: the blocks are equally
-        long, and none brings back a fraction of earlier skills.
+        The baseline "skill-curriculum" of Chen et al., arXiv:2307.14430, Appendix D.3.1. In contrast to the authors' code, all blocks
+        have equal lengths, and no block repeats a fraction of the earlier skills.
     """
     return _schedule(losses, draws, "skill_curriculum")
 

@@ -1,4 +1,4 @@
-"""The DoReMi update: more weight to what is learned worse than by a reference model."""
+"""The DoReMi update: more weight for the skills with higher losses than a reference model's losses."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -39,6 +39,7 @@ class DoReMi(Online):
         moved = softmax(np.log(state["latest"]) + self.eta * excess)
         latest = (1 - self.smoothing) * moved + self.smoothing / len(moved)
         turn = state["turn"] + 1
+        # The equal weights before the first observation are no result, so they are no part of the average.
         average = (state["turn"] * np.array(state["average"]) + latest) / turn if state["turn"] else latest
         return {**state, "turn": turn, "latest": latest.tolist(), "average": average.tolist()}
 
@@ -47,7 +48,7 @@ class DoReMi(Online):
 
 
 def doremi(reference: Mapping[str, float], *, eta: float = 1.0, smoothing: float = 1e-4, use: Use = "latest") -> Policy:
-    r"""Exponentiated steps on the loss in excess of a reference model's.
+    r"""Take exponentiated gradient steps on the excess of the losses over a reference model's losses.
 
     .. math:: \lambda_i = \max(L_i - L^{\text{ref}}_i, 0), \quad
         p \leftarrow (1 - c) \operatorname{softmax}(\log p + \eta \lambda) + c / k
@@ -55,18 +56,18 @@ def doremi(reference: Mapping[str, float], *, eta: float = 1.0, smoothing: float
     Equal weights before the first observation. NaN, missing and unknown skills are refused.
 
     Args:
-        reference: training skill -> loss of a finished reference model in nats per token. Training it is the caller's business.
-        eta: step size in 1 / nats per observation, finite and >= 0; 1 in the authors' code.
-        smoothing: c in (0, 1), so that no skill is lost for ever: 1e-4 in the authors' code; Aioli's and
-            DataFlex's versions take 1e-3.
-        use: "latest" weights for live mixing, or the "average" over all observations so far, which DoReMi gives for training
-            the final model.
+        reference: Training skill -> loss of a trained reference model in nats per token. The caller trains the reference model.
+        eta: Step size in 1 / nats per observation, finite and >= 0. The authors' code uses 1.
+        smoothing: Share c in (0, 1) of equal weights, so that every skill keeps a weight above 0. The authors' code uses 1e-4, and the
+            versions of Aioli and DataFlex use 1e-3.
+        use: Weights of a round: the "latest" weights for live mixing, or the "average" over all observations, which DoReMi uses to
+            train the final model.
 
     Returns:
-        A policy; its weights are `(train_skill,)`, at least c / k, sum 1; its state is the latest and the average weights.
+        A policy. The weights are `(train_skill,)`, at least c / k, sum 1. The state holds the latest and the average weights.
 
     Raises:
-        PolicyError: an argument is out of range; later, the reference does not name the skills of the mix.
+        PolicyError: An argument is out of range. Later, the reference does not name the skills of the mix.
 
     Example:
         >>> policy = doremi({"add": 1.0, "carry": 1.0}, smoothing=1e-9)
@@ -76,9 +77,9 @@ def doremi(reference: Mapping[str, float], *, eta: float = 1.0, smoothing: float
         [0.75, 0.25]
 
     Reference:
-        Xie et al., "DoReMi", NeurIPS 2023, arXiv:2305.10429, Algorithm 1. Differs from it: the excess is clipped at 0 once per
-        skill, not once per token (a per-token excess needs both models at hand; report it, clipped, with a reference of 0 to
-        have it); the weights draw samples, they do not scale the loss.
+        Xie et al., "DoReMi", NeurIPS 2023, arXiv:2305.10429, Algorithm 1. This policy differs from Algorithm 1 in two points. The
+        excess is clipped at 0 per skill and not per token, because an excess per token needs both models. (For the paper's excess,
+        report the clipped excess per token with a reference of 0.) The weights draw samples and do not scale the loss.
     """
     bad = [f"{name} is {loss}" for name, loss in reference.items() if not 0 <= loss < math.inf]
     if bad or not reference:

@@ -35,8 +35,10 @@ class Exp3(Online):
     def observe(self, state: State, observation: Observation) -> State:
         turn, losses = observed(state, observation)
         rewards = list(state["rewards"])
-        for at, loss in losses.items():
-            rewards[at] += loss / self.scale / state["weights"][at]
+        # Divided by the weight, as in the textbook, where a skill with a small weight is drawn and rewarded rarely.
+        for index, loss in losses.items():
+            rewards[index] += loss / self.scale / state["weights"][index]
+        # The rate of the turn before, as in the authors' code: `explored` mixes with the rate of this turn.
         rate = exploration(len(rewards), state["turn"])
         return {**state, "turn": turn, "rewards": rewards, "weights": explored(softmax(rate * np.array(rewards)), turn)}
 
@@ -45,25 +47,25 @@ class Exp3(Online):
 
 
 def exp3(*, scale: float = 10.0, prior: Mapping[str, float] | None = None) -> Policy:
-    r"""Exponential weights over all rewards so far, with an exploration that fades.
+    r"""Compute exponential weights over all rewards, with a fading exploration.
 
     .. math:: R_i \leftarrow R_i + \frac{L_i / s}{p_i}, \quad
         p_i = (1 - k \varepsilon_t) \frac{e^{\varepsilon_{t-1} R_i}}{\sum_j e^{\varepsilon_{t-1} R_j}} + \varepsilon_t, \quad
         \varepsilon_t = \min\big(1 / k, \sqrt{\ln k / (k t)}\big)
 
-    t counts observations. p in the reward is this policy's own last weight, as in the authors' code; transforms and the mixer's
-    lag may have put another one in force. A skill that an observation does not name gets no reward from it. NaN and unknown
-    skills are refused.
+    t counts observations. p in the reward is this policy's own last weight, as in the authors' code. The weight in force may differ,
+    because of transforms and of the mixer's lag. A skill gets no reward from an observation that does not name the skill. NaN and
+    unknown skills are refused.
 
     Args:
-        scale: s in nats, > 0: rewards are to be about 0 to 1. 10 in the authors' code, about the loss of an untrained model.
-        prior: weights before the first observation; equal ones if none are given.
+        scale: Scale s in nats, > 0, so that rewards are about 0 to 1. The authors' code uses 10, about the loss of an untrained model.
+        prior: Weights before the first observation. None: equal weights.
 
     Returns:
-        A policy; its weights are `(train_skill,)`, positive, sum 1; its state is R, the weights and t.
+        A policy. The weights are `(train_skill,)`, positive, sum 1. The state holds R, the weights and t.
 
     Raises:
-        PolicyError: scale or prior are out of range.
+        PolicyError: scale or prior is out of range.
 
     Example:
         >>> policy = exp3()
@@ -75,8 +77,8 @@ def exp3(*, scale: float = 10.0, prior: Mapping[str, float] | None = None) -> Po
 
     Reference:
         Auer et al., "The Nonstochastic Multiarmed Bandit Problem", 2002, Section 3, as in `Exp3WeightUpdater` of Albalak et al.,
-        arXiv:2312.02406. Differs from the textbook: every skill of an observation is rewarded, not one arm. Differs from the
-        code: the maximum is subtracted before exp.
+        arXiv:2312.02406. In contrast to the textbook, every skill of an observation is rewarded, not a single arm. In contrast to the
+        code, the maximum is subtracted before exp.
     """
     if not 0 < scale < float("inf"):
         raise PolicyError(f"scale is {scale}: give nats, a finite number > 0 (10 in the authors' code).")

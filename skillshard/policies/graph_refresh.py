@@ -1,4 +1,4 @@
-"""SKILL-IT with a graph that is estimated again and again during the run, from probe rounds."""
+"""SKILL-IT with a graph that probe rounds estimate repeatedly during the run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,9 @@ class GraphRefresh(Online):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        asked = ("period_rounds", "sweeps", "warmup_rounds", "one_hot", "ema", "seed")
-        probing = {name: self.probing.arguments[name] for name in asked}
+        # Only the arguments of `graph_refresh`. The others are fixed below, or stand in the arguments of SKILL-IT.
+        own = ("period_rounds", "sweeps", "warmup_rounds", "one_hot", "ema", "seed")
+        probing = {name: self.probing.arguments[name] for name in own}
         return {**self.weighing.arguments, **probing, "off_diagonal": self.off_diagonal}
 
     @property
@@ -66,13 +67,13 @@ class GraphRefresh(Online):
         return self._with_graph(state).weights(state["weighing"]) if probe is None else probe
 
     def _with_graph(self, state: State) -> SkillIt:
-        """SKILL-IT with the latest estimate, scaled as a learned graph is."""
-        found, skills, estimate = self.weighing, state["probing"]["skills"], state["probing"]["graph"]
+        """Return SKILL-IT with the latest estimate, scaled like a learned graph."""
+        weighing, skills, estimate = self.weighing, state["probing"]["skills"], state["probing"]["graph"]
         if estimate is None:
-            return found
-        same = is_same(skills, found.eval_skills)
+            return weighing
+        same = is_same(skills, weighing.eval_skills)
         edges, _ = scaled_edges(np.maximum(estimate, 0), same, self.off_diagonal)
-        return replace(found, graph=SkillGraph(skills, found.eval_skills, edges))
+        return replace(weighing, graph=SkillGraph(skills, weighing.eval_skills, edges))
 
 
 def graph_refresh(
@@ -91,43 +92,43 @@ def graph_refresh(
     prior: Mapping[str, float] | None = None,
     any_loss: bool = False,
 ) -> Policy:
-    r"""SKILL-IT's weights, by a graph that probe rounds estimate anew in every period.
+    r"""Compute SKILL-IT's weights by a graph that probe rounds estimate anew in every period.
 
     .. math:: \text{fall of } L_j = \sum_i p_i A_{ij} \text{ per probe round}, \quad
         A'_{ij} = c \max(A_{ij}, 0), \quad A'_{ii} = 1, \quad
         p_i \propto q_i \exp\Big(\eta \sum_j A'_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big)
 
-    A graph learned once overstates transfer later in a run. After `warmup_rounds`, every period of `period_rounds` rounds begins
-    with `sweeps` x k probe rounds (those of `aioli`); the rounds after them have SKILL-IT's weights by the graph that the probes
-    gave. It is scaled as a learned graph is, c making the largest edge between two skills `off_diagonal`, so that eta keeps its meaning while effects
-    shrink from period to period. Until the first estimate `graph` itself is used, as it is.
+    A graph that was learned once overstates the transfer later in a run. After `warmup_rounds`, every period of `period_rounds` rounds
+    begins with `sweeps` x k probe rounds, as in `aioli`. The other rounds of the period have SKILL-IT's weights by the estimated graph.
+    The estimate is scaled like a learned graph: c sets the largest edge between two skills to `off_diagonal`, so that eta keeps its
+    meaning while effects shrink from period to period. Before the first estimate, `graph` is used unchanged.
 
-    Negative effects count as 0: near the end of a run most are noise, and scaled up they would decide (measured: weights of .99).
-    NaN, missing and unknown skills are refused; a lone node has its own edge of 1, if it is measured. Report once
-    before the first probe (without a warm-up at step 0), and at the end of every probe round, or probes are lost. Needs
-    `Observation.drawn` and `.round`, and `NextRound`.
+    Negative effects count as 0. Near the end of a run most negative effects are noise, and scaled noise would decide the weights
+    (measured: weights of .99). NaN, missing and unknown skills are refused. A lone node keeps its own edge of 1 if it is an evaluation
+    skill. Report once before the first probe (without a warm-up at step 0) and at the end of every probe round, otherwise probes are
+    lost. The policy requires `Observation.drawn`, `Observation.round` and `NextRound`.
 
     Args:
-        graph: to begin with, rows the training skills; `SkillGraph.identity(skills)` where nothing is known.
+        graph: First graph, whose rows are the training skills. Use `SkillGraph.identity(skills)` if no graph is known.
         eta: Step size in 1 / nats, as in `skill_it`.
         window: Number of the latest observations used, as in `skill_it`. Observations after probe rounds count too.
         reduce: "sum" or "mean" over the window, as in `skill_it`.
         prior: q, training skill -> weight > 0, as in `skill_it`. None: equal weights.
         any_loss: Whether a graph of another kind of losses than the run's is accepted, as in `skill_it`.
-        off_diagonal: the largest edge between two skills, above 0; 0.5 in the authors' graphs.
+        off_diagonal: Largest edge between two skills, above 0. The authors' graphs use 0.5.
         period_rounds: Rounds of a period, as in `aioli`. The share of probe rounds is sweeps x k / period_rounds.
         sweeps: Probes of each skill in a period, as in `aioli`.
         warmup_rounds: Rounds before the first period, as in `aioli`.
         one_hot: Weight of the probed skill, as in `aioli`.
         seed: Seed of the order of the probes, as in `aioli`.
-        ema: None, or e in [0, 1): the estimate is (1 - e) A + e A_before.
+        ema: Share e in [0, 1) of the old estimate, or None. The estimate is (1 - e) A + e A_before.
 
     Returns:
-        A policy that probes; its state is that of `aioli` and of `skill_it`.
+        A policy that probes. The state holds the states of `aioli` and of `skill_it`.
 
     Raises:
-        PolicyError: an argument is out of range; later, the graph's rows are not the skills, or the probes fill the period.
-        ObservationError: an observation does not say its round and draws.
+        PolicyError: An argument is out of range. Later, the graph's rows are not the skills of the mix, or the probes fill the period.
+        ObservationError: An observation does not say its round and its draws.
 
     Example:
         >>> policy = graph_refresh(SkillGraph.identity(("add", "carry")), eta=0.5, period_rounds=10, sweeps=1)
@@ -136,12 +137,14 @@ def graph_refresh(
         [0.5, 0.5]
 
     Reference:
-        Ours, of two parts: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Algorithm 1, and the probes of Chen, Hu et
-        al., "Aioli", ICLR 2025, arXiv:2411.05735, Algorithm 2. Differs from Aioli in what the estimate is used for.
+        A method of skillshard from two parts: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Algorithm 1, and the probes of
+        Chen, Hu et al., "Aioli", ICLR 2025, arXiv:2411.05735, Algorithm 2. In contrast to Aioli, the estimate is a graph for SKILL-IT.
     """
     if not (math.isfinite(off_diagonal) and off_diagonal > 0):
         raise PolicyError(f"off_diagonal is {off_diagonal}: give a finite number above 0 (0.5 in the authors' graphs).")
     weighing = skill_it(graph, eta=eta, window=window, reduce=reduce, prior=prior, any_loss=any_loss)
+    # Of aioli only the probes and the estimate are used, so its step size has no effect. The estimate stays in nats, because
+    # SKILL-IT's scaling replaces the normalization.
     probing = aioli(
         eta=0.0,
         period_rounds=period_rounds,

@@ -1,4 +1,4 @@
-"""SKILL-IT with a graph that the losses themselves tell: each skill helps the one that is next to be learned."""
+"""SKILL-IT with a graph from the order of the losses: each skill helps the skill with the next higher loss."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class LossOrder(Online):
         return True
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        log_prior(self.name, self.prior, skills)
+        log_prior(self.name, self.prior, skills)  # wrong names in a prior are an error now, and not in the first round
         return {"skills": list(skills), "window": []}
 
     def observe(self, state: State, observation: Observation) -> State:
@@ -43,16 +43,19 @@ class LossOrder(Online):
 
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         losses = reduced(state["window"], len(state["skills"]), self.reduce)
+        # The scores of a graph with 1 on the diagonal and `edge` from each skill to its successor. No matrix is needed.
         scores = self.eta * losses + self.eta * self.edge * next_above(losses)
         return softmax(scores + log_prior(self.name, self.prior, state["skills"]))
 
 
 def next_above(losses: Float[np.ndarray, " skill"]) -> Float[np.ndarray, " skill"]:
-    """The least loss that is above each skill's own; 0 for the largest.
+    """Find the smallest loss above each skill's own loss. For the skill with the largest loss the result is 0.
 
     >>> next_above(np.array([0.7, 0.1, 0.7, 0.3])).tolist()
     [0.0, 0.3, 0.0, 0.7]
     """
+    # The 0 at the end is the successor of the largest loss. `unique` merges equal losses, so that skills of equal losses share
+    # a successor.
     rising = np.append(np.unique(losses), 0.0)
     return rising[np.searchsorted(rising[:-1], losses) + 1]
 
@@ -65,28 +68,28 @@ def loss_order(
     reduce: Reduce = "sum",
     prior: Mapping[str, float] | None = None,
 ) -> Policy:
-    r"""SKILL-IT's weights, where the order of the latest losses stands in for a graph.
+    r"""Compute SKILL-IT's weights with the order of the latest losses in place of a graph.
 
     .. math:: \ell_j = \operatorname{reduce}_{\tau > t-w} L_j(\tau), \quad
         p_i \propto q_i \exp\big(\eta\, (\ell_i + c \min\{\ell_j : \ell_j > \ell_i\})\big)
 
-    q is the prior. The last term is 0 for the skill with the largest loss. What is learned sooner is taken for a prerequisite of what comes next: no graph
-    has to be learned or known, and a wrong order is corrected by the next losses. Before the first observation the weights are the prior; skills of
-    one loss share what helps them. Losses have to be comparable: where skills differ in the loss that they can reach, as in real text, the
-    order is not that of learning. NaN, missing and unknown skills are refused.
+    q is the prior. The last term is 0 for the skill with the largest loss. A skill that is learned sooner counts as a prerequisite of
+    the next skill. So no graph has to be learned or known, and later losses correct a wrong order. Before the first observation the
+    weights are the prior. Skills of equal losses have the same helpers. The losses must be comparable: if the skills differ in their
+    reachable losses, as in real text, the order of the losses is not the order of learning. NaN, missing and unknown skills are refused.
 
     Args:
         eta: Step size in 1 / nats, as in `skill_it`.
         window: Number of the latest observations used, as in `skill_it`.
         reduce: "sum" or "mean" over the window, as in `skill_it`.
-        edge: c, from each skill to the next, finite and >= 0: 0.5 in the authors' graphs. 0 is SKILL-IT without a graph.
-        prior: q, training skill -> weight > 0; made to sum to 1. None: equal weights.
+        edge: Edge c from each skill to the next skill, finite and >= 0. The authors' graphs use 0.5. 0 is SKILL-IT without a graph.
+        prior: Prior q, training skill -> weight > 0, normalized to the sum 1. None: equal weights.
 
     Returns:
-        A policy; its state is the window, oldest first.
+        A policy. The state is the window, oldest observation first.
 
     Raises:
-        PolicyError: an argument is out of range; later, the prior's names are not the skills of the mix.
+        PolicyError: An argument is out of range. Later, the prior's names are not the skills of the mix.
 
     Example:
         >>> policy = loss_order(eta=1.0)
@@ -95,8 +98,8 @@ def loss_order(
         [0.221, 0.414, 0.365]
 
     Reference:
-        Ours; Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Algorithm 1, with another graph in every round. Measured against
-        stratified in `benchmarks/skillit.py`.
+        A method of skillshard: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Algorithm 1, with another graph in every round.
+        `benchmarks/skillit.py` compares the method with stratified.
     """
     if not 0 <= edge < np.inf:
         raise PolicyError(f"edge is {edge}: give a finite number >= 0 (0.5 in the authors' graphs).")

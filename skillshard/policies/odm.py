@@ -1,4 +1,4 @@
-"""ODM, online data mixing: a bandit whose reward is the skill's perplexity."""
+"""ODM, online data mixing: a bandit that is rewarded by the perplexity of a skill."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -39,20 +39,22 @@ class Odm(Online):
         turn, losses = observed(state, observation)
         if observation.step <= self.warmup_steps and self.warmup_steps:
             return {**state, "turn": turn}
-        rewards = [self._reward(old, losses.get(at)) for at, old in enumerate(state["rewards"])]
+        rewards = [self._reward(old, losses.get(index)) for index, old in enumerate(state["rewards"])]
         return {**state, "turn": turn, "rewards": rewards, "weights": self._weights(rewards, state["weights"], turn)}
 
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         return np.array(state["weights"])
 
     def _reward(self, old: float | None, loss: float | None) -> float | None:
-        """The logarithm of the smoothed perplexity; None stands for a perplexity of 0."""
+        """Compute the logarithm of the smoothed perplexity. None stands for a perplexity of 0."""
         if loss is None:
             return old
+        # R <- a R + (1 - a) exp(loss), in logarithms: exp(loss) overflows for a loss of 710 nats.
         new = math.log1p(-self.smoothing) + loss
         return new if old is None or not self.smoothing else float(np.logaddexp(math.log(self.smoothing) + old, new))
 
     def _weights(self, rewards: list[float | None], before: list[float], turn: int) -> list[float]:
+        # A skill without a reward has no perplexity to compare, so the skill keeps its weight, and the others share the rest.
         seen = np.array([reward is not None for reward in rewards])
         if not seen.any():
             return before
@@ -63,26 +65,27 @@ class Odm(Online):
 
 
 def odm(*, smoothing: float = 0.9, warmup_steps: int, prior: Mapping[str, float] | None = None) -> Policy:
-    r"""More weight to what the model finds surprising, with an exploration that fades.
+    r"""Give more weight to skills with a higher perplexity, with a fading exploration.
 
     .. math:: R_i \leftarrow a R_i + (1 - a) e^{L_i}, \quad
         p_i = (1 - k \varepsilon_t) \frac{R_i}{\sum_j R_j} + \varepsilon_t, \quad
         \varepsilon_t = \min\big(1 / k, \sqrt{\ln k / (k t)}\big)
 
-    t counts observations (the authors' code makes one in every step). A skill that an observation does not name keeps its
-    reward; one that none has named yet keeps its prior weight. NaN and unknown skills are refused.
+    t counts observations (the authors' code observes in every step). A skill keeps its reward if an observation does not name the skill,
+    and its prior weight until the first observation that names the skill. NaN and unknown skills are refused.
 
     Args:
-        smoothing: a, in [0, 1). 0.9 is the default of the authors' class; their scripts for 1B parameters take 0.5.
-        warmup_steps: optimizer steps during which the prior is kept, since e to the first losses says nothing; the authors take
-            2,000 on the Pile. 0: none.
-        prior: weights until then; equal ones if none are given (the authors take the Pile's).
+        smoothing: Share a in [0, 1) of the old reward. 0.9 is the default of the authors' class, and their scripts for 1B parameters use
+            0.5.
+        warmup_steps: Number of optimizer steps with the weights of the prior, because the first perplexities carry no information. The
+            authors use 2,000 on the Pile. 0: no warm-up.
+        prior: Weights before the first reward. None: equal weights. The authors use the natural shares of the Pile.
 
     Returns:
-        A policy; its weights are `(train_skill,)`, positive, sum 1; its state holds log R, so that no loss overflows.
+        A policy. The weights are `(train_skill,)`, positive, sum 1. The state holds log R, so that no loss overflows.
 
     Raises:
-        PolicyError: smoothing, warmup_steps or prior are out of range.
+        PolicyError: smoothing, warmup_steps or prior is out of range.
 
     Example:
         >>> policy = odm(smoothing=0.0, warmup_steps=0)
@@ -94,9 +97,9 @@ def odm(*, smoothing: float = 0.9, warmup_steps: int, prior: Mapping[str, float]
 
     Reference:
         Albalak et al., "Efficient Online Data Mixing", 2023, arXiv:2312.02406, as in the authors' `SmoothedMeanWeightUpdater`, which
-        their README names as the paper's method. Differs from the paper as printed: linear in the perplexity, without
-        exponential weights or importance weights (those are `exp3`). Differs from the code: log R is kept, not R; losses are of
-        the holdout unless the trainer reports those of its batches.
+        their README names as the paper's method. In contrast to the paper as printed, the weights are linear in the perplexity, without
+        exponential weights or importance weights (`exp3` uses both). In contrast to the code, the state holds log R, and the losses are
+        holdout losses, unless the trainer reports the losses of its batches.
     """
     if not 0 <= smoothing < 1:
         raise PolicyError(f"smoothing is {smoothing}: give a number from 0 to below 1.")

@@ -1,8 +1,8 @@
-"""What a policy is: an immutable configuration with three pure functions and a JSON state.
+"""The interface of a policy: an immutable configuration with three pure functions and a JSON state.
 
-What it knows comes in two values: an `Observation` (what was measured, and what the model had seen) and the `NextRound`
-(which round is to be decided, and what the rounds before it gave). Both are in the ledger, so every decision replays.
-docs/design/0006-policies.md says why.
+A policy gets its knowledge in two values: an `Observation` (the losses, and the samples that the model had seen) and the `NextRound`
+(the round to decide, and the draws and weights of the rounds before). Both values are in the ledger, so every decision replays.
+docs/design/0006-policies.md gives the reasons.
 """
 
 import abc
@@ -16,20 +16,20 @@ from jaxtyping import Float
 from skillshard.errors import ObservationError, PolicyError, name_some, with_suggestions
 
 State = dict[str, Any]
-"""Plain JSON: everything a policy remembers. Recorded in every round, so it survives any crash."""
+"""The memory of a policy as plain JSON. Every round records the state, so the state survives any crash."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """Losses measured at one point of training.
+    """Losses measured at a point of training.
 
     Attributes:
-        step: optimizer steps taken when the model was measured.
-        draw: samples of the mixed stream that the model had seen then.
-        losses: evaluation skill -> loss in nats per token.
-        drawn: training skill -> how many of those `draw` samples were of it, or, where the run's weights count tokens, about how
-            many tokens those had; empty where nobody counted.
-        round: the round of the last of those samples; -1 before the first one, and where nobody counted.
+        step: Number of optimizer steps taken.
+        draw: Number of samples of the mixed stream that the model has seen.
+        losses: Evaluation skill -> loss in nats per token.
+        drawn: Training skill -> number of samples seen of the skill, or their approximate number of tokens if the run's weights
+            count tokens. Empty if unknown.
+        round: Round of the last sample seen. -1 before the first sample, and if unknown.
 
     Example:
         >>> Observation(step=0, losses={"add": 2.3})
@@ -45,17 +45,17 @@ class Observation:
 
 @dataclass(frozen=True)
 class NextRound:
-    """What is known of a round before it is decided; all of it stands in the ledger.
+    """The known facts of a round before its decision. All facts are in the ledger.
 
-    Positions are draws. What is told of each skill is in the unit of the run's weights: samples, or tokens.
+    Positions are draws. Amounts of a skill are in the unit of the run's weights: samples or tokens.
 
     Attributes:
-        number: 0, 1, 2, ...
-        first_draw: position of its first draw in the stream.
-        num_draws: draws it is to have.
-        num_samples: samples (or tokens) of each training skill, in the order of the skills.
-        drawn: samples (or about how many tokens) of each training skill were drawn in all rounds before.
-        weights_before: weights of the round before; None for round 0.
+        number: Number of the round: 0, 1, 2, ...
+        first_draw: Position of the first draw of the round in the stream.
+        num_draws: Number of draws of the round.
+        num_samples: Number of samples (or tokens) of each training skill, in the order of the skills.
+        drawn: Number of samples (or approximate number of tokens) of each training skill drawn in all rounds before.
+        weights_before: Weights of the round before; None for round 0.
     """
 
     number: int
@@ -68,58 +68,58 @@ class NextRound:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Decides the weights of the training skills. Implementations are frozen dataclasses, so that they can be pickled.
+    """A rule that sets the weights of the training skills from observations. Implementations are frozen, picklable dataclasses.
 
-    A policy may have two more attributes. `initial_losses: bool` says whether the first losses are those of the model before the
-    first step (default: False). `loss: LossKind | None` is the kind of losses that its graph was measured with (default: None, any
+    A policy may have two more attributes. `initial_losses: bool` says whether the first losses are the losses of the model before the
+    first step (default: False). `loss: LossKind | None` is the kind of losses with which its graph was measured (default: None, any
     kind fits).
     """
 
     @property
     def name(self) -> str:
-        """The method's name, as in the paper."""
+        """Name of the method, as in the paper."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was built with, as JSON: a run records it and refuses another."""
+        """Arguments of the policy as JSON. A run records the arguments and refuses a policy with other arguments."""
 
     @property
     def eval_skills(self) -> tuple[str, ...] | None:
-        """The skills whose losses it reads; None: the training skills."""
+        """Skills whose losses the policy reads; None for the training skills."""
 
     @property
     def reads_losses(self) -> bool:
-        """Whether weights depend on observations. If not, no round ever waits for one."""
+        """Whether the weights depend on observations. If not, no round waits for an observation."""
 
     @property
     def may_miss_losses(self) -> bool:
-        """Whether an observation may name a part of the evaluation skills (at least one). If not, it names them all."""
+        """Whether an observation may name only a part of the evaluation skills, at least one skill."""
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        """The state before any observation; PolicyError if the policy does not fit these training skills.
+        """Return the state before any observation; PolicyError if the policy does not fit the training skills.
 
-        `num_samples` is the size of each in the unit of the run's weights: samples, or tokens.
+        `num_samples` is the size of each skill in the unit of the run's weights: samples or tokens.
         """
 
     def observe(self, state: State, observation: Observation) -> State:
-        """The state after one more observation; the given state is left as it is."""
+        """Return the state after another observation. The argument `state` is not changed."""
 
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
-        """Weights of a round over the training skills, in their order: non-negative, sum 1.
+        """Return the weights of a round, in the order of the training skills: non-negative, sum 1.
 
-        A mixer always gives `upcoming`, so every policy has this parameter. `upcoming` is None where no run is at hand. PolicyError
-        if `upcoming` is None and the policy needs to know the round.
+        A mixer always gives `upcoming`, so every policy has this parameter. Outside of a run `upcoming` is None. PolicyError if
+        `upcoming` is None and the policy needs the round.
         """
 
 
 @runtime_checkable
 class Probing(Protocol):
-    """A policy that asks for some rounds with weights of its own choice, to learn from what they do to the losses."""
+    """A policy that chooses the weights of certain rounds to learn the effect of the weights on the losses."""
 
     def probe(self, upcoming: NextRound, skills: Sequence[str]) -> Float[np.ndarray, " train_skill"] | None:
-        """The weights that a probe round must have, untouched by transforms; None for a round that is none.
+        """Return the weights of a probe round, or None for another round. Transforms do not change the weights of a probe.
 
-        A function of the round's number and the skills alone, so that it is known before any loss is.
+        A probe depends only on the round's number and the skills, so that a probe is known before any loss.
         """
 
 
@@ -134,16 +134,16 @@ class Transform(Protocol):
     def arguments(self) -> dict[str, Any]: ...
 
     def check(self, num_samples: Sequence[int]) -> None:
-        """PolicyError if it cannot fit skills of so many samples, whatever the weights; as early as that is known."""
+        """Raise PolicyError if the transform cannot fit skills of these sizes for any weights."""
 
     def apply(
         self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
     ) -> Float[np.ndarray, " train_skill"]:
-        """Other weights: non-negative, sum 1. PolicyError if `upcoming` is None and it needs to know the round."""
+        """Return transformed weights: non-negative, sum 1. PolicyError if `upcoming` is None and the transform needs the round."""
 
 
 class NoLosses(abc.ABC):
-    """The flags of a policy that reads no losses. A policy states its own value where it differs."""
+    """The flags of a policy that reads no losses. A policy overrides a flag that differs."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -167,22 +167,22 @@ class NoLosses(abc.ABC):
 
     @abc.abstractmethod
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        """The state before any observation."""
+        """Return the state before any observation."""
 
     def observe(self, state: State, observation: Observation) -> State:
         return state
 
     @abc.abstractmethod
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
-        """Weights of a round."""
+        """Return the weights of a round."""
 
 
 class Static(NoLosses):
-    """A policy that never changes: its state is its weights. Final classes say how they are made."""
+    """A policy with constant weights. The state holds the weights, and a final class computes the weights."""
 
     @abc.abstractmethod
     def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> Sequence[float]:
-        """The weights."""
+        """Compute the weights."""
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         return {"weights": [float(weight) for weight in self.made(skills, num_samples)]}
@@ -204,36 +204,39 @@ class Online(NoLosses):
 
     @abc.abstractmethod
     def observe(self, state: State, observation: Observation) -> State:
-        """The state after one more observation."""
+        """Return the state after another observation."""
 
 
 def softmax(scores: Float[np.ndarray, " skill"]) -> Float[np.ndarray, " skill"]:
-    """Weights proportional to exp(scores); the maximum is subtracted first, so no score overflows. Infinite ones count as 1e300.
+    """Compute weights proportional to exp(scores).
+
+    The maximum is subtracted first, so that no score overflows. An infinite score counts as 1e300.
 
     >>> softmax(np.array([1000.0, 1000.0])).tolist()
     [0.5, 0.5]
     """
+    # Without the clip, infinity minus infinity would give NaN. 1e300 leaves room for the difference of two clipped scores.
     scores = np.clip(scores, -1e300, 1e300)
     powers = np.exp(scores - scores.max())
     return powers / powers.sum()
 
 
 def sizes(policy: str, num_samples: Sequence[int] | None) -> Float[np.ndarray, " train_skill"]:
-    """The skills' numbers of samples, for a policy that needs them; PolicyError if they were not given."""
+    """Return the number of samples of each skill as an array; PolicyError if the policy needs the sizes and has none."""
     if num_samples is None:
         raise PolicyError(f"{policy} needs the number of samples of each skill: init(skills, num_samples).")
     return np.array(num_samples, dtype=np.float64)
 
 
 def known_round(name: str, upcoming: NextRound | None) -> NextRound:
-    """The round, for a policy or transform that needs it; PolicyError if it was not given."""
+    """Return the round; PolicyError if a policy or a transform needs the round and has none."""
     if upcoming is None:
-        raise PolicyError(f"{name} needs to know the round that it decides: weights(state, upcoming=NextRound(...)).")
+        raise PolicyError(f"{name} needs the round that it decides: weights(state, upcoming=NextRound(...)).")
     return upcoming
 
 
 def check_is_policy(policy: object) -> None:
-    """PolicyError, with what it lacks, unless an object has all that a policy has."""
+    """Raise PolicyError with the missing attributes unless an object has all attributes of a policy."""
     needed = ("arguments", "eval_skills", "init", "may_miss_losses", "name", "observe", "reads_losses", "weights")
     missing = [name for name in needed if not hasattr(policy, name)]
     if missing:
@@ -241,7 +244,7 @@ def check_is_policy(policy: object) -> None:
 
 
 def check_names(what: str, given: Collection[str], skills: Collection[str]) -> None:
-    """PolicyError unless the given names are those of the skills, in any order."""
+    """Raise PolicyError unless the given names are the names of the skills, in any order. `what` begins the message."""
     named, mixed = set(given), set(skills)
     unknown, missing = [name for name in given if name not in mixed], [name for name in skills if name not in named]
     if unknown or missing:
@@ -252,7 +255,7 @@ def check_names(what: str, given: Collection[str], skills: Collection[str]) -> N
 
 
 MOST_LOSS = 1e30
-"""Nats per token. A larger loss is an overflow, as infinity is: sums and products of such losses would not be finite."""
+"""Largest loss in nats per token. A larger loss is an overflow like infinity: sums and products of larger losses would not be finite."""
 
 
 def check_losses(
@@ -263,19 +266,21 @@ def check_losses(
     may_miss: bool = False,
     may_overflow: bool = False,
 ) -> dict[str, float]:
-    """Losses as floats in the order of the evaluation skills, which they must name exactly; finite numbers >= 0.
+    """Check losses and convert them to floats in the order of the evaluation skills.
 
-    Numbers of NumPy and one-element arrays and tensors will do.
+    The losses must name exactly the evaluation skills and be finite numbers >= 0. Numbers of NumPy and arrays and tensors of a single
+    element are numbers too.
 
     Args:
-        losses: evaluation skill -> nats per token.
-        eval_skills: the skills whose losses are asked for.
-        step: for the message.
-        may_miss: whether skills may be missing, but not all of them (training losses of a batch that has no sample of a skill).
-        may_overflow: whether a NaN or an infinite loss is returned as it is.
+        losses: Evaluation skill -> nats per token.
+        eval_skills: Skills whose losses are required.
+        step: Number of the step in error messages.
+        may_miss: Whether skills may be missing, but not all skills (training losses of a batch without a sample of a skill).
+        may_overflow: Whether a NaN or an infinite loss is returned unchanged.
 
     Raises:
-        ObservationError: no mapping, no skill at all; names every unknown and missing skill, and every bad value.
+        ObservationError: The losses are no mapping or name no skill, a skill is unknown or missing, or a value is no finite number
+            >= 0. The message names every such skill and value.
 
     >>> check_losses({"carry": 2}, ("add", "carry"), step=8, may_miss=True)
     {'carry': 2.0}
@@ -297,35 +302,39 @@ def check_losses(
     if not losses:
         raise ObservationError(
             f"losses at step {step} name no skill at all. Report at least one of these {len(eval_skills)}: "
-            f"{name_some(eval_skills, 30)}; or nothing, where nothing was measured."
+            f"{name_some(eval_skills, 30)}. If nothing was measured, do not report."
         )
     values = {name: _as_number(losses[name]) for name in eval_skills if name in losses}
+    # A negative loss or a value that is no number is a mistake of the caller, and `may_overflow` does not excuse it. An overflow
+    # may come from a single bad batch.
     wrong = {name for name, value in values.items() if value is None or value < 0}
     overflown = set() if may_overflow else {name for name, value in values.items() if overflows(value)}
     bad = [f"{name} is {losses[name]}" for name in losses if name in wrong | overflown]
     if bad:
         remedy = (
-            "Give numbers in nats per token; nothing was recorded."
+            "Give numbers in nats per token. Nothing was recorded."
             if wrong
-            else "A NaN or infinite loss usually means a diverged model or an empty holdout; nothing was recorded. "
-            "Mixer(on_bad_loss='leave-out') goes on without such a report."
+            else "A NaN or infinite loss usually means a diverged model or an empty holdout. Nothing was recorded. "
+            "Mixer(on_bad_loss='leave-out') continues without such a report."
         )
         raise ObservationError(f"losses at step {step} are not finite numbers >= 0: {name_some(bad)}. {remedy}")
     return {name: value for name, value in values.items() if value is not None}
 
 
 def overflows(loss: float | None) -> bool:
-    """Whether a number >= 0 is not finite, or so large that it is an overflow.
+    """Return whether a number >= 0 is not finite or larger than `MOST_LOSS`.
 
     >>> [overflows(float(loss)) for loss in ("nan", "inf", "1e308", "12")]
     [True, True, True, False]
     """
-    return loss is not None and not loss <= MOST_LOSS
+    return loss is not None and not loss <= MOST_LOSS  # "not <=" and not ">", so that a NaN overflows
 
 
 def _as_number(value: object) -> float | None:
-    """A number, or the one element of an array or a tensor, as a float; None for anything else."""
-    if type(value) is float:  # the usual case: asking for a protocol takes microseconds, and there may be 10,000 skills
+    """Convert a number, or the single element of an array or a tensor, to a float. Return None for any other value."""
+    if (
+        type(value) is float
+    ):  # the usual case: a check for a protocol takes microseconds, and a run may have 10,000 skills
         return value
     if isinstance(value, bool):
         return None

@@ -1,4 +1,4 @@
-"""Priors: the weights that a policy starts from, and what they add to its scores."""
+"""Priors: the weights from which a policy starts, and their part in the scores of a policy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsFloat
@@ -10,11 +10,11 @@ from skillshard.errors import PolicyError, name_some
 from skillshard.policies.policy import check_names
 
 MOST_WEIGHT = 1e100
-"""The largest weight before weights are made to sum to 1."""
+"""Largest weight before normalization. Sums of larger weights could overflow."""
 
 
 def checked_prior(policy: str, prior: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """A prior as plain numbers; PolicyError unless it is skill -> weight, and each weight a finite number > 0.
+    """Convert a prior to plain numbers; PolicyError unless it is a mapping from skills to finite numbers > 0.
 
     >>> checked_prior("odm", {"add": 3, "carry": np.float32(1)})
     {'add': 3.0, 'carry': 1.0}
@@ -33,20 +33,22 @@ def checked_prior(policy: str, prior: Mapping[str, Any] | None) -> dict[str, flo
     if bad or not prior:
         raise PolicyError(
             f"{policy}'s prior holds weights that are not finite numbers > 0: {name_some(bad) or 'it names no skill'}. Give each skill "
-            "of the mix a weight > 0; they are made to sum to 1."
+            "of the mix a weight > 0. The weights are normalized to the sum 1."
         )
     return {name: float(weight) for name, weight in prior.items()}
 
 
 def is_weight(value: object) -> bool:
-    """Whether a value is a number from 0 to 1e100, and not a truth value. Sums of larger numbers would not be finite.
+    """Return whether a value is a number from 0 to 1e100. True and False are no numbers.
 
     >>> [is_weight(value) for value in (0.5, 2, -1.0, np.inf, True, "0.5", None, [1.0])]
     [True, True, False, False, False, False, False, False]
     """
     return (
         isinstance(value, SupportsFloat)
-        and not isinstance(value, bool | np.ndarray)
+        and not isinstance(
+            value, bool | np.ndarray
+        )  # an array of a single element converts to a float, but is no weight
         and 0 <= float(value) <= MOST_WEIGHT
     )
 
@@ -54,7 +56,7 @@ def is_weight(value: object) -> bool:
 def prior_weights(
     policy: str, prior: Mapping[str, float] | None, skills: Sequence[str]
 ) -> Float[np.ndarray, " train_skill"]:
-    """The weights that a policy starts from, in the order of the skills; equal ones if none were given.
+    """Return the weights from which a policy starts, in the order of the skills. Without a prior the weights are equal.
 
     >>> prior_weights("odm", {"carry": 3.0, "add": 1.0}, ("add", "carry")).tolist()
     [0.25, 0.75]
@@ -69,9 +71,9 @@ def prior_weights(
 def log_prior(
     policy: str, prior: Mapping[str, float] | None, skills: Sequence[str]
 ) -> Float[np.ndarray, " train_skill"] | float:
-    """What a prior adds to the scores of a softmax, in the order of the skills.
+    """Return the logarithm of a prior for the scores of a softmax, in the order of the skills.
 
-    No prior adds 0 rather than log(1 / k), so that the weights have the same bits as without this term.
+    Without a prior the result is 0 and not log(1 / k), so that the weights keep their bits.
 
     >>> log_prior("skill_it", None, ("add", "carry"))
     0.0

@@ -17,11 +17,11 @@ from skillshard.policies.prior import checked_prior, log_prior
 Reduce = Literal["sum", "mean"]
 Mode = Literal["official", "paper", "static"]
 LEAST_FIRST_LOSS = 1e-6
-"""Nats per token. Losses are divided by at least this much, so that a skill with a first loss of 0 has a finite relative loss."""
+"""Smallest divisor of a loss, in nats per token, so that a skill with a first loss of 0 has a finite relative loss."""
 
 
 def check_rows(graph: SkillGraph, skills: Sequence[str]) -> None:
-    """PolicyError unless the graph's rows are the skills of the mix, in any order."""
+    """Raise PolicyError unless the graph's rows are the skills of the mix, in any order."""
     rows, mixed = set(graph.train_skills), set(skills)
     if rows != mixed:
         unknown = [name for name in graph.train_skills if name not in mixed]
@@ -52,6 +52,7 @@ class SkillIt(Online):
 
     @property
     def arguments(self) -> dict[str, Any]:
+        # Arguments with default values are left out, so that the record of a run does not change when a policy gets a new argument.
         always = {"graph": self.graph.digest, "eta": self.eta, "window": self.window, "reduce": self.reduce}
         mode = {} if self.mode == "official" else {"mode": self.mode}
         prior = {} if self.prior is None else {"prior": dict(self.prior)}
@@ -64,7 +65,7 @@ class SkillIt(Online):
 
     @property
     def loss(self) -> LossKind | None:
-        """The kind of losses that fit the graph; None: any."""
+        """Kind of losses that fits the graph; None if any kind fits."""
         return self.graph.loss if self.reads_losses and not self.any_loss else None
 
     @property
@@ -81,7 +82,7 @@ class SkillIt(Online):
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         check_rows(self.graph, skills)
-        log_prior(self.name, self.prior, skills)
+        log_prior(self.name, self.prior, skills)  # wrong names in a prior are an error now, and not in the first round
         rounds: State = {"rounds": []} if self.mode == "paper" else {}
         first: State = {"first": None} if self.normalize_losses else {}
         return {"skills": list(skills), "window": []} | rounds | first
@@ -94,6 +95,8 @@ class SkillIt(Online):
             state = {**state, "first": [max(loss, LEAST_FIRST_LOSS) for loss in losses]}
         if self.mode == "official":
             return {**state, "window": [*state["window"], losses][-self.window :]}
+        # Mode "paper": the window counts rounds. A second observation of a round replaces the first, because the last
+        # observation of a round is the model at the start of the next round.
         rounds, window = state["rounds"], state["window"]
         if rounds and rounds[-1] == observation.round >= 0:
             rounds, window = rounds[:-1], window[:-1]
@@ -113,7 +116,7 @@ class SkillIt(Online):
 
 
 def reduced(window: list[list[float]], num_skills: int, reduce: Reduce) -> Float[np.ndarray, " eval_skill"]:
-    """The losses of a window as one number for each skill; 1 before the first observation.
+    """Reduce the losses of a window to a number for each skill. Without an observation every number is 1.
 
     >>> reduced([[1.0, 2.0], [3.0, 0.0]], 2, "mean").tolist(), reduced([], 2, "sum").tolist()
     ([2.0, 1.0], [1.0, 1.0])
@@ -125,7 +128,7 @@ def reduced(window: list[list[float]], num_skills: int, reduce: Reduce) -> Float
 
 
 def check_arguments(*, eta: float, window: int, reduce: str) -> None:
-    """PolicyError unless the step size, the window and its reduction are in range."""
+    """Raise PolicyError unless the step size, the window and its reduction are in range."""
     if not (isinstance(eta, SupportsFloat) and math.isfinite(eta) and eta >= 0):
         raise PolicyError(f"eta is {eta!r}: give a finite number >= 0 (the paper uses 0.1 to 0.8).")
     if isinstance(window, bool) or not isinstance(window, SupportsIndex) or window.__index__() < 1:
@@ -145,40 +148,42 @@ def skill_it(
     normalize_losses: bool = False,
     any_loss: bool = False,
 ) -> Policy:
-    r"""Shift weight to the skills that help what is not learned yet.
+    r"""Shift weight to the skills that help the skills with high losses.
 
     .. math:: p_i \propto q_i \exp\Big(\eta \sum_j A_{ij} \operatorname{reduce}_{\tau > t-w} L_j(\tau)\Big)
 
-    q is the prior, equal weights by default. Before the first observation every loss counts as 1, so the weights are those of
-    :math:`q_i \exp(\eta \sum_j A_{ij})`. A lone node (a row of zeros) scores 0 and keeps
-    the weight of exp(0): it is neither dropped nor preferred. A loss that is NaN, missing or of an unknown skill is refused
-    (the authors' code takes a NaN for 0, so that a broken skill looks learned).
+    q is the prior, equal weights by default. Before the first observation every loss counts as 1, so the weights are proportional to
+    :math:`q_i \exp(\eta \sum_j A_{ij})`. A lone node (a row of zeros) scores 0 and keeps the weight of exp(0), so a lone node is
+    neither dropped nor preferred. A loss that is NaN, missing or of an unknown skill is refused. (The authors' code reads a NaN as 0,
+    so that a broken skill looks learned.)
 
     Args:
-        graph: A, rows `train_skill`, columns `eval_skill`. For fine-tuning, the columns of the targets alone.
-        eta: step size in 1 / nats, finite and >= 0. 0 gives equal weights. The paper: 0.5 on LEGO, 0.2 on Natural Instructions
-            (Section C.3).
-        window: number of latest observations used, at least 1; 3 in the paper.
-        reduce: "sum" as in the authors' pre-training runs, "mean" as in their runs with a target skill. With "sum" the
-            same eta acts `window` times as strongly.
-        mode: "official": the window counts observations, and negative edges are kept, as in the code that made the paper's
-            figures. "paper": Algorithm 1 as printed: the window counts rounds, of each the last observation, which is the
-            model at the start of the next one (with `lag=1` of the mixer, the paper's own lag), and negative edges count as
-            0 (Algorithms 2 and 3 keep positive ones only). "static": the first weights for the whole run (T = 1, as in the
-            authors' pre-training on Natural Instructions), negative edges kept; window, reduce and normalize_losses have no effect.
-        prior: q, training skill -> weight > 0; made to sum to 1. A mixture that works already is a good prior. With eta 0 the
-            weights are the prior. None: equal weights.
-        normalize_losses: divide every loss by the first one that was observed of its skill (`--normalize_loss` of the authors'
-            code, which none of their scripts uses). For skills that differ in the loss that they can reach, as in real text. The
-            losses are then without unit, and 1 at the first observation. A first loss below 0.000001 nats counts as this much.
-        any_loss: accept losses of another kind (`skillshard.loss.LossKind`) than those that the graph was learned from. By
-            default a mixer refuses such a run.
+        graph: Graph A, rows `train_skill`, columns `eval_skill`. For fine-tuning, only the columns of the targets.
+        eta: Step size in 1 / nats, finite and >= 0. 0 gives equal weights. The paper uses 0.5 on LEGO and 0.2 on Natural
+            Instructions (Section C.3).
+        window: Number of the latest observations used, at least 1. The paper uses 3.
+        reduce: Reduction of the window: "sum" as in the authors' pre-training runs, "mean" as in their runs with a target skill. With
+            "sum" the same eta acts `window` times as strongly.
+        mode: Variant of the algorithm. "official": the window counts observations, and negative edges are kept, as in the code of the
+            paper's figures. "paper": Algorithm 1 as printed. The window counts rounds, and uses the last observation of each round,
+            which is the model at the start of the next round (with `lag=1` of the mixer, the lag of the paper). Negative edges count
+            as 0, because Algorithms 2 and 3 keep only positive edges. "static": the first weights for the whole run (T = 1, as in the
+            authors' pre-training on Natural Instructions). Negative edges are kept, and window, reduce and normalize_losses have no
+            effect.
+        prior: Prior q, training skill -> weight > 0, normalized to the sum 1. A mixture that already works is a good prior. With eta 0
+            the weights are the prior. None: equal weights.
+        normalize_losses: Whether every loss is divided by the first observed loss of its skill, as by `--normalize_loss` of the
+            authors' code (no script of the authors uses this option). Useful if the skills differ in their reachable losses, as in
+            real text. The losses then have no unit, and are 1 at the first observation. A first loss below 0.000001 nats counts as
+            0.000001 nats.
+        any_loss: Whether losses of another kind (`skillshard.loss.LossKind`) than the losses of the graph are accepted. By default a
+            mixer refuses another kind.
 
     Returns:
-        A policy; its weights are `(train_skill,)`, positive, sum 1; its state is the window, oldest first.
+        A policy. The weights are `(train_skill,)`, positive, sum 1. The state is the window, oldest observation first.
 
     Raises:
-        PolicyError: eta, window, reduce or mode are out of range; later, the graph's rows or the prior's names are not the skills of
+        PolicyError: eta, window, reduce or mode is out of range. Later, the graph's rows or the prior's names are not the skills of
             the mix.
 
     Example:
@@ -189,11 +194,11 @@ def skill_it(
         [0.75, 0.25]
 
     Reference:
-        Chen et al., "Skill-it!", NeurIPS 2023, Algorithm 1, arXiv:2307.14430. In mode "official" differs from Algorithm 1 as
-        printed: see `mode`. In every mode: the maximum is subtracted before exp, so that no eta overflows (the authors' code
-        gives NaN from eta 1000 on); a graph is used as it is (their code turns off-diagonal entries of 1 into 0.5 and, for
-        static weights, the diagonal into 1); the first observation is the one that losses are relative to (their code replaces it
-        by the second one).
+        Chen et al., "Skill-it!", NeurIPS 2023, Algorithm 1, arXiv:2307.14430. Mode "official" differs from Algorithm 1 as printed: see
+        `mode`. Every mode differs from the authors' code in three points. The maximum is subtracted before exp, so that no eta
+        overflows (their code gives NaN from eta 1000 on). A graph is used unchanged (their code turns off-diagonal entries of 1 into
+        0.5 and, for static weights, the diagonal into 1). Relative losses refer to the first observation (their code refers to the
+        second observation).
     """
     check_arguments(eta=eta, window=window, reduce=reduce)
     if mode not in ("official", "paper", "static"):

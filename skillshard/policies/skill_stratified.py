@@ -1,4 +1,4 @@
-"""Skill-stratified sampling: the static method of the SKILL-IT paper, equal weights for the skills that matter."""
+"""Skill-stratified sampling: the static method of the SKILL-IT paper, with equal weights for the helpful skills."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,23 +30,23 @@ class SkillStratified(Static):
                 "no training skill has an edge > 0 to any evaluation skill, so skill_stratified has nothing to train on. Use "
                 "stratified(), or learn the graph again."
             )
-        return [one / sum(chosen) for one in chosen]
+        return [flag / sum(chosen) for flag in chosen]
 
 
 def skill_stratified(graph: SkillGraph) -> Policy:
-    r"""Equal weights for the evaluation skills and their prerequisites, 0 for all others.
+    r"""Give equal weights to the evaluation skills and their prerequisites, and 0 to all other skills.
 
     .. math:: p_i \propto [i \in \text{eval}] \text{ or } [\exists j: A_{ij} > 0]
 
-    One rule for the paper's three settings. Pre-training (evaluation skills are the training skills): stratified.
-    Fine-tuning (some of them): targets and their prerequisites. Out of domain (none of them): prerequisites alone.
-    Negative edges count as none; a lone node is left out unless it is an evaluation skill.
+    The rule covers the paper's three settings. In pre-training all training skills are evaluation skills, so the weights are stratified.
+    In fine-tuning the targets and their prerequisites have weights. Out of domain no training skill is an evaluation skill, so only the
+    prerequisites have weights. A negative edge counts as no edge. A lone node is left out unless it is an evaluation skill.
 
     Args:
-        graph: A, rows `train_skill`, columns `eval_skill`; only the sign of its entries is used.
+        graph: Graph A, rows `train_skill`, columns `eval_skill`. Only the signs of the entries are used.
 
     Raises:
-        PolicyError: later, the graph's rows are not the skills of the mix, or no skill is left.
+        PolicyError: Later, the graph's rows are not the skills of the mix, or no skill has a weight.
 
     Example:
         >>> graph = SkillGraph(("add", "carry", "copy"), ("carry",), [[0.5], [1.0], [-0.1]])
@@ -55,7 +55,7 @@ def skill_stratified(graph: SkillGraph) -> Policy:
         [0.5, 0.5, 0.0]
 
     Reference:
-        Chen et al., "Skill-it!", NeurIPS 2023, Section 3.3.1, arXiv:2307.14430. Differs from it: a target without any edge to
-        itself is still trained on, which the paper takes for granted.
+        Chen et al., "Skill-it!", NeurIPS 2023, Section 3.3.1, arXiv:2307.14430. A target without an edge to itself has a weight too,
+        which the paper assumes without saying so.
     """
     return SkillStratified(graph)

@@ -1,4 +1,4 @@
-"""Softmax of the losses: the simplest policy that looks at them."""
+"""Softmax of the losses: the simplest policy that reads losses."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class SoftmaxLoss(Online):
         return True
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        log_prior(self.name, self.prior, skills)
+        log_prior(self.name, self.prior, skills)  # wrong names in a prior are an error now, and not in the first round
         return {"skills": list(skills), "losses": [0.0] * len(skills)}
 
     def observe(self, state: State, observation: Observation) -> State:
@@ -43,20 +43,20 @@ class SoftmaxLoss(Online):
 
 
 def softmax_loss(*, temperature: float, prior: Mapping[str, float] | None = None) -> Policy:
-    r"""More weight to what has the larger loss now.
+    r"""Give more weight to skills with larger losses.
 
     .. math:: p_i \propto q_i \exp(L_i / T)
 
-    q is the prior. Before the first observation the weights are the prior. It is SKILL-IT with the identity as graph, a window of
-    one and eta = 1 / T.
+    q is the prior. Before the first observation the weights are the prior. The policy equals SKILL-IT with the identity graph, a window
+    of 1 and eta = 1 / T.
 
     Args:
-        temperature: T in nats, > 0. Small: nearly all weight on the largest loss; large: stratified. The pull request that
-            proposed it for ms-swift (9142) names no default, so there is none here.
-        prior: q, training skill -> weight > 0; made to sum to 1. None: equal weights.
+        temperature: Temperature T in nats, > 0. With a small T nearly all weight goes to the largest loss, and with a large T the weights
+            are nearly the prior. The pull request for ms-swift (9142) names no default, so the argument is required.
+        prior: Prior q, training skill -> weight > 0, normalized to the sum 1. None: equal weights.
 
     Raises:
-        PolicyError: temperature or prior are out of range; later, the prior's names are not the skills of the mix.
+        PolicyError: temperature or prior is out of range. Later, the prior's names are not the skills of the mix.
 
     Example:
         >>> policy = softmax_loss(temperature=1.0)
@@ -65,8 +65,8 @@ def softmax_loss(*, temperature: float, prior: Mapping[str, float] | None = None
         [0.75, 0.25]
 
     Reference:
-        The loss-proportional heuristics of ms-swift (pull request 9142) and of Mixtera's SimpleAveraging (which is
-        proportional to the loss itself). Differs from both: losses are of the holdout, not of the batches trained on.
+        The loss-proportional heuristics of ms-swift (pull request 9142) and of Mixtera's SimpleAveraging (which is proportional to the
+        loss itself). In contrast to both, the losses are holdout losses and not the losses of the training batches.
     """
     if not 0 < temperature < math.inf:
         raise PolicyError(f"temperature is {temperature}: give nats, a finite number > 0.")

@@ -1,4 +1,4 @@
-"""Policies that never change: stratified, proportional and fixed weights."""
+"""Policies with constant weights: stratified, proportional and fixed weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,20 +49,21 @@ class Fixed(Static):
         if unknown or (new and self.new == "refuse"):
             raise PolicyError(
                 f"the fixed weights do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; without a weight: "
-                f"{name_some(new) or 'none'}. Give every skill a weight, 0 too; or choose the skills of the mix (`ShardSet.choose(names)`); or give the others their "
-                "natural share (`new='proportional'`)."
+                f"{name_some(new) or 'none'}. Give every skill a weight (0 is a weight too), or choose the skills of the mix (`ShardSet.choose(names)`), or "
+                "give the skills without a weight their natural shares (`new='proportional'`)."
             )
         total = sum(self.given.values())
         if not new:
             return [self.given[name] / total for name in skills]
+        # Every new skill gets its natural share. The given weights divide the rest, so that their ratios stay.
         counts = sizes("fixed with new='proportional'", num_samples)
-        of = dict(zip(skills, (counts / counts.sum()).tolist(), strict=True))
-        left = 1 - sum(of[name] for name in new)
-        return [left * self.given[name] / total if name in self.given else of[name] for name in skills]
+        natural = dict(zip(skills, (counts / counts.sum()).tolist(), strict=True))
+        left = 1 - sum(natural[name] for name in new)
+        return [left * self.given[name] / total if name in self.given else natural[name] for name in skills]
 
 
 def stratified() -> Policy:
-    """Every training skill alike: 1 / k. The baseline that is hard to beat (Aioli, arXiv:2411.05735, Table 2).
+    """Give every training skill the weight 1 / k. The baseline is hard to beat (Aioli, arXiv:2411.05735, Table 2).
 
     >>> policy = stratified()
     >>> policy.weights(policy.init(("add", "carry"))).tolist()
@@ -72,7 +73,7 @@ def stratified() -> Policy:
 
 
 def proportional() -> Policy:
-    """Every training sample alike: weights proportional to the skills' numbers of samples ("natural", "random").
+    """Give every training sample the same weight, so that weights are proportional to the skills' sizes ("natural", "random").
 
     >>> policy = proportional()
     >>> policy.weights(policy.init(("add", "carry"), (300, 100))).tolist()
@@ -82,16 +83,15 @@ def proportional() -> Policy:
 
 
 def fixed(weights: Mapping[str, float], *, new: Literal["refuse", "proportional"] = "refuse") -> Policy:
-    """Use the same given weights in every round, for example the weights that `skillshard fit` proposes.
+    """Use the same weights in every round, for example the weights that `skillshard fit` proposes.
 
     Args:
-        weights: skill -> weight >= 0; they are made to sum to 1.
-        new: what happens to skills of the mix without a weight. "refuse": an error. "proportional": they get the share that
-            their samples have of all, and the others keep their ratios (as Olmix does when domains are added,
-            arXiv:2602.12237).
+        weights: Skill -> weight >= 0, normalized to the sum 1.
+        new: Rule for skills of the mix without a weight. "refuse": an error. "proportional": the skills get their shares of all samples,
+            and the other skills keep the ratios of their weights (as Olmix does with new domains, arXiv:2602.12237).
 
     Raises:
-        PolicyError: a weight is no finite number >= 0, or all are 0; later, the names are not the skills of the mix.
+        PolicyError: A weight is no finite number >= 0, or all weights are 0. Later, the names are not the skills of the mix.
 
     Example:
         >>> policy = fixed({"add": 3.0, "carry": 1.0}, new="proportional")
@@ -104,9 +104,7 @@ def fixed(weights: Mapping[str, float], *, new: Literal["refuse", "proportional"
         )
     bad = [f"{name} is {weight!r}" for name, weight in weights.items() if not is_weight(weight)]
     if bad or not sum(map(float, weights.values())) > 0:
-        raise PolicyError(
-            f"the fixed weights are not numbers >= 0 of which one is > 0: {name_some(bad) or 'all are 0'}."
-        )
+        raise PolicyError(f"the fixed weights are not numbers >= 0 with a sum > 0: {name_some(bad) or 'all are 0'}.")
     if new not in ("refuse", "proportional"):
         raise PolicyError(f"new is {new!r}: give 'refuse' or 'proportional'.")
     return Fixed({name: float(weight) for name, weight in weights.items()}, new)

@@ -1,4 +1,4 @@
-"""Temperature sampling: between proportional and stratified."""
+"""Temperature sampling: weights between proportional and stratified."""
 
 import math
 from collections.abc import Sequence
@@ -24,22 +24,24 @@ class Temperature(Static):
 
     def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
         counts = sizes(self.name, num_samples)
+        # By logarithms, because the power of a large number with a small tau overflows. An empty skill has no logarithm, so it
+        # counts as 1 sample and then gets the share 0.
         shares = softmax(np.log(np.maximum(counts, 1)) / self.tau) * (counts > 0)
         return (shares / shares.sum()).tolist()
 
 
 def temperature(tau: float) -> Policy:
-    r"""Weights proportional to a root of the skills' sizes.
+    r"""Compute weights proportional to a root of the skills' sizes.
 
     .. math:: p_i \propto n_i^{1 / \tau}
 
     Args:
-        tau: > 0, without unit. 1 is proportional; the larger, the nearer to stratified. mBERT took 1.43, XLM 2, XLM-R and mT5
-            3.33 (UniMax paper, Section 2); there is no default, since none of them fits all sizes. A skill without samples
-            gets 0.
+        tau: Temperature > 0, without unit. 1 is proportional, and a larger tau is nearer to stratified. mBERT used 1.43, XLM 2, XLM-R and
+            mT5 3.33 (UniMax paper, Section 2). The argument is required, because no value fits all sizes. A skill without samples has
+            the weight 0.
 
     Raises:
-        PolicyError: tau is no finite number > 0; later, the sizes are not known.
+        PolicyError: tau is no finite number > 0. Later, the sizes are unknown.
 
     Example:
         >>> policy = temperature(2.0)
@@ -47,8 +49,10 @@ def temperature(tau: float) -> Policy:
         [0.75, 0.25]
 
     Reference:
-        Chung et al., "UniMax", ICLR 2023, arXiv:2304.09151, Section 2. Differs from it: sizes are samples, not characters.
+        Chung et al., "UniMax", ICLR 2023, arXiv:2304.09151, Section 2. Sizes are samples, and not characters as in the paper.
     """
     if not 0 < tau < math.inf:
-        raise PolicyError(f"tau is {tau}: give a finite number > 0; 1 is proportional, a large one stratified.")
+        raise PolicyError(
+            f"tau is {tau}: give a finite number > 0. With 1 the weights are proportional, with a large tau stratified."
+        )
     return Temperature(tau)

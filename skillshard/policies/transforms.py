@@ -1,6 +1,7 @@
-"""Transforms of weights, and `chain`, which puts them after a policy.
+"""Transforms of weights, and `chain`, which applies transforms after a policy.
 
-They are applied first to last, and a later one may break what an earlier one promised: put the promise that must hold last.
+The transforms are applied from first to last. A later transform may break the bound of an earlier transform, so put the most important
+bound last.
 """
 
 import math
@@ -24,7 +25,7 @@ from skillshard.policies.policy import (
 )
 
 ROUNDING = 1e-9
-"""Shares may miss a bound by this much before it is called impossible."""
+"""Tolerance of a bound, larger than the rounding error of a sum of shares."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Chain:
 
     @property
     def arguments(self) -> dict[str, Any]:
+        # A list, because the order of transforms matters, and because a chain may apply a transform twice.
         transforms = [[transform.name, transform.arguments] for transform in self.transforms]
         return {"policy": [self.policy.name, self.policy.arguments], "transforms": transforms}
 
@@ -70,6 +72,7 @@ class Chain:
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         state = self.policy.init(skills, num_samples)
+        # An impossible bound is an error before the training begins, and not in the first round.
         counts = (1,) * len(skills) if num_samples is None else tuple(int(count) for count in num_samples)
         for transform in self.transforms:
             transform.check(counts)
@@ -87,20 +90,20 @@ class Chain:
 
 @dataclass(frozen=True)
 class ProbingChain(Chain):
-    """A chain whose policy asks for probe rounds."""
+    """A chain whose policy chooses probe rounds."""
 
     def probe(self, upcoming: NextRound, skills: Sequence[str]) -> Float[np.ndarray, " train_skill"] | None:
-        assert isinstance(self.policy, Probing)  # `chain` chooses this class for such policies only
+        assert isinstance(self.policy, Probing)  # `chain` uses this class only for policies that probe
         return self.policy.probe(upcoming, skills)
 
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         if upcoming is not None and self.probe(upcoming, state["skills"]) is not None:
-            return self.policy.weights(state["policy"], upcoming)  # a floor would change what the probe measures
+            return self.policy.weights(state["policy"], upcoming)  # a floor would change the measured effect
         return super().weights(state, upcoming)
 
 
 def chain(policy: Policy, *transforms: Transform) -> Policy:
-    """A policy whose weights go through `transforms`, first to last. Probe rounds are left as the policy asked for them.
+    """Apply `transforms` to the weights of a policy, from first to last. Probe rounds keep the weights of the policy.
 
     >>> from skillshard.policies import proportional
     >>> policy = chain(proportional(), floor(0.1))
@@ -113,19 +116,22 @@ def chain(policy: Policy, *transforms: Transform) -> Policy:
 def filled(
     weights: Float[np.ndarray, " train_skill"], most: Float[np.ndarray, " train_skill"]
 ) -> Float[np.ndarray, " train_skill"]:
-    """Weights of which none is above `most`, the nearest in ratio: what is cut goes to the others in proportion.
+    """Limit weights to `most`. The excess goes to the other skills in proportion to their weights, so that their ratios stay.
 
-    `most` must sum to 1 or more. Where those that have room have no weight, they share alike.
+    `most` must sum to 1 or more. If the skills below their limits all have the weight 0, they share the excess equally.
 
     >>> filled(np.array([0.8, 0.15, 0.05]), np.array([0.6, 0.2, 1.0])).round(6).tolist()
     [0.6, 0.2, 0.2]
     """
+    # Excess may push another skill over its limit, so the division repeats. Each pass fills at least one more skill, so there are
+    # at most as many passes as skills.
     full = np.zeros(len(weights), dtype=bool)
     while not full.all():
         open_weights = np.where(full, 0.0, weights)
+        # Without a weight above 0 there is no proportion to keep.
         if not open_weights.any():
             open_weights = np.where(full, 0.0, 1.0)
-        open_weights = open_weights / open_weights.max()
+        open_weights = open_weights / open_weights.max()  # the sum of tiny weights could underflow
         shared = np.where(full, most, (1 - most[full].sum()) * open_weights / open_weights.sum())
         over = ~full & (shared > most)
         if not over.any():
@@ -160,10 +166,10 @@ class Floor:
 
 
 def floor(least: float) -> Transform:
-    r"""No skill below `least`: :math:`(1 - k f) q + f`, which keeps the sum and never ends below the floor.
+    r"""Raise every weight to at least `least` by :math:`(1 - k f) q + f`, which keeps the sum 1.
 
     Raises:
-        PolicyError: least is not in [0, 1), or later, not below 1 / k for the k skills of the mix.
+        PolicyError: least is not in [0, 1). Later, least is not below 1 / k for the k skills of the mix.
     """
     if not 0 <= least < 1:
         raise PolicyError(f"floor is {least}: give a number from 0 to below 1 / (number of skills).")
@@ -196,10 +202,10 @@ class Cap:
 
 
 def cap(most: float) -> Transform:
-    """No skill above `most`; what is cut goes to the others in proportion to their weights.
+    """Limit every weight to `most`. The excess goes to the other skills in proportion to their weights.
 
     Raises:
-        PolicyError: most is not in (0, 1], or later, below 1 / k for the k skills of the mix.
+        PolicyError: most is not in (0, 1]. Later, most is below 1 / k for the k skills of the mix.
 
     >>> cap(0.5).apply(np.array([0.8, 0.15, 0.05])).round(6).tolist()
     [0.5, 0.375, 0.125]
@@ -222,49 +228,50 @@ class RepetitionLimit:
         return {"epochs": self.epochs, "draws": self.draws}
 
     def check(self, num_samples: Sequence[int]) -> None:
-        """Nothing: whether the samples suffice is known when the first round is."""
+        """Check nothing, because only the first round tells whether the samples suffice."""
 
     def apply(
         self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
     ) -> Float[np.ndarray, " train_skill"]:
         upcoming = known_round(self.name, upcoming)
         seen = sum(upcoming.drawn)
-        of_a_draw = (
-            seen / upcoming.first_draw if upcoming.first_draw else 1.0
-        )  # other than 1 where weights count tokens
-        left = max(self.draws - seen, upcoming.num_draws * of_a_draw)
+        # In a run with weights in tokens, `drawn` counts tokens and `num_draws` counts draws. The mean number of tokens of a draw
+        # converts. The rest of the run is at least this round, so that the limit stays finite beyond the planned length.
+        draw_size = seen / upcoming.first_draw if upcoming.first_draw else 1.0
+        left = max(self.draws - seen, upcoming.num_draws * draw_size)
         room = np.maximum(self.epochs * np.array(upcoming.num_samples) - np.array(upcoming.drawn), 0) / left
         if room.sum() < 1 - ROUNDING:
             raise PolicyError(
-                f"round {upcoming.number}: {self.epochs:g} epochs of all samples leave {room.sum() * left:,.0f} draws, and {left:,.0f} are still "
-                "to come. Give repetition_limit more epochs or fewer draws, or train on more samples."
+                f"round {upcoming.number}: {self.epochs:g} epochs of all samples leave {room.sum() * left:,.0f} draws, and the run still has "
+                f"{left:,.0f} draws. Give repetition_limit more epochs or fewer draws, or train on more samples."
             )
         return filled(weights, room / min(room.sum(), 1.0))
 
 
 def repetition_limit(epochs: float, *, draws: int) -> Transform:
-    r"""No skill is drawn more than `epochs` times over the run: :math:`p_i \le (N n_i - d_i) / (R - d)`.
+    r"""Limit the weights so that no skill is drawn more than `epochs` times over the run: :math:`p_i \le (N n_i - d_i) / (R - d)`.
 
-    d_i are the draws that skill i has had, d those of all, R is `draws`: the limit shrinks as a skill is used up, and is
-    N n_i / R in the first round. What is cut goes to the others in proportion. Counts are whole, so a skill may pass its
-    limit by a sample. The mixer's own `repeat="cap:N"` stops a skill that is used up; this one slows it down in time.
+    d_i is the number of draws of skill i so far, d is the number of draws of all skills, and R is `draws`. The limit is N n_i / R in the
+    first round, and shrinks as a skill is used up. The excess goes to the other skills in proportion to their weights. Counts are whole
+    numbers, so a skill may pass its limit by a sample. The mixer's own `repeat="cap:N"` stops a skill at its limit. The transform slows
+    the skill down before the limit.
 
     Args:
-        epochs: N, > 0. Muennighoff et al. (arXiv:2305.16264) find up to 4 as good as new data.
-        draws: R, samples that the whole run takes, >= 1; tokens where the mixer's unit is tokens.
+        epochs: Maximal number N of epochs, > 0. Muennighoff et al. (arXiv:2305.16264) find up to 4 epochs as good as new data.
+        draws: Number R of samples of the whole run, >= 1, or number of tokens if the mixer's unit is tokens.
 
     Raises:
-        PolicyError: epochs or draws are out of range; later, all samples together do not suffice, or the round is not known.
+        PolicyError: epochs or draws is out of range. Later, all samples together do not suffice, or the round is unknown.
 
     >>> limit = repetition_limit(2.0, draws=400)
     >>> limit.apply(np.array([0.5, 0.5]), NextRound(0, 0, 100, (1000, 20), (0, 0))).round(6).tolist()
     [0.9, 0.1]
 
     Reference:
-        The constraint of Olmix, arXiv:2602.12237, with what is left instead of the whole run.
+        The constraint of Olmix, arXiv:2602.12237, applied to the rest of the run in place of the whole run.
     """
     if not 0 < epochs < math.inf:
-        raise PolicyError(f"epochs is {epochs}: give the most passes over one skill, a finite number > 0.")
+        raise PolicyError(f"epochs is {epochs}: give the maximal number of passes over a skill, a finite number > 0.")
     if draws < 1:
         raise PolicyError(f"draws is {draws:,}: give the number of samples that the whole run takes, at least 1.")
     return RepetitionLimit(epochs, draws)
@@ -282,7 +289,7 @@ class MaxChange:
         return {"most": self.most}
 
     def check(self, num_samples: Sequence[int]) -> None:
-        """Nothing: it fits any skills."""
+        """Check nothing, because the transform fits any skills."""
 
     def apply(
         self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
@@ -290,19 +297,20 @@ class MaxChange:
         before = known_round(self.name, upcoming).weights_before
         if before is None:
             return weights
+        # A point on the straight line between two weight vectors is a weight vector: non-negative, with the sum 1.
         change = weights - np.array(before)
         distance = np.abs(change).sum() / 2
         return weights if distance <= self.most else np.array(before) + self.most / distance * change
 
 
 def max_change(most: float) -> Transform:
-    r"""From one round to the next the weights move by at most `most` in total variation, :math:`\frac{1}{2} \sum_i |p_i - q_i|`.
+    r"""Limit the change of the weights between rounds to `most` in total variation, :math:`\frac{1}{2} \sum_i |p_i - q_i|`.
 
-    They go straight towards the wanted ones, as far as that allows. The first round is free. After a probe round the step is
-    measured from the probe's weights.
+    The weights move straight towards the policy's weights, up to the limit. The first round has no limit. After a probe round, the change
+    is measured from the weights of the probe.
 
     Raises:
-        PolicyError: most is not in (0, 1]; later, the round is not known.
+        PolicyError: most is not in (0, 1]. Later, the round is unknown.
 
     >>> change = max_change(0.1)
     >>> change.apply(np.array([0.9, 0.1]), NextRound(1, 100, 100, (100, 100), (50, 50), (0.5, 0.5))).round(6).tolist()
@@ -325,7 +333,7 @@ class Smoothing:
         return {"keep": self.keep}
 
     def check(self, num_samples: Sequence[int]) -> None:
-        """Nothing: it fits any skills."""
+        """Check nothing, because the transform fits any skills."""
 
     def apply(
         self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
@@ -335,14 +343,14 @@ class Smoothing:
 
 
 def smoothing(keep: float) -> Transform:
-    r"""A running mean over rounds: :math:`p_r = a p_{r-1} + (1 - a) q_r`. The first round is as the policy says.
+    r"""Average the weights over rounds by a running mean, :math:`p_r = a p_{r-1} + (1 - a) q_r`. The first round has the policy's weights.
 
     Raises:
-        PolicyError: keep (a) is not in [0, 1); later, the round is not known.
+        PolicyError: keep (a) is not in [0, 1). Later, the round is unknown.
 
     >>> smoothing(0.75).apply(np.array([0.9, 0.1]), NextRound(1, 100, 100, (100, 100), (50, 50), (0.5, 0.5))).round(6).tolist()
     [0.6, 0.4]
     """
     if not 0 <= keep < 1:
-        raise PolicyError(f"smoothing is {keep}: give the share of the round before that is kept, from 0 to below 1.")
+        raise PolicyError(f"smoothing is {keep}: give the share of the weights of the round before, from 0 to below 1.")
     return Smoothing(keep)

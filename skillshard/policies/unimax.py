@@ -1,4 +1,4 @@
-"""UniMax: as uniform as it can be without repeating any skill more than a few times."""
+"""UniMax: weights as equal as possible without repeating a skill more than a few times."""
 
 import math
 from collections.abc import Sequence
@@ -15,15 +15,16 @@ from skillshard.policies.policy import Policy, Static, sizes
 def unimax_shares(
     num_samples: Float[np.ndarray, " train_skill"], *, draws: float, epochs: float
 ) -> Float[np.ndarray, " train_skill"]:
-    """The draws that each skill gets of `draws`, smallest skill first: an equal part of what is left, or all its epochs.
+    """Divide `draws` among the skills, smallest skill first: each skill gets an equal part of the rest, or at most its `epochs`.
 
     >>> unimax_shares(np.array([1000.0, 50.0]), draws=400.0, epochs=1.0).tolist()
     [350.0, 50.0]
     """
+    # The smallest skill first, so that the draws that a small skill cannot take are divided among all larger skills.
     shares, left = np.zeros(len(num_samples)), draws
-    for done, at in enumerate(np.argsort(num_samples, kind="stable")):
-        shares[at] = min(left / (len(num_samples) - done), epochs * num_samples[at])
-        left -= shares[at]
+    for done, skill in enumerate(np.argsort(num_samples, kind="stable")):
+        shares[skill] = min(left / (len(num_samples) - done), epochs * num_samples[skill])
+        left -= shares[skill]
     return shares
 
 
@@ -45,21 +46,20 @@ class UniMax(Static):
 
 
 def unimax(*, draws: int, epochs: float) -> Policy:
-    r"""Equal weights, except that no skill is drawn more than `epochs` times over the run; the rest is shared alike.
+    r"""Compute equal weights, but draw no skill more than `epochs` times over the run. The other skills share the rest equally.
 
     .. math:: U_i = \min\Big(\frac{B}{L - i}, N n_i\Big), \quad B \leftarrow B - U_i, \quad p_i = U_i / \sum_j U_j
 
-    for the skills in the order of their size, smallest first; B begins as `draws`, L is the number of skills.
+    The skills follow in the order of their sizes, smallest skill first. B begins as `draws`, and L is the number of skills. If all
+    skills together hold fewer than `draws` / `epochs` samples, every skill passes N epochs and the weights are proportional. The
+    transform `repetition_limit` is an error in this case.
 
     Args:
-        draws: samples that the whole run takes, >= 1; tokens where the mixer's unit is tokens.
-        epochs: N, most passes over one skill, > 0; the method's only knob.
-
-    Where all skills together hold fewer than `draws` / `epochs` samples, every skill passes N epochs and the weights are
-    proportional; the transform `repetition_limit` refuses that instead.
+        draws: Number of samples of the whole run, >= 1, or number of tokens if the mixer's unit is tokens.
+        epochs: Maximal number N of passes over a skill, > 0. The only parameter of the method.
 
     Raises:
-        PolicyError: draws or epochs are out of range; later, the sizes are not known.
+        PolicyError: draws or epochs is out of range. Later, the sizes are unknown.
 
     Example:
         >>> policy = unimax(draws=400, epochs=1.0)
@@ -67,11 +67,11 @@ def unimax(*, draws: int, epochs: float) -> Policy:
         [0.875, 0.125]
 
     Reference:
-        Chung et al., "UniMax", ICLR 2023, arXiv:2304.09151, Algorithm 1. Differs from it: sizes and the budget are samples, not
-        characters.
+        Chung et al., "UniMax", ICLR 2023, arXiv:2304.09151, Algorithm 1. Sizes and the budget are samples, and not characters as in the
+        paper.
     """
     if draws < 1:
         raise PolicyError(f"draws is {draws:,}: give the number of samples that the whole run takes, at least 1.")
     if not 0 < epochs < math.inf:
-        raise PolicyError(f"epochs is {epochs}: give the most passes over one skill, a finite number > 0.")
+        raise PolicyError(f"epochs is {epochs}: give the maximal number of passes over a skill, a finite number > 0.")
     return UniMax(draws, epochs)

@@ -368,16 +368,20 @@ def test_evaluation_skills_may_be_others_than_training_skills() -> None:
         (lambda: cap(0.0), PolicyError, "cap is 0.0: give a number from 1 / (number of skills) to 1."),
         (lambda: max_change(0.0), PolicyError, "max_change is 0.0: give a total variation above 0, at most 1."),
         (lambda: smoothing(1.0), PolicyError, "smoothing is 1.0: give the share of the round before"),
-        (lambda: repetition_limit(0.0, draws=1), PolicyError, "epochs is 0.0: give the most passes over one skill"),
+        (
+            lambda: repetition_limit(0.0, draws=1),
+            PolicyError,
+            "epochs is 0.0: give the maximal number of passes over a skill",
+        ),
         (
             lambda: repetition_limit(1.0, draws=10_000).apply(np.full(4, 0.25), upcoming(0, SKILLS)),
             PolicyError,
-            "round 0: 1 epochs of all samples leave 1,321 draws, and 10,000 are still to come.",
+            "round 0: 1 epochs of all samples leave 1,321 draws, and the run still has 10,000 draws.",
         ),
         (
             lambda: smoothing(0.5).apply(np.full(4, 0.25)),
             PolicyError,
-            "smoothing needs to know the round that it decides",
+            "smoothing needs the round that it decides",
         ),
         (
             lambda: fixed({"add": 1.0}).init(SKILLS),
@@ -392,7 +396,7 @@ def test_evaluation_skills_may_be_others_than_training_skills() -> None:
         (
             lambda: fixed({"add": -1.0}),
             PolicyError,
-            "the fixed weights are not numbers >= 0 of which one is > 0: add is -1.0.",
+            "the fixed weights are not numbers >= 0 with a sum > 0: add is -1.0.",
         ),
         (lambda: temperature(0.0), PolicyError, "tau is 0.0: give a finite number > 0"),
         (lambda: temperature(1.0).init(SKILLS), PolicyError, "temperature needs the number of samples of each skill"),
@@ -436,7 +440,7 @@ def test_evaluation_skills_may_be_others_than_training_skills() -> None:
                 aioli(eta=0.1, period_rounds=16, sweeps=1).init(SKILLS)
             ),
             PolicyError,
-            "aioli needs to know the round that it decides",
+            "aioli needs the round that it decides",
         ),
         (
             lambda: aioli(eta=0.1, period_rounds=16, sweeps=1).observe(

@@ -91,8 +91,8 @@ def test_a_policy_that_may_miss_losses_takes_a_part_of_them_and_its_run_replays(
         ),
         (
             {},
-            "losses at step 8 name no skill at all. Report at least one of these 3: add, carry, negate; or nothing, where nothing was "
-            "measured.",
+            "losses at step 8 name no skill at all. Report at least one of these 3: add, carry, negate. If nothing was measured, do not "
+            "report.",
         ),
         ({"add": math.nan}, "losses at step 8 are not finite numbers >= 0: add is nan."),
     ],

@@ -516,7 +516,7 @@ def test_a_bad_report_can_be_left_out(shards: ShardSet, tmp_path: Path) -> None:
     """It is recorded whole and satisfies the round that waits, and the policy is not shown it."""
     stopping = build(shards, tmp_path / "stop")
     with pytest.raises(
-        ObservationError, match=re.escape("Mixer(on_bad_loss='leave-out') goes on without such a report")
+        ObservationError, match=re.escape("Mixer(on_bad_loss='leave-out') continues without such a report")
     ):
         stopping.report(0, {**GOOD, "add": math.nan})
     assert stopping.num_observations == 0
