@@ -2,7 +2,7 @@
 
     RUN/run.json                                        the definition of the run: shards, skills, seed, round_draws, lag, policy
     RUN/generations/00000001.json                       a resume: the records that generation 1 keeps of generation 0, and its job
-    RUN/generations/00000000/observations/00000000.json reported losses, numbered in the order of the reports; their draws rise
+    RUN/generations/00000000/observations/00000000.json reported losses, numbered in the order of the reports, with rising draws
     RUN/generations/00000000/rounds/00000001.json       a decided round: weights, counts, observations used, state of the policy
 
 One primitive carries the whole protocol: *put if absent*. A process that needs a round computes the round and puts the record. The
@@ -223,13 +223,13 @@ class Ledger(Protocol):
     """Named byte strings that are written once. Names are paths with `/`."""
 
     def put(self, name: str, data: bytes) -> bool:
-        """Write unless the name is taken; return whether this call wrote the bytes."""
+        """Write unless the name is taken. Return whether this call wrote the bytes."""
 
     def get(self, name: str) -> bytes | None:
         """Return the bytes that were put, or None."""
 
     def flush(self) -> None:
-        """Return when all records that this process has put will survive a power failure."""
+        """Return when all records put by this process will survive a power failure."""
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the records in a folder, sorted."""

@@ -118,7 +118,7 @@ class Mixer:
             trainers that prefetch. With "live" a round uses the newest observation and never waits.
         step_draws: Number of samples of an optimizer step, over all ranks and gradient accumulation. `report` and `state_dict` use
             the number to translate steps into draws.
-        wait_s: Maximal time that a round waits for its losses, in seconds.
+        wait_s: Maximal waiting time of a round for its losses, in seconds.
         repeat: Rule for a skill without unread samples. "epochs": the next epoch of the skill begins, in another order. "stop": the
             stream ends before the first repeated sample. "drop": the skill gives no more samples, the other skills share its
             weight, and the stream ends when every skill is empty. "cap:N": the rule of "drop" after N epochs.
@@ -131,7 +131,7 @@ class Mixer:
         initial_losses: Whether the first report is of draw 0, the model before the first step. With lag=1 round 1 uses these losses, as
             in Algorithm 1 of SKILL-IT. None: the default of the policy (True for `skill_it` except mode="static", `loss_order`,
             `softmax_loss` and `graph_refresh`).
-        job: Name of the job to which this rank belongs. The first rank of a job that resumes or restarts begins a new generation of
+        job: Name of the job of this rank. The first rank of a job that resumes or restarts begins a new generation of
             the ledger, and ranks with the same name join the generation. A job that is started again needs another name. None: this
             process is the only process, or the ranks resume by `skillshard.torch.resume`.
         on_bad_loss: Effect of a report with a NaN or an infinite loss. "stop": ObservationError, and nothing is recorded. "leave-out":
@@ -261,7 +261,7 @@ class Mixer:
         return parts[0] if len(parts) == 1 else joined(parts)
 
     def cut(self, places: Places) -> Batch:
-        """Read the texts at places that another process of this machine found. The other process has checked the shards already."""
+        """Read the texts at places found by another process of this machine. The other process has checked the shards already."""
         maps = kept(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
         texts = maps.texts(maps.views(places.segment, places.start, places.end))
         return Batch(places.draw, places.shards[places.segment, 0], self.skills, texts)
@@ -272,7 +272,7 @@ class Mixer:
         return maps.metas(places.segment, places.end)
 
     def batch(self, first: int, num: int) -> Batch:
-        """Read the draws first .. first + num - 1, or the draws up to the end of the stream; PolicyError as in `at`."""
+        """Read the draws first .. first + num - 1, or the draws up to the end of the stream. Raise PolicyError as in `at`."""
         number, start = divmod(first, self.round_draws)
         plan = self.plan(number)
         # A batch inside a single round, the usual case, is a slice of the plan. A slice copies no places.
@@ -305,7 +305,7 @@ class Mixer:
                 yield plan, draws[begin:end][exists], within[begin:end][exists]
 
     def plan(self, number: int) -> RoundPlan | None:
-        """Find the samples of a round. Return None beyond the end of the stream; PolicyError for a round far beyond the newest."""
+        """Find the samples of a round. Return None beyond the end of the stream. Raise PolicyError for a round far beyond the newest."""
         try:
             return kept(self._plans, number, self._plan_of, most=RECORDS_KEPT)
         except EndOfStream:
@@ -341,7 +341,7 @@ class Mixer:
 
     @property
     def draw(self) -> int:
-        """Number of draws that iterating has yielded, or that `load_state_dict` has set."""
+        """Number of draws yielded by iterating, or set by `load_state_dict`."""
         return self._draw
 
     @property
@@ -351,7 +351,7 @@ class Mixer:
 
     @property
     def step_draws(self) -> int | None:
-        """Number of samples of an optimizer step, over all ranks and gradient accumulation; None if unknown."""
+        """Number of samples of an optimizer step, over all ranks and gradient accumulation. None if unknown."""
         return self.clock.step_size
 
     # --- losses in, weights out --------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ class Mixer:
         """Record the losses measured after `step` optimizer steps.
 
         Args:
-            step: Number of optimizer steps taken; 0 before the first step.
+            step: Number of optimizer steps taken. 0 before the first step.
             losses: Evaluation skill -> loss in nats per token. A policy without evaluation skills reads the training skills. Every skill
                 is required, unless the policy has `may_miss_losses` (static policies, `odm`, `exp3`, `ado`). Then a single skill is
                 enough. The result of `losses_per_skill` must be of the run's kind of losses. The kind of plain numbers is not checked.
@@ -550,7 +550,7 @@ class Mixer:
         )
 
     def state_at(self, draw: int, step: int | None = None) -> MixerState:
-        """Return the state of a stream after `draw` consumed draws; LedgerError as in `state_dict`."""
+        """Return the state of a stream after `draw` consumed draws. Raise LedgerError as in `state_dict`."""
         # A stale process must not overwrite the checkpoint of the process that resumed the run elsewhere.
         self._rounds.records.refuse_superseded()
         num_observations, observation = self._rounds.num_observed(draw)
@@ -637,7 +637,7 @@ class Mixer:
         return record.checksum
 
     def _check_past(self, saved: MixerState) -> None:
-        """Raise LedgerError unless this ledger holds the records that a saved state names."""
+        """Raise LedgerError unless this ledger holds the records named by a saved state."""
         elsewhere = (
             f"The checkpoint at draw {saved.draw:,} was made beside another ledger, or records were lost: give ledger=the directory of "
             "that run, or copy the directory here."
@@ -660,7 +660,7 @@ class Mixer:
 
 
 def _arguments(policy: Policy) -> dict[str, Any]:
-    """Return the policy's arguments for run.json; PolicyError if the arguments have no JSON form."""
+    """Return the policy's arguments for run.json. Raise PolicyError if the arguments have no JSON form."""
     try:
         canonical.to_json(policy.arguments)
     except TypeError as error:

@@ -6,7 +6,7 @@ Three steps turn weights into samples.
    decides which skills are rounded up, largest error first. Weights are fixed-point integers (units of 2**-40), so no float decides.
 2. `interleave`: inside the round, each of the c_i draws of skill i gets a stratum of width n / c_i and a keyed random place in the
    stratum. So every skill is spread evenly over the round: among the first p draws, the number of draws of skill i differs from
-   c_i p / n by less than 1 + k c_i / n (k skills; proof in docs/design/0002).
+   c_i p / n by less than 1 + k c_i / n (k skills, with a proof in docs/design/0002).
 3. `SkillOrder`: inside a skill, epoch e is a permutation keyed by (seed, skill, e). The permutation has three levels: the shards,
    the stripes of `STRIPE_ROWS` rows in a shard, and the rows of a stripe. So reads stay local, and any position is found without
    walking through the positions before.

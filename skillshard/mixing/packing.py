@@ -53,7 +53,7 @@ class PackedBatch:
             stream.
         skill_tokens: Number of tokens of each skill in each block, separators included.
         skill_names: Names of the skills of the mix.
-        prompt: Mask of the prompt tokens, which are not learned; None if no prompts are masked.
+        prompt: Mask of the prompt tokens, which are not learned. None if no prompts are masked.
     """
 
     block: Int[np.ndarray, " block"]
@@ -237,7 +237,7 @@ class PackedTokens:
 
     @property
     def block(self) -> int:
-        """Number of blocks that iterating has yielded, or that `load_state_dict` has set."""
+        """Number of blocks yielded by iterating, or set by `load_state_dict`."""
         return self._block
 
     @property
@@ -247,7 +247,7 @@ class PackedTokens:
 
     @property
     def step_blocks(self) -> int | None:
-        """Number of blocks of an optimizer step, over all ranks and gradient accumulation; None if unknown."""
+        """Number of blocks of an optimizer step, over all ranks and gradient accumulation. None if unknown."""
         return self.clock.step_size
 
     @property
@@ -455,7 +455,7 @@ class PackedTokens:
         within a very long sample have the same draw. Only the first report is recorded, and a warning names the second report.
 
         Args:
-            step: Number of optimizer steps taken; 0 before the first step.
+            step: Number of optimizer steps taken. 0 before the first step.
             losses: Evaluation skill -> loss in nats per token, as for `Mixer.report`.
             block: Number of blocks that the model has seen. The default is `step * step_blocks`, counted from the last resume, so that
                 `step_blocks` may change between runs.
@@ -484,7 +484,7 @@ class PackedTokens:
         return self.state_at(block, number).model_dump(by_alias=True)
 
     def state_at(self, block: int, step: int | None = None) -> PackedState:
-        """Return the state of a packed stream after `block` consumed blocks; LedgerError as in `Mixer.state_dict`."""
+        """Return the state of a packed stream after `block` consumed blocks. Raise LedgerError as in `Mixer.state_dict`."""
         return PackedState(
             block=block,
             step=step,

@@ -117,7 +117,7 @@ class Numbered(Generic[RecordType]):
         return sorted(numbers)
 
     def num(self) -> int:
-        """Count the records; LedgerError if a record is missing."""
+        """Count the records. Raise LedgerError if a record is missing."""
         listed = self.numbers()
         num = max(listed[-1] + 1 if listed else 0, self.first_of(self._view.segments[-1]))
         if len(listed) < num:
@@ -353,7 +353,7 @@ def _generation(ledger: Ledger, generation: int) -> GenerationRecord:
 
 
 def open_records(ledger: Ledger) -> Records:
-    """Open the records of a run as the newest generation sees them; LedgerError if the ledger holds no run."""
+    """Open the records of a run as the newest generation sees them. Raise LedgerError if the ledger holds no run."""
     return Records(ledger, _run(ledger))
 
 
@@ -371,7 +371,7 @@ def round_fault(run: RunRecord, record: RoundRecord, number: int, before: RoundR
         run: Run of the ledger.
         record: Round that was read.
         number: Number in the record's name.
-        before: Round before; None for round 0.
+        before: Round before. None for round 0.
     """
     # A checksum alone does not protect against a record that was edited with a new checksum. So the counts and the epochs are
     # computed again from the weights, which are the only free choice of a round.

@@ -62,8 +62,8 @@ class Rounds:
         ledger: Ledger of the run. An empty ledger begins with `run`, and another ledger must hold an equal run.
         policy: Policy that decides the weights.
         run: Facts that determine the stream together with the observations.
-        wait_s: Maximal time that a round waits for its losses, in seconds.
-        job: Name of the job to which this rank belongs. None: a single process.
+        wait_s: Maximal waiting time of a round for its losses, in seconds.
+        job: Name of the job of this rank. None: a single process.
         on_bad_loss: Effect of a report with a NaN or an infinite loss, "stop" or "leave-out".
         held_out: Evaluation skills with held-out samples elsewhere. None: the skills of the run.
 
@@ -162,7 +162,7 @@ class Rounds:
         self._checked = False
 
     def _cut_off(self, before: Records, num_rounds: int, num_observations: int) -> str | None:
-        """Describe the losses and rounds that a new generation leaves behind, as a part of a sentence. Return None if there are none."""
+        """Describe the losses and rounds that a new generation leaves behind, as a part of a sentence. Return None if no record stays behind."""
         folder = f"generations/{before.generation:08d}"
         of_rounds, of_observations = (folder_of(before.generation, kind) for kind in ("rounds", "observations"))
         rounds = [number for number in numbers_in(self.ledger, of_rounds) if number >= num_rounds]
@@ -174,7 +174,7 @@ class Rounds:
     # --- losses in ---------------------------------------------------------------------------------------------------
 
     def report(self, step: int, draw: int, losses: Mapping[str, Any], loss: LossKind) -> None:
-        """Record an observation; ObservationError as in `Mixer.report`."""
+        """Record an observation. Raise ObservationError as in `Mixer.report`."""
         if loss != self.run.loss:
             raise ObservationError(
                 f"losses at step {step} are {loss.sentence}, and this run's losses are {self.run.loss.sentence}: give Mixer(loss=...) and the losses "
@@ -618,7 +618,7 @@ def _parent_is_gone(parent: int) -> bool:
 
 
 def _open_run(ledger: Ledger, run: RunRecord) -> None:
-    """Begin the run, or join the run; LedgerError with the differences if the ledger belongs to another run."""
+    """Begin the run, or join the run. Raise LedgerError with the differences if the ledger belongs to another run."""
     # Put first, then read: if two processes begin the run at the same time, both compare with the record that won.
     ledger.put(RUN, run.to_bytes())
     begun = read_record(ledger, RUN, RunRecord)

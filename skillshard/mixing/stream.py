@@ -113,7 +113,7 @@ class Stream(Protocol):
 
     @property
     def position(self) -> int:
-        """Number of positions that iterating has yielded, or that `load_state_dict` has set."""
+        """Number of positions yielded by iterating, or set by `load_state_dict`."""
         ...
 
     @property
@@ -197,7 +197,7 @@ class Stream(Protocol):
 
 
 def whole_number(name: str, value: object) -> int:
-    """Convert a number of steps or draws to an int; ObservationError for a value that is no whole number from 0 to 2**62."""
+    """Convert a number of steps or draws to an int. Raise ObservationError for a value that is no whole number from 0 to 2**62."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise ObservationError(f"{name} is {value!r}: give a whole number >= 0. Nothing was recorded.")
     number = operator.index(value)

@@ -38,6 +38,7 @@ class Observation:
 
     step: int
     losses: Mapping[str, float]
+    # With the defaults a user can call a policy without a mixer. A policy that needs the facts refuses the defaults by name.
     draw: int = 0
     drawn: Mapping[str, int] = field(default_factory=dict)
     round: int = -1
@@ -55,7 +56,7 @@ class NextRound:
         num_draws: Number of draws of the round.
         num_samples: Number of samples (or tokens) of each training skill, in the order of the skills.
         drawn: Number of samples (or approximate number of tokens) of each training skill drawn in all rounds before.
-        weights_before: Weights of the round before; None for round 0.
+        weights_before: Weights of the round before. None for round 0.
     """
 
     number: int
@@ -85,7 +86,7 @@ class Policy(Protocol):
 
     @property
     def eval_skills(self) -> tuple[str, ...] | None:
-        """Skills whose losses the policy reads; None for the training skills."""
+        """Skills whose losses the policy reads. None for the training skills."""
 
     @property
     def reads_losses(self) -> bool:
@@ -96,7 +97,7 @@ class Policy(Protocol):
         """Whether an observation may name only a part of the evaluation skills, at least one skill."""
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        """Return the state before any observation; PolicyError if the policy does not fit the training skills.
+        """Return the state before any observation. Raise PolicyError if the policy does not fit the training skills.
 
         `num_samples` is the size of each skill in the unit of the run's weights: samples or tokens.
         """
@@ -165,6 +166,7 @@ class NoLosses(abc.ABC):
     def initial_losses(self) -> bool:
         return False
 
+    # Abstract, because a default would let a policy without these functions pass as complete.
     @abc.abstractmethod
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         """Return the state before any observation."""
@@ -222,14 +224,14 @@ def softmax(scores: Float[np.ndarray, " skill"]) -> Float[np.ndarray, " skill"]:
 
 
 def sizes(policy: str, num_samples: Sequence[int] | None) -> Float[np.ndarray, " train_skill"]:
-    """Return the number of samples of each skill as an array; PolicyError if the policy needs the sizes and has none."""
+    """Return the number of samples of each skill as an array. Raise PolicyError if the policy needs the sizes and has none."""
     if num_samples is None:
         raise PolicyError(f"{policy} needs the number of samples of each skill: init(skills, num_samples).")
     return np.array(num_samples, dtype=np.float64)
 
 
 def known_round(name: str, upcoming: NextRound | None) -> NextRound:
-    """Return the round; PolicyError if a policy or a transform needs the round and has none."""
+    """Return the round. Raise PolicyError if a policy or a transform needs the round and has none."""
     if upcoming is None:
         raise PolicyError(f"{name} needs the round that it decides: weights(state, upcoming=NextRound(...)).")
     return upcoming

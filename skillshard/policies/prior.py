@@ -14,7 +14,7 @@ MOST_WEIGHT = 1e100
 
 
 def checked_prior(policy: str, prior: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """Convert a prior to plain numbers; PolicyError unless it is a mapping from skills to finite numbers > 0.
+    """Convert a prior to plain numbers. Raise PolicyError unless it is a mapping from skills to finite numbers > 0.
 
     >>> checked_prior("odm", {"add": 3, "carry": np.float32(1)})
     {'add': 3.0, 'carry': 1.0}

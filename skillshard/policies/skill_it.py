@@ -65,7 +65,7 @@ class SkillIt(Online):
 
     @property
     def loss(self) -> LossKind | None:
-        """Kind of losses that fits the graph; None if any kind fits."""
+        """Kind of losses that fits the graph. None if any kind fits."""
         return self.graph.loss if self.reads_losses and not self.any_loss else None
 
     @property
@@ -111,6 +111,7 @@ class SkillIt(Online):
         if self.normalize_losses and state["first"] is not None:
             losses = losses / np.array(state["first"])
         skills = state["skills"]
+        # The graph computes the scores itself, so that the identity graph of 10,000 skills needs no matrix.
         scores = self.graph.scores(skills, losses, scale=self.eta, positive_only=self.mode == "paper")
         return softmax(scores + log_prior(self.name, self.prior, skills))
 

@@ -23,6 +23,7 @@ class SkillStratified(Static):
 
     def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
         check_rows(self.graph, skills)
+        # An evaluation skill may be no training skill (out of domain). Such a name matches no row and gets no weight.
         helpful = {*self.graph.eval_skills, *self.graph.helpful_skills}
         chosen = [float(skill in helpful) for skill in skills]
         if not any(chosen):

@@ -162,6 +162,7 @@ class Floor:
     def apply(
         self, weights: Float[np.ndarray, " train_skill"], upcoming: NextRound | None = None
     ) -> Float[np.ndarray, " train_skill"]:
+        # A mix with equal weights and not a maximum: raising single weights and normalizing again could end below the floor.
         return (1 - len(weights) * self.least) * weights + self.least
 
 
