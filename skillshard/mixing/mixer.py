@@ -539,7 +539,7 @@ class Mixer:
 
         Args:
             step: Number of optimizer steps taken, for a trainer whose loader reads ahead. `step_draws` must be known. None: the
-                position is the number of draws that iterating this mixer has yielded.
+                number of draws yielded by iterating this mixer.
 
         Raises:
             LedgerError: The run was resumed elsewhere.

@@ -477,7 +477,7 @@ class PackedTokens:
 
         Args:
             step: Number of optimizer steps taken, for a trainer whose loader reads ahead. `step_blocks` must be known. None: the
-                position is the number of blocks that iterating has yielded.
+                number of blocks yielded by iterating.
         """
         number = None if step is None else whole_number("step", step)
         block = self._block if number is None else self.clock.position_at(number)

@@ -162,7 +162,7 @@ class Rounds:
         self._checked = False
 
     def _cut_off(self, before: Records, num_rounds: int, num_observations: int) -> str | None:
-        """Describe the losses and rounds that a new generation leaves behind, as a part of a sentence. Return None if no record stays behind."""
+        """Describe the losses and rounds that a new generation leaves behind, or return None. The result is a part of a sentence."""
         folder = f"generations/{before.generation:08d}"
         of_rounds, of_observations = (folder_of(before.generation, kind) for kind in ("rounds", "observations"))
         rounds = [number for number in numbers_in(self.ledger, of_rounds) if number >= num_rounds]
@@ -339,6 +339,7 @@ class Rounds:
         return self.records.rounds.get(number)
 
     def _decide_up_to(self, number: int) -> RoundRecord:
+        # Rounds are decided in order, because each round continues from the record before: drawn samples, carry, policy's state.
         first = self._first_undecided(number)
         record = self.records.rounds.get(first - 1) if first else None
         for missing in range(first, number + 1):

@@ -367,7 +367,7 @@ def test_evaluation_skills_may_be_others_than_training_skills() -> None:
         ),
         (lambda: cap(0.0), PolicyError, "cap is 0.0: give a number from 1 / (number of skills) to 1."),
         (lambda: max_change(0.0), PolicyError, "max_change is 0.0: give a total variation above 0, at most 1."),
-        (lambda: smoothing(1.0), PolicyError, "smoothing is 1.0: give the share of the round before"),
+        (lambda: smoothing(1.0), PolicyError, "smoothing is 1.0: give the share of the weights of the round before"),
         (
             lambda: repetition_limit(0.0, draws=1),
             PolicyError,

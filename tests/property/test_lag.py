@@ -220,7 +220,7 @@ def test_ranks_that_resume_without_a_name_stop_each_other_and_are_told_the_remed
     one.load_state_dict(state)
     two.load_state_dict(state)
     assert (one.generation, two.generation) == (1, 2)
-    with pytest.raises(LedgerError, match=re.escape("give all of them the same Mixer(job=NAME)")):
+    with pytest.raises(LedgerError, match=re.escape("give all ranks the same Mixer(job=NAME)")):
         one.round(1)
     two.round(1)
 

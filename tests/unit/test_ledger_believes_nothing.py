@@ -501,7 +501,7 @@ def test_a_report_that_is_wrong_is_refused_even_where_bad_losses_are_left_out(
     shards: ShardSet, tmp_path: Path, value: Any, sentence: str
 ) -> None:
     one = build(shards, tmp_path, on_bad_loss="leave-out")
-    with pytest.raises(ObservationError, match=re.escape(f"{sentence}. Give numbers in nats per token; nothing was")):
+    with pytest.raises(ObservationError, match=re.escape(f"{sentence}. Give numbers in nats per token. Nothing was")):
         one.report(0, {**GOOD, "add": value})
     assert one.num_observations == 0
 
