@@ -374,7 +374,7 @@ def summary(results: Sequence[MethodResult], out: Path, *, seed: int, program: s
         f"of SKILL-IT over stratified: {EVIDENCE}. In the other settings the gain is smaller or none. Seed {DEFAULT_SEED}, the default, is "
         f"the first seed that the evidence does not use. This run has seed {seed}.",
         "Not shown: how large the gain is, because one seed cannot tell. Not shown either: that the weights must change during the "
-        f"training. Who knows the graph can also fix equal weights over the first {MEASURED_K} skills, and this is better still: {CONTROL}.",
+        f"training. Equal weights over the first {MEASURED_K} skills, fixed by the same graph for the whole training, are better: {CONTROL}.",
         f"Kept: {out}/shards, {out}/graph.json, {out}/runs (the ledgers), {out}/demo.png (the curves).",
         "Next:",
         *(f"  {command}" for command in next_commands(out, program)),
@@ -402,8 +402,8 @@ def next_commands(out: Path, program: str) -> list[str]:
 def _compared(live: MethodResult, other: MethodResult) -> str:
     difference = round(100 * (live.area / other.area - 1))
     if difference == 0:
-        return "equal (within 0.5 %) to that of"
-    return f"{abs(difference)} % {'lower' if difference < 0 else 'higher'} than that of"
+        return "equal (within 0.5 %) to the loss of"
+    return f"{abs(difference)} % {'lower' if difference < 0 else 'higher'} than the loss of"
 
 
 def _verdict(live: MethodResult, equal: MethodResult) -> str:

@@ -164,14 +164,14 @@ def result(method: str, *losses: float) -> MethodResult:
 @pytest.mark.parametrize(
     ("live", "sentence"),
     [
-        (0.30, "25 % lower than that of stratified and 50 % lower than that of natural proportions."),
+        (0.30, "25 % lower than the loss of stratified and 50 % lower than the loss of natural proportions."),
         (
             0.40,
-            "equal (within 0.5 %) to that of stratified and 33 % lower than that of natural proportions. On this seed",
+            "equal (within 0.5 %) to the loss of stratified and 33 % lower than the loss of natural proportions. On this seed",
         ),
         (
             0.44,
-            "10 % higher than that of stratified and 27 % lower than that of natural proportions. On this seed SKILL-IT",
+            "10 % higher than the loss of stratified and 27 % lower than the loss of natural proportions. On this seed SKILL-IT",
         ),
     ],
 )

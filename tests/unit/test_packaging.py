@@ -37,6 +37,13 @@ def test_the_citation_names_title_licence_and_the_paper() -> None:
     assert citation["references"][0]["url"] == "https://arxiv.org/abs/2307.14430"
 
 
+def test_the_hooks_run_programs_that_the_test_extra_installs() -> None:
+    (repository,) = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    programs = {re.fullmatch(r"\.venv/bin/(\w+) .*", hook["entry"])[1] for hook in repository["hooks"]}
+    installed = {re.split(r"[>=\[]", line)[0] for line in PROJECT["project"]["optional-dependencies"]["test"]}
+    assert programs == {"ruff", "mypy"} <= installed
+
+
 def test_windows_is_refused_in_one_sentence() -> None:
     code = "import sys; sys.platform = 'win32'; import skillshard"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
