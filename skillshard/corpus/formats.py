@@ -42,9 +42,8 @@ _COMPRESSIONS = [
     ".rar",
 ]
 _COMPRESSED_TARS = (".tgz", ".tbz", ".tbz2", ".txz", ".tlz", ".tzst")
-_PLAIN_SUFFIX = re.compile(
-    r"(\.[a-z0-9_~-]{1,12}){1,2}"
-)  # anything longer is a part of a name and would give many kinds
+# A longer suffix is rather a part of the name, and would give many kinds with one file each.
+_PLAIN_SUFFIX = re.compile(r"(\.[a-z0-9_~-]{1,12}){1,2}")
 
 
 @dataclass(frozen=True)

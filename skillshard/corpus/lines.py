@@ -173,7 +173,7 @@ def read_lines(
             yield source
         return
     name, unchecked_bytes = partition.name, max_sample_bytes // 4
-    # JSON escapes take at most 6 bytes for a byte of text (\u0041), so a longer line holds no sample of an allowed size.
+    # JSON escapes take at most 6 bytes for a byte of text (\u0041). A longer line is too large, or mostly white space.
     line_limit = 16 * max_sample_bytes + _BLOCK_BYTES
     stop = partition.stop if partition.format == "jsonl" else None
     counter = _LineCounter(partition)

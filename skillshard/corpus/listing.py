@@ -79,10 +79,9 @@ def _walk(folder: str, name: str, above: tuple[tuple[int, int], ...]) -> Iterato
     """
     try:
         status = os.stat(folder)
+        # The list is complete before the descent, so a deep tree does not use up the limit of open files.
         with os.scandir(folder) as scan:
-            children = list(
-                scan
-            )  # the descriptor is closed before the descent, so a deep tree does not use up the limit
+            children = list(scan)
     except OSError as error:
         reason = f"{printable(folder)} cannot be listed: {error.strerror}"
         raise CorpusError(f"{reason}. Make the directory readable, or choose the files with a glob.") from error

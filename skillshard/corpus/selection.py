@@ -56,8 +56,8 @@ def select(entries: Sequence[Entry], base: str, *, named: str = "") -> tuple[lis
             visible.append(entry)
         else:
             left_out[label] += 1
-    # All entries, because the logs of tables and the folders of artefacts have hidden names.
     _refuse_several_splits(visible, base)
+    # From here on, hidden entries count too: the logs of tables and the records of artefacts have hidden names.
     _refuse_other_tables(entries, base)
     artefacts = _artefacts(entries, base)
     listed = _saved_datasets(visible, base) | _delta_tables(entries, base)

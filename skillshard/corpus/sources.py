@@ -121,9 +121,8 @@ def ends_in_zeros(place: str) -> bool:
         while data:
             if is_inside:
                 try:
-                    decompressor.decompress(
-                        data, _BLOCK_BYTES
-                    )  # limited, because a block of zeros expands a thousandfold
+                    # With a limit of the output, because compressed zeros expand a thousandfold.
+                    decompressor.decompress(data, _BLOCK_BYTES)
                 except zlib.error:
                     return False
                 is_inside = not decompressor.eof

@@ -127,7 +127,7 @@ class ShardColumns(BaseModel):
 
 
 class ManifestSkill1(BaseModel):
-    """A skill with its shards, in a manifest of version 1."""
+    """Skill with its shards, in a manifest of version 1."""
 
     model_config = Strict
 
@@ -138,7 +138,7 @@ class ManifestSkill1(BaseModel):
 
 
 class ManifestSkill(BaseModel):
-    """A skill with its shards."""
+    """Skill with its shards."""
 
     model_config = Strict
 
@@ -156,7 +156,9 @@ class SplitRule(BaseModel):
 
     model_config = Strict
 
-    cut: Digest = Field(description="Texts with a smaller hash are held out in all skills, except for the exceptions.")
+    cut: Digest = Field(
+        description="Hash of the cut. Texts with a smaller hash are held out in all skills, apart from the two lists."
+    )
     also_held_out: list[Digest] = Field(
         description="Sorted hashes of texts at or above the cut that are held out: the lowest of a skill without another held-out text."
     )

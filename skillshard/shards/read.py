@@ -316,8 +316,8 @@ def _map_kept_open(descriptor: int) -> mmap.mmap:
 def _map(descriptor: int) -> mmap.mmap | memoryview:
     """Map a file into memory.
 
-    Slices of Python's map are a little faster, but the map keeps a descriptor. Once half of the allowed descriptors are in use,
-    Arrow's map is used, which keeps none.
+    Slices of Python's map are a little faster, but the map keeps a descriptor. Once half of the allowed descriptors are in use, the
+    function uses Arrow's map, which keeps no descriptor.
     """
     if 2 * _newest(descriptor) < resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
@@ -329,7 +329,6 @@ def _map(descriptor: int) -> mmap.mmap | memoryview:
 def _raise_limit_in_time(descriptor: int) -> None:
     """Raise the soft limit of open files fourfold, at most to the hard limit, once half of the soft limit is in use."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-
     if soft != hard and soft != resource.RLIM_INFINITY and _newest(descriptor) > soft // 2:
         more = 4 * soft if hard == resource.RLIM_INFINITY else min(4 * soft, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))

@@ -62,7 +62,7 @@ class TokenColumns(BaseModel):
 
 
 class TokensSkill(BaseModel):
-    """A skill with its token counts."""
+    """Skill with its token counts."""
 
     model_config = ConfigDict(extra="forbid")
 

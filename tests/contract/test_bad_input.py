@@ -476,7 +476,8 @@ def test_a_change_that_keeps_size_and_time_is_noticed_as_the_rows_are_read(made:
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     sentence = fails(*shard_again(made, out="S2"))
     assert (
-        sentence.startswith("a.jsonl changed after the tagging: its rows differ from") and "Tag the corpus" in sentence
+        sentence.startswith("a.jsonl changed after the tagging: its rows differ from")
+        and "Tag the present corpus" in sentence
     )
     assert not (made / "S2" / "manifest.json").exists()
 
