@@ -1,18 +1,18 @@
-"""An artefact on disk: a directory that is finished by its manifest, and the work that leads there.
+"""An artefact on disk, a directory that is finished by its manifest, and the work that makes the artefact.
 
-Layout while work goes on:
+Layout during the work:
 
-    OUT/.work/job.json        what the work is made from; another command is refused
+    OUT/.work/job.json        inputs and arguments of the work; a command with other inputs is refused
     OUT/.work/records/STAGE/  one JSON record per finished task
     OUT/...                   parts, each whole
-    OUT/MANIFEST              last; then .work goes
+    OUT/MANIFEST              written last; then .work is removed
 
-`made_from` (command, arguments, names and sizes of the inputs) determines the bytes, and stands in the manifest. The
-inputs' times of change stand only in job.json: equal input gives equal bytes. A time that is new says only that a file has to
-be looked at; its content decides.
+`made_from` (command, arguments, names and sizes of the inputs) determines the bytes and is part of the manifest. The inputs' times of
+change are only in job.json, so that equal input gives equal bytes. A new time of change only means that a file has to be checked. The
+content of the file decides.
 
-A command that ended before its first task (a field that is not there) leaves nothing that another command could spoil: the
-directory is begun anew, unless a process still works in it.
+A command that ended before its first finished task (because a field is missing, for example) leaves nothing that another command could
+damage. The next command starts the directory afresh, unless a process still works in the directory.
 """
 
 import fcntl
@@ -39,11 +39,11 @@ MANIFESTS = {
     "tokens.json": "token counts",
     "run.json": "a run's ledger",
 }
-"""File that finishes an artefact -> what it finishes."""
+"""The file that finishes an artefact -> the kind of artefact."""
 
 
 class _Lock:
-    """Says that this process works in a directory, until it is released or the process ends."""
+    """A shared lock on a directory, which this process holds while it works there. The end of the process releases the lock."""
 
     def __init__(self, folder: Path) -> None:
         place = folder / ".work" / "lock"
@@ -52,23 +52,23 @@ class _Lock:
         self.is_held = self._take(fcntl.LOCK_SH)
 
     def is_alone(self) -> bool:
-        """Whether no other command works there just now; False where the file system has no locks."""
+        """Whether no other command works in the directory just now. False if the file system has no locks."""
         if not self.is_held:
             return False
         is_alone = self._take(fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not is_alone:
-            self.share()  # a conversion that fails may lose the lock that there was
+            self.share()  # a failed conversion of a lock may lose the old lock
         return is_alone
 
     def share(self) -> None:
-        """Let other commands in after `is_alone`."""
+        """Return to a shared lock after `is_alone`, so that other commands may work in the directory."""
         self.is_held = self._take(fcntl.LOCK_SH)
 
     def _take(self, kind: int) -> bool:
         assert self._descriptor is not None
         try:
             fcntl.flock(self._descriptor, kind)
-        except OSError:  # another process has it, or the file system knows no locks
+        except OSError:  # another process holds the lock, or the file system has no locks
             return False
         return True
 
@@ -80,33 +80,33 @@ class _Lock:
 
 @dataclass(frozen=True)
 class Work:
-    """Work towards one artefact, new or taken up again."""
+    """Unfinished work on one artefact, new or resumed."""
 
     out: Path
     manifest: str
     lock: _Lock | None = field(default=None, compare=False, repr=False)
 
     def records(self, stage: str) -> str:
-        """Where the records of a stage's tasks are kept."""
+        """Return the directory for the records of a stage's tasks."""
         return str(self.out / ".work" / "records" / stage)
 
     def scratch(self, *parts: str) -> Path:
-        """A place for files that only this work needs; gone when it is finished."""
+        """Return a path for files that only this work needs. `finish` removes these files."""
         return self.out.joinpath(".work", "scratch", *parts)
 
     def finish(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest, then remove what only the work needed."""
+        """Write the manifest, then remove the files that only the work needed."""
         storage.write_bytes(self.out / self.manifest, canonical.to_json(manifest))
         _clean(self.out)
 
     def release(self) -> None:
-        """Say that this process does not work here any more."""
+        """Release the lock: this process does not work in the directory any more."""
         if self.lock is not None:
             self.lock.release()
 
 
 Changed = Callable[[Path, Sequence[str]], list[str]]
-"""Given the directory of an artefact and files whose time of change is new: those whose content is new too."""
+"""A function of the directory of an artefact and the files whose time of change is new. It returns the files whose content is new too."""
 
 
 def begin(
@@ -116,25 +116,25 @@ def begin(
     mtimes_ns: Mapping[str, int],
     changed: Changed = lambda folder, suspects: list(suspects),
 ) -> Work | None:
-    """Start work on `out`, or take it up again.
+    """Start work on `out`, or resume the work.
 
     Args:
-        out: local directory, made if missing.
-        manifest: name of the file that finishes it.
-        made_from: what determines the bytes; the finished manifest holds it under "made_from".
-        mtimes_ns: place -> time of last change of every file read; a change between two runs is noticed.
-        changed: looks at files whose time of change is new. Without it the time decides.
+        out: Local directory, which is made if it is missing.
+        manifest: Name of the file that finishes the directory.
+        made_from: Inputs and arguments that determine the bytes. The finished manifest has them under "made_from".
+        mtimes_ns: Time of last change of every input file, by place. A change between two runs is noticed.
+        changed: Function that checks files whose time of change is new. By default, a new time counts as new content.
 
     Returns:
-        None if `out` is already finished from the same inputs.
+        The work, or None if `out` is already finished from the same inputs.
 
     Raises:
-        StorageError: `out` holds something else; the sentence says what differs.
+        StorageError: `out` holds something else. The message names the difference.
     """
     folder = places.local_path(out)
-    # In this order, so that another run of the same command, which writes job.json first and removes it after the
-    # manifest, is never taken for something foreign.
-    there = _names_in(folder)
+    # The names are listed first, then job.json is read, then the manifest. Another run of the same command writes job.json first
+    # and removes it after the manifest, so that run is never taken for something foreign.
+    names = _names_in(folder)
     job = _job_bytes(folder)
     if (folder / manifest).exists():
         _refuse_other(folder, _by_name(_made_from(folder, manifest)), _by_name(made_from))
@@ -142,11 +142,11 @@ def begin(
         _clean(folder)
         return None
     if job is None:
-        _refuse_foreign(folder, there)
+        _refuse_foreign(folder, names)
         lock = _Lock(folder)
         _write_job(folder, made_from, mtimes_ns)
         return Work(folder, manifest, lock)
-    begun = _begun(folder, job)  # only now: beside a finished artefact nobody needs what is left of the work
+    begun = _begun(folder, job)  # only now, because a damaged job.json beside a finished artefact does no harm
     lock = _Lock(folder)
     try:
         if differences(_by_name(begun["made_from"]), _by_name(made_from)) and _is_free_to_begin_anew(folder, lock):
@@ -155,9 +155,9 @@ def begin(
         else:
             _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
             if _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns, changed):
-                _write_job(folder, made_from, mtimes_ns)  # looked at: the next command need not look again
+                _write_job(folder, made_from, mtimes_ns)  # the next command need not check these files again
         if lock.is_alone():
-            storage.remove_leftovers(folder)  # of commands that were killed
+            storage.remove_leftovers(folder)  # temporary files of commands that were killed
         lock.share()
     except OSError:
         lock.release()
@@ -174,18 +174,18 @@ def make(
     mtimes_ns: Mapping[str, int] | None = None,
     changed: Changed = lambda folder, suspects: list(suspects),
 ) -> None:
-    """Begin or take up the work on `out` and do the work. Does nothing if `out` is finished from the same inputs.
+    """Begin or resume the work on `out` and do the work. If `out` is finished from the same inputs, do nothing.
 
-    Two runs of one command may work in one directory. The run that finishes first removes the scratch files of both, so the
-    other run fails for want of files. That failure is ignored if `out` is finished.
+    Two runs of one command may work in one directory. The run that finishes first removes the scratch files of both runs, so the
+    other run fails on missing files. This failure is ignored if `out` is finished.
 
     Args:
-        out, manifest, made_from, changed: as in `begin`.
-        work: does the work and ends with `Work.finish`.
-        mtimes_ns: as in `begin`; None if no file is read that may change.
+        out, manifest, made_from, changed: As in `begin`.
+        work: Function that does the work and ends with `Work.finish`.
+        mtimes_ns: As in `begin`. None: no input can change.
 
     Raises:
-        StorageError: as in `begin`; or an error of `work`, whatever its class, if `out` is not finished.
+        StorageError: As in `begin`. Errors of `work`, of any class, are raised if `out` is not finished.
     """
     times_ns = mtimes_ns or {}
     unfinished = begin(out, manifest, made_from, times_ns, changed)
@@ -203,9 +203,12 @@ def make(
 def refuse_nested(
     out: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]], *, argument: str = "out"
 ) -> None:
-    """StorageError if an output would lie in a directory that is read, or what is read in the output: links are followed.
+    """Refuse an output inside an input, and an input inside the output. Links are followed.
 
-    An output in its own input would be read as input by the next command.
+    The next command would read an output inside its own input as input.
+
+    Raises:
+        StorageError: The output lies inside an input, or an input inside the output.
     """
     target = Path(os.path.realpath(places.local_path(out)))
     for place in inputs:
@@ -213,7 +216,7 @@ def refuse_nested(
             continue
         base, pattern = _split_at_wildcards(places.local_path(place))
         source = Path(os.path.realpath(base))
-        if source == target:  # refused as not empty, or as another artefact
+        if source == target:  # `begin` refuses this output: not empty, or another artefact
             continue
         if source.is_dir() and target.is_relative_to(source) and _may_match(target.relative_to(source).parts, pattern):
             raise StorageError(
@@ -227,7 +230,7 @@ def refuse_nested(
 
 
 def _split_at_wildcards(place: Path) -> tuple[Path, tuple[str, ...]]:
-    """The directory that a pattern begins in, and the rest of it; a place without wildcards has no rest."""
+    """Split a pattern into the directory before the first wildcard, and the rest. A place without wildcards has no rest."""
     for number, part in enumerate(place.parts):
         if glob.has_magic(part) and not place.exists():
             return Path(*place.parts[:number]), place.parts[number:]
@@ -235,7 +238,7 @@ def _split_at_wildcards(place: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _may_match(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether a pattern matches a directory or may match what lies in it; no pattern matches everything.
+    """Whether a pattern matches a directory, or may match files in the directory. An empty pattern matches everything.
 
     >>> _may_match(("T",), ("*.jsonl",)), _may_match(("T",), ("*", "*.jsonl")), _may_match(("a", "T"), ("**", "*.jsonl"))
     (False, True, True)
@@ -247,7 +250,11 @@ def _may_match(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def kind(place: str | os.PathLike[str]) -> str:
-    """The manifest name of the artefact at a place; an error if there is none. What is remote can only be shards."""
+    """Return the manifest name of the artefact at a place. A remote artefact can only be a shard set.
+
+    Raises:
+        StorageError: The place holds no finished artefact.
+    """
     if places.is_remote(place):
         return "manifest.json"
     folder = places.local_path(place)
@@ -265,7 +272,7 @@ def kind(place: str | os.PathLike[str]) -> str:
 
 
 def _what_reads(file: Path) -> str:
-    """What to do with a file that was taken for an artefact."""
+    """Return the remedy for a file that was given in place of an artefact."""
     if file.name in MANIFESTS:
         return f"It finishes {MANIFESTS[file.name]}: give its directory, {file.parent}."
     if file.suffix == ".json":
@@ -284,15 +291,15 @@ def parse_manifest(
     error: type[SkillshardError],
     anew: str,
 ) -> M:
-    """A manifest as its model.
+    """Read a manifest into its model.
 
     Args:
-        data: the bytes of the file.
-        model: what they must fit.
-        place: of the file, for messages.
-        schema: name of the file in schemas/ that says the same as the model.
-        error: raised where they do not fit.
-        anew: a sentence on how to come by another.
+        data: Bytes of the file.
+        model: Model that the bytes must fit.
+        place: Place of the file, for messages.
+        schema: Name of the model's file in schemas/.
+        error: Class of the error that is raised if the bytes do not fit.
+        anew: Sentence on how to make a new manifest.
     """
     try:
         return model.model_validate(canonical.from_json(data, place))
@@ -304,7 +311,7 @@ def parse_manifest(
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Where two JSON values differ, as `path: before -> now`.
+    """List the differences between two JSON values, as `path: before -> now`.
 
     >>> differences({"a": 1, "b": [1, 2]}, {"a": 1, "b": [1, 3]})
     ['b.1: 2 -> 3']
@@ -312,10 +319,10 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         pairs = [(str(key), before.get(key), now.get(key)) for key in sorted({*before, *now}, key=str)]
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = [(str(at), old, new) for at, (old, new) in enumerate(zip(before, now, strict=True))]
+        pairs = [(str(index), old, new) for index, (old, new) in enumerate(zip(before, now, strict=True))]
     else:
         return [] if before == now else [f"{path}: {_short(before)} -> {_short(now)}"]
-    return [found for key, old, new in pairs for found in differences(old, new, f"{path}.{key}" if path else key)]
+    return [line for key, old, new in pairs for line in differences(old, new, f"{path}.{key}" if path else key)]
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -330,7 +337,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _job_bytes(folder: Path) -> bytes | None:
-    """What job.json of unfinished work holds; None if there is none."""
+    """Return the bytes of job.json of unfinished work, or None if the directory has no job.json."""
     try:
         return (folder / ".work" / "job.json").read_bytes()
     except FileNotFoundError:
@@ -338,7 +345,7 @@ def _job_bytes(folder: Path) -> bytes | None:
 
 
 def _begun(folder: Path, data: bytes) -> dict[str, Any]:
-    """What unfinished work in a directory was begun with, from the bytes of its job.json."""
+    """Return the inputs and arguments of unfinished work, from the bytes of its job.json."""
     job: Any = canonical.from_json(data, folder / ".work" / "job.json")
     if not (
         isinstance(job, dict) and isinstance(job.get("made_from"), dict) and isinstance(job.get("mtimes_ns"), dict)
@@ -351,17 +358,17 @@ def _begun(folder: Path, data: bytes) -> dict[str, Any]:
 
 
 def _made_from(folder: Path, manifest: str) -> Any:
-    found = storage.read_json(folder / manifest)
-    if not isinstance(found, dict) or not isinstance(found.get("made_from"), dict):
+    content = storage.read_json(folder / manifest)
+    if not isinstance(content, dict) or not isinstance(content.get("made_from"), dict):
         raise StorageError(
             f"{folder} holds a {manifest} that skillshard did not write (it says nothing of what it was made from). "
             "Choose another `out`."
         )
-    return found["made_from"]
+    return content["made_from"]
 
 
 def _by_name(made_from: dict[str, Any]) -> dict[str, Any]:
-    """Inputs as name -> size, so that a difference names its file."""
+    """Turn the list of inputs into name -> size, so that a difference names its file."""
     return {**made_from, "inputs": dict(made_from.get("inputs", ()))}
 
 
@@ -393,7 +400,14 @@ def _write_job(folder: Path, made_from: dict[str, Any], mtimes_ns: Mapping[str, 
 def _refuse_changed_since(
     folder: Path, before_ns: Mapping[str, int], now_ns: Mapping[str, int], changed: Changed
 ) -> bool:
-    """StorageError if a file changed since work was begun; whether some files had to be looked at."""
+    """Refuse inputs that changed since the work was begun.
+
+    Returns:
+        Whether the content of files had to be checked.
+
+    Raises:
+        StorageError: The content of an input changed.
+    """
     suspects = [place for place in {**before_ns, **now_ns} if before_ns.get(place) != now_ns.get(place)]
     if not suspects:
         return False
@@ -415,13 +429,13 @@ def _refuse_changed(folder: Path, finished_ns: int, mtimes_ns: Mapping[str, int]
         )
 
 
-def _refuse_foreign(folder: Path, there: list[str]) -> None:
-    for name in there:
+def _refuse_foreign(folder: Path, names: list[str]) -> None:
+    for name in names:
         if name in MANIFESTS:
             raise StorageError(f"{folder} already holds {MANIFESTS[name]} ({name}). Choose another `out`.")
-    if [name for name in there if name != ".work"]:
+    if [name for name in names if name != ".work"]:
         raise StorageError(
-            f"{folder} is not empty ({', '.join(there[:3])}) and holds no artefact of skillshard. Choose another `out`."
+            f"{folder} is not empty ({', '.join(names[:3])}) and holds no artefact of skillshard. Choose another `out`."
         )
 
 

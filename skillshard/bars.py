@@ -1,6 +1,6 @@
-"""How far a piece of work is: bars on a terminal and in a notebook.
+"""Show the progress of a command or call: bars in a terminal and in a notebook.
 
-A command writes a plain line every few seconds where there is neither. A call from Python is silent there.
+Without a terminal or notebook, a command writes a plain line every few seconds, and a call from Python is silent.
 """
 
 import sys
@@ -16,29 +16,30 @@ from typing import Any
 from skillshard.progress import sent_to
 
 SECONDS_BETWEEN_LINES = 5.0
-"""Without a terminal: often enough to see that a command is alive, seldom enough for a log."""
+"""Seconds between two lines without a terminal: short enough to see that a command is alive, long enough for a log."""
 
 
 class Stopped(BaseException):
-    """Ctrl-C or SIGTERM came while a command worked; the message says where, and what is kept.
+    """Ctrl-C or SIGTERM stopped a command. The message names the stage and the directory with the finished work.
 
-    No `Exception`, as `KeyboardInterrupt` is none: nothing on the way may take it for a failure.
+    The class is no `Exception`, like `KeyboardInterrupt`, so that no code on the way treats the stop as a failure.
     """
 
 
 @dataclass
 class Stage:
-    """One stage of a command. It is told what happens, from any thread, and knows how far it is.
+    """A stage of a command with its progress. Any thread may report progress to the stage.
 
     Attributes:
-        name: as shown.
-        num: tasks to do; 0 for one piece of work.
-        num_done: tasks done, those found done included.
-        num_found: tasks that an earlier command did.
-        shares: key -> share of each task under way.
-        started_s, ended_s: of `time.monotonic`.
-        first_part: time and tasks done when a task first said how far it is. Processes have started then, which takes long where
-            they load a model.
+        name: Name of the stage, as shown.
+        num: Number of tasks. 0: the stage is one piece of work of this process.
+        num_done: Number of finished tasks, including tasks that an earlier command finished.
+        num_found: Number of tasks that an earlier command finished.
+        shares: Finished share of each running task, by key.
+        started_s: Time of the start, by `time.monotonic`.
+        ended_s: Time of the end, by `time.monotonic`. None: the stage runs.
+        first_part: Time of the first progress, and number of tasks done at that time. Earlier seconds belong to the start of
+            processes, which is slow if the processes load a model, and are left out of the estimate.
     """
 
     name: str
@@ -65,13 +66,13 @@ class Stage:
         self.first_part = self.first_part or (time.monotonic(), self.done)
 
     def advanced(self, share: float) -> None:
-        """One piece of work says how far it is."""
+        """Note the finished share of a stage without tasks."""
         self.shares[""] = share
         self.first_part = self.first_part or (time.monotonic(), share)
 
     @property
     def done(self) -> float:
-        """Tasks done, with the parts of those under way."""
+        """Number of finished tasks, plus the finished shares of running tasks."""
         return float(min(self.num_done + sum(list(self.shares.values())), self.num or 1))
 
     @property
@@ -80,7 +81,7 @@ class Stage:
 
     @property
     def left_s(self) -> float | None:
-        """An estimate of the time left; None as long as nothing is done.
+        """Estimate of the remaining seconds. None: nothing is done yet, or the stage has ended.
 
         >>> stage = Stage("training", 4, num_done=2, num_found=1, started_s=0.0, ended_s=60.0)
         >>> stage.left_s
@@ -93,7 +94,8 @@ class Stage:
         return ((self.ended_s or time.monotonic()) - since_s) * ((self.num or 1) - self.done) / done_since
 
     def sentence(self) -> str:
-        """
+        """Describe the progress in one line.
+
         >>> Stage("training", 4, num_done=2, started_s=0.0, ended_s=60.0).sentence()
         'training: 2 of 4 (50 %) in 1 min 00 s, about 1 min 00 s left'
         >>> Stage("reading texts", 0, started_s=0.0, ended_s=5.0).sentence()
@@ -110,7 +112,8 @@ class Stage:
 
 
 def duration(seconds: float) -> str:
-    """
+    """Write a duration with its two largest units.
+
     >>> duration(7.4), duration(83.0), duration(5000.0)
     ('7 s', '1 min 23 s', '1 h 23 min')
     """
@@ -123,12 +126,11 @@ def duration(seconds: float) -> str:
 
 
 class Bars:
-    """Progress on standard error, one stage after another.
+    """A display of progress on standard error, one stage after another.
 
     Args:
-        kept_in: where a stopped command goes on, for the message.
-        of_command: whether a command shows them. Then there are lines where there is no terminal, and Ctrl-C raises `Stopped` with
-            what the command has to say about it.
+        kept_in: Directory with the finished work of a stopped command, for the message.
+        of_command: Whether a command shows the bars. A command writes lines if it has no terminal, and Ctrl-C raises `Stopped`.
     """
 
     def __init__(self, kept_in: Path | None = None, *, of_command: bool = True) -> None:
@@ -164,7 +166,7 @@ class Bars:
             raise Stopped(self._where_stopped()) from None
 
     def stage(self, name: str, num: int) -> Stage:
-        """A stage begins; what is returned is told of its tasks (`skillshard.execution.Watcher`)."""
+        """Begin a stage. The returned `skillshard.execution.Watcher` receives the news of the stage's tasks."""
         stage = Stage(name, num)
         if not num:
             stage.ended_s = stage.started_s
@@ -173,7 +175,7 @@ class Bars:
 
     @contextmanager
     def working(self, name: str) -> Iterator[None]:
-        """A stage that is one piece of work of this process; the work says with `progress.advance` how far it is."""
+        """Show a stage that is one piece of work of this process. The work reports its progress by `progress.advance`."""
         stage = Stage(name, 0)
         self._stages.append(stage)
         with sent_to(stage.advanced):
@@ -182,18 +184,18 @@ class Bars:
         stage.ended_s = time.monotonic()
 
     def say(self, sentence: str) -> None:
-        """A line above the bars."""
+        """Write a line above the bars."""
         if self._live is not None:
             self._live.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
         else:
             _write_line(sentence)
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.25):
+        while not self._ended.wait(0.25):  # four times a second is smooth to the eye and costs next to nothing
             self._screen()
 
     def _show_lines(self) -> None:
-        """A line for each stage that ended, and every few seconds one for the stage under way."""
+        """Write a line for each stage that ended, and every few seconds a line for the running stage."""
         while self._num_ended < len(self._stages) and self._stages[self._num_ended].ended_s is not None:
             stage = self._stages[self._num_ended]
             if stage.num or stage.elapsed_s >= SECONDS_BETWEEN_LINES:
@@ -209,8 +211,8 @@ class Bars:
         where = f" in the stage '{under_way[-1].name}'" if under_way else ""
         if under_way and under_way[-1].num:
             where += f", {under_way[-1].num_done:,} of {under_way[-1].num:,} done"
-        kept = "" if self._kept_in is None else f". What is finished is kept in {self._kept_in}"
-        return where + kept
+        work = "" if self._kept_in is None else f". What is finished is kept in {self._kept_in}"
+        return where + work
 
 
 def can_be_shown() -> bool:
@@ -228,18 +230,18 @@ def _write_line(sentence: str) -> None:
 
 
 def _notebook_display() -> Any:
-    """The module IPython.display where this process is the kernel of a notebook; else None. IPython is not imported for the question."""
+    """Return the module IPython.display if this process is the kernel of a notebook, else None. The check does not import IPython."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return None if getattr(shell, "kernel", None) is None else import_module("IPython.display")
 
 
 class _Notebook:
-    """Bars as text in one output of a cell. A kernel without widgets can update such an output.
+    """Bars as text in one output of a cell, which can be updated without widgets.
 
     Args:
-        display: the module IPython.display.
-        stages: what is shown; more stages may come.
+        display: The module IPython.display.
+        stages: Stages to show. The list may grow.
     """
 
     def __init__(self, display: Any, stages: list[Stage]) -> None:
@@ -260,7 +262,8 @@ class _Notebook:
 
 
 def _bar(stage: Stage, width: int = 20) -> str:
-    """
+    """Draw a bar of `width` characters.
+
     >>> _bar(Stage("training", 4, num_done=1), width=8), _bar(Stage("fitting", 0, ended_s=1.0), width=8)
     ('━━──────', '━━━━━━━━')
     """
@@ -272,17 +275,18 @@ def _live() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description:>9}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    columns = (TextColumn("{task.description:>9}"), BarColumn(), TextColumn("{task.fields[progress]}"))
     return Progress(*columns, console=Console(stderr=True), auto_refresh=False)
 
 
 def _show_bars(live: Any, tasks: list[Any], stages: list[Stage]) -> None:
     for stage in stages[len(tasks) :]:
-        tasks.append(live.add_task(stage.name, total=stage.num or None, told=""))
+        tasks.append(live.add_task(stage.name, total=stage.num or None, progress=""))
     for task, stage in zip(tasks, list(stages), strict=False):
-        told = stage.sentence().partition(": ")[2]
+        progress = stage.sentence().partition(": ")[2]
         has_ended = stage.ended_s is not None
+        # A bar without a total is drawn as a moving stripe. A stage of one piece of work gets a total once its share is known.
         known = {"total": 1} if not stage.num and (has_ended or stage.shares) else {}
         ended = {"completed": 1} if not stage.num and has_ended else {}
-        live.update(task, **{"completed": stage.done, "told": told, **known, **ended})
+        live.update(task, **{"completed": stage.done, "progress": progress, **known, **ended})
     live.refresh()

@@ -46,7 +46,7 @@ class TokensError(SkillshardError, ValueError):
 
 
 class GraphError(SkillshardError, ValueError):
-    """A skill graph has the wrong shape, names or values."""
+    """A skills graph has the wrong shape, names or values."""
 
 
 class PolicyError(SkillshardError, ValueError):

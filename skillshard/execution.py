@@ -1,10 +1,10 @@
-"""Run a pure function over tasks: here, in a process pool, or on Ray. The only module that imports ray.
+"""Run a pure function over tasks: in this process, in a process pool, or on Ray. Only this module imports ray.
 
-A task is a key and keyword arguments; its function returns a small JSON record. Records are kept as files, written whole
-by the worker that did the task, so a job that was killed goes on where it was, and a task that ran twice leaves the
-same bytes. What died (a killed worker, a lost node) is tried again, what fails with an error of ours stops the job: a
-wrong sample stays wrong. Of several such errors the one of the earliest task is raised, so that the message does not
-depend on the number of workers.
+A task is a key with keyword arguments. Its function returns a small JSON record. The worker that does a task writes the record as a
+whole file. A killed job therefore resumes after its finished tasks, and a task that runs twice leaves the same bytes.
+
+A task whose worker died (a killed process, a lost node) is tried again. A `SkillshardError` stops the job, because a wrong sample stays
+wrong. If several tasks fail, the error of the earliest task is raised, so that the message does not depend on the number of workers.
 """
 
 import contextlib
@@ -30,13 +30,14 @@ from skillshard.pool import WorkerPool
 
 MAX_TRIES = 3
 RAY_OBJECT_STORE_BYTES = 256 << 20
-"""Tasks pass small records only, so a local Ray needs little shared memory."""
+"""Shared memory of a Ray that is started here. Tasks pass only small records, so little memory is enough."""
 CONNECT_TIMEOUT_S = 10
+"""Seconds to wait for an answer at the address of a Ray cluster. Ray itself would wait for minutes."""
 
 Record = dict[str, Any]
 
 POLL_S = 1.0
-"""Time between two looks at how far the running tasks are."""
+"""Seconds between two checks of the progress of the running tasks."""
 
 _DIED = (
     "a worker process died (killed, or out of memory? A script that calls this at its top level is run again by every "
@@ -46,11 +47,11 @@ _DIED = (
 
 @dataclass(frozen=True)
 class Task:
-    """One task.
+    """A piece of work of a job.
 
     Attributes:
-        key: names its record: unique among the tasks of a stage, letters, digits, dots and dashes.
-        arguments: keyword arguments of the function; picklable.
+        key: Name of the task's record, unique among the tasks of a stage. Letters, digits, dots and dashes are allowed.
+        arguments: Keyword arguments of the function, which must be picklable.
     """
 
     key: str
@@ -59,14 +60,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Backend:
-    """Where tasks run.
+    """The place where tasks run: a pool of processes on this machine, or Ray.
 
     Attributes:
-        workers: processes (local), or CPUs of a Ray started here; None: all of this machine's.
-        ray_address: None: a local process pool. "local": start a Ray here. "auto" or an address: join that cluster.
+        workers: Number of processes of the pool, or of CPUs of a Ray that is started here. None: all CPUs of this machine.
+        ray_address: Address of a Ray cluster to join, or "auto". "local": start a Ray here. None: use a local process pool.
 
     Raises:
-        ExtraError: a Ray address is given, and Ray is not installed.
+        ExtraError: A Ray address is given, and Ray is not installed.
     """
 
     workers: int | None = None
@@ -77,7 +78,9 @@ class Backend:
             needed("ray", what=f"`ray_address={self.ray_address!r}`")
 
     def processes(self, num_tasks: int, *, num_gpus: float = 0.0) -> int:
-        """How many tasks run at a time in a local pool, one where they take a GPU; for a cluster not joined yet, a guess.
+        """Return the number of tasks that run at the same time in a local pool. Tasks that need a GPU run one at a time.
+
+        For a cluster that is not joined yet, the number is a guess.
 
         >>> Backend(workers=4).processes(3), Backend(workers=4).processes(3, num_gpus=1.0)
         (3, 1)
@@ -86,31 +89,31 @@ class Backend:
 
 
 def num_cpus() -> int:
-    """CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Wants to know more of a stage than which tasks are done."""
+    """A receiver of all news of a stage, not only of finished tasks."""
 
     def __call__(self, task: Task, record: Record) -> None:
-        """A task is done now."""
+        """Receive a task that has just finished."""
 
     def found_done(self, task: Task, record: Record) -> None:
-        """A task was done by an earlier command."""
+        """Receive a task that an earlier command finished."""
 
     def part(self, task: Task, share: float) -> None:
-        """A task under way is done to this share, from 0 to 1."""
+        """Receive the finished share of a running task, from 0 to 1."""
 
 
 OnStage = Callable[[str, int], Callable[[Task, Record], None]]
-"""Called when a stage begins, with its name and its number of tasks. What it returns is called for each finished task, and may be a
-`Watcher`."""
+"""A function that is called at the beginning of a stage, with the name and the number of tasks of the stage. It returns a function that is
+called for each finished task. The returned function may be a `Watcher`."""
 
 
 def silent(name: str, num: int) -> Callable[[Task, Record], None]:
-    """Show nothing of a stage: an `OnStage`."""
+    """Show nothing of a stage. The function is an `OnStage`."""
     return lambda task, record: None
 
 
@@ -119,8 +122,8 @@ def shown(on_stage: OnStage | None, progress: bool) -> Iterator[OnStage]:
     """Show the stages of a call from Python.
 
     Args:
-        on_stage: takes the stages in place of the bars; None: bars where there is a terminal or a notebook.
-        progress: whether there are bars.
+        on_stage: Function that receives the stages in place of the bars. None: show bars in a terminal or a notebook.
+        progress: Whether to show bars.
     """
     if on_stage is not None:
         yield on_stage
@@ -144,39 +147,40 @@ def run(
     """Run `function(**task.arguments)` for every task that has no record yet.
 
     Args:
-        function: importable by name in a fresh process.
-        tasks: in the order in which records are returned.
-        backend: local pool or Ray.
-        records: directory of the record files, one per task.
-        on_done: called in this process for every task, also for those found done; a `Watcher` is told more.
-        keeps_model: the function loads something large into its process, and a process should do many tasks: on Ray they
-            are actors. A local process does many in any case.
-        num_gpus: GPUs that such a process takes on Ray; where it is not 0, a local pool is one process.
+        function: Function that a fresh process can import by name.
+        tasks: Tasks, in the order of the returned records.
+        backend: Local pool or Ray.
+        records: Directory of the record files, one file per task.
+        on_done: Function that this process calls for every task, including tasks that an earlier command finished. A `Watcher`
+            receives more news.
+        keeps_model: Whether the function loads something large, so that one process should do many tasks. On Ray, these
+            processes are actors. A local process does many tasks in any case.
+        num_gpus: Number of GPUs of each actor on Ray. If the number is not 0, a local pool has one process.
 
     Returns:
         The records, in the order of the tasks.
 
     Raises:
-        SkillshardError: what the function raised, of the earliest task that failed.
-        ExecutionError: a task's worker died, or the function failed otherwise, `MAX_TRIES` times.
+        SkillshardError: The function raised this error, in the earliest task that failed.
+        ExecutionError: The worker of a task died, or the function failed with another error, `MAX_TRIES` times.
     """
-    found: dict[str, Record] = {}
+    done: dict[str, Record] = {}
     watcher = on_done if isinstance(on_done, Watcher) else None
     for task in tasks:
         place = places.join(records, f"{task.key}.json")
         if storage.exists(place):
-            found[task.key] = storage.read_json(place)
-            (watcher.found_done if watcher else on_done)(task, found[task.key])
-    missing = [task for task in tasks if task.key not in found]
+            done[task.key] = storage.read_json(place)
+            (watcher.found_done if watcher else on_done)(task, done[task.key])
+    missing = [task for task in tasks if task.key not in done]
     on_part = watcher.part if watcher else lambda task, share: None
-    # Closed at once when something goes wrong here: an exception keeps its frames, and with them the workers, alive.
+    # The generator is closed at once after an error: the exception keeps its frames alive, and the frames keep the workers alive.
     with contextlib.closing(
         _run_missing(function, missing, backend, records, keeps_model, num_gpus, on_part)
     ) as outcomes:
         for task, record in outcomes:
-            found[task.key] = record
+            done[task.key] = record
             on_done(task, record)
-    return [found[task.key] for task in tasks]
+    return [done[task.key] for task in tasks]
 
 
 OnPart = Callable[[Task, float], None]
@@ -205,7 +209,8 @@ def _run_missing(
 
 
 def _do(function: Callable[..., Record], task: Task, records: str) -> Record:
-    """One task, in whatever process: do it, then write its record."""
+    """Do one task in this process, then write its record."""
+    # The worker writes the record, not the parent: a task that is done stays done when the parent is killed at the same moment.
     record = function(**task.arguments)
     storage.write_bytes(places.join(records, f"{task.key}.json"), canonical.to_json(record))
     return record
@@ -243,7 +248,7 @@ def _run_in_pool(
 
 
 class _Failures:
-    """Errors of ours, by the place of their task. The earliest is raised, so that it is the same for any number of workers."""
+    """The `SkillshardError`s of a stage, by the position of their task. The error of the earliest task is raised."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._place = {task.key: place for place, task in enumerate(tasks)}
@@ -256,7 +261,7 @@ class _Failures:
         self._errors[self._place[task.key]] = error
 
     def awaits(self, running: Iterable[str]) -> bool:
-        """Whether a task under way matters still: any does, or after a failure one that may fail earlier in the order."""
+        """Whether the stage must wait for a running task: for any task, or after a failure for an earlier task, which may fail too."""
         return any(not self._errors or self._place[key] < min(self._errors) for key in running)
 
     def raise_earliest(self) -> None:
@@ -265,7 +270,11 @@ class _Failures:
 
 
 def _count_try(tries: Counter[str], task: Task, error: BaseException) -> None:
-    """Count a try that failed; ExecutionError if it was the last."""
+    """Count a failed try of a task.
+
+    Raises:
+        ExecutionError: The try was the last try.
+    """
     tries[task.key] += 1
     if tries[task.key] == MAX_TRIES:
         why = str(error) if isinstance(error, OSError) else repr(error)
@@ -284,7 +293,7 @@ def _run_on_ray(
     num_gpus: float,
     on_part: OnPart,
 ) -> Outcomes:
-    started = _start_ray(backend)  # before Ray is imported, which reads the environment then
+    started = _start_ray(backend)  # before the import, at which Ray reads the environment
     import ray
 
     running: dict[Any, Task] = {}
@@ -327,7 +336,7 @@ def _run_on_ray(
 
 
 def _do_on_ray(function: Callable[..., Record], task: Task, records: str) -> Record:
-    """`_do`, and a file that says how far it is: Ray has no cheap way from a task to its driver, and all nodes see the records."""
+    """Do one task, and write its progress to a file. Ray has no cheap way from a task to its driver, and all nodes share the records."""
     place = _share_place(records, task)
 
     def write(share: float) -> None:
@@ -348,30 +357,30 @@ def _share_place(records: str, task: Task) -> Path:
 def _read_share(records: str, task: Task) -> float | None:
     try:
         return float(_share_place(records, task).read_text())
-    except (FileNotFoundError, ValueError):  # not said yet, or being written just now
+    except (FileNotFoundError, ValueError):  # not written yet, or half written
         return None
 
 
 def _ray_workers(
     keeps_model: bool, num_gpus: float
 ) -> tuple[int, Callable[[Callable[..., Record], Task, str], Any], Callable[..., None], Callable[[Any], None]]:
-    """How many tasks to have under way on Ray, what begins one, what is told when one ended, and what stops one.
+    """Return the number of tasks to run at the same time on Ray, and three functions: begin a task, note its end, stop a task.
 
-    Tasks, or actors that do one task after another and so keep what they loaded; an actor that died is replaced. Tries are
-    counted by the caller, as in the pool.
+    With `keeps_model`, actors do one task after another and keep their loaded model. An actor that died is replaced. The caller counts
+    the tries, as in the pool.
     """
     import ray
 
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    num_cpus_there = int(there.get("CPU", 1))
-    if num_gpus and there.get("GPU", 0) < num_gpus:
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    num_cluster_cpus = int(resources.get("CPU", 1))
+    if num_gpus and resources.get("GPU", 0) < num_gpus:
         raise ExecutionError(
-            f"a GPU was asked for, and the Ray cluster has {there.get('GPU', 0):g}. Give `device='cpu'`, or add a node that has one."
+            f"a GPU was asked for, and the Ray cluster has {resources.get('GPU', 0):g}. Give `device='cpu'`, or add a node that has one."
         )
     if not keeps_model:
         task = ray.remote(num_cpus=1, max_retries=0)(_do_on_ray)
         return (
-            2 * num_cpus_there,
+            2 * num_cluster_cpus,  # a second task waits for each CPU, so that no CPU waits for this process
             task.remote,
             lambda reference, alive: None,
             lambda reference: ray.cancel(reference, force=True),
@@ -391,26 +400,26 @@ def _ray_workers(
         if alive:
             idle.append(keeper)
 
-    num_running = max(1, int(there.get("GPU", 0) / num_gpus) if num_gpus else num_cpus_there)
+    num_running = max(1, int(resources.get("GPU", 0) / num_gpus) if num_gpus else num_cluster_cpus)
     return num_running, begin, ended, lambda reference: ray.kill(busy[reference])
 
 
 class _Keeper:
-    """A process that does one task after another."""
+    """An actor that does one task after another."""
 
     def do(self, function: Callable[..., Record], task: Task, records: str) -> Record:
         return _do_on_ray(function, task, records)
 
 
 def _start_ray(backend: Backend) -> bool:
-    """Connect to Ray unless this process is connected; whether it was connected here."""
+    """Connect to Ray unless this process is connected. Return whether this call made the connection."""
     with _own_signal_handlers():
         return _connect(backend)
 
 
 @contextlib.contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Keep the handler of SIGTERM that Ray replaces with its own, which ends the process without a word."""
+    """Restore the handler of SIGTERM after the block. Ray installs its own handler, which ends the process without a message."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -457,10 +466,10 @@ def _connect(backend: Backend) -> bool:
 
 
 def _guard_local_ray() -> None:
-    """Give a Ray started here a token of its own, unless the user chose otherwise.
+    """Give a Ray that is started here a token of its own, unless the user chose another setting.
 
-    Ray listens on more than loopback, and its own default leaves a token in the home directory, which switches
-    authentication on for every cluster started later.
+    Ray listens on more than loopback. Ray's own default leaves a token in the home directory, and this token switches authentication
+    on for every cluster that is started later.
     """
     if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -468,7 +477,11 @@ def _guard_local_ray() -> None:
 
 
 def _refuse_silent(address: str) -> None:
-    """OSError where nothing answers at HOST:PORT: Ray itself would try for minutes, and then end the process."""
+    """Refuse an address HOST:PORT without an answer. Ray itself would try for minutes, and then end the process.
+
+    Raises:
+        OSError: Nothing answers, or another program than Ray answers.
+    """
     match = re.fullmatch(r"(?:ray://)?\[?([^\]/]+?)\]?:(\d+)", address)
     if match:
         with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_TIMEOUT_S) as connection:
@@ -479,11 +492,12 @@ def _refuse_silent(address: str) -> None:
 
 
 def _speaks_http2(connection: socket.socket) -> bool:
-    """Whether the other side answers the opening of HTTP/2, as gRPC does, with its settings.
+    """Whether the other side answers the opening of HTTP/2 with its settings, as gRPC does.
 
-    A connection alone does not tell: a dashboard accepts one too, and then Ray waits for more than two minutes and speaks of
-    a time-out of its own.
+    A connection alone proves nothing. Ray's dashboard accepts a connection too, and then Ray waits for more than two minutes and
+    reports a time-out.
     """
+    # The client preface of HTTP/2 and an empty SETTINGS frame. Byte 3 of a frame's header of 9 bytes is its type, and 4 is SETTINGS.
     try:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
         return connection.recv(9)[3:4] == b"\4"
@@ -492,9 +506,9 @@ def _speaks_http2(connection: socket.socket) -> bool:
 
 
 def keyed(tasks: Iterable[Mapping[str, Any]]) -> list[Task]:
-    """Tasks with their position as key.
+    """Make tasks with their positions as keys.
 
     >>> [task.key for task in keyed([{"a": 1}, {"a": 2}])]
     ['000000', '000001']
     """
-    return [Task(f"{at:06d}", arguments) for at, arguments in enumerate(tasks)]
+    return [Task(f"{position:06d}", arguments) for position, arguments in enumerate(tasks)]

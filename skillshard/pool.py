@@ -1,11 +1,11 @@
-"""Worker processes of this machine that do one task at a time, and that never outlive their parent.
+"""Worker processes of this machine. A worker does one task at a time and never outlives its parent.
 
-`concurrent.futures.ProcessPoolExecutor` hands its workers one task more than they can do, and cannot take that task back: after
-Ctrl-C a training would begin. Here a worker gets a task only when it is idle, so what has not begun never begins. It is also
-known which task a dead worker had.
+`concurrent.futures.ProcessPoolExecutor` hands its workers one task too many and cannot take this task back: after Ctrl-C another
+training would begin. A worker of this pool gets a task only when the worker is idle, so no task begins after Ctrl-C. The pool also
+knows the task of a worker that died.
 
-A terminal sends Ctrl-C to all processes of a command at once. Workers do not hear it: the parent decides what happens, and
-ends its workers with SIGTERM, which gives them the time to remove their temporary files, and soon after with SIGKILL.
+A terminal sends Ctrl-C to all processes of a command at once. Workers ignore the signal, and the parent decides. The parent ends its
+workers with SIGTERM, which gives the workers time to remove their temporary files, and with SIGKILL after `GRACE_S`.
 """
 
 import contextlib
@@ -27,17 +27,18 @@ from typing import Any, Literal
 from skillshard import progress
 
 GRACE_S = 3.0
-"""Time that workers get to clean up before they are killed."""
+"""Seconds that workers have for removing temporary files before they are killed."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a task.
+    """An event of a task.
 
     Attributes:
-        key: of the task.
-        kind: "part": `value` is the share that is done; "done": `value` is the result; "failed": `value` is the exception;
-            "died": the worker is gone, and `value` is None.
+        key: Key of the task.
+        kind: Kind of event. "part": `value` is the finished share. "done": `value` is the result. "failed": `value` is the
+            exception. "died": the worker is gone, and `value` is None.
+        value: Share, result or exception.
     """
 
     key: str
@@ -46,17 +47,18 @@ class Event:
 
 
 class _Worker:
-    """A process and this end of its pipe."""
+    """A worker process with the parent's end of its pipe."""
 
     def __init__(self) -> None:
         self.connection, other_end = multiprocessing.Pipe()
+        # Not "fork": a child that is forked while pyarrow's threads run may inherit their locks in a locked state.
         context = multiprocessing.get_context("forkserver")
         self.process = context.Process(target=_serve, args=(other_end,))
         with contextlib.closing(other_end), _without_interrupts():
             self.process.start()
 
     def messages(self) -> Iterator[tuple[str, Any]]:
-        """What the worker has sent, and at last "died" if it is gone."""
+        """Yield the messages that the worker has sent, and at last "died" if the worker is gone."""
         try:
             while self.connection.poll():
                 yield self.connection.recv()
@@ -65,7 +67,7 @@ class _Worker:
 
 
 class WorkerPool:
-    """At most `size` workers, each started when there is a task for it. A context: at its end no worker is left."""
+    """A pool of at most `size` workers, which are started on demand. The end of the `with` block ends every worker."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -74,7 +76,7 @@ class WorkerPool:
 
     @property
     def running(self) -> tuple[str, ...]:
-        """Keys of the tasks under way."""
+        """Keys of the running tasks."""
         return tuple(self._busy)
 
     @property
@@ -82,16 +84,16 @@ class WorkerPool:
         return len(self._busy) < self._size
 
     def begin(self, key: str, function: Callable[..., Any], *arguments: Any) -> None:
-        """Begin `function(*arguments)` in an idle worker; there must be room."""
+        """Begin `function(*arguments)` in an idle worker. `has_room` must be true."""
         task = pickle.dumps((function, arguments))
         with held_signals():
             worker = self._idle.pop() if self._idle else _Worker()
             self._busy[key] = worker
-            with contextlib.suppress(BrokenPipeError):  # the worker is gone, which `wait` will see
+            with contextlib.suppress(BrokenPipeError):  # the worker is gone, and `wait` will report "died"
                 worker.connection.send_bytes(task)
 
     def wait(self, timeout_s: float) -> Iterator[Event]:
-        """What happened to the tasks under way; waits for something to happen, at most so long."""
+        """Wait for events of the running tasks, at most `timeout_s` seconds, and yield the events."""
         ready = connections.wait([worker.connection for worker in self._busy.values()], timeout_s)
         for key, worker in list(self._busy.items()):
             if worker.connection not in ready:
@@ -129,10 +131,11 @@ def _end(workers: list[_Worker], *, gently: bool) -> None:
 
 @contextlib.contextmanager
 def held_signals() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM while the block runs: what it does is done whole. Afterwards they are handled."""
+    """Delay Ctrl-C and SIGTERM until the end of the block, so that the block runs to its end."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python handles signals in the main thread only
         return
+    # An exception between the start of a process and its entry in the pool would leave a process that nobody ends.
     held: list[int] = []
     before = {
         number: signal.signal(number, lambda number, frame: held.append(number))
@@ -149,8 +152,8 @@ def held_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """What is started in the block inherits that SIGINT is blocked: nothing of it prints a traceback after Ctrl-C."""
-    resource_tracker.ensure_running()  # it would lift the block
+    """Block SIGINT for processes that are started in the block, so that they print no traceback after Ctrl-C."""
+    resource_tracker.ensure_running()  # first, because the start of the tracker would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -159,7 +162,7 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _serve(connection: Connection) -> None:
-    """A worker's life: do the tasks that come, until the pipe is closed or SIGTERM comes."""
+    """Do the tasks that come through the pipe, until the pipe is closed or SIGTERM comes. A worker runs only this function."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     sys.unraisablehook = _leave_all_the_same
@@ -169,7 +172,7 @@ def _serve(connection: Connection) -> None:
             task = connection.recv_bytes()
         except EOFError:
             return
-        with contextlib.suppress(BrokenPipeError):  # the parent is gone, and so will be this process
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone, and this process ends as well
             with progress.sent_to(lambda share: connection.send(("part", share))):
                 message = _outcome(task)
             connection.send(message)
@@ -179,7 +182,8 @@ def _outcome(task: bytes) -> tuple[str, Any]:
     try:
         function, arguments = pickle.loads(task)
         return "done", function(*arguments)
-    except Exception as error:  # whatever it is: the parent decides which failures are tried again
+    except Exception as error:  # of any class: the parent decides about another try
+        # Pickling loses the traceback, so its text travels as a note.
         error.add_note(traceback.format_exc())
         try:
             pickle.loads(pickle.dumps(error))
@@ -194,7 +198,7 @@ def _leave(number: int, frame: object) -> None:
 
 
 def _leave_all_the_same(unraisable: "sys.UnraisableHookArgs") -> None:
-    """End the worker although a destructor or a callback of a library caught `SystemExit`, which Python then only prints."""
+    """End the worker even if SIGTERM came inside a destructor or a callback of a library, where Python only prints a `SystemExit`."""
     if isinstance(unraisable.exc_value, SystemExit):
         # Python is inside the destructor, so no exception can end the process. A killed worker loses nothing that is finished.
         os._exit(int(unraisable.exc_value.code or 0))
@@ -202,7 +206,7 @@ def _leave_all_the_same(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker when the process that started the pool is gone, even if that was killed."""
+    """End this worker when the process that started the pool is gone, even if that process was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,9 +1,10 @@
-"""Files by path or URI: open, list, write whole or not at all, put if absent.
+"""Files by path or URI: open, list, write whole or not at all, and create if absent.
 
-A place is a local path or a URI (`s3://`, `gs://`, `abfs://`, `hf://`, `file://`); pyarrow.fs does the rest, and also
-opens `.gz` and `.zst`. `http://` and `https://` can be read, file by file (web.py). What a URI says after `?` belongs to the
-store (`s3://bucket/S?region=us-east-1&endpoint_override=host:9000&scheme=http`), not to the path. Writing goes through a temporary file beside the target (local) or on this machine (remote),
-and only a finished file gets its name, so a killed process leaves nothing half-written under a final name.
+A place is a local path or a URI (`s3://`, `gs://`, `abfs://`, `hf://`, `file://`). pyarrow.fs opens files of all kinds of places, and
+decompresses `.gz` and `.zst`. Files of `http://` and `https://` can be read only (web.py). The part of a URI after `?` is for the store
+(`s3://bucket/S?region=us-east-1&endpoint_override=host:9000&scheme=http`), and not part of the path. A file is first written to a
+temporary file, beside the target (local) or on this machine (remote). Only a finished file gets its final name, so a killed process
+leaves no half-written file under a final name.
 """
 
 import contextlib
@@ -32,20 +33,20 @@ from skillshard.errors import StorageError, first_line, is_of_a_client
 
 T = TypeVar("T")
 TRIES = 6
-"""How often a remote file is asked for before an error."""
+"""Number of tries to read a remote file before an error."""
 BACK_OFF_S = 0.5
-"""The first pause between two tries; each is twice the one before, so at most 15.5 s of pauses, and half of that at least."""
+"""The first pause between two tries. Each pause is twice the pause before: together 7.75 to 15.5 s, since pauses are shortened at random."""
 MAX_PAUSE_S = 60.0
 """Longest pause that a server can ask for."""
 CHUNK_BYTES = 8 << 20
-"""Read from a store at once: pyarrow sends one request for each read."""
+"""Bytes of one read from a store. pyarrow sends one request for each read."""
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 _PART = ".part"
 
 
 @dataclass(frozen=True)
 class FileStat:
-    """One file: its place, size in bytes and time of last change in nanoseconds (0 where the store tells none)."""
+    """A file with its place, its size in bytes and its time of last change in nanoseconds (0 if the store gives no time)."""
 
     place: str
     num_bytes: int
@@ -59,20 +60,24 @@ def exists(place: str | os.PathLike[str]) -> bool:
 
 
 def stat(place: str | os.PathLike[str]) -> FileStat:
-    """Size and time of change of one file; an error where there is none."""
+    """Return the size and the time of last change of one file.
+
+    Raises:
+        StorageError: The file does not exist.
+    """
     if web.is_web(os.fspath(place)):
         num_bytes = retried(place, lambda: web.num_bytes(os.fspath(place)))
         if num_bytes is None:
             raise StorageError(f"{places.public(place)}: no such file.")
         return FileStat(os.fspath(place), num_bytes, 0)
-    found = info(place)
-    if found.type != pafs.FileType.File:
+    file_info = info(place)
+    if file_info.type != pafs.FileType.File:
         raise StorageError(f"{os.fspath(place)}: no such file.")
-    return FileStat(os.fspath(place), found.size, found.mtime_ns or 0)
+    return FileStat(os.fspath(place), file_info.size, file_info.mtime_ns or 0)
 
 
 def info(place: str | os.PathLike[str]) -> pafs.FileInfo:
-    """What is at a place: a file, a directory or nothing."""
+    """Return pyarrow's information about a place: a file, a directory or nothing."""
     fs, path = places.filesystem(place)
     if not places.is_remote(place):
         return fs.get_file_info(path)
@@ -81,7 +86,7 @@ def info(place: str | os.PathLike[str]) -> pafs.FileInfo:
 
 
 def special_kind(mode: int) -> str:
-    """What has this mode of `os.stat`: "" for a file, else "a directory", "a named pipe", "a socket" or "a device"."""
+    """Name the kind of a mode of `os.stat`: "" for a file, else "a directory", "a named pipe", "a socket" or "a device"."""
     if stat_module.S_ISREG(mode):
         return ""
     kinds = (
@@ -93,7 +98,11 @@ def special_kind(mode: int) -> str:
 
 
 def refuse_special(place: str | os.PathLike[str]) -> None:
-    """StorageError where a local place is there and is no file; whoever opened a pipe would wait for its writer for ever."""
+    """Refuse a local place that exists and is no file. A process that opens a pipe would wait for a writer for ever.
+
+    Raises:
+        StorageError: The place is a directory, a named pipe, a socket or a device.
+    """
     try:
         kind = special_kind(os.stat(places.local_path(place)).st_mode)
     except FileNotFoundError:
@@ -103,7 +112,7 @@ def refuse_special(place: str | os.PathLike[str]) -> None:
 
 
 def list_files(place: str | os.PathLike[str], pattern: str = "*", *, hidden: bool = False) -> list[FileStat]:
-    """All files under a directory, sorted by place; hidden ones (a leading dot in any part) only if asked for."""
+    """List all files under a directory, sorted by place. Hidden files (a leading dot in any part) are listed if `hidden` is true."""
     fs, path = places.filesystem(place)
     selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
     if places.is_remote(place):
@@ -111,17 +120,17 @@ def list_files(place: str | os.PathLike[str], pattern: str = "*", *, hidden: boo
             infos = retried(place, lambda: fs.get_file_info(selector))
     else:
         infos = fs.get_file_info(selector)
-    found = []
+    files = []
     for info in infos:
         relative = info.path[len(path.rstrip("/")) + 1 :]
         is_hidden = any(part.startswith(".") for part in relative.split("/"))
         if info.type == pafs.FileType.File and (hidden or not is_hidden) and fnmatch.fnmatch(info.base_name, pattern):
-            found.append(FileStat(places.join(place, relative), info.size, info.mtime_ns or 0))
-    return sorted(found, key=lambda file: file.place)
+            files.append(FileStat(places.join(place, relative), info.size, info.mtime_ns or 0))
+    return sorted(files, key=lambda file: file.place)
 
 
 def open_stream(place: str | os.PathLike[str], *, compression: str | None = None) -> pa.NativeFile:
-    """A stream of bytes from the start of a file, decompressed if `compression` ("gzip", "zstd") is given."""
+    """Open a stream of bytes from the start of a file, decompressed if `compression` ("gzip", "zstd") is given."""
     if web.is_web(os.fspath(place)):
         body = pa.PythonFile(retried(place, lambda: web.get(os.fspath(place))), mode="r")
         return pa.CompressedInputStream(body, compression) if compression else body
@@ -138,7 +147,7 @@ def open_stream(place: str | os.PathLike[str], *, compression: str | None = None
 
 
 def open_random(place: str | os.PathLike[str]) -> pa.NativeFile:
-    """A seekable file; memory-mapped where it is local."""
+    """Open a file that can be read at any position. A local file is memory-mapped."""
     if not places.is_remote(place):
         try:
             return pa.memory_map(str(places.local_path(place)), "r")
@@ -152,10 +161,10 @@ def open_random(place: str | os.PathLike[str]) -> pa.NativeFile:
 
 
 def chunks(place: str | os.PathLike[str]) -> Iterator[bytes | bytearray]:
-    """The bytes of a file; what goes wrong at a store is raised as it is, once: for `retried`.
+    """Read the bytes of a file in chunks, for `retried`: an error of a store is raised unchanged and after one try.
 
-    The S3 client writes what a store says of an error into the buffer for the file's bytes, and reads it from there, with all that
-    follows: "no" and then an old `<a></a>` end the process. So each request gets a buffer of zeros.
+    The S3 client writes the text of a store's error into the buffer for the file's bytes and reads the text from the buffer, with all
+    old bytes after the text: the answer "no" before an old `<a></a>` ends the process. Each request therefore gets a buffer of zeros.
     """
     if web.is_web(os.fspath(place)):
         with web.get(os.fspath(place)) as body:
@@ -181,10 +190,10 @@ def chunks(place: str | os.PathLike[str]) -> Iterator[bytes | bytearray]:
 
 
 def retried(place: str | os.PathLike[str], action: Callable[[], T]) -> T:
-    """The result of reading from a remote place, tried `TRIES` times while what goes wrong may pass.
+    """Read from a remote place, with up to `TRIES` tries as long as the error may be temporary.
 
     Raises:
-        StorageError: it cannot be read, or could not in so many tries.
+        StorageError: The place cannot be read, or every try failed.
     """
     started_s = time.monotonic()
     for attempt in range(TRIES):
@@ -200,7 +209,7 @@ def retried(place: str | os.PathLike[str], action: Callable[[], T]) -> T:
                     f"{places.public(place)} cannot be read: {error}. Is the address right, and may you read it?"
                 ) from error
             last: Exception = error
-        except Exception as error:  # fsspec has stores of many makers, each with exceptions of its own
+        except Exception as error:  # fsspec supports stores of many makers, each with exceptions of its own
             if not is_of_a_client(error):
                 raise
             if not may_pass(error):
@@ -209,6 +218,7 @@ def retried(place: str | os.PathLike[str], action: Callable[[], T]) -> T:
                 ) from error
             last = error
         if attempt < TRIES - 1:
+            # Shortened at random, so that many readers whose requests failed together do not come back together.
             pause_s = BACK_OFF_S * 2**attempt * random.uniform(0.5, 1)
             # A busy server says when to come back. A minute is the limit, because a wrong header must not stop a training.
             asked_s = last.retry_after_s if isinstance(last, web.WebError) else None
@@ -219,6 +229,7 @@ def retried(place: str | os.PathLike[str], action: Callable[[], T]) -> T:
     ) from last
 
 
+# Answers of a store that another try will not change. Of the 4xx answers, 408 (time-out) and 429 (too many requests) may pass.
 _FOR_GOOD = re.compile(
     r"AWS Error (ACCESS_DENIED|NO_SUCH_\w+|INVALID_\w+|SIGNATURE_DOES_NOT_MATCH|UNRECOGNIZED_CLIENT|MISSING_\w+|RESOURCE_NOT_FOUND)"
     r"|HTTP status 4(?!08|29)\d\d"
@@ -226,7 +237,7 @@ _FOR_GOOD = re.compile(
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether what a store said may be otherwise in a moment: 5xx, 408, 429, resets, time-outs and short bodies are.
+    """Whether an error of a store may be temporary: answers 5xx, 408 and 429, resets, time-outs and short bodies are.
 
     >>> may_pass(ConnectionResetError()), may_pass(TimeoutError()), may_pass(PermissionError())
     (True, True, False)
@@ -249,10 +260,10 @@ def read_bytes(place: str | os.PathLike[str]) -> bytes:
 
 @contextlib.contextmanager
 def writing(place: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a local path to write to; it becomes `place`, whole, when the block ends, and nothing if it fails.
+    """Yield a local path to write to. At the end of the block the file becomes `place`, whole. If the block fails, `place` is unchanged.
 
-    A second writer of the same place may run at the same time: the last one to finish wins, and readers see one
-    whole file or the other.
+    A second writer of the same place may run at the same time. The writer that finishes last wins, and readers see one of the two files,
+    whole.
     """
     if places.is_remote(place):
         with tempfile.TemporaryDirectory() as folder:
@@ -266,6 +277,7 @@ def writing(place: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield part
+        # The bytes reach the disk before the name does: after a crash of the machine, a final name never holds a short file.
         sync(part)
         os.replace(part, target)
     except OSError as error:
@@ -280,6 +292,7 @@ def writing(place: str | os.PathLike[str]) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+# The remedy for each cause that keeps a file from being written and does not pass by itself.
 _REMEDIES = {
     errno.ENOSPC: "Free space on that disk, or write to another one",
     errno.EDQUOT: "Your quota there is used up: free some of it, or write to another disk",
@@ -291,7 +304,6 @@ _REMEDIES = {
     errno.EEXIST: "A part of that path is a file: write to another directory",
     errno.ENAMETOOLONG: "The file system allows no names of that length: write to another directory",
 }
-"""What to do where a file cannot be written, for causes that do not pass by themselves."""
 
 
 def write_bytes(place: str | os.PathLike[str], data: bytes) -> None:
@@ -313,22 +325,22 @@ def write_arrays(place: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
 
 
 NO_HARD_LINKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EMLINK, errno.EACCES)
-"""What `os.link` says on a file system without hard links. FAT and some FUSE file systems say EPERM, some network ones EACCES."""
+"""Errors of `os.link` on a file system without hard links. FAT and some FUSE file systems give EPERM, some network file systems EACCES."""
 
 
 def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
     """Write a local file unless its name is taken. Exactly one of several racing writers wins.
 
-    A hard link is the atomic step: the link fails if the name exists, on local file systems and on NFS. Where a file system
-    has no hard links, a symbolic link to a hidden file beside it is the same step. The file survives the death of any
+    A hard link is the atomic step: the link fails if the name exists, on local file systems and on NFS. On a file system
+    without hard links, a symbolic link to a hidden file beside the name is the atomic step. The file survives the death of any
     process. `sync` makes the file survive the death of the machine.
 
     Returns:
         Whether this call wrote the file.
 
     Raises:
-        StorageError: the file system has neither hard links nor symbolic links.
-        OSError: the folder is missing, full or read-only.
+        StorageError: The file system has neither hard links nor symbolic links.
+        OSError: The folder is missing, full or read-only.
     """
     if os.path.lexists(path):
         return False
@@ -356,8 +368,13 @@ def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
 
 
 def _link_by_name(part: str, path: str | os.PathLike[str]) -> None:
-    """Give a written file its name by a symbolic link; FileExistsError if the name is taken."""
-    hidden = f"{part.removesuffix(_PART)}.data"  # `remove_leftovers` deletes what ends in _PART
+    """Give a written file its name by a symbolic link.
+
+    Raises:
+        FileExistsError: The name is taken.
+        StorageError: The file system has no symbolic links either.
+    """
+    hidden = f"{part.removesuffix(_PART)}.data"  # `remove_leftovers` deletes files whose name ends in _PART
     os.rename(part, hidden)
     try:
         os.symlink(os.path.basename(hidden), path)
@@ -382,7 +399,7 @@ def read_json(place: str | os.PathLike[str]) -> Any:
 
 
 def file_digest(place: str | os.PathLike[str], chunk_bytes: int = 1 << 20) -> str:
-    """`digest` of a file's bytes, read in chunks."""
+    """Return the `digest` of a file's bytes, which are read in chunks."""
     if not places.is_remote(place):
         refuse_special(place)
     with open_stream(place) as stream:
@@ -390,7 +407,7 @@ def file_digest(place: str | os.PathLike[str], chunk_bytes: int = 1 << 20) -> st
 
 
 def num_lines(place: str | os.PathLike[str]) -> int:
-    """Number of lines of a file whose every line ends with a line break."""
+    """Count the lines of a file in which every line ends with a line break."""
     return read_bytes(place).count(b"\n")
 
 

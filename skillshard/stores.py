@@ -1,4 +1,4 @@
-"""The clients of remote stores: shared, made one after the other, and out of the way of forks."""
+"""The clients of remote stores. Clients are shared, are made one at a time, and are safe when a process forks."""
 
 import os
 import re
@@ -9,11 +9,11 @@ import pyarrow.fs as pafs
 
 
 class Clients:
-    """The clients of stores that this process has made, one after the other.
+    """The clients of stores in this process, made one at a time.
 
-    Two threads that make S3 clients at once can crash the process (apache/arrow issues 39703 and 39897), and a client of its own for
-    every file would begin with a new connection. A forked child process makes clients of its own. The child keeps the parent's clients
-    unused, because the child must neither use nor close the parent's connections.
+    Two threads that make S3 clients at the same time can crash the process (apache/arrow issues 39703 and 39897), and a separate client
+    for every file would open a new connection for every file. A forked child process makes clients of its own. The child keeps the
+    parent's clients unused, because the child must neither use nor close the parent's connections.
     """
 
     def __init__(self) -> None:
@@ -22,21 +22,22 @@ class Clients:
         self._of_parents: list[dict[str, pafs.FileSystem]] = []
 
     def of(self, uri: str) -> tuple[pafs.FileSystem, str]:
-        """The client for a URI, and the path in its store; what pyarrow raises where there is none."""
+        """Return the client for a URI, and the path in the store. Exceptions of pyarrow are not caught."""
         parts = urlsplit(uri)
         bucket, key = parts.netloc.rpartition("@")[2], parts.path.rstrip("/")
-        is_plain = parts.scheme == "s3" and _PLAIN_KEY.fullmatch(key)  # else pyarrow says what the path is
+        # Only a plain key is its own path. pyarrow parses any other URI, with its escapes and special characters.
+        is_plain = parts.scheme == "s3" and _PLAIN_KEY.fullmatch(key)
         root = urlunsplit((parts.scheme, parts.netloc, "", parts.query, ""))
         with self._making:
             if is_plain and root in self._made:
                 return self._made[root], bucket + key
-            made, path = pafs.FileSystem.from_uri(uri)
+            client, path = pafs.FileSystem.from_uri(uri)
             if is_plain:
-                self._made[root] = made
-        return made, path
+                self._made[root] = client
+        return client, path
 
     def after_fork(self) -> None:
-        self._making = threading.Lock()
+        self._making = threading.Lock()  # another thread of the parent may have held the old lock
         self._of_parents.append(self._made)
         self._made = {}
 
@@ -47,10 +48,10 @@ os.register_at_fork(after_in_child=clients.after_fork)
 
 
 class NoFork:
-    """Calls into a store's client, any number at a time, and forks wait for each other.
+    """A lock between forks and calls into a store's client. Any number of calls may run at the same time.
 
-    A child that is forked while another thread is inside the S3 client inherits the client's locks, locked, and hangs in its
-    first read (seen with DataLoader workers, tests/remote). So a fork waits for the requests that are under way.
+    A child that is forked while another thread is inside the S3 client inherits the client's locks in their locked state, and hangs in
+    its first read (seen with DataLoader workers, tests/remote). A fork therefore waits for the running requests.
     """
 
     def __init__(self) -> None:

@@ -1,11 +1,11 @@
-"""Tags: which skill each sample of a corpus has; one Parquet part per corpus partition, row for row.
+"""Tags, which give each sample of a corpus a skill. Each partition of the corpus has one Parquet part with the same rows.
 
-    T/parts/000000.parquet    id, skill, score, reason: one row per row of the partition, in its order
+    T/parts/000000.parquet    id, skill, score, reason: one row per row of the partition, in the same order
     T/rejected/000000.jsonl   the rows that were set aside, with file, line, reason and the raw line
-    T/tags.json               last: what it was made from, counts, digests (schemas/tags-1.json)
+    T/tags.json               written last: inputs and arguments, counts, digests (schemas/tags-1.json)
 
-A row that was set aside has a `reason` and no skill. So tags and corpus zip without a join, and every row of the corpus is
-accounted for.
+A row that was set aside has a `reason` and no skill. Tags and corpus can therefore be read side by side without a join, and every row of
+the corpus is accounted for.
 """
 
 import os
@@ -29,11 +29,12 @@ SCHEMA = pa.schema(
     [("id", pa.string()), ("skill", pa.string()), ("score", pa.float32()), ("reason", pa.string())],
 )
 ROWS_PER_GROUP = 65_536
+"""Rows of a row group of a part. The number bounds the memory for reading and writing, and is part of the bytes on disk."""
 _ANEW = "Make the tags anew in another directory with 'skillshard tag'."
 
 
 class TagRow(NamedTuple):
-    """One row: a tagged sample (skill and score), or one that was set aside (reason)."""
+    """One row of the tags: a tagged sample (skill and score), or a row that was set aside (reason)."""
 
     id: str | None
     skill: str | None
@@ -42,33 +43,33 @@ class TagRow(NamedTuple):
 
 
 class TagsPart(BaseModel):
-    """One partition of the corpus and its part of the tags."""
+    """A partition of the corpus with its part of the tags."""
 
     model_config = ConfigDict(extra="forbid")
 
     file: str = Field(description="name of the corpus file")
     start: int = Field(ge=0, description="first byte, row group or batch of the partition")
     stop: int = Field(ge=0, description="end of the partition, exclusive")
-    num_rows: int = Field(ge=0, description="rows of the part; a rest of the file that was set aside is one of them")
+    num_rows: int = Field(ge=0, description="rows of the part; the rest of a file that was set aside counts as one row")
     num_set_aside: int = Field(ge=0)
-    rows_digest: str = Field(description="digest of the rows' content; a changed corpus is noticed by it")
+    rows_digest: str = Field(description="digest of the rows' content, by which a changed corpus is noticed")
     part_digest: str = Field(description="digest of the Parquet file")
 
 
 class TagsSkill(BaseModel):
-    """One skill and what it holds."""
+    """A skill with its number of samples and bytes."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
     num_samples: int = Field(ge=1)
     num_text_bytes: int | None = Field(
-        ge=0, description="UTF-8 bytes of its texts; null where tags were crossed without reading the corpus"
+        ge=0, description="UTF-8 bytes of the skill's texts; null if tags were crossed without reading the corpus"
     )
 
 
 class LeftOut(BaseModel):
-    """What the reading of the corpus left out without a word on a single row: kind -> number."""
+    """Numbers of things that are not data of the corpus and were left out, by kind."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -78,13 +79,13 @@ class LeftOut(BaseModel):
 
 
 class TagsManifest(BaseModel):
-    """tags.json."""
+    """The content of tags.json."""
 
     model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal["skillshard/tags/1"] = Field("skillshard/tags/1", alias="schema")
     made_from: dict[str, Any] = Field(
-        description="command, arguments and inputs (names and sizes) that determine the bytes"
+        description="command, arguments and inputs (names and sizes), which determine the bytes"
     )
     parts: list[TagsPart]
     skills: list[TagsSkill] = Field(description="in the order of their names")
@@ -93,7 +94,7 @@ class TagsManifest(BaseModel):
     set_aside: dict[str, int] = Field(description="reason -> number of rows")
     unread: dict[str, int] = Field(
         {},
-        description="reason -> number of files of which the rest, or the whole, was set aside; none of it is in num_rows",
+        description="reason -> number of files that were set aside from some row on, or as a whole; num_rows does not count their rows",
     )
     left_out: LeftOut = LeftOut()
 
@@ -107,7 +108,11 @@ class Tags:
 
     @classmethod
     def open(cls, place: str | os.PathLike[str]) -> "Tags":
-        """Open tags by their directory; TagsError if they are not finished or not tags."""
+        """Open tags by their directory.
+
+        Raises:
+            TagsError: The directory holds no finished tags, or tags.json is damaged.
+        """
         folder = places.local_path(place)
         if not (folder / MANIFEST).exists():
             raise TagsError(
@@ -121,7 +126,7 @@ class Tags:
         return cls(folder, manifest)
 
     def __repr__(self) -> str:
-        """One line: the place and the numbers of skills, samples and parts."""
+        """Return one line with the place and the numbers of skills, samples and parts."""
         manifest = self.manifest
         return (
             f"Tags({os.fspath(self.folder)!r}: {counted(len(manifest.skills), 'skill')}, {counted(manifest.num_tagged, 'sample')}, "
@@ -130,38 +135,38 @@ class Tags:
 
     @property
     def digest(self) -> str:
-        """Digest of tags.json, and so of all the parts."""
+        """Digest of tags.json, which holds the digests of all parts."""
         return storage.file_digest(self.folder / MANIFEST)
 
     def rows(self, part: int) -> Iterator[TagRow]:
-        """The rows of one part, in the order of the corpus."""
+        """Read the rows of one part, in the order of the corpus."""
         return read_part(part_place(self.folder, part))
 
     def verify(self) -> list[str]:
-        """Every fault found: one sentence each, nothing if all is well."""
+        """Return one sentence for every fault. Without faults, the list is empty."""
         faults = []
-        for at, part in enumerate(self.manifest.parts):
-            advance(at, len(self.manifest.parts))
-            place = part_place(self.folder, at)
+        for number, part in enumerate(self.manifest.parts):
+            advance(number, len(self.manifest.parts))
+            place = part_place(self.folder, number)
             if not storage.exists(place):
                 faults.append(f"{place} is missing. {_ANEW}")
             elif (got := storage.file_digest(place)) != part.part_digest:
                 faults.append(
                     f"{place} has digest {got}, tags.json says {part.part_digest}: damaged or edited. {_ANEW}"
                 )
-            got_aside = count_rejected(self.folder, [at]) if part.num_set_aside else 0
-            if got_aside != part.num_set_aside:
+            num_rejected = count_rejected(self.folder, [number]) if part.num_set_aside else 0
+            if num_rejected != part.num_set_aside:
                 faults.append(
-                    f"{rejected_place(self.folder, at)} holds {got_aside:,} rows, tags.json says {part.num_set_aside:,}: "
+                    f"{rejected_place(self.folder, number)} holds {num_rejected:,} rows, tags.json says {part.num_set_aside:,}: "
                     f"missing, damaged or edited. {_ANEW}"
                 )
-        counts = [sum(part.num_rows for part in self.manifest.parts), self.manifest.num_tagged]
-        counts[1] += sum(self.manifest.set_aside.values())
-        counts[0] -= sum(self.manifest.unread.values())
-        if counts != [self.manifest.num_rows] * 2:
+        # The rest of a file that was set aside is a row of its part, but no row of the corpus.
+        num_in_parts = sum(part.num_rows for part in self.manifest.parts) - sum(self.manifest.unread.values())
+        num_counted = self.manifest.num_tagged + sum(self.manifest.set_aside.values())
+        if (num_in_parts, num_counted) != (self.manifest.num_rows, self.manifest.num_rows):
             faults.append(
-                f"tags.json says num_rows is {self.manifest.num_rows:,}, but its parts make {counts[0]:,}, and tagged and set "
-                f"aside {counts[1]:,}: damaged or edited. {_ANEW}"
+                f"tags.json says num_rows is {self.manifest.num_rows:,}, but its parts make {num_in_parts:,}, and tagged and set "
+                f"aside {num_counted:,}: damaged or edited. {_ANEW}"
             )
         return faults
 
@@ -175,7 +180,7 @@ def rejected_place(folder: str | os.PathLike[str], part: int) -> str:
 
 
 def split_rests(reasons: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """Numbers of rejections by reason, as those of rows and those of rests of files.
+    """Split numbers of rejections by reason into rejected rows and rejected rests of files.
 
     >>> split_rests({"missing-field": 3, "truncated": 1})
     ({'missing-field': 3}, {'truncated': 1})
@@ -185,13 +190,17 @@ def split_rests(reasons: Mapping[str, int]) -> tuple[dict[str, int], dict[str, i
 
 
 def count_rejected(folder: str | os.PathLike[str], parts: Iterable[int]) -> int:
-    """How many rows stand in rejected/ for some parts."""
+    """Count the rows in rejected/ for the given parts."""
     files = [rejected_place(folder, part) for part in parts]
     return sum(storage.num_lines(place) for place in files if storage.exists(place))
 
 
 def read_part(place: str) -> Iterator[TagRow]:
-    """Rows of one Parquet part, streamed; TagsError if it is missing or damaged."""
+    """Read the rows of one Parquet part as a stream.
+
+    Raises:
+        TagsError: The part is missing or damaged.
+    """
     storage.refuse_special(place)
     try:
         with pq.ParquetFile(place) as file:

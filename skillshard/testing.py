@@ -1,4 +1,4 @@
-"""A test for your own policy: `check_policy` runs it through everything that the mixer and the ledger rely on.
+"""A test for your own policy: `check_policy` checks every promise that the mixer and the ledger rely on.
 
 def test_my_policy_keeps_the_contract() -> None:
     check_policy(lambda: MyPolicy(eta=0.2), skills=("add", "carry", "negate"))
@@ -17,7 +17,7 @@ from skillshard.policies.policy import NextRound, Observation, Probing, check_is
 
 ROUND_DRAWS = 1000
 SAME = 1e-9
-"""Weights that differ by less count as equal where the order of a sum may change them."""
+"""Largest difference of equal weights. Another order of a sum may change the last digits."""
 
 
 def check_policy(
@@ -27,23 +27,28 @@ def check_policy(
     num_samples: Sequence[int] = (1000, 300, 20, 1),
     seed: int = 0,
 ) -> None:
-    """Run a policy through the contract that every policy keeps; PolicyError names each promise that it breaks.
+    """Check a policy against the contract of all policies.
 
-    The promises: weights are a distribution over the skills, whatever the losses (zero, equal, huge, one-sided); `init`,
-    `observe` and `weights` are pure, and nothing is remembered outside the state; the state is JSON and comes back from it; the
-    policy can be pickled and its arguments are JSON; another order of the skills gives the weights in that order; losses that
-    are NaN, negative, infinite or of an unknown skill are refused, and none at all; missing ones leave a distribution where the
-    policy says that it may miss them, and are refused where it does not; a policy that says it reads no losses does not; probes are
-    weights that depend on the round alone.
+    The contract has these promises:
+
+    - Weights are a distribution over the skills, whatever the losses (zero, equal, huge, one-sided).
+    - `init`, `observe` and `weights` are pure functions, and nothing is remembered outside the state.
+    - The state is JSON and is the same after a round trip through JSON.
+    - The policy can be pickled, and its arguments are JSON.
+    - Another order of the skills gives the same weights in that order.
+    - Losses that are NaN, negative, infinite or of an unknown skill are refused, and an observation without losses is refused.
+    - Missing losses leave a distribution if `may_miss_losses` is true, and are refused if `may_miss_losses` is false.
+    - A policy with `reads_losses` false gives weights that do not depend on losses.
+    - The weights of a probe depend on the round alone.
 
     Args:
-        make_policy: builds the policy; called more than once, and has to give the same one.
-        skills: training skills that it fits, at least 2.
-        num_samples: samples of each.
-        seed: of the losses tried.
+        make_policy: Function that builds the policy. Every call must give the same policy.
+        skills: Training skills that fit the policy, at least 2.
+        num_samples: Number of samples of each skill.
+        seed: Seed for the losses.
 
     Raises:
-        PolicyError: one sentence for each broken promise; or `make_policy` is a policy, not what builds one.
+        PolicyError: The message has one sentence for each broken promise. Or `make_policy` is a policy, and not a function.
 
     Example:
         >>> from skillshard import policies
@@ -68,7 +73,7 @@ def check_policy(
 
 
 class Trial:
-    """A policy under trial: where its instances come from, and what it is told."""
+    """A policy under test, with the skills, losses and rounds of the test."""
 
     def __init__(
         self, make_policy: Callable[[], Any], skills: tuple[str, ...], num_samples: tuple[int, ...], seed: int
@@ -83,13 +88,13 @@ class Trial:
         return policy.init(chosen, [self.num_samples[self.skills.index(skill)] for skill in chosen])
 
     def observation(self, number: int, losses: dict[str, float]) -> Observation:
-        """The losses at the end of round `number`, of a stream that drew all skills alike."""
+        """Make the observation at the end of round `number`, in a stream that draws all skills equally often."""
         draw = (number + 1) * ROUND_DRAWS
         drawn = {skill: draw // len(self.skills) for skill in self.skills}
         return Observation(10 * (number + 1), losses, draw, drawn, number)
 
     def upcoming(self, number: int, skills: tuple[str, ...] | None = None) -> NextRound:
-        """Round `number` of that stream."""
+        """Describe round `number` of the same stream."""
         chosen = skills or self.skills
         k, first = len(chosen), number * ROUND_DRAWS
         counts = tuple(self.num_samples[self.skills.index(skill)] for skill in chosen)
@@ -97,10 +102,10 @@ class Trial:
         return NextRound(number, first, ROUND_DRAWS, counts, (first // k,) * k, before)
 
     def after(self, policy: Any, losses: list[dict[str, float]], skills: tuple[str, ...] | None = None) -> Any:
-        """The state after some observations."""
+        """Return the state after observations of the given losses."""
         state = self.init(policy, skills)
-        for number, found in enumerate(losses):
-            state = policy.observe(state, self.observation(number, found))
+        for number, losses_of_round in enumerate(losses):
+            state = policy.observe(state, self.observation(number, losses_of_round))
         return state
 
 
@@ -118,12 +123,12 @@ def _loss_sequences(eval_skills: tuple[str, ...], seed: int) -> Iterator[tuple[s
 
 
 def _faults_of(check: Callable[[Trial], Iterator[str]], trial: Trial) -> list[str]:
-    """What a check finds; an error of the policy where there should be none is a fault as well."""
+    """Return the faults that a check reports. An unexpected error of the policy is a fault as well."""
     faults: list[str] = []
     try:
         for fault in check(trial):
             faults.append(fault)
-    except Exception as error:  # whatever the policy raises is the finding
+    except Exception as error:  # the policy is code of the user, and may raise any class
         faults.append(f"{check.__name__.strip('_').replace('_', ' ')}: it raised {type(error).__name__}: {error}")
     return faults
 
@@ -157,15 +162,15 @@ def _weights_are_a_distribution(trial: Trial) -> Iterator[str]:
 def _it_is_pure(trial: Trial) -> Iterator[str]:
     policy, losses = trial.policy, trial.sequences["falling losses"]
     state = trial.after(policy, losses[:3])
-    kept, observation = copy.deepcopy(state), trial.observation(3, losses[3])
-    first, second = policy.observe(state, observation), policy.observe(copy.deepcopy(kept), observation)
-    if state != kept:
+    before, observation = copy.deepcopy(state), trial.observation(3, losses[3])
+    first, second = policy.observe(state, observation), policy.observe(copy.deepcopy(before), observation)
+    if state != before:
         yield "observe changes the state that it is given"
     if first != second:
         yield "observe gives another state when it is called again with the same"
-    kept, upcoming = copy.deepcopy(first), trial.upcoming(4)
+    before, upcoming = copy.deepcopy(first), trial.upcoming(4)
     once, twice = policy.weights(first, upcoming), policy.weights(first, upcoming)
-    if first != kept:
+    if first != before:
         yield "weights changes the state that it is given"
     if not np.array_equal(once, twice):
         yield "weights gives others when it is called again with the same state"
@@ -225,15 +230,15 @@ def _name_and_arguments_are_json_and_the_policy_can_be_pickled(trial: Trial) -> 
 
 
 def _another_order_of_the_skills_gives_the_weights_in_that_order(trial: Trial) -> Iterator[str]:
-    order = tuple(trial.skills[at] for at in np.random.default_rng(1).permutation(len(trial.skills)))
+    order = tuple(trial.skills[index] for index in np.random.default_rng(1).permutation(len(trial.skills)))
     for moved in (tuple(reversed(trial.skills)), order):
         for name, losses in trial.sequences.items():
             upcoming = trial.upcoming(len(losses))
             weights = trial.policy.weights(trial.after(trial.policy, losses), upcoming)
             upcoming = trial.upcoming(len(losses), moved)
-            found = trial.policy.weights(trial.after(trial.policy, losses, moved), upcoming)
+            got = trial.policy.weights(trial.after(trial.policy, losses, moved), upcoming)
             expected = [weights[trial.skills.index(skill)] for skill in moved]
-            if not np.allclose(found, expected, rtol=0, atol=SAME):
+            if not np.allclose(got, expected, rtol=0, atol=SAME):
                 yield f"after {name}, another order of the skills gives other weights: they depend on places, not on names"
                 return
 
@@ -271,11 +276,11 @@ def _missing_losses_are_refused_unless_it_may_miss_them(trial: Trial) -> Iterato
 
 
 def _faults_with_some_losses(trial: Trial) -> Iterator[str]:
-    """Of a policy that may miss losses: told each skill in turn, then all of them, then all but one."""
+    """Check a policy that may miss losses: observe each skill alone in turn, then all skills, then all skills but one."""
     names, state = trial.eval_skills, trial.init(trial.policy)
     parts = [(name,) for name in names] + [names] + [tuple(other for other in names if other != name) for name in names]
     for number, part in enumerate(parts):
-        losses = {name: 1.0 + at + 1 / (1 + number) for at, name in enumerate(names) if name in part}
+        losses = {name: 1.0 + index + 1 / (1 + number) for index, name in enumerate(names) if name in part}
         try:
             state = trial.policy.observe(state, trial.observation(number, losses))
         except ObservationError as error:
@@ -288,7 +293,7 @@ def _faults_with_some_losses(trial: Trial) -> Iterator[str]:
 
 
 def _takes(trial: Trial, losses: dict[str, float]) -> bool:
-    """Whether a new run takes these losses."""
+    """Whether a new run accepts these losses."""
     try:
         trial.policy.observe(trial.init(trial.policy), trial.observation(0, losses))
     except ObservationError:
@@ -323,7 +328,7 @@ def _probes_depend_on_the_round_alone(trial: Trial) -> Iterator[str]:
     if not isinstance(trial.policy, Probing):
         return
     state, seen = trial.init(policy), trial.after(policy, trial.sequences["falling losses"])
-    for number in range(40):
+    for number in range(40):  # enough rounds to contain several probes of a policy that probes now and then
         upcoming = trial.upcoming(number)
         probe = policy.probe(upcoming, trial.skills)
         if probe is None:
