@@ -361,7 +361,7 @@ def _made_from(folder: Path, manifest: str) -> Any:
     content = storage.read_json(folder / manifest)
     if not isinstance(content, dict) or not isinstance(content.get("made_from"), dict):
         raise StorageError(
-            f"{folder} holds a {manifest} that skillshard did not write (it says nothing of what it was made from). "
+            f"{folder} holds a {manifest} that skillshard did not write (the file does not name its inputs). "
             "Choose another `out`."
         )
     return content["made_from"]
@@ -414,8 +414,8 @@ def _refuse_changed_since(
     new = [place for place in suspects if place not in now_ns or place not in before_ns]
     if others := new or changed(folder, suspects):
         raise StorageError(
-            f"{others[0]} changed since the unfinished work in {folder} was begun ({counted(len(others), 'such file')}), and what "
-            f"is done there may not fit it any more. Remove {folder} and run the command again, or choose another `out`."
+            f"{others[0]} changed since the unfinished work in {folder} was begun ({counted(len(others), 'such file')}), and the "
+            f"finished tasks may not fit the new content. Remove {folder} and run the command again, or choose another `out`."
         )
     return True
 

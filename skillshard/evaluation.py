@@ -116,15 +116,17 @@ def _first(holdout: Mapping[str, Iterable[Sample]], skill: str, max_samples: int
     samples = list(islice(holdout.get(skill, ()), max_samples))
     if not samples:
         raise ObservationError(
-            f"skill {skill!r}{did_you_mean(skill, [name for name in holdout if name != skill])} has no held-out samples; there are "
-            f"some of {name_some(holdout)}. Either {HOW_TO_HOLD_OUT}; or leave the skill out of the policy's evaluation skills."
+            f"skill {skill!r}{did_you_mean(skill, [name for name in holdout if name != skill])} has no held-out samples. Skills "
+            f"with held-out samples: {name_some(holdout) or 'none'}. Either {HOW_TO_HOLD_OUT}; or leave the skill out of the policy's evaluation skills."
         )
     return samples
 
 
 def _measured(measured: tuple[Any, Any], num: int) -> tuple[Float[np.ndarray, " sample"], Float[np.ndarray, " sample"]]:
     nats, tokens = (
-        np.array(values.tolist() if hasattr(values, "tolist") else values, np.float64) for values in measured
+        # `tolist` also takes a tensor off its GPU, and needs no import of torch.
+        np.array(values.tolist() if hasattr(values, "tolist") else values, np.float64)
+        for values in measured
     )
     if nats.shape != (num,) or tokens.shape != (num,):
         raise ObservationError(

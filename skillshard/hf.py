@@ -200,7 +200,7 @@ def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int) -> Mode
         tokenizer: Hugging Face tokenizer, which needs no padding token.
         max_tokens: Number of tokens read of a text, as in `causal_lm_collator`.
     """
-    device = next(model.parameters()).device
+    device = next(model.parameters()).device  # of the first parameter: a sharded model takes its input there
 
     def loss(texts: list[str], prompts: list[int] | None = None) -> tuple[Tensor, Tensor]:
         batch = _padded(tokenizer, read_tokens(tokenizer, texts, max_tokens=max_tokens, prompts=prompts), None)

@@ -185,10 +185,12 @@ def prompt_chars(text: str, kind: LossKind, meta: Mapping[str, Any] | None = Non
     if kind.answer_after is not None:
         if (fault := no_answer(text, kind.answer_after)) is not None:
             raise ObservationError(f"the text {text[:100]!r}: {fault}. Leave such texts out, or give another mark.")
+        # The last occurrence: worked examples in a prompt have the mark too.
         return text.rindex(kind.answer_after) + len(kind.answer_after)
     if kind.prompt_field is None:
         return 0
     value = lookup(Sample("", text, dict(meta or {})), kind.prompt_field)
+    # In Python True is an integer, and a boolean field is no number of characters.
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(text):
         raise ObservationError(
             f"the text {text[:100]!r} of {len(text):,} characters: its metadata field {kind.prompt_field!r} is "
@@ -230,6 +232,7 @@ def predicted_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np
         >>> predicted_tokens(np.array([0, 3, 5, 8]), 4).tolist(), predicted_tokens(np.array([0, 3, 0]), 0).tolist()
         ([False, False, True, True], [False, True, True])
     """
+    # `[:1]`, which also works for a text without tokens.
     predicted = answer_tokens(ends, num_chars)
     predicted[:1] = False
     return predicted

@@ -13,6 +13,7 @@ def refuse_for_trainer(stream: Stream, trainer: str) -> None:
         PolicyError: The mixer has lag=0, so a batch that the trainer fetches early would wait for a report of a later step. Or the
             stream ends, and the trainer would restart the stream as its next epoch.
     """
+    # Both are refused before training begins: afterwards they would show as a stall or as repeated samples.
     if stream.repeat != "epochs":
         raise PolicyError(
             f"Mixer(repeat={stream.repeat!r}) may end the stream, but {trainer} trains for max_steps and would begin it again as its "
@@ -55,6 +56,7 @@ def refuse_rare_reports(stream: Stream, every_steps: int) -> None:
         PolicyError: `every_steps` is too large for the rounds, or below 1.
     """
     step_size = stream.clock.step_size
+    # A live round takes the observations at hand and waits for none.
     if step_size is None or not stream.reads_losses or stream.lag == "live":
         return
     words, between, size = stream.clock.words, every_steps * step_size, stream.round_size

@@ -188,20 +188,20 @@ def _nothing_is_remembered_outside_the_state(trial: Trial) -> Iterator[str]:
         yield "a new instance gives other weights for the same state: something is remembered outside the state"
     again = trial.after(used, losses)
     if again != trial.after(trial.make_policy(), losses):
-        yield "an instance that was used before observes otherwise than a new one"
+        yield "an instance that was used before gives another state than a new instance"
 
 
 def _the_state_is_json(trial: Trial) -> Iterator[str]:
     for name, losses in trial.sequences.items():
         state = trial.after(trial.policy, losses)
         try:
-            back = json.loads(json.dumps(state, allow_nan=False))
+            restored = json.loads(json.dumps(state, allow_nan=False))
         except (TypeError, ValueError) as error:
             yield f"the state after {name} is not JSON: {error}"
             return
         upcoming = trial.upcoming(len(losses))
-        if back != state or not np.array_equal(
-            trial.policy.weights(back, upcoming), trial.policy.weights(state, upcoming)
+        if restored != state or not np.array_equal(
+            trial.policy.weights(restored, upcoming), trial.policy.weights(state, upcoming)
         ):
             yield f"the state after {name} does not come back from JSON as it was"
             return

@@ -1,4 +1,4 @@
-"""Another definition of edges for a learned graph: its raw losses are kept, so nothing is trained."""
+"""Derive the edges of a learned graph by another rule. The graph's file keeps the losses, so nothing is trained."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from skillshard.graph.statistics import Gain, gains_of
 
 
 def derived(train_skills: Sequence[str], eval_skills: Sequence[str], learned: Learned, *, rule: EdgeRule) -> GraphFile:
-    """The graph that a rule makes of the losses."""
-    found = derive_edges(learned.method, train_skills, eval_skills, _curves(learned), rule=rule)
+    """Derive a graph from the losses of its trials by a rule."""
+    result = derive_edges(learned.method, train_skills, eval_skills, _curves(learned), rule=rule)
     return GraphFile(
         train_skills=list(train_skills),
         eval_skills=list(eval_skills),
-        edges=found.edges.tolist(),
-        standard_errors=None if found.standard_errors is None else found.standard_errors.tolist(),
+        edges=result.edges.tolist(),
+        standard_errors=None if result.standard_errors is None else result.standard_errors.tolist(),
         not_improved=[gain.skill for gain in own_gains(train_skills, eval_skills, learned) if gain.nats <= 0],
         loss=learned.loss_kind,
         learned=learned.model_copy(update=rule_of(rule)),
@@ -26,25 +26,30 @@ def derived(train_skills: Sequence[str], eval_skills: Sequence[str], learned: Le
 
 
 def derive_again(graph: GraphFile, *, rule: EdgeRule, name: str) -> GraphFile:
-    """The same for a graph's file; GraphError if it was not learned, so that there are no losses.
+    """Derive the edges of a graph's file again by another rule.
 
     Args:
-        graph: learned here.
-        rule: what an edge is.
-        name: of the file, for the error.
+        graph: Content of the file.
+        rule: Definition of an edge.
+        name: Name of the file, for the error.
+
+    Raises:
+        GraphError: The graph was imported and not learned, so the file has no losses.
     """
     if graph.learned is None:
         raise GraphError(
-            f"{name} was given, not learned: it holds no losses that other edges could be derived from. Learn one: 'skillshard graph learn SHARDS'."
+            f"{name} was imported, not learned: the file has no losses from which other edges could be derived. Learn a graph: 'skillshard graph learn SHARDS'."
         )
     return derived(graph.train_skills, graph.eval_skills, graph.learned, rule=rule)
 
 
 def own_gains(train_skills: Sequence[str], eval_skills: Sequence[str], learned: Learned) -> list[Gain]:
-    """How much each skill improves on itself, by the losses of the trials, whatever the edges were made to be.
+    """Compute the gain of each skill from the losses of the trials, independent of the rule for the edges.
 
-    Definition 2.1 of Chen et al. 2023: a set of samples is a skill only if training on some of them lowers the loss of others.
+    Definition 2.1 of Chen et al. 2023: a set of samples is a skill only if training on samples of the set lowers the loss of other
+    samples of the set.
     """
+    # A rule of its own: clamping and `off_diagonal` would hide a negative diagonal.
     rule = EdgeRule("absolute", None, learned.average, clamp=False, off_diagonal=None, drop_uncertain=False)
     effects = derive_edges(learned.method, train_skills, eval_skills, _curves(learned), rule=rule)
     return gains_of(
@@ -61,7 +66,7 @@ def _curves(learned: Learned) -> list[LossCurve]:
 
 
 def rule_of(rule: EdgeRule) -> dict[str, Any]:
-    """A rule as a graph's file tells it.
+    """Return a rule as the fields of a graph's file.
 
     >>> rule_of(EdgeRule("threshold", 0.01, "end", clamp=True, off_diagonal=0.5, drop_uncertain=False))["edges"]
     'threshold:0.01'
@@ -77,7 +82,7 @@ def rule_of(rule: EdgeRule) -> dict[str, Any]:
 
 
 def rule_in(learned: Learned) -> EdgeRule:
-    """The inverse of `rule_of`."""
+    """Read the rule from the fields of a graph's file: the inverse of `rule_of`."""
     unit, threshold = parse_edges(learned.edges)
     return EdgeRule(
         unit,

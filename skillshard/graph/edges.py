@@ -1,15 +1,15 @@
-"""From the losses of trials to edges. Pure: another definition of an edge costs no training.
+"""Compute edges from the losses of trials. All functions are pure, so another definition of an edge costs no training.
 
-The effect of training skill i on evaluation skill j, by the trials of one seed (L is a loss after training, see `average`):
+The effect of training skill i on evaluation skill j in the trials of one seed (L is a loss after training, see `average`):
 
     linear           L_j at the start - L_j of the trial on i
     brute-force      L_j of the trial on j - L_j of the trial on i and j;  for i = j:  L_j at the start - L_j of the trial on j
     leave-one-out    L_j of the trial without i - L_j of the trial on all
 
-The edge is the mean over the seeds, its standard error that of this mean.
+The edge is the mean of the effect over the seeds, with the standard error of this mean.
 
-An edge by a threshold is 0 or 1, and compares amounts of data, not losses. The paper's Definition 2.2: i helps j if j reaches a
-loss with no more data in all when the data are of i and j than when they are of j alone. `Thresholds` has the two rules.
+An edge by a threshold is 0 or 1, and compares amounts of data, not losses. By Definition 2.2 of the paper, i helps j if j reaches a
+loss with no more data in total on i and j together than on j alone. `EdgeRule` describes the two rules.
 """
 
 import math
@@ -34,9 +34,9 @@ class LossCurve:
     """The losses of one trial.
 
     Attributes:
-        trained_on: its skills, in the order of their names.
-        seed: of the trial.
-        losses: nats per token; row 0 is the start, before its first step.
+        trained_on: Skills of the trial, in the order of their names.
+        seed: Seed of the trial.
+        losses: Losses in nats per token. Row 0 is the start, before the first step.
     """
 
     trained_on: tuple[str, ...]
@@ -45,28 +45,30 @@ class LossCurve:
 
 
 ByRun = Mapping[tuple[tuple[str, ...], int], Float[np.ndarray, "point eval_skill"]]
-"""The losses of each trial, by the skills that it was trained on and its seed."""
+"""The losses of each trial, by its skills and its seed."""
 
 
 @dataclass(frozen=True)
 class EdgeRule:
-    """How losses become edges. `parse_edges` reads the first two from a word.
+    """The rule that turns losses into edges. `parse_edges` reads `unit` and `threshold` from a word.
 
     Args:
-        unit: "absolute": nats. "relative": share of the loss at the start. "threshold": Definition 2.2 of the paper: 1 where j
-            reaches a loss with no more samples in all, those of i counted, than without i; else 0. "threshold-own": 1 where j
-            reaches the loss with fewer samples of j itself, those of i not counted; else 0. It asks whether i can stand in for
-            samples of j that are scarce, which is much weaker: a skill that does nothing for j stands exactly on the border.
-            Linear trials compare nothing: both are 1 where i alone brings j to the loss.
-        threshold: that loss, in nats; None for the other units.
-        average: "end": the loss at a trial's end. "curve": its mean over all points but the first. No effect on thresholds.
-        clamp: whether negative edges become 0.
-        off_diagonal: None: edges as measured. A number: 1 on the diagonal, and all others scaled so that the largest is this.
-        drop_uncertain: whether edges that are not distinguishable from 0 become 0; needs two seeds or more.
-        direct: None: edges as measured. A share of the largest edge between skills: the order alone, see `direct_edges`.
+        unit: Unit of an edge. "absolute": nats. "relative": share of the loss at the start. "threshold": 1 if j reaches the
+            loss `threshold` with no more samples in total, including the samples of i, than without i, and else 0 (Definition
+            2.2 of the paper). "threshold-own": 1 if j reaches the loss with fewer samples of j itself, and else 0. This rule asks
+            whether i can replace scarce samples of j. The rule is much weaker: a skill without effect on j stands exactly on the
+            border. Linear trials compare nothing, so both rules give 1 if training on i alone brings j to the loss.
+        threshold: Loss in nats. None for the other units.
+        average: Part of a loss curve. "end": the loss at the end of the trial. "curve": the mean over all points but the first
+            point. The choice has no effect on thresholds.
+        clamp: Whether negative edges become 0.
+        off_diagonal: Size of the largest edge between skills. All edges between skills are scaled by one factor, and the diagonal
+            is set to 1. None: edges as measured.
+        drop_uncertain: Whether edges that are not distinguishable from 0 become 0. Needs two seeds or more.
+        direct: Share of the largest edge between skills. Only direct edges are kept, see `direct_edges`. None: edges as measured.
 
     Raises:
-        GraphError: a number is out of range.
+        GraphError: A number is out of range.
     """
 
     unit: Unit
@@ -90,18 +92,18 @@ class EdgeRule:
 
     @property
     def counts_data(self) -> bool:
-        """Whether an edge compares amounts of data up to a loss, not losses."""
+        """Whether an edge compares amounts of data up to a loss, and not losses."""
         return self.unit in ("threshold", "threshold-own")
 
 
 @dataclass(frozen=True)
 class Edges:
-    """Edges and their uncertainty.
+    """Edges with their standard errors.
 
     Attributes:
-        edges: A, rows are trained on.
-        standard_errors: of each edge over the seeds, scaled with it; None for one seed, and where edges are 0 or 1 by a rule. 0
-            where a single edge is set, not measured.
+        edges: Matrix A. Rows are training skills.
+        standard_errors: Standard error of each edge over the seeds, scaled like the edge. 0 for an edge that is set and not
+            measured. None: one seed only, or a rule whose edges are 0 or 1.
     """
 
     edges: Float[np.ndarray, "train_skill eval_skill"]
@@ -109,7 +111,8 @@ class Edges:
 
 
 def parse_edges(word: str) -> tuple[Unit, float | None]:
-    """
+    """Read the unit and the threshold of edges from a word.
+
     >>> parse_edges("absolute"), parse_edges("threshold:0.01"), parse_edges("threshold-own:0.01")
     (('absolute', None), ('threshold', 0.01), ('threshold-own', 0.01))
     """
@@ -129,7 +132,7 @@ def parse_edges(word: str) -> tuple[Unit, float | None]:
 
 
 def usual_average(method: Method) -> Average:
-    """What a method's edges are made of: the curve for leave-one-out, whose ends are noisy; the end, as in the paper."""
+    """Return the default average of a method: the curve for leave-one-out, because ends are noisy, else the end, as in the paper."""
     return "curve" if method == "leave-one-out" else "end"
 
 
@@ -141,17 +144,17 @@ def derive_edges(
     *,
     rule: EdgeRule,
 ) -> Edges:
-    """The matrix that losses give by a rule.
+    """Derive the matrix of edges from losses by a rule.
 
     Args:
-        method: whose trials these are.
+        method: Method of the trials.
         train_skills: Names of the rows.
         eval_skills: Names of the columns.
-        curves: the losses of every planned trial, in any order; their columns are the evaluation skills.
-        rule: what an edge is.
+        curves: Losses of every planned trial, in any order. The columns are the evaluation skills.
+        rule: Definition of an edge.
 
     Raises:
-        GraphError: a trial is missing, or the rule needs more seeds.
+        GraphError: A trial is missing, or the rule needs more seeds.
 
     Example:
         >>> rule = EdgeRule("absolute", None, "end", clamp=True, off_diagonal=None, drop_uncertain=False)
@@ -169,10 +172,14 @@ def derive_edges(
         )
     same = is_same(train_skills, eval_skills)
     errors = None
+    # The order of the steps matters: uncertain edges are dropped before they can be direct, and scaling comes last, so that the
+    # largest edge that is left gets the size `off_diagonal`.
     if rule.counts_data:
         amounts = [_amounts(method, train_skills, eval_skills, by_run, seed, rule) for seed in seeds]
+        # The diagonal is 1 by definition: Definition 2.2 compares two skills.
         edges = np.where(same | needs_no_more(np.stack(amounts), strictly=rule.unit == "threshold-own"), 1.0, 0.0)
     else:
+        # The mean is taken of effects and not of losses: the trials of one seed share their samples, so much noise cancels.
         per_seed = np.stack([_effects(method, train_skills, eval_skills, by_run, seed, rule) for seed in seeds])
         edges = per_seed.mean(axis=0)
         errors = per_seed.std(axis=0, ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else None
@@ -194,11 +201,11 @@ def direct_edges(
     eval_skills: Sequence[str],
     share: float,
 ) -> Float[np.ndarray, "train_skill eval_skill"]:
-    """The order that edges tell, without their sizes: 1 where a skill helps another one directly, and on the diagonal, else 0.
+    """Keep only direct edges, without their sizes: 1 if a skill helps another skill directly, 1 on the diagonal, and 0 elsewhere.
 
-    Edges between skills count that are positive and at least `share` of the largest. Of these, one is not direct that a path
-    through other skills explains: the transitive reduction (Aho, Garey and Ullman 1972) of what they tell. Skills that help
-    one another, over however many steps, have no order: the edges among them stay, and they count as one in a path.
+    An edge between skills counts if the edge is positive and at least `share` of the largest edge. An edge is not direct if a path
+    through other skills explains the edge: the result is the transitive reduction (Aho, Garey and Ullman 1972). Skills that help each
+    other in a cycle of any length have no order. The edges among these skills stay, and a path treats these skills as one skill.
 
     Example:
         >>> measured = np.array([[0.7, 0.4, 0.2], [-0.1, 0.5, 0.3], [0.01, 0.0, 0.9]])
@@ -212,9 +219,9 @@ def direct_edges(
     rows, columns = [names.index(name) for name in train_skills], [names.index(name) for name in eval_skills]
     reaches = np.eye(len(names), dtype=bool)
     reaches[np.ix_(rows, columns)] |= helps
-    for _ in range(len(names).bit_length()):  # each doubles the length of the paths
+    for _ in range(len(names).bit_length()):  # each product doubles the length of the paths
         reaches = reaches @ reaches
-    onward = reaches & ~reaches.T
+    onward = reaches & ~reaches.T  # in one direction only: between skills of a cycle both directions are reached
     explained = (onward @ onward)[np.ix_(rows, columns)]
     return np.where(same | (helps & ~explained), 1.0, 0.0)
 
@@ -224,10 +231,10 @@ def scaled_edges(
     same: Bool[np.ndarray, "train_skill eval_skill"],
     off_diagonal: float,
 ) -> tuple[Float[np.ndarray, "train_skill eval_skill"], float]:
-    """1 where row and column are one skill, and all others scaled so that the largest is `off_diagonal`.
+    """Set the diagonal to 1, and scale all edges between skills so that the largest edge is `off_diagonal`.
 
     Returns:
-        Edges, and the factor of the others: 1 where none is positive.
+        Edges, and the factor of the edges between skills. The factor is 1 if no edge between skills is positive.
 
     >>> scaled_edges(np.array([[7.0, 4.0], [-1.0, 9.0]]), np.eye(2, dtype=bool), 0.5)[0].tolist()
     [[1.0, 0.5], [-0.125, 1.0]]
@@ -242,14 +249,14 @@ def needs_no_more(
 ) -> Bool[np.ndarray, "train_skill eval_skill"]:
     """Decide where a skill needs no more data to reach a loss with another skill than without the other skill.
 
-    With one seed the two amounts are compared as they are. With several seeds, the mean difference plus the 95 % bound of
-    Student's t must not be above 0. So noise alone makes an edge in at most one case of twenty.
+    With one seed the two amounts are compared directly. With several seeds, the mean difference plus the 95 % bound of Student's t must
+    not be above 0. Noise alone therefore makes an edge in at most one case of twenty.
 
     Args:
-        amounts: amounts of data in any unit, with the other skill and without the other skill; infinite where the loss is never
+        amounts: Amounts of data in any unit, with the other skill and without the other skill. Infinite if the loss is never
             reached. An edge needs a finite amount with the other skill in every seed. `_amounts` counts a trial without the other
             skill that never reaches the loss as one point longer than the trial, which is less than the true amount.
-        strictly: whether equal amounts make no edge. By Definition 2.2 equal amounts make an edge.
+        strictly: Whether equal amounts make no edge. By Definition 2.2 equal amounts make an edge.
 
     >>> with_it, without = np.array([[[10.0, 12.0, np.inf]]]), np.array([[[10.0, 10.0, np.inf]]])
     >>> needs_no_more(np.stack([with_it, without], axis=1), strictly=False).tolist()
@@ -267,13 +274,13 @@ def needs_no_more(
 
 @dataclass(frozen=True)
 class _Pair:
-    """What one edge compares: the losses of an evaluation skill in the trial with a training skill, and in the trial without it.
+    """The two trials that one edge compares: a trial with the training skill, and a trial without the training skill.
 
     Attributes:
-        row, column: place of the edge.
-        with_it: losses of the trial with the training skill.
-        without: losses of the trial without the training skill; None where nothing is compared.
-        num_with, num_without: number of skills of the two trials.
+        row, column: Position of the edge.
+        with_it: Losses of the evaluation skill in the trial with the training skill.
+        without: Losses of the evaluation skill in the trial without the training skill. None: nothing is compared.
+        num_with, num_without: Number of skills of the two trials.
     """
 
     row: int
@@ -287,7 +294,7 @@ class _Pair:
 def _pairs(
     method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], by_run: ByRun, seed: int
 ) -> Iterator[_Pair]:
-    """The trials of one seed that each edge compares, row by row."""
+    """Yield the trials of one seed that each edge compares, row by row."""
 
     def losses(skills: Sequence[str], column: int) -> Float[np.ndarray, " point"]:
         key = tuple(sorted(skills))
@@ -311,11 +318,11 @@ def _pairs(
 def _amounts(
     method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], by_run: ByRun, seed: int, rule: EdgeRule
 ) -> Float[np.ndarray, "with_or_without train_skill eval_skill"]:
-    """How much data brings an evaluation skill to the threshold with a training skill and without it.
+    """Compute the amounts of data that bring an evaluation skill to the threshold, with and without a training skill.
 
-    The unit is a trial's points times samples of a step, in multiples of one skill's share: in leave-one-out trials every skill
-    has the same samples at a step, in brute force a pair shares the samples of a single skill. Where nothing is compared, no
-    data counts as less than some.
+    The unit is a trial's points times the samples of a step, in multiples of one skill's share. In leave-one-out trials, every skill has
+    equally many samples at a step. In brute force, a pair shares the samples of a single skill. If nothing is compared, the amounts are
+    0 (the loss is reached) or infinite, against 1.
     """
     amounts = np.zeros((2, len(train_skills), len(eval_skills)))
     for pair in _pairs(method, train_skills, eval_skills, by_run, seed):
@@ -323,11 +330,13 @@ def _amounts(
         if pair.without is None:
             amounts[:, pair.row, pair.column] = (0.0 if np.isfinite(reached) else np.inf), 1.0
             continue
+        # Samples per step, in the unit above, with and without the training skill.
         per_step = (1.0, 1.0)
         if method == "leave-one-out" and rule.unit == "threshold":
             per_step = (pair.num_with, pair.num_without)
         elif method == "brute-force" and rule.unit == "threshold-own":
             per_step = (0.5, 1.0)
+        # A trial without the skill that never reaches the loss would need more than its own length: a finite amount on the safe side.
         without = min(_reached(pair.without, rule), len(pair.without))
         amounts[:, pair.row, pair.column] = per_step[0] * reached, per_step[1] * without
     return amounts
@@ -336,7 +345,7 @@ def _amounts(
 def _effects(
     method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], by_run: ByRun, seed: int, rule: EdgeRule
 ) -> Float[np.ndarray, "train_skill eval_skill"]:
-    """The effects that the trials of one seed give."""
+    """Compute the effect of every training skill on every evaluation skill in the trials of one seed."""
     effects = np.zeros((len(train_skills), len(eval_skills)))
     for pair in _pairs(method, train_skills, eval_skills, by_run, seed):
         start = float(pair.with_it[0]) if pair.without is None else _level(pair.without, rule)
@@ -346,7 +355,9 @@ def _effects(
 
 
 def _level(losses: Float[np.ndarray, " point"], rule: EdgeRule) -> float:
-    return float(losses[-1] if rule.average == "end" else losses[1:].mean())
+    return float(
+        losses[-1] if rule.average == "end" else losses[1:].mean()
+    )  # the start is the same in all trials of a seed
 
 
 def _unit(losses: Float[np.ndarray, " point"], rule: EdgeRule) -> float:
@@ -354,7 +365,7 @@ def _unit(losses: Float[np.ndarray, " point"], rule: EdgeRule) -> float:
 
 
 def _reached(losses: Float[np.ndarray, " point"], rule: EdgeRule) -> float:
-    """The first point where the loss is at the threshold; infinite where it never is."""
+    """Return the first point at which the loss is at or below the threshold. Infinite: the loss stays above."""
     assert rule.threshold is not None
     points = np.flatnonzero(losses <= rule.threshold)
     return float(points[0]) if len(points) else np.inf

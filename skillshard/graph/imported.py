@@ -1,4 +1,4 @@
-"""Graphs made elsewhere: matrices in .npy, .csv and JSON, with names for both axes."""
+"""Import graphs of other programs: matrices in .npy, .csv and JSON, with names for both axes."""
 
 import csv
 import io
@@ -22,20 +22,20 @@ _KINDS = (".npy", ".csv", ".json")
 def import_graph(
     place: str | os.PathLike[str], *, train_skills: Sequence[str] = (), eval_skills: Sequence[str] = ()
 ) -> SkillGraph:
-    """Read a matrix: rows are trained on, columns are measured.
+    """Read a matrix. Its rows are training skills, and its columns are evaluation skills.
 
     - .npy: the names must be given.
-    - .csv: the first line names the columns (its first cell is not read), the first cell of each other line its row. A file
-      without a first line of names, or without names at all, is a matrix of the same form whose names must be given.
-    - .json: a graph of ours, {"row": {"column": edge}}, or a list of lists, whose names must be given.
+    - .csv: the first line names the columns (its first cell is not read), and the first cell of each other line names the row. If the
+      file has no names of columns, or no names at all, the missing names must be given.
+    - .json: a graph of skillshard, {"row": {"column": edge}}, or a list of lists. For a list, the names must be given.
 
     Args:
-        place: the file.
-        train_skills: names of the rows; empty: as in the file.
-        eval_skills: names of the columns; empty: as in the file, else those of the rows.
+        place: Place of the file.
+        train_skills: Names of the rows. Empty: the names of the file.
+        eval_skills: Names of the columns. Empty: the names of the file, or else the names of the rows.
 
     Raises:
-        GraphError: it is no matrix, or has no names, or other ones.
+        GraphError: The file holds no matrix, or no names, or other names than the given names.
     """
     kind = Path(os.fspath(place)).suffix.lower()
     if kind not in _KINDS:
@@ -55,7 +55,11 @@ def import_graph(
 
 
 def read_names(place: str | os.PathLike[str]) -> list[str]:
-    """Names from a text file, one a line."""
+    """Read names from a text file with one name per line.
+
+    Raises:
+        GraphError: The file is not UTF-8.
+    """
     try:
         text = storage.read_bytes(place).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -65,18 +69,18 @@ def read_names(place: str | os.PathLike[str]) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _names(given: Sequence[str], found: Sequence[str], place: str) -> list[str]:
-    if not given and not found:
+def _names(arguments: Sequence[str], of_file: Sequence[str], place: str) -> list[str]:
+    if not arguments and not of_file:
         raise GraphError(f"{place} does not name its rows: name them with `train_skills`, in their order.")
-    return list(given or found)
+    return list(arguments or of_file)
 
 
 def _read_npy(data: bytes) -> tuple[list[str], list[str], Any]:
-    return [], [], np.load(io.BytesIO(data), allow_pickle=False)
+    return [], [], np.load(io.BytesIO(data), allow_pickle=False)  # a pickle from elsewhere could run any code
 
 
 def _read_csv(data: bytes) -> tuple[list[str], list[str], Any]:
-    """A matrix with names on both axes, with names of the rows only, or without any: numbers are never names.
+    """Read a matrix with names on both axes, with names of the rows only, or without names. Numbers are never names.
 
     >>> _read_csv(b"a,1,0\\nb,0,1\\n")
     (['a', 'b'], [], [[1.0, 0.0], [0.0, 1.0]])
@@ -84,12 +88,15 @@ def _read_csv(data: bytes) -> tuple[list[str], list[str], Any]:
     lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(data.decode("utf-8-sig"))) if line]
     if not lines or any(len(line) != len(lines[0]) for line in lines):
         raise ValueError("every line must have as many cells as the first one")
-    has_corner = not lines[0][0]  # an empty first cell stands above the names of the rows, even where names are numbers
+    has_corner = not lines[0][
+        0
+    ]  # an empty first cell stands above the names of the rows, even if the names are numbers
     has_header = has_corner or (len(lines[0]) > 1 and not all(map(_is_number, lines[0][1:])))
     header, body = (lines[0], lines[1:]) if has_header else ([], lines)
     if not body:
         raise ValueError("there is a line of names, and no line of numbers")
     has_row_names = bool(header) or not all(_is_number(line[0]) for line in body)
+    # Without a corner, numbers among the names mean a matrix whose first row has a stray word, and not columns named by numbers.
     numeric = [name for name in header[1:] if _is_number(name)]
     if numeric and not has_corner:
         raise ValueError(
@@ -120,21 +127,21 @@ def _number(cell: str, line: int) -> float:
 
 
 def _read_json(data: bytes) -> tuple[list[str], list[str], Any]:
-    found = json.loads(data, object_pairs_hook=_without_doubles)
-    if isinstance(found, list):
-        return [], [], [[float(cell) for cell in row] for row in found]
-    if "edges" in found:
-        return list(found["train_skills"]), list(found["eval_skills"]), found["edges"]
-    if not found:
+    content = json.loads(data, object_pairs_hook=_without_doubles)
+    if isinstance(content, list):
+        return [], [], [[float(cell) for cell in row] for row in content]
+    if "edges" in content:
+        return list(content["train_skills"]), list(content["eval_skills"]), content["edges"]
+    if not content:
         raise ValueError("it has no rows")
-    columns = list(next(iter(found.values())))
-    if any(sorted(row) != sorted(columns) for row in found.values()):
+    columns = list(next(iter(content.values())))
+    if any(sorted(row) != sorted(columns) for row in content.values()):
         raise ValueError("every row must name the same columns")
-    return list(found), columns, [[float(row[column]) for column in columns] for row in found.values()]
+    return list(content), columns, [[float(row[column]) for column in columns] for row in content.values()]
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON takes the last of two equal names, and the row before it would be lost."""
+    """Refuse two equal names. `json.loads` would keep the last of two equal names, and lose the first row."""
     if twice := [name for name, num in Counter(name for name, _ in pairs).items() if num > 1]:
         raise ValueError(f"the name {twice[0]!r} stands twice")
     return dict(pairs)

@@ -32,20 +32,21 @@ from skillshard.shards.read import ShardSet, SkillShards
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 
 READ_BY = ("shards", "proxy", "window", "segment_at", "answer_after", "prompt_field", "ordered", "samples")
+"""Settings that determine the texts and tokens of a warm start or trial. The settings are part of the keys of both."""
 MEASURED_BY = ("eval_shards", "eval_samples")
-"""Settings that decide what a warm start and a trial read, and what a trial measures besides."""
+"""Settings that determine the measurement of a trial. The settings are part of the keys of trials only."""
 TEXTS_AT_ONCE = 1024
-"""Texts that are encoded at once: readings make 64-bit tokens, which are made compact before the next texts are read."""
+"""Number of texts that are encoded at once. Readings make 64-bit tokens, which are compacted before the next texts are read."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What is still to be trained.
+    """The cost of the training that is still to do.
 
     Attributes:
-        num_trials: without record, warm starts not counted.
-        num_steps: of them and of the warm starts that they need.
-        seconds: expected on this machine, idle.
+        num_trials: Number of trials without a record. Warm starts are not counted.
+        num_steps: Number of steps of these trials and of the warm starts that the trials need.
+        seconds: Estimated time on an idle machine.
     """
 
     num_trials: int
@@ -54,7 +55,8 @@ class Cost:
 
     @property
     def sentence(self) -> str:
-        """
+        """Describe the cost in words.
+
         >>> Cost(4, 1200, 95.0).sentence
         '4 trials, 1,200 steps in all: about 2 min'
         """
@@ -62,12 +64,13 @@ class Cost:
 
 
 def said_s(seconds: float) -> str:
-    """
+    """Write an estimated time with one unit.
+
     >>> said_s(12.3), said_s(125.0), said_s(7300.0)
     ('12 s', '2 min', '2.0 h')
     """
     if seconds < 60:
-        return f"{max(1, round(seconds))} s"
+        return f"{max(1, round(seconds))} s"  # never "0 s", which would read as no work
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
@@ -101,45 +104,45 @@ def learn_graph(
     on_stage: OnStage | None = None,
     progress: bool = True,
 ) -> GraphFile:
-    """Learn a graph and write it; what is trained already is not trained again.
+    """Learn a graph and write its file. Trials of earlier commands are not trained again.
 
     Args:
-        shards: training skills, and their holdout unless `eval_shards` are given.
-        out: JSON file.
-        method: see `skillshard.graph.plan.plan_trials`.
-        steps: of each trial, H.
-        rule: what an edge is; another one can be derived later.
-        warmup_steps: stratified steps before every trial, shared by all trials of a seed.
-        num_seeds: trials of each kind, from seeds `seed`, `seed` + 1, ...: from two on, edges have standard errors.
-        targets: evaluation skills (fine-tuning); empty: all.
-        eval_shards: whose holdout is measured (out of domain).
-        reading: the model, and how it reads texts.
-        reduction: with `reading.answer_after` and `reading.prompt_field` the kind of losses that are measured, see
-            `skillshard.loss.LossKind`. Losses of the same kind are reported to a mixer that uses the graph.
-        batch_size: samples of a step, at least.
-        lr: learning rate that every trial reaches.
-        lr_warmup: steps over which the rate rises, counted from the first step of the warm start; None:
+        shards: Shards of the training skills. Their holdout is measured unless `eval_shards` are given.
+        out: Place of the JSON file.
+        method: Method, see `skillshard.graph.plan.plan_trials`.
+        steps: Number of steps of each trial, H in the paper.
+        rule: Definition of an edge. The edges of another rule can be derived later.
+        warmup_steps: Number of stratified steps before every trial, shared by all trials of a seed.
+        num_seeds: Number of seeds `seed`, `seed` + 1, ... Each seed has its own trials. From two seeds on, edges have standard errors.
+        targets: Evaluation skills, for fine-tuning. Empty: all skills.
+        eval_shards: Shards whose holdout is measured, for evaluation out of domain. None: `shards`.
+        reading: Model of the proxy, and its way to read texts.
+        reduction: Mean over the samples of a skill. With `reading.answer_after` and `reading.prompt_field`, the reduction is the
+            kind of losses, see `skillshard.loss.LossKind`. Report losses of the same kind to a mixer that uses the graph.
+        batch_size: Smallest number of samples of a step.
+        lr: Learning rate after the rise.
+        lr_warmup: Number of steps over which the rate rises, counted from the first step of the warm start. None:
             `skillshard.proxy.train.usual_lr_warmup` of warm start and trial, or of `for_steps`.
-        eval_every: steps between two measurements, h; None: a tenth of `steps`.
-        eval_samples: held-out samples of each evaluation skill, at most.
-        samples: number of training samples of each skill that trials draw from, at most. Samples that no trial draws are not encoded.
-        for_steps: length of the training that the graph is for: its learning rate's schedule is followed. None: the rate does
-            not fall.
-        settle: nats; see `trial_task`.
-        budget_s: seconds; more than this is refused before it begins. None: no limit.
-        seed: first of the seeds.
-        compute: where trials compute, and how precisely.
-        trials: directory of the trials; None: beside `out`.
-        backend: local pool or Ray.
-        on_estimate: called before training with a sentence on how long it will take.
-        on_stage: called with a stage's name and number of tasks; what it returns is called for each finished task. None: bars where
-            there is a terminal or a notebook.
-        progress: whether there are bars.
+        eval_every: Number of steps between two measurements, h in the paper. None: a tenth of `steps`.
+        eval_samples: Largest number of held-out samples of each evaluation skill.
+        samples: Largest number of training samples of each skill that trials draw from. Samples that no trial draws are not encoded.
+        for_steps: Number of steps of the training that the graph is for. Trials follow its schedule of the learning rate. None:
+            the rate does not fall.
+        settle: Largest change in nats of a settled loss; see `skillshard.graph.trials.trial_task`. None: trials run to their last step.
+        budget_s: Largest estimated time in seconds. More work is refused before training. None: no limit.
+        seed: First seed.
+        compute: Device and precision of the trials.
+        trials: Directory of the trials. None: beside `out`.
+        backend: Local pool or Ray.
+        on_estimate: Function that is called before training with a sentence about the cost.
+        on_stage: Function that receives the name and the number of tasks of each stage; see `skillshard.execution.OnStage`. None:
+            show bars in a terminal or a notebook.
+        progress: Whether to show bars.
 
     Raises:
-        GraphError: numbers that do not go together, skills that are not there, or more work than the budget.
-        ProxyError: no such proxy, or texts that it cannot read.
-        StorageError: `out` holds something else.
+        GraphError: Numbers contradict each other, a skill is unknown, `out` holds another graph, or the work exceeds the budget.
+        ProxyError: The proxy is unknown, or cannot read a text.
+        StorageError: The file `out` cannot be read or written.
     """
     every = eval_every or max(1, steps // 10)
     _check_numbers(steps, warmup_steps, num_seeds, every, eval_samples, samples, for_steps, settle)
@@ -151,7 +154,8 @@ def learn_graph(
     seeds = list(range(seed, seed + num_seeds))
     planned = plan_trials(method, shards.skills, eval_skills, batch_size=batch_size, seeds=seeds)
     warm = plan_warm_starts(shards.skills, batch_size=batch_size, seeds=seeds) if warmup_steps else []
-    told = Learned(
+    # Everything that the file records of the learning, except the losses.
+    learning = Learned(
         method=method,
         made_from={
             "shards": shards.digest,
@@ -176,18 +180,20 @@ def learn_graph(
         runs=[],
         **rule_of(rule),
     )
-    if (before := _before(out, told)) is not None:
+    if (before := _before(out, learning)) is not None:
         return before
+    # The folder of trials keeps its ending from the time when trials were called runs, so that old trials are found.
     folder = str(Path(out).with_suffix(".runs") if trials is None else trials)
+    # Only a reading by segments looks at texts: its vocabulary is made of the words of all skills.
     encoder = reading.reading([] if reading.segment_at is None else _all_texts(shards, samples))
     holdout = (eval_shards or shards).holdout
     data = save_data(
         TrialData(
             {
                 skill: _encoded(
-                    encoder, found, samples, kind, rows_of=partial(_rows, skill, planned, warm, warmup_steps, steps)
+                    encoder, split, samples, kind, rows_of=partial(_rows, skill, planned, warm, warmup_steps, steps)
                 )
-                for skill, found in shards.train.items()
+                for skill, split in shards.train.items()
             },
             {skill: _encoded(encoder, holdout[skill], eval_samples, kind, rows_of=np.arange) for skill in eval_skills},
         ),
@@ -202,11 +208,11 @@ def learn_graph(
         precision=resolve_precision(compute.precision, compute.device),
     )
     warm_tasks, trial_tasks = _tasks(
-        folder, data, recipe, planned, warm, warmup_steps, every, schedule, settle, told.made_from, eval_skills
+        folder, data, recipe, planned, warm, warmup_steps, every, schedule, settle, learning.made_from, eval_skills
     )
     with shown(on_stage, progress) as stages:
         records = _train(warm_tasks, trial_tasks, folder, backend, budget_s, on_estimate, stages)
-    learned = told.model_copy(update={"runs": [_measured(*each) for each in zip(planned, records, strict=True)]})
+    learned = learning.model_copy(update={"runs": [_measured(*each) for each in zip(planned, records, strict=True)]})
     graph = derived(shards.skills, eval_skills, learned, rule=rule)
     write_graph(graph, out)
     return graph
@@ -221,18 +227,19 @@ def _train(
     on_estimate: Callable[[str], None],
     on_stage: OnStage,
 ) -> list[Record]:
-    """Say what it will cost, refuse what is too much, do what is not done; the records of the trials."""
-    kept = places.join(folder, "records")
-    missing = [task for task in trial_tasks if not storage.exists(places.join(kept, f"{task.key}.json"))]
-    needed = _needed(warm_tasks, missing, kept)
+    """Announce the cost, refuse work above the budget, run the tasks without a record, and return the records of the trials."""
+    records_folder = places.join(folder, "records")
+    missing = [task for task in trial_tasks if not storage.exists(places.join(records_folder, f"{task.key}.json"))]
+    needed = _needed(warm_tasks, missing, records_folder)
     if missing:
-        cost = _cost(needed, missing, backend, kept)
+        cost = _cost(needed, missing, backend, records_folder)
         if budget_s is not None and cost.seconds > budget_s:
             raise GraphError(
                 f"{cost.sentence}, and `budget_s` allows {said_s(budget_s)}. Raise it, or take fewer seeds (`num_seeds`), or `steps` and `warmup_steps` shorter by a "
                 f"factor of {cost.seconds / budget_s:.1f}."
             )
         on_estimate(cost.sentence)
+    # On a GPU an actor keeps its process, because the start of CUDA takes longer than a short trial.
     on_gpu = trial_tasks[0].arguments["recipe"].device.startswith("cuda")
     stages: list[tuple[str, Callable[..., Record], Sequence[Task]]] = [("warm-up", warm_task, needed)] if needed else []
     records: list[Record] = []
@@ -241,7 +248,7 @@ def _train(
             function,
             tasks,
             backend=backend,
-            records=kept,
+            records=records_folder,
             keeps_model=on_gpu,
             num_gpus=1.0 if on_gpu else 0.0,
             on_done=on_stage(name, len(tasks)),
@@ -249,11 +256,11 @@ def _train(
     return records
 
 
-def _measured(one: Trial, record: Record) -> TrialLosses:
+def _measured(trial: Trial, record: Record) -> TrialLosses:
     return TrialLosses(
-        trained_on=list(one.trained_on),
-        samples_per_skill=one.samples_per_skill,
-        seed=one.seed,
+        trained_on=list(trial.trained_on),
+        samples_per_skill=trial.samples_per_skill,
+        seed=trial.seed,
         steps_taken=record["steps_taken"],
         losses=record["losses"],
     )
@@ -287,7 +294,11 @@ def _check_numbers(
 
 
 def _eval_skills(shards: ShardSet, targets: Sequence[str]) -> list[str]:
-    """The graph's columns; GraphError where one has nothing to be measured on."""
+    """Return the columns of the graph.
+
+    Raises:
+        GraphError: A skill has no held-out samples, so its loss cannot be measured.
+    """
     holdout = shards.holdout
     if targets:
         unknown = [f"{name!r}{did_you_mean(name, holdout)}" for name in targets if name not in holdout]
@@ -307,21 +318,21 @@ def _eval_skills(shards: ShardSet, targets: Sequence[str]) -> list[str]:
 
 
 def _all_texts(shards: ShardSet, samples: int) -> list[str]:
-    """The first texts of every skill: a reading by segments takes its words from them."""
-    return [sample.text for found in shards.train.values() for sample in islice(found, samples)]
+    """Return the first texts of every skill. A reading by segments takes its words from these texts."""
+    return [sample.text for split in shards.train.values() for sample in islice(split, samples)]
 
 
 def _rows(
     skill: str, planned: Sequence[Trial], warm: Sequence[Trial], warmup_steps: int, steps: int, num_texts: int
 ) -> Int[np.ndarray, " text"]:
-    """The numbers of a skill's texts that any warm start or trial draws."""
+    """Return the numbers of a skill's texts that any warm start or trial draws."""
     first = drawn_rows(skill, num_texts, warm, first_step=1, last_step=warmup_steps)
     then = drawn_rows(skill, num_texts, planned, first_step=warmup_steps + 1, last_step=warmup_steps + steps)
     return np.union1d(first, then)
 
 
 def _schedule(lr_warmup: int | None, warmup_steps: int, steps: int, for_steps: int | None) -> Schedule:
-    """The learning rate's schedule: that of the training that the graph is for, or a rise and then one rate."""
+    """Return the schedule of the learning rate: the schedule of the training that the graph is for, or a rise to a constant rate."""
     length = warmup_steps + steps if for_steps is None else for_steps
     rising = usual_lr_warmup(length) if lr_warmup is None else lr_warmup
     if not 0 <= rising <= length:
@@ -340,14 +351,14 @@ def _encoded(
     *,
     rows_of: Callable[[int], Int[np.ndarray, " text"]],
 ) -> DrawnTexts:
-    """Some of the first samples of a skill, which are a random sample of it: shards are shuffled when they are written.
+    """Encode chosen samples among the first samples of a skill. Shards are shuffled, so the first samples are a random selection.
 
     Args:
-        reading: encodes texts.
-        shards: of the skill and split.
-        samples: number of samples that are drawn from, at most.
-        kind: says where the prompts end.
-        rows_of: number of samples that are drawn from -> the numbers of those that are read.
+        reading: Reading that encodes texts.
+        shards: Shards of the skill and split.
+        samples: Largest number of samples to choose from.
+        kind: Kind of loss, which determines the ends of prompts.
+        rows_of: Function of the number of samples to choose from, which returns the numbers of the chosen samples.
     """
     num_texts = min(samples, len(shards))
     rows = rows_of(num_texts)
@@ -357,12 +368,17 @@ def _encoded(
     while batch := list(islice(chosen, TEXTS_AT_ONCE)):
         prompts = [_checked(reading, shards.skill, number, sample, kind) for number, sample in batch]
         texts = [sample.text for _, sample in batch]
+        # A mark in the text (`answer_after`) is known to the reading itself. Only lengths from the metadata have to be passed on.
         parts.append(reading.encode(texts, None if kind.prompt_field is None else prompts))
     return DrawnTexts.of(parts, rows, num_texts)
 
 
 def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: LossKind) -> int:
-    """The number of characters of a sample's prompt; GraphError if the sample cannot be read."""
+    """Return the number of characters of a sample's prompt.
+
+    Raises:
+        GraphError: The proxy cannot read the sample, or the sample has no answer.
+    """
     why = reading.refusal(sample.text)
     try:
         if why is None:
@@ -375,18 +391,22 @@ def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: Lo
     )
 
 
-def _before(out: str | Path, told: Learned) -> GraphFile | None:
-    """Return the finished graph in the file `out`, or None without a file. StorageError if the file holds another graph."""
+def _before(out: str | Path, learning: Learned) -> GraphFile | None:
+    """Return the finished graph in the file `out`, or None without a file.
+
+    Raises:
+        GraphError: The file holds another graph.
+    """
     if not storage.exists(out):
         return None
-    found = read_graph(out)
-    now = told.model_dump(exclude={"runs"})
-    before = {} if found.learned is None else found.learned.model_dump(exclude={"runs"})
+    graph = read_graph(out)
+    now = learning.model_dump(exclude={"runs"})
+    before = {} if graph.learned is None else graph.learned.model_dump(exclude={"runs"})
     if changed := artefact.differences(before, now):
         raise GraphError(
             f"{out} holds another graph ({'; '.join(changed[:2])}). Choose another `out`, or remove it; trials that both need are kept."
         )
-    return found
+    return graph
 
 
 def _tasks(
@@ -402,10 +422,10 @@ def _tasks(
     made_from: dict[str, Any],
     eval_skills: Sequence[str],
 ) -> tuple[list[Task], list[Task]]:
-    """Warm starts and trials; the key of each is the digest of everything that its result depends on.
+    """Make the tasks of warm starts and trials. The key of a task is the digest of all inputs that determine its result.
 
-    That is the shards and how they are read, not the data file, which holds only the texts that this command draws: more seeds
-    or another method draw others, and find the trials that are there.
+    The inputs are the shards and the way to read them, and not the data file. The data file holds only the texts that this command draws:
+    a command with more seeds or another method draws other texts, and still finds the finished trials.
     """
     length = None if schedule.steps == math.inf else schedule.steps
     shared = {
@@ -414,59 +434,68 @@ def _tasks(
         "training": training_identity(),
     }
     measured = {"eval_skills": list(eval_skills), **{name: made_from[name] for name in MEASURED_BY}}
-    given = {"data": data, "schedule": schedule}
+    common = {"data": data, "schedule": schedule}
     warm_tasks = {}
-    for one in warm:
+    for trial in warm:
         warm_recipe = replace(recipe, steps=warmup_steps)
-        key = _key("warm", {**shared, "recipe": _told(warm_recipe), "run": asdict(one)})
-        kept = places.join(folder, f"{key}.npz")
-        warm_tasks[one.seed] = Task(key, {**given, "recipe": warm_recipe, "trial": one, "place": kept})
+        key = _key("warm", {**shared, "recipe": _identity_of(warm_recipe), "run": asdict(trial)})
+        place = places.join(folder, f"{key}.npz")
+        warm_tasks[trial.seed] = Task(key, {**common, "recipe": warm_recipe, "trial": trial, "place": place})
     trial_tasks = []
-    for one in planned:
-        start = warm_tasks.get(one.seed)
-        asked = {
+    for trial in planned:
+        start = warm_tasks.get(trial.seed)
+        settings = {
             "warmup_steps": warmup_steps,
             "eval_every": eval_every,
             "settle": settle,
             "reduction": made_from["reduction"],
         }
-        told = {**shared, **measured, **asked, "recipe": _told(recipe), "run": asdict(one), "warm": start and start.key}
-        arguments = {**given, **asked, "recipe": recipe, "trial": one, "warm": start and start.arguments["place"]}
-        trial_tasks.append(Task(_key("run", told), arguments))
+        inputs = {
+            **shared,
+            **measured,
+            **settings,
+            "recipe": _identity_of(recipe),
+            "run": asdict(trial),
+            "warm": start and start.key,
+        }
+        arguments = {**common, **settings, "recipe": recipe, "trial": trial, "warm": start and start.arguments["place"]}
+        trial_tasks.append(Task(_key("run", inputs), arguments))
     return list(warm_tasks.values()), trial_tasks
 
 
-def _told(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without the place of a pretrained model, whose content is in every key, and without the number of a GPU."""
-    told = {**asdict(recipe), "device": device_kind(recipe.device)}
-    return told if isinstance(told["model"], dict) else {**told, "model": None}
+def _identity_of(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe for a key: without the place of a pretrained model, whose content is in every key, and without a GPU's number."""
+    fields = {**asdict(recipe), "device": device_kind(recipe.device)}
+    return fields if isinstance(fields["model"], dict) else {**fields, "model": None}
 
 
-def _key(kind: str, known: dict[str, Any]) -> str:
-    return f"{kind}-{canonical.digest(canonical.to_json(known))}"
+def _key(kind: str, inputs: dict[str, Any]) -> str:
+    return f"{kind}-{canonical.digest(canonical.to_json(inputs))}"
 
 
 def _needed(warm: Sequence[Task], missing: Sequence[Task], records: str) -> list[Task]:
-    """The warm starts that trials still need and that are not there; one whose file was removed is done anew."""
+    """Return the warm starts that trials still need and whose file is missing. A warm start whose file was removed is trained again."""
     wanted = {task.arguments["warm"] for task in missing}
     needed = [
         task for task in warm if task.arguments["place"] in wanted and not storage.exists(task.arguments["place"])
     ]
+    # Without its record the task runs again. A record alone would count as done, and the trials would miss the file.
     for task in needed:
         Path(places.join(records, f"{task.key}.json")).unlink(missing_ok=True)
     return needed
 
 
 def _cost(warm: Sequence[Task], missing: Sequence[Task], backend: Backend, records: str) -> Cost:
-    """From a few steps and one evaluation, measured here if the device is here, else where it is."""
+    """Estimate the cost from a few steps and one evaluation. If this machine lacks the device, the backend measures the times."""
     recipe = missing[0].arguments["recipe"]
-    longest: Trial = max((task.arguments["trial"] for task in (*warm, *missing)), key=lambda one: one.batch_size)
+    longest: Trial = max((task.arguments["trial"] for task in (*warm, *missing)), key=lambda trial: trial.batch_size)
     largest = longest.batch_size
     timing = Task("timing", {"data": missing[0].arguments["data"], "recipe": recipe, "trial": longest})
     if is_here(recipe.device):
         taken = timing_task(**timing.arguments)
     else:
-        Path(places.join(records, f"{timing.key}.json")).unlink(missing_ok=True)  # of another day, on other machines
+        # An old record may be of another day or of another machine.
+        Path(places.join(records, f"{timing.key}.json")).unlink(missing_ok=True)
         taken = run(timing_task, [timing], backend=backend, records=records, keeps_model=True, num_gpus=1.0)[0]
     num_gpus = float(recipe.device.startswith("cuda"))
 
@@ -475,9 +504,11 @@ def _cost(warm: Sequence[Task], missing: Sequence[Task], backend: Backend, recor
         num_evals = (
             len(eval_steps(arguments["recipe"].steps, arguments["eval_every"])) if "eval_every" in arguments else 0
         )
+        # The time of a step is taken to be proportional to its number of samples, so that only one batch size has to be timed.
         share = arguments["trial"].batch_size / largest
         return float(arguments["recipe"].steps * taken["step_s"] * share + num_evals * taken["eval_s"])
 
+    # Each stage is divided by its own number of processes: a stage with few tasks cannot use all processes.
     stages = [(sum(map(seconds, tasks)), len(tasks)) for tasks in (warm, missing)]
     total = sum(spent / backend.processes(num, num_gpus=num_gpus) for spent, num in stages if num)
     num_steps = sum(task.arguments["recipe"].steps for task in (*warm, *missing))

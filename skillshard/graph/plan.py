@@ -1,7 +1,7 @@
-"""Which trials a graph is learned from. Pure: names in, trials out.
+"""Plan the trials that a graph is learned from. The plan is a pure function: names in, trials out.
 
-A trial trains on the same number of samples of each of its skills at every step. Two trials of one seed get the very same samples
-of the skills that they share, so their difference is the skills that they do not share.
+A trial trains on the same number of samples of each of its skills at every step. Two trials of one seed get exactly the same samples
+of their common skills, so the trials differ only by their other skills.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def parse_method(word: str) -> Method:
-    """
+    """Return the method that a word names.
+
     >>> parse_method("leave-one-out")
     'leave-one-out'
     >>> parse_method("linera")
@@ -30,12 +31,12 @@ def parse_method(word: str) -> Method:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial.
+    """A trial: one training of the proxy.
 
     Attributes:
-        trained_on: the skills, in the order of their names.
-        samples_per_skill: of each of them at every step.
-        seed: of the model and of the samples.
+        trained_on: Skills of the training, in the order of their names.
+        samples_per_skill: Number of samples of each skill at every step.
+        seed: Seed for the model and for the draw of samples.
     """
 
     trained_on: tuple[str, ...]
@@ -44,28 +45,29 @@ class Trial:
 
     @property
     def batch_size(self) -> int:
-        """Samples of a step."""
+        """Number of samples of a step."""
         return len(self.trained_on) * self.samples_per_skill
 
 
 def plan_trials(
     method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], *, batch_size: int, seeds: Sequence[int]
 ) -> list[Trial]:
-    """The trials of a method; those of the first seed first, and those that others are compared with before them.
+    """Plan the trials of a method. Trials of the first seed come first, and a trial comes before the trials that are compared with it.
 
     - linear (Algorithm 3): each training skill alone.
     - brute-force (Algorithm 2): each evaluation skill alone, and with each other training skill, half and half.
-    - leave-one-out (ours): all training skills, and all but one, each of the others as often as before.
+    - leave-one-out (not in the paper): all training skills, and all skills but one. Each remaining skill has as many samples as before.
 
     Args:
-        method: see above.
-        train_skills: rows of the graph; distinct.
-        eval_skills: columns. For brute-force they are training skills: their own samples are trained on.
-        batch_size: samples of a step, at least; rounded up so that skills share it evenly. A leave-one-out trial has fewer.
-        seeds: one set of trials each.
+        method: Method, as above.
+        train_skills: Rows of the graph, which are distinct.
+        eval_skills: Columns of the graph. With brute-force every column must be a training skill, because its samples are trained on.
+        batch_size: Smallest number of samples of a step. The number is rounded up so that all skills have equal parts. A
+            leave-one-out trial without a skill has fewer samples.
+        seeds: Seeds. Each seed has its own set of trials.
 
     Raises:
-        GraphError: the method cannot learn such a graph.
+        GraphError: The method cannot learn a graph of these skills.
 
     Example:
         >>> [trial.trained_on for trial in plan_trials("leave-one-out", ("a", "b", "c"), ("a",), batch_size=64, seeds=[0])]
@@ -74,11 +76,12 @@ def plan_trials(
         [64, 64, 32]
 
     Reference:
-        Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Algorithms 2 and 3. Differs: brute force for some target skills
-        alone leaves out the pairs that none of them is in.
+        Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Algorithms 2 and 3. Differs: brute force with chosen evaluation
+        skills leaves out the pairs without an evaluation skill.
     """
     _check(method, train_skills, eval_skills, batch_size, seeds)
     sets = _training_sets(method, tuple(train_skills), tuple(eval_skills))
+    # Leave-one-out trials divide the batch size by the same number, so that every skill has equally many samples in all trials.
     widest = max(map(len, sets))
     return [
         Trial(tuple(sorted(skills)), -(-batch_size // (widest if method == "leave-one-out" else len(skills))), seed)
@@ -88,7 +91,7 @@ def plan_trials(
 
 
 def plan_warm_starts(train_skills: Sequence[str], *, batch_size: int, seeds: Sequence[int]) -> list[Trial]:
-    """A trial on all training skills alike for each seed: what all trials of that seed begin with.
+    """Plan the warm start of each seed: a trial on all training skills, equally often. All trials of the seed begin with its model.
 
     >>> plan_warm_starts(("b", "a"), batch_size=63, seeds=[0])
     [Trial(trained_on=('a', 'b'), samples_per_skill=32, seed=0)]
@@ -103,7 +106,7 @@ def _training_sets(
     if method == "linear":
         return [(skill,) for skill in train_skills]
     if method == "leave-one-out":
-        return [train_skills, *(tuple(skill for skill in train_skills if skill != one) for one in train_skills)]
+        return [train_skills, *(tuple(skill for skill in train_skills if skill != left) for left in train_skills)]
     pairs = [pair for pair in combinations(train_skills, 2) if set(pair) & set(eval_skills)]
     return [*((skill,) for skill in eval_skills), *pairs]
 

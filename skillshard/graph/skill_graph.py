@@ -17,25 +17,25 @@ from skillshard.loss import LossKind
 from skillshard.printable import counted
 
 DIGESTED_FORM = "skillshard/graph/1"
-"""The schema named in the bytes that are digested. It never changes: a graph of any later version has the digest that it always had."""
+"""The schema name in the digested bytes. The name never changes, so that a graph has the same digest in every later version."""
 
 
 class TrialLosses(BaseModel):
-    """What one trial of the graph's learning measured."""
+    """The measurements of one trial that a graph was learned from."""
 
     model_config = ConfigDict(extra="forbid")
 
-    trained_on: list[str] = Field(description="its training skills, in the order of their names")
-    samples_per_skill: int = Field(ge=1, description="of each of them, at every step")
+    trained_on: list[str] = Field(description="training skills of the trial, in the order of their names")
+    samples_per_skill: int = Field(ge=1, description="number of samples of each training skill at every step")
     seed: int = Field(ge=0)
-    steps_taken: int = Field(ge=1, description="fewer than asked for where its losses had settled")
+    steps_taken: int = Field(ge=1, description="number of steps; fewer than planned if the losses settled")
     losses: list[list[float]] = Field(
-        description="losses[t][j]: nats per token of evaluation skill j at evaluation t; a trial that settled repeats its last"
+        description="losses[t][j]: nats per token of evaluation skill j at evaluation t; a settled trial repeats its last losses"
     )
 
 
 class Learned(BaseModel):
-    """How a graph was learned, and all that was measured: enough for any other definition of its edges."""
+    """The method, the settings and all measured losses of a learned graph, from which edges can be derived by any rule."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,29 +52,30 @@ class Learned(BaseModel):
     clamp: bool
     drop_uncertain: bool
     direct: float | None = Field(
-        default=None, description="share of the largest edge from which on direct edges are kept"
+        default=None, description="smallest size of a direct edge, as a share of the largest edge between skills"
     )
 
     @property
     def loss_kind(self) -> LossKind:
-        """The kind of losses that the trials measured. Trials of graphs of version 1 were all measured per sample."""
+        """Kind of losses of the trials. The trials of graphs of version 1 all measured losses per sample."""
+        # Fields that an older file lacks take the default of `LossKind`.
         names = ("reduction", "answer_after", "prompt_field")
         return LossKind(**{name: value for name in names if (value := self.made_from.get(name)) is not None})
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of all trials and warm starts."""
+        """Number of optimizer steps of all trials and warm starts."""
         return len(self.seeds) * self.warmup_steps + sum(trial.steps_taken for trial in self.runs)
 
     @property
     def num_samples(self) -> int:
-        """Samples that all trials and warm starts trained on."""
+        """Number of samples that all trials and warm starts trained on."""
         in_trials = sum(trial.steps_taken * len(trial.trained_on) * trial.samples_per_skill for trial in self.runs)
         return len(self.seeds) * self.warmup_steps * self.warmup_batch_size + in_trials
 
 
 class GraphFile(BaseModel):
-    """What a graph is on disk."""
+    """The content of a graph's file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -85,21 +86,21 @@ class GraphFile(BaseModel):
         description="edges[i][j]: how much training on row i helps column j; may be negative"
     )
     standard_errors: list[list[float]] | None = Field(
-        None, description="of each edge over the seeds; absent where it is not known"
+        None, description="standard error of each edge over the seeds; absent if unknown"
     )
     loss: LossKind | None = Field(
-        None, description="kind of losses that edges were learned from; absent where it is not known"
+        None, description="kind of losses that the edges were learned from; absent if unknown"
     )
     not_improved: list[str] | None = Field(
         None,
-        description="skills that training on themselves did not improve, so that they are no skills; absent where no losses were measured",
+        description="skills without a gain: training on the skill did not lower its own loss; absent if no losses were measured",
     )
-    learned: Learned | None = Field(None, description="absent where the graph was given, not learned")
+    learned: Learned | None = Field(None, description="the learning of the graph; absent if the graph was imported")
 
     @model_validator(mode="before")
     @classmethod
     def _from_version_1(cls, read: Any) -> Any:
-        """A file of version 1 says the kind of its losses in the settings of its learning, and the rule of a threshold by another name."""
+        """Translate a file of version 1, in which the kind of losses is a setting, and "threshold" means today's "threshold-own"."""
         if not isinstance(read, dict) or read.get("schema") != "skillshard/graph/1":
             return read
         learned = read.get("learned")
@@ -114,18 +115,18 @@ class GraphFile(BaseModel):
 
 @dataclass(frozen=True, eq=False, init=False)
 class SkillGraph:
-    """Matrix A: rows are training skills, columns are evaluation skills, A[i, j] says how much i helps j.
+    """Matrix A: rows are training skills, columns are evaluation skills, and A[i, j] is how much i helps j.
 
-    The identity (`SkillGraph.identity`) is a flag and holds no matrix, so that 10,000 skills take no memory to speak of.
+    The identity graph (`SkillGraph.identity`) is a flag without a matrix, so that 10,000 skills need almost no memory.
 
     Attributes:
-        train_skills: names of the rows.
-        eval_skills: names of the columns.
-        is_identity: whether an edge is 1 where row and column are the same skill, and 0 elsewhere, by definition.
-        loss: the kind of losses that the edges were learned from; None where it is not known.
+        train_skills: Names of the rows.
+        eval_skills: Names of the columns.
+        is_identity: Whether the graph is the identity: an edge is 1 if row and column are the same skill, and 0 elsewhere.
+        loss: Kind of losses that the edges were learned from. None: the kind is not known.
 
     Raises:
-        GraphError: the matrix does not fit the names, a name is there twice, or a value is not a finite number.
+        GraphError: The matrix does not fit the names, a name occurs twice, or a value is not a finite number.
 
     Example:
         >>> graph = SkillGraph(("add", "carry"), ("carry",), [[1.0], [0.0]])
@@ -162,12 +163,13 @@ class SkillGraph:
                 f"the graph's edge {train_skills[row]} -> {eval_skills[column]} is {matrix[row, column]}: "
                 f"edges must be finite numbers ({len(bad)} are not)."
             )
-        matrix.setflags(write=False)  # the digest is kept, so the edges must not change after it
+        matrix.setflags(write=False)  # the digest is computed once, so the edges must not change later
         object.__setattr__(self, "is_identity", False)
         object.__setattr__(self, "loss", loss)
         object.__setattr__(self, "_matrix", matrix)
 
     def _set_names(self, train_skills: Sequence[str], eval_skills: Sequence[str]) -> None:
+        # `object.__setattr__`, because the class is frozen and has an `__init__` of its own.
         for axis, names in (("training", train_skills), ("evaluation", eval_skills)):
             twice = sorted(name for name, num in Counter(names).items() if num > 1)
             if twice:
@@ -177,7 +179,7 @@ class SkillGraph:
 
     @classmethod
     def identity(cls, skills: Sequence[str]) -> "SkillGraph":
-        """Each skill helps itself alone: SKILL-IT with it reweights by loss, without a graph.
+        """Make the graph in which each skill helps only itself. With this graph, SKILL-IT reweights by losses alone.
 
         >>> SkillGraph.identity(("add", "carry")).edges.tolist()
         [[1.0, 0.0], [0.0, 1.0]]
@@ -197,7 +199,7 @@ class SkillGraph:
 
     @classmethod
     def chain(cls, skills: Sequence[str], *, edge: float = 0.5) -> "SkillGraph":
-        """Each skill helps itself (1) and the next one (`edge`): the LEGO task's definition, in the order of its chain.
+        """Make the graph in which each skill helps itself (1) and the next skill (`edge`), as defined for the LEGO task.
 
         >>> SkillGraph.chain(("a", "b")).edges.tolist()
         [[1.0, 0.5], [0.0, 1.0]]
@@ -211,24 +213,24 @@ class SkillGraph:
         return cls(file.train_skills, file.eval_skills, file.edges, loss=file.loss)
 
     def choose(self, rows: Sequence[str] | None = None, columns: Sequence[str] | None = None) -> "SkillGraph":
-        """The part of the graph between some training skills and some evaluation skills.
+        """Return the part of the graph between chosen training skills and chosen evaluation skills.
 
         Args:
-            rows: training skills to keep, in any order. None: all.
-            columns: evaluation skills to keep, in any order. None: all.
+            rows: Training skills to keep, in any order. None: all training skills.
+            columns: Evaluation skills to keep, in any order. None: all evaluation skills.
 
         Returns:
-            A graph whose rows and columns stand in the order of this graph.
+            A graph with rows and columns in the order of this graph.
 
         Raises:
-            GraphError: a name is not in the graph, is there twice, or no name is left.
+            GraphError: A name is not in the graph, is given twice, or no name is given.
 
         >>> SkillGraph.chain(("a", "b", "c")).choose(rows=("c", "b"), columns=("c",)).edges.tolist()
         [[0.5], [1.0]]
         """
         kept_rows = _chosen("training", self.train_skills, rows)
         kept_columns = _chosen("evaluation", self.eval_skills, columns)
-        train, evals = [self.train_skills[at] for at in kept_rows], [self.eval_skills[at] for at in kept_columns]
+        train, evals = [self.train_skills[row] for row in kept_rows], [self.eval_skills[col] for col in kept_columns]
         if self._matrix is None:
             return self._identity(train, evals, self.loss)
         return SkillGraph(train, evals, self._matrix[np.ix_(kept_rows, kept_columns)], loss=self.loss)
@@ -241,15 +243,15 @@ class SkillGraph:
         scale: float = 1.0,
         positive_only: bool = False,
     ) -> Float[np.ndarray, " skill"]:
-        r"""How much each training skill helps what is not learned yet: :math:`s \sum_j A_{ij} L_j`.
+        r"""Compute how much each training skill helps to lower the present losses: :math:`s \sum_j A_{ij} L_j`.
 
-        The identity needs no matrix product: its score is the skill's own loss.
+        For the identity graph, the score of a skill is its own loss, and no matrix product is needed.
 
         Args:
-            skills: training skills, in the order of the result; all of them are rows.
-            losses: one number for each column.
-            scale: s, without unit.
-            positive_only: whether a negative edge counts as 0.
+            skills: Training skills, in the order of the result. Every skill must be a row of the graph.
+            losses: A number for each column.
+            scale: Factor s, without unit.
+            positive_only: Whether a negative edge counts as 0.
 
         >>> SkillGraph.chain(("a", "b")).scores(("b", "a"), np.array([2.0, 4.0])).tolist()
         [4.0, 4.0]
@@ -264,7 +266,7 @@ class SkillGraph:
 
     @cached_property
     def helpful_skills(self) -> frozenset[str]:
-        """Training skills with a positive edge to any evaluation skill, themselves included."""
+        """Training skills with a positive edge to any evaluation skill, including an edge to the skill itself."""
         if self._matrix is None:
             return frozenset(self.train_skills) & frozenset(self.eval_skills)
         return frozenset(self.train_skills[row] for row in np.flatnonzero((self._matrix > 0).any(axis=1)))
@@ -275,7 +277,7 @@ class SkillGraph:
 
     @property
     def edges(self) -> Float[np.ndarray, "train_skill eval_skill"]:
-        """The matrix, read-only. The identity builds it anew whenever it is asked for: 8 bytes for each entry."""
+        """The matrix, read-only. The identity graph builds the matrix on every access, with 8 bytes for each entry."""
         if self._matrix is not None:
             return self._matrix
         matrix = np.zeros((len(self.train_skills), len(self.eval_skills)))
@@ -286,7 +288,7 @@ class SkillGraph:
         return matrix
 
     def _own_columns(self) -> list[int | None]:
-        """For each row the column of the same skill."""
+        """Return the column of the same skill for each row, or None."""
         column_of = {skill: column for column, skill in enumerate(self.eval_skills)}
         return [column_of.get(skill) for skill in self.train_skills]
 
@@ -296,16 +298,17 @@ class SkillGraph:
             file.writelines(self._pieces(GraphFile.model_fields["schema_version"].default, self.loss))
 
     def to_bytes(self) -> bytes:
-        """The graph's file."""
+        """Return the bytes of the graph's file."""
         return b"".join(self._pieces(GraphFile.model_fields["schema_version"].default, self.loss))
 
     @cached_property
     def digest(self) -> str:
-        """Digest of names and edges: what a run records of its graph."""
+        """Digest of names and edges, which a run records to recognize its graph."""
         return canonical.digest_of(self._pieces(DIGESTED_FORM, None))
 
     def _pieces(self, schema: str, loss: LossKind | None) -> Iterator[bytes | memoryview]:
-        """The JSON form of names and edges, row by row, so that the whole is never in memory."""
+        """Yield the JSON form of names and edges row by row, so that the whole form is never in memory."""
+        # The bytes are those of `canonical.to_json`, since the digest depends on them. Only the list of edges is written apart.
         names = {"train_skills": list(self.train_skills), "eval_skills": list(self.eval_skills)}
         of_losses = {} if loss is None else {"loss": loss.model_dump(exclude_none=True)}
         head, _, tail = canonical.to_json({"schema": schema, **names, "edges": [], **of_losses}).partition(
@@ -319,38 +322,44 @@ class SkillGraph:
         yield b"\n  ]" + tail
 
     def _rows_as_json(self) -> Iterator[list[bytes | memoryview]]:
-        """The numbers of each row, as `storage.to_json` would write them at their place in the file."""
+        """Yield the numbers of each row, as `canonical.to_json` would write the numbers in the file."""
         if self._matrix is not None:
             for values in self._matrix:
+                # Nested twice, so that the numbers get the indent that they have in the file. The brackets are cut off.
                 yield [canonical.to_json([[values.tolist()]])[len(b"[\n  [\n    [\n") : -len(b"\n    ]\n  ]\n]\n")]]
             return
-        zero, one, between = b"      0.0", b"      1.0", b",\n"
-        num, step = len(self.eval_skills), len(zero + between)
-        zeros = memoryview((zero + between) * num)
+        # Every row of the identity is cut from one row of zeros, so that 10,000 x 10,000 edges need the memory of one row.
+        edge_0, edge_1, comma = b"      0.0", b"      1.0", b",\n"
+        num, step = len(self.eval_skills), len(edge_0 + comma)
+        zeros = memoryview((edge_0 + comma) * num)
         for column in self._own_columns():
             if column is None:
-                yield [zeros[: step * num - len(between)]]
+                yield [zeros[: step * num - len(comma)]]
             elif column == num - 1:
-                yield [zeros[: step * column], one]
+                yield [zeros[: step * column], edge_1]
             else:
-                yield [zeros[: step * column], one, between, zeros[: step * (num - 1 - column) - len(between)]]
+                yield [zeros[: step * column], edge_1, comma, zeros[: step * (num - 1 - column) - len(comma)]]
 
     def __repr__(self) -> str:
-        """One line: the numbers of skills, and the density."""
+        """Return one line with the numbers of skills and the density."""
         if self.is_identity and self.train_skills == self.eval_skills:
             return f"SkillGraph(identity of {counted(len(self.train_skills), 'skill')})"
         return f"SkillGraph({len(self.train_skills):,} training x {len(self.eval_skills):,} evaluation skills, density {self.density:.3f})"
 
     @property
     def density(self) -> float:
-        """Share of all entries, the diagonal included, that are positive (the paper's 42.7 % for its 23 skills)."""
+        """Share of positive entries among all entries, including the diagonal (42.7 % for the 23 skills of the paper)."""
         if self._matrix is None:
             return len(self.helpful_skills) / (len(self.train_skills) * len(self.eval_skills))
         return float((self._matrix > 0).mean())
 
 
 def _matrix_of(edges: object) -> Float[np.ndarray, "..."]:
-    """A copy of the edges as numbers."""
+    """Copy the edges into an array of numbers.
+
+    Raises:
+        GraphError: The edges are no matrix of numbers.
+    """
     try:
         return np.array(edges, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -358,7 +367,7 @@ def _matrix_of(edges: object) -> Float[np.ndarray, "..."]:
 
 
 def _chosen(axis: str, names: Sequence[str], choice: Sequence[str] | None) -> list[int]:
-    """Places of the chosen names, rising."""
+    """Return the positions of the chosen names, in rising order."""
     if choice is None:
         return list(range(len(names)))
     chosen = choose_names(choice, names, what=f"{axis} skills of the graph", error=GraphError)
@@ -366,7 +375,11 @@ def _chosen(axis: str, names: Sequence[str], choice: Sequence[str] | None) -> li
 
 
 def read_graph(place: str | os.PathLike[str]) -> GraphFile:
-    """A graph's file with all that it tells; GraphError if it is none."""
+    """Read the whole content of a graph's file.
+
+    Raises:
+        GraphError: The file is not a graph.
+    """
     try:
         return GraphFile.model_validate(storage.read_json(place))
     except ValidationError as error:
@@ -378,8 +391,9 @@ def read_graph(place: str | os.PathLike[str]) -> GraphFile:
 
 def write_graph(file: GraphFile, place: str | os.PathLike[str]) -> None:
     """Write a graph's file, whole or not at all."""
-    SkillGraph(file.train_skills, file.eval_skills, file.edges)  # refuses what is no graph
+    SkillGraph(file.train_skills, file.eval_skills, file.edges)  # raises an error for an invalid graph
     written = file.model_dump(by_alias=True)
+    # Optional fields are left out and not written as null: files of imported graphs stay as short as by `SkillGraph.save`.
     optional = ("standard_errors", "loss", "not_improved", "learned")
     storage.write_bytes(
         place,

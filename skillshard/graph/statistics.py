@@ -1,4 +1,4 @@
-"""What a graph looks like: how dense, how mutual, what stands alone, what cannot be told from 0, and what follows."""
+"""Describe a graph: its density and reciprocity, skills without edges, uncertain edges, and a recommendation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +10,21 @@ from skillshard.errors import name_some
 from skillshard.extras import needed
 
 CONFIDENCE = 0.95
+"""Probability that a statement about a single edge is right."""
 NEARLY_COMPLETE, NEARLY_EMPTY = 0.9, 0.1
-"""Ours: the paper calls 97.4 % (Alpaca) nearly complete and 3.9 % (Pile of Law) nearly empty, and 42.7 % neither."""
+"""Limits of the density. The paper gives no limits: it calls 97.4 % (Alpaca) nearly complete, 3.9 % (Pile of Law) nearly empty, and
+42.7 % neither."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How much training on a skill improves the skill itself: above 0, or it is no skill (Definition 2.1).
+    """The improvement of a skill by training on the skill itself. A set of samples without a gain is no skill (Definition 2.1).
 
     Attributes:
-        skill: its name.
-        nats: by how much its held-out loss is lower, nats per token; in a given matrix the entry of the diagonal.
-        standard_error: of `nats` over the seeds; None for one seed.
-        is_uncertain: whether it cannot be told from 0; False where there is no standard error.
+        skill: Name of the skill.
+        nats: Decrease of the skill's held-out loss in nats per token. For an imported matrix, the entry of the diagonal.
+        standard_error: Standard error of `nats` over the seeds. None: one seed only.
+        is_uncertain: Whether `nats` is not distinguishable from 0. False without a standard error.
     """
 
     skill: str
@@ -33,20 +35,20 @@ class Gain:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of one graph.
+    """Statistics of one graph.
 
     Attributes:
-        density: share of positive entries, the diagonal included, as the paper counts.
-        density_between: share of positive entries off the diagonal; None where there are none.
-        reciprocity: of the edges off the diagonal whose opposite exists, the share whose opposite is positive too; None: no such edge.
-        num_positive, num_negative, num_zero: entries.
-        helps_nobody: training skills without a positive edge to another skill.
-        helped_by_nobody: evaluation skills without a positive edge from another skill.
-        num_uncertain: entries that are not distinguishable from 0; None where there are no standard errors.
-        density_certain: as `density_between`, of the edges that are distinguishable from 0; None as there.
-        not_improved: skills that training on themselves does not improve, so that they are no skills (Definition 2.1).
-        hardly_improved: skills whose improvement by themselves is not distinguishable from 0; none where there are no standard
-            errors.
+        density: Share of positive entries, including the diagonal, as the paper counts.
+        density_between: Share of positive entries off the diagonal. None: all entries are on the diagonal.
+        reciprocity: Share of positive edges between skills whose opposite edge is positive too, among the edges whose opposite
+            edge exists. None: no positive edge has an opposite edge.
+        num_positive, num_negative, num_zero: Numbers of entries.
+        helps_nobody: Training skills without a positive edge to another skill.
+        helped_by_nobody: Evaluation skills without a positive edge from another skill.
+        num_uncertain: Number of entries that are not distinguishable from 0. None: no standard errors.
+        density_certain: Like `density_between`, but only edges that are distinguishable from 0 count. None: no standard errors.
+        not_improved: Skills without a gain, which are no skills by Definition 2.1.
+        hardly_improved: Skills whose gain is not distinguishable from 0. Empty without standard errors.
     """
 
     density: float
@@ -64,26 +66,29 @@ class Statistics:
 
     @property
     def sentence(self) -> str:
-        """What the density says about using the graph."""
+        """Recommendation that follows from the density."""
         share, certain = self.density_between, self.density_certain
         if share is None:
             return "There are no edges between skills: nothing to mix by."
-        told = f"{100 * share:.0f} % of the edges between skills are positive"
-        told += "" if certain is None else f", {100 * certain:.0f} % beyond doubt"
+        density = f"{100 * share:.0f} % of the edges between skills are positive"
+        density += "" if certain is None else f", {100 * certain:.0f} % beyond doubt"
+        # The order of the cases matters: doubt comes before the verdict that the density alone would give.
         if share <= NEARLY_EMPTY:
-            return f"Nearly empty ({told}): skills hardly help one another, and each is learned on its own: weights by loss need no graph."
+            return f"Nearly empty ({density}): skills hardly help one another, and each is learned on its own: weights by loss need no graph."
         if certain is not None and certain <= NEARLY_EMPTY:
-            return f"Undecided ({told}): too few edges can be told from 0. More seeds or longer trials would say more."
+            return (
+                f"Undecided ({density}): too few edges can be told from 0. More seeds or longer trials would say more."
+            )
         if certain is not None and share >= NEARLY_COMPLETE > certain and not self.not_improved:
-            return f"Undecided ({told}): perhaps everything helps everything, and stratified sampling is as good. More seeds or longer trials would say more."
+            return f"Undecided ({density}): perhaps everything helps everything, and stratified sampling is as good. More seeds or longer trials would say more."
         if share >= NEARLY_COMPLETE and self.not_improved:
             return (
-                f"Nearly complete ({told}), but training on {name_some(self.not_improved)} does not lower the skill's own loss: nothing follows "
-                "from the edges of what is no skill."
+                f"Nearly complete ({density}), but training on {name_some(self.not_improved)} does not lower the skill's own loss: edges of a "
+                "set of samples that is no skill mean nothing."
             )
         if share >= NEARLY_COMPLETE:
-            return f"Nearly complete ({told}): everything helps everything, and stratified sampling is expected to be as good."
-        return f"Neither nearly complete nor nearly empty ({told}): there {'may be' if certain is None else 'is'} an order for SKILL-IT to use."
+            return f"Nearly complete ({density}): everything helps everything, and stratified sampling is expected to be as good."
+        return f"Neither nearly complete nor nearly empty ({density}): there {'may be' if certain is None else 'is'} an order for SKILL-IT to use."
 
 
 def statistics(
@@ -95,19 +100,19 @@ def statistics(
     num_seeds: int = 1,
     gains: Sequence[Gain] | None = None,
 ) -> Statistics:
-    """Count a graph's edges.
+    """Compute the statistics of a graph.
 
     Args:
-        train_skills, eval_skills: rows and columns.
-        edges: A.
-        standard_errors: of the edges, over `num_seeds` seeds; None if they are not known.
-        num_seeds: see above.
-        gains: of each skill that is both trained on and measured, where they were measured apart from `edges`, whose diagonal may
-            be set or clamped; None: those of the diagonal.
+        train_skills, eval_skills: Rows and columns.
+        edges: Matrix A.
+        standard_errors: Standard errors of the edges over `num_seeds` seeds. None: the errors are not known.
+        num_seeds: Number of seeds.
+        gains: Gains of the skills that are both rows and columns, measured apart from `edges`, whose diagonal may be set or
+            clamped. None: take the gains from the diagonal.
 
     Example:
-        >>> found = statistics(("a", "b", "c"), ("a", "b", "c"), np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, -1.0, 1.0]]))
-        >>> round(found.density, 3), found.density_between, found.reciprocity, found.helps_nobody, found.helped_by_nobody
+        >>> stats = statistics(("a", "b", "c"), ("a", "b", "c"), np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, -1.0, 1.0]]))
+        >>> round(stats.density, 3), stats.density_between, stats.reciprocity, stats.helps_nobody, stats.helped_by_nobody
         (0.556, 0.3333333333333333, 1.0, ('c',), ('c',))
 
     Reference:
@@ -142,7 +147,7 @@ def gains_of(
     standard_errors: Float[np.ndarray, "train_skill eval_skill"] | None,
     num_seeds: int,
 ) -> list[Gain]:
-    """The gain of each skill that is both a row and a column: its entry of the diagonal.
+    """Return the gain of each skill that is both a row and a column: the skill's entry of the diagonal.
 
     >>> gains_of(("a", "b"), ("b",), np.array([[0.5], [-0.1]]), standard_errors=None, num_seeds=1)
     [Gain(skill='b', nats=-0.1, standard_error=None, is_uncertain=False)]
@@ -164,18 +169,19 @@ def is_uncertain(
     standard_errors: Float[np.ndarray, "train_skill eval_skill"],
     num_seeds: int,
 ) -> Bool[np.ndarray, "train_skill eval_skill"]:
-    """Which means are within the 95 % interval of Student's t around 0; an edge that was set (error 0) never is.
+    """Mark the means within the 95 % interval of Student's t around 0. An edge that was set (error 0) is never marked.
 
-    Each edge is judged alone: of m x k edges that are 0, one in twenty will seem not to be.
+    Each edge is judged alone: of m x k edges that are truly 0, about one in twenty is not marked.
 
     >>> is_uncertain(np.array([[0.5, 0.1, 1.0]]), np.array([[0.1, 0.1, 0.0]]), 3).tolist()
     [[False, True, False]]
     """
+    # Two-sided: an edge may differ from 0 in either direction.
     return np.asarray(np.abs(edges) < student_t((1 + CONFIDENCE) / 2, num_seeds) * standard_errors)
 
 
 def student_t(share: float, num_seeds: int) -> float:
-    """The quantile of Student's t for a mean over seeds.
+    """Return the quantile of Student's t for a mean over seeds.
 
     >>> round(student_t(0.95, 3), 2)
     2.92
@@ -183,25 +189,25 @@ def student_t(share: float, num_seeds: int) -> float:
     needed("fit", what="A graph with standard errors")
     from scipy.stats import t
 
-    return float(t.ppf(share, num_seeds - 1))
+    return float(t.ppf(share, num_seeds - 1))  # one degree of freedom is lost to the mean
 
 
 def is_same(train_skills: Sequence[str], eval_skills: Sequence[str]) -> Bool[np.ndarray, "train_skill eval_skill"]:
-    """Where row and column are one skill: the diagonal, wherever it lies."""
+    """Mark the entries whose row and column are the same skill. These entries are called the diagonal, wherever they lie."""
     return np.array([[row == column for column in eval_skills] for row in train_skills])
 
 
 def _share(
-    found: Bool[np.ndarray, "train_skill eval_skill"], among: Bool[np.ndarray, "train_skill eval_skill"]
+    marked: Bool[np.ndarray, "train_skill eval_skill"], among: Bool[np.ndarray, "train_skill eval_skill"]
 ) -> float | None:
-    return float(found[among].mean()) if among.any() else None
+    return float(marked[among].mean()) if among.any() else None
 
 
 def _reciprocity(
     train_skills: Sequence[str], eval_skills: Sequence[str], edge: Bool[np.ndarray, "train_skill eval_skill"]
 ) -> float | None:
-    row_of = {name: at for at, name in enumerate(train_skills)}
-    column_of = {name: at for at, name in enumerate(eval_skills)}
+    row_of = {name: row for row, name in enumerate(train_skills)}
+    column_of = {name: column for column, name in enumerate(eval_skills)}
     opposite = [
         edge[row_of[eval_skills[column]], column_of[train_skills[row]]]
         for row, column in np.argwhere(edge)

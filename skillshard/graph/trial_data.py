@@ -1,9 +1,9 @@
-"""The encoded texts that a graph's trials train on and are measured on. Texts that no trial draws are left out.
+"""The encoded texts that the trials of a graph train on and are measured on. Texts that no trial draws are left out.
 
-    RUNS/data-DIGEST.npz     for each skill: row numbers, tokens and targets of the texts that are drawn; what is measured
+    RUNS/data-DIGEST.npz     row numbers, tokens and targets of the drawn texts and of the measured texts, for each skill
 
-A trial draws a text by its number among the first `samples` texts of the skill. So the drawn texts are known before any text is
-read, and the draws do not depend on which texts are kept.
+A trial draws a text by its number among the first `samples` texts of the skill. The drawn texts are therefore known before any text
+is read, and the draws do not depend on the kept texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ from skillshard.proxy.train import TokenBatch
 
 @dataclass(frozen=True)
 class DrawnTexts:
-    """The texts of a skill that are drawn, found by their number among all of them.
+    """The drawn texts of a skill, by their numbers among all texts.
 
     Attributes:
-        num_texts: number of texts that are drawn from.
-        rows: numbers of the kept texts, rising.
-        tokens: tokens of the kept texts, in the smallest unsigned integers that hold all tokens.
-        targets: targets of the kept texts minus `IGNORE`, so that no number is negative, in such integers too.
+        num_texts: Number of texts to draw from.
+        rows: Numbers of the kept texts, in rising order.
+        tokens: Tokens of the kept texts, in the smallest unsigned integers that hold all tokens.
+        targets: Targets of the kept texts minus `IGNORE`, in the smallest unsigned integers. The difference is never negative.
     """
 
     num_texts: int
@@ -38,7 +38,7 @@ class DrawnTexts:
 
     @classmethod
     def of(cls, parts: Sequence[TokenBatch], rows: Int[np.ndarray, " text"], num_texts: int) -> "DrawnTexts":
-        """Encoded texts, part by part, in the order of their rows.
+        """Join encoded texts, part by part, in the order of their rows.
 
         >>> batch = TokenBatch(np.array([[[256], [7]]]), np.array([[7, IGNORE]]))
         >>> texts = DrawnTexts.of([batch], np.array([5]), 9)
@@ -53,10 +53,10 @@ class DrawnTexts:
         return self.num_texts
 
     def __getitem__(self, rows: Int[np.ndarray, " batch"]) -> TokenBatch:
-        """The texts of some numbers, which are all kept."""
-        at = np.searchsorted(self.rows, rows)
-        assert np.array_equal(self.rows.take(at, mode="clip"), rows), "a text is drawn that was not kept"
-        return TokenBatch(self.tokens[at].astype(np.int64), self.targets[at].astype(np.int64) + IGNORE)
+        """Return the texts with the given numbers. Every number must be the number of a kept text."""
+        positions = np.searchsorted(self.rows, rows)
+        assert np.array_equal(self.rows.take(positions, mode="clip"), rows), "a text is drawn that was not kept"
+        return TokenBatch(self.tokens[positions].astype(np.int64), self.targets[positions].astype(np.int64) + IGNORE)
 
     @property
     def batch(self) -> TokenBatch:
@@ -65,7 +65,7 @@ class DrawnTexts:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes in memory and, about, on disk."""
+        """Number of bytes in memory, and about the same number on disk."""
         return int(self.rows.nbytes + self.tokens.nbytes + self.targets.nbytes)
 
 
@@ -79,8 +79,8 @@ class TrialData:
     """Encoded texts of each skill.
 
     Attributes:
-        train: training skill -> what its batches are drawn from.
-        evaluation: evaluation skill -> what its loss is measured on.
+        train: Texts for the batches of each training skill.
+        evaluation: Texts for the loss of each evaluation skill.
     """
 
     train: Mapping[str, DrawnTexts]
@@ -88,7 +88,7 @@ class TrialData:
 
 
 def save_data(data: TrialData, folder: str | Path) -> str:
-    """Write the data under a name that is its content's; the place."""
+    """Write the data under a name that is the digest of the content, and return the place."""
     splits = {"train": data.train, "evaluation": data.evaluation}
     names = {split: [[skill, len(texts)] for skill, texts in of_skill.items()] for split, of_skill in splits.items()}
     arrays: dict[str, np.ndarray] = {"names": np.frombuffer(orjson.dumps(names), dtype=np.uint8)}
@@ -96,6 +96,7 @@ def save_data(data: TrialData, folder: str | Path) -> str:
         for number, texts in enumerate(of_skill.values()):
             for name in ("rows", "tokens", "targets"):
                 arrays[f"{split}-{number}-{name}"] = getattr(texts, name)
+    # The digest is of the arrays and not of the file, so that the name is known before the file is written.
     parts = [
         canonical.digest(np.ascontiguousarray(array).data) + str(array.shape) + array.dtype.str
         for array in arrays.values()
@@ -106,14 +107,15 @@ def save_data(data: TrialData, folder: str | Path) -> str:
     return place
 
 
+# One entry only: the texts are large, and a process trains one trial after another.
 @lru_cache(maxsize=1)
 def load_data(place: str, trained_on: tuple[str, ...]) -> TrialData:
-    """What `save_data` wrote, of the skills that a trial trains on, and all that is measured."""
-    with np.load(place) as found:
-        names = orjson.loads(found["names"].tobytes())
+    """Load the data that `save_data` wrote: the texts of a trial's training skills, and the measured texts of all skills."""
+    with np.load(place) as arrays:
+        names = orjson.loads(arrays["names"].tobytes())
         splits = {
             split: {
-                skill: DrawnTexts(num, *(found[f"{split}-{number}-{name}"] for name in ("rows", "tokens", "targets")))
+                skill: DrawnTexts(num, *(arrays[f"{split}-{number}-{name}"] for name in ("rows", "tokens", "targets")))
                 for number, (skill, num) in enumerate(skills)
                 if split == "evaluation" or skill in trained_on
             }

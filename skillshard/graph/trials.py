@@ -1,11 +1,11 @@
-"""Trials of the proxy that a graph is learned from: each a task, with the losses it measured as its record.
+"""The trials of the proxy that a graph is learned from. Each trial is a task, and its record has the measured losses.
 
-    RUNS/data-DIGEST.npz     the texts that trials draw and are measured on, encoded (`trial_data`)
-    RUNS/warm-KEY.npz        a shared warm start: model and optimizer, for one seed; kept
-    RUNS/records/KEY.json    losses of one trial; KEY is the digest of everything that determines them
+    RUNS/data-DIGEST.npz     encoded texts that trials draw and measure (`trial_data`)
+    RUNS/warm-KEY.npz        model and optimizer after the shared warm start of one seed
+    RUNS/records/KEY.json    losses of one trial; KEY is the digest of all inputs that determine the losses
 
-So a trial that is asked for again, by a repeated command, for more seeds or for another method, is not trained again. On a CPU
-a run ends in the same bytes wherever it ran.
+A trial that another command needs again, for more seeds or for another method, is therefore not trained again. On a CPU, a trial gives
+the same bytes on every machine.
 """
 
 from skillshard.extras import needed
@@ -32,7 +32,7 @@ from skillshard.proxy.train import TokenBatch, adamw, evaluate, train
 from skillshard.proxy.trial import Recipe, computing, estimate_s, load_state, new_model, random_batches, save_state
 
 SETTLED_POINTS = 4
-"""Evaluations in a row that must agree before a trial counts as settled."""
+"""Number of evaluations in a row that must agree before a trial counts as settled."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Schedule:
     """The learning rate from the first step of the warm start to the last step of the trial.
 
     Attributes:
-        lr_warmup: number of steps over which the rate rises to the recipe's rate.
-        steps: number of steps after which the rate has fallen to 0; infinite: the rate does not fall.
+        lr_warmup: Number of steps over which the rate rises to the recipe's rate.
+        steps: Number of steps after which the rate has fallen to 0. Infinite: the rate does not fall.
     """
 
     lr_warmup: int
@@ -49,18 +49,18 @@ class Schedule:
 
 
 def timing_task(data: str, recipe: Recipe, trial: Trial) -> Record:
-    """Seconds of one step of a trial and of one evaluation, measured where the trial runs."""
-    found = load_data(data, trial.trained_on)
+    """Measure the seconds of one step of a trial and of one evaluation, in the process that runs the trial."""
+    texts = load_data(data, trial.trained_on)
     with one_thread():
-        first = found.train[trial.trained_on[0]].batch
+        first = texts.train[trial.trained_on[0]].batch
         step_s = estimate_s(first, recipe, size=trial.batch_size) / recipe.steps
         started = time.perf_counter()
-        evaluate(computing(new_model(recipe, seed=0), recipe), _measured(found))
+        evaluate(computing(new_model(recipe, seed=0), recipe), _measured(texts))
     return {"step_s": step_s, "eval_s": time.perf_counter() - started}
 
 
 def warm_task(data: str, recipe: Recipe, trial: Trial, schedule: Schedule, place: str) -> Record:
-    """The shared warm start: train on all skills alike, keep model and optimizer."""
+    """Train the shared warm start on all skills, equally often, and save model and optimizer."""
     with one_thread():
         model = new_model(recipe, seed=trial.seed)
         optimizer = adamw(model)
@@ -82,32 +82,34 @@ def trial_task(
     settle: float | None,
     reduction: Reduction,
 ) -> Record:
-    """One trial from the warm start (None: from the beginning); losses at its step 0, `eval_every`, ..., and its last.
+    """Train one trial, and measure the losses at step 0, at every `eval_every` steps, and at the last step.
 
     Args:
-        data: of `save_data`.
-        recipe: its `steps` are those of the trial.
-        trial: what it trains on.
-        warm: of `warm_task`, of the same seed.
-        warmup_steps: of the warm start; samples and learning rate go on from there.
-        eval_every: steps.
-        schedule: of the learning rate, warm start included.
-        settle: nats; the trial ends once no loss has moved by more over the latest `SETTLED_POINTS` evaluations. None: never.
-        reduction: which mean over its samples a skill's loss is.
+        data: Place of the texts, from `save_data`.
+        recipe: Model and settings. `steps` is the number of steps of the trial.
+        trial: Skills, samples and seed of the trial.
+        warm: Place of the warm start of the same seed, from `warm_task`. None: train from the beginning.
+        warmup_steps: Number of steps of the warm start. Samples and learning rate continue after these steps.
+        eval_every: Number of steps between two measurements.
+        schedule: Schedule of the learning rate, including the warm start.
+        settle: Largest change in nats of a settled loss. The trial ends when no loss has changed by more over the latest
+            `SETTLED_POINTS` evaluations. None: the trial runs to its last step.
+        reduction: Mean over the samples of a skill.
     """
+    # With one thread the sums of a product have one order, so that the losses are the same to the last bit on every machine of one kind.
     with one_thread():
-        found = load_data(data, trial.trained_on)
+        texts = load_data(data, trial.trained_on)
         model = new_model(recipe, seed=trial.seed)
         optimizer = adamw(model)
         if warm is not None:
             load_state(model, optimizer, warm)
-        points, losses, taken = eval_steps(recipe.steps, eval_every), [_losses(model, recipe, found, reduction)], 0
+        points, losses, taken = eval_steps(recipe.steps, eval_every), [_losses(model, recipe, texts, reduction)], 0
         for done, until in itertools.pairwise(points):
             if settle is None or not is_settled(losses, settle):
                 _train(
                     model,
                     optimizer,
-                    found,
+                    texts,
                     recipe,
                     trial,
                     warmup_steps + done,
@@ -115,15 +117,15 @@ def trial_task(
                     schedule,
                     first_step=warmup_steps,
                 )
-                losses.append(_losses(model, recipe, found, reduction))
+                losses.append(_losses(model, recipe, texts, reduction))
                 taken = until
-            else:
+            else:  # every trial has equally many points, so that edges can compare the points of two trials
                 losses.append(losses[-1])
     return {"steps_taken": taken, "losses": losses}
 
 
 def eval_steps(steps: int, eval_every: int) -> list[int]:
-    """Steps at which losses are measured.
+    """Return the steps at which losses are measured.
 
     >>> eval_steps(10, 4), eval_steps(8, 4)
     ([0, 4, 8, 10], [0, 4, 8])
@@ -132,7 +134,7 @@ def eval_steps(steps: int, eval_every: int) -> list[int]:
 
 
 def is_settled(losses: Sequence[Sequence[float]], settle: float) -> bool:
-    """Whether no loss has moved by more than `settle` over the latest evaluations.
+    """Whether no loss has changed by more than `settle` over the latest evaluations.
 
     >>> is_settled([[2.0], [1.0], [1.0], [1.0]], 0.01), is_settled([[2.0], [1.0], [1.0], [1.0], [1.0]], 0.01)
     (False, True)
@@ -142,7 +144,7 @@ def is_settled(losses: Sequence[Sequence[float]], settle: float) -> bool:
 
 
 def mixed_batches(train: Mapping[str, DrawnTexts], trial: Trial, *, first_step: int) -> Iterator[TokenBatch]:
-    """The batches of a trial from a step on: of each skill its own samples, whatever the other skills are."""
+    """Yield the batches of a trial from a step on. The samples of a skill do not depend on the other skills of the trial."""
     streams = [
         _drawn(train[skill], trial.seed, skill, first_step=first_step, size=trial.samples_per_skill)
         for skill in trial.trained_on
@@ -156,18 +158,19 @@ def mixed_batches(train: Mapping[str, DrawnTexts], trial: Trial, *, first_step: 
 def drawn_rows(
     skill: str, num_texts: int, trials: Sequence[Trial], *, first_step: int, last_step: int
 ) -> Int[np.ndarray, " text"]:
-    """The numbers of a skill's texts that trials draw at some steps, rising.
+    """Return the numbers of a skill's texts that trials draw within a range of steps, in rising order.
 
     Args:
-        skill: its name.
-        num_texts: number of texts that are drawn from.
-        trials: of any seeds; trials that are not trained on the skill draw none.
-        first_step, last_step: of the draws, both counted from 1.
+        skill: Name of the skill.
+        num_texts: Number of texts to draw from.
+        trials: Trials of any seeds. Trials without the skill draw no text.
+        first_step, last_step: First and last step of the range, counted from 1.
 
     Example:
         >>> drawn_rows("a", 1000, [Trial(("a",), 2, 0), Trial(("b",), 9, 0)], first_step=1, last_step=3).shape
         (6,)
     """
+    # The numbers of the texts take the place of the texts: the same function that draws a trial's batches then tells its numbers.
     numbers = TokenBatch(np.arange(num_texts)[:, None, None], np.zeros((num_texts, 1), np.int64))
     drawn = np.zeros(num_texts, bool)
     for seed, size in sorted({(trial.seed, trial.samples_per_skill) for trial in trials if skill in trial.trained_on}):
@@ -180,6 +183,7 @@ def drawn_rows(
 def _drawn(
     texts: DrawnTexts | TokenBatch, seed: int, skill: str, *, first_step: int, size: int
 ) -> Iterator[TokenBatch]:
+    # The key holds the skill and not the trial: two trials of a seed then draw the same samples of a common skill.
     return random_batches(texts, key=(seed, skill), first_step=first_step, drop_share=0.0, size=size)
 
 
@@ -199,7 +203,7 @@ def _train(
     *,
     first_step: int,
 ) -> None:
-    """Train from step `done` to step `until`; `first_step` is the step at which the task began, for its progress."""
+    """Train from step `done` to step `until`. `first_step` is the first step of the task, for its progress."""
     train(
         computing(model, recipe),
         mixed_batches(data.train, trial, first_step=done + 1),

@@ -1,1 +1,1 @@
-"""What people look at: tables in the terminal, figures."""
+"""Reports for people: tables in the terminal, and figures."""

@@ -1,4 +1,4 @@
-"""Tags as people read them: what each cluster holds, how well two taggings agree, and pictures of both."""
+"""Print tags, clusters and the agreement of two taggings, and draw pictures of them."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -23,6 +23,7 @@ from skillshard.taggers.rows import sample_rows
 from skillshard.tags import Tags
 
 POINTS_IN_MAP = 2000
+"""Number of samples in a map. t-SNE of 2,000 points takes seconds, and more dots would cover each other."""
 LOSS = "loss"
 
 
@@ -33,17 +34,17 @@ def show_clusters(
     corpus: Sequence[str] | None = None,
     pictures: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Print tags, compare them, and draw them.
+    """Print tags, compare the tags with other tags or a metadata field, and draw pictures.
 
     Args:
-        place: tags.
-        against: a metadata field, or the directory of other tags of the same rows.
-        corpus: where the field is read, if it is not kept beside the tags.
-        pictures: directory for sizes.png, and map.png, choice.png and agreement.png where there is something to draw.
+        place: Directory of the tags.
+        against: Metadata field, or directory of other tags of the same rows.
+        corpus: Files of the corpus, from which the field is read if the field is not stored beside the tags.
+        pictures: Directory for sizes.png, and for map.png, choice.png, trajectories.png and agreement.png if the tags have the data.
 
     Raises:
-        TagsError: `place` is no tags, or there is nothing to compare.
-        ExtraError: a package that compares or draws is not installed.
+        TagsError: `place` holds no tags, or no sample can be compared.
+        ExtraError: A package that compares or draws is not installed.
     """
     if against is not None:
         needed("cluster", what="`against`")
@@ -66,8 +67,8 @@ def show_clusters(
 def show_agreement(measured: Agreement, against: str) -> None:
     total = int(measured.counts.sum())
     for name, counts in zip(measured.found, measured.counts, strict=True):
-        best = [at for at in np.argsort(-counts, kind="stable")[:3] if counts[at]]
-        main = ", ".join(f"{measured.true[at]} {share(int(counts[at]), int(counts.sum()))}" for at in best)
+        best = [column for column in np.argsort(-counts, kind="stable")[:3] if counts[column]]
+        main = ", ".join(f"{measured.true[column]} {share(int(counts[column]), int(counts.sum()))}" for column in best)
         print_line(f"{name} ({counts.sum():,}): {main}")
     print_line(
         f"agreement with {against} ({len(measured.found)} skills, {len(measured.true)} values, {total:,} samples): NMI {measured.nmi:.3f}, "
@@ -76,17 +77,18 @@ def show_agreement(measured: Agreement, against: str) -> None:
 
 
 def compare(tags: Tags, against: str, corpus: Sequence[str] | None = None) -> Agreement:
-    """How well tags agree with a metadata field or with other tags.
+    """Measure the agreement of tags with a metadata field or with other tags.
 
     Raises:
-        TagsError: other rows, no such field, or no sample that has both.
+        TagsError: The other tags have other rows, the field does not exist, or no sample has both a skill and a value.
     """
     num_parts = len(tags.manifest.parts)
     if corpus:
         values: Iterable[Sequence[str | None]] = _from_corpus(tags, against, corpus)
     elif Path(against).is_dir():
         other = Tags.open(against)
-        digests = [[part.rows_digest for part in some.manifest.parts] for some in (tags, other)]
+        # Two taggings are paired row by row, so both must be of the same rows in the same partitions.
+        digests = [[part.rows_digest for part in each.manifest.parts] for each in (tags, other)]
         if digests[0] != digests[1]:
             raise TagsError(
                 f"{tags.folder} and {against} are not tags of the same rows: another corpus or another partition size. Tag both alike."
@@ -104,12 +106,13 @@ def compare(tags: Tags, against: str, corpus: Sequence[str] | None = None) -> Ag
 
 
 def _from_corpus(tags: Tags, field: str, corpus: Sequence[str]) -> Iterable[list[str | None]]:
-    """A field of every row, part by part."""
+    """Yield a field of every row, part by part."""
     arguments = tags.manifest.made_from["arguments"]
     opened = Corpus.open(list(corpus))
     for note in opened.notes():
         print_line(f"note: {note}", to_stderr=True)
     partitions = opened.partitions(partition_bytes=arguments["partition_bytes"])
+    # Checked before anything is read: rows of other partitions would be paired with the wrong tags.
     cut = [[(part.name, part.start, part.stop) for part in partitions]]
     cut.append([(part.file, part.start, part.stop) for part in tags.manifest.parts])
     if cut[0] != cut[1]:
@@ -120,17 +123,17 @@ def _from_corpus(tags: Tags, field: str, corpus: Sequence[str]) -> Iterable[list
 
 
 def _value(sample: Sample, field: str) -> str | None:
-    found = lookup(sample, field)
-    if found is MISSING or found is None:
+    value = lookup(sample, field)
+    if value is MISSING or value is None:
         return None
-    return category_of(found) if isinstance(found, str | int) else str(found)
+    return category_of(value) if isinstance(value, str | int) else str(value)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
 def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str) -> list[Path]:
-    """Draw what there is; the files."""
+    """Draw every picture for which the tags have data, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {skill.name: skill.num_samples for skill in tags.manifest.skills}
     drawn = [folder / "sizes.png"]
@@ -141,7 +144,7 @@ def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str
         draw_map(flattened(points), skills, list(sizes), drawn[-1])
     if has_clusters(tags.folder) and (model := SavedClusters.open(tags.folder)).manifest.tried:
         drawn.append(folder / "choice.png")
-        tried = {one.num_clusters: one.score for one in model.manifest.tried}
+        tried = {number.num_clusters: number.score for number in model.manifest.tried}
         draw_curve(tried, len(model.names), str(model.manifest.criterion), drawn[-1])
     if has_clusters(tags.folder) and model_kind(tags) == LOSS:
         drawn.append(folder / "trajectories.png")
@@ -154,14 +157,15 @@ def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str
 
 
 def model_kind(tags: Tags) -> str:
-    """Which tagger's model lies beside tags."""
+    """Return the kind of tagger that made the clusters beside the tags."""
     return SavedClusters.open(tags.folder).manifest.encoder.kind
 
 
 def mean_trajectories(folder: Path) -> tuple[list[int], dict[str, list[float]]]:
-    """Steps, and for each skill the mean loss of its fitting samples there, nats per token, over all trials."""
+    """Return steps, and for each skill the mean loss of its fitting samples at these steps, in nats per token, over all trials."""
     steps = SavedClusters.open(folder).manifest.encoder.arguments["kept_steps"]
     losses: Float[np.ndarray, "trial checkpoint sample"] = np.load(folder / "losses.npy")
+    # The file of the fitting samples keeps its name from the time when fitting samples were called the probe.
     rows = [orjson.loads(line) for line in (folder / "probe.jsonl").read_bytes().splitlines()]
     skill_of = np.array([row["skill"] for row in rows])
     return steps, {
@@ -171,19 +175,20 @@ def mean_trajectories(folder: Path) -> tuple[list[int], dict[str, list[float]]]:
 
 
 def _sampled(tags: Tags) -> tuple[Float[np.ndarray, "point dim"], list[str]]:
-    """Some samples' embeddings, and their skills."""
+    """Return the embeddings of up to `POINTS_IN_MAP` samples, and their skills."""
+    # A fixed seed, so that the same tags always give the same picture.
     rows = sample_rows([part.num_rows for part in tags.manifest.parts], POINTS_IN_MAP, seed=0)
     points, skills = [], []
     for part, chosen in enumerate(rows):
-        found = list(tags.rows(part))
-        kept = [int(row) for row in chosen if found[row].skill is not None]
-        points.append(np.load(array_place(tags.folder / EMBEDDINGS, part), mmap_mode="r")[kept].astype(np.float32))
-        skills += [str(found[row].skill) for row in kept]
+        tag_rows = list(tags.rows(part))
+        tagged = [int(row) for row in chosen if tag_rows[row].skill is not None]
+        points.append(np.load(array_place(tags.folder / EMBEDDINGS, part), mmap_mode="r")[tagged].astype(np.float32))
+        skills += [str(tag_rows[row].skill) for row in tagged]
     return np.concatenate(points), skills
 
 
 def flattened(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "point 2"]:
-    """Points in two dimensions: t-SNE by cosine, of few points their two main directions.
+    """Place points in two dimensions: by t-SNE with cosine distances, or for few points by their two main directions.
 
     Reference:
         van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 9, 2008.
@@ -192,7 +197,8 @@ def flattened(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "poin
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):
+    with threadpool_limits(1):  # with more threads the order of sums, and so the picture, would depend on the machine
+        # t-SNE needs a perplexity of several points, and of few points or dimensions it only shows noise.
         if len(points) < 50 or points.shape[1] < 3:
             padded = np.pad(points, ((0, max(0, 2 - len(points))), (0, max(0, 2 - points.shape[1]))))
             return PCA(2, random_state=0).fit_transform(padded)[: len(points)].astype(np.float32)

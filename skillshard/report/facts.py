@@ -1,6 +1,6 @@
-"""What an artefact holds, as numbers: 'skillshard inspect --json' writes them, and the tables of the terminal show them.
+"""The facts of an artefact as numbers, for 'skillshard inspect --json' and for the tables in the terminal.
 
-Every artefact has one model. The field `kind` says which one. schemas/inspect-1.json describes all of them.
+Every kind of artefact has one model, and the field `kind` names the kind. schemas/inspect-1.json describes all models.
 """
 
 import os
@@ -34,7 +34,7 @@ class _Facts(BaseModel):
     place: str = Field(description="path or URI of the artefact, without the keys and signatures of a URI")
 
     def to_json(self) -> bytes:
-        """The facts as one JSON object."""
+        """Return the facts as one JSON object."""
         return canonical.to_json(self.model_dump(by_alias=True))
 
 
@@ -47,22 +47,22 @@ class ClustersFacts(BaseModel):
     tried: list[TriedNumber] = Field(
         description="numbers of clusters that were tried for skills 'auto', with their scores"
     )
-    criterion: str | None = Field(description="what the scores measure")
+    criterion: str | None = Field(description="measure of the scores")
     encoder: EncoderRecord
 
 
 class TagsFacts(_Facts):
-    """What tags hold."""
+    """The facts of tags."""
 
     kind: Literal["tags"] = "tags"
     skills: list[TagsSkill] = Field(description="in the order of their names")
-    num_rows: int = Field(description="rows of the corpus = num_tagged + those set aside")
+    num_rows: int = Field(description="rows of the corpus = num_tagged + rows that were set aside")
     num_tagged: int
     num_parts: int
     set_aside: dict[str, int] = Field(description="reason -> number of rows")
     unread: dict[str, int] = Field(description="reason -> number of files of which the rest was not read")
     left_out: LeftOut
-    clusters: ClustersFacts | None = Field(description="null where the tags do not come from clusters")
+    clusters: ClustersFacts | None = Field(description="null if the tags do not come from clusters")
 
 
 class ShardsSkill(BaseModel):
@@ -73,23 +73,23 @@ class ShardsSkill(BaseModel):
     name: str
     num_train: int = Field(description="training samples")
     num_holdout: int = Field(description="held-out samples")
-    num_copies: int | None = Field(description="null where the shards are of version 1, which does not count copies")
+    num_copies: int | None = Field(description="null for shards of version 1, which does not count copies")
     num_shards: int
     num_bytes: int = Field(description="size of the tars")
 
 
 class ShardsFacts(_Facts):
-    """What a shard set holds."""
+    """The facts of a shard set."""
 
     kind: Literal["shards"] = "shards"
     skills: list[ShardsSkill] = Field(description="in the order of their names")
-    num_rows: int = Field(description="rows of the corpus = num_train + num_holdout + those set aside")
+    num_rows: int = Field(description="rows of the corpus = num_train + num_holdout + rows that were set aside")
     num_train: int
     num_holdout: int
-    num_copies: int | None = Field(description="null where the shards are of version 1")
+    num_copies: int | None = Field(description="null for shards of version 1")
     copies_are_dropped: bool
     split_by: Literal["text", "id"] = Field(
-        description="id: shards of version 1, where one text may stand on both sides"
+        description="id: shards of version 1, in which a text may stand on both sides"
     )
     num_also_held_out: int = Field(description="texts held out so that every skill has one in the holdout")
     num_kept_in_train: int = Field(description="texts kept in train so that every skill has one to train on")
@@ -103,19 +103,19 @@ class TokensFactsSkill(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    num_train: int = Field(description="tokens of its training samples")
+    num_train: int = Field(description="tokens of the skill's training samples")
     num_train_samples: int
-    num_holdout: int = Field(description="tokens of its held-out samples")
+    num_holdout: int = Field(description="tokens of the skill's held-out samples")
 
 
 class TokensFacts(_Facts):
-    """What token counts hold."""
+    """The facts of token counts."""
 
     kind: Literal["tokens"] = "tokens"
     skills: list[TokensFactsSkill] = Field(description="in the order of their names")
     num_train: int = Field(description="tokens of all training samples")
     num_holdout: int = Field(description="tokens of all held-out samples")
-    shards: str = Field(description="digest of the shard set whose tokens these are")
+    shards: str = Field(description="digest of the counted shard set")
     special_tokens: bool = Field(description="whether the special tokens of the tokenizer are counted")
 
 
@@ -125,13 +125,13 @@ class RunSkill(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    weight: float = Field(description="in the newest round")
+    weight: float = Field(description="weight in the newest round")
     num_drawn: int = Field(description="draws of all rounds")
     epochs: float = Field(description="num_drawn as a multiple of the training samples")
 
 
 class RunFacts(_Facts):
-    """What the ledger of a run holds."""
+    """The facts of the ledger of a run."""
 
     kind: Literal["run"] = "run"
     skills: list[RunSkill] = Field(description="in the order of the run; empty before the first round")
@@ -140,46 +140,54 @@ class RunFacts(_Facts):
     num_observations: int
     generation: int = Field(description="number of times that the run was resumed")
     policy: str
-    unit: str = Field(description="samples or tokens: what weights are shares of")
+    unit: str = Field(description="weights' unit: samples or tokens")
     seed: int
     round_draws: int
     lag: Lag
 
 
 class GraphFacts(_Facts):
-    """What a skills graph holds."""
+    """The facts of a skills graph."""
 
     kind: Literal["graph"] = "graph"
     train_skills: list[str] = Field(description="names of the rows")
     eval_skills: list[str] = Field(description="names of the columns")
     edges: list[list[float]] = Field(description="edges[i][j]: how much training on row i helps column j")
-    standard_errors: list[list[float]] | None = Field(description="of each edge; null where they are not known")
-    density: float = Field(description="share of positive entries, the diagonal included")
-    density_between: float | None = Field(description="the same off the diagonal; null where there is no such entry")
-    density_certain: float | None = Field(description="the same of edges that differ from 0 by more than chance")
-    reciprocity: float | None = Field(description="share of positive edges whose opposite is positive too")
+    standard_errors: list[list[float]] | None = Field(description="standard error of each edge; null if unknown")
+    density: float = Field(description="share of positive entries, including the diagonal")
+    density_between: float | None = Field(
+        description="share of positive entries off the diagonal; null if all entries are on the diagonal"
+    )
+    density_certain: float | None = Field(
+        description="share of entries off the diagonal that are positive beyond chance; null without standard errors"
+    )
+    reciprocity: float | None = Field(description="share of positive edges whose opposite edge is positive too")
     num_positive: int
     num_negative: int
     num_zero: int
-    num_uncertain: int | None = Field(description="entries that could be 0; null where there are no standard errors")
+    num_uncertain: int | None = Field(description="entries that could be 0; null without standard errors")
     helps_nobody: list[str] = Field(description="training skills without a positive edge to another skill")
     helped_by_nobody: list[str] = Field(description="evaluation skills without a positive edge from another skill")
-    not_improved: list[str] = Field(description="skills that training on themselves does not improve (Definition 2.1)")
-    hardly_improved: list[str] = Field(description="skills whose own improvement could be 0")
-    conclusion: str = Field(description="sentence on what the density says about mixing by the graph")
-    method: str | None = Field(description="method of learning; null where the graph was given")
-    rule: str | None = Field(description="definition of the edges; null where the graph was given")
-    seeds: list[int] = Field(description="seeds of the runs; empty where the graph was given")
-    num_steps: int | None = Field(description="optimizer steps of all runs and warm starts")
-    num_samples: int | None = Field(description="samples that they trained on")
-    loss: LossKind | None = Field(description="kind of the losses; null where it is not known")
+    not_improved: list[str] = Field(description="skills without a gain, which are no skills by Definition 2.1")
+    hardly_improved: list[str] = Field(description="skills whose gain could be 0")
+    conclusion: str = Field(description="sentence on mixing by the graph, from the density")
+    method: str | None = Field(description="method of learning; null if the graph was imported")
+    rule: str | None = Field(description="definition of the edges; null if the graph was imported")
+    seeds: list[int] = Field(description="seeds of the trials; empty if the graph was imported")
+    num_steps: int | None = Field(description="optimizer steps of all trials and warm starts")
+    num_samples: int | None = Field(description="training samples of all trials and warm starts")
+    loss: LossKind | None = Field(description="kind of the losses; null if unknown")
 
 
 Facts = Annotated[TagsFacts | ShardsFacts | TokensFacts | RunFacts | GraphFacts, Field(discriminator="kind")]
 
 
 def facts_at(place: str | os.PathLike[str]) -> TagsFacts | ShardsFacts | TokensFacts | RunFacts:
-    """What the artefact in a directory, or at the URI of a shard set, holds; an error if there is none."""
+    """Collect the facts of the artefact in a directory, or at the URI of a shard set.
+
+    Raises:
+        StorageError: The place holds no finished artefact.
+    """
     kind = artefact.kind(place)
     if kind == tags_module.MANIFEST:
         return tags_facts(Tags.open(place))
@@ -288,7 +296,11 @@ def run_facts(ledger: DirectoryLedger) -> RunFacts:
 
 
 def graph_facts(place: str | os.PathLike[str]) -> GraphFacts:
-    """What the graph in a file holds; GraphError if the file is none."""
+    """Collect the facts of the graph in a file.
+
+    Raises:
+        GraphError: The file is not a graph.
+    """
     graph = read_graph(place)
     learned = graph.learned
     numbers = statistics_of(graph)
@@ -321,7 +333,7 @@ def graph_facts(place: str | os.PathLike[str]) -> GraphFacts:
 
 
 def statistics_of(graph: GraphFile) -> Statistics:
-    """What a graph's file looks like."""
+    """Compute the statistics of a graph's file."""
     return statistics(
         graph.train_skills,
         graph.eval_skills,
@@ -333,7 +345,7 @@ def statistics_of(graph: GraphFile) -> Statistics:
 
 
 def gains_in(graph: GraphFile) -> list[Gain]:
-    """How much each skill improves on itself: by the losses where there are losses, else by the diagonal."""
+    """Return the gain of each skill, from the losses of a learned graph, or from the diagonal of an imported graph."""
     if graph.learned is not None:
         return own_gains(graph.train_skills, graph.eval_skills, graph.learned)
     errors = None if graph.standard_errors is None else np.array(graph.standard_errors)
@@ -341,29 +353,29 @@ def gains_in(graph: GraphFile) -> list[Gain]:
 
 
 def conclusion_of(graph: GraphFile, numbers: Statistics) -> str:
-    """What the density says about mixing by the graph, or why its edges say nothing."""
+    """Return the recommendation that follows from the density, or the reason why the edges mean nothing."""
     return _out_of_reach(graph) or numbers.sentence
 
 
 def _out_of_reach(graph: GraphFile) -> str | None:
-    """What is wrong with a threshold that no run has come down to, or that every run begins below."""
+    """Return the fault of a threshold that no trial reaches, or below which every trial begins. None: no fault, or no threshold."""
     if graph.learned is None or (threshold := rule_in(graph.learned).threshold) is None:
         return None
-    lowest = min(loss for run in graph.learned.runs for losses in run.losses for loss in losses)
-    highest = max(loss for run in graph.learned.runs for loss in run.losses[0])
+    lowest = min(loss for trial in graph.learned.runs for losses in trial.losses for loss in losses)
+    highest = max(loss for trial in graph.learned.runs for loss in trial.losses[0])
     if highest <= threshold:
         return (
-            f"Every run begins at a loss of at most {threshold:g} nats (the highest is {highest:.3f}), so these edges tell nothing: derive others "
+            f"Every trial begins at a loss of at most {threshold:g} nats (the highest is {highest:.3f}), so these edges mean nothing. Derive other edges "
             "with a smaller LOSS: 'skillshard graph derive FILE --edges threshold:LOSS --out NEW'."
         )
     if lowest <= threshold:
         return None
     return (
-        f"No run brought a loss down to {threshold:g} nats (the lowest is {lowest:.3f}), so these edges tell nothing: derive others with a "
+        f"No trial brought a loss down to {threshold:g} nats (the lowest is {lowest:.3f}), so these edges mean nothing. Derive other edges with a "
         "larger LOSS: 'skillshard graph derive FILE --edges threshold:LOSS --out NEW'."
     )
 
 
 def _shown(place: str | os.PathLike[str]) -> str:
-    """A place as JSON can hold it: bytes of a path that are not UTF-8 are escaped."""
+    """Return a place for JSON. Bytes of a path that are not UTF-8 are escaped."""
     return printable(places.public(place))

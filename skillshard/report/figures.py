@@ -1,4 +1,4 @@
-"""Pictures of runs, drawn from their ledgers, and of tags."""
+"""Draw pictures of runs from their ledgers, and pictures of tags and graphs."""
 
 import math
 import os
@@ -17,21 +17,26 @@ from skillshard.printable import shortened
 from skillshard.taggers.agreement import Agreement
 
 LOSS_FLOOR = 1e-4
+"""Smallest loss on a logarithmic axis, in nats per token. Lower losses differ by noise only, and 0 has no logarithm."""
 NAMES_INSIDE, NAMES_BESIDE = 12, 40
-"""How many names a legend has room for within an axis, and beside them all."""
+"""Number of names for which a legend has room inside an axis, and beside all axes."""
 RUNS_ABREAST = 4
-"""More would be too small to read on a page."""
+"""Number of runs side by side. More runs would be too small to read on a page."""
 
 
 @dataclass(frozen=True)
 class History:
-    """What a run's ledger tells of its course.
+    """The course of a run, from its ledger.
 
     Attributes:
-        draws: of each observation.
-        eval_skills: all that any observation names.
-        losses: nats per token; NaN where an observation does not name the skill.
-        first_draws: of each round.
+        skills: Training skills.
+        eval_skills: Skills that any observation names.
+        draws: Draw of each observation.
+        steps: Optimizer step of each observation.
+        losses: Losses in nats per token. NaN: the observation does not name the skill.
+        first_draws: First draw of each round.
+        round_draws: Number of draws of a round.
+        weights: Weights of each round.
     """
 
     skills: tuple[str, ...]
@@ -45,7 +50,11 @@ class History:
 
 
 def history(ledger: Ledger) -> History:
-    """Read a run's course, as its newest generation sees it; LedgerError if there is no run."""
+    """Read the course of a run, as the newest generation sees the run.
+
+    Raises:
+        LedgerError: The ledger holds no run.
+    """
     records = open_records(ledger)
     run, observations, decided = records.run, list(records.observations), list(records.rounds)
     eval_skills = tuple(dict.fromkeys(skill for record in observations for skill in record.losses))
@@ -66,7 +75,16 @@ def history(ledger: Ledger) -> History:
 
 
 def draw_runs(runs: Mapping[str, History], place: str | os.PathLike[str], *, title: str) -> None:
-    """One PNG, up to `RUNS_ABREAST` runs abreast: above, losses per skill and their mean (log scale); below, weights per round."""
+    """Draw runs side by side: above, the losses of each skill and their mean (log scale), and below, the weights of each round.
+
+    Args:
+        runs: Runs by name.
+        place: Place of the PNG. The other functions of this module write a PNG too.
+        title: Title of the picture.
+
+    Raises:
+        ExtraError: Matplotlib is not installed.
+    """
     needed("plots", what="A picture of runs")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -78,29 +96,30 @@ def draw_runs(runs: Mapping[str, History], place: str | os.PathLike[str], *, tit
     FigureCanvasAgg(figure)
     axes = figure.subplots(2 * bands, abreast, sharex=True, squeeze=False, height_ratios=(3, 2) * bands)
     above, below = axes[::2].ravel(), axes[1::2].ravel()
-    for of_all in (above, below):
-        for axis in of_all[1:]:
-            axis.sharey(of_all[0])
+    for row in (above, below):
+        for axis in row[1:]:
+            axis.sharey(row[0])
     trained, measured = (
         {name: None for run in runs.values() for name in getattr(run, part)} for part in ("skills", "eval_skills")
     )
     every = [*trained, *(name for name in measured if name not in trained)]
     colour_of = dict(zip(every, _colours(len(every)), strict=True))
-    for at, (name, run) in enumerate(runs.items()):
-        _plot_losses(above[at], run, colour_of)
-        _plot_weights(below[at], run, colour_of)
-        above[at].set_title(_short(name))
-        below[at].xaxis.set_major_locator(MaxNLocator(4))
-        below[at].tick_params(labelbottom=True)
-        if at % abreast == 0:
-            above[at].set_ylabel("holdout loss, nats per token")
-            below[at].set_ylabel("weight")
+    for number, (name, run) in enumerate(runs.items()):
+        _plot_losses(above[number], run, colour_of)
+        _plot_weights(below[number], run, colour_of)
+        above[number].set_title(_short(name))
+        below[number].xaxis.set_major_locator(MaxNLocator(4))
+        below[number].tick_params(labelbottom=True)
+        if number % abreast == 0:
+            above[number].set_ylabel("holdout loss, nats per token")
+            below[number].set_ylabel("weight")
         else:
-            above[at].tick_params(which="both", labelleft=False)
-            below[at].tick_params(labelleft=False)
-    below[0].set_ylim(bottom=0)  # once all, which share it, have their weights
+            above[number].tick_params(which="both", labelleft=False)
+            below[number].tick_params(labelleft=False)
+    below[0].set_ylim(bottom=0)  # after the last plot, because every plot changes the shared upper limit
     for axis in (*above[len(runs) :], *below[len(runs) :]):
         axis.remove()
+    # If the same skills are trained and measured, one legend names the lines of both rows.
     for axis in (above[0], below[0]) if measured != trained else above[:1]:
         _name_lines(figure, axis)
     figure.suptitle(title)
@@ -109,7 +128,7 @@ def draw_runs(runs: Mapping[str, History], place: str | os.PathLike[str], *, tit
 
 
 def draw_comparison(runs: Mapping[str, History], place: str | os.PathLike[str], *, weights_of: str, title: str) -> None:
-    """One PNG: on the left the mean loss of each run, with its mean over the training; on the right the weights of one run."""
+    """Draw the mean loss of each run on the left, with its mean over the training, and the weights of one run on the right."""
     needed("plots", what="A picture of runs")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -139,11 +158,11 @@ def draw_comparison(runs: Mapping[str, History], place: str | os.PathLike[str], 
 
 
 def _plot_losses(axis: Any, run: History, colour_of: Mapping[str, Any]) -> None:
-    for at, skill in enumerate(run.eval_skills):
-        there = np.isfinite(run.losses[:, at])
-        shown = np.maximum(run.losses[there, at], LOSS_FLOOR)
-        axis.plot(run.draws[there], shown, label=_short(skill), color=colour_of[skill], linewidth=1.2)
-    whole = np.isfinite(run.losses).all(axis=1)  # a mean over other skills each time would be no curve
+    for column, skill in enumerate(run.eval_skills):
+        is_measured = np.isfinite(run.losses[:, column])
+        shown = np.maximum(run.losses[is_measured, column], LOSS_FLOOR)
+        axis.plot(run.draws[is_measured], shown, label=_short(skill), color=colour_of[skill], linewidth=1.2)
+    whole = np.isfinite(run.losses).all(axis=1)  # means over different skills would jump from point to point
     shown = np.maximum(run.losses[whole].mean(axis=1), LOSS_FLOOR)
     axis.plot(run.draws[whole], shown, label="mean", color="black", linewidth=2)
     axis.set_yscale("log")
@@ -152,16 +171,16 @@ def _plot_losses(axis: Any, run: History, colour_of: Mapping[str, Any]) -> None:
 
 def _plot_weights(axis: Any, run: History, colour_of: Mapping[str, Any]) -> None:
     edges = np.append(run.first_draws, run.first_draws[-1:] + run.round_draws)
-    for at, skill in enumerate(run.skills):
-        weights, colour = run.weights[:, at], colour_of[skill]
-        width = max(1.4, 3.4 - 0.5 * at)  # thinner lines on top, so that equal weights are all seen
+    for column, skill in enumerate(run.skills):
+        weights, colour = run.weights[:, column], colour_of[skill]
+        width = max(1.4, 3.4 - 0.5 * column)  # thinner lines on top, so that lines of equal weights all show
         axis.stairs(weights, edges, label=_short(skill), color=colour, linewidth=width, baseline=None)
     axis.set_xlabel("samples seen")
     axis.grid(alpha=0.25)
 
 
 def _name_lines(figure: Any, axis: Any) -> None:
-    """A legend where there is room for it."""
+    """Draw a legend inside the axis or beside all axes, or no legend if there are too many names."""
     handles, labels = axis.get_legend_handles_labels()
     if len(labels) <= NAMES_INSIDE:
         axis.legend(fontsize="small", loc="best")
@@ -172,11 +191,13 @@ def _name_lines(figure: Any, axis: Any) -> None:
 # --- tags ------------------------------------------------------------------------------------------------------------
 
 NAMES_IN_MAP = 40
+"""Number of skills up to which a map shows the names. More names would cover the dots."""
 
 
 def draw_sizes(sizes: Mapping[str, int], place: str | os.PathLike[str]) -> None:
-    """One PNG: samples of each skill, the largest on top."""
+    """Draw the number of samples of each skill, with the largest skill on top."""
     names = sorted(sizes, key=lambda name: (sizes[name], name))
+    # At most 60 inches, so that a picture of thousands of skills can still be opened.
     figure, axis = _figure(8.0, min(1.2 + 0.24 * len(names), 60.0))
     axis.barh(range(len(names)), [sizes[name] for name in names], color="C0")
     axis.set_yticks(range(len(names)), [_short(name) for name in names], fontsize="small")
@@ -189,13 +210,13 @@ def draw_sizes(sizes: Mapping[str, int], place: str | os.PathLike[str]) -> None:
 def draw_map(
     points: Float[np.ndarray, "point 2"], skills: Sequence[str], names: Sequence[str], place: str | os.PathLike[str]
 ) -> None:
-    """One PNG: samples as dots in two dimensions, a colour for each skill, its name at the middle of its dots."""
+    """Draw samples as dots in two dimensions, with a colour for each skill and the skill's name at the median of its dots."""
     figure, axis = _figure(10.0, 8.0)
     skill_of = np.array(skills)
     colours = _colours(len(names))
-    for at, name in enumerate(names):
+    for number, name in enumerate(names):
         own = points[skill_of == name]
-        axis.scatter(own[:, 0], own[:, 1], s=7, color=colours[at], linewidths=0, alpha=0.7)
+        axis.scatter(own[:, 0], own[:, 1], s=7, color=colours[number], linewidths=0, alpha=0.7)
         if len(own) and len(names) <= NAMES_IN_MAP:
             middle = np.median(own, axis=0)
             white = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
@@ -209,7 +230,7 @@ def draw_map(
 
 
 def draw_curve(tried: Mapping[int, float], chosen: int, criterion: str, place: str | os.PathLike[str]) -> None:
-    """One PNG: the criterion for each number of skills that was tried."""
+    """Draw the criterion for each number of skills that was tried."""
     figure, axis = _figure(6.0, 3.6)
     axis.plot(list(tried), list(tried.values()), marker="o", markersize=4)
     axis.axvline(chosen, color="black", linewidth=1, linestyle=":")
@@ -225,7 +246,7 @@ def draw_curve(tried: Mapping[int, float], chosen: int, criterion: str, place: s
 def draw_trajectories(
     steps: Sequence[int], curves: Mapping[str, Sequence[float]], place: str | os.PathLike[str]
 ) -> None:
-    """One PNG: the mean loss of each skill's fitting samples along the trials, first learnt on top of the legend."""
+    """Draw the mean loss of each skill's fitting samples along the trials. The legend lists the skill with the lowest losses first."""
     figure, axis = _figure(7.0, 4.0)
     names = sorted(curves, key=lambda name: (sum(curves[name]), name))
     for name, colour in zip(names, _colours(len(names)), strict=True):
@@ -239,15 +260,16 @@ def draw_trajectories(
 
 
 def draw_agreement(measured: Agreement, against: str, place: str | os.PathLike[str]) -> None:
-    """One PNG: the confusion matrix as shares of each skill, rows and columns ordered so that matches lie on the diagonal."""
+    """Draw the confusion matrix as shares of each skill. Rows and columns are ordered so that matches lie on the diagonal."""
+    # Columns are sorted by the mean row of their mass, then rows by the mean column of their mass.
     shares = measured.counts / measured.counts.sum(axis=1, keepdims=True)
     columns = np.argsort([(np.arange(len(shares)) * column).sum() / column.sum() for column in shares.T], kind="stable")
     rows = np.argsort([(np.arange(len(columns)) * row[columns]).sum() for row in shares], kind="stable")
     width, height = (min(3.0 + 0.3 * num, 40.0) for num in (len(columns), len(rows)))
     figure, axis = _figure(max(width, 6.0), max(height, 4.0))
     drawn = axis.imshow(shares[rows][:, columns], vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    axis.set_yticks(range(len(rows)), [_short(measured.found[at]) for at in rows], fontsize=7)
-    axis.set_xticks(range(len(columns)), [_short(measured.true[at]) for at in columns], fontsize=7, rotation=90)
+    axis.set_yticks(range(len(rows)), [_short(measured.found[row]) for row in rows], fontsize=7)
+    axis.set_xticks(range(len(columns)), [_short(measured.true[column]) for column in columns], fontsize=7, rotation=90)
     axis.set_xlabel(_short(against))
     axis.set_title(f"NMI {measured.nmi:.3f}, ARI {measured.ari:.3f}, purity {measured.purity:.3f}", fontsize=9)
     figure.colorbar(drawn, ax=axis, label="share of the skill's samples")
@@ -255,7 +277,9 @@ def draw_agreement(measured: Agreement, against: str, place: str | os.PathLike[s
 
 
 ARROWS = 40
+"""Number of edges drawn as arrows. More arrows would cover each other."""
 NUMBERS_UP_TO = 12
+"""Number of skills up to which the cells of a heat map have room for numbers."""
 
 
 def draw_heat_map(
@@ -266,15 +290,23 @@ def draw_heat_map(
     *,
     doubt: Bool[np.ndarray, "train_skill eval_skill"] | None = None,
 ) -> None:
-    """One PNG: the matrix; blue helps, red harms. The scale covers 95 % of the edges between skills; others may exceed it.
+    """Draw the matrix as a heat map. Blue edges help, and red edges harm.
 
-    Edges that `doubt` (where they could be 0) leaves certain have a dot.
+    The scale of colours covers 95 % of the edges between skills, so that a few large edges do not make all other cells pale.
+
+    Args:
+        train_skills, eval_skills: Rows and columns.
+        edges: Matrix.
+        place: Place of the PNG.
+        doubt: Edges that could be 0. In a large matrix, every other edge has a dot. None: no standard errors.
     """
+    # The diagonal is often set to 1 and would decide the scale alone.
     between = np.array([[row != column for column in eval_skills] for row in train_skills])
     sizes = np.abs(edges[between])
     limit = float(np.quantile(sizes, 0.95, method="higher")) if sizes.any() else 0.0
     limit = limit or float(np.abs(edges).max()) or 1.0
     has_numbers = edges.size <= NUMBERS_UP_TO**2
+    # Cells have room for about four characters, so very small and very large edges are shown in a unit of a power of ten.
     unit = 10.0 ** math.floor(math.log10(limit)) if has_numbers and not 0.1 <= limit < 100 else 1.0
     wide = 0.45 if has_numbers else 0.3
     width, height = (min(2.6 + cell * num, 40.0) for cell, num in ((wide, len(eval_skills)), (0.3, len(train_skills))))
@@ -293,6 +325,7 @@ def draw_heat_map(
             axis.text(column, row, shown, ha="center", va="center", fontsize=7, color=colour)
     elif doubt is not None:
         certain = np.argwhere(~doubt & (edges != 0))
+        # White dots and numbers on dark cells, black ones on light cells.
         dark = np.abs(edges[*certain.T]) > 0.6 * limit
         axis.scatter(certain[:, 1], certain[:, 0], s=9, c=np.where(dark, "white", "black"), linewidths=0)
         axis.set_title("a dot: distinguishable from 0 (95 %, each edge alone)", fontsize=8)
@@ -311,12 +344,12 @@ def draw_nodes(
     *,
     doubt: Bool[np.ndarray, "train_skill eval_skill"] | None = None,
 ) -> None:
-    """One PNG: skills on a circle, an arrow for each of the strongest positive edges between them, wider where it is stronger.
+    """Draw skills on a circle, with arrows for the strongest positive edges between skills. A stronger edge has a wider arrow.
 
-    Edges that could be 0, as `doubt` says, are grey.
+    Edges that could be 0, by `doubt`, are grey.
     """
     names = list(dict.fromkeys((*train_skills, *eval_skills)))
-    found = sorted(
+    arrows = sorted(
         (
             (
                 float(edges[row, column]),
@@ -333,8 +366,8 @@ def draw_nodes(
     figure, axis = _figure(8.5, 7.5)
     angles = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
     places = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    for edge, start, end, could_be_0 in reversed(found[:ARROWS]):
-        strength = edge / found[0][0]
+    for edge, start, end, could_be_0 in reversed(arrows[:ARROWS]):  # the strongest arrow last, on top of the others
+        strength = edge / arrows[0][0]
         style = {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 9, "shrinkB": 9}
         style["color"] = "0.55" if could_be_0 else "C0"
         style |= {
@@ -358,10 +391,10 @@ def draw_nodes(
     axis.set_ylim(-1.3, 1.3)
     axis.set_aspect("equal")
     axis.axis("off")
-    shown = min(len(found), ARROWS)
+    shown = min(len(arrows), ARROWS)
     axis.set_title(
-        f"{shown:,} strongest of {len(found):,} positive edges between skills; from what helps to what is helped"
-        + ("; grey: could be 0" if any(could_be_0 for *_, could_be_0 in found[:ARROWS]) else ""),
+        f"{shown:,} strongest of {len(arrows):,} positive edges between skills; arrows point to the helped skill"
+        + ("; grey: could be 0" if any(could_be_0 for *_, could_be_0 in arrows[:ARROWS]) else ""),
         fontsize=9,
     )
     _save(figure, place)
@@ -372,12 +405,14 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # A figure without pyplot: pyplot keeps every figure in memory and looks for a display.
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
 
 def _save(figure: Any, place: str | os.PathLike[str]) -> None:
+    # The version of Matplotlib is left out of the file, so that the bytes depend on the picture alone.
     with storage.writing(place) as part:
         figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
 
@@ -386,12 +421,13 @@ def _colours(num: int) -> list[Any]:
     from matplotlib import colormaps
 
     if num <= 10:
-        return [f"C{at}" for at in range(num)]
-    return [colormaps["turbo"]((at * 7 % num + 0.5) / num) for at in range(num)]
+        return [f"C{number}" for number in range(num)]
+    # Steps of 7, so that neighbouring skills get distant colours.
+    return [colormaps["turbo"]((number * 7 % num + 0.5) / num) for number in range(num)]
 
 
 def _short(name: str, most: int = 40) -> str:
-    r"""A name that a picture can show: printable, no mathematics, not too long.
+    r"""Make a name fit for a picture: printable, short, and without "$", which Matplotlib would read as mathematics.
 
     >>> _short("a$b\n")
     'a\\$b\\n'

@@ -1,4 +1,4 @@
-"""Graphs as people read them: the matrix, what it looks like, what it cost, and two pictures."""
+"""Print and draw a graph: the matrix, its statistics, its cost, and two pictures."""
 
 import os
 from collections.abc import Sequence
@@ -17,27 +17,33 @@ from skillshard.report.figures import draw_heat_map, draw_nodes
 from skillshard.report.text import has_room, print_line, print_table
 
 TABLE_SKILLS = 12
-"""Larger matrices are told by their strongest edges; the heat map shows them all."""
+"""Largest number of skills of a printed matrix. For larger graphs, the strongest edges are printed, and the heat map shows all edges."""
 STRONGEST = 12
+"""Number of strongest edges that are printed."""
 
 
 def show_graph(place: str | os.PathLike[str], *, pictures: Path | None = None) -> None:
-    """Print a graph, and draw it; ExtraError where Matplotlib is not installed."""
+    """Print a graph, and draw its pictures into a directory.
+
+    Raises:
+        GraphError: The file is not a graph.
+        ExtraError: Matplotlib is not installed, and pictures are wanted.
+    """
     if pictures is not None:
         needed("plots", what="`pictures`")
     graph = read_graph(place)
-    found = statistics_of(graph)
+    numbers = statistics_of(graph)
     if max(len(graph.train_skills), len(graph.eval_skills)) <= TABLE_SKILLS:
         _print_matrix(graph)
     _print_strongest(graph)
-    for sentence in (*_counted(found), *_own_gains(graph), conclusion_of(graph, found), *_history(graph)):
+    for sentence in (*_counted(numbers), *_own_gains(graph), conclusion_of(graph, numbers), *_history(graph)):
         print_line(sentence)
     for drawn in [] if pictures is None else draw_graph(graph, pictures):
         print_line(f"drawn: {drawn}")
 
 
 def _own_gains(graph: GraphFile) -> list[str]:
-    """The skills that are none by Definition 2.1, with numbers, and the skills that cannot be told from none."""
+    """Describe the skills without a gain (Definition 2.1), and the skills whose gain is uncertain, with numbers."""
     gains, unit = gains_in(graph), "" if graph.learned is None else " nats"
 
     def listed(chosen: Sequence[Gain]) -> str:
@@ -58,13 +64,13 @@ def _own_gains(graph: GraphFile) -> list[str]:
         )
     if doubtful:
         sentences.append(
-            f"Not told from no skill by these seeds, by how much each lowers its own loss: {listed(doubtful)}."
+            f"Uncertain by these seeds, whether training on the skill lowers its own loss: {listed(doubtful)}."
         )
     return sentences
 
 
 def draw_graph(graph: GraphFile, folder: Path) -> list[Path]:
-    """graph.png, the heat map, and nodes.png, the strongest edges as arrows."""
+    """Draw the heat map graph.png, and nodes.png with the strongest edges as arrows. Return the paths."""
     places = [folder / "graph.png", folder / "nodes.png"]
     edges, doubt = np.array(graph.edges), _doubt(graph)
     draw_heat_map(graph.train_skills, graph.eval_skills, edges, places[0], doubt=doubt)
@@ -73,7 +79,7 @@ def draw_graph(graph: GraphFile, folder: Path) -> list[Path]:
 
 
 def _doubt(graph: GraphFile) -> Bool[np.ndarray, "train_skill eval_skill"] | None:
-    """Which edges could be 0; None where the trials of a single seed cannot tell."""
+    """Mark the edges that could be 0. None: a single seed gives no standard errors."""
     num_seeds = 1 if graph.learned is None else len(graph.learned.seeds)
     if graph.standard_errors is None or num_seeds < 2:
         return None
@@ -81,15 +87,15 @@ def _doubt(graph: GraphFile) -> Bool[np.ndarray, "train_skill eval_skill"] | Non
 
 
 def _print_matrix(graph: GraphFile) -> None:
-    """With standard errors, or without them, or not at all: as the terminal is wide, for a number cut in two is none."""
+    """Print the matrix with standard errors, else without errors, else a hint. The width of the terminal decides, so that no number is cut."""
     edges, errors = graph.edges, graph.standard_errors
     plain = [[f"{edge:.3f}" for edge in row] for row in edges]
     header = ("trained on \\ measured on", *graph.eval_skills)
     tables = [plain]
     if errors is not None:
-        told = [[f"±{error:.3f}" for error in row] for row in errors]
+        spreads = [[f"±{error:.3f}" for error in row] for row in errors]
         tables.insert(
-            0, [[" ".join(cell) for cell in zip(*rows, strict=True)] for rows in zip(plain, told, strict=True)]
+            0, [[" ".join(cell) for cell in zip(*rows, strict=True)] for rows in zip(plain, spreads, strict=True)]
         )
     for table in tables:
         rows = [(name, *cells) for name, cells in zip(graph.train_skills, table, strict=True)]
@@ -103,11 +109,12 @@ def _print_matrix(graph: GraphFile) -> None:
 
 
 def _print_strongest(graph: GraphFile) -> None:
-    """The strongest edges between skills, with how sure each is."""
+    """Print the strongest edges between skills, with their standard errors."""
     edges, same = np.array(graph.edges), is_same(graph.train_skills, graph.eval_skills)
     errors, doubt = graph.standard_errors, _doubt(graph)
+    # Stable, so that equal edges keep the order of the names on every machine.
     order = np.argsort(-np.where(same | (edges <= 0), -np.inf, edges), axis=None, kind="stable")
-    pairs = [np.unravel_index(at, edges.shape) for at in order[:STRONGEST]]
+    pairs = [np.unravel_index(index, edges.shape) for index in order[:STRONGEST]]
     rows = []
     for row, column in pairs:
         if same[row, column] or edges[row, column] <= 0:
@@ -121,53 +128,54 @@ def _print_strongest(graph: GraphFile) -> None:
         print_table(header[: len(rows[0])], rows)
 
 
-def _counted(found: Statistics) -> list[str]:
-    total = found.num_positive + found.num_negative + found.num_zero
-    mutual = "" if found.reciprocity is None else f" Reciprocity {found.reciprocity:.2f}."
-    told = [
-        f"{total:,} entries: {found.num_positive:,} positive (density {100 * found.density:.1f} %), {found.num_negative:,} negative, "
-        f"{found.num_zero:,} zero.{mutual}"
+def _counted(numbers: Statistics) -> list[str]:
+    total = numbers.num_positive + numbers.num_negative + numbers.num_zero
+    mutual = "" if numbers.reciprocity is None else f" Reciprocity {numbers.reciprocity:.2f}."
+    sentences = [
+        f"{total:,} entries: {numbers.num_positive:,} positive (density {100 * numbers.density:.1f} %), {numbers.num_negative:,} negative, "
+        f"{numbers.num_zero:,} zero.{mutual}"
     ]
-    if found.num_uncertain is not None:
-        told.append(
-            f"{found.num_uncertain:,} of the {total - found.num_zero:,} that are not 0 cannot be told from 0 (95 %, each alone)."
+    if numbers.num_uncertain is not None:
+        sentences.append(
+            f"{numbers.num_uncertain:,} of the {total - numbers.num_zero:,} edges that are not 0 are not distinguishable from 0 (95 %, each edge alone)."
         )
-    told += [
+    sentences += [
         f"{what}: {name_some(names)}."
         for what, names in (
-            ("Helps no other skill", found.helps_nobody),
-            ("Helped by no other skill", found.helped_by_nobody),
+            ("Helps no other skill", numbers.helps_nobody),
+            ("Helped by no other skill", numbers.helped_by_nobody),
         )
         if names
     ]
-    return told
+    return sentences
 
 
 def _history(graph: GraphFile) -> list[str]:
     learned = graph.learned
     if learned is None:
-        return ["Given, not learned: there are no losses to derive other edges from."]
+        return ["Imported, not learned: the file has no losses from which other edges could be derived."]
     rule = f"edges {learned.edges}"
     if not rule_in(learned).counts_data:
         rule += f", average over the {learned.average}, negative edges {'set to 0' if learned.clamp else 'kept'}"
     if learned.direct is not None:
         rule = f"direct edges of at least {learned.direct:g} of the largest of: {rule}"
-    told = [
+    sentences = [
         f"Learned by {learned.method}, {len(learned.seeds)} seed{'s' * (len(learned.seeds) > 1)}, warm-up {learned.warmup_steps:,} steps, "
         f"{len(learned.runs):,} trials of up to {learned.eval_steps[-1]:,} steps; {rule}.",
         f"Cost: {learned.num_steps:,} steps, {learned.num_samples:,} samples.",
         f"Losses: {learned.loss_kind.sentence}. Report the same to a mixer that uses this graph.",
     ]
     if len(learned.seeds) == 1:
-        told.append(
+        sentences.append(
             "One seed cannot tell which of these edges are luck: "
             "'skillshard graph learn --seeds 3' trains only what is missing."
         )
     settled = sum(trial.steps_taken < learned.eval_steps[-1] for trial in learned.runs)
     if settled:
-        told.append(f"{settled:,} trials were ended early: their losses had settled.")
+        sentences.append(f"{settled:,} trials were ended early: their losses had settled.")
     for_steps = learned.made_from.get("for_steps")
     if for_steps:
+        # Samples are compared and not steps, because a step of a trial has another number of samples than a step of the training.
         share = learned.num_samples / (for_steps * learned.made_from["batch_size"])
-        told[1] = told[1][:-1] + f": {100 * share:.0f} % of a trial of {for_steps:,} steps of this proxy."
-    return told
+        sentences[1] = sentences[1][:-1] + f": {100 * share:.0f} % of a training of {for_steps:,} steps of this proxy."
+    return sentences

@@ -1,4 +1,4 @@
-"""Artefacts as tables in the terminal."""
+"""Print artefacts as tables in the terminal."""
 
 import os
 import re
@@ -28,7 +28,7 @@ from skillshard.tags import Tags
 
 
 def show(place: str | os.PathLike[str]) -> None:
-    """Print what the artefact at `place` holds."""
+    """Print the content of the artefact at `place`."""
     kind = artefact.kind(place)
     if kind == tags_module.MANIFEST:
         show_tags(Tags.open(place))
@@ -91,7 +91,7 @@ def show_shards(shards: ShardSet) -> None:
 
 
 def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
-    """Sentences on copies, on exceptions to the cut, and on skills that cannot be measured or trained on."""
+    """Yield sentences about copies, exceptions to the cut, and skills that cannot be measured or trained on."""
     if isinstance(manifest, Manifest1):
         yield SPLIT_BY_ID
     else:
@@ -118,6 +118,7 @@ def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
     empty = [skill.name for skill in manifest.skills if not skill.train.number]
     if empty:
         yield f"Without a training sample, so left out of every mix: {name_some(empty)}."
+    # Skills without a train were named above. A set without any holdout gets one sentence, and not a list of all its skills.
     bare = [skill.name for skill in manifest.skills if skill.train.number and not skill.holdout.number]
     if bare and manifest.num_holdout:
         yield (
@@ -132,18 +133,19 @@ def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
 
 
 def _more_than_asked(manifest: Manifest | Manifest1) -> Iterator[str]:
-    """A sentence on skills that lose much of their train to the holdout, because a held-out text takes its copies along."""
-    asked = manifest.made_from.get("arguments", {}).get("holdout", 0)
+    """Yield a sentence about skills that lose much of their train to the holdout, because a held-out text takes its copies along."""
+    holdout = manifest.made_from.get("arguments", {}).get("holdout", 0)
     shares = {}
     for skill in manifest.skills:
-        held_out = sum(skill.holdout.num_samples)
-        got = held_out / (held_out + sum(skill.train.num_samples) or 1)
-        if isinstance(skill, ManifestSkill) and skill.num_copies and held_out > 1 and got > 2 * asked + 0.05:
-            shares[skill.name] = got
+        num_held_out = sum(skill.holdout.num_samples)
+        held_out = num_held_out / (num_held_out + sum(skill.train.num_samples) or 1)
+        # Twice the holdout plus 5 points: in a small skill, chance alone often holds out more than the holdout.
+        if isinstance(skill, ManifestSkill) and skill.num_copies and num_held_out > 1 and held_out > 2 * holdout + 0.05:
+            shares[skill.name] = held_out
     if shares:
         yield (
-            f"Held out with all their copies, some texts take much more than the holdout {asked:g} of these skills: "
-            f"{name_some(f'{name} {100 * got:.0f} %' for name, got in shares.items())}. 'skillshard shard --copies drop' prevents this."
+            f"Held out with all their copies, some texts take much more than the holdout {holdout:g} of these skills: "
+            f"{name_some(f'{name} {100 * held_out:.0f} %' for name, held_out in shares.items())}. 'skillshard shard --copies drop' prevents this."
         )
 
 
@@ -207,7 +209,7 @@ def show_proposal(proposal: Proposal) -> None:
 
 
 def show_weights(shards: ShardSet, weights: WeightsFile) -> None:
-    """The weight of each skill, beside its samples."""
+    """Print the weight of each skill beside its number of samples."""
     rows = [
         (skill, f"{len(shards.train[skill]):,}", f"{weight:.6f}")
         for skill, weight in sorted(weights.weights.items(), key=lambda item: (-item[1], item[0]))
@@ -217,32 +219,35 @@ def show_weights(shards: ShardSet, weights: WeightsFile) -> None:
 
 
 def print_line(text: str, *, to_stderr: bool = False) -> None:
-    """A line as it is: not wrapped, no markup."""
+    """Print a line without wrapping and without markup."""
     _console(to_stderr).print(printable(text), soft_wrap=True)
 
 
 def _console(to_stderr: bool = False) -> Console:
-    """What names hold is shown as it is: no markup, no `:smile:` that becomes a picture."""
+    """Make a console that shows names unchanged: no markup, and no `:smile:` that becomes a picture."""
     return Console(stderr=to_stderr, markup=False, emoji=False, highlight=False)
 
 
 FOLDED_NAME = 12
+"""Width to which names of a table may be folded before the table counts as too wide."""
 PREVIEW_CHARS = 100
+"""Number of characters of a text that are printed of a cluster's nearest samples: about one line."""
+# The JSON text of a number or a boolean, which is the name of the skill if a metadata field holds no string.
 _NO_STRING = re.compile(r"-?\d+|true|false")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A plain table: the first column left, numbers right."""
+    """Print a plain table. The first column is aligned left, and numbers are aligned right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for at, name in enumerate(header):
-        table.add_column(shortened(name), justify="right" if at else "left", overflow="fold")
+    for column, name in enumerate(header):
+        table.add_column(shortened(name), justify="right" if column else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(shortened, row))
     _console().print(table)
 
 
 def has_room(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the terminal is wide enough for a table's numbers; its names may be folded."""
+    """Whether the terminal is wide enough for the numbers of a table. The names may be folded, but a folded number misleads."""
     names, *numbers = zip(*rows, strict=True)
     widths = [min(max(map(len, names)), FOLDED_NAME), *(max(map(len, column)) for column in numbers)]
     return sum(widths) + 2 * len(widths) <= Console().width
@@ -253,7 +258,8 @@ def share(part: int, whole: int) -> str:
 
 
 def size(num_bytes: int) -> str:
-    """
+    """Write a number of bytes with a decimal unit.
+
     >>> size(999), size(8_000_000)
     ('999 B', '8.0 MB')
     """
@@ -276,19 +282,19 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def show_saved_clusters(model: SavedClusters) -> None:
-    """A kept clustering: terms, size and nearest samples of each cluster."""
+    """Print saved clusters: terms, size and nearest samples of each cluster."""
     manifest = model.manifest
     total = sum(cluster.num_samples for cluster in manifest.clusters)
     for cluster in manifest.clusters:
-        found = f"{cluster.num_samples:,} samples ({share(cluster.num_samples, total)})"
+        samples = f"{cluster.num_samples:,} samples ({share(cluster.num_samples, total)})"
         print_line("")
-        print_line(f"{cluster.name}: found in {found}, mean distance {cluster.mean_distance:.3f}")
+        print_line(f"{cluster.name}: found in {samples}, mean distance {cluster.mean_distance:.3f}")
         print_line(f"    terms: {', '.join(cluster.terms) or 'none that tell it from the others'}")
         for sample in cluster.nearest:
             print_line(f"    {sample.distance:.3f}  {sample.id}  {sample.text[:PREVIEW_CHARS]}")
     print_line("")
     if manifest.tried:
-        tried = ", ".join(f"{one.num_clusters}: {one.score:.3f}" for one in manifest.tried)
+        tried = ", ".join(f"{number.num_clusters}: {number.score:.3f}" for number in manifest.tried)
         print_line(f"number of skills by {manifest.criterion}, the knee of the curve is taken: {tried}")
     encoder = manifest.encoder
     print_line(

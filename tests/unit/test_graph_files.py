@@ -119,7 +119,7 @@ def test_a_clamped_or_set_diagonal_hides_nothing(tmp_path: Path) -> None:
 def test_a_threshold_that_every_run_begins_below_tells_nothing_and_says_so(tmp_path: Path) -> None:
     place = written(tmp_path, VERSION_1)
     out = skillshard("graph", "derive", place, "--edges", "threshold:2.5", "--out", tmp_path / "low.json").out
-    assert "Every run begins at a loss of at most 2.5 nats (the highest is 2.000), so these edges tell nothing" in out
+    assert "Every trial begins at a loss of at most 2.5 nats (the highest is 2.000), so these edges mean nothing" in out
     assert "everything helps everything" not in out
 
 

@@ -297,7 +297,7 @@ def test_the_verbs_of_the_command_line_share_one_name(learned: Path, shards: Sha
     assert "edges threshold:1.5" in skillshard(*other).out
     assert skillshard(*other).code == 0, "the same again is no error"
     unreached = skillshard("graph", "derive", learned, "--edges", "threshold:0.001", "--out", tmp_path / "u.json").out
-    assert "No run brought a loss down to 0.001 nats" in unreached and "Nearly empty" not in unreached
+    assert "No trial brought a loss down to 0.001 nats" in unreached and "Nearly empty" not in unreached
     order = skillshard("graph", "derive", learned, "--direct", 0.2, "--off-diagonal", 0.5, "--out", tmp_path / "d.json")
     assert order.code == 0 and "direct edges of at least 0.2 of the largest" in order.out
     assert set(np.ravel(read_graph(tmp_path / "d.json").edges)) <= {0.0, 0.5, 1.0}
@@ -398,7 +398,7 @@ def test_matrices_from_elsewhere_become_graphs(tmp_path: Path) -> None:
         assert ran.code == 0, ran.err
         graph = SkillGraph.open(out)
         assert (graph.train_skills, graph.eval_skills, graph.edges.tolist()) == (("a", "b"), ("a", "b", "exam"), matrix)
-        assert "Given, not learned" in ran.out
+        assert "Imported, not learned" in ran.out
     again = import_graph(tmp_path / "m.csv.graph.json")
     assert again.digest == SkillGraph.open(tmp_path / "m.npy.graph.json").digest
 
@@ -426,7 +426,7 @@ def test_what_is_no_matrix_is_refused(name: str, content: bytes, sentence: str, 
 def test_a_graph_that_was_given_has_no_losses_to_derive_from(tmp_path: Path) -> None:
     SkillGraph.identity(("a", "b")).save(tmp_path / "graph.json")
     ran = skillshard("graph", "derive", tmp_path / "graph.json", "--out", tmp_path / "other.json")
-    assert "was given, not learned" in ran.sentence
+    assert "was imported, not learned" in ran.sentence
 
 
 def test_a_written_graph_comes_back(learned: Path, tmp_path: Path) -> None:
