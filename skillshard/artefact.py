@@ -43,7 +43,7 @@ MANIFESTS = {
 
 
 class _Lock:
-    """A shared lock on a directory, which this process holds while it works there. The end of the process releases the lock."""
+    """A shared lock of a working process on a directory. The end of the process releases the lock."""
 
     def __init__(self, folder: Path) -> None:
         place = folder / ".work" / "lock"
@@ -91,22 +91,22 @@ class Work:
         return str(self.out / ".work" / "records" / stage)
 
     def scratch(self, *parts: str) -> Path:
-        """Return a path for files that only this work needs. `finish` removes these files."""
+        """Return a path for temporary files of the work. `finish` removes the files."""
         return self.out.joinpath(".work", "scratch", *parts)
 
     def finish(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest, then remove the files that only the work needed."""
+        """Write the manifest, then remove the temporary files of the work."""
         storage.write_bytes(self.out / self.manifest, canonical.to_json(manifest))
         _clean(self.out)
 
     def release(self) -> None:
-        """Release the lock: this process does not work in the directory any more."""
+        """Release the lock on the directory."""
         if self.lock is not None:
             self.lock.release()
 
 
 Changed = Callable[[Path, Sequence[str]], list[str]]
-"""A function of the directory of an artefact and the files whose time of change is new. It returns the files whose content is new too."""
+"""A function that takes the directory of an artefact and files with a new time of change, and returns the files with new content."""
 
 
 def begin(
@@ -119,11 +119,11 @@ def begin(
     """Start work on `out`, or resume the work.
 
     Args:
-        out: Local directory, which is made if it is missing.
+        out: Local directory. A missing directory is made.
         manifest: Name of the file that finishes the directory.
-        made_from: Inputs and arguments that determine the bytes. The finished manifest has them under "made_from".
+        made_from: Inputs and arguments, which determine the bytes. The finished manifest has them under "made_from".
         mtimes_ns: Time of last change of every input file, by place. A change between two runs is noticed.
-        changed: Function that checks files whose time of change is new. By default, a new time counts as new content.
+        changed: Function that checks files with a new time of change. By default, a new time counts as new content.
 
     Returns:
         The work, or None if `out` is already finished from the same inputs.
@@ -176,8 +176,8 @@ def make(
 ) -> None:
     """Begin or resume the work on `out` and do the work. If `out` is finished from the same inputs, do nothing.
 
-    Two runs of one command may work in one directory. The run that finishes first removes the scratch files of both runs, so the
-    other run fails on missing files. This failure is ignored if `out` is finished.
+    Two runs of the same command may work in the same directory. The faster run removes the scratch files of both runs, and the slower
+    run fails on missing files. The failure is ignored if `out` is finished.
 
     Args:
         out, manifest, made_from, changed: As in `begin`.

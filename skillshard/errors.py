@@ -1,7 +1,7 @@
-"""The classes of all errors that a user can meet, and functions for parts of sentences that many messages share.
+"""The classes of all errors for users, and functions for the common parts of messages.
 
-An error says what is wrong and where, the expected and the actual value, and the remedy. Each class also inherits the built-in class
-that a caller would expect, so that `except ValueError` works.
+A message names the fault and the place, the expected and the actual value, and the remedy. Each class also inherits the built-in class
+that a caller would expect: `except ValueError` works.
 """
 
 import difflib
@@ -34,15 +34,15 @@ class CorpusError(SkillshardError, ValueError):
 
 
 class TagsError(SkillshardError, ValueError):
-    """Tags do not fit their corpus, or cannot be made with these arguments."""
+    """Tags do not fit their corpus, or cannot be made with the given arguments."""
 
 
 class ShardError(SkillshardError, ValueError):
-    """A shard, its index or its manifest is damaged, or cannot be made with these arguments."""
+    """A shard, an index or a manifest is damaged, or cannot be made with the given arguments."""
 
 
 class TokensError(SkillshardError, ValueError):
-    """Token counts do not fit their shards, or tokens cannot be counted or packed with these arguments."""
+    """Token counts do not fit their shards, or tokens cannot be counted or packed with the given arguments."""
 
 
 class GraphError(SkillshardError, ValueError):
@@ -54,9 +54,9 @@ class PolicyError(SkillshardError, ValueError):
 
 
 class LengthError(PolicyError, TypeError):
-    """A caller asked for the length of a stream whose length is not known: by `len()`, by iteration, or by a sampler.
+    """A caller asked for the length of a stream of unknown length: by `len()`, by iteration, or by a sampler.
 
-    The class is a `TypeError`, so that libraries that test for a length continue without a length.
+    The class is a `TypeError`, because libraries that test for a length then continue without a length.
     """
 
 
@@ -65,7 +65,7 @@ class FitError(SkillshardError, ValueError):
 
 
 class ProxyError(SkillshardError, ValueError):
-    """A proxy model cannot be built or trained with these arguments."""
+    """A proxy model cannot be built or trained with the given arguments."""
 
 
 class ObservationError(SkillshardError, ValueError):
@@ -73,7 +73,7 @@ class ObservationError(SkillshardError, ValueError):
 
 
 class RoundError(SkillshardError, TimeoutError):
-    """A round cannot be decided, because a report that the round needs did not come in time."""
+    """A round cannot be decided, because a required report did not come in time."""
 
     def __str__(self) -> str:
         return printable(str(self.args[0])) if self.args else ""
@@ -181,6 +181,6 @@ _OURS = frozenset(("beartype", "builtins", "jaxtyping", "skillshard"))
 def is_of_a_client(error: BaseException) -> bool:
     """Tell an exception of a store's client library from a mistake in this code.
 
-    The client libraries are many and change their exception classes, so these classes cannot be listed.
+    The client libraries are many and change their exceptions, so a list of exception classes is not possible.
     """
     return type(error).__module__.partition(".")[0] not in _OURS

@@ -3,8 +3,8 @@
 A task is a key with keyword arguments. Its function returns a small JSON record. The worker that does a task writes the record as a
 whole file. A killed job therefore resumes after its finished tasks, and a task that runs twice leaves the same bytes.
 
-A task whose worker died (a killed process, a lost node) is tried again. A `SkillshardError` stops the job, because a wrong sample stays
-wrong. If several tasks fail, the error of the earliest task is raised, so that the message does not depend on the number of workers.
+After the death of a worker (a killed process, a lost node) the task is tried again. A `SkillshardError` stops the job, because a wrong
+sample stays wrong. If several tasks fail, the error of the earliest task is raised, and the message is the same for any number of workers.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from skillshard.pool import WorkerPool
 
 MAX_TRIES = 3
 RAY_OBJECT_STORE_BYTES = 256 << 20
-"""Shared memory of a Ray that is started here. Tasks pass only small records, so little memory is enough."""
+"""Shared memory of a local Ray. Tasks pass only small records and need little memory."""
 CONNECT_TIMEOUT_S = 10
 """Seconds to wait for an answer at the address of a Ray cluster. Ray itself would wait for minutes."""
 
@@ -63,8 +63,8 @@ class Backend:
     """The place where tasks run: a pool of processes on this machine, or Ray.
 
     Attributes:
-        workers: Number of processes of the pool, or of CPUs of a Ray that is started here. None: all CPUs of this machine.
-        ray_address: Address of a Ray cluster to join, or "auto". "local": start a Ray here. None: use a local process pool.
+        workers: Number of processes of the pool, or of CPUs of a local Ray. None: all CPUs of the machine.
+        ray_address: Address of a Ray cluster to join, or "auto". "local": start a Ray on this machine. None: use a process pool.
 
     Raises:
         ExtraError: A Ray address is given, and Ray is not installed.
@@ -78,9 +78,9 @@ class Backend:
             needed("ray", what=f"`ray_address={self.ray_address!r}`")
 
     def processes(self, num_tasks: int, *, num_gpus: float = 0.0) -> int:
-        """Return the number of tasks that run at the same time in a local pool. Tasks that need a GPU run one at a time.
+        """Return the number of tasks that run at the same time in a local pool. On a GPU, tasks run in turn.
 
-        For a cluster that is not joined yet, the number is a guess.
+        For a cluster, the number is a guess.
 
         >>> Backend(workers=4).processes(3), Backend(workers=4).processes(3, num_gpus=1.0)
         (3, 1)
@@ -89,7 +89,7 @@ class Backend:
 
 
 def num_cpus() -> int:
-    """Return the number of CPUs that this process may use."""
+    """Return the number of CPUs for the process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -98,10 +98,10 @@ class Watcher(Protocol):
     """A receiver of all news of a stage, not only of finished tasks."""
 
     def __call__(self, task: Task, record: Record) -> None:
-        """Receive a task that has just finished."""
+        """Receive a finished task."""
 
     def found_done(self, task: Task, record: Record) -> None:
-        """Receive a task that an earlier command finished."""
+        """Receive a task from the records of an earlier command."""
 
     def part(self, task: Task, share: float) -> None:
         """Receive the finished share of a running task, from 0 to 1."""
@@ -147,21 +147,20 @@ def run(
     """Run `function(**task.arguments)` for every task that has no record yet.
 
     Args:
-        function: Function that a fresh process can import by name.
+        function: Function to run. A fresh process must be able to import the function by name.
         tasks: Tasks, in the order of the returned records.
         backend: Local pool or Ray.
         records: Directory of the record files, one file per task.
-        on_done: Function that this process calls for every task, including tasks that an earlier command finished. A `Watcher`
-            receives more news.
-        keeps_model: Whether the function loads something large, so that one process should do many tasks. On Ray, these
+        on_done: Function to call for every task, including tasks of earlier commands. A `Watcher` receives more news.
+        keeps_model: Whether the function loads something large, and a process should therefore do many tasks. On Ray, the
             processes are actors. A local process does many tasks in any case.
-        num_gpus: Number of GPUs of each actor on Ray. If the number is not 0, a local pool has one process.
+        num_gpus: Number of GPUs of each actor on Ray. Above 0, a local pool has a single process.
 
     Returns:
         The records, in the order of the tasks.
 
     Raises:
-        SkillshardError: The function raised this error, in the earliest task that failed.
+        SkillshardError: The function raised the error. The earliest failed task decides.
         ExecutionError: The worker of a task died, or the function failed with another error, `MAX_TRIES` times.
     """
     done: dict[str, Record] = {}
@@ -209,8 +208,8 @@ def _run_missing(
 
 
 def _do(function: Callable[..., Record], task: Task, records: str) -> Record:
-    """Do one task in this process, then write its record."""
-    # The worker writes the record, not the parent: a task that is done stays done when the parent is killed at the same moment.
+    """Do a task, then write the record."""
+    # The worker writes the record, not the parent: a finished task stays finished when the parent is killed at the same moment.
     record = function(**task.arguments)
     storage.write_bytes(places.join(records, f"{task.key}.json"), canonical.to_json(record))
     return record
@@ -261,7 +260,7 @@ class _Failures:
         self._errors[self._place[task.key]] = error
 
     def awaits(self, running: Iterable[str]) -> bool:
-        """Whether the stage must wait for a running task: for any task, or after a failure for an earlier task, which may fail too."""
+        """Whether the stage waits for a running task. After a failure, only earlier tasks count, because an earlier task may fail too."""
         return any(not self._errors or self._place[key] < min(self._errors) for key in running)
 
     def raise_earliest(self) -> None:
@@ -336,7 +335,7 @@ def _run_on_ray(
 
 
 def _do_on_ray(function: Callable[..., Record], task: Task, records: str) -> Record:
-    """Do one task, and write its progress to a file. Ray has no cheap way from a task to its driver, and all nodes share the records."""
+    """Do a task, and write the progress to a file. Ray has no cheap way from a task to the driver, and all nodes share the records."""
     place = _share_place(records, task)
 
     def write(share: float) -> None:
@@ -364,10 +363,10 @@ def _read_share(records: str, task: Task) -> float | None:
 def _ray_workers(
     keeps_model: bool, num_gpus: float
 ) -> tuple[int, Callable[[Callable[..., Record], Task, str], Any], Callable[..., None], Callable[[Any], None]]:
-    """Return the number of tasks to run at the same time on Ray, and three functions: begin a task, note its end, stop a task.
+    """Return the number of tasks to run at the same time on Ray, and three functions: begin a task, note the end of a task, stop a task.
 
-    With `keeps_model`, actors do one task after another and keep their loaded model. An actor that died is replaced. The caller counts
-    the tries, as in the pool.
+    With `keeps_model`, actors do task after task and keep the loaded model. A dead actor is replaced. The caller counts the tries, as
+    in the pool.
     """
     import ray
 
@@ -405,21 +404,21 @@ def _ray_workers(
 
 
 class _Keeper:
-    """An actor that does one task after another."""
+    """An actor for many tasks, in turn."""
 
     def do(self, function: Callable[..., Record], task: Task, records: str) -> Record:
         return _do_on_ray(function, task, records)
 
 
 def _start_ray(backend: Backend) -> bool:
-    """Connect to Ray unless this process is connected. Return whether this call made the connection."""
+    """Connect to Ray unless the process is connected already. Return whether the call made the connection."""
     with _own_signal_handlers():
         return _connect(backend)
 
 
 @contextlib.contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Restore the handler of SIGTERM after the block. Ray installs its own handler, which ends the process without a message."""
+    """Restore the handler of SIGTERM after the block. Ray's handler would end the process without a message."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -466,10 +465,10 @@ def _connect(backend: Backend) -> bool:
 
 
 def _guard_local_ray() -> None:
-    """Give a Ray that is started here a token of its own, unless the user chose another setting.
+    """Give a local Ray a new token, unless the user chose another setting.
 
-    Ray listens on more than loopback. Ray's own default leaves a token in the home directory, and this token switches authentication
-    on for every cluster that is started later.
+    Ray listens on more than loopback. By default, Ray leaves a token in the home directory, and the token switches authentication on for
+    every later cluster.
     """
     if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -492,7 +491,7 @@ def _refuse_silent(address: str) -> None:
 
 
 def _speaks_http2(connection: socket.socket) -> bool:
-    """Whether the other side answers the opening of HTTP/2 with its settings, as gRPC does.
+    """Whether the other side answers the opening of HTTP/2 with a frame of settings, as gRPC does.
 
     A connection alone proves nothing. Ray's dashboard accepts a connection too, and then Ray waits for more than two minutes and
     reports a time-out.

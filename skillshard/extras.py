@@ -1,7 +1,7 @@
 """Extras: the optional packages of each extra, and the message for a missing extra.
 
 `pip install skillshard` installs the packages for reading shards, tagging by metadata, sharding and mixing. Every other feature calls
-`needed` before it imports the packages of its extra, so that a missing package is named before any work begins.
+`needed` before the import of optional packages. A missing package is therefore named before any work begins.
 """
 
 import sys
@@ -34,7 +34,7 @@ def needed(*extras: str, what: str) -> None:
 
     Args:
         extras: Names of extras of pyproject.toml.
-        what: Feature that needs the extras, as the subject of the message.
+        what: Name of the feature, as the subject of the message.
 
     Raises:
         ExtraError: A package is missing. The message names every extra that lacks a package.

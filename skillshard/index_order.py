@@ -1,8 +1,8 @@
-"""Check the order in which a loader asks a dataset for indices, and recognize an order that would lose or repeat samples.
+"""Check the order of a loader's indices, and recognize an order with lost or repeated samples.
 
-A map-style dataset does not see the sampler of its loader. The dataset sees only the indices that each process requests, batch by
-batch. These indices tell a plain reader apart from a reader that shuffles, skips, divides a share again or starts again. Each process
-(the loader's own process, or a worker) checks its own indices.
+A map-style dataset does not see the sampler of the loader. The dataset sees only the requested indices of each process, batch by
+batch. The indices tell a plain reader apart from a reader that shuffles, skips, divides a share again or starts again. Each process
+(the loader's own process, or a worker) checks the indices of the process alone.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Asker:
 
 @dataclass(frozen=True)
 class Asked:
-    """The latest batch of consecutive indices that a process requested.
+    """The latest requested batch of a process, with consecutive indices.
 
     Attributes:
         start: First index.
@@ -47,16 +47,16 @@ class Asked:
 def next_asked(
     indices: Int[np.ndarray, " index"], last: Asked | None, asker: Asker, *, resumed: bool = False
 ) -> Asked | Fault:
-    """Return the requested batch, or the fault in the order of the indices that would lose or repeat samples.
+    """Return the requested batch, or a fault if the order of the indices would lose or repeat samples.
 
-    Worker 0 reads the first batch of its process, so only worker 0 must start at the beginning. All workers then continue by equal
-    steps. Batches of different sizes are only checked if one process reads all batches.
+    Worker 0 reads the first batch of a process, so only worker 0 must start at the beginning. All workers then continue by equal
+    steps. Batches of different sizes are only checked if a single process reads all batches.
 
     Args:
-        indices: Indices of one batch, not empty.
-        last: Batch that the process requested before. None: this batch is the first batch.
-        asker: Process that requests the indices.
-        resumed: Whether the loader continues from a state of its own. Its first index may then be any index.
+        indices: Indices of the batch, not empty.
+        last: Previous batch of the process. None: the batch is the first batch.
+        asker: Process of the request.
+        resumed: Whether the loader continues from a saved state. The first index may then be any index.
 
     Example:
         >>> next_asked(np.arange(8), None, Asker())

@@ -1,11 +1,11 @@
-"""Worker processes of this machine. A worker does one task at a time and never outlives its parent.
+"""Worker processes on the local machine. A worker does a single task at a time and never outlives the parent process.
 
-`concurrent.futures.ProcessPoolExecutor` hands its workers one task too many and cannot take this task back: after Ctrl-C another
-training would begin. A worker of this pool gets a task only when the worker is idle, so no task begins after Ctrl-C. The pool also
-knows the task of a worker that died.
+`concurrent.futures.ProcessPoolExecutor` hands a worker the next task before the worker is idle, and cannot take the task back: after
+Ctrl-C another training would begin. Here a worker gets a task only when idle, and no task begins after Ctrl-C. The pool also knows the
+task of a dead worker.
 
-A terminal sends Ctrl-C to all processes of a command at once. Workers ignore the signal, and the parent decides. The parent ends its
-workers with SIGTERM, which gives the workers time to remove their temporary files, and with SIGKILL after `GRACE_S`.
+A terminal sends Ctrl-C to all processes of a command at once. Workers ignore the signal, and the parent decides. The parent ends the
+workers with SIGTERM, leaves `GRACE_S` seconds for the removal of temporary files, and then sends SIGKILL.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from typing import Any, Literal
 from skillshard import progress
 
 GRACE_S = 3.0
-"""Seconds that workers have for removing temporary files before they are killed."""
+"""Seconds between SIGTERM and SIGKILL, for the removal of temporary files."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Event:
 
 
 class _Worker:
-    """A worker process with the parent's end of its pipe."""
+    """A worker process, with the parent's end of the pipe."""
 
     def __init__(self) -> None:
         self.connection, other_end = multiprocessing.Pipe()
@@ -58,7 +58,7 @@ class _Worker:
             self.process.start()
 
     def messages(self) -> Iterator[tuple[str, Any]]:
-        """Yield the messages that the worker has sent, and at last "died" if the worker is gone."""
+        """Yield the messages of the worker, and at last "died" if the worker is gone."""
         try:
             while self.connection.poll():
                 yield self.connection.recv()
@@ -67,7 +67,7 @@ class _Worker:
 
 
 class WorkerPool:
-    """A pool of at most `size` workers, which are started on demand. The end of the `with` block ends every worker."""
+    """A pool of at most `size` workers, started on demand. The end of the `with` block ends every worker."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -131,7 +131,7 @@ def _end(workers: list[_Worker], *, gently: bool) -> None:
 
 @contextlib.contextmanager
 def held_signals() -> Iterator[None]:
-    """Delay Ctrl-C and SIGTERM until the end of the block, so that the block runs to its end."""
+    """Delay Ctrl-C and SIGTERM until the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python handles signals in the main thread only
         return
@@ -152,7 +152,7 @@ def held_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Block SIGINT for processes that are started in the block, so that they print no traceback after Ctrl-C."""
+    """Block SIGINT for processes started in the block. Otherwise every process would print a traceback after Ctrl-C."""
     resource_tracker.ensure_running()  # first, because the start of the tracker would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -162,7 +162,7 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _serve(connection: Connection) -> None:
-    """Do the tasks that come through the pipe, until the pipe is closed or SIGTERM comes. A worker runs only this function."""
+    """Do the tasks from the pipe, until the pipe is closed or SIGTERM comes. A worker runs nothing else."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     sys.unraisablehook = _leave_all_the_same
@@ -193,7 +193,7 @@ def _outcome(task: bytes) -> tuple[str, Any]:
 
 
 def _leave(number: int, frame: object) -> None:
-    """End the worker on SIGTERM, through the `finally` blocks that delete unfinished files."""
+    """End the worker on SIGTERM by an exception, so that `finally` blocks delete unfinished files."""
     raise SystemExit(128 + number)
 
 
@@ -206,7 +206,7 @@ def _leave_all_the_same(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker when the process that started the pool is gone, even if that process was killed."""
+    """End the worker when the parent process is gone, even after a kill of the parent."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,15 +1,15 @@
-"""Progress of a running task: the task calls `advance`, and the process that runs the task passes the share on."""
+"""Progress of a running task: the task calls `advance`, and the task's process passes the share on."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 
 SECONDS_BETWEEN = 1.0
-"""Seconds between two shares that are passed on. A task may call `advance` at every step, and most calls cost next to nothing."""
+"""Seconds between two announced shares. A task may call `advance` at every step, and most calls cost next to nothing."""
 
 
 class _Receiver:
-    """The function to which this process sends the shares of `advance`. None: nobody listens."""
+    """The receiver of the shares of `advance` in a process. None: nobody listens."""
 
     send: Callable[[float], None] | None = None
     last_sent_s = 0.0
@@ -35,7 +35,7 @@ def advance(done: int, total: int) -> None:
 
 @contextlib.contextmanager
 def sent_to(send: Callable[[float], None]) -> Iterator[None]:
-    """Pass the progress that `advance` announces in the block to `send`, as a share from 0 to 1."""
+    """Pass the progress of the block from `advance` to `send`, as a share from 0 to 1."""
     outer = _Receiver.send, _Receiver.last_sent_s
     _Receiver.send, _Receiver.last_sent_s = send, 0.0
     try:

@@ -1,4 +1,4 @@
-"""Refusals of the adapters for trainers: settings that would stall a training, or lose or repeat samples in silence."""
+"""Refusals of the adapters for trainers: a refused setting would stall a training, or lose or repeat samples in silence."""
 
 from math import ceil
 
@@ -7,11 +7,11 @@ from skillshard.mixing.stream import Stream
 
 
 def refuse_for_trainer(stream: Stream, trainer: str) -> None:
-    """Refuse a stream that does not work in a trainer that reads ahead and restarts its data.
+    """Refuse a stream that does not fit a trainer, because the trainer reads ahead and restarts finished data.
 
     Raises:
-        PolicyError: The mixer has lag=0, so a batch that the trainer fetches early would wait for a report of a later step. Or the
-            stream ends, and the trainer would restart the stream as its next epoch.
+        PolicyError: With lag=0, an early fetched batch would wait for the report of a later step. A finite stream would be
+            restarted as the next epoch.
     """
     # Both are refused before training begins: afterwards they would show as a stall or as repeated samples.
     if stream.repeat != "epochs":
@@ -32,11 +32,11 @@ def refuse_other_step(stream: Stream, *, batch_size: int, processes: int, accumu
     Args:
         stream: Mixer or packed tokens.
         batch_size: Number of samples (blocks) of a batch of one process.
-        processes: Number of processes that each take a batch.
+        processes: Number of processes.
         accumulated: Number of batches of a process per optimizer step.
 
     Raises:
-        PolicyError: The step size is another number, so that the steps of reports would be translated to wrong draws.
+        PolicyError: The step size differs, and the steps of reports would be translated to wrong draws.
     """
     words, expected = stream.clock.words, batch_size * processes * accumulated
     argument = f"{words.maker}({words.step_argument}"
@@ -48,9 +48,9 @@ def refuse_other_step(stream: Stream, *, batch_size: int, processes: int, accumu
 
 
 def refuse_rare_reports(stream: Stream, every_steps: int) -> None:
-    """Refuse reports that are so rare that a round would have no report and the loader would wait.
+    """Refuse rare reports. In a round without a report the loader would wait for ever.
 
-    Rounds of a packed stream have different numbers of blocks. The check uses the first round, whose weights are known.
+    Rounds of a packed stream have different numbers of blocks. The check uses the first round, because its weights are known.
 
     Raises:
         PolicyError: `every_steps` is too large for the rounds, or below 1.

@@ -5,10 +5,10 @@ process has mapped the same shards, so the worker sends only the places (`Places
 and the loader's process cuts the texts out of its own maps. With two workers, sending places gives 1.25 to 1.45 times as many
 samples per second (docs/LOG.md).
 
-The price is that a `SentBatch` can be unpickled only by a process that knows the batch's stream. Each stream that a loader reads gets
-a key, the pickled batch holds the key, and this module remembers the stream of each key. Keys are random, so that two streams
-in different processes never share a key. Only a batch inside a worker is a `SentBatch`. The loader returns plain dictionaries,
-which any process can pickle and read.
+The price: only a process with the same stream can unpickle a `SentBatch`. Each stream of a loader gets a key, the pickled batch holds
+the key, and a table in the loader's process has the stream of each key. Keys are random, so two streams in different processes never
+share a key. Only a batch inside a worker is a `SentBatch`. The loader returns plain dictionaries, and any process can pickle and read
+a dictionary.
 """
 
 import secrets
@@ -37,7 +37,7 @@ def register(stream: Mixer) -> str:
 
 
 class SentBatch(Mapping[str, Any]):
-    """A batch in a worker, with the keys and values of the dictionary that the loader's process will make.
+    """A batch in a worker, with the keys and values of the later dictionary in the loader's process.
 
     The worker reads the texts only on access. Pickling writes the places, and unpickling in the loader's process gives the plain
     dictionary.
@@ -82,7 +82,7 @@ def received(key: str, places: Places, values: Callable[[Batch], Mapping[str, An
     """Make the dictionary of a batch that a worker sent. `pickle` calls this function.
 
     Raises:
-        SkillshardError: This process did not make the loader, or the loader's stream is gone.
+        SkillshardError: The process did not make the loader, or the loader's stream is gone.
     """
     stream = _STREAMS.get(key)
     if stream is None:

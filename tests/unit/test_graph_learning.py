@@ -377,7 +377,10 @@ def test_without_a_warm_start_a_new_model_is_warned_of(shards: ShardSet, tmp_pat
     ran = skillshard(
         "graph", "learn", shards.root, "--steps", 1, "--window", 24, "--workers", 1, "--out", tmp_path / "graph.json"
     )
-    assert ran.code == 0 and "note: without --warmup a new tiny model learns first what all texts share" in ran.err
+    assert (
+        ran.code == 0
+        and "note: without --warmup, a new tiny model first learns what all texts have in common" in ran.err
+    )
     assert "which of these edges are luck: 'skillshard graph learn --seeds 3' trains only what is missing." in ran.out
 
 
