@@ -95,3 +95,14 @@ def test_the_tree_of_the_code_names_every_file_and_folder() -> None:
     named = set(re.findall(r"`(?:\w+/)?([\w.]+/?)`", (DOCS / "tree.md").read_text()))
     inside = {path.name + "/" * path.is_dir() for path in (REPOSITORY / "skillshard").iterdir()}
     assert inside - {"__init__.py", "__pycache__/", "py.typed"} <= named
+
+
+EXTERNAL = {"arxiv.org", "github.com", "pytorch.org"}
+"""Hosts that the documents link to. No test fetches a page, so a new host is added here by hand after a look at the link."""
+
+
+def test_external_links_lead_to_known_hosts_by_https() -> None:
+    documents = [REPOSITORY / "README.md", *DOCS.rglob("*.md")]
+    links = [link for path in documents for link in re.findall(r"\]\((\w+://[^)\s]+)\)", path.read_text())]
+    assert {link.split("/")[0] for link in links} == {"https:"}
+    assert {link.split("/")[2] for link in links} == EXTERNAL
