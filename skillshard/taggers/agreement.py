@@ -1,4 +1,4 @@
-"""How well two ways to tag the same samples agree, from their table of counts: no more memory than that table."""
+"""Measure how well two ways to tag the same samples agree. The memory is a table of counts for each pair of names."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from skillshard.errors import TagsError
 
 @dataclass(frozen=True)
 class Agreement:
-    """A table of counts and what it says; every measure is 1 where the two are the same but for the names.
+    """A table of counts with measures of agreement. Every measure is 1 if the two taggings differ only in the names.
 
     Attributes:
-        found: names of the rows, such as clusters.
-        true: names of the columns, such as the values of a metadata field.
-        counts: samples of each pair.
-        nmi: mutual information over the mean of both entropies.
-        ari: share of pairs of samples that are together or apart in both, corrected for chance; 0 is chance.
-        purity: share of samples that have their row's most frequent column.
-        accuracy: share of samples on the best one-to-one matching of rows and columns (Hungarian).
+        found: Names of the rows, for example clusters.
+        true: Names of the columns, for example the values of a metadata field.
+        counts: Number of samples of each pair.
+        nmi: Mutual information, divided by the mean of both entropies.
+        ari: Share of pairs of samples that are together or apart in both taggings, corrected for chance. A value of 0 is chance.
+        purity: Share of samples in the most frequent column of their row.
+        accuracy: Share of samples on the best one-to-one matching of rows and columns (Hungarian method).
     """
 
     found: tuple[str, ...]
@@ -33,10 +33,10 @@ class Agreement:
 
 
 def agreement(pairs: Iterable[tuple[str, str]]) -> Agreement:
-    """Measure (found, true) of every sample.
+    """Measure the agreement from the pairs (found, true) of all samples.
 
     Raises:
-        TagsError: no pair.
+        TagsError: The iterable has no pair.
 
     >>> measured = agreement([("a", "x"), ("a", "x"), ("b", "y"), ("b", "x")])
     >>> round(measured.purity, 2), round(measured.accuracy, 2), measured.counts.tolist()
@@ -49,11 +49,15 @@ def agreement(pairs: Iterable[tuple[str, str]]) -> Agreement:
 
 
 def agreement_of(table: Mapping[tuple[str, str], int]) -> Agreement:
-    """The same from counts of the pairs."""
+    """Measure the agreement from the number of samples of each pair (found, true).
+
+    Raises:
+        TagsError: The table is empty.
+    """
     if not table:
-        raise TagsError("no sample has both a skill and a value to compare it with.")
+        raise TagsError("no sample has both a skill and a value to compare the skill with.")
     found, true = (tuple(sorted({pair[side] for pair in table})) for side in (0, 1))
-    rows, columns = ({name: at for at, name in enumerate(names)} for names in (found, true))
+    rows, columns = ({name: index for index, name in enumerate(names)} for names in (found, true))
     counts = np.zeros((len(found), len(true)), np.int64)
     for (row, column), num in table.items():
         counts[rows[row], columns[column]] = num
@@ -69,30 +73,34 @@ def agreement_of(table: Mapping[tuple[str, str], int]) -> Agreement:
 
 
 def nmi(counts: Int[np.ndarray, "found true"]) -> float:
-    """Normalised mutual information, in [0, 1]; 1 if both sides hold one name only.
+    """Compute the normalised mutual information, in [0, 1]. The value is 1 if both sides have a single name.
 
     Reference:
         Strehl and Ghosh, JMLR 3, 2002; normalised by the arithmetic mean of the entropies, as in scikit-learn.
     """
     shares = counts / counts.sum()
-    both, found, true = (_entropy(side) for side in (shares.ravel(), shares.sum(axis=1), shares.sum(axis=0)))
-    return 1.0 if found + true == 0 else float(np.clip(2 * (found + true - both) / (found + true), 0, 1))
+    joint, row_entropy, column_entropy = (
+        _entropy(side) for side in (shares.ravel(), shares.sum(axis=1), shares.sum(axis=0))
+    )
+    total = row_entropy + column_entropy
+    # Rounding may give a value just outside [0, 1].
+    return 1.0 if total == 0 else float(np.clip(2 * (total - joint) / total, 0, 1))
 
 
 def ari(counts: Int[np.ndarray, "found true"]) -> float:
-    """Adjusted Rand index, in [-0.5, 1].
+    """Compute the adjusted Rand index, in [-0.5, 1].
 
     Reference:
         Hubert and Arabie, "Comparing partitions", Journal of Classification 2, 1985.
     """
-    together, found, true = (_pairs(side) for side in (counts, counts.sum(axis=1), counts.sum(axis=0)))
-    expected = found * true / max(_pairs(np.atleast_1d(counts.sum())), 1)
-    most = (found + true) / 2
-    return 1.0 if most == expected else (together - expected) / (most - expected)
+    in_both, in_rows, in_columns = (_pairs(side) for side in (counts, counts.sum(axis=1), counts.sum(axis=0)))
+    expected = in_rows * in_columns / max(_pairs(np.atleast_1d(counts.sum())), 1)
+    largest = (in_rows + in_columns) / 2
+    return 1.0 if largest == expected else (in_both - expected) / (largest - expected)
 
 
 def accuracy(counts: Int[np.ndarray, "found true"]) -> float:
-    """Share of samples on the best one-to-one matching of rows and columns.
+    """Compute the share of samples on the best one-to-one matching of rows and columns.
 
     >>> accuracy(np.array([[0, 5], [4, 1]]))
     0.9
@@ -104,10 +112,11 @@ def accuracy(counts: Int[np.ndarray, "found true"]) -> float:
 
 
 def _entropy(shares: np.ndarray) -> float:
-    some = shares[shares > 0]
-    return float(-(some * np.log(some)).sum())
+    positive = shares[shares > 0]
+    return float(-(positive * np.log(positive)).sum())
 
 
 def _pairs(counts: np.ndarray) -> float:
-    some = np.asarray(counts, np.float64)
-    return float((some * (some - 1) / 2).sum())
+    # The square of a count of billions does not fit into 64-bit integers.
+    counts_as_floats = np.asarray(counts, np.float64)
+    return float((counts_as_floats * (counts_as_floats - 1) / 2).sum())

@@ -1,4 +1,4 @@
-"""Which skills go together under which name: by a map, and where they are too small. Decisions, but for `read_map`."""
+"""Decide which skills share a name: by a map of names, and by merging small skills. Only `read_map` reads a file."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,16 +12,16 @@ from skillshard import storage
 from skillshard.errors import StorageError, TagsError, did_you_mean, name_some
 
 OTHERS = "*"
-"""In a map: every skill that it does not name."""
+"""Key of a map that stands for every skill without a key."""
 
 Vector = Float[np.ndarray, " dim"]
 
 
 def renamed(mapping: Mapping[str, str], skills: Sequence[str]) -> dict[str, str]:
-    """Skill -> new name, for every skill: as mapped, else by "*", else its own.
+    """Map every skill to the new name: by the key of the skill, else by the key "*", else to the old name.
 
     Raises:
-        TagsError: the map names a skill that is not there.
+        TagsError: The map names an unknown skill.
 
     >>> renamed({"wiki": "prose", "books": "prose", "*": "other"}, ["books", "code", "wiki"])
     {'books': 'prose', 'code': 'other', 'wiki': 'prose'}
@@ -29,7 +29,7 @@ def renamed(mapping: Mapping[str, str], skills: Sequence[str]) -> dict[str, str]
     strangers = [name for name in mapping if name not in skills and name != OTHERS]
     if strangers:
         raise TagsError(
-            f"the map names skills that are not there: {name_some(map(repr, strangers))}{did_you_mean(strangers[0], skills)}. There are "
+            f"the map names unknown skills: {name_some(map(repr, strangers))}{did_you_mean(strangers[0], skills)}. The skills are "
             f"{name_some(skills)}."
         )
     return {skill: mapping.get(skill, mapping.get(OTHERS, skill)) for skill in skills}
@@ -42,17 +42,17 @@ def merged(
     rest: str | None = None,
     vectors: Mapping[str, Vector] = {},
 ) -> dict[str, str]:
-    """Skill -> the skill that it belongs to when those with too few samples are merged.
+    """Map every skill to the skill that takes its samples when skills with too few samples are merged.
 
     Args:
-        sizes: samples of each skill.
-        min_share: of all samples.
-        rest: takes all small skills; None: each goes to the skill with the nearest vector, smallest first, under the name of
-            the larger of the two.
-        vectors: of each skill, such as the sum of its embeddings or its row of a graph; compared by their cosine.
+        sizes: Number of samples of each skill.
+        min_share: Smallest share of all samples that a skill may have.
+        rest: Name of the skill that takes all small skills. With None, the smallest skill joins the skill with the nearest vector, under
+            the name of the larger skill, until no skill is too small.
+        vectors: Vector of each skill, for example the sum of the embeddings or the row of a graph. Vectors are compared by the cosine.
 
     Raises:
-        TagsError: a skill is too small, there is no rest, and it has no vector.
+        TagsError: A skill is too small, `rest` is None, and the skill has no vector.
 
     >>> merged({"a": 90, "b": 6, "c": 4}, min_share=0.1, rest="other")
     {'a': 'a', 'b': 'other', 'c': 'other'}
@@ -65,7 +65,9 @@ def merged(
     groups = {skill: [skill] for skill in sizes}
     left = dict(sizes)
     sums = {skill: np.asarray(vector, np.float64) for skill, vector in vectors.items()}
+    # The smallest skill goes first, because two small skills together may be large enough.
     while len(left) > 1:
+        # Ties go to the first name, so that the result does not depend on the order of the counts.
         small = min(left, key=lambda skill: (left[skill], skill))
         if left[small] >= min_share * total:
             break
@@ -80,8 +82,8 @@ def merged(
 def _nearest(small: str, left: Mapping[str, int], sums: Mapping[str, Vector]) -> str:
     if small not in sums:
         raise TagsError(
-            f"skill {small!r} has {left[small]:,} samples, fewer than `min_share` asks for, and nothing tells which skill is nearest: name a "
-            "`rest=NAME` that takes the small ones, give `vectors` with a row for it, or tags by embedding."
+            f"skill {small!r} has {left[small]:,} samples, fewer than `min_share` asks for, and nothing tells which skill is nearest. Give "
+            "`rest=NAME` to collect the small skills, `vectors` with a row for this skill, or tags by embedding."
         )
     others = sorted(skill for skill in left if skill != small and skill in sums)
     if not others:
@@ -89,9 +91,9 @@ def _nearest(small: str, left: Mapping[str, int], sums: Mapping[str, Vector]) ->
     return max(others, key=lambda skill: _cosine(sums[small], sums[skill]))
 
 
-def _cosine(one: Vector, other: Vector) -> float:
-    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / lengths if lengths else 0.0
+def _cosine(first: Vector, second: Vector) -> float:
+    lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / lengths if lengths else 0.0
 
 
 def final_names(
@@ -101,7 +103,7 @@ def final_names(
     rest: str | None,
     vectors: Mapping[str, Vector],
 ) -> dict[str, str]:
-    """Skill -> final name: first the map, then the merging of what is too small."""
+    """Map every skill to the final name: first by the map of names, then by merging the skills that are too small."""
     names = renamed(mapping or {}, list(sizes))
     grouped: dict[str, int] = {}
     sums: dict[str, Vector] = {}
@@ -114,33 +116,43 @@ def final_names(
 
 
 def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """The sums of counts by name, in the order of the names."""
+    """Add up counts by name. The result is in the order of the names."""
     total: dict[str, int] = {}
-    for found in counts:
-        for skill, num in found.items():
+    for counts_of_part in counts:
+        for skill, num in counts_of_part.items():
             total[skill] = total.get(skill, 0) + num
     return dict(sorted(total.items()))
 
 
 def read_map(place: str | os.PathLike[str]) -> dict[str, str]:
-    """A map from a JSON file; TagsError if it is none."""
+    """Read a map of names from a JSON file.
+
+    Raises:
+        TagsError: The file is missing, is not a JSON object of names, or has an empty name.
+    """
     try:
         text = storage.read_bytes(place)
     except StorageError as error:
         raise TagsError(f"`mapping` {os.fspath(place)}: no such file.") from error
     try:
-        found = TypeAdapter(dict[str, str]).validate_python(orjson.loads(text), strict=True)
+        mapping = TypeAdapter(dict[str, str]).validate_python(orjson.loads(text), strict=True)
     except (orjson.JSONDecodeError, ValidationError) as error:
         raise TagsError(
             f'`mapping` {os.fspath(place)} is not a JSON object of names, such as {{"old": "new", "*": "everything else"}}.'
         ) from error
-    if empty := [old for old, new in found.items() if not new.strip()]:
-        raise TagsError(f"`mapping` {os.fspath(place)} gives {empty[0]!r} an empty name: give it another.")
-    return found
+    if empty := [old for old, new in mapping.items() if not new.strip()]:
+        raise TagsError(
+            f"`mapping` {os.fspath(place)} gives {empty[0]!r} an empty name. Give a name that is not empty."
+        )
+    return mapping
 
 
 def check_share(min_share: float, rest: str | None) -> None:
-    """TagsError where a least share and the name of the rest do not go together."""
+    """Check that a least share and the name of the rest fit together.
+
+    Raises:
+        TagsError: The share is not in [0, 1), or `rest` is empty or given without a share.
+    """
     if not 0 <= min_share < 1:
         raise TagsError(f"`{min_share=}`: give a share from 0 to below 1.")
     if rest is not None and not min_share:

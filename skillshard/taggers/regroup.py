@@ -1,7 +1,7 @@
-"""New skills from those that are there: crossed, renamed, merged.
+"""Make new skills from the skills of finished tags: cross, rename, merge.
 
-`regroup_tags` makes tags from one or two finished sets, in two stages of tasks: count the pairs of skills (and add up their
-embeddings), then write the parts. The corpus itself is not read.
+`regroup_tags` makes tags from one or two finished sets in two stages of tasks. The first stage counts the pairs of skills and adds
+up the embeddings of each pair. The second stage writes the parts. The corpus itself is not read.
 """
 
 import os
@@ -43,28 +43,29 @@ def regroup_tags(
     on_stage: OnStage | None = None,
     progress: bool = True,
 ) -> Tags:
-    """Tags from tags: crossed if there are two, then renamed, then without small skills.
+    """Make tags from tags: cross two sets, then rename skills, then merge small skills.
 
     Args:
-        places: one directory of tags, or two of the same corpus. Of two, every pair of skills is a skill, joined by "/"; the score is
-            that of the second.
-        mapping: old name -> new name; "*" names all others; what it does not name keeps its name.
-        min_share: skills with a smaller share of the samples are merged.
-        rest: takes them all; None: each goes to the nearest, by the mean of its embeddings, or by `vectors`.
-        vectors: of skills, such as rows of a graph, instead of embeddings.
-        backend: local pool or Ray; the bytes are the same.
-        on_stage: called with a stage's name and number of tasks; what it returns is called for each finished task. None: bars where
-            there is a terminal or a notebook.
-        progress: whether there are bars.
+        places: One directory of tags, or two directories of tags of the same corpus. With two, every pair of skills becomes a skill, with
+            the names joined by "/" and the score of the second set.
+        mapping: Old name -> new name. The key "*" stands for all skills without a key. Without "*", skills without a key keep their names.
+        min_share: Smallest share of the samples. Skills below this share are merged.
+        rest: Name of the skill that takes all small skills. With None, each small skill goes to the nearest skill, by the mean of the
+            embeddings or by `vectors`.
+        vectors: Vectors of skills, for example rows of a graph, in place of embeddings.
+        backend: Local pool or Ray. Both give the same bytes.
+        on_stage: Function that is called with the name and the number of tasks of each stage. The function that it returns is called for
+            each finished task. None shows bars in a terminal or a notebook.
+        progress: Whether to show bars.
 
     Raises:
-        TagsError: tags of different corpora or partitions, or arguments that do not fit.
+        TagsError: The tags belong to different corpora or partitions, or the arguments do not fit together.
     """
     check_share(min_share, rest)
     if len(places) not in (1, 2):
         raise TagsError(
-            f"{len(places)} directories of tags were given ({name_some((str(place) for place in places), are_paths=True)}): give one, or two "
-            "to make every pair of their skills a skill."
+            f"{len(places)} directories of tags were given ({name_some((str(place) for place in places), are_paths=True)}). Give one directory, "
+            "or two directories to make every pair of their skills a skill."
         )
     combine = len(places) == 2
     if not combine and mapping is None and not min_share:
@@ -74,17 +75,17 @@ def regroup_tags(
     sets = [Tags.open(place) for place in places]
     _refuse_unlike(sets)
     first = sets[0].manifest.made_from
-    asked = {"combine": combine, "map": mapping, "min_share": min_share, "rest": rest}
-    asked["vectors"] = {skill: np.asarray(vector).tolist() for skill, vector in sorted(vectors.items())}
+    arguments = {"combine": combine, "map": mapping, "min_share": min_share, "rest": rest}
+    arguments["vectors"] = {skill: np.asarray(vector).tolist() for skill, vector in sorted(vectors.items())}
     made_from = {
         "command": "tag",
-        "arguments": {**first["arguments"], "tagger": "regroup", "tagger_arguments": asked},
+        "arguments": {**first["arguments"], "tagger": "regroup", "tagger_arguments": arguments},
         "inputs": first["inputs"],
         "tags": [tags.digest for tags in sets],
     }
     with shown(on_stage, progress) as stages:
         artefact.make(
-            out, MANIFEST, made_from, lambda work: _regroup(sets, work, made_from, asked, vectors, backend, stages)
+            out, MANIFEST, made_from, lambda work: _regroup(sets, work, made_from, arguments, vectors, backend, stages)
         )
     return Tags.open(out)
 
@@ -94,8 +95,8 @@ def _refuse_unlike(sets: Sequence[Tags]) -> None:
     rows = [[[getattr(part, kind) for kind in kinds] for part in tags.manifest.parts] for tags in sets]
     if rows[0] != rows[-1]:
         raise TagsError(
-            f"{sets[0].folder} and {sets[1].folder} are not tags of the same rows: another corpus, another partition size, or a corpus that "
-            "changed between. Tag both from the same corpus with the same partition size."
+            f"{sets[0].folder} and {sets[1].folder} are not tags of the same rows. The corpora or the partition sizes differ, or the corpus "
+            "changed in between. Tag both from the same corpus with the same partition size."
         )
 
 
@@ -103,14 +104,15 @@ def _regroup(
     sets: Sequence[Tags],
     work: artefact.Work,
     made_from: dict[str, Any],
-    asked: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     vectors: Mapping[str, Vector],
     backend: Backend,
     on_stage: OnStage,
 ) -> None:
     folders = [str(tags.folder) for tags in sets]
     num_parts = len(sets[0].manifest.parts)
-    embedded = _embedded(sets) if asked["min_share"] and asked["rest"] is None and not vectors else None
+    # Only the merging into the nearest skill needs vectors, and reading all embeddings of a corpus takes time.
+    embedded = _embedded(sets) if arguments["min_share"] and arguments["rest"] is None and not vectors else None
     tasks = keyed(
         {"folders": folders, "part": part, "embedded": embedded, "place": str(work.scratch(f"{part:06d}.npz"))}
         for part in range(num_parts)
@@ -121,10 +123,14 @@ def _regroup(
     if embedded:
         vectors = _summed([str(task.arguments["place"]) for task in tasks])
     names = final_names(
-        added(record["skills"] for record in counted), asked["map"], asked["min_share"], asked["rest"], vectors
+        added(record["skills"] for record in counted),
+        arguments["map"],
+        arguments["min_share"],
+        arguments["rest"],
+        vectors,
     )
     if not names:
-        raise TagsError(f"{' and '.join(folders)} tag no sample in common: nothing to regroup.")
+        raise TagsError(f"{' and '.join(folders)} tag no sample in common, so the result would have no skill.")
     tasks = keyed({"folders": folders, "part": part, "names": names, "out": str(work.out)} for part in range(num_parts))
     written = run(
         write_regrouped, tasks, backend=backend, records=work.records("write"), on_done=on_stage("writing", num_parts)
@@ -133,17 +139,18 @@ def _regroup(
 
 
 def _embedded(sets: Sequence[Tags]) -> str | None:
-    """The directory of embeddings, row for row, beside one of the sets."""
+    """Return the directory of embeddings beside the first set that has embeddings."""
     return next((str(tags.folder / EMBEDDINGS) for tags in sets if (tags.folder / EMBEDDINGS).is_dir()), None)
 
 
 def count_pairs(folders: Sequence[str], part: int, embedded: str | None, place: str) -> Record:
-    """Samples of each (crossed) skill of a part, and the sums of their embeddings."""
+    """Count the samples of each (crossed) skill of a part, and add up their embeddings."""
     skills = [skill for skill, _, _ in _crossed(folders, part)]
     counts = added([{skill: 1} for skill in skills if skill is not None])
     if embedded is not None:
         vectors = np.load(array_place(embedded, part), mmap_mode="r")
-        number = {skill: at for at, skill in enumerate(counts)}
+        number = {skill: index for index, skill in enumerate(counts)}
+        # float64, because a sum of millions of float16 numbers would lose the small ones.
         sums = np.zeros((len(counts), vectors.shape[1]))
         for row, skill in enumerate(skills):
             if skill is not None:
@@ -155,38 +162,45 @@ def count_pairs(folders: Sequence[str], part: int, embedded: str | None, place: 
 def _summed(places: Sequence[str]) -> dict[str, Vector]:
     total: dict[str, Vector] = {}
     for place in places:
-        with np.load(place) as found:
-            for skill, row in zip(found["skills"].tolist(), found["sums"], strict=True):
+        with np.load(place) as arrays:
+            for skill, row in zip(arrays["skills"].tolist(), arrays["sums"], strict=True):
                 total[skill] = total[skill] + row if skill in total else row
     return total
 
 
 def _crossed(folders: Sequence[str], part: int) -> list[tuple[str | None, TagRow, int]]:
-    """Each row's skill, or None and the number of the set in which it was set aside first."""
+    """Return (skill, row of tags, number of the set) for each row.
+
+    For a row that is set aside, the skill is None, and the set is the first set in which the row is set aside.
+    """
     rows = zip(*(read_part(part_place(folder, part)) for folder in folders), strict=True)
     crossed: list[tuple[str | None, TagRow, int]] = []
-    for found in rows:
-        aside = next((at for at, row in enumerate(found) if row.skill is None), None)
+    for row_of_sets in rows:
+        aside = next((number for number, row in enumerate(row_of_sets) if row.skill is None), None)
         if aside is not None:
-            crossed.append((None, found[aside], aside))
+            crossed.append((None, row_of_sets[aside], aside))
         else:
-            crossed.append((JOIN.join(str(row.skill) for row in found), found[-1], 0))
+            crossed.append((JOIN.join(str(row.skill) for row in row_of_sets), row_of_sets[-1], 0))
     return crossed
 
 
 def write_regrouped(folders: Sequence[str], part: int, names: Mapping[str, str], out: str) -> Record:
-    """One part of the new tags, and its set-aside rows."""
+    """Write one part of the new tags, and the rows that are set aside in the part."""
     rejected = [iter(_rejected(folder, part)) for folder in folders]
     rows, lines, counts, aside = [], [], {}, {}  # type: ignore[var-annotated]
-    for found, (skill, row, at) in zip(
+    for row_of_sets, (skill, row, number) in zip(
         zip(*(read_part(part_place(folder, part)) for folder in folders), strict=True),
         _crossed(folders, part),
         strict=True,
     ):
-        own = [next(those) if one.skill is None else b"" for one, those in zip(found, rejected, strict=True)]
+        # A rejected file has a line for each row of its set that is set aside. Every set advances, also where another set decides.
+        own_lines = [
+            next(lines_of_set) if set_row.skill is None else b""
+            for set_row, lines_of_set in zip(row_of_sets, rejected, strict=True)
+        ]
         if skill is None:
             rows.append(TagRow(row.id, None, None, row.reason))
-            lines.append(own[at])
+            lines.append(own_lines[number])
             aside[str(row.reason)] = aside.get(str(row.reason), 0) + 1
         else:
             rows.append(TagRow(row.id, names[skill], row.score, None))
@@ -215,6 +229,7 @@ def _manifest(
     num_samples = added({names[skill]: num} for skill, num in sizes.items())
     aside, unread = split_rests(added(record["set_aside"] for record in written))
     known = {skill.name: skill.num_text_bytes for skill in sets[0].manifest.skills}
+    # Tags know the bytes of a skill, not of a pair of skills. After a crossing the number stays unknown.
     text_bytes: dict[str, int | None] = dict.fromkeys(num_samples)
     if len(sets) == 1:
         text_bytes |= added({names[skill]: known[skill] or 0} for skill in sizes)

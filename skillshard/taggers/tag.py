@@ -1,12 +1,12 @@
-"""Tag a whole corpus: one task per partition, then one look at all ids together.
+"""Tag a whole corpus: tag each partition in a task, then look for repeated ids in all partitions.
 
-0. A tagger that finds the skills in the corpus (`Finder`) does so, in stages of its own.
-1. `tag_partition`: rows -> one part of the tags, and the sorted hashes of its ids, both scratch files.
-2. `find_duplicates`: a range of hashes -> ids that stand more than once, over all partitions.
-3. Where samples are set aside, partitions with later copies of an id are tagged again with those rows set aside; the
-   other parts get their final names as they are. So one name has one content, whatever is tried twice or late.
+0. A tagger that finds the skills in the corpus (`Finder`) first runs stages of its own.
+1. `tag_partition` reads the rows and writes a part of the tags and the sorted hashes of the ids. Both are scratch files.
+2. `find_duplicates` takes a range of hashes and finds the ids that occur more than once in the corpus.
+3. Where bad samples are set aside, partitions with later copies of an id are tagged again, and the copies are set aside. All
+   other parts only get their final names. A final name never has two contents, so a late or repeated task does no harm.
 
-Memory of a task: row groups of the part; 16 bytes per id of the partition (stage 1) or of the range (stage 2).
+A task needs memory for the row groups of a part, and for 16 bytes per id of the partition (stage 1) or of the range (stage 2).
 """
 
 import itertools
@@ -54,8 +54,11 @@ from skillshard.tags import (
     write_part,
 )
 
+# More skills mean that the field is an id or a title. Every report, round and graph lists all skills.
 MAX_SKILLS = 10_000
+# A task of stage 2 sorts the hashes of one range in memory: 16 bytes each, so 128 MB.
 IDS_PER_RANGE = 8_000_000
+# The byte order is fixed, because the nodes of a cluster read the scratch files of each other.
 HASH_DTYPE = np.dtype([("hash", "<u8"), ("row", "<u8")])
 
 
@@ -73,26 +76,29 @@ def tag_corpus(
     on_stage: OnStage | None = None,
     progress: bool = True,
 ) -> Tags:
-    """Tag every sample of a corpus; resumes where a killed run stopped, and does nothing if the tags are finished.
+    """Tag every sample of a corpus.
+
+    A call resumes where a killed call stopped, and does nothing if the tags are finished.
 
     Args:
-        corpus: what to tag.
-        tagger: gives the skills.
-        out: local directory.
-        on_bad_sample: "stop" at the first bad sample with an error, or "set-aside": keep it in rejected/ with its reason.
-        id_field: Field of the id. None: the ids are made from the file name and the position.
+        corpus: Corpus to tag.
+        tagger: Tagger that gives each sample a skill.
+        out: Local directory for the tags.
+        on_bad_sample: Action at a bad sample. "stop" raises an error at the first bad sample. "set-aside" keeps bad samples in rejected/
+            with the reasons.
+        id_field: Field of the id. With None, the ids are made from the file name and the position.
         text_field: Field of the text.
-        max_sample_bytes: largest sample, bytes of text and metadata.
-        partition_bytes: size of a task; a .gz or .zst file is always one task.
-        backend: local pool or Ray; the bytes are the same.
-        on_stage: called with a stage's name and number of tasks; what it returns is called for each finished task. None: bars where
-            there is a terminal or a notebook.
-        progress: whether there are bars.
+        max_sample_bytes: Size limit of a sample, in bytes of text and metadata.
+        partition_bytes: Size of a task in bytes. A .gz or .zst file is always one task.
+        backend: Local pool or Ray. Both give the same bytes.
+        on_stage: Function that is called with the name and the number of tasks of each stage. The function that it returns is called for
+            each finished task. None shows bars in a terminal or a notebook.
+        progress: Whether to show bars.
 
     Raises:
-        CorpusError: a bad sample, with file, line and remedy.
-        TagsError: no sample could be tagged, or there are more than `MAX_SKILLS` skills.
-        StorageError: `out` holds something else.
+        CorpusError: A sample is bad. The message names the file, the line and the remedy.
+        TagsError: No sample could be tagged, or the tags have more than `MAX_SKILLS` skills.
+        StorageError: `out` holds another artefact or other files.
     """
     reading = {"id_field": id_field, "text_field": text_field, "max_sample_bytes": max_sample_bytes}
     made_from = {
@@ -121,10 +127,11 @@ def tag_corpus(
 
 
 def _rows_digests(folder: Path) -> dict[int, str]:
-    """Index of a partition -> digest of its rows, as far as they were read for finished or unfinished tags."""
+    """Map the index of a partition to the digest of the rows, for each partition that finished or unfinished tags have read."""
     if (folder / MANIFEST).exists():
-        return {part: found.rows_digest for part, found in enumerate(Tags.open(folder).manifest.parts)}
+        return {index: part.rows_digest for index, part in enumerate(Tags.open(folder).manifest.parts)}
     records = (folder / ".work" / "records").glob("*/*.json")
+    # These two stages have one record for each partition, under the index of the partition. Other stages number other tasks.
     return {
         int(place.stem): record["rows_digest"]
         for place in records
@@ -155,28 +162,30 @@ def _tag(
         "reading": arguments["reading"],
     }
     tasks = keyed(
-        {**common, "partition": partition, "hashes": str(work.scratch(f"{at:06d}.npy"))}
-        for at, partition in enumerate(partitions)
+        {**common, "partition": partition, "hashes": str(work.scratch(f"{index:06d}.npy"))}
+        for index, partition in enumerate(partitions)
     )
     records = run(
         tag_partition, tasks, backend=backend, records=work.records("tag"), on_done=on_stage("tagging", len(tasks))
     )
+    # Records of earlier versions do not count the values that are left out, so the manifest would be wrong.
     if not all("left_out" in record for record in records):
         raise TagsError(
-            f"{work.out} holds unfinished work of an earlier version of skillshard, which cannot be taken up. Remove {work.out} and "
-            "run the command again."
+            f"{work.out} holds unfinished work of an earlier version of skillshard, and this version cannot continue the work. Remove "
+            f"{work.out} and run the command again."
         )
     duplicates = _duplicates(tasks, records, work, backend, on_stage)
     if duplicates and arguments["on_bad_sample"] == "stop":
         raise CorpusError(_duplicate_sentence(duplicates, partitions, arguments["reading"]))
     again = {
-        at: [later for later in duplicates if later["part"] == at]
-        for at in sorted({later["part"] for later in duplicates})
+        part: [duplicate for duplicate in duplicates if duplicate["part"] == part]
+        for part in sorted({duplicate["part"] for duplicate in duplicates})
     }
     if again:
+        # The repeated tasks write to the final place. A second content under the scratch name could meet a late task of stage 1.
         repeated = [
-            Task(tasks[at].key, {**tasks[at].arguments, "out": str(work.out), "duplicates": _by_row(rows)})
-            for at, rows in again.items()
+            Task(tasks[part].key, {**tasks[part].arguments, "out": str(work.out), "duplicates": _by_row(rows)})
+            for part, rows in again.items()
         ]
         again_records = run(
             tag_partition,
@@ -185,8 +194,8 @@ def _tag(
             records=work.records("again"),
             on_done=on_stage("tagging again", len(repeated)),
         )
-        for at, record in zip(again, again_records, strict=True):
-            records[at] = record
+        for part, record in zip(again, again_records, strict=True):
+            records[part] = record
     _publish(work, [partition.index for partition in partitions if partition.index not in again])
     work.finish(_manifest(made_from, partitions, records, corpus.left_out).model_dump(by_alias=True))
 
@@ -196,17 +205,19 @@ def _by_row(duplicates: Sequence[Record]) -> dict[str, str]:
 
 
 def _publish(work: artefact.Work, parts: Sequence[int]) -> None:
-    """Give finished parts of stage 1 their final names, and what a tagger keeps beside them."""
+    """Give the finished parts of stage 1, and the files that the tagger keeps, their final names."""
     for place in (part_place, rejected_place):
         for part in parts:
             _link(Path(place(work.scratch(), part)), Path(place(work.out, part)))
-    kept = work.scratch("kept")
-    for path in sorted(kept.rglob("*")):
+    kept_folder = work.scratch("kept")
+    for path in sorted(kept_folder.rglob("*")):
+        # A name with a dot belongs to a write that was interrupted.
         if path.is_file() and not path.name.startswith("."):
-            _link(path, work.out / path.relative_to(kept))
+            _link(path, work.out / path.relative_to(kept_folder))
 
 
 def _link(scratch: Path, final: Path) -> None:
+    # A hard link leaves the scratch file in place, so that the records of stage 1 stay true after a kill at this point.
     if scratch.exists() and not final.exists():
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -232,11 +243,16 @@ def tag_partition(
     hashes: str,
     duplicates: Mapping[str, str] = {},
 ) -> Record:
-    """Tag one partition and write its part.
+    """Tag one partition and write the part.
 
     Args:
-        hashes: scratch file for the hashes of the ids.
-        duplicates: row -> id of rows that repeat an earlier id and are set aside.
+        partition: Partition to read.
+        tagger: Tagger that gives each sample a skill.
+        out: Directory of the part.
+        on_bad_sample: Action at a bad sample.
+        reading: Keyword arguments of `PartitionReader`.
+        hashes: Scratch file for the hashes of the ids.
+        duplicates: Rows that repeat an earlier id and are set aside, with the ids. The row numbers are strings, as in JSON.
     """
     counts: dict[str, list[int]] = {}
     ids: list[tuple[int, int]] = []
@@ -253,9 +269,9 @@ def tag_partition(
                 yield TagRow(rejection.id, None, None, rejection.reason)
                 continue
             assert isinstance(row, Sample) and isinstance(outcome, Tag)
-            found = counts.setdefault(outcome.skill, [0, 0])
-            found[0] += 1
-            found[1] += len(row.text.encode())
+            sizes = counts.setdefault(outcome.skill, [0, 0])
+            sizes[0] += 1
+            sizes[1] += len(row.text.encode())
             ids.append((xxhash.xxh3_64_intdigest(row.id.encode()), number))
             yield TagRow(row.id, outcome.skill, outcome.score, None)
 
@@ -281,8 +297,9 @@ def tag_partition(
 def _tagged(
     reader: Iterator[Sample | Rejection], tagger: Tagger | RowTagger, partition: int
 ) -> Iterator[tuple[Sample, Tag | Untagged] | tuple[Rejection, None]]:
-    """Every row with its outcome; samples are handed to the tagger some at a time."""
+    """Yield every row with its outcome."""
     numbers = itertools.count()
+    # A group has a fixed number of rows, bad rows included: float results of a tagger depend on the samples of the group.
     while rows := list(islice(reader, SAMPLES_AT_ONCE)):
         samples = [(next(numbers), row) for row in rows]
         outcomes = _outcomes([(number, row) for number, row in samples if isinstance(row, Sample)], tagger, partition)
@@ -309,7 +326,7 @@ def _refusal(
     *,
     is_duplicate: bool,
 ) -> Rejection | None:
-    """Why a row is set aside, its line not yet known; None if it has a skill."""
+    """Return the reason why a row is set aside, still without the line. Return None if the row has a skill."""
     if isinstance(row, Rejection):
         return row
     if is_duplicate:
@@ -326,7 +343,7 @@ def _refusal(
 def _located(
     refused: Sequence[tuple[int, Rejection]], partition: Partition, reading: Mapping[str, Any]
 ) -> list[Rejection]:
-    """The rejections, those of the tagger with their line; the file is read again only if there are any."""
+    """Add the lines to the rejections by the tagger. Only if the tagger rejected a row, the file is read a second time."""
     unplaced = {number for number, rejection in refused if rejection.line is None and rejection.id is not None}
     limit = reading["max_sample_bytes"]
     lines = line_numbers(partition, unplaced, max_sample_bytes=limit) if unplaced else {}
@@ -339,7 +356,7 @@ def _located(
 def _duplicates(
     tasks: Sequence[Task], records: Sequence[Record], work: artefact.Work, backend: Backend, on_stage: OnStage
 ) -> list[Record]:
-    """Rows that repeat an earlier id, in the order of the corpus."""
+    """Return the rows that repeat an earlier id, in the order of the corpus."""
     num_ids = sum(record["num_rows"] - record["num_set_aside"] for record in records)
     num_ranges = -(-num_ids // IDS_PER_RANGE) or 1
     hashes = [task.arguments["hashes"] for task in tasks]
@@ -347,18 +364,20 @@ def _duplicates(
         {"hashes": hashes, "parts": str(work.scratch()), "low": low, "high": high}
         for low, high in pairwise(hash_bounds(num_ranges))
     )
-    found = run(
+    range_records = run(
         find_duplicates,
         ranges,
         backend=backend,
         records=work.records("duplicates"),
         on_done=on_stage("checking ids", len(ranges)),
     )
-    return sorted((row for record in found for row in record["rows"]), key=lambda row: (row["part"], row["row"]))
+    return sorted(
+        (row for record in range_records for row in record["rows"]), key=lambda row: (row["part"], row["row"])
+    )
 
 
 def find_duplicates(hashes: Sequence[str], parts: str, low: int, high: int) -> Record:
-    """Rows whose id stands in an earlier row, among the ids whose hash is in [low, high)."""
+    """Find the rows with the id of an earlier row, among the ids with a hash in [low, high)."""
     tables = (np.load(place, mmap_mode="r") for place in hashes)
     slices = [np.array(table[rows_between(table["hash"], low, high)]) for table in tables]
     part = np.repeat(np.arange(len(slices)), [len(rows) for rows in slices])
@@ -366,8 +385,9 @@ def find_duplicates(hashes: Sequence[str], parts: str, low: int, high: int) -> R
     order = np.argsort(rows["hash"], kind="stable")
     rows, part = rows[order], part[order]
     same = np.flatnonzero(rows["hash"][1:] == rows["hash"][:-1])
-    suspects = sorted({at for first in same.tolist() for at in (first, first + 1)})
-    wanted = [(int(part[at]), int(rows["row"][at])) for at in suspects]
+    suspects = sorted({index for first in same.tolist() for index in (first, first + 1)})
+    wanted = [(int(part[index]), int(rows["row"][index])) for index in suspects]
+    # Two ids may share a hash, so the ids themselves decide. Only suspects are read, and equal hashes are rare.
     first_of: dict[str, tuple[int, int]] = {}
     later = []
     for (part_number, row), identity in sorted(_ids_at(parts, wanted).items()):
@@ -383,29 +403,29 @@ def _ids_at(parts: str, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, in
     by_part: dict[int, list[int]] = {}
     for part, row in wanted:
         by_part.setdefault(part, []).append(row)
-    found: dict[tuple[int, int], str] = {}
+    id_of: dict[tuple[int, int], str] = {}
     for part, rows in by_part.items():
         ids = pq.read_table(part_place(parts, part), columns=["id"])["id"].take(rows).to_pylist()
-        found.update(zip(((part, row) for row in rows), ids, strict=True))
-    return found
+        id_of.update(zip(((part, row) for row in rows), ids, strict=True))
+    return id_of
 
 
 def _duplicate_sentence(
     duplicates: Sequence[Record], partitions: Sequence[Partition], reading: Mapping[str, Any]
 ) -> str:
-    """The error for the first repeated id: both places, how many there are, and what to do."""
-    found = duplicates[0]
+    """Write the error for the first repeated id: both places, the number of repeated ids, and the remedy."""
+    duplicate = duplicates[0]
     limit = reading["max_sample_bytes"]
     first, later = (
         line_numbers(partitions[part], [row], max_sample_bytes=limit)[row]
-        for part, row in ((found["first_part"], found["first_row"]), (found["part"], found["row"]))
+        for part, row in ((duplicate["first_part"], duplicate["first_row"]), (duplicate["part"], duplicate["row"]))
     )
-    identity = found["id"] if len(found["id"]) <= 100 else f"{found['id'][:97]}..."
-    first_partition = partitions[found["first_part"]]
+    identity = duplicate["id"] if len(duplicate["id"]) <= 100 else f"{duplicate['id'][:97]}..."
+    first_partition = partitions[duplicate["first_part"]]
     unit = "line" if first_partition.format.startswith("jsonl") else "row"
     earlier = f"id {identity!r} stands already in {first_partition.name}, {unit} {first}"
     more = f"; {len(duplicates):,} rows repeat an id" if len(duplicates) > 1 else ""
-    return Rejection(partitions[found["part"]].name, later, "duplicate-id", earlier + more).sentence()
+    return Rejection(partitions[duplicate["part"]].name, later, "duplicate-id", earlier + more).sentence()
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
@@ -421,8 +441,8 @@ def _manifest(
     set_aside: dict[str, int] = {}
     for record in records:
         for skill, (num_samples, num_bytes) in record["skills"].items():
-            found = skills.setdefault(skill, [0, 0])
-            found[:] = [found[0] + num_samples, found[1] + num_bytes]
+            sizes = skills.setdefault(skill, [0, 0])
+            sizes[:] = [sizes[0] + num_samples, sizes[1] + num_bytes]
         for reason, count in record["set_aside"].items():
             set_aside[reason] = set_aside.get(reason, 0) + count
     aside, unread = split_rests(set_aside)
@@ -439,7 +459,7 @@ def _manifest(
         )
     if len(skills) > MAX_SKILLS:
         raise TagsError(
-            f"{len(skills):,} different skills (such as {', '.join(sorted(skills)[:3])}), at most {MAX_SKILLS:,} make sense: tag by "
+            f"{len(skills):,} different skills (such as {', '.join(sorted(skills)[:3])}), and at most {MAX_SKILLS:,} make sense. Tag by "
             "a field with fewer values."
         )
     fields = ("num_rows", "num_set_aside", "rows_digest", "part_digest")
@@ -451,11 +471,11 @@ def _manifest(
             for partition, record in zip(partitions, records, strict=True)
         ],
         skills=[
-            {"name": name, "num_samples": found[0], "num_text_bytes": found[1]}
-            for name, found in sorted(skills.items())
+            {"name": name, "num_samples": num_samples, "num_text_bytes": num_bytes}
+            for name, (num_samples, num_bytes) in sorted(skills.items())
         ],
         num_rows=sum(record["num_rows"] for record in records) - sum(unread.values()),
-        num_tagged=sum(found[0] for found in skills.values()),
+        num_tagged=sum(num_samples for num_samples, _ in skills.values()),
         set_aside=aside,
         unread=unread,
         left_out=LeftOut(

@@ -1,4 +1,4 @@
-"""What a tagger is: one that looks at samples, or one that looks at the whole corpus first."""
+"""Protocols of taggers: a `Tagger` looks at samples, a `Finder` looks at the whole corpus first."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,21 @@ from skillshard.artefact import Work
 from skillshard.corpus import Partition, Reason, Sample
 from skillshard.execution import Backend, OnStage, Record, Task, run
 
+# The last bits of a loss depend on the samples that a model reads together. A change of this number changes the loss tags.
 SAMPLES_AT_ONCE = 1024
-"""Rows that a tagger is given together; their samples make one call of `Tagger.tag` or `RowTagger.tag_rows`."""
+"""Number of rows of a group. The samples of a group make one call of `Tagger.tag` or `RowTagger.tag_rows`."""
 
 OnBadSample = Literal["stop", "set-aside"]
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A sample's skill, and a score: 1 where the tagger does not guess, of a cluster the distance to its centroid."""
+    """The skill of a sample, with a score.
+
+    Attributes:
+        skill: Name of the skill.
+        score: Distance to the centroid for taggers by clusters, 1 for taggers that do not guess.
+    """
 
     skill: str
     score: float = 1.0
@@ -24,7 +30,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Untagged:
-    """Why a sample has no skill: a short stable reason, and the sentence's detail."""
+    """The reason why a sample has no skill: a short stable word, and the details for the sentence."""
 
     reason: Reason
     detail: str
@@ -32,26 +38,34 @@ class Untagged:
 
 @runtime_checkable
 class Tagger(Protocol):
-    """Gives every sample a skill. Picklable; a pure function of the samples that it is given together."""
+    """A tagger that gives every sample a skill.
+
+    A tagger is picklable. The method `tag` is a pure function of the samples of a call.
+    """
 
     @property
     def name(self) -> str:
-        """The method's name."""
+        """Name of the method."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was built with, as JSON."""
+        """Arguments that the tagger was built with, as JSON."""
 
     def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
-        """One outcome for each of some neighbouring samples of one partition, in their order."""
+        """Tag neighbouring samples of one partition, and return the outcomes in the same order."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a tagger is given that looks at the whole corpus first.
+    """The input of a tagger that looks at the whole corpus first.
 
     Attributes:
-        work: tasks' records and scratch files; what lies in `work.scratch("kept")` becomes part of the finished tags.
+        partitions: Partitions of the corpus.
+        reading: Keyword arguments of `PartitionReader`.
+        on_bad_sample: Action at a bad sample.
+        work: Records and scratch files of the tasks. Files in `work.scratch("kept")` become part of the finished tags.
+        backend: Local pool or Ray.
+        on_stage: Function that shows the progress of a stage.
     """
 
     partitions: Sequence[Partition]
@@ -71,7 +85,16 @@ class Search:
         keeps_model: bool = False,
         num_gpus: float = 0.0,
     ) -> list[Record]:
-        """`execution.run` of one stage: its records are kept under `stage`, and `title` is shown to who waits."""
+        """Run the tasks of one stage by `execution.run`.
+
+        Args:
+            function: Function that does a task.
+            tasks: Tasks of the stage.
+            stage: Name under which the records are kept.
+            title: Name that the progress bar shows.
+            keeps_model: Whether a process keeps a model between tasks.
+            num_gpus: Number of GPUs that a task takes.
+        """
         return run(
             function,
             tasks,
@@ -85,23 +108,28 @@ class Search:
 
 @runtime_checkable
 class RowTagger(Protocol):
-    """Knows the skills already, by the rows of the partitions. Picklable."""
+    """A tagger that already knows the skill of each row. A row tagger is picklable."""
 
     def tag_rows(self, partition: int, rows: Sequence[int]) -> Sequence[Tag | Untagged]:
-        """The outcomes of some rows of a partition (0 is its first; set-aside ones count) that hold samples."""
+        """Return the outcomes of rows that hold samples.
+
+        Args:
+            partition: Index of the partition.
+            rows: Numbers of the rows in the partition, from 0. Rows that are set aside have numbers too.
+        """
 
 
 @runtime_checkable
 class Finder(Protocol):
-    """Finds the skills in the corpus itself, in stages of tasks, and then tags by rows."""
+    """A tagger that finds the skills in the corpus, in stages of tasks, and then tags."""
 
     @property
     def name(self) -> str:
-        """The method's name."""
+        """Name of the method."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was built with, as JSON."""
+        """Arguments that the tagger was built with, as JSON."""
 
     def find(self, search: Search) -> Tagger | RowTagger:
-        """Look at the corpus; the same bytes however often it is killed and called again."""
+        """Find the skills. The result has the same bytes after any number of kills and new calls."""

@@ -300,7 +300,7 @@ def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, m
         (("M", "--min-share", 0, "--rest", "other"), "--rest other takes the skills below --min-share, which is 0"),
         (("M", "--map", "nowhere.json"), "--map nowhere.json: no such file"),
         (("M", "--map", "list.json"), "is not a JSON object of names"),
-        (("M", "--map", "wrong.json"), "names skills that are not there: 'lau' (did you mean 'law'?)"),
+        (("M", "--map", "wrong.json"), "names unknown skills: 'lau' (did you mean 'law'?)"),
         (("M", "--map", "empty.json"), "gives 'law' an empty name"),
         (("C", "--map", "wrong.json"), "holds no finished tags"),
         (("M", "other"), "are not tags of the same rows"),
