@@ -1,6 +1,6 @@
-"""Metadata of few values, kept beside tags, row for row: what clusters can be compared with later, without the corpus.
+"""Keep metadata with few values beside the tags, row for row, so that clusters can be compared with metadata without the corpus.
 
-TAGS/fields/000000.parquet    a string column for each dotted path, null where a row has none
+TAGS/fields/000000.parquet    a string column for each dotted path, with null in rows without a value
 """
 
 import os
@@ -17,12 +17,13 @@ from skillshard.errors import TagsError, did_you_mean, name_some
 
 FOLDER = "fields"
 MAX_VALUES = 1000
-"""A field with more different values in one partition is no category."""
+"""Limit on the number of different values in a partition. A field with more values is not a category."""
+# A longer value is a text, and texts would make the tags as large as the corpus.
 MAX_CHARS = 100
 
 
 class FieldTable:
-    """Collects the categories of one partition's rows."""
+    """A table of the categories of the rows of a partition."""
 
     def __init__(self) -> None:
         self._num_rows = 0
@@ -30,13 +31,14 @@ class FieldTable:
         self._dropped: set[str] = set()
 
     def add(self, meta: Mapping[str, Any]) -> None:
-        """One row's metadata; rows without a sample have none."""
+        """Add the metadata of the next row. A row without a sample has an empty mapping."""
         for path, value in _scalars(meta, ""):
             if path not in self._dropped:
                 self._put(path, value)
         self._num_rows += 1
 
     def _put(self, path: str, value: str) -> None:
+        # Values with lists of their rows: a field is dropped at once when the values become too many.
         column = self._columns.setdefault(path, {})
         column.setdefault(value, []).append(self._num_rows)
         if len(value) > MAX_CHARS or len(column) > MAX_VALUES:
@@ -46,6 +48,7 @@ class FieldTable:
     def write(self, place: str) -> None:
         columns = {path: self._column(rows) for path, rows in sorted(self._columns.items())}
         fields = [pa.field(path, column.type) for path, column in columns.items()]
+        # The names of dropped fields are kept, so that an error can tell a dropped field from a field that no sample has.
         schema = pa.schema(fields, metadata={"dropped": orjson.dumps(sorted(self._dropped))})
         with storage.writing(place) as part:
             pq.write_table(pa.table(list(columns.values()), schema=schema), part, compression="zstd")
@@ -63,25 +66,36 @@ def fields_place(folder: str | os.PathLike[str], part: int) -> str:
 
 
 def read_field(tags: str | os.PathLike[str], path: str, num_parts: int) -> Iterator[list[str | None]]:
-    """The values of one field, part by part.
+    """Yield the values of a field, part by part.
+
+    Args:
+        tags: Directory of tags.
+        path: Dotted path of the field, with or without the prefix "meta.".
+        num_parts: Number of parts of the tags.
 
     Raises:
-        TagsError: no such field is kept.
+        TagsError: The tags keep no metadata, or do not keep this field.
     """
     folder = places.join(tags, FOLDER)
     name = path.removeprefix("meta.")
     files = [fields_place(folder, part) for part in range(num_parts)]
     if not all(map(storage.exists, files)):
         raise TagsError(
-            f"{os.fspath(tags)} keeps no metadata beside its tags: name the corpus with `corpus`, or give other tags to compare with."
+            f"{os.fspath(tags)} keeps no metadata beside its tags. Name the corpus with `corpus`, or give other tags to compare with."
         )
     schemas = [pq.read_schema(place) for place in files]
-    dropped = {found for schema in schemas for found in orjson.loads(schema.metadata[b"dropped"])}
-    known = sorted({found for schema in schemas for found in schema.names} - dropped)
+    dropped = {field for schema in schemas for field in orjson.loads(schema.metadata[b"dropped"])}
+    # A field that is dropped in one partition is dropped in all: half a column would give a wrong comparison.
+    known = sorted({field for schema in schemas for field in schema.names} - dropped)
     if name not in known:
-        why = f"it has over {MAX_VALUES:,} values, or long ones" if name in dropped else "no sample has it"
+        why = (
+            f"the field has over {MAX_VALUES:,} values, or long values"
+            if name in dropped
+            else "no sample has this field"
+        )
         raise TagsError(
-            f"field {path!r} is not kept beside {os.fspath(tags)}: {why}{did_you_mean(name, known)}. Kept are {name_some(known) or 'none'}."
+            f"field {path!r} is not kept beside {os.fspath(tags)}: {why}{did_you_mean(name, known)}. The tags keep these fields: "
+            f"{name_some(known) or 'none'}."
         )
     for place, schema in zip(files, schemas, strict=True):
         if name in schema.names:

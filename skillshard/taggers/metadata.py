@@ -1,4 +1,4 @@
-"""The skill is a field of the sample's metadata, or several joined."""
+"""Tag by metadata: the skill is the value of a field, or the joined values of several fields."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ JOIN = "/"
 
 @dataclass(frozen=True)
 class Metadata:
-    """See `metadata`."""
+    """The tagger that `metadata` makes."""
 
     fields: tuple[str, ...]
 
@@ -49,11 +49,11 @@ def metadata(*fields: str) -> Tagger:
     """Tag by metadata.
 
     Args:
-        fields: dotted paths, such as "meta.category"; the values of several are joined by "/". Integers and booleans become
-            their JSON text, so 3 and "3" are one skill.
+        fields: Dotted paths, such as "meta.category". The values of several fields are joined by "/". Integers and booleans become
+            their JSON text, so 3 and "3" are the same skill.
 
     Raises:
-        TagsError: no field, or one that is no string.
+        TagsError: No field is given, or a field is not a string.
 
     Example:
         >>> metadata("meta.source", "lang").tag([Sample("1", "text", {"source": "law", "lang": "en"})])
@@ -61,9 +61,10 @@ def metadata(*fields: str) -> Tagger:
     """
     if not fields:
         raise TagsError("tagging by metadata needs a field, such as `fields='meta.category'`.")
+    # A list in place of several arguments is an easy mistake, and the error of `lookup` would come only at the first sample.
     others = [field for field in fields if not isinstance(field, str)]
     if others:
         raise TagsError(
-            f"a field is a dotted path, such as 'meta.category', got {others[0]!r}. Give several as metadata('a', 'b')."
+            f"a field is a dotted path, such as 'meta.category', got {others[0]!r}. Give several fields as metadata('a', 'b')."
         )
     return Metadata(fields)

@@ -1,4 +1,4 @@
-"""The rows of a corpus: read once and counted, so that what is wrong with a sample is said before anything costly begins."""
+"""Read and count the rows of a corpus, so that a bad sample ends the command before any costly stage begins."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,29 +16,35 @@ from skillshard.taggers.tagger import OnBadSample, Search
 
 
 def count_rows(search: Search) -> tuple[list[int], int]:
-    """Rows of each partition, and samples of all."""
+    """Count the rows of each partition, and the samples of the corpus.
+
+    The metadata with few values is kept beside the tags (`skillshard.taggers.fields`).
+
+    Raises:
+        CorpusError: A row is bad, where bad samples stop the command.
+    """
     fields = search.work.scratch("kept", FIELDS)
     tasks = keyed(
         {
             "partition": partition,
             "reading": search.reading,
             "on_bad_sample": search.on_bad_sample,
-            "fields": fields_place(fields, at),
+            "fields": fields_place(fields, index),
         }
-        for at, partition in enumerate(search.partitions)
+        for index, partition in enumerate(search.partitions)
     )
     records = search.run(count_partition, tasks, stage="count", title="counting")
     return [record["num_rows"] for record in records], sum(record["num_samples"] for record in records)
 
 
 def num_rows_of(search: Search) -> list[int]:
-    """Rows of each partition, where nothing else about them has to be known."""
+    """Count only the rows of each partition."""
     tasks = keyed({"partition": partition, "reading": search.reading} for partition in search.partitions)
     return [record["num_rows"] for record in search.run(count_only, tasks, stage="count", title="counting")]
 
 
 def count_only(partition: Partition, reading: Mapping[str, Any]) -> Record:
-    """The number of rows of a partition, bad ones too."""
+    """Count the rows of a partition, bad rows included."""
     reader = PartitionReader(partition, **reading)
     return {"num_rows": sum(1 for _ in reader), "rows_digest": reader.digest()}
 
@@ -46,13 +52,18 @@ def count_only(partition: Partition, reading: Mapping[str, Any]) -> Record:
 def count_partition(
     partition: Partition, reading: Mapping[str, Any], on_bad_sample: OnBadSample, fields: str
 ) -> Record:
-    """Read a partition, and keep its metadata of few values; CorpusError at the first bad row unless these are set aside."""
+    """Read a partition, count rows and samples, and write the metadata with few values.
+
+    Raises:
+        CorpusError: A row is bad, and `on_bad_sample` is "stop".
+    """
     table = FieldTable()
     num_rows = num_samples = 0
     reader = PartitionReader(partition, **reading)
     for row in reader:
         if isinstance(row, Rejection) and on_bad_sample == "stop":
             raise CorpusError(row.sentence())
+        # A bad row gets an empty entry, because the table stands row for row beside the tags.
         table.add(row.meta if isinstance(row, Sample) else {})
         num_rows += 1
         num_samples += isinstance(row, Sample)
@@ -61,13 +72,22 @@ def count_partition(
 
 
 def sample_rows(num_rows: Sequence[int], size: int, seed: int) -> list[Int[np.ndarray, " row"]]:
-    """Rows chosen evenly over all partitions, for each partition in their order; all of them if there are not more.
+    """Choose `size` rows evenly over all partitions, or all rows of a smaller corpus.
+
+    Args:
+        num_rows: Number of rows of each partition.
+        size: Number of rows to choose.
+        seed: Seed for the choice.
+
+    Returns:
+        The chosen rows of each partition, in ascending order.
 
     >>> [rows.tolist() for rows in sample_rows([2, 0, 3], 9, seed=0)]
     [[0, 1], [], [0, 1, 2]]
     """
     total = sum(num_rows)
     chosen = distinct(size, total, "rows", seed, total)
+    # `chosen` is sorted, so the rows of a partition are a slice.
     edges = np.concatenate([[0], np.cumsum(np.asarray(num_rows, np.int64))])
     cuts = np.searchsorted(chosen, edges)
-    return [chosen[a:b] - edge for a, b, edge in zip(cuts[:-1], cuts[1:], edges[:-1], strict=True)]
+    return [chosen[first:end] - edge for first, end, edge in zip(cuts[:-1], cuts[1:], edges[:-1], strict=True)]

@@ -280,7 +280,7 @@ def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, m
     monkeypatch.setattr(taggers_vectors, "ONE_PARTITION_BYTES", 100)
     corpus = topic_corpus(tmp_path / "C", 40) / "0.jsonl"
     with pytest.warns(
-        UserWarning, match=r"one partition \(0.jsonl.*one process of 2 encodes it: give a smaller `partition_bytes`"
+        UserWarning, match=r"one partition \(0.jsonl.*a single process of 2 encodes the corpus\. Give a smaller `partition_bytes`"
     ):
         taggers.tag_corpus(
             Corpus.open(corpus),
@@ -295,7 +295,7 @@ def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, m
     [
         (("M",), "nothing says how to regroup these tags"),
         (("M", "E", "M"), "3 directories of tags were given"),
-        (("M", "--min-share", 0.2), "nothing tells which skill is nearest: name a --rest NAME"),
+        (("M", "--min-share", 0.2), "nothing tells which skill is nearest. Give --rest NAME"),
         (("M", "--min-share", 2), "--min-share 2.0: give a share from 0 to below 1"),
         (("M", "--min-share", 0, "--rest", "other"), "--rest other takes the skills below --min-share, which is 0"),
         (("M", "--map", "nowhere.json"), "--map nowhere.json: no such file"),
@@ -346,7 +346,7 @@ def test_options_that_do_not_go_together_are_a_usage_error(
     ("options", "says"),
     [
         (("--against", "meta.tpic"), "field 'meta.tpic' is not kept beside"),
-        (("--against", "meta.tpic"), "(did you mean 'topic'?). Kept are number, topic"),
+        (("--against", "meta.tpic"), "(did you mean 'topic'?). The tags keep these fields: number, topic"),
         (("--against", "topic", "--corpus", "/tmp/nowhere-at-all"), "no such file or directory"),
     ],
 )
@@ -394,13 +394,13 @@ def test_a_model_of_other_dimensions_weights_or_length_than_the_kept_centroids_i
     def encoder(max_length: int) -> Encoder:
         return taggers.sentence_encoder(model, device="cpu", max_length=max_length)
 
-    with pytest.raises(TagsError, match=r"and .* gives 384: give the encoder that they were made with, lexical"):
+    with pytest.raises(TagsError, match=r"and .* gives 384\. Give the encoder of the centroids, lexical"):
         taggers.kept_clusters(taggers.SavedClusters.open(made / "E"), encoder(16))
     options = ("--encoder", model, "--max-length", 16, "--device", "cpu")
     works("tag", "embedding", made / "C", *BY, "--skills", 3, *options, "--out", tmp_path / "S")
     works("tag", "reuse", made / "C", *BY, "--clusters", tmp_path / "S", "--out", tmp_path / "N")
     assert skills_of(tmp_path / "N") == skills_of(tmp_path / "S")
-    with pytest.raises(TagsError, match="with max_length 16, and this encoder has 20: give the same"):
+    with pytest.raises(TagsError, match="with max_length 16, and this encoder has 20\. Give the same value"):
         taggers.kept_clusters(taggers.SavedClusters.open(tmp_path / "S"), encoder(20))
     reuse = ("tag", "reuse", made / "C", *BY, "--out", tmp_path / "N2")
     assert "have 384 dimensions, and were made with" in fails(
@@ -412,7 +412,7 @@ def test_a_model_of_other_dimensions_weights_or_length_than_the_kept_centroids_i
 
 def test_clusters_that_are_not_there_cannot_be_used_again(made: Path, tmp_path: Path) -> None:
     sentence = fails("tag", "reuse", made / "C", *BY, "--clusters", "/no/such/tags", "--out", tmp_path / "N")
-    assert "/no/such/tags holds no kept clusters" in sentence
+    assert "/no/such/tags holds no saved clusters" in sentence
 
 
 @pytest.mark.parametrize(

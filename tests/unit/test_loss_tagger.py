@@ -357,7 +357,7 @@ def test_more_skills_than_different_texts_are_refused(texts: list[str], tmp_path
 
 
 def test_a_model_of_another_tagger_or_a_damaged_one_is_refused(tagged: Tags, tmp_path: Path) -> None:
-    with pytest.raises(TagsError, match="holds no kept clusters"):
+    with pytest.raises(TagsError, match="holds no saved clusters"):
         open_loss_tagger(tmp_path)
     shutil.copytree(tagged.folder / "model", tmp_path / "damaged")
     place = tmp_path / "damaged" / "runs" / "01" / "checkpoint-000045.npy"

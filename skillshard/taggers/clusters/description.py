@@ -1,6 +1,6 @@
-"""What is known of clusters of embeddings: names by terms, sizes, the nearest samples; kept as a model.
+"""Describe clusters of embeddings by names, terms, sizes and nearest samples, and save the clusters.
 
-Only some rows are read again (`look_at_rows`): about 300 of each cluster, and the nearest to its centroid.
+Only a few rows are read again (`look_at_rows`): about 300 rows of each cluster, and the rows nearest to the centroid.
 """
 
 from collections import Counter
@@ -23,7 +23,8 @@ from skillshard.taggers.clusters.saved import FOLDER, Cluster, EncoderRecord, Ne
 from skillshard.taggers.tagger import Search
 
 NAMED_BY = 300
-"""Samples of a cluster whose words are looked at for its name."""
+"""Number of samples of a cluster from which the name is made."""
+# Two lines of a terminal.
 PREVIEW_CHARS = 160
 
 
@@ -35,21 +36,30 @@ def describe_clusters(
     records: Sequence[Record],
     tried: Sequence[kmeans.Choice],
 ) -> list[str]:
-    """Name the clusters and keep all that is known of them; the names."""
+    """Name the clusters, save the clusters with their description, and return the names.
+
+    Args:
+        encoder: Encoder of the texts.
+        search: Search in which the clusters were found.
+        sample: Rows that k-means was fitted on.
+        clusters: Clusters of the whole corpus.
+        records: Records of `assign_partition`, in the order of the partitions.
+        tried: Numbers of clusters that skills "auto" tried.
+    """
     num = clusters.num_clusters
     nearest = [_nearest_of(records, cluster) for cluster in range(num)]
-    looked_at = _rows_for_names(sample, search, num, nearest)
+    rows_of = _rows_for_names(sample, search, num, nearest)
     tasks = [
-        Task(f"{at:06d}", {"partition": search.partitions[at], "reading": search.reading, "rows": rows})
-        for at, rows in sorted(looked_at.items())
+        Task(f"{part:06d}", {"partition": search.partitions[part], "reading": search.reading, "rows": rows})
+        for part, rows in sorted(rows_of.items())
     ]
-    seen = dict(zip(sorted(looked_at), search.run(look_at_rows, tasks, stage="names", title="naming"), strict=True))
+    seen = dict(zip(sorted(rows_of), search.run(look_at_rows, tasks, stage="names", title="naming"), strict=True))
     terms: list[Counter[str]] = [Counter() for _ in range(num)]
     num_seen = [0] * num
-    for at, record in seen.items():
-        for cluster, counted in record["terms"].items():
-            terms[int(cluster)].update(counted)
-        for cluster in looked_at[at].values():
+    for part, record in seen.items():
+        for cluster, counts_of_terms in record["terms"].items():
+            terms[int(cluster)].update(counts_of_terms)
+        for cluster in rows_of[part].values():
             num_seen[cluster] += 1
     counts = np.sum([record["counts"] for record in records], axis=0)
     distances = np.sum([record["distances"] for record in records], axis=0)
@@ -57,15 +67,16 @@ def describe_clusters(
         Cluster(
             name=named.name,
             terms=list(named.terms),
-            num_samples=int(counts[at]),
-            mean_distance=round(float(distances[at] / max(counts[at], 1)), 6),
-            bonus=float(clusters.bonus[at]),
+            num_samples=int(counts[cluster]),
+            # Six digits are the precision of a float32 distance.
+            mean_distance=round(float(distances[cluster] / max(counts[cluster], 1)), 6),
+            bonus=float(clusters.bonus[cluster]),
             nearest=[
                 NearestSample(distance=round(distance, 6), **seen[partition]["rows"][str(row)])
-                for distance, partition, row in nearest[at]
+                for distance, partition, row in nearest[cluster]
             ],
         )
-        for at, named in enumerate(name_clusters(terms, num_seen))
+        for cluster, named in enumerate(name_clusters(terms, num_seen))
     ]
     kind = encoder.name if encoder.name == "lexical" else "sentence-transformers"
     save_clusters(
@@ -81,14 +92,17 @@ def describe_clusters(
 
 
 def _files_of(encoder: Encoder) -> tuple[str, ...]:
-    """What an encoder keeps beside the centroids."""
+    """Return the names of the files that the encoder keeps beside the centroids."""
+    # The weights of a sentence-transformers model are not copied. The manifest holds their digest.
     return LEXICAL_FILES if encoder.name == "lexical" else ()
 
 
 def _nearest_of(records: Sequence[Record], cluster: int) -> list[tuple[float, int, int]]:
-    """(distance, partition, row) of the samples nearest to a centroid, over all partitions."""
+    """Find the samples nearest to a centroid in all partitions, as (distance, partition, row)."""
     every = (
-        (distance, at, int(row)) for at, record in enumerate(records) for distance, row in record["nearest"][cluster]
+        (distance, part, int(row))
+        for part, record in enumerate(records)
+        for distance, row in record["nearest"][cluster]
     )
     return sorted(every)[:NUM_NEAREST]
 
@@ -96,14 +110,15 @@ def _nearest_of(records: Sequence[Record], cluster: int) -> list[tuple[float, in
 def _rows_for_names(
     sample: SampledRows, search: Search, num_clusters: int, nearest: Sequence[Sequence[tuple[float, int, int]]]
 ) -> dict[int, dict[str, int]]:
-    """Partition -> row -> cluster, of at most about `NAMED_BY` sampled rows of each cluster, and the nearest."""
+    """Choose up to `NAMED_BY` sampled rows of each cluster, and the nearest rows, as partition -> row -> cluster."""
     chosen: dict[int, dict[str, int]] = {}
     left = [NAMED_BY] * num_clusters
     clusters = np.empty(len(sample.row), np.int64)
     for partition in np.unique(sample.partition).tolist():
-        here = sample.partition == partition
-        found = np.load(array_place(search.work.scratch(ASSIGNMENTS), partition), mmap_mode="r")
-        clusters[here] = found["cluster"][sample.row[here]]
+        in_partition = sample.partition == partition
+        assigned = np.load(array_place(search.work.scratch(ASSIGNMENTS), partition), mmap_mode="r")
+        clusters[in_partition] = assigned["cluster"][sample.row[in_partition]]
+    # The sample is in the order of the corpus. Without the permutation the first files would name the clusters.
     order = permutation(len(sample.row), "rows for names")
     columns = (sample.partition[order].tolist(), sample.row[order].tolist(), clusters[order].tolist())
     for partition, row, cluster in zip(*columns, strict=True):
@@ -117,7 +132,13 @@ def _rows_for_names(
 
 
 def look_at_rows(partition: Partition, reading: Mapping[str, Any], rows: Mapping[str, int]) -> Record:
-    """Of some rows, given with their clusters: how many of a cluster hold each term, and the beginning of each text."""
+    """Count the terms of chosen rows for each cluster, and take the beginning of each text.
+
+    Args:
+        partition: Partition to read.
+        reading: Keyword arguments of `PartitionReader`.
+        rows: Number of the row (as a string, as in JSON) -> cluster.
+    """
     texts: dict[int, list[str]] = {}
     previews = {}
     for number, row in enumerate(read_partition(partition, **reading)):
@@ -128,13 +149,14 @@ def look_at_rows(partition: Partition, reading: Mapping[str, Any], rows: Mapping
                 "id": row.id,
                 "text": preview(row.text),
             }
-    return {"terms": {str(cluster): count_terms(found) for cluster, found in texts.items()}, "rows": previews}
+    return {"terms": {str(cluster): count_terms(texts_of) for cluster, texts_of in texts.items()}, "rows": previews}
 
 
 def preview(text: str) -> str:
-    """The beginning of a text, on one line.
+    """Return the beginning of a text on one line.
 
     >>> preview(" one\\n two ")
     'one two'
     """
+    # The cut comes before the split, because a text may have megabytes. The factor leaves room for white space.
     return " ".join(text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS]

@@ -1,10 +1,10 @@
-"""Embeddings of a corpus: made by an encoder, kept row for row, read some at a time.
+"""Compute the embeddings of a corpus, keep the embeddings row for row, and read them in chunks.
 
-EMBEDDINGS/embeddings.json    last: dimensions, rows and digest of each partition's file
-EMBEDDINGS/000000.npy         float16, row x dim, NaN where a row holds no sample
+EMBEDDINGS/embeddings.json    written last: dimensions, and the rows and the digest of the file of each partition
+EMBEDDINGS/000000.npy         float16, row x dim, with NaN in rows without a sample
 
-An encoder that must be fitted sees a seeded sample of the texts. Batches are formed inside a partition, so the bytes do not
-depend on the number of workers. Memory of a task: 8192 texts at a time.
+An encoder that must be fitted sees a seeded sample of the texts. Batches are formed inside a partition, so the bytes do not depend on
+the number of workers. A task needs memory for 8,192 texts at a time.
 """
 
 import os
@@ -29,14 +29,15 @@ from skillshard.taggers.rows import sample_rows
 from skillshard.taggers.tagger import Search
 
 EMBEDDINGS = "embeddings"
+# Enough texts to form batches of similar length, few enough to stay in memory.
 TEXTS_AT_ONCE = 8192
 ONE_PARTITION_BYTES = 4 << 20
-"""A corpus smaller than this may be one partition and nobody minds."""
+"""Size below which a corpus in one partition gives no warning, because one process encodes the corpus quickly."""
 
 
 @dataclass(frozen=True)
 class SampledRows:
-    """Rows that k-means is fitted on: their partition, their row in it, their vectors."""
+    """Rows that k-means is fitted on, each with its partition, the number of the row in the partition, and the vector."""
 
     partition: Int[np.ndarray, " point"]
     row: Int[np.ndarray, " point"]
@@ -44,19 +45,23 @@ class SampledRows:
 
 
 def fit_encoder(encoder: Encoder | Unfitted, search: Search, num_rows: Sequence[int], *, seed: int) -> Encoder:
-    """The encoder itself, or what an unfitted one learns from a seeded sample of the texts."""
+    """Return a fitted encoder unchanged, or fit an unfitted encoder on a seeded sample of the texts."""
     if not isinstance(encoder, Unfitted):
         return encoder
     rows = sample_rows(num_rows, encoder.sample_size, seed)
-    files = [str(search.work.scratch("texts", f"{at:06d}.json")) for at in range(len(rows))]
+    files = [str(search.work.scratch("texts", f"{index:06d}.json")) for index in range(len(rows))]
     tasks = [
-        Task(f"{at:06d}", {"partition": partition, "reading": search.reading, "rows": found.tolist(), "place": place})
-        for at, (partition, found, place) in enumerate(zip(search.partitions, rows, files, strict=True))
-        if len(found)
+        Task(
+            f"{index:06d}",
+            {"partition": partition, "reading": search.reading, "rows": chosen.tolist(), "place": place},
+        )
+        for index, (partition, chosen, place) in enumerate(zip(search.partitions, rows, files, strict=True))
+        if len(chosen)
     ]
     search.run(take_texts, tasks, stage="texts", title="sampling")
     folder = search.work.scratch("kept", FOLDER)
     done = search.work.scratch("encoder.json")
+    # `encoder.json` comes last, so a fit that was killed between its files is done again.
     if not done.exists():
         texts = [text for task in tasks for text in storage.read_json(task.arguments["place"])]
         encoder.fit(texts, str(folder), seed=seed)
@@ -65,7 +70,7 @@ def fit_encoder(encoder: Encoder | Unfitted, search: Search, num_rows: Sequence[
 
 
 def take_texts(partition: Partition, reading: Mapping[str, Any], rows: Sequence[int], place: str) -> Record:
-    """Some rows' texts, as a JSON list."""
+    """Write the texts of the given rows as a JSON list."""
     wanted = set(rows)
     texts = [
         row.text
@@ -77,10 +82,10 @@ def take_texts(partition: Partition, reading: Mapping[str, Any], rows: Sequence[
 
 
 def encode_rows(encoder: Encoder, search: Search, num_rows: Sequence[int]) -> list[str]:
-    """Embeddings of every partition; their places."""
+    """Encode every partition, and return the places of the embeddings."""
     _warn_of_one_partition(search)
     folder = search.work.scratch("kept", EMBEDDINGS)
-    files = [array_place(folder, at) for at in range(len(search.partitions))]
+    files = [array_place(folder, index) for index in range(len(search.partitions))]
     tasks = keyed(
         {"partition": partition, "encoder": encoder, "reading": search.reading, "num_rows": num, "place": place}
         for partition, num, place in zip(search.partitions, num_rows, files, strict=True)
@@ -98,12 +103,12 @@ def _warn_of_one_partition(search: Search) -> None:
     workers = search.backend.workers or num_cpus()
     if len(search.partitions) == 1 and workers > 1 and search.partitions[0].file_bytes > ONE_PARTITION_BYTES:
         only = search.partitions[0]
-        how = (
-            "split the file" if only.format in ("jsonl.gz", "jsonl.zst", "tar") else "give a smaller `partition_bytes`"
+        remedy = (
+            "Split the file" if only.format in ("jsonl.gz", "jsonl.zst", "tar") else "Give a smaller `partition_bytes`"
         )
         warnings.warn(
-            f"the corpus is one partition ({only.name}, {only.file_bytes:,} bytes), so one process of {workers} encodes it: {how} to use "
-            "them all",
+            f"the corpus is one partition ({only.name}, {only.file_bytes:,} bytes), so a single process of {workers} encodes the corpus. "
+            f"{remedy} to use all processes",
             stacklevel=2,
         )
 
@@ -111,7 +116,8 @@ def _warn_of_one_partition(search: Search) -> None:
 def encode_partition(
     partition: Partition, encoder: Encoder, reading: Mapping[str, Any], num_rows: int, place: str
 ) -> Record:
-    """Embeddings of a partition, row for row, as float16."""
+    """Write the embeddings of a partition, row for row, as float16."""
+    # The memory map keeps only the current texts in memory, whatever the size of the partition.
     with storage.writing(place) as part:
         vectors = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=(num_rows, encoder.dim))
         vectors[:] = np.nan
@@ -131,46 +137,53 @@ def encode_partition(
 def _put(vectors: np.ndarray, waiting: Sequence[tuple[int, Sample]], encoder: Encoder, partition: Partition) -> None:
     if not waiting:
         return
-    found = encoder.encode([sample.text for _, sample in waiting])
-    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    encoded = encoder.encode([sample.text for _, sample in waiting])
+    # NaN would later count as a row without a sample, and the sample would be lost without a word.
+    bad = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
     if len(bad):
         sample = waiting[int(bad[0])][1]
         raise TagsError(
             f"{partition.name}: {encoder.name} gave numbers that are not finite for {len(bad):,} of {len(waiting):,} samples, the first with "
-            f"id {sample.id!r}. Try `dtype='float32'` or another encoder; if it is only these samples, take them out."
+            f"id {sample.id!r}. Try `dtype='float32'` or another encoder. If only these samples fail, remove them from the corpus."
         )
-    vectors[[number for number, _ in waiting]] = found
+    vectors[[number for number, _ in waiting]] = encoded
 
 
 def sample_vectors(files: Sequence[str], num_rows: Sequence[int], size: int, *, seed: int) -> SampledRows:
-    """Rows chosen evenly over all partitions, those that hold samples, with their vectors."""
+    """Choose rows evenly over all partitions, drop the rows without a sample, and load the vectors."""
     rows = sample_rows(num_rows, size, seed)
-    points = [np.load(place, mmap_mode="r")[found].astype(np.float32) for place, found in zip(files, rows, strict=True)]
-    every, partition = np.concatenate(points), np.repeat(np.arange(len(rows)), [len(found) for found in rows])
-    good = ~np.isnan(every[:, 0])
-    return SampledRows(partition[good], np.concatenate(rows)[good], every[good])
+    points = [
+        np.load(place, mmap_mode="r")[chosen].astype(np.float32) for place, chosen in zip(files, rows, strict=True)
+    ]
+    every, partition = np.concatenate(points), np.repeat(np.arange(len(rows)), [len(chosen) for chosen in rows])
+    # A vector is NaN as a whole or not at all.
+    has_sample = ~np.isnan(every[:, 0])
+    return SampledRows(partition[has_sample], np.concatenate(rows)[has_sample], every[has_sample])
 
 
 def vector_chunks(place: str) -> Iterator[tuple[Int[np.ndarray, " row"], VectorsOf]]:
-    """The rows that hold samples, and their vectors, some at a time."""
+    """Yield the numbers of rows with samples, and the vectors of the rows, in chunks."""
     vectors = np.load(place, mmap_mode="r")
     for first in range(0, len(vectors), kmeans.ROWS_AT_ONCE):
         block = np.asarray(vectors[first : first + kmeans.ROWS_AT_ONCE]).astype(np.float32)
-        good = np.flatnonzero(~np.isnan(block[:, 0]))
-        yield first + good, block if len(good) == len(block) else block[good]
+        with_sample = np.flatnonzero(~np.isnan(block[:, 0]))
+        # Most chunks have no bad row, and indexing would copy the chunk.
+        yield first + with_sample, block if len(with_sample) == len(block) else block[with_sample]
 
 
 def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:
-    """Every fault of the embeddings beside tags; none if there are none."""
+    """List the faults of the embeddings beside tags. Tags without embeddings have no fault."""
     folder = places.join(tags, EMBEDDINGS)
     manifest = places.join(folder, "embeddings.json")
     if not storage.exists(manifest):
         return []
     parts = storage.read_json(manifest)["parts"]
-    faults = (file_fault(array_place(folder, at), part["digest"], "embeddings.json") for at, part in enumerate(parts))
+    faults = (
+        file_fault(array_place(folder, index), part["digest"], "embeddings.json") for index, part in enumerate(parts)
+    )
     return [fault for fault in faults if fault]
 
 
 def array_place(folder: str | os.PathLike[str], part: int) -> str:
-    """Where an array lies that is kept row for row for one partition."""
+    """Return the place of the array that holds the rows of one partition."""
     return places.join(folder, f"{part:06d}.npy")

@@ -1,8 +1,8 @@
-"""Clusters of a whole corpus's embeddings: fitted on a sample, moved by steps over all rows, given to each row.
+"""Cluster the embeddings of a whole corpus: fit on a sample, refine by steps over all rows, assign each row.
 
-k-means on a seeded sample in one process, then steps over all rows (`step_partition`): each adds up its rows, the sums are
-added in the order of the partitions. `assign_partition` writes each row's cluster and distance. Memory of a task: its
-embeddings by chunks of 8192 rows.
+k-means runs on a seeded sample in one process. In the steps over all rows, each task (`step_partition`) adds up the rows of a
+partition, and the sums are added in the order of the partitions. `assign_partition` writes the cluster and the distance of each row. A
+task needs memory for 8,192 embeddings at a time.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,21 @@ from skillshard.taggers.clusters.kmeans import Clusters
 from skillshard.taggers.clusters.saved import CENTROIDS
 from skillshard.taggers.tagger import Search
 
+# The sample has placed the centroids already, and each step costs as much as an assignment of the corpus (docs/design/0008-clusters.md).
 STEPS_OVER_ALL = 2
+# The reports show a handful of samples for each skill.
 NUM_NEAREST = 5
+# Each try raises the share on the sample by a tenth, so the last try asks for 1.4 times the least share.
 BALANCE_TRIES = 5
 CRITERION = "simplified silhouette"
-"""Shown with the curve; `kmeans.best_of` says which number is taken."""
+"""Name of the criterion, which is shown with the curve. `kmeans.best_of` chooses the number of clusters."""
 ASSIGNMENTS = "assigned"
 ASSIGNED = np.dtype([("cluster", "<i4"), ("distance", "<f4")])
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Clusters, and with skills "auto" what was tried."""
+    """Clusters, with the numbers of clusters that skills "auto" tried."""
 
     clusters: Clusters
     tried: tuple[kmeans.Choice, ...]
@@ -49,14 +52,15 @@ def fit_clusters(
     seed: int,
     covers_all: bool,
 ) -> Fitted:
-    """Clusters from the sample, then steps over all rows unless the sample `covers_all`."""
+    """Fit clusters on the sample, then refine the clusters by steps over all rows, unless the sample `covers_all` rows."""
     folder, done = search.work.scratch("fit"), search.work.scratch("fit", "tried.json")
     if not done.exists():
         fitted = choose_clusters(
             sample.points, skills, skills_range, seed=seed, min_share=min_share, on_stage=search.on_stage
         )
         storage.write_array(folder / CENTROIDS, fitted.clusters.centroids)
-        storage.write_bytes(done, canonical.to_json([[one.num_clusters, one.score] for one in fitted.tried]))
+        # This file comes last: its existence says that the centroids are complete.
+        storage.write_bytes(done, canonical.to_json([[choice.num_clusters, choice.score] for choice in fitted.tried]))
     tried = [kmeans.Choice(num, score) for num, score in storage.read_json(done)]
     clusters = _unbalanced(np.load(folder / CENTROIDS))
     for step in range(0 if covers_all else STEPS_OVER_ALL):
@@ -78,9 +82,23 @@ def choose_clusters(
     min_share: float = 0.0,
     on_stage: OnStage = silent,
 ) -> Fitted:
-    """k-means with a given number of clusters, or with that of `skills_range` which `kmeans.best_of` takes; and what was tried."""
+    """Run k-means with a given number of clusters, or with the number in `skills_range` that `kmeans.best_of` chooses.
+
+    Args:
+        points: Points to cluster, float32.
+        skills: Number of clusters, or "auto".
+        skills_range: Smallest and largest number of clusters that "auto" tries.
+        seed: Seed for the k-means starts.
+        spherical: Whether the distance is 1 - cosine. Otherwise the distance is the squared Euclidean distance.
+        min_share: Smallest share of the points that a cluster may have.
+        on_stage: Function that shows the progress of "auto".
+
+    Raises:
+        TagsError: The points have too few different values for the number of clusters, or no balance exists.
+    """
     from threadpoolctl import threadpool_limits
 
+    # With several threads, BLAS adds in an order that depends on the machine, and the last bits differ.
     with threadpool_limits(1):
         if skills != "auto":
             return Fitted(kmeans.fit(points, skills, seed=seed, spherical=spherical, min_share=min_share), ())
@@ -89,15 +107,16 @@ def choose_clusters(
         most = min(most, kmeans.count_distinct(points, most), _most_with(min_share))
         numbers = kmeans.tried_numbers(least, max(least, most))
         advance = on_stage("fitting", len(numbers))
-        tried, found = [], {}
+        tried, clusters_of = [], {}
         for number in numbers:
-            found[number] = kmeans.fit(points, number, seed=seed, spherical=spherical, min_share=min_share)
-            tried.append(kmeans.Choice(number, kmeans.simplified_silhouette(points, found[number])))
+            clusters_of[number] = kmeans.fit(points, number, seed=seed, spherical=spherical, min_share=min_share)
+            tried.append(kmeans.Choice(number, kmeans.simplified_silhouette(points, clusters_of[number])))
             advance(Task(str(number), {}), {})
-        return Fitted(found[kmeans.best_of(tried).num_clusters], tuple(tried))
+        return Fitted(clusters_of[kmeans.best_of(tried).num_clusters], tuple(tried))
 
 
 def _most_with(min_share: float) -> int:
+    # `kmeans.fit` refuses a least share above half of an equal share. Without a least share, the number has no limit here.
     return int(0.5 / min_share) if min_share else 1 << 30
 
 
@@ -105,28 +124,30 @@ def _step_over_all(search: Search, places: Sequence[str], clusters: Clusters, st
     folder = search.work.scratch(f"step-{step}")
     storage.write_array(folder / CENTROIDS, clusters.centroids)
     tasks = keyed(
-        {"vectors": place, "centroids": str(folder / CENTROIDS), "place": str(folder / f"{at:06d}.npz")}
-        for at, place in enumerate(places)
+        {"vectors": place, "centroids": str(folder / CENTROIDS), "place": str(folder / f"{index:06d}.npz")}
+        for index, place in enumerate(places)
     )
     search.run(step_partition, tasks, stage=f"step-{step}", title=f"k-means {step + 1}")
     sums, counts = np.zeros(clusters.centroids.shape), np.zeros(clusters.num_clusters, np.int64)
+    # The order of the partitions, not the order in which tasks end: a sum of floats depends on the order.
     for task in tasks:
-        with np.load(task.arguments["place"]) as found:
-            sums += found["sums"]
-            counts += found["counts"]
+        with np.load(task.arguments["place"]) as arrays:
+            sums += arrays["sums"]
+            counts += arrays["counts"]
     return kmeans.moved(clusters, sums, counts)
 
 
 def step_partition(vectors: str, centroids: str, place: str) -> Record:
-    """The sums and counts of one partition's rows, for a step of k-means."""
+    """Add up and count the rows of each cluster in one partition, for a step of k-means."""
     from threadpoolctl import threadpool_limits
 
     clusters = _unbalanced(np.load(centroids))
     sums, counts = np.zeros(clusters.centroids.shape), np.zeros(clusters.num_clusters, np.int64)
     with threadpool_limits(1):
         for _, points in vector_chunks(vectors):
-            found = kmeans.sums_of(points, kmeans.assign(points, clusters).cluster, clusters.num_clusters)
-            sums, counts = sums + found[0], counts + found[1]
+            cluster = kmeans.assign(points, clusters).cluster
+            chunk_sums, chunk_counts = kmeans.sums_of(points, cluster, clusters.num_clusters)
+            sums, counts = sums + chunk_sums, counts + chunk_counts
     storage.write_arrays(place, {"sums": sums, "counts": counts})
     return {"num_rows": int(counts.sum())}
 
@@ -134,7 +155,17 @@ def step_partition(vectors: str, centroids: str, place: str) -> Record:
 def assign_balanced(
     search: Search, places: Sequence[str], sample: SampledRows, clusters: Clusters, *, min_share: float
 ) -> tuple[Clusters, list[Record]]:
-    """Assign every row; where a least share is asked for, with a margin that grows until all of the corpus keeps it."""
+    """Assign every row, balanced if a least share is given.
+
+    The prices of the clusters come from the sample. As long as a cluster of the corpus misses the least share, the function repeats
+    with a larger share on the sample.
+
+    Returns:
+        The clusters with their prices, and the records of `assign_partition`.
+
+    Raises:
+        TagsError: A cluster misses the least share after `BALANCE_TRIES` tries.
+    """
     if not min_share:
         return clusters, assign_rows(search, places, clusters, "assign")
     smallest = 0.0
@@ -153,7 +184,7 @@ def assign_balanced(
 
 
 def assign_rows(search: Search, places: Sequence[str], clusters: Clusters, stage: str) -> list[Record]:
-    """Write each row's cluster and distance; how many and how far, for each partition."""
+    """Write the cluster and the distance of each row, and return the records of `assign_partition`."""
     folder = search.work.scratch(stage)
     storage.write_array(folder / CENTROIDS, clusters.centroids)
     out = search.work.scratch(ASSIGNMENTS)
@@ -163,37 +194,42 @@ def assign_rows(search: Search, places: Sequence[str], clusters: Clusters, stage
             "centroids": str(folder / CENTROIDS),
             "bonus": clusters.bonus.tolist(),
             "spherical": clusters.spherical,
-            "place": array_place(out, at),
+            "place": array_place(out, index),
         }
-        for at, place in enumerate(places)
+        for index, place in enumerate(places)
     )
     return search.run(assign_partition, tasks, stage=stage, title="assigning")
 
 
 def assign_partition(vectors: str, centroids: str, bonus: Sequence[float], spherical: bool, place: str) -> Record:
-    """Cluster and distance of each row of one partition; -1 where a row holds no sample."""
+    """Write the cluster and the distance of each row of one partition. The cluster is -1 in rows without a sample.
+
+    Returns:
+        Record with the number of samples, the sum of distances and the nearest rows of each cluster.
+    """
     from threadpoolctl import threadpool_limits
 
     clusters = Clusters(np.load(centroids), np.array(bonus, np.float32), spherical)
     num = clusters.num_clusters
     counts, distances = np.zeros(num, np.int64), np.zeros(num)
-    found = np.zeros(len(np.load(vectors, mmap_mode="r")), ASSIGNED)
-    found["cluster"] = -1
+    assigned = np.zeros(len(np.load(vectors, mmap_mode="r")), ASSIGNED)
+    assigned["cluster"] = -1
     with threadpool_limits(1):
         for rows, points in vector_chunks(vectors):
-            assigned = kmeans.assign(points, clusters)
-            found["cluster"][rows], found["distance"][rows] = assigned.cluster, assigned.distance
-            counts += np.bincount(assigned.cluster, minlength=num)
-            distances += np.bincount(assigned.cluster, assigned.distance, minlength=num)
-    storage.write_array(place, found)
-    return {"counts": counts.tolist(), "distances": distances.tolist(), "nearest": _nearest_rows(found, num)}
+            chunk = kmeans.assign(points, clusters)
+            assigned["cluster"][rows], assigned["distance"][rows] = chunk.cluster, chunk.distance
+            counts += np.bincount(chunk.cluster, minlength=num)
+            distances += np.bincount(chunk.cluster, chunk.distance, minlength=num)
+    storage.write_array(place, assigned)
+    return {"counts": counts.tolist(), "distances": distances.tolist(), "nearest": _nearest_rows(assigned, num)}
 
 
-def _nearest_rows(found: np.ndarray, num_clusters: int) -> list[list[tuple[float, int]]]:
-    """For each cluster (distance, row) of the rows nearest to its centroid."""
-    rows = np.flatnonzero(found["cluster"] >= 0)
-    rows = rows[np.lexsort((rows, found["distance"][rows], found["cluster"][rows]))]
-    edges = np.searchsorted(found["cluster"][rows], np.arange(num_clusters))
+def _nearest_rows(assigned: np.ndarray, num_clusters: int) -> list[list[tuple[float, int]]]:
+    """Find the rows nearest to the centroid of each cluster, as (distance, row)."""
+    rows = np.flatnonzero(assigned["cluster"] >= 0)
+    # By cluster, then distance. Rows at equal distance stay in the order of the partition.
+    rows = rows[np.lexsort((rows, assigned["distance"][rows], assigned["cluster"][rows]))]
+    edges = np.searchsorted(assigned["cluster"][rows], np.arange(num_clusters))
     ends = np.append(edges[1:], len(rows))
-    best = [rows[edge : min(end, edge + NUM_NEAREST)] for edge, end in zip(edges, ends, strict=True)]
-    return [[(float(found["distance"][row]), int(row)) for row in some] for some in best]
+    nearest = [rows[edge : min(end, edge + NUM_NEAREST)] for edge, end in zip(edges, ends, strict=True)]
+    return [[(float(assigned["distance"][row]), int(row)) for row in rows_of] for rows_of in nearest]

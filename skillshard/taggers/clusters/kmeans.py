@@ -1,8 +1,8 @@
-"""k-means: fitted on points in memory, refined and assigned over any number of chunks.
+"""k-means: fit clusters on points in memory, refine and assign over any number of chunks.
 
-Pure: equal points, arguments and seed give equal bytes, for BLAS runs on one thread here. `fit` sees a sample. `sums_of` and
-`moved` are one Lloyd step over all points: the sums of chunks add up in whatever processes they were made. Memory:
-`ROWS_AT_ONCE` x k distances beside the points of a chunk.
+All functions are pure: equal points, arguments and seeds give equal bytes, as long as BLAS runs on one thread. `fit` sees a sample.
+`sums_of` and `moved` make one Lloyd step over all points: chunks are added up in any processes, and the sums are combined. Besides the
+points of a chunk, a function needs memory for `ROWS_AT_ONCE` x k distances.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,27 +14,33 @@ from jaxtyping import Float, Int
 from skillshard.errors import TagsError
 from skillshard.keyed_random import keyed_words
 
+# With 256 clusters, a chunk has 8 MB of distances, small enough for one worker of many.
 ROWS_AT_ONCE = 8192
 NUM_STARTS = 10
-"""Starts of which the best is kept. On small corpora a third to a half of all starts end with two topics in one cluster, so that five
-starts fail on one seed of ninety, and ten on none of 180 (docs/LOG.md)."""
+"""Number of starts, of which the best is kept. On small corpora a third to a half of all starts end with two topics in one cluster. Five
+starts fail on one seed of ninety, and ten starts on none of 180 (docs/LOG.md)."""
+# A limit for points on which k-means converges slowly. The tolerance usually ends a fit earlier.
 MAX_STEPS = 60
 TOLERANCE = 1e-4
-"""Lloyd steps end when the mean distance falls by less than this share of itself."""
+"""Lloyd steps end when the mean distance falls by less than this share."""
+# Each step finds the prices anew, which costs more than a Lloyd step, and the centroids have settled before the balancing.
 BALANCED_STEPS = 8
 POINTS_PER_CLUSTER = 256
-"""Points worth fitting on, for each cluster: more change the centroids little (Johnson et al., FAISS, arXiv:1702.08734)."""
+"""Number of points to fit on, for each cluster. More points change the centroids little (Johnson et al., FAISS, arXiv:1702.08734)."""
+# With few clusters, 256 points for each cluster would be a small sample of a corpus, and rare topics would be missing.
 MIN_SAMPLE = 25_000
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Where clusters lie, and how a point finds its own.
+    """Centroids of clusters, with the rule by which a point finds its cluster.
 
     Attributes:
-        centroids: of length 1 if `spherical`.
-        bonus: what is taken from the distance to a cluster before the nearest is chosen; 0 unless balanced.
-        spherical: the distance is 1 - cosine, in [0, 2], of points of length 1; otherwise the squared Euclidean one.
+        centroids: Centroids, of length 1 if `spherical`.
+        bonus: Amount that is subtracted from the distance to each cluster before the nearest cluster is chosen. The bonus is 0 without
+            balance.
+        spherical: Whether the distance is 1 - cosine, in [0, 2], of points of length 1. Otherwise the distance is the squared Euclidean
+            distance.
     """
 
     centroids: Float[np.ndarray, "cluster dim"]
@@ -48,7 +54,7 @@ class Clusters:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Each point's cluster, and its distance to that cluster's centroid."""
+    """The cluster of each point, and the distance to the centroid of the cluster."""
 
     cluster: Int[np.ndarray, " point"]
     distance: Float[np.ndarray, " point"]
@@ -64,17 +70,19 @@ def fit(
     max_steps: int = MAX_STEPS,
     min_share: float = 0.0,
 ) -> Clusters:
-    """Find clusters: k-means++ from several starts, Lloyd steps from each, the start with the least mean distance wins.
+    """Find clusters by k-means++ from several starts. The start with the smallest mean distance after Lloyd steps wins.
 
     Args:
-        points: float32; of length 1 (or 0) if `spherical`.
-        num_clusters: at least 2, at most the number of different points.
-        seed: of the starts.
-        spherical: cosine instead of Euclidean distance.
-        min_share: no cluster gets a smaller share of these points; at most half of an equal one.
+        points: Points, float32, of length 1 (or 0) if `spherical`.
+        num_clusters: Number of clusters, at least 2 and at most the number of different points.
+        seed: Seed for the starts.
+        spherical: Whether the distance is 1 - cosine. Otherwise the distance is the squared Euclidean distance.
+        num_starts: Number of starts, at least 1.
+        max_steps: Largest number of Lloyd steps of a start.
+        min_share: Smallest share of the points that a cluster may have, at most half of an equal share.
 
     Raises:
-        TagsError: too few points or different points, or no such balance exists.
+        TagsError: The points or the different points are too few, or no balance exists.
 
     Example:
         >>> points = np.array([[0.0], [0.1], [5.0], [5.1]], np.float32)
@@ -94,19 +102,27 @@ def fit(
             f"`min_share={min_share}`: with {num_clusters} skills give a least share from 0 to half of an equal one, "
             f"1 / (2 x {num_clusters}) = {0.5 / num_clusters:.4g}."
         )
-    found = [_descend(points, start, max_steps) for start in _starts(points, num_clusters, num_starts, seed, spherical)]
-    best = found[int(np.argmin([mean for _, mean in found]))][0]
+    fits = [_descend(points, start, max_steps) for start in _starts(points, num_clusters, num_starts, seed, spherical)]
+    best = fits[int(np.argmin([mean for _, mean in fits]))][0]
     return _balanced(points, best, min_share) if min_share else best
 
 
 def refuse_more_than(num_samples: int, num_clusters: int) -> None:
-    """TagsError if there are more clusters than samples; known before anything is encoded."""
+    """Check that the clusters are not more than the samples. The check needs no embeddings.
+
+    Raises:
+        TagsError: The clusters are more than the samples.
+    """
     if num_clusters > num_samples:
         raise TagsError(f"`skills={num_clusters:,}` is more than the {num_samples:,} samples: give at most as many.")
 
 
 def refuse_too_many(points: Float[np.ndarray, "point dim"], num_clusters: int) -> None:
-    """TagsError unless `num_clusters` clusters can be found in points."""
+    """Check that points can form `num_clusters` clusters.
+
+    Raises:
+        TagsError: The number is below 2, or above the number of points or of different points.
+    """
     if num_clusters < 2:
         raise TagsError(f"`skills={num_clusters}` leaves nothing to tell apart: give 2 or more, or 'auto'.")
     refuse_more_than(len(points), num_clusters)
@@ -114,22 +130,22 @@ def refuse_too_many(points: Float[np.ndarray, "point dim"], num_clusters: int) -
     if num_clusters > num_distinct:
         raise TagsError(
             f"`skills={num_clusters:,}` is more than the {num_distinct:,} different samples of {len(points):,} (the others are the "
-            f"same to the encoder): {f'give at most {num_distinct:,}' if num_distinct > 1 else 'there is nothing to tell apart'}."
+            f"same to the encoder): {f'give at most {num_distinct:,}' if num_distinct > 1 else 'nothing can be told apart'}."
         )
 
 
 def count_distinct(points: Float[np.ndarray, "point dim"], enough: int) -> int:
-    """The number of different points; counting may stop at `enough`."""
+    """Count the different points. The count stops at `enough`."""
     seen: set[bytes] = set()
     for row in points:
-        seen.add((row + 0.0).tobytes())  # -0 becomes 0
+        seen.add((row + 0.0).tobytes())  # -0 becomes 0: the numbers are equal, but not their bytes
         if len(seen) >= enough:
             break
     return len(seen)
 
 
 def assign(points: Float[np.ndarray, "point dim"], clusters: Clusters) -> Assignment:
-    """The cluster of each point, and its distance.
+    """Find the cluster of each point, and the distance to the centroid.
 
     >>> clusters = Clusters(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), True)
     >>> found = assign(np.array([[0.6, 0.8]], np.float32), clusters)
@@ -140,6 +156,7 @@ def assign(points: Float[np.ndarray, "point dim"], clusters: Clusters) -> Assign
     for rows in _blocks(len(points)):
         distances = _distances(points[rows], clusters)
         labels[rows] = (distances - clusters.bonus).argmin(axis=1)
+        # The bonus decides the cluster, but a score is a true distance.
         nearest[rows] = distances[np.arange(len(distances)), labels[rows]]
     return Assignment(labels, nearest)
 
@@ -147,19 +164,20 @@ def assign(points: Float[np.ndarray, "point dim"], clusters: Clusters) -> Assign
 def sums_of(
     points: Float[np.ndarray, "point dim"], cluster: Int[np.ndarray, " point"], num_clusters: int
 ) -> tuple[Float[np.ndarray, "cluster dim"], Int[np.ndarray, " cluster"]]:
-    """The sum (float64) and number of the points of each cluster: what chunks hand in for a Lloyd step."""
+    """Compute the sum (float64) and the number of the points of each cluster, which a Lloyd step needs of every chunk."""
     from scipy.sparse import csr_matrix
 
     sums = np.zeros((num_clusters, points.shape[1]))
     for rows in _blocks(len(points)):
         block = points[rows]
+        # A product with a sparse matrix adds the rows of all clusters in one call and in a fixed order.
         ones = csr_matrix((np.ones(len(block)), (cluster[rows], np.arange(len(block)))), (num_clusters, len(block)))
         sums += ones @ block.astype(np.float64)
     return sums, np.bincount(cluster, minlength=num_clusters)
 
 
 def moved(clusters: Clusters, sums: Float[np.ndarray, "cluster dim"], counts: Int[np.ndarray, " cluster"]) -> Clusters:
-    """Centroids moved to the mean of their points; one without points stays."""
+    """Move each centroid to the mean of its points. A centroid without points stays."""
     means = sums / np.maximum(counts, 1)[:, None]
     centroids = np.where((counts > 0)[:, None], means, clusters.centroids)
     if clusters.spherical:
@@ -169,7 +187,7 @@ def moved(clusters: Clusters, sums: Float[np.ndarray, "cluster dim"], counts: In
 
 
 def sample_size(num_clusters: int) -> int:
-    """How many points to fit on.
+    """Return the number of points to fit on.
 
     >>> sample_size(9), sample_size(256)
     (25000, 65536)
@@ -203,25 +221,27 @@ def _starts(
 
 
 def _descend(points: Float[np.ndarray, "point dim"], clusters: Clusters, max_steps: int) -> tuple[Clusters, float]:
-    """Lloyd steps until the mean distance stays; the clusters and that distance."""
+    """Make Lloyd steps until the mean distance hardly falls. Return the clusters and the mean distance."""
     before = np.inf
     for _ in range(max_steps):
-        found = assign(points, clusters)
-        mean = float(found.distance.mean(dtype=np.float64))
-        if mean >= before * (1 - TOLERANCE) and np.bincount(found.cluster, minlength=clusters.num_clusters).all():
+        assigned = assign(points, clusters)
+        mean = float(assigned.distance.mean(dtype=np.float64))
+        # An empty cluster gets a point in the next step, so the steps go on.
+        if mean >= before * (1 - TOLERANCE) and np.bincount(assigned.cluster, minlength=clusters.num_clusters).all():
             break
+        # A refilled cluster may raise the mean for a step. The smallest mean so far is the measure of progress.
         before = min(mean, before)
-        clusters = _stepped(points, clusters, found)
+        clusters = _stepped(points, clusters, assigned)
     return clusters, mean
 
 
-def _stepped(points: Float[np.ndarray, "point dim"], clusters: Clusters, found: Assignment) -> Clusters:
-    """One Lloyd step; a cluster without points takes the point that lies farthest from its own centroid."""
-    sums, counts = sums_of(points, found.cluster, clusters.num_clusters)
+def _stepped(points: Float[np.ndarray, "point dim"], clusters: Clusters, assigned: Assignment) -> Clusters:
+    """Make one Lloyd step. A cluster without points takes the point with the largest distance to its centroid."""
+    sums, counts = sums_of(points, assigned.cluster, clusters.num_clusters)
     clusters = moved(clusters, sums, counts)
     empty = np.flatnonzero(counts == 0)
     if len(empty):
-        farthest = np.argsort(-found.distance, kind="stable")[: len(empty)]
+        farthest = np.argsort(-assigned.distance, kind="stable")[: len(empty)]
         clusters.centroids[empty] = points[farthest]
     return clusters
 
@@ -230,7 +250,7 @@ def _stepped(points: Float[np.ndarray, "point dim"], clusters: Clusters, found: 
 
 
 def _balanced(points: Float[np.ndarray, "point dim"], clusters: Clusters, min_share: float) -> Clusters:
-    """Lloyd steps in which every cluster gets at least its share."""
+    """Make Lloyd steps in which every cluster gets at least the least share."""
     least = int(np.ceil(min_share * len(points)))
     for _ in range(BALANCED_STEPS):
         clusters = with_bonus(points, clusters, least)
@@ -240,13 +260,16 @@ def _balanced(points: Float[np.ndarray, "point dim"], clusters: Clusters, min_sh
 
 
 def with_bonus(points: Float[np.ndarray, "point dim"], clusters: Clusters, least: int) -> Clusters:
-    """Raise the bonus of clusters that are too small until each has `least` points.
+    """Raise the bonus of the clusters that are too small until each cluster has `least` points.
+
+    The bonus is the price of an auction: in each round the smallest cluster bids just enough for the points that it still needs.
 
     Raises:
-        TagsError: it cannot be reached, because too many points are the same.
+        TagsError: No balance was found, because too many points are the same.
     """
     distances = np.concatenate([_distances(points[rows], clusters) for rows in _blocks(len(points))])
     bonus = np.zeros(clusters.num_clusters, np.float32)
+    # An auction ends far earlier unless equal points jump between clusters without end.
     for _ in range(100 * clusters.num_clusters):
         costs = distances - bonus
         nearest = costs.argmin(axis=1)
@@ -254,10 +277,12 @@ def with_bonus(points: Float[np.ndarray, "point dim"], clusters: Clusters, least
         poorest = int(counts.argmin())
         if counts[poorest] >= least:
             return Clusters(clusters.centroids, bonus, clusters.spherical)
+        # For each point outside: how much more bonus brings the point into the cluster. The bonus rises just enough for the missing
+        # points. `nextafter` and 1e-6 make sure that rounding does not leave the last point outside.
         away = np.sort((costs[:, poorest] - costs.min(axis=1))[nearest != poorest], kind="stable")
         bonus[poorest] += np.nextafter(away[least - counts[poorest] - 1], np.float32(np.inf)) + np.float32(1e-6)
     raise TagsError(
-        f"no balance with at least {least:,} of {len(points):,} samples in each of {clusters.num_clusters} skills was found: many "
+        f"no balance with at least {least:,} of {len(points):,} samples in each of {clusters.num_clusters} skills was found, because many "
         "samples are the same to the encoder. Lower `min_share` or `skills`."
     )
 
@@ -267,14 +292,14 @@ def with_bonus(points: Float[np.ndarray, "point dim"], clusters: Clusters, least
 
 @dataclass(frozen=True)
 class Choice:
-    """A number of clusters that was tried, and its simplified silhouette."""
+    """A number of clusters that was tried, with the simplified silhouette."""
 
     num_clusters: int
     score: float
 
 
 def tried_numbers(least: int, most: int, num: int = 12) -> list[int]:
-    """Numbers of clusters to try: spread evenly on a logarithmic scale, both ends included.
+    """Spread the numbers of clusters to try evenly on a logarithmic scale, with both ends included.
 
     >>> tried_numbers(2, 64, 6)
     [2, 4, 8, 16, 32, 64]
@@ -284,7 +309,9 @@ def tried_numbers(least: int, most: int, num: int = 12) -> list[int]:
 
 
 def simplified_silhouette(points: Float[np.ndarray, "point dim"], clusters: Clusters) -> float:
-    """Mean over points of (b - a) / b: a, b the distance to the nearest and to the second nearest centroid; in [0, 1].
+    """Compute the mean of (b - a) / b over points, in [0, 1].
+
+    The distance to the nearest centroid is a, and the distance to the second nearest centroid is b.
 
     Reference:
         Vendramin, Campello and Hruschka, "Relative clustering validity criteria", Statistical Analysis and Data Mining 3,
@@ -298,10 +325,10 @@ def simplified_silhouette(points: Float[np.ndarray, "point dim"], clusters: Clus
 
 
 def best_of(choices: Sequence[Choice]) -> Choice:
-    """The knee of the curve: a peak, or where it becomes flat, after which more clusters tell little more.
+    """Choose the knee of the curve: a peak, or the point after which the curve becomes flat.
 
-    That is the largest difference between the share of the rise that is reached and the share of the way, on a logarithmic
-    scale; of equal ones the highest score.
+    Both axes are scaled to [0, 1], with log k on x and the score on y. The knee is the point that lies highest above the diagonal. Ties go
+    to the higher score.
 
     >>> best_of([Choice(2, 0.26), Choice(5, 0.37), Choice(10, 0.485), Choice(34, 0.497), Choice(64, 0.48)]).num_clusters
     10
@@ -310,12 +337,14 @@ def best_of(choices: Sequence[Choice]) -> Choice:
         Satopaa et al., "Finding a kneedle in a haystack", ICDCS Workshops 2011; without its smoothing and threshold.
     """
     first, rise = choices[0], max(choice.score for choice in choices) - choices[0].score
-    way = np.log(choices[-1].num_clusters / first.num_clusters)
-    if rise <= 0 or way == 0:
+    width = np.log(choices[-1].num_clusters / first.num_clusters)
+    # Without a rise the fewest clusters are the best.
+    if rise <= 0 or width == 0:
         return first
 
-    def ahead(choice: Choice) -> float:
-        reached = (choice.score - first.score) / rise
-        return round(float(reached - np.log(choice.num_clusters / first.num_clusters) / way), 6)
+    def above_diagonal(choice: Choice) -> float:
+        height = (choice.score - first.score) / rise
+        # Rounded, so that the last bits of a logarithm do not decide between equal heights.
+        return round(float(height - np.log(choice.num_clusters / first.num_clusters) / width), 6)
 
-    return max(choices, key=lambda choice: (ahead(choice), choice.score))
+    return max(choices, key=lambda choice: (above_diagonal(choice), choice.score))

@@ -1,4 +1,4 @@
-"""Names for clusters: the terms that tell a cluster from the others, such as `espresso-grind-roast`."""
+"""Name clusters by the terms that distinguish a cluster from the others, for example `espresso-grind-roast`."""
 
 import re
 from collections import Counter
@@ -9,23 +9,26 @@ import numpy as np
 from jaxtyping import Float
 
 NUM_TERMS = 10
+# A name is a folder of shards and a column of every table, so three words must do.
 TERMS_IN_NAME = 3
+# Longer words are mostly identifiers and encoded data.
 MAX_TERM_CHARS = 24
 MIN_SHARE = 0.02
-"""A term that fewer of a cluster's samples hold says nothing of the cluster."""
+"""Smallest share of the samples of a cluster that hold a term. A rarer term does not describe the cluster."""
+# Two or more letters of any script, without digits and underscores.
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 @dataclass(frozen=True)
 class Named:
-    """A cluster's name and its distinguishing terms, best first."""
+    """The name of a cluster, with the distinguishing terms, best first."""
 
     name: str
     terms: tuple[str, ...]
 
 
 def terms_in(text: str) -> set[str]:
-    """The words of a text that may name a cluster: lower case, letters only, no English stop words.
+    """Return the words of a text that may name a cluster, in lower case, letters only, without English stop words.
 
     >>> sorted(terms_in("The grinder grinds 12 espresso_beans."))
     ['beans', 'espresso', 'grinder', 'grinds']
@@ -37,7 +40,7 @@ def terms_in(text: str) -> set[str]:
 
 
 def count_terms(texts: Iterable[str]) -> Counter[str]:
-    """How many texts hold each term."""
+    """Count the texts that hold each term."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(terms_in(text))
@@ -45,11 +48,11 @@ def count_terms(texts: Iterable[str]) -> Counter[str]:
 
 
 def name_clusters(counts: Sequence[Mapping[str, int]], num_samples: Sequence[int]) -> list[Named]:
-    """Name clusters by class-based TF-IDF; the names differ from each other.
+    """Name clusters by class-based TF-IDF. All names differ.
 
     Args:
-        counts: for each cluster, how many of its samples hold each term.
-        num_samples: for each cluster, how many samples were looked at.
+        counts: Term -> number of samples with the term, for each cluster.
+        num_samples: Number of samples that were counted, for each cluster.
 
     Example:
         >>> counts = [{"roast": 9, "grind": 8, "cup": 9}, {"law": 9, "court": 8, "cup": 9}]
@@ -57,51 +60,55 @@ def name_clusters(counts: Sequence[Mapping[str, int]], num_samples: Sequence[int
         ['roast-grind-cup', 'law-court-cup']
 
     Reference:
-        Grootendorst, "BERTopic", arXiv:2203.05794, equation 2: tf x log(1 + A / f). Differs: tf is the share of a cluster's
-        samples that hold the term, f the sum of these over the clusters and A = 1, so that long samples and large clusters
-        do not weigh more. Of terms with a common stem only the best is kept.
+        Grootendorst, "BERTopic", arXiv:2203.05794, equation 2: tf x log(1 + A / f). Differs: tf is the share of the samples of a cluster
+        that hold the term, f is the sum of these shares over the clusters, and A is 1. So long samples and large clusters do not weigh
+        more. Of terms with a common stem only the best term is kept.
     """
-    vocabulary = sorted({term for found in counts for term in found})
-    column = {term: at for at, term in enumerate(vocabulary)}
+    vocabulary = sorted({term for counts_of_cluster in counts for term in counts_of_cluster})
+    column = {term: index for index, term in enumerate(vocabulary)}
     shares = np.zeros((len(counts), len(vocabulary)))
-    for row, (found, num) in enumerate(zip(counts, num_samples, strict=True)):
-        for term, count in found.items():
+    for row, (counts_of_cluster, num) in enumerate(zip(counts, num_samples, strict=True)):
+        for term, count in counts_of_cluster.items():
             shares[row, column[term]] = count / max(num, 1)
     terms = [_best_terms(scores, vocabulary) for scores in class_tfidf(shares)]
     return [Named(name, tuple(best[:NUM_TERMS])) for name, best in zip(_unique_names(terms), terms, strict=True)]
 
 
 def class_tfidf(shares: Float[np.ndarray, "cluster term"]) -> Float[np.ndarray, "cluster term"]:
-    """share x log(1 + 1 / sum of shares over the clusters); 0 for shares below `MIN_SHARE`."""
+    """Compute share x log(1 + 1 / sum of shares over the clusters). The score of a share below `MIN_SHARE` is 0."""
     weights = np.log1p(1 / np.maximum(shares.sum(axis=0), 1e-12))
     return np.where(shares >= MIN_SHARE, shares * weights, 0.0)
 
 
 def _best_terms(scores: Float[np.ndarray, " term"], vocabulary: Sequence[str]) -> list[str]:
     best: list[str] = []
-    for at in np.argsort(-scores, kind="stable")[: 10 * NUM_TERMS]:
-        if scores[at] > 0 and not any(_same_stem(vocabulary[at], other) for other in best):
-            best.append(vocabulary[at])
+    # Ten times the number of terms leaves enough after the words with a common stem are dropped.
+    for term in np.argsort(-scores, kind="stable")[: 10 * NUM_TERMS]:
+        if scores[term] > 0 and not any(_same_stem(vocabulary[term], other) for other in best):
+            best.append(vocabulary[term])
     return best
 
 
-def _same_stem(one: str, other: str) -> bool:
-    """
+def _same_stem(first: str, second: str) -> bool:
+    """Guess whether two words have a common stem, by their first letters.
+
     >>> _same_stem("theorem", "theorems"), _same_stem("let", "letter"), _same_stem("categories", "category")
     (True, False, True)
     """
-    short = min(len(one), len(other))
-    return short >= 4 and one[: max(4, short - 2)] == other[: max(4, short - 2)] and abs(len(one) - len(other)) <= 3
+    short = min(len(first), len(second))
+    stem = max(4, short - 2)
+    return short >= 4 and first[:stem] == second[:stem] and abs(len(first) - len(second)) <= 3
 
 
 def _unique_names(terms: Sequence[Sequence[str]]) -> list[str]:
-    """The first terms of each, more of them where a name is taken, a number where terms do not do."""
+    """Join the first terms of each cluster, with more terms if the name is taken, and with a number if no terms are left."""
     names: list[str] = []
-    for at, best in enumerate(terms):
+    for cluster, best in enumerate(terms):
         longer = ("-".join(best[:num]) for num in range(min(TERMS_IN_NAME, len(best)), len(best) + 1) if best)
         free = (name for name in longer if name not in names)
         first = "-".join(best[:TERMS_IN_NAME]) or "cluster"
-        numbered = f"{first}-{at + 1}"
+        numbered = f"{first}-{cluster + 1}"
+        # A name by terms may end like a number.
         while numbered in names:
             numbered += "-x"
         names.append(next(free, numbered))

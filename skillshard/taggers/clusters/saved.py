@@ -1,8 +1,8 @@
-"""What is kept of a clustering, so that it can be read, and tag other samples later.
+"""Save clusters, so that people can read the clusters and the clusters can tag other samples later.
 
-MODEL/model.json      last: the encoder, names and terms of the clusters, the digest of each file
+MODEL/model.json      written last: the encoder, the names and terms of the clusters, and the digest of each file
 MODEL/centroids.npy   float32, cluster x dim
-MODEL/...             what the encoder keeps
+MODEL/...             files of the encoder
 """
 
 import os
@@ -26,25 +26,27 @@ _ANEW = "Tag anew in another directory, or fetch the model again."
 
 
 class NearestSample(BaseModel):
-    """A sample near the middle of a cluster."""
+    """A sample near the centroid of a cluster."""
 
     model_config = ConfigDict(extra="forbid")
 
     id: str
     distance: float = Field(ge=0)
-    text: str = Field(description="the beginning of its text")
+    text: str = Field(description="Beginning of the text.")
 
 
 class Cluster(BaseModel):
-    """One cluster: a skill."""
+    """A cluster, which is a skill."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    terms: list[str] = Field(description="that tell it from the others, best first")
-    num_samples: int = Field(ge=0, description="of the corpus that it was found in")
+    terms: list[str] = Field(description="Terms that distinguish the cluster from the other clusters, best first.")
+    num_samples: int = Field(ge=0, description="Number of samples in the corpus that the clusters were found in.")
     mean_distance: float = Field(ge=0)
-    bonus: float = Field(ge=0, description="taken from the distance before the nearest cluster is chosen")
+    bonus: float = Field(
+        ge=0, description="Amount that is subtracted from the distance before the nearest cluster is chosen."
+    )
     nearest: list[NearestSample]
 
 
@@ -58,49 +60,59 @@ class TriedNumber(BaseModel):
 
 
 class EncoderRecord(BaseModel):
-    """Which encoder the centroids belong to."""
+    """The encoder that the centroids belong to."""
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: str = Field(description="lexical, sentence-transformers, or a method's own name")
+    kind: str = Field(description="Kind of encoder: lexical, sentence-transformers, or the name of a tagging method.")
     name: str
     arguments: dict[str, Any]
     dim: int = Field(ge=1)
 
 
 class ModelManifest(BaseModel):
-    """model.json."""
+    """The content of model.json."""
 
     model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal["skillshard/clusters/1"] = Field("skillshard/clusters/1", alias="schema")
     encoder: EncoderRecord
-    spherical: bool = Field(description="distance is 1 - cosine; otherwise squared Euclidean")
-    clusters: list[Cluster] = Field(description="in the order of the centroids")
-    tried: list[TriedNumber] = Field(description="for skills 'auto': the curve from which the number was chosen")
-    criterion: str | None = Field(description="what the curve shows; its knee is taken")
-    files: dict[str, str] = Field(description="file beside model.json -> digest")
+    spherical: bool = Field(
+        description="Whether the distance is 1 - cosine. Otherwise the distance is the squared Euclidean distance."
+    )
+    clusters: list[Cluster] = Field(description="Clusters in the order of the centroids.")
+    tried: list[TriedNumber] = Field(
+        description="Curve from which skills 'auto' chose the number of clusters. Empty for a given number."
+    )
+    criterion: str | None = Field(description="Name of the values of the curve. The knee of the curve is taken.")
+    files: dict[str, str] = Field(description="File beside model.json -> digest.")
 
 
 @dataclass(frozen=True)
 class SavedClusters:
-    """A kept clustering."""
+    """Saved clusters, opened and checked.
+
+    Attributes:
+        folder: Directory of model.json.
+        manifest: Content of model.json.
+        clusters: Centroids and bonus of the clusters.
+    """
 
     folder: Path
     manifest: ModelManifest
     clusters: Clusters
 
     def __repr__(self) -> str:
-        """One line: the place, the number of clusters and the encoder."""
+        """Return a line with the place, the number of clusters and the encoder."""
         num = counted(len(self.manifest.clusters), "cluster")
         return f"SavedClusters({os.fspath(self.folder)!r}: {num}, encoder {self.manifest.encoder.name})"
 
     @classmethod
     def open(cls, place: str | os.PathLike[str]) -> "SavedClusters":
-        """Open it by its directory or by that of the tags beside which it lies.
+        """Open saved clusters by their directory, or by the directory of the tags beside the clusters.
 
         Raises:
-            TagsError: there is none, or it is damaged.
+            TagsError: The place has no saved clusters, or the clusters are damaged.
         """
         folder = model_folder(place)
         try:
@@ -110,13 +122,14 @@ class SavedClusters:
                 f"{folder / MANIFEST} does not fit schemas/clusters-1.json: {canonical.first_fault(error)}: damaged, edited, or of "
                 f"another version. {_ANEW}"
             ) from error
+        # The digests of all files take time, but damaged weights would give wrong tags without a word.
         faults = _faults(folder, manifest)
         if faults:
             raise TagsError(faults[0])
         centroids = np.load(folder / CENTROIDS)
         if centroids.shape != (len(manifest.clusters), manifest.encoder.dim):
             raise TagsError(
-                f"{folder / CENTROIDS} has shape {centroids.shape}, model.json makes it "
+                f"{folder / CENTROIDS} has shape {centroids.shape}, and model.json expects "
                 f"({len(manifest.clusters)}, {manifest.encoder.dim}): damaged or edited. {_ANEW}"
             )
         bonus = np.array([cluster.bonus for cluster in manifest.clusters], np.float32)
@@ -128,23 +141,27 @@ class SavedClusters:
 
     @property
     def digest(self) -> str:
-        """Of model.json, and so of all files."""
+        """Digest of model.json, which holds the digests of all other files."""
         return storage.file_digest(self.folder / MANIFEST)
 
 
 def has_clusters(place: str | os.PathLike[str]) -> bool:
-    """Whether a clustering is kept at a place, or beside the tags there."""
+    """Tell whether a place, or the tags at a place, have saved clusters."""
     return any((places.local_path(place) / name).exists() for name in (MANIFEST, f"{FOLDER}/{MANIFEST}"))
 
 
 def model_folder(place: str | os.PathLike[str]) -> Path:
-    """Where model.json lies; TagsError if it is not there."""
+    """Return the directory of model.json.
+
+    Raises:
+        TagsError: The place has no saved clusters.
+    """
     folder = places.local_path(place)
-    for found in (folder, folder / FOLDER):
-        if (found / MANIFEST).exists():
-            return found
+    for candidate in (folder, folder / FOLDER):
+        if (candidate / MANIFEST).exists():
+            return candidate
     raise TagsError(
-        f"{folder} holds no kept clusters: neither {MANIFEST} nor {FOLDER}/{MANIFEST} is there. Give the directory that 'skillshard tag "
+        f"{folder} holds no saved clusters: neither {MANIFEST} nor {FOLDER}/{MANIFEST} is there. Give the directory that 'skillshard tag "
         "embedding' or 'skillshard tag loss' wrote."
     )
 
@@ -159,7 +176,17 @@ def save_clusters(
     criterion: str | None = None,
     encoder_files: Sequence[str] = (),
 ) -> None:
-    """Write a clustering; the encoder's files lie in `folder` already."""
+    """Write clusters to `folder`, which already holds the files of the encoder.
+
+    Args:
+        folder: Directory for model.json and the centroids.
+        clusters: Centroids and bonus of the clusters.
+        encoder: Encoder that the centroids belong to.
+        described: Names, terms and sizes, in the order of the centroids.
+        tried: Curve from which skills "auto" chose the number of clusters.
+        criterion: Name of the values of the curve.
+        encoder_files: Names of the files of the encoder in `folder`.
+    """
     storage.write_array(places.join(folder, CENTROIDS), clusters.centroids)
     files = {name: storage.file_digest(places.join(folder, name)) for name in (CENTROIDS, *encoder_files)}
     manifest = ModelManifest(
@@ -175,13 +202,17 @@ def save_clusters(
 
 
 def copy_clusters(model: SavedClusters, folder: str | os.PathLike[str]) -> None:
-    """A copy, file by file, model.json last."""
+    """Copy saved clusters file by file. The file model.json comes last, so that an interrupted copy is not a finished copy."""
     for name in (*model.manifest.files, MANIFEST):
         storage.write_bytes(places.join(folder, name), storage.read_bytes(model.folder / name))
 
 
 def verify_model(place: str | os.PathLike[str]) -> list[str]:
-    """Every fault found: one sentence each."""
+    """List the faults of saved clusters, a sentence for each fault.
+
+    Raises:
+        TagsError: The place has no saved clusters.
+    """
     folder = model_folder(place)
     try:
         manifest = ModelManifest.model_validate(storage.read_json(folder / MANIFEST))
@@ -195,7 +226,7 @@ def _faults(folder: Path, manifest: ModelManifest) -> list[str]:
 
 
 def file_fault(place: str | os.PathLike[str], digest: str, manifest: str) -> str | None:
-    """What is wrong with a file whose digest a manifest knows, or None."""
+    """Describe the fault of a file with a digest in a manifest. Return None if the file has no fault."""
     if not storage.exists(place):
         return f"{place} is missing, but {manifest} names it. {_ANEW}"
     got = storage.file_digest(place)

@@ -1,14 +1,14 @@
-"""Skills are clusters of embeddings.
+"""Tag by clusters of embeddings.
 
-1. `rows.count_partition`: every row is read once, so that what is wrong with a sample is said before anything costly begins.
-2. An encoder that must be fitted sees a seeded sample of the texts (`vectors.take_texts`).
-3. `vectors.encode_partition`: rows -> embeddings/000000.npy, float16, row for row.
-4. k-means on a seeded sample in one process, then steps over all rows (`clustering.step_partition`).
-5. `clustering.assign_partition`: cluster and distance of each row.
-6. `description.look_at_rows`: terms and nearest samples, for names.
+1. `rows.count_partition` reads every row, so that a bad sample ends the command before any costly stage begins.
+2. `embeddings.take_texts` reads a seeded sample of the texts, and an encoder that must be fitted learns from the sample.
+3. `embeddings.encode_partition` turns rows into embeddings/000000.npy (float16, row for row).
+4. k-means runs on a seeded sample in one process. Then `fit.step_partition` runs steps over all rows.
+5. `fit.assign_partition` writes the cluster and the distance of each row.
+6. `description.look_at_rows` collects terms and nearest samples for the names of the clusters.
 
-With a kept model there are only 1, 3 and 5. On paper a billion samples of 384 dimensions are 768 GB of embeddings; a step or
-the assignment to 256 clusters is 2e14 operations, about an hour on one core of 50 GFLOPS, spread over all tasks.
+With saved clusters only the stages 1, 3 and 5 run. By calculation a billion samples of 384 dimensions have 768 GB of embeddings. A
+step, or the assignment to 256 clusters, then takes 2e14 operations: about an hour on one core of 50 GFLOPS, spread over all tasks.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from skillshard.taggers.tagger import Finder, RowTagger, Search, Tag
 
 @dataclass(frozen=True)
 class Embedding:
-    """See `embedding`."""
+    """The finder that `embedding` makes."""
 
     encoder: Encoder | Unfitted
     skills: int | Literal["auto"]
@@ -47,20 +47,22 @@ class Embedding:
     @property
     def arguments(self) -> dict[str, Any]:
         described = self.encoder.arguments
-        asked: dict[str, Any] = {
-            # a directory is known by the content of its files, so that a copy elsewhere is the same encoder
+        arguments: dict[str, Any] = {
+            # A directory is identified by the content of its files, so that a copy of the directory is the same encoder.
             "encoder": "directory" if described.get("files") else self.encoder.name,
             "encoder_arguments": described,
             "skills": self.skills,
         }
         if self.skills == "auto":
-            asked["skills_range"] = list(self.skills_range)
-        return {**asked, "min_share": self.min_share, "seed": self.seed}
+            arguments["skills_range"] = list(self.skills_range)
+        return {**arguments, "min_share": self.min_share, "seed": self.seed}
 
     def find(self, search: Search) -> RowTagger:
         num_rows, num_samples = count_rows(search)
+        # A corpus without samples ends in the error of `tag_corpus`, which lists the reasons.
         if num_samples == 0:
             return AssignedRows("", ())
+        # Encoding a corpus takes hours, so a number of clusters that cannot work is refused before.
         if self.skills != "auto":
             kmeans.refuse_more_than(num_samples, self.skills)
         encoder = fit_encoder(self.encoder, search, num_rows, seed=self.seed)
@@ -87,7 +89,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class KeptClusters:
-    """See `kept_clusters`."""
+    """The finder that `kept_clusters` makes."""
 
     model: SavedClusters
     encoder: Encoder
@@ -110,7 +112,7 @@ class KeptClusters:
 
 @dataclass(frozen=True)
 class AssignedRows:
-    """Tags by the clusters that stage 5 wrote."""
+    """A row tagger by the clusters that stage 5 wrote."""
 
     folder: str
     names: tuple[str, ...]
@@ -118,10 +120,10 @@ class AssignedRows:
     def tag_rows(self, partition: int, rows: Sequence[int]) -> list[Tag]:
         if not rows:
             return []
-        found = np.load(array_place(self.folder, partition), mmap_mode="r")[list(rows)]
+        assigned = np.load(array_place(self.folder, partition), mmap_mode="r")[list(rows)]
         return [
             Tag(self.names[cluster], distance)
-            for cluster, distance in zip(found["cluster"].tolist(), found["distance"].tolist(), strict=True)
+            for cluster, distance in zip(assigned["cluster"].tolist(), assigned["distance"].tolist(), strict=True)
         ]
 
 
@@ -133,17 +135,17 @@ def embedding(
     min_share: float = 0.0,
     seed: int = 0,
 ) -> Finder:
-    """Tag by clusters of embeddings; the score is the distance to the cluster's centroid, 1 - cosine, in [0, 2].
+    """Tag by clusters of embeddings. The score is the distance to the centroid of the cluster, 1 - cosine, in [0, 2].
 
     Args:
-        encoder: `lexical()`, or `sentence_encoder(NAME)`.
-        skills: number of clusters; "auto": the knee of the simplified silhouette over numbers in `skills_range`.
-        skills_range: least and most clusters that "auto" tries.
-        min_share: no cluster gets a smaller share of the samples.
-        seed: of the samples and starts.
+        encoder: Encoder of the texts, `lexical()` or `sentence_encoder(NAME)`.
+        skills: Number of clusters. "auto" takes the knee of the simplified silhouette over numbers in `skills_range`.
+        skills_range: Smallest and largest number of clusters that "auto" tries.
+        min_share: Smallest share of the samples that a cluster may have.
+        seed: Seed for sampling and for the k-means starts.
 
     Raises:
-        TagsError: arguments out of range.
+        TagsError: An argument is out of range.
         ExtraError: scikit-learn, SciPy or threadpoolctl is not installed.
     """
     needed("cluster", what="Tagging by clusters")
@@ -152,39 +154,46 @@ def embedding(
         raise TagsError(f"`skills='auto'` tries from {least} to {most}: give 2 or more, and the smaller number first.")
     if skills != "auto" and skills < 2:
         raise TagsError(f"`{skills=}` leaves nothing to tell apart: give 2 or more, or 'auto'.")
+    # The limit that depends on the number of skills comes in `kmeans.fit`, because "auto" chooses the number later.
     if not 0 <= min_share < 0.5:
         raise TagsError(f"`{min_share=}`: give the least share of a skill, from 0 to below 0.5.")
     return Embedding(encoder, skills, skills_range, min_share, seed)
 
 
 def kept_clusters(model: SavedClusters, encoder: Encoder) -> Finder:
-    """Tag by clusters that were found before, perhaps in another corpus.
+    """Tag by saved clusters, which may come from another corpus.
 
     Raises:
-        TagsError: the encoder is not the one that the centroids belong to.
+        TagsError: The centroids belong to another encoder.
         ExtraError: scikit-learn, SciPy or threadpoolctl is not installed.
     """
     needed("cluster", what="Tagging by clusters")
-    kept = model.manifest.encoder
-    if encoder.dim != kept.dim:
+    saved = model.manifest.encoder
+    if encoder.dim != saved.dim:
         raise TagsError(
-            f"the centroids in {model.folder} have {kept.dim} dimensions, and {encoder.name} gives {encoder.dim}: give the encoder that "
-            f"they were made with, {kept.name}."
+            f"the centroids in {model.folder} have {saved.dim} dimensions, and {encoder.name} gives {encoder.dim}. Give the encoder of the "
+            f"centroids, {saved.name}."
         )
-    for what in ("weights_digest", "files", "digests", "prompt", "max_length", "windows"):
-        if encoder.arguments.get(what) != kept.arguments.get(what):
+    # The data type, the batch size and the device change a vector only by rounding, so they may differ.
+    for argument in ("weights_digest", "files", "digests", "prompt", "max_length", "windows"):
+        if encoder.arguments.get(argument) != saved.arguments.get(argument):
             raise TagsError(
-                f"the centroids in {model.folder} were made with {kept.name} with {what} {kept.arguments.get(what)!r}, and this encoder has "
-                f"{encoder.arguments.get(what)!r}: give the same."
+                f"the centroids in {model.folder} were made with {saved.name} with {argument} {saved.arguments.get(argument)!r}, and this "
+                f"encoder has {encoder.arguments.get(argument)!r}. Give the same value."
             )
     return KeptClusters(model, encoder)
 
 
 def kept_lexical(model: SavedClusters) -> Encoder:
-    """The lexical encoder that a model keeps; TagsError if it was made with another."""
-    kept = model.manifest.encoder
-    if kept.kind != "lexical":
+    """Open the lexical encoder of saved clusters.
+
+    Raises:
+        TagsError: The clusters were made with another encoder.
+    """
+    saved = model.manifest.encoder
+    if saved.kind != "lexical":
         raise TagsError(
-            f"the centroids in {model.folder} have {kept.dim} dimensions, and were made with the encoder {kept.name}, not lexical: give the same."
+            f"the centroids in {model.folder} have {saved.dim} dimensions, and were made with the encoder {saved.name}, not lexical. Give the "
+            f"encoder {saved.name}."
         )
     return open_lexical(str(model.folder))
