@@ -280,7 +280,8 @@ def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, m
     monkeypatch.setattr(taggers_vectors, "ONE_PARTITION_BYTES", 100)
     corpus = topic_corpus(tmp_path / "C", 40) / "0.jsonl"
     with pytest.warns(
-        UserWarning, match=r"one partition \(0.jsonl.*a single process of 2 encodes the corpus\. Give a smaller `partition_bytes`"
+        UserWarning,
+        match=r"one partition \(0.jsonl.*a single process of 2 encodes the corpus\. Give a smaller `partition_bytes`",
     ):
         taggers.tag_corpus(
             Corpus.open(corpus),
@@ -400,7 +401,7 @@ def test_a_model_of_other_dimensions_weights_or_length_than_the_kept_centroids_i
     works("tag", "embedding", made / "C", *BY, "--skills", 3, *options, "--out", tmp_path / "S")
     works("tag", "reuse", made / "C", *BY, "--clusters", tmp_path / "S", "--out", tmp_path / "N")
     assert skills_of(tmp_path / "N") == skills_of(tmp_path / "S")
-    with pytest.raises(TagsError, match="with max_length 16, and this encoder has 20\. Give the same value"):
+    with pytest.raises(TagsError, match=r"with max_length 16, and this encoder has 20\. Give the same value"):
         taggers.kept_clusters(taggers.SavedClusters.open(tmp_path / "S"), encoder(20))
     reuse = ("tag", "reuse", made / "C", *BY, "--out", tmp_path / "N2")
     assert "have 384 dimensions, and were made with" in fails(
@@ -450,7 +451,7 @@ def test_a_name_that_is_not_here_is_asked_for_on_the_hub_and_that_is_said(monkey
 
     monkeypatch.setattr(sentence_transformers, "SentenceTransformer", unreachable)
     with (
-        pytest.warns(UserWarning, match="nobody/nothing is not on this machine: asking the Hugging Face hub for it"),
+        pytest.warns(UserWarning, match="nobody/nothing is not on this machine. The Hugging Face hub is asked"),
         pytest.raises(TagsError, match=r"`model='nobody/nothing'` cannot be loaded: the hub does not answer\. Give"),
     ):
         taggers.sentence_encoder("nobody/nothing", device="cpu")

@@ -1,4 +1,4 @@
-"""What turns texts into vectors that k-means can compare."""
+"""Protocols of encoders, which turn texts into vectors for k-means."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -11,35 +11,35 @@ VectorsOf = Float[np.ndarray, "text dim"]
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Gives each text a vector of length 1 (or 0, where it knows nothing of the text).
+    """An encoder that gives each text a vector of length 1, or the zero vector if the encoder knows nothing in the text.
 
-    Picklable and small: what is large is loaded where it is used, once in a process. A pure function of the texts that it is
-    given together; one text's vector may differ in its last bits with its neighbours.
+    An encoder is picklable and small. A process loads large weights once, when they are needed. The method `encode` is a pure function of
+    the texts of a call: the last bits of a vector may depend on the other texts.
     """
 
     @property
     def name(self) -> str:
-        """The kind of encoder, or the name of its model."""
+        """Kind of encoder, or name of the model."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What determines the vectors, as JSON; the digest of the weights among it."""
+        """All values that determine the vectors, as JSON, with the digest of the weights."""
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """Number of dimensions of a vector."""
 
     @property
     def num_gpus(self) -> float:
-        """GPUs that a process with it takes."""
+        """Number of GPUs that a process with this encoder takes."""
 
     def encode(self, texts: Sequence[str]) -> VectorsOf:
-        """The vectors of some texts, float32."""
+        """Return the vectors of texts, float32."""
 
 
 @runtime_checkable
 class Unfitted(Protocol):
-    """An encoder that must see texts of the corpus first."""
+    """An encoder that must learn from texts of the corpus first."""
 
     @property
     def name(self) -> str: ...
@@ -49,7 +49,7 @@ class Unfitted(Protocol):
 
     @property
     def sample_size(self) -> int:
-        """How many texts it wants to see."""
+        """Number of texts to learn from."""
 
     def fit(self, texts: Sequence[str], folder: str, *, seed: int) -> Encoder:
-        """Learn from texts and keep what was learnt in a directory."""
+        """Learn from texts, and write the files of the fitted encoder to a directory."""

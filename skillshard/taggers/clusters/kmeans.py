@@ -33,7 +33,7 @@ MIN_SAMPLE = 25_000
 
 @dataclass(frozen=True)
 class Clusters:
-    """Centroids of clusters, with the rule by which a point finds its cluster.
+    """Centroids of clusters, with the rule for the distance of a point.
 
     Attributes:
         centroids: Centroids, of length 1 if `spherical`.

@@ -1,7 +1,7 @@
-"""The built-in encoder: which words and pairs of words a text holds, as TF-IDF, in few dimensions. Nothing to download.
+"""Encode texts by their words and pairs of words: TF-IDF, reduced to few dimensions. Nothing must be downloaded.
 
-Kept: `lexical.columns.npy` (hashes of the terms that count, uint32), `lexical.idf.npy` (float32) and
-`lexical.components.npy` (float16, term x dim). About 17 MB at most. It knows what words stand in a text, not what they mean.
+The fitted encoder has three files: `lexical.columns.npy` (hashes of the terms, uint32), `lexical.idf.npy` (float32) and
+`lexical.components.npy` (float16, term x dim), about 17 MB at most. The encoder knows which words a text has, but not their meaning.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,23 +21,27 @@ from skillshard.taggers.clusters.encoder import Encoder, VectorsOf
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+# Four times the number of terms that are used, so that few terms share a hash.
 NUM_HASHES = 1 << 18
+# With 64 dimensions the components of so many terms take 8 MB as float16.
 MAX_TERMS = 1 << 16
 MIN_SAMPLES = 2
-"""A term that fewer texts hold makes no two texts alike."""
+"""Smallest number of texts that hold a term. A term in a single text makes no two texts similar."""
 MAX_CHARS = 16_384
-"""Of a longer text the beginning is looked at."""
+"""Number of characters at the beginning of a text that the encoder reads."""
+# Bounds the memory of the dense block of vectors and of the sparse counts.
 TEXTS_AT_ONCE = 1024
+# More directions than the texts support are noise that k-means would follow (docs/LOG.md).
 TEXTS_PER_DIM = 16
 MIN_DIM = 8
-"""More directions than texts support are noise that k-means would follow (docs/LOG.md)."""
 FILES = ("lexical.columns.npy", "lexical.idf.npy", "lexical.components.npy")
+# A punctuation mark is a term too: marks distinguish code, dialogue and lists (docs/LOG.md).
 _TERM = r"\w+|[^\w\s]"
 
 
 @dataclass(frozen=True)
 class Lexical:
-    """The encoder before it has seen a corpus; see `lexical`."""
+    """The unfitted encoder that `lexical` makes."""
 
     max_dim: int = 64
     sample_size: int = 20_000
@@ -51,15 +55,15 @@ class Lexical:
         return {"max_dim": self.max_dim, "sample_size": self.sample_size}
 
     def fit(self, texts: Sequence[str], folder: str, *, seed: int) -> Encoder:
-        """Weigh terms by their rarity and find the directions in which texts differ most.
+        """Weight terms by their rarity, and find the directions in which the texts differ most.
 
         Raises:
-            TagsError: no two texts have a term in common.
+            TagsError: The texts have fewer than two terms in common.
 
         Reference:
             Deerwester et al., "Indexing by latent semantic analysis", JASIS 41, 1990; randomised: Halko, Martinsson and Tropp,
-            SIAM Review 53, 2011. Differs: each direction is divided by the root of its singular value, so that the few that
-            all texts share do not outweigh those that tell them apart (docs/LOG.md).
+            SIAM Review 53, 2011. Differs: each direction is divided by the root of its singular value. Otherwise the few directions that
+            all texts share would outweigh the directions that distinguish the texts (docs/LOG.md).
         """
         from sklearn.preprocessing import normalize
         from sklearn.utils.extmath import randomized_svd
@@ -70,7 +74,7 @@ class Lexical:
         columns = _telling(num_texts)
         if len(columns) < 2:
             raise TagsError(
-                "the texts have hardly a word in common, so the lexical encoder cannot compare them: give a sentence-transformers model "
+                "the texts have hardly a word in common, so the lexical encoder cannot compare the texts. Give a sentence-transformers model "
                 "such as all-MiniLM-L6-v2 as the `encoder`."
             )
         idf = np.log((1 + len(texts)) / (1 + num_texts[columns])) + 1
@@ -78,6 +82,7 @@ class Lexical:
         with threadpool_limits(1):
             dim = min(self.max_dim, max(MIN_DIM, len(texts) // TEXTS_PER_DIM), *weighted.shape)
             _, sizes, directions = randomized_svd(weighted, dim, n_iter=4, random_state=seed % 2**32)
+        # The bound keeps a direction of almost no size from being blown up to noise.
         spread = np.sqrt(np.maximum(sizes, 1e-6 * sizes[0]))
         components = (directions / spread[:, None]).T
         values = (columns.astype(np.uint32), idf.astype(np.float32), components.astype(np.float16))
@@ -88,7 +93,7 @@ class Lexical:
 
 @dataclass(frozen=True)
 class FittedLexical:
-    """The encoder with what it learnt."""
+    """The fitted encoder, by the directory and the digests of its files."""
 
     folder: str
     dim: int
@@ -117,11 +122,11 @@ class FittedLexical:
 
 
 def lexical(*, max_dim: int = 64, sample_size: int = 20_000) -> Lexical:
-    """Hashed words and pairs of words, TF-IDF, truncated SVD, length 1.
+    """Make the built-in encoder: hashed words and pairs of words, TF-IDF, truncated SVD, vectors of length 1.
 
     Args:
-        max_dim: most dimensions; fewer where there are not 16 texts for each.
-        sample_size: texts of the corpus that it is fitted on.
+        max_dim: Largest number of dimensions. A small sample gets a dimension for each 16 texts, but at least 8.
+        sample_size: Number of texts of the corpus that the encoder is fitted on.
 
     Raises:
         ExtraError: scikit-learn, SciPy or threadpoolctl is not installed.
@@ -131,7 +136,11 @@ def lexical(*, max_dim: int = 64, sample_size: int = 20_000) -> Lexical:
 
 
 def open_lexical(folder: str) -> FittedLexical:
-    """A fitted encoder from its directory; ExtraError where scikit-learn is not installed."""
+    """Open a fitted encoder.
+
+    Raises:
+        ExtraError: scikit-learn, SciPy or threadpoolctl is not installed.
+    """
     needed("cluster", what="The encoder 'lexical'")
     digests = tuple(storage.file_digest(places.join(folder, name)) for name in FILES)
     return FittedLexical(folder, int(_loaded(folder, digests)[2].shape[1]), digests)
@@ -139,13 +148,14 @@ def open_lexical(folder: str) -> FittedLexical:
 
 @lru_cache(maxsize=2)
 def _loaded(folder: str, digests: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, "term dim"]]:
-    """`digests` tell a changed directory from the one that was loaded."""
+    """Load the three arrays, and keep them for the next call in this process."""
+    # The digests are part of the key of the cache, so that changed files are loaded again.
     columns, idf, components = (np.load(Path(folder) / name) for name in FILES)
     return columns.astype(np.int64), idf, components.astype(np.float32)
 
 
 def _counted(texts: Sequence[str]) -> Iterator[tuple[int, "csr_matrix"]]:
-    """Damped counts of hashed terms, some texts at a time, with the number of the first."""
+    """Yield the damped counts of hashed terms in chunks of texts, each with the number of the first text."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
     vectorizer = HashingVectorizer(
@@ -158,6 +168,7 @@ def _counted(texts: Sequence[str]) -> Iterator[tuple[int, "csr_matrix"]]:
     )
     for first in range(0, len(texts), TEXTS_AT_ONCE):
         counts = vectorizer.transform([text[:MAX_CHARS] for text in texts[first : first + TEXTS_AT_ONCE]])
+        # The tenth occurrence of a word says less than the first.
         counts.data = 1 + np.log(counts.data)
         yield first, counts
 
@@ -169,7 +180,7 @@ def _stacked(texts: Sequence[str]) -> "csr_matrix":
 
 
 def _telling(num_texts: np.ndarray) -> np.ndarray:
-    """The terms that enough texts hold, at most `MAX_TERMS`: those of the most texts."""
+    """Choose the terms that enough texts hold: the `MAX_TERMS` most frequent terms."""
     enough = np.flatnonzero(num_texts >= MIN_SAMPLES)
     frequent = np.argsort(-num_texts[enough], kind="stable")[:MAX_TERMS]
     return np.sort(enough[frequent])

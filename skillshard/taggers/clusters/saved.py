@@ -36,7 +36,7 @@ class NearestSample(BaseModel):
 
 
 class Cluster(BaseModel):
-    """A cluster, which is a skill."""
+    """A cluster of samples: a skill."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,10 +1,10 @@
-"""Any sentence-transformers model as an encoder.
+"""Use any sentence-transformers model as an encoder.
 
-Most models are transformers, which read a window of tokens. A static model (`StaticEmbedding`, as model2vec makes them) adds up a
-vector for each token of a text of any length, and has a tokenizer of the package `tokenizers` without special tokens.
+Most models are transformers, which read a window of tokens. A static model (`StaticEmbedding`, as made by model2vec) adds up a
+vector for each token of a text of any length. Its tokenizer comes from the package `tokenizers` and has no special tokens.
 
-A process loads the model once and keeps it. Batches are formed by the number of tokens, so that little is spent on padding; on
-a CPU a process uses one thread, so that equal texts give equal bytes whatever the machine's number of cores.
+A process loads the model once and keeps the model. Batches are formed by the number of tokens, so that padding costs little. On a CPU
+a process uses one thread, so that equal texts give equal bytes for any number of cores.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from skillshard.taggers.clusters.encoder import VectorsOf
 
 Windows = Literal["first", "mean"]
 NO_LIMIT = 1 << 20
-"""Tokens that a model reads which names no limit."""
+"""Number of tokens that stands for "no limit" in a model without a limit."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """See `sentence_encoder`."""
+    """The encoder that `sentence_encoder` makes."""
 
     model: str
     device: str
@@ -50,8 +50,9 @@ class SentenceEncoder:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        asked = ("batch_size", "dtype", "prompt", "max_length", "windows", "weights_digest", "files")
-        return {name: getattr(self, name) for name in asked} | {"device": self.device.partition(":")[0]}
+        names = ("batch_size", "dtype", "prompt", "max_length", "windows", "weights_digest", "files")
+        # The number of a GPU does not change the vectors.
+        return {name: getattr(self, name) for name in names} | {"device": self.device.partition(":")[0]}
 
     @property
     def num_gpus(self) -> float:
@@ -74,7 +75,8 @@ class SentenceEncoder:
         return vectors if self.windows == "first" else _means(vectors, owner, len(texts))
 
     def _pieces(self, model: Any, texts: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
-        """What is encoded, and the text that each piece is of."""
+        """Return the pieces of text to encode, and before them the number of the text of each piece."""
+        # A transformer cuts texts to its window by itself, but a static model reads a text to the end.
         reads_one_window = not _is_static(model) or self.max_length == NO_LIMIT
         if self.windows == "first" and reads_one_window:
             return np.arange(len(texts)), texts
@@ -96,22 +98,22 @@ def sentence_encoder(
     windows: str = "first",
     on_this_machine: bool = True,
 ) -> SentenceEncoder:
-    """Load a model to see that it works here, and what it gives.
+    """Load a model to check that the model works, and read its dimensions and limits.
 
     Args:
-        model: a name on the Hugging Face hub (such as "all-MiniLM-L6-v2") or a directory.
-        device: "auto" ("cuda" if this machine has one, else "cpu"), "cpu", "cuda" or "cuda:N".
-        batch_size: texts that go through the model together.
-        dtype: of the weights.
-        prompt: put before every text.
-        max_length: tokens of a window; None: as the model was made for.
-        windows: of a longer text, the "first" window or the "mean" over all.
-        on_this_machine: False where the device is that of other nodes, and is not looked for here.
+        model: Name on the Hugging Face hub (such as "all-MiniLM-L6-v2"), or a directory.
+        device: "auto" ("cuda" if this machine has a GPU, else "cpu"), "cpu", "cuda" or "cuda:N".
+        batch_size: Number of texts that go through the model together.
+        dtype: Data type of the weights: "float32", "bfloat16" or "float16".
+        prompt: Text that is put before every text.
+        max_length: Number of tokens of a window. None takes the limit of the model.
+        windows: Part of a longer text that is encoded: the "first" window, or the "mean" of all windows.
+        on_this_machine: Whether the device is on this machine. A device of other nodes (False) is not checked.
 
     Raises:
-        TagsError: no such model, or arguments out of range.
-        ProxyError: no such device here.
-        ExtraError: sentence-transformers or a package that clusters is not installed.
+        TagsError: The model cannot be loaded, or an argument is out of range.
+        ProxyError: This machine does not have the device.
+        ExtraError: sentence-transformers or a package of the extra `cluster` is not installed.
     """
     needed("embed", what="A sentence-transformers model as the encoder")
     if dtype not in DTYPES:
@@ -146,22 +148,22 @@ def sentence_encoder(
 
 @lru_cache(maxsize=1)
 def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
-    """The model, kept for the next call in this process."""
+    """Load the model, and keep it for the next call in this process."""
     import torch
     from huggingface_hub.utils import logging as hub
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    hub.set_verbosity_error()  # type: ignore[no-untyped-call]  # our one sentence says what its retries come to
+    hub.set_verbosity_error()  # type: ignore[no-untyped-call]  # a single error of ours sums up the retries
     kwargs = {"dtype": getattr(torch, dtype)}
     try:
-        try:  # what is on this machine needs no network
+        try:  # a model on this machine needs no network
             loaded = SentenceTransformer(model, device=device, model_kwargs=kwargs, local_files_only=True)
         except OSError:
             if Path(model).is_dir():
                 raise
-            warnings.warn(f"{model} is not on this machine: asking the Hugging Face hub for it.", stacklevel=2)
+            warnings.warn(f"{model} is not on this machine. The Hugging Face hub is asked for the model.", stacklevel=2)
             loaded = SentenceTransformer(model, device=device, model_kwargs=kwargs)
     except Exception as error:  # a damaged or foreign directory makes the library raise whatever it happens to run into
         raise TagsError(
@@ -169,7 +171,7 @@ def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
             "Hugging Face hub (downloaded once; needs the network), or the directory of one."
         ) from error
     loaded.eval()
-    for parameter in loaded.parameters():  # a static model takes no notice of the data type that it is loaded with
+    for parameter in loaded.parameters():  # a static model ignores the data type of `model_kwargs`
         parameter.data = parameter.data.to(getattr(torch, dtype))
     if not _is_static(loaded):
         _make_padding(loaded.tokenizer)
@@ -179,20 +181,20 @@ def _loaded(model: str, device: str, dtype: str, max_length: int | None) -> Any:
 
 
 def _is_static(model: Any) -> bool:
-    """Whether the model's tokenizer is one of the package `tokenizers`: such a model has neither windows nor padding."""
+    """Tell whether the tokenizer comes from the package `tokenizers`. Only static models, without windows and padding, have such a tokenizer."""
     from tokenizers import Tokenizer
 
     return isinstance(model.tokenizer, Tokenizer)
 
 
 def _make_padding(tokenizer: Any) -> None:
-    """Let a tokenizer without a padding token pad with another token; padding is masked, so that its token does not matter."""
+    """Give a tokenizer without a padding token another token for padding. Any token does, because padding is masked."""
     if getattr(tokenizer, "pad_token", "") is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
 
 
 def _most_tokens(model: Any) -> int:
-    """Largest number of tokens that the model reads of a text, special tokens and prompt among them."""
+    """Return the largest number of tokens that the model reads of a text, with special tokens and prompt."""
     limit = model.max_seq_length
     return NO_LIMIT if limit is None or limit > NO_LIMIT else int(limit)
 
@@ -208,7 +210,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _weights_digest(model: Any) -> str:
-    """Digest of all tensors by name: the same for a copy elsewhere, another for other weights."""
+    """Compute a digest of all tensors by name. A copy of a model has the same digest, and other weights have another digest."""
     import torch
 
     def pieces() -> Iterator[bytes | memoryview]:
@@ -232,7 +234,7 @@ def _one_thread(device: str) -> Iterator[None]:
 
 
 def _lengths(model: Any, texts: Sequence[str]) -> np.ndarray:
-    """Tokens of each text, as far as the model reads it; of a static model, which needs no padding, the letters."""
+    """Count the tokens of each text, up to the limit of the model, or the characters for a static model, which needs no padding."""
     if _is_static(model):
         return np.array([len(text) for text in texts], np.int64)
     tokens = model.tokenizer(list(texts), truncation=True, max_length=model.max_seq_length, return_attention_mask=False)
@@ -240,27 +242,28 @@ def _lengths(model: Any, texts: Sequence[str]) -> np.ndarray:
 
 
 def _batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Texts of like length together, the longest first."""
+    """Group texts of similar length, the longest texts first."""
+    # The longest batch comes first, so that a lack of memory shows at once.
     order = np.argsort(-lengths, kind="stable")
     return (order[first : first + batch_size] for first in range(0, len(order), batch_size))
 
 
 def _num_special(model: Any, prompt: str) -> int:
-    """Number of tokens that the prompt and the special tokens take of a window."""
+    """Count the tokens that the prompt and the special tokens take of a window."""
     if _is_static(model):
         return len(_spans(model, prompt))
     return len(model.tokenizer(prompt)["input_ids"])
 
 
 def _windows(model: Any, text: str, num_tokens: int) -> list[str]:
-    """A text cut into stretches of at most so many tokens."""
+    """Cut a text into windows of at most `num_tokens` tokens."""
     spans = _spans(model, text)
     cuts = [spans[first : first + num_tokens] for first in range(0, len(spans), num_tokens)]
     return [text[cut[0][0] : cut[-1][1]] for cut in cuts] or [text]
 
 
 def _spans(model: Any, text: str) -> list[tuple[int, int]]:
-    """First letter of each token of a text, and the letter after its last."""
+    """Return the position of the first character of each token, and the position after the last character."""
     if _is_static(model):
         return list(_uncut(model.tokenizer).encode(text, add_special_tokens=False).offsets)
     tokens = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -269,7 +272,7 @@ def _spans(model: Any, text: str) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=1)
 def _uncut(tokenizer: Any) -> Any:
-    """A copy that neither truncates nor pads."""
+    """Copy a tokenizer, and switch truncation and padding off in the copy."""
     copy = type(tokenizer).from_str(tokenizer.to_str())
     copy.no_truncation()
     copy.no_padding()
@@ -277,7 +280,7 @@ def _uncut(tokenizer: Any) -> Any:
 
 
 def _means(vectors: Float[np.ndarray, "window dim"], owner: np.ndarray, num_texts: int) -> VectorsOf:
-    """The mean direction of each text's windows."""
+    """Compute the mean direction of the windows of each text."""
     sums = np.zeros((num_texts, vectors.shape[1]), np.float32)
     np.add.at(sums, owner, vectors)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
