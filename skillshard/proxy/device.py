@@ -1,4 +1,4 @@
-"""Where a proxy computes, and how precisely."""
+"""Choose the device and the precision with which a proxy computes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def is_here(device: str) -> bool:
-    """Whether this process sees the device; on Ray it may be that of other nodes.
+    """Tell whether this process sees the device. On Ray, the device may be on other nodes.
 
     >>> is_here("cpu")
     True
@@ -24,7 +24,7 @@ def is_here(device: str) -> bool:
 
 
 def device_kind(device: str) -> str:
-    """What of a device its results depend on: not the number of a GPU.
+    """Return the kind of a device. Results depend on the kind, but not on the number of a GPU.
 
     >>> device_kind("cuda:1"), device_kind("cpu")
     ('cuda', 'cpu')
@@ -33,14 +33,14 @@ def device_kind(device: str) -> str:
 
 
 def resolve_device(device: str, *, on_this_machine: bool = True) -> str:
-    """ "auto" becomes "cuda" where PyTorch sees a GPU, else "cpu"; anything else is checked.
+    """Resolve "auto" to "cuda" if PyTorch sees a GPU, else to "cpu". Check any other device.
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".
-        on_this_machine: False where the device is that of other nodes, and is not looked for here.
+        on_this_machine: Whether the device is on this machine. A device of other nodes (False) is not checked.
 
     Raises:
-        ProxyError: no such device here, or a number where workers see only the GPU that they were given.
+        ProxyError: This machine does not have the device, or a device of other nodes has a number.
 
     >>> resolve_device("cpu")
     'cpu'
@@ -51,21 +51,25 @@ def resolve_device(device: str, *, on_this_machine: bool = True) -> str:
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
         raise ProxyError(f"`{device=}`: give 'auto', 'cpu', 'cuda' or 'cuda:N'.")
     if kind == "cuda" and number and not on_this_machine:
-        raise ProxyError(f"`{device=}`: a worker on Ray sees only the GPU that it was given. Give `device='cuda'`.")
+        raise ProxyError(f"`{device=}`: a worker on Ray sees only the GPU of its task. Give `device='cuda'`.")
     if on_this_machine and not is_here(device):
         raise ProxyError(
-            f"`{device=}`: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs here. Run where there is one, or give "
-            "`device='cpu'`."
+            f"`{device=}`: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs on this machine. Use a machine with the device, or "
+            "give `device='cpu'`."
         )
     return device
 
 
 def resolve_precision(precision: str, device: str) -> Precision:
-    """ "auto" becomes bfloat16 on a GPU and float32 elsewhere, where bfloat16 is slower.
+    """Resolve "auto" to bfloat16 on a GPU and to float32 elsewhere. Check any other precision.
+
+    Raises:
+        ProxyError: The precision is unknown.
 
     >>> resolve_precision("auto", "cpu")
     'float32'
     """
+    # A CPU computes bfloat16 more slowly than float32.
     if precision == "auto":
         return "bfloat16" if device.startswith("cuda") else "float32"
     if precision not in ("float32", "bfloat16"):
@@ -75,11 +79,11 @@ def resolve_precision(precision: str, device: str) -> Precision:
 
 @dataclass(frozen=True)
 class Compute:
-    """Where a proxy computes, and how precisely.
+    """The device and the precision with which a proxy computes.
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: data type of matrix products: "auto", "float32" or "bfloat16".
+        precision: Data type of matrix products: "auto", "float32" or "bfloat16".
 
     >>> Compute(device="cpu").resolved()
     Compute(device='cpu', precision='float32')
@@ -89,7 +93,11 @@ class Compute:
     precision: str = "auto"
 
     def resolved(self, *, on_this_machine: bool = True) -> "Compute":
-        """The same without "auto"; ProxyError as in `resolve_device` and `resolve_precision`."""
+        """Replace "auto" by a device and a precision.
+
+        Raises:
+            ProxyError: As in `resolve_device` and `resolve_precision`.
+        """
         device = resolve_device(self.device, on_this_machine=on_this_machine)
         return Compute(device, resolve_precision(self.precision, device))
 
@@ -100,7 +108,7 @@ class Compute:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Losses and weights whose bytes do not depend on the number of CPUs."""
+    """Run PyTorch on one thread, so that the bytes of losses and weights do not depend on the number of CPUs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -110,7 +118,7 @@ def one_thread() -> Iterator[None]:
 
 
 class MixedPrecision(nn.Module):
-    """A model whose products are computed in bfloat16; parameters, logits and losses stay float32."""
+    """A model that computes products in bfloat16. Parameters, logits and losses stay float32."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,26 +1,27 @@
-"""What a training depends on beside its arguments: the content of a model's directory, and what is not portable."""
+"""Identify the inputs of a training beside its arguments: the files of a model, and the versions of packages."""
 
 from pathlib import Path
 
 from skillshard import storage
 
 SIZES = ("tiny", "small")
-"""Names of new proxies; everything else is the directory of a pretrained model."""
+"""Names of new proxies. Every other value is the directory of a pretrained model."""
 TRAINING_VERSION = 3
 """Version of the training procedure. Increase it whenever a change alters the losses, so that records from older versions are not
 reused. Version 2: the learning rate of a short trial reaches `lr`. Version 3: batches are drawn by `skillshard.keyed_random`."""
 
 
 def model_identity(proxy: str) -> str | dict[str, str]:
-    """A new proxy's name, or the digest of each file of a pretrained model's directory by its path there.
+    """Return the name of a new proxy, or the digests of the files of a pretrained model.
 
-    So a copy of a directory is the same model, and a changed file makes another one. Hidden files do not count.
+    A copy of a directory is the same model, and a directory with a changed file is another model.
     """
     return proxy if proxy in SIZES else directory_identity(proxy)
 
 
 def directory_identity(folder: str | Path) -> dict[str, str]:
-    """The digest of each file under a directory, by its path there."""
+    """Map the path of each file in a directory to the digest of the file. Hidden files are left out."""
+    # Hidden files are notes of tools, such as a download cache, and do not belong to the model.
     files = ((path.relative_to(folder), path) for path in sorted(Path(folder).rglob("*")) if path.is_file())
     return {
         name.as_posix(): storage.file_digest(path)
@@ -30,7 +31,7 @@ def directory_identity(folder: str | Path) -> dict[str, str]:
 
 
 def training_identity() -> dict[str, int | str]:
-    """Version of the training procedure, and the packages whose numbers may change from version to version."""
+    """Return the version of the training procedure, and of the packages whose results may change between versions."""
     import numpy
     import torch
 

@@ -1,8 +1,8 @@
-"""The proxy: a small decoder-only transformer that stands in for a large one where many short trainings are needed.
+"""Define the proxy, a small decoder-only transformer that takes the place of a large model in many short trainings.
 
-Pre-LN blocks, GELU, learned positions or none. A position may hold several tokens in slots (a whole clause of a
-synthetic corpus), whose embeddings are scaled by the slot's gain and summed; ordinary text has one slot. With four layers
-of width 64 a training step of 64 sequences of 5 positions costs about 11 ms of one core.
+The blocks are pre-LN with GELU. Positions are learned or absent. A position may hold several tokens in slots (a whole clause of a
+synthetic corpus). The embedding of a token is scaled by the gain of the slot, and the scaled embeddings are summed. Ordinary text has
+one slot. With four layers of width 64, a training step of 64 sequences of 5 positions takes about 11 ms on one core.
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,23 @@ from skillshard.errors import ProxyError
 
 @dataclass(frozen=True)
 class ProxyShape:
-    """What makes two proxies the same but for their weights.
+    """The shape of a proxy. Two proxies of the same shape differ only in their weights.
 
     Args:
-        vocab: number of tokens; also the number of logits.
-        positions: longest input.
-        slots: tokens per position, with one embedding per token and one gain per slot; 1 for ordinary text.
-        layers, dim, heads: number of blocks, width, attention heads; `heads` divides `dim`.
-        shift: number of earlier positions whose features each block also reads directly, before attention; 0 for none.
-        prefix: number of first positions that also see what comes after them within the prefix; 0 is plain causal
-            attention. Where it is not 0, give no targets before the prefix's last position: they would be visible.
-        ordered: whether positions have embeddings. Without them, and without shifts, the order within the prefix is not
-            seen: right where it means nothing, as that of shuffled clauses.
+        vocab: Number of tokens, which is also the number of logits.
+        positions: Largest number of positions of an input.
+        slots: Number of tokens of a position, with an embedding for each token and a gain for each slot. Ordinary text has 1.
+        layers: Number of blocks.
+        dim: Width of the features.
+        heads: Number of attention heads, a divisor of `dim`.
+        shift: Number of earlier positions whose features each block also reads directly, before the attention.
+        prefix: Number of first positions that see all positions of the prefix, also later positions. With 0 the attention is plain causal
+            attention. With a prefix, give no targets before its last position, because the model would see the targets.
+        ordered: Whether positions have embeddings. Without embeddings and without shifts, the model does not see the order in the prefix.
+            This suits texts whose order has no meaning, such as shuffled clauses.
 
     Raises:
-        ProxyError: a number is out of range.
+        ProxyError: A number is out of range.
     """
 
     vocab: int
@@ -54,9 +56,10 @@ class ProxyShape:
 
 
 class Proxy(nn.Module):
-    """Logits for every position of a batch; the parameters are drawn from torch's global generator.
+    """A transformer that gives logits for every position of a batch.
 
-    Use `seeded_model` of `skillshard.proxy.train` for weights that depend on a seed alone.
+    The parameters come from the global generator of torch. Use `seeded_model` of `skillshard.proxy.train` for weights that depend only on
+    a seed.
 
     Example:
         >>> model = Proxy(ProxyShape(vocab=10, positions=4, layers=1, dim=8, heads=2))
@@ -76,7 +79,11 @@ class Proxy(nn.Module):
         _initialise(self)
 
     def forward(self, tokens: Int[Tensor, "batch positions slots"]) -> Float[Tensor, "batch positions vocab"]:
-        """Raises ProxyError where the input has more positions or other slots than the shape says."""
+        """Compute the logits.
+
+        Raises:
+            ProxyError: The input has more positions than the shape, or another number of slots.
+        """
         num_positions, num_slots = tokens.shape[1:]
         if num_positions > self.shape.positions or num_slots != self.shape.slots:
             raise ProxyError(
@@ -97,11 +104,12 @@ class Proxy(nn.Module):
 def visible(
     num_positions: int, prefix: int, *, device: torch.device | str = "cpu"
 ) -> Bool[Tensor, "positions positions"] | None:
-    """Which position (row) sees which (column); None where each sees all.
+    """Compute the attention mask: whether a position (row) sees a position (column). Return None if every position sees all.
 
     >>> visible(3, 2).int().tolist()
     [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
     """
+    # Without a mask, attention uses a faster kernel.
     if prefix >= num_positions:
         return None
     mask = torch.ones(num_positions, num_positions, dtype=torch.bool, device=device).tril()
@@ -142,7 +150,7 @@ class _Block(nn.Module):
 def mix_earlier(
     x: Float[Tensor, "batch positions dim"], weights: Float[Tensor, "shift dim"]
 ) -> Float[Tensor, "batch positions dim"]:
-    """The weighted sum of the features 1, 2, ... positions earlier, zero before the start.
+    """Compute the weighted sum of the features 1, 2, ... positions earlier. Features before the start are zero.
 
     >>> mix_earlier(torch.tensor([[[1.0], [2.0], [4.0]]]), torch.tensor([[1.0], [0.5]])).flatten().tolist()
     [0.0, 1.0, 2.5]
@@ -157,18 +165,19 @@ def mix_earlier(
 
 
 def _initialise(model: Proxy) -> None:
-    """Embeddings of 0.05, gains of 1 +- 0.5, weights of 0.5 / sqrt(inputs) with keys equal to queries, the rest 0.
+    """Initialise embeddings by 0.05, gains by 1 +- 0.5, and weights by 0.5 / sqrt(inputs) with keys equal to queries. The rest is 0.
 
-    One table for all slots and keys that start as the queries let clauses that share a letter attend to each other from
-    the first step. GPT-2's 0.02 is far too small for a width of 64.
+    All slots share a table of embeddings, and keys start equal to queries. So clauses with a common letter attend to each other from the
+    first step. The value 0.02 of GPT-2 is far too small for a width of 64.
 
-    Reference: Trockman and Kolter 2023, "Mimetic initialization of self-attention layers", arXiv:2305.09828; ours is
-    simpler, and leaves the values alone.
+    Reference: Trockman and Kolter 2023, "Mimetic initialization of self-attention layers", arXiv:2305.09828. Ours is simpler, and does not
+    change the values.
     """
     for name, parameter in model.named_parameters():
         if name.endswith(("bias", "shift")):
             nn.init.zeros_(parameter)
         elif name == "gains":
+            # Different gains let the model distinguish the slots, as positions do. A single slot needs no gain.
             nn.init.normal_(parameter, mean=1.0, std=0.5 if len(parameter) > 1 else 0.0)
         elif name in ("tokens.weight", "places"):
             nn.init.normal_(parameter, std=0.05)

@@ -1,4 +1,4 @@
-"""Any causal language model of Hugging Face as the proxy: a directory with a model and its fast tokenizer."""
+"""Use a causal language model of Hugging Face as the proxy, from a directory with the model and its fast tokenizer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from skillshard.proxy.train import TokenBatch
 
 
 class Pretrained(nn.Module):
-    """A causal language model with the inputs and outputs of `Proxy`; always in `eval()`, so that nothing is random.
+    """A causal language model with the inputs and outputs of `Proxy`.
 
-    Texts are padded on the right, where a causal model does not look.
+    The model is always in `eval()`, so that no dropout is drawn. Texts are padded on the right, where a causal model does not look.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,7 +28,8 @@ class Pretrained(nn.Module):
         self.model = model
 
     def train(self, mode: bool = True) -> "Pretrained":
-        """Dropout stays off: a resumed training could not repeat its draws."""
+        """Stay in `eval()`."""
+        # A resumed training could not repeat the random numbers of dropout.
         return super().train(False)
 
     def forward(self, tokens: Int[Tensor, "batch positions slots"]) -> Float[Tensor, "batch positions vocab"]:
@@ -37,11 +38,11 @@ class Pretrained(nn.Module):
 
 
 class ReadText(NamedTuple):
-    """One text as a causal model reads it.
+    """A text as a causal model reads it.
 
     Attributes:
-        ids: its tokens.
-        predicted: which of them are predicted, from the tokens before them; never the first.
+        ids: Tokens of the text.
+        predicted: Whether each token is predicted, from the tokens before it. The first token is never predicted.
     """
 
     ids: Int[np.ndarray, " token"]
@@ -51,17 +52,19 @@ class ReadText(NamedTuple):
 def read_tokens(
     tokenizer: Any, texts: Sequence[str], *, max_tokens: int, prompts: Sequence[int] | None
 ) -> list[ReadText]:
-    """Cut texts into tokens and mask their prompts: the one way for graphs, loss taggers, collators and reported losses.
+    """Cut texts into tokens, and mask the prompts.
+
+    Graphs, loss taggers, collators and reported losses share this function, so that their losses are comparable.
 
     Args:
-        tokenizer: a Hugging Face tokenizer; a fast one where there are prompts, since it says where tokens stand in the text.
-        texts: to be read.
-        max_tokens: number of tokens read of a text: the first ones, or the last ones where there are prompts, because an answer
-            stands at the end.
-        prompts: number of characters at the beginning of each text that are not predicted; None: whole texts are predicted.
+        tokenizer: Hugging Face tokenizer. With prompts, the tokenizer must be fast, because a fast tokenizer gives the positions of tokens.
+        texts: Texts to read.
+        max_tokens: Number of tokens to read of a text. With prompts these are the last tokens, because the answer stands at the end.
+            Without prompts these are the first tokens.
+        prompts: Number of characters at the beginning of each text that are not predicted. With None, whole texts are predicted.
 
     Raises:
-        ProxyError: there are prompts, and the tokenizer is not a fast one.
+        ProxyError: Prompts are given, and the tokenizer is not fast.
     """
     if prompts is None:
         return [_read(ids[:max_tokens], np.arange(len(ids[:max_tokens])), 0) for ids in _ids(tokenizer, texts)]
@@ -81,22 +84,26 @@ def _read(ids: Sequence[int], ends: Any, prompt: int) -> ReadText:
 
 
 def refuse_slow(tokenizer: Any) -> None:
-    """ProxyError unless the tokenizer says where its tokens stand in a text."""
+    """Check that a tokenizer gives the positions of the tokens in a text.
+
+    Raises:
+        ProxyError: The tokenizer is not fast.
+    """
     if not tokenizer.is_fast:
         raise ProxyError(
-            f"the tokenizer {type(tokenizer).__name__} is not a fast one, which alone says where tokens stand in the text, so prompts cannot "
-            "be masked. Open it with AutoTokenizer.from_pretrained(..., use_fast=True)."
+            f"the tokenizer {type(tokenizer).__name__} is not a fast tokenizer. Only a fast tokenizer gives the positions of tokens in the text, "
+            "which are needed to mask prompts. Open the tokenizer with AutoTokenizer.from_pretrained(..., use_fast=True)."
         )
 
 
 @dataclass(frozen=True)
 class PretrainedTokens:
-    """The tokens of a model's own tokenizer, each predicted from those before it.
+    """The reading by the tokenizer of a pretrained model. Each token is predicted from the tokens before it.
 
     Args:
-        place: directory of the tokenizer.
-        window: tokens read, at least 2: of a longer text the first ones, or the last ones where there is an answer.
-        answer_after: only what stands behind the last of these is predicted; None: everything.
+        place: Directory of the tokenizer.
+        window: Number of tokens to read of a text, at least 2. With a prompt these are the last tokens, otherwise the first tokens.
+        answer_after: Mark before the answer. Only the text behind the last mark is predicted. With None, the whole text is predicted.
     """
 
     place: str
@@ -125,37 +132,56 @@ class PretrainedTokens:
 
 
 def open_pretrained(place: str) -> Pretrained:
-    """The model of a directory, in float32; nothing is downloaded.
+    """Open the model in a directory, in float32, without any download.
 
     Raises:
-        ProxyError: there is no such directory, or no causal language model in it.
+        ProxyError: The directory does not exist, or has no causal language model.
     """
     return Pretrained(_open(place, "AutoModelForCausalLM", "a causal language model").float())
 
 
 def pretrained_tokens(place: str, *, window: int, answer_after: str | None) -> PretrainedTokens:
-    """The reading of a directory's tokenizer, its window cut to what the model can read."""
+    """Open the tokenizer in a directory, and limit the window to the positions of the model.
+
+    Raises:
+        ProxyError: The directory has no tokenizer or no config.json, or the tokenizer is not fast.
+    """
     tokens = PretrainedTokens(place, window, answer_after)
     if not tokens._tokenizer.is_fast:
         raise ProxyError(
-            f"`proxy={place!r}`: its tokenizer is not a fast one, which alone tells where tokens stand in the text."
+            f"`proxy={place!r}`: the tokenizer in this directory is not a fast tokenizer, and only a fast tokenizer gives the positions of tokens "
+            "in the text. Save a fast tokenizer there with save_pretrained."
         )
     limit = getattr(_open(place, "AutoConfig", "a model's config.json"), "max_position_embeddings", window)
     return PretrainedTokens(place, min(window, limit), answer_after)
 
 
 def check_place(place: str) -> None:
-    """ProxyError unless there is a directory, ExtraError where transformers is not installed."""
+    """Check that a place is a directory, and that transformers is installed.
+
+    Raises:
+        ProxyError: The place is not a directory.
+        ExtraError: transformers is not installed.
+    """
     if not Path(place).is_dir():
         raise ProxyError(
-            f"`proxy={place!r}`: neither 'tiny' nor 'small' nor a directory. Give one of these, or the directory of a Hugging Face "
-            "causal language model and its tokenizer (save_pretrained writes one)."
+            f"`proxy={place!r}`: neither 'tiny' nor 'small' nor a directory. Give 'tiny' or 'small', or the directory of a Hugging Face causal "
+            "language model and its tokenizer (save_pretrained writes such a directory)."
         )
     needed("hf", what=f"`proxy={place!r}`")
 
 
 def _open(place: str, kind: str, what: str) -> Any:
-    """One thing of a directory, by transformers' class of that name; ProxyError if it is not there."""
+    """Open a part of a directory with a class of transformers.
+
+    Args:
+        place: Directory of the model.
+        kind: Name of the class of transformers.
+        what: Name of the part for the error.
+
+    Raises:
+        ProxyError: The part cannot be opened.
+    """
     check_place(place)
     import transformers
 

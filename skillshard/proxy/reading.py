@@ -1,8 +1,8 @@
-"""How a proxy reads texts: a protocol, and the reading byte by byte.
+"""Define how a proxy reads texts: the protocol of readings, and the reading by bytes.
 
-A new small model has to learn its tokens, so the fewer the better: bytes need no training of a tokenizer, no download and no
-choice, read every language, and give every text of a corpus a loss. The price is length: about four times as many
-positions as word pieces.
+A new small model has to learn its tokens, so few tokens are better. Bytes need no trained tokenizer, no download and no choice. Bytes
+also suit every language, and every text of a corpus has a loss. The price is length: a text has about four times as many positions as
+with word pieces.
 """
 
 from collections.abc import Sequence
@@ -15,36 +15,40 @@ from skillshard.errors import ProxyError
 from skillshard.loss import IGNORE, LossKind, no_answer, predicted_tokens, prompt_chars
 from skillshard.proxy.train import TokenBatch, text_batch
 
+# The first number that is no byte.
 PAD = 256
 
 
 @runtime_checkable
 class Reading(Protocol):
-    """Texts -> tokens and targets; picklable, a pure function of each text alone."""
+    """A reading turns texts into tokens and targets.
+
+    A reading is picklable. The method `encode` is a pure function of each text.
+    """
 
     def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
         """Encode texts.
 
         Args:
-            texts: texts that `refusal` does not refuse.
-            prompts: number of characters at the beginning of each text that are not predicted; None: as the reading's
-                `answer_after` says.
+            texts: Texts that `refusal` does not refuse.
+            prompts: Number of characters at the beginning of each text that are not predicted. With None, `answer_after` of the reading
+                decides.
 
         Raises:
-            ProxyError, ObservationError: a text has nothing to predict.
+            ProxyError, ObservationError: A text has nothing to predict.
         """
 
     def refusal(self, text: str) -> str | None:
-        """Why a text has nothing to predict, as the middle of a sentence; None if it has."""
+        """Say why a text has nothing to predict, as the middle of a sentence. Return None for a usable text."""
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """The UTF-8 bytes of a text, each predicted from those before it.
+    """The reading by UTF-8 bytes. Each byte is predicted from the bytes before it.
 
     Args:
-        window: bytes read, at least 2: of a longer text the first ones, or the last ones where there is an answer.
-        answer_after: only what stands behind the last of these is predicted; None: everything.
+        window: Number of bytes to read of a text, at least 2. With a prompt these are the last bytes, otherwise the first bytes.
+        answer_after: Mark before the answer. Only the text behind the last mark is predicted. With None, the whole text is predicted.
 
     Example:
         >>> batch = Bytes(window=8, answer_after="=").encode(["1+1=2", "2"*9 + "=7"])
@@ -65,20 +69,22 @@ class Bytes:
 
     def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
         tokens = np.full((len(texts), self.window), PAD, dtype=np.int64)
-        asked = np.zeros((len(texts), self.window), dtype=bool)
+        predicted = np.zeros((len(texts), self.window), dtype=bool)
         prompts = prompts_of(texts, prompts, self.answer_after)
         for row, text in enumerate(texts):
             data = text.encode()
+            # An answer stands at the end of a text, so a text with a prompt is cut at the beginning.
             stretch = slice(self.window) if prompts is None else slice(-self.window, None)
             read, ends = data[stretch], np.arange(1, len(data) + 1)[stretch]
             tokens[row, : len(read)] = np.frombuffer(read, dtype=np.uint8)
             prompt_bytes = 0 if prompts is None else len(text[: prompts[row]].encode())
-            asked[row, : len(read)] = predicted_tokens(ends, prompt_bytes)
+            predicted[row, : len(read)] = predicted_tokens(ends, prompt_bytes)
         batch = text_batch(tokens, pad=PAD)
-        return TokenBatch(batch.tokens, np.where(asked[:, 1:], batch.targets, IGNORE))
+        return TokenBatch(batch.tokens, np.where(predicted[:, 1:], batch.targets, IGNORE))
 
     def refusal(self, text: str) -> str | None:
-        """
+        """Say why a text has nothing to predict.
+
         >>> Bytes(window=8, answer_after="=").refusal("1+1")
         "there is nothing behind '=', where the answer should be"
         >>> Bytes(window=8).refusal("1")
@@ -90,7 +96,7 @@ class Bytes:
 
 
 def prompts_of(texts: Sequence[str], prompts: Sequence[int] | None, answer_after: str | None) -> Sequence[int] | None:
-    """The number of characters of each text's prompt, given or found by the mark; None where whole texts are predicted.
+    """Return the number of characters of each prompt, as given or by the mark. Return None if whole texts are predicted.
 
     >>> prompts_of(["1+1=2"], None, "="), prompts_of(["1+1=2"], [3], None), prompts_of(["1+1=2"], None, None)
     ([4], [3], None)
@@ -102,6 +108,10 @@ def prompts_of(texts: Sequence[str], prompts: Sequence[int] | None, answer_after
 
 
 def check_window(window: int) -> None:
-    """ProxyError unless texts can be read by windows of this many tokens."""
+    """Check the size of a window.
+
+    Raises:
+        ProxyError: The window has less than 2 tokens.
+    """
     if window < 2:
         raise ProxyError(f"window={window}: a window of less than 2 tokens predicts nothing. Give 2 or more.")

@@ -1,4 +1,4 @@
-"""The choice of a proxy and of how the proxy reads texts."""
+"""Choose a proxy, and the way the proxy reads texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,23 +14,23 @@ from skillshard.proxy.segments import Segments, fit_segments
 
 @dataclass(frozen=True)
 class ReadingChoice:
-    """A proxy, and how the proxy reads texts.
+    """The choice of a proxy, and of the way the proxy reads texts.
 
     Args:
-        proxy: "tiny" or "small" (see `shape_of`), or the directory of a Hugging Face causal language model and its tokenizer, which
-            all trials begin with.
-        window: number of tokens that are read of a text, at least 2. For "tiny" and "small" a token is a byte. Not used with
-            `segment_at`.
-        segment_at: characters that end a segment (`skillshard.proxy.segments`); None: texts are read token by token.
-        answer_after: only what stands behind the last of these in a text is predicted; None: the whole text. `segment_at`
-            needs it.
-        prompt_field: metadata field with the number of characters of a text's prompt, which is not predicted. It stands in place
-            of `answer_after`.
-        ordered: whether the order of segments means something.
+        proxy: "tiny" or "small" (see `shape_of`), or the directory of a Hugging Face causal language model with its tokenizer. All trials
+            begin with this model.
+        window: Number of tokens to read of a text, at least 2. For "tiny" and "small" a token is a byte. With `segment_at` the window is
+            not used.
+        segment_at: Characters that end a segment (`skillshard.proxy.segments`). With None, texts are read token by token.
+        answer_after: Mark before the answer. Only the text behind the last mark is predicted. With None, the whole text is predicted. The
+            mark is required with `segment_at`.
+        prompt_field: Metadata field with the number of characters of the prompt, which is not predicted. The field takes the place of
+            `answer_after`.
+        ordered: Whether the order of segments has a meaning.
 
     Raises:
-        ProxyError: the window is too short, there is no such proxy, or `segment_at` does not go with the other values.
-        ObservationError: both `answer_after` and `prompt_field` are given, or one of them is empty.
+        ProxyError: The window is too short, the proxy does not exist, or `segment_at` does not fit the other values.
+        ObservationError: Both `answer_after` and `prompt_field` are given, or one of the two is empty.
 
     Example:
         >>> choice = ReadingChoice(window=8)
@@ -50,24 +50,26 @@ class ReadingChoice:
 
     def __post_init__(self) -> None:
         check_window(self.window)
-        LossKind(answer_after=self.answer_after, prompt_field=self.prompt_field)  # refuses both, and empty ones
+        LossKind(
+            answer_after=self.answer_after, prompt_field=self.prompt_field
+        )  # refuses both together, and empty values
         if self.segment_at is not None and (not self.segment_at or not self.answer_after):
             raise ProxyError(
-                "`segment_at` reads a text as segments and predicts a word of answer: give the characters that end a segment, and "
+                "`segment_at` reads a text as segments and predicts a word of answer. Give the characters that end a segment, and "
                 "`answer_after`, such as `answer_after='= '`."
             )
         if self.proxy not in SIZES:
             check_place(self.proxy)
             if self.segment_at is not None:
                 raise ProxyError(
-                    f"`proxy={self.proxy!r}` reads texts with its own tokenizer: leave `segment_at` out, or use `proxy='tiny'`."
+                    f"`proxy={self.proxy!r}` reads texts with its own tokenizer. Leave `segment_at` out, or use `proxy='tiny'`."
                 )
 
     def reading(self, texts: Sequence[str]) -> Reading:
-        """The reading: segments where `segment_at` says where they end, else bytes, or the tokens of a pretrained model.
+        """Make the reading: by segments with `segment_at`, by bytes for a new proxy, or by the tokens of a pretrained model.
 
         Args:
-            texts: a reading by segments takes its words and sizes from these texts. Other readings do not need them.
+            texts: Texts from which a reading by segments takes its words and sizes. Other readings need no texts.
         """
         if self.segment_at is not None:
             return fit_segments(texts, separators=self.segment_at, answer_after=self.answer_after or "")
@@ -76,13 +78,13 @@ class ReadingChoice:
         return pretrained_tokens(self.proxy, window=self.window, answer_after=self.answer_after)
 
     def blank_reading(self) -> Reading:
-        """The reading as far as it is known without texts: enough to refuse some."""
+        """Make the reading without texts, which is enough to refuse texts."""
         if self.segment_at is not None:
             return Segments(self.segment_at, self.answer_after or "", (), 1, 1)
         return self.reading([])
 
     def model(self, reading: Reading) -> ProxyShape | str:
-        """What is trained: a new model that fits the reading, or the directory of the pretrained model."""
+        """Return the shape of a new model that fits the reading, or the directory of the pretrained model."""
         if not isinstance(reading, Bytes | Segments):
             return self.proxy
         return shape_of(
@@ -96,10 +98,10 @@ class ReadingChoice:
 
 
 def shape_of(name: str, *, vocab: int, positions: int, slots: int, is_prefix: bool, ordered: bool) -> ProxyShape:
-    """The shape of the proxy "tiny" or "small" for a reading.
+    """Return the shape of the proxy "tiny" or "small" for a reading.
 
-    tiny has four layers of width 64, which learn the synthetic corpora on one core in a minute or two; small has six of width
-    256, thirty times the work.
+    The proxy "tiny" has four layers of width 64, and learns the synthetic corpora on one core in a minute or two. The proxy "small" has
+    six layers of width 256, and needs thirty times the work.
     """
     layers, dim, heads = {"tiny": (4, 64, 4), "small": (6, 256, 8)}[name]
     return ProxyShape(
@@ -109,6 +111,7 @@ def shape_of(name: str, *, vocab: int, positions: int, slots: int, is_prefix: bo
         layers=layers,
         dim=dim,
         heads=heads,
+        # Only the last position has a target, so all positions of a prompt may see each other.
         prefix=positions if is_prefix else 0,
         ordered=ordered,
     )

@@ -1,14 +1,13 @@
-"""Texts as small integers, cut into segments: one position for each, its words in the slots.
+"""Read texts as segments: each segment is a position, with its words in the slots.
 
-A text is what stands before the last `answer_after` (the prompt) and the word behind it (the answer). The prompt is cut at
-any of the characters `separators`; a segment's words are what white space divides. The last segment asks the question:
-it gets one word more, the mark `ASK`, and stands at the last position, where the answer is predicted. Shorter prompts are
-filled with empty segments in front.
+The text before the last `answer_after` is the prompt, and the word behind is the answer. The prompt is cut at each of the characters
+`separators`, and a segment is cut into words at white space. The last segment asks the question: the segment ends with the additional
+word `ASK`, and stands at the last position, where the answer is predicted. Shorter prompts begin with empty segments.
 
     "Input: b = not a, a = val 1. Output: b = 0."   separators ",.:", answer_after "= "
     [Input] [b = not a] [a = val 1] [Output] [b = ASK] -> 0
 
-Nothing here knows a corpus: words are whatever the texts hold.
+The module knows no corpus. Any text between white space is a word.
 """
 
 from collections import Counter
@@ -24,20 +23,22 @@ from skillshard.proxy.train import TokenBatch, answer_batch
 
 PAD, UNKNOWN, ASK = range(3)
 SPECIAL = ("", "<unknown>", "<ask>")
+# Bounds the table of embeddings. Rarer words share the token `UNKNOWN`.
 MAX_WORDS = 4096
+# More segments or words mean separators that do not fit the texts, and a proxy that would not fit into memory.
 MAX_POSITIONS, MAX_SLOTS = 512, 32
 
 
 @dataclass(frozen=True)
 class Segments:
-    """A reading of texts in segments; `fit_segments` makes one.
+    """The reading of texts in segments, made by `fit_segments`.
 
     Args:
-        separators: characters, each of which ends a segment.
-        answer_after: the answer is the first word behind the last of these.
-        words: known words, most frequent first; all others are one token.
-        positions: segments of the longest prompt.
-        slots: words of the longest segment.
+        separators: Characters that end a segment.
+        answer_after: Mark before the answer. The answer is the first word behind the last mark.
+        words: Known words, most frequent first. All other words share a token.
+        positions: Number of segments of the longest prompt.
+        slots: Number of words of the longest segment.
     """
 
     separators: str
@@ -55,13 +56,12 @@ class Segments:
         return {word: token for token, word in enumerate(self.words, start=len(SPECIAL))}
 
     def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
-        """Tokens `(batch, positions, slots)`; the answer is the target at the last position.
+        """Encode texts as tokens `(batch, positions, slots)`, with the answer as the target at the last position.
 
-        Of a prompt with more segments than `positions` the last ones are read, of a segment with more words than `slots`
-        the first ones.
+        A prompt with more segments than `positions` loses the first segments. A segment with more words than `slots` loses the last words.
 
         Raises:
-            ProxyError: a text has no answer, or prompts are given by their length: here `answer_after` says where they end.
+            ProxyError: A text has no answer, or lengths of prompts are given although `answer_after` marks the end of a prompt.
         """
         if prompts is not None:
             raise ProxyError(
@@ -75,13 +75,14 @@ class Segments:
             segments = segments[-self.positions :]
             answers[row] = self._token_of.get(answer, UNKNOWN)
             for position, words in enumerate(segments, start=self.positions - len(segments)):
-                found = [self._token_of.get(word, UNKNOWN) for word in words[: self.slots]]
-                tokens[row, position, : len(found)] = found
+                word_tokens = [self._token_of.get(word, UNKNOWN) for word in words[: self.slots]]
+                tokens[row, position, : len(word_tokens)] = word_tokens
+            # In a segment that fills all slots, the mark replaces the last word: a question without the mark is no question.
             tokens[row, -1, min(len(segments[-1]), self.slots - 1)] = ASK
         return answer_batch(tokens, answers)
 
     def refusal(self, text: str) -> str | None:
-        """Why a text has no answer, as the middle of a sentence; None if it has."""
+        """Say why a text has no answer, as the middle of a sentence. Return None for a text with an answer."""
         try:
             cut(text, separators=self.separators, answer_after=self.answer_after)
         except ProxyError:
@@ -90,10 +91,10 @@ class Segments:
 
 
 def fit_segments(texts: Sequence[str], *, separators: str, answer_after: str) -> Segments:
-    """The reading whose words and sizes are those of some texts.
+    """Make a reading with the words and the sizes of the given texts.
 
     Raises:
-        ProxyError: a text has no answer, or segments are too many or too long to be meant.
+        ProxyError: A text has no answer, or the separators give more than `MAX_POSITIONS` segments or `MAX_SLOTS` words.
 
     Example:
         >>> reading = fit_segments(["x is 1, y is x. y = 1", "y is 0. y = 0"], separators=",.", answer_after="= ")
@@ -109,21 +110,22 @@ def fit_segments(texts: Sequence[str], *, separators: str, answer_after: str) ->
         segments, answer = cut(text, separators=separators, answer_after=answer_after)
         counts.update(word for words in (*segments, [answer]) for word in words)
         positions = max(positions, len(segments))
+        # The last segment needs a slot more, for the mark `ASK`.
         slots = max(slots, len(segments[-1]) + 1, *map(len, segments))
     if positions > MAX_POSITIONS or slots > MAX_SLOTS:
         raise ProxyError(
-            f"the separators {separators!r} cut a text into {positions:,} segments of up to {slots:,} words; at most "
-            f"{MAX_POSITIONS} of {MAX_SLOTS} are read. Choose separators that fit the texts, or read them without segments."
+            f"the separators {separators!r} cut a text into {positions:,} segments of up to {slots:,} words. At most "
+            f"{MAX_POSITIONS} segments of {MAX_SLOTS} words are read. Choose separators that fit the texts, or read the texts without segments."
         )
     known = sorted(counts, key=lambda word: (-counts[word], word))[:MAX_WORDS]
     return Segments(separators, answer_after, tuple(known), positions, slots)
 
 
 def cut(text: str, *, separators: str, answer_after: str) -> tuple[list[list[str]], str]:
-    """The segments of a prompt, each a list of words, and the answer.
+    """Cut a text into the segments of the prompt, each a list of words, and the answer.
 
     Raises:
-        ProxyError: there is no prompt or no answer.
+        ProxyError: The text has no prompt or no answer.
 
     >>> cut("Input: b = val a. Output: b = 0.", separators=".:", answer_after="= ")
     ([['Input'], ['b', '=', 'val', 'a'], ['Output'], ['b', '=']], '0')
@@ -135,13 +137,13 @@ def cut(text: str, *, separators: str, answer_after: str) -> tuple[list[list[str
     if not mark or not segments or not answer:
         raise ProxyError(
             f"the text {text[:100]!r} has no answer: expected a prompt, {answer_after!r} and a word. Give another "
-            "`answer_after`, or leave such texts out."
+            "`answer_after`, or leave texts without an answer out."
         )
     return segments, answer[0]
 
 
 def without(batch: TokenBatch, position: int) -> TokenBatch:
-    """The batch with one position emptied.
+    """Copy a batch, and empty one position in the copy.
 
     >>> without(answer_batch(np.ones((1, 2, 1), dtype=np.int64), np.array([1])), 0).tokens.tolist()
     [[[0], [1]]]

@@ -1,11 +1,11 @@
-"""The one training loop of the project, and the measurement of losses per skill.
+"""Train a proxy, and measure the losses of skills. The project has no other training loop.
 
-Batches come from outside, encoded, so that a mixer decides what is trained on. Weight decay .01, a warm-up of 50 steps,
-linear decay to 0 and gradients clipped at norm 1 are the official code's of Chen et al. 2023, arXiv:2307.14430; the
-betas of AdamW (.9 and .98) are ours, and biases and norms decay too. The warm-up of a short training is shorter
-(`usual_lr_warmup`), so that its learning rate is reached.
+Encoded batches come from outside, so that a mixer can decide the training data. The official code of Chen et al. 2023,
+arXiv:2307.14430, has the weight decay of .01, the warm-up of 50 steps, the linear decay to 0, and the clipping of gradients at norm 1.
+The betas of AdamW (.9 and .98) are ours, and biases and norms decay too. A short training has a shorter warm-up (`usual_lr_warmup`), so
+that the training reaches the learning rate.
 
-A trial is deterministic for its seed, batches, device and number of threads.
+The result depends only on seed, batches, device and number of threads.
 """
 
 import math
@@ -23,13 +23,13 @@ from skillshard.loss import IGNORE, Reduction, reduced
 from skillshard.proxy.model import Proxy, ProxyShape
 
 LR_WARMUP_STEPS, LR_WARMUP_SHARE = 50, 0.3
-"""The authors' 50 steps, but at most three tenths of the training: with 50 fixed steps a trial of 20 ends at four tenths of its
-rate. The shortest training behind a published number has 190 steps, so all of them have a warm-up of 50 steps by this rule."""
+"""Number of warm-up steps of the authors, and the largest share of a training. With 50 fixed steps, a trial of 20 steps would end at four
+tenths of its rate. The shortest training behind a published number has 190 steps, so all published trainings have 50 warm-up steps."""
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Encoded sequences: tokens in slots, and for each position the token to predict there or `IGNORE`."""
+    """Encoded sequences: tokens in slots, and the target of each position, which is a token or `IGNORE`."""
 
     tokens: Int[np.ndarray, "batch positions slots"]
     targets: Int[np.ndarray, "batch positions"]
@@ -43,14 +43,19 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A skill's loss in nats per target token, and the mean over samples of the share of target tokens that the model ranks first."""
+    """The loss and the accuracy of a skill.
+
+    Attributes:
+        loss: Loss in nats per target token.
+        accuracy: Share of target tokens that the model ranks first, averaged over samples.
+    """
 
     loss: float
     accuracy: float
 
 
 def answer_batch(tokens: Int[np.ndarray, "batch positions slots"], answers: Int[np.ndarray, " batch"]) -> TokenBatch:
-    """A batch in which only the answer is predicted, at the last position.
+    """Make a batch in which only the answer is predicted, at the last position.
 
     >>> answer_batch(np.zeros((1, 3, 1), dtype=np.int64), np.array([7])).targets.tolist()
     [[-100, -100, 7]]
@@ -61,7 +66,7 @@ def answer_batch(tokens: Int[np.ndarray, "batch positions slots"], answers: Int[
 
 
 def text_batch(tokens: Int[np.ndarray, "batch length"], *, pad: int | None = None) -> TokenBatch:
-    """A batch of ordinary text: each position predicts the next token, except where that is `pad`.
+    """Make a batch of ordinary text. Each position predicts the next token, unless the next token is `pad`.
 
     >>> batch = text_batch(np.array([[5, 6, 0]]), pad=0)
     >>> batch.tokens[:, :, 0].tolist(), batch.targets.tolist()
@@ -73,19 +78,20 @@ def text_batch(tokens: Int[np.ndarray, "batch length"], *, pad: int | None = Non
 
 
 def seeded_model(shape: ProxyShape, *, seed: int, device: str = "cpu") -> Proxy:
-    """A proxy whose weights depend on the shape and the seed alone; torch's global generator is left as it was.
+    """Make a proxy with weights that depend only on the shape and the seed. The global generator of torch does not change.
 
     >>> shape = ProxyShape(vocab=5, positions=2, layers=1, dim=8, heads=2)
     >>> torch.equal(seeded_model(shape, seed=1).head.weight, seeded_model(shape, seed=1).head.weight)
     True
     """
+    # Weights are drawn on the CPU and then moved, so that they do not depend on the device.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Proxy(shape).to(device)
 
 
 def usual_lr_warmup(steps: int | float) -> int:
-    """Steps of a training over which the learning rate rises: 50, and fewer than that in a training of less than 167 steps.
+    """Return the number of steps over which the learning rate rises: 50, or fewer in a training of less than 167 steps.
 
     >>> [usual_lr_warmup(steps) for steps in (1, 20, 190, 6000, math.inf)]
     [0, 6, 50, 50, 50]
@@ -94,9 +100,10 @@ def usual_lr_warmup(steps: int | float) -> int:
 
 
 def learning_rate(step: int, *, steps: int | float, lr: float, warmup: int) -> float:
-    """The rate at a step counted from 1: linear from 0 to `lr` over `warmup` steps, then linear to 0 after `steps`.
+    """Compute the learning rate at a step, counted from 1.
 
-    With steps=math.inf it stays at `lr`.
+    The rate rises from 0 to `lr` over `warmup` steps, and then falls to 0 after `steps`, both linearly. With steps=math.inf the rate stays
+    at `lr`.
 
     >>> [round(learning_rate(step, steps=10, lr=1.0, warmup=2), 3) for step in (1, 2, 3, 6, 10)]
     [0.5, 1.0, 1.0, 0.625, 0.125]
@@ -106,17 +113,17 @@ def learning_rate(step: int, *, steps: int | float, lr: float, warmup: int) -> f
 
 
 def adamw(model: nn.Module, *, weight_decay: float = 0.01) -> torch.optim.Optimizer:
-    """Fused AdamW over all parameters; `train_step` sets its learning rate."""
+    """Make a fused AdamW over all parameters. `train_step` sets the learning rate."""
     return torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
 
 
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, batch: TokenBatch, *, lr: float, clip: float = 1.0
 ) -> float:
-    """One optimizer step on one batch; changes `model` and `optimizer` and nothing else.
+    """Make one optimizer step on a batch. The function changes only `model` and `optimizer`.
 
     Returns:
-        The batch's mean loss before the step, nats per target token.
+        The mean loss of the batch before the step, in nats per target token.
     """
     tokens, targets = _tensors(batch, model)
     loss = _answer_loss(model(tokens), targets)
@@ -147,24 +154,25 @@ def train(
     """Train a model in place, on its own device.
 
     Args:
-        model: maps tokens `(batch, positions, slots)` to logits `(batch, positions, vocab)`.
-        batches: at least `steps` of them; exactly `steps` are taken, and none before the step that needs it.
-        steps: number of optimizer steps.
-        lr: learning rate that the training reaches after its warm-up.
-        warmup: steps over which the learning rate rises from 0; None: `usual_lr_warmup` of the schedule, or
-            of `steps` where the rate does not fall.
-        clip, weight_decay: see the module.
-        eval_every, on_eval: `on_eval(step)` is called after steps eval_every, 2 eval_every, ..., before the next
-            batch is taken, so that a mixer can be told the losses in time. Give both or neither.
-        optimizer: of `adamw`, with the state it had after `steps_done` steps; None: a new one.
-        steps_done: steps of an earlier, interrupted call with equal arguments; `batches` begins with the next one's.
-        schedule_steps: length of the schedule of the rate; None: `steps`; math.inf: the rate does not fall.
+        model: Model that maps tokens `(batch, positions, slots)` to logits `(batch, positions, vocab)`.
+        batches: At least `steps` batches. A batch is taken only when its step begins.
+        steps: Number of optimizer steps.
+        lr: Learning rate after the warm-up.
+        warmup: Number of steps over which the learning rate rises from 0. The default is `usual_lr_warmup` of the schedule, or of `steps`
+            if the rate does not fall.
+        clip: Largest norm of the gradients.
+        weight_decay: Weight decay of a new optimizer.
+        eval_every: Number of steps between two calls of `on_eval`. Give both or neither.
+        on_eval: Function that is called with the step, before the next batch is taken. So a mixer can get the losses in time.
+        optimizer: Optimizer of `adamw` with the state after `steps_done` steps. None makes a new optimizer.
+        steps_done: Number of steps of an earlier, interrupted call with equal arguments. `batches` begins with the batch of the next step.
+        schedule_steps: Length of the schedule of the learning rate. The default is `steps`. With math.inf the rate does not fall.
 
     Returns:
-        The training loss of each step taken now, nats per target token.
+        The training loss of each step of this call, in nats per target token.
 
     Raises:
-        ProxyError: the batches end too early, or the loss is no longer a number.
+        ProxyError: The batches end too early, or the loss is not a finite number.
 
     Example:
         >>> model = seeded_model(ProxyShape(vocab=5, positions=2, layers=1, dim=8, heads=2), seed=0)
@@ -182,6 +190,7 @@ def train(
     rising = usual_lr_warmup(length) if warmup is None else warmup
     losses: list[float] = []
     model.train()
+    # The range comes first: `zip` then stops without a batch too many, which would move a mixer by a batch.
     for step, batch in zip(range(steps_done + 1, steps + 1), batches, strict=False):
         rate = learning_rate(step, steps=schedule_steps or steps, lr=lr, warmup=rising)
         losses.append(_finite(train_step(model, optimizer, batch, lr=rate, clip=clip), step, lr))
@@ -198,12 +207,12 @@ def train(
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model does on each sample of a batch.
+    """The measurements of a model on each sample of a batch.
 
     Attributes:
-        nats: loss summed over the sample's target tokens.
-        tokens: number of target tokens, at least 1.
-        hits: number of target tokens that the model ranks first.
+        nats: Sum of the loss over the target tokens of the sample.
+        tokens: Number of target tokens, at least 1.
+        hits: Number of target tokens that the model ranks first.
     """
 
     nats: Float[np.ndarray, " batch"]
@@ -217,14 +226,16 @@ class Scores:
 
 
 def sample_scores(model: nn.Module, batch: TokenBatch, *, max_batch: int = 256) -> Scores:
-    """Measure each sample, `max_batch` samples at a time, without gradients.
+    """Measure each sample without gradients, in batches of `max_batch` samples.
 
     Raises:
-        ProxyError: a sample has no target.
+        ProxyError: A sample has no target.
     """
     empty = np.flatnonzero((batch.targets == IGNORE).all(axis=1))
     if len(empty):
-        raise ProxyError(f"sample {empty[0]:,} of {len(batch):,} has no target: its loss is not defined. Drop it.")
+        raise ProxyError(
+            f"sample {empty[0]:,} of {len(batch):,} has no target, so its loss is not defined. Drop the sample."
+        )
     model.eval()
     chunks = [_scores(model, batch[first : first + max_batch]) for first in range(0, len(batch), max_batch)]
     return Scores(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
@@ -236,13 +247,13 @@ def evaluate(
     """Measure loss and accuracy of each skill on its held-out samples.
 
     Args:
-        model: maps tokens `(batch, positions, slots)` to logits `(batch, positions, vocab)`.
-        holdout: skill -> held-out samples, at least 1 of each.
-        max_batch: number of samples that the model reads at once.
-        reduction: which mean the loss is, see `skillshard.loss`.
+        model: Model that maps tokens `(batch, positions, slots)` to logits `(batch, positions, vocab)`.
+        holdout: Skill -> held-out samples, at least 1 sample of each skill.
+        max_batch: Number of samples that the model reads at once.
+        reduction: Mean over the samples of a skill (`skillshard.loss`).
 
     Raises:
-        ProxyError: a skill has no samples, or a sample no target.
+        ProxyError: A skill has no samples, or a sample has no target.
 
     Example:
         >>> model = seeded_model(ProxyShape(vocab=5, positions=2, layers=1, dim=8, heads=2), seed=0)
@@ -253,7 +264,9 @@ def evaluate(
     measured = {}
     for skill, batch in holdout.items():
         if not len(batch):
-            raise ProxyError(f"skill {skill!r} has no held-out samples: its loss is not defined. Hold some out.")
+            raise ProxyError(
+                f"skill {skill!r} has no held-out samples, so its loss is not defined. Hold out at least one sample."
+            )
         scores = sample_scores(model, batch, max_batch=max_batch)
         loss, _ = reduced(scores.nats, scores.tokens, reduction)
         measured[skill] = Evaluation(loss, float((scores.hits / scores.tokens).mean()))
@@ -262,13 +275,13 @@ def evaluate(
 
 @torch.inference_mode()
 def _scores(model: nn.Module, batch: TokenBatch) -> tuple[Float[np.ndarray, " batch"], ...]:
-    """Nats, tokens and hits of each sample."""
+    """Compute nats, tokens and hits of each sample."""
     tokens, targets = _tensors(batch, model)
     logits = model(tokens)
-    asked: Bool[Tensor, "batch positions"] = targets != IGNORE
+    is_target: Bool[Tensor, "batch positions"] = targets != IGNORE
     nats = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORE, reduction="none").sum(1)
-    hits = ((logits.argmax(-1) == targets) & asked).sum(1)
-    return tuple(counts.double().cpu().numpy() for counts in (nats, asked.sum(1), hits))
+    hits = ((logits.argmax(-1) == targets) & is_target).sum(1)
+    return tuple(counts.double().cpu().numpy() for counts in (nats, is_target.sum(1), hits))
 
 
 def _answer_loss(logits: Float[Tensor, "batch positions vocab"], targets: Int[Tensor, "batch positions"]) -> Tensor:

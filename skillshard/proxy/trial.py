@@ -1,10 +1,10 @@
-"""A training run of the proxy on random batches of texts, kept at checkpoints, that goes on where it was killed.
+"""Train the proxy in a trial on random batches of texts, with checkpoints from which a killed trial continues.
 
-    RUN/checkpoint-000100.npy    all parameters after step 100, one flat float32 vector
-    TRIAL/unfinished/000100.npz    the optimizer's state there, as long as the trial goes on
+    TRIAL/checkpoint-000100.npy    all parameters after step 100, as a flat float32 vector
+    TRIAL/unfinished/000100.npz    the state of the optimizer after step 100, until the trial ends
 
-The batch of a step depends on the seed and the step alone, so a resumed trial sees the batches that it would have seen. On a
-CPU with one thread it ends in the same bytes.
+The batch of a step depends only on the seed and the step, so a resumed trial sees the same batches as an uninterrupted trial. On a CPU
+with one thread, both trials end in the same bytes.
 """
 
 import shutil
@@ -29,12 +29,19 @@ from skillshard.proxy.pretrained import open_pretrained
 from skillshard.proxy.segments import PAD
 from skillshard.proxy.train import TokenBatch, adamw, seeded_model, train, train_step
 
+# Part of the recipe of every trial: another size gives other losses, and would need a new `TRAINING_VERSION`.
 BATCH_SIZE = 64
+# Enough for an estimate in minutes.
 TIMED_STEPS = 3
 
 
 def check_schedule(*, steps: int, checkpoints: int, lr: float) -> None:
-    """ProxyError unless a trial of so many steps can keep so many checkpoints, and the learning rate is above 0."""
+    """Check the numbers of a trial.
+
+    Raises:
+        ProxyError: The steps or the checkpoints are less than 1, the checkpoints are more than the steps, or the learning rate is not above
+            0.
+    """
     if steps < 1 or not 1 <= checkpoints <= steps:
         raise ProxyError(
             f"{steps:,} steps with {checkpoints:,} checkpoints: a trial has at least 1 step and 1 checkpoint, and "
@@ -46,19 +53,21 @@ def check_schedule(*, steps: int, checkpoints: int, lr: float) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a proxy is trained: what all trials of a loss tagger or of a graph share.
+    """The recipe of a training, which all trials of a loss tagger or of a graph share.
 
     Args:
-        model: shape of a new proxy, or the directory of a pretrained one.
-        steps: optimizer steps of `BATCH_SIZE` texts.
-        checkpoints: kept checkpoints, spread evenly, the last one after the last step; at most `steps`.
-        lr: highest learning rate.
-        drop_share: share of positions, but for the last, that are emptied in training, so that the model learns what to
-            expect where a part of the text is missing; 0 for none.
-        device, precision: as resolved by `skillshard.proxy.device`.
+        model: Shape of a new proxy, or the directory of a pretrained model.
+        steps: Number of optimizer steps with `BATCH_SIZE` texts each.
+        checkpoints: Number of checkpoints, at most `steps`. The checkpoints are spread evenly, and the last checkpoint comes after the last
+            step.
+        lr: Highest learning rate.
+        drop_share: Share of positions that are emptied in training, so that the model learns to predict with missing parts. The last
+            position is never emptied.
+        device: Device, as resolved by `skillshard.proxy.device`.
+        precision: Precision, as resolved by `skillshard.proxy.device`.
 
     Raises:
-        ProxyError: a number is out of range.
+        ProxyError: A number is out of range.
     """
 
     model: ProxyShape | str
@@ -76,7 +85,7 @@ class Recipe:
 
     @property
     def kept_steps(self) -> list[int]:
-        """The steps after which checkpoints are kept.
+        """Steps after which checkpoints are kept.
 
         >>> Recipe(model="m", steps=10, checkpoints=4, lr=1e-3).kept_steps
         [3, 5, 8, 10]
@@ -85,28 +94,28 @@ class Recipe:
 
 
 def new_model(recipe: Recipe, *, seed: int) -> nn.Module:
-    """The model that a trial begins with: weights by the seed, or the pretrained ones."""
+    """Make the model with which a trial begins. A new proxy gets its weights from the seed, and a pretrained model keeps its weights."""
     if isinstance(recipe.model, str):
         return open_pretrained(recipe.model).to(recipe.device)
     return seeded_model(recipe.model, seed=seed, device=recipe.device)
 
 
 def computing(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """The model as it computes: in the recipe's precision."""
+    """Wrap the model so that the model computes in the precision of the recipe."""
     return MixedPrecision(model) if recipe.precision == "bfloat16" else model
 
 
 def train_trial(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path) -> None:
-    """Train one trial to its end, from its last kept checkpoint; does nothing if it is there already.
+    """Train a trial to its end, from the last checkpoint. A finished trial is not trained again.
 
     Args:
-        encoded: the texts to draw from, at least 1.
-        recipe: how the trial is trained.
-        seed: of the weights and of the batches.
-        folder: of this trial; made if missing.
+        encoded: Texts to draw from, at least 1.
+        recipe: Recipe of the training.
+        seed: Seed for the weights and for the batches.
+        folder: Directory of the trial, which is made if needed.
 
     Raises:
-        ProxyError: the loss is no longer a number.
+        ProxyError: The loss is not a finite number.
     """
     done = max((step for step in recipe.kept_steps if _is_kept(folder, step, recipe)), default=0)
     model = new_model(recipe, seed=seed)
@@ -136,7 +145,7 @@ def train_trial(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path)
 
 @runtime_checkable
 class Texts(Protocol):
-    """Encoded texts that batches are drawn from by their numbers."""
+    """Encoded texts from which batches are taken by the numbers of rows."""
 
     def __len__(self) -> int: ...
 
@@ -146,7 +155,9 @@ class Texts(Protocol):
 def random_batches(
     encoded: Texts, *, key: tuple[Label, ...], first_step: int, drop_share: float, size: int = BATCH_SIZE
 ) -> Iterator[TokenBatch]:
-    """The batches of steps `first_step`, `first_step` + 1, ...: texts drawn with replacement, by key and step alone.
+    """Yield the batches of the steps `first_step`, `first_step` + 1, ... without end.
+
+    The texts of a batch are drawn with replacement. The draws depend only on the key and the step.
 
     >>> texts = TokenBatch(np.arange(8).reshape(4, 2, 1), np.zeros((4, 2), dtype=np.int64))
     >>> batches = random_batches(texts, key=(0,), first_step=1, drop_share=0.0, size=3)
@@ -160,6 +171,7 @@ def random_batches(
         batch = encoded[integers(size, len(encoded), "batch", *key, step)]
         if drop_share:
             dropped = chances(batch.targets.size, drop_share, "dropped", *key, step).reshape(batch.targets.shape)
+            # The last position asks the question. Without the question no answer can be learned.
             dropped[:, -1] = False
             batch = TokenBatch(np.where(dropped[:, :, None], PAD, batch.tokens), batch.targets)
         yield batch
@@ -167,29 +179,29 @@ def random_batches(
 
 
 def load_checkpoint(model: nn.Module, folder: Path, step: int) -> None:
-    """Give a model the parameters of a kept checkpoint.
+    """Load the parameters of a checkpoint into a model.
 
     Raises:
-        ProxyError: the checkpoint is of another model.
+        ProxyError: The checkpoint belongs to another model.
     """
     place = _checkpoint(folder, step)
     _set_parameters(model, np.load(place), place)
 
 
 def save_state(model: nn.Module, optimizer: torch.optim.Optimizer, place: str | Path) -> None:
-    """Write all that a training goes on from, model and optimizer, as one file."""
+    """Write the parameters of the model and the state of the optimizer as one file, from which a training can continue."""
     with storage.writing(place) as part, part.open("wb") as file:
         np.savez(file, parameters=_vector(model), **_moments(optimizer))  # type: ignore[arg-type]  # as in _save
 
 
 def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, place: str | Path) -> None:
-    """Give a new model and its new optimizer what `save_state` wrote.
+    """Load a file of `save_state` into a new model and its new optimizer.
 
     Raises:
-        ProxyError: it is of another model.
+        ProxyError: The file belongs to another model.
     """
-    with np.load(place) as found:
-        vector, step = found["parameters"], int(found["step"][0])
+    with np.load(place) as arrays:
+        vector, step = arrays["parameters"], int(arrays["step"][0])
     _set_parameters(model, vector, place)
     _load_optimizer(optimizer, place, step)
 
@@ -203,14 +215,14 @@ def _set_parameters(model: nn.Module, vector: Float[np.ndarray, " parameter"], p
     num = sum(parameter.numel() for parameter in model.parameters())
     if vector.shape != (num,):
         raise ProxyError(
-            f"{place} holds {vector.size:,} parameters, and the proxy has {num:,}: it is of another model. Fit anew."
+            f"{place} holds {vector.size:,} parameters, and the proxy has {num:,}. The file belongs to another model. Train anew."
         )
     device = next(model.parameters()).device
     vector_to_parameters(torch.from_numpy(vector).to(device), model.parameters())
 
 
 def estimate_s(encoded: TokenBatch, recipe: Recipe, *, size: int = BATCH_SIZE) -> float:
-    """Seconds that one trial of batches of `size` will take on an idle machine like this, by `TIMED_STEPS` steps after a first one."""
+    """Estimate how many seconds a trial takes on an idle machine: time `TIMED_STEPS` steps after one warm-up step, and scale up."""
     model = new_model(recipe, seed=0)
     optimizer, batches = adamw(model), random_batches(encoded, key=(0,), first_step=1, drop_share=0.0, size=size)
     train_step(computing(model, recipe), optimizer, next(batches), lr=0.0)
@@ -221,6 +233,7 @@ def estimate_s(encoded: TokenBatch, recipe: Recipe, *, size: int = BATCH_SIZE) -
 
 
 def _is_kept(folder: Path, step: int, recipe: Recipe) -> bool:
+    # A checkpoint without the state of the optimizer cannot be continued, unless the checkpoint is the last.
     state = step == recipe.steps or _unfinished(folder, step).exists()
     return state and _checkpoint(folder, step).exists()
 
@@ -240,6 +253,7 @@ def _save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step
         return
     with storage.writing(_unfinished(folder, step)) as part, part.open("wb") as file:
         np.savez(file, **_moments(optimizer))  # type: ignore[arg-type]  # numpy's stub sees its own flag in **
+    # Only now: until this state is whole, a killed trial continues from the earlier state.
     for earlier in (folder / "unfinished").glob("*.npz"):
         if earlier != _unfinished(folder, step):
             earlier.unlink(missing_ok=True)
@@ -248,19 +262,23 @@ def _save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Float[np.ndarray, " parameter"]]:
     states = [optimizer.state[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     names = ("exp_avg", "exp_avg_sq")
-    found = {name: np.concatenate([state[name].flatten().float().cpu().numpy() for state in states]) for name in names}
-    return {**found, "step": np.array([float(states[0]["step"])], np.float32)}
+    moments = {
+        name: np.concatenate([state[name].flatten().float().cpu().numpy() for state in states]) for name in names
+    }
+    return {**moments, "step": np.array([float(states[0]["step"])], np.float32)}
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, place: str | Path, step: int) -> None:
-    with np.load(place) as found:
-        moments = {name: found[name] for name in ("exp_avg", "exp_avg_sq")}
+    with np.load(place) as arrays:
+        moments = {name: arrays[name] for name in ("exp_avg", "exp_avg_sq")}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     bounds: Int[np.ndarray, " bound"] = np.cumsum([0, *(parameter.numel() for parameter in parameters)])
-    for at, parameter in enumerate(parameters):
+    for index, parameter in enumerate(parameters):
+        stretch = slice(bounds[index], bounds[index + 1])
         state = {
-            name: torch.from_numpy(vector[bounds[at] : bounds[at + 1]]).reshape(parameter.shape).to(parameter.device)
+            name: torch.from_numpy(vector[stretch]).reshape(parameter.shape).to(parameter.device)
             for name, vector in moments.items()
         }
-        at_step = torch.tensor(float(step), device=parameter.device)  # where fused kernels want it
-        optimizer.state[parameter] = {**state, "step": at_step}
+        # Fused kernels need the step on the device of the parameter.
+        device_step = torch.tensor(float(step), device=parameter.device)
+        optimizer.state[parameter] = {**state, "step": device_step}

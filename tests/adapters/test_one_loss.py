@@ -165,7 +165,7 @@ def test_a_slow_tokenizer_cannot_mask_prompts_and_says_so_when_the_collator_is_m
     class Slow:
         is_fast = False
 
-    with pytest.raises(ProxyError, match=r"the tokenizer Slow is not a fast one, .* so prompts cannot be masked"):
+    with pytest.raises(ProxyError, match=r"the tokenizer Slow is not a fast tokenizer\. .* to mask prompts"):
         causal_lm_collator(Slow(), max_tokens=20, answer_after=MARK)
 
 

@@ -356,7 +356,7 @@ def test_a_field_that_is_not_there_is_one_sentence(made: Path, options: tuple[st
 
 
 def test_tags_without_kept_fields_name_the_ways_to_compare(made: Path) -> None:
-    assert "name the corpus with --corpus, or give other tags" in fails("inspect", made / "M", "--against", "topic")
+    assert "Name the corpus with --corpus, or give other tags" in fails("inspect", made / "M", "--against", "topic")
 
 
 # ------------------------------------------------------------------------------------------------- sentence-transformers
@@ -419,7 +419,7 @@ def test_clusters_that_are_not_there_cannot_be_used_again(made: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--device", "cuda"), "sees 0 GPUs here. Run where there is one, or give --device cpu."),
+        (("--device", "cuda"), "sees 0 GPUs on this machine. Use a machine with the device, or give --device cpu."),
         (("--device", "cuda:1", "--ray-address", "auto"), "--device cuda:1: a worker on Ray sees only the GPU"),
         (("--device", "abacus"), "--device abacus: give 'auto', 'cpu', 'cuda' or 'cuda:N'."),
         (("--dtype", "int4"), "--dtype int4: give one of float32, bfloat16, float16"),

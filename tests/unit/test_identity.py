@@ -162,7 +162,7 @@ def test_a_changed_proxy_is_noticed_when_tag_goes_on_and_when_its_model_tags_aga
     taggers.tag_corpus(corpus, finder, tmp_path / "tags", backend=HERE)
     open_loss_tagger(tmp_path / "tags")
     (proxy / "generation_config.json").write_text("{}")
-    with pytest.raises(TagsError, match=r"whose files changed since \(generation_config.json: .*Put the files back"):
+    with pytest.raises(TagsError, match=r"its files have changed since \(generation_config.json: .*Restore the files"):
         open_loss_tagger(tmp_path / "tags")
     changed = loss_tagger(
         skills=2,

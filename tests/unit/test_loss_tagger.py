@@ -164,7 +164,9 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         Recipe(model=ProxyShape(vocab=257, positions=15, layers=2, dim=16, heads=2), steps=1, checkpoints=1, lr=1.0),
         seed=0,
     )
-    with pytest.raises(ProxyError, match=r"holds [\d,]+ parameters, and the proxy has [\d,]+: it is of another model"):
+    with pytest.raises(
+        ProxyError, match=r"holds [\d,]+ parameters, and the proxy has [\d,]+\. The file belongs to another model"
+    ):
         load_checkpoint(other, tmp_path, 12)
 
 
@@ -303,16 +305,16 @@ def small_reading() -> Any:
         ({"skills": 1}, "`skills=1` leaves nothing to tell apart: give 2 or more, or 'auto'."),
         (
             {"skills": 101},
-            "`skills=101` is more than the 100 samples whose trajectories are clustered: raise `fitting_samples`.",
+            "`skills=101` is more than the 100 samples whose trajectories are clustered. Raise `fitting_samples`.",
         ),
         ({"trials": 0}, "`trials=0`, `fitting_samples=100`, `seed=0`: expected 1 to 100 trials"),
         ({"measure": "half"}, "`measure='half'`: give 'whole' or 'parts'."),
         (
             {"measure": "parts", "segment_at": None},
-            "`measure='parts'` leaves out one segment at a time: say where segments end",
+            "`measure='parts'` leaves out one segment at a time. Give the characters",
         ),
         ({"answer_after": None}, "`segment_at` reads a text as segments and predicts a word of answer"),
-        ({"proxy": "/"}, "`proxy='/'` reads texts with its own tokenizer: leave `segment_at` out"),
+        ({"proxy": "/"}, "`proxy='/'` reads texts with its own tokenizer. Leave `segment_at` out"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(changes: dict[str, Any], says: str) -> None:
@@ -329,7 +331,7 @@ def test_a_gpu_where_there_is_none_is_refused_in_one_sentence(monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(
         ProxyError,
-        match=r"`device='cuda'`: PyTorch \S+ sees 0 GPUs here. Run where there is one, or give `device='cpu'`.",
+        match=r"`device='cuda'`: PyTorch \S+ sees 0 GPUs on this machine. Use a machine with the device, or give `device='cpu'`.",
     ):
         small_finder(device="cuda")
     # nodes of a Ray cluster may have one, though; there a worker sees one alone
@@ -369,7 +371,7 @@ def test_a_model_of_another_tagger_or_a_damaged_one_is_refused(tagged: Tags, tmp
     told = orjson.loads(manifest.read_bytes())
     told["encoder"] |= {"kind": "lexical", "name": "lexical"}
     manifest.write_bytes(orjson.dumps(told))
-    with pytest.raises(TagsError, match="are of lexical, not of loss trajectories"):
+    with pytest.raises(TagsError, match="are clusters of lexical, not of loss trajectories"):
         open_loss_tagger(tmp_path / "other")
 
 

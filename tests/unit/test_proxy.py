@@ -222,7 +222,9 @@ def test_training_stops_with_a_sentence():
 def test_a_loss_that_is_not_defined_is_refused():
     model = seeded_model(ProxyShape(vocab=3, positions=2, layers=1, dim=4, heads=1), seed=0)
     batch = text_batch(np.array([[1, 1, 1], [1, 0, 0]]), pad=0)
-    with pytest.raises(ProxyError, match=re.escape("sample 1 of 2 has no target: its loss is not defined. Drop it.")):
+    with pytest.raises(
+        ProxyError, match=re.escape("sample 1 of 2 has no target, so its loss is not defined. Drop the sample.")
+    ):
         evaluate(model, {"a": batch})
     with pytest.raises(ProxyError, match="skill 'a' has no held-out samples"):
         evaluate(model, {"a": batch[:0]})

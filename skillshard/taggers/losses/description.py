@@ -1,4 +1,4 @@
-"""Clusters of loss trajectories: in the order in which they were learnt, and named where terms tell them apart."""
+"""Describe clusters of loss trajectories: order the clusters by the time of learning, and name them by terms that differ."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from skillshard.taggers.clusters.saved import Cluster, NearestSample
 from skillshard.taggers.losses.sampled_texts import SampledText
 
 LEAST_DIFFERENCE = 0.1
-"""A term whose share of samples differs less than this between clusters tells none of them apart."""
+"""Smallest difference between clusters in the share of samples with a term. A term with a smaller difference names no cluster."""
 
 
 def by_time_learnt(
@@ -22,34 +22,38 @@ def by_time_learnt(
     points: Float[np.ndarray, "sample feature"],
     losses: Float[np.ndarray, "trial checkpoint sample"],
 ) -> Clusters:
-    """The clusters that hold any of the points, those learnt first (of the least mean loss) first."""
+    """Sort the clusters by the mean loss of their points, and drop the clusters without a point.
+
+    Samples that are learnt early have a low mean loss over the checkpoints.
+    """
     labels = assign(points, clusters).cluster
     mean_loss = losses.mean(axis=(0, 1))
-    held = np.unique(labels)
-    order = held[np.argsort([mean_loss[labels == label].mean() for label in held], kind="stable")]
+    used = np.unique(labels)
+    order = used[np.argsort([mean_loss[labels == label].mean() for label in used], kind="stable")]
     return Clusters(clusters.centroids[order], clusters.bonus[order], clusters.spherical)
 
 
-def describe_learnt(found: Assignment, samples: Sequence[SampledText]) -> list[Cluster]:
-    """Name, terms, size and nearest samples of each cluster, as far as the fitting samples tell.
+def describe_learnt(assigned: Assignment, samples: Sequence[SampledText]) -> list[Cluster]:
+    """Describe each cluster by name, terms, size and nearest samples, from the fitting samples.
 
-    Where no terms tell the clusters apart their names are `learnt-1`, `learnt-2`, ...: the order in which they were learnt.
+    If the clusters do not differ in their terms, the names are `learnt-1`, `learnt-2`, ... in the order of learning.
     """
-    members = [np.flatnonzero(found.cluster == cluster).tolist() for cluster in range(int(found.cluster.max()) + 1)]
-    named = _named([count_terms(samples[at].text for at in rows) for rows in members], [len(rows) for rows in members])
+    clusters = range(int(assigned.cluster.max()) + 1)
+    members = [np.flatnonzero(assigned.cluster == cluster).tolist() for cluster in clusters]
+    counts = [count_terms(samples[row].text for row in rows) for rows in members]
     return [
         Cluster(
-            name=one.name,
-            terms=list(one.terms),
+            name=named.name,
+            terms=list(named.terms),
             num_samples=len(rows),
-            mean_distance=round(float(found.distance[rows].mean(dtype=np.float64)), 6),
+            mean_distance=round(float(assigned.distance[rows].mean(dtype=np.float64)), 6),
             bonus=0.0,
             nearest=[
-                _nearest(samples[at], found.distance[at])
-                for at in sorted(rows, key=lambda at: found.distance[at])[:NUM_NEAREST]
+                _nearest(samples[row], assigned.distance[row])
+                for row in sorted(rows, key=lambda row: assigned.distance[row])[:NUM_NEAREST]
             ],
         )
-        for one, rows in zip(named, members, strict=True)
+        for named, rows in zip(_named(counts, [len(rows) for rows in members]), members, strict=True)
     ]
 
 
@@ -58,9 +62,19 @@ def _nearest(sample: SampledText, distance: np.floating) -> NearestSample:
 
 
 def _named(counts: Sequence[Counter[str]], sizes: Sequence[int]) -> list[Named]:
-    terms = {term for found in counts for term in found}
-    shares = {term: [found[term] / size for found, size in zip(counts, sizes, strict=True)] for term in terms}
+    # In a synthetic corpus all skills share a small vocabulary, and names by terms would mean nothing.
+    terms = {term for counts_of_cluster in counts for term in counts_of_cluster}
+    shares = {
+        term: [counts_of_cluster[term] / size for counts_of_cluster, size in zip(counts, sizes, strict=True)]
+        for term in terms
+    }
     telling = {term for term in terms if max(shares[term]) - min(shares[term]) >= LEAST_DIFFERENCE}
     if not telling:
         return [Named(f"learnt-{number}", ()) for number in range(1, len(counts) + 1)]
-    return name_clusters([{term: found[term] for term in telling if found[term]} for found in counts], sizes)
+    return name_clusters(
+        [
+            {term: counts_of_cluster[term] for term in telling if counts_of_cluster[term]}
+            for counts_of_cluster in counts
+        ],
+        sizes,
+    )

@@ -1,6 +1,7 @@
-"""A sample of a corpus's texts by the hash of their ids: the same whatever the partitions and the workers.
+"""Sample the texts of a corpus by the hash of the id, so that the sample does not depend on partitions and workers.
 
-A task reads one partition and keeps at most `limit` texts, those of the smallest hashes; the sample is the smallest of all.
+A task reads a partition and keeps the texts with the smallest hashes, at most `limit` texts. The sample consists of the texts with
+the smallest hashes of all partitions.
 """
 
 import heapq
@@ -18,15 +19,18 @@ from skillshard.execution import Backend, Record, Task, keyed, run
 from skillshard.loss import LossKind, prompt_chars
 
 Refusal = Callable[[str], str | None]
-"""Says why a text cannot be used, as the middle of a sentence; None if it can. Picklable."""
+"""Function that says why a text cannot be used, as the middle of a sentence, or returns None for a usable text. It is picklable."""
 
 
 @dataclass(frozen=True)
 class SampledText:
-    """A text of the sample, with the hash that chose it.
+    """A text of the sample, with the hash that chose the text.
 
     Attributes:
-        prompt: number of characters of the text's prompt; None where no metadata field says it.
+        hash: 64-bit hash of the id.
+        id: Id of the sample.
+        text: Text of the sample.
+        prompt: Number of characters of the prompt, or None without a metadata field for the prompt.
     """
 
     hash: int
@@ -48,21 +52,22 @@ def sample_texts(
     on_done: Callable[[Task, Record], None],
     prompt_field: str | None = None,
 ) -> list[SampledText]:
-    """At most `limit` texts of a corpus, in the order of their hashes; equal ids of different places count once.
+    """Choose at most `limit` texts of a corpus, in the order of the hashes. A repeated id counts once.
 
     Args:
-        partitions: of the corpus.
-        limit: most texts, at least 1; memory and scratch hold so many per partition.
-        reading: keyword arguments of `PartitionReader`.
-        refusal: texts that it refuses are left out.
-        stop_at_refused: refuse the corpus instead.
-        scratch, records: directories for parts and records.
-        backend: local pool or Ray.
-        on_done: called for each finished partition.
-        prompt_field: metadata field with the number of characters of a text's prompt; a text without it is refused.
+        partitions: Partitions of the corpus.
+        limit: Largest number of texts, at least 1. Memory and scratch files hold up to `limit` texts of each partition.
+        reading: Keyword arguments of `PartitionReader`.
+        refusal: Function that refuses texts. Refused texts are left out.
+        stop_at_refused: Whether a refused text ends the call with an error instead.
+        scratch: Directory for the parts.
+        records: Directory for the records.
+        backend: Local pool or Ray.
+        on_done: Function that is called for each finished partition.
+        prompt_field: Metadata field with the number of characters of the prompt. A text without the field is refused.
 
     Raises:
-        CorpusError: a row without a sample or with a refused text, where `stop_at_refused`.
+        CorpusError: A row has no sample or a refused text, and `stop_at_refused` is true.
     """
     common = {
         "limit": limit,
@@ -72,13 +77,14 @@ def sample_texts(
         "prompt_field": prompt_field,
     }
     tasks = keyed(
-        {**common, "partition": partition, "out": places.join(scratch, f"{at:06d}.jsonl")}
-        for at, partition in enumerate(partitions)
+        {**common, "partition": partition, "out": places.join(scratch, f"{index:06d}.jsonl")}
+        for index, partition in enumerate(partitions)
     )
     run(sample_partition, tasks, backend=backend, records=records, on_done=on_done)
     merged: dict[str, SampledText] = {}
     for task in tasks:
-        merged.update((found.id, found) for found in _read(task.arguments["out"]) if found.id not in merged)
+        # The first place of a repeated id wins, in the order of the corpus.
+        merged.update((sample.id, sample) for sample in _read(task.arguments["out"]) if sample.id not in merged)
     return _smallest(merged.values(), limit)
 
 
@@ -91,7 +97,7 @@ def sample_partition(
     prompt_field: str | None,
     out: str,
 ) -> Record:
-    """The texts of the smallest hashes of one partition, as JSON lines."""
+    """Write the texts with the smallest hashes of a partition as JSON lines."""
     chosen = _smallest(_texts(partition, reading, refusal, stop_at_refused, prompt_field), limit)
     rows = ([text.hash, text.id, text.text, text.prompt] for text in chosen)
     lines = (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
@@ -119,12 +125,16 @@ def _texts(
 
 
 def prompt_or_fault(sample: Sample, refusal: Refusal, prompt_field: str | None) -> tuple[str | None, int | None]:
-    """Why a sample cannot be used, as the middle of a sentence, or None; and the number of characters of its prompt, or None.
+    """Check whether a sample can be used, and find the length of the prompt.
 
     Args:
-        sample: read from a corpus.
-        refusal: of its text.
-        prompt_field: metadata field with the number of characters of the prompt; None: the prompt is not known by metadata.
+        sample: Sample of a corpus.
+        refusal: Function that refuses texts.
+        prompt_field: Metadata field with the number of characters of the prompt, or None.
+
+    Returns:
+        The reason why the sample cannot be used, as the middle of a sentence, or None. Then the number of characters of the prompt, or
+        None if the sample cannot be used or `prompt_field` is None.
     """
     why = refusal(sample.text)
     if why is not None or prompt_field is None:
@@ -136,15 +146,16 @@ def prompt_or_fault(sample: Sample, refusal: Refusal, prompt_field: str | None) 
 
 
 def refused_sentence(partition: Partition, sample: Sample, why: str) -> str:
-    """The error for a text that the tagger cannot use."""
+    """Write the error for a text that the tagger cannot use."""
     return (
-        f"{partition.name}: the text of sample {sample.id!r} cannot be read: {why}. Mend it, give another `answer_after`, "
-        "`prompt_field` or `segment_at`, or set such samples aside with `on_bad_sample='set-aside'`."
+        f"{partition.name}: the text of sample {sample.id!r} cannot be read: {why}. Correct the sample, give another `answer_after`, "
+        "`prompt_field` or `segment_at`, or set bad samples aside with `on_bad_sample='set-aside'`."
     )
 
 
 def _smallest(texts: Iterable[SampledText], limit: int) -> list[SampledText]:
-    return heapq.nsmallest(limit, texts, key=lambda found: (found.hash, found.id))
+    # The id breaks the tie of two ids with equal hashes.
+    return heapq.nsmallest(limit, texts, key=lambda sample: (sample.hash, sample.id))
 
 
 def _read(place: str) -> Iterator[SampledText]:

@@ -1,10 +1,10 @@
-"""What the loss tagger keeps, and how it tags with it.
+"""Open the saved clusters of the loss tagger, and tag samples with them.
 
-    MODEL/model.json        last; "encoder" holds reading, recipe, seeds, measure (skillshard.taggers.clusters.saved)
-    MODEL/centroids.npy     of the clusters, in standardised features; MODEL/mean.npy, MODEL/deviation.npy standardise
+    MODEL/model.json        written last; "encoder" holds reading, recipe, seeds, measure (skillshard.taggers.clusters.saved)
+    MODEL/centroids.npy     centroids in standardised features; MODEL/mean.npy and MODEL/deviation.npy hold the scale
     MODEL/runs/00/          checkpoints of each trial (skillshard.proxy.trial)
     MODEL/probe.jsonl       id and skill of each fitting sample
-    MODEL/losses.npy        nats of the fitting samples, (trial, checkpoint, sample)
+    MODEL/losses.npy        losses of the fitting samples in nats, (trial, checkpoint, sample)
 
 A sample costs a forward pass for each trial and checkpoint (`whole`), or for each trial and part (`parts`).
 """
@@ -45,13 +45,21 @@ from skillshard.taggers.rows import num_rows_of
 from skillshard.taggers.tagger import RowTagger, Search, Tag, Untagged
 
 KIND = "loss"
+# Bounds the memory of a forward pass. A tagger gets 1,024 rows at once.
 MAX_BATCH = 512
 _READINGS = {"bytes": Bytes, "segments": Segments, "pretrained": PretrainedTokens}
 
 
 @dataclass(frozen=True)
 class TrainedProxies:
-    """Kept trials, without the clusters: enough to measure losses."""
+    """Saved trials without clusters, which are enough to measure losses.
+
+    Attributes:
+        reading: Reading of the texts.
+        recipe: Recipe of the trials.
+        trials: Directories of the trials.
+        measure: "whole" or "parts" (`skillshard.taggers.losses.trajectories`).
+    """
 
     reading: Reading
     recipe: Recipe
@@ -59,16 +67,17 @@ class TrainedProxies:
     measure: Measure
 
     def whole_losses(self, batch: TokenBatch) -> Float[np.ndarray, "trial checkpoint sample"]:
-        """The loss of each text at each checkpoint of each trial, nats per token."""
+        """Measure the loss of each text at each checkpoint of each trial, in nats per token."""
         return np.stack(self._of_runs(slice(None), [batch]))[..., 0]
 
     def part_losses(self, batch: TokenBatch) -> Float[np.ndarray, "trial sample part"]:
-        """The loss of each text with one part left out, after the last step; the last part, the question, stays."""
+        """Measure the loss of each text with one part left out, at the last checkpoint, in nats per token."""
+        # The last part is the question. Without the question no text has an answer, so this part always stays.
         versions = [without(batch, position) for position in range(batch.tokens.shape[1] - 1)]
         return np.stack([losses[0] for losses in self._of_runs(slice(-1, None), versions)])
 
     def features(self, batch: TokenBatch, *, guess_loss: float) -> Float[np.ndarray, "sample feature"]:
-        """What is clustered."""
+        """Compute the features of texts, by the measure of the tagger."""
         if self.measure == "whole":
             return whole_features(self.whole_losses(batch))
         return parts_features(self.part_losses(batch), guess_loss=guess_loss)
@@ -86,6 +95,7 @@ class TrainedProxies:
         self, trial: str, counted: slice, versions: Sequence[TokenBatch]
     ) -> Float[np.ndarray, "checkpoint sample version"]:
         with one_thread():
+            # The seed does not matter, because a checkpoint replaces all parameters.
             model = new_model(self.recipe, seed=0)
             return np.stack([self._losses(model, trial, step, versions) for step in self.recipe.kept_steps[counted]])
 
@@ -99,7 +109,14 @@ class TrainedProxies:
 
 @dataclass(frozen=True)
 class LossTagger:
-    """Tags by a kept model; `open_loss_tagger` checks one. The score is the squared distance to the centroid."""
+    """A tagger by saved clusters of loss trajectories, opened by `open_loss_tagger`.
+
+    The score is the squared distance to the centroid.
+
+    Attributes:
+        folder: Directory of the saved clusters.
+        digest: Digest of model.json.
+    """
 
     folder: str
     digest: str
@@ -113,12 +130,13 @@ class LossTagger:
         return {"model": self.digest}
 
     def find(self, search: Search) -> RowTagger:
-        """Score all samples in small tasks; see `skillshard.taggers.losses.scores`."""
+        """Score all samples in small tasks (`skillshard.taggers.losses.scores`)."""
         return score_rows(self, search, num_rows_of(search))
 
     def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
         opened = _opened(self.folder, self.digest)
         refusal = opened.model.reading.refusal
+        # Only usable texts go through the model. The others keep their places among the outcomes.
         outcomes = [prompt_or_fault(sample, refusal, opened.prompt_field) for sample in samples]
         pairs = list(zip(samples, outcomes, strict=True))
         texts = [sample.text for sample, (why, _) in pairs if why is None]
@@ -141,78 +159,86 @@ class _Opened:
 
     def tag(self, texts: Sequence[str], prompts: Sequence[int] | None) -> list[Tag]:
         features = self.model.features(self.model.reading.encode(texts, prompts), guess_loss=self.guess_loss)
-        found = assign(self.scale.apply(features), self.clusters)
-        pairs = zip(found.cluster.tolist(), found.distance.tolist(), strict=True)
+        assigned = assign(self.scale.apply(features), self.clusters)
+        pairs = zip(assigned.cluster.tolist(), assigned.distance.tolist(), strict=True)
         return [Tag(self.names[cluster], distance) for cluster, distance in pairs]
 
 
 def open_loss_tagger(place: str | os.PathLike[str]) -> LossTagger:
-    """A tagger by a kept model, given its directory or that of the tags beside which it lies.
+    """Open a tagger by the directory of its saved clusters, or by the directory of the tags beside the clusters.
 
     Raises:
-        TagsError: there is none, its files are not those of its manifest, or it is of another tagger.
+        TagsError: The place has no saved clusters, the clusters are damaged, or the clusters belong to another tagger.
     """
     model = SavedClusters.open(place)
     if model.manifest.encoder.kind != KIND:
         raise TagsError(
-            f"the clusters in {model.folder} are of {model.manifest.encoder.name}, not of loss trajectories: give the model of tags by loss, "
-            "or make clusters with 'skillshard tag embedding'."
+            f"the clusters in {model.folder} are clusters of {model.manifest.encoder.name}, not of loss trajectories. Give the clusters of tags "
+            "by loss, or make clusters with 'skillshard tag embedding'."
         )
     _refuse_changed_proxy(model)
     return LossTagger(str(model.folder), model.digest)
 
 
 def _refuse_changed_proxy(model: SavedClusters) -> None:
-    """TagsError unless the pretrained proxy that the trials began with has the files that it had."""
+    """Check that the pretrained proxy, with which the trials began, still has the same files.
+
+    Raises:
+        TagsError: A file changed.
+    """
     proxy, before = model.manifest.encoder.name, model.manifest.encoder.arguments.get("proxy_files")
     if before is None:
         return
     check_place(proxy)
     if changed := differences(before, directory_identity(proxy)):
         raise TagsError(
-            f"the losses in {model.folder} were measured with the model in {proxy}, whose files changed since ({'; '.join(changed[:2])}). "
-            "Put the files back, or tag anew by 'skillshard tag loss' in another directory."
+            f"the losses in {model.folder} were measured with the model in {proxy}, and its files have changed since "
+            f"({'; '.join(changed[:2])}). Restore the files, or tag anew by 'skillshard tag loss' in another directory."
         )
 
 
 def reading_to_json(reading: Reading) -> dict[str, Any]:
-    """
+    """Turn a reading into JSON.
+
     >>> reading_to_json(Bytes(window=8))
     {'kind': 'bytes', 'window': 8, 'answer_after': None}
     """
-    kind = next(kind for kind, made in _READINGS.items() if isinstance(reading, made))
+    kind = next(kind for kind, class_of_reading in _READINGS.items() if isinstance(reading, class_of_reading))
     return {"kind": kind, **asdict(reading)}  # type: ignore[call-overload]  # all readings are dataclasses
 
 
 def reading_from_json(value: dict[str, Any]) -> Reading:
-    """The inverse of `reading_to_json`."""
+    """Turn JSON of `reading_to_json` into the reading."""
+    # JSON has no tuples, but a reading has tuples and no lists.
     arguments = {
         name: tuple(item) if isinstance(item, list) else item for name, item in value.items() if name != "kind"
     }
-    made: Reading = _READINGS[value["kind"]](**arguments)
-    return made
+    reading: Reading = _READINGS[value["kind"]](**arguments)
+    return reading
 
 
 def recipe_from_json(value: dict[str, Any]) -> Recipe:
-    """The inverse of `asdict`."""
+    """Turn JSON of a recipe, written by `asdict`, into the recipe."""
     model = value["model"]
     return Recipe(**{**value, "model": model if isinstance(model, str) else ProxyShape(**model)})
 
 
 @lru_cache(maxsize=2)
 def _opened(folder: str, digest: str) -> _Opened:
-    kept = SavedClusters.open(folder)
-    told = kept.manifest.encoder.arguments
-    trials = tuple(str(trial_folder(folder, number)) for number in range(len(told["seeds"])))
-    recipe = recipe_from_json(told["recipe"])
-    if not is_here(recipe.device):  # learnt on a GPU, and tagging where there is none
+    # The digest is part of the key of the cache, so that changed clusters are opened again.
+    saved = SavedClusters.open(folder)
+    arguments = saved.manifest.encoder.arguments
+    trials = tuple(str(trial_folder(folder, number)) for number in range(len(arguments["seeds"])))
+    recipe = recipe_from_json(arguments["recipe"])
+    # Trials that were trained on a GPU can tag on a machine without a GPU.
+    if not is_here(recipe.device):
         recipe = replace(recipe, device="cpu")
-    model = TrainedProxies(reading_from_json(told["reading"]), recipe, trials, told["measure"])
+    model = TrainedProxies(reading_from_json(arguments["reading"]), recipe, trials, arguments["measure"])
     mean, deviation = (np.load(Path(folder) / f"{name}.npy") for name in ("mean", "deviation"))
-    scale, names = Scale(mean, deviation), tuple(kept.names)
-    return _Opened(model, told["guess_loss"], scale, kept.clusters, names, told.get("prompt_field"))
+    scale, names = Scale(mean, deviation), tuple(saved.names)
+    return _Opened(model, arguments["guess_loss"], scale, saved.clusters, names, arguments.get("prompt_field"))
 
 
 def trial_folder(folder: str | os.PathLike[str], number: int) -> Path:
-    """The directory of a trial's checkpoints."""
+    """Return the directory of the checkpoints of a trial."""
     return Path(folder) / "runs" / f"{number:02d}"

@@ -1,9 +1,9 @@
-"""Outcomes of a costly tagger, in tasks of a thousand rows instead of whole partitions.
+"""Score the rows of a corpus by a costly tagger, in tasks of a thousand rows instead of whole partitions.
 
-A partition of 64 MiB is an hour of forward passes on one core. So its rows are scored in small tasks, which are spread over the
-workers, show how far they are, and are not done again after a stop; the partition's part is then written from their files.
+A partition of 64 MiB takes an hour of forward passes on one core. Small tasks spread over the workers, show their progress, and are
+not repeated after a stop. The part of the partition is then written from the files of the tasks.
 
-    SCRATCH/000000/000003.json    row -> [skill, score], or why its text cannot be used; of the rows from 3 x SAMPLES_AT_ONCE on
+    SCRATCH/000000/000003.json    row -> [skill, score] or [reason, detail], for the rows from 3 x SAMPLES_AT_ONCE on
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,23 +24,26 @@ FOLDER = "scores"
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Tags by what `score_rows` wrote."""
+    """A row tagger by the files that `score_rows` wrote."""
 
     folder: str
 
     def tag_rows(self, partition: int, rows: Sequence[int]) -> list[Tag | Untagged]:
         if not rows:
             return []
+        # `tag_corpus` asks for groups of the same size as the tasks, so all rows of a call lie in the same file.
         outcomes = _read(_place(self.folder, partition, rows[0] // SAMPLES_AT_ONCE))
         return [outcomes[row] for row in rows]
 
 
 def score_rows(tagger: Tagger, search: Search, num_rows: Sequence[int], *, num_gpus: float = 0.0) -> ScoredRows:
-    """Call a tagger for all samples of a corpus, for just those together that `tag_corpus` would give it together.
+    """Call a tagger for all samples of a corpus, in the same groups in which `tag_corpus` would call the tagger.
 
     Args:
-        num_rows: rows of each partition.
-        num_gpus: GPUs that a process takes.
+        tagger: Tagger to call.
+        search: Search in which the tagger is used.
+        num_rows: Number of rows of each partition.
+        num_gpus: Number of GPUs that a process takes.
     """
     folder = str(search.work.scratch(FOLDER))
     tasks = [
@@ -62,13 +65,16 @@ def score_rows(tagger: Tagger, search: Search, num_rows: Sequence[int], *, num_g
 
 
 def score_task(partition: Partition, number: int, reading: Mapping[str, Any], tagger: Tagger, place: str) -> Record:
-    """The outcomes of one stretch of a partition's rows. The rows before it are read again, which costs little beside the tagger."""
+    """Write the outcomes of the group with this number in a partition."""
     first = number * SAMPLES_AT_ONCE
+    # The rows before the group are read again, which costs little beside the tagger.
     rows = enumerate(PartitionReader(partition, **reading))
-    samples = {at: row for at, row in islice(rows, first, first + SAMPLES_AT_ONCE) if isinstance(row, Sample)}
+    samples = {
+        position: row for position, row in islice(rows, first, first + SAMPLES_AT_ONCE) if isinstance(row, Sample)
+    }
     outcomes = zip(samples, tagger.tag(list(samples.values())), strict=True)
-    told = {str(row): _to_json(outcome) for row, outcome in outcomes}
-    storage.write_bytes(place, orjson.dumps(told))
+    rows_as_json = {str(position): _to_json(outcome) for position, outcome in outcomes}
+    storage.write_bytes(place, orjson.dumps(rows_as_json))
     return {"num_samples": len(samples)}
 
 
@@ -82,8 +88,9 @@ def _to_json(outcome: Tag | Untagged) -> list[str | float]:
 
 @lru_cache(maxsize=1)
 def _read(place: str) -> dict[int, Tag | Untagged]:
-    found = orjson.loads(storage.read_bytes(place))
+    rows_as_json = orjson.loads(storage.read_bytes(place))
+    # A score is always a float and a detail always a string, so the type tells the two kinds of pairs apart.
     return {
         int(row): Tag(first, second) if isinstance(second, float) else Untagged(first, second)
-        for row, (first, second) in found.items()
+        for row, (first, second) in rows_as_json.items()
     }

@@ -1,13 +1,14 @@
-"""Skills by loss trajectories: samples of one skill are learnt together.
+"""Find skills by loss trajectories: samples of a skill are learnt together.
 
-1. a sample of the corpus by hash: what the trials draw their batches from; its first texts are the fitting samples;
-2. R trials, which train the proxy from different seeds, each a task that goes on from its own last checkpoint;
-3. for each trial the losses of the fitting samples at every kept checkpoint;
-4. features (`skillshard.taggers.losses.trajectories`), k-means, names; all is kept as a model (`skillshard.taggers.losses.saved`);
-5. every sample of the corpus is tagged with the model, by forward passes.
+1. The corpus is sampled by hash. The trials draw their batches from the sample, and the first texts are the fitting samples.
+2. R trials train the proxy from different seeds. A trial is a task, and a killed trial continues from its last checkpoint.
+3. For each trial, the losses of the fitting samples are measured at every kept checkpoint.
+4. The losses become features (`skillshard.taggers.losses.trajectories`), k-means finds clusters, and the clusters get names. All
+   results are saved (`skillshard.taggers.losses.saved`).
+5. Forward passes tag every sample of the corpus with the saved clusters.
 
-Reference: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, appendix D.2. Differs: log losses, standardised; the fitting
-is a sample; a second measure, `parts`.
+Reference: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, appendix D.2. Differs: log losses, standardised; clusters are
+fitted on a sample; a second measure, `parts`.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,13 +49,14 @@ from skillshard.taggers.rows import count_rows
 from skillshard.taggers.tagger import RowTagger, Search
 
 MAX_TEXTS = 100_000
-"""Most texts that trials draw from; a trial keeps them encoded, 1 kB each for a window of 128."""
+"""Largest number of texts that trials draw from. A trial keeps the texts encoded, with 1 kB each for a window of 128."""
+# A model that never saw a missing part is confidently wrong without a part, and its losses tell less about the skill (docs/LOG.md).
 DROP_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class LossFinder:
-    """See `loss_tagger`."""
+    """The finder that `loss_tagger` makes."""
 
     skills: int | Literal["auto"]
     skills_range: tuple[int, int]
@@ -76,8 +78,9 @@ class LossFinder:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What determines the clusters: a pretrained proxy by the content of its files, wherever they lie."""
-        asked = {
+        """All values that determine the clusters. A pretrained proxy is identified by the content of its files, not by the directory."""
+        # Keys on disk keep their old words "runs" and "probe": another key would make finished tags the tags of other arguments.
+        arguments = {
             "skills": self.skills,
             "runs": self.trials,
             "checkpoints": self.checkpoints,
@@ -91,7 +94,7 @@ class LossFinder:
         if self.reading.prompt_field is None:
             del reading["prompt_field"]
         return {
-            **asked,
+            **arguments,
             **reading,
             "device": device_kind(self.compute.device),
             "precision": self.compute.precision,
@@ -100,12 +103,15 @@ class LossFinder:
         }
 
     def find(self, search: Search) -> RowTagger:
-        """Train, measure, cluster, keep; what is done already is not done again."""
+        """Train the trials, measure the losses, find the clusters, save the clusters, and score all samples.
+
+        A call after a kill repeats no finished task.
+        """
         folder = search.work.scratch("kept", FOLDER)
         num_rows, _ = count_rows(search)
         if not (folder / MANIFEST).exists():
             texts = self._sample(search)
-            reading = self.reading.reading([found.text for found in texts])
+            reading = self.reading.reading([sample.text for sample in texts])
             recipe = self._recipe(reading)
             self._train(search, folder, texts, reading, recipe)
             self._keep(search, folder, texts[: self.fitting_samples], reading, recipe)
@@ -125,7 +131,8 @@ class LossFinder:
             on_done=search.on_stage("sampling", len(search.partitions)),
             prompt_field=self.reading.prompt_field,
         )
-        num_distinct = len({found.text for found in texts})
+        # The trials take long, so texts that can never form enough clusters are refused before.
+        num_distinct = len({sample.text for sample in texts})
         least = 2 if self.skills == "auto" else self.skills
         if num_distinct < least:
             raise TagsError(
@@ -167,25 +174,26 @@ class LossFinder:
     def _run(
         self, search: Search, function: Callable[..., Record], tasks: Sequence[Task], stage: str, title: str
     ) -> list[Record]:
-        """A stage whose tasks each take a GPU if there is one."""
+        """Run a stage. If the proxy computes on a GPU, each task takes a GPU."""
         on_gpu = self.compute.is_on_gpu
         return search.run(function, tasks, stage=stage, title=title, keeps_model=on_gpu, num_gpus=float(on_gpu))
 
     def _seeds(self) -> list[int]:
-        """A seed for each trial, far from those of other seeds."""
+        """Derive a seed for each trial."""
+        # With seed + number, the taggers of the seeds 0 and 1 would share nearly all trials. Another label would change all trials.
         return [keyed_seed("loss run", self.seed, number) for number in range(self.trials)]
 
     def _estimate(self, search: Search, timing: Sequence[Task]) -> str:
-        """From a few steps, here if the device is here, else where it is."""
+        """Estimate the time of the trials from a few steps, in this process if the device is on this machine, else in a task."""
         if is_here(self.compute.device):
-            taken = time_task(**timing[0].arguments)
+            timed = time_task(**timing[0].arguments)
         else:
-            taken = self._run(search, time_task, timing, "timing", "timing")[0]
-        backend, seconds = search.backend, taken["seconds"]
+            timed = self._run(search, time_task, timing, "timing", "timing")[0]
+        backend, seconds = search.backend, timed["seconds"]
         workers = backend.processes(self.trials, num_gpus=float(self.compute.is_on_gpu))
         total = seconds * -(-self.trials // workers)
-        on = f"on {backend.ray_address or f'{workers} processes'}"
-        return f"{self.trials} trials of {self.steps:,} steps, {seconds:,.0f} s each {on}: about {max(1, round(total / 60)):,} min"
+        where = f"on {backend.ray_address or f'{workers} processes'}"
+        return f"{self.trials} trials of {self.steps:,} steps, {seconds:,.0f} s each {where}: about {max(1, round(total / 60)):,} min"
 
     def _keep(
         self, search: Search, folder: Path, samples: Sequence[SampledText], reading: Reading, recipe: Recipe
@@ -197,13 +205,16 @@ class LossFinder:
         points = scale.apply(features(guess))
         fitted = choose_clusters(points, self.skills, self.skills_range, seed=self.seed, spherical=False)
         clusters = by_time_learnt(fitted.clusters, points, losses)
-        found = assign(points, clusters)
-        described = describe_learnt(found, samples)
+        assigned = assign(points, clusters)
+        described = describe_learnt(assigned, samples)
         for name, array in (("mean", scale.mean), ("deviation", scale.deviation), ("losses", losses)):
             storage.write_array(folder / f"{name}.npy", array)
-        rows = ({"id": one.id, "skill": described[at].name} for one, at in zip(samples, found.cluster, strict=True))
+        rows = (
+            {"id": sample.id, "skill": described[cluster].name}
+            for sample, cluster in zip(samples, assigned.cluster, strict=True)
+        )
         storage.write_bytes(folder / "probe.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
-        told = {
+        arguments = {
             "reading": reading_to_json(reading),
             "recipe": asdict(recipe),
             "proxy_files": self.proxy_identity if isinstance(self.proxy_identity, dict) else None,
@@ -211,14 +222,15 @@ class LossFinder:
             "seeds": self._seeds(),
             "measure": self.measure,
             "guess_loss": guess,
+            # Clusters without a field for the prompt keep the bytes that they had before the field existed.
             **({} if self.reading.prompt_field is None else {"prompt_field": self.reading.prompt_field}),
         }
         save_clusters(
             folder,
             clusters,
-            encoder=EncoderRecord(kind=KIND, name=self.reading.proxy, arguments=told, dim=points.shape[1]),
+            encoder=EncoderRecord(kind=KIND, name=self.reading.proxy, arguments=arguments, dim=points.shape[1]),
             described=described,
-            tried=[TriedNumber(num_clusters=one.num_clusters, score=one.score) for one in fitted.tried],
+            tried=[TriedNumber(num_clusters=choice.num_clusters, score=choice.score) for choice in fitted.tried],
             criterion=CRITERION if fitted.tried else None,
             encoder_files=_files(folder),
         )
@@ -226,7 +238,11 @@ class LossFinder:
     def _measure(
         self, search: Search, folder: Path, batch: TokenBatch, reading: Reading, recipe: Recipe
     ) -> tuple[Float[np.ndarray, "trial checkpoint sample"], Callable[[float], Float[np.ndarray, "sample feature"]]]:
-        """The fitting samples' losses, and its features for a guess loss."""
+        """Measure the losses of the fitting samples.
+
+        Returns:
+            The losses of the whole texts, and a function that computes the features of the samples for a guess loss.
+        """
         tasks = keyed(
             {
                 "model": TrainedProxies(reading, recipe, (str(trial_folder(folder, number)),), self.measure),
@@ -236,11 +252,11 @@ class LossFinder:
             for number in range(self.trials)
         )
         self._run(search, measure_task, tasks, "measure", "measuring")
-        found = [np.load(task.arguments["out"]) for task in tasks]
-        whole = np.concatenate([one["whole"] for one in found])
+        trials = [np.load(task.arguments["out"]) for task in tasks]
+        whole = np.concatenate([arrays["whole"] for arrays in trials])
         if self.measure == "whole":
             return whole, lambda guess: whole_features(whole)
-        parts = np.concatenate([one["parts"] for one in found])
+        parts = np.concatenate([arrays["parts"] for arrays in trials])
         return whole, lambda guess: parts_features(parts, guess_loss=guess)
 
 
@@ -263,23 +279,23 @@ def loss_tagger(
     """Find skills by loss trajectories.
 
     Args:
-        skills: number of clusters, at least 2; "auto": that in `skills_range` which the curve of the simplified silhouette suggests.
-        skills_range: least and most clusters that "auto" tries.
-        trials: trainings of the proxy, each from a seed of its own; 10 as in the paper.
-        checkpoints: kept of each trial.
-        steps: optimizer steps of each trial, of 64 texts.
-        measure: "whole" or "parts" (`skillshard.taggers.losses.trajectories`); parts need `reading.segment_at`.
-        reading: the proxy, and how the proxy reads texts. A sample without `reading.prompt_field` cannot be tagged.
-        fitting_samples: samples whose trajectories are clustered.
-        lr: highest learning rate.
-        seed: of the trials and of k-means.
-        compute: where trials compute, and how precisely.
-        on_this_machine: False where the device is that of other nodes, and is not looked for here.
-        on_estimate: called before the training with a sentence on how long it will take.
+        skills: Number of clusters, at least 2. "auto" takes the number in `skills_range` at the knee of the simplified silhouette.
+        skills_range: Smallest and largest number of clusters that "auto" tries.
+        trials: Number of trainings of the proxy, each from a different seed. The default is 10, as in the paper.
+        checkpoints: Number of checkpoints of each trial.
+        steps: Number of optimizer steps of each trial, with 64 texts each.
+        measure: "whole" or "parts" (`skillshard.taggers.losses.trajectories`). The value "parts" requires `reading.segment_at`.
+        reading: Proxy, and the way the proxy reads texts. A sample without the field `reading.prompt_field` cannot be tagged.
+        fitting_samples: Number of samples whose trajectories are clustered.
+        lr: Highest learning rate.
+        seed: Seed for the trials and for k-means.
+        compute: Device and precision of the trials.
+        on_this_machine: Whether the device is on this machine. A device of other nodes (False) is not checked.
+        on_estimate: Function that is called before the training with a sentence about the expected time.
 
     Raises:
-        TagsError: numbers or arguments that do not go together.
-        ProxyError: no such device or precision here.
+        TagsError: A number is out of range, or arguments do not fit together.
+        ProxyError: This machine does not have the device or the precision.
     """
     compute = compute.resolved(on_this_machine=on_this_machine)
     _check_numbers(skills, trials, fitting_samples, seed)
@@ -291,7 +307,7 @@ def loss_tagger(
         raise TagsError(f"`{measure=}`: give 'whole' or 'parts'.")
     if measure == "parts" and reading.segment_at is None:
         raise TagsError(
-            "`measure='parts'` leaves out one segment at a time: say where segments end, such as `segment_at=',.'`."
+            "`measure='parts'` leaves out one segment at a time. Give the characters that end a segment, such as `segment_at=',.'`."
         )
     check_schedule(steps=steps, checkpoints=checkpoints, lr=lr)
     return LossFinder(
@@ -312,26 +328,27 @@ def loss_tagger(
 
 
 def time_task(texts: str, reading: Reading, recipe: Recipe) -> Record:
-    """How long a trial will take, measured where it runs."""
+    """Estimate the seconds of a trial in the process in which the trial runs."""
     with one_thread():
         return {"seconds": estimate_s(_encode(reading, orjson.loads(storage.read_bytes(texts))[:512]), recipe)}
 
 
 def train_task(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: str) -> Record:
-    """One trial, on one thread: two side by side use two cores better than one on two."""
+    """Train one trial on one thread."""
+    # Two trials side by side use two cores better than one trial on both, and one thread gives the same bytes after a kill.
     with one_thread():
         train_trial(_encode(reading, orjson.loads(storage.read_bytes(texts))), recipe, seed=seed, folder=Path(folder))
     return {"seed": seed}
 
 
 def _encode(reading: Reading, texts: Sequence[Sequence[Any]]) -> TokenBatch:
-    """Texts with their prompts' numbers of characters, as a proxy reads them; without numbers the reading finds the prompts."""
+    """Encode pairs of a text and the length of its prompt. Without lengths, the reading finds the prompts."""
     prompts = [prompt for _, prompt in texts]
     return reading.encode([text for text, _ in texts], None if None in prompts else prompts)
 
 
 def measure_task(model: TrainedProxies, batch: TokenBatch, out: str) -> Record:
-    """The losses of the fitting samples in one trial."""
+    """Measure the losses of the fitting samples in one trial."""
     arrays = {"whole": model.whole_losses(batch)}
     if model.measure == "parts":
         arrays["parts"] = model.part_losses(batch)
@@ -340,7 +357,7 @@ def measure_task(model: TrainedProxies, batch: TokenBatch, out: str) -> Record:
 
 
 def _files(folder: Path) -> list[str]:
-    """What is kept beside the centroids."""
+    """List the files beside the centroids and model.json."""
     files = (str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
     return [name for name in files if name not in (CENTROIDS, MANIFEST)]
 
@@ -350,7 +367,7 @@ def _check_numbers(skills: int | Literal["auto"], trials: int, fitting_samples: 
         raise TagsError(f"`{skills=}` leaves nothing to tell apart: give 2 or more, or 'auto'.")
     if skills != "auto" and skills > fitting_samples:
         raise TagsError(
-            f"`{skills=}` is more than the {fitting_samples:,} samples whose trajectories are clustered: raise `fitting_samples`."
+            f"`{skills=}` is more than the {fitting_samples:,} samples whose trajectories are clustered. Raise `fitting_samples`."
         )
     if not 1 <= trials <= 100 or fitting_samples < 2 or seed < 0:
         raise TagsError(
