@@ -19,6 +19,7 @@ def is_here(device: str) -> bool:
     >>> is_here("cpu")
     True
     """
+    # `torch.cuda.is_available()` would not see that a number is too large.
     kind, _, number = device.partition(":")
     return kind != "cuda" or int(number or 0) < torch.cuda.device_count()
 
@@ -127,4 +128,5 @@ class MixedPrecision(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         with torch.autocast(tokens.device.type, torch.bfloat16):
             logits: Tensor = self.model(tokens)
+        # bfloat16 has two to three digits, too few for the differences of losses that become edges.
         return logits.float()

@@ -157,6 +157,7 @@ def mix_earlier(
     """
     padded = F.pad(x, (0, 0, len(weights), 0))
     num_positions = x.shape[1]
+    # The first weight belongs to the nearest earlier position, so the starts run backwards.
     starts = range(len(weights) - 1, -1, -1)
     return sum(
         (padded[:, start : start + num_positions] * weight for start, weight in zip(starts, weights, strict=True)),
@@ -181,6 +182,7 @@ def _initialise(model: Proxy) -> None:
             nn.init.normal_(parameter, mean=1.0, std=0.5 if len(parameter) > 1 else 0.0)
         elif name in ("tokens.weight", "places"):
             nn.init.normal_(parameter, std=0.05)
+        # The norms keep their 1 and 0 of PyTorch.
         elif "norm" not in name:
             nn.init.normal_(parameter, std=0.5 / parameter.shape[1] ** 0.5)
         if name.endswith("qkv.weight"):

@@ -33,6 +33,7 @@ class Pretrained(nn.Module):
         return super().train(False)
 
     def forward(self, tokens: Int[Tensor, "batch positions slots"]) -> Float[Tensor, "batch positions vocab"]:
+        # Ordinary text has a single slot.
         logits: Tensor = self.model(input_ids=tokens[:, :, 0]).logits
         return logits
 
@@ -111,6 +112,7 @@ class PretrainedTokens:
     answer_after: str | None = None
 
     def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
+        # Token 0 is as good as any for padding: padded positions have no target, and a causal model does not look ahead.
         tokens = np.zeros((len(texts), self.window - 1, 1), dtype=np.int64)
         targets = np.full((len(texts), self.window - 1), IGNORE, dtype=np.int64)
         prompts = prompts_of(texts, prompts, self.answer_after)
@@ -152,6 +154,7 @@ def pretrained_tokens(place: str, *, window: int, answer_after: str | None) -> P
             f"`proxy={place!r}`: the tokenizer in this directory is not a fast tokenizer, and only a fast tokenizer gives the positions of tokens "
             "in the text. Save a fast tokenizer there with save_pretrained."
         )
+    # A model without a table of positions may name no limit.
     limit = getattr(_open(place, "AutoConfig", "a model's config.json"), "max_position_embeddings", window)
     return PretrainedTokens(place, min(window, limit), answer_after)
 

@@ -77,6 +77,7 @@ class Bytes:
             stretch = slice(self.window) if prompts is None else slice(-self.window, None)
             read, ends = data[stretch], np.arange(1, len(data) + 1)[stretch]
             tokens[row, : len(read)] = np.frombuffer(read, dtype=np.uint8)
+            # A prompt is counted in characters, and a character has one to four bytes.
             prompt_bytes = 0 if prompts is None else len(text[: prompts[row]].encode())
             predicted[row, : len(read)] = predicted_tokens(ends, prompt_bytes)
         batch = text_batch(tokens, pad=PAD)

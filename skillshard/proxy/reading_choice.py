@@ -79,6 +79,7 @@ class ReadingChoice:
 
     def blank_reading(self) -> Reading:
         """Make the reading without texts, which is enough to refuse texts."""
+        # Whether a text has an answer does not depend on words and sizes.
         if self.segment_at is not None:
             return Segments(self.segment_at, self.answer_after or "", (), 1, 1)
         return self.reading([])

@@ -130,6 +130,7 @@ def cut(text: str, *, separators: str, answer_after: str) -> tuple[list[list[str
     >>> cut("Input: b = val a. Output: b = 0.", separators=".:", answer_after="= ")
     ([['Input'], ['b', '=', 'val', 'a'], ['Output'], ['b', '=']], '0')
     """
+    # The mark is read with the prompt, because its words belong to the question, such as `=` in `b =`.
     prompt, mark, rest = text.rpartition(answer_after)
     table = str.maketrans(dict.fromkeys(separators, "\n"))
     segments = [words for part in (prompt + mark).translate(table).split("\n") if (words := part.split())]

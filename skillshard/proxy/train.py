@@ -108,6 +108,7 @@ def learning_rate(step: int, *, steps: int | float, lr: float, warmup: int) -> f
     >>> [round(learning_rate(step, steps=10, lr=1.0, warmup=2), 3) for step in (1, 2, 3, 6, 10)]
     [0.5, 1.0, 1.0, 0.625, 0.125]
     """
+    # `max` guards a training of a single step, and a training without a warm-up, against a division by 0.
     falling = 1.0 if steps == math.inf else (steps - step + 1) / max(steps - warmup, 1)
     return lr * min(step / max(warmup, 1), falling, 1.0)
 
@@ -130,6 +131,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), clip)
+    # The rate is an argument and not a scheduler of PyTorch, so a resumed training has no more state than the step.
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
@@ -196,6 +198,7 @@ def train(
         losses.append(_finite(train_step(model, optimizer, batch, lr=rate, clip=clip), step, lr))
         if eval_every is not None and on_eval is not None and step % eval_every == 0:
             on_eval(step)
+            # A measurement leaves the model in `eval()`.
             model.train()
     if len(losses) < steps - steps_done:
         raise ProxyError(
@@ -295,6 +298,7 @@ def _tensors(batch: TokenBatch, model: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _finite(loss: float, step: int, lr: float) -> float:
+    # Otherwise a diverged training would go on to its end, and its losses would be the edges of a graph.
     if not math.isfinite(loss):
         raise ProxyError(f"the training loss at step {step:,} is {loss}: the trial diverged. Lower lr (it is {lr:g}).")
     return loss

@@ -1,4 +1,4 @@
-"""Taggers: how a sample gets its skill."""
+"""Give each sample of a corpus a skill."""
 
 from skillshard.taggers.clusters.lexical import lexical
 from skillshard.taggers.clusters.saved import SavedClusters

@@ -56,14 +56,14 @@ def agreement_of(table: Mapping[tuple[str, str], int]) -> Agreement:
     """
     if not table:
         raise TagsError("no sample has both a skill and a value to compare the skill with.")
-    found, true = (tuple(sorted({pair[side] for pair in table})) for side in (0, 1))
-    rows, columns = ({name: index for index, name in enumerate(names)} for names in (found, true))
-    counts = np.zeros((len(found), len(true)), np.int64)
+    row_names, column_names = (tuple(sorted({pair[side] for pair in table})) for side in (0, 1))
+    rows, columns = ({name: index for index, name in enumerate(names)} for names in (row_names, column_names))
+    counts = np.zeros((len(row_names), len(column_names)), np.int64)
     for (row, column), num in table.items():
         counts[rows[row], columns[column]] = num
     return Agreement(
-        found=found,
-        true=true,
+        found=row_names,
+        true=column_names,
         counts=counts,
         nmi=nmi(counts),
         ari=ari(counts),
