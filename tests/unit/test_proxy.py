@@ -215,7 +215,7 @@ def test_training_stops_with_a_sentence():
         train(model, [batch], steps=1, lr=1e-3, eval_every=1)
     with torch.no_grad():
         model.head.weight.fill_(math.nan)
-    with pytest.raises(ProxyError, match=re.escape("the training loss at step 1 is nan: the run diverged. Lower lr")):
+    with pytest.raises(ProxyError, match=re.escape("the training loss at step 1 is nan: the trial diverged. Lower lr")):
         train(model, [batch], steps=1, lr=1e-3)
 
 
