@@ -217,7 +217,7 @@ def _publish(work: artefact.Work, parts: Sequence[int]) -> None:
 
 
 def _link(scratch: Path, final: Path) -> None:
-    # A hard link leaves the scratch file in place, so that the records of stage 1 stay true after a kill at this point.
+    # A link or a copy leaves the scratch file in place, so that the records of stage 1 stay true after a kill at this point.
     if scratch.exists() and not final.exists():
         final.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -82,7 +82,7 @@ def test_a_text_without_prompt_or_answer_is_refused(text):
 
 def test_separators_that_cut_everything_are_refused():
     with pytest.raises(
-        ProxyError, match="cut a text into 601 segments of up to 2 words. At most 512 segments of 32 words are read"
+        ProxyError, match=r"cut a text into 601 segments of up to 2 words\. At most 512 segments of 32 words are read"
     ):
         fit_segments(["a " * 600 + "= b"], separators=" ", answer_after="= ")
 
