@@ -9,6 +9,7 @@ import pyarrow.fs as pafs
 
 from skillshard import stores, web
 from skillshard.errors import StorageError, first_line, is_of_a_client
+from skillshard.printable import printable
 
 
 def is_remote(place: str | os.PathLike[str]) -> bool:
@@ -69,6 +70,7 @@ def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
     """
     text = os.fspath(place)
     if not is_remote(text):
+        refuse_bytes(text)
         return pafs.LocalFileSystem(), os.path.abspath(text.removeprefix("file://"))
     try:
         return stores.clients.of(text)
@@ -82,3 +84,13 @@ def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
         raise StorageError(
             f"{public(text)} cannot be opened: {first_line(error)}. Is the address right, and is there a network?"
         ) from error
+
+
+def refuse_bytes(place: str) -> None:
+    """Raise StorageError for a local name that is not UTF-8. Arrow and JSON cannot hold such a name."""
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        raise StorageError(
+            f"{printable(place)}: the name is not valid UTF-8 (shown with \\x for each such byte). Rename the file or directory."
+        ) from None

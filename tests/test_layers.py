@@ -67,7 +67,7 @@ def test_a_file_imports_only_from_its_own_layer_and_those_before(path: Path) -> 
         return
     for name in imports_of(path):
         parts = name.split(".")
-        if parts[0] == "skillshard":
+        if parts[0] == "skillshard" and name != "skillshard.__version__":
             assert layer_of(parts[1]) <= layer_of(home_of(path)), f"{path} imports {name}"
 
 
@@ -88,7 +88,8 @@ def test_no_two_files_need_each_other() -> None:
 @pytest.mark.parametrize("path", [path for path in FILES if "policies" in path.parts or path.name == "order.py"])
 def test_decisions_import_numpy_and_our_own_types_only(path: Path) -> None:
     outside = {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names)
-    fits = {"scipy"} if path.name == "scaling_law.py" else set()  # ADO refits its laws while training runs
+    # ADO refits its laws while training runs, with one thread.
+    fits = {"scipy", "threadpoolctl"} if path.name in ("ado.py", "scaling_law.py") else set()
     assert outside <= {"numpy", "jaxtyping", "skillshard", "orjson"} | fits
 
 

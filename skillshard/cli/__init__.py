@@ -25,7 +25,7 @@ from skillshard import __version__
 from skillshard.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
-from skillshard.cli.options import Verb, names_on_all_nodes
+from skillshard.cli.options import Verb, end_quietly, names_on_all_nodes
 from skillshard.cli.regroup import regroup
 from skillshard.cli.shards import shard, tokens
 from skillshard.cli.show import inspect, verify
@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
             _tell_stopped("", received, arguments)
             raise AssertionError from end  # not reached
         except BrokenPipeError:
-            _end_quietly()
+            end_quietly()
         except Exception as error:
             if os.environ.get(DEBUG) and not isinstance(error, SkillshardError | OSError | MemoryError):
                 traceback.print_exception(error)
@@ -277,10 +277,3 @@ def _command_line(arguments: list[str] | None) -> str:
     if started.suffix == ".py" and started.name != "__main__.py":
         return shlex.join(["python", *sys.argv])
     return f"{program()} {shlex.join(sys.argv[1:])}"
-
-
-def _end_quietly() -> None:
-    """End the process after the reader of the output has gone. The null device takes the rest, so Python prints no complaint."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    sys.exit(128 + signal.SIGPIPE)

@@ -2,7 +2,10 @@
 
 import functools
 import inspect
+import os
 import re
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -524,10 +527,18 @@ class Verb(typer.core.TyperCommand):
 
     given: ClassVar[Given]
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        # A shell expands the home directory in `--out ~/tags` and not in `--out=~/tags`.
+        return super().parse_args(ctx, [re.sub(r"^(--[\w-]+=)~(?=/|$)", _with_home, word) for word in args])
+
     def invoke(self, ctx: Any) -> Any:
         Verb.given = Given(ctx)
         Running.begin(ctx.command.params)
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # click would end with exit code 1, as for an error.
+            end_quietly()
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         # Typer joins the lines of an epilog to a paragraph. Examples must stay one command a line.
@@ -538,6 +549,17 @@ class Verb(typer.core.TyperCommand):
             typer.echo(
                 " Examples:\n" + "\n".join(f"   {line.strip()}" for line in examples.strip().splitlines()) + "\n"
             )
+
+
+def _with_home(match: re.Match[str]) -> str:
+    return match[1] + str(Path.home())
+
+
+def end_quietly() -> None:
+    """End the process after the reader of the output has gone. The null device takes the rest, so Python prints no complaint."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def open_corpus(places: list[str]) -> Any:

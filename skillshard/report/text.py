@@ -223,9 +223,16 @@ def print_line(text: str, *, to_stderr: bool = False) -> None:
     _console(to_stderr).print(printable(text), soft_wrap=True)
 
 
+class _Console(Console):
+    """A console that lets the command line decide what happens after the reader of the output has gone."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console(to_stderr: bool = False) -> Console:
     """Make a console that shows names unchanged: no markup, and no `:smile:` that becomes a picture."""
-    return Console(stderr=to_stderr, markup=False, emoji=False, highlight=False)
+    return _Console(stderr=to_stderr, markup=False, emoji=False, highlight=False)
 
 
 FOLDED_NAME = 12

@@ -55,7 +55,8 @@ def plan(sizes: Sizes, shard_bytes: int) -> list[ShardPlan]:
     for skill, skill_sizes in enumerate(sizes):
         for split, size in zip(SPLITS, skill_sizes, strict=True):
             num_bytes = int(size[BYTES])
-            num_shards = max(1, round(num_bytes / shard_bytes)) if size[SAMPLES] else 0
+            # More shards than samples would be empty shards.
+            num_shards = min(int(size[SAMPLES]), max(1, round(num_bytes / shard_bytes)))
             bounds = hash_bounds(num_shards) if num_shards else []
             shards += [
                 ShardPlan(len(shards) + number, skill, split, number, low, high, num_bytes // num_shards)

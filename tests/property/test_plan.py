@@ -31,7 +31,7 @@ def test_shards_of_a_skill_divide_the_hashes_and_have_about_the_size_that_was_as
     num_bytes: int, shard_bytes: int
 ) -> None:
     sizes = np.zeros((1, 2, 3), np.int64)
-    sizes[0, 0] = (5, 5, num_bytes)
+    sizes[0, 0] = (10**9, 10**9, num_bytes)  # more samples than shards
     shards = plan(sizes, shard_bytes)
     assert all(before.high == after.low for before, after in pairwise(shards))
     assert (shards[0].low, shards[-1].high) == (0, 2**64)
@@ -39,3 +39,12 @@ def test_shards_of_a_skill_divide_the_hashes_and_have_about_the_size_that_was_as
     assert max(spans) - min(spans) <= 1
     assert all(shard.num_bytes == num_bytes // len(shards) for shard in shards)
     assert len(shards) == 1 or 2 / 3 <= num_bytes / len(shards) / shard_bytes <= 3 / 2
+
+
+@settings(deadline=None)
+@given(num_samples=st.integers(0, 50), num_bytes=st.integers(1, 10**6), shard_bytes=st.integers(1, 10**6))
+def test_a_skill_never_has_more_shards_than_samples(num_samples: int, num_bytes: int, shard_bytes: int) -> None:
+    sizes = np.zeros((1, 2, 3), np.int64)
+    sizes[0, 0] = (num_samples, num_samples, num_bytes)
+    shards = plan(sizes, shard_bytes)
+    assert bool(shards) == bool(num_samples) and len(shards) <= num_samples

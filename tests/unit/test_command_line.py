@@ -129,6 +129,38 @@ def test_nobody_who_reads_is_no_error(hostile: Path) -> None:
     assert "Traceback" not in ended.stderr and "BrokenPipe" not in ended.stderr and "error" not in ended.stderr
 
 
+def test_a_reader_that_goes_before_the_end_gives_the_exit_code_of_a_broken_pipe(hostile: Path) -> None:
+    for verb in (("inspect", hostile / "S"), ("inspect", hostile / "S", "--json")):
+        command = [sys.executable, "-m", "skillshard.cli", *map(str, verb)]
+        reading, writing = os.pipe()
+        os.close(reading)
+        ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(writing)
+        assert ended.returncode == 141 and ended.stderr == "", ended
+
+
+def test_the_home_directory_is_expanded_also_behind_an_equals_sign(
+    hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    works("mix", hostile / "S", "--draws", 3, "--out=~/stream.jsonl")
+    assert (tmp_path / "stream.jsonl").exists()
+
+
+def test_a_name_that_is_not_utf8_is_refused_wherever_a_file_is_read_or_written(hostile: Path, tmp_path: Path) -> None:
+    bad = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff")
+    os.mkdir(bad)
+    Path(bad, "graph.json").write_text("{}")
+    for verb in (
+        ("graph", "show", f"{bad}/graph.json"),
+        ("graph", "derive", f"{bad}/graph.json", "--out", tmp_path / "g.json"),
+        ("mix", f"{bad}/S", "--draws", 3),
+        ("fit", f"{bad}/runs.json"),
+        ("synth", "lego", "--k", 3, "--samples", 9, "--out", f"{bad}/L"),
+    ):
+        assert "bad\\xff" in fails(*verb) and "not valid UTF-8" in fails(*verb), verb
+
+
 def test_the_version_is_shown() -> None:
     assert works("--version").startswith("skillshard")
 
