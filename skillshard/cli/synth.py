@@ -1,11 +1,14 @@
 """`skillshard synth`: generate the paper's corpora."""
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.options import Out, Verb, parse_proportions
+from skillshard.cli.words import program
 from skillshard.printable import counted
 
 synth = typer.Typer(help="Generate the paper's synthetic corpora.", no_args_is_help=True)
@@ -43,9 +46,7 @@ def lego(
         places = write_lego(
             out, k=k, num_samples=num_samples, seed=seed, order=order, proportions=parse_proportions(proportions)
         )
-    typer.echo(
-        f"{counted(num_samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with 'skillshard tag metadata {out} --field meta.skill'"
-    )
+    _show_made(num_samples, len(places), out)
 
 
 @synth.command(cls=Verb, epilog="    skillshard synth addition --k 3 --samples 10000 --out corpus")
@@ -72,6 +73,12 @@ def addition(
         places = write_addition(
             out, k=k, num_samples=num_samples, seed=seed, proportions=parse_proportions(proportions)
         )
+    _show_made(num_samples, len(places), out)
+
+
+def _show_made(num_samples: int, num_files: int, out: Path) -> None:
+    """Print what was written, and the command that tags the corpus, as a shell needs it."""
+    command = shlex.join(["tag", "metadata", str(out), "--field", "meta.skill", "--out", f"{out}-tags"])
     typer.echo(
-        f"{counted(num_samples, 'sample')} in {counted(len(places), 'file')} in {out}; tag them with 'skillshard tag metadata {out} --field meta.skill'"
+        f"{counted(num_samples, 'sample')} in {counted(num_files, 'file')} in {out}. Tag the corpus:\n  {program()} {command}"
     )

@@ -69,7 +69,7 @@ def program() -> str:
     `skillshard`, so the words are the path by which this process was started.
     """
     started = Path(sys.argv[0])
-    if started.name == "__main__.py":
+    if started.parts[-3:] == ("skillshard", "cli", "__main__.py"):
         python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
         return f"{python} -m skillshard.cli"
     on_path = shutil.which(started.name)

@@ -11,10 +11,10 @@ import torch
 from skillshard.errors import ProxyError
 from skillshard.loss import IGNORE
 from skillshard.proxy.model import Proxy, ProxyShape, mix_earlier, visible
+from skillshard.proxy.segments import fit_segments
 from skillshard.proxy.train import (
     TokenBatch,
     adamw,
-    answer_batch,
     evaluate,
     learning_rate,
     sample_scores,
@@ -26,7 +26,6 @@ from skillshard.proxy.train import (
 )
 from skillshard.proxy.trial import load_state, save_state
 from skillshard.synthetic.lego import lego_samples, skill_names
-from skillshard.synthetic.lego_tokens import SLOTS, VOCAB, encode_lego
 
 POSITIONS = 6
 
@@ -130,11 +129,22 @@ def test_evaluations_come_after_their_step_and_before_the_next_batch():
 
 def test_a_tiny_run_on_ordered_lego_learns_both_skills():
     samples = list(lego_samples(k=2, num_samples=6000, seed=0, order="chain", proportions="uniform"))
-    data = answer_batch(*encode_lego([sample["text"] for sample in samples], 2))
+    texts = [sample["text"] for sample in samples]
+    reading = fit_segments(texts, separators=",.:", answer_after="= ")
+    data = reading.encode(texts)
     skills = np.array([sample["meta"]["skill"] for sample in samples])
     test_rows = np.arange(len(data)) >= 5600
     holdout = {name: data[np.flatnonzero(test_rows & (skills == name))] for name in skill_names(2)}
-    model = seeded_model(ProxyShape(vocab=VOCAB, positions=3, slots=SLOTS, layers=2, dim=32, heads=2, prefix=3), seed=0)
+    shape = ProxyShape(
+        vocab=reading.vocab,
+        positions=reading.positions,
+        slots=reading.slots,
+        layers=2,
+        dim=32,
+        heads=2,
+        prefix=reading.positions,
+    )
+    model = seeded_model(shape, seed=0)
     before = evaluate(model, holdout)
     train(model, (data[start : start + 32] for start in range(0, 5600, 32)), steps=175, lr=3e-3)
     after = evaluate(model, holdout)
