@@ -87,7 +87,7 @@ class Batch:
 
 
 class MixerState(BaseModel):
-    """The state of a mixer in a checkpoint: the position of the stream and the records before the position."""
+    """The state of a mixer in a checkpoint: the position of the stream and the checksums of the last records before the position."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -114,8 +114,8 @@ class Mixer:
         round_draws: Number of draws of a round, 1 to 2**22. The loader looks for new losses once per round.
         seed: Seed of the order.
         lag: Number of rounds that a decision lags behind the losses. Round r uses the observations made up to the end of round
-            r-1-lag. With 0 the loader waits at the end of each round for the losses. With 1 reading and training overlap, for
-            trainers that prefetch. With "live" a round uses the newest observation and never waits.
+            r-1-lag. With 0 (strict) the loader waits at the end of each round for the losses. With 1 reading and training overlap, which
+            trainers that prefetch need. With "live" a round uses the newest observation and does not wait.
         step_draws: Number of samples of an optimizer step, over all ranks and gradient accumulation. `report` and `state_dict` use
             the number to translate steps into draws.
         wait_s: Maximal waiting time of a round for its losses, in seconds.
@@ -360,7 +360,7 @@ class Mixer:
         """Record the losses measured after `step` optimizer steps.
 
         Args:
-            step: Number of optimizer steps taken. 0 before the first step.
+            step: Number of optimizer steps taken, 0 before the first step.
             losses: Evaluation skill -> loss in nats per token. A policy without evaluation skills reads the training skills. Every skill
                 is required, unless the policy has `may_miss_losses` (static policies, `odm`, `exp3`, `ado`). Then a single skill is
                 enough. The result of `losses_per_skill` must be of the run's kind of losses. The kind of plain numbers is not checked.
@@ -368,10 +368,10 @@ class Mixer:
                 `step_draws` may change between runs.
 
         Raises:
-            ObservationError: Skills are unknown or missing, the report is empty, or a value is not a finite number >= 0. Or the ledger
-                already holds other losses of this draw, or losses of a later draw. Or the draw is more than a round beyond the newest
-                decided round. Or the run begins with initial losses, and the first report is not of draw 0. Or the losses are of
-                another kind.
+            ObservationError: Skills are unknown or missing, the report is empty, or a value is not a finite number >= 0. Another cause is
+                the draw: the ledger already holds other losses of this draw or losses of a later draw, the draw is more than a round
+                beyond the newest decided round, or a run with initial losses begins with another draw than 0. The last cause is another
+                kind of losses.
             LedgerError: The ledger cannot be written, or the run was resumed elsewhere.
         """
         number = whole_number("step", step)

@@ -6,7 +6,7 @@ Three steps turn weights into samples.
    decides which skills are rounded up, largest error first. Weights are fixed-point integers (units of 2**-40), so no float decides.
 2. `interleave`: inside the round, each of the c_i draws of skill i gets a stratum of width n / c_i and a keyed random place in the
    stratum. So every skill is spread evenly over the round: among the first p draws, the number of draws of skill i differs from
-   c_i p / n by less than 1 + k c_i / n (k skills, with a proof in docs/design/0002).
+   c_i p / n by less than 1 + k c_i / n, for k skills. docs/design/0002 has the proof.
 3. `SkillOrder`: inside a skill, epoch e is a permutation keyed by (seed, skill, e). The permutation has three levels: the shards,
    the stripes of `STRIPE_ROWS` rows in a shard, and the rows of a stripe. So reads stay local, and any position is found without
    walking through the positions before.
@@ -136,6 +136,12 @@ def limited_quotas(
     """Divide the draws as `quotas` does, but give no skill more than its `available` draws.
 
     The other skills share the draws that a skill cannot take, in proportion to their weights.
+
+    Args:
+        fixed: Weights in units of 2**-40, as for `quotas`.
+        carry: Draws owed to each skill by earlier rounds, as for `quotas`.
+        num_draws: Number of draws of the round, 1 to 2**22.
+        available: Maximal number of draws of each skill.
 
     Returns:
         Counts with the sum `num_draws`, or with the sum of the available draws if it is smaller, and the new carry.

@@ -455,7 +455,7 @@ class PackedTokens:
         within a very long sample have the same draw. Only the first report is recorded, and a warning names the second report.
 
         Args:
-            step: Number of optimizer steps taken. 0 before the first step.
+            step: Number of optimizer steps taken, 0 before the first step.
             losses: Evaluation skill -> loss in nats per token, as for `Mixer.report`.
             block: Number of blocks that the model has seen. The default is `step * step_blocks`, counted from the last resume, so that
                 `step_blocks` may change between runs.

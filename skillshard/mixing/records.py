@@ -371,7 +371,7 @@ def round_fault(run: RunRecord, record: RoundRecord, number: int, before: RoundR
         run: Run of the ledger.
         record: Round that was read.
         number: Number in the record's name.
-        before: Round before. None for round 0.
+        before: Round before, or None for round 0.
     """
     # A checksum alone does not protect against a record that was edited with a new checksum. So the counts and the epochs are
     # computed again from the weights, which are the only free choice of a round.

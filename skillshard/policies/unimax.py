@@ -41,6 +41,7 @@ class UniMax(Static):
         return {"draws": self.draws, "epochs": self.epochs}
 
     def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
+        # The paper's budget counts draws. Only the ratios matter here, because every round has the same weights.
         shares = unimax_shares(sizes(self.name, num_samples), draws=float(self.draws), epochs=float(self.epochs))
         return (shares / shares.sum()).tolist()
 
