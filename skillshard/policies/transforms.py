@@ -344,7 +344,9 @@ class Smoothing:
 
 
 def smoothing(keep: float) -> Transform:
-    r"""Average the weights over rounds by a running mean, :math:`p_r = a p_{r-1} + (1 - a) q_r`. The first round has the policy's weights.
+    r"""Average the weights over rounds by a running mean, :math:`p_r = a p_{r-1} + (1 - a) q_r`.
+
+    The first round has the policy's weights.
 
     Raises:
         PolicyError: keep (a) is not in [0, 1). Later, the round is unknown.

@@ -53,7 +53,7 @@ def unimax(*, draws: int, epochs: float) -> Policy:
 
     The skills follow in the order of their sizes, smallest skill first. B begins as `draws`, and L is the number of skills. If all
     skills together hold fewer than `draws` / `epochs` samples, every skill passes N epochs and the weights are proportional. The
-    transform `repetition_limit` is an error in this case.
+    transform `repetition_limit` raises an error in this case.
 
     Args:
         draws: Number of samples of the whole run, >= 1, or number of tokens if the mixer's unit is tokens.
