@@ -81,6 +81,7 @@ NEAR = {
         "tests/property/test_order.py",
         "tests/property/test_repetition.py",
         "tests/golden/test_order.py",
+        "tests/property/test_packing.py -k tokens_before_a_draw",
     ],
     "skillshard/mixing/packing.py": [
         "tests/property/test_packing.py",
@@ -94,11 +95,16 @@ NEAR = {
         "tests/adapters/test_masked_prompts.py",
     ],
     "skillshard/fitting/finished.py": ["tests/unit/test_fitting.py", "tests/unit/test_demo.py"],
-    "skillshard/mixing/listing.py": ["tests/contract/test_bad_input.py"],
+    "skillshard/mixing/listing.py": [
+        "tests/unit/test_stream_state.py -k listing",
+        "tests/unit/test_weights.py -k 'repetition or stream'",
+        "tests/contract/test_bad_input.py",
+    ],
     "skillshard/mixing/mixer.py": [
         *LEDGER,
         "tests/unit/test_ledger_believes_nothing.py",
         "tests/unit/test_read_ahead.py",
+        "tests/unit/test_one_line.py",
     ],
     "skillshard/mixing/": [*LEDGER, TOKENS, "tests/unit/test_ledger_believes_nothing.py"],
     "skillshard/shards/cache.py": ["tests/remote/test_cache.py"],

@@ -249,6 +249,23 @@ def test_no_skill_is_drawn_more_often_than_the_repetition_limit(
     assert np.all(drawn <= epochs * np.array(num_samples) + 8)
 
 
+@pytest.mark.parametrize(
+    ("first_draw", "drawn", "num_draws", "draws", "room"),
+    [
+        (0, (0, 0), 8, 10, 4 / 10),  # the whole run is to come, which is more than the round
+        (96, (3, 93), 8, 100, 1 / 8),  # the round is longer than the rest of the run
+        (96, (3, 189), 8, 200, 1 / 16),  # the weights count tokens: 96 draws of the round's kind are 192 draws
+    ],
+)
+def test_the_repetition_limit_spreads_what_is_left_of_a_skill_over_the_draws_that_are_left(
+    first_draw: int, drawn: tuple[int, int], num_draws: int, draws: int, room: float
+) -> None:
+    """Skill 0 has 2 samples, so that 2 epochs are 4 draws."""
+    upcoming = NextRound(first_draw // 8, first_draw, num_draws, (2, 1000), drawn)
+    weights = repetition_limit(2.0, draws=draws).apply(np.array([0.9, 0.1]), upcoming)
+    np.testing.assert_allclose(weights, [room, 1 - room])
+
+
 def test_smoothing_is_a_running_mean_of_rounds() -> None:
     wanted = np.array([1.0, 0.0, 0.0, 0.0])
     np.testing.assert_allclose(smoothing(0.75).apply(wanted, upcoming(2, SKILLS)), [0.325, 0.15, 0.225, 0.3])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.optimize
 
 from skillshard.errors import ObservationError, PolicyError
 from skillshard.graph.skill_graph import SkillGraph
@@ -23,6 +24,7 @@ from skillshard.policies import (
     unimax,
 )
 from skillshard.policies.aioli import Aioli
+from skillshard.policies.scaling_law import fit_scaling_law
 from tests.golden.published import golden
 from tests.golden.test_skill_it import weights_after
 
@@ -320,6 +322,22 @@ def test_ado_by_hand() -> None:
     np.testing.assert_allclose(state["average"], (np.array([0.75, 0.25]) + rho) / 2, rtol=1e-12)
 
 
+def test_a_scaling_law_is_fitted_from_the_best_points_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted law is a point of the grid, so that it is the first start."""
+    starts: list[list[float]] = []
+    unhindered = scipy.optimize.minimize
+
+    def noted(function: Any, start: np.ndarray, *arguments: Any, **named: Any) -> Any:
+        starts.append(start.tolist())
+        return unhindered(function, start, *arguments, **named)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", noted)
+    draws = np.linspace(1e3, 1e5, 40)
+    fit_scaling_law(draws, math.exp(0.5) + math.exp(3.0) * draws**-0.3)
+    assert len(starts) == 4
+    np.testing.assert_allclose(starts[0], [3.0, 0.5, 0.3])
+
+
 def test_ado_finds_the_skill_that_is_still_learning() -> None:
     """On laws that it must fit itself: one loss has nearly stopped, the other falls."""
     policy = ado(warmup_steps=10, refit_steps=20)
@@ -406,6 +424,18 @@ def test_aioli_recovers_a_linear_world_by_hand() -> None:
                 state, Observation(number, dict(zip(skills, losses, strict=True)), int(drawn.sum()), seen, number)
             )
     assert orders == {(0.75, 0.25), (0.25, 0.75)}
+
+
+def test_aioli_learns_nothing_in_its_warm_up() -> None:
+    """Three rounds of warm-up stand where a period before the first one would have its probes."""
+    policy = aioli(eta=1.0, period_rounds=3, sweeps=1, one_hot=0.75, warmup_rounds=3)
+    skills = ("add", "carry")
+    state = policy.observe(policy.init(skills), Observation(0, {"add": 9.0, "carry": 9.0}))
+    for number in range(3):
+        losses, drawn = {"add": 8.0 - number, "carry": 8.9}, {"add": 12 * (number + 1), "carry": 4 * (number + 1)}
+        state = policy.observe(state, Observation(number, losses, 16 * (number + 1), drawn, number))
+    upcoming = NextRound(2, 32, 16, (100, 100), (24, 8))
+    assert policy.weights(state, upcoming).tolist() == [0.5, 0.5]
 
 
 def test_aioli_steps_along_the_sums_of_its_rows() -> None:

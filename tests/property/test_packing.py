@@ -243,6 +243,14 @@ def test_a_stream_that_ends_ends_with_a_block_filled_up_and_loses_no_token(
     assert sum(int(batch.skill_tokens.sum()) for batch in batches) == len(tokens)
 
 
+def test_the_expected_draws_of_a_block_count_the_separator_of_each_sample(uneven: Counted, tmp_path: Path) -> None:
+    num_samples = sum(len(found) for found in uneven.shards.train.values())
+    for separator, extra in ((None, 0), (EOS, 1)):
+        one = packed(uneven, tmp_path / str(extra), policy=proportional(), separator=separator, block_tokens=50)
+        num_tokens = sum(found.num_tokens for found in one._tokens)
+        assert one.draws_per_position == pytest.approx(50 * num_samples / (num_tokens + extra * num_samples))
+
+
 # ------------------------------------------------------------------------------------------------- weights in tokens
 
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -393,3 +394,13 @@ def test_a_shard_set_that_reads_ahead_can_be_pickled(
     again = pickle.loads(pickle.dumps(remote))
     assert texts(again) == texts(remote) == texts(shards)
     assert server.asked["/train/add/000000.tar"] == 1
+
+
+def test_a_file_of_the_cache_is_for_whoever_the_umask_lets_read_and_for_nobody_to_execute(tmp_path: Path) -> None:
+    umask = os.umask(0o002)
+    try:
+        cache = Cache(tmp_path / "cache", None)
+        (wanted,) = fill(cache, tmp_path, b"a" * 100)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((cache.folder / wanted.digest).stat().st_mode) == 0o664

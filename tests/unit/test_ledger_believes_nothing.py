@@ -151,6 +151,36 @@ def test_a_record_with_a_checksum_of_its_own_must_still_agree_with_itself_and_th
     assert len(verify_ledger(build(shards, tmp_path).ledger)) >= 1
 
 
+def test_a_round_with_a_checksum_of_its_own_that_begins_later_than_its_number_says_is_refused(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    trained(shards, tmp_path)
+    path = path_of(tmp_path, "rounds", 5)
+    record = json.loads(path.read_text())
+    later = {**record, "first_draw": record["first_draw"] + 64, "checksum": ""}
+    path.write_bytes(RoundRecord.model_validate(later).to_bytes())
+    with pytest.raises(LedgerError, match=r"is round 5 from draw 384 on, as its name does not say: it was changed"):
+        build(shards, tmp_path).round(5)
+
+
+@pytest.mark.parametrize("number", [-1, 2**62, 2**62 + 1])
+def test_a_round_holds_only_numbers_of_draws_that_can_be(shards: ShardSet, tmp_path: Path, number: int) -> None:
+    trained(shards, tmp_path)
+    record = json.loads(path_of(tmp_path, "rounds", 5).read_text())
+    drawn = [number, *record["drawn_before"][1:]]
+    with pytest.raises(ValueError, match=rf"drawn_before holds {number}: expected numbers from 0 to 2\*\*62"):
+        RoundRecord.model_validate({**record, "drawn_before": drawn, "checksum": ""})
+
+
+def test_a_lost_round_far_before_the_next_one_is_noticed_before_the_next_one_is_decided(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    trained(shards, tmp_path)
+    path_of(tmp_path, "rounds", 2).unlink()
+    with pytest.raises(LedgerError, match=r"rounds/00000002\.json is missing"):
+        build(shards, tmp_path).round(6)
+
+
 def test_an_observation_that_was_put_in_place_of_a_used_one_is_noticed_when_the_next_round_is_decided(
     shards: ShardSet, tmp_path: Path
 ) -> None:

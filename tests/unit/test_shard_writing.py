@@ -1,5 +1,6 @@
 """What `write_shards` does beside a second run of itself, and where a set would have too many shards."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 from skillshard import taggers
 from skillshard.corpus import Corpus
 from skillshard.errors import ShardError
+from skillshard.execution import silent
 from skillshard.shards import write
-from skillshard.shards.read import ShardSet
+from skillshard.shards.read import ShardSet, SkillShards
 from tests.conftest import HERE, lines, samples, tag_and_shard, write_corpus
 
 
@@ -71,3 +73,34 @@ def test_texts_of_any_number_of_tar_blocks_are_read_and_pass_verification(tmp_pa
     assert ShardSet.open(shards.root).verify() == []
     found = {sample.id: sample.text for of in (shards.train, shards.holdout) for sample in of["add"]}
     assert found == texts
+
+
+def test_a_shard_has_64_mebibytes_where_nothing_else_is_asked_for() -> None:
+    assert signature(write.write_shards).parameters["shard_bytes"].default == 64 * 2**20
+
+
+def test_copies_are_found_in_as_many_tasks_as_there_are_ranges_of_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """80 texts in ranges of at most 30 are three tasks; the last range is not full."""
+    corpus, tags = tagged(tmp_path)
+    monkeypatch.setattr(write, "TEXTS_PER_RANGE", 30)
+    stages: dict[str, int] = {}
+
+    def on_stage(name: str, num: int) -> Any:
+        stages[name] = num
+        return silent(name, num)
+
+    write.write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, backend=HERE, on_stage=on_stage)
+    assert stages["finding copies"] == 3
+
+
+def test_who_reads_a_skill_from_the_beginning_asks_for_each_next_shard_in_time(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(SkillShards, "prefetch", lambda self, shard: asked.append(shard))
+    of_skill = shards.train["add"]
+    num_shards = len(of_skill.shard_rows)
+    assert num_shards > 2 and len(list(of_skill)) == len(of_skill)
+    assert asked == list(range(1, num_shards))

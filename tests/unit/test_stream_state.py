@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from skillshard.mixing import mixer as mixer_module
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.listing import list_draws
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
+from skillshard.mixing.records import open_records
 from skillshard.mixing.rounds import wait_for
 from skillshard.policies import odm, stratified
 from skillshard.shards.read import ShardSet
@@ -141,3 +145,23 @@ def test_waiting_looks_less_and_less_often_and_ends_in_time(monkeypatch: pytest.
     del pauses[:]
     assert wait_for(lambda: len(pauses) == 3, 3.0)
     assert len(pauses) == 3
+
+
+def test_a_look_at_a_round_that_another_process_has_decided_is_never_too_far(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever this process has in memory: the limit counts from the newest round of the ledger."""
+    monkeypatch.setattr(mixer_module, "DRAWS_AHEAD", 0)
+    behind, ahead = mixer(shards, tmp_path), mixer(shards, tmp_path)
+    for number in range(30):
+        ahead.round(number)
+    assert mixer_module.ROUNDS_AHEAD < 20
+    assert behind.batch(20 * 50, 3).text == ahead.batch(20 * 50, 3).text
+
+
+def test_a_listing_decides_the_rounds_of_its_draws_and_no_further_round(shards: ShardSet, tmp_path: Path) -> None:
+    listing = list_draws(
+        shards, policy=stratified(), first=20, num=20, seed=0, round_draws=10, repeat="epochs", ledger=tmp_path
+    )
+    assert listing.num_draws == 20
+    assert open_records(DirectoryLedger(tmp_path)).rounds.num() == 4
