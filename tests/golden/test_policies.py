@@ -431,10 +431,10 @@ def test_aioli_learns_nothing_in_its_warm_up() -> None:
     policy = aioli(eta=1.0, period_rounds=3, sweeps=1, one_hot=0.75, warmup_rounds=3)
     skills = ("add", "carry")
     state = policy.observe(policy.init(skills), Observation(0, {"add": 9.0, "carry": 9.0}))
-    for number in range(3):
-        losses, drawn = {"add": 8.0 - number, "carry": 8.9}, {"add": 12 * (number + 1), "carry": 4 * (number + 1)}
-        state = policy.observe(state, Observation(number, losses, 16 * (number + 1), drawn, number))
-    upcoming = NextRound(2, 32, 16, (100, 100), (24, 8))
+    for number, (add, carry) in enumerate([(12, 4), (16, 16), (28, 20)]):
+        losses = {"add": 8.0 - number, "carry": 8.9 - 0.1 * number}
+        state = policy.observe(state, Observation(number, losses, add + carry, {"add": add, "carry": carry}, number))
+    upcoming = NextRound(2, 32, 16, (100, 100), (16, 16))
     assert policy.weights(state, upcoming).tolist() == [0.5, 0.5]
 
 
