@@ -276,11 +276,24 @@ def _count_try(tries: Counter[str], task: Task, error: BaseException) -> None:
     """
     tries[task.key] += 1
     if tries[task.key] == MAX_TRIES:
-        why = str(error) if isinstance(error, OSError) else repr(error)
         raise ExecutionError(
-            f"task {task.key} failed {MAX_TRIES} times, the last time because: {why.rstrip('.')}. What is done is kept: mend "
+            f"task {task.key} failed {MAX_TRIES} times, the last time because: {_cause(error).rstrip('.')}. What is done is kept: mend "
             "the cause and run the same command again."
         ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return the cause of a failed task in one line. Ray puts the whole traceback of a failed import into its text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "failed to import on the worker" in str(error) or isinstance(error, ImportError):
+        return f"a node cannot import a package that the task needs ({lines[-1]}); install skillshard with the same extras on every node"
+    return (
+        str(error)
+        if isinstance(error, OSError)
+        else repr(error)
+        if len(lines) < 2
+        else f"{type(error).__name__}: {lines[0]}"
+    )
 
 
 def _run_on_ray(

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from skillshard import execution
 from skillshard.errors import ExecutionError
-from skillshard.execution import MAX_TRIES, Backend, keyed, run
+from skillshard.execution import MAX_TRIES, Backend, Task, keyed, run
 from tests.commands import finish, marked, start, works
 from tests.conftest import lines, samples, tree
 from tests.tokenizers_trained import byte_tokenizer, save
@@ -231,6 +233,19 @@ def test_a_task_whose_worker_dies_is_tried_again(work: Path) -> None:
     found = run(work_that_dies.square, tasks, backend=Backend(workers=2), records=str(work / "records"))
     assert [record["square"] for record in found] == [at * at for at in range(12)]
     assert tries_of(work)["3"] == 3
+
+
+def test_a_node_without_the_package_is_one_sentence_without_a_traceback() -> None:
+    """The text is the one of Ray for an actor, whose class the node could not import."""
+    error = RuntimeError(
+        "The actor with name _Keeper failed to import on the worker. This may be because needed library dependencies are not installed in "
+        "the worker environment:\n\nTraceback (most recent call last):\n  File \"x.py\", line 1\nModuleNotFoundError: No module named 'skillshard'\n"
+    )
+    tries, task = Counter({"000001": MAX_TRIES - 1}), Task("000001", {})
+    with pytest.raises(ExecutionError) as caught:
+        execution._count_try(tries, task, error)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+    assert "No module named 'skillshard'); install skillshard with the same extras on every node" in str(caught.value)
 
 
 def test_deaths_of_many_tasks_are_not_added_up(work: Path) -> None:
