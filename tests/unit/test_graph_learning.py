@@ -232,7 +232,7 @@ def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -
         ({"eval_every": 5}, "`eval_every=5`: losses are measured every so many steps"),
         (
             {"segment_at": ","},
-            "`segment_at` reads a text as segments and predicts a word of answer: .* `answer_after='= '`",
+            "`segment_at` reads a text as segments and predicts a word of answer. .* `answer_after='= '`",
         ),
         ({"answer_after": "=> "}, r"sample \d+ \('.*'\) of skill 'add' cannot be read: there is nothing behind '=> '"),
         (
