@@ -1,7 +1,7 @@
 """List all entries under a directory or all matches of a glob, also hidden files, pipes, devices and broken links.
 
-The standard library lists local directories, because names need not be UTF-8, and because a pipe or a device must be recognized: a
-reader of a pipe would wait forever.
+The standard library lists local directories, because local names need not be UTF-8. The listing recognizes pipes and devices, because
+a reader of a pipe would wait forever.
 """
 
 import glob

@@ -8,7 +8,7 @@ Each left-out file is counted under its kind. Reasons to leave a file out:
 - The file belongs to an artefact of this project (tags, shards or ledgers inside the corpus directory).
 - The suffix is not a format of a corpus.
 
-A directory is refused if a choice would be a guess: several splits of a saved `DatasetDict`, known formats in an unknown
+A directory is refused if a choice would be a guess. Examples are several splits of a saved `DatasetDict`, known formats in an unknown
 compression, and tables with a log that cannot be followed.
 """
 

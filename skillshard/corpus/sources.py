@@ -52,8 +52,8 @@ class PlainSource:
 class DecompressedSource:
     """Decompressed bytes of a file from its start. All bytes before a damage are delivered, and then `damage` is set.
 
-    The read that meets a damage returns no bytes in pyarrow. The file is then opened again and the last stretch is read byte by byte,
-    so the delivered bytes do not depend on the size of the reads.
+    The read that meets a damage returns no bytes in pyarrow. The file is then opened again, and the last stretch is read byte by byte.
+    So the delivered bytes do not depend on the size of the reads.
     """
 
     def __init__(self, place: str, compression: str) -> None:

@@ -3,9 +3,8 @@
 The key is the path of a member up to the first dot of the last part. The standard library reads a tar as a stream, with one sample
 in memory at a time. Other members of a sample (images, pickles) are passed over and never opened.
 
-Some members belong to no sample. Such a member neither begins nor ends a sample, and is counted: hidden members (macOS packs a
-`._NAME` before each NAME), members without a suffix, `__NAME__` of webdataset, and descriptions of the data set (README.md,
-LICENSE.txt).
+Some members belong to no sample: hidden members (macOS packs a `._NAME` before each NAME), members without a suffix, `__NAME__` of
+webdataset, and descriptions of the data set (README.md, LICENSE.txt). Such a member is counted, and neither begins nor ends a sample.
 """
 
 import tarfile
