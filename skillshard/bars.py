@@ -73,6 +73,7 @@ class Stage:
     @property
     def done(self) -> float:
         """Number of finished tasks, plus the finished shares of running tasks."""
+        # A copy of the values, because another thread may add a share in the meantime.
         return float(min(self.num_done + sum(list(self.shares.values())), self.num or 1))
 
     @property
@@ -87,6 +88,7 @@ class Stage:
         >>> stage.left_s
         120.0
         """
+        # Tasks of an earlier command took no time in this command, so they do not count for the speed.
         since_s, done_then = self.first_part or (self.started_s, float(self.num_found))
         done_since = self.done - done_then
         if self.num_done >= (self.num or 1) or done_since <= 0:
@@ -140,6 +142,7 @@ class Bars:
         self._next_line_s = time.monotonic() + SECONDS_BETWEEN_LINES
         self._num_ended = 0
         self._ended = threading.Event()
+        # A thread, so that the bars move while a library works for minutes. A daemon, so that it never keeps a process alive.
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._live: Any = None
 
@@ -163,7 +166,7 @@ class Bars:
         if self._live is not None:
             self._live.stop()
         if self._of_command and kind is not None and issubclass(kind, KeyboardInterrupt):
-            raise Stopped(self._where_stopped()) from None
+            raise Stopped(self._where_stopped()) from None  # the traceback of Ctrl-C says nothing to a user
 
     def stage(self, name: str, num: int) -> Stage:
         """Begin a stage. The returned `skillshard.execution.Watcher` receives the news of the stage's tasks."""

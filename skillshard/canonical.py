@@ -34,7 +34,9 @@ def from_json(data: bytes, place: str | os.PathLike[str]) -> Any:
 
 def first_fault(error: ValidationError) -> str:
     """Describe the first fault of a JSON file that does not fit its model, with the position of the fault in the file."""
-    fault = error.errors(include_url=False)[0]
+    fault = error.errors(include_url=False)[
+        0
+    ]  # without the link to pydantic's documentation, which means nothing to a user
     where = ".".join(map(str, fault["loc"]))
     got = f", got {fault['input']!r}" if isinstance(fault["input"], str | int | float) else ""
     return f"{where}: {fault['msg']}{got}" if where else fault["msg"]
@@ -46,6 +48,7 @@ def digest(data: bytes | memoryview | mmap.mmap) -> str:
     >>> digest(b"skill")
     'd48a3536c201ca8e3ea8a9b7351e5067'
     """
+    # xxh3 is stable since version 0.8 of xxhash. With SHA-256 the writing of shards would take a quarter more time.
     return xxhash.xxh3_128_hexdigest(data)
 
 

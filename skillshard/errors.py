@@ -106,6 +106,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     >>> did_you_mean("zebra", ("arithmetic", "code"))
     ''
     """
+    # The default cutoff of 0.6 finds one or two wrong letters in a word, and rarely an unrelated word.
     close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

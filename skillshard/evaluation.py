@@ -139,6 +139,7 @@ def _measured(measured: tuple[Any, Any], num: int) -> tuple[Float[np.ndarray, " 
 def _loss(
     skill: str, nats: Float[np.ndarray, " sample"], tokens: Float[np.ndarray, " sample"], reduction: Reduction
 ) -> Loss:
+    # Checked sample by sample: in a mean, one NaN would hide the sample that has it.
     bad = np.flatnonzero(~(np.isfinite(nats) & (nats >= 0) & np.isfinite(tokens) & (tokens >= 0)))
     if len(bad):
         number = int(bad[0])

@@ -242,7 +242,9 @@ def _run_in_pool(
                     failures.add(task, event.value)
                 else:
                     _count_try(tries, task, event.value or ChildProcessError(_DIED))
-                    waiting.appendleft(task)
+                    waiting.appendleft(
+                        task
+                    )  # first in the line, so that a broken task fails early and not after all others
     failures.raise_earliest()
 
 

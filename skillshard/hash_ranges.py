@@ -12,6 +12,7 @@ def hash_bounds(num_ranges: int) -> list[int]:
     >>> hash_bounds(2) == [0, 1 << 63, HASH_SPACE]
     True
     """
+    # In Python's integers, because the product does not fit into 64 bits.
     return [HASH_SPACE * number // num_ranges for number in range(num_ranges + 1)]
 
 

@@ -76,6 +76,7 @@ class WholeStream(Dataset[dict[str, Any]]):
     def __init__(self, stream: Stream) -> None:
         refuse_for_trainer(stream, "accelerate")
         self.stream = stream
+        # Rank 0 of 1, because accelerate divides the batches among the processes.
         self._whole = dataset_of(stream, rank=0, world_size=1)
 
     def __len__(self) -> int:
@@ -205,6 +206,7 @@ def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int) -> Mode
     def loss(texts: list[str], prompts: list[int] | None = None) -> tuple[Tensor, Tensor]:
         batch = _padded(tokenizer, read_tokens(tokenizer, texts, max_tokens=max_tokens, prompts=prompts), None)
         ids, mask, predicted = (tensor.to(device) for tensor in (batch.ids, batch.mask, batch.predicted))
+        # The mode is restored afterwards, because the caller may be in the middle of a training.
         training = model.training
         model.eval()
         with torch.inference_mode():
@@ -305,6 +307,7 @@ class MixerCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> TrainerControl:
+        # The loader exists already, but nothing has been read: the stream can still be moved.
         self._check(args, given["train_dataloader"].dataset)
         if state.global_step:
             resume(self.stream, self._saved(args, state.global_step))

@@ -67,7 +67,7 @@ class MixedData(LightningDataModule):
             processes=trainer.world_size,
             accumulated=trainer.accumulate_grad_batches,
         )
-        self._begin(trainer)
+        self._begin(trainer)  # before the dataset is made: the position of the stream must be final
         dataset = dataset_of(self.stream)
         return DataLoader(
             dataset,

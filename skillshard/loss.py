@@ -62,6 +62,7 @@ class LossKind(BaseModel):
                 f"LossKind: {name}: {fault['msg']}, got {fault['input']!r}. Give reduction='per_sample' or 'per_token', and at most "
                 "one of answer_after and prompt_field, each a text of at least one character."
             ) from error
+        # Not a validator of pydantic, whose errors would not be errors of skillshard.
         if self.answer_after is not None and self.prompt_field is not None:
             raise ObservationError(
                 f"answer_after={self.answer_after!r} and prompt_field={self.prompt_field!r} both say where the prompt ends: give one of the two."

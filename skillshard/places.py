@@ -78,7 +78,9 @@ def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
         if web.is_web(text):
             raise StorageError(f"{public(text)}: over http files can be read, not listed or written.") from error
         raise StorageError(f"{public(text)} cannot be opened: {first_line(error)}.") from error
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # the client library of a store may raise any class; mistakes of this code are raised unchanged
         if not is_of_a_client(error):
             raise
         raise StorageError(

@@ -204,6 +204,7 @@ def read_part(place: str) -> Iterator[TagRow]:
     storage.refuse_special(place)
     try:
         with pq.ParquetFile(place) as file:
+            # A Parquet file of another program would otherwise fail somewhere in the middle of a shard.
             if not file.schema_arrow.equals(SCHEMA):
                 raise TagsError(f"{place} has columns {file.schema_arrow.names}, tags have {SCHEMA.names}. {_ANEW}")
             for batch in file.iter_batches(ROWS_PER_GROUP):
@@ -216,6 +217,7 @@ def read_part(place: str) -> Iterator[TagRow]:
 
 def write_part(place: str, rows: Iterable[TagRow]) -> None:
     """Write one part, whole or not at all, in row groups of bounded size."""
+    # Rows are collected to groups of a fixed size, because the size of the groups is part of the bytes.
     with storage.writing(place) as part, pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
         waiting: list[TagRow] = []
         for row in rows:

@@ -212,8 +212,9 @@ class StreamShare(Dataset[T], ABC):
         return length
 
     def __bool__(self) -> bool:
-        return True
+        return True  # without this method, `if dataset:` would ask for the length
 
+    # Python would make an iterator of `__getitem__`, and a loop over the dataset would take samples in silence.
     def __iter__(self) -> NoReturn:
         refuse_walk(type(self).__name__, self._words.variable)
 
@@ -221,6 +222,7 @@ class StreamShare(Dataset[T], ABC):
         """Read one sample or block to look at. The position of the loader does not matter, and the stream does not move."""
         return self.at(one_index(index, type(self).__name__))[0]
 
+    # PyTorch's fetcher calls `__getitems__`, if a dataset has the method, with the indices of a whole batch.
     def __getitems__(self, indices: Sequence[int]) -> Sequence[T]:
         return self.read(indices)
 
@@ -240,6 +242,7 @@ class StreamShare(Dataset[T], ABC):
             RoundError, LedgerError: The stream cannot start, as `Mixer.check_start` describes.
         """
         positions = np.asarray(indices, np.int64)
+        # Without workers, the start is checked once for each position and generation, and not for every batch.
         if get_worker_info() is None and (self._last is None or self._place() != self._last_place):
             self.stream.check_start(rank=self.rank if rank is None else rank)
         self._check_order(positions, processes, name or type(self).__name__)
@@ -348,12 +351,14 @@ class StreamShare(Dataset[T], ABC):
         Raises:
             LedgerError: The state is of another run, rank or world size.
         """
+        # `first` differs by design: the state was saved in the middle of the run.
         for name, now in self.state_dict().items():
             if name != "first" and state[name] != now:
                 raise LedgerError(
                     f"this loader's state is of {name} {state[name]}, and here {name} is {now}. A StatefulDataLoader goes on with the "
                     f"run, rank and world size that it had; to change them, resume by {self._words.variable}.load_state_dict() alone."
                 )
+        # The present position is kept beside the loaded one: once the stream is moved, the loaded position is no longer valid.
         self._loaded = self.stream.position, int(state["first"])
         self._last = None
         self._begun.fill_(-1)
@@ -372,6 +377,7 @@ def endless(name: str, *, losses_decide: bool = False) -> int:
     Raises:
         LengthError: The caller is not a sequential sampler.
     """
+    # The code object is compared and not a name, so that another function called `__iter__` does not pass.
     frame = sys._getframe(1)
     for _ in range(FRAMES_SEARCHED):
         if frame.f_code is SequentialSampler.__iter__.__code__:
@@ -431,6 +437,7 @@ def world_size() -> int:
 
 
 def _of_environment(name: str, default: str) -> int:
+    # An unreadable rank is an error and never 0: two ranks 0 would train on the same samples.
     number = os.environ.get(name, default)
     if not re.fullmatch(r"\d+", number):
         raise PolicyError(f"the environment says {name}={number!r}: it must be a whole number, as torchrun sets it.")
@@ -612,7 +619,7 @@ def _on_every_rank(stream: Stream, go_on: Callable[[int | None], None], verb: st
     fault, generation = outcome[0]
     if fault is not None:
         raise LedgerError(f"rank 0 could not {verb}: {fault}")
-    if not is_first and generation:
+    if not is_first and generation:  # generation 0: rank 0 had nothing to begin, and the others have nothing to join
         go_on(generation)
 
 
@@ -629,6 +636,7 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
         return rank, world_size
     if _several():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    # torchrun has started several processes, and each would take the whole stream as rank 0 of 1.
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise PolicyError(
             f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']}, but torch.distributed is not initialised: call "

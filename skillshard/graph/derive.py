@@ -19,6 +19,7 @@ def derived(train_skills: Sequence[str], eval_skills: Sequence[str], learned: Le
         eval_skills=list(eval_skills),
         edges=result.edges.tolist(),
         standard_errors=None if result.standard_errors is None else result.standard_errors.tolist(),
+        # From the losses and not from the new edges, so that the list is the same for every rule.
         not_improved=[gain.skill for gain in own_gains(train_skills, eval_skills, learned) if gain.nats <= 0],
         loss=learned.loss_kind,
         learned=learned.model_copy(update=rule_of(rule)),

@@ -149,6 +149,7 @@ def learn_graph(
     kind = LossKind(reduction=reduction, answer_after=reading.answer_after, prompt_field=reading.prompt_field)
     schedule = _schedule(lr_warmup, warmup_steps, steps, for_steps)
     backend = backend or Backend()
+    # Resolved before the keys are made: "auto" on two machines may be two devices, and the losses of both differ.
     compute = compute.resolved(on_this_machine=backend.ray_address is None)
     eval_skills = _eval_skills(eval_shards or shards, targets)
     seeds = list(range(seed, seed + num_seeds))
@@ -235,8 +236,8 @@ def _train(
         cost = _cost(needed, missing, backend, records_folder)
         if budget_s is not None and cost.seconds > budget_s:
             raise GraphError(
-                f"{cost.sentence}, and `budget_s` allows {said_s(budget_s)}. Raise it, or take fewer seeds (`num_seeds`), or `steps` and `warmup_steps` shorter by a "
-                f"factor of {cost.seconds / budget_s:.1f}."
+                f"{cost.sentence}, and `budget_s` allows {said_s(budget_s)}. Raise `budget_s`, take fewer seeds (`num_seeds`), or divide `steps` and "
+                f"`warmup_steps` by {cost.seconds / budget_s:.1f}."
             )
         on_estimate(cost.sentence)
     # On a GPU an actor keeps its process, because the start of CUDA takes longer than a short trial.
@@ -284,6 +285,7 @@ def _check_numbers(
         raise GraphError(
             f"`{eval_every=}`: losses are measured every so many steps, at least 1 and at most `{steps=}`."
         )
+    # Checked before anything is read, since the first reading of large shards takes minutes.
     if for_steps is not None and for_steps < warmup_steps + steps:
         raise GraphError(
             f"`{for_steps=}` is shorter than warm-up and trial, {warmup_steps:,} + {steps:,} steps: their learning rate would be 0 "

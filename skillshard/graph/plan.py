@@ -31,7 +31,7 @@ def parse_method(word: str) -> Method:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial: one training of the proxy.
+    """A single training of the proxy.
 
     Attributes:
         trained_on: Skills of the training, in the order of their names.
@@ -52,11 +52,11 @@ class Trial:
 def plan_trials(
     method: Method, train_skills: Sequence[str], eval_skills: Sequence[str], *, batch_size: int, seeds: Sequence[int]
 ) -> list[Trial]:
-    """Plan the trials of a method. Trials of the first seed come first, and a trial comes before the trials that are compared with it.
+    """Plan the trials of a method. The first seed comes first, and trials for comparison come before the compared trials.
 
     - linear (Algorithm 3): each training skill alone.
     - brute-force (Algorithm 2): each evaluation skill alone, and with each other training skill, half and half.
-    - leave-one-out (not in the paper): all training skills, and all skills but one. Each remaining skill has as many samples as before.
+    - leave-one-out (not in the paper): all training skills, and all but a single skill. The other skills have as many samples as before.
 
     Args:
         method: Method, as above.
@@ -84,6 +84,7 @@ def plan_trials(
     # Leave-one-out trials divide the batch size by the same number, so that every skill has equally many samples in all trials.
     widest = max(map(len, sets))
     return [
+        # -(-a // b) rounds up. Names are sorted, because the key of a trial must not depend on the order of the skills.
         Trial(tuple(sorted(skills)), -(-batch_size // (widest if method == "leave-one-out" else len(skills))), seed)
         for seed in seeds
         for skills in sets
@@ -107,6 +108,7 @@ def _training_sets(
         return [(skill,) for skill in train_skills]
     if method == "leave-one-out":
         return [train_skills, *(tuple(skill for skill in train_skills if skill != left) for left in train_skills)]
+    # A pair serves both directions: the losses of both skills are measured in the same trial.
     pairs = [pair for pair in combinations(train_skills, 2) if set(pair) & set(eval_skills)]
     return [*((skill,) for skill in eval_skills), *pairs]
 

@@ -119,6 +119,7 @@ def statistics(
         Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, section 2.1 (density; complete and empty graphs).
     """
     positive, between = edges > 0, ~is_same(train_skills, eval_skills)
+    # A single seed has no standard error. Errors of 0 would make every edge certain.
     uncertain = None if standard_errors is None or num_seeds < 2 else is_uncertain(edges, standard_errors, num_seeds)
     certain = None if uncertain is None else _share(positive & ~uncertain, between)
     if gains is None:

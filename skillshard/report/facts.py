@@ -277,6 +277,7 @@ def run_facts(ledger: DirectoryLedger) -> RunFacts:
     if newest is not None:
         drawn = [before + count for before, count in zip(newest.drawn_before, newest.counts, strict=True)]
         skills = [
+            # The run records the number of samples of each skill at its start, so the shards are not needed.
             RunSkill(name=name, weight=weight, num_drawn=num, epochs=num / num_samples)
             for name, weight, num, num_samples in zip(run.skills, newest.weights, drawn, run.num_samples, strict=True)
         ]
@@ -354,6 +355,7 @@ def gains_in(graph: GraphFile) -> list[Gain]:
 
 def conclusion_of(graph: GraphFile, numbers: Statistics) -> str:
     """Return the recommendation that follows from the density, or the reason why the edges mean nothing."""
+    # A threshold without effect comes first: its graph is all 0 or all 1, and the density would be taken for a result.
     return _out_of_reach(graph) or numbers.sentence
 
 

@@ -216,7 +216,7 @@ def test_a_pretrained_proxy_is_known_by_its_content_and_needs_no_warm_start(
 def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(
-        GraphError, match=r"4 trials, 8,002 steps in all: about .*, and `budget_s` allows 1 s\. Raise it"
+        GraphError, match=r"4 trials, 8,002 steps in all: about .*, and `budget_s` allows 1 s\. Raise `budget_s`"
     ):
         learn(shards, tmp_path / "graph.json", steps=2_000, budget_s=1.0, on_estimate=said.append)
     assert said == [] and not list((tmp_path / "graph.runs").glob("warm-*"))
