@@ -38,7 +38,7 @@ def resolve_device(device: str, *, on_this_machine: bool = True) -> str:
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".
-        on_this_machine: Whether the device is on this machine. A device of other nodes (False) is not checked.
+        on_this_machine: Whether the device is on this machine. With False, the device is on other nodes and is not checked.
 
     Raises:
         ProxyError: This machine does not have the device, or a device of other nodes has a number.

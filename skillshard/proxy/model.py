@@ -30,7 +30,7 @@ class ProxyShape:
         prefix: Number of first positions that see all positions of the prefix, also later positions. With 0 the attention is plain causal
             attention. With a prefix, give no targets before its last position, because the model would see the targets.
         ordered: Whether positions have embeddings. Without embeddings and without shifts, the model does not see the order in the prefix.
-            This suits texts whose order has no meaning, such as shuffled clauses.
+            The value False suits texts whose order has no meaning, such as shuffled clauses.
 
     Raises:
         ProxyError: A number is out of range.
@@ -182,7 +182,7 @@ def _initialise(model: Proxy) -> None:
             nn.init.normal_(parameter, mean=1.0, std=0.5 if len(parameter) > 1 else 0.0)
         elif name in ("tokens.weight", "places"):
             nn.init.normal_(parameter, std=0.05)
-        # The norms keep their 1 and 0 of PyTorch.
+        # The norms keep the initial weights of PyTorch, which are 1.
         elif "norm" not in name:
             nn.init.normal_(parameter, std=0.5 / parameter.shape[1] ** 0.5)
         if name.endswith("qkv.weight"):

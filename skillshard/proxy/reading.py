@@ -15,7 +15,7 @@ from skillshard.errors import ProxyError
 from skillshard.loss import IGNORE, LossKind, no_answer, predicted_tokens, prompt_chars
 from skillshard.proxy.train import TokenBatch, text_batch
 
-# The first number that is no byte.
+# 256 is the first number that is not a byte.
 PAD = 256
 
 

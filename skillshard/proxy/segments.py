@@ -23,7 +23,7 @@ from skillshard.proxy.train import TokenBatch, answer_batch
 
 PAD, UNKNOWN, ASK = range(3)
 SPECIAL = ("", "<unknown>", "<ask>")
-# Bounds the table of embeddings. Rarer words share the token `UNKNOWN`.
+# The limit bounds the table of embeddings. Rarer words share the token `UNKNOWN`.
 MAX_WORDS = 4096
 # More segments or words mean separators that do not fit the texts, and a proxy that would not fit into memory.
 MAX_POSITIONS, MAX_SLOTS = 512, 32

@@ -29,9 +29,9 @@ from skillshard.proxy.pretrained import open_pretrained
 from skillshard.proxy.segments import PAD
 from skillshard.proxy.train import TokenBatch, adamw, seeded_model, train, train_step
 
-# Part of the recipe of every trial: another size gives other losses, and would need a new `TRAINING_VERSION`.
+# The size is part of the recipe of every trial: another size gives other losses, and would need a new `TRAINING_VERSION`.
 BATCH_SIZE = 64
-# Enough for an estimate in minutes.
+# Three steps are enough for an estimate in minutes.
 TIMED_STEPS = 3
 
 
@@ -253,7 +253,7 @@ def _save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step
         return
     with storage.writing(_unfinished(folder, step)) as part, part.open("wb") as file:
         np.savez(file, **_moments(optimizer))  # type: ignore[arg-type]  # numpy's stub sees its own flag in **
-    # Only now: until this state is whole, a killed trial continues from the earlier state.
+    # The earlier state is deleted last, because a killed trial continues from the earlier state until this state is whole.
     for earlier in (folder / "unfinished").glob("*.npz"):
         if earlier != _unfinished(folder, step):
             earlier.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ class FieldTable:
         self._num_rows += 1
 
     def _put(self, path: str, value: str) -> None:
-        # Values with lists of their rows: a field is dropped at once when the values become too many.
+        # A column maps values to rows, so that a field is dropped as soon as the values are too many.
         column = self._columns.setdefault(path, {})
         column.setdefault(value, []).append(self._num_rows)
         if len(value) > MAX_CHARS or len(column) > MAX_VALUES:

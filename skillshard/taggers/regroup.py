@@ -150,7 +150,7 @@ def count_pairs(folders: Sequence[str], part: int, embedded: str | None, place: 
     if embedded is not None:
         vectors = np.load(array_place(embedded, part), mmap_mode="r")
         number = {skill: index for index, skill in enumerate(counts)}
-        # float64, because a sum of millions of float16 numbers would lose the small ones.
+        # The sums are float64, because a sum of millions of float16 numbers would lose the small ones.
         sums = np.zeros((len(counts), vectors.shape[1]))
         for row, skill in enumerate(skills):
             if skill is not None:
@@ -193,7 +193,7 @@ def write_regrouped(folders: Sequence[str], part: int, names: Mapping[str, str],
         _crossed(folders, part),
         strict=True,
     ):
-        # A rejected file has a line for each row of its set that is set aside. Every set advances, also where another set decides.
+        # A file of rejected rows has a line for each row that its set sets aside. So the lines of every set advance, also if another set decides.
         own_lines = [
             next(lines_of_set) if set_row.skill is None else b""
             for set_row, lines_of_set in zip(row_of_sets, rejected, strict=True)

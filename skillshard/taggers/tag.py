@@ -343,7 +343,7 @@ def _refusal(
 def _located(
     refused: Sequence[tuple[int, Rejection]], partition: Partition, reading: Mapping[str, Any]
 ) -> list[Rejection]:
-    """Add the lines to the rejections by the tagger. Only if the tagger rejected a row, the file is read a second time."""
+    """Add the lines to the rejections by the tagger. The file is read a second time only if the tagger rejected a row."""
     unplaced = {number for number, rejection in refused if rejection.line is None and rejection.id is not None}
     limit = reading["max_sample_bytes"]
     lines = line_numbers(partition, unplaced, max_sample_bytes=limit) if unplaced else {}

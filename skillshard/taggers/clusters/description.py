@@ -24,7 +24,7 @@ from skillshard.taggers.tagger import Search
 
 NAMED_BY = 300
 """Number of samples of a cluster from which the name is made."""
-# Two lines of a terminal.
+# A preview takes two lines of a terminal.
 PREVIEW_CHARS = 160
 
 

@@ -29,7 +29,7 @@ from skillshard.taggers.rows import sample_rows
 from skillshard.taggers.tagger import Search
 
 EMBEDDINGS = "embeddings"
-# Enough texts to form batches of similar length, few enough to stay in memory.
+# So many texts form batches of similar length, and still fit into memory.
 TEXTS_AT_ONCE = 8192
 ONE_PARTITION_BYTES = 4 << 20
 """Size below which a corpus in one partition gives no warning, because one process encodes the corpus quickly."""
@@ -138,7 +138,7 @@ def _put(vectors: np.ndarray, waiting: Sequence[tuple[int, Sample]], encoder: En
     if not waiting:
         return
     encoded = encoder.encode([sample.text for _, sample in waiting])
-    # NaN would later count as a row without a sample, and the sample would be lost without a word.
+    # NaN would later count as a row without a sample, and the sample would be lost without an error.
     bad = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
     if len(bad):
         sample = waiting[int(bad[0])][1]

@@ -11,7 +11,7 @@ VectorsOf = Float[np.ndarray, "text dim"]
 
 @runtime_checkable
 class Encoder(Protocol):
-    """An encoder that gives each text a vector of length 1, or the zero vector if the encoder knows nothing in the text.
+    """An encoder that gives each text a vector of length 1, or the zero vector if the encoder knows no term of the text.
 
     An encoder is picklable and small. A process loads large weights once, when they are needed. The method `encode` is a pure function of
     the texts of a call: the last bits of a vector may depend on the other texts.

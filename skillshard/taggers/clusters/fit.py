@@ -21,7 +21,7 @@ from skillshard.taggers.clusters.kmeans import Clusters
 from skillshard.taggers.clusters.saved import CENTROIDS
 from skillshard.taggers.tagger import Search
 
-# The sample has placed the centroids already, and each step costs as much as an assignment of the corpus (docs/design/0008-clusters.md).
+# The sample has already placed the centroids, and a step costs as much as an assignment of the corpus (docs/design/0008-clusters.md).
 STEPS_OVER_ALL = 2
 # The reports show a handful of samples for each skill.
 NUM_NEAREST = 5
@@ -129,7 +129,7 @@ def _step_over_all(search: Search, places: Sequence[str], clusters: Clusters, st
     )
     search.run(step_partition, tasks, stage=f"step-{step}", title=f"k-means {step + 1}")
     sums, counts = np.zeros(clusters.centroids.shape), np.zeros(clusters.num_clusters, np.int64)
-    # The order of the partitions, not the order in which tasks end: a sum of floats depends on the order.
+    # The sums are added in the order of the partitions, because a sum of floats depends on the order, and tasks end in any order.
     for task in tasks:
         with np.load(task.arguments["place"]) as arrays:
             sums += arrays["sums"]
@@ -227,7 +227,7 @@ def assign_partition(vectors: str, centroids: str, bonus: Sequence[float], spher
 def _nearest_rows(assigned: np.ndarray, num_clusters: int) -> list[list[tuple[float, int]]]:
     """Find the rows nearest to the centroid of each cluster, as (distance, row)."""
     rows = np.flatnonzero(assigned["cluster"] >= 0)
-    # By cluster, then distance. Rows at equal distance stay in the order of the partition.
+    # The order is by cluster, then by distance. Rows at equal distance stay in the order of the partition.
     rows = rows[np.lexsort((rows, assigned["distance"][rows], assigned["cluster"][rows]))]
     edges = np.searchsorted(assigned["cluster"][rows], np.arange(num_clusters))
     ends = np.append(edges[1:], len(rows))

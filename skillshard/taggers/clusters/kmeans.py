@@ -19,10 +19,10 @@ ROWS_AT_ONCE = 8192
 NUM_STARTS = 10
 """Number of starts, of which the best is kept. On small corpora a third to a half of all starts end with two topics in one cluster. Five
 starts fail on one seed of ninety, and ten starts on none of 180 (docs/LOG.md)."""
-# A limit for points on which k-means converges slowly. The tolerance usually ends a fit earlier.
+# The limit is for points on which k-means converges slowly. The tolerance usually ends a fit earlier.
 MAX_STEPS = 60
 TOLERANCE = 1e-4
-"""Lloyd steps end when the mean distance falls by less than this share."""
+"""Smallest relative fall of the mean distance. Lloyd steps end when the distance falls by less."""
 # Each step finds the prices anew, which costs more than a Lloyd step, and the centroids have settled before the balancing.
 BALANCED_STEPS = 8
 POINTS_PER_CLUSTER = 256
@@ -277,7 +277,7 @@ def with_bonus(points: Float[np.ndarray, "point dim"], clusters: Clusters, least
         poorest = int(counts.argmin())
         if counts[poorest] >= least:
             return Clusters(clusters.centroids, bonus, clusters.spherical)
-        # For each point outside: how much more bonus brings the point into the cluster. The bonus rises just enough for the missing
+        # `away` has the additional bonus that brings each point outside into the cluster. The bonus rises just enough for the missing
         # points. `nextafter` and 1e-6 make sure that rounding does not leave the last point outside.
         away = np.sort((costs[:, poorest] - costs.min(axis=1))[nearest != poorest], kind="stable")
         bonus[poorest] += np.nextafter(away[least - counts[poorest] - 1], np.float32(np.inf)) + np.float32(1e-6)
@@ -344,7 +344,7 @@ def best_of(choices: Sequence[Choice]) -> Choice:
 
     def above_diagonal(choice: Choice) -> float:
         height = (choice.score - first.score) / rise
-        # Rounded, so that the last bits of a logarithm do not decide between equal heights.
+        # The height is rounded, so that the last bits of a logarithm do not decide between equal heights.
         return round(float(height - np.log(choice.num_clusters / first.num_clusters) / width), 6)
 
     return max(choices, key=lambda choice: (above_diagonal(choice), choice.score))

@@ -21,7 +21,7 @@ from skillshard.taggers.clusters.encoder import Encoder, VectorsOf
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-# Four times the number of terms that are used, so that few terms share a hash.
+# The number of hashes is four times the number of terms, so that few terms share a hash.
 NUM_HASHES = 1 << 18
 # With 64 dimensions the components of so many terms take 8 MB as float16.
 MAX_TERMS = 1 << 16
@@ -29,7 +29,7 @@ MIN_SAMPLES = 2
 """Smallest number of texts that hold a term. A term in a single text makes no two texts similar."""
 MAX_CHARS = 16_384
 """Number of characters at the beginning of a text that the encoder reads."""
-# Bounds the memory of the dense block of vectors and of the sparse counts.
+# The limit bounds the memory of the sparse counts and of the dense block of vectors.
 TEXTS_AT_ONCE = 1024
 # More directions than the texts support are noise that k-means would follow (docs/LOG.md).
 TEXTS_PER_DIM = 16

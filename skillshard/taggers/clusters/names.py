@@ -15,7 +15,7 @@ TERMS_IN_NAME = 3
 MAX_TERM_CHARS = 24
 MIN_SHARE = 0.02
 """Smallest share of the samples of a cluster that hold a term. A rarer term does not describe the cluster."""
-# Two or more letters of any script, without digits and underscores.
+# A word has two or more letters of any script, without digits and underscores.
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 

@@ -122,7 +122,7 @@ class SavedClusters:
                 f"{folder / MANIFEST} does not fit schemas/clusters-1.json: {canonical.first_fault(error)}: damaged, edited, or of "
                 f"another version. {_ANEW}"
             ) from error
-        # The digests of all files take time, but damaged weights would give wrong tags without a word.
+        # The digests of all files take time, but damaged weights would give wrong tags without an error.
         faults = _faults(folder, manifest)
         if faults:
             raise TagsError(faults[0])

@@ -108,7 +108,7 @@ def sentence_encoder(
         prompt: Text that is put before every text.
         max_length: Number of tokens of a window. None takes the limit of the model.
         windows: Part of a longer text that is encoded: the "first" window, or the "mean" of all windows.
-        on_this_machine: Whether the device is on this machine. A device of other nodes (False) is not checked.
+        on_this_machine: Whether the device is on this machine. With False, the device is on other nodes and is not checked.
 
     Raises:
         TagsError: The model cannot be loaded, or an argument is out of range.

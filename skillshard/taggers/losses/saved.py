@@ -45,7 +45,7 @@ from skillshard.taggers.rows import num_rows_of
 from skillshard.taggers.tagger import RowTagger, Search, Tag, Untagged
 
 KIND = "loss"
-# Bounds the memory of a forward pass. A tagger gets 1,024 rows at once.
+# The limit bounds the memory of a forward pass. A tagger gets 1,024 rows at once.
 MAX_BATCH = 512
 _READINGS = {"bytes": Bytes, "segments": Segments, "pretrained": PretrainedTokens}
 

@@ -290,7 +290,7 @@ def loss_tagger(
         lr: Highest learning rate.
         seed: Seed for the trials and for k-means.
         compute: Device and precision of the trials.
-        on_this_machine: Whether the device is on this machine. A device of other nodes (False) is not checked.
+        on_this_machine: Whether the device is on this machine. With False, the device is on other nodes and is not checked.
         on_estimate: Function that is called before the training with a sentence about the expected time.
 
     Raises:

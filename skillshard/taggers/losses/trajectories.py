@@ -81,7 +81,7 @@ def parts_features(
     >>> parts_features(np.array([[[0.7, 3.0, 0.1]]]), guess_loss=0.7).round(2).tolist()
     [[0.1, 0.7, 0.7]]
     """
-    # Sorted, because only the number of needed parts counts. Their order differs from text to text.
+    # The parts are sorted, because only the number of needed parts counts. The order of the parts differs from text to text.
     return np.sort(np.minimum(losses, guess_loss).mean(axis=0), axis=1)
 
 
