@@ -25,6 +25,7 @@ from skillshard.errors import TagsError
 from skillshard.execution import Record, Task, keyed
 from skillshard.keyed_random import keyed_seed
 from skillshard.loss import IGNORE
+from skillshard.printable import counted
 from skillshard.proxy.device import Compute, device_kind, is_here, one_thread, resolve_precision
 from skillshard.proxy.identity import model_identity, training_identity
 from skillshard.proxy.reading import Reading
@@ -189,11 +190,8 @@ class LossFinder:
             timed = time_task(**timing[0].arguments)
         else:
             timed = self._run(search, time_task, timing, "timing", "timing")[0]
-        backend, seconds = search.backend, timed["seconds"]
-        workers = backend.processes(self.trials, num_gpus=float(self.compute.is_on_gpu))
-        total = seconds * -(-self.trials // workers)
-        where = f"on {backend.ray_address or f'{workers} processes'}"
-        return f"{self.trials} trials of {self.steps:,} steps, {seconds:,.0f} s each {where}: about {max(1, round(total / 60)):,} min"
+        workers = search.backend.processes(self.trials, num_gpus=float(self.compute.is_on_gpu))
+        return _estimate_sentence(self.trials, self.steps, timed["seconds"], workers, search.backend.ray_address)
 
     def _keep(
         self, search: Search, folder: Path, samples: Sequence[SampledText], reading: Reading, recipe: Recipe
@@ -324,6 +322,20 @@ def loss_tagger(
         seed=seed,
         compute=compute,
         on_estimate=on_estimate,
+    )
+
+
+def _estimate_sentence(trials: int, steps: int, seconds: float, workers: int, ray_address: str | None) -> str:
+    """Write the expected time of the trials, which run on `workers` processes at a time.
+
+    >>> _estimate_sentence(1, 3, 4.2, 1, None), _estimate_sentence(10, 1000, 61.0, 2, "auto")
+    ('1 trial of 3 steps, 4 s each on 1 process: about 1 min', '10 trials of 1,000 steps, 61 s each on auto: about 5 min')
+    """
+    total = seconds * -(-trials // workers)
+    place = ray_address or counted(workers, "process", "processes")
+    return (
+        f"{counted(trials, 'trial')} of {counted(steps, 'step')}, {seconds:,.0f} s each on {place}: about "
+        f"{max(1, round(total / 60)):,} min"
     )
 
 
