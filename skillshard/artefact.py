@@ -194,6 +194,7 @@ def make(
     try:
         work(unfinished)
     except (FileNotFoundError, StorageError, ExecutionError):
+        # `begin` returns None if the other run has finished the directory. Otherwise the error is a real one.
         if begin(out, manifest, made_from, times_ns, changed) is not None:
             raise
     finally:
@@ -421,6 +422,7 @@ def _refuse_changed_since(
 
 
 def _refuse_changed(folder: Path, finished_ns: int, mtimes_ns: Mapping[str, int], changed: Changed) -> None:
+    # The manifest has no times, so an input counts as suspect if it changed after the manifest was written.
     suspects = [place for place, mtime_ns in mtimes_ns.items() if mtime_ns > finished_ns]
     if suspects and (others := changed(folder, suspects)):
         raise StorageError(

@@ -87,6 +87,7 @@ def losses_per_skill(
         texts = [samples[number][1].text for number in batch]
         arguments = (texts, [prompts[number] for number in batch]) if kind.masks else (texts,)
         nats[batch], tokens[batch] = _measured(model_loss(*arguments), len(batch))
+    # A batch may mix skills, so the losses are sorted back to the skills only now.
     owner = np.array([skill for skill, _ in samples])
     losses = {skill: _loss(skill, nats[owner == skill], tokens[owner == skill], reduction) for skill in wanted}
     return Losses(losses, kind=kind)

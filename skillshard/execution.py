@@ -227,6 +227,8 @@ def _run_in_pool(
 ) -> Outcomes:
     by_key = {task.key: task for task in tasks}
     waiting, failures, tries = deque(tasks), _Failures(tasks), Counter[str]()
+    # After a failure nothing new begins, but earlier tasks that run already are awaited: one may fail too, and its error is the one
+    # that a single worker would meet first.
     with WorkerPool(workers) as pool:
         while failures.awaits(pool.running) or (waiting and not failures):
             while waiting and not failures and pool.has_room:
@@ -378,7 +380,7 @@ def _read_share(records: str, task: Task) -> float | None:
 def _ray_workers(
     keeps_model: bool, num_gpus: float
 ) -> tuple[int, Callable[[Callable[..., Record], Task, str], Any], Callable[..., None], Callable[[Any], None]]:
-    """Return the number of tasks to run at the same time on Ray, and three functions: begin a task, note the end of a task, stop a task.
+    """Return the number of tasks to run at once on Ray, and three functions, which begin a task, note the end of a task, and stop a task.
 
     With `keeps_model`, actors do task after task and keep the loaded model. A dead actor is replaced. The caller counts the tries, as
     in the pool.
@@ -445,7 +447,7 @@ def _own_signal_handlers() -> Iterator[None]:
 
 
 def _connect(backend: Backend) -> bool:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers over the network
     if backend.ray_address == "local":
         _guard_local_ray()
     import ray

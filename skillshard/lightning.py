@@ -93,6 +93,7 @@ class MixedData(LightningDataModule):
                     "of a new Trainer with a larger max_steps: the checkpoint moves the stream too."
                 )
             return
+        # The losses of step 0 are part of the new generation, so the run restarts before the callback measures.
         restart(self.stream)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, MixerCallback) and self.stream.initial_losses:

@@ -1,9 +1,9 @@
 """Batches that a worker of a loader sends as places of texts, in place of the texts.
 
 A worker that sends texts copies each byte three times: out of the shard, through a socket, and into new strings. The loader's
-process has mapped the same shards, so the worker sends only the places (`Places`: a shard, a first byte and an end for each text),
-and the loader's process cuts the texts out of its own maps. With two workers, sending places gives 1.25 to 1.45 times as many
-samples per second (docs/LOG.md).
+process has mapped the same shards. The worker therefore sends only places (`Places`: a shard, a first byte and an end for each text),
+and the loader's process cuts the texts out of the maps. With two workers, sending places gives 1.25 to 1.45 times as many samples
+per second (docs/LOG.md).
 
 The price: only a process with the same stream can unpickle a `SentBatch`. Each stream of a loader gets a key, the pickled batch holds
 the key, and a table in the loader's process has the stream of each key. Keys are random, so two streams in different processes never

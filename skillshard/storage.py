@@ -103,6 +103,7 @@ def refuse_special(place: str | os.PathLike[str]) -> None:
     Raises:
         StorageError: The place is a directory, a named pipe, a socket or a device.
     """
+    # A missing file is left to the read, whose error names the file.
     try:
         kind = special_kind(os.stat(places.local_path(place)).st_mode)
     except FileNotFoundError:
@@ -163,8 +164,8 @@ def open_random(place: str | os.PathLike[str]) -> pa.NativeFile:
 def chunks(place: str | os.PathLike[str]) -> Iterator[bytes | bytearray]:
     """Read the bytes of a file in chunks, for `retried`: an error of a store is raised unchanged and after one try.
 
-    The S3 client writes the text of a store's error into the buffer for the file's bytes and reads the text from the buffer, with all
-    old bytes after the text: the answer "no" before an old `<a></a>` ends the process. Each request therefore gets a buffer of zeros.
+    Each request gets a buffer of zeros. The S3 client writes the text of a store's error into the buffer for the file's bytes, and then
+    parses the whole buffer. An old `<a></a>` after the text "no" would end the process.
     """
     if web.is_web(os.fspath(place)):
         with web.get(os.fspath(place)) as body:
@@ -273,6 +274,7 @@ def writing(place: str | os.PathLike[str]) -> Iterator[Path]:
             pafs.copy_files(str(part), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=fs)
         return
     target = places.local_path(place)
+    # Beside the target, since a rename is atomic within a file system only. The random word keeps two threads and two hosts apart.
     part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -342,7 +344,7 @@ def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
         StorageError: The file system has neither hard links nor symbolic links.
         OSError: The folder is missing, full or read-only.
     """
-    if os.path.lexists(path):
+    if os.path.lexists(path):  # the usual case of a reader of a busy ledger: no temporary file is written
         return False
     folder, name = os.path.split(path)
     part = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")

@@ -11,9 +11,9 @@ import pyarrow.fs as pafs
 class Clients:
     """The clients of stores in this process, made one at a time.
 
-    Two threads that make S3 clients at the same time can crash the process (apache/arrow issues 39703 and 39897), and a separate client
-    for every file would open a new connection for every file. A forked child process makes clients of its own. The child keeps the
-    parent's clients unused, because the child must neither use nor close the parent's connections.
+    Two threads that make S3 clients at the same time can crash the process (apache/arrow issues 39703 and 39897). Clients are shared,
+    because a separate client for every file would open a new connection for every file. A forked child process makes new clients. The
+    child keeps the parent's clients unused, because the child must neither use nor close the parent's connections.
     """
 
     def __init__(self) -> None:
@@ -50,8 +50,8 @@ os.register_at_fork(after_in_child=clients.after_fork)
 class NoFork:
     """A lock between forks and calls into a store's client. Any number of calls may run at the same time.
 
-    A child that is forked while another thread is inside the S3 client inherits the client's locks in their locked state, and hangs in
-    its first read (seen with DataLoader workers, tests/remote). A fork therefore waits for the running requests.
+    A fork waits for the running requests. A child that is forked while another thread is inside the S3 client would inherit locked
+    locks, and would hang in the first read (seen with DataLoader workers, tests/remote).
     """
 
     def __init__(self) -> None:
@@ -59,6 +59,7 @@ class NoFork:
         self._inside = 0
         self._forking = False
 
+    # A waiting fork goes first: new calls wait for the fork, and otherwise a busy process could never fork.
     def __enter__(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: not self._forking)
@@ -69,6 +70,7 @@ class NoFork:
             self._inside -= 1
             self._changed.notify_all()
 
+    # `before_fork` keeps the lock, and `after_fork` releases the lock in parent and child, so both have a free lock after the fork.
     def before_fork(self) -> None:
         self._changed.acquire()
         self._forking = True

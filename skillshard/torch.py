@@ -5,8 +5,8 @@ A `DataLoader` without a sampler asks for the indices 0, 1, 2, ... in batches an
 therefore the same for any number of workers, and each worker fetches, collates and sends a whole batch at once.
 
 A reader that shuffles, splits, skips or restarts the stream would lose or repeat samples. The dataset recognizes this reader by the
-indices that the reader asks for, and refuses. An endless stream has no length: `len(dataset)` and `len(loader)` raise a
-`LengthError`, which is a `TypeError`, because a schedule computed from a length would be wrong.
+requested indices, and refuses. An endless stream has no length, and a schedule computed from a length would be wrong. `len(dataset)`
+and `len(loader)` therefore raise a `LengthError`, which is a `TypeError`.
 """
 
 from skillshard.extras import needed
@@ -155,8 +155,8 @@ class Blocks(Sequence[PackedItem]):
 def collate_blocks(blocks: Blocks) -> PackedTensors:
     """Make the batch of PyTorch's default collation without a step per block: `DataLoader(..., collate_fn=collate_blocks)`.
 
-    `input_ids` and `draw` have the shape (block, token), `skill_tokens` has the shape (block, skill), and `block` has the positions
-    of the blocks in the packed stream. Tokens with draw -1 fill the last block beyond the end of the stream: leave these tokens
+    `input_ids` and `draw` have the shape (block, token), and `skill_tokens` has the shape (block, skill). `block` has the positions of
+    the blocks in the packed stream. Tokens with draw -1 fill the last block beyond the end of the stream: leave these tokens
     out of the loss. Your own `collate_fn` gets the same `Blocks`: a sequence of `PackedItem`, with all arrays in `blocks.batch`.
     The batch also has `position_ids`, and `learned`, which marks the learned tokens where prompts are masked.
     """
@@ -451,9 +451,8 @@ class MixedDataset(StreamShare[Item]):
     the stream is shuffled already. The loader reads ahead, so save `mixer.state_dict(step=...)`, which counts trained steps and
     not fetched batches.
 
-    A loader is iterated once. A second `for batch in loader` would start again at the first draw, because a loader that reads ahead
-    does not know how many batches the training used. The second loop is refused: call `mixer.load_state_dict` first, or keep the
-    iterator.
+    A loader is iterated once. A second `for batch in loader` would start again at the first draw, because the loader reads ahead and
+    does not know the number of used batches. The second loop is refused: call `mixer.load_state_dict` first, or keep the iterator.
 
     If the stream ends (`repeat`), the loader ends after a last batch, which may be short. Each rank gets the same number of samples,
     so up to `world_size - 1` draws at the end are left over. `len(loader)` is known if the policy is static.
@@ -492,9 +491,9 @@ class MixedDataset(StreamShare[Item]):
 class PackedDataset(StreamShare[PackedItem]):
     """A rank's share of a packed stream, from the stream's position on. The workers tokenize and pack.
 
-    The rules of `MixedDataset` hold for blocks in place of draws, and for `packed` in place of `mixer`: save
-    `packed.state_dict(step=...)`, report by `packed.report`, and resume by `packed.load_state_dict` (on several ranks
-    `resume(packed, state)`).
+    The rules of `MixedDataset` hold for blocks in place of draws, and for `packed` in place of `mixer`. Save
+    `packed.state_dict(step=...)`, report by `packed.report`, and resume by `packed.load_state_dict`. On several ranks, resume by
+    `resume(packed, state)`.
 
     Args:
         packed: Packed tokens with the same arguments on every rank.

@@ -43,6 +43,7 @@ def import_graph(
     data = storage.read_bytes(place)
     try:
         rows, columns, matrix = {".npy": _read_npy, ".csv": _read_csv, ".json": _read_json}[kind](data)
+    # NumPy and JSON raise these classes for files that are not matrices; an .npz under the name .npy is a zip archive.
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise GraphError(f"{os.fspath(place)} holds no matrix of numbers: {error}.") from error
     train = _names(train_skills, rows, os.fspath(place))

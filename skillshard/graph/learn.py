@@ -426,8 +426,8 @@ def _tasks(
 ) -> tuple[list[Task], list[Task]]:
     """Make the tasks of warm starts and trials. The key of a task is the digest of all inputs that determine its result.
 
-    The inputs are the shards and the way to read them, and not the data file. The data file holds only the texts that this command draws:
-    a command with more seeds or another method draws other texts, and still finds the finished trials.
+    The inputs are the shards and the way to read them, and not the data file. The data file holds only the drawn texts of the command. A
+    command with more seeds or another method draws other texts, and still finds the finished trials.
     """
     length = None if schedule.steps == math.inf else schedule.steps
     shared = {

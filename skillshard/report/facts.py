@@ -363,6 +363,7 @@ def _out_of_reach(graph: GraphFile) -> str | None:
     """Return the fault of a threshold that no trial reaches, or below which every trial begins. None: no fault, or no threshold."""
     if graph.learned is None or (threshold := rule_in(graph.learned).threshold) is None:
         return None
+    # Over all skills and trials: a threshold that is reached somewhere still orders some skills.
     lowest = min(loss for trial in graph.learned.runs for losses in trial.losses for loss in losses)
     highest = max(loss for trial in graph.learned.runs for loss in trial.losses[0])
     if highest <= threshold:

@@ -97,6 +97,7 @@ def _print_matrix(graph: GraphFile) -> None:
         tables.insert(
             0, [[" ".join(cell) for cell in zip(*rows, strict=True)] for rows in zip(plain, spreads, strict=True)]
         )
+    # The richest table that fits is printed.
     for table in tables:
         rows = [(name, *cells) for name, cells in zip(graph.train_skills, table, strict=True)]
         if has_room(rows):
