@@ -65,14 +65,14 @@ def check_policy(
         )
     policy = make_policy()
     check_is_policy(policy)
-    trial = Trial(make_policy, tuple(skills), tuple(num_samples), seed)
-    faults = [fault for check in CHECKS for fault in _faults_of(check, trial)]
+    candidate = Candidate(make_policy, tuple(skills), tuple(num_samples), seed)
+    faults = [fault for check in CHECKS for fault in _faults_of(check, candidate)]
     if faults:
         broken = "; ".join(f"({number}) {fault}" for number, fault in enumerate(dict.fromkeys(faults), start=1))
         raise PolicyError(f"policy {policy.name!r} breaks the contract: {broken}.")
 
 
-class Trial:
+class Candidate:
     """A policy under test, with the skills, losses and rounds of the test."""
 
     def __init__(
@@ -123,11 +123,11 @@ def _loss_sequences(eval_skills: tuple[str, ...], seed: int) -> Iterator[tuple[s
     yield "one loss of 1000, the others 0", [dict.fromkeys(names, 0.0) | {names[0]: 1000.0}] * 6
 
 
-def _faults_of(check: Callable[[Trial], Iterator[str]], trial: Trial) -> list[str]:
+def _faults_of(check: Callable[[Candidate], Iterator[str]], candidate: Candidate) -> list[str]:
     """Return the faults that a check reports. An unexpected error of the policy is a fault as well."""
     faults: list[str] = []
     try:
-        for fault in check(trial):
+        for fault in check(candidate):
             faults.append(fault)
     except Exception as error:  # the policy is code of the user, and may raise any class
         faults.append(f"{check.__name__.strip('_').replace('_', ' ')}: it raised {type(error).__name__}: {error}")
@@ -148,68 +148,70 @@ def _fault_of_weights(weights: Any, k: int) -> str | None:
     return None
 
 
-def _weights_are_a_distribution(trial: Trial) -> Iterator[str]:
-    for name, losses in trial.sequences.items():
-        state = trial.init(trial.policy)
+def _weights_are_a_distribution(candidate: Candidate) -> Iterator[str]:
+    for name, losses in candidate.sequences.items():
+        state = candidate.init(candidate.policy)
         for number in range(len(losses) + 1):
-            fault = _fault_of_weights(trial.policy.weights(state, trial.upcoming(number)), len(trial.skills))
+            fault = _fault_of_weights(
+                candidate.policy.weights(state, candidate.upcoming(number)), len(candidate.skills)
+            )
             if fault:
                 yield f"after {name}: {fault}"
                 break
             if number < len(losses):
-                state = trial.policy.observe(state, trial.observation(number, losses[number]))
+                state = candidate.policy.observe(state, candidate.observation(number, losses[number]))
 
 
-def _it_is_pure(trial: Trial) -> Iterator[str]:
-    policy, losses = trial.policy, trial.sequences["falling losses"]
-    state = trial.after(policy, losses[:3])
-    before, observation = copy.deepcopy(state), trial.observation(3, losses[3])
+def _it_is_pure(candidate: Candidate) -> Iterator[str]:
+    policy, losses = candidate.policy, candidate.sequences["falling losses"]
+    state = candidate.after(policy, losses[:3])
+    before, observation = copy.deepcopy(state), candidate.observation(3, losses[3])
     first, second = policy.observe(state, observation), policy.observe(copy.deepcopy(before), observation)
     if state != before:
         yield "observe changes the state that it is given"
     if first != second:
         yield "observe gives another state when it is called again with the same"
-    before, upcoming = copy.deepcopy(first), trial.upcoming(4)
+    before, upcoming = copy.deepcopy(first), candidate.upcoming(4)
     once, twice = policy.weights(first, upcoming), policy.weights(first, upcoming)
     if first != before:
         yield "weights changes the state that it is given"
     if not np.array_equal(once, twice):
         yield "weights gives others when it is called again with the same state"
-    if trial.init(policy) != trial.init(policy):
+    if candidate.init(policy) != candidate.init(policy):
         yield "init gives another state when it is called again"
 
 
-def _nothing_is_remembered_outside_the_state(trial: Trial) -> Iterator[str]:
-    losses = trial.sequences["falling losses"]
-    used = trial.make_policy()
-    state = trial.after(used, losses)
-    fresh = trial.make_policy()
-    upcoming = trial.upcoming(len(losses))
+def _nothing_is_remembered_outside_the_state(candidate: Candidate) -> Iterator[str]:
+    losses = candidate.sequences["falling losses"]
+    used = candidate.make_policy()
+    state = candidate.after(used, losses)
+    fresh = candidate.make_policy()
+    upcoming = candidate.upcoming(len(losses))
     if not np.array_equal(fresh.weights(copy.deepcopy(state), upcoming), used.weights(state, upcoming)):
         yield "a new instance gives other weights for the same state: something is remembered outside the state"
-    again = trial.after(used, losses)
-    if again != trial.after(trial.make_policy(), losses):
+    again = candidate.after(used, losses)
+    if again != candidate.after(candidate.make_policy(), losses):
         yield "an instance that was used before gives another state than a new instance"
 
 
-def _the_state_is_json(trial: Trial) -> Iterator[str]:
-    for name, losses in trial.sequences.items():
-        state = trial.after(trial.policy, losses)
+def _the_state_is_json(candidate: Candidate) -> Iterator[str]:
+    for name, losses in candidate.sequences.items():
+        state = candidate.after(candidate.policy, losses)
         try:
             restored = json.loads(json.dumps(state, allow_nan=False))
         except (TypeError, ValueError) as error:
             yield f"the state after {name} is not JSON: {error}"
             return
-        upcoming = trial.upcoming(len(losses))
+        upcoming = candidate.upcoming(len(losses))
         if restored != state or not np.array_equal(
-            trial.policy.weights(restored, upcoming), trial.policy.weights(state, upcoming)
+            candidate.policy.weights(restored, upcoming), candidate.policy.weights(state, upcoming)
         ):
             yield f"the state after {name} does not come back from JSON as it was"
             return
 
 
-def _name_and_arguments_are_json_and_the_policy_can_be_pickled(trial: Trial) -> Iterator[str]:
-    policy = trial.policy
+def _name_and_arguments_are_json_and_the_policy_can_be_pickled(candidate: Candidate) -> Iterator[str]:
+    policy = candidate.policy
     if not isinstance(policy.name, str) or not policy.name:
         yield f"its name is {policy.name!r}, not a word"
     try:
@@ -217,10 +219,10 @@ def _name_and_arguments_are_json_and_the_policy_can_be_pickled(trial: Trial) -> 
             yield "its arguments do not come back from JSON as they were, so a run would not know itself again"
     except (TypeError, ValueError) as error:
         yield f"its arguments are not JSON: {error}"
-    if trial.make_policy().arguments != policy.arguments:
+    if candidate.make_policy().arguments != policy.arguments:
         yield "make_policy gives other arguments each time"
-    losses = trial.sequences["falling losses"]
-    state, upcoming = trial.after(policy, losses), trial.upcoming(len(losses))
+    losses = candidate.sequences["falling losses"]
+    state, upcoming = candidate.after(policy, losses), candidate.upcoming(len(losses))
     try:
         again = pickle.loads(pickle.dumps(policy))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -230,25 +232,25 @@ def _name_and_arguments_are_json_and_the_policy_can_be_pickled(trial: Trial) -> 
         yield "pickled, it gives other weights"
 
 
-def _another_order_of_the_skills_gives_the_weights_in_that_order(trial: Trial) -> Iterator[str]:
+def _another_order_of_the_skills_gives_the_weights_in_that_order(candidate: Candidate) -> Iterator[str]:
     # A reversed order alone would not find a policy that treats the middle skill apart.
-    order = tuple(trial.skills[index] for index in np.random.default_rng(1).permutation(len(trial.skills)))
-    for moved in (tuple(reversed(trial.skills)), order):
-        for name, losses in trial.sequences.items():
-            upcoming = trial.upcoming(len(losses))
-            weights = trial.policy.weights(trial.after(trial.policy, losses), upcoming)
-            upcoming = trial.upcoming(len(losses), moved)
-            got = trial.policy.weights(trial.after(trial.policy, losses, moved), upcoming)
-            expected = [weights[trial.skills.index(skill)] for skill in moved]
+    order = tuple(candidate.skills[index] for index in np.random.default_rng(1).permutation(len(candidate.skills)))
+    for moved in (tuple(reversed(candidate.skills)), order):
+        for name, losses in candidate.sequences.items():
+            upcoming = candidate.upcoming(len(losses))
+            weights = candidate.policy.weights(candidate.after(candidate.policy, losses), upcoming)
+            upcoming = candidate.upcoming(len(losses), moved)
+            got = candidate.policy.weights(candidate.after(candidate.policy, losses, moved), upcoming)
+            expected = [weights[candidate.skills.index(skill)] for skill in moved]
             if not np.allclose(got, expected, rtol=0, atol=SAME):
                 yield f"after {name}, another order of the skills gives other weights: they depend on places, not on names"
                 return
 
 
-def _bad_losses_are_refused(trial: Trial) -> Iterator[str]:
-    if not trial.policy.reads_losses:
+def _bad_losses_are_refused(candidate: Candidate) -> Iterator[str]:
+    if not candidate.policy.reads_losses:
         return
-    names = trial.eval_skills
+    names = candidate.eval_skills
     good = dict.fromkeys(names, 1.0)
     for what, losses in (
         ("NaN", good | {names[0]: float("nan")}),
@@ -257,82 +259,84 @@ def _bad_losses_are_refused(trial: Trial) -> Iterator[str]:
         ("of an unknown skill", good | {"skill that nobody has": 1.0}),
     ):
         try:
-            trial.policy.observe(trial.init(trial.policy), trial.observation(0, losses))
+            candidate.policy.observe(candidate.init(candidate.policy), candidate.observation(0, losses))
         except ObservationError:
             continue
         yield f"a loss that is {what} is taken: raise ObservationError, as skillshard.policies.policy.check_losses does"
 
 
-def _missing_losses_are_refused_unless_it_may_miss_them(trial: Trial) -> Iterator[str]:
-    if not trial.policy.reads_losses:
+def _missing_losses_are_refused_unless_it_may_miss_them(candidate: Candidate) -> Iterator[str]:
+    if not candidate.policy.reads_losses:
         return
-    if len(trial.eval_skills) > 1 and trial.policy.may_miss_losses:
-        yield from _faults_with_some_losses(trial)
-    elif len(trial.eval_skills) > 1 and _takes(trial, dict.fromkeys(trial.eval_skills[1:], 1.0)):
+    if len(candidate.eval_skills) > 1 and candidate.policy.may_miss_losses:
+        yield from _faults_with_some_losses(candidate)
+    elif len(candidate.eval_skills) > 1 and _takes(candidate, dict.fromkeys(candidate.eval_skills[1:], 1.0)):
         yield (
             "may_miss_losses is False, and yet it takes an observation in which a skill is missing: raise ObservationError, as "
             "skillshard.policies.policy.check_losses does, or say that it may miss them"
         )
-    if _takes(trial, {}):
+    if _takes(candidate, {}):
         yield "an observation without any loss is taken: raise ObservationError, as skillshard.policies.policy.check_losses does"
 
 
-def _faults_with_some_losses(trial: Trial) -> Iterator[str]:
+def _faults_with_some_losses(candidate: Candidate) -> Iterator[str]:
     """Check a policy that may miss losses: observe each skill alone in turn, then all skills, then all skills but one."""
-    names, state = trial.eval_skills, trial.init(trial.policy)
+    names, state = candidate.eval_skills, candidate.init(candidate.policy)
     parts = [(name,) for name in names] + [names] + [tuple(other for other in names if other != name) for name in names]
     for number, part in enumerate(parts):
         losses = {name: 1.0 + index + 1 / (1 + number) for index, name in enumerate(names) if name in part}
         try:
-            state = trial.policy.observe(state, trial.observation(number, losses))
+            state = candidate.policy.observe(state, candidate.observation(number, losses))
         except ObservationError as error:
             yield f"may_miss_losses is True, and yet it refuses an observation of {len(part)} of {len(names)} skills: {error}"
             return
-        fault = _fault_of_weights(trial.policy.weights(state, trial.upcoming(number + 1)), len(trial.skills))
+        fault = _fault_of_weights(
+            candidate.policy.weights(state, candidate.upcoming(number + 1)), len(candidate.skills)
+        )
         if fault:
             yield f"after an observation in which a skill is missing: {fault}"
             return
 
 
-def _takes(trial: Trial, losses: dict[str, float]) -> bool:
+def _takes(candidate: Candidate, losses: dict[str, float]) -> bool:
     """Whether a new run accepts these losses."""
     try:
-        trial.policy.observe(trial.init(trial.policy), trial.observation(0, losses))
+        candidate.policy.observe(candidate.init(candidate.policy), candidate.observation(0, losses))
     except ObservationError:
         return False
     return True
 
 
-def _other_skills_are_refused_with_a_sentence(trial: Trial) -> Iterator[str]:
+def _other_skills_are_refused_with_a_sentence(candidate: Candidate) -> Iterator[str]:
     try:
-        state = trial.policy.init((*trial.skills, "a new skill"), (*trial.num_samples, 10))
+        state = candidate.policy.init((*candidate.skills, "a new skill"), (*candidate.num_samples, 10))
     except SkillshardError:
         return
-    k = len(trial.skills) + 1
-    upcoming = NextRound(0, 0, ROUND_DRAWS, (*trial.num_samples, 10), (0,) * k)
-    fault = _fault_of_weights(trial.policy.weights(state, upcoming), k)
+    k = len(candidate.skills) + 1
+    upcoming = NextRound(0, 0, ROUND_DRAWS, (*candidate.num_samples, 10), (0,) * k)
+    fault = _fault_of_weights(candidate.policy.weights(state, upcoming), k)
     if fault:
         yield f"with a new skill: {fault}"
 
 
-def _a_policy_that_reads_no_losses_does_not(trial: Trial) -> Iterator[str]:
-    if trial.policy.reads_losses:
+def _a_policy_that_reads_no_losses_does_not(candidate: Candidate) -> Iterator[str]:
+    if candidate.policy.reads_losses:
         return
-    state, upcoming = trial.init(trial.policy), trial.upcoming(5)
-    observed = trial.after(trial.policy, trial.sequences["falling losses"])
-    if not np.array_equal(trial.policy.weights(observed, upcoming), trial.policy.weights(state, upcoming)):
+    state, upcoming = candidate.init(candidate.policy), candidate.upcoming(5)
+    observed = candidate.after(candidate.policy, candidate.sequences["falling losses"])
+    if not np.array_equal(candidate.policy.weights(observed, upcoming), candidate.policy.weights(state, upcoming)):
         yield "reads_losses is False, and yet its weights change with the losses, for which no round would wait"
 
 
-def _probes_depend_on_the_round_alone(trial: Trial) -> Iterator[str]:
-    policy: Any = trial.policy
-    k = len(trial.skills)
-    if not isinstance(trial.policy, Probing):
+def _probes_depend_on_the_round_alone(candidate: Candidate) -> Iterator[str]:
+    policy: Any = candidate.policy
+    k = len(candidate.skills)
+    if not isinstance(candidate.policy, Probing):
         return
-    state, seen = trial.init(policy), trial.after(policy, trial.sequences["falling losses"])
+    state, seen = candidate.init(policy), candidate.after(policy, candidate.sequences["falling losses"])
     for number in range(40):  # enough rounds to contain several probes of a policy that probes now and then
-        upcoming = trial.upcoming(number)
-        probe = policy.probe(upcoming, trial.skills)
+        upcoming = candidate.upcoming(number)
+        probe = policy.probe(upcoming, candidate.skills)
         if probe is None:
             continue
         fault = _fault_of_weights(probe, k)
@@ -344,7 +348,7 @@ def _probes_depend_on_the_round_alone(trial: Trial) -> Iterator[str]:
             return
 
 
-CHECKS: tuple[Callable[[Trial], Iterator[str]], ...] = (
+CHECKS: tuple[Callable[[Candidate], Iterator[str]], ...] = (
     _weights_are_a_distribution,
     _it_is_pure,
     _nothing_is_remembered_outside_the_state,

@@ -60,13 +60,13 @@ class Cost:
         >>> Cost(4, 1200, 95.0).sentence
         '4 trials, 1,200 steps in all: about 2 min'
         """
-        return f"{self.num_trials:,} trials, {self.num_steps:,} steps in all: about {said_s(self.seconds)}"
+        return f"{self.num_trials:,} trials, {self.num_steps:,} steps in all: about {time_in_words(self.seconds)}"
 
 
-def said_s(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
     """Write an estimated time with one unit.
 
-    >>> said_s(12.3), said_s(125.0), said_s(7300.0)
+    >>> time_in_words(12.3), time_in_words(125.0), time_in_words(7300.0)
     ('12 s', '2 min', '2.0 h')
     """
     if seconds < 60:
@@ -236,7 +236,7 @@ def _train(
         cost = _cost(needed, missing, backend, records_folder)
         if budget_s is not None and cost.seconds > budget_s:
             raise GraphError(
-                f"{cost.sentence}, and `budget_s` allows {said_s(budget_s)}. Raise `budget_s`, take fewer seeds (`num_seeds`), or divide `steps` and "
+                f"{cost.sentence}, and `budget_s` allows {time_in_words(budget_s)}. Raise `budget_s`, take fewer seeds (`num_seeds`), or divide `steps` and "
                 f"`warmup_steps` by {cost.seconds / budget_s:.1f}."
             )
         on_estimate(cost.sentence)

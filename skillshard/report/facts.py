@@ -38,6 +38,12 @@ class _Facts(BaseModel):
         return canonical.to_json(self.model_dump(by_alias=True))
 
 
+class _Skill(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+
+
 class ClustersFacts(BaseModel):
     """The clusters beside tags."""
 
@@ -65,12 +71,9 @@ class TagsFacts(_Facts):
     clusters: ClustersFacts | None = Field(description="null if the tags do not come from clusters")
 
 
-class ShardsSkill(BaseModel):
+class ShardsSkill(_Skill):
     """A skill of a shard set."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
     num_train: int = Field(description="training samples")
     num_holdout: int = Field(description="held-out samples")
     num_copies: int | None = Field(description="null for shards of version 1, which does not count copies")
@@ -97,12 +100,9 @@ class ShardsFacts(_Facts):
     unread: dict[str, int] = Field(description="reason -> number of files of which the rest was not read")
 
 
-class TokensFactsSkill(BaseModel):
+class TokensFactsSkill(_Skill):
     """A skill of token counts."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
     num_train: int = Field(description="tokens of the skill's training samples")
     num_train_samples: int
     num_holdout: int = Field(description="tokens of the skill's held-out samples")
@@ -119,12 +119,9 @@ class TokensFacts(_Facts):
     special_tokens: bool = Field(description="whether the special tokens of the tokenizer are counted")
 
 
-class RunSkill(BaseModel):
+class RunSkill(_Skill):
     """A skill of a run."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
     weight: float = Field(description="weight in the newest round")
     num_drawn: int = Field(description="draws of all rounds")
     epochs: float = Field(description="num_drawn as a multiple of the training samples")
