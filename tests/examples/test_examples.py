@@ -21,7 +21,10 @@ EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
 WITHOUT_LOSSES = {"stateful_dataloader.py"}
 OFTEN = {"huggingface_trainer.py", "packed_tokens.py"}
 """Report every fifth step."""
+STEP_DRAWS = 32
 QUIET = {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+GOES_ON_AFTER_CTRL_C = [("ddp.py", 0), ("pytorch.py", 0)]
+"""Commands that write a checkpoint whole or not at all, so that a test stops them at any moment and starts them again."""
 
 
 def commands(name: str) -> list[str]:
@@ -63,27 +66,45 @@ def test_every_example_is_known_and_its_commands_have_directories_of_their_own()
     assert len(set(directories)) == len(directories)
 
 
-@pytest.mark.parametrize(("name", "number"), [(name, at) for name in EXAMPLES for at, _ in enumerate(commands(name))])
+def check_run(ended: subprocess.CompletedProcess[str], name: str, run_dir: Path, steps: int) -> None:
+    """Check what a command that ran up to a step has printed and recorded."""
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    ledger = DirectoryLedger(run_dir)
+    records = open_records(ledger)
+    assert verify_ledger(ledger) == []
+    if name in WITHOUT_LOSSES:
+        assert records.observations.num() == 0
+        return
+    assert records.observations.num() == 1 + steps // (5 if name in OFTEN else 10)  # with those before the first step
+    assert re.search(r"\'?add\'?: ", ended.stdout), ended.stdout
+    first = records.observations.get(0)
+    assert first is not None and first.draw == 0
+
+
+def check_resumed(run_dir: Path) -> None:
+    """Check that a run was resumed once, and that no unfinished file is left."""
+    assert open_records(DirectoryLedger(run_dir)).generation == 1
+    assert not [*run_dir.glob("*.tmp"), *run_dir.glob("unfinished*")]
+
+
+UNINTERRUPTED = [
+    (name, at) for name in EXAMPLES for at, _ in enumerate(commands(name)) if (name, at) not in GOES_ON_AFTER_CTRL_C
+]
+
+
+@pytest.mark.parametrize(("name", "number"), UNINTERRUPTED)
 def test_an_example_runs_as_its_docstring_says_and_goes_on(
     shards: ShardSet, tmp_path: Path, name: str, number: int
 ) -> None:
-    command = commands(name)[number]
-    every = 5 if name in OFTEN else 10
     for steps in (10, 20):
-        ended = run(command, shards, tmp_path / "run", steps)
-        assert ended.returncode == 0, ended.stderr[-3000:]
-        ledger = DirectoryLedger(tmp_path / "run")
-        records = open_records(ledger)
-        assert verify_ledger(ledger) == []
-        if name in WITHOUT_LOSSES:
-            assert records.observations.num() == 0
-        else:
-            assert records.observations.num() == 1 + steps // every  # with those before the first step
-            assert re.search(r"\'?add\'?: ", ended.stdout), ended.stdout
-            first = records.observations.get(0)
-            assert first is not None and first.draw == 0
-    assert records.generation == 1
-    assert not [*(tmp_path / "run").glob("*.tmp"), *(tmp_path / "run").glob("unfinished*")]
+        check_run(run(commands(name)[number], shards, tmp_path / "run", steps), name, tmp_path / "run", steps)
+    check_resumed(tmp_path / "run")
+    if (name, number) == ("huggingface_trainer.py", 0):
+        # Started again after its last step, the Trainer itself would train a step beyond `max_steps`.
+        again = run(commands(name)[number], shards, tmp_path / "run", 20)
+        assert again.returncode == 0 and again.stdout == "", again
+        numbers = {int(path.name.split("-")[1]) for path in (tmp_path / "run" / "checkpoints").iterdir()}
+        assert max(numbers) == 20
 
 
 @pytest.mark.parametrize("name", ["pytorch.py", "plain_numpy.py"])
@@ -111,7 +132,7 @@ def test_an_example_that_died_before_its_first_checkpoint_begins_again(
 
 
 def test_the_option_may_be_called_run_where_torchrun_does_not_take_it(shards: ShardSet, tmp_path: Path) -> None:
-    command = commands("ddp.py")[0]
+    command = commands("ddp.py")[0].replace("--nproc-per-node 2", "--nproc-per-node 1")
     words = command.replace(" examples/ddp.py", " -- examples/ddp.py").replace("--run-dir", "--run").split()
     words[words.index("--shards") + 1], words[words.index("--run") + 1] = str(shards.root), str(tmp_path / "run")
     words[words.index("--steps") + 1] = "0"
@@ -123,24 +144,25 @@ def test_the_option_may_be_called_run_where_torchrun_does_not_take_it(shards: Sh
     assert ended.stdout.startswith("0 {")
 
 
-def test_the_trainer_of_hugging_face_started_again_after_its_last_step_trains_no_further_step(
-    shards: ShardSet, tmp_path: Path
-) -> None:
-    """The Trainer itself would train a step beyond `max_steps`."""
-    for _ in range(2):
-        ended = run(commands("huggingface_trainer.py")[0], shards, tmp_path / "run", 5)
-        assert ended.returncode == 0, ended.stderr[-3000:]
-        assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-5"]
+DOES_NOT_DIVIDE = "32 samples a step do not divide over 3 processes."
 
 
-@pytest.mark.parametrize("name", ["ddp.py", "lightning_trainer.py"])
-def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(
-    shards: ShardSet, tmp_path: Path, name: str
-) -> None:
-    command = next(command for command in commands(name) if command.startswith("torchrun"))
-    ended = run(command.replace("--nproc-per-node 2", "--nproc-per-node 3"), shards, tmp_path / "run", 10)
+def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    command = commands("ddp.py")[0].replace("--nproc-per-node 2", "--nproc-per-node 3")
+    ended = run(command, shards, tmp_path / "run", 10)
     assert ended.returncode != 0
-    assert "32 samples a step do not divide over 3 processes." in ended.stderr
+    assert DOES_NOT_DIVIDE in ended.stderr
+
+
+def test_lightnings_example_refuses_such_a_number_before_it_meets_the_other_processes(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process, with the variables that torchrun gives to one of three."""
+    for variable, value in (("WORLD_SIZE", "3"), ("RANK", "1"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "3")):
+        monkeypatch.setenv(variable, value)
+    ended = run(commands("lightning_trainer.py")[0], shards, tmp_path / "run", 10)
+    assert ended.returncode != 0
+    assert DOES_NOT_DIVIDE in ended.stderr
 
 
 def processes_with(text: str) -> list[int]:
@@ -154,9 +176,11 @@ def processes_with(text: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [("ddp.py", 0), ("huggingface_trainer.py", 1), ("lightning_trainer.py", 1), ("pytorch.py", 0)]
+    ("name", "number"), [*GOES_ON_AFTER_CTRL_C, ("huggingface_trainer.py", 1), ("lightning_trainer.py", 1)]
 )
-def test_ctrl_c_leaves_no_process_of_an_example(shards: ShardSet, tmp_path: Path, name: str, number: int) -> None:
+def test_ctrl_c_leaves_no_process_of_an_example_and_the_same_command_goes_on(
+    shards: ShardSet, tmp_path: Path, name: str, number: int
+) -> None:
     run_dir = tmp_path / "run"
     words = words_of(commands(name)[number], shards, run_dir, 100_000)
     process = subprocess.Popen(
@@ -177,3 +201,12 @@ def test_ctrl_c_leaves_no_process_of_an_example(shards: ShardSet, tmp_path: Path
     while processes_with(str(run_dir)):
         assert time.monotonic() < end + 90, processes_with(str(run_dir))
         time.sleep(0.2)
+    if (name, number) not in GOES_ON_AFTER_CTRL_C:
+        return
+    observations = open_records(DirectoryLedger(run_dir)).observations
+    newest = observations.get(observations.num() - 1)
+    assert newest is not None
+    steps = newest.draw // STEP_DRAWS + 20  # beyond the checkpoint, and a multiple of 10
+    steps -= steps % 10
+    check_run(run(commands(name)[number], shards, run_dir, steps), name, run_dir, steps)
+    check_resumed(run_dir)
