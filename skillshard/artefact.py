@@ -1,4 +1,4 @@
-"""An artefact on disk, a directory that is finished by its manifest, and the work that makes the artefact.
+"""An artefact is a directory on disk, finished by a manifest. This module starts, resumes and finishes the work on an artefact.
 
 Layout during the work:
 

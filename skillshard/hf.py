@@ -233,6 +233,7 @@ class _Padded(NamedTuple):
 
 def _padded(tokenizer: Any, texts: Sequence[ReadText], length: int | None) -> _Padded:
     """Pad the texts of one batch to `length` tokens. None: to the longest text, and to at least one token."""
+    # At least one token, since a model takes no tensor of width 0.
     width = max(1, *(len(text.ids) for text in texts)) if length is None else length
     ids = np.full((len(texts), width), _padding(tokenizer), np.int64)
     mask, predicted = np.zeros((len(texts), width), np.int64), np.zeros((len(texts), width), bool)
@@ -366,6 +367,7 @@ class MixerCallback(TrainerCallback):
                 "TrainingArguments.ignore_data_skip is False: a resumed Trainer would skip what the mixer has skipped already. Set it, "
                 "or give the callback to Trainer(callbacks=[...]), where it sets it itself."
             )
+        # The Trainer's default is True, and every user meets this check once.
         if args.remove_unused_columns:
             raise PolicyError(
                 "TrainingArguments.remove_unused_columns is True: the Trainer would take out of samples and blocks what no model has an "

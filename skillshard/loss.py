@@ -52,6 +52,7 @@ class LossKind(BaseModel):
         None, min_length=1, description="metadata field with the number of characters that are not predicted"
     )
 
+    # Pydantic's error is translated here: its several lines and its link mean nothing to a user.
     def __init__(self, **fields: Any) -> None:
         try:
             super().__init__(**fields)

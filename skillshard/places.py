@@ -1,4 +1,4 @@
-"""Places: local paths and URIs as one kind of name, how they are joined, and how they are shown without secrets."""
+"""Places: local paths and URIs as a single kind of name. Functions join places, and show places without secrets."""
 
 import os
 from pathlib import Path

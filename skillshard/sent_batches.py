@@ -74,6 +74,7 @@ class SentBatch(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._names)
 
+    # The stream is left out of the pickle: the receiver has the same stream under the key.
     def __reduce__(self) -> tuple[Any, ...]:
         return received, (self._key, self._places, self._make)
 

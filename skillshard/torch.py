@@ -98,6 +98,7 @@ def collate(items: Items) -> Mapping[str, Any]:
     Your own `collate_fn` gets the same `Items`: a sequence of `Item`, with the arrays in `items.batch`. The return value of your
     function is sent unchanged.
     """
+    # Without workers nothing is sent, and places would only be a detour.
     if items.key is None or get_worker_info() is None:
         return _mixed_batch(items.batch)
     names = tuple(MixedBatch.__annotations__)
@@ -459,7 +460,7 @@ class MixedDataset(StreamShare[Item]):
 
     A `StatefulDataLoader` has a state of its own. Give the loader `sampler=InOrder(dataset)`, so that resuming does not count through
     the consumed draws. Load the mixer's state too: the mixer then ignores records of the ledger that are newer than the checkpoint.
-    The loader's state fits only one rank and one number of workers. The mixer's state fits any.
+    The loader's state fits a single rank and number of workers. The mixer's state fits any number of ranks and workers.
 
     A run that begins at draw 0 is checked in the main process when the loader starts. The losses of draw 0 must be reported if the
     policy needs these losses, and the ledger must hold no losses of an earlier attempt (otherwise call `restart`).
@@ -482,7 +483,7 @@ class MixedDataset(StreamShare[Item]):
     def __init__(self, mixer: Mixer, *, rank: int | None = None, world_size: int | None = None) -> None:
         self.mixer = mixer
         super().__init__(mixer, rank=rank, world_size=world_size)
-        self._key = register(mixer)
+        self._key = register(mixer)  # here, in the loader's process, which has to know the key of its workers' batches
 
     def _read(self, positions: Int[np.ndarray, " position"]) -> Items:
         return Items(self.mixer, self.mixer.find(positions), key=self._key)

@@ -1,1 +1,1 @@
-"""The skills graph: which training skill helps which evaluation skill."""
+"""The skills graph, whose edges measure how much a training skill helps an evaluation skill."""

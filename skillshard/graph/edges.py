@@ -191,6 +191,7 @@ def derive_edges(
         edges = np.maximum(edges, 0.0)
     if rule.off_diagonal is None:
         return Edges(edges, errors)
+    # The standard errors are scaled with the edges. On the diagonal, 1 is set and not measured, and the error is 0.
     edges, factor = scaled_edges(edges, same, rule.off_diagonal)
     return Edges(edges, None if errors is None else np.where(same, 0.0, errors * factor))
 
@@ -215,6 +216,7 @@ def direct_edges(
     same = is_same(train_skills, eval_skills)
     between = np.where(same, 0.0, edges)
     helps = (between > 0) & (between >= share * between.max(initial=0.0))
+    # Rows and columns may be different skills, so paths are followed in the square matrix of all skills.
     names = list(dict.fromkeys((*train_skills, *eval_skills)))
     rows, columns = [names.index(name) for name in train_skills], [names.index(name) for name in eval_skills]
     reaches = np.eye(len(names), dtype=bool)
@@ -263,6 +265,7 @@ def needs_no_more(
     [[True, False, False]]
     """
     num_seeds = len(amounts)
+    # A difference with an infinite amount would be infinite or NaN, so unreached entries are left out of the mean.
     reached = np.isfinite(amounts[:, 0]).all(axis=0)
     differences = np.where(reached, amounts[:, 0], 0.0) - amounts[:, 1]
     bound = differences.mean(axis=0)

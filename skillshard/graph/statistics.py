@@ -194,7 +194,7 @@ def student_t(share: float, num_seeds: int) -> float:
 
 
 def is_same(train_skills: Sequence[str], eval_skills: Sequence[str]) -> Bool[np.ndarray, "train_skill eval_skill"]:
-    """Mark the entries whose row and column are the same skill. These entries are called the diagonal, wherever they lie."""
+    """Mark the entries with the same skill as row and column. The entries are called the diagonal, at any position."""
     return np.array([[row == column for column in eval_skills] for row in train_skills])
 
 

@@ -91,6 +91,7 @@ def save_data(data: TrialData, folder: str | Path) -> str:
     """Write the data under a name that is the digest of the content, and return the place."""
     splits = {"train": data.train, "evaluation": data.evaluation}
     names = {split: [[skill, len(texts)] for skill, texts in of_skill.items()] for split, of_skill in splits.items()}
+    # Names of skills are stored as JSON in an array, because a name of an array in an .npz must be a name of a file.
     arrays: dict[str, np.ndarray] = {"names": np.frombuffer(orjson.dumps(names), dtype=np.uint8)}
     for split, of_skill in splits.items():
         for number, texts in enumerate(of_skill.values()):

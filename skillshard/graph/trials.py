@@ -139,6 +139,7 @@ def is_settled(losses: Sequence[Sequence[float]], settle: float) -> bool:
     >>> is_settled([[2.0], [1.0], [1.0], [1.0]], 0.01), is_settled([[2.0], [1.0], [1.0], [1.0], [1.0]], 0.01)
     (False, True)
     """
+    # The range over all points, and not the last difference: slow falls add up over several evaluations.
     latest = np.array(losses[-SETTLED_POINTS:])
     return len(latest) == SETTLED_POINTS and bool(np.ptp(latest, axis=0).max() <= settle)
 

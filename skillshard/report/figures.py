@@ -140,7 +140,7 @@ def draw_comparison(runs: Mapping[str, History], place: str | os.PathLike[str], 
         means = run.losses.mean(axis=1)
         label = f"{_short(name)}: {means.mean():.3f}"
         losses.plot(run.draws, means, label=label, color=f"C{number}", linewidth=2.4 if name == weights_of else 1.5)
-    losses.set_ylim(bottom=0)
+    losses.set_ylim(bottom=0)  # from 0, so that the areas below the curves compare as the means in the legend do
     losses.set_ylabel("mean holdout loss, nats per token")
     losses.legend(title="mean over the training", loc="upper right", frameon=False)
     chosen = runs[weights_of]

@@ -297,7 +297,7 @@ def test_a_linear_threshold_asks_whether_the_skill_alone_brings_another_one_ther
 
 
 def test_a_missing_run_and_a_bad_rule_are_refused() -> None:
-    with pytest.raises(GraphError, match=r"the run on b of seed 0 is not there"):
+    with pytest.raises(GraphError, match=r"the trial on b of seed 0 is not there"):
         derive_edges("linear", ("a", "b"), ("a",), [LossCurve(("a",), 0, np.ones((2, 1)))], rule=rule())
     with pytest.raises(
         GraphError, match=r"edges 'treshold' \(did you mean 'threshold'\?\): give 'absolute', 'relative', 'thr"
