@@ -195,6 +195,22 @@ def test_a_policy_cannot_be_changed_after_its_arguments_were_recorded(build: Cal
         policy.name = "another"  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    ("transform", "argument"),
+    [
+        (floor(0.1), "least"),
+        (cap(0.5), "most"),
+        (max_change(0.1), "most"),
+        (smoothing(0.5), "keep"),
+        (repetition_limit(4.0, draws=10), "epochs"),
+    ],
+)
+def test_a_transform_cannot_be_changed_after_its_arguments_were_recorded(transform: Transform, argument: str) -> None:
+    assert hasattr(transform, argument)
+    with pytest.raises(AttributeError):
+        setattr(transform, argument, 0.2)
+
+
 @pytest.mark.parametrize("build", POLICIES.values(), ids=POLICIES)
 def test_an_observation_without_a_skill_is_refused_by_name_or_used(build: Callable[[], Policy]) -> None:
     policy = build()

@@ -20,17 +20,20 @@ from skillshard.shards.read import ShardSet
 
 
 def mixer(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
-    return Mixer(shards, arguments.pop("policy", stratified()), ledger=ledger, round_draws=50, **arguments)
+    return Mixer(shards, arguments.pop("policy", stratified()), ledger=ledger, **({"round_draws": 50} | arguments))
 
 
 def ids(one: Mixer, num: int) -> list[str]:
     return one.ids(0, num)
 
 
-def test_stop_ends_before_the_first_sample_that_would_come_again(shards: ShardSet, tmp_path: Path) -> None:
-    one = mixer(shards, tmp_path, repeat="stop")
+@pytest.mark.parametrize("round_draws", [5, 7, 11, 24, 50])
+def test_stop_ends_before_the_first_sample_that_would_come_again(
+    shards: ShardSet, tmp_path: Path, round_draws: int
+) -> None:
+    one = mixer(shards, tmp_path, repeat="stop", round_draws=round_draws)
     texts = [sample.text for sample in one]
-    endless = mixer(shards, tmp_path / "endless")
+    endless = mixer(shards, tmp_path / "endless", round_draws=round_draws)
     seen = ids(endless, len(texts) + 1)
     assert len(set(seen[:-1])) == len(seen) - 1
     assert seen[-1] in seen[:-1]
