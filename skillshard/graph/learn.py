@@ -22,6 +22,7 @@ from skillshard.graph.skill_graph import GraphFile, Learned, TrialLosses, read_g
 from skillshard.graph.trial_data import DrawnTexts, TrialData, save_data
 from skillshard.graph.trials import Schedule, drawn_rows, eval_steps, timing_task, trial_task, warm_task
 from skillshard.loss import LossKind, Reduction, prompt_chars
+from skillshard.printable import counted
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
 from skillshard.proxy.identity import model_identity, training_identity
 from skillshard.proxy.reading import Reading
@@ -60,7 +61,7 @@ class Cost:
         >>> Cost(4, 1200, 95.0).sentence
         '4 trials, 1,200 steps in all: about 2 min'
         """
-        return f"{self.num_trials:,} trials, {self.num_steps:,} steps in all: about {time_in_words(self.seconds)}"
+        return f"{counted(self.num_trials, 'trial')}, {counted(self.num_steps, 'step')} in all: about {time_in_words(self.seconds)}"
 
 
 def time_in_words(seconds: float) -> str:

@@ -12,6 +12,7 @@ from skillshard.extras import needed
 from skillshard.graph.derive import rule_in
 from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Gain, Statistics, is_same, is_uncertain
+from skillshard.printable import counted
 from skillshard.report.facts import conclusion_of, gains_in, statistics_of
 from skillshard.report.figures import draw_heat_map, draw_nodes
 from skillshard.report.text import has_room, print_line, print_table
@@ -162,7 +163,7 @@ def _history(graph: GraphFile) -> list[str]:
         rule = f"direct edges of at least {learned.direct:g} of the largest of: {rule}"
     sentences = [
         f"Learned by {learned.method}, {len(learned.seeds)} seed{'s' * (len(learned.seeds) > 1)}, warm-up {learned.warmup_steps:,} steps, "
-        f"{len(learned.runs):,} trials of up to {learned.eval_steps[-1]:,} steps; {rule}.",
+        f"{counted(len(learned.runs), 'trial')} of up to {counted(learned.eval_steps[-1], 'step')}; {rule}.",
         f"Cost: {learned.num_steps:,} steps, {learned.num_samples:,} samples.",
         f"Losses: {learned.loss_kind.sentence}. Report the same to a mixer that uses this graph.",
     ]
@@ -173,7 +174,7 @@ def _history(graph: GraphFile) -> list[str]:
         )
     settled = sum(trial.steps_taken < learned.eval_steps[-1] for trial in learned.runs)
     if settled:
-        sentences.append(f"{settled:,} trials were ended early: their losses had settled.")
+        sentences.append(f"{counted(settled, 'trial')} ended early, because the losses had settled.")
     for_steps = learned.made_from.get("for_steps")
     if for_steps:
         # Samples are compared and not steps, because a step of a trial has another number of samples than a step of the training.
