@@ -10,7 +10,7 @@ from skillshard.errors import name_some
 from skillshard.extras import needed
 
 CONFIDENCE = 0.95
-"""Probability that a statement about a single edge is right."""
+"""Confidence level of the interval around an edge (two-sided, Student's t over the seeds)."""
 NEARLY_COMPLETE, NEARLY_EMPTY = 0.9, 0.1
 """Limits of the density. The paper gives no limits: it calls 97.4 % (Alpaca) nearly complete, 3.9 % (Pile of Law) nearly empty, and
 42.7 % neither."""
