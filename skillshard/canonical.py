@@ -34,12 +34,12 @@ def from_json(data: bytes, place: str | os.PathLike[str]) -> Any:
 
 def first_fault(error: ValidationError) -> str:
     """Describe the first fault of a JSON file that does not fit its model, with the position of the fault in the file."""
-    fault = error.errors(include_url=False)[
-        0
-    ]  # without the link to pydantic's documentation, which means nothing to a user
+    # Without the link to pydantic's documentation and without the class of the error, which mean nothing to a user.
+    fault = error.errors(include_url=False)[0]
+    sentence = fault["msg"].removeprefix("Value error, ")
     where = ".".join(map(str, fault["loc"]))
     got = f", got {fault['input']!r}" if isinstance(fault["input"], str | int | float) else ""
-    return f"{where}: {fault['msg']}{got}" if where else fault["msg"]
+    return f"{where}: {sentence}{got}" if where else sentence
 
 
 def digest(data: bytes | memoryview | mmap.mmap) -> str:

@@ -203,6 +203,7 @@ def draw_sizes(sizes: Mapping[str, int], place: str | os.PathLike[str]) -> None:
     axis.set_yticks(range(len(names)), [_short(name) for name in names], fontsize="small")
     axis.set_ylim(-0.6, len(names) - 0.4)
     axis.set_xlabel("samples")
+    axis.set_title("Samples of each skill")
     axis.grid(alpha=0.25, axis="x")
     _save(figure, place)
 

@@ -287,9 +287,7 @@ def test_a_changed_round_is_found(shards: ShardSet, tmp_path: Path) -> None:
     record = json.loads(path.read_text())
     record["counts"][0] += 1
     path.write_text(json.dumps(record))
-    assert any(
-        "00000001.json is damaged: Value error, the content has checksum" in fault for fault in verify_ledger(ledger)
-    )
+    assert any("00000001.json is damaged: the content has checksum" in fault for fault in verify_ledger(ledger))
     with pytest.raises(LedgerError, match=re.escape("rounds/00000001.json is damaged")):
         build(shards, tmp_path, policy=stratified()).round(1)
     record["checksum"] = ""
