@@ -29,6 +29,7 @@ from tests.adapters.processes import finish, records, start_ranks
 from tests.adapters.trainers import SKILLS, expected_items, live_mixer, losses_at, measured_mixer, reported
 
 STEPS = 17
+HAS_STRATEGIES = "train_sampling_strategy" in TrainingArguments.__dataclass_fields__
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
 
 
@@ -137,7 +138,7 @@ def test_resume_from_checkpoint_goes_on_with_the_next_draw_or_block(
     other = source.stream(tmp_path / "run", step_items=BATCH)
     resumed = trainer(other, tmp_path / "out", source=source, dataloader_num_workers=workers)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)  # older versions of PyTorch give a FutureWarning of their own
         resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-12"))
     assert resumed.state.global_step == STEPS
     assert other.position == 12 * BATCH
@@ -148,6 +149,8 @@ def test_the_sampling_strategies_that_need_no_length_read_the_stream_in_order(sh
     """The Trainer's default is "random"; the stream is shuffled already."""
     reference = expected_items(live_mixer(shards, tmp_path / "reference", step_draws=BATCH), steps=3, step_items=BATCH)
     for strategy in ("random", "sequential"):
+        if not HAS_STRATEGIES:
+            pytest.skip("this version of transformers has no train_sampling_strategy")
         folder = tmp_path / strategy
         mixer = live_mixer(shards, folder / "run", step_draws=BATCH)
         trainer(mixer, folder / "out", stop_at=3, train_sampling_strategy=strategy).train()
@@ -250,9 +253,12 @@ def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path
         PolicyError, match=r"the Trainer reads a MixedDataset, not a WholeStream of this callback's Mixer"
     ):
         trainer(mixer, tmp_path / "out", train_dataset=MixedDataset(mixer)).train()
-    for strategy in ("group_by_length", "batch_rebalance"):
-        with pytest.raises(PolicyError, match=rf"ask for '{strategy}', which needs the length of every sample.*Leave"):
-            trainer(mixer, tmp_path / "out", train_sampling_strategy=strategy).train()
+    wishes: list[tuple[str, dict[str, Any]]] = [
+        (name, {"train_sampling_strategy": name}) for name in ("group_by_length", "batch_rebalance")
+    ]
+    for name, wish in wishes if HAS_STRATEGIES else [("group_by_length", {"group_by_length": True})]:
+        with pytest.raises(PolicyError, match=rf"ask for '{name}', which needs the length of every sample.*Leave"):
+            trainer(mixer, tmp_path / "out", **wish).train()
     with pytest.raises(ValueError, match="max_steps"):
         trainer(mixer, tmp_path / "out", max_steps=-1, num_train_epochs=1).train()
     with pytest.raises(
