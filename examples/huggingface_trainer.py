@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
-from skillshard.hf import MixerCallback, WholeStream, causal_lm_collator, causal_lm_loss
+from skillshard.hf import MixerCallback, WholeStream, causal_lm_collator, causal_lm_loss, last_checkpoint
 
 BATCH, EVERY, MAX_TOKENS = 8, 5, 128
 
@@ -47,7 +46,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         return measured
 
     checkpoints = run / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
+    last = last_checkpoint(checkpoints)
     if last is not None and int(last.rpartition("-")[2]) >= steps:
         return  # the Trainer would train one step too many
 

@@ -390,5 +390,20 @@ class MixerCallback(TrainerCallback):
         )
 
 
+def last_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
+    """Return the newest complete checkpoint of a `Trainer` with `MixerCallback`. None: no checkpoint is complete.
+
+    The Trainer calls the callback after the whole checkpoint is written, so a checkpoint with `mixer.json` is complete. A process that
+    was stopped while it wrote a checkpoint leaves a directory without `mixer.json`, and `transformers.trainer_utils.get_last_checkpoint`
+    returns this directory.
+
+    Args:
+        output_dir: `output_dir` of the training arguments. The directory need not exist.
+    """
+    complete = [path.parent for path in Path(output_dir).glob(f"checkpoint-*/{STATE_NAME}")]
+    steps = {int(folder.name.removeprefix("checkpoint-")): folder for folder in complete}
+    return str(steps[max(steps)]) if steps else None
+
+
 def _checkpoint(args: TrainingArguments, step: int) -> Path:
     return Path(str(args.output_dir)) / f"checkpoint-{step}"

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from skillshard.errors import LedgerError, LengthError, PolicyError
 from skillshard.evaluation import losses_per_skill
-from skillshard.hf import MixerCallback, WholeStream, causal_lm_blocks, causal_lm_loss
+from skillshard.hf import MixerCallback, WholeStream, causal_lm_blocks, causal_lm_loss, last_checkpoint
 from skillshard.loss import Reduction
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
@@ -233,6 +233,16 @@ def test_a_stateful_loader_over_the_whole_stream_goes_on(shards: ShardSet, tmp_p
     again = StatefulDataLoader(WholeStream(other), batch_size=BATCH, collate_fn=collate)
     again.load_state_dict(first.state_dict())
     assert next(iter(again))["draw"][0] == 12
+
+
+def test_the_last_checkpoint_is_the_newest_that_was_written_whole(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path / "out") is None
+    for step in (9, 10, 100):
+        (tmp_path / "out" / f"checkpoint-{step}").mkdir(parents=True)
+    assert last_checkpoint(tmp_path / "out") is None, "a stopped process leaves a directory without mixer.json"
+    for step in (9, 10):
+        (tmp_path / "out" / f"checkpoint-{step}" / "mixer.json").write_text("{}")
+    assert last_checkpoint(tmp_path / "out") == str(tmp_path / "out" / "checkpoint-10")
 
 
 def test_a_checkpoint_without_a_mixer_is_refused(shards: ShardSet, tmp_path: Path) -> None:
