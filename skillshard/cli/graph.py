@@ -9,7 +9,9 @@ import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.options import (
+    EDGES,
     HOW,
+    TRAINING,
     WHAT,
     WHERE,
     ChosenSkills,
@@ -30,9 +32,6 @@ from skillshard.cli.words import in_options
 from skillshard.errors import GraphError, name_some
 
 graphs = typer.Typer(help="The skills graph: which skill helps which.", no_args_is_help=True)
-
-EDGES, TRAINING = "Edges", "Trials in detail"
-"""Panels of the help."""
 
 GraphOut = Annotated[Path, typer.Option("--out", parser=path_on_all_nodes, metavar="FILE", help="JSON file to write.")]
 

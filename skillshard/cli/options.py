@@ -31,6 +31,11 @@ WHAT, HOW, READING, TEXTS, WHERE = (
     "Where it runs",
 )
 """Panels of a verb's help."""
+EDGES, TRAINING, STREAM = "Edges", "Trials in detail", "Stream"
+DETAILS = (READING, TEXTS, EDGES, TRAINING, STREAM, WHERE)
+"""Panels of a verb with many options that only `--help-all` shows, so that the help fits a screen."""
+# About 50 lines at 100 columns. A verb with fewer options shows all of them.
+MANY_OPTIONS = 13
 
 # Decimal and binary multiples, as in the names of disk sizes (MB) and memory sizes (MiB).
 _BYTES_OF = {
@@ -519,15 +524,25 @@ class Given:
         self.refuse([name for name in self._options if name not in names], why)
 
 
+HELP_ALL = "--help-all"
+
+
+def _panel_of(parameter: Any) -> str:
+    return getattr(parameter, "rich_help_panel", None) or ""
+
+
 class Verb(typer.core.TyperCommand):
     """A verb that knows which options were given, and whose help ends with examples.
 
-    `epilog` holds the examples, a command a line.
+    `epilog` holds the examples, a command a line. The `--help` of a verb with many options leaves out the panels
+    of `DETAILS`, and `--help-all` shows every option.
     """
 
     given: ClassVar[Given]
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        if HELP_ALL in args[: args.index("--") if "--" in args else None]:
+            ctx.meta[HELP_ALL], args = True, ["--help"]
         # A shell expands the home directory in `--out ~/tags` and not in `--out=~/tags`.
         return super().parse_args(ctx, [re.sub(r"^(--[\w-]+=)~(?=/|$)", _with_home, word) for word in args])
 
@@ -543,8 +558,17 @@ class Verb(typer.core.TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         # Typer joins the lines of an epilog to a paragraph. Examples must stay one command a line.
         examples, self.epilog = self.epilog, None
+        is_long = len(self.params) > MANY_OPTIONS and not ctx.meta.get(HELP_ALL)
+        details = [parameter for parameter in self.params if is_long and _panel_of(parameter) in DETAILS]
+        for parameter in details:
+            parameter.hidden = True  # type: ignore[attr-defined]  # every option has the attribute
         super().format_help(ctx, formatter)
+        for parameter in details:
+            parameter.hidden = False  # type: ignore[attr-defined]
         self.epilog = examples
+        if details:
+            panels = ", ".join(dict.fromkeys(map(_panel_of, details)))
+            typer.echo(f" More options ({panels}):\n   {ctx.command_path} {HELP_ALL}\n")
         if examples:
             typer.echo(
                 " Examples:\n" + "\n".join(f"   {line.strip()}" for line in examples.strip().splitlines()) + "\n"

@@ -10,6 +10,7 @@ import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.options import (
+    STREAM,
     Cache,
     ChosenSkills,
     ShardsPlace,
@@ -23,7 +24,7 @@ from skillshard.printable import printable
 if TYPE_CHECKING:
     from skillshard.policies.policy import Policy
 
-POLICY, STREAM, LAW, NEXT = "Options of some policies", "Stream", "Law", "Next run"
+POLICY, LAW, NEXT = "Options of some policies", "Law", "Next run"
 """Panels of the help."""
 
 

@@ -98,11 +98,16 @@ def test_options_that_belong_are_taken_with_their_defaults(made: Path, tmp_path:
     works("regroup", made / "T", "--min-share", 0.45, "--rest", "other", "--out", tmp_path / "fewer", "--workers", 1)
 
 
-def verbs(command: Any, *words: str) -> Iterator[tuple[str, Callable[..., None]]]:
+def commands(command: Any, *words: str) -> Iterator[tuple[str, Any]]:
     for name, inner in getattr(command, "commands", {}).items():
-        yield from verbs(inner, *words, name)
+        yield from commands(inner, *words, name)
     if not hasattr(command, "commands"):
-        yield " ".join(words), unwrap(command.callback)
+        yield " ".join(words), command
+
+
+def verbs(command: Any) -> Iterator[tuple[str, Callable[..., None]]]:
+    for name, verb in commands(command):
+        yield name, unwrap(verb.callback)
 
 
 ON_RAY = {name: verb for name, verb in verbs(typer.main.get_command(app)) if "ray_address" in get_type_hints(verb)}
@@ -146,3 +151,19 @@ def test_the_benchmark_refuses_a_method_that_its_settings_do_not_have(tmp_path: 
     ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert ended.returncode == 2 and "--methods 'oddm' (did you mean 'odm'?)" in ended.stderr, ended.stderr
     assert not (tmp_path / "W").exists()
+
+
+ALL_VERBS = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", sorted(ALL_VERBS))
+def test_the_help_of_a_verb_fits_a_screen_and_ends_with_an_example(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    brief, whole = works(*name.split(), "--help"), works(*name.split(), "--help-all")
+    assert brief.count("\n") <= 55
+    assert brief.rstrip().splitlines()[-1].startswith(f"   skillshard {name} ")
+    assert whole.rstrip().splitlines()[-1] == brief.rstrip().splitlines()[-1]
+    for parameter in ALL_VERBS[name].params:
+        if parameter.param_type_name == "option":
+            assert parameter.opts[0] in whole
+    assert ("--help-all" in brief) == (len(whole.splitlines()) > len(brief.splitlines()))
