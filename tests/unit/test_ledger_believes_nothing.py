@@ -159,7 +159,7 @@ def test_a_round_with_a_checksum_of_its_own_that_begins_later_than_its_number_sa
     record = json.loads(path.read_text())
     later = {**record, "first_draw": record["first_draw"] + 64, "checksum": ""}
     path.write_bytes(RoundRecord.model_validate(later).to_bytes())
-    with pytest.raises(LedgerError, match=r"is round 5 from draw 384 on, as its name does not say: it was changed"):
+    with pytest.raises(LedgerError, match=r"is round 5 from draw 384 on, but its name says otherwise: it was changed"):
         build(shards, tmp_path).round(5)
 
 
