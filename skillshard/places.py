@@ -56,7 +56,10 @@ def public(place: str | os.PathLike[str]) -> str:
     text = os.fspath(place)
     if not is_remote(text):
         return text
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # a host such as "[::1", without its end
+        return f"{text.partition('://')[0]}://(invalid address)"
     # A list of harmless names, not of secret names: any other parameter may be a signature or a token.
     shown = [(key, value) for key, value in parse_qsl(parts.query) if key in ("region", "scheme", "endpoint_override")]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, urlencode(shown, safe=":/"), ""))

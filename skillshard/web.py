@@ -117,7 +117,8 @@ def _web_error(error: HTTPError) -> WebError:
     """Translate an error of urllib3. Only a wrong name, a bad certificate and an invalid address never pass."""
     cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
     if isinstance(cause, LocationValueError):
-        return WebError(str(cause), may_pass=False)
+        # The text of the error holds the whole address, and an address may hold a signature or a token.
+        return WebError("the address is not a valid URL", may_pass=False)
     if isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError):
         return WebError(f"the request timed out after {TIMEOUT_S:g} s without a byte", may_pass=True)
     # The text of an error of urllib3 holds addresses in memory. The error of the socket is the plain one.

@@ -519,10 +519,6 @@ class Given:
             if name in names:
                 raise typer.BadParameter(f"{option} {why}.", param_hint=option)
 
-    def refuse_all_but(self, names: Collection[str], why: str) -> None:
-        """Raise a usage error for the first given option that is not among `names`."""
-        self.refuse([name for name in self._options if name not in names], why)
-
 
 HELP_ALL = "--help-all"
 

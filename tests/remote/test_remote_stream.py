@@ -284,3 +284,13 @@ def test_secrets_in_a_uri_do_not_get_into_messages(between: tuple[Between, str])
     with pytest.raises(StorageError) as caught:
         storage.read_bytes(f"{place}/train/add/000000.tar?sig=SECRET")
     assert "SECRET" not in str(caught.value) and server.asked == {"/train/add/000000.tar": 1}
+
+
+@pytest.mark.parametrize("host", ["host:port", "a..b", "[::1", "no.invalid", "127.0.0.1:1"])
+def test_an_address_that_cannot_be_asked_is_refused_without_its_secrets(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BACK_OFF_S", 0.0)
+    with pytest.raises(StorageError) as caught:
+        storage.read_bytes(f"http://user:SECRET@{host}/S/manifest.json?sig=SECRET")
+    assert "SECRET" not in str(caught.value)
