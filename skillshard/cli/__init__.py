@@ -25,12 +25,13 @@ from skillshard import __version__
 from skillshard.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
-from skillshard.cli.options import Verb, end_quietly, names_on_all_nodes
 from skillshard.cli.regroup import regroup
 from skillshard.cli.shards import shard, tokens
 from skillshard.cli.show import inspect, verify
 from skillshard.cli.synth import synth
 from skillshard.cli.tag import tag
+from skillshard.cli.values import names_on_all_nodes
+from skillshard.cli.verb import Verb, end_quietly
 from skillshard.cli.weights import fit, mix, weights
 from skillshard.cli.words import Running, in_options, program
 from skillshard.errors import SkillshardError

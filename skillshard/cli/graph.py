@@ -1,129 +1,23 @@
 """`skillshard graph`: learn, derive, show, import."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from skillshard.bars import Bars
-from skillshard.cli.options import (
-    EDGES,
-    HOW,
-    TRAINING,
-    WHAT,
-    WHERE,
-    ChosenSkills,
-    Json,
-    Nodes,
-    ProxyDevice,
-    ProxyTexts,
-    Verb,
-    choose_skills,
-    grouped,
-    parse_duration,
-    path_on_all_nodes,
-    place_on_all_nodes,
-    write_json,
-    write_new,
-)
+from skillshard.cli.graph_options import Edges, Training
+from skillshard.cli.groups import grouped
+from skillshard.cli.options import ChosenSkills, Json, Nodes, ProxyDevice, ProxyTexts, choose_skills
+from skillshard.cli.output import write_json, write_new
+from skillshard.cli.values import parse_duration, path_on_all_nodes, place_on_all_nodes
+from skillshard.cli.verb import HOW, WHAT, WHERE, Verb
 from skillshard.cli.words import in_options
-from skillshard.errors import GraphError, name_some
 
 graphs = typer.Typer(help="The skills graph: which skill helps which.", no_args_is_help=True)
 
 GraphOut = Annotated[Path, typer.Option("--out", parser=path_on_all_nodes, metavar="FILE", help="JSON file to write.")]
-
-
-@dataclass(frozen=True)
-class Edges:
-    """The options on the definition of an edge."""
-
-    edges: Annotated[
-        str,
-        typer.Option(
-            "--edges",
-            metavar="KIND",
-            help="Kind of edge: 'absolute' (nats), 'relative' (share of the loss at the start), 'threshold:LOSS' (1 where a skill "
-            "reaches the loss with no more samples in all, Definition 2.2 of the paper), or 'threshold-own:LOSS' (1 where the skill needs "
-            "fewer samples of its own).",
-            rich_help_panel=EDGES,
-        ),
-    ] = "absolute"
-    average: Annotated[
-        str | None,
-        typer.Option(
-            "--average",
-            metavar="end|curve",
-            help="Loss of a trial: the loss at the end, or the mean of the curve.",
-            show_default="end; for leave-one-out curve",
-            rich_help_panel=EDGES,
-        ),
-    ] = None
-    off_diagonal: Annotated[
-        float | None,
-        typer.Option(
-            "--off-diagonal",
-            metavar="X",
-            help="Scale the edges: 1 on the diagonal, X for the strongest other edge.",
-            show_default="as measured",
-            rich_help_panel=EDGES,
-        ),
-    ] = None
-    clamp: Annotated[
-        bool,
-        typer.Option(
-            "--clamp/--keep-negative",
-            help="Set negative edges to 0, as the paper's algorithms do, or keep negative edges.",
-            rich_help_panel=EDGES,
-        ),
-    ] = True
-    drop_uncertain: Annotated[
-        bool,
-        typer.Option(
-            "--drop-uncertain",
-            help="Set an edge to 0 if the seeds cannot tell the edge from 0. Thresholds have a margin of their own.",
-            rich_help_panel=EDGES,
-        ),
-    ] = False
-    direct: Annotated[
-        float | None,
-        typer.Option(
-            "--direct",
-            metavar="SHARE",
-            help="Keep only direct edges: ignore edges weaker than SHARE times the strongest, drop every edge that a longer path implies, "
-            "and set the others to 1.",
-            rich_help_panel=EDGES,
-        ),
-    ] = None
-
-    def rule(self, method: str) -> Any:
-        """Make the library's rule for the trials of a method. Options that do not go together are an error."""
-        from skillshard.graph.edges import EdgeRule, parse_edges, usual_average
-
-        if self.average not in (None, "end", "curve"):
-            raise typer.BadParameter(f"{self.average!r}: give 'end' or 'curve'.", param_hint="--average")
-        unit, threshold = parse_edges(self.edges)
-        without_effect = {
-            "--average": self.average is not None,
-            "--keep-negative": not self.clamp,
-            "--drop-uncertain": self.drop_uncertain,
-        }
-        if threshold is not None and any(without_effect.values()):
-            raise GraphError(
-                f"--edges {self.edges} compares amounts of data: its edges are 0 or 1, with a margin by the standard errors over seeds, so "
-                f"{name_some(option for option, is_given in without_effect.items() if is_given)} has no effect. Leave it out."
-            )
-        return EdgeRule(
-            unit,
-            threshold,
-            self.average or usual_average(method),  # type: ignore[arg-type]  # checked above and by the callers
-            clamp=self.clamp,
-            off_diagonal=self.off_diagonal,
-            drop_uncertain=self.drop_uncertain,
-            direct=self.direct,
-        )
 
 
 @graphs.command(
@@ -198,89 +92,7 @@ def learn_graph(
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="First seed.", rich_help_panel=HOW)] = 0,
     edges: Edges,
     texts: ProxyTexts,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            "--batch-size",
-            min=1,
-            metavar="N",
-            help="Samples of a step, rounded up to a multiple of the number of skills.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = 64,
-    reduction: Annotated[
-        str,
-        typer.Option(
-            "--reduction",
-            metavar="NAME",
-            help="Mean over a skill: per_sample, as in the paper's code, or per_token.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = "per_sample",
-    lr: Annotated[
-        float, typer.Option("--lr", metavar="RATE", help="Highest learning rate.", rich_help_panel=TRAINING)
-    ] = 1e-3,
-    lr_warmup: Annotated[
-        int | None,
-        typer.Option(
-            "--lr-warmup",
-            min=0,
-            metavar="N",
-            help="Steps in which the learning rate rises.",
-            show_default="50, at most 0.3 of the trial",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    eval_every: Annotated[
-        int | None,
-        typer.Option(
-            "--eval-every",
-            min=1,
-            metavar="N",
-            help="Steps between measurements.",
-            show_default="a tenth of --steps",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    eval_samples: Annotated[
-        int,
-        typer.Option(
-            "--eval-samples",
-            min=1,
-            metavar="N",
-            help="Largest number of held-out samples of a skill.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = 100,
-    samples: Annotated[
-        int,
-        typer.Option(
-            "--samples",
-            min=1,
-            metavar="N",
-            help="Largest number of training samples of a skill.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = 20_000,
-    for_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--for-steps",
-            min=1,
-            metavar="N",
-            help="Length of the training that will use the graph, for the schedule and the share of the cost.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    settle: Annotated[
-        float | None,
-        typer.Option(
-            "--settle",
-            metavar="NATS",
-            help="Largest difference of four measurements in a row that ends a trial early.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
+    training: Training,
     budget_s: Annotated[
         str | None,
         typer.Option(
@@ -336,15 +148,15 @@ def learn_graph(
             targets=targets or (),
             eval_shards=_measured_on(whole, chosen, eval_shards, targets or ()),
             reading=reading,
-            reduction=parse_reduction(reduction),
-            batch_size=batch_size,
-            lr=lr,
-            lr_warmup=lr_warmup,
-            eval_every=eval_every,
-            eval_samples=eval_samples,
-            samples=samples,
-            for_steps=for_steps,
-            settle=settle,
+            reduction=parse_reduction(training.reduction),
+            batch_size=training.batch_size,
+            lr=training.lr,
+            lr_warmup=training.lr_warmup,
+            eval_every=training.eval_every,
+            eval_samples=training.eval_samples,
+            samples=training.samples,
+            for_steps=training.for_steps,
+            settle=training.settle,
             budget_s=None if budget_s is None else parse_duration(budget_s, "--budget"),
             seed=seed,
             compute=device.compute(),

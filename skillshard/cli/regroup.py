@@ -6,16 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from skillshard.bars import Bars
-from skillshard.cli.options import (
-    HOW,
-    WHAT,
-    Nodes,
-    Out,
-    Verb,
-    grouped,
-    path_on_all_nodes,
-    place_on_all_nodes,
-)
+from skillshard.cli.groups import grouped
+from skillshard.cli.options import Nodes, Out
+from skillshard.cli.values import path_on_all_nodes, place_on_all_nodes
+from skillshard.cli.verb import HOW, WHAT, Verb
 
 
 @grouped

@@ -7,17 +7,9 @@ from typing import Annotated
 import typer
 
 from skillshard.bars import Bars
-from skillshard.cli.options import (
-    Cache,
-    CorpusPlaces,
-    Nodes,
-    Out,
-    ShardsPlace,
-    grouped,
-    open_corpus,
-    parse_size,
-    path_on_all_nodes,
-)
+from skillshard.cli.groups import grouped
+from skillshard.cli.options import Cache, CorpusPlaces, Nodes, Out, ShardsPlace, open_corpus
+from skillshard.cli.values import parse_size, path_on_all_nodes
 
 
 class Copies(StrEnum):

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from skillshard.bars import Bars
-from skillshard.cli.options import Artefact, Json, Verb, write_json
+from skillshard.cli.options import Artefact, Json
+from skillshard.cli.output import write_json
+from skillshard.cli.verb import Verb
 from skillshard.cli.words import in_options
 
 

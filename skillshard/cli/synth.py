@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from skillshard.bars import Bars
-from skillshard.cli.options import Out, Verb, parse_proportions
+from skillshard.cli.options import Out
+from skillshard.cli.values import parse_proportions
+from skillshard.cli.verb import Verb
 from skillshard.cli.words import program
 from skillshard.printable import counted
 

@@ -7,23 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from skillshard.bars import Bars
-from skillshard.cli.options import (
-    HOW,
-    WHAT,
-    CorpusPlaces,
-    Nodes,
-    Out,
-    ProxyDevice,
-    ProxyTexts,
-    Reading,
-    Verb,
-    grouped,
-    open_corpus,
-    parse_range,
-    parse_size,
-    parse_skills,
-    path_on_all_nodes,
-)
+from skillshard.cli.groups import grouped
+from skillshard.cli.options import CorpusPlaces, Nodes, Out, ProxyDevice, ProxyTexts, Reading, open_corpus
+from skillshard.cli.values import parse_range, parse_size, parse_skills, path_on_all_nodes
+from skillshard.cli.verb import HOW, WHAT, Verb
 from skillshard.cli.words import in_options
 
 tag = typer.Typer(

@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skillshard.bars import Bars
-from skillshard.cli.options import (
-    STREAM,
-    Cache,
-    ChosenSkills,
-    ShardsPlace,
-    Verb,
-    choose_skills,
-    grouped,
-    write_new,
-)
+from skillshard.cli.groups import grouped
+from skillshard.cli.options import Cache, ChosenSkills, ShardsPlace, choose_skills
+from skillshard.cli.output import write_new
+from skillshard.cli.verb import STREAM, Verb
 from skillshard.printable import printable
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import typer
 
 from skillshard import cli
 from skillshard.cli import app
-from skillshard.cli.options import names_on_all_nodes
+from skillshard.cli.values import names_on_all_nodes
 from tests.commands import skillshard, works
 from tests.conftest import REPOSITORY, samples, tree, write_corpus
 
