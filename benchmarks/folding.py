@@ -1,9 +1,9 @@
-"""What folding and hashing a text costs, by the definition and by the fast way that `skillshard shard` takes.
+"""Measure the cost of folding and hashing a text, by the definition and by the fast way of `skillshard shard`.
 
     python benchmarks/folding.py FILE.jsonl...
 
-For each file: microseconds of CPU time for each kB of UTF-8, for texts of ASCII letters alone and for all others; the best of
-`ROUNDS`, and the two ways take turns, so that another load on the machine meets both.
+Prints, for each file, the microseconds of CPU time for each kB of UTF-8. Texts of ASCII letters alone are measured apart from all other
+texts. Each figure is the best of `ROUNDS`, and the two ways take turns, so that another load on the machine meets both ways.
 """
 
 import sys
@@ -25,7 +25,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def measure(texts: list[str]) -> tuple[float, float]:
-    """Microseconds for each kB: by the definition, by the fast way."""
+    """Return the microseconds for each kB by the definition, and by the fast way."""
     encoded = [text.encode() for text in texts]
     assert hex_of(text_hashes(encoded)) == [text_hash(text) for text in texts]
     both = [

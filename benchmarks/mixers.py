@@ -1,17 +1,18 @@
-"""How fast mixed samples come: skillshard, the limit of index + mmap, and other loaders, side by side on the same texts.
+"""Measure the speed of mixed samples: skillshard, the limit of index + mmap, and other loaders, side by side on the same texts.
 
     python benchmarks/mixers.py --work /tmp/bench [--samples 50000] [--repeats 3] [--out benchmarks/results/mixers.json]
 
-8 skills of `--samples` texts of about 1 kB (lognormal), weights .3 .2 .15 .1 .1 .05 .05 .05, shuffled, warm page cache,
-delivered as `str`. Every loader runs in a process of its own for about `--seconds` CPU-seconds, in turn, `--repeats` times;
-what counts is samples per CPU-second of that process with its children, as a ratio to the limit, measured just before.
+The corpus has 8 skills of `--samples` texts of about 1 kB (lognormal), weights .3 .2 .15 .1 .1 .05 .05 .05. The stream is shuffled, the
+page cache is warm, and texts are delivered as `str`. Every loader runs in a process of its own for about `--seconds` CPU-seconds, in turn,
+`--repeats` times. The measure is the number of samples per CPU-second of the process with its children, as a ratio to the limit
+measured just before.
 
-Each package of others is installed into a virtual environment of its own under `--work`, because their requirements exclude
-each other and those of the tests. This file is then run by the interpreter of that environment, which needs no skillshard.
-A package that cannot be installed is reported as missing.
+Each foreign package is installed into a virtual environment of its own under `--work`, because the requirements of the packages and of
+the tests exclude each other. The interpreter of the environment then runs this file, and needs no skillshard. A package that cannot be
+installed is reported as missing.
 
-What changing the weights costs is smaller than what two processes differ by, so it is measured within one: blocks of 16
-rounds with changing and with fixed weights take turns.
+The cost of changing weights is smaller than the difference between two processes, so the cost is measured within a single process: blocks
+of 16 rounds with changing and with fixed weights take turns.
 """
 
 import argparse
@@ -41,7 +42,7 @@ BATCH = 256
 ROUND_DRAWS = 4096
 LIMIT_DRAWS = 16_384
 BLOCKS, BLOCK_ROUNDS, WARM_UP_BLOCKS = 154, 16, 4
-MEMORY = Path("/dev/shm") if os.path.isdir("/dev/shm") else None  # else the system's temporary directory
+MEMORY = Path("/dev/shm") if os.path.isdir("/dev/shm") else None  # None means the system's temporary directory
 LEDGER_PREFIX = "skillshard-bench-"
 
 
@@ -49,17 +50,17 @@ LEDGER_PREFIX = "skillshard-bench-"
 
 
 def texts_of(skill: int, num: int) -> list[str]:
-    """About 1 kB each: words of a fixed vocabulary, lognormal lengths; a pure function of the skill."""
+    """Make texts of about 1 kB from a fixed vocabulary with lognormal lengths. The texts depend on nothing but the skill."""
     rng = np.random.default_rng(skill)
     letters = "".join(map(chr, rng.integers(97, 123, 1 << 20))) + "\n"
-    words = " ".join(letters[at : at + 6] for at in range(0, len(letters) - 6, 6))
+    words = " ".join(letters[begin : begin + 6] for begin in range(0, len(letters) - 6, 6))
     sizes = np.clip(rng.lognormal(np.log(1000) - 0.125, 0.5, num), 50, 8000).astype(int)
     starts = rng.integers(0, len(words) - 8001, num)
     return [words[start : start + size] for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
 
 
 def prepare(work: Path, num: int) -> None:
-    """The corpus as JSONL, our shards of it, and one file of texts with offsets for the limit."""
+    """Write the corpus as JSONL, its shards, and a single file of texts with offsets for the limit."""
     from skillshard import taggers
     from skillshard.corpus import Corpus
     from skillshard.shards.write import write_shards
@@ -72,7 +73,8 @@ def prepare(work: Path, num: int) -> None:
         for skill, name in enumerate(SKILLS):
             texts = texts_of(skill, num)
             rows = (
-                json.dumps({"id": f"{name}-{at:08d}", "text": text, "skill": name}) for at, text in enumerate(texts)
+                json.dumps({"id": f"{name}-{number:08d}", "text": text, "skill": name})
+                for number, text in enumerate(texts)
             )
             (work / "corpus" / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
             for text in texts:
@@ -80,7 +82,7 @@ def prepare(work: Path, num: int) -> None:
     np.save(work / "ends.npy", np.array(ends))
     corpus = Corpus.open(work / "corpus")
     tags = taggers.tag_corpus(corpus, taggers.metadata("skill"), work / "tags")
-    # WebDataset shares whole tars out over workers, so that a small set needs several tars of each skill too.
+    # WebDataset gives whole tars to workers, so a small set also needs several tars of each skill.
     write_shards(corpus, tags, work / "shards", shard_bytes=min(32 << 20, num * 1000), holdout=0.0)
 
 
@@ -104,14 +106,14 @@ class _Texts:
     num: int
     texts: list[str] | None = None
 
-    def __call__(self, at: int) -> str:
+    def __call__(self, number: int) -> str:
         if self.texts is None:
             self.texts = texts_of(self.skill, self.num)
-        return self.texts[at]
+        return self.texts[number]
 
 
 def _import_streaming() -> None:
-    """Mosaic Streaming imports torchvision, which misses two operators where PyTorch is built for the CPU alone."""
+    """Let Mosaic Streaming import torchvision, which lacks two operators with a PyTorch that is built for the CPU alone."""
     import torch
 
     if torch.version.cuda is None and not _has_torchvision():
@@ -140,7 +142,7 @@ def prepare_mosaic(work: Path, num: int) -> None:
 
 
 def prepare_webdataset(work: Path, num: int) -> None:
-    """Its own default shards: ShardWriter as it comes."""
+    """Write shards with WebDataset's own ShardWriter and its defaults."""
     import webdataset
 
     for skill, name in enumerate(SKILLS):
@@ -148,8 +150,8 @@ def prepare_webdataset(work: Path, num: int) -> None:
         if not (folder / "done").exists():
             folder.mkdir(parents=True, exist_ok=True)
             with webdataset.ShardWriter(f"{folder}/%06d.tar", maxsize=32 << 20, verbose=0) as writer:
-                for at, text in enumerate(texts_of(skill, num)):
-                    writer.write({"__key__": f"{at:08d}", "txt": text})
+                for number, text in enumerate(texts_of(skill, num)):
+                    writer.write({"__key__": f"{number:08d}", "txt": text})
             (folder / "done").touch()
 
 
@@ -157,7 +159,7 @@ def prepare_webdataset(work: Path, num: int) -> None:
 
 
 def limit(work: Path, num: int) -> Iterator[list[str]]:
-    """A bare generator: offsets of 16,384 draws gathered at once, texts cut out of one mapped file."""
+    """Deliver texts by a bare generator: offsets of 16,384 draws at once, texts cut out of a mapped file."""
     import mmap
 
     ends = np.load(work / "ends.npy")
@@ -181,7 +183,7 @@ def limit(work: Path, num: int) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Shifting:
-    """The benchmark's weights; if they change, they move a little with every observation."""
+    """The weights of the benchmark. Changing weights move a little with every observation."""
 
     changing: bool
 
@@ -217,7 +219,7 @@ class Shifting:
 
 
 def _mixer(work: Path, *, changing: bool, ledgers: Path | None = None) -> Any:
-    """A mixer with a new ledger, in memory by default, as the texts are in the page cache."""
+    """Make a mixer with a new ledger, by default in memory, because the texts are also in the page cache."""
     from skillshard.mixing.mixer import Mixer
     from skillshard.shards.read import ShardSet
 
@@ -226,7 +228,7 @@ def _mixer(work: Path, *, changing: bool, ledgers: Path | None = None) -> Any:
 
 
 def _reported(mixer: Any, draw: int, num: int) -> None:
-    """What a trainer does: losses once per round."""
+    """Report losses once per round, as a trainer does."""
     if draw // ROUND_DRAWS < (draw + num) // ROUND_DRAWS:
         losses = dict.fromkeys(SKILLS, 1.0)
         mixer.report(0, losses, draw=(draw + num) // ROUND_DRAWS * ROUND_DRAWS)
@@ -246,7 +248,7 @@ def ours_fixed(work: Path, num: int) -> Iterator[list[str]]:
 
 
 def ours_on_disk(work: Path, num: int) -> Iterator[list[str]]:
-    """With two new files a round on the disk of `work`. Slow for a minute after many files were deleted from an ext4."""
+    """Write two new files a round to the disk of `work`. An ext4 is slow for a minute after many files were deleted."""
     return ours(work, num, ledgers=work)
 
 
@@ -335,13 +337,13 @@ def _plain_tars(work: Path) -> list[list[str]]:
 
 
 def webdataset_plain(work: Path, num: int) -> Iterator[list[str]]:
-    """RandomMix over our shards, which are plain USTAR."""
+    """Deliver by RandomMix over the shards of skillshard, which are plain USTAR."""
     for text in _webdataset(_plain_tars(work)):
         yield [text]
 
 
 def webdataset_default(work: Path, num: int) -> Iterator[list[str]]:
-    """RandomMix over the shards that its own ShardWriter makes."""
+    """Deliver by RandomMix over the shards of WebDataset's own ShardWriter."""
     for text in _webdataset([sorted(map(str, (work / "webdataset" / name).glob("*.tar"))) for name in SKILLS]):
         yield [text]
 
@@ -357,7 +359,7 @@ PEERS = {
     "mosaic": ("mosaicml-streaming>=0.13", "numpy", "torch"),
     "webdataset": ("webdataset>=1.0", "numpy", "torch"),
 }
-"""What is installed for the loaders whose names begin so; torch for their loaders with workers."""
+"""Requirements of the loaders whose names begin with the key. The loaders with workers need torch."""
 CONSTRAINTS = Path(__file__).parents[1] / ".ci" / "constraints.txt"
 
 
@@ -383,14 +385,14 @@ FILES = {"limit": "texts.bin", "webdataset_default": "webdataset"} | {
     for name in LOADERS
     if name not in ("limit", "webdataset_default")
 }
-"""Where each loader's texts lie under `--work`."""
+"""Place of each loader's texts under `--work`."""
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
 def measure(name: str, work: Path, num: int, seconds: float) -> dict[str, float]:
-    """Samples per CPU-second of this process, with its children, after a second of warm-up, its files in the page cache."""
+    """Count the samples and CPU-seconds of this process with its children, after a second of warm-up, with files in the page cache."""
     _read_all(work / FILES[name])
     batches = LOADERS[name][1](work, num)
     _deliver(batches, 1.0)
@@ -400,7 +402,7 @@ def measure(name: str, work: Path, num: int, seconds: float) -> dict[str, float]
 
 
 def measure_changing(work: Path, num: int) -> dict[str, Any]:
-    """CPU-microseconds a round of changing and of fixed weights, in blocks that take turns in this process."""
+    """Measure the CPU-microseconds of a round with changing and with fixed weights, in blocks that take turns in this process."""
     _read_all(work / "shards")
     batches = {"changing": ours(work, num), "fixed": ours_fixed(work, num)}
     times: dict[str, list[float]] = {name: [] for name in batches}
@@ -422,7 +424,7 @@ def _read_all(place: Path) -> None:
 
 
 def _deliver(batches: Iterator[list[str]], seconds: float) -> int:
-    """How many samples came in some seconds."""
+    """Return the number of samples that came in a number of seconds."""
     end, delivered = time.perf_counter() + seconds, 0
     for batch in batches:
         delivered += len(batch)
@@ -432,7 +434,7 @@ def _deliver(batches: Iterator[list[str]], seconds: float) -> int:
 
 
 def _cpu_s() -> float:
-    """CPU-seconds of this process, its threads, and its children, running ones too."""
+    """Return the CPU-seconds of this process with its threads and its children, including running children."""
     total = time.process_time()
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -446,7 +448,7 @@ def _cpu_s() -> float:
 
 
 def in_a_process(interpreter: Path, *arguments: str) -> dict[str, Any]:
-    """Run this file by an interpreter; its last line is JSON."""
+    """Run this file by an interpreter, and read the last line as JSON."""
     done = subprocess.run([str(interpreter), "-W", "ignore", __file__, *arguments], capture_output=True, text=True)
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-1]}
@@ -454,20 +456,20 @@ def in_a_process(interpreter: Path, *arguments: str) -> dict[str, Any]:
 
 
 def peer_of(name: str) -> str | None:
-    """The package of others that a loader is of; None for the limit and for ours."""
+    """Return the foreign package of a loader, or None for the limit and for skillshard."""
     return next((peer for peer in PEERS if name.startswith(peer)), None)
 
 
 def interpreter_of(peer: str | None, work: Path) -> Path:
-    """The Python that runs the loaders of a package: this one, or that of the package's own environment."""
+    """Return the Python that runs the loaders of a package: this interpreter, or the interpreter of the package's environment."""
     return Path(sys.executable) if peer is None else work / "environments" / peer / "bin" / "python"
 
 
 def install(peer: str, work: Path) -> dict[str, Any]:
-    """Make a package's environment unless it is complete.
+    """Make the environment of a package unless the environment is complete.
 
     Returns:
-        {"versions": {package: version}}, or {"missing": the last line of what failed}.
+        {"versions": {package: version}}, or {"missing": the last line of the failure}.
     """
     interpreter = interpreter_of(peer, work)
     complete = interpreter.parents[1] / "versions.json"
@@ -501,7 +503,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Samples per CPU-second (median), ratio to the limit just before (median, least, most), and how far ours is ahead."""
+    """Return the table of samples per CPU-second (median), ratio to the limit just before (median, least, most), and lead of skillshard."""
     lines = ["| loader | samples / CPU-s | ratio to the limit (range) | ours is |", "|---|---:|---:|---:|"]
     rates = {name: [_rate(turn) for turn in turns if "samples" in turn] for name, turns in results.items()}
     for name, of_turns in rates.items():
@@ -521,7 +523,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def cost_of_changing(turns: list[dict[str, list[float]]]) -> str:
-    """How much more CPU time a round of changing weights takes: medians over the pairs of blocks of each process, and their quartiles."""
+    """Return the additional CPU time of a round with changing weights: medians over the pairs of blocks of each process, and quartiles."""
     costs = []
     for turn in turns:
         if "fixed" not in turn:
@@ -543,52 +545,58 @@ def _ratios(turns: list[dict[str, Any]]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="directory for the texts in every loader's format")
-    parser.add_argument("--samples", type=int, default=50_000, help="per skill")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="directory for the texts in the format of every loader"
+    )
+    parser.add_argument("--samples", type=int, default=50_000, help="number of samples of each skill")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument(
-        "--only", nargs="*", choices=LOADERS, default=list(LOADERS), help="these loaders, and the limit and ours"
+        "--only",
+        nargs="*",
+        choices=LOADERS,
+        default=list(LOADERS),
+        help="measure these loaders, the limit and skillshard",
     )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.step:
-        verb, name = asked.step
+    arguments = parser.parse_args()
+    if arguments.step:
+        verb, name = arguments.step
         make = LOADERS[name][2] or (lambda work, num: None)
         if verb == "changing":
-            done: Any = measure_changing(asked.work, asked.samples)
+            done: Any = measure_changing(arguments.work, arguments.samples)
         elif verb == "prepare":
-            done = make(asked.work, asked.samples)
+            done = make(arguments.work, arguments.samples)
         else:
-            done = measure(name, asked.work, asked.samples, asked.seconds)
+            done = measure(name, arguments.work, arguments.samples, arguments.seconds)
         print(json.dumps(done or {}))
         return
-    prepare(asked.work, asked.samples)
-    common = ["--work", str(asked.work), "--samples", str(asked.samples), "--seconds", str(asked.seconds)]
-    names = list(dict.fromkeys(chain(["limit", "ours", "ours_workers"], asked.only)))
-    installed = {peer: install(peer, asked.work) for peer in PEERS if any(peer_of(name) == peer for name in names)}
+    prepare(arguments.work, arguments.samples)
+    common = ["--work", str(arguments.work), "--samples", str(arguments.samples), "--seconds", str(arguments.seconds)]
+    names = list(dict.fromkeys(chain(["limit", "ours", "ours_workers"], arguments.only)))
+    installed = {peer: install(peer, arguments.work) for peer in PEERS if any(peer_of(name) == peer for name in names)}
 
     def step(verb: str, name: str) -> dict[str, Any]:
-        return in_a_process(interpreter_of(peer_of(name), asked.work), *common, "--step", verb, name)
+        return in_a_process(interpreter_of(peer_of(name), arguments.work), *common, "--step", verb, name)
 
     unready = {name: installed[peer] for name in names if (peer := peer_of(name)) and "missing" in installed[peer]}
     unready |= {name: outcome for name in names if name not in unready and (outcome := step("prepare", name))}
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for name in chain.from_iterable(repeat(names, asked.repeats)):
+    for name in chain.from_iterable(repeat(names, arguments.repeats)):
         limit_now = _rate(step("measure", "limit"))
         done = unready.get(name) or step("measure", name)
         results[name].append({**done, "limit": limit_now})
         print(name, results[name][-1], file=sys.stderr)
-    changing = [step("changing", "ours") for _ in range(asked.repeats)]
-    for place in chain.from_iterable(folder.glob(f"{LEDGER_PREFIX}*") for folder in (asked.work, MEMORY) if folder):
+    changing = [step("changing", "ours") for _ in range(arguments.repeats)]
+    for place in chain.from_iterable(folder.glob(f"{LEDGER_PREFIX}*") for folder in (arguments.work, MEMORY) if folder):
         shutil.rmtree(place)
     print(table(results))
     print(cost_of_changing(changing))
-    if asked.out:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         record = {"machine": machine(), "peers": installed, "arguments": common, "results": results}
-        asked.out.write_text(json.dumps({**record, "changing": changing}, indent=2) + "\n")
+        arguments.out.write_text(json.dumps({**record, "changing": changing}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

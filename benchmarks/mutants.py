@@ -1,21 +1,21 @@
-"""How many faults the near tests notice: mutants of the core, each tested by the tests that stand nearest to its file.
+"""Measure how many faults the near tests notice: mutants of the core, each tested by the tests nearest to its file.
 
     pip install -e '.[all,test]' cosmic-ray
     python benchmarks/mutants.py --folder /tmp/mutants --out benchmarks/results/mutants.jsonl [--files skillshard/policies/] [--minutes 40]
 
-Cosmic Ray's operators say what can be changed. Of all changes, those of the lowest keyed hash of file, line, operator and column are taken,
-so the choice is the same on every machine, and a larger number only adds to it. Annotations are not mutated, nor is `==` to `is`, which for
-small numbers depends on the interpreter. A change that Python cannot compile, or that only replaces the star of a signature, is no mutant:
-each test would notice the first kind, and nobody the second.
+Cosmic Ray's operators define the possible changes. The benchmark takes the changes with the lowest keyed hash of file, line, operator and
+column, so the choice is the same on every machine, and a larger number only adds to the choice. Annotations are not mutated, nor is `==` to
+`is`, which for small numbers depends on the interpreter. A change that Python cannot compile, or that only replaces the star of a
+signature, is no mutant: each test would notice the first kind, and no test the second kind.
 
-Each file of tests is timed without a mutant first. A mutant meets the quickest file first, and the first failing test kills it. The time limit
-is CPU time, a multiple of what the tests take without a mutant, so that a busy machine kills nothing. A process that waits for ever ends by
-the clock instead. The tests run without the checks of array shapes and with fewer examples than the suite has, so the suite itself notices
-no less. The real corpora are not there, so tests that read them are skipped.
+Each file of tests is timed without a mutant first. A mutant meets the quickest file first, and the first failing test kills the mutant. The
+time limit is CPU time, a multiple of the time of the tests without a mutant, so that a busy machine kills nothing. A process that waits for
+ever ends by the clock. The tests run without the checks of array shapes and with fewer examples than in the suite, so the suite itself
+notices no less. The real corpora are absent, so tests that read the real corpora are skipped.
 
-The tests run in a copy of the repository under --folder, in a process that is forked from one with the heavy packages already imported.
-Results are appended to --out line by line, so a command that was stopped goes on. `--again` tests survivors anew, for instance after new
-tests were written: the newest line of a mutant counts. `--show` prints the score of a file of results and its survivors.
+The tests run in a copy of the repository under --folder, in a process that is forked from a process with the heavy packages already
+imported. Results are appended to --out line by line, so a stopped command can be continued. `--again` tests survivors again, for instance
+after new tests were written. The newest line of a mutant counts. `--show` prints the score of a file of results and the survivors.
 """
 
 import argparse
@@ -41,7 +41,7 @@ KEY = "mutants/1"
 PASSED, NO_TESTS = 0, 5
 FIRST_CPU_S, FIRST_WALL_S = 200, 900.0
 """Limits of a file of tests that has not been timed yet."""
-# Some lists leave out slow tests: pictures, encoders, real corpora, and what repeats a near test at a larger size.
+# Some lists leave out slow tests: pictures, encoders, real corpora, and repetitions of a near test at a larger size.
 TOKENS = "tests/unit/test_tokens.py -k 'not number_of_workers'"
 STREAM = ["tests/unit/test_stream_state.py", "tests/property/test_mixer.py", "tests/property/test_lag.py"]
 LEDGER = [
@@ -60,7 +60,7 @@ POLICIES = [
     "tests/unit/test_priors.py",
     "tests/property/test_policies_in_the_mixer.py",
 ]
-# The contract is a list of policies; fits of ado's scaling laws alone take nine tenths of its time.
+# The contract is a list of policies. The fits of ado's scaling laws alone take nine tenths of its time.
 ROWS_OF = {
     "bandit": "odm or exp3",
     "static": "fixed or proportional or stratified",
@@ -126,7 +126,7 @@ NEAR = {
     "skillshard/policies/": POLICIES,
     "skillshard/graph/edges.py": ["tests/property/test_graph_edges.py", ARTEFACTS],
 }
-"""File, or beginning of its path -> the tests nearest to it; the first that fits. The file's own doctests are run, too."""
+"""File, or beginning of its path -> the nearest tests. The first match counts. The doctests of the file run too."""
 HEAVY = (
     "numpy",
     "pyarrow",
@@ -144,13 +144,13 @@ IN_A_PROCESS = ("torch", "scipy.stats", "tokenizers")
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file.
+    """A change of a file.
 
     Attributes:
-        file: path in the repository.
-        line, column: where the change begins.
+        file: Path in the repository.
+        line, column: Beginning of the change.
         operator: Cosmic Ray's name of the change.
-        occurrence: number of the operator's place in the file.
+        occurrence: Number of the operator's place in the file.
     """
 
     file: str
@@ -169,33 +169,35 @@ class Mutant:
 
 
 def near(file: str) -> list[str]:
-    """The tests of a file: its own doctests first."""
+    """Return the tests of a file, the doctests of the file first."""
     tests = next(tests for begin, tests in NEAR.items() if file.startswith(begin))
     return [file, *tests]
 
 
 def files() -> list[str]:
-    """The files that are mutated."""
+    """List the files that are mutated."""
     folders = [REPOSITORY / "skillshard" / name for name in ("mixing", "shards", "policies")]
     paths = [path for folder in folders for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
     return [str(path.relative_to(REPOSITORY)) for path in [*paths, REPOSITORY / "skillshard" / "graph" / "edges.py"]]
 
 
 def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Begin and end of each annotation, as line and column."""
-    found: list[ast.expr | None] = []
+    """Return begin and end of each annotation, as line and column."""
+    expressions: list[ast.expr | None] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.arg | ast.AnnAssign):
-            found.append(node.annotation)
+            expressions.append(node.annotation)
         elif isinstance(node, ast.FunctionDef):
-            found.append(node.returns)
+            expressions.append(node.returns)
     return [
-        ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)) for node in found if node
+        ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0))
+        for node in expressions
+        if node
     ]
 
 
 def mutants(file: str) -> Iterator[Mutant]:
-    """Every change of a file that Cosmic Ray's operators without arguments can make."""
+    """Yield every change of a file that Cosmic Ray's operators without arguments can make."""
     from cosmic_ray.ast import ast_nodes, get_ast_from_path
     from cosmic_ray.plugins import get_operator, operator_names
 
@@ -205,22 +207,22 @@ def mutants(file: str) -> Iterator[Mutant]:
         operator = get_operator(name)
         if operator.arguments() or name.endswith(("_Is", "_IsNot")):
             continue
-        made = operator()
-        places = (begin for node in nodes for begin, _ in made.mutation_positions(node))
+        instance = operator()
+        places = (begin for node in nodes for begin, _ in instance.mutation_positions(node))
         for occurrence, begin in enumerate(places):
             if not any(first <= begin < last for first, last in spans):
                 yield Mutant(file, *begin, name, occurrence)
 
 
 def chosen(number: int) -> list[Mutant]:
-    """The mutants of the lowest rank; of one place and operator the first alone."""
+    """Return the mutants of the lowest rank, and of each place and operator only the first mutant."""
     every = {mutant.name: mutant for file in files() for mutant in reversed(list(mutants(file)))}
     ranked = sorted(every.values(), key=lambda mutant: mutant.rank)
     return list(islice((mutant for mutant in ranked if changes_something(mutant)), number))
 
 
 def changes_something(mutant: Mutant) -> bool:
-    """Whether the change compiles, and is not one of the star of a signature, which Cosmic Ray takes for a product."""
+    """Return whether the change compiles and is not a change of the star of a signature, which Cosmic Ray takes for a product."""
     line = (REPOSITORY / mutant.file).read_text().splitlines()[mutant.line - 1]
     if line[mutant.column :].startswith("*,"):
         return False
@@ -232,7 +234,7 @@ def changes_something(mutant: Mutant) -> bool:
 
 
 def mutated(mutant: Mutant) -> str:
-    """The source of the changed file."""
+    """Return the source of the changed file."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -242,7 +244,7 @@ def mutated(mutant: Mutant) -> str:
 
 
 def copy_repository(folder: Path) -> None:
-    """The files that git tracks, anew."""
+    """Copy the files that git tracks into a new folder."""
     shutil.rmtree(folder, ignore_errors=True)
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True).stdout.decode()
     for name in filter(None, tracked.split("\0")):
@@ -251,11 +253,11 @@ def copy_repository(folder: Path) -> None:
 
 
 def outcome(folder: Path, tests: str, *, cpu_s: int, wall_s: float) -> tuple[str, str]:
-    """What a file of tests says in a process of its own: "survived", "killed" or "timeout", and the failing test.
+    """Run a file of tests in a process of its own, and return "survived", "killed" or "timeout" with the failing test.
 
     Args:
-        cpu_s: CPU time of the process after which the time is up.
-        wall_s: the same by the clock, for a process that waits.
+        cpu_s: Limit of the CPU time of the process.
+        wall_s: Limit by the clock, for a process that waits.
     """
     report = folder.with_suffix(".report")
     report.write_bytes(b"")
@@ -271,7 +273,7 @@ def outcome(folder: Path, tests: str, *, cpu_s: int, wall_s: float) -> tuple[str
     while (waited := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # the processes that the tests left, too
+        os.killpg(child, signal.SIGKILL)  # the tests may leave processes
     if waited[0] == 0:
         os.waitpid(child, 0)
         return "timeout", "the clock"
@@ -291,8 +293,8 @@ def _run_tests(folder: Path, tests: str) -> int:
     sys.path.insert(0, str(folder))
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    os.environ["PYTHONPATH"] = str(folder)  # for the processes that tests start
-    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # the first example that fails is enough
+    os.environ["PYTHONPATH"] = str(folder)  # the processes that tests start read the copy too
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # the first failing example is enough
     hypothesis.settings.register_profile("mutants", deadline=None, database=None, max_examples=30, phases=phases)
     hypothesis.settings.load_profile("mutants")
     options = ["--doctest-modules", "--import-mode=importlib", "--strict-markers"]
@@ -307,19 +309,19 @@ def _run_tests(folder: Path, tests: str) -> int:
         "--no-header",
         "--assert=plain",
     ]
-    without += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the packages that were imported before the fork
+    without += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # these packages were imported before the fork
     return int(pytest.main([*without, *options, *shlex.split(tests)]))
 
 
 class Timed:
-    """CPU time and time by the clock that each file of tests takes without a mutant, measured when it is first asked for."""
+    """The CPU time and wall time of each file of tests without a mutant, measured at the first request."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.taken: dict[str, tuple[float, float] | None] = {}
 
     def of(self, tests: str) -> tuple[float, float] | None:
-        """None where the tests do not pass without a mutant: such a file of tests is left out, with a line that says so."""
+        """Return the times, or None if the tests do not pass without a mutant. A printed line names a file that is left out."""
         if tests not in self.taken:
             cpu, wall = cpu_of_children(), time.monotonic()
             result, by = outcome(self.folder, tests, cpu_s=FIRST_CPU_S, wall_s=FIRST_WALL_S)
@@ -330,13 +332,13 @@ class Timed:
 
 
 def cpu_of_children() -> float:
-    """CPU-seconds of the processes that have ended so far."""
+    """Return the CPU-seconds of the processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def test_mutant(folder: Path, mutant: Mutant, timed: Timed) -> dict[str, object]:
-    """The record of a mutant."""
+    """Test a mutant, and return the record."""
     place, before = folder / mutant.file, (REPOSITORY / mutant.file).read_text()
     after = mutated(mutant)
     limits = sorted((limit, tests) for tests in near(mutant.file) if (limit := timed.of(tests)) is not None)
@@ -361,13 +363,13 @@ def test_mutant(folder: Path, mutant: Mutant, timed: Timed) -> dict[str, object]
 
 
 def newest(results: Path) -> list[dict[str, str]]:
-    """The newest record of each mutant, in the order of the first ones."""
+    """Return the newest record of each mutant, in the order of the first records."""
     lines = results.read_text().splitlines() if results.exists() else []
     return list({record["mutant"]: record for record in map(json.loads, lines)}.values())
 
 
 def show(results: Path) -> None:
-    """Print the score, by folder, and the survivors."""
+    """Print the score of each folder, and the survivors."""
     records = newest(results)
     parts: dict[str, list[bool]] = {}
     for record in records:
@@ -383,33 +385,35 @@ def show(results: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="where the copy of the repository is made")
+    parser.add_argument("--folder", type=Path, help="folder for the copy of the repository")
     parser.add_argument("--out", type=Path, required=True, help="results, one JSON line for each mutant")
     parser.add_argument("--number", type=int, default=300, help="number of mutants")
-    parser.add_argument("--files", default="skillshard/", help="test those of the chosen mutants whose file begins so")
-    parser.add_argument("--minutes", type=float, default=10_000.0, help="begin no mutant after so many minutes")
-    parser.add_argument("--again", action="store_true", help="test the survivors of --out anew")
+    parser.add_argument(
+        "--files", default="skillshard/", help="test the chosen mutants whose file begins with this path"
+    )
+    parser.add_argument("--minutes", type=float, default=10_000.0, help="minutes after which no mutant begins")
+    parser.add_argument("--again", action="store_true", help="test the survivors of --out again")
     parser.add_argument("--show", action="store_true", help="print the score of --out and end")
-    asked = parser.parse_args()
-    if asked.show:
-        return show(asked.out)
-    if asked.folder is None:
-        parser.error("--folder is needed")
-    end = time.monotonic() + 60 * asked.minutes
-    copy_repository(asked.folder)
+    arguments = parser.parse_args()
+    if arguments.show:
+        return show(arguments.out)
+    if arguments.folder is None:
+        parser.error("--folder is required")
+    end = time.monotonic() + 60 * arguments.minutes
+    copy_repository(arguments.folder)
     for name in HEAVY + IN_A_PROCESS:
         __import__(name)
-    known = {record["mutant"]: record["outcome"] for record in newest(asked.out)}
-    timed = Timed(asked.folder)
-    for mutant in chosen(asked.number):
-        is_asked = known.get(mutant.name) == ("survived" if asked.again else None)
-        if not is_asked or not mutant.file.startswith(asked.files) or time.monotonic() > end:
+    known = {record["mutant"]: record["outcome"] for record in newest(arguments.out)}
+    timed = Timed(arguments.folder)
+    for mutant in chosen(arguments.number):
+        is_due = known.get(mutant.name) == ("survived" if arguments.again else None)
+        if not is_due or not mutant.file.startswith(arguments.files) or time.monotonic() > end:
             continue
-        record = test_mutant(asked.folder, mutant, timed)
+        record = test_mutant(arguments.folder, mutant, timed)
         print(f"{record['outcome']} {record['mutant']} ({record['cpu_s']} CPU-s) {record['by']}", flush=True)
-        with asked.out.open("a") as file:
+        with arguments.out.open("a") as file:
             file.write(json.dumps(record) + "\n")
-    return show(asked.out)
+    return show(arguments.out)
 
 
 if __name__ == "__main__":

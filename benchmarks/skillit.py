@@ -1,14 +1,13 @@
-"""Does SKILL-IT help, and what does it cost? The paper's comparisons, and those it did not make.
+"""Measure whether SKILL-IT helps, and its cost, by the comparisons of the paper and by further comparisons.
 
     python benchmarks/skillit.py run --work /tmp/evidence --settings "shuffled LEGO k=3" --seeds 0 1 2 3
     python benchmarks/skillit.py table --work /tmp/evidence --out benchmarks/results/skillit.json --pictures benchmarks/results
 
-`run` goes on where it was; `table` shows each method on the seeds that it shares with the baseline, `--earlier FILE` also those of
-a former table whose records are not in the folder any more. Settings are listed in
-`evidence/settings.py`, methods in `evidence/methods.py`. `--device cuda --size 125m --lr 5e-5` trains a
-model of the paper's size at the paper's rate. Other steps, sizes and rates need a folder of their own. Settings of real text
-need `--corpora FOLDER`, which holds `sources/*.jsonl` (documents, `meta.source`) and `instructions/*.jsonl` (instructions
-with answers, `meta.category`), plain or compressed.
+A second `run` continues the first. `table` shows each method on the seeds that the method shares with the baseline. `--earlier FILE` adds
+the trainings of a former table whose records have left the folder. The settings are in `evidence/settings.py`, the methods in
+`evidence/methods.py`. `--device cuda --size 125m --lr 5e-5` trains a model of the paper's size at the paper's rate. Use another folder
+for other steps, sizes or rates. Settings of real text need `--corpora FOLDER` with `sources/*.jsonl` (documents, `meta.source`) and
+`instructions/*.jsonl` (instructions with answers, `meta.category`), plain or compressed.
 """
 
 import argparse
@@ -28,18 +27,20 @@ def main() -> None:
     parser.add_argument("verb", choices=("run", "table"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument(
-        "--corpora", type=Path, default=None, help="folder of the real texts: CORPUS/*.jsonl, for settings of real text"
+        "--corpora", type=Path, default=None, help="folder of the real texts, CORPUS/*.jsonl; for settings of real text"
     )
     parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS), metavar="SETTING")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
-    parser.add_argument("--methods", nargs="+", default=None, help="these alone")
-    parser.add_argument("--steps", type=int, default=None, help="of every training, instead of the setting's")
+    parser.add_argument("--methods", nargs="+", default=None, help="run only these methods")
+    parser.add_argument("--steps", type=int, default=None, help="steps of every training, in place of the setting's")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--size", choices=tuple(SIZES), default="tiny", help="of the model")
-    parser.add_argument("--lr", type=float, default=None, help="highest learning rate, instead of the setting's")
+    parser.add_argument("--size", choices=tuple(SIZES), default="tiny", help="size of the model")
+    parser.add_argument("--lr", type=float, default=None, help="highest learning rate, in place of the setting's")
     parser.add_argument("--out", type=Path, default=None, help="JSON file of the tables")
-    parser.add_argument("--earlier", type=Path, default=None, help="JSON file of a former table, to go on from")
+    parser.add_argument(
+        "--earlier", type=Path, default=None, help="JSON file of a former table, which the new table continues"
+    )
     parser.add_argument("--pictures", type=Path, default=None, help="folder of pictures")
     arguments = parser.parse_args()
     known = list(dict.fromkeys(method for name in arguments.settings for method in SETTINGS[name].methods))
@@ -57,10 +58,10 @@ def main() -> None:
             f"the setting {unread[0]!r} reads real text from a folder {SETTINGS[unread[0]].corpus!r}, and {folder}. Give the folder of the "
             "corpora, or leave such settings out with --settings."
         )
-    asked = {"steps": arguments.steps, "size": arguments.size, "lr": arguments.lr}
-    changes = {name: value for name, value in asked.items() if value is not None}
+    chosen = {"steps": arguments.steps, "size": arguments.size, "lr": arguments.lr}
+    changes = {name: value for name, value in chosen.items() if value is not None}
     if arguments.verb == "run":
-        from skillshard.proxy.device import resolve_device  # with torch, which tables do without
+        from skillshard.proxy.device import resolve_device  # the command table does without torch
 
         try:
             device = resolve_device(arguments.device)
@@ -77,23 +78,23 @@ def main() -> None:
             corpora=arguments.corpora,
         )
     earlier = {"settings": {}} if arguments.earlier is None else json.loads(arguments.earlier.read_text())
-    told = {
-        name: found
+    summaries = {
+        name: figures
         for name in arguments.settings
-        if (found := summary(name, arguments.seeds, arguments.work, changes, earlier["settings"].get(name)))
+        if (figures := summary(name, arguments.seeds, arguments.work, changes, earlier["settings"].get(name)))
     }
-    for name, found in told.items():
-        print_setting(name, found)
+    for name, figures in summaries.items():
+        print_setting(name, figures)
         if arguments.pictures is not None:
-            draw_setting(name, found["seeds"][0], arguments.work, arguments.pictures, changes)
-    together = pooled(told)
+            draw_setting(name, figures["seeds"][0], arguments.work, arguments.pictures, changes)
+    together = pooled(summaries)
     if together:
         print_pooled(together)
     if arguments.out is not None:
-        machines = [*(one for one in earlier.get("machines", []) if one != machine()), machine()]
+        machines = [*(record for record in earlier.get("machines", []) if record != machine()), machine()]
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(
-            json.dumps({"machines": machines, "settings": told, "together": together}, indent=1) + "\n"
+            json.dumps({"machines": machines, "settings": summaries, "together": together}, indent=1) + "\n"
         )
 
 

@@ -1,9 +1,9 @@
-"""What state, resume and size cost: 100,000 shards, 10,000 skills, a ledger of 10,000 rounds, a run of 10 million draws.
+"""Measure the cost of state, resume and size with 100,000 shards, 10,000 skills, 10,000 rounds and 10 million draws.
 
-    python benchmarks/state.py --work /tmp/state [--out benchmarks/results/state.json]
+    python benchmarks/state.py --work /tmp/state --shards /tmp/bench/shards [--out benchmarks/results/state.json]
 
-Each figure is taken in a process of its own. The shards of the two big manifests do not exist; only the manifests are opened. The long run reads
-real shards, which `benchmarks/mixers.py --work DIR` leaves in DIR/shards (`--shards`).
+Each figure comes from a process of its own. The shards of the two big manifests do not exist, because only the manifests are opened. The
+long run reads real shards. `benchmarks/mixers.py --work DIR` leaves real shards in DIR/shards.
 """
 
 import argparse
@@ -23,7 +23,7 @@ MANY_SKILLS, MANY_SKILLS_ROUNDS = 10_000, 8
 
 
 def named_manifest(folder: Path, *, num_skills: int, num_shards: int) -> Path:
-    """A shard set of so many shards x 10,000 samples, in name only."""
+    """Write the manifest of a shard set with 10,000 samples in each shard. The shards do not exist."""
     from skillshard import canonical, storage
 
     if (folder / "manifest.json").exists():
@@ -58,7 +58,7 @@ def named_manifest(folder: Path, *, num_skills: int, num_shards: int) -> Path:
 
 
 def open_manifest(work: Path, shards: Path) -> dict[str, Any]:
-    """Seconds and memory of opening the big manifest and building a mixer on it."""
+    """Measure seconds and memory of opening the big manifest and of a mixer over the shard set."""
     from skillshard.mixing.mixer import Mixer
     from skillshard.policies import stratified
     from skillshard.shards.read import ShardSet
@@ -72,7 +72,7 @@ def open_manifest(work: Path, shards: Path) -> dict[str, Any]:
 
 
 def many_skills(work: Path, shards: Path) -> dict[str, Any]:
-    """CPU-seconds and memory of a mixer of 10,000 skills with the identity graph, and of its rounds, each after a report."""
+    """Measure CPU-seconds and memory of a mixer of 10,000 skills with the identity graph, and of rounds that follow a report."""
     from skillshard.graph.skill_graph import SkillGraph
     from skillshard.mixing.mixer import Mixer
     from skillshard.policies import skill_it
@@ -101,7 +101,7 @@ def many_skills(work: Path, shards: Path) -> dict[str, Any]:
 
 
 def make_ledger(work: Path, shards: Path) -> dict[str, Any]:
-    """A ledger of 10,000 rounds and as many observations, decided by SKILL-IT."""
+    """Write a ledger of 10,000 rounds and 10,000 observations with the weights of SKILL-IT."""
     mixer = _mixer(work / "ledger", shards)
     started, started_cpu = time.perf_counter(), time.process_time()
     for number in range(NUM_ROUNDS):
@@ -115,35 +115,35 @@ def make_ledger(work: Path, shards: Path) -> dict[str, Any]:
 
 
 def resume(work: Path, shards: Path) -> dict[str, Any]:
-    """Milliseconds from an opened shard set to the first resumed batch, at the head of that ledger and in its middle.
+    """Measure the milliseconds from an opened shard set to the first resumed batch, at the head and in the middle of the ledger.
 
-    Once with the digests of the shards it reads (which takes as long as reading these shards), once with shards that this
+    The first batch is measured twice: with the digests of the shards, which takes as long as reading the shards, and with shards that the
     process has checked before.
     """
     from skillshard.shards.read import ShardSet
 
     opened = ShardSet.open(shards)
-    found = {}
+    figures = {}
     for name, draw in (("head", NUM_ROUNDS * ROUND_DRAWS - 5), ("middle", NUM_ROUNDS // 2 * ROUND_DRAWS + 77)):
         for case in ("first_batch_checking_shards_ms", "first_batch_ms"):
             started = time.perf_counter()
             mixer = _mixer(work / "ledger", opened)
             mixer.batch(draw, 256)
-            found[f"{name}_{case}"] = 1000 * (time.perf_counter() - started)
+            figures[f"{name}_{case}"] = 1000 * (time.perf_counter() - started)
     state = _mixer(work / "ledger", opened).state_at(NUM_ROUNDS * ROUND_DRAWS).model_dump(by_alias=True)
     started, started_cpu = time.perf_counter(), time.process_time()
     mixer = _mixer(work / "ledger", opened)
     mixer.load_state_dict(state)
     mixer.batch(mixer.draw - 256, 256)
     return {
-        **found,
+        **figures,
         "load_state_dict_ms": 1000 * (time.perf_counter() - started),
         "load_state_dict_cpu_ms": 1000 * (time.process_time() - started_cpu),
     }
 
 
 def count(work: Path, shards: Path) -> dict[str, Any]:
-    """Counting the tokens of the real shards by their bytes, in one process."""
+    """Count the tokens of the real shards by bytes, in a single process."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     from skillshard.execution import Backend
@@ -151,7 +151,7 @@ def count(work: Path, shards: Path) -> dict[str, Any]:
     from skillshard.shards.tokens import count_tokens
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({character: at for at, character in enumerate(alphabet)}, []))
+    tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     started = time.process_time()
     counts = count_tokens(ShardSet.open(shards), tokenizer, work / "tokens", backend=Backend(workers=1))
@@ -159,30 +159,30 @@ def count(work: Path, shards: Path) -> dict[str, Any]:
 
 
 def resume_packed(work: Path, shards: Path) -> dict[str, Any]:
-    """Milliseconds from an opened shard set to the first packed block, at the head of the ledger of 10,000 rounds and in its middle.
+    """Measure the milliseconds from an opened shard set to the first packed block, at the head and in the middle of the ledger.
 
-    As in `resume`, the second time with shards that this process has checked before.
+    As in `resume`, the second measurement is of shards that the process has checked before.
     """
     from skillshard.mixing.packing import PackedTokens
     from skillshard.shards.read import ShardSet
     from skillshard.shards.tokens import TokenCounts
 
     opened, counts = ShardSet.open(shards), TokenCounts.open(work / "tokens")
-    total = counts.manifest.num_train / opened.manifest.num_train * NUM_ROUNDS * ROUND_DRAWS  # about
-    found = {}
+    # An estimate, because the exact number of tokens would need every round of the ledger.
+    total = counts.manifest.num_train / opened.manifest.num_train * NUM_ROUNDS * ROUND_DRAWS
+    figures = {}
     for name, share in (("head", 0.98), ("middle", 0.5)):
         for case in ("first_block_checking_shards_ms", "first_block_ms"):
             started = time.perf_counter()
             packed = PackedTokens(_mixer(work / "ledger", opened), counts, block_tokens=1024, separator=None)
-            assert (
-                len(packed.batch(int(total * share) // 1024, 1)) == 1
-            )  # load_state_dict would set the later rounds aside
-            found[f"{name}_{case}"] = 1000 * (time.perf_counter() - started)
-    return found
+            # Not by load_state_dict, which would set the later rounds aside.
+            assert len(packed.batch(int(total * share) // 1024, 1)) == 1
+            figures[f"{name}_{case}"] = 1000 * (time.perf_counter() - started)
+    return figures
 
 
 def long_run(work: Path, shards: Path) -> dict[str, Any]:
-    """Private memory (without mapped files) while 10 million draws are delivered."""
+    """Measure the private memory, without mapped files, during 10 million draws."""
     with tempfile.TemporaryDirectory() as folder:
         mixer = _mixer(Path(folder), shards)
         memory = []
@@ -209,7 +209,7 @@ def _mixer(ledger: Path, shards: Any) -> Any:
 
 
 def _memory_mb() -> float:
-    """Resident memory of this process that is not a mapped file."""
+    """Return the resident memory of this process without mapped files."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["RssAnon"].split()[0]) / 1024
 
@@ -228,24 +228,33 @@ STEPS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--shards", type=Path, required=True, help="a real shard set")
+    parser.add_argument("--shards", type=Path, required=True, help="a shard set that exists")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.step:
-        found = STEPS[asked.step](asked.work, asked.shards)
-        print(json.dumps({**found, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    arguments = parser.parse_args()
+    if arguments.step:
+        figures = STEPS[arguments.step](arguments.work, arguments.shards)
+        print(json.dumps({**figures, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
         return
-    named_manifest(asked.work / "big", num_skills=NUM_SKILLS, num_shards=NUM_SHARDS)
-    named_manifest(asked.work / "many-skills", num_skills=MANY_SKILLS, num_shards=MANY_SKILLS)
+    named_manifest(arguments.work / "big", num_skills=NUM_SKILLS, num_shards=NUM_SHARDS)
+    named_manifest(arguments.work / "many-skills", num_skills=MANY_SKILLS, num_shards=MANY_SKILLS)
     results = {}
     for step in STEPS:
-        command = [sys.executable, __file__, "--work", str(asked.work), "--shards", str(asked.shards), "--step", step]
+        command = [
+            sys.executable,
+            __file__,
+            "--work",
+            str(arguments.work),
+            "--shards",
+            str(arguments.shards),
+            "--step",
+            step,
+        ]
         results[step] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(step, json.dumps(results[step]))
-    if asked.out:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps(results, indent=2) + "\n")
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""How good and how fast the taggers that find skills are: quality on known categories, cost of encoding, k-means at scale.
+"""Measure quality and speed of the taggers that find skills: known categories, cost of encoding, k-means at scale.
 
     python benchmarks/taggers.py quality  --corpora ../shared/corpora --work /tmp/bench --out benchmarks/results/taggers.json
     python benchmarks/taggers.py body     --corpora ../shared/corpora --work /tmp/bench --encoder MODEL --out ...
     python benchmarks/taggers.py overhead --corpora ../shared/corpora --work /tmp/bench --encoder MODEL --out ...
     python benchmarks/taggers.py scale    --work /tmp/bench --out ...
 
-quality: NMI of lexical clusters with the known categories, over seeds, `skillshard tag embedding` as it is.
-body: the same on instructions without their instruction (a sample), lexical next to a sentence-transformers model.
-overhead: CPU-seconds of our encoding over those of bare `SentenceTransformer.encode` on the same texts, in turn, one thread.
-scale: a million vectors of 384 dimensions, in 10 parts, into 256 clusters: sample, start, steps over all, assignment, on two
-processes; wall and CPU seconds, and the most memory of any process.
-Each section is kept under its name in --out, with the machine; the others there stay.
+quality: NMI of lexical clusters with the known categories, over seeds, by `skillshard tag embedding` with its defaults.
+body: the same on a sample of instructions without the instruction, lexical next to a sentence-transformers model.
+overhead: CPU-seconds of skillshard's encoding over CPU-seconds of bare `SentenceTransformer.encode` on the same texts, in turn, on one
+    thread.
+scale: a million vectors of 384 dimensions, in 10 parts, into 256 clusters, on two processes. The stages are sample, start, steps over all
+    vectors and assignment. The figures are wall and CPU seconds, and the largest memory of a process.
+
+Each section is written under its name in --out, with the machine. The other sections of the file stay.
 """
 
 import argparse
@@ -24,8 +26,8 @@ from typing import Any
 
 import numpy as np
 import orjson
-from mixers import machine
 
+from benchmarks.mixers import machine
 from skillshard import taggers
 from skillshard.artefact import Work
 from skillshard.corpus import Corpus, Sample, read_partition
@@ -42,7 +44,7 @@ BODY_SAMPLES = 6000
 
 
 def num_values(folder: Path, field: str) -> int:
-    """How many categories a corpus has, and so how many clusters are asked for."""
+    """Return the number of categories of a corpus, which is also the number of clusters."""
     name = field.removeprefix("meta.")
     rows = (row for partition in Corpus.open(folder).partitions() for row in read_partition(partition))
     return len({row.meta[name] for row in rows if isinstance(row, Sample)})
@@ -55,50 +57,52 @@ def tagged(folder: Path, encoder: Any, skills: int, seed: int, out: Path) -> Pat
 
 
 def agreements(
-    folder: Path, make: Callable[[], Any], fields: list[str], skills: int, asked: argparse.Namespace, name: str
+    folder: Path, make: Callable[[], Any], fields: list[str], skills: int, arguments: argparse.Namespace, name: str
 ) -> list[dict[str, Any]]:
-    """One row a seed: agreement with each field."""
+    """Return a row for each seed, with the agreement with each field."""
     rows = []
-    for seed in asked.seeds:
+    for seed in arguments.seeds:
         started_s, before_s = time.monotonic(), cpu_s()
-        out = tagged(folder, make(), skills, seed, asked.work / f"{name}-{skills}-{seed}")
+        out = tagged(folder, make(), skills, seed, arguments.work / f"{name}-{skills}-{seed}")
         row: dict[str, Any] = {"seed": seed, "skills": skills, "wall_s": round(time.monotonic() - started_s, 1)}
         row["cpu_s"] = round(cpu_s() - before_s, 1)
         for field in fields:
-            found = compare(Tags.open(out), field)
-            row[field] = {what: round(getattr(found, what), 4) for what in ("nmi", "ari", "purity", "accuracy")}
+            agreement = compare(Tags.open(out), field)
+            row[field] = {
+                measure: round(getattr(agreement, measure), 4) for measure in ("nmi", "ari", "purity", "accuracy")
+            }
         print(name, row, flush=True)
         rows.append(row)
     return rows
 
 
 def cpu_s() -> float:
-    found = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in found)
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def quality(asked: argparse.Namespace) -> dict[str, Any]:
+def quality(arguments: argparse.Namespace) -> dict[str, Any]:
     results = {}
     for name, field in CASES.items():
-        if name in asked.only:
-            folder = asked.corpora / name
+        if name in arguments.only:
+            folder = arguments.corpora / name
             skills = num_values(folder, field)
-            results[name] = agreements(folder, taggers.lexical, [field], skills, asked, f"{name}-lexical")
+            results[name] = agreements(folder, taggers.lexical, [field], skills, arguments, f"{name}-lexical")
     return results
 
 
-def body(asked: argparse.Namespace) -> dict[str, Any]:
-    """Instructions without their instruction, which all samples of a task share."""
-    folder = asked.work / "body"
+def body(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Cluster instructions without the instruction, which all samples of a task share."""
+    folder = arguments.work / "body"
     if not folder.exists():
         rows = [
-            row for part in Corpus.open(asked.corpora / "instructions").partitions() for row in read_partition(part)
+            row for part in Corpus.open(arguments.corpora / "instructions").partitions() for row in read_partition(part)
         ]
         chosen = np.sort(np.random.default_rng(0).choice(len(rows), BODY_SAMPLES, replace=False))
-        samples = [rows[at] for at in chosen]
+        samples = [rows[index] for index in chosen]
         records = [
-            {"id": one.id, "text": one.text[one.meta["instruction_chars"] :].strip(), "meta": one.meta}
-            for one in samples
+            {"id": sample.id, "text": sample.text[sample.meta["instruction_chars"] :].strip(), "meta": sample.meta}
+            for sample in samples
         ]
         folder.mkdir(parents=True)
         for part in range(4):
@@ -106,26 +110,29 @@ def body(asked: argparse.Namespace) -> dict[str, Any]:
             (folder / f"{part}.jsonl").write_bytes(b"".join(lines))
     fields = ["meta.category", "meta.task"]
     makers: dict[str, Callable[[], Any]] = {"lexical": taggers.lexical}
-    if asked.encoder:
-        makers["sentence-transformers"] = lambda: taggers.sentence_encoder(asked.encoder, device="cpu")
+    if arguments.encoder:
+        makers["sentence-transformers"] = lambda: taggers.sentence_encoder(arguments.encoder, device="cpu")
     return {
-        name: agreements(folder, make, fields, num_values(folder, "meta.category"), asked, f"body-{name}")
+        name: agreements(folder, make, fields, num_values(folder, "meta.category"), arguments, f"body-{name}")
         for name, make in makers.items()
-        if name in asked.only
+        if name in arguments.only
     }
 
 
-def overhead(asked: argparse.Namespace) -> dict[str, Any]:
-    """Our encoder against bare encode, in turn."""
+def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compare the encoder of skillshard with bare encode, in turn."""
     import torch
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(1)
     rows = [
-        row for part in Corpus.open(asked.corpora / "instructions").partitions()[:1] for row in read_partition(part)
+        row for part in Corpus.open(arguments.corpora / "instructions").partitions()[:1] for row in read_partition(part)
     ]
-    texts = [row.text for row in rows if isinstance(row, Sample)][: asked.texts]
-    bare, ours = SentenceTransformer(asked.encoder, device="cpu"), taggers.sentence_encoder(asked.encoder, device="cpu")
+    texts = [row.text for row in rows if isinstance(row, Sample)][: arguments.texts]
+    bare, ours = (
+        SentenceTransformer(arguments.encoder, device="cpu"),
+        taggers.sentence_encoder(arguments.encoder, device="cpu"),
+    )
     turns = []
     for turn in range(3):
         times = {}
@@ -143,15 +150,15 @@ def overhead(asked: argparse.Namespace) -> dict[str, Any]:
     return {"texts": len(texts), "turns": turns, "ratio": statistics.median(turn["ratio"] for turn in turns)}
 
 
-def scale(asked: argparse.Namespace) -> dict[str, Any]:
-    """Stages 4 and 5 of taggers/clusters/tagger.py, those of fit.py, on vectors that are there."""
-    num, dim, parts, skills = asked.vectors, 384, 10, 256
-    folder = asked.work / f"vectors-{num}"
-    places = [str(folder / f"{at:06d}.npy") for at in range(parts)]
+def scale(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run stages 4 and 5 of taggers/clusters/tagger.py, the stages of fit.py, on vectors that exist already."""
+    num, dim, parts, skills = arguments.vectors, 384, 10, 256
+    folder = arguments.work / f"vectors-{num}"
+    places = [str(folder / f"{number:06d}.npy") for number in range(parts)]
     random = np.random.default_rng(0)
     centres = random.normal(size=(skills, dim)).astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
-    for at, place in enumerate(places):
+    for number, place in enumerate(places):
         if not Path(place).exists():
             points = (
                 centres[random.integers(0, skills, num // parts)]
@@ -159,8 +166,8 @@ def scale(asked: argparse.Namespace) -> dict[str, Any]:
             )
             points /= np.linalg.norm(points, axis=1, keepdims=True)
             np.save(place, points.astype(np.float16))
-            print("made", at, flush=True)
-    work = Work(asked.work / f"scale-{time.time_ns()}", "tags.json")
+            print("made", number, flush=True)
+    work = Work(arguments.work / f"scale-{time.time_ns()}", "tags.json")
     search = Search([], {}, "stop", work, Backend(workers=2), lambda name, num: lambda task, record: None)
     num_rows = [num // parts] * parts
     started_s, before_s = time.monotonic(), cpu_s()
@@ -200,7 +207,7 @@ def main() -> None:
     parser.add_argument("section", choices=SECTIONS)
     parser.add_argument("--corpora", type=Path, default=Path("../shared/corpora"))
     parser.add_argument(
-        "--work", type=Path, required=True, help="directory for tags and vectors; what is there is used again"
+        "--work", type=Path, required=True, help="directory for tags and vectors, which a second call uses again"
     )
     parser.add_argument("--encoder", help="a sentence-transformers model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -208,16 +215,16 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    found = SECTIONS[asked.section](asked)
-    print(json.dumps(found, indent=2))
-    if asked.out:
-        kept = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-        section = kept.setdefault(asked.section, {}) if asked.section in ("quality", "body") else {}
-        kept[asked.section] = {**section, **found}
-        kept["machine"] = machine()
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+    arguments = parser.parse_args()
+    figures = SECTIONS[arguments.section](arguments)
+    print(json.dumps(figures, indent=2))
+    if arguments.out:
+        results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+        section = results.setdefault(arguments.section, {}) if arguments.section in ("quality", "body") else {}
+        results[arguments.section] = {**section, **figures}
+        results["machine"] = machine()
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

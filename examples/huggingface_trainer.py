@@ -1,7 +1,7 @@
-"""Hugging Face's Trainer: python examples/huggingface_trainer.py --shards S --run-dir runs/hf --steps 100.
+"""Train with Hugging Face's Trainer: python examples/huggingface_trainer.py --shards S --run-dir runs/hf --steps 100.
 
 With two processes: torchrun --nproc-per-node 2 examples/huggingface_trainer.py --shards S --run-dir runs/hf2 --steps 100. Run
-the command again with more steps and the same number of processes, and the training goes on.
+the command again with more steps and the same number of processes, and the training continues.
 """
 
 import skillshard as ss
@@ -23,7 +23,7 @@ BATCH, EVERY, MAX_TOKENS = 8, 5, 128
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is a token, so that the example downloads nothing. Use the tokenizer of your model in its place."""
+    """Make a tokenizer of bytes, so that the example downloads nothing. Use the tokenizer of your model in its place."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(
         models.BPE({"<pad>": 0, **{byte: number for number, byte in enumerate(alphabet, start=1)}}, [])
@@ -61,7 +61,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
             per_device_train_batch_size=BATCH,
             remove_unused_columns=False,
             save_steps=EVERY,
-            use_cpu=not torch.cuda.is_available(),  # without it, processes on CPUs would not join one group
+            use_cpu=not torch.cuda.is_available(),  # without this argument, processes on CPUs would not join a group
             report_to="none",
         ),
         train_dataset=WholeStream(mixer),

@@ -1,7 +1,7 @@
-"""Lightning's Trainer: python examples/lightning_trainer.py --shards S --run-dir runs/lightning --steps 100.
+"""Train with Lightning's Trainer: python examples/lightning_trainer.py --shards S --run-dir runs/lightning --steps 100.
 
 With two processes: torchrun --nproc-per-node 2 examples/lightning_trainer.py --shards S --run-dir runs/lightning2 --steps 100.
-Run the command again with more steps, and the training goes on. The number of processes must divide 32.
+Run the command again with more steps, and the training continues. The number of processes must divide 32.
 """
 
 import skillshard as ss
@@ -24,14 +24,14 @@ BATCH, EVERY = 32, 10
 
 
 class Bigram(LightningModule):
-    """A bigram model over bytes. Your own model goes here."""
+    """A bigram model over bytes. Use your own model in its place."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = torch.nn.Embedding(256, 256)
 
     def nats_and_tokens(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The summed loss and the number of tokens of each text."""
+        """Return the summed loss and the number of tokens of each text."""
         tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
         padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
         targets = padded[:, 1:]

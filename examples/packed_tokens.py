@@ -1,7 +1,7 @@
-"""Blocks of tokens, weights in tokens: python examples/packed_tokens.py --shards S --run-dir runs/packed --steps 100.
+"""Train on blocks of tokens, with weights in tokens: python examples/packed_tokens.py --shards S --run-dir runs/packed --steps 100.
 
-Run the command again with more steps, and the training goes on. The example trains a tokenizer on a few held-out texts, so that it
-downloads nothing. Use your own tokenizer.json in its place.
+Run the command again with more steps, and the training continues. The example trains a tokenizer on a few held-out texts, so that the
+example downloads nothing. Use your own tokenizer.json in its place.
 """
 
 import skillshard as ss
@@ -25,7 +25,7 @@ BLOCKS, BLOCK_TOKENS, EVERY, EOS = 8, 64, 5, "<|endoftext|>"
 
 
 def byte_pairs(shards: ss.ShardSet) -> Tokenizer:
-    """A small tokenizer. Equal shards give an equal tokenizer."""
+    """Train a small tokenizer. Equal shards give an equal tokenizer."""
     texts = [sample.text for held_out in shards.holdout.values() for sample in islice(held_out, 100)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -36,12 +36,12 @@ def byte_pairs(shards: ss.ShardSet) -> Tokenizer:
 
 
 def nats_per_token(model: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
-    """The loss of each token but the first, by a bigram model. Your own model goes here."""
+    """Return the loss of each token but the first, by a bigram model. Use your own model in its place."""
     return F.cross_entropy(model(ids[:, :-1]).transpose(1, 2), ids[:, 1:], reduction="none")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all: a process killed while it writes leaves the previous checkpoint."""
+    """Write a checkpoint whole or not at all: a process killed during the write leaves the previous checkpoint."""
     unfinished = path.with_suffix(".tmp")
     torch.save(state, unfinished)
     os.replace(unfinished, path)
@@ -49,7 +49,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def main(shards_at: Path, run: Path, steps: int) -> None:
     shards = ss.ShardSet.open(shards_at)
-    counts = ss.count_tokens(shards, byte_pairs(shards), run / "tokens")  # or open those of 'skillshard tokens'
+    counts = ss.count_tokens(shards, byte_pairs(shards), run / "tokens")  # or open the counts of 'skillshard tokens'
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=400, unit="tokens", tokens=counts)
     packed = ss.PackedTokens(mixer, counts, block_tokens=BLOCK_TOKENS, separator=EOS, step_blocks=BLOCKS)
@@ -87,7 +87,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         nats_per_token(model, batch["input_ids"])[inside].mean().backward()
         optimizer.step()
         step += 1
-        if step % EVERY == 0:  # more than once per round
+        if step % EVERY == 0:  # several times in a round
             report(step)
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             save(checkpoint, {**state, "packed": packed.state_dict(step=step)})

@@ -1,6 +1,6 @@
-"""No framework, as a JAX loop in one process would: python examples/plain_numpy.py --shards S --run-dir runs/numpy --steps 100.
+"""Train without a framework, like a JAX loop in a single process: python examples/plain_numpy.py --shards S --run-dir runs/numpy --steps 100.
 
-The place in the stream is one integer, the draw. Run the command again with more steps, and the training goes on.
+The position in the stream is one integer, the draw. Run the command again with more steps, and the training continues.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     counts, checkpoint = np.ones(256), run / "checkpoint.npz"
 
     def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:
-        """The summed loss and the number of tokens of each text, by byte frequencies. Your own model goes here."""
+        """Return the summed loss and the number of tokens of each text, by byte frequencies. Use your own model in its place."""
         encoded = [np.frombuffer(text.encode(), np.uint8) for text in texts]
         nats = -np.log(counts / counts.sum())
         return [float(nats[tokens].sum()) for tokens in encoded], [len(tokens) for tokens in encoded]
@@ -48,7 +48,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
             counts = counts + np.bincount(np.frombuffer(text.encode(), np.uint8), minlength=256)
         if step % EVERY == 0:
             report(step)
-            unfinished = run / "unfinished.npz"  # a process killed while it writes leaves the previous checkpoint
+            unfinished = run / "unfinished.npz"  # a process killed during the write leaves the previous checkpoint
             np.savez(unfinished, counts=counts, mixer=json.dumps(mixer.state_dict()))
             os.replace(unfinished, checkpoint)
 

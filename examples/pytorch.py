@@ -1,6 +1,6 @@
-"""A plain PyTorch loop in one process: python examples/pytorch.py --shards S --run-dir runs/pytorch --steps 100.
+"""Train in a single process with a plain PyTorch loop: python examples/pytorch.py --shards S --run-dir runs/pytorch --steps 100.
 
-Run the command again with more steps, and the training goes on.
+Run the command again with more steps, and the training continues.
 """
 
 import skillshard as ss
@@ -22,7 +22,7 @@ BATCH, EVERY = 32, 10
 
 
 def nats_and_tokens(model: torch.nn.Embedding, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed loss and the number of tokens of each text, by a bigram model over bytes. Your own model goes here."""
+    """Return the summed loss and the number of tokens of each text, by a bigram model over bytes. Use your own model in its place."""
     tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
     padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
     targets = padded[:, 1:]
@@ -31,7 +31,7 @@ def nats_and_tokens(model: torch.nn.Embedding, texts: list[str]) -> tuple[torch.
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all: a process killed while it writes leaves the previous checkpoint."""
+    """Write a checkpoint whole or not at all: a process killed during the write leaves the previous checkpoint."""
     unfinished = path.with_suffix(".tmp")
     torch.save(state, unfinished)
     os.replace(unfinished, path)

@@ -1,7 +1,7 @@
-"""torchdata's StatefulDataLoader: python examples/stateful_dataloader.py --shards S --run-dir runs/stateful --steps 100.
+"""Read with torchdata's StatefulDataLoader: python examples/stateful_dataloader.py --shards S --run-dir runs/stateful --steps 100.
 
-The loader's own state resumes at any draw in the same time. Run the command again with more steps, and the stream goes on. The
-weights are fixed here, so the example needs no model and measures nothing.
+The state of the loader resumes at any draw in the same time. Run the command again with more steps, and the stream continues. The
+weights are fixed here, so the example needs no model and measures no losses.
 """
 
 import skillshard as ss
@@ -40,7 +40,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
             print(step, "next draw", int(batch["draw"][-1]) + 1)
             unfinished = checkpoint.with_suffix(
                 ".tmp"
-            )  # a process killed while it writes leaves the previous checkpoint
+            )  # a process killed during the write leaves the previous checkpoint
             torch.save({"mixer": mixer.state_dict(step=step), "loader": loader.state_dict()}, unfinished)
             os.replace(unfinished, checkpoint)
         if step >= steps:

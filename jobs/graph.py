@@ -1,7 +1,8 @@
-"""`skillshard graph` as a Ray job: `ray job submit -- python jobs/graph.py learn /data/shards --method linear --steps 600 --out /data/graph.json`.
+"""Run `skillshard graph` as a Ray job: `ray job submit -- python jobs/graph.py learn /data/shards --method linear --steps 600 --out /data/graph.json`.
 
-Takes the words and options of `skillshard graph`; runs on the cluster that the job was submitted to. Every node must see the same
-absolute paths. Exit codes as of the command line: 0 done, 1 an error in one sentence, 2 usage (Ray shows 1 for both).
+The script takes the words and options of `skillshard graph`, and runs on the cluster that receives the job. Every node must
+see the same absolute paths. The exit code is 0 for success, 1 for an error in one sentence, and 2 for a wrong command line. Ray shows 1
+for both kinds of failure.
 """
 
 from skillshard.cli import run_job

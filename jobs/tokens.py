@@ -1,7 +1,8 @@
-"""`skillshard tokens` as a Ray job: `ray job submit -- python jobs/tokens.py /data/S --tokenizer /data/tokenizer.json --out /data/T`.
+"""Run `skillshard tokens` as a Ray job: `ray job submit -- python jobs/tokens.py /data/S --tokenizer /data/tokenizer.json --out /data/T`.
 
-Takes the options of `skillshard tokens`; runs on the cluster that the job was submitted to. Every node must see the same
-absolute paths. Exit codes as of the command line: 0 done, 1 an error in one sentence, 2 usage (Ray shows 1 for both).
+The script takes the arguments and options of `skillshard tokens`, and runs on the cluster that receives the job. Every node must
+see the same absolute paths. The exit code is 0 for success, 1 for an error in one sentence, and 2 for a wrong command line. Ray shows 1
+for both kinds of failure.
 """
 
 from skillshard.cli import run_job

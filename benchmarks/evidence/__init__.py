@@ -1,1 +1,1 @@
-"""What `benchmarks/skillit.py` measures: settings, methods, trainings, and what is made of their losses."""
+"""The parts of `benchmarks/skillit.py`: settings, methods, trainings and the tables of the losses."""

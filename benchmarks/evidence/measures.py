@@ -1,4 +1,4 @@
-"""From records to tables: how soon, how well, at what cost, and whether the difference to the baseline is more than luck."""
+"""Make tables from records: speed, quality and cost of each method, and the significance of the difference to the baseline."""
 
 import json
 import math
@@ -14,16 +14,16 @@ from benchmarks.evidence.settings import Setting, sized
 from benchmarks.evidence.training import task_key
 
 EVALUATION_COST = 1 / 3
-"""Of a sample, in trained samples: a forward pass of the three that a step takes."""
+"""Cost of measuring a sample, in trained samples. A step takes three passes and a measurement takes a forward pass."""
 
 
 def summary(
     name: str, seeds: list[int], work: Path, changes: dict[str, Any], earlier: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """A setting in numbers: every method with a record, on the seeds that it shares with the baseline (or all, without one).
+    """Summarise a setting: every method with a record, on the seeds that the method shares with the baseline, or on all seeds.
 
     Args:
-        earlier: the setting's entry of a former table, which tells of trainings whose records are not in `work`.
+        earlier: Entry of the setting in a former table, with trainings whose records are not in `work`.
 
     Raises:
         ValueError: the former table is of another setting.
@@ -33,39 +33,39 @@ def summary(
     rows = _rows_of(earlier, setting, name)
     for method, of_seed in records.items():
         for seed, record in of_seed.items():
-            led_by = [graphs[graph_of(method)][one] for one in graph_seeds(method, seed)]
+            led_by = [graphs[graph_of(method)][number] for number in graph_seeds(method, seed)]
             rows.setdefault(method, {})[seed] = measures(setting, method, record, led_by)
     shared = rows.get(setting.baseline, dict.fromkeys(seeds))
-    found = {
+    trainings = {
         method: {seed: rows[method][seed] for seed in seeds if seed in rows[method] and seed in shared}
         for method in setting.methods
         if method in rows
     }
-    if not any(found.values()):
+    if not any(trainings.values()):
         return {}
     return {
         "setting": vars(setting),
-        "seeds": sorted(set().union(*found.values())),
+        "seeds": sorted(set().union(*trainings.values())),
         "graphs": {
             **(earlier["graphs"] if earlier else {}),
             **{
                 method: _graphs(list(of_seed.values()), setting)
                 for method, of_seed in graphs.items()
-                if _seeds_needed(method, found) <= of_seed.keys()
+                if _seeds_needed(method, trainings) <= of_seed.keys()
             },
         },
         "methods": {
             method: {
                 "seeds": list(rows),
                 "by_seed": list(rows.values()),
-                "against_baseline": _against(found, method, setting.baseline),
+                "against_baseline": _against(trainings, method, setting.baseline),
                 **(
-                    {"against_chain": _against(found, method, "chain")}
+                    {"against_chain": _against(trainings, method, "chain")}
                     if graph_of(method) and " by " not in method
                     else {}
                 ),
             }
-            for method, rows in found.items()
+            for method, rows in trainings.items()
             if rows
         },
     }
@@ -74,8 +74,10 @@ def summary(
 def _all_records(
     setting: Setting, name: str, seeds: list[int], work: Path
 ) -> tuple[dict[str, dict[int, dict[str, Any]]], dict[str | None, dict[int, dict[str, Any]]]]:
-    """The trainings that are there, by method and seed, and the graphs that led some of them, by kind and seed."""
-    trainings = {method: found for method in setting.methods if (found := _records(work, "train", name, method, seeds))}
+    """Read the trainings by method and seed, and the graphs of the trainings by kind and seed."""
+    trainings = {
+        method: records for method in setting.methods if (records := _records(work, "train", name, method, seeds))
+    }
     graphs = {
         kind: _records(work, "graph", name, kind, sorted({*seeds, *GRAPH_SEEDS}))
         for kind in dict.fromkeys(map(graph_of, trainings))
@@ -85,51 +87,52 @@ def _all_records(
 
 
 def _rows_of(earlier: dict[str, Any] | None, setting: Setting, name: str) -> dict[str, dict[int, dict[str, Any]]]:
-    """What a former table tells, by method and seed."""
+    """Return the rows of a former table, by method and seed."""
     if earlier is None:
         return {}
     now, then = (
-        {key: value for key, value in one.items() if key != "methods"}
-        for one in (json.loads(json.dumps(vars(setting))), earlier["setting"])
+        {key: value for key, value in fields.items() if key != "methods"}
+        for fields in (json.loads(json.dumps(vars(setting))), earlier["setting"])
     )
     if now != then:
         differ = ", ".join(sorted(key for key in now | then if now.get(key) != then.get(key)))
         raise ValueError(f"{name}: the former table has another {differ}; its trainings cannot stand beside these")
     return {
-        method: dict(zip(found["seeds"], found["by_seed"], strict=True)) for method, found in earlier["methods"].items()
+        method: dict(zip(entry["seeds"], entry["by_seed"], strict=True)) for method, entry in earlier["methods"].items()
     }
 
 
-def _seeds_needed(graph: str, found: dict[str, dict[int, dict[str, Any]]]) -> set[int]:
-    """The seeds whose graph of this kind some training was led by."""
+def _seeds_needed(graph: str, trainings: dict[str, dict[int, dict[str, Any]]]) -> set[int]:
+    """Return the seeds of the graphs of a kind that the trainings used."""
     return {
         number
-        for method, rows in found.items()
+        for method, rows in trainings.items()
         if graph_of(method) == graph
         for seed in rows
         for number in graph_seeds(method, seed)
     }
 
 
-def _against(found: dict[str, dict[int, dict[str, Any]]], method: str, other: str) -> dict[str, Any] | None:
-    """One method compared with another one on the seeds that they share."""
-    shared = [seed for seed in found[method] if seed in found.get(other, {})]
-    ours, theirs = ([found[one][seed] for seed in shared] for one in (method, other))
+def _against(trainings: dict[str, dict[int, dict[str, Any]]], method: str, other: str) -> dict[str, Any] | None:
+    """Compare two methods on the seeds that both have, or return None without a shared seed."""
+    shared = [seed for seed in trainings[method] if seed in trainings.get(other, {})]
+    ours, theirs = ([trainings[name][seed] for seed in shared] for name in (method, other))
     return compared(ours, theirs) | {"num_seeds": len(shared)} if shared else None
 
 
 def _records(work: Path, kind: str, name: str, method: str, seeds: list[int]) -> dict[int, dict[str, Any]]:
-    """What is there of a method, by seed."""
+    """Read the records of a method, by seed. Seeds without a record are left out."""
     places = {seed: work / "records" / f"{task_key(kind, name, seed, method)}.json" for seed in seeds}
     return {seed: json.loads(place.read_text()) for seed, place in places.items() if place.exists()}
 
 
 def measures(setting: Setting, method: str, record: dict[str, Any], graphs: list[dict[str, Any]]) -> dict[str, Any]:
-    """One training in numbers.
+    """Return the figures of a training.
 
     Returns:
-        steps_to_target (None: never), area (mean over the evaluations of the mean loss over the measured skills), final_loss,
-        accuracy, num_steps (fewer than the setting's where it settled), and overhead_steps: graph, and evaluations where the method reads them, in training steps.
+        steps_to_target (None for never), area (mean over the evaluations of the mean loss over the measured skills), final_loss,
+        accuracy, num_steps (fewer than the steps of the setting for a training that settled), and overhead_steps: the cost in training
+        steps of the graph, and of the evaluations if the method reads losses.
     """
     means = [statistics.mean(losses.values()) for losses in record["losses"]][1:]
     num_steps = setting.eval_every * len(means)
@@ -137,20 +140,20 @@ def measures(setting: Setting, method: str, record: dict[str, Any], graphs: list
     reached = (
         None
         if setting.target_loss is None
-        else next((at for at, mean in enumerate(means, 1) if mean < setting.target_loss), None)
+        else next((number for number, mean in enumerate(means, 1) if mean < setting.target_loss), None)
     )
     steps = setting.eval_every * (len(means) if reached is None else reached)
     per_evaluation = EVALUATION_COST * len(record["accuracy"]) * setting.eval_samples
     overhead = sum(graph["num_samples"] + graph["num_evaluations"] * per_evaluation for graph in graphs)
     if record["reads_losses"]:
-        told = read_at(setting, method, len(setting.trained) or len(record["accuracy"]))
-        overhead += bisect(told, steps) * per_evaluation
+        read_steps = read_at(setting, method, len(setting.trained) or len(record["accuracy"]))
+        overhead += bisect(read_steps, steps) * per_evaluation
     return {
         "steps_to_target": None if reached is None else steps,
         "area": round(statistics.mean(means), 5),
         "final_loss": round(means[-1], 5),
         "accuracy": round(record["mean_accuracy"], 5),
-        "accuracies": {skill: round(found, 4) for skill, found in record["accuracy"].items()},
+        "accuracies": {skill: round(share, 4) for skill, share in record["accuracy"].items()},
         "final_losses": {skill: round(loss, 4) for skill, loss in record["losses"][-1].items()},
         "num_steps": num_steps,
         "overhead_steps": round(overhead / setting.batch_size),
@@ -159,55 +162,60 @@ def measures(setting: Setting, method: str, record: dict[str, Any], graphs: list
 
 
 def compared(rows: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
-    """Paired by seed: differences to the baseline, in how many seeds it is lower, and Wilcoxon's signed-rank test (two-sided).
+    """Compare two methods, paired by seed: differences, number of lower seeds, and p of Wilcoxon's two-sided signed-rank test.
 
-    A training that never gets to the target counts as longer than any that does; p is None below 5 seeds, where none can be
-    small.
+    A training that never reaches the target counts as longer than every training that reaches the target. Below 5 seeds p is None, because
+    no p of the test can be small.
     """
-    told = {}
+    comparisons = {}
     for measure in ("area", "final_loss", "steps_to_target"):
-        ours, theirs = (np.array([_number(row[measure]) for row in found]) for found in (rows, baseline))
+        ours, theirs = (np.array([_number(row[measure]) for row in group]) for group in (rows, baseline))
         if measure == "steps_to_target" and not (np.isfinite(ours).any() or np.isfinite(theirs).any()):
             continue
         with np.errstate(invalid="ignore"):
             differences = np.where(ours == theirs, 0.0, ours - theirs)
-        told[measure] = {
+        comparisons[measure] = {
             "mean_difference": round(float(differences.mean()), 5) if np.isfinite(differences).all() else None,
             "lower": int((differences < 0).sum()),
             "higher": int((differences > 0).sum()),
             "p": _p(differences),
         }
-    return told
+    return comparisons
 
 
-def pooled(told: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each method against stratified over all settings whose skills are both trained on and measured: real text and addition aside.
+def pooled(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Compare each method with stratified over all LEGO settings whose measured skills are the trained skills.
 
     Returns:
-        by method: relative differences of area, paired by setting and seed: num_pairs, num_settings, mean_difference (-0.1:
-        a tenth lower), lower, p (as in `compared`), p_holm (the same, corrected for as many methods as are compared).
+        by method: relative differences of area, paired by setting and seed. num_pairs, num_settings, mean_difference (-0.1 is a tenth
+        lower), lower, p (as in `compared`), p_holm (p corrected for the number of compared methods).
     """
-    settings = [found for found in told.values() if _is_pretraining(found["setting"])]
-    methods = dict.fromkeys(method for found in settings for method in found["methods"] if method != "stratified")
-    pairs = {method: [one for found in settings if (one := _relative(found, method)).size] for method in methods}
+    settings = [figures for figures in summaries.values() if _is_pretraining(figures["setting"])]
+    methods = dict.fromkeys(method for figures in settings for method in figures["methods"] if method != "stratified")
+    pairs = {
+        method: [areas for figures in settings if (areas := _relative(figures, method)).size] for method in methods
+    }
     differences = {method: np.concatenate(of_method) for method, of_method in pairs.items() if of_method}
-    ps = {method: _p(found) for method, found in differences.items()}
+    ps = {method: _p(values) for method, values in differences.items()}
     corrected = _holm({method: p for method, p in ps.items() if p is not None})
     return {
         method: {
-            "num_pairs": found.size,
+            "num_pairs": values.size,
             "num_settings": len(pairs[method]),
-            "mean_difference": round(float(found.mean()), 4),
-            "lower": int((found < 0).sum()),
+            "mean_difference": round(float(values.mean()), 4),
+            "lower": int((values < 0).sum()),
             "p": ps[method],
             "p_holm": corrected.get(method),
         }
-        for method, found in differences.items()
+        for method, values in differences.items()
     }
 
 
 def _holm(ps: dict[str, float]) -> dict[str, float]:
-    """Holm's step-down correction: the smallest of n p values times n, the next times n - 1, never falling, at most 1."""
+    """Correct p values by Holm's step-down rule.
+
+    The smallest of n values is multiplied by n, the next by n - 1, and so on. The results never fall and are at most 1.
+    """
     ranked = sorted(ps, key=ps.__getitem__)
     factors = np.arange(len(ranked), 0, -1)
     corrected = np.maximum.accumulate(np.minimum([ps[method] for method in ranked] * factors, 1.0))
@@ -223,12 +231,12 @@ def _is_pretraining(setting: dict[str, Any]) -> bool:
     )
 
 
-def _relative(found: dict[str, Any], method: str) -> np.ndarray:
-    """How much larger a method's areas are than the baseline's, on the seeds that both have."""
+def _relative(figures: dict[str, Any], method: str) -> np.ndarray:
+    """Return the relative differences of a method's areas to the baseline's areas, on the seeds that both have."""
     areas = [
-        {seed: row["area"] for seed, row in zip(one["seeds"], one["by_seed"], strict=True)}
-        for name in (method, found["setting"]["baseline"])
-        if (one := found["methods"].get(name))
+        {seed: row["area"] for seed, row in zip(entry["seeds"], entry["by_seed"], strict=True)}
+        for name in (method, figures["setting"]["baseline"])
+        if (entry := figures["methods"].get(name))
     ]
     if len(areas) < 2:
         return np.zeros(0)
@@ -245,26 +253,26 @@ def _p(differences: np.ndarray) -> float | None:
     return float(f"{wilcoxon(np.clip(differences, -largest, largest)).pvalue:.4g}")
 
 
-def _number(found: float | None) -> float:
-    return math.inf if found is None else float(found)
+def _number(value: float | None) -> float:
+    return math.inf if value is None else float(value)
 
 
 def _graphs(records: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
     edges = np.array([record["edges"] for record in records])
-    told = {
+    figures = {
         "num_steps": records[0]["num_steps"],
         "share_of_a_training": round(records[0]["num_samples"] / (setting.steps * setting.batch_size), 2),
         "mean_edges": edges.mean(axis=0).round(3).tolist(),
     }
     if len(records) > 1:
-        told["standard_errors"] = (edges.std(axis=0, ddof=1) / math.sqrt(len(records))).round(3).tolist()
+        figures["standard_errors"] = (edges.std(axis=0, ddof=1) / math.sqrt(len(records))).round(3).tolist()
     if edges.shape[1] == edges.shape[2] and not setting.is_text:
-        told["forward_share"] = [forward_share(found) for found in edges]
-    return told
+        figures["forward_share"] = [forward_share(matrix) for matrix in edges]
+    return figures
 
 
 def forward_share(edges: np.ndarray) -> float | None:
-    """Of the positive edges between skills, by weight, the share that goes from an earlier to a later skill of the chain.
+    """Return the share of the weight of positive edges between skills that leads from an earlier to a later skill of the chain.
 
     >>> forward_share(np.array([[1.0, 0.3], [0.1, 1.0]]))
     0.75
@@ -273,47 +281,47 @@ def forward_share(edges: np.ndarray) -> float | None:
     return round(float(np.triu(positive).sum() / positive.sum()), 3) if positive.sum() > 0 else None
 
 
-def print_setting(name: str, told: dict[str, Any]) -> None:
-    target = told["setting"]["target_loss"]
-    print(f"\n### {name}: {told['setting']['steps']:,} steps, seeds {', '.join(map(str, told['seeds']))}\n")
-    for method, graph in told["graphs"].items():
+def print_setting(name: str, figures: dict[str, Any]) -> None:
+    target = figures["setting"]["target_loss"]
+    print(f"\n### {name}: {figures['setting']['steps']:,} steps, seeds {', '.join(map(str, figures['seeds']))}\n")
+    for method, graph in figures["graphs"].items():
         forward = f", forward share {graph['forward_share']}" if "forward_share" in graph else ""
         print(
             f"A {method} graph costs {graph['num_steps']:,} steps, {graph['share_of_a_training']:.2f} of a training{forward}."
         )
     print(
         f"\n| method | seeds | steps to {target or 'a target'} (median; least to most; never) | with its overhead | area (mean ± s.d.) | against "
-        f"{told['setting']['baseline']}: mean; lower on | p | final loss | accuracy |\n|---|---:|---|---:|---|---|---:|---:|---:|"
+        f"{figures['setting']['baseline']}: mean; lower on | p | final loss | accuracy |\n|---|---:|---|---:|---|---|---:|---:|---:|"
     )
-    for method, found in told["methods"].items():
-        print(_row(method, found, has_target=target is not None))
-    for method, found in told["methods"].items():
-        if against := found.get("against_chain"):
+    for method, entry in figures["methods"].items():
+        print(_row(method, entry, has_target=target is not None))
+    for method, entry in figures["methods"].items():
+        if against := entry.get("against_chain"):
             print(
                 f"\nThe {method} graph against the true one: area {against['area']['mean_difference']:+.4f}, higher on "
                 f"{against['area']['higher']} of {against['num_seeds']} seeds, p {against['area']['p']}."
             )
 
 
-def print_pooled(found: dict[str, dict[str, Any]]) -> None:
+def print_pooled(comparisons: dict[str, dict[str, Any]]) -> None:
     print("\n### all LEGO settings together: area against stratified, by setting and seed\n")
     print(
         "| method | settings | pairs | mean difference | lower on | p | p, Holm |\n|---|---:|---:|---:|---:|---:|---:|"
     )
-    for method, one in found.items():
-        ps = ("" if p is None else f"{p:.4f}" if p >= 0.0001 else "<.0001" for p in (one["p"], one["p_holm"]))
+    for method, entry in comparisons.items():
+        ps = ("" if p is None else f"{p:.4f}" if p >= 0.0001 else "<.0001" for p in (entry["p"], entry["p_holm"]))
         print(
-            f"| {method} | {one['num_settings']} | {one['num_pairs']} | {100 * one['mean_difference']:+.1f} % | {one['lower']} | {' | '.join(ps)} |"
+            f"| {method} | {entry['num_settings']} | {entry['num_pairs']} | {100 * entry['mean_difference']:+.1f} % | {entry['lower']} | {' | '.join(ps)} |"
         )
 
 
-def _row(method: str, found: dict[str, Any], *, has_target: bool) -> str:
-    rows = found["by_seed"]
+def _row(method: str, entry: dict[str, Any], *, has_target: bool) -> str:
+    rows = entry["by_seed"]
     reached = sorted(_number(row["steps_to_target"]) for row in rows)
     with_overhead = sorted(_number(row["steps_to_target"]) + row["overhead_steps"] for row in rows)
     areas = [row["area"] for row in rows]
     spread = f" ± {statistics.stdev(areas):.4f}" if len(rows) > 1 else ""
-    against = (found["against_baseline"] or {}).get("area")
+    against = (entry["against_baseline"] or {}).get("area")
     never = sum(steps == math.inf for steps in reached)
     cells = [
         method,

@@ -1,31 +1,32 @@
-"""The methods: each is a policy of skillshard with the setting's numbers.
+"""The methods of the evidence. Each method is a policy of skillshard with the numbers of the setting.
 
     natural            the proportions in which the skills occur
     stratified         equal weights
     curriculum, anti_curriculum, skill_curriculum
-                       by the true order of the skills (of the chain, of the digits), which no loss of an untrained model tells
+                       the true order of the skills (of the chain, of the digits), which the losses of an untrained model do not show
     identity           SKILL-IT without a graph
-    loss order         SKILL-IT with a graph that the latest losses tell: 0.5 from each skill to the one of the next larger loss
-    chain              SKILL-IT with the true one: 1 on the diagonal, 0.5 from each skill to the next
+    loss order         SKILL-IT with a graph by the latest losses: 0.5 from each skill to the skill of the next larger loss
+    chain              SKILL-IT with the true graph: 1 on the diagonal, 0.5 from each skill to the next
     published          SKILL-IT with the authors' graph
     static             SKILL-IT's first weights by the chain, for the whole run (T = 1)
     leave-one-out, linear, brute-force
-                       SKILL-IT with a graph learned that way: diagonal 1, strongest edge 0.5, negative edges 0
-    direct edges       the order alone that a leave-one-out graph of long runs tells: 0.5 for edges of at least a tenth of the
-                       strongest that no path through other skills explains
+                       SKILL-IT with a graph learned by this method: diagonal 1, strongest edge 0.5, negative edges 0
+    direct edges       the order of a leave-one-out graph of long trials alone: 0.5 for each edge of at least a tenth of the
+                       strongest edge that no path through other skills explains
     METHOD with initial losses
-                       the same, where the first decision uses the losses before the first step, as Algorithm 1 does
+                       the same, and the first decision uses the losses before the first step, as Algorithm 1 does
     METHOD of 5 seeds  the same with the mean effects of seeds 0 to 4, whatever the seed of the training
     refresh            SKILL-IT with a graph that probe rounds estimate during the run, begun with the identity
     odm, aioli         the other live methods
     target-only        the measured skill alone
-    skill-stratified   equal weights for the measured skill and all before it (addition: what the authors' graph names); or, out
-                       of domain, for those that a learned graph names
-    prerequisites      SKILL-IT with 1 for the measured skill and 0.5 for each before it
+    skill-stratified   equal weights for the measured skill and all skills before (addition: the skills of the authors' graph), or, out
+                       of domain, for the skills of a learned graph
+    prerequisites      SKILL-IT with 1 for the measured skill and 0.5 for each earlier skill
 
-SKILL-IT is the authors' code's: the sum (fine-tuning: the mean) over the latest 3 evaluations, weights that change 6 times in a
-training. ODM decides at every evaluation. Aioli and refresh probe, in rounds of 5 steps (the authors: 4 to 10), after a sixth of the training
-for about a tenth of every period: another sixth, or longer where one probe of each skill would fill more than a quarter of it.
+SKILL-IT is as in the authors' code: the sum (in fine-tuning the mean) over the latest 3 evaluations, and 6 changes of the weights in a
+training. ODM decides at every evaluation. Aioli and refresh probe in rounds of 5 steps (the authors use 4 to 10). The first period ends
+after a sixth of the training. Probes take about a tenth of every later period. A period is a sixth of the training, or longer if a probe of
+each skill would fill more than a quarter of the period.
 """
 
 from pathlib import Path
@@ -41,8 +42,11 @@ from skillshard.graph.statistics import is_same
 from skillshard.policies import Policy
 from skillshard.synthetic.lego import skill_names
 
+# SKILL-IT's window, in evaluations, as in the authors' scripts.
 WINDOW = 3
+# Aioli's authors probe for 4 to 10 steps.
 PROBE_STEPS = 5
+# Weight of the strongest edge of a learned graph, as of each edge of the authors' graphs.
 STRONGEST = 0.5
 DIRECT, DIRECT_SHARE = "direct edges", 0.1
 GRAPH_SEEDS, OF_SEEDS = (0, 1, 2, 3, 4), " of 5 seeds"
@@ -50,15 +54,15 @@ PUBLISHED = {
     "lego": ((0, 0, 0, 0, 0), (0.5, 0, 0.5, 0.5, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
     "addition": ((0, 0, 0), (0.5, 0, 0), (0, 0, 0)),
 }
-"""Of the authors' scripts: which skill helps which other one; each helps itself by 1."""
+"""Edges of the authors' scripts between different skills. Each skill helps itself by 1."""
 
 
 def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Path) -> Policy:
-    """The policy of a method.
+    """Return the policy of a method.
 
     Args:
-        skills: of the shards.
-        graphs: folder of learned graphs, METHOD.json each.
+        skills: Skills of the shards.
+        graphs: Folder of the learned graphs, with a file METHOD.json each.
     """
     method = method.removesuffix(INITIAL)
     measured = measured_names(setting) or skills
@@ -99,17 +103,17 @@ def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Pa
 
 
 def _own_edges(skills: tuple[str, ...], measured: tuple[str, ...]) -> SkillGraph:
-    """The graph of which nothing is known but that a skill helps itself."""
+    """Return the graph in which each skill helps only itself."""
     return SkillGraph(skills, measured, is_same(skills, measured).astype(float))
 
 
 def _needed(setting: Setting) -> str:
-    """The true graph that names what a measured skill needs; of digits the authors' names a later one."""
+    """Name the true graph with the skills that a measured skill needs. For digits the authors name a later digit."""
     return "published" if setting.corpus == "addition" else "prerequisites"
 
 
 def graph_of(method: str) -> str | None:
-    """The learned graph that a method needs, if any.
+    """Return the learned graph that a method needs, or None.
 
     >>> graph_of("linear of 5 seeds"), graph_of("skill-stratified by leave-one-out"), graph_of("chain")
     ('linear', 'leave-one-out', None)
@@ -123,7 +127,7 @@ def graph_of(method: str) -> str | None:
 
 
 def graph_seeds(method: str, seed: int) -> tuple[int, ...]:
-    """Whose graphs a method takes the mean of, in a training of this seed.
+    """Return the seeds of the graphs whose mean a method takes, in a training of the given seed.
 
     >>> graph_seeds("linear", 7), graph_seeds("linear of 5 seeds", 7), graph_seeds("chain", 7)
     ((7,), (0, 1, 2, 3, 4), ())
@@ -134,7 +138,7 @@ def graph_seeds(method: str, seed: int) -> tuple[int, ...]:
 
 
 def _places(method: str, graphs: Path) -> list[Path]:
-    """The learned graphs of a method; `graphs` is WORK/SETTING/SEED/graphs."""
+    """List the files of a method's learned graphs. `graphs` is WORK/SETTING/SEED/graphs."""
     seeds = graph_seeds(method, int(graphs.parent.name))
     return [graphs.parent.with_name(str(seed)) / "graphs" / f"{graph_of(method)}.json" for seed in seeds]
 
@@ -145,14 +149,14 @@ def names_of(setting: Setting, numbers: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def measured_names(setting: Setting) -> tuple[str, ...]:
-    """Of the measured skills; empty for real text. Those of another length are other skills."""
+    """Return the names of the measured skills, or () for real text. Skills of another length have names of their own."""
     if not setting.measured_k:
         return names_of(setting, setting.measured)
     return tuple(f"{setting.measured_k}/{skill_names(setting.measured_k)[number - 1]}" for number in setting.measured)
 
 
 def probes(setting: Setting, num_skills: int) -> dict[str, int]:
-    """When a method probes.
+    """Return the rounds in which a method probes.
 
     >>> from benchmarks.evidence.settings import SETTINGS
     >>> probes(SETTINGS["ordered LEGO k=5"], 5)
@@ -168,16 +172,16 @@ def probes(setting: Setting, num_skills: int) -> dict[str, int]:
 
 
 def round_steps(setting: Setting, method: str) -> int:
-    """Optimizer steps between two decisions."""
+    """Return the number of optimizer steps between two decisions."""
     if method in PROBING:
         return PROBE_STEPS
     return setting.eval_every if method == "odm" else setting.round_steps
 
 
 def begins_with_losses(method: str) -> bool:
-    """Whether a method's first decision uses the losses before the first step, as Algorithm 1 does.
+    """Return whether the first decision of a method uses the losses before the first step, as Algorithm 1 does.
 
-    The other methods were trained and published before a run could begin with these losses, and stay as they are.
+    The other methods were trained and published before a run could begin with initial losses, and stay unchanged.
 
     >>> begins_with_losses("chain"), begins_with_losses("chain with initial losses")
     (False, True)
@@ -186,8 +190,10 @@ def begins_with_losses(method: str) -> bool:
 
 
 def read_at(setting: Setting, method: str, num_skills: int) -> list[int]:
-    """The steps at which a method that reads losses is told them, which are those that it pays for: of SKILL-IT the evaluations in
-    its window when weights change, of one that probes also those before the first probe and after each, else all.
+    """Return the steps at which a method reads losses. A method pays for these evaluations.
+
+    SKILL-IT reads the evaluations in the window when weights change. A method that probes also reads the evaluations before the first probe
+    and after each probe. ODM reads all evaluations.
 
     >>> from benchmarks.evidence.settings import SETTINGS
     >>> setting = SETTINGS["ordered LEGO k=5"]
@@ -214,7 +220,7 @@ def read_at(setting: Setting, method: str, num_skills: int) -> list[int]:
 
 
 def true_graph(setting: Setting, method: str, skills: tuple[str, ...] = ()) -> SkillGraph:
-    """The graph of a method that is given one: rows the trained skills, columns the measured ones."""
+    """Return the given graph of a method: rows are the trained skills, columns the measured skills."""
     if setting.is_text:
         return SkillGraph.identity(skills)
     edges = np.eye(setting.k)
@@ -229,24 +235,24 @@ def true_graph(setting: Setting, method: str, skills: tuple[str, ...] = ()) -> S
 
 
 def learned_graph(*places: Path) -> SkillGraph:
-    """The graph of learned ones, of one seed or several."""
+    """Return the mean of the learned graphs of one or several seeds."""
     rule = EdgeRule("absolute", None, "curve", clamp=False, off_diagonal=None, drop_uncertain=False)
-    found = [derive_again(read_graph(place), rule=rule, name=place.name) for place in places]
-    return mean_graph([SkillGraph(one.train_skills, one.eval_skills, one.edges) for one in found])
+    graphs = [derive_again(read_graph(place), rule=rule, name=place.name) for place in places]
+    return mean_graph([SkillGraph(graph.train_skills, graph.eval_skills, graph.edges) for graph in graphs])
 
 
 def direct_graph(place: Path) -> SkillGraph:
-    """The order that a learned graph tells."""
+    """Return the direct edges of a learned graph."""
     rule = EdgeRule(
         "absolute", None, "curve", clamp=True, off_diagonal=STRONGEST, drop_uncertain=False, direct=DIRECT_SHARE
     )
-    found = derive_again(read_graph(place), rule=rule, name=place.name)
-    return SkillGraph(found.train_skills, found.eval_skills, found.edges)
+    graph = derive_again(read_graph(place), rule=rule, name=place.name)
+    return SkillGraph(graph.train_skills, graph.eval_skills, graph.edges)
 
 
 def mean_graph(effects: list[SkillGraph]) -> SkillGraph:
-    """The mean of effects, negative means 0, scaled."""
+    """Return the scaled mean of effects. A negative mean becomes 0."""
     rows, columns = effects[0].train_skills, effects[0].eval_skills
-    mean = np.mean([one.edges for one in effects], axis=0)
+    mean = np.mean([effect.edges for effect in effects], axis=0)
     edges, _ = scaled_edges(np.maximum(mean, 0), is_same(rows, columns), STRONGEST)
     return SkillGraph(rows, columns, edges)

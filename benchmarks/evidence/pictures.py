@@ -1,4 +1,4 @@
-"""Pictures of a setting: losses per skill and weights over a training, like the paper's Figures 4, 5 and 20."""
+"""Draw a setting: losses of each skill and weights over a training, like the paper's Figures 4, 5 and 20."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ SHOWN = (
 
 
 def draw_setting(name: str, seed: int, work: Path, folder: Path, changes: dict[str, Any]) -> Path | None:
-    """One PNG with the trainings of a seed by the methods that say most; None without a record of the baseline to compare with."""
+    """Draw the trainings of a seed by the methods in `SHOWN`, or return None if the baseline has no record."""
     setting, records = sized(name, **changes), work / "records"
     places = {method: records / f"{task_key('train', name, seed, method)}.json" for method in SHOWN}
     if not places[setting.baseline].exists():
@@ -45,7 +45,7 @@ def draw_setting(name: str, seed: int, work: Path, folder: Path, changes: dict[s
 
 
 def history_of(setting: Setting, method: str, record: dict[str, Any], skills: list[str]) -> History:
-    """The course of a training, from its record."""
+    """Return the course of a training from the training's record."""
     round_draws = round_steps(setting, method) * setting.batch_size
     steps = np.arange(len(record["losses"])) * setting.eval_every
     return History(

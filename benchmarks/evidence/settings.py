@@ -1,22 +1,23 @@
-"""The settings: a corpus, the skills trained on and measured, and the training. Sizes are the same for every method of a setting.
+"""The settings: a corpus, the trained and the measured skills, and the training. All methods of a setting have the same sizes.
 
-Numbers were chosen on seeds from 100 on (docs/LOG.md); reported seeds count from 0.
+Numbers were chosen on seeds from 100 on (docs/LOG.md). Reported seeds count from 0.
 """
 
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+# ROUNDS is the number of changes of the weights in a training, as in the authors' scripts.
 ROUNDS, BATCH_SIZE, EVAL_SAMPLES = 6, 64, 200
 
 SIZES: dict[str, dict[str, int]] = {"tiny": {}, "125m": {"layers": 12, "dim": 768, "heads": 12}}
-"""Of the model, where it differs from the small proxy: the size of the paper's GPT-Neo."""
+"""Changes to the small proxy: 125m is the size of the paper's GPT-Neo."""
 
 MIXES = ("natural", "stratified")
 CURRICULA = ("curriculum", "anti_curriculum", "skill_curriculum")
 LEARNED = ("leave-one-out", "linear", "brute-force")
 LONG, LONG_RUNS = "long-leave-one-out", 0.6
-"""A learned graph whose runs are as long as this share of a training."""
+"""The graph whose trials are as long as this share of a training. docs/LOG.md has the lengths that were tried."""
 PROBING = ("refresh", "aioli")
 PRETRAINING = (
     *MIXES,
@@ -35,23 +36,23 @@ PRETRAINING = (
 
 @dataclass(frozen=True)
 class Setting:
-    """One comparison.
+    """A comparison of methods.
 
     Attributes:
-        corpus: lego and lego-ordered (clauses shuffled, or in the order of the chain), addition; else a folder of ../shared/corpora.
-        k: variables or digits; 0 for a folder.
-        trained, measured: skills by number, from 1; empty: all.
-        measured_k: of the measured samples, where they are problems of another length; 0: as those trained on.
-        natural: how often each trained skill occurs by itself; empty: as in the folder.
-        samples: of the generated corpus, equally many of each trained skill; of a folder: unused.
-        steps, eval_every: optimizer steps of a training, and between two evaluations.
-        eta, reduce: of SKILL-IT, as in the authors' scripts.
-        graph_steps, warmup_steps: of each run of a learned graph, and before them.
-        lr: highest learning rate.
-        size: of the model trained, see SIZES; graphs are always learned with the small one.
-        target_loss: nats; how soon the mean of the measured skills falls below it is compared. None: areas alone.
-        baseline: the method that the others are compared with.
-        methods: see `methods.py`.
+        corpus: lego (clauses shuffled), lego-ordered (clauses in the order of the chain), addition, or a folder of the corpora.
+        k: Number of variables or digits, 0 for a folder.
+        trained, measured: Numbers of the skills, from 1. Empty for all skills.
+        measured_k: Length of the measured problems. 0 for the length of the trained problems.
+        natural: Natural frequency of each trained skill. Empty for the frequencies of the folder.
+        samples: Number of generated samples, the same number for each trained skill. A folder does not use the number.
+        steps, eval_every: Optimizer steps of a training, and between two evaluations.
+        eta, reduce: Arguments of SKILL-IT, as in the authors' scripts.
+        graph_steps, warmup_steps: Steps of each trial of a learned graph, and of the warm start.
+        lr: Highest learning rate.
+        size: Size of the trained model, see SIZES. Graphs are always learned with the small proxy.
+        target_loss: Mean loss of the measured skills, in nats, that ends the count of steps to the target. None compares areas alone.
+        baseline: Method that the other methods are compared with.
+        methods: Names of methods, see `methods.py`.
     """
 
     corpus: str
@@ -79,12 +80,12 @@ class Setting:
 
     @property
     def is_ordered(self) -> bool:
-        """Whether the place of a word means anything to the model."""
+        """Whether the position of a word has a meaning for the model."""
         return self.corpus != "lego"
 
     @property
     def window(self) -> int:
-        """Bytes read of a real text."""
+        """Number of bytes that the model reads of a real text."""
         return 128
 
     @property
@@ -93,7 +94,7 @@ class Setting:
 
     @property
     def eval_samples(self) -> int:
-        """Of each measured skill."""
+        """Number of held-out samples of each measured skill."""
         return 40 if self.is_text else EVAL_SAMPLES
 
     @property
@@ -108,7 +109,7 @@ class Setting:
 def _pretraining(
     corpus: str, natural: tuple[int, ...], samples: int, steps: int, *, more: tuple[str, ...] = (), **numbers: Any
 ) -> Setting:
-    """Every skill trained on and measured."""
+    """Return a setting that trains on every skill and measures every skill."""
     every = tuple(range(1, len(natural) + 1))
     methods = (*PRETRAINING, *more)
     return Setting(corpus, len(natural), every, every, natural, samples, steps, 0.05, "stratified", methods, **numbers)
@@ -125,7 +126,7 @@ def _finetuning(
     more: tuple[str, ...] = (),
     **numbers: Any,
 ) -> Setting:
-    """One skill measured, and trained on it alone or with the first ones."""
+    """Return a setting that measures a single skill, and trains on the measured skill alone or with the first skills."""
     methods = ("target-only", "skill-stratified", "prerequisites", *more)
     skills = tuple(range(1, trained + 1))
     return Setting(
@@ -216,8 +217,10 @@ SETTINGS = {
 
 
 def sized(name: str, *, steps: int | None = None, size: str = "tiny", lr: float | None = None) -> Setting:
-    """A setting, changed where asked for: with another number of steps, evaluations move so that one ends every round, and a
-    shorter training has fewer samples and a graph of shorter runs.
+    """Return a setting, with other numbers if these are given.
+
+    With another number of steps, evaluations move so that an evaluation ends every round. A shorter training has fewer samples and a graph
+    of shorter trials.
 
     >>> sized("shuffled LEGO k=3", steps=120).eval_every, sized("shuffled LEGO k=3").eval_every
     (20, 25)

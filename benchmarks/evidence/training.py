@@ -1,10 +1,10 @@
-"""Tasks: the shards of a setting and seed, its learned graphs, its trainings. Each leaves one record and can be repeated.
+"""The tasks: the shards of a setting and seed, the learned graphs, the trainings. Each task leaves a record and can be repeated.
 
     WORK/SETTING/SEED/shards, eval (out of domain), graphs/METHOD.json, runs/METHOD (the ledger)
     WORK/records/*.json
 
-A seed is another corpus (not of real text), other graphs and other trainings. Trainings of a seed differ in their
-weights alone: the same first model, the same stream within each skill.
+A seed changes the corpus (not of real text), the graphs and the trainings. Trainings of the same seed differ in their weights alone:
+the first model and the stream within each skill are the same.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 SKILL_FIELD = {"sources": "source", "instructions": "category"}
 SETTLED_LOSS, SETTLED_EVALUATIONS = 0.002, 4
-"""A training whose mean loss stayed below this for so many evaluations has learned its task, and ends."""
+"""A training with a mean loss below the first number for the second number of evaluations has learned its task, and ends."""
 
 
 def place_of(work: Path, name: str, seed: int) -> Path:
@@ -51,12 +51,12 @@ def place_of(work: Path, name: str, seed: int) -> Path:
 
 
 def slug(name: str) -> str:
-    """A setting's name as a part of paths and keys."""
+    """Return the name of a setting as a part of paths and keys."""
     return name.replace(" ", "-").replace(":", "").replace(",", "").replace("=", "")
 
 
 def task_key(kind: str, name: str, seed: int, method: str = "") -> str:
-    """The key of a task, which its record is named by.
+    """Return the key of a task, which names the task's record.
 
     >>> task_key("train", "shuffled LEGO k=3", 7, "loss order")
     'train-shuffled-LEGO-k3-7-loss-order'
@@ -65,10 +65,10 @@ def task_key(kind: str, name: str, seed: int, method: str = "") -> str:
 
 
 def prepare_task(name: str, seed: int, work: str, corpora: str | None, changes: dict[str, Any]) -> dict[str, Any]:
-    """Corpus, tags and shards; the corpus is not kept.
+    """Write corpus, tags and shards, and delete the corpus.
 
     Args:
-        corpora: directory of the real texts; None where the setting makes its texts itself.
+        corpora: Directory of the real texts. None for a setting with generated texts.
     """
     setting, folder = sized(name, **changes), place_of(Path(work), name, seed)
     shards = _write_shards(setting, folder, "shards", setting.trained, setting.samples, seed, corpora)
@@ -94,14 +94,14 @@ def _write_shards(
     from skillshard.shards.write import write_shards
 
     if not (folder / part / "manifest.json").exists():
-        corpus, here = folder / f"{part}-corpus", Backend(workers=1)
+        corpus, backend = folder / f"{part}-corpus", Backend(workers=1)
         shutil.rmtree(corpus, ignore_errors=True)
         _write_corpus(setting, corpus, numbers, num_samples, seed, corpora)
         opened = Corpus.open(corpus)
         fields = ("meta.k", "meta.skill") if part == "eval" and setting.measured_k else ("meta.skill",)
-        tags = taggers.tag_corpus(opened, taggers.metadata(*fields), folder / f"{part}-tags", backend=here)
+        tags = taggers.tag_corpus(opened, taggers.metadata(*fields), folder / f"{part}-tags", backend=backend)
         holdout = 0.1 if setting.is_text else 2 * len(numbers) * setting.eval_samples / num_samples
-        write_shards(opened, tags, folder / part, holdout=holdout, shard_bytes=64_000_000, backend=here)
+        write_shards(opened, tags, folder / part, holdout=holdout, shard_bytes=64_000_000, backend=backend)
         shutil.rmtree(corpus)
     return ShardSet.open(folder / part).skills
 
@@ -114,7 +114,7 @@ def _write_corpus(
 
     proportions = tuple(int(number in numbers) for number in range(1, setting.k + 1))
     if setting.is_text:
-        assert corpora is not None  # the command line asks for it
+        assert corpora is not None  # the command line demands --corpora for real text
         corpus.mkdir(parents=True)
         with (corpus / "text.jsonl").open("w") as out:
             out.writelines(json.dumps(sample) + "\n" for sample in _passages(setting, Path(corpora)))
@@ -141,7 +141,7 @@ def _write_corpus(
 
 
 def _passages(setting: Setting, corpora: Path) -> Iterator[dict[str, Any]]:
-    """Real text as it can be read at once: instructions whole (their ends are read), documents cut into windows."""
+    """Yield real texts that a model can read at once: whole instructions, because their ends are read, and windows of documents."""
     for place in sorted((corpora / setting.corpus).glob("*.jsonl*")):
         for line in _lines(place):
             sample = json.loads(line)
@@ -168,14 +168,14 @@ def _lines(place: Path) -> Iterator[str]:
 
 
 def reading_marks(setting: Setting) -> tuple[str | None, str | None]:
-    """Where words end, and what stands before the answer; None: bytes, all of them predicted."""
+    """Return the separators of words and the marker before the answer. None means bytes, or a loss over all bytes."""
     if setting.is_text:
         return None, "Output: " if setting.corpus == "instructions" else None
     return (",.:", "= ") if setting.corpus.startswith("lego") else (",+=", "Output: ")
 
 
 def graph_task(name: str, seed: int, method: str, work: str, device: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Learn one graph; edges as measured, and what it cost."""
+    """Learn a graph, and record the measured edges and the cost."""
     from skillshard.execution import Backend
     from skillshard.graph.edges import EdgeRule
     from skillshard.graph.learn import learn_graph
@@ -220,9 +220,9 @@ def graph_task(name: str, seed: int, method: str, work: str, device: str, change
 
 
 def train_task(name: str, seed: int, method: str, work: str, device: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """One training: losses at every evaluation, from step 0; accuracies at the end; weights of every round.
+    """Train once, and record the losses of every evaluation from step 0 on, the final accuracies and the weights of every round.
 
-    It ends when it has settled; its learning rate is that of the whole training until then.
+    A training ends when its loss has settled. The schedule of the learning rate is that of the whole training.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -235,23 +235,23 @@ def train_task(name: str, seed: int, method: str, work: str, device: str, change
     mixer = _mixer(setting, method, folder, seed)
     reading, model, holdout = _proxy(setting, folder, seed, device)
     losses: list[dict[str, float]] = []
-    told = set(read_at(setting, method, len(mixer.shards.skills))) if mixer.policy.reads_losses else set()
+    read_steps = set(read_at(setting, method, len(mixer.shards.skills))) if mixer.policy.reads_losses else set()
     started, evaluating_s = time.process_time(), 0.0
 
     def measure(step: int) -> None:
         nonlocal evaluating_s
         is_due = step % setting.eval_every == 0
-        if not (is_due or step in told):
+        if not (is_due or step in read_steps):
             return
         before = time.process_time()
-        found = {skill: measured.loss for skill, measured in evaluate(model, holdout).items()}
+        skill_losses = {skill: measured.loss for skill, measured in evaluate(model, holdout).items()}
         evaluating_s += time.process_time() - before
-        if step in told:
-            mixer.report(step, found)
+        if step in read_steps:
+            mixer.report(step, skill_losses)
         if not is_due:
             return
-        losses.append(found)
-        latest = [statistics.mean(one.values()) for one in losses[-SETTLED_EVALUATIONS:]]
+        losses.append(skill_losses)
+        latest = [statistics.mean(row.values()) for row in losses[-SETTLED_EVALUATIONS:]]
         if len(latest) == SETTLED_EVALUATIONS and max(latest) < SETTLED_LOSS:
             raise _Settled
 
@@ -267,7 +267,7 @@ def train_task(name: str, seed: int, method: str, work: str, device: str, change
             eval_every=math.gcd(setting.eval_every, round_steps(setting, method)),
             on_eval=measure,
         )
-    accuracy = {skill: found.accuracy for skill, found in evaluate(model, holdout).items()}
+    accuracy = {skill: measured.accuracy for skill, measured in evaluate(model, holdout).items()}
     num_rounds = -(-(len(losses) - 1) * setting.eval_every // round_steps(setting, method))
     return {
         "losses": losses,
@@ -281,7 +281,7 @@ def train_task(name: str, seed: int, method: str, work: str, device: str, change
 
 
 class _Settled(Exception):
-    """Nothing more to learn."""
+    """Nothing is left to learn."""
 
 
 def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
@@ -291,14 +291,14 @@ def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
 
     shards = ShardSet.open(folder / "shards")
     ledger = folder / "runs" / method.replace(" ", "-")
-    shutil.rmtree(ledger, ignore_errors=True)  # of a training that was killed
+    shutil.rmtree(ledger, ignore_errors=True)  # a killed training leaves a ledger
     return Mixer(
         shards,
         policy_of(setting, method, shards.skills, folder / "graphs"),
         ledger=ledger,
         round_draws=round_steps(setting, method) * setting.batch_size,
         seed=seed,
-        lag="live" if method in PROBING else 0,  # not every round of a few steps ends with an evaluation
+        lag="live" if method in PROBING else 0,  # rounds of a few steps do not all end with an evaluation
         step_draws=setting.batch_size,
         initial_losses=begins_with_losses(method),
         loss=LossKind(answer_after=reading_marks(setting)[1]),
@@ -308,7 +308,7 @@ def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
 def _proxy(
     setting: Setting, folder: Path, seed: int, device: str
 ) -> tuple["Reading", "nn.Module", dict[str, "TokenBatch"]]:
-    """How texts are read, the model before its first step, and the held-out samples of the measured skills."""
+    """Return the reading of the texts, the model before its first step, and the held-out samples of the measured skills."""
     from skillshard.proxy.reading_choice import ReadingChoice
     from skillshard.proxy.train import seeded_model
     from skillshard.shards.read import ShardSet
@@ -316,7 +316,12 @@ def _proxy(
     shards, measured = ShardSet.open(folder / "shards"), _measured_shards(folder)
     names = measured_names(setting) or shards.skills
     segment_at, answer_after = reading_marks(setting)
-    known = [text for one in (shards, measured) for skill in one.skills for text in _holdout(one, skill, 2000)]
+    known = [
+        text
+        for shard_set in (shards, measured)
+        for skill in shard_set.skills
+        for text in _holdout(shard_set, skill, 2000)
+    ]
     choice = ReadingChoice("tiny", setting.window, segment_at, answer_after, ordered=setting.is_ordered)
     reading = choice.reading(known)
     shape = choice.model(reading)
@@ -326,7 +331,7 @@ def _proxy(
 
 
 def _measured_shards(folder: Path) -> "ShardSet":
-    """Those whose holdout is measured: out of domain, others than those trained on."""
+    """Open the shards with the measured holdout. Out of domain these are not the trained shards."""
     from skillshard.shards.read import ShardSet
 
     return ShardSet.open(folder / ("eval" if (folder / "eval").exists() else "shards"))
@@ -347,10 +352,10 @@ def run_all(
     changes: dict[str, Any],
     corpora: Path | None = None,
 ) -> None:
-    """Shards, graphs, trainings, of one setting after the other; what is done already is not done again.
+    """Make shards, graphs and trainings of one setting after the other. Finished tasks are not repeated.
 
     Args:
-        corpora: directory with a folder for each corpus of real text; settings of synthetic text do not read it.
+        corpora: Directory with a folder for each corpus of real text. Settings with generated texts do not read the directory.
     """
     from skillshard.execution import Backend, run
 
@@ -377,15 +382,15 @@ def _stages(
     changes: dict[str, Any],
     corpora: Path | None,
 ) -> list[tuple[Callable[..., dict[str, Any]], list["Task"]]]:
-    """What is made first, then, and last."""
+    """Return the tasks of the three stages: shards, graphs and trainings."""
     from skillshard.execution import Task
 
     led = {
         (number, graph)
         for seed in seeds
-        for one in methods
-        if (graph := graph_of(one))
-        for number in graph_seeds(one, seed)
+        for method in methods
+        if (graph := graph_of(method))
+        for number in graph_seeds(method, seed)
     }
     whole = {"name": name, "work": str(work)}
     read_from = None if corpora is None else str(corpora)
@@ -397,11 +402,12 @@ def _stages(
         for seed in sorted({*seeds, *(seed for seed, _ in led)})
     ]
     graphs = [
-        Task(task_key("graph", name, seed, one), {**learning, "seed": seed, "method": one}) for seed, one in sorted(led)
+        Task(task_key("graph", name, seed, method), {**learning, "seed": seed, "method": method})
+        for seed, method in sorted(led)
     ]
     trainings = [
-        Task(task_key("train", name, seed, one), {**training, "seed": seed, "method": one})
+        Task(task_key("train", name, seed, method), {**training, "seed": seed, "method": method})
         for seed in seeds
-        for one in methods
+        for method in methods
     ]
     return [(prepare_task, corpora), (graph_task, graphs), (train_task, trainings)]

@@ -1,8 +1,8 @@
-"""An extension of griffe: docstrings as the site shows them.
+"""An extension of griffe that prepares docstrings for the site.
 
-The public names of `skillshard` are imported when they are first used, so that a reader of the source alone does not see them. The
-extension adds them. Formulas are written in the docstrings' mathematics directive; the extension turns them into MathML,
-which browsers show without a script.
+The public names of `skillshard` are imported at their first use, so a reader of the source alone does not see the names. The extension
+adds the names. Docstrings hold formulas in the mathematics directive. The extension turns a formula into MathML, which browsers show
+without a script.
 """
 
 import ast
@@ -21,7 +21,7 @@ DOCTEST = re.compile(r"(?:^|(?<=\n\n))( *)(>>> .*(?:\n\1\S.*)*)")
 
 
 class Names(griffe.Extension):
-    """Add the names that are imported when they are used, and render formulas."""
+    """Add the names that are imported at their first use, and render formulas."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         if pkg.name == "skillshard":
@@ -35,7 +35,7 @@ class Names(griffe.Extension):
 
 
 def _homes(init: Path) -> dict[str, str]:
-    """The table of the public names in the source of the package."""
+    """Read the table of the public names in the source of the package."""
     for node in ast.parse(init.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOMES":
             return dict(ast.literal_eval(node.value))
@@ -43,7 +43,7 @@ def _homes(init: Path) -> dict[str, str]:
 
 
 def rendered(docstring: str) -> str:
-    """A docstring with its formulas as MathML and its examples as blocks of code."""
+    """Return a docstring with formulas as MathML and examples as blocks of code."""
     if "```" not in docstring:
         docstring = EXAMPLE.sub(_example, docstring)
         docstring = DOCTEST.sub(lambda match: _fenced("pycon", match[2], match[1]), docstring)
@@ -52,7 +52,7 @@ def rendered(docstring: str) -> str:
 
 
 def _example(match: re.Match[str]) -> str:
-    """An example as a section that griffe shows as code: a doctest as it stands, other code between fences."""
+    """Return an example as a section that griffe shows as code: a doctest unchanged, other code between fences."""
     indent, code = match[1], match[2]
     if ">>>" in code:
         return f"{indent}Examples:\n{code}"

@@ -1,6 +1,6 @@
-"""The parts of the site that are made when the site is built: the command line, the formats, and files from outside `docs/`.
+"""The parts of the site that come from the code: the command line, the formats, and files from outside `docs/`.
 
-A page names what belongs in a place by a comment, `<!-- commands -->` or `<!-- schemas -->`. A link from a page to a file of the
+A comment marks the place of a part on a page, `<!-- commands -->` or `<!-- schemas -->`. A link from a page to a file of the
 repository, such as `../../examples/ddp.py`, leads to a copy of the file in the site.
 """
 
@@ -18,7 +18,7 @@ from mkdocs.structure.pages import Page
 
 REPOSITORY = Path(__file__).parents[2]
 COPIED = "files"
-"""Folder of the site with the copies of the repository's files."""
+"""Folder of the site for copies of the repository's files."""
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 FENCE = re.compile(r"^```.*?^```$", flags=re.S | re.M)
 
@@ -33,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill the marked places of a page, and let its links to files of the repository lead to their copies."""
+    """Fill the marked places of a page, and change links to files of the repository into links to the copies."""
     markdown = filled(markdown)
     depth = page.file.src_uri.count("/")
 
@@ -45,7 +45,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def filled(markdown: str) -> str:
-    """A page with its marked places filled."""
+    """Fill the marked places of a page."""
     for marker, make in (("<!-- commands -->", commands), ("<!-- schemas -->", schemas)):
         if marker in markdown:
             markdown = markdown.replace(marker, make())
@@ -53,7 +53,7 @@ def filled(markdown: str) -> str:
 
 
 def _outside(page: str, markdown: str) -> Iterator[str]:
-    """The repository's files outside `docs/` to which a page links."""
+    """List the repository's files outside `docs/` to which a page links."""
     for match in LINK.finditer(FENCE.sub("", markdown)):
         path = _in_repository(page, match[1])
         if path is not None:
@@ -61,13 +61,13 @@ def _outside(page: str, markdown: str) -> Iterator[str]:
 
 
 def _in_repository(page: str, target: str) -> str | None:
-    """The path of a link's target from the repository's root; None for a target inside `docs/` or a path that is no file."""
+    """Return the path of a link's target from the repository's root, or None for a target inside `docs/` or a path without a file."""
     path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), target))
     return path if not path.startswith(("docs/", "../")) and (REPOSITORY / path).is_file() else None
 
 
 def _outside_fences(markdown: str, change: Any) -> str:
-    """A text in which everything but its code blocks is changed."""
+    """Change a text outside the blocks of code."""
     pieces, end = [], 0
     for fence in FENCE.finditer(markdown):
         pieces += [change(markdown[end : fence.start()]), fence[0]]
@@ -76,7 +76,7 @@ def _outside_fences(markdown: str, change: Any) -> str:
 
 
 def commands() -> str:
-    """The command line as Markdown: every verb with its arguments, its options by panel and its examples."""
+    """Return the command line as Markdown: every verb with its arguments, its options by panel, and its examples."""
     import typer
 
     from skillshard.cli import app
@@ -87,7 +87,7 @@ def commands() -> str:
 
 
 def _command(command: Any, path: str, level: int = 2) -> Iterator[str]:
-    """The Markdown of one verb, and of the verbs under it."""
+    """Return the Markdown of a verb and of the verbs below."""
     yield f"\n{'#' * level} skillshard {path} {{ #{path.replace(' ', '-')} }}\n"
     words, _, examples = (command.help or "").strip().partition("\n\n")
     yield _prose(words) + "\n"
@@ -120,7 +120,7 @@ def _argument(parameter: Any) -> str:
 
 
 def _text_and_examples(text: str) -> tuple[list[str], list[str]]:
-    """The paragraphs of a help text, and its example commands."""
+    """Split a help text into paragraphs and example commands."""
     lines = [line.strip() for line in text.splitlines()]
     code = [line for line in lines if line.startswith("skillshard ")]
     rest = "\n".join(line for line in lines if not line.startswith("skillshard "))
@@ -128,7 +128,7 @@ def _text_and_examples(text: str) -> tuple[list[str], list[str]]:
 
 
 def _table(title: str, parameters: list[Any], context: Any) -> Iterator[str]:
-    """A table of arguments or options with their values, meanings and defaults."""
+    """Return a table of arguments or options with values, meanings and defaults."""
     records = [(parameter, parameter.get_help_record(context)) for parameter in parameters]
     rows = [(parameter, *record) for parameter, record in records if record is not None]
     if not rows:
@@ -137,13 +137,13 @@ def _table(title: str, parameters: list[Any], context: Any) -> Iterator[str]:
     for parameter, name, meaning in rows:
         if parameter.param_type_name == "argument":
             name = _argument(parameter)
-        code = html.escape(name).replace("|", "&#124;")  # a bar would end the cell, in code also
+        code = html.escape(name).replace("|", "&#124;")  # a bar would end the cell, also in code
         yield f"| <code>{code}</code> | {_prose(meaning)} |"
     yield ""
 
 
 def _prose(text: str) -> str:
-    """Help text in which no character means anything to Markdown, and options stand as code like words in backticks."""
+    """Escape the characters of a help text that have a meaning in Markdown. Options and words in backticks stay code."""
     pieces = re.split(r"(`[^`]+`)", " ".join(text.split()))
     return "".join(piece if number % 2 else _plain(piece) for number, piece in enumerate(pieces))
 
@@ -155,7 +155,7 @@ def _plain(text: str) -> str:
 
 
 def schemas() -> str:
-    """The formats on disk as Markdown: the newest version of each schema with its fields."""
+    """Return the formats on disk as Markdown: the newest version of each schema with its fields."""
     newest: dict[str, Path] = {}
     for path in sorted((REPOSITORY / "schemas").glob("*.json"), key=lambda path: int(path.stem.rpartition("-")[2])):
         newest[path.stem.rpartition("-")[0]] = path
@@ -163,7 +163,7 @@ def schemas() -> str:
 
 
 def _schema(path: Path) -> Iterator[str]:
-    """The Markdown of one schema."""
+    """Return the Markdown of a schema."""
     schema = json.loads(path.read_text())
     yield f"\n## {path.stem}\n"
     yield f"[{path.name}](../../schemas/{path.name})\n"
@@ -180,7 +180,7 @@ def _schema(path: Path) -> Iterator[str]:
 
 
 def _type(field: dict[str, Any]) -> str:
-    """The type of a field in words."""
+    """Return the type of a field in words."""
     if "const" in field:
         return f"`{json.dumps(field['const'])}`"
     if "enum" in field:
