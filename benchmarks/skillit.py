@@ -6,7 +6,7 @@
 A second `run` continues the first. `table` shows each method on the seeds that the method shares with the baseline. `--earlier FILE` adds
 the trainings of a former table whose records have left the folder. The settings are in `evidence/settings.py`, the methods in
 `evidence/methods.py`. `--device cuda --size 125m --lr 5e-5` trains a model of the paper's size at the paper's rate. Use another folder
-for other steps, sizes or rates. Settings of real text need `--corpora FOLDER` with `sources/*.jsonl` (documents, `meta.source`) and
+for other steps, sizes, precisions or rates. Settings of real text need `--corpora FOLDER` with `sources/*.jsonl` (documents, `meta.source`) and
 `instructions/*.jsonl` (instructions with answers, `meta.category`), plain or compressed.
 """
 
@@ -36,6 +36,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", choices=tuple(SIZES), default="tiny", help="size of the model")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="data type of the matrix products of the model",
+    )
     parser.add_argument("--lr", type=float, default=None, help="highest learning rate, in place of the setting's")
     parser.add_argument("--out", type=Path, default=None, help="JSON file of the tables")
     parser.add_argument(
@@ -58,7 +64,12 @@ def main() -> None:
             f"the setting {unread[0]!r} reads real text from a folder {SETTINGS[unread[0]].corpus!r}, and {folder}. Give the folder of the "
             "corpora, or leave such settings out with --settings."
         )
-    chosen = {"steps": arguments.steps, "size": arguments.size, "lr": arguments.lr}
+    chosen = {
+        "steps": arguments.steps,
+        "size": arguments.size,
+        "lr": arguments.lr,
+        "precision": arguments.precision,
+    }
     changes = {name: value for name, value in chosen.items() if value is not None}
     if arguments.verb == "run":
         from skillshard.proxy.device import resolve_device  # the command table does without torch

@@ -27,7 +27,8 @@ GLOBAL_BATCH, EVERY = 32, 10
 def nats_and_tokens(model: torch.nn.Module, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss and the number of tokens of each text, by a bigram model over bytes. Use your own model in its place."""
     tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
-    padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
+    device = next(model.parameters()).device
+    padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1).to(device)
     targets = padded[:, 1:]
     logits = model(padded[:, :-1].clamp(min=0)).transpose(1, 2)
     return F.cross_entropy(logits, targets, ignore_index=-1, reduction="none").sum(1), (targets >= 0).sum(1)
@@ -41,13 +42,18 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def main(shards_at: Path, run: Path, steps: int) -> None:
-    dist.init_process_group("gloo")
+    # A GPU for each process, or CPUs for all processes.
+    on_gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpus else torch.device("cpu")
+    if on_gpus:
+        torch.cuda.set_device(device)  # NCCL sends objects through the present device of a process
+    dist.init_process_group("nccl" if on_gpus else "gloo", device_id=device if on_gpus else None)
     if GLOBAL_BATCH % dist.get_world_size():
         raise SystemExit(f"{GLOBAL_BATCH} samples a step do not divide over {dist.get_world_size()} processes.")
     shards = ss.ShardSet.open(shards_at)
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * GLOBAL_BATCH, step_draws=GLOBAL_BATCH)
-    model = DistributedDataParallel(torch.nn.Embedding(256, 256))
+    model = DistributedDataParallel(torch.nn.Embedding(256, 256, device=device))
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     is_first = dist.get_rank() == 0
 
@@ -64,7 +70,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
 
     checkpoint, step = run / "checkpoint.pt", 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint)
+        saved = torch.load(checkpoint, map_location=device)
         model.module.load_state_dict(saved["model"])
         resume(mixer, saved["mixer"])  # rank 0 first, then the others
         step = saved["mixer"]["step"]

@@ -62,6 +62,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
             remove_unused_columns=False,
             save_steps=EVERY,
             use_cpu=not torch.cuda.is_available(),  # without this argument, processes on CPUs would not join a group
+            bf16=torch.cuda.is_available(),
             report_to="none",
         ),
         train_dataset=WholeStream(mixer),

@@ -33,7 +33,7 @@ class Bigram(LightningModule):
     def nats_and_tokens(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the summed loss and the number of tokens of each text."""
         tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
-        padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
+        padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1).to(self.device)
         targets = padded[:, 1:]
         logits = self.table(padded[:, :-1].clamp(min=0)).transpose(1, 2)
         return F.cross_entropy(logits, targets, ignore_index=-1, reduction="none").sum(1), (targets >= 0).sum(1)
@@ -53,6 +53,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     if BATCH % world_size:
         raise SystemExit(f"{BATCH} samples a step do not divide over {world_size} processes.")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    on_gpus = torch.cuda.device_count() >= processes  # a GPU for each process, or CPUs for all processes
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
 
     def losses(module: Any) -> Any:
@@ -66,7 +67,8 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         run / "checkpoints", every_n_train_steps=EVERY, save_last=True, save_on_train_epoch_end=False
     )
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator="gpu" if on_gpus else "cpu",
+        precision="bf16-mixed" if on_gpus else "32-true",
         devices=processes,
         num_nodes=world_size // processes,
         max_steps=steps,

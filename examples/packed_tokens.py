@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from skillshard.torch import PackedDataset, collate_blocks
 
 BLOCKS, BLOCK_TOKENS, EVERY, EOS = 8, 64, 5, "<|endoftext|>"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def byte_pairs(shards: ss.ShardSet) -> Tokenizer:
@@ -53,11 +54,11 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=400, unit="tokens", tokens=counts)
     packed = ss.PackedTokens(mixer, counts, block_tokens=BLOCK_TOKENS, separator=EOS, step_blocks=BLOCKS)
-    model = torch.nn.Embedding(300, 300)
+    model = torch.nn.Embedding(300, 300, device=DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
 
     def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:
-        encoded = [torch.tensor([counts.tokenizer.encode(text).ids]) for text in texts]
+        encoded = [torch.tensor([counts.tokenizer.encode(text).ids], device=DEVICE) for text in texts]
         return [float(nats_per_token(model, ids).sum()) for ids in encoded], [ids.shape[1] - 1 for ids in encoded]
 
     def report(step: int) -> None:
@@ -66,10 +67,16 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         packed.report(step, losses)
         print(step, {skill: f"{loss.mean:.3f} ± {loss.standard_error:.3f}" for skill, loss in losses.items()})
 
-    loader = DataLoader(PackedDataset(packed), batch_size=BLOCKS, num_workers=2, collate_fn=collate_blocks)
+    loader = DataLoader(
+        PackedDataset(packed),
+        batch_size=BLOCKS,
+        num_workers=2,
+        collate_fn=collate_blocks,
+        pin_memory=DEVICE.type == "cuda",  # the copy to a GPU then runs beside the training
+    )
     checkpoint, step = run / "checkpoint.pt", 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint)
+        saved = torch.load(checkpoint, map_location=DEVICE)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         packed.load_state_dict(saved["packed"])  # this state holds the state of the mixer
@@ -81,7 +88,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
 
     batches = iter(loader)
     while step < steps:
-        batch = next(batches)
+        batch = {name: tensor.to(DEVICE, non_blocking=True) for name, tensor in next(batches).items()}
         inside = batch["draw"][:, 1:] == batch["draw"][:, :-1]  # no loss over the end of a sample
         optimizer.zero_grad()
         nats_per_token(model, batch["input_ids"])[inside].mean().backward()

@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader
 from skillshard.torch import MixedDataset, collate
 
 BATCH, EVERY = 32, 10
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def nats_and_tokens(model: torch.nn.Embedding, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss and the number of tokens of each text, by a bigram model over bytes. Use your own model in its place."""
     tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
-    padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
+    padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1).to(DEVICE)
     targets = padded[:, 1:]
     logits = model(padded[:, :-1].clamp(min=0)).transpose(1, 2)
     return F.cross_entropy(logits, targets, ignore_index=-1, reduction="none").sum(1), (targets >= 0).sum(1)
@@ -44,7 +45,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     )
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
     loader = DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=2, collate_fn=collate)
-    model = torch.nn.Embedding(256, 256)
+    model = torch.nn.Embedding(256, 256, device=DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
 
     def report(step: int) -> None:
@@ -57,7 +58,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
 
     checkpoint, step = run / "checkpoint.pt", 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint)
+        saved = torch.load(checkpoint, map_location=DEVICE)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         mixer.load_state_dict(saved["mixer"])

@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from bisect import bisect
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,11 @@ def _rows_of(earlier: dict[str, Any] | None, setting: Setting, name: str) -> dic
     """Return the rows of a former table, by method and seed."""
     if earlier is None:
         return {}
+    # A table from the time before a field existed has the default of the field.
+    defaults = {field.name: field.default for field in fields(Setting) if field.default is not MISSING}
     now, then = (
-        {key: value for key, value in fields.items() if key != "methods"}
-        for fields in (json.loads(json.dumps(vars(setting))), earlier["setting"])
+        {key: value for key, value in facts.items() if key != "methods"}
+        for facts in (json.loads(json.dumps(vars(setting))), {**defaults, **earlier["setting"]})
     )
     if now != then:
         differ = ", ".join(sorted(key for key in now | then if now.get(key) != then.get(key)))

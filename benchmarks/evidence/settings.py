@@ -50,6 +50,7 @@ class Setting:
         graph_steps, warmup_steps: Steps of each trial of a learned graph, and of the warm start.
         lr: Highest learning rate.
         size: Size of the trained model, see SIZES. Graphs are always learned with the small proxy.
+        precision: Data type of the matrix products of the trained model, float32 or bfloat16.
         target_loss: Mean loss of the measured skills, in nats, that ends the count of steps to the target. None compares areas alone.
         baseline: Method that the other methods are compared with.
         methods: Names of methods, see `methods.py`.
@@ -73,6 +74,7 @@ class Setting:
     lr: float = 1e-3
     measured_k: int = 0
     size: str = "tiny"
+    precision: str = "float32"
 
     @property
     def is_text(self) -> bool:
@@ -216,7 +218,9 @@ SETTINGS = {
 }
 
 
-def sized(name: str, *, steps: int | None = None, size: str = "tiny", lr: float | None = None) -> Setting:
+def sized(
+    name: str, *, steps: int | None = None, size: str = "tiny", lr: float | None = None, precision: str = "float32"
+) -> Setting:
     """Return a setting, with other numbers if these are given.
 
     With another number of steps, evaluations move so that an evaluation ends every round. A shorter training has fewer samples and a graph
@@ -225,7 +229,7 @@ def sized(name: str, *, steps: int | None = None, size: str = "tiny", lr: float 
     >>> sized("shuffled LEGO k=3", steps=120).eval_every, sized("shuffled LEGO k=3").eval_every
     (20, 25)
     """
-    setting = replace(SETTINGS[name], size=size)
+    setting = replace(SETTINGS[name], size=size, precision=precision)
     if lr is not None:
         setting = replace(setting, lr=lr)
     if steps is None:

@@ -227,13 +227,15 @@ def train_task(name: str, seed: int, method: str, work: str, device: str, change
     import torch
     from torch.utils.data import DataLoader
 
+    from skillshard.proxy.device import MixedPrecision
     from skillshard.proxy.train import evaluate, train
     from skillshard.torch import MixedDataset
 
     torch.set_num_threads(1)
     setting, folder = sized(name, **changes), place_of(Path(work), name, seed)
     mixer = _mixer(setting, method, folder, seed)
-    reading, model, holdout = _proxy(setting, folder, seed, device)
+    reading, proxy, holdout = _proxy(setting, folder, seed, device)
+    model: nn.Module = MixedPrecision(proxy) if setting.precision == "bfloat16" else proxy
     losses: list[dict[str, float]] = []
     read_steps = set(read_at(setting, method, len(mixer.shards.skills))) if mixer.policy.reads_losses else set()
     started, evaluating_s = time.process_time(), 0.0
@@ -361,14 +363,17 @@ def run_all(
 
     for name in names:
         chosen = [method for method in SETTINGS[name].methods if methods is None or method in methods]
+        num_gpus = float(device.startswith("cuda"))
         for function, tasks in _stages(name, seeds, chosen, work, device, changes, corpora):
+            # The shards need no GPU, so that all processes write shards.
+            gpus = 0.0 if function is prepare_task else num_gpus
             run(
                 function,
                 tasks,
                 backend=Backend(workers=workers),
                 records=str(work / "records"),
-                keeps_model=device.startswith("cuda"),
-                num_gpus=1.0 if device.startswith("cuda") else 0.0,
+                keeps_model=gpus > 0,
+                num_gpus=gpus,
                 on_done=lambda task, record: print(task.key, flush=True),
             )
 
