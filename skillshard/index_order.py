@@ -15,8 +15,8 @@ Fault = Literal["shuffled", "strided", "skipped", "shared out", "begun again"]
 
 
 @dataclass(frozen=True)
-class Asker:
-    """The process that requests indices.
+class Reader:
+    """The process that requests indices: a worker of a loader, or the process of a loader without workers.
 
     Attributes:
         worker: Number of the loader's worker. 0: the loader has no workers.
@@ -30,7 +30,7 @@ class Asker:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedBatch:
     """The latest requested batch of a process, with consecutive indices.
 
     Attributes:
@@ -44,9 +44,9 @@ class Asked:
     stride: int = 0
 
 
-def next_asked(
-    indices: Int[np.ndarray, " index"], last: Asked | None, asker: Asker, *, resumed: bool = False
-) -> Asked | Fault:
+def next_request(
+    indices: Int[np.ndarray, " index"], last: RequestedBatch | None, reader: Reader, *, resumed: bool = False
+) -> RequestedBatch | Fault:
     """Return the requested batch, or a fault if the order of the indices would lose or repeat samples.
 
     Worker 0 reads the first batch of a process, so only worker 0 must start at the beginning. All workers then continue by equal
@@ -55,17 +55,17 @@ def next_asked(
     Args:
         indices: Indices of the batch, not empty.
         last: Previous batch of the process. None: the batch is the first batch.
-        asker: Process of the request.
+        reader: Reader of the request.
         resumed: Whether the loader continues from a saved state. The first index may then be any index.
 
     Example:
-        >>> next_asked(np.arange(8), None, Asker())
-        Asked(start=0, num=8, stride=0)
-        >>> next_asked(np.arange(8, 16), Asked(0, 8), Asker())
-        Asked(start=8, num=8, stride=1)
-        >>> next_asked(np.arange(16, 24), Asked(0, 8), Asker())
+        >>> next_request(np.arange(8), None, Reader())
+        RequestedBatch(start=0, num=8, stride=0)
+        >>> next_request(np.arange(8, 16), RequestedBatch(0, 8), Reader())
+        RequestedBatch(start=8, num=8, stride=1)
+        >>> next_request(np.arange(16, 24), RequestedBatch(0, 8), Reader())
         'shared out'
-        >>> next_asked(np.arange(16, 24), None, Asker())
+        >>> next_request(np.arange(16, 24), None, Reader())
         'skipped'
     """
     start, num = int(indices[0]), len(indices)
@@ -73,18 +73,18 @@ def next_asked(
     if np.any(steps != 1):
         return "strided" if np.all(steps > 1) and np.all(steps == steps[0]) else "shuffled"
     if last is None:
-        if resumed or asker.worker or start in range(0, asker.processes * num, num):
-            return Asked(start, num)
+        if resumed or reader.worker or start in range(0, reader.processes * num, num):
+            return RequestedBatch(start, num)
         return "skipped"
     if start < last.start + last.num:
-        return "begun again" if start in range(0, asker.processes * num, num) else "shuffled"
+        return "begun again" if start in range(0, reader.processes * num, num) else "shuffled"
     # Two strides are right: with dispatch_batches=True accelerate lets one process read every batch, otherwise each rank reads only
     # its own batches and passes over the batches of the other ranks.
-    turns = {asker.num_workers, asker.num_workers * asker.processes}
+    turns = {reader.num_workers, reader.num_workers * reader.processes}
     for stride in {last.stride} if last.stride else turns:
         if start == last.start + stride * last.num:
-            return Asked(start, num, stride)
+            return RequestedBatch(start, num, stride)
     # A short batch among several workers: the sizes of the batches that other workers read are not known, so no stride can be checked.
     if num != last.num and turns != {1}:
-        return Asked(start, num, last.stride)
+        return RequestedBatch(start, num, last.stride)
     return "shared out"

@@ -29,7 +29,7 @@ from jaxtyping import Int
 from torch.utils.data import Dataset, Sampler, SequentialSampler, get_worker_info
 
 from skillshard.errors import LedgerError, LengthError, PolicyError, SkillshardError
-from skillshard.index_order import Asked, Asker, Fault, next_asked
+from skillshard.index_order import Fault, Reader, RequestedBatch, next_request
 from skillshard.mixing.mixer import Batch, Mixer
 from skillshard.mixing.packing import PackedBatch, PackedTokens
 from skillshard.mixing.round_plan import Places
@@ -186,7 +186,7 @@ class StreamShare(Dataset[T], ABC):
         self.stream, self._words, self._ends = stream, stream.clock.words, stream.repeat != "epochs"
         self.rank, self.world_size = _place(rank, world_size)
         self._loaded: tuple[int, int] | None = None
-        self._last: Asked | None = None
+        self._last: RequestedBatch | None = None
         self._last_place = (0, 0)
         # Position, generation and loop of the latest first batch. The memory is shared, because every loop over the loader starts
         # workers with fresh copies of this dataset, and a copy has to see that an earlier loop read the same stretch.
@@ -281,7 +281,7 @@ class StreamShare(Dataset[T], ABC):
 
     def _check_order(self, indices: Int[np.ndarray, " position"], processes: int, name: str) -> None:
         worker = get_worker_info()
-        asker = Asker(processes=processes) if worker is None else Asker(worker.id, worker.num_workers, processes)
+        reader = Reader(processes=processes) if worker is None else Reader(worker.id, worker.num_workers, processes)
         # A DataLoader draws one base seed for each loop and gives worker i the seed base + i. The base is therefore one number for all
         # workers of a loop, and another number in the next loop: it tells the second worker of a loop apart from a second loop.
         loop = 0 if worker is None else worker.seed - worker.id
@@ -290,14 +290,14 @@ class StreamShare(Dataset[T], ABC):
         last, resumed = self._last, self._loaded is not None and self._loaded[0] == self.stream.position
         if last is not None and place != self._last_place:
             # The stream was moved since the last batch. A new iterator begins at index 0; an old iterator counts on.
-            if isinstance(next_asked(indices, None, asker), str):
+            if isinstance(next_request(indices, None, reader), str):
                 raise PolicyError(self._moved(place[0]))
             last = None
-        outcome = next_asked(indices, last, asker, resumed=resumed)
+        outcome = next_request(indices, last, reader, resumed=resumed)
         if last is None and not isinstance(outcome, str) and (*place_begun,) == place and loop_begun != loop:
             outcome = "begun again"
         if isinstance(outcome, str):
-            raise PolicyError(self._refusal(outcome, indices, asker, name))
+            raise PolicyError(self._refusal(outcome, indices, reader, name))
         if last is None:
             begun[:] = *place, loop
         self._last, self._last_place = outcome, place
@@ -309,7 +309,7 @@ class StreamShare(Dataset[T], ABC):
             f"{self._words.variable} beside a loader."
         )
 
-    def _refusal(self, fault: Fault, indices: Int[np.ndarray, " position"], asker: Asker, name: str) -> str:
+    def _refusal(self, fault: Fault, indices: Int[np.ndarray, " position"], reader: Reader, name: str) -> str:
         if fault == "begun again":
             return (
                 f"the stream from {self._words.position} {self._first:,} was read through this dataset already, and would begin again: keep one "
@@ -322,7 +322,7 @@ class StreamShare(Dataset[T], ABC):
                 f"{asks} first, and the stream begins at index 0: the loader skips batches, or shares out what {name} has already shared "
                 f"out, and samples would be lost. {self._words.variable}.load_state_dict() alone moves the stream to where training stands: leave "
                 "accelerate.skip_first_batches away, set TrainingArguments(ignore_data_skip=True), and resume a StatefulDataLoader "
-                f"with its whole state.{_WHOLE_STREAM if asker.processes == 1 else ''}"
+                f"with its whole state.{_WHOLE_STREAM if reader.processes == 1 else ''}"
             )
         if fault == "strided":
             return (
@@ -339,7 +339,7 @@ class StreamShare(Dataset[T], ABC):
         before = f"{self._last.start:,} to {self._last.start + self._last.num - 1:,}"
         return (
             f"{asks} after {before}: it leaves out batches, or shares out again what {name} has already shared out, and samples would be "
-            f"lost. Give the DataLoader no sampler and in_order=True.{_WHOLE_STREAM if asker.processes == 1 else ''}"
+            f"lost. Give the DataLoader no sampler and in_order=True.{_WHOLE_STREAM if reader.processes == 1 else ''}"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ LAYERS = [
     {"printable"},
     {"errors", "hash_ranges", "keyed_random"},
     {"extras"},
-    {"kept", "progress", "stores", "web"},
+    {"memo", "progress", "stores", "web"},
     {"canonical", "places"},
     {"storage"},
     {"pool"},

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from skillshard import canonical, places
 from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, PolicyError, ShardError, TokensError, name_some
-from skillshard.kept import kept
 from skillshard.loss import Losses, LossKind
+from skillshard.memo import memoized
 from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
@@ -262,13 +262,13 @@ class Mixer:
 
     def cut(self, places: Places) -> Batch:
         """Read the texts at places found by another process of this machine. The other process has checked the shards already."""
-        maps = kept(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
+        maps = memoized(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
         texts = maps.texts(maps.views(places.segment, places.start, places.end))
         return Batch(places.draw, places.shards[places.segment, 0], self.skills, texts)
 
     def metas(self, places: Places) -> list[dict[str, Any]]:
         """Read the metadata of the samples at places that `find` returned."""
-        maps = kept(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
+        maps = memoized(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
         return maps.metas(places.segment, places.end)
 
     def batch(self, first: int, num: int) -> Batch:
@@ -307,7 +307,7 @@ class Mixer:
     def plan(self, number: int) -> RoundPlan | None:
         """Find the samples of a round. Return None beyond the end of the stream. Raise PolicyError for a round far beyond the newest."""
         try:
-            return kept(self._plans, number, self._plan_of, most=RECORDS_KEPT)
+            return memoized(self._plans, number, self._plan_of, most=RECORDS_KEPT)
         except EndOfStream:
             return None
 
@@ -461,7 +461,7 @@ class Mixer:
     def _last_round(self) -> RoundRecord | None:
         if self.repeat == "epochs" or self.policy.reads_losses:
             return None
-        return kept(self._last, 0, lambda _: self._rounds.last_round(), most=1)
+        return memoized(self._last, 0, lambda _: self._rounds.last_round(), most=1)
 
     def check_start(self, *, rank: int = 0) -> None:
         """Refuse a wrong start in the main process, before hours of training. Adapters call `check_start` before the first batch.

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from skillshard.kept import kept
 from skillshard.keyed_random import keyed_words, permutation
+from skillshard.memo import memoized
 
 SCALE_BITS = 40
 """Number of fractional bits of a weight: weights are integers that sum to 2**40.
@@ -306,7 +306,7 @@ class SkillOrder:
     def _keep(self, level: str, key: tuple[int, ...], make: Callable[[], Any]) -> Any:
         """Return the last permutation of a level, or make the permutation."""
         # One permutation per level is enough: a reader moves from a stripe to the next stripe and does not come back.
-        return kept(self._kept.setdefault(level, {}), key, lambda _: make(), most=1)
+        return memoized(self._kept.setdefault(level, {}), key, lambda _: make(), most=1)
 
 
 def _stripe_rows(num_rows: int) -> Int[np.ndarray, " stripe"]:

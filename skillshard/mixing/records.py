@@ -15,7 +15,7 @@ from typing import Generic
 import numpy as np
 
 from skillshard.errors import LedgerError
-from skillshard.kept import kept
+from skillshard.memo import memoized
 from skillshard.mixing.counts import round_counts
 from skillshard.mixing.ledger import (
     RUN,
@@ -99,7 +99,7 @@ class Numbered(Generic[RecordType]):
 
     def keep(self, number: int, record: RecordType) -> None:
         """Store in memory a record that this process has written or checked."""
-        kept(self._in_memory, number, lambda _: record, most=RECORDS_KEPT)
+        memoized(self._in_memory, number, lambda _: record, most=RECORDS_KEPT)
 
     @property
     def newest_in_memory(self) -> int:

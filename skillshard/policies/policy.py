@@ -183,11 +183,11 @@ class Static(NoLosses):
     """A policy with constant weights. The state holds the weights, and a final class computes the weights."""
 
     @abc.abstractmethod
-    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> Sequence[float]:
+    def constant_weights(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> Sequence[float]:
         """Compute the weights."""
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
-        return {"weights": [float(weight) for weight in self.made(skills, num_samples)]}
+        return {"weights": [float(weight) for weight in self.constant_weights(skills, num_samples)]}
 
     def weights(self, state: State, upcoming: NextRound | None = None) -> Float[np.ndarray, " train_skill"]:
         return np.array(state["weights"])

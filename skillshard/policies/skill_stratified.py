@@ -21,7 +21,7 @@ class SkillStratified(Static):
     def arguments(self) -> dict[str, Any]:
         return {"graph": self.graph.digest}
 
-    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
+    def constant_weights(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
         check_rows(self.graph, skills)
         # An evaluation skill may be no training skill (out of domain). Such a name matches no row and gets no weight.
         helpful = {*self.graph.eval_skills, *self.graph.helpful_skills}

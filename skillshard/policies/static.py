@@ -15,7 +15,7 @@ class Stratified(Static):
 
     name: str = "stratified"
 
-    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
+    def constant_weights(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
         return [1 / len(skills)] * len(skills)
 
 
@@ -25,7 +25,7 @@ class Proportional(Static):
 
     name: str = "proportional"
 
-    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
+    def constant_weights(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
         counts = sizes(self.name, num_samples)
         return (counts / counts.sum()).tolist()
 
@@ -34,32 +34,32 @@ class Proportional(Static):
 class Fixed(Static):
     """See `fixed`."""
 
-    given: Mapping[str, float]
+    weight_of: Mapping[str, float]
     new: Literal["refuse", "proportional"]
     name: str = "fixed"
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return {"weights": dict(self.given), "new": self.new}
+        return {"weights": dict(self.weight_of), "new": self.new}
 
-    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
+    def constant_weights(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
         mixed = set(skills)
-        unknown = with_suggestions([name for name in self.given if name not in mixed], skills)
-        new = [name for name in skills if name not in self.given]
+        unknown = with_suggestions([name for name in self.weight_of if name not in mixed], skills)
+        new = [name for name in skills if name not in self.weight_of]
         if unknown or (new and self.new == "refuse"):
             raise PolicyError(
                 f"the fixed weights do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; without a weight: "
                 f"{name_some(new) or 'none'}. Give every skill a weight (0 is a weight too), or choose the skills of the mix (`ShardSet.choose(names)`), or "
                 "give the skills without a weight their natural shares (`new='proportional'`)."
             )
-        total = sum(self.given.values())
+        total = sum(self.weight_of.values())
         if not new:
-            return [self.given[name] / total for name in skills]
+            return [self.weight_of[name] / total for name in skills]
         # Every new skill gets its natural share. The given weights divide the rest, so that their ratios stay.
         counts = sizes("fixed with new='proportional'", num_samples)
         natural = dict(zip(skills, (counts / counts.sum()).tolist(), strict=True))
         left = 1 - sum(natural[name] for name in new)
-        return [left * self.given[name] / total if name in self.given else natural[name] for name in skills]
+        return [left * self.weight_of[name] / total if name in self.weight_of else natural[name] for name in skills]
 
 
 def stratified() -> Policy:

@@ -22,7 +22,7 @@ class Temperature(Static):
     def arguments(self) -> dict[str, Any]:
         return {"tau": self.tau}
 
-    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
+    def constant_weights(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
         counts = sizes(self.name, num_samples)
         # By logarithms, because the power of a large number with a small tau overflows. An empty skill has no logarithm, so it
         # counts as 1 sample and then gets the share 0.

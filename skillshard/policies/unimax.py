@@ -40,7 +40,7 @@ class UniMax(Static):
     def arguments(self) -> dict[str, Any]:
         return {"draws": self.draws, "epochs": self.epochs}
 
-    def made(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
+    def constant_weights(self, skills: Sequence[str], num_samples: Sequence[int] | None) -> list[float]:
         # The paper's budget counts draws. Only the ratios matter here, because every round has the same weights.
         shares = unimax_shares(sizes(self.name, num_samples), draws=float(self.draws), epochs=float(self.epochs))
         return (shares / shares.sum()).tolist()

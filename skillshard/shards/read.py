@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from skillshard import canonical, places, storage, web
 from skillshard.corpus import Sample
 from skillshard.errors import ShardError, StorageError, choose_names
-from skillshard.kept import kept
+from skillshard.memo import memoized
 from skillshard.printable import counted
 from skillshard.progress import advance
 from skillshard.shards.cache import Cache
@@ -141,11 +141,11 @@ class SkillShards:
         Raises:
             ShardError: The shard differs from its entry in the manifest.
         """
-        return kept(self._open, shard, self._open_checked, most=MAX_OPEN)
+        return memoized(self._open, shard, self._open_checked, most=MAX_OPEN)
 
     def index(self, shard: int) -> np.ndarray:
         """Open and keep the index of a shard. The tar is not checked, so a reader of texts calls `open_shard` too."""
-        return kept(self._indexes, shard, self._checked_index, most=MAX_OPEN)
+        return memoized(self._indexes, shard, self._checked_index, most=MAX_OPEN)
 
     def prefetch(self, shard: int) -> None:
         """Announce that a shard will be opened soon. A remote shard is fetched into the cache in the background."""

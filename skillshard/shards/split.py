@@ -34,7 +34,7 @@ HOW_TO_HOLD_OUT = (
 Sizes = Int[np.ndarray, "skill split=2 size=3"]
 
 
-class Found(NamedTuple):
+class Candidate(NamedTuple):
     """Text that may become an exception.
 
     Attributes:
@@ -47,7 +47,7 @@ class Found(NamedTuple):
 
 
 Order = Literal["lowest", "highest"]
-Search = Callable[[dict[int, str], Order], dict[int, list[Found]]]
+Search = Callable[[dict[int, str], Order], dict[int, list[Candidate]]]
 """Function that finds texts of skills.
 
 The function gets for each skill the hash after which to look, and an order. The function returns the next texts of each skill in
@@ -89,9 +89,9 @@ def split_of(sizes: Sizes, search: Search, *, holds_out: bool) -> Split:
         holds_out: Whether any text is held out. Without held-out texts, no exceptions are needed.
     """
     sizes = sizes.copy()
-    moved: dict[str, tuple[int, Found]] = {}
+    moved: dict[str, tuple[int, Candidate]] = {}
 
-    def move(text: Found, side: int) -> None:
+    def move(text: Candidate, side: int) -> None:
         for skill, (num_samples, num_bytes) in text.members.items():
             size = np.array([1, num_samples, num_bytes])
             sizes[skill, side] += size
@@ -114,7 +114,7 @@ def split_of(sizes: Sizes, search: Search, *, holds_out: bool) -> Split:
     return Split(by_side[HOLDOUT], by_side[TRAIN], exceptions, sizes)
 
 
-def _keep_in_train(sizes: Sizes, search: Search, move: Callable[[Found], None]) -> None:
+def _keep_in_train(sizes: Sizes, search: Search, move: Callable[[Candidate], None]) -> None:
     bare = np.flatnonzero((sizes[:, TRAIN, TEXTS] == 0) & (sizes[:, HOLDOUT, TEXTS] > 0)).tolist()
     candidates = search(dict.fromkeys(bare, ""), "highest") if bare else {}
     for skill in bare:
@@ -123,7 +123,7 @@ def _keep_in_train(sizes: Sizes, search: Search, move: Callable[[Found], None]) 
             move(candidates[skill][0])
 
 
-def _hold_out(sizes: Sizes, search: Search, move: Callable[[Found], None]) -> None:
+def _hold_out(sizes: Sizes, search: Search, move: Callable[[Candidate], None]) -> None:
     bare = (sizes[:, HOLDOUT, TEXTS] == 0) & (sizes[:, TRAIN, TEXTS] > 1)
     after = dict.fromkeys(np.flatnonzero(bare).tolist(), "")
     while after:
@@ -139,6 +139,6 @@ def _hold_out(sizes: Sizes, search: Search, move: Callable[[Found], None]) -> No
             del after[skill]
 
 
-def _is_free(sizes: Sizes, text: Found) -> bool:
+def _is_free(sizes: Sizes, text: Candidate) -> bool:
     """Return whether every skill with this text has another text in train."""
     return all(sizes[skill, TRAIN, TEXTS] > 1 for skill in text.members)

@@ -28,7 +28,7 @@ from skillshard import artefact, canonical, places, storage
 from skillshard.errors import TokensError, did_you_mean, name_some
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown
 from skillshard.extras import needed
-from skillshard.kept import kept
+from skillshard.memo import memoized
 from skillshard.printable import counted
 from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS, ShardColumns, Split, check_lengths, gathered
@@ -426,7 +426,7 @@ class SkillTokens:
         Raises:
             TokensError: The file differs from its entry in tokens.json.
         """
-        return kept(self._open, shard, self._open_checked, most=MAX_OPEN)
+        return memoized(self._open, shard, self._open_checked, most=MAX_OPEN)
 
     def _open_checked(self, shard: int) -> np.ndarray:
         place = self.root / counts_name(self.split, self.folder, self.columns.number[shard])

@@ -51,7 +51,7 @@ from skillshard.shards.manifest import (
 from skillshard.shards.plan import ShardPlan, groups, plan
 from skillshard.shards.read import ShardSet
 from skillshard.shards.sort import collect, sort_partition
-from skillshard.shards.split import Found, Order, Sizes, cut_of, split_of
+from skillshard.shards.split import Candidate, Order, Sizes, cut_of, split_of
 from skillshard.shards.tar import index_of, tar_chunks
 from skillshard.tags import Tags, part_place, rejected_place
 
@@ -230,7 +230,7 @@ class _Tables:
                 sizes[int(skill)] += np.reshape(size, (2, 3))
         return copies.tolist(), sizes
 
-    def search(self, beyond: dict[int, str], order: Order) -> dict[int, list[Found]]:
+    def search(self, beyond: dict[int, str], order: Order) -> dict[int, list[Candidate]]:
         """Return the first texts of some skills in the requested order of their hashes (a `split.Search`)."""
         skills = {str(skill): after for skill, after in beyond.items()}
         arguments = {"beyond": skills, "order": order, "drop": self.drop, "most": TEXTS_AT_ONCE}
@@ -238,13 +238,13 @@ class _Tables:
         # Searches follow one another with other arguments. A folder of records for each keeps their results apart on a resume.
         search_digest = canonical.digest(canonical.to_json(arguments))
         records = run(find_texts, tasks, backend=self.backend, records=self.work.records(f"texts-{search_digest}"))
-        candidates: dict[int, list[Found]] = {skill: [] for skill in beyond}
+        candidates: dict[int, list[Candidate]] = {skill: [] for skill in beyond}
         # Records are in rising order of hashes, so the search for the highest texts begins with the last range.
         for record in records if order == "lowest" else reversed(records):
             for skill, texts in record["skills"].items():
                 for text, members in texts[: TEXTS_AT_ONCE - len(candidates[int(skill)])]:
                     sizes = {int(member): (num, num_bytes) for member, (num, num_bytes) in members.items()}
-                    candidates[int(skill)].append(Found(text, sizes))
+                    candidates[int(skill)].append(Candidate(text, sizes))
         return candidates
 
     def set_aside(self, tags: Tags, sort_tasks: Sequence[Task], num_copies: Sequence[int]) -> None:

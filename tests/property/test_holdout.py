@@ -20,7 +20,7 @@ from skillshard.shards import sort, write
 from skillshard.shards import texts as texts_module
 from skillshard.shards.manifest import Manifest
 from skillshard.shards.read import ShardSet
-from skillshard.shards.split import HOLDOUT, TEXTS, TRAIN, Found, Order, Split, cut_of, split_of
+from skillshard.shards.split import HOLDOUT, TEXTS, TRAIN, Candidate, Order, Split, cut_of, split_of
 from skillshard.shards.texts import folded, hex_of, text_hash, text_hashes
 from skillshard.shards.write import write_shards
 from tests.conftest import HERE, lines, tree
@@ -88,10 +88,10 @@ def sizes_of(members: Members, num_skills: int, is_held_out: Mapping[str, bool])
 
 
 def decide(members: Members, num_skills: int, cut: str, *, most: int) -> Split:
-    def search(beyond: dict[int, str], order: Order) -> dict[int, list[Found]]:
+    def search(beyond: dict[int, str], order: Order) -> dict[int, list[Candidate]]:
         return {
             skill: [
-                Found(text, members[text])
+                Candidate(text, members[text])
                 for text in sorted(members, reverse=order == "highest")
                 if skill in members[text] and text > after
             ][:most]

@@ -4,17 +4,17 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillshard.index_order import Asked, Asker, Fault, next_asked
+from skillshard.index_order import Fault, Reader, RequestedBatch, next_request
 
 SIZES, COUNTS = st.integers(1, 6), st.integers(1, 4)
 
 
-def asks(starts: list[int], num: int, asker: Asker, *, resumed: bool = False) -> Asked | Fault | None:
+def asks(starts: list[int], num: int, reader: Reader, *, resumed: bool = False) -> RequestedBatch | Fault | None:
     """What is said of the last of some batches of one process."""
-    last: Asked | Fault | None = None
+    last: RequestedBatch | Fault | None = None
     for start in starts:
         assert not isinstance(last, str), last
-        last = next_asked(np.arange(start, start + num), last, asker, resumed=resumed)
+        last = next_request(np.arange(start, start + num), last, reader, resumed=resumed)
     return last
 
 
@@ -29,9 +29,9 @@ def test_batches_in_the_order_of_the_stream_are_let_through(
 ) -> None:
     rank, worker = data.draw(st.integers(0, processes - 1)), data.draw(st.integers(0, num_workers - 1))
     starts = begins(num, num_workers, processes, rank, worker, 5)
-    assert isinstance(asks(starts, num, Asker(worker, num_workers, processes)), Asked)
+    assert isinstance(asks(starts, num, Reader(worker, num_workers, processes)), RequestedBatch)
     dispatched = begins(num, num_workers, 1, 0, worker, 5)
-    assert isinstance(asks(dispatched, num, Asker(worker, num_workers, processes)), Asked)
+    assert isinstance(asks(dispatched, num, Reader(worker, num_workers, processes)), RequestedBatch)
 
 
 @given(num=SIZES, num_workers=COUNTS, processes=COUNTS, skipped=st.integers(1, 50), data=st.data())
@@ -39,21 +39,21 @@ def test_a_beginning_after_the_first_batch_of_all_processes_is_refused_unless_re
     num: int, num_workers: int, processes: int, skipped: int, data: st.DataObject
 ) -> None:
     rank = data.draw(st.integers(0, processes - 1))
-    asker = Asker(0, num_workers, processes)
+    reader = Reader(0, num_workers, processes)
     start = (skipped * processes + rank) * num
-    assert asks([start], num, asker) == "skipped"
+    assert asks([start], num, reader) == "skipped"
     starts = [start + at * num_workers * processes * num for at in range(3)]
-    assert isinstance(asks(starts, num, asker, resumed=True), Asked)
+    assert isinstance(asks(starts, num, reader, resumed=True), RequestedBatch)
 
 
 @given(num=SIZES, num_workers=COUNTS, batches=st.integers(1, 4), factor=st.integers(2, 4))
 def test_batches_that_are_left_to_other_processes_are_noticed_at_the_second_batch(
     num: int, num_workers: int, batches: int, factor: int
 ) -> None:
-    asker = Asker(0, num_workers, 1)
+    reader = Reader(0, num_workers, 1)
     starts = [at * num_workers * num for at in range(batches)]
     left_out = starts[-1] + factor * num_workers * num
-    assert asks([*starts, left_out], num, asker) == "shared out"
+    assert asks([*starts, left_out], num, reader) == "shared out"
 
 
 @given(num=SIZES, num_workers=COUNTS, processes=COUNTS, batches=st.integers(1, 5), data=st.data())
@@ -62,24 +62,24 @@ def test_a_stream_that_begins_again_is_noticed(
 ) -> None:
     rank = data.draw(st.integers(0, processes - 1))
     starts = begins(num, num_workers, processes, rank, 0, batches)
-    assert asks([*starts, starts[0]], num, Asker(0, num_workers, processes)) == "begun again"
+    assert asks([*starts, starts[0]], num, Reader(0, num_workers, processes)) == "begun again"
 
 
 @given(st.permutations(range(6)), st.integers(0, 100))
 def test_indices_that_do_not_follow_one_another_are_shuffled(order: list[int], first: int) -> None:
-    verdict = next_asked(np.array(order) + first, None, Asker(), resumed=True)
-    assert (verdict == Asked(first, 6)) if order == sorted(order) else (verdict == "shuffled")
+    verdict = next_request(np.array(order) + first, None, Reader(), resumed=True)
+    assert (verdict == RequestedBatch(first, 6)) if order == sorted(order) else (verdict == "shuffled")
 
 
 @given(st.integers(2, 5), st.integers(2, 6), st.integers(0, 4))
 def test_every_nth_index_is_strided(step: int, num: int, rank: int) -> None:
-    assert next_asked(np.arange(rank, rank + step * num, step), None, Asker()) == "strided"
+    assert next_request(np.arange(rank, rank + step * num, step), None, Reader()) == "strided"
 
 
 @given(st.lists(SIZES, min_size=2, max_size=8))
 def test_one_process_may_read_batches_of_different_sizes(sizes: list[int]) -> None:
-    last: Asked | Fault | None = None
+    last: RequestedBatch | Fault | None = None
     for start, num in zip(np.cumsum([0, *sizes]).tolist(), sizes, strict=False):
         assert not isinstance(last, str)
-        last = next_asked(np.arange(start, start + num), last, Asker())
-    assert last == Asked(sum(sizes[:-1]), sizes[-1], 1)
+        last = next_request(np.arange(start, start + num), last, Reader())
+    assert last == RequestedBatch(sum(sizes[:-1]), sizes[-1], 1)
