@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evidence.methods import GRAPH_SEEDS, graph_of, graph_seeds, read_at
+from benchmarks.evidence.methods import GRAPH_SEEDS, METHODS, graph_of, graph_seeds, read_at
 from benchmarks.evidence.settings import Setting, sized
 from benchmarks.evidence.training import task_key
 
@@ -62,7 +62,7 @@ def summary(
                 "against_baseline": _against(trainings, method, setting.baseline),
                 **(
                     {"against_chain": _against(trainings, method, "chain")}
-                    if graph_of(method) and " by " not in method
+                    if graph_of(method) and METHODS[method].is_skill_it
                     else {}
                 ),
             }

@@ -29,11 +29,14 @@ after a sixth of the training. Probes take about a tenth of every later period. 
 each skill would fill more than a quarter of the period.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from benchmarks.evidence.settings import CURRICULA, INITIAL, LEARNED, LONG, PROBING, Setting
+from benchmarks.evidence.settings import CURRICULA, INITIAL, LEARNED, LONG, Setting
 from skillshard import policies
 from skillshard.graph.derive import derive_again
 from skillshard.graph.edges import EdgeRule, scaled_edges
@@ -48,8 +51,8 @@ WINDOW = 3
 PROBE_STEPS = 5
 # Weight of the strongest edge of a learned graph, as of each edge of the authors' graphs.
 STRONGEST = 0.5
-DIRECT, DIRECT_SHARE = "direct edges", 0.1
-GRAPH_SEEDS, OF_SEEDS = (0, 1, 2, 3, 4), " of 5 seeds"
+DIRECT_SHARE = 0.1
+GRAPH_SEEDS = (0, 1, 2, 3, 4)
 PUBLISHED = {
     "lego": ((0, 0, 0, 0, 0), (0.5, 0, 0.5, 0.5, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
     "addition": ((0, 0, 0), (0.5, 0, 0), (0, 0, 0)),
@@ -57,49 +60,112 @@ PUBLISHED = {
 """Edges of the authors' scripts between different skills. Each skill helps itself by 1."""
 
 
+@dataclass(frozen=True)
+class Mix:
+    """The facts from which a method makes its policy.
+
+    Attributes:
+        setting: Setting of the comparison.
+        skills: Training skills of the shards.
+        graphs: Files of the learned graphs of the method.
+    """
+
+    setting: Setting
+    skills: tuple[str, ...]
+    graphs: list[Path]
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the measured skills."""
+        return measured_names(self.setting) or self.skills
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the tables.
+
+    Attributes:
+        policy: Function that makes the policy.
+        graph: Kind of the learned graph that the method needs. None: the method needs no learned graph.
+        graph_seeds: Seeds whose graphs the method takes the mean of. None: the seed of the training.
+        is_skill_it: Whether the policy is SKILL-IT, so that a learned graph is comparable with the true graph.
+        decides: Points at which the weights change: six times in a training, at every evaluation, or in short rounds that probe.
+        initial_losses: Whether the first decision uses the losses before the first step.
+    """
+
+    policy: Callable[[Mix], Policy]
+    graph: str | None = None
+    graph_seeds: tuple[int, ...] | None = None
+    is_skill_it: bool = False
+    decides: Literal["six times", "at evaluations", "by probes"] = "six times"
+    initial_losses: bool = False
+
+
 def policy_of(setting: Setting, method: str, skills: tuple[str, ...], graphs: Path) -> Policy:
-    """Return the policy of a method.
+    """Make the policy of a method.
 
     Args:
-        skills: Skills of the shards.
-        graphs: Folder of the learned graphs, with a file METHOD.json each.
+        setting: Setting of the comparison.
+        method: Name in `METHODS`.
+        skills: Training skills of the shards.
+        graphs: Folder of learned graphs, METHOD.json each: WORK/SETTING/SEED/graphs.
     """
-    method = method.removesuffix(INITIAL)
-    measured = measured_names(setting) or skills
-    draws = setting.steps * setting.batch_size
-    if method == "stratified":
-        return policies.stratified()
-    if method == "natural":
-        return (
-            policies.fixed(dict(zip(skills, map(float, setting.natural), strict=True)))
-            if setting.natural
-            else policies.proportional()
-        )
-    if method == "target-only":
-        return policies.fixed({skill: float(skill in measured) for skill in skills})
-    if method in CURRICULA:
-        schedule = getattr(policies, method)
-        return schedule({skill: float(place) for place, skill in enumerate(skills)}, draws=draws)
-    if method == "odm":
-        return policies.odm(warmup_steps=setting.eval_every)
-    if method == "loss order":
-        return policies.loss_order(eta=setting.eta, edge=STRONGEST, window=WINDOW, reduce=setting.reduce)
-    if method in PROBING:
-        probing = probes(setting, len(skills))
-        if method == "aioli":
-            return policies.aioli(eta=0.2, eval_skills=measured, **probing)
-        return policies.graph_refresh(_own_edges(skills, measured), eta=setting.eta, window=WINDOW, **probing)
-    if method.startswith("skill-stratified"):
-        by = method.partition(" by ")[2]
-        return policies.skill_stratified(
-            learned_graph(*_places(by, graphs)) if by else true_graph(setting, _needed(setting))
-        )
-    if method == DIRECT:
-        graph = direct_graph(*_places(method, graphs))
-    else:
-        graph = learned_graph(*_places(method, graphs)) if graph_of(method) else true_graph(setting, method, skills)
-    mode = "static" if method == "static" else "official"
-    return policies.skill_it(graph, eta=setting.eta, window=WINDOW, reduce=setting.reduce, mode=mode)
+    return METHODS[method].policy(Mix(setting, skills, _places(method, graphs)))
+
+
+def _natural(mix: Mix) -> Policy:
+    if not mix.setting.natural:
+        return policies.proportional()
+    return policies.fixed(dict(zip(mix.skills, map(float, mix.setting.natural), strict=True)))
+
+
+def _target_only(mix: Mix) -> Policy:
+    return policies.fixed({skill: float(skill in mix.measured) for skill in mix.skills})
+
+
+def _by_true_order(schedule: Callable[..., Policy]) -> Callable[[Mix], Policy]:
+    def policy(mix: Mix) -> Policy:
+        draws = mix.setting.steps * mix.setting.batch_size
+        return schedule({skill: float(place) for place, skill in enumerate(mix.skills)}, draws=draws)
+
+    return policy
+
+
+def _odm(mix: Mix) -> Policy:
+    return policies.odm(warmup_steps=mix.setting.eval_every)
+
+
+def _loss_order(mix: Mix) -> Policy:
+    return policies.loss_order(eta=mix.setting.eta, edge=STRONGEST, window=WINDOW, reduce=mix.setting.reduce)
+
+
+def _aioli(mix: Mix) -> Policy:
+    return policies.aioli(eta=0.2, eval_skills=mix.measured, **probes(mix.setting, len(mix.skills)))
+
+
+def _refresh(mix: Mix) -> Policy:
+    own = _own_edges(mix.skills, mix.measured)
+    return policies.graph_refresh(own, eta=mix.setting.eta, window=WINDOW, **probes(mix.setting, len(mix.skills)))
+
+
+def _skill_stratified(mix: Mix) -> Policy:
+    return policies.skill_stratified(true_graph(mix.setting, _needed(mix.setting)))
+
+
+def _skill_stratified_by_learned(mix: Mix) -> Policy:
+    return policies.skill_stratified(learned_graph(*mix.graphs))
+
+
+def _skill_it(mix: Mix, graph: SkillGraph, *, mode: Literal["official", "static"] = "official") -> Policy:
+    return policies.skill_it(graph, eta=mix.setting.eta, window=WINDOW, reduce=mix.setting.reduce, mode=mode)
+
+
+def _by_true_graph(kind: str) -> Method:
+    return Method(lambda mix: _skill_it(mix, true_graph(mix.setting, kind, mix.skills)), is_skill_it=True)
+
+
+def _by_learned_graph(kind: str, graph_seeds: tuple[int, ...] | None = None) -> Method:
+    return Method(lambda mix: _skill_it(mix, learned_graph(*mix.graphs)), kind, graph_seeds, is_skill_it=True)
 
 
 def _own_edges(skills: tuple[str, ...], measured: tuple[str, ...]) -> SkillGraph:
@@ -113,34 +179,35 @@ def _needed(setting: Setting) -> str:
 
 
 def graph_of(method: str) -> str | None:
-    """Return the learned graph that a method needs, or None.
+    """Return the kind of the learned graph that a method needs, or None.
 
     >>> graph_of("linear of 5 seeds"), graph_of("skill-stratified by leave-one-out"), graph_of("chain")
     ('linear', 'leave-one-out', None)
     >>> graph_of("direct edges")
     'long-leave-one-out'
     """
-    if method == DIRECT:
-        return LONG
-    name = (method.partition(" by ")[2] or method).removesuffix(OF_SEEDS)
-    return name if name in LEARNED else None
+    return METHODS[method].graph
 
 
 def graph_seeds(method: str, seed: int) -> tuple[int, ...]:
-    """Return the seeds of the graphs whose mean a method takes, in a training of the given seed.
+    """Return the seeds whose graphs a method takes the mean of, in a training of this seed.
 
     >>> graph_seeds("linear", 7), graph_seeds("linear of 5 seeds", 7), graph_seeds("chain", 7)
     ((7,), (0, 1, 2, 3, 4), ())
     """
-    if graph_of(method) is None:
+    described = METHODS[method]
+    if described.graph is None:
         return ()
-    return GRAPH_SEEDS if method.endswith(OF_SEEDS) else (seed,)
+    return described.graph_seeds or (seed,)
 
 
 def _places(method: str, graphs: Path) -> list[Path]:
-    """List the files of a method's learned graphs. `graphs` is WORK/SETTING/SEED/graphs."""
+    """Return the files of the learned graphs of a method. `graphs` is WORK/SETTING/SEED/graphs."""
+    kind = graph_of(method)
+    if kind is None:
+        return []
     seeds = graph_seeds(method, int(graphs.parent.name))
-    return [graphs.parent.with_name(str(seed)) / "graphs" / f"{graph_of(method)}.json" for seed in seeds]
+    return [graphs.parent.with_name(str(seed)) / "graphs" / f"{kind}.json" for seed in seeds]
 
 
 def names_of(setting: Setting, numbers: tuple[int, ...]) -> tuple[str, ...]:
@@ -173,9 +240,8 @@ def probes(setting: Setting, num_skills: int) -> dict[str, int]:
 
 def round_steps(setting: Setting, method: str) -> int:
     """Return the number of optimizer steps between two decisions."""
-    if method in PROBING:
-        return PROBE_STEPS
-    return setting.eval_every if method == "odm" else setting.round_steps
+    steps = {"six times": setting.round_steps, "at evaluations": setting.eval_every, "by probes": PROBE_STEPS}
+    return steps[METHODS[method].decides]
 
 
 def begins_with_losses(method: str) -> bool:
@@ -186,7 +252,7 @@ def begins_with_losses(method: str) -> bool:
     >>> begins_with_losses("chain"), begins_with_losses("chain with initial losses")
     (False, True)
     """
-    return method.endswith(INITIAL)
+    return METHODS[method].initial_losses
 
 
 def read_at(setting: Setting, method: str, num_skills: int) -> list[int]:
@@ -202,21 +268,21 @@ def read_at(setting: Setting, method: str, num_skills: int) -> list[int]:
     """
     every = setting.eval_every
     steps = set(range(every, setting.steps, every))
-    initial, method = begins_with_losses(method), method.removesuffix(INITIAL)
-    if method in PROBING:
+    described = METHODS[method]
+    if described.decides == "by probes":
         when = probes(setting, num_skills)
         steps |= {
             number * PROBE_STEPS
             for number in range(when["warmup_rounds"], setting.steps // PROBE_STEPS)
             if (number - when["warmup_rounds"]) % when["period_rounds"] <= when["sweeps"] * num_skills
         }
-    elif method != "odm":
+    elif described.decides == "six times":
         steps = {
             end - before * every
             for end in range(setting.round_steps, setting.steps, setting.round_steps)
             for before in range(WINDOW)
         }
-    return sorted(steps | {0} if initial else steps)
+    return sorted(steps | {0} if described.initial_losses else steps)
 
 
 def true_graph(setting: Setting, method: str, skills: tuple[str, ...] = ()) -> SkillGraph:
@@ -256,3 +322,27 @@ def mean_graph(effects: list[SkillGraph]) -> SkillGraph:
     mean = np.mean([effect.edges for effect in effects], axis=0)
     edges, _ = scaled_edges(np.maximum(mean, 0), is_same(rows, columns), STRONGEST)
     return SkillGraph(rows, columns, edges)
+
+
+_WITHOUT_VARIATIONS = {
+    "natural": Method(_natural),
+    "stratified": Method(lambda mix: policies.stratified()),
+    "target-only": Method(_target_only),
+    **{name: Method(_by_true_order(getattr(policies, name))) for name in CURRICULA},
+    "loss order": Method(_loss_order),
+    "odm": Method(_odm, decides="at evaluations"),
+    "aioli": Method(_aioli, decides="by probes"),
+    "refresh": Method(_refresh, decides="by probes"),
+    "skill-stratified": Method(_skill_stratified),
+    **{f"skill-stratified by {kind}": Method(_skill_stratified_by_learned, kind) for kind in LEARNED},
+    **{name: _by_true_graph(name) for name in ("identity", "chain", "prerequisites", "published")},
+    "static": Method(lambda mix: _skill_it(mix, true_graph(mix.setting, "chain"), mode="static"), is_skill_it=True),
+    **{kind: _by_learned_graph(kind) for kind in LEARNED},
+    **{f"{kind} of 5 seeds": _by_learned_graph(kind, GRAPH_SEEDS) for kind in LEARNED},
+    "direct edges": Method(lambda mix: _skill_it(mix, direct_graph(*mix.graphs)), LONG, is_skill_it=True),
+}
+METHODS = {
+    **_WITHOUT_VARIATIONS,
+    **{f"{name}{INITIAL}": replace(method, initial_losses=True) for name, method in _WITHOUT_VARIATIONS.items()},
+}
+"""The methods by their names in the tables."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.evidence.methods import (
+    METHODS,
     begins_with_losses,
     graph_of,
     graph_seeds,
@@ -30,7 +31,7 @@ from benchmarks.evidence.methods import (
     read_at,
     round_steps,
 )
-from benchmarks.evidence.settings import LONG, PROBING, SETTINGS, SIZES, Setting, sized
+from benchmarks.evidence.settings import LONG, SETTINGS, SIZES, Setting, sized
 
 if TYPE_CHECKING:
     from torch import nn
@@ -300,7 +301,8 @@ def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
         ledger=ledger,
         round_draws=round_steps(setting, method) * setting.batch_size,
         seed=seed,
-        lag="live" if method in PROBING else 0,  # rounds of a few steps do not all end with an evaluation
+        # Rounds of a few steps do not all end with an evaluation.
+        lag="live" if METHODS[method].decides == "by probes" else 0,
         step_draws=setting.batch_size,
         initial_losses=begins_with_losses(method),
         loss=LossKind(answer_after=reading_marks(setting)[1]),
