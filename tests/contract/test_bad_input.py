@@ -1,4 +1,4 @@
-"""What bad input gets: a sentence with file, line and remedy, or a place in rejected/; never a traceback, never half a result."""
+"""Bad input ends in a sentence with file, line and remedy, or in rejected/. A traceback or half a result never appears."""
 
 import gzip
 import os
@@ -31,7 +31,7 @@ SET_ASIDE = "--on-bad-sample set-aside"
 
 
 class Bad(NamedTuple):
-    """One kind of bad input: how it is put into a corpus of good samples, and what is said of it."""
+    """A kind of bad input: a function that writes a corpus with the fault, and the words of the message."""
 
     write: Callable[[Path], None]
     where: str
@@ -41,11 +41,11 @@ class Bad(NamedTuple):
     options: tuple[str, ...] = ()
     set_aside: int = 1
     lost: int = 0
-    """Good samples that go with it, where the rest of a file cannot be read."""
+    """Number of good samples that are lost with the fault, when the rest of a file cannot be read."""
 
 
 def with_line(line: bytes) -> Callable[[Path], None]:
-    """The corpus in one file, with a bad third line."""
+    """Write the corpus into a single file with a bad third line."""
 
     def write(folder: Path) -> None:
         records = [lines([record]) for record in GOOD]
@@ -154,9 +154,9 @@ BAD = {
 @pytest.fixture(params=sorted(BAD))
 def bad(request: pytest.FixtureRequest, tmp_path: Path) -> Bad:
     (tmp_path / "corpus").mkdir()
-    found: Bad = BAD[request.param]
-    found.write(tmp_path / "corpus")
-    return found
+    kind: Bad = BAD[request.param]
+    kind.write(tmp_path / "corpus")
+    return kind
 
 
 def test_by_default_the_job_stops_with_file_line_and_remedy_and_nothing_is_finished(bad: Bad, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_the_sentence_does_not_depend_on_the_number_of_workers(tmp_path: Path) -
     (tmp_path / "corpus").mkdir()
     for name in "abcdef":
         (tmp_path / "corpus" / f"{name}.jsonl").write_bytes(b"{\n" * 3)
-    said = {
+    sentences = {
         fails(
             "tag",
             "metadata",
@@ -189,7 +189,7 @@ def test_the_sentence_does_not_depend_on_the_number_of_workers(tmp_path: Path) -
         )
         for workers in (1, 2)
     }
-    assert len(said) == 1 and said.pop().startswith("a.jsonl line 1: ")
+    assert len(sentences) == 1 and sentences.pop().startswith("a.jsonl line 1: ")
 
 
 def test_set_aside_keeps_the_sample_with_its_reason_and_every_row_is_counted(bad: Bad, tmp_path: Path) -> None:
@@ -215,10 +215,10 @@ def test_set_aside_keeps_the_sample_with_its_reason_and_every_row_is_counted(bad
         assert where.startswith(bad.where)
         works("verify", folder)
     written = {
-        found.id
+        record.id
         for split in ("train", "holdout")
         for skill in getattr(ShardSet.open(shards_at), split).values()
-        for found in skill
+        for record in skill
     }
     assert {record["id"] for record in GOOD} <= written
 
@@ -314,7 +314,8 @@ STRANGE_IDS = [
 
 def test_strange_ids_do_no_harm_to_a_tar_and_are_kept(tmp_path: Path) -> None:
     records = [
-        {"id": identity, "text": f"text {at}", "meta": {"skill": "s"}} for at, identity in enumerate(STRANGE_IDS)
+        {"id": identity, "text": f"text {number}", "meta": {"skill": "s"}}
+        for number, identity in enumerate(STRANGE_IDS)
     ]
     (tmp_path / "a.jsonl").write_bytes(lines(records))
     works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
@@ -331,12 +332,12 @@ def test_strange_ids_do_no_harm_to_a_tar_and_are_kept(tmp_path: Path) -> None:
         1,
     )
     shards = ShardSet.open(tmp_path / "S")
-    found = {one.id: one.text for split in (shards.train, shards.holdout) for one in split["s"]}
-    assert found == {record["id"]: record["text"] for record in records}
-    for at, tar in enumerate(sorted((tmp_path / "S").rglob("*.tar"))):
+    texts = {sample_read.id: sample_read.text for split in (shards.train, shards.holdout) for sample_read in split["s"]}
+    assert texts == {record["id"]: record["text"] for record in records}
+    for number, tar in enumerate(sorted((tmp_path / "S").rglob("*.tar"))):
         names = subprocess.run(["tar", "-tf", tar], check=True, capture_output=True, text=True).stdout.split("\n")[:-1]
         assert names and all(name.split(".")[0].isdigit() and name.split(".")[1] in ("txt", "json") for name in names)
-        inside = tmp_path / f"inside{at}" / "x"
+        inside = tmp_path / f"inside{number}" / "x"
         inside.mkdir(parents=True)
         subprocess.run(["tar", "-xf", tar, "-C", inside], check=True, capture_output=True)
         assert sorted(path.name for path in inside.iterdir()) == sorted(names)
@@ -344,7 +345,7 @@ def test_strange_ids_do_no_harm_to_a_tar_and_are_kept(tmp_path: Path) -> None:
         assert {orjson.loads(path.read_bytes())["id"] for path in inside.glob("*.json")} <= set(STRANGE_IDS)
     works("mix", tmp_path / "S", "--draws", 40, "--out", tmp_path / "ids.jsonl")
     drawn = {orjson.loads(line)["id"] for line in (tmp_path / "ids.jsonl").read_bytes().splitlines()}
-    assert drawn == {one.id for one in shards.train["s"]}
+    assert drawn == {sample_read.id for sample_read in shards.train["s"]}
     works("verify", tmp_path / "S")
 
 
@@ -370,8 +371,8 @@ STRANGE_SKILLS = [
 
 def test_skills_with_strange_names_get_safe_distinct_folders_and_keep_their_names(tmp_path: Path) -> None:
     records = [
-        {"id": f"{at}-{number}", "text": "t", "meta": {"skill": skill}}
-        for at, skill in enumerate(STRANGE_SKILLS)
+        {"id": f"{position}-{number}", "text": "t", "meta": {"skill": skill}}
+        for position, skill in enumerate(STRANGE_SKILLS)
         for number in range(3)
     ]
     (tmp_path / "a.jsonl").write_bytes(lines(records))
@@ -387,15 +388,17 @@ def test_skills_with_strange_names_get_safe_distinct_folders_and_keep_their_name
     assert sorted(path.name for path in (tmp_path / "S" / "train").iterdir()) == sorted(folders)
     assert all(0 < len(folder) <= 70 for folder in folders)
     for skill in STRANGE_SKILLS:
-        assert {one.id.split("-")[0] for one in shards.train[skill]} == {str(STRANGE_SKILLS.index(skill))}
+        assert {sample_read.id.split("-")[0] for sample_read in shards.train[skill]} == {
+            str(STRANGE_SKILLS.index(skill))
+        }
 
 
 # -------------------------------------------------------------------------------------------------------- directories
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
-    """A corpus C, its tags T and its shards S."""
+def root(tmp_path: Path) -> Path:
+    """Make a folder with a corpus C, its tags T and its shards S."""
     (tmp_path / "C").mkdir()
     (tmp_path / "C" / "a.jsonl").write_bytes(lines(GOOD))
     works("tag", "metadata", tmp_path / "C", "--out", tmp_path / "T", *FIELD)
@@ -410,41 +413,41 @@ def states(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-def tag_again(made: Path, *options: object, out: str = "T") -> tuple[object, ...]:
-    return ("tag", "metadata", made / "C", "--out", made / out, *FIELD, *options)
+def tag_again(root: Path, *options: object, out: str = "T") -> tuple[object, ...]:
+    return ("tag", "metadata", root / "C", "--out", root / out, *FIELD, *options)
 
 
-def shard_again(made: Path, *options: object, out: str = "S") -> tuple[object, ...]:
-    return ("shard", made / "C", "--tags", made / "T", "--out", made / out, "--workers", 1, "--holdout", 0.2, *options)
+def shard_again(root: Path, *options: object, out: str = "S") -> tuple[object, ...]:
+    return ("shard", root / "C", "--tags", root / "T", "--out", root / out, "--workers", 1, "--holdout", 0.2, *options)
 
 
-def test_the_same_command_again_does_nothing(made: Path) -> None:
-    before = states(made / "T") | states(made / "S")
-    works(*tag_again(made))
-    works(*shard_again(made))
-    works(*tag_again(made, "--workers", 2))
-    assert states(made / "T") | states(made / "S") == before
+def test_the_same_command_again_does_nothing(root: Path) -> None:
+    before = states(root / "T") | states(root / "S")
+    works(*tag_again(root))
+    works(*shard_again(root))
+    works(*tag_again(root, "--workers", 2))
+    assert states(root / "T") | states(root / "S") == before
 
 
-def test_other_arguments_are_refused_naming_what_differs(made: Path) -> None:
-    before = states(made / "T") | states(made / "S")
-    sentence = fails(*tag_again(made, "--max-sample-bytes", "1MB"))
+def test_other_arguments_are_refused_naming_what_differs(root: Path) -> None:
+    before = states(root / "T") | states(root / "S")
+    sentence = fails(*tag_again(root, "--max-sample-bytes", "1MB"))
     assert "reading.max_sample_bytes: 16777216 -> 1000000" in sentence and "Choose another --out" in sentence
-    sentence = fails("tag", "metadata", made / "C", "--out", made / "T", "--field", "meta.number", "--workers", 1)
+    sentence = fails("tag", "metadata", root / "C", "--out", root / "T", "--field", "meta.number", "--workers", 1)
     assert "'meta.skill' -> 'meta.number'" in sentence
-    sentence = fails(*shard_again(made, "--shard-size", "1MB"))
+    sentence = fails(*shard_again(root, "--shard-size", "1MB"))
     assert "arguments.shard_bytes: 64000000 -> 1000000" in sentence and "Choose another --out" in sentence
-    assert "arguments.holdout: 0.2 -> 0.5" in fails(*shard_again(made, "--holdout", 0.5))
-    assert states(made / "T") | states(made / "S") == before
+    assert "arguments.holdout: 0.2 -> 0.5" in fails(*shard_again(root, "--holdout", 0.5))
+    assert states(root / "T") | states(root / "S") == before
 
 
-def test_a_directory_with_another_artefact_or_foreign_files_is_refused(made: Path) -> None:
-    (made / "mine").mkdir()
-    (made / "mine" / "thesis.tex").write_text("years of work")
-    (made / "file").write_text("a file")
-    (made / "web").mkdir()
-    (made / "web" / "manifest.json").write_text('{"name": "a web page"}')
-    before = tree(made)
+def test_a_directory_with_another_artefact_or_foreign_files_is_refused(root: Path) -> None:
+    (root / "mine").mkdir()
+    (root / "mine" / "thesis.tex").write_text("years of work")
+    (root / "file").write_text("a file")
+    (root / "web").mkdir()
+    (root / "web" / "manifest.json").write_text('{"name": "a web page"}')
+    before = tree(root)
     for command, out, says in (
         (tag_again, "S", "already holds shards (manifest.json)"),
         (shard_again, "T", "already holds tags (tags.json)"),
@@ -455,58 +458,58 @@ def test_a_directory_with_another_artefact_or_foreign_files_is_refused(made: Pat
         (tag_again, "C", "is not empty (a.jsonl)"),
         (shard_again, "web", "holds a manifest.json that skillshard did not write"),
     ):
-        sentence = fails(*command(made, out=out))
-        assert str(made / out) in sentence and says in sentence and "Choose another --out" in sentence
-    assert tree(made) == before
+        sentence = fails(*command(root, out=out))
+        assert str(root / out) in sentence and says in sentence and "Choose another --out" in sentence
+    assert tree(root) == before
 
 
-def test_a_corpus_that_changed_after_it_was_tagged_is_noticed_by_tag_and_by_shard(made: Path) -> None:
-    (made / "C" / "a.jsonl").write_bytes(lines([*GOOD, sample("add", 500)]))
-    sentence = fails(*tag_again(made))
+def test_a_corpus_that_changed_after_it_was_tagged_is_noticed_by_tag_and_by_shard(root: Path) -> None:
+    (root / "C" / "a.jsonl").write_bytes(lines([*GOOD, sample("add", 500)]))
+    sentence = fails(*tag_again(root))
     assert "a.jsonl" in sentence and "Choose another --out, or remove" in sentence
-    sentence = fails(*shard_again(made, out="S2"))
+    sentence = fails(*shard_again(root, out="S2"))
     assert "a.jsonl has" in sentence and "Tag the present corpus" in sentence
-    assert not (made / "S2").exists()
+    assert not (root / "S2").exists()
 
 
-def test_a_change_that_keeps_size_and_time_is_noticed_as_the_rows_are_read(made: Path) -> None:
-    file = made / "C" / "a.jsonl"
+def test_a_change_that_keeps_size_and_time_is_noticed_as_the_rows_are_read(root: Path) -> None:
+    file = root / "C" / "a.jsonl"
     stat, data = file.stat(), file.read_bytes()
     file.write_bytes(data.replace(b"number 3", b"number 4"))
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    sentence = fails(*shard_again(made, out="S2"))
+    sentence = fails(*shard_again(root, out="S2"))
     assert (
         sentence.startswith("a.jsonl changed after the tagging: its rows differ from")
         and "Tag the present corpus" in sentence
     )
-    assert not (made / "S2" / "manifest.json").exists()
+    assert not (root / "S2" / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("hours", [0, 1])
-def test_a_file_with_a_later_time_and_the_same_content_is_what_it_was(made: Path, hours: int) -> None:
-    """Also with a time in the future, as of a file server whose clock is ahead."""
-    works(*shard_again(made))
-    before = tree(made)
+def test_a_file_with_a_later_time_and_the_same_content_is_what_it_was(root: Path, hours: int) -> None:
+    """The time may be in the future, as of a file server whose clock is ahead."""
+    works(*shard_again(root))
+    before = tree(root)
     time_ns = time.time_ns() + hours * 3600 * 10**9
-    os.utime(made / "C" / "a.jsonl", ns=(time_ns, time_ns))
-    works(*tag_again(made))
-    works(*shard_again(made))
-    assert tree(made) == before
+    os.utime(root / "C" / "a.jsonl", ns=(time_ns, time_ns))
+    works(*tag_again(root))
+    works(*shard_again(root))
+    assert tree(root) == before
 
 
-def test_a_file_with_a_later_time_and_another_content_of_the_same_size_is_refused(made: Path) -> None:
-    works(*shard_again(made))
-    file = made / "C" / "a.jsonl"
+def test_a_file_with_a_later_time_and_another_content_of_the_same_size_is_refused(root: Path) -> None:
+    works(*shard_again(root))
+    file = root / "C" / "a.jsonl"
     file.write_bytes(file.read_bytes().replace(b"number 3", b"number 4"))
-    for command, out in ((tag_again(made), made / "T"), (shard_again(made), made / "S")):
+    for command, out in ((tag_again(root), root / "T"), (shard_again(root), root / "S")):
         assert f"{file} changed after {out} was made from it (1 such file)" in fails(*command)
 
 
-def test_tags_of_another_corpus_are_refused(made: Path) -> None:
-    (made / "other").mkdir()
-    (made / "other" / "b.jsonl").write_bytes(lines(GOOD))
-    sentence = fails("shard", made / "other", "--tags", made / "T", "--out", made / "S2")
-    assert "a.jsonl is not there any more, b.jsonl is new" in sentence and not (made / "S2").exists()
+def test_tags_of_another_corpus_are_refused(root: Path) -> None:
+    (root / "other").mkdir()
+    (root / "other" / "b.jsonl").write_bytes(lines(GOOD))
+    sentence = fails("shard", root / "other", "--tags", root / "T", "--out", root / "S2")
+    assert "a.jsonl is not there any more, b.jsonl is new" in sentence and not (root / "S2").exists()
 
 
 def test_a_first_command_that_failed_does_not_block_the_corrected_one(tmp_path: Path) -> None:
@@ -514,14 +517,14 @@ def test_a_first_command_that_failed_does_not_block_the_corrected_one(tmp_path: 
     command = ("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T")
     assert "wrong" in fails(*command, "--field", "wrong")
     assert "a.jsonl line 6" in fails(*command, *FIELD)
-    (tmp_path / "a.jsonl").write_bytes(lines(GOOD[:5]) + b" \n")  # mended, as the sentence said
+    (tmp_path / "a.jsonl").write_bytes(lines(GOOD[:5]) + b" \n")  # mended, as the sentence asks
     works(*command, *FIELD)
     works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "undisturbed", *FIELD)
     assert tree(tmp_path / "T") == tree(tmp_path / "undisturbed")
 
 
 def begin_without_end(tmp_path: Path) -> tuple[object, ...]:
-    """Work whose first file is done and whose second one is bad; the command."""
+    """Leave work with a finished first file and a bad second file, and return the command."""
     (tmp_path / "C").mkdir()
     (tmp_path / "C" / "a.jsonl").write_bytes(lines(GOOD[:5]))
     (tmp_path / "C" / "b.jsonl").write_bytes(lines(GOOD[5:6]) + b"{\n")
@@ -572,9 +575,9 @@ def test_a_directory_in_which_another_process_works_is_not_begun_anew(tmp_path: 
 # ------------------------------------------------------------------------------------------------------------- damage
 
 
-def flip(path: Path, at: int) -> None:
+def flip(path: Path, position: int) -> None:
     data = bytearray(path.read_bytes())
-    data[at] ^= 1
+    data[position] ^= 1
     path.write_bytes(bytes(data))
 
 
@@ -595,9 +598,9 @@ def cut(path: Path, num_bytes: int = 1) -> None:
         ("S/train/carry/000000.index.npy", Path.unlink, "000000.index.npy is missing"),
     ],
 )
-def test_verify_finds_every_damaged_file_and_says_what_to_do(made: Path, name: str, damage: Any, says: str) -> None:
-    damage(made / name)
-    sentence = fails("verify", made / name[0])
+def test_verify_finds_every_damaged_file_and_says_what_to_do(root: Path, name: str, damage: Any, says: str) -> None:
+    damage(root / name)
+    sentence = fails("verify", root / name[0])
     assert says in sentence and ("anew in another directory" in sentence)
 
 
@@ -614,8 +617,8 @@ def test_verify_finds_every_damaged_file_and_says_what_to_do(made: Path, name: s
         (lambda text: text.replace(b'"skillshard/', b'"other/'), "does not fit schemas/"),
     ],
 )
-def test_a_damaged_manifest_is_one_sentence(made: Path, manifest: str, damage: Any, says: str) -> None:
-    path = made / manifest
+def test_a_damaged_manifest_is_one_sentence(root: Path, manifest: str, damage: Any, says: str) -> None:
+    path = root / manifest
     path.write_bytes(damage(path.read_bytes()))
     outcome = skillshard("verify", path.parent)
     assert outcome.code == 1 and "Traceback" not in outcome.err
@@ -634,22 +637,22 @@ def test_a_lost_rejected_file_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("damage", [lambda path: flip(path, 50), cut, Path.unlink])
-def test_sharding_with_damaged_tags_is_one_sentence(made: Path, damage: Any, workers: int) -> None:
-    (made / "C2").mkdir()
+def test_sharding_with_damaged_tags_is_one_sentence(root: Path, damage: Any, workers: int) -> None:
+    (root / "C2").mkdir()
     for name in "ab":
-        (made / "C2" / f"{name}.jsonl").write_bytes(lines([{**one, "id": name + one["id"]} for one in GOOD]))
-    works("tag", "metadata", made / "C2", "--out", made / "T2", *FIELD)
-    damage(made / "T2" / "parts" / "000001.parquet")
-    sentence = fails("shard", made / "C2", "--tags", made / "T2", "--out", made / "S2", "--workers", workers)
+        (root / "C2" / f"{name}.jsonl").write_bytes(lines([{**record, "id": name + record["id"]} for record in GOOD]))
+    works("tag", "metadata", root / "C2", "--out", root / "T2", *FIELD)
+    damage(root / "T2" / "parts" / "000001.parquet")
+    sentence = fails("shard", root / "C2", "--tags", root / "T2", "--out", root / "S2", "--workers", workers)
     assert "000001.parquet" in sentence and "another directory" in sentence
-    assert not (made / "S2" / "manifest.json").exists()
+    assert not (root / "S2" / "manifest.json").exists()
 
 
-def test_an_index_that_does_not_fit_is_never_read_past_its_end(made: Path) -> None:
-    shards = ShardSet.open(made / "S")
-    index = np.load(made / "S" / "train" / "add" / "000000.index.npy")
+def test_an_index_that_does_not_fit_is_never_read_past_its_end(root: Path) -> None:
+    shards = ShardSet.open(root / "S")
+    index = np.load(root / "S" / "train" / "add" / "000000.index.npy")
     assert len(index) == len(shards.train["add"])
-    assert sum(len(one.text.encode()) for one in shards.train["add"]) == int(index["text_bytes"].sum())
+    assert sum(len(sample_read.text.encode()) for sample_read in shards.train["add"]) == int(index["text_bytes"].sum())
 
 
 # -------------------------------------------------------------------------------------------------------------- usage
@@ -676,14 +679,14 @@ def test_an_index_that_does_not_fit_is_never_read_past_its_end(made: Path) -> No
     ],
 )
 def test_a_wrong_call_exits_2_and_names_the_option(
-    made: Path, options: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch
+    root: Path, options: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(made)
+    monkeypatch.chdir(root)
     monkeypatch.setenv("COLUMNS", "200")
-    before = tree(made)
+    before = tree(root)
     outcome = skillshard(*options)
     assert outcome.code == 2 and says in outcome.err and "Traceback" not in outcome.err
-    assert tree(made) == before
+    assert tree(root) == before
 
 
 def test_the_stream_is_written_to_devices_and_pipes_and_they_stay_what_they_are(

@@ -1,4 +1,4 @@
-"""`check_policy` finds every broken promise: policies that are broken on purpose, one promise each."""
+"""`check_policy` finds every broken promise. Each policy here breaks a single promise on purpose."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ calls = itertools.count()
 
 @dataclass
 class Sound:
-    """A policy that keeps the contract; each class below breaks one promise of it."""
+    """A policy that keeps the contract. Each class below breaks one promise of the contract."""
 
     name: str = "mine"
     arguments: dict[str, Any] = field(default_factory=lambda: {"temperature": 2.0})
@@ -34,8 +34,8 @@ class Sound:
         return {"skills": list(skills), "losses": [0.0] * len(skills)}
 
     def observe(self, state: Any, observation: Observation) -> Any:
-        found = check_losses(observation.losses, state["skills"], step=observation.step)
-        return {**state, "losses": list(found.values())}
+        losses = check_losses(observation.losses, state["skills"], step=observation.step)
+        return {**state, "losses": list(losses.values())}
 
     def weights(self, state: Any, upcoming: NextRound | None = None) -> Any:
         return softmax(np.array(state["losses"]) / 2)
@@ -145,16 +145,16 @@ class TakesNan(Sound):
 
 
 class MaySkipSkills(Sound):
-    """A sound one that keeps the last loss of a skill that is missing."""
+    """A sound policy that keeps the last loss of a missing skill."""
 
     def __init__(self) -> None:
         super().__init__(may_miss_losses=True)
 
     def observe(self, state: Any, observation: Observation) -> Any:
-        found = check_losses(observation.losses, state["skills"], step=observation.step, may_miss=True)
+        losses = check_losses(observation.losses, state["skills"], step=observation.step, may_miss=True)
         return {
             **state,
-            "losses": [found.get(name, old) for name, old in zip(state["skills"], state["losses"], strict=True)],
+            "losses": [losses.get(name, old) for name, old in zip(state["skills"], state["losses"], strict=True)],
         }
 
 
@@ -170,8 +170,8 @@ class SaysItMayMiss(Sound):
 
 class LosesWhatIsMissing(MaySkipSkills):
     def observe(self, state: Any, observation: Observation) -> Any:
-        found = check_losses(observation.losses, state["skills"], step=observation.step, may_miss=True)
-        return {**state, "losses": list(found.values())}
+        losses = check_losses(observation.losses, state["skills"], step=observation.step, may_miss=True)
+        return {**state, "losses": list(losses.values())}
 
 
 class TakesNothing(MaySkipSkills):
@@ -205,7 +205,7 @@ class Crashes(Sound):
 
 
 class Divides(Sound):
-    """By the losses, of which some may be zero."""
+    """A policy that divides by the sum of the losses, which may be zero."""
 
     def weights(self, state: Any, upcoming: NextRound | None = None) -> Any:
         with np.errstate(all="ignore"):
@@ -219,13 +219,13 @@ def test_a_policy_that_keeps_the_contract_passes(sound: type[Sound]) -> None:
 
 
 def test_a_policy_in_place_of_what_makes_it_is_refused() -> None:
-    # in a process of its own: annotations are checked here, and a user's are not
+    # In a process of its own, because annotations are checked here, and not in a user's process.
     code = "from skillshard import policies, testing; testing.check_policy(policies.stratified())"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.returncode == 1
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert outcome.returncode == 1
     assert (
         "PolicyError: check_policy builds the policy several times: give what makes it, such as lambda: "
-        in found.stderr
+        in outcome.stderr
     )
 
 

@@ -1,4 +1,4 @@
-"""The commands that find skills by embedding, regroup them and show them; and what bad input gets."""
+"""The commands that find skills by embedding, regroup skills and show skills, with good and with bad input."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ CUT = ("--partition-size", "9kB")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus C, its clusters E and its topics M."""
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with a corpus C, its clusters E and its topics M."""
     folder = tmp_path_factory.mktemp("made")
     topic_corpus(folder / "C", 240)
     works("tag", "embedding", folder / "C", *BY, *CUT, "--skills", 5, "--out", folder / "E")
@@ -38,17 +38,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ------------------------------------------------------------------------------------------------------------ what is found
 
 
-def test_clusters_are_the_topics_and_are_named_by_their_words(made: Path) -> None:
-    measured = compare(Tags.open(made / "E"), "meta.topic")
+def test_clusters_are_the_topics_and_are_named_by_their_words(root: Path) -> None:
+    measured = compare(Tags.open(root / "E"), "meta.topic")
     assert measured.nmi > 0.95
     for skill, counts in zip(measured.found, measured.counts, strict=True):
         topic = measured.true[int(counts.argmax())]
         assert set(skill.split("-")) <= set(WORDS[topic].split())
 
 
-def test_a_number_of_skills_that_is_asked_for_is_found_and_its_curve_kept(made: Path, tmp_path: Path) -> None:
+def test_a_number_of_skills_that_is_asked_for_is_found_and_its_curve_kept(root: Path, tmp_path: Path) -> None:
     works(
-        "tag", "embedding", made / "C", *BY, *CUT, "--skills", "auto", "--skills-range", "2:12", "--out", tmp_path / "E"
+        "tag", "embedding", root / "C", *BY, *CUT, "--skills", "auto", "--skills-range", "2:12", "--out", tmp_path / "E"
     )
     model = taggers.SavedClusters.open(tmp_path / "E")
     assert len(model.names) == 5
@@ -58,20 +58,20 @@ def test_a_number_of_skills_that_is_asked_for_is_found_and_its_curve_kept(made: 
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"sizes.png", "map.png", "choice.png"}
 
 
-def test_kept_clusters_tag_new_samples_as_they_would_the_old(made: Path, tmp_path: Path) -> None:
+def test_kept_clusters_tag_new_samples_as_they_would_the_old(root: Path, tmp_path: Path) -> None:
     topic_corpus(tmp_path / "new", 100, seed=9)
-    works("tag", "reuse", tmp_path / "new", *BY, "--clusters", made / "E", "--out", tmp_path / "N")
+    works("tag", "reuse", tmp_path / "new", *BY, "--clusters", root / "E", "--out", tmp_path / "N")
     assert compare(Tags.open(tmp_path / "N"), "topic").nmi > 0.9
-    works("tag", "reuse", made / "C", *BY, *CUT, "--clusters", made / "E" / "model", "--out", tmp_path / "again")
-    parts = {name: data for name, data in tree(made / "E").items() if name.startswith("parts/")}
+    works("tag", "reuse", root / "C", *BY, *CUT, "--clusters", root / "E" / "model", "--out", tmp_path / "again")
+    parts = {name: data for name, data in tree(root / "E").items() if name.startswith("parts/")}
     assert {name: data for name, data in tree(tmp_path / "again").items() if name.startswith("parts/")} == parts
     works("tag", "reuse", tmp_path / "new", *BY, "--clusters", tmp_path / "N", "--out", tmp_path / "N2")
     assert tree(tmp_path / "N2") == tree(tmp_path / "N")
 
 
-def test_inspect_shows_name_terms_size_nearest_samples_and_agreement(made: Path, tmp_path: Path) -> None:
-    printed = works("inspect", made / "E", "--against", "meta.topic", "--pictures", tmp_path)
-    for cluster in taggers.SavedClusters.open(made / "E").manifest.clusters:
+def test_inspect_shows_name_terms_size_nearest_samples_and_agreement(root: Path, tmp_path: Path) -> None:
+    printed = works("inspect", root / "E", "--against", "meta.topic", "--pictures", tmp_path)
+    for cluster in taggers.SavedClusters.open(root / "E").manifest.clusters:
         assert f"{cluster.name}: found in {cluster.num_samples:,} samples" in printed
         assert f"terms: {', '.join(cluster.terms)}" in printed
         assert len(cluster.nearest) == 5 and all(sample.id in printed for sample in cluster.nearest)
@@ -80,16 +80,18 @@ def test_inspect_shows_name_terms_size_nearest_samples_and_agreement(made: Path,
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
 
 
-def test_agreement_is_the_same_from_kept_fields_from_the_corpus_and_from_tags(made: Path) -> None:
-    ways = [("--against", "meta.topic"), ("--against", "topic", "--corpus", made / "C"), ("--against", made / "M")]
-    said = [works("inspect", made / "E", *way).splitlines()[-1].partition(": NMI")[2] for way in ways]
-    assert said[0] == said[1] == said[2] and said[0]
+def test_agreement_is_the_same_from_kept_fields_from_the_corpus_and_from_tags(root: Path) -> None:
+    ways = [("--against", "meta.topic"), ("--against", "topic", "--corpus", root / "C"), ("--against", root / "M")]
+    figures = [works("inspect", root / "E", *way).splitlines()[-1].partition(": NMI")[2] for way in ways]
+    assert figures[0] == figures[1] == figures[2] and figures[0]
 
 
 def test_tagged_samples_beside_set_aside_ones_keep_their_rows(tmp_path: Path) -> None:
     records = topic_samples(90)
     bad = [b"{\n", lines([{"id": "e", "text": " "}]), lines([{**records[3], "text": "again"}])]
-    (tmp_path / "a.jsonl").write_bytes(b"".join(line for at in range(3) for line in (lines(records[at::3]), bad[at])))
+    (tmp_path / "a.jsonl").write_bytes(
+        b"".join(line for start in range(3) for line in (lines(records[start::3]), bad[start]))
+    )
     works(
         "tag",
         "embedding",
@@ -123,16 +125,16 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize("name", ["model/centroids.npy", "model/lexical.idf.npy", "embeddings/000001.npy"])
 @pytest.mark.parametrize(("damage", "says"), [(flip, "has digest"), (Path.unlink, "is missing")])
 def test_verify_finds_damage_beside_the_tags(
-    made: Path, tmp_path: Path, name: str, damage: Callable[[Path], None], says: str
+    root: Path, tmp_path: Path, name: str, damage: Callable[[Path], None], says: str
 ) -> None:
-    for place, data in tree(made / "E").items():
+    for place, data in tree(root / "E").items():
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_bytes(data)
     damage(tmp_path / name)
     sentence = fails("verify", tmp_path)
     assert str(tmp_path / name) in sentence and says in sentence
     if name.startswith("model"):
-        assert says in fails("tag", "reuse", made / "C", *BY, "--clusters", tmp_path, "--out", tmp_path / "N")
+        assert says in fails("tag", "reuse", root / "C", *BY, "--clusters", tmp_path, "--out", tmp_path / "N")
 
 
 # --------------------------------------------------------------------------------------------------------------- regrouping
@@ -142,40 +144,40 @@ def skills_of(place: Path) -> dict[str, int]:
     return {skill.name: skill.num_samples for skill in Tags.open(place).manifest.skills}
 
 
-def test_tags_are_crossed_and_small_pairs_go_to_the_nearest(made: Path, tmp_path: Path) -> None:
-    works("regroup", made / "M", made / "E", "--out", tmp_path / "all")
-    pairs = list(zip(*([row for p in range(3) for row in Tags.open(made / t).rows(p)] for t in "ME"), strict=True))
-    crossed = {f"{one.skill}/{other.skill}" for one, other in pairs}
+def test_tags_are_crossed_and_small_pairs_go_to_the_nearest(root: Path, tmp_path: Path) -> None:
+    works("regroup", root / "M", root / "E", "--out", tmp_path / "all")
+    pairs = list(zip(*([row for p in range(3) for row in Tags.open(root / t).rows(p)] for t in "ME"), strict=True))
+    crossed = {f"{first.skill}/{second.skill}" for first, second in pairs}
     assert set(skills_of(tmp_path / "all")) == crossed
-    works("regroup", made / "M", made / "E", "--min-share", 0.05, "--out", tmp_path / "large")
+    works("regroup", root / "M", root / "E", "--min-share", 0.05, "--out", tmp_path / "large")
     sizes = skills_of(tmp_path / "large")
     assert set(sizes) <= crossed and min(sizes.values()) >= 0.05 * 240 and sum(sizes.values()) == 240
     for folder in ("all", "large"):
         works("verify", tmp_path / folder)
         works("inspect", tmp_path / folder)
-        works("shard", made / "C", "--tags", tmp_path / folder, "--out", tmp_path / f"S-{folder}", "--workers", 1)
+        works("shard", root / "C", "--tags", tmp_path / folder, "--out", tmp_path / f"S-{folder}", "--workers", 1)
 
 
-def test_a_map_renames_and_merges_and_what_it_does_not_name_keeps_its_name(made: Path, tmp_path: Path) -> None:
+def test_a_map_renames_and_merges_and_what_it_does_not_name_keeps_its_name(root: Path, tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text('{"law": "text", "music": "text"}')
-    works("regroup", made / "M", "--map", tmp_path / "map.json", "--out", tmp_path / "T")
-    before = skills_of(made / "M")
+    works("regroup", root / "M", "--map", tmp_path / "map.json", "--out", tmp_path / "T")
+    before = skills_of(root / "M")
     expected = {name: num for name, num in before.items() if name not in ("law", "music")}
     assert skills_of(tmp_path / "T") == expected | {"text": before["law"] + before["music"]}
     (tmp_path / "map.json").write_text('{"law": "text", "*": "other"}')
-    works("regroup", made / "M", "--map", tmp_path / "map.json", "--out", tmp_path / "T2")
+    works("regroup", root / "M", "--map", tmp_path / "map.json", "--out", tmp_path / "T2")
     assert skills_of(tmp_path / "T2") == {"other": 240 - before["law"], "text": before["law"]}
 
 
-def test_rare_skills_go_to_a_named_rest_or_to_the_nearest_graph_row(made: Path, tmp_path: Path) -> None:
-    before = skills_of(made / "M")
+def test_rare_skills_go_to_a_named_rest_or_to_the_nearest_graph_row(root: Path, tmp_path: Path) -> None:
+    before = skills_of(root / "M")
     small = {name for name, num in before.items() if num < 0.15 * 240}
     assert 0 < len(small) < 4
-    works("regroup", made / "M", "--min-share", 0.15, "--rest", "other", "--out", tmp_path / "R")
+    works("regroup", root / "M", "--min-share", 0.15, "--rest", "other", "--out", tmp_path / "R")
     assert set(skills_of(tmp_path / "R")) == {*before, "other"} - small
     names = sorted(before)
     SkillGraph(names, names, np.eye(5) + 0.9 * np.eye(5, k=1)).save(tmp_path / "graph.json")
-    works("regroup", made / "M", "--min-share", 0.15, "--graph", tmp_path / "graph.json", "--out", tmp_path / "G")
+    works("regroup", root / "M", "--min-share", 0.15, "--graph", tmp_path / "graph.json", "--out", tmp_path / "G")
     assert set(skills_of(tmp_path / "G")) <= set(before) and min(skills_of(tmp_path / "G").values()) >= 36
 
 
@@ -199,7 +201,7 @@ def test_set_aside_rows_stay_set_aside_when_tags_are_regrouped(tmp_path: Path) -
 
 
 def corpus_of(folder: Path, texts: Sequence[str]) -> Path:
-    (folder / "a.jsonl").write_bytes(lines([{"id": str(at), "text": text} for at, text in enumerate(texts)]))
+    (folder / "a.jsonl").write_bytes(lines([{"id": str(number), "text": text} for number, text in enumerate(texts)]))
     return folder / "a.jsonl"
 
 
@@ -212,7 +214,11 @@ UNLIKE = ["alpha beta", "gamma delta", "epsilon zeta"]
     [
         (UNLIKE, ("--skills", 2), "the texts have hardly a word in common"),
         (UNLIKE, ("--skills", 4), "--skills 4 is more than the 3 samples"),  # before any text is encoded
-        ([f"common words and {at} more" for at in range(6)], ("--skills", 7), "--skills 7 is more than the 6 samples"),
+        (
+            [f"common words and {number} more" for number in range(6)],
+            ("--skills", 7),
+            "--skills 7 is more than the 6 samples",
+        ),
         (SAME, ("--skills", 2), "--skills 2 is more than the 1 different samples of 9"),
         (
             SAME + ["another text of other words"] * 3,
@@ -251,7 +257,7 @@ def test_two_different_texts_make_two_skills(tmp_path: Path) -> None:
 
 
 class Broken:
-    """An encoder that gives NaN for one text."""
+    """An encoder that gives NaN for a single text."""
 
     name = "broken"
     dim = 4
@@ -308,10 +314,10 @@ def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, m
     ],
 )
 def test_what_cannot_be_regrouped_is_one_sentence(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[object, ...], says: str
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[object, ...], says: str
 ) -> None:
     for name in "CEM":
-        (tmp_path / name).symlink_to(made / name)
+        (tmp_path / name).symlink_to(root / name)
     monkeypatch.chdir(tmp_path)
     for name, value in (("list", ["law"]), ("wrong", {"lau": "x"}), ("empty", {"law": " "})):
         Path(f"{name}.json").write_text(json.dumps(value))
@@ -335,12 +341,12 @@ def test_what_cannot_be_regrouped_is_one_sentence(
     ],
 )
 def test_options_that_do_not_go_together_are_a_usage_error(
-    made: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], says: str
+    root: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], says: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     method, *others = options
-    outcome = skillshard("tag", method, made / "C", *others, "--out", made / "never")
-    assert outcome.code == 2 and says in outcome.err and not (made / "never").exists()
+    outcome = skillshard("tag", method, root / "C", *others, "--out", root / "never")
+    assert outcome.code == 2 and says in outcome.err and not (root / "never").exists()
 
 
 @pytest.mark.parametrize(
@@ -351,12 +357,12 @@ def test_options_that_do_not_go_together_are_a_usage_error(
         (("--against", "topic", "--corpus", "/tmp/nowhere-at-all"), "no such file or directory"),
     ],
 )
-def test_a_field_that_is_not_there_is_one_sentence(made: Path, options: tuple[str, ...], says: str) -> None:
-    assert says in fails("inspect", made / "E", *options)
+def test_a_field_that_is_not_there_is_one_sentence(root: Path, options: tuple[str, ...], says: str) -> None:
+    assert says in fails("inspect", root / "E", *options)
 
 
-def test_tags_without_kept_fields_name_the_ways_to_compare(made: Path) -> None:
-    assert "Name the corpus with --corpus, or give other tags" in fails("inspect", made / "M", "--against", "topic")
+def test_tags_without_kept_fields_name_the_ways_to_compare(root: Path) -> None:
+    assert "Name the corpus with --corpus, or give other tags" in fails("inspect", root / "M", "--against", "topic")
 
 
 # ------------------------------------------------------------------------------------------------- sentence-transformers
@@ -390,29 +396,29 @@ def test_a_long_text_is_its_first_window_or_the_mean_of_all(model: str) -> None:
 
 
 def test_a_model_of_other_dimensions_weights_or_length_than_the_kept_centroids_is_refused(
-    made: Path, model: str, tmp_path: Path
+    root: Path, model: str, tmp_path: Path
 ) -> None:
     def encoder(max_length: int) -> Encoder:
         return taggers.sentence_encoder(model, device="cpu", max_length=max_length)
 
     with pytest.raises(TagsError, match=r"and .* gives 384\. Give the encoder of the centroids, lexical"):
-        taggers.kept_clusters(taggers.SavedClusters.open(made / "E"), encoder(16))
+        taggers.kept_clusters(taggers.SavedClusters.open(root / "E"), encoder(16))
     options = ("--encoder", model, "--max-length", 16, "--device", "cpu")
-    works("tag", "embedding", made / "C", *BY, "--skills", 3, *options, "--out", tmp_path / "S")
-    works("tag", "reuse", made / "C", *BY, "--clusters", tmp_path / "S", "--out", tmp_path / "N")
+    works("tag", "embedding", root / "C", *BY, "--skills", 3, *options, "--out", tmp_path / "S")
+    works("tag", "reuse", root / "C", *BY, "--clusters", tmp_path / "S", "--out", tmp_path / "N")
     assert skills_of(tmp_path / "N") == skills_of(tmp_path / "S")
     with pytest.raises(TagsError, match=r"with max_length 16, and this encoder has 20\. Give the same value"):
         taggers.kept_clusters(taggers.SavedClusters.open(tmp_path / "S"), encoder(20))
-    reuse = ("tag", "reuse", made / "C", *BY, "--out", tmp_path / "N2")
+    reuse = ("tag", "reuse", root / "C", *BY, "--out", tmp_path / "N2")
     assert "have 384 dimensions, and were made with" in fails(
         *reuse, "--clusters", tmp_path / "S", "--encoder", "lexical"
     )
-    outcome = skillshard(*reuse, "--clusters", made / "E", "--encoder", model)
+    outcome = skillshard(*reuse, "--clusters", root / "E", "--encoder", model)
     assert outcome.code == 2 and "these clusters are of the lexical encoder" in outcome.err
 
 
-def test_clusters_that_are_not_there_cannot_be_used_again(made: Path, tmp_path: Path) -> None:
-    sentence = fails("tag", "reuse", made / "C", *BY, "--clusters", "/no/such/tags", "--out", tmp_path / "N")
+def test_clusters_that_are_not_there_cannot_be_used_again(root: Path, tmp_path: Path) -> None:
+    sentence = fails("tag", "reuse", root / "C", *BY, "--clusters", "/no/such/tags", "--out", tmp_path / "N")
     assert "/no/such/tags holds no saved clusters" in sentence
 
 
@@ -428,18 +434,18 @@ def test_clusters_that_are_not_there_cannot_be_used_again(made: Path, tmp_path: 
     ],
 )
 def test_what_a_model_cannot_do_is_one_sentence(
-    made: Path, model: str, tmp_path: Path, options: tuple[object, ...], says: str
+    root: Path, model: str, tmp_path: Path, options: tuple[object, ...], says: str
 ) -> None:
     import torch
 
     if "cuda" in options and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    command = ("tag", "embedding", made / "C", "--skills", 3, "--encoder", model)
+    command = ("tag", "embedding", root / "C", "--skills", 3, "--encoder", model)
     assert says in fails(*command, *options, "--out", tmp_path / "E")
 
 
-def test_a_directory_that_is_no_model_is_one_sentence(made: Path, tmp_path: Path) -> None:
-    sentence = fails("tag", "embedding", made / "C", *BY, "--skills", 3, "--encoder", tmp_path, "--out", tmp_path / "E")
+def test_a_directory_that_is_no_model_is_one_sentence(root: Path, tmp_path: Path) -> None:
+    sentence = fails("tag", "embedding", root / "C", *BY, "--skills", 3, "--encoder", tmp_path, "--out", tmp_path / "E")
     assert f"--encoder {tmp_path} cannot be loaded: " in sentence and "Give 'lexical'" in sentence
 
 
@@ -460,8 +466,8 @@ def test_a_name_that_is_not_here_is_asked_for_on_the_hub_and_that_is_said(monkey
 # -------------------------------------------------------------------------------------------------------------- real corpora
 
 
-def test_a_part_of_a_real_corpus_is_told_into_its_categories(real_corpus: tuple[str, Path], tmp_path: Path) -> None:
-    """The whole corpora are measured by benchmarks/taggers.py; the twin is the first test here."""
+def test_a_part_of_a_real_corpus_is_split_into_its_categories(real_corpus: tuple[str, Path], tmp_path: Path) -> None:
+    """benchmarks/taggers.py measures the whole corpora. The first test of this file is the generated twin."""
     name, folder = real_corpus
     field = {"sources": "source", "instructions": "task"}[name]
     file = next(iter(sorted(folder.glob("*-00000.jsonl"))))

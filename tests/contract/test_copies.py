@@ -1,4 +1,4 @@
-"""What `shard` does with copies and with skills of few texts, and what it prints."""
+"""The treatment of copies and of skills with few texts by `shard`, and the printed lines."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tests.conftest import lines
 
 
 def crawl(folder: Path, num: int = 1250) -> Path:
-    """Rows of a crawl: every fourth text stands twice under two ids, in other skills, letters and white space."""
+    """Write rows of a crawl. Every fourth text stands twice, with another id, skill, case and white space."""
     records: list[dict[str, Any]] = []
     for number in range(num):
         is_copy = number % 4 == 3
@@ -114,7 +114,7 @@ def test_a_skill_that_cannot_be_measured_is_named_with_what_follows_and_what_hel
     corpus.mkdir()
     records = [{"id": str(number), "text": f"text {number}", "meta": {"skill": "add"}} for number in range(60)]
     records += [{"id": "t0", "text": "alone", "meta": {"skill": "tiny"}}]
-    records += [{"id": f"r{at}", "text": "again", "meta": {"skill": "repeated"}} for at in range(5)]
+    records += [{"id": f"r{number}", "text": "again", "meta": {"skill": "repeated"}} for number in range(5)]
     (corpus / "0.jsonl").write_bytes(lines(records))
     tags = tagged(corpus, tmp_path)
     printed = shard(corpus, tags, tmp_path / "S")
@@ -151,7 +151,9 @@ def test_a_skill_whose_samples_are_all_copies_of_others_is_named(tmp_path: Path)
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     records = [
-        {"id": f"{skill}{at}", "text": f"text {at}", "meta": {"skill": skill}} for skill in "ab" for at in range(30)
+        {"id": f"{skill}{number}", "text": f"text {number}", "meta": {"skill": skill}}
+        for skill in "ab"
+        for number in range(30)
     ]
     (corpus / "0.jsonl").write_bytes(lines(records))
     printed = shard(corpus, tagged(corpus, tmp_path), tmp_path / "S", "--copies", "drop")

@@ -1,4 +1,4 @@
-"""One list of formats: each gives back the same samples, and the same rows however it is cut."""
+"""A list of formats. Each format gives the same samples, and the same rows with every partition size."""
 
 import gzip
 import io
@@ -80,7 +80,7 @@ def write_arrow_file(folder: Path, samples: list[Sample]) -> None:
 
 
 def write_hugging_face(folder: Path, samples: list[Sample]) -> None:
-    """As `datasets.Dataset.save_to_disk` lays it out: two streams, and bookkeeping that is no data."""
+    """Write a data set as `datasets.Dataset.save_to_disk` does: two streams, and bookkeeping files without samples."""
     table, half = as_table(samples), len(samples) // 2
     names = [f"data-0000{i}-of-00002.arrow" for i in range(2)]
     for name, part in zip(names, (table[:half], table[half:]), strict=True):
@@ -199,7 +199,7 @@ def test_a_partition_survives_json(write: Writer, tmp_path: Path) -> None:
 
 
 def generated_corpus(folder: Path, num_samples: int) -> None:
-    """A twin of the real ones: a plain, a gzip and zstd files of uneven sizes, and a description that is no data."""
+    """Write a twin of the real corpora: plain, gzip and zstd files of uneven sizes, and a description that is no data."""
     rows = [Sample(f"twin-{i}", "word " * (1 + i % 40), {"category": "abc"[i % 3]}) for i in range(num_samples)]
     cuts = [0, num_samples // 10, num_samples // 3, num_samples // 2, num_samples]
     parts = [as_jsonl(rows[a:b]) for a, b in itertools.pairwise(cuts)]

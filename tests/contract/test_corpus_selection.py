@@ -1,4 +1,4 @@
-"""What a directory holds besides the corpus: it is not read, it is counted, and what cannot be told apart is refused."""
+"""Foreign files of a corpus directory are counted and not read. A directory that leaves a doubt is refused."""
 
 import os
 import socket
@@ -135,7 +135,7 @@ def test_a_known_format_in_another_compression_is_refused_beside_files_that_are_
 
 
 def save_dataset(folder: Path, *names: str) -> None:
-    """As Hugging Face's `Dataset.save_to_disk` does."""
+    """Write a data set as Hugging Face's `Dataset.save_to_disk` does."""
     folder.mkdir(parents=True)
     table = pa.Table.from_pylist([{"id": str(folder / name), "text": "x"} for name in names])
     for name in names:
@@ -352,7 +352,7 @@ def test_the_same_directory_gives_the_same_tags_twice_with_files_beside_it(tmp_p
 
 def test_numbers_and_booleans_as_skills_are_named_by_their_json_text_and_said(tmp_path: Path) -> None:
     values = ["true", "false", "3", '"3"', '"law"']
-    rows = (b'{"id": "%d", "text": "x", "cat": %s}\n' % (at, value.encode()) for at, value in enumerate(values))
+    rows = (b'{"id": "%d", "text": "x", "cat": %s}\n' % (number, value.encode()) for number, value in enumerate(values))
     put(tmp_path, "a.jsonl", data=b"".join(rows))
     printed = works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
     assert [skill.name for skill in Tags.open(tmp_path / "T").manifest.skills] == ["3", "false", "law", "true"]
@@ -386,7 +386,7 @@ def test_a_file_that_links_lead_to_twice_is_refused_with_both_ways(tmp_path: Pat
 
 def test_what_hugging_face_computed_from_a_data_set_is_no_part_of_it(tmp_path: Path) -> None:
     put(tmp_path, "d/x-train.arrow", "d/cache-1c80317fa3b1799d.arrow", "d/cache-1c80317fa3b1799d_00001_of_00002.arrow")
-    put(tmp_path, "e/cache-1c80317fa3b1799d.arrow")  # beside no description it is data
+    put(tmp_path, "e/cache-1c80317fa3b1799d.arrow")  # without a description beside the file, the file is data
     put(tmp_path, "d/dataset_info.json", data=b"{}")
     corpus = Corpus.open(tmp_path)
     assert [file.name for file in corpus.files] == ["d/x-train.arrow", "e/cache-1c80317fa3b1799d.arrow"]

@@ -1,4 +1,4 @@
-"""Files of another shape than a verb expects end in one sentence, never in an exception of a library or of our own."""
+"""Files of an unexpected shape end in one sentence, and never in an exception of a library or of skillshard."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ CONTENTS: dict[str, bytes] = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("foreign")
     write_corpus(folder / "C", samples(add=12, carry=8))
     works("tag", "metadata", folder / "C", "--out", folder / "T", "--field", "meta.skill", "--workers", 1)
@@ -37,7 +37,7 @@ Command = Callable[[Path, Path, Path], tuple[object, ...]]
 
 
 def folder_of(name: str) -> Callable[[Path], Path]:
-    """A directory in which the file has this name."""
+    """Make a directory in which the file has the given name."""
 
     def make(file: Path) -> Path:
         (file.parent / "folder").mkdir()
@@ -48,36 +48,36 @@ def folder_of(name: str) -> Callable[[Path], Path]:
 
 
 COMMANDS: dict[str, Command] = {
-    "mix --weights": lambda made, file, out: (
-        *("mix", made / "S", "--draws", 4, "--policy", "fixed", "--weights", file, "--out", out),
+    "mix --weights": lambda root, file, out: (
+        *("mix", root / "S", "--draws", 4, "--policy", "fixed", "--weights", file, "--out", out),
     ),
-    "fit FILE": lambda made, file, out: ("fit", file, "--out", out),
-    "fit FILE.csv": lambda made, file, out: ("fit", file.rename(file.with_suffix(".csv")), "--out", out),
-    "fit DIRECTORY": lambda made, file, out: ("fit", folder_of("run.json")(file), "--out", out),
-    "graph show": lambda made, file, out: ("graph", "show", file),
-    "graph derive": lambda made, file, out: ("graph", "derive", file, "--out", out),
-    "graph import json": lambda made, file, out: ("graph", "import", file, "--out", out),
-    "graph import csv": lambda made, file, out: (
+    "fit FILE": lambda root, file, out: ("fit", file, "--out", out),
+    "fit FILE.csv": lambda root, file, out: ("fit", file.rename(file.with_suffix(".csv")), "--out", out),
+    "fit DIRECTORY": lambda root, file, out: ("fit", folder_of("run.json")(file), "--out", out),
+    "graph show": lambda root, file, out: ("graph", "show", file),
+    "graph derive": lambda root, file, out: ("graph", "derive", file, "--out", out),
+    "graph import json": lambda root, file, out: ("graph", "import", file, "--out", out),
+    "graph import csv": lambda root, file, out: (
         "graph",
         "import",
         file.rename(file.with_suffix(".csv")),
         "--out",
         out,
     ),
-    "graph import npy": lambda made, file, out: (
+    "graph import npy": lambda root, file, out: (
         "graph",
         "import",
         file.rename(file.with_suffix(".npy")),
         "--out",
         out,
     ),
-    "graph import --names": lambda made, file, out: (
+    "graph import --names": lambda root, file, out: (
         *("graph", "import", _matrix(file), "--names", file, "--out", out),
     ),
-    "regroup --map": lambda made, file, out: ("regroup", made / "T", "--map", file, "--out", out),
-    "regroup --graph": lambda made, file, out: (
+    "regroup --map": lambda root, file, out: ("regroup", root / "T", "--map", file, "--out", out),
+    "regroup --graph": lambda root, file, out: (
         "regroup",
-        made / "T",
+        root / "T",
         "--min-share",
         0.4,
         "--graph",
@@ -85,40 +85,40 @@ COMMANDS: dict[str, Command] = {
         "--out",
         out,
     ),
-    "tag reuse, embedding": lambda made, file, out: (
-        *("tag", "reuse", made / "C", "--clusters", folder_of("model.json")(file), "--out", out),
+    "tag reuse, embedding": lambda root, file, out: (
+        *("tag", "reuse", root / "C", "--clusters", folder_of("model.json")(file), "--out", out),
     ),
-    "tag reuse, loss": lambda made, file, out: (
-        *("tag", "reuse", made / "C", "--clusters", folder_of("model.json")(file), "--out", out),
+    "tag reuse, loss": lambda root, file, out: (
+        *("tag", "reuse", root / "C", "--clusters", folder_of("model.json")(file), "--out", out),
     ),
-    "tag loss --proxy": lambda made, file, out: (
-        *("tag", "loss", made / "C", "--skills", 2, "--proxy", folder_of("config.json")(file), "--out", out),
+    "tag loss --proxy": lambda root, file, out: (
+        *("tag", "loss", root / "C", "--skills", 2, "--proxy", folder_of("config.json")(file), "--out", out),
     ),
-    "graph --proxy": lambda made, file, out: (
-        *("graph", "learn", made / "S", "--steps", 2, "--proxy", folder_of("config.json")(file), "--out", out),
+    "graph --proxy": lambda root, file, out: (
+        *("graph", "learn", root / "S", "--steps", 2, "--proxy", folder_of("config.json")(file), "--out", out),
     ),
-    "tag embedding --encoder": lambda made, file, out: (
-        *("tag", "embedding", made / "C", "--skills", 2, "--out", out),
+    "tag embedding --encoder": lambda root, file, out: (
+        *("tag", "embedding", root / "C", "--skills", 2, "--out", out),
         *("--encoder", folder_of("config.json")(file)),
     ),
-    "tokens --tokenizer": lambda made, file, out: ("tokens", made / "S", "--tokenizer", file, "--out", out),
-    "shard --tags": lambda made, file, out: (
-        *("shard", made / "C", "--tags", folder_of("tags.json")(file), "--out", out),
+    "tokens --tokenizer": lambda root, file, out: ("tokens", root / "S", "--tokenizer", file, "--out", out),
+    "shard --tags": lambda root, file, out: (
+        *("shard", root / "C", "--tags", folder_of("tags.json")(file), "--out", out),
     ),
-    "inspect tags": lambda made, file, out: ("inspect", folder_of("tags.json")(file)),
-    "inspect shards": lambda made, file, out: ("inspect", folder_of("manifest.json")(file)),
-    "inspect tokens": lambda made, file, out: ("inspect", folder_of("tokens.json")(file)),
-    "inspect a run": lambda made, file, out: ("inspect", folder_of("run.json")(file)),
-    "verify a run": lambda made, file, out: ("verify", folder_of("run.json")(file)),
-    "verify tags": lambda made, file, out: ("verify", folder_of("tags.json")(file)),
-    "tag into unfinished work": lambda made, file, out: (
-        *("tag", "metadata", made / "C", "--field", "meta.skill", "--workers", 1, "--out", _work(file)),
+    "inspect tags": lambda root, file, out: ("inspect", folder_of("tags.json")(file)),
+    "inspect shards": lambda root, file, out: ("inspect", folder_of("manifest.json")(file)),
+    "inspect tokens": lambda root, file, out: ("inspect", folder_of("tokens.json")(file)),
+    "inspect a run": lambda root, file, out: ("inspect", folder_of("run.json")(file)),
+    "verify a run": lambda root, file, out: ("verify", folder_of("run.json")(file)),
+    "verify tags": lambda root, file, out: ("verify", folder_of("tags.json")(file)),
+    "tag into unfinished work": lambda root, file, out: (
+        *("tag", "metadata", root / "C", "--field", "meta.skill", "--workers", 1, "--out", _work(file)),
     ),
-    "tag into finished tags": lambda made, file, out: (
+    "tag into finished tags": lambda root, file, out: (
         *(
             "tag",
             "metadata",
-            made / "C",
+            root / "C",
             "--field",
             "meta.skill",
             "--workers",
@@ -144,11 +144,11 @@ def _work(file: Path) -> Path:
 
 @pytest.mark.parametrize("content", sorted(CONTENTS))
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_a_file_of_another_shape_is_one_sentence(command: str, content: str, made: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_shape_is_one_sentence(command: str, content: str, root: Path, tmp_path: Path) -> None:
     file = tmp_path / "file.json"
     file.write_bytes(CONTENTS[content])
-    outcome = skillshard(*COMMANDS[command](made, file, tmp_path / "out"))
-    if (command, content) == ("regroup --map", "an empty object"):  # it renames nothing
+    outcome = skillshard(*COMMANDS[command](root, file, tmp_path / "out"))
+    if (command, content) == ("regroup --map", "an empty object"):  # an empty map renames nothing
         assert outcome.code == 0
         return
     assert outcome.code == 1, outcome

@@ -1,4 +1,4 @@
-"""A shard set's manifest is believed in nothing: what no shard set can have is refused in one sentence when it is opened."""
+"""The manifest of a shard set is not trusted. Opening refuses an impossible manifest in one sentence."""
 
 import json
 import os
@@ -28,8 +28,8 @@ Edit = Callable[[dict[str, Any]], object]
 
 
 def columns(manifest: dict[str, Any], skill: int = 0) -> dict[str, Any]:
-    found: dict[str, Any] = manifest["skills"][skill]["train"]
-    return found
+    part: dict[str, Any] = manifest["skills"][skill]["train"]
+    return part
 
 
 def set_first(name: str, value: Any) -> Edit:
@@ -41,13 +41,13 @@ def set_all(**values: Any) -> Edit:
 
 
 def huge(manifest: dict[str, Any]) -> None:
-    """Two shards of 10**15 samples whose sums agree: a mixer would need terabytes of memory."""
-    found = columns(manifest)
-    more = 2 * 10**15 - sum(found["num_samples"])
+    """Claim two shards of 10**15 samples with consistent sums, for which a mixer would need terabytes of memory."""
+    train = columns(manifest)
+    more = 2 * 10**15 - sum(train["num_samples"])
     for name, value in (("num_samples", 10**15), ("num_bytes", 10**19)):
-        found[name] = [value] * 2
+        train[name] = [value] * 2
     for name in ("number", "digest", "index_digest"):
-        found[name] = found[name][:2]
+        train[name] = train[name][:2]
     manifest["num_train"] += more
     manifest["num_rows"] += more
 
@@ -140,9 +140,9 @@ def test_a_manifest_that_cannot_be_true_is_refused_in_one_sentence(copied: Path,
 
 
 def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every value inside a JSON value."""
+    """List the path to every value inside a JSON value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(found for key, part in inside for found in paths_of(part, (*path, key)))]
+    return [path, *(inner for key, part in inside for inner in paths_of(part, (*path, key)))]
 
 
 HOSTILE = st.sampled_from(
@@ -279,7 +279,7 @@ def test_a_manifest_of_version_1_is_checked_as_strictly(copied: Path) -> None:
 
 
 def test_verify_finds_a_text_on_the_wrong_side_of_the_split(copied: Path) -> None:
-    """The bytes are as the manifest says, and the cut is another one."""
+    """The bytes are as the manifest says, and the cut is changed."""
     edit(copied, lambda manifest: manifest["split"].update(cut="8" + "0" * 31))
     faults = ShardSet.open(copied).verify()
     assert faults and all("by the hash of its text, row" in fault and "belongs to holdout" in fault for fault in faults)

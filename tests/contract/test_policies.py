@@ -1,4 +1,4 @@
-"""Every policy keeps the same promises; a new one is one row."""
+"""Every policy keeps the same promises. A new policy is one row."""
 
 import json
 import re
@@ -118,7 +118,7 @@ def sizes(skills: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def observation(number: int, losses: dict[str, float]) -> Observation:
-    """At the end of round `number`, of a stream that has drawn odd ones more of every skill than of the one before."""
+    """Return the observation at the end of round `number`. The stream has drawn more of each skill than of the skill before."""
     draws = (number + 1) * ROUND_DRAWS
     shares = dict(zip(SKILLS, (0.1, 0.2, 0.3, 0.4), strict=True))
     drawn = {skill: round(share * draws) for skill, share in shares.items()}
@@ -140,8 +140,8 @@ def upcoming(number: int, skills: tuple[str, ...]) -> NextRound:
 
 def after(policy: Policy, skills: tuple[str, ...], losses: list[dict[str, float]]) -> np.ndarray:
     state = policy.init(skills, sizes(skills))
-    for number, found in enumerate(losses):
-        state = policy.observe(state, observation(number, found))
+    for number, row in enumerate(losses):
+        state = policy.observe(state, observation(number, row))
     return policy.weights(state, upcoming(len(losses), skills))
 
 
@@ -174,9 +174,9 @@ def test_the_state_comes_back_from_json_and_observing_is_pure(
 ) -> None:
     policy = build()
     state = policy.init(SKILLS, SIZES)
-    for number, found in enumerate(losses):
+    for number, row in enumerate(losses):
         before = json.dumps(state)
-        state, again = (policy.observe(json.loads(before), observation(number, found)) for _ in range(2))
+        state, again = (policy.observe(json.loads(before), observation(number, row)) for _ in range(2))
         assert state == again
         assert json.loads(json.dumps(state)) == state
     now = upcoming(len(losses), SKILLS)
@@ -251,7 +251,7 @@ def test_the_weights_move_by_at_most_the_maximal_change(raw: list[float], most: 
 def test_no_skill_is_drawn_more_often_than_the_repetition_limit(
     raw: list[float], num_samples: list[int], epochs: float
 ) -> None:
-    """Over a whole run of rounds that follow its weights, whatever the policy asks for."""
+    """The limit holds over a whole run of rounds that follow the weights, whatever the policy asks for."""
     draws = int(0.9 * epochs * sum(num_samples))
     limit, drawn, first = repetition_limit(epochs, draws=draws), np.zeros(4, int), 0
     for number in range(8):
@@ -268,15 +268,15 @@ def test_no_skill_is_drawn_more_often_than_the_repetition_limit(
 @pytest.mark.parametrize(
     ("first_draw", "drawn", "num_draws", "draws", "room"),
     [
-        (0, (0, 0), 8, 10, 4 / 10),  # the whole run is to come, which is more than the round
+        (0, (0, 0), 8, 10, 4 / 10),  # the rest of the run is longer than the round
         (96, (3, 93), 8, 100, 1 / 8),  # the round is longer than the rest of the run
-        (96, (3, 189), 8, 200, 1 / 16),  # the weights count tokens: 96 draws of the round's kind are 192 draws
+        (96, (3, 189), 8, 200, 1 / 16),  # the weights count tokens, so 96 draws of the round's kind are 192 draws
     ],
 )
 def test_the_repetition_limit_spreads_what_is_left_of_a_skill_over_the_draws_that_are_left(
     first_draw: int, drawn: tuple[int, int], num_draws: int, draws: int, room: float
 ) -> None:
-    """Skill 0 has 2 samples, so that 2 epochs are 4 draws."""
+    """Skill 0 has 2 samples, so 2 epochs are 4 draws."""
     upcoming = NextRound(first_draw // 8, first_draw, num_draws, (2, 1000), drawn)
     weights = repetition_limit(2.0, draws=draws).apply(np.array([0.9, 0.1]), upcoming)
     np.testing.assert_allclose(weights, [room, 1 - room])
@@ -303,9 +303,9 @@ def test_transforms_leave_the_probes_of_a_policy_alone() -> None:
     policy = chain(aioli(eta=0.5, period_rounds=6, sweeps=1, one_hot=0.97), floor(0.1), max_change(0.01))
     state = policy.init(SKILLS, SIZES)
     weights = [policy.weights(state, upcoming(number, SKILLS)) for number in range(6)]
-    assert [round(float(found.max()), 2) for found in weights[:4]] == [0.97] * 4
-    assert len({int(found.argmax()) for found in weights[:4]}) == 4
-    assert all(found.max() < 0.5 for found in weights[4:])
+    assert [round(float(vector.max()), 2) for vector in weights[:4]] == [0.97] * 4
+    assert len({int(vector.argmax()) for vector in weights[:4]}) == 4
+    assert all(vector.max() < 0.5 for vector in weights[4:])
 
 
 def test_a_curriculum_ends_with_everything_and_begins_with_what_is_easy() -> None:
@@ -316,7 +316,7 @@ def test_a_curriculum_ends_with_everything_and_begins_with_what_is_easy() -> Non
         assert SKILLS[int(weights.argmax())] == first
         at_the_end = policy.weights(state, upcoming(700, SKILLS))
         np.testing.assert_allclose(at_the_end, np.array(SIZES) / sum(SIZES))
-    # of 1,321 samples: 300 of carry are the easiest; add and negate come next, together, 1,000 to 20
+    # The limit admits 660.5 of 1,321 samples. The 300 of carry are the easiest. add and negate come next, together, 1,000 to 20.
     policy = curriculum(HARDNESS, draws=2000)
     half = policy.weights(policy.init(SKILLS, SIZES), upcoming(0, SKILLS))
     np.testing.assert_allclose(half, np.array([360.5 * 1000 / 1020, 300, 360.5 * 20 / 1020, 0]) / 660.5)
@@ -334,7 +334,7 @@ def test_a_skill_curriculum_goes_from_skill_to_skill() -> None:
 def test_skill_stratified_in_the_three_settings_of_the_paper() -> None:
     edges = np.array([[1.0, 0.2, 0.0], [0.0, 1.0, -0.4], [0.0, 0.0, 1.0], [0.0, 0.1, 0.0]])
     for columns, names, expected in (
-        ([0, 1, 2], SKILLS[:3], [0.25, 0.25, 0.25, 0.25]),  # pre-training, and a prerequisite beside it
+        ([0, 1, 2], SKILLS[:3], [0.25, 0.25, 0.25, 0.25]),  # pre-training, with a prerequisite that is not measured
         ([1], SKILLS[1:2], [1 / 3, 1 / 3, 0, 1 / 3]),  # fine-tuning to carry
         ([2], ("exam",), [0, 0, 1, 0]),  # out of domain
     ):

@@ -1,4 +1,4 @@
-"""schemas/*.json describe everything that is written."""
+"""schemas/*.json describe every file that is written."""
 
 import json
 from pathlib import Path
@@ -59,8 +59,8 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
 
     check("weights-1", json.loads(weigh(shards, skill_it(graph, eta=0.5, mode="static")).to_bytes()))
     check("tags-1", json.loads((tmp_path / "tags" / "tags.json").read_text()))
-    found = taggers.embedding(taggers.lexical(), skills="auto", skills_range=(2, 4))
-    taggers.tag_corpus(corpus, found, tmp_path / "clusters", on_bad_sample="set-aside", backend=HERE)
+    tagger = taggers.embedding(taggers.lexical(), skills="auto", skills_range=(2, 4))
+    taggers.tag_corpus(corpus, tagger, tmp_path / "clusters", on_bad_sample="set-aside", backend=HERE)
     check("tags-1", json.loads((tmp_path / "clusters" / "tags.json").read_text()))
     check("clusters-1", json.loads((tmp_path / "clusters" / "model" / "model.json").read_text()))
     check("manifest-2", json.loads((tmp_path / "shards" / "manifest.json").read_text()))
@@ -75,9 +75,9 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
         ("run/generations/00000000/rounds", "round-2"),
         ("run/generations", "generation-1"),
     ):
-        found = sorted((tmp_path / folder).glob("*.json"))
-        assert found
-        for path in found:
+        files = sorted((tmp_path / folder).glob("*.json"))
+        assert files
+        for path in files:
             check(name, json.loads(path.read_text()))
     rejected = [
         line

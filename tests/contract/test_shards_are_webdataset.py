@@ -1,4 +1,4 @@
-"""Shards are ordinary WebDataset: `webdataset`, `tar` and our reader see the same samples, each exactly once."""
+"""Shards are ordinary WebDataset: `webdataset`, `tar` and the reader of skillshard see the same samples, each exactly once."""
 
 import gc
 import subprocess
@@ -24,16 +24,16 @@ def of_split(shards: ShardSet, split: str) -> dict[str, Any]:
 
 
 def ids(shards: ShardSet, split: str) -> list[str]:
-    return [one.id for skill in of_split(shards, split).values() for one in skill]
+    return [sample_read.id for skill in of_split(shards, split).values() for sample_read in skill]
 
 
 def tars(shards: ShardSet) -> dict[str, tuple[Any, int]]:
-    """Path in the shard set -> the skill's shards and the position among them."""
+    """Map each path in the shard set to the shards of the skill and the position among the shards."""
     return {
-        skill.name(at): (skill, at)
+        skill.name(position): (skill, position)
         for split in SPLITS
         for skill in of_split(shards, split).values()
-        for at in range(len(skill.columns.number))
+        for position in range(len(skill.columns.number))
     }
 
 
@@ -45,14 +45,14 @@ def test_the_webdataset_package_reads_the_same_ids_and_texts_as_we_do(shards: Sh
     import webdataset as wds
 
     assert len(tars(shards)) > 10
-    for name, (skill, at) in tars(shards).items():
+    for name, (skill, position) in tars(shards).items():
         read = list(wds.WebDataset(str(shards.root / name), shardshuffle=False, empty_check=False))
-        ours = [skill.open_shard(at).sample(row) for row in range(int(skill.shard_rows[at]))]
-        assert [one["txt"].decode() for one in read] == [one.text for one in ours]
-        assert [orjson.loads(one["json"]) for one in read] == [
-            {"id": one.id, "skill": skill.skill, "meta": one.meta} for one in ours
+        ours = [skill.open_shard(position).sample(row) for row in range(int(skill.shard_rows[position]))]
+        assert [row_read["txt"].decode() for row_read in read] == [row_read.text for row_read in ours]
+        assert [orjson.loads(row_read["json"]) for row_read in read] == [
+            {"id": row_read.id, "skill": skill.skill, "meta": row_read.meta} for row_read in ours
         ]
-        assert all(one["__key__"].isdigit() for one in read)
+        assert all(row_read["__key__"].isdigit() for row_read in read)
     gc.collect()
 
 
@@ -66,7 +66,7 @@ def test_keys_are_unique_in_the_whole_set(shards: ShardSet) -> None:
 
 
 def test_tar_lists_and_extracts_every_shard(shards: ShardSet, tmp_path: Path) -> None:
-    for number, (name, (skill, at)) in enumerate(sorted(tars(shards).items())):
+    for number, (name, (skill, position)) in enumerate(sorted(tars(shards).items())):
         listed = subprocess.run(
             ["tar", "-tvf", shards.root / name],
             check=True,
@@ -74,13 +74,13 @@ def test_tar_lists_and_extracts_every_shard(shards: ShardSet, tmp_path: Path) ->
             text=True,
             env={"TZ": "UTC", "LC_ALL": "C"},
         ).stdout.splitlines()
-        assert len(listed) == 2 * int(skill.shard_rows[at])
+        assert len(listed) == 2 * int(skill.shard_rows[position])
         assert all(line.startswith("-rw-r--r-- 0/0 ") and "1970-01-01 00:00" in line for line in listed)
         folder = tmp_path / str(number)
         folder.mkdir()
         subprocess.run(["tar", "-xf", shards.root / name, "-C", folder], check=True)
         texts = [path.read_bytes().decode() for path in sorted(folder.glob("*.txt"))]
-        assert texts == [skill.open_shard(at).text(row) for row in range(int(skill.shard_rows[at]))]
+        assert texts == [skill.open_shard(position).text(row) for row in range(int(skill.shard_rows[position]))]
 
 
 def test_members_are_plain_ustar_with_mode_644_owner_0_and_time_0(shards: ShardSet) -> None:
@@ -89,12 +89,12 @@ def test_members_are_plain_ustar_with_mode_644_owner_0_and_time_0(shards: ShardS
         assert data.endswith(END_OF_ARCHIVE)
         with tarfile.open(shards.root / name, format=tarfile.USTAR_FORMAT) as tar:
             members = tar.getmembers()
-        for at, member in enumerate(members):
+        for number, member in enumerate(members):
             header = data[member.offset : member.offset + 512]
             assert header[257:265] == b"ustar\x0000" and header[156:157] == b"0"
             assert (member.mode, member.uid, member.gid, member.mtime) == (0o644, 0, 0, 0)
             assert (member.uname, member.gname, member.linkname, member.pax_headers) == ("", "", "", {})
-            assert member.name == f"{member.name[:16]}{('.txt', '.json')[at % 2]}" and member.name[:16].isdigit()
+            assert member.name == f"{member.name[:16]}{('.txt', '.json')[number % 2]}" and member.name[:16].isdigit()
 
 
 def test_sizes_and_counts_are_those_of_the_manifest(shards: ShardSet) -> None:
@@ -121,11 +121,11 @@ def test_every_id_of_the_corpus_is_in_train_or_holdout_exactly_once(shards: Shar
     assert Counter(ids(shards, "train") + ids(shards, "holdout")) == Counter(list(expected))
     for split in SPLITS:
         for name, skill in of_split(shards, split).items():
-            for one in skill:
-                assert (name, one.text, one.meta) == (
-                    expected[one.id]["meta"]["skill"],
-                    expected[one.id]["text"],
-                    expected[one.id]["meta"],
+            for sample_read in skill:
+                assert (name, sample_read.text, sample_read.meta) == (
+                    expected[sample_read.id]["meta"]["skill"],
+                    expected[sample_read.id]["text"],
+                    expected[sample_read.id]["meta"],
                 )
 
 
@@ -140,11 +140,12 @@ def test_every_skill_of_two_samples_or_more_has_both_train_and_holdout(holdout: 
     assert abs(share - holdout) < 5 * (holdout * (1 - holdout) / 300) ** 0.5 + 1 / 300
 
 
-def parity(number: int) -> list[dict[str, Any]]:
-    """One skill, and a second tagging of the same samples by even and odd."""
-    records = [sample("add", at) for at in range(number)]
+def parity(num_samples: int) -> list[dict[str, Any]]:
+    """Make samples of one skill, with a second tagging by even and odd."""
+    records = [sample("add", number) for number in range(num_samples)]
     return [
-        {**record, "meta": {**record["meta"], "parity": ("even", "odd")[at % 2]}} for at, record in enumerate(records)
+        {**record, "meta": {**record["meta"], "parity": ("even", "odd")[number % 2]}}
+        for number, record in enumerate(records)
     ]
 
 
@@ -175,11 +176,11 @@ def test_a_larger_share_only_adds_to_the_holdout(tmp_path: Path) -> None:
 
 
 def test_shard_sizes_are_near_the_target(tmp_path: Path) -> None:
-    """A shard takes an equal range of hashes, so its number of samples n spreads by its square root.
+    """A shard takes an equal range of hashes, so the number n of its samples has a standard deviation of the square root of n.
 
-    At 400 samples a shard, 5 standard deviations are 25 %; rounding to whole shards adds up to half a shard spread over all.
+    At 400 samples a shard, 5 standard deviations are 25 %. Rounding to whole shards adds up to half a shard, spread over all shards.
     """
-    (tmp_path / "a.jsonl").write_bytes(lines([sample("add", at) for at in range(16_000)]))
+    (tmp_path / "a.jsonl").write_bytes(lines([sample("add", number) for number in range(16_000)]))
     works("tag", "metadata", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T", "--workers", 1)
     target = 2048 * 500
     command = ("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
@@ -191,7 +192,7 @@ def test_shard_sizes_are_near_the_target(tmp_path: Path) -> None:
 
 
 def test_samples_are_shuffled_in_a_skill_and_equal_input_gives_equal_order(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(lines([sample("add", at) for at in range(1000)]))
+    (tmp_path / "a.jsonl").write_bytes(lines([sample("add", number) for number in range(1000)]))
     works("tag", "metadata", tmp_path / "a.jsonl", "--field", "skill", "--out", tmp_path / "T", "--workers", 1)
     command = ("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--workers", 1, "--holdout", 0)
     works(*command, "--out", tmp_path / "S1", "--shard-size", "100kB")
@@ -199,7 +200,7 @@ def test_samples_are_shuffled_in_a_skill_and_equal_input_gives_equal_order(tmp_p
     first, second = (ids(ShardSet.open(tmp_path / name), "train") for name in ("S1", "S2"))
     assert first == second
     numbers = [int(identity.split("-")[1]) for identity in first]
-    places_moved = sum(abs(number - at) for at, number in enumerate(numbers)) / 1000
+    places_moved = sum(abs(number - position) for position, number in enumerate(numbers)) / 1000
     assert 250 < places_moved < 420  # a random order moves a sample by a third of the length
 
 
@@ -235,6 +236,6 @@ def test_a_real_corpus_goes_the_whole_way(real_corpus: tuple[str, Path], tmp_pat
 
 @pytest.mark.parametrize("num_skills", [27, 9])
 def test_a_generated_corpus_goes_the_whole_way(num_skills: int, tmp_path: Path) -> None:
-    records = samples(**{f"skill{at:02d}": 20 + 7 * at for at in range(num_skills)})
+    records = samples(**{f"skill{number:02d}": 20 + 7 * number for number in range(num_skills)})
     corpus = write_corpus(tmp_path / "corpus", records, num_files=5)
     check_the_whole_way(corpus, tmp_path, "meta.skill", len(records), num_skills)

@@ -1,4 +1,4 @@
-"""What every stream of a run gives to the adapters of trainers: draws of a mixer and blocks of packed tokens alike."""
+"""The stream interface that trainers' adapters use: draws of a mixer and blocks of packed tokens alike."""
 
 import json
 import re

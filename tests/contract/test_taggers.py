@@ -1,4 +1,4 @@
-"""Every tagger keeps the same promises; a new one is one row."""
+"""Every tagger keeps the same promises. A new tagger is one row."""
 
 import pickle
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from tests.conftest import HERE, tree
 from tests.topics import minilm, topic_corpus
 
 Build = Callable[[Path], Tagger | Finder]
-"""A tagger, given the directory that holds tags by embedding."""
+"""A function that makes a tagger from the directory with tags by embedding."""
 
 TAGGERS: dict[str, Build] = {
     "metadata": lambda base: taggers.metadata("topic"),
@@ -55,14 +55,14 @@ def base(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(corpus: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The tags that one process makes, undisturbed; made once."""
+    """Return a function that makes the tags of an undisturbed single process."""
     folder = tmp_path_factory.mktemp("expected")
 
-    def made(name: str) -> Path:
+    def tags_of(name: str) -> Path:
         tag(corpus, TAGGERS[name](base), folder / name)
         return folder / name
 
-    return made
+    return tags_of
 
 
 def tag(corpus: Path, tagger: Tagger | Finder, out: Path, backend: Backend = HERE, **more: Any) -> Tags:
@@ -93,11 +93,11 @@ def test_a_pool_gives_the_bytes_of_one_process(
 
 
 class Killed(BaseException):
-    """Ends a run as a kill does: nothing catches it."""
+    """An end of a run that nothing catches, as by a kill."""
 
 
 def after(num_tasks: int) -> Any:
-    """An `on_stage` that ends the run when so many tasks are done."""
+    """Return an `on_stage` that ends the run after a number of finished tasks."""
     left = [num_tasks]
 
     def done(task: object, record: object) -> None:

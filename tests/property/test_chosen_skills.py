@@ -1,4 +1,4 @@
-"""Some skills of a shard set: the stream, the tokens, the losses and the graph are those of the whole set, without the others."""
+"""A chosen set has the stream, the tokens, the losses and the graph of the whole set without the other skills."""
 
 import json
 import pickle
@@ -29,7 +29,7 @@ choices = st.lists(st.sampled_from(SKILLS), min_size=1, max_size=3, unique=True)
 
 
 def stream(shards: ShardSet, policy: Policy, num: int, **arguments: object) -> list[tuple[str, str]]:
-    """Skill and id of the first draws."""
+    """Return skill and id of the first draws."""
     with tempfile.TemporaryDirectory() as folder:
         mixer = Mixer(shards, policy, ledger=folder, round_draws=64, seed=7, **arguments)  # type: ignore[arg-type]
         return list(zip(mixer.batch(0, num).skill, mixer.ids(0, num), strict=True))
@@ -178,7 +178,7 @@ def test_fit_takes_the_sizes_of_the_chosen_skills(shards: ShardSet, tmp_path: Pa
 
 
 def test_names_that_can_be_read_once_only_are_chosen_all_the_same() -> None:
-    """A generator that was counted and then read again gave a set without skills."""
+    """A generator that is counted and then read again would give a set without skills."""
     names: Any = (name for name in ("carry", "add"))
     chosen = choose_names(names, ("add", "carry", "negate"), what="skills", error=ShardError)
     assert sorted(chosen) == ["add", "carry"]

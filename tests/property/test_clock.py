@@ -1,4 +1,4 @@
-"""The clock: steps become positions by one line, wherever a run was resumed, and never by a guess."""
+"""The clock turns steps into positions by a single rule, wherever a run was resumed, and never guesses."""
 
 from dataclasses import replace
 

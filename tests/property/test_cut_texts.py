@@ -1,4 +1,4 @@
-"""Texts cut out of files in memory: the same as by slicing and decoding, whatever their lengths and places."""
+"""Texts cut out of files in memory equal the texts by slicing and decoding, for all lengths and positions."""
 
 import mmap
 import random
@@ -29,16 +29,16 @@ def test_texts_come_as_they_were_written_in_any_order_and_however_the_files_are_
 ) -> None:
     raw = [[text.encode() for text in texts] for texts in files]
     ends = [np.cumsum([0, *map(len, texts)]) for texts in raw]
-    draws = [(file, at) for file, texts in enumerate(files) for at in range(len(texts))]
+    draws = [(file, number) for file, texts in enumerate(files) for number in range(len(texts))]
     random.Random(0).shuffle(draws)
     which = np.array([file for file, _ in draws], np.int64)
-    start = np.array([ends[file][at] for file, at in draws], np.int64)
-    end = np.array([ends[file][at + 1] for file, at in draws], np.int64)
+    start = np.array([ends[file][number] for file, number in draws], np.int64)
+    end = np.array([ends[file][number + 1] for file, number in draws], np.int64)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(round_plan, "WINDOW_BYTES", window)
         memories = [_file(raw[0]), *(memoryview(_file(texts)) for texts in raw[1:])]
         maps = Maps(memories)
-        assert maps.texts(maps.views(which, start, end)) == [files[file][at] for file, at in draws]
+        assert maps.texts(maps.views(which, start, end)) == [files[file][number] for file, number in draws]
 
 
 def test_a_text_that_arrow_cannot_count_is_refused() -> None:

@@ -1,7 +1,7 @@
-"""Killed anywhere and gone on with other ranks, workers and batch sizes, under any lag: the stream of one reader.
+"""A run that is killed anywhere and continues with other ranks, workers and batch sizes gives the stream of a single reader, under any lag.
 
-A training is simulated: each loader worker asks for its batches through a mixer of its own, with the calls that a `DataLoader`
-makes, in any order; a kill throws all objects away. Real kills of real processes: tests/fault/test_killed_elastic.py.
+The tests simulate a training. Each loader worker asks for its batches through a mixer of its own, with the calls of a `DataLoader`, in any
+order. A kill throws all objects away. tests/fault/test_killed_elastic.py kills real processes.
 """
 
 import random
@@ -35,44 +35,46 @@ def live() -> Policy:
 
 
 def losses_at(draw: int) -> dict[str, float]:
-    """What a deterministic trainer would measure: a function of the samples seen."""
-    return {skill: 3.0 / (1 + draw * (at + 1) / 100) for at, skill in enumerate(SKILLS)}
+    """Return the losses of a deterministic trainer, a function of the samples seen."""
+    return {skill: 3.0 / (1 + draw * (number + 1) / 100) for number, skill in enumerate(SKILLS)}
 
 
 def mixer(shards: ShardSet, ledger: Path, *, lag: Lag, round_draws: int) -> Mixer:
     return Mixer(shards, live(), ledger=ledger, round_draws=round_draws, lag=lag, wait_s=0.0, initial_losses=False)
 
 
-def report_up_to(one: Mixer, draw: int, reported: int) -> int:
-    """Report as a trainer does on its way to a draw: every `EVERY` draws and at the rounds' ends; where it stands."""
-    for at in range(max(1, reported + 1), draw + 1):
-        if at % EVERY == 0 or at % one.round_draws == 0:
-            one.round((at - 1) // one.round_draws)  # what a model has seen has been decided
-            one.report(at, losses_at(at), draw=at)
+def report_up_to(stream: Mixer, draw: int, reported: int) -> int:
+    """Report as a trainer does before a draw, every `EVERY` draws and at the ends of rounds, and return the draw that was reached."""
+    for position in range(max(1, reported + 1), draw + 1):
+        if position % EVERY == 0 or position % stream.round_draws == 0:
+            stream.round(
+                (position - 1) // stream.round_draws
+            )  # the model has seen these draws, so the round is decided
+            stream.report(position, losses_at(position), draw=position)
     return max(draw, reported)
 
 
 def by_one_reader(shards: ShardSet, ledger: Path, *, lag: Lag, round_draws: int, num_draws: int) -> list[str]:
-    """The texts of an undisturbed run that reports on time and reads no sample ahead."""
-    one = mixer(shards, ledger, lag=lag, round_draws=round_draws)
+    """Return the texts of an undisturbed run that reports in time and reads no sample ahead."""
+    stream = mixer(shards, ledger, lag=lag, round_draws=round_draws)
     edges = sorted({*range(0, num_draws, EVERY), *range(0, num_draws, round_draws), num_draws})
-    found: list[str] = []
+    texts: list[str] = []
     for first, end in pairwise(edges):
-        report_up_to(one, first, first - 1)
-        found += one.batch(first, end - first).text
-    return found
+        report_up_to(stream, first, first - 1)
+        texts += stream.batch(first, end - first).text
+    return texts
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """How a training is run until it is killed.
+    """The part of a training before a kill.
 
     Attributes:
-        workers: of each rank.
-        batch_size: samples per rank and step.
-        steps: until the kill.
-        ahead: batches that the loaders read beyond the step, where the losses for them are there.
-        back: draws from the kill back to the last checkpoint.
+        workers: Number of loader workers of a rank.
+        batch_size: Samples per rank and step.
+        steps: Number of steps before the kill.
+        ahead: Number of batches that the loaders read beyond the step, if the losses for these batches exist.
+        back: Number of draws from the kill back to the last checkpoint.
     """
 
     world_size: int
@@ -95,15 +97,15 @@ stretches = st.builds(
 
 
 class Worker:
-    """One reader: the batches number, number + workers, ... of a rank, each once and in their order."""
+    """A reader of the batches number, number + workers, ... of a rank, each batch once and in order."""
 
-    def __init__(self, one: Mixer, rank: int, number: int, stretch: Stretch) -> None:
-        self.dataset = MixedDataset(one, rank=rank, world_size=stretch.world_size)
+    def __init__(self, stream: Mixer, rank: int, number: int, stretch: Stretch) -> None:
+        self.dataset = MixedDataset(stream, rank=rank, world_size=stretch.world_size)
         self.batch_size, self.stride, self.next = stretch.batch_size, max(1, stretch.workers), number
         self.info = SimpleNamespace(id=number, num_workers=self.stride, seed=number)
 
     def read_to(self, batch: int, monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
-        """All its batches up to one, or to the first for which losses are missing: draw -> text."""
+        """Read up to a batch, or up to the first batch whose losses are missing, and return the text of each draw."""
         seen: dict[int, str] = {}
         monkeypatch.setattr(adapter, "get_worker_info", lambda: self.info)
         while self.next <= batch and self._is_ready(end := (self.next + 1) * self.batch_size):
@@ -113,9 +115,9 @@ class Worker:
         return seen
 
     def _is_ready(self, end: int) -> bool:
-        one = self.dataset.mixer
+        stream = self.dataset.mixer
         try:
-            one.round((one.draw + end * self.dataset.world_size - 1) // one.round_draws)
+            stream.round((stream.draw + end * self.dataset.world_size - 1) // stream.round_draws)
         except RoundError:
             return False
         return True
@@ -124,19 +126,21 @@ class Worker:
 def train(
     mixers: list[Mixer], stretch: Stretch, seen: dict[int, str], chance: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> int:
-    """One stretch, until the kill; the draw where it comes. What is seen again must be what was seen before."""
+    """Train a stretch up to the kill, and return the last draw. A draw that is seen again must have the same text."""
     trainer, *of_workers = mixers
     first, step_draws = trainer.draw, stretch.world_size * stretch.batch_size
     stride = max(1, stretch.workers)
-    workers = [Worker(one, at // stride, at % stride, stretch) for at, one in enumerate(of_workers)]
-    reported = max(0, first - 15)  # what the ledger holds already is reported again
+    workers = [Worker(stream, number // stride, number % stride, stretch) for number, stream in enumerate(of_workers)]
+    reported = max(0, first - 15)  # the reports that the ledger already holds are repeated
     for step in range(stretch.steps):
         chance.shuffle(workers)
-        found = [worker.read_to(step + stretch.ahead, monkeypatch) for worker in workers]
+        batches = [worker.read_to(step + stretch.ahead, monkeypatch) for worker in workers]
         done = first + (step + 1) * step_draws
-        reported = report_up_to(trainer, done, reported)  # before the step's last batches where they need it (lag=0)
-        found += [worker.read_to(step, monkeypatch) for worker in workers]
-        for draw, text in (pair for some in found for pair in some.items()):
+        reported = report_up_to(
+            trainer, done, reported
+        )  # before the last batches of the step, which need the losses when the lag is 0
+        batches += [worker.read_to(step, monkeypatch) for worker in workers]
+        for draw, text in (pair for batch in batches for pair in batch.items()):
             assert seen.setdefault(draw, text) == text
         assert all(draw in seen for draw in range(first, done))
     return done
@@ -166,7 +170,7 @@ def test_any_ranks_workers_batches_and_kills_give_the_stream_of_one_reader(
         mixers = [mixer(shards, ledger, lag=lag, round_draws=round_draws) for _ in range(1 + num_workers)]
         if saved:
             resume_all(mixers, saved)
-            if lag == "live":  # other losses are at hand now: the rounds from here on are decided anew
+            if lag == "live":  # other losses exist now, so the later rounds are decided again
                 seen = {draw: text for draw, text in seen.items() if draw < saved}
         saved = max(0, train(mixers, stretch, seen, chance, monkeypatch) - stretch.back)
         if not saved:
@@ -188,5 +192,5 @@ def resume_all(mixers: list[Mixer], draw: int) -> None:
         warnings.filterwarnings("ignore", "resumed at draw")
         state = mixers[0].state_at(draw).model_dump(by_alias=True)
         mixers[0].load_state_dict(state)
-        for one in mixers[1:]:
-            one.load_state_dict(state, generation=mixers[0].generation)
+        for other in mixers[1:]:
+            other.load_state_dict(state, generation=mixers[0].generation)

@@ -1,7 +1,7 @@
-"""Two and three processes on one ledger, in any interleaving, with kills: the surviving run's stream is an undisturbed one's.
+"""Two or three processes write to a ledger in any interleaving, with kills, and the surviving run has an undisturbed run's stream.
 
-A process is a mixer, and its loader workers are pickled copies of it. A kill leaves the mixer and its copies alive as stale writers:
-they go on to write what passed their checks before the resume, by the names of their own generation.
+A process is a mixer, and the loader workers of the process are pickled copies of the mixer. A kill leaves the mixer and the copies alive as
+stale writers. A stale writer still writes every record that passed its checks before the resume, under the names of its own generation.
 """
 
 import pickle
@@ -48,7 +48,7 @@ class Process:
         self.readers = [pickle.loads(pickle.dumps(self.mixer)) for _ in range(workers)] or [self.mixer]
 
     def train(self, seen: dict[int, str]) -> None:
-        """One step: a batch by one of the readers, then the losses."""
+        """Train a step: a batch by one of the readers, then the losses."""
         first = self.step * STEP
         ids = self.readers[self.step % len(self.readers)].ids(first, STEP)
         for draw, identity in enumerate(ids, start=first):
@@ -57,14 +57,14 @@ class Process:
         self.mixer.report(self.step, losses_at(self.step))
 
     def read_ahead(self) -> None:
-        """What a prefetching worker does: ask for the next round, if its losses are there."""
+        """Ask for the next round as a prefetching worker does, if the losses of the round exist."""
         try:
             self.readers[-1].round(self.step * STEP // ROUND + 1)
         except RoundError:
             return
 
     def write_late(self, poison: float) -> None:
-        """Writes of a stale process that passed all its checks before the run was resumed elsewhere."""
+        """Write the records of a stale process that passed all checks before another process resumed the run."""
         for reader in (self.mixer, *self.readers):
             records = reader._rounds.records
             number = 0
@@ -83,7 +83,7 @@ class Process:
             decided = records.rounds.num()
             try:
                 record = reader._rounds._decide(decided, records.rounds.get(decided - 1) if decided else None)
-            except (RoundError, LedgerError):  # it waits for losses, and notices while it waits
+            except (RoundError, LedgerError):  # the process waits for losses, and notices the resume during the wait
                 continue
             records.ledger.put(records.rounds.name(decided), record.to_bytes())
 
@@ -133,6 +133,8 @@ def test_stale_processes_change_nothing_in_the_run_that_took_over(
     alone, expected = Process(shards, tmp_path_factory.mktemp("alone"), lag, 0, None), dict[int, str]()
     for _ in range(STEPS):
         alone.train(expected)
-    if lag == "live":  # which losses are at hand depends on when a round is asked for, so only the counts must fit
+    if (
+        lag == "live"
+    ):  # the losses that exist depend on the time of the request for a round, so only the counts must fit
         expected = dict(enumerate(process.mixer.ids(0, STEPS * STEP)))
     assert seen == expected

@@ -34,7 +34,7 @@ def rule(
 
 
 def planted(run: Trial, skills: tuple[str, ...], effects: np.ndarray, noise: float = 0.0) -> LossCurve:
-    """Losses that fall in a straight line by the sum of the effects of the skills trained on, their samples counted."""
+    """Make losses that fall in a straight line by the sum of the effects of the trained skills, weighted by the number of samples."""
     total = sum(effects[skills.index(skill)] * run.samples_per_skill for skill in run.trained_on)
     assert isinstance(total, np.ndarray)
     off = np.random.default_rng([run.seed, *map(ord, run.trained_on)]).normal(0, noise, len(skills)) if noise else 0.0
@@ -89,10 +89,10 @@ def test_a_planted_graph_is_found_again(method: Method, skills: tuple[str, ...],
     effects = np.random.default_rng(seed).normal(0, 0.05, (len(skills), len(skills)))
     share = 1.0 if average == "end" else np.linspace(0, 1, POINTS)[1:].mean()
     samples = len(skills) * 2 if method == "linear" else 2
-    found = learned(method, skills, effects, rule(average=average)).edges
-    assert np.allclose(found, effects * samples * share)
+    edges = learned(method, skills, effects, rule(average=average)).edges
+    assert np.allclose(edges, effects * samples * share)
     relative = learned(method, skills, effects, rule("relative", average=average)).edges
-    assert np.allclose(relative, found / START)
+    assert np.allclose(relative, edges / START)
 
 
 @settings(deadline=None)
@@ -101,12 +101,12 @@ def test_brute_force_gives_what_the_half_of_the_batch_gives_more_than_more_of_th
     skills: tuple[str, ...], seed: int
 ) -> None:
     effects = np.random.default_rng(seed).normal(0, 0.05, (len(skills), len(skills)))
-    found = learned("brute-force", skills, effects, rule()).edges
+    edges = learned("brute-force", skills, effects, rule()).edges
     own = np.diag(effects)
     expected = np.where(
         np.eye(len(skills), dtype=bool), 2 * len(skills) * effects, len(skills) * (effects - own[None, :])
     )
-    assert np.allclose(found, expected)
+    assert np.allclose(edges, expected)
 
 
 @settings(deadline=None)
@@ -124,7 +124,7 @@ def test_edges_follow_the_names(
 ) -> None:
     effects = np.random.default_rng(seed).normal(0, 0.05, (len(skills), len(skills)))
     order = random.Random(seed).sample(range(len(skills)), len(skills))
-    moved = tuple(skills[at] for at in order)
+    moved = tuple(skills[index] for index in order)
     how = rule(word, clamp=clamp, off_diagonal=off, direct=direct)
     first = learned(method, skills, effects, how, seeds=2).edges
     second = learned(method, moved, effects[np.ix_(order, order)], how, seeds=2).edges
@@ -144,18 +144,20 @@ digraphs = st.integers(2, 7).flatmap(lambda k: st.lists(st.booleans(), min_size=
 def test_direct_edges_are_the_transitive_reduction_of_what_has_an_order(bits: list[bool]) -> None:
     k = math.isqrt(len(bits))
     helps = np.array(bits).reshape(k, k) & ~np.eye(k, dtype=bool)
-    skills = [str(at) for at in range(k)]
+    skills = [str(number) for number in range(k)]
     whole = networkx.from_numpy_array(helps, create_using=networkx.DiGraph)
     parts = networkx.condensation(whole)
     part_of, reduced = parts.graph["mapping"], networkx.transitive_reduction(parts)
-    kept = [(i, j) for i, j in whole.edges if part_of[i] == part_of[j] or (part_of[i], part_of[j]) in reduced.edges]
+    remaining = [
+        (i, j) for i, j in whole.edges if part_of[i] == part_of[j] or (part_of[i], part_of[j]) in reduced.edges
+    ]
     expected = np.eye(k)
-    expected[tuple(zip(*kept, strict=True)) if kept else ([], [])] = 1
+    expected[tuple(zip(*remaining, strict=True)) if remaining else ([], [])] = 1
     assert direct_edges(0.5 * helps, skills, skills, 0.1).tolist() == expected.tolist()
 
 
 def test_direct_edges_count_those_that_are_large_enough_and_know_skills_by_name() -> None:
-    # c is not measured, d not trained on; a -> d is explained by a -> b -> d, but not where b -> d is too small to count
+    # c is not measured, and d is not trained. a -> b -> d explains a -> d, but not if b -> d is too small to count.
     edges = np.array([[0.9, 0.5, 0.3], [0.0, 0.9, 0.2], [0.0, 0.1, -0.4]])
     train, measured = ("a", "b", "c"), ("a", "b", "d")
     assert direct_edges(edges, train, measured, 0.3).tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
@@ -167,9 +169,9 @@ def test_direct_edges_count_those_that_are_large_enough_and_know_skills_by_name(
 def test_a_planted_chain_is_what_the_direct_edges_of_all_its_prerequisites_are() -> None:
     skills = tuple("abcd")
     effects = 0.1 * np.triu(np.ones((4, 4))) + 0.1 * np.eye(4)
-    found = learned("leave-one-out", skills, effects, rule(off_diagonal=0.5, direct=0.5), seeds=3, noise=0.001)
-    assert found.edges.tolist() == (np.eye(4) + 0.5 * np.eye(4, k=1)).tolist()
-    assert found.standard_errors is None, "they are set, not measured"
+    graph = learned("leave-one-out", skills, effects, rule(off_diagonal=0.5, direct=0.5), seeds=3, noise=0.001)
+    assert graph.edges.tolist() == (np.eye(4) + 0.5 * np.eye(4, k=1)).tolist()
+    assert graph.standard_errors is None, "the edges are set, not measured"
     for share in (-0.1, 1.1, float("nan")):
         with pytest.raises(GraphError, match="give a share of the largest edge between skills, from 0 to 1"):
             rule(direct=share)
@@ -177,8 +179,8 @@ def test_a_planted_chain_is_what_the_direct_edges_of_all_its_prerequisites_are()
 
 def test_standard_errors_are_those_of_the_mean_and_tell_edges_from_noise() -> None:
     skills, effects = ("a", "b", "c"), np.array([[0.2, 0.1, 0.0], [0.0, 0.2, 0.1], [0.0, 0.0, 0.2]])
-    found = learned("leave-one-out", skills, effects, rule(), seeds=8, noise=0.02)
-    assert found.standard_errors is not None
+    graph = learned("leave-one-out", skills, effects, rule(), seeds=8, noise=0.02)
+    assert graph.standard_errors is not None
     singles = [
         derive_edges(
             "leave-one-out",
@@ -192,20 +194,20 @@ def test_standard_errors_are_those_of_the_mean_and_tell_edges_from_noise() -> No
         ).edges
         for seed in range(8)
     ]
-    assert np.allclose(found.edges, np.mean(singles, axis=0))
-    assert np.allclose(found.standard_errors, np.std(singles, axis=0, ddof=1) / np.sqrt(8))
-    certain = ~is_uncertain(found.edges, found.standard_errors, 8)
+    assert np.allclose(graph.edges, np.mean(singles, axis=0))
+    assert np.allclose(graph.standard_errors, np.std(singles, axis=0, ddof=1) / np.sqrt(8))
+    certain = ~is_uncertain(graph.edges, graph.standard_errors, 8)
     assert certain[effects > 0].all()
     dropped = learned("leave-one-out", skills, effects, rule(drop=True), seeds=8, noise=0.02).edges
     assert np.array_equal(dropped != 0, certain)
 
 
 def needing(steps_alone: float, steps_pair: float, *, seed: int = 0, points: int = 400) -> list[LossCurve]:
-    """Brute-force runs on a and b in which b reaches a loss of 1 after so many steps, alone and in the pair."""
-    at = np.arange(points)
+    """Make brute-force trials on a and b. b reaches a loss of 1 after a number of steps alone, and after another number in the pair."""
+    step = np.arange(points)
 
     def falls(steps: float) -> np.ndarray:
-        return np.stack([np.full(points, 3.0), np.where(at >= steps, 0.5, 3.0)], axis=1)
+        return np.stack([np.full(points, 3.0), np.where(step >= steps, 0.5, 3.0)], axis=1)
 
     runs = ((("a",), math.inf), (("b",), steps_alone), (("a", "b"), steps_pair))
     return [LossCurve(key, seed, falls(steps)) for key, steps in runs]
@@ -239,7 +241,7 @@ def test_a_threshold_is_definition_2_2_and_threshold_own_counts_samples_of_the_s
 @pytest.mark.parametrize("noise", [0.05, 0.1, 0.2])
 @pytest.mark.parametrize("num_seeds", [1, 3, 5])
 def test_a_skill_that_does_nothing_is_an_edge_rarely(noise: float, num_seeds: int) -> None:
-    """Half of the pair's samples are wasted, so the pair needs twice the steps, give or take the noise."""
+    """Half of the pair's samples are wasted, so the pair needs about twice the steps, within the noise."""
     rng = np.random.default_rng([num_seeds, round(100 * noise)])
     edges = {"threshold:1.0": 0.0, "threshold-own:1.0": 0.0}
     for _ in range(200):
@@ -257,22 +259,22 @@ def test_a_skill_that_does_nothing_is_an_edge_rarely(noise: float, num_seeds: in
 def test_a_skill_that_helps_is_an_edge_by_both_rules_over_seeds() -> None:
     rng = np.random.default_rng(0)
     curves = [curve for seed in range(3) for curve in needing(100 + rng.normal(0, 5), 70 + rng.normal(0, 5), seed=seed)]
-    found = derive_edges("brute-force", ("a", "b"), ("a", "b"), curves, rule=rule("threshold:1.0"))
-    assert found.edges.tolist() == [[1.0, 1.0], [0.0, 1.0]]
-    assert found.standard_errors is None, "0 or 1 by a rule, not measured"
+    derived = derive_edges("brute-force", ("a", "b"), ("a", "b"), curves, rule=rule("threshold:1.0"))
+    assert derived.edges.tolist() == [[1.0, 1.0], [0.0, 1.0]]
+    assert derived.standard_errors is None, "0 or 1 by a rule, not measured"
     assert edge_of("threshold-own:1.0", curves) == 1.0
     unlucky = [*curves, *needing(100, math.inf, seed=3)]
     assert edge_of("threshold:1.0", unlucky) == 0.0, "one seed never came down to the loss"
 
 
 def test_a_left_out_skill_is_an_edge_where_the_full_mixture_needs_no_more_data_in_all() -> None:
-    """Of three skills alike, the mixture without one has two thirds of the samples at a step."""
+    """The three skills are equal, so the mixture without c has two thirds of the samples at a step."""
 
     def without_c(steps_all: float, steps_left: float) -> dict[str, float]:
-        at = np.arange(50)
+        step = np.arange(50)
         runs = [("a", "b", "c"), ("b", "c"), ("a", "c"), ("a", "b")]
         curves = [
-            LossCurve(key, 0, np.where(at >= (steps_left if key == ("a", "b") else steps_all), 0.5, 3.0)[:, None])
+            LossCurve(key, 0, np.where(step >= (steps_left if key == ("a", "b") else steps_all), 0.5, 3.0)[:, None])
             for key in runs
         ]
         words = ("threshold:1.0", "threshold-own:1.0")

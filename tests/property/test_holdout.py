@@ -1,4 +1,4 @@
-"""A text never stands in train and in holdout, every skill keeps what it can, every sample is accounted for."""
+"""A text never stands in train and in holdout, every skill keeps as much as possible, and every sample is accounted for."""
 
 import json
 import resource
@@ -27,7 +27,7 @@ from tests.conftest import HERE, lines, tree
 
 # ----------------------------------------------------------------------------------------------- when texts are the same
 
-# Letters whose case, composition or white space is hard: final sigma, sharp s, dotted I, iota subscript, ideographic space.
+# Letters with a hard case, composition or white space: final sigma, sharp s, dotted I, iota subscript, ideographic space.
 LETTERS = (
     "aAbBzZ09.\0 \t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2003\u2028\u3000éÉe\u0301ßẞİ\u0131Σ\u03c3ςΐ\u0345ᾳǰ😀"
     "“\u2013•→\u0338\u2329\u212b\u1100\u1161\u11a8\u0b47\u0b3e\u3099かⒶ漢ǅ\U0001d400\U00011131\U00011127"
@@ -76,7 +76,7 @@ def test_texts_that_differ_in_more_are_no_copies() -> None:
 # -------------------------------------------------------------------------------------------------- which texts are held out
 
 Members = dict[str, dict[int, tuple[int, int]]]
-"""Hash of a text -> skill -> samples and bytes."""
+"""Hash of a text -> skill -> number of samples and bytes."""
 
 
 def sizes_of(members: Members, num_skills: int, is_held_out: Mapping[str, bool]) -> np.ndarray:
@@ -153,7 +153,7 @@ def test_a_skill_gets_its_lowest_text_and_one_whose_texts_all_fall_below_the_cut
 
 
 def test_three_skills_that_share_three_texts_in_pairs_all_train_and_two_are_measured() -> None:
-    """No split of three texts gives each of these skills one on both sides; what cannot be had is a held-out sample."""
+    """No split of three texts gives each of the three skills a text on both sides, so one skill goes without a held-out sample."""
     a, b, c = ("8" + "0" * 31, "9" + "0" * 31, "a" + "0" * 31)
     split = decide(
         {a: {0: (1, 1), 2: (1, 1)}, b: {0: (1, 1), 1: (1, 1)}, c: {1: (1, 1), 2: (1, 1)}}, 3, cut_of(0.1), most=1
@@ -186,10 +186,10 @@ def corpus_of(folder: Path, rows: list[tuple[str, str, str, int]]) -> Path:
 
 
 def by_split(shards: ShardSet) -> dict[str, list[tuple[str, str, str]]]:
-    """Split -> skill, id and folded text of every sample."""
+    """Return skill, id and folded text of every sample, by split."""
     return {
-        name: [(skill, sample.id, folded(sample.text)) for skill, samples in found.items() for sample in samples]
-        for name, found in (("train", shards.train), ("holdout", shards.holdout))
+        name: [(skill, sample.id, folded(sample.text)) for skill, samples in skills.items() for sample in samples]
+        for name, skills in (("train", shards.train), ("holdout", shards.holdout))
     }
 
 
@@ -218,8 +218,8 @@ def test_no_text_is_on_both_sides_and_every_sample_is_accounted_for(
     shards = ShardSet.open(folder / "shards")
     assert isinstance(shards.manifest, Manifest)
     assert shards.verify() == []
-    found = by_split(shards)
-    train, held_out = ({text for _, _, text in found[name]} for name in ("train", "holdout"))
+    samples = by_split(shards)
+    train, held_out = ({text for _, _, text in samples[name]} for name in ("train", "holdout"))
     assert not train & held_out
     rule = shards.manifest.split
     exceptions = {*rule.also_held_out, *rule.kept_in_train}
@@ -236,7 +236,7 @@ def test_no_text_is_on_both_sides_and_every_sample_is_accounted_for(
     assert {skill.name: skill.num_copies for skill in shards.manifest.skills} == {
         skill: num_copies[skill] for skill, *_ in rows
     }
-    in_shards = Counter(identity for name in found for _, identity, _ in found[name])
+    in_shards = Counter(identity for name in samples for _, identity, _ in samples[name])
     assert set(in_shards.values()) == {1}
     lines_aside = [
         json.loads(line)
@@ -262,7 +262,7 @@ def test_no_text_is_on_both_sides_and_every_sample_is_accounted_for(
 
 
 def test_the_jsons_of_many_small_samples_take_the_memory_of_their_bytes() -> None:
-    """Bytes as orjson gives them keep their first buffer: 50,000 of them took 225 MB."""
+    """Bytes from orjson keep their first buffer: 50,000 of these objects took 225 MB."""
     sample = Sample("id", "text", {"skill": "add", "number": 7})
     before = resident_bytes()
     jsons = [sort.member_json(sample, "add") for _ in range(50_000)]

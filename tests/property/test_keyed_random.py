@@ -22,8 +22,8 @@ def test_fewer_words_are_the_beginning_of_more(key: list[str | int], num: int, m
 
 
 @given(labels, labels)
-def test_other_labels_give_other_words(one: list[str | int], other: list[str | int]) -> None:
-    assert (keyed_words(2, *one).tolist() == keyed_words(2, *other).tolist()) == (one == other)
+def test_other_labels_give_other_words(first: list[str | int], second: list[str | int]) -> None:
+    assert (keyed_words(2, *first).tolist() == keyed_words(2, *second).tolist()) == (first == second)
 
 
 def test_the_words_are_the_committed_ones() -> None:
@@ -36,17 +36,17 @@ def test_the_words_are_the_committed_ones() -> None:
 
 def test_threads_do_not_disturb_one_another() -> None:
     expected = [keyed_words(20, "thread", number).tolist() for number in range(8)]
-    found: dict[int, list[list[int]]] = {}
+    words_of: dict[int, list[list[int]]] = {}
 
     def draw(number: int) -> None:
-        found[number] = [keyed_words(20, "thread", number).tolist() for _ in range(200)]
+        words_of[number] = [keyed_words(20, "thread", number).tolist() for _ in range(200)]
 
     threads = [threading.Thread(target=draw, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(words == expected[number] for number, drawn in found.items() for words in drawn)
+    assert all(words == expected[number] for number, drawn in words_of.items() for words in drawn)
 
 
 @given(labels, st.integers(0, 200), st.integers(1, 10**12))
@@ -103,7 +103,7 @@ def test_a_batch_depends_on_its_key_and_step_alone_and_the_last_position_is_neve
 
     assert np.array_equal(batch(0, step=5), batch(0, step=5))
     others = [batch(0, step=5), batch(0, step=6), batch(1, step=5), batch(0, "add", step=5), batch(0, "carry", step=5)]
-    assert all(not np.array_equal(one, other) for at, one in enumerate(others) for other in others[:at])
+    assert all(not np.array_equal(earlier, later) for number, earlier in enumerate(others) for later in others[:number])
     emptied = batch(0, step=5, share=0.5) == 0
     assert not emptied[:, -1].any() and 0.3 < emptied[:, :-1].mean() < 0.7
     assert np.array_equal(batch(0, step=5, share=0.5)[~emptied], others[0][~emptied])

@@ -1,4 +1,4 @@
-"""Which observations a round uses, under every lag, against a computation of its own; and reports that never come."""
+"""The observations that a round uses, under every lag, against a computation of the test itself, and reports that never come."""
 
 import re
 import threading
@@ -36,11 +36,11 @@ def mixer(shards: ShardSet, ledger: Path, *, lag: Lag, **arguments: Any) -> Mixe
 
 
 def losses_at(draw: int) -> dict[str, float]:
-    return {skill: 3.0 / (1 + draw * (at + 1) / 100) for at, skill in enumerate(SKILLS)}
+    return {skill: 3.0 / (1 + draw * (number + 1) / 100) for number, skill in enumerate(SKILLS)}
 
 
 def weights_after(draws: list[int]) -> np.ndarray:
-    """SKILL-IT with an identity graph, from the last observations alone: q_i exp(eta sum L_i), normalised."""
+    """Compute SKILL-IT's weights with an identity graph from the last observations: q_i exp(eta sum L_i), normalised."""
     last = [losses_at(draw) for draw in draws[-WINDOW:]]
     raw = np.array([np.exp(ETA * sum(losses[skill] for losses in last)) for skill in SKILLS])
     return raw / raw.sum()
@@ -55,8 +55,8 @@ def weights_after(draws: list[int]) -> np.ndarray:
 def test_a_round_uses_all_observations_up_to_its_lag_and_none_after(
     shards: ShardSet, tmp_path_factory: pytest.TempPathFactory, gaps: list[int], lag: int, early: int
 ) -> None:
-    """However early they come: round r knows those up to draw (r - lag) x round_draws; rounds 0 .. lag know none."""
-    one = mixer(shards, tmp_path_factory.mktemp("ledger"), lag=lag)
+    """Reports may come early. Round r uses the observations up to draw (r - lag) x round_draws, and rounds 0 .. lag use none."""
+    stream = mixer(shards, tmp_path_factory.mktemp("ledger"), lag=lag)
     draws = np.cumsum(gaps).tolist()
     waiting, draws_reported = list(draws), list[int]()
     for number in range(ROUNDS):
@@ -67,21 +67,21 @@ def test_a_round_uses_all_observations_up_to_its_lag_and_none_after(
             waiting[0] <= (number - lag + early) * ROUND or (draws_reported[-1] if draws_reported else -1) < last_needed
         ):
             draw = waiting.pop(0)
-            if draw > (one.num_rounds + 1) * ROUND:
-                waiting.insert(0, draw)  # nobody can have seen so much of the stream yet
+            if draw > (stream.num_rounds + 1) * ROUND:
+                waiting.insert(0, draw)  # the stream is not yet decided so far, so no trainer can have seen the draw
                 break
-            one.report(draw, losses_at(draw), draw=draw)
+            stream.report(draw, losses_at(draw), draw=draw)
             draws_reported.append(draw)
         known = [draw for draw in draws if number > lag and draw <= last_needed]
         before = [draw for draw in draws if number - 1 > lag and draw <= last_needed - ROUND]
-        record = one.round(number)
+        record = stream.round(number)
         assert record.observations == known[len(before) :]
         assert record.num_observed == len(known)
         if known:
             np.testing.assert_allclose(record.weights, weights_after(known), rtol=1e-12)
         else:
-            assert record.weights == one.round(0).weights
-    assert verify_ledger(one.ledger) == []
+            assert record.weights == stream.round(0).weights
+    assert verify_ledger(stream.ledger) == []
 
 
 HINTS = {
@@ -93,30 +93,30 @@ HINTS = {
 
 @pytest.mark.parametrize("lag", HINTS)
 def test_the_error_of_a_stall_names_the_missing_report(shards: ShardSet, tmp_path: Path, lag: int) -> None:
-    one, reporter = mixer(shards, tmp_path, lag=lag, wait_s=0.05), mixer(shards, tmp_path, lag=lag)
+    reader, reporter = mixer(shards, tmp_path, lag=lag, wait_s=0.05), mixer(shards, tmp_path, lag=lag)
     for number in range(lag + 1):
-        assert one.round(number).observations == []
+        assert reader.round(number).observations == []
     with pytest.raises(
         RoundError,
         match=re.escape(
             f"waited 0.05 s for round {lag + 1}: no losses were reported yet, and round {lag + 1} needs an observation at 40 or later. {HINTS[lag]}"
         ),
     ):
-        one.round(lag + 1)
+        reader.round(lag + 1)
     reporter.report(40, losses_at(40), draw=40)
-    assert one.round(lag + 1).observations == [40]
+    assert reader.round(lag + 1).observations == [40]
     with pytest.raises(
         RoundError,
         match=re.escape(
             f"for round {lag + 2}: the last observation is of draw 40, and round {lag + 2} needs an observation at 80 or later. {HINTS[lag]}"
         ),
     ):
-        one.round(lag + 2)
+        reader.round(lag + 2)
 
 
 @pytest.mark.parametrize("lag", [0, 1, 3, "live"])
 def test_what_a_report_before_and_after_a_resume_does(shards: ShardSet, tmp_path: Path, lag: Lag) -> None:
-    """At the draw of the checkpoint and before, what was reported stands: equal losses have no effect, others are an error."""
+    """Reports up to the draw of the checkpoint stand: equal losses have no effect, and other losses are an error."""
     before = mixer(shards, tmp_path, lag=lag)
     states = {}
     for number, draw in enumerate((40, 80, 120)):
@@ -135,7 +135,9 @@ def test_what_a_report_before_and_after_a_resume_does(shards: ShardSet, tmp_path
         ObservationError, match=r"losses of step 60 \(draw 60\) come too late: .* holds losses of draw 80"
     ):
         after.report(60, losses_at(60), draw=60)
-    after.report(120, losses_at(999), draw=120)  # left behind: the run goes its own way from the checkpoint on
+    after.report(
+        120, losses_at(999), draw=120
+    )  # left behind, because the run continues from the checkpoint in its own way
     assert (after.generation, after.num_observations) == (1, 3)
     with pytest.raises(
         LedgerError, match=r"this run was resumed elsewhere: another process began generation 1 of .* at draw 80"
@@ -148,19 +150,19 @@ def test_resuming_twice_in_a_row_keeps_both_pasts(shards: ShardSet, tmp_path: Pa
     states: dict[int, Any] = {}
     ends = []
     for generation, draw in enumerate([0, 80, 40]):
-        one = mixer(shards, tmp_path, lag=1)
+        stream = mixer(shards, tmp_path, lag=1)
         if generation:
             with pytest.warns(
                 UserWarning, match=rf"resumed at draw {draw}: .* left behind in .*/{generation - 1:08d}\."
             ):
-                one.load_state_dict(states[draw])
+                stream.load_state_dict(states[draw])
         for number in range(draw // ROUND, 6):
-            one.round(number)
+            stream.round(number)
             losses = {skill: loss + generation for skill, loss in losses_at(number * ROUND + ROUND).items()}
-            one.report(number * ROUND + ROUND, losses, draw=number * ROUND + ROUND)
-            states.setdefault(number * ROUND + ROUND, one.state_at(number * ROUND + ROUND).model_dump(by_alias=True))
-        ends.append(one.round(5).to_bytes())
-        assert verify_ledger(one.ledger) == []
+            stream.report(number * ROUND + ROUND, losses, draw=number * ROUND + ROUND)
+            states.setdefault(number * ROUND + ROUND, stream.state_at(number * ROUND + ROUND).model_dump(by_alias=True))
+        ends.append(stream.round(5).to_bytes())
+        assert verify_ledger(stream.ledger) == []
     assert len(set(ends)) == 3
     for generation in range(3):
         path = tmp_path / "generations" / f"{generation:08d}" / "rounds" / "00000005.json"
@@ -172,7 +174,7 @@ def test_resuming_twice_in_a_row_keeps_both_pasts(shards: ShardSet, tmp_path: Pa
 def test_several_ranks_that_resume_together_are_of_one_generation(
     shards: ShardSet, tmp_path: Path, num_ranks: int, named: bool
 ) -> None:
-    """Ranks with the name of a job find each other by themselves; without one, they are told the generation of the first."""
+    """Ranks with the name of a job find their common generation. Without a name, the test passes on the generation of the first rank."""
     first = mixer(shards, tmp_path, lag=1)
     for number in range(6):
         first.round(number)
@@ -181,7 +183,7 @@ def test_several_ranks_that_resume_together_are_of_one_generation(
     state = first.state_at(80).model_dump(by_alias=True)
     ranks = [mixer(shards, tmp_path, lag=1, job="second" if named else None) for _ in range(num_ranks)]
     for rank in ranks:
-        rank.round(6)  # each has read on, and remembers it
+        rank.round(6)  # each rank has read ahead, and remembers the round
     together = threading.Barrier(num_ranks)
     generation = None
     with warnings.catch_warnings():
@@ -216,13 +218,13 @@ def test_ranks_that_resume_without_a_name_stop_each_other_and_are_told_the_remed
     first = mixer(shards, tmp_path, lag=1)
     first.round(0)
     state = first.state_at(40).model_dump(by_alias=True)
-    one, two = mixer(shards, tmp_path, lag=1), mixer(shards, tmp_path, lag=1)
-    one.load_state_dict(state)
-    two.load_state_dict(state)
-    assert (one.generation, two.generation) == (1, 2)
+    second, third = mixer(shards, tmp_path, lag=1), mixer(shards, tmp_path, lag=1)
+    second.load_state_dict(state)
+    third.load_state_dict(state)
+    assert (second.generation, third.generation) == (1, 2)
     with pytest.raises(LedgerError, match=re.escape("give all ranks the same Mixer(job=NAME)")):
-        one.round(1)
-    two.round(1)
+        second.round(1)
+    third.round(1)
 
 
 def test_a_job_of_one_name_cannot_resume_twice_at_different_draws(shards: ShardSet, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from skillshard.mixing.order import (
     quotas,
 )
 
-raw_weights = st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda found: sum(found) > 1e-6)
+raw_weights = st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda weights: sum(weights) > 1e-6)
 
 
 def weights_of(raw: list[float]) -> np.ndarray:
@@ -25,7 +25,7 @@ def weights_of(raw: list[float]) -> np.ndarray:
 
 
 def places(order: SkillOrder, start: int, stop: int) -> list[tuple[int, int]]:
-    """Shard and row of each draw."""
+    """Return shard and row of each draw."""
     return [(shard, row) for shard, rows in order.segments(start, stop) for row in rows.tolist()]
 
 
@@ -70,7 +70,7 @@ def test_with_constant_weights_no_skill_is_ever_two_samples_off(raw: list[float]
 
 
 def test_the_carry_of_a_round_that_was_cut_begins_anew() -> None:
-    """By hand: skill 0 has one sample left, and three draws are shared by two skills of equal weight, whatever was owed before."""
+    """Computed by hand: skill 0 has one sample left, and two skills of equal weight share three draws, whatever the carry was before."""
     fixed = fixed_point(np.array([0.5, 0.25, 0.25]))
     half = 1 << (SCALE_BITS - 1)
     for owed in ([0, -half, half], [0, half, -half], [0, 0, 0]):
@@ -84,8 +84,8 @@ def test_a_round_that_is_not_cut_keeps_the_carry(raw: list[float], num_draws: in
     fixed = fixed_point(weights_of(raw))
     _, carry = quotas(fixed, np.zeros(len(raw), np.int64), data.draw(st.integers(1, 50)))
     expected = quotas(fixed, carry, num_draws)
-    found = limited_quotas(fixed, carry, num_draws, np.full(len(raw), num_draws))
-    assert [part.tolist() for part in found] == [part.tolist() for part in expected]
+    limited = limited_quotas(fixed, carry, num_draws, np.full(len(raw), num_draws))
+    assert [part.tolist() for part in limited] == [part.tolist() for part in expected]
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=9).filter(lambda counts: sum(counts) > 0), st.integers(0, 99))
@@ -107,7 +107,7 @@ def test_a_permutation_holds_every_number_once(num: int, key: int) -> None:
 
 
 @given(st.lists(st.integers(1, 3 * STRIPE_ROWS), min_size=1, max_size=5), st.integers(0, 99), st.integers(0, 3))
-@settings(max_examples=50, deadline=None)  # wall time is not the order's matter
+@settings(max_examples=50, deadline=None)  # the time of the machine does not concern the order
 def test_every_epoch_of_a_skill_holds_every_sample_once(shard_rows: list[int], seed: int, epoch: int) -> None:
     order = SkillOrder(np.array(shard_rows), (seed, "add"))
     num = order.num_samples
@@ -117,7 +117,7 @@ def test_every_epoch_of_a_skill_holds_every_sample_once(shard_rows: list[int], s
 
 
 @given(st.lists(st.integers(1, 2500), min_size=1, max_size=4), st.data())
-@settings(max_examples=50, deadline=None)  # wall time is not the order's matter
+@settings(max_examples=50, deadline=None)  # the time of the machine does not concern the order
 def test_a_skill_can_be_read_from_any_position(shard_rows: list[int], data: st.DataObject) -> None:
     num = sum(shard_rows)
     start = data.draw(st.integers(0, 3 * num))
@@ -131,4 +131,4 @@ def test_epochs_differ_and_so_do_seeds_and_skills() -> None:
         return places(SkillOrder(np.array([500]), labels), epoch * 500, epoch * 500 + 500)
 
     orders = [first(0, "add"), first(1, "add"), first(0, "carry"), first(0, "add", epoch=1)]
-    assert all(one != other for at, one in enumerate(orders) for other in orders[:at])
+    assert all(order != earlier for number, order in enumerate(orders) for earlier in orders[:number])

@@ -1,4 +1,4 @@
-"""Blocks of tokens are a function of shards, counts, seed and ledger: whoever reads them, however often it is killed."""
+"""Blocks of tokens are a function of shards, counts, seed and ledger, for every reader and after any number of kills."""
 
 import itertools
 import warnings
@@ -27,7 +27,7 @@ slow = settings(max_examples=12, deadline=None, suppress_health_check=[HealthChe
 
 
 class Counted(NamedTuple):
-    """Shards, and their counts without and with a special token before each sample."""
+    """Shards with counts without and with a special token before each sample."""
 
     shards: ShardSet
     plain: TokenCounts
@@ -46,7 +46,7 @@ def live() -> Policy:
 
 
 def losses_at(step: int) -> dict[str, float]:
-    return {skill: 2.0 / (1 + step * (at + 1) / 10) for at, skill in enumerate(SKILLS)}
+    return {skill: 2.0 / (1 + step * (number + 1) / 10) for number, skill in enumerate(SKILLS)}
 
 
 def packed(
@@ -69,14 +69,14 @@ def packed(
     return PackedTokens(mixer, counts, block_tokens=block_tokens, separator=separator, step_blocks=step_blocks)
 
 
-def token_stream(one: PackedTokens, num_draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of the first draws one after the other, each tokenized by itself, and the draw of each token."""
+def token_stream(stream: PackedTokens, num_draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of the first draws in order, each text tokenized by itself, and the draw of each token."""
     tokens: list[int] = []
     draws: list[int] = []
-    for draw, text in enumerate(one.mixer.batch(0, num_draws).text):
-        special = one.counts.manifest.special_tokens
-        ids = one.counts.tokenizer.encode(text, add_special_tokens=special).ids
-        ids += [] if one.separator is None else [one.counts.token_id(one.separator)]
+    for draw, text in enumerate(stream.mixer.batch(0, num_draws).text):
+        special = stream.counts.manifest.special_tokens
+        ids = stream.counts.tokenizer.encode(text, add_special_tokens=special).ids
+        ids += [] if stream.separator is None else [stream.counts.token_id(stream.separator)]
         tokens += ids
         draws += [draw] * len(ids)
     return np.array(tokens), np.array(draws)
@@ -87,7 +87,7 @@ def token_stream(one: PackedTokens, num_draws: int) -> tuple[np.ndarray, np.ndar
     separator=st.sampled_from([None, EOS, BOS]),
     special=st.booleans(),
     round_draws=st.integers(7, 90),
-    asked=st.lists(st.integers(0, 400), min_size=1, max_size=6),
+    numbers=st.lists(st.integers(0, 400), min_size=1, max_size=6),
 )
 @slow
 def test_blocks_in_any_order_are_the_tokens_of_the_draws_in_order(
@@ -97,37 +97,37 @@ def test_blocks_in_any_order_are_the_tokens_of_the_draws_in_order(
     separator: str | None,
     special: bool,
     round_draws: int,
-    asked: list[int],
+    numbers: list[int],
 ) -> None:
     ledger = tmp_path_factory.mktemp("ledger")
-    one = packed(
+    stream = packed(
         uneven, ledger, block_tokens=block_tokens, separator=separator, special=special, round_draws=round_draws
     )
-    tokens, draws = token_stream(one, 1500)
+    tokens, draws = token_stream(stream, 1500)
     last = len(tokens) // block_tokens
-    blocks = np.array([block % last for block in asked])
-    found = one.at(blocks)
+    blocks = np.array([block % last for block in numbers])
+    batch = stream.at(blocks)
     again = packed(
         uneven, ledger, block_tokens=block_tokens, separator=separator, special=special, round_draws=round_draws
     )
     for row, block in enumerate(blocks.tolist()):
-        there = slice(block * block_tokens, (block + 1) * block_tokens)
-        assert found.input_ids[row].tolist() == tokens[there].tolist()
-        assert found.draw[row].tolist() == draws[there].tolist()
+        span = slice(block * block_tokens, (block + 1) * block_tokens)
+        assert batch.input_ids[row].tolist() == tokens[span].tolist()
+        assert batch.draw[row].tolist() == draws[span].tolist()
         (alone,) = again.batch(block, 1).input_ids.tolist()
-        assert alone == tokens[there].tolist()
+        assert alone == tokens[span].tolist()
         assert again.draws_before(block) == (draws[block * block_tokens - 1] + 1 if block else 0)
-    assert found.block.tolist() == blocks.tolist()
+    assert batch.block.tolist() == blocks.tolist()
     assert again.round_size == max(1, (draws < round_draws).sum()) / block_tokens
-    skills = one.mixer.batch(0, 1500).skill_number
-    expected = [np.bincount(skills[row], minlength=3).tolist() for row in found.draw]
-    assert found.skill_tokens.tolist() == expected
+    skills = stream.mixer.batch(0, 1500).skill_number
+    expected = [np.bincount(skills[row], minlength=3).tolist() for row in batch.draw]
+    assert batch.skill_tokens.tolist() == expected
 
 
 def test_positions_count_from_the_begin_of_each_sample(uneven: Counted, tmp_path: Path) -> None:
     batch = packed(uneven, tmp_path, block_tokens=50).batch(0, 20)
     for draws, positions in zip(batch.draw.tolist(), batch.position_ids.tolist(), strict=True):
-        expected = [at for _, run in itertools.groupby(draws) for at in range(len(list(run)))]
+        expected = [position for _, run in itertools.groupby(draws) for position in range(len(list(run)))]
         assert positions == expected
 
 
@@ -147,33 +147,33 @@ def test_any_split_over_ranks_workers_and_batches_gives_the_one_stream(
     expected = packed(uneven, ledger, separator=separator).batch(0, 400).input_ids
     first = 0
     for world_size, batch_size, workers in split:
-        found: dict[int, list[int]] = {}
+        tokens_of: dict[int, list[int]] = {}
         for rank, worker in itertools.product(range(world_size), range(workers)):
-            one = packed(uneven, ledger, separator=separator)
-            one.load_state_dict(one.state_at(first).model_dump(by_alias=True))
-            dataset = PackedDataset(one, rank=rank, world_size=world_size)
+            stream = packed(uneven, ledger, separator=separator)
+            stream.load_state_dict(stream.state_at(first).model_dump(by_alias=True))
+            dataset = PackedDataset(stream, rank=rank, world_size=world_size)
             for number in (worker, worker + workers):
                 items = dataset.at(np.arange(number * batch_size, (number + 1) * batch_size))
-                found |= {item["block"]: item["input_ids"].tolist() for item in items}
+                tokens_of |= {item["block"]: item["input_ids"].tolist() for item in items}
         num = 2 * world_size * batch_size * workers
-        assert sorted(found) == list(range(first, first + num))
-        assert [found[block] for block in sorted(found)] == expected[first : first + num].tolist()
+        assert sorted(tokens_of) == list(range(first, first + num))
+        assert [tokens_of[block] for block in sorted(tokens_of)] == expected[first : first + num].tolist()
         first += num
 
 
-def train(one: PackedTokens, *, start: int, stop: int) -> list[list[int]]:
-    """Steps start .. stop - 1 of a trainer that reports after every fourth step; the tokens it saw."""
+def train(stream: PackedTokens, *, start: int, stop: int) -> list[list[int]]:
+    """Train steps start .. stop - 1, report after every fourth step, and return the tokens that were seen."""
     seen = []
     for step in range(start, stop):
-        seen += one.batch(one.state_dict(step=step)["block"], 2).input_ids.tolist()
+        seen += stream.batch(stream.state_dict(step=step)["block"], 2).input_ids.tolist()
         if (step + 1) % 4 == 0:
-            one.report(step + 1, losses_at(step + 1))
+            stream.report(step + 1, losses_at(step + 1))
     return seen
 
 
 @pytest.fixture(scope="module")
 def whole(uneven: Counted, tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
-    """The blocks of an undisturbed run of 200 steps."""
+    """Return the blocks of an undisturbed run of 200 steps."""
     return train(
         packed(uneven, tmp_path_factory.mktemp("ledger"), policy=live(), unit="tokens", tokens=uneven.plain),
         start=0,
@@ -192,27 +192,27 @@ def test_a_run_killed_anywhere_goes_on_with_the_same_blocks(
 ) -> None:
     ledger, seen, saved = tmp_path_factory.mktemp("ledger"), [], None
     for killed_at in [*sorted(kills), 200]:
-        one = packed(uneven, ledger, policy=live(), unit="tokens", tokens=uneven.plain)
+        stream = packed(uneven, ledger, policy=live(), unit="tokens", tokens=uneven.plain)
         start = 0
         if saved is not None:
             start = saved["step"]
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="resumed at draw", category=UserWarning)
-                one.load_state_dict(saved)
-            assert one.block == 2 * start
-        seen = seen[: 2 * start] + train(one, start=start, stop=killed_at)
-        saved = one.state_dict(step=data.draw(st.integers(start, killed_at)))
+                stream.load_state_dict(saved)
+            assert stream.block == 2 * start
+        seen = seen[: 2 * start] + train(stream, start=start, stop=killed_at)
+        saved = stream.state_dict(step=data.draw(st.integers(start, killed_at)))
     assert seen == whole
-    assert verify_ledger(one.mixer.ledger) == []
-    assert one.mixer.round(0).weights != one.mixer.round(9).weights
+    assert verify_ledger(stream.mixer.ledger) == []
+    assert stream.mixer.round(0).weights != stream.mixer.round(9).weights
 
 
 def test_packed_tokens_can_be_resumed_at_every_block(uneven: Counted, tmp_path: Path) -> None:
-    one = packed(uneven, tmp_path, round_draws=13)
-    expected = one.batch(0, 65).input_ids.tolist()
-    # All states come first: a process whose run was resumed elsewhere writes none.
-    assert one.draws_before(60) > 3 * 13  # several rounds
-    states = [one.state_at(block).model_dump(by_alias=True) for block in range(60)]
+    stream = packed(uneven, tmp_path, round_draws=13)
+    expected = stream.batch(0, 65).input_ids.tolist()
+    # All states come first, because a process whose run was resumed elsewhere writes no states.
+    assert stream.draws_before(60) > 3 * 13  # several rounds
+    states = [stream.state_at(block).model_dump(by_alias=True) for block in range(60)]
     for block, state in enumerate(states):
         other = packed(uneven, tmp_path, round_draws=13)
         other.load_state_dict(state)
@@ -227,28 +227,28 @@ def test_packed_tokens_can_be_resumed_at_every_block(uneven: Counted, tmp_path: 
 def test_a_stream_that_ends_ends_with_a_block_filled_up_and_loses_no_token(
     uneven: Counted, tmp_path: Path, repeat: str, separator: str | None, block_tokens: int
 ) -> None:
-    one = packed(uneven, tmp_path, repeat=repeat, separator=separator, block_tokens=block_tokens)
-    num_draws = sum(map(len, one.mixer.batches(100)))
-    one = packed(uneven, tmp_path, repeat=repeat, separator=separator, block_tokens=block_tokens)
-    tokens, draws = token_stream(one, num_draws)
-    batches = list(one.batches(8))
-    found = np.concatenate([batch.input_ids.ravel() for batch in batches])
-    of = np.concatenate([batch.draw.ravel() for batch in batches])
-    assert found[: len(tokens)].tolist() == tokens.tolist()
-    assert of[: len(draws)].tolist() == draws.tolist()
-    assert (of[len(draws) :] == -1).all() and (found[len(draws) :] == 0).all()
-    assert len(found) == -(-len(tokens) // block_tokens) * block_tokens
-    assert one.holds(one.block - 1) and not one.holds(one.block) and not one.holds(one.block + 1000)
-    assert one.draws_before(one.block) == num_draws == one.draws_before(one.block + 7)
+    stream = packed(uneven, tmp_path, repeat=repeat, separator=separator, block_tokens=block_tokens)
+    num_draws = sum(map(len, stream.mixer.batches(100)))
+    stream = packed(uneven, tmp_path, repeat=repeat, separator=separator, block_tokens=block_tokens)
+    tokens, draws = token_stream(stream, num_draws)
+    batches = list(stream.batches(8))
+    ids = np.concatenate([batch.input_ids.ravel() for batch in batches])
+    owners = np.concatenate([batch.draw.ravel() for batch in batches])
+    assert ids[: len(tokens)].tolist() == tokens.tolist()
+    assert owners[: len(draws)].tolist() == draws.tolist()
+    assert (owners[len(draws) :] == -1).all() and (ids[len(draws) :] == 0).all()
+    assert len(ids) == -(-len(tokens) // block_tokens) * block_tokens
+    assert stream.holds(stream.block - 1) and not stream.holds(stream.block) and not stream.holds(stream.block + 1000)
+    assert stream.draws_before(stream.block) == num_draws == stream.draws_before(stream.block + 7)
     assert sum(int(batch.skill_tokens.sum()) for batch in batches) == len(tokens)
 
 
 def test_the_expected_draws_of_a_block_count_the_separator_of_each_sample(uneven: Counted, tmp_path: Path) -> None:
-    num_samples = sum(len(found) for found in uneven.shards.train.values())
+    num_samples = sum(len(skill) for skill in uneven.shards.train.values())
     for separator, extra in ((None, 0), (EOS, 1)):
-        one = packed(uneven, tmp_path / str(extra), policy=proportional(), separator=separator, block_tokens=50)
-        num_tokens = sum(found.num_tokens for found in one._tokens)
-        assert one.draws_per_position == pytest.approx(50 * num_samples / (num_tokens + extra * num_samples))
+        stream = packed(uneven, tmp_path / str(extra), policy=proportional(), separator=separator, block_tokens=50)
+        num_tokens = sum(skill.num_tokens for skill in stream._tokens)
+        assert stream.draws_per_position == pytest.approx(50 * num_samples / (num_tokens + extra * num_samples))
 
 
 # ------------------------------------------------------------------------------------------------- weights in tokens
@@ -259,63 +259,67 @@ def test_the_expected_draws_of_a_block_count_the_separator_of_each_sample(uneven
 def test_token_shares_follow_the_weights(
     uneven: Counted, tmp_path_factory: pytest.TempPathFactory, weights: list[float], round_draws: int
 ) -> None:
-    """To within a part of an epoch; the means differ fivefold."""
+    """The shares are exact within a part of an epoch. The mean lengths of the skills differ fivefold."""
     policy = fixed(dict(zip(uneven.shards.train, weights, strict=True)))
     ledger = tmp_path_factory.mktemp("ledger")
-    one = packed(uneven, ledger, policy=policy, unit="tokens", tokens=uneven.plain, round_draws=round_draws)
+    stream = packed(uneven, ledger, policy=policy, unit="tokens", tokens=uneven.plain, round_draws=round_draws)
     wanted = np.array(weights) / sum(weights)
     rounds = -(-20_000 // round_draws)
-    record = one.mixer.round(rounds)
+    record = stream.mixer.round(rounds)
     tokens = np.array(
         [
-            order.tokens_before(before, found.shard_tokens, found.rows)
-            for order, found, before in zip(one.mixer.orders, one._tokens, record.drawn_before, strict=True)
+            order.tokens_before(before, counts.shard_tokens, counts.rows)
+            for order, counts, before in zip(stream.mixer.orders, stream._tokens, record.drawn_before, strict=True)
         ]
     )
-    num_tokens = np.array([found.num_tokens for found in one._tokens])
-    slack = num_tokens + 90 + wanted * (num_tokens + 90).sum()  # a part of an epoch, and a draw that is owed
+    num_tokens = np.array([counts.num_tokens for counts in stream._tokens])
+    slack = num_tokens + 90 + wanted * (num_tokens + 90).sum()  # a part of an epoch, and a draw that the carry owes
     assert (abs(tokens / tokens.sum() - wanted) < slack / tokens.sum()).all()
     assert record.weights == pytest.approx(wanted.tolist())
-    assert verify_ledger(one.mixer.ledger) == []
+    assert verify_ledger(stream.mixer.ledger) == []
 
 
 def test_over_whole_epochs_the_token_shares_are_the_weights(uneven: Counted, tmp_path: Path) -> None:
     """Proportional in tokens is proportional in samples: one epoch of every skill is one round."""
-    total = sum(len(found) for found in uneven.shards.train.values())
-    one = packed(
+    total = sum(len(counts) for counts in uneven.shards.train.values())
+    stream = packed(
         uneven, tmp_path, policy=proportional(), unit="tokens", tokens=uneven.plain, round_draws=total, separator=None
     )
-    record = one.mixer.round(1)
+    record = stream.mixer.round(1)
     assert record.epochs == [2.0, 2.0, 2.0]
-    num_tokens = np.array([found.num_tokens for found in one._tokens])
+    num_tokens = np.array([counts.num_tokens for counts in stream._tokens])
     np.testing.assert_allclose(record.weights, num_tokens / num_tokens.sum())
-    blocks = one.batch(0, int(num_tokens.sum()) // 16)
+    blocks = stream.batch(0, int(num_tokens.sum()) // 16)
     np.testing.assert_allclose(blocks.skill_tokens.sum(0) / blocks.skill_tokens.sum(), record.weights, atol=16 / 2000)
 
 
 def test_tokens_before_a_draw_are_those_of_the_draws_before(uneven: Counted, tmp_path: Path) -> None:
-    """Over epochs, shards and stripes, at every position."""
-    one = packed(uneven, tmp_path)
-    for order, found in zip(one.mixer.orders, one._tokens, strict=True):
+    """The range covers epochs, shards and stripes, at every position."""
+    stream = packed(uneven, tmp_path)
+    for order, skill_counts in zip(stream.mixer.orders, stream._tokens, strict=True):
         num = 2 * order.num_samples + 30
         counts = [
-            count for shard, rows in order.segments(0, num) for count in found.rows(shard)[rows].astype(int).tolist()
+            count
+            for shard, rows in order.segments(0, num)
+            for count in skill_counts.rows(shard)[rows].astype(int).tolist()
         ]
-        before = [order.tokens_before(at, found.shard_tokens, found.rows) for at in range(num + 1)]
+        before = [
+            order.tokens_before(position, skill_counts.shard_tokens, skill_counts.rows) for position in range(num + 1)
+        ]
         assert before == [0, *np.cumsum(counts).tolist()]
 
 
 def test_two_reports_within_one_long_sample_leave_the_second_out_with_a_warning(
     uneven: Counted, tmp_path: Path
 ) -> None:
-    one = packed(uneven, tmp_path, policy=live(), block_tokens=2, step_blocks=1, unit="tokens", tokens=uneven.plain)
-    draws = [one.draws_before(block) for block in range(200)]
+    stream = packed(uneven, tmp_path, policy=live(), block_tokens=2, step_blocks=1, unit="tokens", tokens=uneven.plain)
+    draws = [stream.draws_before(block) for block in range(200)]
     step = next(step for step in range(1, 199) if draws[step] == draws[step + 1])
-    one.report(step, losses_at(step))
+    stream.report(step, losses_at(step))
     with pytest.warns(
         UserWarning, match=rf"the report of step {step + 1} is left out: since the report of step {step} "
     ):
-        one.report(step + 1, losses_at(step + 1))
-    assert one.mixer.num_observations == 1
+        stream.report(step + 1, losses_at(step + 1))
+    assert stream.mixer.num_observations == 1
     with pytest.raises(ObservationError, match="already holds other losses"):
-        one.report(step, losses_at(step + 1))
+        stream.report(step, losses_at(step + 1))

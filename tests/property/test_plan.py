@@ -1,4 +1,4 @@
-"""How shards are planned and divided into tasks."""
+"""The plan of shards and the division of shards into tasks."""
 
 from itertools import pairwise
 
@@ -15,12 +15,12 @@ some_sizes = st.lists(st.integers(0, 2 * GROUP_BYTES) | st.integers(0, 1000), ma
 @given(sizes=some_sizes)
 def test_groups_hold_every_shard_once_in_order_and_none_is_larger_or_smaller_than_it_must_be(sizes: list[int]) -> None:
     shards = [ShardPlan(number, 0, "train", number, 0, 1, size) for number, size in enumerate(sizes)]
-    found = list(groups(shards))
-    assert [shard for group in found for shard in group] == shards
-    for group in found:
+    divided = list(groups(shards))
+    assert [shard for group in divided for shard in group] == shards
+    for group in divided:
         assert 1 <= len(group) <= GROUP_SHARDS
         assert len(group) == 1 or sum(shard.num_bytes for shard in group) <= GROUP_BYTES
-    for group, following in pairwise(found):
+    for group, following in pairwise(divided):
         with_next = sum(shard.num_bytes for shard in group) + following[0].num_bytes
         assert len(group) == GROUP_SHARDS or with_next > GROUP_BYTES
 
@@ -31,7 +31,7 @@ def test_shards_of_a_skill_divide_the_hashes_and_have_about_the_size_that_was_as
     num_bytes: int, shard_bytes: int
 ) -> None:
     sizes = np.zeros((1, 2, 3), np.int64)
-    sizes[0, 0] = (10**9, 10**9, num_bytes)  # more samples than shards
+    sizes[0, 0] = (10**9, 10**9, num_bytes)  # the number of samples does not limit the number of shards
     shards = plan(sizes, shard_bytes)
     assert all(before.high == after.low for before, after in pairwise(shards))
     assert (shards[0].low, shards[-1].high) == (0, 2**64)

@@ -1,4 +1,4 @@
-"""What the mixer tells a policy: rounds, draws and samples, the same whenever a ledger is replayed."""
+"""The mixer tells a policy rounds, draws and samples, the same at every replay of a ledger."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
 
 
 def trained(shards: ShardSet, policy: Policy, folder: Path, when: tuple[int, ...] = (1, 3)) -> Mixer:
-    """A run of 12 rounds of 4 steps; losses fall by what was drawn, reported after some of the steps of each round."""
+    """Run 12 rounds of 4 steps. Losses fall with the draws, and are reported after some of the steps of each round."""
     mixer = Mixer(shards, policy, ledger=folder, round_draws=40, step_draws=10, lag=1)
     for step in range(48):
         skills = mixer.batch(10 * step, 10).skill

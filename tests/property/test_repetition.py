@@ -1,4 +1,4 @@
-"""What happens when a skill runs out: its next epoch, the end, or the others go on."""
+"""A skill that runs out begins its next epoch, ends the stream, or leaves the stream to the other skills."""
 
 import itertools
 import re
@@ -23,68 +23,68 @@ def mixer(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
     return Mixer(shards, arguments.pop("policy", stratified()), ledger=ledger, **({"round_draws": 50} | arguments))
 
 
-def ids(one: Mixer, num: int) -> list[str]:
-    return one.ids(0, num)
+def ids(stream: Mixer, num: int) -> list[str]:
+    return stream.ids(0, num)
 
 
 @pytest.mark.parametrize("round_draws", [5, 7, 11, 24, 50])
 def test_stop_ends_before_the_first_sample_that_would_come_again(
     shards: ShardSet, tmp_path: Path, round_draws: int
 ) -> None:
-    one = mixer(shards, tmp_path, repeat="stop", round_draws=round_draws)
-    texts = [sample.text for sample in one]
+    stream = mixer(shards, tmp_path, repeat="stop", round_draws=round_draws)
+    texts = [sample.text for sample in stream]
     endless = mixer(shards, tmp_path / "endless", round_draws=round_draws)
     seen = ids(endless, len(texts) + 1)
     assert len(set(seen[:-1])) == len(seen) - 1
     assert seen[-1] in seen[:-1]
     assert texts == endless.batch(0, len(texts)).text
-    assert one.draw == len(texts)
-    assert verify_ledger(one.ledger) == []
+    assert stream.draw == len(texts)
+    assert verify_ledger(stream.ledger) == []
 
 
 def test_drop_gives_every_sample_once_and_then_ends(shards: ShardSet, tmp_path: Path) -> None:
-    one = mixer(shards, tmp_path, repeat="drop")
-    batches = list(one.batches(32))
-    total = sum(len(found) for found in shards.train.values())
+    stream = mixer(shards, tmp_path, repeat="drop")
+    batches = list(stream.batches(32))
+    total = sum(len(skill) for skill in shards.train.values())
     assert sum(map(len, batches)) == total
     assert all(len(batch) == 32 for batch in batches[:-1])
     everything = ids(mixer(shards, tmp_path, repeat="drop"), total + 100)
     assert len(everything) == len(set(everything)) == total
-    assert verify_ledger(one.ledger) == []
+    assert verify_ledger(stream.ledger) == []
 
 
 def test_a_cap_gives_every_sample_that_often(shards: ShardSet, tmp_path: Path) -> None:
-    total = sum(len(found) for found in shards.train.values())
-    found = Counter(ids(mixer(shards, tmp_path, repeat="cap:3"), 10 * total))
-    assert set(found.values()) == {3}
-    assert len(found) == total
+    total = sum(len(skill) for skill in shards.train.values())
+    counts = Counter(ids(mixer(shards, tmp_path, repeat="cap:3"), 10 * total))
+    assert set(counts.values()) == {3}
+    assert len(counts) == total
 
 
 def test_while_a_skill_is_dropped_the_others_keep_their_proportions(shards: ShardSet, tmp_path: Path) -> None:
-    one = mixer(shards, tmp_path, repeat="drop")
-    assert one.round(2).drawn_before[2] == len(shards.train["negate"])
-    later = Counter(one.batch(100, 100).skill)
+    stream = mixer(shards, tmp_path, repeat="drop")
+    assert stream.round(2).drawn_before[2] == len(shards.train["negate"])
+    later = Counter(stream.batch(100, 100).skill)
     assert set(later) == {"add", "carry"}
     assert abs(later["add"] - 50) <= 2
 
 
 def test_epochs_are_recorded_and_a_fifth_one_is_warned_of(shards: ShardSet, tmp_path: Path) -> None:
-    one = mixer(shards, tmp_path)
+    stream = mixer(shards, tmp_path)
     negate = len(shards.train["negate"])
     number = 3 * 4 * negate // 50 + 1
     for before in range(number - 1):
-        one.round(before)
+        stream.round(before)
     with pytest.warns(UserWarning, match=re.escape("skill 'negate' passes 4 epochs in round")):
-        record = one.round(number)
+        record = stream.round(number)
     drawn = np.array(record.drawn_before) + np.array(record.counts)
-    sizes = [len(shards.train[skill]) for skill in one.skills]
+    sizes = [len(shards.train[skill]) for skill in stream.skills]
     np.testing.assert_allclose(record.epochs, drawn / sizes)
 
 
 def test_the_default_goes_on_and_no_warning_comes_while_data_is_fresh(shards: ShardSet, tmp_path: Path) -> None:
-    one = mixer(shards, tmp_path, policy=proportional())
-    total = sum(len(found) for found in shards.train.values())
-    texts = [sample.text for sample in itertools.islice(one, 3 * total)]
+    stream = mixer(shards, tmp_path, policy=proportional())
+    total = sum(len(skill) for skill in shards.train.values())
+    texts = [sample.text for sample in itertools.islice(stream, 3 * total)]
     assert len(texts) == 3 * total
 
 
@@ -98,7 +98,7 @@ def test_a_wrong_word_is_refused(shards: ShardSet, tmp_path: Path, repeat: str) 
 
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 60)), min_size=1, max_size=7).filter(
-        lambda found: sum(weight for weight, _ in found) > 1e-6
+        lambda skills: sum(weight for weight, _ in skills) > 1e-6
     ),
     st.integers(1, 200),
 )

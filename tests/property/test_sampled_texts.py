@@ -1,4 +1,4 @@
-"""The sample of a corpus's texts: the same however the corpus is cut, and never more than asked for."""
+"""The sample of a corpus's texts is the same for every division of the corpus, and never larger than the limit."""
 
 import tempfile
 from pathlib import Path
@@ -22,8 +22,8 @@ def sampled(rows: list[dict[str, str]], *, limit: int, partition_bytes: int, num
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "corpus").mkdir()
-        for at in range(num_files):
-            (folder / "corpus" / f"{at}.jsonl").write_bytes(lines(rows[at::num_files]))
+        for number in range(num_files):
+            (folder / "corpus" / f"{number}.jsonl").write_bytes(lines(rows[number::num_files]))
         return sample_texts(
             Corpus.open(folder / "corpus").partitions(partition_bytes=partition_bytes),
             limit=limit,
@@ -47,17 +47,17 @@ def sampled(rows: list[dict[str, str]], *, limit: int, partition_bytes: int, num
 def test_a_sample_does_not_depend_on_how_the_corpus_is_cut(
     texts: list[str], limit: int, partition_bytes: int, num_files: int
 ) -> None:
-    rows = [{"id": f"{at}", "text": text} for at, text in enumerate(texts)]
-    found = sampled(rows, limit=limit, partition_bytes=partition_bytes, num_files=min(num_files, len(rows)))
-    assert found == sampled(rows, limit=limit, partition_bytes=1 << 20, num_files=1)
+    rows = [{"id": f"{number}", "text": text} for number, text in enumerate(texts)]
+    chosen = sampled(rows, limit=limit, partition_bytes=partition_bytes, num_files=min(num_files, len(rows)))
+    assert chosen == sampled(rows, limit=limit, partition_bytes=1 << 20, num_files=1)
     usable = {row["id"]: row["text"] for row in rows if len(row["text"]) > 1}
-    assert len(found) == min(limit, len(usable))
-    assert all(usable[one.id] == one.text for one in found)
-    assert [one.hash for one in found] == sorted(one.hash for one in found)
+    assert len(chosen) == min(limit, len(usable))
+    assert all(usable[text_read.id] == text_read.text for text_read in chosen)
+    assert [text_read.hash for text_read in chosen] == sorted(text_read.hash for text_read in chosen)
 
 
 def test_a_larger_sample_begins_with_the_smaller_one() -> None:
-    rows = [{"id": f"{at}", "text": f"text {at}"} for at in range(60)]
+    rows = [{"id": f"{number}", "text": f"text {number}"} for number in range(60)]
     small = sampled(rows, limit=10, partition_bytes=300, num_files=2)
     large = sampled(rows, limit=30, partition_bytes=500, num_files=3)
     assert large[:10] == small

@@ -1,4 +1,4 @@
-"""Columns of every type that pyarrow can write, two levels deep: the same JSON values with and without pandas, never an exception."""
+"""Columns of every type that pyarrow can write, two levels deep, give the same JSON values with and without pandas, and no exception."""
 
 import datetime
 import decimal
@@ -58,7 +58,7 @@ LEAVES: dict[str, tuple[pa.DataType, list[Any]]] = {
 
 
 def array_of(kind: pa.DataType, values: list[Any]) -> pa.Array:
-    """Values, and a null at the end."""
+    """Make an array of the values with a null at the end."""
     integers = values and all(isinstance(value, int) for value in values)
     storage = {32: pa.int32(), 64: pa.int64()}
     if integers and pa.types.is_temporal(kind):
@@ -74,7 +74,7 @@ def in_list(inner: pa.Array, make: Callable[..., pa.Array] = pa.ListArray.from_a
 
 
 def in_map(inner: pa.Array) -> pa.Array:
-    keys = pa.array([f"k{at}" for at in range(len(inner))])
+    keys = pa.array([f"k{number}" for number in range(len(inner))])
     return pa.MapArray.from_arrays(
         pa.array([0, *range(len(inner)), len(inner)][: len(inner) + 1], pa.int32()), keys, inner
     )
@@ -83,7 +83,7 @@ def in_map(inner: pa.Array) -> pa.Array:
 NESTS: dict[str, Callable[[pa.Array], pa.Array]] = {
     "struct": lambda inner: pa.StructArray.from_arrays([inner, pa.array(range(len(inner)))], names=["x", "n"]),
     "struct with nulls": lambda inner: pa.StructArray.from_arrays(
-        [inner], names=["x"], mask=pa.array([at == 0 for at in range(len(inner))])
+        [inner], names=["x"], mask=pa.array([row == 0 for row in range(len(inner))])
     ),
     "list": in_list,
     "large list": lambda inner: in_list(inner, pa.LargeListArray.from_arrays, pa.int64()),
@@ -96,7 +96,7 @@ NESTS: dict[str, Callable[[pa.Array], pa.Array]] = {
 
 
 def columns_of(leaf: str) -> dict[str, pa.Array]:
-    """A column of the type, and all columns with the type nested once and twice."""
+    """Make a column of the type, and all columns with the type nested once and twice."""
     base = array_of(*LEAVES[leaf])
     columns = {"flat": base}
     for name, nest in NESTS.items():
@@ -112,7 +112,7 @@ def table_of(column: pa.Array) -> pa.Table:
 
 
 def write_table(table: pa.Table, path: Path) -> bool:
-    """Whether pyarrow can write the table in this format at all."""
+    """Write the table, and return whether pyarrow can write the table in this format."""
     try:
         if path.suffix == ".parquet":
             pq.write_table(table, path)
@@ -189,8 +189,8 @@ def test_pandas_and_time_zones_of_the_machine_change_nothing(tmp_path: Path) -> 
     folder.mkdir()
     temporal = [leaf for leaf in LEAVES if any(word in leaf for word in ("timestamp", "date", "time", "duration"))]
     written = [
-        write_table(table_of(column), folder / f"{at}-{name}.arrow")
-        for at, leaf in enumerate(temporal)
+        write_table(table_of(column), folder / f"{number}-{name}.arrow")
+        for number, leaf in enumerate(temporal)
         for name, column in columns_of(leaf).items()
     ]
     assert sum(written) > 500
