@@ -11,8 +11,11 @@ from tests.tokenizers_trained import counted, uneven_shards
 
 @pytest.fixture(autouse=True)
 def loaders_of_earlier_tests_are_gone() -> None:
-    """A worker forked now must not inherit them: torch's complain when they are collected there, and pytest's report of that
-    can begin in the midst of another parse, which CPython 3.11 up to 3.11.7 answers with a SystemError (gh-106905)."""
+    """Collect the loaders of earlier tests before a test forks, because a forked worker must not inherit them.
+
+    PyTorch's loaders complain when a worker collects them. The report of pytest may then begin in the midst of another parse, which CPython
+    3.11 up to 3.11.7 answers with a SystemError (gh-106905).
+    """
     gc.collect()
 
 

@@ -1,4 +1,4 @@
-"""One rank of a DistributedDataParallel training: SHARDS FOLDER STEPS WORKERS."""
+"""A rank of a DistributedDataParallel training: SHARDS FOLDER STEPS WORKERS."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch._dynamo  # DistributedDataParallel imports it when it is made: here it is imported before ranks are forked
+import torch._dynamo  # DistributedDataParallel imports the module at its creation, and here the import precedes the fork of the ranks
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -22,7 +22,7 @@ STEP_DRAWS = 24
 
 
 def bytes_loss(texts: list[str]) -> tuple[list[float], list[int]]:
-    """Nats and tokens of texts: those of a model that knows how often each letter occurs in a text."""
+    """Return nats and tokens of texts under a model of the frequency of each letter in a text."""
     entropies = [
         -sum(text.count(letter) * math.log(text.count(letter) / len(text)) for letter in sorted(set(text)))
         for text in texts
@@ -39,7 +39,7 @@ def main(shards: str, folder: Path, steps: int, workers: int) -> None:
     if saved.exists():
         resume(mixer, read_json(saved))
         step = read_json(saved)["step"]
-        dist.barrier()  # nobody overwrites it before everybody has read it
+        dist.barrier()  # no rank overwrites the file before every rank has read the file
     else:
         restart(mixer)
         if rank == 0:

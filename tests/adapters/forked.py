@@ -1,9 +1,9 @@
-"""A process that imports what the ranks of a training need, once, and forks each rank.
+"""A process that imports the modules of the ranks of a training once, and forks each rank.
 
 A rank that is an interpreter of its own spends its first 2 to 6 seconds on importing PyTorch and transformers, more than on its training.
-The server reads one request from each line of its standard input: {"module", "arguments", "environment", "place"}. The server imports
-the module and forks, and the child calls the module's `run(arguments)`. The server writes the child's process id to PLACE.pid, and when the child has ended its
-exit code to PLACE.code; what the child writes to standard error is in PLACE.err. The server ends with its input.
+The server reads a request from each line of its standard input: {"module", "arguments", "environment", "place"}. The server imports
+the module and forks, and the child calls the module's `run(arguments)`. The server writes the process id of the child to PLACE.pid, and
+the exit code to PLACE.code after the end of the child. PLACE.err holds the standard error of the child. The server ends with its input.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ TICK_S = 0.02
 
 
 class Server:
-    """The side of the tests: starts the server at the first request."""
+    """The client of the server, which starts the server at the first request."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
 
     def fork(self, module: str, arguments: Sequence[str], environment: dict[str, str], place: Path) -> "Forked":
-        """Start `module.run(arguments)` in a process; `place` is the beginning of the paths of its files."""
+        """Start `module.run(arguments)` in a process. `place` is the beginning of the paths of its files."""
         if self.process is None:
             command = [sys.executable, "-m", "tests.adapters.forked"]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, **environment})
@@ -103,7 +103,7 @@ def write(place: str, suffix: str, text: int) -> None:
 
 
 def run_child(request: dict[str, Any]) -> None:
-    """The child, up to its end."""
+    """Run the child to its end."""
     code = 1
     try:
         for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, os.devnull, os.O_WRONLY)):

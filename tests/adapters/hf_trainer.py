@@ -1,4 +1,4 @@
-"""One process of a Hugging Face training: SHARDS COUNTS FOLDER STEPS DISPATCH KILL_AT. Resumes from the last checkpoint."""
+"""A process of a Hugging Face training: SHARDS COUNTS FOLDER STEPS DISPATCH KILL_AT. Resumes from the last checkpoint."""
 
 import json
 import os
@@ -27,9 +27,9 @@ BATCH, ACCUMULATED = 4, 2
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is a token; made here, so that nothing is downloaded."""
+    """Make a tokenizer with a token for every byte, so that nothing is downloaded."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({"<pad>": 0, **{byte: at + 1 for at, byte in enumerate(alphabet)}}, []))
+    tokenizer = Tokenizer(models.BPE({"<pad>": 0, **{byte: number + 1 for number, byte in enumerate(alphabet)}}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
@@ -48,7 +48,7 @@ def write_line(log: Path, record: dict[str, Any]) -> None:
 
 
 class Logging(GPT2LMHeadModel):
-    """Writes down the texts, or the tokens of the blocks, of every training batch that it is given."""
+    """A trainer that logs the texts, or the tokens of the blocks, of every training batch."""
 
     log: Path
 
@@ -63,7 +63,7 @@ class Logging(GPT2LMHeadModel):
 
 
 class Steps(TrainerCallback):
-    """Marks the steps in the log, and dies where it is told to."""
+    """A callback that marks the steps in the log, and dies at a given step."""
 
     def __init__(self, log: Path, kill_at: int) -> None:
         self.log, self.kill_at = log, kill_at

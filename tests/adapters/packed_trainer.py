@@ -1,4 +1,4 @@
-"""One rank of a DistributedDataParallel training on blocks of tokens: SHARDS COUNTS FOLDER STEPS WORKERS."""
+"""A rank of a DistributedDataParallel training on blocks of tokens: SHARDS COUNTS FOLDER STEPS WORKERS."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch._dynamo  # DistributedDataParallel imports it when it is made: here it is imported before ranks are forked
+import torch._dynamo  # DistributedDataParallel imports the module at its creation, and here the import precedes the fork of the ranks
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -26,14 +26,14 @@ STEP_BLOCKS = 12
 def live_packed(
     shards: str, counts: str, ledger: Path, *, step_blocks: int = STEP_BLOCKS, **arguments: Any
 ) -> PackedTokens:
-    """Rounds of five draws for each block of a step, about 9 steps."""
+    """Make a packed stream with rounds of five draws for each block of a step, which is about 9 steps."""
     opened = TokenCounts.open(counts)
     mixer = live_mixer(shards, ledger, step_draws=step_blocks, unit="tokens", tokens=opened, **arguments)
     return PackedTokens(mixer, opened, block_tokens=6, separator=EOS, step_blocks=step_blocks)
 
 
 class Source(NamedTuple):
-    """Shards to train on: sample by sample, or as blocks where they are counted."""
+    """Shards to train on, sample by sample, or as blocks if the shards have token counts."""
 
     shards: str
     counts: str = ""
@@ -53,7 +53,7 @@ def main(shards: str, counts: str, folder: Path, steps: int, workers: int) -> No
     if saved.exists():
         resume(packed, read_json(saved))
         step = read_json(saved)["step"]
-        dist.barrier()  # nobody overwrites it before everybody has read it
+        dist.barrier()  # no rank overwrites the file before every rank has read the file
     else:
         restart(packed)
         if rank == 0:

@@ -1,4 +1,4 @@
-"""Start the ranks of one training on loopback, and read what they logged."""
+"""Start the ranks of a training on loopback, and read the logs."""
 
 import json
 import os
@@ -23,13 +23,13 @@ Rank = subprocess.Popen[str] | Forked
 def start_ranks(
     module: str, world_size: int, arguments: list[str], folder: Path, *, own_interpreters: bool = False
 ) -> list[Rank]:
-    """Start one process for each rank, with the environment variables that `torchrun` sets.
+    """Start a process for each rank, with the environment variables that `torchrun` sets.
 
     Args:
-        module: a module of tests/adapters with a function `run(arguments)`.
-        folder: an existing directory, for the files of the processes.
-        own_interpreters: start an interpreter for each rank, as torchrun does, so that each has its own seed for the hashes of texts.
-            Costs seconds for each rank.
+        module: Module of tests/adapters with a function `run(arguments)`.
+        folder: An existing directory, for the files of the processes.
+        own_interpreters: Start an interpreter for each rank, as torchrun does, so that each rank has its own seed for the hashes of texts.
+            An interpreter costs seconds.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -57,7 +57,7 @@ def start_ranks(
 
 
 def finish(processes: list[Rank]) -> list[int]:
-    """Exit codes; the first one that fails takes the others with it."""
+    """Return the exit codes. The first rank that fails ends the other ranks."""
     end = time.monotonic() + LIMIT_S
     while any(process.poll() is None for process in processes):
         failed = any(process.poll() not in (None, 0) for process in processes)
@@ -81,7 +81,7 @@ def kill(processes: list[Rank]) -> None:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a kill may have cut the last one."""
+    """Read the whole lines of a log. A kill may have cut the last line."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]

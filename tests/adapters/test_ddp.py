@@ -27,7 +27,7 @@ def start(shards: ShardSet, folder: Path, *, world_size: int, workers: int, own_
 
 
 def check_union(shards: ShardSet, folder: Path, reference: Path) -> None:
-    """Every step of all ranks together; a step done again after a kill was done with the same draws."""
+    """Check every step of all ranks together. A step that is repeated after a kill has the same draws."""
     steps: dict[int, dict[int, str]] = {}
     weights: dict[int, list[float]] = {}
     for path in folder.glob("rank-*.jsonl"):
@@ -41,9 +41,8 @@ def check_union(shards: ShardSet, folder: Path, reference: Path) -> None:
     for step, drawn in steps.items():
         assert sorted(drawn) == list(range((step - 1) * STEP_DRAWS, step * STEP_DRAWS))
         assert [drawn[draw] for draw in sorted(drawn)] == expected[step - 1]
-    assert (
-        len({tuple(of_round) for of_round in weights.values()}) == STEPS // 5
-    )  # round 1 knows the losses before the first step
+    # Round 1 uses the losses before the first step.
+    assert len({tuple(of_round) for of_round in weights.values()}) == STEPS // 5
     assert verify_ledger(DirectoryLedger(folder / "run")) == []
 
 
@@ -85,7 +84,7 @@ def until_step(folder: Path, processes: Any, step: int) -> None:
 
 
 def test_one_rank_killed_and_the_job_started_again_it_is_the_same_stream(shards: ShardSet, tmp_path: Path) -> None:
-    """Rank 1 dies alone; the rest of its job is stopped, as torchrun does, while its loader workers may live on."""
+    """Rank 1 dies alone. The rest of the job is stopped, as torchrun does, while the loader workers may live on."""
     folder = tmp_path / "ddp"
     processes = start(shards, folder, world_size=2, workers=2)
     until_step(folder, processes, 12)
@@ -100,12 +99,12 @@ def test_one_rank_killed_and_the_job_started_again_it_is_the_same_stream(shards:
 def test_a_job_that_was_resumed_elsewhere_stops_and_the_new_one_is_not_disturbed(
     shards: ShardSet, tmp_path: Path
 ) -> None:
-    """Requeued while the old job is alive: two jobs on one ledger."""
+    """The job is requeued while the old job is alive, so two jobs write to one ledger."""
     folder = tmp_path / "ddp"
     old = start(shards, folder, world_size=2, workers=0)
     until_step(folder, old, 9)
     for process in old:
-        process.send_signal(signal.SIGSTOP)  # a node that does not answer any more
+        process.send_signal(signal.SIGSTOP)  # a node that no longer answers
     logs = {path: path.read_bytes() for path in folder.glob("rank-*.jsonl")}
     assert finish(start(shards, folder, world_size=2, workers=0)) == [0, 0]
     finished = {path: path.read_bytes() for path in folder.glob("rank-*.jsonl")}
@@ -123,7 +122,7 @@ def test_a_job_that_was_resumed_elsewhere_stops_and_the_new_one_is_not_disturbed
     assert any("this run was resumed elsewhere" in words for words in errors), errors
     for path, before in finished.items():
         assert before.startswith(logs[path])
-        path.write_bytes(before)  # without what the old job had trained on after it woke up
+        path.write_bytes(before)  # without the steps of the old job after it woke up
     assert (folder / "checkpoint.json").read_bytes() == checkpoint
     check_union(shards, folder, tmp_path / "reference")
 
@@ -138,4 +137,6 @@ def test_a_job_that_died_before_its_first_checkpoint_begins_again_on_all_ranks(
     (folder / "checkpoint.json").unlink(missing_ok=True)
     assert finish(start(shards, folder, world_size=2, workers=0)) == [0, 0]
     check_union(shards, folder, tmp_path / "reference")
-    assert [draw for draw, _ in reported(folder / "run")] == [5 * STEP_DRAWS * at for at in range(STEPS // 5 + 1)]
+    assert [draw for draw, _ in reported(folder / "run")] == [
+        5 * STEP_DRAWS * number for number in range(STEPS // 5 + 1)
+    ]

@@ -1,4 +1,4 @@
-"""The loss of every skill: the same number for any batching, an error that is honest, and no number without tokens."""
+"""The loss of every skill is the same number for any batching, its standard error is honest, and no tokens give no number."""
 
 import math
 from collections.abc import Callable
@@ -22,17 +22,17 @@ def by_bytes(texts: list[str]) -> tuple[list[float], list[int]]:
 
 
 def samples(texts: list[str]) -> list[Sample]:
-    return [Sample(str(at), text, {}) for at, text in enumerate(texts)]
+    return [Sample(str(number), text, {}) for number, text in enumerate(texts)]
 
 
 @given(batch_size=st.integers(1, 70), max_samples=st.integers(2, 30))
 @settings(max_examples=20, deadline=None)
 def test_batching_changes_nothing(shards: ShardSet, batch_size: int, max_samples: int) -> None:
-    found = losses_per_skill(
+    losses = losses_per_skill(
         by_bytes, shards.holdout, max_samples=max_samples, batch_size=batch_size, reduction="per_token"
     )
-    assert tuple(found) == tuple(shards.holdout)
-    for skill, loss in found.items():
+    assert tuple(losses) == tuple(shards.holdout)
+    for skill, loss in losses.items():
         texts = [sample.text for sample in shards.holdout[skill]][:max_samples]
         nats, tokens = by_bytes(texts)
         assert loss.mean == pytest.approx(sum(nats) / sum(tokens))
@@ -59,27 +59,27 @@ def test_the_standard_error_is_what_repeated_sampling_shows(reduction: Reduction
     for _ in range(400):
         lengths = rng.integers(5, 60, 50)
         nats = lengths * 2.0 + rng.normal(0, 3, 50) * np.sqrt(lengths) / 3
-        texts = {f"{at:02d}" + "x" * (length - 2): nats[at] for at, length in enumerate(lengths)}
-        found = losses_per_skill(
+        texts = {f"{number:02d}" + "x" * (length - 2): nats[number] for number, length in enumerate(lengths)}
+        loss = losses_per_skill(
             lambda some, known=texts: ([known[text] for text in some], [len(text) for text in some]),
             {"add": samples(list(texts))},
             max_samples=50,
             batch_size=7,
             reduction=reduction,
         )["add"]
-        means.append(found.mean)
-        errors.append(found.standard_error)
+        means.append(loss.mean)
+        errors.append(loss.standard_error)
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.1)
 
 
 def test_a_mixer_takes_losses_as_they_are(shards: ShardSet) -> None:
-    found = losses_per_skill(by_bytes, shards.holdout, max_samples=3, batch_size=2)
-    assert check_losses(found, tuple(found), step=1) == {skill: loss.mean for skill, loss in found.items()}
+    losses = losses_per_skill(by_bytes, shards.holdout, max_samples=3, batch_size=2)
+    assert check_losses(losses, tuple(losses), step=1) == {skill: loss.mean for skill, loss in losses.items()}
 
 
 def test_one_sample_has_no_error_bar() -> None:
-    found = losses_per_skill(by_bytes, {"add": samples(["1+1"])}, max_samples=5, batch_size=5)["add"]
-    assert found == Loss(found.mean, math.inf, 1, 3)
+    loss = losses_per_skill(by_bytes, {"add": samples(["1+1"])}, max_samples=5, batch_size=5)["add"]
+    assert loss == Loss(loss.mean, math.inf, 1, 3)
 
 
 def test_a_sample_without_a_token_to_predict_is_left_out_of_the_mean_and_of_the_count() -> None:

@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer: one and two processes, killed and resumed, see the one stream, nothing lost, nothing repeated."""
+"""Hugging Face's Trainer: one and two processes, killed and resumed, see the single stream without loss or repetition."""
 
 import math
 import signal
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:Us
 
 
 def trained(folder: Path, *, world_size: int, accumulated: int) -> list[list[Any]]:
-    """The texts or blocks of every step, in the order of the stream: micro-batch by micro-batch, rank by rank."""
+    """Return the texts or blocks of every step in the order of the stream: micro-batch by micro-batch, rank by rank."""
     by_step: dict[int, list[list[list[Any]]]] = {}
     for rank in range(world_size):
         step, again = 0, False
@@ -50,13 +50,13 @@ def trained(folder: Path, *, world_size: int, accumulated: int) -> list[list[Any
         for step, batches in mine.items():
             by_step.setdefault(step, []).append(batches)
     return [
-        [item for at in range(accumulated) for rank in range(world_size) for item in by_step[step][rank][at]]
+        [item for number in range(accumulated) for rank in range(world_size) for item in by_step[step][rank][number]]
         for step in sorted(by_step)
     ]
 
 
 def expected(source: Source, folder: Path, *, step_items: int) -> list[list[Any]]:
-    """Of every step of a run without a trainer, whose weights follow the losses."""
+    """Return the items of every step of a run without a trainer, whose weights follow the losses."""
     stream = source.stream(folder / "reference", step_items=step_items)
     items = expected_items(stream, steps=STEPS, step_items=step_items)
     mixer = stream.mixer if isinstance(stream, PackedTokens) else stream
@@ -85,7 +85,7 @@ def test_two_processes_under_accelerate_lose_and_repeat_nothing(
 
 
 class Stop(TrainerCallback):
-    """Stops after a step, as if the time were up."""
+    """A callback that stops after a step, as at the end of a time limit."""
 
     def __init__(self, stop_at: int) -> None:
         self.stop_at = stop_at
@@ -133,8 +133,8 @@ def trainer(
 def test_resume_from_checkpoint_goes_on_with_the_next_draw_or_block(
     source: Source, tmp_path: Path, workers: int
 ) -> None:
-    one = source.stream(tmp_path / "run", step_items=BATCH)
-    trainer(one, tmp_path / "out", source=source, stop_at=13, dataloader_num_workers=workers).train()
+    stream = source.stream(tmp_path / "run", step_items=BATCH)
+    trainer(stream, tmp_path / "out", source=source, stop_at=13, dataloader_num_workers=workers).train()
     other = source.stream(tmp_path / "run", step_items=BATCH)
     resumed = trainer(other, tmp_path / "out", source=source, dataloader_num_workers=workers)
     with warnings.catch_warnings():
@@ -146,7 +146,7 @@ def test_resume_from_checkpoint_goes_on_with_the_next_draw_or_block(
 
 
 def test_the_sampling_strategies_that_need_no_length_read_the_stream_in_order(shards: ShardSet, tmp_path: Path) -> None:
-    """The Trainer's default is "random"; the stream is shuffled already."""
+    """The Trainer's default is "random". The stream is already shuffled."""
     reference = expected_items(live_mixer(shards, tmp_path / "reference", step_draws=BATCH), steps=3, step_items=BATCH)
     for strategy in ("random", "sequential"):
         if not HAS_STRATEGIES:
@@ -158,7 +158,7 @@ def test_the_sampling_strategies_that_need_no_length_read_the_stream_in_order(sh
 
 
 def test_a_training_that_died_before_its_first_checkpoint_begins_again(source: Source, tmp_path: Path) -> None:
-    """With the same command, over losses that differ in the last digit."""
+    """The command is the same, and the losses differ in the last digit."""
     died = source.stream(tmp_path / "run", step_items=BATCH)
     died.report(0, {skill: loss + 1e-9 for skill, loss in losses_at(0).items()})
     again = source.stream(tmp_path / "run", step_items=BATCH)
@@ -186,7 +186,7 @@ def test_batches_skipped_after_a_resume_are_refused(
     processes: int,
     split_batches: bool,
 ) -> None:
-    """accelerate's examples skip batches by themselves; on top of the mixer's resume samples would be lost in silence."""
+    """accelerate's examples skip batches themselves. On top of the mixer's resume, samples would be lost in silence."""
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     size = BATCH if split_batches else BATCH * processes
     for rank in range(processes):
@@ -207,7 +207,7 @@ def test_batches_skipped_after_a_resume_are_refused(
 
 
 def test_a_second_loop_over_the_whole_stream_is_refused(shards: ShardSet, tmp_path: Path) -> None:
-    """As in a training by epochs, whose second one would see the samples of the first."""
+    """A training by epochs has a second loop, which would see the samples of the first loop."""
     mixer = measured_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000)
     loader = prepared(mixer, workers=0, processes=1, rank=0)
     assert next(iter(loader))["draw"].tolist() == list(range(BATCH))
@@ -301,9 +301,9 @@ def test_packed_tokens_that_do_not_fit_are_refused_with_a_sentence(blocks: Sourc
         PolicyError, match=r"every_steps=5 reports every 20 blocks, and the first round is 9:.*from 1 to 2\."
     ):
         trainer(rare, tmp_path / "out").train()
-    one = blocks.stream(tmp_path / "one", step_items=BATCH, round_draws=1)
+    short_rounds = blocks.stream(tmp_path / "one", step_items=BATCH, round_draws=1)
     with pytest.raises(PolicyError, match=r"and the first round is 0: .* Give round_draws of at least 3\."):
-        trainer(one, tmp_path / "out").train()
+        trainer(short_rounds, tmp_path / "out").train()
     with pytest.raises(PolicyError, match=r"these are blocks of tokens: give data_collator=causal_lm_blocks"):
         trainer(packed, tmp_path / "out").train()
     with pytest.raises(PolicyError, match=r"these are texts: give train_dataset=WholeStream\(packed\), or"):
@@ -324,7 +324,7 @@ def test_causal_lm_blocks_learns_every_token_but_those_beyond_the_end(blocks: So
 
 @pytest.mark.parametrize("reduction", ["per_sample", "per_token"])
 def test_causal_lm_loss_is_the_models_own_loss(shards: ShardSet, reduction: Reduction) -> None:
-    """Batched and padded or one by one: the same nats per token as transformers computes."""
+    """Batched and padded, or one by one, the nats per token are those of transformers."""
     model, tokenizer = tiny(), byte_tokenizer()
     losses = losses_per_skill(
         causal_lm_loss(model, tokenizer, max_tokens=20),
@@ -343,7 +343,7 @@ def test_causal_lm_loss_is_the_models_own_loss(shards: ShardSet, reduction: Redu
                 nats.append(float(model.eval()(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1))
             tokens.append(ids.shape[1] - 1)
         model.train()
-        per_sample = sum(one / num for one, num in zip(nats, tokens, strict=True)) / len(nats)
+        per_sample = sum(text_nats / num for text_nats, num in zip(nats, tokens, strict=True)) / len(nats)
         expected = per_sample if reduction == "per_sample" else sum(nats) / sum(tokens)
         assert loss.mean == pytest.approx(expected, rel=1e-5)
         assert loss.num_tokens == sum(tokens)

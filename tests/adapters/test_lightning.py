@@ -1,4 +1,4 @@
-"""Lightning's Trainer: the stream's place is in its checkpoints, and losses are reported once a step."""
+"""Lightning's Trainer: a checkpoint holds the place in the stream, and losses are reported once a step."""
 
 import warnings
 from pathlib import Path
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 class Module(LightningModule):
-    """Writes down the texts or blocks that it is trained on, by step."""
+    """A module that records the texts or blocks of its training, by step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,15 +77,19 @@ def test_a_training_goes_on_from_a_checkpoint_with_the_next_draw_or_block(
 ) -> None:
     reference = source.stream(tmp_path / "reference", step_items=STEP_DRAWS)
     expected = expected_items(reference, steps=20, step_items=STEP_DRAWS)
-    one, other = (source.stream(tmp_path / "run", step_items=STEP_DRAWS) for _ in range(2))
-    first = fit(one, tmp_path / "kept", steps=11, workers=workers)
+    first_stream, second_stream = (source.stream(tmp_path / "run", step_items=STEP_DRAWS) for _ in range(2))
+    first = fit(first_stream, tmp_path / "kept", steps=11, workers=workers)
     assert [first.seen[step] for step in range(1, 12)] == expected[:11]
     draw = reference.draws_before(72) if isinstance(reference, PackedTokens) else 72
     with pytest.warns(UserWarning, match=rf"resumed at draw {draw}: later losses \(1\) and rounds"):
         second = fit(
-            other, tmp_path / "kept", steps=20, resume_from=str(tmp_path / "kept" / "step=9.ckpt"), workers=workers
+            second_stream,
+            tmp_path / "kept",
+            steps=20,
+            resume_from=str(tmp_path / "kept" / "step=9.ckpt"),
+            workers=workers,
         )
-    assert other.position == 72
+    assert second_stream.position == 72
     assert sorted(second.seen) == list(range(10, 21))
     assert [second.seen[step] for step in range(10, 21)] == expected[9:]
     assert reported(tmp_path / "run") == reported(tmp_path / "reference")
@@ -93,7 +97,7 @@ def test_a_training_goes_on_from_a_checkpoint_with_the_next_draw_or_block(
 
 
 def test_a_training_that_died_before_its_first_checkpoint_begins_again(shards: ShardSet, tmp_path: Path) -> None:
-    """With the same command, over losses that differ in the last digit."""
+    """The command is the same, and the losses differ in the last digit."""
     reference = expected_items(
         live_mixer(shards, tmp_path / "reference", step_draws=STEP_DRAWS), steps=7, step_items=STEP_DRAWS
     )
@@ -130,9 +134,7 @@ def test_a_second_fit_without_a_checkpoint_is_refused_and_its_advice_works(shard
         trainer.fit(module, datamodule=data)
     assert sorted(module.seen) == list(range(1, 7))
     trainer.save_checkpoint(tmp_path / "end.ckpt")
-    with (
-        warnings.catch_warnings()
-    ):  # whether the loader had read ahead of step 6 decides whether rounds are left behind
+    with warnings.catch_warnings():  # rounds are left behind only if the loader had read ahead of step 6
         warnings.filterwarnings("ignore", "resumed at draw")
         short_trainer(mixer, 9).fit(
             module, datamodule=MixedData(mixer, batch_size=BATCH), ckpt_path=str(tmp_path / "end.ckpt")
@@ -169,7 +171,7 @@ def test_packed_tokens_that_do_not_fit_are_refused_with_a_sentence(blocks: Sourc
 
 
 def test_a_callback_of_another_mixer_is_refused(blocks: Source, tmp_path: Path) -> None:
-    """The mixer inside would take blocks for draws."""
+    """The mixer of the packed stream would take blocks for draws."""
     packed = blocks.stream(tmp_path / "run", step_items=STEP_DRAWS)
     with pytest.raises(PolicyError, match=r"reports to another Mixer than the PackedTokens that MixedData reads"):
         fit(packed, tmp_path / "kept", steps=2, reports_to=packed.mixer)

@@ -23,7 +23,7 @@ MARK = "Output: "
 
 
 def instructions(num: int) -> list[dict[str, Any]]:
-    """Samples of two skills with letters of two and four bytes, so that characters, bytes and tokens are different things."""
+    """Make samples of two skills with letters of two and four bytes, so that characters, bytes and tokens differ."""
     records = []
     for number in range(num):
         skill = ("ask", "tell")[number % 2]
@@ -62,11 +62,11 @@ def test_blocks_learn_answers_and_separators_and_are_the_same_blocks(
     )
     decode = byte_tokenizer().decode
     learned: list[int] = []
-    for one, other in zip(whole.batches(7), part.batches(7), strict=True):
-        assert (one.input_ids == other.input_ids).all() and (one.draw == other.draw).all()
-        assert (one.learned == (one.draw >= 0)).all()
-        labels = causal_lm_blocks(Blocks(other))["labels"]
-        assert torch.equal(labels != -100, torch.from_numpy(other.learned))
+    for block, masked_block in zip(whole.batches(7), part.batches(7), strict=True):
+        assert (block.input_ids == masked_block.input_ids).all() and (block.draw == masked_block.draw).all()
+        assert (block.learned == (block.draw >= 0)).all()
+        labels = causal_lm_blocks(Blocks(masked_block))["labels"]
+        assert torch.equal(labels != -100, torch.from_numpy(masked_block.learned))
         learned += labels[labels != -100].tolist()
     texts = whole.mixer.batch(0, 1000).text
     assert len(texts) == sum(map(len, shards.train.values()))

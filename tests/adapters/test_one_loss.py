@@ -1,4 +1,4 @@
-"""A graph's losses and the losses that a trainer reports are one number, whichever mean and whichever mask."""
+"""The losses of a graph and the losses that a trainer reports are the same numbers, for each mean and each mask."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ HOLDOUT = {
 
 @pytest.fixture(scope="module")
 def taught() -> GPT2LMHeadModel:
-    """A toy model that has learned the prompts and not the answers, so that masking turns the order of the skills."""
+    """Train a toy model on the prompts and not on the answers, so that masking turns the order of the skills."""
     model, tokenizer = tiny(), byte_tokenizer()
     collate = causal_lm_collator(tokenizer, max_tokens=WINDOW)
     texts = [{"text": prompt * number} for prompt in (PROMPTS["number"], PROMPTS["copy"]) for number in (1, 2, 3)]
@@ -57,16 +57,16 @@ def place(taught: GPT2LMHeadModel, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def of_graph(place: Path, *, reduction: Reduction, answer_after: str | None) -> dict[str, float]:
-    """The losses as `graph --proxy DIR` measures them."""
+    """Return the losses as `graph --proxy DIR` measures them."""
     reading = pretrained_tokens(str(place), window=WINDOW, answer_after=answer_after)
     encoded = {skill: reading.encode([sample.text for sample in samples]) for skill, samples in HOLDOUT.items()}
     return {
-        skill: one.loss for skill, one in evaluate(open_pretrained(str(place)), encoded, reduction=reduction).items()
+        skill: loss.loss for skill, loss in evaluate(open_pretrained(str(place)), encoded, reduction=reduction).items()
     }
 
 
 def of_trainer(model: GPT2LMHeadModel, **kind: Any) -> dict[str, float]:
-    """The losses as a trainer reports them."""
+    """Return the losses as a trainer reports them."""
     losses = losses_per_skill(
         causal_lm_loss(model, byte_tokenizer(), max_tokens=WINDOW), HOLDOUT, max_samples=6, batch_size=4, **kind
     )
@@ -109,8 +109,8 @@ def test_a_reading_masks_by_the_length_of_the_prompt_as_by_its_mark(place: Path)
             pretrained_tokens(str(place), window=20, answer_after=None),
         ),
     ):
-        one, other = by_mark.encode(texts), by_length.encode(texts, prompts)
-        assert np.array_equal(one.tokens, other.tokens) and np.array_equal(one.targets, other.targets)
+        marked, measured = by_mark.encode(texts), by_length.encode(texts, prompts)
+        assert np.array_equal(marked.tokens, measured.tokens) and np.array_equal(marked.targets, measured.targets)
 
 
 def test_a_collator_learns_the_tokens_that_the_loss_measures() -> None:
@@ -170,7 +170,7 @@ def test_a_slow_tokenizer_cannot_mask_prompts_and_says_so_when_the_collator_is_m
 
 
 def test_the_two_means_differ_without_bound_and_are_told_apart() -> None:
-    """One hard token in one text, nine easy tokens in the other."""
+    """One text has one hard token, the other text nine easy tokens."""
     holdout = {"add": [Sample("hard", "h", {}), Sample("easy", "e" * 9, {})]}
 
     def model_loss(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Blocks of tokens through loaders, workers and ranks: the one stream, on time, and without a word about forks."""
+"""Blocks of tokens through loaders, workers and ranks: a single stream, in time, and without a warning about forks."""
 
 import itertools
 import time
@@ -30,14 +30,14 @@ class Places(NamedTuple):
     shards: str
     counts: str
     blocks: list[list[list[int]]]
-    """Of every step of a run in one process, without a loader."""
+    """Blocks of every step of a run in one process, without a loader."""
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory, blocks: Source) -> Places:
-    one = live_packed(*blocks, tmp_path_factory.mktemp("reference"))
-    expected = expected_items(one, steps=STEPS, step_items=STEP_BLOCKS, every_steps=3)
-    assert one.mixer.round(0).weights != one.mixer.round(2).weights
+    packed_stream = live_packed(*blocks, tmp_path_factory.mktemp("reference"))
+    expected = expected_items(packed_stream, steps=STEPS, step_items=STEP_BLOCKS, every_steps=3)
+    assert packed_stream.mixer.round(0).weights != packed_stream.mixer.round(2).weights
     return Places(*blocks, expected)
 
 
@@ -49,11 +49,11 @@ def packed(places: Places, ledger: Path) -> PackedTokens:
 def test_a_loader_gives_the_same_blocks_for_any_number_of_workers(
     places: Places, tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The weights follow the reports; the tokenizer was used before the workers are forked."""
-    one = packed(places, tmp_path)
-    encode(one.counts.tokenizer, ["a b c"] * 10, special_tokens=False)
+    """The weights follow the reports, and the tokenizer is used before the workers are forked."""
+    stream = packed(places, tmp_path)
+    encode(stream.counts.tokenizer, ["a b c"] * 10, special_tokens=False)
     loader = DataLoader(
-        PackedDataset(one),
+        PackedDataset(stream),
         batch_size=STEP_BLOCKS,
         num_workers=workers,
         collate_fn=collate_blocks,
@@ -64,7 +64,7 @@ def test_a_loader_gives_the_same_blocks_for_any_number_of_workers(
         assert batch["block"].tolist() == list(range((step - 1) * STEP_BLOCKS, step * STEP_BLOCKS))
         assert batch["skill_tokens"].sum(1).tolist() == [6] * STEP_BLOCKS
         if step % 3 == 0:
-            one.report(step, losses_at(step))
+            stream.report(step, losses_at(step))
     assert "fork" not in capfd.readouterr().err
 
 
@@ -73,9 +73,9 @@ def test_a_stateful_loader_goes_on_with_the_next_blocks(places: Places, tmp_path
     seen: list[Any] = []
     saved: dict[str, Any] = {}
     for start, end in [(0, 11), (11, STEPS)]:
-        one = packed(places, tmp_path)
+        stream = packed(places, tmp_path)
         loader: Any = StatefulDataLoader(
-            PackedDataset(one),
+            PackedDataset(stream),
             sampler=InOrder(),
             batch_size=STEP_BLOCKS,
             num_workers=workers,
@@ -83,21 +83,21 @@ def test_a_stateful_loader_goes_on_with_the_next_blocks(places: Places, tmp_path
             prefetch_factor=1 if workers else None,
         )
         if saved:
-            one.load_state_dict(saved["packed"])
+            stream.load_state_dict(saved["packed"])
             loader.load_state_dict(saved["loader"])
         for step, batch in zip(range(start + 1, end + 1), loader, strict=False):
             seen.append(batch["input_ids"].tolist())
             if step % 3 == 0:
-                one.report(step, losses_at(step))
+                stream.report(step, losses_at(step))
             if step == end:
-                saved = {"packed": one.state_dict(step=step), "loader": loader.state_dict()}
+                saved = {"packed": stream.state_dict(step=step), "loader": loader.state_dict()}
     assert seen == places.blocks
 
 
 def test_a_loaders_state_is_of_one_size_of_blocks(places: Places, tmp_path: Path) -> None:
-    one = packed(places, tmp_path)
-    other = PackedTokens(one.mixer, one.counts, block_tokens=7, separator=EOS)
-    state = PackedDataset(one).state_dict()
+    stream = packed(places, tmp_path)
+    other = PackedTokens(stream.mixer, stream.counts, block_tokens=7, separator=EOS)
+    state = PackedDataset(stream).state_dict()
     with pytest.raises(
         LedgerError, match=r"state is of block_tokens 6, and here block_tokens is 7.*packed.load_state_dict"
     ):
@@ -107,14 +107,14 @@ def test_a_loaders_state_is_of_one_size_of_blocks(places: Places, tmp_path: Path
 def test_a_second_iteration_is_refused_and_after_load_state_dict_the_same_loader_goes_on(
     places: Places, tmp_path: Path
 ) -> None:
-    one = packed(places, tmp_path)
-    loader = DataLoader(PackedDataset(one), batch_size=STEP_BLOCKS, collate_fn=collate_blocks)
+    stream = packed(places, tmp_path)
+    loader = DataLoader(PackedDataset(stream), batch_size=STEP_BLOCKS, collate_fn=collate_blocks)
     next(iter(loader))
     with pytest.raises(
         PolicyError, match=r"the stream from block 0 was read through this dataset already.*PackedDataset"
     ):
         next(iter(loader))
-    resume(one, one.state_dict(step=1))
+    resume(stream, stream.state_dict(step=1))
     assert next(iter(loader))["input_ids"].tolist() == places.blocks[1]
 
 
@@ -146,13 +146,13 @@ def test_a_stream_that_ends_ends_the_loader_on_every_rank_at_the_same_step(
     counts = []
     for rank in range(world_size):
         mixer = live_mixer(places.shards, tmp_path, step_draws=12, policy=stratified(), repeat="drop")
-        one = PackedTokens(mixer, packed(places, tmp_path / "other").counts, block_tokens=9, separator=EOS)
-        dataset = PackedDataset(one, rank=rank, world_size=world_size)
+        stream = PackedTokens(mixer, packed(places, tmp_path / "other").counts, block_tokens=9, separator=EOS)
+        dataset = PackedDataset(stream, rank=rank, world_size=world_size)
         loader = DataLoader(dataset, batch_size=8, num_workers=workers, collate_fn=collate_blocks)
         length = len(loader)
         counts.append([len(batch["block"]) for batch in loader])
         assert len(counts[-1]) == length
-    total = sum(len(batch) for batch in one.batches(50))
+    total = sum(len(batch) for batch in stream.batches(50))
     assert all(sizes == counts[0] for sizes in counts)
     if world_size == 1:
         assert sum(counts[0]) == total
@@ -170,7 +170,7 @@ def start(places: Places, folder: Path, *, world_size: int, workers: int) -> Any
 def test_the_union_of_all_ranks_is_the_packed_stream_after_a_kill_and_with_other_ranks(
     places: Places, tmp_path: Path
 ) -> None:
-    """A real gloo group of two, killed, then of three; a step done again was done with the same blocks."""
+    """A real gloo group of two ranks is killed, and then three ranks continue. A step that is repeated has the same blocks."""
     folder = tmp_path / "ddp"
     processes = start(places, folder, world_size=2, workers=0)
     end = time.monotonic() + 100
@@ -180,11 +180,11 @@ def test_the_union_of_all_ranks_is_the_packed_stream_after_a_kill_and_with_other
         time.sleep(0.005)
     kill(processes)
     assert finish(start(places, folder, world_size=3, workers=1)) == [0] * 3
-    found: dict[int, list[int]] = {}
+    tokens_of: dict[int, list[int]] = {}
     for path in folder.glob("rank-*.jsonl"):
         for record in records(path):
             for block, tokens in zip(record["blocks"], record["tokens"], strict=True):
-                assert found.setdefault(block, tokens) == tokens
-    assert sorted(found) == list(range(STEPS * STEP_BLOCKS))
-    assert [found[block] for block in sorted(found)] == [tokens for step in places.blocks for tokens in step]
+                assert tokens_of.setdefault(block, tokens) == tokens
+    assert sorted(tokens_of) == list(range(STEPS * STEP_BLOCKS))
+    assert [tokens_of[block] for block in sorted(tokens_of)] == [tokens for step in places.blocks for tokens in step]
     assert verify_ledger(DirectoryLedger(folder / "run")) == []

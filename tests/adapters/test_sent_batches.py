@@ -1,4 +1,4 @@
-"""A batch of places is read by the process of its loader alone; every other process gets a sentence, never other texts."""
+"""Only the process of the loader can read a batch of places. Every other process gets a sentence, never other texts."""
 
 import gc
 import pickle

@@ -1,4 +1,4 @@
-"""`DataLoader` and `StatefulDataLoader`: one stream, whatever the workers, and nothing in it lost or repeated in silence."""
+"""`DataLoader` and `StatefulDataLoader` give a single stream for any number of workers, without silent loss or repetition."""
 
 import copy
 import itertools
@@ -60,7 +60,7 @@ def stateful(dataset: MixedDataset, workers: int) -> "StatefulDataLoader[Any]":
 def test_a_stateful_loader_goes_on_with_the_next_batch(
     shards: ShardSet, tmp_path: Path, workers: int, stop: int
 ) -> None:
-    """Saved in the middle of a round, loaded into a new mixer, dataset and loader."""
+    """The state is saved in the middle of a round, and loaded into a new mixer, dataset and loader."""
     expected = expected_texts(shards, tmp_path / "reference", steps=20, step_draws=BATCH)
     seen, saved = [], b""
     for start, end in [(0, stop), (stop, 20)]:
@@ -81,7 +81,7 @@ def test_a_stateful_loader_goes_on_with_the_next_batch(
 
 
 def test_a_stateful_loader_resumes_in_the_same_time_at_any_draw(shards: ShardSet, tmp_path: Path) -> None:
-    """Its state stays small; ten million batches consumed cost what one costs."""
+    """The state stays small, and a resume after ten million batches costs as much as after one batch."""
     mixer = measured_mixer(shards, tmp_path, step_draws=BATCH)
     first = stateful(MixedDataset(mixer), 0)
     next(iter(first))
@@ -102,7 +102,7 @@ def test_workers_resume_far_ahead_too(shards: ShardSet, tmp_path: Path) -> None:
     next(iter(first))
     state = first.state_dict()
     _move(state, 20_000)
-    mixer.round(40)  # as the batches between would have
+    mixer.round(40)  # the batches between would have decided the round
     assert len(json.dumps(state, default=str)) < 3_000
     loader = stateful(MixedDataset(mixer), 2)
     loader.load_state_dict(state)
@@ -112,7 +112,7 @@ def test_workers_resume_far_ahead_too(shards: ShardSet, tmp_path: Path) -> None:
 
 
 def _move(state: Any, far: int) -> None:
-    """Put a loader's state far ahead, as if it had yielded `far` batches."""
+    """Set the state of a loader far ahead, as if the loader had yielded `far` batches."""
     for name, value in state.items():
         if name in ("_sampler_iter_yielded", "_num_yielded", "_snapshot_step"):
             state[name] = far
@@ -249,9 +249,9 @@ def test_an_order_that_would_lose_samples_is_refused_at_the_first_batch(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_indices_that_another_has_shared_out_are_refused(shards: ShardSet, tmp_path: Path, workers: int) -> None:
-    """As accelerate does with batches: rank 0 of 2 would read every other batch of its half."""
+    """accelerate divides batches in this way: rank 0 of 2 would read every other batch of its half."""
     dataset = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000), rank=0, world_size=2)
-    every_other = [list(range(at * BATCH, (at + 1) * BATCH)) for at in range(0, 40, 2)]
+    every_other = [list(range(number * BATCH, (number + 1) * BATCH)) for number in range(0, 40, 2)]
     loader = DataLoader(dataset, batch_sampler=every_other, num_workers=workers, collate_fn=collate)
     with pytest.raises(PolicyError, match=r"shares out again what MixedDataset has already shared out.*WholeStream"):
         list(loader)
@@ -273,7 +273,7 @@ def test_an_iterator_does_not_go_on_elsewhere_when_the_mixer_was_moved(shards: S
 def test_a_run_that_cannot_begin_says_so_where_the_loader_begins(
     shards: ShardSet, tmp_path: Path, workers: int, in_order: bool
 ) -> None:
-    """At once, and not in a worker after `wait_s`."""
+    """The loader refuses at once, and not in a worker after `wait_s`."""
 
     def first(mixer: Mixer) -> Any:
         dataset = MixedDataset(mixer)
@@ -367,16 +367,16 @@ def test_a_worker_that_is_late_may_begin_after_another_has_read_on(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH))
-    workers = [copy.copy(dataset) for _ in range(2)]  # a fork copies all but the memory that they share
+    workers = [copy.copy(dataset) for _ in range(2)]  # a fork copies everything except the shared memory
 
     def asks(worker: int, batch: int, loop: int = 100) -> Any:
         info = SimpleNamespace(id=worker, num_workers=2, seed=loop + worker)
         monkeypatch.setattr("skillshard.torch.get_worker_info", lambda: info)
         return workers[worker].__getitems__(range(batch * BATCH, (batch + 1) * BATCH)).batch.text
 
-    found = [asks(1, 1), asks(1, 3), asks(0, 0), asks(0, 2)]
+    texts = [asks(1, 1), asks(1, 3), asks(0, 0), asks(0, 2)]
     expected = expected_texts(shards, tmp_path / "reference", steps=4, step_draws=BATCH)
-    assert found == [expected[at] for at in (1, 3, 0, 2)]
+    assert texts == [expected[number] for number in (1, 3, 0, 2)]
     workers[0] = copy.copy(dataset)
     with pytest.raises(PolicyError, match="would begin again"):
         asks(0, 0, loop=300)

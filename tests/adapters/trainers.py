@@ -1,4 +1,4 @@
-"""What the adapters' tests share: a live policy, losses that depend on the step alone, a small model over bytes."""
+"""Parts that the tests of adapters share: a live policy, losses that depend on the step alone, a small model over bytes."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,13 +16,13 @@ SKILLS = ("add", "carry", "negate")
 
 
 def losses_at(step: int) -> dict[str, float]:
-    return {skill: 2.0 / (1 + step * (at + 1) / 10) for at, skill in enumerate(SKILLS)}
+    return {skill: 2.0 / (1 + step * (number + 1) / 10) for number, skill in enumerate(SKILLS)}
 
 
 def live_mixer(
     shards: ShardSet | str | Path, ledger: Path, *, step_draws: int, policy: Policy | None = None, **arguments: Any
 ) -> Mixer:
-    """Rounds of five steps."""
+    """Make a mixer with rounds of five steps."""
     opened = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     policy = policy or skill_it(SkillGraph.chain(SKILLS), eta=1.0, window=2)
     defaults: dict[str, Any] = {"round_draws": 5 * step_draws, "wait_s": 20.0}
@@ -32,12 +32,12 @@ def live_mixer(
 def measured_mixer(
     shards: ShardSet | str | Path, ledger: Path, *, step_draws: int, policy: Policy | None = None, **arguments: Any
 ) -> Mixer:
-    """A live mixer whose run begins with the losses before the first step."""
+    """Make a live mixer whose run begins with the losses before the first step."""
     return measured(live_mixer(shards, ledger, step_draws=step_draws, policy=policy, **arguments))
 
 
 def measured(stream: Stream) -> Stream:
-    """A stream whose first losses are reported, where its policy begins with them and nobody has reported."""
+    """Report the first losses, if the policy begins with losses and no process has reported, and return the stream."""
     mixer = stream.mixer if isinstance(stream, PackedTokens) else stream
     if mixer.initial_losses and not mixer.num_observations:
         mixer.report(0, losses_at(0))
@@ -45,22 +45,22 @@ def measured(stream: Stream) -> Stream:
 
 
 def reported(ledger: Path) -> list[tuple[int, dict[str, float]]]:
-    """The draws and losses that the newest generation of a ledger holds, whose records must all be sound."""
+    """Return the draws and losses of the newest generation of a ledger, whose records must all be sound."""
     assert verify_ledger(DirectoryLedger(ledger)) == []
     records = open_records(DirectoryLedger(ledger))
     observations = [records.observations.get(number) for number in range(records.observations.num())]
-    return [(one.draw, dict(one.losses)) for one in observations if one is not None]
+    return [(record.draw, dict(record.losses)) for record in observations if record is not None]
 
 
 def expected_texts(shards: ShardSet | str | Path, ledger: Path, *, steps: int, step_draws: int) -> list[list[str]]:
-    """The texts of every step of a run in one process, without a loader."""
+    """Return the texts of every step of a run in one process, without a loader."""
     return expected_items(live_mixer(shards, ledger, step_draws=step_draws), steps=steps, step_items=step_draws)
 
 
 def expected_items(
     stream: Mixer | PackedTokens, *, steps: int, step_items: int, every_steps: int = 5
 ) -> list[list[Any]]:
-    """The texts, or the tokens of the blocks, of every step of a run in one process, without a loader."""
+    """Return the texts, or the tokens of the blocks, of every step of a run in one process, without a loader."""
     items: list[list[Any]] = []
     measured(stream)
     for step in range(1, steps + 1):

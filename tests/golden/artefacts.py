@@ -1,9 +1,9 @@
-"""What a small generated corpus becomes, as one digest for each kind of artefact.
+"""Digests of the artefacts of a small generated corpus, one digest for each kind of artefact.
 
     python -m tests.golden.artefacts
 
-writes digests/artefacts.json anew and says which digests moved. Run the command where an artefact changes on purpose, in the same
-commit, and name the change in the changelog. Bytes that belong to a version of a package (Parquet files, a tokenizer's JSON) are
+writes digests/artefacts.json, and prints the digests that moved. Run the command when an artefact changes on purpose, in the same
+commit, and name the change in the changelog. Bytes that belong to the version of a package (Parquet files, the JSON of a tokenizer) are
 left out, and floats are rounded to nine digits, so that every machine has the same digests.
 """
 
@@ -37,11 +37,11 @@ DIGESTS = Path(__file__).parent / "digests" / "artefacts.json"
 NUM_SAMPLES = {"add": 120, "carry": 60, "negate": 40}
 
 
-class Made:
-    """The artefacts of one corpus, each made where it is first asked for.
+class Artefacts:
+    """The artefacts of a corpus. Each artefact is made at the first request.
 
     Args:
-        folder: a new directory for them.
+        folder: A new directory.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class Made:
 
 
 def rounded(value: Any) -> Any:
-    """A value of JSON whose floats have nine digits: libraries and processors differ in the last ones."""
+    """Round the floats of a JSON value to nine digits, because libraries and processors differ in the last digits."""
     if isinstance(value, float):
         return float(f"{value:.9g}")
     if isinstance(value, dict):
@@ -67,41 +67,41 @@ def of_value(value: Any) -> str:
     return digest(to_json(rounded(value)))
 
 
-def tags_by_metadata(made: Made) -> str:
-    manifest = made.tags.manifest.model_dump(mode="json", by_alias=True)
+def tags_by_metadata(artefacts: Artefacts) -> str:
+    manifest = artefacts.tags.manifest.model_dump(mode="json", by_alias=True)
     for part in manifest["parts"]:
         del part["part_digest"]
-    rows = [list(made.tags.rows(part)) for part in range(len(manifest["parts"]))]
+    rows = [list(artefacts.tags.rows(part)) for part in range(len(manifest["parts"]))]
     return of_value([manifest, rows])
 
 
-def tags_by_embedding(made: Made) -> str:
-    """Clusters of the lexical encoder: names, sizes, and the cluster of every sample."""
-    corpus = Corpus.open(topic_corpus(made.folder / "topics", 240))
+def tags_by_embedding(artefacts: Artefacts) -> str:
+    """Cluster with the lexical encoder: names, sizes, and the cluster of every sample."""
+    corpus = Corpus.open(topic_corpus(artefacts.folder / "topics", 240))
     tagger = taggers.embedding(taggers.lexical(), skills=5)
-    tags: Tags = taggers.tag_corpus(corpus, tagger, made.folder / "clusters", backend=HERE, partition_bytes=9_000)
+    tags: Tags = taggers.tag_corpus(corpus, tagger, artefacts.folder / "clusters", backend=HERE, partition_bytes=9_000)
     rows = [[row.id, row.skill] for part in range(len(tags.manifest.parts)) for row in tags.rows(part)]
     return of_value([[skill.model_dump() for skill in tags.manifest.skills], rows])
 
 
-def shards(made: Made) -> str:
-    """The tars and indexes byte for byte, and the manifest but for the digest of the tags' Parquet files."""
-    manifest = made.shards.manifest.model_dump(mode="json", by_alias=True)
+def shards(artefacts: Artefacts) -> str:
+    """Digest the tars and indexes byte for byte, and the manifest without the digest of the tags' Parquet files."""
+    manifest = artefacts.shards.manifest.model_dump(mode="json", by_alias=True)
     del manifest["made_from"]["tags"]
-    files = {name: digest(data) for name, data in tree(made.folder / "shards").items() if name != "manifest.json"}
+    files = {name: digest(data) for name, data in tree(artefacts.folder / "shards").items() if name != "manifest.json"}
     return of_value([manifest, files])
 
 
-def tokens(made: Made) -> str:
-    place = made.folder / "tokens"
-    counts = count_tokens(made.shards, letter_tokenizer(), place, special_tokens=False, backend=HERE)
+def tokens(artefacts: Artefacts) -> str:
+    place = artefacts.folder / "tokens"
+    counts = count_tokens(artefacts.shards, letter_tokenizer(), place, special_tokens=False, backend=HERE)
     skills = [skill.model_dump(mode="json") for skill in counts.manifest.skills]
     return of_value([skills, {name: digest(data) for name, data in tree(place).items() if name.endswith(".npy")}])
 
 
-def edges(_: Made) -> str:
-    """The edges and standard errors of every method and unit, from losses that are given."""
-    skills, found = ("add", "carry", "negate"), []
+def edges(_: Artefacts) -> str:
+    """Derive the edges and standard errors of every method and unit, from given losses."""
+    skills, rows = ("add", "carry", "negate"), []
     for method in METHODS:
         runs = plan_trials(method, skills, skills, batch_size=12, seeds=(0, 1))
         curves = []
@@ -116,32 +116,38 @@ def edges(_: Made) -> str:
                     unit, threshold, "end", clamp=False, off_diagonal=0.5, drop_uncertain=False, direct=direct
                 )
                 graph = derive_edges(method, skills, skills, curves, rule=rule)
-                found.append(
+                rows.append(
                     [graph.edges.tolist(), None if graph.standard_errors is None else graph.standard_errors.tolist()]
                 )
-    return of_value(found)
+    return of_value(rows)
 
 
-def rounds(made: Made) -> str:
-    """The rounds of a run of SKILL-IT that reports losses, and of a run of fixed weights."""
+def rounds(artefacts: Artefacts) -> str:
+    """Decide the rounds of a run of SKILL-IT that reports losses, and of a run of fixed weights."""
     policies = {
         "live": chain(skill_it(SkillGraph.chain(tuple(NUM_SAMPLES)), eta=0.5), floor(0.05)),
         "fixed": fixed({"add": 0.5, "carry": 0.3, "negate": 0.2}),
     }
-    found = []
+    rows = []
     for name, policy in policies.items():
         mixer = Mixer(
-            made.shards, policy, ledger=made.folder / name, round_draws=40, step_draws=10, seed=3, initial_losses=False
+            artefacts.shards,
+            policy,
+            ledger=artefacts.folder / name,
+            round_draws=40,
+            step_draws=10,
+            seed=3,
+            initial_losses=False,
         )
         for number in range(6):
-            losses = {skill: 3 - at - number / (4 + at) for at, skill in enumerate(NUM_SAMPLES)}
+            losses = {skill: 3 - position - number / (4 + position) for position, skill in enumerate(NUM_SAMPLES)}
             mixer.report(4 * number, losses)
             record = mixer.round(number)
-            found.append([record.weights, record.counts, record.carry, record.drawn_before, record.num_draws])
-    return of_value(found)
+            rows.append([record.weights, record.counts, record.carry, record.drawn_before, record.num_draws])
+    return of_value(rows)
 
 
-KINDS: dict[str, Callable[[Made], str]] = {
+KINDS: dict[str, Callable[[Artefacts], str]] = {
     "tags by metadata": tags_by_metadata,
     "tags by embedding": tags_by_embedding,
     "shards": shards,
@@ -152,18 +158,18 @@ KINDS: dict[str, Callable[[Made], str]] = {
 
 
 def committed() -> dict[str, str]:
-    found: dict[str, str] = json.loads(DIGESTS.read_text())
-    return found
+    digests: dict[str, str] = json.loads(DIGESTS.read_text())
+    return digests
 
 
 def main() -> int:
-    """Write the digests anew."""
+    """Write the digests of the present code."""
     before = committed() if DIGESTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        made = Made(Path(folder))
-        found = {kind: of(made) for kind, of in KINDS.items()}
-    DIGESTS.write_bytes(to_json(found))
-    moved = [kind for kind in KINDS if before.get(kind) != found[kind]]
+        artefacts = Artefacts(Path(folder))
+        digests = {kind: of(artefacts) for kind, of in KINDS.items()}
+    DIGESTS.write_bytes(to_json(digests))
+    moved = [kind for kind in KINDS if before.get(kind) != digests[kind]]
     sys.stdout.write(f"{DIGESTS} is written; moved: {', '.join(moved) or 'nothing'}.\n")
     return 0
 

@@ -1,11 +1,11 @@
-"""The order of the stream as digests: one for each pure function, and one for each kind of stream.
+"""Digests of the order of the stream: a digest for each pure function, and for each kind of stream.
 
-The digests are bound to `ORDER_VERSION`. A run that was begun under a version must go on with the same samples under a later
-release of the same version, so a change that moves one digest needs a new version:
+The digests are bound to `ORDER_VERSION`. A run of a version must continue with the same samples under a later release of the same
+version, so a change that moves a digest needs a new version:
 
     python -m tests.golden.order
 
-adds the digests of a new version to digests/order.json. The command refuses to replace the digests of a version that is there.
+adds the digests of a new version to digests/order.json. The command refuses to replace the digests of a version.
 """
 
 import json
@@ -31,16 +31,16 @@ from tests.tokenizers_trained import EOS, letter_tokenizer, letters
 
 DIGESTS = Path(__file__).parent / "digests" / "order.json"
 SHARD_ROWS = (3000, 1, 5000, 1024, 2049, 1025)
-"""Shards below, at and above the 1,024 rows of a block; the largest has five blocks."""
+"""Shards below, at and above the 1,024 rows of a stripe. The largest shard has five stripes."""
 NUM_SAMPLES = {"add": 5000, "carry": 2600, "negate": 700}
 ROUND_DRAWS = 1500
 BEYOND = 10 * sum(NUM_SAMPLES.values())
-"""More draws than any stream gives that ends."""
+"""Number of draws beyond the end of every stream that ends."""
 WEIGHTS = {"add": 0.5, "carry": 0.3, "negate": 0.2}
 
 
 def of_numbers(arrays: Iterable[np.ndarray]) -> str:
-    """The digest of arrays of integers one after the other, with their lengths: the same on every platform."""
+    """Digest arrays of integers in order, with their lengths, to the same bytes on every platform."""
     joined = [part for array in arrays for part in (np.array([array.size]), array.ravel())]
     return digest(np.concatenate(joined).astype("<i8").tobytes())
 
@@ -58,24 +58,24 @@ def permutations() -> str:
 
 
 def quotas_of_rounds() -> str:
-    """Twenty rounds of changing weights, the carry taken along."""
-    carry, found = np.zeros(3, np.int64), []
+    """Digest twenty rounds of changing weights, with the carry from round to round."""
+    carry, arrays = np.zeros(3, np.int64), []
     for number in range(20):
         fixed_weights = order.fixed_point(np.array([1.0, 1 + number % 3, 3 + number]) / (5 + number % 3 + number))
         counts, carry = order.quotas(fixed_weights, carry, 97 + number)
-        found += [counts, carry]
-    return of_numbers(found)
+        arrays += [counts, carry]
+    return of_numbers(arrays)
 
 
 def limited_quotas_of_rounds() -> str:
-    """Rounds until four skills of different size are used up, the carry taken along."""
-    left, carry, found = np.array([30, 200, 90, 500]), np.zeros(4, np.int64), []
+    """Digest rounds until four skills of different size are used up, with the carry from round to round."""
+    left, carry, arrays = np.array([30, 200, 90, 500]), np.zeros(4, np.int64), []
     fixed_weights = order.fixed_point(np.array([0.1, 0.2, 0.3, 0.4]))
     while left.any():
         counts, carry = order.limited_quotas(fixed_weights, carry, 61, left)
         left = left - counts
-        found += [counts, carry]
-    return of_numbers(found)
+        arrays += [counts, carry]
+    return of_numbers(arrays)
 
 
 def weights_over_draws() -> str:
@@ -89,21 +89,21 @@ def interleaved() -> str:
 
 
 def skill_orders() -> str:
-    """Three epochs of two skills with the same shards, read in stretches that end inside blocks."""
-    found = []
+    """Digest three epochs of two skills with the same shards, read in stretches that end inside stripes."""
+    arrays = []
     for labels in ((0, "add"), (1, "carry")):
-        one = order.SkillOrder(np.array(SHARD_ROWS), labels)
+        skill_order = order.SkillOrder(np.array(SHARD_ROWS), labels)
         for start in range(0, 3 * sum(SHARD_ROWS), 1777):
-            for shard, rows in one.segments(start, start + 1777):
-                found += [np.array([shard]), rows]
-    return of_numbers(found)
+            for shard, rows in skill_order.segments(start, start + 1777):
+                arrays += [np.array([shard]), rows]
+    return of_numbers(arrays)
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
 def corpus_shards(folder: Path) -> tuple[ShardSet, TokenCounts]:
-    """Shards of several stripes, nothing held out, and their tokens."""
+    """Write shards of several stripes without a holdout, and count the tokens."""
     records = [letters(skill, number, number % 13) for skill, num in NUM_SAMPLES.items() for number in range(num)]
     shards = tag_and_shard(write_corpus(folder / "corpus", records), folder, shard_bytes=3 << 20, holdout=0.0)
     return shards, count_tokens(shards, letter_tokenizer(), folder / "tokens", special_tokens=False, backend=HERE)
@@ -114,7 +114,7 @@ def rows_of_shards(shards: ShardSet) -> dict[str, list[int]]:
 
 
 def streams(shards: ShardSet, tokens: TokenCounts, folder: Path) -> dict[str, str]:
-    """A digest for each kind of stream, of the shard and row of every draw: what a row holds is not the order's matter."""
+    """Digest shard and row of every draw of each kind of stream. The content of a row does not concern the order."""
     place_of = {
         sample.id: (skill, number)
         for skill, of_skill in enumerate(shards.train.values())
@@ -126,11 +126,11 @@ def streams(shards: ShardSet, tokens: TokenCounts, folder: Path) -> dict[str, st
         ledger = folder / "runs" / name
         return Mixer(shards, policy, ledger=ledger, round_draws=ROUND_DRAWS, **arguments)
 
-    def of_ids(one: Mixer, first: int, num: int) -> str:
-        return of_numbers([np.array([place_of[identity] for identity in one.ids(first, num)])])
+    def of_ids(mixed: Mixer, first: int, num: int) -> str:
+        return of_numbers([np.array([place_of[identity] for identity in mixed.ids(first, num)])])
 
-    def of_blocks(one: Mixer, first: int, num: int) -> str:
-        packed = PackedTokens(one, tokens, block_tokens=64, separator=EOS)
+    def of_blocks(mixed: Mixer, first: int, num: int) -> str:
+        packed = PackedTokens(mixed, tokens, block_tokens=64, separator=EOS)
         batch = packed.batch(first, num)
         return of_numbers([batch.draw, batch.input_ids, batch.skill_tokens])
 
@@ -151,8 +151,8 @@ def streams(shards: ShardSet, tokens: TokenCounts, folder: Path) -> dict[str, st
         }
 
 
-def found_digests(folder: Path) -> dict[str, Any]:
-    """Every digest of the order, and the numbers of rows that the streams' digests are bound to."""
+def order_digests(folder: Path) -> dict[str, Any]:
+    """Compute every digest of the order, with the numbers of rows that the digests of streams are bound to."""
     shards, tokens = corpus_shards(folder)
     return {
         "shard_rows": rows_of_shards(shards),
@@ -169,27 +169,27 @@ def found_digests(folder: Path) -> dict[str, Any]:
     }
 
 
-# --- the committed ones -----------------------------------------------------------------------------------------------
+# --- the committed digests --------------------------------------------------------------------------------------------
 
 
 def committed() -> dict[str, Any]:
-    """Version of the order -> its digests."""
-    found: dict[str, Any] = json.loads(DIGESTS.read_text())
-    return found
+    """Return the digests of each version of the order."""
+    digests: dict[str, Any] = json.loads(DIGESTS.read_text())
+    return digests
 
 
-def fault(known: Mapping[str, Any], version: str, found: Mapping[str, Any]) -> str | None:
-    """What is wrong with the digests of a version, and what to do; None if they are the committed ones."""
+def fault(known: Mapping[str, Any], version: str, digests: Mapping[str, Any]) -> str | None:
+    """Return the fault of the digests of a version, and the remedy, or None if the digests are the committed digests."""
     if version not in known:
         return f"no digests of {version} are committed: run 'python -m tests.golden.order', and say in the changelog that old runs end."
     expected = known[version]
-    if found["shard_rows"] != expected["shard_rows"]:
+    if digests["shard_rows"] != expected["shard_rows"]:
         return (
-            f"the generated shards have {found['shard_rows']} rows, not {expected['shard_rows']}: shards are cut otherwise than when the "
+            f"the generated shards have {digests['shard_rows']} rows, not {expected['shard_rows']}: shards are cut otherwise than when the "
             "digests were made, which is not a change of the order. Give the test shards of the same numbers of rows."
         )
     kinds = ("functions", "streams")
-    moved = [name for kind in kinds for name, value in expected[kind].items() if found[kind].get(name) != value]
+    moved = [name for kind in kinds for name, value in expected[kind].items() if digests[kind].get(name) != value]
     if moved:
         return (
             f"the order changed under version {version} ({', '.join(moved)}): every run that is resumed would get other samples. Undo "
@@ -202,12 +202,12 @@ def main() -> int:
     """Add the digests of a new version."""
     known = committed() if DIGESTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        found = found_digests(Path(folder))
+        digests = order_digests(Path(folder))
     if order.ORDER_VERSION in known:
-        problem = fault(known, order.ORDER_VERSION, found)
+        problem = fault(known, order.ORDER_VERSION, digests)
         sys.stdout.write((problem or f"{DIGESTS} holds {order.ORDER_VERSION} as it is.") + "\n")
         return 0 if problem is None else 1
-    DIGESTS.write_bytes(to_json(known | {order.ORDER_VERSION: found}))
+    DIGESTS.write_bytes(to_json(known | {order.ORDER_VERSION: digests}))
     sys.stdout.write(f"{DIGESTS} holds {order.ORDER_VERSION} now.\n")
     return 0
 

@@ -1,4 +1,4 @@
-"""Read the numbers of other authors that the golden tests compare with; `data/README.md` gives the source of each file."""
+"""Read the numbers of other authors for the golden tests. `data/README.md` gives the source of each file."""
 
 import json
 from pathlib import Path

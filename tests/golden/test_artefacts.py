@@ -1,4 +1,4 @@
-"""Artefacts of a small corpus are the committed ones: nothing that a release writes moves unseen."""
+"""Artefacts of a small corpus are the committed artefacts, so that no written byte moves unseen."""
 
 import pytest
 
@@ -6,13 +6,13 @@ from tests.golden import artefacts
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> artefacts.Made:
-    return artefacts.Made(tmp_path_factory.mktemp("artefacts"))
+def products(tmp_path_factory: pytest.TempPathFactory) -> artefacts.Artefacts:
+    return artefacts.Artefacts(tmp_path_factory.mktemp("artefacts"))
 
 
 @pytest.mark.parametrize("kind", artefacts.KINDS)
-def test_the_artefact_is_the_committed_one(made: artefacts.Made, kind: str) -> None:
-    assert artefacts.KINDS[kind](made) == artefacts.committed().get(kind), (
+def test_the_artefact_is_the_committed_one(products: artefacts.Artefacts, kind: str) -> None:
+    assert artefacts.KINDS[kind](products) == artefacts.committed().get(kind), (
         f"{kind}: the artefact changed. If it changed on purpose, run 'python -m tests.golden.artefacts', and say so in the changelog."
     )
 

@@ -1,4 +1,4 @@
-"""The offline fitter on published runs: RegMix's 512, and mixing laws measured by Aioli's authors."""
+"""The offline fitter on published runs: RegMix's 512 runs, and mixing laws measured by Aioli's authors."""
 
 import csv
 from collections.abc import Callable
@@ -27,41 +27,41 @@ def percent(runs: Runs, predicted: np.ndarray) -> np.ndarray:
 
 
 def test_the_trees_give_the_thirteen_published_correlations() -> None:
-    found, train, test = golden("regmix_check.json"), published_runs("train"), published_runs("test")
+    published, train, test = golden("regmix_check.json"), published_runs("train"), published_runs("test")
     trees = regmix.fit_trees(train, test)
-    assert list(train.eval_skills) == found["targets"]
+    assert list(train.eval_skills) == published["targets"]
     np.testing.assert_allclose(
-        percent(test, regmix.predict(trees, test.weights)), found["spearman_published"], atol=0.0051
+        percent(test, regmix.predict(trees, test.weights)), published["spearman_published"], atol=0.0051
     )
 
 
 def test_the_log_linear_law_ranks_as_well_as_the_given_one_and_better_than_ridge() -> None:
-    found, train, test = golden("regmix_check.json"), published_runs("train"), published_runs("test")
+    published, train, test = golden("regmix_check.json"), published_runs("train"), published_runs("test")
     ours = percent(test, fit_mixing_law(train).predict(test.weights))
-    pile_cc = found["targets"].index("metric/the_pile_pile_cc_val_loss")
-    assert abs(ours[pile_cc] - found["loglinear_pile_cc_spearman"][0]) < 0.5
-    assert np.all(ours > found["ridge_spearman"])
+    pile_cc = published["targets"].index("metric/the_pile_pile_cc_val_loss")
+    assert abs(ours[pile_cc] - published["loglinear_pile_cc_spearman"][0]) < 0.5
+    assert np.all(ours > published["ridge_spearman"])
 
 
 def test_the_proposal_on_the_published_runs_is_mostly_what_regmix_proposes() -> None:
-    """Another regressor and another optimiser, and Pile-CC is still what makes the loss on Pile-CC small."""
-    found, train = golden("regmix_check.json"), published_runs("train")
+    """Regressor and optimiser differ from RegMix's, and Pile-CC still makes the loss on Pile-CC small."""
+    published, train = golden("regmix_check.json"), published_runs("train")
     proposal = propose_weights(train, kl=0.0, targets=["metric/the_pile_pile_cc_val_loss"])
     largest = max(proposal.weights, key=lambda skill: proposal.weights[skill])
     assert largest == max(
-        found["optimal_mixture_published"], key=lambda skill: found["optimal_mixture_published"][skill]
+        published["optimal_mixture_published"], key=lambda skill: published["optimal_mixture_published"][skill]
     )
 
 
 LAWS = {
     "arxiv_stackexchange/params_static.pkl": ("5000", 5),
     "arxiv_books_stackexchange/params_static.pkl": ("5000", 5),
-    "instruction/params.pkl": ("1000", 4),  # the fifth seed's fit was not published
+    "instruction/params.pkl": ("1000", 4),  # the authors did not publish the fit of the fifth seed
 }
 
 
 def published_law(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The losses of mixtures by published numbers, one row per skill; the last of three or more skills has no slope.
+    """Compute the losses of mixtures from published numbers, one row per skill. The last of three or more skills has no slope.
 
     Two skills: c + exp(b + t p1), as (c, t, b). More: exp(c) + exp(b + t1 p1 + t2 p2 + ...), as (c, b, t1, t2, ...).
     """
@@ -81,7 +81,7 @@ def test_the_published_laws_are_recovered_from_their_losses(name: str) -> None:
         runs = Runs(skills, skills, weights, losses(weights))
         unseen = np.random.default_rng(100 + seed).dirichlet(np.ones(len(skills)), 200)
         np.testing.assert_allclose(fit_mixing_law(runs).predict(unseen), losses(unseen), atol=1e-5)
-        # no random mixture is better than the proposal, by the published law
+        # By the published law, no random mixture is better than the proposal.
         proposal = propose_weights(runs, kl=0.0)
         ours = losses(np.array([[proposal.weights[skill] for skill in skills]])).mean()
         tried = np.random.default_rng(200 + seed).dirichlet(np.full(len(skills), 0.5), 50_000)

@@ -1,4 +1,4 @@
-"""Statistics of graphs, checked with those of the four published matrices."""
+"""The statistics of graphs agree with the statistics of the four published matrices."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tests.golden.published import golden
 
 
 def matrix_of(name: str, published: dict[str, Any]) -> np.ndarray:
-    """The matrix itself: beside its statistics, or in the golden case that used it."""
+    """Return the matrix itself, which stands beside its statistics or in the golden case that used the matrix."""
     if published["values"] is not None:
         return np.array(published["values"])
     if name == "top_23_early_decreases":
@@ -19,9 +19,11 @@ def matrix_of(name: str, published: dict[str, Any]) -> np.ndarray:
     return next(matrix for case in cases if (matrix := np.array(case["graph_effective"])).shape == (59, 12))
 
 
-def found_of(matrix: np.ndarray) -> Statistics:
-    rows, columns = ([f"s{at}" for at in range(num)] for num in matrix.shape)
-    return statistics(rows, columns if len(rows) == len(columns) else [f"e{at}" for at in range(len(columns))], matrix)
+def statistics_of(matrix: np.ndarray) -> Statistics:
+    rows, columns = ([f"s{number}" for number in range(num)] for num in matrix.shape)
+    return statistics(
+        rows, columns if len(rows) == len(columns) else [f"e{number}" for number in range(len(columns))], matrix
+    )
 
 
 @pytest.mark.parametrize(
@@ -30,19 +32,22 @@ def found_of(matrix: np.ndarray) -> Statistics:
 def test_the_published_matrices_have_their_published_statistics(name: str) -> None:
     published = golden("skillit_graph_stats.json")["graphs"][name]
     matrix = matrix_of(name, published)
-    found = found_of(matrix)
+    figures = statistics_of(matrix)
     assert list(matrix.shape) == published["shape"]
     assert (matrix.min(), matrix.max()) == (published["min"], published["max"])
-    counts = (found.num_positive, found.num_negative, found.num_zero)
+    counts = (figures.num_positive, figures.num_negative, figures.num_zero)
     assert counts == tuple(published[key] for key in ("n_positive", "n_negative", "n_zero"))
-    assert found.density == pytest.approx(published["density_positive_over_all"], abs=1e-12)
+    assert figures.density == pytest.approx(published["density_positive_over_all"], abs=1e-12)
 
 
 def test_the_density_of_natural_instructions_is_the_paper_s_and_neither_complete_nor_empty() -> None:
-    told = golden("skillit_graph_stats.json")
-    found = found_of(matrix_of("top_23_early_decreases", told["graphs"]["top_23_early_decreases"]))
-    assert round(found.density, 3) == told["published"]["NI pre-training graph density (paper Fig. 2 right / Sec 2.1)"]
-    assert found.sentence.startswith("Neither nearly complete nor nearly empty")
+    published = golden("skillit_graph_stats.json")
+    figures = statistics_of(matrix_of("top_23_early_decreases", published["graphs"]["top_23_early_decreases"]))
+    assert (
+        round(figures.density, 3)
+        == published["published"]["NI pre-training graph density (paper Fig. 2 right / Sec 2.1)"]
+    )
+    assert figures.sentence.startswith("Neither nearly complete nor nearly empty")
 
 
 @pytest.mark.parametrize(
@@ -51,20 +56,20 @@ def test_the_density_of_natural_instructions_is_the_paper_s_and_neither_complete
     ids=["Alpaca", "Natural Instructions", "Pile of Law"],
 )
 def test_matrices_as_dense_as_the_paper_s_get_the_paper_s_verdict(density: float, verdict: str) -> None:
-    """The twin that needs no published numbers but the three densities."""
+    """The twin of the test above needs no published numbers except the three densities."""
     cells = np.random.default_rng(0).permutation(900).reshape(30, 30) < round(density * 900)
     edges = np.where(cells, 0.3, -0.1)
-    found = found_of(edges)
-    assert found.density == pytest.approx(density, abs=1e-3)
-    assert found.num_positive + found.num_negative == 900
-    assert found.sentence.startswith(verdict)
+    figures = statistics_of(edges)
+    assert figures.density == pytest.approx(density, abs=1e-3)
+    assert figures.num_positive + figures.num_negative == 900
+    assert figures.sentence.startswith(verdict)
 
 
 def test_doubt_is_said_and_is_not_taken_for_emptiness() -> None:
     edges, errors = np.full((3, 3), 0.2), np.full((3, 3), 0.2)
-    found = statistics("abc", "abc", edges, standard_errors=errors, num_seeds=3)
-    assert found.num_uncertain == 9 and found.density_certain == 0
-    assert found.sentence.startswith("Undecided (100 % of the edges between skills are positive, 0 % beyond doubt)")
+    figures = statistics("abc", "abc", edges, standard_errors=errors, num_seeds=3)
+    assert figures.num_uncertain == 9 and figures.density_certain == 0
+    assert figures.sentence.startswith("Undecided (100 % of the edges between skills are positive, 0 % beyond doubt)")
     chain = np.eye(3) + np.eye(3, k=1)
     assert statistics("abc", "abc", chain).sentence.endswith("there may be an order for SKILL-IT to use.")
     assert statistics("abc", "abc", chain, standard_errors=errors / 100, num_seeds=3).sentence.endswith(
@@ -80,7 +85,7 @@ def test_doubt_is_said_and_is_not_taken_for_emptiness() -> None:
 
 def test_lone_skills_and_reciprocity_are_found() -> None:
     edges = np.array([[1.0, 0.5, 0.0], [0.4, 1.0, 0.2], [-0.3, 0.0, 1.0]])
-    found = statistics("abc", "abc", edges)
-    assert (found.helps_nobody, found.helped_by_nobody) == (("c",), ())
-    assert found.reciprocity == pytest.approx(2 / 3)
+    figures = statistics("abc", "abc", edges)
+    assert (figures.helps_nobody, figures.helped_by_nobody) == (("c",), ())
+    assert figures.reciprocity == pytest.approx(2 / 3)
     assert statistics(("a", "b"), ("exam",), np.array([[0.5], [0.0]])).reciprocity is None

@@ -1,4 +1,4 @@
-"""Losses stay what they were: a training and its losses by skill are those of the code that made the published graphs."""
+"""Losses do not change: a training and the losses of its skills equal those of the code that made the published graphs."""
 
 import json
 from collections.abc import Iterator
@@ -25,11 +25,11 @@ LOSSES = {
         [0.5142259370535612, 1.7344150215387344, 2.7305878520011904],
     ],
 }
-"""Computed by commit 40c9a8d: losses after 0, 40 and 200 steps on the first skill, by what is predicted of a text."""
+"""Computed by commit 40c9a8d: losses after 0, 40 and 200 steps on the first skill, by the predicted part of a text."""
 
 
 def texts(skill: str) -> list[str]:
-    """Texts of unequal lengths, so that a mean over samples is none over tokens."""
+    """Make texts of unequal lengths, so that a mean over samples differs from a mean over tokens."""
     return [f"{skill} {n % 7} {WORDS[skill]} {n % 5} = {(n * 3) % 11}" + "!" * (n % 4) for n in range(20)]
 
 

@@ -1,4 +1,4 @@
-"""The order of the stream is the committed one, and cannot change under one version."""
+"""The order of the stream is the committed order, and cannot change under a version."""
 
 import copy
 from pathlib import Path
@@ -13,22 +13,22 @@ from tests.golden import order
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return order.found_digests(tmp_path_factory.mktemp("order"))
+def digests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return order.order_digests(tmp_path_factory.mktemp("order"))
 
 
-def test_the_order_is_the_committed_one_of_its_version(found: dict[str, Any]) -> None:
-    assert order.fault(order.committed(), ORDER_VERSION, found) is None
+def test_the_order_is_the_committed_one_of_its_version(digests: dict[str, Any]) -> None:
+    assert order.fault(order.committed(), ORDER_VERSION, digests) is None
 
 
-def test_the_generated_shards_have_several_stripes(found: dict[str, Any]) -> None:
-    """Shards of one block would hide the order of the blocks."""
-    several = [rows for rows in found["shard_rows"].values() if len(rows) > 1 and max(rows) > product.STRIPE_ROWS]
+def test_the_generated_shards_have_several_stripes(digests: dict[str, Any]) -> None:
+    """Shards of a single stripe would hide the order of the stripes."""
+    several = [rows for rows in digests["shard_rows"].values() if len(rows) > 1 and max(rows) > product.STRIPE_ROWS]
     assert len(several) >= 2
 
 
-def test_an_order_that_changes_under_its_version_is_a_fault(found: dict[str, Any]) -> None:
-    changed = copy.deepcopy(found)
+def test_an_order_that_changes_under_its_version_is_a_fault(digests: dict[str, Any]) -> None:
+    changed = copy.deepcopy(digests)
     changed["functions"]["SkillOrder"] = changed["streams"]["packed"] = "0" * 32
     message = order.fault(order.committed(), ORDER_VERSION, changed)
     assert message is not None and message.startswith(
@@ -36,14 +36,14 @@ def test_an_order_that_changes_under_its_version_is_a_fault(found: dict[str, Any
     )
 
 
-def test_a_version_without_digests_is_a_fault(found: dict[str, Any]) -> None:
-    message = order.fault(order.committed(), "order/next", found)
+def test_a_version_without_digests_is_a_fault(digests: dict[str, Any]) -> None:
+    message = order.fault(order.committed(), "order/next", digests)
     assert message is not None and message.startswith("no digests of order/next are committed")
 
 
 def test_two_versions_never_have_the_same_order() -> None:
     known = list(order.committed().values())
-    assert all(one != other for number, one in enumerate(known) for other in known[:number])
+    assert all(version != earlier for number, version in enumerate(known) for earlier in known[:number])
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_the_command_refuses_to_replace_the_digests_of_a_version(
 ) -> None:
     monkeypatch.setattr(order, "DIGESTS", tmp_path / "order.json")
     monkeypatch.setattr(
-        order, "found_digests", lambda folder: {"shard_rows": {}, "functions": {"a": "1"}, "streams": {}}
+        order, "order_digests", lambda folder: {"shard_rows": {}, "functions": {"a": "1"}, "streams": {}}
     )
     assert order.main() == 0 and order.main() == 0
     before = order.DIGESTS.read_bytes()
     monkeypatch.setattr(
-        order, "found_digests", lambda folder: {"shard_rows": {}, "functions": {"a": "2"}, "streams": {}}
+        order, "order_digests", lambda folder: {"shard_rows": {}, "functions": {"a": "2"}, "streams": {}}
     )
     assert order.main() == 1
     assert "raise ORDER_VERSION" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The other policies against their authors' code and papers, and each against numbers by hand."""
+"""The other policies against the code and the papers of their authors, and each policy against numbers by hand."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,19 +32,19 @@ CLOSE = {"rtol": 0, "atol": 1e-9}
 
 
 def trace(policy: Policy, skills: Sequence[str], losses: Sequence[Mapping[str, float]]) -> list[list[float]]:
-    """The weights after each of some observations."""
-    state, found = policy.init(skills), []
+    """Return the weights after each observation."""
+    state, weights = policy.init(skills), []
     for step, values in enumerate(losses, start=1):
         state = policy.observe(state, Observation(step, values))
-        found.append(policy.weights(state).tolist())
-    return found
+        weights.append(policy.weights(state).tolist())
+    return weights
 
 
 # --- SKILL-IT's modes -------------------------------------------------------------------------------------------------
 
 
 def named(graph: Sequence[Sequence[float]]) -> SkillGraph:
-    names = [f"skill-{at}" for at in range(len(graph))]
+    names = [f"skill-{number}" for number in range(len(graph))]
     return SkillGraph(names, names, graph)
 
 
@@ -67,15 +67,15 @@ def test_the_aioli_authors_skill_it_is_matched_on_their_graphs() -> None:
 def test_static_skill_it_is_the_published_pre_training_mixture() -> None:
     case = golden("skillit_static_ni_pt.json")
     edges = np.array(case["graph_raw"])
-    np.fill_diagonal(edges, 1.0)  # the authors' static path does this to the graph; we use a graph as it is
+    np.fill_diagonal(edges, 1.0)  # the authors' static path sets the diagonal, and skillshard uses a graph unchanged
     for graph, mode, published in (
         (edges, "static", case["weights"]),
         (np.maximum(edges, 0), "static", case["weights_if_negatives_clamped_to_0"]),
         (edges, "paper", case["weights_if_negatives_clamped_to_0"]),
     ):
         policy = skill_it(SkillGraph(case["skills"], case["skills"], graph), eta=case["eta"], mode=mode)
-        found = policy.weights(policy.init(case["skills"]))
-        np.testing.assert_allclose(found, [published[skill] for skill in case["skills"]], **CLOSE)
+        weights = policy.weights(policy.init(case["skills"]))
+        np.testing.assert_allclose(weights, [published[skill] for skill in case["skills"]], **CLOSE)
 
 
 def test_paper_mode_is_algorithm_1_as_printed_on_the_real_losses_of_lego() -> None:
@@ -91,14 +91,14 @@ def test_paper_mode_is_algorithm_1_as_printed_on_the_real_losses_of_lego() -> No
             four_digits = {"rtol": 0, "atol": 5.1e-5}
             np.testing.assert_allclose(policy.weights(state), published[str(step)], **four_digits)
         round_of_last_sample = (step - 1) // 1000 if step else -1
-        if step % 1000 == 0:  # the model at the start of a round; seen by the round after it, as with lag=1
+        if step % 1000 == 0:  # the model at the start of a round, which the next round uses, as with lag=1
             losses = dict(zip(graph.eval_skills, case["losses"][str(step)], strict=True))
             state = policy.observe(state, Observation(step, losses, round=round_of_last_sample))
 
 
 def flags() -> dict[str, Any]:
-    found = golden("skillit_official_flags.json")
-    return {case["name"]: case for case in found["cases"]} | {"graph": found["effective_graph"]}
+    cases = golden("skillit_official_flags.json")
+    return {case["name"]: case for case in cases["cases"]} | {"graph": cases["effective_graph"]}
 
 
 def official_window(case: dict[str, Any], before: int, window: int) -> list[list[float]] | None:
@@ -122,13 +122,13 @@ def official_window(case: dict[str, Any], before: int, window: int) -> list[list
     ],
 )
 def test_each_option_of_the_official_code_that_we_have_is_matched(name: str) -> None:
-    found = flags()
-    case = found[name]
-    graph = np.array(found["graph"])
+    cases = flags()
+    case = cases[name]
+    graph = np.array(cases["graph"])
     if name in ("identity_graph", "no_graph"):
         graph = np.eye(5)
     if name == "complete_graph":
-        graph = np.full((5, 5), 0.5) + 0.5 * np.eye(5)  # the official code makes off-diagonal ones into halves
+        graph = np.full((5, 5), 0.5) + 0.5 * np.eye(5)  # the official code turns off-diagonal ones into halves
     window = case["args"]["mw_window"]
     for row in case["rounds"]:
         seen = official_window(case, row["starts_at_step"], window)
@@ -137,26 +137,26 @@ def test_each_option_of_the_official_code_that_we_have_is_matched(name: str) -> 
 
 
 def test_the_documented_bugs_of_the_official_code_are_not_copied() -> None:
-    found = flags()
-    graph = named(found["graph"])
-    # a window of 0 gives the official code a k x k array of weights; we refuse it
-    assert np.array(found["window_0"]["rounds"][1]["weights"]).shape == (5, 5)
+    cases = flags()
+    graph = named(cases["graph"])
+    # A window of 0 gives the official code a k x k array of weights. skillshard refuses the window.
+    assert np.array(cases["window_0"]["rounds"][1]["weights"]).shape == (5, 5)
     with pytest.raises(PolicyError, match="window is 0"):
         skill_it(graph, eta=0.5, window=0)
-    # lone nodes crash the option meant for them; ours keep the weight of exp(0)
-    assert "IndexError" in found["ignore_lone_nodes"]["official_error"]
-    lonely = np.array(found["graph"]) * np.array([1.0, 1.0, 1.0, 1.0, 0.0])
+    # Lone nodes crash the option for lone nodes. Here a lone node keeps the weight of exp(0).
+    assert "IndexError" in cases["ignore_lone_nodes"]["official_error"]
+    lonely = np.array(cases["graph"]) * np.array([1.0, 1.0, 1.0, 1.0, 0.0])
     weights = weights_after(lonely.tolist(), [[1.0] * 5], eta=0.5)
     np.testing.assert_allclose(weights[4] / weights[0], math.exp(-0.5), rtol=1e-12)
-    # eta 1000 overflows to NaN; ours is the limit
-    assert "nan" in found["eta_1000"]["rounds"][0]["weights"]
-    np.testing.assert_allclose(weights_after(found["graph"], None, eta=1000.0), [0, 1, 0, 0, 0], atol=1e-12)
-    # a NaN counts as a loss of 0, so that the broken skill seems learned and loses weight; ours is refused
-    case = found["nan_loss_once"]
-    plain, broken = (found[name]["rounds"][2]["weights"] for name in ("plain", "nan_loss_once"))
+    # An eta of 1000 overflows to NaN. Here the weights are the limit.
+    assert "nan" in cases["eta_1000"]["rounds"][0]["weights"]
+    np.testing.assert_allclose(weights_after(cases["graph"], None, eta=1000.0), [0, 1, 0, 0, 0], atol=1e-12)
+    # A NaN counts as a loss of 0, so the broken skill seems learned and loses weight. skillshard refuses a NaN.
+    case = cases["nan_loss_once"]
+    plain, broken = (cases[name]["rounds"][2]["weights"] for name in ("plain", "nan_loss_once"))
     assert not np.allclose(plain, broken)
     seen = [[0.0 if value is None or value != value else value for value in row] for row in official_losses(case)]
-    np.testing.assert_allclose(weights_after(found["graph"], seen, eta=0.5), broken, **CLOSE)
+    np.testing.assert_allclose(weights_after(cases["graph"], seen, eta=0.5), broken, **CLOSE)
     with pytest.raises(ObservationError, match="skill-3 is nan"):
         policy = skill_it(graph, eta=0.5)
         policy.observe(
@@ -166,38 +166,38 @@ def test_the_documented_bugs_of_the_official_code_are_not_copied() -> None:
 
 
 def official_losses(case: dict[str, Any]) -> list[list[Any]]:
-    """The last three evaluations before step 200, NaN written as text in the file."""
+    """Return the last three evaluations before step 200. The file has NaN as text."""
     rows = [row["losses"] for row in case["evals"] if row["counter"] < 200][-3:]
     return [[math.nan if value == "nan" else value for value in row] for row in rows]
 
 
 def test_skill_it_modes_by_hand() -> None:
     graph = SkillGraph(("add", "carry"), ("add", "carry"), [[1.0, -0.5], [0.0, 1.0]])
-    found = {}
+    log_ratios = {}
     for mode in ("official", "paper", "static"):
         policy = skill_it(graph, eta=1.0, window=2, mode=mode)
         state = policy.init(("add", "carry"))
         for number, (add, carry) in ((0, (9.0, 9.0)), (0, (0.3, 0.4)), (1, (0.1, 0.2))):
             state = policy.observe(state, Observation(number, {"add": add, "carry": carry}, round=number))
-        found[mode] = math.log(policy.weights(state)[0] / policy.weights(state)[1])
-    assert found["official"] == pytest.approx(
-        (0.4 - 0.5 * 0.6) - 0.6
-    )  # the last two observations; the negative edge counts
-    assert found["paper"] == pytest.approx(0.4 - 0.6)  # the last of each round; the negative edge is 0
-    assert found["static"] == pytest.approx(0.5 - 1.0)  # every loss is 1
+        log_ratios[mode] = math.log(policy.weights(state)[0] / policy.weights(state)[1])
+    # The last two observations count, and the negative edge counts.
+    assert log_ratios["official"] == pytest.approx((0.4 - 0.5 * 0.6) - 0.6)
+    # The last observation of each round counts, and the negative edge is 0.
+    assert log_ratios["paper"] == pytest.approx(0.4 - 0.6)
+    assert log_ratios["static"] == pytest.approx(0.5 - 1.0)  # every loss is 1
 
 
 # --- closed forms -----------------------------------------------------------------------------------------------------
 
 
 def test_temperature_and_unimax_are_those_of_the_paper() -> None:
-    found = golden("transcribed_formulas.json")
-    counts = [int(size) for size in found["temperature"].pop("sizes")]
-    skills = [f"skill-{at}" for at in range(len(counts))]
-    for name, weights in found["temperature"].items():
+    golden_cases = golden("transcribed_formulas.json")
+    counts = [int(size) for size in golden_cases["temperature"].pop("sizes")]
+    skills = [f"skill-{number}" for number in range(len(counts))]
+    for name, weights in golden_cases["temperature"].items():
         policy = temperature(float(name.removeprefix("tau_")))
         np.testing.assert_allclose(policy.weights(policy.init(skills, counts)), weights, **CLOSE)
-    for case in found["unimax"]:
+    for case in golden_cases["unimax"]:
         policy = unimax(draws=case["budget"], epochs=float(case["max_epochs"]))
         ours = policy.weights(policy.init(skills, [int(size) for size in case["sizes"]]))
         np.testing.assert_allclose(ours, case["weights"], **CLOSE)
@@ -209,7 +209,7 @@ def test_temperature_and_unimax_by_hand() -> None:
     for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
         counts = np.array([1000, 200, 50, 5])[order]
         policy = unimax(draws=800, epochs=4.0)
-        ours = policy.weights(policy.init([str(at) for at in order], counts.tolist()))
+        ours = policy.weights(policy.init([str(number) for number in order], counts.tolist()))
         np.testing.assert_allclose(ours, np.array([290, 290, 200, 20])[order] / 800, atol=1e-12)
 
 
@@ -226,7 +226,7 @@ def test_the_authors_bandits_are_matched_over_forty_steps(number: int) -> None:
         policy = exp3(prior=prior)
     ours = trace(policy, case["names"], [row["losses"] for row in case["steps"]])
     np.testing.assert_allclose(ours, [row["weights"] for row in case["steps"]], **CLOSE)
-    assert any(len(row["losses"]) < len(case["names"]) for row in case["steps"])  # batches without some skill are there
+    assert any(len(row["losses"]) < len(case["names"]) for row in case["steps"])  # some batches lack a skill
 
 
 def test_odm_by_hand() -> None:
@@ -252,7 +252,7 @@ def test_odm_keeps_the_prior_in_the_warm_up_and_no_loss_overflows_it() -> None:
 
 def test_exp3_by_hand() -> None:
     ours = trace(exp3(scale=1.0), ("add", "carry"), [{"add": 1.0, "carry": 3.0}, {"add": 1.0}])
-    assert ours[0] == pytest.approx([0.5, 0.5])  # at turn 1 exploration is everything
+    assert ours[0] == pytest.approx([0.5, 0.5])  # at turn 1 the exploration is complete
     add, carry, rate = 1 / 0.5 + 1 / 0.5, 3 / 0.5, 0.5
     least = math.sqrt(math.log(2) / 4)
     share = math.exp(rate * add) / (math.exp(rate * add) + math.exp(rate * carry))
@@ -285,20 +285,20 @@ def test_the_doremi_update_by_hand() -> None:
 def observed_by_ado(
     policy: Policy, state: dict[str, Any], steps: Sequence[Any], counts: np.ndarray
 ) -> list[dict[str, Any]]:
-    """The states after each step of 64 samples."""
-    drawn, found = np.zeros(len(counts), int), []
+    """Return the states after each step of 64 samples."""
+    drawn, states = np.zeros(len(counts), int), []
     for step, batch in enumerate(steps, start=1):
         drawn = drawn + np.array(batch)
         seen = dict(zip(state["skills"], drawn.tolist(), strict=True))
         losses = dict.fromkeys(state["skills"], 3.0)
         state = policy.observe(state, Observation(step, losses, int(drawn.sum()), seen, step - 1))
-        found.append(state)
-    return found
+        states.append(state)
+    return states
 
 
 def test_the_authors_ado_is_matched_over_thirty_steps() -> None:
     case = golden("ado_official.json")
-    skills = [f"skill-{at}" for at in range(4)]
+    skills = [f"skill-{number}" for number in range(4)]
     policy = ado(warmup_steps=case["start_step"], refit_steps=10**9)
     state = policy.init(skills, [int(count) for count in case["token_counts"]])
     state |= {"laws": case["params_log_beta_log_eps_alpha"], "fitted_step": 0}
@@ -323,7 +323,7 @@ def test_ado_by_hand() -> None:
 
 
 def test_a_scaling_law_is_fitted_from_the_best_points_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The planted law is a point of the grid, so that it is the first start."""
+    """The planted law is a point of the grid, so the planted law is the first start."""
     starts: list[list[float]] = []
     unhindered = scipy.optimize.minimize
 
@@ -339,7 +339,7 @@ def test_a_scaling_law_is_fitted_from_the_best_points_of_the_grid(monkeypatch: p
 
 
 def test_ado_finds_the_skill_that_is_still_learning() -> None:
-    """On laws that it must fit itself: one loss has nearly stopped, the other falls."""
+    """The laws must be fitted: one loss has nearly stopped, and the other loss falls."""
     policy = ado(warmup_steps=10, refit_steps=20)
     state = policy.init(("falls", "stopped"), (100, 100))
     for step in range(1, 201):
@@ -357,7 +357,7 @@ PROBE_DRAWS = 16
 
 
 class Feed:
-    """Reports what a case says: one observation after each round of 16 draws, of which the probes have 10, 3 and 3."""
+    """A reporter of a case: one observation after each round of 16 draws, of which the probes have 10, 3 and 3."""
 
     def __init__(self, policy: Policy, skills: Sequence[str]) -> None:
         self.policy, self.skills = policy, list(skills)
@@ -397,7 +397,7 @@ def test_the_authors_aioli_is_matched_in_every_round(name: str) -> None:
         feed.report(row["loss_0"], None if number == 0 else [0.5, 0.25, 0.25])
         for onehot, losses in zip(row["learnparams_order"], row["losses_after_each"], strict=True):
             other = (1 - arguments["one_hot_factor"]) / 2
-            mixture = [arguments["one_hot_factor"] if at == onehot else other for at in range(3)]
+            mixture = [arguments["one_hot_factor"] if skill == onehot else other for skill in range(3)]
             np.testing.assert_allclose(feed.policy.weights(feed.state, feed.upcoming(13 * number + 12)), weights)
             feed.report(losses, mixture)
         weights = policy.weights(feed.state, feed.upcoming(13 * number + 12))
@@ -405,8 +405,8 @@ def test_the_authors_aioli_is_matched_in_every_round(name: str) -> None:
 
 
 def test_aioli_recovers_a_linear_world_by_hand() -> None:
-    """Losses fall by p A in every round; A is recovered whatever is reported late, and the weights step along its rows."""
-    effect = np.array([[0.4, 0.1], [-0.2, 0.3]])  # rows are trained on
+    """Losses fall by p A in every round. Late reports do not keep the policy from recovering A, and the weights step along the rows of A."""
+    effect = np.array([[0.4, 0.1], [-0.2, 0.3]])  # rows are trained skills
     policy = aioli(eta=1.0, period_rounds=10, sweeps=2, one_hot=0.75, normalize=False)
     assert isinstance(policy, Aioli)
     skills, losses, drawn = ("add", "carry"), np.array([9.0, 9.0]), np.zeros(2)
@@ -418,7 +418,7 @@ def test_aioli_recovers_a_linear_world_by_hand() -> None:
         orders.add(tuple(weights)) if number < 4 else None
         assert (policy.probe(upcoming, skills) is not None) == (number < 4)
         losses, drawn = losses - weights @ effect, drawn + 16 * weights
-        if number != 1:  # one report never came
+        if number != 1:  # a report is missing
             seen = dict(zip(skills, (round(n) for n in drawn), strict=True))
             state = policy.observe(
                 state, Observation(number, dict(zip(skills, losses, strict=True)), int(drawn.sum()), seen, number)
@@ -427,7 +427,7 @@ def test_aioli_recovers_a_linear_world_by_hand() -> None:
 
 
 def test_aioli_learns_nothing_in_its_warm_up() -> None:
-    """Three rounds of warm-up stand where a period before the first one would have its probes."""
+    """Three rounds of warm-up stand in the place of the probes of a first period."""
     policy = aioli(eta=1.0, period_rounds=3, sweeps=1, one_hot=0.75, warmup_rounds=3)
     skills = ("add", "carry")
     state = policy.observe(policy.init(skills), Observation(0, {"add": 9.0, "carry": 9.0}))

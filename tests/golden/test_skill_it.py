@@ -1,4 +1,4 @@
-"""SKILL-IT against the authors' code: its weights for the losses of its own scripts."""
+"""SKILL-IT's weights equal those of the authors' code for the losses of the authors' scripts."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from tests.golden.published import golden
 
 
 def weights_after(graph: list[list[float]], seen: list[list[float]] | None, **arguments: Any) -> np.ndarray:
-    """Weights of our policy once it has observed `seen`, oldest first."""
-    rows = tuple(f"train-{at}" for at in range(len(graph)))
-    columns = tuple(f"eval-{at}" for at in range(len(graph[0])))
+    """Return the weights of the policy after the observations `seen`, oldest first."""
+    rows = tuple(f"train-{number}" for number in range(len(graph)))
+    columns = tuple(f"eval-{number}" for number in range(len(graph[0])))
     policy = skill_it(SkillGraph(rows, columns, graph), **arguments)
     state = policy.init(rows)
     for step, losses in enumerate(seen or []):
@@ -21,13 +21,13 @@ def weights_after(graph: list[list[float]], seen: list[list[float]] | None, **ar
 
 
 def test_the_official_scripts_weights_are_matched() -> None:
-    found = golden("skillit_official_scripts.json")
+    golden_file = golden("skillit_official_scripts.json")
     num_compared = 0
-    for case in found["cases"]:
+    for case in golden_file["cases"]:
         for row in case["rounds"]:
             window = row["window_losses"]
             if window is not None and "target_idxs" in case:
-                window = [[losses[at] for at in case["target_idxs"]] for losses in window]
+                window = [[losses[index] for index in case["target_idxs"]] for losses in window]
             ours = weights_after(
                 case["graph_effective"], window, eta=case["eta"], window=case["window"], reduce=case["window_reduce"]
             )
@@ -40,7 +40,7 @@ def test_the_real_losses_of_the_lego_run_give_its_weights() -> None:
     case = golden("skillit_lego_real_losses.json")
     losses = {int(step): values for step, values in case["losses"].items()}
     for step, expected in case["weights_official_code"].items():
-        before = [losses[at] for at in sorted(losses) if at < int(step)]
+        before = [losses[earlier] for earlier in sorted(losses) if earlier < int(step)]
         ours = weights_after(
             case["graph_effective"], before, eta=case["eta"], window=case["window"], reduce=case["window_reduce"]
         )
@@ -57,16 +57,18 @@ def test_the_golden_rule_by_hand() -> None:
 
 
 def test_relative_losses_are_the_authors_once_their_base_is_the_first_loss() -> None:
-    """Their code replaces the base, the evaluation at step 0, by the one at step 50, which stays: so our run begins there."""
-    found = golden("skillit_official_flags.json")
-    case = next(case for case in found["cases"] if case["name"] == "normalize_loss")
+    """The authors' code replaces the base, the evaluation at step 0, by the evaluation at step 50, so the run begins there."""
+    golden_file = golden("skillit_official_flags.json")
+    case = next(case for case in golden_file["cases"] if case["name"] == "normalize_loss")
     num_compared = 0
     for row in case["rounds"]:
-        seen = [made["losses"] for made in case["evals"] if 0 < made["counter"] < row["starts_at_step"]]
+        seen = [
+            evaluation["losses"] for evaluation in case["evals"] if 0 < evaluation["counter"] < row["starts_at_step"]
+        ]
         if len(seen) < case["args"]["mw_window"]:
-            continue  # their window reaches back to step 0
+            continue  # the authors' window reaches back to step 0
         ours = weights_after(
-            found["effective_graph"],
+            golden_file["effective_graph"],
             seen,
             eta=case["args"]["eta"],
             window=case["args"]["mw_window"],

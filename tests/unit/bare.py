@@ -1,8 +1,8 @@
-"""Run skillshard where no extra is installed: what must work works, and everything else names its extra.
+"""Run skillshard without extras: the core must work, and every other feature must name its extra.
 
-`python tests/unit/bare.py FOLDER [MODULE ...]` blocks the given modules, so that an environment with extras behaves like one
-without them. The script imports nothing of the tests, so that it also runs in an environment that holds skillshard alone.
-It prints one line of JSON: command or import -> [exit code, last line of its errors].
+`python tests/unit/bare.py FOLDER [MODULE ...]` blocks the given modules, so that an environment with extras behaves like an environment
+without extras. The script imports nothing of the tests, so that the script also runs in an environment that holds skillshard alone.
+The output is a line of JSON: command or import -> [exit code, last line of its errors].
 """
 
 import contextlib
@@ -55,7 +55,7 @@ IMPORTS = ["skillshard.torch", "skillshard.hf", "skillshard.lightning", "skillsh
 
 
 class Blocked:
-    """Stand before all other finders and refuse some modules."""
+    """A finder that stands before all other finders, and refuses the blocked modules."""
 
     def __init__(self, modules: Sequence[str]) -> None:
         self.modules = frozenset(modules)
@@ -66,7 +66,7 @@ class Blocked:
 
 
 def write_inputs() -> None:
-    """A corpus of two skills, a map, a matrix and finished runs, in the working directory."""
+    """Write a corpus of two skills, a map, a matrix and finished runs into the working directory."""
     Path("C").mkdir()
     records = [
         {"id": f"{skill}-{number:03d}", "text": f"{skill} number {number}", "meta": {"skill": skill}}
@@ -106,7 +106,7 @@ def import_outcome(module: str) -> tuple[int, str]:
 
 
 def mix_by_hand() -> None:
-    """A live mixer: a report between two rounds, and a resume that gives the same rest."""
+    """Run a live mixer: a report between two rounds, and a resume that gives the same rest."""
     import skillshard as ss
 
     shards = ss.ShardSet.open("S")

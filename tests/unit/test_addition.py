@@ -1,4 +1,4 @@
-"""Addition: what is generated is right, as mixed as asked, and the same every time."""
+"""Addition: the generated samples are right, mixed as requested, and the same every time."""
 
 import json
 import re

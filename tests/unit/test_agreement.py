@@ -1,4 +1,4 @@
-"""Agreement from a table of counts is what scikit-learn says of the labels."""
+"""The agreement from a table of counts equals scikit-learn's figures for the labels."""
 
 import numpy as np
 import pytest
@@ -14,10 +14,10 @@ labels = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("uvwxyz")),
 
 @given(pairs=labels)
 def test_nmi_and_ari_are_scikit_learns(pairs: list[tuple[str, str]]) -> None:
-    found, true = zip(*pairs, strict=True)
+    predicted, true = zip(*pairs, strict=True)
     measured = agreement(pairs)
-    assert measured.nmi == pytest.approx(normalized_mutual_info_score(true, found), abs=1e-9)
-    assert measured.ari == pytest.approx(adjusted_rand_score(true, found), abs=1e-9)
+    assert measured.nmi == pytest.approx(normalized_mutual_info_score(true, predicted), abs=1e-9)
+    assert measured.ari == pytest.approx(adjusted_rand_score(true, predicted), abs=1e-9)
     assert measured.counts.sum() == len(pairs)
     assert measured.accuracy <= measured.purity + 1e-12
 
@@ -26,10 +26,10 @@ def test_nmi_and_ari_are_scikit_learns(pairs: list[tuple[str, str]]) -> None:
 def test_order_and_names_do_not_matter(pairs: list[tuple[str, str]], seed: int) -> None:
     random = np.random.default_rng(seed)
     renamed = dict(zip("abcd", random.permutation(list("PQRS")), strict=True))
-    moved = [(str(renamed[found]), true) for found, true in (pairs[at] for at in random.permutation(len(pairs)))]
-    one, two = agreement(pairs), agreement(moved)
+    moved = [(str(renamed[skill]), true) for skill, true in (pairs[index] for index in random.permutation(len(pairs)))]
+    before, after = agreement(pairs), agreement(moved)
     for measure in ("nmi", "ari", "purity", "accuracy"):
-        assert getattr(one, measure) == pytest.approx(getattr(two, measure), abs=1e-9)
+        assert getattr(before, measure) == pytest.approx(getattr(after, measure), abs=1e-9)
 
 
 def test_the_same_tags_under_other_names_agree_wholly() -> None:

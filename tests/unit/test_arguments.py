@@ -1,4 +1,4 @@
-"""A sentence of the library names arguments; the command line turns each into the option of the verb that runs."""
+"""A sentence of the library names arguments. The command line turns each argument into the option of the verb that runs."""
 
 import ast
 import re
@@ -30,7 +30,7 @@ COMMANDS: Any = typer.main.get_command(app)
 
 
 def verbs(command: Any, *names: str) -> Iterator[tuple[str, Any]]:
-    """The words of each verb, and its command of click."""
+    """Return the words of each verb, and the command of click."""
     if not hasattr(command, "commands"):
         yield " ".join(names), command
         return
@@ -43,7 +43,7 @@ VERBS = dict(verbs(COMMANDS))
 
 @pytest.fixture
 def running(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The verb that the test names runs."""
+    """Run the verb that the test names."""
     Running.begin(VERBS[request.param].params)
     yield
     Running.begin([])
@@ -110,13 +110,13 @@ def test_a_typed_value_is_shown_as_a_shell_reads_it(value: str) -> None:
 
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 QUOTED_COMMAND = re.compile(r"'(?:skillshard|zstd|ray|tar) [^']*'|skillshard (?:tag|inspect|verify|graph) [^;.]*")
-"""A whole command: in quotes, or at the end of a sentence that says what to do next."""
+"""A whole command: in quotes, or at the end of a sentence with the next step."""
 OF_OTHER_TOOLS = {"--dereference", "--hard-dereference", "--long", "--normalize_loss"}
 """Flags of tar and zstd, and of the paper's code."""
 
 
 def sentences(path: Path) -> Iterator[tuple[int, str]]:
-    """Each string of a file with its line; the values in an f-string are left out."""
+    """Yield each string of a file with its line. The values in an f-string are left out."""
     inner: set[ast.AST] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.JoinedStr):
@@ -127,7 +127,7 @@ def sentences(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def flags_in(sentence: str) -> list[str]:
-    """The flags that a sentence names outside of whole commands."""
+    """Return the flags of a sentence outside of whole commands."""
     return [flag for flag in FLAG.findall(QUOTED_COMMAND.sub("", sentence)) if flag not in OF_OTHER_TOOLS]
 
 
@@ -171,7 +171,7 @@ MISTAKES = (
 
 
 def mistakes(folder: Path) -> dict[str, tuple[Callable[[], object], tuple[object, ...], str, str]]:
-    """Kind of mistake -> a call that makes it, a command that makes it, and how each sentence names it."""
+    """Return, for each kind of mistake, a call that makes the mistake, a command that makes the mistake, and both names in the sentences."""
     shards = ShardSet.open(folder / "S")
     return {
         "a number out of range": (
@@ -220,7 +220,7 @@ def mistakes(folder: Path) -> dict[str, tuple[Callable[[], object], tuple[object
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arguments")
     write_corpus(folder / "C", samples(add=12, carry=8))
     works("tag", "metadata", folder / "C", "--out", folder / "T", "--field", "meta.skill", "--workers", 1)
@@ -229,8 +229,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
-def test_a_call_and_a_command_name_the_same_mistake_each_in_its_own_words(made: Path, kind: str) -> None:
-    call, command, in_python, in_shell = mistakes(made)[kind]
+def test_a_call_and_a_command_name_the_same_mistake_each_in_its_own_words(root: Path, kind: str) -> None:
+    call, command, in_python, in_shell = mistakes(root)[kind]
     with pytest.raises(SkillshardError) as caught:
         call()
     assert in_python in str(caught.value)

@@ -18,7 +18,7 @@ from tests.tokenizers_trained import byte_tokenizer
 
 
 class Work:
-    """Every public call that shows stages, with what it needs."""
+    """Every public call that shows stages, with its inputs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
 
 
 class Terminal:
-    """Standard error as a terminal, and what was written to it."""
+    """Standard error as a terminal, with the written text."""
 
     def __init__(self) -> None:
         self.leader, self.follower = pty.openpty()
@@ -87,7 +87,7 @@ class Terminal:
 
 
 class Kernel:
-    """IPython as a notebook has it: an output that can be replaced."""
+    """IPython in a notebook: an output that can be replaced."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_kernel: bool = True) -> None:
         self.texts: list[str] = []

@@ -1,4 +1,4 @@
-"""The suite's check of types and shapes finds what it is there for."""
+"""The checks of types and shapes in the suite find wrong types and shapes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +61,7 @@ def test_dataclasses_properties_and_static_methods_are_checked() -> None:
 
 
 def test_a_function_within_a_function_is_checked_at_first() -> None:
-    def made() -> Any:
+    def checked_function() -> Any:
         @checked(typechecker=beartype)
         def doubled(number: int) -> int:
             return 2 * number
@@ -70,5 +70,5 @@ def test_a_function_within_a_function_is_checked_at_first() -> None:
 
     for _ in range(LOCAL_CHECKS):
         with pytest.raises(BeartypeCallHintViolation):
-            made()("text")
-    assert made()("text") == "texttext"
+            checked_function()("text")
+    assert checked_function()("text") == "texttext"

@@ -1,4 +1,4 @@
-"""What every verb shares: what it shows, what it refuses at its start, and how errors from outside reach the user."""
+"""Features that all verbs share: the printed text, the refusals at the start, and the sentences for errors from outside."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ FIELD = ("--field", "meta.skill", "--workers", 1)
 
 
 def has_control(text: str) -> bool:
-    """Whether a terminal would obey some of a text, line ends left aside."""
+    """Return whether a terminal would obey a part of a text, line ends left aside."""
     return any(
         unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
         or letter in "\u202a\u202b\u202d\u202e\u2066\u2067\u2068"
@@ -61,7 +61,7 @@ def test_a_shortened_name_is_never_longer_than_it_may_be(text: str, most: int) -
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tags and shards of skills whose names do not want to be shown."""
+    """Write tags and shards of skills whose names attack the terminal."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "C").mkdir()
     records = [
@@ -69,7 +69,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in HOSTILE
         for number in range(4)
     ]
-    records = [{**record, "id": f"{at}\x1b[31m"} for at, record in enumerate(records)]
+    records = [{**record, "id": f"{number}\x1b[31m"} for number, record in enumerate(records)]
     (folder / "C" / "a.jsonl").write_bytes(lines(records))
     works("tag", "metadata", folder / "C", "--out", folder / "T", *FIELD)
     works("shard", folder / "C", "--tags", folder / "T", "--out", folder / "S", "--holdout", 0.3, "--workers", 1)
@@ -169,7 +169,7 @@ def test_the_version_is_shown() -> None:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Path:
     write_corpus(tmp_path / "C", samples(add=12, carry=8))
     works("tag", "metadata", tmp_path / "C", "--out", tmp_path / "T", *FIELD)
     works("shard", tmp_path / "C", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1, "--holdout", 0.2)
@@ -179,31 +179,31 @@ def made(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("corpus", ["C", "C/**/*", ".", "link"])
 @pytest.mark.parametrize("out", ["C/T", "C/deep/T", "link/T"])
 def test_an_output_inside_what_is_read_is_refused_before_anything_is_written(
-    out: str, corpus: str, made: Path, monkeypatch: pytest.MonkeyPatch
+    out: str, corpus: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (made / "link").symlink_to("C")
-    monkeypatch.chdir(made)
-    before = tree(made)
+    (root / "link").symlink_to("C")
+    monkeypatch.chdir(root)
+    before = tree(root)
     for command in (("tag", "metadata", corpus, *FIELD), ("shard", corpus, "--tags", "T")):
         assert f"--out {out} lies in {corpus}, which is read" in fails(*command, "--out", out)
-    assert tree(made) == before
+    assert tree(root) == before
 
 
-def test_every_verb_that_writes_refuses_an_output_inside_its_input(made: Path) -> None:
-    assert "which is read" in fails("shard", made / "C", "--tags", made / "T", "--out", made / "T" / "S")
+def test_every_verb_that_writes_refuses_an_output_inside_its_input(root: Path) -> None:
+    assert "which is read" in fails("shard", root / "C", "--tags", root / "T", "--out", root / "T" / "S")
     assert "which is read" in fails(
-        "tokens", made / "S", "--tokenizer", made / "t.json", "--out", made / "S" / "tokens"
+        "tokens", root / "S", "--tokenizer", root / "t.json", "--out", root / "S" / "tokens"
     )
-    assert "which is read" in fails("graph", "learn", made / "S", "--steps", 2, "--out", made / "S" / "graph.json")
-    assert "which is read" in fails("regroup", made / "T", "--min-share", 0.1, "--out", made / "T" / "fewer")
+    assert "which is read" in fails("graph", "learn", root / "S", "--steps", 2, "--out", root / "S" / "graph.json")
+    assert "which is read" in fails("regroup", root / "T", "--min-share", 0.1, "--out", root / "T" / "fewer")
 
 
-def test_a_corpus_inside_the_output_is_refused(made: Path) -> None:
-    (made / "out").mkdir()
-    (made / "C").rename(made / "out" / "C")
-    assert "which is read, lies in --out" in fails("tag", "metadata", made / "out" / "C", *FIELD, "--out", made / "out")
+def test_a_corpus_inside_the_output_is_refused(root: Path) -> None:
+    (root / "out").mkdir()
+    (root / "C").rename(root / "out" / "C")
+    assert "which is read, lies in --out" in fails("tag", "metadata", root / "out" / "C", *FIELD, "--out", root / "out")
     assert "which is read, lies in --out" in fails(
-        "tag", "metadata", made / "out" / "C" / "0.jsonl", *FIELD, "--out", made / "out"
+        "tag", "metadata", root / "out" / "C" / "0.jsonl", *FIELD, "--out", root / "out"
     )
 
 
@@ -218,36 +218,36 @@ def test_a_generated_corpus_is_not_mixed_with_another_one(tmp_path: Path) -> Non
     assert tree(tmp_path) == before
 
 
-def test_inspect_says_what_is_right_where_there_is_no_artefact(made: Path) -> None:
-    (made / "graph.json").write_text("{}")
-    (made / "empty").mkdir()
+def test_inspect_says_what_is_right_where_there_is_no_artefact(root: Path) -> None:
+    (root / "graph.json").write_text("{}")
+    (root / "empty").mkdir()
     for place, says in {
         "nowhere": "does not exist",
-        "graph.json": f"skillshard graph show {made / 'graph.json'}",
-        "C/0.jsonl": f"skillshard tag metadata {made / 'C' / '0.jsonl'}",
-        "T/tags.json": f"give its directory, {made / 'T'}",
+        "graph.json": f"skillshard graph show {root / 'graph.json'}",
+        "C/0.jsonl": f"skillshard tag metadata {root / 'C' / '0.jsonl'}",
+        "T/tags.json": f"give its directory, {root / 'T'}",
         "empty": "holds no artefact",
     }.items():
-        assert says in fails("inspect", made / place), place
-        assert says in fails("verify", made / place), place
+        assert says in fails("inspect", root / place), place
+        assert says in fails("verify", root / place), place
 
 
 # ------------------------------------------------------------------------------------------------- errors from outside
 
 
 def test_a_mistake_of_ours_is_one_sentence_that_says_how_to_report_it(
-    made: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(place: object) -> None:
         raise ZeroDivisionError("nothing is\ndivided")
 
     monkeypatch.setattr("skillshard.report.text.show", broken)
     monkeypatch.delenv("SKILLSHARD_DEBUG")
-    sentence = fails("inspect", made / "T")
+    sentence = fails("inspect", root / "T")
     assert "a mistake in skillshard" in sentence and r"ZeroDivisionError: nothing is\ndivided" in sentence
     assert "show.py, line" in sentence and "SKILLSHARD_DEBUG=1" in sentence
     monkeypatch.setenv("SKILLSHARD_DEBUG", "1")
-    assert "Traceback" in skillshard("inspect", made / "T").err
+    assert "Traceback" in skillshard("inspect", root / "T").err
 
 
 @pytest.mark.parametrize(
@@ -275,26 +275,26 @@ def test_a_file_that_cannot_be_written_is_named_with_a_remedy(
 
 
 class ForeignError(Exception):
-    """What a client of a store raises: no OSError."""
+    """An error of the client of a store, which is no OSError."""
 
 
 ForeignError.__module__ = "httpx9"
 
 
 @pytest.mark.parametrize("place", ["hf://datasets/nobody/nothing", "s3://bucket/a.jsonl", "gs://bucket/a.jsonl"])
-@pytest.mark.parametrize("said", ["[Errno -2] Name or service not known", "connection timed out"])
+@pytest.mark.parametrize("message", ["[Errno -2] Name or service not known", "connection timed out"])
 def test_a_store_that_cannot_be_reached_is_one_sentence(
-    place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Unreachable:
         def get_file_info(self, path: object) -> Any:
-            raise ForeignError(f"\n{said}\nand forty lines more")
+            raise ForeignError(f"\n{message}\nand forty lines more")
 
     monkeypatch.setattr(places, "filesystem", lambda place: (Unreachable(), "a.jsonl"))
     monkeypatch.setattr(storage, "BACK_OFF_S", 0.0)
     sentence = fails("tag", "metadata", place, *FIELD, "--out", tmp_path / "T")
-    assert sentence.startswith(place) and said in sentence and "network" in sentence and "forty" not in sentence
-    assert ("in 6 tries" in sentence) == ("timed out" in said)
+    assert sentence.startswith(place) and message in sentence and "network" in sentence and "forty" not in sentence
+    assert ("in 6 tries" in sentence) == ("timed out" in message)
 
 
 # --------------------------------------------------------------------------------------------------- imported matrices
@@ -365,7 +365,7 @@ def test_an_estimate_leaves_out_the_start_of_the_processes_and_what_was_done_bef
     stage = Stage("training", 3, started_s=0.0)
     stage.found_done(first, {})
     assert stage.left_s is None and "left" not in stage.sentence()
-    clock_s = 60.0  # loading a model
+    clock_s = 60.0  # the time of loading a model
     stage.part(second, 0.1)
     clock_s = 70.0
     stage.part(second, 0.2)
@@ -378,17 +378,17 @@ def test_an_estimate_leaves_out_the_start_of_the_processes_and_what_was_done_bef
 
 
 @pytest.mark.parametrize("place", ["S", "S/run", "T"])
-def test_a_ledger_needs_a_directory_of_its_own(place: str, made: Path) -> None:
-    before = tree(made)
-    sentence = fails("mix", made / "S", "--draws", 4, "--ledger", made / place)
+def test_a_ledger_needs_a_directory_of_its_own(place: str, root: Path) -> None:
+    before = tree(root)
+    sentence = fails("mix", root / "S", "--draws", 4, "--ledger", root / place)
     assert "--ledger" in sentence or "needs its own directory" in sentence
-    assert tree(made) == before
+    assert tree(root) == before
 
 
 @pytest.mark.parametrize("below", ["", "T"])
-def test_an_output_at_a_link_to_nothing_is_refused_in_a_sentence(below: str, made: Path, tmp_path: Path) -> None:
+def test_an_output_at_a_link_to_nothing_is_refused_in_a_sentence(below: str, root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
-    sentence = fails("tag", "metadata", made / "C", *FIELD, "--out", tmp_path / "link" / below)
+    sentence = fails("tag", "metadata", root / "C", *FIELD, "--out", tmp_path / "link" / below)
     assert f"is a link to {tmp_path / 'gone'}, which is not there" in sentence
 
 
@@ -404,12 +404,12 @@ def test_an_output_at_a_link_to_nothing_is_refused_in_a_sentence(below: str, mad
     ],
 )
 def test_a_long_piece_of_work_says_how_far_it_is_and_how_long_it_takes(
-    verb: tuple[object, ...], stage: str, made: Path, monkeypatch: pytest.MonkeyPatch
+    verb: tuple[object, ...], stage: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(made)
+    monkeypatch.chdir(root)
     works("mix", "S", "--draws", 40, "--round-draws", 8, "--ledger", "run", "--out", "d")
     rows = [{"weights": {"a": 1 + n, "b": 7 - n}, "losses": {"x": 1 + n / 7}} for n in range(6)]
-    (made / "runs.json").write_bytes(canonical.to_json({"schema": "skillshard/runs/1", "runs": rows}))
+    (root / "runs.json").write_bytes(canonical.to_json({"schema": "skillshard/runs/1", "runs": rows}))
     monkeypatch.setattr("skillshard.mixing.listing.DRAWS_AT_ONCE", 8)
     monkeypatch.setattr("skillshard.progress.SECONDS_BETWEEN", 0.0)
     heard: list[str] = []
@@ -451,14 +451,14 @@ with bars.Bars() as shown, shown.working("verifying"):
     ],
 )
 def test_a_directory_or_another_file_in_place_of_an_output_file_is_refused(
-    verb: tuple[object, ...], made: Path, monkeypatch: pytest.MonkeyPatch
+    verb: tuple[object, ...], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(made)
-    (made / "matrix.csv").write_text("skill,add,carry\nadd,1,0\ncarry,0,1\n")
+    monkeypatch.chdir(root)
+    (root / "matrix.csv").write_text("skill,add,carry\nadd,1,0\ncarry,0,1\n")
     assert fails(*verb, "--out", "T") == "T is a directory: give --out a file to write."
-    (made / "other").write_text("other")
+    (root / "other").write_text("other")
     assert "other exists and holds something else" in fails(*verb, "--out", "other")
     works(*verb, "--out", "new")
-    before = (made / "new").read_bytes()
+    before = (root / "new").read_bytes()
     works(*verb, "--out", "new")
-    assert (made / "new").read_bytes() == before
+    assert (root / "new").read_bytes() == before

@@ -1,4 +1,4 @@
-"""Compressed JSON lines: every flag of a gzip or zstd header, limits of ours that are no damage, integers that stay exact."""
+"""Compressed JSON lines: every flag of a gzip or zstd header, limits of skillshard that are no damage, and exact integers."""
 
 import gzip
 import itertools
@@ -53,7 +53,7 @@ def test_every_flag_of_a_gzip_header_is_read(flags: int, tmp_path: Path) -> None
 @pytest.mark.parametrize("num_zeros", [1, 511, 1 << 20, (1 << 20) + 1])
 @pytest.mark.parametrize("members", [1, 3])
 def test_zeros_after_the_end_of_a_gzip_file_are_padding(num_zeros: int, members: int, tmp_path: Path) -> None:
-    cuts = [len(ROWS) * at // members for at in range(members + 1)]
+    cuts = [len(ROWS) * number // members for number in range(members + 1)]
     data = b"".join(gzip.compress(ROWS[a:b]) for a, b in itertools.pairwise(cuts)) + bytes(num_zeros)
     assert items_of(tmp_path / "a.jsonl.gz", data) == SAMPLES
 
@@ -104,8 +104,8 @@ def test_a_window_that_is_too_long_is_no_damage(option: str, window: str, tmp_pa
 
 
 def test_a_dictionary_is_no_damage(tmp_path: Path) -> None:
-    for at in range(0, 300, 3):
-        (tmp_path / f"{at}.part").write_bytes(ROWS.splitlines()[at] * 3)
+    for number in range(0, 300, 3):
+        (tmp_path / f"{number}.part").write_bytes(ROWS.splitlines()[number] * 3)
     parts = [str(path) for path in tmp_path.glob("*.part")]
     subprocess.run(
         ["zstd", "-q", "--train", *parts, "-o", tmp_path / "dictionary", "--maxdict=1024"],
@@ -127,7 +127,7 @@ def test_the_frames_of_a_cut_file_are_walked_without_an_error(cut: int, tmp_path
 
 
 def reference(value: Any) -> Any:
-    """Integers beyond 64 bits as digits, at every depth."""
+    """Return a value with integers beyond 64 bits as digits, at every depth."""
     if isinstance(value, dict):
         return {key: reference(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -198,6 +198,6 @@ def test_a_number_that_no_float_holds_is_refused_in_a_sentence(number: str, tmp_
 def test_no_run_of_nineteen_digits_is_missed_wherever_it_stands(parts: list[str]) -> None:
     data = "".join(parts).encode()
     expected = [(match.start(), match.end()) for match in re.finditer(rb"[0-9]{19,}", data)]
-    found = long_digit_runs(data)
-    assert all(any(start <= position < end for position in found) for start, end in expected)
-    assert all(any(start <= position < end for start, end in expected) for position in found)
+    positions = long_digit_runs(data)
+    assert all(any(start <= position < end for position in positions) for start, end in expected)
+    assert all(any(start <= position < end for start, end in expected) for position in positions)

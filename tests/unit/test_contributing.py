@@ -1,4 +1,4 @@
-"""The pages for contributors: their code works as it stands, and the files and names that they send a reader to exist."""
+"""The pages for contributors: their code works unchanged, and the named files and tests exist."""
 
 import doctest
 import re
@@ -17,7 +17,7 @@ NEW_FILES = {"skillshard/policies/largest_loss.py", "skillshard/taggers/length.p
 
 
 def module_of(page: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The file of a page, whose doctests have passed."""
+    """Return the module of a page, whose doctests have passed."""
     code = re.findall(r"```python\n(.*?)```", (PAGES / page).read_text(), flags=re.S)[0]
     module = ModuleType(f"page_{Path(page).stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up

@@ -1,4 +1,4 @@
-"""What a corpus refuses, and how it says so; what damage may do, and what it may never do."""
+"""The refusals of a corpus with their sentences, and the limits of damage."""
 
 import gzip
 import io
@@ -221,14 +221,14 @@ def test_neither_blocks_nor_partitions_change_what_a_file_gives(
 ) -> None:
     rows = [b'{"id":%d,"text":"%s"}' % (i, b"x" * n) if n else b"" for i, n in enumerate(lengths)]
     path = write(tmp_path_factory.mktemp("a") / "a.jsonl", b"\n".join(rows) + b"\n" * last_newline)
-    limit = 60  # lines over 16 * 2 + block_bytes are passed over, samples over 2 bytes rejected: every row has an item
+    limit = 60  # lines over 16 * 2 + block_bytes are passed over, and samples over 2 bytes are rejected, so every row has an item
     whole = [(i, len(row)) for i, row in enumerate(rows, start=1) if row]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "_BLOCK_BYTES", block_bytes)
         cut = items_of(path, partition_bytes=partition_bytes, max_sample_bytes=2)
-        kept = items_of(path, partition_bytes=partition_bytes, max_sample_bytes=limit)
+        items = items_of(path, partition_bytes=partition_bytes, max_sample_bytes=limit)
     assert [item.line for item in cut if isinstance(item, Rejection)] == [line for line, _ in whole]
-    assert kept == items_of(path, max_sample_bytes=limit)
+    assert items == items_of(path, max_sample_bytes=limit)
 
 
 # ----------------------------------------------------------------------------------------------------------- damage
@@ -353,7 +353,7 @@ def test_a_table_cut_anywhere_gives_its_beginning_or_nothing(name: str, data: by
 
 @TABLES
 def test_no_flipped_byte_of_a_table_stops_the_reader(name: str, data: bytes, tmp_path: Path) -> None:
-    """Such bytes have made pyarrow abort (Parquet footers) and crash (Arrow offsets); here all is rows or rejections."""
+    """Such bytes have made pyarrow abort (Parquet footers) and crash (Arrow offsets). Here every byte gives rows or rejections."""
     for position in range(0, len(data), len(data) // 120):
         damaged = bytearray(data)
         damaged[position] ^= 0xA5

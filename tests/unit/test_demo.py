@@ -1,4 +1,4 @@
-"""The demo at a small size: every part of it, its outputs, its second run, and the rule that chooses its setting."""
+"""The demo at a small size: its parts, its outputs, its second run, and the rule that chooses its setting."""
 
 import json
 import shlex
@@ -30,7 +30,7 @@ RESULTS = json.loads((REPOSITORY / "benchmarks" / "results" / "skillit.json").re
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A directory with a space in its name where a small demo ran, and the demo's output."""
+    """Run a small demo in a directory with a space in its name, and return the directory and the output."""
     folder = tmp_path_factory.mktemp("a demo")
     command = [sys.executable, "-m", "skillshard.cli", "demo", *SMALL]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250)
@@ -114,13 +114,13 @@ def test_the_smallest_corpus_that_the_demo_takes_keeps_samples_to_train_on_and_t
 
 
 def areas(setting: dict[str, Any], method: str) -> dict[int, float]:
-    """The loss over the whole training, by seed."""
+    """Return the loss over the whole training, by seed."""
     table = setting["methods"].get(method, {"seeds": [], "by_seed": []})
     return {seed: row["area"] for seed, row in zip(table["seeds"], table["by_seed"], strict=True)}
 
 
 def gain(setting: dict[str, Any]) -> float:
-    """By how much SKILL-IT with the true graph lowers the mean loss over the training against equal weights, as a share."""
+    """Return the share by which SKILL-IT with the true graph lowers the mean loss over the training against equal weights."""
     equal = areas(setting, "stratified") or areas(setting, "skill-stratified")
     live = areas(setting, "chain") or areas(setting, "prerequisites")
     shared = equal.keys() & live.keys()

@@ -19,7 +19,7 @@ TEXTS = ["court statute appeal", "orbit rocket lunar telescope", "", "court stat
 
 
 def word_tokenizer() -> Tokenizer:
-    """One token for each word of the topics; it truncates at 512 tokens, as published tokenizers do."""
+    """Make a tokenizer with a token for each word of the topics. Like published tokenizers, the tokenizer truncates at 512 tokens."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.WordLevelTrainer(special_tokens=["[UNK]"], show_progress=False)
@@ -30,12 +30,12 @@ def word_tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def static(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A static model as model2vec makes them: a vector for each token; words that say nothing have short ones."""
+    """Make a static model like model2vec: a vector for each token, and short vectors for words without meaning."""
     from sentence_transformers import SentenceTransformer
 
     try:
         from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    except ImportError:  # its place before sentence-transformers 5.4
+    except ImportError:  # the place of the class before sentence-transformers 5.4
         from sentence_transformers.models import StaticEmbedding
 
     tokenizer = word_tokenizer()
@@ -51,7 +51,7 @@ def static(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def without_padding(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny GPT-2 with mean pooling, whose tokenizer has no padding token."""
+    """Make a tiny GPT-2 with mean pooling, whose tokenizer has no padding token."""
     from sentence_transformers import SentenceTransformer
     from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
@@ -82,7 +82,7 @@ def test_a_static_model_gives_the_vectors_that_the_library_gives(static: str) ->
     ours = vectors_of(static, TEXTS)
     theirs = SentenceTransformer(static, device="cpu").encode(TEXTS, normalize_embeddings=True)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    assert np.all(ours[2] == 0)  # nothing is known of a text without words
+    assert np.all(ours[2] == 0)  # a text without known words has no direction
 
 
 def test_a_static_model_reads_as_many_tokens_as_it_is_told_to(static: str) -> None:
@@ -139,7 +139,7 @@ def skill_counts(tags: Tags) -> Counter[str | None]:
 
 
 def test_a_tokenizer_without_a_padding_token_pads_what_is_masked(without_padding: str) -> None:
-    """Texts of one length need no padding: each alone gives what it gives beside longer texts."""
+    """Texts of the same length need no padding. Each text alone has the vector of the text beside longer texts."""
     texts = ["court statute", "orbit rocket lunar telescope galaxy", "a"]
     together = vectors_of(without_padding, texts)
     alone = np.concatenate([vectors_of(without_padding, [text]) for text in texts])

@@ -42,11 +42,11 @@ def test_every_method_that_learns_no_graph_gives_weights_to_the_skills_trained_o
 def test_a_fine_tuning_target_is_learned_from_itself_alone_or_with_what_comes_before_it(tmp_path: Path) -> None:
     setting = SETTINGS["fine-tuning: shuffled LEGO, skill 3"]
     skills = methods.names_of(setting, setting.trained)
-    found = {
+    built = {
         method: methods.policy_of(setting, method, skills, tmp_path)
         for method in ("target-only", "skill-stratified", "prerequisites")
     }
-    weights = {method: policy.weights(policy.init(skills)) for method, policy in found.items()}
+    weights = {method: policy.weights(policy.init(skills)) for method, policy in built.items()}
     assert weights["target-only"].tolist() == [0, 0, 1]
     assert weights["skill-stratified"].tolist() == [1 / 3] * 3
     digits = SETTINGS["fine-tuning: addition, skill 1"]
@@ -60,16 +60,16 @@ def test_a_short_run_trains_every_kind_of_method_and_leaves_a_table_and_a_pictur
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    some = ["stratified", "chain", "leave-one-out", "refresh"]
-    run_all([NAME], [0], some, tmp_path, workers=2, device="cpu", changes={"steps": 36})
-    told = measures.summary(NAME, [0, 1], tmp_path, {"steps": 36})
-    assert told["seeds"] == told["methods"]["chain"]["seeds"] == [0] and list(told["methods"]) == [
+    methods = ["stratified", "chain", "leave-one-out", "refresh"]
+    run_all([NAME], [0], methods, tmp_path, workers=2, device="cpu", changes={"steps": 36})
+    summary = measures.summary(NAME, [0, 1], tmp_path, {"steps": 36})
+    assert summary["seeds"] == summary["methods"]["chain"]["seeds"] == [0] and list(summary["methods"]) == [
         "stratified",
         "chain",
         "leave-one-out",
         "refresh",
     ]
-    rows = {method: found["by_seed"][0] for method, found in told["methods"].items()}
+    rows = {method: entry["by_seed"][0] for method, entry in summary["methods"].items()}
     assert (
         rows["stratified"]["overhead_steps"]
         == 0
@@ -77,7 +77,7 @@ def test_a_short_run_trains_every_kind_of_method_and_leaves_a_table_and_a_pictur
         < rows["leave-one-out"]["overhead_steps"]
     )
     assert all(0.3 < row["area"] < 4 for row in rows.values())
-    measures.print_setting(NAME, told)
+    measures.print_setting(NAME, summary)
     assert "| leave-one-out | 1 | never; never to never; 1 |" in capsys.readouterr().out
     drawn = draw_setting(NAME, 0, tmp_path, tmp_path, {"steps": 36})
     assert drawn is not None and drawn.stat().st_size > 10_000
@@ -103,11 +103,11 @@ def test_a_table_goes_on_from_a_former_one_whose_records_are_gone(tmp_path: Path
         for work in (new, whole):
             _record(work, seed, "odm", odm)
     former = json.loads(json.dumps(measures.summary(NAME, [0, 1], old, {})))
-    told = measures.summary(NAME, [0, 1], new, {}, former)
-    assert told == measures.summary(NAME, [0, 1], whole, {})
-    assert told["methods"]["odm"]["against_baseline"]["area"]["lower"] == 1
+    summary = measures.summary(NAME, [0, 1], new, {}, former)
+    assert summary == measures.summary(NAME, [0, 1], whole, {})
+    assert summary["methods"]["odm"]["against_baseline"]["area"]["lower"] == 1
     assert measures.summary(NAME, [1], new, {}, former)["methods"]["stratified"]["seeds"] == [1]
-    _record(new, 0, "stratified", 0.1)  # trained again: the record counts
+    _record(new, 0, "stratified", 0.1)  # the method was trained again, and the new record counts
     assert measures.summary(NAME, [0, 1], new, {}, former)["methods"]["stratified"]["by_seed"][0]["area"] == 0.1
     assert draw_setting(NAME, 1, new, tmp_path, {}) is None
     with pytest.raises(ValueError, match="ordered LEGO k=5: the former table has another lr;"):
@@ -141,33 +141,33 @@ def test_the_comparison_counts_pairs_and_takes_never_as_longer_than_any_number_o
 
     theirs = rows([0.3, 0.3, 0.3, 0.3, 0.3, 0.3], [100, 100, None, None, 100, 100])
     ours = rows([0.2, 0.21, 0.22, 0.23, 0.24, 0.25], [50, 75, 100, None, None, 75])
-    found = measures.compared(ours, theirs)
-    assert found["area"] == {"mean_difference": -0.075, "lower": 6, "higher": 0, "p": 0.03125}  # 2 / 2**6
-    assert found["final_loss"] == {"mean_difference": 0.0, "lower": 0, "higher": 0, "p": None}
-    assert (found["steps_to_target"]["lower"], found["steps_to_target"]["higher"]) == (4, 1)
-    assert found["steps_to_target"]["mean_difference"] is None
+    comparisons = measures.compared(ours, theirs)
+    assert comparisons["area"] == {"mean_difference": -0.075, "lower": 6, "higher": 0, "p": 0.03125}  # 2 / 2**6
+    assert comparisons["final_loss"] == {"mean_difference": 0.0, "lower": 0, "higher": 0, "p": None}
+    assert (comparisons["steps_to_target"]["lower"], comparisons["steps_to_target"]["higher"]) == (4, 1)
+    assert comparisons["steps_to_target"]["mean_difference"] is None
 
 
 def test_settings_are_put_together_by_relative_differences_where_all_skills_are_trained_and_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def told(name: str, **areas: list[float]) -> dict[str, object]:
+    def summary_of(name: str, **areas: list[float]) -> dict[str, object]:
         rows = {method: [{"area": area} for area in of_seed] for method, of_seed in areas.items()}
-        found = {method: {"seeds": list(range(len(of_seed))), "by_seed": of_seed} for method, of_seed in rows.items()}
-        return {"setting": vars(SETTINGS[name]), "methods": found}
+        methods = {method: {"seeds": list(range(len(of_seed))), "by_seed": of_seed} for method, of_seed in rows.items()}
+        return {"setting": vars(SETTINGS[name]), "methods": methods}
 
     settings = {
-        "easy": told("shuffled LEGO k=3", stratified=[0.2, 0.4, 0.4], chain=[0.1, 0.2]),
-        "hard": told("ordered LEGO k=5", stratified=[4.0, 4.0, 4.0, 4.0], chain=[3.0, 3.0, 2.0, 6.0], odm=[5.0]),
-        "other": told("fine-tuning: ordered LEGO, skill 3", stratified=[1.0], chain=[9.0]),
-        "far": told("out of domain: chains of 3 from chains of 5", stratified=[1.0], chain=[9.0]),
-        "text": told("real text: sources", stratified=[1.0], identity=[9.0]),
+        "easy": summary_of("shuffled LEGO k=3", stratified=[0.2, 0.4, 0.4], chain=[0.1, 0.2]),
+        "hard": summary_of("ordered LEGO k=5", stratified=[4.0, 4.0, 4.0, 4.0], chain=[3.0, 3.0, 2.0, 6.0], odm=[5.0]),
+        "other": summary_of("fine-tuning: ordered LEGO, skill 3", stratified=[1.0], chain=[9.0]),
+        "far": summary_of("out of domain: chains of 3 from chains of 5", stratified=[1.0], chain=[9.0]),
+        "text": summary_of("real text: sources", stratified=[1.0], identity=[9.0]),
     }
     together = measures.pooled(settings)
     chain = together.pop("chain")
-    assert chain.pop("p_holm") == chain["p"]  # the only one that is tested
+    assert chain.pop("p_holm") == chain["p"]  # no correction, because only one method is tested
     assert chain.pop("p") == pytest.approx(0.19, abs=0.06)
-    # halves twice, then -1/4, -1/4, -1/2 and +1/2
+    # A half twice, then -1/4, -1/4, -1/2 and +1/2.
     assert chain == {"num_pairs": 6, "num_settings": 2, "mean_difference": -0.25, "lower": 5}
     assert together == {
         "odm": {"num_pairs": 1, "num_settings": 1, "mean_difference": 0.25, "lower": 0, "p": None, "p_holm": None}
@@ -185,13 +185,13 @@ def test_p_values_are_corrected_for_the_number_of_methods() -> None:
         "alike": [1.1, 0.88, 1.3, 0.69, 1.5, 0.51, 1.7, 0.31],
     }
     rows = {
-        method: {"seeds": list(range(8)), "by_seed": [{"area": area} for area in found]}
-        for method, found in areas.items()
+        method: {"seeds": list(range(8)), "by_seed": [{"area": area} for area in of_seeds]}
+        for method, of_seeds in areas.items()
     }
-    found = measures.pooled({"one": {"setting": setting, "methods": rows}})
-    assert [found["better"][p] for p in ("p", "p_holm")] == pytest.approx([2 / 256, 6 / 256], abs=1e-4)
-    assert [found["worse"][p] for p in ("p", "p_holm")] == pytest.approx([4 / 256, 8 / 256], abs=1e-4)
-    assert found["alike"]["p_holm"] == found["alike"]["p"] > 0.5
+    figures = measures.pooled({"one": {"setting": setting, "methods": rows}})
+    assert [figures["better"][p] for p in ("p", "p_holm")] == pytest.approx([2 / 256, 6 / 256], abs=1e-4)
+    assert [figures["worse"][p] for p in ("p", "p_holm")] == pytest.approx([4 / 256, 8 / 256], abs=1e-4)
+    assert figures["alike"]["p_holm"] == figures["alike"]["p"] > 0.5
 
 
 def test_edges_along_the_chain_are_the_forward_share_of_the_positive_ones() -> None:

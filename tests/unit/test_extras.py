@@ -1,4 +1,4 @@
-"""An installation without extras does the core of the work, and every other feature names the extra that it needs."""
+"""An installation without extras does the core of the work, and every other feature names its extra."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def heavy_modules() -> set[str]:
 
 
 def check(outcomes: dict[str, list[object]]) -> None:
-    """Compare what `bare.py` printed with what each command should do."""
+    """Compare the output of `bare.py` with the expected outcome of each command."""
     for command in WORKS:
         code, last_line = outcomes[command]
         assert code == 0, f"{command}: {last_line}"
@@ -78,7 +78,7 @@ def test_without_extras_the_core_works_and_everything_else_names_its_extra(tmp_p
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_an_installation_without_extras_does_the_core_and_names_the_extras(tmp_path: Path) -> None:
-    """The same in a virtual environment into which pip installed nothing but skillshard."""
+    """The same commands run in a virtual environment into which pip installed nothing but skillshard."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     interpreter = tmp_path / "venv" / "bin" / "python"
     pip = [str(interpreter), "-m", "pip"]
@@ -125,7 +125,7 @@ def test_the_sentence_names_all_that_is_missing(monkeypatch: pytest.MonkeyPatch)
 
 
 def distributions_of(extra: str) -> set[str]:
-    """Normalized names of the packages that an extra installs directly, or by way of other extras of ours."""
+    """Return the normalized names of the packages that an extra installs directly, or through other extras of skillshard."""
     names: set[str] = set()
     for requirement in EXTRAS[extra]:
         name = re.split(r"[\[<>=~!; ]", requirement)[0].lower().replace("_", "-")

@@ -38,7 +38,7 @@ def planted(num: int = 24, noise: float = 0.0) -> Runs:
 
 
 def best_on_a_grid(kl: float, most: np.ndarray) -> np.ndarray:
-    """The best mixture by the planted law, searched independently of the optimiser."""
+    """Search the best mixture by the planted law independently of the optimiser."""
     steps = np.array([(a, b, 400 - a - b) for a in range(401) for b in range(401 - a)]) / 400
     steps = steps[(steps <= most + 1e-9).all(axis=1)]
     prior = np.array([0.1, 0.7, 0.2])
@@ -56,10 +56,10 @@ def test_a_planted_law_is_found() -> None:
 def test_the_proposal_is_the_best_mixture_of_a_grid(kl: float, draws: int | None) -> None:
     proposal = propose_weights(planted(), kl=kl, num_samples=SAMPLES, epochs=4.0, draws=draws)
     most = np.ones(3) if draws is None else np.minimum(4 * np.array([100, 700, 200]) / draws, 1)
-    found = np.array([proposal.weights[skill] for skill in SKILLS])
-    np.testing.assert_allclose(found, best_on_a_grid(kl, most), atol=0.004)
-    assert np.all(found <= most + 1e-9)
-    assert found.sum() == pytest.approx(1)
+    weights = np.array([proposal.weights[skill] for skill in SKILLS])
+    np.testing.assert_allclose(weights, best_on_a_grid(kl, most), atol=0.004)
+    assert np.all(weights <= most + 1e-9)
+    assert weights.sum() == pytest.approx(1)
     assert [proposal.most[skill] for skill in SKILLS] == pytest.approx(most.tolist())
 
 
@@ -96,8 +96,8 @@ def test_random_candidates_keep_the_limit() -> None:
 def test_a_scaling_law_is_found_and_bounded() -> None:
     draws = np.geomspace(1e3, 1e6, 60)
     for law in ((3.0, 0.7, 0.3), (5.0, 0.6, 0.5)):
-        found = fit_scaling_law(draws, np.exp(law[1]) + np.exp(law[0]) * draws ** -law[2])
-        np.testing.assert_allclose(found, law, atol=0.02)
+        fitted = fit_scaling_law(draws, np.exp(law[1]) + np.exp(law[0]) * draws ** -law[2])
+        np.testing.assert_allclose(fitted, law, atol=0.02)
     flat = fit_scaling_law(draws, np.full(60, 0.01))
     assert flat is not None
     assert flat[1] >= 0.5
@@ -125,10 +125,10 @@ def test_runs_are_the_same_from_json_csv_and_a_directory(tmp_path: Path) -> None
     write_json(tmp_path / "parts" / "0.json", runs.some(range(10)))
     write_csv(tmp_path / "parts" / "1.csv", runs.some(range(10, 24)))
     for place in ("runs.json", "runs.csv", "parts"):
-        found = read_runs(tmp_path / place)
-        assert (found.train_skills, found.eval_skills) == (SKILLS, EXAMS)
-        np.testing.assert_allclose(found.weights, runs.weights, rtol=1e-12)
-        np.testing.assert_allclose(found.losses, runs.losses, rtol=1e-12)
+        read = read_runs(tmp_path / place)
+        assert (read.train_skills, read.eval_skills) == (SKILLS, EXAMS)
+        np.testing.assert_allclose(read.weights, runs.weights, rtol=1e-12)
+        np.testing.assert_allclose(read.losses, runs.losses, rtol=1e-12)
 
 
 def test_the_command_writes_what_the_function_proposes(tmp_path: Path) -> None:
@@ -205,14 +205,14 @@ def test_a_file_without_runs_gets_one_clear_sentence(tmp_path: Path, name: str, 
 
 
 def a_run(shards: ShardSet, ledger: Path, weights: Sequence[float], *, draws: int = 300, **arguments: Any) -> Mixer:
-    """A run with fixed weights, which ends with losses that follow a planted law."""
+    """Run with fixed weights, and end with losses that follow a planted law."""
     policy = fixed(dict(zip(shards.skills, weights, strict=True)))
     mixer = Mixer(shards, policy, ledger=ledger, round_draws=64, **arguments)
     shares = np.bincount(mixer.batch(0, draws).skill_number, minlength=3) / draws
     mixer.report(1, dict.fromkeys(shards.skills, 9.0), draw=0)
     mixer.report(2, dict.fromkeys(shards.skills, 5.0), draw=100)
-    found = 1 + np.exp(shares @ np.array([[-1.0, 0.3, 0.1], [0.2, -0.8, 0.0], [0.1, 0.2, -0.5]]))
-    mixer.report(3, dict(zip(shards.skills, found.tolist(), strict=True)), draw=draws)
+    losses = 1 + np.exp(shares @ np.array([[-1.0, 0.3, 0.1], [0.2, -0.8, 0.0], [0.1, 0.2, -0.5]]))
+    mixer.report(3, dict(zip(shards.skills, losses.tolist(), strict=True)), draw=draws)
     return mixer
 
 
@@ -242,13 +242,14 @@ def test_the_mean_mixture_of_a_run_with_live_weights_counts_what_was_drawn(shard
 def test_fit_reads_ledgers_and_files_together(shards: ShardSet, tmp_path: Path) -> None:
     mixtures = np.random.default_rng(5).dirichlet([1.0, 1.0, 1.0], size=8)
     ledgers = [
-        a_run(shards, tmp_path / "runs" / f"{at}", mixture).ledger for at, mixture in enumerate(mixtures.tolist())
+        a_run(shards, tmp_path / "runs" / f"{number}", mixture).ledger
+        for number, mixture in enumerate(mixtures.tolist())
     ]
     pairs = [finished_run(ledger).model_dump() for ledger in ledgers]
-    for at in (5, 6, 7):
-        shutil.rmtree(tmp_path / "runs" / f"{at}")
+    for number in (5, 6, 7):
+        shutil.rmtree(tmp_path / "runs" / f"{number}")
     (tmp_path / "runs" / "three.json").write_text(json.dumps({"schema": "skillshard/runs/1", "runs": pairs[5:]}))
-    places = [*(str(tmp_path / "runs" / f"{at}") for at in range(5)), str(tmp_path / "runs" / "three.json")]
+    places = [*(str(tmp_path / "runs" / f"{number}") for number in range(5)), str(tmp_path / "runs" / "three.json")]
     code, text, err = skillshard("fit", *places, "--out", str(tmp_path / "fit.json"))
     assert code == 0, err
     assert "mean loss expected" in text
@@ -319,7 +320,7 @@ def test_ledgers_that_tell_nothing_of_a_mixture_get_one_clear_sentence(
 def test_runs_without_losses_are_left_out_of_a_directory_with_a_warning(
     shards: ShardSet, tmp_path: Path, unfinished: Callable[[ShardSet, Path], None], left_out: str
 ) -> None:
-    """A directory may hold a run that is under way. The finished runs alone are read, in their order."""
+    """A directory may hold a run that is under way. Only the finished runs are read, in their order."""
     for name, weights in (("a", [0.5, 0.3, 0.2]), ("c", [0.2, 0.3, 0.5])):
         a_run(shards, tmp_path / "runs" / name, weights)
     finished = gather_runs([str(tmp_path / "runs")])
@@ -341,6 +342,6 @@ def test_the_share_of_tokens_counts_where_weights_do(tmp_path: Path) -> None:
     shards = uneven_shards(tmp_path)
     counts = counted(shards, tmp_path / "counts")
     mixer = a_run(shards, tmp_path / "run", [0.6, 0.3, 0.1], unit="tokens", tokens=counts, draws=640)
-    found = list(finished_run(mixer.ledger).weights.values())
+    weights = list(finished_run(mixer.ledger).weights.values())
     assert mixer.round(0).counts[2] < 0.05 * 64
-    np.testing.assert_allclose(np.array(found) / sum(found), [0.6, 0.3, 0.1], atol=0.01)
+    np.testing.assert_allclose(np.array(weights) / sum(weights), [0.6, 0.3, 0.1], atol=0.01)

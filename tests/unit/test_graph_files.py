@@ -1,4 +1,4 @@
-"""Graph files: version 1 is read as what it is, the kind of losses goes along, and digests stay what they were."""
+"""Graph files: version 1 is read with an unknown kind of losses, files keep the kind of losses, and digests stay the same."""
 
 import json
 from pathlib import Path
@@ -62,10 +62,10 @@ def test_a_learned_graph_of_version_1_is_per_sample_with_its_mask_and_its_own_ru
 
 
 def test_a_given_graph_of_version_1_is_of_no_known_kind(tmp_path: Path) -> None:
-    given = {name: VERSION_1[name] for name in ("schema", "train_skills", "eval_skills", "edges")}
-    assert SkillGraph.open(written(tmp_path, given)).loss is None
+    fields = {name: VERSION_1[name] for name in ("schema", "train_skills", "eval_skills", "edges")}
+    assert SkillGraph.open(written(tmp_path, fields)).loss is None
     with pytest.raises(GraphError, match=r"is not a skills graph \(schemas/graph-2.json\)"):
-        read_graph(written(tmp_path, {**given, "schema": "skillshard/graph/3"}))
+        read_graph(written(tmp_path, {**fields, "schema": "skillshard/graph/3"}))
 
 
 def test_the_digest_is_of_names_and_edges_alone_and_stays_what_it_was(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Learning a graph from shards: what is trained, what is kept, what is refused."""
+"""Learning a graph from shards: the trials, the files that remain, and the refusals."""
 
 import json
 from dataclasses import fields
@@ -33,7 +33,7 @@ RULE = EdgeRule("absolute", None, "curve", clamp=False, off_diagonal=None, drop_
 
 
 def learn(shards: ShardSet, out: Path, **changes: Any) -> GraphFile:
-    """A graph of three skills in a second or two."""
+    """Learn a graph of three skills in a second or two."""
     arguments: dict[str, Any] = {
         "method": "leave-one-out",
         "steps": 4,
@@ -45,7 +45,7 @@ def learn(shards: ShardSet, out: Path, **changes: Any) -> GraphFile:
 
 
 def with_reading(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `learn_graph` of which those that say how texts are read are one `ReadingChoice`."""
+    """Return the arguments of `learn_graph`, with a `ReadingChoice` for the arguments about the reading of texts."""
     names = {field.name for field in fields(ReadingChoice)}
     reading = ReadingChoice(**{name: value for name, value in arguments.items() if name in names})
     return {name: value for name, value in arguments.items() if name not in names} | {"reading": reading}
@@ -57,7 +57,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def learned(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A graph of two seeds; beside it its runs."""
+    """Learn a graph of two seeds. The trials lie beside the graph."""
     out = tmp_path_factory.mktemp("learned") / "graph.json"
     learn(shards, out, num_seeds=2)
     return out
@@ -152,23 +152,23 @@ def test_runs_share_the_samples_of_the_skills_that_they_share(learned: Path) -> 
 def test_only_the_texts_that_runs_draw_are_kept_and_the_draws_do_not_depend_on_it(
     shards: ShardSet, tmp_path: Path
 ) -> None:
-    asked: dict[str, Any] = {"steps": 3, "warmup_steps": 0, "method": "linear", "window": 24}
-    learn(shards, tmp_path / "graph.json", **asked)
+    options: dict[str, Any] = {"steps": 3, "warmup_steps": 0, "method": "linear", "window": 24}
+    learn(shards, tmp_path / "graph.json", **options)
     (place,) = (tmp_path / "graph.runs").glob("data-*.npz")
     run = plan_trials("linear", ("add",), ("add",), batch_size=6, seeds=[0])[0]
     data = load_data(str(place), run.trained_on)
     assert set(data.train) == {"add"} and set(data.evaluation) == {"add", "carry", "negate"}
-    kept = data.train["add"]
-    assert len(kept) == len(shards.train["add"]) > 300 and len(kept.rows) <= 3 * 6
-    assert kept.tokens.itemsize <= 2 and kept.targets.itemsize <= 2
+    drawn_texts = data.train["add"]
+    assert len(drawn_texts) == len(shards.train["add"]) > 300 and len(drawn_texts.rows) <= 3 * 6
+    assert drawn_texts.tokens.itemsize <= 2 and drawn_texts.targets.itemsize <= 2
     whole = Bytes(24).encode([sample.text for sample in shards.train["add"]])
-    every = DrawnTexts.of([whole], np.arange(len(kept)), len(kept))
-    for some, full in zip(
+    every = DrawnTexts.of([whole], np.arange(len(drawn_texts)), len(drawn_texts))
+    for batch, full in zip(
         islice(mixed_batches(data.train, run, first_step=1), 3),
         mixed_batches({"add": every}, run, first_step=1),
         strict=False,
     ):
-        assert np.array_equal(some.tokens, full.tokens) and np.array_equal(some.targets, full.targets)
+        assert np.array_equal(batch.tokens, full.tokens) and np.array_equal(batch.targets, full.targets)
 
 
 def test_a_run_whose_losses_have_settled_ends_and_repeats_its_last_losses(shards: ShardSet, tmp_path: Path) -> None:
@@ -198,8 +198,8 @@ def test_a_pretrained_proxy_is_known_by_its_content_and_needs_no_warm_start(
     for name in ("here", "there"):
         tiny().save_pretrained(tmp_path / name)
         byte_tokenizer().save_pretrained(tmp_path / name)
-    asked: dict[str, Any] = {"method": "linear", "warmup_steps": 0, "trials": tmp_path / "runs"}
-    graph = learn(shards, tmp_path / "here.json", proxy=str(tmp_path / "here"), **asked)
+    options: dict[str, Any] = {"method": "linear", "warmup_steps": 0, "trials": tmp_path / "runs"}
+    graph = learn(shards, tmp_path / "here.json", proxy=str(tmp_path / "here"), **options)
     assert graph.learned is not None
     starts = {tuple(run.losses[0]) for run in graph.learned.runs}
     assert len(starts) == 1, "every run begins with the model as it is"
@@ -209,19 +209,19 @@ def test_a_pretrained_proxy_is_known_by_its_content_and_needs_no_warm_start(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(learning, "trial_task", no_training)
-    learn(shards, tmp_path / "there.json", proxy=str(tmp_path / "there"), **asked)
+    learn(shards, tmp_path / "there.json", proxy=str(tmp_path / "there"), **options)
     assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
 
 
 def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -> None:
-    said: list[str] = []
+    estimates: list[str] = []
     with pytest.raises(
         GraphError, match=r"4 trials, 8,002 steps in all: about .*, and `budget_s` allows 1 s\. Raise `budget_s`"
     ):
-        learn(shards, tmp_path / "graph.json", steps=2_000, budget_s=1.0, on_estimate=said.append)
-    assert said == [] and not list((tmp_path / "graph.runs").glob("warm-*"))
-    learn(shards, tmp_path / "graph.json", budget_s=600.0, on_estimate=said.append)
-    assert len(said) == 1 and said[0].startswith("4 trials, 18 steps in all: about ")
+        learn(shards, tmp_path / "graph.json", steps=2_000, budget_s=1.0, on_estimate=estimates.append)
+    assert estimates == [] and not list((tmp_path / "graph.runs").glob("warm-*"))
+    learn(shards, tmp_path / "graph.json", budget_s=600.0, on_estimate=estimates.append)
+    assert len(estimates) == 1 and estimates[0].startswith("4 trials, 18 steps in all: about ")
 
 
 @pytest.mark.parametrize(
@@ -270,9 +270,9 @@ def test_other_edges_are_derived_without_training(learned: Path) -> None:
     assert graph.learned is not None and rule_in(graph.learned) == RULE
     assert derive_again(graph, rule=RULE, name="graph.json") == graph
     scaled = EdgeRule("relative", None, "end", clamp=True, off_diagonal=0.5, drop_uncertain=False)
-    found = np.array(derive_again(graph, rule=scaled, name="graph.json").edges)
-    assert np.diag(found).tolist() == [1.0] * 3
-    assert found.min() >= 0 and (found - np.eye(3)).max() in (0.0, 0.5)
+    edges = np.array(derive_again(graph, rule=scaled, name="graph.json").edges)
+    assert np.diag(edges).tolist() == [1.0] * 3
+    assert edges.min() >= 0 and (edges - np.eye(3)).max() in (0.0, 0.5)
 
 
 def test_the_verbs_of_the_command_line_share_one_name(learned: Path, shards: ShardSet, tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_the_pictures_of_a_large_graph_mark_the_edges_that_can_be_told_from_0(
 ) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(figures, "_save", lambda figure, place: drawn.append(figure))
-    names, random = tuple(f"skill {at}" for at in range(27)), np.random.default_rng(3)
+    names, random = tuple(f"skill {number}" for number in range(27)), np.random.default_rng(3)
     edges, doubt = random.random((27, 27)) * (random.random((27, 27)) < 0.5), random.random((27, 27)) < 0.7
     figures.draw_heat_map(names, names, edges, tmp_path / "graph.png", doubt=doubt)
     figures.draw_heat_map(names, names, edges - 0.1, tmp_path / "graph.png")
@@ -395,9 +395,9 @@ def test_matrices_from_elsewhere_become_graphs(tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text("a\nb\n")
     (tmp_path / "columns.txt").write_text("a\nb\nexam\n")
     names = ("--names", tmp_path / "rows.txt", "--eval-names", tmp_path / "columns.txt")
-    for name, given in (("m.npy", names), ("m.csv", ()), ("m.json", ()), ("bare.json", names)):
+    for name, options in (("m.npy", names), ("m.csv", ()), ("m.json", ()), ("bare.json", names)):
         out = tmp_path / f"{name}.graph.json"
-        ran = skillshard("graph", "import", tmp_path / name, *given, "--out", out)
+        ran = skillshard("graph", "import", tmp_path / name, *options, "--out", out)
         assert ran.code == 0, ran.err
         graph = SkillGraph.open(out)
         assert (graph.train_skills, graph.eval_skills, graph.edges.tolist()) == (("a", "b"), ("a", "b", "exam"), matrix)

@@ -13,13 +13,13 @@ SKILLS, EVALS, ROUND_DRAWS = ("add", "carry", "negate"), ("add", "exam"), 1000
 GIVEN = SkillGraph(SKILLS, EVALS, [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
 PLANTED = np.array([[0.08, 0.03], [0.01, 0.06], [-0.02, 0.0]])
 SCALED = SkillGraph(SKILLS, EVALS, [[1.0, 0.25], [0.5 * 0.01 / 0.06, 0.5], [0.0, 0.0]])
-"""The planted graph as it is used: the own edge of add is 1, the largest of the others (.06) 0.5, harm is 0."""
+"""The planted graph as the policy uses the graph: the own edge of add is 1, the largest other edge (.06) is 0.5, harm is 0."""
 START = np.array([3.0, 2.5])
 AFTER_PROBES = NextRound(4, 4000, ROUND_DRAWS, (100,) * 3, (1000, 1000, 2000))
 
 
 def train(policy: Policy, rounds: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Weights and losses of rounds in which each loss falls by the planted effects of what was drawn."""
+    """Return weights and losses of rounds in which each loss falls by the planted effects of the drawn samples."""
     skills = list(SKILLS)
     state, losses, drawn = policy.init(skills, (100,) * 3), START.copy(), np.zeros(3)
     state = policy.observe(
@@ -32,9 +32,9 @@ def train(policy: Policy, rounds: int) -> tuple[list[np.ndarray], list[np.ndarra
         counts = np.round(weights[-1] * ROUND_DRAWS)
         drawn, losses = drawn + counts, losses - counts / counts.sum() @ PLANTED
         seen.append(losses.copy())
-        told = {skill: int(count) for skill, count in zip(SKILLS, drawn, strict=True)}
+        num_drawn = {skill: int(count) for skill, count in zip(SKILLS, drawn, strict=True)}
         state = policy.observe(
-            state, Observation(number + 1, dict(zip(EVALS, losses, strict=True)), int(drawn.sum()), told, number)
+            state, Observation(number + 1, dict(zip(EVALS, losses, strict=True)), int(drawn.sum()), num_drawn, number)
         )
     return weights, seen
 
@@ -42,7 +42,7 @@ def train(policy: Policy, rounds: int) -> tuple[list[np.ndarray], list[np.ndarra
 def test_a_planted_graph_is_found_by_the_probes_and_used_as_skill_it_uses_a_graph() -> None:
     policy = graph_refresh(GIVEN, eta=0.5, period_rounds=8, sweeps=1, window=2)
     weights, losses = train(policy, 12)
-    assert all(max(found) == pytest.approx(0.75) for found in weights[:3] + weights[8:11]), "probes"
+    assert all(max(vector) == pytest.approx(0.75) for vector in weights[:3] + weights[8:11]), "probes"
     by_hand = skill_it(SCALED, eta=0.5, window=2)
     for number in (3, 5, 7, 11):
         state = by_hand.init(SKILLS)
@@ -55,13 +55,13 @@ def test_probes_begin_after_the_warm_up_and_find_the_same_graph() -> None:
     arguments = {"eta": 0.5, "period_rounds": 8, "sweeps": 1, "window": 2}
     early, _ = train(graph_refresh(GIVEN, **arguments), 8)
     late, losses = train(graph_refresh(GIVEN, **arguments, warmup_rounds=4), 12)
-    given = skill_it(GIVEN, eta=0.5, window=2)
-    state = given.init(SKILLS)
+    begun = skill_it(GIVEN, eta=0.5, window=2)
+    state = begun.init(SKILLS)
     for number, weights in enumerate(late[:4]):
-        state = given.observe(state, Observation(number, dict(zip(EVALS, losses[number], strict=True))))
-        assert weights == pytest.approx(given.weights(state), abs=1e-12), "the graph begun with"
-    assert [found.argmax() for found in late[4:7]] == [found.argmax() for found in early[:3]]
-    assert all(max(found) == pytest.approx(0.75) for found in late[4:7]), "probes"
+        state = begun.observe(state, Observation(number, dict(zip(EVALS, losses[number], strict=True))))
+        assert weights == pytest.approx(begun.weights(state), abs=1e-12), "the graph of the beginning"
+    assert [vector.argmax() for vector in late[4:7]] == [vector.argmax() for vector in early[:3]]
+    assert all(max(vector) == pytest.approx(0.75) for vector in late[4:7]), "probes"
     by_hand = skill_it(SCALED, eta=0.5, window=2)
     state = by_hand.init(SKILLS)
     for step in (6, 7):
@@ -72,16 +72,16 @@ def test_probes_begin_after_the_warm_up_and_find_the_same_graph() -> None:
 
 
 def test_the_strongest_edge_is_as_asked_for_whatever_the_size_of_the_effects() -> None:
-    """Effects shrink while a model learns; eta must keep its meaning."""
+    """Effects shrink while a model learns, and eta must keep its meaning."""
     policy = graph_refresh(GIVEN, eta=0.5, period_rounds=8, sweeps=1, off_diagonal=0.25)
-    found = []
+    results = []
     for size in (1.0, 1e-6):
         state = policy.init(SKILLS)
         state["probing"]["graph"] = (size * PLANTED).tolist()
-        found.append(policy.weights(state, AFTER_PROBES))
-    assert found[0] == pytest.approx(found[1], abs=1e-12)
+        results.append(policy.weights(state, AFTER_PROBES))
+    assert results[0] == pytest.approx(results[1], abs=1e-12)
     by_hand = skill_it(SkillGraph(SKILLS, EVALS, [[1.0, 0.125], [0.25 / 6, 0.25], [0.0, 0.0]]), eta=0.5)
-    assert found[0] == pytest.approx(by_hand.weights(by_hand.init(SKILLS)), abs=1e-12)
+    assert results[0] == pytest.approx(by_hand.weights(by_hand.init(SKILLS)), abs=1e-12)
 
 
 def test_until_the_first_estimate_the_given_graph_is_used_and_harm_counts_as_nothing() -> None:

@@ -1,4 +1,4 @@
-"""What a model is: the content of its files, wherever they lie; and what a training depends on that is not portable."""
+"""The identity of a model is the content of its files, wherever the files lie. The inputs of a training that are not portable count too."""
 
 import math
 import shutil
@@ -34,22 +34,22 @@ def files(folder: Path, **contents: str) -> Path:
 
 
 def test_a_copy_is_the_same_model_and_a_changed_added_or_missing_file_makes_another(tmp_path: Path) -> None:
-    here = files(tmp_path / "here", config="{}", pooling__config="mean")
-    before = directory_identity(here)
+    original = files(tmp_path / "here", config="{}", pooling__config="mean")
+    before = directory_identity(original)
     assert set(before) == {"config", "pooling/config"}
-    there = shutil.copytree(here, tmp_path / "there")
-    assert directory_identity(there) == before
-    assert directory_identity(files(there, pooling__config="max")) != before
-    assert directory_identity(files(here, weights="1")) != before
+    copied = shutil.copytree(original, tmp_path / "there")
+    assert directory_identity(copied) == before
+    assert directory_identity(files(copied, pooling__config="max")) != before
+    assert directory_identity(files(original, weights="1")) != before
 
 
 def test_hidden_files_do_not_count(tmp_path: Path) -> None:
-    here = files(tmp_path / "here", config="{}")
-    before = directory_identity(here)
-    (here / ".cache").mkdir()
-    (here / ".cache" / "lock").write_text("1")
-    (here / ".gitattributes").write_text("*")
-    assert directory_identity(here) == before
+    folder = files(tmp_path / "here", config="{}")
+    before = directory_identity(folder)
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "lock").write_text("1")
+    (folder / ".gitattributes").write_text("*")
+    assert directory_identity(folder) == before
 
 
 @pytest.mark.parametrize("name", identity.SIZES)
@@ -63,12 +63,12 @@ def test_a_training_is_known_by_its_version_and_by_the_packages_that_compute_it(
 
 
 def keys_of_runs(**changes: Any) -> set[str]:
-    """The keys of a graph's runs, trained on nothing."""
+    """Return the keys of the trials of a graph, without training."""
     planned = learn.plan_trials("linear", ("add", "carry"), ("add", "carry"), batch_size=8, seeds=[0])
     arguments: dict[str, Any] = {"model": changes.get("model", "place"), "steps": 2, "checkpoints": 1, "lr": 1e-3}
     recipe = learn.Recipe(**arguments, device=changes.get("device", "cpu"))
-    asked = [*learn.READ_BY, *learn.MEASURED_BY, "reduction"]
-    made_from = dict.fromkeys(asked) | {"proxy": changes.get("proxy", {"weights": "1"})}
+    names = [*learn.READ_BY, *learn.MEASURED_BY, "reduction"]
+    made_from = dict.fromkeys(names) | {"proxy": changes.get("proxy", {"weights": "1"})}
     schedule = Schedule(0, math.inf)
     tasks = learn._tasks(changes["folder"], "data", recipe, planned, [], 0, 1, schedule, None, made_from, ["add"])[1]
     return {task.key for task in tasks}

@@ -1,4 +1,4 @@
-"""Indices in the order of the stream are let through for any number of workers and processes; any other order is a fault."""
+"""Indices in the order of the stream pass for any number of workers and processes. Any other order is a fault."""
 
 import numpy as np
 from hypothesis import given
@@ -10,7 +10,7 @@ SIZES, COUNTS = st.integers(1, 6), st.integers(1, 4)
 
 
 def asks(starts: list[int], num: int, reader: Reader, *, resumed: bool = False) -> RequestedBatch | Fault | None:
-    """What is said of the last of some batches of one process."""
+    """Return the answer to the last of several batches of one process."""
     last: RequestedBatch | Fault | None = None
     for start in starts:
         assert not isinstance(last, str), last
@@ -19,8 +19,8 @@ def asks(starts: list[int], num: int, reader: Reader, *, resumed: bool = False) 
 
 
 def begins(num: int, num_workers: int, processes: int, rank: int, worker: int, batches: int) -> list[int]:
-    """First indices of one worker of one rank, where ranks take turns in batches, and the workers of a rank in its batches."""
-    return [((at * num_workers + worker) * processes + rank) * num for at in range(batches)]
+    """Return the first indices of a worker of a rank. The ranks take turns in batches, and the workers of a rank in the batches of the rank."""
+    return [((number * num_workers + worker) * processes + rank) * num for number in range(batches)]
 
 
 @given(num=SIZES, num_workers=COUNTS, processes=COUNTS, data=st.data())
@@ -42,7 +42,7 @@ def test_a_beginning_after_the_first_batch_of_all_processes_is_refused_unless_re
     reader = Reader(0, num_workers, processes)
     start = (skipped * processes + rank) * num
     assert asks([start], num, reader) == "skipped"
-    starts = [start + at * num_workers * processes * num for at in range(3)]
+    starts = [start + number * num_workers * processes * num for number in range(3)]
     assert isinstance(asks(starts, num, reader, resumed=True), RequestedBatch)
 
 
@@ -51,7 +51,7 @@ def test_batches_that_are_left_to_other_processes_are_noticed_at_the_second_batc
     num: int, num_workers: int, batches: int, factor: int
 ) -> None:
     reader = Reader(0, num_workers, 1)
-    starts = [at * num_workers * num for at in range(batches)]
+    starts = [number * num_workers * num for number in range(batches)]
     left_out = starts[-1] + factor * num_workers * num
     assert asks([*starts, left_out], num, reader) == "shared out"
 

@@ -27,8 +27,8 @@ VERBS = {name: ("inspect", name) for name in ("tags", "clusters", "shards", "tok
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One artefact of each kind, the tags with rows that were set aside."""
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an artefact of each kind, the tags with rows that were set aside."""
     folder = tmp_path_factory.mktemp("facts")
     write_corpus(folder / "C", samples(add=60, carry=40))
     (folder / "C" / "bad.jsonl").write_bytes(b'{"id": "x", "text": ""}\n')
@@ -47,22 +47,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def shown(made: Path, name: str, *options: str) -> str:
+def shown(root: Path, name: str, *options: str) -> str:
     *verb, place = VERBS[name]
-    return works(*verb, made / place, *options)
+    return works(*verb, root / place, *options)
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_standard_output_is_one_json_object_that_fits_the_schema(name: str, made: Path) -> None:
-    facts = json.loads(shown(made, name, "--json"))
+def test_standard_output_is_one_json_object_that_fits_the_schema(name: str, root: Path) -> None:
+    facts = json.loads(shown(root, name, "--json"))
     jsonschema.validate(facts, SCHEMA)
     kind = "tags" if name == "clusters" else name
     assert (facts["kind"], facts["schema"]) == (kind, "skillshard/inspect/1")
-    assert facts["place"] == str(made / VERBS[name][-1])
+    assert facts["place"] == str(root / VERBS[name][-1])
 
 
 def numbers_in(table: str, skill: str) -> list[str]:
-    """The cells of the row of a skill."""
+    """Return the cells of the row of a skill."""
     (row,) = (line for line in table.splitlines() if line.split()[:1] == [skill])
     return re.split(r"\s{2,}", row.strip())[1:]
 
@@ -91,39 +91,39 @@ ROWS: dict[str, Callable[[dict[str, Any], dict[str, Any]], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_facts_are_those_of_the_table(name: str, made: Path) -> None:
-    table, facts = shown(made, name), json.loads(shown(made, name, "--json"))
+def test_the_facts_are_those_of_the_table(name: str, root: Path) -> None:
+    table, facts = shown(root, name), json.loads(shown(root, name, "--json"))
     assert [skill["name"] for skill in facts["skills"]] == ["add", "carry"]
     for skill in facts["skills"]:
         expected = ROWS[name](skill, facts)
         assert numbers_in(table, skill["name"])[: len(expected)] == expected
 
 
-def test_the_facts_of_a_graph_are_those_that_the_verb_prints(made: Path) -> None:
-    text, facts = shown(made, "graph"), json.loads(shown(made, "graph", "--json"))
+def test_the_facts_of_a_graph_are_those_that_the_verb_prints(root: Path) -> None:
+    text, facts = shown(root, "graph"), json.loads(shown(root, "graph", "--json"))
     assert facts["edges"] == [[1.0, 0.5], [0.0, 1.0]] and facts["method"] is facts["loss"] is None
     assert f"density {100 * facts['density']:.1f} %" in text and facts["conclusion"] in text
     assert (facts["num_positive"], facts["num_zero"], facts["helped_by_nobody"]) == (3, 1, ["add"])
 
 
-def test_clusters_come_with_their_terms_and_their_encoder(made: Path) -> None:
-    text, facts = shown(made, "clusters"), json.loads(shown(made, "clusters", "--json"))
+def test_clusters_come_with_their_terms_and_their_encoder(root: Path) -> None:
+    text, facts = shown(root, "clusters"), json.loads(shown(root, "clusters", "--json"))
     clusters = facts["clusters"]["clusters"]
     assert len(clusters) == 2 and sum(cluster["num_samples"] for cluster in clusters) == facts["num_tagged"]
     for cluster in clusters:
         assert f"{cluster['name']}: found in {cluster['num_samples']:,} samples" in text
     assert f"encoder {facts['clusters']['encoder']['name']} " in text
-    assert json.loads(shown(made, "tags", "--json"))["clusters"] is None
+    assert json.loads(shown(root, "tags", "--json"))["clusters"] is None
 
 
-def test_rows_that_were_set_aside_are_counted_by_reason(made: Path) -> None:
+def test_rows_that_were_set_aside_are_counted_by_reason(root: Path) -> None:
     for name in ("tags", "shards"):
-        facts = json.loads(shown(made, name, "--json"))
+        facts = json.loads(shown(root, name, "--json"))
         assert facts["set_aside"] == {"empty-text": 1} and facts["num_rows"] == 101
 
 
-def test_a_run_before_its_first_round_has_no_weights(made: Path, tmp_path: Path) -> None:
-    shards = ss.ShardSet.open(made / "shards")
+def test_a_run_before_its_first_round_has_no_weights(root: Path, tmp_path: Path) -> None:
+    shards = ss.ShardSet.open(root / "shards")
     mixer = ss.Mixer(shards, ss.policies.stratified(), ledger=tmp_path / "run", round_draws=50, step_draws=10)
     mixer.report(0, {"add": 2.0, "carry": 3.0})
     facts = run_facts(DirectoryLedger(tmp_path / "run"))
@@ -132,11 +132,11 @@ def test_a_run_before_its_first_round_has_no_weights(made: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_nothing_but_json_is_on_standard_output_also_where_colours_are_forced(name: str, made: Path) -> None:
+def test_nothing_but_json_is_on_standard_output_also_where_colours_are_forced(name: str, root: Path) -> None:
     *verb, place = VERBS[name]
-    ended = finish(start(*verb, made / place, "--json", env_changes={"FORCE_COLOR": "1", "COLUMNS": "20"}))
+    ended = finish(start(*verb, root / place, "--json", env_changes={"FORCE_COLOR": "1", "COLUMNS": "20"}))
     assert ended.code == 0 and "\x1b" not in ended.out
-    assert json.loads(ended.out) == json.loads(shown(made, name, "--json"))
+    assert json.loads(ended.out) == json.loads(shown(root, name, "--json"))
 
 
 @pytest.mark.parametrize(
@@ -148,21 +148,21 @@ def test_nothing_but_json_is_on_standard_output_also_where_colours_are_forced(na
     ],
 )
 def test_an_option_without_a_json_form_is_refused_and_draws_nothing(
-    arguments: tuple[str, ...], option: str, made: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], option: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(made)
+    monkeypatch.chdir(root)
     outcome = skillshard(*arguments, "--json")
     assert outcome.code == 2 and outcome.out == ""
-    assert f"{option} has no JSON form" in " ".join(outcome.err.split()) and not (made / "P").exists()
+    assert f"{option} has no JSON form" in " ".join(outcome.err.split()) and not (root / "P").exists()
 
 
-def test_an_error_leaves_standard_output_empty(made: Path) -> None:
-    outcome = skillshard("inspect", made / "C", "--json")
+def test_an_error_leaves_standard_output_empty(root: Path) -> None:
+    outcome = skillshard("inspect", root / "C", "--json")
     assert outcome.code == 1 and outcome.out == "" and "holds no artefact" in outcome.sentence
 
 
-def test_the_place_is_without_keys_and_can_be_written_whatever_its_bytes(made: Path, tmp_path: Path) -> None:
-    shards = ss.ShardSet.open(made / "shards")
+def test_the_place_is_without_keys_and_can_be_written_whatever_its_bytes(root: Path, tmp_path: Path) -> None:
+    shards = ss.ShardSet.open(root / "shards")
     remote = replace(shards, files=RemoteFiles("https://user:SECRET@host/S?sig=SECRET", None))
     assert shards_facts(remote).place == "https://host/S"
     odd = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
@@ -170,8 +170,8 @@ def test_the_place_is_without_keys_and_can_be_written_whatever_its_bytes(made: P
     assert json.loads(run_facts(DirectoryLedger(odd)).to_json())["place"] == f"{tmp_path}/caf\\xe9"
 
 
-def test_the_schema_tells_the_kinds_apart(made: Path) -> None:
-    facts = json.loads(facts_at(made / "tags").to_json())
+def test_the_schema_tells_the_kinds_apart(root: Path) -> None:
+    facts = json.loads(facts_at(root / "tags").to_json())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**facts, "kind": "shards"}, SCHEMA)
     assert sorted(SCHEMA["discriminator"]["mapping"]) == ["graph", "run", "shards", "tags", "tokens"]

@@ -16,7 +16,7 @@ from skillshard.taggers.clusters.kmeans import Choice, assign, best_of, fit, mov
 
 
 def blobs(num_each: int, num_blobs: int, *, seed: int = 0, spread: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """Points of length 1 around some directions, and the direction of each."""
+    """Make points of length 1 around a number of directions, and return the direction of each point."""
     random = np.random.default_rng(seed)
     centres = np.linalg.qr(random.normal(size=(16, 16)))[0][:num_blobs]
     points = np.repeat(centres, num_each, axis=0) + random.normal(size=(num_each * num_blobs, 16)) * spread
@@ -27,8 +27,8 @@ def blobs(num_each: int, num_blobs: int, *, seed: int = 0, spread: float = 0.1) 
 @pytest.mark.parametrize("spherical", [True, False])
 def test_separate_blobs_are_found(spherical: bool) -> None:
     points, true = blobs(80, 7)
-    found = assign(points, fit(points, 7, seed=3, spherical=spherical))
-    assert adjusted_rand_score(true, found.cluster) == 1
+    assigned = assign(points, fit(points, 7, seed=3, spherical=spherical))
+    assert adjusted_rand_score(true, assigned.cluster) == 1
 
 
 def test_the_mean_distance_is_no_worse_than_scikit_learns() -> None:
@@ -41,8 +41,8 @@ def test_the_mean_distance_is_no_worse_than_scikit_learns() -> None:
 def test_equal_seeds_give_equal_bytes_and_the_input_is_left_as_it_was() -> None:
     points, _ = blobs(60, 5, spread=0.5)
     before = points.copy()
-    one, two = fit(points, 6, seed=11), fit(points, 6, seed=11)
-    assert one.centroids.tobytes() == two.centroids.tobytes()
+    first, second = fit(points, 6, seed=11), fit(points, 6, seed=11)
+    assert first.centroids.tobytes() == second.centroids.tobytes()
     assert np.array_equal(points, before)
 
 
@@ -63,8 +63,8 @@ def test_a_step_over_any_chunks_is_the_step_over_all(cuts: list[int]) -> None:
 
 def test_no_cluster_stays_empty_while_there_are_enough_different_points() -> None:
     points = np.repeat(np.eye(6, dtype=np.float32), [500, 1, 1, 1, 1, 1], axis=0)
-    found = assign(points, fit(points, 6, seed=0, num_starts=1))
-    assert np.bincount(found.cluster, minlength=6).min() == 1
+    assigned = assign(points, fit(points, 6, seed=0, num_starts=1))
+    assert np.bincount(assigned.cluster, minlength=6).min() == 1
 
 
 @settings(max_examples=15, deadline=None)
@@ -78,8 +78,8 @@ def test_a_balanced_cluster_never_gets_less_than_its_share(share: float, seed: i
 
 def test_a_balance_that_is_already_there_changes_nothing() -> None:
     points, true = blobs(50, 4)
-    found = assign(points, fit(points, 4, seed=0, min_share=0.12))
-    assert adjusted_rand_score(true, found.cluster) == 1
+    assigned = assign(points, fit(points, 4, seed=0, min_share=0.12))
+    assert adjusted_rand_score(true, assigned.cluster) == 1
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_the_silhouette_is_highest_at_the_number_of_blobs() -> None:
 
 @pytest.mark.parametrize("spherical", [True, False])
 def test_a_cluster_that_loses_its_points_takes_the_farthest_one(spherical: bool) -> None:
-    """Two centroids that no point is nearest to: Lloyd's steps alone would leave them empty for ever."""
+    """No point is nearest to two of the centroids. Lloyd's steps alone would leave these clusters empty for ever."""
     points, true = blobs(30, 4)
     away = -points.mean(axis=0) / np.linalg.norm(points.mean(axis=0))
     centroids = np.stack([points[true == 0].mean(axis=0), points[true == 1].mean(axis=0), away, away])
     start = kmeans.Clusters(centroids.astype(np.float32), np.zeros(4, np.float32), spherical)
     assert len(set(assign(points, start).cluster.tolist())) == 2
-    found = assign(points, start)
-    farthest = np.argsort(-found.distance, kind="stable")[:2]
-    assert np.array_equal(kmeans._stepped(points, start, found).centroids[2:], points[farthest])
+    assigned = assign(points, start)
+    farthest = np.argsort(-assigned.distance, kind="stable")[:2]
+    assert np.array_equal(kmeans._stepped(points, start, assigned).centroids[2:], points[farthest])
     clusters, _ = kmeans._descend(points, start, 20)
     assert np.bincount(assign(points, clusters).cluster, minlength=4).all()

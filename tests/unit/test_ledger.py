@@ -1,4 +1,4 @@
-"""What a ledger takes, and the sentences with which it refuses."""
+"""The reports that a ledger takes, and the sentences of its refusals."""
 
 import json
 import math
@@ -25,7 +25,7 @@ GOOD = {"add": 1.0, "carry": 2.0, "negate": 0.5}
 
 
 @pytest.fixture
-def one(shards: ShardSet, tmp_path: Path) -> Mixer:
+def run(shards: ShardSet, tmp_path: Path) -> Mixer:
     return build(shards, tmp_path / "run")
 
 
@@ -49,10 +49,10 @@ def build(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
         ({**GOOD, "add": None}, "add is None."),
     ],
 )
-def test_bad_losses_are_refused_by_name_and_nothing_is_recorded(one: Mixer, losses: Any, sentence: str) -> None:
+def test_bad_losses_are_refused_by_name_and_nothing_is_recorded(run: Mixer, losses: Any, sentence: str) -> None:
     with pytest.raises(ObservationError, match=re.escape(sentence)):
-        one.report(8, losses)
-    assert one.num_observations == 0
+        run.report(8, losses)
+    assert run.num_observations == 0
 
 
 MAY_MISS: dict[str, Policy] = {
@@ -140,8 +140,10 @@ def test_a_picture_of_a_run_leaves_out_what_was_not_reported(shards: ShardSet, t
     assert (tmp_path / "run.png").stat().st_size > 10_000
     sizes = {}
     for num in (1, 2, 4, 5):
-        draw_runs({f"run {at}": seen for at in range(num)}, tmp_path / "runs.png", title="parts")
-        sizes[num] = struct.unpack(">II", (tmp_path / "runs.png").read_bytes()[16:24])  # of a PNG's header
+        draw_runs({f"run {number}": seen for number in range(num)}, tmp_path / "runs.png", title="parts")
+        sizes[num] = struct.unpack(
+            ">II", (tmp_path / "runs.png").read_bytes()[16:24]
+        )  # the size in the header of a PNG
     width, height = sizes[1]
     assert sizes[2] == (2 * width, height) and sizes[4] == (4 * width, height)
     assert sizes[5] == (4 * width, 2 * height), "more than four go on below"
@@ -151,32 +153,32 @@ def observations_of(mixer: Mixer) -> list[ObservationRecord]:
     return list(open_records(mixer.ledger).observations)
 
 
-def test_the_same_losses_again_have_no_effect_and_other_losses_are_an_error(one: Mixer) -> None:
-    one.report(8, GOOD)
-    one.report(8, dict(GOOD))
+def test_the_same_losses_again_have_no_effect_and_other_losses_are_an_error(run: Mixer) -> None:
+    run.report(8, GOOD)
+    run.report(8, dict(GOOD))
     with pytest.raises(
         ObservationError, match=re.escape("already holds other losses for step 8, draw 64: losses.add: 1.0 -> 1.5")
     ):
-        one.report(8, {**GOOD, "add": 1.5})
-    assert one.num_observations == 1
+        run.report(8, {**GOOD, "add": 1.5})
+    assert run.num_observations == 1
 
 
-def test_losses_of_an_earlier_draw_than_the_last_are_an_error(one: Mixer) -> None:
-    one.round(0)
-    one.report(16, GOOD)
-    assert one.round(2).observed_to == 64
+def test_losses_of_an_earlier_draw_than_the_last_are_an_error(run: Mixer) -> None:
+    run.round(0)
+    run.report(16, GOOD)
+    assert run.round(2).observed_to == 64
     with pytest.raises(
         ObservationError, match=r"losses of step 4 \(draw 32\) come too late: .* holds losses of draw 128\."
     ):
-        one.report(4, GOOD)
-    assert one.num_observations == 1
+        run.report(4, GOOD)
+    assert run.num_observations == 1
 
 
-def test_losses_may_come_before_the_loader_needs_them(one: Mixer) -> None:
-    one.round(1)
+def test_losses_may_come_before_the_loader_needs_them(run: Mixer) -> None:
+    run.round(1)
     for step in (8, 16, 24):
-        one.report(step, {**GOOD, "add": float(step)})
-    assert [one.round(number).observations for number in range(5)] == [[], [], [64], [128], [192]]
+        run.report(step, {**GOOD, "add": float(step)})
+    assert [run.round(number).observations for number in range(5)] == [[], [], [64], [128], [192]]
 
 
 def test_a_report_without_draws_per_step_says_what_to_give(shards: ShardSet, tmp_path: Path) -> None:
@@ -253,10 +255,10 @@ def test_a_state_of_another_run_is_refused(shards: ShardSet, tmp_path: Path) -> 
         build(shards, tmp_path / "b").load_state_dict({"draw": 3})
 
 
-def test_the_state_is_small_and_json(one: Mixer) -> None:
-    one.round(1)
-    one.report(8, GOOD)
-    assert len(json.dumps(one.state_dict(step=8))) < 400
+def test_the_state_is_small_and_json(run: Mixer) -> None:
+    run.round(1)
+    run.report(8, GOOD)
+    assert len(json.dumps(run.state_dict(step=8))) < 400
 
 
 def test_resuming_from_an_earlier_draw_leaves_later_records_behind(shards: ShardSet, tmp_path: Path) -> None:
@@ -309,17 +311,17 @@ def test_a_policy_that_does_not_fit_the_skills_is_refused(shards: ShardSet, tmp_
 
 def test_racing_processes_agree_on_one_round(shards: ShardSet, tmp_path: Path) -> None:
     mixers = [build(shards, tmp_path) for _ in range(8)]
-    found: list[Any] = [None] * 8
+    answers: list[Any] = [None] * 8
 
-    def ask(at: int) -> None:
-        found[at] = mixers[at].round(1).to_bytes()
+    def ask(number: int) -> None:
+        answers[number] = mixers[number].round(1).to_bytes()
 
-    threads = [threading.Thread(target=ask, args=(at,)) for at in range(8)]
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(found)) == 1
+    assert len(set(answers)) == 1
 
 
 def test_a_state_is_given_out_only_when_its_ledger_is_on_the_disk(

@@ -1,4 +1,4 @@
-"""LEGO: what is generated is right, as mixed as asked, and the same every time."""
+"""LEGO: the generated samples are right, mixed as requested, and the same every time."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ from tests.commands import works
 
 
 def solve(text: str) -> tuple[list[str], str, int]:
-    """The chain's variables in chain order, the one asked for and its value: repeated look-up, nothing assumed."""
+    """Return the chain's variables in chain order, the variable of the question and its value, by repeated look-up without assumptions."""
     body, question = re.fullmatch(r"Input: (.*)\. Output: (\w) = [01]\.", text).groups()  # type: ignore[union-attr]
     clauses = {name: (word, operand) for name, word, operand in (re.split(r" = | ", c) for c in body.split(", "))}
     follower = {operand: name for name, (_, operand) in clauses.items()}
@@ -81,16 +81,16 @@ def test_natural_proportions_are_ones_then_three_and_five(k, expected):
     [("natural", (10, 10, 30, 50)), ("uniform", (25, 25, 25, 25)), ((0, 1, 0, 3), (0, 25, 0, 75))],
 )
 def test_skills_are_as_frequent_as_asked(proportions, expected):
-    found = counts(list(lego_samples(k=4, num_samples=100, seed=0, proportions=proportions)))
-    assert tuple(found[name] for name in skill_names(4)) == expected
+    num_samples = counts(list(lego_samples(k=4, num_samples=100, seed=0, proportions=proportions)))
+    assert tuple(num_samples[name] for name in skill_names(4)) == expected
 
 
 @given(st.lists(st.integers(0, 1000), min_size=3, max_size=3).filter(any), st.integers(3, 200))
 @settings(max_examples=40, deadline=None)
 def test_counts_follow_any_proportions_to_within_one_sample(parts, num_samples):
-    found = counts(list(lego_samples(k=3, num_samples=num_samples, seed=0, proportions=parts)))
+    num_of = counts(list(lego_samples(k=3, num_samples=num_samples, seed=0, proportions=parts)))
     for name, part in zip(skill_names(3), parts, strict=True):
-        assert abs(found[name] - num_samples * part / sum(parts)) < 1
+        assert abs(num_of[name] - num_samples * part / sum(parts)) < 1
 
 
 def test_skills_are_interleaved_and_ids_are_unique():

@@ -1,4 +1,4 @@
-"""Losses of two kinds are not mixed: a graph's, a run's and a report's are the same, or the user says that any will do."""
+"""Losses of two kinds are not mixed. The losses of a graph, a run and a report have the same kind, or the user allows any kind."""
 
 import json
 from itertools import product
@@ -57,12 +57,12 @@ def test_a_graph_of_no_known_kind_and_static_weights_fit_every_run(shards: Shard
 
 
 def test_run_and_observations_record_the_kind_and_another_one_is_refused(shards: ShardSet, tmp_path: Path) -> None:
-    one = mixer(shards, tmp_path, skill_it(graph(ANSWERS), eta=0.1), loss=ANSWERS)
+    run = mixer(shards, tmp_path, skill_it(graph(ANSWERS), eta=0.1), loss=ANSWERS)
     with pytest.raises(
         ObservationError, match=r"losses at step 0 are the mean over samples of nats per token, of whole"
     ):
-        one.report(0, losses(LossKind()))
-    one.report(0, losses(ANSWERS))
+        run.report(0, losses(LossKind()))
+    run.report(0, losses(ANSWERS))
     (record,) = tmp_path.rglob("observations/*.json")
     kinds = [json.loads(path.read_text())["loss"] for path in (tmp_path / "run.json", record)]
     assert [LossKind(**kind) for kind in kinds] == [ANSWERS, ANSWERS]
@@ -71,9 +71,9 @@ def test_run_and_observations_record_the_kind_and_another_one_is_refused(shards:
 
 
 def test_losses_that_are_plain_numbers_are_taken_for_the_run_s_kind(shards: ShardSet, tmp_path: Path) -> None:
-    one = mixer(shards, tmp_path, skill_it(graph(ANSWERS), eta=0.1), loss=ANSWERS)
-    one.report(0, dict.fromkeys(SKILLS, 1.0))
-    assert one.round(1).num_draws == 20
+    run = mixer(shards, tmp_path, skill_it(graph(ANSWERS), eta=0.1), loss=ANSWERS)
+    run.report(0, dict.fromkeys(SKILLS, 1.0))
+    assert run.round(1).num_draws == 20
 
 
 def test_losses_per_skill_say_their_kind(shards: ShardSet) -> None:
@@ -85,8 +85,8 @@ def test_losses_per_skill_say_their_kind(shards: ShardSet) -> None:
 
     for reduction in ("per_sample", "per_token"):
         word: Reduction = parse_reduction(reduction)
-        found = losses_per_skill(model_loss, shards.holdout, max_samples=3, batch_size=2, reduction=word)
-        assert found.kind == LossKind(reduction=word) and tuple(found) == SKILLS
+        measured = losses_per_skill(model_loss, shards.holdout, max_samples=3, batch_size=2, reduction=word)
+        assert measured.kind == LossKind(reduction=word) and tuple(measured) == SKILLS
 
 
 @pytest.mark.parametrize(

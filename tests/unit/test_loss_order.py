@@ -1,4 +1,4 @@
-"""The order of the losses as a graph: the formula, ties, and what it is without edges."""
+"""The order of the losses as a graph: the formula, ties, and a graph without edges."""
 
 import numpy as np
 import pytest
@@ -24,9 +24,9 @@ def after(policy: Policy, *windows: list[float]) -> np.ndarray:
 def test_a_skill_scores_its_own_loss_and_a_share_of_the_next_larger_one(
     first: list[float], second: list[float], edge: float
 ) -> None:
-    sums = [one + other for one, other in zip(first, second, strict=True)]
-    following = [min((other for other in sums if other > own), default=0.0) for own in sums]
-    powers = np.exp([0.5 * (own + edge * other) for own, other in zip(sums, following, strict=True)])
+    sums = [loss + neighbour for loss, neighbour in zip(first, second, strict=True)]
+    following = [min((neighbour for neighbour in sums if neighbour > own), default=0.0) for own in sums]
+    powers = np.exp([0.5 * (own + edge * neighbour) for own, neighbour in zip(sums, following, strict=True)])
     assert np.allclose(after(loss_order(eta=0.5, edge=edge), first, second), powers / powers.sum())
 
 

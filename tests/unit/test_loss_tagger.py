@@ -1,4 +1,4 @@
-"""Loss trajectories: runs that go on where they were killed, features, and skills found in a small corpus."""
+"""Loss trajectories: trials that continue after a kill, features, and skills found in a small corpus."""
 
 import re
 import shutil
@@ -50,14 +50,14 @@ ENCODED = Bytes(window=16).encode(TEXTS)
 
 
 def small_corpus(folder: Path, *, num: int = 240) -> Path:
-    """Two skills that no word of the prompt tells apart but the question's: always the same answer, and a random one."""
+    """Write two skills that differ only in the word of the question: one with the same answer always, and one with a random answer."""
     random = np.random.default_rng(0)
     rows = []
-    for at in range(num):
-        skill, word = (("greet", "hello"), ("toss", f"n{random.integers(8)}"))[at % 2]
+    for number in range(num):
+        skill, word = (("greet", "hello"), ("toss", f"n{random.integers(8)}"))[number % 2]
         left, right = random.integers(0, 50, 2)
         rows.append(
-            {"id": f"{at:04d}", "text": f"a is {left}, b is {right}. {skill} = {word}", "meta": {"skill": skill}}
+            {"id": f"{number:04d}", "text": f"a is {left}, b is {right}. {skill} = {word}", "meta": {"skill": skill}}
         )
     folder.mkdir(parents=True)
     for part in range(2):
@@ -89,7 +89,7 @@ def accuracy_of(tags: Tags, corpus: Path) -> float:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread_each() -> Iterator[None]:
-    """Bytes are promised for one thread; and tests run side by side."""
+    """The bytes are promised for one thread, and tests run side by side."""
     with one_thread():
         yield
 
@@ -250,9 +250,9 @@ def test_a_model_learnt_on_a_gpu_tags_where_there_is_none(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     shutil.copytree(tagged.folder / "model", tmp_path / "model")
     manifest = tmp_path / "model" / "model.json"
-    told = orjson.loads(manifest.read_bytes())
-    told["encoder"]["arguments"]["recipe"]["device"] = "cuda"
-    manifest.write_bytes(orjson.dumps(told))
+    record = orjson.loads(manifest.read_bytes())
+    record["encoder"]["arguments"]["recipe"]["device"] = "cuda"
+    manifest.write_bytes(orjson.dumps(record))
     again = taggers.tag_corpus(
         Corpus.open(corpus), open_loss_tagger(tmp_path / "model"), tmp_path / "tags", backend=HERE
     )
@@ -280,9 +280,9 @@ def test_texts_without_an_answer_stop_the_tagger_or_are_set_aside(tagged: Tags, 
 def test_the_number_of_skills_can_be_chosen(measure: str, corpus: Path, tmp_path: Path) -> None:
     finder = small_finder(skills="auto", measure=measure, steps=20)
     tags = taggers.tag_corpus(Corpus.open(corpus), finder, tmp_path / "tags", backend=HERE)
-    told = orjson.loads((tmp_path / "tags" / "model" / "model.json").read_bytes())
-    best = best_of([Choice(tried["num_clusters"], tried["score"]) for tried in told["tried"]])
-    assert len(told["clusters"]) == best.num_clusters >= len(tags.manifest.skills) >= 1
+    record = orjson.loads((tmp_path / "tags" / "model" / "model.json").read_bytes())
+    best = best_of([Choice(tried["num_clusters"], tried["score"]) for tried in record["tried"]])
+    assert len(record["clusters"]) == best.num_clusters >= len(tags.manifest.skills) >= 1
 
 
 def test_readings_and_recipes_come_back_from_json() -> None:
@@ -334,7 +334,7 @@ def test_a_gpu_where_there_is_none_is_refused_in_one_sentence(monkeypatch: pytes
         match=r"`device='cuda'`: PyTorch \S+ sees 0 GPUs on this machine. Use a machine with the device, or give `device='cpu'`.",
     ):
         small_finder(device="cuda")
-    # nodes of a Ray cluster may have one, though; there a worker sees one alone
+    # A node of a Ray cluster may have a GPU, and then a worker sees a single GPU.
     assert small_finder(device="cuda", on_this_machine=False).compute.device == "cuda"
     with pytest.raises(
         ProxyError, match=r"`device='cuda:1'`: a worker on Ray sees only the GPU .* Give `device='cuda'`"
@@ -350,7 +350,7 @@ def test_a_gpu_where_there_is_none_is_refused_in_one_sentence(monkeypatch: pytes
 @pytest.mark.parametrize("texts", [["x = 1"] * 9, ["a = 1", "b = 1"] * 5])
 def test_more_skills_than_different_texts_are_refused(texts: list[str], tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
-    rows = [{"id": str(at), "text": text} for at, text in enumerate(texts)]
+    rows = [{"id": str(number), "text": text} for number, text in enumerate(texts)]
     (tmp_path / "corpus" / "a.jsonl").write_bytes(lines(rows))
     with pytest.raises(
         TagsError, match=rf"`skills=3`: the corpus has {len(set(texts))} different texts that can be used"
@@ -368,9 +368,9 @@ def test_a_model_of_another_tagger_or_a_damaged_one_is_refused(tagged: Tags, tmp
         open_loss_tagger(tmp_path / "damaged")
     shutil.copytree(tagged.folder / "model", tmp_path / "other")
     manifest = tmp_path / "other" / "model.json"
-    told = orjson.loads(manifest.read_bytes())
-    told["encoder"] |= {"kind": "lexical", "name": "lexical"}
-    manifest.write_bytes(orjson.dumps(told))
+    record = orjson.loads(manifest.read_bytes())
+    record["encoder"] |= {"kind": "lexical", "name": "lexical"}
+    manifest.write_bytes(orjson.dumps(record))
     with pytest.raises(TagsError, match="are clusters of lexical, not of loss trajectories"):
         open_loss_tagger(tmp_path / "other")
 
@@ -449,7 +449,7 @@ def test_a_place_without_a_model_is_refused(make: Any, says: str, tmp_path: Path
 
 
 def with_prompts(corpus: Path, folder: Path) -> Path:
-    """The corpus, with the number of characters up to its answer in the metadata."""
+    """Write the corpus with the number of characters before the answer in the metadata."""
     folder.mkdir()
     for path in corpus.glob("*.jsonl"):
         rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]

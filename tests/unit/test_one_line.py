@@ -1,4 +1,4 @@
-"""What the objects of a session look like in a notebook, a debugger or a traceback: one line, without secrets."""
+"""The objects of a session are one line without secrets in a notebook, a debugger or a traceback."""
 
 from dataclasses import replace
 from pathlib import Path

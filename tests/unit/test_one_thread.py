@@ -1,4 +1,4 @@
-"""What promises one thread takes one thread, however many the libraries were allowed: bytes and CPU time depend on it.
+"""A function that promises one thread takes one thread, whatever the limit of the libraries, because bytes and CPU time depend on the limit.
 
 The suite itself allows one thread, so no other test would see a lost limit.
 """
