@@ -1,4 +1,4 @@
-"""An option that does not belong to what was asked for is refused, also where its value is the default."""
+"""An option that does not belong to the command is refused, also with the default as its value."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ from tests.conftest import REPOSITORY, samples, tree, write_corpus
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("options")
     write_corpus(folder / "C", samples(add=12, carry=8))
     works("tag", "metadata", folder / "C", "--out", folder / "T", "--field", "meta.skill", "--workers", 1)
@@ -47,7 +47,7 @@ STRANGERS: list[tuple[tuple[str, ...], str, str]] = [
     (EMBEDDING, "--graph", "nowhere.json"),
     (EMBEDDING, "--field", "meta.skill"),
     (EMBEDDING, "--lr", "0.001"),
-    (EMBEDDING, "--device", "cpu"),  # the lexical encoder has none
+    (EMBEDDING, "--device", "cpu"),  # the lexical encoder has no device
     (EMBEDDING, "--map", "m.json"),
     (LOSS, "--skills-range", "2:64"),
     (LOSS, "--encoder", "lexical"),
@@ -79,23 +79,23 @@ STRANGERS: list[tuple[tuple[str, ...], str, str]] = [
 
 @pytest.mark.parametrize(("command", "option", "value"), STRANGERS, ids=lambda value: str(value))
 def test_an_option_that_would_be_ignored_is_refused(
-    command: tuple[str, ...], option: str, value: str, made: Path, monkeypatch: pytest.MonkeyPatch
+    command: tuple[str, ...], option: str, value: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(made)
-    before = set(tree(made))
+    monkeypatch.chdir(root)
+    before = set(tree(root))
     outcome = skillshard(*command, *([option, value] if value else [option]), "--out", "new")
     assert outcome.code == 2, outcome
     shown = re.sub(r"[\s│]+", " ", outcome.err)
     assert f"Invalid value for {option}" in shown or f"No such option: {option}" in shown, shown
-    assert set(tree(made)) == before
+    assert set(tree(root)) == before
 
 
-def test_options_that_belong_are_taken_with_their_defaults(made: Path, tmp_path: Path) -> None:
+def test_options_that_belong_are_taken_with_their_defaults(root: Path, tmp_path: Path) -> None:
     works(
-        *("tag", "metadata", made / "C", "--field", "meta.skill", "--id-field", "id"),
+        *("tag", "metadata", root / "C", "--field", "meta.skill", "--id-field", "id"),
         *("--on-bad-sample", "stop", "--out", tmp_path / "T", "--workers", 1),
     )
-    works("regroup", made / "T", "--min-share", 0.45, "--rest", "other", "--out", tmp_path / "fewer", "--workers", 1)
+    works("regroup", root / "T", "--min-share", 0.45, "--rest", "other", "--out", tmp_path / "fewer", "--workers", 1)
 
 
 def commands(command: Any, *words: str) -> Iterator[tuple[str, Any]]:

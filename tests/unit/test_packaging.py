@@ -1,4 +1,4 @@
-"""The package: one version, the files of its archives, the files that describe the project, and the platforms."""
+"""The package: a single version, the files of its archives, the files that describe the project, and the platforms."""
 
 import re
 import subprocess

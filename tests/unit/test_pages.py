@@ -1,4 +1,4 @@
-"""What the pages of the documentation site show works: their blocks run."""
+"""The blocks of the pages of the documentation site run."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ PAGES = sorted(
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directories that every how-to page begins with: a corpus of five topics, its tags, its shards and a graph."""
+    """Prepare the directories that every how-to page begins with: a corpus of five topics, its tags, its shards and a graph."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "corpus").mkdir()
     for name, words in WORDS.items():
@@ -98,7 +98,7 @@ def test_the_tree_of_the_code_names_every_file_and_folder() -> None:
 
 
 EXTERNAL = {"arxiv.org", "github.com", "pytorch.org"}
-"""Hosts that the documents link to. No test fetches a page, so a new host is added here by hand after a look at the link."""
+"""Hosts that the documents link to. No test fetches a page, so add a new host here by hand after a look at the link."""
 
 
 def test_external_links_lead_to_known_hosts_by_https() -> None:

@@ -1,4 +1,4 @@
-"""Priors and relative losses: the formula by hand, and the same bits as before where neither is asked for."""
+"""Priors and relative losses: the formula by hand, and the bits of earlier versions without a prior and without relative losses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -66,7 +66,7 @@ def test_a_prior_multiplies_the_weights_that_the_policy_has_without_it(
     build: Callable[[Any], Policy], seen: list[list[float]]
 ) -> None:
     plain = after(build(None), seen)
-    # The power of a score of -700 has lost three digits to the score's own rounding, and is no weight that a draw could follow.
+    # The power of a score of -700 has lost three digits to the rounding of the score, and is no weight that a draw could follow.
     close = {"rtol": 1e-12, "atol": 1e-100}
     np.testing.assert_allclose(after(build(PRIOR), seen), SHARES * plain / (SHARES * plain).sum(), **close)
     np.testing.assert_allclose(after(build(dict.fromkeys(SKILLS, 7.0)), seen), plain, **close)
@@ -173,7 +173,7 @@ def test_no_score_overflows_in_a_softmax(scores: list[float], expected: list[flo
 
 @pytest.mark.parametrize("weights", [{"add": 1e308, "carry": 1e308}, {"add": 1e101, "carry": 1.0}])
 def test_weights_whose_sum_would_overflow_are_refused(weights: dict[str, float]) -> None:
-    """They gave weights of 0, or none that are numbers."""
+    """Such weights once gave weights of 0, or of NaN."""
     with pytest.raises(PolicyError, match=r"add is 1e\+"):
         skill_it(GRAPH, eta=0.5, prior=weights)
     with pytest.raises(PolicyError, match=r"add is 1e\+"):

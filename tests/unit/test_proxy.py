@@ -1,4 +1,4 @@
-"""The proxy and its training: who sees whom, what a seed fixes, what is measured, and that it learns."""
+"""The proxy and its training: the visible positions, the effect of a seed, the measured losses, and the success of learning."""
 
 import math
 import re
@@ -35,7 +35,7 @@ def shape(*, shift: int = 0, prefix: int = 0) -> ProxyShape:
 
 
 def moved_positions(model: Proxy, changed: int) -> list[int]:
-    """Which positions' logits differ when the input of one position does; shifts are made to matter."""
+    """Return the positions whose logits change with the input of a position. Shifts get values that matter."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("shift"):
@@ -80,8 +80,8 @@ def test_shifted_features_of_a_short_input_are_zero():
 
 def test_slots_of_one_position_are_told_apart():
     model = seeded_model(shape(), seed=0)
-    one, other = torch.tensor([[[3, 5]]]), torch.tensor([[[5, 3]]])
-    assert not torch.allclose(model(one), model(other))
+    first, second = torch.tensor([[[3, 5]]]), torch.tensor([[[5, 3]]])
+    assert not torch.allclose(model(first), model(second))
 
 
 @pytest.mark.parametrize("ordered", [False, True])
@@ -90,8 +90,8 @@ def test_without_places_the_order_within_the_prefix_is_not_seen(ordered):
         ProxyShape(vocab=11, positions=4, layers=2, dim=16, heads=2, prefix=4, ordered=ordered), seed=0
     )
     tokens = torch.tensor([[[3], [5], [7], [2]], [[7], [3], [5], [2]]])
-    one, other = model(tokens)[:, -1]
-    assert torch.allclose(one, other, atol=1e-5) is not ordered
+    first, second = model(tokens)[:, -1]
+    assert torch.allclose(first, second, atol=1e-5) is not ordered
 
 
 def test_keys_start_as_the_queries():
@@ -102,15 +102,15 @@ def test_keys_start_as_the_queries():
 
 def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone():
     before = torch.get_rng_state()
-    one, same, other = (seeded_model(shape(shift=1), seed=seed).state_dict() for seed in (0, 0, 1))
+    state, same, other = (seeded_model(shape(shift=1), seed=seed).state_dict() for seed in (0, 0, 1))
     assert torch.equal(before, torch.get_rng_state())
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["head.weight"], other["head.weight"])
+    assert all(torch.equal(state[name], same[name]) for name in state)
+    assert not torch.equal(state["head.weight"], other["head.weight"])
 
 
 def test_equal_runs_give_equal_losses_and_weights():
-    (one, _, model), (same, _, twin) = tiny_run(seed=3), tiny_run(seed=3)
-    assert one.tolist() == same.tolist()
+    (losses, _, model), (same, _, twin) = tiny_run(seed=3), tiny_run(seed=3)
+    assert losses.tolist() == same.tolist()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 
@@ -167,10 +167,10 @@ def test_losses_are_those_of_a_softmax_and_count_each_sample_the_same():
     scores = sample_scores(Constant(), batch, max_batch=1)
     assert scores.losses == pytest.approx([log_sum - 2, log_sum - 3], rel=1e-5)
     assert (scores.hits / scores.tokens).tolist() == [0.5, 1.0]
-    found = evaluate(Constant(), {"a": batch, "b": batch[1:]})
-    assert list(found) == ["a", "b"]
-    assert found["a"].loss == pytest.approx(log_sum - 2.5, rel=1e-5)
-    assert (found["a"].accuracy, found["b"].accuracy) == (0.75, 1.0)
+    measured = evaluate(Constant(), {"a": batch, "b": batch[1:]})
+    assert list(measured) == ["a", "b"]
+    assert measured["a"].loss == pytest.approx(log_sum - 2.5, rel=1e-5)
+    assert (measured["a"].accuracy, measured["b"].accuracy) == (0.75, 1.0)
     per_token = evaluate(Constant(), {"a": batch}, reduction="per_token")["a"].loss
     assert per_token == pytest.approx((2 * (log_sum - 2) + log_sum - 3) / 3, rel=1e-5)
 
@@ -250,10 +250,13 @@ def test_a_kept_state_goes_on_as_if_never_kept_and_lies_where_the_model_does(tmp
     again = seeded_model(flat, seed=1)
     its_own = adamw(again)
     load_state(again, its_own, tmp_path / "state.npz")
-    for one, with_optimizer in ((model, optimizer), (again, its_own)):
-        train_step(one, with_optimizer, batch, lr=1e-2)
-    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
-    # on a device, fused AdamW refuses a counter that lies elsewhere; "meta" is a device that every machine has
+    for trained, with_optimizer in ((model, optimizer), (again, its_own)):
+        train_step(trained, with_optimizer, batch, lr=1e-2)
+    assert all(
+        torch.equal(parameter, restored)
+        for parameter, restored in zip(model.parameters(), again.parameters(), strict=True)
+    )
+    # On a device, fused AdamW refuses a counter on another device. Every machine has the device "meta".
     elsewhere = seeded_model(flat, seed=0, device="meta")
     moved = adamw(elsewhere)
     load_state(elsewhere, moved, tmp_path / "state.npz")

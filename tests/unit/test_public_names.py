@@ -1,4 +1,4 @@
-"""What `skillshard` exports, and that README, documents and examples use nothing else."""
+"""The exports of `skillshard`. README, documents and examples use nothing else."""
 
 import ast
 import re
@@ -63,7 +63,7 @@ DOCUMENTS = [
         - {REPOSITORY / "docs" / "LOG.md", *(REPOSITORY / "docs" / "contributing").glob("*.md")}
     ),
 ]
-"""The log is left out: an entry names the modules of its day. The pages for contributors show code of the package itself."""
+"""The log is left out, because an entry names the modules of its day. The pages for contributors show code of the package itself."""
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 
 
@@ -73,7 +73,7 @@ def python_in(path: Path) -> str:
 
 
 def used_in(code: str) -> Iterator[tuple[str, str]]:
-    """The modules of skillshard that code imports, with the names that the code takes from each."""
+    """Return the modules of skillshard that code imports, with the names that the code takes from each module."""
     aliases = {}
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -125,7 +125,7 @@ def test_looking_at_the_names_imports_nothing() -> None:
 
 
 def arguments_of(docstring: str) -> list[str]:
-    """The names that the section on arguments lists."""
+    """Return the names that the section on arguments lists."""
     section = re.search(r"^( *)Args:\n((?:\1 +\S.*\n?|\n)+)", docstring, flags=re.M)
     return (
         re.findall(r"^    ([^\s:][^:\n]*):", textwrap.dedent(section[2]).replace("\n", "\n    "), flags=re.M)
@@ -135,7 +135,7 @@ def arguments_of(docstring: str) -> list[str]:
 
 
 def sources() -> list[Path]:
-    """The files that define public names."""
+    """Return the files that define public names."""
     homes = {*skillshard._HOMES.values()} - {"skillshard"}
     places = [REPOSITORY.joinpath(*home.split(".")) for home in [*homes, *ADAPTERS]]
     files = [path.with_suffix(".py") for path in places if path.with_suffix(".py").exists()]
@@ -143,7 +143,7 @@ def sources() -> list[Path]:
 
 
 def parameters_of(node: ast.ClassDef | ast.FunctionDef) -> set[str]:
-    """The names that a call may give: of a class, the arguments of `__init__` or the annotated fields."""
+    """Return the names that a call may give: for a class the arguments of `__init__` or the annotated fields."""
     functions = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
     fields = {
         item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)

@@ -1,4 +1,4 @@
-"""A name is written once: of several racing writers of different bytes exactly one wins, and every other one knows that it lost."""
+"""A name is written once. Of several racing writers of different bytes exactly one wins, and every other writer learns of the loss."""
 
 import os
 import threading
@@ -32,7 +32,7 @@ def test_one_of_many_racing_writers_wins_and_its_bytes_are_the_file(tmp_path: Pa
 def test_who_comes_between_the_look_and_the_write_wins_and_the_other_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The race itself, whatever the scheduler does: both writers looked while nothing was there."""
+    """The test fixes the order of the race: both writers look before a record exists."""
     path = tmp_path / "record"
     monkeypatch.setattr(os.path, "exists", lambda place: False)
     monkeypatch.setattr(os.path, "lexists", lambda place: False)

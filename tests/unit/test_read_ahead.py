@@ -1,4 +1,4 @@
-"""Which shards a stream asks for before it reads them, and which texts are too long to be read."""
+"""The shards that a stream requests before it reads them, and the limit of the length of a text."""
 
 import io
 import json
@@ -24,9 +24,9 @@ def ids_of(path: Path) -> set[str]:
 def test_the_shards_of_a_round_and_of_the_next_one_are_asked_for_and_none_that_was_read_to_its_end(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the first pass over each skill, so that no shard comes back."""
-    asked: set[str] = set()
-    monkeypatch.setattr(SkillShards, "prefetch", lambda self, shard: asked.add(self.name(shard)))
+    """The rounds are in the first pass over each skill, so no shard comes back."""
+    requested: set[str] = set()
+    monkeypatch.setattr(SkillShards, "prefetch", lambda self, shard: requested.add(self.name(shard)))
     mixer = Mixer(shards, proportional(), ledger=tmp_path, round_draws=40)
     held = {
         of_skill.name(shard): ids_of(Path(shards.root) / of_skill.name(shard))
@@ -37,11 +37,11 @@ def test_the_shards_of_a_round_and_of_the_next_one_are_asked_for_and_none_that_w
     assert len(held) > 10
     for number in range(num_train // 40 - 2):
         record = mixer.round(number)
-        asked.clear()
+        requested.clear()
         mixer._read_ahead(record)
         before, now_and_next = set(mixer.ids(0, 40 * number)), set(mixer.ids(40 * number, 80))
-        assert {name for name, ids in held.items() if ids & now_and_next} <= asked
-        assert not {name for name, ids in held.items() if ids <= before} & asked
+        assert {name for name, ids in held.items() if ids & now_and_next} <= requested
+        assert not {name for name, ids in held.items() if ids <= before} & requested
 
 
 def test_a_text_of_two_gibibytes_is_refused_with_its_size_and_the_largest_that_is_read() -> None:

@@ -1,4 +1,4 @@
-"""How a proxy reads texts: bytes, segments, the tokens of a pretrained model."""
+"""The readings of a proxy: bytes, segments, the tokens of a pretrained model."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the README and the tutorial show works: a reader's way through the blocks prints what the documents show."""
+"""The README and the tutorial work: a reader who runs the blocks in order sees the output that the documents show."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -17,12 +17,12 @@ from tests.documents import FENCE, blocks_of, in_main, run_document
 README = REPOSITORY / "README.md"
 TUTORIAL = REPOSITORY / "docs" / "tutorial.md"
 MOST_WORDS = 1300
-"""The README is read in five minutes. What does not fit belongs to the pages of the documentation."""
+"""The README is read in five minutes. Longer material belongs to the pages of the documentation."""
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """The scripts of the documents run in this process: a thread each while tests share the cores, and as many as before after them."""
+    """Limit PyTorch to a thread, because the scripts of the documents run in this process and tests share the cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,13 +30,13 @@ def one_thread() -> Iterator[None]:
 
 
 def file_of(document: Path, name: str) -> str:
-    """The content of a file that a document shows."""
+    """Return the content of a file that a document shows."""
     (code,) = (block.code for block in blocks_of(document.read_text()) if block.mark == f"file: {name}")
     return code
 
 
 def changed(code: str, old: str, new: str) -> str:
-    """A script in which one place is changed, as a reader changes it."""
+    """Return a script with a single change, as a reader would make the change."""
     assert code.count(old) == 1, f"{old!r} stands {code.count(old)} times in the script"
     return code.replace(old, new)
 
@@ -47,7 +47,7 @@ def test_a_reader_of_the_tutorial_sees_what_the_tutorial_shows(tmp_path: Path) -
 
 
 def test_a_reader_of_the_readme_sees_what_the_readme_shows_and_may_repeat_every_block(tmp_path: Path) -> None:
-    """The README's corpus is the tutorial's, without the row that has no text."""
+    """The README's corpus is the tutorial's corpus without the row that has no text."""
     script = changed(file_of(TUTORIAL, "make_corpus.py"), " if number != 700 else None", "")
     (tmp_path / "make_corpus.py").write_text(script)
     in_main(tmp_path / "make_corpus.py")
@@ -59,7 +59,7 @@ def test_a_reader_of_the_readme_sees_what_the_readme_shows_and_may_repeat_every_
 
 
 def trained(folder: Path, num_steps: int) -> list[int]:
-    """Run the README's loop for a number of steps in all; the steps of the losses that are printed."""
+    """Run the README's loop for a total number of steps, and return the steps of the printed losses."""
     script = changed(file_of(README, "train.py"), "STEPS, ROUND, BATCH = 100", f"STEPS, ROUND, BATCH = {num_steps}")
     (folder / "train.py").write_text(script)
     printed = in_main(folder / "train.py")
@@ -93,7 +93,7 @@ def test_the_readme_stays_short() -> None:
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_pages() -> None:
-    """A number that is measured anew changes on its page and in the README."""
+    """A number that is measured again changes on its page and in the README."""
     readme = README.read_text()
     of_demo = re.findall(r"^\| \**(?:mean loss|steps to).*$", readme, flags=re.M)
     of_evidence = re.findall(r"\d\.\d+ ± \d\.\d+(?: \(\d+ of \d+\))?", readme)

@@ -1,4 +1,4 @@
-"""A costly tagger in small units gives the bytes that it gives partition by partition, and what was scored is not scored again."""
+"""A costly tagger in small units gives the same bytes as partition by partition, and a scored unit is not scored again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ from tests.conftest import HERE, lines, samples, tree
 
 @dataclass(frozen=True)
 class Together:
-    """Its outcomes depend on which samples it is given together, as sums of floats do."""
+    """A tagger whose outcomes depend on the samples of the same call, as sums of floats do."""
 
     name = "together"
     arguments: Any = None
 
-    def tag(self, given: Sequence[Sample]) -> list[Tag | Untagged]:
-        together = sum(map(len, (sample.id for sample in given))) / 7
+    def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
+        together = sum(map(len, (sample.id for sample in samples))) / 7
         return [
             Untagged("wrong-type", f"{sample.id} is not liked")
             if sample.id.endswith("13")
             else Tag("long" if len(sample.text) > 20 else "short", together + len(sample.id) / 3)
-            for sample in given
+            for sample in samples
         ]
 
 
 @dataclass(frozen=True)
 class Scored(Together):
-    """The same in small units."""
+    """The same tagger in small units."""
 
     def find(self, search: Search) -> RowTagger:
         return score_rows(self, search, num_rows_of(search))
@@ -42,7 +42,7 @@ class Scored(Together):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Two files of more than one stretch, with rows that are bad, that are refused and that repeat an id; and an empty one."""
+    """Write an empty file and two files of more than one stretch, with bad rows, refused rows and rows that repeat an id."""
     folder = tmp_path_factory.mktemp("scores")
     records = samples(add=2 * SAMPLES_AT_ONCE + 100, carry=700)
     (folder / "a.jsonl").write_bytes(lines(records[:2000]) + b"{\n" + lines(records[2000:]))
@@ -67,21 +67,21 @@ def test_stretches_that_were_scored_are_not_scored_again(
     num_calls = 0
     tag_plainly = Together.tag
 
-    def stopped(self: Together, given: Sequence[Sample]) -> list[Tag | Untagged]:
+    def stopped(self: Together, samples: Sequence[Sample]) -> list[Tag | Untagged]:
         nonlocal num_calls
         num_calls += 1
         if num_calls == 3:
             raise KeyboardInterrupt
-        return tag_plainly(self, given)
+        return tag_plainly(self, samples)
 
     monkeypatch.setattr(Together, "tag", stopped)
     with pytest.raises(KeyboardInterrupt):
         tag(corpus, Scored(), tmp_path / "T")
     records = list((tmp_path / "T" / ".work" / "records" / "score").iterdir())
     assert len(records) == 2
-    found = tag(corpus, Scored(), tmp_path / "T")
+    written = tag(corpus, Scored(), tmp_path / "T")
     assert num_calls == 3 + len([unit for unit in range(num_units(corpus)) if unit >= 2])
-    assert found == tag(corpus, Together(), tmp_path / "whole")
+    assert written == tag(corpus, Together(), tmp_path / "whole")
 
 
 def num_units(corpus: Corpus) -> int:

@@ -1,4 +1,4 @@
-"""What `write_shards` does beside a second run of itself, and where a set would have too many shards."""
+"""`write_shards` beside a second run of itself, and the limit of the number of shards."""
 
 from inspect import signature
 from pathlib import Path
@@ -71,8 +71,8 @@ def test_texts_of_any_number_of_tar_blocks_are_read_and_pass_verification(tmp_pa
     (tmp_path / "corpus" / "0.jsonl").write_bytes(lines(records))
     shards = tag_and_shard(tmp_path / "corpus", tmp_path, holdout=0.2)
     assert ShardSet.open(shards.root).verify() == []
-    found = {sample.id: sample.text for of in (shards.train, shards.holdout) for sample in of["add"]}
-    assert found == texts
+    read = {sample.id: sample.text for skills in (shards.train, shards.holdout) for sample in skills["add"]}
+    assert read == texts
 
 
 def test_a_shard_has_64_mebibytes_where_nothing_else_is_asked_for() -> None:
@@ -82,7 +82,7 @@ def test_a_shard_has_64_mebibytes_where_nothing_else_is_asked_for() -> None:
 def test_copies_are_found_in_as_many_tasks_as_there_are_ranges_of_texts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """80 texts in ranges of at most 30 are three tasks; the last range is not full."""
+    """80 texts in ranges of at most 30 are three tasks, and the last range is not full."""
     corpus, tags = tagged(tmp_path)
     monkeypatch.setattr(write, "TEXTS_PER_RANGE", 30)
     stages: dict[str, int] = {}
@@ -98,9 +98,9 @@ def test_copies_are_found_in_as_many_tasks_as_there_are_ranges_of_texts(
 def test_who_reads_a_skill_from_the_beginning_asks_for_each_next_shard_in_time(
     shards: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(SkillShards, "prefetch", lambda self, shard: asked.append(shard))
+    requested: list[int] = []
+    monkeypatch.setattr(SkillShards, "prefetch", lambda self, shard: requested.append(shard))
     of_skill = shards.train["add"]
     num_shards = len(of_skill.shard_rows)
     assert num_shards > 2 and len(list(of_skill)) == len(of_skill)
-    assert asked == list(range(1, num_shards))
+    assert requested == list(range(1, num_shards))

@@ -37,7 +37,7 @@ names = st.lists(st.sampled_from(("add", "carry", "negate", "copy", "exam")), mi
 
 
 def with_matrix(graph: SkillGraph) -> SkillGraph:
-    """The same graph as a matrix."""
+    """Return the same graph as a matrix."""
     return SkillGraph(graph.train_skills, graph.eval_skills, graph.edges)
 
 
@@ -93,7 +93,7 @@ def test_policies_weigh_by_the_flag_exactly_as_by_the_matrix(
 
 
 def test_an_identity_of_many_skills_makes_no_matrix() -> None:
-    skills = [f"skill {number}" for number in range(3000)]  # a matrix would be 72 MB, its file 99 MB
+    skills = [f"skill {number}" for number in range(3000)]  # a matrix would be 72 MB, and its file 99 MB
     tracemalloc.start()
     policy = skill_it(SkillGraph.identity(skills), eta=0.5)
     state = policy.observe(policy.init(skills), Observation(1, dict.fromkeys(skills, 2.0)))

@@ -1,4 +1,4 @@
-"""A stream that is moved, resumed with other steps, pickled after it was read, or waits."""
+"""A stream that is moved, resumed with other steps, pickled after a read, or waits."""
 
 import itertools
 import pickle
@@ -29,7 +29,7 @@ def mixer(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
 
 
 def state_at(shards: ShardSet, ledger: Path, draw: int) -> dict[str, Any]:
-    """The state of another reader of the same ledger that has read so many draws."""
+    """Return the state of another reader of the same ledger after a number of draws."""
     other = mixer(shards, ledger)
     for _ in itertools.islice(other, draw):
         pass
@@ -48,22 +48,22 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCou
 
 @pytest.mark.parametrize("draw", [2, 49, 50, 120])
 def test_iterating_goes_on_where_load_state_dict_put_the_stream(shards: ShardSet, tmp_path: Path, draw: int) -> None:
-    one = mixer(shards, tmp_path)
-    expected = one.batch(0, 200).text
-    stream = iter(one)
+    mixed = mixer(shards, tmp_path)
+    expected = mixed.batch(0, 200).text
+    stream = iter(mixed)
     assert [sample.text for sample in itertools.islice(stream, 7)] == expected[:7]
-    one.load_state_dict(state_at(shards, tmp_path, draw))
+    mixed.load_state_dict(state_at(shards, tmp_path, draw))
     moved = list(itertools.islice(stream, 60))
     assert [sample.draw for sample in moved] == list(range(draw, draw + 60))
     assert [sample.text for sample in moved] == expected[draw : draw + 60]
 
 
 def test_batches_go_on_where_load_state_dict_put_the_stream(shards: ShardSet, tmp_path: Path) -> None:
-    one = mixer(shards, tmp_path)
-    expected = one.batch(0, 200).text
-    stream = one.batches(8)
+    moved = mixer(shards, tmp_path)
+    expected = moved.batch(0, 200).text
+    stream = moved.batches(8)
     next(stream)
-    one.load_state_dict(state_at(shards, tmp_path, 90))
+    moved.load_state_dict(state_at(shards, tmp_path, 90))
     assert next(stream).text == expected[90:98]
 
 
@@ -91,8 +91,8 @@ def test_blocks_after_a_resume_are_counted_from_it_where_step_blocks_changes(
     uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
 ) -> None:
     def packed(step_blocks: int) -> PackedTokens:
-        one = mixer(uneven[0], tmp_path, step_draws=None)
-        return PackedTokens(one, uneven[1], block_tokens=16, separator=EOS, step_blocks=step_blocks)
+        mixed = mixer(uneven[0], tmp_path, step_draws=None)
+        return PackedTokens(mixed, uneven[1], block_tokens=16, separator=EOS, step_blocks=step_blocks)
 
     state = packed(2).state_dict(step=6)
     assert state["block"] == 12
@@ -106,10 +106,10 @@ def test_blocks_after_a_resume_are_counted_from_it_where_step_blocks_changes(
 
 
 def test_a_mixer_that_has_read_is_pickled_as_small_as_before(shards: ShardSet, tmp_path: Path) -> None:
-    one = mixer(shards, tmp_path, round_draws=3000, step_draws=None)
-    before = len(pickle.dumps(one))
-    expected = one.batch(2990, 20).text
-    data = pickle.dumps(one)
+    reader = mixer(shards, tmp_path, round_draws=3000, step_draws=None)
+    before = len(pickle.dumps(reader))
+    expected = reader.batch(2990, 20).text
+    data = pickle.dumps(reader)
     assert len(data) < before + 20_000, "the plans of rounds were pickled"
     assert pickle.loads(data).batch(2990, 20).text == expected
 
@@ -117,8 +117,8 @@ def test_a_mixer_that_has_read_is_pickled_as_small_as_before(shards: ShardSet, t
 def test_packed_tokens_that_have_read_are_pickled_as_small_as_before(
     uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
 ) -> None:
-    one = mixer(uneven[0], tmp_path, round_draws=3000, step_draws=None)
-    packed = PackedTokens(one, uneven[1], block_tokens=16, separator=EOS)
+    reader = mixer(uneven[0], tmp_path, round_draws=3000, step_draws=None)
+    packed = PackedTokens(reader, uneven[1], block_tokens=16, separator=EOS)
     before = len(pickle.dumps(packed))
     expected = packed.batch(2000, 4).input_ids.tolist()
     data = pickle.dumps(packed)
@@ -150,7 +150,7 @@ def test_waiting_looks_less_and_less_often_and_ends_in_time(monkeypatch: pytest.
 def test_a_look_at_a_round_that_another_process_has_decided_is_never_too_far(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever this process has in memory: the limit counts from the newest round of the ledger."""
+    """The memory of this process does not matter, because the limit counts from the newest round of the ledger."""
     monkeypatch.setattr(mixer_module, "DRAWS_AHEAD", 0)
     behind, ahead = mixer(shards, tmp_path), mixer(shards, tmp_path)
     for number in range(30):

@@ -1,4 +1,4 @@
-"""Tars as other tools pack them: nothing hides a member, nothing that is no sample stops the job."""
+"""Tars of other tools: nothing hides a member, and a member without a sample does not stop the job."""
 
 import io
 import os
@@ -178,7 +178,7 @@ def test_no_header_whatever_its_fields_ends_in_anything_but_samples_and_rejectio
     data = bytearray(tar_of(*pairs("000"), info, *pairs("001"), format=format))
     start = 1024 * min(member, len(data) // 1024 - 1)
     data[start + offset : start + offset + len(value)] = value
-    if mend:  # the checksum, so that the field itself is looked at
+    if mend:  # a valid checksum, so that the reader looks at the field itself
         data[start + 148 : start + 156] = b" " * 8
         data[start + 148 : start + 155] = b"%06o\0" % sum(data[start : start + 512])
     items, _ = read(tmp_path_factory.mktemp("a") / "a.tar", bytes(data))

@@ -1,4 +1,4 @@
-"""Token counts: what is counted, and the sentences where counts, tokenizer, shards or arguments do not fit."""
+"""Token counts, and the sentences for counts, a tokenizer, shards or arguments that do not fit."""
 
 import json
 import pickle
@@ -57,23 +57,23 @@ def test_every_sample_is_counted(uneven: ShardSet, tmp_path: Path, special_token
     counts = counted(uneven, tmp_path / "T", special_tokens=special_tokens)
     for split, skills in (("train", uneven.train), ("holdout", uneven.holdout)):
         for skill, shards in skills.items():
-            found = getattr(counts, split)[skill]
+            skill_counts = getattr(counts, split)[skill]
             for shard in range(len(shards.shard_rows)):
                 opened = shards.open_shard(shard)
                 texts = [opened.text(row) for row in range(int(shards.shard_rows[shard]))]
                 num = [len(text.split()) * (text != ".") + special_tokens for text in texts]
-                assert found.rows(shard).tolist() == num
-                assert found.shard_tokens[shard] == sum(num)
+                assert skill_counts.rows(shard).tolist() == num
+                assert skill_counts.shard_tokens[shard] == sum(num)
     assert counts.verify() == []
-    assert counts.manifest.num_train == sum(found.num_tokens for found in counts.train.values())
+    assert counts.manifest.num_train == sum(skill_counts.num_tokens for skill_counts in counts.train.values())
 
 
 def test_each_of_many_texts_gets_its_own_tokens_and_the_characters_at_which_they_end() -> None:
     tokenizer, texts = letter_tokenizer(), ["a b", "a", "b a b"] * TEXTS_AT_ONCE
     alone = [tokenizer.encode(text, add_special_tokens=False) for text in texts[:3]]
-    expected = [(one.ids, [end for _, end in one.offsets]) for one in alone] * TEXTS_AT_ONCE
-    found = encode_with_ends(tokenizer, texts, special_tokens=False)
-    assert [(ids, ends.tolist()) for ids, ends in found] == expected
+    expected = [(encoding.ids, [end for _, end in encoding.offsets]) for encoding in alone] * TEXTS_AT_ONCE
+    encoded = encode_with_ends(tokenizer, texts, special_tokens=False)
+    assert [(ids, ends.tolist()) for ids, ends in encoded] == expected
     assert encode(tokenizer, texts, special_tokens=False) == [ids for ids, _ in expected]
     assert expected[0][1] == [1, 3]
 
@@ -88,7 +88,7 @@ def test_the_bytes_are_the_same_for_any_number_of_workers_and_for_a_tokenizer_in
     count_tokens(uneven, place, tmp_path / "a", backend=HERE)
     count_tokens(uneven, tokenizer, tmp_path / "b", backend=Backend(workers=2))
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
-    assert max(TokenCounts.open(tmp_path / "a").train["carry"].rows(0).tolist()) > 9  # not cut, not padded
+    assert max(TokenCounts.open(tmp_path / "a").train["carry"].rows(0).tolist()) > 9  # neither cut nor padded
 
 
 def test_the_verbs_count_show_and_verify(uneven: ShardSet, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_another_tokenizer_than_the_one_that_counted_is_refused(
 def test_a_sample_that_has_another_number_of_tokens_than_counted_is_refused(
     uneven: ShardSet, counts: TokenCounts, tmp_path: Path
 ) -> None:
-    """As another version of the package may give."""
+    """Another version of the package may give another number of tokens."""
     packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=16, separator=EOS)
     counts.__dict__["tokenizer"] = byte_tokenizer(["other"])
     sentence = r"sample '\w+-\d+' of skill '\w+' \(draw \d+\) has \d+ tokens, but .* counts \d+: .*count anew"
@@ -220,17 +220,17 @@ def test_a_skill_without_tokens_is_refused(tmp_path: Path) -> None:
         TokensError, match=r"no training sample of skill 'mute' has a token in .*T, so no number of draws"
     ):
         mixer(shards, tmp_path, unit="tokens", tokens=counts)
-    one = mixer(shards, tmp_path)
+    mixed = mixer(shards, tmp_path)
     with pytest.raises(
         TokensError, match=r"skill 'mute' has a token in .*its draws would fill no block. Give a separator"
     ):
-        PackedTokens(one, counts, block_tokens=8, separator=None)
-    batch = PackedTokens(one, counts, block_tokens=8, separator=EOS).batch(0, 10)
-    assert batch.skill_tokens.sum(0)[1] == (batch.draw.ravel()[:, None] == _of(one, 1)).any(1).sum()
+        PackedTokens(mixed, counts, block_tokens=8, separator=None)
+    batch = PackedTokens(mixed, counts, block_tokens=8, separator=EOS).batch(0, 10)
+    assert batch.skill_tokens.sum(0)[1] == (batch.draw.ravel()[:, None] == _of(mixed, 1)).any(1).sum()
 
 
-def _of(one: Mixer, skill: int) -> np.ndarray:
-    return np.flatnonzero(one.batch(0, 100).skill_number == skill)
+def _of(mixed: Mixer, skill: int) -> np.ndarray:
+    return np.flatnonzero(mixed.batch(0, 100).skill_number == skill)
 
 
 def test_the_unit_and_the_counts_come_together(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
@@ -251,9 +251,9 @@ def test_another_unit_is_another_run(uneven: ShardSet, counts: TokenCounts, tmp_
 def test_counts_that_weights_in_tokens_do_not_give_are_found(
     uneven: ShardSet, counts: TokenCounts, tmp_path: Path
 ) -> None:
-    one = mixer(uneven, tmp_path, unit="tokens", tokens=counts)
-    one.round(3)
-    assert verify_ledger(one.ledger) == []
+    mixed = mixer(uneven, tmp_path, unit="tokens", tokens=counts)
+    mixed.round(3)
+    assert verify_ledger(mixed.ledger) == []
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     run["num_tokens"][0] *= 2
     (tmp_path / "run" / "run.json").write_text(json.dumps(run))
@@ -265,57 +265,57 @@ def test_counts_that_weights_in_tokens_do_not_give_are_found(
 
 
 def test_arguments_of_packing_that_cannot_be_are_refused(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
-    one = mixer(uneven, tmp_path)
+    mixed = mixer(uneven, tmp_path)
     with pytest.raises(PolicyError, match="block_tokens is 0: give at least 1"):
-        PackedTokens(one, counts, block_tokens=0, separator=EOS)
+        PackedTokens(mixed, counts, block_tokens=0, separator=EOS)
     with pytest.raises(PolicyError, match="step_blocks is 0: give at least 1"):
-        PackedTokens(one, counts, block_tokens=8, separator=EOS, step_blocks=0)
+        PackedTokens(mixed, counts, block_tokens=8, separator=EOS, step_blocks=0)
     with pytest.raises(
         TokensError, match=r"has no token '<eso>' \(did you mean '<eos>'\?\); its special tokens are <eos>, <bos>"
     ):
-        PackedTokens(one, counts, block_tokens=8, separator="<eso>")
+        PackedTokens(mixed, counts, block_tokens=8, separator="<eso>")
     strict = mixer(uneven, tmp_path / "strict", policy=skill_it(SkillGraph.identity(uneven.skills), eta=1.0), lag=0)
     with pytest.raises(PolicyError, match="A block that reaches over the end of a round would wait for losses"):
         PackedTokens(strict, counts, block_tokens=8, separator=EOS)
 
 
 def test_a_state_of_something_else_is_refused(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
-    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
     other = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=16, separator=EOS)
     with pytest.raises(
         LedgerError, match="this state was saved with block_tokens 16, but block_tokens of this stream is 8"
     ):
-        one.load_state_dict(other.state_dict())
+        packed.load_state_dict(other.state_dict())
     with pytest.raises(LedgerError, match=r"no state of packed tokens \(schemas/packed-2.json\)"):
-        one.load_state_dict(one.mixer.state_dict())
+        packed.load_state_dict(packed.mixer.state_dict())
     with pytest.raises(LedgerError, match=r"no state of a mixer"):
-        one.mixer.load_state_dict(one.state_dict())
-    assert len(json.dumps(one.state_dict())) < 600
+        packed.mixer.load_state_dict(packed.state_dict())
+    assert len(json.dumps(packed.state_dict())) < 600
 
 
 def test_a_mixer_that_was_moved_beside_its_packed_stream_is_refused(
     uneven: ShardSet, counts: TokenCounts, tmp_path: Path
 ) -> None:
-    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
-    one.mixer.load_state_dict(one.mixer.state_at(40).model_dump(by_alias=True))
+    packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    packed.mixer.load_state_dict(packed.mixer.state_at(40).model_dump(by_alias=True))
     with pytest.raises(
         PolicyError, match=r"the mixer stands at draw 40 and stood at 0 when its packed stream was begun"
     ):
-        one.batch(0, 1)
+        packed.batch(0, 1)
 
 
 def test_a_step_needs_to_know_its_blocks(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
-    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
     losses = dict.fromkeys(uneven.skills, 1.0)
     with pytest.raises(
         Exception, match=r"step 5 cannot be translated into blocks: give PackedTokens\(..., step_blocks="
     ):
-        one.report(5, losses)
-    one.report(5, losses, block=12)
+        packed.report(5, losses)
+    packed.report(5, losses, block=12)
     observation = json.loads(
         (tmp_path / "run" / "generations" / "00000000" / "observations" / "00000000.json").read_text()
     )
-    assert observation["draw"] == one.draws_before(12)
+    assert observation["draw"] == packed.draws_before(12)
 
 
 def test_packed_tokens_begin_with_losses_where_their_mixer_does(
@@ -330,18 +330,18 @@ def test_packed_tokens_begin_with_losses_where_their_mixer_does(
 def test_packed_tokens_that_begin_again_stand_at_their_first_block(
     uneven: ShardSet, counts: TokenCounts, tmp_path: Path
 ) -> None:
-    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
-    first = next(one.batches(3)).input_ids.tolist()
-    assert one.block == 3
-    one.restart()
-    assert one.block == 0
-    assert next(one.batches(3)).input_ids.tolist() == first
+    packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    first = next(packed.batches(3)).input_ids.tolist()
+    assert packed.block == 3
+    packed.restart()
+    assert packed.block == 0
+    assert next(packed.batches(3)).input_ids.tolist() == first
 
 
 def test_packed_tokens_can_be_pickled(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
-    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
-    expected = one.batch(30, 5).input_ids.tolist()
-    assert pickle.loads(pickle.dumps(one)).batch(30, 5).input_ids.tolist() == expected
+    packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    expected = packed.batch(30, 5).input_ids.tolist()
+    assert pickle.loads(pickle.dumps(packed)).batch(30, 5).input_ids.tolist() == expected
 
 
 def test_a_long_sample_is_tokenized_once_by_who_reads_on(
@@ -358,9 +358,9 @@ def test_a_long_sample_is_tokenized_once_by_who_reads_on(
             seen.extend(texts) or encode(tokenizer, texts, special_tokens=special_tokens)
         ),
     )
-    one = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
-    last = [int(one.batch(first, 3).draw[-1, -1]) for first in range(0, 60, 3)][-1]
-    assert seen == one.mixer.batch(0, last + 1).text
+    packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
+    last = [int(packed.batch(first, 3).draw[-1, -1]) for first in range(0, 60, 3)][-1]
+    assert seen == packed.mixer.batch(0, last + 1).text
 
 
 # --- what policies are told in tokens --------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ def test_a_long_sample_is_tokenized_once_by_who_reads_on(
 
 @dataclass
 class Listening:
-    """Equal weights, and a list of what the mixer tells."""
+    """A policy of equal weights that records the calls of the mixer."""
 
     rounds: list[NextRound] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
@@ -393,12 +393,12 @@ class Listening:
         return np.full(len(state["skills"]), 1 / len(state["skills"]))
 
 
-def trained(one: Mixer, num_rounds: int) -> Mixer:
-    """Losses in the middle of every round."""
+def trained(mixed: Mixer, num_rounds: int) -> Mixer:
+    """Report losses in the middle of every round."""
     for number in range(num_rounds):
-        one.round(number)
-        one.report(number, dict.fromkeys(one.skills, 1.0 + 1 / (1 + number)), draw=50 * number + 25)
-    return one
+        mixed.round(number)
+        mixed.report(number, dict.fromkeys(mixed.skills, 1.0 + 1 / (1 + number)), draw=50 * number + 25)
+    return mixed
 
 
 @pytest.mark.parametrize("unit", ["samples", "tokens"])
@@ -406,54 +406,56 @@ def test_sizes_and_what_was_drawn_are_told_in_the_unit_of_the_weights(
     uneven: ShardSet, counts: TokenCounts, tmp_path: Path, unit: str
 ) -> None:
     policy = Listening()
-    one = trained(
+    mixed = trained(
         mixer(uneven, tmp_path, policy=policy, lag="live", unit=unit, tokens=counts if unit == "tokens" else None), 8
     )
-    samples_of = [len(uneven.train[skill]) for skill in one.skills]
-    told_of = samples_of if unit == "samples" else [counts.train[skill].num_tokens for skill in one.skills]
-    assert policy.sizes == tuple(told_of)
+    samples_of = [len(uneven.train[skill]) for skill in mixed.skills]
+    sizes = samples_of if unit == "samples" else [counts.train[skill].num_tokens for skill in mixed.skills]
+    assert policy.sizes == tuple(sizes)
 
-    def told(draws: int) -> list[int]:
-        numbers = np.bincount(one.at(np.arange(draws)).skill_number, minlength=len(one.skills)).tolist()
-        return [number * size // of for number, size, of in zip(numbers, told_of, samples_of, strict=True)]
+    def drawn_before(draws: int) -> list[int]:
+        numbers = np.bincount(mixed.at(np.arange(draws)).skill_number, minlength=len(mixed.skills)).tolist()
+        return [
+            number * size // num_samples for number, size, num_samples in zip(numbers, sizes, samples_of, strict=True)
+        ]
 
     for upcoming in policy.rounds:
         assert upcoming.first_draw == 50 * upcoming.number
         assert upcoming.num_samples == policy.sizes
-        assert list(upcoming.drawn) == told(upcoming.first_draw)
+        assert list(upcoming.drawn) == drawn_before(upcoming.first_draw)
     assert len(policy.observations) >= 7
     for observation in policy.observations:
         assert observation.draw % 50 == 25
-        assert list(observation.drawn.values()) == told(observation.draw)
+        assert list(observation.drawn.values()) == drawn_before(observation.draw)
 
 
 def test_an_observation_of_an_earlier_round_is_told_with_what_was_drawn_up_to_it(
     uneven: ShardSet, tmp_path: Path
 ) -> None:
-    """With lag=2 a round sees losses that were measured in rounds before the last one, in the middle of them and at their ends."""
+    """With lag=2 a round reads losses of earlier rounds than the last round, measured in the middle and at the end of a round."""
     policy = Listening()
-    one = mixer(uneven, tmp_path, policy=policy, lag=2)
+    mixed = mixer(uneven, tmp_path, policy=policy, lag=2)
     for number in range(8):
-        one.round(number)
+        mixed.round(number)
         for draw in (50 * number + 20, 50 * number + 50):
-            one.report(draw, dict.fromkeys(one.skills, 1.0 + 1 / draw), draw=draw)
+            mixed.report(draw, dict.fromkeys(mixed.skills, 1.0 + 1 / draw), draw=draw)
     observed = [observation for observation in policy.observations if observation.draw]
     assert [observation.draw for observation in observed] == [20, 50, 70, 100, 120, 150, 170, 200, 220, 250]
     for observation in observed:
-        numbers = np.bincount(one.at(np.arange(observation.draw)).skill_number, minlength=len(one.skills))
+        numbers = np.bincount(mixed.at(np.arange(observation.draw)).skill_number, minlength=len(mixed.skills))
         assert observation.round == (observation.draw - 1) // 50
         assert list(observation.drawn.values()) == numbers.tolist()
 
 
 def test_whole_epochs_are_told_as_their_tokens(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
-    one = mixer(uneven, tmp_path, unit="tokens", tokens=counts)
-    one.round(0)
-    run = read_record(one.ledger, "run.json", RunRecord)
+    mixed = mixer(uneven, tmp_path, unit="tokens", tokens=counts)
+    mixed.round(0)
+    run = read_record(mixed.ledger, "run.json", RunRecord)
     assert run is not None
-    whole = [3 * counts.train[skill].num_tokens for skill in one.skills]
+    whole = [3 * counts.train[skill].num_tokens for skill in mixed.skills]
     assert in_unit(run, [3 * num for num in run.num_samples]) == whole
     huge = in_unit(run, [10**15 * num for num in run.num_samples])
-    assert huge == [10**15 * counts.train[skill].num_tokens for skill in one.skills]
+    assert huge == [10**15 * counts.train[skill].num_tokens for skill in mixed.skills]
 
 
 def test_ado_starts_from_the_shares_of_tokens_and_counts_tokens(
@@ -470,14 +472,14 @@ def test_ado_starts_from_the_shares_of_tokens_and_counts_tokens(
 def test_no_skill_repeats_beyond_its_limit_where_weights_count_tokens(
     uneven: ShardSet, counts: TokenCounts, tmp_path: Path
 ) -> None:
-    numbers = {skill: found.num_tokens for skill, found in counts.train.items()}
+    numbers = {skill: skill_counts.num_tokens for skill, skill_counts in counts.train.items()}
     smallest = min(numbers, key=lambda skill: numbers[skill])
     wanted = {skill: 1.0 if skill == smallest else 0.01 for skill in uneven.skills}
     total = int(1.5 * sum(numbers.values()))
     policy = chain(fixed(wanted), repetition_limit(2.0, draws=total))
-    one, tokens, number = mixer(uneven, tmp_path, policy=policy, unit="tokens", tokens=counts), 0.0, 0
+    mixed, tokens, number = mixer(uneven, tmp_path, policy=policy, unit="tokens", tokens=counts), 0.0, 0
     while True:
-        record = one.round(number)
+        record = mixed.round(number)
         sizes = zip(record.epochs, uneven.skills, strict=True)
         tokens = sum(epochs * numbers[skill] for epochs, skill in sizes)
         if tokens > total:
@@ -485,7 +487,7 @@ def test_no_skill_repeats_beyond_its_limit_where_weights_count_tokens(
         slack = 1 / len(uneven.train[smallest])
         assert record.epochs[uneven.skills.index(smallest)] <= 2 + slack
         number += 1
-    before = one.round(number - 1)
+    before = mixed.round(number - 1)
     assert before.epochs[uneven.skills.index(smallest)] > 1.8
 
 

@@ -1,4 +1,4 @@
-"""`skillshard weights` and `mix`: the weights of a policy that needs no trainer, in one command, and weights from a file."""
+"""`skillshard weights` and `mix`: the weights of a policy without a trainer in one command, and weights from a file."""
 
 import json
 import math
@@ -41,17 +41,19 @@ def softmax(scores: list[float]) -> dict[str, float]:
 
 
 def mixed(*arguments: object) -> tuple[list[dict[str, Any]], list[str]]:
-    """What `mix` writes, and what it says on standard error."""
+    """Return the draws and the lines on standard error of `mix`."""
     with tempfile.TemporaryDirectory() as folder:
         outcome = skillshard("mix", *arguments, "--out", Path(folder) / "draws.jsonl")
         assert outcome.code == 0, outcome
         lines = (Path(folder) / "draws.jsonl").read_bytes().splitlines()
-    said = [line for line in outcome.err.splitlines() if not line.startswith("listing draws: ")]  # on a slow machine
-    return [json.loads(line) for line in lines], said
+    notes = [
+        line for line in outcome.err.splitlines() if not line.startswith("listing draws: ")
+    ]  # progress, which a slow machine shows
+    return [json.loads(line) for line in lines], notes
 
 
 def drawn(*arguments: object) -> list[str]:
-    """The skills of the draws that `mix` writes."""
+    """Return the skills of the draws that `mix` writes."""
     return [line["skill"] for line in mixed(*arguments)[0]]
 
 
@@ -102,11 +104,11 @@ def test_a_prior_multiplies_and_targets_are_the_columns_that_count(
 def test_the_published_static_weights_of_the_authors_are_met(tmp_path: Path) -> None:
     case = golden("skillit_static_ni_pt.json")
     edges = np.array(case["graph_raw"])
-    np.fill_diagonal(edges, 1.0)  # their code overwrites the diagonal
+    np.fill_diagonal(edges, 1.0)  # the authors' code overwrites the diagonal
     SkillGraph(case["skills"], case["skills"], edges).save(tmp_path / "graph.json")
     policy = static_policy("skill_it", case["skills"], graph=tmp_path / "graph.json", eta=case["eta"])
-    found = policy.weights(policy.init(case["skills"]))
-    np.testing.assert_allclose(found, [case["weights"][skill] for skill in case["skills"]], atol=1e-12)
+    weights = policy.weights(policy.init(case["skills"]))
+    np.testing.assert_allclose(weights, [case["weights"][skill] for skill in case["skills"]], atol=1e-12)
 
 
 def test_skill_stratified_gives_equal_weights_to_targets_and_what_helps_them(
@@ -180,14 +182,14 @@ def test_a_file_that_holds_no_weights_gets_one_sentence(
 ) -> None:
     (tmp_path / "w.json").write_text(content)
     for option, policy in (("--weights", ("fixed",)), ("--losses", ("curriculum",))):
-        told = fails("mix", shards.root, "--draws", 4, "--policy", *policy, option, tmp_path / "w.json")
-        assert sentence in told and "w.json" in told
+        message = fails("mix", shards.root, "--draws", 4, "--policy", *policy, option, tmp_path / "w.json")
+        assert sentence in message and "w.json" in message
 
 
 def test_a_graph_in_place_of_weights_names_the_command_that_makes_weights_of_it(shards: ShardSet, graph: Path) -> None:
-    told = fails("mix", shards.root, "--draws", 4, "--policy", "fixed", "--weights", graph)
-    assert "its schema is 'skillshard/graph/2'" in told
-    assert f"skillshard weights SHARDS --policy skill_it --graph {graph} --eta ETA --out weights.json" in told
+    message = fails("mix", shards.root, "--draws", 4, "--policy", "fixed", "--weights", graph)
+    assert "its schema is 'skillshard/graph/2'" in message
+    assert f"skillshard weights SHARDS --policy skill_it --graph {graph} --eta ETA --out weights.json" in message
 
 
 json_values = st.recursive(
@@ -218,13 +220,13 @@ def test_any_json_is_weights_or_is_refused_by_us(tmp_path: Path, value: Any) -> 
 
 def test_skills_without_a_weight_are_refused_with_remedies_that_the_command_line_has(shards: ShardSet) -> None:
     fixed = ("--policy", "fixed", "--weights", '{"add": 1, "carry": 1}')
-    told = fails("mix", shards.root, "--draws", 4, *fixed)
-    assert "without a weight: negate" in told and "--skills" in told and "--new proportional" in told
+    message = fails("mix", shards.root, "--draws", 4, *fixed)
+    assert "without a weight: negate" in message and "--skills" in message and "--new proportional" in message
     assert set(drawn(shards.root, "--draws", 40, *fixed, "--skills", "add,carry")) == {"add", "carry"}
     assert set(drawn(shards.root, "--draws", 200, *fixed, "--new", "proportional")) == set(SKILLS)
 
 
-@pytest.mark.filterwarnings("always::skillshard.errors.RepetitionWarning")  # the command prints them
+@pytest.mark.filterwarnings("always::skillshard.errors.RepetitionWarning")  # the command prints the warnings
 def test_repetition_is_judged_by_the_draws_asked_for_and_told_in_one_line(shards: ShardSet) -> None:
     assert mixed(shards.root, "--draws", 20)[1] == [], "the round of 4,096 draws is not what is written"
     _, few = mixed(shards.root, "--draws", 700)
@@ -235,11 +237,11 @@ def test_repetition_is_judged_by_the_draws_asked_for_and_told_in_one_line(shards
 
 
 def test_a_stream_that_repeat_ends_is_written_to_its_end_and_that_is_said(shards: ShardSet) -> None:
-    lines, said = mixed(shards.root, "--draws", 9000, "--policy", "proportional", "--repeat", "cap:4")
+    lines, notes = mixed(shards.root, "--draws", 9000, "--policy", "proportional", "--repeat", "cap:4")
     total = 4 * sum(len(shards.train[skill]) for skill in SKILLS)
-    assert len(lines) == total and said == [f"note: the stream ends after {total:,} draws (--repeat cap:4)."]
-    lines, said = mixed(shards.root, "--first", 9000, "--draws", 5, "--repeat", "stop")
-    assert lines == [] and said == ["note: the stream ends before draw 9,000 (--repeat stop)."]
+    assert len(lines) == total and notes == [f"note: the stream ends after {total:,} draws (--repeat cap:4)."]
+    lines, notes = mixed(shards.root, "--first", 9000, "--draws", 5, "--repeat", "stop")
+    assert lines == [] and notes == ["note: the stream ends before draw 9,000 (--repeat stop)."]
 
 
 @pytest.mark.filterwarnings("ignore::skillshard.errors.RepetitionWarning")
