@@ -1,8 +1,8 @@
 """Check types and array shapes at every call in the suite, without the cost of shapes where no array is.
 
-pytest's option `--jaxtyping-packages` writes `jaxtyping.jaxtyped(typechecker=beartype)` in front of every function of the package. That
+pytest's option `--jaxtyping-packages` writes `jaxtyping.jaxtyped(typechecker=beartype)` in front of every function of the package. The
 wrapper binds the arguments in Python and opens a memory of axis sizes, which only a function with arrays in its annotations
-needs. It took more than half of the suite's time. Every other function gets beartype alone here.
+needs. The wrapper took more than half of the suite's time. Every other function gets beartype alone here.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from typing import Any
 import jaxtyping
 
 LOCAL_CHECKS = 20
-"""A function within a function is made anew, and its check compiled anew, at every call of the outer one. Check the first ones."""
+"""Number of checks of an inner function. Every call of the outer function would compile the check of the inner function again."""
 
 with_shapes = jaxtyping.jaxtyped
 locals_checked: Counter[CodeType] = Counter()
@@ -49,7 +49,7 @@ def checked(subject: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
 
 
 def holds_arrays(annotation: Any) -> bool:
-    """Whether an annotation holds an array type of jaxtyping. An annotation that is a text, to be resolved later, may hold one."""
+    """Return whether an annotation may hold an array type of jaxtyping. A text that is resolved later may hold an array type."""
     if isinstance(annotation, str | typing.ForwardRef):
         return True
     if inspect.isclass(annotation) and issubclass(annotation, jaxtyping.AbstractArray):

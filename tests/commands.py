@@ -1,4 +1,4 @@
-"""The command line as a test sees it: in this process, or as a process of its own."""
+"""The command line in a test: in this process, or as a process of its own."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The one error, which is the last line; there is no traceback and no second error."""
+        """Return the only error, which is the last line. A traceback or a second error fails the test."""
         assert "Traceback" not in self.err, self.err
         errors = [line for line in self.err.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and self.err.splitlines()[-1] == errors[0], self.err
@@ -29,7 +29,8 @@ class Outcome(NamedTuple):
 def skillshard(*arguments: object) -> Outcome:
     """Run a verb in this process."""
     written, err = io.BytesIO(), io.StringIO()
-    out = io.TextIOWrapper(written, encoding="utf-8", write_through=True)  # a stream of lines is written to `buffer`
+    # Verbs with output of lines write to the `buffer` of the stream.
+    out = io.TextIOWrapper(written, encoding="utf-8", write_through=True)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main([str(argument) for argument in arguments])
@@ -41,21 +42,21 @@ def skillshard(*arguments: object) -> Outcome:
 
 
 def fails(*arguments: object) -> str:
-    """Run a verb that must exit 1; its sentence."""
+    """Run a verb that must exit 1, and return the sentence."""
     outcome = skillshard(*arguments)
     assert outcome.code == 1, outcome
     return outcome.sentence
 
 
 def works(*arguments: object) -> str:
-    """Run a verb that must exit 0; what it printed."""
+    """Run a verb that must exit 0, and return the output."""
     outcome = skillshard(*arguments)
     assert outcome.code == 0, outcome
     return outcome.out
 
 
 def start(*arguments: object, marker: str = "", env_changes: Mapping[str, str | None] = {}) -> "subprocess.Popen[str]":
-    """Start a verb as a process; `marker` stands in its environment and in that of all its children."""
+    """Start a verb as a process. `marker` stands in the environment of the process and of all its children."""
     changed = {**os.environ, "SKILLSHARD_TEST": marker, **env_changes}
     return subprocess.Popen(
         [sys.executable, "-m", "skillshard.cli", *map(str, arguments)],
@@ -72,11 +73,11 @@ def finish(process: "subprocess.Popen[str]", timeout_s: float = 600) -> Outcome:
 
 
 def marked(marker: str) -> list[int]:
-    """The processes whose environment holds a marker, without this one."""
-    found = []
+    """Return the processes whose environment holds a marker, without this process."""
+    pids = []
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             alive = place.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
             if alive and f"={marker}".encode() in place.joinpath("environ").read_bytes():
-                found.append(int(place.name))
-    return [pid for pid in found if pid != os.getpid()]
+                pids.append(int(place.name))
+    return [pid for pid in pids if pid != os.getpid()]

@@ -1,13 +1,13 @@
-"""Small corpora with readable ids, made by hand.
+"""Small corpora with readable ids, and the environment of the suite.
 
-Every numerical library of the suite works with one thread, also in the processes that tests start: two pytest workers share
+Every numerical library of the suite works with one thread, also in the processes that tests start. Two pytest workers share
 two cores, and threads that wait for each other there cost ten times the work itself. Tests of "bytes do not depend on the number
-of threads" ask for more threads themselves.
+of threads" set a larger number of threads.
 """
 
 import os
 
-os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # read once, when a library is imported
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a library reads the variables once, at its import
 
 from tests import checked_types
 
@@ -27,9 +27,8 @@ from skillshard.execution import Backend
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
 
-os.environ.setdefault(
-    "SKILLSHARD_DEBUG", "1"
-)  # a mistake of ours shows its traceback, also in processes that tests start
+# A mistake of skillshard shows its traceback, also in processes that tests start.
+os.environ.setdefault("SKILLSHARD_DEBUG", "1")
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -47,9 +46,9 @@ def sample(skill: str, number: int) -> dict[str, Any]:
 
 
 def samples(**num_of: int) -> list[dict[str, Any]]:
-    """Samples of some skills, interleaved."""
-    made = [sample(skill, number) for skill, num in num_of.items() for number in range(num)]
-    return sorted(made, key=lambda record: (record["meta"]["number"], record["id"]))
+    """Make samples of several skills, interleaved."""
+    records = [sample(skill, number) for skill, num in num_of.items() for number in range(num)]
+    return sorted(records, key=lambda record: (record["meta"]["number"], record["id"]))
 
 
 def lines(records: Sequence[dict[str, Any]]) -> bytes:
@@ -57,14 +56,14 @@ def lines(records: Sequence[dict[str, Any]]) -> bytes:
 
 
 def write_corpus(folder: Path, records: Sequence[dict[str, Any]], *, num_files: int = 3) -> Path:
-    """A corpus of several JSONL files, the second one gzipped."""
+    """Write a corpus of several JSONL files, the second file gzipped."""
     folder.mkdir(parents=True, exist_ok=True)
-    for at in range(num_files):
-        part = lines(records[at::num_files])
-        if at == 1:
-            (folder / f"{at}.jsonl.gz").write_bytes(gzip.compress(part, mtime=0))
+    for number in range(num_files):
+        part = lines(records[number::num_files])
+        if number == 1:
+            (folder / f"{number}.jsonl.gz").write_bytes(gzip.compress(part, mtime=0))
         else:
-            (folder / f"{at}.jsonl").write_bytes(part)
+            (folder / f"{number}.jsonl").write_bytes(part)
     return folder
 
 
@@ -79,13 +78,13 @@ def tag_and_shard(
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file under a directory, hidden ones too, and its bytes."""
+    """Return every file under a directory with its bytes, including hidden files."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """Three skills of 400, 150 and 30 samples, in several shards."""
+    """Write three skills of 400, 150 and 30 samples, in several shards."""
     folder = tmp_path_factory.mktemp("shards")
     return tag_and_shard(write_corpus(folder / "corpus", samples(add=400, carry=150, negate=30)), folder)
 

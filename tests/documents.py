@@ -1,12 +1,12 @@
-"""The code blocks of Markdown documents, and how a test runs them.
+"""Read the code blocks of Markdown documents, and run the blocks.
 
-A comment in the line before a block says what the block is:
+A comment in the line before a block says how a test treats the block:
 
     <!-- file: map.json -->            the content of a file, which is written before the next block runs
     <!-- output -->                    lines that the block before has printed, in this order; `...` stands for any text in a line
     <!-- from: examples/ddp.py -->     lines that stand in a file of the repository, in this order
-    <!-- not run: needs a cluster -->  a block that is checked by its syntax and its option names alone
-    <!-- test command -->              the commands by which this suite itself is run; they are not run again
+    <!-- not run: needs a cluster -->  a block whose syntax and option names alone are checked
+    <!-- test command -->              the commands that run this suite, which are not run again
     <!-- numbers vary -->              a console block whose numbers differ between machines; the rest of the output is compared
 
 Without a comment a block of Python or of shell commands is run, and a block in another language is only shown. A console block holds
@@ -37,9 +37,9 @@ FENCE = re.compile(
 )
 NUMBERS_VARY = "numbers vary"
 PROGRESS = re.compile(r"^[\w ]+: \d+ of \d+.*$", flags=re.M)
-"""A line of progress, which names seconds. A terminal shows a bar in its place."""
+"""A line of progress, which names seconds. A terminal shows a bar in place of the line."""
 REASONS = {"needs a cluster", "needs Slurm", "needs a network", "needs minutes", "needs a GPU"}
-"""What may keep a block from being run."""
+"""Reasons that keep a block from being run."""
 
 
 class Block(NamedTuple):
@@ -56,7 +56,7 @@ class Block(NamedTuple):
 
 
 def blocks_of(text: str) -> list[Block]:
-    """The code blocks of a document, in order.
+    """Return the code blocks of a document, in order.
 
     >>> blocks_of("<!-- file: a.json -->\\n```json\\n{}\\n```\\n")
     [Block(language='json', code='{}\\n', mark='file: a.json', line=2)]
@@ -68,12 +68,12 @@ def blocks_of(text: str) -> list[Block]:
 
 
 def run_document(document: Path, folder: Path, *, compares: bool = True) -> None:
-    """Run the blocks of a document in a directory, one after the other; the Python blocks share their variables.
+    """Run the blocks of a document in a directory, one after the other. The Python blocks share their variables.
 
     Args:
-        document: a Markdown file.
-        folder: the directory in which the blocks run.
-        compares: whether outputs of console blocks are compared. A second time through a document, a finished training prints less.
+        document: A Markdown file.
+        folder: The directory in which the blocks run.
+        compares: Compare the outputs of console blocks. A second time through a document, a finished training prints less.
     """
     variables: dict[str, Any] = {"__name__": "__main__"}
     printed = ""
@@ -96,7 +96,7 @@ def run_document(document: Path, folder: Path, *, compares: bool = True) -> None
 
 
 def run_shell(code: str, folder: Path, place: str) -> str:
-    """Run shell commands; commands of skillshard alone run in this process, because a new one takes seconds to start."""
+    """Run shell commands. Commands of skillshard alone run in this process, because a new process takes seconds to start."""
     lines = commands_of(code)
     if needs_shell(code):
         outcome = in_shell(code, folder)
@@ -111,7 +111,7 @@ def run_shell(code: str, folder: Path, place: str) -> str:
 
 
 def needs_shell(code: str) -> bool:
-    """Whether commands are more than verbs of skillshard one after the other."""
+    """Return whether the commands are more than verbs of skillshard one after the other."""
     others = any(words[0] != "skillshard" for words in commands_of(code))
     return others or bool(re.search(r"[|<>$&;]", re.sub(r"'[^']*'|#.*", "", code)))
 
@@ -137,9 +137,9 @@ def in_this_process(words: list[str], folder: Path) -> Outcome:
 
 
 def run_console(block: Block, folder: Path, place: str, *, compares: bool) -> None:
-    """Run the commands of a console block, and compare what they print with what the document shows.
+    """Run the commands of a console block, and compare the output with the output in the document.
 
-    A command whose output shows an error must fail; every other command must end with 0.
+    A command whose output shows an error must fail. Every other command must end with 0.
     """
     beginning, *parts = re.split(r"^\$ ", block.code, flags=re.M)
     assert not beginning.strip(), f"{place}: a console block begins with a command after '$ ', not with {beginning!r}"
@@ -153,7 +153,7 @@ def run_console(block: Block, folder: Path, place: str, *, compares: bool) -> No
 
 
 def run_command(code: str, folder: Path) -> Outcome:
-    """Run a command of a console block: a verb and a script of Python in this process, which has imported PyTorch, the rest in a shell."""
+    """Run a command of a console block. A verb and a script of Python run in this process, which has imported PyTorch."""
     words = shlex.split(code)
     if words[0] == "python" and len(words) == 2:
         return Outcome(0, in_main(folder / words[1]), "")
@@ -161,7 +161,7 @@ def run_command(code: str, folder: Path) -> Outcome:
 
 
 def in_main(script: Path) -> str:
-    """Run a script in its directory as Python does, in this process; what it prints."""
+    """Run a script in its directory like Python, in this process, and return the output."""
     out = io.StringIO()
     with contextlib.chdir(script.parent), contextlib.redirect_stdout(out):
         runpy.run_path(script.name, run_name="__main__")
@@ -169,20 +169,20 @@ def in_main(script: Path) -> str:
 
 
 def check_whole_output(expected: str, printed: str, place: str, *, numbers_vary: bool) -> None:
-    """Compare all that a command printed with what a document shows, up to white space."""
+    """Compare the whole output of a command with the output in a document, up to white space."""
     pieces = [plain(piece, numbers_vary) for piece in re.split(r"^\.\.\.$", expected, flags=re.M)]
     pattern = ".*".join(re.escape(piece) for piece in pieces)
     assert re.fullmatch(pattern, plain(printed, numbers_vary)), f"{place} shows {' ... '.join(pieces)!r}:\n{printed}"
 
 
 def plain(text: str, numbers_vary: bool) -> str:
-    """A text in one line, with one space between words, and where numbers vary with # for each number."""
+    """Return a text in one line, with one space between words. If numbers vary, # replaces each number."""
     flat = " ".join(text.split())
     return re.sub(r"\d[\d.,]*", "#", flat) if numbers_vary else flat
 
 
 def one_worker(words: list[str]) -> list[str]:
-    """The option that keeps a command in one process, where the command has it: the bytes are the same, and a pool takes seconds to start."""
+    """Return the option that keeps a command in one process. The bytes are the same, and a pool takes seconds to start."""
     command = command_of(words)[0]
     options = {name for parameter in command.params for name in parameter.opts}
     return ["--workers", "1"] if "--workers" in options and not {"--workers", "--ray-address"} & set(words) else []
@@ -222,13 +222,13 @@ def check_unrun(block: Block, place: str) -> None:
 
 
 def commands_of(code: str) -> list[list[str]]:
-    """The words of each command of a block, without comments."""
+    """Return the words of each command of a block, without comments."""
     lines = code.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def unknown_options(words: list[str]) -> Iterator[str]:
-    """The options of a command of skillshard, or of one of its Ray jobs, that the command does not have."""
+    """Return the options of a command of skillshard, or of a Ray job, that the command does not have."""
     for position, word in enumerate(words):
         job = re.fullmatch(r"(?:jobs/)?(graph|regroup|shard|tag|tokens)\.py", word)
         if word == "skillshard" or job:
@@ -239,7 +239,7 @@ def unknown_options(words: list[str]) -> Iterator[str]:
 
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
-    """The verb that a command line of skillshard names, and the words after the verb."""
+    """Return the verb of a command line of skillshard, and the words after the verb."""
     command: Any = typer.main.get_command(app)
     rest = words[1:]
     while rest and rest[0] in getattr(command, "commands", {}):

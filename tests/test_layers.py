@@ -1,4 +1,4 @@
-"""Imports follow the data and never go back, and no two files need each other; the core brings neither torch nor ray."""
+"""Imports follow the data and never go back, and no two files need each other. The core imports neither torch nor ray."""
 
 import ast
 import subprocess
@@ -45,7 +45,7 @@ FILES = sorted([*(REPOSITORY / "skillshard").rglob("*.py"), *(REPOSITORY / "jobs
 
 
 def layer_of(name: str) -> int:
-    return next(at for at, names in enumerate(LAYERS) if name in names)
+    return next(number for number, names in enumerate(LAYERS) if name in names)
 
 
 def home_of(path: Path) -> str:
@@ -81,7 +81,7 @@ def test_no_two_files_need_each_other() -> None:
         return {name if name in modules else name.rpartition(".")[0] for name in names} & set(modules)
 
     inner = {name: needed(path) for name, path in modules.items() if name != "skillshard"}
-    order = [*TopologicalSorter(inner).static_order()]  # CycleError names the files of a circle
+    order = [*TopologicalSorter(inner).static_order()]  # a CycleError names the files of a circle
     assert set(order) >= set(inner)
 
 
@@ -111,5 +111,5 @@ def test_ray_is_imported_in_one_module() -> None:
 )
 def test_heavy_modules_are_imported_only_where_they_are_used(code: str, unwanted: set[str]) -> None:
     script = f"import sys; {code}; print(*sys.modules)"
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert unwanted.isdisjoint(found)
+    imported = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert unwanted.isdisjoint(imported)

@@ -1,4 +1,4 @@
-"""Small tokenizers, made where the test runs, and shards whose samples have from 0 to 90 tokens."""
+"""Make small tokenizers, and shards whose samples have from 0 to 90 tokens."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ EOS, BOS = "<eos>", "<bos>"
 
 
 def byte_tokenizer(texts: Iterable[str], *, vocab_size: int = 300, separator: str = EOS) -> Tokenizer:
-    """Byte-level BPE: every text has tokens, and can be decoded."""
+    """Train a byte-level BPE tokenizer. Every text has tokens, and can be decoded."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -28,9 +28,9 @@ def byte_tokenizer(texts: Iterable[str], *, vocab_size: int = 300, separator: st
 
 
 def letter_tokenizer() -> Tokenizer:
-    """A token for each letter that stands alone; everything else has none."""
+    """Make a tokenizer with a token for each letter that stands alone. Other text has no tokens."""
     tokens = [EOS, BOS, *"abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = Tokenizer(models.WordLevel({token: at for at, token in enumerate(tokens)}))
+    tokenizer = Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}))
     tokenizer.add_special_tokens([EOS, BOS])
     tokenizer.normalizer = normalizers.Replace(Regex("[^a-z ]"), "")
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -38,7 +38,7 @@ def letter_tokenizer() -> Tokenizer:
 
 
 def with_bos(tokenizer: Tokenizer) -> Tokenizer:
-    """The same, putting <bos> before each text where special tokens are added."""
+    """Return the tokenizer with <bos> before each text when special tokens are added."""
     changed = Tokenizer.from_str(tokenizer.to_str())
     changed.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, changed.token_to_id(BOS))]
@@ -52,14 +52,14 @@ def save(tokenizer: Tokenizer, place: Path) -> Path:
 
 
 def letters(skill: str, number: int, num: int) -> dict[str, Any]:
-    """A sample of some letters: which ones depends on skill and number; without letters a full stop."""
+    """Make a sample of letters, which depend on skill and number. A sample without letters is a full stop."""
     start = number * 7 + len(skill)
-    text = " ".join(chr(ord("a") + (start + at * (1 + number % 5)) % 26) for at in range(num)) or "."
+    text = " ".join(chr(ord("a") + (start + position * (1 + number % 5)) % 26) for position in range(num)) or "."
     return {"id": f"{skill}-{number:04d}", "text": text, "meta": {"skill": skill}}
 
 
 def uneven_shards(folder: Path) -> ShardSet:
-    """Skills of about 4, 10 and 20 tokens a sample; some samples have none, some several blocks of them."""
+    """Write skills of about 4, 10 and 20 tokens a sample. Some samples have no tokens, and some have several blocks of tokens."""
     records = [letters("add", number, number % 9) for number in range(300)]
     records += [letters("carry", number, 90 if number % 40 == 0 else 8 + number % 3) for number in range(150)]
     records += [letters("negate", number, 0 if number % 7 == 0 else 10 + number % 27) for number in range(40)]

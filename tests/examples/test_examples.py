@@ -1,4 +1,4 @@
-"""Every example runs as its docstring says, and run again it goes on where it stopped."""
+"""Every example runs as its docstring says, and continues after the last checkpoint when the command is repeated."""
 
 import os
 import re
@@ -20,21 +20,21 @@ from tests.conftest import REPOSITORY
 EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
 WITHOUT_LOSSES = {"stateful_dataloader.py"}
 OFTEN = {"huggingface_trainer.py", "packed_tokens.py"}
-"""Report every fifth step."""
+"""Scripts that report every fifth step."""
 STEP_DRAWS = 32
 QUIET = {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 GOES_ON_AFTER_CTRL_C = [("ddp.py", 0), ("pytorch.py", 0)]
-"""Commands that write a checkpoint whole or not at all, so that a test stops them at any moment and starts them again."""
+"""Commands that write a checkpoint whole or not at all, so that a test can stop and repeat the command at any moment."""
 
 
 def commands(name: str) -> list[str]:
-    """The commands in the docstring of an example."""
+    """Return the commands in the docstring of an example."""
     docstring = (REPOSITORY / "examples" / name).read_text().split('"""')[1].replace("\n", " ")
     return re.findall(r"(?:python|torchrun) [^:;()]*?--steps 100", docstring)
 
 
 def run(command: str, shards: ShardSet, run_dir: Path, steps: int) -> subprocess.CompletedProcess[str]:
-    """Run a command of a docstring as a user types it, with shards, directory and number of steps of this test."""
+    """Run a command of a docstring as a user types the command, with shards, directory and number of steps of the test."""
     words = words_of(command, shards, run_dir, steps)
     return subprocess.run(
         words, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **QUIET}, timeout=200
@@ -42,7 +42,7 @@ def run(command: str, shards: ShardSet, run_dir: Path, steps: int) -> subprocess
 
 
 def words_of(command: str, shards: ShardSet, run_dir: Path, steps: int) -> list[str]:
-    """The words of a command, for this interpreter, with shards, directory and number of steps of this test."""
+    """Return the words of a command for this interpreter, with shards, directory and number of steps of the test."""
     words = shlex.split(command)
     for option, value in (("--shards", str(shards.root)), ("--run-dir", str(run_dir)), ("--steps", str(steps))):
         words[words.index(option) + 1] = value
@@ -61,13 +61,13 @@ def test_every_example_is_known_and_its_commands_have_directories_of_their_own()
         "stateful_dataloader.py",
     ]
     all_commands = [command for name in EXAMPLES for command in commands(name)]
-    assert len(all_commands) == len(EXAMPLES) + 2, all_commands  # two trainers by torchrun too
+    assert len(all_commands) == len(EXAMPLES) + 2, all_commands  # two trainers also have a command with torchrun
     directories = [re.findall(r"--run-dir (\S+)", command)[0] for command in all_commands]
     assert len(set(directories)) == len(directories)
 
 
 def check_run(ended: subprocess.CompletedProcess[str], name: str, run_dir: Path, steps: int) -> None:
-    """Check what a command that ran up to a step has printed and recorded."""
+    """Check the output and the records of a command that ran up to a step."""
     assert ended.returncode == 0, ended.stderr[-3000:]
     ledger = DirectoryLedger(run_dir)
     records = open_records(ledger)
@@ -75,7 +75,8 @@ def check_run(ended: subprocess.CompletedProcess[str], name: str, run_dir: Path,
     if name in WITHOUT_LOSSES:
         assert records.observations.num() == 0
         return
-    assert records.observations.num() == 1 + steps // (5 if name in OFTEN else 10)  # with those before the first step
+    # Including the losses before the first step.
+    assert records.observations.num() == 1 + steps // (5 if name in OFTEN else 10)
     assert re.search(r"\'?add\'?: ", ended.stdout), ended.stdout
     first = records.observations.get(0)
     assert first is not None and first.draw == 0
@@ -100,7 +101,7 @@ def test_an_example_runs_as_its_docstring_says_and_goes_on(
         check_run(run(commands(name)[number], shards, tmp_path / "run", steps), name, tmp_path / "run", steps)
     check_resumed(tmp_path / "run")
     if (name, number) == ("huggingface_trainer.py", 0):
-        # Started again after its last step, the Trainer itself would train a step beyond `max_steps`.
+        # After its last step, the Trainer itself would train a step beyond `max_steps`.
         again = run(commands(name)[number], shards, tmp_path / "run", 20)
         assert again.returncode == 0 and again.stdout == "", again
         numbers = {int(path.name.split("-")[1]) for path in (tmp_path / "run" / "checkpoints").iterdir()}
@@ -116,9 +117,8 @@ def test_an_example_that_died_before_its_first_checkpoint_begins_again(
     process = subprocess.Popen(
         [sys.executable, script, *arguments], env={**os.environ, **QUIET}, stdout=subprocess.PIPE
     )
-    assert process.stdout is not None and process.stdout.readline().startswith(
-        b"0 "
-    )  # the losses before the first step
+    # The losses before the first step.
+    assert process.stdout is not None and process.stdout.readline().startswith(b"0 ")
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
@@ -157,7 +157,7 @@ def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(shards:
 def test_lightnings_example_refuses_such_a_number_before_it_meets_the_other_processes(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One process, with the variables that torchrun gives to one of three."""
+    """A single process with the variables that torchrun gives to a process of three."""
     for variable, value in (("WORLD_SIZE", "3"), ("RANK", "1"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "3")):
         monkeypatch.setenv(variable, value)
     ended = run(commands("lightning_trainer.py")[0], shards, tmp_path / "run", 10)
@@ -166,7 +166,7 @@ def test_lightnings_example_refuses_such_a_number_before_it_meets_the_other_proc
 
 
 def processes_with(text: str) -> list[int]:
-    """Ids of running processes whose command line holds a text."""
+    """Return the ids of running processes whose command line holds a text."""
     ids = []
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -190,7 +190,7 @@ def test_ctrl_c_leaves_no_process_of_an_example_and_the_same_command_goes_on(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores the signal
     )
     end = time.monotonic() + 150
     while not [*run_dir.glob("checkpoint.pt"), *run_dir.glob("checkpoints/*")]:

@@ -1,4 +1,4 @@
-"""The scripts run in any order, again and again, and two scripts that get one directory say so. All run in this process, which is quick."""
+"""The scripts run in any order and any number of times, and two scripts with the same directory say so. All run in this process."""
 
 import contextlib
 import io
@@ -23,18 +23,18 @@ from tests.conftest import REPOSITORY
 from tests.examples.test_examples import EXAMPLES, QUIET
 
 ONE_RUN = {"ddp.py", "lightning_trainer.py", "plain_numpy.py"}
-"""Scripts with equal policy, seed and rounds: their runs are one run for the ledger."""
+"""Scripts with equal policy, seed and rounds. The ledger takes their runs for the same run."""
 
 
 class Outcome(NamedTuple):
-    """What a script printed, and its warnings."""
+    """The output and the warnings of a script."""
 
     output: str
     warnings: list[str]
 
 
 def start(name: str, shards: ShardSet, run_dir: Path, steps: int) -> Outcome:
-    """Run a script as `python examples/NAME` does, or as torchrun does with one process."""
+    """Run a script like `python examples/NAME`, or like torchrun with a single process."""
     import torch.distributed
 
     words = ["--shards", str(shards.root), "--run-dir", str(run_dir), "--steps", str(steps)]
@@ -51,13 +51,13 @@ def start(name: str, shards: ShardSet, run_dir: Path, steps: int) -> Outcome:
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(io.StringIO()),
         ):
-            warnings.simplefilter("always")  # other packages warn of many things
+            warnings.simplefilter("always")  # other packages have warnings of their own
             runpy.run_path(str(REPOSITORY / "examples" / name), run_name="__main__")
     finally:
         sys.argv = argv
         os.environ.clear()
         os.environ.update(environment)
-        if torch.distributed.is_initialized():  # of a script that ended by an error
+        if torch.distributed.is_initialized():  # a script that ended by an error leaves a group
             torch.distributed.destroy_process_group()
     return Outcome(output.getvalue(), [str(warning.message) for warning in caught])
 
@@ -86,8 +86,8 @@ def test_two_scripts_with_one_directory_are_refused_or_say_what_they_leave_behin
         both = tmp_path / second
         shutil.copytree(tmp_path / "first", both)
         if {first, second} <= ONE_RUN:
-            told = start(second, shards, both, 10).warnings
-            assert any("are left behind in" in sentence for sentence in told), (second, told)
+            messages = start(second, shards, both, 10).warnings
+            assert any("are left behind in" in sentence for sentence in messages), (second, messages)
         else:
             with pytest.raises(LedgerError, match=r"is the ledger of another run: .*or give a new ledger directory"):
                 start(second, shards, both, 10)

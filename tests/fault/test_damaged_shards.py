@@ -1,4 +1,4 @@
-"""A damaged shard set never gives a wrong sample: the mixer and `verify` say which file, what was expected and what is there."""
+"""A damaged shard set never gives a wrong sample. The mixer and `verify` name the file, the expected bytes and the bytes of the file."""
 
 import json
 import re
@@ -20,20 +20,20 @@ from skillshard.shards.tar import END_OF_ARCHIVE
 TAR, OTHER, INDEX = "train/add/000000.tar", "train/add/000001.tar", "train/add/000000.index.npy"
 
 
-def flip(root: Path, name: str, at: int) -> None:
+def flip(root: Path, name: str, position: int) -> None:
     data = bytearray((root / name).read_bytes())
-    data[at] ^= 1
+    data[position] ^= 1
     (root / name).write_bytes(data)
 
 
 def swap(root: Path) -> None:
-    one, other = (root / TAR).read_bytes(), (root / OTHER).read_bytes()
-    (root / TAR).write_bytes(other)
-    (root / OTHER).write_bytes(one)
+    first, second = (root / TAR).read_bytes(), (root / OTHER).read_bytes()
+    (root / TAR).write_bytes(second)
+    (root / OTHER).write_bytes(first)
 
 
 def index_that_disagrees(root: Path, *, row: int | slice = 3, bytes_off: int = 1) -> None:
-    """An index of the right form and digest, one row of which points beside its text."""
+    """Return an index of the right form and digest, with a row that points beside its text."""
     data = bytearray((root / INDEX).read_bytes())
     manifest = json.loads((root / "manifest.json").read_text())
     num = manifest["skills"][0]["train"]["num_samples"][0]
@@ -45,7 +45,7 @@ def index_that_disagrees(root: Path, *, row: int | slice = 3, bytes_off: int = 1
 
 
 def shifted_index(root: Path) -> None:
-    """An index of the right form and digest whose rows are each one block too far."""
+    """Return an index of the right form and digest whose rows are each a block too far."""
     index_that_disagrees(root, row=slice(None), bytes_off=512)
 
 
@@ -138,7 +138,7 @@ def test_a_manifest_that_names_a_path_outside_its_directory_is_refused(damaged: 
 
 
 def test_verify_says_where_a_tar_has_no_end_though_digest_and_index_agree(shards: ShardSet, tmp_path: Path) -> None:
-    """What a faulty writer would make: plain tar warns of such a file, and the digest alone does not find it."""
+    """A faulty writer could make such a file. Plain tar warns of the file, and the digest alone does not find the fault."""
     shutil.copytree(shards.root, tmp_path / "cut")
     data = (tmp_path / "cut" / TAR).read_bytes().removesuffix(END_OF_ARCHIVE) + b"x" * len(END_OF_ARCHIVE)
     (tmp_path / "cut" / TAR).write_bytes(data)

@@ -1,4 +1,4 @@
-"""Jobs that are killed, run again, run twice at once, or run out of disk: the bytes are those of an undisturbed run."""
+"""Jobs that are killed, repeated, run twice at once, or run out of disk give the bytes of an undisturbed run."""
 
 import os
 import random
@@ -46,18 +46,20 @@ MANIFESTS = {"tag": "tags.json", "shard": "manifest.json", "shard-drop": "manife
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus in about 90 partitions, with ids and texts that repeat in other partitions, its tags, its shards with and without
-    copies, and their token counts."""
+    """Write a corpus in about 90 partitions with ids and texts that repeat in other partitions, and its artefacts.
+
+    The artefacts are the tags, the shards with and without copies, and the token counts.
+    """
     folder = tmp_path_factory.mktemp("base")
     (folder / "corpus").mkdir()
     records = samples(add=1500, carry=900, negate=300)
-    for at in range(4):
-        repeated = [{**record, "text": "again"} for record in records[(at + 1) % 4 : 400 : 4]][:20]
+    for part in range(4):
+        repeated = [{**record, "text": "again"} for record in records[(part + 1) % 4 : 400 : 4]][:20]
         copies = [
             {**record, "id": f"copy-{record['id']}", "text": record["text"].upper()}
-            for record in records[(at + 2) % 4 : 600 : 8]
+            for record in records[(part + 2) % 4 : 600 : 8]
         ]
-        (folder / "corpus" / f"{at}.jsonl").write_bytes(lines([*records[at::4], *repeated, *copies]) + b"{\n")
+        (folder / "corpus" / f"{part}.jsonl").write_bytes(lines([*records[part::4], *repeated, *copies]) + b"{\n")
     works(*tag(folder, folder / "tags"))
     works(*shard(folder, folder / "shards"))
     works(*shard_drop(folder, folder / "shards-drop"))
@@ -93,8 +95,8 @@ def test_killed_at_many_points_and_run_again_it_completes_with_the_same_bytes(
     verb: str, workers: int, base: Path, tmp_path: Path
 ) -> None:
     command, out = COMMANDS[verb](base, tmp_path / "out", workers), tmp_path / "out"
-    for at, more in enumerate((1, 3, 40, 97)):
-        marker, before = f"{tmp_path}-{at}", num_files(out)
+    for number, more in enumerate((1, 3, 40, 97)):
+        marker, before = f"{tmp_path}-{number}", num_files(out)
         process = start(*command, marker=marker)
         wait_until(
             lambda before=before, more=more, process=process: (
@@ -113,11 +115,11 @@ def test_killed_at_random_moments_and_run_again_it_completes_with_the_same_bytes
     verb: str, base: Path, tmp_path: Path
 ) -> None:
     command, out, chance = COMMANDS[verb](base, tmp_path / "out", 2), tmp_path / "out", random.Random(7)
-    for at in range(4):
-        process = start(*command, marker=f"{tmp_path}-{at}")
+    for number in range(4):
+        process = start(*command, marker=f"{tmp_path}-{number}")
         wait_until(lambda process=process: out.exists() or process.poll() is not None)
         time.sleep(chance.random() * 1.5)
-        kill_and_see_all_end(process, f"{tmp_path}-{at}")
+        kill_and_see_all_end(process, f"{tmp_path}-{number}")
     works(*command)
     assert tree(out) == expected(base, verb)
 
@@ -139,9 +141,9 @@ def test_a_kill_between_the_manifest_and_the_cleaning_is_mended_by_the_next_run(
 def test_run_several_times_at_once_all_succeed_with_the_same_bytes(verb: str, base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     processes = []
-    for at, delay_s in enumerate((0.0, 0.0, 0.15, 0.3)):
+    for number, delay_s in enumerate((0.0, 0.0, 0.15, 0.3)):
         time.sleep(delay_s)
-        processes.append(start(*COMMANDS[verb](base, out, 1 + at % 2), marker=str(tmp_path)))
+        processes.append(start(*COMMANDS[verb](base, out, 1 + number % 2), marker=str(tmp_path)))
     outcomes = [finish(process) for process in processes]
     assert [outcome.code for outcome in outcomes] == [0] * 4, outcomes
     assert tree(out) == expected(base, verb)
@@ -153,7 +155,7 @@ def test_run_several_times_at_once_all_succeed_with_the_same_bytes(verb: str, ba
 def test_a_full_disk_ends_in_one_sentence_and_the_next_run_completes(
     verb: str, workers: int, base: Path, tmp_path: Path
 ) -> None:
-    """No file may grow over a limit: the system call fails as on a full disk."""
+    """A file cannot grow over a limit: the system call fails as on a full disk."""
     command, out = COMMANDS[verb](base, tmp_path / "out", workers), tmp_path / "out"
     limited = (
         "import resource, sys; from skillshard.cli import main; "
@@ -213,7 +215,7 @@ def fail(number, folder, deaths):
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module of functions that the workers can import."""
+    """Write a module of functions that the workers can import."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "work_that_dies.py").write_text(WORK)
     (tmp_path / "tries").mkdir()
@@ -229,14 +231,16 @@ def tries_of(work: Path) -> dict[str, int]:
 def test_a_task_whose_worker_dies_is_tried_again(work: Path) -> None:
     import work_that_dies  # type: ignore[import-not-found]
 
-    tasks = keyed({"number": at, "folder": str(work / "tries"), "deaths": 2 * (at == 3)} for at in range(12))
-    found = run(work_that_dies.square, tasks, backend=Backend(workers=2), records=str(work / "records"))
-    assert [record["square"] for record in found] == [at * at for at in range(12)]
+    tasks = keyed(
+        {"number": number, "folder": str(work / "tries"), "deaths": 2 * (number == 3)} for number in range(12)
+    )
+    results = run(work_that_dies.square, tasks, backend=Backend(workers=2), records=str(work / "records"))
+    assert [record["square"] for record in results] == [number * number for number in range(12)]
     assert tries_of(work)["3"] == 3
 
 
 def test_a_node_without_the_package_is_one_sentence_without_a_traceback() -> None:
-    """The text is the one of Ray for an actor, whose class the node could not import."""
+    """The text is the text of Ray for an actor whose class the node could not import."""
     error = RuntimeError(
         "The actor with name _Keeper failed to import on the worker. This may be because needed library dependencies are not installed in "
         "the worker environment:\n\nTraceback (most recent call last):\n  File \"x.py\", line 1\nModuleNotFoundError: No module named 'skillshard'\n"
@@ -251,26 +255,28 @@ def test_a_node_without_the_package_is_one_sentence_without_a_traceback() -> Non
 def test_deaths_of_many_tasks_are_not_added_up(work: Path) -> None:
     import work_that_dies
 
-    tasks = keyed({"number": at, "folder": str(work / "tries"), "deaths": at % 2} for at in range(10))
-    found = run(work_that_dies.square, tasks, backend=Backend(workers=2), records=str(work / "records"))
-    assert [record["square"] for record in found] == [at * at for at in range(10)]
+    tasks = keyed({"number": number, "folder": str(work / "tries"), "deaths": number % 2} for number in range(10))
+    results = run(work_that_dies.square, tasks, backend=Backend(workers=2), records=str(work / "records"))
+    assert [record["square"] for record in results] == [number * number for number in range(10)]
 
 
 def test_a_task_that_kills_every_worker_stops_the_job_with_its_name_and_what_is_done_is_kept(work: Path) -> None:
     import work_that_dies
 
-    tasks = keyed({"number": at, "folder": str(work / "tries"), "deaths": 99 * (at == 5)} for at in range(9))
+    tasks = keyed(
+        {"number": number, "folder": str(work / "tries"), "deaths": 99 * (number == 5)} for number in range(9)
+    )
     with pytest.raises(
         ExecutionError, match=f"failed {MAX_TRIES} times.*killed, or out of memory.*run the same command again"
     ):
         run(work_that_dies.square, tasks, backend=Backend(workers=2), records=str(work / "records"))
-    assert {f"00000{at}.json" for at in range(5)} <= {path.name for path in (work / "records").iterdir()}
+    assert {f"00000{number}.json" for number in range(5)} <= {path.name for path in (work / "records").iterdir()}
     assert tries_of(work)["5"] == MAX_TRIES
 
 
 def test_an_error_of_the_system_is_tried_again_and_then_named(work: Path) -> None:
     import work_that_dies
 
-    tasks = keyed({"number": at, "folder": str(work / "tries"), "deaths": 0} for at in range(2))
+    tasks = keyed({"number": number, "folder": str(work / "tries"), "deaths": 0} for number in range(2))
     with pytest.raises(ExecutionError, match=r"task 00000[01] failed 3 times.*\[Errno 5\] Input/output error"):
         run(work_that_dies.fail, tasks, backend=Backend(workers=2), records=str(work / "records"))

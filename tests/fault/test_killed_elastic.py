@@ -1,4 +1,4 @@
-"""Ranks with real loader workers, SIGKILLed at random draws and started again as others: the stream of one reader."""
+"""Ranks with real loader workers are killed by SIGKILL at random draws and continue as other ranks: the stream of a single reader."""
 
 import json
 import os
@@ -64,7 +64,7 @@ os._exit(0)  # with worker processes still reading ahead
 
 
 def losses_at(draw: int) -> dict[str, float]:
-    return {skill: 3.0 / (1 + draw * (at + 1) / 100) for at, skill in enumerate(SKILLS)}
+    return {skill: 3.0 / (1 + draw * (number + 1) / 100) for number, skill in enumerate(SKILLS)}
 
 
 def live(shards: Any, ledger: Path, lag: int) -> Mixer:
@@ -72,17 +72,17 @@ def live(shards: Any, ledger: Path, lag: int) -> Mixer:
 
 
 def by_one_reader(shards: ShardSet, ledger: Path, lag: int, num_draws: int) -> list[str]:
-    one = live(shards, ledger, lag)
-    found: list[str] = []
+    reader = live(shards, ledger, lag)
+    texts: list[str] = []
     for first in range(0, num_draws, 25):
         if first:
-            one.report(first, losses_at(first), draw=first)
-        found += one.batch(first, min(25, num_draws - first)).text
-    return found
+            reader.report(first, losses_at(first), draw=first)
+        texts += reader.batch(first, min(25, num_draws - first)).text
+    return texts
 
 
 def seen_in(folder: Path) -> dict[int, str]:
-    """Draw -> text; one read again after a kill must have been the same."""
+    """Return the text of each draw. A draw that is read again after a kill must have the same text."""
     seen: dict[int, str] = {}
     for record in records(folder / "log.jsonl"):
         for draw, text in zip(record["draws"], record["texts"], strict=True):
@@ -95,11 +95,11 @@ def test_ranks_killed_at_random_draws_and_begun_again_as_others_read_the_one_str
     shards: ShardSet, tmp_path: Path, lag: int, seed: int
 ) -> None:
     rng, marker, kills = random.Random(seed), uuid.uuid4().hex, 0
-    for at in range(4):
+    for start in range(4):
         plan = {
             "lag": lag,
             "world_size": rng.randint(1, 4),
-            "workers": rng.randint(0, 2 if at else 4),
+            "workers": rng.randint(0, 2 if start else 4),
             "batch_size": rng.randint(1, 6),
             "draws": DRAWS,
         }
@@ -108,14 +108,14 @@ def test_ranks_killed_at_random_draws_and_begun_again_as_others_read_the_one_str
         with subprocess.Popen(
             command, cwd=REPOSITORY, text=True, stderr=subprocess.PIPE, env={**os.environ, "SKILLSHARD_TEST": marker}
         ) as process:
-            while at < 3 and process.poll() is None:
+            while start < 3 and process.poll() is None:
                 if len(seen_in(tmp_path)) >= begun + more:
                     process.send_signal(signal.SIGKILL)
                     kills += 1
                     break
                 time.sleep(0.01)
             code = process.wait(120)
-        assert code == (-signal.SIGKILL if at < 3 else 0), process.stderr
+        assert code == (-signal.SIGKILL if start < 3 else 0), process.stderr
     assert kills == 3
     seen = seen_in(tmp_path)
     assert sorted(seen) == list(range(len(seen))) and len(seen) >= DRAWS

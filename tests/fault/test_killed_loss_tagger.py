@@ -1,4 +1,4 @@
-"""`tag loss` killed in the middle of its runs and run again: the bytes of an undisturbed run."""
+"""`tag loss` that is killed in the middle of its trials and repeated gives the bytes of an undisturbed run."""
 
 from pathlib import Path
 
@@ -29,11 +29,13 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_and_ends_in_the_same_bytes(tmp
     runs = out / ".work" / "scratch" / "kept" / "model" / "runs"
     wait_until(lambda: num_files(runs) >= 8 or process.poll() is not None, timeout_s=120)
     kill_and_see_all_end(process, str(tmp_path))
-    kept = set(runs.rglob("checkpoint-*.npy"))
-    assert 1 <= len(kept) < 40, "killed too early or too late to show anything"
+    checkpoints = set(runs.rglob("checkpoint-*.npy"))
+    assert 1 <= len(checkpoints) < 40, "killed too early or too late to show anything"
     assert not (out / "tags.json").exists()
-    last = {max(run.glob("checkpoint-*.npy")) for run in runs.iterdir()}  # may lack the optimizer's state
-    before = {path: path.stat().st_mtime_ns for path in kept - last}
+    last = {
+        max(run.glob("checkpoint-*.npy")) for run in runs.iterdir()
+    }  # the last checkpoint may lack the state of the optimizer
+    before = {path: path.stat().st_mtime_ns for path in checkpoints - last}
     again = start("tag", "loss", corpus, "--out", out, *options, marker=str(tmp_path))
     assert finish(again, timeout_s=240).code == 0
     works("tag", "loss", corpus, "--out", tmp_path / "whole", *options)

@@ -1,4 +1,4 @@
-"""A trainer that is SIGKILLed again and again, with loader workers, sees the stream of one that never was."""
+"""A trainer with loader workers that is killed by SIGKILL again and again sees the stream of an undisturbed trainer."""
 
 import json
 import os
@@ -82,11 +82,11 @@ def num_lines(path: Path) -> int:
 
 
 def stream(folder: Path) -> list[tuple[list[int], list[str]]]:
-    """Draws and texts of every step; a step done again after a kill must have been the same."""
+    """Return draws and texts of every step. A step that is repeated after a kill must have the same draws and texts."""
     steps: dict[int, tuple[list[int], list[str]]] = {}
     for line in (folder / "log.jsonl").read_text().splitlines():
         if not line.endswith("}"):
-            continue  # cut by the kill
+            continue  # the kill cut the line
         record = json.loads(line)
         seen = (record["draws"], record["texts"])
         assert steps.setdefault(record["step"], seen) == seen

@@ -1,4 +1,4 @@
-"""Hundreds of skills with several shards each, where a process may have few files open, as `ulimit -n` often says."""
+"""Hundreds of skills with several shards each, in a process with a small limit of open files, a common setting of `ulimit -n`."""
 
 import os
 import resource
@@ -37,20 +37,20 @@ print(len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFIL
 
 @pytest.fixture(scope="module")
 def many(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shard set of 400 skills, each of which has the same shards under another name."""
+    """Make a shard set of 400 skills that share the same shards under different names."""
     manifest = read_json(f"{shards.root}/{MANIFEST}")
-    kept = next(skill for skill in manifest["skills"] if skill["name"] == "add")
-    assert len(kept["train"]["number"]) > 4
+    add = next(skill for skill in manifest["skills"] if skill["name"] == "add")
+    assert len(add["train"]["number"]) > 4
     names = [f"skill-{number:03d}" for number in range(NUM_SKILLS)]
-    manifest["skills"] = [{**kept, "name": name, "folder": name} for name in names]
-    manifest["num_train"] = NUM_SKILLS * sum(kept["train"]["num_samples"])
-    manifest["num_holdout"] = NUM_SKILLS * sum(kept["holdout"]["num_samples"])
+    manifest["skills"] = [{**add, "name": name, "folder": name} for name in names]
+    manifest["num_train"] = NUM_SKILLS * sum(add["train"]["num_samples"])
+    manifest["num_holdout"] = NUM_SKILLS * sum(add["holdout"]["num_samples"])
     manifest["num_rows"] = manifest["num_train"] + manifest["num_holdout"] + sum(manifest["set_aside"].values())
     folder = tmp_path_factory.mktemp("many")
     for split in ("train", "holdout"):
         (folder / split).mkdir()
         for name in names:
-            (folder / split / name).symlink_to(f"{shards.root}/{split}/{kept['folder']}")
+            (folder / split / name).symlink_to(f"{shards.root}/{split}/{add['folder']}")
     (folder / MANIFEST).write_bytes(to_json(manifest))
     return folder
 

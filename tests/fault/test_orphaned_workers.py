@@ -1,4 +1,4 @@
-"""A trainer dies, its loader workers wait on, and the run is resumed at once: the workers disturb nothing and end by themselves."""
+"""A trainer dies, its loader workers wait on, and the run is resumed at once. The workers disturb nothing and end by themselves."""
 
 import itertools
 import json
@@ -61,12 +61,12 @@ def losses_at(step: int) -> dict[str, float]:
 
 
 def other_losses(step: int) -> dict[str, float]:
-    """What the dying trainer measured: the opposite, so that a round decided with it turns the weights round."""
+    """Return the losses of the dying trainer. The losses are opposite, so a round that uses these losses turns the weights round."""
     return {"add": 5.0, "carry": 0.1, "negate": 1.0} if step else losses_at(0)
 
 
 def go_on(mixer: Mixer, first: int, stop: int) -> list[str]:
-    """Ids of a trainer that reports after every second step, and the losses are a function of the step."""
+    """Train with a report after every second step and losses that depend on the step alone, and return the ids."""
     seen: list[str] = []
     for step in range(first, stop):
         seen += mixer.ids(step * STEP, STEP)
@@ -101,7 +101,7 @@ def test_workers_of_a_dead_trainer_neither_disturb_the_run_that_took_over_nor_st
         mixer.load_state_dict(json.loads((tmp_path / "checkpoint.json").read_text()))
     seen = go_on(mixer, 2, 6)
     end = time.monotonic() + 30
-    while marked(marker):  # while they live they may write, so the rest of the run comes after and beside them
+    while marked(marker):  # live workers may write, so the rest of the run comes during and after their lives
         assert time.monotonic() < end, "loader workers outlive their trainer"
         time.sleep(0.1)
     seen += go_on(mixer, 6, 16)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: nothing new begins, nothing survives, one sentence says how to go on, and going on gives the same bytes."""
+"""After Ctrl-C and SIGTERM no new work begins, no process survives, one sentence names the next step, and a repetition gives the same bytes."""
 
 import os
 import shlex
@@ -81,7 +81,7 @@ class Slow:
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=_hears_ctrl_c,
-            start_new_session=True,  # a process group, to which a terminal sends Ctrl-C
+            start_new_session=True,  # a terminal sends Ctrl-C to a process group
             env={**os.environ, "SKILLSHARD_TEST": self.marker, "PYTHONPATH": str(REPOSITORY)},
         )
 
@@ -89,12 +89,12 @@ class Slow:
         return {path.name for path in self.out.glob(pattern)} if self.out.exists() else set()
 
     def results(self) -> dict[str, bytes]:
-        """What has its final name; a real command deletes the hidden files of killed writers when it begins."""
+        """Return the files with final names. A real command deletes the hidden files of killed writers at its start."""
         return {name: data for name, data in tree(self.out / "results").items() if not Path(name).name.startswith(".")}
 
 
 def _hears_ctrl_c() -> None:
-    """A shell starts its background jobs with SIGINT ignored, and the tests may run in one."""
+    """Restore SIGINT, because a shell starts background jobs with SIGINT ignored, and the tests may run in a background job."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -104,7 +104,7 @@ def slow(tmp_path: Path) -> Slow:
 
 
 def stop(process: "subprocess.Popen[str]", number: signal.Signals) -> tuple[str, float]:
-    """Stop a command as a terminal or a scheduler does; its standard error, and the seconds that it took to end."""
+    """Stop a command as a terminal or a scheduler does, and return the standard error and the seconds to the end."""
     if number == signal.SIGINT:
         os.killpg(process.pid, number)
     else:
@@ -184,7 +184,7 @@ def test_a_command_in_one_process_stops_in_the_middle_of_a_task(slow: Slow) -> N
 def test_a_signal_that_comes_while_python_runs_a_destructor_stops_the_command(
     workers: int, number: signal.Signals, slow: Slow
 ) -> None:
-    """Python only prints an exception that a destructor or a callback of a library lets out, and goes on."""
+    """Python only prints an exception that a destructor or a callback of a library raises, and continues."""
     process = slow.start("--workers", workers, "--seconds", 2, "--in-destructor")
     wait_until(lambda: len(slow.names("first-*.begun")) >= 1 or process.poll() is not None, timeout_s=120)
     err, _ = stop(process, number)

@@ -1,4 +1,4 @@
-"""One shard set on a real S3 API, on a plain web server, and behind a server that fails as told; all on loopback."""
+"""A shard set on a real S3 API, on a plain web server, and behind a server with faults, all on loopback."""
 
 import logging
 import os
@@ -23,14 +23,14 @@ def s3_uri(address: str) -> str:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tries follow each other at once."""
+    """Repeat a failed request at once."""
     monkeypatch.setattr(storage, "BACK_OFF_S", 0.005)
     monkeypatch.setattr(web, "TIMEOUT_S", 5.0)
 
 
 @pytest.fixture(scope="session")
 def s3_address(shards: ShardSet) -> Iterator[str]:
-    """A real S3 API that holds the shard set in bucket/sets/S."""
+    """Start a real S3 API that holds the shard set in bucket/sets/S, and return the address."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -55,7 +55,7 @@ def web_address(shards: ShardSet) -> Iterator[str]:
 
 @pytest.fixture(params=["s3", "http"])
 def place(request: pytest.FixtureRequest) -> str:
-    """The shard set's URI at each kind of store."""
+    """Return the shard set's URI at each kind of store."""
     if request.param == "s3":
         return s3_uri(request.getfixturevalue("s3_address"))
     return f"http://{request.getfixturevalue('web_address')}"
@@ -66,7 +66,7 @@ Through = Callable[[str], tuple[Between, str]]
 
 @pytest.fixture
 def through(request: pytest.FixtureRequest) -> Iterator[Through]:
-    """A server in between ("s3" or "http"), and the shard set's URI through it."""
+    """Start a server in between ("s3" or "http"), and return the server and the shard set's URI through the server."""
     opened = []
 
     def make(kind: str) -> tuple[Between, str]:
@@ -81,5 +81,5 @@ def through(request: pytest.FixtureRequest) -> Iterator[Through]:
 
 @pytest.fixture
 def between(through: Through) -> tuple[Between, str]:
-    """A server in between for http, and the shard set's URI through it."""
+    """Start a server in between for http, and return the server and the shard set's URI through the server."""
     return through("http")

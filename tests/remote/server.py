@@ -1,4 +1,4 @@
-"""A server between us and the files: it counts what is asked for, and does what servers should not do."""
+"""A server between the tests and the files, which counts requests and makes faults."""
 
 import contextlib
 import http.client
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 Fault = str | float | None
-"""What goes wrong with an answer: a status ("500"), "busy" (503 with a pause of 7 s), "reset", "cut", "wrong", "longer", "other", "hang", "drip", seconds of delay, or nothing."""
+"""Fault of an answer: a status ("500"), "busy" (503 with a pause of 7 s), "reset", "cut", "wrong", "longer", "other", "hang", "drip", a delay in seconds, or None."""
 Faults = Callable[[str, int], Fault]
-"""The fault of a path's n-th GET, n from 0."""
+"""A function that returns the fault of the n-th GET of a path, with n from 0."""
 
 
 @contextlib.contextmanager
 def served(folder: Path | str) -> Iterator[str]:
-    """The address of `python -m http.server` in a directory."""
+    """Return the address of `python -m http.server` in a directory."""
     command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
@@ -34,8 +34,8 @@ class Between:
     """A proxy on loopback.
 
     Attributes:
-        asked: GETs of each path so far (a store's path has its bucket).
-        faults: what goes wrong; may be changed at any time.
+        asked: Number of GETs of each path. The path of a store has the bucket.
+        faults: Fault of each GET. A test may change the function at any time.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -112,7 +112,7 @@ class Between:
             daemon_threads = True
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # clients that hang up are part of the tests
+                pass  # clients that hang up are a part of the tests
 
         self.released = threading.Event()
         self._server = Server(("127.0.0.1", 0), Handler)

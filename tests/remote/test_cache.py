@@ -1,4 +1,4 @@
-"""The cache: one download for all processes, a limit, and nothing wrong in it whoever dies or fills the disk."""
+"""The cache: one download for all processes, a limit, and no wrong byte after the death of a process or on a full disk."""
 
 import errno
 import mmap
@@ -103,9 +103,9 @@ def test_who_waits_for_a_killed_download_takes_it_over(
     wait_until(lambda: any(part.stat().st_size for part in parts(tmp_path)))
     waiting = start(READ_ALL, place, tmp_path)
     assert waiting.stdout is not None and waiting.stdout.readline() == "opened\n"
-    asked = dict(server.asked)
+    requests = dict(server.asked)
     time.sleep(0.3)
-    assert {path: num for path, num in server.asked.items() if num > 1} == {"/manifest.json": 2}, asked
+    assert {path: num for path, num in server.asked.items() if num > 1} == {"/manifest.json": 2}, requests
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     server.faults = lambda path, nth: None
@@ -168,13 +168,13 @@ def test_a_forked_child_does_not_hold_the_claims_of_its_dead_parent(
 
 
 def fill(cache: Cache, folder: Path, *contents: bytes) -> list[Wanted]:
-    """Put files into a cache, in this order, one second apart."""
+    """Put files into a cache, in this order, a second apart."""
     wanted = []
-    for at, content in enumerate(contents):
-        (folder / str(at)).write_bytes(content)
-        wanted.append(Wanted(str(at), canonical.digest(content), len(content)))
-        cache.open(str(folder / str(at)), wanted[-1]).close()
-        os.utime(cache.folder / wanted[-1].digest, (at, at))
+    for second, content in enumerate(contents):
+        (folder / str(second)).write_bytes(content)
+        wanted.append(Wanted(str(second), canonical.digest(content), len(content)))
+        cache.open(str(folder / str(second)), wanted[-1]).close()
+        os.utime(cache.folder / wanted[-1].digest, (second, second))
     return wanted
 
 
@@ -194,7 +194,7 @@ def test_any_limit_gives_the_right_stream_and_is_kept(limit: int, place: str, sh
 def test_the_longest_unused_goes_first_and_what_is_mapped_never(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", 250)
     first, second = fill(cache, tmp_path, b"a" * 100, b"b" * 100)
-    with cache.open("unread", first):  # used just now; closed again
+    with cache.open("unread", first):  # the file was used a moment ago, and is closed again
         pass
     (third,) = fill(cache, tmp_path, b"c" * 100)
     assert set(sizes(cache.folder)) == {first.digest, third.digest}
@@ -234,14 +234,14 @@ def test_another_process_does_not_evict_what_this_one_has_mapped(place: str, sha
 
 def test_the_cache_may_be_deleted_while_it_is_used(place: str, shards: ShardSet, tmp_path: Path) -> None:
     remote = ShardSet.open(place, cache=tmp_path / "cache")
-    found = []
+    texts_read = []
     for of_skill in remote.train.values():
-        for at, sample in enumerate(of_skill):
-            found.append(sample.text)
-            if at % 20 == 0:
+        for number, sample in enumerate(of_skill):
+            texts_read.append(sample.text)
+            if number % 20 == 0:
                 for path in [*(tmp_path / "cache").glob("*")]:
                     path.unlink(missing_ok=True)
-    assert found == texts(shards)
+    assert texts_read == texts(shards)
 
 
 def read(cache: Cache, place: Path, wanted: Wanted) -> bytes:
@@ -287,19 +287,19 @@ def test_a_file_that_was_damaged_in_the_cache_is_fetched_again(
 ) -> None:
     server, place = between
     assert texts(ShardSet.open(place, cache=tmp_path)) == texts(shards)
-    asked = sum(server.asked.values())
-    for at, path in enumerate(sorted(tmp_path.iterdir())):
+    num_requests = sum(server.asked.values())
+    for number, path in enumerate(sorted(tmp_path.iterdir())):
         data = path.read_bytes()
-        path.write_bytes(data[: len(data) // 2] if at % 2 else data[:9] + bytes([data[9] ^ 4]) + data[10:])
+        path.write_bytes(data[: len(data) // 2] if number % 2 else data[:9] + bytes([data[9] ^ 4]) + data[10:])
     assert texts(ShardSet.open(place, cache=tmp_path)) == texts(shards)
-    assert sum(server.asked.values()) == 2 * asked
+    assert sum(server.asked.values()) == 2 * num_requests
 
 
 # -------------------------------------------------------------------------------------------------------------- full disk
 
 
 class Disk:
-    """A disk that holds only so many bytes of the cache."""
+    """A disk that holds a limited number of bytes of the cache."""
 
     def __init__(self, folder: Path, num_bytes: int) -> None:
         self.folder, self.num_bytes, self.write = folder, num_bytes, os.write
@@ -352,7 +352,7 @@ def test_a_process_that_may_not_write_so_much_says_so(between: tuple[Between, st
     assert re.match(
         r"error: no room in the cache .*cache for train/add/\d+\.tar \([\d,]+ bytes\): the disk is full", err
     )
-    Cache(tmp_path / "cache", None)  # takes away what threads were fetching when the process ended
+    Cache(tmp_path / "cache", None)  # the new cache removes the unfinished downloads of the threads
     assert all(canonical.digest(data) == name for name, data in tree(tmp_path / "cache").items())
 
 
@@ -379,8 +379,8 @@ def test_the_stream_finds_its_next_shards_fetched(
         assert remote.batch(number * 40, 40).text == local.batch(number * 40, 40).text
         if number:
             assert set(fetchers[before:]) <= {"skillshard-read-ahead"}
-        kept = remote.shards.files.cache  # type: ignore[attr-defined]
-        wait_until(lambda kept=kept: not kept._ahead._waiting)
+        local_cache = remote.shards.files.cache  # type: ignore[attr-defined]
+        wait_until(lambda local_cache=local_cache: not local_cache._ahead._waiting)
     assert len(fetchers) == len(set(server.asked)) - 1 > 20
 
 

@@ -1,4 +1,4 @@
-"""The clients of a store: one for a bucket and process, and no request sees the bytes of another."""
+"""The clients of a store: one client for a bucket and process, and no request sees the bytes of another request."""
 
 import io
 import multiprocessing
@@ -31,12 +31,12 @@ def test_files_of_a_bucket_share_a_client_and_other_keys_do_not() -> None:
 
 
 def test_a_forked_child_makes_its_own_client() -> None:
-    here = places.filesystem(f"s3://three/0.tar{QUERY}")[0]
+    parents = places.filesystem(f"s3://three/0.tar{QUERY}")[0]
     receiver, sender = multiprocessing.Pipe(duplex=False)
     child = os.fork()
     if not child:
-        there = places.filesystem(f"s3://three/0.tar{QUERY}")[0]
-        sender.send((there is here, there is places.filesystem(f"s3://three/1.tar{QUERY}")[0]))
+        childs = places.filesystem(f"s3://three/0.tar{QUERY}")[0]
+        sender.send((childs is parents, childs is places.filesystem(f"s3://three/1.tar{QUERY}")[0]))
         os._exit(0)
     assert receiver.recv() == (False, True)
     os.waitpid(child, 0)
@@ -44,14 +44,14 @@ def test_a_forked_child_makes_its_own_client() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 350])
 def test_every_request_gets_a_buffer_of_zeros(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    content, given = bytes(range(1, 201)) * 2, []
+    content, buffers = bytes(range(1, 201)) * 2, []
 
     class File(io.BytesIO):
         def size(self) -> int:
             return size
 
         def readinto(self, buffer: Any) -> int:
-            given.append(bytes(buffer))
+            buffers.append(bytes(buffer))
             return super().readinto(buffer)
 
     class Store:
@@ -61,4 +61,4 @@ def test_every_request_gets_a_buffer_of_zeros(size: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(storage, "CHUNK_BYTES", 100)
     monkeypatch.setattr(places, "filesystem", lambda place: (Store(), place))
     assert b"".join(storage.chunks("s3://bucket/key")) == content[:size]
-    assert len(given) == -(-size // 100) and not any(map(any, given))
+    assert len(buffers) == -(-size // 100) and not any(map(any, buffers))

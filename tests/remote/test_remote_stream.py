@@ -1,4 +1,4 @@
-"""A remote shard set gives the stream of the local one, or one clear error; nothing wrong is ever yielded."""
+"""A remote shard set gives the stream of the local shard set, or a single clear error, and never wrong data."""
 
 import re
 import time
@@ -29,8 +29,8 @@ def mixer(shards: ShardSet, ledger: Path, **arguments: Any) -> Mixer:
 
 
 def stream(shards: ShardSet, ledger: Path) -> list[tuple[str, str]]:
-    one = mixer(shards, ledger)
-    batches = [one.batch(first, 50) for first in range(0, DRAWS, 50)]
+    mixed = mixer(shards, ledger)
+    batches = [mixed.batch(first, 50) for first in range(0, DRAWS, 50)]
     return [pair for batch in batches for pair in zip(batch.skill, batch.text, strict=True)]
 
 
@@ -40,7 +40,7 @@ def local(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> list[tu
 
 
 def nothing_is_left_over(cache: Path, timeout_s: float = 20) -> bool:
-    """Whether no download is under way: a thread that reads ahead may just be finding that another one has the file."""
+    """Return whether no download is under way. A thread that reads ahead may be about to find the file of another thread."""
     end = time.monotonic() + timeout_s
     while any(path.suffix == cache_module.PART for path in cache.iterdir()):
         if time.monotonic() > end:
@@ -70,9 +70,9 @@ def test_a_remote_stream_is_the_local_one(
 def test_forked_workers_read_remote_shards_while_their_parent_reads_ahead(
     place: str, workers: int, local: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    one = mixer(ShardSet.open(place, cache=tmp_path / "cache"), tmp_path / "ledger")
-    assert one.batch(0, 1).text == [local[0][1]]  # starts threads here, before the workers fork
-    loader = DataLoader(MixedDataset(one), batch_size=50, num_workers=workers)
+    mixed = mixer(ShardSet.open(place, cache=tmp_path / "cache"), tmp_path / "ledger")
+    assert mixed.batch(0, 1).text == [local[0][1]]  # the read starts threads in this process, before the workers fork
+    loader = DataLoader(MixedDataset(mixed), batch_size=50, num_workers=workers)
     texts = [text for batch, _ in zip(loader, range(DRAWS // 50), strict=False) for text in batch["text"]]
     assert texts == [text for _, text in local]
 
@@ -94,15 +94,15 @@ def test_inspect_verify_and_mix_take_a_remote_shard_set(place: str, shards: Shar
 def test_writing_to_a_remote_place_is_refused_in_one_sentence(tmp_path: Path) -> None:
     outcome = skillshard("shard", tmp_path, "--tags", tmp_path, "--out", "s3://bucket/S")
     assert outcome.code == 2
-    said = re.sub(r"[\s│]+", " ", outcome.err)
-    assert "s3://bucket/S is remote: this version reads remote places and writes to directories." in said
+    message = re.sub(r"[\s│]+", " ", outcome.err)
+    assert "s3://bucket/S is remote: this version reads remote places and writes to directories." in message
 
 
 # --------------------------------------------------------------------------------------------------------------- faults
 
 PASSING = ("500", "503", "429", "408", "reset", "cut", "wrong", "longer", "other")
 SDK_RETRIES = ("500", "503", "reset", "cut")
-"""What pyarrow's S3 client tries again by itself, out of our sight."""
+"""Faults that pyarrow's S3 client repeats by itself, so that the tests do not see the repetition."""
 
 
 def first_two(fault: str) -> Faults:
@@ -114,7 +114,8 @@ def test_faults_that_pass_are_survived(
     fault: str, between: tuple[Between, str], local: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     server, place = between
-    manifest_is_checked = fault not in ("wrong", "longer", "other")  # its length and digest are not known beforehand
+    # Length and digest of the manifest are not known beforehand.
+    manifest_is_checked = fault not in ("wrong", "longer", "other")
     server.faults = lambda path, nth: (
         fault if nth < 2 and (manifest_is_checked or not path.endswith("manifest.json")) else None
     )
@@ -166,15 +167,16 @@ def test_faults_that_last_end_in_one_clear_error_and_leave_nothing_half_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(web, "TIMEOUT_S", 0.2)
-    monkeypatch.setattr(cache_module.Cache, "prefetch", lambda self, place, wanted: None)  # count the reader's requests
+    # Only the reader's requests count.
+    monkeypatch.setattr(cache_module.Cache, "prefetch", lambda self, place, wanted: None)
     server, place = between
     server.faults = lambda path, nth: fault if re.search(r"/add/\d+\.tar", path) else None
     remote = ShardSet.open(place, cache=tmp_path / "cache")
     kind, sentence = LASTING[fault]
     with pytest.raises(kind, match=sentence):
         stream(remote, tmp_path / "ledger")
-    asked = [num for path, num in server.asked.items() if re.search(r"/train/add/\d+\.tar", path)]
-    assert asked == [1 if fault in ("404", "403", "401") else storage.TRIES]
+    num_requests = [num for path, num in server.asked.items() if re.search(r"/train/add/\d+\.tar", path)]
+    assert num_requests == [1 if fault in ("404", "403", "401") else storage.TRIES]
     assert nothing_is_left_over(tmp_path / "cache")
     server.faults = lambda path, nth: None
     assert stream(remote, tmp_path / "ledger") == local
@@ -186,13 +188,13 @@ def test_verify_names_every_file_that_arrives_damaged(
 ) -> None:
     monkeypatch.setattr(storage, "TRIES", 2)
     server, place = through("http")
-    kept = ShardSet.open(place, cache=tmp_path / "cache")
-    list(kept.train["add"])  # that the cache holds good ones changes nothing
+    shard_set = ShardSet.open(place, cache=tmp_path / "cache")
+    list(shard_set.train["add"])  # intact files in the cache change nothing
     server.faults = lambda path, nth: (
         fault if path in ("/train/add/000001.tar", "/holdout/add/000000.index.npy") else None
     )
-    faults = kept.verify()
-    assert [re.search(r"(train|holdout)/\S+?\.(tar|index\.npy)", one)[0] for one in faults] == [  # type: ignore[index]
+    faults = shard_set.verify()
+    assert [re.search(r"(train|holdout)/\S+?\.(tar|index\.npy)", fault)[0] for fault in faults] == [  # type: ignore[index]
         "train/add/000001.tar",
         "holdout/add/000000.index.npy",
     ]
