@@ -10,6 +10,7 @@ import xxhash
 from pydantic import ValidationError
 
 from skillshard.errors import StorageError
+from skillshard.repeated_keys import repeated_key
 
 
 def to_json(value: Any) -> bytes:
@@ -24,12 +25,17 @@ def from_json(data: bytes, place: str | os.PathLike[str]) -> Any:
     """Parse JSON.
 
     Raises:
-        StorageError: The bytes are not JSON. The message names `place`.
+        StorageError: The bytes are not JSON, or a key stands twice in one object. The message names `place`.
     """
     try:
-        return orjson.loads(data)
+        value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise StorageError(f"{os.fspath(place)} is not valid JSON: {error}. It is damaged or edited.") from error
+    if (key := repeated_key(data, value)) is not None:
+        raise StorageError(
+            f"{os.fspath(place)}: the key {key!r} stands twice in one object. Keep one of the two values."
+        )
+    return value
 
 
 def first_fault(error: ValidationError) -> str:

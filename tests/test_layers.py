@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 
 LAYERS = [
     {"printable"},
-    {"errors", "hash_ranges", "keyed_random"},
+    {"errors", "hash_ranges", "keyed_random", "repeated_keys"},
     {"extras"},
     {"memo", "progress", "stores", "web"},
     {"canonical", "places"},

@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 import xxhash
@@ -32,6 +33,7 @@ from skillshard.corpus.sample import (
     sample_of,
 )
 from skillshard.corpus.sources import DecompressedSource, PlainSource, Source
+from skillshard.repeated_keys import repeated_keys
 
 _BLOCK_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"  # the byte order mark of UTF-8, which Windows programs write
@@ -192,10 +194,16 @@ def read_lines(
         # One search over the block finds the few lines that may hold an integer of more than 64 bits. The last run is the next.
         runs = [offset + position for position in reversed(long_digit_runs(block.data))]
         next_run = runs[-1] if runs else _NEVER
-        for number, line in enumerate(lines):
+        records = [_parsed(line) for line in lines]
+        repeated = repeated_keys(block.data, lines, records)
+        for number, (line, record) in enumerate(zip(lines, records, strict=True)):
             end = offset + len(line) + 1
             try:
-                sample = sample_of(orjson.loads(line), id_field, text_field, name, offset)
+                if type(record) is orjson.JSONDecodeError:
+                    raise record
+                if number in repeated:
+                    raise BadRecord("malformed-json", f"the key {repeated[number]!r} stands twice in one object")
+                sample = sample_of(record, id_field, text_field, name, offset)
                 is_suspect = next_run < end or (len(line) > 2 * MAX_DEPTH + len(sample.text) and may_be_deep(line))
                 if is_suspect and not is_plain(map(type, sample.meta.values())) and needs_exact(sample.meta):
                     sample = sample_of(exact_json(line), id_field, text_field, name, offset)
@@ -204,7 +212,8 @@ def read_lines(
                     check_size(sample, max_sample_bytes)
             except (orjson.JSONDecodeError, BadRecord) as error:
                 if line.strip():  # a blank line is no row
-                    mended = _mended(line, id_field, text_field, name, offset) if next_run < end else None
+                    may_be_mended = next_run < end and isinstance(error, BadRecord) and error.reason == "wrong-type"
+                    mended = _mended(line, id_field, text_field, name, offset) if may_be_mended else None
                     yield mended or _rejection(error, line, name=name, number=counter.line(number))
             else:
                 yield sample
@@ -216,6 +225,14 @@ def read_lines(
         counter.passed += len(lines)
     if source.damage is not None:
         yield _cut_off(name, counter.line(0), source.damage, source.reason)
+
+
+def _parsed(line: bytes) -> Any:
+    """Return the JSON value of a line, or the error of the parser."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return error
 
 
 class _LineCounter:

@@ -31,6 +31,7 @@ from skillshard.corpus.sample import (
 )
 from skillshard.errors import name_some
 from skillshard.printable import printable
+from skillshard.repeated_keys import repeated_key
 
 _RECORD = tarfile.BLOCKSIZE  # 512 bytes: a header, and the unit of the end mark
 _CHUNK_BYTES = 1 << 20
@@ -324,6 +325,9 @@ def _json(group: _Group, passed_over: PassedOver) -> Any:
         reason, detail = json_fault(error)
         where = "its JSON member is" if reason == "malformed-json" else "in its JSON member,"
         raise BadRecord(reason, f"{where} {detail}", _id_of(group.key)) from error
+    if (key := repeated_key(data, record)) is not None:
+        detail = f"the key {key!r} stands twice in one object of its JSON member"
+        raise BadRecord("malformed-json", detail, _id_of(group.key))
     is_container = isinstance(record, dict | list)
     return exact_json(data) if is_container and needs_exact(record) else record
 

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from skillshard import storage
 from skillshard.errors import StorageError, TagsError, did_you_mean, name_some
+from skillshard.repeated_keys import repeated_key
 
 OTHERS = "*"
 """Key of a map that stands for every skill without a key."""
@@ -140,6 +141,8 @@ def read_map(place: str | os.PathLike[str]) -> dict[str, str]:
         raise TagsError(
             f'`mapping` {os.fspath(place)} is not a JSON object of names, such as {{"old": "new", "*": "everything else"}}.'
         ) from error
+    if (old := repeated_key(text, mapping)) is not None:
+        raise TagsError(f"`mapping` {os.fspath(place)} gives {old!r} two names. Keep one of them.")
     if empty := [old for old, new in mapping.items() if not new.strip()]:
         raise TagsError(
             f"`mapping` {os.fspath(place)} gives {empty[0]!r} an empty name. Give a name that is not empty."

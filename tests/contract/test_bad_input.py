@@ -89,6 +89,20 @@ BAD = {
         with_line(b'{"id": "x", "text": "y"'), "a.jsonl line 3", "malformed-json", "not valid JSON", "Mend the line"
     ),
     "not an object": Bad(with_line(b'["x"]'), "a.jsonl line 3", "malformed-json", "got an array", "Mend the line"),
+    "a key twice": Bad(
+        with_line(b'{"id": "x", "text": "so: \\"a\\": 1", "meta": {"skill": "add", "skill" : "carry"}}'),
+        "a.jsonl line 3",
+        "malformed-json",
+        "the key 'skill' stands twice in one object",
+        "Mend the line",
+    ),
+    "a key twice beside a long integer": Bad(
+        with_line(b'{"id": 36893488147419103233, "text": "y", "meta": {"skill": "add", "sk\\u0069ll": "add"}}'),
+        "a.jsonl line 3",
+        "malformed-json",
+        "the key 'skill' stands twice in one object",
+        "Mend the line",
+    ),
     "invalid UTF-8": Bad(
         with_line(b'{"id": "x", "text": "\xff\xfe", "meta": {"skill": "add"}}'),
         "a.jsonl line 3",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import skillshard, works
+from tests.commands import fails, skillshard, works
 from tests.conftest import samples, write_corpus
 
 CONTENTS: dict[str, bytes] = {
@@ -18,6 +18,7 @@ CONTENTS: dict[str, bytes] = {
     "an empty object": b"{}",
     "an object of lists": b'{"weights": [1, 2], "encoder": [], "skills": 3}',
     "an object of objects": b'{"weights": {"add": {"x": 1}}, "add": {"carry": "x"}, "schema": "skillshard/run/1"}',
+    "a name twice": b'{"add": 1, "add": 2}',
     "not JSON": b"{'add': 1}",
     "not text": bytes(range(256)),
     "zip": b"PK\x03\x04" + bytes(200),
@@ -154,3 +155,37 @@ def test_a_file_of_another_shape_is_one_sentence(command: str, content: str, roo
     assert outcome.code == 1, outcome
     assert "mistake in skillshard" not in outcome.sentence and "Traceback" not in outcome.err
     assert len(outcome.sentence) < 1500
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "says"),
+    [
+        ("mix --weights", b'{"add": 1, "carry": 1, "add": 2}', "the key 'add' stands twice in one object"),
+        (
+            "fit FILE",
+            b'{"schema": "skillshard/runs/1", "runs": [{"weights": {"add": 1, "add": 2}}]}',
+            "the key 'add' stands",
+        ),
+        (
+            "graph show",
+            b'{"schema": "skillshard/graph/2", "schema": "x"}',
+            "the key 'schema' stands twice in one object",
+        ),
+        ("graph import json", b'{"add": {"add": 1}, "add": {"add": 2}}', "the name 'add' stands twice"),
+        (
+            "regroup --map",
+            b'{"add": "a", "carry": "b", "add": "c"}',
+            "file.json gives 'add' two names. Keep one of them.",
+        ),
+    ],
+)
+def test_a_name_that_stands_twice_is_named(command: str, content: bytes, says: str, made: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    file.write_bytes(content)
+    sentence = fails(*COMMANDS[command](made, file, tmp_path / "out"))
+    assert says in sentence and str(file) in sentence
+
+
+def test_equal_weights_on_the_command_line_name_the_skill_that_stands_twice(made: Path) -> None:
+    says = "the key 'add' stands twice in one object"
+    assert says in fails("mix", made / "S", "--draws", 4, "--policy", "fixed", "--weights", '{"add": 1, "add": 1}')

@@ -474,6 +474,10 @@ def test_two_columns_of_one_name_are_refused_where_they_are_asked_for(tmp_path: 
         ([("dir.a/0.json", b'{"text": "x", "n": 1}')], Sample("dir.a/0", "x", {"n": 1})),
         ([("./0.txt", b"x"), ("0.info.json", b'{"n": 1}'), ("0.pkl", b"junk")], Sample("0", "x", {"n": 1})),
         ([("0.json", b"{"), ("0.txt", b"x")], "its JSON member is not valid JSON (unexpected end of data"),
+        (
+            [("0.json", b'{"n": 1, "n": 2}'), ("0.txt", b"x")],
+            "the key 'n' stands twice in one object of its JSON member",
+        ),
         ([("0.txt", b"\xff")], "its text member is not valid UTF-8 (byte 0xff at 0)"),
         ([("0.jpg", b"x")], "no field 'text' for the text"),
         ([("0.json", b"[]"), ("0.txt", b"x")], "expected a JSON object, got an array"),
