@@ -105,7 +105,7 @@ class _Verbs(typer.core.TyperGroup):
 app = typer.Typer(
     name="skillshard",
     cls=_Verbs,
-    help="From a text corpus to the batch on the GPU: tag it into skills, shard it, mix it live.",
+    help="From a text corpus to the batch on the GPU: tag the samples with skills, write shards, mix the shards live.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -161,7 +161,7 @@ def _options_of_all(
         bool, typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """From a text corpus to the batch on the GPU: tag it into skills, shard it, mix it live."""
+    """From a text corpus to the batch on the GPU: tag the samples with skills, write shards, mix the shards live."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,8 +1,10 @@
 """The pages for contributors: their code works unchanged, and the named files and tests exist."""
 
+import ast
 import doctest
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -44,6 +46,15 @@ def test_the_files_and_names_of_a_page_exist(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
     paths = set(re.findall(r"(?:skillshard|tests|docs|jobs)/[\w/.-]+\.(?:py|md)", text))
     assert {path for path in paths if not (REPOSITORY / path).exists()} <= NEW_FILES
-    code = "".join((REPOSITORY / path).read_text() for path in paths - NEW_FILES if path.endswith(".py"))
-    names = set(re.findall(r"`(_?[A-Z]\w+|_[a-z]\w+)`", text))
-    assert {name for name in names if not re.search(rf"\b{name}\b", code)} == set()
+    sources = [(REPOSITORY / path).read_text() for path in paths - NEW_FILES if path.endswith(".py")]
+    shown = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
+    known = {name for source in [*sources, *shown] for name in names_in(source)}
+    assert set(re.findall(r"`([A-Za-z_]\w+)`", text)) <= known
+
+
+def names_in(source: str) -> Iterator[str]:
+    """Yield the names of a source as Python reads the source, without the words of docstrings and comments."""
+    for node in ast.walk(ast.parse(source)):
+        for field in ("name", "id", "attr", "arg"):
+            if isinstance(name := getattr(node, field, None), str):
+                yield name

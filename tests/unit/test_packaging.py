@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 
 def test_the_version_stands_in_one_place_and_everything_agrees() -> None:
-    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" in PROJECT["project"]["dynamic"]
     source = REPOSITORY / PROJECT["tool"]["hatch"]["version"]["path"]
     assert re.findall(r'^__version__ = "(.*)"$', source.read_text(), flags=re.M) == [skillshard.__version__]
     assert CliRunner().invoke(app, ["--version"]).output == f"skillshard {skillshard.__version__}\n"
@@ -51,17 +51,38 @@ def test_windows_is_refused_in_one_sentence() -> None:
     assert ended.stderr.splitlines()[-1].startswith("ImportError: skillshard runs on Linux and macOS, not on Windows.")
 
 
-def test_the_archives_hold_what_an_installation_needs_and_nothing_else(tmp_path: Path) -> None:
-    build = pytest.importorskip("hatchling.build", reason="hatchling is not installed; .ci/package builds too")
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Build the sdist and the wheel of the tree."""
+    for module in ("hatchling.build", "hatch_fancy_pypi_readme"):
+        pytest.importorskip(module, reason=f"{module} is not installed; .ci/package builds too")
+    folder = tmp_path_factory.mktemp("dist")
     code = (
         "import sys; from hatchling import build; print(build.build_sdist(sys.argv[1]), build.build_wheel(sys.argv[1]))"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, str(folder)], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
     )
-    assert build and ended.returncode == 0, ended.stderr
+    assert ended.returncode == 0, ended.stderr
     sdist, wheel = ended.stdout.split()
-    with tarfile.open(tmp_path / sdist) as archive:
+    return folder / sdist, folder / wheel
+
+
+def test_the_description_of_the_package_links_to_no_file_of_a_checkout(archives: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(archives[1]) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        _, _, description = archive.read(name).decode().partition("\n\n")
+    code = re.compile(r"^```.*?^```$", flags=re.S | re.M)
+    links = re.findall(r"\]\(([^)]*)\)", code.sub("", description))
+    assert len(links) > 5 and all(link.startswith("https://") for link in links)
+    readme = (REPOSITORY / "README.md").read_text()
+    assert code.findall(description) == code.findall(readme)
+    assert len(description) > 0.8 * len(readme)
+
+
+def test_the_archives_hold_what_an_installation_needs_and_nothing_else(archives: tuple[Path, Path]) -> None:
+    sdist, wheel = archives
+    with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
     packed = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "skillshard").rglob("*.py")}
     packed.add("skillshard/py.typed")
@@ -77,6 +98,6 @@ def test_the_archives_hold_what_an_installation_needs_and_nothing_else(tmp_path:
     }
     assert {name for name in names if name.partition("/")[0] not in beside} == packed | described
     assert {name.partition("/")[0] for name in names} >= beside
-    with zipfile.ZipFile(tmp_path / wheel) as archive:
+    with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == packed
-    assert (tmp_path / sdist).stat().st_size < 1_000_000
+    assert sdist.stat().st_size < 1_000_000
