@@ -356,7 +356,7 @@ def test_samplers_of_a_stream_with_a_length_are_refused_at_the_first_batch(
 
 
 @pytest.mark.parametrize("index", [-1, slice(0, 3), 1.5, "0", None, 1 << 62])
-def test_an_index_that_counts_from_no_end_is_refused(shards: ShardSet, tmp_path: Path, index: Any) -> None:
+def test_an_index_outside_the_stream_or_no_integer_is_refused(shards: ShardSet, tmp_path: Path, index: Any) -> None:
     dataset = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH))
     with pytest.raises(PolicyError, match=r"MixedDataset\[.*\]: an index is a whole number from 0"):
         one_index(index, "MixedDataset")

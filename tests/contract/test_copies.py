@@ -161,7 +161,7 @@ def test_a_skill_whose_samples_are_all_copies_of_others_is_named(tmp_path: Path)
     assert ShardSet.open(tmp_path / "S").skills == ("a",)
 
 
-def test_what_copies_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_word_for_copies_is_refused(tmp_path: Path) -> None:
     corpus = crawl(tmp_path / "corpus", 20)
     tags = tagged(corpus, tmp_path)
     outcome = skillshard("shard", corpus, "--tags", tags, "--out", tmp_path / "S", "--copies", "some")

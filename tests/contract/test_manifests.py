@@ -237,7 +237,9 @@ def put_special(place: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "name", ["tags/tags.json", "tags/parts/000000.parquet", "tokens/tokens.json", "tokens/train/add/000000.tokens.npy"]
 )
-def test_so_are_those_in_place_of_files_of_tags_and_token_counts(tmp_path: Path, name: str, kind: str) -> None:
+def test_a_pipe_or_a_directory_in_place_of_a_file_of_tags_or_token_counts_is_refused(
+    tmp_path: Path, name: str, kind: str
+) -> None:
     shards = tag_and_shard(write_corpus(tmp_path / "corpus", samples(add=30, carry=9)), tmp_path)
     count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", backend=HERE)
     put_special(tmp_path / name, kind)

@@ -97,7 +97,7 @@ def test_a_planted_graph_is_found_again(method: Method, skills: tuple[str, ...],
 
 @settings(deadline=None)
 @given(skills=names, seed=st.integers(0, 99))
-def test_brute_force_gives_what_the_half_of_the_batch_gives_more_than_more_of_the_skill_itself(
+def test_brute_force_compares_a_half_of_another_skill_with_more_of_the_skill_itself(
     skills: tuple[str, ...], seed: int
 ) -> None:
     effects = np.random.default_rng(seed).normal(0, 0.05, (len(skills), len(skills)))

@@ -115,7 +115,9 @@ def test_the_error_of_a_stall_names_the_missing_report(shards: ShardSet, tmp_pat
 
 
 @pytest.mark.parametrize("lag", [0, 1, 3, "live"])
-def test_what_a_report_before_and_after_a_resume_does(shards: ShardSet, tmp_path: Path, lag: Lag) -> None:
+def test_reports_up_to_the_checkpoint_stand_and_later_reports_are_left_behind(
+    shards: ShardSet, tmp_path: Path, lag: Lag
+) -> None:
     """Reports up to the draw of the checkpoint stand: equal losses have no effect, and other losses are an error."""
     before = mixer(shards, tmp_path, lag=lag)
     states = {}

@@ -310,7 +310,7 @@ class Disk:
         return self.write(descriptor, data)
 
 
-def test_a_full_disk_is_made_room_on(
+def test_the_cache_makes_room_on_a_full_disk(
     place: str, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Cache, "prefetch", lambda self, place, wanted: None)

@@ -66,6 +66,6 @@ def test_arguments_out_of_range_are_refused_in_one_sentence(changed, sentence):
     assert str(error.value) == sentence
 
 
-def test_the_command_says_so_too(tmp_path: Path):
+def test_the_command_refuses_the_same_arguments(tmp_path: Path):
     outcome = skillshard("synth", "addition", "--k", 3, "--samples", 2, "--out", tmp_path / "out")
     assert outcome.code == 1 and "3 skills need at least 3 samples" in outcome.sentence

@@ -112,7 +112,7 @@ def test_a_terminal_that_lacks_a_letter_shows_it_escaped(hostile: Path, tmp_path
     assert r"\xe9t\xe9" in outcome.out
 
 
-def test_one_of_a_thing_is_not_said_in_the_plural(tmp_path: Path) -> None:
+def test_a_single_thing_is_not_printed_in_the_plural(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(samples(add=5)))
     shown = works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD)
     assert "5 rows = 5 tagged in 1 skill + 0 set aside; 1 part in" in shown
@@ -122,7 +122,7 @@ def test_one_of_a_thing_is_not_said_in_the_plural(tmp_path: Path) -> None:
     assert "1 shard, 5 samples" in works("verify", tmp_path / "S")
 
 
-def test_nobody_who_reads_is_no_error(hostile: Path) -> None:
+def test_an_output_that_nobody_reads_is_no_error(hostile: Path) -> None:
     command = f"{sys.executable} -m skillshard.cli mix {hostile / 'S'} --draws 200000 | head -n 1"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert ended.stdout.count("\n") == 1

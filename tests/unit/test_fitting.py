@@ -63,14 +63,14 @@ def test_the_proposal_is_the_best_mixture_of_a_grid(kl: float, draws: int | None
     assert [proposal.most[skill] for skill in SKILLS] == pytest.approx(most.tolist())
 
 
-def test_a_dear_divergence_gives_the_prior_and_a_target_its_own_skill() -> None:
+def test_a_high_price_of_divergence_gives_the_prior_and_a_target_its_own_skill() -> None:
     near = propose_weights(planted(), kl=1e4, num_samples=SAMPLES)
     assert [near.weights[skill] for skill in SKILLS] == pytest.approx([0.1, 0.7, 0.2], abs=1e-4)
     assert propose_weights(planted(), kl=0.0, targets=["easy"]).weights["add"] > 0.99
     assert propose_weights(planted(), kl=0.0, targets=["hard"]).weights["carry"] > 0.99
 
 
-def test_what_a_fit_has_not_seen_tells_how_good_it_is() -> None:
+def test_runs_that_a_fit_has_not_seen_measure_the_fit() -> None:
     assert min(propose_weights(planted()).held_out.values()) > 0.99
     noise = Runs(SKILLS, EXAMS, planted().weights, np.random.default_rng(1).uniform(1, 2, (24, 2)))
     assert max(propose_weights(noise).held_out.values()) < 0.6

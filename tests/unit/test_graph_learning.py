@@ -373,7 +373,7 @@ def test_the_numbers_of_a_small_heat_map_share_a_unit(tmp_path: Path, monkeypatc
     assert labels == ["edge (blue: helps; numbers: times 0.001)", "edge (blue: helps)"]
 
 
-def test_without_a_warm_start_a_new_model_is_warned_of(shards: ShardSet, tmp_path: Path) -> None:
+def test_a_new_model_without_a_warm_start_gives_a_warning(shards: ShardSet, tmp_path: Path) -> None:
     ran = skillshard(
         "graph", "learn", shards.root, "--steps", 1, "--window", 24, "--workers", 1, "--out", tmp_path / "graph.json"
     )

@@ -183,7 +183,7 @@ def test_recipes_that_make_no_sense_are_refused(changes: dict[str, Any], says: s
         Recipe(**{"model": SHAPE, "steps": 12, "checkpoints": 4, "lr": 1e-2, **changes})
 
 
-def test_an_estimate_is_some_time_and_trains_nothing() -> None:
+def test_an_estimate_is_a_time_above_0_and_trains_nothing() -> None:
     torch.manual_seed(0)
     assert 0 < estimate_s(ENCODED, RECIPE) < 60
 

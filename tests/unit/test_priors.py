@@ -101,7 +101,7 @@ def test_static_weights_are_the_prior_times_e_to_eta_times_the_row_sums() -> Non
     assert after(skill_it(GRAPH, eta=0.0, prior=PRIOR), [[9.0, 1.0, 5.0]]).round(12).tolist() == SHARES.tolist()
 
 
-def test_ado_starts_from_its_prior_and_prefers_by_it() -> None:
+def test_ado_starts_from_its_prior_and_multiplies_by_it() -> None:
     assert after(ado(warmup_steps=1, refit_steps=1, prior=PRIOR), []).tolist() == SHARES.tolist()
     assert after(ado(warmup_steps=1, refit_steps=1), []).tolist() == [0.6, 0.3, 0.1], "the natural shares"
     falling = [[5.0 / (1 + step), 4.0 / (1 + step), 3.0 / (1 + step)] for step in range(9)]

@@ -169,7 +169,7 @@ def test_edited_totals_are_found(counts: TokenCounts) -> None:
     assert "says num_train is" in faults[3]
 
 
-def test_a_manifest_that_does_not_fit_and_one_that_is_missing(counts: TokenCounts, tmp_path: Path) -> None:
+def test_a_manifest_that_does_not_fit_or_is_missing_is_refused(counts: TokenCounts, tmp_path: Path) -> None:
     (counts.root / "tokens.json").write_text("{}")
     with pytest.raises(TokensError, match=r"does not fit schemas/tokens-1.json"):
         TokenCounts.open(counts.root)
