@@ -112,6 +112,7 @@ def run_seed(name: str, seed: int, work: Path) -> None:
 def fit(task: Task, corpus: Any, out: Path, seed: int) -> Path:
     """Fit the loss tagger without tagging the whole corpus, and return the folder of the saved clusters."""
     from skillshard import artefact
+    from skillshard.corpus import CorpusReading
     from skillshard.execution import Backend
     from skillshard.proxy.device import Compute
     from skillshard.proxy.reading_choice import ReadingChoice
@@ -131,7 +132,7 @@ def fit(task: Task, corpus: Any, out: Path, seed: int) -> Path:
     )
     work = artefact.begin(out, "tags.json", {"seed": seed, **vars(task)}, {})
     assert work is not None
-    reading = {"id_field": "id", "text_field": "text", "max_sample_bytes": 1 << 20}
+    reading = CorpusReading(max_sample_bytes=1 << 20)
     finder.find(
         Search(
             corpus.partitions(), reading, "stop", work, Backend(workers=2), lambda name, num: lambda task, record: None

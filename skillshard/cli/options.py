@@ -15,10 +15,11 @@ from skillshard.cli.values import (
     proxy_on_all_nodes,
     split_names,
 )
-from skillshard.cli.verb import HOW, READING, TEXTS, WHAT, WHERE, Verb
+from skillshard.cli.verb import FIELDS, HOW, READING, TEXTS, WHAT, WHERE, Verb
 from skillshard.cli.words import in_options
 
 if TYPE_CHECKING:
+    from skillshard.corpus import FieldMapping
     from skillshard.execution import Backend
     from skillshard.proxy.device import Compute
     from skillshard.proxy.reading_choice import ReadingChoice
@@ -95,17 +96,69 @@ class Reading:
         ),
     ] = "16MiB"
     id_field: Annotated[
-        str,
+        str, typer.Option("--id-field", metavar="PATH", help="Field of the id.", rich_help_panel=FIELDS)
+    ] = "id"
+    id_from_row: Annotated[
+        bool,
         typer.Option(
-            "--id-field",
-            metavar="NAME",
-            help="Field of the id. Give '' if the corpus has no ids.",
+            "--id-from-row",
+            help="Make each id of the file and the place in the file.",
+            rich_help_panel=FIELDS,
+        ),
+    ] = False
+    text_field: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text-field",
+            metavar="PATH",
+            help="Field of the text. Repeated fields are joined by an empty line.",
+            show_default="text",
+            rich_help_panel=FIELDS,
+        ),
+    ] = None
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text",
+            metavar="TEMPLATE",
+            help=r"Text made of several fields, such as '{question}\n\n{answer}'.",
+            rich_help_panel=FIELDS,
+        ),
+    ] = None
+    messages: Annotated[
+        str | None,
+        typer.Option(
+            "--messages",
+            metavar="PATH",
+            help="Field of a conversation. The messages of the assistant are the answers.",
+            rich_help_panel=FIELDS,
+        ),
+    ] = None
+    answer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--answer",
+            metavar="PATH",
+            help="Field of the text that is an answer, so that trainers can mask the rest of the text.",
             rich_help_panel=READING,
         ),
-    ] = "id"
-    text_field: Annotated[
-        str, typer.Option("--text-field", metavar="NAME", help="Field of the text.", rich_help_panel=READING)
-    ] = "text"
+    ] = None
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--columns",
+            metavar="A,B",
+            help="Metadata fields that the shards keep.",
+            show_default="all",
+            rich_help_panel=READING,
+        ),
+    ] = None
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--drop", metavar="A,B", help="Metadata fields that the shards do not keep.", rich_help_panel=READING
+        ),
+    ] = None
     partition_bytes: Annotated[
         str,
         typer.Option(
@@ -115,6 +168,25 @@ class Reading:
             rich_help_panel=READING,
         ),
     ] = "64MiB"
+
+    def fields(self) -> "FieldMapping | None":
+        """Make the library's mapping of the fields, or None if no option names a field."""
+        from skillshard.corpus import FieldMapping
+
+        names = ("id_field", "id_from_row", "text_field", "text", "messages", "answer", "columns", "drop")
+        if not any(name in Verb.given for name in names):
+            return None
+        if self.id_from_row:
+            Verb.given.refuse(["id_field"], "names a field, and --id-from-row makes ids without a field")
+        return FieldMapping(
+            id_field=None if self.id_from_row else self.id_field,
+            text_field=self.text_field,
+            text=self.text,
+            messages=self.messages,
+            answer=self.answer or (),
+            columns=None if self.columns is None else split_names(self.columns, ()),
+            drop=split_names(self.drop or (), ()),
+        )
 
 
 Workers = Annotated[
@@ -305,11 +377,11 @@ class ProxyDevice:
         return Compute(self.device, self.precision)
 
 
-def open_corpus(places: list[str]) -> Any:
-    """Open the corpus at the given places. Notes on stderr say which files are left out, before the corpus is read."""
+def open_corpus(places: list[str], fields: "FieldMapping | None" = None) -> Any:
+    """Open the corpus at the given places, with the fields of the options. Notes on stderr say which files are left out, before the corpus is read."""
     from skillshard.corpus import Corpus
 
-    corpus = Corpus.open(places)
+    corpus = Corpus.open(places, fields=fields)
     for note in corpus.notes():
         typer.echo(f"note: {in_options(note)}", err=True)
     return corpus

@@ -371,7 +371,7 @@ def _tag(corpus: list[str], out: Path, tagger: Callable[[Bars], Any], reading: R
             f"{reading.on_bad_sample!r}: give 'stop' or 'set-aside'.", param_hint="--on-bad-sample"
         )
     backend = nodes.backend()
-    opened = open_corpus(corpus)
+    opened = open_corpus(corpus, reading.fields())
     bars = Bars(out)
     chosen = tagger(bars)
     with bars:
@@ -380,8 +380,6 @@ def _tag(corpus: list[str], out: Path, tagger: Callable[[Bars], Any], reading: R
             chosen,
             out,
             on_bad_sample=reading.on_bad_sample,  # type: ignore[arg-type]  # checked above
-            id_field=reading.id_field or None,
-            text_field=reading.text_field,
             max_sample_bytes=parse_size(reading.max_sample_bytes, "--max-sample-bytes"),
             partition_bytes=parse_size(reading.partition_bytes, "--partition-size"),
             backend=backend,

@@ -12,9 +12,10 @@ import typer
 
 from skillshard.cli.words import Running
 
-WHAT, HOW, READING, TEXTS, WHERE = (
+WHAT, HOW, FIELDS, READING, TEXTS, WHERE = (
     "What",
     "How",
+    "Fields of a row",
     "How the corpus is read",
     "How texts are read",
     "Where it runs",

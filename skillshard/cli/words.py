@@ -18,7 +18,7 @@ _ARGUMENT = r"""`([a-z]\w*)(?:=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^`]+))?`"""
 
 _OTHER_NAMES = {"model": "encoder"}
 """Argument of the library -> parameter of a verb with another name."""
-_EXPRESSIONS = {"`ordered=False`": "unordered", "`ShardSet.choose(names)`": "skills"}
+_EXPRESSIONS = {"`id_field=None`": "id_from_row", "`ordered=False`": "unordered", "`ShardSet.choose(names)`": "skills"}
 """Python expression in backticks -> parameter of a verb with the same effect."""
 _NAMED = re.compile(f"{'|'.join(map(re.escape, _EXPRESSIONS))}|{_ARGUMENT}")
 

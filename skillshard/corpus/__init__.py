@@ -12,11 +12,14 @@ the fault and its place. Blank lines are not rows. Nothing is ever unpickled.
 
 from skillshard.corpus.files import Corpus
 from skillshard.corpus.formats import SUFFIXES, CorpusFile, Format, format_of
+from skillshard.corpus.mapping import ANSWER_SPANS, DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition
-from skillshard.corpus.reader import DEFAULT_MAX_SAMPLE_BYTES, PartitionReader, line_numbers, read_partition
-from skillshard.corpus.sample import MISSING, RESTS, PassedOver, Reason, Rejection, Sample, category_of, lookup
+from skillshard.corpus.paths import MISSING
+from skillshard.corpus.reader import PartitionReader, line_numbers, read_partition
+from skillshard.corpus.sample import RESTS, PassedOver, Reason, Rejection, Sample, category_of, lookup
 
 __all__ = [
+    "ANSWER_SPANS",
     "DEFAULT_MAX_SAMPLE_BYTES",
     "DEFAULT_PARTITION_BYTES",
     "MISSING",
@@ -24,6 +27,8 @@ __all__ = [
     "SUFFIXES",
     "Corpus",
     "CorpusFile",
+    "CorpusReading",
+    "FieldMapping",
     "Format",
     "Partition",
     "PartitionReader",

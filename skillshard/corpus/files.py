@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 
-from skillshard import places, storage
+from skillshard import artefact, places, storage
 from skillshard.corpus.formats import SUFFIXES, CorpusFile, format_of
 from skillshard.corpus.listing import list_directory, list_glob, special_kind
+from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
 from skillshard.corpus.selection import describe_left_out, refuse_undecodable, select, special_sentence
 from skillshard.errors import CorpusError, name_some
@@ -40,18 +42,22 @@ class Corpus:
     Attributes:
         files: Files of the corpus.
         left_out: Kind -> number of files in the given directories that are not read.
+        mappings: Prefix -> fields of the id, the text and the metadata. None: the caller gave no fields.
     """
 
     files: tuple[CorpusFile, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    mappings: Mapping[str, FieldMapping] | None = None
 
     @classmethod
-    def open(cls, places: Sequence[str | Path] | str | Path) -> "Corpus":
+    def open(cls, places: Sequence[str | Path] | str | Path, *, fields: FieldMapping | None = None) -> "Corpus":
         """Find the files of a corpus. No rows are read.
 
         Args:
             places: Directories, globs (`*`, `?`, `[...]`, `**`) or single files, as local paths or URIs, in any order. A directory
                 is searched recursively for known suffixes. All other files are left out and counted.
+            fields: Fields of the id, the text and the metadata. With None, tagging uses the fields "id" and "text", and sharding uses the
+                fields of the tags.
 
         Raises:
             CorpusError: No file is found, a given file has an unknown suffix, a file is given twice, two files have the same name,
@@ -67,7 +73,8 @@ class Corpus:
             files += place_files
             left_out += others
         _refuse_doubles(files)
-        return cls(tuple(sorted(files, key=lambda file: file.name)), dict(sorted(left_out.items())))
+        mappings = None if fields is None else {"": fields}
+        return cls(tuple(sorted(files, key=lambda file: file.name)), dict(sorted(left_out.items())), mappings)
 
     def __repr__(self) -> str:
         """Return one line with the number of files, their bytes and the first file."""
@@ -94,6 +101,30 @@ class Corpus:
         if partition_bytes < 1:
             raise CorpusError(f"partition_bytes must be at least 1, got {partition_bytes}.")
         return list(cut(self.files, partition_bytes))
+
+    def reading(self, max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES) -> CorpusReading:
+        """Return the way in which the rows become samples, with the fields "id" and "text" where no fields were given."""
+        mappings = {"": FieldMapping()} if self.mappings is None else self.mappings
+        return CorpusReading(mappings, max_sample_bytes)
+
+    def refuse_other_mappings(self, recorded: Mapping[str, Any], tags: str | os.PathLike[str]) -> None:
+        """Compare the fields of the corpus with the fields that tags were made with. A corpus without fields takes the fields of the tags.
+
+        Args:
+            recorded: Reading in the record of the tags.
+            tags: Directory of the tags, for the message.
+
+        Raises:
+            CorpusError: The fields differ.
+        """
+        if self.mappings is None:
+            return
+        now = self.reading(recorded["max_sample_bytes"]).to_json()
+        if changed := artefact.differences(dict(recorded), now):
+            raise CorpusError(
+                f"{os.fspath(tags)} was made with other fields of the corpus ({name_some(changed, 3)}). Read the corpus with the fields of the "
+                "tags, or tag the corpus into another directory."
+            )
 
     def notes(self) -> list[str]:
         """Return sentences for the user before the reading: the left-out files, and several splits that are read as one corpus."""

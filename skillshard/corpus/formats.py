@@ -75,6 +75,16 @@ def format_of(name: str) -> Format | None:
     return next((form for suffix, form in SUFFIXES.items() if base.endswith(suffix)), None)
 
 
+def stem_of(base: str) -> str:
+    """Return the last part of a file's name without the suffix of the format.
+
+    >>> stem_of("train-00001.v2.jsonl.zst"), stem_of("A.PARQUET"), stem_of("notes")
+    ('train-00001.v2', 'A', 'notes')
+    """
+    suffixes = [suffix for suffix in SUFFIXES if base.lower().endswith(suffix)]
+    return base[: len(base) - len(max(suffixes, key=len, default=""))]
+
+
 def is_compressed_otherwise(name: str) -> bool:
     """Return whether a name shows a known format in a compression that is not read.
 

@@ -1,6 +1,6 @@
 """Read JSONL, plain or compressed: one JSON object per line.
 
-Bytes are read and split in blocks. Only the parser and the checks of `sample_of` run for each line. Line numbers and other parts of
+Bytes are read and split in blocks. Only the parser and the checks of `RowFields` run for each line. Line numbers and other parts of
 an error are computed only for an error. Memory is bounded by a block and the longest line that is parsed. A longer line is passed
 over in blocks.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 import xxhash
 
+from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import (
     MAX_DEPTH,
@@ -30,7 +31,6 @@ from skillshard.corpus.sample import (
     long_digit_runs,
     may_be_deep,
     needs_exact,
-    sample_of,
 )
 from skillshard.corpus.sources import DecompressedSource, PlainSource, Source
 from skillshard.repeated_keys import repeated_keys
@@ -152,8 +152,7 @@ def _whole_lines(chunks: Iterable[bytes], source: Source, *, offset: int, line_l
 def read_lines(
     partition: Partition,
     *,
-    id_field: str | None,
-    text_field: str,
+    fields: RowFields,
     max_sample_bytes: int,
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
@@ -162,8 +161,7 @@ def read_lines(
 
     Args:
         partition: Partition to read.
-        id_field: Field of the id, or None.
-        text_field: Field of the text.
+        fields: Field mapping of the rows.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the bytes of the lines.
         passed_over: Not used, because JSONL has no members or columns to leave out.
@@ -174,7 +172,7 @@ def read_lines(
         if partition.start == 0:
             yield source
         return
-    name, unchecked_bytes = partition.name, max_sample_bytes // 4
+    name, unchecked_bytes, sample_of = partition.name, max_sample_bytes // 4, fields.sample
     # JSON escapes take at most 6 bytes for a byte of text (\u0041). A longer line is too large, or mostly white space.
     line_limit = 16 * max_sample_bytes + _BLOCK_BYTES
     stop = partition.stop if partition.format == "jsonl" else None
@@ -203,17 +201,19 @@ def read_lines(
                     raise record
                 if number in repeated:
                     raise BadRecord("malformed-json", f"the key {repeated[number]!r} stands twice in one object")
-                sample = sample_of(record, id_field, text_field, name, offset)
+                sample = sample_of(record, offset)
                 is_suspect = next_run < end or (len(line) > 2 * MAX_DEPTH + len(sample.text) and may_be_deep(line))
-                if is_suspect and not is_plain(map(type, sample.meta.values())) and needs_exact(sample.meta):
-                    sample = sample_of(exact_json(line), id_field, text_field, name, offset)
+                # A quick mapping has taken the id and the text out of the record. Any other mapping leaves the record whole.
+                rest = sample.meta if fields.is_quick else record
+                if is_suspect and not is_plain(map(type, rest.values())) and needs_exact(rest):
+                    sample = sample_of(exact_json(line), offset)
                 # Rewritten JSON is at most four times as long as the line (1e15 grows most), so a short line needs no check.
                 if len(line) > unchecked_bytes:
-                    check_size(sample, max_sample_bytes)
+                    check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
             except (orjson.JSONDecodeError, BadRecord) as error:
                 if line.strip():  # a blank line is no row
                     may_be_mended = next_run < end and isinstance(error, BadRecord) and error.reason == "wrong-type"
-                    mended = _mended(line, id_field, text_field, name, offset) if may_be_mended else None
+                    mended = _mended(line, fields, offset) if may_be_mended else None
                     yield mended or _rejection(error, line, name=name, number=counter.line(number))
             else:
                 yield sample
@@ -296,14 +296,14 @@ def _cut_off(name: str, line: int, damage: str, reason: Reason = "truncated") ->
     return Rejection(name, line, reason, f"from here on the file is cut off or damaged ({damage})")
 
 
-def _mended(line: bytes, id_field: str | None, text_field: str, name: str, offset: int) -> Sample | None:
+def _mended(line: bytes, fields: RowFields, offset: int) -> Sample | None:
     """Parse again a line with an integer of more than 64 bits as its id, which the fast parser turns into a float."""
     try:
         record = orjson.loads(line)
         if type(record) is not dict:
             return None
         needs_exact(record)  # raises if the nesting is too deep for the exact parser
-        return sample_of(exact_json(line), id_field, text_field, name, offset)
+        return fields.sample(exact_json(line), offset)
     except (orjson.JSONDecodeError, BadRecord):
         return None
 

@@ -7,15 +7,12 @@ import xxhash
 from skillshard import storage
 from skillshard.corpus import lines
 from skillshard.corpus.lines import read_lines
+from skillshard.corpus.mapping import CorpusReading
 from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import PassedOver, Rejection, Sample
 from skillshard.corpus.tables import read_table, rows_before
 from skillshard.corpus.tars import read_tar
 from skillshard.errors import CorpusError
-
-# About four million tokens, longer than the context of present models. A larger sample is probably a mistake.
-DEFAULT_MAX_SAMPLE_BYTES = 16 << 20
-"""Default limit of the size of a sample, in bytes of UTF-8."""
 
 
 class PartitionReader:
@@ -23,10 +20,7 @@ class PartitionReader:
 
     Args:
         partition: Partition from `Corpus.partitions`.
-        id_field: Field with the id. With None, the id is the name of the file, "@" and the position: the byte offset for JSONL (in the
-            decompressed text), the 1-based row for other formats.
-        text_field: Field with the text.
-        max_sample_bytes: Limit of the bytes of text and metadata together, in UTF-8. A larger sample is rejected.
+        reading: Field mappings of the rows, and the limit of the size of a sample.
 
     Attributes:
         passed_over: Data that is left out in the rows read so far, by kind.
@@ -39,10 +33,7 @@ class PartitionReader:
     def __init__(
         self,
         partition: Partition,
-        *,
-        id_field: str | None = "id",
-        text_field: str = "text",
-        max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES,
+        reading: CorpusReading = CorpusReading(),
     ) -> None:
         self.partition = partition
         self.passed_over = PassedOver()
@@ -50,7 +41,7 @@ class PartitionReader:
         self._read = {"tar": read_tar, "parquet": read_table, "arrow": read_table, "arrow-stream": read_table}.get(
             partition.format, read_lines
         )
-        self._id_field, self._text_field, self._max_sample_bytes = id_field, text_field, max_sample_bytes
+        self._reading = reading
         self._begun = self._finished = False
 
     def __iter__(self) -> Iterator[Sample | Rejection]:
@@ -62,9 +53,8 @@ class PartitionReader:
         _refuse_changed(self.partition)
         yield from self._read(
             self.partition,
-            id_field=self._id_field,
-            text_field=self._text_field,
-            max_sample_bytes=self._max_sample_bytes,
+            fields=self._reading.rows_of(self.partition.name),
+            max_sample_bytes=self._reading.max_sample_bytes,
             hasher=self._hasher,
             passed_over=self.passed_over,
         )
@@ -84,15 +74,9 @@ class PartitionReader:
         return self._hasher.hexdigest()
 
 
-def read_partition(
-    partition: Partition,
-    *,
-    id_field: str | None = "id",
-    text_field: str = "text",
-    max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES,
-) -> Iterator[Sample | Rejection]:
+def read_partition(partition: Partition, reading: CorpusReading = CorpusReading()) -> Iterator[Sample | Rejection]:
     """Yield the rows of a partition, each as a `Sample` or a `Rejection`. The arguments are as in `PartitionReader`."""
-    return iter(PartitionReader(partition, id_field=id_field, text_field=text_field, max_sample_bytes=max_sample_bytes))
+    return iter(PartitionReader(partition, reading))
 
 
 def line_numbers(partition: Partition, rows: Collection[int], *, max_sample_bytes: int) -> dict[int, int]:

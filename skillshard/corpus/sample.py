@@ -1,17 +1,19 @@
 """Samples, rejected rows, and the checks that decide between the two.
 
 The checks raise `BadRecord`, so a good row does not pay for the parts of a rejection. The rows of every format go through
-`sample_of`, so the same rules hold for all formats.
+`RowFields.sample` (mapping.py), so the same rules hold for all formats.
 """
 
 import json
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import orjson
+
+from skillshard.corpus.paths import MISSING, follow, of_file, single, unknown
 
 Reason = Literal[
     "malformed-json",
@@ -51,20 +53,6 @@ _JSON_TYPES = {
 }
 
 
-class _Missing:
-    """Type of `MISSING`, a false value distinct from a null in the data."""
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-
-MISSING: Final = _Missing()
-"""Value of a field that a row does not have."""
-
-
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Text of a corpus with its id and metadata.
@@ -73,11 +61,13 @@ class Sample:
         id: Id as in the corpus. An integer becomes its digits, and "00123" stays "00123".
         text: Text, valid as UTF-8, not empty and not only white space.
         meta: Plain JSON values of the row, without the id and the text. If "meta" is the only other field, its values.
+        file: Name of the file in the corpus. Empty for a sample that was not read from a corpus.
     """
 
     id: str
     text: str
     meta: dict[str, Any]
+    file: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,37 +136,30 @@ class BadRecord(Exception):
 
 
 def lookup(sample: Sample, path: str) -> Any:
-    """Return the value at a dotted path, or `MISSING`.
+    """Return the value at a dotted path, or `MISSING`. An array of one element is its element.
 
-    "id" and "text" name the sample's own fields. Every other path is looked up in the metadata, with or without "meta." before the
-    path. A key that contains dots has priority over a nested path.
+    "id" and "text" name the sample's own fields, and "file.name", "file.stem", "file.folder" and "file.parts" the file of the sample.
+    Every other path is looked up in the metadata, with or without "meta." before the path. `skillshard.corpus.paths` has the rules.
 
-    >>> sample = Sample("7", "1 + 1 = 2", {"task": {"name": "add"}, "a.b": 3, "id": "inner"})
-    >>> [lookup(sample, path) for path in ("task.name", "meta.task.name", "a.b", "task.size")]
-    ['add', 'add', 3, MISSING]
-    >>> lookup(sample, "id"), lookup(sample, "meta.id")
-    ('7', 'inner')
+    >>> sample = Sample("7", "1 + 1 = 2", {"task": {"name": "add"}, "a.b": 3, "id": "inner", "kinds": ["sum"]}, "web/a.jsonl")
+    >>> [lookup(sample, path) for path in ("task.name", "meta.task.name", "a.b", "task.size", "kinds", "kinds.0")]
+    ['add', 'add', 3, MISSING, 'sum', 'sum']
+    >>> lookup(sample, "id"), lookup(sample, "meta.id"), lookup(sample, "file.folder")
+    ('7', 'inner', 'web')
     """
     if path == "id":
         return sample.id
     if path == "text":
         return sample.text
-    value = _descend(sample.meta, path)
+    value = of_file(sample.file, path)
+    if value is MISSING:
+        value = follow(sample.meta, path)
     if value is MISSING and path.startswith("meta."):
-        return _descend(sample.meta, path.removeprefix("meta."))
-    return value
+        value = follow(sample.meta, path.removeprefix("meta."))
+    return single(value)
 
 
-def _descend(value: Any, path: str) -> Any:
-    if not isinstance(value, dict):
-        return MISSING
-    if path in value:
-        return value[path]
-    first, dot, rest = path.partition(".")
-    return _descend(value[first], rest) if dot and first in value else MISSING
-
-
-def category_of(value: str | int) -> str:
+def category_of(value: str | int | float) -> str:
     """Return a metadata value as the name of a category: a string unchanged, any other value as JSON.
 
     >>> [category_of(value) for value in ("law", 3, True)]
@@ -185,66 +168,64 @@ def category_of(value: str | int) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
-def sample_of(record: Any, id_field: str | None, text_field: str, name: str, position: int) -> Sample:
-    """Return the sample of a parsed row. The dict of the row is changed, and its rest becomes `meta`.
-
-    The arguments are positional, because the function runs for each row.
+def id_of(value: Any, path: str, row: Any) -> str:
+    """Return the id of a row.
 
     Args:
-        record: Parsed row.
-        id_field: Field of the id. With None, the id is the name of the file, "@" and the position.
-        text_field: Field of the text.
-        name: Name of the file in the corpus.
-        position: Byte offset or row.
+        value: Value of the id's field.
+        path: Path of the field.
+        row: Row, for the names of its fields.
 
     Raises:
-        BadRecord: The row has no usable sample.
-
-    >>> sample_of({"id": 7, "text": "hi", "meta": {"task": "greet"}}, "id", "text", "a.jsonl", 0)
-    Sample(id='7', text='hi', meta={'task': 'greet'})
-    >>> sample_of({"text": "hi", "lang": "en"}, None, "text", "a.jsonl", 512)
-    Sample(id='a.jsonl@512', text='hi', meta={'lang': 'en'})
+        BadRecord: The value is no id.
     """
-    if type(record) is not dict:
-        raise BadRecord("malformed-json", f"expected a JSON object, got {_json_type(record)}")
-    sample_id = f"{name}@{position}" if id_field is None else record.pop(id_field, MISSING)
-    if type(sample_id) is not str or not sample_id:
-        sample_id = _checked_id(sample_id, id_field)
-    text = record.pop(text_field, MISSING)
-    if type(text) is not str or not text or text.isspace():
-        raise _bad_text(text, text_field, sample_id)
-    if len(record) == 1 and type(inner := record.get("meta")) is dict:
-        return Sample(sample_id, text, inner)
-    return Sample(sample_id, text, record)
-
-
-def _checked_id(value: Any, id_field: str | None) -> str:
+    value = single(value)
+    if type(value) is str and value:
+        return value
     if type(value) is int:
         return str(value)
     if value is MISSING:
-        raise BadRecord("missing-field", f"no field {id_field!r} for the id")
+        raise BadRecord(
+            "missing-field",
+            f"no field {path!r} for the id{unknown(path, row)}. Where rows have no ids, `id_field=None` makes ids of the file and the row",
+        )
     if value == "":
-        raise BadRecord("missing-field", f"the id in {id_field!r} is empty")
-    raise BadRecord("wrong-type", f"the id in {id_field!r} must be a string or an integer, got {_json_type(value)}")
+        raise BadRecord("missing-field", f"the id in {path!r} is empty")
+    raise BadRecord("wrong-type", f"the id in {path!r} must be a string or an integer, got {json_type(value)}")
 
 
-def _bad_text(value: Any, text_field: str, sample_id: str) -> BadRecord:
+def text_of(value: Any, path: str, sample_id: str, row: Any) -> str:
+    """Return the text of a row. The arguments are as in `id_of`, with the id of the sample for errors.
+
+    Raises:
+        BadRecord: The value is no text.
+    """
+    value = single(value)
+    if type(value) is str and value and not value.isspace():
+        return value
     if value is MISSING:
-        return BadRecord("missing-field", f"no field {text_field!r} for the text", sample_id)
+        raise BadRecord("missing-field", f"no field {path!r} for the text{unknown(path, row)}", sample_id)
     if not isinstance(value, str):
-        detail = f"the text in {text_field!r} must be a string, got {_json_type(value)}"
-        return BadRecord("wrong-type", detail, sample_id)
-    return BadRecord("empty-text", f"the text in {text_field!r} is empty or only white space", sample_id)
+        raise BadRecord("wrong-type", f"the text in {path!r} must be a string, got {json_type(value)}", sample_id)
+    raise BadRecord("empty-text", f"the text in {path!r} is empty or only white space", sample_id)
 
 
-def _json_type(value: Any) -> str:
+def rest_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a row without its id and text: the row, or the values of "meta" if no other field is left."""
+    if len(record) == 1 and type(inner := record.get("meta")) is dict:
+        return inner
+    return record
+
+
+def json_type(value: Any) -> str:
+    """Return the type of a JSON value with its article, and the value of a number or a boolean."""
     name = type(value).__name__
     return _JSON_TYPES.get(name, name) + (f" ({value!r})" if isinstance(value, (bool, int, float)) else "")
 
 
-def check_size(sample: Sample, max_sample_bytes: int) -> None:
-    """Raise BadRecord if the text and the metadata (as compact JSON) together exceed the limit, in bytes of UTF-8."""
-    size = len(sample.text.encode()) + len(orjson.dumps(sample.meta))
+def check_size(sample: Sample, kept_meta: dict[str, Any], max_sample_bytes: int) -> None:
+    """Raise BadRecord if the text and the kept metadata (as compact JSON) together exceed the limit, in bytes of UTF-8."""
+    size = len(sample.text.encode()) + len(orjson.dumps(kept_meta))
     if size > max_sample_bytes:
         detail = f"the sample is {size:,} bytes of text and meta, and at most {max_sample_bytes:,} are allowed"
         raise BadRecord("too-large", detail, sample.id)

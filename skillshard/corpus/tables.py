@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from skillshard import storage
+from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.partitions import Partition, storage_damage
-from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size, sample_of
+from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size
 from skillshard.corpus.values import NoForm, json_values, label
 
 # Bounds the memory of a batch as Python values, which take several times the bytes of the columns.
@@ -61,8 +62,7 @@ class _Cut(Exception):
 def read_table(
     partition: Partition,
     *,
-    id_field: str | None,
-    text_field: str,
+    fields: RowFields,
     max_sample_bytes: int,
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
@@ -71,8 +71,7 @@ def read_table(
 
     Args:
         partition: Partition to read.
-        id_field: Field of the id, or None.
-        text_field: Field of the text.
+        fields: Field mapping of the rows.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with each row as JSON.
         passed_over: Counter of the values without a JSON form.
@@ -83,10 +82,9 @@ def read_table(
     except _Cut as error:
         yield _unreadable(partition, error)
         return
-    requested = (id_field, text_field)
     try:
         for batch in batches:
-            names, columns = _columns(batch, requested, passed_over)
+            names, columns = _columns(batch, fields, passed_over)
             # Few columns have values without a form, so the loop over rows looks only at these columns.
             gaps = [index for index, values in enumerate(columns) if NoForm in map(type, values)]
             rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * batch.num_rows
@@ -96,12 +94,12 @@ def read_table(
                 try:
                     for index in gaps:
                         if isinstance(value := values[index], NoForm):
-                            if names[index] in requested:
+                            if fields.asks_for(names[index]):
                                 raise BadRecord(value.reason, value.detail)
                             del record[names[index]]
                             passed_over.columns[label(names[index], batch.schema.field(names[index]).type)] += 1
-                    sample = _plain(sample_of(record, id_field, text_field, name, row))
-                    check_size(sample, max_sample_bytes)
+                    sample = _plain(fields.sample(record, row))
+                    check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
                 except BadRecord as error:
                     hasher.update(orjson.dumps([error.reason, error.detail, error.id]))
                     yield Rejection(name, row, error.reason, error.detail, error.id, _shown(names, columns, batch_row))
@@ -112,9 +110,7 @@ def read_table(
         yield _rest(partition, row + 1, error)
 
 
-def _columns(
-    batch: pa.RecordBatch, requested: Sequence[str | None], passed_over: PassedOver
-) -> tuple[list[str], list[list[Any]]]:
+def _columns(batch: pa.RecordBatch, fields: RowFields, passed_over: PassedOver) -> tuple[list[str], list[list[Any]]]:
     """Return the names of the columns and their JSON values. Columns that share a name are left out.
 
     Raises:
@@ -124,7 +120,7 @@ def _columns(
     names: list[str] = []
     columns: list[list[Any]] = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if counts[name] > 1 and name in requested:
+        if counts[name] > 1 and fields.asks_for(name):
             raise _Cut(
                 f"{counts[name]} columns have the name {name!r}, which is asked for. Rename the columns", "unsupported"
             )
@@ -253,11 +249,11 @@ def _cutting(batches: Iterator[pa.RecordBatch], place: str) -> Iterator[pa.Recor
 
 def _plain(sample: Sample) -> Sample:
     """Return the sample with its metadata as after a pass through JSON: pairs become arrays, and NaN becomes null."""
-    return Sample(sample.id, sample.text, orjson.loads(orjson.dumps(sample.meta)))
+    return Sample(sample.id, sample.text, orjson.loads(orjson.dumps(sample.meta)), sample.file)
 
 
 def _shown(names: Sequence[str], columns: Sequence[Sequence[Any]], row: int) -> str:
-    """Return a row as JSON, for the raw text of a rejection. `sample_of` has taken the first record apart."""
+    """Return a row as JSON, for the raw text of a rejection. `RowFields` has taken the first record apart."""
     record = {name: values[row] for name, values in zip(names, columns, strict=True)}
     return orjson.dumps(record, default=repr).decode()
 

@@ -16,9 +16,10 @@ import orjson
 import xxhash
 
 from skillshard import storage
+from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.partitions import Partition
+from skillshard.corpus.paths import MISSING, follow, is_of_file
 from skillshard.corpus.sample import (
-    MISSING,
     BadRecord,
     PassedOver,
     Rejection,
@@ -27,7 +28,6 @@ from skillshard.corpus.sample import (
     exact_json,
     json_fault,
     needs_exact,
-    sample_of,
 )
 from skillshard.errors import name_some
 from skillshard.printable import printable
@@ -92,8 +92,7 @@ class _Cut(Exception):
 def read_tar(
     partition: Partition,
     *,
-    id_field: str | None,
-    text_field: str,
+    fields: RowFields,
     max_sample_bytes: int,
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
@@ -102,8 +101,8 @@ def read_tar(
 
     Args:
         partition: Partition to read, a whole tar.
-        id_field: Field of the id. A sample without this field gets the key as its id. With None, the id is made of the place.
-        text_field: Field of the text, if the text is in the JSON member.
+        fields: Field mapping of the JSON members. A sample without the field of the id gets the key as its id. A text member is the value of
+            the text's field.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the names and the content of the members of each sample.
         passed_over: Counter of the members that belong to no sample.
@@ -118,9 +117,8 @@ def read_tar(
                 # With the length first, two members cannot give the same bytes as two others that are cut elsewhere.
                 hasher.update(b"%d:" % len(group.members[ext]) + group.members[ext])
             try:
-                record = _record(group, passed_over, id_field=id_field, text_field=text_field)
-                sample = sample_of(record, id_field, text_field, name, row)
-                check_size(sample, max_sample_bytes)
+                sample = fields.sample(_record(group, passed_over, fields), row)
+                check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
             except BadRecord as error:
                 raw = next((data for ext, data in sorted(group.members.items()) if ext.endswith(".json")), None)
                 shown = None if raw is None else raw.decode(errors="backslashreplace")
@@ -291,7 +289,7 @@ def _id_of(key: str) -> str | None:
     return key
 
 
-def _record(group: _Group, passed_over: PassedOver, *, id_field: str | None, text_field: str) -> Any:
+def _record(group: _Group, passed_over: PassedOver, fields: RowFields) -> Any:
     key = printable(group.key)
     if group.too_large is not None:
         raise BadRecord("too-large", f"member {key}{group.too_large} is too large to be read", _id_of(group.key))
@@ -304,11 +302,12 @@ def _record(group: _Group, passed_over: PassedOver, *, id_field: str | None, tex
         return record
     text = _member(group, ".txt", passed_over)
     if text is not None:
-        decoded = _text(text, group.key)
+        decoded, text_field = _text(text, group.key), fields.text_member
         if record.get(text_field, decoded) != decoded:
             passed_over.members[f"field {text_field!r} of a JSON member beside another text"] += 1
         record[text_field] = decoded
-    if id_field is not None and record.get(id_field, MISSING) is MISSING:
+    id_field = fields.mapping.id_field
+    if id_field is not None and not is_of_file(id_field) and follow(record, id_field) is MISSING:
         if _id_of(group.key) is None:
             raise BadRecord("invalid-utf8", f"the name of its members, {key}, is not valid UTF-8")
         record[id_field] = group.key

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from skillshard import artefact, places
 from skillshard import tags as tags_module
-from skillshard.corpus import MISSING, Corpus, Sample, category_of, lookup, read_partition
+from skillshard.corpus import MISSING, Corpus, CorpusReading, Sample, category_of, lookup, read_partition
 from skillshard.errors import TagsError
 from skillshard.extras import needed
 from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories
@@ -111,6 +111,7 @@ def _from_corpus(tags: Tags, field: str, corpus: Sequence[str]) -> Iterable[list
     opened = Corpus.open(list(corpus))
     for note in opened.notes():
         print_line(f"note: {note}", to_stderr=True)
+    reading = CorpusReading.from_json(arguments["reading"])
     partitions = opened.partitions(partition_bytes=arguments["partition_bytes"])
     # Checked before anything is read: rows of other partitions would be paired with the wrong tags.
     cut = [[(part.name, part.start, part.stop) for part in partitions]]
@@ -118,7 +119,7 @@ def _from_corpus(tags: Tags, field: str, corpus: Sequence[str]) -> Iterable[list
     if cut[0] != cut[1]:
         raise TagsError(f"the corpus given is not the one that {tags.folder} tags: other files, or they changed.")
     for partition in partitions:
-        rows = read_partition(partition, **arguments["reading"])
+        rows = read_partition(partition, reading)
         yield [_value(row, field) if isinstance(row, Sample) else None for row in rows]
 
 

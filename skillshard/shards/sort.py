@@ -20,7 +20,7 @@ import xxhash
 from jaxtyping import Int
 
 from skillshard import progress, storage
-from skillshard.corpus import Partition, PartitionReader, Sample
+from skillshard.corpus import CorpusReading, Partition, PartitionReader, Sample
 from skillshard.errors import TagsError
 from skillshard.execution import Record
 from skillshard.hash_ranges import rows_between
@@ -55,7 +55,7 @@ def sort_partition(
     partition: Partition,
     tags_part: str,
     expected_digest: str,
-    reading: Mapping[str, Any],
+    reading: CorpusReading,
     num_rows: int,
     skills: list[str],
     cut: str,
@@ -67,7 +67,7 @@ def sort_partition(
         partition: Partition of the corpus.
         tags_part: File with the tags of the partition.
         expected_digest: Digest of the rows at the tagging.
-        reading: Keyword arguments of `PartitionReader`.
+        reading: Field mappings and limits of the corpus.
         num_rows: Number of rows, for the progress.
         skills: Names of all skills, in the order of their indexes.
         cut: Hash below which a text is held out.
@@ -84,7 +84,9 @@ def sort_partition(
     waiting = _Waiting(cut)
     for row, sample, skill in _zip_tags(partition, tags_part, expected_digest, reading):
         hashed = xxhash.xxh3_64_intdigest(sample.id.encode())
-        waiting.add(indexes[skill], hashed, row, sample.text.encode(), member_json(sample, skill))
+        waiting.add(
+            indexes[skill], hashed, row, sample.text.encode(), member_json(sample.id, skill, reading.kept_meta(sample))
+        )
         num_samples += 1
         if not num_samples % _SAMPLES_PER_ADVANCE:
             progress.advance(row + 1, num_rows)
@@ -97,16 +99,16 @@ def sort_partition(
     return {"chunks": chunks, "samples": num_samples, "texts": num_texts}
 
 
-def member_json(sample: Sample, skill: str) -> bytes:
+def member_json(identity: str, skill: str, meta: dict[str, Any]) -> bytes:
     """Return the JSON member of a sample: id, skill and meta, in this order. The meta keeps the order of the corpus."""
     # orjson's bytes keep their output buffer of some kilobytes. A copy has the size of its content.
-    return bytes(memoryview(orjson.dumps({"id": sample.id, "skill": skill, "meta": sample.meta})))
+    return bytes(memoryview(orjson.dumps({"id": identity, "skill": skill, "meta": meta})))
 
 
 def _zip_tags(
-    partition: Partition, tags_part: str, expected_digest: str, reading: Mapping[str, Any]
+    partition: Partition, tags_part: str, expected_digest: str, reading: CorpusReading
 ) -> Iterator[tuple[int, Sample, str]]:
-    reader = PartitionReader(partition, **reading)
+    reader = PartitionReader(partition, reading)
     tags = read_part(tags_part)
     # `zip_longest`, not `zip`: a row without a tag, or a tag without a row, means that the corpus has changed.
     for number, (row, tag) in enumerate(zip_longest(reader, tags)):

@@ -29,7 +29,7 @@ import numpy as np
 import xxhash
 
 from skillshard import artefact, canonical, places, storage
-from skillshard.corpus import Corpus
+from skillshard.corpus import Corpus, CorpusReading
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import ShardError, TagsError, name_some
 from skillshard.execution import Backend, OnStage, Record, Task, keyed, run, shown
@@ -258,7 +258,7 @@ class _Tables:
                 "firsts": self._firsts(),
                 "rejected_before": rejected_place(tags.folder, index) if part.num_set_aside else None,
                 "rejected": rejected_place(self.work.out, index),
-                "max_sample_bytes": task.arguments["reading"]["max_sample_bytes"],
+                "max_sample_bytes": task.arguments["reading"].max_sample_bytes,
             }
             for index, (task, part_chunks, first_chunk, part) in enumerate(
                 # Not strict: `first_chunks` ends with the total number of chunks and so has one element more.
@@ -307,11 +307,12 @@ def _changed(corpus: Corpus, tags: Tags, suspects: Sequence[str]) -> list[str]:
     arguments = tags.manifest.made_from["arguments"]
     partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
     digests = {index: part.rows_digest for index, part in enumerate(tags.manifest.parts)}
-    return places_changed(partitions, digests, suspects, arguments["reading"])
+    return places_changed(partitions, digests, suspects, CorpusReading.from_json(arguments["reading"]))
 
 
 def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
     """Raise TagsError if names or sizes of the corpus files differ from the tagged ones. The sorting compares the rows."""
+    corpus.refuse_other_mappings(tags.manifest.made_from["arguments"]["reading"], tags.folder)
     before: dict[str, int] = dict(tags.manifest.made_from["inputs"])
     now = {file.name: file.num_bytes for file in corpus.files}
     if before == now:
@@ -332,6 +333,7 @@ def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
 def _sort_tasks(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[str], cut: str) -> list[Task]:
     tag_arguments = tags.manifest.made_from["arguments"]
     partitions = corpus.partitions(partition_bytes=tag_arguments["partition_bytes"])
+    reading = CorpusReading.from_json(tag_arguments["reading"])
     if len(partitions) != len(tags.manifest.parts):
         raise TagsError(
             f"the corpus has {len(partitions):,} partitions, but {tags.folder} has {len(tags.manifest.parts):,} parts: the "
@@ -342,7 +344,7 @@ def _sort_tasks(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[st
             "partition": partition,
             "tags_part": part_place(tags.folder, index),
             "expected_digest": part.rows_digest,
-            "reading": tag_arguments["reading"],
+            "reading": reading,
             "num_rows": part.num_rows,
             "skills": skills,
             "cut": cut,

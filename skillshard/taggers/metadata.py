@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from skillshard.corpus import MISSING, Sample, category_of, lookup
+from skillshard.corpus.paths import unknown
+from skillshard.corpus.sample import json_type
 from skillshard.errors import TagsError
 from skillshard.taggers.tagger import Tag, Tagger, Untagged
 
@@ -35,11 +37,15 @@ class Metadata:
             if value is MISSING or value is None or value == "":
                 return Untagged(
                     "missing-field",
-                    f"field {field!r} is missing or empty (meta has {', '.join(sample.meta) or 'nothing'})",
+                    f"field {field!r} is missing or empty{unknown(field, sample.meta)}",
                 )
             if not isinstance(value, (str, int)):
                 return Untagged(
-                    "wrong-type", f"field {field!r} is a {type(value).__name__}, a skill is a string or an integer"
+                    "wrong-type",
+                    f"field {field!r} is {json_type(value)}, and a skill is a string or an integer. Name an element by its number, such as "
+                    f"{field}.0"
+                    if isinstance(value, list)
+                    else f"field {field!r} is {json_type(value)}, and a skill is a string or an integer",
                 )
             values.append(category_of(value))
         return Tag(JOIN.join(values))
@@ -49,8 +55,8 @@ def metadata(*fields: str) -> Tagger:
     """Tag by metadata.
 
     Args:
-        fields: Dotted paths, such as "meta.category". The values of several fields are joined by "/". Integers and booleans become
-            their JSON text, so 3 and "3" are the same skill.
+        fields: Dotted paths, such as "meta.category", "meta.kinds.0" or "file.folder" (`skillshard.corpus.paths`). The values of several
+            fields are joined by "/". Integers and booleans become their JSON text, so 3 and "3" are the same skill.
 
     Raises:
         TagsError: No field is given, or a field is not a string.

@@ -1,12 +1,11 @@
 """Read and count the rows of a corpus, so that a bad sample ends the command before any costly stage begins."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
 
-from skillshard.corpus import Partition, PartitionReader, Rejection, Sample
+from skillshard.corpus import CorpusReading, Partition, PartitionReader, Rejection, Sample
 from skillshard.errors import CorpusError
 from skillshard.execution import Record, keyed
 from skillshard.keyed_random import distinct
@@ -43,15 +42,13 @@ def num_rows_of(search: Search) -> list[int]:
     return [record["num_rows"] for record in search.run(count_only, tasks, stage="count", title="counting")]
 
 
-def count_only(partition: Partition, reading: Mapping[str, Any]) -> Record:
+def count_only(partition: Partition, reading: CorpusReading) -> Record:
     """Count the rows of a partition, bad rows included."""
-    reader = PartitionReader(partition, **reading)
+    reader = PartitionReader(partition, reading)
     return {"num_rows": sum(1 for _ in reader), "rows_digest": reader.digest()}
 
 
-def count_partition(
-    partition: Partition, reading: Mapping[str, Any], on_bad_sample: OnBadSample, fields: str
-) -> Record:
+def count_partition(partition: Partition, reading: CorpusReading, on_bad_sample: OnBadSample, fields: str) -> Record:
     """Read a partition, count rows and samples, and write the metadata with few values.
 
     Raises:
@@ -59,7 +56,7 @@ def count_partition(
     """
     table = FieldTable()
     num_rows = num_samples = 0
-    reader = PartitionReader(partition, **reading)
+    reader = PartitionReader(partition, reading)
     for row in reader:
         if isinstance(row, Rejection) and on_bad_sample == "stop":
             raise CorpusError(row.sentence())

@@ -25,7 +25,16 @@ import pyarrow.parquet as pq
 import xxhash
 
 from skillshard import artefact, storage
-from skillshard.corpus import Corpus, Partition, PartitionReader, PassedOver, Rejection, Sample, line_numbers
+from skillshard.corpus import (
+    Corpus,
+    CorpusReading,
+    Partition,
+    PartitionReader,
+    PassedOver,
+    Rejection,
+    Sample,
+    line_numbers,
+)
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, TagsError, name_some
 from skillshard.execution import Backend, OnStage, Record, Task, keyed, run, shown
@@ -68,8 +77,6 @@ def tag_corpus(
     out: str | os.PathLike[str],
     *,
     on_bad_sample: OnBadSample = "stop",
-    id_field: str | None = "id",
-    text_field: str = "text",
     max_sample_bytes: int = 16 << 20,
     partition_bytes: int = 64 << 20,
     backend: Backend = Backend(),
@@ -81,13 +88,11 @@ def tag_corpus(
     A call resumes where a killed call stopped, and does nothing if the tags are finished.
 
     Args:
-        corpus: Corpus to tag.
+        corpus: Corpus to tag, with the fields of the id and of the text.
         tagger: Tagger that gives each sample a skill.
         out: Local directory for the tags.
         on_bad_sample: Action at a bad sample. "stop" raises an error at the first bad sample. "set-aside" keeps bad samples in rejected/
             with the reasons.
-        id_field: Field of the id. With None, the ids are made from the file name and the position.
-        text_field: Field of the text.
         max_sample_bytes: Size limit of a sample, in bytes of text and metadata.
         partition_bytes: Size of a task in bytes. A .gz or .zst file is always one task.
         backend: Local pool or Ray. Both give the same bytes.
@@ -100,14 +105,14 @@ def tag_corpus(
         TagsError: No sample could be tagged, or the tags have more than `MAX_SKILLS` skills.
         StorageError: `out` holds another artefact or other files.
     """
-    reading = {"id_field": id_field, "text_field": text_field, "max_sample_bytes": max_sample_bytes}
+    reading = corpus.reading(max_sample_bytes)
     made_from = {
         "command": "tag",
         "arguments": {
             "tagger": tagger.name,
             "tagger_arguments": tagger.arguments,
             "on_bad_sample": on_bad_sample,
-            "reading": reading,
+            "reading": reading.to_json(),
             "partition_bytes": partition_bytes,
         },
         "inputs": corpus.inputs,
@@ -117,7 +122,7 @@ def tag_corpus(
             out,
             MANIFEST,
             made_from,
-            lambda work: _tag(corpus, tagger, work, made_from, backend, stages),
+            lambda work: _tag(corpus, reading, tagger, work, made_from, backend, stages),
             mtimes_ns=corpus.mtimes_ns,
             changed=lambda folder, places: places_changed(
                 corpus.partitions(partition_bytes=partition_bytes), _rows_digests(folder), places, reading
@@ -141,6 +146,7 @@ def _rows_digests(folder: Path) -> dict[int, str]:
 
 def _tag(
     corpus: Corpus,
+    reading: CorpusReading,
     tagger: Tagger | Finder,
     work: artefact.Work,
     made_from: dict[str, Any],
@@ -151,7 +157,7 @@ def _tag(
     partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
     ready: Tagger | RowTagger
     if isinstance(tagger, Finder):
-        reading, on_bad_sample = arguments["reading"], arguments["on_bad_sample"]
+        on_bad_sample = arguments["on_bad_sample"]
         ready = tagger.find(Search(partitions, reading, on_bad_sample, work, backend, on_stage))
     else:
         ready = tagger
@@ -159,7 +165,7 @@ def _tag(
         "tagger": ready,
         "out": str(work.scratch()),
         "on_bad_sample": arguments["on_bad_sample"],
-        "reading": arguments["reading"],
+        "reading": reading,
     }
     tasks = keyed(
         {**common, "partition": partition, "hashes": str(work.scratch(f"{index:06d}.npy"))}
@@ -176,7 +182,7 @@ def _tag(
         )
     duplicates = _duplicates(tasks, records, work, backend, on_stage)
     if duplicates and arguments["on_bad_sample"] == "stop":
-        raise CorpusError(_duplicate_sentence(duplicates, partitions, arguments["reading"]))
+        raise CorpusError(_duplicate_sentence(duplicates, partitions, reading))
     again = {
         part: [duplicate for duplicate in duplicates if duplicate["part"] == part]
         for part in sorted({duplicate["part"] for duplicate in duplicates})
@@ -239,7 +245,7 @@ def tag_partition(
     tagger: Tagger | RowTagger,
     out: str,
     on_bad_sample: OnBadSample,
-    reading: Mapping[str, Any],
+    reading: CorpusReading,
     hashes: str,
     duplicates: Mapping[str, str] = {},
 ) -> Record:
@@ -250,14 +256,14 @@ def tag_partition(
         tagger: Tagger that gives each sample a skill.
         out: Directory of the part.
         on_bad_sample: Action at a bad sample.
-        reading: Keyword arguments of `PartitionReader`.
+        reading: Field mappings and limits of the corpus.
         hashes: Scratch file for the hashes of the ids.
         duplicates: Rows that repeat an earlier id and are set aside, with the ids. The row numbers are strings, as in JSON.
     """
     counts: dict[str, list[int]] = {}
     ids: list[tuple[int, int]] = []
     refused: list[tuple[int, Rejection]] = []
-    reader = PartitionReader(partition, **reading)
+    reader = PartitionReader(partition, reading)
 
     def rows() -> Iterator[TagRow]:
         for number, (row, outcome) in enumerate(_tagged(iter(reader), tagger, partition.index)):
@@ -340,12 +346,10 @@ def _refusal(
     return Rejection(partition.name, None, outcome.reason, detail, row.id, raw)
 
 
-def _located(
-    refused: Sequence[tuple[int, Rejection]], partition: Partition, reading: Mapping[str, Any]
-) -> list[Rejection]:
+def _located(refused: Sequence[tuple[int, Rejection]], partition: Partition, reading: CorpusReading) -> list[Rejection]:
     """Add the lines to the rejections by the tagger. The file is read a second time only if the tagger rejected a row."""
     unplaced = {number for number, rejection in refused if rejection.line is None and rejection.id is not None}
-    limit = reading["max_sample_bytes"]
+    limit = reading.max_sample_bytes
     lines = line_numbers(partition, unplaced, max_sample_bytes=limit) if unplaced else {}
     return [replace(rejection, line=lines[number]) if number in lines else rejection for number, rejection in refused]
 
@@ -410,12 +414,10 @@ def _ids_at(parts: str, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, in
     return id_of
 
 
-def _duplicate_sentence(
-    duplicates: Sequence[Record], partitions: Sequence[Partition], reading: Mapping[str, Any]
-) -> str:
+def _duplicate_sentence(duplicates: Sequence[Record], partitions: Sequence[Partition], reading: CorpusReading) -> str:
     """Write the error for the first repeated id: both places, the number of repeated ids, and the remedy."""
     duplicate = duplicates[0]
-    limit = reading["max_sample_bytes"]
+    limit = reading.max_sample_bytes
     first, later = (
         line_numbers(partitions[part], [row], max_sample_bytes=limit)[row]
         for part, row in ((duplicate["first_part"], duplicate["first_row"]), (duplicate["part"], duplicate["row"]))

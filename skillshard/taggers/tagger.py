@@ -1,11 +1,11 @@
 """Protocols of taggers: a `Tagger` looks at samples, a `Finder` looks at the whole corpus first."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from skillshard.artefact import Work
-from skillshard.corpus import Partition, Reason, Sample
+from skillshard.corpus import CorpusReading, Partition, Reason, Sample
 from skillshard.execution import Backend, OnStage, Record, Task, run
 
 # The last bits of a loss depend on the samples that a model reads together. A change of this number changes the loss tags.
@@ -61,7 +61,7 @@ class Search:
 
     Attributes:
         partitions: Partitions of the corpus.
-        reading: Keyword arguments of `PartitionReader`.
+        reading: Field mappings and limits of the corpus.
         on_bad_sample: Action at a bad sample.
         work: Records and scratch files of the tasks. Files in `work.scratch("kept")` become part of the finished tags.
         backend: Local pool or Ray.
@@ -69,7 +69,7 @@ class Search:
     """
 
     partitions: Sequence[Partition]
-    reading: Mapping[str, Any]
+    reading: CorpusReading
     on_bad_sample: OnBadSample
     work: Work
     backend: Backend

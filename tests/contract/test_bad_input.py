@@ -77,11 +77,15 @@ BAD = {
         with_record(meta={"number": 1}),
         "a.jsonl line 3",
         "missing-field",
-        "field 'meta.skill' is missing or empty (meta has number)",
+        "field 'meta.skill' is missing or empty; the row has number",
         "name another field with --field",
     ),
     "a skill that is a list": Bad(
-        with_record(meta={"skill": ["add"]}), "a.jsonl line 3", "wrong-type", "'meta.skill' is a list", "--field"
+        with_record(meta={"skill": ["add", "carry"]}),
+        "a.jsonl line 3",
+        "wrong-type",
+        "'meta.skill' is an array",
+        "--field",
     ),
     "no text": Bad(with_record(text=...), "a.jsonl line 3", "missing-field", "no field 'text'", "--text-field"),
     "no id": Bad(with_record(id=...), "a.jsonl line 3", "missing-field", "no field 'id'", "--id-field"),

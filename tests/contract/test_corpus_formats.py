@@ -15,7 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillshard.corpus import Corpus, Partition, PartitionReader, Rejection, Sample, read_partition
+from skillshard.corpus import (
+    Corpus,
+    CorpusReading,
+    FieldMapping,
+    Partition,
+    PartitionReader,
+    Rejection,
+    Sample,
+    read_partition,
+)
 
 REAL_CORPORA = Path(__file__).parents[2] / ".." / "shared" / "corpora"
 Writer = Callable[[Path, list[Sample]], None]
@@ -180,7 +189,12 @@ def test_a_corpus_without_ids_gets_the_place_of_each_row(write: Writer, tmp_path
     write(tmp_path, SAMPLES)
     corpus = Corpus.open(tmp_path)
     whole = [
-        [i for p in corpus.partitions(partition_bytes=n) for i in read_partition(p, id_field=None)] for n in (50, 10**9)
+        [
+            i
+            for p in corpus.partitions(partition_bytes=n)
+            for i in read_partition(p, CorpusReading({"": FieldMapping(id_field=None)}))
+        ]
+        for n in (50, 10**9)
     ]
     ids = [item.id for item in whole[0]]
     assert whole[0] == whole[1]

@@ -6,12 +6,12 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillshard.corpus import Corpus
+from skillshard.corpus import Corpus, CorpusReading
 from skillshard.execution import Backend
 from skillshard.taggers.losses.sampled_texts import SampledText, sample_texts
 from tests.conftest import lines
 
-READING = {"id_field": "id", "text_field": "text", "max_sample_bytes": 1000}
+READING = CorpusReading(max_sample_bytes=1000)
 
 
 def short(text: str) -> str | None:

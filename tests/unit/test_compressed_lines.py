@@ -24,9 +24,9 @@ ROWS = b"".join(b'{"id":"%d","text":"text %d"}\n' % (i, i * 7919) for i in range
 SAMPLES = [Sample(str(i), f"text {i * 7919}", {}) for i in range(300)]
 
 
-def items_of(path: Path, data: bytes, **options: Any) -> list[Sample | Rejection]:
+def items_of(path: Path, data: bytes) -> list[Sample | Rejection]:
     path.write_bytes(data)
-    return [item for part in Corpus.open(path).partitions() for item in read_partition(part, **options)]
+    return [item for part in Corpus.open(path).partitions() for item in read_partition(part)]
 
 
 def zstd(data: bytes, *options: str) -> bytes:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard import storage
-from skillshard.corpus import MISSING, Corpus, Rejection, Sample, lines, lookup, read_partition
+from skillshard.corpus import MISSING, Corpus, FieldMapping, Rejection, Sample, lines, lookup, read_partition
 from skillshard.errors import CorpusError
 
 GOOD = b'{"id": "a", "text": "one"}\n'
@@ -29,12 +29,17 @@ REST_ASIDE = "Fetch or write the file again, or set the rest of it aside with `o
 SUFFIXES = (
     ".jsonl .ndjson .json .jsonl.gz .ndjson.gz .json.gz .jsonl.zst .ndjson.zst .json.zst .parquet .arrow .feather .tar"
 )
+NO_ID = "Where rows have no ids, `id_field=None` makes ids of the file and the row."
 RENAME = "Rename or rewrite the file, or set it aside with `on_bad_sample='set-aside'`."
 
 
-def items_of(path: Path, *, partition_bytes: int = 1 << 26, **options: Any) -> list[Sample | Rejection]:
-    partitions = Corpus.open(path).partitions(partition_bytes=partition_bytes)
-    return [item for partition in partitions for item in read_partition(partition, **options)]
+def items_of(
+    path: Path, *, partition_bytes: int = 1 << 26, max_sample_bytes: int = 1 << 24, **fields: Any
+) -> list[Sample | Rejection]:
+    corpus = Corpus.open(path, fields=FieldMapping(**fields))
+    reading = corpus.reading(max_sample_bytes)
+    partitions = corpus.partitions(partition_bytes=partition_bytes)
+    return [item for partition in partitions for item in read_partition(partition, reading)]
 
 
 def rejection_of(path: Path, **options: Any) -> Rejection:
@@ -97,9 +102,9 @@ def zstd(data: bytes) -> bytes:
             "invalid-utf8",
             f"not valid UTF-8 (invalid high surrogate in string: line 1 column 36). Mend the line, or {SET_ASIDE}",
         ),
-        (b'{"text": "x"}', "missing-field", f"no field 'id' for the id. {OTHER_FIELD}"),
+        (b'{"text": "x"}', "missing-field", f"no field 'id' for the id; the row has text. {NO_ID} {OTHER_FIELD}"),
         (b'{"id": "", "text": "x"}', "missing-field", f"the id in 'id' is empty. {OTHER_FIELD}"),
-        (b'{"id": "b"}', "missing-field", f"no field 'text' for the text. {OTHER_FIELD}"),
+        (b'{"id": "b"}', "missing-field", f"no field 'text' for the text; the row has no other field. {OTHER_FIELD}"),
         (
             b'{"id": 1.5, "text": "x"}',
             "wrong-type",
@@ -116,7 +121,7 @@ def zstd(data: bytes) -> bytes:
             f"the id in 'id' must be a string or an integer, got null. {OTHER_FIELD}",
         ),
         (
-            b'{"id": "b", "text": ["x"]}',
+            b'{"id": "b", "text": ["x", "y"]}',
             "wrong-type",
             f"the text in 'text' must be a string, got an array. {OTHER_FIELD}",
         ),

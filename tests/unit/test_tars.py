@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillshard.corpus import Corpus, PartitionReader, Rejection, Sample
+from skillshard.corpus import Corpus, CorpusReading, FieldMapping, PartitionReader, Rejection, Sample
 from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
 
@@ -30,10 +30,10 @@ def tar_of(*members: tuple[str, bytes] | tarfile.TarInfo, format: int = tarfile.
     return buffer.getvalue()
 
 
-def read(path: Path, data: bytes, **options: str | None) -> tuple[list[Sample | Rejection], dict[str, int]]:
+def read(path: Path, data: bytes, **fields: str | None) -> tuple[list[Sample | Rejection], dict[str, int]]:
     path.write_bytes(data)
     (partition,) = Corpus.open(path).partitions()
-    reader = PartitionReader(partition, **options)  # type: ignore[arg-type]
+    reader = PartitionReader(partition, CorpusReading({"": FieldMapping(**fields)}))  # type: ignore[arg-type]
     return list(reader), dict(reader.passed_over.members)
 
 

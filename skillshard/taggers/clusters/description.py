@@ -5,11 +5,10 @@ Only a few rows are read again (`look_at_rows`): about 300 rows of each cluster,
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from skillshard.corpus import Partition, Sample, read_partition
+from skillshard.corpus import CorpusReading, Partition, Sample, read_partition
 from skillshard.execution import Record, Task
 from skillshard.keyed_random import permutation
 from skillshard.taggers.clusters import kmeans
@@ -131,17 +130,17 @@ def _rows_for_names(
     return chosen
 
 
-def look_at_rows(partition: Partition, reading: Mapping[str, Any], rows: Mapping[str, int]) -> Record:
+def look_at_rows(partition: Partition, reading: CorpusReading, rows: Mapping[str, int]) -> Record:
     """Count the terms of chosen rows for each cluster, and take the beginning of each text.
 
     Args:
         partition: Partition to read.
-        reading: Keyword arguments of `PartitionReader`.
+        reading: Field mappings and limits of the corpus.
         rows: Number of the row (as a string, as in JSON) -> cluster.
     """
     texts: dict[int, list[str]] = {}
     previews = {}
-    for number, row in enumerate(read_partition(partition, **reading)):
+    for number, row in enumerate(read_partition(partition, reading)):
         cluster = rows.get(str(number))
         if cluster is not None and isinstance(row, Sample):
             texts.setdefault(cluster, []).append(row.text)

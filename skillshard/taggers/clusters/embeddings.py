@@ -9,16 +9,15 @@ the number of workers. A task needs memory for 8,192 texts at a time.
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import orjson
 from jaxtyping import Float, Int
 
 from skillshard import canonical, places, storage
-from skillshard.corpus import Partition, Sample, read_partition
+from skillshard.corpus import CorpusReading, Partition, Sample, read_partition
 from skillshard.errors import TagsError
 from skillshard.execution import Record, Task, keyed, num_cpus
 from skillshard.taggers.clusters import kmeans
@@ -69,12 +68,12 @@ def fit_encoder(encoder: Encoder | Unfitted, search: Search, num_rows: Sequence[
     return open_lexical(str(folder))
 
 
-def take_texts(partition: Partition, reading: Mapping[str, Any], rows: Sequence[int], place: str) -> Record:
+def take_texts(partition: Partition, reading: CorpusReading, rows: Sequence[int], place: str) -> Record:
     """Write the texts of the given rows as a JSON list."""
     wanted = set(rows)
     texts = [
         row.text
-        for number, row in enumerate(read_partition(partition, **reading))
+        for number, row in enumerate(read_partition(partition, reading))
         if number in wanted and isinstance(row, Sample)
     ]
     storage.write_bytes(place, orjson.dumps(texts))
@@ -114,7 +113,7 @@ def _warn_of_one_partition(search: Search) -> None:
 
 
 def encode_partition(
-    partition: Partition, encoder: Encoder, reading: Mapping[str, Any], num_rows: int, place: str
+    partition: Partition, encoder: Encoder, reading: CorpusReading, num_rows: int, place: str
 ) -> Record:
     """Write the embeddings of a partition, row for row, as float16."""
     # The memory map keeps only the current texts in memory, whatever the size of the partition.
@@ -122,7 +121,7 @@ def encode_partition(
         vectors = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=(num_rows, encoder.dim))
         vectors[:] = np.nan
         waiting: list[tuple[int, Sample]] = []
-        for number, row in enumerate(read_partition(partition, **reading)):
+        for number, row in enumerate(read_partition(partition, reading)):
             if isinstance(row, Sample):
                 waiting.append((number, row))
             if len(waiting) == TEXTS_AT_ONCE:

@@ -5,15 +5,14 @@ the smallest hashes of all partitions.
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 import xxhash
 
 from skillshard import places, storage
-from skillshard.corpus import Partition, PartitionReader, Rejection, Sample
+from skillshard.corpus import CorpusReading, Partition, PartitionReader, Rejection, Sample
 from skillshard.errors import CorpusError, ObservationError
 from skillshard.execution import Backend, Record, Task, keyed, run
 from skillshard.loss import LossKind, prompt_chars
@@ -43,7 +42,7 @@ def sample_texts(
     partitions: Sequence[Partition],
     *,
     limit: int,
-    reading: Mapping[str, Any],
+    reading: CorpusReading,
     refusal: Refusal,
     stop_at_refused: bool,
     scratch: str,
@@ -57,7 +56,7 @@ def sample_texts(
     Args:
         partitions: Partitions of the corpus.
         limit: Largest number of texts, at least 1. Memory and scratch files hold up to `limit` texts of each partition.
-        reading: Keyword arguments of `PartitionReader`.
+        reading: Field mappings and limits of the corpus.
         refusal: Function that refuses texts. Refused texts are left out.
         stop_at_refused: Whether a refused text ends the call with an error instead.
         scratch: Directory for the parts.
@@ -91,7 +90,7 @@ def sample_texts(
 def sample_partition(
     partition: Partition,
     limit: int,
-    reading: Mapping[str, Any],
+    reading: CorpusReading,
     refusal: Refusal,
     stop_at_refused: bool,
     prompt_field: str | None,
@@ -107,12 +106,12 @@ def sample_partition(
 
 def _texts(
     partition: Partition,
-    reading: Mapping[str, Any],
+    reading: CorpusReading,
     refusal: Refusal,
     stop_at_refused: bool,
     prompt_field: str | None,
 ) -> Iterator[SampledText]:
-    for row in PartitionReader(partition, **reading):
+    for row in PartitionReader(partition, reading):
         if isinstance(row, Rejection):
             if stop_at_refused:
                 raise CorpusError(row.sentence())

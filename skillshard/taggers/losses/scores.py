@@ -6,16 +6,15 @@ not repeated after a stop. The part of the partition is then written from the fi
     SCRATCH/000000/000003.json    row -> [skill, score] or [reason, detail], for the rows from 3 x SAMPLES_AT_ONCE on
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any
 
 import orjson
 
 from skillshard import places, storage
-from skillshard.corpus import Partition, PartitionReader, Sample
+from skillshard.corpus import CorpusReading, Partition, PartitionReader, Sample
 from skillshard.execution import Record, Task
 from skillshard.taggers.tagger import SAMPLES_AT_ONCE, Search, Tag, Tagger, Untagged
 
@@ -64,11 +63,11 @@ def score_rows(tagger: Tagger, search: Search, num_rows: Sequence[int], *, num_g
     return ScoredRows(folder)
 
 
-def score_task(partition: Partition, number: int, reading: Mapping[str, Any], tagger: Tagger, place: str) -> Record:
+def score_task(partition: Partition, number: int, reading: CorpusReading, tagger: Tagger, place: str) -> Record:
     """Write the outcomes of the group with this number in a partition."""
     first = number * SAMPLES_AT_ONCE
     # The rows before the group are read again, which costs little beside the tagger.
-    rows = enumerate(PartitionReader(partition, **reading))
+    rows = enumerate(PartitionReader(partition, reading))
     samples = {
         position: row for position, row in islice(rows, first, first + SAMPLES_AT_ONCE) if isinstance(row, Sample)
     }

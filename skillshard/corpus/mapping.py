@@ -1,0 +1,336 @@
+"""Field mappings: which fields of a row become the id, the text and the metadata of a sample.
+
+A mapping belongs to a corpus, and is recorded in tags.json. Later commands read the rows by the record, so that tags and corpus always
+agree on ids and texts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from skillshard.corpus.messages import ANSWERING_ROLE, render_messages
+from skillshard.corpus.paths import (
+    MISSING,
+    Step,
+    follow,
+    is_of_file,
+    locate,
+    of_file,
+    only,
+    single,
+    unknown,
+    without,
+)
+from skillshard.corpus.sample import BadRecord, Sample, category_of, id_of, json_type, rest_of, text_of
+from skillshard.corpus.template import Span, Template
+from skillshard.errors import CorpusError, did_you_mean, name_some
+
+ANSWER_SPANS = "answer_spans"
+"""Metadata field with the spans of the answers in the text: a list of [first character, character after the last one]."""
+# About four million tokens, longer than the context of present models. A larger sample is probably a mistake.
+DEFAULT_MAX_SAMPLE_BYTES = 16 << 20
+"""Default limit of the size of a sample, in bytes of UTF-8."""
+
+
+@dataclass(frozen=True)
+class FieldMapping:
+    """The fields of a row that become the id, the text and the metadata of a sample.
+
+    A path is a key, or several steps with dots between them (`skillshard.corpus.paths`). A path that begins with "file." names a part
+    of the name of the row's file. Fields of the id and of the text leave the metadata, except the messages and the fields that
+    `columns` names.
+
+    Args:
+        id_field: Path of the id. With None, the id is the name of the file, "@" and the position: the byte offset for JSONL (in the
+            decompressed text), the 1-based row for other formats.
+        text_field: Path of the text, or several paths whose texts are joined by an empty line. The default is "text" where neither
+            `text` nor `messages` is given. Of several texts, an empty text is left out.
+        text: Template of the text (`skillshard.corpus.template`), such as "{question}\\n\\n{answer}".
+        messages: Path of the messages of a conversation. The text is a plain rendering, and the assistant's messages are the answers.
+        answer: Paths of the text that are answers. The metadata of a sample gets their spans under `ANSWER_SPANS`.
+        columns: Paths of the metadata that shards keep. None: all metadata.
+        drop: Paths of the metadata that shards do not keep.
+
+    Raises:
+        CorpusError: Two ways to make the text are given, a path is empty, a template is not valid, or an answer is no part of the text.
+    """
+
+    id_field: str | None = "id"
+    text_field: str | Sequence[str] | None = None
+    text: str | None = None
+    messages: str | None = None
+    answer: str | Sequence[str] = ()
+    columns: str | Sequence[str] | None = None
+    drop: str | Sequence[str] = ()
+    template: Template | None = field(init=False, repr=False, compare=False)
+    """Template of the text. None for messages."""
+
+    def __post_init__(self) -> None:
+        ways = [name for name in ("text_field", "text", "messages") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise CorpusError(f"`{ways[0]}` and `{ways[1]}` both make the text of a sample: give one of the two.")
+        set_field = object.__setattr__  # the dataclass is frozen
+        for name in ("text_field", "answer", "columns", "drop"):
+            value = getattr(self, name)
+            set_field(self, name, (value,) if isinstance(value, str) else value if value is None else tuple(value))
+        if not ways:
+            set_field(self, "text_field", ("text",))
+        for name in ("id_field", "text_field", "messages", "answer", "columns", "drop"):
+            value = getattr(self, name)
+            if (value == () and name in ("text_field", "columns")) or "" in (
+                (value,) if isinstance(value, str) else value or ()
+            ):
+                raise CorpusError(f"`{name}` needs the path of a field, such as 'id' or 'meta.source', got {value!r}.")
+        set_field(self, "template", self._template())
+
+    def _template(self) -> Template | None:
+        if self.messages is not None:
+            if self.answer:
+                raise CorpusError(
+                    f"`answer` and `messages` do not go together: the answers of a conversation are the messages of the {ANSWERING_ROLE}. "
+                    "Leave `answer` out."
+                )
+            return None
+        paths = self.text_field if self.text is None else None
+        assert paths is None or isinstance(paths, tuple)
+        template = Template.parse(self.text or "") if paths is None else Template.joining(paths)
+        for path in self.answer:
+            if path not in template.paths:
+                raise CorpusError(
+                    f"the answer {path!r}{did_you_mean(path, template.paths)} is no field of the text. The fields of the text are "
+                    f"{name_some(dict.fromkeys(template.paths))}. Name one of the fields with `answer`, or add the field to the text."
+                )
+        return template
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the text is the string in one field, and no answer is marked."""
+        return self.text is None and self.messages is None and len(self.text_field or ()) == 1 and not self.answer
+
+    def kept_meta(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Return the metadata that shards keep: `columns` without `drop`. Messages and spans of answers stay, unless `drop` names them."""
+        if self.columns is not None:
+            paths = (*self.columns, self.messages or ANSWER_SPANS, ANSWER_SPANS)
+            meta = only(meta, [steps for path in paths if (steps := _steps(meta, path)) is not None])
+        for path in self.drop:
+            steps = _steps(meta, path)
+            meta = meta if steps is None else without(meta, steps)
+        return meta
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the mapping as JSON values, without the arguments that are not given.
+
+        >>> FieldMapping().to_json(), FieldMapping(id_field=None, text="{a}", drop="b").to_json()
+        ({'id_field': 'id', 'text_field': 'text'}, {'id_field': None, 'text': '{a}', 'drop': ['b']})
+        """
+        values: dict[str, Any] = {"id_field": self.id_field}
+        for argument in fields(self):
+            value = getattr(self, argument.name)
+            if argument.init and argument.name != "id_field" and value not in (None, ()):
+                values[argument.name] = list(value) if isinstance(value, tuple) else value
+        if self.text_field is not None and len(self.text_field) == 1:
+            values["text_field"] = self.text_field[0]
+        return values
+
+
+@dataclass(frozen=True)
+class CorpusReading:
+    """The way in which the rows of a corpus become samples.
+
+    Args:
+        mappings: Prefix -> field mapping. A corpus without a corpus file has one mapping, under the empty prefix. Otherwise the first
+            part of a file's name in the corpus is its prefix.
+        max_sample_bytes: Limit of the bytes of text and kept metadata together, in UTF-8. A larger sample is rejected.
+    """
+
+    mappings: Mapping[str, FieldMapping] = field(default_factory=lambda: {"": FieldMapping()})
+    max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES
+
+    def rows_of(self, name: str) -> "RowFields":
+        """Return the mapping of the rows of a file, by the name of the file in the corpus."""
+        prefix = self._prefix_of(name)
+        return RowFields(self.mappings[prefix], name, prefix)
+
+    def kept_meta(self, sample: Sample) -> dict[str, Any]:
+        """Return the metadata of a sample that shards keep."""
+        return self.mappings[self._prefix_of(sample.file)].kept_meta(sample.meta)
+
+    def _prefix_of(self, name: str) -> str:
+        return "" if "" in self.mappings else name.partition("/")[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the reading as JSON values, for the record of an artefact.
+
+        >>> CorpusReading().to_json()
+        {'id_field': 'id', 'text_field': 'text', 'max_sample_bytes': 16777216}
+        """
+        limit = {"max_sample_bytes": self.max_sample_bytes}
+        if "" in self.mappings:
+            return self.mappings[""].to_json() | limit
+        return {"corpora": {prefix: mapping.to_json() for prefix, mapping in self.mappings.items()}} | limit
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "CorpusReading":
+        """Return the reading with the values of `to_json`.
+
+        Raises:
+            CorpusError: The values are not those of a reading.
+
+        >>> CorpusReading.from_json(CorpusReading().to_json()) == CorpusReading()
+        True
+        """
+        rest = {key: item for key, item in value.items() if key != "max_sample_bytes"}
+        known = {argument.name for argument in fields(FieldMapping) if argument.init}
+        mappings = rest["corpora"] if set(rest) == {"corpora"} else {"": rest}
+        if "max_sample_bytes" not in value or any(set(mapping) - known for mapping in mappings.values()):
+            raise CorpusError(
+                f"not the reading of a corpus: {dict(value)}. Another version of skillshard recorded the reading: tag the corpus again."
+            )
+        return cls({prefix: FieldMapping(**mapping) for prefix, mapping in mappings.items()}, value["max_sample_bytes"])
+
+
+class RowFields:
+    """The field mapping of the rows of one file.
+
+    Args:
+        mapping: Field mapping of the corpus.
+        name: Name of the file in the corpus.
+        prefix: Prefix of the ids, or an empty string.
+
+    Attributes:
+        sample: Function of a parsed row and its position that returns the sample, or raises `BadRecord`.
+        is_quick: Whether the mapping only names two keys, which is the usual case. The row is then changed, otherwise not.
+    """
+
+    def __init__(self, mapping: FieldMapping, name: str, prefix: str = "") -> None:
+        self.mapping, self.name = mapping, name
+        self._before = f"{prefix}/" if prefix else ""
+        paths = () if mapping.template is None else mapping.template.paths
+        self._paths = (*paths, *(path for path in (mapping.id_field, mapping.messages) if path is not None))
+        named = set(mapping.columns or ())
+        self._leaving = [path for path in dict.fromkeys(paths) if path not in named and not is_of_file(path)]
+        self.is_quick = mapping.is_plain and not named and not prefix and not any("." in path for path in self._paths)
+        self.sample: Callable[[Any, int], Sample] = self._quick if self.is_quick else self._mapped
+        self._text_field = paths[0] if self.is_quick else ""
+
+    @property
+    def text_member(self) -> str:
+        """Field that holds the text member of a WebDataset sample."""
+        return self.mapping.text_field[0] if self.mapping.is_plain and self.mapping.text_field else "text"
+
+    def asks_for(self, column: str) -> bool:
+        """Return whether the id or the text is made of a column of a table."""
+        return any(path == column or path.startswith(f"{column}.") for path in self._paths)
+
+    def _quick(self, record: Any, position: int) -> Sample:
+        """Return the sample of a row for a mapping that only names two keys."""
+        if type(record) is not dict:
+            raise _no_object(record)
+        id_field = self.mapping.id_field
+        value = f"{self.name}@{position}" if id_field is None else record.pop(id_field, MISSING)
+        sample_id = value if type(value) is str and value else id_of(value, str(id_field), record)
+        text = record.pop(self._text_field, MISSING)
+        if type(text) is not str or not text or text.isspace():
+            text = text_of(text, self._text_field, sample_id, record)
+        return Sample(sample_id, text, rest_of(record), self.name)
+
+    def _mapped(self, record: Any, position: int) -> Sample:
+        """Return the sample of a row for any mapping."""
+        if type(record) is not dict:
+            raise _no_object(record)
+        row, mapping = record, self.mapping
+        if mapping.id_field is None:
+            sample_id = f"{self.name}@{position}"
+        else:
+            sample_id = self._before + id_of(self._value(row, mapping.id_field), mapping.id_field, row)
+            if mapping.id_field not in (mapping.columns or ()):
+                record = _removed(record, mapping.id_field)
+        text, spans = self._text(row, sample_id)
+        for path in self._leaving:
+            record = _removed(record, path)
+        meta = rest_of(record)
+        if spans is not None:
+            if ANSWER_SPANS in meta:
+                raise BadRecord(
+                    "wrong-type",
+                    f"the field {ANSWER_SPANS!r} is taken: the spans of the answers stand there. Rename the field",
+                    sample_id,
+                )
+            meta = {**meta, ANSWER_SPANS: [list(span) for span in spans]}
+        return Sample(sample_id, text, meta, self.name)
+
+    def _value(self, row: dict[str, Any], path: str) -> Any:
+        part = of_file(self.name, path)
+        return follow(row, path) if part is MISSING else part
+
+    def _text(self, row: dict[str, Any], sample_id: str) -> tuple[str, list[Span] | None]:
+        """Return the text of a row, and the spans of its answers. None: the mapping marks no answers."""
+        mapping = self.mapping
+        if mapping.messages is not None:
+            value = self._value(row, mapping.messages)
+            if value is MISSING:
+                raise _no_text(mapping.messages, row, sample_id)
+            try:
+                text, spans = render_messages(value, mapping.messages)
+            except BadRecord as error:
+                raise BadRecord(error.reason, error.detail, sample_id) from error
+            if not spans:
+                raise BadRecord(
+                    "empty-text",
+                    f"the messages in {mapping.messages!r} have no answer of the {ANSWERING_ROLE}",
+                    sample_id,
+                )
+            return text, spans
+        assert mapping.template is not None
+        if mapping.is_plain:
+            (path,) = mapping.template.paths
+            return text_of(self._value(row, path), path, sample_id, row), None
+        paths = mapping.template.paths
+        values = [self._shown(row, path, sample_id) for path in paths]
+        text, spans = mapping.template.render(values)
+        if not any(value and not value.isspace() for value in values):
+            names = name_some(map(repr, dict.fromkeys(paths)))
+            raise BadRecord("empty-text", f"the fields of the text, {names}, are empty or only white space", sample_id)
+        if not mapping.answer:
+            return text, None
+        answers = [
+            span for path, span in zip(paths, spans, strict=True) if path in mapping.answer and span[1] > span[0]
+        ]
+        if not answers:
+            names = name_some(map(repr, mapping.answer))
+            raise BadRecord("empty-text", f"the answer in {names} is empty", sample_id)
+        return text, answers
+
+    def _shown(self, row: dict[str, Any], path: str, sample_id: str) -> str:
+        """Return the value of a field as a part of the text: a string, or a number or a boolean as JSON. Null is empty."""
+        value = single(self._value(row, path))
+        if value is MISSING:
+            raise _no_text(path, row, sample_id)
+        if value is None or value == []:
+            return ""
+        if isinstance(value, (str, int, float)):
+            return category_of(value)
+        raise BadRecord(
+            "wrong-type",
+            f"the field {path!r} of the text must be a string or a number, got {json_type(value)}",
+            sample_id,
+        )
+
+
+def _no_object(record: Any) -> BadRecord:
+    return BadRecord("malformed-json", f"expected a JSON object, got {json_type(record)}")
+
+
+def _no_text(path: str, row: dict[str, Any], sample_id: str) -> BadRecord:
+    return BadRecord("missing-field", f"no field {path!r} for the text{unknown(path, row)}", sample_id)
+
+
+def _removed(record: dict[str, Any], path: str) -> dict[str, Any]:
+    steps = locate(record, path)
+    return record if steps is None else without(record, steps)
+
+
+def _steps(meta: dict[str, Any], path: str) -> tuple[Step, ...] | None:
+    """Return the steps of a path into the metadata, with or without "meta." before the path."""
+    steps = locate(meta, path)
+    return locate(meta, path.removeprefix("meta.")) if steps is None else steps
