@@ -77,10 +77,13 @@ class FieldMapping:
             set_field(self, "text_field", ("text",))
         for name in ("id_field", "text_field", "messages", "answer", "columns", "drop"):
             value = getattr(self, name)
-            if (value == () and name in ("text_field", "columns")) or "" in (
-                (value,) if isinstance(value, str) else value or ()
-            ):
-                raise CorpusError(f"`{name}` needs the path of a field, such as 'id' or 'meta.source', got {value!r}.")
+            paths = (value,) if isinstance(value, str) else value
+            if paths is not None and ("" in paths or (not paths and name in ("text_field", "columns"))):
+                no_ids = " Where rows have no ids, `id_field=None` makes ids of the file and the row."
+                raise CorpusError(
+                    f"`{name}` needs the path of a field, such as 'id' or 'meta.source', got {value!r}."
+                    f"{no_ids if name == 'id_field' else ''}"
+                )
         set_field(self, "template", self._template())
 
     def _template(self) -> Template | None:
