@@ -203,10 +203,11 @@ def read_lines(
                     raise BadRecord("malformed-json", f"the key {repeated[number]!r} stands twice in one object")
                 sample = sample_of(record, offset)
                 is_suspect = next_run < end or (len(line) > 2 * MAX_DEPTH + len(sample.text) and may_be_deep(line))
-                # A quick mapping has taken the id and the text out of the record. Any other mapping leaves the record whole.
-                rest = sample.meta if fields.is_quick else record
-                if is_suspect and not is_plain(map(type, rest.values())) and needs_exact(rest):
-                    sample = sample_of(exact_json(line), offset)
+                if is_suspect:
+                    # A quick mapping has taken the id and the text out of the record. Any other mapping leaves the record whole.
+                    rest = sample.meta if fields.is_quick else record
+                    if not is_plain(map(type, rest.values())) and needs_exact(rest):
+                        sample = sample_of(exact_json(line), offset)
                 # Rewritten JSON is at most four times as long as the line (1e15 grows most), so a short line needs no check.
                 if len(line) > unchecked_bytes:
                     check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)

@@ -1,12 +1,13 @@
 """Which fields of a row become the id, the text and the metadata of a sample: every way, and every mistake in a sentence."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillshard.corpus import ANSWER_SPANS, CorpusReading, FieldMapping, Sample, lookup
+from skillshard.corpus import ANSWER_SPANS, Corpus, CorpusReading, FieldMapping, Sample, lookup, read_partition
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.messages import render_messages
 from skillshard.corpus.sample import BadRecord
@@ -95,6 +96,13 @@ def test_the_spans_of_messages_cut_exactly_the_assistants_contents(messages: lis
         message["content"] for message in spoken if message["role"] == "assistant"
     ]
     assert text == "\n\n".join(f"{message['role']}: {message['content']}" for message in spoken)
+
+
+def test_a_long_integer_in_a_template_keeps_its_digits(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"q": "hash", "n": 36893488147419103233}\n')
+    corpus = Corpus.open(tmp_path, fields=FieldMapping(id_field=None, text="{q} {n}"))
+    (item,) = read_partition(corpus.partitions()[0], corpus.reading())
+    assert item == Sample("a.jsonl@0", "hash 36893488147419103233", {})
 
 
 # -------------------------------------------------------------------------------------------------- ids and metadata
