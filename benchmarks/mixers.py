@@ -532,7 +532,7 @@ def cost_of_changing(turns: list[dict[str, list[float]]]) -> str:
         lower, median, upper = statistics.quantiles(map(operator.truediv, turn["changing"], turn["fixed"]), n=4)
         costs.append(f"{median - 1:+.1%} (quartiles {lower - 1:+.1%} to {upper - 1:+.1%})")
     pairs = BLOCKS - WARM_UP_BLOCKS
-    return f"changing weights cost, against fixed ones, by {pairs} pairs of blocks a process: {', '.join(costs)}"
+    return f"additional CPU time of changing weights over {pairs} pairs of blocks, for each process: {', '.join(costs)}"
 
 
 def _rate(turn: dict[str, Any]) -> float:

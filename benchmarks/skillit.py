@@ -1,7 +1,7 @@
 """Measure whether SKILL-IT helps, and its cost, by the comparisons of the paper and by further comparisons.
 
-    python benchmarks/skillit.py run --work /tmp/evidence --settings "shuffled LEGO k=3" --seeds 0 1 2 3
-    python benchmarks/skillit.py table --work /tmp/evidence --out benchmarks/results/skillit.json --pictures benchmarks/results
+    python -m benchmarks.skillit run --work /tmp/evidence --settings "shuffled LEGO k=3" --seeds 0 1 2 3
+    python -m benchmarks.skillit table --work /tmp/evidence --out benchmarks/results/skillit.json --pictures benchmarks/results
 
 A second `run` continues the first. `table` shows each method on the seeds that the method shares with the baseline. `--earlier FILE` adds
 the trainings of a former table whose records have left the folder. The settings are in `evidence/settings.py`, the methods in

@@ -1,9 +1,9 @@
 """Measure quality and speed of the taggers that find skills: known categories, cost of encoding, k-means at scale.
 
-    python benchmarks/taggers.py quality  --corpora ../shared/corpora --work /tmp/bench --out benchmarks/results/taggers.json
-    python benchmarks/taggers.py body     --corpora ../shared/corpora --work /tmp/bench --encoder MODEL --out ...
-    python benchmarks/taggers.py overhead --corpora ../shared/corpora --work /tmp/bench --encoder MODEL --out ...
-    python benchmarks/taggers.py scale    --work /tmp/bench --out ...
+    python -m benchmarks.taggers quality  --corpora CORPORA --work /tmp/bench --out benchmarks/results/taggers.json
+    python -m benchmarks.taggers body     --corpora CORPORA --work /tmp/bench --encoder MODEL --out ...
+    python -m benchmarks.taggers overhead --corpora CORPORA --work /tmp/bench --encoder MODEL --out ...
+    python -m benchmarks.taggers scale    --work /tmp/bench --out ...
 
 quality: NMI of lexical clusters with the known categories, over seeds, by `skillshard tag embedding` with its defaults.
 body: the same on a sample of instructions without the instruction, lexical next to a sentence-transformers model.
@@ -166,7 +166,7 @@ def scale(arguments: argparse.Namespace) -> dict[str, Any]:
             )
             points /= np.linalg.norm(points, axis=1, keepdims=True)
             np.save(place, points.astype(np.float16))
-            print("made", number, flush=True)
+            print("wrote part", number, flush=True)
     work = Work(arguments.work / f"scale-{time.time_ns()}", "tags.json")
     search = Search([], {}, "stop", work, Backend(workers=2), lambda name, num: lambda task, record: None)
     num_rows = [num // parts] * parts
@@ -205,7 +205,9 @@ def scale(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("section", choices=SECTIONS)
-    parser.add_argument("--corpora", type=Path, default=Path("../shared/corpora"))
+    parser.add_argument(
+        "--corpora", type=Path, default=Path("corpora"), help="folder of the real texts, CORPUS/*.jsonl"
+    )
     parser.add_argument(
         "--work", type=Path, required=True, help="directory for tags and vectors, which a second call uses again"
     )

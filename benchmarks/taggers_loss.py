@@ -1,7 +1,7 @@
 """Measure how well loss trajectories find the skills of the synthetic corpora from texts alone, beside text embeddings and others.
 
-    python benchmarks/taggers_loss.py run --task shuffled --seed 11 --work /tmp/loss-bench    one seed: minutes
-    python benchmarks/taggers_loss.py table --work /tmp/loss-bench --out benchmarks/results/taggers-loss.json
+    python -m benchmarks.taggers_loss run --task shuffled --seed 11 --work /tmp/loss-bench    one seed: minutes
+    python -m benchmarks.taggers_loss table --work /tmp/loss-bench --out benchmarks/results/taggers-loss.json
 
 The corpus has `CORPUS` samples with equally many of each skill. The tagger sees the texts alone. A seed changes the corpus, the trials and
 the k-means. The measure is the share of `FRESH` samples, which no trial has seen, on the best one-to-one matching of clusters and

@@ -301,7 +301,7 @@ def print_setting(name: str, figures: dict[str, Any]) -> None:
     for method, entry in figures["methods"].items():
         if against := entry.get("against_chain"):
             print(
-                f"\nThe {method} graph against the true one: area {against['area']['mean_difference']:+.4f}, higher on "
+                f"\nThe {method} graph against the true graph: area {against['area']['mean_difference']:+.4f}, higher on "
                 f"{against['area']['higher']} of {against['num_seeds']} seeds, p {against['area']['p']}."
             )
 
