@@ -163,6 +163,7 @@ def run_demo(
         backend=Backend(workers=len(METHODS)),
         records=str(folder / "results"),
         on_done=on_stage("training", len(tasks)),
+        stage="training",
     )
     draw_comparison(
         {method: history(DirectoryLedger(runs / method)) for method in METHODS},

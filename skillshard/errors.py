@@ -6,7 +6,7 @@ that a caller would expect: `except ValueError` works.
 
 import difflib
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from skillshard.printable import printable, shortened
 
@@ -92,6 +92,18 @@ class ExtraError(SkillshardError, ImportError):
 
 class ExecutionError(SkillshardError, RuntimeError):
     """A task failed in every try."""
+
+
+class MissingTasksError(ExecutionError):
+    """A process of a job array needs records of an earlier stage that are not there. The command line exits with status 3.
+
+    Attributes:
+        keys: Keys of the tasks without a record.
+    """
+
+    def __init__(self, message: str, keys: Sequence[str]) -> None:
+        super().__init__(message)
+        self.keys = tuple(keys)
 
 
 class RepetitionWarning(UserWarning):

@@ -1,38 +1,35 @@
-"""Run a pure function over tasks: in this process, in a process pool, or on Ray. Only this module imports ray.
+"""Run a pure function over tasks: in this process, in a process pool, or on Ray.
 
 A task is a key with keyword arguments. Its function returns a small JSON record. The worker that does a task writes the record as a
 whole file. A killed job therefore resumes after its finished tasks, and a task that runs twice leaves the same bytes.
 
-After the death of a worker (a killed process, a lost node) the task is tried again. A `SkillshardError` stops the job, because a wrong
-sample stays wrong. If several tasks fail, the error of the earliest task is raised, and the message is the same for any number of workers.
+After the death of its worker a task is tried again, at most `MAX_TRIES` times. The loss of a node, or of a worker that had not begun the
+task, is no fault of the task and is counted apart, up to `MAX_LOSSES`. A `SkillshardError` stops the job, because a wrong sample stays
+wrong. If several tasks fail, the error of the earliest task is raised, and the message is the same for any number of workers.
 """
 
 import contextlib
-import logging
 import os
-import re
-import secrets
-import signal
-import socket
-import sys
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from skillshard import canonical, places, progress, storage
 from skillshard.bars import Bars, can_be_shown
-from skillshard.errors import ExecutionError, SkillshardError, first_line
+from skillshard.errors import ExecutionError, MissingTasksError, SkillshardError, name_some
 from skillshard.extras import needed
-from skillshard.pool import WorkerPool
+from skillshard.job_array import ArrayPart
+from skillshard.pool import Event, WorkerPool
+from skillshard.ray_pool import Needs, RayPool, one_connection
 
 MAX_TRIES = 3
-RAY_OBJECT_STORE_BYTES = 256 << 20
-"""Shared memory of a local Ray. Tasks pass only small records and need little memory."""
-CONNECT_TIMEOUT_S = 10
-"""Seconds to wait for an answer at the address of a Ray cluster. Ray itself would wait for minutes."""
+"""Number of times that a task may fail, or kill its worker."""
+MAX_LOSSES = 10
+"""Number of times that a task may lose its worker through no fault of the task. On machines that can be taken away at any time, losses are
+frequent. The bound ends a job whose cause of losses is wrongly taken for a lost node."""
 
 Record = dict[str, Any]
 
@@ -52,10 +49,15 @@ class Task:
     Attributes:
         key: Name of the task's record, unique among the tasks of a stage. Letters, digits, dots and dashes are allowed.
         arguments: Keyword arguments of the function, which must be picklable.
+        about: The input of the task for messages, such as the name of a file.
     """
 
     key: str
     arguments: Mapping[str, Any]
+    about: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.about})" if self.about else self.key
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,34 @@ class Backend:
     Attributes:
         workers: Number of processes of the pool, or of CPUs of a local Ray. None: all CPUs of the machine.
         ray_address: Address of a Ray cluster to join, or "auto". "local": start a Ray on this machine. None: use a process pool.
+        task_cpus: Number of CPUs that a task takes on Ray.
+        task_memory: Memory that a task asks of Ray, in bytes. None: a task asks for CPUs alone.
+        array_part: Part of one stage that this process does, as one process of a job array. None: all stages.
 
     Raises:
         ExtraError: A Ray address is given, and Ray is not installed.
+        ExecutionError: Resources are out of range or given without Ray, or Ray is given with a job array.
     """
 
     workers: int | None = None
     ray_address: str | None = None
+    task_cpus: int = 1
+    task_memory: int | None = None
+    array_part: ArrayPart | None = None
 
     def __post_init__(self) -> None:
         if self.ray_address is not None:
             needed("ray", what=f"`ray_address={self.ray_address!r}`")
+        elif self.task_cpus != 1 or self.task_memory is not None:
+            raise ExecutionError(
+                "`task_cpus` and `task_memory` are requests to Ray: give `ray_address`, or limit the local processes by `workers`."
+            )
+        if self.task_cpus < 1 or (self.task_memory is not None and self.task_memory < 1):
+            raise ExecutionError(f"`task_cpus={self.task_cpus}`, `task_memory={self.task_memory}`: give 1 or more.")
+        if self.ray_address is not None and self.array_part is not None:
+            raise ExecutionError(
+                "a job array needs no Ray, because its processes meet only on the disk: leave out `ray_address`, or leave out `stage`."
+            )
 
     def processes(self, num_tasks: int, *, num_gpus: float = 0.0) -> int:
         """Return the number of tasks that run at the same time in a local pool. On a GPU, tasks run in turn.
@@ -119,19 +138,20 @@ def silent(name: str, num: int) -> Callable[[Task, Record], None]:
 
 @contextlib.contextmanager
 def shown(on_stage: OnStage | None, progress: bool) -> Iterator[OnStage]:
-    """Show the stages of a call from Python.
+    """Show the stages of a call from Python, and keep one connection to Ray for all stages.
 
     Args:
         on_stage: Function that receives the stages in place of the bars. None: show bars in a terminal or a notebook.
         progress: Whether to show bars.
     """
-    if on_stage is not None:
-        yield on_stage
-    elif progress and can_be_shown():
-        with Bars(of_command=False) as shown_bars:
-            yield shown_bars.stage
-    else:
-        yield silent
+    with one_connection():
+        if on_stage is not None:
+            yield on_stage
+        elif progress and can_be_shown():
+            with Bars(of_command=False) as shown_bars:
+                yield shown_bars.stage
+        else:
+            yield silent
 
 
 def run(
@@ -143,6 +163,7 @@ def run(
     on_done: Callable[[Task, Record], None] = lambda task, record: None,
     keeps_model: bool = False,
     num_gpus: float = 0.0,
+    stage: str = "",
 ) -> list[Record]:
     """Run `function(**task.arguments)` for every task that has no record yet.
 
@@ -155,6 +176,7 @@ def run(
         keeps_model: Whether the function loads something large, and a process should therefore do many tasks. On Ray, the
             processes are actors. A local process does many tasks in any case.
         num_gpus: Number of GPUs of each actor on Ray. Above 0, a local pool has a single process.
+        stage: Name of the stage in messages. Empty: the last part of `records`.
 
     Returns:
         The records, in the order of the tasks.
@@ -162,7 +184,13 @@ def run(
     Raises:
         SkillshardError: The function raised the error. The earliest failed task decides.
         ExecutionError: The worker of a task died, or the function failed with another error, `MAX_TRIES` times.
+        MissingTasksError: A process of a job array needs a record of an earlier stage that is not there.
+        StageEnded: A process of a job array has done its part of the stage.
     """
+    stage = stage or records.rstrip("/").rpartition("/")[2]
+    part = backend.array_part
+    if part is not None and part.order(stage) > 0:
+        raise part.ended(0, 0)  # the stage of the part had no tasks
     done: dict[str, Record] = {}
     watcher = on_done if isinstance(on_done, Watcher) else None
     for task in tasks:
@@ -171,15 +199,42 @@ def run(
             done[task.key] = storage.read_json(place)
             (watcher.found_done if watcher else on_done)(task, done[task.key])
     missing = [task for task in tasks if task.key not in done]
+    if part is not None:
+        missing = _missing_of_part(part, stage, tasks, missing)
     on_part = watcher.part if watcher else lambda task, share: None
     # The generator is closed at once after an error: the exception keeps its frames alive, and the frames keep the workers alive.
     with contextlib.closing(
-        _run_missing(function, missing, backend, records, keeps_model, num_gpus, on_part)
+        _run_missing(function, missing, backend, records, keeps_model, num_gpus, on_part, _Tries(stage))
     ) as outcomes:
         for task, record in outcomes:
             done[task.key] = record
             on_done(task, record)
+    if part is not None and part.order(stage) == 0 and not part.is_step(stage):
+        raise part.ended(len(missing), len(part.choose(tasks)) - len(missing))
     return [done[task.key] for task in tasks]
+
+
+def _missing_of_part(part: ArrayPart, stage: str, tasks: Sequence[Task], missing: Sequence[Task]) -> list[Task]:
+    """Return the tasks that a process of a job array must do. For a stage before its own stage, all records must be there.
+
+    Raises:
+        MissingTasksError: A record of an earlier stage is not there.
+        ExecutionError: A stage of several steps is divided, and a step needs the whole step before.
+    """
+    if part.order(stage) < 0:
+        if missing:
+            raise MissingTasksError(
+                f"{len(missing):,} of {len(tasks):,} tasks of the stage {stage} have no record: {name_some(map(str, missing))}. Run that "
+                "stage first. The same command does again only what is missing.",
+                [task.key for task in missing],
+            )
+        return []
+    if part.is_step(stage) and part.num_parts > 1:
+        raise ExecutionError(
+            f"the stage {part.stage} has several steps, and each step needs the whole step before: give `tasks='1/1'`, or leave the option out."
+        )
+    of_part = {task.key for task in part.choose(tasks)}
+    return [task for task in missing if task.key in of_part]
 
 
 OnPart = Callable[[Task, float], None]
@@ -194,17 +249,31 @@ def _run_missing(
     keeps_model: bool,
     num_gpus: float,
     on_part: OnPart,
+    tries: "_Tries",
 ) -> Outcomes:
     if not tasks:
         return
     if backend.ray_address is not None:
-        yield from _run_on_ray(function, tasks, backend, records, keeps_model, num_gpus, on_part)
+        yield from _run_in_pool(
+            function,
+            tasks,
+            RayPool(
+                backend.ray_address,
+                num_local_cpus=backend.workers or num_cpus(),
+                needs=Needs(backend.task_cpus, num_gpus, backend.task_memory),
+                keeps_model=keeps_model,
+                shares=Path(records),
+            ),
+            records,
+            on_part,
+            tries,
+        )
         return
     workers = backend.processes(len(tasks), num_gpus=num_gpus)
     if workers == 1:
-        yield from _run_here(function, tasks, records, on_part)
+        yield from _run_here(function, tasks, records, on_part, tries)
     else:
-        yield from _run_in_pool(function, tasks, workers, records, on_part)
+        yield from _run_in_pool(function, tasks, WorkerPool(workers), records, on_part, tries)
 
 
 def _do(function: Callable[..., Record], task: Task, records: str) -> Record:
@@ -215,21 +284,48 @@ def _do(function: Callable[..., Record], task: Task, records: str) -> Record:
     return record
 
 
-def _run_here(function: Callable[..., Record], tasks: list[Task], records: str, on_part: OnPart) -> Outcomes:
-    for task in tasks:
+def _run_here(
+    function: Callable[..., Record], tasks: list[Task], records: str, on_part: OnPart, tries: "_Tries"
+) -> Outcomes:
+    waiting = deque(tasks)
+    while waiting:
+        task = waiting.popleft()
         with progress.sent_to(lambda share, task=task: on_part(task, share)):  # type: ignore[misc]  # a default, not an argument
-            record = _do(function, task, records)
+            try:
+                record = _do(function, task, records)
+            except SkillshardError:
+                raise
+            except OSError as error:  # of a disk or a network, which may work at the next try
+                tries.count(task, error, is_lost=False)
+                waiting.appendleft(task)
+                continue
         yield task, record
 
 
+class _Pool(Protocol):
+    """Workers, on this machine or on Ray. A worker does a single task at a time."""
+
+    @property
+    def running(self) -> tuple[str, ...]: ...
+    @property
+    def has_room(self) -> bool: ...
+    def begin(self, key: str, function: Callable[..., Any], *arguments: Any) -> None: ...
+    def wait(self, timeout_s: float) -> Iterator[Event]: ...
+
+
 def _run_in_pool(
-    function: Callable[..., Record], tasks: list[Task], workers: int, records: str, on_part: OnPart
+    function: Callable[..., Record],
+    tasks: list[Task],
+    workers: contextlib.AbstractContextManager[_Pool],
+    records: str,
+    on_part: OnPart,
+    tries: "_Tries",
 ) -> Outcomes:
     by_key = {task.key: task for task in tasks}
-    waiting, failures, tries = deque(tasks), _Failures(tasks), Counter[str]()
+    waiting, failures = deque(tasks), _Failures(tasks)
     # After a failure nothing new begins, but earlier tasks that run already are awaited: one may fail too, and its error is the one
     # that a single worker would meet first.
-    with WorkerPool(workers) as pool:
+    with workers as pool:
         while failures.awaits(pool.running) or (waiting and not failures):
             while waiting and not failures and pool.has_room:
                 task = waiting.popleft()
@@ -243,7 +339,7 @@ def _run_in_pool(
                 elif isinstance(event.value, SkillshardError):
                     failures.add(task, event.value)
                 else:
-                    _count_try(tries, task, event.value or ChildProcessError(_DIED))
+                    tries.count(task, event.value or ChildProcessError(_DIED), is_lost=event.kind == "lost")
                     waiting.appendleft(
                         task
                     )  # first in the line, so that a broken task fails early and not after all others
@@ -272,18 +368,27 @@ class _Failures:
             raise self._errors[min(self._errors)]
 
 
-def _count_try(tries: Counter[str], task: Task, error: BaseException) -> None:
-    """Count a failed try of a task.
+class _Tries:
+    """The failed tries of the tasks of a stage, and the lost workers."""
 
-    Raises:
-        ExecutionError: The try was the last try.
-    """
-    tries[task.key] += 1
-    if tries[task.key] == MAX_TRIES:
-        raise ExecutionError(
-            f"task {task.key} failed {MAX_TRIES} times, the last time because: {_cause(error).rstrip('.')}. What is done is kept: mend "
-            "the cause and run the same command again."
-        ) from error
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._failed, self._lost = Counter[str](), Counter[str]()
+
+    def count(self, task: Task, error: BaseException, *, is_lost: bool) -> None:
+        """Count a failed try of a task, or a worker that a task lost through no fault of the task.
+
+        Raises:
+            ExecutionError: The number reached its limit.
+        """
+        counter, limit = (self._lost, MAX_LOSSES) if is_lost else (self._failed, MAX_TRIES)
+        counter[task.key] += 1
+        if counter[task.key] == limit:
+            event = "lost its worker" if is_lost else "failed"
+            raise ExecutionError(
+                f"task {task} of the stage {self._stage} {event} {limit} times, the last time because: {_cause(error).rstrip('.')}. What is "
+                "done is kept: mend the cause and run the same command again."
+            ) from error
 
 
 def _cause(error: BaseException) -> str:
@@ -300,231 +405,15 @@ def _cause(error: BaseException) -> str:
     )
 
 
-def _run_on_ray(
-    function: Callable[..., Record],
-    tasks: list[Task],
-    backend: Backend,
-    records: str,
-    keeps_model: bool,
-    num_gpus: float,
-    on_part: OnPart,
-) -> Outcomes:
-    started = _start_ray(backend)  # before the import, at which Ray reads the environment
-    import ray
-
-    running: dict[Any, Task] = {}
-    stop: Callable[[Any], None] | None = None
-    try:
-        num_running, begin, ended, stop = _ray_workers(keeps_model, num_gpus)
-        waiting, failures, tries = deque(tasks), _Failures(tasks), Counter[str]()
-        while failures.awaits(task.key for task in running.values()) or (waiting and not failures):
-            while waiting and not failures and len(running) < num_running:
-                task = waiting.popleft()
-                running[begin(function, task, records)] = task
-            for reference in ray.wait(list(running), num_returns=1, timeout=POLL_S)[0]:
-                task = running.pop(reference)
-                try:
-                    record = ray.get(reference)
-                    ended(reference, alive=True)
-                except ray.exceptions.RayTaskError as error:
-                    ended(reference, alive=True)
-                    if isinstance(error.cause, SkillshardError):
-                        failures.add(task, error.cause)
-                    else:
-                        _count_try(tries, task, error.cause)
-                        waiting.appendleft(task)
-                except ray.exceptions.RayError as error:
-                    ended(reference, alive=False)
-                    _count_try(tries, task, ChildProcessError(f"its Ray worker died ({first_line(error)})"))
-                    waiting.appendleft(task)
-                else:
-                    yield task, record
-            for task in running.values():
-                if (share := _read_share(records, task)) is not None:
-                    on_part(task, share)
-        failures.raise_earliest()
-    finally:
-        if stop is not None:
-            for reference in running:  # only after an error or a signal
-                stop(reference)
-        if started:
-            ray.shutdown()
-
-
-def _do_on_ray(function: Callable[..., Record], task: Task, records: str) -> Record:
-    """Do a task, and write the progress to a file. Ray has no cheap way from a task to the driver, and all nodes share the records."""
-    place = _share_place(records, task)
-
-    def write(share: float) -> None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(f"{share:.4f}")
-
-    try:
-        with progress.sent_to(write):
-            return _do(function, task, records)
-    finally:
-        place.unlink(missing_ok=True)
-
-
-def _share_place(records: str, task: Task) -> Path:
-    return Path(records) / f".{task.key}.progress"
-
-
-def _read_share(records: str, task: Task) -> float | None:
-    try:
-        return float(_share_place(records, task).read_text())
-    except (FileNotFoundError, ValueError):  # not written yet, or half written
-        return None
-
-
-def _ray_workers(
-    keeps_model: bool, num_gpus: float
-) -> tuple[int, Callable[[Callable[..., Record], Task, str], Any], Callable[..., None], Callable[[Any], None]]:
-    """Return the number of tasks to run at once on Ray, and three functions, which begin a task, note the end of a task, and stop a task.
-
-    With `keeps_model`, actors do task after task and keep the loaded model. A dead actor is replaced. The caller counts the tries, as
-    in the pool.
-    """
-    import ray
-
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    num_cluster_cpus = int(resources.get("CPU", 1))
-    if num_gpus and resources.get("GPU", 0) < num_gpus:
-        raise ExecutionError(
-            f"a GPU was asked for, and the Ray cluster has {resources.get('GPU', 0):g}. Give `device='cpu'`, or add a node that has one."
-        )
-    if not keeps_model:
-        task = ray.remote(num_cpus=1, max_retries=0)(_do_on_ray)
-        return (
-            2 * num_cluster_cpus,  # a second task waits for each CPU, so that no CPU waits for this process
-            task.remote,
-            lambda reference, alive: None,
-            lambda reference: ray.cancel(reference, force=True),
-        )
-    actor: Any = ray.remote(num_cpus=1, num_gpus=num_gpus, max_restarts=0)(_Keeper)
-    idle: list[Any] = []
-    busy: dict[Any, Any] = {}
-
-    def begin(function: Callable[..., Record], task: Task, records: str) -> Any:
-        keeper = idle.pop() if idle else actor.remote()
-        reference = keeper.do.remote(function, task, records)
-        busy[reference] = keeper
-        return reference
-
-    def ended(reference: Any, alive: bool) -> None:
-        keeper = busy.pop(reference)
-        if alive:
-            idle.append(keeper)
-
-    num_running = max(1, int(resources.get("GPU", 0) / num_gpus) if num_gpus else num_cluster_cpus)
-    return num_running, begin, ended, lambda reference: ray.kill(busy[reference])
-
-
-class _Keeper:
-    """An actor for many tasks, in turn."""
-
-    def do(self, function: Callable[..., Record], task: Task, records: str) -> Record:
-        return _do_on_ray(function, task, records)
-
-
-def _start_ray(backend: Backend) -> bool:
-    """Connect to Ray unless the process is connected already. Return whether the call made the connection."""
-    with _own_signal_handlers():
-        return _connect(backend)
-
-
-@contextlib.contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Restore the handler of SIGTERM after the block. Ray's handler would end the process without a message."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-def _connect(backend: Backend) -> bool:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers over the network
-    if backend.ray_address == "local":
-        _guard_local_ray()
-    import ray
-
-    if ray.is_initialized():
-        return False
-    if backend.ray_address == "local":
-        try:
-            ray.init(
-                address="local",
-                num_cpus=backend.workers or num_cpus(),
-                object_store_memory=RAY_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            raise ExecutionError(
-                f"no Ray could be started here: {first_line(error).rstrip('.')}. Its logs are under /tmp/ray; without "
-                "`ray_address` a local process pool does the same work."
-            ) from error
-        return True
-    try:
-        _refuse_silent(backend.ray_address or "")
-        ray.init(address=backend.ray_address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise ExecutionError(
-            f"no Ray cluster at `ray_address={backend.ray_address!r}`: {first_line(error).rstrip('.')}. Start one with 'ray start "
-            "--head', give its address, or use `ray_address='local'`, or none for a local process pool."
-        ) from error
-    return True
-
-
-def _guard_local_ray() -> None:
-    """Give a local Ray a new token, unless the user chose another setting.
-
-    Ray listens on more than loopback. By default, Ray leaves a token in the home directory, and the token switches authentication on for
-    every later cluster.
-    """
-    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-
-def _refuse_silent(address: str) -> None:
-    """Refuse an address HOST:PORT without an answer. Ray itself would try for minutes, and then end the process.
-
-    Raises:
-        OSError: Nothing answers, or another program than Ray answers.
-    """
-    match = re.fullmatch(r"(?:ray://)?\[?([^\]/]+?)\]?:(\d+)", address)
-    if match:
-        with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_TIMEOUT_S) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") == "0" and not _speaks_http2(connection):
-                raise ConnectionError(
-                    "what listens there is not Ray (the port of a dashboard? It is 6379 unless changed)"
-                )
-
-
-def _speaks_http2(connection: socket.socket) -> bool:
-    """Whether the other side answers the opening of HTTP/2 with a frame of settings, as gRPC does.
-
-    A connection alone proves nothing. Ray's dashboard accepts a connection too, and then Ray waits for more than two minutes and
-    reports a time-out.
-    """
-    # The client preface of HTTP/2 and an empty SETTINGS frame. Byte 3 of a frame's header of 9 bytes is its type, and 4 is SETTINGS.
-    try:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
-        return connection.recv(9)[3:4] == b"\4"
-    except OSError:
-        return False
-
-
-def keyed(tasks: Iterable[Mapping[str, Any]]) -> list[Task]:
+def keyed(tasks: Iterable[Mapping[str, Any]], about: Iterable[str] = ()) -> list[Task]:
     """Make tasks with their positions as keys.
 
-    >>> [task.key for task in keyed([{"a": 1}, {"a": 2}])]
-    ['000000', '000001']
+    Args:
+        tasks: Keyword arguments of each task.
+        about: Input of each task for messages, such as the name of a file. Empty: the tasks have no input of their own.
+
+    >>> [str(task) for task in keyed([{"a": 1}, {"a": 2}], ["a.jsonl", "b.jsonl"])]
+    ['000000 (a.jsonl)', '000001 (b.jsonl)']
     """
-    return [Task(f"{position:06d}", arguments) for position, arguments in enumerate(tasks)]
+    inputs = chain(about, repeat(""))
+    return [Task(f"{position:06d}", arguments, next(inputs)) for position, arguments in enumerate(tasks)]

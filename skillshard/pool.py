@@ -37,12 +37,13 @@ class Event:
     Attributes:
         key: Key of the task.
         kind: Kind of event. "part": `value` is the finished share. "done": `value` is the result. "failed": `value` is the
-            exception. "died": the worker is gone, and `value` is None.
+            exception. "died": the worker is gone, and `value` is None or the exception that describes the death. "lost": the
+            worker is gone through no fault of the task, and `value` is as for "died". The local pool has no such case.
         value: Share, result or exception.
     """
 
     key: str
-    kind: Literal["part", "done", "failed", "died"]
+    kind: Literal["part", "done", "failed", "died", "lost"]
     value: Any
 
 

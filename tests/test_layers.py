@@ -19,6 +19,7 @@ LAYERS = [
     {"canonical", "places"},
     {"storage"},
     {"pool"},
+    {"job_array", "ray_pool"},
     {"bars"},
     {"execution"},
     {"artefact"},
@@ -95,7 +96,7 @@ def test_decisions_import_numpy_and_our_own_types_only(path: Path) -> None:
 
 def test_ray_is_imported_in_one_module() -> None:
     assert {path.name for path in FILES if any(name.split(".")[0] == "ray" for name in imports_of(path))} == {
-        "execution.py"
+        "ray_pool.py"
     }
 
 

@@ -254,6 +254,7 @@ def _train(
             keeps_model=on_gpu,
             num_gpus=1.0 if on_gpu else 0.0,
             on_done=on_stage(name, len(tasks)),
+            stage=name,
         )
     return records
 

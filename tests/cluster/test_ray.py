@@ -247,7 +247,10 @@ def test_a_task_that_kills_every_ray_worker_stops_the_job_with_a_sentence(
 ) -> None:
     outcome = drive(cluster[0], tmp_path, deaths=99)
     assert outcome.code == 1
-    assert f"task 000003 failed {MAX_TRIES} times" in outcome.sentence and "its Ray worker died" in outcome.sentence
+    assert (
+        f"task 000003 of the stage records failed {MAX_TRIES} times" in outcome.sentence
+        and "its Ray worker died" in outcome.sentence
+    )
     assert len((tmp_path / "tries" / "3").read_text()) == MAX_TRIES
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -245,9 +244,11 @@ def test_a_node_without_the_package_is_one_sentence_without_a_traceback() -> Non
         "The actor with name _Keeper failed to import on the worker. This may be because needed library dependencies are not installed in "
         "the worker environment:\n\nTraceback (most recent call last):\n  File \"x.py\", line 1\nModuleNotFoundError: No module named 'skillshard'\n"
     )
-    tries, task = Counter({"000001": MAX_TRIES - 1}), Task("000001", {})
-    with pytest.raises(ExecutionError) as caught:
-        execution._count_try(tries, task, error)
+    tries, task = execution._Tries("tag"), Task("000001", {}, "b.jsonl")
+    for _ in range(MAX_TRIES - 1):
+        tries.count(task, error, is_lost=False)
+    with pytest.raises(ExecutionError, match=r"task 000001 \(b.jsonl\) of the stage tag failed 3 times") as caught:
+        tries.count(task, error, is_lost=False)
     assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
     assert "No module named 'skillshard'); install skillshard with the same extras on every node" in str(caught.value)
 
@@ -267,7 +268,8 @@ def test_a_task_that_kills_every_worker_stops_the_job_with_its_name_and_what_is_
         {"number": number, "folder": str(work / "tries"), "deaths": 99 * (number == 5)} for number in range(9)
     )
     with pytest.raises(
-        ExecutionError, match=f"failed {MAX_TRIES} times.*killed, or out of memory.*run the same command again"
+        ExecutionError,
+        match=f"task 000005 of the stage records failed {MAX_TRIES} times.*killed, or out of memory.*run the same command again",
     ):
         run(work_that_dies.square, tasks, backend=Backend(workers=2), records=str(work / "records"))
     assert {f"00000{number}.json" for number in range(5)} <= {path.name for path in (work / "records").iterdir()}
@@ -278,5 +280,7 @@ def test_an_error_of_the_system_is_tried_again_and_then_named(work: Path) -> Non
     import work_that_dies
 
     tasks = keyed({"number": number, "folder": str(work / "tries"), "deaths": 0} for number in range(2))
-    with pytest.raises(ExecutionError, match=r"task 00000[01] failed 3 times.*\[Errno 5\] Input/output error"):
+    with pytest.raises(
+        ExecutionError, match=r"task 00000[01] of the stage records failed 3 times.*\[Errno 5\] Input/output error"
+    ):
         run(work_that_dies.fail, tasks, backend=Backend(workers=2), records=str(work / "records"))
