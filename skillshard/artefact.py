@@ -115,6 +115,8 @@ def begin(
     made_from: dict[str, Any],
     mtimes_ns: Mapping[str, int],
     changed: Changed = lambda folder, suspects: list(suspects),
+    *,
+    keep_unfinished_files: bool = False,
 ) -> Work | None:
     """Start work on `out`, or resume the work.
 
@@ -124,6 +126,8 @@ def begin(
         made_from: Inputs and arguments, which determine the bytes. The finished manifest has them under "made_from".
         mtimes_ns: Time of last change of every input file, by place. A change between two runs is noticed.
         changed: Function that checks files with a new time of change. By default, a new time counts as new content.
+        keep_unfinished_files: Whether temporary files of killed commands stay. The processes of a job array work on several nodes, and
+            some file systems have locks on a single node only, so a temporary file may belong to a living process.
 
     Returns:
         The work, or None if `out` is already finished from the same inputs.
@@ -156,7 +160,7 @@ def begin(
             _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
             if _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns, changed):
                 _write_job(folder, made_from, mtimes_ns)  # the next command need not check these files again
-        if lock.is_alone():
+        if not keep_unfinished_files and lock.is_alone():
             storage.remove_leftovers(folder)  # temporary files of commands that were killed
         lock.share()
     except OSError:
@@ -173,6 +177,7 @@ def make(
     *,
     mtimes_ns: Mapping[str, int] | None = None,
     changed: Changed = lambda folder, suspects: list(suspects),
+    keep_unfinished_files: bool = False,
 ) -> None:
     """Begin or resume the work on `out` and do the work. If `out` is finished from the same inputs, do nothing.
 
@@ -180,7 +185,7 @@ def make(
     run fails on missing files. The failure is ignored if `out` is finished.
 
     Args:
-        out, manifest, made_from, changed: As in `begin`.
+        out, manifest, made_from, changed, keep_unfinished_files: As in `begin`.
         work: Function that does the work and ends with `Work.finish`.
         mtimes_ns: As in `begin`. None: no input can change.
 
@@ -188,7 +193,7 @@ def make(
         StorageError: As in `begin`. Errors of `work`, of any class, are raised if `out` is not finished.
     """
     times_ns = mtimes_ns or {}
-    unfinished = begin(out, manifest, made_from, times_ns, changed)
+    unfinished = begin(out, manifest, made_from, times_ns, changed, keep_unfinished_files=keep_unfinished_files)
     if unfinished is None:
         return
     try:

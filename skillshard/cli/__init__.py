@@ -1,7 +1,7 @@
 """`skillshard VERB`: parse, call one function, print. Heavy modules are imported inside the verbs.
 
-Exit codes: 0 done, 1 an error in one sentence, 2 usage, 130 stopped by Ctrl-C, 143 stopped by SIGTERM, 141 nobody reads the
-output any more (`| head`). With SKILLSHARD_DEBUG=1 in the environment a mistake of skillshard itself is shown
+Exit codes: 0 done, 1 an error in one sentence, 2 usage, 3 records of an earlier stage of a job array are
+missing, 130 stopped by Ctrl-C, 143 stopped by SIGTERM, 141 nobody reads the output any more (`| head`). With SKILLSHARD_DEBUG=1 in the environment a mistake of skillshard itself is shown
 with its traceback.
 """
 
@@ -34,8 +34,10 @@ from skillshard.cli.values import names_on_all_nodes
 from skillshard.cli.verb import Verb, end_quietly
 from skillshard.cli.weights import fit, mix, weights
 from skillshard.cli.words import Running, in_options, program
-from skillshard.errors import SkillshardError
+from skillshard.errors import MissingTasksError, SkillshardError
+from skillshard.job_array import StageEnded
 from skillshard.printable import printable
+from skillshard.ray_pool import one_connection
 
 BUILT_IN_PROXIES = ("tiny", "small")
 """Values of --proxy that name a built-in model instead of a directory."""
@@ -171,9 +173,11 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     Running.begin([])
-    with _signals() as received:
+    with _signals() as received, one_connection():
         try:
             app(arguments)
+        except StageEnded as ended:
+            typer.echo(printable(in_options(str(ended))))
         except Stopped as stopped:
             _tell_stopped(str(stopped), received, arguments)
         except (KeyboardInterrupt, SystemExit) as end:
@@ -187,6 +191,10 @@ def main(arguments: list[str] | None = None) -> None:
             if os.environ.get(DEBUG) and not isinstance(error, SkillshardError | OSError | MemoryError):
                 traceback.print_exception(error)
             _tell("error", _sentence(error))
+            if isinstance(error, MissingTasksError):
+                for key in error.keys:
+                    typer.echo(key)
+                sys.exit(3)
             sys.exit(1)
 
 

@@ -13,13 +13,13 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     Typer reads the options of a verb from its signature. The signature of the result has the fields in place of the group, and a call
     makes the group from the fields.
 
-    >>> from skillshard.cli.options import Nodes
-    >>> def shout(words: str, nodes: Nodes) -> None:
-    ...     print(words.upper(), nodes)
+    >>> from skillshard.cli.options import Cache
+    >>> def shout(words: str, cache: Cache) -> None:
+    ...     print(words.upper(), cache)
     >>> list(inspect.signature(grouped(shout)).parameters)
-    ['words', 'workers', 'ray_address']
-    >>> grouped(shout)(words="tag", workers=2, ray_address=None)
-    TAG Nodes(workers=2, ray_address=None)
+    ['words', 'cache', 'cache_bytes']
+    >>> grouped(shout)(words="mix", cache=None, cache_bytes="8GB")
+    MIX Cache(cache=None, cache_bytes='8GB')
     """
     hints = get_type_hints(verb, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}

@@ -15,12 +15,13 @@ from skillshard.cli.values import (
     proxy_on_all_nodes,
     split_names,
 )
-from skillshard.cli.verb import FIELDS, HOW, READING, TEXTS, WHAT, WHERE, Verb
+from skillshard.cli.verb import ARRAY, FIELDS, HOW, READING, TEXTS, WHAT, WHERE, Verb
 from skillshard.cli.words import in_options
 
 if TYPE_CHECKING:
     from skillshard.corpus import FieldMapping
     from skillshard.execution import Backend
+    from skillshard.job_array import ArrayPart
     from skillshard.proxy.device import Compute
     from skillshard.proxy.reading_choice import ReadingChoice
     from skillshard.shards.read import ShardSet
@@ -218,21 +219,100 @@ class Nodes:
 
     workers: Workers = None
     ray_address: RayAddress = None
+    task_cpus: Annotated[
+        int,
+        typer.Option(
+            "--task-cpus", metavar="N", min=1, help="CPUs of a Ray cluster that a task takes.", rich_help_panel=WHERE
+        ),
+    ] = 1
+    task_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--task-memory",
+            metavar="SIZE",
+            help="Memory of a Ray cluster that a task takes, such as 2GB.",
+            show_default="tasks are placed by CPUs alone",
+            rich_help_panel=WHERE,
+        ),
+    ] = None
 
     @property
     def are_local(self) -> bool:
         """Whether all tasks run on this machine, in a process pool."""
         return self.ray_address is None
 
-    def backend(self) -> "Backend":
-        """Make the backend. `--workers` for a cluster that runs already is a usage error."""
+    def backend(self, part: "ArrayPart | None" = None) -> "Backend":
+        """Make the backend. `--workers` for a cluster that runs already is a usage error.
+
+        Args:
+            part: Part of a stage that this command does. None: the whole command.
+        """
         from skillshard.execution import Backend
 
+        if self.ray_address is None:
+            Verb.given.refuse(
+                ["task_cpus", "task_memory"], "is a request to Ray: give --ray-address, or take fewer --workers"
+            )
         if self.ray_address not in (None, "local"):
             Verb.given.refuse(
                 ["workers"], f"has no meaning with --ray-address {self.ray_address}: the cluster's CPUs are used"
             )
-        return Backend(self.workers, self.ray_address)
+        task_memory = None if self.task_memory is None else parse_size(self.task_memory, "--task-memory")
+        return Backend(self.workers, self.ray_address, self.task_cpus, task_memory, part)
+
+
+@dataclass(frozen=True)
+class JobArray:
+    """The options of a process of a job array, which does a part of one stage."""
+
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            "--stage",
+            metavar="NAME|list",
+            help="Do a single stage, and end. 'list' prints the stages in their order.",
+            show_default="all stages",
+            rich_help_panel=ARRAY,
+        ),
+    ] = None
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks",
+            metavar="I/N",
+            help="Do the I-th of N parts of the stage, counted from 1.",
+            show_default="all tasks",
+            rich_help_panel=ARRAY,
+        ),
+    ] = None
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Write the manifest after the last stage.", rich_help_panel=ARRAY)
+    ] = False
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the command is a process of a job array."""
+        return self.stage is not None or self.tasks is not None or self.finish
+
+    def part(self, stages: Sequence[str]) -> "ArrayPart | None":
+        """Return the part of a stage that the command does, or None for the whole command. `--stage list` ends the command.
+
+        Args:
+            stages: Stages of the command, in their order.
+        """
+        from skillshard.job_array import FINISH, ArrayPart, parse_part
+
+        if self.finish:
+            Verb.given.refuse(["stage", "tasks"], "names tasks, and --finish does none: give one of them")
+            return ArrayPart(FINISH, tuple(stages))
+        if self.stage is None:
+            Verb.given.refuse(["tasks"], "chooses tasks of a stage: give --stage")
+            return None
+        if self.stage == "list":
+            typer.echo("\n".join(stages))
+            raise typer.Exit
+        number, num_parts = (1, 1) if self.tasks is None else parse_part(self.tasks)
+        return ArrayPart(self.stage, tuple(stages), number, num_parts)
 
 
 @dataclass(frozen=True)

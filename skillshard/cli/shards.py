@@ -8,7 +8,7 @@ import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
-from skillshard.cli.options import Cache, CorpusPlaces, Nodes, Out, ShardsPlace, open_corpus
+from skillshard.cli.options import Cache, CorpusPlaces, JobArray, Nodes, Out, ShardsPlace, open_corpus
 from skillshard.cli.values import parse_size, path_on_all_nodes
 
 
@@ -51,15 +51,17 @@ def shard(
         ),
     ] = Copies.keep,
     nodes: Nodes,
+    array: JobArray,
 ) -> None:
     """Write a tagged corpus as per-skill WebDataset shards."""
     from skillshard.artefact import refuse_nested
     from skillshard.report.text import show_shards
-    from skillshard.shards.write import write_shards
+    from skillshard.shards.write import STAGES, write_shards
     from skillshard.tags import Tags
 
     if not 0 <= holdout < 1:
         raise typer.BadParameter(f"{holdout} is no share: give a number from 0 to below 1.", param_hint="--holdout")
+    backend = nodes.backend(array.part(STAGES))
     refuse_nested(out, [*corpus, tags])
     opened = open_corpus(corpus)
     with Bars(out) as bars:
@@ -70,7 +72,7 @@ def shard(
             shard_bytes=parse_size(shard_bytes, "--shard-size"),
             holdout=holdout,
             copies=copies.value,
-            backend=nodes.backend(),
+            backend=backend,
             on_stage=bars.stage,
         )
     show_shards(shards)
@@ -95,12 +97,14 @@ def tokens(
     ] = False,
     cache: Cache,
     nodes: Nodes,
+    array: JobArray,
 ) -> None:
     """Count the tokens of every sample, for weights in tokens and for packed blocks."""
     from skillshard.artefact import refuse_nested
     from skillshard.report.text import show_tokens
-    from skillshard.shards.tokens import count_tokens
+    from skillshard.shards.tokens import STAGES, count_tokens
 
+    backend = nodes.backend(array.part(STAGES))
     refuse_nested(out, [shards])
     opened = cache.open(shards)
     with Bars(out) as bars:
@@ -109,7 +113,7 @@ def tokens(
             tokenizer,
             out,
             special_tokens=special_tokens,
-            backend=nodes.backend(),
+            backend=backend,
             on_stage=bars.stage,
         )
     show_tokens(counts)

@@ -8,7 +8,7 @@ import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
-from skillshard.cli.options import CorpusPlaces, Nodes, Out, ProxyDevice, ProxyTexts, Reading, open_corpus
+from skillshard.cli.options import CorpusPlaces, JobArray, Nodes, Out, ProxyDevice, ProxyTexts, Reading, open_corpus
 from skillshard.cli.values import parse_range, parse_size, parse_skills, path_on_all_nodes
 from skillshard.cli.verb import HOW, WHAT, Verb
 from skillshard.cli.words import in_options
@@ -63,11 +63,12 @@ def by_metadata(
     out: Out,
     reading: Reading,
     nodes: Nodes,
+    array: JobArray,
 ) -> None:
     """Take each sample's skill from its metadata."""
     from skillshard import taggers
 
-    _tag(corpus, out, lambda bars: taggers.metadata(*fields), reading, nodes)
+    _tag(corpus, out, lambda bars: taggers.metadata(*fields), reading, nodes, array)
 
 
 @tag.command(
@@ -321,6 +322,7 @@ def by_clusters(
     ] = None,
     reading: Reading,
     nodes: Nodes,
+    array: JobArray,
 ) -> None:
     """Give the samples of a corpus the skills of clusters that were found earlier, in this corpus or in another."""
     from skillshard import taggers
@@ -356,24 +358,32 @@ def by_clusters(
             ),
         )
 
-    _tag(corpus, out, tagger, reading, nodes)
+    _tag(corpus, out, tagger, reading, nodes, array)
 
 
-def _tag(corpus: list[str], out: Path, tagger: Callable[[Bars], Any], reading: Reading, nodes: Nodes) -> None:
+def _tag(
+    corpus: list[str],
+    out: Path,
+    tagger: Callable[[Bars], Any],
+    reading: Reading,
+    nodes: Nodes,
+    array: JobArray = JobArray(),
+) -> None:
     """Tag a corpus with the tagger that `tagger` makes, and show the tags."""
     from skillshard import taggers
     from skillshard.artefact import refuse_nested
     from skillshard.report.text import show_tags
+    from skillshard.taggers.tag import stages_of
 
     refuse_nested(out, corpus)
     if reading.on_bad_sample not in ("stop", "set-aside"):
         raise typer.BadParameter(
             f"{reading.on_bad_sample!r}: give 'stop' or 'set-aside'.", param_hint="--on-bad-sample"
         )
-    backend = nodes.backend()
-    opened = open_corpus(corpus, reading.fields())
     bars = Bars(out)
     chosen = tagger(bars)
+    backend = nodes.backend(array.part(stages_of(chosen)) if array.is_given else None)
+    opened = open_corpus(corpus, reading.fields())
     with bars:
         tags = taggers.tag_corpus(
             opened,

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "tokens.json"
 TOKENIZER = "tokenizer.json"
+STAGES = ("count",)
+"""The stage of tasks."""
 # About a quarter of a megabyte of texts: enough that the cost of a call does not count, and little memory.
 TEXTS_AT_ONCE = 256
 """Number of texts that the tokenizer gets in one call."""
@@ -261,7 +263,13 @@ def count_tokens(
         "tokenizer": canonical.digest(content),
     }
     with shown(on_stage, progress) as stages:
-        artefact.make(out, MANIFEST, made_from, lambda work: _count(shards, content, work, made_from, backend, stages))
+        artefact.make(
+            out,
+            MANIFEST,
+            made_from,
+            lambda work: _count(shards, content, work, made_from, backend, stages),
+            keep_unfinished_files=backend.array_part is not None,
+        )
     return TokenCounts.open(out)
 
 
@@ -276,14 +284,17 @@ def _count(
     storage.write_bytes(work.out / TOKENIZER, tokenizer)  # before the tasks, which read the tokenizer from this file
     parts = list(_parts(shards))
     tasks = keyed(
-        {
-            "shards": part,
-            "tokenizer": str(work.out / TOKENIZER),
-            "tokenizer_digest": made_from["tokenizer"],
-            "special_tokens": made_from["arguments"]["special_tokens"],
-            "place": str(work.out / counts_name(part.split, part.folder, part.columns.number[0])),
-        }
-        for part in parts
+        (
+            {
+                "shards": part,
+                "tokenizer": str(work.out / TOKENIZER),
+                "tokenizer_digest": made_from["tokenizer"],
+                "special_tokens": made_from["arguments"]["special_tokens"],
+                "place": str(work.out / counts_name(part.split, part.folder, part.columns.number[0])),
+            }
+            for part in parts
+        ),
+        about=(part.name(0) for part in parts),
     )
     records = run(
         count_shard, tasks, backend=backend, records=work.records("count"), on_done=on_stage("counting", len(tasks))

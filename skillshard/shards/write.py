@@ -55,6 +55,8 @@ from skillshard.shards.split import Candidate, Order, Sizes, cut_of, split_of
 from skillshard.shards.tar import index_of, tar_chunks
 from skillshard.tags import Tags, part_place, rejected_place
 
+STAGES = ("sort", "copies", "texts", "set-aside", "write")
+"""Stages of tasks, in their order. The stage "texts" has a step for each search, and "set-aside" has tasks only where copies are dropped."""
 Copies = Literal["keep", "drop"]
 """Whether samples whose text stands earlier in the corpus are kept or dropped."""
 # Most skills need one text or none. A search costs a stage over all tables, and 16 texts make a second search rare.
@@ -125,6 +127,7 @@ def write_shards(
             lambda work: _write(corpus, tags, work, made_from, backend, stages),
             mtimes_ns=corpus.mtimes_ns,
             changed=lambda _, suspects: _changed(corpus, tags, suspects),
+            keep_unfinished_files=backend.array_part is not None,
         )
     return ShardSet.open(out)
 
@@ -251,19 +254,22 @@ class _Tables:
         """Mark the copies in the chunks and write the copies to rejected/ of the output."""
         first_chunks = itertools.accumulate((len(part_chunks) for part_chunks in self.chunks), initial=0)
         tasks = keyed(
-            {
-                "partition": task.arguments["partition"],
-                "chunks": part_chunks,
-                "first_chunk": first_chunk,
-                "firsts": self._firsts(),
-                "rejected_before": rejected_place(tags.folder, index) if part.num_set_aside else None,
-                "rejected": rejected_place(self.work.out, index),
-                "max_sample_bytes": task.arguments["reading"].max_sample_bytes,
-            }
-            for index, (task, part_chunks, first_chunk, part) in enumerate(
-                # Not strict: `first_chunks` ends with the total number of chunks and so has one element more.
-                zip(sort_tasks, self.chunks, first_chunks, tags.manifest.parts, strict=False)
-            )
+            (
+                {
+                    "partition": task.arguments["partition"],
+                    "chunks": part_chunks,
+                    "first_chunk": first_chunk,
+                    "firsts": self._firsts(),
+                    "rejected_before": rejected_place(tags.folder, index) if part.num_set_aside else None,
+                    "rejected": rejected_place(self.work.out, index),
+                    "max_sample_bytes": task.arguments["reading"].max_sample_bytes,
+                }
+                for index, (task, part_chunks, first_chunk, part) in enumerate(
+                    # Not strict: `first_chunks` ends with the total number of chunks and so has one element more.
+                    zip(sort_tasks, self.chunks, first_chunks, tags.manifest.parts, strict=False)
+                )
+            ),
+            about=(task.about for task in sort_tasks),
         )
         records = run(
             set_copies_aside,
@@ -340,17 +346,20 @@ def _sort_tasks(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[st
             "corpus changed after the tagging. Tag the present corpus into another directory, and shard with the new tags."
         )
     return keyed(
-        {
-            "partition": partition,
-            "tags_part": part_place(tags.folder, index),
-            "expected_digest": part.rows_digest,
-            "reading": reading,
-            "num_rows": part.num_rows,
-            "skills": skills,
-            "cut": cut,
-            "scratch": str(work.scratch(f"{index:06d}")),
-        }
-        for index, (partition, part) in enumerate(zip(partitions, tags.manifest.parts, strict=True))
+        (
+            {
+                "partition": partition,
+                "tags_part": part_place(tags.folder, index),
+                "expected_digest": part.rows_digest,
+                "reading": reading,
+                "num_rows": part.num_rows,
+                "skills": skills,
+                "cut": cut,
+                "scratch": str(work.scratch(f"{index:06d}")),
+            }
+            for index, (partition, part) in enumerate(zip(partitions, tags.manifest.parts, strict=True))
+        ),
+        about=(partition.name for partition in partitions),
     )
 
 

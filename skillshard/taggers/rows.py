@@ -24,13 +24,16 @@ def count_rows(search: Search) -> tuple[list[int], int]:
     """
     fields = search.work.scratch("kept", FIELDS)
     tasks = keyed(
-        {
-            "partition": partition,
-            "reading": search.reading,
-            "on_bad_sample": search.on_bad_sample,
-            "fields": fields_place(fields, index),
-        }
-        for index, partition in enumerate(search.partitions)
+        (
+            {
+                "partition": partition,
+                "reading": search.reading,
+                "on_bad_sample": search.on_bad_sample,
+                "fields": fields_place(fields, index),
+            }
+            for index, partition in enumerate(search.partitions)
+        ),
+        about=(partition.name for partition in search.partitions),
     )
     records = search.run(count_partition, tasks, stage="count", title="counting")
     return [record["num_rows"] for record in records], sum(record["num_samples"] for record in records)
@@ -38,7 +41,10 @@ def count_rows(search: Search) -> tuple[list[int], int]:
 
 def num_rows_of(search: Search) -> list[int]:
     """Count only the rows of each partition."""
-    tasks = keyed({"partition": partition, "reading": search.reading} for partition in search.partitions)
+    tasks = keyed(
+        ({"partition": partition, "reading": search.reading} for partition in search.partitions),
+        about=(partition.name for partition in search.partitions),
+    )
     return [record["num_rows"] for record in search.run(count_only, tasks, stage="count", title="counting")]
 
 

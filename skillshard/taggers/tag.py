@@ -37,7 +37,7 @@ from skillshard.corpus import (
 )
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, TagsError, name_some
-from skillshard.execution import Backend, OnStage, Record, Task, keyed, run, shown
+from skillshard.execution import Backend, OnStage, Record, Task, keyed, run, shown, silent
 from skillshard.hash_ranges import hash_bounds, rows_between
 from skillshard.printable import counted
 from skillshard.taggers.groups import added
@@ -63,6 +63,8 @@ from skillshard.tags import (
     write_part,
 )
 
+STAGES = ("tag", "duplicates", "again")
+"""Stages of tasks of every tagger, in their order. A `Finder` has its own stages before."""
 # More skills mean that the field is an id or a title. Every report, round and graph lists all skills.
 MAX_SKILLS = 10_000
 # A task of stage 2 sorts the hashes of one range in memory: 16 bytes each, so 128 MB.
@@ -127,8 +129,24 @@ def tag_corpus(
             changed=lambda folder, places: places_changed(
                 corpus.partitions(partition_bytes=partition_bytes), _rows_digests(folder), places, reading
             ),
+            keep_unfinished_files=backend.array_part is not None,
         )
     return Tags.open(out)
+
+
+def stages_of(tagger: Tagger | Finder) -> tuple[str, ...]:
+    """Return the stages of `tag_corpus` with a tagger, in their order.
+
+    Raises:
+        TagsError: The tagger finds the skills in steps that depend on each other, so a job array cannot divide the work.
+    """
+    if not isinstance(tagger, Finder):
+        return STAGES
+    if not tagger.stages:
+        raise TagsError(
+            f"tagging by {tagger.name} finds the skills in steps that depend on each other. Run the command whole, in one process: leave out `stage`."
+        )
+    return (*tagger.stages, *STAGES)
 
 
 def _rows_digests(folder: Path) -> dict[int, str]:
@@ -168,8 +186,11 @@ def _tag(
         "reading": reading,
     }
     tasks = keyed(
-        {**common, "partition": partition, "hashes": str(work.scratch(f"{index:06d}.npy"))}
-        for index, partition in enumerate(partitions)
+        (
+            {**common, "partition": partition, "hashes": str(work.scratch(f"{index:06d}.npy"))}
+            for index, partition in enumerate(partitions)
+        ),
+        about=(partition.name for partition in partitions),
     )
     records = run(
         tag_partition, tasks, backend=backend, records=work.records("tag"), on_done=on_stage("tagging", len(tasks))
@@ -187,21 +208,20 @@ def _tag(
         part: [duplicate for duplicate in duplicates if duplicate["part"] == part]
         for part in sorted({duplicate["part"] for duplicate in duplicates})
     }
-    if again:
-        # The repeated tasks write to the final place. A second content under the scratch name could meet a late task of stage 1.
-        repeated = [
-            Task(tasks[part].key, {**tasks[part].arguments, "out": str(work.out), "duplicates": _by_row(rows)})
-            for part, rows in again.items()
-        ]
-        again_records = run(
-            tag_partition,
-            repeated,
-            backend=backend,
-            records=work.records("again"),
-            on_done=on_stage("tagging again", len(repeated)),
-        )
-        for part, record in zip(again, again_records, strict=True):
-            records[part] = record
+    # The repeated tasks write to the final place. A second content under the scratch name could meet a late task of stage 1.
+    repeated = [
+        replace(tasks[part], arguments={**tasks[part].arguments, "out": str(work.out), "duplicates": _by_row(rows)})
+        for part, rows in again.items()
+    ]
+    again_records = run(
+        tag_partition,
+        repeated,
+        backend=backend,
+        records=work.records("again"),
+        on_done=(on_stage if repeated else silent)("tagging again", len(repeated)),
+    )
+    for part, record in zip(again, again_records, strict=True):
+        records[part] = record
     _publish(work, [partition.index for partition in partitions if partition.index not in again])
     work.finish(_manifest(made_from, partitions, records, corpus.left_out).model_dump(by_alias=True))
 

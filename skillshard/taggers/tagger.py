@@ -131,5 +131,9 @@ class Finder(Protocol):
     def arguments(self) -> dict[str, Any]:
         """Arguments that the tagger was built with, as JSON."""
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages of `find` that the processes of a job array may do in parts. Empty: one process does the whole command."""
+
     def find(self, search: Search) -> Tagger | RowTagger:
         """Find the skills. The result has the same bytes after any number of kills and new calls."""

@@ -36,6 +36,10 @@ class Together:
 class Scored(Together):
     """The same tagger in small units."""
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ("count", "score")
+
     def find(self, search: Search) -> RowTagger:
         return score_rows(self, search, num_rows_of(search))
 

@@ -53,6 +53,7 @@ def fit_encoder(encoder: Encoder | Unfitted, search: Search, num_rows: Sequence[
         Task(
             f"{index:06d}",
             {"partition": partition, "reading": search.reading, "rows": chosen.tolist(), "place": place},
+            partition.name,
         )
         for index, (partition, chosen, place) in enumerate(zip(search.partitions, rows, files, strict=True))
         if len(chosen)
@@ -86,8 +87,11 @@ def encode_rows(encoder: Encoder, search: Search, num_rows: Sequence[int]) -> li
     folder = search.work.scratch("kept", EMBEDDINGS)
     files = [array_place(folder, index) for index in range(len(search.partitions))]
     tasks = keyed(
-        {"partition": partition, "encoder": encoder, "reading": search.reading, "num_rows": num, "place": place}
-        for partition, num, place in zip(search.partitions, num_rows, files, strict=True)
+        (
+            {"partition": partition, "encoder": encoder, "reading": search.reading, "num_rows": num, "place": place}
+            for partition, num, place in zip(search.partitions, num_rows, files, strict=True)
+        ),
+        about=(partition.name for partition in search.partitions),
     )
     records = search.run(
         encode_partition, tasks, stage="encode", title="encoding", keeps_model=True, num_gpus=encoder.num_gpus

@@ -57,6 +57,10 @@ class Embedding:
             arguments["skills_range"] = list(self.skills_range)
         return {**arguments, "min_share": self.min_share, "seed": self.seed}
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ()  # each step of k-means needs the whole step before
+
     def find(self, search: Search) -> RowTagger:
         num_rows, num_samples = count_rows(search)
         # A corpus without samples ends in the error of `tag_corpus`, which lists the reasons.
@@ -101,6 +105,10 @@ class KeptClusters:
     @property
     def arguments(self) -> dict[str, Any]:
         return {"model": self.model.digest, "encoder_arguments": self.encoder.arguments}
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ("count", "encode", "assign")
 
     def find(self, search: Search) -> RowTagger:
         num_rows, _ = count_rows(search)

@@ -76,8 +76,11 @@ def sample_texts(
         "prompt_field": prompt_field,
     }
     tasks = keyed(
-        {**common, "partition": partition, "out": places.join(scratch, f"{index:06d}.jsonl")}
-        for index, partition in enumerate(partitions)
+        (
+            {**common, "partition": partition, "out": places.join(scratch, f"{index:06d}.jsonl")}
+            for index, partition in enumerate(partitions)
+        ),
+        about=(partition.name for partition in partitions),
     )
     run(sample_partition, tasks, backend=backend, records=records, on_done=on_done)
     merged: dict[str, SampledText] = {}

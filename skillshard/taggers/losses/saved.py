@@ -129,6 +129,10 @@ class LossTagger:
     def arguments(self) -> dict[str, Any]:
         return {"model": self.digest}
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ("count", "score")
+
     def find(self, search: Search) -> RowTagger:
         """Score all samples in small tasks (`skillshard.taggers.losses.scores`)."""
         return score_rows(self, search, num_rows_of(search))

@@ -55,6 +55,7 @@ def score_rows(tagger: Tagger, search: Search, num_rows: Sequence[int], *, num_g
                 "tagger": tagger,
                 "place": _place(folder, partition.index, number),
             },
+            partition.name,
         )
         for partition, num in zip(search.partitions, num_rows, strict=True)
         for number in range(-(-num // SAMPLES_AT_ONCE))

@@ -78,6 +78,10 @@ class LossFinder:
         return "loss"
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        return ()  # all processes need all trials, and the trials need the sampled texts
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """All values that determine the clusters. A pretrained proxy is identified by the content of its files, not by the directory."""
         # Keys on disk keep their old words "runs" and "probe": another key would make finished tags the tags of other arguments.
