@@ -188,8 +188,9 @@ class RayPool:
             self._refuse_too_much()
             needs = self._needs
             resources = {"num_cpus": needs.num_cpus, "num_gpus": needs.num_gpus, "memory": needs.num_bytes}
-            self._task = ray.remote(**resources, max_retries=0)(_do)
-            self._actor: Any = ray.remote(**resources, max_restarts=0)(_Keeper)
+            remote: Any = ray.remote
+            self._task = remote(**resources, max_retries=0)(_do)
+            self._actor = remote(**resources, max_restarts=0)(_Keeper)
             self._cleanup = cleanup.pop_all()
         return self
 
