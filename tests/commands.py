@@ -59,7 +59,7 @@ def start(*arguments: object, marker: str = "", env_changes: Mapping[str, str | 
     """Start a verb as a process. `marker` stands in the environment of the process and of all its children."""
     changed = {**os.environ, "SKILLSHARD_TEST": marker, **env_changes}
     return subprocess.Popen(
-        [sys.executable, "-m", "skillshard.cli", *map(str, arguments)],
+        [sys.executable, "-m", "skillshard", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

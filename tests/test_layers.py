@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 LAYERS = [
     {"printable"},
     {"errors", "hash_ranges", "keyed_random", "repeated_keys"},
-    {"extras"},
+    {"command", "extras"},
     {"memo", "progress", "stores", "web"},
     {"canonical", "places"},
     {"storage"},
@@ -40,6 +40,7 @@ LAYERS = [
     {"report"},
     {"demo", "schemas"},
     {"cli"},
+    {"__main__"},
     {"jobs"},
 ]
 FILES = sorted([*(REPOSITORY / "skillshard").rglob("*.py"), *(REPOSITORY / "jobs").glob("*.py")])
@@ -108,6 +109,7 @@ def test_ray_is_imported_in_one_module() -> None:
             {"torch", "ray", "sklearn", "scipy", "sentence_transformers", "tokenizers"},
         ),
         ("import skillshard.cli", {"torch", "ray", "numpy", "pyarrow", "pydantic", "matplotlib"}),
+        ("import skillshard.__main__", {"typer", "rich", "numpy"}),
     ],
 )
 def test_heavy_modules_are_imported_only_where_they_are_used(code: str, unwanted: set[str]) -> None:

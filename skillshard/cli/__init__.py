@@ -8,7 +8,6 @@ with its traceback.
 import contextlib
 import io
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -33,7 +32,8 @@ from skillshard.cli.tag import tag
 from skillshard.cli.values import names_on_all_nodes
 from skillshard.cli.verb import Verb, end_quietly
 from skillshard.cli.weights import fit, mix, weights
-from skillshard.cli.words import Running, in_options, program
+from skillshard.cli.words import Running, in_options
+from skillshard.command import stopped
 from skillshard.errors import MissingTasksError, SkillshardError
 from skillshard.job_array import StageEnded
 from skillshard.printable import printable
@@ -178,8 +178,8 @@ def main(arguments: list[str] | None = None) -> None:
             app(arguments)
         except StageEnded as ended:
             typer.echo(printable(in_options(str(ended))))
-        except Stopped as stopped:
-            _tell_stopped(str(stopped), received, arguments)
+        except Stopped as stop:
+            _tell_stopped(str(stop), received, arguments)
         except (KeyboardInterrupt, SystemExit) as end:
             if not received:
                 raise
@@ -188,6 +188,8 @@ def main(arguments: list[str] | None = None) -> None:
         except BrokenPipeError:
             end_quietly()
         except Exception as error:
+            if received:  # a library that was being imported may turn the interruption into an error of its own
+                _tell_stopped("", received, arguments)
             if os.environ.get(DEBUG) and not isinstance(error, SkillshardError | OSError | MemoryError):
                 traceback.print_exception(error)
             _tell("error", _sentence(error))
@@ -267,22 +269,5 @@ def _signals() -> Iterator[list[int]]:
 def _tell_stopped(where: str, received: list[int], arguments: list[str] | None) -> None:
     """Print the last line of a stopped command, and end the process."""
     number = received[0] if received else int(signal.SIGINT)
-    by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    typer.echo(f"stopped by {by}{printable(where)}. To go on: {printable(_command_line(arguments))}", err=True)
+    typer.echo(stopped(number, where, arguments), err=True)
     sys.exit(128 + number)
-
-
-def _command_line(arguments: list[str] | None) -> str:
-    """The command as it was typed, to be typed again."""
-    if arguments is not None and Path(sys.argv[0]).name.partition(".")[0] not in (
-        "tag",
-        "regroup",
-        "shard",
-        "graph",
-        "tokens",
-    ):
-        return shlex.join(["skillshard", *arguments])
-    started = Path(sys.argv[0])
-    if started.suffix == ".py" and started.name != "__main__.py":
-        return shlex.join(["python", *sys.argv])
-    return f"{program()} {shlex.join(sys.argv[1:])}"

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from skillshard.bars import Bars
-from skillshard.cli.words import in_options, program
+from skillshard.cli.words import in_options
+from skillshard.command import program
 
 
 def demo(

@@ -10,7 +10,7 @@ from skillshard.bars import Bars
 from skillshard.cli.options import Out
 from skillshard.cli.values import parse_proportions
 from skillshard.cli.verb import Verb
-from skillshard.cli.words import program
+from skillshard.command import program
 from skillshard.printable import counted
 
 synth = typer.Typer(help="Generate the paper's synthetic corpora.", no_args_is_help=True)

@@ -7,10 +7,7 @@ The library names an argument in backticks, as Python writes the argument: `hold
 import ast
 import re
 import shlex
-import shutil
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, ClassVar
 
 _ARGUMENT = r"""`([a-z]\w*)(?:=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^`]+))?`"""
@@ -60,22 +57,6 @@ def _in_options(match: re.Match[str]) -> str:
         return str(parameter.secondary_opts[0])
     word = _word(parameter)
     return word if value is None or getattr(parameter, "is_flag", False) else f"{word} {_shell(value)}"
-
-
-def program() -> str:
-    """The words that start skillshard in the shell of the user.
-
-    A command that a sentence advises must work as printed. Where no virtual environment is active, the shell does not find
-    `skillshard`, so the words are the path by which this process was started.
-    """
-    started = Path(sys.argv[0])
-    if started.parts[-3:] == ("skillshard", "cli", "__main__.py"):
-        python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
-        return f"{python} -m skillshard.cli"
-    on_path = shutil.which(started.name)
-    if started.stem != "skillshard" or (on_path and started.exists() and Path(on_path).samefile(started)):
-        return "skillshard"
-    return shlex.quote(sys.argv[0])
 
 
 def _word(parameter: Any) -> str:

@@ -307,7 +307,7 @@ def test_a_corpus_in_a_directory_whose_name_is_not_utf8_is_refused_in_a_sentence
         [
             sys.executable,
             "-m",
-            "skillshard.cli",
+            "skillshard",
             "tag",
             "metadata",
             os.fsencode(place.parent),

@@ -171,6 +171,35 @@ def test_a_second_ctrl_c_does_not_disturb_the_ending(slow: Slow) -> None:
     wait_until(lambda: not marked(slow.marker))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["typer", "skillshard.cli.tag", "skillshard.repeated_keys"])
+def test_a_command_whose_modules_are_still_imported_stops_with_the_same_sentence(
+    module: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    """Python prints each imported module on the standard error, so the moment of the signal does not depend on the machine."""
+    words = ["-m", "skillshard", "verify", str(tmp_path / "red\x1b[31m")]
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_hears_ctrl_c,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert process.stderr is not None
+    while process.stderr.readline().rpartition("|")[2].strip() != "skillshard.command":
+        assert process.poll() is None
+    while process.stderr.readline().rpartition("|")[2].strip() != module:
+        assert process.poll() is None
+    err, _ = stop(process, number)
+    assert process.returncode == 128 + number, err
+    by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    last = err.splitlines()[-1]
+    assert last.startswith(f"stopped by {by}. To go on: ") and "\x1b" not in last
+    assert last.partition("skillshard ")[2] == f"verify '{tmp_path}/red\\x1b[31m'"
+    assert "Traceback" not in err
+
+
 def test_a_command_in_one_process_stops_in_the_middle_of_a_task(slow: Slow) -> None:
     process = slow.start("--workers", 1, "--seconds", 30)
     wait_until(lambda: len(slow.names("first-*.begun")) == 1 or process.poll() is not None, timeout_s=120)

@@ -123,7 +123,7 @@ def test_a_single_thing_is_not_printed_in_the_plural(tmp_path: Path) -> None:
 
 
 def test_an_output_that_nobody_reads_is_no_error(hostile: Path) -> None:
-    command = f"{sys.executable} -m skillshard.cli mix {hostile / 'S'} --draws 200000 | head -n 1"
+    command = f"{sys.executable} -m skillshard mix {hostile / 'S'} --draws 200000 | head -n 1"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert ended.stdout.count("\n") == 1
     assert "Traceback" not in ended.stderr and "BrokenPipe" not in ended.stderr and "error" not in ended.stderr
@@ -131,7 +131,7 @@ def test_an_output_that_nobody_reads_is_no_error(hostile: Path) -> None:
 
 def test_a_reader_that_goes_before_the_end_gives_the_exit_code_of_a_broken_pipe(hostile: Path) -> None:
     for verb in (("inspect", hostile / "S"), ("inspect", hostile / "S", "--json")):
-        command = [sys.executable, "-m", "skillshard.cli", *map(str, verb)]
+        command = [sys.executable, "-m", "skillshard", *map(str, verb)]
         reading, writing = os.pipe()
         os.close(reading)
         ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)

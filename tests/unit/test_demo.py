@@ -15,7 +15,8 @@ from benchmarks.evidence.methods import policy_of
 from benchmarks.evidence.methods import true_graph as graph_of_evidence
 from benchmarks.evidence.settings import ROUNDS, SETTINGS
 from skillshard import demo
-from skillshard.cli import app, words
+from skillshard.cli import app
+from skillshard.command import program as program_words
 from skillshard.demo import MethodResult, prepare, summary
 from skillshard.fitting.finished import gather_runs
 from skillshard.mixing.ledger import DirectoryLedger
@@ -32,7 +33,7 @@ RESULTS = json.loads((REPOSITORY / "benchmarks" / "results" / "skillit.json").re
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Run a small demo in a directory with a space in its name, and return the directory and the output."""
     folder = tmp_path_factory.mktemp("a demo")
-    command = [sys.executable, "-m", "skillshard.cli", "demo", *SMALL]
+    command = [sys.executable, "-m", "skillshard", "demo", *SMALL]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250)
     assert ended.returncode == 0, ended.stderr
     return folder, ended.stdout
@@ -94,11 +95,11 @@ def test_a_printed_command_begins_with_the_words_that_start_this_program(
     program.chmod(0o755)
     monkeypatch.setattr(sys, "argv", [str(program)])
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    assert words.program() == shlex.quote(str(program))
+    assert program_words() == shlex.quote(str(program))
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    assert words.program() == "skillshard"
-    monkeypatch.setattr(sys, "argv", ["/somewhere/skillshard/cli/__main__.py"])
-    assert words.program() == f"{shlex.quote(sys.executable)} -m skillshard.cli"
+    assert program_words() == "skillshard"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/skillshard/__main__.py"])
+    assert program_words() == f"{shlex.quote(sys.executable)} -m skillshard"
 
 
 def test_the_smallest_corpus_that_the_demo_takes_keeps_samples_to_train_on_and_to_measure(tmp_path: Path) -> None:
