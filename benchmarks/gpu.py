@@ -199,7 +199,8 @@ def check_encoder(plan: Plan) -> dict[str, Any]:
     checked(tag("killed", plan.device))
     reused, clusters = work / "reused", work / plan.device
     part = corpus / "topic-0.jsonl"
-    skillshard("tag", "reuse", part, "--clusters", clusters, "--device", "cpu", "--out", reused, environment=NO_GPU)
+    words = command_of("tag", "reuse", part, "--clusters", clusters, "--device", "cpu", "--out", reused)
+    again = run_command(words, NO_GPU)
     arguments = arguments_of(work / plan.device)
     return {
         "seconds": seconds,
@@ -208,7 +209,7 @@ def check_encoder(plan: Plan) -> dict[str, Any]:
         "device against cpu": against(work / plan.device, work / "cpu"),
         "killed while running": was_running,
         "same bytes after the kill": same_parts(work / plan.device, work / "killed"),
-        "reused without a GPU": against(work / plan.device, reused),
+        "reused without a GPU": again.stderr[-600:] if again.returncode else against(work / plan.device, reused),
         "vectors": vectors(plan),
     }
 
@@ -259,7 +260,8 @@ def check_loss(plan: Plan) -> dict[str, Any]:
     was_running = kill_when(tag("killed", plan.device), lambda: (trials / "01" / "unfinished").is_dir())
     checked(tag("killed", plan.device))
     reused = work / "reused"
-    skillshard("tag", "reuse", corpus, "--clusters", work / "device", "--out", reused, environment=NO_GPU)
+    words = command_of("tag", "reuse", corpus, "--clusters", work / "device", "--out", reused)
+    again = run_command(words, NO_GPU)
     recorded = arguments_of(work / "device")
     first = Path("model", "runs", "00", f"checkpoint-{size.steps:06d}.npy")
     weights = {name: np.load(work / name / first) for name in ("device", "float32", "cpu", "killed")}
@@ -277,7 +279,7 @@ def check_loss(plan: Plan) -> dict[str, Any]:
         "same weights after the kill": bool((weights["device"] == weights["killed"]).all()),
         "same bytes after the kill": same_parts(work / "device", work / "killed"),
         "device against killed": against(work / "device", work / "killed"),
-        "reused without a GPU": against(work / "device", reused),
+        "reused without a GPU": again.stderr[-600:] if again.returncode else against(work / "device", reused),
     }
 
 
