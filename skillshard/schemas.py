@@ -35,7 +35,7 @@ _MODELS: dict[str, Any] = {
     "mixer-2": MixerState,
     "observation-2": ObservationRecord,
     "packed-2": PackedState,
-    "rejection-2": Rejection,
+    "rejection-3": Rejection,
     "round-2": RoundRecord,
     "run-2": RunRecord,
     "runs-1": RunsFile,

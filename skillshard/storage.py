@@ -40,7 +40,6 @@ MAX_PAUSE_S = 60.0
 """Longest pause that a server can ask for."""
 CHUNK_BYTES = 8 << 20
 """Bytes of one read from a store. pyarrow sends one request for each read."""
-COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 _PART = ".part"
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import artefact, places, storage
-from skillshard.corpus import RESTS
+from skillshard.corpus import RESTS, FileLayout
 from skillshard.errors import TagsError
 from skillshard.printable import counted
 from skillshard.progress import advance
@@ -137,6 +137,11 @@ class Tags:
     def digest(self) -> str:
         """Digest of tags.json, which holds the digests of all parts."""
         return storage.file_digest(self.folder / MANIFEST)
+
+    @property
+    def layout(self) -> FileLayout:
+        """Layout of the corpus files at the tagging."""
+        return FileLayout.from_json(self.manifest.made_from["arguments"].get("layout", {}))
 
     def rows(self, part: int) -> Iterator[TagRow]:
         """Read the rows of one part, in the order of the corpus."""

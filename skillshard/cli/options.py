@@ -15,11 +15,11 @@ from skillshard.cli.values import (
     proxy_on_all_nodes,
     split_names,
 )
-from skillshard.cli.verb import ARRAY, FIELDS, HOW, READING, TEXTS, WHAT, WHERE, Verb
+from skillshard.cli.verb import ARRAY, FIELDS, FILES, HOW, READING, TEXTS, WHAT, WHERE, Verb
 from skillshard.cli.words import in_options
 
 if TYPE_CHECKING:
-    from skillshard.corpus import FieldMapping
+    from skillshard.corpus import FieldMapping, FileLayout
     from skillshard.execution import Backend
     from skillshard.job_array import ArrayPart
     from skillshard.proxy.device import Compute
@@ -31,7 +31,7 @@ CorpusPlaces = Annotated[
     typer.Argument(
         parser=place_on_all_nodes,
         metavar="CORPUS",
-        help="Directories, globs or files (jsonl, jsonl.gz, jsonl.zst, parquet, arrow, tar).",
+        help="Directories, globs or files: JSON lines or documents, CSV, text, Parquet, Arrow, WebDataset tars.",
     ),
 ]
 Out = Annotated[
@@ -187,6 +187,77 @@ class Reading:
             answer=self.answer or (),
             columns=None if self.columns is None else split_names(self.columns, ()),
             drop=split_names(self.drop or (), ()),
+        )
+
+
+@dataclass(frozen=True)
+class Files:
+    """The options on facts about the files of a corpus that the names do not show."""
+
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            "--rows",
+            metavar="PATH",
+            help="Path of the array of rows in JSON documents, such as Instances. The other fields become fields of each row.",
+            show_default="lines, an array or objects",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    text_files: Annotated[
+        str,
+        typer.Option(
+            "--text-files",
+            metavar="named|whole|lines",
+            help="Samples of text and code files: 'whole' files, or 'lines'. With 'named', text files are read only by name or suffix.",
+            rich_help_panel=FILES,
+        ),
+    ] = "named"
+    header: Annotated[
+        str | None,
+        typer.Option(
+            "--header",
+            metavar="A,B",
+            help="Names of the columns of CSV and TSV files.",
+            show_default="the first line",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            "--delimiter",
+            metavar="CHARACTER",
+            help="Character between the fields of CSV files.",
+            show_default="',', a tab in .tsv",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    quote: Annotated[
+        str,
+        typer.Option(
+            "--quote",
+            metavar="CHARACTER",
+            help="Character around fields of CSV and TSV files that hold delimiters. Give '' for files without quoting.",
+            rich_help_panel=FILES,
+        ),
+    ] = '"'
+    encoding: Annotated[
+        str,
+        typer.Option("--encoding", metavar="NAME", help="Encoding of CSV, TSV and text files.", rich_help_panel=FILES),
+    ] = "utf-8"
+
+    def layout(self) -> "FileLayout":
+        """Return the layout of the files."""
+        from skillshard.corpus import FileLayout
+
+        return FileLayout(
+            rows=self.rows,
+            text_files=self.text_files,  # type: ignore[arg-type]  # checked by the class
+            header=None if self.header is None else tuple(name.strip() for name in self.header.split(",")),
+            delimiter={"\\t": "\t"}.get(self.delimiter or "", self.delimiter),
+            quote=self.quote,
+            encoding=self.encoding,
         )
 
 
@@ -457,11 +528,14 @@ class ProxyDevice:
         return Compute(self.device, self.precision)
 
 
-def open_corpus(places: list[str], fields: "FieldMapping | None" = None) -> Any:
-    """Open the corpus at the given places, with the fields of the options. Notes on stderr say which files are left out, before the corpus is read."""
+def open_corpus(places: list[str], layout: "FileLayout", fields: "FieldMapping | None" = None) -> Any:
+    """Open the corpus at the given places, with the layout and the fields of the options.
+
+    Notes on stderr say which files are left out, before the corpus is read.
+    """
     from skillshard.corpus import Corpus
 
-    corpus = Corpus.open(places, fields=fields)
+    corpus = Corpus.open(places, fields=fields, layout=layout)
     for note in corpus.notes():
         typer.echo(f"note: {in_options(note)}", err=True)
     return corpus

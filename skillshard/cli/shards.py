@@ -63,11 +63,12 @@ def shard(
         raise typer.BadParameter(f"{holdout} is no share: give a number from 0 to below 1.", param_hint="--holdout")
     backend = nodes.backend(array.part(STAGES))
     refuse_nested(out, [*corpus, tags])
-    opened = open_corpus(corpus)
+    opened_tags = Tags.open(tags)
+    opened = open_corpus(corpus, opened_tags.layout)
     with Bars(out) as bars:
         shards = write_shards(
             opened,
-            Tags.open(tags),
+            opened_tags,
             out,
             shard_bytes=parse_size(shard_bytes, "--shard-size"),
             holdout=holdout,

@@ -8,7 +8,17 @@ import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
-from skillshard.cli.options import CorpusPlaces, JobArray, Nodes, Out, ProxyDevice, ProxyTexts, Reading, open_corpus
+from skillshard.cli.options import (
+    CorpusPlaces,
+    Files,
+    JobArray,
+    Nodes,
+    Out,
+    ProxyDevice,
+    ProxyTexts,
+    Reading,
+    open_corpus,
+)
 from skillshard.cli.values import parse_range, parse_size, parse_skills, path_on_all_nodes
 from skillshard.cli.verb import HOW, WHAT, Verb
 from skillshard.cli.words import in_options
@@ -62,13 +72,14 @@ def by_metadata(
     ],
     out: Out,
     reading: Reading,
+    files: Files,
     nodes: Nodes,
     array: JobArray,
 ) -> None:
     """Take each sample's skill from its metadata."""
     from skillshard import taggers
 
-    _tag(corpus, out, lambda bars: taggers.metadata(*fields), reading, nodes, array)
+    _tag(corpus, out, lambda bars: taggers.metadata(*fields), reading, files, nodes, array)
 
 
 @tag.command(
@@ -155,6 +166,7 @@ def by_embedding(
     ] = "first",
     seed: Seed = 0,
     reading: Reading,
+    files: Files,
     nodes: Nodes,
 ) -> None:
     """Cluster the embeddings of the texts. Each cluster is a skill."""
@@ -183,7 +195,7 @@ def by_embedding(
             chosen, skills=parse_skills(skills), skills_range=parse_range(skills_range), min_share=min_share, seed=seed
         )
 
-    _tag(corpus, out, tagger, reading, nodes)
+    _tag(corpus, out, tagger, reading, files, nodes)
 
 
 @tag.command(
@@ -241,6 +253,7 @@ def by_loss(
     texts: ProxyTexts,
     seed: Seed = 0,
     reading: Reading,
+    files: Files,
     nodes: Nodes,
     device: ProxyDevice,
 ) -> None:
@@ -268,7 +281,7 @@ def by_loss(
             on_estimate=lambda sentence: bars.say(in_options(sentence)),
         )
 
-    _tag(corpus, out, tagger, reading, nodes)
+    _tag(corpus, out, tagger, reading, files, nodes)
 
 
 @tag.command(
@@ -321,6 +334,7 @@ def by_clusters(
         ),
     ] = None,
     reading: Reading,
+    files: Files,
     nodes: Nodes,
     array: JobArray,
 ) -> None:
@@ -358,7 +372,7 @@ def by_clusters(
             ),
         )
 
-    _tag(corpus, out, tagger, reading, nodes, array)
+    _tag(corpus, out, tagger, reading, files, nodes, array)
 
 
 def _tag(
@@ -366,6 +380,7 @@ def _tag(
     out: Path,
     tagger: Callable[[Bars], Any],
     reading: Reading,
+    files: Files,
     nodes: Nodes,
     array: JobArray = JobArray(),
 ) -> None:
@@ -383,7 +398,7 @@ def _tag(
     bars = Bars(out)
     chosen = tagger(bars)
     backend = nodes.backend(array.part(stages_of(chosen)) if array.is_given else None)
-    opened = open_corpus(corpus, reading.fields())
+    opened = open_corpus(corpus, files.layout(), reading.fields())
     with bars:
         tags = taggers.tag_corpus(
             opened,

@@ -12,18 +12,19 @@ import typer
 
 from skillshard.cli.words import Running
 
-WHAT, HOW, FIELDS, READING, TEXTS, WHERE, ARRAY = (
+WHAT, HOW, FIELDS, READING, FILES, TEXTS, WHERE, ARRAY = (
     "What",
     "How",
     "Fields of a row",
     "How the corpus is read",
+    "Files of the corpus",
     "How texts are read",
     "Where it runs",
     "One process of a job array",
 )
 """Panels of a verb's help."""
 EDGES, TRAINING, STREAM = "Edges", "Trials in detail", "Stream"
-DETAILS = (READING, TEXTS, EDGES, TRAINING, STREAM, WHERE, ARRAY)
+DETAILS = (READING, FILES, TEXTS, EDGES, TRAINING, STREAM, WHERE, ARRAY)
 """Panels of a verb with many options that only `--help-all` shows, so that the help fits a screen."""
 # About 50 lines at 100 columns. A verb with fewer options shows all of them.
 MANY_OPTIONS = 13

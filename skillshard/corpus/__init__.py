@@ -11,12 +11,12 @@ the fault and its place. Blank lines are not rows. Nothing is ever unpickled.
 """
 
 from skillshard.corpus.files import Corpus
-from skillshard.corpus.formats import SUFFIXES, CorpusFile, Format, format_of
+from skillshard.corpus.formats import CorpusFile, FileLayout, Format, format_of
 from skillshard.corpus.mapping import ANSWER_SPANS, DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition
 from skillshard.corpus.paths import MISSING
 from skillshard.corpus.reader import PartitionReader, line_numbers, read_partition
-from skillshard.corpus.sample import RESTS, PassedOver, Reason, Rejection, Sample, category_of, lookup
+from skillshard.corpus.sample import RESTS, PassedOver, Reason, Rejection, Sample, category_of, lookup, unit_of
 
 __all__ = [
     "ANSWER_SPANS",
@@ -24,11 +24,11 @@ __all__ = [
     "DEFAULT_PARTITION_BYTES",
     "MISSING",
     "RESTS",
-    "SUFFIXES",
     "Corpus",
     "CorpusFile",
     "CorpusReading",
     "FieldMapping",
+    "FileLayout",
     "Format",
     "Partition",
     "PartitionReader",
@@ -41,4 +41,5 @@ __all__ = [
     "line_numbers",
     "lookup",
     "read_partition",
+    "unit_of",
 ]

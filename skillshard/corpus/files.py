@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from skillshard import artefact, places, storage
-from skillshard.corpus.formats import SUFFIXES, CorpusFile, format_of
+from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, compression_of, format_of, known_suffixes
 from skillshard.corpus.listing import list_directory, list_glob, special_kind
 from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
@@ -43,14 +43,22 @@ class Corpus:
         files: Files of the corpus.
         left_out: Kind -> number of files in the given directories that are not read.
         mappings: Prefix -> fields of the id, the text and the metadata. None: the caller gave no fields.
+        layout: Layout of the files.
     """
 
     files: tuple[CorpusFile, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
     mappings: Mapping[str, FieldMapping] | None = None
+    layout: FileLayout = DEFAULT_LAYOUT
 
     @classmethod
-    def open(cls, places: Sequence[str | Path] | str | Path, *, fields: FieldMapping | None = None) -> "Corpus":
+    def open(
+        cls,
+        places: Sequence[str | Path] | str | Path,
+        *,
+        fields: FieldMapping | None = None,
+        layout: FileLayout = DEFAULT_LAYOUT,
+    ) -> "Corpus":
         """Find the files of a corpus. No rows are read.
 
         Args:
@@ -58,6 +66,7 @@ class Corpus:
                 is searched recursively for known suffixes. All other files are left out and counted.
             fields: Fields of the id, the text and the metadata. With None, tagging uses the fields "id" and "text", and sharding uses the
                 fields of the tags.
+            layout: Facts about the files that the names do not show, such as the place of the rows in JSON documents.
 
         Raises:
             CorpusError: No file is found, a given file has an unknown suffix, a file is given twice, two files have the same name,
@@ -69,12 +78,12 @@ class Corpus:
         files: list[CorpusFile] = []
         left_out: Counter[str] = Counter()
         for place in listed:
-            place_files, others = _files_at(_absolute(place))
+            place_files, others = _files_at(_absolute(place), layout)
             files += place_files
             left_out += others
         _refuse_doubles(files)
         mappings = None if fields is None else {"": fields}
-        return cls(tuple(sorted(files, key=lambda file: file.name)), dict(sorted(left_out.items())), mappings)
+        return cls(tuple(sorted(files, key=lambda file: file.name)), dict(sorted(left_out.items())), mappings, layout)
 
     def __repr__(self) -> str:
         """Return one line with the number of files, their bytes and the first file."""
@@ -155,18 +164,18 @@ def _absolute(place: str | Path) -> str:
     return text.rstrip("/") if places.is_remote(text) else os.path.abspath(text.removeprefix("file://"))
 
 
-def _files_at(place: str) -> tuple[list[CorpusFile], Counter[str]]:
+def _files_at(place: str, layout: FileLayout) -> tuple[list[CorpusFile], Counter[str]]:
     kind = _remote_kind(place) if places.is_remote(place) else special_kind(place)
     if kind == "":
-        return [_named_file(place)], Counter()
+        return [_named_file(place, layout)], Counter()
     if kind == "a directory":
-        return _not_empty(*select(list_directory(place), place), place)
+        return _not_empty(*select(list_directory(place), place, layout), place)
     if kind is not None:
         raise CorpusError(special_sentence(place, kind))
     if glob.has_magic(place):
         base, entries = list_glob(place)
         named = "".join(mark for mark in "._" if f"/{mark}" in place[len(base) :])
-        return _not_empty(*select(entries, base, named=named), place)
+        return _not_empty(*select(entries, base, layout, named=named, with_text=format_of(place) == "text"), place)
     raise CorpusError(f"{printable(place)}: no such file or directory. Give a directory, a glob in quotes, or a file.")
 
 
@@ -175,17 +184,18 @@ def _remote_kind(place: str) -> str | None:
     return kinds.get(storage.info(place).type)
 
 
-def _named_file(place: str) -> CorpusFile:
+def _named_file(place: str, layout: FileLayout) -> CorpusFile:
     refuse_undecodable(place)
     stat = storage.stat(place)
     # The query of a signed URL is no part of the name.
     name = (place.partition("?")[0] if places.is_remote(place) else place).rsplit("/", 1)[-1]
-    form = format_of(name)
+    form = format_of(name) or (None if layout.text_files == "named" else "text")
     if form is None:
         raise CorpusError(
-            f"{printable(place)}: unknown suffix. The known suffixes are {' '.join(SUFFIXES)}. Rename or convert the file."
+            f"{printable(place)}: unknown suffix. The known suffixes of data are {known_suffixes()}. Rename or convert the file. To read "
+            "the file as text, give `text_files='whole'` or `text_files='lines'`."
         )
-    return CorpusFile(place, name, form, stat.num_bytes, stat.mtime_ns)
+    return CorpusFile(place, name, form, stat.num_bytes, stat.mtime_ns, compression_of(name), layout)
 
 
 def _not_empty(files: list[CorpusFile], left_out: Counter[str], place: str) -> tuple[list[CorpusFile], Counter[str]]:
@@ -193,8 +203,9 @@ def _not_empty(files: list[CorpusFile], left_out: Counter[str], place: str) -> t
         return files, left_out
     others = f". Left out: {describe_left_out(left_out)}" if left_out else ""
     raise CorpusError(
-        f"{printable(place)}: no corpus files found. Names must end in {' '.join(SUFFIXES)}, and hidden files are left "
-        f"out{others}. Check the path, or convert the files to one of these formats."
+        f"{printable(place)}: no corpus files found. Names must end in {known_suffixes()}, and hidden files are left "
+        f"out{others}. Check the path, or convert the files to one of these formats. To read files of text or code, give "
+        "`text_files='whole'` or `text_files='lines'`."
     )
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import orjson
 import xxhash
 
+from skillshard.corpus.contents import BOM, cut_off, end_of, open_text
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import (
     MAX_DEPTH,
     BadRecord,
     PassedOver,
-    Reason,
     Rejection,
     Sample,
     check_size,
@@ -32,30 +32,11 @@ from skillshard.corpus.sample import (
     may_be_deep,
     needs_exact,
 )
-from skillshard.corpus.sources import DecompressedSource, PlainSource, Source
+from skillshard.corpus.sources import PlainSource, Source
 from skillshard.repeated_keys import repeated_keys
 
 _BLOCK_BYTES = 1 << 20
-_BOM = b"\xef\xbb\xbf"  # the byte order mark of UTF-8, which Windows programs write
-_HEAD_BYTES = 64  # longer than every mark below, and enough for white space before a bracket
 _NEVER = 1 << 63  # an offset beyond every file
-_ARRAY_SUFFIXES = (".json", ".json.gz", ".json.zst")  # the names under which other tools write one array
-# The skippable frames of zstd have 16 marks, and a file may begin with such a frame (RFC 8878).
-_COMPRESSED_MAGIC: dict[str, tuple[bytes, ...]] = {
-    "gzip": (b"\x1f\x8b",),
-    "zstd": (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i]) + b"\x2a\x4d\x18" for i in range(16))),
-}
-_BINARY_MAGIC: dict[bytes, str] = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"PK\x03\x04": "zip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"PAR1": "Parquet",
-    b"ARROW1": "Arrow",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
 
 
 # ------------------------------------------------------------------------------------------------------------ blocks
@@ -109,7 +90,7 @@ def _first_line_start(chunks: Iterator[bytes], start: int) -> tuple[int, bytes]:
     """Return the offset of the first line that starts at `start` or later, and the bytes of this line that were read."""
     if start == 0:
         first = next(chunks, b"")
-        skipped = len(_BOM) if first.startswith(_BOM) else 0
+        skipped = len(BOM) if first.startswith(BOM) else 0
         return skipped, first[skipped:]
     position = start - 1
     for chunk in chunks:
@@ -166,7 +147,7 @@ def read_lines(
         hasher: Hash that is updated with the bytes of the lines.
         passed_over: Not used, because JSONL has no members or columns to leave out.
     """
-    source = _open(partition)
+    source = open_text(partition, expected="lines of JSON")
     if isinstance(source, Rejection):
         # A file has one rejection, however many partitions it is cut into.
         if partition.start == 0:
@@ -175,9 +156,8 @@ def read_lines(
     name, unchecked_bytes, sample_of = partition.name, max_sample_bytes // 4, fields.sample
     # JSON escapes take at most 6 bytes for a byte of text (\u0041). A longer line is too large, or mostly white space.
     line_limit = 16 * max_sample_bytes + _BLOCK_BYTES
-    stop = partition.stop if partition.format == "jsonl" else None
-    counter = _LineCounter(partition)
-    for block in blocks(source, start=partition.start, stop=stop, line_limit=line_limit):
+    counter = LineCounter(partition)
+    for block in blocks(source, start=partition.start, stop=end_of(partition), line_limit=line_limit):
         hasher.update(block.data)
         if block.num_skipped:
             # The bytes are gone, so the digest takes the length instead.
@@ -215,7 +195,7 @@ def read_lines(
                 if line.strip():  # a blank line is no row
                     may_be_mended = next_run < end and isinstance(error, BadRecord) and error.reason == "wrong-type"
                     mended = _mended(line, fields, offset) if may_be_mended else None
-                    yield mended or _rejection(error, line, name=name, number=counter.line(number))
+                    yield mended or rejection(error, line, name=name, number=counter.line(number))
             else:
                 yield sample
             offset = end
@@ -225,7 +205,7 @@ def read_lines(
                 next_run = runs[-1] if runs else _NEVER
         counter.passed += len(lines)
     if source.damage is not None:
-        yield _cut_off(name, counter.line(0), source.damage, source.reason)
+        yield cut_off(name, counter.line(0), source.damage, source.reason)
 
 
 def _parsed(line: bytes) -> Any:
@@ -236,7 +216,7 @@ def _parsed(line: bytes) -> Any:
         return error
 
 
-class _LineCounter:
+class LineCounter:
     """Absolute line numbers. The lines before the partition are counted at the first request for a number."""
 
     def __init__(self, partition: Partition) -> None:
@@ -264,39 +244,6 @@ def _lines_before(partition: Partition) -> int:
     return count + 1
 
 
-def _open(partition: Partition) -> Source | Rejection:
-    """Open the bytes of a partition. Return a rejection of the file if the content does not fit the name."""
-    place = partition.place
-    head = PlainSource(place, 0).read(_HEAD_BYTES)
-    if partition.format != "jsonl":
-        compression = "gzip" if partition.format == "jsonl.gz" else "zstd"
-        if not head:
-            return _cut_off(partition.name, 1, "the file is empty, 0 bytes")
-        magics = _COMPRESSED_MAGIC[compression]
-        # A file cut off within its mark is truncated, not of another format.
-        if not head.startswith(magics) and not any(magic.startswith(head) for magic in magics):
-            return _not_as_named(partition.name, f"expected {compression} data, got {head[:4]!r}")
-        head = DecompressedSource(place, compression).read(_HEAD_BYTES)
-    binary = next((kind for magic, kind in _BINARY_MAGIC.items() if head.startswith(magic)), None)
-    if binary is not None or b"\0" in head:
-        return _not_as_named(partition.name, f"expected lines of JSON, got {binary or 'binary'} data")
-    if partition.name.lower().endswith(_ARRAY_SUFFIXES) and head.lstrip(_BOM + b" \t\r\n").startswith(b"["):
-        return _not_as_named(partition.name, "expected one JSON object a line, got one JSON array")
-    if partition.format == "jsonl":
-        return PlainSource(place, max(partition.start - 1, 0))
-    return DecompressedSource(place, compression)
-
-
-def _not_as_named(name: str, detail: str) -> Rejection:
-    return Rejection(name, None, "not-the-named-format", f"not what its name says ({detail})")
-
-
-def _cut_off(name: str, line: int, damage: str, reason: Reason = "truncated") -> Rejection:
-    if reason == "unsupported":
-        return Rejection(name, line, reason, f"from here on the file is not read: {damage}")
-    return Rejection(name, line, reason, f"from here on the file is cut off or damaged ({damage})")
-
-
 def _mended(line: bytes, fields: RowFields, offset: int) -> Sample | None:
     """Parse again a line with an integer of more than 64 bits as its id, which the fast parser turns into a float."""
     try:
@@ -313,7 +260,15 @@ def _too_long(num_bytes: int, line_limit: int) -> str:
     return f"the line is {num_bytes:,} bytes long, and lines over {line_limit:,} are not parsed"
 
 
-def _rejection(error: orjson.JSONDecodeError | BadRecord, line: bytes, *, name: str, number: int) -> Rejection:
+def rejection(error: orjson.JSONDecodeError | BadRecord, line: bytes, *, name: str, number: int) -> Rejection:
+    """Return the rejection of the JSON of a row.
+
+    Args:
+        error: Fault of the row.
+        line: Bytes of the row.
+        name: Name of the file in the corpus.
+        number: 1-based line.
+    """
     line = line.removesuffix(b"\r")
     raw = line.decode(errors="backslashreplace")
     if isinstance(error, BadRecord):
@@ -360,12 +315,11 @@ def _explanation(line: bytes) -> str:
 
 def line_numbers(partition: Partition, rows: Collection[int], *, max_sample_bytes: int) -> dict[int, int]:
     """Return the 1-based line of some rows of a JSONL partition. Row 0 is the first. The partition is read again."""
-    source = _open(partition)
+    source = open_text(partition, expected="lines of JSON")
     assert not isinstance(source, Rejection)
-    stop = partition.stop if partition.format == "jsonl" else None
     line_limit = 16 * max_sample_bytes + _BLOCK_BYTES
     line, row, row_lines = _lines_before(partition), 0, {}
-    for block in blocks(source, start=partition.start, stop=stop, line_limit=line_limit):
+    for block in blocks(source, start=partition.start, stop=end_of(partition), line_limit=line_limit):
         for data in block.data.removesuffix(b"\n").split(b"\n") if not block.num_skipped else (b"long",):
             line += 1
             if data.strip():

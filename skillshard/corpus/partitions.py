@@ -5,14 +5,14 @@ same way. A partition consists of plain values, and can be sent to any machine a
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skillshard import places, storage
-from skillshard.corpus.formats import CorpusFile, Format
+from skillshard.corpus.formats import DEFAULT_LAYOUT, Compression, CorpusFile, FileLayout, Format
 from skillshard.errors import CorpusError
 
 # 64 MiB are read in 0.3 CPU seconds, and a terabyte has 16,000 partitions.
@@ -30,10 +30,12 @@ class Partition:
         place: Absolute path or URI of the file.
         name: Name of the file in the corpus, unique in the corpus.
         format: Format of the file.
-        start: First unit of the stretch. Units are bytes for "jsonl", row groups for "parquet" and record batches for "arrow". A line
+        start: First unit of the stretch. Units are bytes for plain "jsonl", row groups for "parquet" and record batches for "arrow". A line
             belongs to the partition of its first byte. Other formats are not cut: a partition is a whole file, in bytes.
         stop: End of the stretch, exclusive.
         file_bytes: Size of the whole file at the cut. Another size at the reading is an error.
+        compression: Compression of a text format, or None.
+        layout: Facts about the file that the name does not show.
     """
 
     index: int
@@ -43,10 +45,16 @@ class Partition:
     start: int
     stop: int
     file_bytes: int
+    compression: Compression | None = None
+    layout: FileLayout = DEFAULT_LAYOUT
+
+    def whole(self) -> "Partition":
+        """Return the partition of the whole file."""
+        return replace(self, start=0, stop=self.file_bytes)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values, in their order."""
-        return asdict(self)
+        return asdict(self) | {"layout": self.layout.to_json()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Partition":
@@ -63,7 +71,7 @@ class Partition:
             raise CorpusError(
                 f"not a partition: expected the fields {', '.join(cls.__dataclass_fields__)}, got {value}. Give the values of to_json()."
             )
-        return cls(**value)
+        return cls(**{**value, "layout": FileLayout.from_json(value["layout"])})
 
 
 def cut(files: Iterable[CorpusFile], partition_bytes: int) -> Iterator[Partition]:
@@ -72,18 +80,30 @@ def cut(files: Iterable[CorpusFile], partition_bytes: int) -> Iterator[Partition
     for file in files:
         form = "arrow-stream" if file.format == "arrow" and not _is_arrow_file(file) else file.format
         for start, stop in _ranges(file, form, partition_bytes):
-            yield Partition(index, file.place, file.name, form, start, stop, file.num_bytes)
+            yield Partition(
+                index, file.place, file.name, form, start, stop, file.num_bytes, file.compression, file.layout
+            )
             index += 1
 
 
 def _ranges(file: CorpusFile, form: Format, partition_bytes: int) -> list[tuple[int, int]]:
-    if form == "jsonl":
+    if _has_lines(file) and file.compression is None:
         return _even(file.num_bytes, file.num_bytes, partition_bytes)
     if form == "parquet":
         return _packed(_row_group_bytes(file), partition_bytes)
     if form == "arrow":
         return _even(_num_batches(file), file.num_bytes, partition_bytes)
     return [(0, file.num_bytes)]
+
+
+def _has_lines(file: CorpusFile) -> bool:
+    """Return whether each line of a file is a row, so that the file can be cut at any byte.
+
+    A file ".json" may hold one document instead. The content shows the difference, and the first partition then reads the whole file.
+    """
+    if file.format == "jsonl":
+        return file.layout.rows is None
+    return file.format == "text" and file.layout.text_files == "lines" and file.layout.is_utf8
 
 
 def _even(num_parts: int, num_bytes: int, partition_bytes: int) -> list[tuple[int, int]]:

@@ -1,18 +1,32 @@
 """Read a partition of any format: every row gives a sample or a rejection, in the order of the file."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import xxhash
 
 from skillshard import storage
 from skillshard.corpus import lines
+from skillshard.corpus.delimited import lines_of_records, read_delimited
+from skillshard.corpus.documents import holds_documents, lines_of_rows, read_documents
+from skillshard.corpus.formats import Format
 from skillshard.corpus.lines import read_lines
 from skillshard.corpus.mapping import CorpusReading
 from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import PassedOver, Rejection, Sample
 from skillshard.corpus.tables import read_table, rows_before
 from skillshard.corpus.tars import read_tar
+from skillshard.corpus.texts import read_text
 from skillshard.errors import CorpusError
+
+_READERS: dict[Format, Callable[..., Iterator[Sample | Rejection]]] = {
+    "arrow": read_table,
+    "arrow-stream": read_table,
+    "csv": read_delimited,
+    "parquet": read_table,
+    "tar": read_tar,
+    "text": read_text,
+    "tsv": read_delimited,
+}
 
 
 class PartitionReader:
@@ -38,9 +52,6 @@ class PartitionReader:
         self.partition = partition
         self.passed_over = PassedOver()
         self._hasher = xxhash.xxh3_128()
-        self._read = {"tar": read_tar, "parquet": read_table, "arrow": read_table, "arrow-stream": read_table}.get(
-            partition.format, read_lines
-        )
         self._reading = reading
         self._begun = self._finished = False
 
@@ -51,7 +62,7 @@ class PartitionReader:
             )
         self._begun = True
         _refuse_changed(self.partition)
-        yield from self._read(
+        yield from _reader_of(self.partition)(
             self.partition,
             fields=self._reading.rows_of(self.partition.name),
             max_sample_bytes=self._reading.max_sample_bytes,
@@ -84,10 +95,20 @@ def line_numbers(partition: Partition, rows: Collection[int], *, max_sample_byte
 
     Row 0 is the first row of the partition. The file is read again, so the function is for errors and rejected rows.
     """
-    if partition.format.startswith("jsonl"):
+    if partition.format == "text" or (partition.format == "jsonl" and not holds_documents(partition)):
         return lines.line_numbers(partition, rows, max_sample_bytes=max_sample_bytes)
+    if partition.format in ("jsonl", "csv", "tsv"):
+        lines_of = lines_of_rows if partition.format == "jsonl" else lines_of_records
+        numbers = enumerate(lines_of(partition, max_sample_bytes=max_sample_bytes))
+        return {row: line for row, line in numbers if row in rows}
     before = rows_before(partition) if partition.format in ("parquet", "arrow", "arrow-stream") else 0
     return {row: before + row + 1 for row in rows}
+
+
+def _reader_of(partition: Partition) -> Callable[..., Iterator[Sample | Rejection]]:
+    if partition.format == "jsonl":
+        return read_documents if holds_documents(partition) else read_lines
+    return _READERS[partition.format]
 
 
 def _refuse_changed(partition: Partition) -> None:

@@ -13,10 +13,12 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
+from skillshard.corpus.formats import format_of
 from skillshard.corpus.paths import MISSING, follow, of_file, single, unknown
 
 Reason = Literal[
     "malformed-json",
+    "malformed-row",
     "invalid-utf8",
     "missing-field",
     "wrong-type",
@@ -76,7 +78,7 @@ class Rejection:
 
     Attributes:
         file: Name of the file in the corpus.
-        line: 1-based line of a JSONL file (of the decompressed text), or 1-based row of another format. None stands for the whole
+        line: 1-based line of a text file (of the decompressed text), or 1-based row of a table or tar. None stands for the whole
             file.
         reason: Stable category, for counting.
         detail: Description of the fault, as the middle of a sentence.
@@ -101,7 +103,7 @@ class Rejection:
         >>> print(Rejection(file="a.jsonl", line=17, reason="malformed-json", detail="not valid JSON").sentence())
         a.jsonl line 17: not valid JSON. Mend the line, or set such samples aside with `on_bad_sample='set-aside'`.
         """
-        unit = "line" if _holds_lines(self.file) else "row"
+        unit = unit_of(self.file)
         where = self.file if self.line is None else f"{self.file} {unit} {self.line}"
         return f"{where}: {self.detail}. {_REMEDIES.get(self.reason, f'Mend the {unit}, or {_SET_ASIDE}.')}"
 
@@ -340,5 +342,10 @@ def _integer_or_digits(digits: str) -> int | str:
     return value if value is not None and -(1 << 63) <= value < 1 << 64 else digits
 
 
-def _holds_lines(name: str) -> bool:
-    return name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson", ".json"))
+def unit_of(name: str) -> str:
+    """Return the unit of the places in a file: "line" for text, "row" for tables and tars.
+
+    >>> unit_of("a.json.gz"), unit_of("a.parquet")
+    ('line', 'row')
+    """
+    return "row" if format_of(name) in ("parquet", "arrow", "tar") else "line"

@@ -22,7 +22,14 @@ from urllib.parse import unquote
 import orjson
 
 from skillshard import artefact, places, storage
-from skillshard.corpus.formats import CorpusFile, format_of, is_compressed_otherwise, suffix_of
+from skillshard.corpus.formats import (
+    CorpusFile,
+    FileLayout,
+    compression_of,
+    format_of,
+    is_compressed_otherwise,
+    suffix_of,
+)
 from skillshard.corpus.listing import Entry
 from skillshard.errors import CorpusError, name_some
 from skillshard.printable import counted, printable
@@ -35,13 +42,17 @@ _MAX_BOOKKEEPING_BYTES = 256 << 20  # a manifest of 100,000 shards has 15 MB, so
 _WRITE_ANEW = "Write the rows of your choice to a directory of Parquet files, and give that directory."
 
 
-def select(entries: Sequence[Entry], base: str, *, named: str = "") -> tuple[list[CorpusFile], Counter[str]]:
+def select(
+    entries: Sequence[Entry], base: str, layout: FileLayout, *, named: str = "", with_text: bool = False
+) -> tuple[list[CorpusFile], Counter[str]]:
     """Select the files of a corpus among all entries of a directory.
 
     Args:
         entries: Entries with names relative to `base`.
         base: Directory, for messages.
+        layout: Layout of the files. Text files are selected if `layout` asks for the text files of directories.
         named: "." or "_" or both: beginnings of names that the user's glob requests.
+        with_text: Whether the user's glob ends in a suffix of text files, which requests these files.
 
     Returns:
         The files, and the number of left-out files of each kind.
@@ -62,14 +73,18 @@ def select(entries: Sequence[Entry], base: str, *, named: str = "") -> tuple[lis
     artefacts = _artefacts(entries, base)
     listed = _saved_datasets(visible, base) | _delta_tables(entries, base)
     described = {entry.name.rpartition("/")[0] for entry in visible if entry.name.endswith("dataset_info.json")}
+    with_text = with_text or layout.text_files != "named"
     files, compressed = [], []
     for entry in visible:
         label = _artefact_of(entry.name, artefacts) or _bookkeeping(entry.name) or _unlisted(entry, listed)
         label = label or _cached(entry.name, described)
         form = format_of(entry.name)
-        if label is None and form is not None:
+        if label is None and form is not None and (form != "text" or with_text):
             _refuse_unreadable(entry)
-            files.append(CorpusFile(entry.place, entry.name, form, entry.num_bytes, entry.mtime_ns))
+            compression = compression_of(entry.name)
+            files.append(
+                CorpusFile(entry.place, entry.name, form, entry.num_bytes, entry.mtime_ns, compression, layout)
+            )
         elif label is None and is_compressed_otherwise(entry.name):
             compressed.append(entry)
         else:
@@ -144,8 +159,8 @@ def _refuse_compressed(entries: Sequence[Entry], base: str) -> None:
     if entries:
         names = name_some((printable(entry.name) for entry in entries), 3)
         raise CorpusError(
-            f"{printable(base)} holds {counted(len(entries), 'file')} in a compression that is not read: {names}. JSON lines may be plain, "
-            ".gz or .zst. Parquet, Arrow and tar must be plain. Decompress these files, or choose other files with a glob in quotes, "
+            f"{printable(base)} holds {counted(len(entries), 'file')} in a compression that is not read: {names}. JSON, CSV and text may be "
+            "plain, .gz, .zst, .bz2 or .xz. Parquet, Arrow and tar must be plain. Decompress these files, or choose other files with a glob in quotes, "
             f"such as '{printable(base).rstrip('/')}/*.jsonl'."
         )
 

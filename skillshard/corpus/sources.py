@@ -1,5 +1,8 @@
 """Read the bytes of a corpus file in order, plain or decompressed, up to the end or to a damage."""
 
+import bz2
+import codecs
+import lzma
 import zlib
 from collections.abc import Iterator
 from typing import Literal, Protocol, runtime_checkable
@@ -7,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 import pyarrow as pa
 
 from skillshard import storage
+from skillshard.corpus.formats import Compression
 
 _BLOCK_BYTES = 1 << 20
 # The beginnings of pyarrow's messages about bad input. Any other OSError comes from the disk or the network, and is raised.
@@ -18,6 +22,10 @@ MAX_WINDOW_BYTES = 128 << 20
 _ZSTD_MAGIC = 0xFD2FB528
 _ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 _ZSTD_LIMITS = ("requires too much memory", "Dictionary mismatch")
+# Dictionaries of up to 192 MiB fit, and `xz -9` has 64 MiB. A larger dictionary would exceed the memory of a worker.
+_XZ_MEMORY_BYTES = 200 << 20
+# A decompressor loses the output of a step that meets a damage, so small steps lose little.
+_STEP_BYTES = 64 << 10
 
 
 @runtime_checkable
@@ -29,8 +37,11 @@ class Source(Protocol):
         reason: "truncated" for damage of the file, "unsupported" for a limit of the reader.
     """
 
-    damage: str | None
-    reason: Literal["truncated", "unsupported"]
+    @property
+    def damage(self) -> str | None: ...
+
+    @property
+    def reason(self) -> Literal["truncated", "unsupported"]: ...
 
     def read(self, num_bytes: int, /) -> bytes: ...
 
@@ -49,14 +60,128 @@ class PlainSource:
         return bytes(self._file.read(num_bytes))
 
 
+class TranscodedSource:
+    """Text of another encoding as UTF-8. Bytes that are no text stay as they are, so that only the row with these bytes is refused."""
+
+    def __init__(self, source: Source, encoding: str) -> None:
+        self._source, self._encoding = source, encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+        self._ready = bytearray()
+        self._has_ended = False
+        self._fault: str | None = None
+
+    @property
+    def damage(self) -> str | None:
+        return self._fault or self._source.damage
+
+    @property
+    def reason(self) -> Literal["truncated", "unsupported"]:
+        return "truncated" if self._fault else self._source.reason
+
+    def read(self, num_bytes: int, /) -> bytes:
+        while len(self._ready) < num_bytes and not self._has_ended:
+            chunk = self._source.read(_BLOCK_BYTES)
+            try:
+                text = self._decoder.decode(chunk, final=not chunk)
+                self._ready += text.encode(errors="surrogateescape")
+            except UnicodeError as error:
+                self._fault = f"not valid {self._encoding}: {error}"
+                chunk = b""
+            self._has_ended = not chunk
+        data = bytes(self._ready[:num_bytes])
+        del self._ready[:num_bytes]
+        return data
+
+
+def decompressed(place: str, compression: Compression) -> Source:
+    """Return the decompressed bytes of a file from its start."""
+    if compression in ("bz2", "xz"):
+        return SteppedSource(place, compression)
+    return DecompressedSource(place, compression)
+
+
+class SteppedSource:
+    """Decompressed bytes of a bzip2 or xz file from its start, by the standard library. pyarrow does not read xz.
+
+    The file can hold several streams, as parallel compressors write, and zeros after a stream. The bytes before a damage are delivered
+    up to the last whole step. The steps depend on the file alone, so the delivered bytes do not depend on the size of the reads.
+    """
+
+    def __init__(self, place: str, compression: Compression) -> None:
+        self.damage: str | None = None
+        self.reason: Literal["truncated", "unsupported"] = "truncated"
+        self._file = storage.open_stream(place)
+        self._compression = compression
+        self._decompressor = self._new()
+        self._has_begun = self._has_ended = False
+        self._ready = bytearray()
+
+    def read(self, num_bytes: int, /) -> bytes:
+        while len(self._ready) < num_bytes and not self._has_ended:
+            self._step()
+        chunk = bytes(self._ready[:num_bytes])
+        del self._ready[:num_bytes]
+        return chunk
+
+    def _new(self) -> bz2.BZ2Decompressor | lzma.LZMADecompressor:
+        if self._compression == "bz2":
+            return bz2.BZ2Decompressor()
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)
+
+    def _step(self) -> None:
+        """Decompress a step, or begin the next stream."""
+        data = b""
+        if self._decompressor.eof:
+            data = self._after_stream()
+            if not data:
+                self._has_ended = True
+                return
+            self._decompressor, self._has_begun = self._new(), True
+        elif self._decompressor.needs_input:
+            data = bytes(self._file.read(_STEP_BYTES))
+            if not data:
+                self._end("the compressed data ends too early")
+                return
+        try:
+            self._ready += self._decompressor.decompress(data, _STEP_BYTES)
+        except lzma.LZMAError as error:
+            self._end_by(str(error))
+        except OSError as error:  # the decompressor reads no file, so the error is about the data
+            self._end_by(str(error))
+
+    def _after_stream(self) -> bytes:
+        """Return the bytes after a finished stream and its padding of zeros, or no bytes at the end of the file."""
+        data = self._decompressor.unused_data.lstrip(b"\0")
+        while not data:
+            chunk = bytes(self._file.read(_STEP_BYTES))
+            if not chunk:
+                return b""
+            data = chunk.lstrip(b"\0")
+        return data
+
+    def _end_by(self, message: str) -> None:
+        if "Memory usage limit" in message:
+            self.reason = "unsupported"
+            self._end(
+                f"its xz dictionary needs more than {_XZ_MEMORY_BYTES >> 20} MiB. Write it anew with 'xz -dc OLD | xz -9 > NEW'"
+            )
+        elif self._has_begun:
+            self._end(f"other data follows the compressed data ({message})")
+        else:
+            self._end(message)
+
+    def _end(self, damage: str) -> None:
+        self._has_ended, self.damage = True, damage
+
+
 class DecompressedSource:
-    """Decompressed bytes of a file from its start. All bytes before a damage are delivered, and then `damage` is set.
+    """Decompressed bytes of a gzip or zstd file from its start, by pyarrow. All bytes before a damage are delivered, and then `damage` is set.
 
     The read that meets a damage returns no bytes in pyarrow. The file is then opened again, and the last stretch is read byte by byte.
     So the delivered bytes do not depend on the size of the reads.
     """
 
-    def __init__(self, place: str, compression: str) -> None:
+    def __init__(self, place: str, compression: Compression) -> None:
         self.damage: str | None = None
         self.reason: Literal["truncated", "unsupported"] = "truncated"
         self._has_ended = False

@@ -108,7 +108,7 @@ def compare(tags: Tags, against: str, corpus: Sequence[str] | None = None) -> Ag
 def _from_corpus(tags: Tags, field: str, corpus: Sequence[str]) -> Iterable[list[str | None]]:
     """Yield a field of every row, part by part."""
     arguments = tags.manifest.made_from["arguments"]
-    opened = Corpus.open(list(corpus))
+    opened = Corpus.open(list(corpus), layout=tags.layout)
     for note in opened.notes():
         print_line(f"note: {note}", to_stderr=True)
     reading = CorpusReading.from_json(arguments["reading"])

@@ -317,8 +317,13 @@ def _changed(corpus: Corpus, tags: Tags, suspects: Sequence[str]) -> list[str]:
 
 
 def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
-    """Raise TagsError if names or sizes of the corpus files differ from the tagged ones. The sorting compares the rows."""
+    """Raise TagsError if the layout, names or sizes of the corpus files differ from the tagged ones. The sorting compares the rows."""
     corpus.refuse_other_mappings(tags.manifest.made_from["arguments"]["reading"], tags.folder)
+    if corpus.layout != tags.layout:
+        raise TagsError(
+            f"{tags.folder} was made from files with the layout {tags.layout.to_json()}, but the corpus was opened with the layout "
+            f"{corpus.layout.to_json()}. Open the corpus with `layout=Tags.open(...).layout`."
+        )
     before: dict[str, int] = dict(tags.manifest.made_from["inputs"])
     now = {file.name: file.num_bytes for file in corpus.files}
     if before == now:

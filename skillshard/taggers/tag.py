@@ -34,6 +34,7 @@ from skillshard.corpus import (
     Rejection,
     Sample,
     line_numbers,
+    unit_of,
 )
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, TagsError, name_some
@@ -116,6 +117,8 @@ def tag_corpus(
             "on_bad_sample": on_bad_sample,
             "reading": reading.to_json(),
             "partition_bytes": partition_bytes,
+            # Recorded only where the layout differs from the default, which leaves the record of most corpora as it is.
+            **({"layout": layout} if (layout := corpus.layout.to_json()) else {}),
         },
         "inputs": corpus.inputs,
     }
@@ -444,8 +447,7 @@ def _duplicate_sentence(duplicates: Sequence[Record], partitions: Sequence[Parti
     )
     identity = duplicate["id"] if len(duplicate["id"]) <= 100 else f"{duplicate['id'][:97]}..."
     first_partition = partitions[duplicate["first_part"]]
-    unit = "line" if first_partition.format.startswith("jsonl") else "row"
-    earlier = f"id {identity!r} stands already in {first_partition.name}, {unit} {first}"
+    earlier = f"id {identity!r} stands already in {first_partition.name}, {unit_of(first_partition.name)} {first}"
     more = f"; {len(duplicates):,} rows repeat an id" if len(duplicates) > 1 else ""
     return Rejection(partitions[duplicate["part"]].name, later, "duplicate-id", earlier + more).sentence()
 

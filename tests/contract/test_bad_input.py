@@ -292,12 +292,12 @@ def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
 
 def test_no_such_file_and_nothing_found_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.md").write_text("notes")
+    (tmp_path / "model.bin").write_text("notes")
     for place, says in (
         ("nowhere", "no such file or directory. Give a directory"),
         ("*.parquet", "no corpus files found. Names must end in"),
         ("empty", "no corpus files found"),
-        ("notes.md", "unknown suffix"),
+        ("model.bin", "unknown suffix"),
     ):
         sentence = fails("tag", "metadata", tmp_path / place, "--out", tmp_path / "T", *FIELD)
         assert sentence.startswith(f"{tmp_path / place}: ") and says in sentence

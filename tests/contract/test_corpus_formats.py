@@ -1,8 +1,11 @@
 """A list of formats. Each format gives the same samples, and the same rows with every partition size."""
 
+import bz2
 import gzip
 import io
 import itertools
+import json
+import lzma
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -78,6 +81,35 @@ def write_zstd_frames(folder: Path, samples: list[Sample]) -> None:
     (folder / "a.ndjson.zst").write_bytes(zstd(data[: len(data) // 3]) + zstd(data[len(data) // 3 :]))
 
 
+def write_bzip2_streams(folder: Path, samples: list[Sample]) -> None:
+    data = as_jsonl(samples)
+    (folder / "a.jsonl.bz2").write_bytes(bz2.compress(data[: len(data) // 3]) + bz2.compress(data[len(data) // 3 :]))
+
+
+def write_xz_streams_with_padding(folder: Path, samples: list[Sample]) -> None:
+    data = as_jsonl(samples)
+    parts = (data[: len(data) // 3], data[len(data) // 3 :])
+    (folder / "a.jsonl.xz").write_bytes(b"".join(lzma.compress(part) + bytes(8) for part in parts))
+
+
+def as_document(samples: list[Sample], *, indent: int | None) -> bytes:
+    rows = [{"id": s.id, "text": s.text, "meta": s.meta} for s in samples]
+    return json.dumps(rows, indent=indent, ensure_ascii=False).encode()
+
+
+def write_json_array(folder: Path, samples: list[Sample]) -> None:
+    (folder / "a.json").write_bytes(as_document(samples, indent=None))
+
+
+def write_json_array_over_lines_with_bom(folder: Path, samples: list[Sample]) -> None:
+    (folder / "a.json.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + as_document(samples, indent=2), mtime=0))
+
+
+def write_json_objects_over_lines(folder: Path, samples: list[Sample]) -> None:
+    rows = ({"id": s.id, "text": s.text, "meta": s.meta} for s in samples)
+    (folder / "a.json").write_text("\n".join(json.dumps(row, indent=1, ensure_ascii=False) for row in rows))
+
+
 def write_parquet(folder: Path, samples: list[Sample]) -> None:
     pq.write_table(as_table(samples), folder / "a.parquet", row_group_size=7)
 
@@ -118,6 +150,11 @@ WRITERS: list[Writer] = [
     write_gzip_members,
     write_zstd,
     write_zstd_frames,
+    write_bzip2_streams,
+    write_xz_streams_with_padding,
+    write_json_array,
+    write_json_array_over_lines_with_bom,
+    write_json_objects_over_lines,
     write_parquet,
     write_arrow_file,
     write_hugging_face,

@@ -45,12 +45,12 @@ def refusal(folder: Path | str) -> str:
 
 def test_what_is_left_out_is_printed_by_suffix_and_stands_in_the_record(tmp_path: Path) -> None:
     corpus, out = tmp_path / "corpus", tmp_path / "T"
-    put(corpus, "a.jsonl", "notes.csv", "sub/more.csv", "README.md", "Makefile", "old.jsonl.bak", "x.csv.gz")
+    put(corpus, "a.jsonl", "notes.doc", "sub/more.doc", "README.md", "Makefile", "old.jsonl.bak", "x.doc.gz")
     outcome = skillshard("tag", "metadata", corpus, "--out", out, *FIELD)
-    line = "6 files (.csv 2, .csv.gz 1, .jsonl.bak 1, .md 1, without a suffix 1)"
+    line = "6 files (.doc 2, .doc.gz 1, .jsonl.bak 1, .md 1, without a suffix 1)"
     assert outcome.code == 0
     assert f"note: left out of the corpus: {line}." in outcome.err.splitlines()
-    kinds = {".csv": 2, ".csv.gz": 1, ".jsonl.bak": 1, ".md": 1, "without a suffix": 1}
+    kinds = {".doc": 2, ".doc.gz": 1, ".jsonl.bak": 1, ".md": 1, "without a suffix": 1}
     assert Tags.open(out).manifest.left_out.files == kinds
     assert f"left out of the corpus: {line}" in works("inspect", out)
     sharded = skillshard("shard", corpus, "--tags", out, "--out", tmp_path / "S", "--workers", 1)
@@ -73,8 +73,8 @@ def test_tags_of_a_record_without_the_field_are_still_read(tmp_path: Path) -> No
 
 
 def test_where_nothing_is_read_the_error_says_what_is_there(tmp_path: Path) -> None:
-    put(tmp_path, "a.csv", "b.csv", "_temporary/0/a.jsonl")
-    assert "Left out: 3 files (.csv 2, _temporary/ 1)." in refusal(tmp_path)
+    put(tmp_path, "a.doc", "b.txt", "_temporary/0/a.jsonl")
+    assert "Left out: 3 files (.doc 1, .txt 1, _temporary/ 1)." in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_a_glob_that_names_hidden_or_underscored_files_reads_them(tmp_path: Path
 @pytest.mark.parametrize(
     "suffix",
     [
-        "jsonl.bz2",
-        "jsonl.xz",
+        "csv.br",
         "jsonl.zstd",
         "ndjson.lz4",
-        "json.BZ2",
+        "json.LZMA",
+        "parquet.xz",
         "parquet.gz",
         "arrow.zst",
         "tar.gz",
@@ -343,7 +343,7 @@ def test_a_directory_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: p
 
 
 def test_the_same_directory_gives_the_same_tags_twice_with_files_beside_it(tmp_path: Path) -> None:
-    put(tmp_path, "corpus/a.jsonl", "corpus/x.csv")
+    put(tmp_path, "corpus/a.jsonl", "corpus/x.doc")
     for out in ("T1", "T2"):
         works("tag", "metadata", tmp_path / "corpus", "--out", tmp_path / out, *FIELD)
     assert tree(tmp_path / "T1") == tree(tmp_path / "T2")

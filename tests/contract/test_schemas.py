@@ -86,7 +86,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     ]
     assert len(rejected) == 4
     for line in rejected:
-        check("rejection-2", orjson.loads(line))
+        check("rejection-3", orjson.loads(line))
     members = [shards.train["add"].open_shard(0).member(row) for row in range(5)]
     for member in members:
         check("sample-1", orjson.loads(member))

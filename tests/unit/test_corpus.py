@@ -26,9 +26,7 @@ GOOD = b'{"id": "a", "text": "one"}\n'
 SET_ASIDE = "set such samples aside with `on_bad_sample='set-aside'`."
 OTHER_FIELD = f"Mend the row, name another field with `fields`, `id_field` or `text_field`, or {SET_ASIDE}"
 REST_ASIDE = "Fetch or write the file again, or set the rest of it aside with `on_bad_sample='set-aside'`."
-SUFFIXES = (
-    ".jsonl .ndjson .json .jsonl.gz .ndjson.gz .json.gz .jsonl.zst .ndjson.zst .json.zst .parquet .arrow .feather .tar"
-)
+SUFFIXES = ".jsonl .ndjson .json .csv .tsv (also with .gz .zst .bz2 .xz) .parquet .arrow .feather .tar"
 NO_ID = "Where rows have no ids, `id_field=None` makes ids of the file and the row."
 RENAME = "Rename or rewrite the file, or set it aside with `on_bad_sample='set-aside'`."
 
@@ -396,7 +394,11 @@ def test_a_parquet_page_with_flipped_bits_is_noticed_and_what_is_before_it_is_re
         ("a.jsonl", ROWS.decode().encode("utf-16"), "expected lines of JSON, got UTF-16 data"),
         ("a.jsonl", pickle.dumps(["x"] * 99), "expected lines of JSON, got binary data"),
         ("a.jsonl.gz", gzip.compress(gzip.compress(ROWS)), "expected lines of JSON, got gzip data"),
-        ("a.json", b'[\n{"id": "a", "text": "x"}\n]', "expected one JSON object a line, got one JSON array"),
+        ("a.jsonl.bz2", ROWS, "expected bz2 data, got b'{\"id'"),
+        ("a.jsonl.xz", gzip.compress(ROWS, mtime=0), "expected xz data, got b'\\x1f\\x8b\\x08\\x00'"),
+        ("a.csv", gzip.compress(ROWS), "expected lines of text, got gzip data"),
+        ("a.csv", ROWS.decode().encode("utf-16"), "expected lines of text, got UTF-16 data; give `encoding='utf-16'`"),
+        ("a.txt", pickle.dumps(["x"] * 99), "expected text, got binary data"),
         ("a.parquet", ROWS, "expected Parquet data, got b'{\"id'"),
         ("a.arrow", ROWS, "expected Arrow data, got b'{\"id'"),
         ("a.tar", ROWS, "expected a tar, found no tar header at its start"),
@@ -547,12 +549,16 @@ def test_a_glob_is_expanded_here(pattern: str, names: list[str], tree: Path) -> 
             ["empty"],
             (
                 "{tree}/empty: no corpus files found. Names must end in "
-                f"{SUFFIXES}, and hidden files are left out. Check the path, or convert the files to one of these formats."
+                f"{SUFFIXES}, and hidden files are left out. Check the path, or convert the files to one of these formats. "
+                "To read files of text or code, give `text_files='whole'` or `text_files='lines'`."
             ),
         ),
         (
-            ["CORPUS.md"],
-            (f"{{tree}}/CORPUS.md: unknown suffix. The known suffixes are {SUFFIXES}. Rename or convert the file."),
+            ["model.bin"],
+            (
+                f"{{tree}}/model.bin: unknown suffix. The known suffixes of data are {SUFFIXES}. Rename or convert the file. "
+                "To read the file as text, give `text_files='whole'` or `text_files='lines'`."
+            ),
         ),
         (
             ["b.jsonl", "."],
@@ -572,6 +578,7 @@ def test_what_cannot_be_a_corpus_is_refused(
 ) -> None:
     monkeypatch.chdir(tree)
     (tree / "empty").mkdir()
+    (tree / "model.bin").write_bytes(GOOD)
     (tree / "twin").mkdir()
     (tree / "twin" / "b.jsonl").write_bytes(GOOD)
     with pytest.raises(CorpusError) as error:

@@ -1,0 +1,79 @@
+"""Open the bytes of a text file of a corpus, and check that the content fits the name."""
+
+from skillshard.corpus.formats import Compression
+from skillshard.corpus.partitions import Partition
+from skillshard.corpus.sample import Reason, Rejection
+from skillshard.corpus.sources import PlainSource, Source, TranscodedSource, decompressed
+
+BOM = b"\xef\xbb\xbf"
+"""Byte order mark of UTF-8, which Windows programs write."""
+_HEAD_BYTES = 64  # longer than every mark below
+# The skippable frames of zstd have 16 marks, and a file may begin with such a frame (RFC 8878).
+_COMPRESSED_MAGIC: dict[Compression, tuple[bytes, ...]] = {
+    "gzip": (b"\x1f\x8b",),
+    "zstd": (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i]) + b"\x2a\x4d\x18" for i in range(16))),
+    "bz2": (b"BZh",),
+    "xz": (b"\xfd7zXZ\0",),
+}
+_BINARY_MAGIC: dict[bytes, str] = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+def open_text(partition: Partition, *, expected: str) -> Source | Rejection:
+    """Open the decompressed bytes of a partition, in UTF-8.
+
+    Args:
+        partition: Partition of a text format.
+        expected: Content of the format, for the message, such as "lines of JSON".
+
+    Returns:
+        The bytes from the start of the partition (the byte before it, if there is one), or a rejection of the file if the content
+        does not fit the name.
+    """
+    place, compression, layout = partition.place, partition.compression, partition.layout
+    is_utf8 = partition.format == "jsonl" or layout.is_utf8  # RFC 8259: JSON between systems is UTF-8
+    head = PlainSource(place, 0).read(_HEAD_BYTES)
+    if compression is not None:
+        if not head:
+            return cut_off(partition.name, 1, "the file is empty, 0 bytes")
+        magics = _COMPRESSED_MAGIC[compression]
+        # A file cut off within its mark is truncated, not of another format.
+        if not head.startswith(magics) and not any(magic.startswith(head) for magic in magics):
+            return not_as_named(partition.name, f"expected {compression} data, got {head[:4]!r}")
+        head = decompressed(place, compression).read(_HEAD_BYTES)
+    if is_utf8:
+        binary = next((kind for magic, kind in _BINARY_MAGIC.items() if head.startswith(magic)), None)
+        if binary is not None or b"\0" in head:
+            hint = "; give `encoding='utf-16'`" if binary == "UTF-16" and partition.format != "jsonl" else ""
+            return not_as_named(partition.name, f"expected {expected}, got {binary or 'binary'} data{hint}")
+    source = (
+        PlainSource(place, max(partition.start - 1, 0)) if compression is None else decompressed(place, compression)
+    )
+    return source if is_utf8 else TranscodedSource(source, layout.encoding)
+
+
+def end_of(partition: Partition) -> int | None:
+    """Return the end of a partition in the bytes of `open_text`. None stands for the end of the file, in other units than the file's."""
+    is_plain = partition.compression is None and (partition.format == "jsonl" or partition.layout.is_utf8)
+    return partition.stop if is_plain else None
+
+
+def not_as_named(name: str, detail: str) -> Rejection:
+    """Return the rejection of a file whose content does not fit its name."""
+    return Rejection(name, None, "not-the-named-format", f"not what its name says ({detail})")
+
+
+def cut_off(name: str, line: int, damage: str, reason: Reason = "truncated") -> Rejection:
+    """Return the rejection of the rest of a file, from a line or row on."""
+    if reason == "unsupported":
+        return Rejection(name, line, reason, f"from here on the file is not read: {damage}")
+    return Rejection(name, line, reason, f"from here on the file is cut off or damaged ({damage})")

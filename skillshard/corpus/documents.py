@@ -1,0 +1,347 @@
+"""Read JSON documents: an array of rows, objects over several lines, or an object with the rows inside.
+
+| file | rows |
+|---|---|
+| `[{...}, {...}]` | the elements |
+| `{...} {...}`, each over several lines | the objects |
+| `{"Source": ..., "Instances": [{...}, {...}]}`, with `rows="Instances"` | the elements, with the other fields of the object as fields of each row |
+
+The standard library finds the end of each value in a window of the file. Then the bytes of a row go through the same parser and the
+same checks as a line of JSONL. Memory is bounded by the largest row and the fields beside the rows.
+"""
+
+import codecs
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import xxhash
+
+from skillshard.corpus.contents import BOM, cut_off, open_text
+from skillshard.corpus.formats import base_suffix
+from skillshard.corpus.lines import rejection
+from skillshard.corpus.mapping import RowFields
+from skillshard.corpus.partitions import Partition
+from skillshard.corpus.sample import (
+    BadRecord,
+    PassedOver,
+    Reason,
+    Rejection,
+    Sample,
+    check_size,
+    exact_json,
+    json_fault,
+    needs_exact,
+)
+from skillshard.corpus.sources import Source
+from skillshard.errors import name_some
+from skillshard.repeated_keys import repeated_key
+
+_BLOCK_BYTES = 1 << 20
+_SPACE = " \t\r\n"
+# A fault this close to the end of the window may only show that the window ends. The longest token is a pair of escapes \uXXXX\uXXXX.
+_MARGIN = 16
+# Numbers stay strings, because only the ends of the values matter here. Python also refuses to parse thousands of digits.
+_FINDER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str, strict=False)
+_STRICT_FINDER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
+
+
+class _Cut(Exception):
+    """Error for the rest of a document that cannot be read."""
+
+    def __init__(self, detail: str, reason: Reason = "truncated") -> None:
+        super().__init__(detail)
+        self.reason: Reason = reason
+
+
+class _NoRows(Exception):
+    """Error for a document without an array at the path of the rows."""
+
+
+def holds_documents(partition: Partition) -> bool:
+    """Return whether a JSON file holds documents, and not a row on each line. The content of a file ".json" decides."""
+    if partition.layout.rows is not None:
+        return True
+    if base_suffix(partition.name) != ".json":
+        return False
+    source = open_text(partition.whole(), expected="JSON")
+    if isinstance(source, Rejection):
+        return False
+    text = source.read(_BLOCK_BYTES).removeprefix(BOM).decode(errors="surrogateescape").lstrip(_SPACE)
+    if not text.startswith("{"):
+        return text.startswith("[")
+    try:
+        _, end = _STRICT_FINDER.raw_decode(text)
+    except json.JSONDecodeError as error:
+        # An unfinished object over several lines. A fault inside is a bad line of JSONL.
+        return "\n" in text and not _is_definite(error, len(text))
+    except RecursionError:
+        return False
+    return "\n" in text[:end]
+
+
+def read_documents(
+    partition: Partition,
+    *,
+    fields: RowFields,
+    max_sample_bytes: int,
+    hasher: xxhash.xxh3_128,
+    passed_over: PassedOver,
+) -> Iterator[Sample | Rejection]:
+    """Yield the rows of the JSON documents of a file.
+
+    The line of a rejection is the line at which the row begins. The description has the number of the row, because a whole document
+    may stand on a line.
+
+    Args:
+        partition: Partition to read. The first partition of a file reads the whole file, and the others have no rows.
+        fields: Field mapping of the rows.
+        max_sample_bytes: Largest size of a sample.
+        hasher: Hash that is updated with the bytes of the rows and of the fields beside the rows.
+        passed_over: Not used, because every value of a document is a row or a field.
+    """
+    if partition.start > 0:
+        return
+    name, row = partition.name, 0
+    window: _Window | None = None
+    try:
+        for window, beside, data in _rows(partition, 16 * max_sample_bytes + _BLOCK_BYTES):
+            row += 1
+            hasher.update(b"%d:" % len(data) + data)
+            try:
+                record = _parsed(data)
+                if beside and isinstance(record, dict):
+                    hasher.update(orjson.dumps(sorted(beside)))
+                    record = {**beside, **record}
+                sample = fields.sample(record, row)
+                check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
+            except (orjson.JSONDecodeError, BadRecord) as error:
+                bad = rejection(error, data, name=name, number=window.line)
+                yield Rejection(name, bad.line, bad.reason, f"in row {row:,}, {bad.detail}", bad.id, bad.raw)
+            else:
+                yield sample
+    except _Refused as error:
+        yield error.rejection
+    except _Cut as error:
+        yield cut_off(name, window.line if window else 1, f"after {row:,} rows, {error}", error.reason)
+    except _NoRows as error:
+        yield Rejection(name, window.line if window else 1, "missing-field", str(error))
+
+
+def lines_of_rows(partition: Partition, *, max_sample_bytes: int) -> Iterator[int]:
+    """Yield the line at which each row of a file of documents begins."""
+    try:
+        for window, _, _ in _rows(partition, 16 * max_sample_bytes + _BLOCK_BYTES):
+            yield window.line
+    except (_Refused, _Cut, _NoRows):
+        return
+
+
+def _parsed(data: bytes) -> Any:
+    record = orjson.loads(data)
+    if (key := repeated_key(data, record)) is not None:
+        raise BadRecord("malformed-json", f"the key {key!r} stands twice in one object")
+    return exact_json(data) if isinstance(record, dict | list) and needs_exact(record) else record
+
+
+class _Refused(Exception):
+    """Error for a file whose content does not fit its name."""
+
+    def __init__(self, refusal: Rejection) -> None:
+        super().__init__(refusal.detail)
+        self.rejection = refusal
+
+
+def _rows(partition: Partition, limit: int) -> Iterator[tuple["_Window", dict[str, Any], bytes]]:
+    """Yield the rows of a file: the window behind the row, the fields beside the rows, and the bytes of the row."""
+    window, path = _Window(_opened(partition), limit), partition.layout.rows
+    if path is None:
+        while window.next_character():
+            for data in _elements_or_object(window):
+                yield window, {}, data
+        return
+    # Fields that stand after the rows belong to each row too. So a second window runs ahead by a document, and collects the fields.
+    collector = _Window(_opened(partition), limit)
+    while collector.next_character():
+        beside: dict[str, Any] = {}
+        for _ in _in_object(collector, path, beside):
+            pass  # the rows are read by the other window
+        window.next_character()
+        for data in _in_object(window, path, {}):
+            yield window, beside, data
+
+
+def _opened(partition: Partition) -> Source:
+    source = open_text(partition, expected="JSON")
+    if isinstance(source, Rejection):
+        raise _Refused(source)
+    return source
+
+
+def _elements_or_object(window: "_Window") -> Iterator[bytes]:
+    """Yield the elements of an array, or any other value as a whole."""
+    if window.next_character() == "[":
+        yield from _elements(window)
+    else:
+        yield window.value()
+
+
+def _elements(window: "_Window") -> Iterator[bytes]:
+    window.expect("[")
+    if window.next_character() == "]":
+        window.expect("]")
+        return
+    while True:
+        yield window.value()
+        if window.expect(",", "]") == "]":
+            return
+
+
+def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the rows of an object at a path, and collect the other fields. A name that contains dots has priority over a nested path.
+
+    Raises:
+        _NoRows: The object has no array at the path.
+    """
+    if window.next_character() != "{":
+        raise _NoRows(f"expected an object with the rows at {path!r}, got {window.kind()}")
+    window.expect("{")
+    first, _, rest = path.partition(".")
+    names: list[str] = []
+    has_rows = False
+    while window.next_character() != "}":
+        name = str(_parsed(window.value()))
+        if name in names:
+            raise _Cut(f"the key {name!r} stands twice in one object")
+        names.append(name)
+        window.expect(":")
+        kind = window.next_character()
+        if name == path:
+            if kind != "[":
+                raise _NoRows(f"expected an array with the rows at {path!r}, got {window.kind()}")
+            has_rows = True
+            yield from _elements(window)
+        elif name == first and rest and kind == "{":
+            has_rows = True
+            yield from _in_object(window, rest, beside)
+        else:
+            beside[name] = _field(window)
+        if window.expect(",", "}") == "}":
+            break
+    else:
+        window.expect("}")
+    if not has_rows:
+        fields = f"the fields are {name_some(names)}" if names else "the object is empty"
+        raise _NoRows(f"no field {path!r} with the rows; {fields}. Name the field with `rows`")
+
+
+def _field(window: "_Window") -> Any:
+    try:
+        return _parsed(window.value())
+    except (orjson.JSONDecodeError, BadRecord) as error:
+        detail = error.detail if isinstance(error, BadRecord) else json_fault(error)[1]
+        raise _Cut(f"in a field beside the rows, {detail}") from error
+
+
+class _Window:
+    """Window of decoded text that moves over a file, from value to value.
+
+    Attributes:
+        line: 1-based line at which the last value begins.
+    """
+
+    def __init__(self, source: Source, limit: int) -> None:
+        self.line = 1
+        self._source, self._limit = source, limit
+        # An invalid byte becomes half a surrogate pair, and the parser of the row then refuses this row alone.
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+        self._text, self._position, self._counted = "", 0, 0
+        self._has_ended = False
+
+    def next_character(self) -> str:
+        """Pass over white space and return the next character without passing it, or "" at the end of the file."""
+        while True:
+            while self._position < len(self._text):
+                character = self._text[self._position]
+                if character not in _SPACE:
+                    return character
+                self._position += 1
+            if not self._more():
+                if self._source.damage is not None:
+                    raise _Cut(self._source.damage, self._source.reason)
+                return ""
+
+    def expect(self, *characters: str) -> str:
+        """Pass over white space and one of the given characters, and return the character."""
+        character = self.next_character()
+        if character not in characters or not character:
+            expected = " or ".join(map(repr, characters))
+            got = repr(character) if character else "the end of the file"
+            raise _Cut(f"not valid JSON: expected {expected}, got {got}")
+        self._position += 1
+        return character
+
+    def kind(self) -> str:
+        """Describe the value at the present position by its first character."""
+        kinds = {
+            "{": "an object",
+            "[": "an array",
+            '"': "a string",
+            "t": "a boolean",
+            "f": "a boolean",
+            "n": "null",
+            "": "nothing",
+        }
+        return kinds.get(self.next_character(), "a number")
+
+    def value(self) -> bytes:
+        """Pass over a value and return its bytes."""
+        self.next_character()
+        self._count_lines()
+        while True:
+            try:
+                _, end = _FINDER.raw_decode(self._text, self._position)
+            except json.JSONDecodeError as error:
+                if _is_definite(error, len(self._text)) or not self._more():
+                    raise _Cut(
+                        self._source.damage or f"not valid JSON: {_place(error, self.line)}", self._source.reason
+                    ) from error
+                continue
+            except RecursionError as error:
+                raise _Cut("a value is nested too deeply", "unsupported") from error
+            # A number at the end of the window may go on.
+            if end == len(self._text) and self._text[self._position] not in '"{[' and self._more():
+                continue
+            data = self._text[self._position : end].encode(errors="surrogateescape")
+            self._position = end
+            return data
+
+    def _count_lines(self) -> None:
+        self.line += self._text.count("\n", self._counted, self._position)
+        self._counted = self._position
+
+    def _more(self) -> bool:
+        """Read on, and drop the text before the position. Return False at the end of the file."""
+        if self._has_ended:
+            return False
+        rest = len(self._text) - self._position
+        if rest > self._limit:
+            raise _Cut(f"a value is longer than {self._limit:,} characters", "unsupported")
+        self._count_lines()
+        # As much again as is waiting: a long value is scanned from its start each time, and doubling keeps the work linear.
+        chunk = self._source.read(max(_BLOCK_BYTES, rest))
+        self._has_ended = not chunk
+        self._text = self._text[self._position :] + self._decoder.decode(chunk, final=not chunk)
+        self._position = self._counted = 0
+        return True
+
+
+def _is_definite(error: json.JSONDecodeError, length: int) -> bool:
+    """Return whether a fault is no consequence of the end of the window."""
+    return error.pos < length - _MARGIN and not error.msg.startswith("Unterminated string")
+
+
+def _place(error: json.JSONDecodeError, line: int) -> str:
+    """Describe a fault. The line is counted from the beginning of the value."""
+    return f"{error.msg} (line {line + error.lineno - 1})"
