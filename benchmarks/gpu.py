@@ -134,7 +134,7 @@ def skillshard(*words: Any, environment: Mapping[str, str] = {}) -> subprocess.C
 
 
 def command_of(*words: Any) -> list[str]:
-    return [sys.executable, "-c", "from skillshard.cli import main; main()", *map(str, words)]
+    return [sys.executable, "-c", "import sys; from skillshard.cli import main; sys.exit(main())", *map(str, words)]
 
 
 def run_command(
