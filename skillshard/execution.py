@@ -190,7 +190,7 @@ def run(
     stage = stage or records.rstrip("/").rpartition("/")[2]
     part = backend.array_part
     if part is not None and part.order(stage) > 0:
-        raise part.ended(0, 0)  # the stage of the part had no tasks
+        raise part.passed()
     done: dict[str, Record] = {}
     watcher = on_done if isinstance(on_done, Watcher) else None
     for task in tasks:
@@ -209,7 +209,7 @@ def run(
         for task, record in outcomes:
             done[task.key] = record
             on_done(task, record)
-    if part is not None and part.order(stage) == 0 and not part.is_step(stage):
+    if part is not None and part.order(stage) == 0 and not (part.is_step(stage) and len(done) == len(tasks)):
         raise part.ended(len(missing), len(part.choose(tasks)) - len(missing))
     return [done[task.key] for task in tasks]
 
@@ -219,7 +219,6 @@ def _missing_of_part(part: ArrayPart, stage: str, tasks: Sequence[Task], missing
 
     Raises:
         MissingTasksError: A record of an earlier stage is not there.
-        ExecutionError: A stage of several steps is divided, and a step needs the whole step before.
     """
     if part.order(stage) < 0:
         if missing:
@@ -229,10 +228,6 @@ def _missing_of_part(part: ArrayPart, stage: str, tasks: Sequence[Task], missing
                 [task.key for task in missing],
             )
         return []
-    if part.is_step(stage) and part.num_parts > 1:
-        raise ExecutionError(
-            f"the stage {part.stage} has several steps, and each step needs the whole step before: give `tasks='1/1'`, or leave the option out."
-        )
     of_part = {task.key for task in part.choose(tasks)}
     return [task for task in missing if task.key in of_part]
 

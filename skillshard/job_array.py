@@ -57,17 +57,17 @@ class ArrayPart:
     def order(self, stage: str) -> int:
         """Compare a stage with the stage of the part: below 0 for an earlier stage, 0 for the same stage, above 0 for a later stage.
 
-        A stage in several steps has one name, and a step has a suffix after a dash.
+        A stage may have steps, each of which needs the whole step before. A step has the name of the stage and a suffix after a dash.
 
-        >>> part = ArrayPart("texts", ("sort", "texts", "write"))
-        >>> part.order("sort"), part.order("texts-a1b2"), part.order("write")
+        >>> part = ArrayPart("merge-texts", ("sort", "merge-texts", "write"))
+        >>> part.order("sort"), part.order("merge-texts-64-1"), part.order("write")
         (-1, 0, 1)
         """
         places = [*self.stages, FINISH]
         return places.index(self._name(stage)) - places.index(self.stage)
 
     def is_step(self, stage: str) -> bool:
-        """Whether a stage is a step of a stage whose later steps depend on the earlier ones."""
+        """Whether a stage is one of the steps of a stage. After a whole step the same call goes on to the next step."""
         return stage not in self.stages
 
     def choose(self, tasks: Sequence[T]) -> list[T]:
@@ -86,20 +86,26 @@ class ArrayPart:
             num_found: Number of tasks of the part that an earlier call did.
         """
         earlier = f", {num_found:,} more by an earlier call" if num_found else ""
-        following = (*self.stages, FINISH)[self.stages.index(self.stage) + 1]
-        call = "--finish" if following == FINISH else f"--stage {following}"
         return StageEnded(
             f"stage {self.stage}, part {self.number} of {self.num_parts}: {counted(num_done, 'task')} done{earlier}. When all parts are done: "
-            f"{call}"
+            f"{self._next_option()}"
         )
 
+    def passed(self) -> StageEnded:
+        """Return the result of a call after whose steps the stage has no task left, or whose stage has no tasks at all."""
+        return StageEnded(f"stage {self.stage}: all tasks are done. Next: {self._next_option()}")
+
+    def _next_option(self) -> str:
+        following = (*self.stages, FINISH)[self.stages.index(self.stage) + 1]
+        return "--finish" if following == FINISH else f"--stage {following}"
+
     def _name(self, stage: str) -> str:
-        name = stage if stage in self.stages else stage.rpartition("-")[0]
-        if name not in self.stages:
-            raise ExecutionError(
-                f"the stage {stage!r} cannot be divided among the processes of a job array. Run the command whole, in one process of the array."
-            )
-        return name
+        for name in self.stages:
+            if stage == name or stage.startswith(f"{name}-"):
+                return name
+        raise ExecutionError(
+            f"the stage {stage!r} cannot be divided among the processes of a job array. Run the command whole, in one process of the array."
+        )
 
 
 def parse_part(text: str) -> tuple[int, int]:

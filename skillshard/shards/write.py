@@ -55,8 +55,9 @@ from skillshard.shards.split import Candidate, Order, Sizes, cut_of, split_of
 from skillshard.shards.tar import index_of, tar_chunks
 from skillshard.tags import Tags, part_place, rejected_place
 
-STAGES = ("sort", "copies", "texts", "set-aside", "write")
-"""Stages of tasks, in their order. The stage "texts" has a step for each search, and "set-aside" has tasks only where copies are dropped."""
+STAGES = ("sort", "merge-tables", "copies", "texts", "merge-firsts", "set-aside", "merge-samples", "write")
+"""Stages of tasks, in their order. The stage "texts" has a step for each search, and the merges have a step for each level. A stage without
+tasks is passed over."""
 Copies = Literal["keep", "drop"]
 """Whether samples whose text stands earlier in the corpus are kept or dropped."""
 # Most skills need one text or none. A search costs a stage over all tables, and 16 texts make a second search rare.

@@ -1,13 +1,14 @@
 """A command in stages: the processes of a job array meet only on the disk, and the bytes are those of a single command."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
 
 from skillshard.errors import ExecutionError, TagsError
-from skillshard.execution import Backend
-from skillshard.job_array import ArrayPart, parse_part
+from skillshard.execution import Backend, keyed, run
+from skillshard.job_array import ArrayPart, StageEnded, parse_part
 from skillshard.shards.write import STAGES
 from skillshard.taggers.tag import stages_of
 from tests.commands import Outcome, skillshard, works
@@ -75,13 +76,13 @@ def test_the_parts_of_all_stages_in_any_order_give_the_bytes_of_one_command(
     assert not (tmp_path / "parts").exists(), "the list of stages begins no work"
     num_done = 0
     for stage in stages:
-        num_parts = 1 if stage == "texts" else NUM_PARTS
+        num_parts = 1 if stage == "texts" or stage.startswith("merge") else NUM_PARTS
         numbers = list(range(1, num_parts + 1))
         order.shuffle(numbers)
         for number in [*numbers, numbers[0]]:  # a part may run twice
             outcome = part(command, stage, number, num_parts)
             assert outcome.code == 0, outcome
-            num_done += int(outcome.out.split(": ")[1].split(" ")[0])
+            num_done += sum(map(int, re.findall(r"(\d+) tasks? done", outcome.out)))
     assert num_done > 2 * NUM_PARTS, "the parts had nothing to do"
     works(*command, "--finish", "--workers", 1)
     assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
@@ -128,7 +129,7 @@ def test_a_finished_artefact_is_only_opened_by_a_part(base: Path, tmp_path: Path
         (
             ("--stage", "srt"),
             1,
-            "no stage of this command (did you mean 'sort'?). The stages, in their order: sort, copies",
+            "no stage of this command (did you mean 'sort'?). The stages, in their order: sort, merge-tables, copies",
         ),
         (("--stage", "sort", "--tasks", "0/4"), 1, "0/4: the first number is the part, from 1 to the number of parts"),
         (("--stage", "sort", "--tasks", "5/4"), 1, "--array=1-4"),
@@ -146,12 +147,27 @@ def test_options_of_a_job_array_that_do_not_go_together_are_refused(
     assert not (tmp_path / "S").exists()
 
 
-def test_a_stage_in_steps_is_not_divided(base: Path, tmp_path: Path) -> None:
-    command = (*shard(base), "--out", tmp_path / "S")
-    for stage in ("sort", "copies"):
-        assert part(command, stage, 1, 1).code == 0
-    outcome = part(command, "texts", 1, 2)
-    assert outcome.code == 1 and "the stage texts has several steps" in outcome.sentence
+def test_a_divided_stage_in_steps_does_one_step_a_time(tmp_path: Path) -> None:
+    """Each step needs the whole step before, so the parts of a stage run once for each step."""
+
+    def call(number: int) -> str:
+        backend = Backend(workers=1, array_part=ArrayPart("merge", ("merge", "write"), number, 2))
+        with pytest.raises(StageEnded) as ended:
+            for step in ("merge-1", "merge-2"):
+                tasks = keyed({"number": number} for number in range(3))
+                run(square, tasks, backend=backend, records=str(tmp_path / step))
+            run(square, keyed([{"number": 1}]), backend=backend, records=str(tmp_path / "write"))
+        return str(ended.value)
+
+    assert "2 tasks done" in call(1) and not (tmp_path / "merge-2").exists()
+    assert "1 task done" in call(2), "the last part goes on to its tasks of the next step"
+    assert len(list((tmp_path / "merge-2").iterdir())) == 1
+    assert "all tasks are done" in call(1) and len(list((tmp_path / "merge-2").iterdir())) == 3
+    assert "all tasks are done" in call(1) and not (tmp_path / "write").exists()
+
+
+def square(number: int) -> dict[str, int]:
+    return {"square": number * number}
 
 
 def test_a_tagger_that_finds_skills_in_dependent_steps_is_not_divided() -> None:
