@@ -16,15 +16,16 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.corpus import Sample
+from skillshard.corpus.template import Span
 from skillshard.errors import ObservationError, did_you_mean, name_some
-from skillshard.loss import Loss, Losses, LossKind, Reduction, prompt_chars, reduced
+from skillshard.loss import Loss, Losses, LossKind, Reduction, answer_spans, reduced
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 
 ModelLoss = Callable[..., tuple[Any, Any]]
 """A function of texts that gives the summed loss (nats) and the number of predicted tokens of each text: two tensors, arrays or lists.
 
-If prompts are masked, the function gets a second argument: for each text, the number of characters at the beginning that are not
-predicted."""
+If prompts are masked, the function gets a second argument: for each text, the list of the answers, which alone are predicted. An answer is
+a pair: the first character, and the character after the last one."""
 
 
 def losses_per_skill(
@@ -53,8 +54,8 @@ def losses_per_skill(
         reduction: "per_sample": the mean over samples of nats per token, as for learned graphs and as in the authors' code.
             "per_token": all nats over all tokens, so that a long sample weighs more.
         answer_after: Text before the answer. Only the answer is predicted; see `LossKind`. None: the whole text is predicted.
-        prompt_field: Metadata field with the length of the prompt, which is not predicted; see `LossKind`. None: the whole text
-            is predicted.
+        prompt_field: Metadata field with the length of the prompt, which is not predicted, or with the spans of the answers; see
+            `LossKind`. None: the whole text is predicted.
 
     Returns:
         The loss of each skill, in the order of `skills`, with the `kind` of the losses: give the same kind to `Mixer(loss=...)`.
@@ -78,14 +79,14 @@ def losses_per_skill(
     samples = [(skill, sample) for skill in wanted for sample in _first(holdout, skill, max_samples)]
     if kind.masks:
         _refuse_one_argument(model_loss)
-    prompts = [_prompt(skill, sample, kind) for skill, sample in samples]
+    answers = [_answers(skill, sample, kind) for skill, sample in samples]
     # Sorted by characters, not tokens: the model's loss alone has the tokenizer, and the two lengths are close enough for padding.
     by_length = sorted(range(len(samples)), key=lambda number: len(samples[number][1].text))
     nats, tokens = np.zeros(len(samples)), np.zeros(len(samples))
     for start in range(0, len(samples), batch_size):
         batch = by_length[start : start + batch_size]
         texts = [samples[number][1].text for number in batch]
-        arguments = (texts, [prompts[number] for number in batch]) if kind.masks else (texts,)
+        arguments = (texts, [answers[number] for number in batch]) if kind.masks else (texts,)
         nats[batch], tokens[batch] = _measured(model_loss(*arguments), len(batch))
     # A batch may mix skills, so the losses are sorted back to the skills only now.
     owner = np.array([skill for skill, _ in samples])
@@ -94,21 +95,21 @@ def losses_per_skill(
 
 
 def _refuse_one_argument(model_loss: ModelLoss) -> None:
-    """Refuse a function that takes texts alone: the model's loss itself masks the prompts, so the function needs their lengths."""
+    """Refuse a function that takes texts alone: the model's loss itself masks the prompts, so the function needs the answers."""
     # The signature is checked before the call: a TypeError of the call may also come from inside the function.
     try:
         inspect.signature(model_loss).bind([], [])
     except TypeError as error:
         raise ObservationError(
             f"prompts are masked, and the model's loss {getattr(model_loss, '__name__', model_loss)!r} takes texts alone: write it as "
-            "model_loss(texts, prompt_chars), where prompt_chars[i] characters of text i are not predicted, or use "
-            "skillshard.hf.causal_lm_loss."
+            "model_loss(texts, answers), where only the characters start to stop - 1 of text i are predicted, for each (start, stop) in "
+            "answers[i], or use skillshard.hf.causal_lm_loss."
         ) from error
 
 
-def _prompt(skill: str, sample: Sample, kind: LossKind) -> int:
+def _answers(skill: str, sample: Sample, kind: LossKind) -> list[Span]:
     try:
-        return prompt_chars(sample.text, kind, sample.meta)
+        return answer_spans(sample.text, kind, sample.meta)
     except ObservationError as error:
         raise ObservationError(f"skill {skill!r}, held-out sample {sample.id!r}: {error}") from error
 

@@ -35,9 +35,10 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from skillshard import canonical, storage
+from skillshard.corpus.template import Span
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
-from skillshard.loss import IGNORE, LossKind, prompt_chars
+from skillshard.loss import IGNORE, LossKind, answer_spans
 from skillshard.mixing.stream import Stream
 from skillshard.proxy.pretrained import ReadText, read_tokens, refuse_slow
 from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports
@@ -123,14 +124,14 @@ def causal_lm_collator(
 
     Args:
         tokenizer: Hugging Face tokenizer. A tokenizer without a padding token pads with the end token, since padding is masked.
-        max_tokens: Number of tokens read of a text: the first tokens, or the last tokens where prompts are masked, because an
-            answer stands at the end.
+        max_tokens: Number of tokens read of a text: the first tokens, or, where prompts are masked, the last tokens up to
+            the end of the last answer.
         fixed_length: Pad to `max_tokens`, not to the longest text of the batch. accelerate's `dispatch_batches=True` needs
             batches of equal length, because accelerate joins the batches of all processes.
         answer_after: Text before the answer. Only the tokens after its last occurrence are learned, as with
             'skillshard graph learn --answer-after'. None: the whole text is learned.
-        prompt_field: Metadata field with the number of characters of the prompt, which is not learned. For items that are not
-            samples of a mixer, the field is read from item["meta"].
+        prompt_field: Metadata field with the number of characters of the prompt, which is not learned, or with the spans of the
+            answers, such as "answer_spans" (see `LossKind`). For items that are not samples of a mixer, the field is read from item["meta"].
 
     Raises:
         ProxyError: Prompts are masked, and the tokenizer does not give the positions of its tokens in the text.
@@ -154,19 +155,19 @@ class _Collator:
                 "causal_lm_collator takes texts, and these are blocks of tokens: give data_collator=causal_lm_blocks."
             )
         texts = [item["text"] for item in items]
-        prompts = self._prompts(items, texts) if self.kind.masks else None
-        read = read_tokens(self.tokenizer, texts, max_tokens=self.max_tokens, prompts=prompts)
+        answers = self._answers(items, texts) if self.kind.masks else None
+        read = read_tokens(self.tokenizer, texts, max_tokens=self.max_tokens, answers=answers)
         batch = _padded(self.tokenizer, read, self.max_tokens if self.fixed_length else None)
-        learned = batch.mask == 1 if prompts is None else batch.predicted
+        learned = batch.mask == 1 if answers is None else batch.predicted
         labels = batch.ids.masked_fill(~learned, IGNORE)
         return {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": labels}
 
-    def _prompts(self, items: Sequence[Any], texts: Sequence[str]) -> list[int]:
-        """Return the number of characters of each text's prompt."""
+    def _answers(self, items: Sequence[Any], texts: Sequence[str]) -> list[list[Span]]:
+        """Return the answers of each text."""
         if self.kind.prompt_field is None:
-            return [prompt_chars(text, self.kind) for text in texts]
+            return [answer_spans(text, self.kind) for text in texts]
         metas = items.metas if isinstance(items, Items) else [item.get("meta") for item in items]
-        return [prompt_chars(text, self.kind, meta) for text, meta in zip(texts, metas, strict=True)]
+        return [answer_spans(text, self.kind, meta) for text, meta in zip(texts, metas, strict=True)]
 
 
 def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
@@ -203,8 +204,8 @@ def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int) -> Mode
     """
     device = next(model.parameters()).device  # of the first parameter: a sharded model takes its input there
 
-    def loss(texts: list[str], prompts: list[int] | None = None) -> tuple[Tensor, Tensor]:
-        batch = _padded(tokenizer, read_tokens(tokenizer, texts, max_tokens=max_tokens, prompts=prompts), None)
+    def loss(texts: list[str], answers: list[list[Span]] | None = None) -> tuple[Tensor, Tensor]:
+        batch = _padded(tokenizer, read_tokens(tokenizer, texts, max_tokens=max_tokens, answers=answers), None)
         ids, mask, predicted = (tensor.to(device) for tensor in (batch.ids, batch.mask, batch.predicted))
         # The mode is restored afterwards, because the caller may be in the middle of a training.
         training = model.training

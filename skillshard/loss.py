@@ -6,7 +6,7 @@ different kinds are different quantities of the same model and must not be mixed
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skillshard.corpus import MISSING, Sample, lookup
+from skillshard.corpus.paths import MISSING, in_meta, single
+from skillshard.corpus.template import Span
 from skillshard.errors import ObservationError, did_you_mean
 
 Reduction = Literal["per_sample", "per_token"]
@@ -29,8 +30,9 @@ class LossKind(BaseModel):
         reduction: "per_sample": the mean over samples of each sample's nats per predicted token, as in the authors' code.
             "per_token": all nats over all predicted tokens, so that a long sample weighs more.
         answer_after: Text before the answer. Only the text after its last occurrence is predicted. None: no mark.
-        prompt_field: Metadata field with the number of characters of the prompt, which is not predicted, such as
-            "meta.prompt_chars" or "prompt_chars". Dots reach into nested fields. None: no field.
+        prompt_field: Metadata field that tells the prompt from the answers. The field holds the number of characters of the prompt, which
+            is not predicted, or a list of spans [first character, character after the last one], which alone are predicted. Tagging writes
+            the spans of answers to "answer_spans". Dots reach into nested fields. None: no field.
 
     Raises:
         ObservationError: An argument is unknown or out of range, or `answer_after` and `prompt_field` are both given.
@@ -49,7 +51,9 @@ class LossKind(BaseModel):
         None, min_length=1, description="only what follows its last occurrence in a text is predicted"
     )
     prompt_field: str | None = Field(
-        None, min_length=1, description="metadata field with the number of characters that are not predicted"
+        None,
+        min_length=1,
+        description="metadata field with the number of characters that are not predicted, or with the spans of the answers",
     )
 
     # Pydantic's error is translated here: its several lines and its link mean nothing to a user.
@@ -84,7 +88,7 @@ class LossKind(BaseModel):
         if self.answer_after is not None:
             return f"{mean}, of what follows the last {self.answer_after!r}"
         if self.prompt_field is not None:
-            return f"{mean}, of what follows the prompt (metadata field {self.prompt_field!r})"
+            return f"{mean}, of the answers (metadata field {self.prompt_field!r})"
         return f"{mean}, of whole texts"
 
 
@@ -167,38 +171,63 @@ def reduced(
     return mean, math.sqrt(spread * num / (num - 1)) / total if num > 1 else math.inf
 
 
-def prompt_chars(text: str, kind: LossKind, meta: Mapping[str, Any] | None = None) -> int:
-    """Count the characters of a text's prompt, which is not predicted. The number is 0 if nothing is masked.
+def answer_spans(text: str, kind: LossKind, meta: Mapping[str, Any] | None = None) -> list[Span]:
+    """Return the stretches of a text that are predicted, in characters. Without a mask, the stretch is the whole text.
 
     Args:
         text: Text of a sample.
-        kind: Kind of loss, which determines the end of the prompt.
+        kind: Kind of loss, which determines the answers.
         meta: Metadata of the sample, for `prompt_field`.
 
+    Returns:
+        The first character of each stretch, and the character after the last one, in rising order. At least one stretch.
+
     Raises:
-        ObservationError: The text has no prompt, no mark or no answer, or the metadata does not give the end of the prompt.
+        ObservationError: The text has no prompt, no mark or no answer, or the metadata does not give the answers.
 
     Example:
-        >>> prompt_chars("1 = 1. 1+1 = 2", LossKind(answer_after="= "))
-        13
-        >>> prompt_chars("add 1+1: 2", LossKind(prompt_field="meta.prompt.chars"), {"prompt": {"chars": 9}})
-        9
+        >>> answer_spans("1 = 1. 1+1 = 2", LossKind(answer_after="= "))
+        [(13, 14)]
+        >>> answer_spans("add 1+1: 2", LossKind(prompt_field="meta.prompt.chars"), {"prompt": {"chars": 9}})
+        [(9, 10)]
+        >>> answer_spans("1? 2. 3? 4.", LossKind(prompt_field="answer_spans"), {"answer_spans": [[3, 5], [9, 11]]})
+        [(3, 5), (9, 11)]
     """
     if kind.answer_after is not None:
         if (fault := no_answer(text, kind.answer_after)) is not None:
             raise ObservationError(f"the text {text[:100]!r}: {fault}. Leave such texts out, or give another mark.")
         # The last occurrence: worked examples in a prompt have the mark too.
-        return text.rindex(kind.answer_after) + len(kind.answer_after)
+        return [(text.rindex(kind.answer_after) + len(kind.answer_after), len(text))]
     if kind.prompt_field is None:
-        return 0
-    value = lookup(Sample("", text, dict(meta or {})), kind.prompt_field)
-    # In Python True is an integer, and a boolean field is no number of characters.
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(text):
+        return [(0, len(text))]
+    value = in_meta(dict(meta or {}), kind.prompt_field)
+    spans = _spans_of(value, len(text))
+    if spans is None:
         raise ObservationError(
             f"the text {text[:100]!r} of {len(text):,} characters: its metadata field {kind.prompt_field!r} is "
-            f"{'missing' if value is MISSING else repr(value)}, expected the number of characters of the prompt, from 0 to {len(text) - 1:,}. Name another field, or leave such samples out."
+            f"{'missing' if value is MISSING else _short(value)}, expected the number of characters of the prompt, from 0 to {len(text) - 1:,}, or the "
+            f"spans of the answers, such as [[{len(text) - 1:,}, {len(text):,}]], in rising order within the text. Name another field, or leave such "
+            "samples out."
         )
-    return value
+    return spans
+
+
+def _spans_of(value: Any, num_chars: int) -> list[Span] | None:
+    """Return the answers by the value of a prompt field: a number of characters, or a list of spans. None: the value is neither."""
+    if isinstance(value, list) and value and all(isinstance(span, list) for span in value):
+        bounds = [bound for span in value for bound in span]
+        are_pairs = all(len(span) == 2 and span[0] != span[1] for span in value)
+        # In Python True is an integer, and a boolean is no number of characters.
+        if not are_pairs or not all(type(bound) is int for bound in bounds) or bounds != sorted(bounds):
+            return None
+        return [(start, stop) for start, stop in value] if bounds[0] >= 0 and bounds[-1] <= num_chars else None
+    value = single(value)
+    return [(value, num_chars)] if type(value) is int and 0 <= value < num_chars else None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def no_answer(text: str, mark: str) -> str | None:
@@ -213,28 +242,40 @@ def no_answer(text: str, mark: str) -> str | None:
     return f"there is nothing behind {mark!r}, where the answer should be"
 
 
-def answer_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.ndarray, " token"]:
-    """Mark the tokens of a text that reach beyond the characters of the prompt.
+def answer_tokens(offsets: Int[np.ndarray, "token 2"], spans: Sequence[Span]) -> Bool[np.ndarray, " token"]:
+    """Mark the tokens of a text that reach into an answer. A token that reaches over the border of an answer is marked.
 
     Args:
-        ends: Character of the text at which each token ends. 0 for special tokens, which stand for no character.
-        num_chars: Number of characters of the prompt. 0: every token is marked, special tokens included.
+        offsets: Characters of the text at which each token starts and ends. Both are 0 for special tokens, which stand for no character.
+        spans: Answers (`answer_spans`). Special tokens are marked if the first answer starts with the text.
 
     Example:
-        >>> answer_tokens(np.array([0, 3, 5, 8]), 4).tolist(), answer_tokens(np.array([0, 3, 0]), 0).tolist()
-        ([False, False, True, True], [True, True, True])
+        >>> offsets = np.array([[0, 0], [0, 3], [3, 5], [5, 8]])
+        >>> answer_tokens(offsets, [(4, 8)]).tolist(), answer_tokens(offsets, [(0, 8)]).tolist()
+        ([False, False, True, True], [True, True, True, True])
+        >>> answer_tokens(offsets, [(0, 2), (6, 8)]).tolist()
+        [True, True, False, True]
     """
-    return np.asarray(ends) > num_chars if num_chars else np.ones(len(ends), dtype=bool)
+    bounds = np.array(spans, np.int64).reshape(-1, 2)
+    ends = np.asarray(offsets)[:, 1]
+    # A token without characters belongs to the character before it.
+    starts = np.minimum(np.asarray(offsets)[:, 0], ends - 1)
+    following = np.searchsorted(
+        bounds[:, 1], starts, side="right"
+    )  # the first answer that ends behind the token's start
+    begins = np.append(bounds[:, 0], np.iinfo(np.int64).max)[following]
+    return (begins < ends) | ((ends == 0) & (bounds[0, 0] == 0))
 
 
-def predicted_tokens(ends: Int[np.ndarray, " token"], num_chars: int) -> Bool[np.ndarray, " token"]:
+def predicted_tokens(offsets: Int[np.ndarray, "token 2"], spans: Sequence[Span]) -> Bool[np.ndarray, " token"]:
     """Mark the predicted tokens of a text that stands alone: `answer_tokens` without the first token, which nothing predicts.
 
     Example:
-        >>> predicted_tokens(np.array([0, 3, 5, 8]), 4).tolist(), predicted_tokens(np.array([0, 3, 0]), 0).tolist()
-        ([False, False, True, True], [False, True, True])
+        >>> offsets = np.array([[0, 0], [0, 3], [3, 5]])
+        >>> predicted_tokens(offsets, [(4, 5)]).tolist(), predicted_tokens(offsets, [(0, 5)]).tolist()
+        ([False, False, True], [False, True, True])
     """
     # `[:1]`, which also works for a text without tokens.
-    predicted = answer_tokens(ends, num_chars)
+    predicted = answer_tokens(offsets, spans)
     predicted[:1] = False
     return predicted

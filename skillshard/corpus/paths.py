@@ -88,6 +88,18 @@ def follow(value: Any, path: str) -> Any:
     return MISSING if steps is None else at(value, steps)
 
 
+def in_meta(meta: Any, path: str) -> Any:
+    """Return the value at a path into the metadata of a sample, with or without "meta." before the path, or `MISSING`.
+
+    >>> in_meta({"n": 1}, "meta.n"), in_meta({"meta": {"n": 2}, "n": 1}, "meta.n")
+    (1, 2)
+    """
+    value = follow(meta, path)
+    if value is MISSING and path.startswith("meta."):
+        return follow(meta, path.removeprefix("meta."))
+    return value
+
+
 def single(value: Any) -> Any:
     """Return the element of an array of one element, at any depth, and every other value unchanged.
 

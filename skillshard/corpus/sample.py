@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from skillshard.corpus.formats import format_of
-from skillshard.corpus.paths import MISSING, follow, of_file, single, unknown
+from skillshard.corpus.paths import MISSING, in_meta, of_file, single, unknown
 
 Reason = Literal[
     "malformed-json",
@@ -154,11 +154,7 @@ def lookup(sample: Sample, path: str) -> Any:
     if path == "text":
         return sample.text
     value = of_file(sample.file, path)
-    if value is MISSING:
-        value = follow(sample.meta, path)
-    if value is MISSING and path.startswith("meta."):
-        value = follow(sample.meta, path.removeprefix("meta."))
-    return single(value)
+    return single(in_meta(sample.meta, path) if value is MISSING else value)
 
 
 def category_of(value: str | int | float) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import Sample
+from skillshard.corpus.template import Span
 from skillshard.errors import GraphError, ObservationError, did_you_mean, name_some
 from skillshard.execution import Backend, OnStage, Record, Task, run, shown
 from skillshard.graph.derive import derived, rule_of
@@ -21,7 +22,7 @@ from skillshard.graph.plan import Method, Trial, plan_trials, plan_warm_starts
 from skillshard.graph.skill_graph import GraphFile, Learned, TrialLosses, read_graph, write_graph
 from skillshard.graph.trial_data import DrawnTexts, TrialData, save_data
 from skillshard.graph.trials import Schedule, drawn_rows, eval_steps, timing_task, trial_task, warm_task
-from skillshard.loss import LossKind, Reduction, prompt_chars
+from skillshard.loss import LossKind, Reduction, answer_spans
 from skillshard.printable import counted
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
 from skillshard.proxy.identity import model_identity, training_identity
@@ -361,7 +362,7 @@ def _encoded(
         reading: Reading that encodes texts.
         shards: Shards of the skill and split.
         samples: Largest number of samples to choose from.
-        kind: Kind of loss, which determines the ends of prompts.
+        kind: Kind of loss, which determines the answers.
         rows_of: Function of the number of samples to choose from, which returns the numbers of the chosen samples.
     """
     num_texts = min(samples, len(shards))
@@ -370,15 +371,15 @@ def _encoded(
     chosen = ((number, sample) for number, sample in enumerate(islice(shards, num_texts)) if number in wanted)
     parts = []
     while batch := list(islice(chosen, TEXTS_AT_ONCE)):
-        prompts = [_checked(reading, shards.skill, number, sample, kind) for number, sample in batch]
+        answers = [_checked(reading, shards.skill, number, sample, kind) for number, sample in batch]
         texts = [sample.text for _, sample in batch]
-        # A mark in the text (`answer_after`) is known to the reading itself. Only lengths from the metadata have to be passed on.
-        parts.append(reading.encode(texts, None if kind.prompt_field is None else prompts))
+        # A mark in the text (`answer_after`) is known to the reading itself. Only answers from the metadata have to be passed on.
+        parts.append(reading.encode(texts, None if kind.prompt_field is None else answers))
     return DrawnTexts.of(parts, rows, num_texts)
 
 
-def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: LossKind) -> int:
-    """Return the number of characters of a sample's prompt.
+def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: LossKind) -> list[Span]:
+    """Return the answers of a sample.
 
     Raises:
         GraphError: The proxy cannot read the sample, or the sample has no answer.
@@ -386,7 +387,7 @@ def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: Lo
     why = reading.refusal(sample.text)
     try:
         if why is None:
-            return prompt_chars(sample.text, kind, sample.meta)
+            return answer_spans(sample.text, kind, sample.meta)
     except ObservationError as error:
         why = str(error).rstrip(".")
     raise GraphError(

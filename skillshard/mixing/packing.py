@@ -32,14 +32,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, ObservationError, PolicyError, TokensError
-from skillshard.loss import LossKind, answer_tokens, prompt_chars
+from skillshard.loss import LossKind, answer_spans, answer_tokens
 from skillshard.mixing.ledger import Lag
 from skillshard.mixing.mixer import Mixer, MixerState
 from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import RoundPlan
 from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.printable import counted
-from skillshard.shards.tokens import SkillTokens, TokenCounts, encode, encode_with_ends
+from skillshard.shards.tokens import SkillTokens, TokenCounts, encode, encode_with_offsets
 
 
 @dataclass(frozen=True)
@@ -342,11 +342,11 @@ class PackedTokens:
         plan = packed.plan
         texts = plan.texts(within)
         metas = [None] * len(texts) if self._kind.prompt_field is None else plan.metas(within)
-        encoded = encode_with_ends(self.counts.tokenizer, texts, special_tokens=self.counts.manifest.special_tokens)
+        encoded = encode_with_offsets(self.counts.tokenizer, texts, special_tokens=self.counts.manifest.special_tokens)
         masked = []
-        for number, (text, meta, (ids, ends)) in enumerate(zip(texts, metas, encoded, strict=True)):
+        for number, (text, meta, (ids, offsets)) in enumerate(zip(texts, metas, encoded, strict=True)):
             try:
-                is_answer = answer_tokens(ends, prompt_chars(text, self._kind, meta))
+                is_answer = answer_tokens(offsets, answer_spans(text, self._kind, meta))
             except ObservationError as error:
                 draw = int(within[number])
                 (identity,) = plan.ids(slice(draw, draw + 1))

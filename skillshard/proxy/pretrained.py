@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from skillshard.corpus.template import Span
 from skillshard.errors import ProxyError
 from skillshard.extras import needed
-from skillshard.loss import IGNORE, no_answer, predicted_tokens
-from skillshard.proxy.reading import prompts_of
+from skillshard.loss import IGNORE, answer_tokens, no_answer, predicted_tokens
+from skillshard.proxy.reading import answers_of
 from skillshard.proxy.train import TokenBatch
 
 
@@ -51,28 +52,28 @@ class ReadText(NamedTuple):
 
 
 def read_tokens(
-    tokenizer: Any, texts: Sequence[str], *, max_tokens: int, prompts: Sequence[int] | None
+    tokenizer: Any, texts: Sequence[str], *, max_tokens: int, answers: Sequence[Sequence[Span]] | None
 ) -> list[ReadText]:
-    """Cut texts into tokens, and mask the prompts.
+    """Cut texts into tokens, and mask all but the answers.
 
     Graphs, loss taggers, collators and reported losses share this function, so that their losses are comparable.
 
     Args:
-        tokenizer: Hugging Face tokenizer. With prompts, the tokenizer must be fast, because a fast tokenizer gives the positions of tokens.
+        tokenizer: Hugging Face tokenizer. With answers, the tokenizer must be fast, because a fast tokenizer gives the positions of tokens.
         texts: Texts to read.
-        max_tokens: Number of tokens to read of a text. With prompts these are the last tokens, because the answer stands at the end.
-            Without prompts these are the first tokens.
-        prompts: Number of characters at the beginning of each text that are not predicted. With None, whole texts are predicted.
+        max_tokens: Number of tokens to read of a text. With answers these are the last tokens up to the end of the last answer.
+            Without answers these are the first tokens.
+        answers: Stretches of each text that are predicted (`skillshard.loss.answer_spans`). With None, whole texts are predicted.
 
     Raises:
-        ProxyError: Prompts are given, and the tokenizer is not fast.
+        ProxyError: Answers are given, and the tokenizer is not fast.
     """
-    if prompts is None:
-        return [_read(ids[:max_tokens], np.arange(len(ids[:max_tokens])), 0) for ids in _ids(tokenizer, texts)]
+    if answers is None:
+        return [_whole(ids[:max_tokens]) for ids in _ids(tokenizer, texts)]
     refuse_slow(tokenizer)
     encoded = tokenizer(list(texts), return_offsets_mapping=True)
-    spans = zip(encoded["input_ids"], encoded["offset_mapping"], prompts, strict=True)
-    return [_read(ids[-max_tokens:], [end for _, end in ends[-max_tokens:]], prompt) for ids, ends, prompt in spans]
+    rows = zip(texts, encoded["input_ids"], encoded["offset_mapping"], answers, strict=True)
+    return [_masked(text, ids, offsets, spans, max_tokens) for text, ids, offsets, spans in rows]
 
 
 def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -80,8 +81,21 @@ def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return ids
 
 
-def _read(ids: Sequence[int], ends: Any, prompt: int) -> ReadText:
-    return ReadText(np.array(ids, np.int64), predicted_tokens(np.array(ends, np.int64), prompt))
+def _whole(ids: Sequence[int]) -> ReadText:
+    predicted = np.ones(len(ids), dtype=bool)
+    predicted[:1] = False
+    return ReadText(np.array(ids, np.int64), predicted)
+
+
+def _masked(text: str, ids: Sequence[int], offsets: Any, spans: Sequence[Span], max_tokens: int) -> ReadText:
+    """Cut the tokens of a text down to the last `max_tokens` tokens up to the end of the last answer."""
+    characters = np.array(offsets, np.int64).reshape(-1, 2)
+    stop = len(ids)
+    if spans[-1][1] < len(text):
+        stop = int(np.flatnonzero(answer_tokens(characters, spans))[-1:].sum()) + 1
+    start = max(0, stop - max_tokens)
+    # Cut before the first token is masked: nothing within the window predicts its first token.
+    return ReadText(np.array(ids[start:stop], np.int64), predicted_tokens(characters[start:stop], spans))
 
 
 def refuse_slow(tokenizer: Any) -> None:
@@ -103,7 +117,8 @@ class PretrainedTokens:
 
     Args:
         place: Directory of the tokenizer.
-        window: Number of tokens to read of a text, at least 2. With a prompt these are the last tokens, otherwise the first tokens.
+        window: Number of tokens to read of a text, at least 2. With answers these are the last tokens up to the end of the last
+            answer, otherwise the first tokens.
         answer_after: Mark before the answer. Only the text behind the last mark is predicted. With None, the whole text is predicted.
     """
 
@@ -111,12 +126,12 @@ class PretrainedTokens:
     window: int
     answer_after: str | None = None
 
-    def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
+    def encode(self, texts: Sequence[str], answers: Sequence[Sequence[Span]] | None = None) -> TokenBatch:
         # Token 0 is as good as any for padding: padded positions have no target, and a causal model does not look ahead.
         tokens = np.zeros((len(texts), self.window - 1, 1), dtype=np.int64)
         targets = np.full((len(texts), self.window - 1), IGNORE, dtype=np.int64)
-        prompts = prompts_of(texts, prompts, self.answer_after)
-        for row, read in enumerate(read_tokens(self._tokenizer, texts, max_tokens=self.window, prompts=prompts)):
+        answers = answers_of(texts, answers, self.answer_after)
+        for row, read in enumerate(read_tokens(self._tokenizer, texts, max_tokens=self.window, answers=answers)):
             num = max(len(read.ids) - 1, 0)
             tokens[row, :num, 0] = read.ids[:num]
             targets[row, :num] = np.where(read.predicted, read.ids, IGNORE)[1:]

@@ -11,8 +11,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from skillshard.corpus.template import Span
 from skillshard.errors import ProxyError
-from skillshard.loss import IGNORE, LossKind, no_answer, predicted_tokens, prompt_chars
+from skillshard.loss import IGNORE, LossKind, answer_spans, no_answer, predicted_tokens
 from skillshard.proxy.train import TokenBatch, text_batch
 
 # 256 is the first number that is not a byte.
@@ -26,12 +27,12 @@ class Reading(Protocol):
     A reading is picklable. The method `encode` is a pure function of each text.
     """
 
-    def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
+    def encode(self, texts: Sequence[str], answers: Sequence[Sequence[Span]] | None = None) -> TokenBatch:
         """Encode texts.
 
         Args:
             texts: Texts that `refusal` does not refuse.
-            prompts: Number of characters at the beginning of each text that are not predicted. With None, `answer_after` of the reading
+            answers: Stretches of each text that are predicted (`skillshard.loss.answer_spans`). With None, `answer_after` of the reading
                 decides.
 
         Raises:
@@ -47,7 +48,8 @@ class Bytes:
     """The reading by UTF-8 bytes. Each byte is predicted from the bytes before it.
 
     Args:
-        window: Number of bytes to read of a text, at least 2. With a prompt these are the last bytes, otherwise the first bytes.
+        window: Number of bytes to read of a text, at least 2. With answers these are the last bytes up to the end of the last
+            answer, otherwise the first bytes.
         answer_after: Mark before the answer. Only the text behind the last mark is predicted. With None, the whole text is predicted.
 
     Example:
@@ -67,19 +69,24 @@ class Bytes:
     def positions(self) -> int:
         return self.window - 1
 
-    def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
+    def encode(self, texts: Sequence[str], answers: Sequence[Sequence[Span]] | None = None) -> TokenBatch:
         tokens = np.full((len(texts), self.window), PAD, dtype=np.int64)
         predicted = np.zeros((len(texts), self.window), dtype=bool)
-        prompts = prompts_of(texts, prompts, self.answer_after)
+        answers = answers_of(texts, answers, self.answer_after)
         for row, text in enumerate(texts):
             data = text.encode()
-            # An answer stands at the end of a text, so a text with a prompt is cut at the beginning.
-            stretch = slice(self.window) if prompts is None else slice(-self.window, None)
-            read, ends = data[stretch], np.arange(1, len(data) + 1)[stretch]
+            if answers is None:
+                first, spans = 0, [(0, len(data))]
+                read = data[: self.window]
+            else:
+                # Answers are counted in characters, and a character has one to four bytes.
+                spans = [(len(text[:start].encode()), len(text[:stop].encode())) for start, stop in answers[row]]
+                # The last answer stands at the end of what is read, so a long text is cut at the beginning.
+                first = max(0, spans[-1][1] - self.window)
+                read = data[first : spans[-1][1]]
             tokens[row, : len(read)] = np.frombuffer(read, dtype=np.uint8)
-            # A prompt is counted in characters, and a character has one to four bytes.
-            prompt_bytes = 0 if prompts is None else len(text[: prompts[row]].encode())
-            predicted[row, : len(read)] = predicted_tokens(ends, prompt_bytes)
+            starts = np.arange(first, first + len(read))
+            predicted[row, : len(read)] = predicted_tokens(np.stack([starts, starts + 1], 1), spans)
         batch = text_batch(tokens, pad=PAD)
         return TokenBatch(batch.tokens, np.where(predicted[:, 1:], batch.targets, IGNORE))
 
@@ -96,16 +103,18 @@ class Bytes:
         return None if len(text.encode()) > 1 else "a text of a single byte has nothing to predict"
 
 
-def prompts_of(texts: Sequence[str], prompts: Sequence[int] | None, answer_after: str | None) -> Sequence[int] | None:
-    """Return the number of characters of each prompt, as given or by the mark. Return None if whole texts are predicted.
+def answers_of(
+    texts: Sequence[str], answers: Sequence[Sequence[Span]] | None, answer_after: str | None
+) -> Sequence[Sequence[Span]] | None:
+    """Return the answers of each text, as given or by the mark. Return None if whole texts are predicted.
 
-    >>> prompts_of(["1+1=2"], None, "="), prompts_of(["1+1=2"], [3], None), prompts_of(["1+1=2"], None, None)
-    ([4], [3], None)
+    >>> answers_of(["1+1=2"], None, "="), answers_of(["1+1=2"], [[(3, 5)]], None), answers_of(["1+1=2"], None, None)
+    ([[(4, 5)]], [[(3, 5)]], None)
     """
-    if prompts is not None or answer_after is None:
-        return prompts
+    if answers is not None or answer_after is None:
+        return answers
     kind = LossKind(answer_after=answer_after)
-    return [prompt_chars(text, kind) for text in texts]
+    return [answer_spans(text, kind) for text in texts]
 
 
 def check_window(window: int) -> None:

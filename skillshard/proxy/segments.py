@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int
 
+from skillshard.corpus.template import Span
 from skillshard.errors import ProxyError
 from skillshard.proxy.train import TokenBatch, answer_batch
 
@@ -55,31 +56,31 @@ class Segments:
     def _token_of(self) -> dict[str, int]:
         return {word: token for token, word in enumerate(self.words, start=len(SPECIAL))}
 
-    def encode(self, texts: Sequence[str], prompts: Sequence[int] | None = None) -> TokenBatch:
+    def encode(self, texts: Sequence[str], answers: Sequence[Sequence[Span]] | None = None) -> TokenBatch:
         """Encode texts as tokens `(batch, positions, slots)`, with the answer as the target at the last position.
 
         A prompt with more segments than `positions` loses the first segments. A segment with more words than `slots` loses the last words.
 
         Raises:
-            ProxyError: A text has no answer, or lengths of prompts are given although `answer_after` marks the end of a prompt.
+            ProxyError: A text has no answer, or answers are given although `answer_after` marks the answer.
         """
-        if prompts is not None:
+        if answers is not None:
             raise ProxyError(
-                "a reading by segments finds the answer by `answer_after`, so a metadata field cannot say where the prompt ends. Leave "
+                "a reading by segments finds the answer by `answer_after`, so a metadata field cannot name the answer. Leave "
                 "`prompt_field` or `segment_at` out."
             )
         tokens = np.full((len(texts), self.positions, self.slots), PAD, dtype=np.int64)
-        answers = np.zeros(len(texts), dtype=np.int64)
+        words = np.zeros(len(texts), dtype=np.int64)
         for row, text in enumerate(texts):
             segments, answer = cut(text, separators=self.separators, answer_after=self.answer_after)
             segments = segments[-self.positions :]
-            answers[row] = self._token_of.get(answer, UNKNOWN)
-            for position, words in enumerate(segments, start=self.positions - len(segments)):
-                word_tokens = [self._token_of.get(word, UNKNOWN) for word in words[: self.slots]]
+            words[row] = self._token_of.get(answer, UNKNOWN)
+            for position, segment in enumerate(segments, start=self.positions - len(segments)):
+                word_tokens = [self._token_of.get(word, UNKNOWN) for word in segment[: self.slots]]
                 tokens[row, position, : len(word_tokens)] = word_tokens
             # In a segment that fills all slots, the mark replaces the last word: a question without the mark is no question.
             tokens[row, -1, min(len(segments[-1]), self.slots - 1)] = ASK
-        return answer_batch(tokens, answers)
+        return answer_batch(tokens, words)
 
     def refusal(self, text: str) -> str | None:
         """Say why a text has no answer, as the middle of a sentence. Return None for a text with an answer."""

@@ -164,7 +164,7 @@ def encode(
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         batch = list(texts[start : start + TEXTS_AT_ONCE])
         try:
-            # The fast variant does not compute offsets, which only `encode_with_ends` needs.
+            # The fast variant does not compute offsets, which only `encode_with_offsets` needs.
             ids += [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=special_tokens)]
         except Exception as error:  # the package raises nothing narrower
             raise TokensError(_untokenized(tokenizer, batch, start, name_of, str(error))) from error
@@ -197,12 +197,12 @@ def _untokenized(
     )
 
 
-def encode_with_ends(
+def encode_with_offsets(
     tokenizer: "Tokenizer", texts: Sequence[str], *, special_tokens: bool
-) -> "list[tuple[list[int], Int[np.ndarray, ' token']]]":
-    """Return the token ids of each text, and the position in the text, in characters, at which each token ends.
+) -> "list[tuple[list[int], Int[np.ndarray, 'token 2']]]":
+    """Return the token ids of each text, and the characters of the text at which each token starts and ends.
 
-    A special token ends at 0. Arguments and errors are as in `encode`.
+    A special token starts and ends at 0. Arguments and errors are as in `encode`.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoded = []
@@ -215,7 +215,7 @@ def encode_with_ends(
                 _untokenized(tokenizer, batch, start, lambda index: f"text {index}", str(error))
             ) from error
         for encoding in encodings:
-            encoded.append((encoding.ids, np.array([end for _, end in encoding.offsets], np.int64)))
+            encoded.append((encoding.ids, np.array(encoding.offsets, np.int64).reshape(-1, 2)))
     return encoded
 
 

@@ -8,13 +8,17 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from skillshard.corpus import ANSWER_SPANS, Corpus, FieldMapping
 from skillshard.errors import ObservationError
+from skillshard.evaluation import losses_per_skill
 from skillshard.hf import WholeStream, causal_lm_blocks, causal_lm_collator
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts, count_tokens
+from skillshard.shards.write import write_shards
+from skillshard.taggers import metadata, tag_corpus
 from skillshard.torch import Blocks, MixedDataset
 from tests.adapters.hf_trainer import byte_tokenizer
 from tests.conftest import HERE, tag_and_shard, write_corpus
@@ -41,6 +45,69 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCou
     place = folder / "tokenizer.json"
     byte_tokenizer().backend_tokenizer.save(str(place))
     return shards, count_tokens(shards, place, folder / "tokens", backend=HERE)
+
+
+def conversations(num: int) -> list[dict[str, Any]]:
+    """Make conversations of two skills with two answers each."""
+    return [
+        {
+            "skill": ("ask", "tell")[number % 2],
+            "messages": [
+                {"role": "user", "content": f"né {number}?"},
+                {"role": "assistant", "content": f"𝄞 {number}."},
+                {"role": "user", "content": "And now?"},
+                {"role": "assistant", "content": f"Nöw {number}!"},
+            ],
+        }
+        for number in range(num)
+    ]
+
+
+def spoken(messages: list[dict[str, str]]) -> str:
+    return "".join(message["content"] for message in messages if message["role"] == "assistant")
+
+
+@pytest.fixture(scope="module")
+def spoken_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCounts]:
+    folder = tmp_path_factory.mktemp("spoken")
+    place = write_corpus(folder / "corpus", conversations(60))
+    corpus = Corpus.open(place, fields=FieldMapping(id_field=None, messages="messages"))
+    tags = tag_corpus(corpus, metadata("skill"), folder / "tags", backend=HERE)
+    shards = write_shards(corpus, tags, folder / "shards", holdout=0.2, backend=HERE)
+    tokenizer = folder / "tokenizer.json"
+    byte_tokenizer().backend_tokenizer.save(str(tokenizer))
+    return shards, count_tokens(shards, tokenizer, folder / "tokens", backend=HERE)
+
+
+def test_a_collator_blocks_and_losses_predict_every_answer_of_a_conversation(
+    spoken_shards: tuple[ShardSet, TokenCounts], tmp_path: Path
+) -> None:
+    shards, counts = spoken_shards
+    decode = byte_tokenizer().decode
+    stream = mixer(shards, tmp_path / "texts")
+    collate = causal_lm_collator(byte_tokenizer(), max_tokens=500, prompt_field=ANSWER_SPANS)
+    batch = next(iter(DataLoader(MixedDataset(stream), batch_size=8, collate_fn=collate)))
+    metas = stream.metas(stream.find(np.arange(8)))
+    learned = [decode(labels[labels != -100]) for labels in batch["labels"]]
+    assert learned == [spoken(meta["messages"]) for meta in metas]
+
+    packed = PackedTokens(
+        mixer(shards, tmp_path / "blocks"), counts, block_tokens=17, separator="<pad>", prompt_field=ANSWER_SPANS
+    )
+    ids = np.concatenate([block.input_ids[block.learned] for block in packed.batches(7)])
+    num = sum(map(len, shards.train.values()))
+    metas = packed.mixer.metas(packed.mixer.find(np.arange(num)))
+    assert decode(ids) == "".join(f"{spoken(meta['messages'])}<pad>" for meta in metas)
+
+    def model_loss(texts: list[str], answers: list[list[tuple[int, int]]]) -> tuple[list[float], list[int]]:
+        predicted = [
+            "".join(text[start:stop] for start, stop in spans) for text, spans in zip(texts, answers, strict=True)
+        ]
+        assert all("?" not in answer and ("!" in answer or "." in answer) for answer in predicted)
+        return [float(len(answer)) for answer in predicted], list(map(len, predicted))
+
+    losses = losses_per_skill(model_loss, shards.holdout, max_samples=9, batch_size=4, prompt_field=ANSWER_SPANS)
+    assert [loss.mean for loss in losses.values()] == [1.0, 1.0]
 
 
 def mixer(shards: ShardSet, ledger: Path) -> Mixer:

@@ -12,7 +12,7 @@ from skillshard.corpus import Sample
 from skillshard.errors import ObservationError, ProxyError
 from skillshard.evaluation import losses_per_skill
 from skillshard.hf import causal_lm_collator, causal_lm_loss
-from skillshard.loss import LossKind, Reduction, prompt_chars
+from skillshard.loss import LossKind, Reduction, answer_spans
 from skillshard.proxy.pretrained import open_pretrained, pretrained_tokens
 from skillshard.proxy.reading import Bytes
 from skillshard.proxy.train import evaluate
@@ -101,7 +101,7 @@ def test_a_metadata_field_and_a_mark_that_end_the_prompt_at_the_same_place_give_
 
 def test_a_reading_masks_by_the_length_of_the_prompt_as_by_its_mark(place: Path) -> None:
     texts = [sample.text for samples in HOLDOUT.values() for sample in samples]
-    prompts = [prompt_chars(text, LossKind(answer_after=MARK)) for text in texts]
+    answers = [answer_spans(text, LossKind(answer_after=MARK)) for text in texts]
     for by_mark, by_length in (
         (Bytes(20, MARK), Bytes(20)),
         (
@@ -109,7 +109,7 @@ def test_a_reading_masks_by_the_length_of_the_prompt_as_by_its_mark(place: Path)
             pretrained_tokens(str(place), window=20, answer_after=None),
         ),
     ):
-        marked, measured = by_mark.encode(texts), by_length.encode(texts, prompts)
+        marked, measured = by_mark.encode(texts), by_length.encode(texts, answers)
         assert np.array_equal(marked.tokens, measured.tokens) and np.array_equal(marked.targets, measured.targets)
 
 
@@ -119,7 +119,8 @@ def test_a_collator_learns_the_tokens_that_the_loss_measures() -> None:
         [{"text": text} for text in texts]
     )
     for text, ids, labels in zip(texts, batch["input_ids"], batch["labels"], strict=True):
-        answer = text[prompt_chars(text, LossKind(answer_after=MARK)) :]
+        ((start, stop),) = answer_spans(text, LossKind(answer_after=MARK))
+        answer = text[start:stop]
         assert byte_tokenizer().decode(ids[labels != -100]) == answer
         assert torch.equal(ids[labels != -100], labels[labels != -100])
 

@@ -77,11 +77,8 @@ def test_losses_that_are_plain_numbers_are_taken_for_the_run_s_kind(shards: Shar
 
 
 def test_losses_per_skill_say_their_kind(shards: ShardSet) -> None:
-    def model_loss(texts: list[str], prompts: list[int] | None = None) -> tuple[list[float], list[int]]:
-        starts = [0] * len(texts) if prompts is None else prompts
-        return [float(len(text)) for text in texts], [
-            len(text) - start for text, start in zip(texts, starts, strict=True)
-        ]
+    def model_loss(texts: list[str]) -> tuple[list[float], list[int]]:
+        return [float(len(text)) for text in texts], [len(text) for text in texts]
 
     for reduction in ("per_sample", "per_token"):
         word: Reduction = parse_reduction(reduction)

@@ -449,12 +449,13 @@ def test_a_place_without_a_model_is_refused(make: Any, says: str, tmp_path: Path
 
 
 def with_prompts(corpus: Path, folder: Path) -> Path:
-    """Write the corpus with the number of characters before the answer in the metadata."""
+    """Write the corpus with the number of characters before the answer, and the span of the answer, in the metadata."""
     folder.mkdir()
     for path in corpus.glob("*.jsonl"):
         rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
         for row in rows:
             row["meta"]["prompt_chars"] = row["text"].rindex("= ") + 2
+            row["meta"]["spans"] = [[row["meta"]["prompt_chars"], len(row["text"])]]
         (folder / path.name).write_bytes(lines(rows))
     return folder
 
@@ -467,12 +468,13 @@ def test_a_prompt_by_a_metadata_field_gives_the_tags_that_the_same_prompt_by_a_m
     for name, kind in {
         "mark": {"answer_after": "= "},
         "field": {"answer_after": None, "prompt_field": "meta.prompt_chars"},
+        "spans": {"answer_after": None, "prompt_field": "spans"},
         "whole": {"answer_after": None},
     }.items():
         finder = small_finder(segment_at=None, window=32, steps=5, checkpoints=2, **kind)
         tags = taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / name, backend=HERE)
         rows[name] = [row for part in range(2) for row in tags.rows(part)]
-    assert rows["field"] == rows["mark"] != rows["whole"]
+    assert rows["field"] == rows["spans"] == rows["mark"] != rows["whole"]
     again = taggers.tag_corpus(
         Corpus.open(masked), open_loss_tagger(tmp_path / "field"), tmp_path / "again", backend=HERE
     )

@@ -32,7 +32,14 @@ from skillshard.policies import (
     stratified,
 )
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import TEXTS_AT_ONCE, TokenCounts, count_tokens, encode, encode_with_ends, open_tokenizer
+from skillshard.shards.tokens import (
+    TEXTS_AT_ONCE,
+    TokenCounts,
+    count_tokens,
+    encode,
+    encode_with_offsets,
+    open_tokenizer,
+)
 from tests.commands import fails, works
 from tests.conftest import HERE, samples, tag_and_shard, tree, write_corpus
 from tests.tokenizers_trained import EOS, byte_tokenizer, counted, letter_tokenizer, letters, save, uneven_shards
@@ -68,14 +75,14 @@ def test_every_sample_is_counted(uneven: ShardSet, tmp_path: Path, special_token
     assert counts.manifest.num_train == sum(skill_counts.num_tokens for skill_counts in counts.train.values())
 
 
-def test_each_of_many_texts_gets_its_own_tokens_and_the_characters_at_which_they_end() -> None:
+def test_each_of_many_texts_gets_its_own_tokens_and_the_characters_at_which_they_start_and_end() -> None:
     tokenizer, texts = letter_tokenizer(), ["a b", "a", "b a b"] * TEXTS_AT_ONCE
     alone = [tokenizer.encode(text, add_special_tokens=False) for text in texts[:3]]
-    expected = [(encoding.ids, [end for _, end in encoding.offsets]) for encoding in alone] * TEXTS_AT_ONCE
-    encoded = encode_with_ends(tokenizer, texts, special_tokens=False)
-    assert [(ids, ends.tolist()) for ids, ends in encoded] == expected
+    expected = [(encoding.ids, [list(offset) for offset in encoding.offsets]) for encoding in alone] * TEXTS_AT_ONCE
+    encoded = encode_with_offsets(tokenizer, texts, special_tokens=False)
+    assert [(ids, offsets.tolist()) for ids, offsets in encoded] == expected
     assert encode(tokenizer, texts, special_tokens=False) == [ids for ids, _ in expected]
-    assert expected[0][1] == [1, 3]
+    assert expected[0][1] == [[0, 1], [2, 3]]
 
 
 def test_the_bytes_are_the_same_for_any_number_of_workers_and_for_a_tokenizer_in_memory(

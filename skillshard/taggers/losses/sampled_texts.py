@@ -13,9 +13,10 @@ import xxhash
 
 from skillshard import places, storage
 from skillshard.corpus import CorpusReading, Partition, PartitionReader, Rejection, Sample
+from skillshard.corpus.template import Span
 from skillshard.errors import CorpusError, ObservationError
 from skillshard.execution import Backend, Record, Task, keyed, run
-from skillshard.loss import LossKind, prompt_chars
+from skillshard.loss import LossKind, answer_spans
 
 Refusal = Callable[[str], str | None]
 """Function that says why a text cannot be used, as the middle of a sentence, or returns None for a usable text. It is picklable."""
@@ -29,13 +30,13 @@ class SampledText:
         hash: 64-bit hash of the id.
         id: Id of the sample.
         text: Text of the sample.
-        prompt: Number of characters of the prompt, or None without a metadata field for the prompt.
+        answers: Stretches of the text that are predicted, or None without a metadata field for the prompt.
     """
 
     hash: int
     id: str
     text: str
-    prompt: int | None = None
+    answers: list[Span] | None = None
 
 
 def sample_texts(
@@ -63,7 +64,7 @@ def sample_texts(
         records: Directory for the records.
         backend: Local pool or Ray.
         on_done: Function that is called for each finished partition.
-        prompt_field: Metadata field with the number of characters of the prompt. A text without the field is refused.
+        prompt_field: Metadata field with the length of the prompt or the spans of the answers. A text without the field is refused.
 
     Raises:
         CorpusError: A row has no sample or a refused text, and `stop_at_refused` is true.
@@ -101,7 +102,7 @@ def sample_partition(
 ) -> Record:
     """Write the texts with the smallest hashes of a partition as JSON lines."""
     chosen = _smallest(_texts(partition, reading, refusal, stop_at_refused, prompt_field), limit)
-    rows = ([text.hash, text.id, text.text, text.prompt] for text in chosen)
+    rows = ([text.hash, text.id, text.text, text.answers] for text in chosen)
     lines = (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     storage.write_bytes(out, b"".join(lines))
     return {"num_texts": len(chosen)}
@@ -119,30 +120,32 @@ def _texts(
             if stop_at_refused:
                 raise CorpusError(row.sentence())
             continue
-        why, prompt = prompt_or_fault(row, refusal, prompt_field)
+        why, answers = answers_or_fault(row, refusal, prompt_field)
         if why is None:
-            yield SampledText(xxhash.xxh3_64_intdigest(row.id.encode()), row.id, row.text, prompt)
+            yield SampledText(xxhash.xxh3_64_intdigest(row.id.encode()), row.id, row.text, answers)
         elif stop_at_refused:
             raise CorpusError(refused_sentence(partition, row, why))
 
 
-def prompt_or_fault(sample: Sample, refusal: Refusal, prompt_field: str | None) -> tuple[str | None, int | None]:
-    """Check whether a sample can be used, and find the length of the prompt.
+def answers_or_fault(
+    sample: Sample, refusal: Refusal, prompt_field: str | None
+) -> tuple[str | None, list[Span] | None]:
+    """Check whether a sample can be used, and find the answers.
 
     Args:
         sample: Sample of a corpus.
         refusal: Function that refuses texts.
-        prompt_field: Metadata field with the number of characters of the prompt, or None.
+        prompt_field: Metadata field with the length of the prompt or the spans of the answers, or None.
 
     Returns:
-        The reason why the sample cannot be used, as the middle of a sentence, or None. Then the number of characters of the prompt, or
+        The reason why the sample cannot be used, as the middle of a sentence, or None. Then the stretches that are predicted, or
         None if the sample cannot be used or `prompt_field` is None.
     """
     why = refusal(sample.text)
     if why is not None or prompt_field is None:
         return why, None
     try:
-        return None, prompt_chars(sample.text, LossKind(prompt_field=prompt_field), sample.meta)
+        return None, answer_spans(sample.text, LossKind(prompt_field=prompt_field), sample.meta)
     except ObservationError as error:
         return str(error).rstrip("."), None
 
@@ -161,4 +164,8 @@ def _smallest(texts: Iterable[SampledText], limit: int) -> list[SampledText]:
 
 
 def _read(place: str) -> Iterator[SampledText]:
-    return (SampledText(*orjson.loads(line)) for line in storage.read_bytes(place).splitlines())
+    for line in storage.read_bytes(place).splitlines():
+        hashed, identity, text, answers = orjson.loads(line)
+        # JSON has no pairs, so a span comes back as a list.
+        spans = None if answers is None else [(start, stop) for start, stop in answers]
+        yield SampledText(hashed, identity, text, spans)

@@ -27,6 +27,7 @@ from torch import nn
 from skillshard import progress
 from skillshard.artefact import differences
 from skillshard.corpus import Sample
+from skillshard.corpus.template import Span
 from skillshard.errors import TagsError
 from skillshard.proxy.device import is_here, one_thread
 from skillshard.proxy.identity import directory_identity
@@ -38,7 +39,7 @@ from skillshard.proxy.train import TokenBatch, sample_scores
 from skillshard.proxy.trial import Recipe, computing, load_checkpoint, new_model
 from skillshard.taggers.clusters.kmeans import Clusters, assign
 from skillshard.taggers.clusters.saved import SavedClusters
-from skillshard.taggers.losses.sampled_texts import prompt_or_fault
+from skillshard.taggers.losses.sampled_texts import answers_or_fault
 from skillshard.taggers.losses.scores import score_rows
 from skillshard.taggers.losses.trajectories import Measure, Scale, parts_features, whole_features
 from skillshard.taggers.rows import num_rows_of
@@ -141,11 +142,11 @@ class LossTagger:
         opened = _opened(self.folder, self.digest)
         refusal = opened.model.reading.refusal
         # Only usable texts go through the model. The others keep their places among the outcomes.
-        outcomes = [prompt_or_fault(sample, refusal, opened.prompt_field) for sample in samples]
+        outcomes = [answers_or_fault(sample, refusal, opened.prompt_field) for sample in samples]
         pairs = list(zip(samples, outcomes, strict=True))
         texts = [sample.text for sample, (why, _) in pairs if why is None]
-        prompts = [prompt for _, (why, prompt) in pairs if why is None and prompt is not None]
-        tags = iter(opened.tag(texts, None if opened.prompt_field is None else prompts) if texts else ())
+        answers = [spans for _, (why, spans) in pairs if why is None and spans is not None]
+        tags = iter(opened.tag(texts, None if opened.prompt_field is None else answers) if texts else ())
         return [
             next(tags) if why is None else Untagged("wrong-type", f"the text cannot be read: {why}")
             for why, _ in outcomes
@@ -161,8 +162,8 @@ class _Opened:
     names: tuple[str, ...]
     prompt_field: str | None
 
-    def tag(self, texts: Sequence[str], prompts: Sequence[int] | None) -> list[Tag]:
-        features = self.model.features(self.model.reading.encode(texts, prompts), guess_loss=self.guess_loss)
+    def tag(self, texts: Sequence[str], answers: Sequence[Sequence[Span]] | None) -> list[Tag]:
+        features = self.model.features(self.model.reading.encode(texts, answers), guess_loss=self.guess_loss)
         assigned = assign(self.scale.apply(features), self.clusters)
         pairs = zip(assigned.cluster.tolist(), assigned.distance.tolist(), strict=True)
         return [Tag(self.names[cluster], distance) for cluster, distance in pairs]

@@ -162,7 +162,7 @@ class LossFinder:
     ) -> None:
         place = search.work.scratch("texts.json")
         if not place.exists():
-            storage.write_bytes(place, orjson.dumps([[text.text, text.prompt] for text in texts]))
+            storage.write_bytes(place, orjson.dumps([[text.text, text.answers] for text in texts]))
         tasks = keyed(
             {
                 "texts": str(place),
@@ -200,7 +200,7 @@ class LossFinder:
     def _keep(
         self, search: Search, folder: Path, samples: Sequence[SampledText], reading: Reading, recipe: Recipe
     ) -> None:
-        batch = _encode(reading, [(text.text, text.prompt) for text in samples])
+        batch = _encode(reading, [(text.text, text.answers) for text in samples])
         losses, features = self._measure(search, folder, batch, reading, recipe)
         guess = guess_loss(batch.targets[batch.targets != IGNORE])
         scale = scale_of(features(guess), measure=self.measure)
@@ -358,9 +358,9 @@ def train_task(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: 
 
 
 def _encode(reading: Reading, texts: Sequence[Sequence[Any]]) -> TokenBatch:
-    """Encode pairs of a text and the length of its prompt. Without lengths, the reading finds the prompts."""
-    prompts = [prompt for _, prompt in texts]
-    return reading.encode([text for text, _ in texts], None if None in prompts else prompts)
+    """Encode pairs of a text and its answers. Without answers, the reading finds the prompts."""
+    answers = [spans for _, spans in texts]
+    return reading.encode([text for text, _ in texts], None if None in answers else answers)
 
 
 def measure_task(model: TrainedProxies, batch: TokenBatch, out: str) -> Record:
