@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard.corpus.paths import MISSING, in_meta, single
-from skillshard.corpus.template import Span
+from skillshard.corpus.template import Span, pairs_of
 from skillshard.errors import ObservationError, did_you_mean
 
 Reduction = Literal["per_sample", "per_token"]
@@ -220,7 +220,7 @@ def _spans_of(value: Any, num_chars: int) -> list[Span] | None:
         # In Python True is an integer, and a boolean is no number of characters.
         if not are_pairs or not all(type(bound) is int for bound in bounds) or bounds != sorted(bounds):
             return None
-        return [(start, stop) for start, stop in value] if bounds[0] >= 0 and bounds[-1] <= num_chars else None
+        return pairs_of(value) if bounds[0] >= 0 and bounds[-1] <= num_chars else None
     value = single(value)
     return [(value, num_chars)] if type(value) is int and 0 <= value < num_chars else None
 

@@ -6,7 +6,7 @@ specifications and runs no code.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from skillshard.errors import CorpusError
@@ -17,6 +17,15 @@ JOIN = "\n\n"
 """Text between several text fields, and between the messages of a conversation."""
 _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\", "{{": "{", "}}": "}"}
 _TOKEN = re.compile(r"\\.?|\{\{|\}\}|\{[^{}]*\}|[{}]", re.DOTALL)
+
+
+def pairs_of(spans: Iterable[Sequence[int]]) -> list[Span]:
+    """Return spans that were read from JSON, which has lists and no pairs.
+
+    >>> pairs_of([[3, 5]])
+    [(3, 5)]
+    """
+    return [(start, stop) for start, stop in spans]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import xxhash
 
 from skillshard import places, storage
 from skillshard.corpus import CorpusReading, Partition, PartitionReader, Rejection, Sample
-from skillshard.corpus.template import Span
+from skillshard.corpus.template import Span, pairs_of
 from skillshard.errors import CorpusError, ObservationError
 from skillshard.execution import Backend, Record, Task, keyed, run
 from skillshard.loss import LossKind, answer_spans
@@ -166,6 +166,4 @@ def _smallest(texts: Iterable[SampledText], limit: int) -> list[SampledText]:
 def _read(place: str) -> Iterator[SampledText]:
     for line in storage.read_bytes(place).splitlines():
         hashed, identity, text, answers = orjson.loads(line)
-        # JSON has no pairs, so a span comes back as a list.
-        spans = None if answers is None else [(start, stop) for start, stop in answers]
-        yield SampledText(hashed, identity, text, spans)
+        yield SampledText(hashed, identity, text, None if answers is None else pairs_of(answers))

@@ -21,6 +21,7 @@ import orjson
 from jaxtyping import Float
 
 from skillshard import storage
+from skillshard.corpus.template import pairs_of
 from skillshard.errors import TagsError
 from skillshard.execution import Record, Task, keyed
 from skillshard.keyed_random import keyed_seed
@@ -359,8 +360,8 @@ def train_task(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: 
 
 def _encode(reading: Reading, texts: Sequence[Sequence[Any]]) -> TokenBatch:
     """Encode pairs of a text and its answers. Without answers, the reading finds the prompts."""
-    answers = [spans for _, spans in texts]
-    return reading.encode([text for text, _ in texts], None if None in answers else answers)
+    answers = [pairs_of(spans) for _, spans in texts if spans is not None]
+    return reading.encode([text for text, _ in texts], answers if len(answers) == len(texts) else None)
 
 
 def measure_task(model: TrainedProxies, batch: TokenBatch, out: str) -> Record:
