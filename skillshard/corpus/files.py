@@ -13,12 +13,12 @@ import pyarrow.fs as pafs
 
 from skillshard import artefact, places, storage
 from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, compression_of, format_of, known_suffixes
-from skillshard.corpus.listing import list_directory, list_glob, special_kind
+from skillshard.corpus.listing import list_directory, list_glob, shown_place, special_kind, without_query
 from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
 from skillshard.corpus.selection import describe_left_out, refuse_undecodable, select, special_sentence
 from skillshard.errors import CorpusError, name_some
-from skillshard.printable import counted, printable
+from skillshard.printable import counted
 
 # Words of file names in usual data sets, and the split of each word.
 _SPLITS = {
@@ -172,14 +172,19 @@ def _files_at(place: str, layout: FileLayout) -> tuple[list[CorpusFile], Counter
         return _not_empty(*select(list_directory(place), place, layout), place)
     if kind is not None:
         raise CorpusError(special_sentence(place, kind))
-    if glob.has_magic(place):
+    pattern = without_query(place)
+    if glob.has_magic(pattern):
         base, entries = list_glob(place)
-        named = "".join(mark for mark in "._" if f"/{mark}" in place[len(base) :])
-        return _not_empty(*select(entries, base, layout, named=named, with_text=format_of(place) == "text"), place)
-    raise CorpusError(f"{printable(place)}: no such file or directory. Give a directory, a glob in quotes, or a file.")
+        named = "".join(mark for mark in "._" if f"/{mark}" in pattern[len(without_query(base)) :])
+        return _not_empty(*select(entries, base, layout, named=named, with_text=format_of(pattern) == "text"), place)
+    raise CorpusError(
+        f"{shown_place(place)}: no such file or directory. Give a directory, a glob in quotes, or a file."
+    )
 
 
 def _remote_kind(place: str) -> str | None:
+    if "?" in without_query(place):  # a wildcard, which pyarrow would take for the beginning of a query
+        return None
     kinds = {pafs.FileType.File: "", pafs.FileType.Directory: "a directory"}
     return kinds.get(storage.info(place).type)
 
@@ -187,12 +192,11 @@ def _remote_kind(place: str) -> str | None:
 def _named_file(place: str, layout: FileLayout) -> CorpusFile:
     refuse_undecodable(place)
     stat = storage.stat(place)
-    # The query of a signed URL is no part of the name.
-    name = (place.partition("?")[0] if places.is_remote(place) else place).rsplit("/", 1)[-1]
+    name = without_query(place).rsplit("/", 1)[-1]
     form = format_of(name) or (None if layout.text_files == "named" else "text")
     if form is None:
         raise CorpusError(
-            f"{printable(place)}: unknown suffix. The known suffixes of data are {known_suffixes()}. Rename or convert the file. To read "
+            f"{shown_place(place)}: unknown suffix. The known suffixes of data are {known_suffixes()}. Rename or convert the file. To read "
             "the file as text, give `text_files='whole'` or `text_files='lines'`."
         )
     return CorpusFile(place, name, form, stat.num_bytes, stat.mtime_ns, compression_of(name), layout)
@@ -203,7 +207,7 @@ def _not_empty(files: list[CorpusFile], left_out: Counter[str], place: str) -> t
         return files, left_out
     others = f". Left out: {describe_left_out(left_out)}" if left_out else ""
     raise CorpusError(
-        f"{printable(place)}: no corpus files found. Names must end in {known_suffixes()}, and hidden files are left "
+        f"{shown_place(place)}: no corpus files found. Names must end in {known_suffixes()}, and hidden files are left "
         f"out{others}. Check the path, or convert the files to one of these formats. To read files of text or code, give "
         "`text_files='whole'` or `text_files='lines'`."
     )

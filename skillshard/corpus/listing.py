@@ -6,6 +6,7 @@ a reader of a pipe would wait forever.
 
 import glob
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from fnmatch import fnmatchcase
 from skillshard import places, storage
 from skillshard.errors import CorpusError
 from skillshard.printable import printable
+
+_QUERY = re.compile(r"\?\w+=[^?]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,12 @@ def list_directory(place: str) -> list[Entry]:
 
 def list_glob(pattern: str) -> tuple[str, list[Entry]]:
     """Return the directory before the first wildcard of a glob, and all entries that match or lie in a matching directory."""
-    parts = pattern.split("/")
+    path = without_query(pattern)
+    parts = path.split("/")
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     base = "/".join(parts[:fixed]) or "/"
     if places.is_remote(pattern):
+        base += pattern[len(path) :]
         return base, [entry for entry in list_directory(base) if _leads_to(entry.name.split("/"), parts[fixed:])]
     entries: dict[str, Entry] = {}  # by place, because `**` matches a directory and also the entries in the directory
     for match in sorted(glob.glob(pattern, recursive=True)):
@@ -56,6 +61,20 @@ def list_glob(pattern: str) -> tuple[str, list[Entry]]:
         for entry in _walk(match, _relative(match, base), ()) if os.path.isdir(match) else [_entry(match, base)]:
             entries[entry.place] = entry
     return base, sorted(entries.values(), key=lambda entry: entry.name)
+
+
+def without_query(place: str) -> str:
+    """Return a place without the query of a store's address, which is no part of a name. Elsewhere "?" is a wildcard or a character.
+
+    >>> without_query("s3://bucket/part-?.jsonl?region=us-east-1&scheme=http"), without_query("s3://bucket/part-?.jsonl")
+    ('s3://bucket/part-?.jsonl', 's3://bucket/part-?.jsonl')
+    """
+    return _QUERY.sub("", place) if places.is_remote(place) else place
+
+
+def shown_place(place: str) -> str:
+    """Return a place for a message, without the keys that the address of a store can hold."""
+    return printable(places.public(place))
 
 
 def special_kind(place: str) -> str | None:
@@ -111,9 +130,7 @@ def _entry(place: str, base: str) -> Entry:
 
 
 def _relative(place: str, base: str) -> str:
-    if places.is_remote(base):
-        place, base = place.partition("?")[0], base.partition("?")[0]
-    return place[len(base.rstrip("/")) + 1 :]
+    return without_query(place)[len(without_query(base).rstrip("/")) + 1 :]
 
 
 def _leads_to(parts: list[str], patterns: list[str]) -> bool:

@@ -1,6 +1,7 @@
 """Read a partition of any format: every row gives a sample or a rejection, in the order of the file."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from urllib.parse import unquote
 
 import xxhash
 
@@ -18,6 +19,7 @@ from skillshard.corpus.tars import read_tar
 from skillshard.corpus.texts import read_text
 from skillshard.errors import CorpusError
 
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # Hive's folder name for a null
 _READERS: dict[Format, Callable[..., Iterator[Sample | Rejection]]] = {
     "arrow": read_table,
     "arrow-stream": read_table,
@@ -62,13 +64,16 @@ class PartitionReader:
             )
         self._begun = True
         _refuse_changed(self.partition)
-        yield from _reader_of(self.partition)(
+        rows = _reader_of(self.partition)(
             self.partition,
             fields=self._reading.rows_of(self.partition.name),
             max_sample_bytes=self._reading.max_sample_bytes,
             hasher=self._hasher,
             passed_over=self.passed_over,
         )
+        if folder_fields := hive_fields(self.partition.name):
+            rows = _with_fields(rows, folder_fields)
+        yield from rows
         self._finished = True
 
     def digest(self) -> str:
@@ -109,6 +114,27 @@ def _reader_of(partition: Partition) -> Callable[..., Iterator[Sample | Rejectio
     if partition.format == "jsonl":
         return read_documents if holds_documents(partition) else read_lines
     return _READERS[partition.format]
+
+
+def hive_fields(name: str) -> dict[str, str | None]:
+    """Return the fields in the names of folders such as `year=2024/`, which Hive, Spark and Arrow write.
+
+    >>> hive_fields("lang=en/topic=a%2Fb/part-0.parquet"), hive_fields("a=b.jsonl")
+    ({'lang': 'en', 'topic': 'a/b'}, {})
+    """
+    pairs = [part.split("=", 1) for part in name.split("/")[:-1] if "=" in part]
+    return {unquote(key): None if value == _HIVE_NULL else unquote(value) for key, value in pairs if key}
+
+
+def _with_fields(
+    rows: Iterator[Sample | Rejection], folder_fields: Mapping[str, str | None]
+) -> Iterator[Sample | Rejection]:
+    """Add the fields of the folders to the metadata. A field of the row has priority."""
+    for row in rows:
+        if isinstance(row, Sample):
+            for name, value in folder_fields.items():
+                row.meta.setdefault(name, value)
+        yield row
 
 
 def _refuse_changed(partition: Partition) -> None:

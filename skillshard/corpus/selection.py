@@ -30,7 +30,7 @@ from skillshard.corpus.formats import (
     is_compressed_otherwise,
     suffix_of,
 )
-from skillshard.corpus.listing import Entry
+from skillshard.corpus.listing import Entry, shown_place
 from skillshard.errors import CorpusError, name_some
 from skillshard.printable import counted, printable
 
@@ -106,6 +106,11 @@ def describe_left_out(left_out: Mapping[str, int]) -> str:
     return f"{counted(sum(left_out.values()), 'file')} ({', '.join(shown)})"
 
 
+def _shown(base: str, name: str) -> str:
+    """Return an entry of a directory for a message."""
+    return shown_place(places.join(base, name) if name else base)
+
+
 def _set_apart(name: str, named: str) -> str | None:
     """Return the kind of a name that is hidden or begins with "_" at any depth, or None."""
     parts = name.split("/")
@@ -159,9 +164,9 @@ def _refuse_compressed(entries: Sequence[Entry], base: str) -> None:
     if entries:
         names = name_some((printable(entry.name) for entry in entries), 3)
         raise CorpusError(
-            f"{printable(base)} holds {counted(len(entries), 'file')} in a compression that is not read: {names}. JSON, CSV and text may be "
+            f"{shown_place(base)} holds {counted(len(entries), 'file')} in a compression that is not read: {names}. JSON, CSV and text may be "
             "plain, .gz, .zst, .bz2 or .xz. Parquet, Arrow and tar must be plain. Decompress these files, or choose other files with a glob in quotes, "
-            f"such as '{printable(base).rstrip('/')}/*.jsonl'."
+            f"such as '{_shown(base, '*.jsonl')}'."
         )
 
 
@@ -179,7 +184,7 @@ def _refuse_several_splits(entries: Sequence[Entry], base: str) -> None:
         known = [split for split in splits if isinstance(split, str)] if isinstance(splits, list) else []
         present = [split for split in known if any(e.name.startswith(f"{above}{split}/") for e in entries)]
         if len(present) > 1:
-            place = f"{base.rstrip('/')}/{folder}".rstrip("/")
+            place = _shown(base, folder)
             raise CorpusError(
                 f"{place} is a saved DatasetDict with the splits {name_some(sorted(present))}, and a corpus is a single split. "
                 f"Name the directory of the split, such as {place}/{present[0]}."
@@ -192,7 +197,7 @@ def _refuse_other_tables(entries: Sequence[Entry], base: str) -> None:
         kind = "a Hudi" if "/.hoodie/" in f"/{entry.name}" else "an Iceberg" if is_iceberg else ""
         if kind:
             raise CorpusError(
-                f"{printable(base)} holds {kind} table ({printable(entry.name)}). The metadata of the table chooses the valid files, and "
+                f"{shown_place(base)} holds {kind} table ({printable(entry.name)}). The metadata of the table chooses the valid files, and "
                 f"is not read. {_WRITE_ANEW}"
             )
 
@@ -207,8 +212,12 @@ def _artefacts(entries: Sequence[Entry], base: str) -> dict[str, str]:
         if name in artefact.MANIFESTS and str(_json_object(entry).get("schema", "")).startswith("skillshard/"):
             folders[folder] = artefact.MANIFESTS[name]
     if (kind := folders.get("")) is not None:
-        remedy = f"Name {base}/train to read its samples." if kind == "shards" else "Name the directory of the corpus."
-        raise CorpusError(f"{base} holds {kind} of skillshard, not a corpus. {remedy}")
+        remedy = (
+            f"Name {_shown(base, 'train')} to read its samples."
+            if kind == "shards"
+            else "Name the directory of the corpus."
+        )
+        raise CorpusError(f"{shown_place(base)} holds {kind} of skillshard, not a corpus. {remedy}")
     return folders
 
 
@@ -252,7 +261,7 @@ def _saved_datasets(entries: Sequence[Entry], base: str) -> Listed:
         names = [above + str(file.get("filename")) for file in files if isinstance(file, dict)]
         if missing := [name for name in names if name not in present]:
             raise CorpusError(
-                f"{base.rstrip('/')}/{entry.name} lists {name_some(missing, 3, are_paths=True)}, but these files are missing. Fetch the "
+                f"{_shown(base, entry.name)} lists {name_some(missing, 3, are_paths=True)}, but these files are missing. Fetch the "
                 "whole directory again."
             )
         listed[folder] = ("state.json", frozenset(names))
@@ -268,7 +277,7 @@ def _delta_tables(entries: Sequence[Entry], base: str) -> Listed:
     present = {entry.name for entry in entries}
     listed: Listed = {}
     for folder, versions in logs.items():
-        place = f"{base.rstrip('/')}/{folder}".rstrip("/")
+        place = _shown(base, folder)
         # A checkpoint replaces old versions of the log by a Parquet file, which is not read.
         if sorted(versions) != list(range(len(versions))):
             raise CorpusError(f"{place} is a Delta table whose log does not begin at version 0. {_WRITE_ANEW}")
