@@ -1,4 +1,4 @@
-"""An artefact is a directory on disk, finished by a manifest. This module starts, resumes and finishes the work on an artefact.
+"""An artefact is a directory, local or in a store, finished by a manifest. This module starts, resumes and finishes the work on it.
 
 Layout during the work:
 
@@ -13,13 +13,16 @@ content of the file decides.
 
 A command that ended before its first finished task (because a field is missing, for example) leaves nothing that another command could
 damage. The next command starts the directory afresh, unless a process still works in the directory.
+
+A store has no locks and no renames. Two conditional requests replace both: job.json claims the directory, and the manifest finishes the
+directory, and each is put only if its name is free. A command that fails before its first finished task takes its claim back.
 """
 
+import contextlib
 import fcntl
 import fnmatch
 import glob
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +30,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from skillshard import canonical, places, storage
+from skillshard import canonical, places, storage, web
 from skillshard.errors import ExecutionError, SkillshardError, StorageError
 from skillshard.printable import counted
 
@@ -82,21 +85,27 @@ class _Lock:
 class Work:
     """Unfinished work on one artefact, new or resumed."""
 
-    out: Path
+    out: str
     manifest: str
     lock: _Lock | None = field(default=None, compare=False, repr=False)
+    is_claimant: bool = field(default=False, compare=False)
+    """Whether this process put job.json into a store."""
+
+    def place(self, *parts: str) -> str:
+        """Return the place of a file or directory of the artefact."""
+        return places.join(self.out, *parts)
 
     def records(self, stage: str) -> str:
         """Return the directory for the records of a stage's tasks."""
-        return str(self.out / ".work" / "records" / stage)
+        return self.place(".work", "records", stage)
 
-    def scratch(self, *parts: str) -> Path:
-        """Return a path for temporary files of the work. `finish` removes the files."""
-        return self.out.joinpath(".work", "scratch", *parts)
+    def scratch(self, *parts: str) -> str:
+        """Return a place for temporary files of the work. `finish` removes the files."""
+        return self.place(".work", "scratch", *parts)
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, then remove the temporary files of the work."""
-        storage.write_bytes(self.out / self.manifest, canonical.to_json(manifest))
+        _put_manifest(self.place(self.manifest), canonical.to_json(manifest))
         _clean(self.out)
 
     def release(self) -> None:
@@ -105,7 +114,20 @@ class Work:
             self.lock.release()
 
 
-Changed = Callable[[Path, Sequence[str]], list[str]]
+def _put_manifest(place: str, data: bytes) -> None:
+    """Write the file that finishes an artefact. In a store, only the first of several commands writes the file.
+
+    Raises:
+        StorageError: The store holds another manifest.
+    """
+    if not places.is_remote(place):
+        storage.write_bytes(place, data)
+    # Another run of the same command writes the same bytes, and so does a repeated request whose first answer got lost.
+    elif not storage.put_if_absent(place, data) and storage.read_bytes(place) != data:
+        raise StorageError(f"{places.public(place)} was written by another command meanwhile. Choose another `out`.")
+
+
+Changed = Callable[[str, Sequence[str]], list[str]]
 """A function that takes the directory of an artefact and files with a new time of change, and returns the files with new content."""
 
 
@@ -121,7 +143,7 @@ def begin(
     """Start work on `out`, or resume the work.
 
     Args:
-        out: Local directory. A missing directory is made.
+        out: Directory, local or in a store. A missing directory is made.
         manifest: Name of the file that finishes the directory.
         made_from: Inputs and arguments, which determine the bytes. The finished manifest has them under "made_from".
         mtimes_ns: Time of last change of every input file, by place. A change between two runs is noticed.
@@ -135,36 +157,41 @@ def begin(
     Raises:
         StorageError: `out` holds something else. The message names the difference.
     """
-    folder = places.local_path(out)
+    folder = _plain(out)
     # The names are listed first, then job.json is read, then the manifest. Another run of the same command writes job.json first
     # and removes it after the manifest, so that run is never taken for something foreign.
     names = _names_in(folder)
     job = _job_bytes(folder)
-    if (folder / manifest).exists():
+    if storage.exists(places.join(folder, manifest)):
         _refuse_other(folder, _by_name(_made_from(folder, manifest)), _by_name(made_from))
-        _refuse_changed(folder, (folder / manifest).stat().st_mtime_ns, mtimes_ns, changed)
+        _refuse_changed(folder, storage.stat(places.join(folder, manifest)).mtime_ns, mtimes_ns, changed)
         _clean(folder)
         return None
     if job is None:
         _refuse_foreign(folder, names)
-        lock = _Lock(folder)
-        _write_job(folder, made_from, mtimes_ns)
-        return Work(folder, manifest, lock)
+        lock = _lock_of(folder)
+        if _claim(folder, made_from, mtimes_ns):
+            return Work(folder, manifest, lock, is_claimant=True)
+        job = _job_bytes(folder)  # another command was faster
+        if job is None:
+            raise StorageError(f"{places.public(folder)} is used by another command just now. Run the command again.")
     begun = _begun(folder, job)  # only now, because a damaged job.json beside a finished artefact does no harm
-    lock = _Lock(folder)
+    lock = _lock_of(folder)
     try:
         if differences(_by_name(begun["made_from"]), _by_name(made_from)) and _is_free_to_begin_anew(folder, lock):
-            shutil.rmtree(folder / ".work" / "scratch", ignore_errors=True)
+            storage.remove_tree(places.join(folder, ".work", "scratch"))
             _write_job(folder, made_from, mtimes_ns)
         else:
             _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
             if _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns, changed):
                 _write_job(folder, made_from, mtimes_ns)  # the next command need not check these files again
-        if not keep_unfinished_files and lock.is_alone():
-            storage.remove_leftovers(folder)  # temporary files of commands that were killed
-        lock.share()
+        if lock is not None:
+            if not keep_unfinished_files and lock.is_alone():
+                storage.remove_leftovers(folder)  # temporary files of commands that were killed
+            lock.share()
     except OSError:
-        lock.release()
+        if lock is not None:
+            lock.release()
         raise
     return Work(folder, manifest, lock)
 
@@ -201,9 +228,20 @@ def make(
     except (FileNotFoundError, StorageError, ExecutionError):
         # `begin` returns None if the other run has finished the directory. Otherwise the error is a real one.
         if begin(out, manifest, made_from, times_ns, changed) is not None:
+            _take_claim_back(unfinished)
             raise
+    except BaseException:
+        _take_claim_back(unfinished)
+        raise
     finally:
         unfinished.release()
+
+
+def _take_claim_back(work: Work) -> None:
+    """Delete job.json of a store's directory in which no task is finished, so that a corrected command can begin."""
+    if places.is_remote(work.out) and work.is_claimant and not _has_records(work.out):
+        with contextlib.suppress(StorageError):  # the error of the work itself is the one to report
+            storage.remove_tree(places.join(work.out, ".work"))
 
 
 def refuse_nested(
@@ -216,6 +254,9 @@ def refuse_nested(
     Raises:
         StorageError: The output lies inside an input, or an input inside the output.
     """
+    if places.is_remote(out):
+        _refuse_nested_in_store(os.fspath(out), inputs, argument)
+        return
     target = Path(os.path.realpath(places.local_path(out)))
     for place in inputs:
         if places.is_remote(place):
@@ -233,6 +274,28 @@ def refuse_nested(
             raise StorageError(
                 f"{os.fspath(place)}, which is read, lies in `{argument}` {os.fspath(out)!r}. Choose another directory to write to."
             )
+
+
+def _refuse_nested_in_store(out: str, inputs: Iterable[str | os.PathLike[str]], argument: str) -> None:
+    """Do the part of `refuse_nested` for an output in a store."""
+    target = _address(out)
+    for place in inputs:
+        source = _address(os.fspath(place)) if places.is_remote(place) else ""
+        base = source.partition("*")[0].rpartition("/")[0] if "*" in source else source
+        if source and source != target and (target.startswith(f"{base}/") or source.startswith(f"{target}/")):
+            raise StorageError(
+                f"`{argument}` {places.public(out)} and {places.public(place)}, which is read, lie in each other: a command would read its own "
+                f"output. Choose a `{argument}` beside it."
+            )
+
+
+def _address(place: str) -> str:
+    """Return the scheme, bucket and path of a URI, without parameters.
+
+    >>> _address("s3://bucket/a/b/?region=us-east-1")
+    's3://bucket/a/b'
+    """
+    return place.partition("?")[0].rstrip("/")
 
 
 def _split_at_wildcards(place: Path) -> tuple[Path, tuple[str, ...]]:
@@ -256,25 +319,29 @@ def _may_match(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def kind(place: str | os.PathLike[str]) -> str:
-    """Return the manifest name of the artefact at a place. A remote artefact can only be a shard set.
+    """Return the manifest name of the artefact at a place. Over http, an artefact can only be a shard set.
 
     Raises:
         StorageError: The place holds no finished artefact.
     """
-    if places.is_remote(place):
+    if web.is_web(os.fspath(place)):
         return "manifest.json"
-    folder = places.local_path(place)
+    folder = _plain(place)
     for name in MANIFESTS:
-        if (folder / name).exists():
+        if storage.exists(places.join(folder, name)):
             return name
-    if not folder.exists():
-        raise StorageError(f"{folder} does not exist. Give the directory of tags, shards, token counts or a run.")
-    if folder.is_file():
-        raise StorageError(f"{folder} is a file, and no artefact of skillshard. {_what_reads(folder)}")
-    if (folder / ".work" / "job.json").exists():
-        raise StorageError(f"{folder} is not finished: run the command that began it again.")
+    shown = places.public(folder)
+    if storage.exists(places.join(folder, ".work", "job.json")):
+        raise StorageError(f"{shown} is not finished: run the command that began it again.")
     known = ", ".join(f"{name} ({what})" for name, what in MANIFESTS.items())
-    raise StorageError(f"{folder} holds no artefact of skillshard: none of {known} is there.")
+    if places.is_remote(folder):
+        raise StorageError(f"{shown} holds no artefact of skillshard: none of {known} is there. Is the address right?")
+    local = Path(folder)
+    if not local.exists():
+        raise StorageError(f"{shown} does not exist. Give the directory of tags, shards, token counts or a run.")
+    if local.is_file():
+        raise StorageError(f"{shown} is a file, and no artefact of skillshard. {_what_reads(local)}")
+    raise StorageError(f"{shown} holds no artefact of skillshard: none of {known} is there.")
 
 
 def _what_reads(file: Path) -> str:
@@ -331,43 +398,55 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     return [line for key, old, new in pairs for line in differences(old, new, f"{path}.{key}" if path else key)]
 
 
-def _names_in(folder: Path) -> list[str]:
-    if folder.exists() and not folder.is_dir():
+def _plain(place: str | os.PathLike[str]) -> str:
+    """Return a place as a text, a local one as a path."""
+    return os.fspath(place) if places.is_remote(place) else str(places.local_path(place))
+
+
+def _names_in(folder: str) -> list[str]:
+    """Return the names of the files and directories in a directory. A missing directory is empty."""
+    if places.is_remote(folder):
+        return storage.names_in(folder)
+    local = Path(folder)
+    if local.exists() and not local.is_dir():
         raise StorageError(f"{folder} is a file, and `out` must be a directory. Choose another `out`.")
-    for part in (folder, *folder.parents):
+    for part in (local, *local.parents):
         if part.is_symlink() and not part.exists():
             raise StorageError(
                 f"{part} is a link to {os.readlink(part)}, which is not there. Make that directory, remove the link, or choose another `out`."
             )
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    return storage.names_in(folder)
 
 
-def _job_bytes(folder: Path) -> bytes | None:
+def _job_bytes(folder: str) -> bytes | None:
     """Return the bytes of job.json of unfinished work, or None if the directory has no job.json."""
+    place = places.join(folder, ".work", "job.json")
+    if places.is_remote(place):
+        return storage.read_bytes(place) if storage.exists(place) else None
     try:
-        return (folder / ".work" / "job.json").read_bytes()
+        return Path(place).read_bytes()
     except FileNotFoundError:
         return None
 
 
-def _begun(folder: Path, data: bytes) -> dict[str, Any]:
+def _begun(folder: str, data: bytes) -> dict[str, Any]:
     """Return the inputs and arguments of unfinished work, from the bytes of its job.json."""
-    job: Any = canonical.from_json(data, folder / ".work" / "job.json")
+    job: Any = canonical.from_json(data, places.public(places.join(folder, ".work", "job.json")))
     if not (
         isinstance(job, dict) and isinstance(job.get("made_from"), dict) and isinstance(job.get("mtimes_ns"), dict)
     ):
         raise StorageError(
-            f"{folder / '.work' / 'job.json'} does not say what the unfinished work was begun with: it is damaged or edited. Remove {folder} "
-            "and run the command again, or choose another `out`."
+            f"{places.public(places.join(folder, '.work', 'job.json'))} does not say what the unfinished work was begun with: it is damaged "
+            f"or edited. Remove {places.public(folder)} and run the command again, or choose another `out`."
         )
     return job
 
 
-def _made_from(folder: Path, manifest: str) -> Any:
-    content = storage.read_json(folder / manifest)
+def _made_from(folder: str, manifest: str) -> Any:
+    content = storage.read_json(places.join(folder, manifest))
     if not isinstance(content, dict) or not isinstance(content.get("made_from"), dict):
         raise StorageError(
-            f"{folder} holds a {manifest} that skillshard did not write (the file does not name its inputs). "
+            f"{places.public(folder)} holds a {manifest} that skillshard did not write (the file does not name its inputs). "
             "Choose another `out`."
         )
     return content["made_from"]
@@ -383,28 +462,48 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _refuse_other(folder: Path, before: Any, now: Any) -> None:
+def _refuse_other(folder: str, before: Any, now: Any) -> None:
     changed = differences(before, now)
     if changed:
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise StorageError(
-            f"{folder} was begun with other inputs or arguments ({shown}). Choose another `out`, or remove {folder} to "
-            "make it anew."
+            f"{places.public(folder)} was begun with other inputs or arguments ({shown}). Choose another `out`, or remove "
+            f"{places.public(folder)} to make it anew."
         )
 
 
-def _is_free_to_begin_anew(folder: Path, lock: _Lock) -> bool:
-    """Whether no task is finished in a directory, and no other process works in it."""
-    return not any((folder / ".work" / "records").rglob("*.json")) and lock.is_alone()
+def _has_records(folder: str) -> bool:
+    """Whether a task is finished in a directory."""
+    return bool(storage.list_files(places.join(folder, ".work", "records"), "*.json", hidden=True))
 
 
-def _write_job(folder: Path, made_from: dict[str, Any], mtimes_ns: Mapping[str, int]) -> None:
-    job = {"made_from": made_from, "mtimes_ns": dict(mtimes_ns)}
-    storage.write_bytes(folder / ".work" / "job.json", canonical.to_json(job))
+def _lock_of(folder: str) -> _Lock | None:
+    return None if places.is_remote(folder) else _Lock(Path(folder))
+
+
+def _is_free_to_begin_anew(folder: str, lock: _Lock | None) -> bool:
+    """Whether no task is finished in a directory, and no other process works in it. In a store, a claim is always respected."""
+    return lock is not None and not _has_records(folder) and lock.is_alone()
+
+
+def _claim(folder: str, made_from: dict[str, Any], mtimes_ns: Mapping[str, int]) -> bool:
+    """Write job.json into a directory without one. In a store, return False if another command was faster."""
+    if not places.is_remote(folder):
+        _write_job(folder, made_from, mtimes_ns)
+        return True
+    return storage.put_if_absent(places.join(folder, ".work", "job.json"), _job(made_from, mtimes_ns))
+
+
+def _job(made_from: dict[str, Any], mtimes_ns: Mapping[str, int]) -> bytes:
+    return canonical.to_json({"made_from": made_from, "mtimes_ns": dict(mtimes_ns)})
+
+
+def _write_job(folder: str, made_from: dict[str, Any], mtimes_ns: Mapping[str, int]) -> None:
+    storage.write_bytes(places.join(folder, ".work", "job.json"), _job(made_from, mtimes_ns))
 
 
 def _refuse_changed_since(
-    folder: Path, before_ns: Mapping[str, int], now_ns: Mapping[str, int], changed: Changed
+    folder: str, before_ns: Mapping[str, int], now_ns: Mapping[str, int], changed: Changed
 ) -> bool:
     """Refuse inputs that changed since the work was begun.
 
@@ -420,32 +519,35 @@ def _refuse_changed_since(
     new = [place for place in suspects if place not in now_ns or place not in before_ns]
     if others := new or changed(folder, suspects):
         raise StorageError(
-            f"{others[0]} changed since the unfinished work in {folder} was begun ({counted(len(others), 'such file')}), and the "
-            f"finished tasks may not fit the new content. Remove {folder} and run the command again, or choose another `out`."
+            f"{others[0]} changed since the unfinished work in {places.public(folder)} was begun ({counted(len(others), 'such file')}), "
+            f"and the finished tasks may not fit the new content. Remove {places.public(folder)} and run the command again, or choose "
+            "another `out`."
         )
     return True
 
 
-def _refuse_changed(folder: Path, finished_ns: int, mtimes_ns: Mapping[str, int], changed: Changed) -> None:
+def _refuse_changed(folder: str, finished_ns: int, mtimes_ns: Mapping[str, int], changed: Changed) -> None:
     # The manifest has no times, so an input counts as suspect if it changed after the manifest was written.
     suspects = [place for place, mtime_ns in mtimes_ns.items() if mtime_ns > finished_ns]
     if suspects and (others := changed(folder, suspects)):
         raise StorageError(
-            f"{others[0]} changed after {folder} was made from it ({counted(len(others), 'such file')}). Choose another `out`, or remove "
-            f"{folder} to make it anew."
+            f"{others[0]} changed after {places.public(folder)} was made from it ({counted(len(others), 'such file')}). Choose another "
+            f"`out`, or remove {places.public(folder)} to make it anew."
         )
 
 
-def _refuse_foreign(folder: Path, names: list[str]) -> None:
+def _refuse_foreign(folder: str, names: list[str]) -> None:
     for name in names:
         if name in MANIFESTS:
-            raise StorageError(f"{folder} already holds {MANIFESTS[name]} ({name}). Choose another `out`.")
+            raise StorageError(
+                f"{places.public(folder)} already holds {MANIFESTS[name]} ({name}). Choose another `out`."
+            )
     if [name for name in names if name != ".work"]:
         raise StorageError(
-            f"{folder} is not empty ({', '.join(names[:3])}) and holds no artefact of skillshard. Choose another `out`."
+            f"{places.public(folder)} is not empty ({', '.join(names[:3])}) and holds no artefact of skillshard. Choose another `out`."
         )
 
 
-def _clean(folder: Path) -> None:
-    shutil.rmtree(folder / ".work", ignore_errors=True)
+def _clean(folder: str) -> None:
+    storage.remove_tree(places.join(folder, ".work"))
     storage.remove_leftovers(folder)

@@ -3,6 +3,7 @@
 Without a terminal or notebook, a command writes a plain line every few seconds, and a call from Python is silent.
 """
 
+import os
 import sys
 import threading
 import time
@@ -10,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from skillshard.progress import sent_to
@@ -131,11 +131,11 @@ class Bars:
     """A display of progress on standard error, one stage after another.
 
     Args:
-        kept_in: Directory with the finished work of a stopped command, for the message.
+        kept_in: Directory or URI with the finished work of a stopped command, for the message.
         of_command: Whether a command shows the bars. A command writes lines if it has no terminal, and Ctrl-C raises `Stopped`.
     """
 
-    def __init__(self, kept_in: Path | None = None, *, of_command: bool = True) -> None:
+    def __init__(self, kept_in: str | os.PathLike[str] | None = None, *, of_command: bool = True) -> None:
         self._kept_in, self._of_command = kept_in, of_command
         self._stages: list[Stage] = []
         self._screen: Callable[[], None] = self._show_lines
@@ -214,7 +214,11 @@ class Bars:
         where = f" in the stage '{under_way[-1].name}'" if under_way else ""
         if under_way and under_way[-1].num:
             where += f", {under_way[-1].num_done:,} of {under_way[-1].num:,} done"
-        work = "" if self._kept_in is None else f". What is finished is kept in {self._kept_in}"
+        if self._kept_in is None:
+            return where
+        from skillshard import places  # brings pyarrow, which the help of a command does not need
+
+        work = f". What is finished is kept in {places.public(self._kept_in)}"
         return where + work
 
 

@@ -14,7 +14,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from skillshard import canonical, places, progress, storage
@@ -23,7 +22,8 @@ from skillshard.errors import ExecutionError, MissingTasksError, SkillshardError
 from skillshard.extras import needed
 from skillshard.job_array import ArrayPart
 from skillshard.pool import Event, WorkerPool
-from skillshard.ray_pool import Needs, RayPool, one_connection
+from skillshard.ray_connection import one_connection
+from skillshard.ray_pool import Needs, RayPool
 
 MAX_TRIES = 3
 """Number of times that a task may fail, or kill its worker."""
@@ -187,16 +187,17 @@ def run(
         MissingTasksError: A process of a job array needs a record of an earlier stage that is not there.
         StageEnded: A process of a job array has done its part of the stage.
     """
-    stage = stage or records.rstrip("/").rpartition("/")[2]
+    stage = stage or places.name(records)
     part = backend.array_part
     if part is not None and part.order(stage) > 0:
         raise part.passed()
     done: dict[str, Record] = {}
     watcher = on_done if isinstance(on_done, Watcher) else None
+    # One listing, because a store answers a question about each record only after a while.
+    finished = set(storage.names_in(records))
     for task in tasks:
-        place = places.join(records, f"{task.key}.json")
-        if storage.exists(place):
-            done[task.key] = storage.read_json(place)
+        if f"{task.key}.json" in finished:
+            done[task.key] = storage.read_json(places.join(records, f"{task.key}.json"))
             (watcher.found_done if watcher else on_done)(task, done[task.key])
     missing = [task for task in tasks if task.key not in done]
     if part is not None:
@@ -257,7 +258,7 @@ def _run_missing(
                 num_local_cpus=backend.workers or num_cpus(),
                 needs=Needs(backend.task_cpus, num_gpus, backend.task_memory),
                 keeps_model=keeps_model,
-                shares=Path(records),
+                shares=records,
             ),
             records,
             on_part,

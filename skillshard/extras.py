@@ -22,6 +22,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "proxy": (*_CLUSTER, "torch"),
     "ray": ("ray",),
     "regmix": ("lightgbm", "scipy", "threadpoolctl"),
+    "stores": ("obstore",),
     "tokens": ("tokenizers",),
     "torch": ("torch",),
     "torchdata": ("torch", "torchdata"),

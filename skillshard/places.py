@@ -47,6 +47,26 @@ def join(place: str | os.PathLike[str], *parts: str) -> str:
     return "/".join([text.rstrip("/") or "/", *parts]) + mark + query
 
 
+def name(place: str | os.PathLike[str]) -> str:
+    """Return the last part of a place, without the parameters of a URI.
+
+    >>> name("s3://bucket/run/records/sort?region=eu"), name("out/records/sort/")
+    ('sort', 'sort')
+    """
+    text = os.fspath(place)
+    return (text.partition("?")[0] if is_remote(text) else text).rstrip("/").rpartition("/")[2]
+
+
+def relative(place: str, folder: str) -> str:
+    """Return the path of a place inside a directory.
+
+    >>> relative("s3://bucket/run/parts/0.parquet?region=eu", "s3://bucket/run?region=eu"), relative("out/train/0.tar", "out")
+    ('parts/0.parquet', 'train/0.tar')
+    """
+    path, base = (text.partition("?")[0] if is_remote(text) else text for text in (place, folder))
+    return path[len(base.rstrip("/")) + 1 :]
+
+
 def public(place: str | os.PathLike[str]) -> str:
     """Return a place for a message, without the keys and signatures that a URI can hold.
 

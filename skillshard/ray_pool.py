@@ -1,35 +1,20 @@
-"""Workers on Ray, with the interface of the local pool (`skillshard.pool`). Only this module imports ray.
+"""Workers on Ray, with the interface of the local pool (`skillshard.pool`). Only this module and ray_connection.py import ray.
 
 The number of tasks in flight follows the cluster: nodes that join get tasks, and the tasks of nodes that leave are tried again. The end
 of a worker is charged to a task only if the task ran and the node is still alive. In all other cases the event is "lost".
-
-A command keeps a single connection to Ray (`one_connection`). A second connection would need new workers for each stage, and fails in a
-job whose working directory Ray removed after the first connection.
 """
 
 import contextlib
-import logging
-import os
-import re
-import secrets
-import signal
-import socket
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from skillshard import progress
-from skillshard.errors import ExecutionError, first_line
+from skillshard import places, progress, storage
+from skillshard.errors import ExecutionError, StorageError, first_line
 from skillshard.pool import Event
+from skillshard.ray_connection import connect, one_connection
 
-OBJECT_STORE_BYTES = 256 << 20
-"""Shared memory of a local Ray. Tasks pass only small records and need little memory."""
-CONNECT_TIMEOUT_S = 10
-"""Seconds to wait for an answer at the address of a Ray cluster. Ray itself would wait for minutes."""
 RESOURCES_S = 2.0
 """Seconds between two looks at the nodes of the cluster. A new node then gets tasks soon, and a look costs little."""
 MAX_SHARES_READ = 100
@@ -64,9 +49,6 @@ class Needs:
         return int(min(slots))
 
 
-# ------------------------------------------------------------------------------------------------------------- workers
-
-
 class RayPool:
     """Workers of a Ray cluster. The `with` block connects to the cluster, and its end stops the running tasks.
 
@@ -75,10 +57,10 @@ class RayPool:
         num_local_cpus: Number of CPUs of a Ray on this machine.
         needs: Resources of a task.
         keeps_model: Whether actors do task after task and keep a loaded model.
-        shares: Directory that all nodes see, for the progress of the running tasks.
+        shares: Directory that all nodes see, or place in a store, for the progress of the running tasks.
     """
 
-    def __init__(self, address: str, *, num_local_cpus: int, needs: Needs, keeps_model: bool, shares: Path) -> None:
+    def __init__(self, address: str, *, num_local_cpus: int, needs: Needs, keeps_model: bool, shares: str) -> None:
         self._address, self._num_local_cpus = address, num_local_cpus
         self._needs, self._keeps_model, self._shares = needs, keeps_model, shares
         self._running: dict[Any, str] = {}
@@ -106,9 +88,10 @@ class RayPool:
 
     def begin(self, key: str, function: Callable[..., Any], *arguments: Any) -> None:
         """Begin `function(*arguments)` on the cluster."""
-        self._share_place(key).unlink(missing_ok=True)  # of an earlier try
+        place = self._share_place(key)
+        if not places.is_remote(place):
+            storage.remove(place)  # of an earlier try
         self._nodes_at_begin[key] = frozenset(self._nodes)
-        place = str(self._share_place(key))
         if not self._keeps_model:
             self._running[self._task.remote(place, function, arguments)] = key
             return
@@ -146,7 +129,7 @@ class RayPool:
             event, actor = Event(key, "lost" if is_lost else "died", died), None
         if actor is not None:
             self._idle.append(actor)
-        self._share_place(key).unlink(missing_ok=True)
+        storage.remove(self._share_place(key))
         return event
 
     def _is_lost(self, key: str, error: Exception) -> bool:
@@ -160,7 +143,7 @@ class RayPool:
         if isinstance(error, of_nodes) or getattr(error, "preempted", False):
             return True
         self._look_at_nodes()
-        return not self._share_place(key).exists() or not self._nodes_at_begin[key] <= set(self._nodes)
+        return not storage.exists(self._share_place(key)) or not self._nodes_at_begin[key] <= set(self._nodes)
 
     def _look_at_nodes(self) -> None:
         import ray
@@ -169,19 +152,19 @@ class RayPool:
         self._nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
         self._looked_s = time.monotonic()
 
-    def _share_place(self, key: str) -> Path:
-        return self._shares / f".{key}.progress"
+    def _share_place(self, key: str) -> str:
+        return places.join(self._shares, f".{key}.progress")
 
     def _read_share(self, key: str) -> float | None:
         try:
-            return float(self._share_place(key).read_text())
-        except (FileNotFoundError, ValueError):  # not written yet, or half written
+            return float(storage.read_bytes(self._share_place(key)))
+        except (StorageError, ValueError):  # not written yet, or half written
             return None
 
     def __enter__(self) -> "RayPool":
         with contextlib.ExitStack() as cleanup:
             cleanup.enter_context(one_connection())
-            _connect(self._address, self._num_local_cpus)
+            connect(self._address, self._num_local_cpus)
             import ray
 
             self._look_at_nodes()
@@ -236,19 +219,24 @@ class RayPool:
 
 def _do(place: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Do a task. A file shows that the task began, and the finished share: Ray has no cheap way from a task to the driver."""
-    file = Path(place)
 
     def write(share: float) -> None:
+        data = f"{share:.4f}".encode()
         with contextlib.suppress(OSError):  # a full disk stops the task where the task writes its results, not here
+            if places.is_remote(place):
+                storage.write_bytes(place, data)
+                return
+            # Not whole or nothing: a half-written share is read again a second later, and a sync to the disk takes time.
+            file = places.local_path(place)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{share:.4f}")
+            file.write_bytes(data)
 
     write(0.0)
     try:
         with progress.sent_to(write):
             return function(*arguments)
     finally:
-        file.unlink(missing_ok=True)
+        storage.remove(place)
 
 
 class _Keeper:
@@ -256,130 +244,3 @@ class _Keeper:
 
     def do(self, place: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return _do(place, function, arguments)
-
-
-# ---------------------------------------------------------------------------------------------------------- connection
-
-
-class _Connection:
-    """The connection of this process to Ray: the number of blocks that keep the connection, and whether this module made it."""
-
-    num_blocks = 0
-    is_ours = False
-
-
-@contextlib.contextmanager
-def one_connection() -> Iterator[None]:
-    """Keep the connection to Ray that a stage in the block makes, until the end of the outermost block."""
-    _Connection.num_blocks += 1
-    try:
-        yield
-    finally:
-        _Connection.num_blocks -= 1
-        if not _Connection.num_blocks and _Connection.is_ours:
-            import ray
-
-            _Connection.is_ours = False
-            ray.shutdown()
-
-
-def _connect(address: str, num_local_cpus: int) -> None:
-    """Connect to Ray unless the process is connected already."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers over the network
-    if address == "local":
-        _guard_local_ray()
-    import ray  # after the environment is set, because Ray reads the environment at the import
-
-    if ray.is_initialized():
-        return
-    with _own_signal_handlers():
-        if address == "local":
-            _start_local(num_local_cpus)
-        else:
-            _join(address)
-    _Connection.is_ours = True
-
-
-def _start_local(num_cpus: int) -> None:
-    import ray
-
-    try:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise ExecutionError(
-            f"no Ray could be started here: {first_line(error).rstrip('.')}. Its logs are under /tmp/ray; without "
-            "`ray_address` a local process pool does the same work."
-        ) from error
-
-
-def _join(address: str) -> None:
-    import ray
-
-    try:
-        _refuse_silent(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise ExecutionError(
-            f"no Ray cluster at `ray_address={address!r}`: {first_line(error).rstrip('.')}. Start one with 'ray start "
-            "--head', give its address, or use `ray_address='local'`, or none for a local process pool."
-        ) from error
-
-
-@contextlib.contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Restore the handler of SIGTERM after the block. Ray's handler would end the process without a message."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-def _guard_local_ray() -> None:
-    """Give a local Ray a new token, unless the user chose another setting.
-
-    Ray listens on more than loopback. By default, Ray leaves a token in the home directory, and the token switches authentication on for
-    every later cluster.
-    """
-    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-
-def _refuse_silent(address: str) -> None:
-    """Refuse an address HOST:PORT without an answer. Ray itself would try for minutes, and then end the process.
-
-    Raises:
-        OSError: Nothing answers, or another program than Ray answers.
-    """
-    match = re.fullmatch(r"(?:ray://)?\[?([^\]/]+?)\]?:(\d+)", address)
-    if match:
-        with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_TIMEOUT_S) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") == "0" and not _speaks_http2(connection):
-                raise ConnectionError(
-                    "what listens there is not Ray (the port of a dashboard? It is 6379 unless changed)"
-                )
-
-
-def _speaks_http2(connection: socket.socket) -> bool:
-    """Whether the other side answers the opening of HTTP/2 with a frame of settings, as gRPC does.
-
-    A connection alone proves nothing. Ray's dashboard accepts a connection too, and then Ray waits for more than two minutes and
-    reports a time-out.
-    """
-    # The client preface of HTTP/2 and an empty SETTINGS frame. Byte 3 of a frame's header of 9 bytes is its type, and 4 is SETTINGS.
-    try:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
-        return connection.recv(9)[3:4] == b"\4"
-    except OSError:
-        return False

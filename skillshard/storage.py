@@ -4,21 +4,24 @@ A place is a local path or a URI (`s3://`, `gs://`, `abfs://`, `hf://`, `file://
 decompresses `.gz` and `.zst`. Files of `http://` and `https://` can be read only (web.py). The part of a URI after `?` is for the store
 (`s3://bucket/S?region=us-east-1&endpoint_override=host:9000&scheme=http`), and not part of the path. A file is first written to a
 temporary file, beside the target (local) or on this machine (remote). Only a finished file gets its final name, so a killed process
-leaves no half-written file under a final name.
+leaves no half-written file under a final name. uploads.py puts the finished files of remote places.
 """
 
 import contextlib
 import errno
 import fnmatch
+import io
 import os
 import random
 import re
 import secrets
+import shutil
 import ssl
 import stat as stat_module
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from skillshard import places, stores, web
+from skillshard import places, stores, uploads, web
 from skillshard.canonical import digest_of, from_json
 from skillshard.errors import StorageError, first_line, is_of_a_client
 
@@ -38,6 +41,8 @@ BACK_OFF_S = 0.5
 """The first pause between two tries. Each pause is twice the pause before: together 7.75 to 15.5 s, since pauses are shortened at random."""
 MAX_PAUSE_S = 60.0
 """Longest pause that a server can ask for."""
+MAX_REQUESTS = 16
+"""Largest number of requests to a store that a process makes at the same time."""
 CHUNK_BYTES = 8 << 20
 """Bytes of one read from a store. pyarrow sends one request for each read."""
 _PART = ".part"
@@ -127,6 +132,18 @@ def list_files(place: str | os.PathLike[str], pattern: str = "*", *, hidden: boo
         if info.type == pafs.FileType.File and (hidden or not is_hidden) and fnmatch.fnmatch(info.base_name, pattern):
             files.append(FileStat(places.join(place, relative), info.size, info.mtime_ns or 0))
     return sorted(files, key=lambda file: file.place)
+
+
+def names_in(place: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the files and directories directly in a directory, hidden ones too, sorted. A missing directory has none."""
+    if not places.is_remote(place):
+        folder = places.local_path(place)
+        return sorted(os.listdir(folder)) if folder.is_dir() else []
+    fs, path = places.filesystem(place)
+    selector = pafs.FileSelector(path, allow_not_found=True)
+    with stores.no_fork:
+        infos = retried(place, lambda: fs.get_file_info(selector))
+    return sorted(info.base_name for info in infos)
 
 
 def open_stream(place: str | os.PathLike[str], *, compression: str | None = None) -> pa.NativeFile:
@@ -269,8 +286,7 @@ def writing(place: str | os.PathLike[str]) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
             yield part
-            fs, path = places.filesystem(place)
-            pafs.copy_files(str(part), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=fs)
+            uploads.put(os.fspath(place), part)
         return
     target = places.local_path(place)
     # Beside the target, since a rename is atomic within a file system only. The random word keeps two threads and two hosts apart.
@@ -309,6 +325,9 @@ _REMEDIES = {
 
 def write_bytes(place: str | os.PathLike[str], data: bytes) -> None:
     """Write a file, whole or not at all."""
+    if places.is_remote(place):
+        uploads.put(os.fspath(place), data)
+        return
     with writing(place) as part:
         part.write_bytes(data)
 
@@ -330,11 +349,11 @@ NO_HARD_LINKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, err
 
 
 def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
-    """Write a local file unless its name is taken. Exactly one of several racing writers wins.
+    """Write a file unless its name is taken. Exactly one of several racing writers wins.
 
     A hard link is the atomic step: the link fails if the name exists, on local file systems and on NFS. On a file system
     without hard links, a symbolic link to a hidden file beside the name is the atomic step. The file survives the death of any
-    process. `sync` makes the file survive the death of the machine.
+    process. `sync` makes the file survive the death of the machine. In a store, the atomic step is a conditional request.
 
     Returns:
         Whether this call wrote the file.
@@ -343,6 +362,8 @@ def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
         StorageError: The file system has neither hard links nor symbolic links.
         OSError: The folder is missing, full or read-only.
     """
+    if places.is_remote(path):
+        return uploads.create(os.fspath(path), data)
     if os.path.lexists(path):  # the usual case of a reader of a busy ledger: no temporary file is written
         return False
     folder, name = os.path.split(path)
@@ -389,10 +410,86 @@ def _link_by_name(part: str, path: str | os.PathLike[str]) -> None:
         ) from error
 
 
+def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Give a finished file a second name, unless the name is taken. A local file gets a hard link, an object of a store a copy.
+
+    Both names must be local, or both in one store. Another process that writes the same bytes under the name may be first.
+    """
+    if places.is_remote(target):
+        uploads.copy(os.fspath(source), os.fspath(target))
+        return
+    source_path, target_path = places.local_path(source), places.local_path(target)
+    if target_path.exists():
+        return
+    target_path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source_path, target_path)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        with writing(target_path) as part:
+            shutil.copyfile(source_path, part)
+
+
+def link_or_copy_all(names: Sequence[tuple[str, str]]) -> None:
+    """Call `link_or_copy` for pairs of a file and its second name. Requests to a store run at the same time."""
+    if names and places.is_remote(names[0][1]):
+        with ThreadPoolExecutor(MAX_REQUESTS) as threads:
+            list(threads.map(lambda pair: link_or_copy(*pair), names))
+        return
+    for source, target in names:
+        link_or_copy(source, target)
+
+
+def remove(place: str | os.PathLike[str]) -> None:
+    """Delete a file. A missing file is no error."""
+    if places.is_remote(place):
+        uploads.delete([os.fspath(place)])
+    else:
+        places.local_path(place).unlink(missing_ok=True)
+
+
+def remove_tree(place: str | os.PathLike[str]) -> None:
+    """Delete a directory with all files. A missing directory is no error, and a local file that cannot be deleted stays."""
+    if places.is_remote(place):
+        uploads.delete(file.place for file in list_files(place, hidden=True))
+    else:
+        shutil.rmtree(places.local_path(place), ignore_errors=True)
+
+
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Delete the temporary files that killed writers left under a local directory."""
+    """Delete the temporary files that killed writers left under a local directory. A store has none."""
+    if places.is_remote(folder):
+        return
     for part in places.local_path(folder).rglob(f".*{_PART}"):
         part.unlink(missing_ok=True)
+
+
+def load_array(place: str | os.PathLike[str]) -> np.ndarray:
+    """Read a .npy file. A local file is memory-mapped, so only the parts that are used are read."""
+    if not places.is_remote(place):
+        return np.load(places.local_path(place), mmap_mode="r")
+    return np.load(io.BytesIO(read_bytes(place)))
+
+
+def load_arrays(place: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read all arrays of a .npz file."""
+    with np.load(io.BytesIO(read_bytes(place))) as arrays:
+        return dict(arrays)
+
+
+def readable(place: str | os.PathLike[str]) -> str | io.BytesIO:
+    """Return a file for a library that reads paths or file objects. A file of a store is read whole: many small requests take longer.
+
+    Raises:
+        StorageError: The place is a directory or a device, or the store does not give the file.
+    """
+    if places.is_remote(place):
+        return io.BytesIO(read_bytes(place))
+    refuse_special(place)
+    return str(places.local_path(place))
 
 
 def read_json(place: str | os.PathLike[str]) -> Any:

@@ -11,7 +11,6 @@ the corpus is accounted for.
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
@@ -103,25 +102,31 @@ class TagsManifest(BaseModel):
 class Tags:
     """A finished tags artefact."""
 
-    folder: Path
+    folder: str
     manifest: TagsManifest
 
     @classmethod
     def open(cls, place: str | os.PathLike[str]) -> "Tags":
-        """Open tags by their directory.
+        """Open tags by their directory, local or in a store.
 
         Raises:
             TagsError: The directory holds no finished tags, or tags.json is damaged.
         """
-        folder = places.local_path(place)
-        if not (folder / MANIFEST).exists():
+        folder = os.fspath(place) if places.is_remote(place) else str(places.local_path(place))
+        manifest_place = places.join(folder, MANIFEST)
+        if not storage.exists(manifest_place):
             raise TagsError(
-                f"{folder} holds no finished tags: {MANIFEST} is not there. Run 'skillshard tag' to its end."
+                f"{places.public(folder)} holds no finished tags: {MANIFEST} is not there. Run 'skillshard tag' to its end."
             )
-        storage.refuse_special(folder / MANIFEST)
-        raw = storage.read_bytes(folder / MANIFEST)
+        if not places.is_remote(folder):
+            storage.refuse_special(manifest_place)
         manifest = artefact.parse_manifest(
-            raw, TagsManifest, place=folder / MANIFEST, schema="tags-1.json", error=TagsError, anew=_ANEW
+            storage.read_bytes(manifest_place),
+            TagsManifest,
+            place=places.public(manifest_place),
+            schema="tags-1.json",
+            error=TagsError,
+            anew=_ANEW,
         )
         return cls(folder, manifest)
 
@@ -129,14 +134,18 @@ class Tags:
         """Return one line with the place and the numbers of skills, samples and parts."""
         manifest = self.manifest
         return (
-            f"Tags({os.fspath(self.folder)!r}: {counted(len(manifest.skills), 'skill')}, {counted(manifest.num_tagged, 'sample')}, "
+            f"Tags({places.public(self.folder)!r}: {counted(len(manifest.skills), 'skill')}, {counted(manifest.num_tagged, 'sample')}, "
             f"{sum(manifest.set_aside.values()):,} set aside, {counted(len(manifest.parts), 'part')})"
         )
 
     @property
     def digest(self) -> str:
         """Digest of tags.json, which holds the digests of all parts."""
-        return storage.file_digest(self.folder / MANIFEST)
+        return storage.file_digest(self.place(MANIFEST))
+
+    def place(self, *parts: str) -> str:
+        """Return the place of a file or directory of the tags."""
+        return places.join(self.folder, *parts)
 
     @property
     def layout(self) -> FileLayout:
@@ -154,15 +163,15 @@ class Tags:
             advance(number, len(self.manifest.parts))
             place = part_place(self.folder, number)
             if not storage.exists(place):
-                faults.append(f"{place} is missing. {_ANEW}")
+                faults.append(f"{places.public(place)} is missing. {_ANEW}")
             elif (got := storage.file_digest(place)) != part.part_digest:
                 faults.append(
-                    f"{place} has digest {got}, tags.json says {part.part_digest}: damaged or edited. {_ANEW}"
+                    f"{places.public(place)} has digest {got}, tags.json says {part.part_digest}: damaged or edited. {_ANEW}"
                 )
             num_rejected = count_rejected(self.folder, [number]) if part.num_set_aside else 0
             if num_rejected != part.num_set_aside:
                 faults.append(
-                    f"{rejected_place(self.folder, number)} holds {num_rejected:,} rows, tags.json says {part.num_set_aside:,}: "
+                    f"{places.public(rejected_place(self.folder, number))} holds {num_rejected:,} rows, tags.json says {part.num_set_aside:,}: "
                     f"missing, damaged or edited. {_ANEW}"
                 )
         # The rest of a file that was set aside is a row of its part, but no row of the corpus.
@@ -206,18 +215,22 @@ def read_part(place: str) -> Iterator[TagRow]:
     Raises:
         TagsError: The part is missing or damaged.
     """
-    storage.refuse_special(place)
+    source = storage.readable(place)
     try:
-        with pq.ParquetFile(place) as file:
+        with pq.ParquetFile(source) as file:
             # A Parquet file of another program would otherwise fail somewhere in the middle of a shard.
             if not file.schema_arrow.equals(SCHEMA):
-                raise TagsError(f"{place} has columns {file.schema_arrow.names}, tags have {SCHEMA.names}. {_ANEW}")
+                raise TagsError(
+                    f"{places.public(place)} has columns {file.schema_arrow.names}, tags have {SCHEMA.names}. {_ANEW}"
+                )
             for batch in file.iter_batches(ROWS_PER_GROUP):
                 yield from map(TagRow, *(column.to_pylist() for column in batch.columns))
     except FileNotFoundError as error:
-        raise TagsError(f"{place} is missing, but tags.json names it. {_ANEW}") from error
+        raise TagsError(f"{places.public(place)} is missing, but tags.json names it. {_ANEW}") from error
     except (pa.ArrowInvalid, OSError) as error:
-        raise TagsError(f"{place} cannot be read as Parquet: damaged or edited ({error}). {_ANEW}") from error
+        raise TagsError(
+            f"{places.public(place)} cannot be read as Parquet: damaged or edited ({error}). {_ANEW}"
+        ) from error
 
 
 def write_part(place: str, rows: Iterable[TagRow]) -> None:

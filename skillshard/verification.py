@@ -25,7 +25,7 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         cluster_faults = verify_model(place) if has_clusters(place) else []
         return (
             [*tags.verify(), *cluster_faults, *verify_embeddings(place)],
-            f"{place}: {counted(len(tags.manifest.parts), 'part')}, {counted(tags.manifest.num_rows, 'row')}, all as the manifest says.",
+            f"{places.public(place)}: {counted(len(tags.manifest.parts), 'part')}, {counted(tags.manifest.num_rows, 'row')}, all as the manifest says.",
         )
     if kind == shards_manifest.MANIFEST:
         shards = ShardSet.open(place)
@@ -42,7 +42,7 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         num = sum(len(skill.columns.number) for split in (counts.train, counts.holdout) for skill in split.values())
         return (
             counts.verify(),
-            f"{place}: counts of {counted(num, 'shard')}, {counted(counts.manifest.num_train + counts.manifest.num_holdout, 'token')}, all as "
+            f"{places.public(place)}: counts of {counted(num, 'shard')}, {counted(counts.manifest.num_train + counts.manifest.num_holdout, 'token')}, all as "
             "tokens.json says.",
         )
     ledger = DirectoryLedger(place)
@@ -51,6 +51,6 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         return faults, ""
     records = open_records(ledger)
     return [], (
-        f"{place}: {records.rounds.num():,} rounds and {records.observations.num():,} observations follow from one another, in generation "
+        f"{places.public(place)}: {records.rounds.num():,} rounds and {records.observations.num():,} observations follow from one another, in generation "
         f"{records.generation}."
     )

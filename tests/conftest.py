@@ -77,9 +77,11 @@ def tag_and_shard(
     return write_shards(opened, tags, folder / "shards", shard_bytes=shard_bytes, holdout=holdout, backend=backend)
 
 
-def tree(folder: Path) -> dict[str, bytes]:
+def tree(folder: str | Path) -> dict[str, bytes]:
     """Return every file under a directory with its bytes, including hidden files."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()
+    }
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ from skillshard.command import stopped
 from skillshard.errors import MissingTasksError, SkillshardError
 from skillshard.job_array import StageEnded
 from skillshard.printable import printable
-from skillshard.ray_pool import one_connection
+from skillshard.ray_connection import one_connection
 
 BUILT_IN_PROXIES = ("tiny", "small")
 """Values of --proxy that name a built-in model instead of a directory."""

@@ -11,13 +11,15 @@ from skillshard.cli.graph_options import Edges, Training
 from skillshard.cli.groups import grouped
 from skillshard.cli.options import ChosenSkills, Json, Nodes, ProxyDevice, ProxyTexts, choose_skills
 from skillshard.cli.output import write_json, write_new
-from skillshard.cli.values import parse_duration, path_on_all_nodes, place_on_all_nodes
+from skillshard.cli.values import parse_duration, parse_out, path_on_all_nodes, place_on_all_nodes
 from skillshard.cli.verb import HOW, WHAT, WHERE, Verb
 from skillshard.cli.words import in_options
 
 graphs = typer.Typer(help="The skills graph: which skill helps which.", no_args_is_help=True)
 
-GraphOut = Annotated[Path, typer.Option("--out", parser=path_on_all_nodes, metavar="FILE", help="JSON file to write.")]
+GraphOut = Annotated[
+    str, typer.Option("--out", parser=parse_out, metavar="FILE", help="JSON file to write, local or in a store.")
+]
 
 
 @graphs.command(
@@ -119,6 +121,7 @@ def learn_graph(
     """Learn from short trials of a small model which skill helps which."""
     from skillshard.artefact import refuse_nested
     from skillshard.graph.learn import learn_graph as learn
+    from skillshard.graph.learn import trials_folder
     from skillshard.graph.plan import parse_method
     from skillshard.loss import parse_reduction
     from skillshard.report.graphs import show_graph
@@ -126,7 +129,7 @@ def learn_graph(
 
     backend = nodes.backend()
     reading = texts.choice()
-    for written in (out, *([] if trials is None else [trials])):
+    for written in (out, trials_folder(out, trials)):
         refuse_nested(written, [shards, *([] if eval_shards is None else [eval_shards])])
     if warmup_steps == 0 and texts.proxy in ("tiny", "small"):
         typer.echo(
@@ -136,7 +139,7 @@ def learn_graph(
         )
     whole = ShardSet.open(shards)
     chosen = choose_skills(whole, skills)
-    with Bars(out.with_suffix(".runs") if trials is None else trials) as bars:
+    with Bars(trials_folder(out, trials)) as bars:
         learn(
             chosen,
             out,
@@ -177,7 +180,7 @@ def learn_graph(
 )
 @grouped
 def derive_graph(
-    source: Annotated[Path, typer.Argument(metavar="GRAPH", help="Learned graph.")],
+    source: Annotated[str, typer.Argument(metavar="GRAPH", help="Learned graph, local or in a store.")],
     out: GraphOut,
     edges: Edges,
 ) -> None:
@@ -189,13 +192,13 @@ def derive_graph(
     graph = read_graph(source)
     method = "linear" if graph.learned is None else graph.learned.method
     rule = edges.rule(method)
-    write_new(out, lambda place: write_graph(derive_again(graph, rule=rule, name=str(source)), place))
+    write_new(out, lambda place: write_graph(derive_again(graph, rule=rule, name=source), place))
     show_graph(out)
 
 
 @graphs.command("show", cls=Verb, epilog="    skillshard graph show graph.json --pictures pictures")
 def show_graph_file(
-    graph: Annotated[Path, typer.Argument(metavar="FILE", help="Graph to show.")],
+    graph: Annotated[str, typer.Argument(metavar="FILE", help="Graph to show, local or in a store.")],
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="Directory for a heat map and a picture of nodes and arrows.")
     ] = None,

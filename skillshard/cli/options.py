@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skillshard.cli.values import (
+    parse_local_out,
     parse_out,
     parse_size,
     path_on_all_nodes,
@@ -35,10 +36,19 @@ CorpusPlaces = Annotated[
     ),
 ]
 Out = Annotated[
-    Path,
+    str,
     typer.Option(
         "--out",
         parser=parse_out,
+        metavar="PLACE",
+        help="Directory or URI (s3://, gs://, abfs://) to write. After a stop, the same command goes on.",
+    ),
+]
+LocalOut = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        parser=parse_local_out,
         metavar="DIRECTORY",
         help="Directory to write. After a stop, the same command goes on.",
     ),

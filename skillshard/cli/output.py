@@ -15,23 +15,27 @@ def write_json(facts: Any) -> None:
     typer.echo(facts.to_json().decode(), nl=False)
 
 
-def write_new(out: Path, write: Callable[[Path], None]) -> None:
+def write_new(out: str | Path, write: Callable[[str | Path], None]) -> None:
     """Write the file of an option --out. An existing file must hold the same bytes.
 
     Args:
-        out: path of the file.
-        write: function that writes a file at a path.
+        out: Place of the file.
+        write: Function that writes a file at a place.
 
     Raises:
         SkillshardError: `out` is a directory, or a file with other content.
     """
-    if out.is_dir():
+    from skillshard import places, storage
+
+    if not places.is_remote(out) and places.local_path(out).is_dir():
         raise SkillshardError(f"{out} is a directory: give --out a file to write.")
-    if not out.exists():
+    if not storage.exists(out):
         write(out)
         return
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder) / "new"
         write(new)
-        if new.read_bytes() != out.read_bytes():
-            raise SkillshardError(f"{out} exists and holds something else. Choose another --out, or remove the file.")
+        if new.read_bytes() != storage.read_bytes(out):
+            raise SkillshardError(
+                f"{places.public(out)} exists and holds something else. Choose another --out, or remove the file."
+            )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from skillshard.bars import Bars
-from skillshard.cli.options import Out
+from skillshard.cli.options import LocalOut
 from skillshard.cli.values import parse_proportions
 from skillshard.cli.verb import Verb
 from skillshard.command import program
@@ -22,7 +22,7 @@ def lego(
         int, typer.Option("--k", metavar="N", min=1, max=26, help="Number of variables in a chain, and of skills.")
     ],
     num_samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, help="Number of samples.")],
-    out: Out,
+    out: LocalOut,
     order: Annotated[
         str,
         typer.Option(
@@ -57,7 +57,7 @@ def addition(
         int, typer.Option("--k", metavar="N", min=1, max=9, help="Number of digits of a number, and of skills.")
     ],
     num_samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, help="Number of samples.")],
-    out: Out,
+    out: LocalOut,
     proportions: Annotated[
         str,
         typer.Option(

@@ -12,6 +12,7 @@ from skillshard.cli.options import (
     CorpusPlaces,
     Files,
     JobArray,
+    LocalOut,
     Nodes,
     Out,
     ProxyDevice,
@@ -210,7 +211,7 @@ def by_embedding(
 def by_loss(
     corpus: CorpusPlaces,
     skills: NumSkills,
-    out: Out,
+    out: LocalOut,
     *,
     skills_range: SkillsRange = "2:64",
     measure: Annotated[
@@ -377,7 +378,7 @@ def by_clusters(
 
 def _tag(
     corpus: list[str],
-    out: Path,
+    out: str | Path,
     tagger: Callable[[Bars], Any],
     reading: Reading,
     files: Files,

@@ -120,18 +120,31 @@ def proxy_on_all_nodes(text: str) -> str:
     return text
 
 
-def parse_out(text: str) -> Path:
-    """Parse a directory to write to: on this machine, or shared by all nodes."""
+def parse_out(text: str) -> str:
+    """Parse a place to write to: a directory on this machine, a directory that all nodes share, or a URI of a store."""
+    if "://" not in text:
+        return text
+    from skillshard import places, uploads
+
+    if uploads.can_be_written(text):
+        return text
+    raise typer.BadParameter(
+        f"{places.public(text)} can be read, not written. Give a directory, or the address of a store: s3://, gs:// or abfs://.",
+        param_hint="--out",
+    )
+
+
+def parse_local_out(text: str) -> Path:
+    """Parse a directory to write to on this machine."""
     if "://" in text:
+        scheme = text.partition("://")[0]
         raise typer.BadParameter(
-            f"{text} is remote: this version reads remote places and writes to directories. Write to a directory, and copy the directory "
-            f"to the store with the store's own tool (manifest.json last).",
-            param_hint="--out",
+            f"an address such as {scheme}:// cannot be written by this command. Give a directory.", param_hint="--out"
         )
     return Path(text)
 
 
-_ON_ALL_NODES = (path_on_all_nodes, place_on_all_nodes, proxy_on_all_nodes, parse_out)
+_ON_ALL_NODES = (path_on_all_nodes, place_on_all_nodes, proxy_on_all_nodes, parse_out, parse_local_out)
 
 
 def names_on_all_nodes(verb: Callable[..., None]) -> list[str]:

@@ -1,6 +1,7 @@
 """Learn a graph from shards: plan, encode, estimate, train, derive."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -78,7 +79,7 @@ def time_in_words(seconds: float) -> str:
 
 def learn_graph(
     shards: ShardSet,
-    out: str | Path,
+    out: str | os.PathLike[str],
     *,
     method: Method,
     steps: int,
@@ -100,7 +101,7 @@ def learn_graph(
     budget_s: float | None = None,
     seed: int = 0,
     compute: Compute = Compute(),
-    trials: str | Path | None = None,
+    trials: str | os.PathLike[str] | None = None,
     backend: Backend | None = None,
     on_estimate: Callable[[str], None] = lambda sentence: None,
     on_stage: OnStage | None = None,
@@ -110,7 +111,7 @@ def learn_graph(
 
     Args:
         shards: Shards of the training skills. Their holdout is measured unless `eval_shards` are given.
-        out: Place of the JSON file.
+        out: Place of the JSON file, local or in a store.
         method: Method, see `skillshard.graph.plan.plan_trials`.
         steps: Number of steps of each trial, H in the paper.
         rule: Definition of an edge. The edges of another rule can be derived later.
@@ -134,7 +135,7 @@ def learn_graph(
         budget_s: Largest estimated time in seconds. More work is refused before training. None: no limit.
         seed: First seed.
         compute: Device and precision of the trials.
-        trials: Directory of the trials. None: beside `out`.
+        trials: Local directory of the trials. None: beside `out`, which must then be local.
         backend: Local pool or Ray.
         on_estimate: Function that is called before training with a sentence about the cost.
         on_stage: Function that receives the name and the number of tasks of each stage; see `skillshard.execution.OnStage`. None:
@@ -186,7 +187,7 @@ def learn_graph(
     if (before := _before(out, learning)) is not None:
         return before
     # The folder of trials keeps its ending from the time when trials were called runs, so that old trials are found.
-    folder = str(Path(out).with_suffix(".runs") if trials is None else trials)
+    folder = trials_folder(out, trials)
     # Only a reading by segments looks at texts: its vocabulary is made of the words of all skills.
     encoder = reading.reading([] if reading.segment_at is None else _all_texts(shards, samples))
     holdout = (eval_shards or shards).holdout
@@ -396,7 +397,25 @@ def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: Lo
     )
 
 
-def _before(out: str | Path, learning: Learned) -> GraphFile | None:
+def trials_folder(out: str | os.PathLike[str], trials: str | os.PathLike[str] | None) -> str:
+    """Return the directory of the trials of a graph.
+
+    Raises:
+        GraphError: The graph is in a store, and no directory is given. Trials keep their checkpoints on a disk.
+
+    >>> trials_folder("out/graph.json", None), trials_folder("s3://bucket/graph.json", "trials")
+    ('out/graph.runs', 'trials')
+    """
+    if trials is not None:
+        return str(places.local_path(trials))
+    if places.is_remote(out):
+        raise GraphError(
+            f"{places.public(out)} is in a store, and the trials keep their checkpoints on a disk: give `trials`, a local directory."
+        )
+    return str(places.local_path(out).with_suffix(".runs"))
+
+
+def _before(out: str | os.PathLike[str], learning: Learned) -> GraphFile | None:
     """Return the finished graph in the file `out`, or None without a file.
 
     Raises:
@@ -409,7 +428,7 @@ def _before(out: str | Path, learning: Learned) -> GraphFile | None:
     before = {} if graph.learned is None else graph.learned.model_dump(exclude={"runs"})
     if changed := artefact.differences(before, now):
         raise GraphError(
-            f"{out} holds another graph ({'; '.join(changed[:2])}). Choose another `out`, or remove it; trials that both need are kept."
+            f"{places.public(out)} holds another graph ({'; '.join(changed[:2])}). Choose another `out`, or remove it; trials that both need are kept."
         )
     return graph
 

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 from jaxtyping import Float
 
-from skillshard import artefact, places
+from skillshard import artefact, places, storage
 from skillshard import tags as tags_module
 from skillshard.corpus import MISSING, Corpus, CorpusReading, Sample, category_of, lookup, read_partition
 from skillshard.errors import TagsError
@@ -16,7 +16,7 @@ from skillshard.extras import needed
 from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories
 from skillshard.report.text import print_line, share, show_saved_clusters, show_tags
 from skillshard.taggers.agreement import Agreement, agreement
-from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place
+from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place, has_embeddings
 from skillshard.taggers.clusters.saved import SavedClusters, has_clusters
 from skillshard.taggers.fields import read_field
 from skillshard.taggers.rows import sample_rows
@@ -91,7 +91,7 @@ def compare(tags: Tags, against: str, corpus: Sequence[str] | None = None) -> Ag
         digests = [[part.rows_digest for part in each.manifest.parts] for each in (tags, other)]
         if digests[0] != digests[1]:
             raise TagsError(
-                f"{tags.folder} and {against} are not tags of the same rows: another corpus or another partition size. Tag both alike."
+                f"{places.public(tags.folder)} and {against} are not tags of the same rows: another corpus or another partition size. Tag both alike."
             )
         values = ([row.skill for row in other.rows(part)] for part in range(num_parts))
     else:
@@ -117,7 +117,9 @@ def _from_corpus(tags: Tags, field: str, corpus: Sequence[str]) -> Iterable[list
     cut = [[(part.name, part.start, part.stop) for part in partitions]]
     cut.append([(part.file, part.start, part.stop) for part in tags.manifest.parts])
     if cut[0] != cut[1]:
-        raise TagsError(f"the corpus given is not the one that {tags.folder} tags: other files, or they changed.")
+        raise TagsError(
+            f"the corpus given is not the one that {places.public(tags.folder)} tags: other files, or they changed."
+        )
     for partition in partitions:
         rows = read_partition(partition, reading)
         yield [_value(row, field) if isinstance(row, Sample) else None for row in rows]
@@ -139,7 +141,7 @@ def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str
     sizes = {skill.name: skill.num_samples for skill in tags.manifest.skills}
     drawn = [folder / "sizes.png"]
     draw_sizes(sizes, drawn[0])
-    if (tags.folder / EMBEDDINGS).is_dir():
+    if has_embeddings(tags.folder):
         points, skills = _sampled(tags)
         drawn.append(folder / "map.png")
         draw_map(flattened(points), skills, list(sizes), drawn[-1])
@@ -149,7 +151,7 @@ def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str
         draw_curve(tried, len(model.names), str(model.manifest.criterion), drawn[-1])
     if has_clusters(tags.folder) and model_kind(tags) == LOSS:
         drawn.append(folder / "trajectories.png")
-        steps, curves = mean_trajectories(tags.folder / "model")
+        steps, curves = mean_trajectories(tags.place("model"))
         draw_trajectories(steps, curves, drawn[-1])
     if measured is not None:
         drawn.append(folder / "agreement.png")
@@ -162,12 +164,12 @@ def model_kind(tags: Tags) -> str:
     return SavedClusters.open(tags.folder).manifest.encoder.kind
 
 
-def mean_trajectories(folder: Path) -> tuple[list[int], dict[str, list[float]]]:
+def mean_trajectories(folder: str) -> tuple[list[int], dict[str, list[float]]]:
     """Return steps, and for each skill the mean loss of its fitting samples at these steps, in nats per token, over all trials."""
     steps = SavedClusters.open(folder).manifest.encoder.arguments["kept_steps"]
-    losses: Float[np.ndarray, "trial checkpoint sample"] = np.load(folder / "losses.npy")
+    losses: Float[np.ndarray, "trial checkpoint sample"] = storage.load_array(places.join(folder, "losses.npy"))
     # The file of the fitting samples keeps its name from the time when fitting samples were called the probe.
-    rows = [orjson.loads(line) for line in (folder / "probe.jsonl").read_bytes().splitlines()]
+    rows = [orjson.loads(line) for line in storage.read_bytes(places.join(folder, "probe.jsonl")).splitlines()]
     skill_of = np.array([row["skill"] for row in rows])
     return steps, {
         str(name): losses[:, :, skill_of == name].mean(axis=(0, 2), dtype=np.float64).tolist()
@@ -183,7 +185,7 @@ def _sampled(tags: Tags) -> tuple[Float[np.ndarray, "point dim"], list[str]]:
     for part, chosen in enumerate(rows):
         tag_rows = list(tags.rows(part))
         tagged = [int(row) for row in chosen if tag_rows[row].skill is not None]
-        points.append(np.load(array_place(tags.folder / EMBEDDINGS, part), mmap_mode="r")[tagged].astype(np.float32))
+        points.append(storage.load_array(array_place(tags.place(EMBEDDINGS), part))[tagged].astype(np.float32))
         skills += [str(tag_rows[row].skill) for row in tagged]
     return np.concatenate(points), skills
 

@@ -57,7 +57,7 @@ def show_tags(tags: Tags) -> None:
     aside = _set_aside(manifest.set_aside, manifest.unread)
     print_line(
         f"{counted(manifest.num_rows, 'row')} = {manifest.num_tagged:,} tagged in {counted(len(manifest.skills), 'skill')} + {aside}; "
-        f"{counted(len(manifest.parts), 'part')} in {tags.folder}"
+        f"{counted(len(manifest.parts), 'part')} in {places.public(tags.folder)}"
     )
     other = [skill.name for skill in manifest.skills if _NO_STRING.fullmatch(skill.name)]
     if other and manifest.made_from["arguments"].get("tagger") == "metadata":
@@ -305,5 +305,5 @@ def show_saved_clusters(model: SavedClusters) -> None:
         print_line(f"number of skills by {manifest.criterion}, the knee of the curve is taken: {tried}")
     encoder = manifest.encoder
     print_line(
-        f"encoder {encoder.name} ({encoder.dim} dimensions), {len(manifest.clusters)} centroids in {model.folder}"
+        f"encoder {encoder.name} ({encoder.dim} dimensions), {len(manifest.clusters)} centroids in {places.public(model.folder)}"
     )

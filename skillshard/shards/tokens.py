@@ -17,7 +17,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -239,7 +238,7 @@ def count_tokens(
     Args:
         shards: Shard set, local or remote.
         tokenizer: Path or URI of a tokenizer.json, or a `tokenizers.Tokenizer`.
-        out: Local directory for the counts.
+        out: Directory for the counts, local or in a store.
         special_tokens: Whether the tokenizer adds its special tokens, such as [CLS] and [SEP], to each sample. The packed stream
             then has the special tokens too.
         backend: Local pool of processes or Ray. The bytes are the same.
@@ -281,16 +280,16 @@ def _count(
     backend: Backend,
     on_stage: OnStage,
 ) -> None:
-    storage.write_bytes(work.out / TOKENIZER, tokenizer)  # before the tasks, which read the tokenizer from this file
+    storage.write_bytes(work.place(TOKENIZER), tokenizer)  # before the tasks, which read the tokenizer from this file
     parts = list(_parts(shards))
     tasks = keyed(
         (
             {
                 "shards": part,
-                "tokenizer": str(work.out / TOKENIZER),
+                "tokenizer": work.place(TOKENIZER),
                 "tokenizer_digest": made_from["tokenizer"],
                 "special_tokens": made_from["arguments"]["special_tokens"],
-                "place": str(work.out / counts_name(part.split, part.folder, part.columns.number[0])),
+                "place": work.place(counts_name(part.split, part.folder, part.columns.number[0])),
             }
             for part in parts
         ),
@@ -406,7 +405,7 @@ class SkillTokens:
         columns: Counts as in tokens.json.
     """
 
-    root: Path
+    root: str
     skill: str
     split: Split
     folder: str
@@ -416,7 +415,7 @@ class SkillTokens:
     def __repr__(self) -> str:
         """Return one line with the skill, the split and the numbers."""
         tokens, samples = counted(sum(self.columns.num_tokens), "token"), counted(self.num_samples, "sample")
-        return f"SkillTokens({self.skill!r} of {os.fspath(self.root)!r}: {self.split}, {tokens} in {samples})"
+        return f"SkillTokens({self.skill!r} of {places.public(self.root)!r}: {self.split}, {tokens} in {samples})"
 
     @cached_property
     def shard_tokens(self) -> Int[np.ndarray, " shard"]:
@@ -440,20 +439,21 @@ class SkillTokens:
         return memoized(self._open, shard, self._open_checked, most=MAX_OPEN)
 
     def _open_checked(self, shard: int) -> np.ndarray:
-        place = self.root / counts_name(self.split, self.folder, self.columns.number[shard])
-        if not place.exists():
-            raise TokensError(f"{place} is missing, but {MANIFEST} names it. {_ANEW}")
+        place = places.join(self.root, counts_name(self.split, self.folder, self.columns.number[shard]))
+        shown = places.public(place)
+        if not storage.exists(place):
+            raise TokensError(f"{shown} is missing, but {MANIFEST} names it. {_ANEW}")
         digest, expected_digest = storage.file_digest(place), self.columns.digest[shard]
         if digest != expected_digest:
             raise TokensError(
-                f"{place} has digest {digest} but {MANIFEST} says {expected_digest}: damaged or edited. {_ANEW}"
+                f"{shown} has digest {digest} but {MANIFEST} says {expected_digest}: damaged or edited. {_ANEW}"
             )
-        counts: np.ndarray = np.load(place, mmap_mode="r")
+        counts: np.ndarray = storage.load_array(place)
         # The digest says that the file is whole. tokens.json itself may be edited, so its numbers are compared too.
         got = [len(counts), int(counts.sum(dtype=np.int64))]
         if got != (expected := [self.columns.num_samples[shard], self.columns.num_tokens[shard]]):
             raise TokensError(
-                f"{place} counts {got[1]:,} tokens in {got[0]:,} samples but {MANIFEST} says {expected[1]:,} in {expected[0]:,}: damaged "
+                f"{shown} counts {got[1]:,} tokens in {got[0]:,} samples but {MANIFEST} says {expected[1]:,} in {expected[0]:,}: damaged "
                 f"or edited. {_ANEW}"
             )
         return counts
@@ -478,31 +478,38 @@ class TokenCounts:
     """Finished token counts of a shard set.
 
     Attributes:
-        root: Directory of the counts.
+        root: Directory or URI of the counts.
         manifest: Content of tokens.json.
         digest: Digest of tokens.json. tokens.json has the digests of all files, so this digest stands for all bytes.
     """
 
-    root: Path
+    root: str
     manifest: TokensManifest
     digest: str
 
     @classmethod
     def open(cls, place: str | os.PathLike[str]) -> "TokenCounts":
-        """Open token counts by their directory.
+        """Open token counts by their directory or URI.
 
         Raises:
             TokensError: The counts are not finished, or the directory holds no token counts.
         """
-        root = places.local_path(place)
-        if not (root / MANIFEST).exists():
+        root = os.fspath(place) if places.is_remote(place) else str(places.local_path(place))
+        manifest_place = places.join(root, MANIFEST)
+        if not storage.exists(manifest_place):
             raise TokensError(
-                f"{root} holds no finished token counts: {MANIFEST} is not there. Run 'skillshard tokens' to its end."
+                f"{places.public(root)} holds no finished token counts: {MANIFEST} is not there. Run 'skillshard tokens' to its end."
             )
-        storage.refuse_special(root / MANIFEST)
-        raw = storage.read_bytes(root / MANIFEST)
+        if not places.is_remote(root):
+            storage.refuse_special(manifest_place)
+        raw = storage.read_bytes(manifest_place)
         manifest = artefact.parse_manifest(
-            raw, TokensManifest, place=root / MANIFEST, schema="tokens-1.json", error=TokensError, anew=_ANEW
+            raw,
+            TokensManifest,
+            place=places.public(manifest_place),
+            schema="tokens-1.json",
+            error=TokensError,
+            anew=_ANEW,
         )
         return cls(root, manifest, canonical.digest(raw))
 
@@ -523,12 +530,12 @@ class TokenCounts:
         Raises:
             TokensError: The file is missing, or holds another tokenizer than the tokenizer of the counts.
         """
-        place = self.root / TOKENIZER
-        if not place.exists():
-            raise TokensError(f"{place} is missing. {_ANEW}")
+        place = places.join(self.root, TOKENIZER)
+        if not storage.exists(place):
+            raise TokensError(f"{places.public(place)} is missing. {_ANEW}")
         if (digest := storage.file_digest(place)) != self.manifest.tokenizer:
             raise TokensError(
-                f"{place} has digest {digest} but {MANIFEST} says {self.manifest.tokenizer}: not the tokenizer of the counts. {_ANEW}"
+                f"{places.public(place)} has digest {digest} but {MANIFEST} says {self.manifest.tokenizer}: not the tokenizer of the counts. {_ANEW}"
             )
         return open_tokenizer(place)
 
@@ -542,7 +549,7 @@ class TokenCounts:
         if token_id is None:
             special = [added.content for added in self.tokenizer.get_added_tokens_decoder().values()]
             raise TokensError(
-                f"the tokenizer of {self.root} has no token {token!r}{did_you_mean(token, special)}; its special tokens are "
+                f"the tokenizer of {places.public(self.root)} has no token {token!r}{did_you_mean(token, special)}; its special tokens are "
                 f"{name_some(special) or 'none'}."
             )
         return token_id
@@ -551,7 +558,7 @@ class TokenCounts:
         """Raise TokensError unless the counts belong to a shard set, or to the whole set behind a chosen set."""
         if self.manifest.shards not in (shards.digest, shards.whole_digest):
             raise TokensError(
-                f"{self.root} counts the tokens of shards {self.manifest.shards}, but {places.public(shards.root)} is {shards.digest}. "
+                f"{places.public(self.root)} counts the tokens of shards {self.manifest.shards}, but {places.public(shards.root)} is {shards.digest}. "
                 "Count the tokens of these shards with 'skillshard tokens'."
             )
 
@@ -563,7 +570,7 @@ class TokenCounts:
         """Return one line with the place and the numbers of skills and tokens."""
         manifest = self.manifest
         return (
-            f"TokenCounts({os.fspath(self.root)!r}: {counted(len(manifest.skills), 'skill')}, {manifest.num_train:,} train + "
+            f"TokenCounts({places.public(self.root)!r}: {counted(len(manifest.skills), 'skill')}, {manifest.num_train:,} train + "
             f"{manifest.num_holdout:,} holdout tokens)"
         )
 

@@ -22,7 +22,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -87,7 +86,7 @@ def write_shards(
     Args:
         corpus: Corpus that was tagged. A change since the tagging is an error.
         tags: Tags of the corpus.
-        out: Local directory for the shard set.
+        out: Directory for the shard set, local or in a store.
         shard_bytes: Size of a shard to aim at, in bytes. Hash ranges are equal, so sizes spread by a few per cent.
         holdout: Share of all texts that is held out for measuring losses, in [0, 1). With 0, no text is held out. The hash of the
             folded text (texts.py) decides, so a text never stands in both train and holdout, whatever its skills. Each skill keeps
@@ -156,7 +155,7 @@ def _write(
     if num_samples != tags.manifest.num_tagged:
         raise ShardError(
             f"{num_samples:,} samples were sorted, but {tags.manifest.num_tagged:,} are tagged: scratch files are damaged. Remove "
-            f"{work.out} and run the command again."
+            f"{places.public(work.out)} and run the command again."
         )
     # The split and the plan need sizes from every partition. So each stage waits for the whole stage before.
     tables = _Tables(chunks, sum(part["texts"] for part in sorted_parts), len(skills), drop, work, backend, on_stage)
@@ -168,7 +167,7 @@ def _write(
     shards = plan(split.sizes, arguments["shard_bytes"])
     _refuse_too_many(shards)
     common = {
-        "out": str(work.out),
+        "out": work.out,
         "chunks": list(itertools.chain.from_iterable(chunks)),
         "folders": folder_names(skills),
         "drop": drop,
@@ -282,7 +281,7 @@ class _Tables:
         if (marked := sum(record["copies"] for record in records)) != sum(num_copies):
             raise ShardError(
                 f"{marked:,} copies were set aside, but {sum(num_copies):,} were counted: scratch files are damaged. Remove "
-                f"{self.work.out} and run the command again."
+                f"{places.public(self.work.out)} and run the command again."
             )
 
     def _num_ranges(self) -> int:
@@ -297,7 +296,7 @@ class _Tables:
 
     def _firsts(self) -> list[str]:
         """Return the place of the first samples of each range, for `find_copies` to write and `set_copies_aside` to read."""
-        return [str(self.work.scratch("firsts", f"{number:06d}")) for number in range(self._num_ranges())]
+        return [self.work.scratch("firsts", f"{number:06d}") for number in range(self._num_ranges())]
 
 
 def _refuse_too_many(shards: Sequence[ShardPlan]) -> None:
@@ -337,7 +336,7 @@ def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
         if before.get(name) != now.get(name)
     ]
     raise TagsError(
-        f"{tags.folder} was made from another corpus, or the corpus changed since: {name_some(changed, 3)}. Tag the present "
+        f"{places.public(tags.folder)} was made from another corpus, or the corpus changed since: {name_some(changed, 3)}. Tag the present "
         "corpus into another directory, and shard with the new tags."
     )
 
@@ -348,7 +347,7 @@ def _sort_tasks(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[st
     reading = CorpusReading.from_json(tag_arguments["reading"])
     if len(partitions) != len(tags.manifest.parts):
         raise TagsError(
-            f"the corpus has {len(partitions):,} partitions, but {tags.folder} has {len(tags.manifest.parts):,} parts: the "
+            f"the corpus has {len(partitions):,} partitions, but {places.public(tags.folder)} has {len(tags.manifest.parts):,} parts: the "
             "corpus changed after the tagging. Tag the present corpus into another directory, and shard with the new tags."
         )
     return keyed(
@@ -361,7 +360,7 @@ def _sort_tasks(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[st
                 "num_rows": part.num_rows,
                 "skills": skills,
                 "cut": cut,
-                "scratch": str(work.scratch(f"{index:06d}")),
+                "scratch": work.scratch(f"{index:06d}"),
             }
             for index, (partition, part) in enumerate(zip(partitions, tags.manifest.parts, strict=True))
         ),
@@ -421,7 +420,7 @@ def _write_tar(place: str, chunks: Iterator[bytes]) -> tuple[int, str]:
     return num_bytes, hasher.hexdigest()
 
 
-def _copy_rejected(tags: Tags, out: Path) -> None:
+def _copy_rejected(tags: Tags, out: str) -> None:
     for index, part in enumerate(tags.manifest.parts):
         if part.num_set_aside:
             storage.write_bytes(rejected_place(out, index), storage.read_bytes(rejected_place(tags.folder, index)))

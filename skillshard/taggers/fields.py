@@ -81,9 +81,9 @@ def read_field(tags: str | os.PathLike[str], path: str, num_parts: int) -> Itera
     files = [fields_place(folder, part) for part in range(num_parts)]
     if not all(map(storage.exists, files)):
         raise TagsError(
-            f"{os.fspath(tags)} keeps no metadata beside its tags. Name the corpus with `corpus`, or give other tags to compare with."
+            f"{places.public(tags)} keeps no metadata beside its tags. Name the corpus with `corpus`, or give other tags to compare with."
         )
-    schemas = [pq.read_schema(place) for place in files]
+    schemas = [pq.read_schema(storage.readable(place)) for place in files]
     dropped = {field for schema in schemas for field in orjson.loads(schema.metadata[b"dropped"])}
     # A field that is dropped in one partition is dropped in all: half a column would give a wrong comparison.
     known = sorted({field for schema in schemas for field in schema.names} - dropped)
@@ -94,14 +94,14 @@ def read_field(tags: str | os.PathLike[str], path: str, num_parts: int) -> Itera
             else "no sample has this field"
         )
         raise TagsError(
-            f"field {path!r} is not kept beside {os.fspath(tags)}: {why}{did_you_mean(name, known)}. The tags keep these fields: "
+            f"field {path!r} is not kept beside {places.public(tags)}: {why}{did_you_mean(name, known)}. The tags keep these fields: "
             f"{name_some(known) or 'none'}."
         )
     for place, schema in zip(files, schemas, strict=True):
         if name in schema.names:
-            yield pq.read_table(place, columns=[name])[name].to_pylist()
+            yield pq.read_table(storage.readable(place), columns=[name])[name].to_pylist()
         else:
-            yield [None] * pq.read_metadata(place).num_rows
+            yield [None] * pq.read_metadata(storage.readable(place)).num_rows
 
 
 def _scalars(meta: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ import numpy as np
 from skillshard import artefact, storage
 from skillshard.errors import TagsError, name_some
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown
-from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place
+from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place, has_embeddings
 from skillshard.taggers.groups import Vector, added, check_share, final_names
 from skillshard.tags import (
     MANIFEST,
@@ -109,12 +109,12 @@ def _regroup(
     backend: Backend,
     on_stage: OnStage,
 ) -> None:
-    folders = [str(tags.folder) for tags in sets]
+    folders = [tags.folder for tags in sets]
     num_parts = len(sets[0].manifest.parts)
     # Only the merging into the nearest skill needs vectors, and reading all embeddings of a corpus takes time.
     embedded = _embedded(sets) if arguments["min_share"] and arguments["rest"] is None and not vectors else None
     tasks = keyed(
-        {"folders": folders, "part": part, "embedded": embedded, "place": str(work.scratch(f"{part:06d}.npz"))}
+        {"folders": folders, "part": part, "embedded": embedded, "place": work.scratch(f"{part:06d}.npz")}
         for part in range(num_parts)
     )
     counted = run(
@@ -131,7 +131,7 @@ def _regroup(
     )
     if not names:
         raise TagsError(f"{' and '.join(folders)} tag no sample in common, so the result would have no skill.")
-    tasks = keyed({"folders": folders, "part": part, "names": names, "out": str(work.out)} for part in range(num_parts))
+    tasks = keyed({"folders": folders, "part": part, "names": names, "out": work.out} for part in range(num_parts))
     written = run(
         write_regrouped, tasks, backend=backend, records=work.records("write"), on_done=on_stage("writing", num_parts)
     )
@@ -140,7 +140,7 @@ def _regroup(
 
 def _embedded(sets: Sequence[Tags]) -> str | None:
     """Return the directory of embeddings beside the first set that has embeddings."""
-    return next((str(tags.folder / EMBEDDINGS) for tags in sets if (tags.folder / EMBEDDINGS).is_dir()), None)
+    return next((tags.place(EMBEDDINGS) for tags in sets if has_embeddings(tags.folder)), None)
 
 
 def count_pairs(folders: Sequence[str], part: int, embedded: str | None, place: str) -> Record:
@@ -148,7 +148,7 @@ def count_pairs(folders: Sequence[str], part: int, embedded: str | None, place: 
     skills = [skill for skill, _, _ in _crossed(folders, part)]
     counts = added([{skill: 1} for skill in skills if skill is not None])
     if embedded is not None:
-        vectors = np.load(array_place(embedded, part), mmap_mode="r")
+        vectors = storage.load_array(array_place(embedded, part))
         number = {skill: index for index, skill in enumerate(counts)}
         # The sums are float64, because a sum of millions of float16 numbers would lose the small ones.
         sums = np.zeros((len(counts), vectors.shape[1]))
@@ -162,9 +162,9 @@ def count_pairs(folders: Sequence[str], part: int, embedded: str | None, place: 
 def _summed(places: Sequence[str]) -> dict[str, Vector]:
     total: dict[str, Vector] = {}
     for place in places:
-        with np.load(place) as arrays:
-            for skill, row in zip(arrays["skills"].tolist(), arrays["sums"], strict=True):
-                total[skill] = total[skill] + row if skill in total else row
+        arrays = storage.load_arrays(place)
+        for skill, row in zip(arrays["skills"].tolist(), arrays["sums"], strict=True):
+            total[skill] = total[skill] + row if skill in total else row
     return total
 
 

@@ -11,12 +11,10 @@ A task needs memory for the row groups of a part, and for 16 bytes per id of the
 
 import itertools
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ import orjson
 import pyarrow.parquet as pq
 import xxhash
 
-from skillshard import artefact, storage
+from skillshard import artefact, places, storage
 from skillshard.corpus import (
     Corpus,
     CorpusReading,
@@ -93,7 +91,7 @@ def tag_corpus(
     Args:
         corpus: Corpus to tag, with the fields of the id and of the text.
         tagger: Tagger that gives each sample a skill.
-        out: Local directory for the tags.
+        out: Directory for the tags, local or in a store.
         on_bad_sample: Action at a bad sample. "stop" raises an error at the first bad sample. "set-aside" keeps bad samples in rejected/
             with the reasons.
         max_sample_bytes: Size limit of a sample, in bytes of text and metadata.
@@ -152,16 +150,16 @@ def stages_of(tagger: Tagger | Finder) -> tuple[str, ...]:
     return (*tagger.stages, *STAGES)
 
 
-def _rows_digests(folder: Path) -> dict[int, str]:
+def _rows_digests(folder: str) -> dict[int, str]:
     """Map the index of a partition to the digest of the rows, for each partition that finished or unfinished tags have read."""
-    if (folder / MANIFEST).exists():
+    if storage.exists(places.join(folder, MANIFEST)):
         return {index: part.rows_digest for index, part in enumerate(Tags.open(folder).manifest.parts)}
-    records = (folder / ".work" / "records").glob("*/*.json")
     # These two stages have one record for each partition, under the index of the partition. Other stages number other tasks.
     return {
-        int(place.stem): record["rows_digest"]
-        for place in records
-        if place.parent.name in ("count", "tag") and "rows_digest" in (record := storage.read_json(place))
+        int(record.place.rpartition("/")[2].partition(".json")[0]): content["rows_digest"]
+        for stage in ("count", "tag")
+        for record in storage.list_files(places.join(folder, ".work", "records", stage), "*.json")
+        if "rows_digest" in (content := storage.read_json(record.place))
     }
 
 
@@ -184,13 +182,13 @@ def _tag(
         ready = tagger
     common = {
         "tagger": ready,
-        "out": str(work.scratch()),
+        "out": work.scratch(),
         "on_bad_sample": arguments["on_bad_sample"],
         "reading": reading,
     }
     tasks = keyed(
         (
-            {**common, "partition": partition, "hashes": str(work.scratch(f"{index:06d}.npy"))}
+            {**common, "partition": partition, "hashes": work.scratch(f"{index:06d}.npy")}
             for index, partition in enumerate(partitions)
         ),
         about=(partition.name for partition in partitions),
@@ -201,8 +199,8 @@ def _tag(
     # Records of earlier versions do not count the values that are left out, so the manifest would be wrong.
     if not all("left_out" in record for record in records):
         raise TagsError(
-            f"{work.out} holds unfinished work of an earlier version of skillshard, and this version cannot continue the work. Remove "
-            f"{work.out} and run the command again."
+            f"{places.public(work.out)} holds unfinished work of an earlier version of skillshard, and this version cannot continue the "
+            f"work. Remove {places.public(work.out)} and run the command again."
         )
     duplicates = _duplicates(tasks, records, work, backend, on_stage)
     if duplicates and arguments["on_bad_sample"] == "stop":
@@ -213,7 +211,7 @@ def _tag(
     }
     # The repeated tasks write to the final place. A second content under the scratch name could meet a late task of stage 1.
     repeated = [
-        replace(tasks[part], arguments={**tasks[part].arguments, "out": str(work.out), "duplicates": _by_row(rows)})
+        replace(tasks[part], arguments={**tasks[part].arguments, "out": work.out, "duplicates": _by_row(rows)})
         for part, rows in again.items()
     ]
     again_records = run(
@@ -225,7 +223,7 @@ def _tag(
     )
     for part, record in zip(again, again_records, strict=True):
         records[part] = record
-    _publish(work, [partition.index for partition in partitions if partition.index not in again])
+    _publish(work, {part: records[part] for part in range(len(partitions)) if part not in again})
     work.finish(_manifest(made_from, partitions, records, corpus.left_out).model_dump(by_alias=True))
 
 
@@ -233,31 +231,24 @@ def _by_row(duplicates: Sequence[Record]) -> dict[str, str]:
     return {str(row["row"]): row["id"] for row in duplicates}
 
 
-def _publish(work: artefact.Work, parts: Sequence[int]) -> None:
-    """Give the finished parts of stage 1, and the files that the tagger keeps, their final names."""
-    for place in (part_place, rejected_place):
-        for part in parts:
-            _link(Path(place(work.scratch(), part)), Path(place(work.out, part)))
-    kept_folder = work.scratch("kept")
-    for path in sorted(kept_folder.rglob("*")):
-        # A name with a dot belongs to a write that was interrupted.
-        if path.is_file() and not path.name.startswith("."):
-            _link(path, work.out / path.relative_to(kept_folder))
+def _publish(work: artefact.Work, records: Mapping[int, Record]) -> None:
+    """Give the finished parts of stage 1, and the files that the tagger keeps, their final names.
 
-
-def _link(scratch: Path, final: Path) -> None:
+    Args:
+        work: Work with the scratch files.
+        records: Part -> record of its task.
+    """
     # A link or a copy leaves the scratch file in place, so that the records of stage 1 stay true after a kill at this point.
-    if scratch.exists() and not final.exists():
-        final.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(scratch, final)
-        except FileExistsError:  # another command, which writes the same bytes, was first
-            return
-        except OSError as error:
-            if error.errno not in storage.NO_HARD_LINKS:
-                raise
-            with storage.writing(final) as part:
-                shutil.copyfile(scratch, part)
+    names = [(part_place(work.scratch(), part), part_place(work.out, part)) for part in records]
+    names += [
+        (rejected_place(work.scratch(), part), rejected_place(work.out, part))
+        for part, record in records.items()
+        if record["num_set_aside"]
+    ]
+    kept_folder = work.scratch("kept")
+    for file in storage.list_files(kept_folder):  # a hidden name belongs to a write that was interrupted
+        names.append((file.place, work.place(places.relative(file.place, kept_folder))))
+    storage.link_or_copy_all(names)
 
 
 # --- stage 1 and 3 ---------------------------------------------------------------------------------------------------
@@ -388,7 +379,7 @@ def _duplicates(
     num_ranges = -(-num_ids // IDS_PER_RANGE) or 1
     hashes = [task.arguments["hashes"] for task in tasks]
     ranges = keyed(
-        {"hashes": hashes, "parts": str(work.scratch()), "low": low, "high": high}
+        {"hashes": hashes, "parts": work.scratch(), "low": low, "high": high}
         for low, high in pairwise(hash_bounds(num_ranges))
     )
     range_records = run(
@@ -405,7 +396,7 @@ def _duplicates(
 
 def find_duplicates(hashes: Sequence[str], parts: str, low: int, high: int) -> Record:
     """Find the rows with the id of an earlier row, among the ids with a hash in [low, high)."""
-    tables = (np.load(place, mmap_mode="r") for place in hashes)
+    tables = (storage.load_array(place) for place in hashes)
     slices = [np.array(table[rows_between(table["hash"], low, high)]) for table in tables]
     part = np.repeat(np.arange(len(slices)), [len(rows) for rows in slices])
     rows = np.concatenate(slices)
@@ -432,7 +423,7 @@ def _ids_at(parts: str, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, in
         by_part.setdefault(part, []).append(row)
     id_of: dict[tuple[int, int], str] = {}
     for part, rows in by_part.items():
-        ids = pq.read_table(part_place(parts, part), columns=["id"])["id"].take(rows).to_pylist()
+        ids = pq.read_table(storage.readable(part_place(parts, part)), columns=["id"])["id"].take(rows).to_pylist()
         id_of.update(zip(((part, row) for row in rows), ids, strict=True))
     return id_of
 

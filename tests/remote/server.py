@@ -36,11 +36,15 @@ class Between:
     Attributes:
         asked: Number of GETs of each path. The path of a store has the bucket.
         faults: Fault of each GET. A test may change the function at any time.
+        sent: Number of PUTs of each path.
+        write_faults: Fault of each PUT. A test may change the function at any time. "lost" does the request and answers 500.
     """
 
     def __init__(self, upstream: str) -> None:
         self.asked: Counter[str] = Counter()
         self.faults: Faults = lambda path, nth: None
+        self.sent: Counter[str] = Counter()
+        self.write_faults: Faults = lambda path, nth: None
         between = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -53,6 +57,33 @@ class Between:
 
             def do_HEAD(self) -> None:
                 self._answer(None)
+
+            def do_PUT(self) -> None:
+                path = self.path.partition("?")[0]
+                nth, between.sent[path] = between.sent[path], between.sent[path] + 1
+                fault = between.write_faults(path, nth)
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if fault is None or fault == "lost" or isinstance(fault, float):
+                    status, headers, answer = self._upstream(body)
+                if fault is not None and not isinstance(fault, float):
+                    status, headers, answer = 500 if fault == "lost" else int(fault), {}, b"no"
+                elif isinstance(fault, float):
+                    time.sleep(fault)
+                self._send_answer(status, headers, answer)
+
+            def do_POST(self) -> None:
+                self._send_answer(*self._upstream(self.rfile.read(int(self.headers.get("Content-Length", 0)))))
+
+            do_DELETE = do_POST
+
+            def _send_answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+                self.send_response(status)
+                for name, value in headers.items():
+                    if name.lower() not in ("content-length", "connection", "transfer-encoding", "date", "server"):
+                        self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
             def _answer(self, fault: Fault) -> None:
                 status, headers, body = self._upstream()
@@ -95,11 +126,11 @@ class Between:
                 else:
                     self.wfile.write(body)
 
-            def _upstream(self) -> tuple[int, dict[str, str], bytes]:
+            def _upstream(self, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
                 connection = http.client.HTTPConnection(upstream, timeout=30)
                 try:
                     sent = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
-                    connection.request(self.command, self.path, headers=sent)
+                    connection.request(self.command, self.path, body, headers=sent)
                     answer = connection.getresponse()
                     return answer.status, dict(answer.headers.items()), answer.read()
                 finally:

@@ -248,7 +248,7 @@ def test_a_model_learnt_on_a_gpu_tags_where_there_is_none(
     tagged: Tags, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    shutil.copytree(tagged.folder / "model", tmp_path / "model")
+    shutil.copytree(Path(tagged.folder) / "model", tmp_path / "model")
     manifest = tmp_path / "model" / "model.json"
     record = orjson.loads(manifest.read_bytes())
     record["encoder"]["arguments"]["recipe"]["device"] = "cuda"
@@ -361,12 +361,12 @@ def test_more_skills_than_different_texts_are_refused(texts: list[str], tmp_path
 def test_a_model_of_another_tagger_or_a_damaged_one_is_refused(tagged: Tags, tmp_path: Path) -> None:
     with pytest.raises(TagsError, match="holds no saved clusters"):
         open_loss_tagger(tmp_path)
-    shutil.copytree(tagged.folder / "model", tmp_path / "damaged")
+    shutil.copytree(Path(tagged.folder) / "model", tmp_path / "damaged")
     place = tmp_path / "damaged" / "runs" / "01" / "checkpoint-000045.npy"
     place.write_bytes(place.read_bytes()[:-1] + b"\x01")
     with pytest.raises(TagsError, match=r"checkpoint-000045\.npy has digest"):
         open_loss_tagger(tmp_path / "damaged")
-    shutil.copytree(tagged.folder / "model", tmp_path / "other")
+    shutil.copytree(Path(tagged.folder) / "model", tmp_path / "other")
     manifest = tmp_path / "other" / "model.json"
     record = orjson.loads(manifest.read_bytes())
     record["encoder"] |= {"kind": "lexical", "name": "lexical"}
@@ -379,8 +379,8 @@ def test_inspect_shows_the_clusters_and_draws_their_trajectories(tagged: Tags, t
     shown = works("inspect", tagged.folder, "--against", "meta.skill", "--pictures", tmp_path / "P")
     assert "encoder tiny (6 dimensions), 2 centroids" in shown and "one-to-one accuracy" in shown
     assert (tmp_path / "P" / "trajectories.png").read_bytes().startswith(b"\x89PNG")
-    steps, curves = mean_trajectories(tagged.folder / "model")
-    losses = np.load(tagged.folder / "model" / "losses.npy")
+    steps, curves = mean_trajectories(tagged.place("model"))
+    losses = np.load(Path(tagged.folder) / "model" / "losses.npy")
     assert steps == [15, 30, 45] and losses.shape == (2, 3, 100)
     assert curves["greet-hello"][-1] < 0.5 < 1.5 < curves["toss"][-1]
     assert "all as the manifest says" in works("verify", tagged.folder)

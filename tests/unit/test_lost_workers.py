@@ -91,7 +91,7 @@ class Growing(RayPool):
     """A Ray pool whose cluster has the given CPUs at each look, and whose tasks never end."""
 
     def __init__(self, cpus: list[dict[str, int]], *, keeps_model: bool = False, needs: Needs = Needs()) -> None:
-        super().__init__("auto", num_local_cpus=1, needs=needs, keeps_model=keeps_model, shares=Path("shares"))
+        super().__init__("auto", num_local_cpus=1, needs=needs, keeps_model=keeps_model, shares="shares")
         self._looks = cpus
 
     def _look_at_nodes(self) -> None:

@@ -145,7 +145,7 @@ def test_without_the_extra_the_sentence_says_how_to_install_it(
 
 def damage(counts: TokenCounts) -> Path:
     """Change one count."""
-    place = next(iter(sorted((counts.root / "train" / "carry").iterdir())))
+    place = next(iter(sorted((Path(counts.root) / "train" / "carry").iterdir())))
     data = bytearray(place.read_bytes())
     data[-4] ^= 1
     place.write_bytes(data)
@@ -165,10 +165,10 @@ def test_a_flipped_bit_in_the_counts_is_found(uneven: ShardSet, counts: TokenCou
 
 
 def test_edited_totals_are_found(counts: TokenCounts) -> None:
-    manifest = json.loads((counts.root / "tokens.json").read_text())
+    manifest = json.loads((Path(counts.root) / "tokens.json").read_text())
     manifest["skills"][1]["num_train"] += 1
     manifest["skills"][0]["train"]["num_tokens"][0] += 5
-    (counts.root / "tokens.json").write_text(json.dumps(manifest))
+    (Path(counts.root) / "tokens.json").write_text(json.dumps(manifest))
     faults = TokenCounts.open(counts.root).verify()
     assert len(faults) == 4
     assert "counts" in faults[0] and "but tokens.json says" in faults[0]
@@ -177,7 +177,7 @@ def test_edited_totals_are_found(counts: TokenCounts) -> None:
 
 
 def test_a_manifest_that_does_not_fit_or_is_missing_is_refused(counts: TokenCounts, tmp_path: Path) -> None:
-    (counts.root / "tokens.json").write_text("{}")
+    (Path(counts.root) / "tokens.json").write_text("{}")
     with pytest.raises(TokensError, match=r"does not fit schemas/tokens-1.json"):
         TokenCounts.open(counts.root)
     with pytest.raises(TokensError, match=r"holds no finished token counts: tokens.json is not there"):
@@ -187,7 +187,7 @@ def test_a_manifest_that_does_not_fit_or_is_missing_is_refused(counts: TokenCoun
 def test_another_tokenizer_than_the_one_that_counted_is_refused(
     uneven: ShardSet, counts: TokenCounts, tmp_path: Path
 ) -> None:
-    save(byte_tokenizer(["other"]), counts.root / "tokenizer.json")
+    save(byte_tokenizer(["other"]), Path(counts.root) / "tokenizer.json")
     with pytest.raises(TokensError, match=r"tokenizer.json has digest .*not the tokenizer of the counts"):
         PackedTokens(mixer(uneven, tmp_path), TokenCounts.open(counts.root), block_tokens=16, separator=EOS)
     assert "not the tokenizer of the counts" in fails("verify", counts.root)

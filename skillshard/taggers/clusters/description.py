@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from skillshard import storage
 from skillshard.corpus import CorpusReading, Partition, Sample, read_partition
 from skillshard.execution import Record, Task
 from skillshard.keyed_random import permutation
@@ -115,7 +116,7 @@ def _rows_for_names(
     clusters = np.empty(len(sample.row), np.int64)
     for partition in np.unique(sample.partition).tolist():
         in_partition = sample.partition == partition
-        assigned = np.load(array_place(search.work.scratch(ASSIGNMENTS), partition), mmap_mode="r")
+        assigned = storage.load_array(array_place(search.work.scratch(ASSIGNMENTS), partition))
         clusters[in_partition] = assigned["cluster"][sample.row[in_partition]]
     # The sample is in the order of the corpus. Without the permutation the first files would name the clusters.
     order = permutation(len(sample.row), "rows for names")

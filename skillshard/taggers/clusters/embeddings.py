@@ -28,6 +28,7 @@ from skillshard.taggers.rows import sample_rows
 from skillshard.taggers.tagger import Search
 
 EMBEDDINGS = "embeddings"
+MANIFEST = "embeddings.json"
 # So many texts form batches of similar length, and still fit into memory.
 TEXTS_AT_ONCE = 8192
 ONE_PARTITION_BYTES = 4 << 20
@@ -48,7 +49,7 @@ def fit_encoder(encoder: Encoder | Unfitted, search: Search, num_rows: Sequence[
     if not isinstance(encoder, Unfitted):
         return encoder
     rows = sample_rows(num_rows, encoder.sample_size, seed)
-    files = [str(search.work.scratch("texts", f"{index:06d}.json")) for index in range(len(rows))]
+    files = [search.work.scratch("texts", f"{index:06d}.json") for index in range(len(rows))]
     tasks = [
         Task(
             f"{index:06d}",
@@ -62,11 +63,11 @@ def fit_encoder(encoder: Encoder | Unfitted, search: Search, num_rows: Sequence[
     folder = search.work.scratch("kept", FOLDER)
     done = search.work.scratch("encoder.json")
     # `encoder.json` comes last, so a fit that was killed between its files is done again.
-    if not done.exists():
+    if not storage.exists(done):
         texts = [text for task in tasks for text in storage.read_json(task.arguments["place"])]
-        encoder.fit(texts, str(folder), seed=seed)
+        encoder.fit(texts, folder, seed=seed)
         storage.write_bytes(done, canonical.to_json(encoder.arguments))
-    return open_lexical(str(folder))
+    return open_lexical(folder)
 
 
 def take_texts(partition: Partition, reading: CorpusReading, rows: Sequence[int], place: str) -> Record:
@@ -98,7 +99,7 @@ def encode_rows(encoder: Encoder, search: Search, num_rows: Sequence[int]) -> li
     )
     parts = [{"num_rows": num, **record} for num, record in zip(num_rows, records, strict=True)]
     manifest = {"schema": "skillshard/embeddings/1", "dim": encoder.dim, "parts": parts}
-    storage.write_bytes(folder / "embeddings.json", canonical.to_json(manifest))
+    storage.write_bytes(places.join(folder, MANIFEST), canonical.to_json(manifest))
     return files
 
 
@@ -153,9 +154,7 @@ def _put(vectors: np.ndarray, waiting: Sequence[tuple[int, Sample]], encoder: En
 def sample_vectors(files: Sequence[str], num_rows: Sequence[int], size: int, *, seed: int) -> SampledRows:
     """Choose rows evenly over all partitions, drop the rows without a sample, and load the vectors."""
     rows = sample_rows(num_rows, size, seed)
-    points = [
-        np.load(place, mmap_mode="r")[chosen].astype(np.float32) for place, chosen in zip(files, rows, strict=True)
-    ]
+    points = [storage.load_array(place)[chosen].astype(np.float32) for place, chosen in zip(files, rows, strict=True)]
     every, partition = np.concatenate(points), np.repeat(np.arange(len(rows)), [len(chosen) for chosen in rows])
     # A vector is NaN as a whole or not at all.
     has_sample = ~np.isnan(every[:, 0])
@@ -164,7 +163,7 @@ def sample_vectors(files: Sequence[str], num_rows: Sequence[int], size: int, *, 
 
 def vector_chunks(place: str) -> Iterator[tuple[Int[np.ndarray, " row"], VectorsOf]]:
     """Yield the numbers of rows with samples, and the vectors of the rows, in chunks."""
-    vectors = np.load(place, mmap_mode="r")
+    vectors = storage.load_array(place)
     for first in range(0, len(vectors), kmeans.ROWS_AT_ONCE):
         block = np.asarray(vectors[first : first + kmeans.ROWS_AT_ONCE]).astype(np.float32)
         with_sample = np.flatnonzero(~np.isnan(block[:, 0]))
@@ -172,16 +171,19 @@ def vector_chunks(place: str) -> Iterator[tuple[Int[np.ndarray, " row"], Vectors
         yield first + with_sample, block if len(with_sample) == len(block) else block[with_sample]
 
 
+def has_embeddings(tags: str | os.PathLike[str]) -> bool:
+    """Tell whether embeddings lie beside tags."""
+    return storage.exists(places.join(tags, EMBEDDINGS, MANIFEST))
+
+
 def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:
     """List the faults of the embeddings beside tags. Tags without embeddings have no fault."""
     folder = places.join(tags, EMBEDDINGS)
-    manifest = places.join(folder, "embeddings.json")
+    manifest = places.join(folder, MANIFEST)
     if not storage.exists(manifest):
         return []
     parts = storage.read_json(manifest)["parts"]
-    faults = (
-        file_fault(array_place(folder, index), part["digest"], "embeddings.json") for index, part in enumerate(parts)
-    )
+    faults = (file_fault(array_place(folder, index), part["digest"], MANIFEST) for index, part in enumerate(parts))
     return [fault for fault in faults if fault]
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from skillshard import canonical, storage
+from skillshard import canonical, places, storage
 from skillshard.errors import TagsError
 from skillshard.execution import OnStage, Record, Task, keyed, silent
 from skillshard.taggers.clusters import kmeans
@@ -43,7 +43,7 @@ class Fitted:
 
 def fit_clusters(
     search: Search,
-    places: Sequence[str],
+    files: Sequence[str],
     sample: SampledRows,
     *,
     skills: int | Literal["auto"],
@@ -54,17 +54,17 @@ def fit_clusters(
 ) -> Fitted:
     """Fit clusters on the sample, then refine the clusters by steps over all rows, unless the sample `covers_all` rows."""
     folder, done = search.work.scratch("fit"), search.work.scratch("fit", "tried.json")
-    if not done.exists():
+    if not storage.exists(done):
         fitted = choose_clusters(
             sample.points, skills, skills_range, seed=seed, min_share=min_share, on_stage=search.on_stage
         )
-        storage.write_array(folder / CENTROIDS, fitted.clusters.centroids)
+        storage.write_array(places.join(folder, CENTROIDS), fitted.clusters.centroids)
         # This file comes last: its existence says that the centroids are complete.
         storage.write_bytes(done, canonical.to_json([[choice.num_clusters, choice.score] for choice in fitted.tried]))
     tried = [kmeans.Choice(num, score) for num, score in storage.read_json(done)]
-    clusters = _unbalanced(np.load(folder / CENTROIDS))
+    clusters = _unbalanced(storage.load_array(places.join(folder, CENTROIDS)))
     for step in range(0 if covers_all else STEPS_OVER_ALL):
-        clusters = _step_over_all(search, places, clusters, step)
+        clusters = _step_over_all(search, files, clusters, step)
     return Fitted(clusters, tuple(tried))
 
 
@@ -120,20 +120,24 @@ def _most_with(min_share: float) -> int:
     return int(0.5 / min_share) if min_share else 1 << 30
 
 
-def _step_over_all(search: Search, places: Sequence[str], clusters: Clusters, step: int) -> Clusters:
+def _step_over_all(search: Search, files: Sequence[str], clusters: Clusters, step: int) -> Clusters:
     folder = search.work.scratch(f"step-{step}")
-    storage.write_array(folder / CENTROIDS, clusters.centroids)
+    storage.write_array(places.join(folder, CENTROIDS), clusters.centroids)
     tasks = keyed(
-        {"vectors": place, "centroids": str(folder / CENTROIDS), "place": str(folder / f"{index:06d}.npz")}
-        for index, place in enumerate(places)
+        {
+            "vectors": place,
+            "centroids": places.join(folder, CENTROIDS),
+            "place": places.join(folder, f"{index:06d}.npz"),
+        }
+        for index, place in enumerate(files)
     )
     search.run(step_partition, tasks, stage=f"step-{step}", title=f"k-means {step + 1}")
     sums, counts = np.zeros(clusters.centroids.shape), np.zeros(clusters.num_clusters, np.int64)
     # The sums are added in the order of the partitions, because a sum of floats depends on the order, and tasks end in any order.
     for task in tasks:
-        with np.load(task.arguments["place"]) as arrays:
-            sums += arrays["sums"]
-            counts += arrays["counts"]
+        arrays = storage.load_arrays(task.arguments["place"])
+        sums += arrays["sums"]
+        counts += arrays["counts"]
     return kmeans.moved(clusters, sums, counts)
 
 
@@ -141,7 +145,7 @@ def step_partition(vectors: str, centroids: str, place: str) -> Record:
     """Add up and count the rows of each cluster in one partition, for a step of k-means."""
     from threadpoolctl import threadpool_limits
 
-    clusters = _unbalanced(np.load(centroids))
+    clusters = _unbalanced(storage.load_array(centroids))
     sums, counts = np.zeros(clusters.centroids.shape), np.zeros(clusters.num_clusters, np.int64)
     with threadpool_limits(1):
         for _, points in vector_chunks(vectors):
@@ -153,7 +157,7 @@ def step_partition(vectors: str, centroids: str, place: str) -> Record:
 
 
 def assign_balanced(
-    search: Search, places: Sequence[str], sample: SampledRows, clusters: Clusters, *, min_share: float
+    search: Search, files: Sequence[str], sample: SampledRows, clusters: Clusters, *, min_share: float
 ) -> tuple[Clusters, list[Record]]:
     """Assign every row, balanced if a least share is given.
 
@@ -167,12 +171,12 @@ def assign_balanced(
         TagsError: A cluster misses the least share after `BALANCE_TRIES` tries.
     """
     if not min_share:
-        return clusters, assign_rows(search, places, clusters, "assign")
+        return clusters, assign_rows(search, files, clusters, "assign")
     smallest = 0.0
     for attempt in range(BALANCE_TRIES):
         share = min(min_share * (1 + 0.1 * attempt), 0.5 / clusters.num_clusters)
         balanced = kmeans.with_bonus(sample.points, clusters, int(np.ceil(share * len(sample.points))))
-        records = assign_rows(search, places, balanced, f"assign-{attempt}")
+        records = assign_rows(search, files, balanced, f"assign-{attempt}")
         counts = np.sum([record["counts"] for record in records], axis=0)
         smallest = counts.min() / counts.sum()
         if smallest >= min_share:
@@ -183,20 +187,20 @@ def assign_balanced(
     )
 
 
-def assign_rows(search: Search, places: Sequence[str], clusters: Clusters, stage: str) -> list[Record]:
+def assign_rows(search: Search, files: Sequence[str], clusters: Clusters, stage: str) -> list[Record]:
     """Write the cluster and the distance of each row, and return the records of `assign_partition`."""
     folder = search.work.scratch(stage)
-    storage.write_array(folder / CENTROIDS, clusters.centroids)
+    storage.write_array(places.join(folder, CENTROIDS), clusters.centroids)
     out = search.work.scratch(ASSIGNMENTS)
     tasks = keyed(
         {
             "vectors": place,
-            "centroids": str(folder / CENTROIDS),
+            "centroids": places.join(folder, CENTROIDS),
             "bonus": clusters.bonus.tolist(),
             "spherical": clusters.spherical,
             "place": array_place(out, index),
         }
-        for index, place in enumerate(places)
+        for index, place in enumerate(files)
     )
     return search.run(assign_partition, tasks, stage=stage, title="assigning")
 
@@ -209,10 +213,10 @@ def assign_partition(vectors: str, centroids: str, bonus: Sequence[float], spher
     """
     from threadpoolctl import threadpool_limits
 
-    clusters = Clusters(np.load(centroids), np.array(bonus, np.float32), spherical)
+    clusters = Clusters(storage.load_array(centroids), np.array(bonus, np.float32), spherical)
     num = clusters.num_clusters
     counts, distances = np.zeros(num, np.int64), np.zeros(num)
-    assigned = np.zeros(len(np.load(vectors, mmap_mode="r")), ASSIGNED)
+    assigned = np.zeros(len(storage.load_array(vectors)), ASSIGNED)
     assigned["cluster"] = -1
     with threadpool_limits(1):
         for rows, points in vector_chunks(vectors):

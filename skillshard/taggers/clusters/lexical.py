@@ -7,7 +7,6 @@ The fitted encoder has three files: `lexical.columns.npy` (hashes of the terms, 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,7 +149,7 @@ def open_lexical(folder: str) -> FittedLexical:
 def _loaded(folder: str, digests: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, "term dim"]]:
     """Load the three arrays, and keep them for the next call in this process."""
     # The digests are part of the key of the cache, so that changed files are loaded again.
-    columns, idf, components = (np.load(Path(folder) / name) for name in FILES)
+    columns, idf, components = (storage.load_array(places.join(folder, name)) for name in FILES)
     return columns.astype(np.int64), idf, components.astype(np.float32)
 
 

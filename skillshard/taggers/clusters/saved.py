@@ -8,7 +8,6 @@ MODEL/...             files of the encoder
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -98,38 +97,38 @@ class SavedClusters:
         clusters: Centroids and bonus of the clusters.
     """
 
-    folder: Path
+    folder: str
     manifest: ModelManifest
     clusters: Clusters
 
     def __repr__(self) -> str:
         """Return a line with the place, the number of clusters and the encoder."""
         num = counted(len(self.manifest.clusters), "cluster")
-        return f"SavedClusters({os.fspath(self.folder)!r}: {num}, encoder {self.manifest.encoder.name})"
+        return f"SavedClusters({places.public(self.folder)!r}: {num}, encoder {self.manifest.encoder.name})"
 
     @classmethod
     def open(cls, place: str | os.PathLike[str]) -> "SavedClusters":
-        """Open saved clusters by their directory, or by the directory of the tags beside the clusters.
+        """Open saved clusters by their directory or URI, or by the place of the tags beside the clusters.
 
         Raises:
             TagsError: The place has no saved clusters, or the clusters are damaged.
         """
         folder = model_folder(place)
         try:
-            manifest = ModelManifest.model_validate(storage.read_json(folder / MANIFEST))
+            manifest = ModelManifest.model_validate(storage.read_json(places.join(folder, MANIFEST)))
         except ValidationError as error:
             raise TagsError(
-                f"{folder / MANIFEST} does not fit schemas/clusters-1.json: {canonical.first_fault(error)}: damaged, edited, or of "
+                f"{_shown(folder, MANIFEST)} does not fit schemas/clusters-1.json: {canonical.first_fault(error)}: damaged, edited, or of "
                 f"another version. {_ANEW}"
             ) from error
         # The digests of all files take time, but damaged weights would give wrong tags without an error.
         faults = _faults(folder, manifest)
         if faults:
             raise TagsError(faults[0])
-        centroids = np.load(folder / CENTROIDS)
+        centroids = storage.load_array(places.join(folder, CENTROIDS))
         if centroids.shape != (len(manifest.clusters), manifest.encoder.dim):
             raise TagsError(
-                f"{folder / CENTROIDS} has shape {centroids.shape}, and model.json expects "
+                f"{_shown(folder, CENTROIDS)} has shape {centroids.shape}, and model.json expects "
                 f"({len(manifest.clusters)}, {manifest.encoder.dim}): damaged or edited. {_ANEW}"
             )
         bonus = np.array([cluster.bonus for cluster in manifest.clusters], np.float32)
@@ -142,26 +141,29 @@ class SavedClusters:
     @property
     def digest(self) -> str:
         """Digest of model.json, which holds the digests of all other files."""
-        return storage.file_digest(self.folder / MANIFEST)
+        return storage.file_digest(places.join(self.folder, MANIFEST))
 
 
 def has_clusters(place: str | os.PathLike[str]) -> bool:
     """Tell whether a place, or the tags at a place, have saved clusters."""
-    return any((places.local_path(place) / name).exists() for name in (MANIFEST, f"{FOLDER}/{MANIFEST}"))
+    return any(storage.exists(places.join(place, *parts)) for parts in ((MANIFEST,), (FOLDER, MANIFEST)))
 
 
-def model_folder(place: str | os.PathLike[str]) -> Path:
+def _shown(folder: str, name: str) -> str:
+    return places.public(places.join(folder, name))
+
+
+def model_folder(place: str | os.PathLike[str]) -> str:
     """Return the directory of model.json.
 
     Raises:
         TagsError: The place has no saved clusters.
     """
-    folder = places.local_path(place)
-    for candidate in (folder, folder / FOLDER):
-        if (candidate / MANIFEST).exists():
+    for candidate in (places.join(place), places.join(place, FOLDER)):
+        if storage.exists(places.join(candidate, MANIFEST)):
             return candidate
     raise TagsError(
-        f"{folder} holds no saved clusters: neither {MANIFEST} nor {FOLDER}/{MANIFEST} is there. Give the directory that 'skillshard tag "
+        f"{places.public(place)} holds no saved clusters: neither {MANIFEST} nor {FOLDER}/{MANIFEST} is there. Give the directory that 'skillshard tag "
         "embedding' or 'skillshard tag loss' wrote."
     )
 
@@ -204,7 +206,7 @@ def save_clusters(
 def copy_clusters(model: SavedClusters, folder: str | os.PathLike[str]) -> None:
     """Copy saved clusters file by file. The file model.json comes last, so that an interrupted copy is not a finished copy."""
     for name in (*model.manifest.files, MANIFEST):
-        storage.write_bytes(places.join(folder, name), storage.read_bytes(model.folder / name))
+        storage.write_bytes(places.join(folder, name), storage.read_bytes(places.join(model.folder, name)))
 
 
 def verify_model(place: str | os.PathLike[str]) -> list[str]:
@@ -215,19 +217,27 @@ def verify_model(place: str | os.PathLike[str]) -> list[str]:
     """
     folder = model_folder(place)
     try:
-        manifest = ModelManifest.model_validate(storage.read_json(folder / MANIFEST))
+        manifest = ModelManifest.model_validate(storage.read_json(places.join(folder, MANIFEST)))
     except ValidationError as error:
-        return [f"{folder / MANIFEST} does not fit schemas/clusters-1.json: {canonical.first_fault(error)}. {_ANEW}"]
+        return [
+            f"{_shown(folder, MANIFEST)} does not fit schemas/clusters-1.json: {canonical.first_fault(error)}. {_ANEW}"
+        ]
     return _faults(folder, manifest)
 
 
-def _faults(folder: Path, manifest: ModelManifest) -> list[str]:
-    return [fault for name, digest in manifest.files.items() if (fault := file_fault(folder / name, digest, MANIFEST))]
+def _faults(folder: str, manifest: ModelManifest) -> list[str]:
+    return [
+        fault
+        for name, digest in manifest.files.items()
+        if (fault := file_fault(places.join(folder, name), digest, MANIFEST))
+    ]
 
 
 def file_fault(place: str | os.PathLike[str], digest: str, manifest: str) -> str | None:
     """Describe the fault of a file with a digest in a manifest. Return None if the file has no fault."""
     if not storage.exists(place):
-        return f"{place} is missing, but {manifest} names it. {_ANEW}"
+        return f"{places.public(place)} is missing, but {manifest} names it. {_ANEW}"
     got = storage.file_digest(place)
-    return None if got == digest else f"{place} has digest {got}, {manifest} says {digest}: damaged or edited. {_ANEW}"
+    if got == digest:
+        return None
+    return f"{places.public(place)} has digest {got}, {manifest} says {digest}: damaged or edited. {_ANEW}"

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
+from skillshard import places, storage
 from skillshard.errors import TagsError
 from skillshard.extras import needed
 from skillshard.taggers.clusters import kmeans
@@ -84,7 +83,7 @@ class Embedding:
         )
         clusters, records = assign_balanced(search, places, sample, fitted.clusters, min_share=self.min_share)
         names = describe_clusters(encoder, search, sample, clusters, records, fitted.tried)
-        return AssignedRows(str(search.work.scratch(ASSIGNMENTS)), tuple(names))
+        return AssignedRows(search.work.scratch(ASSIGNMENTS), tuple(names))
 
     @property
     def _most(self) -> int:
@@ -115,7 +114,7 @@ class KeptClusters:
         places = encode_rows(self.encoder, search, num_rows)
         assign_rows(search, places, self.model.clusters, "assign")
         copy_clusters(self.model, search.work.scratch("kept", FOLDER))
-        return AssignedRows(str(search.work.scratch(ASSIGNMENTS)), tuple(self.model.names))
+        return AssignedRows(search.work.scratch(ASSIGNMENTS), tuple(self.model.names))
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class AssignedRows:
     def tag_rows(self, partition: int, rows: Sequence[int]) -> list[Tag]:
         if not rows:
             return []
-        assigned = np.load(array_place(self.folder, partition), mmap_mode="r")[list(rows)]
+        assigned = storage.load_array(array_place(self.folder, partition))[list(rows)]
         return [
             Tag(self.names[cluster], distance)
             for cluster, distance in zip(assigned["cluster"].tolist(), assigned["distance"].tolist(), strict=True)
@@ -179,14 +178,14 @@ def kept_clusters(model: SavedClusters, encoder: Encoder) -> Finder:
     saved = model.manifest.encoder
     if encoder.dim != saved.dim:
         raise TagsError(
-            f"the centroids in {model.folder} have {saved.dim} dimensions, and {encoder.name} gives {encoder.dim}. Give the encoder of the "
+            f"the centroids in {places.public(model.folder)} have {saved.dim} dimensions, and {encoder.name} gives {encoder.dim}. Give the encoder of the "
             f"centroids, {saved.name}."
         )
     # The data type, the batch size and the device change a vector only by rounding, so they may differ.
     for argument in ("weights_digest", "files", "digests", "prompt", "max_length", "windows"):
         if encoder.arguments.get(argument) != saved.arguments.get(argument):
             raise TagsError(
-                f"the centroids in {model.folder} were made with {saved.name} with {argument} {saved.arguments.get(argument)!r}, and this "
+                f"the centroids in {places.public(model.folder)} were made with {saved.name} with {argument} {saved.arguments.get(argument)!r}, and this "
                 f"encoder has {encoder.arguments.get(argument)!r}. Give the same value."
             )
     return KeptClusters(model, encoder)
@@ -201,7 +200,7 @@ def kept_lexical(model: SavedClusters) -> Encoder:
     saved = model.manifest.encoder
     if saved.kind != "lexical":
         raise TagsError(
-            f"the centroids in {model.folder} have {saved.dim} dimensions, and were made with the encoder {saved.name}, not lexical. Give the "
+            f"the centroids in {places.public(model.folder)} have {saved.dim} dimensions, and were made with the encoder {saved.name}, not lexical. Give the "
             f"encoder {saved.name}."
         )
-    return open_lexical(str(model.folder))
+    return open_lexical(model.folder)

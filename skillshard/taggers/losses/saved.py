@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-from skillshard import progress
+from skillshard import places, progress
 from skillshard.artefact import differences
 from skillshard.corpus import Sample
 from skillshard.corpus.template import Span
@@ -178,11 +178,11 @@ def open_loss_tagger(place: str | os.PathLike[str]) -> LossTagger:
     model = SavedClusters.open(place)
     if model.manifest.encoder.kind != KIND:
         raise TagsError(
-            f"the clusters in {model.folder} are clusters of {model.manifest.encoder.name}, not of loss trajectories. Give the clusters of tags "
+            f"the clusters in {places.public(model.folder)} are clusters of {model.manifest.encoder.name}, not of loss trajectories. Give the clusters of tags "
             "by loss, or make clusters with 'skillshard tag embedding'."
         )
     _refuse_changed_proxy(model)
-    return LossTagger(str(model.folder), model.digest)
+    return LossTagger(str(places.local_path(model.folder)), model.digest)
 
 
 def _refuse_changed_proxy(model: SavedClusters) -> None:

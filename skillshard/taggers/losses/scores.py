@@ -44,7 +44,7 @@ def score_rows(tagger: Tagger, search: Search, num_rows: Sequence[int], *, num_g
         num_rows: Number of rows of each partition.
         num_gpus: Number of GPUs that a process takes.
     """
-    folder = str(search.work.scratch(FOLDER))
+    folder = search.work.scratch(FOLDER)
     tasks = [
         Task(
             f"{partition.index:06d}-{number:06d}",

@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 from jaxtyping import Float
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.corpus.template import pairs_of
 from skillshard.errors import TagsError
 from skillshard.execution import Record, Task, keyed
@@ -113,7 +113,7 @@ class LossFinder:
 
         A call after a kill repeats no finished task.
         """
-        folder = search.work.scratch("kept", FOLDER)
+        folder = places.local_path(search.work.scratch("kept", FOLDER))  # the checkpoints of the trials are local files
         num_rows, _ = count_rows(search)
         if not (folder / MANIFEST).exists():
             texts = self._sample(search)
@@ -131,7 +131,7 @@ class LossFinder:
             reading=search.reading,
             refusal=self.reading.blank_reading().refusal,
             stop_at_refused=search.on_bad_sample == "stop",
-            scratch=str(search.work.scratch("texts")),
+            scratch=search.work.scratch("texts"),
             records=search.work.records("texts"),
             backend=search.backend,
             on_done=search.on_stage("sampling", len(search.partitions)),
@@ -162,11 +162,11 @@ class LossFinder:
         self, search: Search, folder: Path, texts: Sequence[SampledText], reading: Reading, recipe: Recipe
     ) -> None:
         place = search.work.scratch("texts.json")
-        if not place.exists():
+        if not storage.exists(place):
             storage.write_bytes(place, orjson.dumps([[text.text, text.answers] for text in texts]))
         tasks = keyed(
             {
-                "texts": str(place),
+                "texts": place,
                 "reading": reading,
                 "recipe": recipe,
                 "seed": seed,
@@ -174,7 +174,7 @@ class LossFinder:
             }
             for number, seed in enumerate(self._seeds())
         )
-        self.on_estimate(self._estimate(search, keyed([{"texts": str(place), "reading": reading, "recipe": recipe}])))
+        self.on_estimate(self._estimate(search, keyed([{"texts": place, "reading": reading, "recipe": recipe}])))
         self._run(search, train_task, tasks, "train", "training")
 
     def _run(
@@ -250,12 +250,12 @@ class LossFinder:
             {
                 "model": TrainedProxies(reading, recipe, (str(trial_folder(folder, number)),), self.measure),
                 "batch": batch,
-                "out": str(search.work.scratch(f"losses-{number:02d}.npz")),
+                "out": search.work.scratch(f"losses-{number:02d}.npz"),
             }
             for number in range(self.trials)
         )
         self._run(search, measure_task, tasks, "measure", "measuring")
-        trials = [np.load(task.arguments["out"]) for task in tasks]
+        trials = [storage.load_arrays(task.arguments["out"]) for task in tasks]
         whole = np.concatenate([arrays["whole"] for arrays in trials])
         if self.measure == "whole":
             return whole, lambda guess: whole_features(whole)
