@@ -38,6 +38,8 @@ READ_BY = ("shards", "proxy", "window", "segment_at", "answer_after", "prompt_fi
 """Settings that determine the texts and tokens of a warm start or trial. The settings are part of the keys of both."""
 MEASURED_BY = ("eval_shards", "eval_samples")
 """Settings that determine the measurement of a trial. The settings are part of the keys of trials only."""
+TIMED_TEXTS = 64
+"""Number of texts that timed steps draw from. All texts have the same number of positions, so few texts give the time of many."""
 TEXTS_AT_ONCE = 1024
 """Number of texts that are encoded at once. Readings make 64-bit tokens, which are compacted before the next texts are read."""
 
@@ -191,18 +193,9 @@ def learn_graph(
     # Only a reading by segments looks at texts: its vocabulary is made of the words of all skills.
     encoder = reading.reading([] if reading.segment_at is None else _all_texts(shards, samples))
     holdout = (eval_shards or shards).holdout
-    data = save_data(
-        TrialData(
-            {
-                skill: _encoded(
-                    encoder, split, samples, kind, rows_of=partial(_rows, skill, planned, warm, warmup_steps, steps)
-                )
-                for skill, split in shards.train.items()
-            },
-            {skill: _encoded(encoder, holdout[skill], eval_samples, kind, rows_of=np.arange) for skill in eval_skills},
-        ),
-        folder,
-    )
+    measured = {
+        skill: _encoded(encoder, holdout[skill], eval_samples, kind, rows_of=np.arange) for skill in eval_skills
+    }
     recipe = Recipe(
         model=reading.model(encoder),
         steps=steps,
@@ -212,47 +205,78 @@ def learn_graph(
         precision=resolve_precision(compute.precision, compute.device),
     )
     warm_tasks, trial_tasks = _tasks(
-        folder, data, recipe, planned, warm, warmup_steps, every, schedule, settle, learning.made_from, eval_skills
+        folder, recipe, planned, warm, warmup_steps, every, schedule, settle, learning.made_from, eval_skills
     )
+    needed, missing = _without_result(warm_tasks, trial_tasks, folder)
+    if missing:
+        # Many steps draw many texts, and drawing takes minutes. So the cost is known before any text is drawn.
+        longest = max((task.arguments["trial"] for task in (*needed, *missing)), key=lambda trial: trial.batch_size)
+        skill = longest.trained_on[0]
+        few = _encoded(encoder, shards.train[skill], TIMED_TEXTS, kind, rows_of=np.arange)
+        timed = save_data(TrialData({skill: few}, measured), folder)
+        try:
+            cost = _cost(needed, missing, longest, timed, backend, folder)
+        finally:
+            Path(timed).unlink(missing_ok=True)
+        _announce(cost, budget_s, on_estimate)
+        rows_of = partial(_rows, planned=planned, warm=warm, warmup_steps=warmup_steps, steps=steps)
+        drawn = {
+            skill: _encoded(encoder, split, samples, kind, rows_of=partial(rows_of, skill))
+            for skill, split in shards.train.items()
+        }
+        data = save_data(TrialData(drawn, measured), folder)
+        needed, trial_tasks = _with_data(needed, data), _with_data(trial_tasks, data)
     with shown(on_stage, progress) as stages:
-        records = _train(warm_tasks, trial_tasks, folder, backend, budget_s, on_estimate, stages)
+        records = _train(needed, trial_tasks, folder, backend, stages)
     learned = learning.model_copy(update={"runs": [_measured(*each) for each in zip(planned, records, strict=True)]})
     graph = derived(shards.skills, eval_skills, learned, rule=rule)
     write_graph(graph, out)
     return graph
 
 
+def _without_result(
+    warm_tasks: Sequence[Task], trial_tasks: Sequence[Task], folder: str
+) -> tuple[list[Task], list[Task]]:
+    """Return the warm starts and the trials that still have to be trained."""
+    records = places.join(folder, "records")
+    missing = [task for task in trial_tasks if not storage.exists(places.join(records, f"{task.key}.json"))]
+    return _needed(warm_tasks, missing, records), missing
+
+
+def _announce(cost: Cost, budget_s: float | None, on_estimate: Callable[[str], None]) -> None:
+    """Announce the cost.
+
+    Raises:
+        GraphError: The estimated time exceeds the budget.
+    """
+    if budget_s is not None and cost.seconds > budget_s:
+        raise GraphError(
+            f"{cost.sentence}, and `budget_s` allows {time_in_words(budget_s)}. Raise `budget_s`, take fewer seeds (`num_seeds`), or divide `steps` and "
+            f"`warmup_steps` by {cost.seconds / budget_s:.1f}."
+        )
+    on_estimate(cost.sentence)
+
+
+def _with_data(tasks: Sequence[Task], data: str) -> list[Task]:
+    return [replace(task, arguments={**task.arguments, "data": data}) for task in tasks]
+
+
 def _train(
-    warm_tasks: Sequence[Task],
-    trial_tasks: Sequence[Task],
-    folder: str,
-    backend: Backend,
-    budget_s: float | None,
-    on_estimate: Callable[[str], None],
-    on_stage: OnStage,
+    warm_tasks: Sequence[Task], trial_tasks: Sequence[Task], folder: str, backend: Backend, on_stage: OnStage
 ) -> list[Record]:
-    """Announce the cost, refuse work above the budget, run the tasks without a record, and return the records of the trials."""
-    records_folder = places.join(folder, "records")
-    missing = [task for task in trial_tasks if not storage.exists(places.join(records_folder, f"{task.key}.json"))]
-    needed = _needed(warm_tasks, missing, records_folder)
-    if missing:
-        cost = _cost(needed, missing, backend, records_folder)
-        if budget_s is not None and cost.seconds > budget_s:
-            raise GraphError(
-                f"{cost.sentence}, and `budget_s` allows {time_in_words(budget_s)}. Raise `budget_s`, take fewer seeds (`num_seeds`), or divide `steps` and "
-                f"`warmup_steps` by {cost.seconds / budget_s:.1f}."
-            )
-        on_estimate(cost.sentence)
+    """Run the tasks without a record, and return the records of the trials."""
     # On a GPU an actor keeps its process, because the start of CUDA takes longer than a short trial.
     on_gpu = trial_tasks[0].arguments["recipe"].device.startswith("cuda")
-    stages: list[tuple[str, Callable[..., Record], Sequence[Task]]] = [("warm-up", warm_task, needed)] if needed else []
+    stages: list[tuple[str, Callable[..., Record], Sequence[Task]]] = (
+        [("warm-up", warm_task, warm_tasks)] if warm_tasks else []
+    )
     records: list[Record] = []
     for name, function, tasks in [*stages, ("trials", trial_task, trial_tasks)]:
         records = run(
             function,
             tasks,
             backend=backend,
-            records=records_folder,
+            records=places.join(folder, "records"),
             keeps_model=on_gpu,
             num_gpus=1.0 if on_gpu else 0.0,
             on_done=on_stage(name, len(tasks)),
@@ -329,7 +353,7 @@ def _all_texts(shards: ShardSet, samples: int) -> list[str]:
 
 
 def _rows(
-    skill: str, planned: Sequence[Trial], warm: Sequence[Trial], warmup_steps: int, steps: int, num_texts: int
+    skill: str, num_texts: int, *, planned: Sequence[Trial], warm: Sequence[Trial], warmup_steps: int, steps: int
 ) -> Int[np.ndarray, " text"]:
     """Return the numbers of a skill's texts that any warm start or trial draws."""
     first = drawn_rows(skill, num_texts, warm, first_step=1, last_step=warmup_steps)
@@ -435,7 +459,6 @@ def _before(out: str | os.PathLike[str], learning: Learned) -> GraphFile | None:
 
 def _tasks(
     folder: str,
-    data: str,
     recipe: Recipe,
     planned: Sequence[Trial],
     warm: Sequence[Trial],
@@ -446,7 +469,8 @@ def _tasks(
     made_from: dict[str, Any],
     eval_skills: Sequence[str],
 ) -> tuple[list[Task], list[Task]]:
-    """Make the tasks of warm starts and trials. The key of a task is the digest of all inputs that determine its result.
+    """Make the tasks of warm starts and trials, without the place of the texts. The key of a task is the digest of all inputs that
+    determine its result.
 
     The inputs are the shards and the way to read them, and not the data file. The data file holds only the drawn texts of the command. A
     command with more seeds or another method draws other texts, and still finds the finished trials.
@@ -458,7 +482,7 @@ def _tasks(
         "training": training_identity(),
     }
     measured = {"eval_skills": list(eval_skills), **{name: made_from[name] for name in MEASURED_BY}}
-    common = {"data": data, "schedule": schedule}
+    common = {"schedule": schedule}
     warm_tasks = {}
     for trial in warm:
         warm_recipe = replace(recipe, steps=warmup_steps)
@@ -509,15 +533,25 @@ def _needed(warm: Sequence[Task], missing: Sequence[Task], records: str) -> list
     return needed
 
 
-def _cost(warm: Sequence[Task], missing: Sequence[Task], backend: Backend, records: str) -> Cost:
-    """Estimate the cost from a few steps and one evaluation. If this machine lacks the device, the backend measures the times."""
+def _cost(
+    warm: Sequence[Task], missing: Sequence[Task], longest: Trial, data: str, backend: Backend, folder: str
+) -> Cost:
+    """Estimate the cost from a few steps and one evaluation. If this machine lacks the device, the backend measures the times.
+
+    Args:
+        warm: Warm starts that have to be trained.
+        missing: Trials that have to be trained.
+        longest: Warm start or trial with the largest batches, which is timed.
+        data: Place of a few texts of the first skill of `longest`, and of the measured texts.
+        backend: Backend of the training.
+        folder: Directory of the trials.
+    """
     recipe = missing[0].arguments["recipe"]
-    longest: Trial = max((task.arguments["trial"] for task in (*warm, *missing)), key=lambda trial: trial.batch_size)
-    largest = longest.batch_size
-    timing = Task("timing", {"data": missing[0].arguments["data"], "recipe": recipe, "trial": longest})
+    timing = Task("timing", {"data": data, "recipe": recipe, "trial": longest})
     if is_here(recipe.device):
         taken = timing_task(**timing.arguments)
     else:
+        records = places.join(folder, "records")
         # An old record may be of another day or of another machine.
         Path(places.join(records, f"{timing.key}.json")).unlink(missing_ok=True)
         taken = run(timing_task, [timing], backend=backend, records=records, keeps_model=True, num_gpus=1.0)[0]
@@ -529,7 +563,7 @@ def _cost(warm: Sequence[Task], missing: Sequence[Task], backend: Backend, recor
             len(eval_steps(arguments["recipe"].steps, arguments["eval_every"])) if "eval_every" in arguments else 0
         )
         # The time of a step is taken to be proportional to its number of samples, so that only one batch size has to be timed.
-        share = arguments["trial"].batch_size / largest
+        share = arguments["trial"].batch_size / longest.batch_size
         return float(arguments["recipe"].steps * taken["step_s"] * share + num_evals * taken["eval_s"])
 
     # Each stage is divided by its own number of processes: a stage with few tasks cannot use all processes.
