@@ -12,6 +12,7 @@ its end.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -71,7 +72,7 @@ class Size:
     workers: tuple[int, ...]
 
 
-FULL = Size(1500, 30_000, 200, 3, 100, 12, 768, 16, 1024, 60, (0, 2, 4, 8))
+FULL = Size(1500, 12_000, 200, 3, 100, 12, 768, 16, 1024, 60, (0, 2, 4, 8))
 SMALL = Size(60, 2000, 8, 2, 20, 1, 32, 2, 64, 10, (0, 2))
 
 
@@ -162,16 +163,32 @@ def kill_when(words: Sequence[str], is_time: Callable[[], bool]) -> bool:
         env=environment_of({}),
         stdout=subprocess.DEVNULL,
         stderr=sys.stderr,
-        start_new_session=True,  # the workers of a command die with the command
     )
     end = time.monotonic() + KILL_WAIT_S
     while process.poll() is None and not is_time() and time.monotonic() < end:
         time.sleep(0.02)
     was_running = process.poll() is None
     if was_running:
-        os.killpg(process.pid, signal.SIGKILL)
+        # The whole tree, and not the group alone: torchrun starts its processes in groups of their own.
+        for pid in tree_of(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     process.wait()
     return was_running
+
+
+def tree_of(pid: int) -> list[int]:
+    """Return a process and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name of a program stands in parentheses and may hold spaces. The parent is the second field after the name.
+            parent = int(place.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(place.parent.name))
+    tree = [pid]
+    for member in tree:
+        tree += children.get(member, [])
+    return tree
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
@@ -187,29 +204,31 @@ def check_encoder(plan: Plan) -> dict[str, Any]:
     """Tag by the embeddings of a sentence-transformers model: device against CPU, a kill and a resume, and the speed of each data type."""
     if plan.encoder is None:
         return {"not run": "no --encoder was given"}
-    corpus, work = plan.work / "topics", plan.work / "encoder"
+    corpus, few, work = plan.work / "topics", plan.work / "few-topics", plan.work / "encoder"
+    write_topics(few, 50)  # a CPU reads some ten texts a second
 
-    def tag(out: str, device: str) -> list[str]:
+    def tag(out: str, source: Path, device: str) -> list[str]:
         arguments = ("--skills", 8, "--encoder", plan.encoder, "--device", device, "--batch-size", 128)
-        return command_of("tag", "embedding", corpus, *arguments, "--partition-size", "1MiB", "--out", work / out)
+        where = ("--partition-size", "512KiB", "--out", work / out)
+        return command_of("tag", "embedding", source, *arguments, *where)
 
-    seconds = {device: timed(lambda device=device: checked(tag(device, device)))[1] for device in (plan.device, "cpu")}  # type: ignore[misc]
-    parts = work / "killed" / "parts"
-    was_running = kill_when(tag("killed", plan.device), lambda: parts.is_dir() and len([*parts.iterdir()]) >= 3)
-    checked(tag("killed", plan.device))
-    reused, clusters = work / "reused", work / plan.device
-    part = corpus / "topic-0.jsonl"
-    words = command_of("tag", "reuse", part, "--clusters", clusters, "--device", "cpu", "--out", reused)
+    _, seconds = timed(lambda: checked(tag("whole", corpus, plan.device)))
+    was_running = kill_when(
+        tag("killed", corpus, plan.device), lambda: len([*(work / "killed").rglob("records/*/*.json")]) >= 30
+    )
+    checked(tag("killed", corpus, plan.device))
+    checked(tag("few", few, plan.device))
+    checked(tag("few-cpu", few, "cpu"))
+    words = command_of("tag", "reuse", few, "--clusters", work / "few", "--device", "cpu", "--out", work / "reused")
     again = run_command(words, NO_GPU)
-    arguments = arguments_of(work / plan.device)
     return {
         "seconds": seconds,
-        "arguments in tags.json": arguments,
-        "against the topics": against_field(work / plan.device, corpus, "topic"),
-        "device against cpu": against(work / plan.device, work / "cpu"),
+        "arguments in tags.json": arguments_of(work / "whole"),
+        "against the topics": against_field(work / "whole", corpus, "topic"),
+        "device against cpu": against(work / "few", work / "few-cpu"),
         "killed while running": was_running,
-        "same bytes after the kill": same_parts(work / plan.device, work / "killed"),
-        "reused without a GPU": again.stderr[-600:] if again.returncode else against(work / plan.device, reused),
+        "same bytes after the kill": same_parts(work / "whole", work / "killed"),
+        "reused without a GPU": again.stderr[-600:] if again.returncode else against(work / "few", work / "reused"),
         "vectors": vectors(plan),
     }
 
@@ -220,14 +239,14 @@ def vectors(plan: Plan) -> dict[str, Any]:
 
     assert plan.encoder is not None
     texts = [sample["text"] for sample in samples_of(plan.work / "topics")]
-    few = texts[:: max(1, len(texts) // 200)]
+    few = texts[:: max(1, len(texts) // 100)][:100]
     expected = taggers.sentence_encoder(plan.encoder, device="cpu").encode(few)
     rows = {}
     for dtype in ("float32", "bfloat16", "float16"):
         encoder = taggers.sentence_encoder(plan.encoder, device=plan.device, dtype=dtype, batch_size=256)
         found = encoder.encode(few)
         cosine = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
-        num = min(len(texts), 20 * len(few))
+        num = len(few) if plan.device == "cpu" else len(texts)
         _, seconds = timed(lambda encoder=encoder, num=num: encoder.encode(texts[:num]))  # type: ignore[misc]
         rows[dtype] = {
             "largest difference": float(np.abs(found - expected).max()),
@@ -256,8 +275,8 @@ def check_loss(plan: Plan) -> dict[str, Any]:
         "cpu": tag("cpu", "cpu"),
     }
     seconds = {name: timed(lambda words=words: checked(words))[1] for name, words in commands.items()}  # type: ignore[misc]
-    trials = work / "killed" / "model" / "runs"
-    was_running = kill_when(tag("killed", plan.device), lambda: (trials / "01" / "unfinished").is_dir())
+    # A trial in progress keeps the state of its optimizer in a directory of this name.
+    was_running = kill_when(tag("killed", plan.device), lambda: any((work / "killed").rglob("01/unfinished/*.npz")))
     checked(tag("killed", plan.device))
     reused = work / "reused"
     words = command_of("tag", "reuse", corpus, "--clusters", work / "device", "--out", reused)
