@@ -38,7 +38,14 @@ FENCE = re.compile(
 NUMBERS_VARY = "numbers vary"
 PROGRESS = re.compile(r"^[\w ]+: \d+ of \d+.*$", flags=re.M)
 """A line of progress, which names seconds. A terminal shows a bar in place of the line."""
-REASONS = {"needs a cluster", "needs Slurm", "needs a network", "needs minutes", "needs a GPU"}
+REASONS = {
+    "needs a published corpus",
+    "needs a cluster",
+    "needs Slurm",
+    "needs a network",
+    "needs minutes",
+    "needs a GPU",
+}
 """Reasons that keep a block from being run."""
 
 

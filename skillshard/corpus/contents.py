@@ -40,7 +40,8 @@ def open_text(partition: Partition, *, expected: str) -> Source | Rejection:
         does not fit the name.
     """
     place, compression, layout = partition.place, partition.compression, partition.layout
-    is_utf8 = partition.format == "jsonl" or layout.is_utf8  # RFC 8259: JSON between systems is UTF-8
+    # RFC 8259 asks for UTF-8 in JSON. Common Crawl writes the texts of all pages in UTF-8.
+    is_utf8 = partition.format in ("jsonl", "wet") or layout.is_utf8
     head = PlainSource(place, 0).read(_HEAD_BYTES)
     if compression is not None:
         if not head:

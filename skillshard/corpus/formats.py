@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from skillshard.errors import CorpusError
 
-Format = Literal["jsonl", "csv", "tsv", "text", "parquet", "arrow", "arrow-stream", "tar"]
+Format = Literal["jsonl", "csv", "tsv", "text", "wet", "parquet", "arrow", "arrow-stream", "tar"]
 Compression = Literal["gzip", "zstd", "bz2", "xz"]
 # Formats that are bytes of text. These formats can be compressed. The other formats have compressions of their own.
-TEXT_FORMATS: tuple[Format, ...] = ("jsonl", "csv", "tsv", "text")
+TEXT_FORMATS: tuple[Format, ...] = ("jsonl", "csv", "tsv", "text", "wet")
 COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 """Suffix -> compression of text formats."""
 DATA_SUFFIXES: dict[str, Format] = {
@@ -19,6 +19,7 @@ DATA_SUFFIXES: dict[str, Format] = {
     ".json": "jsonl",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".wet": "wet",
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",

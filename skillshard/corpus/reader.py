@@ -17,6 +17,7 @@ from skillshard.corpus.sample import PassedOver, Rejection, Sample
 from skillshard.corpus.tables import read_table, rows_before
 from skillshard.corpus.tars import read_tar
 from skillshard.corpus.texts import read_text
+from skillshard.corpus.wet import read_wet
 from skillshard.errors import CorpusError
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # Hive's folder name for a null
@@ -28,6 +29,7 @@ _READERS: dict[Format, Callable[..., Iterator[Sample | Rejection]]] = {
     "tar": read_tar,
     "text": read_text,
     "tsv": read_delimited,
+    "wet": read_wet,
 }
 
 

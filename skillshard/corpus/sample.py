@@ -344,4 +344,4 @@ def unit_of(name: str) -> str:
     >>> unit_of("a.json.gz"), unit_of("a.parquet")
     ('line', 'row')
     """
-    return "row" if format_of(name) in ("parquet", "arrow", "tar") else "line"
+    return "row" if format_of(name) in ("parquet", "arrow", "tar", "wet") else "line"

@@ -26,7 +26,7 @@ GOOD = b'{"id": "a", "text": "one"}\n'
 SET_ASIDE = "set such samples aside with `on_bad_sample='set-aside'`."
 OTHER_FIELD = f"Mend the row, name another field with `fields`, `id_field` or `text_field`, or {SET_ASIDE}"
 REST_ASIDE = "Fetch or write the file again, or set the rest of it aside with `on_bad_sample='set-aside'`."
-SUFFIXES = ".jsonl .ndjson .json .csv .tsv (also with .gz .zst .bz2 .xz) .parquet .arrow .feather .tar"
+SUFFIXES = ".jsonl .ndjson .json .csv .tsv .wet (also with .gz .zst .bz2 .xz) .parquet .arrow .feather .tar"
 NO_ID = "Where rows have no ids, `id_field=None` makes ids of the file and the row."
 RENAME = "Rename or rewrite the file, or set it aside with `on_bad_sample='set-aside'`."
 
