@@ -53,6 +53,10 @@ class PolicyError(SkillshardError, ValueError):
     """A policy cannot be built from these arguments, or does not fit the skills of the mix."""
 
 
+class FieldError(SkillshardError, ValueError):
+    """A sample lacks a field that a mixer delivers, or the names of the fields are not valid."""
+
+
 class LengthError(PolicyError, TypeError):
     """A caller asked for the length of a stream of unknown length: by `len()`, by iteration, or by a sampler.
 

@@ -20,7 +20,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property
-from typing import Any, NoReturn, SupportsIndex, TypedDict, TypeVar, overload
+from typing import Any, NoReturn, SupportsIndex, TypedDict, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class Item(TypedDict):
-    """A sample with its draw and its skill."""
+    """A sample with its draw and its skill. The fields of the mixer (`Mixer(fields=...)`) are further keys."""
 
     draw: int
     skill: str
@@ -52,7 +52,7 @@ class Item(TypedDict):
 
 
 class MixedBatch(TypedDict):
-    """A batch of samples, as `collate` makes the batch."""
+    """A batch of samples, as `collate` makes the batch. The fields of the mixer are further keys, each a list of values."""
 
     draw: Int[np.ndarray, " sample"]
     skill: list[str]
@@ -87,7 +87,9 @@ class Items(Sequence[Item]):
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
-        return Item(draw=int(self.batch.draw[index]), skill=self.batch.skill[index], text=self.batch.text[index])
+        item = Item(draw=int(self.batch.draw[index]), skill=self.batch.skill[index], text=self.batch.text[index])
+        fields = {path: values[index] for path, values in self.batch.fields.items()}
+        return cast(Item, {**item, **fields})
 
 
 def collate(items: Items) -> Mapping[str, Any]:
@@ -100,13 +102,8 @@ def collate(items: Items) -> Mapping[str, Any]:
     """
     # Without workers nothing is sent, and places would only be a detour.
     if items.key is None or get_worker_info() is None:
-        return _mixed_batch(items.batch)
-    names = tuple(MixedBatch.__annotations__)
-    return SentBatch(items.mixer, items.key, items.places, values=_mixed_batch, names=names)
-
-
-def _mixed_batch(batch: Batch) -> MixedBatch:
-    return MixedBatch(draw=batch.draw, skill=batch.skill, text=batch.text)
+        return items.batch.columns()
+    return SentBatch(items.mixer, items.key, items.places)
 
 
 class PackedItem(TypedDict):

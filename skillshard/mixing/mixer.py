@@ -11,8 +11,9 @@ import os
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import count, pairwise
+from dataclasses import dataclass, field
+from itertools import count, pairwise, repeat
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -25,6 +26,7 @@ from skillshard.errors import LedgerError, PolicyError, ShardError, TokensError,
 from skillshard.loss import Losses, LossKind
 from skillshard.memo import memoized
 from skillshard.mixing.counts import drawn_at
+from skillshard.mixing.fields import check_fields, metas_of, rows_of
 from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
 from skillshard.mixing.records import RECORDS_KEPT
@@ -48,12 +50,23 @@ MOST_ROUNDS = 1 << 20
 """Maximal number of rounds that `Mixer.round` decides in a call. A mistyped number ends in an error and not in a loop of hours."""
 
 
+NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
+
+
 class MixedSample(NamedTuple):
-    """A draw of the stream."""
+    """A draw of the stream.
+
+    Attributes:
+        draw: Position in the stream.
+        skill: Skill of the sample.
+        text: Text of the sample.
+        fields: Path -> value of each field of the mixer (`Mixer(fields=...)`).
+    """
 
     draw: int
     skill: str
     text: str
+    fields: Mapping[str, Any] = NO_FIELDS
 
 
 @dataclass(frozen=True)
@@ -65,12 +78,14 @@ class Batch:
         skill_number: Skill of each sample, an index into `skill_names`.
         skill_names: Names of all skills of the mix.
         text: Text of each sample.
+        fields: Path -> value of each sample, for each field of the mixer (`Mixer(fields=...)`).
     """
 
     draw: Int[np.ndarray, " sample"]
     skill_number: Int[np.ndarray, " sample"]
     skill_names: tuple[str, ...]
     text: list[str]
+    fields: Mapping[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.text)
@@ -84,6 +99,10 @@ class Batch:
     def skill(self) -> list[str]:
         """Name of the skill of each sample."""
         return [self.skill_names[number] for number in self.skill_number.tolist()]
+
+    def columns(self) -> dict[str, Any]:
+        """Return the batch under the keys that all loaders use: "draw", "skill", "text" and the paths of the fields."""
+        return {"draw": self.draw, "skill": self.skill, "text": self.text, **self.fields}
 
 
 class MixerState(BaseModel):
@@ -139,6 +158,10 @@ class Mixer:
         held_out: Evaluation skills with held-out samples elsewhere, such as the skills of another shard set. None: the skills with
             held-out samples in `shards`. A run whose policy reads no losses records the losses of these skills, so that the run is
             comparable with the run of a policy that reads losses.
+        fields: Fields of the metadata that come with each sample: dotted paths, such as "meta.image", and "id" for the id of the sample.
+            The paths are the keys in a batch. The order of the samples and the ledger do not depend on the fields, so a resumed run may
+            have other fields.
+        field_defaults: Path -> value for the samples without this field. By default, a sample without a field is an error.
 
     Warns:
         RepetitionWarning: Skills pass 4 epochs. From 4 epochs on, repeated data is worth much less (Muennighoff et al. 2023,
@@ -149,6 +172,7 @@ class Mixer:
             of a skill without held-out samples, or the policy's graph was measured with another kind of losses.
         LedgerError: The ledger belongs to another run, or cannot be written.
         TokensError: The token counts belong to other shards, or a skill has no tokens.
+        FieldError: A field is no path, is given twice, or is a key of every batch. While reading: a sample lacks a field.
 
     Example:
         mixer = Mixer(ShardSet.open("shards"), policies.stratified(), ledger="runs/1", round_draws=4096)
@@ -174,6 +198,8 @@ class Mixer:
         job: str | None = None,
         on_bad_loss: str = "stop",
         held_out: Collection[str] | None = None,
+        fields: Collection[str] = (),
+        field_defaults: Mapping[str, Any] | None = None,
     ) -> None:
         check_is_policy(policy)
         if not is_whole(round_draws, 1, MAX_ROUND_DRAWS):
@@ -205,6 +231,7 @@ class Mixer:
         self.shards, self.policy, self.lag, self.seed = shards, policy, lag, seed
         self.round_draws, self.wait_s = round_draws, wait_s
         self.repeat = repeat
+        self.fields = check_fields(fields, field_defaults)
         self.skills = shards.skills
         self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
         self._train = [shards.train[skill] for skill in self.skills]
@@ -260,16 +287,38 @@ class Mixer:
         parts = [plan.places(in_round, within) for plan, in_round, within in self._plans_of(draws)]
         return parts[0] if len(parts) == 1 else joined(parts)
 
-    def cut(self, places: Places) -> Batch:
-        """Read the texts at places found by another process of this machine. The other process has checked the shards already."""
-        maps = memoized(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
+    def cut(self, places: Places, *, fields: Mapping[str, list[Any]] | None = None) -> Batch:
+        """Read the texts at places found by another process of this machine. The other process has checked the shards already.
+
+        Args:
+            places: Result of `find`.
+            fields: Result of `fields_at`, if the other process has read the fields. None: the fields are read here.
+
+        Raises:
+            FieldError: A sample lacks a field without a default.
+        """
+        maps = self._maps_at(places)
         texts = maps.texts(maps.views(places.segment, places.start, places.end))
-        return Batch(places.draw, places.shards[places.segment, 0], self.skills, texts)
+        columns = self.fields_at(places) if fields is None else fields
+        return Batch(places.draw, places.shards[places.segment, 0], self.skills, texts, columns)
+
+    def fields_at(self, places: Places) -> dict[str, list[Any]]:
+        """Read the fields of the mixer for the samples at places that `find` returned: path -> the value of each sample.
+
+        Raises:
+            FieldError: A sample lacks a field without a default.
+        """
+        return self.fields.read(self._members_at(places)) if self.fields else {}
 
     def metas(self, places: Places) -> list[dict[str, Any]]:
-        """Read the metadata of the samples at places that `find` returned."""
-        maps = memoized(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
-        return maps.metas(places.segment, places.end)
+        """Read the whole metadata of the samples at places that `find` returned."""
+        return metas_of(self._members_at(places))
+
+    def _members_at(self, places: Places) -> list[bytes | memoryview]:
+        return self._maps_at(places).members(places.segment, places.end, places.json_bytes)
+
+    def _maps_at(self, places: Places) -> Maps:
+        return memoized(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
 
     def batch(self, first: int, num: int) -> Batch:
         """Read the draws first .. first + num - 1, or the draws up to the end of the stream. Raise PolicyError as in `at`."""
@@ -279,7 +328,8 @@ class Mixer:
         if plan is None or start + num > len(plan.skill):
             return self.at(np.arange(first, first + num))
         within = slice(start, start + num)
-        return Batch(np.arange(first, first + num), plan.skill[within], self.skills, plan.texts(within))
+        fields = plan.fields(self.fields, within)
+        return Batch(np.arange(first, first + num), plan.skill[within], self.skills, plan.texts(within), fields)
 
     def ids(self, first: int, num: int) -> list[str]:
         """Read the ids of the draws first .. first + num - 1."""
@@ -330,12 +380,13 @@ class Mixer:
             plan = self.plan(number)
             if plan is None or start >= len(plan.skill):
                 return
-            texts = plan.texts(slice(start, start + SAMPLES_AHEAD))
-            skills = plan.skill[start : start + SAMPLES_AHEAD].tolist()
-            for draw, skill, text in zip(count(first), skills, texts, strict=False):
+            within = slice(start, start + SAMPLES_AHEAD)
+            texts, skills = plan.texts(within), plan.skill[within].tolist()
+            rows = rows_of(plan.fields(self.fields, within)) if self.fields else repeat(NO_FIELDS)
+            for draw, skill, text, fields in zip(count(first), skills, texts, rows, strict=False):
                 # The position advances before the sample leaves, so that a state saved in the loop's body counts the sample.
                 self._draw = draw + 1
-                yield MixedSample(draw, self.skills[skill], text)
+                yield MixedSample(draw, self.skills[skill], text, fields)
                 if self._draw != draw + 1:
                     break  # load_state_dict moved the stream
 

@@ -8,16 +8,15 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
-from jaxtyping import Int
+from jaxtyping import Int, UInt32
 
 from skillshard.errors import ShardError
+from skillshard.mixing.fields import ID, Fields, metas_of
 from skillshard.mixing.ledger import RoundRecord
 from skillshard.mixing.order import SkillOrder, interleave
 from skillshard.shards.manifest import INDEX_DTYPE, TAR_BLOCK, whole_blocks
 from skillshard.shards.read import OpenShard, SkillShards
-from skillshard.shards.tar import member_sizes
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Places:
         segment: Segment of each text: a stretch of rows of a shard.
         shards: Skill number and shard of each segment.
         start, end: First byte and end of each text in its shard.
+        json_bytes: Bytes of the JSON member that follows each text.
     """
 
     draw: Int[np.ndarray, " sample"]
@@ -36,6 +36,7 @@ class Places:
     shards: Int[np.ndarray, "segment 2"]
     start: Int[np.ndarray, " sample"]
     end: Int[np.ndarray, " sample"]
+    json_bytes: UInt32[np.ndarray, " sample"]
 
     def __len__(self) -> int:
         return len(self.draw)
@@ -103,21 +104,24 @@ class Maps:
         texts: list[str] = array.to_numpy(zero_copy_only=False).tolist()
         return texts
 
-    def metas(self, which: Int[np.ndarray, " sample"], end: Int[np.ndarray, " sample"]) -> list[dict[str, Any]]:
-        """Read the metadata of each sample of the file `which` whose text ends at byte `end`."""
-        # The JSON member of a sample follows its text member, so the end of the text gives the header of the JSON member.
-        metas = []
-        for data, header in zip(map(self._maps.__getitem__, which.tolist()), whole_blocks(end).tolist(), strict=True):
-            block = np.frombuffer(data, np.uint8, TAR_BLOCK, header).reshape(1, TAR_BLOCK)
-            begin = header + TAR_BLOCK
-            metas.append(orjson.loads(data[begin : begin + int(member_sizes(block)[0])])["meta"])
-        return metas
+    def members(
+        self,
+        which: Int[np.ndarray, " sample"],
+        end: Int[np.ndarray, " sample"],
+        json_bytes: UInt32[np.ndarray, " sample"],
+    ) -> list[bytes | memoryview]:
+        """Cut the JSON member of each sample of the file `which` whose text ends at byte `end`."""
+        # The text fills whole blocks, and the header of the JSON member takes one block more.
+        begin = whole_blocks(end) + TAR_BLOCK
+        spans = zip(which.tolist(), begin.tolist(), (begin + json_bytes).tolist(), strict=True)
+        maps = self._maps
+        return [maps[file][first:last] for file, first, last in spans]
 
 
 def joined(parts: Sequence[Places]) -> Places:
     """Join the places of several rounds. Without rounds the result has no place."""
     none = np.empty(0, np.int64)
-    parts = [Places(none, none, none.reshape(0, 2), none, none), *parts]
+    parts = [Places(none, none, none.reshape(0, 2), none, none, none.astype(np.uint32)), *parts]
     before = accumulate((len(part.shards) for part in parts), initial=0)
     return Places(
         np.concatenate([part.draw for part in parts]),
@@ -125,6 +129,7 @@ def joined(parts: Sequence[Places]) -> Places:
         np.concatenate([part.shards for part in parts]),
         np.concatenate([part.start for part in parts]),
         np.concatenate([part.end for part in parts]),
+        np.concatenate([part.json_bytes for part in parts]),
     )
 
 
@@ -138,6 +143,7 @@ class RoundPlan:
         skill: Skill number of each draw.
         segment, row: Index of each draw's segment in `segments`, and the row of the draw in the shard of the segment.
         start, end: First byte and end of each draw's text in the shard.
+        json_bytes: Bytes of the JSON member of each draw.
     """
 
     train: Sequence[SkillShards]
@@ -147,6 +153,7 @@ class RoundPlan:
     row: Int[np.ndarray, " draw"]
     start: Int[np.ndarray, " draw"]
     end: Int[np.ndarray, " draw"]
+    json_bytes: UInt32[np.ndarray, " draw"]
 
     @cached_property
     def opened(self) -> list[OpenShard]:
@@ -170,16 +177,24 @@ class RoundPlan:
 
     def places(self, draws: Int[np.ndarray, " sample"], within: Int[np.ndarray, " sample"]) -> Places:
         """Return the places of draws of the stream, whose positions in the round are `within`."""
-        return Places(draws, self.segment[within], self.shards, self.start[within], self.end[within])
+        return Places(
+            draws, self.segment[within], self.shards, self.start[within], self.end[within], self.json_bytes[within]
+        )
+
+    def fields(self, fields: Fields, draws: slice | Int[np.ndarray, " sample"]) -> dict[str, list[Any]]:
+        """Read fields of draws of the round, as `Fields.read` does."""
+        return fields.read(self._members(draws)) if fields else {}
 
     def ids(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
         """Read the ids of draws of the round."""
-        places = zip(self.segment[draws].tolist(), self.row[draws].tolist(), strict=True)
-        return [orjson.loads(self.opened[segment].member(row))["id"] for segment, row in places]
+        return self.fields(ID, draws)["id"]
 
     def metas(self, draws: slice | Int[np.ndarray, " sample"]) -> list[dict[str, Any]]:
         """Read the metadata of draws of the round."""
-        return self.maps.metas(self.segment[draws], self.end[draws])
+        return metas_of(self._members(draws))
+
+    def _members(self, draws: slice | Int[np.ndarray, " sample"]) -> list[bytes | memoryview]:
+        return self.maps.members(self.segment[draws], self.end[draws], self.json_bytes[draws])
 
     def texts(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
         """Read the texts of draws of the round."""
@@ -217,4 +232,4 @@ def plan_round(
     start = entry["text_start"].astype(np.int64)
     segment = np.repeat(np.arange(len(segments)), num_rows).take(slot)
     row = np.concatenate(rows_of).take(slot)
-    return RoundPlan(train, segments, skill, segment, row, start, start + entry["text_bytes"])
+    return RoundPlan(train, segments, skill, segment, row, start, start + entry["text_bytes"], entry["json_bytes"])
