@@ -50,15 +50,11 @@ class SentBatch(Mapping[str, Any]):
         stream: Stream of the batch.
         key: Key of the stream, from `register`.
         places: Places of the texts.
-
-    Raises:
-        FieldError: A sample lacks a field of the mixer.
+        fields: Fields of the samples, from `Mixer.fields_at`.
     """
 
-    def __init__(self, stream: Mixer, key: str, places: Places) -> None:
-        self._stream, self._key, self._places = stream, key, places
-        # Not while pickling: a worker pickles in a thread, and an error of the thread would reach nobody.
-        self._fields = stream.fields_at(places)
+    def __init__(self, stream: Mixer, key: str, places: Places, fields: Mapping[str, list[Any]]) -> None:
+        self._stream, self._key, self._places, self._fields = stream, key, places, fields
 
     @cached_property
     def _values(self) -> Mapping[str, Any]:

@@ -60,15 +60,16 @@ class MixedBatch(TypedDict):
 
 
 class Items(Sequence[Item]):
-    """The samples of one batch. A text is read, and an `Item` is built, only on access."""
+    """The samples of one batch. A text is read, and an `Item` is built, only on access. The fields of the mixer are read at once."""
 
     def __init__(self, mixer: Mixer, places: Places, *, key: str | None = None) -> None:
         self.mixer, self.places, self.key = mixer, places, key
+        self.fields = mixer.fields_at(places)
 
     @cached_property
     def batch(self) -> Batch:
         """The samples as one `Batch` of arrays and lists."""
-        return self.mixer.cut(self.places)
+        return self.mixer.cut(self.places, fields=self.fields)
 
     @property
     def metas(self) -> list[dict[str, Any]]:
@@ -88,7 +89,7 @@ class Items(Sequence[Item]):
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
         item = Item(draw=int(self.batch.draw[index]), skill=self.batch.skill[index], text=self.batch.text[index])
-        fields = {path: values[index] for path, values in self.batch.fields.items()}
+        fields = {path: values[index] for path, values in self.fields.items()}
         return cast(Item, {**item, **fields})
 
 
@@ -103,7 +104,7 @@ def collate(items: Items) -> Mapping[str, Any]:
     # Without workers nothing is sent, and places would only be a detour.
     if items.key is None or get_worker_info() is None:
         return items.batch.columns()
-    return SentBatch(items.mixer, items.key, items.places)
+    return SentBatch(items.mixer, items.key, items.places, items.fields)
 
 
 class PackedItem(TypedDict):
@@ -157,14 +158,20 @@ def collate_blocks(blocks: Blocks) -> PackedTensors:
     the blocks in the packed stream. Tokens with draw -1 fill the last block beyond the end of the stream: leave these tokens
     out of the loss. Your own `collate_fn` gets the same `Blocks`: a sequence of `PackedItem`, with all arrays in `blocks.batch`.
     The batch also has `position_ids`, and `learned`, which marks the learned tokens where prompts are masked.
+
+    If the mixer has fields, the batch also has `sample_draw`, the draws of the samples in the blocks, and a list of values of these
+    samples under the path of each field.
     """
     batch = blocks.batch
-    return PackedTensors(
+    tensors = PackedTensors(
         block=torch.from_numpy(batch.block),
         input_ids=torch.from_numpy(batch.input_ids),
         draw=torch.from_numpy(batch.draw),
         skill_tokens=torch.from_numpy(batch.skill_tokens),
     )
+    if not batch.fields:
+        return tensors
+    return cast(PackedTensors, {**tensors, "sample_draw": torch.from_numpy(batch.sample_draw), **batch.fields})
 
 
 class StreamShare(Dataset[T], ABC):

@@ -22,7 +22,7 @@ import operator
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
@@ -54,6 +54,9 @@ class PackedBatch:
         skill_tokens: Number of tokens of each skill in each block, separators included.
         skill_names: Names of the skills of the mix.
         prompt: Mask of the prompt tokens, which are not learned. None if no prompts are masked.
+        sample_draw: Draws with a token in the batch, ascending, if the mixer has fields. `searchsorted(sample_draw, draw)` leads from
+            a token to its sample.
+        fields: Path -> value of each sample of `sample_draw`, for each field of the mixer (`Mixer(fields=...)`).
     """
 
     block: Int[np.ndarray, " block"]
@@ -62,6 +65,8 @@ class PackedBatch:
     skill_tokens: Int[np.ndarray, "block skill"]
     skill_names: tuple[str, ...]
     prompt: Bool[np.ndarray, "block token"] | None = None
+    sample_draw: Int[np.ndarray, " sample"] = field(default_factory=lambda: np.empty(0, np.int64))
+    fields: Mapping[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.block)
@@ -202,6 +207,7 @@ class PackedTokens:
 
         Raises:
             TokensError: A sample has another number of tokens than its token count.
+            FieldError: A sample lacks a field of the mixer.
         """
         self._refuse_moved()
         pieces_of = [(block, pieces) for block in blocks.tolist() if (pieces := self._pieces(block))]
@@ -222,7 +228,15 @@ class PackedTokens:
         if prompts is not None:
             tokens = np.where(prompts, ~tokens, tokens)
         numbers = np.array([block for block, _ in pieces_of], np.int64)
-        return PackedBatch(numbers, tokens, draws, skill_tokens, self.mixer.skills, prompts)
+        sample_draw, fields = self._fields(draws)
+        return PackedBatch(numbers, tokens, draws, skill_tokens, self.mixer.skills, prompts, sample_draw, fields)
+
+    def _fields(self, draws: Int[np.ndarray, "block token"]) -> tuple[Int[np.ndarray, " sample"], dict[str, list[Any]]]:
+        """Return the draws with a token in a batch, and the fields of the samples. Both are empty if the mixer has no fields."""
+        if not self.mixer.fields:
+            return np.empty(0, np.int64), {}
+        sample_draw = np.unique(draws[draws >= 0])
+        return sample_draw, self.mixer.fields_at(self.mixer.find(sample_draw))
 
     def batch(self, first: int, num: int) -> PackedBatch:
         """Read the blocks first .. first + num - 1, or the blocks up to the end of the stream."""
