@@ -3,8 +3,8 @@
 A member is `{"id": ..., "skill": ..., "meta": {...}}`. The decoder of msgspec skips every part of a member that no path can reach, and
 builds no objects for the skipped parts. Parsing whole members with orjson costs about twice as much (docs/LOG.md).
 
-A path means the same as in `skillshard.corpus.lookup`, which also finds the value. This module only decides which keys of the
-metadata are parsed: every key that is a beginning of a path.
+`skillshard.corpus.paths` says what a path means, and finds the value in the parsed part. This module only decides which keys of the
+metadata are parsed: every key that is a beginning of a path. A value comes as it is: a list of one element stays a list.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from skillshard.corpus import MISSING, Sample, lookup
+from skillshard.corpus.paths import MISSING, in_meta
 from skillshard.errors import FieldError, did_you_mean, name_some
 
 RESERVED = {"draw": "the position in the stream", "skill": "the skill of the sample", "text": "the text of the sample"}
@@ -90,15 +90,16 @@ class Fields:
             return [member.id for member in decoded]
         metas = [member.meta for member in decoded]
         first, _, rest = path.removeprefix(_PREFIX).partition(".")
-        # Usually only the first step of the path is a key of the metadata, and reading an attribute is far faster than `lookup`.
+        # Usually only the first step of the path is a key of the metadata, and reading an attribute is far faster than
+        # `in_meta`.
         others = [attrgetter(self._keys[key]) for key in first_keys(path) if key != first]
         if any(list(map(get, metas)).count(MISSING) < len(metas) for get in others):
-            return [lookup(Sample("", "", self._parsed(meta)), path) for meta in metas]
+            return [in_meta(self._parsed(meta), path) for meta in metas]
         values = list(map(attrgetter(self._keys[first]), metas))
         if not rest:
             return values
         return [
-            value[rest] if type(value) is dict and rest in value else lookup(Sample("", "", self._parsed(meta)), path)
+            value[rest] if type(value) is dict and rest in value else in_meta(self._parsed(meta), path)
             for value, meta in zip(values, metas, strict=True)
         ]
 

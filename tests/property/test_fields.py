@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillshard.corpus import MISSING, Sample, lookup
+from skillshard.corpus.paths import MISSING, in_meta
 from skillshard.errors import FieldError
 from skillshard.mixing.fields import Fields, check_fields
 
 # Few letters and a dot, so that keys and paths meet: as a plain key, as a key with dots, and nested.
-KEYS = st.sampled_from(["a", "b", "meta", "a.b", "meta.a", "b.a", "meta.meta", "id", "text"])
+KEYS = st.sampled_from(["a", "b", "meta", "a.b", "meta.a", "b.a", "meta.meta", "id", "text", "0"])
 PLAIN = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 # The letters that JSON escapes or that take several bytes.
 TEXTS = st.text('ab"\\\n\x00{}é😀', max_size=5)
@@ -24,7 +24,8 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 METAS = st.dictionaries(KEYS, VALUES, max_size=4)
-PATHS = st.lists(KEYS, min_size=1, max_size=3).map(".".join).filter(lambda path: path != "text")
+# "id" is the id of the sample and not of the metadata.
+PATHS = st.lists(KEYS, min_size=1, max_size=3).map(".".join).filter(lambda path: path not in ("id", "text"))
 
 
 def member(sample_id: str, meta: Mapping[str, Any]) -> bytes:
@@ -38,8 +39,9 @@ def test_a_field_is_the_value_that_parsing_the_whole_member_gives(
     fields = Fields(tuple(paths), dict.fromkeys(paths, "none"))
     columns = fields.read([member(str(number), meta) for number, meta in enumerate(metas)])
     assert list(columns) == paths
+    assert Fields(("id", *paths), fields.defaults).read([member("q7", {})])["id"] == ["q7"]
     for path, values in columns.items():
-        expected = [lookup(Sample(str(number), "", meta), path) for number, meta in enumerate(metas)]
+        expected = [in_meta(meta, path) for meta in metas]
         # As JSON, because 1, 1.0 and True are equal in Python.
         assert orjson.dumps(values) == orjson.dumps(["none" if value is MISSING else value for value in expected])
 
@@ -49,7 +51,7 @@ def test_a_field_that_a_sample_lacks_is_an_error_that_names_sample_skill_and_fie
     metas: list[dict[str, Any]], path: str
 ) -> None:
     members = [member(f"q{number}", meta) for number, meta in enumerate(metas)]
-    lacking = [number for number, meta in enumerate(metas) if lookup(Sample(f"q{number}", "", meta), path) is MISSING]
+    lacking = [number for number, meta in enumerate(metas) if in_meta(meta, path) is MISSING]
     if not lacking:
         assert len(Fields((path,)).read(members)[path]) == len(metas)
         return
