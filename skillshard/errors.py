@@ -110,6 +110,10 @@ class MissingTasksError(ExecutionError):
         self.keys = tuple(keys)
 
 
+class PipelineError(SkillshardError, ValueError):
+    """A pipeline file has an unknown key, a value of a wrong kind, or a stage without its input."""
+
+
 class RepetitionWarning(UserWarning):
     """A skill is drawn so often that repeated samples are worth much less than new samples."""
 

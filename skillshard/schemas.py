@@ -18,6 +18,7 @@ from skillshard.mixing.ledger import GenerationRecord, ObservationRecord, RoundR
 from skillshard.mixing.mixer import MixerState
 from skillshard.mixing.packing import PackedState
 from skillshard.mixing.weights_file import WeightsFile
+from skillshard.pipeline import Pipeline
 from skillshard.report.facts import Facts
 from skillshard.shards.manifest import Manifest, Manifest1, SampleMember
 from skillshard.shards.tokens import TokensManifest
@@ -35,6 +36,7 @@ _MODELS: dict[str, Any] = {
     "mixer-2": MixerState,
     "observation-2": ObservationRecord,
     "packed-2": PackedState,
+    "pipeline-1": Pipeline,
     "rejection-3": Rejection,
     "round-2": RoundRecord,
     "run-2": RunRecord,

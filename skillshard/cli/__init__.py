@@ -14,7 +14,6 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from inspect import unwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,11 +24,12 @@ from skillshard.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
 from skillshard.cli.regroup import regroup
+from skillshard.cli.run import run
 from skillshard.cli.shards import shard, tokens
 from skillshard.cli.show import inspect, verify
 from skillshard.cli.synth import synth
 from skillshard.cli.tag import tag
-from skillshard.cli.values import names_on_all_nodes
+from skillshard.cli.values import relative_paths
 from skillshard.cli.verb import Verb, end_quietly
 from skillshard.cli.weights import fit, mix, weights
 from skillshard.cli.words import Running, in_options
@@ -39,8 +39,6 @@ from skillshard.job_array import StageEnded
 from skillshard.printable import printable
 from skillshard.ray_connection import one_connection
 
-BUILT_IN_PROXIES = ("tiny", "small")
-"""Values of --proxy that name a built-in model instead of a directory."""
 AGAIN_S = 0.05
 """Time after which a signal that a destructor swallowed is sent again. Most destructors end sooner."""
 DEBUG = "SKILLSHARD_DEBUG"
@@ -57,6 +55,10 @@ EXAMPLES: dict[Callable[..., None], str] = {
     """,
     tokens: """
     skillshard tokens shards --tokenizer tokenizer.json --out counts
+    """,
+    run: """
+    skillshard run pipeline.yaml --dry-run
+    skillshard run pipeline.yaml --from shard
     """,
     inspect: """
     skillshard inspect shards
@@ -95,6 +97,7 @@ class _Verbs(typer.core.TyperGroup):
             "inspect",
             "verify",
             "graph",
+            "run",
             "weights",
             "mix",
             "fit",
@@ -121,6 +124,7 @@ app.add_typer(synth, name="synth")
 
 def run_job(verb: str) -> None:
     """Run a verb as a Ray job (jobs/*.py), with the same words and options, on the cluster of the job."""
+    Running.is_job = True
     command: Any = typer.main.get_command(app)
     words = [verb, *sys.argv[1:]]
     num_verbs = 0
@@ -129,7 +133,7 @@ def run_job(verb: str) -> None:
         num_verbs += 1
     verbs, arguments = words[:num_verbs], words[num_verbs:]
     if not hasattr(command, "commands"):
-        if relative := _relative_paths(command, arguments):
+        if relative := relative_paths(command, arguments):
             typer.echo(
                 f"error: {relative[0]} is a relative path, and the working directory of a Ray job is a copy on some node. Give "
                 "absolute paths that every node sees, or URIs.",
@@ -139,15 +143,6 @@ def run_job(verb: str) -> None:
         if any(parameter.name == "ray_address" for parameter in command.params):
             arguments = ["--ray-address", "auto", *arguments]
     main([*verbs, *arguments])
-
-
-def _relative_paths(command: Any, arguments: list[str]) -> list[str]:
-    """List the relative paths among the paths that must have the same meaning on all nodes."""
-    values = command.make_context(command.name, list(arguments), resilient_parsing=True).params
-    names = names_on_all_nodes(unwrap(command.callback))
-    paths = [values.get(name) for name in names if not (name == "proxy" and values.get(name) in BUILT_IN_PROXIES)]
-    places = [place for value in paths for place in (value if isinstance(value, list | tuple) else [value])]
-    return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]
 
 
 def _show_version(asked: bool) -> bool:

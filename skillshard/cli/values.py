@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from inspect import unwrap
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import typer
 
+BUILT_IN_PROXIES = ("tiny", "small")
+"""Values of --proxy that name a built-in model instead of a directory."""
 # Decimal and binary multiples, as in the names of disk sizes (MB) and memory sizes (MiB).
 _BYTES_OF = {
     "": 1,
@@ -155,3 +158,12 @@ def names_on_all_nodes(verb: Callable[..., None]) -> list[str]:
         for name, hint in hints.items()
         if any(getattr(info, "parser", None) in _ON_ALL_NODES for info in getattr(hint, "__metadata__", ()))
     ]
+
+
+def relative_paths(command: Any, arguments: list[str]) -> list[str]:
+    """List the relative paths among the paths that must have the same meaning on all nodes."""
+    values = command.make_context(command.name, list(arguments), resilient_parsing=True).params
+    names = names_on_all_nodes(unwrap(command.callback))
+    paths = [values.get(name) for name in names if not (name == "proxy" and values.get(name) in BUILT_IN_PROXIES)]
+    places = [place for value in paths for place in (value if isinstance(value, list | tuple) else [value])]
+    return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]

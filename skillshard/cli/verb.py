@@ -65,6 +65,8 @@ class Verb(typer.core.TyperCommand):
     """
 
     given: ClassVar[Given]
+    root: ClassVar[Any]
+    """The command of the whole program, with all verbs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         if HELP_ALL in args[: args.index("--") if "--" in args else None]:
@@ -73,7 +75,7 @@ class Verb(typer.core.TyperCommand):
         return super().parse_args(ctx, [re.sub(r"^(--[\w-]+=)~(?=/|$)", _with_home, word) for word in args])
 
     def invoke(self, ctx: Any) -> Any:
-        Verb.given = Given(ctx)
+        Verb.given, Verb.root = Given(ctx), ctx.find_root().command
         Running.begin(ctx.command.params)
         try:
             return super().invoke(ctx)

@@ -24,6 +24,8 @@ class Running:
     """The parameters of the running verb, by name, as click describes them."""
 
     parameters: ClassVar[dict[str, Any]] = {}
+    is_job: ClassVar[bool] = False
+    """Whether the program runs as a job of Ray, in a working directory that is a copy on some node."""
 
     @classmethod
     def begin(cls, parameters: Iterable[Any]) -> None:
