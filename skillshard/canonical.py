@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,8 @@ from pydantic import ValidationError
 
 from skillshard.errors import StorageError
 from skillshard.repeated_keys import repeated_key
+
+_NOT_A_NUMBER = re.compile(r"-?(NaN|Infinity)")
 
 
 def to_json(value: Any) -> bytes:
@@ -30,12 +33,46 @@ def from_json(data: bytes, place: str | os.PathLike[str]) -> Any:
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise StorageError(f"{os.fspath(place)} is not valid JSON: {error}. It is damaged or edited.") from error
+        fault = (
+            f": {explain(error)}."
+            if is_beyond(error)
+            else f" is not valid JSON ({explain(error)}). It is damaged or edited."
+        )
+        raise StorageError(f"{os.fspath(place)}{fault}") from error
     if (key := repeated_key(data, value)) is not None:
         raise StorageError(
             f"{os.fspath(place)}: the key {key!r} stands twice in one object. Keep one of the two values."
         )
     return value
+
+
+def is_beyond(error: orjson.JSONDecodeError) -> bool:
+    """Whether the fault in JSON is a number beyond the range of 64-bit floats."""
+    return "infinity" in error.msg
+
+
+def explain(error: orjson.JSONDecodeError) -> str:
+    """Describe a fault in JSON and its place. Python and pandas write NaN and Infinity, which JSON does not allow.
+
+    >>> try:
+    ...     orjson.loads('{"n": -Infinity}')
+    ... except orjson.JSONDecodeError as error:
+    ...     print(explain(error))
+    -Infinity is no JSON value, write null in its place: column 7
+    """
+    if is_beyond(error):
+        where = _place(error.lineno, error.colno)
+        return f"a number at {where} is beyond those that are read, from -1.8e308 to 1.8e308"
+    for start in (error.pos - 1, error.pos):
+        if constant := _NOT_A_NUMBER.match(error.doc, max(0, start)):
+            column = error.colno - (error.pos - constant.start())
+            return f"{constant[0]} is no JSON value, write null in its place: {_place(error.lineno, column)}"
+    return f"{error.msg}: {_place(error.lineno, error.colno)}"
+
+
+def _place(line: int, column: int) -> str:
+    """Return the place in JSON. A row of JSON lines has one line, and its number in the file is another one."""
+    return f"column {column}" if line == 1 else f"line {line} column {column}"
 
 
 def first_fault(error: ValidationError) -> str:

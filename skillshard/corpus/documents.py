@@ -30,13 +30,11 @@ from skillshard.corpus.sample import (
     Rejection,
     Sample,
     check_size,
-    exact_json,
     json_fault,
-    needs_exact,
+    parse_json,
 )
 from skillshard.corpus.sources import Source
 from skillshard.errors import name_some
-from skillshard.repeated_keys import repeated_key
 
 _BLOCK_BYTES = 1 << 20
 _SPACE = " \t\r\n"
@@ -110,7 +108,7 @@ def read_documents(
             row += 1
             hasher.update(b"%d:" % len(data) + data)
             try:
-                record = _parsed(data)
+                record = parse_json(data)
                 if beside and isinstance(record, dict):
                     hasher.update(orjson.dumps(sorted(beside)))
                     record = {**beside, **record}
@@ -136,13 +134,6 @@ def lines_of_rows(partition: Partition, *, max_sample_bytes: int) -> Iterator[in
             yield window.line
     except (_Refused, _Cut, _NoRows):
         return
-
-
-def _parsed(data: bytes) -> Any:
-    record = orjson.loads(data)
-    if (key := repeated_key(data, record)) is not None:
-        raise BadRecord("malformed-json", f"the key {key!r} stands twice in one object")
-    return exact_json(data) if isinstance(record, dict | list) and needs_exact(record) else record
 
 
 class _Refused(Exception):
@@ -211,7 +202,7 @@ def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator
     names: list[str] = []
     has_rows = False
     while window.next_character() != "}":
-        name = str(_parsed(window.value()))
+        name = str(parse_json(window.value()))
         if name in names:
             raise _Cut(f"the key {name!r} stands twice in one object")
         names.append(name)
@@ -238,7 +229,7 @@ def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator
 
 def _field(window: "_Window") -> Any:
     try:
-        return _parsed(window.value())
+        return parse_json(window.value())
     except (orjson.JSONDecodeError, BadRecord) as error:
         detail = error.detail if isinstance(error, BadRecord) else json_fault(error)[1]
         raise _Cut(f"in a field beside the rows, {detail}") from error

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 import xxhash
 
+from skillshard.canonical import explain
 from skillshard.corpus.contents import BOM, cut_off, end_of, open_text
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.partitions import Partition
@@ -25,12 +26,12 @@ from skillshard.corpus.sample import (
     Sample,
     check_size,
     exact_json,
-    explain,
     is_plain,
     json_fault,
     long_digit_runs,
     may_be_deep,
     needs_exact,
+    parse_quickly,
 )
 from skillshard.corpus.sources import PlainSource, Source
 from skillshard.repeated_keys import repeated_keys
@@ -211,7 +212,7 @@ def read_lines(
 def _parsed(line: bytes) -> Any:
     """Return the JSON value of a line, or the error of the parser."""
     try:
-        return orjson.loads(line)
+        return parse_quickly(line)
     except orjson.JSONDecodeError as error:
         return error
 

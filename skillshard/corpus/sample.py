@@ -5,6 +5,7 @@ The checks raise `BadRecord`, so a good row does not pay for the parts of a reje
 """
 
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -13,8 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
+from skillshard.canonical import explain, is_beyond
 from skillshard.corpus.formats import format_of
 from skillshard.corpus.paths import MISSING, in_meta, of_file, single, unknown
+from skillshard.repeated_keys import repeated_key
 
 Reason = Literal[
     "malformed-json",
@@ -238,28 +241,11 @@ def json_fault(error: orjson.JSONDecodeError) -> tuple[Reason, str]:
     ...     orjson.loads('{"n": 1e400}')
     ... except orjson.JSONDecodeError as error:
     ...     print(*json_fault(error), sep=", ")
-    wrong-type, a number at line 1 column 7 is beyond those that are read, from -1.8e308 to 1.8e308
+    wrong-type, a number at column 7 is beyond those that are read, from -1.8e308 to 1.8e308
     """
-    if "infinity" in error.msg:
-        where = f"line {error.lineno} column {error.colno}"
-        return "wrong-type", f"a number at {where} is beyond those that are read, from -1.8e308 to 1.8e308"
-    return "malformed-json", f"not valid JSON ({explain(error)})"
-
-
-def explain(error: orjson.JSONDecodeError) -> str:
-    """Describe the fault of malformed JSON and its place. Python and pandas write NaN and Infinity, which JSON does not allow.
-
-    >>> try:
-    ...     orjson.loads('{"n": -Infinity}')
-    ... except orjson.JSONDecodeError as error:
-    ...     print(explain(error))
-    -Infinity is no JSON value, write null in its place: line 1 column 7
-    """
-    for start in (error.pos - 1, error.pos):
-        if constant := _NOT_A_NUMBER.match(error.doc, max(0, start)):
-            column = error.colno - (error.pos - constant.start())
-            return f"{constant[0]} is no JSON value, write null in its place: line {error.lineno} column {column}"
-    return f"{error.msg}: line {error.lineno} column {error.colno}"
+    return (
+        ("wrong-type", explain(error)) if is_beyond(error) else ("malformed-json", f"not valid JSON ({explain(error)})")
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- long integers
@@ -267,7 +253,6 @@ def explain(error: orjson.JSONDecodeError) -> str:
 # orjson turns integers of more than 64 bits into floats, and reads deeper nesting than orjson writes. A check of each value would
 # cost a third of the reading time. So the bytes of a line are checked first, and the values only if the bytes give a reason.
 _PLAIN_TYPES = frozenset((str, int, bool, type(None)))
-_NOT_A_NUMBER = re.compile(r"-?(NaN|Infinity)")
 # The upper half of each byte, and the upper half of the ASCII digits, which are 0x30 to 0x39.
 _HIGH_HALVES, _DIGIT_HALVES = np.uint64(0xF0F0F0F0F0F0F0F0), np.uint64(0x3030303030303030)
 _LONG_DIGITS = re.compile(rb"[0-9]{19}")  # -9223372036854775809 is the shortest integer that needs more than 64 bits
@@ -330,6 +315,52 @@ def exact_json(data: bytes) -> Any:
     {'hash': '36893488147419103233', 'n': 18446744073709551615}
     """
     return json.loads(data.decode(), parse_int=_integer_or_digits)
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON, with integers of more than 64 bits as strings of their digits.
+
+    Raises:
+        BadRecord: A key stands twice in one object, or the nesting is too deep.
+        orjson.JSONDecodeError: The bytes are not JSON, or have a float beyond the range of 64-bit floats.
+    """
+    record = parse_quickly(data)
+    if (key := repeated_key(data, record)) is not None:
+        raise BadRecord("malformed-json", f"the key {key!r} stands twice in one object")
+    return exact_json(data) if isinstance(record, dict | list) and needs_exact(record) else record
+
+
+def parse_quickly(data: bytes) -> Any:
+    """Parse JSON. Integers from 2**64 to the largest float become floats, and longer integers become strings of their digits.
+
+    Raises:
+        orjson.JSONDecodeError: The bytes are not JSON, or have a float beyond the range of 64-bit floats.
+
+    >>> parse_quickly(b'{"n": 1' + 400 * b"0" + b"}") == {"n": "1" + 400 * "0"}
+    True
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        if not is_beyond(error) or may_be_deep(data):
+            raise
+        try:
+            record = json.loads(
+                data.decode(), parse_int=_integer_or_digits, parse_float=_finite, parse_constant=_finite
+            )
+            orjson.dumps(
+                record
+            )  # fails on half a surrogate pair, which the parser of the standard library lets through
+        except (ValueError, orjson.JSONEncodeError):
+            raise error from None
+        return record
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(digits)
+    return number
 
 
 def _integer_or_digits(digits: str) -> int | str:

@@ -25,13 +25,11 @@ from skillshard.corpus.sample import (
     Rejection,
     Sample,
     check_size,
-    exact_json,
     json_fault,
-    needs_exact,
+    parse_json,
 )
 from skillshard.errors import name_some
 from skillshard.printable import printable
-from skillshard.repeated_keys import repeated_key
 
 _RECORD = tarfile.BLOCKSIZE  # 512 bytes: a header, and the unit of the end mark
 _CHUNK_BYTES = 1 << 20
@@ -319,16 +317,13 @@ def _json(group: _Group, passed_over: PassedOver) -> Any:
     if data is None:
         return {}
     try:
-        record = orjson.loads(data)
+        return parse_json(data)
     except orjson.JSONDecodeError as error:
         reason, detail = json_fault(error)
         where = "its JSON member is" if reason == "malformed-json" else "in its JSON member,"
         raise BadRecord(reason, f"{where} {detail}", _id_of(group.key)) from error
-    if (key := repeated_key(data, record)) is not None:
-        detail = f"the key {key!r} stands twice in one object of its JSON member"
-        raise BadRecord("malformed-json", detail, _id_of(group.key))
-    is_container = isinstance(record, dict | list)
-    return exact_json(data) if is_container and needs_exact(record) else record
+    except BadRecord as error:
+        raise BadRecord(error.reason, f"in its JSON member, {error.detail}", _id_of(group.key)) from error
 
 
 def _text(data: bytes, key: str) -> str:

@@ -103,6 +103,11 @@ def _read_csv(data: bytes) -> tuple[list[str], list[str], Any]:
         raise ValueError(
             f"its first line mixes names and numbers ({name_some(numeric)}): it must name each column, or none"
         )
+    if header and not has_corner and all(_is_number(line[0]) for line in body):
+        raise ValueError(
+            f"its lines begin with numbers under the name {header[0]!r}: begin each line with the name of its row, or leave the first cell "
+            "empty if the rows have numbers as names"
+        )
     columns = header[1:]
     rows = [line[0] for line in body] if has_row_names else []
     cells = [line[1:] if has_row_names else line for line in body]

@@ -92,7 +92,7 @@ def read_weights(given: str | os.PathLike[str]) -> dict[str, float]:
     {'add': 3.0, 'carry': 1.0}
     >>> read_weights('{"add": [0.5]}')
     Traceback (most recent call last):
-    skillshard.errors.PolicyError: {"add": [0.5]} holds no weights: add is [0.5], not a number >= 0. Give the output of 'skillshard weights --out' ...
+    skillshard.errors.PolicyError: {"add": [0.5]} holds no weights: add is [0.5], not a number from 0 to 1e100. Give the output of 'skillshard weights --out' ...
     """
     text = os.fspath(given)
     is_text = text.lstrip().startswith("{")
@@ -118,7 +118,7 @@ def _weights_in(value: Any, place: str) -> dict[str, float]:
         raise PolicyError(f"{place} holds no weights: 'weights' is {_kind(weights)}. {_FORMS}")
     bad = [f"{name} is {_short(weight)}" for name, weight in weights.items() if not is_weight(weight)]
     if bad:
-        raise PolicyError(f"{place} holds no weights: {name_some(bad, 3)}, not a number >= 0. {_FORMS}")
+        raise PolicyError(f"{place} holds no weights: {name_some(bad, 3)}, not a number from 0 to 1e100. {_FORMS}")
     if not sum(weights.values()) > 0:
         fault = "all weights are 0" if weights else "it names no skill"
         raise PolicyError(f"{place} holds no weights above 0: {fault}. {_FORMS}")

@@ -179,13 +179,18 @@ def test_a_file_of_another_shape_is_one_sentence(command: str, content: str, roo
         ),
     ],
 )
-def test_a_name_that_stands_twice_is_named(command: str, content: bytes, says: str, made: Path, tmp_path: Path) -> None:
+def test_a_name_that_stands_twice_is_named(command: str, content: bytes, says: str, root: Path, tmp_path: Path) -> None:
     file = tmp_path / "file.json"
     file.write_bytes(content)
-    sentence = fails(*COMMANDS[command](made, file, tmp_path / "out"))
+    sentence = fails(*COMMANDS[command](root, file, tmp_path / "out"))
     assert says in sentence and str(file) in sentence
 
 
-def test_equal_weights_on_the_command_line_name_the_skill_that_stands_twice(made: Path) -> None:
+def test_a_weight_beyond_the_floats_is_no_damage(root: Path) -> None:
+    sentence = fails("mix", root / "S", "--draws", 4, "--policy", "fixed", "--weights", '{"add": 1e400, "carry": 1}')
+    assert sentence.endswith(": a number at column 9 is beyond those that are read, from -1.8e308 to 1.8e308.")
+
+
+def test_equal_weights_on_the_command_line_name_the_skill_that_stands_twice(root: Path) -> None:
     says = "the key 'add' stands twice in one object"
-    assert says in fails("mix", made / "S", "--draws", 4, "--policy", "fixed", "--weights", '{"add": 1, "add": 1}')
+    assert says in fails("mix", root / "S", "--draws", 4, "--policy", "fixed", "--weights", '{"add": 1, "add": 1}')

@@ -159,7 +159,7 @@ def test_integers_of_any_length_stay_exact_at_every_depth(
     assert isinstance(item, Sample) and item.meta == {"kept": 1, **reference(meta)}
 
 
-@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 36893488147419103233, 10**300])
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 36893488147419103233, 10**300, -(10**600)])
 def test_ids_and_categories_of_any_length_stay_exact(value: int, tmp_path: Path) -> None:
     line = b'{"id": %d, "text": "x", "cat": %d, "deep": [{"hash": %d}]}' % (value, value, value)
     assert items_of(tmp_path / "a.jsonl", line) == [
@@ -184,11 +184,11 @@ def test_metadata_nested_too_deep_to_be_written_is_refused_when_it_is_read(depth
     works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
 
 
-@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" * 400])
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1.5e400"])
 def test_a_number_that_no_float_holds_is_refused_in_a_sentence(number: str, tmp_path: Path) -> None:
     (bad,) = items_of(tmp_path / "a.jsonl", b'{"id": "a", "text": "x", "n": %s}' % number.encode())
     assert isinstance(bad, Rejection) and bad.reason == "wrong-type"
-    assert bad.detail == "a number at line 1 column 31 is beyond those that are read, from -1.8e308 to 1.8e308"
+    assert bad.detail == "a number at column 31 is beyond those that are read, from -1.8e308 to 1.8e308"
 
 
 @settings(max_examples=300, deadline=None)

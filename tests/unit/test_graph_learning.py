@@ -417,6 +417,7 @@ def test_matrices_from_elsewhere_become_graphs(tmp_path: Path) -> None:
         ("m.txt", b"1", "a matrix is read from .npy, .csv, .json"),
         ("m.npy", b"not numpy", "holds no matrix of numbers"),
         ("m.csv", b"x,a\na,one\n", "holds no matrix of numbers: line 2 has 'one' where a number is expected"),
+        ("m.csv", b"a,b\n1,0.5\n0.5,1\n", "its lines begin with numbers under the name 'a'"),
         ("m.csv", b"x,a,b\na,1\n", "every line must have as many cells"),
         ("m.json", b"[[1.0]]", "does not name its rows: name them with --names"),
         ("m.json", b'{"a": {"a": 1}, "b": {"c": 1}}', "every row must name the same columns"),

@@ -226,4 +226,4 @@ def test_a_text_in_the_json_member_that_another_text_hides_is_counted(
 def test_a_number_too_large_for_a_float_is_no_malformed_json(tmp_path: Path) -> None:
     (item,), _ = read(tmp_path / "a.tar", tar_of(("0.json", b'{"n": 1e999}'), ("0.txt", b"x")))
     assert isinstance(item, Rejection) and item.reason == "wrong-type"
-    assert item.detail.startswith("in its JSON member, a number at line 1")
+    assert item.detail.startswith("in its JSON member, a number at column 7")
