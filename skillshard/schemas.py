@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from skillshard import canonical, places, storage
-from skillshard.corpus import Rejection
+from skillshard.corpus import CorpusList, Rejection
 from skillshard.fitting.proposal import Proposal
 from skillshard.fitting.runs import RunsFile
 from skillshard.graph.skill_graph import GraphFile
@@ -27,6 +27,7 @@ from skillshard.tags import TagsManifest
 
 _MODELS: dict[str, Any] = {
     "clusters-1": ModelManifest,
+    "corpus-1": CorpusList,
     "fit-1": Proposal,
     "generation-1": GenerationRecord,
     "graph-2": GraphFile,

@@ -55,6 +55,7 @@ def shard(
 ) -> None:
     """Write a tagged corpus as per-skill WebDataset shards."""
     from skillshard.artefact import refuse_nested
+    from skillshard.corpus import given_places
     from skillshard.report.text import show_shards
     from skillshard.shards.write import STAGES, write_shards
     from skillshard.tags import Tags
@@ -62,7 +63,7 @@ def shard(
     if not 0 <= holdout < 1:
         raise typer.BadParameter(f"{holdout} is no share: give a number from 0 to below 1.", param_hint="--holdout")
     backend = nodes.backend(array.part(STAGES))
-    refuse_nested(out, [*corpus, tags])
+    refuse_nested(out, [*given_places(corpus), tags])
     opened_tags = Tags.open(tags)
     opened = open_corpus(corpus, opened_tags.layout)
     with Bars(out) as bars:

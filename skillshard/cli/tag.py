@@ -388,10 +388,11 @@ def _tag(
     """Tag a corpus with the tagger that `tagger` makes, and show the tags."""
     from skillshard import taggers
     from skillshard.artefact import refuse_nested
+    from skillshard.corpus import given_places
     from skillshard.report.text import show_tags
     from skillshard.taggers.tag import stages_of
 
-    refuse_nested(out, corpus)
+    refuse_nested(out, given_places(corpus))
     if reading.on_bad_sample not in ("stop", "set-aside"):
         raise typer.BadParameter(
             f"{reading.on_bad_sample!r}: give 'stop' or 'set-aside'.", param_hint="--on-bad-sample"

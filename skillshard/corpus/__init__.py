@@ -10,6 +10,7 @@ the fault and its place. Blank lines are not rows. Nothing is ever unpickled.
             print(item.sentence() if isinstance(item, Rejection) else item.text)
 """
 
+from skillshard.corpus.corpus_list import CorpusList, given_places, is_corpus_file
 from skillshard.corpus.files import Corpus
 from skillshard.corpus.formats import CorpusFile, FileLayout, Format, format_of
 from skillshard.corpus.mapping import ANSWER_SPANS, DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
@@ -26,6 +27,7 @@ __all__ = [
     "RESTS",
     "Corpus",
     "CorpusFile",
+    "CorpusList",
     "CorpusReading",
     "FieldMapping",
     "FileLayout",
@@ -38,6 +40,8 @@ __all__ = [
     "Sample",
     "category_of",
     "format_of",
+    "given_places",
+    "is_corpus_file",
     "line_numbers",
     "lookup",
     "read_partition",

@@ -5,13 +5,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
 
 from skillshard import artefact, places, storage
+from skillshard.corpus.corpus_list import is_corpus_file, read_corpus_list
 from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, compression_of, format_of, known_suffixes
 from skillshard.corpus.listing import list_directory, list_glob, shown_place, special_kind, without_query
 from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
@@ -44,12 +45,14 @@ class Corpus:
         left_out: Kind -> number of files in the given directories that are not read.
         mappings: Prefix -> fields of the id, the text and the metadata. None: the caller gave no fields.
         layout: Layout of the files.
+        layouts: Prefix -> layout of the files, for the corpora of a corpus file.
     """
 
     files: tuple[CorpusFile, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
     mappings: Mapping[str, FieldMapping] | None = None
     layout: FileLayout = DEFAULT_LAYOUT
+    layouts: Mapping[str, FileLayout] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -63,18 +66,26 @@ class Corpus:
 
         Args:
             places: Directories, globs (`*`, `?`, `[...]`, `**`) or single files, as local paths or URIs, in any order. A directory
-                is searched recursively for known suffixes. All other files are left out and counted.
+                is searched recursively for known suffixes. All other files are left out and counted. Or a corpus file (`.yaml`), which names
+                several corpora with their fields and layouts (`skillshard.corpus.corpus_list`).
             fields: Fields of the id, the text and the metadata. With None, tagging uses the fields "id" and "text", and sharding uses the
                 fields of the tags.
             layout: Facts about the files that the names do not show, such as the place of the rows in JSON documents.
 
         Raises:
             CorpusError: No file is found, a given file has an unknown suffix, a file is given twice, two files have the same name,
-                a file cannot be read, or the selection of files in a directory would be a guess.
+                a file cannot be read, the selection of files in a directory would be a guess, or a corpus file is not valid.
         """
         listed = [places] if isinstance(places, (str, Path)) else list(places)
         if not listed:
             raise CorpusError("No corpus given: name at least one directory, glob or file.")
+        if any(map(is_corpus_file, listed)):
+            if fields is not None or layout != DEFAULT_LAYOUT:
+                raise CorpusError(
+                    f"{printable(str(listed[0]))} is a corpus file, which names the fields and the layout of each corpus. Name the fields in the "
+                    "corpus file, or name the directories of the corpora in place of the corpus file."
+                )
+            return _of_corpus_file(listed)
         files: list[CorpusFile] = []
         left_out: Counter[str] = Counter()
         for place in listed:
@@ -90,6 +101,13 @@ class Corpus:
         num_bytes = sum(file.num_bytes for file in self.files)
         first = f", from {places.public(self.files[0].place)!r} on" if self.files else ""
         return f"Corpus({counted(len(self.files), 'file')}, {num_bytes:,} bytes{first})"
+
+    @property
+    def layout_record(self) -> dict[str, Any]:
+        """The layouts that differ from the default, for the record of an artefact. The record of most corpora is empty."""
+        of_all = self.layout.to_json()
+        each = {prefix: changed for prefix, layout in self.layouts.items() if (changed := layout.to_json())}
+        return ({"layout": of_all} if of_all else {}) | ({"layouts": each} if each else {})
 
     @property
     def inputs(self) -> list[list[str | int]]:
@@ -148,6 +166,27 @@ class Corpus:
                 "its files with a glob in quotes, such as '*train*'."
             )
         return notes
+
+
+def _of_corpus_file(listed: Sequence[str | Path]) -> Corpus:
+    """Open the corpora of a corpus file as one corpus. The name of a file begins with the prefix of its corpus."""
+    corpora = read_corpus_list(listed)
+    files: list[CorpusFile] = []
+    left_out: Counter[str] = Counter()
+    for corpus in corpora:
+        try:
+            opened = Corpus.open(corpus.places, fields=corpus.fields, layout=corpus.layout)
+        except CorpusError as error:
+            raise CorpusError(f"corpus {corpus.prefix!r}: {error}") from error
+        files += [replace(file, name=f"{corpus.prefix}/{file.name}") for file in opened.files]
+        left_out.update(opened.left_out)
+    _refuse_doubles(files)
+    return Corpus(
+        tuple(sorted(files, key=lambda file: file.name)),
+        dict(sorted(left_out.items())),
+        {corpus.prefix: corpus.fields for corpus in corpora},
+        layouts={corpus.prefix: corpus.layout for corpus in corpora},
+    )
 
 
 def _split_of(name: str) -> str | None:

@@ -201,6 +201,7 @@ class RowFields:
         prefix: Prefix of the ids, or an empty string.
 
     Attributes:
+        own_name: Name of the file without the prefix.
         sample: Function of a parsed row and its position that returns the sample, or raises `BadRecord`.
         is_quick: Whether the mapping only names two keys, which is the usual case. The row is then changed, otherwise not.
     """
@@ -208,6 +209,7 @@ class RowFields:
     def __init__(self, mapping: FieldMapping, name: str, prefix: str = "") -> None:
         self.mapping, self.name = mapping, name
         self._before = f"{prefix}/" if prefix else ""
+        self.own_name = name.removeprefix(self._before)
         paths = () if mapping.template is None else mapping.template.paths
         self._paths = (*paths, *(path for path in (mapping.id_field, mapping.messages) if path is not None))
         named = set(mapping.columns or ())

@@ -67,7 +67,7 @@ def _whole(
         return not_as_named(name, "expected text, got binary data")
     try:
         text = _decoded(data.removeprefix(BOM), partition)
-        return fields.sample(_record(text, name, fields), 0) if text.strip() else None
+        return fields.sample(_record(text, fields.own_name, fields), 0) if text.strip() else None
     except BadRecord as error:
         return Rejection(name, None, error.reason, error.detail, name)
 
@@ -89,7 +89,7 @@ def _lines(
             if line.strip():  # a blank line is no row
                 try:
                     text = _decoded(line.removesuffix(b"\r"), partition)
-                    sample = fields.sample(_record(text, f"{name}@{offset}", fields), offset)
+                    sample = fields.sample(_record(text, f"{fields.own_name}@{offset}", fields), offset)
                     check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
                 except BadRecord as error:
                     raw = line.decode(errors="backslashreplace")

@@ -319,10 +319,12 @@ def _changed(corpus: Corpus, tags: Tags, suspects: Sequence[str]) -> list[str]:
 def _refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
     """Raise TagsError if the layout, names or sizes of the corpus files differ from the tagged ones. The sorting compares the rows."""
     corpus.refuse_other_mappings(tags.manifest.made_from["arguments"]["reading"], tags.folder)
-    if corpus.layout != tags.layout:
+    recorded = tags.manifest.made_from["arguments"]
+    before_layouts = {name: recorded[name] for name in ("layout", "layouts") if name in recorded}
+    if corpus.layout_record != before_layouts:
         raise TagsError(
-            f"{tags.folder} was made from files with the layout {tags.layout.to_json()}, but the corpus was opened with the layout "
-            f"{corpus.layout.to_json()}. Open the corpus with `layout=Tags.open(...).layout`."
+            f"{tags.folder} was made from files with the layout {before_layouts}, but the corpus was opened with the layout "
+            f"{corpus.layout_record}. Open the corpus with `layout=Tags.open(...).layout`, or with the same corpus file."
         )
     before: dict[str, int] = dict(tags.manifest.made_from["inputs"])
     now = {file.name: file.num_bytes for file in corpus.files}

@@ -116,7 +116,7 @@ def tag_corpus(
             "reading": reading.to_json(),
             "partition_bytes": partition_bytes,
             # Recorded only where the layout differs from the default, which leaves the record of most corpora as it is.
-            **({"layout": layout} if (layout := corpus.layout.to_json()) else {}),
+            **corpus.layout_record,
         },
         "inputs": corpus.inputs,
     }
