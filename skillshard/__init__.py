@@ -20,6 +20,7 @@ _HOMES = {
     "Compute": "skillshard.proxy.device",
     "Corpus": "skillshard.corpus",
     "EdgeRule": "skillshard.graph.edges",
+    "FieldMapping": "skillshard.corpus",
     "Loss": "skillshard.loss",
     "LossKind": "skillshard.loss",
     "Losses": "skillshard.loss",

@@ -482,7 +482,7 @@ class ProxyTexts:
         typer.Option(
             "--prompt-field",
             metavar="PATH",
-            help="Metadata field with the length of the prompt in characters. The prompt is not predicted.",
+            help="Metadata field with the length of the prompt in characters, or with the spans of the answers. Only answers are predicted.",
             rich_help_panel=TEXTS,
         ),
     ] = None

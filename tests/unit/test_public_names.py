@@ -19,6 +19,7 @@ PUBLIC_NAMES = [
     "Compute",
     "Corpus",
     "EdgeRule",
+    "FieldMapping",
     "Loss",
     "LossKind",
     "Losses",
