@@ -19,7 +19,7 @@ from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, F
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
 from skillshard.corpus.selection import describe_left_out, refuse_undecodable, select, special_sentence
 from skillshard.errors import CorpusError, name_some
-from skillshard.printable import counted
+from skillshard.printable import counted, printable
 
 # Words of file names in usual data sets, and the split of each word.
 _SPLITS = {
