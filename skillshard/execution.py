@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from skillshard import canonical, places, progress, storage
 from skillshard.bars import Bars, can_be_shown
@@ -274,9 +274,16 @@ def _run_missing(
 
 def _do(function: Callable[..., Record], task: Task, records: str) -> Record:
     """Do a task, then write the record."""
+    place = places.join(records, f"{task.key}.json")
+    try:
+        record = function(**task.arguments)
+    except FileNotFoundError:
+        # Inputs are deleted once every task that reads them has a record. So another command, or an earlier try, has done this task.
+        if not storage.exists(place):
+            raise
+        return cast(Record, storage.read_json(place))
     # The worker writes the record, not the parent: a finished task stays finished when the parent is killed at the same moment.
-    record = function(**task.arguments)
-    storage.write_bytes(places.join(records, f"{task.key}.json"), canonical.to_json(record))
+    storage.write_bytes(place, canonical.to_json(record))
     return record
 
 

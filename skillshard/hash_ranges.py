@@ -1,9 +1,19 @@
 """Equal ranges of 64-bit hashes, which divide ids and texts between tasks and between shards."""
 
 import numpy as np
+import xxhash
 from jaxtyping import UInt64
 
 HASH_SPACE = 1 << 64
+
+
+def id_hash(sample_id: str) -> int:
+    """Return the xxh3 hash (64 bits) of an id in UTF-8.
+
+    >>> id_hash("q00000") == id_hash("q00000") != id_hash("q00001")
+    True
+    """
+    return xxhash.xxh3_64_intdigest(sample_id.encode())
 
 
 def hash_bounds(num_ranges: int) -> list[int]:

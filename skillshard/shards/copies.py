@@ -1,13 +1,16 @@
 """Find copies: samples whose folded text stands earlier in the corpus, in any skill.
 
 Each chunk of sorted samples has a table of its texts, `CHUNK.texts.npy`, with one entry for each text and skill, sorted by hash. A
-task reads one range of hashes from the tables of all chunks, so the task sees all copies of a text together:
+task reads one range of hashes from the tables, so the task sees all copies of a text together:
 
 - `find_copies` counts the copies. If copies are dropped, the task also names the first sample of each text with copies.
 - `find_texts` finds the lowest or highest hashes of some skills, for split.py.
 - `set_copies_aside` marks the copies in the chunks of one partition and writes the copies to rejected/.
 
-Costs: 52 bytes of scratch space for each distinct text of a chunk and skill. A task needs about 200 bytes of memory for each of
+Many tables are first merged into fewer files (merge_levels.py) by `merge_tables`. The first samples go from ranges of hashes to partitions, and
+many ranges are merged by `merge_firsts`.
+
+Costs: 64 bytes of scratch space for each distinct text of a chunk and skill. A task needs about 200 bytes of memory for each of
 `TEXTS_PER_RANGE` entries. A text has at most one entry for each chunk and skill, however often the text is repeated. The driver
 holds the totals of each skill and split, but no list of copies.
 """
@@ -22,6 +25,7 @@ import orjson
 from skillshard import storage
 from skillshard.corpus import Partition, Rejection, line_numbers
 from skillshard.execution import Record
+from skillshard.shards.chunks import chunk_number, chunk_place
 from skillshard.shards.split import BYTES, HOLDOUT, SAMPLES, TEXTS, TRAIN, Order
 from skillshard.shards.texts import HASH_DTYPE, hash_of, hex_of
 
@@ -31,41 +35,54 @@ TEXTS_PER_RANGE = 1_000_000
 # About 60 MB of memory. Each look-up of line numbers reads the partition once more, so a batch is large.
 COPIES_AT_ONCE = 250_000
 """Number of copies whose line numbers are looked up together."""
+# The 8-byte fields come first, so that each field is aligned.
 TEXTS_DTYPE = np.dtype(
     [
         ("text", HASH_DTYPE),
-        ("skill", "<u4"),
-        ("row", "<u8"),  # of the first sample: row of the partition
-        ("place", "<u4"),  # of the first sample: entry of the chunk's sorted index
-        ("num_samples", "<u4"),
+        ("row", "<u8"),  # of the first sample: row in the file
         ("first_bytes", "<u8"),  # of the first sample in a tar
         ("num_bytes", "<u8"),  # of all samples in a tar
+        ("chunk", "<u8"),
+        ("skill", "<u4"),
+        ("file", "<u4"),  # of the first sample
+        ("place", "<u4"),  # of the first sample: entry of the chunk's sorted index
+        ("num_samples", "<u4"),
     ]
 )
-_FIRSTS_DTYPE = np.dtype(
+FIRSTS_DTYPE = np.dtype(
     [
-        ("chunk", "<u4"),
+        ("chunk", "<u8"),
         ("text", HASH_DTYPE),
-        ("row", "<i8"),  # the row that stays; -1 if the first sample is in another chunk
-        ("id_start", "<u8"),
+        ("row", "<u8"),  # of the first sample of the corpus: row in the file
+        ("start", "<u8"),  # of the id in the data
+        ("file", "<u4"),  # of the first sample of the corpus
         ("id_bytes", "<u4"),
     ]
 )
 
 
 def texts_of_chunk(
-    texts: np.ndarray, skills: np.ndarray, rows: np.ndarray, num_bytes: np.ndarray, places: np.ndarray
+    texts: np.ndarray,
+    skills: np.ndarray,
+    files: np.ndarray,
+    rows: np.ndarray,
+    num_bytes: np.ndarray,
+    places: np.ndarray,
+    *,
+    chunk: int,
 ) -> np.ndarray:
     """Return the table of a chunk's texts, dtype `TEXTS_DTYPE`.
 
-    All arguments have one entry for each sample, in the order of the corpus.
+    The arrays have one entry for each sample, in the order of the corpus.
 
     Args:
         texts: Hash of the text.
         skills: Index of the skill.
-        rows: Row in the partition, rising.
+        files: Number of the file.
+        rows: Row in the file, rising in each file.
         num_bytes: Bytes of the sample in a tar.
         places: Entry in the chunk's sorted index.
+        chunk: Number of the chunk.
     """
     # The sort is stable, so the first of equal texts is the first sample in the order of the corpus.
     order = np.lexsort((skills, texts))
@@ -74,29 +91,41 @@ def texts_of_chunk(
     starts = np.flatnonzero(is_first)
     table = np.empty(len(starts), TEXTS_DTYPE)
     table["text"], table["skill"] = texts[starts], skills[starts]
-    for name, values in (("row", rows), ("place", places), ("first_bytes", num_bytes)):
+    table["chunk"] = chunk
+    for name, values in (("file", files), ("row", rows), ("place", places), ("first_bytes", num_bytes)):
         table[name] = values[order][starts]
     table["num_samples"] = np.diff(np.append(starts, len(order)))
     table["num_bytes"] = np.add.reduceat(num_bytes[order], starts)
     return table
 
 
-def find_copies(chunks: list[str], low: str, high: str | None, cut: str, num_skills: int, firsts: str | None) -> Record:
+def find_copies(
+    tables: list[str],
+    low: str,
+    high: str | None,
+    cut: str,
+    num_skills: int,
+    totals: str,
+    firsts: str | None,
+    scratch: str,
+) -> Record:
     """Count texts and copies of each skill, for the texts with a hash in [low, high).
 
     Args:
-        chunks: All chunks, in the order of the corpus.
+        tables: Tables of texts, in which the range is complete.
         low: First hash of the range.
         high: End of the range, exclusive. None stands for no limit.
         cut: Hash below which a text is held out.
         num_skills: Number of skills.
+        totals: File to write, an array (skill, total). The totals are the number of copies; then texts, samples and bytes in train, and the
+            same three numbers in holdout. Dropped copies count only as copies.
         firsts: Place for the first samples of texts with copies, if copies are dropped. With None, copies are kept.
+        scratch: Directory of the chunks.
 
     Returns:
-        Skill -> number of copies; then texts, samples and bytes in train, and the same three numbers in holdout. Dropped copies
-        count only as copies.
+        Number of copies, and of entries in the table of first samples.
     """
-    entries, chunk_numbers = _entries(chunks, low, high)
+    entries = _entries(tables, low, high)
     is_first, group = _groups(entries["text"])
     counted = entries if firsts is None else entries[is_first]
     samples = entries["num_samples"].astype(np.int64)
@@ -115,23 +144,35 @@ def find_copies(chunks: list[str], low: str, high: str | None, cut: str, num_ski
         np.add.at(sizes[:, :, TEXTS], (counted["skill"], side), 1)
         np.add.at(sizes[:, :, SAMPLES], (counted["skill"], side), 1)
         np.add.at(sizes[:, :, BYTES], (counted["skill"], side), counted["first_bytes"].astype(np.int64))
-        _write_firsts(firsts, chunks, entries, chunk_numbers, is_first, group)
-    present = np.flatnonzero(copies + sizes.sum(axis=(1, 2))).tolist()
-    return {"skills": {str(skill): [int(copies[skill]), *sizes[skill].ravel().tolist()] for skill in present}}
+    # Not in the record: the records of all ranges stand in the driver's memory together.
+    storage.write_array(totals, np.column_stack((copies, sizes.reshape(num_skills, 6))))
+    num_firsts = 0 if firsts is None else _write_firsts(firsts, scratch, entries, is_first, group)
+    return {"copies": int(copies.sum()), "firsts": num_firsts}
 
 
-def _entries(chunks: list[str], low: str, high: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the entries of a range with their chunk numbers, sorted by text and then by the order of the corpus."""
-    tables = []
-    for chunk in chunks:
-        table = np.load(f"{chunk}.texts.npy", mmap_mode="r")
+def _entries(tables: list[str], low: str, high: str | None) -> np.ndarray:
+    """Return the entries of a range, sorted by text and then by the order of the corpus."""
+    stretches = []
+    for place in tables:
+        table = np.load(place, mmap_mode="r")
         begin = int(np.searchsorted(table["text"], hash_of(low)))
         end = len(table) if high is None else int(np.searchsorted(table["text"], hash_of(high)))
-        tables.append(np.array(table[begin:end]))
-    entries = np.concatenate(tables)
-    chunk_numbers = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    order = np.lexsort((entries["row"], chunk_numbers, entries["text"]))
-    return entries[order], chunk_numbers[order]
+        stretches.append(np.array(table[begin:end]))
+    entries = np.concatenate(stretches) if stretches else np.empty(0, TEXTS_DTYPE)
+    return entries[np.lexsort((entries["row"], entries["file"], entries["text"]))]
+
+
+def merge_tables(inputs: list[str], out: str, low: str, high: str | None) -> Record:
+    """Write one table of texts with the entries of a range of hashes from several tables.
+
+    Args:
+        inputs: Tables.
+        out: Table to write.
+        low: First hash of the range.
+        high: End of the range, exclusive. None stands for no limit.
+    """
+    storage.write_array(out, _entries(inputs, low, high))
+    return {}
 
 
 def _groups(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,51 +182,87 @@ def _groups(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return is_first, np.cumsum(is_first) - 1
 
 
-def _write_firsts(
-    place: str,
-    chunks: list[str],
-    entries: np.ndarray,
-    chunk_numbers: np.ndarray,
-    is_first: np.ndarray,
-    group: np.ndarray,
-) -> None:
-    """Write PLACE.npy and PLACE.ids for the texts with copies.
+def _write_firsts(place: str, scratch: str, entries: np.ndarray, is_first: np.ndarray, group: np.ndarray) -> int:
+    """Write the first samples of the texts with copies, one entry for each text and chunk with the text.
 
-    PLACE.npy has an entry for each chunk and text, with the row that stays. PLACE.ids has the ids of the first samples.
+    Returns:
+        Number of entries.
     """
     # Only texts with copies are written: a chunk looks up its texts, and a text without an entry stays as it is.
     starts = np.flatnonzero(is_first)
-    first_chunks = chunk_numbers[starts]
     repeated = np.add.reduceat(entries["num_samples"], starts) > 1 if len(starts) else np.zeros(0, bool)
-    ids = _ids_at(chunks, first_chunks[repeated], entries["place"][starts][repeated])
-    id_bytes = np.zeros(len(starts), np.int64)
-    id_bytes[repeated] = [len(value) for value in ids]
-    id_starts = np.cumsum(id_bytes) - id_bytes
-
-    chosen = np.flatnonzero(repeated[group])
-    # A text has an entry for each skill of a chunk, and a chunk needs one.
-    _, first_of_chunk = np.unique(group[chosen] * len(chunks) + chunk_numbers[chosen], return_index=True)
-    chosen = chosen[first_of_chunk]
+    ids = [b""] * len(starts)
+    for position, sample_id in zip(
+        np.flatnonzero(repeated).tolist(), _ids_at(scratch, entries[starts[repeated]]), strict=True
+    ):
+        ids[position] = sample_id
+    # A text has an entry for each skill of a chunk, and a chunk needs one. The chunks of a text rise.
+    is_new = is_first.copy()
+    is_new[1:] |= entries["chunk"][1:] != entries["chunk"][:-1]
+    chosen = np.flatnonzero(is_new & repeated[group])
     # By chunk and then by text: `_mark_copies` cuts out the stretch of its chunk and searches for hashes in the stretch.
-    chosen = chosen[np.lexsort((entries["text"][chosen], chunk_numbers[chosen]))]
-    table = np.empty(len(chosen), _FIRSTS_DTYPE)
-    table["chunk"], table["text"] = chunk_numbers[chosen], entries["text"][chosen]
-    in_first_chunk = table["chunk"] == first_chunks[group[chosen]]
-    table["row"] = np.where(in_first_chunk, entries["row"][starts][group[chosen]].astype(np.int64), -1)
-    table["id_start"], table["id_bytes"] = id_starts[group[chosen]], id_bytes[group[chosen]]
-    storage.write_bytes(f"{place}.ids", b"".join(ids))
+    chosen = chosen[np.lexsort((entries["text"][chosen], entries["chunk"][chosen]))]
+    table = np.empty(len(chosen), FIRSTS_DTYPE)
+    for name, positions in (
+        ("chunk", chosen),
+        ("text", chosen),
+        ("file", starts[group[chosen]]),
+        ("row", starts[group[chosen]]),
+    ):
+        table[name] = entries[name][positions]
+    _write_table_with_ids(place, table, [ids[position] for position in group[chosen].tolist()])
+    return len(table)
+
+
+def _write_table_with_ids(place: str, table: np.ndarray, ids: Sequence[bytes]) -> None:
+    """Write PLACE.npy, dtype `FIRSTS_DTYPE`, and PLACE.data with the ids of the entries in the same order."""
+    table["id_bytes"] = [len(sample_id) for sample_id in ids]
+    table["start"] = np.cumsum(table["id_bytes"], dtype=np.uint64) - table["id_bytes"]
+    storage.write_bytes(f"{place}.data", b"".join(ids))
     storage.write_array(f"{place}.npy", table)
 
 
-def _ids_at(chunks: list[str], chunk_numbers: np.ndarray, places: np.ndarray) -> list[bytes]:
-    """Return the ids of samples, given by chunk number and entry of the sorted index. Each chunk is opened once."""
-    ids: list[bytes] = [b""] * len(places)
-    by_chunk = np.argsort(chunk_numbers, kind="stable").tolist()
-    for number, positions in groupby(by_chunk, key=lambda position: int(chunk_numbers[position])):
-        index = np.load(f"{chunks[number]}.npy", mmap_mode="r")
-        with open(f"{chunks[number]}.data", "rb") as file:
+def _firsts(places: Sequence[str], low: int, high: int) -> tuple[np.ndarray, list[bytes]]:
+    """Return the first samples for the chunks with numbers in [low, high), sorted by chunk and text, and their ids."""
+    stretches, ids = [np.empty(0, FIRSTS_DTYPE)], []
+    for place in places:
+        table = np.load(f"{place}.npy", mmap_mode="r")
+        begin, end = np.searchsorted(table["chunk"], np.array([low, high], np.uint64)).tolist()
+        if begin == end:
+            continue
+        stretch = np.array(table[begin:end])
+        with open(f"{place}.data", "rb") as file:
+            file.seek(int(stretch["start"][0]))
+            ids += [file.read(size) for size in stretch["id_bytes"].tolist()]
+        stretches.append(stretch)
+    table = np.concatenate(stretches)
+    order = np.lexsort((table["text"], table["chunk"]))
+    return table[order], [ids[position] for position in order.tolist()]
+
+
+def merge_firsts(inputs: list[str], out: str, low: int, high: int) -> Record:
+    """Write one table of first samples with the entries of a range of chunks from several tables.
+
+    Args:
+        inputs: Places of tables.
+        out: Place of the table to write.
+        low: First number of a chunk.
+        high: End of the range, exclusive.
+    """
+    _write_table_with_ids(out, *_firsts(inputs, low, high))
+    return {}
+
+
+def _ids_at(scratch: str, firsts: np.ndarray) -> list[bytes]:
+    """Return the ids of the first samples of some texts, given by entries of tables. Each chunk is opened once."""
+    ids: list[bytes] = [b""] * len(firsts)
+    by_chunk = np.argsort(firsts["chunk"], kind="stable").tolist()
+    for number, positions in groupby(by_chunk, key=lambda position: int(firsts["chunk"][position])):
+        place = chunk_place(scratch, number)
+        index = np.load(f"{place}.npy", mmap_mode="r")
+        with open(f"{place}.data", "rb") as file:
             for position in positions:
-                ids[position] = _member(file, index[int(places[position])])[0].encode()
+                ids[position] = _member(file, index[int(firsts["place"][position])])[0].encode()
     return ids
 
 
@@ -197,7 +274,7 @@ def _member(file: Any, entry: np.void) -> tuple[str, bytes, dict[str, Any]]:
 
 
 def find_texts(
-    chunks: list[str],
+    tables: list[str],
     low: str,
     high: str | None,
     drop: bool,
@@ -208,7 +285,7 @@ def find_texts(
     """Find the lowest or highest texts of some skills in a range of hashes.
 
     Args:
-        chunks: All chunks, in the order of the corpus.
+        tables: Tables of texts, in which the range is complete.
         low: First hash of the range.
         high: End of the range, exclusive. None stands for no limit.
         drop: Whether copies are dropped. Only the first sample of a text counts then.
@@ -220,7 +297,7 @@ def find_texts(
         Skill -> texts in the requested order. A text is a hash and, for each skill with this text, the number of samples and
         their bytes.
     """
-    entries, _ = _entries(chunks, low, high)
+    entries = _entries(tables, low, high)
     is_first, group = _groups(entries["text"])
     if drop:
         entries, group = entries[is_first], group[is_first]
@@ -251,7 +328,7 @@ class _Copy(NamedTuple):
 
     Attributes:
         row: Row in the partition.
-        chunk: Chunk of the sample.
+        chunk: Place of the chunk of the sample.
         place: Entry in the chunk's sorted index.
         first_id: Id of the first sample with the same text.
     """
@@ -264,8 +341,9 @@ class _Copy(NamedTuple):
 
 def set_copies_aside(
     partition: Partition,
-    chunks: list[str],
-    first_chunk: int,
+    num_chunks: int,
+    scratch: str,
+    first_row: int,
     firsts: list[str],
     rejected_before: str | None,
     rejected: str,
@@ -275,9 +353,10 @@ def set_copies_aside(
 
     Args:
         partition: Partition of the corpus.
-        chunks: Chunks of this partition.
-        first_chunk: Number of the first of these chunks among all chunks.
-        firsts: Places that `find_copies` wrote, in the order of the ranges.
+        num_chunks: Number of chunks of this partition.
+        scratch: Directory of the chunks.
+        first_row: Number of rows of the file before the partition.
+        firsts: Tables of first samples, in which this partition is complete.
         rejected_before: File of the rows that the tags set aside, or None without such rows.
         rejected: File to write. Without rows, no file is written.
         max_sample_bytes: Limit of a sample's size with which the corpus was tagged.
@@ -286,7 +365,9 @@ def set_copies_aside(
         Number of copies.
     """
     copies = (
-        copy for number, chunk in enumerate(chunks, start=first_chunk) for copy in _mark_copies(chunk, number, firsts)
+        copy
+        for chunk in range(num_chunks)
+        for copy in _mark_copies(scratch, chunk_number(partition.index, chunk), firsts, first_row)
     )
     batch = list(islice(copies, COPIES_AT_ONCE))
     if not batch:
@@ -304,34 +385,21 @@ def set_copies_aside(
     return {"copies": num_copies}
 
 
-def _mark_copies(chunk: str, number: int, firsts: list[str]) -> Iterator[_Copy]:
+def _mark_copies(scratch: str, number: int, firsts: list[str], first_row: int) -> Iterator[_Copy]:
     """Yield the copies in a chunk, in the order of the corpus. At the end, write CHUNK.copies.npy: whether each entry is a copy."""
+    chunk = chunk_place(scratch, number)
     index = np.load(f"{chunk}.npy", mmap_mode="r")
     is_copy = np.zeros(len(index), bool)
-    tables = [np.load(f"{place}.npy", mmap_mode="r") for place in firsts]
-    spans = [np.searchsorted(table["chunk"], np.array([number, number + 1], np.uint32)).tolist() for table in tables]
-    table = np.concatenate([table[begin:end] for table, (begin, end) in zip(tables, spans, strict=True)])
+    table, ids = _firsts(firsts, number, number + 1)
     if len(table):
-        # The ranges follow one another, so the joined table is sorted by hash and can be searched.
         matches = np.minimum(np.searchsorted(table["text"], index["text"]), len(table) - 1)
-        is_copy = (table["text"][matches] == index["text"]) & (table["row"][matches] != index["row"].astype(np.int64))
+        is_first = (table["row"][matches] == index["row"]) & (table["file"][matches] == index["file"])
+        is_copy = (table["text"][matches] == index["text"]) & ~is_first
         places = np.flatnonzero(is_copy)
-        places = places[np.argsort(index["row"][places])]
-        ids = _first_ids(firsts, np.repeat(np.arange(len(spans)), [end - begin for begin, end in spans]), table)
-        for row, place in zip(index["row"][places].tolist(), places.tolist(), strict=True):
-            yield _Copy(row, chunk, place, ids[int(matches[place])])
+        places = places[np.lexsort((index["row"][places], index["file"][places]))]
+        for row, place in zip((index["row"][places] - np.uint64(first_row)).tolist(), places.tolist(), strict=True):
+            yield _Copy(row, chunk, place, ids[int(matches[place])].decode())
     storage.write_array(f"{chunk}.copies.npy", is_copy)
-
-
-def _first_ids(firsts: list[str], ranges: np.ndarray, table: np.ndarray) -> list[str]:
-    """Read the ids of the first samples of all entries, from the files of the ranges."""
-    ids: list[str] = []
-    for number, positions in groupby(range(len(table)), key=lambda position: int(ranges[position])):
-        with open(f"{firsts[number]}.ids", "rb") as file:
-            for position in positions:
-                file.seek(int(table["id_start"][position]))
-                ids.append(file.read(int(table["id_bytes"][position])).decode())
-    return ids
 
 
 def _rejections(partition: Partition, copies: Sequence[_Copy], max_sample_bytes: int) -> Iterator[bytes]:

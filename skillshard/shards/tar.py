@@ -14,6 +14,8 @@ from skillshard.shards.manifest import END_BYTES, INDEX_DTYPE, TAR_BLOCK, whole_
 END_OF_ARCHIVE = bytes(END_BYTES)
 KEY_DIGITS = 16  # 8 of the shard and 8 of the row
 _ROWS_AT_ONCE = 4096  # 4 MB of headers
+_BYTES_AT_ONCE = 16 << 20  # a chunk is a copy of its samples
+Bytes = bytes | memoryview
 _MAGIC = np.frombuffer(b"ustar", np.uint8)
 _MAX_MEMBER_BYTES = 8**11 - 1  # the field of the size has 11 octal digits
 
@@ -27,26 +29,38 @@ def tar_bytes_of(text_bytes: Int[np.ndarray, " row"], json_bytes: Int[np.ndarray
     return 2 * TAR_BLOCK + whole_blocks(text_bytes) + whole_blocks(json_bytes)
 
 
-def tar_chunks(shard: int, texts: Sequence[bytes], jsons: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield the bytes of a shard's tar, in chunks.
+def tar_chunks(shard: int, first_row: int, texts: Sequence[Bytes], jsons: Sequence[Bytes]) -> Iterator[bytes]:
+    """Yield the bytes of neighbouring samples in a shard's tar, in chunks. `END_OF_ARCHIVE` follows the last sample of a shard.
 
     Args:
         shard: Number of the shard in the whole set. A key has 8 digits of this number and 8 digits of the row.
+        first_row: Row of the first sample.
         texts: UTF-8 texts, in the order of the shard.
         jsons: JSON members of the texts.
     """
-    for start in range(0, len(texts), _ROWS_AT_ONCE):
-        batch_texts, batch_jsons = texts[start : start + _ROWS_AT_ONCE], jsons[start : start + _ROWS_AT_ONCE]
-        keys = shard * 10**8 + np.arange(start, start + len(batch_texts))
+    start = 0
+    for stop in _stops(texts, jsons):
+        batch_texts, batch_jsons = texts[start:stop], jsons[start:stop]
+        keys = shard * 10**8 + np.arange(first_row + start, first_row + stop)
         text_headers = headers(keys, b".txt", np.array([len(text) for text in batch_texts]))
         json_headers = headers(keys, b".json", np.array([len(json) for json in batch_jsons]))
-        pieces: list[bytes] = []
+        pieces: list[Bytes] = []
         for row, (text, json) in enumerate(zip(batch_texts, batch_jsons, strict=True)):
             span = slice(row * TAR_BLOCK, (row + 1) * TAR_BLOCK)
             pieces += (text_headers[span], text, _PADS[-len(text) % TAR_BLOCK])
             pieces += (json_headers[span], json, _PADS[-len(json) % TAR_BLOCK])
         yield b"".join(pieces)
-    yield END_OF_ARCHIVE
+        start = stop
+
+
+def _stops(texts: Sequence[Bytes], jsons: Sequence[Bytes]) -> Iterator[int]:
+    """Yield the ends of the chunks: rows after `_ROWS_AT_ONCE` rows, or after about `_BYTES_AT_ONCE` bytes of long texts."""
+    start = num_bytes = 0
+    for stop, (text, json) in enumerate(zip(texts, jsons, strict=True), start=1):
+        num_bytes += len(text) + len(json)
+        if stop - start == _ROWS_AT_ONCE or num_bytes >= _BYTES_AT_ONCE or stop == len(texts):
+            yield stop
+            start, num_bytes = stop, 0
 
 
 def index_of(text_bytes: Int[np.ndarray, " row"], json_bytes: Int[np.ndarray, " row"]) -> np.ndarray:

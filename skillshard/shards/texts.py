@@ -6,7 +6,7 @@ megabyte at a time.
 """
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -55,7 +55,7 @@ def text_hash(text: str) -> str:
     return xxhash.xxh3_128_hexdigest(folded(text).encode())
 
 
-def text_hashes(texts: Sequence[bytes]) -> np.ndarray:
+def text_hashes(texts: Iterable[bytes]) -> np.ndarray:
     """Return the hashes of many texts: the bytes of `text_hash`, dtype `HASH_DTYPE`.
 
     Args:
@@ -81,7 +81,7 @@ def hashes_of(digits: Sequence[str]) -> np.ndarray:
     return np.sort(np.array([bytes.fromhex(value) for value in digits], HASH_DTYPE))
 
 
-def _batches(texts: Sequence[bytes]) -> Iterator[list[bytes]]:
+def _batches(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     num_bytes = 0
     for text in texts:

@@ -1,27 +1,30 @@
-r"""Write shards from a corpus and its tags, in five stages. The bytes do not depend on the number of tasks.
+r"""Write shards from a corpus and its tags, in six stages. The bytes do not depend on the number of tasks.
 
 1. `sort_partition` (sort.py) sorts the samples of one corpus partition by (skill, side of the cut, hash of the id) into scratch
-   files. Each scratch file has a table of its texts.
+   files, the chunks. Each chunk has a table of its texts.
 2. `find_copies` (copies.py) reads a range of text hashes from all tables. The task counts the samples of each skill on both sides
    of the cut, and the copies. `split_of` (split.py) adds the exceptions to the cut. Only skills that need an exception cause a
    second look at the tables, by `find_texts`.
 3. With `copies="drop"`, `set_copies_aside` (copies.py) marks the copies, in one task for each partition.
 4. `plan` (plan.py) derives from the sizes how many shards each skill and split gets, and the range of id hashes of each shard.
    The plan is a pure function.
-5. `write_group` collects the samples of some neighbouring shards from all scratch files and writes the tars and indexes.
+5. `merge_samples` (merge.py) turns many chunks into as many merged files with shorter ranges, where that costs less than opening every
+   chunk in every task of stage 6 (merge_levels.py). Small corpora need no merges. The tables of stages 2 and 3 are merged in the same way.
+6. `write_group` reads the samples of some neighbouring shards from the chunks or the merged files, and writes the tars and indexes.
 
 The order by the hash of the id shuffles each skill globally. The cut stays the same when the corpus is sharded or tagged again.
 A range of hashes without samples gives no shard, so the numbers of shards may have gaps.
 
-Memory of a task: `SORT_BYTES` in stage 1, `TEXTS_PER_RANGE` entries in stage 2, and samples for about `GROUP_BYTES` of shards in
-stage 5. Scratch space: the size of the corpus and about 110 bytes for each sample.
+A scratch file is deleted once every task that reads the file has a record. Memory of a task: `SORT_BYTES` in stage 1, `TEXTS_PER_RANGE`
+entries in stage 2, and `BATCH_BYTES` in stages 5 and 6. Scratch space: the texts and JSONs of the corpus, and 120 bytes for each sample.
 """
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -33,7 +36,18 @@ from skillshard.corpus.compare import places_changed
 from skillshard.errors import ShardError, TagsError, name_some
 from skillshard.execution import Backend, OnStage, Record, Task, keyed, run, shown
 from skillshard.hash_ranges import hash_bounds
-from skillshard.shards.copies import TEXTS_PER_RANGE, find_copies, find_texts, set_copies_aside
+from skillshard.merge_levels import Merge, plan_merges
+from skillshard.shards.chunks import chunk_number, chunk_place
+from skillshard.shards.copies import (
+    FIRSTS_DTYPE,
+    TEXTS_DTYPE,
+    TEXTS_PER_RANGE,
+    find_copies,
+    find_texts,
+    merge_firsts,
+    merge_tables,
+    set_copies_aside,
+)
 from skillshard.shards.manifest import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -47,11 +61,13 @@ from skillshard.shards.manifest import (
     index_name,
     shard_name,
 )
+from skillshard.shards.merge import Batch, Piece, SampleReader, merge_samples, pieces_of
 from skillshard.shards.plan import ShardPlan, groups, plan
 from skillshard.shards.read import ShardSet
-from skillshard.shards.sort import collect, sort_partition
+from skillshard.shards.sort import ENTRY_DTYPE, FORMAT, sort_partition
 from skillshard.shards.split import Candidate, Order, Sizes, cut_of, split_of
-from skillshard.shards.tar import index_of, tar_chunks
+from skillshard.shards.stages import Stages
+from skillshard.shards.tar import END_OF_ARCHIVE, index_of, tar_chunks
 from skillshard.tags import Tags, part_place, rejected_place
 
 STAGES = ("sort", "merge-tables", "copies", "texts", "merge-firsts", "set-aside", "merge-samples", "write")
@@ -147,44 +163,37 @@ def _write(
     sorted_parts = run(
         sort_partition, tasks, backend=backend, records=work.records("sort"), on_done=on_stage("sorting", len(tasks))
     )
-    chunks = [
-        [f"{task.arguments['scratch']}/{chunk:03d}" for chunk in range(part["chunks"])]
-        for task, part in zip(tasks, sorted_parts, strict=True)
-    ]
+    if any(part.get("format") != FORMAT for part in sorted_parts):
+        raise ShardError(
+            f"{places.public(work.out)} holds unfinished work of another version of skillshard, and this version cannot continue the work. Remove "
+            f"{places.public(work.out)} and run the command again."
+        )
     num_samples = sum(part["samples"] for part in sorted_parts)
     if num_samples != tags.manifest.num_tagged:
         raise ShardError(
             f"{num_samples:,} samples were sorted, but {tags.manifest.num_tagged:,} are tagged: scratch files are damaged. Remove "
             f"{places.public(work.out)} and run the command again."
         )
+    stages = Stages(work, backend, on_stage)
     # The split and the plan need sizes from every partition. So each stage waits for the whole stage before.
-    tables = _Tables(chunks, sum(part["texts"] for part in sorted_parts), len(skills), drop, work, backend, on_stage)
+    tables = _Tables(
+        [part["chunks"] for part in sorted_parts],
+        sum(part["texts"] for part in sorted_parts),
+        len(skills),
+        drop,
+        stages,
+    )
     num_copies, sizes = tables.count(cut)
     split = split_of(sizes, tables.search, holds_out=arguments["holdout"] > 0)
     if drop:
         tables.set_aside(tags, tasks, num_copies)
+    tables.remove()
 
     shards = plan(split.sizes, arguments["shard_bytes"])
     _refuse_too_many(shards)
-    common = {
-        "out": work.out,
-        "chunks": list(itertools.chain.from_iterable(chunks)),
-        "folders": folder_names(skills),
-        "drop": drop,
-    }
-    parts = keyed(
-        {
-            **common,
-            "shards": group,
-            # A task is keyed by its arguments, so only the exceptions of its own skills belong to them.
-            "exceptions": {
-                shard.skill: split.exceptions[shard.skill] for shard in group if shard.skill in split.exceptions
-            },
-        }
-        for group in groups(shards)
-    )
-    written = run(
-        write_group, parts, backend=backend, records=work.records("write"), on_done=on_stage("writing", len(parts))
+    num_bytes = sum(part["bytes"] + ENTRY_DTYPE.itemsize * part["samples"] for part in sorted_parts)
+    written = _write_groups(
+        list(groups(shards)), tables.chunks, num_bytes, split.exceptions, folder_names(skills), drop=drop, stages=stages
     )
     if not drop:
         _copy_rejected(tags, work.out)
@@ -193,54 +202,115 @@ def _write(
     work.finish(manifest.model_dump(by_alias=True))
 
 
-@dataclass(frozen=True)
+def _write_groups(
+    grouped: Sequence[Sequence[ShardPlan]],
+    chunks: Sequence[str],
+    num_bytes: int,
+    exceptions: Mapping[int, Sequence[str]],
+    folders: Sequence[str],
+    *,
+    drop: bool,
+    stages: Stages,
+) -> list[Record]:
+    """Merge the chunks where that is cheaper, and write the groups of shards.
+
+    Args:
+        grouped: Groups of neighbouring shards. A task writes a group.
+        chunks: Places of all chunks, without suffixes.
+        num_bytes: Bytes of all chunks.
+        exceptions: Skill -> hashes of its texts that are on the other side of the cut.
+        folders: Directory name of each skill.
+        drop: Whether copies are dropped.
+        stages: Runner of the tasks.
+    """
+
+    def reading(inputs: list[str], level: int, shards: Sequence[ShardPlan]) -> dict[str, Any]:
+        # A task is keyed by its arguments, so only the exceptions of its own skills belong to them. Merged files have no exceptions left.
+        own = {} if level else {shard.skill: exceptions[shard.skill] for shard in shards if shard.skill in exceptions}
+        return {"inputs": inputs, "is_merged": level > 0, "exceptions": own, "drop": drop and not level}
+
+    def merge_arguments(merge: Merge, inputs: list[str], out: str) -> dict[str, Any]:
+        shards = [shard for group in grouped[merge.first_reader : merge.last_reader] for shard in group]
+        return {**reading(inputs, merge.output.level - 1, shards), "pieces": pieces_of(shards), "out": out}
+
+    merge_plan = plan_merges(len(chunks), len(grouped), num_bytes)
+    suffixes = (".npy", ".data", ".copies.npy")
+    columns = stages.merged("samples", merge_samples, merge_plan, chunks, suffixes, merge_arguments)
+    tasks, cells = [], []
+    for inputs, readers in columns:
+        for number in readers:
+            shards = grouped[number]
+            own_folders = {shard.skill: folders[shard.skill] for shard in shards}
+            tasks.append(
+                {
+                    "out": stages.work.out,
+                    "folders": own_folders,
+                    "shards": shards,
+                    **reading(inputs, len(merge_plan.fan_ins), shards),
+                }
+            )
+            cells.append(inputs)
+    return stages.run("write", "writing", write_group, tasks, cells, suffixes)
+
+
+@dataclass
 class _Tables:
     """Tables of the texts of all chunks, with the stages that read the tables.
 
     Attributes:
-        chunks: Chunks of each partition.
+        num_chunks: Number of chunks of each partition.
         num_texts: Number of entries of all tables.
         num_skills: Number of skills.
         drop: Whether copies are dropped.
+        stages: Runner of the tasks.
     """
 
-    chunks: list[list[str]]
+    num_chunks: Sequence[int]
     num_texts: int
     num_skills: int
     drop: bool
-    work: artefact.Work
-    backend: Backend
-    on_stage: OnStage
+    stages: Stages
+    _num_firsts: int = 0
+
+    @cached_property
+    def chunks(self) -> list[str]:
+        """Places of all chunks, without suffixes, in the order of the corpus."""
+        return [
+            chunk_place(self._scratch, chunk_number(partition, chunk))
+            for partition, num_chunks in enumerate(self.num_chunks)
+            for chunk in range(num_chunks)
+        ]
 
     def count(self, cut: str) -> tuple[list[int], Sizes]:
         """Count the copies of each skill, and the texts, samples and bytes that the cut gives to each skill and split."""
-        tasks = keyed(
-            {**bounds, "cut": cut, "num_skills": self.num_skills, "firsts": place if self.drop else None}
-            for bounds, place in zip(self._ranges(), self._firsts(), strict=True)
-        )
-        records = run(
+        common = {"cut": cut, "num_skills": self.num_skills, "scratch": self._scratch}
+        totals_places = [
+            self.stages.work.scratch("totals", f"{number:06d}.npy") for number in range(self._num_ranges)
+        ]
+        records = self.stages.run(
+            "copies",
+            "finding copies",
             find_copies,
-            tasks,
-            backend=self.backend,
-            records=self.work.records("copies"),
-            on_done=self.on_stage("finding copies", len(tasks)),
+            [
+                {**bounds, **common, "totals": totals_place, "firsts": firsts if self.drop else None}
+                for bounds, totals_place, firsts in zip(self._ranges, totals_places, self._firsts, strict=True)
+            ],
         )
-        copies = np.zeros(self.num_skills, np.int64)
-        sizes = np.zeros((self.num_skills, 2, 3), np.int64)
-        for record in records:
-            for skill, (num_copies, *size) in record["skills"].items():
-                copies[int(skill)] += num_copies
-                sizes[int(skill)] += np.reshape(size, (2, 3))
-        return copies.tolist(), sizes
+        self._num_firsts = sum(record["firsts"] for record in records)
+        # One range after the other, because the totals of all ranges together may not fit into the memory.
+        totals = np.zeros((self.num_skills, 7), np.int64)
+        for place in totals_places:
+            totals += np.load(place)
+        return totals[:, 0].tolist(), totals[:, 1:].reshape(self.num_skills, 2, 3)
 
     def search(self, beyond: dict[int, str], order: Order) -> dict[int, list[Candidate]]:
         """Return the first texts of some skills in the requested order of their hashes (a `split.Search`)."""
         skills = {str(skill): after for skill, after in beyond.items()}
         arguments = {"beyond": skills, "order": order, "drop": self.drop, "most": TEXTS_AT_ONCE}
-        tasks = keyed({**bounds, **arguments} for bounds in self._ranges())
         # Searches follow one another with other arguments. A folder of records for each keeps their results apart on a resume.
         search_digest = canonical.digest(canonical.to_json(arguments))
-        records = run(find_texts, tasks, backend=self.backend, records=self.work.records(f"texts-{search_digest}"))
+        tasks = [{**bounds, **arguments} for bounds in self._ranges]
+        records = self.stages.run(f"texts-{search_digest}", None, find_texts, tasks)
         candidates: dict[int, list[Candidate]] = {skill: [] for skill in beyond}
         # Records are in rising order of hashes, so the search for the highest texts begins with the last range.
         for record in records if order == "lowest" else reversed(records):
@@ -252,51 +322,80 @@ class _Tables:
 
     def set_aside(self, tags: Tags, sort_tasks: Sequence[Task], num_copies: Sequence[int]) -> None:
         """Mark the copies in the chunks and write the copies to rejected/ of the output."""
-        first_chunks = itertools.accumulate((len(part_chunks) for part_chunks in self.chunks), initial=0)
-        tasks = keyed(
-            (
-                {
-                    "partition": task.arguments["partition"],
-                    "chunks": part_chunks,
-                    "first_chunk": first_chunk,
-                    "firsts": self._firsts(),
-                    "rejected_before": rejected_place(tags.folder, index) if part.num_set_aside else None,
-                    "rejected": rejected_place(self.work.out, index),
-                    "max_sample_bytes": task.arguments["reading"].max_sample_bytes,
-                }
-                for index, (task, part_chunks, first_chunk, part) in enumerate(
-                    # Not strict: `first_chunks` ends with the total number of chunks and so has one element more.
-                    zip(sort_tasks, self.chunks, first_chunks, tags.manifest.parts, strict=False)
-                )
-            ),
-            about=(task.about for task in sort_tasks),
+        first_samples = plan_merges(self._num_ranges, len(sort_tasks), self._num_firsts * FIRSTS_DTYPE.itemsize)
+
+        def merge_arguments(merge: Merge, inputs: list[str], out: str) -> dict[str, Any]:
+            low, high = chunk_number(merge.first_reader, 0), chunk_number(merge.last_reader, 0)
+            return {"inputs": inputs, "out": out, "low": low, "high": high}
+
+        columns = self.stages.merged(
+            "firsts", merge_firsts, first_samples, self._firsts, (".npy", ".data"), merge_arguments
         )
-        records = run(
+        records = self.stages.run(
+            "set-aside",
+            "setting copies aside",
             set_copies_aside,
-            tasks,
-            backend=self.backend,
-            records=self.work.records("set-aside"),
-            on_done=self.on_stage("setting copies aside", len(tasks)),
+            [
+                {
+                    "partition": sort_tasks[index].arguments["partition"],
+                    "num_chunks": self.num_chunks[index],
+                    "scratch": self._scratch,
+                    "first_row": sort_tasks[index].arguments["first_row"],
+                    "firsts": firsts,
+                    "rejected_before": rejected_place(tags.folder, index)
+                    if tags.manifest.parts[index].num_set_aside
+                    else None,
+                    "rejected": rejected_place(self.stages.work.out, index),
+                    "max_sample_bytes": sort_tasks[index].arguments["reading"].max_sample_bytes,
+                }
+                for firsts, readers in columns
+                for index in readers
+            ],
+            [firsts for firsts, readers in columns for _ in readers],
+            (".npy", ".data"),
         )
         if (marked := sum(record["copies"] for record in records)) != sum(num_copies):
             raise ShardError(
                 f"{marked:,} copies were set aside, but {sum(num_copies):,} were counted: scratch files are damaged. Remove "
-                f"{places.public(self.work.out)} and run the command again."
+                f"{places.public(self.stages.work.out)} and run the command again."
             )
 
+    def remove(self) -> None:
+        """Delete the tables. The records of all tasks that read the tables exist."""
+        for place in {table for bounds in self._ranges for table in bounds["tables"]}:
+            storage.remove(place)
+
+    @cached_property
+    def _scratch(self) -> str:
+        return self.stages.work.scratch()
+
+    @cached_property
     def _num_ranges(self) -> int:
         return -(-self.num_texts // TEXTS_PER_RANGE) or 1  # rounded up
 
+    @cached_property
     def _ranges(self) -> list[dict[str, Any]]:
-        """Return the chunks and the bounds of each range of hashes."""
+        """The tables and the bounds of each range of hashes. Many tables are merged first."""
         # The hash of a text has 128 bits. The ranges cut the upper 64 bits, and the lower 64 bits of a bound are 0.
-        bounds = [f"{bound:016x}{0:016x}" for bound in hash_bounds(self._num_ranges())[:-1]]
-        chunks = list(itertools.chain.from_iterable(self.chunks))
-        return [{"chunks": chunks, "low": low, "high": high} for low, high in pairwise([*bounds, None])]
+        bounds = [*(f"{bound:016x}{0:016x}" for bound in hash_bounds(self._num_ranges)[:-1]), None]
 
+        def merge_arguments(merge: Merge, inputs: list[str], out: str) -> dict[str, Any]:
+            low, high = bounds[merge.first_reader], bounds[merge.last_reader]
+            return {"inputs": inputs, "out": out, "low": low, "high": high}
+
+        tables = [f"{chunk}.texts.npy" for chunk in self.chunks]
+        merge_plan = plan_merges(len(tables), self._num_ranges, self.num_texts * TEXTS_DTYPE.itemsize)
+        columns = self.stages.merged("tables", merge_tables, merge_plan, tables, ("",), merge_arguments)
+        return [
+            {"tables": inputs, "low": bounds[number], "high": bounds[number + 1]}
+            for inputs, readers in columns
+            for number in readers
+        ]
+
+    @cached_property
     def _firsts(self) -> list[str]:
-        """Return the place of the first samples of each range, for `find_copies` to write and `set_copies_aside` to read."""
-        return [self.work.scratch("firsts", f"{number:06d}") for number in range(self._num_ranges())]
+        """Places of the first samples of each range, for `find_copies` to write and `set_copies_aside` to read."""
+        return [self.stages.work.scratch("firsts", f"{number:06d}") for number in range(self._num_ranges)]
 
 
 def _refuse_too_many(shards: Sequence[ShardPlan]) -> None:
@@ -352,8 +451,11 @@ def _sort_tasks(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[st
             f"the corpus has {len(partitions):,} partitions, but {places.public(tags.folder)} has {len(tags.manifest.parts):,} parts: the "
             "corpus changed after the tagging. Tag the present corpus into another directory, and shard with the new tags."
         )
-    return keyed(
-        (
+    file_numbers = {file.name: number for number, file in enumerate(corpus.files)}
+    rows_before: Counter[str] = Counter()
+    tasks = []
+    for index, (partition, part) in enumerate(zip(partitions, tags.manifest.parts, strict=True)):
+        tasks.append(
             {
                 "partition": partition,
                 "tags_part": part_place(tags.folder, index),
@@ -362,53 +464,83 @@ def _sort_tasks(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[st
                 "num_rows": part.num_rows,
                 "skills": skills,
                 "cut": cut,
-                "scratch": work.scratch(f"{index:06d}"),
+                "scratch": work.scratch(),
+                "file": file_numbers[partition.name],
+                "first_row": rows_before[partition.name],
             }
-            for index, (partition, part) in enumerate(zip(partitions, tags.manifest.parts, strict=True))
-        ),
-        about=(partition.name for partition in partitions),
-    )
+        )
+        rows_before[partition.name] += part.num_rows
+    return keyed(tasks, about=(partition.name for partition in partitions))
 
 
 def write_group(
     out: str,
-    chunks: list[str],
-    folders: list[str],
-    shards: list[ShardPlan],
+    folders: Mapping[int, str],
+    shards: Sequence[ShardPlan],
+    inputs: list[str],
+    is_merged: bool,
     exceptions: Mapping[int, Sequence[str]],
     drop: bool,
 ) -> Record:
-    """Write some neighbouring shards. A shard whose range of hashes holds no sample is not written."""
-    collected = collect(chunks, shards, exceptions, drop=drop)
-    return {
-        "shards": [
-            _write_shard(out, folders[shard.skill], shard, hashes, texts, jsons)
-            for shard, (hashes, texts, jsons) in zip(shards, collected, strict=True)
-            if texts
-        ]
-    }
+    """Write some neighbouring shards. A shard whose range of hashes holds no sample is not written.
+
+    Args:
+        out: Directory of the shard set.
+        folders: Skill -> name of its directory.
+        shards: Shards to write.
+        inputs, is_merged, exceptions, drop: As in `SampleReader`.
+    """
+    pieces = [Piece(shard.skill, SPLITS.index(shard.split), shard.low, shard.high) for shard in shards]
+    _, batches = SampleReader(inputs, is_merged, exceptions, drop).batches(pieces)
+    records = []
+    # A batch has several small shards, and a large shard has several batches.
+    for number, parts in itertools.groupby(_shard_parts(batches), key=lambda part: part[0]):
+        shard = shards[number]
+        records.append(_write_shard(out, folders[shard.skill], shard, ((entries, data) for _, entries, data in parts)))
+    return {"shards": records}
 
 
-def _write_shard(
-    out: str, folder: str, shard: ShardPlan, hashes: list[np.ndarray], texts: list[bytes], jsons: list[bytes]
-) -> Record:
-    # A stable sort leaves samples of equal hash in the order of the chunks, so the bytes depend on nothing else.
-    order = np.argsort(np.concatenate(hashes), kind="stable").tolist()
-    texts, jsons = [texts[index] for index in order], [jsons[index] for index in order]
+def _shard_parts(batches: Iterable[Batch]) -> Iterator[tuple[int, np.ndarray, memoryview]]:
+    """Yield the number of a shard with its entries in each batch and the data of the batch."""
+    for batch in batches:
+        begin = 0
+        for number, num_samples in batch.parts:
+            yield number, batch.entries[begin : begin + num_samples], batch.data
+            begin += num_samples
+
+
+def _write_shard(out: str, folder: str, shard: ShardPlan, parts: Iterable[tuple[np.ndarray, memoryview]]) -> Record:
     name = shard_name(shard.split, folder, shard.number)
-    num_bytes, digest = _write_tar(places.join(out, name), tar_chunks(shard.position, texts, jsons))
+    sizes: list[np.ndarray] = []
+    num_bytes, digest = _write_tar(places.join(out, name), _tar_of(shard, parts, sizes))
     index_place = places.join(out, index_name(name))
-    index = index_of(np.array([len(text) for text in texts]), np.array([len(json) for json in jsons]))
-    storage.write_array(index_place, index)
+    text_bytes, json_bytes = np.concatenate(sizes, axis=1)
+    storage.write_array(index_place, index_of(text_bytes, json_bytes))
     return {
         "skill": shard.skill,
         "split": shard.split,
         "number": shard.number,
-        "num_samples": len(texts),
+        "num_samples": len(text_bytes),
         "num_bytes": num_bytes,
         "digest": digest,
         "index_digest": storage.file_digest(index_place),
     }
+
+
+def _tar_of(
+    shard: ShardPlan, parts: Iterable[tuple[np.ndarray, memoryview]], sizes: list[np.ndarray]
+) -> Iterator[bytes]:
+    """Yield the bytes of a shard's tar, and append the bytes of texts and JSONs of each part to `sizes`."""
+    first_row = 0
+    for entries, data in parts:
+        text_bytes, json_bytes = (entries[name].astype(np.int64) for name in ("text_bytes", "json_bytes"))
+        starts = entries["start"].astype(np.int64)
+        bounds = zip(*((starts + shift).tolist() for shift in (0, text_bytes, text_bytes + json_bytes)), strict=True)
+        texts, jsons = zip(*((data[start:middle], data[middle:stop]) for start, middle, stop in bounds), strict=True)
+        yield from tar_chunks(shard.position, first_row, texts, jsons)
+        first_row += len(entries)
+        sizes.append(np.stack((text_bytes, json_bytes)))
+    yield END_OF_ARCHIVE
 
 
 def _write_tar(place: str, chunks: Iterator[bytes]) -> tuple[int, str]:

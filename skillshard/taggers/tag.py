@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow.parquet as pq
-import xxhash
 
 from skillshard import artefact, places, storage
 from skillshard.corpus import (
@@ -37,7 +36,7 @@ from skillshard.corpus import (
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, TagsError, name_some
 from skillshard.execution import Backend, OnStage, Record, Task, keyed, run, shown, silent
-from skillshard.hash_ranges import hash_bounds, rows_between
+from skillshard.hash_ranges import hash_bounds, id_hash, rows_between
 from skillshard.printable import counted
 from skillshard.taggers.groups import added
 from skillshard.taggers.tagger import (
@@ -292,7 +291,7 @@ def tag_partition(
             sizes = counts.setdefault(outcome.skill, [0, 0])
             sizes[0] += 1
             sizes[1] += len(row.text.encode())
-            ids.append((xxhash.xxh3_64_intdigest(row.id.encode()), number))
+            ids.append((id_hash(row.id), number))
             yield TagRow(row.id, outcome.skill, outcome.score, None)
 
     place = part_place(out, partition.index)

@@ -261,13 +261,13 @@ def test_no_text_is_on_both_sides_and_every_sample_is_accounted_for(
             assert all(any(text in texts_of[other] for other in last) for text in texts)
 
 
-def test_the_jsons_of_many_small_samples_take_the_memory_of_their_bytes() -> None:
+def test_many_small_samples_take_the_memory_that_the_limit_of_a_chunk_counts() -> None:
     """Bytes from orjson keep their first buffer: 50,000 of these objects took 225 MB."""
-    sample = Sample("id", "text", {"skill": "add", "number": 7})
     before = resident_bytes()
-    jsons = [sort.member_json(sample, "add") for _ in range(50_000)]
-    grown = resident_bytes() - before
-    assert grown < 10 * sum(map(len, jsons)) < 60_000_000
+    waiting = sort._Waiting("0" * 32)
+    for number in range(200_000):
+        waiting.add(0, number, 0, number, b"text", sort.member_json("id", "add", {"skill": "add", "number": 7}))
+    assert resident_bytes() - before < waiting.num_bytes < 80_000_000
 
 
 def resident_bytes() -> int:

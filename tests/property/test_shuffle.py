@@ -1,0 +1,129 @@
+"""The bytes of shards do not depend on the sizes of chunks, on merge levels, on batches or on the kill of a stage."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skillshard import storage, taggers
+from skillshard.corpus import Corpus, PartitionReader, Sample
+from skillshard.merge_levels import MergePlan, plan_merges
+from skillshard.shards import merge, sort, write
+from skillshard.shards.read import ShardSet
+from skillshard.shards.write import write_shards
+from skillshard.tags import Tags
+from tests.conftest import HERE, samples, tree, write_corpus
+
+NO_LEVELS = partial(plan_merges, open_bytes=0)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of tiny scratch files would each wait for the disk."""
+    monkeypatch.setattr(storage, "sync", lambda path: None)
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, Tags]:
+    """300 samples in 3 skills and about 20 partitions, with copies in other skills, and a skill that needs exceptions to the cut."""
+    folder = tmp_path_factory.mktemp("shuffle")
+    records = samples(add=180, carry=90, negate=20)
+    records += [{**record, "id": f"copy-{record['id']}", "meta": {"skill": "rare"}} for record in records[:60:6]]
+    records += [{"id": f"same-{number}", "text": "the same text", "meta": {"skill": "same"}} for number in range(9)]
+    corpus = Corpus.open(write_corpus(folder / "corpus", records, num_files=5))
+    tagger = taggers.metadata("skill")
+    return corpus, taggers.tag_corpus(corpus, tagger, folder / "tags", backend=HERE, partition_bytes=1_800)
+
+
+def written(tagged: tuple[Corpus, Tags], out: Path, copies: Any = "keep") -> dict[str, bytes]:
+    corpus, tags = tagged
+    shards = write_shards(corpus, tags, out, shard_bytes=12_000, holdout=0.1, copies=copies, backend=HERE)
+    assert ShardSet.open(shards.root).verify() == []
+    return tree(out)
+
+
+@pytest.mark.parametrize("copies", ["keep", "drop"])
+def test_chunks_of_1_kb_and_of_128_mb_and_any_fan_in_give_the_same_bytes(
+    copies: str, tagged: tuple[Corpus, Tags], tmp_path: Path
+) -> None:
+    expected = written(tagged, tmp_path / "expected", copies)
+    plans: list[MergePlan] = []
+
+    def recorded(planner: Callable[..., MergePlan], *numbers: int) -> MergePlan:
+        plans.append(planner(*numbers))
+        return plans[-1]
+
+    two, six = partial(plan_merges, max_fan_in=2), partial(plan_merges, max_fan_in=6)
+    for number, (sort_bytes, planner) in enumerate(
+        ((1 << 10, two), (1 << 10, six), (1 << 10, NO_LEVELS), (128 << 20, two), (128 << 20, NO_LEVELS))
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sort, "SORT_BYTES", sort_bytes)
+            patch.setattr(write, "plan_merges", partial(recorded, planner))
+            patch.setattr(write, "TEXTS_PER_RANGE", 40)
+            patch.setattr("skillshard.shards.plan.GROUP_SHARDS", 2)
+            assert written(tagged, tmp_path / str(number), copies) == expected
+    assert {len(plan.fan_ins) for plan in plans} >= {0, 2, 4}
+
+
+def test_a_fan_in_of_64_merges_more_than_64_chunks_to_the_same_bytes(
+    tagged: tuple[Corpus, Tags], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = written(tagged, tmp_path / "expected")
+    monkeypatch.setattr(sort, "SORT_BYTES", 1)  # a chunk for each sample
+    monkeypatch.setattr(write, "plan_merges", partial(plan_merges, max_fan_in=64))
+    assert written(tagged, tmp_path / "merged") == expected
+
+
+def test_batches_of_a_few_samples_give_the_same_bytes(
+    tagged: tuple[Corpus, Tags], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard has several batches then, and a merge too."""
+    expected = written(tagged, tmp_path / "expected")
+    monkeypatch.setattr(merge, "BATCH_BYTES", 1000)
+    monkeypatch.setattr("skillshard.shards.tar._BYTES_AT_ONCE", 100)
+    assert written(tagged, tmp_path / "batches") == expected
+    monkeypatch.setattr(write, "plan_merges", partial(plan_merges, max_fan_in=3))
+    assert written(tagged, tmp_path / "merged") == expected
+
+
+def test_samples_with_equal_hashes_of_their_ids_stand_in_the_order_of_the_corpus(
+    tagged: tuple[Corpus, Tags], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is total, so merges cannot swap two samples. Among a billion ids, two share a hash in 3 % of cases."""
+    monkeypatch.setattr(sort, "id_hash", lambda sample_id: len(sample_id) << 58)
+    expected = written(tagged, tmp_path / "expected")
+    monkeypatch.setattr(write, "plan_merges", partial(plan_merges, max_fan_in=2))
+    assert written(tagged, tmp_path / "merged") == expected
+    corpus, _ = tagged
+    positions = {
+        sample.id: number
+        for number, sample in enumerate(
+            sample
+            for partition in corpus.partitions()
+            for sample in PartitionReader(partition)
+            if isinstance(sample, Sample)
+        )
+    }
+    for skill in ShardSet.open(tmp_path / "merged").train.values():
+        order = [(len(sample.id), positions[sample.id]) for sample in skill]
+        assert order == sorted(order)
+
+
+def test_chunks_and_tables_are_deleted_as_soon_as_no_task_reads_them(
+    tagged: tuple[Corpus, Tags], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sort, "SORT_BYTES", 1 << 10)
+    monkeypatch.setattr(write, "plan_merges", partial(plan_merges, max_fan_in=4))
+    left: list[str] = []
+
+    def stopped(*_: object) -> None:
+        left.extend(str(path) for path in (tmp_path / "S" / ".work" / "scratch").rglob("*") if path.is_file())
+        raise InterruptedError
+
+    monkeypatch.setattr(write, "_manifest", stopped)
+    with pytest.raises(InterruptedError):
+        written(tagged, tmp_path / "S")
+    assert {path.split("/scratch/")[1].split("/")[0] for path in left} == {"totals"}
