@@ -10,7 +10,7 @@ does not grow with the size of the partition.
 """
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 

@@ -11,10 +11,11 @@ A task needs memory for the row groups of a part, and for 16 bytes per id of the
 
 import itertools
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,6 @@ from skillshard.hash_ranges import hash_bounds, id_hash, rows_between
 from skillshard.printable import counted
 from skillshard.taggers.groups import added
 from skillshard.taggers.tagger import (
-    SAMPLES_AT_ONCE,
     Finder,
     OnBadSample,
     RowTagger,
@@ -48,6 +48,7 @@ from skillshard.taggers.tagger import (
     Tag,
     Tagger,
     Untagged,
+    groups_of_rows,
 )
 from skillshard.tags import (
     MANIFEST,
@@ -274,7 +275,8 @@ def tag_partition(
         duplicates: Rows that repeat an earlier id and are set aside, with the ids. The row numbers are strings, as in JSON.
     """
     counts: dict[str, list[int]] = {}
-    ids: list[tuple[int, int]] = []
+    # 16 bytes for each id. A list of pairs takes ten times as much.
+    id_hashes, id_rows = array("Q"), array("Q")
     refused: list[tuple[int, Rejection]] = []
     reader = PartitionReader(partition, reading)
 
@@ -291,7 +293,8 @@ def tag_partition(
             sizes = counts.setdefault(outcome.skill, [0, 0])
             sizes[0] += 1
             sizes[1] += len(row.text.encode())
-            ids.append((id_hash(row.id), number))
+            id_hashes.append(id_hash(row.id))
+            id_rows.append(number)
             yield TagRow(row.id, outcome.skill, outcome.score, None)
 
     place = part_place(out, partition.index)
@@ -300,12 +303,15 @@ def tag_partition(
     if rejected:
         lines = (orjson.dumps(rejection.to_json(), option=orjson.OPT_APPEND_NEWLINE) for rejection in rejected)
         storage.write_bytes(rejected_place(out, partition.index), b"".join(lines))
-    sorted_ids = np.sort(np.array(ids, HASH_DTYPE), order=("hash", "row"))
+    # The rows rise, so the stable sort leaves equal hashes in the order of the rows.
+    order = np.argsort(np.array(id_hashes), kind="stable")
+    sorted_ids = np.empty(len(order), HASH_DTYPE)
+    sorted_ids["hash"], sorted_ids["row"] = np.array(id_hashes)[order], np.array(id_rows)[order]
     storage.write_array(hashes, sorted_ids)
     return {
         "skills": counts,
         "set_aside": dict(Counter(rejection.reason for rejection in rejected)),
-        "num_rows": len(ids) + len(rejected),
+        "num_rows": len(id_rows) + len(rejected),
         "num_set_aside": len(rejected),
         "rows_digest": reader.digest(),
         "part_digest": storage.file_digest(place),
@@ -318,8 +324,7 @@ def _tagged(
 ) -> Iterator[tuple[Sample, Tag | Untagged] | tuple[Rejection, None]]:
     """Yield every row with its outcome."""
     numbers = itertools.count()
-    # A group has a fixed number of rows, bad rows included: float results of a tagger depend on the samples of the group.
-    while rows := list(islice(reader, SAMPLES_AT_ONCE)):
+    for rows in groups_of_rows(reader):
         samples = [(next(numbers), row) for row in rows]
         outcomes = _outcomes([(number, row) for number, row in samples if isinstance(row, Sample)], tagger, partition)
         for row in rows:

@@ -1,16 +1,20 @@
 """Protocols of taggers: a `Tagger` looks at samples, a `Finder` looks at the whole corpus first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from skillshard.artefact import Work
-from skillshard.corpus import CorpusReading, Partition, Reason, Sample
+from skillshard.corpus import CorpusReading, Partition, Reason, Rejection, Sample
 from skillshard.execution import Backend, OnStage, Record, Task, run
 
 # The last bits of a loss depend on the samples that a model reads together. A change of this number changes the loss tags.
 SAMPLES_AT_ONCE = 1024
-"""Number of rows of a group. The samples of a group make one call of `Tagger.tag` or `RowTagger.tag_rows`."""
+"""Largest number of rows of a group. The samples of a group make one call of `Tagger.tag` or `RowTagger.tag_rows`."""
+
+# The metadata and the objects of a sample take memory too, so a group takes a few times as much.
+CHARACTERS_AT_ONCE = 32 << 20
+"""Number of characters of text and of strings in the metadata after which a group ends before `SAMPLES_AT_ONCE` rows."""
 
 OnBadSample = Literal["stop", "set-aside"]
 
@@ -137,3 +141,24 @@ class Finder(Protocol):
 
     def find(self, search: Search) -> Tagger | RowTagger:
         """Find the skills. The result has the same bytes after any number of kills and new calls."""
+
+
+def groups_of_rows(rows: Iterable[Sample | Rejection]) -> Iterator[list[Sample | Rejection]]:
+    """Yield the rows of a partition in the groups that a tagger gets.
+
+    The groups depend on the rows alone, because float results of a tagger depend on the samples of a group. A group ends after each
+    `SAMPLES_AT_ONCE` rows of the partition, bad rows included, and before that after long texts.
+    """
+    group: list[Sample | Rejection] = []
+    num_characters = 0
+    for number, row in enumerate(rows, start=1):
+        group.append(row)
+        if isinstance(row, Sample):
+            num_characters += len(row.text) + sum(len(value) for value in row.meta.values() if type(value) is str)
+        else:
+            num_characters += len(row.raw or "")
+        if not number % SAMPLES_AT_ONCE or num_characters >= CHARACTERS_AT_ONCE:
+            yield group
+            group, num_characters = [], 0
+    if group:
+        yield group

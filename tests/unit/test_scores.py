@@ -11,7 +11,7 @@ from skillshard import taggers
 from skillshard.corpus import Corpus, PartitionReader, Sample
 from skillshard.taggers.losses.scores import score_rows
 from skillshard.taggers.rows import num_rows_of
-from skillshard.taggers.tagger import SAMPLES_AT_ONCE, RowTagger, Search, Tag, Untagged
+from skillshard.taggers.tagger import SAMPLES_AT_ONCE, RowTagger, Search, Tag, Untagged, groups_of_rows
 from tests.conftest import HERE, lines, samples, tree
 
 
@@ -63,6 +63,23 @@ def tag(corpus: Corpus, tagger: Together, out: Path) -> dict[str, bytes]:
 def test_in_small_units_the_bytes_are_those_of_whole_partitions(corpus: Corpus, tmp_path: Path) -> None:
     assert len(corpus.partitions(partition_bytes=150_000)) >= 3
     assert tag(corpus, Scored(), tmp_path / "scored") == tag(corpus, Together(), tmp_path / "whole")
+
+
+@pytest.mark.parametrize("most", [1, 2_000])
+def test_groups_that_long_texts_end_early_are_the_same_in_small_tasks_and_in_whole_partitions(
+    most: int, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skillshard.taggers.tagger.CHARACTERS_AT_ONCE", most)
+    assert tag(corpus, Scored(), tmp_path / "scored") == tag(corpus, Together(), tmp_path / "whole")
+
+
+def test_a_group_ends_after_32_million_characters_of_text_or_metadata() -> None:
+    long = [Sample(str(number), "x" * 10_000_000, {}) for number in range(7)]
+    assert [len(group) for group in groups_of_rows(long)] == [4, 3]
+    in_meta = [Sample(str(number), "x", {"html": "x" * 20_000_000}) for number in range(3)]
+    assert [len(group) for group in groups_of_rows(in_meta)] == [2, 1]
+    short = [Sample(str(number), "x", {}) for number in range(SAMPLES_AT_ONCE + 1)]
+    assert [len(group) for group in groups_of_rows(short)] == [SAMPLES_AT_ONCE, 1]
 
 
 def test_stretches_that_were_scored_are_not_scored_again(

@@ -6,6 +6,7 @@ not repeated after a stop. The part of the partition is then written from the fi
     SCRATCH/000000/000003.json    row -> [skill, score] or [reason, detail], for the rows from 3 x SAMPLES_AT_ONCE on
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,7 @@ import orjson
 from skillshard import places, storage
 from skillshard.corpus import CorpusReading, Partition, PartitionReader, Sample
 from skillshard.execution import Record, Task
-from skillshard.taggers.tagger import SAMPLES_AT_ONCE, Search, Tag, Tagger, Untagged
+from skillshard.taggers.tagger import SAMPLES_AT_ONCE, Search, Tag, Tagger, Untagged, groups_of_rows
 
 FOLDER = "scores"
 
@@ -30,7 +31,7 @@ class ScoredRows:
     def tag_rows(self, partition: int, rows: Sequence[int]) -> list[Tag | Untagged]:
         if not rows:
             return []
-        # `tag_corpus` asks for groups of the same size as the tasks, so all rows of a call lie in the same file.
+        # No group of `groups_of_rows` goes beyond the rows of a task, so all rows of a call lie in the same file.
         outcomes = _read(_place(self.folder, partition, rows[0] // SAMPLES_AT_ONCE))
         return [outcomes[row] for row in rows]
 
@@ -68,14 +69,15 @@ def score_task(partition: Partition, number: int, reading: CorpusReading, tagger
     """Write the outcomes of the group with this number in a partition."""
     first = number * SAMPLES_AT_ONCE
     # The rows before the group are read again, which costs little beside the tagger.
-    rows = enumerate(PartitionReader(partition, reading))
-    samples = {
-        position: row for position, row in islice(rows, first, first + SAMPLES_AT_ONCE) if isinstance(row, Sample)
-    }
-    outcomes = zip(samples, tagger.tag(list(samples.values())), strict=True)
-    rows_as_json = {str(position): _to_json(outcome) for position, outcome in outcomes}
+    rows = islice(PartitionReader(partition, reading), first, first + SAMPLES_AT_ONCE)
+    numbers = itertools.count(first)
+    outcomes: dict[int, Tag | Untagged] = {}
+    for group in groups_of_rows(rows):
+        samples = {number: row for row, number in zip(group, numbers, strict=False) if isinstance(row, Sample)}
+        outcomes.update(zip(samples, tagger.tag(list(samples.values())), strict=True))
+    rows_as_json = {str(position): _to_json(outcome) for position, outcome in outcomes.items()}
     storage.write_bytes(place, orjson.dumps(rows_as_json))
-    return {"num_samples": len(samples)}
+    return {"num_samples": len(outcomes)}
 
 
 def _place(folder: str, partition: int, number: int) -> str:
