@@ -27,6 +27,10 @@ OPEN_BYTES = 256 << 10
 MAX_FAN_IN = 1024
 """Largest number of files that a merge or a reader opens."""
 
+# Two levels and a fan-in of 1,024 suffice for a billion files. A job array names each level as a stage.
+MAX_LEVELS = 2
+"""Largest number of levels, unless `max_fan_in` needs more."""
+
 
 @dataclass(frozen=True)
 class SortedFile:
@@ -172,7 +176,7 @@ def plan_merges(
     plans = []
     for num_levels in range(num_files.bit_length() + 1):
         fan_in = _root(num_files, num_levels + 1)
-        if fan_in <= max_fan_in:
+        if fan_in <= max_fan_in and (num_levels <= MAX_LEVELS or not plans):
             plans.append(MergePlan(num_files, num_readers, (fan_in,) * num_levels))
     # The first of equal costs has the fewest levels.
     return min(plans, key=lambda plan: plan.cost(num_bytes, open_bytes))

@@ -1,7 +1,7 @@
 """Run the stages of a shuffle: merges of sorted files, level by level, and the deletion of inputs that no task reads any more."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ class Stages:
         tasks: Sequence[Mapping[str, Any]],
         inputs: Sequence[Sequence[str]] | None = None,
         suffixes: Sequence[str] = ("",),
+        *,
+        stage: str = "",
+        about: Iterable[str] = (),
     ) -> list[Record]:
         """Run the tasks of a stage.
 
@@ -43,8 +46,10 @@ class Stages:
             inputs: Scratch files of each task, without suffixes, to be deleted once the tasks with these files have their records. Tasks
                 with the same files follow one another. With None, nothing is deleted.
             suffixes: Suffixes of the scratch files.
+            stage: Name of the stage for job arrays and messages. Empty: the name of the folder of records.
+            about: Input of each task for messages.
         """
-        numbered = keyed(tasks)
+        numbered = keyed(tasks, about)
         on_done = self.on_stage(title, len(numbered)) if title else silent("", len(numbered))
         return run(
             function,
@@ -52,6 +57,7 @@ class Stages:
             backend=self.backend,
             records=self.work.records(records),
             on_done=on_done if inputs is None else _Deleting(on_done, numbered, inputs, suffixes),
+            stage=stage,
         )
 
     def merged(
@@ -89,7 +95,8 @@ class Stages:
                 cells.append(last[1])
             # The fan-in belongs to the name: records of another plan say nothing about these merges.
             records = f"merge-{name}-{plan.fan_ins[0]}-{level}"
-            self.run(records, f"merging {name} ({level}/{len(plan.fan_ins)})", function, tasks, cells, suffixes)
+            title = f"merging {name} ({level}/{len(plan.fan_ins)})"
+            self.run(records, title, function, tasks, cells, suffixes, stage=f"merge-{name}-{level}")
         return [([place(file) for file in inputs], readers) for inputs, readers in plan.columns()]
 
 

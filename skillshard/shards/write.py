@@ -353,6 +353,7 @@ class _Tables:
             ],
             [firsts for firsts, readers in columns for _ in readers],
             (".npy", ".data"),
+            about=(task.about for task in sort_tasks),
         )
         if (marked := sum(record["copies"] for record in records)) != sum(num_copies):
             raise ShardError(

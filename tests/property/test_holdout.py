@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillshard import taggers
-from skillshard.corpus import Corpus, Sample
+from skillshard.corpus import Corpus
 from skillshard.shards import copies as copies_module
 from skillshard.shards import sort, write
 from skillshard.shards import texts as texts_module

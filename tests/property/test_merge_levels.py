@@ -87,18 +87,18 @@ def test_merges_of_the_same_inputs_follow_one_another_and_no_other_merge_reads_t
 
 
 def test_opens_and_bytes_grow_as_n_log_n_and_not_as_n_squared() -> None:
-    """From 3 GB to 100 TB in chunks of 64 MB, with as many readers as chunks."""
-    for num in (50, 200, 500, 1_600, 5_000, 16_000, 50_000, 160_000, 500_000, 1_600_000):
+    """From 3 GB to 30 TB in chunks of 64 MB, with as many readers as chunks."""
+    for num in (50, 200, 500, 1_600, 5_000, 16_000, 50_000, 160_000, 500_000):
         plan = plan_merges(num, num, num << 26)
         n_log_n = num * log2(num)
         assert plan.num_opens < 64 * n_log_n
-        assert len(plan.fan_ins) < log2(num) / 6
+        assert len(plan.fan_ins) <= min(2, log2(num) / 6)
 
 
 def test_a_plan_costs_no_more_than_any_plan_with_more_or_fewer_levels() -> None:
     for num in (1, 10, 100, 1_000, 20_000):
         best = plan_merges(num, num, num << 26)
-        for levels in range(5):
+        for levels in range(3):
             fan_in = next(root for root in range(2, num + 3) if root ** (levels + 1) >= num)
             if fan_in <= 1024:
                 other = MergePlan(num, num, (fan_in,) * levels)
