@@ -27,7 +27,7 @@ OPEN_BYTES = 256 << 10
 MAX_FAN_IN = 1024
 """Largest number of files that a merge or a reader opens."""
 
-# Two levels and a fan-in of 1,024 suffice for a billion files. A job array names each level as a stage.
+# Two levels and a fan-in of 1,024 suffice for a billion files. In a job array, each level is a call more.
 MAX_LEVELS = 2
 """Largest number of levels, unless `max_fan_in` needs more."""
 
@@ -173,7 +173,7 @@ def plan_merges(
     >>> plan_merges(8, 8, 8 << 27, max_fan_in=2).fan_ins
     (2, 2)
     """
-    plans = []
+    plans: list[MergePlan] = []
     for num_levels in range(num_files.bit_length() + 1):
         fan_in = _root(num_files, num_levels + 1)
         if fan_in <= max_fan_in and (num_levels <= MAX_LEVELS or not plans):
