@@ -284,9 +284,7 @@ class _Tables:
     def count(self, cut: str) -> tuple[list[int], Sizes]:
         """Count the copies of each skill, and the texts, samples and bytes that the cut gives to each skill and split."""
         common = {"cut": cut, "num_skills": self.num_skills, "scratch": self._scratch}
-        totals_places = [
-            self.stages.work.scratch("totals", f"{number:06d}.npy") for number in range(self._num_ranges)
-        ]
+        totals_places = [self.stages.work.scratch("totals", f"{number:06d}.npy") for number in range(self._num_ranges)]
         records = self.stages.run(
             "copies",
             "finding copies",
