@@ -161,6 +161,13 @@ class CorpusReading:
     def _prefix_of(self, name: str) -> str:
         return "" if "" in self.mappings else name.partition("/")[0]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether each text is the string in one field, and the shards keep all metadata."""
+        return all(
+            mapping.is_plain and mapping.columns is None and not mapping.drop for mapping in self.mappings.values()
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the reading as JSON values, for the record of an artefact.
 

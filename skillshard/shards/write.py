@@ -128,9 +128,16 @@ def write_shards(
         raise ShardError(f"`{shard_bytes=}`: give a positive size in bytes, such as 64_000_000.")
     if copies not in get_args(Copies):
         raise ShardError(f"`{copies=}`: give {' or '.join(get_args(Copies))}.")
+    reading = CorpusReading.from_json(tags.manifest.made_from["arguments"]["reading"])
     made_from = {
         "command": "shard",
-        "arguments": {"shard_bytes": shard_bytes, "holdout": float(holdout), "copies": copies},
+        "arguments": {
+            "shard_bytes": shard_bytes,
+            "holdout": float(holdout),
+            "copies": copies,
+            # The digest of the tags covers every reading. A template or a choice of metadata is also of interest to readers of the shards.
+            **({} if reading.is_plain else {"reading": reading.to_json()}),
+        },
         "inputs": corpus.inputs,
         "tags": tags.digest,
     }

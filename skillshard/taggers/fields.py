@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from skillshard import places, storage
 from skillshard.corpus import category_of
+from skillshard.corpus.paths import single
 from skillshard.errors import TagsError, did_you_mean, name_some
 
 FOLDER = "fields"
@@ -105,7 +106,8 @@ def read_field(tags: str | os.PathLike[str], path: str, num_parts: int) -> Itera
 
 
 def _scalars(meta: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for key, value in meta.items():
+    for key, values in meta.items():
+        value = single(values)
         if isinstance(value, dict):
             yield from _scalars(value, f"{prefix}{key}.")
         elif isinstance(value, (str, int)):

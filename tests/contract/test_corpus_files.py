@@ -74,6 +74,10 @@ def test_tag_and_shard_take_the_file_and_shards_keep_the_chosen_metadata(folder:
     assert [skill.name for skill in Tags.open(tmp_path / "T").manifest.skills] == ["chat", "sums", "wiki"]
     works("shard", place, "--tags", tmp_path / "T", "--out", tmp_path / "S", "--holdout", 0, "--workers", 1)
     shards = ShardSet.open(tmp_path / "S")
+    assert shards.manifest.made_from["arguments"]["reading"]["corpora"]["chat"] == {
+        "id_field": None,
+        "messages": "messages",
+    }
     assert [sample.meta for sample in shards.train["wiki"]] == [{"lang": "en"}]
     assert [sorted(sample.meta) for sample in shards.train["sums"]] == [["Definition", "answer_spans", "output"]]
     assert all(sample.meta["messages"][1]["content"] == "2" for sample in shards.train["chat"])
