@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from accelerate import skip_first_batches
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
@@ -69,6 +70,8 @@ def test_two_processes_under_accelerate_lose_and_repeat_nothing(
     source: Source, tmp_path: Path, dispatch: str, kill_at: int
 ) -> None:
     arguments = [*source, str(tmp_path), str(STEPS), dispatch]
+    if kill_at and int(transformers.__version__.partition(".")[0]) < 5:
+        pytest.skip("transformers before version 5 loads no checkpoint of an optimizer in several processes on a CPU")
     if kill_at:
         codes = finish(start_ranks("hf_trainer", 2, [*arguments, str(kill_at)], tmp_path))
         assert set(codes) == {-signal.SIGKILL}

@@ -13,6 +13,7 @@ from skillshard.policies import (
     aioli,
     chain,
     curriculum,
+    floor,
     max_change,
     odm,
     repetition_limit,
@@ -80,3 +81,14 @@ def test_weights_change_by_no_more_than_allowed_and_no_skill_repeats_beyond_its_
     assert np.abs(np.diff(weights, axis=0)).sum(axis=1).max() / 2 <= 0.05 + 1e-9
     limited = trained(shards, POLICIES["softmax_loss, limited"](), tmp_path / "limited")
     assert max(limited.round(11).epochs) <= 2 + 1 / 20
+
+
+@pytest.mark.parametrize(
+    ("policy", "begins_with_losses"), [(odm(warmup_steps=0), False), (softmax_loss(temperature=0.2), True)]
+)
+def test_a_transform_does_not_change_the_step_of_the_first_report(
+    policy: Policy, begins_with_losses: bool, shards: ShardSet, tmp_path: Path
+) -> None:
+    for name, chosen in (("bare", policy), ("chained", chain(policy, floor(0.01)))):
+        mixer = Mixer(shards, chosen, ledger=tmp_path / name, round_draws=40, step_draws=10)
+        assert mixer.initial_losses is begins_with_losses

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skillshard.artefact import MANIFESTS
 from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord
@@ -53,6 +54,16 @@ def test_bad_losses_are_refused_by_name_and_nothing_is_recorded(run: Mixer, loss
     with pytest.raises(ObservationError, match=re.escape(sentence)):
         run.report(8, losses)
     assert run.num_observations == 0
+
+
+@pytest.mark.parametrize("manifest", sorted(set(MANIFESTS) - {"run.json"}))
+def test_a_ledger_needs_a_directory_without_another_artefact(manifest: str, shards: ShardSet, tmp_path: Path) -> None:
+    (tmp_path / manifest).write_text("{}")
+    with pytest.raises(
+        LedgerError, match=rf"holds {MANIFESTS[manifest]} \({manifest}\), and a run's ledger needs its own"
+    ):
+        build(shards, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [manifest]
 
 
 MAY_MISS: dict[str, Policy] = {

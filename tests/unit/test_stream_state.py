@@ -2,12 +2,15 @@
 
 import itertools
 import pickle
+import re
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from skillshard.errors import PolicyError
 from skillshard.mixing import mixer as mixer_module
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.listing import list_draws
@@ -165,3 +168,49 @@ def test_a_listing_decides_the_rounds_of_its_draws_and_no_further_round(shards: 
     )
     assert listing.num_draws == 20
     assert open_records(DirectoryLedger(tmp_path)).rounds.num() == 4
+
+
+def test_a_listing_in_the_middle_of_a_stream_is_whole_however_many_draws_are_read_at_once(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(first: int, num: int) -> list[bytes]:
+        listing = list_draws(
+            shards, policy=stratified(), first=first, num=num, seed=0, round_draws=10, repeat="epochs", ledger=None
+        )
+        assert listing.num_draws == num
+        return listing.lines.splitlines()
+
+    whole = listed(0, 40)
+    monkeypatch.setattr("skillshard.mixing.listing.DRAWS_AT_ONCE", 8)
+    assert listed(7, 33) == whole[7:]
+
+
+# --- what packed tokens take -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"block_tokens": 0}, "block_tokens is 0: give at least 1, as a whole number."),
+        ({"block_tokens": -16}, "block_tokens is -16: give at least 1, as a whole number."),
+        ({"step_blocks": 0}, "step_blocks is 0: give at least 1, as a whole number."),
+        ({"step_blocks": True}, "step_blocks is True: give at least 1, as a whole number."),
+    ],
+)
+def test_blocks_and_steps_of_packed_tokens_are_whole_numbers_of_at_least_1(
+    arguments: dict[str, Any], sentence: str, uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
+) -> None:
+    with pytest.raises(PolicyError, match=re.escape(sentence)):
+        PackedTokens(mixer(uneven[0], tmp_path), uneven[1], **({"block_tokens": 16, "separator": EOS} | arguments))
+
+
+@pytest.mark.parametrize("lag", [1, 2, "live"])
+def test_packed_tokens_take_every_lag_but_0_with_a_policy_that_reads_losses(
+    lag: Any, uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
+) -> None:
+    shards, counts = uneven
+    arguments: dict[str, Any] = {"block_tokens": 16, "separator": EOS}
+    packed = PackedTokens(mixer(shards, tmp_path / "run", policy=odm(warmup_steps=0), lag=lag), counts, **arguments)
+    assert packed.at(np.arange(2)).input_ids.shape == (2, 16)
+    with pytest.raises(PolicyError, match="Use lag=1"):
+        PackedTokens(mixer(shards, tmp_path / "other", policy=odm(warmup_steps=0), lag=0), counts, **arguments)
