@@ -244,14 +244,14 @@ def vectors(plan: Plan) -> dict[str, Any]:
     rows = {}
     for dtype in ("float32", "bfloat16", "float16"):
         encoder = taggers.sentence_encoder(plan.encoder, device=plan.device, dtype=dtype, batch_size=256)
-        found = encoder.encode(few)
-        cosine = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+        encoded = encoder.encode(few)
+        cosine = (encoded * expected).sum(1) / np.linalg.norm(encoded, axis=1) / np.linalg.norm(expected, axis=1)
         num = len(few) if plan.device == "cpu" else len(texts)
         _, seconds = timed(lambda encoder=encoder, num=num: encoder.encode(texts[:num]))  # type: ignore[misc]
         rows[dtype] = {
-            "largest difference": float(np.abs(found - expected).max()),
+            "largest difference": float(np.abs(encoded - expected).max()),
             "least cosine": float(cosine.min()),
-            "same again": bool((encoder.encode(few) == found).all()),
+            "same again": bool((encoder.encode(few) == encoded).all()),
             "texts per second": round(num / seconds),
         }
     return rows
@@ -447,8 +447,8 @@ def losses_by_draw(observations: Any) -> dict[int, dict[str, float]]:
 
 def steps_of(observations: Any) -> int:
     """Return the last reported step of a run."""
-    found = [observations.get(number) for number in range(observations.num())]
-    return max((observation.step or 0 for observation in found if observation is not None), default=0)
+    records = [observations.get(number) for number in range(observations.num())]
+    return max((observation.step or 0 for observation in records if observation is not None), default=0)
 
 
 def devices_of(run: Path) -> list[str]:
@@ -529,7 +529,8 @@ def time_steps(plan: Plan, batches: Iterator[Any], step: Callable[[Any], None]) 
     """Time the steps, with the waits for the device at the start and the end alone, so that batches are read while the device computes.
 
     Returns:
-        step_s: mean seconds of a step. wait_s: mean seconds of a step in which the loop waited for the next batch.
+        step_s: Mean seconds of a step.
+        wait_s: Mean seconds of a step in which the loop waits for the next batch.
     """
     import torch
 
@@ -542,9 +543,9 @@ def time_steps(plan: Plan, batches: Iterator[Any], step: Callable[[Any], None]) 
     wait_for_device()
     waited, started = 0.0, time.perf_counter()
     for _ in range(plan.size.timed_steps):
-        asked = time.perf_counter()
+        before = time.perf_counter()
         ids = next(batches)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - before
         step(ids)
     wait_for_device()
     num = plan.size.timed_steps
@@ -575,7 +576,7 @@ Opened = tuple[Iterator[Any], Callable[[], None]]
 
 
 def live_mixer(plan: Plan, counts: Any, *, unit: str, step_draws: int) -> Any:
-    """A mixer with live SKILL-IT weights in a new directory."""
+    """Make a mixer with live SKILL-IT weights in a new directory."""
     import skillshard as ss
 
     shards = ss.ShardSet.open(plan.work / "topics-shards")
@@ -597,7 +598,7 @@ def reporting(batches: Iterator[Any], report: Callable[[int], None]) -> Iterator
 
 
 def packed_loader(plan: Plan, counts: Any, workers: int) -> Opened:
-    """Blocks of tokens. The workers tokenize and pack."""
+    """Make a loader of blocks of tokens. The workers tokenize and pack."""
     from torch.utils.data import DataLoader
 
     import skillshard as ss
@@ -635,7 +636,7 @@ class Tokenized:
 
 
 def text_loader(plan: Plan, counts: Any, workers: int) -> Opened:
-    """Batches of texts, tokenized in a `collate_fn` of the user, without a position for each token."""
+    """Make a loader of texts, tokenized in a `collate_fn` of the user, without a position for each token."""
     from torch.utils.data import DataLoader
 
     from skillshard.torch import MixedDataset
@@ -717,9 +718,9 @@ def skills_of(tags: Path) -> dict[str, str]:
     return {row.id: row.skill for part in range(parts) for row in opened.rows(part) if row.skill is not None}
 
 
-def against(one: Path, other: Path) -> dict[str, float]:
+def against(first: Path, second: Path) -> dict[str, float]:
     """Measure the agreement of two taggings, on the samples of the second tagging."""
-    return agreement_of_skills(skills_of(one), skills_of(other))
+    return agreement_of_skills(skills_of(first), skills_of(second))
 
 
 def against_field(tags: Path, corpus: Path, field: str) -> dict[str, float]:
@@ -728,18 +729,18 @@ def against_field(tags: Path, corpus: Path, field: str) -> dict[str, float]:
     return agreement_of_skills(skills_of(tags), {row["id"]: row["meta"][field] for row in map(json.loads, lines)})
 
 
-def agreement_of_skills(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, float]:
+def agreement_of_skills(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, float]:
     from skillshard.taggers.agreement import agreement
 
-    if missing := other.keys() - one.keys():
+    if missing := second.keys() - first.keys():
         raise SystemExit(f"{len(missing)} ids have no tag, such as {min(missing)!r}.")
-    found = agreement((one[name], other[name]) for name in other)
-    return {"accuracy": round(found.accuracy, 5), "ari": round(found.ari, 5)}
+    measured = agreement((first[name], second[name]) for name in second)
+    return {"accuracy": round(measured.accuracy, 5), "ari": round(measured.ari, 5)}
 
 
-def same_parts(one: Path, other: Path) -> bool:
+def same_parts(first: Path, second: Path) -> bool:
     """Return whether two directories of tags have the same parts and the same manifest."""
-    files = [sorted((*(tags / "parts").iterdir(), tags / "tags.json")) for tags in (one, other)]
+    files = [sorted((*(tags / "parts").iterdir(), tags / "tags.json")) for tags in (first, second)]
     return [place.name for place in files[0]] == [place.name for place in files[1]] and all(
         ours.read_bytes() == theirs.read_bytes() for ours, theirs in zip(*files, strict=True)
     )

@@ -1,9 +1,9 @@
-"""Peak memory of the workers of `tag` and `shard` on corpora of extreme shapes, with default options.
+"""Measure the peak memory of the workers of `tag` and `shard` on corpora of extreme shapes, with default options.
 
     python benchmarks/memory.py FOLDER [--scale 0.25] [SHAPE...]
 
-For each shape, the corpus is generated under FOLDER, tagged and sharded by two workers, and removed. A line shows the largest resident memory of
-a worker and of the driver, as Linux counts it (VmHWM of /proc, read every 20 ms), and the CPU seconds. A worker is to stay under 500 MB. `--scale`
+For each shape, the corpus is generated under FOLDER, tagged and sharded by two workers, and removed. A line shows the largest resident
+memory of a worker and of the driver (VmHWM of /proc, read every 20 ms), and the CPU seconds. A worker must stay under 500 MB. `--scale`
 multiplies the number of rows.
 """
 
@@ -25,7 +25,7 @@ WORDS = [f"{word:05x}" for word in range(4096)]
 
 
 def rows(num: int, words: int, skill: Callable[[int], str]) -> Iterator[bytes]:
-    """Lines of JSON with `words` random words in each text."""
+    """Yield lines of JSON with `words` random words in each text."""
     random = np.random.default_rng(0)
     for first in range(0, num, 1000):
         for row, numbers in enumerate(random.integers(0, len(WORDS), (min(1000, num - first), words)).tolist(), first):

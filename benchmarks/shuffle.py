@@ -1,10 +1,11 @@
-"""Opens, bytes and CPU time of the shuffle of `shard` at 1, 4 and 16 times as many chunks, with and without merge levels.
+"""Measure opens, bytes and CPU time of the shuffle of `shard` at 1, 4 and 16 times as many chunks, with and without merge levels.
 
     python benchmarks/shuffle.py FOLDER [--chunks 64] [--chunk-bytes 262144]
 
-The chunks are small, and the cost of an open in the cost rule is smaller by the same factor. So the plan is the plan of a corpus with chunks of 64 MiB.
-Everything runs in one process. Opens are counted by an audit hook of Python, for files that are opened to be read under the scratch
-directory. Bytes are `rchar` and `wchar` of /proc/self/io, and leave out memory-mapped indexes. The digests of all runs of a corpus are compared.
+The chunks are small, and the cost of an open in the cost rule is smaller by the same factor, so the plan is the plan of a corpus with
+chunks of 64 MiB. All stages run in a single process. An audit hook of Python counts the files under the scratch directory that are opened
+for reading. Bytes are `rchar` and `wchar` of /proc/self/io, without memory-mapped indexes. The digests of all runs of a corpus are
+compared.
 """
 
 import argparse
@@ -30,7 +31,7 @@ TEXT_BYTES = 1000
 
 
 class Counts:
-    """Numbers of opens, of bytes and of CPU seconds since the start of the present stage."""
+    """The numbers of opens, of bytes and of CPU seconds since the start of the present stage."""
 
     opens = 0
 

@@ -69,10 +69,10 @@ def run(
     from skillshard.pipeline import read_pipeline
     from skillshard.report.text import print_table
 
-    given = read_pipeline(pipeline)
+    definition = read_pipeline(pipeline)
     if workers is not None or ray_address is not None:  # the command line replaces the file's choice of processes
-        given = given.model_copy(update={"workers": workers, "ray_address": ray_address})
-    commands = commands_of(given, Verb.root, str(pipeline))
+        definition = definition.model_copy(update={"workers": workers, "ray_address": ray_address})
+    commands = commands_of(definition, Verb.root, str(pipeline))
     chosen = commands if first is None else _from(first, commands, str(pipeline))
     if dry_run:
         print_table(("stage", "status", "place"), [(c.stage.title, c.stage.status(), c.stage.out) for c in commands])

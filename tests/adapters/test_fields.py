@@ -1,4 +1,4 @@
-"""The fields of a mixer come under the same names and with the same values by every way to read the stream."""
+"""Every way to read the stream gives the fields of a mixer under the same names and with the same values."""
 
 import itertools
 import re
@@ -27,7 +27,7 @@ BATCH = 12
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """Two skills whose samples have a nested field, and an image on every second sample."""
+    """Write two skills whose samples have a nested field, and an image on every second sample."""
     folder = tmp_path_factory.mktemp("fields")
     records = [sample(skill, number) for number in range(90) for skill in ("add", "carry")]
     for number, record in enumerate(records):

@@ -54,7 +54,7 @@ def parquet(place: str, rows: list[dict[str, Any]], schema: pa.Schema | None = N
 
 
 def natural_instructions() -> dict[str, int]:
-    for number, category in ((1, "Question Generation"), (2, "Text Matching")):
+    for task_number, category in ((1, "Question Generation"), (2, "Text Matching")):
         task = {
             "Contributors": ["Ada"],
             "Source": ["quoref"],
@@ -69,12 +69,16 @@ def natural_instructions() -> dict[str, int]:
             "Positive Examples": [{"input": "a", "output": "b", "explanation": "c"}],
             "Negative Examples": [{"input": "a", "output": "d", "explanation": "e"}],
             "Instances": [
-                {"id": f"task00{number}-{at}", "input": sentence("law", at), "output": [f"answer {at}"]}
-                for at in range(NUM_ROWS)
+                {
+                    "id": f"task00{task_number}-{number}",
+                    "input": sentence("law", number),
+                    "output": [f"answer {number}"],
+                }
+                for number in range(NUM_ROWS)
             ],
             "Instance License": ["Apache 2.0"],
         }
-        put(f"tasks/task00{number}_{category.split()[0].lower()}.json", json.dumps(task, indent=4).encode())
+        put(f"tasks/task00{task_number}_{category.split()[0].lower()}.json", json.dumps(task, indent=4).encode())
     return {"Question Generation": NUM_ROWS, "Text Matching": NUM_ROWS}
 
 
@@ -82,8 +86,8 @@ def pile_of_law() -> dict[str, int]:
     for split in ("train", "validation"):
         for source in ("courtlistener_opinions", "r_legaladvice"):
             rows = [
-                {"url": "https://example.org", "created_timestamp": "2021", "text": sentence(source, at)}
-                for at in range(NUM_ROWS)
+                {"url": "https://example.org", "created_timestamp": "2021", "text": sentence(source, number)}
+                for number in range(NUM_ROWS)
             ]
             put(f"data/{split}.{source}.jsonl.xz", lzma.compress(lines(rows)))
     return {"train.courtlistener_opinions": NUM_ROWS, "train.r_legaladvice": NUM_ROWS}
@@ -91,7 +95,9 @@ def pile_of_law() -> dict[str, int]:
 
 def redpajama() -> dict[str, int]:
     def rows(source: str) -> bytes:
-        return lines([{"text": sentence(source, at), "meta": {"timestamp": str(at)}} for at in range(NUM_ROWS)])
+        return lines(
+            [{"text": sentence(source, number), "meta": {"timestamp": str(number)}} for number in range(NUM_ROWS)]
+        )
 
     put("redpajama/arxiv/arxiv_023827cd.jsonl", rows("arxiv"))
     zstd = pa.Codec("zstd").compress(rows("crawl"), asbytes=True)
@@ -103,9 +109,9 @@ def redpajama() -> dict[str, int]:
 
 def alpaca() -> dict[str, int]:
     rows = [
-        {"instruction": f"Explain {kind}.", "input": "" if at % 2 else kind, "output": sentence(kind, at)}
+        {"instruction": f"Explain {kind}.", "input": "" if number % 2 else kind, "output": sentence(kind, number)}
         for kind in ("law", "garden", "numbers")
-        for at in range(NUM_ROWS)
+        for number in range(NUM_ROWS)
     ]
     put("alpaca_data.json", json.dumps(rows, indent=4).encode())
     return {"": 3 * NUM_ROWS}
@@ -116,15 +122,15 @@ def tulu() -> dict[str, int]:
     schema = pa.schema([("id", pa.string()), ("messages", pa.list_(message)), ("source", pa.string())])
     rows = [
         {
-            "id": f"{source}_{at}",
+            "id": f"{source}_{number}",
             "messages": [
-                {"content": f"What is {at}?", "role": "user"},
-                {"content": sentence(source, at), "role": "assistant"},
+                {"content": f"What is {number}?", "role": "user"},
+                {"content": sentence(source, number), "role": "assistant"},
             ],
             "source": source,
         }
         for source in ("ai2-adapt-dev/oasst1_converted", "ai2-adapt-dev/flan_v2_converted")
-        for at in range(NUM_ROWS)
+        for number in range(NUM_ROWS)
     ]
     parquet("data/train-00000-of-00001.parquet", rows, schema)
     return {"ai2-adapt-dev/flan_v2_converted": NUM_ROWS, "ai2-adapt-dev/oasst1_converted": NUM_ROWS}
@@ -134,8 +140,8 @@ def gsm8k() -> dict[str, int]:
     for config in ("main", "socratic"):
         for split in ("train", "test"):
             rows = [
-                {"question": f"What is {at} + 1?", "answer": f"{config} {at + 1}\n#### {at + 1}"}
-                for at in range(NUM_ROWS)
+                {"question": f"What is {number} + 1?", "answer": f"{config} {number + 1}\n#### {number + 1}"}
+                for number in range(NUM_ROWS)
             ]
             parquet(f"gsm8k/{config}/{split}-00000-of-00001.parquet", rows)
     return {"main": NUM_ROWS, "socratic": NUM_ROWS}
@@ -145,14 +151,14 @@ def dolma() -> dict[str, int]:
     for source in ("pes2o", "reddit"):
         rows = [
             {
-                "id": f"{source}-{at}",
-                "text": sentence(source, at),
+                "id": f"{source}-{number}",
+                "text": sentence(source, number),
                 "source": source,
                 "added": "2023-04-24T00:00:00.000Z",
                 "created": "2012-01-01T00:00:00.000Z",
                 "metadata": {"abstract_language": "en", "year": 2012},
             }
-            for at in range(NUM_ROWS)
+            for number in range(NUM_ROWS)
         ]
         put(f"documents/{source}-0000.json.gz", gzip.compress(lines(rows), mtime=0))
     return {"pes2o": NUM_ROWS, "reddit": NUM_ROWS}
@@ -162,8 +168,8 @@ def fineweb() -> dict[str, int]:
     for dump in ("CC-MAIN-2013-20", "CC-MAIN-2024-10"):
         rows = [
             {
-                "text": sentence(dump, at),
-                "id": f"<urn:uuid:{dump}-{at}>",
+                "text": sentence(dump, number),
+                "id": f"<urn:uuid:{dump}-{number}>",
                 "dump": dump,
                 "url": "https://example.org",
                 "date": "2013-05-18T05:48:54Z",
@@ -172,7 +178,7 @@ def fineweb() -> dict[str, int]:
                 "language_score": 0.9,
                 "token_count": 12,
             }
-            for at in range(NUM_ROWS)
+            for number in range(NUM_ROWS)
         ]
         parquet(f"data/{dump}/000_00000.parquet", rows)
     return {"CC-MAIN-2013-20": NUM_ROWS, "CC-MAIN-2024-10": NUM_ROWS}
@@ -187,20 +193,20 @@ def wet_record(kind: str, headers: dict[str, str], content: bytes) -> bytes:
 def common_crawl() -> dict[str, int]:
     records = [wet_record("warcinfo", {"WARC-Filename": "x.warc.wet.gz"}, b"Software-Info: ia-web-commons\r\n")]
     for language in ("eng", "deu,eng"):
-        for at in range(NUM_ROWS):
+        for number in range(NUM_ROWS):
             headers = {
-                "WARC-Target-URI": f"https://example.org/{at}",
+                "WARC-Target-URI": f"https://example.org/{number}",
                 "WARC-Date": "2024-02-20T21:08:30Z",
-                "WARC-Record-ID": f"<urn:uuid:{language}-{at}>",
+                "WARC-Record-ID": f"<urn:uuid:{language}-{number}>",
                 "WARC-Identified-Content-Language": language,
             }
-            records.append(wet_record("conversion", headers, f"{sentence(language, at)}\n\nÜber uns\n".encode()))
+            records.append(wet_record("conversion", headers, f"{sentence(language, number)}\n\nÜber uns\n".encode()))
     put("wet/CC-MAIN-20240220211055-00000.warc.wet.gz", b"".join(gzip.compress(r, mtime=0) for r in records))
     return {"deu,eng": NUM_ROWS, "eng": NUM_ROWS}
 
 
 def banking77() -> dict[str, int]:
-    rows = [(sentence(kind, at), kind) for kind in ("card_arrival", "pin_blocked") for at in range(NUM_ROWS)]
+    rows = [(sentence(kind, number), kind) for kind in ("card_arrival", "pin_blocked") for number in range(NUM_ROWS)]
     table = "".join(f'"{text},\nhe said ""please""",{kind}\n' for text, kind in rows)
     put("train.csv", f"text,category\n{table}".encode())
     return {"card_arrival": NUM_ROWS, "pin_blocked": NUM_ROWS}
@@ -208,8 +214,8 @@ def banking77() -> dict[str, int]:
 
 def source_code() -> dict[str, int]:
     for folder, suffix in (("engine", "py"), ("web", "js")):
-        for at in range(NUM_ROWS):
-            put(f"src/{folder}/deep/file_{at}.{suffix}", f"value = '{sentence(folder, at)}'\n".encode())
+        for number in range(NUM_ROWS):
+            put(f"src/{folder}/deep/file_{number}.{suffix}", f"value = '{sentence(folder, number)}'\n".encode())
         put(f"src/{folder}/logo.png", b"\x89PNG")
     put("src/engine/__init__.py", b"")
     return {"engine": NUM_ROWS, "web": NUM_ROWS}

@@ -77,7 +77,7 @@ def test_rows_inside_an_object_have_the_fields_beside_the_rows(indent: int | Non
 
 def test_rows_deep_inside_several_objects_keep_the_fields_of_their_own_object(tmp_path: Path) -> None:
     documents = [
-        {"split": name, "data": {"rows": [{"id": name, "text": name}]}, "n": at} for at, name in enumerate("ab")
+        {"split": name, "data": {"rows": [{"id": name, "text": name}]}, "n": number} for number, name in enumerate("ab")
     ]
     data = "\n".join(map(json.dumps, documents)).encode()
     for name in ("a.json", "a.jsonl", "a.jsonl.xz"):
@@ -105,15 +105,17 @@ def test_a_field_of_the_row_has_priority_over_a_field_beside_the_rows(tmp_path: 
     ],
 )
 def test_a_document_without_the_rows_says_what_it_has(data: bytes, sentence: str, tmp_path: Path) -> None:
-    (said,) = sentences(items_in(tmp_path, "a.json", data, layout=FileLayout(rows="rows")))
-    assert said.startswith(f"a.json line 1: {sentence}")
+    (message,) = sentences(items_in(tmp_path, "a.json", data, layout=FileLayout(rows="rows")))
+    assert message.startswith(f"a.json line 1: {sentence}")
 
 
 def test_a_bad_row_of_a_document_is_refused_alone_and_has_line_and_row(tmp_path: Path) -> None:
     rows = b'[\n{"id": 1, "text": "x"},\n{"id": 2},\n7,\n{"id": 3, "text": "\xff"},\n{"id": 4, "text": NaN},\n{"id": 5, "text": "y"}\n]'
     items = items_in(tmp_path, "a.json", rows)
     assert [item.id for item in items] == ["1", "2", None, None, None, "5"]
-    assert [said.partition(".")[0] + said[said.index(" line") :].partition(". ")[0] for said in sentences(items)] == [
+    assert [
+        message.partition(".")[0] + message[message.index(" line") :].partition(". ")[0] for message in sentences(items)
+    ] == [
         "a line 3: in row 2, no field 'text' for the text; the row has no other field",
         "a line 4: in row 3, expected a JSON object, got a number (7)",
         "a line 5: in row 4, not valid UTF-8 (byte 0xff: column 20)",
@@ -150,9 +152,9 @@ def test_the_content_of_a_json_file_decides_between_lines_and_documents(
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.json.bz2"])
 def test_a_document_that_is_cut_gives_the_rows_before_the_cut(name: str, tmp_path: Path) -> None:
     pack: Callable[[bytes], bytes] = {"a.json.gz": gzip.compress, "a.json.bz2": bz2.compress}.get(name, bytes)
-    data = json.dumps([{"id": at, "text": f"text {at}"} for at in range(100)], indent=1).encode()
+    data = json.dumps([{"id": number, "text": f"text {number}"} for number in range(100)], indent=1).encode()
     *good, bad = items_in(tmp_path, name, pack(data[: len(data) // 2]))
-    assert [item.id for item in good] == [str(at) for at in range(len(good))] and 40 < len(good) < 60
+    assert [item.id for item in good] == [str(number) for number in range(len(good))] and 40 < len(good) < 60
     assert isinstance(bad, Rejection) and bad.reason == "truncated"
     assert f"after {len(good)} rows, not valid JSON: " in bad.detail
 

@@ -21,7 +21,7 @@ NUM_PARTS = 3
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus in several partitions, with repeated ids, copies and a broken line; its tags and shards, and a tokenizer."""
+    """Write a corpus in several partitions, with repeated ids, copies and a broken line, its tags and shards, and a tokenizer."""
     folder = tmp_path_factory.mktemp("array")
     (folder / "corpus").mkdir()
     records = samples(add=160, carry=80, negate=2)

@@ -24,7 +24,7 @@ def planned(numbers: tuple[int, int, int, int, int]) -> MergePlan:
 
 
 def level_0_files(plan: MergePlan) -> dict[SortedFile, tuple[Counter[int], range]]:
-    """Each file of a plan -> how often a file of level 0 goes into it, and the readers whose keys it has."""
+    """Return, for each file of a plan, how often each file of level 0 goes into the file, and the readers of the file."""
     content = {SortedFile(0, row, 0): (Counter([row]), range(plan.num_readers)) for row in range(plan.num_files)}
     for level in range(1, len(plan.fan_ins) + 1):
         for merge in plan.merges(level):
@@ -73,7 +73,7 @@ def test_no_task_opens_more_files_than_allowed(num_files: int, num_readers: int,
 def test_merges_of_the_same_inputs_follow_one_another_and_no_other_merge_reads_these_inputs(
     numbers: tuple[int, int, int, int, int],
 ) -> None:
-    """The inputs go once the last of these merges has its record, so the scratch space stays small."""
+    """After the last of these merges has its record, the inputs are deleted, so the scratch space stays small."""
     plan = planned(numbers)
     for level in range(1, len(plan.fan_ins) + 1):
         readers: dict[SortedFile, set[tuple[SortedFile, ...]]] = defaultdict(set)
@@ -87,7 +87,7 @@ def test_merges_of_the_same_inputs_follow_one_another_and_no_other_merge_reads_t
 
 
 def test_opens_and_bytes_grow_as_n_log_n_and_not_as_n_squared() -> None:
-    """From 3 GB to 30 TB in chunks of 64 MB, with as many readers as chunks."""
+    """The corpora have from 3 GB to 30 TB in chunks of 64 MB, with as many readers as chunks."""
     for num in (50, 200, 500, 1_600, 5_000, 16_000, 50_000, 160_000, 500_000):
         plan = plan_merges(num, num, num << 26)
         n_log_n = num * log2(num)

@@ -55,11 +55,11 @@ def test_a_value_that_is_taken_out_leaves_the_row_unchanged_and_is_gone_from_the
     rest = without(row, steps)
     assert row == before
     assert rest != row
-    kept = only(row, [steps])
+    copied = only(row, [steps])
     assert row == before
-    assert list(kept) == [steps[0]]
+    assert list(copied) == [steps[0]]
     names = steps[: next((place for place, step in enumerate(steps) if isinstance(step, int)), len(steps))]
-    assert at(kept, names) == at(row, names)
+    assert at(copied, names) == at(row, names)
 
 
 @given(VALUES)

@@ -27,7 +27,7 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def tagged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, Tags]:
-    """300 samples in 3 skills and about 20 partitions, with copies in other skills, and a skill that needs exceptions to the cut."""
+    """Tag 300 samples in 3 skills and about 20 partitions, with copies in other skills, and a skill that needs exceptions to the cut."""
     folder = tmp_path_factory.mktemp("shuffle")
     records = samples(add=180, carry=90, negate=20)
     records += [{**record, "id": f"copy-{record['id']}", "meta": {"skill": "rare"}} for record in records[:60:6]]
@@ -80,7 +80,7 @@ def test_a_fan_in_of_64_merges_more_than_64_chunks_to_the_same_bytes(
 def test_batches_of_a_few_samples_give_the_same_bytes(
     tagged: tuple[Corpus, Tags], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A shard has several batches then, and a merge too."""
+    """With small batches, a shard and a merge have several batches."""
     expected = written(tagged, tmp_path / "expected")
     monkeypatch.setattr(merge, "BATCH_BYTES", 1000)
     monkeypatch.setattr("skillshard.shards.tar._BYTES_AT_ONCE", 100)

@@ -1,4 +1,4 @@
-"""Tags, clusters, shards and token counts in a store are those of a local directory, byte for byte, whatever the store answers."""
+"""Tags, clusters, shards and token counts in a store equal those of a local directory byte for byte, for every answer of the store."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def store(s3_address: str) -> Callable[[str], str]:
 
 
 def objects(place: str) -> dict[str, bytes]:
-    """All objects under a place, by their path below the place."""
+    """Return all objects under a place, by the path below the place."""
     return {
         places.relative(file.place, place): storage.read_bytes(file.place)
         for file in storage.list_files(place, hidden=True)
@@ -113,7 +113,7 @@ def never(path: str, nth: int) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tries follow each other at once, in clients that no other test uses."""
+    """Repeat a failed request at once, in clients that no other test uses."""
     from datetime import timedelta
 
     pause = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=2), "base": 2}

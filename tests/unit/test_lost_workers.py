@@ -1,4 +1,4 @@
-"""Who is charged when a worker ends: the task that ran in it, and nobody where the node is lost or the task had not begun."""
+"""The end of a worker is charged to the task in the worker, and to no task if the node is lost or the task has not begun."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ def square(number: int) -> Record:
 
 
 class Losing:
-    """A pool on machines that are taken away: the first tries of a task end with the given events."""
+    """A pool on machines that are taken away. The first tries of a task end with the given events."""
 
     def __init__(self, ends: dict[str, list[str]]) -> None:
         self._ends, self._running = ends, dict[str, Callable[[], Any]]()
@@ -88,7 +88,7 @@ def fail(folder: str) -> Record:
 
 
 class Growing(RayPool):
-    """A Ray pool whose cluster has the given CPUs at each look, and whose tasks never end."""
+    """A Ray pool whose cluster has a given number of CPUs at each look, and whose tasks never end."""
 
     def __init__(self, cpus: list[dict[str, int]], *, keeps_model: bool = False, needs: Needs = Needs()) -> None:
         super().__init__("auto", num_local_cpus=1, needs=needs, keeps_model=keeps_model, shares="shares")

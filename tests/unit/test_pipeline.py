@@ -1,4 +1,4 @@
-"""A pipeline file runs the stages in order, checks all of them first, and skips what is finished."""
+"""A pipeline file runs the stages in order, checks all stages first, and skips finished stages."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ from tests.tokenizers_trained import byte_tokenizer, save
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a corpus, a tokenizer, a map and a pipeline file."""
+    """Make a working directory with a corpus, a tokenizer, a map and a pipeline file."""
     records = samples(add=40, carry=30, negate=4)
     write_corpus(tmp_path / "corpus", records)
     save(byte_tokenizer(record["text"] for record in records), tmp_path / "tokenizer.json")
@@ -45,7 +45,7 @@ def write(**changes: object) -> None:
 
 
 def statuses(out: str) -> dict[str, str]:
-    """Stage -> status, from the last table of an output."""
+    """Return the status of each stage from the last table of an output."""
     rows = re.findall(r"^ *(tag metadata|regroup|shard|tokens|graph learn) {2,}(.+?) {2,}\S+ *$", out, flags=re.M)
     return dict(rows)
 
@@ -72,8 +72,8 @@ def test_a_pipeline_that_ended_early_goes_on(folder: Path) -> None:
     write(tokens={"tokenizer": "map.json"})
     assert "map.json" in fails("run", "pipeline.yaml")
     write()
-    found = statuses(works("run", "pipeline.yaml"))
-    assert [status.split()[0] for status in found.values()] == ["finished", "finished", "finished", "done"]
+    by_stage = statuses(works("run", "pipeline.yaml"))
+    assert [status.split()[0] for status in by_stage.values()] == ["finished", "finished", "finished", "done"]
 
 
 def test_a_finished_stage_with_other_options_is_refused(folder: Path) -> None:
@@ -89,8 +89,8 @@ def test_from_a_stage_on_the_earlier_stages_are_not_looked_at(folder: Path) -> N
     works("run", "pipeline.yaml")
     shutil.rmtree("work/tokens")
     shutil.rmtree("corpus")
-    found = statuses(works("run", "pipeline.yaml", "--from", "tokens"))
-    assert found["shard"] == "not looked at" and found["tokens"].startswith("done in ")
+    by_stage = statuses(works("run", "pipeline.yaml", "--from", "tokens"))
+    assert by_stage["shard"] == "not looked at" and by_stage["tokens"].startswith("done in ")
     assert "'tokn' is no stage of pipeline.yaml (did you mean 'tokens'?). The stages: tag, regroup" in fails(
         "run", "pipeline.yaml", "--from", "tokn"
     )
