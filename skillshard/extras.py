@@ -14,6 +14,7 @@ _CLUSTER = ("scipy", "sklearn", "threadpoolctl")
 
 MODULES: Mapping[str, tuple[str, ...]] = {
     "cluster": _CLUSTER,
+    "datasets": ("datasets",),
     "embed": (*_CLUSTER, "sentence_transformers", "torch"),
     "fit": ("scipy", "threadpoolctl"),
     "hf": ("accelerate", "tokenizers", "torch", "transformers"),

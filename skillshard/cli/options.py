@@ -32,7 +32,7 @@ CorpusPlaces = Annotated[
     typer.Argument(
         parser=place_on_all_nodes,
         metavar="CORPUS",
-        help="Directories, globs or files (JSON, CSV, text, Parquet, Arrow, WebDataset), or a corpus.yaml.",
+        help="Directories, globs, files, hf:NAME addresses, or a corpus.yaml.",
     ),
 ]
 Out = Annotated[

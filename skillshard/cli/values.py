@@ -166,4 +166,10 @@ def relative_paths(command: Any, arguments: list[str]) -> list[str]:
     names = names_on_all_nodes(unwrap(command.callback))
     paths = [values.get(name) for name in names if not (name == "proxy" and values.get(name) in BUILT_IN_PROXIES)]
     places = [place for value in paths for place in (value if isinstance(value, list | tuple) else [value])]
-    return [str(place) for place in places if place is not None and "://" not in str(place) and str(place)[:1] != "/"]
+    return [str(place) for place in places if place is not None and not _is_absolute(str(place))]
+
+
+def _is_absolute(place: str) -> bool:
+    """Return whether a place has the same meaning on all nodes: an absolute path, a URI, or a name of the Hugging Face Hub."""
+    is_name = place.startswith("hf:") and place[3:4] not in ("", ".", "~")
+    return "://" in place or place.startswith("/") or is_name

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import places, storage
 from skillshard.corpus.formats import FileLayout, TextFiles
+from skillshard.corpus.hub import is_hub_address
 from skillshard.corpus.mapping import FieldMapping
 from skillshard.errors import CorpusError, did_you_mean, name_some
 from skillshard.printable import printable
@@ -284,6 +285,6 @@ def _folder_of(place: str) -> str:
 
 
 def _absolute(file: str, folder: str) -> str:
-    if places.is_remote(file) or Path(file).is_absolute():
+    if places.is_remote(file) or is_hub_address(file) or Path(file).is_absolute():
         return file
     return places.join(folder, file)

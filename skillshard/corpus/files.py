@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 from skillshard import artefact, places, storage
 from skillshard.corpus.corpus_list import is_corpus_file, read_corpus_list
 from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, compression_of, format_of, known_suffixes
+from skillshard.corpus.hub import hub_files, is_hub_address
 from skillshard.corpus.listing import list_directory, list_glob, shown_place, special_kind, without_query
 from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
@@ -66,8 +67,9 @@ class Corpus:
 
         Args:
             places: Directories, globs (`*`, `?`, `[...]`, `**`) or single files, as local paths or URIs, in any order. A directory
-                is searched recursively for known suffixes. All other files are left out and counted. Or a corpus file (`.yaml`), which names
-                several corpora with their fields and layouts (`skillshard.corpus.corpus_list`).
+                is searched recursively for known suffixes. All other files are left out and counted. An address `hf:NAME/CONFIG:SPLIT`
+                names a data set of the Hugging Face Hub (`skillshard.corpus.hub`). Or a corpus file (`.yaml`), which names several corpora
+                with their fields and layouts (`skillshard.corpus.corpus_list`).
             fields: Fields of the id, the text and the metadata. With None, tagging uses the fields "id" and "text", and sharding uses the
                 fields of the tags.
             layout: Facts about the files that the names do not show, such as the place of the rows in JSON documents.
@@ -200,10 +202,14 @@ def _split_of(name: str) -> str | None:
 
 def _absolute(place: str | Path) -> str:
     text = os.fspath(place)
+    if is_hub_address(text):
+        return text
     return text.rstrip("/") if places.is_remote(text) else os.path.abspath(text.removeprefix("file://"))
 
 
 def _files_at(place: str, layout: FileLayout) -> tuple[list[CorpusFile], Counter[str]]:
+    if is_hub_address(place):
+        return hub_files(place, layout), Counter()
     kind = _remote_kind(place) if places.is_remote(place) else special_kind(place)
     if kind == "":
         return [_named_file(place, layout)], Counter()

@@ -41,6 +41,7 @@ NEEDS = [
     "tag embedding C --skills 2 --encoder all-MiniLM-L6-v2 --out X",
     "tag loss C --skills 2 --out X",
     "tag metadata C --field meta.skill --ray-address local --out X",
+    "tag metadata hf:openai/gsm8k/main --field x --out X",
     "shard C --tags T --ray-address local --out X",
     "inspect T --against meta.skill",
     "inspect T --pictures X",
