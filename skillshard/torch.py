@@ -247,6 +247,10 @@ class StreamShare(Dataset[T], ABC):
             RoundError, LedgerError: The stream cannot start, as `Mixer.check_start` describes.
         """
         positions = np.asarray(indices, np.int64)
+        if get_worker_info() is not None:
+            # The threads of the package tokenizers do not survive a fork. With TOKENIZERS_PARALLELISM=true, a forked worker would
+            # wait for these threads for ever, in this module and in a collate_fn of the user.
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
         # Without workers, the start is checked once for each position and generation, and not for every batch.
         if get_worker_info() is None and (self._last is None or self._place() != self._last_place):
             self.stream.check_start(rank=self.rank if rank is None else rank)

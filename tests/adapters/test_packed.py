@@ -188,3 +188,22 @@ def test_the_union_of_all_ranks_is_the_packed_stream_after_a_kill_and_with_other
     assert sorted(tokens_of) == list(range(STEPS * STEP_BLOCKS))
     assert [tokens_of[block] for block in sorted(tokens_of)] == [tokens for step in places.blocks for tokens in step]
     assert verify_ledger(DirectoryLedger(folder / "run")) == []
+
+
+def test_workers_tokenize_where_the_environment_asks_for_threads(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer has started threads in this process. A fork has no threads, and a worker that waited for them would hang."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    stream = packed(places, tmp_path)
+    encode(stream.counts.tokenizer, ["a b c"] * 10, special_tokens=False)
+    loader = DataLoader(
+        PackedDataset(stream),
+        batch_size=STEP_BLOCKS,
+        num_workers=2,
+        collate_fn=collate_blocks,
+        multiprocessing_context="fork",
+        timeout=60,
+    )
+    batches = iter(loader)
+    assert [next(batches)["input_ids"].tolist() for _ in range(3)] == places.blocks[:3]
