@@ -702,8 +702,10 @@ def checked(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 def samples_of(corpus: Path) -> Iterator[dict[str, Any]]:
     """Yield the samples of all files in turn, so that the first samples come from all topics."""
-    for lines in zip(*(place.open() for place in sorted(corpus.glob("*.jsonl"))), strict=True):
-        yield from map(json.loads, lines)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(place.open()) for place in sorted(corpus.glob("*.jsonl"))]
+        for lines in zip(*files, strict=True):
+            yield from map(json.loads, lines)
 
 
 def skills_of(tags: Path) -> dict[str, str]:
