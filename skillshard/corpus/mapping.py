@@ -106,9 +106,14 @@ class FieldMapping:
         return template
 
     @property
+    def marks_answers(self) -> bool:
+        """Whether the metadata of a sample gets the spans of answers."""
+        return bool(self.answer) or self.messages is not None
+
+    @property
     def is_plain(self) -> bool:
         """Whether the text is the string in one field, and no answer is marked."""
-        return self.text is None and self.messages is None and len(self.text_field or ()) == 1 and not self.answer
+        return self.text is None and len(self.text_field or ()) == 1 and not self.marks_answers
 
     def kept_meta(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Return the metadata that shards keep: `columns` without `drop`. Messages and spans of answers stay, unless `drop` names them."""
@@ -140,6 +145,8 @@ class FieldMapping:
 class CorpusReading:
     """The way in which the rows of a corpus become samples.
 
+    Where one of several mappings marks answers, the whole text of every other corpus is an answer, so that a mask fits all samples.
+
     Args:
         mappings: Prefix -> field mapping. A corpus without a corpus file has one mapping, under the empty prefix. Otherwise the first
             part of a file's name in the corpus is its prefix.
@@ -152,7 +159,8 @@ class CorpusReading:
     def rows_of(self, name: str) -> "RowFields":
         """Return the mapping of the rows of a file, by the name of the file in the corpus."""
         prefix = self._prefix_of(name)
-        return RowFields(self.mappings[prefix], name, prefix)
+        others_mark = any(mapping.marks_answers for mapping in self.mappings.values())
+        return RowFields(self.mappings[prefix], name, prefix, is_answer=others_mark)
 
     def kept_meta(self, sample: Sample) -> dict[str, Any]:
         """Return the metadata of a sample that shards keep."""
@@ -206,6 +214,7 @@ class RowFields:
         mapping: Field mapping of the corpus.
         name: Name of the file in the corpus.
         prefix: Prefix of the ids, or an empty string.
+        is_answer: Whether the whole text is an answer if the mapping marks none, and the row has no spans of its own.
 
     Attributes:
         own_name: Name of the file without the prefix.
@@ -213,8 +222,8 @@ class RowFields:
         is_quick: Whether the mapping only names two keys, which is the usual case. The row is then changed, otherwise not.
     """
 
-    def __init__(self, mapping: FieldMapping, name: str, prefix: str = "") -> None:
-        self.mapping, self.name = mapping, name
+    def __init__(self, mapping: FieldMapping, name: str, prefix: str = "", *, is_answer: bool = False) -> None:
+        self.mapping, self.name, self._is_answer = mapping, name, is_answer
         self._before = f"{prefix}/" if prefix else ""
         self.own_name = name.removeprefix(self._before)
         paths = () if mapping.template is None else mapping.template.paths
@@ -261,6 +270,8 @@ class RowFields:
         for path in self._leaving:
             record = _removed(record, path)
         meta = rest_of(record)
+        if spans is None and self._is_answer and ANSWER_SPANS not in meta:
+            spans = [(0, len(text))]
         if spans is not None:
             if ANSWER_SPANS in meta:
                 raise BadRecord(

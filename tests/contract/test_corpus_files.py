@@ -65,7 +65,7 @@ def test_each_corpus_has_its_own_fields_and_layout_and_a_prefix_for_files_and_id
     assert (chat.id, chat.text) == ("chat/a.jsonl@0", "user: 1+1?\n\nassistant: 2")
     assert again.id != chat.id
     assert (sums.id, sums.text, sums.meta["answer_spans"]) == ("sums/1", "2+2\n4", [[4, 5]])
-    assert wiki == Sample("wiki/1", "Rain\n\nIt falls.", {"lang": "en", "views": 9})
+    assert wiki == Sample("wiki/1", "Rain\n\nIt falls.", {"lang": "en", "views": 9, "answer_spans": [[0, 15]]})
 
 
 def test_tag_and_shard_take_the_file_and_shards_keep_the_chosen_metadata(folder: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_tag_and_shard_take_the_file_and_shards_keep_the_chosen_metadata(folder:
         "id_field": None,
         "messages": "messages",
     }
-    assert [sample.meta for sample in shards.train["wiki"]] == [{"lang": "en"}]
+    assert [sample.meta for sample in shards.train["wiki"]] == [{"lang": "en", "answer_spans": [[0, 15]]}]
     assert [sorted(sample.meta) for sample in shards.train["sums"]] == [["Definition", "answer_spans", "output"]]
     assert all(sample.meta["messages"][1]["content"] == "2" for sample in shards.train["chat"])
 
@@ -159,7 +159,7 @@ def test_the_example_runs_from_its_files_to_shards(tmp_path: Path) -> None:
     assert sorted(samples["chat/c1"].meta) == ["answer_spans", "messages", "source"]
     assert answers["tasks/task001-1"] == ["animal"]
     assert samples["tasks/task001-1"].meta == {"Categories": ["Classification"], "answer_spans": [[21, 27]]}
-    assert answers["books/one.txt"] == []
+    assert answers["books/one.txt"] == [samples["books/one.txt"].text]
 
 
 # ---------------------------------------------------------------------------------------------------------- mistakes

@@ -155,6 +155,14 @@ def test_equal_ids_of_two_corpora_are_told_apart_by_the_prefix() -> None:
     assert chat.sample({"id": 1, "body": "y"}, 9) == Sample("chat/b/a.jsonl@9", "y", {"id": 1})
 
 
+def test_beside_a_corpus_with_answers_the_whole_text_of_another_corpus_is_an_answer() -> None:
+    chat, plain = FieldMapping(id_field=None, messages="m"), FieldMapping(id_field=None)
+    fields = CorpusReading({"chat": chat, "books": plain}).rows_of("books/a.jsonl")
+    assert fields.sample({"text": "whole"}, 0).meta == {ANSWER_SPANS: [[0, 5]]}
+    assert fields.sample({"text": "whole", ANSWER_SPANS: [[1, 2]]}, 0).meta == {ANSWER_SPANS: [[1, 2]]}
+    assert CorpusReading({"books": plain}).rows_of("books/a.jsonl").sample({"text": "whole"}, 0).meta == {}
+
+
 # ---------------------------------------------------------------------------------------------------------- mistakes
 
 
