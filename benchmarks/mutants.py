@@ -296,7 +296,6 @@ def _run_tests(folder: Path, tests: str) -> int:
     os.environ["PYTHONPATH"] = str(folder)  # the processes that tests start read the copy too
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # the first failing example is enough
     hypothesis.settings.register_profile("mutants", deadline=None, database=None, max_examples=30, phases=phases)
-    hypothesis.settings.load_profile("mutants")
     options = ["--doctest-modules", "--import-mode=importlib", "--strict-markers"]
     without = [
         "-o",
@@ -306,6 +305,7 @@ def _run_tests(folder: Path, tests: str) -> int:
         "-x",
         "-q",
         "--hypothesis-seed=0",
+        "--hypothesis-profile=mutants",
         "--no-header",
         "--assert=plain",
     ]

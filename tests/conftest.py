@@ -20,6 +20,7 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import HealthCheck, settings
 
 from skillshard import taggers
 from skillshard.corpus import Corpus
@@ -29,6 +30,10 @@ from skillshard.shards.write import write_shards
 
 # A mistake of skillshard shows its traceback, also in processes that tests start.
 os.environ.setdefault("SKILLSHARD_DEBUG", "1")
+
+# Both limits are of wall time, which a busy machine exceeds without a fault of the code.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
