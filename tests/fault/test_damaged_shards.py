@@ -1,6 +1,8 @@
 """A damaged shard set never gives a wrong sample. The mixer and `verify` name the file, the expected bytes and the bytes of the file."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -155,3 +157,15 @@ def test_verify_names_every_damaged_shard_and_not_the_first_alone(damaged: Path)
         flip(damaged, name, 520)
     faults = " ".join(ShardSet.open(damaged).verify())
     assert TAR in faults and OTHER in faults
+
+
+def test_a_fault_of_the_disk_is_not_taken_for_the_limit_of_open_files(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **more: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    mixer = Mixer(shards, stratified(), ledger=tmp_path / "run", round_draws=40)
+    monkeypatch.setattr("mmap.mmap", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        mixer.batch(0, 40)

@@ -18,7 +18,7 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.records import open_records
 from skillshard.mixing.rounds import wait_for
-from skillshard.policies import odm, stratified
+from skillshard.policies import curriculum, odm, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
 from tests.tokenizers_trained import EOS, counted, uneven_shards
@@ -214,3 +214,12 @@ def test_packed_tokens_take_every_lag_but_0_with_a_policy_that_reads_losses(
     assert packed.at(np.arange(2)).input_ids.shape == (2, 16)
     with pytest.raises(PolicyError, match="Use lag=1"):
         PackedTokens(mixer(shards, tmp_path / "other", policy=odm(warmup_steps=0), lag=0), counts, **arguments)
+
+
+def test_the_size_of_a_round_in_blocks_is_that_of_round_0_and_decides_no_other_round(
+    uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
+) -> None:
+    policy = curriculum({name: float(at) for at, name in enumerate(uneven[0].skills, 1)}, draws=100)
+    packed = PackedTokens(mixer(uneven[0], tmp_path, policy=policy), uneven[1], block_tokens=16, separator=EOS)
+    assert packed.round_size > 0 and packed.draws_per_position > 0
+    assert open_records(DirectoryLedger(tmp_path)).rounds.num() == 1
