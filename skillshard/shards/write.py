@@ -494,7 +494,10 @@ def write_group(
         out: Directory of the shard set.
         folders: Skill -> name of its directory.
         shards: Shards to write.
-        inputs, is_merged, exceptions, drop: As in `SampleReader`.
+        inputs: Sorted files, as in `SampleReader`.
+        is_merged: Origin of the files, as in `SampleReader`.
+        exceptions: Exceptions to the cut, as in `SampleReader`.
+        drop: Whether copies are dropped.
     """
     pieces = [Piece(shard.skill, SPLITS.index(shard.split), shard.low, shard.high) for shard in shards]
     _, batches = SampleReader(inputs, is_merged, exceptions, drop).batches(pieces)
