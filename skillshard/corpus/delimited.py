@@ -24,11 +24,20 @@ _LIMIT = "field larger than field limit"
 
 
 class _Cut(Exception):
-    """Error for the rest of a file that cannot be read."""
+    """Error for the rest of a file that cannot be read.
+
+    Args:
+        detail: Description of the fault.
+        reason: "truncated" for damage, "unsupported" for a limit of the reader.
+
+    Attributes:
+        line: 1-based line at which the unreadable record begins.
+    """
 
     def __init__(self, detail: str, reason: Reason = "truncated") -> None:
         super().__init__(detail)
         self.reason: Reason = reason
+        self.line = 1
 
 
 class _Refused(Exception):
@@ -100,7 +109,7 @@ def read_delimited(
         hasher: Hash that is updated with the lines of the records, and of the header.
         passed_over: Not used, because every value is a string.
     """
-    name, header, row, line = partition.name, partition.layout.header, 0, 1
+    name, header, row = partition.name, partition.layout.header, 0
     try:
         for line, data, values in _records(partition, max_sample_bytes):
             hasher.update(data)
@@ -119,7 +128,7 @@ def read_delimited(
     except _Refused as error:
         yield error.rejection
     except _Cut as error:
-        yield cut_off(name, line, str(error), error.reason)
+        yield cut_off(name, error.line, str(error), error.reason)
 
 
 def lines_of_records(partition: Partition, *, max_sample_bytes: int) -> Iterator[int]:
@@ -164,6 +173,9 @@ def _records(partition: Partition, max_sample_bytes: int) -> Iterator[tuple[int,
             return
         except csv.Error as error:
             values = _fault(error, line, layout.quote)
+        except _Cut as error:
+            error.line = line
+            raise
         text = "".join(lines.record)
         try:
             data = text.encode()
@@ -182,9 +194,11 @@ def _fault(error: csv.Error, line: int, quote: str) -> BadRecord:
     """
     message = str(error)
     if message == _UNCLOSED or message.startswith(_LIMIT):
-        raise _Cut(
+        cut = _Cut(
             f"a quote {quote} opens here and does not close. If the quotes of the file are ordinary characters, give `quote=''`"
-        ) from error
+        )
+        cut.line = line
+        raise cut from error
     remedy = (
         "; if the quotes of the file are ordinary characters, give `quote=''`" if quote and quote in message else ""
     )

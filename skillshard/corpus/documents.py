@@ -116,7 +116,8 @@ def read_documents(
                 check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
             except (orjson.JSONDecodeError, BadRecord) as error:
                 bad = rejection(error, data, name=name, number=window.line)
-                yield Rejection(name, bad.line, bad.reason, f"in row {row:,}, {bad.detail}", bad.id, bad.raw)
+                hint = _hint(data) if bad.reason == "missing-field" and partition.layout.rows is None else ""
+                yield Rejection(name, bad.line, bad.reason, f"in row {row:,}, {bad.detail}{hint}", bad.id, bad.raw)
             else:
                 yield sample
     except _Refused as error:
@@ -125,6 +126,16 @@ def read_documents(
         yield cut_off(name, window.line if window else 1, f"after {row:,} rows, {error}", error.reason)
     except _NoRows as error:
         yield Rejection(name, window.line if window else 1, "missing-field", str(error))
+
+
+def _hint(data: bytes) -> str:
+    """Return the words that name an array of objects inside an object, which may be the rows."""
+    record = orjson.loads(data)
+    arrays = [name for name, value in record.items() if type(value) is list and value and type(value[0]) is dict]
+    if not arrays:
+        return ""
+    longest = max(arrays, key=lambda name: len(record[name]))
+    return f"; the field {longest!r} is an array of objects, and `rows={longest!r}` makes each object a row"
 
 
 def lines_of_rows(partition: Partition, *, max_sample_bytes: int) -> Iterator[int]:

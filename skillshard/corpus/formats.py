@@ -81,7 +81,7 @@ class FileLayout:
     >>> FileLayout(encoding="utf8000")
     Traceback (most recent call last):
         ...
-    skillshard.errors.CorpusError: encoding 'utf8000' is not known. Give a name of Python's codecs, such as utf-8, utf-16 or cp1252.
+    skillshard.errors.CorpusError: `encoding` 'utf8000' is not known. Give a name of Python's codecs, such as utf-8, utf-16 or cp1252.
     """
 
     rows: str | None = None
@@ -93,20 +93,22 @@ class FileLayout:
 
     def __post_init__(self) -> None:
         if self.rows is not None and not all(self.rows.split(".")):
-            raise CorpusError(f"rows must be a dotted path such as Instances or data.rows, got {self.rows!r}.")
+            raise CorpusError(f"`rows` must be a dotted path such as Instances or data.rows, got {self.rows!r}.")
         if self.text_files not in ("named", "whole", "lines"):
-            raise CorpusError(f"text_files must be 'named', 'whole' or 'lines', got {self.text_files!r}.")
+            raise CorpusError(f"`text_files` must be 'named', 'whole' or 'lines', got {self.text_files!r}.")
         if self.header is not None and (not all(self.header) or len(set(self.header)) < len(self.header)):
-            raise CorpusError(f"header must be different names of columns, got {', '.join(map(repr, self.header))}.")
+            raise CorpusError(f"`header` must be different names of columns, got {', '.join(map(repr, self.header))}.")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in "\r\n"):
-            raise CorpusError(f"delimiter must be one character, got {self.delimiter!r}.")
+            raise CorpusError(f"`delimiter` must be one character, got {self.delimiter!r}.")
         if len(self.quote) > 1 or self.quote in ("\r", "\n", self.delimiter):
-            raise CorpusError(f"quote must be one character other than the delimiter, or nothing, got {self.quote!r}.")
+            raise CorpusError(
+                f"`quote` must be one character other than the delimiter, or nothing, got {self.quote!r}."
+            )
         try:
             "".encode(self.encoding)
         except (LookupError, ValueError) as error:
             raise CorpusError(
-                f"encoding {self.encoding!r} is not known. Give a name of Python's codecs, such as utf-8, utf-16 or cp1252."
+                f"`encoding` {self.encoding!r} is not known. Give a name of Python's codecs, such as utf-8, utf-16 or cp1252."
             ) from error
 
     @property

@@ -119,8 +119,14 @@ def test_a_bad_row_of_a_document_is_refused_alone_and_has_line_and_row(tmp_path:
         "a line 3: in row 2, no field 'text' for the text; the row has no other field",
         "a line 4: in row 3, expected a JSON object, got a number (7)",
         "a line 5: in row 4, not valid UTF-8 (byte 0xff: column 20)",
-        "a line 6: in row 5, not valid JSON (NaN is no JSON value, write null in its place: line 1 column 19)",
+        "a line 6: in row 5, not valid JSON (NaN is no JSON value, write null in its place: column 19)",
     ]
+
+
+def test_an_object_with_rows_inside_names_the_path_of_the_rows(tmp_path: Path) -> None:
+    (said,) = sentences(items_in(tmp_path, "task.json", json.dumps(TASK, indent=1).encode()))
+    assert said.startswith("task.json line 1: in row 1, no field 'id' for the id; the row has ")
+    assert "; the field 'Instances' is an array of objects, and `rows='Instances'` makes each object a row. " in said
 
 
 def test_integers_of_more_than_64_bits_stay_exact_in_documents(tmp_path: Path) -> None:
@@ -277,8 +283,9 @@ def test_a_bad_record_is_refused_alone_and_has_its_line(data: bytes, detail: str
 def test_a_fault_that_reaches_to_the_end_of_a_csv_file_refuses_the_rest(
     data: bytes, reason: str, detail: str, tmp_path: Path
 ) -> None:
-    bad = items_in(tmp_path, "a.csv", data, max_sample_bytes=LIMIT)[-1]
+    *good, bad = items_in(tmp_path, "a.csv", data, max_sample_bytes=LIMIT)
     assert isinstance(bad, Rejection) and bad.reason == reason and detail in bad.detail
+    assert bad.line == len(good) + (1 if "header" in bad.detail or "several" in bad.detail else 2)
 
 
 def test_a_csv_file_with_a_header_alone_has_no_rows(tmp_path: Path) -> None:
@@ -359,16 +366,16 @@ def test_bad_text_files_say_why(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"rows": "a..b"}, "rows must be a dotted path such as Instances or data.rows, got 'a..b'."),
-        ({"header": ("a", "a")}, "header must be different names of columns, got 'a', 'a'."),
-        ({"delimiter": "ab"}, "delimiter must be one character, got 'ab'."),
+        ({"rows": "a..b"}, "`rows` must be a dotted path such as Instances or data.rows, got 'a..b'."),
+        ({"header": ("a", "a")}, "`header` must be different names of columns, got 'a', 'a'."),
+        ({"delimiter": "ab"}, "`delimiter` must be one character, got 'ab'."),
         (
             {"delimiter": ";", "quote": ";"},
-            "quote must be one character other than the delimiter, or nothing, got ';'.",
+            "`quote` must be one character other than the delimiter, or nothing, got ';'.",
         ),
         (
             {"encoding": "base64"},
-            "encoding 'base64' is not known. Give a name of Python's codecs, such as utf-8, utf-16 or",
+            "`encoding` 'base64' is not known. Give a name of Python's codecs, such as utf-8, utf-16 or",
         ),
     ],
 )
@@ -376,6 +383,56 @@ def test_an_impossible_layout_is_refused(arguments: dict[str, Any], sentence: st
     with pytest.raises(CorpusError) as error:
         FileLayout(**arguments)
     assert str(error.value).startswith(sentence)
+
+
+# ---------------------------------------------------------------------------------------------------------------- WET
+
+
+def wet(*texts: bytes, kind: str = "conversion") -> bytes:
+    records = []
+    for number, text in enumerate(texts):
+        head = (
+            f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: https://example.org/{number}\r\n"
+            f"WARC-Record-ID: <urn:uuid:{number}>\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n"
+        )
+        records.append(head.encode() + text + b"\r\n\r\n")
+    return b"".join(records)
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_the_texts_of_a_wet_file_are_samples(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    data = wet(b"software: x\r\n", kind="warcinfo") + wet("one\r\n\r\nWARC/1.0 é".encode(), b"two\n")
+    name = "a.warc.wet.gz" if compress is gzip.compress else "a.wet"
+    assert items_in(tmp_path, name, compress(data)) == [
+        Sample("urn:uuid:0", "one\r\n\r\nWARC/1.0 é", {"WARC-Target-URI": "https://example.org/0"}),
+        Sample("urn:uuid:1", "two\n", {"WARC-Target-URI": "https://example.org/1"}),
+    ]
+    (reader,) = (PartitionReader(partition) for partition in Corpus.open(tmp_path).partitions())
+    list(reader)
+    assert reader.passed_over.members == {"records of the type warcinfo": 1}
+
+
+def test_bad_records_of_a_wet_file_are_refused_alone(tmp_path: Path) -> None:
+    data = wet(b"good", b"\xff", b" \n", b"x" * 101, b"good")
+    items = items_in(tmp_path, "a.wet", data, max_sample_bytes=100)
+    assert [item.reason for item in items if isinstance(item, Rejection)] == ["invalid-utf8", "empty-text", "too-large"]
+    assert [item.id for item in items] == [f"urn:uuid:{number}" for number in range(5)]
+    assert sentences(items)[0].startswith("a.wet row 2: not valid UTF-8 (byte 0xff at 0 of the text).")
+
+
+@pytest.mark.parametrize(
+    ("data", "num_good", "detail"),
+    [
+        (wet(b"good", b"bad")[:-6], 1, "the file ends 2 bytes before the end of a record"),
+        (wet(b"good") + wet(b"bad")[:50], 1, "the file ends inside the header of a record"),
+        (wet(b"good") + b"what is this?\r\n\r\n", 1, "expected the header of record 2, got b'what is this?'"),
+        (wet(b"good").replace(b"Content-Length: 4", b"Content-Length: x"), 0, "a record has the Content-Length 'x'"),
+        (b"no WARC\r\n\r\n", 0, "not what its name says (expected a header that begins with WARC/1.0, got b'no WARC')"),
+    ],
+)
+def test_damage_of_a_wet_file_keeps_the_records_before(data: bytes, num_good: int, detail: str, tmp_path: Path) -> None:
+    *good, bad = items_in(tmp_path, "a.wet", data)
+    assert len(good) == num_good and isinstance(bad, Rejection) and detail in bad.detail
 
 
 # ------------------------------------------------------------------------------------------------------------ folders
@@ -410,6 +467,7 @@ WHOLE_FILES: list[tuple[str, bytes, FileLayout]] = [
     ("a.tsv", TABLE.replace(b",", b"\t"), FileLayout()),
     ("a.txt", LINES, FileLayout()),
     ("b.txt", LINES, FileLayout(text_files="lines")),
+    ("a.wet", wet(*(b"text %d \xc3\xa9" % at for at in range(20))), FileLayout()),
 ]
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -424,7 +482,7 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize(
     ("name", "data", "layout"), WHOLE_FILES, ids=lambda value: value if isinstance(value, str) else ""
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(choice=st.data())
 def test_damage_gives_samples_and_rejections_and_never_another_error(
     name: str, data: bytes, layout: FileLayout, suffix: str, choice: st.DataObject

@@ -107,7 +107,11 @@ def _warn_of_one_partition(search: Search) -> None:
     workers = search.backend.workers or num_cpus()
     if len(search.partitions) == 1 and workers > 1 and search.partitions[0].file_bytes > ONE_PARTITION_BYTES:
         only = search.partitions[0]
-        remedy = "Split the file" if only.compression or only.format == "tar" else "Give a smaller `partition_bytes`"
+        remedy = (
+            "Split the file"
+            if only.compression or only.format not in ("jsonl", "parquet", "arrow")
+            else "Give a smaller `partition_bytes`"
+        )
         warnings.warn(
             f"the corpus is one partition ({only.name}, {only.file_bytes:,} bytes), so a single process of {workers} encodes the corpus. "
             f"{remedy} to use all processes",
