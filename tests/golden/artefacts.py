@@ -92,6 +92,12 @@ def shards(artefacts: Artefacts) -> str:
     return of_value([manifest, files])
 
 
+def tars(artefacts: Artefacts) -> str:
+    """Digest the tars and indexes byte for byte: the bytes that a mixer reads."""
+    files = tree(artefacts.folder / "shards")
+    return of_value({name: digest(data) for name, data in files.items() if name.endswith((".tar", ".index.npy"))})
+
+
 def tokens(artefacts: Artefacts) -> str:
     place = artefacts.folder / "tokens"
     counts = count_tokens(artefacts.shards, letter_tokenizer(), place, special_tokens=False, backend=HERE)
@@ -151,6 +157,7 @@ KINDS: dict[str, Callable[[Artefacts], str]] = {
     "tags by metadata": tags_by_metadata,
     "tags by embedding": tags_by_embedding,
     "shards": shards,
+    "tars": tars,
     "tokens": tokens,
     "edges": edges,
     "rounds": rounds,
