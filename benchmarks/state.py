@@ -29,7 +29,14 @@ def named_manifest(folder: Path, *, num_skills: int, num_shards: int) -> Path:
     if (folder / "manifest.json").exists():
         return folder
     per_skill = num_shards // num_skills
-    none: dict[str, list[Any]] = {"number": [], "num_samples": [], "num_bytes": [], "digest": [], "index_digest": []}
+    none: dict[str, list[Any]] = {
+        "number": [],
+        "num_samples": [],
+        "num_bytes": [],
+        "digest": [],
+        "index_digest": [],
+        "keys_digest": [],
+    }
     skills = []
     for skill in range(num_skills):
         digests = [canonical.digest(f"{skill}-{number}".encode()) for number in range(per_skill)]
@@ -39,12 +46,13 @@ def named_manifest(folder: Path, *, num_skills: int, num_shards: int) -> Path:
             "num_bytes": [25_600_000 + number for number in range(per_skill)],
             "digest": digests,
             "index_digest": digests[::-1],
+            "keys_digest": digests,
         }
         name = f"skill-{skill:05d}"
         skills.append({"name": name, "folder": name, "num_copies": 0, "train": train, "holdout": none})
     total = num_shards * SAMPLES_PER_SHARD
     manifest = {
-        "schema": "skillshard/manifest/2",
+        "schema": "skillshard/manifest/3",
         "made_from": {},
         "split": {"cut": "0" * 32, "also_held_out": [], "kept_in_train": []},
         "skills": skills,

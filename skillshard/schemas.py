@@ -20,7 +20,7 @@ from skillshard.mixing.packing import PackedState
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.pipeline import Pipeline
 from skillshard.report.facts import Facts
-from skillshard.shards.manifest import Manifest, Manifest1, SampleMember
+from skillshard.shards.manifest import Manifest, Manifest1, Manifest2, SampleMember
 from skillshard.shards.tokens import TokensManifest
 from skillshard.taggers.clusters.saved import ModelManifest
 from skillshard.tags import TagsManifest
@@ -33,7 +33,8 @@ _MODELS: dict[str, Any] = {
     "graph-2": GraphFile,
     "inspect-1": Facts,
     "manifest-1": Manifest1,
-    "manifest-2": Manifest,
+    "manifest-2": Manifest2,
+    "manifest-3": Manifest,
     "mixer-2": MixerState,
     "observation-2": ObservationRecord,
     "packed-2": PackedState,

@@ -9,7 +9,7 @@ from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.printable import counted
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
-from skillshard.shards.manifest import SPLIT_BY_ID, Manifest
+from skillshard.shards.manifest import SPLIT_BY_ID, Manifest1
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
 from skillshard.taggers.clusters.embeddings import verify_embeddings
@@ -29,7 +29,7 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         )
     if kind == shards_manifest.MANIFEST:
         shards = ShardSet.open(place)
-        by_id = "" if isinstance(shards.manifest, Manifest) else f" {SPLIT_BY_ID}"
+        by_id = f" {SPLIT_BY_ID}" if isinstance(shards.manifest, Manifest1) else ""
         unread = "; rejected/ cannot be listed over http and was not read" if web.is_web(str(shards.root)) else ""
         num = sum(len(skill.train.number) + len(skill.holdout.number) for skill in shards.manifest.skills)
         return (

@@ -20,7 +20,7 @@ from skillshard.mixing.records import open_records
 from skillshard.printable import printable
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
-from skillshard.shards.manifest import Manifest, ManifestSkill
+from skillshard.shards.manifest import Manifest1, ManifestSkill2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
 from skillshard.taggers.clusters.saved import Cluster, EncoderRecord, SavedClusters, TriedNumber, has_clusters
@@ -219,7 +219,7 @@ def _clusters_facts(model: SavedClusters) -> ClustersFacts:
 
 def shards_facts(shards: ShardSet) -> ShardsFacts:
     manifest = shards.manifest
-    counts_copies = isinstance(manifest, Manifest)
+    counts_copies = not isinstance(manifest, Manifest1)
     return ShardsFacts(
         place=_shown(shards.root),
         skills=[
@@ -227,7 +227,7 @@ def shards_facts(shards: ShardSet) -> ShardsFacts:
                 name=skill.name,
                 num_train=sum(skill.train.num_samples),
                 num_holdout=sum(skill.holdout.num_samples),
-                num_copies=skill.num_copies if isinstance(skill, ManifestSkill) else None,
+                num_copies=skill.num_copies if isinstance(skill, ManifestSkill2) else None,
                 num_shards=len(skill.train.number) + len(skill.holdout.number),
                 num_bytes=sum(skill.train.num_bytes) + sum(skill.holdout.num_bytes),
             )
@@ -236,11 +236,11 @@ def shards_facts(shards: ShardSet) -> ShardsFacts:
         num_rows=manifest.num_rows,
         num_train=manifest.num_train,
         num_holdout=manifest.num_holdout,
-        num_copies=manifest.num_copies if isinstance(manifest, Manifest) else None,
-        copies_are_dropped=isinstance(manifest, Manifest) and manifest.copies_are_dropped,
+        num_copies=manifest.num_copies if not isinstance(manifest, Manifest1) else None,
+        copies_are_dropped=not isinstance(manifest, Manifest1) and manifest.copies_are_dropped,
         split_by="text" if counts_copies else "id",
-        num_also_held_out=len(manifest.split.also_held_out) if isinstance(manifest, Manifest) else 0,
-        num_kept_in_train=len(manifest.split.kept_in_train) if isinstance(manifest, Manifest) else 0,
+        num_also_held_out=len(manifest.split.also_held_out) if not isinstance(manifest, Manifest1) else 0,
+        num_kept_in_train=len(manifest.split.kept_in_train) if not isinstance(manifest, Manifest1) else 0,
         set_aside=manifest.set_aside,
         unread=manifest.unread,
     )

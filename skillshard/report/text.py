@@ -19,7 +19,7 @@ from skillshard.printable import counted, printable, shortened
 from skillshard.report.facts import run_facts, shards_facts, tokens_facts
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
-from skillshard.shards.manifest import SPLIT_BY_ID, Manifest, Manifest1, ManifestSkill
+from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest, Manifest1, ManifestSkill2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.tokens import TokenCounts
@@ -35,7 +35,12 @@ def show(place: str | os.PathLike[str]) -> None:
         if has_clusters(place):
             show_saved_clusters(SavedClusters.open(place))
     elif kind == shards_manifest.MANIFEST:
-        show_shards(ShardSet.open(place))
+        shards = ShardSet.open(place)
+        show_shards(shards)
+        if isinstance(shards.manifest, Manifest):
+            print_line(
+                "Beside each shard lie keys: for each sample the hashes of its id and text, and its file and row in the corpus."
+            )
     elif kind == tokens_module.MANIFEST:
         show_tokens(TokenCounts.open(place))
     else:
@@ -90,7 +95,7 @@ def show_shards(shards: ShardSet) -> None:
         print_line(line)
 
 
-def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
+def _notes_on_split(manifest: AnyManifest) -> Iterator[str]:
     """Yield sentences about copies, exceptions to the cut, and skills that cannot be measured or trained on."""
     if isinstance(manifest, Manifest1):
         yield SPLIT_BY_ID
@@ -132,7 +137,7 @@ def _notes_on_split(manifest: Manifest | Manifest1) -> Iterator[str]:
         )
 
 
-def _more_than_asked(manifest: Manifest | Manifest1) -> Iterator[str]:
+def _more_than_asked(manifest: AnyManifest) -> Iterator[str]:
     """Yield a sentence about skills that lose much of their train to the holdout, because a held-out text takes its copies along."""
     holdout = manifest.made_from.get("arguments", {}).get("holdout", 0)
     shares = {}
@@ -140,7 +145,12 @@ def _more_than_asked(manifest: Manifest | Manifest1) -> Iterator[str]:
         num_held_out = sum(skill.holdout.num_samples)
         held_out = num_held_out / (num_held_out + sum(skill.train.num_samples) or 1)
         # Twice the holdout plus 5 points: in a small skill, chance alone often holds out more than the holdout.
-        if isinstance(skill, ManifestSkill) and skill.num_copies and num_held_out > 1 and held_out > 2 * holdout + 0.05:
+        if (
+            isinstance(skill, ManifestSkill2)
+            and skill.num_copies
+            and num_held_out > 1
+            and held_out > 2 * holdout + 0.05
+        ):
             shares[skill.name] = held_out
     if shares:
         yield (

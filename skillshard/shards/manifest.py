@@ -2,12 +2,14 @@
 
     S/train/SKILL/000000.tar         members KEY.txt (the text) and KEY.json (id, skill, meta); USTAR, mtime 0
     S/train/SKILL/000000.index.npy   for each sample: start of the text, bytes of the text, bytes of the JSON
+    S/train/SKILL/000000.keys.npy    for each sample: hashes of id and text, file and row in the corpus, dtype `KEYS_DTYPE`
     S/holdout/SKILL/...              the same files for the held-out samples
     S/rejected/000000.jsonl          samples that were set aside, with their reasons
-    S/manifest.json                  written last (schemas/manifest-2.json)
+    S/manifest.json                  written last (schemas/manifest-3.json)
 
-The manifest lists shards as columns, one list for each property, because 100,000 objects would open slowly. Manifests of version 1
-are still read. Version 1 splits by the hash of the id, so the same text may stand in both train and holdout.
+The manifest lists shards as columns, one list for each property, because 100,000 objects would open slowly. Manifests of versions 1
+and 2 are still read. Their shards have no keys. Version 1 splits by the hash of the id, so the same text may stand in both train and
+holdout. No mixer reads the keys. They tell another command which samples a shard holds, without a parse of the tars.
 
 A reader checks a manifest before use: lengths, signs, sums, repeated names, and numbers that no shard can have.
 """
@@ -16,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -25,6 +27,11 @@ MANIFEST = "manifest.json"
 Split = Literal["train", "holdout"]
 SPLITS: tuple[Split, Split] = ("train", "holdout")
 INDEX_DTYPE = np.dtype([("text_start", "<u8"), ("text_bytes", "<u4"), ("json_bytes", "<u4")])
+# xxh3 (64 bits) of the id, as `hash_ranges.id_hash`, and xxh3 (128 bits) of the folded text, as `texts.text_hash`. The entries have the order of
+# the samples, so the hashes of the ids rise. A multiple of 8 bytes keeps the fields aligned in a memory map.
+KEYS_DTYPE = np.dtype([("id", "<u8"), ("row", "<u8"), ("file", "<u8"), ("text", "S16")])
+"""Keys of a sample: the hash of the id; row of the corpus file, rows that were set aside included; number of the file in `made_from.inputs`;
+the hash of the folded text."""
 # POSIX: a tar consists of blocks of 512 bytes and ends with two blocks of zeros.
 TAR_BLOCK = 512
 END_BYTES = 2 * TAR_BLOCK
@@ -99,8 +106,8 @@ class SampleMember(BaseModel):
     meta: dict[str, Any] = Field(description="All other values of the sample in the corpus.")
 
 
-class ShardColumns(BaseModel):
-    """Shards of one skill and split, one list for each property, all of the same length."""
+class ShardColumns2(BaseModel):
+    """Shards of one skill and split, one list for each property, all of the same length. Versions 1 and 2 have no keys."""
 
     model_config = Strict
 
@@ -111,7 +118,7 @@ class ShardColumns(BaseModel):
     index_digest: list[Digest] = Field(description="xxh3 (128 bits) of the index file.")
 
     @model_validator(mode="after")
-    def _agree(self) -> "ShardColumns":
+    def _agree(self) -> "ShardColumns2":
         check_lengths(self, "shards")
         number, num_samples, num_bytes = (
             np.array(column, np.int64) for column in (self.number, self.num_samples, self.num_bytes)
@@ -126,6 +133,12 @@ class ShardColumns(BaseModel):
         return self
 
 
+class ShardColumns(ShardColumns2):
+    """Shards of one skill and split, one list for each property, all of the same length."""
+
+    keys_digest: list[Digest] = Field(description="xxh3 (128 bits) of the file of keys.")
+
+
 class ManifestSkill1(BaseModel):
     """Skill with its shards, in a manifest of version 1."""
 
@@ -133,12 +146,12 @@ class ManifestSkill1(BaseModel):
 
     name: str = Field(min_length=1)
     folder: str = Field(pattern=r"^[a-z0-9-]+$", description="Directory name under train/ and holdout/.")
-    train: ShardColumns
-    holdout: ShardColumns
+    train: ShardColumns2
+    holdout: ShardColumns2
 
 
-class ManifestSkill(BaseModel):
-    """Skill with its shards."""
+class ManifestSkill2(BaseModel):
+    """Skill with its shards, in a manifest of version 2."""
 
     model_config = Strict
 
@@ -147,6 +160,13 @@ class ManifestSkill(BaseModel):
     num_copies: Count = Field(
         description="Number of samples whose folded text stands earlier in the corpus, in any skill, kept or dropped."
     )
+    train: ShardColumns2
+    holdout: ShardColumns2
+
+
+class ManifestSkill(ManifestSkill2):
+    """Skill with its shards."""
+
     train: ShardColumns
     holdout: ShardColumns
 
@@ -208,21 +228,25 @@ class Manifest1(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> "Manifest1":
-        _check_totals(self)
+        totals = {"num_train": self.num_train, "num_holdout": self.num_holdout, "num_rows": self.num_rows}
+        _check_totals(self.skills, self.set_aside, totals)
         return self
 
 
-class Manifest(BaseModel):
-    """manifest.json."""
+Skill = TypeVar("Skill", bound=ManifestSkill2)
+
+
+class _SplitByText(BaseModel, Generic[Skill]):
+    """Content of manifest.json since version 2."""
 
     model_config = Strict
 
-    schema_version: Literal["skillshard/manifest/2"] = Field("skillshard/manifest/2", alias="schema")
+    schema_version: str
     made_from: dict[str, Any] = Field(
         description="Command, arguments and inputs (names and sizes) that determine the bytes."
     )
     split: SplitRule
-    skills: list[ManifestSkill] = Field(description="Skills in the order of their names.")
+    skills: list[Skill] = Field(description="Skills in the order of their names.")
     num_rows: Count = Field(description="Rows of the corpus: num_train + num_holdout + rows set aside.")
     num_train: Count
     num_holdout: Count
@@ -233,8 +257,9 @@ class Manifest(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _agree(self) -> "Manifest":
-        _check_totals(self)
+    def _agree(self) -> "_SplitByText[Skill]":
+        totals = {"num_train": self.num_train, "num_holdout": self.num_holdout, "num_rows": self.num_rows}
+        _check_totals(self.skills, self.set_aside, totals)
         return self
 
     @property
@@ -248,10 +273,37 @@ class Manifest(BaseModel):
         return "copy" in self.set_aside
 
 
-def _check_totals(manifest: Manifest | Manifest1) -> None:
-    """Raise ValueError if a name or folder is repeated, or if a total differs from the sum over the shards."""
+class Manifest2(_SplitByText[ManifestSkill2]):
+    """manifest.json of version 2. The shards have no keys."""
+
+    schema_version: Literal["skillshard/manifest/2"] = Field("skillshard/manifest/2", alias="schema")
+
+
+class Manifest(_SplitByText[ManifestSkill]):
+    """manifest.json."""
+
+    schema_version: Literal["skillshard/manifest/3"] = Field("skillshard/manifest/3", alias="schema")
+    made_from: dict[str, Any] = Field(
+        description="Command, arguments and inputs (names and sizes) that determine the bytes. The keys give a file as its position in inputs."
+    )
+
+
+AnyManifest = Manifest | Manifest2 | Manifest1
+"""Manifest of any version that is read."""
+
+
+def _check_totals(
+    skills: Sequence[ManifestSkill1 | ManifestSkill2], set_aside: Mapping[str, int], totals: Mapping[str, int]
+) -> None:
+    """Raise ValueError if a name or folder is repeated, or if a total differs from the sum over the shards.
+
+    Args:
+        skills: Skills of the manifest.
+        set_aside: Reason -> number of rows.
+        totals: num_train, num_holdout and num_rows of the manifest.
+    """
     # Rising names are also distinct. Readers use this order as the axis of skills.
-    names = [skill.name for skill in manifest.skills]
+    names = [skill.name for skill in skills]
     for name, following in pairwise(names):
         if name >= following:
             raise ValueError(
@@ -259,16 +311,14 @@ def _check_totals(manifest: Manifest | Manifest1) -> None:
                 if name == following
                 else f"skill {following!r} stands after {name!r}"
             )
-    folders = [skill.folder for skill in manifest.skills]
+    folders = [skill.folder for skill in skills]
     if len(set(folders)) < len(folders):
         twice = next(folder for folder, count in Counter(folders).items() if count > 1)
         raise ValueError(f"folder {twice!r} belongs to two skills")
-    counts = {
-        f"num_{split}": sum(sum(getattr(skill, split).num_samples) for skill in manifest.skills) for split in SPLITS
-    }
-    counts["num_rows"] = sum(counts.values()) + sum(manifest.set_aside.values())
+    counts = {f"num_{split}": sum(sum(getattr(skill, split).num_samples) for skill in skills) for split in SPLITS}
+    counts["num_rows"] = sum(counts.values()) + sum(set_aside.values())
     for count, got in counts.items():
-        if got != (expected := getattr(manifest, count)):
+        if got != (expected := totals[count]):
             raise ValueError(f"{count} is {expected:,}, but its parts make {got:,}")
 
 
@@ -288,6 +338,15 @@ def index_name(tar_name: str) -> str:
     'train/carry/000007.index.npy'
     """
     return f"{tar_name.removesuffix('.tar')}.index.npy"
+
+
+def keys_name(tar_name: str) -> str:
+    """Return the path of the keys that belong to a tar.
+
+    >>> keys_name("train/carry/000007.tar")
+    'train/carry/000007.keys.npy'
+    """
+    return f"{tar_name.removesuffix('.tar')}.keys.npy"
 
 
 def folder_names(skills: Sequence[str]) -> list[str]:

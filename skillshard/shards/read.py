@@ -30,6 +30,7 @@ from pydantic import ValidationError
 from skillshard import canonical, places, storage, web
 from skillshard.corpus import Sample
 from skillshard.errors import ShardError, StorageError, choose_names
+from skillshard.hash_ranges import id_hash
 from skillshard.memo import memoized
 from skillshard.printable import counted
 from skillshard.progress import advance
@@ -37,18 +38,23 @@ from skillshard.shards.cache import Cache
 from skillshard.shards.files import Files, LocalFiles, RemoteFiles, Wanted
 from skillshard.shards.manifest import (
     INDEX_DTYPE,
+    KEYS_DTYPE,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     SPLITS,
     TAR_BLOCK,
+    AnyManifest,
     Manifest,
     Manifest1,
-    ManifestSkill,
+    Manifest2,
     ManifestSkill1,
+    ManifestSkill2,
     ShardColumns,
+    ShardColumns2,
     Split,
     SplitRule,
     index_name,
+    keys_name,
     shard_name,
     whole_blocks,
 )
@@ -103,7 +109,7 @@ class SkillShards:
     skill: str
     split: Split
     folder: str
-    columns: ShardColumns
+    columns: ShardColumns2
     _open: dict[int, OpenShard] = field(default_factory=dict, init=False, repr=False, compare=False)
     _indexes: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
     _checked: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
@@ -180,14 +186,35 @@ class SkillShards:
     def _checked_index(self, shard: int) -> np.ndarray:
         _, wanted = self._wanted(shard)
         index = _mapped(self.files, wanted, check_digest=True, keep_open=False)
-        # The entries are the end of the .npy file, so their number gives the length of the header before them.
-        first = len(index) - self.columns.num_samples[shard] * INDEX_DTYPE.itemsize
-        if first < 0:
+        return _entries(index, INDEX_DTYPE, self.columns.num_samples[shard], wanted.name)
+
+    def _checked_texts(self, shard: int, opened: OpenShard) -> tuple[np.ndarray | None, list[str]]:
+        """Compare the keys of a shard with the ids and texts. Return the hashes of the texts if the keys are right, and the faults."""
+        try:
+            keys = self.keys(shard)
+        except ShardError as error:
+            return None, [str(error)]
+        if (row := _other_keys(opened, keys)) is None:
+            return keys["text"], []
+        name = keys_name(self.name(shard))
+        return None, [
+            f"{name}: row {row:,} has other hashes than the id and the text of that sample in the tar. {_ANEW}"
+        ]
+
+    def keys(self, shard: int) -> np.ndarray:
+        """Map the keys of a shard into memory, dtype `KEYS_DTYPE`, in the order of the samples.
+
+        Raises:
+            ShardError: The shards have no keys, or the file differs from the manifest.
+        """
+        if not isinstance(self.columns, ShardColumns):
             raise ShardError(
-                f"{wanted.name} is {len(index):,} bytes, too few for the {self.columns.num_samples[shard]:,} samples of the manifest. "
-                f"{_ANEW}"
+                f"{places.public(self.files.root)} has no keys beside its shards, because an earlier version wrote the shards. Write the shards "
+                "anew in another directory with 'skillshard shard'."
             )
-        return np.frombuffer(index, INDEX_DTYPE, offset=first)
+        wanted = Wanted(keys_name(self.name(shard)), self.columns.keys_digest[shard])
+        data = _mapped(self.files, wanted, check_digest=True, keep_open=False)
+        return _entries(data, KEYS_DTYPE, self.columns.num_samples[shard], wanted.name)
 
     def __getstate__(self) -> dict[str, object]:
         # Memory maps cannot be pickled. Another process maps and checks the files itself.
@@ -212,7 +239,11 @@ class SkillShards:
                 continue
             if opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
                 faults.append(f"{self.name(shard)} does not end with the end mark of a tar. {_ANEW}")
-            if rule is not None and (row := _wrong_side(opened, self.split, rule)) is not None:
+            texts = None
+            if isinstance(self.columns, ShardColumns):
+                texts, fault = self._checked_texts(shard, opened)
+                faults += fault
+            if rule is not None and (row := _wrong_side(opened, self.split, rule, texts)) is not None:
                 faults.append(
                     f"{self.name(shard)}: by the hash of its text, row {row:,} belongs to {_other(self.split)}, so the text may stand in "
                     f"both train and holdout. {_ANEW}"
@@ -220,21 +251,59 @@ class SkillShards:
         return faults
 
 
+def _other_keys(opened: OpenShard, keys: np.ndarray) -> int | None:
+    """Return the first row whose id or text has another hash than the keys say, or None."""
+    for begin in range(0, len(keys), ROWS_AT_ONCE):
+        rows = range(begin, min(begin + ROWS_AT_ONCE, len(keys)))
+        texts = _texts_of(opened, rows)
+        ids = np.array([id_hash(orjson.loads(opened.member(row))["id"]) for row in rows], np.uint64)
+        wrong = np.flatnonzero(
+            (keys["id"][rows.start : rows.stop] != ids) | (keys["text"][rows.start : rows.stop] != texts)
+        )
+        if len(wrong):
+            return begin + int(wrong[0])
+    return None
+
+
+def _entries(data: mmap.mmap | memoryview, dtype: np.dtype, num_samples: int, name: str) -> np.ndarray:
+    """Return the entries of a mapped .npy file with one entry for each sample."""
+    # The entries are the end of the .npy file, so their number gives the length of the header before them.
+    first = len(data) - num_samples * dtype.itemsize
+    if first < 0:
+        raise ShardError(
+            f"{name} is {len(data):,} bytes, too few for the {num_samples:,} samples of the manifest. {_ANEW}"
+        )
+    return np.frombuffer(data, dtype, offset=first)
+
+
 def _other(split: Split) -> Split:
     return SPLITS[1 - SPLITS.index(split)]
 
 
-def _wrong_side(opened: OpenShard, split: Split, rule: SplitRule) -> int | None:
-    """Return the first row whose text belongs to the other split, or None."""
+def _wrong_side(opened: OpenShard, split: Split, rule: SplitRule, texts: np.ndarray | None) -> int | None:
+    """Return the first row whose text belongs to the other split, or None.
+
+    Args:
+        opened: Shard.
+        split: Split of the shard.
+        rule: Rule of the split.
+        texts: Hashes of the texts, or None if the hashes are not known.
+    """
     cut, exceptions = hash_of(rule.cut), hashes_of([*rule.also_held_out, *rule.kept_in_train])
     for begin in range(0, len(opened.index), ROWS_AT_ONCE):
-        spans = opened.index[begin : begin + ROWS_AT_ONCE]
-        texts = text_hashes([bytes(opened.data[start : start + size]) for start, size, _ in spans.tolist()])
-        is_held_out = (texts < cut) ^ np.isin(texts, exceptions)  # an exception is on the other side of the cut
+        rows = range(begin, min(begin + ROWS_AT_ONCE, len(opened.index)))
+        hashes = _texts_of(opened, rows) if texts is None else texts[rows.start : rows.stop]
+        is_held_out = (hashes < cut) ^ np.isin(hashes, exceptions)  # an exception is on the other side of the cut
         wrong = np.flatnonzero(is_held_out != (split == "holdout")).tolist()
         if wrong:
             return begin + int(wrong[0])
     return None
+
+
+def _texts_of(opened: OpenShard, rows: range) -> np.ndarray:
+    """Return the hashes of the texts of some rows."""
+    spans = opened.index[rows.start : rows.stop].tolist()
+    return text_hashes(bytes(opened.data[start : start + size]) for start, size, _ in spans)
 
 
 def disagreement(opened: OpenShard) -> str | None:
@@ -341,15 +410,20 @@ def _newest(descriptor: int) -> int:
     return newest
 
 
-def _manifest_of(raw: bytes, shown: str) -> Manifest | Manifest1:
-    """Parse a manifest of version 2, or of version 1 if its schema says so."""
+def _manifest_of(raw: bytes, shown: str) -> AnyManifest:
+    """Parse a manifest of the present version, or of an older version if its schema says so."""
     value = canonical.from_json(raw, shown)
-    is_old = isinstance(value, dict) and value.get("schema") == "skillshard/manifest/1"
+    schema = value.get("schema") if isinstance(value, dict) else None
+    older: dict[str, tuple[int, type[AnyManifest]]] = {
+        "skillshard/manifest/1": (1, Manifest1),
+        "skillshard/manifest/2": (2, Manifest2),
+    }
+    version, model = older.get(schema if isinstance(schema, str) else "", (3, Manifest))
     try:
-        return Manifest1.model_validate(value) if is_old else Manifest.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as fault:
         raise ShardError(
-            f"{shown} does not fit schemas/manifest-{1 if is_old else 2}.json: {canonical.first_fault(fault)}: damaged or edited, or of "
+            f"{shown} does not fit schemas/manifest-{version}.json: {canonical.first_fault(fault)}: damaged or edited, or of "
             f"another version. {_ANEW}"
         ) from fault
 
@@ -371,7 +445,7 @@ class ShardSet:
     """
 
     files: Files
-    manifest: Manifest | Manifest1
+    manifest: AnyManifest
     whole_digest: str
     chosen: tuple[str, ...] | None = None
 
@@ -466,7 +540,7 @@ class ShardSet:
         return canonical.digest(canonical.to_json({"shards": self.whole_digest, "skills": self.chosen}))
 
     @property
-    def manifest_skills(self) -> Sequence[ManifestSkill | ManifestSkill1]:
+    def manifest_skills(self) -> Sequence[ManifestSkill2 | ManifestSkill1]:
         """Entries of the manifest for the skills of this set, also for skills with only held-out samples, sorted by name."""
         chosen = None if self.chosen is None else set(self.chosen)
         return [skill for skill in self.manifest.skills if chosen is None or skill.name in chosen]
@@ -500,7 +574,7 @@ class ShardSet:
         files = RemoteFiles(self.files.root, None) if isinstance(self.files, RemoteFiles) else self.files
         all_shards = [shards for split in SPLITS for shards in self._split(split, files).values()]
         # Version 1 splits by the hash of the id, so no rule for texts exists.
-        rule = self.manifest.split if isinstance(self.manifest, Manifest) else None
+        rule = None if isinstance(self.manifest, Manifest1) else self.manifest.split
         begun = itertools.count()
         num_shards = sum(len(shards.shard_rows) for shards in all_shards)
         faults = [
@@ -516,7 +590,7 @@ class ShardSet:
         return faults
 
     def _split(self, split: Split, files: Files) -> Mapping[str, SkillShards]:
-        def shards(skill: ManifestSkill | ManifestSkill1) -> SkillShards:
+        def shards(skill: ManifestSkill2 | ManifestSkill1) -> SkillShards:
             return SkillShards(files, skill.name, split, skill.folder, getattr(skill, split))
 
         return MappingProxyType(

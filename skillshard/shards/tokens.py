@@ -30,7 +30,7 @@ from skillshard.extras import needed
 from skillshard.memo import memoized
 from skillshard.printable import counted
 from skillshard.progress import advance
-from skillshard.shards.manifest import SPLITS, ShardColumns, Split, check_lengths, gathered
+from skillshard.shards.manifest import SPLITS, Split, check_lengths, gathered
 from skillshard.shards.read import MAX_OPEN, ShardSet, SkillShards
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def _parts(shards: ShardSet) -> Iterator[SkillShards]:
         for skill_shards in (shards.train if split == "train" else shards.holdout).values():
             columns = skill_shards.columns.model_dump()
             for shard in range(len(skill_shards.shard_rows)):
-                own_columns = ShardColumns(**{name: [values[shard]] for name, values in columns.items()})
+                own_columns = type(skill_shards.columns)(**{name: [values[shard]] for name, values in columns.items()})
                 yield replace(skill_shards, columns=own_columns)
 
 

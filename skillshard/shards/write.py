@@ -49,6 +49,7 @@ from skillshard.shards.copies import (
     set_copies_aside,
 )
 from skillshard.shards.manifest import (
+    KEYS_DTYPE,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     SPLITS,
@@ -59,6 +60,7 @@ from skillshard.shards.manifest import (
     folder_names,
     gathered,
     index_name,
+    keys_name,
     shard_name,
 )
 from skillshard.shards.merge import Batch, Piece, SampleReader, merge_samples, pieces_of
@@ -78,7 +80,7 @@ Copies = Literal["keep", "drop"]
 # Most skills need one text or none. A search costs a stage over all tables, and 16 texts make a second search rare.
 TEXTS_AT_ONCE = 16
 """Number of texts of a skill that one search for exceptions returns. Any other number leads to the same exceptions."""
-# Two digests of 32 digits, three numbers, and quotes, commas and white space around each.
+# Three digests of 32 digits, three numbers, and quotes, commas and white space around each.
 MANIFEST_BYTES_PER_SHARD = 256
 """Upper bound of the bytes of a shard in the manifest."""
 
@@ -521,10 +523,13 @@ def _shard_parts(batches: Iterable[Batch]) -> Iterator[tuple[int, np.ndarray, me
 def _write_shard(out: str, folder: str, shard: ShardPlan, parts: Iterable[tuple[np.ndarray, memoryview]]) -> Record:
     name = shard_name(shard.split, folder, shard.number)
     sizes: list[np.ndarray] = []
-    num_bytes, digest = _write_tar(places.join(out, name), _tar_of(shard, parts, sizes))
+    keys: list[np.ndarray] = []
+    num_bytes, digest = _write_tar(places.join(out, name), _tar_of(shard, parts, sizes, keys))
     index_place = places.join(out, index_name(name))
     text_bytes, json_bytes = np.concatenate(sizes, axis=1)
     storage.write_array(index_place, index_of(text_bytes, json_bytes))
+    keys_place = places.join(out, keys_name(name))
+    storage.write_array(keys_place, np.concatenate(keys))
     return {
         "skill": shard.skill,
         "split": shard.split,
@@ -533,13 +538,17 @@ def _write_shard(out: str, folder: str, shard: ShardPlan, parts: Iterable[tuple[
         "num_bytes": num_bytes,
         "digest": digest,
         "index_digest": storage.file_digest(index_place),
+        "keys_digest": storage.file_digest(keys_place),
     }
 
 
 def _tar_of(
-    shard: ShardPlan, parts: Iterable[tuple[np.ndarray, memoryview]], sizes: list[np.ndarray]
+    shard: ShardPlan,
+    parts: Iterable[tuple[np.ndarray, memoryview]],
+    sizes: list[np.ndarray],
+    keys: list[np.ndarray],
 ) -> Iterator[bytes]:
-    """Yield the bytes of a shard's tar, and append the bytes of texts and JSONs of each part to `sizes`."""
+    """Yield the bytes of a shard's tar. Append the bytes of texts and JSONs of each part to `sizes`, and the keys to `keys`."""
     first_row = 0
     for entries, data in parts:
         text_bytes, json_bytes = (entries[name].astype(np.int64) for name in ("text_bytes", "json_bytes"))
@@ -549,7 +558,16 @@ def _tar_of(
         yield from tar_chunks(shard.position, first_row, texts, jsons)
         first_row += len(entries)
         sizes.append(np.stack((text_bytes, json_bytes)))
+        keys.append(_keys_of(entries))
     yield END_OF_ARCHIVE
+
+
+def _keys_of(entries: np.ndarray) -> np.ndarray:
+    """Return the keys of samples, dtype `KEYS_DTYPE`."""
+    keys = np.empty(len(entries), KEYS_DTYPE)
+    for name, column in (("id", "hash"), ("row", "row"), ("file", "file"), ("text", "text")):
+        keys[name] = entries[column]
+    return keys
 
 
 def _write_tar(place: str, chunks: Iterator[bytes]) -> tuple[int, str]:

@@ -17,7 +17,7 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.policies import stratified
 from skillshard.shards import manifest as manifest_module
 from skillshard.shards import write
-from skillshard.shards.manifest import Manifest, Manifest1
+from skillshard.shards.manifest import Manifest, Manifest1, Manifest2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import count_tokens
 from tests.commands import fails, works
@@ -46,7 +46,7 @@ def huge(manifest: dict[str, Any]) -> None:
     more = 2 * 10**15 - sum(train["num_samples"])
     for name, value in (("num_samples", 10**15), ("num_bytes", 10**19)):
         train[name] = [value] * 2
-    for name in ("number", "digest", "index_digest"):
+    for name in ("number", "digest", "index_digest", "keys_digest"):
         train[name] = train[name][:2]
     manifest["num_train"] += more
     manifest["num_rows"] += more
@@ -100,7 +100,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     ),
     "no skills": (set_all(skills=[]), r"num_train is \d+, but its parts make 0"),
     "another type": (set_all(skills={}), "skills: Input should be a valid list"),
-    "an unknown version": (set_all(schema="skillshard/manifest/9"), "schema: Input should be 'skillshard/manifest/2'"),
+    "an unknown version": (set_all(schema="skillshard/manifest/9"), "schema: Input should be 'skillshard/manifest/3'"),
     "a cut that is no hash": (lambda manifest: manifest["split"].update(cut="0.1"), r"split\.cut: String should match"),
     "an exception on the wrong side": (
         lambda manifest: manifest["split"].update(also_held_out=["0" * 32]),
@@ -131,7 +131,7 @@ def test_a_manifest_that_cannot_be_true_is_refused_in_one_sentence(copied: Path,
     change, sentence = EDITS[name]
     edit(copied, change)
     with pytest.raises(
-        ShardError, match=rf"manifest\.json does not fit schemas/manifest-2\.json: .*{sentence}"
+        ShardError, match=rf"manifest\.json does not fit schemas/manifest-3\.json: .*{sentence}"
     ) as caught:
         ShardSet.open(copied)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
@@ -251,7 +251,7 @@ def to_version_1(root: Path) -> None:
         manifest["schema"] = "skillshard/manifest/1"
         del manifest["split"], manifest["unread"]
         for skill in manifest["skills"]:
-            del skill["num_copies"]
+            del skill["num_copies"], skill["train"]["keys_digest"], skill["holdout"]["keys_digest"]
 
     edit(root, change)
 
@@ -271,6 +271,29 @@ def test_a_manifest_of_version_1_is_read_and_everybody_says_that_its_split_goes_
     shown = works("inspect", copied)
     assert sentence in shown and "not counted" in shown
     assert sentence in works("verify", copied)
+
+
+def test_a_manifest_of_version_2_is_read_and_gives_the_same_stream_without_keys(copied: Path, tmp_path: Path) -> None:
+    before = ShardSet.open(copied)
+    expected = Mixer(before, stratified(), ledger=tmp_path / "before", round_draws=64).ids(0, 100)
+    assert "Beside each shard lie keys" in " ".join(works("inspect", copied).split())
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["schema"] = "skillshard/manifest/2"
+        for skill in manifest["skills"]:
+            del skill["train"]["keys_digest"], skill["holdout"]["keys_digest"]
+
+    edit(copied, change)
+    opened = ShardSet.open(copied)
+    assert isinstance(opened.manifest, Manifest2)
+    assert opened.verify() == [] and opened.manifest.num_copies == before.manifest.num_copies
+    assert Mixer(opened, stratified(), ledger=tmp_path / "after", round_draws=64).ids(0, 100) == expected
+    with pytest.raises(ShardError, match="has no keys beside its shards, because an earlier version wrote the shards"):
+        opened.train[opened.skills[0]].keys(0)
+    assert "keys" not in works("inspect", copied)
+    edit(copied, set_all(num_train=3))
+    with pytest.raises(ShardError, match=r"does not fit schemas/manifest-2\.json: .*num_train is 3"):
+        ShardSet.open(copied)
 
 
 def test_a_manifest_of_version_1_is_checked_as_strictly(copied: Path) -> None:

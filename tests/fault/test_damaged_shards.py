@@ -133,7 +133,7 @@ def test_a_manifest_that_names_a_path_outside_its_directory_is_refused(damaged: 
     manifest["skills"][0]["folder"] = folder
     (damaged / "manifest.json").write_text(json.dumps(manifest))
     sentence = (
-        rf"does not fit schemas/manifest-2\.json: skills\.0\.folder: String should match .*, got {folder!r}: damaged"
+        rf"does not fit schemas/manifest-3\.json: skills\.0\.folder: String should match .*, got {folder!r}: damaged"
     )
     with pytest.raises(ShardError, match=sentence):
         ShardSet.open(damaged)
