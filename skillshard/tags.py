@@ -73,7 +73,9 @@ class LeftOut(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     files: dict[str, int] = Field({}, description="files of the corpus directories that were not read, by kind")
-    members: dict[str, int] = Field({}, description="members of tars that are no samples, by kind")
+    members: dict[str, int] = Field(
+        {}, description="members of tars, records and blank text files that are no samples, by kind"
+    )
     columns: dict[str, int] = Field({}, description="column -> rows whose value has no JSON form and is not in meta")
 
 

@@ -1,8 +1,8 @@
 """The corpus: an ordered list of files, cut into partitions and read as samples.
 
-The formats are JSON lines (`.jsonl .ndjson .json`, each plain, `.gz` or `.zst`), Parquet, Arrow and Feather (files and streams,
-also from Hugging Face's `save_to_disk`), and WebDataset tars. Every row gives exactly one item: a `Sample`, or a `Rejection` with
-the fault and its place. Blank lines are not rows. Nothing is ever unpickled.
+The formats are JSON lines and documents, CSV and TSV, text and source code, WET (each plain, `.gz`, `.zst`, `.bz2` or `.xz`), Parquet,
+Arrow and Feather (files and streams, also from Hugging Face's `save_to_disk`), and WebDataset tars. Every row gives exactly one item: a
+`Sample`, or a `Rejection` with the fault and its place. Blank lines are not rows. Nothing is ever unpickled.
 
     corpus = Corpus.open("data/")
     for partition in corpus.partitions():

@@ -116,7 +116,7 @@ class PassedOver:
     """Data of a partition that is left out without a rejection: kind -> number.
 
     Attributes:
-        members: Members of a tar that belong to no sample.
+        members: Members of a tar, records of a WET file and blank text files that are no samples.
         columns: Values of a table without a JSON form.
     """
 

@@ -74,7 +74,7 @@ def show_tags(tags: Tags) -> None:
     if left_out.files:
         print_line(f"left out of the corpus: {describe_left_out(left_out.files)}")
     if left_out.members:
-        print_line(f"passed over in tars, because they are no samples: {_counts(left_out.members)}")
+        print_line(f"passed over, because they are no samples: {_counts(left_out.members)}")
     if left_out.columns:
         print_line(f"left out of meta, because they have no JSON form: {_counts(left_out.columns)} (column rows)")
 

@@ -117,7 +117,7 @@ def test_what_is_passed_over_is_printed_and_stands_in_the_record(tmp_path: Path)
     path = tmp_path / "a.tar"
     path.write_bytes(tar_of(("README.md", b"#"), ("LICENSE", b"MIT"), *pairs("000")))
     printed = works("tag", "metadata", path, "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
-    assert "passed over in tars, because they are no samples: *.md 1, without a suffix 1" in printed
+    assert "passed over, because they are no samples: *.md 1, without a suffix 1" in printed
     assert Tags.open(tmp_path / "T").manifest.left_out.members == {"*.md": 1, "without a suffix": 1}
     works("shard", path, "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
 
