@@ -401,6 +401,8 @@ def _tag(
     chosen = tagger(bars)
     backend = nodes.backend(array.part(stages_of(chosen)) if array.is_given else None)
     opened = open_corpus(corpus, files.layout(), reading.fields())
+    for sentence in opened.absent_columns():
+        typer.echo(f"note: {in_options(sentence)}", err=True)
     with bars:
         tags = taggers.tag_corpus(
             opened,

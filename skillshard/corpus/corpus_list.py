@@ -19,9 +19,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import places, storage
@@ -30,6 +29,7 @@ from skillshard.corpus.hub import is_hub_address
 from skillshard.corpus.mapping import FieldMapping
 from skillshard.errors import CorpusError, did_you_mean, name_some
 from skillshard.printable import printable
+from skillshard.yaml_text import YamlText
 
 SUFFIXES = (".yaml", ".yml")
 _MAX_BYTES = 1 << 20  # a list of many thousand files has less
@@ -130,150 +130,79 @@ def read_corpus_list(listed: Sequence[str | os.PathLike[str]]) -> list[OpenedCor
         raise CorpusError(
             f"{printable(places.public(place))} has {size:,} bytes, and a corpus file has at most {_MAX_BYTES:,}. Name directories or globs."
         )
-    document = _Document(place, storage.read_bytes(place))
-    try:
-        content = CorpusList.model_validate(document.value)
-    except ValidationError as error:
-        raise document.fault(error) from error
-    return [document.opened(prefix, corpus, _folder_of(place)) for prefix, corpus in content.corpora.items()]
-
-
-class _Document:
-    """A YAML document with the lines of its keys and values.
-
-    Args:
-        place: Place of the file, for messages.
-        data: Content of the file.
-    """
-
-    def __init__(self, place: str, data: bytes) -> None:
-        self._place = printable(places.public(place))
-        try:
-            text = data.decode()
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise CorpusError(f"{self._place}, line {line}: not valid UTF-8. Save the file as UTF-8.") from error
-        loader = yaml.SafeLoader(text)
-        try:
-            self._node = loader.get_single_node()
-            if self._node is not None:
-                self._check_keys(self._node)
-            self.value = None if self._node is None else loader.construct_document(self._node)
-        except yaml.YAMLError as error:
-            raise self._syntax(error) from error
-        except RecursionError as error:
-            raise CorpusError(
-                f"{self._place} is nested too deeply for a corpus file. Write 'corpora:' and a few lines for each corpus."
-            ) from error
-        finally:
-            loader.dispose()
-        if not isinstance(self.value, dict):
-            raise CorpusError(
-                f"{self._place} is no corpus file: expected the key 'corpora' with a name for each corpus. docs/howto/corpus.md has an example."
-            )
-
-    def _syntax(self, error: yaml.YAMLError) -> CorpusError:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
-        return CorpusError(
-            f"{self._place}{where}: not valid YAML ({problem}). Correct the line; a value with special characters needs quotes."
+    text = YamlText(storage.read_bytes(place), place, error=CorpusError)
+    if not isinstance(text.value, dict):
+        raise CorpusError(
+            f"{text.place} is no corpus file: expected the key 'corpora' with a name for each corpus. examples/corpus.yaml shows one."
         )
+    try:
+        content = CorpusList.model_validate(text.value)
+    except ValidationError as error:
+        raise _fault(text, error) from error
+    return [_opened(text, prefix, corpus, _folder_of(place)) for prefix, corpus in content.corpora.items()]
 
-    def _check_keys(self, node: yaml.Node) -> None:
-        """Refuse keys that are no strings, and keys that stand twice, of which YAML keeps the last one without a word."""
-        if isinstance(node, yaml.SequenceNode):
-            for item in node.value:
-                self._check_keys(item)
-        if not isinstance(node, yaml.MappingNode):
-            return
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                shown = getattr(key, "value", "") if isinstance(key, yaml.ScalarNode) else "a list or an object"
-                raise CorpusError(f"{self._place}, line {line}: the key {shown} is no string. Write the key in quotes.")
-            if key.value in seen:
-                raise CorpusError(
-                    f"{self._place}, line {line}: the key {key.value!r} stands twice. Keep one of the two."
-                )
-            seen.add(key.value)
-            self._check_keys(value)
 
-    def _line(self, steps: Sequence[Any]) -> int:
-        """Return the 1-based line of the last step that exists in the file."""
-        node, line = self._node, self._node.start_mark.line
-        for step in steps:
-            if isinstance(node, yaml.MappingNode):
-                pair = next(((key, value) for key, value in node.value if key.value == step), None)
-                if pair is None:
-                    break
-                line, node = pair[0].start_mark.line, pair[1]
-            elif isinstance(node, yaml.SequenceNode) and type(step) is int and step < len(node.value):
-                node = node.value[step]
-                line = node.start_mark.line
-        return int(line) + 1
+def _fault(text: YamlText, error: ValidationError) -> CorpusError:
+    """Return the sentence for a file that does not fit its schema."""
+    faults = error.errors(include_url=False)
+    # A mistyped key is often the reason of a missing key, so unknown keys come first.
+    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+    steps = fault["loc"]
+    path = ".".join(str(step) for step in steps if step not in ("str", "list[str]"))
+    where = f"{text.place} line {text.line(steps)}"
+    if fault["type"] == "extra_forbidden":
+        model = NamedCorpus if len(steps) > 1 else CorpusList
+        known = [info.alias or name for name, info in model.model_fields.items()]
+        return CorpusError(
+            f"{where}: unknown key {path!r}{did_you_mean(str(steps[-1]), known)}. The keys there are {name_some(known, 12)}."
+        )
+    if fault["type"] == "missing":
+        return CorpusError(
+            f"{where}: the key {path!r} is missing. {'Name the files of the corpus.' if len(steps) > 1 else 'Name at least one corpus.'}"
+        )
+    got = f", got {fault['input']!r}" if isinstance(fault["input"], str | int | float | None) else ""
+    return CorpusError(f"{where}: {path}: {fault['msg']}{got}. A string such as 'no' or '1' needs quotes.")
 
-    def fault(self, error: ValidationError) -> CorpusError:
-        """Return the sentence for a file that does not fit its schema."""
-        faults = error.errors(include_url=False)
-        # A mistyped key is often the reason of a missing key, so unknown keys come first.
-        fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
-        steps = fault["loc"]
-        path = ".".join(str(step) for step in steps if step not in ("str", "list[str]"))
-        where = f"{self._place}, line {self._line(steps)}"
-        if fault["type"] == "extra_forbidden":
-            model = NamedCorpus if len(steps) > 1 else CorpusList
-            known = [info.alias or name for name, info in model.model_fields.items()]
-            return CorpusError(
-                f"{where}: unknown key {path!r}{did_you_mean(str(steps[-1]), known)}. The keys there are {name_some(known, 12)}."
-            )
-        if fault["type"] == "missing":
-            return CorpusError(
-                f"{where}: the key {path!r} is missing. {'Name the files of the corpus.' if len(steps) > 1 else 'Name at least one corpus.'}"
-            )
-        got = f", got {fault['input']!r}" if isinstance(fault["input"], str | int | float | None) else ""
-        return CorpusError(f"{where}: {path}: {fault['msg']}{got}. A string such as 'no' or '1' needs quotes.")
 
-    def opened(self, prefix: str, corpus: NamedCorpus, folder: str) -> OpenedCorpus:
-        """Return a corpus with absolute places. Relative places begin at the directory of the corpus file."""
-        where = f"{self._place}, line {self._line(['corpora', prefix])}, corpus {prefix!r}"
-        if not _PREFIX.fullmatch(prefix):
-            raise CorpusError(
-                f"{where}: a name has letters, digits, '.', '_' and '-', because the ids begin with the name. Rename the corpus."
-            )
-        files = [corpus.files] if isinstance(corpus.files, str) else corpus.files
-        if not files or "" in files:
-            raise CorpusError(f"{where}: 'files' names no file. Name a directory, a glob or a file.")
-        if any(map(is_corpus_file, files)):
-            raise CorpusError(
-                f"{where}: 'files' names a YAML file, and a corpus file holds no other corpus file. Name the directory of the file."
-            )
-        if corpus.id_from_row and "id_field" in corpus.model_fields_set:
-            raise CorpusError(f"{where}: 'id_field' and 'id_from_row' both make the ids. Give one of the two.")
-        try:
-            fields = FieldMapping(
-                id_field=None if corpus.id_from_row else corpus.id_field,
-                text_field=corpus.text_field,
-                text=corpus.text,
-                messages=corpus.messages,
-                answer=corpus.answer,
-                columns=corpus.columns,
-                drop=corpus.drop,
-            )
-            layout = FileLayout(
-                rows=corpus.rows,
-                text_files=corpus.text_files,
-                header=None if corpus.header is None else tuple(corpus.header),
-                delimiter=corpus.delimiter,
-                quote=corpus.quote,
-                encoding=corpus.encoding,
-            )
-        except CorpusError as error:
-            # The keys of the file have no backticks, which the command line would turn into options.
-            sentence = str(error).replace("`id_field=None`", "'id_from_row: true'").replace("`", "'")
-            raise CorpusError(f"{where}: {sentence}") from error
-        return OpenedCorpus(prefix, tuple(_absolute(file, folder) for file in files), fields, layout)
+def _opened(text: YamlText, prefix: str, corpus: NamedCorpus, folder: str) -> OpenedCorpus:
+    """Return a corpus with absolute places. Relative places begin at the directory of the corpus file."""
+    where = f"{text.place} line {text.line(['corpora', prefix])}, corpus {prefix!r}"
+    if not _PREFIX.fullmatch(prefix):
+        raise CorpusError(
+            f"{where}: a name has letters, digits, '.', '_' and '-', because the ids begin with the name. Rename the corpus."
+        )
+    files = [corpus.files] if isinstance(corpus.files, str) else corpus.files
+    if not files or "" in files:
+        raise CorpusError(f"{where}: 'files' names no file. Name a directory, a glob or a file.")
+    if any(map(is_corpus_file, files)):
+        raise CorpusError(
+            f"{where}: 'files' names a YAML file, and a corpus file holds no other corpus file. Name the directory of the file."
+        )
+    if corpus.id_from_row and "id_field" in corpus.model_fields_set:
+        raise CorpusError(f"{where}: 'id_field' and 'id_from_row' both make the ids. Give one of the two.")
+    try:
+        fields = FieldMapping(
+            id_field=None if corpus.id_from_row else corpus.id_field,
+            text_field=corpus.text_field,
+            text=corpus.text,
+            messages=corpus.messages,
+            answer=corpus.answer,
+            columns=corpus.columns,
+            drop=corpus.drop,
+        )
+        layout = FileLayout(
+            rows=corpus.rows,
+            text_files=corpus.text_files,
+            header=None if corpus.header is None else tuple(corpus.header),
+            delimiter=corpus.delimiter,
+            quote=corpus.quote,
+            encoding=corpus.encoding,
+        )
+    except CorpusError as error:
+        # The keys of the file have no backticks, which the command line would turn into options.
+        sentence = str(error).replace("`id_field=None`", "'id_from_row: true'").replace("`", "'")
+        raise CorpusError(f"{where}: {sentence}") from error
+    return OpenedCorpus(prefix, tuple(_absolute(file, folder) for file in files), fields, layout)
 
 
 def _folder_of(place: str) -> str:

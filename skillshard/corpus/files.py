@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from skillshard.corpus.hub import hub_files, is_hub_address
 from skillshard.corpus.listing import list_directory, list_glob, shown_place, special_kind, without_query
 from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
+from skillshard.corpus.reader import read_partition
+from skillshard.corpus.sample import Sample
 from skillshard.corpus.selection import describe_left_out, refuse_undecodable, select, special_sentence
 from skillshard.errors import CorpusError, name_some
 from skillshard.printable import counted, printable
@@ -35,6 +38,10 @@ _SPLITS = {
     "eval": "validation",
 }
 _NOT_A_LETTER = re.compile(r"[^a-z]+")
+
+
+FIRST_ROWS = 1000
+"""Number of rows that `Corpus.absent_columns` reads of each corpus."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,25 @@ class Corpus:
                 f"{os.fspath(tags)} was made with other fields of the corpus ({name_some(changed, 3)}). Read the corpus with the fields of the "
                 "tags, or tag the corpus into another directory."
             )
+
+    def absent_columns(self) -> list[str]:
+        """Return a sentence for each path of `columns` and `drop` that the first samples of its corpus do not have.
+
+        A field may begin later in the corpus, so an absent path is no error. Most absent paths are misspelled. Only a corpus with `columns` or
+        `drop` is read, up to `FIRST_ROWS` rows of its first file.
+        """
+        reading = self.reading()
+        sentences = []
+        for prefix, mapping in reading.mappings.items():
+            named = [file for file in self.files if reading.prefix_of(file.name) == prefix]
+            if not named or (mapping.columns is None and not mapping.drop):
+                continue
+            partition = next(cut(named[:1], DEFAULT_PARTITION_BYTES))
+            rows = islice(read_partition(partition, reading), FIRST_ROWS)
+            metas = [row.meta for row in rows if isinstance(row, Sample)]
+            where = f"the first {counted(len(metas), 'sample')} of {partition.name}"
+            sentences += [f"no {absent} in {where}." for absent in mapping.absent(metas) if metas]
+        return sentences
 
     def notes(self) -> list[str]:
         """Return sentences for the user before the reading: the left-out files, and several splits that are read as one corpus."""

@@ -12,6 +12,7 @@ from skillshard.corpus.messages import ANSWERING_ROLE, render_messages
 from skillshard.corpus.paths import (
     MISSING,
     Step,
+    at,
     follow,
     is_of_file,
     locate,
@@ -125,6 +126,19 @@ class FieldMapping:
             meta = meta if steps is None else without(meta, steps)
         return meta
 
+    def absent(self, metas: Sequence[dict[str, Any]]) -> list[str]:
+        """Return a part of a sentence for each path of `columns` and `drop` that no metadata has.
+
+        >>> FieldMapping(columns=("lang", "sorce")).absent([{"lang": "en", "source": "web"}])
+        ["field 'sorce' of `columns` (did you mean 'source'?); the row has lang, source"]
+        """
+        named = [("columns", path) for path in self.columns or ()] + [("drop", path) for path in self.drop]
+        return [
+            f"field {path!r} of `{argument}`{unknown(path, metas[0] if metas else {})}"
+            for argument, path in named
+            if not any(_steps(meta, path) is not None for meta in metas)
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Return the mapping as JSON values, without the arguments that are not given.
 
@@ -158,15 +172,16 @@ class CorpusReading:
 
     def rows_of(self, name: str) -> "RowFields":
         """Return the mapping of the rows of a file, by the name of the file in the corpus."""
-        prefix = self._prefix_of(name)
+        prefix = self.prefix_of(name)
         others_mark = any(mapping.marks_answers for mapping in self.mappings.values())
         return RowFields(self.mappings[prefix], name, prefix, is_answer=others_mark)
 
     def kept_meta(self, sample: Sample) -> dict[str, Any]:
         """Return the metadata of a sample that shards keep."""
-        return self.mappings[self._prefix_of(sample.file)].kept_meta(sample.meta)
+        return self.mappings[self.prefix_of(sample.file)].kept_meta(sample.meta)
 
-    def _prefix_of(self, name: str) -> str:
+    def prefix_of(self, name: str) -> str:
+        """Return the prefix of a file's name, under which its mapping stands."""
         return "" if "" in self.mappings else name.partition("/")[0]
 
     @property
@@ -241,7 +256,8 @@ class RowFields:
 
     def asks_for(self, column: str) -> bool:
         """Return whether the id or the text is made of a column of a table."""
-        return any(path == column or path.startswith(f"{column}.") for path in self._paths)
+        paths = (path for path in self._paths if not is_of_file(path))
+        return any(path == column or path.startswith(f"{column}.") for path in paths)
 
     def _quick(self, record: Any, position: int) -> Sample:
         """Return the sample of a row for a mapping that only names two keys."""
@@ -349,8 +365,13 @@ def _no_text(path: str, row: dict[str, Any], sample_id: str) -> BadRecord:
 
 
 def _removed(record: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return a row without the field at a path. The element of an array of one element leaves with its array."""
     steps = locate(record, path)
-    return record if steps is None else without(record, steps)
+    if steps is None:
+        return record
+    while type(steps[-1]) is int and len(at(record, steps[:-1])) == 1:
+        steps = steps[:-1]
+    return without(record, steps)
 
 
 def _steps(meta: dict[str, Any], path: str) -> tuple[Step, ...] | None:

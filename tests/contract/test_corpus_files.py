@@ -13,7 +13,7 @@ from skillshard.corpus import Corpus, Sample, read_partition
 from skillshard.errors import CorpusError
 from skillshard.shards.read import ShardSet
 from skillshard.tags import Tags
-from tests.commands import fails, works
+from tests.commands import fails, skillshard, works
 from tests.conftest import REPOSITORY
 
 CORPORA = r"""
@@ -79,7 +79,7 @@ def test_tag_and_shard_take_the_file_and_shards_keep_the_chosen_metadata(folder:
         "messages": "messages",
     }
     assert [sample.meta for sample in shards.train["wiki"]] == [{"lang": "en", "answer_spans": [[0, 15]]}]
-    assert [sorted(sample.meta) for sample in shards.train["sums"]] == [["Definition", "answer_spans", "output"]]
+    assert [sorted(sample.meta) for sample in shards.train["sums"]] == [["Definition", "answer_spans"]]
     assert all(sample.meta["messages"][1]["content"] == "2" for sample in shards.train["chat"])
 
 
@@ -176,9 +176,9 @@ def test_the_example_runs_from_its_files_to_shards(tmp_path: Path) -> None:
         ("corpora:\n  a:\n    files: x\n    drop: [b, 1]\n", "line 4: corpora.a.drop"),
         ("corpora:\n  2023:\n    files: x\n", "line 2: the key 2023 is no string. Write the key in quotes."),
         ("corpora:\n  a:\n    files: x\n  a:\n    files: y\n", "line 4: the key 'a' stands twice. Keep one of the two."),
-        ("corpora:\n  a:\n    files: x\n   text: y\n", "line 4, column"),
-        ("corpora:\n\ta: x\n", "line 2, column 1: not valid YAML (found character '\\t' that cannot start any token)"),
-        ("corpora: !!python/object:os.system x\n", "line 1, column 10: not valid YAML (could not determine a constructor"),
+        ("corpora:\n  a:\n    files: x\n   text: y\n", "line 4: not valid YAML (column 4: "),
+        ("corpora:\n\ta: x\n", "line 2: not valid YAML (column 1: found character '\\t' that cannot start any token)"),
+        ("corpora: !!python/object:os.system x\n", "line 1: not valid YAML (column 10: could not determine a constructor"),
         ("", "is no corpus file: expected the key 'corpora'"),
         ("just words\n", "is no corpus file: expected the key 'corpora'"),
         ("corpora:\n  a/b:\n    files: x\n", "line 2, corpus 'a/b': a name has letters, digits, '.', '_' and '-'"),
@@ -207,6 +207,29 @@ def test_bytes_that_are_no_text_are_refused_with_their_line(tmp_path: Path) -> N
     place.write_bytes(b"corpora:\n  a: \xff\n")
     with pytest.raises(CorpusError, match="line 2: not valid UTF-8"):
         Corpus.open(place)
+
+
+def test_a_misspelled_column_is_noted_with_the_nearest_field_before_the_work(folder: Path, tmp_path: Path) -> None:
+    place = folder / "corpus.yaml"
+    place.write_text(
+        CORPORA.replace("columns: [lang]", "columns: [lng]").replace("drop: score", "drop: [score, Instances]")
+    )
+    outcome = skillshard("tag", "metadata", place, "--field", "file.parts.0", "--out", tmp_path / "T", "--workers", 1)
+    assert outcome.code == 0
+    notes = [line for line in outcome.err.splitlines() if line.startswith("note: no field")]
+    assert notes == [
+        "note: no field 'lng' of --columns (did you mean 'lang'?); the row has lang, views, answer_spans in the first 1 sample of wiki/en/a.jsonl.",
+        "note: no field 'Instances' of --drop; the row has Definition, score, answer_spans in the first 1 sample of sums/sums.json.",
+    ]
+
+
+def test_a_field_of_the_id_and_ids_from_rows_are_not_given_together(folder: Path, tmp_path: Path) -> None:
+    options = ("--field", "file.stem", "--out", tmp_path / "T", "--id-field", "id", "--id-from-row")
+    outcome = skillshard("tag", "metadata", folder / "wiki", *options)
+    assert outcome.code == 2
+    assert "names a field, and --id-from-row makes ids without a field" in " ".join(
+        outcome.err.replace("│", "").split()
+    )
 
 
 def test_other_places_and_options_beside_a_corpus_file_are_refused(folder: Path, tmp_path: Path) -> None:
