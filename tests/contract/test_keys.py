@@ -21,8 +21,8 @@ from tests.conftest import HERE, lines, samples
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, ShardSet]:
-    """A corpus of three files, each with a bad row in every partition, and its shards."""
+def corpus_and_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, ShardSet]:
+    """Write a corpus of three files, each with a bad row in every partition, and its shards."""
     folder = tmp_path_factory.mktemp("keys")
     (folder / "corpus").mkdir()
     records = samples(add=90, carry=40)
@@ -38,8 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, ShardSet]:
     return corpus, write_shards(corpus, tags, folder / "S", shard_bytes=30_000, holdout=0.1, backend=HERE)
 
 
-def test_the_keys_of_a_row_lead_to_its_sample_in_the_corpus(made: tuple[Corpus, ShardSet]) -> None:
-    corpus, shards = made
+def test_the_keys_of_a_row_lead_to_its_sample_in_the_corpus(corpus_and_shards: tuple[Corpus, ShardSet]) -> None:
+    corpus, shards = corpus_and_shards
     names = [name for name, _ in shards.manifest.made_from["inputs"]]
     assert names == [file.name for file in corpus.files]
     rows: dict[str, list[Sample | None]] = {name: [] for name in names}
@@ -61,8 +61,10 @@ def test_the_keys_of_a_row_lead_to_its_sample_in_the_corpus(made: tuple[Corpus, 
     assert num_samples == 130
 
 
-def test_a_mixer_reads_no_keys_and_verify_misses_them(made: tuple[Corpus, ShardSet], tmp_path: Path) -> None:
-    shards = ShardSet.open(copy_of(made, tmp_path))
+def test_a_mixer_reads_no_keys_and_verify_misses_them(
+    corpus_and_shards: tuple[Corpus, ShardSet], tmp_path: Path
+) -> None:
+    shards = ShardSet.open(copy_of(corpus_and_shards, tmp_path))
     for keys in Path(shards.root).rglob("*.keys.npy"):
         keys.unlink()
     assert len(Mixer(shards, stratified(), ledger=tmp_path / "run", round_draws=64).ids(0, 100)) == 100
@@ -72,8 +74,10 @@ def test_a_mixer_reads_no_keys_and_verify_misses_them(made: tuple[Corpus, ShardS
 
 
 @pytest.mark.parametrize("num_kept", [3, None])
-def test_verify_finds_changed_keys(made: tuple[Corpus, ShardSet], tmp_path: Path, num_kept: int | None) -> None:
-    root = copy_of(made, tmp_path)
+def test_verify_finds_changed_keys(
+    corpus_and_shards: tuple[Corpus, ShardSet], tmp_path: Path, num_kept: int | None
+) -> None:
+    root = copy_of(corpus_and_shards, tmp_path)
     keys = np.load(root / "train" / "add" / "000000.keys.npy")
     keys["row"][0] = 77
     np.save(root / "train" / "add" / "000000.keys.npy", keys[:num_kept])
@@ -83,10 +87,10 @@ def test_verify_finds_changed_keys(made: tuple[Corpus, ShardSet], tmp_path: Path
 
 @pytest.mark.parametrize("column", ["id", "text"])
 def test_verify_finds_keys_that_are_not_those_of_the_samples(
-    made: tuple[Corpus, ShardSet], tmp_path: Path, column: str
+    corpus_and_shards: tuple[Corpus, ShardSet], tmp_path: Path, column: str
 ) -> None:
     """The digest is the digest of the manifest, as after a faulty writer."""
-    root = copy_of(made, tmp_path)
+    root = copy_of(corpus_and_shards, tmp_path)
     place = root / "train" / "add" / "000000.keys.npy"
     keys = np.load(place)
     keys[column][2] = keys[column][1]
@@ -98,9 +102,9 @@ def test_verify_finds_keys_that_are_not_those_of_the_samples(
     assert "train/add/000000.keys.npy: row 2 has other hashes than the id and the text of that sample" in fault
 
 
-def test_inspect_says_that_keys_are_there(made: tuple[Corpus, ShardSet]) -> None:
-    assert "Beside each shard lie keys" in works("inspect", made[1].root)
+def test_inspect_says_that_keys_are_there(corpus_and_shards: tuple[Corpus, ShardSet]) -> None:
+    assert "Beside each shard lie keys" in works("inspect", corpus_and_shards[1].root)
 
 
-def copy_of(made: tuple[Corpus, ShardSet], folder: Path) -> Path:
-    return Path(shutil.copytree(made[1].root, folder / "S"))
+def copy_of(corpus_and_shards: tuple[Corpus, ShardSet], folder: Path) -> Path:
+    return Path(shutil.copytree(corpus_and_shards[1].root, folder / "S"))

@@ -124,9 +124,9 @@ def test_a_bad_row_of_a_document_is_refused_alone_and_has_line_and_row(tmp_path:
 
 
 def test_an_object_with_rows_inside_names_the_path_of_the_rows(tmp_path: Path) -> None:
-    (said,) = sentences(items_in(tmp_path, "task.json", json.dumps(TASK, indent=1).encode()))
-    assert said.startswith("task.json line 1: in row 1, no field 'id' for the id; the row has ")
-    assert "; the field 'Instances' is an array of objects, and `rows='Instances'` makes each object a row. " in said
+    (message,) = sentences(items_in(tmp_path, "task.json", json.dumps(TASK, indent=1).encode()))
+    assert message.startswith("task.json line 1: in row 1, no field 'id' for the id; the row has ")
+    assert "; the field 'Instances' is an array of objects, and `rows='Instances'` makes each object a row. " in message
 
 
 def test_integers_of_more_than_64_bits_stay_exact_in_documents(tmp_path: Path) -> None:

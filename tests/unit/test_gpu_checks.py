@@ -36,7 +36,7 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     stat = Path(f"/proc/{pid}/stat").read_text()
-    return stat.rpartition(")")[2].split()[0] != "Z"  # a dead process whose parent has not asked yet
+    return stat.rpartition(")")[2].split()[0] != "Z"  # a dead process whose parent has not waited yet
 
 
 def test_a_kill_reaches_children_in_sessions_of_their_own(tmp_path: Path) -> None:
@@ -66,10 +66,10 @@ def test_topics_are_written_equally_and_their_files_are_read_in_turn(tmp_path: P
 
 
 def test_taggings_are_compared_on_the_samples_of_the_second() -> None:
-    one = {"a": "x", "b": "x", "c": "y"}
-    assert agreement_of_skills(one, {"a": "1", "c": "2"}) == {"accuracy": 1.0, "ari": 1.0}
+    first = {"a": "x", "b": "x", "c": "y"}
+    assert agreement_of_skills(first, {"a": "1", "c": "2"}) == {"accuracy": 1.0, "ari": 1.0}
     with pytest.raises(SystemExit, match="1 ids have no tag, such as 'd'"):
-        agreement_of_skills(one, {"d": "1"})
+        agreement_of_skills(first, {"d": "1"})
 
 
 def test_the_device_of_a_checkpoint_is_read_from_its_newest_file(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_packed_tokens_take_every_lag_but_0_with_a_policy_that_reads_losses(
 def test_the_size_of_a_round_in_blocks_is_that_of_round_0_and_decides_no_other_round(
     uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
 ) -> None:
-    policy = curriculum({name: float(at) for at, name in enumerate(uneven[0].skills, 1)}, draws=100)
+    policy = curriculum({name: float(number) for number, name in enumerate(uneven[0].skills, 1)}, draws=100)
     packed = PackedTokens(mixer(uneven[0], tmp_path, policy=policy), uneven[1], block_tokens=16, separator=EOS)
     assert packed.round_size > 0 and packed.draws_per_position > 0
     assert open_records(DirectoryLedger(tmp_path)).rounds.num() == 1
