@@ -151,8 +151,8 @@ def test_every_policy_that_needs_no_trainer_is_mixed_by_one_command(
         rest = [part for other in needed if other != option for part in (other, values[other])]
         assert f"policy {name} needs {option}" in fails("mix", shards.root, "--draws", 4, "--policy", name, *rest)
     if needed:
-        said = f"policy {name} needs {' and '.join(needed)}: give {'it' if len(needed) == 1 else 'them'} too."
-        assert fails("mix", shards.root, "--draws", 4, "--policy", name) == said
+        sentence = f"policy {name} needs {' and '.join(needed)}: give {'it' if len(needed) == 1 else 'them'} too."
+        assert fails("mix", shards.root, "--draws", 4, "--policy", name) == sentence
     for option in set(values) - set(needed):
         sentence = fails("mix", shards.root, "--draws", 4, "--policy", name, *arguments, option, values[option])
         assert f"policy {name} does not take {option}: leave it out" in sentence
