@@ -301,6 +301,39 @@ def test_the_lines_of_records_are_those_of_an_editor(tmp_path: Path) -> None:
     assert numbers == [{0: 2, 1: 5}, {0: 1, 1: 3}, {0: 2, 1: 4}]
 
 
+REAL_CORPORA = Path(__file__).parents[2] / ".." / "shared" / "corpora"
+
+
+def check_table(place: Path, num_rows: int, text_field: str, num_topics: int) -> None:
+    items = items_of(place, id_field=None, text_field=text_field)
+    topics = {tuple(item.meta.values()) for item in items if isinstance(item, Sample)}
+    assert (len(items), len({item.id for item in items}), len(topics)) == (num_rows, num_rows, num_topics)
+    assert not sentences(items)
+
+
+def test_a_generated_table_is_read_whole(tmp_path: Path) -> None:
+    """A twin of the real tables: quotes, quotes inside quotes, line breaks inside quotes, and fields without quotes."""
+    rows = [
+        f"plain {at},topic {at % 7}\n" if at % 3 else f'"say ""{at}"",\nplease",topic {at % 7}\n' for at in range(3000)
+    ]
+    (tmp_path / "train.csv").write_text("text,category\n" + "".join(rows))
+    check_table(tmp_path / "train.csv", 3000, "text", 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_rows", "text_field", "num_topics"),
+    [
+        ("banking77/train.csv", 10_003, "text", 77),
+        ("banking77/test.csv", 3_080, "text", 77),
+        ("stackoverflow/titles.tsv", 20_000, "title", 20),
+    ],
+)
+def test_a_real_table_is_read_whole(name: str, num_rows: int, text_field: str, num_topics: int) -> None:
+    if not (REAL_CORPORA / name).is_file():
+        pytest.skip(f"{REAL_CORPORA / name} is not on this machine; the generated twin is tested instead")
+    check_table(REAL_CORPORA / name, num_rows, text_field, num_topics)
+
+
 # --------------------------------------------------------------------------------------------------------------- text
 
 
