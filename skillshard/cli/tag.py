@@ -1,4 +1,4 @@
-"""`skillshard tag`: give every sample of a corpus its skill. Each of the four ways is a verb."""
+"""`skillshard tag`: give every sample of a corpus its skill. Each way is a verb."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ from skillshard.cli.options import (
     Reading,
     open_corpus,
 )
-from skillshard.cli.values import parse_range, parse_size, parse_skills, path_on_all_nodes
+from skillshard.cli.values import parse_range, parse_size, parse_skills, path_on_all_nodes, place_on_all_nodes
 from skillshard.cli.verb import HOW, WHAT, Verb
 from skillshard.cli.words import in_options
 
@@ -283,6 +283,151 @@ def by_loss(
         )
 
     _tag(corpus, out, tagger, reading, files, nodes)
+
+
+@tag.command(
+    "from",
+    cls=Verb,
+    epilog="""
+    skillshard tag from labels.parquet corpus/ --out tags
+    skillshard tag from labels.csv corpus/ --label-id doc_id --label topic --on-bad-sample set-aside --out tags
+    """,
+)
+@grouped
+def by_labels(
+    labels: Annotated[
+        str,
+        typer.Argument(
+            parser=place_on_all_nodes,
+            metavar="LABELS",
+            help="File or directory of labels, each an id and a skill, in any format of a corpus.",
+        ),
+    ],
+    corpus: CorpusPlaces,
+    out: Out,
+    *,
+    label_id: Annotated[
+        str, typer.Option("--label-id", metavar="PATH", help="Field of the id in a label.", rich_help_panel=WHAT)
+    ] = "id",
+    label: Annotated[
+        str, typer.Option("--label", metavar="PATH", help="Field of the skill in a label.", rich_help_panel=WHAT)
+    ] = "skill",
+    reading: Reading,
+    files: Files,
+    nodes: Nodes,
+    array: JobArray,
+) -> None:
+    """Take each sample's skill from a file of ids and skills that another program made."""
+    from skillshard import taggers
+
+    _tag(
+        corpus,
+        out,
+        lambda bars: taggers.labels(labels, label_id=label_id, label=label),
+        reading,
+        files,
+        nodes,
+        array,
+    )
+
+
+@tag.command(
+    "function",
+    cls=Verb,
+    epilog="""
+    skillshard tag function topics:skill_of corpus/ --out tags
+    """,
+)
+@grouped
+def by_function(
+    function: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:NAME",
+            help="Python function that takes a sample (id, text, meta) and returns its skill, a pair of skill and score, or None.",
+        ),
+    ],
+    corpus: CorpusPlaces,
+    out: Out,
+    reading: Reading,
+    files: Files,
+    nodes: Nodes,
+    array: JobArray,
+) -> None:
+    """Take each sample's skill from a Python function of yours."""
+    from skillshard import taggers
+
+    _tag(corpus, out, lambda bars: taggers.function(function), reading, files, nodes, array)
+
+
+@tag.command(
+    "classifier",
+    cls=Verb,
+    epilog="""
+    skillshard tag classifier corpus/ --model models/topics --out tags
+    """,
+)
+@grouped
+def by_classifier(
+    corpus: CorpusPlaces,
+    model: Annotated[
+        Path,
+        typer.Option(
+            "--model",
+            parser=path_on_all_nodes,
+            metavar="DIRECTORY",
+            help="Hugging Face sequence classifier, with its tokenizer. The names of its classes are the skills.",
+            rich_help_panel=WHAT,
+        ),
+    ],
+    out: Out,
+    *,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", metavar="NAME", help="Device of the model: auto, cpu, cuda or cuda:1.", rich_help_panel=HOW
+        ),
+    ] = "auto",
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", metavar="N", min=1, help="Number of texts of a forward pass.", rich_help_panel=HOW
+        ),
+    ] = 32,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-length",
+            metavar="N",
+            min=1,
+            help="Number of tokens that the model reads of a text.",
+            show_default="the model's limit, at most 512",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    reading: Reading,
+    files: Files,
+    nodes: Nodes,
+    array: JobArray,
+) -> None:
+    """Take each sample's skill from a trained sequence classifier."""
+    from skillshard import taggers
+
+    _tag(
+        corpus,
+        out,
+        lambda bars: taggers.classifier(
+            str(model),
+            device=device,
+            batch_size=batch_size,
+            max_length=max_length,
+            on_this_machine=nodes.are_local,
+        ),
+        reading,
+        files,
+        nodes,
+        array,
+    )
 
 
 @tag.command(

@@ -32,6 +32,7 @@ Reason = Literal[
     "unsupported",
     "unclear-members",
     "duplicate-id",
+    "no-label",
     "copy",
 ]
 RESTS: frozenset[Reason] = frozenset(("truncated", "not-the-named-format", "unsupported"))
@@ -45,6 +46,7 @@ _REMEDIES: dict[Reason, str] = {
     "unsupported": "Or set the rest of the file aside with `on_bad_sample='set-aside'`.",
     "unclear-members": f"Rename or repack the members, or {_SET_ASIDE}.",
     "duplicate-id": f"Give it another id, or {_SET_ASIDE}.",
+    "no-label": f"Add the id to the labels, or {_SET_ASIDE}.",
     "not-the-named-format": "Rename or rewrite the file, or set it aside with `on_bad_sample='set-aside'`.",
 }
 _JSON_TYPES = {
