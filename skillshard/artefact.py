@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from skillshard import canonical, places, storage, web
+from skillshard import canonical, places, storage, uploads, web
 from skillshard.errors import ExecutionError, SkillshardError, StorageError
 from skillshard.printable import counted
 
@@ -158,6 +158,7 @@ def begin(
         StorageError: `out` holds something else. The message names the difference.
     """
     folder = _plain(out)
+    uploads.refuse_unwritable(folder)
     # The names are listed first, then job.json is read, then the manifest. Another run of the same command writes job.json first
     # and removes it after the manifest, so that run is never taken for something foreign.
     names = _names_in(folder)

@@ -46,6 +46,22 @@ def can_be_written(place: str) -> bool:
     return not places.is_remote(place) or urlsplit(place).scheme in SCHEMES
 
 
+def refuse_unwritable(place: str) -> None:
+    """Refuse a place that cannot be written, before any work begins.
+
+    Raises:
+        StorageError: The place can only be read.
+        ExtraError: obstore is not installed.
+    """
+    if not can_be_written(place):
+        raise StorageError(
+            f"{places.public(place)} can be read, not written. Write to a local directory, or to a store with an address such as "
+            "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER."
+        )
+    if places.is_remote(place):
+        needed("stores", what=f"Writing to {urlsplit(place).scheme}://")
+
+
 def put(place: str, source: Path | bytes) -> None:
     """Write an object, whole or not at all. An object of the same name is replaced.
 
@@ -180,13 +196,7 @@ def _root_of(place: str) -> str:
 
 def _store_of(place: str) -> tuple["ObjectStore", str]:
     """Return the store of a place and the path in the store."""
-    scheme = urlsplit(place).scheme
-    if not can_be_written(place):
-        raise StorageError(
-            f"{places.public(place)} can be read, not written. Write to a local directory, or to a store with an address such as "
-            "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER."
-        )
-    needed("stores", what=f"Writing to {scheme}://")
+    refuse_unwritable(place)
     return _store(_root_of(place)), unquote(urlsplit(place).path).strip("/")
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 WORKS = [
     "tag metadata C --field meta.skill --out T",
+    "tag from labels.csv C --out F",
+    "tag function labelled:skill_of C --out G",
     "regroup T --map names.json --out renamed",
     "regroup T --min-share 0.2 --rest other --out few",
     "regroup T renamed --out both",
@@ -26,6 +28,7 @@ WORKS = [
     "inspect S",
     "verify T",
     "verify S",
+    "run pipeline.yaml --dry-run",
     "mix S --policy stratified --draws 200 --out ids.jsonl",
     "mix S --policy proportional --draws 200 --ledger run --out more.jsonl",
     "inspect run",
@@ -42,6 +45,8 @@ NEEDS = [
     "tag loss C --skills 2 --out X",
     "tag metadata C --field meta.skill --ray-address local --out X",
     "tag metadata hf:openai/gsm8k/main --field x --out X",
+    "tag metadata C --field meta.skill --out s3://bucket/X",
+    "tag classifier C --model C --out X",
     "shard C --tags T --ray-address local --out X",
     "inspect T --against meta.skill",
     "inspect T --pictures X",
@@ -53,6 +58,14 @@ NEEDS = [
     "demo --out X",
 ]
 IMPORTS = ["skillshard.torch", "skillshard.hf", "skillshard.lightning", "skillshard.proxy.model"]
+
+
+PIPELINE = """
+corpus: C
+out: P
+tag: {metadata: {field: meta.skill}}
+shard: {}
+"""
 
 
 class Blocked:
@@ -75,6 +88,10 @@ def write_inputs() -> None:
         for skill in ("add", "carry")
     ]
     Path("C/0.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    labels = [f"{record['id']},{record['text'].split()[0]}" for record in records]
+    Path("labels.csv").write_text("\n".join(["id,skill", *labels]) + "\n")
+    Path("labelled.py").write_text("def skill_of(sample):\n    return sample.meta['skill']\n")
+    Path("pipeline.yaml").write_text(PIPELINE)
     Path("names.json").write_text(json.dumps({"add": "sum"}))
     Path("matrix.csv").write_text(",add,carry\nadd,1,0.5\ncarry,0,1\n")
     Path("tokenizer.json").write_text("{}")

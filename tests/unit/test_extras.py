@@ -28,6 +28,8 @@ SENTENCES = {
     "tag loss C --skills 2 --out X": "Training small models needs the extra 'proxy'",
     "tag metadata C --field meta.skill --ray-address local --out X": "--ray-address local needs the extra 'ray'",
     "tag metadata hf:openai/gsm8k/main --field x --out X": "The address hf:openai/gsm8k/main needs the extra 'datasets'",
+    "tag metadata C --field meta.skill --out s3://bucket/X": "Writing to s3:// needs the extra 'stores'",
+    "tag classifier C --model C --out X": "A classifier needs the extra 'hf'",
     "shard C --tags T --ray-address local --out X": "--ray-address local needs the extra 'ray'",
     "inspect T --against meta.skill": "--against needs the extra 'cluster'",
     "inspect T --pictures X": "--pictures needs the extras 'cluster' and 'plots'",
