@@ -42,7 +42,8 @@ def open_text(partition: Partition, *, expected: str) -> Source | Rejection:
     place, compression, layout = partition.place, partition.compression, partition.layout
     # RFC 8259 asks for UTF-8 in JSON. Common Crawl writes the texts of all pages in UTF-8.
     is_utf8 = partition.format in ("jsonl", "wet") or layout.is_utf8
-    head = PlainSource(place, 0).read(_HEAD_BYTES)
+    plain = PlainSource(place, 0)
+    head = plain.read(_HEAD_BYTES)
     if compression is not None:
         if not head:
             return cut_off(partition.name, 1, "the file is empty, 0 bytes")
@@ -56,9 +57,9 @@ def open_text(partition: Partition, *, expected: str) -> Source | Rejection:
         if binary is not None or b"\0" in head:
             hint = "; give `encoding='utf-16'`" if binary == "UTF-16" and partition.format != "jsonl" else ""
             return not_as_named(partition.name, f"expected {expected}, got {binary or 'binary'} data{hint}")
-    source = (
-        PlainSource(place, max(partition.start - 1, 0)) if compression is None else decompressed(place, compression)
-    )
+    if compression is None:
+        plain.seek(max(partition.start - 1, 0))  # the same file, because a store answers each opening by a request
+    source = plain if compression is None else decompressed(place, compression)
     return source if is_utf8 else TranscodedSource(source, layout.encoding)
 
 

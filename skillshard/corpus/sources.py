@@ -54,6 +54,10 @@ class PlainSource:
 
     def __init__(self, place: str, start: int) -> None:
         self._file = storage.open_random(place)
+        self.seek(start)
+
+    def seek(self, start: int) -> None:
+        """Go to an offset."""
         self._file.seek(start)
 
     def read(self, num_bytes: int, /) -> bytes:
