@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from skillshard import canonical, places, progress, storage
 from skillshard.bars import Bars, can_be_shown
-from skillshard.errors import ExecutionError, MissingTasksError, SkillshardError, name_some
+from skillshard.errors import ExecutionError, MissingTasksError, SkillshardError, StorageError, name_some
 from skillshard.extras import needed
 from skillshard.job_array import ArrayPart
 from skillshard.pool import Event, WorkerPool
@@ -277,7 +277,7 @@ def _do(function: Callable[..., Record], task: Task, records: str) -> Record:
     place = places.join(records, f"{task.key}.json")
     try:
         record = function(**task.arguments)
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageError):
         # Inputs are deleted once every task that reads them has a record. So another command, or an earlier try, has done this task.
         if not storage.exists(place):
             raise

@@ -47,6 +47,16 @@ def join(place: str | os.PathLike[str], *parts: str) -> str:
     return "/".join([text.rstrip("/") or "/", *parts]) + mark + query
 
 
+def with_suffix(place: str, suffix: str) -> str:
+    """Append a suffix to the last part of a place. The query of a URI stays at the end.
+
+    >>> with_suffix("out/000", ".npy"), with_suffix("s3://bucket/out/000?region=eu", ".npy")
+    ('out/000.npy', 's3://bucket/out/000.npy?region=eu')
+    """
+    text, mark, query = place.partition("?") if is_remote(place) else (place, "", "")
+    return text + suffix + mark + query
+
+
 def name(place: str | os.PathLike[str]) -> str:
     """Return the last part of a place, without the parameters of a URI.
 

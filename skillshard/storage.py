@@ -177,6 +177,18 @@ def open_random(place: str | os.PathLike[str]) -> pa.NativeFile:
     return retried(place, lambda: fs.open_input_file(path))
 
 
+def open_at(place: str | os.PathLike[str]) -> io.FileIO | pa.NativeFile:
+    """Open a file that is read at a few positions. The pages of a local file do not count as memory of the process.
+
+    Raises:
+        FileNotFoundError: A local file is missing.
+        StorageError: A remote file is missing or cannot be read.
+    """
+    if places.is_remote(place):
+        return open_random(place)
+    return open(places.local_path(place), "rb", buffering=0)
+
+
 def chunks(place: str | os.PathLike[str]) -> Iterator[bytes | bytearray]:
     """Read the bytes of a file in chunks, for `retried`: an error of a store is raised unchanged and after one try.
 

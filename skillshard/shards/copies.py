@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from skillshard import storage
+from skillshard import places, storage
 from skillshard.corpus import Partition, Rejection, line_numbers
 from skillshard.execution import Record
 from skillshard.shards.chunks import chunk_number, chunk_place
@@ -154,7 +154,7 @@ def _entries(tables: list[str], low: str, high: str | None) -> np.ndarray:
     """Return the entries of a range, sorted by text and then by the order of the corpus."""
     stretches = []
     for place in tables:
-        table = np.load(place, mmap_mode="r")
+        table = storage.load_array(place)
         begin = int(np.searchsorted(table["text"], hash_of(low)))
         end = len(table) if high is None else int(np.searchsorted(table["text"], hash_of(high)))
         stretches.append(np.array(table[begin:end]))
@@ -218,20 +218,20 @@ def _write_table_with_ids(place: str, table: np.ndarray, ids: Sequence[bytes]) -
     """Write PLACE.npy, dtype `FIRSTS_DTYPE`, and PLACE.data with the ids of the entries in the same order."""
     table["id_bytes"] = [len(sample_id) for sample_id in ids]
     table["start"] = np.cumsum(table["id_bytes"], dtype=np.uint64) - table["id_bytes"]
-    storage.write_bytes(f"{place}.data", b"".join(ids))
-    storage.write_array(f"{place}.npy", table)
+    storage.write_bytes(places.with_suffix(place, ".data"), b"".join(ids))
+    storage.write_array(places.with_suffix(place, ".npy"), table)
 
 
-def _firsts(places: Sequence[str], low: int, high: int) -> tuple[np.ndarray, list[bytes]]:
+def _firsts(inputs: Sequence[str], low: int, high: int) -> tuple[np.ndarray, list[bytes]]:
     """Return the first samples for the chunks with numbers in [low, high), sorted by chunk and text, and their ids."""
     stretches, ids = [np.empty(0, FIRSTS_DTYPE)], []
-    for place in places:
-        table = np.load(f"{place}.npy", mmap_mode="r")
+    for place in inputs:
+        table = storage.load_array(places.with_suffix(place, ".npy"))
         begin, end = np.searchsorted(table["chunk"], np.array([low, high], np.uint64)).tolist()
         if begin == end:
             continue
         stretch = np.array(table[begin:end])
-        with open(f"{place}.data", "rb") as file:
+        with storage.open_at(places.with_suffix(place, ".data")) as file:
             file.seek(int(stretch["start"][0]))
             ids += [file.read(size) for size in stretch["id_bytes"].tolist()]
         stretches.append(stretch)
@@ -259,8 +259,8 @@ def _ids_at(scratch: str, firsts: np.ndarray) -> list[bytes]:
     by_chunk = np.argsort(firsts["chunk"], kind="stable").tolist()
     for number, positions in groupby(by_chunk, key=lambda position: int(firsts["chunk"][position])):
         place = chunk_place(scratch, number)
-        index = np.load(f"{place}.npy", mmap_mode="r")
-        with open(f"{place}.data", "rb") as file:
+        index = storage.load_array(places.with_suffix(place, ".npy"))
+        with storage.open_at(places.with_suffix(place, ".data")) as file:
             for position in positions:
                 ids[position] = _member(file, index[int(firsts["place"][position])])[0].encode()
     return ids
@@ -388,26 +388,26 @@ def set_copies_aside(
 def _mark_copies(scratch: str, number: int, firsts: list[str], first_row: int) -> Iterator[_Copy]:
     """Yield the copies in a chunk, in the order of the corpus. At the end, write CHUNK.copies.npy: whether each entry is a copy."""
     chunk = chunk_place(scratch, number)
-    index = np.load(f"{chunk}.npy", mmap_mode="r")
+    index = storage.load_array(places.with_suffix(chunk, ".npy"))
     is_copy = np.zeros(len(index), bool)
     table, ids = _firsts(firsts, number, number + 1)
     if len(table):
         matches = np.minimum(np.searchsorted(table["text"], index["text"]), len(table) - 1)
         is_first = (table["row"][matches] == index["row"]) & (table["file"][matches] == index["file"])
         is_copy = (table["text"][matches] == index["text"]) & ~is_first
-        places = np.flatnonzero(is_copy)
-        places = places[np.lexsort((index["row"][places], index["file"][places]))]
-        for row, place in zip((index["row"][places] - np.uint64(first_row)).tolist(), places.tolist(), strict=True):
+        entries = np.flatnonzero(is_copy)
+        entries = entries[np.lexsort((index["row"][entries], index["file"][entries]))]
+        for row, place in zip((index["row"][entries] - np.uint64(first_row)).tolist(), entries.tolist(), strict=True):
             yield _Copy(row, chunk, place, ids[int(matches[place])].decode())
-    storage.write_array(f"{chunk}.copies.npy", is_copy)
+    storage.write_array(places.with_suffix(chunk, ".copies.npy"), is_copy)
 
 
 def _rejections(partition: Partition, copies: Sequence[_Copy], max_sample_bytes: int) -> Iterator[bytes]:
     """Yield a line of rejected/ for each copy."""
     lines = line_numbers(partition, {copy.row for copy in copies}, max_sample_bytes=max_sample_bytes)
     for chunk, chunk_copies in groupby(copies, key=lambda copy: copy.chunk):
-        index = np.load(f"{chunk}.npy", mmap_mode="r")
-        with open(f"{chunk}.data", "rb") as file:
+        index = storage.load_array(places.with_suffix(chunk, ".npy"))
+        with storage.open_at(places.with_suffix(chunk, ".data")) as file:
             for copy in chunk_copies:
                 sample_id, text, meta = _member(file, index[copy.place])
                 raw = orjson.dumps({"id": sample_id, "text": text.decode(), "meta": meta}).decode()

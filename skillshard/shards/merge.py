@@ -15,9 +15,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int
 
-from skillshard import progress, storage
+from skillshard import places, progress, storage
 from skillshard.errors import ShardError
 from skillshard.execution import Record
 from skillshard.hash_ranges import rows_between
@@ -122,8 +123,12 @@ class SampleReader:
         num_samples, num_bytes = np.zeros(len(pieces), np.int64), np.zeros(len(pieces), np.int64)
         spans = []
         for place in self.inputs:
-            index = np.load(f"{place}.npy", mmap_mode="r")
-            copies = np.load(f"{place}.copies.npy", mmap_mode="r") if self.drop and not self.is_merged else None
+            index = storage.load_array(places.with_suffix(place, ".npy"))
+            copies = (
+                storage.load_array(places.with_suffix(place, ".copies.npy"))
+                if self.drop and not self.is_merged
+                else None
+            )
             spans_of_file = []
             for position, piece in enumerate(pieces):
                 spans_of_piece = self._spans(index, copies, piece, moved.get(piece.skill))
@@ -141,14 +146,14 @@ class SampleReader:
         if self.is_merged or (copies is None and moved is None):
             first, last = _stretch(index, piece, piece.side)
             return [(first, last)] if last > first else []
-        places = _places_of(index, piece, moved)
+        rows = _places_of(index, piece, moved)
         if copies is not None:
-            places = places[~copies[places]]
-        if not len(places):
+            rows = rows[~copies[rows]]
+        if not len(rows):
             return []
         # Neighbouring entries lie together in the file, so one read fetches all of them.
-        cuts = np.flatnonzero(np.diff(places) != 1) + 1
-        firsts, lasts = places[np.append(0, cuts)], places[np.append(cuts - 1, len(places) - 1)] + 1
+        cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+        firsts, lasts = rows[np.append(0, cuts)], rows[np.append(cuts - 1, len(rows) - 1)] + 1
         return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
 
     def _read(self, numbered: Sequence[tuple[int, Piece]], chosen: range, located: "_Located") -> Batch:
@@ -159,8 +164,8 @@ class SampleReader:
         for place, spans in zip(self.inputs, located.spans, strict=True):
             if not any(spans[piece] for piece in chosen):
                 continue
-            index = np.load(f"{place}.npy", mmap_mode="r")
-            with open(f"{place}.data", "rb", buffering=0) as file:
+            index = storage.load_array(places.with_suffix(place, ".npy"))
+            with storage.open_at(places.with_suffix(place, ".data")) as file:
                 for position_of_piece in chosen:
                     piece = numbered[position_of_piece][1]
                     for first, last in spans[position_of_piece]:
@@ -168,7 +173,7 @@ class SampleReader:
                         stretch[:] = index[first:last]
                         start = int(stretch["start"][0])
                         size = _end(stretch[-1]) - start
-                        _read_into(file, start, data[position : position + size])
+                        _read_into(file, places.with_suffix(place, ".data"), start, data[position : position + size])
                         stretch["start"] = stretch["start"].astype(np.int64) + (position - start)
                         # The side is the split from here on. The piece knows the split, whatever the cut says.
                         stretch["skill_side"] = len(SPLITS) * piece.skill + piece.side
@@ -215,9 +220,9 @@ def merge_samples(
     num_samples, batches = SampleReader(inputs, is_merged, exceptions, drop).batches(pieces)
     start = 0
     with (
-        storage.writing(f"{out}.npy") as index_part,
+        storage.writing(places.with_suffix(out, ".npy")) as index_part,
         index_part.open("wb") as index_file,
-        storage.writing(f"{out}.data") as data_part,
+        storage.writing(places.with_suffix(out, ".data")) as data_part,
         data_part.open("wb") as data_file,
     ):
         header = {"descr": np.lib.format.dtype_to_descr(ENTRY_DTYPE), "fortran_order": False, "shape": (num_samples,)}
@@ -245,14 +250,14 @@ def _cuts(piece: Piece, num_bytes: int) -> Iterator[Piece]:
     return (piece._replace(low=low, high=high) for low, high in pairwise(bounds))
 
 
-def _read_into(file: FileIO, start: int, target: memoryview) -> None:
+def _read_into(file: FileIO | pa.NativeFile, place: str, start: int, target: memoryview) -> None:
     """Fill the target with the bytes of a file from a position on."""
     file.seek(start)
     while target:
         num_read = file.readinto(target)  # a read may return fewer bytes than requested
         if not num_read:
             raise ShardError(
-                f"the scratch file {file.name} ends {len(target):,} bytes too early: damaged or edited. Remove the "
+                f"the scratch file {places.public(place)} ends {len(target):,} bytes too early: damaged or edited. Remove the "
                 "unfinished output directory and run the command again."
             )
         target = target[num_read:]
@@ -286,7 +291,7 @@ def _places_of(index: np.ndarray, piece: Piece, moved: np.ndarray | None) -> Int
 
     The samples are the samples on the piece's side of the cut without the exceptions, and the exceptions of the other side.
     """
-    places = []
+    stretches = []
     for side in (TRAIN, HOLDOUT):
         if side != piece.side and moved is None:
             continue
@@ -294,5 +299,5 @@ def _places_of(index: np.ndarray, piece: Piece, moved: np.ndarray | None) -> Int
         positions = np.arange(first, last)
         if moved is not None:
             positions = positions[np.isin(index["text"][first:last], moved) == (side != piece.side)]
-        places.append(positions)
-    return np.concatenate(places)
+        stretches.append(positions)
+    return np.concatenate(stretches)

@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 from jaxtyping import UInt64
 
-from skillshard import progress, storage
+from skillshard import places, progress, storage
 from skillshard.corpus import CorpusReading, Partition, PartitionReader, Sample
 from skillshard.errors import TagsError
 from skillshard.execution import Record
@@ -218,12 +218,12 @@ class _Waiting:
             texts, skills, files, rows, tar_bytes_of(text_bytes, json_bytes), np.argsort(order), chunk=number
         )
         place = chunk_place(scratch, number)
-        with storage.writing(f"{place}.data") as part, part.open("wb") as file:
+        with storage.writing(places.with_suffix(place, ".data")) as part, part.open("wb") as file:
             file.writelines(
                 view[start:stop] for start, stop in zip(starts[order].tolist(), stops[order].tolist(), strict=True)
             )
-        storage.write_array(f"{place}.texts.npy", table)
-        storage.write_array(f"{place}.npy", index)
+        storage.write_array(places.with_suffix(place, ".texts.npy"), table)
+        storage.write_array(places.with_suffix(place, ".npy"), index)
         return len(table)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skillshard import artefact, storage
+from skillshard import artefact, places, storage
 from skillshard.execution import Backend, OnStage, Record, Task, Watcher, keyed, run, silent
 from skillshard.merge_levels import Merge, MergePlan, SortedFile
 
@@ -81,7 +81,7 @@ class Stages:
         """
 
         def place(file: SortedFile) -> str:
-            return self.work.scratch(name, file.name) + ending if file.level else files[file.row]
+            return places.with_suffix(self.work.scratch(name, file.name), ending) if file.level else files[file.row]
 
         ending = "" if suffixes != ("",) else ".npy"
         for level in range(1, len(plan.fan_ins) + 1):
@@ -144,4 +144,4 @@ class _Deleting:
                 storage.remove(place)
 
     def _deleted(self, files: Sequence[str]) -> Iterator[str]:
-        return (f"{place}{suffix}" for place in files for suffix in self._suffixes)
+        return (places.with_suffix(place, suffix) for place in files for suffix in self._suffixes)

@@ -307,7 +307,7 @@ class _Tables:
         # One range after the other, because the totals of all ranges together may not fit into the memory.
         totals = np.zeros((self.num_skills, 7), np.int64)
         for place in totals_places:
-            totals += np.load(place)
+            totals += storage.load_array(place)
         return totals[:, 0].tolist(), totals[:, 1:].reshape(self.num_skills, 2, 3)
 
     def search(self, beyond: dict[int, str], order: Order) -> dict[int, list[Candidate]]:
@@ -391,7 +391,7 @@ class _Tables:
             low, high = bounds[merge.first_reader], bounds[merge.last_reader]
             return {"inputs": inputs, "out": out, "low": low, "high": high}
 
-        tables = [f"{chunk}.texts.npy" for chunk in self.chunks]
+        tables = [places.with_suffix(chunk, ".texts.npy") for chunk in self.chunks]
         merge_plan = plan_merges(len(tables), self._num_ranges, self.num_texts * TEXTS_DTYPE.itemsize)
         columns = self.stages.merged("tables", merge_tables, merge_plan, tables, ("",), merge_arguments)
         return [

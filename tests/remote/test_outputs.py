@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from skillshard import artefact, places, storage, taggers, uploads
 from skillshard.corpus import Corpus
 from skillshard.errors import StorageError, TagsError
 from skillshard.execution import Backend
+from skillshard.merge_levels import plan_merges
+from skillshard.shards.write import write_shards
 from skillshard.taggers.regroup import regroup_tags
 from skillshard.tags import Tags
 from skillshard.verification import verify
@@ -71,6 +74,19 @@ def test_clusters_and_regrouped_tags_in_a_store_are_those_of_a_directory(
     for name in ("E", "R"):
         assert objects(store(name)) == tree(tmp_path / name)
     assert verify(store("E"))[0] == []
+
+
+@pytest.mark.parametrize("copies", ["keep", "drop"])
+def test_shards_in_a_store_with_merges_in_the_store_are_those_of_a_directory(
+    copies: Any, corpus: Corpus, store: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags = tag(corpus, tmp_path / "T")
+    local = write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, copies=copies, backend=HERE)
+    monkeypatch.setattr("skillshard.shards.write.plan_merges", partial(plan_merges, max_fan_in=2))
+    place = store(f"S-{copies}")
+    shards = write_shards(corpus, tags, place, shard_bytes=50_000, holdout=0.1, copies=copies, backend=HERE)
+    assert shards.digest == local.digest and shards.verify() == []
+    assert objects(place) == tree(tmp_path / "S")
 
 
 @pytest.mark.parametrize("stopped_at", range(1, 12))
