@@ -63,6 +63,30 @@ def open_text(partition: Partition, *, expected: str) -> Source | Rejection:
     return source if is_utf8 else TranscodedSource(source, layout.encoding)
 
 
+class Refused(Exception):
+    """Error for a file whose content does not fit its name.
+
+    Attributes:
+        rejection: Rejection of the file.
+    """
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection.detail)
+        self.rejection = rejection
+
+
+def opened_text(partition: Partition, *, expected: str) -> Source:
+    """Open the bytes of a partition as `open_text`.
+
+    Raises:
+        Refused: The content does not fit the name.
+    """
+    source = open_text(partition, expected=expected)
+    if isinstance(source, Rejection):
+        raise Refused(source)
+    return source
+
+
 def end_of(partition: Partition) -> int | None:
     """Return the end of a partition in the bytes of `open_text`. None stands for the end of the file, in other units than the file's."""
     is_plain = partition.compression is None and (partition.format == "jsonl" or partition.layout.is_utf8)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import xxhash
 
-from skillshard.corpus.contents import cut_off, open_text
+from skillshard.corpus.contents import Refused, cut_off, opened_text
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import BadRecord, PassedOver, Reason, Rejection, Sample, check_size
@@ -38,14 +38,6 @@ class _Cut(Exception):
         super().__init__(detail)
         self.reason: Reason = reason
         self.line = 1
-
-
-class _Refused(Exception):
-    """Error for a file whose content does not fit its name."""
-
-    def __init__(self, rejection: Rejection) -> None:
-        super().__init__(rejection.detail)
-        self.rejection = rejection
 
 
 class _Bytes(io.RawIOBase):
@@ -125,7 +117,7 @@ def read_delimited(
                 yield Rejection(name, line, error.reason, error.detail, error.id, raw)
             else:
                 yield sample
-    except _Refused as error:
+    except Refused as error:
         yield error.rejection
     except _Cut as error:
         yield cut_off(name, error.line, str(error), error.reason)
@@ -138,7 +130,7 @@ def lines_of_records(partition: Partition, *, max_sample_bytes: int) -> Iterator
         for number, (line, _, _) in enumerate(_records(partition, max_sample_bytes)):
             if number or not has_header:
                 yield line
-    except (_Refused, _Cut):
+    except (Refused, _Cut):
         return
 
 
@@ -146,13 +138,11 @@ def _records(partition: Partition, max_sample_bytes: int) -> Iterator[tuple[int,
     """Yield the first line, the bytes and the fields of each record, the header included. A broken record has its fault as fields.
 
     Raises:
-        _Refused: The content does not fit the name.
+        Refused: The content does not fit the name.
         _Cut: The rest of the file cannot be read.
     """
     layout = partition.layout
-    source = open_text(partition, expected="lines of text")
-    if isinstance(source, Rejection):
-        raise _Refused(source)
+    source = opened_text(partition, expected="lines of text")
     limit = 4 * max_sample_bytes + _BLOCK_BYTES
     # The limit of the csv module is one number for the whole process, so the number is only raised.
     csv.field_size_limit(max(limit, csv.field_size_limit()))

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 import xxhash
 
-from skillshard.corpus.contents import BOM, cut_off, open_text
+from skillshard.corpus.contents import BOM, Refused, cut_off, open_text, opened_text
 from skillshard.corpus.formats import base_suffix
 from skillshard.corpus.lines import rejection
 from skillshard.corpus.mapping import RowFields
@@ -120,7 +120,7 @@ def read_documents(
                 yield Rejection(name, bad.line, bad.reason, f"in row {row:,}, {bad.detail}{hint}", bad.id, bad.raw)
             else:
                 yield sample
-    except _Refused as error:
+    except Refused as error:
         yield error.rejection
     except _Cut as error:
         yield cut_off(name, window.line if window else 1, f"after {row:,} rows, {error}", error.reason)
@@ -143,28 +143,20 @@ def lines_of_rows(partition: Partition, *, max_sample_bytes: int) -> Iterator[in
     try:
         for window, _, _ in _rows(partition, 16 * max_sample_bytes + _BLOCK_BYTES):
             yield window.line
-    except (_Refused, _Cut, _NoRows):
+    except (Refused, _Cut, _NoRows):
         return
-
-
-class _Refused(Exception):
-    """Error for a file whose content does not fit its name."""
-
-    def __init__(self, refusal: Rejection) -> None:
-        super().__init__(refusal.detail)
-        self.rejection = refusal
 
 
 def _rows(partition: Partition, limit: int) -> Iterator[tuple["_Window", dict[str, Any], bytes]]:
     """Yield the rows of a file: the window behind the row, the fields beside the rows, and the bytes of the row."""
-    window, path = _Window(_opened(partition), limit), partition.layout.rows
+    window, path = _Window(opened_text(partition, expected="JSON"), limit), partition.layout.rows
     if path is None:
         while window.next_character():
             for data in _elements_or_object(window):
                 yield window, {}, data
         return
     # Fields that stand after the rows belong to each row too. So a second window runs ahead by a document, and collects the fields.
-    collector = _Window(_opened(partition), limit)
+    collector = _Window(opened_text(partition, expected="JSON"), limit)
     while collector.next_character():
         beside: dict[str, Any] = {}
         for _ in _in_object(collector, path, beside):
@@ -172,13 +164,6 @@ def _rows(partition: Partition, limit: int) -> Iterator[tuple["_Window", dict[st
         window.next_character()
         for data in _in_object(window, path, {}):
             yield window, beside, data
-
-
-def _opened(partition: Partition) -> Source:
-    source = open_text(partition, expected="JSON")
-    if isinstance(source, Rejection):
-        raise _Refused(source)
-    return source
 
 
 def _elements_or_object(window: "_Window") -> Iterator[bytes]:
