@@ -302,11 +302,13 @@ def show_saved_clusters(model: SavedClusters) -> None:
     """Print saved clusters: terms, size and nearest samples of each cluster."""
     manifest = model.manifest
     total = sum(cluster.num_samples for cluster in manifest.clusters)
-    for cluster in manifest.clusters:
+    for cluster in sorted(
+        manifest.clusters, key=lambda cluster: cluster.name
+    ):  # the order of the table above the clusters
         samples = f"{cluster.num_samples:,} samples ({share(cluster.num_samples, total)})"
         print_line("")
-        print_line(f"{cluster.name}: found in {samples}, mean distance {cluster.mean_distance:.3f}")
-        print_line(f"    terms: {', '.join(cluster.terms) or 'none that tell it from the others'}")
+        print_line(f"{cluster.name}: fitted on {samples}, mean distance to the centroid {cluster.mean_distance:.3f}")
+        print_line(f"    terms: {', '.join(cluster.terms) or 'no term is more frequent than in the other clusters'}")
         for sample in cluster.nearest:
             print_line(f"    {sample.distance:.3f}  {sample.id}  {sample.text[:PREVIEW_CHARS]}")
     print_line("")

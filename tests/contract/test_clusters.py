@@ -8,8 +8,8 @@ import numpy as np
 import orjson
 import pytest
 
-from skillshard import taggers
-from skillshard.corpus import Corpus
+from skillshard import progress, taggers
+from skillshard.corpus import Corpus, CorpusReading
 from skillshard.errors import TagsError
 from skillshard.execution import Backend
 from skillshard.graph.skill_graph import SkillGraph
@@ -72,7 +72,7 @@ def test_kept_clusters_tag_new_samples_as_they_would_the_old(root: Path, tmp_pat
 def test_inspect_shows_name_terms_size_nearest_samples_and_agreement(root: Path, tmp_path: Path) -> None:
     printed = works("inspect", root / "E", "--against", "meta.topic", "--pictures", tmp_path)
     for cluster in taggers.SavedClusters.open(root / "E").manifest.clusters:
-        assert f"{cluster.name}: found in {cluster.num_samples:,} samples" in printed
+        assert f"{cluster.name}: fitted on {cluster.num_samples:,} samples" in printed
         assert f"terms: {', '.join(cluster.terms)}" in printed
         assert len(cluster.nearest) == 5 and all(sample.id in printed for sample in cluster.nearest)
     assert "agreement with meta.topic (5 skills, 5 values, 240 samples): NMI " in printed
@@ -280,6 +280,18 @@ def test_an_encoder_that_gives_nan_is_named_with_the_sample(tmp_path: Path) -> N
         match=r"a.jsonl: broken gave numbers that are not finite for 1 of 4 samples.*id '2'.*`dtype='float32'`",
     ):
         taggers.tag_corpus(corpus, taggers.embedding(Broken(), skills=2), tmp_path / "E", backend=HERE)
+
+
+def test_a_partition_of_many_texts_reports_its_progress_while_it_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = Corpus.open(corpus_of(tmp_path, [f"text {number}" for number in range(10)]))
+    monkeypatch.setattr(taggers_vectors, "TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr("skillshard.progress.SECONDS_BETWEEN", 0.0)
+    shares: list[float] = []
+    with progress.sent_to(shares.append):
+        taggers_vectors.encode_partition(corpus.partitions()[0], Broken(), CorpusReading(), 10, str(tmp_path / "e.npy"))
+    assert shares == [0.4, 0.8]
 
 
 def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

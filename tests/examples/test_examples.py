@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,8 @@ UNINTERRUPTED = [
 def test_an_example_runs_as_its_docstring_says_and_goes_on(
     shards: ShardSet, tmp_path: Path, name: str, number: int
 ) -> None:
+    if (name, number) == ("huggingface_trainer.py", 1) and int(version("transformers").partition(".")[0]) < 5:
+        pytest.skip("transformers before version 5 loads no checkpoint of an optimizer in several processes on a CPU")
     for steps in (10, 20):
         check_run(run(commands(name)[number], shards, tmp_path / "run", steps), name, tmp_path / "run", steps)
     check_resumed(tmp_path / "run")

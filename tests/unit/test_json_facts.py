@@ -111,7 +111,7 @@ def test_clusters_come_with_their_terms_and_their_encoder(root: Path) -> None:
     clusters = facts["clusters"]["clusters"]
     assert len(clusters) == 2 and sum(cluster["num_samples"] for cluster in clusters) == facts["num_tagged"]
     for cluster in clusters:
-        assert f"{cluster['name']}: found in {cluster['num_samples']:,} samples" in text
+        assert f"{cluster['name']}: fitted on {cluster['num_samples']:,} samples" in text
     assert f"encoder {facts['clusters']['encoder']['name']} " in text
     assert json.loads(shown(root, "tags", "--json"))["clusters"] is None
 

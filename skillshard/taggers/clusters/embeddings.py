@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from jaxtyping import Float, Int
 
-from skillshard import canonical, places, storage
+from skillshard import canonical, places, progress, storage
 from skillshard.corpus import CorpusReading, Partition, Sample, read_partition
 from skillshard.errors import TagsError
 from skillshard.execution import Record, Task, keyed, num_cpus
@@ -134,6 +134,7 @@ def encode_partition(
             if len(waiting) == TEXTS_AT_ONCE:
                 _put(vectors, waiting, encoder, partition)
                 waiting = []
+                progress.advance(number + 1, num_rows)
         _put(vectors, waiting, encoder, partition)
         vectors.flush()
         del vectors

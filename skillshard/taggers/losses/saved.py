@@ -86,19 +86,18 @@ class TrainedProxies:
     def _of_runs(
         self, counted: slice, versions: Sequence[TokenBatch]
     ) -> list[Float[np.ndarray, "checkpoint sample version"]]:
+        steps = self.recipe.kept_steps[counted]
         losses = []
-        for number, trial in enumerate(self.trials, start=1):
-            losses.append(self._trial_losses(trial, counted, versions))
-            progress.advance(number, len(self.trials))
+        for number, trial in enumerate(self.trials):
+            with one_thread():
+                # The seed does not matter, because a checkpoint replaces all parameters.
+                model = new_model(self.recipe, seed=0)
+                of_trial = []
+                for position, step in enumerate(steps, start=1):
+                    of_trial.append(self._losses(model, trial, step, versions))
+                    progress.advance(number * len(steps) + position, len(self.trials) * len(steps))
+                losses.append(np.stack(of_trial))
         return losses
-
-    def _trial_losses(
-        self, trial: str, counted: slice, versions: Sequence[TokenBatch]
-    ) -> Float[np.ndarray, "checkpoint sample version"]:
-        with one_thread():
-            # The seed does not matter, because a checkpoint replaces all parameters.
-            model = new_model(self.recipe, seed=0)
-            return np.stack([self._losses(model, trial, step, versions) for step in self.recipe.kept_steps[counted]])
 
     def _losses(
         self, model: nn.Module, trial: str, step: int, versions: Sequence[TokenBatch]

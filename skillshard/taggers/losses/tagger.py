@@ -119,7 +119,7 @@ class LossFinder:
             texts = self._sample(search)
             reading = self.reading.reading([sample.text for sample in texts])
             recipe = self._recipe(reading)
-            self._train(search, folder, texts, reading, recipe)
+            self._train(search, folder, texts, reading, recipe, sum(num_rows))
             self._keep(search, folder, texts[: self.fitting_samples], reading, recipe)
         on_gpu = self.compute.is_on_gpu
         return score_rows(open_loss_tagger(folder), search, num_rows, num_gpus=float(on_gpu))
@@ -159,7 +159,13 @@ class LossFinder:
         )
 
     def _train(
-        self, search: Search, folder: Path, texts: Sequence[SampledText], reading: Reading, recipe: Recipe
+        self,
+        search: Search,
+        folder: Path,
+        texts: Sequence[SampledText],
+        reading: Reading,
+        recipe: Recipe,
+        num_rows: int,
     ) -> None:
         place = search.work.scratch("texts.json")
         if not storage.exists(place):
@@ -174,7 +180,11 @@ class LossFinder:
             }
             for number, seed in enumerate(self._seeds())
         )
-        self.on_estimate(self._estimate(search, keyed([{"texts": place, "reading": reading, "recipe": recipe}])))
+        timing = keyed([{"texts": place, "reading": reading, "recipe": recipe}])
+        num_positions = _encode(reading, [(texts[0].text, texts[0].answers)]).tokens.shape[1]
+        # As in `TrainedProxies`: the losses at all checkpoints, or the losses without each part but the last.
+        each = len(recipe.kept_steps) if self.measure == "whole" else num_positions - 1
+        self.on_estimate(self._estimate(search, timing, num_texts=num_rows, times=self.trials * each))
         self._run(search, train_task, tasks, "train", "training")
 
     def _run(
@@ -189,14 +199,22 @@ class LossFinder:
         # With seed + number, the taggers of the seeds 0 and 1 would share nearly all trials. Another label would change all trials.
         return [keyed_seed("loss run", self.seed, number) for number in range(self.trials)]
 
-    def _estimate(self, search: Search, timing: Sequence[Task]) -> str:
-        """Estimate the time of the trials from a few steps, in this process if the device is on this machine, else in a task."""
+    def _estimate(self, search: Search, timing: Sequence[Task], *, num_texts: int, times: int) -> str:
+        """Estimate the time of the trials and the measurements from a few steps, in this process if the device is on this machine, else in a task."""
         if is_here(self.compute.device):
             timed = time_task(**timing[0].arguments)
         else:
             timed = self._run(search, time_task, timing, "timing", "timing")[0]
         workers = search.backend.processes(self.trials, num_gpus=float(self.compute.is_on_gpu))
-        return _estimate_sentence(self.trials, self.steps, timed["seconds"], workers, search.backend.ray_address)
+        return _estimate_sentence(
+            self.trials,
+            self.steps,
+            timed["seconds"],
+            workers,
+            search.backend.ray_address,
+            num_texts=num_texts,
+            times=times,
+        )
 
     def _keep(
         self, search: Search, folder: Path, samples: Sequence[SampledText], reading: Reading, recipe: Recipe
@@ -330,18 +348,38 @@ def loss_tagger(
     )
 
 
-def _estimate_sentence(trials: int, steps: int, seconds: float, workers: int, ray_address: str | None) -> str:
-    """Write the expected time of the trials, which run on `workers` processes at a time.
+def _estimate_sentence(
+    trials: int, steps: int, seconds: float, workers: int, ray_address: str | None, *, num_texts: int, times: int
+) -> str:
+    """Write the expected time of the trials, which run on `workers` processes at a time, and of the measurements after the trials.
 
-    >>> _estimate_sentence(1, 3, 4.2, 1, None), _estimate_sentence(10, 1000, 61.0, 2, "auto")
-    ('1 trial of 3 steps, 4 s each on 1 process: about 1 min', '10 trials of 1,000 steps, 61 s each on auto: about 5 min')
+    Args:
+        trials: Number of trials.
+        steps: Number of steps of a trial.
+        seconds: Time of a trial.
+        workers: Number of processes.
+        ray_address: Ray cluster of the processes. None: this machine.
+        num_texts: Number of texts of the corpus.
+        times: Number of measurements of each text.
+
+    >>> _estimate_sentence(1, 3, 4.2, 1, None, num_texts=20, times=1)
+    '1 trial of 3 steps, 4 s each on 1 process: about 1 min. Then each of the 20 texts is measured once: about 1 min.'
+    >>> _estimate_sentence(10, 1000, 61.0, 2, "auto", num_texts=80_000, times=100)
+    '10 trials of 1,000 steps, 61 s each on auto: about 5 min. Then each of the 80,000 texts is measured 100 times: about 21 min.'
     """
     total = seconds * -(-trials // workers)
+    # A step also computes gradients, which takes twice the time of the losses alone.
+    loss_s = seconds / steps / BATCH_SIZE / 3
+    measuring = num_texts * times * loss_s / workers
     place = ray_address or counted(workers, "process", "processes")
     return (
-        f"{counted(trials, 'trial')} of {counted(steps, 'step')}, {seconds:,.0f} s each on {place}: about "
-        f"{max(1, round(total / 60)):,} min"
+        f"{counted(trials, 'trial')} of {counted(steps, 'step')}, {seconds:,.0f} s each on {place}: about {_minutes(total)}. Then each of "
+        f"the {num_texts:,} texts is measured {'once' if times == 1 else f'{times:,} times'}: about {_minutes(measuring)}."
     )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60)):,} min"
 
 
 def time_task(texts: str, reading: Reading, recipe: Recipe) -> Record:
