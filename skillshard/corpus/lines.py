@@ -36,7 +36,10 @@ from skillshard.corpus.sample import (
 from skillshard.corpus.sources import PlainSource, Source
 from skillshard.repeated_keys import repeated_keys
 
-_BLOCK_BYTES = 1 << 20
+# The records of a block are parsed together. Larger blocks leave the caches of a CPU, and reading costs a quarter more (docs/LOG.md).
+_BLOCK_BYTES = 1 << 18
+# Bytes beyond 16 times the largest sample that a line may have. Another number changes the digest of files with such lines.
+_LINE_SLACK = 1 << 20
 _NEVER = 1 << 63  # an offset beyond every file
 
 
@@ -156,8 +159,8 @@ def read_lines(
         return
     name, unchecked_bytes, sample_of = partition.name, max_sample_bytes // 4, fields.sample
     # JSON escapes take at most 6 bytes for a byte of text (\u0041). A longer line is too large, or mostly white space.
-    line_limit = 16 * max_sample_bytes + _BLOCK_BYTES
-    counter = LineCounter(partition)
+    line_limit = 16 * max_sample_bytes + _LINE_SLACK
+    counter, no_json = LineCounter(partition), orjson.JSONDecodeError
     for block in blocks(source, start=partition.start, stop=end_of(partition), line_limit=line_limit):
         hasher.update(block.data)
         if block.num_skipped:
@@ -173,12 +176,12 @@ def read_lines(
         # One search over the block finds the few lines that may hold an integer of more than 64 bits. The last run is the next.
         runs = [offset + position for position in reversed(long_digit_runs(block.data))]
         next_run = runs[-1] if runs else _NEVER
-        records = [_parsed(line) for line in lines]
+        records = _parsed(lines)
         repeated = repeated_keys(block.data, lines, records)
         for number, (line, record) in enumerate(zip(lines, records, strict=True)):
             end = offset + len(line) + 1
             try:
-                if type(record) is orjson.JSONDecodeError:
+                if type(record) is no_json:
                     raise record
                 if number in repeated:
                     raise BadRecord("malformed-json", f"the key {repeated[number]!r} stands twice in one object")
@@ -209,8 +212,15 @@ def read_lines(
         yield cut_off(name, counter.line(0), source.damage, source.reason)
 
 
-def _parsed(line: bytes) -> Any:
-    """Return the JSON value of a line, or the error of the parser."""
+def _parsed(lines: list[bytes]) -> list[Any]:
+    """Return the JSON value of each line, or the error of the parser."""
+    try:
+        return list(map(orjson.loads, lines))  # the usual case, without a step of Python for each line
+    except orjson.JSONDecodeError:
+        return [_parsed_line(line) for line in lines]
+
+
+def _parsed_line(line: bytes) -> Any:
     try:
         return parse_quickly(line)
     except orjson.JSONDecodeError as error:
@@ -318,7 +328,7 @@ def line_numbers(partition: Partition, rows: Collection[int], *, max_sample_byte
     """Return the 1-based line of some rows of a JSONL partition. Row 0 is the first. The partition is read again."""
     source = open_text(partition, expected="lines of JSON")
     assert not isinstance(source, Rejection)
-    line_limit = 16 * max_sample_bytes + _BLOCK_BYTES
+    line_limit = 16 * max_sample_bytes + _LINE_SLACK
     line, row, row_lines = _lines_before(partition), 0, {}
     for block in blocks(source, start=partition.start, stop=end_of(partition), line_limit=line_limit):
         for data in block.data.removesuffix(b"\n").split(b"\n") if not block.num_skipped else (b"long",):

@@ -247,7 +247,7 @@ class RowFields:
         self._leaving = [path for path in dict.fromkeys(paths) if path not in named and not is_of_file(path)]
         self.is_quick = mapping.is_plain and not named and not prefix and not any("." in path for path in self._paths)
         self.sample: Callable[[Any, int], Sample] = self._quick if self.is_quick else self._mapped
-        self._text_field = paths[0] if self.is_quick else ""
+        self._id_field, self._text_field = mapping.id_field, paths[0] if self.is_quick else ""
 
     @property
     def text_member(self) -> str:
@@ -263,7 +263,7 @@ class RowFields:
         """Return the sample of a row for a mapping that only names two keys."""
         if type(record) is not dict:
             raise _no_object(record)
-        id_field = self.mapping.id_field
+        id_field = self._id_field
         value = f"{self.name}@{position}" if id_field is None else record.pop(id_field, MISSING)
         sample_id = value if type(value) is str and value else id_of(value, str(id_field), record)
         text = record.pop(self._text_field, MISSING)

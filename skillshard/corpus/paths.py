@@ -19,6 +19,7 @@ Step = str | int
 """Key of an object, or index of an array."""
 # An array cannot have more elements, and Python refuses to parse thousands of digits.
 _MAX_DIGITS = 12
+_PREFIX = "meta."
 _FILE_PARTS = ("name", "stem", "folder", "parts")
 
 
@@ -94,10 +95,14 @@ def in_meta(meta: Any, path: str) -> Any:
     >>> in_meta({"n": 1}, "meta.n"), in_meta({"meta": {"n": 2}, "n": 1}, "meta.n")
     (1, 2)
     """
+    if not path.startswith(_PREFIX):
+        return follow(meta, path)
+    # Usually the metadata has no key "meta", and each row would pay for a search that leads nowhere.
+    plain = path[len(_PREFIX) :]
+    if plain in meta and "." not in plain and "meta" not in meta and path not in meta:
+        return meta[plain]
     value = follow(meta, path)
-    if value is MISSING and path.startswith("meta."):
-        return follow(meta, path.removeprefix("meta."))
-    return value
+    return follow(meta, plain) if value is MISSING else value
 
 
 def single(value: Any) -> Any:

@@ -280,9 +280,11 @@ def tag_partition(
     refused: list[tuple[int, Rejection]] = []
     reader = PartitionReader(partition, reading)
 
+    repeated_rows = set(map(int, duplicates))
+
     def rows() -> Iterator[TagRow]:
         for number, (row, outcome) in enumerate(_tagged(iter(reader), tagger, partition.index)):
-            rejection = _refusal(partition, row, outcome, reader.passed_over, is_duplicate=str(number) in duplicates)
+            rejection = _refusal(partition, row, outcome, reader.passed_over, is_duplicate=number in repeated_rows)
             if rejection is not None:
                 if on_bad_sample == "stop":
                     raise CorpusError(_located([(number, rejection)], partition, reading)[0].sentence())
