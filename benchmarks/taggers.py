@@ -30,7 +30,7 @@ import orjson
 from benchmarks.mixers import machine
 from skillshard import taggers
 from skillshard.artefact import Work
-from skillshard.corpus import Corpus, Sample, read_partition
+from skillshard.corpus import Corpus, CorpusReading, Sample, read_partition
 from skillshard.execution import Backend
 from skillshard.report.clusters import compare
 from skillshard.taggers.clusters import kmeans
@@ -168,7 +168,7 @@ def scale(arguments: argparse.Namespace) -> dict[str, Any]:
             np.save(place, points.astype(np.float16))
             print("wrote part", number, flush=True)
     work = Work(arguments.work / f"scale-{time.time_ns()}", "tags.json")
-    search = Search([], {}, "stop", work, Backend(workers=2), lambda name, num: lambda task, record: None)
+    search = Search([], CorpusReading(), "stop", work, Backend(workers=2), lambda name, num: lambda task, record: None)
     num_rows = [num // parts] * parts
     started_s, before_s = time.monotonic(), cpu_s()
     marks = {}
