@@ -1,6 +1,6 @@
 """Measure the peak memory of the workers of `tag` and `shard` on corpora of extreme shapes, with default options.
 
-    python benchmarks/memory.py FOLDER [--scale 0.25] [SHAPE...]
+    python -m benchmarks.memory FOLDER [--scale 0.25] [SHAPE...]
 
 For each shape, the corpus is generated under FOLDER, tagged and sharded by two workers, and removed. A line shows the largest resident
 memory of a worker and of the driver (VmHWM of /proc, read every 20 ms), and the CPU seconds. A worker must stay under 500 MB. `--scale`
@@ -63,7 +63,7 @@ def peak_bytes(pid: int) -> int:
 def measure(command: list[str]) -> tuple[int, int, float]:
     """Run a command. Return the peak bytes of the largest worker and of the driver, and the CPU seconds."""
     before = os.times()
-    process = subprocess.Popen([sys.executable, "-m", "skillshard.cli", *command], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "skillshard", *command], stdout=subprocess.DEVNULL)
     worker = driver = 0
     while process.poll() is None:
         try:

@@ -1,6 +1,6 @@
 """Measure opens, bytes and CPU time of the shuffle of `shard` at 1, 4 and 16 times as many chunks, with and without merge levels.
 
-    python benchmarks/shuffle.py FOLDER [--chunks 64] [--chunk-bytes 262144]
+    python -m benchmarks.shuffle FOLDER [--chunks 64] [--chunk-bytes 262144]
 
 The chunks are small, and the cost of an open in the cost rule is smaller by the same factor, so the plan is the plan of a corpus with
 chunks of 64 MiB. All stages run in a single process. An audit hook of Python counts the files under the scratch directory that are opened

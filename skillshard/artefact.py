@@ -26,7 +26,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -90,6 +90,8 @@ class Work:
     lock: _Lock | None = field(default=None, compare=False, repr=False)
     is_claimant: bool = field(default=False, compare=False)
     """Whether this process put job.json into a store."""
+    scratch_folder: str | None = None
+    """Directory for temporary files. None: .work/scratch of the artefact."""
 
     def place(self, *parts: str) -> str:
         """Return the place of a file or directory of the artefact."""
@@ -101,12 +103,12 @@ class Work:
 
     def scratch(self, *parts: str) -> str:
         """Return a place for temporary files of the work. `finish` removes the files."""
-        return self.place(".work", "scratch", *parts)
+        return places.join(self.scratch_folder or self.place(".work", "scratch"), *parts)
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, then remove the temporary files of the work."""
         _put_manifest(self.place(self.manifest), canonical.to_json(manifest))
-        _clean(self.out)
+        _clean(self.out, self.scratch_folder)
 
     def release(self) -> None:
         """Release the lock on the directory."""
@@ -139,6 +141,7 @@ def begin(
     changed: Changed = lambda folder, suspects: list(suspects),
     *,
     keep_unfinished_files: bool = False,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> Work | None:
     """Start work on `out`, or resume the work.
 
@@ -150,6 +153,8 @@ def begin(
         changed: Function that checks files with a new time of change. By default, a new time counts as new content.
         keep_unfinished_files: Whether temporary files of killed commands stay. The processes of a job array work on several nodes, and
             some file systems have locks on a single node only, so a temporary file may belong to a living process.
+        scratch: Directory for temporary files, local or in a store. The work has a directory of its own there, named after `out`. None:
+            .work/scratch of `out`.
 
     Returns:
         The work, or None if `out` is already finished from the same inputs.
@@ -166,13 +171,14 @@ def begin(
     if storage.exists(places.join(folder, manifest)):
         _refuse_other(folder, _by_name(_made_from(folder, manifest)), _by_name(made_from))
         _refuse_changed(folder, storage.stat(places.join(folder, manifest)).mtime_ns, mtimes_ns, changed)
-        _clean(folder)
+        _clean(folder, _scratch_in(folder, job))
         return None
+    scratch_folder = None if scratch is None else _scratch_of(folder, scratch)
     if job is None:
         _refuse_foreign(folder, names)
         lock = _lock_of(folder)
-        if _claim(folder, made_from, mtimes_ns):
-            return Work(folder, manifest, lock, is_claimant=True)
+        if _claim(folder, made_from, mtimes_ns, scratch_folder):
+            return Work(folder, manifest, lock, is_claimant=True, scratch_folder=scratch_folder)
         job = _job_bytes(folder)  # another command was faster
         if job is None:
             raise StorageError(f"{places.public(folder)} is used by another command just now. Run the command again.")
@@ -180,12 +186,15 @@ def begin(
     lock = _lock_of(folder)
     try:
         if differences(_by_name(begun["made_from"]), _by_name(made_from)) and _is_free_to_begin_anew(folder, lock):
-            storage.remove_tree(places.join(folder, ".work", "scratch"))
-            _write_job(folder, made_from, mtimes_ns)
+            storage.remove_tree(begun.get("scratch") or places.join(folder, ".work", "scratch"))
+            _write_job(folder, made_from, mtimes_ns, scratch_folder)
         else:
             _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
+            _refuse_other_scratch(folder, begun.get("scratch"), scratch_folder)
             if _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns, changed):
-                _write_job(folder, made_from, mtimes_ns)  # the next command need not check these files again
+                _write_job(
+                    folder, made_from, mtimes_ns, scratch_folder
+                )  # the next command need not check these files again
         if lock is not None:
             if not keep_unfinished_files and lock.is_alone():
                 storage.remove_leftovers(folder)  # temporary files of commands that were killed
@@ -194,7 +203,39 @@ def begin(
         if lock is not None:
             lock.release()
         raise
-    return Work(folder, manifest, lock)
+    return Work(folder, manifest, lock, scratch_folder=scratch_folder)
+
+
+def _scratch_of(folder: str, scratch: str | os.PathLike[str]) -> str:
+    """Return the directory for the temporary files of an artefact under a directory that several artefacts may share."""
+    # Absolute, because another command may resume the work from another directory.
+    base, target = (place if places.is_remote(place) else os.path.abspath(place) for place in (_plain(scratch), folder))
+    return places.join(base, f"skillshard-{canonical.digest(target.encode())[:12]}")
+
+
+def _scratch_in(folder: str, job: bytes | None) -> str | None:
+    """Return the place of temporary files in job.json of a finished artefact. A damaged job.json does no harm there."""
+    if job is not None:
+        with contextlib.suppress(StorageError):
+            return cast(str | None, _begun(folder, job).get("scratch"))
+    return None
+
+
+def _refuse_other_scratch(folder: str, before: str | None, now: str | None) -> None:
+    """Refuse to continue work whose temporary files lie in another place.
+
+    Raises:
+        StorageError: The places differ.
+    """
+    if before != now:
+        names = [
+            "its own .work/scratch (no `scratch`)" if place is None else f"{places.public(place)}"
+            for place in (before, now)
+        ]
+        raise StorageError(
+            f"{places.public(folder)} holds unfinished work whose temporary files lie in {names[0]}, and this command names {names[1]}. "
+            f"Give the same `scratch` again, or remove {places.public(folder)} and run the command again."
+        )
 
 
 def make(
@@ -206,6 +247,7 @@ def make(
     mtimes_ns: Mapping[str, int] | None = None,
     changed: Changed = lambda folder, suspects: list(suspects),
     keep_unfinished_files: bool = False,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> None:
     """Begin or resume the work on `out` and do the work. If `out` is finished from the same inputs, do nothing.
 
@@ -213,7 +255,7 @@ def make(
     run fails on missing files. The failure is ignored if `out` is finished.
 
     Args:
-        out, manifest, made_from, changed, keep_unfinished_files: As in `begin`.
+        out, manifest, made_from, changed, keep_unfinished_files, scratch: As in `begin`.
         work: Function that does the work and ends with `Work.finish`.
         mtimes_ns: As in `begin`. None: no input can change.
 
@@ -221,14 +263,16 @@ def make(
         StorageError: As in `begin`. Errors of `work`, of any class, are raised if `out` is not finished.
     """
     times_ns = mtimes_ns or {}
-    unfinished = begin(out, manifest, made_from, times_ns, changed, keep_unfinished_files=keep_unfinished_files)
+    unfinished = begin(
+        out, manifest, made_from, times_ns, changed, keep_unfinished_files=keep_unfinished_files, scratch=scratch
+    )
     if unfinished is None:
         return
     try:
         work(unfinished)
     except (FileNotFoundError, StorageError, ExecutionError):
         # `begin` returns None if the other run has finished the directory. Otherwise the error is a real one.
-        if begin(out, manifest, made_from, times_ns, changed) is not None:
+        if begin(out, manifest, made_from, times_ns, changed, scratch=scratch) is not None:
             _take_claim_back(unfinished)
             raise
     except BaseException:
@@ -487,20 +531,21 @@ def _is_free_to_begin_anew(folder: str, lock: _Lock | None) -> bool:
     return lock is not None and not _has_records(folder) and lock.is_alone()
 
 
-def _claim(folder: str, made_from: dict[str, Any], mtimes_ns: Mapping[str, int]) -> bool:
+def _claim(folder: str, made_from: dict[str, Any], mtimes_ns: Mapping[str, int], scratch: str | None) -> bool:
     """Write job.json into a directory without one. In a store, return False if another command was faster."""
     if not places.is_remote(folder):
-        _write_job(folder, made_from, mtimes_ns)
+        _write_job(folder, made_from, mtimes_ns, scratch)
         return True
-    return storage.put_if_absent(places.join(folder, ".work", "job.json"), _job(made_from, mtimes_ns))
+    return storage.put_if_absent(places.join(folder, ".work", "job.json"), _job(made_from, mtimes_ns, scratch))
 
 
-def _job(made_from: dict[str, Any], mtimes_ns: Mapping[str, int]) -> bytes:
-    return canonical.to_json({"made_from": made_from, "mtimes_ns": dict(mtimes_ns)})
+def _job(made_from: dict[str, Any], mtimes_ns: Mapping[str, int], scratch: str | None) -> bytes:
+    job = {"made_from": made_from, "mtimes_ns": dict(mtimes_ns)}
+    return canonical.to_json(job if scratch is None else {**job, "scratch": scratch})
 
 
-def _write_job(folder: str, made_from: dict[str, Any], mtimes_ns: Mapping[str, int]) -> None:
-    storage.write_bytes(places.join(folder, ".work", "job.json"), _job(made_from, mtimes_ns))
+def _write_job(folder: str, made_from: dict[str, Any], mtimes_ns: Mapping[str, int], scratch: str | None) -> None:
+    storage.write_bytes(places.join(folder, ".work", "job.json"), _job(made_from, mtimes_ns, scratch))
 
 
 def _refuse_changed_since(
@@ -549,6 +594,8 @@ def _refuse_foreign(folder: str, names: list[str]) -> None:
         )
 
 
-def _clean(folder: str) -> None:
+def _clean(folder: str, scratch: str | None) -> None:
+    if scratch is not None:
+        storage.remove_tree(scratch)  # before job.json, which alone names the place
     storage.remove_tree(places.join(folder, ".work"))
     storage.remove_leftovers(folder)

@@ -9,7 +9,7 @@ import typer
 from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
 from skillshard.cli.options import Cache, CorpusPlaces, JobArray, Nodes, Out, ShardsPlace, open_corpus
-from skillshard.cli.values import parse_size, path_on_all_nodes
+from skillshard.cli.values import parse_out, parse_size, path_on_all_nodes
 
 
 class Copies(StrEnum):
@@ -50,6 +50,15 @@ def shard(
             "OUT/rejected with the id of the first copy.",
         ),
     ] = Copies.keep,
+    scratch: Annotated[
+        str | None,
+        typer.Option(
+            "--scratch",
+            parser=parse_out,
+            metavar="PLACE",
+            help="Directory or URI for scratch files, as large as the corpus. Default: a directory in OUT.",
+        ),
+    ] = None,
     nodes: Nodes,
     array: JobArray,
 ) -> None:
@@ -74,6 +83,7 @@ def shard(
             shard_bytes=parse_size(shard_bytes, "--shard-size"),
             holdout=holdout,
             copies=copies.value,
+            scratch=scratch,
             backend=backend,
             on_stage=bars.stage,
         )

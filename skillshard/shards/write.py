@@ -93,6 +93,7 @@ def write_shards(
     shard_bytes: int = 64 << 20,
     holdout: float = 0.01,
     copies: Copies = "keep",
+    scratch: str | os.PathLike[str] | None = None,
     backend: Backend = Backend(),
     on_stage: OnStage | None = None,
     progress: bool = True,
@@ -111,6 +112,8 @@ def write_shards(
             a sample in train and has a held-out sample if its texts allow one (split.py).
         copies: Treatment of samples whose folded text stands earlier in the corpus, in any skill. "keep" keeps the samples, and
             "drop" writes the samples to rejected/.
+        scratch: Directory for the scratch files, local or in a store, which all nodes share. The scratch files take as many bytes as the
+            texts and JSONs, and 120 bytes for each sample. None: a directory in `out`.
         backend: Local pool of processes or Ray. The bytes are the same.
         on_stage: Function that is called with the name of a stage and the number of its tasks. The returned function is called
             for each finished task. With None, progress bars appear in a terminal or a notebook.
@@ -152,6 +155,7 @@ def write_shards(
             lambda work: _write(corpus, tags, work, made_from, backend, stages),
             mtimes_ns=corpus.mtimes_ns,
             changed=lambda _, suspects: _changed(corpus, tags, suspects),
+            scratch=scratch,
             keep_unfinished_files=backend.array_part is not None,
         )
     return ShardSet.open(out)

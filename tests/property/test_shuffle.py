@@ -9,6 +9,7 @@ import pytest
 
 from skillshard import storage, taggers
 from skillshard.corpus import Corpus, PartitionReader, Sample
+from skillshard.errors import StorageError
 from skillshard.merge_levels import MergePlan, plan_merges
 from skillshard.shards import merge, read, sort, write
 from skillshard.shards.read import ShardSet
@@ -128,3 +129,34 @@ def test_chunks_and_tables_are_deleted_as_soon_as_no_task_reads_them(
     with pytest.raises(InterruptedError):
         written(tagged, tmp_path / "S")
     assert {path.split("/scratch/")[1].split("/")[0] for path in left} == {"totals"}
+
+
+def test_scratch_files_in_another_place_give_the_same_bytes_and_are_gone_at_the_end(
+    tagged: tuple[Corpus, Tags], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, tags = tagged
+    expected = written(tagged, tmp_path / "expected")
+
+    def write_with(scratch: Path | None) -> None:
+        write_shards(
+            corpus, tags, tmp_path / "S", shard_bytes=12_000, holdout=0.1, scratch=scratch, backend=HERE, progress=False
+        )
+
+    def stopped(*_: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "plan", stopped)
+        with pytest.raises(InterruptedError):
+            write_with(tmp_path / "fast")
+    assert list((tmp_path / "fast").rglob("*.data")) and not (tmp_path / "S" / ".work" / "scratch").exists()
+    with pytest.raises(
+        StorageError, match=r"temporary files lie in .*fast/skillshard-\w{12}, and this command names its own"
+    ):
+        write_with(None)
+    with pytest.raises(
+        StorageError, match=r"and this command names .*other/skillshard-\w{12}\. Give the same `scratch` again"
+    ):
+        write_with(tmp_path / "other")
+    write_with(tmp_path / "fast")
+    assert tree(tmp_path / "S") == expected and list((tmp_path / "fast").iterdir()) == []
