@@ -303,9 +303,10 @@ def test_a_manifest_of_version_1_is_checked_as_strictly(copied: Path) -> None:
         ShardSet.open(copied)
 
 
-def test_verify_finds_a_text_on_the_wrong_side_of_the_split(copied: Path) -> None:
+@pytest.mark.parametrize(("cut", "side"), [("8" + "0" * 31, "holdout"), ("0" * 32, "train")])
+def test_verify_finds_a_text_on_the_wrong_side_of_the_split(copied: Path, cut: str, side: str) -> None:
     """The bytes are as the manifest says, and the cut is changed."""
-    edit(copied, lambda manifest: manifest["split"].update(cut="8" + "0" * 31))
+    edit(copied, lambda manifest: manifest["split"].update(cut=cut))
     faults = ShardSet.open(copied).verify()
-    assert faults and all("by the hash of its text, row" in fault and "belongs to holdout" in fault for fault in faults)
+    assert faults and all("by the hash of its text, row" in fault and f"belongs to {side}" in fault for fault in faults)
     assert "may stand in both train and holdout" in faults[0] and len(faults) == len(set(faults))

@@ -388,6 +388,8 @@ def test_evaluation_skills_may_be_others_than_training_skills() -> None:
             "window is 0: give the number of latest observations",
         ),
         (lambda: floor(1.0), PolicyError, "floor is 1.0: give a number from 0"),
+        (lambda: floor(1.5), PolicyError, "floor is 1.5: give a number from 0"),
+        (lambda: floor(-0.1), PolicyError, "floor is -0.1: give a number from 0"),
         (
             lambda: chain(stratified(), floor(0.25)).init(SKILLS),
             PolicyError,
