@@ -97,7 +97,7 @@ NEAR = {
     "skillshard/fitting/finished.py": ["tests/unit/test_fitting.py", "tests/unit/test_demo.py"],
     "skillshard/mixing/listing.py": [
         "tests/unit/test_stream_state.py -k listing",
-        "tests/unit/test_weights.py -k 'repetition or stream or (every_policy and skill_it)'",
+        "tests/unit/test_weights.py -k 'repetition or stream or (every_policy and skill_it) or no_weights_to_write'",
         "tests/contract/test_bad_input.py",
     ],
     "skillshard/mixing/mixer.py": [
