@@ -272,11 +272,17 @@ def make(
         work(unfinished)
     except (FileNotFoundError, StorageError, ExecutionError):
         # `begin` returns None if the other run has finished the directory. Otherwise the error is a real one.
-        if begin(out, manifest, made_from, times_ns, changed, scratch=scratch) is not None:
-            _take_claim_back(unfinished)
+        again = begin(
+            out, manifest, made_from, times_ns, changed, keep_unfinished_files=keep_unfinished_files, scratch=scratch
+        )
+        if again is not None:
+            again.release()
+            if not keep_unfinished_files:  # other processes of a job array go on
+                _take_claim_back(unfinished)
             raise
     except BaseException:
-        _take_claim_back(unfinished)
+        if not keep_unfinished_files:
+            _take_claim_back(unfinished)
         raise
     finally:
         unfinished.release()

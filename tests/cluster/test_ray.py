@@ -1,15 +1,11 @@
 """Ray gives the bytes of the local pool and the same sentences, and leaves no process behind."""
 
-import contextlib
 import os
 import re
-import secrets
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,84 +15,12 @@ from skillshard.execution import MAX_TRIES, Backend, keyed, run
 from skillshard.shards.read import ShardSet
 from tests.commands import Outcome, fails, finish, marked, skillshard, start, works
 from tests.conftest import REPOSITORY, lines, samples, tree
+from tests.ray_cluster import HUNG_S, end_all, free_ports
 from tests.tokenizers_trained import byte_tokenizer, save
 from tests.topics import minilm, topic_corpus
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
 MARKER = f"ray-{os.getpid()}"
-
-
-def free_ports(num: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(num)]
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in sockets]
-
-
-HUNG_S = 600
-"""Time after which a command counts as hung. No command takes a tenth of the time on a quiet machine, and on a loaded machine Ray's workers
-start five times as slowly.
-"""
-
-
-def wait_for_port(port: int, process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
-    end = time.monotonic() + timeout_s
-    while True:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        assert process.poll() is None and time.monotonic() < end, f"no Ray at port {port}"
-        time.sleep(0.2)
-
-
-def end_all(marker: str) -> None:
-    """End the marked processes by their ids, and wait for the end."""
-    for kind, timeout_s in ((signal.SIGTERM, 5), (signal.SIGKILL, 20)):
-        end = time.monotonic() + timeout_s
-        while (left := marked(marker)) and time.monotonic() < end:
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, kind)
-            time.sleep(0.3)
-    assert not marked(marker)
-
-
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """Start a Ray of two CPUs with a token of its own, and return its address and the address of the dashboard, which takes jobs."""
-    port, dashboard, agent, agent_grpc, environments, metrics = free_ports(6)
-    # A short path, because the folder holds Unix sockets.
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"ss-{MARKER}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONWARNINGS", "ignore")
-        command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--disable-usage-stats"]
-        command += ["--node-ip-address", "127.0.0.1", "--num-cpus", "2", "--object-store-memory", str(80 << 20)]
-        command += ["--temp-dir", folder, "--include-dashboard", "true", "--dashboard-host", "127.0.0.1"]
-        command += [
-            "--port",
-            str(port),
-            "--dashboard-port",
-            str(dashboard),
-            "--dashboard-agent-listen-port",
-            str(agent),
-        ]
-        command += ["--dashboard-agent-grpc-port", str(agent_grpc), "--runtime-env-agent-port", str(environments)]
-        command += ["--metrics-export-port", str(metrics)]
-        with (tmp_path_factory.mktemp("ray") / "log").open("wb") as log:
-            environment = {**os.environ, "SKILLSHARD_TEST": MARKER}
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-            try:
-                wait_for_port(port, process, 60)
-                wait_for_port(dashboard, process, 60)
-                yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
-            finally:
-                end_all(MARKER)
-                process.wait()
-                subprocess.run(["rm", "-rf", folder], check=True)
 
 
 @pytest.fixture(scope="session")

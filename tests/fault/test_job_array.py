@@ -1,7 +1,12 @@
 """A command in stages: the processes of a job array meet only on the disk, and the bytes are those of a single command."""
 
+import json
+import os
 import random
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,9 @@ from skillshard.job_array import ArrayPart, StageEnded, parse_part
 from skillshard.shards.write import STAGES
 from skillshard.taggers.tag import stages_of
 from tests.commands import Outcome, skillshard, works
-from tests.conftest import lines, samples, tree
+from tests.conftest import REPOSITORY, lines, samples, tree
+from tests.documents import blocks_of
+from tests.fault.test_killed import num_files, wait_until
 from tests.tokenizers_trained import byte_tokenizer, save
 from tests.topics import topic_corpus
 
@@ -190,3 +197,57 @@ def test_every_task_belongs_to_exactly_one_part() -> None:
 def test_a_part_and_ray_do_not_go_together() -> None:
     with pytest.raises(ExecutionError, match="meet only on the disk"):
         Backend(ray_address="auto", array_part=ArrayPart("sort", STAGES, *parse_part("1/2")))
+
+
+SBATCH = """#!{python}
+import json, pathlib, sys
+words = sys.argv[1:]
+script = words.index("stages.sbatch")
+jobs = pathlib.Path(r"{jobs}")
+with jobs.open("a") as file:
+    file.write(json.dumps({{"options": words[:script], "words": words[script:]}}) + "\\n")
+print(len(jobs.read_text().splitlines()))
+"""
+
+
+@pytest.mark.long
+def test_the_scripts_of_the_page_on_slurm_run_in_any_order_and_after_kills(base: Path, tmp_path: Path) -> None:
+    """A small `sbatch` writes down the jobs of submit.sh. The processes of each array then run in a shuffled order, and some are killed."""
+    for block in blocks_of((REPOSITORY / "docs" / "howto" / "slurm.md").read_text()):
+        if block.mark.startswith("file: "):
+            (tmp_path / block.mark.removeprefix("file: ")).write_text(block.code)
+    binaries, jobs = tmp_path / "bin", tmp_path / "jobs"
+    binaries.mkdir()
+    (binaries / "sbatch").write_text(SBATCH.format(python=sys.executable, jobs=jobs))
+    (binaries / "skillshard").write_text(f'#!/bin/sh\nexec {sys.executable} -m skillshard "$@"\n')
+    for script in binaries.iterdir():
+        script.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+    words = ["skillshard", *map(str, shard(base)), "--out", str(tmp_path / "S")]
+    subprocess.run(["bash", "submit.sh", "3", *words], cwd=tmp_path, env=environment, check=True)
+    submitted = [json.loads(line) for line in jobs.read_text().splitlines()]
+    assert [job["words"][1] for job in submitted] == [*STAGES, "finish"]
+    assert [f"--dependency=afterok:{number}" in job["options"] for number, job in enumerate(submitted)] == [
+        False,
+        *[True] * len(STAGES),
+    ]
+
+    order, num_killed = random.Random(5), 0
+    for job in submitted:
+        parts = 3 if "--array=1-3" in job["options"] else 1
+        numbers = list(range(1, parts + 1))
+        order.shuffle(numbers)
+        for number in numbers:
+            of_part = {"SLURM_CPUS_PER_TASK": "1"}
+            if parts > 1:
+                of_part |= {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_TASK_COUNT": str(parts)}
+            command = ["bash", *job["words"]]
+            if job["words"][1] in ("sort", "write") and number == numbers[0]:
+                killed = subprocess.Popen(command, cwd=tmp_path, env=environment | of_part, stdout=subprocess.DEVNULL)
+                files = num_files(tmp_path)
+                wait_until(lambda: num_files(tmp_path) > files or killed.poll() is not None, timeout_s=120)  # noqa: B023
+                killed.kill()
+                num_killed += killed.wait() == -signal.SIGKILL
+            subprocess.run(command, cwd=tmp_path, env=environment | of_part, check=True, capture_output=True)
+    assert num_killed >= 1, "killed too late to show anything"
+    assert tree(tmp_path / "S") == tree(base / "shards")
