@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from skillshard.errors import ExecutionError, TagsError
 from skillshard.execution import Backend, keyed, run
 from skillshard.job_array import ArrayPart, StageEnded, parse_part
+from skillshard.merge_levels import plan_merges
+from skillshard.shards import sort, write
 from skillshard.shards.write import STAGES
 from skillshard.taggers.tag import stages_of
 from tests.commands import Outcome, skillshard, works
@@ -94,6 +97,28 @@ def test_the_parts_of_all_stages_in_any_order_give_the_bytes_of_one_command(
     works(*command, "--finish", "--workers", 1)
     assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
     assert "all" in works("verify", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("copies", ["keep", "drop"])
+def test_merge_levels_that_are_divided_give_the_bytes_of_one_command(
+    copies: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An array of a stage in steps runs once for each step. A part deletes merged files only after all readers have a record."""
+    command = (*shard(base), "--copies", copies)
+    works(*command, "--out", tmp_path / "whole", "--workers", 1)
+    monkeypatch.setattr(sort, "SORT_BYTES", 1 << 12)
+    monkeypatch.setattr(write, "plan_merges", partial(plan_merges, max_fan_in=4))
+    command = (*command, "--out", tmp_path / "parts")
+    for stage in STAGES:
+        num_calls = 6 if stage.startswith("merge") else 1
+        for _ in range(num_calls):
+            for number in (1,) if stage == "texts" else (2, 1):
+                outcome = part(command, stage, number, 1 if stage == "texts" else 2)
+                assert outcome.code == 0, outcome
+    records = tmp_path / "parts" / ".work" / "records"
+    assert len(list(records.glob("merge-samples-*-2/*.json"))) > 2, "the samples were not merged in two steps"
+    works(*command, "--finish", "--workers", 1)
+    assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
 
 
 def test_missing_records_end_with_exit_code_3_and_their_list(base: Path, tmp_path: Path) -> None:
