@@ -73,7 +73,7 @@ class Node:
         self.process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        with self._log.open("ab") as log:
+        with self._log.open("wb") as log:
             environment = {**os.environ, "SKILLSHARD_TEST": self.marker}
             return subprocess.Popen(self._command, stdout=log, stderr=log, env=environment)
 
@@ -86,11 +86,11 @@ class Node:
         return [pid for pid in rays if "IDLE" not in titles[pid]] or rays
 
     def is_up(self) -> bool:
-        """Whether the raylet of the node runs and has started its agent."""
-        return any("DashboardAgent" in _title(pid) for pid in self._pids())
+        """Whether the node has joined its cluster, which `ray start` says at last."""
+        return self.process.poll() is None and "will now block forever" in self._log.read_text()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for the raylet of the node. Ray gives a raylet 30 seconds to start, too few on a loaded machine, so the start is repeated."""
+        """Wait until the node has joined. Ray gives a node 30 seconds to start, too few on a loaded machine, so the start is repeated."""
         end = time.monotonic() + timeout_s
         while not self.is_up():
             assert time.monotonic() < end, self._log.read_text()
