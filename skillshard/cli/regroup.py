@@ -1,6 +1,5 @@
 """`skillshard regroup`: change the skills of tags."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -8,7 +7,7 @@ import typer
 from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
 from skillshard.cli.options import Nodes, Out
-from skillshard.cli.values import path_on_all_nodes, place_on_all_nodes
+from skillshard.cli.values import place_on_all_nodes
 from skillshard.cli.verb import HOW, WHAT, Verb
 
 
@@ -25,10 +24,10 @@ def regroup(
     out: Out,
     *,
     mapping: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--map",
-            parser=path_on_all_nodes,
+            parser=place_on_all_nodes,
             metavar="FILE",
             help='JSON file {"old": "new"} that renames and merges skills. "*" stands for all others.',
             rich_help_panel=WHAT,
@@ -54,10 +53,10 @@ def regroup(
         ),
     ] = None,
     vectors: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--graph",
-            parser=path_on_all_nodes,
+            parser=place_on_all_nodes,
             metavar="FILE",
             help="Skills graph whose rows decide which skill is nearest.",
             show_default="the mean embeddings decide",
@@ -92,7 +91,7 @@ def regroup(
     show_tags(fewer)
 
 
-def _rows(graph: Path | None) -> dict[str, Any]:
+def _rows(graph: str | None) -> dict[str, Any]:
     """Map each training skill of a graph to its row."""
     if graph is None:
         return {}

@@ -1,7 +1,6 @@
 """`skillshard shard` and `tokens`: write the data that a trainer reads."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +8,7 @@ import typer
 from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
 from skillshard.cli.options import Cache, CorpusPlaces, JobArray, Nodes, Out, ShardsPlace, open_corpus
-from skillshard.cli.values import parse_out, parse_size, path_on_all_nodes
+from skillshard.cli.values import parse_out, parse_size, place_on_all_nodes
 
 
 class Copies(StrEnum):
@@ -23,9 +22,9 @@ class Copies(StrEnum):
 def shard(
     corpus: CorpusPlaces,
     tags: Annotated[
-        Path,
+        str,
         typer.Option(
-            "--tags", parser=path_on_all_nodes, metavar="TAGS", help="Tags of the corpus, from 'skillshard tag'."
+            "--tags", parser=place_on_all_nodes, metavar="TAGS", help="Tags of the corpus, from 'skillshard tag'."
         ),
     ],
     out: Out,
@@ -94,10 +93,10 @@ def shard(
 def tokens(
     shards: ShardsPlace,
     tokenizer: Annotated[
-        Path,
+        str,
         typer.Option(
             "--tokenizer",
-            parser=path_on_all_nodes,
+            parser=place_on_all_nodes,
             metavar="FILE",
             help="Tokenizer: a tokenizer.json of Hugging Face's tokenizers.",
         ),

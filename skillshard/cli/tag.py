@@ -441,10 +441,10 @@ def by_classifier(
 def by_clusters(
     corpus: CorpusPlaces,
     clusters: Annotated[
-        Path,
+        str,
         typer.Option(
             "--clusters",
-            parser=path_on_all_nodes,
+            parser=place_on_all_nodes,
             metavar="TAGS",
             help="Tags by embedding or by loss, whose clusters are used again.",
             rich_help_panel=WHAT,

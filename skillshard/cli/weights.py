@@ -232,7 +232,7 @@ def weights(
         ),
     ] = None,
     tokens: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--tokens",
             metavar="DIRECTORY",

@@ -18,6 +18,7 @@ from skillshard.shards.write import write_shards
 from skillshard.taggers.regroup import regroup_tags
 from skillshard.tags import Tags
 from skillshard.verification import verify
+from tests.commands import works
 from tests.conftest import HERE, samples, tree, write_corpus
 from tests.remote.conftest import BUCKET, Through
 
@@ -252,3 +253,23 @@ def test_too_large_an_object_is_refused_before_it_is_sent(
     with pytest.raises(StorageError, match=r"would have 11 bytes, and a store takes 10 bytes in one request"):
         storage.write_bytes(store("big"), b"01234567890")
     assert storage.info(store("big")).type == pafs.FileType.NotFound
+
+
+def test_the_commands_take_addresses_of_a_store(store: Callable[[str], str], tmp_path: Path) -> None:
+    corpus = str(write_corpus(tmp_path / "corpus", samples(add=30, carry=20)))
+    (tmp_path / "names.json").write_text('{"add": "sum"}')
+
+    def commands(place: Callable[[str], str]) -> None:
+        works("tag", "metadata", corpus, "--field", "meta.skill", "--out", place("T"))
+        works("regroup", place("T"), "--map", str(tmp_path / "names.json"), "--out", place("R"))
+        works("shard", corpus, "--tags", place("R"), "--holdout", "0.1", "--out", place("S"))
+        works("tag", "embedding", corpus, "--skills", "2", "--out", place("E"))
+        works("tag", "reuse", corpus, "--clusters", place("E"), "--out", place("U"))
+        for name in "TRSEU":
+            works("inspect", place(name))
+            works("verify", place(name))
+
+    commands(store)
+    commands(lambda name: str(tmp_path / name))
+    for name in "TRSEU":
+        assert objects(store(name)) == tree(tmp_path / name), name
