@@ -91,11 +91,11 @@ def test_inspect_verify_and_mix_take_a_remote_shard_set(place: str, shards: Shar
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == expected
 
 
-def test_writing_to_a_remote_place_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    outcome = skillshard("shard", tmp_path, "--tags", tmp_path, "--out", "s3://bucket/S")
+def test_writing_to_a_web_server_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    outcome = skillshard("shard", tmp_path, "--tags", tmp_path, "--out", "https://host/S")
     assert outcome.code == 2
     message = re.sub(r"[\s│]+", " ", outcome.err)
-    assert "s3://bucket/S is remote: this version reads remote places and writes to directories." in message
+    assert "https://host/S can be read, not written. Give a directory, or the address of a store" in message
 
 
 # --------------------------------------------------------------------------------------------------------------- faults
@@ -222,7 +222,9 @@ def test_places_without_a_shard_set_are_named(place: str, tmp_path: Path) -> Non
     nowhere = places.join(place, "nowhere")
     with pytest.raises(ShardError, match=r"nowhere.* holds no finished shards: manifest.json is not there"):
         ShardSet.open(nowhere)
-    assert "holds no finished shards" in fails("verify", nowhere)
+    # A web server cannot be asked for other artefacts, so the address is read as an address of shards.
+    sentence = "holds no finished shards" if place.startswith("http") else "holds no artefact of skillshard"
+    assert sentence in fails("verify", nowhere)
 
 
 def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
