@@ -187,7 +187,7 @@ def test_the_example_runs_from_its_files_to_shards(tmp_path: Path) -> None:
         ("corpora:\n  a:\n    files: x\n    id_field: b\n    id_from_row: true\n", "line 2, corpus 'a': 'id_field' and 'id_from_row' both make the ids."),
         ("corpora:\n  a:\n    files: x\n    id_field: ''\n", "line 2, corpus 'a': 'id_field' needs the path of a field, such as 'id' or 'meta.source', got ''. Where rows have no ids, 'id_from_row: true' makes ids"),
         ("corpora:\n  a:\n    files: x\n    text: words\n", "line 2, corpus 'a': the template 'words' names no field"),
-        ("corpora:\n  a:\n    files: x\n    encoding: utf8000\n", "line 2, corpus 'a': encoding 'utf8000' is not known."),
+        ("corpora:\n  a:\n    files: x\n    encoding: utf8000\n", "line 2, corpus 'a': 'encoding' 'utf8000' is not known."),
         ("corpora:\n  a:\n    files: nowhere\n", "corpus 'a': "),
         ("[" * 5000, "nested too deeply"),
         ("corpora:\n  a: [x]\n", "line 2: corpora.a: Input should be a valid dictionary"),
