@@ -43,7 +43,8 @@ def start(name: str, shards: ShardSet, run_dir: Path, steps: int) -> Outcome:
     if name == "ddp.py":
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     sys.argv = [f"examples/{name}", *words]
     try:
         with (
