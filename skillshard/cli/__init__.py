@@ -124,7 +124,6 @@ app.add_typer(synth, name="synth")
 
 def run_job(verb: str) -> None:
     """Run a verb as a Ray job (jobs/*.py), with the same words and options, on the cluster of the job."""
-    Running.is_job = True
     command: Any = typer.main.get_command(app)
     words = [verb, *sys.argv[1:]]
     num_verbs = 0
@@ -142,7 +141,11 @@ def run_job(verb: str) -> None:
             sys.exit(2)
         if any(parameter.name == "ray_address" for parameter in command.params):
             arguments = ["--ray-address", "auto", *arguments]
-    main([*verbs, *arguments])
+    Running.is_job = True
+    try:
+        main([*verbs, *arguments])
+    finally:
+        Running.is_job = False
 
 
 def _show_version(asked: bool) -> bool:
