@@ -70,7 +70,7 @@ def keys_of_runs(**changes: Any) -> set[str]:
     names = [*learn.READ_BY, *learn.MEASURED_BY, "reduction"]
     made_from = dict.fromkeys(names) | {"proxy": changes.get("proxy", {"weights": "1"})}
     schedule = Schedule(0, math.inf)
-    tasks = learn._tasks(changes["folder"], "data", recipe, planned, [], 0, 1, schedule, None, made_from, ["add"])[1]
+    tasks = learn._tasks(changes["folder"], recipe, planned, [], 0, 1, schedule, None, made_from, ["add"])[1]
     return {task.key for task in tasks}
 
 
