@@ -102,5 +102,5 @@ def _imported(target: str) -> Callable[[Sample], Any]:
     if not callable(call):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise TagsError(f"the module {module_name!r} has no function {name!r}{did_you_mean(name, known)}.")
-    found: Callable[[Sample], Any] = call
-    return found
+    skill_of: Callable[[Sample], Any] = call
+    return skill_of
