@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from skillshard import canonical, places, storage
 from skillshard.corpus import CorpusList, Rejection
+from skillshard.corpus.peek import PeekFacts
 from skillshard.fitting.proposal import Proposal
 from skillshard.fitting.runs import RunsFile
 from skillshard.graph.skill_graph import GraphFile
@@ -38,6 +39,7 @@ _MODELS: dict[str, Any] = {
     "mixer-2": MixerState,
     "observation-2": ObservationRecord,
     "packed-2": PackedState,
+    "peek-1": PeekFacts,
     "pipeline-1": Pipeline,
     "rejection-3": Rejection,
     "round-2": RoundRecord,

@@ -23,6 +23,7 @@ from skillshard import __version__
 from skillshard.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
+from skillshard.cli.peek import peek
 from skillshard.cli.regroup import regroup
 from skillshard.cli.run import run
 from skillshard.cli.shards import shard, tokens
@@ -45,6 +46,10 @@ DEBUG = "SKILLSHARD_DEBUG"
 """Environment variable that shows the traceback of an internal error if the value is 1."""
 
 EXAMPLES: dict[Callable[..., None], str] = {
+    peek: """
+    skillshard peek corpus/
+    skillshard peek task.json --rows Instances --json
+    """,
     regroup: """
     skillshard regroup tags --map map.json --out fewer
     skillshard regroup tags-by-source tags-by-embedding --min-share 0.01 --rest other --out crossed
@@ -90,6 +95,7 @@ class _Verbs(typer.core.TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         order = [
+            "peek",
             "tag",
             "regroup",
             "shard",

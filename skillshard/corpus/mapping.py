@@ -165,16 +165,19 @@ class CorpusReading:
         mappings: Prefix -> field mapping. A corpus without a corpus file has one mapping, under the empty prefix. Otherwise the first
             part of a file's name in the corpus is its prefix.
         max_sample_bytes: Limit of the bytes of text and kept metadata together, in UTF-8. A larger sample is rejected.
+        whole_rows: Whether the metadata of a sample is its whole row, and the text is a placeholder. A reader that does not know the fields
+            of the corpus yet needs the whole rows. The argument is never recorded.
     """
 
     mappings: Mapping[str, FieldMapping] = field(default_factory=lambda: {"": FieldMapping()})
     max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES
+    whole_rows: bool = False
 
     def rows_of(self, name: str) -> "RowFields":
         """Return the mapping of the rows of a file, by the name of the file in the corpus."""
         prefix = self.prefix_of(name)
         others_mark = any(mapping.marks_answers for mapping in self.mappings.values())
-        return RowFields(self.mappings[prefix], name, prefix, is_answer=others_mark)
+        return RowFields(self.mappings[prefix], name, prefix, is_answer=others_mark, whole_rows=self.whole_rows)
 
     def kept_meta(self, sample: Sample) -> dict[str, Any]:
         """Return the metadata of a sample that shards keep."""
@@ -230,6 +233,7 @@ class RowFields:
         name: Name of the file in the corpus.
         prefix: Prefix of the ids, or an empty string.
         is_answer: Whether the whole text is an answer if the mapping marks none, and the row has no spans of its own.
+        whole_rows: Whether the metadata of a sample is its whole row, as in `CorpusReading`.
 
     Attributes:
         own_name: Name of the file without the prefix.
@@ -237,7 +241,15 @@ class RowFields:
         is_quick: Whether the mapping only names two keys, which is the usual case. The row is then changed, otherwise not.
     """
 
-    def __init__(self, mapping: FieldMapping, name: str, prefix: str = "", *, is_answer: bool = False) -> None:
+    def __init__(
+        self,
+        mapping: FieldMapping,
+        name: str,
+        prefix: str = "",
+        *,
+        is_answer: bool = False,
+        whole_rows: bool = False,
+    ) -> None:
         self.mapping, self.name, self._is_answer = mapping, name, is_answer
         self._before = f"{prefix}/" if prefix else ""
         self.own_name = name.removeprefix(self._before)
@@ -247,6 +259,8 @@ class RowFields:
         self._leaving = [path for path in dict.fromkeys(paths) if path not in named and not is_of_file(path)]
         self.is_quick = mapping.is_plain and not named and not prefix and not any("." in path for path in self._paths)
         self.sample: Callable[[Any, int], Sample] = self._quick if self.is_quick else self._mapped
+        if whole_rows:
+            self.is_quick, self.sample = False, self._whole
         self._id_field, self._text_field = mapping.id_field, paths[0] if self.is_quick else ""
 
     @property
@@ -258,6 +272,12 @@ class RowFields:
         """Return whether the id or the text is made of a column of a table."""
         paths = (path for path in self._paths if not is_of_file(path))
         return any(path == column or path.startswith(f"{column}.") for path in paths)
+
+    def _whole(self, record: Any, position: int) -> Sample:
+        """Return a sample whose metadata is the row. The text is a placeholder, because the field of the text is not known."""
+        if type(record) is not dict:
+            raise _no_object(record)
+        return Sample(f"{self.name}@{position}", "-", record, self.name)
 
     def _quick(self, record: Any, position: int) -> Sample:
         """Return the sample of a row for a mapping that only names two keys."""

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 WORKS = [
+    "peek C",
     "tag metadata C --field meta.skill --out T",
     "tag from labels.csv C --out F",
     "tag function labelled:skill_of C --out G",

@@ -1,0 +1,405 @@
+"""Guess the fields of a corpus from its first rows: the id, the text and the skill.
+
+A guess is a proposal for the user, who sees the reason of each choice and changes the command. No other part of skillshard guesses. All
+functions are pure functions of rows and names.
+"""
+
+import json
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from skillshard.corpus.formats import Format, stem_of
+from skillshard.corpus.mapping import FieldMapping
+from skillshard.corpus.messages import ANSWERING_ROLE
+from skillshard.corpus.paths import is_of_file, single
+from skillshard.corpus.sample import category_of
+from skillshard.errors import name_some
+from skillshard.printable import printable, shortened
+
+_MAX_DEPTH = 3  # deeper fields are usually bookkeeping
+_MAX_SKILLS = 200  # a field with more values is seldom a useful set of skills
+_MAX_SKILL_CHARS = 80
+_MAX_ID_CHARS = 200
+_WITH_IDS: frozenset[Format] = frozenset(("tar", "text", "wet"))
+"""Formats whose readers give each row an id of its own under the field "id"."""
+_ID_NAMES = ("id", "uuid", "guid", "key", "ref")
+_TEXT_NAMES = ("text", "content", "contents", "body", "raw_content", "document", "article", "passage", "code", "story")
+_PROMPT_NAMES = ("definition", "system", "instruction", "context", "input", "question", "prompt", "query", "problem")
+_ANSWER_NAMES = ("output", "answer", "response", "completion", "target", "solution", "chosen")
+# The most telling names come first.
+_SKILL_NAMES = (
+    *(
+        "skill",
+        "topic",
+        "category",
+        "categories",
+        "domain",
+        "domains",
+        "subject",
+        "intent",
+        "task",
+        "source",
+        "dataset",
+    ),
+    *("subset", "dump", "label", "class", "kind", "type", "language", "lang"),
+)
+_NEVER_SKILLS = ("time", "timestamp", "date", "created", "added", "url", "version", "license", "year")
+_SPLIT_WORDS = re.compile(r"(train|training|test|testing|validation|valid|val|dev|eval|part|of|shard|data|[^a-z])+")
+_DIGITS = re.compile(r"\d+")
+_LETTERS = re.compile(r"[a-z]+")
+
+
+@dataclass(frozen=True)
+class Row:
+    """First values of a corpus: a row before any field has a meaning.
+
+    Attributes:
+        file: Name of the file in the corpus.
+        format: Format of the file.
+        values: Parsed row.
+    """
+
+    file: str
+    format: Format
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FieldFacts:
+    """A field of the rows.
+
+    Attributes:
+        path: Path of the field.
+        types: Names of the types, the most frequent type first.
+        num_rows: Number of rows that have the field.
+        num_values: Number of different values.
+        example: First value that is not empty, shortened, with escaped control characters.
+    """
+
+    path: str
+    types: tuple[str, ...]
+    num_rows: int
+    num_values: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Proposed fields of a corpus, each with the reason.
+
+    Attributes:
+        fields: Fields of the id and the text.
+        skill: Path of the field that names the skill. None: no field looks like a skill.
+        id_reason: Reason of the id.
+        text_reason: Reason of the text.
+        skill_reason: Reason of the skill.
+    """
+
+    fields: FieldMapping
+    skill: str | None
+    id_reason: str
+    text_reason: str
+    skill_reason: str
+
+
+def fields_of(rows: Sequence[Row]) -> list[FieldFacts]:
+    """Return the fields of rows in the order of their first occurrence.
+
+    >>> for facts in fields_of([Row("a.jsonl", "jsonl", {"id": 1, "meta": {"tags": ["x"]}}), Row("a.jsonl", "jsonl", {"id": 2})]):
+    ...     print(facts.path, facts.types, facts.num_rows, facts.num_values, facts.example)
+    id ('integer',) 2 2 1
+    meta.tags ('array of strings',) 1 1 ["x"]
+    """
+    return [_facts(path, values) for path, values in _by_path(rows).items()]
+
+
+def guess(rows: Sequence[Row], files: Sequence[str], mapping: FieldMapping | None = None) -> Guess:
+    """Guess the fields of a corpus.
+
+    Args:
+        rows: First rows of some files.
+        files: Names of all files of the corpus.
+        mapping: Fields that are known, for example of a corpus file. Only the skill is then guessed.
+    """
+    columns = _by_path(rows)
+    if mapping is None:
+        id_field, id_reason = _guess_id(rows, columns)
+        mapping, text_reason = _guess_text(columns, len(rows), id_field)
+    else:
+        id_reason = text_reason = "given"
+    taken = {mapping.id_field, mapping.messages, *(mapping.text_field or ())}
+    skill, skill_reason = _guess_skill(columns, len(rows), files, taken)
+    return Guess(mapping, skill, id_reason, text_reason, skill_reason)
+
+
+def options_of(mapping: FieldMapping) -> list[str]:
+    """Return the options of the command line that name the fields of a mapping.
+
+    >>> options_of(FieldMapping(id_field=None, text_field=("question", "answer"), answer="answer"))
+    ['--id-from-row', '--text-field', 'question', '--text-field', 'answer', '--answer', 'answer']
+    """
+    options = ["--id-from-row"] if mapping.id_field is None else []
+    if mapping.id_field not in (None, "id"):
+        options += ["--id-field", str(mapping.id_field)]
+    if mapping.messages is not None:
+        options += ["--messages", mapping.messages]
+    elif mapping.text_field not in (None, ("text",)):
+        options += [word for path in mapping.text_field or () for word in ("--text-field", path)]
+    return options + [word for path in mapping.answer for word in ("--answer", path)]
+
+
+def shell_line(words: Sequence[str]) -> str:
+    r"""Return words as a line for a shell. A word with control characters is quoted as bash reads the word.
+
+    >>> print(shell_line(["tag", "a b", "red\x1b[31m"]))
+    tag 'a b' $'red\x1b[31m'
+    """
+    return " ".join(map(_shell_word, words))
+
+
+def _shell_word(word: str) -> str:
+    if printable(word) == word:
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{printable(escaped)}'"
+
+
+# ------------------------------------------------------------------------------------------------------------- fields
+
+
+def _by_path(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Return path -> values of the rows that have the field."""
+    columns: dict[str, list[Any]] = defaultdict(list)
+    for row in rows:
+        for path, value in _paths(row.values, "", 1):
+            columns[path].append(value)
+    return columns
+
+
+def _paths(values: Mapping[str, Any], before: str, depth: int) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        path = f"{before}{key}"
+        if type(value) is dict and value and depth < _MAX_DEPTH:
+            yield from _paths(value, f"{path}.", depth + 1)
+        elif path and not is_of_file(path):  # a path such as "file.stem" names the file, and not the field
+            yield path, value
+
+
+def _facts(path: str, values: Sequence[Any]) -> FieldFacts:
+    counts: dict[str, int] = defaultdict(int)
+    for value in values:
+        counts[_type_of(value)] += 1
+    different = {category_of(value) if isinstance(value, str | int | float) else repr(value) for value in values}
+    example = next((value for value in values if value not in (None, "", [], {})), values[0])
+    shown = example if isinstance(example, str) else _as_json(example)
+    return FieldFacts(
+        path,
+        tuple(sorted(counts, key=lambda kind: -counts[kind])),
+        len(values),
+        len(different),
+        shortened(shown, most=48),
+    )
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _type_of(value: Any) -> str:
+    if is_messages(value):
+        return "messages"
+    if type(value) is list:
+        kinds = {_type_of(item) for item in value}
+        return f"array of {kinds.pop()}s" if len(kinds) == 1 else "array"
+    names = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def is_messages(value: Any) -> bool:
+    """Return whether a value is a conversation: a list of objects with a role and a content.
+
+    >>> is_messages([{"role": "user", "content": "1+1?"}]), is_messages([{"from": "human", "value": "1+1?"}])
+    (True, False)
+    """
+    return (
+        type(value) is list
+        and bool(value)
+        and all(type(item) is dict and {"role", "content"} <= set(item) for item in value)
+    )
+
+
+def array_of_rows(values: Mapping[str, Any]) -> str | None:
+    """Return the name of the longest array of objects in a row, which may hold the rows of a JSON document, or None.
+
+    >>> array_of_rows({"Examples": [{"a": 1}], "Instances": [{"a": 1}, {"a": 2}], "Domains": ["web"]})
+    'Instances'
+    """
+    arrays = {
+        name: len(value)
+        for name, value in values.items()
+        if type(value) is list and value and not is_messages(value) and all(type(item) is dict for item in value)
+    }
+    return max(arrays, key=lambda name: arrays[name]) if arrays else None
+
+
+def delimiter_of(header: str) -> str | None:
+    """Return the delimiter in the first line of a CSV file without a comma, or None.
+
+    >>> delimiter_of("text;topic"), delimiter_of("text,topic;kind"), delimiter_of("text")
+    (';', None, None)
+    """
+    if "," in header:
+        return None
+    return max((mark for mark in (";", "\t", "|") if mark in header), key=header.count, default=None)
+
+
+# ----------------------------------------------------------------------------------------------------------------- id
+
+
+def _guess_id(rows: Sequence[Row], columns: Mapping[str, Sequence[Any]]) -> tuple[str | None, str]:
+    names = sorted(
+        (path for path in columns if _is_id_name(path)),
+        key=lambda path: (path != "id", path.count("."), _last(path) not in _ID_NAMES),
+    )
+    for path in names:
+        values = [single(value) for value in columns[path]]
+        is_id = all(type(value) in (str, int) and 0 < len(str(value)) <= _MAX_ID_CHARS for value in values)
+        if is_id and len(values) == len(rows) and len(set(map(str, values))) == len(values):
+            return path, f"in every row read, and no value stands twice ({len(rows):,} rows)"
+    if rows and all(row.format in _WITH_IDS for row in rows):
+        return "id", "made by the reader, of the name of the file or the key of the sample"
+    return None, "made of the file and the place in the file, because no field of every row looks like an id"
+
+
+def _is_id_name(path: str) -> bool:
+    return _last(path) in _ID_NAMES or re.search(r"([^a-zA-Z]|^)id$|[a-z](Id|ID)$", path) is not None
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2].lower()
+
+
+# --------------------------------------------------------------------------------------------------------------- text
+
+
+def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: str | None) -> tuple[FieldMapping, str]:
+    talks = [path for path, values in columns.items() if _are_conversations(values, num_rows)]
+    if talks:
+        path = min(talks, key=lambda path: (path.count("."), _last(path) != "messages"))
+        return FieldMapping(id_field, messages=path), "lists of messages with role and content"
+    texts = _texts(columns, num_rows, id_field)
+    if "text" in texts:
+        return FieldMapping(id_field), "the usual name"
+    if pair := _prompt_and_answer(texts):
+        *prompts, answer = pair
+        answers = (answer,) if all(not value.isspace() and value for value in texts[answer]) else ()
+        reason = f"{name_some(prompts)} {'is' if len(prompts) == 1 else 'are'} the prompt, and {answer} is the answer"
+        return FieldMapping(id_field, text_field=pair, answer=answers), reason
+    for name in _TEXT_NAMES:
+        if path := next((path for path in texts if _last(path) == name), None):
+            return FieldMapping(id_field, text_field=path), "a usual name"
+    if not texts:
+        return FieldMapping(id_field), "no field is a string in every row: name the field with --text-field"
+    longest = max(texts, key=lambda path: sum(map(len, texts[path])))
+    return FieldMapping(id_field, text_field=longest), "the longest strings"
+
+
+def _are_conversations(values: Sequence[Any], num_rows: int) -> bool:
+    if len(values) < num_rows or not all(map(is_messages, values)):
+        return False
+    answered = sum(any(message["role"] == ANSWERING_ROLE for message in value) for value in values)
+    return 2 * answered > len(values)
+
+
+def _texts(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: str | None) -> dict[str, list[str]]:
+    """Return path -> strings, for the fields that every row has, as a string or null."""
+    texts = {}
+    for path, values in columns.items():
+        if path == id_field or len(values) < num_rows:
+            continue
+        if any(type(value) is list and len(value) > 1 for value in values):
+            # Several answers of an array: the first answer is the text.
+            path, values = f"{path}.0", [value[0] if type(value) is list and value else None for value in values]
+        strings = [single(value) for value in values]
+        if all(type(value) is str or value in (None, []) for value in strings):
+            plain = [value if type(value) is str else "" for value in strings]
+            if any(plain):
+                texts[path] = plain
+    return texts
+
+
+def _prompt_and_answer(texts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the paths of the prompt and then of the answer, or nothing."""
+    names = {_last(path.removesuffix(".0")): path for path in reversed(texts)}
+    answer = next((names[name] for name in _ANSWER_NAMES if name in names), None)
+    prompts = [names[name] for name in _PROMPT_NAMES if name in names]
+    return (*prompts, answer) if answer is not None and prompts else ()
+
+
+# -------------------------------------------------------------------------------------------------------------- skill
+
+
+def _guess_skill(
+    columns: Mapping[str, Sequence[Any]], num_rows: int, files: Sequence[str], taken: set[str | None]
+) -> tuple[str | None, str]:
+    labels = {
+        path: len(set(names))
+        for path, values in columns.items()
+        if path not in taken
+        and not _is_id_name(path)
+        and len(values) == num_rows
+        and (names := _labels(values)) is not None
+        and 2 <= len(set(names)) <= min(_MAX_SKILLS, num_rows // 2)
+    }
+    named = [path for path in labels if _skill_rank(path) < len(_SKILL_NAMES)]
+    if named:
+        path = min(named, key=lambda path: (_skill_rank(path), path.count(".")))
+        return path, f"{labels[path]:,} values in the rows read"
+    of_file = _skill_of_files(files)
+    if of_file is not None:
+        return of_file
+    strings = [path for path in labels if all(type(single(value)) is str for value in columns[path])]
+    usual = [path for path in strings if not set(_LETTERS.findall(path.lower())) & set(_NEVER_SKILLS)]
+    if usual:
+        path = min(usual, key=lambda path: (labels[path], path.count(".")))
+        return path, f"{labels[path]:,} values in the rows read"
+    return None, "no field looks like a skill, so that clusters of the texts become the skills"
+
+
+def _labels(values: Sequence[Any]) -> list[str] | None:
+    """Return the values as names of skills, or None if a value cannot be a skill."""
+    names = []
+    for value in map(single, values):
+        if type(value) not in (str, int, bool) or value == "":
+            return None
+        name = category_of(value)
+        if len(name) > _MAX_SKILL_CHARS or "\n" in name:
+            return None
+        names.append(name)
+    return names
+
+
+def _skill_rank(path: str) -> int:
+    words = _LETTERS.findall(_last(path))
+    return _SKILL_NAMES.index(words[-1]) if words and words[-1] in _SKILL_NAMES else len(_SKILL_NAMES)
+
+
+def _skill_of_files(files: Sequence[str]) -> tuple[str, str] | None:
+    """Return the part of the files' names that differs between files, and the reason, or None."""
+    folders = [file.split("/")[0] for file in files if "/" in file]
+    if len(folders) == len(files) and 2 <= len(set(folders)) <= _MAX_SKILLS:
+        return "file.parts.0", f"{len(set(folders)):,} folders: {name_some(sorted(set(folders)), 4)}"
+    deepest = {file.rpartition("/")[0] for file in files}
+    if "" not in deepest and 2 <= len(deepest) <= _MAX_SKILLS:
+        return "file.folder", f"{len(deepest):,} folders"
+    stems = {stem_of(file.rpartition("/")[2]) for file in files}
+    kinds = {_DIGITS.sub("", stem) for stem in stems}
+    # Names that differ by a number are pieces of one data set, and names of splits are no skills.
+    are_skills = len(kinds) == len(stems) and not any(_SPLIT_WORDS.fullmatch(stem.lower()) for stem in stems)
+    if are_skills and 2 <= len(stems) <= _MAX_SKILLS:
+        return "file.stem", f"{len(stems):,} names of files"
+    return None

@@ -1,0 +1,284 @@
+"""Look at the first megabytes of a corpus before any work: files, fields, bad rows, and the command to use next.
+
+At most `MAX_FILES` files are read: the first file of every suffix, and other files at equal distances. Of each file at most `FILE_BYTES` bytes and
+`FILE_ROWS` rows are read. A JSON document that is one object is always read whole, because its rows may stand anywhere inside.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from skillshard import canonical, places
+from skillshard.corpus.contents import open_text
+from skillshard.corpus.corpus_list import is_corpus_file
+from skillshard.corpus.documents import holds_documents
+from skillshard.corpus.files import Corpus
+from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, suffix_of
+from skillshard.corpus.guess import Guess, Row, array_of_rows, delimiter_of, fields_of, guess, options_of, shell_line
+from skillshard.corpus.mapping import CorpusReading
+from skillshard.corpus.partitions import Partition, cut
+from skillshard.corpus.reader import read_partition
+from skillshard.corpus.sample import Rejection, Sample
+from skillshard.errors import CorpusError
+from skillshard.printable import printable
+
+MAX_FILES = 8
+"""Largest number of files that are read."""
+FILE_BYTES = 4 << 20
+"""Bytes read of a file: of the file itself for lines, of the rows as JSON for other formats."""
+FILE_ROWS = 2000
+"""Largest number of rows read of a file."""
+MAX_PROBLEMS = 100
+"""Largest number of bad rows that are described."""
+_HEADER_BYTES = 64 << 10  # longer than the names of a thousand columns
+
+
+class PeekField(BaseModel):
+    """A field of the rows read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    types: list[str] = Field(description="the most frequent type first")
+    num_rows: int = Field(description="rows that have the field")
+    num_values: int = Field(description="different values")
+    example: str = Field(description="first value that is not empty, shortened, with escaped control characters")
+
+
+class PeekProblem(BaseModel):
+    """A row without a usable sample."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str = Field(description="name of the file in the corpus")
+    line: int | None = Field(description="1-based line or row; null for the whole file")
+    reason: str
+    detail: str
+
+
+class PeekFacts(BaseModel):
+    """The facts of `skillshard peek`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal["skillshard/peek/1"] = Field("skillshard/peek/1", alias="schema")
+    num_files: int
+    num_bytes: int = Field(description="size of all files")
+    suffixes: dict[str, int] = Field(description="suffix -> number of files")
+    left_out: dict[str, int] = Field(description="kind -> number of files that are not read")
+    read: list[str] = Field(description="names of the files of which the first rows were read")
+    num_rows: int = Field(description="rows read")
+    fields: list[PeekField] = Field(description="in the order of their first occurrence")
+    id: str = Field(description="proposed id, with the reason")
+    text: str = Field(description="proposed text, with the reason")
+    skill: str = Field(description="proposed skill, with the reason")
+    num_problems: int = Field(description="bad rows among the rows read, with the proposed fields")
+    problems: list[PeekProblem] = Field(description=f"the first {MAX_PROBLEMS} bad rows")
+    command: str = Field(description="command line to use next, quoted for bash")
+
+    def to_json(self) -> bytes:
+        """Return the facts as one JSON object."""
+        return canonical.to_json(self.model_dump(by_alias=True))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The first rows of some files.
+
+    Attributes:
+        rows: Rows whose JSON or table could be parsed.
+        read: Files that were read.
+        whole: Names of the files that were read to the end.
+    """
+
+    rows: list[Row]
+    read: list[CorpusFile]
+    whole: set[str]
+
+
+def peek(listed: Sequence[str], *, layout: FileLayout = DEFAULT_LAYOUT) -> PeekFacts:
+    """Read the first megabytes of a corpus, and propose the fields and the next command.
+
+    Args:
+        listed: Directories, globs or files, as in `Corpus.open`, or a corpus file.
+        layout: Known facts about the files. Unknown facts (`rows`, `text_files`) are proposed.
+
+    Raises:
+        CorpusError: The files of the corpus cannot be listed.
+        StorageError: A file cannot be read.
+    """
+    corpus, layout = _opened(listed, layout)
+    look = _look(corpus)
+    changed = _proposed_layout(look, corpus, layout)
+    if changed != layout:
+        layout = changed
+        corpus = Corpus.open(listed, layout=layout)
+        look = _look(corpus)
+    guessed = _guess(look, corpus)
+    reading = corpus.reading() if corpus.mappings is not None else CorpusReading({"": guessed.fields})
+    problems = _problems(look.read, reading)
+    return PeekFacts(
+        schema="skillshard/peek/1",
+        num_files=len(corpus.files),
+        num_bytes=sum(file.num_bytes for file in corpus.files),
+        suffixes=dict(Counter(suffix_of(file.name) for file in corpus.files).most_common()),
+        left_out=dict(corpus.left_out),
+        read=[file.name for file in look.read],
+        num_rows=len(look.rows),
+        fields=[
+            PeekField(
+                path=facts.path,
+                types=list(facts.types),
+                num_rows=facts.num_rows,
+                num_values=facts.num_values,
+                example=facts.example,
+            )
+            for facts in fields_of(look.rows)
+        ],
+        id=_described(guessed.fields.id_field or "none", guessed.id_reason),
+        text=_described(_text_name(guessed), guessed.text_reason),
+        skill=_described(guessed.skill or "none", guessed.skill_reason),
+        num_problems=len(problems),
+        problems=[
+            PeekProblem(file=bad.file, line=bad.line, reason=bad.reason, detail=bad.detail)
+            for bad in problems[:MAX_PROBLEMS]
+        ],
+        command=_command(listed, layout, guessed, has_fields=corpus.mappings is None, has_problems=bool(problems)),
+    )
+
+
+def _opened(listed: Sequence[str], layout: FileLayout) -> tuple[Corpus, FileLayout]:
+    """Open the corpus. A directory that holds text files alone is opened as texts."""
+    try:
+        return Corpus.open(listed, layout=layout), layout
+    except CorpusError:
+        if layout.text_files != "named" or any(map(is_corpus_file, listed)):
+            raise
+        as_texts = replace(layout, text_files="whole")
+        try:
+            return Corpus.open(listed, layout=as_texts), as_texts
+        except CorpusError:
+            pass  # the first error names the cause without the change of the layout
+        raise
+
+
+def chosen_files(files: Sequence[CorpusFile]) -> list[CorpusFile]:
+    """Return at most `MAX_FILES` files: the first file of every suffix, and other files at equal distances, in the order of the corpus."""
+    firsts: dict[str, int] = {}
+    for index, file in enumerate(files):
+        firsts.setdefault(suffix_of(file.name), index)
+    spread = (index * len(files) // MAX_FILES for index in range(MAX_FILES))
+    indexes = list(dict.fromkeys((*firsts.values(), *spread)))[:MAX_FILES] if files else []
+    return [files[index] for index in sorted(indexes)]
+
+
+def _first_part(file: CorpusFile) -> Partition:
+    return next(cut([file], FILE_BYTES))
+
+
+def _first_rows(partition: Partition, reading: CorpusReading) -> Iterator[Sample | Rejection]:
+    """Yield the first rows of a file, up to `FILE_ROWS` rows or about `FILE_BYTES` bytes."""
+    num_bytes = 0
+    for row in islice(read_partition(partition, reading), FILE_ROWS):
+        yield row
+        if isinstance(row, Sample):
+            num_bytes += len(row.text) + len(orjson.dumps(row.meta, default=repr))
+        if num_bytes > FILE_BYTES:
+            return
+
+
+def _look(corpus: Corpus) -> _Look:
+    mappings = corpus.reading().mappings
+    reading = CorpusReading(mappings, whole_rows=True)
+    look = _Look([], [], set())
+    for file in chosen_files(corpus.files):
+        partition = _first_part(file)
+        look.read.append(file)
+        num_rows = 0
+        for row in _first_rows(partition, reading):
+            num_rows += 1
+            if isinstance(row, Sample):
+                look.rows.append(Row(file.name, partition.format, row.meta))
+        if num_rows < FILE_ROWS:
+            look.whole.add(file.name)
+    return look
+
+
+def _proposed_layout(look: _Look, corpus: Corpus, layout: FileLayout) -> FileLayout:
+    """Return the layout with the path of the rows and the delimiter, where the first rows show them."""
+    if corpus.mappings is not None:  # a corpus file names the layouts
+        return layout
+    tables = [file for file in look.read if file.format == "csv"]
+    if tables and layout.delimiter is None and layout.header is None:
+        layout = replace(layout, delimiter=delimiter_of(_first_line(tables[0])))
+    if layout.rows is None and (path := _path_of_rows(look)) is not None:
+        layout = replace(layout, rows=path)
+    return layout
+
+
+def _first_line(file: CorpusFile) -> str:
+    source = open_text(_first_part(file), expected="CSV")
+    head = b"" if isinstance(source, Rejection) else source.read(_HEADER_BYTES)
+    return head.partition(b"\n")[0].decode(errors="replace")
+
+
+def _path_of_rows(look: _Look) -> str | None:
+    """Return the path of the rows, if every file that was read is one JSON object with an array of objects inside, otherwise None."""
+    counts = Counter(row.file for row in look.rows)
+    is_single = all(file.format == "jsonl" and counts[file.name] == 1 and file.name in look.whole for file in look.read)
+    if not is_single or not all(holds_documents(_first_part(file)) for file in look.read):
+        return None
+    paths = {array_of_rows(row.values) for row in look.rows}
+    return paths.pop() if len(paths) == 1 else None
+
+
+def _guess(look: _Look, corpus: Corpus) -> Guess:
+    names = [file.name for file in corpus.files]
+    if corpus.mappings is None:
+        return guess(look.rows, names)
+    known = next(iter(corpus.mappings.values()))
+    return guess(look.rows, names, known)
+
+
+def _problems(files: Sequence[CorpusFile], reading: CorpusReading) -> list[Rejection]:
+    return [row for file in files for row in _first_rows(_first_part(file), reading) if isinstance(row, Rejection)]
+
+
+def _text_name(guessed: Guess) -> str:
+    fields = guessed.fields
+    return fields.messages or fields.text or ", ".join(fields.text_field or ())
+
+
+def _described(name: str, reason: str) -> str:
+    return f"{printable(name)} ({reason})"
+
+
+def _command(listed: Sequence[str], layout: FileLayout, guessed: Guess, *, has_fields: bool, has_problems: bool) -> str:
+    way = ["metadata"] if guessed.skill is not None else ["embedding"]
+    words = ["skillshard", "tag", *way, *map(_shown_place, listed), *_layout_options(layout)]
+    if has_fields:
+        words += options_of(guessed.fields)
+    words += ["--skills", "auto"] if guessed.skill is None else ["--field", guessed.skill]
+    if has_problems:
+        words += ["--on-bad-sample", "set-aside"]
+    return shell_line([*words, "--out", "tags"])
+
+
+def _shown_place(place: str) -> str:
+    """Return a place as a word of the command: without secrets, and never like an option."""
+    return f"./{place}" if place.startswith("-") else places.public(place)
+
+
+def _layout_options(layout: FileLayout) -> list[str]:
+    """Return the options of the command line that differ from the default layout."""
+    options: list[str] = []
+    values: Mapping[str, object] = layout.to_json()
+    for name, value in values.items():
+        assert isinstance(value, str | list)
+        options += [f"--{name.replace('_', '-')}", value if isinstance(value, str) else ",".join(value)]
+    return options

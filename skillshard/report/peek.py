@@ -1,0 +1,53 @@
+"""Print the facts of `skillshard peek` in the terminal."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from skillshard.corpus.peek import FILE_BYTES, FILE_ROWS, PeekFacts
+from skillshard.corpus.sample import unit_of
+from skillshard.corpus.selection import describe_left_out
+from skillshard.errors import name_some
+from skillshard.printable import counted
+from skillshard.report.text import print_line, print_table, size
+
+_SHOWN_PROBLEMS = 20
+
+
+def show_peek(facts: PeekFacts, translated: Callable[[str], str]) -> None:
+    """Print files, fields, bad rows and the next command.
+
+    Args:
+        facts: Facts of the corpus.
+        translated: Function that turns the arguments in a sentence into options of the command line.
+    """
+    suffixes = ", ".join(f"{suffix} {number:,}" for suffix, number in facts.suffixes.items())
+    print_line(f"{counted(facts.num_files, 'file')}, {size(facts.num_bytes)}: {suffixes}")
+    if facts.left_out:
+        print_line(f"left out: {describe_left_out(facts.left_out)}")
+    print_line(
+        f"read: {counted(facts.num_rows, 'row')} from the beginning of {counted(len(facts.read), 'file')} ({name_some(facts.read, 8)}); "
+        f"at most {FILE_ROWS:,} rows and {FILE_BYTES >> 20} MiB of a file"
+    )
+    rows = [
+        (field.path, " or ".join(field.types[:2]), f"{field.num_rows:,}", f"{field.num_values:,}", field.example)
+        for field in facts.fields
+    ]
+    print_table(("field", "type", "rows", "values", "example"), rows)
+    for name, choice in (("id", facts.id), ("text", facts.text), ("skill", facts.skill)):
+        print_line(f"{name}: {choice}")
+    if facts.num_problems:
+        _show_problems(facts, translated)
+    print_line("")
+    print_line(facts.command)
+
+
+def _show_problems(facts: PeekFacts, translated: Callable[[str], str]) -> None:
+    reasons = Counter(problem.reason for problem in facts.problems)
+    counts = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
+    print_line("")
+    print_line(f"bad rows: {facts.num_problems:,} ({counts})")
+    for problem in facts.problems[:_SHOWN_PROBLEMS]:
+        where = problem.file if problem.line is None else f"{problem.file} {unit_of(problem.file)} {problem.line}"
+        print_line(f"  {where}: {translated(problem.detail)}")
+    if facts.num_problems > _SHOWN_PROBLEMS:
+        print_line(f"  and {facts.num_problems - _SHOWN_PROBLEMS:,} other bad rows")

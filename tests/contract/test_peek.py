@@ -1,0 +1,145 @@
+"""`skillshard peek` prints a command that works as printed, and names all bad rows of the first megabytes at once."""
+
+import io
+import json
+import shlex
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from skillshard.corpus import Corpus
+from skillshard.corpus.peek import FILE_BYTES, FILE_ROWS, MAX_FILES, chosen_files
+from skillshard.schemas import schemas
+from skillshard.tags import Tags
+from tests.commands import fails, works
+from tests.conftest import lines
+from tests.contract.test_published_corpora import MINIATURES, NUM_ROWS, command_of
+
+
+def printed_command(*places: object) -> list[str]:
+    """Return the words of the last line of `peek`, without "skillshard"."""
+    program, *words = shlex.split(works("peek", *places).splitlines()[-1])
+    assert program == "skillshard"
+    return words
+
+
+@pytest.mark.parametrize("corpus", MINIATURES)
+def test_the_printed_command_tags_a_published_corpus(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = MINIATURES[corpus]()
+    words = printed_command(command_of(corpus)[2])
+    works(*words, "--workers", 1)
+    skills = {skill.name: skill.num_samples for skill in Tags.open("tags").manifest.skills}
+    assert skills == expected if "" not in expected else sum(skills.values()) == expected[""]
+
+
+def write_tar(folder: Path) -> None:
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        for number in range(NUM_ROWS):
+            row = {"topic": ("law", "garden")[number % 2], "url": "https://example.org"}
+            for suffix, data in (("txt", f"Text {number}".encode()), ("json", json.dumps(row).encode())):
+                member = tarfile.TarInfo(f"{number:06d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def write_semicolons(folder: Path) -> None:
+    table = "".join(f'"Text {number}; and more";{("law", "garden")[number % 2]}\n' for number in range(NUM_ROWS))
+    (folder / "0.csv").write_text(f"text;topic\n{table}")
+
+
+def write_text(folder: Path) -> None:
+    for name in ("law", "garden"):
+        (folder / f"{name}.txt").write_text(f"A text about {name}.\n")
+
+
+def write_corpus_file(folder: Path) -> None:
+    rows = [{"ref": number, "body": f"Text {number}", "topic": ("law", "garden")[number % 2]} for number in range(20)]
+    (folder / "rows").mkdir()
+    (folder / "rows" / "0.jsonl").write_bytes(lines(rows))
+    (folder / "corpus.yaml").write_text("corpora: {a: {files: rows, id_field: ref, text_field: body}}\n")
+
+
+@pytest.mark.parametrize(
+    ("write", "place", "option"),
+    [
+        (write_tar, "", "topic"),
+        (write_semicolons, "", ";"),
+        (write_text, "", "whole"),
+        (write_corpus_file, "corpus.yaml", "topic"),
+    ],
+)
+def test_the_printed_command_tags_other_formats(
+    write: Callable[[Path], None], place: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a corpus"
+    folder.mkdir()
+    write(folder)
+    monkeypatch.chdir(tmp_path)
+    words = printed_command(folder / place)
+    assert option in words
+    works(*words, "--workers", 1)
+    assert {skill.name for skill in Tags.open("tags").manifest.skills} == {"law", "garden"}
+
+
+def test_all_bad_rows_are_named_with_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": number, "text": f"Text {number}", "topic": ("law", "garden")[number % 2]} for number in range(20)]
+    good = lines(rows)
+    Path("C").mkdir()
+    Path("C/a.jsonl").write_bytes(good + b'{"id": 20, "text": \n{"id": 21, "text": " ", "topic": "law"}\n')
+    Path("C/b.jsonl").write_bytes(b"\xff\xfe\n" + good.replace(b'"id":', b'"id":1'))
+    shown = works("peek", "C")
+    assert "bad rows: 3 (" in shown
+    for where in ("a.jsonl line 21: ", "a.jsonl line 22: ", "b.jsonl"):
+        assert f"  {where}" in shown, shown
+    words = printed_command("C")
+    assert words[words.index("--on-bad-sample") + 1] == "set-aside"
+    facts = json.loads(works("peek", "C", "--json"))
+    assert len(facts["problems"]) == facts["num_problems"] == 3
+
+
+def test_a_name_with_control_characters_reaches_no_terminal_and_the_command_still_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("C").mkdir()
+    rows = [{"red\x1b[31m\ntopic": ("law", "garden")[number % 2], "text": f"\x1b]0;{number}\a"} for number in range(20)]
+    Path("C/0.jsonl").write_bytes(lines(rows))
+    shown = works("peek", "C")
+    assert "\x1b" not in shown and "\a" not in shown
+    command = shown.splitlines()[-1].replace("skillshard ", "printf '%s\\0' ", 1)
+    words = subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout.decode().split("\0")[:-1]
+    works(*words, "--workers", 1)
+    assert Tags.open("tags").manifest.num_tagged == 20
+
+
+def test_the_facts_fit_their_schema(tmp_path: Path) -> None:
+    write_tar(tmp_path)
+    facts = json.loads(works("peek", tmp_path, "--json"))
+    schema = schemas()["peek-1"]
+    assert set(facts) == set(schema["properties"]) and set(schema["required"]) <= set(facts)
+    assert facts["num_rows"] == NUM_ROWS and facts["suffixes"] == {".tar": 1}
+
+
+def test_only_the_first_megabytes_of_some_files_are_read(tmp_path: Path) -> None:
+    for number in range(MAX_FILES + 4):
+        (tmp_path / f"{number:02d}.jsonl").write_bytes(lines([{"id": f"{number}", "text": "a"}]))
+    long_rows = [{"id": f"x{number}", "text": "word " * 2000} for number in range(2 * FILE_BYTES // 10000)]
+    (tmp_path / "00.jsonl").write_bytes(lines(long_rows) + b"not JSON\n")
+    (tmp_path / "z.csv").write_text("id,text\n" + "".join(f"c{number},b\n" for number in range(3 * FILE_ROWS)))
+    chosen = [file.name for file in chosen_files(Corpus.open(tmp_path).files)]
+    assert len(chosen) == MAX_FILES and {"00.jsonl", "z.csv"} <= set(chosen)
+    facts = json.loads(works("peek", tmp_path, "--json"))
+    assert facts["read"] == chosen and facts["num_problems"] == 0
+    assert FILE_ROWS < facts["num_rows"] < FILE_ROWS + len(long_rows)
+
+
+def test_a_place_without_a_corpus_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"\0")
+    assert "no corpus files found" in fails("peek", tmp_path)

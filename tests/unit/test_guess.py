@@ -1,0 +1,104 @@
+"""The guesses of `skillshard peek` are pure functions of the first rows and the names of the files."""
+
+from typing import Any
+
+import pytest
+
+from skillshard.corpus.guess import Row, fields_of, guess, options_of, shell_line
+from skillshard.corpus.mapping import FieldMapping
+
+
+def rows(*values: dict[str, Any], file: str = "a.jsonl") -> list[Row]:
+    return [Row(file, "jsonl", row) for row in values]
+
+
+def talk(number: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"What is {number}?"}, {"role": "assistant", "content": str(number)}]
+
+
+def numbered(**fields: Any) -> list[Row]:
+    return rows(*({name: make(number) for name, make in fields.items()} for number in range(20)))
+
+
+def topic(number: int) -> str:
+    return ("law", "garden")[number % 2]
+
+
+def words(number: int) -> str:
+    return f"A text of some length, number {number}"
+
+
+@pytest.mark.parametrize(
+    ("first_rows", "options", "skill"),
+    [
+        (numbered(id=str, text=words, topic=topic), [], "topic"),
+        (numbered(uuid=str, body=words, topic=topic), ["--id-field", "uuid", "--text-field", "body"], "topic"),
+        (numbered(docId=int, content=words), ["--id-field", "docId", "--text-field", "content"], None),
+        (numbered(id=topic, text=words), ["--id-from-row"], None),
+        (numbered(id=lambda number: number / 2, text=words), ["--id-from-row"], None),
+        (numbered(messages=talk, source=topic), ["--id-from-row", "--messages", "messages"], "source"),
+        (
+            numbered(question=words, answer=words),
+            ["--id-from-row", "--text-field", "question", "--text-field", "answer", "--answer", "answer"],
+            None,
+        ),
+        (
+            numbered(input=words, output=lambda number: ["", words(number)][number % 2]),  # an answer is empty
+            ["--id-from-row", "--text-field", "input", "--text-field", "output"],
+            None,
+        ),
+        (
+            numbered(input=words, output=lambda number: [words(number), "another answer"]),
+            ["--id-from-row", "--text-field", "input", "--text-field", "output.0", "--answer", "output.0"],
+            None,
+        ),
+        (numbered(short=str, long=words), ["--id-from-row", "--text-field", "long"], None),
+        (numbered(id=str, text=words, meta=lambda number: {"category": topic(number)}), [], "meta.category"),
+        (numbered(id=str, text=words, created=topic), [], None),  # a time is no skill
+        (numbered(id=str, text=words, topic=lambda number: topic(number) if number else None), [], None),
+    ],
+)
+def test_the_fields_are_guessed_from_names_and_values(
+    first_rows: list[Row], options: list[str], skill: str | None
+) -> None:
+    guessed = guess(first_rows, ["a.jsonl"])
+    assert options_of(guessed.fields) == options
+    assert guessed.skill == skill
+
+
+@pytest.mark.parametrize(
+    ("files", "skill"),
+    [
+        (["law/0.jsonl", "law/1.jsonl", "garden/0.jsonl"], "file.parts.0"),
+        (["data/law/0.jsonl", "data/garden/0.jsonl"], "file.folder"),
+        (["law.jsonl", "garden.jsonl"], "file.stem"),
+        (["part-00000.jsonl", "part-00001.jsonl"], None),
+        (["train.jsonl", "test.jsonl"], None),
+        (["all.jsonl"], None),
+    ],
+)
+def test_folders_and_names_of_files_are_skills_if_no_field_is(files: list[str], skill: str | None) -> None:
+    assert guess(numbered(id=str, text=words), files).skill == skill
+
+
+def test_known_fields_are_not_guessed() -> None:
+    known = FieldMapping(id_field=None, text_field="topic")
+    guessed = guess(numbered(id=str, text=words, topic=topic, kind=topic), ["a.jsonl"], known)
+    assert guessed.fields is known and guessed.skill == "kind"
+
+
+def test_a_corpus_without_rows_has_a_guess() -> None:
+    guessed = guess([], [])
+    assert guessed.skill is None and "--text-field" in guessed.text_reason
+
+
+def test_fields_show_types_values_and_an_example_without_control_characters() -> None:
+    shown = fields_of(rows({"a": None, "b": {"c": [1]}}, {"a": "red\x1b[31m\n"}, {"a": "x" * 500}))
+    assert [(facts.path, facts.num_rows, facts.num_values) for facts in shown] == [("a", 3, 3), ("b.c", 1, 1)]
+    assert shown[0].types == ("string", "null") and shown[0].example == "red\\x1b[31m\\n"
+    assert all(len(facts.example) <= 48 for facts in shown)
+
+
+def test_a_line_for_the_shell_has_no_control_characters() -> None:
+    line = shell_line(["--field", "it's\x1b[31m\\", "a b", "\u202eleft"])
+    assert line == "--field $'it\\'s\\x1b[31m\\\\' 'a b' $'\\u202eleft'"
