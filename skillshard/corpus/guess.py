@@ -300,8 +300,8 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
         reason = f"{name_some(prompts)} {'is' if len(prompts) == 1 else 'are'} the prompt, and {answer} is the answer"
         return FieldMapping(id_field, text_field=pair, answer=answers), reason
     for name in _TEXT_NAMES:
-        if path := next((path for path in texts if _last(path) == name), None):
-            return FieldMapping(id_field, text_field=path), "a usual name"
+        if (usual := next((path for path in texts if _last(path) == name), None)) is not None:
+            return FieldMapping(id_field, text_field=usual), "a usual name"
     if not texts:
         return FieldMapping(id_field), "no field is a string in every row: name the field with --text-field"
     longest = max(texts, key=lambda path: sum(map(len, texts[path])))
@@ -334,7 +334,7 @@ def _texts(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: str | 
 
 def _prompt_and_answer(texts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Return the paths of the prompt and then of the answer, or nothing."""
-    names = {_last(path.removesuffix(".0")): path for path in reversed(texts)}
+    names = {_last(path.removesuffix(".0")): path for path in reversed(list(texts))}
     answer = next((names[name] for name in _ANSWER_NAMES if name in names), None)
     prompts = [names[name] for name in _PROMPT_NAMES if name in names]
     return (*prompts, answer) if answer is not None and prompts else ()
