@@ -38,6 +38,7 @@ _HOMES = {
     "check_policy": "skillshard.testing",
     "count_tokens": "skillshard.shards.tokens",
     "errors": "skillshard",
+    "export_shards": "skillshard.export",
     "learn_graph": "skillshard.graph.learn",
     "losses_per_skill": "skillshard.evaluation",
     "needed": "skillshard.extras",

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from skillshard import canonical, places, storage
 from skillshard.corpus import CorpusList, Rejection
 from skillshard.corpus.peek import PeekFacts
+from skillshard.export import ExportManifest
 from skillshard.fitting.proposal import Proposal
 from skillshard.fitting.runs import RunsFile
 from skillshard.graph.skill_graph import GraphFile
@@ -29,6 +30,7 @@ from skillshard.tags import TagsManifest
 _MODELS: dict[str, Any] = {
     "clusters-1": ModelManifest,
     "corpus-1": CorpusList,
+    "export-1": ExportManifest,
     "fit-1": Proposal,
     "generation-1": GenerationRecord,
     "graph-2": GraphFile,

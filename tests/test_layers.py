@@ -34,7 +34,7 @@ LAYERS = [
     {"graph"},
     {"policies"},
     {"mixing"},
-    {"fitting"},
+    {"export", "fitting"},
     {"evaluation", "index_order", "refusals", "sent_batches", "testing"},
     {"torch"},
     {"hf", "lightning"},

@@ -32,7 +32,7 @@ from skillshard.cli.synth import synth
 from skillshard.cli.tag import tag
 from skillshard.cli.values import relative_paths
 from skillshard.cli.verb import Verb, end_quietly
-from skillshard.cli.weights import fit, mix, weights
+from skillshard.cli.weights import export, fit, mix, weights
 from skillshard.cli.words import Running, in_options
 from skillshard.command import stopped
 from skillshard.errors import MissingTasksError, SkillshardError
@@ -76,6 +76,10 @@ EXAMPLES: dict[Callable[..., None], str] = {
     skillshard mix shards --draws 1000
     skillshard mix shards --draws 1000 --policy temperature --tau 2 --out stream.jsonl
     """,
+    export: """
+    skillshard export shards --format parquet --out exported
+    skillshard export shards --format jsonl.zst --weights weights.json --draws 100000 --out mixed
+    """,
     weights: """
     skillshard weights shards --policy skill_it --graph graph.json --eta 0.5 --out weights.json
     """,
@@ -106,6 +110,7 @@ class _Verbs(typer.core.TyperGroup):
             "run",
             "weights",
             "mix",
+            "export",
             "fit",
             "synth",
             "demo",

@@ -1,8 +1,8 @@
-"""`skillshard mix`, `weights` and `fit`: weights that need no trainer."""
+"""`skillshard mix`, `export`, `weights` and `fit`: weights that need no trainer, and their streams."""
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +10,11 @@ import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
-from skillshard.cli.options import Cache, ChosenSkills, ShardsPlace, choose_skills
+from skillshard.cli.options import Cache, ChosenSkills, Out, ShardsPlace, Workers, choose_skills
 from skillshard.cli.output import write_new
+from skillshard.cli.values import parse_size
 from skillshard.cli.verb import STREAM, Verb
-from skillshard.printable import printable
+from skillshard.printable import counted, printable
 
 if TYPE_CHECKING:
     from skillshard.policies.policy import Policy
@@ -104,6 +105,32 @@ class PolicyOptions:
     ] = 0.0
 
 
+Losses = Annotated[
+    str | None,
+    typer.Option(
+        "--losses",
+        metavar="FILE|JSON",
+        help="Loss of each skill before training, as for --weights. (curriculum, anti_curriculum, skill_curriculum)",
+        rich_help_panel=POLICY,
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the order.", rich_help_panel=STREAM)]
+RoundDraws = Annotated[
+    int,
+    typer.Option("--round-draws", metavar="N", min=1, help="Number of draws of a round.", rich_help_panel=STREAM),
+]
+Repeat = Annotated[
+    str,
+    typer.Option(
+        "--repeat",
+        metavar="RULE",
+        help="Action at the end of a skill: 'epochs' begins the skill again, 'stop' ends the stream, 'drop' leaves the skill out, "
+        "and 'cap:N' leaves the skill out after N epochs.",
+        rich_help_panel=STREAM,
+    ),
+]
+
+
 @grouped
 def mix(
     shards: ShardsPlace,
@@ -126,33 +153,13 @@ def mix(
         ),
     ] = "stratified",
     options: PolicyOptions,
-    losses: Annotated[
-        str | None,
-        typer.Option(
-            "--losses",
-            metavar="FILE|JSON",
-            help="Loss of each skill before training, as for --weights. (curriculum, anti_curriculum, skill_curriculum)",
-            rich_help_panel=POLICY,
-        ),
-    ] = None,
+    losses: Losses = None,
     first: Annotated[
         int, typer.Option("--first", metavar="DRAW", min=0, help="First draw.", rich_help_panel=STREAM)
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the order.", rich_help_panel=STREAM)] = 0,
-    round_draws: Annotated[
-        int,
-        typer.Option("--round-draws", metavar="N", min=1, help="Number of draws of a round.", rich_help_panel=STREAM),
-    ] = 4096,
-    repeat: Annotated[
-        str,
-        typer.Option(
-            "--repeat",
-            metavar="RULE",
-            help="Action at the end of a skill: 'epochs' begins the skill again, 'stop' ends the stream, 'drop' leaves the skill out, "
-            "and 'cap:N' leaves the skill out after N epochs.",
-            rich_help_panel=STREAM,
-        ),
-    ] = "epochs",
+    seed: Seed = 0,
+    round_draws: RoundDraws = 4096,
+    repeat: Repeat = "epochs",
     ledger: Annotated[
         Path | None,
         typer.Option(
@@ -200,6 +207,95 @@ def mix(
         return
     write_new(out, lambda place: write_bytes(place, listing.lines))
     typer.echo(f"{listing.num_draws:,} draws in {out}")
+
+
+@grouped
+def export(
+    shards: ShardsPlace,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="Format of the files: jsonl, jsonl.gz, jsonl.zst, parquet, or datasets (a directory for datasets.load_from_disk).",
+        ),
+    ],
+    out: Out,
+    *,
+    skills: ChosenSkills = None,
+    split: Annotated[
+        str, typer.Option("--split", metavar="train|holdout", help="Split whose samples are written, each once.")
+    ] = "train",
+    file_bytes: Annotated[
+        str,
+        typer.Option("--file-size", metavar="SIZE", help="Approximate bytes of the shards whose rows a file holds."),
+    ] = "256MB",
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            "--draws",
+            metavar="N",
+            min=1,
+            help="Number of draws of a mix: the draws of 'skillshard mix'.",
+            show_default="no mix, every sample once",
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help="Policy of the mix, as for 'skillshard mix'.",
+            show_default="stratified, or fixed with --weights",
+        ),
+    ] = None,
+    options: PolicyOptions,
+    losses: Losses = None,
+    seed: Seed = 0,
+    round_draws: RoundDraws = 4096,
+    repeat: Repeat = "epochs",
+    workers: Workers = None,
+    cache: Cache,
+) -> None:
+    """Write shards or a mix as JSONL, Parquet or a dataset, for a trainer with a loader of its own."""
+    from skillshard.artefact import refuse_nested
+    from skillshard.export import export_shards
+    from skillshard.mixing.listing import ARGUMENTS
+    from skillshard.places import public
+
+    if draws is None:
+        of_mix = ("policy", "losses", "seed", "round_draws", "repeat", *(field.name for field in fields(PolicyOptions)))
+        Verb.given.refuse(of_mix, "belongs to a mix: give --draws too")
+    else:
+        Verb.given.refuse(["split"], "chooses samples that are written once, and a mix is made of training samples")
+    num_bytes = parse_size(file_bytes, "--file-size")
+    refuse_nested(out, [shards])
+    opened = choose_skills(cache.open(shards), skills)
+    chosen = None
+    if draws is not None:
+        name = policy or ("stratified" if options.weights is None else "fixed")
+        chosen = _static_policy(name, opened.skills, options, among=tuple(ARGUMENTS), draws=draws, losses=losses)
+    with Bars(out) as bars:
+        manifest = export_shards(
+            opened,
+            out,
+            format=format,  # type: ignore[arg-type]  # checked by the function
+            split=split,  # type: ignore[arg-type]  # checked by the function
+            policy=chosen,
+            draws=draws,
+            seed=seed,
+            round_draws=round_draws,
+            repeat=repeat,
+            file_bytes=num_bytes,
+            workers=workers,
+            on_stage=bars.stage,
+        )
+    if draws is not None and manifest.num_rows < draws:
+        typer.echo(f"note: the stream ends after {manifest.num_rows:,} draws (--repeat {repeat}).", err=True)
+    typer.echo(
+        f"{counted(manifest.num_rows, 'row')} of {counted(len(manifest.skills), 'skill')} in {counted(len(manifest.files), 'file')}: "
+        f"{printable(public(out))}"
+    )
 
 
 @grouped

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
+from jaxtyping import Int
 
 from skillshard.errors import PolicyError, RepetitionWarning, did_you_mean
 from skillshard.graph.skill_graph import SkillGraph
@@ -215,22 +216,40 @@ def list_draws(
         RepetitionWarning: Skills pass 4 epochs within the listed draws. Later draws of the last round do not count.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mixer = Mixer(shards, policy, ledger=ledger or folder, round_draws=round_draws, seed=seed, repeat=repeat)
-        with warnings.catch_warnings():
-            # The mixer's own warning counts whole rounds, and the listed draws may end inside a round.
-            warnings.simplefilter("ignore", RepetitionWarning)
-            _decide(mixer, (first + num - 1) // round_draws)
-            lines: list[bytes] = []
-            for start in range(first, first + num, DRAWS_AT_ONCE):
-                advance(start - first, num)
-                num_requested = min(DRAWS_AT_ONCE, first + num - start)
-                lines += _lines(mixer, start, num_requested)
-                if len(lines) < start + num_requested - first:  # the stream ended
-                    break
-            repeated = _repeated(mixer, first + len(lines)) if lines else []
-        if repeated:
-            warn_of_repetition(repeated, f"in the first {first + len(lines):,} draws")
+        mixer = open_stream(
+            shards, policy=policy, seed=seed, round_draws=round_draws, repeat=repeat, ledger=ledger or folder
+        )
+        decide(mixer, first + num)
+        lines: list[bytes] = []
+        for start in range(first, first + num, DRAWS_AT_ONCE):
+            advance(start - first, num)
+            num_requested = min(DRAWS_AT_ONCE, first + num - start)
+            lines += _lines(mixer, start, num_requested)
+            if len(lines) < start + num_requested - first:  # the stream ended
+                break
+        if lines:
+            warn_of_repeated(mixer, first + len(lines))
         return Listing(b"".join(lines), len(lines))
+
+
+def open_stream(
+    shards: ShardSet,
+    *,
+    policy: Policy,
+    seed: int,
+    round_draws: int,
+    repeat: str,
+    ledger: str | os.PathLike[str],
+    fields: Sequence[str] = (),
+) -> Mixer:
+    """Open the stream of a policy that reads no losses. A listing and an export of the same arguments have the same draws.
+
+    Args:
+        shards, policy, seed, round_draws, repeat: As in `list_draws`.
+        ledger: Directory for the run's record.
+        fields: Fields of the metadata that come with the samples.
+    """
+    return Mixer(shards, policy, ledger=ledger, round_draws=round_draws, seed=seed, repeat=repeat, fields=fields)
 
 
 def _lines(mixer: Mixer, first: int, num: int) -> list[bytes]:
@@ -243,24 +262,42 @@ def _lines(mixer: Mixer, first: int, num: int) -> list[bytes]:
     ]
 
 
-def _decide(mixer: Mixer, last_round: int) -> None:
-    """Decide the rounds up to `last_round`, or up to the end of the stream, because a mixer reads no draw far beyond the decided rounds."""
-    try:
-        for number in range(last_round + 1):
-            mixer.round(number)
-    except EndOfStream:
-        return
+def decide(mixer: Mixer, num_draws: int) -> None:
+    """Decide the rounds of the first draws, or up to the end of the stream, because a mixer reads no draw far beyond the decided rounds."""
+    with warnings.catch_warnings():
+        # The mixer's own warning counts whole rounds, and the draws may end inside a round.
+        warnings.simplefilter("ignore", RepetitionWarning)
+        try:
+            for number in range(-(-num_draws // mixer.round_draws)):
+                mixer.round(number)
+        except EndOfStream:
+            return
 
 
-def _repeated(mixer: Mixer, num_draws: int) -> list[str]:
-    """List the skills that pass `MANY_EPOCHS` epochs in the first draws of a stream."""
+def num_drawn(mixer: Mixer, num_draws: int) -> Int[np.ndarray, " skill"]:
+    """Return the number of draws of each skill among the first draws of a stream, whose rounds are decided.
+
+    Args:
+        mixer: Stream.
+        num_draws: Number of draws, at least 1 and at most the length of the stream.
+    """
     number = (num_draws - 1) // mixer.round_draws
     record, plan = mixer.round(number), mixer.plan(number)
     assert plan is not None
     in_round = np.bincount(plan.skill[: num_draws - record.first_draw], minlength=len(mixer.skills))
-    drawn = np.array(record.drawn_before) + in_round
-    return [
+    return np.array(record.drawn_before) + in_round
+
+
+def warn_of_repeated(mixer: Mixer, num_draws: int) -> None:
+    """Warn of the skills that pass `MANY_EPOCHS` epochs in the first draws of a stream.
+
+    Warns:
+        RepetitionWarning: Skills pass 4 epochs.
+    """
+    repeated = [
         skill
-        for skill, taken in zip(mixer.skills, drawn.tolist(), strict=True)
+        for skill, taken in zip(mixer.skills, num_drawn(mixer, num_draws).tolist(), strict=True)
         if taken > MANY_EPOCHS * len(mixer.shards.train[skill])
     ]
+    if repeated:
+        warn_of_repetition(repeated, f"in the first {num_draws:,} draws")

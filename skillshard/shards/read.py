@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
@@ -30,6 +31,7 @@ from pydantic import ValidationError
 from skillshard import canonical, places, storage, web
 from skillshard.corpus import Sample
 from skillshard.errors import ShardError, StorageError, choose_names
+from skillshard.extras import needed
 from skillshard.hash_ranges import id_hash
 from skillshard.memo import memoized
 from skillshard.printable import counted
@@ -60,6 +62,9 @@ from skillshard.shards.manifest import (
 )
 from skillshard.shards.tar import END_OF_ARCHIVE, member_sizes
 from skillshard.shards.texts import hash_of, hashes_of, text_hashes
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
 # The order reads the shards of a skill one after the other. One shard is read at a time, and few readers look back.
 MAX_OPEN = 4
@@ -565,6 +570,39 @@ class ShardSet:
         """Skills with training samples."""
         return tuple(self.train)
 
+    def to_datasets(self, split: Split = "train") -> "IterableDataset":
+        """Return the samples of a split as a `datasets.IterableDataset`, in stored order.
+
+        The columns are "id", "skill", "text" and "meta". "meta" is the JSON text of the metadata, because a column has a single type. Nothing
+        is copied to a cache, and the memory does not grow with the shards. Workers of a DataLoader divide the shards.
+
+        Args:
+            split: "train" or "holdout".
+
+        Raises:
+            ExtraError: The library `datasets` is not installed.
+            ShardError: The split has no samples, or is unknown.
+
+        Example:
+            for row in ShardSet.open("shards").to_datasets().shuffle(seed=0, buffer_size=1000):
+                train_on(row["text"])
+        """
+        if split not in SPLITS:
+            raise ShardError(f"`split={split!r}`: give 'train' or 'holdout'.")
+        shards_of = self.train if split == "train" else self.holdout
+        if not shards_of:
+            raise ShardError(f"{places.public(self.root)} has no {split} samples. Choose the other `split`.")
+        needed("datasets", what="`ShardSet.to_datasets`")
+        from datasets import Features, IterableDataset, Value
+
+        parts = [(skill, shard) for skill, shards in shards_of.items() for shard in range(len(shards.shard_rows))]
+        return IterableDataset.from_generator(
+            _rows,
+            features=Features({name: Value("string") for name in ("id", "skill", "text", "meta")}),
+            # `datasets` divides the only list among the workers.
+            gen_kwargs={"shards": self, "split": split, "parts": parts},
+        )
+
     def verify(self) -> list[str]:
         """Read all bytes and return one sentence for each fault, or an empty list.
 
@@ -596,3 +634,13 @@ class ShardSet:
         return MappingProxyType(
             {skill.name: shards(skill) for skill in self.manifest_skills if getattr(skill, split).number}
         )
+
+
+def _rows(shards: ShardSet, split: Split, parts: list[tuple[str, int]]) -> Iterator[dict[str, str]]:
+    """Yield the rows of `ShardSet.to_datasets` from shards, each a skill and a position in the columns of the manifest."""
+    for skill, shard in parts:
+        skill_shards = (shards.train if split == "train" else shards.holdout)[skill]
+        opened = skill_shards.open_shard(shard)
+        for row in range(int(skill_shards.shard_rows[shard])):
+            sample = opened.sample(row)
+            yield {"id": sample.id, "skill": skill, "text": sample.text, "meta": orjson.dumps(sample.meta).decode()}

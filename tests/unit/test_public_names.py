@@ -37,6 +37,7 @@ PUBLIC_NAMES = [
     "check_policy",
     "count_tokens",
     "errors",
+    "export_shards",
     "learn_graph",
     "losses_per_skill",
     "needed",
