@@ -2,9 +2,10 @@
 
     E/000000.jsonl.zst             rows of a part; also .jsonl, .jsonl.gz, .parquet
     E/data-00000-of-00003.arrow    rows of a part of a directory for `datasets.load_from_disk`
-    E/export.json                  written last (schemas/export-1.json)
+    E/.export.json                 written last (schemas/export-1.json)
 
-A row has the id, the skill, the text and the metadata of a sample. A row of a mix begins with its draw. One task writes one part. A plain
+The name of the manifest is hidden, so that readers of a whole directory (`datasets.load_dataset`, pyarrow, Spark) take only the files with
+rows. A row has the id, the skill, the text and the metadata of a sample. A row of a mix begins with its draw. One task writes one part. A plain
 export divides the shards into parts by their bytes, in stored order. A mix divides the draws into parts of equal length.
 
 In JSONL the metadata is an object. In Parquet and Arrow files the metadata is its JSON text, because a column has a single type: the
@@ -19,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -33,12 +34,11 @@ from skillshard.execution import Backend, OnStage, Record, Task, run, shown
 from skillshard.mixing.listing import decide, num_drawn, open_stream, warn_of_repeated
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import Policy
-from skillshard.shards.manifest import SPLITS, Split
+from skillshard.shards.manifest import SPLITS
 from skillshard.shards.read import ShardSet, SkillShards
 
-MANIFEST = "export.json"
-Format = Literal["jsonl", "jsonl.gz", "jsonl.zst", "parquet", "datasets"]
-FORMATS: tuple[Format, ...] = get_args(Format)
+MANIFEST = ".export.json"
+FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet", "datasets")
 _COMPRESSIONS = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}
 # A row group is the least that a reader of Parquet decodes, and the most that a writer here holds in memory.
 GROUP_BYTES = 16 << 20
@@ -60,7 +60,7 @@ class ExportedFile(BaseModel):
 
 
 class ExportManifest(BaseModel):
-    """export.json."""
+    """.export.json."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -139,8 +139,8 @@ def export_shards(
     shards: ShardSet,
     out: str | os.PathLike[str],
     *,
-    format: Format,
-    split: Split = "train",
+    format: str,
+    split: str = "train",
     policy: Policy | None = None,
     draws: int | None = None,
     seed: int = 0,
@@ -158,8 +158,8 @@ def export_shards(
     Args:
         shards: Shard set, local or remote.
         out: Directory to write, local or in a store.
-        format: Format of the files: "jsonl", "jsonl.gz", "jsonl.zst", "parquet", or "datasets" for `datasets.load_from_disk`.
-        split: Split of a plain export, "train" or "holdout". The samples come in stored order.
+        format: str of the files: "jsonl", "jsonl.gz", "jsonl.zst", "parquet", or "datasets" for `datasets.load_from_disk`.
+        split: str of a plain export, "train" or "holdout". The samples come in stored order.
         policy: Policy of a mix, which reads no losses. None: every sample is written once.
         draws: Number of draws of the mix. A stream that ends before gives fewer rows.
         seed: Seed of the order of the mix.
@@ -229,7 +229,7 @@ def _open_mix(
     shards: ShardSet,
     policy: Policy | None,
     draws: int | None,
-    split: Split,
+    split: str,
     seed: int,
     round_draws: int,
     repeat: str,
@@ -259,7 +259,7 @@ def _open_mix(
 # --- the plan ----------------------------------------------------------------------------------------------------------
 
 
-def _stretches(shards: ShardSet, split: Split, file_bytes: int) -> Iterator[list[Stretch]]:
+def _stretches(shards: ShardSet, split: str, file_bytes: int) -> Iterator[list[Stretch]]:
     """Divide the shards of a split into parts of about `file_bytes` bytes of tars, in stored order."""
     part: list[Stretch] = []
     num_bytes = 0.0
@@ -297,7 +297,7 @@ def _draws(mixer: Mixer, num_draws: int, file_bytes: int) -> Iterator[list[Draws
 def _export(
     work: artefact.Work,
     parts: Sequence[Part],
-    format: Format,
+    format: str,
     made_from: dict[str, Any],
     backend: Backend,
     on_stage: OnStage,
@@ -335,7 +335,7 @@ def _export(
     work.finish(manifest.model_dump(by_alias=True))
 
 
-def _name(format: Format, number: int, num_parts: int) -> str:
+def _name(format: str, number: int, num_parts: int) -> str:
     """Return the name of the file of a part.
 
     >>> _name("jsonl.gz", 3, 12), _name("datasets", 3, 12)
@@ -344,12 +344,12 @@ def _name(format: Format, number: int, num_parts: int) -> str:
     return f"data-{number:05d}-of-{num_parts:05d}.arrow" if format == "datasets" else f"{number:06d}.{format}"
 
 
-def write_part(part: Part, format: Format, place: str) -> Record:
+def write_part(part: Part, format: str, place: str) -> Record:
     """Write the file of a part.
 
     Args:
         part: Rows of shards, or draws of a mix.
-        format: Format of the file.
+        format: str of the file.
         place: Place of the file.
     """
     skills = Counter[str]()
@@ -379,7 +379,7 @@ def _groups(part: Part) -> Iterator[list[dict[str, Any]]]:
         yield group
 
 
-def _writer(stack: ExitStack, path: Path, format: Format, *, is_mix: bool) -> Callable[[list[dict[str, Any]]], None]:
+def _writer(stack: ExitStack, path: Path, format: str, *, is_mix: bool) -> Callable[[list[dict[str, Any]]], None]:
     """Open a file of a format. Return the function that writes a group of rows, until `stack` closes the file."""
     if format == "parquet":
         parquet = stack.enter_context(pq.ParquetWriter(path, _schema(is_mix), compression="zstd"))
@@ -417,7 +417,7 @@ def _dataset_files(names: Sequence[str], is_mix: bool, made_from: dict[str, Any]
     test opens the directory with the library.
     """
     features = {field.name: {"dtype": str(field.type), "_type": "Value"} for field in _schema(is_mix)}
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": canonical.digest(canonical.to_json(made_from))[:16],
         "_format_columns": None,

@@ -279,8 +279,8 @@ def export(
         manifest = export_shards(
             opened,
             out,
-            format=format,  # type: ignore[arg-type]  # checked by the function
-            split=split,  # type: ignore[arg-type]  # checked by the function
+            format=format,
+            split=split,
             policy=chosen,
             draws=draws,
             seed=seed,

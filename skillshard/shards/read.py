@@ -570,7 +570,7 @@ class ShardSet:
         """Skills with training samples."""
         return tuple(self.train)
 
-    def to_datasets(self, split: Split = "train") -> "IterableDataset":
+    def to_datasets(self, split: str = "train") -> "IterableDataset":
         """Return the samples of a split as a `datasets.IterableDataset`, in stored order.
 
         The columns are "id", "skill", "text" and "meta". "meta" is the JSON text of the metadata, because a column has a single type. Nothing
@@ -636,7 +636,7 @@ class ShardSet:
         )
 
 
-def _rows(shards: ShardSet, split: Split, parts: list[tuple[str, int]]) -> Iterator[dict[str, str]]:
+def _rows(shards: ShardSet, split: str, parts: list[tuple[str, int]]) -> Iterator[dict[str, str]]:
     """Yield the rows of `ShardSet.to_datasets` from shards, each a skill and a position in the columns of the manifest."""
     for skill, shard in parts:
         skill_shards = (shards.train if split == "train" else shards.holdout)[skill]

@@ -10,6 +10,7 @@ import pytest
 
 from skillshard import schemas, taggers
 from skillshard.corpus import Corpus
+from skillshard.export import export_shards
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
@@ -58,6 +59,8 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     packed = PackedTokens(in_tokens, counts, block_tokens=64, separator=EOS, step_blocks=2)
 
     check("weights-1", json.loads(weigh(shards, skill_it(graph, eta=0.5, mode="static")).to_bytes()))
+    export_shards(shards, tmp_path / "exported", format="jsonl", workers=1)
+    check("export-1", json.loads((tmp_path / "exported" / ".export.json").read_text()))
     check("tags-1", json.loads((tmp_path / "tags" / "tags.json").read_text()))
     tagger = taggers.embedding(taggers.lexical(), skills="auto", skills_range=(2, 4))
     taggers.tag_corpus(corpus, tagger, tmp_path / "clusters", on_bad_sample="set-aside", backend=HERE)

@@ -13,7 +13,9 @@ from skillshard import artefact, places, storage, taggers, uploads
 from skillshard.corpus import Corpus
 from skillshard.errors import StorageError, TagsError
 from skillshard.execution import Backend
+from skillshard.export import FORMATS, export_shards
 from skillshard.merge_levels import plan_merges
+from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
 from skillshard.taggers.regroup import regroup_tags
 from skillshard.tags import Tags
@@ -75,6 +77,16 @@ def test_clusters_and_regrouped_tags_in_a_store_are_those_of_a_directory(
     for name in ("E", "R"):
         assert objects(store(name)) == tree(tmp_path / name)
     assert verify(store("E"))[0] == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_export_in_a_store_is_that_of_a_directory(
+    format: str, shards: ShardSet, store: Callable[[str], str], tmp_path: Path
+) -> None:
+    for out in (store("E"), tmp_path / "E"):
+        export_shards(shards, out, format=format, file_bytes=300_000, workers=1)
+    assert objects(store("E")) == tree(tmp_path / "E")
+    assert export_shards(shards, store("E"), format=format, file_bytes=300_000).num_rows == shards.manifest.num_train
 
 
 @pytest.mark.parametrize("copies", ["keep", "drop"])
