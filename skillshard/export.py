@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from skillshard import artefact, canonical, places, storage
 from skillshard.errors import PolicyError, ShardError, did_you_mean
 from skillshard.execution import Backend, OnStage, Record, Task, run, shown
+from skillshard.memo import memoized
 from skillshard.mixing.listing import decide, num_drawn, open_stream, warn_of_repeated
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import Policy
@@ -108,6 +109,10 @@ class Stretch:
             yield {"id": sample.id, "skill": self.shards.skill, "text": sample.text, "meta": sample.meta}
 
 
+_MIXERS: dict[str, Mixer] = {}
+"""The mixer of the running export, by the name of its ledger."""
+
+
 @dataclass(frozen=True)
 class Draws:
     """Draws first .. first + num - 1 of a mix whose rounds are decided."""
@@ -118,15 +123,17 @@ class Draws:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of an export."""
+        # Each task of a worker gets a copy of the mixer. The first copy stays, so that the bytes of a shard are checked once.
+        mixer = memoized(_MIXERS, str(self.mixer.ledger), lambda _: self.mixer, most=1)
         for start in range(self.first, self.first + self.num, GROUP_ROWS):
             draws = np.arange(start, min(start + GROUP_ROWS, self.first + self.num))
-            found = self.mixer.find(draws)
+            found = mixer.find(draws)
             # Texts are read in groups of bounded size, because some texts have megabytes.
             sizes = (found.end - found.start).astype(np.int64)
             group = np.cumsum(sizes) // GROUP_BYTES
             for number in np.unique(group).tolist():
-                own = self.mixer.find(draws[group == number])
-                batch, metas = self.mixer.cut(own), self.mixer.metas(own)
+                own = mixer.find(draws[group == number])
+                batch, metas = mixer.cut(own), mixer.metas(own)
                 rows = zip(own.draw.tolist(), batch.fields["id"], batch.skill, batch.text, metas, strict=True)
                 for draw, identity, skill, text, meta in rows:
                     yield {"draw": draw, "id": identity, "skill": skill, "text": text, "meta": meta}
@@ -251,6 +258,7 @@ def _open_mix(
             f"policy {policy.name} reads losses, which an export does not have. Give a policy that reads no losses."
         )
     ledger = stack.enter_context(tempfile.TemporaryDirectory())
+    stack.callback(_MIXERS.clear)
     return open_stream(
         shards, policy=policy, seed=seed, round_draws=round_draws, repeat=repeat, ledger=ledger, fields=("id",)
     )

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pickle
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from skillshard import policies, storage
 from skillshard.errors import PolicyError, ShardError, SkillshardError, StorageError
 from skillshard.export import FORMATS, MANIFEST, ExportManifest, export_shards
 from skillshard.policies import Policy
-from skillshard.shards.read import ShardSet
+from skillshard.shards.read import ShardSet, SkillShards
 from tests.commands import fails, skillshard, works
 from tests.conftest import samples, tag_and_shard, tree, write_corpus
 
@@ -123,6 +124,28 @@ def test_the_number_of_processes_does_not_change_the_bytes(
             workers=workers,
         )
     assert tree(tmp_path / "1") == tree(tmp_path / "2")
+
+
+def test_a_worker_checks_each_shard_of_a_mix_once_for_all_its_files(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[tuple[str, int]] = []
+    open_checked = SkillShards._open_checked
+
+    def noted(skill_shards: SkillShards, shard: int) -> Any:
+        if shard not in skill_shards._checked:  # the opening that reads all bytes
+            checked.append((skill_shards.skill, shard))
+        return open_checked(skill_shards, shard)
+
+    def write_copy(part: Any, format: str, place: str) -> Any:
+        return write_part(pickle.loads(pickle.dumps(part)), format, place)  # as the pool sends tasks to a worker
+
+    write_part = export_module.write_part
+    monkeypatch.setattr(export_module, "write_part", write_copy)
+    monkeypatch.setattr(SkillShards, "_open_checked", noted)
+    arguments: dict[str, Any] = {"policy": policies.proportional(), "draws": 400, "file_bytes": 100_000, "workers": 1}
+    manifest = export_shards(shards, tmp_path / "E", format="jsonl", **arguments)
+    assert len(manifest.files) > 5 and len(checked) == len({*checked}) > 3
 
 
 def test_a_stream_that_ends_gives_fewer_rows_and_a_note(shards: ShardSet, tmp_path: Path) -> None:
