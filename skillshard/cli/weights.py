@@ -13,7 +13,7 @@ from skillshard.cli.groups import grouped
 from skillshard.cli.options import Cache, ChosenSkills, Out, ShardsPlace, Workers, choose_skills
 from skillshard.cli.output import write_new
 from skillshard.cli.values import parse_size
-from skillshard.cli.verb import STREAM, Verb
+from skillshard.cli.verb import STREAM, WHERE, Verb
 from skillshard.printable import counted, printable
 
 if TYPE_CHECKING:
@@ -217,18 +217,23 @@ def export(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="Format of the files: jsonl, jsonl.gz, jsonl.zst, parquet, or datasets (a directory for datasets.load_from_disk).",
+            help="Format: jsonl, jsonl.gz, jsonl.zst, parquet or datasets.",
         ),
     ],
     out: Out,
     *,
     skills: ChosenSkills = None,
     split: Annotated[
-        str, typer.Option("--split", metavar="train|holdout", help="Split whose samples are written, each once.")
+        str, typer.Option("--split", metavar="train|holdout", help="Split to write, each sample once.")
     ] = "train",
     file_bytes: Annotated[
         str,
-        typer.Option("--file-size", metavar="SIZE", help="Approximate bytes of the shards whose rows a file holds."),
+        typer.Option(
+            "--file-size",
+            metavar="SIZE",
+            help="Approximate bytes of the shards whose rows a file holds.",
+            rich_help_panel=WHERE,
+        ),
     ] = "256MB",
     draws: Annotated[
         int | None,
@@ -236,8 +241,8 @@ def export(
             "--draws",
             metavar="N",
             min=1,
-            help="Number of draws of a mix: the draws of 'skillshard mix'.",
-            show_default="no mix, every sample once",
+            help="Number of draws of a mix.",
+            show_default="no mix",
         ),
     ] = None,
     policy: Annotated[
