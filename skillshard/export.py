@@ -17,7 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -91,22 +91,20 @@ class Stretch:
     """Rows of a shard.
 
     Attributes:
-        shards: Shards of a skill and split.
-        shard: Position of the shard in the columns of the manifest.
+        shard: Shards of a skill, with a single shard.
         begin, end: First row, and the row after the last row.
     """
 
-    shards: SkillShards
-    shard: int
+    shard: SkillShards
     begin: int
     end: int
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of an export."""
-        opened = self.shards.open_shard(self.shard)
+        opened = replace(self.shard).open_shard(0)  # a copy, so that the shard is closed at the end of the stretch
         for row in range(self.begin, self.end):
             sample = opened.sample(row)
-            yield {"id": sample.id, "skill": self.shards.skill, "text": sample.text, "meta": sample.meta}
+            yield {"id": sample.id, "skill": self.shard.skill, "text": sample.text, "meta": sample.meta}
 
 
 _MIXERS: dict[str, Mixer] = {}
@@ -272,15 +270,15 @@ def _stretches(shards: ShardSet, split: str, file_bytes: int) -> Iterator[list[S
     part: list[Stretch] = []
     num_bytes = 0.0
     for skill_shards in (shards.train if split == "train" else shards.holdout).values():
-        columns = skill_shards.columns
-        for shard, (num_rows, shard_bytes) in enumerate(zip(columns.num_samples, columns.num_bytes, strict=True)):
+        for shard in skill_shards.each():
+            num_rows, shard_bytes = len(shard), shard.columns.num_bytes[0]
             num_pieces = min(num_rows, -(-shard_bytes // file_bytes))
             edges = [num_rows * piece // num_pieces for piece in range(num_pieces + 1)]
             for begin, end in pairwise(edges):
                 if part and num_bytes + shard_bytes / num_pieces > file_bytes:
                     yield part
                     part, num_bytes = [], 0.0
-                part.append(Stretch(skill_shards, shard, begin, end))
+                part.append(Stretch(shard, begin, end))
                 num_bytes += shard_bytes / num_pieces
     yield part
 

@@ -16,7 +16,7 @@ import mmap
 import os
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -141,6 +141,13 @@ class SkillShards:
                 self.prefetch(shard + 1)
             for row in range(int(self.shard_rows[shard])):
                 yield opened.sample(row)
+
+    def each(self) -> "Iterator[SkillShards]":
+        """Yield each shard by itself, so that the arguments of a task stay small."""
+        columns = self.columns.model_dump()
+        for shard in range(len(self.shard_rows)):
+            own_columns = type(self.columns)(**{name: [values[shard]] for name, values in columns.items()})
+            yield replace(self, columns=own_columns)
 
     def name(self, shard: int) -> str:
         """Return the path of a shard's tar inside the shard set."""

@@ -15,7 +15,7 @@ Truncation and padding of the tokenizer are turned off, so every token counts. A
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -302,13 +302,10 @@ def _count(
 
 
 def _parts(shards: ShardSet) -> Iterator[SkillShards]:
-    """Yield each shard of each skill by itself, so that the arguments of a task stay small."""
+    """Yield each shard of each skill by itself."""
     for split in SPLITS:
         for skill_shards in (shards.train if split == "train" else shards.holdout).values():
-            columns = skill_shards.columns.model_dump()
-            for shard in range(len(skill_shards.shard_rows)):
-                own_columns = type(skill_shards.columns)(**{name: [values[shard]] for name, values in columns.items()})
-                yield replace(skill_shards, columns=own_columns)
+            yield from skill_shards.each()
 
 
 def count_shard(shards: SkillShards, tokenizer: str, tokenizer_digest: str, special_tokens: bool, place: str) -> Record:
