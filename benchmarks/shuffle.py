@@ -23,7 +23,7 @@ from skillshard import storage, taggers
 from skillshard.corpus import Corpus
 from skillshard.execution import Backend, Record, Task
 from skillshard.merge_levels import OPEN_BYTES, MergePlan, plan_merges
-from skillshard.shards import plan, sort, write
+from skillshard.shards import plan, sort, stages, tables, write
 from skillshard.tags import Tags
 
 FULL_CHUNK_BYTES = 64 << 20
@@ -84,8 +84,8 @@ def run(corpus: Corpus, tags: Tags, out: Path, planner: Callable[..., MergePlan]
 
         return on_done
 
-    write.plan_merges = planned
-    sort.SORT_BYTES, write.TEXTS_PER_RANGE = chunk_bytes, 16 * chunk_bytes // TEXT_BYTES
+    stages.plan_merges = planned
+    sort.SORT_BYTES, tables.TEXTS_PER_RANGE = chunk_bytes, 16 * chunk_bytes // TEXT_BYTES
     shards = write.write_shards(
         corpus, tags, out, shard_bytes=chunk_bytes, backend=Backend(workers=1), on_stage=on_stage
     )

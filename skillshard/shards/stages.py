@@ -7,7 +7,7 @@ from typing import Any
 
 from skillshard import artefact, places, storage
 from skillshard.execution import Backend, OnStage, Record, Task, Watcher, keyed, run, silent
-from skillshard.merge_levels import Merge, MergePlan, SortedFile
+from skillshard.merge_levels import Merge, SortedFile, plan_merges
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,28 @@ class Stages:
         self,
         name: str,
         function: Callable[..., Record],
-        plan: MergePlan,
         files: Sequence[str],
         suffixes: Sequence[str],
+        num_readers: int,
+        num_bytes: int,
         arguments: Callable[[Merge, list[str], str], Mapping[str, Any]],
-    ) -> list[tuple[list[str], range]]:
-        """Run all merges of a plan, and return the files of each column of the last level with its readers.
+    ) -> tuple[int, list[tuple[list[str], range]]]:
+        """Merge sorted files where that is cheaper. Return the number of levels, and the files of each column of the last level with its readers.
 
         Args:
             name: Name of the merged files, for records and scratch files.
             function: Function that merges.
-            plan: Merge levels.
             files: Places of the files of level 0, without suffixes.
             suffixes: Suffixes of the files. Inputs of merges are deleted under all suffixes.
+            num_readers: Number of the tasks that read the files, in the order of their ranges of keys.
+            num_bytes: Bytes of all files.
             arguments: Function that returns the arguments of a merge, from the places of its inputs and of its output.
         """
 
         def place(file: SortedFile) -> str:
             return places.with_suffix(self.work.scratch(name, file.name), ending) if file.level else files[file.row]
 
+        plan = plan_merges(len(files), num_readers, num_bytes)
         ending = "" if suffixes != ("",) else ".npy"
         for level in range(1, len(plan.fan_ins) + 1):
             tasks, cells = [], []
@@ -97,7 +100,7 @@ class Stages:
             records = f"merge-{name}-{plan.fan_ins[0]}-{level}"
             title = f"merging {name} ({level}/{len(plan.fan_ins)})"
             self.run(records, title, function, tasks, cells, suffixes, stage=f"merge-{name}-{level}")
-        return [([place(file) for file in inputs], readers) for inputs, readers in plan.columns()]
+        return len(plan.fan_ins), [([place(file) for file in inputs], readers) for inputs, readers in plan.columns()]
 
 
 class _Deleting:

@@ -16,7 +16,7 @@ from skillshard.errors import ExecutionError, TagsError
 from skillshard.execution import Backend, keyed, run
 from skillshard.job_array import ArrayPart, StageEnded, parse_part
 from skillshard.merge_levels import plan_merges
-from skillshard.shards import sort, write
+from skillshard.shards import sort, stages
 from skillshard.shards.write import STAGES
 from skillshard.taggers.tag import stages_of
 from tests.commands import Outcome, skillshard, works
@@ -107,7 +107,7 @@ def test_merge_levels_that_are_divided_give_the_bytes_of_one_command(
     command = (*shard(base), "--copies", copies)
     works(*command, "--out", tmp_path / "whole", "--workers", 1)
     monkeypatch.setattr(sort, "SORT_BYTES", 1 << 12)
-    monkeypatch.setattr(write, "plan_merges", partial(plan_merges, max_fan_in=4))
+    monkeypatch.setattr(stages, "plan_merges", partial(plan_merges, max_fan_in=4))
     command = (*command, "--out", tmp_path / "parts")
     for stage in STAGES:
         num_calls = 6 if stage.startswith("merge") else 1

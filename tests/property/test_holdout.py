@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from skillshard import taggers
 from skillshard.corpus import Corpus
 from skillshard.shards import copies as copies_module
-from skillshard.shards import sort, write
+from skillshard.shards import sort, tables
 from skillshard.shards import texts as texts_module
 from skillshard.shards.manifest import Manifest
 from skillshard.shards.read import ShardSet
@@ -208,8 +208,8 @@ def test_no_text_is_on_both_sides_and_every_sample_is_accounted_for(
     tags = taggers.tag_corpus(corpus, taggers.metadata("skill"), folder / "tags", backend=HERE, partition_bytes=700)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sort, "SORT_BYTES", sizes[0])
-        patch.setattr(write, "TEXTS_PER_RANGE", sizes[1])
-        patch.setattr(write, "TEXTS_AT_ONCE", sizes[2])
+        patch.setattr(tables, "TEXTS_PER_RANGE", sizes[1])
+        patch.setattr(tables, "TEXTS_AT_ONCE", sizes[2])
         patch.setattr(copies_module, "COPIES_AT_ONCE", sizes[2])
         write_shards(corpus, tags, folder / "shards", holdout=holdout, copies=copies, shard_bytes=20_000, backend=HERE)
     write_shards(corpus, tags, folder / "again", holdout=holdout, copies=copies, shard_bytes=20_000, backend=HERE)
@@ -272,3 +272,23 @@ def test_many_small_samples_take_the_memory_that_the_limit_of_a_chunk_counts() -
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_a_search_over_several_ranges_of_hashes_passes_over_no_free_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lowest texts of skill "all" are each the only text of another skill. The next text is free, and lies in the first range."""
+    num_taken = tables.TEXTS_AT_ONCE + 1
+    texts = sorted((f"text {number}" for number in range(100)), key=text_hash)
+    middle = sum(text_hash(text) < f"8{0:031x}" for text in texts)
+    assert num_taken < middle, "the free text lies beyond the first range of hashes"
+    rows = [("all", text) for text in texts] + [(f"only-{text}", text) for text in texts[:num_taken]]
+    (tmp_path / "corpus.jsonl").write_bytes(
+        lines([{"id": f"{number}", "text": text, "skill": skill} for number, (skill, text) in enumerate(rows)])
+    )
+    corpus = Corpus.open(tmp_path / "corpus.jsonl")
+    tags = taggers.tag_corpus(corpus, taggers.metadata("skill"), tmp_path / "tags", backend=HERE)
+    monkeypatch.setattr(tables, "TEXTS_PER_RANGE", len(rows) // 2 + 1)
+    shards = write_shards(corpus, tags, tmp_path / "shards", holdout=1e-9, backend=HERE)
+    assert isinstance(shards.manifest, Manifest)
+    assert shards.manifest.split.also_held_out == [text_hash(texts[num_taken])]

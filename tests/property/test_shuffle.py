@@ -11,7 +11,7 @@ from skillshard import storage, taggers
 from skillshard.corpus import Corpus, PartitionReader, Sample
 from skillshard.errors import StorageError
 from skillshard.merge_levels import MergePlan, plan_merges
-from skillshard.shards import merge, read, sort, write
+from skillshard.shards import merge, read, sort, stages, tables, write
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
 from skillshard.tags import Tags
@@ -62,8 +62,8 @@ def test_chunks_of_1_kb_and_of_128_mb_and_any_fan_in_give_the_same_bytes(
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sort, "SORT_BYTES", sort_bytes)
-            patch.setattr(write, "plan_merges", partial(recorded, planner))
-            patch.setattr(write, "TEXTS_PER_RANGE", 40)
+            patch.setattr(stages, "plan_merges", partial(recorded, planner))
+            patch.setattr(tables, "TEXTS_PER_RANGE", 40)
             patch.setattr("skillshard.shards.plan.GROUP_SHARDS", 2)
             assert written(tagged, tmp_path / str(number), copies) == expected
     assert {len(plan.fan_ins) for plan in plans} >= {0, 2, 4}
@@ -74,7 +74,7 @@ def test_a_fan_in_of_64_merges_more_than_64_chunks_to_the_same_bytes(
 ) -> None:
     expected = written(tagged, tmp_path / "expected")
     monkeypatch.setattr(sort, "SORT_BYTES", 1)  # a chunk for each sample
-    monkeypatch.setattr(write, "plan_merges", partial(plan_merges, max_fan_in=64))
+    monkeypatch.setattr(stages, "plan_merges", partial(plan_merges, max_fan_in=64))
     assert written(tagged, tmp_path / "merged") == expected
 
 
@@ -86,7 +86,7 @@ def test_batches_of_a_few_samples_give_the_same_bytes(
     monkeypatch.setattr(merge, "BATCH_BYTES", 1000)
     monkeypatch.setattr("skillshard.shards.tar._BYTES_AT_ONCE", 100)
     assert written(tagged, tmp_path / "batches") == expected
-    monkeypatch.setattr(write, "plan_merges", partial(plan_merges, max_fan_in=3))
+    monkeypatch.setattr(stages, "plan_merges", partial(plan_merges, max_fan_in=3))
     assert written(tagged, tmp_path / "merged") == expected
 
 
@@ -97,7 +97,7 @@ def test_samples_with_equal_hashes_of_their_ids_stand_in_the_order_of_the_corpus
     for module in (sort, read):  # `verify` compares the keys with the ids
         monkeypatch.setattr(module, "id_hash", lambda sample_id: len(sample_id) << 58)
     expected = written(tagged, tmp_path / "expected")
-    monkeypatch.setattr(write, "plan_merges", partial(plan_merges, max_fan_in=2))
+    monkeypatch.setattr(stages, "plan_merges", partial(plan_merges, max_fan_in=2))
     assert written(tagged, tmp_path / "merged") == expected
     corpus, _ = tagged
     positions = {
@@ -118,7 +118,7 @@ def test_chunks_and_tables_are_deleted_as_soon_as_no_task_reads_them(
     tagged: tuple[Corpus, Tags], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sort, "SORT_BYTES", 1 << 10)
-    monkeypatch.setattr(write, "plan_merges", partial(plan_merges, max_fan_in=4))
+    monkeypatch.setattr(stages, "plan_merges", partial(plan_merges, max_fan_in=4))
     left: list[str] = []
 
     def stopped(*_: object) -> None:

@@ -10,7 +10,7 @@ from skillshard import taggers
 from skillshard.corpus import Corpus
 from skillshard.errors import ShardError
 from skillshard.execution import silent
-from skillshard.shards import write
+from skillshard.shards import tables, write
 from skillshard.shards.read import ShardSet, SkillShards
 from tests.conftest import HERE, lines, samples, tag_and_shard, write_corpus
 
@@ -84,7 +84,7 @@ def test_copies_are_found_in_as_many_tasks_as_there_are_ranges_of_texts(
 ) -> None:
     """80 texts in ranges of at most 30 are three tasks, and the last range is not full."""
     corpus, tags = tagged(tmp_path)
-    monkeypatch.setattr(write, "TEXTS_PER_RANGE", 30)
+    monkeypatch.setattr(tables, "TEXTS_PER_RANGE", 30)
     stages: dict[str, int] = {}
 
     def on_stage(name: str, num: int) -> Any:

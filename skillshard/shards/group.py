@@ -1,0 +1,114 @@
+"""Write the tars, indexes and keys of a group of neighbouring shards: the last stage of `shard`."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import xxhash
+
+from skillshard import places, storage
+from skillshard.execution import Record
+from skillshard.shards.manifest import KEYS_DTYPE, SPLITS, index_name, keys_name, shard_name
+from skillshard.shards.merge import Batch, Piece, SampleReader
+from skillshard.shards.plan import ShardPlan
+from skillshard.shards.tar import END_OF_ARCHIVE, index_of, tar_chunks
+
+
+def write_group(
+    out: str,
+    folders: Mapping[int, str],
+    shards: Sequence[ShardPlan],
+    inputs: list[str],
+    is_merged: bool,
+    exceptions: Mapping[int, Sequence[str]],
+    drop: bool,
+) -> Record:
+    """Write some neighbouring shards. A shard whose range of hashes holds no sample is not written.
+
+    Args:
+        out: Directory of the shard set.
+        folders: Skill -> name of its directory.
+        shards: Shards to write.
+        inputs: Sorted files, as in `SampleReader`.
+        is_merged: Origin of the files, as in `SampleReader`.
+        exceptions: Exceptions to the cut, as in `SampleReader`.
+        drop: Whether copies are dropped.
+    """
+    pieces = [Piece(shard.skill, SPLITS.index(shard.split), shard.low, shard.high) for shard in shards]
+    _, batches = SampleReader(inputs, is_merged, exceptions, drop).batches(pieces)
+    records = []
+    # A batch has several small shards, and a large shard has several batches.
+    for number, parts in itertools.groupby(_shard_parts(batches), key=lambda part: part[0]):
+        shard = shards[number]
+        records.append(_write_shard(out, folders[shard.skill], shard, ((entries, data) for _, entries, data in parts)))
+    return {"shards": records}
+
+
+def _shard_parts(batches: Iterable[Batch]) -> Iterator[tuple[int, np.ndarray, memoryview]]:
+    """Yield the number of a shard with its entries in each batch and the data of the batch."""
+    for batch in batches:
+        begin = 0
+        for number, num_samples in batch.parts:
+            yield number, batch.entries[begin : begin + num_samples], batch.data
+            begin += num_samples
+
+
+def _write_shard(out: str, folder: str, shard: ShardPlan, parts: Iterable[tuple[np.ndarray, memoryview]]) -> Record:
+    name = shard_name(shard.split, folder, shard.number)
+    sizes: list[np.ndarray] = []
+    keys: list[np.ndarray] = []
+    num_bytes, digest = _write_tar(places.join(out, name), _tar_of(shard, parts, sizes, keys))
+    index_place = places.join(out, index_name(name))
+    text_bytes, json_bytes = np.concatenate(sizes, axis=1)
+    storage.write_array(index_place, index_of(text_bytes, json_bytes))
+    keys_place = places.join(out, keys_name(name))
+    storage.write_array(keys_place, np.concatenate(keys))
+    return {
+        "skill": shard.skill,
+        "split": shard.split,
+        "number": shard.number,
+        "num_samples": len(text_bytes),
+        "num_bytes": num_bytes,
+        "digest": digest,
+        "index_digest": storage.file_digest(index_place),
+        "keys_digest": storage.file_digest(keys_place),
+    }
+
+
+def _tar_of(
+    shard: ShardPlan,
+    parts: Iterable[tuple[np.ndarray, memoryview]],
+    sizes: list[np.ndarray],
+    keys: list[np.ndarray],
+) -> Iterator[bytes]:
+    """Yield the bytes of a shard's tar. Append the bytes of texts and JSONs of each part to `sizes`, and the keys to `keys`."""
+    first_row = 0
+    for entries, data in parts:
+        text_bytes, json_bytes = (entries[name].astype(np.int64) for name in ("text_bytes", "json_bytes"))
+        starts = entries["start"].astype(np.int64)
+        bounds = zip(*((starts + shift).tolist() for shift in (0, text_bytes, text_bytes + json_bytes)), strict=True)
+        texts, jsons = zip(*((data[start:middle], data[middle:stop]) for start, middle, stop in bounds), strict=True)
+        yield from tar_chunks(shard.position, first_row, texts, jsons)
+        first_row += len(entries)
+        sizes.append(np.stack((text_bytes, json_bytes)))
+        keys.append(_keys_of(entries))
+    yield END_OF_ARCHIVE
+
+
+def _keys_of(entries: np.ndarray) -> np.ndarray:
+    """Return the keys of samples, dtype `KEYS_DTYPE`."""
+    keys = np.empty(len(entries), KEYS_DTYPE)
+    for name, column in (("id", "hash"), ("row", "row"), ("file", "file"), ("text", "text")):
+        keys[name] = entries[column]
+    return keys
+
+
+def _write_tar(place: str, chunks: Iterator[bytes]) -> tuple[int, str]:
+    # The digest is taken of the bytes on their way to the disk, so the tar is not read again.
+    hasher, num_bytes = xxhash.xxh3_128(), 0
+    with storage.writing(place) as part, part.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            hasher.update(chunk)
+            num_bytes += len(chunk)
+    return num_bytes, hasher.hexdigest()
