@@ -40,6 +40,7 @@ MANIFESTS = {
     "tags.json": "tags",
     "manifest.json": "shards",
     "tokens.json": "token counts",
+    ".export.json": "exported rows",
     "run.json": "a run's ledger",
 }
 """The file that finishes an artefact -> the kind of artefact."""

@@ -35,6 +35,8 @@ from skillshard.memo import memoized
 from skillshard.mixing.listing import decide, num_drawn, open_stream, warn_of_repeated
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import Policy
+from skillshard.printable import counted
+from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS
 from skillshard.shards.read import ShardSet, SkillShards
 
@@ -61,7 +63,7 @@ class ExportedFile(BaseModel):
 
 
 class ExportManifest(BaseModel):
-    """.export.json."""
+    """Content of .export.json."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -84,6 +86,38 @@ class ExportManifest(BaseModel):
         return artefact.parse_manifest(
             storage.read_bytes(file), cls, place=file, schema="export-1.json", error=ShardError, anew=_ANEW
         )
+
+
+def verify_export(place: str | os.PathLike[str]) -> list[str]:
+    """Read every file of an export, and return one sentence for each file that differs from the manifest.
+
+    Raises:
+        ShardError: The manifest is damaged.
+        StorageError: The place holds no finished export.
+    """
+    manifest = ExportManifest.open(place)
+    faults = []
+    for number, file in enumerate(manifest.files):
+        advance(number, len(manifest.files))
+        path = places.join(place, file.name)
+        if not storage.exists(path):
+            faults.append(f"{places.public(path)} is missing. {_ANEW}")
+            continue
+        if (num_bytes := storage.stat(path).num_bytes) != file.num_bytes:
+            faults.append(
+                f"{places.public(path)} has {counted(num_bytes, 'byte')}, expected {file.num_bytes:,}: damaged or edited. {_ANEW}"
+            )
+        elif (digest := storage.file_digest(path)) != file.digest:
+            faults.append(
+                f"{places.public(path)} has the digest {digest}, expected {file.digest}: damaged or edited. {_ANEW}"
+            )
+    totals = {"files": sum(file.num_rows for file in manifest.files), "skills": sum(manifest.skills.values())}
+    faults += [
+        f"{MANIFEST} says num_rows is {manifest.num_rows:,}, but its {name} have {total:,}: damaged or edited. {_ANEW}"
+        for name, total in totals.items()
+        if total != manifest.num_rows
+    ]
+    return faults
 
 
 @dataclass(frozen=True)

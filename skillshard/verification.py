@@ -3,7 +3,9 @@
 import os
 
 from skillshard import artefact, places, web
+from skillshard import export as export_module
 from skillshard import tags as tags_module
+from skillshard.export import ExportManifest, verify_export
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.printable import counted
@@ -44,6 +46,12 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
             counts.verify(),
             f"{places.public(place)}: counts of {counted(num, 'shard')}, {counted(counts.manifest.num_train + counts.manifest.num_holdout, 'token')}, all as "
             "tokens.json says.",
+        )
+    if kind == export_module.MANIFEST:
+        rows = ExportManifest.open(place)
+        return (
+            verify_export(place),
+            f"{places.public(place)}: {counted(len(rows.files), 'file')}, {counted(rows.num_rows, 'row')}, all as the manifest says.",
         )
     ledger = DirectoryLedger(place)
     faults = verify_ledger(ledger)

@@ -57,7 +57,7 @@ Artefact = Annotated[
     str,
     typer.Argument(
         metavar="ARTEFACT",
-        help="Directory of tags, shards, token counts or a run's ledger. Shards can also be a URI (s3://, gs://, http://).",
+        help="Directory of tags, shards, token counts, exported rows or a run's ledger. Shards can also be a URI (s3://, gs://, http://).",
     ),
 ]
 ShardsPlace = Annotated[

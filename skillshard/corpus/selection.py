@@ -209,7 +209,8 @@ def _artefacts(entries: Sequence[Entry], base: str) -> dict[str, str]:
         if f"/{entry.name}".endswith("/.work/job.json"):
             folders[entry.name.removesuffix(".work/job.json").rstrip("/")] = "unfinished work"
         folder, _, name = entry.name.rpartition("/")
-        if name in artefact.MANIFESTS and str(_json_object(entry).get("schema", "")).startswith("skillshard/"):
+        is_manifest = name in artefact.MANIFESTS and name != ".export.json"  # exported rows are a corpus too
+        if is_manifest and str(_json_object(entry).get("schema", "")).startswith("skillshard/"):
             folders[folder] = artefact.MANIFESTS[name]
     if (kind := folders.get("")) is not None:
         remedy = (

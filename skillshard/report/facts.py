@@ -10,7 +10,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import artefact, canonical, places
+from skillshard import export as export_module
 from skillshard import tags as tags_module
+from skillshard.export import ExportManifest
 from skillshard.graph.derive import own_gains, rule_in
 from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Gain, Statistics, gains_of, statistics
@@ -119,6 +121,25 @@ class TokensFacts(_Facts):
     special_tokens: bool = Field(description="whether the special tokens of the tokenizer are counted")
 
 
+class ExportSkill(_Skill):
+    """A skill of exported rows."""
+
+    num_rows: int
+
+
+class ExportFacts(_Facts):
+    """The facts of exported rows."""
+
+    kind: Literal["export"] = "export"
+    skills: list[ExportSkill] = Field(description="in the order of their names")
+    num_rows: int
+    columns: list[str] = Field(description="columns of each row")
+    format: str = Field(description="format of the files")
+    num_files: int
+    num_bytes: int = Field(description="bytes of all files")
+    shards: str = Field(description="digest of the exported shard set")
+
+
 class RunSkill(_Skill):
     """A skill of a run."""
 
@@ -176,10 +197,12 @@ class GraphFacts(_Facts):
     loss: LossKind | None = Field(description="kind of the losses; null if unknown")
 
 
-Facts = Annotated[TagsFacts | ShardsFacts | TokensFacts | RunFacts | GraphFacts, Field(discriminator="kind")]
+Facts = Annotated[
+    TagsFacts | ShardsFacts | TokensFacts | ExportFacts | RunFacts | GraphFacts, Field(discriminator="kind")
+]
 
 
-def facts_at(place: str | os.PathLike[str]) -> TagsFacts | ShardsFacts | TokensFacts | RunFacts:
+def facts_at(place: str | os.PathLike[str]) -> TagsFacts | ShardsFacts | TokensFacts | ExportFacts | RunFacts:
     """Collect the facts of the artefact in a directory, or at the URI of a shard set.
 
     Raises:
@@ -192,6 +215,8 @@ def facts_at(place: str | os.PathLike[str]) -> TagsFacts | ShardsFacts | TokensF
         return shards_facts(ShardSet.open(place))
     if kind == tokens_module.MANIFEST:
         return tokens_facts(TokenCounts.open(place))
+    if kind == export_module.MANIFEST:
+        return export_facts(place)
     return run_facts(DirectoryLedger(place))
 
 
@@ -263,6 +288,20 @@ def tokens_facts(counts: TokenCounts) -> TokensFacts:
         num_holdout=manifest.num_holdout,
         shards=manifest.shards,
         special_tokens=manifest.special_tokens,
+    )
+
+
+def export_facts(place: str | os.PathLike[str]) -> ExportFacts:
+    manifest = ExportManifest.open(place)
+    return ExportFacts(
+        place=_shown(os.fspath(place)),
+        skills=[ExportSkill(name=name, num_rows=num) for name, num in manifest.skills.items()],
+        num_rows=manifest.num_rows,
+        columns=manifest.columns,
+        format=manifest.made_from["arguments"]["format"],
+        num_files=len(manifest.files),
+        num_bytes=sum(file.num_bytes for file in manifest.files),
+        shards=manifest.made_from["shards"],
     )
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from skillshard import artefact, places
+from skillshard import export as export_module
 from skillshard import tags as tags_module
 from skillshard.corpus.selection import describe_left_out
 from skillshard.errors import name_some
@@ -16,7 +17,7 @@ from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.printable import counted, printable, shortened
-from skillshard.report.facts import run_facts, shards_facts, tokens_facts
+from skillshard.report.facts import ExportFacts, export_facts, run_facts, shards_facts, tokens_facts
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
 from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest, Manifest1, ManifestSkill2
@@ -43,6 +44,8 @@ def show(place: str | os.PathLike[str]) -> None:
             )
     elif kind == tokens_module.MANIFEST:
         show_tokens(TokenCounts.open(place))
+    elif kind == export_module.MANIFEST:
+        show_export(export_facts(place))
     else:
         show_ledger(DirectoryLedger(place))
 
@@ -170,6 +173,15 @@ def show_tokens(counts: TokenCounts) -> None:
     print_line(
         f"{manifest.num_train:,} train + {manifest.num_holdout:,} holdout tokens of shards {manifest.shards}, special tokens "
         f"{'added' if manifest.special_tokens else 'not added'}; {counts.root}"
+    )
+
+
+def show_export(export: ExportFacts) -> None:
+    rows = [(skill.name, f"{skill.num_rows:,}", share(skill.num_rows, export.num_rows)) for skill in export.skills]
+    print_table(("skill", "rows", "share"), rows)
+    print_line(
+        f"{counted(export.num_rows, 'row')} of shards {export.shards} as {export.format}, columns {', '.join(export.columns)}; "
+        f"{counted(export.num_files, 'file')}, {size(export.num_bytes)} in {export.place}"
     )
 
 

@@ -15,9 +15,10 @@ import pytest
 from skillshard import export as export_module
 from skillshard import policies, storage
 from skillshard.errors import PolicyError, ShardError, SkillshardError, StorageError
-from skillshard.export import FORMATS, MANIFEST, ExportManifest, export_shards
+from skillshard.export import FORMATS, MANIFEST, ExportManifest, export_shards, verify_export
 from skillshard.policies import Policy
 from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
 from tests.conftest import samples, tag_and_shard, tree, write_corpus
 
@@ -329,3 +330,61 @@ def test_a_damaged_manifest_is_one_sentence(shards: ShardSet, tmp_path: Path) ->
     (tmp_path / "E" / MANIFEST).write_text(json.dumps({**manifest, "num_rows": -1}))
     with pytest.raises(ShardError, match=r"does not fit schemas/export-1.json: num_rows"):
         export_shards(shards, tmp_path / "E", format="jsonl", workers=1)
+
+
+@pytest.mark.parametrize("format", ["jsonl.zst", "parquet", "datasets"])
+def test_verify_reads_every_byte_of_an_export(format: str, shards: ShardSet, tmp_path: Path) -> None:
+    manifest = export_shards(shards, tmp_path / "E", format=format, workers=1, file_bytes=20_000)
+    assert len(manifest.files) > 1
+    outcome = skillshard("verify", tmp_path / "E")
+    assert outcome.code == 0
+    assert (
+        outcome.out
+        == f"{tmp_path}/E: {len(manifest.files)} files, {manifest.num_rows} rows, all as the manifest says.\n"
+    )
+    flipped, cut = (tmp_path / "E" / file.name for file in (manifest.files[0], manifest.files[-1]))
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 1
+    flipped.write_bytes(content)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    faults = verify_export(tmp_path / "E")
+    assert len(faults) == 2 and f"{flipped} has the digest" in faults[0] and f"{cut} has" in faults[1]
+    cut.unlink()
+    outcome = skillshard("verify", tmp_path / "E")
+    assert outcome.code == 1
+    assert [line[: len(f"error: {cut}")] for line in outcome.err.splitlines()] == [f"error: {flipped}", f"error: {cut}"]
+    assert f"{cut} is missing. Export anew" in outcome.err
+
+
+def test_verify_compares_the_sums_of_an_export(shards: ShardSet, tmp_path: Path) -> None:
+    export_shards(shards, tmp_path / "E", format="jsonl", workers=1)
+    manifest = json.loads((tmp_path / "E" / MANIFEST).read_bytes())
+    num_rows = manifest["num_rows"]
+    (tmp_path / "E" / MANIFEST).write_text(json.dumps({**manifest, "num_rows": num_rows + 1}))
+    assert [
+        f"its {name} have {num_rows}" in fault
+        for name, fault in zip(("files", "skills"), verify_export(tmp_path / "E"), strict=True)
+    ] == [True, True]
+
+
+def test_inspect_shows_the_skills_of_an_export(shards: ShardSet, tmp_path: Path) -> None:
+    manifest = export_shards(shards, tmp_path / "E", format="jsonl", workers=1)
+    facts = json.loads(skillshard("inspect", tmp_path / "E", "--json").out)
+    assert {skill["name"]: skill["num_rows"] for skill in facts["skills"]} == manifest.skills
+    assert (facts["kind"], facts["num_rows"], facts["format"], facts["shards"]) == (
+        "export",
+        manifest.num_rows,
+        "jsonl",
+        shards.digest,
+    )
+    shown = skillshard("inspect", tmp_path / "E").out
+    assert (
+        all(name in shown for name in manifest.skills)
+        and f"{manifest.num_rows} rows of shards {shards.digest} as jsonl" in shown
+    )
+
+
+def test_exported_rows_are_a_corpus(shards: ShardSet, tmp_path: Path) -> None:
+    manifest = export_shards(shards, tmp_path / "E", format="jsonl", workers=1)
+    assert skillshard("tag", "metadata", tmp_path / "E", "--field", "skill", "--out", tmp_path / "T").code == 0
+    assert {skill.name: skill.num_samples for skill in Tags.open(tmp_path / "T").manifest.skills} == manifest.skills
