@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import artefact, places, storage
-from skillshard.corpus import RESTS, FileLayout
+from skillshard.corpus import RESTS, Corpus, FileLayout, Partition
 from skillshard.errors import TagsError
 from skillshard.printable import counted
 from skillshard.progress import advance
@@ -154,6 +154,30 @@ class Tags:
         """Layout of the corpus files at the tagging."""
         return FileLayout.from_json(self.manifest.made_from["arguments"].get("layout", {}))
 
+    @property
+    def limit(self) -> int | None:
+        """Number of rows to which the reading of the corpus was limited. None: the whole corpus was read."""
+        limit: int | None = self.manifest.made_from["arguments"].get("limit")
+        return limit
+
+    def partitions_of(self, corpus: Corpus) -> list[Partition]:
+        """Return the partitions of the present corpus that belong to the parts, in the order of the parts.
+
+        Raises:
+            TagsError: The corpus has another number of partitions.
+        """
+        partitions = corpus.partitions_again(
+            [part.num_rows for part in self.manifest.parts],
+            self.limit,
+            partition_bytes=self.manifest.made_from["arguments"]["partition_bytes"],
+        )
+        if len(partitions) != len(self.manifest.parts):
+            raise TagsError(
+                f"the corpus has {len(partitions):,} partitions, but {places.public(self.folder)} has {len(self.manifest.parts):,} parts: the "
+                "corpus changed after the tagging. Tag the present corpus into another directory, and shard with the new tags."
+            )
+        return partitions
+
     def rows(self, part: int) -> Iterator[TagRow]:
         """Read the rows of one part, in the order of the corpus."""
         return read_part(part_place(self.folder, part))
@@ -203,6 +227,12 @@ def split_rests(reasons: Mapping[str, int]) -> tuple[dict[str, int], dict[str, i
     """
     rows = {reason: count for reason, count in reasons.items() if reason not in RESTS}
     return rows, {reason: count for reason, count in reasons.items() if reason in RESTS}
+
+
+def first_rejected(place: str, num_rows: int | None) -> bytes:
+    """Return the first lines of a file of rejected/. None: all lines."""
+    data = storage.read_bytes(place)
+    return data if num_rows is None else b"".join(data.splitlines(keepends=True)[:num_rows])
 
 
 def count_rejected(folder: str | os.PathLike[str], parts: Iterable[int]) -> int:

@@ -84,10 +84,24 @@ ChosenSkills = Annotated[
 ]
 
 
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        min=1,
+        help="Number of rows to read, from the beginning of the corpus.",
+        show_default="all rows",
+        rich_help_panel=READING,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Reading:
     """The options on how a corpus is read."""
 
+    limit: Limit = None
     on_bad_sample: Annotated[
         str,
         typer.Option(

@@ -49,6 +49,16 @@ def shard(
             "OUT/rejected with the id of the first copy.",
         ),
     ] = Copies.keep,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            min=1,
+            help="Number of rows to shard, from the beginning of the corpus.",
+            show_default="all rows that are tagged",
+        ),
+    ] = None,
     scratch: Annotated[
         str | None,
         typer.Option(
@@ -83,6 +93,7 @@ def shard(
             holdout=holdout,
             copies=copies.value,
             scratch=scratch,
+            limit=limit,
             backend=backend,
             on_stage=bars.stage,
         )

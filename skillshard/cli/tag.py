@@ -556,6 +556,7 @@ def _tag(
             on_bad_sample=reading.on_bad_sample,  # type: ignore[arg-type]  # checked above
             max_sample_bytes=parse_size(reading.max_sample_bytes, "--max-sample-bytes"),
             partition_bytes=parse_size(reading.partition_bytes, "--partition-size"),
+            limit=reading.limit,
             backend=backend,
             on_stage=bars.stage,
         )

@@ -4,7 +4,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from skillshard.corpus.hub import hub_files, is_hub_address
 from skillshard.corpus.listing import list_directory, list_glob, shown_place, special_kind, without_query
 from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
 from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
-from skillshard.corpus.reader import read_partition
+from skillshard.corpus.reader import count_rows, read_partition
 from skillshard.corpus.sample import Sample
 from skillshard.corpus.selection import describe_left_out, refuse_undecodable, select, special_sentence
 from skillshard.errors import CorpusError, name_some
@@ -134,9 +134,61 @@ class Corpus:
         Raises:
             CorpusError: `partition_bytes` is less than 1.
         """
+        return list(self._cut(partition_bytes))
+
+    def first_partitions(
+        self,
+        limit: int,
+        *,
+        partition_bytes: int = DEFAULT_PARTITION_BYTES,
+        max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES,
+    ) -> list[Partition]:
+        """Return the partitions with the first `limit` rows of the corpus, in the order of the corpus.
+
+        The partition with the last of the rows is read up to this row (`Partition.num_rows`), also if the partition ends there. A corpus with
+        fewer rows gives all its partitions. The rows are counted by reading the corpus from its beginning, without further files.
+
+        Args:
+            limit: Number of rows. Rejected rows count, and so does the unreadable rest of a file, as one row.
+            partition_bytes: As in `partitions`.
+            max_sample_bytes: Limit of the size of a sample, on which the count of very long lines depends.
+
+        Raises:
+            CorpusError: `limit` or `partition_bytes` is less than 1.
+        """
+        if limit < 1:
+            raise CorpusError(f"`{limit=}`: give the number of rows to read, at least 1.")
+        first: list[Partition] = []
+        reading = self.reading(max_sample_bytes)
+        for partition in self._cut(partition_bytes):
+            num_rows = count_rows(partition, reading, most=limit)
+            if num_rows == limit:
+                return [*first, replace(partition, num_rows=limit)]
+            first.append(partition)
+            limit -= num_rows
+        return first
+
+    def partitions_again(
+        self, num_rows: Sequence[int], limit: int | None, *, partition_bytes: int = DEFAULT_PARTITION_BYTES
+    ) -> list[Partition]:
+        """Return the partitions that were read earlier, by the record of their rows.
+
+        Args:
+            num_rows: Number of rows of each partition at the earlier reading.
+            limit: Limit of the earlier reading, as in `first_partitions`. None: the whole corpus was read.
+            partition_bytes: As in `partitions`.
+        """
+        if limit is None:
+            return self.partitions(partition_bytes=partition_bytes)
+        partitions = list(islice(self._cut(partition_bytes), len(num_rows)))
+        if partitions and sum(num_rows) == limit:
+            partitions[-1] = replace(partitions[-1], num_rows=num_rows[-1])
+        return partitions
+
+    def _cut(self, partition_bytes: int) -> Iterator[Partition]:
         if partition_bytes < 1:
             raise CorpusError(f"partition_bytes must be at least 1, got {partition_bytes}.")
-        return list(cut(self.files, partition_bytes))
+        return cut(self.files, partition_bytes)
 
     def reading(self, max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES) -> CorpusReading:
         """Return the way in which the rows become samples, with the fields "id" and "text" where no fields were given."""

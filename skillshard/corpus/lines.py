@@ -38,7 +38,7 @@ from skillshard.repeated_keys import repeated_keys
 
 # The records of a block are parsed together. Larger blocks leave the caches of a CPU, and reading costs a quarter more (docs/LOG.md).
 _BLOCK_BYTES = 1 << 18
-# Bytes beyond 16 times the largest sample that a line may have. Another number changes the digest of files with such lines.
+# Bytes that a line may have beyond a multiple of the largest sample. Another number changes the digest of files with such lines.
 _LINE_SLACK = 1 << 20
 _NEVER = 1 << 63  # an offset beyond every file
 
@@ -131,6 +131,12 @@ def _whole_lines(chunks: Iterable[bytes], source: Source, *, offset: int, line_l
         yield Block(offset, b"" if is_long else b"".join(pending), num_pending if is_long else 0)
 
 
+def line_limit_of(partition: Partition, max_sample_bytes: int) -> int:
+    """Return the length in bytes over which a line of JSON or text is passed over."""
+    # JSON escapes take at most 6 bytes for a byte of text (\u0041). A longer line is too large, or mostly white space.
+    return (16 if partition.format == "jsonl" else 1) * max_sample_bytes + _LINE_SLACK
+
+
 # ------------------------------------------------------------------------------------------------------------ samples
 
 
@@ -158,8 +164,7 @@ def read_lines(
             yield source
         return
     name, unchecked_bytes, sample_of = partition.name, max_sample_bytes // 4, fields.sample
-    # JSON escapes take at most 6 bytes for a byte of text (\u0041). A longer line is too large, or mostly white space.
-    line_limit = 16 * max_sample_bytes + _LINE_SLACK
+    line_limit = line_limit_of(partition, max_sample_bytes)
     counter, no_json = LineCounter(partition), orjson.JSONDecodeError
     for block in blocks(source, start=partition.start, stop=end_of(partition), line_limit=line_limit):
         hasher.update(block.data)
@@ -324,11 +329,24 @@ def _explanation(line: bytes) -> str:
     raise AssertionError(line)
 
 
+def rows_of_blocks(partition: Partition, *, max_sample_bytes: int) -> Iterator[int]:
+    """Yield the number of rows of each block of lines, and 1 for a rejection of the file or of its rest. No line is parsed."""
+    source = open_text(partition, expected="lines of text")
+    if isinstance(source, Rejection):
+        yield 0 if partition.start else 1
+        return
+    line_limit = line_limit_of(partition, max_sample_bytes)
+    for block in blocks(source, start=partition.start, stop=end_of(partition), line_limit=line_limit):
+        yield 1 if block.num_skipped else sum(1 for line in block.data.split(b"\n") if line.strip())
+    if source.damage is not None:
+        yield 1
+
+
 def line_numbers(partition: Partition, rows: Collection[int], *, max_sample_bytes: int) -> dict[int, int]:
     """Return the 1-based line of some rows of a JSONL partition. Row 0 is the first. The partition is read again."""
     source = open_text(partition, expected="lines of JSON")
     assert not isinstance(source, Rejection)
-    line_limit = 16 * max_sample_bytes + _LINE_SLACK
+    line_limit = line_limit_of(partition, max_sample_bytes)
     line, row, row_lines = _lines_before(partition), 0, {}
     for block in blocks(source, start=partition.start, stop=end_of(partition), line_limit=line_limit):
         for data in block.data.removesuffix(b"\n").split(b"\n") if not block.num_skipped else (b"long",):

@@ -36,6 +36,7 @@ class Partition:
         file_bytes: Size of the whole file at the cut. Another size at the reading is an error.
         compression: Compression of a text format, or None.
         layout: Facts about the file that the name does not show.
+        num_rows: Number of rows that are read of the stretch, from its beginning. None: all rows.
     """
 
     index: int
@@ -47,6 +48,7 @@ class Partition:
     file_bytes: int
     compression: Compression | None = None
     layout: FileLayout = DEFAULT_LAYOUT
+    num_rows: int | None = None
 
     def whole(self) -> "Partition":
         """Return the partition of the whole file."""

@@ -1,8 +1,10 @@
 """Read a partition of any format: every row gives a sample or a rejection, in the order of the file."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 from urllib.parse import unquote
 
+import orjson
 import xxhash
 
 from skillshard import storage
@@ -66,23 +68,25 @@ class PartitionReader:
             )
         self._begun = True
         _refuse_changed(self.partition)
+        num_rows = self.partition.num_rows
         rows = _reader_of(self.partition)(
             self.partition,
             fields=self._reading.rows_of(self.partition.name),
             max_sample_bytes=self._reading.max_sample_bytes,
-            hasher=self._hasher,
+            # The readers hash whole blocks, which may have more rows than are read.
+            hasher=self._hasher if num_rows is None else xxhash.xxh3_128(),
             passed_over=self.passed_over,
         )
         if folder_fields := hive_fields(self.partition.name):
             rows = _with_fields(rows, folder_fields)
-        yield from rows
+        yield from rows if num_rows is None else _hashed(islice(rows, num_rows), self._hasher)
         self._finished = True
 
     def digest(self) -> str:
         """Return the digest of all rows, rejected rows included: xxh3, 128 bits, in hexadecimal digits.
 
         Equal rows of the same format have equal digests. JSONL hashes the decompressed bytes of the lines. Other formats hash the
-        values of the rows.
+        values of the rows. A partition that is read up to a certain row always hashes the values of the rows.
 
         Raises:
             CorpusError: Not all rows have been read.
@@ -95,6 +99,26 @@ class PartitionReader:
 def read_partition(partition: Partition, reading: CorpusReading = CorpusReading()) -> Iterator[Sample | Rejection]:
     """Yield the rows of a partition, each as a `Sample` or a `Rejection`. The arguments are as in `PartitionReader`."""
     return iter(PartitionReader(partition, reading))
+
+
+def count_rows(partition: Partition, reading: CorpusReading, *, most: int) -> int:
+    """Return the number of items that `read_partition` gives, at most `most`. Lines are counted without parsing."""
+    if not _has_lines(partition):
+        return sum(1 for _ in islice(read_partition(partition, reading), most))
+    _refuse_changed(partition)
+    num_rows = 0
+    for num_block_rows in lines.rows_of_blocks(partition, max_sample_bytes=reading.max_sample_bytes):
+        num_rows += num_block_rows
+        if num_rows >= most:
+            return most
+    return num_rows
+
+
+def _has_lines(partition: Partition) -> bool:
+    """Return whether each line that is not blank is a row."""
+    if partition.format == "jsonl":
+        return not holds_documents(partition)
+    return partition.format == "text" and partition.layout.text_files == "lines"
 
 
 def line_numbers(partition: Partition, rows: Collection[int], *, max_sample_bytes: int) -> dict[int, int]:
@@ -136,6 +160,14 @@ def _with_fields(
         if isinstance(row, Sample):
             for name, value in folder_fields.items():
                 row.meta.setdefault(name, value)
+        yield row
+
+
+def _hashed(rows: Iterator[Sample | Rejection], hasher: xxhash.xxh3_128) -> Iterator[Sample | Rejection]:
+    """Update a hash with the values of each row."""
+    for row in rows:
+        values = [row.id, row.text, row.meta] if isinstance(row, Sample) else row.to_json()
+        hasher.update(orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE))
         yield row
 
 

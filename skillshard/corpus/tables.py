@@ -76,7 +76,7 @@ def read_table(
         hasher: Hash that is updated with each row as JSON.
         passed_over: Counter of the values without a JSON form.
     """
-    name = partition.name
+    name, num_left = partition.name, partition.num_rows
     try:
         row, batches = _opened(partition)
     except _Cut as error:
@@ -84,6 +84,9 @@ def read_table(
         return
     try:
         for batch in batches:
+            if num_left is not None:  # values beyond the last row that is read must not be counted as left out
+                batch = batch.slice(0, num_left)
+                num_left -= batch.num_rows
             names, columns = _columns(batch, fields, passed_over)
             # Few columns have values without a form, so the loop over rows looks only at these columns.
             gaps = [index for index, values in enumerate(columns) if NoForm in map(type, values)]

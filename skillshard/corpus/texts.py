@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import xxhash
 
 from skillshard.corpus.contents import BOM, cut_off, end_of, not_as_named, open_text
-from skillshard.corpus.lines import LineCounter, blocks
+from skillshard.corpus.lines import LineCounter, blocks, line_limit_of
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.partitions import Partition
 from skillshard.corpus.paths import is_of_file
@@ -77,7 +77,10 @@ def _lines(
 ) -> Iterator[Sample | Rejection]:
     name, counter = partition.name, LineCounter(partition)
     for block in blocks(
-        source, start=partition.start, stop=end_of(partition), line_limit=max_sample_bytes + _BLOCK_BYTES
+        source,
+        start=partition.start,
+        stop=end_of(partition),
+        line_limit=line_limit_of(partition, max_sample_bytes),
     ):
         hasher.update(block.data)
         lines = block.data.removesuffix(b"\n").split(b"\n") if not block.num_skipped else [b""]

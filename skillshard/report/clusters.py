@@ -112,7 +112,7 @@ def _from_corpus(tags: Tags, field: str, corpus: Sequence[str]) -> Iterable[list
     for note in opened.notes():
         print_line(f"note: {note}", to_stderr=True)
     reading = CorpusReading.from_json(arguments["reading"])
-    partitions = opened.partitions(partition_bytes=arguments["partition_bytes"])
+    partitions = tags.partitions_of(opened)
     # Checked before anything is read: rows of other partitions would be paired with the wrong tags.
     cut = [[(part.name, part.start, part.stop) for part in partitions]]
     cut.append([(part.file, part.start, part.stop) for part in tags.manifest.parts])

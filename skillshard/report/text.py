@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -73,6 +74,7 @@ def show_tags(tags: Tags) -> None:
             f"{counted(len(other), 'skill')} with the name of a number or a boolean ({name_some(other, 3)}): values that are no "
             'strings become their JSON text, so 3 and "3" are one skill'
         )
+    _print_limit(manifest.made_from)
     left_out = manifest.left_out
     if left_out.files:
         print_line(f"left out of the corpus: {describe_left_out(left_out.files)}")
@@ -94,8 +96,18 @@ def show_shards(shards: ShardSet) -> None:
         f"{counted(manifest.num_rows, 'row')} = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside, manifest.unread)}; "
         f"{places.public(shards.root)}"
     )
+    _print_limit(manifest.made_from)
     for line in _notes_on_split(manifest):
         print_line(line)
+
+
+def _print_limit(made_from: Mapping[str, Any]) -> None:
+    """Print a line if only the first rows of the corpus were read."""
+    limit = made_from.get("arguments", {}).get("limit")
+    if limit is not None:
+        print_line(
+            f"limited to the first {counted(limit, 'row')} of the corpus (--limit); the other rows were not read"
+        )
 
 
 def _notes_on_split(manifest: AnyManifest) -> Iterator[str]:

@@ -28,6 +28,7 @@ from skillshard.execution import Record
 from skillshard.shards.chunks import chunk_number, chunk_place
 from skillshard.shards.split import BYTES, HOLDOUT, SAMPLES, TEXTS, TRAIN, Order
 from skillshard.shards.texts import HASH_DTYPE, hash_of, hex_of
+from skillshard.tags import first_rejected
 
 # About 200 MB of memory, with the arrays for sorting.
 TEXTS_PER_RANGE = 1_000_000
@@ -348,6 +349,7 @@ def set_copies_aside(
     rejected_before: str | None,
     rejected: str,
     max_sample_bytes: int,
+    num_rejected_before: int | None,
 ) -> Record:
     """Mark the copies in a partition's chunks. Write the copies to rejected/, after the rows that the tags set aside.
 
@@ -360,6 +362,7 @@ def set_copies_aside(
         rejected_before: File of the rows that the tags set aside, or None without such rows.
         rejected: File to write. Without rows, no file is written.
         max_sample_bytes: Limit of a sample's size with which the corpus was tagged.
+        num_rejected_before: Number of rows of `rejected_before` that belong to the shards. None: all rows.
 
     Returns:
         Number of copies.
@@ -370,14 +373,16 @@ def set_copies_aside(
         for copy in _mark_copies(scratch, chunk_number(partition.index, chunk), firsts, first_row)
     )
     batch = list(islice(copies, COPIES_AT_ONCE))
+    if num_rejected_before == 0:
+        rejected_before = None
     if not batch:
         if rejected_before is not None:
-            storage.write_bytes(rejected, storage.read_bytes(rejected_before))
+            storage.write_bytes(rejected, first_rejected(rejected_before, num_rejected_before))
         return {"copies": 0}
     num_copies = 0
     with storage.writing(rejected) as part, part.open("wb") as file:
         if rejected_before is not None:
-            file.write(storage.read_bytes(rejected_before))
+            file.write(first_rejected(rejected_before, num_rejected_before))
         while batch:
             file.writelines(_rejections(partition, batch, max_sample_bytes))
             num_copies += len(batch)

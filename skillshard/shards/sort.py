@@ -10,6 +10,7 @@ does not grow with the size of the partition.
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
@@ -66,6 +67,7 @@ def sort_partition(
     scratch: str,
     file: int,
     first_row: int,
+    most_rows: int | None,
 ) -> Record:
     """Sort the tagged samples of a partition by (skill, side of the cut, hash of the id) into chunks of about `SORT_BYTES`.
 
@@ -80,9 +82,12 @@ def sort_partition(
         scratch: Directory for the chunks of all partitions.
         file: Number of the file in the corpus.
         first_row: Number of rows of the file before the partition.
+        most_rows: Number of rows to sort, from the beginning of the partition. The rest is read all the same, because only the digest of all
+            rows shows a change. None: all rows.
 
     Returns:
-        Version of the scratch files, and numbers of chunks, of samples, of entries in the tables of texts, and of bytes of text and JSON.
+        Version of the scratch files, and numbers of chunks, of samples, of entries in the tables of texts, and of bytes of text and JSON. The
+        rows that the tags set aside are counted by reason.
 
     Raises:
         TagsError: The rows differ from the tagged rows.
@@ -97,7 +102,8 @@ def sort_partition(
         num_texts += waiting.write(scratch, chunk_number(partition.index, chunks))
         chunks, waiting = chunks + 1, _Waiting(cut)
 
-    for row, sample, skill in _zip_tags(partition, tags_part, expected_digest, reading):
+    set_aside: Counter[str] = Counter()
+    for row, sample, skill in _zip_tags(partition, tags_part, expected_digest, reading, set_aside, most_rows):
         waiting.add(
             indexes[skill],
             id_hash(sample.id),
@@ -113,7 +119,14 @@ def sort_partition(
             write()
     if waiting.num_samples:
         write()
-    return {"format": FORMAT, "chunks": chunks, "samples": num_samples, "texts": num_texts, "bytes": num_bytes}
+    return {
+        "format": FORMAT,
+        "chunks": chunks,
+        "samples": num_samples,
+        "texts": num_texts,
+        "bytes": num_bytes,
+        "set_aside": dict(set_aside),
+    }
 
 
 def member_json(identity: str, skill: str, meta: dict[str, Any]) -> bytes:
@@ -125,17 +138,26 @@ def member_json(identity: str, skill: str, meta: dict[str, Any]) -> bytes:
 
 
 def _zip_tags(
-    partition: Partition, tags_part: str, expected_digest: str, reading: CorpusReading
+    partition: Partition,
+    tags_part: str,
+    expected_digest: str,
+    reading: CorpusReading,
+    set_aside: Counter[str],
+    most_rows: int | None,
 ) -> Iterator[tuple[int, Sample, str]]:
+    """Yield the number, the sample and the skill of each tagged row among the first rows. Count the other rows by reason in `set_aside`."""
     reader = PartitionReader(partition, reading)
     tags = read_part(tags_part)
     # `zip_longest`, not `zip`: a row without a tag, or a tag without a row, means that the corpus has changed.
     for number, (row, tag) in enumerate(zip_longest(reader, tags)):
+        is_left_out = most_rows is not None and number >= most_rows
         if tag is not None and row is not None and tag.reason is not None:
+            set_aside[tag.reason] += not is_left_out
             continue  # set aside at the tagging
         if tag is None or tag.skill is None or not isinstance(row, Sample) or tag.id != row.id:
             raise _changed(partition, tags_part)
-        yield number, row, tag.skill
+        if not is_left_out:
+            yield number, row, tag.skill
     # The ids alone cannot show a changed text or meta. The digest is complete only after the last row.
     if reader.digest() != expected_digest:
         raise _changed(partition, tags_part)

@@ -102,8 +102,17 @@ class TextTables:
                     candidates[int(skill)].append(Candidate(text, sizes))
         return candidates
 
-    def set_aside(self, tags: Tags, sort_tasks: Sequence[Task], num_copies: Sequence[int]) -> None:
-        """Mark the copies in the chunks and write the copies to rejected/ of the output."""
+    def set_aside(
+        self, tags: Tags, sort_tasks: Sequence[Task], kept_rejected: Sequence[int | None], num_copies: Sequence[int]
+    ) -> None:
+        """Mark the copies in the chunks and write the copies to rejected/ of the output.
+
+        Args:
+            tags: Tags of the corpus.
+            sort_tasks: Tasks of the sorting.
+            kept_rejected: Number of rows of each part that the tags set aside and that belong to the shards. None: all such rows.
+            num_copies: Number of copies of each skill.
+        """
 
         def merge_arguments(merge: Merge, inputs: list[str], out: str) -> dict[str, Any]:
             low, high = chunk_number(merge.first_reader, 0), chunk_number(merge.last_reader, 0)
@@ -127,6 +136,7 @@ class TextTables:
                     "rejected_before": rejected_place(tags.folder, index)
                     if tags.manifest.parts[index].num_set_aside
                     else None,
+                    "num_rejected_before": kept_rejected[index],
                     "rejected": rejected_place(self.stages.work.out, index),
                     "max_sample_bytes": sort_tasks[index].arguments["reading"].max_sample_bytes,
                 }

@@ -2,21 +2,21 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from skillshard import artefact, places
 from skillshard.corpus import Corpus, CorpusReading
 from skillshard.corpus.compare import places_changed
-from skillshard.errors import TagsError, name_some
-from skillshard.execution import Task, keyed
+from skillshard.errors import ShardError, TagsError, name_some
+from skillshard.execution import Record, Task, keyed
 from skillshard.tags import Tags, part_place
 
 
 def changed_files(corpus: Corpus, tags: Tags, suspects: Sequence[str]) -> list[str]:
     """Read the suspect files again and return the files whose rows differ from the tagged rows."""
-    arguments = tags.manifest.made_from["arguments"]
-    partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
     digests = {index: part.rows_digest for index, part in enumerate(tags.manifest.parts)}
-    return places_changed(partitions, digests, suspects, CorpusReading.from_json(arguments["reading"]))
+    reading = CorpusReading.from_json(tags.manifest.made_from["arguments"]["reading"])
+    return places_changed(tags.partitions_of(corpus), digests, suspects, reading)
 
 
 def refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
@@ -46,24 +46,42 @@ def refuse_other_corpus(corpus: Corpus, tags: Tags) -> None:
     )
 
 
-def sort_tasks(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[str], cut: str) -> list[Task]:
-    """Return a task of `sort_partition` for each partition of the corpus.
+def limit_of(tags: Tags, limit: int | None) -> int | None:
+    """Return the number of rows to which shards are limited, by the argument and by the limit of the tags.
+
+    Raises:
+        ShardError: The limit is below 1, or exceeds the limit of the tags.
+    """
+    if limit is None:
+        return tags.limit
+    if limit < 1:
+        raise ShardError(f"`{limit=}`: give the number of rows to shard, at least 1.")
+    if tags.limit is not None and limit > tags.limit:
+        raise ShardError(
+            f"`{limit=}`, but {places.public(tags.folder)} has tags of the first {tags.limit:,} rows only: tagging had a limit, too. Give a smaller "
+            "`limit`, or tag more rows into another directory."
+        )
+    return limit
+
+
+def sort_tasks(
+    corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[str], cut: str, limit: int | None
+) -> list[Task]:
+    """Return a task of `sort_partition` for each partition with some of the first `limit` rows of the tags. None: all rows.
 
     Raises:
         TagsError: The corpus has another number of partitions than the tags.
     """
-    tag_arguments = tags.manifest.made_from["arguments"]
-    partitions = corpus.partitions(partition_bytes=tag_arguments["partition_bytes"])
-    reading = CorpusReading.from_json(tag_arguments["reading"])
-    if len(partitions) != len(tags.manifest.parts):
-        raise TagsError(
-            f"the corpus has {len(partitions):,} partitions, but {places.public(tags.folder)} has {len(tags.manifest.parts):,} parts: the "
-            "corpus changed after the tagging. Tag the present corpus into another directory, and shard with the new tags."
-        )
+    reading = CorpusReading.from_json(tags.manifest.made_from["arguments"]["reading"])
+    num_left = limit
     file_numbers = {file.name: number for number, file in enumerate(corpus.files)}
     rows_before: Counter[str] = Counter()
-    tasks = []
-    for index, (partition, part) in enumerate(zip(partitions, tags.manifest.parts, strict=True)):
+    tasks: list[dict[str, Any]] = []
+    for index, (partition, part) in enumerate(zip(tags.partitions_of(corpus), tags.manifest.parts, strict=True)):
+        if num_left == 0:
+            break
+        most_rows = None if num_left is None or num_left >= part.num_rows else num_left
+        num_left = None if num_left is None else max(0, num_left - part.num_rows)
         tasks.append(
             {
                 "partition": partition,
@@ -76,7 +94,18 @@ def sort_tasks(corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[str
                 "scratch": work.scratch(),
                 "file": file_numbers[partition.name],
                 "first_row": rows_before[partition.name],
+                "most_rows": most_rows,
             }
         )
         rows_before[partition.name] += part.num_rows
-    return keyed(tasks, about=(partition.name for partition in partitions))
+    return keyed(tasks, about=(task["partition"].name for task in tasks))
+
+
+def num_rejected(task: Task, record: Record) -> int | None:
+    """Return the number of rows of a partition that the tags set aside and that belong to the shards. None: all such rows of the part.
+
+    Args:
+        task: Task of the sorting.
+        record: Record of the task.
+    """
+    return None if task.arguments["most_rows"] is None else sum(record["set_aside"].values())

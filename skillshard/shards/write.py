@@ -21,6 +21,7 @@ entries in stage 2, and `BATCH_BYTES` in stages 5 and 6. Scratch space: the text
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -48,8 +49,8 @@ from skillshard.shards.sort import ENTRY_DTYPE, FORMAT, sort_partition
 from skillshard.shards.split import cut_of, split_of
 from skillshard.shards.stages import Stages
 from skillshard.shards.tables import TextTables
-from skillshard.shards.tagged import changed_files, refuse_other_corpus, sort_tasks
-from skillshard.tags import Tags, rejected_place
+from skillshard.shards.tagged import changed_files, limit_of, num_rejected, refuse_other_corpus, sort_tasks
+from skillshard.tags import Tags, first_rejected, rejected_place, split_rests
 
 STAGES = ("sort", "merge-tables", "copies", "texts", "merge-firsts", "set-aside", "merge-samples", "write")
 """Stages of tasks, in their order. The stage "texts" has a step for each search, and the merges have a step for each level. A stage without
@@ -70,6 +71,7 @@ def write_shards(
     holdout: float = 0.01,
     copies: Copies = "keep",
     scratch: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
     backend: Backend = Backend(),
     on_stage: OnStage | None = None,
     progress: bool = True,
@@ -90,6 +92,9 @@ def write_shards(
             "drop" writes the samples to rejected/.
         scratch: Directory for the scratch files, local or in a store, which all nodes share. The scratch files take as many bytes as the
             texts and JSONs, and 120 bytes for each sample. None: a directory in `out`.
+        limit: Number of rows to shard, from the beginning of the corpus, which must not exceed the limit of the tags. The skills stay those of the
+            tags, and a skill without a sample among the rows has no shards. None: all rows of the tags, which are the first rows of the
+            corpus if the tags have a limit. The limit is a part of the record.
         backend: Local pool of processes or Ray. The bytes are the same.
         on_stage: Function that is called with the name of a stage and the number of its tasks. The returned function is called
             for each finished task. With None, progress bars appear in a terminal or a notebook.
@@ -109,6 +114,7 @@ def write_shards(
         raise ShardError(f"`{shard_bytes=}`: give a positive size in bytes, such as 64_000_000.")
     if copies not in get_args(Copies):
         raise ShardError(f"`{copies=}`: give {' or '.join(get_args(Copies))}.")
+    limit = limit_of(tags, limit)
     reading = CorpusReading.from_json(tags.manifest.made_from["arguments"]["reading"])
     made_from = {
         "command": "shard",
@@ -118,6 +124,7 @@ def write_shards(
             "copies": copies,
             # The digest of the tags covers every reading. A template or a choice of metadata is also of interest to readers of the shards.
             **({} if reading.is_plain else {"reading": reading.to_json()}),
+            **({} if limit is None else {"limit": limit}),
         },
         "inputs": corpus.inputs,
         "tags": tags.digest,
@@ -148,7 +155,8 @@ def _write(
     arguments = made_from["arguments"]
     skills = [skill.name for skill in tags.manifest.skills]
     cut, drop = cut_of(arguments["holdout"]), arguments["copies"] == "drop"
-    tasks = sort_tasks(corpus, tags, work, skills, cut)
+    limit = arguments.get("limit")
+    tasks = sort_tasks(corpus, tags, work, skills, cut, limit)
     sorted_parts = run(
         sort_partition, tasks, backend=backend, records=work.records("sort"), on_done=on_stage("sorting", len(tasks))
     )
@@ -158,7 +166,8 @@ def _write(
             f"{places.public(work.out)} and run the command again."
         )
     num_samples = sum(part["samples"] for part in sorted_parts)
-    if num_samples != tags.manifest.num_tagged:
+    is_cut = limit is not None and limit < sum(part.num_rows for part in tags.manifest.parts)
+    if num_samples != tags.manifest.num_tagged and not is_cut:
         raise ShardError(
             f"{num_samples:,} samples were sorted, but {tags.manifest.num_tagged:,} are tagged: scratch files are damaged. Remove "
             f"{places.public(work.out)} and run the command again."
@@ -174,8 +183,9 @@ def _write(
     )
     num_copies, sizes = tables.count(cut)
     split = split_of(sizes, tables.search, holds_out=arguments["holdout"] > 0)
+    kept_rejected = list(map(num_rejected, tasks, sorted_parts))
     if drop:
-        tables.set_aside(tags, tasks, num_copies)
+        tables.set_aside(tags, tasks, kept_rejected, num_copies)
     tables.remove()
 
     shards = plan(split.sizes, arguments["shard_bytes"])
@@ -185,9 +195,13 @@ def _write(
         list(groups(shards)), tables.chunks, num_bytes, split.exceptions, folder_names(skills), drop=drop, stages=stages
     )
     if not drop:
-        _copy_rejected(tags, work.out)
+        _copy_rejected(tags, kept_rejected, work.out)
     rule = SplitRule(cut=cut, also_held_out=split.also_held_out, kept_in_train=split.kept_in_train)
-    manifest = _manifest(made_from, tags, rule, num_copies, [shard for record in written for shard in record["shards"]])
+    set_aside, unread = tags.manifest.set_aside, tags.manifest.unread
+    if is_cut:
+        set_aside, unread = split_rests(sum((Counter(part["set_aside"]) for part in sorted_parts), Counter()))
+    shard_records = [shard for record in written for shard in record["shards"]]
+    manifest = _manifest(made_from, skills, rule, num_copies, shard_records, num_samples, set_aside, unread)
     work.finish(manifest.model_dump(by_alias=True))
 
 
@@ -252,16 +266,43 @@ def _refuse_too_many(shards: Sequence[ShardPlan]) -> None:
         )
 
 
-def _copy_rejected(tags: Tags, out: str) -> None:
-    for index, part in enumerate(tags.manifest.parts):
-        if part.num_set_aside:
-            storage.write_bytes(rejected_place(out, index), storage.read_bytes(rejected_place(tags.folder, index)))
+def _copy_rejected(tags: Tags, kept_rejected: Sequence[int | None], out: str) -> None:
+    """Copy the rows that the tags set aside.
+
+    Args:
+        tags: Tags of the corpus.
+        kept_rejected: Number of such rows that belong to the shards, for each part. None: all rows of the part.
+        out: Directory of the shard set.
+    """
+    for index, num_rows in enumerate(kept_rejected):
+        if tags.manifest.parts[index].num_set_aside and num_rows != 0:
+            storage.write_bytes(
+                rejected_place(out, index), first_rejected(rejected_place(tags.folder, index), num_rows)
+            )
 
 
 def _manifest(
-    made_from: dict[str, Any], tags: Tags, rule: SplitRule, num_copies: Sequence[int], written: list[Record]
+    made_from: dict[str, Any],
+    skills: Sequence[str],
+    rule: SplitRule,
+    num_copies: Sequence[int],
+    written: list[Record],
+    num_tagged: int,
+    tags_set_aside: Mapping[str, int],
+    unread: Mapping[str, int],
 ) -> Manifest:
-    skills = [skill.name for skill in tags.manifest.skills]
+    """Make the manifest.
+
+    Args:
+        made_from: Inputs and arguments.
+        skills: Names of the skills.
+        rule: Rule of the split.
+        num_copies: Number of copies of each skill.
+        written: Record of each shard.
+        num_tagged: Number of samples, copies included.
+        tags_set_aside: Reason -> number of rows that the tags set aside.
+        unread: Reason -> number of files of which the rest was not read.
+    """
     shards = gathered(
         (((record["skill"], record["split"]), record) for record in written),
         itertools.product(range(len(skills)), SPLITS),
@@ -270,10 +311,11 @@ def _manifest(
     totals = dict.fromkeys(SPLITS, 0)
     for record in written:
         totals[record["split"]] += record["num_samples"]
-    set_aside = dict(tags.manifest.set_aside)
+    num_rows = num_tagged + sum(tags_set_aside.values())
+    set_aside = dict(tags_set_aside)
     if made_from["arguments"]["copies"] == "drop" and sum(num_copies):
         set_aside["copy"] = sum(num_copies)
-    num_expected = tags.manifest.num_rows - sum(set_aside.values())
+    num_expected = num_rows - sum(set_aside.values())
     if sum(totals.values()) != num_expected:
         raise ShardError(
             f"{sum(totals.values()):,} samples were written, but {num_expected:,} belong into shards: scratch files are damaged. "
@@ -291,9 +333,9 @@ def _manifest(
             )
             for index, (name, folder) in enumerate(zip(skills, folder_names(skills), strict=True))
         ],
-        num_rows=tags.manifest.num_rows,
+        num_rows=num_rows,
         num_train=totals["train"],
         num_holdout=totals["holdout"],
         set_aside=set_aside,
-        unread=tags.manifest.unread,
+        unread=dict(unread),
     )

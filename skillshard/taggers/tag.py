@@ -80,6 +80,7 @@ def tag_corpus(
     on_bad_sample: OnBadSample = "stop",
     max_sample_bytes: int = 16 << 20,
     partition_bytes: int = 64 << 20,
+    limit: int | None = None,
     backend: Backend = Backend(),
     on_stage: OnStage | None = None,
     progress: bool = True,
@@ -96,6 +97,8 @@ def tag_corpus(
             with the reasons.
         max_sample_bytes: Size limit of a sample, in bytes of text and metadata.
         partition_bytes: Size of a task in bytes. A .gz or .zst file is always one task.
+        limit: Number of rows to read, from the beginning of the corpus. The limit is a part of the record, so tags with a limit are never taken
+            for tags of the whole corpus. None: the whole corpus.
         backend: Local pool or Ray. Both give the same bytes.
         on_stage: Function that is called with the name and the number of tasks of each stage. The function that it returns is called for
             each finished task. None shows bars in a terminal or a notebook.
@@ -107,7 +110,7 @@ def tag_corpus(
         StorageError: `out` holds another artefact or other files.
     """
     reading = corpus.reading(max_sample_bytes)
-    made_from = {
+    made_from: dict[str, Any] = {
         "command": "tag",
         "arguments": {
             "tagger": tagger.name,
@@ -117,6 +120,7 @@ def tag_corpus(
             "partition_bytes": partition_bytes,
             # Recorded only where the layout differs from the default, which leaves the record of most corpora as it is.
             **corpus.layout_record,
+            **({} if limit is None else {"limit": limit}),
         },
         "inputs": corpus.inputs,
     }
@@ -127,9 +131,7 @@ def tag_corpus(
             made_from,
             lambda work: _tag(corpus, reading, tagger, work, made_from, backend, stages),
             mtimes_ns=corpus.mtimes_ns,
-            changed=lambda folder, places: places_changed(
-                corpus.partitions(partition_bytes=partition_bytes), _rows_digests(folder), places, reading
-            ),
+            changed=lambda folder, suspects: _changed(corpus, made_from["arguments"], folder, suspects, reading),
             keep_unfinished_files=backend.array_part is not None,
         )
     return Tags.open(out)
@@ -148,6 +150,24 @@ def stages_of(tagger: Tagger | Finder) -> tuple[str, ...]:
             f"tagging by {tagger.name} finds the skills in steps that depend on each other. Run the command whole, in one process: leave out `stage`."
         )
     return (*tagger.stages, *STAGES)
+
+
+def partitions_of(corpus: Corpus, arguments: Mapping[str, Any]) -> list[Partition]:
+    """Return the partitions that a command tags, by its arguments."""
+    partition_bytes, limit = arguments["partition_bytes"], arguments.get("limit")
+    if limit is None:
+        return corpus.partitions(partition_bytes=partition_bytes)
+    max_sample_bytes = arguments["reading"]["max_sample_bytes"]
+    return corpus.first_partitions(limit, partition_bytes=partition_bytes, max_sample_bytes=max_sample_bytes)
+
+
+def _changed(
+    corpus: Corpus, arguments: Mapping[str, Any], folder: str, suspects: Sequence[str], reading: CorpusReading
+) -> list[str]:
+    """Read the suspect files again and return the files whose rows differ from the rows at the tagging."""
+    is_finished = storage.exists(places.join(folder, MANIFEST))
+    partitions = Tags.open(folder).partitions_of(corpus) if is_finished else partitions_of(corpus, arguments)
+    return places_changed(partitions, _rows_digests(folder), suspects, reading)
 
 
 def _rows_digests(folder: str) -> dict[int, str]:
@@ -173,7 +193,7 @@ def _tag(
     on_stage: OnStage,
 ) -> None:
     arguments = made_from["arguments"]
-    partitions = corpus.partitions(partition_bytes=arguments["partition_bytes"])
+    partitions = partitions_of(corpus, arguments)
     ready: Tagger | RowTagger
     if isinstance(tagger, Finder):
         on_bad_sample = arguments["on_bad_sample"]
