@@ -97,11 +97,22 @@ Limit = Annotated[
 ]
 
 
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print what the command would read, write and cost, from the first rows of some files. Write nothing.",
+        rich_help_panel=READING,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Reading:
-    """The options on how a corpus is read."""
+    """The options on how a corpus is read, and how much of the corpus."""
 
     limit: Limit = None
+    dry_run: DryRun = False
     on_bad_sample: Annotated[
         str,
         typer.Option(

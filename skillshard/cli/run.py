@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Typer exports only some subclasses of the class of all usage errors.
 _UsageError: Any = typer.BadParameter.__mro__[1]
-GIVEN_BY_PIPELINE = frozenset(("help", "help-all", "tags", "stage", "tasks", "finish"))
+GIVEN_BY_PIPELINE = frozenset(("help", "help-all", "dry-run", "tags", "stage", "tasks", "finish"))
 """Options of the verbs that a pipeline file cannot give: the pipeline itself gives the inputs."""
 
 

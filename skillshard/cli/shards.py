@@ -59,6 +59,10 @@ def shard(
             show_default="all rows that are tagged",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what the command would read, write and cost. Write nothing."),
+    ] = False,
     scratch: Annotated[
         str | None,
         typer.Option(
@@ -84,6 +88,20 @@ def shard(
     refuse_nested(out, [*given_places(corpus), tags])
     opened_tags = Tags.open(tags)
     opened = open_corpus(corpus, opened_tags.layout)
+    if dry_run:
+        from skillshard.report.dry_run import show_shard_plan
+
+        show_shard_plan(
+            opened,
+            opened_tags,
+            out,
+            shard_bytes=parse_size(shard_bytes, "--shard-size"),
+            holdout=holdout,
+            scratch=scratch,
+            limit=limit,
+            backend=backend,
+        )
+        return
     with Bars(out) as bars:
         shards = write_shards(
             opened,

@@ -548,14 +548,30 @@ def _tag(
     opened = open_corpus(corpus, files.layout(), reading.fields())
     for sentence in opened.absent_columns():
         typer.echo(f"note: {in_options(sentence)}", err=True)
+    max_sample_bytes = parse_size(reading.max_sample_bytes, "--max-sample-bytes")
+    partition_bytes = parse_size(reading.partition_bytes, "--partition-size")
+    if reading.dry_run:
+        from skillshard.report.dry_run import show_tag_plan
+
+        show_tag_plan(
+            opened,
+            chosen,
+            str(out),
+            on_bad_sample=reading.on_bad_sample,  # type: ignore[arg-type]  # checked above
+            max_sample_bytes=max_sample_bytes,
+            partition_bytes=partition_bytes,
+            limit=reading.limit,
+            backend=backend,
+        )
+        return
     with bars:
         tags = taggers.tag_corpus(
             opened,
             chosen,
             out,
             on_bad_sample=reading.on_bad_sample,  # type: ignore[arg-type]  # checked above
-            max_sample_bytes=parse_size(reading.max_sample_bytes, "--max-sample-bytes"),
-            partition_bytes=parse_size(reading.partition_bytes, "--partition-size"),
+            max_sample_bytes=max_sample_bytes,
+            partition_bytes=partition_bytes,
             limit=reading.limit,
             backend=backend,
             on_stage=bars.stage,

@@ -103,7 +103,7 @@ def read_partition(partition: Partition, reading: CorpusReading = CorpusReading(
 
 def count_rows(partition: Partition, reading: CorpusReading, *, most: int) -> int:
     """Return the number of items that `read_partition` gives, at most `most`. Lines are counted without parsing."""
-    if not _has_lines(partition):
+    if not has_lines(partition):
         return sum(1 for _ in islice(read_partition(partition, reading), most))
     _refuse_changed(partition)
     num_rows = 0
@@ -114,7 +114,7 @@ def count_rows(partition: Partition, reading: CorpusReading, *, most: int) -> in
     return num_rows
 
 
-def _has_lines(partition: Partition) -> bool:
+def has_lines(partition: Partition) -> bool:
     """Return whether each line that is not blank is a row."""
     if partition.format == "jsonl":
         return not holds_documents(partition)

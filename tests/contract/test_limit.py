@@ -20,7 +20,7 @@ from skillshard.corpus.reader import count_rows
 from skillshard.errors import CorpusError, ShardError, TagsError
 from skillshard.execution import Backend
 from skillshard.shards.read import ShardSet
-from skillshard.shards.write import write_shards
+from skillshard.shards.write import Copies, write_shards
 from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
 from tests.conftest import HERE, lines, samples, tree, write_corpus
@@ -157,12 +157,12 @@ def sharded_ids(shards: ShardSet) -> set[str]:
 
 @pytest.mark.parametrize("copies", ["keep", "drop"])
 def test_shards_of_limited_tags_and_limited_shards_have_the_same_samples(
-    copies: str, corpus: Path, tmp_path: Path
+    copies: Copies, corpus: Path, tmp_path: Path
 ) -> None:
     opened = Corpus.open(corpus)
     full, limited = tag(corpus, tmp_path / "full"), tag(corpus, tmp_path / "T", 40)
-    of_limited = write_shards(opened, limited, tmp_path / "S", copies=copies, backend=HERE)  # type: ignore[arg-type]
-    again = write_shards(opened, full, tmp_path / "F", limit=40, copies=copies, backend=HERE)  # type: ignore[arg-type]
+    of_limited = write_shards(opened, limited, tmp_path / "S", copies=copies, backend=HERE)
+    again = write_shards(opened, full, tmp_path / "F", limit=40, copies=copies, backend=HERE)
     assert sharded_ids(of_limited) == sharded_ids(again) == set(ids(full)[:40])
     for shards in (of_limited, again):
         assert shards.manifest.made_from["arguments"]["limit"] == shards.manifest.num_rows == 40
@@ -173,7 +173,7 @@ def test_shards_of_limited_tags_and_limited_shards_have_the_same_samples(
 
 @pytest.mark.parametrize("limit", [17, 33, 45])
 @pytest.mark.parametrize("copies", ["keep", "drop"])
-def test_rows_that_are_set_aside_behind_the_limit_are_not_counted(copies: str, limit: int, tmp_path: Path) -> None:
+def test_rows_that_are_set_aside_behind_the_limit_are_not_counted(copies: Copies, limit: int, tmp_path: Path) -> None:
     records = samples(a=30, b=30)
     for number in (5, 20, 33, 34, 50):
         records[number]["meta"] = {}
@@ -188,7 +188,7 @@ def test_rows_that_are_set_aside_behind_the_limit_are_not_counted(copies: str, l
         tmp_path / "S",
         limit=limit,
         copies=copies,
-        backend=HERE,  # type: ignore[arg-type]
+        backend=HERE,
     )
     num_bad = sum(number < limit for number in (5, 20, 33, 34, 50))
     expected = {"missing-field": num_bad} | ({"copy": 1} if copies == "drop" else {})
