@@ -27,6 +27,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "tokens": ("tokenizers",),
     "torch": ("torch",),
     "torchdata": ("torch", "torchdata"),
+    "webdataset": ("torch", "webdataset"),
 }
 """The modules of each extra. pyproject.toml names the packages, and a test compares the two lists."""
 

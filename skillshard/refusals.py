@@ -19,9 +19,18 @@ def refuse_for_trainer(stream: Stream, trainer: str) -> None:
             f"Mixer(repeat={stream.repeat!r}) may end the stream, but {trainer} trains for max_steps and would begin it again as its "
             f"next epoch. Use repeat='epochs', or a loop of your own over skillshard.torch.{stream.clock.words.dataset}."
         )
+    refuse_waiting(stream, trainer)
+
+
+def refuse_waiting(stream: Stream, reader: str) -> None:
+    """Refuse a stream with lag=0 for a reader that reads ahead.
+
+    Raises:
+        PolicyError: The first sample of a round would wait for a report that the trainer makes only after the sample arrived.
+    """
     if stream.lag == 0 and stream.reads_losses:
         raise PolicyError(
-            f"Mixer(lag=0) waits at each round's start for the losses at its end, but {trainer} reads a batch ahead of the step "
+            f"Mixer(lag=0) waits at each round's start for the losses at its end, but {reader} reads ahead of the step "
             "that would report them: training would stall. Use lag=1 (default) or 'live'."
         )
 

@@ -37,7 +37,7 @@ LAYERS = [
     {"export", "fitting"},
     {"evaluation", "index_order", "refusals", "sent_batches", "testing"},
     {"torch"},
-    {"hf", "lightning"},
+    {"hf", "lightning", "webdataset"},
     {"verification"},
     {"report"},
     {"demo", "pipeline"},

@@ -35,8 +35,10 @@ from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
 from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.policies.policy import Policy, check_is_policy
 from skillshard.printable import counted
+from skillshard.shards.manifest import TAR_BLOCK
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
+from skillshard.shards.tar import KEY_DIGITS
 from skillshard.shards.tokens import TokenCounts
 
 SAMPLES_AHEAD = 256
@@ -313,6 +315,37 @@ class Mixer:
     def metas(self, places: Places) -> list[dict[str, Any]]:
         """Read the whole metadata of the samples at places that `find` returned."""
         return metas_of(self._members_at(places))
+
+    def tar_samples(self, places: Places) -> list[dict[str, Any]]:
+        """Read samples at places that `find` returned as a reader of tar files gives the samples.
+
+        Returns:
+            For each sample the key of its members, the path of its shard, the bytes of its text and of its JSON member, its draw and its
+            skill, under the names `__key__`, `__url__`, "txt", "json", "draw" and "skill".
+        """
+        # A text follows its header, and a header begins with the name of the member: the key and the suffix.
+        header = places.start - TAR_BLOCK
+        keys = self._maps_at(places).slices(places.segment, header, header + KEY_DIGITS)
+        texts = self._maps_at(places).slices(places.segment, places.start, places.end)
+        urls = [f"{self.shards.root}/{self._train[skill].name(shard)}" for skill, shard in places.shards.tolist()]
+        return [
+            {
+                "__key__": str(key, "ascii"),
+                "__url__": urls[segment],
+                "txt": bytes(text),
+                "json": bytes(member),
+                "draw": draw,
+                "skill": self.skills[places.shards[segment, 0]],
+            }
+            for key, segment, text, member, draw in zip(
+                keys,
+                places.segment.tolist(),
+                texts,
+                self._members_at(places),
+                places.draw.tolist(),
+                strict=True,
+            )
+        ]
 
     def _members_at(self, places: Places) -> list[bytes | memoryview]:
         return self._maps_at(places).members(places.segment, places.end, places.json_bytes)

@@ -113,7 +113,13 @@ class Maps:
         """Cut the JSON member of each sample of the file `which` whose text ends at byte `end`."""
         # The text fills whole blocks, and the header of the JSON member takes one block more.
         begin = whole_blocks(end) + TAR_BLOCK
-        spans = zip(which.tolist(), begin.tolist(), (begin + json_bytes).tolist(), strict=True)
+        return self.slices(which, begin, begin + json_bytes)
+
+    def slices(
+        self, which: Int[np.ndarray, " sample"], start: Int[np.ndarray, " sample"], end: Int[np.ndarray, " sample"]
+    ) -> list[bytes | memoryview]:
+        """Cut the bytes from `start` to `end` of the file `which` for each sample."""
+        spans = zip(which.tolist(), start.tolist(), end.tolist(), strict=True)
         maps = self._maps
         return [maps[file][first:last] for file, first, last in spans]
 

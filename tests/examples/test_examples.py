@@ -60,6 +60,7 @@ def test_every_example_is_known_and_its_commands_have_directories_of_their_own()
         "plain_numpy.py",
         "pytorch.py",
         "stateful_dataloader.py",
+        "webdataset_loader.py",
     ]
     all_commands = [command for name in EXAMPLES for command in commands(name)]
     assert len(all_commands) == len(EXAMPLES) + 2, all_commands  # two trainers also have a command with torchrun

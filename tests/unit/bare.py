@@ -61,7 +61,13 @@ NEEDS = [
     "tokens S --tokenizer tokenizer.json --out X",
     "demo --out X",
 ]
-IMPORTS = ["skillshard.torch", "skillshard.hf", "skillshard.lightning", "skillshard.proxy.model"]
+IMPORTS = [
+    "skillshard.torch",
+    "skillshard.hf",
+    "skillshard.lightning",
+    "skillshard.webdataset",
+    "skillshard.proxy.model",
+]
 
 
 PIPELINE = """

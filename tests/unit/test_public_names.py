@@ -56,8 +56,9 @@ PUBLIC_MODULES = {
     "skillshard.policies",
     "skillshard.taggers",
     "skillshard.torch",
+    "skillshard.webdataset",
 }
-ADAPTERS = ("skillshard.hf", "skillshard.lightning", "skillshard.torch")
+ADAPTERS = ("skillshard.hf", "skillshard.lightning", "skillshard.torch", "skillshard.webdataset")
 DOCUMENTS = [
     REPOSITORY / "README.md",
     *sorted(

@@ -1,0 +1,96 @@
+"""Train with a pipeline of webdataset: python examples/webdataset_loader.py --shards S --run-dir runs/webdataset --steps 100.
+
+Run the command again with more steps, and the training continues.
+"""
+
+import skillshard as ss
+
+ss.needed("webdataset", what="examples/webdataset_loader.py")
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import webdataset
+from torch.nn import functional as F
+
+from skillshard.webdataset import MixedSamples
+
+BATCH, EVERY = 32, 10
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def nats_and_tokens(model: torch.nn.Embedding, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the summed loss and the number of tokens of each text, by a bigram model over bytes. Use your own model in its place."""
+    tokens = [torch.tensor([0, *text.encode()[:500]]) for text in texts]
+    padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1).to(DEVICE)
+    targets = padded[:, 1:]
+    logits = model(padded[:, :-1].clamp(min=0)).transpose(1, 2)
+    return F.cross_entropy(logits, targets, ignore_index=-1, reduction="none").sum(1), (targets >= 0).sum(1)
+
+
+def prepare(sample: dict[str, Any]) -> str:
+    """Return the text of a sample. The sample also has "json", "draw", "skill", "__key__" and "__url__"."""
+    return str(sample["txt"], "utf-8")
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all: a process killed during the write leaves the previous checkpoint."""
+    unfinished = path.with_suffix(".tmp")
+    torch.save(state, unfinished)
+    os.replace(unfinished, path)
+
+
+def main(shards_at: Path, run: Path, steps: int) -> None:
+    shards = ss.ShardSet.open(shards_at)
+    policy = ss.policies.chain(
+        ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2), ss.policies.floor(0.01)
+    )
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
+    model = torch.nn.Embedding(256, 256, device=DEVICE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    def report(step: int) -> None:
+        with torch.no_grad():
+            losses = ss.losses_per_skill(
+                lambda texts: nats_and_tokens(model, texts), shards.holdout, max_samples=64, batch_size=32
+            )
+        mixer.report(step, losses)
+        print(step, {skill: f"{loss.mean:.3f} ± {loss.standard_error:.3f}" for skill, loss in losses.items()})
+
+    checkpoint, step = run / "checkpoint.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=DEVICE)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        mixer.load_state_dict(saved["mixer"])
+        step = saved["mixer"]["step"]
+        print(f"goes on after step {step}")
+    else:
+        mixer.restart()  # does nothing in a new directory; an attempt that died before its first checkpoint begins again
+        report(0)  # before the first step: these losses give the weights of round 1
+
+    # After `load_state_dict` or `restart`, which move the stream.
+    samples = MixedSamples(mixer, batch_size=BATCH).map(prepare).batched(BATCH, collation_fn=list)
+    batches = iter(webdataset.WebLoader(samples, batch_size=None, num_workers=2))
+    while step < steps:
+        nats, tokens = nats_and_tokens(model, next(batches))
+        optimizer.zero_grad()
+        (nats.sum() / tokens.sum()).backward()
+        optimizer.step()
+        step += 1
+        if step % EVERY == 0:  # once per round
+            report(step)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            save(checkpoint, {**state, "mixer": mixer.state_dict(step=step)})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=Path, required=True, help="Directory of shards.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="Directory of the ledger and the checkpoints.")
+    parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
+    arguments = parser.parse_args()
+    main(arguments.shards, arguments.run_dir, arguments.steps)
