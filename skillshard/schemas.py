@@ -24,17 +24,18 @@ from skillshard.pipeline import Pipeline
 from skillshard.report.facts import Facts
 from skillshard.shards.manifest import Manifest, Manifest1, Manifest2, SampleMember
 from skillshard.shards.tokens import TokensManifest
-from skillshard.taggers.clusters.saved import ModelManifest
+from skillshard.taggers.clusters.saved import ModelManifest, ModelManifest1
 from skillshard.tags import TagsManifest
 
 _MODELS: dict[str, Any] = {
-    "clusters-1": ModelManifest,
+    "clusters-1": ModelManifest1,
+    "clusters-2": ModelManifest,
     "corpus-1": CorpusList,
     "export-1": ExportManifest,
     "fit-1": Proposal,
     "generation-1": GenerationRecord,
     "graph-2": GraphFile,
-    "inspect-1": Facts,
+    "inspect-2": Facts,
     "manifest-1": Manifest1,
     "manifest-2": Manifest2,
     "manifest-3": Manifest,

@@ -70,7 +70,7 @@ ShardsPlace = Annotated[
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Write the facts as one JSON object (schemas/inspect-1.json) instead of tables."),
+    typer.Option("--json", help="Write the facts as one JSON object (schemas/inspect-2.json) instead of tables."),
 ]
 ChosenSkills = Annotated[
     list[str] | None,

@@ -1,6 +1,6 @@
 """The facts of an artefact as numbers, for 'skillshard inspect --json' and for the tables in the terminal.
 
-Every kind of artefact has one model, and the field `kind` names the kind. schemas/inspect-1.json describes all models.
+Every kind of artefact has one model, and the field `kind` names the kind. schemas/inspect-2.json describes all models.
 """
 
 import os
@@ -25,14 +25,14 @@ from skillshard.shards import tokens as tokens_module
 from skillshard.shards.manifest import Manifest1, ManifestSkill2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import TokenCounts
-from skillshard.taggers.clusters.saved import Cluster, EncoderRecord, SavedClusters, TriedNumber, has_clusters
+from skillshard.taggers.clusters.saved import Cluster, Cluster1, EncoderRecord, SavedClusters, TriedNumber, has_clusters
 from skillshard.tags import LeftOut, Tags, TagsSkill
 
 
 class _Facts(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal["skillshard/inspect/1"] = Field("skillshard/inspect/1", alias="schema")
+    schema_version: Literal["skillshard/inspect/2"] = Field("skillshard/inspect/2", alias="schema")
     place: str = Field(description="path or URI of the artefact, without the keys and signatures of a URI")
 
     def to_json(self) -> bytes:
@@ -51,7 +51,7 @@ class ClustersFacts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    clusters: list[Cluster] = Field(description="in the order of the centroids")
+    clusters: list[Cluster | Cluster1] = Field(description="in the order of the centroids")
     tried: list[TriedNumber] = Field(
         description="numbers of clusters that were tried for skills 'auto', with their scores"
     )
@@ -238,7 +238,7 @@ def tags_facts(tags: Tags) -> TagsFacts:
 def _clusters_facts(model: SavedClusters) -> ClustersFacts:
     manifest = model.manifest
     return ClustersFacts(
-        clusters=manifest.clusters, tried=manifest.tried, criterion=manifest.criterion, encoder=manifest.encoder
+        clusters=list(manifest.clusters), tried=manifest.tried, criterion=manifest.criterion, encoder=manifest.encoder
     )
 
 

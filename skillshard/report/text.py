@@ -25,7 +25,7 @@ from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest, Manif
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.tokens import TokenCounts
-from skillshard.taggers.clusters.saved import SavedClusters, has_clusters
+from skillshard.taggers.clusters.saved import Cluster, Cluster1, SavedClusters, has_clusters
 from skillshard.tags import Tags
 
 
@@ -322,6 +322,13 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
 
 
+def _terms(cluster: Cluster | Cluster1) -> str:
+    """List the terms of a cluster, each with the share of the cluster's samples that hold the term."""
+    if isinstance(cluster, Cluster1):
+        return ", ".join(cluster.terms)
+    return ", ".join(f"{term.term} {100 * term.share:.0f} %" for term in cluster.terms)
+
+
 def show_saved_clusters(model: SavedClusters) -> None:
     """Print saved clusters: terms, size and nearest samples of each cluster."""
     manifest = model.manifest
@@ -332,7 +339,7 @@ def show_saved_clusters(model: SavedClusters) -> None:
         samples = f"{cluster.num_samples:,} samples ({share(cluster.num_samples, total)})"
         print_line("")
         print_line(f"{cluster.name}: fitted on {samples}, mean distance to the centroid {cluster.mean_distance:.3f}")
-        print_line(f"    terms: {', '.join(cluster.terms) or 'no term is more frequent than in the other clusters'}")
+        print_line(f"    terms: {_terms(cluster) or 'no term is more frequent than in the other clusters'}")
         for sample in cluster.nearest:
             print_line(f"    {sample.distance:.3f}  {sample.id}  {sample.text[:PREVIEW_CHARS]}")
     print_line("")

@@ -73,7 +73,8 @@ def test_inspect_shows_name_terms_size_nearest_samples_and_agreement(root: Path,
     printed = works("inspect", root / "E", "--against", "meta.topic", "--pictures", tmp_path)
     for cluster in taggers.SavedClusters.open(root / "E").manifest.clusters:
         assert f"{cluster.name}: fitted on {cluster.num_samples:,} samples" in printed
-        assert f"terms: {', '.join(cluster.terms)}" in printed
+        shares = ", ".join(f"{term.term} {100 * term.share:.0f} %" for term in cluster.terms)
+        assert f"terms: {shares}" in printed
         assert len(cluster.nearest) == 5 and all(sample.id in printed for sample in cluster.nearest)
     assert "agreement with meta.topic (5 skills, 5 values, 240 samples): NMI " in printed
     assert {path.name for path in tmp_path.iterdir()} == {"sizes.png", "map.png", "agreement.png"}

@@ -65,7 +65,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     tagger = taggers.embedding(taggers.lexical(), skills="auto", skills_range=(2, 4))
     taggers.tag_corpus(corpus, tagger, tmp_path / "clusters", on_bad_sample="set-aside", backend=HERE)
     check("tags-1", json.loads((tmp_path / "clusters" / "tags.json").read_text()))
-    check("clusters-1", json.loads((tmp_path / "clusters" / "model" / "model.json").read_text()))
+    check("clusters-2", json.loads((tmp_path / "clusters" / "model" / "model.json").read_text()))
     check("manifest-3", json.loads((tmp_path / "shards" / "manifest.json").read_text()))
     check("graph-2", json.loads((tmp_path / "graph.json").read_text()))
     check("run-2", json.loads((tmp_path / "run" / "run.json").read_text()))

@@ -23,11 +23,26 @@ def test_clusters_of_the_same_words_still_get_different_names() -> None:
     counts = [Counter({"cat": 5, "dog": 5})] * 3 + [Counter()] * 2
     names = [named.name for named in name_clusters(counts, [5] * 5)]
     assert len(set(names)) == 5
-    assert names[3] == "cluster-4"
+    assert names[3:] == ["no-topic", "no-topic-5"]
+
+
+def test_a_cluster_whose_terms_are_rare_in_it_is_called_without_topic() -> None:
+    counts = [Counter({"court": 80, "judge": 60}), Counter({"lamp": 9, "river": 8, "spoon": 7})]
+    with_topic, without = name_clusters(counts, [100, 100])
+    assert with_topic.has_topic and with_topic.name == "court-judge"
+    assert not without.has_topic and without.name == "no-topic"
+
+
+def test_each_term_has_the_share_of_the_samples_that_hold_the_term() -> None:
+    (named, _) = name_clusters([count_terms(texts) for texts in TEXTS], [2, 2])
+    shares = dict(named.terms)
+    assert shares["espresso"] == 1.0 and shares["beans"] == 0.5
 
 
 def test_words_in_any_script_can_name_a_cluster() -> None:
     assert terms_in("Маленький принц 42") == {"маленький", "принц"}
+    assert terms_in("हिन्दी में पाठ") == {"हिन्दी", "में", "पाठ"}  # vowel signs are marks, and stay in their words
+    assert terms_in("我喜欢咖啡。") == {"我喜", "喜欢", "欢咖", "咖啡"}
 
 
 counted = st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), st.integers(1, 9), max_size=8)

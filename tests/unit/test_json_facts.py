@@ -20,7 +20,7 @@ from tests.conftest import HERE, REPOSITORY, samples, write_corpus
 from tests.tokenizers_trained import byte_tokenizer
 from tests.unit.test_graph_files import VERSION_1
 
-SCHEMA = json.loads((REPOSITORY / "schemas" / "inspect-1.json").read_text())
+SCHEMA = json.loads((REPOSITORY / "schemas" / "inspect-2.json").read_text())
 VERBS = {name: ("inspect", name) for name in ("tags", "clusters", "shards", "tokens", "run")} | {
     "graph": ("graph", "show", "graph.json")
 }
@@ -57,7 +57,7 @@ def test_standard_output_is_one_json_object_that_fits_the_schema(name: str, root
     facts = json.loads(shown(root, name, "--json"))
     jsonschema.validate(facts, SCHEMA)
     kind = "tags" if name == "clusters" else name
-    assert (facts["kind"], facts["schema"]) == (kind, "skillshard/inspect/1")
+    assert (facts["kind"], facts["schema"]) == (kind, "skillshard/inspect/2")
     assert facts["place"] == str(root / VERBS[name][-1])
 
 

@@ -19,7 +19,15 @@ from skillshard.taggers.clusters.fit import ASSIGNMENTS, CRITERION, NUM_NEAREST
 from skillshard.taggers.clusters.kmeans import Clusters
 from skillshard.taggers.clusters.lexical import FILES as LEXICAL_FILES
 from skillshard.taggers.clusters.names import count_terms, name_clusters
-from skillshard.taggers.clusters.saved import FOLDER, Cluster, EncoderRecord, NearestSample, TriedNumber, save_clusters
+from skillshard.taggers.clusters.saved import (
+    FOLDER,
+    Cluster,
+    EncoderRecord,
+    NearestSample,
+    Term,
+    TriedNumber,
+    save_clusters,
+)
 from skillshard.taggers.tagger import Search
 
 NAMED_BY = 300
@@ -66,7 +74,8 @@ def describe_clusters(
     described = [
         Cluster(
             name=named.name,
-            terms=list(named.terms),
+            has_topic=named.has_topic,
+            terms=[Term(term=term, share=share) for term, share in named.terms],
             num_samples=int(counts[cluster]),
             # Six digits are the precision of a float32 distance.
             mean_distance=round(float(distances[cluster] / max(counts[cluster], 1)), 6),

@@ -1,12 +1,16 @@
-"""Name clusters by the terms that distinguish a cluster from the others, for example `espresso-grind-roast`."""
+"""Name clusters by the terms that distinguish a cluster from the others, for example `espresso-grind-roast`.
 
-import re
+A cluster whose terms are rare in the cluster itself has no topic, and its name says so.
+"""
+
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+
+from skillshard.taggers.clusters.words import words_in
 
 NUM_TERMS = 10
 # A name is a folder of shards and a column of every table, so three words must do.
@@ -15,16 +19,19 @@ TERMS_IN_NAME = 3
 MAX_TERM_CHARS = 24
 MIN_SHARE = 0.02
 """Smallest share of the samples of a cluster that hold a term. A rarer term does not describe the cluster."""
-# A word has two or more letters of any script, without digits and underscores.
-_WORD = re.compile(r"[^\W\d_]{2,}")
+TOPIC_SHARE = 0.1
+"""Smallest share of the samples of a cluster that hold the most frequent of the terms in the name. Below this share the cluster has no topic."""
+WITHOUT_TOPIC = "no-topic"
+"""Name of a cluster without a topic."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """The name of a cluster, with the distinguishing terms, best first."""
+    """The name of a cluster, with the distinguishing terms, best first, each with the share of the samples that hold the term."""
 
     name: str
-    terms: tuple[str, ...]
+    terms: tuple[tuple[str, float], ...]
+    has_topic: bool
 
 
 def terms_in(text: str) -> set[str]:
@@ -35,8 +42,9 @@ def terms_in(text: str) -> set[str]:
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    words = {word.lower() for word in _WORD.findall(text)}
-    return {word for word in words if len(word) <= MAX_TERM_CHARS} - ENGLISH_STOP_WORDS
+    words = set(words_in(text)) - ENGLISH_STOP_WORDS
+    # A number, and a word with a digit, is mostly an amount, a version or a code.
+    return {word for word in words if len(word) <= MAX_TERM_CHARS and not any(map(str.isdigit, word))}
 
 
 def count_terms(texts: Iterable[str]) -> Counter[str]:
@@ -48,7 +56,7 @@ def count_terms(texts: Iterable[str]) -> Counter[str]:
 
 
 def name_clusters(counts: Sequence[Mapping[str, int]], num_samples: Sequence[int]) -> list[Named]:
-    """Name clusters by class-based TF-IDF. All names differ.
+    """Name clusters by class-based TF-IDF. All names differ. A cluster without a topic is called `no-topic`.
 
     Args:
         counts: Term -> number of samples with the term, for each cluster.
@@ -71,7 +79,18 @@ def name_clusters(counts: Sequence[Mapping[str, int]], num_samples: Sequence[int
         for term, count in counts_of_cluster.items():
             shares[row, column[term]] = count / max(num, 1)
     terms = [_best_terms(scores, vocabulary) for scores in class_tfidf(shares)]
-    return [Named(name, tuple(best[:NUM_TERMS])) for name, best in zip(_unique_names(terms), terms, strict=True)]
+    share_of = [{term: float(row[column[term]]) for term in best} for row, best in zip(shares, terms, strict=True)]
+    with_topic = [
+        max([of[term] for term in best[:TERMS_IN_NAME]], default=0) >= TOPIC_SHARE
+        for of, best in zip(share_of, terms, strict=True)
+    ]
+    names = _unique_names(
+        [best if has_topic else [WITHOUT_TOPIC] for best, has_topic in zip(terms, with_topic, strict=True)]
+    )
+    return [
+        Named(name, tuple((term, round(of[term], 4)) for term in best[:NUM_TERMS]), has_topic)
+        for name, best, of, has_topic in zip(names, terms, share_of, with_topic, strict=True)
+    ]
 
 
 def class_tfidf(shares: Float[np.ndarray, "cluster term"]) -> Float[np.ndarray, "cluster term"]:
@@ -104,9 +123,9 @@ def _unique_names(terms: Sequence[Sequence[str]]) -> list[str]:
     """Join the first terms of each cluster, with more terms if the name is taken, and with a number if no terms are left."""
     names: list[str] = []
     for cluster, best in enumerate(terms):
-        longer = ("-".join(best[:num]) for num in range(min(TERMS_IN_NAME, len(best)), len(best) + 1) if best)
+        longer = ("-".join(best[:num]) for num in range(min(TERMS_IN_NAME, len(best)), len(best) + 1))
         free = (name for name in longer if name not in names)
-        first = "-".join(best[:TERMS_IN_NAME]) or "cluster"
+        first = "-".join(best[:TERMS_IN_NAME])
         numbered = f"{first}-{cluster + 1}"
         # A name by terms may end like a number.
         while numbered in names:

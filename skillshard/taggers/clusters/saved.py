@@ -34,13 +34,23 @@ class NearestSample(BaseModel):
     text: str = Field(description="Beginning of the text.")
 
 
+class Term(BaseModel):
+    """A term that distinguishes a cluster from the other clusters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    term: str
+    share: float = Field(ge=0, le=1, description="Share of the samples of the cluster that hold the term.")
+
+
 class Cluster(BaseModel):
     """A cluster of samples: a skill."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    terms: list[str] = Field(description="Terms that distinguish the cluster from the other clusters, best first.")
+    has_topic: bool = Field(description="Whether a term of the name stands in many samples of the cluster.")
+    terms: list[Term] = Field(description="Terms that distinguish the cluster from the other clusters, best first.")
     num_samples: int = Field(ge=0, description="Number of samples in the corpus that the clusters were found in.")
     mean_distance: float = Field(ge=0)
     bonus: float = Field(
@@ -69,12 +79,27 @@ class EncoderRecord(BaseModel):
     dim: int = Field(ge=1)
 
 
+class Cluster1(BaseModel):
+    """A cluster of version 1 of model.json, whose terms have no shares."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    terms: list[str] = Field(description="Terms that distinguish the cluster from the other clusters, best first.")
+    num_samples: int = Field(ge=0, description="Number of samples in the corpus that the clusters were found in.")
+    mean_distance: float = Field(ge=0)
+    bonus: float = Field(
+        ge=0, description="Amount that is subtracted from the distance before the nearest cluster is chosen."
+    )
+    nearest: list[NearestSample]
+
+
 class ModelManifest(BaseModel):
     """The content of model.json."""
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal["skillshard/clusters/1"] = Field("skillshard/clusters/1", alias="schema")
+    schema_version: Literal["skillshard/clusters/2"] = Field("skillshard/clusters/2", alias="schema")
     encoder: EncoderRecord
     spherical: bool = Field(
         description="Whether the distance is 1 - cosine. Otherwise the distance is the squared Euclidean distance."
@@ -83,8 +108,29 @@ class ModelManifest(BaseModel):
     tried: list[TriedNumber] = Field(
         description="Curve from which skills 'auto' chose the number of clusters. Empty for a given number."
     )
+    criterion: str | None = Field(description="Name of the values of the curve.")
+    files: dict[str, str] = Field(description="File beside model.json -> digest.")
+
+
+class ModelManifest1(BaseModel):
+    """The content of version 1 of model.json, which is still read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal["skillshard/clusters/1"] = Field("skillshard/clusters/1", alias="schema")
+    encoder: EncoderRecord
+    spherical: bool = Field(
+        description="Whether the distance is 1 - cosine. Otherwise the distance is the squared Euclidean distance."
+    )
+    clusters: list[Cluster1] = Field(description="Clusters in the order of the centroids.")
+    tried: list[TriedNumber] = Field(
+        description="Curve from which skills 'auto' chose the number of clusters. Empty for a given number."
+    )
     criterion: str | None = Field(description="Name of the values of the curve. The knee of the curve is taken.")
     files: dict[str, str] = Field(description="File beside model.json -> digest.")
+
+
+AnyModelManifest = ModelManifest | ModelManifest1
 
 
 @dataclass(frozen=True)
@@ -93,12 +139,12 @@ class SavedClusters:
 
     Attributes:
         folder: Directory of model.json.
-        manifest: Content of model.json.
+        manifest: Content of model.json, of any version.
         clusters: Centroids and bonus of the clusters.
     """
 
     folder: str
-    manifest: ModelManifest
+    manifest: AnyModelManifest
     clusters: Clusters
 
     def __repr__(self) -> str:
@@ -115,10 +161,10 @@ class SavedClusters:
         """
         folder = model_folder(place)
         try:
-            manifest = ModelManifest.model_validate(storage.read_json(places.join(folder, MANIFEST)))
+            manifest = _read_manifest(folder)
         except ValidationError as error:
             raise TagsError(
-                f"{_shown(folder, MANIFEST)} does not fit schemas/clusters-1.json: {canonical.first_fault(error)}: damaged, edited, or of "
+                f"{_shown(folder, MANIFEST)} does not fit schemas/clusters-2.json: {canonical.first_fault(error)}: damaged, edited, or of "
                 f"another version. {_ANEW}"
             ) from error
         # The digests of all files take time, but damaged weights would give wrong tags without an error.
@@ -192,7 +238,7 @@ def save_clusters(
     storage.write_array(places.join(folder, CENTROIDS), clusters.centroids)
     files = {name: storage.file_digest(places.join(folder, name)) for name in (CENTROIDS, *encoder_files)}
     manifest = ModelManifest(
-        schema="skillshard/clusters/1",
+        schema="skillshard/clusters/2",
         encoder=encoder,
         spherical=clusters.spherical,
         clusters=list(described),
@@ -217,15 +263,21 @@ def verify_model(place: str | os.PathLike[str]) -> list[str]:
     """
     folder = model_folder(place)
     try:
-        manifest = ModelManifest.model_validate(storage.read_json(places.join(folder, MANIFEST)))
+        manifest = _read_manifest(folder)
     except ValidationError as error:
         return [
-            f"{_shown(folder, MANIFEST)} does not fit schemas/clusters-1.json: {canonical.first_fault(error)}. {_ANEW}"
+            f"{_shown(folder, MANIFEST)} does not fit schemas/clusters-2.json: {canonical.first_fault(error)}. {_ANEW}"
         ]
     return _faults(folder, manifest)
 
 
-def _faults(folder: str, manifest: ModelManifest) -> list[str]:
+def _read_manifest(folder: str) -> AnyModelManifest:
+    content = storage.read_json(places.join(folder, MANIFEST))
+    is_old = isinstance(content, dict) and content.get("schema") == "skillshard/clusters/1"
+    return (ModelManifest1 if is_old else ModelManifest).model_validate(content)
+
+
+def _faults(folder: str, manifest: AnyModelManifest) -> list[str]:
     return [
         fault
         for name, digest in manifest.files.items()

@@ -10,7 +10,7 @@ from skillshard.taggers.clusters.description import preview
 from skillshard.taggers.clusters.fit import NUM_NEAREST
 from skillshard.taggers.clusters.kmeans import Assignment, Clusters, assign
 from skillshard.taggers.clusters.names import Named, count_terms, name_clusters
-from skillshard.taggers.clusters.saved import Cluster, NearestSample
+from skillshard.taggers.clusters.saved import Cluster, NearestSample, Term
 from skillshard.taggers.losses.sampled_texts import SampledText
 
 LEAST_DIFFERENCE = 0.1
@@ -44,7 +44,8 @@ def describe_learnt(assigned: Assignment, samples: Sequence[SampledText]) -> lis
     return [
         Cluster(
             name=named.name,
-            terms=list(named.terms),
+            has_topic=named.has_topic,
+            terms=[Term(term=term, share=share) for term, share in named.terms],
             num_samples=len(rows),
             mean_distance=round(float(assigned.distance[rows].mean(dtype=np.float64)), 6),
             bonus=0.0,
@@ -70,7 +71,7 @@ def _named(counts: Sequence[Counter[str]], sizes: Sequence[int]) -> list[Named]:
     }
     telling = {term for term in terms if max(shares[term]) - min(shares[term]) >= LEAST_DIFFERENCE}
     if not telling:
-        return [Named(f"learnt-{number}", ()) for number in range(1, len(counts) + 1)]
+        return [Named(f"learnt-{number}", (), False) for number in range(1, len(counts) + 1)]
     return name_clusters(
         [
             {term: counts_of_cluster[term] for term in telling if counts_of_cluster[term]}
