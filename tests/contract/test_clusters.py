@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skillshard import progress, taggers
 from skillshard.corpus import Corpus, CorpusReading
 from skillshard.errors import TagsError
-from skillshard.execution import Backend
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.report.clusters import compare
 from skillshard.taggers.clusters import embeddings as taggers_vectors
@@ -287,27 +288,45 @@ def test_a_partition_of_many_texts_reports_its_progress_while_it_is_encoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = Corpus.open(corpus_of(tmp_path, [f"text {number}" for number in range(10)]))
-    monkeypatch.setattr(taggers_vectors, "TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(taggers_vectors, "ROWS_AT_ONCE", 4)
     monkeypatch.setattr("skillshard.progress.SECONDS_BETWEEN", 0.0)
     shares: list[float] = []
     with progress.sent_to(shares.append):
-        taggers_vectors.encode_partition(corpus.partitions()[0], Broken(), CorpusReading(), 10, str(tmp_path / "e.npy"))
+        taggers_vectors.encode_partition(
+            corpus.partitions()[0], Broken(), CorpusReading(), 0, 10, str(tmp_path / "e.npy")
+        )
     assert shares == [0.4, 0.8]
 
 
-def test_a_corpus_of_one_partition_says_so_where_it_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(taggers_vectors, "ONE_PARTITION_BYTES", 100)
-    corpus = topic_corpus(tmp_path / "C", 40) / "0.jsonl"
-    with pytest.warns(
-        UserWarning,
-        match=r"one partition \(0.jsonl.*a single process of 2 encodes the corpus\. Give a smaller `partition_bytes`",
-    ):
-        taggers.tag_corpus(
-            Corpus.open(corpus),
-            taggers.embedding(taggers.lexical(), skills=2),
-            tmp_path / "E",
-            backend=Backend(workers=2),
-        )
+def test_one_partition_is_encoded_by_all_processes_to_the_bytes_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taggers_vectors, "ROWS_AT_ONCE", 16)
+    bad = lines([{"id": "e", "text": " "}])
+    records = topic_samples(90)
+    (tmp_path / "a.jsonl").write_bytes(lines(records[:40]) + bad + lines(records[40:]))
+
+    def tagged(name: str) -> dict[str, bytes]:
+        tagger = taggers.embedding(taggers.lexical(), skills=5)
+        corpus = Corpus.open(tmp_path / "a.jsonl")
+        taggers.tag_corpus(corpus, tagger, tmp_path / name, backend=HERE, on_bad_sample="set-aside")
+        return tree(tmp_path / name)
+
+    whole = tagged("whole")
+    # The pieces of three processes, done by one: a test process is not a place for three others.
+    pieces = taggers_vectors.pieces_of([91], 3)
+    assert len(pieces[0]) == 3
+    monkeypatch.setattr(taggers_vectors, "pieces_of", lambda num_rows, processes: pieces)
+    assert tagged("cut") == whole
+
+
+@given(num_rows=st.lists(st.integers(0, 9000), min_size=1, max_size=8), processes=st.integers(1, 20))
+def test_pieces_cover_each_partition_in_whole_blocks(num_rows: list[int], processes: int) -> None:
+    pieces = taggers_vectors.pieces_of(num_rows, processes)
+    for num, bounds in zip(num_rows, pieces, strict=True):
+        assert [row for first, end in bounds for row in range(first, end)] == list(range(num))
+        assert all(first % taggers_vectors.ROWS_AT_ONCE == 0 for first, _ in bounds)
+    assert sum(len(bounds) - 1 for bounds in pieces) <= processes
 
 
 @pytest.mark.parametrize(

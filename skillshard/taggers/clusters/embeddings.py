@@ -3,14 +3,14 @@
 EMBEDDINGS/embeddings.json    written last: dimensions, and the rows and the digest of the file of each partition
 EMBEDDINGS/000000.npy         float16, row x dim, with NaN in rows without a sample
 
-An encoder that must be fitted sees a seeded sample of the texts. Batches are formed inside a partition, so the bytes do not depend on
-the number of workers. A task needs memory for 8,192 texts at a time.
+An encoder that must be fitted sees a seeded sample of the texts. Batches are formed inside blocks of 1,024 rows of a partition, so the
+bytes do not depend on the number of workers. A task needs memory for the texts of a block at a time.
 """
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import orjson
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from skillshard import canonical, places, progress, storage
 from skillshard.corpus import CorpusReading, Partition, Sample, read_partition
 from skillshard.errors import TagsError
-from skillshard.execution import Record, Task, keyed, num_cpus
+from skillshard.execution import Record, Task
 from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.encoder import Encoder, Unfitted, VectorsOf
 from skillshard.taggers.clusters.lexical import open_lexical
@@ -29,10 +29,8 @@ from skillshard.taggers.tagger import Search
 
 EMBEDDINGS = "embeddings"
 MANIFEST = "embeddings.json"
-# So many texts form batches of similar length, and still fit into memory.
-TEXTS_AT_ONCE = 8192
-ONE_PARTITION_BYTES = 4 << 20
-"""Size below which a corpus in one partition gives no warning, because one process encodes the corpus quickly."""
+# So many texts form batches of similar length, and even a small corpus has a block for each process.
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -83,59 +81,123 @@ def take_texts(partition: Partition, reading: CorpusReading, rows: Sequence[int]
 
 
 def encode_rows(encoder: Encoder, search: Search, num_rows: Sequence[int]) -> list[str]:
-    """Encode every partition, and return the places of the embeddings."""
-    _warn_of_one_partition(search)
+    """Encode every partition, and return the places of the embeddings.
+
+    A large partition is encoded in several pieces, so that a corpus in few files keeps all processes busy. Batches never cross a block of
+    `ROWS_AT_ONCE` rows, and a piece is a number of whole blocks, so the bytes are the same for any pieces.
+    """
     folder = search.work.scratch("kept", EMBEDDINGS)
     files = [array_place(folder, index) for index in range(len(search.partitions))]
-    tasks = keyed(
-        (
-            {"partition": partition, "encoder": encoder, "reading": search.reading, "num_rows": num, "place": place}
-            for partition, num, place in zip(search.partitions, num_rows, files, strict=True)
-        ),
-        about=(partition.name for partition in search.partitions),
-    )
+    pieces = _pieces(encoder, search, num_rows)
+    tasks = [
+        Task(
+            f"{index:06d}" if len(bounds) == 1 else f"{index:06d}-{number:04d}",
+            {
+                "partition": search.partitions[index],
+                "encoder": encoder,
+                "reading": search.reading,
+                "first": first,
+                "end": end,
+                "place": files[index] if len(bounds) == 1 else _piece_place(search, index, number),
+            },
+            search.partitions[index].name,
+        )
+        for index, bounds in enumerate(pieces)
+        for number, (first, end) in enumerate(bounds)
+    ]
     records = search.run(
         encode_partition, tasks, stage="encode", title="encoding", keeps_model=True, num_gpus=encoder.num_gpus
     )
-    parts = [{"num_rows": num, **record} for num, record in zip(num_rows, records, strict=True)]
+    digests = {task.arguments["place"]: record["digest"] for task, record in zip(tasks, records, strict=True)}
+    cut = [index for index, bounds in enumerate(pieces) if len(bounds) > 1]
+    if cut:
+        joins = [
+            Task(
+                f"{index:06d}",
+                {
+                    "pieces": [_piece_place(search, index, number) for number in range(len(pieces[index]))],
+                    "place": files[index],
+                },
+                search.partitions[index].name,
+            )
+            for index in cut
+        ]
+        joined = search.run(join_pieces, joins, stage="join", title="joining")
+        digests |= {task.arguments["place"]: record["digest"] for task, record in zip(joins, joined, strict=True)}
+    parts = [{"num_rows": num, "digest": digests[place]} for num, place in zip(num_rows, files, strict=True)]
     manifest = {"schema": "skillshard/embeddings/1", "dim": encoder.dim, "parts": parts}
     storage.write_bytes(places.join(folder, MANIFEST), canonical.to_json(manifest))
     return files
 
 
-def _warn_of_one_partition(search: Search) -> None:
-    workers = search.backend.workers or num_cpus()
-    if len(search.partitions) == 1 and workers > 1 and search.partitions[0].file_bytes > ONE_PARTITION_BYTES:
-        only = search.partitions[0]
-        remedy = (
-            "Split the file"
-            if only.compression or only.format not in ("jsonl", "parquet", "arrow")
-            else "Give a smaller `partition_bytes`"
-        )
-        warnings.warn(
-            f"the corpus is one partition ({only.name}, {only.file_bytes:,} bytes), so a single process of {workers} encodes the corpus. "
-            f"{remedy} to use all processes",
-            stacklevel=2,
-        )
+def _piece_place(search: Search, partition: int, piece: int) -> str:
+    return search.work.scratch("pieces", f"{partition:06d}-{piece:04d}.npy")
+
+
+def _pieces(encoder: Encoder, search: Search, num_rows: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """Cut the partitions into pieces, as (first row, row after the last row) of each piece.
+
+    A command that continues the work of another command keeps its pieces, whatever the number of processes, so that no finished piece is
+    encoded again.
+    """
+    if search.backend.array_part is not None:  # the processes of a job array divide whole partitions
+        return pieces_of(num_rows, 1)
+    place = search.work.scratch("pieces.json")
+    if not storage.exists(place):
+        processes = search.backend.processes(sum(num_rows), num_gpus=encoder.num_gpus)
+        storage.write_bytes(place, canonical.to_json(pieces_of(num_rows, processes)))
+    return [[(first, end) for first, end in bounds] for bounds in storage.read_json(place)]
+
+
+def pieces_of(num_rows: Sequence[int], processes: int) -> list[list[tuple[int, int]]]:
+    """Cut partitions into pieces of about an equal share of all blocks for each process. A small partition is one piece.
+
+    Args:
+        num_rows: Number of rows of each partition.
+        processes: Number of processes that encode at the same time.
+
+    >>> pieces_of([3000, 10], 2)
+    [[(0, 2048), (2048, 3000)], [(0, 10)]]
+    >>> pieces_of([3000, 10], 1)
+    [[(0, 3000)], [(0, 10)]]
+    """
+    if processes == 1:
+        return [[(0, num)] for num in num_rows]
+    num_blocks = [-(-num // ROWS_AT_ONCE) for num in num_rows]
+    rows = ROWS_AT_ONCE * max(1, -(-sum(num_blocks) // processes))
+    return [[(first, min(first + rows, num)) for first in range(0, max(num, 1), rows)] for num in num_rows]
 
 
 def encode_partition(
-    partition: Partition, encoder: Encoder, reading: CorpusReading, num_rows: int, place: str
+    partition: Partition, encoder: Encoder, reading: CorpusReading, first: int, end: int, place: str
 ) -> Record:
-    """Write the embeddings of a partition, row for row, as float16."""
+    """Write the embeddings of the rows from `first` to before `end` of a partition, row for row, as float16."""
     # The memory map keeps only the current texts in memory, whatever the size of the partition.
     with storage.writing(place) as part:
-        vectors = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=(num_rows, encoder.dim))
+        vectors = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=(end - first, encoder.dim))
         vectors[:] = np.nan
         waiting: list[tuple[int, Sample]] = []
-        for number, row in enumerate(read_partition(partition, reading)):
+        for number, row in enumerate(islice(read_partition(partition, reading), first, end)):
             if isinstance(row, Sample):
                 waiting.append((number, row))
-            if len(waiting) == TEXTS_AT_ONCE:
+            # `first` is a multiple of the block, so the blocks are those of the partition.
+            if (number + 1) % ROWS_AT_ONCE == 0:
                 _put(vectors, waiting, encoder, partition)
                 waiting = []
-                progress.advance(number + 1, num_rows)
+                progress.advance(number + 1, end - first)
         _put(vectors, waiting, encoder, partition)
+        vectors.flush()
+        del vectors
+    return {"digest": storage.file_digest(place)}
+
+
+def join_pieces(pieces: Sequence[str], place: str) -> Record:
+    """Join the embeddings of the pieces of a partition to one file."""
+    arrays = [storage.load_array(piece) for piece in pieces]
+    shape = (sum(len(array) for array in arrays), arrays[0].shape[1])
+    with storage.writing(place) as part:
+        vectors = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+        np.concatenate(arrays, out=vectors)
         vectors.flush()
         del vectors
     return {"digest": storage.file_digest(place)}
