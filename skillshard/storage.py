@@ -356,8 +356,9 @@ def write_arrays(place: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub sees its own flag in **
 
 
-NO_HARD_LINKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EMLINK, errno.EACCES)
-"""Errors of `os.link` on a file system without hard links. FAT and some FUSE file systems give EPERM, some network file systems EACCES."""
+NO_HARD_LINKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EXDEV)
+"""Errors of `os.link` on a file system without hard links, or between two file systems. FAT and some FUSE file systems give EPERM, some
+network file systems EACCES."""
 
 
 def put_if_absent(path: str | os.PathLike[str], data: bytes) -> bool:
@@ -453,6 +454,18 @@ def link_or_copy_all(names: Sequence[tuple[str, str]]) -> None:
         return
     for source, target in names:
         link_or_copy(source, target)
+
+
+def bring_all(names: Sequence[tuple[str, str]]) -> None:
+    """Bring finished files of one artefact into another, as pairs of a file and its new name. The two artefacts may lie in different places.
+
+    Local files get hard links where the file system has them.
+    """
+    for source, target in names:
+        if not places.is_remote(source) and not places.is_remote(target):
+            link_or_copy(source, target)
+        else:
+            write_bytes(target, read_bytes(source))
 
 
 def remove(place: str | os.PathLike[str]) -> None:

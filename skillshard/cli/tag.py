@@ -38,11 +38,12 @@ NumSkills = Annotated[
     ),
 ]
 SkillsRange = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--skills-range",
         metavar="LEAST:MOST",
         help="Smallest and largest number of skills that --skills auto tries.",
+        show_default="2 to the root of the number of samples",
         rich_help_panel=WHAT,
     ),
 ]
@@ -89,6 +90,7 @@ def by_metadata(
     epilog="""
     skillshard tag embedding corpus/ --skills auto --out tags
     skillshard tag embedding corpus/ --skills 9 --encoder models/all-MiniLM-L6-v2 --out tags
+    skillshard tag embedding corpus/ --from tags --skills 20 --out more-skills
     """,
 )
 @grouped
@@ -97,7 +99,7 @@ def by_embedding(
     skills: NumSkills,
     out: Out,
     *,
-    skills_range: SkillsRange = "2:64",
+    skills_range: SkillsRange = None,
     min_share: Annotated[
         float,
         typer.Option(
@@ -107,6 +109,16 @@ def by_embedding(
             rich_help_panel=WHAT,
         ),
     ] = 0.0,
+    kept: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            parser=place_on_all_nodes,
+            metavar="TAGS",
+            help="Tags by embedding of the same corpus, whose embeddings are clustered again. No text is encoded.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     encoder: Annotated[
         str,
         typer.Option(
@@ -175,10 +187,20 @@ def by_embedding(
 
     if skills != "auto":
         Verb.given.refuse(["skills_range"], "is what --skills auto tries: give --skills auto")
+    if kept is not None:
+        Verb.given.refuse(
+            [*SENTENCE_MODEL, "encoder"],
+            "is of the encoder, and --from takes embeddings that exist: leave out one of them",
+        )
     if encoder == "lexical":
         Verb.given.refuse(SENTENCE_MODEL, "is of sentence-transformers models: the lexical encoder has none")
 
     def tagger(bars: Bars) -> Any:
+        chosen_range = None if skills_range is None else parse_range(skills_range)
+        if kept is not None:
+            return taggers.kept_embeddings(
+                kept, skills=parse_skills(skills), skills_range=chosen_range, min_share=min_share, seed=seed
+            )
         if encoder == "lexical":
             chosen: Any = taggers.lexical()
         else:
@@ -193,7 +215,7 @@ def by_embedding(
                 on_this_machine=nodes.are_local,
             )
         return taggers.embedding(
-            chosen, skills=parse_skills(skills), skills_range=parse_range(skills_range), min_share=min_share, seed=seed
+            chosen, skills=parse_skills(skills), skills_range=chosen_range, min_share=min_share, seed=seed
         )
 
     _tag(corpus, out, tagger, reading, files, nodes)
@@ -213,7 +235,7 @@ def by_loss(
     skills: NumSkills,
     out: LocalOut,
     *,
-    skills_range: SkillsRange = "2:64",
+    skills_range: SkillsRange = None,
     measure: Annotated[
         str,
         typer.Option(
@@ -268,7 +290,7 @@ def by_loss(
 
         return loss_tagger(
             skills=parse_skills(skills),
-            skills_range=parse_range(skills_range),
+            skills_range=None if skills_range is None else parse_range(skills_range),
             trials=trials,
             checkpoints=checkpoints,
             steps=steps,

@@ -4,7 +4,7 @@ from skillshard.taggers.classifier import classifier
 from skillshard.taggers.clusters.lexical import lexical
 from skillshard.taggers.clusters.saved import SavedClusters
 from skillshard.taggers.clusters.sentence_encoder import sentence_encoder
-from skillshard.taggers.clusters.tagger import embedding, kept_clusters, kept_lexical
+from skillshard.taggers.clusters.tagger import embedding, kept_clusters, kept_embeddings, kept_lexical
 from skillshard.taggers.function import function
 from skillshard.taggers.groups import read_map
 from skillshard.taggers.labels import labels
@@ -22,6 +22,7 @@ __all__ = [
     "embedding",
     "function",
     "kept_clusters",
+    "kept_embeddings",
     "kept_lexical",
     "labels",
     "lexical",

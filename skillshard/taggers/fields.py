@@ -66,6 +66,11 @@ def fields_place(folder: str | os.PathLike[str], part: int) -> str:
     return places.join(folder, f"{part:06d}.parquet")
 
 
+def has_fields(tags: str | os.PathLike[str], num_parts: int) -> bool:
+    """Tell whether metadata lies beside all parts of tags."""
+    return all(storage.exists(fields_place(places.join(tags, FOLDER), part)) for part in range(num_parts))
+
+
 def read_field(tags: str | os.PathLike[str], path: str, num_parts: int) -> Iterator[list[str | None]]:
     """Yield the values of a field, part by part.
 
@@ -80,7 +85,7 @@ def read_field(tags: str | os.PathLike[str], path: str, num_parts: int) -> Itera
     folder = places.join(tags, FOLDER)
     name = path.removeprefix("meta.")
     files = [fields_place(folder, part) for part in range(num_parts)]
-    if not all(map(storage.exists, files)):
+    if not has_fields(tags, num_parts):
         raise TagsError(
             f"{places.public(tags)} keeps no metadata beside its tags. Name the corpus with `corpus`, or give other tags to compare with."
         )

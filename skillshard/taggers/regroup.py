@@ -1,7 +1,8 @@
 """Make new skills from the skills of finished tags: cross, rename, merge.
 
 `regroup_tags` makes tags from one or two finished sets in two stages of tasks. The first stage counts the pairs of skills and adds
-up the embeddings of each pair. The second stage writes the parts. The corpus itself is not read.
+up the embeddings of each pair. The second stage writes the parts. The corpus itself is not read. The metadata that the first set keeps
+beside its tags comes along, row for row, so that the new tags can be compared with it.
 """
 
 import os
@@ -15,6 +16,8 @@ from skillshard import artefact, storage
 from skillshard.errors import TagsError, name_some
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown
 from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place, has_embeddings
+from skillshard.taggers.fields import FOLDER as FIELDS
+from skillshard.taggers.fields import fields_place, has_fields
 from skillshard.taggers.groups import Vector, added, check_share, final_names
 from skillshard.tags import (
     MANIFEST,
@@ -135,7 +138,17 @@ def _regroup(
     written = run(
         write_regrouped, tasks, backend=backend, records=work.records("write"), on_done=on_stage("writing", num_parts)
     )
+    _bring_fields(sets, work, num_parts)
     work.finish(_manifest(made_from, sets, names, written).model_dump(by_alias=True))
+
+
+def _bring_fields(sets: Sequence[Tags], work: artefact.Work, num_parts: int) -> None:
+    """Bring the metadata beside the first set that keeps metadata. All sets are of the same rows."""
+    source = next((tags.place(FIELDS) for tags in sets if has_fields(tags.folder, num_parts)), None)
+    if source is not None:
+        storage.bring_all(
+            [(fields_place(source, part), fields_place(work.place(FIELDS), part)) for part in range(num_parts)]
+        )
 
 
 def _embedded(sets: Sequence[Tags]) -> str | None:

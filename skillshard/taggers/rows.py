@@ -17,6 +17,16 @@ from skillshard.taggers.tagger import OnBadSample, Search
 def count_rows(search: Search) -> tuple[list[int], int]:
     """Count the rows of each partition, and the samples of the corpus.
 
+    Raises:
+        CorpusError: A row is bad, where bad samples stop the command.
+    """
+    records = read_rows(search)
+    return [record["num_rows"] for record in records], sum(record["num_samples"] for record in records)
+
+
+def read_rows(search: Search) -> list[Record]:
+    """Return the number of rows and of samples of each partition, and the digest of the rows.
+
     The metadata with few values is kept beside the tags (`skillshard.taggers.fields`).
 
     Raises:
@@ -35,8 +45,7 @@ def count_rows(search: Search) -> tuple[list[int], int]:
         ),
         about=(partition.name for partition in search.partitions),
     )
-    records = search.run(count_partition, tasks, stage="count", title="counting")
-    return [record["num_rows"] for record in records], sum(record["num_samples"] for record in records)
+    return search.run(count_partition, tasks, stage="count", title="counting")
 
 
 def num_rows_of(search: Search) -> list[int]:

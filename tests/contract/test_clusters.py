@@ -199,6 +199,92 @@ def test_set_aside_rows_stay_set_aside_when_tags_are_regrouped(tmp_path: Path) -
     works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "X", "--out", tmp_path / "S", "--workers", 1)
 
 
+def test_regrouped_tags_keep_the_metadata_to_compare_with(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text(json.dumps(dict.fromkeys(list(skills_of(root / "E"))[:2], "merged")))
+    works("regroup", root / "E", "--map", tmp_path / "map.json", "--out", tmp_path / "R")
+    works("regroup", root / "M", tmp_path / "R", "--out", tmp_path / "crossed")
+    for place in ("R", "crossed"):
+        assert "agreement with meta.topic" in works("inspect", tmp_path / place, "--against", "meta.topic")
+        works("verify", tmp_path / place)
+    assert compare(Tags.open(tmp_path / "crossed"), "meta.topic").purity == 1.0
+
+
+# ---------------------------------------------------------------------------------------------------------- kept embeddings
+
+
+def test_kept_embeddings_give_the_clusters_that_encoding_again_would_give(root: Path, tmp_path: Path) -> None:
+    again = ("tag", "embedding", root / "C", *BY, *CUT, "--skills", 3)
+    works(*again, "--out", tmp_path / "encoded")
+    works(*again, "--from", root / "E", "--out", tmp_path / "kept")
+    encoded, kept = tree(tmp_path / "encoded"), tree(tmp_path / "kept")
+    assert {name: data for name, data in kept.items() if name != "tags.json"} == {
+        name: data for name, data in encoded.items() if name != "tags.json"
+    }
+    works("verify", tmp_path / "kept")
+    works("tag", "reuse", root / "C", *BY, *CUT, "--clusters", tmp_path / "kept", "--out", tmp_path / "reused")
+    works(*again, "--from", tmp_path / "kept", "--out", tmp_path / "twice")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--from", "M"), "has no embeddings beside its tags"),
+        (
+            ("--from", "E", "--partition-size", "1MB"),
+            "of other partitions. Give the same corpus and --partition-size 9000",
+        ),
+        (("--from", "E", "--max-sample-bytes", "1MB"), "were made with other fields or limits of a sample"),
+        (
+            ("--from", "E", "--encoder", "lexical"),
+            "--encoder is of the encoder, and --from takes embeddings that exist",
+        ),
+        (("--from", "C"), "holds no finished tags"),
+    ],
+)
+def test_embeddings_of_another_corpus_or_cut_are_refused_in_a_sentence(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], says: str
+) -> None:
+    monkeypatch.chdir(root)
+    cut = () if "--partition-size" in options else CUT
+    command = ("tag", "embedding", "C", *BY, *cut, *options, "--skills", 3, "--out", tmp_path / "X")
+    outcome = skillshard(*command)
+    assert outcome.code != 0 and says in " ".join(outcome.err.replace("│", " ").split())
+
+
+def test_embeddings_of_rows_that_changed_are_refused(root: Path, tmp_path: Path) -> None:
+    topic_corpus(tmp_path / "C", 60)
+    works("tag", "embedding", tmp_path / "C", *BY, "--skills", 3, "--out", tmp_path / "E")
+    (part,) = list((tmp_path / "C").glob("*.jsonl"))[:1]
+    data = part.read_bytes()
+    part.write_bytes(data.replace(b"the", b"THE", 1))
+    sentence = fails(
+        "tag", "embedding", tmp_path / "C", *BY, "--skills", 4, "--from", tmp_path / "E", "--out", tmp_path / "X"
+    )
+    assert "changed since" in sentence and part.name in sentence
+
+
+# ---------------------------------------------------------------------------------------------------------- older versions
+
+
+def test_clusters_of_version_1_are_shown_and_their_lexical_encoder_is_refused(root: Path, tmp_path: Path) -> None:
+    for place, data in tree(root / "E").items():
+        (tmp_path / "old" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "old" / place).write_bytes(data)
+    place = tmp_path / "old" / "model" / "model.json"
+    model = json.loads(place.read_text())
+    model["schema"] = "skillshard/clusters/1"
+    del model["encoder"]["arguments"]["version"]
+    for cluster in model["clusters"]:
+        del cluster["has_topic"]
+        cluster["terms"] = [term["term"] for term in cluster["terms"]]
+    place.write_text(json.dumps(model))
+    printed = works("inspect", tmp_path / "old")
+    assert f"terms: {', '.join(model['clusters'][0]['terms'])}" in printed
+    works("verify", tmp_path / "old")
+    sentence = fails("tag", "reuse", root / "C", *BY, "--clusters", tmp_path / "old", "--out", tmp_path / "N")
+    assert "another version of the lexical encoder (version 1, and this skillshard has version 2)" in sentence
+
+
 # ---------------------------------------------------------------------------------------------------------------- bad input
 
 

@@ -37,7 +37,8 @@ PREVIEW_CHARS = 160
 
 
 def describe_clusters(
-    encoder: Encoder,
+    encoder: EncoderRecord,
+    encoder_files: Sequence[str],
     search: Search,
     sample: SampledRows,
     clusters: Clusters,
@@ -48,6 +49,7 @@ def describe_clusters(
 
     Args:
         encoder: Encoder of the texts.
+        encoder_files: Names of the files of the encoder, which lie beside the centroids.
         search: Search in which the clusters were found.
         sample: Rows that k-means was fitted on.
         clusters: Clusters of the whole corpus.
@@ -87,23 +89,25 @@ def describe_clusters(
         )
         for cluster, named in enumerate(name_clusters(terms, num_seen))
     ]
-    kind = encoder.name if encoder.name == "lexical" else "sentence-transformers"
     save_clusters(
         search.work.scratch("kept", FOLDER),
         clusters,
-        encoder=EncoderRecord(kind=kind, name=encoder.name, arguments=encoder.arguments, dim=encoder.dim),
+        encoder=encoder,
         described=described,
         tried=[TriedNumber(num_clusters=choice.num_clusters, score=choice.score) for choice in tried],
         criterion=CRITERION if tried else None,
-        encoder_files=_files_of(encoder),
+        encoder_files=encoder_files,
     )
     return [cluster.name for cluster in described]
 
 
-def _files_of(encoder: Encoder) -> tuple[str, ...]:
-    """Return the names of the files that the encoder keeps beside the centroids."""
+def record_of(encoder: Encoder) -> tuple[EncoderRecord, tuple[str, ...]]:
+    """Return the record of an encoder, and the names of the files that the encoder keeps beside the centroids."""
+    is_lexical = encoder.name == "lexical"
+    kind = "lexical" if is_lexical else "sentence-transformers"
+    record = EncoderRecord(kind=kind, name=encoder.name, arguments=encoder.arguments, dim=encoder.dim)
     # The weights of a sentence-transformers model are not copied. The manifest holds their digest.
-    return LEXICAL_FILES if encoder.name == "lexical" else ()
+    return record, LEXICAL_FILES if is_lexical else ()
 
 
 def _nearest_of(records: Sequence[Record], cluster: int) -> list[tuple[float, int, int]]:

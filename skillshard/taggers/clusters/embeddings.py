@@ -26,6 +26,7 @@ from skillshard.taggers.clusters.lexical import open_lexical
 from skillshard.taggers.clusters.saved import FOLDER, file_fault
 from skillshard.taggers.rows import sample_rows
 from skillshard.taggers.tagger import Search
+from skillshard.tags import Tags
 
 EMBEDDINGS = "embeddings"
 MANIFEST = "embeddings.json"
@@ -241,6 +242,20 @@ def vector_chunks(place: str) -> Iterator[tuple[Int[np.ndarray, " row"], Vectors
 def has_embeddings(tags: str | os.PathLike[str]) -> bool:
     """Tell whether embeddings lie beside tags."""
     return storage.exists(places.join(tags, EMBEDDINGS, MANIFEST))
+
+
+def bring_embeddings(tags: Tags, folder: str) -> list[str]:
+    """Bring the embeddings beside tags to another directory, and return their places. Local files get hard links where that is possible.
+
+    Raises:
+        TagsError: A file of the embeddings is damaged or missing.
+    """
+    faults = verify_embeddings(tags.folder)
+    if faults:
+        raise TagsError(faults[0])
+    names = [places.name(array_place(folder, part)) for part in range(len(tags.manifest.parts))]
+    storage.bring_all([(tags.place(EMBEDDINGS, name), places.join(folder, name)) for name in (*names, MANIFEST)])
+    return [places.join(folder, name) for name in names]
 
 
 def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:

@@ -107,12 +107,20 @@ def choose_clusters(
         most = min(most, kmeans.count_distinct(points, most), _most_with(min_share))
         numbers = kmeans.tried_numbers(least, max(least, most))
         advance = on_stage("fitting", len(numbers))
-        tried, clusters_of = [], {}
+        tried = []
         for number in numbers:
-            clusters_of[number] = kmeans.fit(points, number, seed=seed, spherical=spherical, min_share=min_share)
-            tried.append(kmeans.Choice(number, kmeans.simplified_silhouette(points, clusters_of[number])))
+            clusters = kmeans.fit(
+                points,
+                number,
+                seed=seed,
+                spherical=spherical,
+                num_starts=kmeans.STARTS_OF_A_TRY,
+                min_share=min_share,
+            )
+            tried.append(kmeans.Choice(number, kmeans.simplified_silhouette(points, clusters)))
             advance(Task(str(number), {}), {})
-        return Fitted(clusters_of[kmeans.best_of(tried).num_clusters], tuple(tried))
+        chosen = kmeans.best_of(tried).num_clusters
+        return Fitted(kmeans.fit(points, chosen, seed=seed, spherical=spherical, min_share=min_share), tuple(tried))
 
 
 def _most_with(min_share: float) -> int:

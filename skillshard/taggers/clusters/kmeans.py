@@ -7,6 +7,7 @@ points of a chunk, a function needs memory for `ROWS_AT_ONCE` x k distances.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,6 +20,8 @@ ROWS_AT_ONCE = 8192
 NUM_STARTS = 10
 """Number of starts, of which the best is kept. On small corpora a third to a half of all starts end with two topics in one cluster. Five
 starts fail on one seed of ninety, and ten starts on none of 180 (docs/LOG.md)."""
+STARTS_OF_A_TRY = 3
+"""Number of starts for each number of clusters that skills "auto" tries. A score needs fewer starts than the clusters that are kept."""
 # The limit is for points on which k-means converges slowly. The tolerance usually ends a fit earlier.
 MAX_STEPS = 60
 TOLERANCE = 1e-4
@@ -29,6 +32,10 @@ POINTS_PER_CLUSTER = 256
 """Number of points to fit on, for each cluster. More points change the centroids little (Johnson et al., FAISS, arXiv:1702.08734)."""
 # With few clusters, 256 points for each cluster would be a small sample of a corpus, and rare topics would be missing.
 MIN_SAMPLE = 25_000
+# With fewer samples than 16, the square root leaves hardly a number to try.
+LEAST_MOST = 4
+MOST_TRIED = 256
+"""Largest number of clusters that skills "auto" tries without a given range. More skills are hard to read, and a fit of more takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -296,6 +303,27 @@ class Choice:
 
     num_clusters: int
     score: float
+
+
+def default_range(num_samples: int) -> tuple[int, int]:
+    """Return the smallest and the largest number of clusters to try on a corpus: up to the square root of the number of samples.
+
+    >>> default_range(240), default_range(16_500), default_range(10**9)
+    ((2, 15), (2, 128), (2, 256))
+    """
+    return 2, min(max(isqrt(num_samples), LEAST_MOST), MOST_TRIED)
+
+
+def refuse_range(skills_range: tuple[int, int] | None) -> None:
+    """Check the range of numbers of clusters that skills "auto" tries.
+
+    Raises:
+        TagsError: A number is below 2, or the larger number comes first.
+    """
+    if skills_range is not None and not 2 <= skills_range[0] <= skills_range[1]:
+        raise TagsError(
+            f"`skills='auto'` tries from {skills_range[0]} to {skills_range[1]}: give 2 or more, and the smaller number first."
+        )
 
 
 def tried_numbers(least: int, most: int, num: int = 12) -> list[int]:

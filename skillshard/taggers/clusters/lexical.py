@@ -1,7 +1,11 @@
-"""Encode texts by their words and pairs of words: TF-IDF, reduced to few dimensions. Nothing must be downloaded.
+"""Encode texts by their words: TF-IDF, reduced to few dimensions. Nothing must be downloaded.
+
+A term is the beginning of a word, without English stop words. In scripts without spaces, such as Chinese, a term is a pair of neighbouring
+characters (`skillshard.taggers.clusters.words`). Punctuation is no term: with punctuation, habits of writing decide the clusters of most
+corpora (docs/LOG.md).
 
 The fitted encoder has three files: `lexical.columns.npy` (hashes of the terms, uint32), `lexical.idf.npy` (float32) and
-`lexical.components.npy` (float16, term x dim), about 17 MB at most. The encoder knows which words a text has, but not their meaning.
+`lexical.components.npy` (float16, term x dim), about 14 MB at most. The encoder knows which words a text has, but not their meaning.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,13 +20,14 @@ from skillshard import places, storage
 from skillshard.errors import TagsError
 from skillshard.extras import needed
 from skillshard.taggers.clusters.encoder import Encoder, VectorsOf
+from skillshard.taggers.clusters.words import words_in
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 # The number of hashes is four times the number of terms, so that few terms share a hash.
 NUM_HASHES = 1 << 18
-# With 64 dimensions the components of so many terms take 8 MB as float16.
+# With 100 dimensions the components of so many terms take 13 MB as float16.
 MAX_TERMS = 1 << 16
 MIN_SAMPLES = 2
 """Smallest number of texts that hold a term. A term in a single text makes no two texts similar."""
@@ -34,15 +39,19 @@ TEXTS_AT_ONCE = 1024
 TEXTS_PER_DIM = 16
 MIN_DIM = 8
 FILES = ("lexical.columns.npy", "lexical.idf.npy", "lexical.components.npy")
-# A punctuation mark is a term too: marks distinguish code, dialogue and lists (docs/LOG.md).
-_TERM = r"\w+|[^\w\s]"
+PREFIX_CHARS = 6
+"""Number of characters of a word that make the term. The forms of a word mostly share them, in any language with suffixes (docs/LOG.md)."""
+MAX_DIM = 100
+VERSION = 2
+"""Version of the way in which texts become terms and vectors. Increase the version whenever a change alters the vectors, so that clusters of
+older versions are not reused."""
 
 
 @dataclass(frozen=True)
 class Lexical:
     """The unfitted encoder that `lexical` makes."""
 
-    max_dim: int = 64
+    max_dim: int = MAX_DIM
     sample_size: int = 20_000
 
     @property
@@ -51,7 +60,7 @@ class Lexical:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return {"max_dim": self.max_dim, "sample_size": self.sample_size}
+        return {"version": VERSION, "max_dim": self.max_dim, "sample_size": self.sample_size}
 
     def fit(self, texts: Sequence[str], folder: str, *, seed: int) -> Encoder:
         """Weight terms by their rarity, and find the directions in which the texts differ most.
@@ -61,8 +70,8 @@ class Lexical:
 
         Reference:
             Deerwester et al., "Indexing by latent semantic analysis", JASIS 41, 1990; randomised: Halko, Martinsson and Tropp,
-            SIAM Review 53, 2011. Differs: each direction is divided by the root of its singular value. Otherwise the few directions that
-            all texts share would outweigh the directions that distinguish the texts (docs/LOG.md).
+            SIAM Review 53, 2011. A direction keeps its scale: divided by the root of the singular value, directions of few texts would
+            weigh more, and clusters agree less with the topics of four corpora (docs/LOG.md).
         """
         from sklearn.preprocessing import normalize
         from sklearn.utils.extmath import randomized_svd
@@ -74,17 +83,14 @@ class Lexical:
         if len(columns) < 2:
             raise TagsError(
                 "the texts have hardly a word in common, so the lexical encoder cannot compare the texts. Give a sentence-transformers model "
-                "such as all-MiniLM-L6-v2 as the `encoder`."
+                "for the language of the texts as the `encoder`, such as all-MiniLM-L6-v2 for English."
             )
         idf = np.log((1 + len(texts)) / (1 + num_texts[columns])) + 1
         weighted = normalize(counts[:, columns].multiply(idf).tocsr())
         with threadpool_limits(1):
             dim = min(self.max_dim, max(MIN_DIM, len(texts) // TEXTS_PER_DIM), *weighted.shape)
-            _, sizes, directions = randomized_svd(weighted, dim, n_iter=4, random_state=seed % 2**32)
-        # The bound keeps a direction of almost no size from being blown up to noise.
-        spread = np.sqrt(np.maximum(sizes, 1e-6 * sizes[0]))
-        components = (directions / spread[:, None]).T
-        values = (columns.astype(np.uint32), idf.astype(np.float32), components.astype(np.float16))
+            _, _, directions = randomized_svd(weighted, dim, n_iter=4, random_state=seed % 2**32)
+        values = (columns.astype(np.uint32), idf.astype(np.float32), directions.T.astype(np.float16))
         for name, value in zip(FILES, values, strict=True):
             storage.write_array(places.join(folder, name), np.ascontiguousarray(value))
         return open_lexical(folder)
@@ -104,7 +110,7 @@ class FittedLexical:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return {"digests": list(self.digests)}
+        return {"version": VERSION, "digests": list(self.digests)}
 
     @property
     def num_gpus(self) -> float:
@@ -120,8 +126,8 @@ class FittedLexical:
         return vectors
 
 
-def lexical(*, max_dim: int = 64, sample_size: int = 20_000) -> Lexical:
-    """Make the built-in encoder: hashed words and pairs of words, TF-IDF, truncated SVD, vectors of length 1.
+def lexical(*, max_dim: int = MAX_DIM, sample_size: int = 20_000) -> Lexical:
+    """Make the built-in encoder: hashed beginnings of words, TF-IDF, truncated SVD, vectors of length 1.
 
     Args:
         max_dim: Largest number of dimensions. A small sample gets a dimension for each 16 texts, but at least 8.
@@ -158,18 +164,24 @@ def _counted(texts: Sequence[str]) -> Iterator[tuple[int, "csr_matrix"]]:
     from sklearn.feature_extraction.text import HashingVectorizer
 
     vectorizer = HashingVectorizer(
-        n_features=NUM_HASHES,
-        ngram_range=(1, 2),
-        token_pattern=_TERM,
-        alternate_sign=False,
-        norm=None,
-        dtype=np.float32,
+        n_features=NUM_HASHES, analyzer=terms_of, alternate_sign=False, norm=None, dtype=np.float32
     )
     for first in range(0, len(texts), TEXTS_AT_ONCE):
-        counts = vectorizer.transform([text[:MAX_CHARS] for text in texts[first : first + TEXTS_AT_ONCE]])
+        counts = vectorizer.transform(texts[first : first + TEXTS_AT_ONCE])
         # The tenth occurrence of a word says less than the first.
         counts.data = 1 + np.log(counts.data)
         yield first, counts
+
+
+def terms_of(text: str) -> list[str]:
+    """Return the terms of a text, in their order.
+
+    >>> terms_of("The astronomers saw 12 comets, and comets again.")
+    ['astron', 'saw', '12', 'comets', 'comets']
+    """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return [word[:PREFIX_CHARS] for word in words_in(text[:MAX_CHARS]) if word not in ENGLISH_STOP_WORDS]
 
 
 def _stacked(texts: Sequence[str]) -> "csr_matrix":

@@ -7,10 +7,11 @@
 5. `fit.assign_partition` writes the cluster and the distance of each row.
 6. `description.look_at_rows` collects terms and nearest samples for the names of the clusters.
 
-With saved clusters only the stages 1, 3 and 5 run. By calculation a billion samples of 384 dimensions have 768 GB of embeddings. A
+With saved clusters only the stages 1, 3 and 5 run. With kept embeddings the stages 2 and 3 are left out. By calculation a billion samples of 384 dimensions have 768 GB of embeddings. A
 step, or the assignment to 256 clusters, then takes 2e14 operations: about an hour on one core of 50 GFLOPS, spread over all tasks.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,14 +20,53 @@ from skillshard import places, storage
 from skillshard.errors import TagsError
 from skillshard.extras import needed
 from skillshard.taggers.clusters import kmeans
-from skillshard.taggers.clusters.description import describe_clusters
-from skillshard.taggers.clusters.embeddings import array_place, encode_rows, fit_encoder, sample_vectors
+from skillshard.taggers.clusters.description import describe_clusters, record_of
+from skillshard.taggers.clusters.embeddings import (
+    EMBEDDINGS,
+    array_place,
+    bring_embeddings,
+    encode_rows,
+    fit_encoder,
+    has_embeddings,
+    sample_vectors,
+)
+from skillshard.taggers.clusters.embeddings import MANIFEST as EMBEDDINGS_MANIFEST
 from skillshard.taggers.clusters.encoder import Encoder, Unfitted
 from skillshard.taggers.clusters.fit import ASSIGNMENTS, assign_balanced, assign_rows, fit_clusters
+from skillshard.taggers.clusters.lexical import VERSION as LEXICAL_VERSION
 from skillshard.taggers.clusters.lexical import open_lexical
-from skillshard.taggers.clusters.saved import FOLDER, SavedClusters, copy_clusters
-from skillshard.taggers.rows import count_rows
+from skillshard.taggers.clusters.saved import (
+    CENTROIDS,
+    FOLDER,
+    EncoderRecord,
+    SavedClusters,
+    copy_clusters,
+    has_clusters,
+)
+from skillshard.taggers.rows import count_rows, read_rows
 from skillshard.taggers.tagger import Finder, RowTagger, Search, Tag
+from skillshard.tags import Tags
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The number of clusters, and how clusters are fitted."""
+
+    skills: int | Literal["auto"]
+    skills_range: tuple[int, int] | None
+    min_share: float
+    seed: int
+
+    def range_of(self, num_samples: int) -> tuple[int, int]:
+        """Return the smallest and the largest number of clusters that "auto" tries on a corpus."""
+        return self.skills_range or kmeans.default_range(num_samples)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"skills": self.skills}
+        if self.skills == "auto":
+            arguments["skills_range"] = None if self.skills_range is None else list(self.skills_range)
+        return {**arguments, "min_share": self.min_share, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -34,10 +74,7 @@ class Embedding:
     """The finder that `embedding` makes."""
 
     encoder: Encoder | Unfitted
-    skills: int | Literal["auto"]
-    skills_range: tuple[int, int]
-    min_share: float
-    seed: int
+    choice: Choice
 
     @property
     def name(self) -> str:
@@ -46,15 +83,12 @@ class Embedding:
     @property
     def arguments(self) -> dict[str, Any]:
         described = self.encoder.arguments
-        arguments: dict[str, Any] = {
+        return {
             # A directory is identified by the content of its files, so that a copy of the directory is the same encoder.
             "encoder": "directory" if described.get("files") else self.encoder.name,
             "encoder_arguments": described,
-            "skills": self.skills,
+            **self.choice.arguments,
         }
-        if self.skills == "auto":
-            arguments["skills_range"] = list(self.skills_range)
-        return {**arguments, "min_share": self.min_share, "seed": self.seed}
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -66,28 +100,99 @@ class Embedding:
         if num_samples == 0:
             return AssignedRows("", ())
         # Encoding a corpus takes hours, so a number of clusters that cannot work is refused before.
-        if self.skills != "auto":
-            kmeans.refuse_more_than(num_samples, self.skills)
-        encoder = fit_encoder(self.encoder, search, num_rows, seed=self.seed)
+        if self.choice.skills != "auto":
+            kmeans.refuse_more_than(num_samples, self.choice.skills)
+        encoder = fit_encoder(self.encoder, search, num_rows, seed=self.choice.seed)
         places = encode_rows(encoder, search, num_rows)
-        sample = sample_vectors(places, num_rows, kmeans.sample_size(self._most), seed=self.seed)
-        fitted = fit_clusters(
-            search,
-            places,
-            sample,
-            skills=self.skills,
-            skills_range=self.skills_range,
-            min_share=self.min_share,
-            seed=self.seed,
-            covers_all=len(sample.points) == num_samples,
-        )
-        clusters, records = assign_balanced(search, places, sample, fitted.clusters, min_share=self.min_share)
-        names = describe_clusters(encoder, search, sample, clusters, records, fitted.tried)
-        return AssignedRows(search.work.scratch(ASSIGNMENTS), tuple(names))
+        return _clustered(search, places, num_rows, num_samples, self.choice, *record_of(encoder))
+
+
+@dataclass(frozen=True)
+class KeptEmbeddings:
+    """The finder that `kept_embeddings` makes."""
+
+    tags: Tags
+    model: SavedClusters
+    choice: Choice
 
     @property
-    def _most(self) -> int:
-        return self.skills if isinstance(self.skills, int) else self.skills_range[1]
+    def name(self) -> str:
+        return "embedding"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        encoder = self.model.manifest.encoder
+        return {
+            "embeddings": storage.file_digest(self.tags.place(EMBEDDINGS, EMBEDDINGS_MANIFEST)),
+            "encoder_arguments": encoder.arguments,
+            **self.choice.arguments,
+        }
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ()  # each step of k-means needs the whole step before
+
+    def find(self, search: Search) -> RowTagger:
+        self._refuse_other_partitions(search)
+        records = read_rows(search)
+        self._refuse_other_rows([record["rows_digest"] for record in records])
+        num_rows, num_samples = ([record[name] for record in records] for name in ("num_rows", "num_samples"))
+        files = bring_embeddings(self.tags, search.work.scratch("kept", EMBEDDINGS))
+        folder = search.work.scratch("kept", FOLDER)
+        encoder = self.model.manifest.encoder
+        encoder_files = tuple(name for name in self.model.manifest.files if name != CENTROIDS)
+        storage.bring_all([(places.join(self.model.folder, name), places.join(folder, name)) for name in encoder_files])
+        return _clustered(search, files, num_rows, sum(num_samples), self.choice, encoder, encoder_files)
+
+    def _refuse_other_partitions(self, search: Search) -> None:
+        arguments, parts = self.tags.manifest.made_from["arguments"], self.tags.manifest.parts
+        cut = [(part.name, part.start, part.stop) for part in search.partitions]
+        if cut != [(part.file, part.start, part.stop) for part in parts]:
+            raise TagsError(
+                f"the embeddings in {places.public(self.tags.folder)} are of other files, or of other partitions. Give the same corpus and "
+                f"`partition_bytes={arguments.get('partition_bytes')}`, as at the encoding."
+            )
+        if arguments.get("reading") != search.reading.to_json():
+            raise TagsError(
+                f"the embeddings in {places.public(self.tags.folder)} were made with other fields or limits of a sample. Give the same "
+                "`text_field`, `id_field` and `max_sample_bytes`, as at the encoding."
+            )
+
+    def _refuse_other_rows(self, digests: Sequence[str]) -> None:
+        for part, digest in zip(self.tags.manifest.parts, digests, strict=True):
+            if part.rows_digest != digest:
+                raise TagsError(
+                    f"{part.file} changed since {places.public(self.tags.folder)} was made, so the embeddings are of other rows. Encode the "
+                    "corpus again: leave out `kept_embeddings`."
+                )
+
+
+def _clustered(
+    search: Search,
+    files: Sequence[str],
+    num_rows: Sequence[int],
+    num_samples: int,
+    choice: Choice,
+    encoder: EncoderRecord,
+    encoder_files: Sequence[str],
+) -> RowTagger:
+    """Fit clusters on embeddings, assign every row, and describe and save the clusters."""
+    skills_range = choice.range_of(num_samples)
+    most = choice.skills if isinstance(choice.skills, int) else skills_range[1]
+    sample = sample_vectors(files, num_rows, kmeans.sample_size(most), seed=choice.seed)
+    fitted = fit_clusters(
+        search,
+        files,
+        sample,
+        skills=choice.skills,
+        skills_range=skills_range,
+        min_share=choice.min_share,
+        seed=choice.seed,
+        covers_all=len(sample.points) == num_samples,
+    )
+    clusters, records = assign_balanced(search, files, sample, fitted.clusters, min_share=choice.min_share)
+    names = describe_clusters(encoder, encoder_files, search, sample, clusters, records, fitted.tried)
+    return AssignedRows(search.work.scratch(ASSIGNMENTS), tuple(names))
 
 
 @dataclass(frozen=True)
@@ -138,7 +243,7 @@ def embedding(
     encoder: Encoder | Unfitted,
     *,
     skills: int | Literal["auto"],
-    skills_range: tuple[int, int] = (2, 64),
+    skills_range: tuple[int, int] | None = None,
     min_share: float = 0.0,
     seed: int = 0,
 ) -> Finder:
@@ -146,8 +251,9 @@ def embedding(
 
     Args:
         encoder: Encoder of the texts, `lexical()` or `sentence_encoder(NAME)`.
-        skills: Number of clusters. "auto" takes the knee of the simplified silhouette over numbers in `skills_range`.
-        skills_range: Smallest and largest number of clusters that "auto" tries.
+        skills: Number of clusters. "auto" takes a peak or the knee of the simplified silhouette over numbers in `skills_range`.
+        skills_range: Smallest and largest number of clusters that "auto" tries. None: from 2 to the square root of the number of samples,
+            at most 256.
         min_share: Smallest share of the samples that a cluster may have.
         seed: Seed for sampling and for the k-means starts.
 
@@ -155,16 +261,49 @@ def embedding(
         TagsError: An argument is out of range.
         ExtraError: scikit-learn, SciPy or threadpoolctl is not installed.
     """
+    return Embedding(encoder, _choice(skills, skills_range, min_share, seed))
+
+
+def kept_embeddings(
+    tags: str | os.PathLike[str],
+    *,
+    skills: int | Literal["auto"],
+    skills_range: tuple[int, int] | None = None,
+    min_share: float = 0.0,
+    seed: int = 0,
+) -> Finder:
+    """Tag by new clusters of the embeddings beside finished tags of the same corpus. No text is encoded again.
+
+    Args:
+        tags: Directory or URI of tags by `embedding`.
+        skills: Number of clusters, or "auto".
+        skills_range: Smallest and largest number of clusters that "auto" tries, as for `embedding`.
+        min_share: Smallest share of the samples that a cluster may have.
+        seed: Seed for sampling and for the k-means starts.
+
+    Raises:
+        TagsError: An argument is out of range, or no embeddings lie beside the tags.
+        ExtraError: scikit-learn, SciPy or threadpoolctl is not installed.
+    """
+    choice = _choice(skills, skills_range, min_share, seed)
+    opened = Tags.open(tags)
+    if not has_embeddings(opened.folder) or not has_clusters(opened.folder):
+        raise TagsError(
+            f"{places.public(opened.folder)} has no embeddings beside its tags. Give tags that 'skillshard tag embedding' wrote, or encode "
+            "the corpus with an encoder."
+        )
+    return KeptEmbeddings(opened, SavedClusters.open(opened.folder), choice)
+
+
+def _choice(skills: int | Literal["auto"], skills_range: tuple[int, int] | None, min_share: float, seed: int) -> Choice:
     needed("cluster", what="Tagging by clusters")
-    least, most = skills_range
-    if not 2 <= least <= most:
-        raise TagsError(f"`skills='auto'` tries from {least} to {most}: give 2 or more, and the smaller number first.")
+    kmeans.refuse_range(skills_range)
     if skills != "auto" and skills < 2:
         raise TagsError(f"`{skills=}` leaves nothing to tell apart: give 2 or more, or 'auto'.")
     # The limit that depends on the number of skills comes in `kmeans.fit`, because "auto" chooses the number later.
     if not 0 <= min_share < 0.5:
         raise TagsError(f"`{min_share=}`: give the least share of a skill, from 0 to below 0.5.")
-    return Embedding(encoder, skills, skills_range, min_share, seed)
+    return Choice(skills, skills_range, min_share, seed)
 
 
 def kept_clusters(model: SavedClusters, encoder: Encoder) -> Finder:
@@ -195,12 +334,18 @@ def kept_lexical(model: SavedClusters) -> Encoder:
     """Open the lexical encoder of saved clusters.
 
     Raises:
-        TagsError: The clusters were made with another encoder.
+        TagsError: The clusters were made with another encoder, or with another version of the lexical encoder.
     """
     saved = model.manifest.encoder
     if saved.kind != "lexical":
         raise TagsError(
             f"the centroids in {places.public(model.folder)} have {saved.dim} dimensions, and were made with the encoder {saved.name}, not lexical. Give the "
             f"encoder {saved.name}."
+        )
+    if saved.arguments.get("version") != LEXICAL_VERSION:
+        raise TagsError(
+            f"the clusters in {places.public(model.folder)} were made by another version of the lexical encoder (version "
+            f"{saved.arguments.get('version', 1)}, and this skillshard has version {LEXICAL_VERSION}), which counts other terms. Find the clusters "
+            "anew with 'skillshard tag embedding'."
         )
     return open_lexical(model.folder)

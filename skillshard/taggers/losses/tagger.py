@@ -33,6 +33,7 @@ from skillshard.proxy.reading import Reading
 from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.proxy.train import TokenBatch
 from skillshard.proxy.trial import BATCH_SIZE, Recipe, check_schedule, estimate_s, train_trial
+from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.fit import CRITERION, choose_clusters
 from skillshard.taggers.clusters.kmeans import assign
 from skillshard.taggers.clusters.saved import CENTROIDS, FOLDER, MANIFEST, EncoderRecord, TriedNumber, save_clusters
@@ -61,7 +62,7 @@ class LossFinder:
     """The finder that `loss_tagger` makes."""
 
     skills: int | Literal["auto"]
-    skills_range: tuple[int, int]
+    skills_range: tuple[int, int] | None
     trials: int
     checkpoints: int
     steps: int
@@ -104,7 +105,7 @@ class LossFinder:
             **reading,
             "device": device_kind(self.compute.device),
             "precision": self.compute.precision,
-            "skills_range": list(self.skills_range),
+            "skills_range": None if self.skills_range is None else list(self.skills_range),
             "training": training_identity(),
         }
 
@@ -224,7 +225,8 @@ class LossFinder:
         guess = guess_loss(batch.targets[batch.targets != IGNORE])
         scale = scale_of(features(guess), measure=self.measure)
         points = scale.apply(features(guess))
-        fitted = choose_clusters(points, self.skills, self.skills_range, seed=self.seed, spherical=False)
+        skills_range = self.skills_range or kmeans.default_range(len(points))
+        fitted = choose_clusters(points, self.skills, skills_range, seed=self.seed, spherical=False)
         clusters = by_time_learnt(fitted.clusters, points, losses)
         assigned = assign(points, clusters)
         described = describe_learnt(assigned, samples)
@@ -284,7 +286,7 @@ class LossFinder:
 def loss_tagger(
     *,
     skills: int | Literal["auto"],
-    skills_range: tuple[int, int] = (2, 64),
+    skills_range: tuple[int, int] | None = None,
     trials: int = 10,
     checkpoints: int = 10,
     steps: int = 1000,
@@ -300,8 +302,9 @@ def loss_tagger(
     """Find skills by loss trajectories.
 
     Args:
-        skills: Number of clusters, at least 2. "auto" takes the number in `skills_range` at the knee of the simplified silhouette.
-        skills_range: Smallest and largest number of clusters that "auto" tries.
+        skills: Number of clusters, at least 2. "auto" takes a peak or the knee of the simplified silhouette over numbers in `skills_range`.
+        skills_range: Smallest and largest number of clusters that "auto" tries. None: from 2 to the square root of the number of fitting
+            samples, at most 256.
         trials: Number of trainings of the proxy, each from a different seed. The default is 10, as in the paper.
         checkpoints: Number of checkpoints of each trial.
         steps: Number of optimizer steps of each trial, with 64 texts each.
@@ -320,10 +323,7 @@ def loss_tagger(
     """
     compute = compute.resolved(on_this_machine=on_this_machine)
     _check_numbers(skills, trials, fitting_samples, seed)
-    if not 2 <= skills_range[0] <= skills_range[1]:
-        raise TagsError(
-            f"`skills='auto'` tries from {skills_range[0]} to {skills_range[1]}: give 2 or more, and the smaller number first."
-        )
+    kmeans.refuse_range(skills_range)
     if measure not in ("whole", "parts"):
         raise TagsError(f"`{measure=}`: give 'whole' or 'parts'.")
     if measure == "parts" and reading.segment_at is None:
