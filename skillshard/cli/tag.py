@@ -21,7 +21,7 @@ from skillshard.cli.options import (
     open_corpus,
 )
 from skillshard.cli.values import parse_range, parse_size, parse_skills, path_on_all_nodes, place_on_all_nodes
-from skillshard.cli.verb import HOW, WHAT, Verb
+from skillshard.cli.verb import ENCODER, HOW, WHAT, Verb
 from skillshard.cli.words import in_options
 
 tag = typer.Typer(
@@ -43,7 +43,7 @@ SkillsRange = Annotated[
         "--skills-range",
         metavar="LEAST:MOST",
         help="Smallest and largest number of skills that --skills auto tries.",
-        show_default="2 to the root of the number of samples",
+        show_default="by the size of the corpus",
         rich_help_panel=WHAT,
     ),
 ]
@@ -141,7 +141,7 @@ def by_embedding(
             metavar="N",
             min=1,
             help="Number of texts that the model encodes at once.",
-            rich_help_panel=HOW,
+            rich_help_panel=ENCODER,
         ),
     ] = 32,
     dtype: Annotated[
@@ -150,12 +150,12 @@ def by_embedding(
             "--dtype",
             metavar="TYPE",
             help="Data type of the model's weights: float32, float16 or bfloat16.",
-            rich_help_panel=HOW,
+            rich_help_panel=ENCODER,
         ),
     ] = "float32",
     prompt: Annotated[
         str,
-        typer.Option("--prompt", metavar="TEXT", help="Text that stands before every text.", rich_help_panel=HOW),
+        typer.Option("--prompt", metavar="TEXT", help="Text that stands before every text.", rich_help_panel=ENCODER),
     ] = "",
     max_length: Annotated[
         int | None,
@@ -165,7 +165,7 @@ def by_embedding(
             min=1,
             help="Number of tokens of a window.",
             show_default="the model's",
-            rich_help_panel=HOW,
+            rich_help_panel=ENCODER,
         ),
     ] = None,
     windows: Annotated[
@@ -174,7 +174,7 @@ def by_embedding(
             "--windows",
             metavar="first|mean",
             help="Embedding of a long text: of the first window, or the mean of all windows.",
-            rich_help_panel=HOW,
+            rich_help_panel=ENCODER,
         ),
     ] = "first",
     seed: Seed = 0,

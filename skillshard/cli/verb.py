@@ -23,8 +23,8 @@ WHAT, HOW, FIELDS, READING, FILES, TEXTS, WHERE, ARRAY = (
     "One process of a job array",
 )
 """Panels of a verb's help."""
-EDGES, TRAINING, STREAM = "Edges", "Trials in detail", "Stream"
-DETAILS = (READING, FILES, TEXTS, EDGES, TRAINING, STREAM, WHERE, ARRAY)
+EDGES, TRAINING, STREAM, ENCODER = "Edges", "Trials in detail", "Stream", "Encoder in detail"
+DETAILS = (READING, FILES, TEXTS, EDGES, TRAINING, STREAM, ENCODER, WHERE, ARRAY)
 """Panels of a verb with many options that only `--help-all` shows, so that the help fits a screen."""
 # About 50 lines at 100 columns. A verb with fewer options shows all of them.
 MANY_OPTIONS = 13
