@@ -23,6 +23,7 @@ from skillshard import __version__
 from skillshard.bars import Stopped
 from skillshard.cli.demo import demo
 from skillshard.cli.graph import graphs
+from skillshard.cli.past import at, seen
 from skillshard.cli.peek import peek
 from skillshard.cli.regroup import regroup
 from skillshard.cli.run import run
@@ -72,6 +73,13 @@ EXAMPLES: dict[Callable[..., None], str] = {
     verify: """
     skillshard verify shards
     """,
+    at: """
+    skillshard at runs/1 --draw 4000 --num 3
+    skillshard at runs/1 --step 120 --rank 3 --world-size 8
+    """,
+    seen: """
+    skillshard seen runs/1 --id q00017
+    """,
     mix: """
     skillshard mix shards --draws 1000
     skillshard mix shards --draws 1000 --policy temperature --tau 2 --out stream.jsonl
@@ -106,6 +114,8 @@ class _Verbs(typer.core.TyperGroup):
             "tokens",
             "inspect",
             "verify",
+            "at",
+            "seen",
             "graph",
             "run",
             "weights",

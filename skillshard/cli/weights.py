@@ -131,6 +131,17 @@ Repeat = Annotated[
 ]
 
 
+DETERMINE_A_STREAM = (
+    "policy",
+    "losses",
+    "seed",
+    "round_draws",
+    "repeat",
+    *(field.name for field in fields(PolicyOptions)),
+)
+"""Names of the options that determine a stream. Without these options, `mix` lists the run of its ledger."""
+
+
 @grouped
 def mix(
     shards: ShardsPlace,
@@ -165,21 +176,29 @@ def mix(
         typer.Option(
             "--ledger",
             metavar="DIRECTORY",
-            help="Directory of the run's ledger.",
+            help="Directory of the run's ledger. For a ledger that holds a run, without a policy, the draws of the run are listed.",
             show_default="the ledger is not kept",
             rich_help_panel=STREAM,
         ),
     ] = None,
     cache: Cache,
 ) -> None:
-    """Write the stream of a policy that needs no trainer: the draw, skill and id of each sample."""
+    """Write the stream of a policy that needs no trainer, or of a run: the draw, skill and id of each sample."""
     from skillshard.artefact import refuse_nested
-    from skillshard.mixing.listing import ARGUMENTS, list_draws
-    from skillshard.storage import write_bytes
+    from skillshard.mixing.listing import ARGUMENTS, list_draws, list_recorded
+    from skillshard.mixing.recorded import open_recorded
 
     opened = choose_skills(cache.open(shards), skills)
     if ledger is not None:
         refuse_nested(ledger, [shards], argument="ledger")
+        if not any(name in Verb.given for name in DETERMINE_A_STREAM) and (ledger / "run.json").exists():
+            past = open_recorded(ledger, opened)
+            with Bars() as bars, bars.working("listing draws"):
+                listing = list_recorded(past, first=first, num=draws)
+            if listing.num_draws < draws:
+                typer.echo(f"note: the run has decided {past.num_draws:,} draws.", err=True)
+            _write_listing(listing.lines, listing.num_draws, out)
+            return
     chosen = _static_policy(policy, opened.skills, options, among=tuple(ARGUMENTS), draws=first + draws, losses=losses)
     with Bars() as bars, bars.working("listing draws"):
         listing = list_draws(
@@ -195,18 +214,24 @@ def mix(
     if listing.num_draws < draws:
         end = f"after {first + listing.num_draws:,} draws" if listing.num_draws else f"before draw {first:,}"
         typer.echo(f"note: the stream ends {end} (--repeat {repeat}).", err=True)
+    _write_listing(listing.lines, listing.num_draws, out)
+
+
+def _write_listing(lines: bytes, num_draws: int, out: Path | None) -> None:
+    from skillshard.storage import write_bytes
+
     if out is None:
         if sys.stdout.isatty():  # a terminal would obey control characters of skills and ids
-            for line in listing.lines.decode().split("\n")[:-1]:
+            for line in lines.decode().split("\n")[:-1]:
                 typer.echo(printable(line))
             return
-        sys.stdout.buffer.write(listing.lines)
+        sys.stdout.buffer.write(lines)
         return
     if out.exists() and not (out.is_file() or out.is_dir()):  # a device or a pipe is written to, not replaced by a file
-        out.write_bytes(listing.lines)
+        out.write_bytes(lines)
         return
-    write_new(out, lambda place: write_bytes(place, listing.lines))
-    typer.echo(f"{listing.num_draws:,} draws in {out}")
+    write_new(out, lambda place: write_bytes(place, lines))
+    typer.echo(f"{num_draws:,} draws in {out}")
 
 
 @grouped

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from skillshard.errors import PolicyError, RepetitionWarning, did_you_mean
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.recorded import RecordedStream
 from skillshard.mixing.rounds import MANY_EPOCHS, EndOfStream, warn_of_repetition
 from skillshard.mixing.weights_file import read_weights
 from skillshard.policies import (
@@ -232,6 +233,18 @@ def list_draws(
         return Listing(b"".join(lines), len(lines))
 
 
+def list_recorded(past: RecordedStream, *, first: int, num: int) -> Listing:
+    """List the draws first .. first + num - 1 of a run of any policy, as far as the rounds are decided."""
+    draws = range(first, min(first + num, past.num_draws))
+    lines: list[bytes] = []
+    for start in range(0, len(draws), DRAWS_AT_ONCE):
+        advance(start, len(draws))
+        lines += [
+            _line(sample.draw, sample.skill, sample.id) for sample in past.samples(draws[start : start + DRAWS_AT_ONCE])
+        ]
+    return Listing(b"".join(lines), len(lines))
+
+
 def open_stream(
     shards: ShardSet,
     *,
@@ -256,10 +269,11 @@ def _lines(mixer: Mixer, first: int, num: int) -> list[bytes]:
     """Make the lines of the draws first .. first + num - 1, or fewer lines if the stream ends before."""
     skills = mixer.batch(first, num).skill
     ids = mixer.ids(first, len(skills)) if skills else []
-    return [
-        orjson.dumps({"draw": draw, "skill": skill, "id": identity}, option=orjson.OPT_APPEND_NEWLINE)
-        for draw, skill, identity in zip(range(first, first + len(skills)), skills, ids, strict=True)
-    ]
+    return [_line(*values) for values in zip(range(first, first + len(skills)), skills, ids, strict=True)]
+
+
+def _line(draw: int, skill: str, sample_id: str) -> bytes:
+    return orjson.dumps({"draw": draw, "skill": skill, "id": sample_id}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def decide(mixer: Mixer, num_draws: int) -> None:

@@ -29,6 +29,7 @@ from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.fields import check_fields, metas_of, rows_of
 from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
+from skillshard.mixing.recorded import note_shards
 from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round
 from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
@@ -259,6 +260,8 @@ class Mixer:
         self._rounds = Rounds(
             self.ledger, policy, run, wait_s=wait_s, job=job, on_bad_loss=on_bad_loss, held_out=held_out
         )
+        if self._rounds.began:
+            note_shards(self.ledger, shards.root)
         self._draw = 0
         self.clock = Clock(DRAWS, None if step_draws is None else operator.index(step_draws))
         self._resumed_here = False

@@ -247,6 +247,23 @@ class SkillOrder:
             yield shard, stripes[place] * STRIPE_ROWS + inside[row - begin : row - begin + taken]
             start += taken
 
+    def offset(self, epoch: int, shard: int, row: int) -> int:
+        """Return the position of a sample in an epoch: the inverse of `segments`.
+
+        Args:
+            epoch: Number of the epoch.
+            shard: Index of the shard.
+            row: Row in the shard.
+        """
+        shards, shard_ends = self._shards_of(epoch)
+        begin = shard_ends[shards.index(shard)] - int(self.shard_rows[shard])
+        stripe, inside = divmod(row, STRIPE_ROWS)
+        stripes, stripe_ends = self._stripes_of(epoch, shard)
+        place = stripes.index(stripe)
+        stripe_begin = stripe_ends[place - 1] if place else 0
+        rows = self._inside(epoch, shard, stripe, stripe_ends[place] - stripe_begin)
+        return begin + stripe_begin + int(np.flatnonzero(rows == inside)[0])
+
     def tokens_before(
         self, position: int, shard_tokens: Int[np.ndarray, " shard"], rows: Callable[[int], np.ndarray]
     ) -> int:

@@ -88,7 +88,8 @@ class Rounds:
         measured = run.skills if held_out is None or policy.reads_losses else held_out
         self._eval_skills = policy.eval_skills or tuple(measured)
         self._initial_state = policy.init(tuple(run.skills), run.num_tokens or run.num_samples)
-        _open_run(ledger, run)
+        self.began = _open_run(ledger, run)
+        """Whether this process has begun the run in the ledger."""
         self.records = Records(ledger, run)
         self._num_observations: int | None = None
         self._checked = False
@@ -618,10 +619,14 @@ def _parent_is_gone(parent: int) -> bool:
     return os.getppid() != parent or bool(connection.wait([started_by.sentinel], timeout=0))
 
 
-def _open_run(ledger: Ledger, run: RunRecord) -> None:
-    """Begin the run, or join the run. Raise LedgerError with the differences if the ledger belongs to another run."""
+def _open_run(ledger: Ledger, run: RunRecord) -> bool:
+    """Begin the run, or join the run. Return whether this call began the run.
+
+    Raises:
+        LedgerError: The ledger belongs to another run. The sentence names the differences.
+    """
     # Put first, then read: if two processes begin the run at the same time, both compare with the record that won.
-    ledger.put(RUN, run.to_bytes())
+    was_put = ledger.put(RUN, run.to_bytes())
     begun = read_record(ledger, RUN, RunRecord)
     assert begun is not None
     changed = artefact.differences(
@@ -632,6 +637,7 @@ def _open_run(ledger: Ledger, run: RunRecord) -> None:
             f"{ledger} is the ledger of another run: {'; '.join(changed[:4])}. These values determine the stream of a run. Continue with "
             "the values of the run, or give a new ledger directory."
         )
+    return was_put
 
 
 def _process_and_thread() -> tuple[int, int]:

@@ -577,6 +577,16 @@ class ShardSet:
         """Skills with training samples."""
         return tuple(self.train)
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether keys lie beside the shards: hashes, corpus file and row of each sample."""
+        return isinstance(self.manifest, Manifest)
+
+    def source_file(self, number: int) -> str:
+        """Return the name of the corpus file with a number of the keys beside the shards."""
+        name, _ = self.manifest.made_from["inputs"][number]
+        return str(name)
+
     def to_datasets(self, split: str = "train") -> "IterableDataset":
         """Return the samples of a split as a `datasets.IterableDataset`, in stored order.
 

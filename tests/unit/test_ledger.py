@@ -348,9 +348,9 @@ def test_a_state_is_given_out_only_when_its_ledger_is_on_the_disk(
     run.state_dict(step=8)
     folder = "generations/00000000"
     names = ["observations/00000000.json", "rounds/00000000.json", "rounds/00000001.json"]
-    assert sorted(synced) == [*(f"{folder}/{name}" for name in names), "run.json"]
+    assert sorted(synced) == ["beside/shards.json", *(f"{folder}/{name}" for name in names), "run.json"]
     run.state_dict(step=8)
-    assert len(synced) == 4
+    assert len(synced) == 5
 
 
 def test_a_round_cut_by_a_failure_of_power_is_left_behind_on_resume(shards: ShardSet, tmp_path: Path) -> None:
