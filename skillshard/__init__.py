@@ -42,6 +42,7 @@ _HOMES = {
     "learn_graph": "skillshard.graph.learn",
     "losses_per_skill": "skillshard.evaluation",
     "needed": "skillshard.extras",
+    "open_recorded": "skillshard.mixing.recorded",
     "policies": "skillshard",
     "regroup_tags": "skillshard.taggers",
     "tag_corpus": "skillshard.taggers",

@@ -105,9 +105,7 @@ def _print_limit(made_from: Mapping[str, Any]) -> None:
     """Print a line if only the first rows of the corpus were read."""
     limit = made_from.get("arguments", {}).get("limit")
     if limit is not None:
-        print_line(
-            f"limited to the first {counted(limit, 'row')} of the corpus (--limit); the other rows were not read"
-        )
+        print_line(f"limited to the first {counted(limit, 'row')} of the corpus; the other rows were not read")
 
 
 def _notes_on_split(manifest: AnyManifest) -> Iterator[str]:

@@ -224,7 +224,7 @@ def test_taggers_that_look_at_the_whole_corpus_first_see_the_first_rows_alone(tm
 
 
 def test_the_commands_say_that_only_the_first_rows_were_read(corpus: Path, tmp_path: Path) -> None:
-    line = "limited to the first 40 rows of the corpus (--limit)"
+    line = "limited to the first 40 rows of the corpus;"
     tagged = works("tag", "metadata", corpus, "--field", "skill", "--limit", 40, "--out", tmp_path / "T")
     sharded = works("shard", corpus, "--tags", tmp_path / "T", "--out", tmp_path / "S")
     assert line in tagged and line in sharded and line in works("inspect", tmp_path / "S")

@@ -41,6 +41,7 @@ PUBLIC_NAMES = [
     "learn_graph",
     "losses_per_skill",
     "needed",
+    "open_recorded",
     "policies",
     "regroup_tags",
     "tag_corpus",
