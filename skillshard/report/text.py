@@ -330,10 +330,9 @@ def _terms(cluster: Cluster | Cluster1) -> str:
 def show_saved_clusters(model: SavedClusters) -> None:
     """Print saved clusters: terms, size and nearest samples of each cluster."""
     manifest = model.manifest
-    total = sum(cluster.num_samples for cluster in manifest.clusters)
-    for cluster in sorted(
-        manifest.clusters, key=lambda cluster: cluster.name
-    ):  # the order of the table above the clusters
+    clusters: Sequence[Cluster | Cluster1] = manifest.clusters
+    total = sum(cluster.num_samples for cluster in clusters)
+    for cluster in sorted(clusters, key=lambda cluster: cluster.name):  # the order of the table above the clusters
         samples = f"{cluster.num_samples:,} samples ({share(cluster.num_samples, total)})"
         print_line("")
         print_line(f"{cluster.name}: fitted on {samples}, mean distance to the centroid {cluster.mean_distance:.3f}")
