@@ -25,7 +25,7 @@ from skillshard.report.facts import Facts
 from skillshard.shards.manifest import Manifest, Manifest1, Manifest2, SampleMember
 from skillshard.shards.tokens import TokensManifest
 from skillshard.taggers.clusters.saved import ModelManifest, ModelManifest1
-from skillshard.tags import TagsManifest
+from skillshard.tags import TagsManifest, TagsManifest1
 
 _MODELS: dict[str, Any] = {
     "clusters-1": ModelManifest1,
@@ -49,7 +49,8 @@ _MODELS: dict[str, Any] = {
     "run-2": RunRecord,
     "runs-1": RunsFile,
     "sample-1": SampleMember,
-    "tags-1": TagsManifest,
+    "tags-1": TagsManifest1,
+    "tags-2": TagsManifest,
     "tokens-1": TokensManifest,
     "weights-1": WeightsFile,
 }

@@ -35,6 +35,7 @@ from skillshard.canonical import digest_of, from_json
 from skillshard.errors import StorageError, first_line, is_of_a_client
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 TRIES = 6
 """Number of tries to read a remote file before an error."""
 BACK_OFF_S = 0.5
@@ -449,8 +450,7 @@ def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str])
 def link_or_copy_all(names: Sequence[tuple[str, str]]) -> None:
     """Call `link_or_copy` for pairs of a file and its second name. Requests to a store run at the same time."""
     if names and places.is_remote(names[0][1]):
-        with ThreadPoolExecutor(MAX_REQUESTS) as threads:
-            list(threads.map(lambda pair: link_or_copy(*pair), names))
+        at_once(lambda pair: link_or_copy(*pair), names)
         return
     for source, target in names:
         link_or_copy(source, target)
@@ -466,6 +466,18 @@ def bring_all(names: Sequence[tuple[str, str]]) -> None:
             link_or_copy(source, target)
         else:
             write_bytes(target, read_bytes(source))
+
+
+def at_once(function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    """Call a function that waits for a disk or a store, for several items at the same time, and return the results in order.
+
+    Raises:
+        Any exception of the function: the exception of the first item that has one.
+    """
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(MAX_REQUESTS) as threads:
+        return list(threads.map(function, items))
 
 
 def remove(place: str | os.PathLike[str]) -> None:

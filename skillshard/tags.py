@@ -2,7 +2,7 @@
 
     T/parts/000000.parquet    id, skill, score, reason: one row per row of the partition, in the same order
     T/rejected/000000.jsonl   the rows that were set aside, with file, line, reason and the raw line
-    T/tags.json               written last: inputs and arguments, counts, digests (schemas/tags-1.json)
+    T/tags.json               written last: inputs and arguments, counts, digests (schemas/tags-2.json)
 
 A row that was set aside has a `reason` and no skill. Tags and corpus can therefore be read side by side without a join, and every row of
 the corpus is accounted for.
@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from skillshard import artefact, places, storage
-from skillshard.corpus import RESTS, Corpus, FileLayout, Partition
+from skillshard import artefact, canonical, places, storage
+from skillshard.corpus import RESTS, Corpus, FileLayout, Packing, Partition
 from skillshard.errors import TagsError
 from skillshard.printable import counted
 from skillshard.progress import advance
@@ -41,18 +41,43 @@ class TagRow(NamedTuple):
     reason: str | None
 
 
+class TagsStretch(BaseModel):
+    """A stretch of a corpus file, with the digest of its rows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str = Field(description="name of the corpus file")
+    start: int = Field(ge=0, description="first byte, row group or batch of the stretch")
+    stop: int = Field(ge=0, description="end of the stretch, exclusive")
+    num_rows: int = Field(
+        ge=0, description="rows of the stretch; the rest of a file that was set aside counts as one row"
+    )
+    rows_digest: str = Field(description="digest of the rows' content, by which a changed corpus is noticed")
+
+
 class TagsPart(BaseModel):
     """A partition of the corpus with its part of the tags."""
 
     model_config = ConfigDict(extra="forbid")
 
-    file: str = Field(description="name of the corpus file")
-    start: int = Field(ge=0, description="first byte, row group or batch of the partition")
-    stop: int = Field(ge=0, description="end of the partition, exclusive")
-    num_rows: int = Field(ge=0, description="rows of the part; the rest of a file that was set aside counts as one row")
+    stretches: list[TagsStretch] = Field(min_length=1, description="a stretch of a large file, or several small files")
     num_set_aside: int = Field(ge=0)
-    rows_digest: str = Field(description="digest of the rows' content, by which a changed corpus is noticed")
     part_digest: str = Field(description="digest of the Parquet file")
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of the part. The rest of a file that was set aside counts as one row."""
+        return sum(stretch.num_rows for stretch in self.stretches)
+
+    @property
+    def bounds(self) -> list[tuple[str, int, int]]:
+        """Name of the file, start and end of each stretch, as `Partition.bounds`."""
+        return [(stretch.file, stretch.start, stretch.stop) for stretch in self.stretches]
+
+    @property
+    def rows_digests(self) -> list[str]:
+        """Digest of the rows of each stretch."""
+        return [stretch.rows_digest for stretch in self.stretches]
 
 
 class TagsSkill(BaseModel):
@@ -79,16 +104,14 @@ class LeftOut(BaseModel):
     columns: dict[str, int] = Field({}, description="column -> rows whose value has no JSON form and is not in meta")
 
 
-class TagsManifest(BaseModel):
-    """The content of tags.json."""
+class _TagsManifest(BaseModel):
+    """The content of tags.json in all versions, without the parts."""
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal["skillshard/tags/1"] = Field("skillshard/tags/1", alias="schema")
     made_from: dict[str, Any] = Field(
         description="command, arguments and inputs (names and sizes), which determine the bytes"
     )
-    parts: list[TagsPart]
     skills: list[TagsSkill] = Field(description="in the order of their names")
     num_rows: int = Field(ge=0)
     num_tagged: int = Field(ge=0)
@@ -98,6 +121,42 @@ class TagsManifest(BaseModel):
         description="reason -> number of files that were set aside from some row on, or as a whole; num_rows does not count their rows",
     )
     left_out: LeftOut = LeftOut()
+
+
+class TagsManifest(_TagsManifest):
+    """The content of tags.json."""
+
+    schema_version: Literal["skillshard/tags/2"] = Field("skillshard/tags/2", alias="schema")
+    parts: list[TagsPart]
+
+    @property
+    def packing(self) -> Packing | None:
+        """Rule that packed small files into one partition. None: each file had its own partition."""
+        recorded = self.made_from["arguments"].get("packing")
+        return None if recorded is None else Packing(**recorded)
+
+
+class TagsPart1(TagsStretch):
+    """A partition of the corpus with its part of the tags, in version 1. A partition was a stretch of one file."""
+
+    num_set_aside: int = Field(ge=0)
+    part_digest: str = Field(description="digest of the Parquet file")
+
+
+class TagsManifest1(_TagsManifest):
+    """The content of tags.json in version 1. Each file had its own partition."""
+
+    schema_version: Literal["skillshard/tags/1"] = Field("skillshard/tags/1", alias="schema")
+    parts: list[TagsPart1]
+
+    def in_present_version(self) -> TagsManifest:
+        """Return the same facts in the present version."""
+        kinds = set(TagsStretch.model_fields)
+        parts = [
+            {"stretches": [part.model_dump(include=kinds)], **part.model_dump(exclude=kinds)} for part in self.parts
+        ]
+        rest = self.model_dump(exclude={"schema_version", "parts"})
+        return TagsManifest(**rest, parts=parts)
 
 
 @dataclass(frozen=True)
@@ -122,15 +181,19 @@ class Tags:
             )
         if not places.is_remote(folder):
             storage.refuse_special(manifest_place)
+        data = storage.read_bytes(manifest_place)
+        content = canonical.from_json(data, places.public(manifest_place))
+        is_version_1 = isinstance(content, dict) and content.get("schema") == "skillshard/tags/1"
+        model: type[TagsManifest1] | type[TagsManifest] = TagsManifest1 if is_version_1 else TagsManifest
         manifest = artefact.parse_manifest(
-            storage.read_bytes(manifest_place),
-            TagsManifest,
+            data,
+            model,
             place=places.public(manifest_place),
-            schema="tags-1.json",
+            schema="tags-1.json" if is_version_1 else "tags-2.json",
             error=TagsError,
             anew=_ANEW,
         )
-        return cls(folder, manifest)
+        return cls(folder, manifest.in_present_version() if isinstance(manifest, TagsManifest1) else manifest)
 
     def __repr__(self) -> str:
         """Return one line with the place and the numbers of skills, samples and parts."""
@@ -167,9 +230,10 @@ class Tags:
             TagsError: The corpus has another number of partitions.
         """
         partitions = corpus.partitions_again(
-            [part.num_rows for part in self.manifest.parts],
+            [[stretch.num_rows for stretch in part.stretches] for part in self.manifest.parts],
             self.limit,
             partition_bytes=self.manifest.made_from["arguments"]["partition_bytes"],
+            packing=self.manifest.packing,
         )
         if len(partitions) != len(self.manifest.parts):
             raise TagsError(

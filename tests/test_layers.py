@@ -25,6 +25,7 @@ LAYERS = [
     {"bars"},
     {"execution"},
     {"artefact"},
+    {"stages"},
     {"corpus", "synthetic"},
     {"loss"},
     {"tags"},

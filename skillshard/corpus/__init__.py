@@ -14,14 +14,16 @@ from skillshard.corpus.corpus_list import CorpusList, given_places, is_corpus_fi
 from skillshard.corpus.files import Corpus
 from skillshard.corpus.formats import CorpusFile, FileLayout, Format, format_of
 from skillshard.corpus.mapping import ANSWER_SPANS, DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
-from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition
+from skillshard.corpus.partitions import DEFAULT_PACKING, DEFAULT_PARTITION_BYTES, Packing, Partition
 from skillshard.corpus.paths import MISSING
-from skillshard.corpus.reader import PartitionReader, line_numbers, read_partition
+from skillshard.corpus.reader import PartitionReader, read_partition, row_places
 from skillshard.corpus.sample import RESTS, PassedOver, Reason, Rejection, Sample, category_of, lookup, unit_of
+from skillshard.corpus.stretches import Stretch
 
 __all__ = [
     "ANSWER_SPANS",
     "DEFAULT_MAX_SAMPLE_BYTES",
+    "DEFAULT_PACKING",
     "DEFAULT_PARTITION_BYTES",
     "MISSING",
     "RESTS",
@@ -32,18 +34,20 @@ __all__ = [
     "FieldMapping",
     "FileLayout",
     "Format",
+    "Packing",
     "Partition",
     "PartitionReader",
     "PassedOver",
     "Reason",
     "Rejection",
     "Sample",
+    "Stretch",
     "category_of",
     "format_of",
     "given_places",
     "is_corpus_file",
-    "line_numbers",
     "lookup",
     "read_partition",
+    "row_places",
     "unit_of",
 ]

@@ -1,9 +1,9 @@
 """Open the bytes of a text file of a corpus, and check that the content fits the name."""
 
 from skillshard.corpus.formats import Compression
-from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import Reason, Rejection
 from skillshard.corpus.sources import PlainSource, Source, TranscodedSource, decompressed
+from skillshard.corpus.stretches import Stretch
 
 BOM = b"\xef\xbb\xbf"
 """Byte order mark of UTF-8, which Windows programs write."""
@@ -28,37 +28,37 @@ _BINARY_MAGIC: dict[bytes, str] = {
 }
 
 
-def open_text(partition: Partition, *, expected: str) -> Source | Rejection:
-    """Open the decompressed bytes of a partition, in UTF-8.
+def open_text(stretch: Stretch, *, expected: str) -> Source | Rejection:
+    """Open the decompressed bytes of a stretch, in UTF-8.
 
     Args:
-        partition: Partition of a text format.
+        stretch: Stretch of a text format.
         expected: Content of the format, for the message, such as "lines of JSON".
 
     Returns:
-        The bytes from the start of the partition (the byte before it, if there is one), or a rejection of the file if the content
+        The bytes from the start of the stretch (the byte before it, if there is one), or a rejection of the file if the content
         does not fit the name.
     """
-    place, compression, layout = partition.place, partition.compression, partition.layout
+    place, compression, layout = stretch.place, stretch.compression, stretch.layout
     # RFC 8259 asks for UTF-8 in JSON. Common Crawl writes the texts of all pages in UTF-8.
-    is_utf8 = partition.format in ("jsonl", "wet") or layout.is_utf8
+    is_utf8 = stretch.format in ("jsonl", "wet") or layout.is_utf8
     plain = PlainSource(place, 0)
     head = plain.read(_HEAD_BYTES)
     if compression is not None:
         if not head:
-            return cut_off(partition.name, 1, "the file is empty, 0 bytes")
+            return cut_off(stretch.name, 1, "the file is empty, 0 bytes")
         magics = _COMPRESSED_MAGIC[compression]
         # A file cut off within its mark is truncated, not of another format.
         if not head.startswith(magics) and not any(magic.startswith(head) for magic in magics):
-            return not_as_named(partition.name, f"expected {compression} data, got {head[:4]!r}")
+            return not_as_named(stretch.name, f"expected {compression} data, got {head[:4]!r}")
         head = decompressed(place, compression).read(_HEAD_BYTES)
     if is_utf8:
         binary = next((kind for magic, kind in _BINARY_MAGIC.items() if head.startswith(magic)), None)
         if binary is not None or b"\0" in head:
-            hint = "; give `encoding='utf-16'`" if binary == "UTF-16" and partition.format != "jsonl" else ""
-            return not_as_named(partition.name, f"expected {expected}, got {binary or 'binary'} data{hint}")
+            hint = "; give `encoding='utf-16'`" if binary == "UTF-16" and stretch.format != "jsonl" else ""
+            return not_as_named(stretch.name, f"expected {expected}, got {binary or 'binary'} data{hint}")
     if compression is None:
-        plain.seek(max(partition.start - 1, 0))  # the same file, because a store answers each opening by a request
+        plain.seek(max(stretch.start - 1, 0))  # the same file, because a store answers each opening by a request
     source = plain if compression is None else decompressed(place, compression)
     return source if is_utf8 else TranscodedSource(source, layout.encoding)
 
@@ -75,22 +75,22 @@ class Refused(Exception):
         self.rejection = rejection
 
 
-def opened_text(partition: Partition, *, expected: str) -> Source:
-    """Open the bytes of a partition as `open_text`.
+def opened_text(stretch: Stretch, *, expected: str) -> Source:
+    """Open the bytes of a stretch as `open_text`.
 
     Raises:
         Refused: The content does not fit the name.
     """
-    source = open_text(partition, expected=expected)
+    source = open_text(stretch, expected=expected)
     if isinstance(source, Rejection):
         raise Refused(source)
     return source
 
 
-def end_of(partition: Partition) -> int | None:
-    """Return the end of a partition in the bytes of `open_text`. None stands for the end of the file, in other units than the file's."""
-    is_plain = partition.compression is None and (partition.format == "jsonl" or partition.layout.is_utf8)
-    return partition.stop if is_plain else None
+def end_of(stretch: Stretch) -> int | None:
+    """Return the end of a stretch in the bytes of `open_text`. None stands for the end of the file, in other units than the file's."""
+    is_plain = stretch.compression is None and (stretch.format == "jsonl" or stretch.layout.is_utf8)
+    return stretch.stop if is_plain else None
 
 
 def not_as_named(name: str, detail: str) -> Rejection:

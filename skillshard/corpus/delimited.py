@@ -1,7 +1,7 @@
 """Read CSV and TSV: a record is a sample, and the columns are the fields. Every value is a string.
 
 The reader is the standard library's csv module in its strict mode. The header is the first record, or `FileLayout.header`. The rows of
-a file are one partition, because a line break inside quotes is part of a field. Memory is bounded by the largest record.
+a file are one stretch, because a line break inside quotes is part of a field. Memory is bounded by the largest record.
 """
 
 import csv
@@ -12,9 +12,9 @@ import xxhash
 
 from skillshard.corpus.contents import Refused, cut_off, opened_text
 from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import BadRecord, PassedOver, Reason, Rejection, Sample, check_size
 from skillshard.corpus.sources import Source
+from skillshard.corpus.stretches import Stretch
 from skillshard.errors import name_some
 from skillshard.printable import counted
 
@@ -85,7 +85,7 @@ class _Lines:
 
 
 def read_delimited(
-    partition: Partition,
+    stretch: Stretch,
     *,
     fields: RowFields,
     max_sample_bytes: int,
@@ -95,15 +95,15 @@ def read_delimited(
     """Yield the records of a CSV or TSV file. The line of a rejection is the line at which the record begins.
 
     Args:
-        partition: Partition to read, a whole file.
+        stretch: Stretch to read, a whole file.
         fields: Field mapping of the rows.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the lines of the records, and of the header.
         passed_over: Not used, because every value is a string.
     """
-    name, header, row = partition.name, partition.layout.header, 0
+    name, header, row = stretch.name, stretch.layout.header, 0
     try:
-        for line, data, values in _records(partition, max_sample_bytes):
+        for line, data, values in _records(stretch, max_sample_bytes):
             hasher.update(data)
             if header is None:
                 header = _checked_header(values)
@@ -123,33 +123,33 @@ def read_delimited(
         yield cut_off(name, error.line, str(error), error.reason)
 
 
-def lines_of_records(partition: Partition, *, max_sample_bytes: int) -> Iterator[int]:
+def lines_of_records(stretch: Stretch, *, max_sample_bytes: int) -> Iterator[int]:
     """Yield the line at which each record of a CSV or TSV file begins, without the header."""
-    has_header = partition.layout.header is None
+    has_header = stretch.layout.header is None
     try:
-        for number, (line, _, _) in enumerate(_records(partition, max_sample_bytes)):
+        for number, (line, _, _) in enumerate(_records(stretch, max_sample_bytes)):
             if number or not has_header:
                 yield line
     except (Refused, _Cut):
         return
 
 
-def _records(partition: Partition, max_sample_bytes: int) -> Iterator[tuple[int, bytes, list[str] | BadRecord]]:
+def _records(stretch: Stretch, max_sample_bytes: int) -> Iterator[tuple[int, bytes, list[str] | BadRecord]]:
     """Yield the first line, the bytes and the fields of each record, the header included. A broken record has its fault as fields.
 
     Raises:
         Refused: The content does not fit the name.
         _Cut: The rest of the file cannot be read.
     """
-    layout = partition.layout
-    source = opened_text(partition, expected="lines of text")
+    layout = stretch.layout
+    source = opened_text(stretch, expected="lines of text")
     limit = 4 * max_sample_bytes + _BLOCK_BYTES
     # The limit of the csv module is one number for the whole process, so the number is only raised.
     csv.field_size_limit(max(limit, csv.field_size_limit()))
     lines = _Lines(source, limit)
     reader = csv.reader(
         lines,
-        delimiter=layout.delimiter or ("\t" if partition.format == "tsv" else ","),
+        delimiter=layout.delimiter or ("\t" if stretch.format == "tsv" else ","),
         quotechar=layout.quote or None,
         quoting=csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE,
         strict=True,

@@ -22,7 +22,6 @@ from skillshard.corpus.contents import BOM, Refused, cut_off, open_text, opened_
 from skillshard.corpus.formats import base_suffix
 from skillshard.corpus.lines import rejection
 from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import (
     BadRecord,
     PassedOver,
@@ -34,6 +33,7 @@ from skillshard.corpus.sample import (
     parse_json,
 )
 from skillshard.corpus.sources import Source
+from skillshard.corpus.stretches import Stretch
 from skillshard.errors import name_some
 
 _BLOCK_BYTES = 1 << 20
@@ -57,13 +57,13 @@ class _NoRows(Exception):
     """Error for a document without an array at the path of the rows."""
 
 
-def holds_documents(partition: Partition) -> bool:
+def holds_documents(stretch: Stretch) -> bool:
     """Return whether a JSON file holds documents, and not a row on each line. The content of a file ".json" decides."""
-    if partition.layout.rows is not None:
+    if stretch.layout.rows is not None:
         return True
-    if base_suffix(partition.name) != ".json":
+    if base_suffix(stretch.name) != ".json":
         return False
-    source = open_text(partition.whole(), expected="JSON")
+    source = open_text(stretch.whole(), expected="JSON")
     if isinstance(source, Rejection):
         return False
     text = source.read(_BLOCK_BYTES).removeprefix(BOM).decode(errors="surrogateescape").lstrip(_SPACE)
@@ -80,7 +80,7 @@ def holds_documents(partition: Partition) -> bool:
 
 
 def read_documents(
-    partition: Partition,
+    stretch: Stretch,
     *,
     fields: RowFields,
     max_sample_bytes: int,
@@ -93,18 +93,18 @@ def read_documents(
     may stand on a line.
 
     Args:
-        partition: Partition to read. The first partition of a file reads the whole file, and the others have no rows.
+        stretch: Stretch to read. The first stretch of a file reads the whole file, and the others have no rows.
         fields: Field mapping of the rows.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the bytes of the rows and of the fields beside the rows.
         passed_over: Not used, because every value of a document is a row or a field.
     """
-    if partition.start > 0:
+    if stretch.start > 0:
         return
-    name, row = partition.name, 0
+    name, row = stretch.name, 0
     window: _Window | None = None
     try:
-        for window, beside, data in _rows(partition, 16 * max_sample_bytes + _BLOCK_BYTES):
+        for window, beside, data in _rows(stretch, 16 * max_sample_bytes + _BLOCK_BYTES):
             row += 1
             hasher.update(b"%d:" % len(data) + data)
             try:
@@ -116,7 +116,7 @@ def read_documents(
                 check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
             except (orjson.JSONDecodeError, BadRecord) as error:
                 bad = rejection(error, data, name=name, number=window.line)
-                hint = _hint(data) if bad.reason == "missing-field" and partition.layout.rows is None else ""
+                hint = _hint(data) if bad.reason == "missing-field" and stretch.layout.rows is None else ""
                 yield Rejection(name, bad.line, bad.reason, f"in row {row:,}, {bad.detail}{hint}", bad.id, bad.raw)
             else:
                 yield sample
@@ -138,25 +138,25 @@ def _hint(data: bytes) -> str:
     return f"; the field {longest!r} is an array of objects, and `rows={longest!r}` makes each object a row"
 
 
-def lines_of_rows(partition: Partition, *, max_sample_bytes: int) -> Iterator[int]:
+def lines_of_rows(stretch: Stretch, *, max_sample_bytes: int) -> Iterator[int]:
     """Yield the line at which each row of a file of documents begins."""
     try:
-        for window, _, _ in _rows(partition, 16 * max_sample_bytes + _BLOCK_BYTES):
+        for window, _, _ in _rows(stretch, 16 * max_sample_bytes + _BLOCK_BYTES):
             yield window.line
     except (Refused, _Cut, _NoRows):
         return
 
 
-def _rows(partition: Partition, limit: int) -> Iterator[tuple["_Window", dict[str, Any], bytes]]:
+def _rows(stretch: Stretch, limit: int) -> Iterator[tuple["_Window", dict[str, Any], bytes]]:
     """Yield the rows of a file: the window behind the row, the fields beside the rows, and the bytes of the row."""
-    window, path = _Window(opened_text(partition, expected="JSON"), limit), partition.layout.rows
+    window, path = _Window(opened_text(stretch, expected="JSON"), limit), stretch.layout.rows
     if path is None:
         while window.next_character():
             for data in _elements_or_object(window):
                 yield window, {}, data
         return
     # Fields that stand after the rows belong to each row too. So a second window runs ahead by a document, and collects the fields.
-    collector = _Window(opened_text(partition, expected="JSON"), limit)
+    collector = _Window(opened_text(stretch, expected="JSON"), limit)
     while collector.next_character():
         beside: dict[str, Any] = {}
         for _ in _in_object(collector, path, beside):

@@ -21,10 +21,11 @@ from skillshard import storage
 from skillshard.corpus.files import Corpus
 from skillshard.corpus.formats import Compression, CorpusFile, suffix_of
 from skillshard.corpus.mapping import CorpusReading
-from skillshard.corpus.partitions import cut, storage_damage
+from skillshard.corpus.partitions import Partition
 from skillshard.corpus.peek import FILE_BYTES, FILE_ROWS, chosen_files
 from skillshard.corpus.reader import count_rows, has_lines, read_partition
 from skillshard.corpus.sample import Rejection, Sample
+from skillshard.corpus.stretches import storage_damage, stretches_of
 
 _HEAD_BYTES = 1 << 20
 _EXACT_FILES = 64
@@ -114,22 +115,22 @@ def _expected_rows(
 
 
 def _look(file: CorpusFile, reading: CorpusReading) -> _Look:
-    partition = next(cut([file], FILE_BYTES))
+    stretch = stretches_of(file, FILE_BYTES)[0]
     rows: list[Sample | Rejection] = []
     num_bytes, started_s = 0, time.perf_counter()
-    for row in islice(read_partition(partition, reading), FILE_ROWS):
+    for row in islice(read_partition(Partition(0, (stretch,)), reading), FILE_ROWS):
         rows.append(row)
         num_bytes += _bytes_of(row)
         if num_bytes > FILE_BYTES:
             break
     seconds = time.perf_counter() - started_s
     is_whole = len(rows) < FILE_ROWS and num_bytes <= FILE_BYTES
-    is_cut_by_bytes = has_lines(partition) and file.compression is None
-    of_file = (partition.stop - partition.start) / max(1, file.num_bytes) if is_cut_by_bytes else 1.0
+    is_cut_by_bytes = has_lines(stretch) and file.compression is None
+    of_file = (stretch.stop - stretch.start) / max(1, file.num_bytes) if is_cut_by_bytes else 1.0
     if file.format == "parquet" and (num_rows := _rows_of_footer(file)):
         share = len(rows) / num_rows
     elif is_cut_by_bytes and (of_file < 1 or not is_whole):
-        share = of_file * len(rows) / max(1, count_rows(partition, reading, most=1 << 62))
+        share = of_file * len(rows) / max(1, count_rows(stretch, reading, most=1 << 62))
     elif is_whole and file.format != "arrow":
         share = 1.0
     else:

@@ -18,7 +18,7 @@ from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, co
 from skillshard.corpus.hub import hub_files, is_hub_address
 from skillshard.corpus.listing import list_directory, list_glob, shown_place, special_kind, without_query
 from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
-from skillshard.corpus.partitions import DEFAULT_PARTITION_BYTES, Partition, cut
+from skillshard.corpus.partitions import DEFAULT_PACKING, DEFAULT_PARTITION_BYTES, Packing, Partition, cut
 from skillshard.corpus.reader import count_rows, read_partition
 from skillshard.corpus.sample import Sample
 from skillshard.corpus.selection import describe_left_out, refuse_undecodable, select, special_sentence
@@ -97,8 +97,8 @@ class Corpus:
             return _of_corpus_file(listed)
         files: list[CorpusFile] = []
         left_out: Counter[str] = Counter()
-        for place in listed:
-            place_files, others = _files_at(_absolute(place), layout)
+        # A place of a store costs several requests.
+        for place_files, others in storage.at_once(lambda place: _files_at(_absolute(place), layout), listed):
             files += place_files
             left_out += others
         _refuse_doubles(files)
@@ -128,29 +128,36 @@ class Corpus:
         """Place -> modification time of each file, in nanoseconds."""
         return {file.place: file.mtime_ns for file in self.files}
 
-    def partitions(self, *, partition_bytes: int = DEFAULT_PARTITION_BYTES) -> list[Partition]:
-        """Cut the files into partitions of about `partition_bytes` bytes on disk, at least one partition for each file.
+    def partitions(
+        self, *, partition_bytes: int = DEFAULT_PARTITION_BYTES, packing: Packing | None = DEFAULT_PACKING
+    ) -> list[Partition]:
+        """Divide the files into partitions of about `partition_bytes` bytes on disk.
+
+        Args:
+            partition_bytes: Size of a partition.
+            packing: Rule that packs small files into one partition. None: each file has its own partition.
 
         Raises:
             CorpusError: `partition_bytes` is less than 1.
         """
-        return list(self._cut(partition_bytes))
+        return list(self._cut(partition_bytes, packing))
 
     def first_partitions(
         self,
         limit: int,
         *,
         partition_bytes: int = DEFAULT_PARTITION_BYTES,
+        packing: Packing | None = DEFAULT_PACKING,
         max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES,
     ) -> list[Partition]:
         """Return the partitions with the first `limit` rows of the corpus, in the order of the corpus.
 
-        The partition with the last of the rows is read up to this row (`Partition.num_rows`), also if the partition ends there. A corpus with
-        fewer rows gives all its partitions. The rows are counted by reading the corpus from its beginning, without further files.
+        The file with the last of the rows is read up to this row (`Stretch.num_rows`), also if the file ends there. A corpus with fewer rows
+        gives all its partitions. The rows are counted by reading the corpus from its beginning, without further files.
 
         Args:
             limit: Number of rows. Rejected rows count, and so does the unreadable rest of a file, as one row.
-            partition_bytes: As in `partitions`.
+            partition_bytes, packing: As in `partitions`.
             max_sample_bytes: Limit of the size of a sample, on which the count of very long lines depends.
 
         Raises:
@@ -160,35 +167,41 @@ class Corpus:
             raise CorpusError(f"`{limit=}`: give the number of rows to read, at least 1.")
         first: list[Partition] = []
         reading = self.reading(max_sample_bytes)
-        for partition in self._cut(partition_bytes):
-            num_rows = count_rows(partition, reading, most=limit)
-            if num_rows == limit:
-                return [*first, replace(partition, num_rows=limit)]
+        for partition in self._cut(partition_bytes, packing):
+            for number, stretch in enumerate(partition.stretches):
+                num_rows = count_rows(stretch, reading, most=limit)
+                if num_rows == limit:
+                    return [*first, partition.up_to(number, limit)]
+                limit -= num_rows
             first.append(partition)
-            limit -= num_rows
         return first
 
     def partitions_again(
-        self, num_rows: Sequence[int], limit: int | None, *, partition_bytes: int = DEFAULT_PARTITION_BYTES
+        self,
+        num_rows: Sequence[Sequence[int]],
+        limit: int | None,
+        *,
+        partition_bytes: int = DEFAULT_PARTITION_BYTES,
+        packing: Packing | None = DEFAULT_PACKING,
     ) -> list[Partition]:
         """Return the partitions that were read earlier, by the record of their rows.
 
         Args:
-            num_rows: Number of rows of each partition at the earlier reading.
+            num_rows: Number of rows of each stretch of each partition at the earlier reading.
             limit: Limit of the earlier reading, as in `first_partitions`. None: the whole corpus was read.
-            partition_bytes: As in `partitions`.
+            partition_bytes, packing: As in `partitions`.
         """
         if limit is None:
-            return self.partitions(partition_bytes=partition_bytes)
-        partitions = list(islice(self._cut(partition_bytes), len(num_rows)))
-        if partitions and sum(num_rows) == limit:
-            partitions[-1] = replace(partitions[-1], num_rows=num_rows[-1])
+            return self.partitions(partition_bytes=partition_bytes, packing=packing)
+        partitions = list(islice(self._cut(partition_bytes, packing), len(num_rows)))
+        if partitions and sum(map(sum, num_rows)) == limit:
+            partitions[-1] = partitions[-1].up_to(len(num_rows[-1]) - 1, num_rows[-1][-1])
         return partitions
 
-    def _cut(self, partition_bytes: int) -> Iterator[Partition]:
+    def _cut(self, partition_bytes: int, packing: Packing | None) -> Iterator[Partition]:
         if partition_bytes < 1:
             raise CorpusError(f"partition_bytes must be at least 1, got {partition_bytes}.")
-        return cut(self.files, partition_bytes)
+        return cut(self.files, partition_bytes, packing=packing)
 
     def reading(self, max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES) -> CorpusReading:
         """Return the way in which the rows become samples, with the fields "id" and "text" where no fields were given."""

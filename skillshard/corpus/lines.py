@@ -17,7 +17,6 @@ import xxhash
 from skillshard.canonical import explain
 from skillshard.corpus.contents import BOM, cut_off, end_of, open_text
 from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import (
     MAX_DEPTH,
     BadRecord,
@@ -34,6 +33,7 @@ from skillshard.corpus.sample import (
     parse_quickly,
 )
 from skillshard.corpus.sources import PlainSource, Source
+from skillshard.corpus.stretches import Stretch
 from skillshard.repeated_keys import repeated_keys
 
 # The records of a block are parsed together. Larger blocks leave the caches of a CPU, and reading costs a quarter more (docs/LOG.md).
@@ -131,42 +131,42 @@ def _whole_lines(chunks: Iterable[bytes], source: Source, *, offset: int, line_l
         yield Block(offset, b"" if is_long else b"".join(pending), num_pending if is_long else 0)
 
 
-def line_limit_of(partition: Partition, max_sample_bytes: int) -> int:
+def line_limit_of(stretch: Stretch, max_sample_bytes: int) -> int:
     """Return the length in bytes over which a line of JSON or text is passed over."""
     # JSON escapes take at most 6 bytes for a byte of text (\u0041). A longer line is too large, or mostly white space.
-    return (16 if partition.format == "jsonl" else 1) * max_sample_bytes + _LINE_SLACK
+    return (16 if stretch.format == "jsonl" else 1) * max_sample_bytes + _LINE_SLACK
 
 
 # ------------------------------------------------------------------------------------------------------------ samples
 
 
 def read_lines(
-    partition: Partition,
+    stretch: Stretch,
     *,
     fields: RowFields,
     max_sample_bytes: int,
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
 ) -> Iterator[Sample | Rejection]:
-    """Yield the rows of a JSONL partition.
+    """Yield the rows of a stretch of a JSONL file.
 
     Args:
-        partition: Partition to read.
+        stretch: Stretch to read.
         fields: Field mapping of the rows.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the bytes of the lines.
         passed_over: Not used, because JSONL has no members or columns to leave out.
     """
-    source = open_text(partition, expected="lines of JSON")
+    source = open_text(stretch, expected="lines of JSON")
     if isinstance(source, Rejection):
-        # A file has one rejection, however many partitions it is cut into.
-        if partition.start == 0:
+        # A file has one rejection, however many stretches it is cut into.
+        if stretch.start == 0:
             yield source
         return
-    name, unchecked_bytes, sample_of = partition.name, max_sample_bytes // 4, fields.sample
-    line_limit = line_limit_of(partition, max_sample_bytes)
-    counter, no_json = LineCounter(partition), orjson.JSONDecodeError
-    for block in blocks(source, start=partition.start, stop=end_of(partition), line_limit=line_limit):
+    name, unchecked_bytes, sample_of = stretch.name, max_sample_bytes // 4, fields.sample
+    line_limit = line_limit_of(stretch, max_sample_bytes)
+    counter, no_json = LineCounter(stretch), orjson.JSONDecodeError
+    for block in blocks(source, start=stretch.start, stop=end_of(stretch), line_limit=line_limit):
         hasher.update(block.data)
         if block.num_skipped:
             # The bytes are gone, so the digest takes the length instead.
@@ -233,26 +233,26 @@ def _parsed_line(line: bytes) -> Any:
 
 
 class LineCounter:
-    """Absolute line numbers. The lines before the partition are counted at the first request for a number."""
+    """Absolute line numbers. The lines before the stretch are counted at the first request for a number."""
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, stretch: Stretch) -> None:
         self.passed = 0
-        self._partition = partition
+        self._stretch = stretch
         self._before: int | None = None
 
     def line(self, number: int) -> int:
         if self._before is None:
-            self._before = _lines_before(self._partition)
+            self._before = _lines_before(self._stretch)
         return self._before + self.passed + number + 1
 
 
-def _lines_before(partition: Partition) -> int:
-    """Count the lines that start before the partition."""
-    if partition.start == 0:
+def _lines_before(stretch: Stretch) -> int:
+    """Count the lines that start before the stretch."""
+    if stretch.start == 0:
         return 0
-    # The byte at `start - 1` does not count: a newline at this place begins the first line of the partition.
-    count, num_left = 0, partition.start - 1
-    source = PlainSource(partition.place, 0)
+    # The byte at `start - 1` does not count: a newline at this place begins the first line of the stretch.
+    count, num_left = 0, stretch.start - 1
+    source = PlainSource(stretch.place, 0)
     while num_left > 0:
         chunk = source.read(min(_BLOCK_BYTES, num_left))
         count += chunk.count(b"\n")
@@ -329,26 +329,26 @@ def _explanation(line: bytes) -> str:
     raise AssertionError(line)
 
 
-def rows_of_blocks(partition: Partition, *, max_sample_bytes: int) -> Iterator[int]:
+def rows_of_blocks(stretch: Stretch, *, max_sample_bytes: int) -> Iterator[int]:
     """Yield the number of rows of each block of lines, and 1 for a rejection of the file or of its rest. No line is parsed."""
-    source = open_text(partition, expected="lines of text")
+    source = open_text(stretch, expected="lines of text")
     if isinstance(source, Rejection):
-        yield 0 if partition.start else 1
+        yield 0 if stretch.start else 1
         return
-    line_limit = line_limit_of(partition, max_sample_bytes)
-    for block in blocks(source, start=partition.start, stop=end_of(partition), line_limit=line_limit):
+    line_limit = line_limit_of(stretch, max_sample_bytes)
+    for block in blocks(source, start=stretch.start, stop=end_of(stretch), line_limit=line_limit):
         yield 1 if block.num_skipped else sum(1 for line in block.data.split(b"\n") if line.strip())
     if source.damage is not None:
         yield 1
 
 
-def line_numbers(partition: Partition, rows: Collection[int], *, max_sample_bytes: int) -> dict[int, int]:
-    """Return the 1-based line of some rows of a JSONL partition. Row 0 is the first. The partition is read again."""
-    source = open_text(partition, expected="lines of JSON")
+def line_numbers(stretch: Stretch, rows: Collection[int], *, max_sample_bytes: int) -> dict[int, int]:
+    """Return the 1-based line of some rows of a stretch of a JSONL file. Row 0 is the first. The stretch is read again."""
+    source = open_text(stretch, expected="lines of JSON")
     assert not isinstance(source, Rejection)
-    line_limit = line_limit_of(partition, max_sample_bytes)
-    line, row, row_lines = _lines_before(partition), 0, {}
-    for block in blocks(source, start=partition.start, stop=end_of(partition), line_limit=line_limit):
+    line_limit = line_limit_of(stretch, max_sample_bytes)
+    line, row, row_lines = _lines_before(stretch), 0, {}
+    for block in blocks(source, start=stretch.start, stop=end_of(stretch), line_limit=line_limit):
         for data in block.data.removesuffix(b"\n").split(b"\n") if not block.num_skipped else (b"long",):
             line += 1
             if data.strip():

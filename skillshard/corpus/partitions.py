@@ -1,62 +1,83 @@
-"""Cut the files of a corpus into partitions.
+"""Divide the files of a corpus into partitions, the tasks of the commands.
 
-The cut is a pure function of the list of files, the sizes and, for Parquet and Arrow, the footers. So all machines cut a corpus in the
-same way. A partition consists of plain values, and can be sent to any machine as JSON or pickle.
+A large file is cut into stretches, and each stretch is a partition. Neighbouring small files are packed into one partition, because a task
+costs more than the reading of a small file. The division is a pure function of the list of files, the sizes and, for Parquet and Arrow,
+the footers. So all machines divide a corpus in the same way. A partition consists of plain values, and can be sent to any machine as JSON
+or pickle.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, get_args
+from functools import partial
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from skillshard import places, storage
-from skillshard.corpus.formats import DEFAULT_LAYOUT, Compression, CorpusFile, FileLayout, Format
+from skillshard import storage
+from skillshard.corpus.formats import CorpusFile
+from skillshard.corpus.stretches import Stretch, stretches_of
 from skillshard.errors import CorpusError
+from skillshard.printable import counted
 
 # 64 MiB are read in 0.3 CPU seconds, and a terabyte has 16,000 partitions.
 DEFAULT_PARTITION_BYTES = 64 << 20
 """Default size of a partition on disk, in bytes."""
-_ARROW_FILE_MAGIC = b"ARROW1"
+_FILES_AT_ONCE = 4096  # the waiting requests of more files would take much memory
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Rule that packs neighbouring small files into one partition. Tags record the rule, because the rule decides the partitions.
+
+    Attributes:
+        max_files: Largest number of files in a partition. A file of a store takes about 50 ms to open, so 1,024 files take less than a minute.
+        small_share: A file is small if its size is at most `partition_bytes` divided by this number. Larger files stay partitions of their
+            own, so that a few files of medium size still occupy several workers.
+        compression_ratio: Number of bytes that a byte of a compressed text counts. Text takes about a quarter of its size in .gz and .zst.
+    """
+
+    max_files: int = 1024
+    small_share: int = 8
+    compression_ratio: int = 4
+
+    def to_json(self) -> dict[str, int]:
+        """Return the numbers, for the record of an artefact."""
+        return asdict(self)
+
+
+DEFAULT_PACKING = Packing()
+"""Rule for new tags."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Stretch of a corpus file: one task, which is retried and resumed by itself.
+    """Part of a corpus: one task, which is retried and resumed by itself.
 
     Attributes:
         index: Position among the partitions of the corpus, from 0.
-        place: Absolute path or URI of the file.
-        name: Name of the file in the corpus, unique in the corpus.
-        format: Format of the file.
-        start: First unit of the stretch. Units are bytes for plain "jsonl", row groups for "parquet" and record batches for "arrow". A line
-            belongs to the partition of its first byte. Other formats are not cut: a partition is a whole file, in bytes.
-        stop: End of the stretch, exclusive.
-        file_bytes: Size of the whole file at the cut. Another size at the reading is an error.
-        compression: Compression of a text format, or None.
-        layout: Facts about the file that the name does not show.
-        num_rows: Number of rows that are read of the stretch, from its beginning. None: all rows.
+        stretches: A stretch of a large file, or several neighbouring small files, each whole.
     """
 
     index: int
-    place: str
-    name: str
-    format: Format
-    start: int
-    stop: int
-    file_bytes: int
-    compression: Compression | None = None
-    layout: FileLayout = DEFAULT_LAYOUT
-    num_rows: int | None = None
+    stretches: tuple[Stretch, ...]
 
-    def whole(self) -> "Partition":
-        """Return the partition of the whole file."""
-        return replace(self, start=0, stop=self.file_bytes)
+    @property
+    def name(self) -> str:
+        """Name of the file in the corpus, or the names of the first and of the last file, for messages."""
+        first, last = self.stretches[0].name, self.stretches[-1].name
+        return first if len(self.stretches) == 1 else f"{first} to {last}, {counted(len(self.stretches), 'file')}"
+
+    @property
+    def bounds(self) -> list[tuple[str, int, int]]:
+        """Name of the file, start and end of each stretch."""
+        return [(stretch.name, stretch.start, stretch.stop) for stretch in self.stretches]
+
+    def up_to(self, number: int, num_rows: int) -> "Partition":
+        """Return the partition without the stretches after `number`, of which `num_rows` rows are read."""
+        last = replace(self.stretches[number], num_rows=num_rows)
+        return replace(self, stretches=(*self.stretches[:number], last))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values, in their order."""
-        return asdict(self) | {"layout": self.layout.to_json()}
+        return {"index": self.index, "stretches": [stretch.to_json() for stretch in self.stretches]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Partition":
@@ -65,110 +86,60 @@ class Partition:
         Raises:
             CorpusError: The fields are not the fields of a partition.
 
-        >>> partition = Partition(0, "/data/a.jsonl", "a.jsonl", "jsonl", 0, 10, 10)
+        >>> partition = Partition(0, (Stretch("/data/a.jsonl", "a.jsonl", "jsonl", 0, 10, 10),))
         >>> Partition.from_json(partition.to_json()) == partition
         True
         """
-        if set(value) != set(cls.__dataclass_fields__) or value["format"] not in get_args(Format):
+        if set(value) != set(cls.__dataclass_fields__):
             raise CorpusError(
                 f"not a partition: expected the fields {', '.join(cls.__dataclass_fields__)}, got {value}. Give the values of to_json()."
             )
-        return cls(**{**value, "layout": FileLayout.from_json(value["layout"])})
+        return cls(value["index"], tuple(map(Stretch.from_json, value["stretches"])))
 
 
-def cut(files: Iterable[CorpusFile], partition_bytes: int) -> Iterator[Partition]:
-    """Yield the partitions of files, each with about `partition_bytes` bytes on disk."""
-    index = 0
-    for file in files:
-        form = "arrow-stream" if file.format == "arrow" and not _is_arrow_file(file) else file.format
-        for start, stop in _ranges(file, form, partition_bytes):
-            yield Partition(
-                index, file.place, file.name, form, start, stop, file.num_bytes, file.compression, file.layout
-            )
-            index += 1
+def cut(
+    files: Sequence[CorpusFile], partition_bytes: int, *, packing: Packing | None = DEFAULT_PACKING
+) -> Iterator[Partition]:
+    """Yield the partitions of files, each with about `partition_bytes` bytes on disk.
 
-
-def _ranges(file: CorpusFile, form: Format, partition_bytes: int) -> list[tuple[int, int]]:
-    if _has_lines(file) and file.compression is None:
-        return _even(file.num_bytes, file.num_bytes, partition_bytes)
-    if form == "parquet":
-        return _packed(_row_group_bytes(file), partition_bytes)
-    if form == "arrow":
-        return _even(_num_batches(file), file.num_bytes, partition_bytes)
-    return [(0, file.num_bytes)]
-
-
-def _has_lines(file: CorpusFile) -> bool:
-    """Return whether each line of a file is a row, so that the file can be cut at any byte.
-
-    A file ".json" may hold one document instead. The content shows the difference, and the first partition then reads the whole file.
+    Args:
+        files: Files in the order of the corpus.
+        partition_bytes: Size of a partition on disk, in bytes.
+        packing: Rule for small files. None: each file has its own partition.
     """
-    if file.format == "jsonl":
-        return file.layout.rows is None
-    return file.format == "text" and file.layout.text_files == "lines" and file.layout.is_utf8
+    groups: Iterator[tuple[Stretch, ...]]
+    if packing is None:
+        groups = ((stretch,) for _, stretches in _cut_all(files, partition_bytes) for stretch in stretches)
+    else:
+        groups = _packed(files, partition_bytes, packing)
+    return (Partition(index, stretches) for index, stretches in enumerate(groups))
 
 
-def _even(num_parts: int, num_bytes: int, partition_bytes: int) -> list[tuple[int, int]]:
-    """Cut [0, num_parts) with `num_bytes` bytes into near-equal ranges of about `partition_bytes` bytes.
-
-    >>> _even(10, 1000, 300)
-    [(0, 2), (2, 5), (5, 7), (7, 10)]
-    """
-    pieces = max(1, min(num_parts, -(-num_bytes // partition_bytes)))
-    return [(num_parts * i // pieces, num_parts * (i + 1) // pieces) for i in range(pieces)]
-
-
-def _packed(sizes: list[int], partition_bytes: int) -> list[tuple[int, int]]:
-    """Group neighbours up to `partition_bytes`. A larger part is a group by itself.
-
-    >>> _packed([4, 4, 4, 20, 1], 8)
-    [(0, 2), (2, 3), (3, 4), (4, 5)]
-    """
-    ranges, start, num_bytes = [], 0, 0
-    for index, size in enumerate(sizes):
-        if index > start and num_bytes + size > partition_bytes:
-            ranges.append((start, index))
-            start, num_bytes = index, 0
-        num_bytes += size
-    return [*ranges, (start, len(sizes))]
+def _packed(files: Sequence[CorpusFile], partition_bytes: int, packing: Packing) -> Iterator[tuple[Stretch, ...]]:
+    """Yield the stretches of each partition."""
+    waiting: list[Stretch] = []
+    num_waiting_bytes = 0
+    for file, stretches in _cut_all(files, partition_bytes):
+        num_bytes = file.num_bytes * (packing.compression_ratio if file.compression else 1)
+        is_small = len(stretches) == 1 and num_bytes * packing.small_share <= partition_bytes
+        is_full = num_waiting_bytes + num_bytes > partition_bytes or len(waiting) == packing.max_files
+        if waiting and (is_full or not is_small):
+            yield tuple(waiting)
+            waiting, num_waiting_bytes = [], 0
+        if is_small:
+            waiting += stretches
+            num_waiting_bytes += num_bytes
+        else:
+            yield from ((stretch,) for stretch in stretches)
+    if waiting:
+        yield tuple(waiting)
 
 
-def _is_arrow_file(file: CorpusFile) -> bool:
-    with storage.open_stream(file.place) as stream:
-        return bool(stream.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC)
-
-
-def _row_group_bytes(file: CorpusFile) -> list[int]:
-    """Estimate the bytes on disk of each row group. A broken footer gives an empty list, and the reading then reports the damage.
-
-    The estimate scales the totals of the row groups to the size of the file. The columns would give exact sizes, but a request for the
-    columns of a damaged footer crashes pyarrow 26.
-    """
-    if file.num_bytes == 0:
-        return []
-    try:
-        with storage.open_random(file.place) as source:
-            footer = pq.read_metadata(source)
-    except storage_damage(file.place):
-        return []
-    sizes = [footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)]
-    return [size * file.num_bytes // max(1, sum(sizes)) for size in sizes]
-
-
-def _num_batches(file: CorpusFile) -> int:
-    try:
-        with storage.open_random(file.place) as source, pa.ipc.open_file(source) as reader:
-            return int(reader.num_record_batches)
-    except storage_damage(file.place):
-        return 0
-
-
-def storage_damage(place: str) -> tuple[type[Exception], ...]:
-    """Return the exceptions that pyarrow raises for a damaged file.
-
-    For a local file, OSError counts as damage. For a remote file, an OSError may come from the network. A retry cures the network, and
-    a rejection would hide the fault.
-    """
-    kinds = (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError, pa.ArrowIndexError, pa.ArrowNotImplementedError)
-    damage = (*kinds, UnicodeDecodeError)  # a column's name can be invalid UTF-8
-    return damage if places.is_remote(place) else (*damage, OSError)
+def _cut_all(files: Sequence[CorpusFile], partition_bytes: int) -> Iterator[tuple[CorpusFile, list[Stretch]]]:
+    """Yield each file with its stretches. The footers of many files are read at the same time."""
+    cut_one = partial(stretches_of, partition_bytes=partition_bytes)
+    for first in range(0, len(files), _FILES_AT_ONCE):
+        group = files[first : first + _FILES_AT_ONCE]
+        # Only a table is opened for its footer. Threads cost more than the division of a plain file.
+        has_tables = any(file.format in ("parquet", "arrow") for file in group)
+        yield from zip(group, storage.at_once(cut_one, group) if has_tables else map(cut_one, group), strict=True)

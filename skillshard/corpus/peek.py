@@ -21,9 +21,10 @@ from skillshard.corpus.files import Corpus
 from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, suffix_of
 from skillshard.corpus.guess import Guess, Row, array_of_rows, delimiter_of, fields_of, guess, options_of, shell_line
 from skillshard.corpus.mapping import CorpusReading
-from skillshard.corpus.partitions import Partition, cut
+from skillshard.corpus.partitions import Partition
 from skillshard.corpus.reader import read_partition
 from skillshard.corpus.sample import Rejection, Sample
+from skillshard.corpus.stretches import Stretch, stretches_of
 from skillshard.errors import CorpusError
 from skillshard.printable import printable
 
@@ -177,14 +178,14 @@ def chosen_files(files: Sequence[CorpusFile]) -> list[CorpusFile]:
     return [files[index] for index in sorted(indexes)]
 
 
-def _first_part(file: CorpusFile) -> Partition:
-    return next(cut([file], FILE_BYTES))
+def _first_part(file: CorpusFile) -> Stretch:
+    return stretches_of(file, FILE_BYTES)[0]
 
 
-def _first_rows(partition: Partition, reading: CorpusReading) -> Iterator[Sample | Rejection]:
+def _first_rows(stretch: Stretch, reading: CorpusReading) -> Iterator[Sample | Rejection]:
     """Yield the first rows of a file, up to `FILE_ROWS` rows or about `FILE_BYTES` bytes."""
     num_bytes = 0
-    for row in islice(read_partition(partition, reading), FILE_ROWS):
+    for row in islice(read_partition(Partition(0, (stretch,)), reading), FILE_ROWS):
         yield row
         if isinstance(row, Sample):
             num_bytes += len(row.text) + len(orjson.dumps(row.meta, default=repr))
@@ -197,13 +198,13 @@ def _look(corpus: Corpus) -> _Look:
     reading = CorpusReading(mappings, whole_rows=True)
     look = _Look([], [], set())
     for file in chosen_files(corpus.files):
-        partition = _first_part(file)
+        stretch = _first_part(file)
         look.read.append(file)
         num_rows = 0
-        for row in _first_rows(partition, reading):
+        for row in _first_rows(stretch, reading):
             num_rows += 1
             if isinstance(row, Sample):
-                look.rows.append(Row(file.name, partition.format, row.meta))
+                look.rows.append(Row(file.name, stretch.format, row.meta))
         if num_rows < FILE_ROWS:
             look.whole.add(file.name)
     return look

@@ -1,7 +1,8 @@
 """Read a partition of any format: every row gives a sample or a rejection, in the order of the file."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from itertools import islice
+import bisect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 from urllib.parse import unquote
 
 import orjson
@@ -16,6 +17,7 @@ from skillshard.corpus.lines import read_lines
 from skillshard.corpus.mapping import CorpusReading
 from skillshard.corpus.partitions import Partition
 from skillshard.corpus.sample import PassedOver, Rejection, Sample
+from skillshard.corpus.stretches import Stretch
 from skillshard.corpus.tables import read_table, rows_before
 from skillshard.corpus.tars import read_tar
 from skillshard.corpus.texts import read_text
@@ -44,6 +46,7 @@ class PartitionReader:
 
     Attributes:
         passed_over: Data that is left out in the rows read so far, by kind.
+        first_rows: Row of the partition with which each stretch begins, for the stretches whose reading has begun.
 
     Raises:
         CorpusError: The size of the file has changed since the corpus was opened.
@@ -57,7 +60,9 @@ class PartitionReader:
     ) -> None:
         self.partition = partition
         self.passed_over = PassedOver()
-        self._hasher = xxhash.xxh3_128()
+        self.first_rows: list[int] = []
+        self._num_rows = 0
+        self._digests: list[str] = []
         self._reading = reading
         self._begun = self._finished = False
 
@@ -67,33 +72,53 @@ class PartitionReader:
                 f"{self.partition.name}: a reader reads its partition only once. Make another PartitionReader."
             )
         self._begun = True
-        _refuse_changed(self.partition)
-        num_rows = self.partition.num_rows
-        rows = _reader_of(self.partition)(
-            self.partition,
-            fields=self._reading.rows_of(self.partition.name),
-            max_sample_bytes=self._reading.max_sample_bytes,
-            # The readers hash whole blocks, which may have more rows than are read.
-            hasher=self._hasher if num_rows is None else xxhash.xxh3_128(),
-            passed_over=self.passed_over,
-        )
-        if folder_fields := hive_fields(self.partition.name):
-            rows = _with_fields(rows, folder_fields)
-        yield from rows if num_rows is None else _hashed(islice(rows, num_rows), self._hasher)
+        for stretch in self.partition.stretches:
+            self.first_rows.append(self._num_rows)
+            hasher = xxhash.xxh3_128()
+            for row in self._rows(stretch, hasher):
+                self._num_rows += 1
+                yield row
+            self._digests.append(hasher.hexdigest())
         self._finished = True
 
-    def digest(self) -> str:
-        """Return the digest of all rows, rejected rows included: xxh3, 128 bits, in hexadecimal digits.
+    def _rows(self, stretch: Stretch, hasher: xxhash.xxh3_128) -> Iterator[Sample | Rejection]:
+        _refuse_changed(stretch)
+        rows = _reader_of(stretch)(
+            stretch,
+            fields=self._reading.rows_of(stretch.name),
+            max_sample_bytes=self._reading.max_sample_bytes,
+            # The readers hash whole blocks, which may have more rows than are read.
+            hasher=hasher if stretch.num_rows is None else xxhash.xxh3_128(),
+            passed_over=self.passed_over,
+        )
+        if folder_fields := hive_fields(stretch.name):
+            rows = _with_fields(rows, folder_fields)
+        return rows if stretch.num_rows is None else _hashed(islice(rows, stretch.num_rows), hasher)
 
-        Equal rows of the same format have equal digests. JSONL hashes the decompressed bytes of the lines. Other formats hash the
-        values of the rows. A partition that is read up to a certain row always hashes the values of the rows.
+    def num_rows(self) -> list[int]:
+        """Return the number of rows of each stretch, rejected rows included.
 
         Raises:
             CorpusError: Not all rows have been read.
         """
+        self._refuse_unread()
+        return [last - first for first, last in pairwise([*self.first_rows, self._num_rows])]
+
+    def digests(self) -> list[str]:
+        """Return the digest of the rows of each stretch, rejected rows included: xxh3, 128 bits, in hexadecimal digits.
+
+        Equal rows of the same format have equal digests. JSONL hashes the decompressed bytes of the lines. Other formats hash the
+        values of the rows. A stretch that is read up to a certain row always hashes the values of the rows.
+
+        Raises:
+            CorpusError: Not all rows have been read.
+        """
+        self._refuse_unread()
+        return self._digests
+
+    def _refuse_unread(self) -> None:
         if not self._finished:
             raise CorpusError(f"{self.partition.name}: the digest is known after the last row. Read all rows first.")
-        return self._hasher.hexdigest()
 
 
 def read_partition(partition: Partition, reading: CorpusReading = CorpusReading()) -> Iterator[Sample | Rejection]:
@@ -101,45 +126,71 @@ def read_partition(partition: Partition, reading: CorpusReading = CorpusReading(
     return iter(PartitionReader(partition, reading))
 
 
-def count_rows(partition: Partition, reading: CorpusReading, *, most: int) -> int:
-    """Return the number of items that `read_partition` gives, at most `most`. Lines are counted without parsing."""
-    if not has_lines(partition):
-        return sum(1 for _ in islice(read_partition(partition, reading), most))
-    _refuse_changed(partition)
+def count_rows(stretch: Stretch, reading: CorpusReading, *, most: int) -> int:
+    """Return the number of items that `read_partition` gives for a stretch, at most `most`. Lines are counted without parsing."""
+    if not has_lines(stretch):
+        return sum(1 for _ in islice(read_partition(Partition(0, (stretch,)), reading), most))
+    _refuse_changed(stretch)
     num_rows = 0
-    for num_block_rows in lines.rows_of_blocks(partition, max_sample_bytes=reading.max_sample_bytes):
+    for num_block_rows in lines.rows_of_blocks(stretch, max_sample_bytes=reading.max_sample_bytes):
         num_rows += num_block_rows
         if num_rows >= most:
             return most
     return num_rows
 
 
-def has_lines(partition: Partition) -> bool:
+def has_lines(stretch: Stretch) -> bool:
     """Return whether each line that is not blank is a row."""
-    if partition.format == "jsonl":
-        return not holds_documents(partition)
-    return partition.format == "text" and partition.layout.text_files == "lines"
+    if stretch.format == "jsonl":
+        return not holds_documents(stretch)
+    return stretch.format == "text" and stretch.layout.text_files == "lines"
 
 
-def line_numbers(partition: Partition, rows: Collection[int], *, max_sample_bytes: int) -> dict[int, int]:
-    """Return the place in the file of some rows of a partition: the 1-based line for JSONL, the 1-based row for other formats.
+def row_places(
+    partition: Partition, first_rows: Sequence[int], rows: Collection[int], *, max_sample_bytes: int
+) -> dict[int, tuple[str, int | None]]:
+    """Return the file and the place in the file of some rows of a partition: the 1-based line for JSONL, the 1-based row for other formats.
 
-    Row 0 is the first row of the partition. The file is read again, so the function is for errors and rejected rows.
+    The files are read again, so the function is for errors and rejected rows.
+
+    Args:
+        partition: Partition of a corpus.
+        first_rows: Row of the partition with which each stretch begins, as `PartitionReader.first_rows`.
+        rows: Rows of the partition. Row 0 is the first row.
+        max_sample_bytes: Limit of the size of a sample.
     """
-    if partition.format == "text" or (partition.format == "jsonl" and not holds_documents(partition)):
-        return lines.line_numbers(partition, rows, max_sample_bytes=max_sample_bytes)
-    if partition.format in ("jsonl", "csv", "tsv"):
-        lines_of = lines_of_rows if partition.format == "jsonl" else lines_of_records
-        numbers = enumerate(lines_of(partition, max_sample_bytes=max_sample_bytes))
+    row_of_file: dict[int, dict[int, int]] = {}
+    for row in rows:
+        # A stretch without rows has the same first row as the next stretch, so the last stretch with this first row is meant.
+        number = bisect.bisect_right(first_rows, row) - 1
+        row_of_file.setdefault(number, {})[row - first_rows[number]] = row
+    places: dict[int, tuple[str, int | None]] = {}
+    for number, rows_of_file in row_of_file.items():
+        stretch = partition.stretches[number]
+        numbers = line_numbers(stretch, rows_of_file, max_sample_bytes=max_sample_bytes)
+        places.update((row, (stretch.name, numbers.get(in_file))) for in_file, row in rows_of_file.items())
+    return places
+
+
+def line_numbers(stretch: Stretch, rows: Collection[int], *, max_sample_bytes: int) -> dict[int, int]:
+    """Return the place in the file of some rows of a stretch: the 1-based line for JSONL, the 1-based row for other formats.
+
+    Row 0 is the first row of the stretch. The file is read again.
+    """
+    if stretch.format == "text" or (stretch.format == "jsonl" and not holds_documents(stretch)):
+        return lines.line_numbers(stretch, rows, max_sample_bytes=max_sample_bytes)
+    if stretch.format in ("jsonl", "csv", "tsv"):
+        lines_of = lines_of_rows if stretch.format == "jsonl" else lines_of_records
+        numbers = enumerate(lines_of(stretch, max_sample_bytes=max_sample_bytes))
         return {row: line for row, line in numbers if row in rows}
-    before = rows_before(partition) if partition.format in ("parquet", "arrow", "arrow-stream") else 0
+    before = rows_before(stretch) if stretch.format in ("parquet", "arrow", "arrow-stream") else 0
     return {row: before + row + 1 for row in rows}
 
 
-def _reader_of(partition: Partition) -> Callable[..., Iterator[Sample | Rejection]]:
-    if partition.format == "jsonl":
-        return read_documents if holds_documents(partition) else read_lines
-    return _READERS[partition.format]
+def _reader_of(stretch: Stretch) -> Callable[..., Iterator[Sample | Rejection]]:
+    if stretch.format == "jsonl":
+        return read_documents if holds_documents(stretch) else read_lines
+    return _READERS[stretch.format]
 
 
 def hive_fields(name: str) -> dict[str, str | None]:
@@ -171,10 +222,10 @@ def _hashed(rows: Iterator[Sample | Rejection], hasher: xxhash.xxh3_128) -> Iter
         yield row
 
 
-def _refuse_changed(partition: Partition) -> None:
-    num_bytes = storage.stat(partition.place).num_bytes
-    if num_bytes != partition.file_bytes:
+def _refuse_changed(stretch: Stretch) -> None:
+    num_bytes = storage.stat(stretch.place).num_bytes
+    if num_bytes != stretch.file_bytes:
         raise CorpusError(
-            f"{partition.place} is {num_bytes:,} bytes, but was {partition.file_bytes:,} when the corpus was opened: "
+            f"{stretch.place} is {num_bytes:,} bytes, but was {stretch.file_bytes:,} when the corpus was opened: "
             "the file has changed since. Start again with the present corpus."
         )

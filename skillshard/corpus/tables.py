@@ -16,8 +16,8 @@ import xxhash
 
 from skillshard import storage
 from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.partitions import Partition, storage_damage
 from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size
+from skillshard.corpus.stretches import Stretch, storage_damage
 from skillshard.corpus.values import NoForm, json_values, label
 
 # Bounds the memory of a batch as Python values, which take several times the bytes of the columns.
@@ -60,27 +60,27 @@ class _Cut(Exception):
 
 
 def read_table(
-    partition: Partition,
+    stretch: Stretch,
     *,
     fields: RowFields,
     max_sample_bytes: int,
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
 ) -> Iterator[Sample | Rejection]:
-    """Yield the rows of a Parquet or Arrow partition.
+    """Yield the rows of a stretch of a Parquet or Arrow file.
 
     Args:
-        partition: Partition to read.
+        stretch: Stretch to read.
         fields: Field mapping of the rows.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with each row as JSON.
         passed_over: Counter of the values without a JSON form.
     """
-    name, num_left = partition.name, partition.num_rows
+    name, num_left = stretch.name, stretch.num_rows
     try:
-        row, batches = _opened(partition)
+        row, batches = _opened(stretch)
     except _Cut as error:
-        yield _unreadable(partition, error)
+        yield _unreadable(stretch, error)
         return
     try:
         for batch in batches:
@@ -110,7 +110,7 @@ def read_table(
                     hasher.update(orjson.dumps([sample.id, sample.text, sample.meta]))
                     yield sample
     except _Cut as error:
-        yield _rest(partition, row + 1, error)
+        yield _rest(stretch, row + 1, error)
 
 
 def _columns(batch: pa.RecordBatch, fields: RowFields, passed_over: PassedOver) -> tuple[list[str], list[list[Any]]]:
@@ -142,34 +142,34 @@ def _columns(batch: pa.RecordBatch, fields: RowFields, passed_over: PassedOver) 
     return names, columns
 
 
-def rows_before(partition: Partition) -> int:
-    """Return the number of rows of the file before the partition."""
-    return _opened(partition)[0]
+def rows_before(stretch: Stretch) -> int:
+    """Return the number of rows of the file before the stretch."""
+    return _opened(stretch)[0]
 
 
-def _opened(partition: Partition) -> tuple[int, Iterator[pa.RecordBatch]]:
-    """Return the number of rows before the partition, and the batches of the partition."""
-    if partition.file_bytes == 0:
+def _opened(stretch: Stretch) -> tuple[int, Iterator[pa.RecordBatch]]:
+    """Return the number of rows before the stretch, and the batches of the stretch."""
+    if stretch.file_bytes == 0:
         raise _Cut("the file is empty, 0 bytes")
-    source = storage.open_random(partition.place)
+    source = storage.open_random(stretch.place)
     try:
-        if partition.format == "parquet":
-            before, schema, batches = _open_parquet(source, partition)
-        elif partition.format == "arrow":
-            before, schema, batches = _open_arrow_file(source, partition)
+        if stretch.format == "parquet":
+            before, schema, batches = _open_parquet(source, stretch)
+        elif stretch.format == "arrow":
+            before, schema, batches = _open_arrow_file(source, stretch)
         else:
-            before, schema, batches = _open_arrow_stream(source, partition)
+            before, schema, batches = _open_arrow_stream(source, stretch)
         _ = schema.names  # raises if a name of a damaged file is not UTF-8
-    except storage_damage(partition.place) as error:
+    except storage_damage(stretch.place) as error:
         raise _cut_by(error) from error
-    return before, _cutting(batches, partition.place)
+    return before, _cutting(batches, stretch.place)
 
 
-def _open_parquet(source: pa.NativeFile, partition: Partition) -> tuple[int, pa.Schema, Iterator[pa.RecordBatch]]:
+def _open_parquet(source: pa.NativeFile, stretch: Stretch) -> tuple[int, pa.Schema, Iterator[pa.RecordBatch]]:
     # Spark's 96-bit times reach from year 1 to 9999, and nanoseconds would silently wrap outside 1677 to 2262.
     file = pq.ParquetFile(source, page_checksum_verification=True, coerce_int96_timestamp_unit="us")
-    groups = range(partition.start, partition.stop)
-    before = sum(file.metadata.row_group(i).num_rows for i in range(partition.start))
+    groups = range(stretch.start, stretch.stop)
+    before = sum(file.metadata.row_group(i).num_rows for i in range(stretch.start))
     num_rows = sum(file.metadata.row_group(i).num_rows for i in groups)
     num_bytes = sum(file.metadata.row_group(i).total_byte_size for i in groups)
     batch_rows = max(1, min(_BATCH_ROWS, num_rows * _BATCH_BYTES // max(num_bytes, 1)))
@@ -177,25 +177,25 @@ def _open_parquet(source: pa.NativeFile, partition: Partition) -> tuple[int, pa.
     return before, file.schema_arrow, batches
 
 
-def _open_arrow_file(source: pa.NativeFile, partition: Partition) -> tuple[int, pa.Schema, Iterator[pa.RecordBatch]]:
+def _open_arrow_file(source: pa.NativeFile, stretch: Stretch) -> tuple[int, pa.Schema, Iterator[pa.RecordBatch]]:
     reader = pa.ipc.open_file(source)
-    before = sum(reader.get_batch(i).num_rows for i in range(partition.start))
-    return before, reader.schema, (_sound(reader.get_batch(i)) for i in range(partition.start, partition.stop))
+    before = sum(reader.get_batch(i).num_rows for i in range(stretch.start))
+    return before, reader.schema, (_sound(reader.get_batch(i)) for i in range(stretch.start, stretch.stop))
 
 
-def _open_arrow_stream(source: pa.NativeFile, partition: Partition) -> tuple[int, pa.Schema, Iterator[pa.RecordBatch]]:
+def _open_arrow_stream(source: pa.NativeFile, stretch: Stretch) -> tuple[int, pa.Schema, Iterator[pa.RecordBatch]]:
     reader = pa.ipc.open_stream(source)
-    return 0, reader.schema, _stream_batches(reader, source, partition)
+    return 0, reader.schema, _stream_batches(reader, source, stretch)
 
 
-def _stream_batches(reader: Any, source: pa.NativeFile, partition: Partition) -> Iterator[pa.RecordBatch]:
+def _stream_batches(reader: Any, source: pa.NativeFile, stretch: Stretch) -> Iterator[pa.RecordBatch]:
     """Yield the batches of a stream, and check the mark at the end.
 
     pyarrow accepts a stream that is cut off between two batches, so the check is needed.
     """
     for batch in reader:
         yield _sound(batch)
-    source.seek(max(0, partition.file_bytes - len(_STREAM_END)))
+    source.seek(max(0, stretch.file_bytes - len(_STREAM_END)))
     if source.read() != _STREAM_END:
         raise _Cut("no end-of-stream mark")
 
@@ -272,22 +272,22 @@ def _cut_by(error: Exception) -> _Cut:
     return _Cut(message)
 
 
-def _unreadable(partition: Partition, error: _Cut) -> Rejection:
+def _unreadable(stretch: Stretch, error: _Cut) -> Rejection:
     """Return the rejection of a file without a readable row."""
-    magic, kind = _WRITTEN_BY.get(partition.format, (b"", "Arrow"))
-    with storage.open_stream(partition.place) as stream:
+    magic, kind = _WRITTEN_BY.get(stretch.format, (b"", "Arrow"))
+    with storage.open_stream(stretch.place) as stream:
         head = bytes(stream.read(4096))
     for other, detail in _OTHER_MAGIC.items():
         if head.startswith(other):
-            return Rejection(partition.name, None, "unsupported", detail)
+            return Rejection(stretch.name, None, "unsupported", detail)
     begins_well = head.startswith(magic) if magic else head.startswith(_STREAM_END[:4])
     if begins_well or not head:
-        return _rest(partition, 1, error)
+        return _rest(stretch, 1, error)
     detail = f"not what its name says (expected {kind} data, got {head[:4]!r})"
-    return Rejection(partition.name, None, "not-the-named-format", detail)
+    return Rejection(stretch.name, None, "not-the-named-format", detail)
 
 
-def _rest(partition: Partition, row: int, error: _Cut) -> Rejection:
+def _rest(stretch: Stretch, row: int, error: _Cut) -> Rejection:
     if error.reason == "unsupported":
-        return Rejection(partition.name, row, "unsupported", f"from here on the file is not read: {error}")
-    return Rejection(partition.name, row, "truncated", f"from here on the file is cut off or damaged ({error})")
+        return Rejection(stretch.name, row, "unsupported", f"from here on the file is not read: {error}")
+    return Rejection(stretch.name, row, "truncated", f"from here on the file is cut off or damaged ({error})")

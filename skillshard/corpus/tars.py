@@ -17,7 +17,6 @@ import xxhash
 
 from skillshard import storage
 from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.partitions import Partition
 from skillshard.corpus.paths import MISSING, follow, is_of_file
 from skillshard.corpus.sample import (
     BadRecord,
@@ -28,6 +27,7 @@ from skillshard.corpus.sample import (
     json_fault,
     parse_json,
 )
+from skillshard.corpus.stretches import Stretch
 from skillshard.errors import name_some
 from skillshard.printable import printable
 
@@ -88,7 +88,7 @@ class _Cut(Exception):
 
 
 def read_tar(
-    partition: Partition,
+    stretch: Stretch,
     *,
     fields: RowFields,
     max_sample_bytes: int,
@@ -98,16 +98,16 @@ def read_tar(
     """Yield the samples of a tar.
 
     Args:
-        partition: Partition to read, a whole tar.
+        stretch: Stretch to read, a whole tar.
         fields: Field mapping of the JSON members. A sample without the field of the id gets the key as its id. A text member is the value of
             the text's field.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the names and the content of the members of each sample.
         passed_over: Counter of the members that belong to no sample.
     """
-    name, row = partition.name, 0
+    name, row = stretch.name, 0
     try:
-        for group in _groups(partition, 16 * max_sample_bytes + _CHUNK_BYTES, passed_over):
+        for group in _groups(stretch, 16 * max_sample_bytes + _CHUNK_BYTES, passed_over):
             row += 1
             names = (group.key, *sorted(group.members))
             hasher.update(orjson.dumps([_id_of(name) or printable(name) for name in names]))
@@ -124,19 +124,19 @@ def read_tar(
             else:
                 yield sample
     except _Cut as error:
-        yield _cut_off(partition, row, str(error))
+        yield _cut_off(stretch, row, str(error))
 
 
-def _cut_off(partition: Partition, row: int, damage: str) -> Rejection:
-    if row == 0 and not _begins_as_tar(partition):
+def _cut_off(stretch: Stretch, row: int, damage: str) -> Rejection:
+    if row == 0 and not _begins_as_tar(stretch):
         detail = "not what its name says (expected a tar, found no tar header at its start)"
-        return Rejection(partition.name, None, "not-the-named-format", detail)
+        return Rejection(stretch.name, None, "not-the-named-format", detail)
     detail = f"from here on the file is cut off or damaged ({damage})"
-    return Rejection(partition.name, row + 1, "truncated", detail)
+    return Rejection(stretch.name, row + 1, "truncated", detail)
 
 
-def _begins_as_tar(partition: Partition) -> bool:
-    with storage.open_stream(partition.place) as stream:
+def _begins_as_tar(stretch: Stretch) -> bool:
+    with storage.open_stream(stretch.place) as stream:
         head = bytes(stream.read(_RECORD))
     # A file shorter than a header has no checksum. Its start must look like a path, zeros, and an octal number.
     if len(head) < _RECORD:
@@ -149,13 +149,13 @@ def _begins_as_tar(partition: Partition) -> bool:
     return True
 
 
-def _groups(partition: Partition, member_limit: int, passed_over: PassedOver) -> Iterator[_Group]:
+def _groups(stretch: Stretch, member_limit: int, passed_over: PassedOver) -> Iterator[_Group]:
     """Yield groups of neighbouring members with the same key. The next member, or the end of the tar, completes a group.
 
     A tar that is cut off has no end mark, so the last group of such a tar is not complete and is not yielded.
     """
     group: _Group | None = None
-    for member in _members(partition, member_limit, passed_over):
+    for member in _members(stretch, member_limit, passed_over):
         # A repeated extension begins another sample. Otherwise the second member would replace the first in silence.
         if group is not None and (member.key != group.key or member.ext in group.members):
             yield group
@@ -171,7 +171,7 @@ def _groups(partition: Partition, member_limit: int, passed_over: PassedOver) ->
             group.members[member.ext] = member.data
 
 
-def _members(partition: Partition, member_limit: int, passed_over: PassedOver) -> Iterator[_Member]:
+def _members(stretch: Stretch, member_limit: int, passed_over: PassedOver) -> Iterator[_Member]:
     """Yield the members of samples, and a member without key at the end of a whole tar.
 
     Members other than texts and JSON have empty content.
@@ -179,9 +179,9 @@ def _members(partition: Partition, member_limit: int, passed_over: PassedOver) -
     Raises:
         _Cut: The tar is damaged or cut off.
     """
-    if partition.file_bytes == 0:
+    if stretch.file_bytes == 0:
         raise _Cut("the file is empty, 0 bytes")
-    with storage.open_stream(partition.place) as stream:
+    with storage.open_stream(stretch.place) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
                 while (member := tar.next()) is not None:
@@ -199,8 +199,8 @@ def _members(partition: Partition, member_limit: int, passed_over: PassedOver) -
         except _DAMAGE as error:
             raise _Cut(str(error) or type(error).__name__) from error
     # tarfile does not say why it stops, so the block at the place of the stop is read again.
-    with storage.open_random(partition.place) as file:
-        file.seek(min(end, partition.file_bytes))
+    with storage.open_random(stretch.place) as file:
+        file.seek(min(end, stretch.file_bytes))
         _check_end_mark(bytes(file.read(_RECORD)), end)
         yield _Member(None)  # before the rest is checked: damage after the end mark does not refuse the last sample
         while chunk := bytes(file.read(_CHUNK_BYTES)):

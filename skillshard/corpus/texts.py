@@ -11,16 +11,16 @@ import xxhash
 from skillshard.corpus.contents import BOM, cut_off, end_of, not_as_named, open_text
 from skillshard.corpus.lines import LineCounter, blocks, line_limit_of
 from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.partitions import Partition
 from skillshard.corpus.paths import is_of_file
 from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size
 from skillshard.corpus.sources import Source
+from skillshard.corpus.stretches import Stretch
 
 _BLOCK_BYTES = 1 << 20
 
 
 def read_text(
-    partition: Partition,
+    stretch: Stretch,
     *,
     fields: RowFields,
     max_sample_bytes: int,
@@ -30,21 +30,21 @@ def read_text(
     """Yield the samples of a file of text: the whole file, or each line.
 
     Args:
-        partition: Partition to read.
+        stretch: Stretch to read.
         fields: Field mapping of the rows. A text has an id and the field "text", and the mapping may name parts of the file's name.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the bytes of the text.
         passed_over: Counter of the files without a text.
     """
-    source = open_text(partition, expected="text")
+    source = open_text(stretch, expected="text")
     if isinstance(source, Rejection):
-        # A file has one rejection, however many partitions it is cut into.
-        if partition.start == 0:
+        # A file has one rejection, however many stretches it is cut into.
+        if stretch.start == 0:
             yield source
-    elif partition.layout.text_files == "lines":
-        yield from _lines(partition, source, fields, max_sample_bytes, hasher)
+    elif stretch.layout.text_files == "lines":
+        yield from _lines(stretch, source, fields, max_sample_bytes, hasher)
     else:
-        item = _whole(partition, source, fields, max_sample_bytes, hasher)
+        item = _whole(stretch, source, fields, max_sample_bytes, hasher)
         if item is None:
             passed_over.members["files without a text"] += 1
         else:
@@ -52,10 +52,10 @@ def read_text(
 
 
 def _whole(
-    partition: Partition, source: Source, fields: RowFields, max_sample_bytes: int, hasher: xxhash.xxh3_128
+    stretch: Stretch, source: Source, fields: RowFields, max_sample_bytes: int, hasher: xxhash.xxh3_128
 ) -> Sample | Rejection | None:
     """Return the sample of a whole file, or None for a blank file."""
-    name, data = partition.name, b""
+    name, data = stretch.name, b""
     while len(data) <= max_sample_bytes and (chunk := source.read(_BLOCK_BYTES)):
         data += chunk
     hasher.update(data)
@@ -66,21 +66,21 @@ def _whole(
     if b"\0" in data:
         return not_as_named(name, "expected text, got binary data")
     try:
-        text = _decoded(data.removeprefix(BOM), partition)
+        text = _decoded(data.removeprefix(BOM), stretch)
         return fields.sample(_record(text, fields.own_name, fields), 0) if text.strip() else None
     except BadRecord as error:
         return Rejection(name, None, error.reason, error.detail, name)
 
 
 def _lines(
-    partition: Partition, source: Source, fields: RowFields, max_sample_bytes: int, hasher: xxhash.xxh3_128
+    stretch: Stretch, source: Source, fields: RowFields, max_sample_bytes: int, hasher: xxhash.xxh3_128
 ) -> Iterator[Sample | Rejection]:
-    name, counter = partition.name, LineCounter(partition)
+    name, counter = stretch.name, LineCounter(stretch)
     for block in blocks(
         source,
-        start=partition.start,
-        stop=end_of(partition),
-        line_limit=line_limit_of(partition, max_sample_bytes),
+        start=stretch.start,
+        stop=end_of(stretch),
+        line_limit=line_limit_of(stretch, max_sample_bytes),
     ):
         hasher.update(block.data)
         lines = block.data.removesuffix(b"\n").split(b"\n") if not block.num_skipped else [b""]
@@ -91,7 +91,7 @@ def _lines(
         for number, line in enumerate(lines):
             if line.strip():  # a blank line is no row
                 try:
-                    text = _decoded(line.removesuffix(b"\r"), partition)
+                    text = _decoded(line.removesuffix(b"\r"), stretch)
                     sample = fields.sample(_record(text, f"{fields.own_name}@{offset}", fields), offset)
                     check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
                 except BadRecord as error:
@@ -112,11 +112,11 @@ def _record(text: str, identity: str, fields: RowFields) -> dict[str, str]:
     return {**record, fields.text_member: text}
 
 
-def _decoded(data: bytes, partition: Partition) -> str:
+def _decoded(data: bytes, stretch: Stretch) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        encoding = "UTF-8" if partition.layout.is_utf8 else partition.layout.encoding
+        encoding = "UTF-8" if stretch.layout.is_utf8 else stretch.layout.encoding
         where = f"byte 0x{data[error.start]:02x} at {error.start:,}"
-        hint = ". Give the encoding of the file with `encoding`" if partition.layout.is_utf8 else ""
+        hint = ". Give the encoding of the file with `encoding`" if stretch.layout.is_utf8 else ""
         raise BadRecord("invalid-utf8", f"not valid {encoding} ({where}){hint}") from error

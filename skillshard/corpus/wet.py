@@ -14,10 +14,10 @@ import xxhash
 
 from skillshard.corpus.contents import cut_off, not_as_named, open_text
 from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.partitions import Partition
 from skillshard.corpus.paths import is_of_file
 from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size
 from skillshard.corpus.sources import Source
+from skillshard.corpus.stretches import Stretch
 
 _BLOCK_BYTES = 1 << 20
 _HEADER_LIMIT = 64 << 10  # the headers of Common Crawl have less than 1 kB
@@ -70,7 +70,7 @@ class _Stream:
 
 
 def read_wet(
-    partition: Partition,
+    stretch: Stretch,
     *,
     fields: RowFields,
     max_sample_bytes: int,
@@ -80,17 +80,17 @@ def read_wet(
     """Yield the texts of a WET file.
 
     Args:
-        partition: Partition to read, a whole file.
+        stretch: Stretch to read, a whole file.
         fields: Field mapping of the rows.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the headers and the texts.
         passed_over: Counter of the records of other types.
     """
-    source = open_text(partition, expected="WARC records")
+    source = open_text(stretch, expected="WARC records")
     if isinstance(source, Rejection):
         yield source
         return
-    name, stream, row = partition.name, _Stream(source), 0
+    name, stream, row = stretch.name, _Stream(source), 0
     try:
         while head := stream.head():
             if not head.startswith(_BEGIN):

@@ -88,7 +88,7 @@ def compare(tags: Tags, against: str, corpus: Sequence[str] | None = None) -> Ag
     elif Path(against).is_dir():
         other = Tags.open(against)
         # Two taggings are paired row by row, so both must be of the same rows in the same partitions.
-        digests = [[part.rows_digest for part in each.manifest.parts] for each in (tags, other)]
+        digests = [[part.rows_digests for part in each.manifest.parts] for each in (tags, other)]
         if digests[0] != digests[1]:
             raise TagsError(
                 f"{places.public(tags.folder)} and {against} are not tags of the same rows: another corpus or another partition size. Tag both alike."
@@ -114,9 +114,7 @@ def _from_corpus(tags: Tags, field: str, corpus: Sequence[str]) -> Iterable[list
     reading = CorpusReading.from_json(arguments["reading"])
     partitions = tags.partitions_of(opened)
     # Checked before anything is read: rows of other partitions would be paired with the wrong tags.
-    cut = [[(part.name, part.start, part.stop) for part in partitions]]
-    cut.append([(part.file, part.start, part.stop) for part in tags.manifest.parts])
-    if cut[0] != cut[1]:
+    if [part.bounds for part in partitions] != [part.bounds for part in tags.manifest.parts]:
         raise TagsError(
             f"the corpus given is not the one that {places.public(tags.folder)} tags: other files, or they changed."
         )

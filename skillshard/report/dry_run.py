@@ -13,7 +13,7 @@ import xxhash
 
 from skillshard import places, storage
 from skillshard.bars import duration
-from skillshard.corpus import Corpus, CorpusReading, Partition, Sample
+from skillshard.corpus import DEFAULT_PACKING, Corpus, CorpusReading, Partition, Sample
 from skillshard.corpus.estimate import Estimate, estimate
 from skillshard.corpus.peek import FILE_BYTES, FILE_ROWS
 from skillshard.errors import name_some
@@ -56,11 +56,16 @@ def show_tag_plan(
 ) -> None:
     """Print the plan of `tag_corpus` with the same arguments."""
     reading = corpus.reading(max_sample_bytes)
-    arguments = {"partition_bytes": partition_bytes, "reading": reading.to_json(), "limit": limit}
+    arguments = {
+        "partition_bytes": partition_bytes,
+        "packing": DEFAULT_PACKING.to_json(),
+        "reading": reading.to_json(),
+        "limit": limit,
+    }
     partitions = partitions_of(corpus, arguments)
     first = estimate(corpus, reading)
     # The last partition is cut only if the corpus has as many rows as the limit.
-    is_cut = limit is not None and bool(partitions) and partitions[-1].num_rows is not None
+    is_cut = limit is not None and bool(partitions) and partitions[-1].stretches[-1].num_rows is not None
     num_rows = limit if limit is not None and is_cut else first.num_rows
     is_exact = is_cut or first.is_exact
     _show_input(corpus, partitions, num_rows, is_exact)
@@ -202,7 +207,7 @@ def _expected_sizes(tags: Tags, members: _Members, kept: float, holdout: float) 
 
 
 def _show_input(corpus: Corpus, partitions: Sequence[Partition], num_rows: int, is_exact: bool) -> None:
-    used = {partition.name for partition in partitions}
+    used = {stretch.name for partition in partitions for stretch in partition.stretches}
     num_bytes = sum(file.num_bytes for file in corpus.files if file.name in used)
     print_line("dry run: nothing is written")
     print_line(

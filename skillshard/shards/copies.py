@@ -23,7 +23,8 @@ import numpy as np
 import orjson
 
 from skillshard import places, storage
-from skillshard.corpus import Partition, Rejection, line_numbers
+from skillshard.corpus import Partition, Rejection
+from skillshard.corpus.reader import line_numbers
 from skillshard.execution import Record
 from skillshard.shards.chunks import chunk_number, chunk_place
 from skillshard.shards.split import BYTES, HOLDOUT, SAMPLES, TEXTS, TRAIN, Order
@@ -328,12 +329,14 @@ class _Copy(NamedTuple):
     """Sample that is a copy.
 
     Attributes:
-        row: Row in the partition.
+        file: Number of the file in the corpus.
+        row: Row in the file.
         chunk: Place of the chunk of the sample.
         place: Entry in the chunk's sorted index.
         first_id: Id of the first sample with the same text.
     """
 
+    file: int
     row: int
     chunk: str
     place: int
@@ -344,6 +347,7 @@ def set_copies_aside(
     partition: Partition,
     num_chunks: int,
     scratch: str,
+    files: list[int],
     first_row: int,
     firsts: list[str],
     rejected_before: str | None,
@@ -357,7 +361,8 @@ def set_copies_aside(
         partition: Partition of the corpus.
         num_chunks: Number of chunks of this partition.
         scratch: Directory of the chunks.
-        first_row: Number of rows of the file before the partition.
+        files: Number of the file in the corpus of each stretch.
+        first_row: Number of rows of the first file before the partition.
         firsts: Tables of first samples, in which this partition is complete.
         rejected_before: File of the rows that the tags set aside, or None without such rows.
         rejected: File to write. Without rows, no file is written.
@@ -370,7 +375,7 @@ def set_copies_aside(
     copies = (
         copy
         for chunk in range(num_chunks)
-        for copy in _mark_copies(scratch, chunk_number(partition.index, chunk), firsts, first_row)
+        for copy in _mark_copies(scratch, chunk_number(partition.index, chunk), firsts)
     )
     batch = list(islice(copies, COPIES_AT_ONCE))
     if num_rejected_before == 0:
@@ -384,13 +389,13 @@ def set_copies_aside(
         if rejected_before is not None:
             file.write(first_rejected(rejected_before, num_rejected_before))
         while batch:
-            file.writelines(_rejections(partition, batch, max_sample_bytes))
+            file.writelines(_rejections(partition, files, first_row, batch, max_sample_bytes))
             num_copies += len(batch)
             batch = list(islice(copies, COPIES_AT_ONCE))
     return {"copies": num_copies}
 
 
-def _mark_copies(scratch: str, number: int, firsts: list[str], first_row: int) -> Iterator[_Copy]:
+def _mark_copies(scratch: str, number: int, firsts: list[str]) -> Iterator[_Copy]:
     """Yield the copies in a chunk, in the order of the corpus. At the end, write CHUNK.copies.npy: whether each entry is a copy."""
     chunk = chunk_place(scratch, number)
     index = storage.load_array(places.with_suffix(chunk, ".npy"))
@@ -402,14 +407,25 @@ def _mark_copies(scratch: str, number: int, firsts: list[str], first_row: int) -
         is_copy = (table["text"][matches] == index["text"]) & ~is_first
         entries = np.flatnonzero(is_copy)
         entries = entries[np.lexsort((index["row"][entries], index["file"][entries]))]
-        for row, place in zip((index["row"][entries] - np.uint64(first_row)).tolist(), entries.tolist(), strict=True):
-            yield _Copy(row, chunk, place, ids[int(matches[place])].decode())
+        for place in entries.tolist():
+            file, row = int(index["file"][place]), int(index["row"][place])
+            yield _Copy(file, row, chunk, place, ids[int(matches[place])].decode())
     storage.write_array(places.with_suffix(chunk, ".copies.npy"), is_copy)
 
 
-def _rejections(partition: Partition, copies: Sequence[_Copy], max_sample_bytes: int) -> Iterator[bytes]:
+def _rejections(
+    partition: Partition, files: Sequence[int], first_row: int, copies: Sequence[_Copy], max_sample_bytes: int
+) -> Iterator[bytes]:
     """Yield a line of rejected/ for each copy."""
-    lines = line_numbers(partition, {copy.row for copy in copies}, max_sample_bytes=max_sample_bytes)
+    names: dict[int, str] = {}
+    lines: dict[tuple[int, int], int] = {}
+    for file, of_file in groupby(copies, key=lambda copy: copy.file):
+        stretch = partition.stretches[files.index(file)]
+        skipped = first_row if file == files[0] else 0
+        rows = {copy.row - skipped for copy in of_file}
+        numbers = line_numbers(stretch, rows, max_sample_bytes=max_sample_bytes)
+        names[file] = stretch.name
+        lines.update(((file, row + skipped), line) for row, line in numbers.items())
     for chunk, chunk_copies in groupby(copies, key=lambda copy: copy.chunk):
         index = storage.load_array(places.with_suffix(chunk, ".npy"))
         with storage.open_at(places.with_suffix(chunk, ".data")) as file:
@@ -417,5 +433,5 @@ def _rejections(partition: Partition, copies: Sequence[_Copy], max_sample_bytes:
                 sample_id, text, meta = _member(file, index[copy.place])
                 raw = orjson.dumps({"id": sample_id, "text": text.decode(), "meta": meta}).decode()
                 detail = f"the text is a copy of that of sample {copy.first_id!r}"
-                rejection = Rejection(partition.name, lines[copy.row], "copy", detail, sample_id, raw)
+                rejection = Rejection(names[copy.file], lines[copy.file, copy.row], "copy", detail, sample_id, raw)
                 yield orjson.dumps(rejection.to_json(), option=orjson.OPT_APPEND_NEWLINE)

@@ -59,13 +59,13 @@ FORMAT = 2
 def sort_partition(
     partition: Partition,
     tags_part: str,
-    expected_digest: str,
+    expected_digests: list[str],
     reading: CorpusReading,
     num_rows: int,
     skills: list[str],
     cut: str,
     scratch: str,
-    file: int,
+    files: list[int],
     first_row: int,
     most_rows: int | None,
 ) -> Record:
@@ -74,14 +74,14 @@ def sort_partition(
     Args:
         partition: Partition of the corpus.
         tags_part: File with the tags of the partition.
-        expected_digest: Digest of the rows at the tagging.
+        expected_digests: Digests of the rows of each stretch at the tagging.
         reading: Field mappings and limits of the corpus.
         num_rows: Number of rows, for the progress.
         skills: Names of all skills, in the order of their indexes.
         cut: Hash below which a text is held out.
         scratch: Directory for the chunks of all partitions.
-        file: Number of the file in the corpus.
-        first_row: Number of rows of the file before the partition.
+        files: Number of the file in the corpus of each stretch.
+        first_row: Number of rows of the first file before the partition. Later stretches are whole files.
         most_rows: Number of rows to sort, from the beginning of the partition. The rest is read all the same, because only the digest of all
             rows shows a change. None: all rows.
 
@@ -102,13 +102,16 @@ def sort_partition(
         num_texts += waiting.write(scratch, chunk_number(partition.index, chunks))
         chunks, waiting = chunks + 1, _Waiting(cut)
 
+    reader = PartitionReader(partition, reading)
     set_aside: Counter[str] = Counter()
-    for row, sample, skill in _zip_tags(partition, tags_part, expected_digest, reading, set_aside, most_rows):
+    for row, sample, skill in _zip_tags(reader, tags_part, expected_digests, set_aside, most_rows):
+        stretch = len(reader.first_rows) - 1  # the rows are read one by one, so the reader is in the stretch of the row
+        row_in_file = row - reader.first_rows[stretch] + (0 if stretch else first_row)
         waiting.add(
             indexes[skill],
             id_hash(sample.id),
-            file,
-            first_row + row,
+            files[stretch],
+            row_in_file,
             sample.text.encode(),
             member_json(sample.id, skill, reading.kept_meta(sample)),
         )
@@ -138,15 +141,13 @@ def member_json(identity: str, skill: str, meta: dict[str, Any]) -> bytes:
 
 
 def _zip_tags(
-    partition: Partition,
+    reader: PartitionReader,
     tags_part: str,
-    expected_digest: str,
-    reading: CorpusReading,
+    expected_digests: list[str],
     set_aside: Counter[str],
     most_rows: int | None,
 ) -> Iterator[tuple[int, Sample, str]]:
     """Yield the number, the sample and the skill of each tagged row among the first rows. Count the other rows by reason in `set_aside`."""
-    reader = PartitionReader(partition, reading)
     tags = read_part(tags_part)
     # `zip_longest`, not `zip`: a row without a tag, or a tag without a row, means that the corpus has changed.
     for number, (row, tag) in enumerate(zip_longest(reader, tags)):
@@ -155,17 +156,18 @@ def _zip_tags(
             set_aside[tag.reason] += not is_left_out
             continue  # set aside at the tagging
         if tag is None or tag.skill is None or not isinstance(row, Sample) or tag.id != row.id:
-            raise _changed(partition, tags_part)
+            raise _changed(reader.partition.stretches[len(reader.first_rows) - 1].name, tags_part)
         if not is_left_out:
             yield number, row, tag.skill
     # The ids alone cannot show a changed text or meta. The digest is complete only after the last row.
-    if reader.digest() != expected_digest:
-        raise _changed(partition, tags_part)
+    for stretch, digest, expected in zip(reader.partition.stretches, reader.digests(), expected_digests, strict=True):
+        if digest != expected:
+            raise _changed(stretch.name, tags_part)
 
 
-def _changed(partition: Partition, tags_part: str) -> TagsError:
+def _changed(name: str, tags_part: str) -> TagsError:
     return TagsError(
-        f"{partition.name} changed after the tagging: its rows differ from {tags_part}. Tag the present corpus into another "
+        f"{name} changed after the tagging: its rows differ from {tags_part}. Tag the present corpus into another "
         "directory, and shard with the new tags."
     )
 

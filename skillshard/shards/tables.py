@@ -28,7 +28,7 @@ from skillshard.shards.copies import (
     set_copies_aside,
 )
 from skillshard.shards.split import Candidate, Order, Sizes
-from skillshard.shards.stages import Stages
+from skillshard.stages import Stages
 from skillshard.tags import Tags, rejected_place
 
 # Most skills need one text or none. A search costs a stage over all tables, and 16 texts make a second search rare.
@@ -131,6 +131,7 @@ class TextTables:
                     "partition": sort_tasks[index].arguments["partition"],
                     "num_chunks": self.num_chunks[index],
                     "scratch": self._scratch,
+                    "files": sort_tasks[index].arguments["files"],
                     "first_row": sort_tasks[index].arguments["first_row"],
                     "firsts": firsts,
                     "rejected_before": rejected_place(tags.folder, index)

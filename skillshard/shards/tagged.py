@@ -14,7 +14,7 @@ from skillshard.tags import Tags, part_place
 
 def changed_files(corpus: Corpus, tags: Tags, suspects: Sequence[str]) -> list[str]:
     """Read the suspect files again and return the files whose rows differ from the tagged rows."""
-    digests = {index: part.rows_digest for index, part in enumerate(tags.manifest.parts)}
+    digests = {index: part.rows_digests for index, part in enumerate(tags.manifest.parts)}
     reading = CorpusReading.from_json(tags.manifest.made_from["arguments"]["reading"])
     return places_changed(tags.partitions_of(corpus), digests, suspects, reading)
 
@@ -86,18 +86,19 @@ def sort_tasks(
             {
                 "partition": partition,
                 "tags_part": part_place(tags.folder, index),
-                "expected_digest": part.rows_digest,
+                "expected_digests": part.rows_digests,
                 "reading": reading,
                 "num_rows": part.num_rows,
                 "skills": skills,
                 "cut": cut,
                 "scratch": work.scratch(),
-                "file": file_numbers[partition.name],
-                "first_row": rows_before[partition.name],
+                "files": [file_numbers[stretch.name] for stretch in partition.stretches],
+                "first_row": rows_before[partition.stretches[0].name],
                 "most_rows": most_rows,
             }
         )
-        rows_before[partition.name] += part.num_rows
+        for stretch in part.stretches:
+            rows_before[stretch.file] += stretch.num_rows
     return keyed(tasks, about=(task["partition"].name for task in tasks))
 
 

@@ -47,9 +47,9 @@ from skillshard.shards.plan import ShardPlan, groups, plan
 from skillshard.shards.read import ShardSet
 from skillshard.shards.sort import ENTRY_DTYPE, FORMAT, sort_partition
 from skillshard.shards.split import cut_of, split_of
-from skillshard.shards.stages import Stages
 from skillshard.shards.tables import TextTables
 from skillshard.shards.tagged import changed_files, limit_of, num_rejected, refuse_other_corpus, sort_tasks
+from skillshard.stages import Stages
 from skillshard.tags import Tags, first_rejected, rejected_place, split_rests
 
 STAGES = ("sort", "merge-tables", "copies", "texts", "merge-firsts", "set-aside", "merge-samples", "write")

@@ -166,7 +166,7 @@ def read_labels(partition: Partition, reading: CorpusReading, out: str) -> Recor
             detail = row.detail.replace(" for the text", "")  # the skill is read in the place of a text
             where = "" if row.line is None else f" {unit_of(row.file)} {row.line}"
             raise TagsError(
-                f"{partition.name}{where} is no label: {detail}. A label is an id and a skill. Mend the row, or name other fields with "
+                f"{row.file}{where} is no label: {detail}. A label is an id and a skill. Mend the row, or name other fields with "
                 "`label_id` and `label`."
             )
         rows.append((*_hash_of(row.id), numbers.setdefault(row.text, len(numbers))))

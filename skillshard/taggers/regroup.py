@@ -94,8 +94,7 @@ def regroup_tags(
 
 
 def _refuse_unlike(sets: Sequence[Tags]) -> None:
-    kinds = ("file", "start", "stop", "num_rows", "rows_digest")
-    rows = [[[getattr(part, kind) for kind in kinds] for part in tags.manifest.parts] for tags in sets]
+    rows = [[part.stretches for part in tags.manifest.parts] for tags in sets]
     if rows[0] != rows[-1]:
         raise TagsError(
             f"{sets[0].folder} and {sets[1].folder} are not tags of the same rows. The corpora or the partition sizes differ, or the corpus "

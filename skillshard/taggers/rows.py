@@ -60,7 +60,7 @@ def num_rows_of(search: Search) -> list[int]:
 def count_only(partition: Partition, reading: CorpusReading) -> Record:
     """Count the rows of a partition, bad rows included."""
     reader = PartitionReader(partition, reading)
-    return {"num_rows": sum(1 for _ in reader), "rows_digest": reader.digest()}
+    return {"num_rows": sum(1 for _ in reader), "rows_digests": reader.digests()}
 
 
 def count_partition(partition: Partition, reading: CorpusReading, on_bad_sample: OnBadSample, fields: str) -> Record:
@@ -80,7 +80,7 @@ def count_partition(partition: Partition, reading: CorpusReading, on_bad_sample:
         num_rows += 1
         num_samples += isinstance(row, Sample)
     table.write(fields)
-    return {"num_rows": num_rows, "num_samples": num_samples, "rows_digest": reader.digest()}
+    return {"num_rows": num_rows, "num_samples": num_samples, "rows_digests": reader.digests()}
 
 
 def sample_rows(num_rows: Sequence[int], size: int, seed: int) -> list[Int[np.ndarray, " row"]]:

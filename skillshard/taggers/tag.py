@@ -2,11 +2,11 @@
 
 0. A tagger that finds the skills in the corpus (`Finder`) first runs stages of its own.
 1. `tag_partition` reads the rows and writes a part of the tags and the sorted hashes of the ids. Both are scratch files.
-2. `find_duplicates` takes a range of hashes and finds the ids that occur more than once in the corpus.
+2. `find_duplicates` (repeated_ids.py) takes a range of hashes and finds the ids that occur more than once in the corpus.
 3. Where bad samples are set aside, partitions with later copies of an id are tagged again, and the copies are set aside. All
    other parts only get their final names. A final name never has two contents, so a late or repeated task does no harm.
 
-A task needs memory for the row groups of a part, and for 16 bytes per id of the partition (stage 1) or of the range (stage 2).
+A task needs memory for the row groups of a part, and for 24 bytes per id of the partition (stage 1) or of the range (stage 2).
 """
 
 import itertools
@@ -15,31 +15,32 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import orjson
-import pyarrow.parquet as pq
 
 from skillshard import artefact, places, storage
 from skillshard.corpus import (
+    DEFAULT_PACKING,
     Corpus,
     CorpusReading,
+    Packing,
     Partition,
     PartitionReader,
     PassedOver,
     Rejection,
     Sample,
-    line_numbers,
+    row_places,
     unit_of,
 )
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, TagsError, name_some
-from skillshard.execution import Backend, OnStage, Record, Task, keyed, run, shown, silent
-from skillshard.hash_ranges import hash_bounds, id_hash, rows_between
+from skillshard.execution import Backend, OnStage, Record, keyed, run, shown, silent
+from skillshard.hash_ranges import id_hash
 from skillshard.printable import counted
+from skillshard.stages import Stages
 from skillshard.taggers.groups import added
+from skillshard.taggers.repeated_ids import hashes_of_part, repeated_rows
 from skillshard.taggers.tagger import (
     Finder,
     OnBadSample,
@@ -62,14 +63,10 @@ from skillshard.tags import (
     write_part,
 )
 
-STAGES = ("tag", "duplicates", "again")
+STAGES = ("tag", "merge-ids", "duplicates", "again")
 """Stages of tasks of every tagger, in their order. A `Finder` has its own stages before."""
 # More skills mean that the field is an id or a title. Every report, round and graph lists all skills.
 MAX_SKILLS = 10_000
-# A task of stage 2 sorts the hashes of one range in memory: 16 bytes each, so 128 MB.
-IDS_PER_RANGE = 8_000_000
-# The byte order is fixed, because the nodes of a cluster read the scratch files of each other.
-HASH_DTYPE = np.dtype([("hash", "<u8"), ("row", "<u8")])
 
 
 def tag_corpus(
@@ -118,6 +115,7 @@ def tag_corpus(
             "on_bad_sample": on_bad_sample,
             "reading": reading.to_json(),
             "partition_bytes": partition_bytes,
+            "packing": DEFAULT_PACKING.to_json(),
             # Recorded only where the layout differs from the default, which leaves the record of most corpora as it is.
             **corpus.layout_record,
             **({} if limit is None else {"limit": limit}),
@@ -154,11 +152,14 @@ def stages_of(tagger: Tagger | Finder) -> tuple[str, ...]:
 
 def partitions_of(corpus: Corpus, arguments: Mapping[str, Any]) -> list[Partition]:
     """Return the partitions that a command tags, by its arguments."""
+    packing = Packing(**arguments["packing"])
     partition_bytes, limit = arguments["partition_bytes"], arguments.get("limit")
     if limit is None:
-        return corpus.partitions(partition_bytes=partition_bytes)
+        return corpus.partitions(partition_bytes=partition_bytes, packing=packing)
     max_sample_bytes = arguments["reading"]["max_sample_bytes"]
-    return corpus.first_partitions(limit, partition_bytes=partition_bytes, max_sample_bytes=max_sample_bytes)
+    return corpus.first_partitions(
+        limit, partition_bytes=partition_bytes, packing=packing, max_sample_bytes=max_sample_bytes
+    )
 
 
 def _changed(
@@ -170,16 +171,16 @@ def _changed(
     return places_changed(partitions, _rows_digests(folder), suspects, reading)
 
 
-def _rows_digests(folder: str) -> dict[int, str]:
-    """Map the index of a partition to the digest of the rows, for each partition that finished or unfinished tags have read."""
+def _rows_digests(folder: str) -> dict[int, list[str]]:
+    """Map the index of a partition to the digests of the rows of its stretches, for each partition that finished or unfinished tags have read."""
     if storage.exists(places.join(folder, MANIFEST)):
-        return {index: part.rows_digest for index, part in enumerate(Tags.open(folder).manifest.parts)}
+        return {index: part.rows_digests for index, part in enumerate(Tags.open(folder).manifest.parts)}
     # These two stages have one record for each partition, under the index of the partition. Other stages number other tasks.
     return {
-        int(record.place.rpartition("/")[2].partition(".json")[0]): content["rows_digest"]
+        int(record.place.rpartition("/")[2].partition(".json")[0]): content["rows_digests"]
         for stage in ("count", "tag")
         for record in storage.list_files(places.join(folder, ".work", "records", stage), "*.json")
-        if "rows_digest" in (content := storage.read_json(record.place))
+        if "rows_digests" in (content := storage.read_json(record.place))
     }
 
 
@@ -216,15 +217,17 @@ def _tag(
     records = run(
         tag_partition, tasks, backend=backend, records=work.records("tag"), on_done=on_stage("tagging", len(tasks))
     )
-    # Records of earlier versions do not count the values that are left out, so the manifest would be wrong.
-    if not all("left_out" in record for record in records):
+    # Records of earlier versions lack the values that are left out, or the rows of each file.
+    if not all("left_out" in record and "rows_digests" in record for record in records):
         raise TagsError(
             f"{places.public(work.out)} holds unfinished work of an earlier version of skillshard, and this version cannot continue the "
             f"work. Remove {places.public(work.out)} and run the command again."
         )
-    duplicates = _duplicates(tasks, records, work, backend, on_stage)
+    num_ids = sum(sum(record["num_rows"]) - record["num_set_aside"] for record in records)
+    files = [task.arguments["hashes"] for task in tasks]
+    duplicates = repeated_rows(files, work.scratch(), num_ids, Stages(work, backend, on_stage))
     if duplicates and arguments["on_bad_sample"] == "stop":
-        raise CorpusError(_duplicate_sentence(duplicates, partitions, reading))
+        raise CorpusError(_duplicate_sentence(duplicates, partitions, records, reading))
     again = {
         part: [duplicate for duplicate in duplicates if duplicate["part"] == part]
         for part in sorted({duplicate["part"] for duplicate in duplicates})
@@ -300,14 +303,14 @@ def tag_partition(
     refused: list[tuple[int, Rejection]] = []
     reader = PartitionReader(partition, reading)
 
-    repeated_rows = set(map(int, duplicates))
+    later_rows = set(map(int, duplicates))
 
     def rows() -> Iterator[TagRow]:
         for number, (row, outcome) in enumerate(_tagged(iter(reader), tagger, partition.index)):
-            rejection = _refusal(partition, row, outcome, reader.passed_over, is_duplicate=number in repeated_rows)
+            rejection = _refusal(row, outcome, reader.passed_over, is_duplicate=number in later_rows)
             if rejection is not None:
                 if on_bad_sample == "stop":
-                    raise CorpusError(_located([(number, rejection)], partition, reading)[0].sentence())
+                    raise CorpusError(_located([(number, rejection)], reader, reading)[0].sentence())
                 refused.append((number, rejection))
                 yield TagRow(rejection.id, None, None, rejection.reason)
                 continue
@@ -321,21 +324,17 @@ def tag_partition(
 
     place = part_place(out, partition.index)
     write_part(place, rows())
-    rejected = _located(refused, partition, reading)
+    rejected = _located(refused, reader, reading)
     if rejected:
         lines = (orjson.dumps(rejection.to_json(), option=orjson.OPT_APPEND_NEWLINE) for rejection in rejected)
         storage.write_bytes(rejected_place(out, partition.index), b"".join(lines))
-    # The rows rise, so the stable sort leaves equal hashes in the order of the rows.
-    order = np.argsort(np.array(id_hashes), kind="stable")
-    sorted_ids = np.empty(len(order), HASH_DTYPE)
-    sorted_ids["hash"], sorted_ids["row"] = np.array(id_hashes)[order], np.array(id_rows)[order]
-    storage.write_array(hashes, sorted_ids)
+    storage.write_array(hashes, hashes_of_part(id_hashes, id_rows, partition.index))
     return {
         "skills": counts,
         "set_aside": dict(Counter(rejection.reason for rejection in rejected)),
-        "num_rows": len(id_rows) + len(rejected),
+        "num_rows": reader.num_rows(),
         "num_set_aside": len(rejected),
-        "rows_digest": reader.digest(),
+        "rows_digests": reader.digests(),
         "part_digest": storage.file_digest(place),
         "left_out": {"members": dict(reader.passed_over.members), "columns": dict(reader.passed_over.columns)},
     }
@@ -365,7 +364,6 @@ def _outcomes(
 
 
 def _refusal(
-    partition: Partition,
     row: Sample | Rejection,
     outcome: Tag | Untagged | None,
     passed_over: PassedOver,
@@ -383,90 +381,36 @@ def _refusal(
     detail = outcome.detail
     if outcome.reason == "missing-field" and passed_over.columns:
         detail += f"; columns without a JSON form, which are left out of meta: {name_some(sorted(passed_over.columns))}"
-    return Rejection(partition.name, None, outcome.reason, detail, row.id, raw)
+    return Rejection(row.file, None, outcome.reason, detail, row.id, raw)
 
 
-def _located(refused: Sequence[tuple[int, Rejection]], partition: Partition, reading: CorpusReading) -> list[Rejection]:
-    """Add the lines to the rejections by the tagger. The file is read a second time only if the tagger rejected a row."""
+def _located(
+    refused: Sequence[tuple[int, Rejection]], reader: PartitionReader, reading: CorpusReading
+) -> list[Rejection]:
+    """Add the lines to the rejections by the tagger. A file is read a second time only if the tagger rejected a row."""
     unplaced = {number for number, rejection in refused if rejection.line is None and rejection.id is not None}
-    limit = reading.max_sample_bytes
-    lines = line_numbers(partition, unplaced, max_sample_bytes=limit) if unplaced else {}
-    return [replace(rejection, line=lines[number]) if number in lines else rejection for number, rejection in refused]
+    lines = row_places(reader.partition, reader.first_rows, unplaced, max_sample_bytes=reading.max_sample_bytes)
+    return [
+        replace(rejection, line=lines[number][1]) if number in lines else rejection for number, rejection in refused
+    ]
 
 
-# --- stage 2 ---------------------------------------------------------------------------------------------------------
-
-
-def _duplicates(
-    tasks: Sequence[Task], records: Sequence[Record], work: artefact.Work, backend: Backend, on_stage: OnStage
-) -> list[Record]:
-    """Return the rows that repeat an earlier id, in the order of the corpus."""
-    num_ids = sum(record["num_rows"] - record["num_set_aside"] for record in records)
-    num_ranges = -(-num_ids // IDS_PER_RANGE) or 1
-    hashes = [task.arguments["hashes"] for task in tasks]
-    ranges = keyed(
-        {"hashes": hashes, "parts": work.scratch(), "low": low, "high": high}
-        for low, high in pairwise(hash_bounds(num_ranges))
-    )
-    range_records = run(
-        find_duplicates,
-        ranges,
-        backend=backend,
-        records=work.records("duplicates"),
-        on_done=on_stage("checking ids", len(ranges)),
-    )
-    return sorted(
-        (row for record in range_records for row in record["rows"]), key=lambda row: (row["part"], row["row"])
-    )
-
-
-def find_duplicates(hashes: Sequence[str], parts: str, low: int, high: int) -> Record:
-    """Find the rows with the id of an earlier row, among the ids with a hash in [low, high)."""
-    tables = (storage.load_array(place) for place in hashes)
-    slices = [np.array(table[rows_between(table["hash"], low, high)]) for table in tables]
-    part = np.repeat(np.arange(len(slices)), [len(rows) for rows in slices])
-    rows = np.concatenate(slices)
-    order = np.argsort(rows["hash"], kind="stable")
-    rows, part = rows[order], part[order]
-    same = np.flatnonzero(rows["hash"][1:] == rows["hash"][:-1])
-    suspects = sorted({index for first in same.tolist() for index in (first, first + 1)})
-    wanted = [(int(part[index]), int(rows["row"][index])) for index in suspects]
-    # Two ids may share a hash, so the ids themselves decide. Only suspects are read, and equal hashes are rare.
-    first_of: dict[str, tuple[int, int]] = {}
-    later = []
-    for (part_number, row), identity in sorted(_ids_at(parts, wanted).items()):
-        first = first_of.setdefault(identity, (part_number, row))
-        if first != (part_number, row):
-            later.append(
-                {"part": part_number, "row": row, "id": identity, "first_part": first[0], "first_row": first[1]}
-            )
-    return {"rows": later}
-
-
-def _ids_at(parts: str, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], str]:
-    by_part: dict[int, list[int]] = {}
-    for part, row in wanted:
-        by_part.setdefault(part, []).append(row)
-    id_of: dict[tuple[int, int], str] = {}
-    for part, rows in by_part.items():
-        ids = pq.read_table(storage.readable(part_place(parts, part)), columns=["id"])["id"].take(rows).to_pylist()
-        id_of.update(zip(((part, row) for row in rows), ids, strict=True))
-    return id_of
-
-
-def _duplicate_sentence(duplicates: Sequence[Record], partitions: Sequence[Partition], reading: CorpusReading) -> str:
+def _duplicate_sentence(
+    duplicates: Sequence[Record], partitions: Sequence[Partition], records: Sequence[Record], reading: CorpusReading
+) -> str:
     """Write the error for the first repeated id: both places, the number of repeated ids, and the remedy."""
     duplicate = duplicates[0]
-    limit = reading.max_sample_bytes
-    first, later = (
-        line_numbers(partitions[part], [row], max_sample_bytes=limit)[row]
-        for part, row in ((duplicate["first_part"], duplicate["first_row"]), (duplicate["part"], duplicate["row"]))
-    )
+
+    def place_of(part: int, row: int) -> tuple[str, int | None]:
+        first_rows = [0, *itertools.accumulate(records[part]["num_rows"][:-1])]
+        return row_places(partitions[part], first_rows, [row], max_sample_bytes=reading.max_sample_bytes)[row]
+
+    first_file, first = place_of(duplicate["first_part"], duplicate["first_row"])
+    later_file, later = place_of(duplicate["part"], duplicate["row"])
     identity = duplicate["id"] if len(duplicate["id"]) <= 100 else f"{duplicate['id'][:97]}..."
-    first_partition = partitions[duplicate["first_part"]]
-    earlier = f"id {identity!r} stands already in {first_partition.name}, {unit_of(first_partition.name)} {first}"
+    earlier = f"id {identity!r} stands already in {first_file}, {unit_of(first_file)} {first}"
     more = f"; {len(duplicates):,} rows repeat an id" if len(duplicates) > 1 else ""
-    return Rejection(partitions[duplicate["part"]].name, later, "duplicate-id", earlier + more).sentence()
+    return Rejection(later_file, later, "duplicate-id", earlier + more).sentence()
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
@@ -503,19 +447,32 @@ def _manifest(
             f"{len(skills):,} different skills (such as {', '.join(sorted(skills)[:3])}), and at most {MAX_SKILLS:,} make sense. Tag by "
             "a field with fewer values."
         )
-    fields = ("num_rows", "num_set_aside", "rows_digest", "part_digest")
     return TagsManifest(
         made_from=made_from,
         parts=[
-            {"file": partition.name, "start": partition.start, "stop": partition.stop}
-            | {name: record[name] for name in fields}
+            {
+                "stretches": [
+                    {
+                        "file": stretch.name,
+                        "start": stretch.start,
+                        "stop": stretch.stop,
+                        "num_rows": num_rows,
+                        "rows_digest": rows_digest,
+                    }
+                    for stretch, num_rows, rows_digest in zip(
+                        partition.stretches, record["num_rows"], record["rows_digests"], strict=True
+                    )
+                ],
+                "num_set_aside": record["num_set_aside"],
+                "part_digest": record["part_digest"],
+            }
             for partition, record in zip(partitions, records, strict=True)
         ],
         skills=[
             {"name": name, "num_samples": num_samples, "num_text_bytes": num_bytes}
             for name, (num_samples, num_bytes) in sorted(skills.items())
         ],
-        num_rows=sum(record["num_rows"] for record in records) - sum(unread.values()),
+        num_rows=sum(sum(record["num_rows"]) for record in records) - sum(unread.values()),
         num_tagged=sum(num_samples for num_samples, _ in skills.values()),
         set_aside=aside,
         unread=unread,

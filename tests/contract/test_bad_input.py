@@ -546,7 +546,8 @@ def begin_without_end(tmp_path: Path) -> tuple[object, ...]:
     (tmp_path / "C").mkdir()
     (tmp_path / "C" / "a.jsonl").write_bytes(lines(GOOD[:5]))
     (tmp_path / "C" / "b.jsonl").write_bytes(lines(GOOD[5:6]) + b"{\n")
-    command = ("tag", "metadata", tmp_path / "C", "--out", tmp_path / "T", "--workers", 1)
+    # Partitions of this size hold one of the two files.
+    command = ("tag", "metadata", tmp_path / "C", "--out", tmp_path / "T", "--workers", 1, "--partition-size", "500B")
     assert "b.jsonl line 2" in fails(*command, *FIELD)
     return command
 
@@ -659,7 +660,7 @@ def test_sharding_with_damaged_tags_is_one_sentence(root: Path, damage: Any, wor
     (root / "C2").mkdir()
     for name in "ab":
         (root / "C2" / f"{name}.jsonl").write_bytes(lines([{**record, "id": name + record["id"]} for record in GOOD]))
-    works("tag", "metadata", root / "C2", "--out", root / "T2", *FIELD)
+    works("tag", "metadata", root / "C2", "--out", root / "T2", *FIELD, "--partition-size", "1kB")
     damage(root / "T2" / "parts" / "000001.parquet")
     sentence = fails("shard", root / "C2", "--tags", root / "T2", "--out", root / "S2", "--workers", workers)
     assert "000001.parquet" in sentence and "another directory" in sentence

@@ -213,9 +213,9 @@ def test_the_digest_is_that_of_the_rows_and_known_only_at_the_end(write: Writer,
         readers = [PartitionReader(p) for p in Corpus.open(tmp_path / name).partitions()]
         for reader in readers:
             with pytest.raises(ValueError, match="the digest is known after the last row"):
-                reader.digest()
+                reader.digests()
             list(reader)
-        return [reader.digest() for reader in readers]
+        return [reader.digests() for reader in readers]
 
     changed = [*SAMPLES[:-1], Sample("00059", "changed", SAMPLES[-1].meta)]
     assert digests(SAMPLES, "a") == digests(SAMPLES, "b") != digests(changed, "c")

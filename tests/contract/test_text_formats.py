@@ -24,8 +24,8 @@ from skillshard.corpus import (
     PartitionReader,
     Rejection,
     Sample,
-    line_numbers,
     read_partition,
+    row_places,
 )
 from skillshard.errors import CorpusError
 
@@ -296,9 +296,18 @@ def test_the_lines_of_records_are_those_of_an_editor(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b'id,text\n1,"a\nb"\n\n2,c\n')
     (tmp_path / "b.json").write_bytes(b'[{"id": 1, "text": "x"},\n\n{"id": 2, "text": "y"}]')
     (tmp_path / "c.jsonl").write_bytes(b'\n{"id": 1, "text": "x"}\n\n{"id": 2, "text": "y"}')
-    partitions = Corpus.open(tmp_path).partitions()
-    numbers = [line_numbers(partition, {0, 1}, max_sample_bytes=1000) for partition in partitions]
-    assert numbers == [{0: 2, 1: 5}, {0: 1, 1: 3}, {0: 2, 1: 4}]
+    (partition,) = Corpus.open(tmp_path).partitions()
+    reader = PartitionReader(partition)
+    assert len(list(reader)) == 6
+    numbers = row_places(partition, reader.first_rows, range(6), max_sample_bytes=1000)
+    assert [numbers[row] for row in range(6)] == [
+        ("a.csv", 2),
+        ("a.csv", 5),
+        ("b.json", 1),
+        ("b.json", 3),
+        ("c.jsonl", 2),
+        ("c.jsonl", 4),
+    ]
 
 
 REAL_CORPORA = Path(__file__).parents[2] / ".." / "shared" / "corpora"

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from skillshard import stages
 from skillshard.errors import ExecutionError, TagsError
 from skillshard.execution import Backend, keyed, run
 from skillshard.job_array import ArrayPart, StageEnded, parse_part
 from skillshard.merge_levels import plan_merges
-from skillshard.shards import sort, stages
+from skillshard.shards import sort
 from skillshard.shards.write import STAGES
 from skillshard.taggers.tag import stages_of
 from tests.commands import Outcome, skillshard, works

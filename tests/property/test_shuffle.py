@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from skillshard import storage, taggers
+from skillshard import stages, storage, taggers
 from skillshard.corpus import Corpus, PartitionReader, Sample
 from skillshard.errors import StorageError
 from skillshard.merge_levels import MergePlan, plan_merges
-from skillshard.shards import merge, read, sort, stages, tables, write
+from skillshard.shards import merge, read, sort, tables, write
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
 from skillshard.tags import Tags

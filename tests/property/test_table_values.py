@@ -180,7 +180,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         reader = PartitionReader(partition)
         for item in reader:
             print(path.name, item)
-        print(reader.digest(), sorted(reader.passed_over.columns.items()))
+        print(reader.digests(), sorted(reader.passed_over.columns.items()))
 """
 
 

@@ -95,7 +95,7 @@ def test_shards_in_a_store_with_merges_in_the_store_are_those_of_a_directory(
 ) -> None:
     tags = tag(corpus, tmp_path / "T")
     local = write_shards(corpus, tags, tmp_path / "S", shard_bytes=50_000, holdout=0.1, copies=copies, backend=HERE)
-    monkeypatch.setattr("skillshard.shards.stages.plan_merges", partial(plan_merges, max_fan_in=2))
+    monkeypatch.setattr("skillshard.stages.plan_merges", partial(plan_merges, max_fan_in=2))
     place = store(f"S-{copies}")
     shards = write_shards(corpus, tags, place, shard_bytes=50_000, holdout=0.1, copies=copies, backend=HERE)
     assert shards.digest == local.digest and shards.verify() == []

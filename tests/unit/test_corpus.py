@@ -601,7 +601,11 @@ def test_a_file_changed_after_it_was_cut_is_refused(tmp_path: Path) -> None:
 def test_partitions_are_plain_values_of_about_the_size_asked_for(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", GOOD * 100)
     partitions = Corpus.open(tmp_path).partitions(partition_bytes=1000)
-    assert [(p.index, p.start, p.stop) for p in partitions] == [(0, 0, 900), (1, 900, 1800), (2, 1800, 2700)]
+    assert [(p.index, p.stretches[0].start, p.stretches[0].stop) for p in partitions] == [
+        (0, 0, 900),
+        (1, 900, 1800),
+        (2, 1800, 2700),
+    ]
     assert pickle.loads(pickle.dumps(partitions)) == partitions
     with pytest.raises(CorpusError, match="partition_bytes must be at least 1, got 0"):
         Corpus.open(tmp_path).partitions(partition_bytes=0)

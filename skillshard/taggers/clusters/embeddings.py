@@ -183,10 +183,10 @@ def encode_partition(
                 waiting.append((number, row))
             # `first` is a multiple of the block, so the blocks are those of the partition.
             if (number + 1) % ROWS_AT_ONCE == 0:
-                _put(vectors, waiting, encoder, partition)
+                _put(vectors, waiting, encoder)
                 waiting = []
                 progress.advance(number + 1, end - first)
-        _put(vectors, waiting, encoder, partition)
+        _put(vectors, waiting, encoder)
         vectors.flush()
         del vectors
     return {"digest": storage.file_digest(place)}
@@ -204,7 +204,7 @@ def join_pieces(pieces: Sequence[str], place: str) -> Record:
     return {"digest": storage.file_digest(place)}
 
 
-def _put(vectors: np.ndarray, waiting: Sequence[tuple[int, Sample]], encoder: Encoder, partition: Partition) -> None:
+def _put(vectors: np.ndarray, waiting: Sequence[tuple[int, Sample]], encoder: Encoder) -> None:
     if not waiting:
         return
     encoded = encoder.encode([sample.text for _, sample in waiting])
@@ -213,7 +213,7 @@ def _put(vectors: np.ndarray, waiting: Sequence[tuple[int, Sample]], encoder: En
     if len(bad):
         sample = waiting[int(bad[0])][1]
         raise TagsError(
-            f"{partition.name}: {encoder.name} gave numbers that are not finite for {len(bad):,} of {len(waiting):,} samples, the first with "
+            f"{sample.file}: {encoder.name} gave numbers that are not finite for {len(bad):,} of {len(waiting):,} samples, the first with "
             f"id {sample.id!r}. Try `dtype='float32'` or another encoder. If only these samples fail, remove them from the corpus."
         )
     vectors[[number for number, _ in waiting]] = encoded

@@ -11,6 +11,7 @@ With saved clusters only the stages 1, 3 and 5 run. With kept embeddings the sta
 step, or the assignment to 256 clusters, then takes 2e14 operations: about an hour on one core of 50 GFLOPS, spread over all tasks.
 """
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ class KeptEmbeddings:
     def find(self, search: Search) -> RowTagger:
         self._refuse_other_partitions(search)
         records = read_rows(search)
-        self._refuse_other_rows([record["rows_digest"] for record in records])
+        self._refuse_other_rows([record["rows_digests"] for record in records])
         num_rows, num_samples = ([record[name] for record in records] for name in ("num_rows", "num_samples"))
         files = bring_embeddings(self.tags, search.work.scratch("kept", EMBEDDINGS))
         folder = search.work.scratch("kept", FOLDER)
@@ -146,8 +147,7 @@ class KeptEmbeddings:
 
     def _refuse_other_partitions(self, search: Search) -> None:
         arguments, parts = self.tags.manifest.made_from["arguments"], self.tags.manifest.parts
-        cut = [(part.name, part.start, part.stop) for part in search.partitions]
-        if cut != [(part.file, part.start, part.stop) for part in parts]:
+        if [part.bounds for part in search.partitions] != [part.bounds for part in parts]:
             raise TagsError(
                 f"the embeddings in {places.public(self.tags.folder)} are of other files, or of other partitions. Give the same corpus and "
                 f"`partition_bytes={arguments.get('partition_bytes')}`, as at the encoding."
@@ -158,11 +158,12 @@ class KeptEmbeddings:
                 "`text_field`, `id_field` and `max_sample_bytes`, as at the encoding."
             )
 
-    def _refuse_other_rows(self, digests: Sequence[str]) -> None:
-        for part, digest in zip(self.tags.manifest.parts, digests, strict=True):
-            if part.rows_digest != digest:
+    def _refuse_other_rows(self, digests: Sequence[Sequence[str]]) -> None:
+        stretches = itertools.chain.from_iterable(part.stretches for part in self.tags.manifest.parts)
+        for stretch, digest in zip(stretches, itertools.chain.from_iterable(digests), strict=True):
+            if stretch.rows_digest != digest:
                 raise TagsError(
-                    f"{part.file} changed since {places.public(self.tags.folder)} was made, so the embeddings are of other rows. Encode the "
+                    f"{stretch.file} changed since {places.public(self.tags.folder)} was made, so the embeddings are of other rows. Encode the "
                     "corpus again: leave out `kept_embeddings`."
                 )
 

@@ -124,7 +124,7 @@ def _texts(
         if why is None:
             yield SampledText(xxhash.xxh3_64_intdigest(row.id.encode()), row.id, row.text, answers)
         elif stop_at_refused:
-            raise CorpusError(refused_sentence(partition, row, why))
+            raise CorpusError(refused_sentence(row, why))
 
 
 def answers_or_fault(
@@ -150,10 +150,10 @@ def answers_or_fault(
         return str(error).rstrip("."), None
 
 
-def refused_sentence(partition: Partition, sample: Sample, why: str) -> str:
+def refused_sentence(sample: Sample, why: str) -> str:
     """Write the error for a text that the tagger cannot use."""
     return (
-        f"{partition.name}: the text of sample {sample.id!r} cannot be read: {why}. Correct the sample, give another `answer_after`, "
+        f"{sample.file}: the text of sample {sample.id!r} cannot be read: {why}. Correct the sample, give another `answer_after`, "
         "`prompt_field` or `segment_at`, or set bad samples aside with `on_bad_sample='set-aside'`."
     )
 
