@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard import taggers
-from skillshard.corpus import Corpus, CorpusReading, FieldMapping, FileLayout, Sample, read_partition
+from skillshard.corpus import Corpus, CorpusReading, FieldMapping, FileLayout, PartitionReader, Sample, read_partition
 from skillshard.corpus.reader import count_rows
 from skillshard.errors import CorpusError, ShardError, TagsError
 from skillshard.execution import Backend
@@ -68,10 +68,11 @@ def items(corpus: Corpus, reading: CorpusReading, limit: int | None = None) -> l
 @pytest.mark.parametrize("max_sample_bytes", [16 << 20, 10_000])
 def test_the_rows_of_every_format_are_counted_as_the_readers_give_them(mixed: Corpus, max_sample_bytes: int) -> None:
     reading = mixed.reading(max_sample_bytes)
-    for partition in mixed.partitions(partition_bytes=PARTITION_BYTES):
+    for partition in mixed.partitions(partition_bytes=PARTITION_BYTES, packing=None):
+        (stretch,) = partition.stretches
         num_items = len(list(read_partition(partition, reading)))
-        assert count_rows(partition, reading, most=1_000_000) == num_items, partition
-        assert count_rows(partition, reading, most=2) == min(2, num_items)
+        assert count_rows(stretch, reading, most=1_000_000) == num_items, stretch
+        assert count_rows(stretch, reading, most=2) == min(2, num_items)
 
 
 @given(limit=st.integers(1, 120))
@@ -85,9 +86,12 @@ def test_a_limit_reads_the_first_rows_and_no_other_row(mixed: Corpus, limit: int
 @settings(max_examples=30)
 def test_the_record_of_the_rows_leads_to_the_same_partitions(mixed: Corpus, limit: int) -> None:
     reading = mixed.reading()
-    first = mixed.first_partitions(limit, partition_bytes=PARTITION_BYTES)
-    num_rows = [len(list(read_partition(partition, reading))) for partition in first]
-    assert mixed.partitions_again(num_rows, limit, partition_bytes=PARTITION_BYTES) == first
+    for partition_bytes in (PARTITION_BYTES, 1 << 26):
+        first = mixed.first_partitions(limit, partition_bytes=partition_bytes)
+        readers = [PartitionReader(partition, reading) for partition in first]
+        assert sum(len(list(reader)) for reader in readers) <= limit
+        num_rows = [reader.num_rows() for reader in readers]
+        assert mixed.partitions_again(num_rows, limit, partition_bytes=partition_bytes) == first
 
 
 def test_files_behind_the_limit_are_not_opened(tmp_path: Path) -> None:
