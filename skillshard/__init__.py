@@ -1,7 +1,7 @@
 """skillshard: from a text corpus to the batch on the GPU, by skills.
 
 The names of this module, of its modules `policies`, `taggers` and `errors`, and of the adapters `skillshard.torch`, `skillshard.hf`,
-`skillshard.lightning` and `skillshard.webdataset` are public. All other names may change from one version to the next.
+`skillshard.lightning`, `skillshard.grain` and `skillshard.webdataset` are public. All other names may change from one version to the next.
 
 A name is imported on first use, so that `import skillshard` is quick and imports neither torch nor ray.
 """

@@ -17,6 +17,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "datasets": ("datasets",),
     "embed": (*_CLUSTER, "sentence_transformers", "torch"),
     "fit": ("scipy", "threadpoolctl"),
+    "grain": ("grain",),
     "hf": ("accelerate", "tokenizers", "torch", "transformers"),
     "lightning": ("lightning", "torch"),
     "plots": ("matplotlib",),

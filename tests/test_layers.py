@@ -37,7 +37,7 @@ LAYERS = [
     {"mixing"},
     {"export", "fitting"},
     {"evaluation", "index_order", "refusals", "sent_batches", "testing"},
-    {"torch"},
+    {"grain", "torch"},
     {"hf", "lightning", "webdataset"},
     {"verification"},
     {"report"},

@@ -21,6 +21,7 @@ from skillshard import artefact
 from skillshard.errors import LedgerError, ObservationError, PolicyError, RepetitionWarning, RoundError, name_some
 from skillshard.loss import LossKind
 from skillshard.mixing.counts import drawn_at, in_unit, round_counts
+from skillshard.mixing.interpreter_end import interpreter_ends
 from skillshard.mixing.ledger import (
     RUN,
     Ledger,
@@ -278,11 +279,17 @@ class Rounds:
         """Return the number of the newest observation, or -1 without observations."""
         # The folder is listed once. From then on a read of the next name tells whether another process has reported, because
         # the numbers have no gaps.
-        if self._num_observations is None:
-            self._num_observations = self.records.observations.num()
-        while self.records.observations.get(self._num_observations) is not None:
-            self._num_observations += 1
-        return self._num_observations - 1
+        # Several threads of a reader may look at once. Each thread counts in a variable of its own: of two threads that both counted
+        # up the shared number for one observation, the second would count an observation that does not exist.
+        records = self.records
+        number = self._num_observations
+        if number is None:
+            number = records.observations.num()
+        while records.observations.get(number) is not None:
+            number += 1
+        if records is self.records:  # another thread may have resumed the run
+            self._num_observations = number
+        return number - 1
 
     def _observation(self, number: int) -> ObservationRecord:
         record = self.records.observations.get(number)
@@ -404,6 +411,8 @@ class Rounds:
                 raise RoundError(
                     "the process that started this loader worker is gone, so no losses will come: the worker stops."
                 )
+            if threading.current_thread() is not threading.main_thread() and interpreter_ends():
+                raise RoundError("the program ends, so no losses will come: the thread that reads ahead stops.")
             return False
 
         return wait_for(is_ready, timeout_s)

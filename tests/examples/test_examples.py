@@ -54,6 +54,7 @@ def words_of(command: str, shards: ShardSet, run_dir: Path, steps: int) -> list[
 def test_every_example_is_known_and_its_commands_have_directories_of_their_own() -> None:
     assert EXAMPLES == [
         "ddp.py",
+        "grain_loader.py",
         "huggingface_trainer.py",
         "lightning_trainer.py",
         "packed_tokens.py",

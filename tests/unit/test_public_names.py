@@ -52,6 +52,7 @@ PUBLIC_NAMES = [
 PUBLIC_MODULES = {
     "skillshard",
     "skillshard.errors",
+    "skillshard.grain",
     "skillshard.hf",
     "skillshard.lightning",
     "skillshard.policies",
@@ -59,7 +60,7 @@ PUBLIC_MODULES = {
     "skillshard.torch",
     "skillshard.webdataset",
 }
-ADAPTERS = ("skillshard.hf", "skillshard.lightning", "skillshard.torch", "skillshard.webdataset")
+ADAPTERS = ("skillshard.grain", "skillshard.hf", "skillshard.lightning", "skillshard.torch", "skillshard.webdataset")
 DOCUMENTS = [
     REPOSITORY / "README.md",
     *sorted(
