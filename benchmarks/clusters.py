@@ -15,6 +15,7 @@ torch use one thread.
 import argparse
 import itertools
 import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from benchmarks.mixers import machine
 from skillshard import keyed_random
 from skillshard.corpus import Corpus, FieldMapping, Sample, read_partition
 from skillshard.taggers.clusters import kmeans
+from skillshard.taggers.clusters.lexical import lexical
+from skillshard.taggers.clusters.sentence_encoder import sentence_encoder
 from skillshard.taggers.clusters.words import words_in
 
 NUM_ROWS = 4000
@@ -213,6 +216,103 @@ def choose(arguments: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def encoded_before(rows: Rows, seed: int) -> Float[np.ndarray, "text dim"]:
+    found = directions(counts_of(BEFORE.terms, rows.texts), plus_one=True, dim=BEFORE.dim, seed=seed)
+    return vectors_of(*found, BEFORE)
+
+
+def encoded_lexical(rows: Rows, seed: int) -> Float[np.ndarray, "text dim"]:
+    with tempfile.TemporaryDirectory() as folder:
+        return lexical().fit(rows.texts, folder, seed=seed).encode(rows.texts)
+
+
+def encoder_of(model: str) -> Callable[[Rows, int], Float[np.ndarray, "text dim"]]:
+    encoder = sentence_encoder(model, device="cpu")
+    encoder.encode(["The first call loads the weights."])
+    vectors: dict[int, Float[np.ndarray, "text dim"]] = {}
+
+    def encoded(rows: Rows, seed: int) -> Float[np.ndarray, "text dim"]:
+        # The vectors do not depend on the seed, so the rows are encoded once.
+        if id(rows) not in vectors:
+            vectors[id(rows)] = encoder.encode(rows.texts)
+        return vectors[id(rows)]
+
+    return encoded
+
+
+def table(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure all methods. The seconds of a method are CPU-seconds of the first seed."""
+    results: dict[str, Any] = {}
+    encoders: dict[str, Callable[[Rows, int], Float[np.ndarray, "text dim"]]] = {
+        "lexical before": encoded_before,
+        "lexical": encoded_lexical,
+    }
+    for name, model in (("static", arguments.static), ("minilm", arguments.minilm)):
+        if model:
+            encoders[name] = encoder_of(model)
+    for name in arguments.only:
+        rows = chosen_rows(arguments.corpora, name, "table")
+        results[name] = {"num_rows": len(rows.texts), "num_characters": sum(map(len, rows.texts))}
+        for method, normalised in (("plain", False), ("plain, length 1", True)):
+            measured = [plain_measured(rows, seed, normalised=normalised) for seed in SEEDS]
+            results[name][method] = measured
+            show(name, method, measured)
+        for method, encode in encoders.items():
+            for kind in ("spherical", "euclidean"):
+                if method == "lexical before" and kind == "euclidean":
+                    continue
+                measured = [encoded_measured(rows, seed, encode, kind) for seed in SEEDS]
+                results[name][f"{method}, {kind}"] = measured
+                show(name, f"{method}, {kind}", measured)
+    return results
+
+
+def plain_measured(rows: Rows, seed: int, *, normalised: bool) -> dict[str, float]:
+    before_s = time.process_time()
+    labels, encoded_s = plain(rows, seed, normalised=normalised)
+    clustered_s = time.process_time() - before_s - encoded_s
+    return {**agreement(rows, labels), "encode_s": round(encoded_s, 2), "cluster_s": round(clustered_s, 2)}
+
+
+def encoded_measured(
+    rows: Rows, seed: int, encode: Callable[[Rows, int], Float[np.ndarray, "text dim"]], kind: str
+) -> dict[str, float]:
+    before_s = time.process_time()
+    vectors = encode(rows, seed)
+    encoded_s = time.process_time() - before_s
+    labels, silhouette = spherical(
+        vectors, rows.num_categories, seed, num_starts=kmeans.NUM_STARTS, is_spherical=kind == "spherical"
+    )
+    clustered_s = time.process_time() - before_s - encoded_s
+    return {
+        **agreement(rows, labels),
+        "silhouette": round(silhouette, 4),
+        "encode_s": round(encoded_s, 2),
+        "cluster_s": round(clustered_s, 2),
+    }
+
+
+def static(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Distil a static model as model2vec does, and save the model as a sentence-transformers model."""
+    from model2vec.distill import distill
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    except ImportError:  # the place of the class before sentence-transformers 5.4
+        from sentence_transformers.models import StaticEmbedding
+
+    before_s = time.process_time()
+    distilled = distill(arguments.minilm, device="cpu", quantize_to="float32")
+    distilled.save_pretrained(f"{arguments.static}-model2vec")
+    module = StaticEmbedding.from_model2vec(f"{arguments.static}-model2vec")
+    SentenceTransformer(modules=[module], device="cpu").save(arguments.static)
+    return {"distil_s": round(time.process_time() - before_s, 1), "dim": distilled.dim}
+
+
 def show(name: str, method: str, measured: Sequence[dict[str, float]]) -> None:
     means = {measure: np.mean([each[measure] for each in measured]) for measure in ("nmi", "ari")}
     print(f"{name:14} {method:28} NMI {means['nmi']:.3f}  ARI {means['ari']:.3f}", flush=True)
@@ -237,7 +337,11 @@ def main() -> None:
         arguments.out.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
 
 
-SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"choose": choose}
+SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "choose": choose,
+    "table": table,
+    "static": static,
+}
 
 if __name__ == "__main__":
     main()

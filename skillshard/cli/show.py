@@ -8,6 +8,7 @@ import typer
 from skillshard.bars import Bars
 from skillshard.cli.options import Artefact, Json
 from skillshard.cli.output import write_json
+from skillshard.cli.values import parse_range
 from skillshard.cli.verb import Verb
 from skillshard.cli.words import in_options
 
@@ -34,6 +35,14 @@ def inspect(
             "--pictures", metavar="DIRECTORY", help="Directory for pictures of tags: sizes, map and agreement."
         ),
     ] = None,
+    skills_range: Annotated[
+        str | None,
+        typer.Option(
+            "--skills-range",
+            metavar="LEAST:MOST",
+            help="Numbers of skills to try on the embeddings beside tags. The tags stay as they are.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show the contents of an artefact."""
@@ -41,19 +50,21 @@ def inspect(
 
     if json:
         Verb.given.refuse(
-            ["against", "corpus", "pictures"], "has no JSON form: leave out --json, or run the verb once for each"
+            ["against", "corpus", "pictures", "skills_range"],
+            "has no JSON form: leave out --json, or run the verb once for each",
         )
         from skillshard.report.facts import facts_at
 
         write_json(facts_at(place))
         return
-    if against is None and pictures is None:
+    if against is None and pictures is None and skills_range is None:
         Verb.given.refuse(["corpus"], "is where --against reads a field from: give --against FIELD")
         show(place)
         return
     from skillshard.report.clusters import show_clusters
 
-    show_clusters(place, against=against, corpus=corpus, pictures=pictures)
+    tried = None if skills_range is None else parse_range(skills_range)
+    show_clusters(place, against=against, corpus=corpus, pictures=pictures, skills_range=tried)
 
 
 def verify(place: Artefact) -> None:

@@ -218,7 +218,7 @@ def by_embedding(
             chosen, skills=parse_skills(skills), skills_range=chosen_range, min_share=min_share, seed=seed
         )
 
-    _tag(corpus, out, tagger, reading, files, nodes)
+    _tag(corpus, out, tagger, reading, files, nodes, is_auto=skills == "auto")
 
 
 @tag.command(
@@ -304,7 +304,7 @@ def by_loss(
             on_estimate=lambda sentence: bars.say(in_options(sentence)),
         )
 
-    _tag(corpus, out, tagger, reading, files, nodes)
+    _tag(corpus, out, tagger, reading, files, nodes, is_auto=skills == "auto")
 
 
 @tag.command(
@@ -551,12 +551,14 @@ def _tag(
     files: Files,
     nodes: Nodes,
     array: JobArray = JobArray(),
+    *,
+    is_auto: bool = False,
 ) -> None:
-    """Tag a corpus with the tagger that `tagger` makes, and show the tags."""
+    """Tag a corpus with the tagger that `tagger` makes, and show the tags. With `is_auto`, say how the number of skills was chosen."""
     from skillshard import taggers
     from skillshard.artefact import refuse_nested
     from skillshard.corpus import given_places
-    from skillshard.report.text import show_tags
+    from skillshard.report.text import about_number, print_line, show_tags
     from skillshard.taggers.tag import stages_of
 
     refuse_nested(out, given_places(corpus))
@@ -599,3 +601,6 @@ def _tag(
             on_stage=bars.stage,
         )
     show_tags(tags)
+    if is_auto:
+        for line in about_number(taggers.SavedClusters.open(tags.folder).manifest):
+            print_line(line)

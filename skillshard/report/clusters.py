@@ -14,9 +14,12 @@ from skillshard.corpus import MISSING, Corpus, CorpusReading, Sample, category_o
 from skillshard.errors import TagsError
 from skillshard.extras import needed
 from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories
-from skillshard.report.text import print_line, share, show_saved_clusters, show_tags
+from skillshard.report.text import print_line, print_table, share, show_saved_clusters, show_tags
 from skillshard.taggers.agreement import Agreement, agreement
-from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place, has_embeddings
+from skillshard.taggers.clusters import kmeans
+from skillshard.taggers.clusters.embeddings import EMBEDDINGS, array_place, has_embeddings, sample_vectors
+from skillshard.taggers.clusters.fit import CRITERION, try_range
+from skillshard.taggers.clusters.kmeans import Choice
 from skillshard.taggers.clusters.saved import SavedClusters, has_clusters
 from skillshard.taggers.fields import read_field
 from skillshard.taggers.rows import sample_rows
@@ -33,14 +36,17 @@ def show_clusters(
     against: str | None = None,
     corpus: Sequence[str] | None = None,
     pictures: str | os.PathLike[str] | None = None,
+    skills_range: tuple[int, int] | None = None,
 ) -> None:
-    """Print tags, compare the tags with other tags or a metadata field, and draw pictures.
+    """Print tags, compare the tags with other tags or a metadata field, try numbers of clusters, and draw pictures.
 
     Args:
         place: Directory of the tags.
         against: Metadata field, or directory of other tags of the same rows.
         corpus: Files of the corpus, from which the field is read if the field is not stored beside the tags.
         pictures: Directory for sizes.png, and for map.png, choice.png, trajectories.png and agreement.png if the tags have the data.
+        skills_range: Smallest and largest number of clusters to try on the embeddings beside the tags. No text is encoded, and the tags
+            stay as they are. The picture choice.png shows these numbers.
 
     Raises:
         TagsError: `place` holds no tags, or no sample can be compared.
@@ -51,7 +57,9 @@ def show_clusters(
     if pictures is not None:
         needed("cluster", "plots", what="`pictures`")
     if artefact.kind(place) != tags_module.MANIFEST:
-        raise TagsError(f"{os.fspath(place)} is not tags: `against`, `corpus` and `pictures` are for tags.")
+        raise TagsError(
+            f"{os.fspath(place)} is not tags: `against`, `corpus`, `pictures` and `skills_range` are for tags."
+        )
     tags = Tags.open(place)
     measured = None if against is None else compare(tags, against, corpus)
     show_tags(tags)
@@ -59,9 +67,40 @@ def show_clusters(
         show_saved_clusters(SavedClusters.open(tags.folder))
     if measured is not None:
         show_agreement(measured, str(against))
+    choices = None if skills_range is None else show_tried(tags, skills_range)
     if pictures is not None:
-        drawn = draw_tags(tags, places.local_path(pictures), measured, str(against))
+        drawn = draw_tags(tags, places.local_path(pictures), measured, str(against), choices)
         print_line(f"pictures: {', '.join(str(path) for path in drawn)}")
+
+
+def show_tried(tags: Tags, skills_range: tuple[int, int]) -> list[Choice]:
+    """Try numbers of clusters on a sample of the embeddings beside tags, print a table, and return the numbers with their scores.
+
+    Raises:
+        TagsError: The tags have no embeddings, or the range does not fit the samples.
+    """
+    needed("cluster", what="`skills_range`")
+    if not has_embeddings(tags.folder):
+        raise TagsError(
+            f"{places.public(tags.folder)} has no embeddings to cluster. Give tags that 'skillshard tag embedding' wrote."
+        )
+    num_rows = [part.num_rows for part in tags.manifest.parts]
+    files = [array_place(tags.place(EMBEDDINGS), part) for part in range(len(num_rows))]
+    sample = sample_vectors(files, num_rows, kmeans.sample_size(skills_range[1]), seed=0)
+    tried = try_range(sample.points, skills_range)
+    rows = [
+        (
+            f"{choice.num_clusters:,}",
+            f"{choice.score:.3f}",
+            share(min(sizes), sum(sizes)),
+            share(max(sizes), sum(sizes)),
+        )
+        for choice, sizes in tried
+    ]
+    print_table(("skills", CRITERION, "smallest skill", "largest skill"), rows)
+    choices = [choice for choice, _ in tried]
+    print_line(" ".join(kmeans.about_choice(choices, kmeans.best_of(choices).num_clusters)))
+    return choices
 
 
 def show_agreement(measured: Agreement, against: str) -> None:
@@ -133,8 +172,10 @@ def _value(sample: Sample, field: str) -> str | None:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str) -> list[Path]:
-    """Draw every picture for which the tags have data, and return the paths."""
+def draw_tags(
+    tags: Tags, folder: Path, measured: Agreement | None, against: str, choices: Sequence[Choice] | None = None
+) -> list[Path]:
+    """Draw every picture for which the tags have data, and return the paths. `choices` are numbers of clusters that were tried later."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {skill.name: skill.num_samples for skill in tags.manifest.skills}
     drawn = [folder / "sizes.png"]
@@ -143,7 +184,11 @@ def draw_tags(tags: Tags, folder: Path, measured: Agreement | None, against: str
         points, skills = _sampled(tags)
         drawn.append(folder / "map.png")
         draw_map(flattened(points), skills, list(sizes), drawn[-1])
-    if has_clusters(tags.folder) and (model := SavedClusters.open(tags.folder)).manifest.tried:
+    if choices is not None:
+        drawn.append(folder / "choice.png")
+        curve = {choice.num_clusters: choice.score for choice in choices}
+        draw_curve(curve, kmeans.best_of(choices).num_clusters, CRITERION, drawn[-1])
+    elif has_clusters(tags.folder) and (model := SavedClusters.open(tags.folder)).manifest.tried:
         drawn.append(folder / "choice.png")
         tried = {number.num_clusters: number.score for number in model.manifest.tried}
         draw_curve(tried, len(model.names), str(model.manifest.criterion), drawn[-1])

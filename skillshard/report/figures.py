@@ -190,44 +190,72 @@ def _name_lines(figure: Any, axis: Any) -> None:
 
 # --- tags ------------------------------------------------------------------------------------------------------------
 
-NAMES_IN_MAP = 40
-"""Number of skills up to which a map shows the names. More names would cover the dots."""
+NAMES_IN_MAP = 20
+"""Number of skills up to which a map shows the names. With more skills, names would cover each other, and numbers stand in their place."""
+BARS_IN_PANEL = 50
+"""Number of bars, or of lines of a key, above each other in a picture. More would not fit a screen."""
+# At most so many panels side by side, because a wider picture is not readable either.
+MAX_PANELS = 4
 
 
 def draw_sizes(sizes: Mapping[str, int], place: str | os.PathLike[str]) -> None:
-    """Draw the number of samples of each skill, with the largest skill on top."""
-    names = sorted(sizes, key=lambda name: (sizes[name], name))
+    """Draw the number of samples of each skill, with the largest skill first. Many skills stand in several panels, read column by column."""
+    names = sorted(sizes, key=lambda name: (-sizes[name], name))
+    num_panels = min(-(-len(names) // BARS_IN_PANEL), MAX_PANELS)
+    num_bars = -(-len(names) // num_panels)
     # At most 60 inches, so that a picture of thousands of skills can still be opened.
-    figure, axis = _figure(8.0, min(1.2 + 0.24 * len(names), 60.0))
-    axis.barh(range(len(names)), [sizes[name] for name in names], color="C0")
-    axis.set_yticks(range(len(names)), [_short(name) for name in names], fontsize="small")
-    axis.set_ylim(-0.6, len(names) - 0.4)
-    axis.set_xlabel("samples")
-    axis.set_title("Samples of each skill")
-    axis.grid(alpha=0.25, axis="x")
+    figure, axes = _figure(8.0 if num_panels == 1 else 6.0 * num_panels, min(1.2 + 0.24 * num_bars, 60.0), num_panels)
+    for number, axis in enumerate(np.atleast_1d(axes)):
+        own = names[number * num_bars : (number + 1) * num_bars]
+        axis.barh(range(len(own)), [sizes[name] for name in own], color="C0")
+        axis.set_yticks(range(len(own)), [_short(name) for name in own], fontsize="small")
+        axis.set_ylim(num_bars - 0.4, -0.6)
+        # One scale for all panels, so that bars of two panels can be compared.
+        axis.set_xlim(0, 1.05 * max(sizes.values()))
+        axis.set_xlabel("samples")
+        axis.grid(alpha=0.25, axis="x")
+    figure.suptitle(f"Samples of each of {len(names):,} skills")
     _save(figure, place)
 
 
 def draw_map(
     points: Float[np.ndarray, "point 2"], skills: Sequence[str], names: Sequence[str], place: str | os.PathLike[str]
 ) -> None:
-    """Draw samples as dots in two dimensions, with a colour for each skill and the skill's name at the median of its dots."""
-    figure, axis = _figure(10.0, 8.0)
+    """Draw samples as dots in two dimensions, with a colour for each skill and the skill's name at the median of its dots.
+
+    Of many skills the numbers stand in the map, and a key beside the map has the names.
+    """
+    has_key = len(names) > NAMES_IN_MAP
+    num_columns = min(-(-len(names) // BARS_IN_PANEL), MAX_PANELS) if has_key else 0
+    figure, axis = _figure(10.0 + 3.4 * num_columns, 9.0 if has_key else 8.0)
     skill_of = np.array(skills)
     colours = _colours(len(names))
+    white = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
     for number, name in enumerate(names):
         own = points[skill_of == name]
         axis.scatter(own[:, 0], own[:, 1], s=7, color=colours[number], linewidths=0, alpha=0.7)
-        if len(own) and len(names) <= NAMES_IN_MAP:
-            middle = np.median(own, axis=0)
-            white = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
-            axis.text(*middle, _short(name), fontsize=7, ha="center", va="center", bbox=white)
+        if len(own):
+            middle = _most_central(own)
+            label = str(number + 1) if has_key else _short(name)
+            axis.text(*middle, label, fontsize=7, ha="center", va="center", bbox=white)
+    if has_key:
+        handles = [axis.scatter([], [], s=20, color=colour) for colour in colours]
+        labels = [f"{number} {_short(name, 34)}" for number, name in enumerate(names, start=1)]
+        figure.legend(
+            handles, labels, loc="outside right upper", ncols=num_columns, fontsize=7, frameon=False, handletextpad=0.1
+        )
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_title(
         f"{len(points):,} samples, {len(names)} skills (distances between far groups mean nothing)", fontsize=9
     )
     _save(figure, place)
+
+
+def _most_central(points: Float[np.ndarray, "point 2"]) -> Float[np.ndarray, " 2"]:
+    """Return the point that is nearest to the median. The median itself may lie between two groups of the points, on other skills."""
+    median = np.median(points, axis=0)
+    return points[np.argmin(((points - median) ** 2).sum(axis=1))]
 
 
 def draw_curve(tried: Mapping[int, float], chosen: int, criterion: str, place: str | os.PathLike[str]) -> None:
@@ -256,7 +284,10 @@ def draw_trajectories(
     axis.set_xlabel("optimizer steps of the proxy")
     axis.set_ylabel("loss (nats per token)")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    num_columns = -(-len(names) // BARS_IN_PANEL)
+    figure.set_figwidth(7.0 + 3.4 * (num_columns - 1))
+    figure.set_figheight(max(4.0, min(len(names), BARS_IN_PANEL) * 0.16))
+    figure.legend(loc="outside right upper", ncols=num_columns, fontsize=7, frameon=False)
     _save(figure, place)
 
 
@@ -401,7 +432,7 @@ def draw_nodes(
     _save(figure, place)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float, num_panels: int = 1) -> tuple[Any, Any]:
     needed("plots", what="A picture")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -409,7 +440,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     # A figure without pyplot: pyplot keeps every figure in memory and looks for a display.
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    return figure, figure.subplots(1, num_panels)
 
 
 def _save(figure: Any, place: str | os.PathLike[str]) -> None:

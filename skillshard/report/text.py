@@ -25,7 +25,8 @@ from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest, Manif
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.tokens import TokenCounts
-from skillshard.taggers.clusters.saved import Cluster, Cluster1, SavedClusters, has_clusters
+from skillshard.taggers.clusters.kmeans import Choice, about_choice
+from skillshard.taggers.clusters.saved import AnyModelManifest, Cluster, Cluster1, SavedClusters, has_clusters
 from skillshard.tags import Tags
 
 
@@ -327,6 +328,16 @@ def _terms(cluster: Cluster | Cluster1) -> str:
     return ", ".join(f"{term.term} {100 * term.share:.0f} %" for term in cluster.terms)
 
 
+def about_number(manifest: AnyModelManifest) -> list[str]:
+    """Return lines about the numbers of clusters that skills "auto" tried. Without tried numbers, the list is empty."""
+    if not manifest.tried:
+        return []
+    tried = ", ".join(f"{number.num_clusters}: {number.score:.3f}" for number in manifest.tried)
+    choices = [Choice(number.num_clusters, number.score) for number in manifest.tried]
+    sentences = about_choice(choices, len(manifest.clusters))
+    return [f"number of skills by {manifest.criterion}: {tried}", " ".join(sentences)]
+
+
 def show_saved_clusters(model: SavedClusters) -> None:
     """Print saved clusters: terms, size and nearest samples of each cluster."""
     manifest = model.manifest
@@ -337,12 +348,14 @@ def show_saved_clusters(model: SavedClusters) -> None:
         print_line("")
         print_line(f"{cluster.name}: fitted on {samples}, mean distance to the centroid {cluster.mean_distance:.3f}")
         print_line(f"    terms: {_terms(cluster) or 'no term is more frequent than in the other clusters'}")
+        if isinstance(cluster, Cluster) and not cluster.has_topic and cluster.terms:
+            print_line("    no topic: each of these terms stands in few samples of the cluster")
         for sample in cluster.nearest:
             print_line(f"    {sample.distance:.3f}  {sample.id}  {sample.text[:PREVIEW_CHARS]}")
     print_line("")
     if manifest.tried:
-        tried = ", ".join(f"{number.num_clusters}: {number.score:.3f}" for number in manifest.tried)
-        print_line(f"number of skills by {manifest.criterion}, the knee of the curve is taken: {tried}")
+        for line in about_number(manifest):
+            print_line(line)
     encoder = manifest.encoder
     print_line(
         f"encoder {encoder.name} ({encoder.dim} dimensions), {len(manifest.clusters)} centroids in {places.public(model.folder)}"

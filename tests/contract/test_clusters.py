@@ -55,7 +55,7 @@ def test_a_number_of_skills_that_is_asked_for_is_found_and_its_curve_kept(root: 
     assert len(model.names) == 5
     assert model.manifest.tried[0].num_clusters == 2
     printed = works("inspect", tmp_path / "E", "--pictures", tmp_path / "pictures")
-    assert "the knee of the curve is taken: 2: 0." in printed
+    assert "number of skills by simplified silhouette: 2: 0." in printed and "5 has the highest score." in printed
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"sizes.png", "map.png", "choice.png"}
 
 
@@ -261,6 +261,25 @@ def test_embeddings_of_rows_that_changed_are_refused(root: Path, tmp_path: Path)
         "tag", "embedding", tmp_path / "C", *BY, "--skills", 4, "--from", tmp_path / "E", "--out", tmp_path / "X"
     )
     assert "changed since" in sentence and part.name in sentence
+
+
+def test_a_range_of_numbers_is_tried_at_once_on_kept_embeddings(root: Path, tmp_path: Path) -> None:
+    before = tree(root / "E")
+    printed = works("inspect", root / "E", "--skills-range", "2:12", "--pictures", tmp_path)
+    rows = [line.split() for line in printed.splitlines()]
+    table = [row[0] for row in rows if len(row) == 6 and row[3] == row[5] == "%"]
+    assert table == [str(number) for number in range(2, 13)]
+    assert "5 has the highest score." in printed
+    assert (tmp_path / "choice.png").read_bytes().startswith(b"\x89PNG")
+    assert tree(root / "E") == before
+    assert "has no embeddings to cluster" in fails("inspect", root / "M", "--skills-range", "2:4")
+
+
+def test_the_end_of_the_range_is_said(root: Path, tmp_path: Path) -> None:
+    options = ("--skills", "auto", "--skills-range", "2:4", "--from", root / "E")
+    printed = works("tag", "embedding", root / "C", *BY, *CUT, *options, "--out", tmp_path / "E")
+    assert "The score still rises at 4, the end of the range: try larger numbers too, such as from 4 to 16." in printed
+    assert "The score still rises at 4" in works("inspect", tmp_path / "E")
 
 
 # ---------------------------------------------------------------------------------------------------------- older versions

@@ -110,6 +110,31 @@ def test_the_silhouette_is_highest_at_the_number_of_blobs() -> None:
     assert best_of(scores).num_clusters == 6
 
 
+@pytest.mark.parametrize(
+    ("scores", "chosen", "says"),
+    [
+        ((0.2, 0.4, 0.5, 0.45), 8, ["8 has the highest score."]),
+        (
+            (0.2, 0.4, 0.41, 0.42),
+            4,
+            ["4 is the knee of the curve.", "The score still rises at 16, the end of the range"],
+        ),
+        ((0.2, 0.21, 0.25, 0.5), 16, ["16 has the highest score.", "The score still rises at 16"]),
+        ((0.6, 0.2, 0.4, 0.3), 8, ["8 is the highest peak inside the range."]),
+        ((0.6, 0.4, 0.3, 0.2), 2, ["2 has the highest score.", "2 is the smallest number that was tried"]),
+        ((0.3, 0.3, 0.3, 0.3), 2, ["2 has the highest score.", "2 is the smallest number that was tried"]),
+    ],
+)
+def test_an_inner_maximum_is_preferred_and_an_end_of_the_range_is_said(
+    scores: tuple[float, ...], chosen: int, says: list[str]
+) -> None:
+    choices = [Choice(number, score) for number, score in zip((2, 4, 8, 16), scores, strict=True)]
+    assert best_of(choices).num_clusters == chosen
+    sentences = kmeans.about_choice(choices, chosen)
+    assert len(sentences) == len(says)
+    assert all(sentence.startswith(beginning) for sentence, beginning in zip(sentences, says, strict=True))
+
+
 @pytest.mark.parametrize("spherical", [True, False])
 def test_a_cluster_that_loses_its_points_takes_the_farthest_one(spherical: bool) -> None:
     """No point is nearest to two of the centroids. Lloyd's steps alone would leave these clusters empty for ever."""

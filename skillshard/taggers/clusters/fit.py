@@ -5,7 +5,7 @@ partition, and the sums are added in the order of the partitions. `assign_partit
 task needs memory for 8,192 embeddings at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,25 +102,66 @@ def choose_clusters(
     with threadpool_limits(1):
         if skills != "auto":
             return Fitted(kmeans.fit(points, skills, seed=seed, spherical=spherical, min_share=min_share), ())
-        least, most = skills_range
-        kmeans.refuse_too_many(points, least)
-        most = min(most, kmeans.count_distinct(points, most), _most_with(min_share))
-        numbers = kmeans.tried_numbers(least, max(least, most))
+        numbers = _numbers_to_try(points, skills_range, min_share)
         advance = on_stage("fitting", len(numbers))
         tried = []
-        for number in numbers:
-            clusters = kmeans.fit(
-                points,
-                number,
-                seed=seed,
-                spherical=spherical,
-                num_starts=kmeans.STARTS_OF_A_TRY,
-                min_share=min_share,
-            )
-            tried.append(kmeans.Choice(number, kmeans.simplified_silhouette(points, clusters)))
-            advance(Task(str(number), {}), {})
+        for choice, _ in try_numbers(points, numbers, seed=seed, spherical=spherical, min_share=min_share):
+            tried.append(choice)
+            advance(Task(str(choice.num_clusters), {}), {})
         chosen = kmeans.best_of(tried).num_clusters
         return Fitted(kmeans.fit(points, chosen, seed=seed, spherical=spherical, min_share=min_share), tuple(tried))
+
+
+def try_range(
+    points: Float[np.ndarray, "point dim"], skills_range: tuple[int, int], *, seed: int = 0
+) -> list[tuple[kmeans.Choice, list[int]]]:
+    """Try the numbers of clusters in a range, without choosing a number.
+
+    Args:
+        points: Points to cluster, float32, of length 1.
+        skills_range: Smallest and largest number of clusters.
+        seed: Seed for the k-means starts.
+
+    Returns:
+        Each number with its score, and the number of points of each of its clusters.
+
+    Raises:
+        TagsError: The range is empty, or the points have too few different values for the smallest number.
+    """
+    from threadpoolctl import threadpool_limits
+
+    kmeans.refuse_range(skills_range)
+    with threadpool_limits(1):
+        numbers = _numbers_to_try(points, skills_range, 0.0)
+        return [
+            (choice, np.bincount(kmeans.assign(points, clusters).cluster, minlength=clusters.num_clusters).tolist())
+            for choice, clusters in try_numbers(points, numbers, seed=seed)
+        ]
+
+
+def try_numbers(
+    points: Float[np.ndarray, "point dim"],
+    numbers: Sequence[int],
+    *,
+    seed: int,
+    spherical: bool = True,
+    min_share: float = 0.0,
+) -> Iterator[tuple[kmeans.Choice, Clusters]]:
+    """Yield for each number of clusters the score, and the clusters of a few starts."""
+    for number in numbers:
+        clusters = kmeans.fit(
+            points, number, seed=seed, spherical=spherical, num_starts=kmeans.STARTS_OF_A_TRY, min_share=min_share
+        )
+        yield kmeans.Choice(number, kmeans.simplified_silhouette(points, clusters)), clusters
+
+
+def _numbers_to_try(
+    points: Float[np.ndarray, "point dim"], skills_range: tuple[int, int], min_share: float
+) -> list[int]:
+    least, most = skills_range
+    kmeans.refuse_too_many(points, least)
+    most = min(most, kmeans.count_distinct(points, most), _most_with(min_share))
+    return kmeans.tried_numbers(least, max(least, most))
 
 
 def _most_with(min_share: float) -> int:

@@ -353,22 +353,38 @@ def simplified_silhouette(points: Float[np.ndarray, "point dim"], clusters: Clus
 
 
 def best_of(choices: Sequence[Choice]) -> Choice:
-    """Choose the knee of the curve: a peak, or the point after which the curve becomes flat.
+    """Choose a number of clusters from the curve of the scores: the highest score inside the range, or the knee.
 
-    Both axes are scaled to [0, 1], with log k on x and the score on y. The knee is the point that lies highest above the diagonal. Ties go
-    to the higher score.
+    - If the highest score lies inside the range, this number is chosen.
+    - If the smallest number has the highest score, the highest inner peak is chosen. A peak has a higher score than both its neighbours.
+    - If the largest number has the highest score, the knee is chosen: the point that lies highest above the diagonal, where both axes are
+      scaled to [0, 1], with log k on x and the score on y. Ties go to the higher score.
 
-    >>> best_of([Choice(2, 0.26), Choice(5, 0.37), Choice(10, 0.485), Choice(34, 0.497), Choice(64, 0.48)]).num_clusters
+    Without an inner peak or a knee, an end of the range is chosen.
+
+    >>> best_of([Choice(2, 0.26), Choice(5, 0.37), Choice(10, 0.49), Choice(34, 0.47), Choice(64, 0.40)]).num_clusters
+    10
+    >>> best_of([Choice(2, 0.26), Choice(5, 0.37), Choice(10, 0.485), Choice(34, 0.496), Choice(64, 0.497)]).num_clusters
+    10
+    >>> best_of([Choice(2, 0.50), Choice(5, 0.31), Choice(10, 0.45), Choice(34, 0.40)]).num_clusters
     10
 
     Reference:
         Satopaa et al., "Finding a kneedle in a haystack", ICDCS Workshops 2011; without its smoothing and threshold.
     """
-    first, rise = choices[0], max(choice.score for choice in choices) - choices[0].score
-    width = np.log(choices[-1].num_clusters / first.num_clusters)
-    # Without a rise the fewest clusters are the best.
-    if rise <= 0 or width == 0:
-        return first
+    first, last = choices[0], choices[-1]
+    # Of equal scores the smaller number counts, because fewer skills are easier to read.
+    top = max(choices, key=lambda choice: (choice.score, -choice.num_clusters))
+    if top not in (first, last):
+        return top
+    if top is first:
+        peaks = [
+            choice
+            for before, choice, after in zip(choices, choices[1:], choices[2:], strict=False)
+            if before.score < choice.score > after.score
+        ]
+        return max(peaks, key=lambda choice: choice.score, default=first)
+    rise, width = last.score - first.score, np.log(last.num_clusters / first.num_clusters)
 
     def above_diagonal(choice: Choice) -> float:
         height = (choice.score - first.score) / rise
@@ -376,3 +392,29 @@ def best_of(choices: Sequence[Choice]) -> Choice:
         return round(float(height - np.log(choice.num_clusters / first.num_clusters) / width), 6)
 
     return max(choices, key=lambda choice: (above_diagonal(choice), choice.score))
+
+
+def about_choice(choices: Sequence[Choice], chosen: int) -> list[str]:
+    """Say how a number of clusters was chosen from the curve, and whether the range ended too early.
+
+    >>> about_choice([Choice(2, 0.2), Choice(4, 0.3), Choice(8, 0.4)], 8)[1]
+    'The score still rises at 8, the end of the range: try larger numbers too, such as from 8 to 32.'
+    """
+    first, last = choices[0], choices[-1]
+    top = max(choices, key=lambda choice: (choice.score, -choice.num_clusters))
+    if chosen == top.num_clusters:
+        sentences = [f"{chosen} has the highest score."]
+    elif top is first:
+        sentences = [f"{chosen} is the highest peak inside the range."]
+    else:
+        sentences = [f"{chosen} is the knee of the curve."]
+    if len(choices) > 1 and top is last:
+        sentences.append(
+            f"The score still rises at {last.num_clusters}, the end of the range: try larger numbers too, such as from "
+            f"{last.num_clusters} to {4 * last.num_clusters}."
+        )
+    if chosen == first.num_clusters:
+        sentences.append(
+            f"{chosen} is the smallest number that was tried, so the texts form no clear groups to this encoder, or fewer than {chosen}."
+        )
+    return sentences

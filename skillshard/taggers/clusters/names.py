@@ -3,6 +3,7 @@
 A cluster whose terms are rare in the cluster itself has no topic, and its name says so.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ TERMS_IN_NAME = 3
 MAX_TERM_CHARS = 24
 MIN_SHARE = 0.02
 """Smallest share of the samples of a cluster that hold a term. A rarer term does not describe the cluster."""
+# "didn't" would give the term "didn". The list of stop words has "not", but no contractions.
+_CONTRACTION = re.compile(r"\b\w+n['\u2019]t\b|['\u2019](?:ll|ve|re|d|m|s)\b", re.IGNORECASE)
 TOPIC_SHARE = 0.1
 """Smallest share of the samples of a cluster that hold the most frequent of the terms in the name. Below this share the cluster has no topic."""
 WITHOUT_TOPIC = "no-topic"
@@ -37,12 +40,12 @@ class Named:
 def terms_in(text: str) -> set[str]:
     """Return the words of a text that may name a cluster, in lower case, letters only, without English stop words.
 
-    >>> sorted(terms_in("The grinder grinds 12 espresso_beans."))
-    ['beans', 'espresso', 'grinder', 'grinds']
+    >>> sorted(terms_in("The grinder didn't grind 12 espresso_beans."))
+    ['beans', 'espresso', 'grind', 'grinder']
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    words = set(words_in(text)) - ENGLISH_STOP_WORDS
+    words = set(words_in(_CONTRACTION.sub(" ", text))) - ENGLISH_STOP_WORDS
     # A number, and a word with a digit, is mostly an amount, a version or a code.
     return {word for word in words if len(word) <= MAX_TERM_CHARS and not any(map(str.isdigit, word))}
 
