@@ -16,6 +16,7 @@ from skillshard.errors import TagsError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.report.clusters import compare
 from skillshard.taggers.clusters import embeddings as taggers_vectors
+from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.encoder import Encoder, VectorsOf
 from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
@@ -268,7 +269,7 @@ def test_a_range_of_numbers_is_tried_at_once_on_kept_embeddings(root: Path, tmp_
     printed = works("inspect", root / "E", "--skills-range", "2:12", "--pictures", tmp_path)
     rows = [line.split() for line in printed.splitlines()]
     table = [row[0] for row in rows if len(row) == 6 and row[3] == row[5] == "%"]
-    assert table == [str(number) for number in range(2, 13)]
+    assert table == [str(number) for number in kmeans.tried_numbers(2, 12)]
     assert "5 has the highest score." in printed
     assert (tmp_path / "choice.png").read_bytes().startswith(b"\x89PNG")
     assert tree(root / "E") == before
