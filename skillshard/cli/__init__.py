@@ -69,6 +69,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     inspect: """
     skillshard inspect shards
     skillshard inspect tags --against meta.source --pictures pictures
+    skillshard inspect runs/1 --follow
     """,
     verify: """
     skillshard verify shards

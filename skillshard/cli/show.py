@@ -1,5 +1,7 @@
 """`skillshard inspect` and `verify`: look at an artefact."""
 
+import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -44,10 +46,36 @@ def inspect(
         ),
     ] = None,
     json: Json = False,
+    csv: Annotated[
+        bool,
+        typer.Option("--csv", help="Write every weight, draw and loss of a run as CSV, a line for each number."),
+    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Show a run again and again, until Ctrl-C.")] = False,
+    every: Annotated[
+        float, typer.Option("--every", metavar="SECONDS", min=0.1, help="Time between two views, with --follow.")
+    ] = 5.0,
 ) -> None:
     """Show the contents of an artefact."""
     from skillshard.report.text import show
 
+    if not follow:
+        Verb.given.refuse(["every"], "belongs to --follow")
+    if csv or follow:
+        others = [
+            name
+            for name in ("json", "csv", "follow", "against", "corpus", "pictures")
+            if name != ("csv" if csv else "follow")
+        ]
+        Verb.given.refuse(
+            [name for name in others if name in Verb.given], f"does not go with {'--csv' if csv else '--follow'}"
+        )
+        _refuse_all_but_a_run(place, "--csv" if csv else "--follow")
+    if csv:
+        _write_table(place)
+        return
+    if follow:
+        _follow(place, every)
+        return
     if json:
         Verb.given.refuse(
             ["against", "corpus", "pictures", "skills_range"],
@@ -65,6 +93,37 @@ def inspect(
 
     tried = None if skills_range is None else parse_range(skills_range)
     show_clusters(place, against=against, corpus=corpus, pictures=pictures, skills_range=tried)
+
+
+def _refuse_all_but_a_run(place: str, option: str) -> None:
+    from skillshard.artefact import MANIFESTS, kind
+    from skillshard.mixing.ledger import RUN
+
+    if (name := kind(place)) != RUN:
+        raise typer.BadParameter(
+            f"{place} holds {MANIFESTS[name]}, and {option} shows a run's ledger.", param_hint=option
+        )
+
+
+def _write_table(place: str) -> None:
+    from skillshard.mixing.ledger import DirectoryLedger
+    from skillshard.report.run_table import run_table
+
+    for line in run_table(DirectoryLedger(place)):
+        sys.stdout.write(line)
+
+
+def _follow(place: str, every: float) -> None:
+    """Show a run until Ctrl-C."""
+    from rich.console import Console
+
+    from skillshard.report.text import show
+
+    while True:
+        Console().clear()  # nothing is cleared where the output is no terminal
+        show(place)
+        sys.stdout.flush()
+        time.sleep(every)
 
 
 def verify(place: Artefact) -> None:

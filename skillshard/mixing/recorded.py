@@ -154,7 +154,7 @@ class RecordedStream:
         """Number of draws of all decided rounds. A trainer may have consumed fewer draws."""
         if not self.num_rounds:
             return 0
-        newest = self._round(self.num_rounds - 1)
+        newest = self.records.rounds.existing(self.num_rounds - 1)
         return newest.first_draw + newest.num_draws
 
     @property
@@ -196,7 +196,7 @@ class RecordedStream:
             return
         number = self.run.skills.index(sample.skill)
         order = self._orders[number]
-        newest = self._round(self.num_rounds - 1)
+        newest = self.records.rounds.existing(self.num_rounds - 1)
         num_drawn = newest.drawn_before[number] + newest.counts[number]
         for epoch in range(-(-num_drawn // order.num_samples)):
             position = epoch * order.num_samples + order.offset(epoch, sample.shard, sample.row)
@@ -210,7 +210,7 @@ class RecordedStream:
                 yield SeenAt(record.first_draw + at, record.round, epoch)
 
     def _samples_of_round(self, number: int, within: Int[np.ndarray, " sample"]) -> Iterator[RecordedSample]:
-        record = self._round(number)
+        record = self.records.rounds.existing(number)
         plan = memoized(
             self._plans,
             number,
@@ -237,23 +237,17 @@ class RecordedStream:
         key = keys[row]
         return self.shards.source_file(int(key["file"])), int(key["row"])
 
-    def _round(self, number: int) -> RoundRecord:
-        record = self.records.rounds.get(number)
-        if record is None:
-            raise self.records.rounds.missing(number)
-        return record
-
     def _round_of(self, skill: int, position: int) -> RoundRecord:
         """Find the round of a skill's draw by binary search, which reads a few records of a long run."""
         first, last = 0, self.num_rounds - 1
         while first < last:
             middle = (first + last) // 2
-            record = self._round(middle)
+            record = self.records.rounds.existing(middle)
             if record.drawn_before[skill] + record.counts[skill] > position:
                 last = middle
             else:
                 first = middle + 1
-        return self._round(first)
+        return self.records.rounds.existing(first)
 
     def _refuse_undecided(self, draws: Int[np.ndarray, " sample"]) -> None:
         if not len(draws):

@@ -6,6 +6,7 @@ no atomic comparison on a network file system. A resume puts a single record, `g
 rounds and observations kept from earlier generations, and the checksums of the last records kept. Nothing is moved or deleted.
 """
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -95,6 +96,13 @@ class Numbered(Generic[RecordType]):
                 if fault:
                     raise LedgerError(f"{self._view.ledger}/{name} {fault} {REMEDY}")
                 self.keep(number, record)
+        return record
+
+    def existing(self, number: int) -> RecordType:
+        """Read a record. Raise LedgerError if the record is missing, or as `get` does."""
+        record = self.get(number)
+        if record is None:
+            raise self.missing(number)
         return record
 
     def keep(self, number: int, record: RecordType) -> None:
@@ -411,6 +419,15 @@ def observation_fault(
     if record.loss != run.loss:
         return f"holds {record.loss.sentence}, and the run's losses are {run.loss.sentence}: it was changed."
     return None
+
+
+def resumes(records: Records) -> list[GenerationRecord]:
+    """Read the record of each resume, rising. A damaged or missing record is left out, as `verify_ledger` names it."""
+    begun = []
+    for generation in range(1, records.generation + 1):
+        with contextlib.suppress(LedgerError):
+            begun.append(_generation(records.ledger, generation))
+    return begun
 
 
 def verify_ledger(ledger: Ledger) -> list[str]:

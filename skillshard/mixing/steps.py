@@ -67,12 +67,12 @@ class Steps:
         first, end = 0, self._num
         while first < end:
             middle = (first + end) // 2
-            if getattr(self._report(middle), field) <= value:
+            if getattr(self._observations.existing(middle), field) <= value:
                 first = middle + 1
             else:
                 end = middle
-        before = _anchor(self._report(first - 1)) if first else BEGINNING
-        return before, _anchor(self._report(first)) if first < self._num else None
+        before = _anchor(self._observations.existing(first - 1)) if first else BEGINNING
+        return before, _anchor(self._observations.existing(first)) if first < self._num else None
 
     def _size(self, before: Anchor, after: Anchor | None) -> int | None:
         """Return the number of draws of a step between two reports, or after the last report."""
@@ -89,12 +89,6 @@ class Steps:
                 "or leave out `step_draws`."
             )
         return pace
-
-    def _report(self, number: int) -> ObservationRecord:
-        record = self._observations.get(number)
-        if record is None:
-            raise self._observations.missing(number)
-        return record
 
 
 def _anchor(record: ObservationRecord) -> Anchor:

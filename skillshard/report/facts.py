@@ -4,12 +4,13 @@ Every kind of artefact has one model, and the field `kind` names the kind. schem
 """
 
 import os
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from skillshard import artefact, canonical, places
+from skillshard import artefact, canonical, places, storage
 from skillshard import export as export_module
 from skillshard import tags as tags_module
 from skillshard.export import ExportManifest
@@ -17,8 +18,11 @@ from skillshard.graph.derive import own_gains, rule_in
 from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Gain, Statistics, gains_of, statistics
 from skillshard.loss import LossKind
-from skillshard.mixing.ledger import DirectoryLedger, Lag
-from skillshard.mixing.records import open_records
+from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms, reads_losses
+from skillshard.mixing.counts import in_unit
+from skillshard.mixing.ledger import DirectoryLedger, Lag, ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.order import SCALE_BITS
+from skillshard.mixing.records import Records, open_records, resumes
 from skillshard.printable import printable
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
@@ -144,8 +148,53 @@ class RunSkill(_Skill):
     """A skill of a run."""
 
     weight: float = Field(description="weight in the newest round")
+    weights: list[float] = Field(description="weight in each round of `shown_rounds`")
     num_drawn: int = Field(description="draws of all rounds")
+    intended: float = Field(
+        description="draws that the weights of all rounds ask for; num_drawn is a whole number beside it"
+    )
     epochs: float = Field(description="num_drawn as a multiple of the training samples")
+    num_tokens: int | None = Field(
+        description="tokens drawn, the average of the skill for each draw; null if the weights count samples"
+    )
+
+
+class RunLoss(_Skill):
+    """The losses of an evaluation skill."""
+
+    first: float | None = Field(description="loss of the first report")
+    last: float | None = Field(description="loss of the newest report")
+    losses: list[float | None] = Field(description="loss of each report of `shown_reports`")
+
+
+class RunReport(BaseModel):
+    """The newest report of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: int
+    draw: int
+    time: str = Field(description="time of the report's file, ISO 8601 in UTC; a copy of a ledger may have other times")
+
+
+class RunResume(BaseModel):
+    """A resume of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    generation: int
+    draw: int = Field(description="draw at which the run was resumed")
+    job: str | None
+
+
+class RunAlarm(BaseModel):
+    """A sign of trouble."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str
+    skill: str | None
+    sentence: str
 
 
 class RunFacts(_Facts):
@@ -153,9 +202,19 @@ class RunFacts(_Facts):
 
     kind: Literal["run"] = "run"
     skills: list[RunSkill] = Field(description="in the order of the run; empty before the first round")
+    losses: list[RunLoss] = Field(description="in the order of the names; empty before the first report")
+    shown_rounds: list[int] = Field(description="numbers of the rounds whose weights are listed, at equal distances")
+    shown_reports: list[int] = Field(description="draws of the reports whose losses are listed, at equal distances")
     round: int | None = Field(description="number of the newest round; null before the first round")
+    num_draws: int = Field(description="draws of all decided rounds")
     num_rounds: int
     num_observations: int
+    last_report: RunReport | None
+    waits_for: str | None = Field(
+        description="report without which the next round is not decided; null if none is needed"
+    )
+    alarms: list[RunAlarm]
+    resumes: list[RunResume]
     generation: int = Field(description="number of times that the run was resumed")
     policy: str
     unit: str = Field(description="weights' unit: samples or tokens")
@@ -305,24 +364,37 @@ def export_facts(place: str | os.PathLike[str]) -> ExportFacts:
     )
 
 
+SHOWN = 40
+"""Number of rounds and of reports whose weights and losses are listed."""
+
+
 def run_facts(ledger: DirectoryLedger) -> RunFacts:
     records = open_records(ledger)
-    run, num_rounds = records.run, records.rounds.num()
-    newest = records.rounds.get(num_rounds - 1) if num_rounds else None
-    skills = []
-    if newest is not None:
-        drawn = [before + count for before, count in zip(newest.drawn_before, newest.counts, strict=True)]
-        skills = [
-            # The run records the number of samples of each skill at its start, so the shards are not needed.
-            RunSkill(name=name, weight=weight, num_drawn=num, epochs=num / num_samples)
-            for name, weight, num, num_samples in zip(run.skills, newest.weights, drawn, run.num_samples, strict=True)
-        ]
+    run, num_rounds, num_observations = records.run, records.rounds.num(), records.observations.num()
+    rounds = {number: records.rounds.existing(number) for number in _spread(num_rounds, PINNED_ROUNDS)}
+    reports = {
+        number: records.observations.existing(number) for number in _spread(num_observations, RISING_REPORTS + 1)
+    }
+    newest = rounds.get(num_rounds - 1)
+    shown_rounds, shown_reports = _spread(num_rounds, 1), _spread(num_observations, 1)
+    last = reports.get(num_observations - 1)
     return RunFacts(
         place=_shown(str(ledger)),
-        skills=skills,
+        skills=[] if newest is None else _run_skills(run, newest, [rounds[number] for number in shown_rounds]),
+        losses=_run_losses([reports[number] for number in shown_reports]),
+        shown_rounds=shown_rounds,
+        shown_reports=[reports[number].draw for number in shown_reports],
         round=None if newest is None else newest.round,
+        num_draws=0 if newest is None else newest.first_draw + newest.num_draws,
         num_rounds=num_rounds,
-        num_observations=records.observations.num(),
+        num_observations=num_observations,
+        last_report=None if last is None else _last_report(records, last, num_observations - 1),
+        waits_for=_waits_for(run, newest, last),
+        alarms=[
+            RunAlarm(**alarm._asdict())
+            for alarm in alarms(run, [*rounds.values()], [*reports.values()], first=rounds.get(0))
+        ],
+        resumes=[RunResume(generation=begun.generation, draw=begun.draw, job=begun.job) for begun in resumes(records)],
         generation=records.generation,
         policy=run.policy,
         unit=run.unit,
@@ -330,6 +402,57 @@ def run_facts(ledger: DirectoryLedger) -> RunFacts:
         round_draws=run.round_draws,
         lag=run.lag,
     )
+
+
+def _spread(num: int, newest: int) -> list[int]:
+    """Choose up to `SHOWN` numbers below `num` at equal distances, and the newest numbers.
+
+    >>> _spread(3, 1), len(_spread(1000, 1)), _spread(1000, 3)[-3:]
+    ([0, 1, 2], 40, [997, 998, 999])
+    """
+    evenly = np.linspace(0, num - 1, min(num, SHOWN)).round().astype(int).tolist()
+    return sorted({*evenly, *range(max(0, num - newest), num)})
+
+
+def _run_skills(run: RunRecord, newest: RoundRecord, shown: list[RoundRecord]) -> list[RunSkill]:
+    drawn = [before + count for before, count in zip(newest.drawn_before, newest.counts, strict=True)]
+    tokens = in_unit(run, drawn)
+    return [
+        # The run records the number of samples of each skill at its start, so the shards are not needed.
+        RunSkill(
+            name=name,
+            weight=newest.weights[number],
+            weights=[record.weights[number] for record in shown],
+            num_drawn=drawn[number],
+            intended=drawn[number] + newest.carry[number] / (1 << SCALE_BITS),
+            epochs=drawn[number] / run.num_samples[number],
+            num_tokens=None if run.num_tokens is None else tokens[number],
+        )
+        for number, name in enumerate(run.skills)
+    ]
+
+
+def _run_losses(shown: list[ObservationRecord]) -> list[RunLoss]:
+    names = sorted({name for record in shown for name in record.losses})
+    columns = {name: [record.losses.get(name) for record in shown] for name in names}
+    return [RunLoss(name=name, first=losses[0], last=losses[-1], losses=losses) for name, losses in columns.items()]
+
+
+def _last_report(records: Records, last: ObservationRecord, number: int) -> RunReport:
+    # The time of the file is beside the record: nothing that decides the stream depends on a clock.
+    written_ns = storage.stat(f"{records.ledger}/{records.observations.name(number)}").mtime_ns
+    time = datetime.fromtimestamp(written_ns // 10**9, UTC).isoformat()
+    return RunReport(step=last.step, draw=last.draw, time=time)
+
+
+def _waits_for(run: RunRecord, newest: RoundRecord | None, last: ObservationRecord | None) -> str | None:
+    """Describe the report that the next round needs. Return None if the next round needs no report that is missing."""
+    if newest is None:
+        return "the losses of draw 0, before the first step" if run.initial_losses and last is None else None
+    if run.lag == "live" or not reads_losses(run, newest) or newest.num_draws < run.round_draws:
+        return None
+    needed = (newest.round + 1 - run.lag) * run.round_draws
+    return f"a report of draw {needed:,} or later" if (-1 if last is None else last.draw) < needed else None
 
 
 def graph_facts(place: str | os.PathLike[str]) -> GraphFacts:

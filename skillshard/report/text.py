@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich import box
@@ -12,13 +13,14 @@ from rich.table import Table
 from skillshard import artefact, places
 from skillshard import export as export_module
 from skillshard import tags as tags_module
+from skillshard.bars import duration
 from skillshard.corpus.selection import describe_left_out
 from skillshard.errors import name_some
 from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.printable import counted, printable, shortened
-from skillshard.report.facts import ExportFacts, export_facts, run_facts, shards_facts, tokens_facts
+from skillshard.report.facts import ExportFacts, RunFacts, export_facts, run_facts, shards_facts, tokens_facts
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import tokens as tokens_module
 from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest, Manifest1, ManifestSkill2
@@ -199,22 +201,84 @@ def show_export(export: ExportFacts) -> None:
 def show_ledger(ledger: DirectoryLedger) -> None:
     run = run_facts(ledger)
     if run.round is not None:
-        num_drawn = sum(skill.num_drawn for skill in run.skills)
+        highest = max(weight for skill in run.skills for weight in skill.weights)
+        tokens = ("tokens",) if run.unit == "tokens" else ()
         rows = [
             (
                 skill.name,
                 f"{skill.weight:.4f}",
+                sparkline(skill.weights, 0.0, highest),
                 f"{skill.num_drawn:,}",
-                share(skill.num_drawn, num_drawn),
+                share(skill.num_drawn, run.num_draws),
+                f"{skill.intended:,.1f}",
                 f"{skill.epochs:.2f}",
+                *([] if skill.num_tokens is None else [f"{skill.num_tokens:,}"]),
             )
             for skill in run.skills
         ]
-        print_table(("skill", f"weight in round {run.round}", "drawn", "share", "epochs"), rows)
+        weight = f"weight in round {run.round}"
+        print_table(("skill", weight, "since round 0", "drawn", "share", "intended", "epochs", *tokens), rows)
+    if run.losses:
+        print_table(("evaluation skill", "first loss", "last loss", "change", "since the first"), _loss_rows(run))
     print_line(
         f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; "
         f"{counted(run.num_rounds, 'round')}, {counted(run.num_observations, 'observation')}, generation {run.generation} in {ledger}"
     )
+    if run.last_report is not None:
+        print_line(
+            f"last report: step {run.last_report.step:,}, draw {run.last_report.draw:,}, {age(run.last_report.time)} ago"
+        )
+    if run.waits_for is not None:
+        print_line(f"the next round waits for {run.waits_for}")
+    if run.resumes:
+        at = ", ".join(
+            f"draw {begun.draw:,}" + (f" (job {begun.job})" if begun.job else "") for begun in run.resumes[-5:]
+        )
+        earlier = f" ({counted(len(run.resumes) - 5, 'earlier resume')})" if len(run.resumes) > 5 else ""
+        print_line(f"resumed at {at}{earlier}")
+    for alarm in run.alarms:
+        print_line(f"alarm: {alarm.sentence}")
+
+
+def _loss_rows(run: RunFacts) -> Iterator[tuple[str, ...]]:
+    for skill in run.losses:
+        known = [loss for loss in skill.losses if loss is not None]
+        change = "-" if skill.first is None or skill.last is None else f"{skill.last - skill.first:+.3f}"
+        yield (
+            skill.name,
+            "-" if skill.first is None else f"{skill.first:.3f}",
+            "-" if skill.last is None else f"{skill.last:.3f}",
+            change,
+            sparkline(skill.losses, min(known, default=0.0), max(known, default=0.0)),
+        )
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float | None], lowest: float, highest: float) -> str:
+    """Draw numbers as bars between `lowest` and `highest`, at most `SPARKS` bars. A missing number is a space.
+
+    >>> sparkline([0.0, 0.5, None, 1.0], 0.0, 1.0), sparkline([2.0, 2.0], 2.0, 2.0)
+    ('▁▅ █', '▁▁')
+    """
+    width = highest - lowest
+    chosen = values[:: max(1, -(-len(values) // SPARKS))]
+    if chosen and len(chosen) < len(values):
+        chosen = [*chosen[:-1], values[-1]]
+    return "".join(
+        " " if value is None else BARS[min(7, int(8 * (value - lowest) / width)) if width > 0 else 0]
+        for value in chosen
+    )
+
+
+SPARKS = 20
+"""Largest number of bars of a sparkline."""
+
+
+def age(time: str) -> str:
+    """Write the time since a time in ISO 8601, with a unit."""
+    return duration(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()))
 
 
 def show_proposal(proposal: Proposal) -> None:

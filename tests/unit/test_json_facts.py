@@ -14,6 +14,7 @@ import pytest
 import skillshard as ss
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.report.facts import facts_at, run_facts, shards_facts
+from skillshard.report.text import BARS
 from skillshard.shards.files import RemoteFiles
 from tests.commands import finish, skillshard, start, works
 from tests.conftest import HERE, REPOSITORY, samples, write_corpus
@@ -62,8 +63,9 @@ def test_standard_output_is_one_json_object_that_fits_the_schema(name: str, root
 
 
 def numbers_in(table: str, skill: str) -> list[str]:
-    """Return the cells of the row of a skill."""
-    (row,) = (line for line in table.splitlines() if line.split()[:1] == [skill])
+    """Return the cells of the row of a skill in the first table, without the bars of a sparkline."""
+    row = next(line for line in table.splitlines() if line.split()[:1] == [skill])
+    row = re.sub(f"[{BARS}]+", "", row)
     return re.split(r"\s{2,}", row.strip())[1:]
 
 
@@ -84,7 +86,8 @@ ROWS: dict[str, Callable[[dict[str, Any], dict[str, Any]], list[str]]] = {
     "run": lambda skill, whole: [
         f"{skill['weight']:.4f}",
         str(skill["num_drawn"]),
-        f"{100 * skill['num_drawn'] / sum(other['num_drawn'] for other in whole['skills']):.1f} %",
+        f"{100 * skill['num_drawn'] / whole['num_draws']:.1f} %",
+        f"{skill['intended']:.1f}",
         f"{skill['epochs']:.2f}",
     ],
 }
@@ -174,7 +177,7 @@ def test_the_schema_tells_the_kinds_apart(root: Path) -> None:
     facts = json.loads(facts_at(root / "tags").to_json())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**facts, "kind": "shards"}, SCHEMA)
-    assert sorted(SCHEMA["discriminator"]["mapping"]) == ["graph", "run", "shards", "tags", "tokens"]
+    assert sorted(SCHEMA["discriminator"]["mapping"]) == ["export", "graph", "run", "shards", "tags", "tokens"]
 
 
 def test_a_learned_graph_says_how_it_was_learned_and_what_it_cost(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""The rounds and the reports of a run as one long table, for `skillshard inspect RUN --csv`."""
+
+import csv
+import io
+from collections.abc import Iterator
+
+from skillshard.mixing.ledger import Ledger
+from skillshard.mixing.records import open_records
+
+HEADER = ("draw", "step", "quantity", "skill", "value")
+
+
+def run_table(ledger: Ledger) -> Iterator[str]:
+    """Yield the lines of a CSV file with the header `HEADER`, a line for each number.
+
+    The quantities of a round are "weight", "drawn" (draws of the round) and "epochs" (after the round), at the first draw of the round and
+    without a step. The quantity of a report is "loss", at the draw and the step of the report. A loss that is not a finite number is empty.
+
+    Raises:
+        LedgerError: The ledger holds no run, or a record is damaged.
+    """
+    records = open_records(ledger)
+    yield _line(HEADER)
+    for record in records.rounds:
+        for number, skill in enumerate(records.run.skills):
+            quantities = (
+                ("weight", record.weights[number]),
+                ("drawn", record.counts[number]),
+                ("epochs", record.epochs[number]),
+            )
+            for quantity, value in quantities:
+                yield _line((record.first_draw, None, quantity, skill, value))
+    for report in records.observations:
+        for skill, loss in report.losses.items():
+            yield _line((report.draw, report.step, "loss", skill, loss))
+
+
+def _line(values: tuple[object, ...]) -> str:
+    """Write a line of CSV. A name with a comma or a quote is quoted.
+
+    >>> _line((0, None, "loss", 'a "b", c', 0.5))
+    '0,,loss,"a ""b"", c",0.5\\n'
+    """
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()
