@@ -569,7 +569,7 @@ def count(plan: Plan) -> tuple[Any, float]:
     texts = [sample["text"] for sample in islice(samples_of(plan.work / "topics"), 3000)]
     tokenizer.train_from_iterator(texts, trainer)
     shards = ss.ShardSet.open(plan.work / "topics-shards")
-    return timed(lambda: ss.count_tokens(shards, tokenizer, plan.work / "throughput" / "counts", progress=False))
+    return timed(lambda: ss.write_tokens(shards, tokenizer, plan.work / "throughput" / "counts", progress=False))
 
 
 Opened = tuple[Iterator[Any], Callable[[], None]]

@@ -156,13 +156,13 @@ def count(work: Path, shards: Path) -> dict[str, Any]:
 
     from skillshard.execution import Backend
     from skillshard.shards.read import ShardSet
-    from skillshard.shards.tokens import count_tokens
+    from skillshard.shards.tokens import write_tokens
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     started = time.process_time()
-    counts = count_tokens(ShardSet.open(shards), tokenizer, work / "tokens", backend=Backend(workers=1))
+    counts = write_tokens(ShardSet.open(shards), tokenizer, work / "tokens", backend=Backend(workers=1))
     return {"tokens": counts.manifest.num_train, "cpu_seconds": time.process_time() - started}
 
 
@@ -173,9 +173,9 @@ def resume_packed(work: Path, shards: Path) -> dict[str, Any]:
     """
     from skillshard.mixing.packing import PackedTokens
     from skillshard.shards.read import ShardSet
-    from skillshard.shards.tokens import TokenCounts
+    from skillshard.shards.token_set import TokenSet
 
-    opened, counts = ShardSet.open(shards), TokenCounts.open(work / "tokens")
+    opened, counts = ShardSet.open(shards), TokenSet.open(work / "tokens")
     # An estimate, because the exact number of tokens would need every round of the ledger.
     total = counts.manifest.num_train / opened.manifest.num_train * NUM_ROUNDS * ROUND_DRAWS
     figures = {}

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from skillshard.torch import PackedDataset, collate_blocks
+from skillshard.torch import PackedDataset, block_collator
 
 BLOCKS, BLOCK_TOKENS, EVERY, EOS = 8, 64, 5, "<|endoftext|>"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -50,15 +50,15 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def main(shards_at: Path, run: Path, steps: int) -> None:
     shards = ss.ShardSet.open(shards_at)
-    counts = ss.count_tokens(shards, byte_pairs(shards), run / "tokens")  # or open the counts of 'skillshard tokens'
+    tokens = ss.write_tokens(shards, byte_pairs(shards), run / "tokens")  # or open the output of 'skillshard tokens'
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
-    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=400, unit="tokens", tokens=counts)
-    packed = ss.PackedTokens(mixer, counts, block_tokens=BLOCK_TOKENS, separator=EOS, step_blocks=BLOCKS)
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=400, unit="tokens", tokens=tokens)
+    packed = ss.PackedTokens(mixer, tokens, block_tokens=BLOCK_TOKENS, separator=EOS, step_blocks=BLOCKS)
     model = torch.nn.Embedding(300, 300, device=DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
 
     def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:
-        encoded = [torch.tensor([counts.tokenizer.encode(text).ids], device=DEVICE) for text in texts]
+        encoded = [torch.tensor([tokens.tokenizer.encode(text).ids], device=DEVICE) for text in texts]
         return [float(nats_per_token(model, ids).sum()) for ids in encoded], [ids.shape[1] - 1 for ids in encoded]
 
     def report(step: int) -> None:
@@ -71,7 +71,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         PackedDataset(packed),
         batch_size=BLOCKS,
         num_workers=2,
-        collate_fn=collate_blocks,
+        collate_fn=block_collator("input_ids", "segment_ids"),
         pin_memory=DEVICE.type == "cuda",  # the copy to a GPU then runs beside the training
     )
     checkpoint, step = run / "checkpoint.pt", 0
@@ -89,7 +89,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     batches = iter(loader)
     while step < steps:
         batch = {name: tensor.to(DEVICE, non_blocking=True) for name, tensor in next(batches).items()}
-        inside = batch["draw"][:, 1:] == batch["draw"][:, :-1]  # no loss over the end of a sample
+        inside = batch["segment_ids"][:, 1:] == batch["segment_ids"][:, :-1]  # no loss over the end of a sample
         optimizer.zero_grad()
         nats_per_token(model, batch["input_ids"])[inside].mean().backward()
         optimizer.step()

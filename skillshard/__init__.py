@@ -26,7 +26,7 @@ _HOMES = {
     "Losses": "skillshard.loss",
     "Mixer": "skillshard.mixing.mixer",
     "Observation": "skillshard.policies.policy",
-    "PackedBatch": "skillshard.mixing.packing",
+    "PackedBatch": "skillshard.mixing.packed_batch",
     "PackedTokens": "skillshard.mixing.packing",
     "ReadingChoice": "skillshard.proxy.reading_choice",
     "Sample": "skillshard.corpus",
@@ -34,9 +34,8 @@ _HOMES = {
     "SkillGraph": "skillshard.graph.skill_graph",
     "SkillshardError": "skillshard.errors",
     "Tags": "skillshard.tags",
-    "TokenCounts": "skillshard.shards.tokens",
+    "TokenSet": "skillshard.shards.token_set",
     "check_policy": "skillshard.testing",
-    "count_tokens": "skillshard.shards.tokens",
     "errors": "skillshard",
     "export_shards": "skillshard.export",
     "learn_graph": "skillshard.graph.learn",
@@ -49,6 +48,7 @@ _HOMES = {
     "taggers": "skillshard",
     "verify": "skillshard.verification",
     "write_shards": "skillshard.shards.write",
+    "write_tokens": "skillshard.shards.tokens",
 }
 
 __all__ = list(_HOMES)

@@ -39,7 +39,7 @@ M = TypeVar("M", bound=BaseModel)
 MANIFESTS = {
     "tags.json": "tags",
     "manifest.json": "shards",
-    "tokens.json": "token counts",
+    "tokens.json": "tokens",
     ".export.json": "exported rows",
     "run.json": "a run's ledger",
 }

@@ -45,7 +45,7 @@ from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_ra
 from skillshard.torch import (
     Blocks,
     Items,
-    collate_blocks,
+    block_collator,
     dataset_of,
     endless,
     one_index,
@@ -171,11 +171,11 @@ class _Collator:
 
 
 def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
-    """Make a batch for next-token training on packed tokens. Every token is learned, except the prompts that `PackedTokens` masks.
+    """Make a batch for next-token training on packed tokens. Every token is learned, except prompts that the token set masks.
 
     To the model, a block is one text. The model attends to the earlier samples of the block and learns the first token of a sample from
     the separator, as GPT-3 was trained (Brown et al. 2020, arXiv:2005.14165, appendix B). If attention or loss has to end with the
-    sample, give your own `data_collator`: `blocks.batch` has `draw` and `position_ids`.
+    sample, give `data_collator=block_collator("input_ids", "labels", "position_ids")`, or your own function: `blocks.batch` has all columns.
 
     Raises:
         PolicyError: The items are samples, and not blocks.
@@ -188,9 +188,8 @@ def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
             "causal_lm_blocks takes blocks of tokens, and these are texts: give train_dataset=WholeStream(packed), or "
             "data_collator=causal_lm_collator(tokenizer, max_tokens=...)."
         )
-    batch = collate_blocks(blocks)
-    labels = batch["input_ids"].masked_fill(~torch.from_numpy(blocks.batch.learned), IGNORE)
-    return {"input_ids": batch["input_ids"], "labels": labels}
+    batch = block_collator("input_ids", "labels")(blocks)
+    return {"input_ids": batch["input_ids"], "labels": batch["labels"]}
 
 
 def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int) -> ModelLoss:

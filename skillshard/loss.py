@@ -85,11 +85,16 @@ class LossKind(BaseModel):
             "per_sample": "the mean over samples of nats per token",
             "per_token": "nats per token over all tokens",
         }[self.reduction]
+        return f"{mean}, of {self.mask_in_words}"
+
+    @property
+    def mask_in_words(self) -> str:
+        """Return the predicted part of a text in words."""
         if self.answer_after is not None:
-            return f"{mean}, of what follows the last {self.answer_after!r}"
+            return f"what follows the last {self.answer_after!r}"
         if self.prompt_field is not None:
-            return f"{mean}, of the answers (metadata field {self.prompt_field!r})"
-        return f"{mean}, of whole texts"
+            return f"the answers (metadata field {self.prompt_field!r})"
+        return "whole texts"
 
 
 @dataclass(frozen=True)

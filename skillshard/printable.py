@@ -1,4 +1,4 @@
-"""Make text from outside (names, ids, file names, metadata) safe to show on a terminal, on a page and in a picture."""
+"""Make text from outside (names, ids, file names, metadata) safe to show, and write numbers, sizes and times in words."""
 
 import unicodedata
 
@@ -41,6 +41,29 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     ('1 part', '2,000 parts', '2 copies')
     """
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def size_in_words(num_bytes: int) -> str:
+    """Write a number of bytes with a decimal unit.
+
+    >>> size_in_words(999), size_in_words(8_000_000)
+    ('999 B', '8.0 MB')
+    """
+    value, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def time_in_words(seconds: float) -> str:
+    """Write an estimated time with one unit.
+
+    >>> time_in_words(12.3), time_in_words(125.0), time_in_words(7300.0)
+    ('12 s', '2 min', '2.0 h')
+    """
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"  # never "0 s", which would read as no work
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _escaped(character: str) -> str:

@@ -23,7 +23,7 @@ from skillshard.mixing.weights_file import WeightsFile
 from skillshard.pipeline import Pipeline
 from skillshard.report.facts import Facts
 from skillshard.shards.manifest import Manifest, Manifest1, Manifest2, SampleMember
-from skillshard.shards.tokens import TokensManifest
+from skillshard.shards.token_set import TokensManifest, TokensManifest1
 from skillshard.taggers.clusters.saved import ModelManifest, ModelManifest1
 from skillshard.tags import TagsManifest, TagsManifest1
 
@@ -51,7 +51,8 @@ _MODELS: dict[str, Any] = {
     "sample-1": SampleMember,
     "tags-1": TagsManifest1,
     "tags-2": TagsManifest,
-    "tokens-1": TokensManifest,
+    "tokens-1": TokensManifest1,
+    "tokens-2": TokensManifest,
     "weights-1": WeightsFile,
 }
 

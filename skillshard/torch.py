@@ -19,6 +19,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn, SupportsIndex, TypedDict, TypeVar, cast, overload
 
@@ -28,10 +29,11 @@ import torch.distributed
 from jaxtyping import Int
 from torch.utils.data import Dataset, Sampler, SequentialSampler, get_worker_info
 
-from skillshard.errors import LedgerError, LengthError, PolicyError, SkillshardError
+from skillshard.errors import LedgerError, LengthError, PolicyError, SkillshardError, did_you_mean, name_some
 from skillshard.index_order import Fault, Reader, RequestedBatch, next_request
 from skillshard.mixing.mixer import Batch, Mixer
-from skillshard.mixing.packing import PackedBatch, PackedTokens
+from skillshard.mixing.packed_batch import PackedBatch
+from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.round_plan import Places
 from skillshard.mixing.stream import BLOCKS, DRAWS, Stream, StreamWords
 from skillshard.sent_batches import SentBatch, register
@@ -108,21 +110,32 @@ def collate(items: Items) -> Mapping[str, Any]:
 
 
 class PackedItem(TypedDict):
-    """A block of tokens with the draw of each token and the number of tokens of each skill."""
+    """A block of tokens with the label of each token and the number of tokens of each skill."""
 
     block: int
     input_ids: torch.Tensor
-    draw: torch.Tensor
+    labels: torch.Tensor
     skill_tokens: torch.Tensor
 
 
-class PackedTensors(TypedDict):
-    """A batch of blocks, as `collate_blocks` and PyTorch's default collation make the batch."""
+class PackedTensors(TypedDict, total=False):
+    """A batch of blocks, as `block_collator` makes the batch. A batch has the columns that were asked for (`PackedBatch`)."""
 
     block: torch.Tensor
     input_ids: torch.Tensor
+    labels: torch.Tensor
+    learned: torch.Tensor
+    position_ids: torch.Tensor
+    segment_ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    max_seqlen: int
     draw: torch.Tensor
+    skill: torch.Tensor
     skill_tokens: torch.Tensor
+
+
+BLOCK_COLUMNS = ("block", "input_ids", "labels", "skill_tokens")
+"""Columns of a batch of blocks if a loader asks for no others."""
 
 
 class Blocks(Sequence[PackedItem]):
@@ -146,32 +159,63 @@ class Blocks(Sequence[PackedItem]):
         return PackedItem(
             block=int(self.batch.block[index]),
             input_ids=torch.from_numpy(self.batch.input_ids[index]),
-            draw=torch.from_numpy(self.batch.draw[index]),
+            labels=torch.from_numpy(self.batch.labels[index]),
             skill_tokens=torch.from_numpy(self.batch.skill_tokens[index]),
         )
 
 
-def collate_blocks(blocks: Blocks) -> PackedTensors:
-    """Make the batch of PyTorch's default collation without a step per block: `DataLoader(..., collate_fn=collate_blocks)`.
+def block_collator(*columns: str) -> Callable[[Blocks], PackedTensors]:
+    """Make a `collate_fn` that makes a batch of blocks with chosen columns: `DataLoader(..., collate_fn=block_collator("input_ids"))`.
 
-    `input_ids` and `draw` have the shape (block, token), and `skill_tokens` has the shape (block, skill). `block` has the positions of
-    the blocks in the packed stream. Tokens with draw -1 fill the last block beyond the end of the stream: leave these tokens
-    out of the loss. Your own `collate_fn` gets the same `Blocks`: a sequence of `PackedItem`, with all arrays in `blocks.batch`.
-    The batch also has `position_ids`, and `learned`, which marks the learned tokens where prompts are masked.
-
-    If the mixer has fields, the batch also has `sample_draw`, the draws of the samples in the blocks, and a list of values of these
+    A column that is not asked for is neither made nor sent by a worker. The arrays become tensors without a copy, and no step runs for each
+    block. If the mixer has fields, a batch also has `sample_draw`, the draws of the samples in the blocks, and a list of values of these
     samples under the path of each field.
+
+    Args:
+        columns: Names of columns. `input_ids`, `labels` (-100 where a token is not learned), `learned`, `position_ids`, `segment_ids`, `draw`
+            and `skill` have the shape (block, token), `skill_tokens` has the shape (block, skill), and `block` has the positions of the
+            blocks in the packed stream. `cu_seqlens` and `max_seqlen` are the bounds of the segments for attention within samples.
+            `PackedBatch` describes each column.
+
+    Raises:
+        PolicyError: A name is no column.
+
+    Example:
+        >>> collate = block_collator("input_ids", "labels", "position_ids")
     """
-    batch = blocks.batch
-    tensors = PackedTensors(
-        block=torch.from_numpy(batch.block),
-        input_ids=torch.from_numpy(batch.input_ids),
-        draw=torch.from_numpy(batch.draw),
-        skill_tokens=torch.from_numpy(batch.skill_tokens),
-    )
-    if not batch.fields:
-        return tensors
-    return cast(PackedTensors, {**tensors, "sample_draw": torch.from_numpy(batch.sample_draw), **batch.fields})
+    known = tuple(PackedTensors.__annotations__)
+    for name in columns:
+        if name not in known:
+            raise PolicyError(
+                f"{name!r} is no column of a batch of blocks{did_you_mean(name, known)}: give {name_some(known)}."
+            )
+    return _BlockCollator(columns)
+
+
+@dataclass(frozen=True)
+class _BlockCollator:
+    """The function that `block_collator` makes. A class, because a spawned worker gets the function by pickle."""
+
+    columns: tuple[str, ...]
+
+    def __call__(self, blocks: Blocks) -> PackedTensors:
+        batch = blocks.batch
+        values = {name: getattr(batch, name) for name in self.columns}
+        tensors = {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in values.items()
+        }
+        if batch.fields:
+            tensors |= {"sample_draw": torch.from_numpy(batch.sample_draw), **batch.fields}
+        return cast(PackedTensors, tensors)
+
+
+def collate_blocks(blocks: Blocks) -> PackedTensors:
+    """Make a batch of blocks with the columns `BLOCK_COLUMNS`: `DataLoader(..., collate_fn=collate_blocks)`.
+
+    `block_collator` chooses other columns. Your own `collate_fn` gets the same `Blocks`: a sequence of `PackedItem`, with all arrays in
+    `blocks.batch`.
+    """
+    return block_collator(*BLOCK_COLUMNS)(blocks)
 
 
 class StreamShare(Dataset[T], ABC):
@@ -498,7 +542,7 @@ class MixedDataset(StreamShare[Item]):
 
 
 class PackedDataset(StreamShare[PackedItem]):
-    """A rank's share of a packed stream, from the stream's position on. The workers tokenize and pack.
+    """A rank's share of a packed stream, from the stream's position on. The workers pack.
 
     The rules of `MixedDataset` hold for blocks in place of draws, and for `packed` in place of `mixer`. Save
     `packed.state_dict(step=...)`, report by `packed.report`, and resume by `packed.load_state_dict`. On several ranks, resume by

@@ -10,10 +10,10 @@ from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.printable import counted
 from skillshard.shards import manifest as shards_manifest
-from skillshard.shards import tokens as tokens_module
+from skillshard.shards import token_set
 from skillshard.shards.manifest import SPLIT_BY_ID, Manifest1
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import TokenCounts
+from skillshard.shards.token_set import TokenSet
 from skillshard.taggers.clusters.embeddings import verify_embeddings
 from skillshard.taggers.clusters.saved import has_clusters, verify_model
 from skillshard.tags import Tags
@@ -39,12 +39,13 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
             f"{places.public(place)}: {counted(num, 'shard')}, {counted(shards.manifest.num_train + shards.manifest.num_holdout, 'sample')}, all as the "
             f"manifest says{unread}.{by_id}",
         )
-    if kind == tokens_module.MANIFEST:
-        counts = TokenCounts.open(place)
-        num = sum(len(skill.columns.number) for split in (counts.train, counts.holdout) for skill in split.values())
+    if kind == token_set.MANIFEST:
+        tokens = TokenSet.open(place)
+        num = sum(len(skill.columns.number) for split in (tokens.train, tokens.holdout) for skill in split.values())
+        form = "counts" if tokens.manifest.ids is None else "ids and counts"
         return (
-            counts.verify(),
-            f"{places.public(place)}: counts of {counted(num, 'shard')}, {counted(counts.manifest.num_train + counts.manifest.num_holdout, 'token')}, all as "
+            tokens.verify(),
+            f"{places.public(place)}: {form} of {counted(num, 'shard')}, {counted(tokens.manifest.num_train + tokens.manifest.num_holdout, 'token')}, all as "
             "tokens.json says.",
         )
     if kind == export_module.MANIFEST:

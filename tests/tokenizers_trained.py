@@ -7,7 +7,8 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import TokenCounts, count_tokens
+from skillshard.shards.token_set import TokenSet
+from skillshard.shards.tokens import write_tokens
 from tests.conftest import HERE, tag_and_shard, write_corpus
 
 EOS, BOS = "<eos>", "<bos>"
@@ -66,5 +67,5 @@ def uneven_shards(folder: Path) -> ShardSet:
     return tag_and_shard(write_corpus(folder / "corpus", records), folder, shard_bytes=60_000)
 
 
-def counted(shards: ShardSet, folder: Path, *, special_tokens: bool = False) -> TokenCounts:
-    return count_tokens(shards, with_bos(letter_tokenizer()), folder, special_tokens=special_tokens, backend=HERE)
+def counted(shards: ShardSet, folder: Path, *, special_tokens: bool = False) -> TokenSet:
+    return write_tokens(shards, with_bos(letter_tokenizer()), folder, special_tokens=special_tokens, backend=HERE)

@@ -60,7 +60,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     skillshard shard corpus/ --tags tags --holdout 0.02 --copies drop --out shards
     """,
     tokens: """
-    skillshard tokens shards --tokenizer tokenizer.json --out counts
+    skillshard tokens shards --tokenizer tokenizer.json --out tokens
     """,
     run: """
     skillshard run pipeline.yaml --dry-run

@@ -133,27 +133,62 @@ def tokens(
     out: Out,
     *,
     special_tokens: Annotated[
-        bool, typer.Option("--special-tokens", help="Add the tokenizer's special tokens to each sample.")
+        bool,
+        typer.Option(
+            "--special-tokens", help="Add the tokenizer's special tokens, such as BOS and EOS, to each sample."
+        ),
     ] = False,
+    counts_only: Annotated[
+        bool,
+        typer.Option(
+            "--counts-only",
+            help="Leave out the ids. Counts are enough for weights in tokens, and not for packed blocks.",
+        ),
+    ] = False,
+    answer_after: Annotated[
+        str | None,
+        typer.Option(
+            "--answer-after",
+            metavar="TEXT",
+            help="String before the answer. Only the text after the last occurrence is learned.",
+        ),
+    ] = None,
+    prompt_field: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt-field",
+            metavar="PATH",
+            help="Metadata field with the length of the prompt in characters, or with the spans of the answers. Only answers are learned.",
+        ),
+    ] = None,
     cache: Cache,
     nodes: Nodes,
     array: JobArray,
 ) -> None:
-    """Count the tokens of every sample, for weights in tokens and for packed blocks."""
+    """Tokenize every sample once: ids for packed blocks, and counts for weights in tokens."""
     from skillshard.artefact import refuse_nested
     from skillshard.report.text import show_tokens
-    from skillshard.shards.tokens import STAGES, count_tokens
+    from skillshard.shards.tokens import STAGES, write_tokens
 
+    if counts_only and (answer_after is not None or prompt_field is not None):
+        option = "--answer-after" if answer_after is not None else "--prompt-field"
+        raise typer.BadParameter(
+            "masks kept ids, and --counts-only keeps none: give one of the two.", param_hint=option
+        )
     backend = nodes.backend(array.part(STAGES))
     refuse_nested(out, [shards])
     opened = cache.open(shards)
     with Bars(out) as bars:
-        counts = count_tokens(
+        tokens = write_tokens(
             opened,
             tokenizer,
             out,
             special_tokens=special_tokens,
+            counts_only=counts_only,
+            answer_after=answer_after,
+            prompt_field=prompt_field,
             backend=backend,
             on_stage=bars.stage,
+            on_estimate=bars.say,
         )
-    show_tokens(counts)
+    show_tokens(tokens)

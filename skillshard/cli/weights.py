@@ -372,14 +372,14 @@ def weights(
     from skillshard.mixing.listing import CONSTANT
     from skillshard.mixing.weights_file import weigh
     from skillshard.report.text import show_weights
-    from skillshard.shards.tokens import TokenCounts
+    from skillshard.shards.token_set import TokenSet
     from skillshard.storage import write_bytes
 
     if draws is not None and policy != "unimax":
         raise typer.BadParameter(f"policy {policy} does not take it: only unimax does.", param_hint="--draws")
     opened = choose_skills(cache.open(shards), skills)
     chosen = _static_policy(policy, opened.skills, options, among=CONSTANT, draws=draws)
-    result = weigh(opened, chosen, tokens=None if tokens is None else TokenCounts.open(tokens))
+    result = weigh(opened, chosen, tokens=None if tokens is None else TokenSet.open(tokens))
     if out is not None:
         write_new(out, lambda place: write_bytes(place, result.to_bytes()))
     show_weights(opened, result)

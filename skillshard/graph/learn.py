@@ -24,7 +24,7 @@ from skillshard.graph.skill_graph import GraphFile, Learned, TrialLosses, read_g
 from skillshard.graph.trial_data import DrawnTexts, TrialData, save_data
 from skillshard.graph.trials import Schedule, drawn_rows, eval_steps, timing_task, trial_task, warm_task
 from skillshard.loss import LossKind, Reduction, answer_spans
-from skillshard.printable import counted
+from skillshard.printable import counted, time_in_words
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
 from skillshard.proxy.identity import model_identity, training_identity
 from skillshard.proxy.reading import Reading
@@ -66,17 +66,6 @@ class Cost:
         '4 trials, 1,200 steps in all: about 2 min'
         """
         return f"{counted(self.num_trials, 'trial')}, {counted(self.num_steps, 'step')} in all: about {time_in_words(self.seconds)}"
-
-
-def time_in_words(seconds: float) -> str:
-    """Write an estimated time with one unit.
-
-    >>> time_in_words(12.3), time_in_words(125.0), time_in_words(7300.0)
-    ('12 s', '2 min', '2.0 h')
-    """
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"  # never "0 s", which would read as no work
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def learn_graph(

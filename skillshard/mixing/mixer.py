@@ -31,7 +31,7 @@ from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, 
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
 from skillshard.mixing.recorded import note_shards
 from skillshard.mixing.records import RECORDS_KEPT
-from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round
+from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round, read_ahead
 from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
 from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.policies.policy import Policy, check_is_policy
@@ -40,7 +40,7 @@ from skillshard.shards.manifest import TAR_BLOCK
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.tar import KEY_DIGITS
-from skillshard.shards.tokens import TokenCounts
+from skillshard.shards.token_set import TokenSet
 
 SAMPLES_AHEAD = 256
 """Number of texts that iterating cuts out of the shards at once."""
@@ -195,7 +195,7 @@ class Mixer:
         wait_s: float = 600.0,
         repeat: str = "epochs",
         unit: str = "samples",
-        tokens: TokenCounts | None = None,
+        tokens: TokenSet | None = None,
         loss: LossKind = LossKind(),
         initial_losses: bool | None = None,
         job: str | None = None,
@@ -592,30 +592,26 @@ class Mixer:
                 f"ahead would decide {number - num_rounds + 1:,} rounds. Read the stream in order, or decide the rounds by mixer.round(number)."
             )
 
-    def _plan_of(self, number: int) -> RoundPlan:
+    def rows_of(self, number: int) -> RoundPlan | None:
+        """Find the rows of a round without the texts. No file of a shard is read. Return None and raise as in `plan`."""
+        try:
+            return self._rows_of(number)
+        except EndOfStream:
+            return None
+
+    def _rows_of(self, number: int) -> RoundPlan:
         self._refuse_far(number, max(ROUNDS_AHEAD, DRAWS_AHEAD // self.round_draws))
         record = self._rounds.round(number)
         if not record.num_draws:
             raise EndOfStream(f"the stream ends before round {number}.")
+        return plan_round(record, self._train, self.orders, seed=self.seed)
+
+    def _plan_of(self, number: int) -> RoundPlan:
+        plan = self._rows_of(number)
         if self.shards.files.is_remote:
-            self._read_ahead(record)
-        plan = plan_round(record, self._train, self.orders, seed=self.seed)
-        if self.shards.files.is_remote:
+            read_ahead(self._rounds.round(number), self.orders, [shards.prefetch for shards in self._train])
             plan.opened  # noqa: B018  # an open shard stays in the cache until its texts are read
         return plan
-
-    def _read_ahead(self, record: RoundRecord) -> None:
-        """Fetch the shards of a round side by side, and fetch the next shards while the round is read."""
-        drawn = list(zip(self._train, self.orders, record.drawn_before, record.counts, strict=True))
-        for shards, order, before, taken in drawn:
-            for shard in order.shards(before, before + taken):
-                shards.prefetch(shard)
-        # This round is read first, so the requests for later shards come after all requests for this round. Each skill looks
-        # ahead by at least the length of a shard, so that a skill with few draws per round also has its next shard in time.
-        for shards, order, before, taken in drawn:
-            ahead = max(taken, int(shards.shard_rows.max())) if taken else 0
-            for shard in order.shards(before + taken, before + taken + ahead):
-                shards.prefetch(shard)
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -789,13 +785,13 @@ def _refuse_unmeasurable(policy: Policy, shards: ShardSet, held_out: Collection[
         )
 
 
-def _num_tokens(shards: ShardSet, unit: str, tokens: TokenCounts | None) -> list[int] | None:
+def _num_tokens(shards: ShardSet, unit: str, tokens: TokenSet | None) -> list[int] | None:
     """Return the number of training tokens of each skill if weights count tokens, else None."""
     if unit not in ("samples", "tokens"):
         raise PolicyError(f"unit is {unit!r}: give 'samples' (default) or 'tokens'.")
     if (unit == "tokens") != (tokens is not None):
         raise PolicyError(
-            "unit='tokens' needs the token counts of these shards: Mixer(..., unit='tokens', tokens=TokenCounts.open(DIRECTORY)), made by "
+            "unit='tokens' needs the token counts of these shards: Mixer(..., unit='tokens', tokens=TokenSet.open(DIRECTORY)), made by "
             "'skillshard tokens'."
             if tokens is None
             else f"token counts were given, but unit is {unit!r}, so weights count samples: give unit='tokens' too, or no tokens."

@@ -2,17 +2,18 @@ r"""The mixed stream as blocks of tokens of equal length, for trainers of langua
 
 The packed stream is the tokens of draws 0, 1, 2, ... in this order. The separator follows the tokens of each draw. The packed
 stream is cut into blocks of L tokens: block b is the tokens bL .. (b+1)L - 1. So a block, like a draw, is a pure function of the
-shards, the token counts, the seed and the ledger. The state is one integer, the number of blocks consumed.
+shards, the tokens, the seed and the ledger. The state is one integer, the number of blocks consumed.
 
-The token counts (shards/tokens.py) are known, so a block is found without tokenizing the blocks before:
+The token ids are kept beside the shards (shards/tokens.py), so nothing is tokenized during the training, and no text is read. The token
+counts are known, so a block is found without the blocks before:
 
 1. The tokens before round r are, for each skill, the tokens of its first `drawn_before` samples. The sum adds whole epochs,
-   whole shards, whole stripes and a part of a stripe (`SkillOrder.tokens_before`). Bisection over the ledger's rounds finds the
-   round of a block. A reader that reads on keeps its rounds in memory and needs no search.
-2. Inside the round, a search in the cumulative token counts of the draws finds the draw.
+   whole shards, whole stripes and a part of a stripe (`SkillOrder.tokens_before`). A saved state names the draw of its block, and so the
+   round. Otherwise, bisection over the ledger's rounds finds the round. A reader that reads on keeps its rounds in memory.
+2. Inside the round, a search in the cumulative token counts of the draws finds the draws of the blocks.
 
-Only the samples that overlap a block are tokenized, once per call. The last sample stays in memory for the next call, so that a
-long sample is not tokenized again for each of its blocks.
+A table of a window of draws (`round_ids.IdTable`) has the parts of samples in the blocks. A batch is a part of the table, and one call of
+Arrow copies its tokens. No step runs in Python for each token or each sample.
 
 If `repeat` ends the stream, the last block is filled up with the separator (or with token 0 without a separator), marked by
 draw -1. No token is lost.
@@ -24,71 +25,26 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from skillshard import places
 from skillshard.canonical import first_fault
-from skillshard.errors import LedgerError, ObservationError, PolicyError, TokensError
-from skillshard.loss import LossKind, answer_spans, answer_tokens
+from skillshard.errors import LedgerError, PolicyError, TokensError
+from skillshard.memo import memoized
 from skillshard.mixing.ledger import Lag
 from skillshard.mixing.mixer import Mixer, MixerState
+from skillshard.mixing.packed_batch import PackedBatch, Segments
 from skillshard.mixing.records import RECORDS_KEPT
-from skillshard.mixing.round_plan import RoundPlan
+from skillshard.mixing.round_ids import WINDOW_DRAWS, IdTable, RoundIds
+from skillshard.mixing.round_plan import RoundPlan, read_ahead
 from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.printable import counted
-from skillshard.shards.tokens import SkillTokens, TokenCounts, encode, encode_with_offsets
-
-
-@dataclass(frozen=True)
-class PackedBatch:
-    """A batch of blocks of the packed stream.
-
-    Attributes:
-        block: Position of each block in the packed stream.
-        input_ids: Token ids, under the usual name of language models.
-        draw: Draw of each token and of each separator. A new draw begins a new sample. -1 marks a filler beyond the end of the
-            stream.
-        skill_tokens: Number of tokens of each skill in each block, separators included.
-        skill_names: Names of the skills of the mix.
-        prompt: Mask of the prompt tokens, which are not learned. None if no prompts are masked.
-        sample_draw: Draws with a token in the batch, ascending, if the mixer has fields. `searchsorted(sample_draw, draw)` leads from
-            a token to its sample.
-        fields: Path -> value of each sample of `sample_draw`, for each field of the mixer (`Mixer(fields=...)`).
-    """
-
-    block: Int[np.ndarray, " block"]
-    input_ids: Int[np.ndarray, "block token"]
-    draw: Int[np.ndarray, "block token"]
-    skill_tokens: Int[np.ndarray, "block skill"]
-    skill_names: tuple[str, ...]
-    prompt: Bool[np.ndarray, "block token"] | None = None
-    sample_draw: Int[np.ndarray, " sample"] = field(default_factory=lambda: np.empty(0, np.int64))
-    fields: Mapping[str, list[Any]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.block)
-
-    def __repr__(self) -> str:
-        """Return a line without the tokens."""
-        first = f" from block {int(self.block[0]):,} on" if len(self) else ""
-        return f"PackedBatch({counted(len(self), 'block')} of {counted(self.input_ids.shape[1], 'token')}{first})"
-
-    @property
-    def learned(self) -> Bool[np.ndarray, "block token"]:
-        """Mask of the learned tokens: all tokens except masked prompts and fillers beyond the end. Separators are learned."""
-        inside = self.draw >= 0
-        return inside if self.prompt is None else inside & ~self.prompt
-
-    @cached_property
-    def position_ids(self) -> Int[np.ndarray, "block token"]:
-        """Position of each token in the part of its sample in the block, from 0, for attention within the samples."""
-        positions = np.broadcast_to(np.arange(self.draw.shape[1]), self.draw.shape)
-        # -2 is no draw and no filler, so the first token of a block always begins a sample's part.
-        begins = np.diff(self.draw, axis=1, prepend=-2) != 0
-        return positions - np.maximum.accumulate(np.where(begins, positions, 0), axis=1)
+from skillshard.shards.token_set import SkillTokens, TokenSet
 
 
 class PackedState(BaseModel):
@@ -105,25 +61,52 @@ class PackedState(BaseModel):
     separator: str | None
 
 
-class PackedRound(NamedTuple):
+@dataclass(frozen=True)
+class PackedRound:
     """A round as tokens.
 
     Attributes:
-        plan: Places of the samples of the round.
+        plan: Rows of the samples of the round.
         first_draw: First draw of the round.
         first: Number of tokens of the stream before the round.
         ends: End of each draw's tokens, counted from the round's first token, separators included.
+        tokens: Tokens of each skill of the mix.
     """
 
     plan: RoundPlan
     first_draw: int
     first: int
     ends: Int[np.ndarray, " draw"]
+    tokens: Sequence[SkillTokens]
+    _tables: dict[int, IdTable | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @property
+    @cached_property
     def end(self) -> int:
         """Number of tokens of the stream before the next round."""
         return self.first + (int(self.ends[-1]) if len(self.ends) else 0)
+
+    @cached_property
+    def begins(self) -> Int[np.ndarray, " bound"]:
+        """Beginning of each draw's tokens, counted from the round's first token, and the end of the last draw."""
+        return np.concatenate([[0], self.ends])
+
+    @cached_property
+    def ids(self) -> RoundIds:
+        """Ids of the draws. The files are opened when the first block of the round is read."""
+        return RoundIds(self.plan, self.tokens)
+
+    def table_at(self, token: int, block_tokens: int) -> IdTable:
+        """Return the table of the window of draws that holds a token of the stream."""
+        window = self.draw_at(token) // WINDOW_DRAWS
+
+        def make(number: int) -> IdTable | None:
+            return self.ids.table(
+                number, self.begins, first=self.first, first_draw=self.first_draw, block_tokens=block_tokens
+            )
+
+        table = memoized(self._tables, window, make, most=TABLES_KEPT)
+        assert table is not None
+        return table
 
     def draw_at(self, token: int) -> int:
         """Return the draw of a token of the stream, counted from the beginning of the round."""
@@ -131,14 +114,33 @@ class PackedRound(NamedTuple):
         return int(np.searchsorted(self.ends, token - self.first, side="right"))
 
 
-class Piece(NamedTuple):
-    """The part of a block in a round: tokens start .. stop - 1 of the stream, from draws first .. last of the round."""
+class _Read(NamedTuple):
+    """Blocks that were read: their numbers, and the tokens, masks and segments of all blocks, one block after the other."""
 
-    round: PackedRound
-    start: int
-    stop: int
-    first: int
-    last: int
+    block: Int[np.ndarray, " block"]
+    ids: Int[np.ndarray, " token"]
+    answer: Bool[np.ndarray, " token"] | None
+    segments: Segments
+
+
+class Pieces(NamedTuple):
+    """The parts of the blocks of a batch in one window of draws.
+
+    Attributes:
+        table: Segments of the window.
+        row: Row of each piece in the batch.
+        start, stop: The piece has the tokens start .. stop - 1 of the stream.
+    """
+
+    table: IdTable
+    row: Int[np.ndarray, " piece"]
+    start: Int[np.ndarray, " piece"]
+    stop: Int[np.ndarray, " piece"]
+
+
+# Two windows hold a block that reaches over the end of a window.
+TABLES_KEPT = 2
+"""Number of windows of a round whose tables stay in memory."""
 
 
 class PackedTokens:
@@ -146,34 +148,30 @@ class PackedTokens:
 
     Args:
         mixer: Mixer of the stream. The mixer's own position is not used. Resume by the `load_state_dict` of this class.
-        counts: Token counts of the mixer's shards, with their tokenizer.
+        tokens: Tokens of the mixer's shards with their ids. If the token set has answers, the prompts are masked, so that only answers
+            and separators are learned (`PackedBatch.labels`). The blocks are the same with and without a mask.
         block_tokens: Number of tokens of a block, L.
         separator: Text of the token after each sample, such as "<|endoftext|>". None: no separator.
         step_blocks: Number of blocks of an optimizer step, over all ranks and gradient accumulation. `report` and `state_dict` use
             the number to translate steps into blocks.
-        answer_after: Text before the answer. The prompt before the text is masked, so that only answers and separators are learned
-            (`PackedBatch.learned`, and see `LossKind`). The blocks stay the same. None: no mask.
-        prompt_field: Metadata field with the length of the prompt, which is masked in the same way. None: no mask.
 
     Raises:
-        TokensError: The counts belong to other shards, the separator is no token, or a skill has no tokens.
+        TokensError: The tokens belong to other shards or have no ids, the separator is no token, or a skill has no tokens.
         PolicyError: An argument is out of range, or the mixer is strict (lag=0), because blocks reach over the ends of rounds.
 
     Example:
-        packed = PackedTokens(mixer, TokenCounts.open("T"), block_tokens=1024, separator="<|endoftext|>", step_blocks=32)
+        packed = PackedTokens(mixer, TokenSet.open("T"), block_tokens=1024, separator="<|endoftext|>", step_blocks=32)
         for batch in packed.batches(32): ...
     """
 
     def __init__(
         self,
         mixer: Mixer,
-        counts: TokenCounts,
+        tokens: TokenSet,
         *,
         block_tokens: int,
         separator: str | None,
         step_blocks: int | None = None,
-        answer_after: str | None = None,
-        prompt_field: str | None = None,
     ) -> None:
         for name, value in {"block_tokens": block_tokens, "step_blocks": step_blocks}.items():
             if not (is_whole(value, 1, LAST_DRAW) or (value is None and name == "step_blocks")):
@@ -183,18 +181,21 @@ class PackedTokens:
                 "Mixer(lag=0) begins a round only after the losses at the end of the previous round. A block that reaches over the end of a "
                 "round would wait for losses that the trainer measures after the block. Use lag=1 (default) or 'live' with packed tokens."
             )
-        counts.refuse_other_shards(mixer.shards)
-        self.mixer, self.counts = mixer, counts
+        tokens.refuse_other_shards(mixer.shards)
+        if tokens.manifest.ids is None:
+            raise TokensError(
+                f"{places.public(tokens.root)} has token counts alone, and packed blocks need the token ids. Write the ids in another directory "
+                "with 'skillshard tokens' without --counts-only."
+            )
+        self.mixer, self.tokens = mixer, tokens
         self.block_tokens, self.separator = operator.index(block_tokens), separator
-        self._separator = [] if separator is None else [counts.token_id(separator)]
-        self._kind = LossKind(answer_after=answer_after, prompt_field=prompt_field)
-        self._tokens = [counts.train[skill] for skill in mixer.skills]
-        _refuse_empty(self._tokens, counts, separator)
+        self._separator = None if separator is None else tokens.token_id(separator)
+        self._tokens = [tokens.train[skill] for skill in mixer.skills]
+        _refuse_empty(self._tokens, tokens, separator)
         self._block = 0
         self.clock = Clock(BLOCKS, None if step_blocks is None else operator.index(step_blocks))
         self._mixer_draw = mixer.draw
         self._rounds: dict[int, PackedRound] = {}
-        self._last_sample: tuple[int, np.ndarray] | None = None
 
     def __repr__(self) -> str:
         """Return a line with the length of the blocks, the position of the stream and the mixer."""
@@ -206,36 +207,122 @@ class PackedTokens:
         """Read blocks in any order. Blocks beyond the end of the stream are left out.
 
         Raises:
-            TokensError: A sample has another number of tokens than its token count.
+            TokensError: A file of tokens is damaged, or belongs to another token set.
             FieldError: A sample lacks a field of the mixer.
         """
         self._refuse_moved()
-        pieces_of = [(block, pieces) for block in blocks.tolist() if (pieces := self._pieces(block))]
-        # All pieces are tokenized together, because neighbouring blocks share a sample and each sample is tokenized once.
-        ids = self._tokenized([piece for _, pieces in pieces_of for piece in pieces])
-        shape = (len(pieces_of), self.block_tokens)
-        # The arrays begin as fillers, so that the last block of a stream that ends is complete.
-        tokens = np.full(shape, self._separator[0] if self._separator else 0, np.int64)
-        draws = np.full(shape, -1, np.int64)
-        skill_tokens = np.zeros((len(pieces_of), len(self._tokens)), np.int64)
-        for row, (block, pieces) in enumerate(pieces_of):
-            for piece in pieces:
-                span = slice(piece.start - block * self.block_tokens, piece.stop - block * self.block_tokens)
-                tokens[row, span], draws[row, span] = self._cut(piece, ids)
-                skills = piece.round.plan.skill[draws[row, span] - piece.round.first_draw]
-                skill_tokens[row] += np.bincount(skills, minlength=len(self._tokens))
-        prompts = tokens < 0 if self._kind.masks else None
-        if prompts is not None:
-            tokens = np.where(prompts, ~tokens, tokens)
-        numbers = np.array([block for block, _ in pieces_of], np.int64)
-        sample_draw, fields = self._fields(draws)
-        return PackedBatch(numbers, tokens, draws, skill_tokens, self.mixer.skills, prompts, sample_draw, fields)
+        numbers = np.asarray(blocks, np.int64)
+        read = self._neighbours(numbers) or self._scattered(numbers)
+        sample_draw, fields = self._fields(read.segments)
+        shape = (len(read.block), self.block_tokens)
+        answer = None if read.answer is None else read.answer.reshape(shape)
+        return PackedBatch(
+            read.block, read.ids.reshape(shape), read.segments, self.mixer.skills, answer, sample_draw, fields
+        )
 
-    def _fields(self, draws: Int[np.ndarray, "block token"]) -> tuple[Int[np.ndarray, " sample"], dict[str, list[Any]]]:
+    def _neighbours(self, blocks: Int[np.ndarray, " block"]) -> "_Read | None":
+        """Read neighbouring blocks in one window, the usual case of a process that reads on. Return None for other blocks.
+
+        The result is that of `_scattered`. The segments are a slice of the table, so that a batch takes half the time.
+        """
+        num = len(blocks)
+        if not num or int(blocks[-1]) - int(blocks[0]) != num - 1 or not (blocks[1:] - blocks[:-1] == 1).all():
+            return None
+        first = int(blocks[0]) * self.block_tokens
+        stop = first + num * self.block_tokens
+        packed = self._round_at(first)
+        if packed is None or packed.end < stop:
+            return None
+        table = packed.table_at(first, self.block_tokens)
+        if table.end < stop:
+            return None
+        chosen = slice(*table.start.searchsorted((first, stop)).tolist())
+        copied, mask = table.copy(chosen)
+        ids, answer = copied.astype(np.int64), None if mask is None else mask.astype(bool)
+        if self._separator is not None:
+            places = table.last_tokens[slice(*table.last_tokens.searchsorted((first, stop)).tolist())] - first
+            ids[places] = self._separator
+            if answer is not None:
+                answer[places] = True
+        return _Read(
+            blocks, ids, answer, Segments(table.start[chosen] - first, table.draw[chosen], table.skill[chosen])
+        )
+
+    def _scattered(self, blocks: Int[np.ndarray, " block"]) -> "_Read":
+        """Read blocks in any order and over the ends of windows."""
+        numbers, pieces_of = self._pieces(blocks)
+        num_tokens = len(numbers) * self.block_tokens
+        filled = sum(int((pieces.stop - pieces.start).sum()) for pieces in pieces_of)
+        # The arrays of a last block that is filled up begin as fillers.
+        filler = 0 if self._separator is None else self._separator
+        ids = np.empty(num_tokens, np.int64) if filled == num_tokens else np.full(num_tokens, filler, np.int64)
+        answer = None if self.tokens.answers is None else np.ones(num_tokens, bool)
+        columns = [self._copy(pieces, ids, answer) for pieces in pieces_of]
+        if filled < num_tokens:
+            columns.append(self._filler(pieces_of))
+        return _Read(numbers, ids, answer, _joined(columns))
+
+    def _copy(
+        self, pieces: Pieces, ids: Int[np.ndarray, " token"], answer: Bool[np.ndarray, " token"] | None
+    ) -> Segments:
+        """Copy the tokens of the pieces of a window into the batch, and return their segments.
+
+        Args:
+            pieces: Pieces of one window.
+            ids, answer: Tokens of the batch and their mask, one block after the other.
+        """
+        table = pieces.table
+        lows, highs = np.searchsorted(table.start, pieces.start), np.searchsorted(table.start, pieces.stop)
+        begins = pieces.row * self.block_tokens + pieces.start % self.block_tokens
+        shifts = begins - pieces.start  # from a position in the stream to a position in the batch
+        chosen: slice | np.ndarray
+        if (lows[1:] == highs[:-1]).all() and (shifts == shifts[0]).all():
+            # Neighbouring blocks, as a single process reads them: a slice copies no columns.
+            chosen, shift = slice(int(lows[0]), int(highs[-1])), shifts[0]
+        else:
+            nums = highs - lows
+            chosen = np.arange(int(nums.sum())) + np.repeat(lows - (np.cumsum(nums) - nums), nums)
+            shift = np.repeat(shifts, nums)
+        copied, mask = table.copy(chosen)
+        self._place(begins, pieces.stop - pieces.start, copied, ids)
+        if self._separator is not None:
+            last_tokens = (table.stop[chosen] + shift - 1)[table.is_last[chosen]]
+            ids[last_tokens] = self._separator
+        if answer is not None and mask is not None:
+            self._place(begins, pieces.stop - pieces.start, mask, answer)
+            if self._separator is not None:
+                answer[last_tokens] = True
+        return Segments(table.start[chosen] + shift, table.draw[chosen], table.skill[chosen])
+
+    @staticmethod
+    def _place(
+        begins: Int[np.ndarray, " piece"],
+        sizes: Int[np.ndarray, " piece"],
+        source: Shaped[np.ndarray, " copied"],
+        target: Shaped[np.ndarray, " token"],
+    ) -> None:
+        """Write the tokens of pieces, which stand one piece after the other in `source`, to their places in the batch."""
+        # Pieces of neighbouring rows follow one another in the batch, so that one assignment writes many pieces.
+        edges = [0, *(np.flatnonzero(begins[1:] != begins[:-1] + sizes[:-1]) + 1).tolist(), len(begins)]
+        done = 0
+        for first, last in pairwise(edges):
+            num, begin = int(sizes[first:last].sum()), int(begins[first])
+            target[begin : begin + num] = source[done : done + num]
+            done += num
+
+    def _filler(self, pieces_of: Sequence[Pieces]) -> Segments:
+        """Return the segments of fillers in the last block of the stream. A batch may have the last block more than once."""
+        row, stop = (np.concatenate([getattr(pieces, name) for pieces in pieces_of]) for name in ("row", "stop"))
+        is_end = stop == stop.max()
+        places = row[is_end] * self.block_tokens + stop[is_end] % self.block_tokens
+        nothing = np.full(len(places), -1)
+        return Segments(places, nothing, nothing)
+
+    def _fields(self, segments: Segments) -> tuple[Int[np.ndarray, " sample"], dict[str, list[Any]]]:
         """Return the draws with a token in a batch, and the fields of the samples. Both are empty if the mixer has no fields."""
         if not self.mixer.fields:
             return np.empty(0, np.int64), {}
-        sample_draw = np.unique(draws[draws >= 0])
+        sample_draw = np.unique(segments.draw[segments.draw >= 0])
         return sample_draw, self.mixer.fields_at(self.mixer.find(sample_draw))
 
     def batch(self, first: int, num: int) -> PackedBatch:
@@ -274,7 +361,7 @@ class PackedTokens:
         """Expected number of draws of a block under the weights of round 0, over whole epochs, separators included."""
         weights = self.mixer.round(0).weights
         means = [
-            tokens.num_tokens / order.num_samples + len(self._separator)
+            tokens.num_tokens / order.num_samples + (self._separator is not None)
             for tokens, order in zip(self._tokens, self.mixer.orders, strict=True)
         ]
         return self.block_tokens / sum(weight * mean for weight, mean in zip(weights, means, strict=True))
@@ -303,94 +390,24 @@ class PackedTokens:
         number = self.mixer.num_rounds - 1
         return number * self.mixer.round_draws + self.mixer.round(number).num_draws
 
-    def _pieces(self, block: int) -> list[Piece]:
-        """Split a block at the ends of rounds. The last block of the stream is shorter, and blocks beyond the end have no pieces."""
-        pieces = []
-        start, stop = block * self.block_tokens, (block + 1) * self.block_tokens
-        while start < stop and (packed := self._round_at(start)) is not None:
-            until = min(stop, packed.end)
-            pieces.append(Piece(packed, start, until, packed.draw_at(start), packed.draw_at(until - 1)))
-            start = until
-        return pieces
-
-    def _tokenized(self, pieces: Sequence[Piece]) -> "dict[int, Int[np.ndarray, ' token']]":
-        """Tokenize every draw of the pieces, each draw once. Return a mapping from draw to token ids, the separator included.
-
-        The token of a masked prompt is stored as the complement of its id, which is below 0, so that the mask is cut together with
-        the tokens.
-        """
-        rounds = {piece.round.first_draw: piece.round for piece in pieces}
-        wanted: dict[int, set[int]] = {first_draw: set() for first_draw in rounds}
-        for piece in pieces:
-            wanted[piece.round.first_draw].update(range(piece.first, piece.last + 1))
-        ids: dict[int, np.ndarray] = {}
-        for first_draw, packed in rounds.items():
-            ids |= self._tokenized_in(packed, np.array(sorted(wanted[first_draw])))
-        if ids:
-            last = max(ids)
-            self._last_sample = last, ids[last]
-        return ids
-
-    def _tokenized_in(
-        self, packed: PackedRound, within: Int[np.ndarray, " draw"]
-    ) -> "dict[int, Int[np.ndarray, ' token']]":
-        last_sample: dict[int, np.ndarray] = {}
-        if self._last_sample is not None and self._last_sample[0] - packed.first_draw in within:
-            last_sample = dict([self._last_sample])
-            within = within[within != self._last_sample[0] - packed.first_draw]
-        encoded = self._masked(packed, within) if self._kind.masks else self._encoded(packed.plan.texts(within))
-        # Every position rests on the token counts. A sample of another length would shift all later blocks, so the length of
-        # each tokenized sample is compared with its count.
-        expected = np.diff(packed.ends, prepend=0)[within] - len(self._separator)
-        for index, (ids, num) in enumerate(zip(encoded, expected.tolist(), strict=True)):
-            if len(ids) != num:
-                raise TokensError(self._miscounted(packed, int(within[index]), len(ids), num))
-        arrays = [np.array(ids + self._separator, np.int64) for ids in encoded]
-        return last_sample | dict(zip((packed.first_draw + within).tolist(), arrays, strict=True))
-
-    def _encoded(self, texts: list[str]) -> list[list[int]]:
-        return encode(self.counts.tokenizer, texts, special_tokens=self.counts.manifest.special_tokens)
-
-    def _masked(self, packed: PackedRound, within: Int[np.ndarray, " draw"]) -> list[list[int]]:
-        """Tokenize draws of a round. The tokens of prompts are complements of their ids."""
-        plan = packed.plan
-        texts = plan.texts(within)
-        metas = [None] * len(texts) if self._kind.prompt_field is None else plan.metas(within)
-        encoded = encode_with_offsets(self.counts.tokenizer, texts, special_tokens=self.counts.manifest.special_tokens)
-        masked = []
-        for number, (text, meta, (ids, offsets)) in enumerate(zip(texts, metas, encoded, strict=True)):
-            try:
-                is_answer = answer_tokens(offsets, answer_spans(text, self._kind, meta))
-            except ObservationError as error:
-                draw = int(within[number])
-                (identity,) = plan.ids(slice(draw, draw + 1))
-                raise ObservationError(
-                    f"sample {identity!r} of skill {self.mixer.skills[plan.skill[draw]]!r} (draw {packed.first_draw + draw:,}): {error}"
-                ) from error
-            tokens = np.array(ids, np.int64)
-            masked.append(np.where(is_answer, tokens, ~tokens).tolist())
-        return masked
-
-    def _miscounted(self, packed: PackedRound, within: int, got: int, counted: int) -> str:
-        (identity,) = packed.plan.ids(slice(within, within + 1))
-        skill = self.mixer.skills[packed.plan.skill[within]]
-        return (
-            f"sample {identity!r} of skill {skill!r} (draw {packed.first_draw + within:,}) has {got:,} tokens, but {self.counts.root} counts "
-            f"{counted:,}: another version of the package tokenizers counted the sample, or the counts are damaged. Run 'skillshard "
-            "verify' on the shards and on the counts, and count anew with 'skillshard tokens'."
-        )
-
-    def _cut(
-        self, piece: Piece, ids: Mapping[int, np.ndarray]
-    ) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " token"]]:
-        """Cut the tokens of a piece. Return the tokens and the draw of each token."""
-        packed = piece.round
-        numbers = np.arange(piece.first, piece.last + 1)
-        begin = packed.first + (int(packed.ends[piece.first - 1]) if piece.first else 0)
-        inside = slice(piece.start - begin, piece.stop - begin)
-        tokens = np.concatenate([ids[packed.first_draw + number] for number in numbers.tolist()])
-        sizes = np.diff(packed.ends[piece.first : piece.last + 1], prepend=begin - packed.first)
-        return tokens[inside], np.repeat(packed.first_draw + numbers, sizes)[inside]
+    def _pieces(self, blocks: Int[np.ndarray, " block"]) -> tuple[Int[np.ndarray, " reached"], list[Pieces]]:
+        """Split blocks at the ends of windows. Return the blocks that the stream reaches, and their pieces, window by window."""
+        begin, end = blocks * self.block_tokens, (blocks + 1) * self.block_tokens
+        # The next token of each block that no piece has yet. The earliest such token of all blocks names the next window.
+        following, split = begin.copy(), []
+        while (is_open := following < end).any():
+            token = int(following[is_open].min())
+            packed = self._round_at(token)
+            if packed is None:
+                break
+            table = packed.table_at(token, self.block_tokens)
+            rows = np.flatnonzero(is_open & (following < table.end))
+            stop = np.minimum(end[rows], table.end)
+            split.append((table, rows, following[rows], stop))
+            following[rows] = stop
+        exists = following > begin
+        row_of = np.cumsum(exists) - 1
+        return blocks[exists], [Pieces(table, row_of[rows], start, stop) for table, rows, start, stop in split]
 
     # --- rounds as tokens --------------------------------------------------------------------------------------------
 
@@ -401,7 +418,7 @@ class PackedTokens:
         for packed in self._rounds.values():
             if packed.first <= token < packed.end:
                 return packed
-        candidate = self._next_to(token)
+        candidate = self._next_to(token) or self._resumed_round(token)
         if candidate is None or not candidate.first <= token < candidate.end:
             candidate = self._packed(self._number_at(token))
         while candidate is not None and candidate.end <= token:
@@ -412,6 +429,14 @@ class PackedTokens:
         """Return the round after the last round in memory that ends before a token. A reader that reads on needs no search."""
         read = [number for number, packed in self._rounds.items() if packed.end <= token]
         return self._packed(max(read) + 1) if read else None
+
+    def _resumed_round(self, token: int) -> PackedRound | None:
+        """Return the round of the mixer's draw, or the round after. A resumed stream reads on there, and needs no search."""
+        number = max(0, self.mixer.draw - 1) // self.mixer.round_draws
+        if self._rounds or not self.mixer.draw or number >= self.mixer.num_rounds:
+            return None
+        packed = self._packed(number)
+        return packed if packed is None or token < packed.end else self._packed(number + 1)
 
     def _number_at(self, token: int) -> int:
         """Find the last round of the ledger that begins at a token or before."""
@@ -426,31 +451,25 @@ class PackedTokens:
         """Count the tokens of the first `drawn[i]` draws of each skill i, separators included."""
         per_skill = zip(self.mixer.orders, self._tokens, drawn, strict=True)
         tokens = sum(order.tokens_before(num, counts.shard_tokens, counts.rows) for order, counts, num in per_skill)
-        return tokens + sum(drawn) * len(self._separator)
+        return tokens + sum(drawn) * (self._separator is not None)
 
     def _packed(self, number: int) -> PackedRound | None:
-        plan = self.mixer.plan(number)
+        plan = self.mixer.rows_of(number)
         if plan is None:
             return None
+        if self.tokens.files.is_remote:
+            read_ahead(self.mixer.round(number), self.mixer.orders, [tokens.prefetch for tokens in self._tokens])
         before = self._rounds.get(number - 1)
         first = self._tokens_before(number) if before is None else before.end
-        sizes = self._draw_tokens(plan) + len(self._separator)
-        packed = PackedRound(plan, number * self.mixer.round_draws, first, np.cumsum(sizes))
+        counts = [
+            self._tokens[skill].rows(shard)[rows] for (skill, shard), rows in zip(plan.segments, plan.rows, strict=True)
+        ]
+        sizes = np.concatenate(counts).take(plan.slot).astype(np.int64) + (self._separator is not None)
+        packed = PackedRound(plan, number * self.mixer.round_draws, first, np.cumsum(sizes), self._tokens)
         self._rounds[number] = packed
         if len(self._rounds) > RECORDS_KEPT:
             del self._rounds[min(self._rounds)]
         return packed
-
-    def _draw_tokens(self, plan: RoundPlan) -> Int[np.ndarray, " draw"]:
-        """Look up the number of tokens of each draw of a round, without separators."""
-        # Sorting by segment gives the draws of a segment as a slice, so that each shard's counts are read once.
-        order = np.argsort(plan.segment, kind="stable")
-        bounds = np.searchsorted(plan.segment[order], np.arange(len(plan.segments) + 1))
-        tokens = np.empty(len(order), np.int64)
-        for index, (skill, shard) in enumerate(plan.segments):
-            draws = order[bounds[index] : bounds[index + 1]]
-            tokens[draws] = self._tokens[skill].rows(shard)[plan.row[draws]]
-        return tokens
 
     def _refuse_moved(self) -> None:
         """Raise PolicyError if the mixer was read or resumed beside its packed stream: the positions would disagree."""
@@ -503,7 +522,7 @@ class PackedTokens:
             block=block,
             step=step,
             mixer=self.mixer.state_at(self.draws_before(block)),
-            tokens=self.counts.digest,
+            tokens=self.tokens.digest,
             block_tokens=self.block_tokens,
             separator=self.separator,
         )
@@ -517,7 +536,7 @@ class PackedTokens:
                 the generation of its job.
 
         Raises:
-            LedgerError: The state belongs to another run, another ledger, other token counts, or other blocks.
+            LedgerError: The state belongs to another run, another ledger, other tokens, or other blocks.
         """
         try:
             saved = PackedState.model_validate(state)
@@ -525,12 +544,12 @@ class PackedTokens:
             raise LedgerError(
                 f"this is no state of packed tokens (schemas/packed-2.json): {first_fault(error)}."
             ) from error
-        present = {"tokens": self.counts.digest, "block_tokens": self.block_tokens, "separator": self.separator}
+        present = {"tokens": self.tokens.digest, "block_tokens": self.block_tokens, "separator": self.separator}
         for name, value in present.items():
             if getattr(saved, name) != value:
                 raise LedgerError(
                     f"this state was saved with {name} {getattr(saved, name)!r}, but {name} of this stream is {value!r}. A packed stream resumes "
-                    "with the same run, token counts, block_tokens and separator."
+                    "with the same run, tokens, block_tokens and separator."
                 )
         self.mixer.load_state_dict(saved.mixer.model_dump(by_alias=True), generation=generation)
         self._stand_at(saved.block, saved.step)
@@ -563,7 +582,7 @@ class PackedTokens:
     @property
     def identity(self) -> dict[str, Any]:
         """Facts that determine the stream together with the losses, as JSON."""
-        tokens, block_tokens, separator = self.counts.digest, self.block_tokens, self.separator
+        tokens, block_tokens, separator = self.tokens.digest, self.block_tokens, self.separator
         return {**self.mixer.identity, "tokens": tokens, "block_tokens": block_tokens, "separator": separator}
 
     @property
@@ -577,20 +596,32 @@ class PackedTokens:
 
     def _stand_at(self, block: int, step: int | None) -> None:
         self._rounds.clear()
-        self._last_sample, self._mixer_draw = None, self.mixer.draw
+        self._mixer_draw = self.mixer.draw
         self._block = block
         self.clock = self.clock.resumed(step, block)
 
     def __getstate__(self) -> dict[str, Any]:
         # The rounds in memory hold memory maps, which cannot be pickled. Each worker finds its own rounds.
-        return {**self.__dict__, "_rounds": {}, "_last_sample": None}
+        return {**self.__dict__, "_rounds": {}}
 
 
-def _refuse_empty(tokens: Sequence[SkillTokens], counts: TokenCounts, separator: str | None) -> None:
+def _joined(columns: Sequence[Segments]) -> Segments:
+    """Join the segments of several windows, in the order of their places in the batch."""
+    if len(columns) == 1:
+        return columns[0]
+    none = Segments(*(np.empty(0, np.int64),) * 3)
+    start, draw, skill = (
+        np.concatenate([getattr(part, name) for part in [none, *columns]]) for name in ("start", "draw", "skill")
+    )
+    order = np.argsort(start, kind="stable")
+    return Segments(start[order], draw[order], skill[order])
+
+
+def _refuse_empty(tokens: Sequence[SkillTokens], token_set: TokenSet, separator: str | None) -> None:
     """Raise TokensError for a skill without tokens if no separator follows its samples: its draws would never fill a block."""
     empty = [skill_tokens.skill for skill_tokens in tokens if not skill_tokens.num_tokens]
     if empty and separator is None:
         raise TokensError(
-            f"no training sample of skill {empty[0]!r} has a token in {counts.root}, so its draws would fill no block. Give a separator, or "
-            "tag these samples otherwise and shard again."
+            f"no training sample of skill {empty[0]!r} has a token in {places.public(token_set.root)}, so its draws would fill no block. Give a "
+            "separator, or tag these samples otherwise and shard again."
         )

@@ -1,7 +1,7 @@
 """The places of the samples of a round: from the counts of the round to bytes of shards, for all draws of the round at once."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -96,6 +96,11 @@ class Maps:
             views["inline"][short] = [bytes(self._maps[file][first:last]) for file, first, last in spans]
         return views
 
+    def joined(self, views: np.ndarray) -> memoryview:
+        """Copy the bytes of all views, one after the other. The copy runs in Arrow, without a step in Python for each view."""
+        array = pa.Array.from_buffers(pa.binary_view(), len(views), [None, pa.py_buffer(views), *self._windows])
+        return memoryview(array.cast(pa.large_binary()).buffers()[2] or b"")
+
     def texts(self, views: np.ndarray) -> list[str]:
         """Cut the text of each view."""
         buffers = [None, pa.py_buffer(views), *self._windows]
@@ -141,25 +146,58 @@ def joined(parts: Sequence[Places]) -> Places:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """The places of the samples of a round.
+    """The places of the samples of a round. The indexes of the shards are read when the first place of a text is asked for.
 
     Attributes:
         train: Shards of each skill of the mix.
         segments: Skill number and shard of each segment, skill by skill in the order of reading.
+        rows: Rows of each segment in its shard, in the order of reading. The rows of a segment lie in one stripe.
         skill: Skill number of each draw.
-        segment, row: Index of each draw's segment in `segments`, and the row of the draw in the shard of the segment.
-        start, end: First byte and end of each draw's text in the shard.
-        json_bytes: Bytes of the JSON member of each draw.
+        slot: Position of each draw in the rows of all segments, one segment after the other.
     """
 
     train: Sequence[SkillShards]
     segments: list[tuple[int, int]]
+    rows: list[Int[np.ndarray, " _"]]
     skill: Int[np.ndarray, " draw"]
-    segment: Int[np.ndarray, " draw"]
-    row: Int[np.ndarray, " draw"]
-    start: Int[np.ndarray, " draw"]
-    end: Int[np.ndarray, " draw"]
-    json_bytes: UInt32[np.ndarray, " draw"]
+    slot: Int[np.ndarray, " draw"]
+
+    @cached_property
+    def segment(self) -> Int[np.ndarray, " draw"]:
+        """Index of each draw's segment in `segments`."""
+        return np.repeat(np.arange(len(self.segments)), [len(rows) for rows in self.rows]).take(self.slot)
+
+    @cached_property
+    def row(self) -> Int[np.ndarray, " draw"]:
+        """Row of each draw in the shard of its segment."""
+        return np.concatenate(self.rows).take(self.slot)
+
+    @cached_property
+    def _entries(self) -> np.ndarray:
+        """Entry of each draw in the index of its shard, dtype `INDEX_DTYPE`."""
+        # The segments are read one after the other. Then one `take` by slot brings the entries into the order of the draws, so that no
+        # step runs in Python for each draw.
+        ends = list(accumulate(map(len, self.rows)))
+        entries = np.empty(ends[-1], INDEX_DTYPE)
+        for (skill, shard), rows, end in zip(self.segments, self.rows, ends, strict=True):
+            # mode="clip" writes into `out` without a buffer. The rows are below the length of the index, so nothing is clipped.
+            self.train[skill].index(shard).take(rows, out=entries[end - len(rows) : end], mode="clip")
+        return entries.take(self.slot)
+
+    @cached_property
+    def start(self) -> Int[np.ndarray, " draw"]:
+        """First byte of each draw's text in the shard."""
+        return self._entries["text_start"].astype(np.int64)
+
+    @cached_property
+    def end(self) -> Int[np.ndarray, " draw"]:
+        """End of each draw's text in the shard."""
+        return self.start + self._entries["text_bytes"]
+
+    @property
+    def json_bytes(self) -> UInt32[np.ndarray, " draw"]:
+        """Bytes of the JSON member of each draw."""
+        return self._entries["json_bytes"]
 
     @cached_property
     def opened(self) -> list[OpenShard]:
@@ -210,7 +248,7 @@ class RoundPlan:
 def plan_round(
     record: RoundRecord, train: Sequence[SkillShards], orders: Sequence[SkillOrder], *, seed: int
 ) -> RoundPlan:
-    """Find the samples of a round by the indexes of its shards.
+    """Find the samples of a round: their shards, and their rows in the shards.
 
     Args:
         record: Round with at least one draw.
@@ -221,21 +259,30 @@ def plan_round(
     skill, slot = (
         column[: record.num_draws] for column in interleave(np.array(record.counts), "round", seed, record.round)
     )
-    # The segments are read skill by skill, in the order of the slots. Then one `take` by slot brings every column into the order
-    # of the draws, so that no step runs in Python for each draw.
     segments: list[tuple[int, int]] = []
     rows_of: list[np.ndarray] = []
     for number, (before, taken) in enumerate(zip(record.drawn_before, record.counts, strict=True)):
         for shard, rows in orders[number].segments(before, before + taken):
             segments.append((number, shard))
             rows_of.append(rows)
-    num_rows = [len(rows) for rows in rows_of]
-    entries = np.empty(sum(num_rows), INDEX_DTYPE)
-    for (number, shard), rows, end in zip(segments, rows_of, accumulate(num_rows), strict=True):
-        # mode="clip" writes into `out` without a buffer. The rows are below the length of the index, so nothing is clipped.
-        train[number].index(shard).take(rows, out=entries[end - len(rows) : end], mode="clip")
-    entry = entries.take(slot)
-    start = entry["text_start"].astype(np.int64)
-    segment = np.repeat(np.arange(len(segments)), num_rows).take(slot)
-    row = np.concatenate(rows_of).take(slot)
-    return RoundPlan(train, segments, skill, segment, row, start, start + entry["text_bytes"], entry["json_bytes"])
+    return RoundPlan(train, segments, rows_of, skill, slot)
+
+
+def read_ahead(record: RoundRecord, orders: Sequence[SkillOrder], prefetch: Sequence[Callable[[int], None]]) -> None:
+    """Fetch the files of a round side by side, and fetch the next files while the round is read.
+
+    Args:
+        record: Round.
+        orders: Order of the samples of each skill.
+        prefetch: Function of each skill that starts to fetch the files of a shard.
+    """
+    drawn = list(zip(prefetch, orders, record.drawn_before, record.counts, strict=True))
+    for fetch, order, before, taken in drawn:
+        for shard in order.shards(before, before + taken):
+            fetch(shard)
+    # This round is read first, so the requests for later shards come after all requests for this round. Each skill looks
+    # ahead by at least the length of a shard, so that a skill with few draws per round also has its next shard in time.
+    for fetch, order, before, taken in drawn:
+        ahead = max(taken, int(order.shard_rows.max())) if taken else 0
+        for shard in order.shards(before + taken, before + taken + ahead):
+            fetch(shard)

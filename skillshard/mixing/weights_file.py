@@ -12,7 +12,7 @@ from skillshard.errors import PolicyError, ShardError, name_some
 from skillshard.policies import Policy
 from skillshard.policies.prior import is_weight
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import TokenCounts
+from skillshard.shards.token_set import TokenSet
 
 WEIGHTS_SCHEMA = "skillshard/weights/1"
 _WITH_WEIGHTS = (WEIGHTS_SCHEMA, "skillshard/fit/1")
@@ -38,7 +38,7 @@ class WeightsFile(BaseModel):
         return canonical.to_json(self.model_dump(by_alias=True))
 
 
-def weigh(shards: ShardSet, policy: Policy, *, tokens: TokenCounts | None = None) -> WeightsFile:
+def weigh(shards: ShardSet, policy: Policy, *, tokens: TokenSet | None = None) -> WeightsFile:
     """Compute the weights that a policy gives the skills of a shard set before any observation.
 
     Args:

@@ -19,8 +19,8 @@ from skillshard.corpus.peek import FILE_BYTES, FILE_ROWS
 from skillshard.errors import name_some
 from skillshard.execution import Backend
 from skillshard.merge_levels import plan_merges
-from skillshard.printable import counted
-from skillshard.report.text import print_line, share, size
+from skillshard.printable import counted, size_in_words
+from skillshard.report.text import print_line, share
 from skillshard.shards.manifest import MANIFEST, SPLITS
 from skillshard.shards.plan import groups, plan
 from skillshard.shards.sort import SORT_BYTES, member_json
@@ -73,7 +73,7 @@ def show_tag_plan(
     part_bytes = _part_bytes(first.samples, [tag.skill for tag in tags]) * num_rows
     num_parts = counted(len(partitions), "part")
     print_line(
-        f"write: {num_parts}, about {size(round(part_bytes))}; scratch about {size(round(part_bytes + _ID_BYTES * num_rows))}"
+        f"write: {num_parts}, about {size_in_words(round(part_bytes))}; scratch about {size_in_words(round(part_bytes + _ID_BYTES * num_rows))}"
     )
     if isinstance(tagger, Finder):
         print_line(
@@ -131,11 +131,11 @@ def show_shard_plan(
     num_chunks = max(len(partitions), -(-member_bytes // SORT_BYTES))
     num_levels = len(plan_merges(num_chunks, len(list(groups(shards))), member_bytes).fan_ins)
     print_line(
-        f"write: about {counted(len(shards), 'shard')} of {counted(len(sizes), 'skill')}, {size(tar_bytes)}, with keys and indexes "
-        f"{size(tar_bytes + _KEYS_AND_INDEX_BYTES * num_samples)} in {counted(3 * len(shards), 'file')}"
+        f"write: about {counted(len(shards), 'shard')} of {counted(len(sizes), 'skill')}, {size_in_words(tar_bytes)}, with keys and indexes "
+        f"{size_in_words(tar_bytes + _KEYS_AND_INDEX_BYTES * num_samples)} in {counted(3 * len(shards), 'file')}"
     )
     print_line(
-        f"scratch: about {size(member_bytes + _SAMPLE_BYTES * num_samples)} in {places.public(scratch) if scratch else 'the output'}, written and read "
+        f"scratch: about {size_in_words(member_bytes + _SAMPLE_BYTES * num_samples)} in {places.public(scratch) if scratch else 'the output'}, written and read "
         f"once{f', and once more in each of {num_levels} merge levels' if num_levels else ''}"
     )
     _show_time(first.seconds / max(1, first.num_read) + members.seconds_of_row, num_rows, len(partitions), backend)
@@ -211,7 +211,7 @@ def _show_input(corpus: Corpus, partitions: Sequence[Partition], num_rows: int, 
     num_bytes = sum(file.num_bytes for file in corpus.files if file.name in used)
     print_line("dry run: nothing is written")
     print_line(
-        f"read: {counted(len(used), 'file')}, {size(num_bytes)}, in {counted(len(partitions), 'partition')} (tasks); "
+        f"read: {counted(len(used), 'file')}, {size_in_words(num_bytes)}, in {counted(len(partitions), 'partition')} (tasks); "
         f"{'' if is_exact else 'about '}{counted(num_rows, 'row')}"
     )
 

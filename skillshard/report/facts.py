@@ -25,10 +25,10 @@ from skillshard.mixing.order import SCALE_BITS
 from skillshard.mixing.records import Records, open_records, resumes
 from skillshard.printable import printable
 from skillshard.shards import manifest as shards_manifest
-from skillshard.shards import tokens as tokens_module
+from skillshard.shards import token_set
 from skillshard.shards.manifest import Manifest1, ManifestSkill2
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import TokenCounts
+from skillshard.shards.token_set import TokenSet
 from skillshard.taggers.clusters.saved import Cluster, Cluster1, EncoderRecord, SavedClusters, TriedNumber, has_clusters
 from skillshard.tags import LeftOut, Tags, TagsSkill
 
@@ -107,7 +107,7 @@ class ShardsFacts(_Facts):
 
 
 class TokensFactsSkill(_Skill):
-    """A skill of token counts."""
+    """A skill of a token set."""
 
     num_train: int = Field(description="tokens of the skill's training samples")
     num_train_samples: int
@@ -115,7 +115,7 @@ class TokensFactsSkill(_Skill):
 
 
 class TokensFacts(_Facts):
-    """The facts of token counts."""
+    """The facts of a token set."""
 
     kind: Literal["tokens"] = "tokens"
     skills: list[TokensFactsSkill] = Field(description="in the order of their names")
@@ -123,6 +123,8 @@ class TokensFacts(_Facts):
     num_holdout: int = Field(description="tokens of all held-out samples")
     shards: str = Field(description="digest of the counted shard set")
     special_tokens: bool = Field(description="whether the special tokens of the tokenizer are counted")
+    id_type: Literal["uint16", "uint32"] | None = Field(description="type of the kept ids; null for counts alone")
+    answers: str | None = Field(description="rule of the mask of answers; null if every token is learned")
 
 
 class ExportSkill(_Skill):
@@ -272,8 +274,8 @@ def facts_at(place: str | os.PathLike[str]) -> TagsFacts | ShardsFacts | TokensF
         return tags_facts(Tags.open(place))
     if kind == shards_manifest.MANIFEST:
         return shards_facts(ShardSet.open(place))
-    if kind == tokens_module.MANIFEST:
-        return tokens_facts(TokenCounts.open(place))
+    if kind == token_set.MANIFEST:
+        return tokens_facts(TokenSet.open(place))
     if kind == export_module.MANIFEST:
         return export_facts(place)
     return run_facts(DirectoryLedger(place))
@@ -330,10 +332,10 @@ def shards_facts(shards: ShardSet) -> ShardsFacts:
     )
 
 
-def tokens_facts(counts: TokenCounts) -> TokensFacts:
-    manifest = counts.manifest
+def tokens_facts(tokens: TokenSet) -> TokensFacts:
+    manifest = tokens.manifest
     return TokensFacts(
-        place=_shown(counts.root),
+        place=_shown(tokens.root),
         skills=[
             TokensFactsSkill(
                 name=skill.name,
@@ -347,6 +349,8 @@ def tokens_facts(counts: TokenCounts) -> TokensFacts:
         num_holdout=manifest.num_holdout,
         shards=manifest.shards,
         special_tokens=manifest.special_tokens,
+        id_type=None if manifest.ids is None else manifest.ids.type,
+        answers=None if tokens.answers is None else tokens.answers.mask_in_words,
     )
 
 

@@ -7,8 +7,8 @@ from skillshard.corpus.peek import FILE_BYTES, FILE_ROWS, PeekFacts
 from skillshard.corpus.sample import unit_of
 from skillshard.corpus.selection import describe_left_out
 from skillshard.errors import name_some
-from skillshard.printable import counted
-from skillshard.report.text import print_line, print_table, size
+from skillshard.printable import counted, size_in_words
+from skillshard.report.text import print_line, print_table
 
 _SHOWN_PROBLEMS = 20
 
@@ -21,7 +21,7 @@ def show_peek(facts: PeekFacts, translated: Callable[[str], str]) -> None:
         translated: Function that turns the arguments in a sentence into options of the command line.
     """
     suffixes = ", ".join(f"{suffix} {number:,}" for suffix, number in facts.suffixes.items())
-    print_line(f"{counted(facts.num_files, 'file')}, {size(facts.num_bytes)}: {suffixes}")
+    print_line(f"{counted(facts.num_files, 'file')}, {size_in_words(facts.num_bytes)}: {suffixes}")
     if facts.left_out:
         print_line(f"left out: {describe_left_out(facts.left_out)}")
     print_line(

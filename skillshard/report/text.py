@@ -19,14 +19,14 @@ from skillshard.errors import name_some
 from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.weights_file import WeightsFile
-from skillshard.printable import counted, printable, shortened
+from skillshard.printable import counted, printable, shortened, size_in_words
 from skillshard.report.facts import ExportFacts, RunFacts, export_facts, run_facts, shards_facts, tokens_facts
 from skillshard.shards import manifest as shards_manifest
-from skillshard.shards import tokens as tokens_module
+from skillshard.shards import token_set
 from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest, Manifest1, ManifestSkill2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
-from skillshard.shards.tokens import TokenCounts
+from skillshard.shards.token_set import TokenSet
 from skillshard.taggers.clusters.kmeans import Choice, about_choice
 from skillshard.taggers.clusters.saved import AnyModelManifest, Cluster, Cluster1, SavedClusters, has_clusters
 from skillshard.tags import Tags
@@ -46,8 +46,8 @@ def show(place: str | os.PathLike[str]) -> None:
             print_line(
                 "Beside each shard lie keys: for each sample the hashes of its id and text, and its file and row in the corpus."
             )
-    elif kind == tokens_module.MANIFEST:
-        show_tokens(TokenCounts.open(place))
+    elif kind == token_set.MANIFEST:
+        show_tokens(TokenSet.open(place))
     elif kind == export_module.MANIFEST:
         show_export(export_facts(place))
     else:
@@ -61,7 +61,7 @@ def show_tags(tags: Tags) -> None:
             skill.name,
             f"{skill.num_samples:,}",
             share(skill.num_samples, manifest.num_tagged),
-            "-" if skill.num_text_bytes is None else size(skill.num_text_bytes),
+            "-" if skill.num_text_bytes is None else size_in_words(skill.num_text_bytes),
         )
         for skill in manifest.skills
     ]
@@ -93,7 +93,7 @@ def show_shards(shards: ShardSet) -> None:
     for skill in shards_facts(shards).skills:
         copies = "not counted" if skill.num_copies is None else f"{skill.num_copies:,}"
         numbers = (f"{skill.num_train:,}", f"{skill.num_holdout:,}", copies, f"{skill.num_shards:,}")
-        rows.append((skill.name, *numbers, size(skill.num_bytes)))
+        rows.append((skill.name, *numbers, size_in_words(skill.num_bytes)))
     print_table(("skill", "train", "holdout", "copies", "shards", "bytes"), rows)
     print_line(
         f"{counted(manifest.num_rows, 'row')} = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside, manifest.unread)}; "
@@ -175,17 +175,18 @@ def _more_than_asked(manifest: AnyManifest) -> Iterator[str]:
         )
 
 
-def show_tokens(counts: TokenCounts) -> None:
-    manifest = counts.manifest
-    rows = []
-    for skill in tokens_facts(counts).skills:
+def show_tokens(tokens: TokenSet) -> None:
+    facts, rows = tokens_facts(tokens), []
+    for skill in facts.skills:
         mean = f"{skill.num_train / skill.num_train_samples:.1f}" if skill.num_train_samples else "-"
-        share_of = share(skill.num_train, manifest.num_train)
+        share_of = share(skill.num_train, facts.num_train)
         rows.append((skill.name, f"{skill.num_train:,}", share_of, mean, f"{skill.num_holdout:,}"))
     print_table(("skill", "train tokens", "share", "per sample", "holdout tokens"), rows)
+    form = "counts alone" if facts.id_type is None else f"ids of {facts.id_type}"
+    learned = "" if facts.answers is None else f", learned: {facts.answers}"
     print_line(
-        f"{manifest.num_train:,} train + {manifest.num_holdout:,} holdout tokens of shards {manifest.shards}, special tokens "
-        f"{'added' if manifest.special_tokens else 'not added'}; {counts.root}"
+        f"{facts.num_train:,} train + {facts.num_holdout:,} holdout tokens of shards {facts.shards}, {form}, special tokens "
+        f"{'added' if facts.special_tokens else 'not added'}{learned}; {tokens.root}"
     )
 
 
@@ -194,7 +195,7 @@ def show_export(export: ExportFacts) -> None:
     print_table(("skill", "rows", "share"), rows)
     print_line(
         f"{counted(export.num_rows, 'row')} of shards {export.shards} as {export.format}, columns {', '.join(export.columns)}; "
-        f"{counted(export.num_files, 'file')}, {size(export.num_bytes)} in {export.place}"
+        f"{counted(export.num_files, 'file')}, {size_in_words(export.num_bytes)} in {export.place}"
     )
 
 
@@ -359,18 +360,6 @@ def has_room(rows: Sequence[Sequence[str]]) -> bool:
 
 def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
-def size(num_bytes: int) -> str:
-    """Write a number of bytes with a decimal unit.
-
-    >>> size(999), size(8_000_000)
-    ('999 B', '8.0 MB')
-    """
-    value, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
 def _set_aside(reasons: Mapping[str, int], unread: Mapping[str, int]) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import orjson
@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from skillshard import canonical, places, storage, web
 from skillshard.corpus import Sample
-from skillshard.errors import ShardError, StorageError, choose_names
+from skillshard.errors import ShardError, SkillshardError, StorageError, choose_names
 from skillshard.extras import needed
 from skillshard.hash_ranges import id_hash
 from skillshard.memo import memoized
@@ -72,6 +72,8 @@ MAX_OPEN = 4
 # Texts of 1 kB then take 4 MB, and the cost of a call spreads over thousands of texts.
 ROWS_AT_ONCE = 4096
 """Number of texts that `verify` hashes together."""
+Mapped = mmap.mmap | memoryview
+"""Bytes of a file in a memory map."""
 _ANEW = "Write the shards anew in another directory with 'skillshard shard', or copy this file again."
 
 
@@ -79,7 +81,7 @@ _ANEW = "Write the shards anew in another directory with 'skillshard shard', or 
 class OpenShard:
     """Shard in memory maps: the bytes of the tar, and the index with dtype `INDEX_DTYPE`."""
 
-    data: mmap.mmap | memoryview
+    data: Mapped
     index: np.ndarray
 
     def text(self, row: int) -> str:
@@ -188,7 +190,7 @@ class SkillShards:
         # A mixer opens a shard again in every epoch. Only the first opening pays for a pass over all bytes.
         check = shard not in self._checked
         tar, _ = self._wanted(shard)
-        data = _mapped(self.files, tar, check_digest=check, keep_open=self.files.are_locked)
+        data = mapped(self.files, tar, check_digest=check, keep_open=self.files.are_locked)
         opened = OpenShard(data, self.index(shard))
         if check and (difference := disagreement(opened)) is not None:
             raise ShardError(f"{tar.name} {difference}. {_ANEW}")
@@ -197,7 +199,7 @@ class SkillShards:
 
     def _checked_index(self, shard: int) -> np.ndarray:
         _, wanted = self._wanted(shard)
-        index = _mapped(self.files, wanted, check_digest=True, keep_open=False)
+        index = mapped(self.files, wanted, check_digest=True, keep_open=False)
         return _entries(index, INDEX_DTYPE, self.columns.num_samples[shard], wanted.name)
 
     def _checked_texts(self, shard: int, opened: OpenShard) -> tuple[np.ndarray | None, list[str]]:
@@ -225,7 +227,7 @@ class SkillShards:
                 "anew in another directory with 'skillshard shard'."
             )
         wanted = Wanted(keys_name(self.name(shard)), self.columns.keys_digest[shard])
-        data = _mapped(self.files, wanted, check_digest=True, keep_open=False)
+        data = mapped(self.files, wanted, check_digest=True, keep_open=False)
         return _entries(data, KEYS_DTYPE, self.columns.num_samples[shard], wanted.name)
 
     def __getstate__(self) -> dict[str, object]:
@@ -277,7 +279,7 @@ def _other_keys(opened: OpenShard, keys: np.ndarray) -> int | None:
     return None
 
 
-def _entries(data: mmap.mmap | memoryview, dtype: np.dtype, num_samples: int, name: str) -> np.ndarray:
+def _entries(data: Mapped, dtype: np.dtype, num_samples: int, name: str) -> np.ndarray:
     """Return the entries of a mapped .npy file with one entry for each sample."""
     # The entries are the end of the .npy file, so their number gives the length of the header before them.
     first = len(data) - num_samples * dtype.itemsize
@@ -348,14 +350,37 @@ def disagreement(opened: OpenShard) -> str | None:
     )
 
 
-def _mapped(files: Files, wanted: Wanted, *, check_digest: bool, keep_open: bool) -> mmap.mmap | memoryview:
-    """Check the size of a file of the shard set, and return the file in a memory map.
+class FileWords(NamedTuple):
+    """The words by which an error names a file of an artefact.
+
+    Attributes:
+        error: Class of the error.
+        manifest: Name of the manifest that lists the file.
+        anew: Sentence on how to make the file anew.
+    """
+
+    error: type[SkillshardError]
+    manifest: str
+    anew: str
+
+
+_SHARD_FILE = FileWords(ShardError, "the manifest", _ANEW)
+
+
+def mapped(
+    files: Files, wanted: Wanted, *, check_digest: bool, keep_open: bool, words: FileWords = _SHARD_FILE
+) -> Mapped:
+    """Check the size of a file of an artefact, and return the file in a memory map.
 
     Args:
         files: Source of the file.
         wanted: File and its expected bytes.
         check_digest: Whether the digest is compared too.
         keep_open: Whether the file stays open, with its lock, as long as the map exists.
+        words: Words for an error.
+
+    Raises:
+        SkillshardError: The file is missing, or differs from its entry in the manifest. `words` has the class of the error.
     """
     name, digest, num_bytes = wanted
     try:
@@ -363,27 +388,27 @@ def _mapped(files: Files, wanted: Wanted, *, check_digest: bool, keep_open: bool
             got = os.fstat(file.fileno()).st_size
             if got == 0 or got != (num_bytes or got):
                 expected = f"{num_bytes:,}" if num_bytes else "more"
-                raise ShardError(
-                    f"{name} is {got:,} bytes but the manifest says {expected}: truncated copy or edited file. {_ANEW}"
+                raise words.error(
+                    f"{name} is {got:,} bytes but {words.manifest} says {expected}: truncated copy or edited file. {words.anew}"
                 )
             data = _map_kept_open(file.fileno()) if keep_open else _map(file.fileno())
     except StorageError as error:
         if files.is_remote:
             raise
-        raise ShardError(f"{name} is not a readable file: {error} {_ANEW}") from error
+        raise words.error(f"{name} is not a readable file: {error} {words.anew}") from error
     except FileNotFoundError as error:
-        raise ShardError(f"{error.filename} is missing, but the manifest names it. {_ANEW}") from error
+        raise words.error(f"{error.filename} is missing, but {words.manifest} names it. {words.anew}") from error
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
-        raise ShardError(
+        raise words.error(
             f"{name} cannot be opened: this process has reached its limit of "
             f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} open files. Raise the limit with 'ulimit -n' before the start, or mix "
             "fewer skills."
         ) from error
     if check_digest and (data_digest := canonical.digest(data)) != digest:
-        raise ShardError(
-            f"{name} has digest {data_digest} but the manifest says {digest}: damaged or edited file. {_ANEW}"
+        raise words.error(
+            f"{name} has digest {data_digest} but {words.manifest} says {digest}: damaged or edited file. {words.anew}"
         )
     return data
 
@@ -394,7 +419,7 @@ def _map_kept_open(descriptor: int) -> mmap.mmap:
     return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
 
 
-def _map(descriptor: int) -> mmap.mmap | memoryview:
+def _map(descriptor: int) -> Mapped:
     """Map a file into memory.
 
     Slices of Python's map are a little faster, but the map keeps a descriptor. Once half of the allowed descriptors are in use, the

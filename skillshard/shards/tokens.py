@@ -1,282 +1,202 @@
-"""Token counts: the number of tokens of each sample of a shard set, by one tokenizer. The shards stay unchanged.
+"""Write token sets: tokenize every sample of a shard set once, and keep the ids and the counts (`token_set.py` has the layout).
 
-    T/train/SKILL/000000.tokens.npy   number of tokens of each row of train/SKILL/000000.tar, uint32
-    T/holdout/SKILL/...               the same for the held-out samples
-    T/tokenizer.json                  the tokenizer, as written by Hugging Face's `tokenizers`
-    T/tokens.json                     written last (schemas/tokens-1.json)
-
-With token counts the mixer can weigh tokens instead of samples. `mixing/packing.py` can find any block of the packed stream
-without tokenizing the samples before the block. One task counts one shard. The files take 4 bytes per sample, about 0.4 % of the
-size of texts of 1 kB. Counting costs one tokenization of all texts.
-
-Truncation and padding of the tokenizer are turned off, so every token counts. A tokenizer with random merges (dropout) is refused.
+One task tokenizes one shard. The ids go to the disk as they come, so a task takes a few megabytes whatever the size of the shard.
 """
 
 import itertools
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+import math
+import mmap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Int
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from jaxtyping import Bool, Integer
 
 from skillshard import artefact, canonical, places, storage
-from skillshard.errors import TokensError, did_you_mean, name_some
+from skillshard.errors import ObservationError, TokensError
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown
-from skillshard.extras import needed
-from skillshard.memo import memoized
-from skillshard.printable import counted
+from skillshard.loss import LossKind, answer_spans, answer_tokens
+from skillshard.printable import counted, size_in_words, time_in_words
 from skillshard.progress import advance
-from skillshard.shards.manifest import SPLITS, Split, check_lengths, gathered
-from skillshard.shards.read import MAX_OPEN, ShardSet, SkillShards
+from skillshard.shards.manifest import SPLITS, gathered
+from skillshard.shards.read import OpenShard, ShardSet, SkillShards
+from skillshard.shards.token_set import (
+    MANIFEST,
+    TOKENIZER,
+    KeptAnswers,
+    KeptIds,
+    TokenColumns,
+    TokenSet,
+    TokensManifest,
+    TokensSkill,
+    checks_of,
+    file_name,
+    id_dtype,
+    id_type_of,
+    refuse_beyond,
+)
+from skillshard.shards.tokenizers import TEXTS_AT_ONCE, encode, encode_with_offsets, num_ids, open_tokenizer
 
 if TYPE_CHECKING:
+    import os
+
     from tokenizers import Tokenizer
 
-MANIFEST = "tokens.json"
-TOKENIZER = "tokenizer.json"
 STAGES = ("count",)
 """The stage of tasks."""
-# About a quarter of a megabyte of texts: enough that the cost of a call does not count, and little memory.
-TEXTS_AT_ONCE = 256
-"""Number of texts that the tokenizer gets in one call."""
-_ANEW = "Count anew in another directory with 'skillshard tokens'."
+# Enough texts for a mean within a few percent. A tokenizer needs less than a tenth of a second for them.
+ESTIMATE_SKILLS, ESTIMATE_TEXTS = 8, 64
+"""Largest number of skills, and number of texts of each skill, that are tokenized for the estimate."""
 
 
-class TokenColumns(BaseModel):
-    """Counts of one skill and split, one list for each property, with the shards in the order of the shard set's manifest."""
+@dataclass(frozen=True)
+class TokensEstimate:
+    """Size and time of a token set, estimated from a few samples.
 
-    model_config = ConfigDict(extra="forbid")
-
-    number: list[int] = Field(description="Number in the file name of the shard.")
-    num_samples: list[int]
-    num_tokens: list[int]
-    digest: list[str] = Field(description="xxh3 (128 bits) of the file of counts.")
-
-    @model_validator(mode="after")
-    def _same_length(self) -> "TokenColumns":
-        check_lengths(self, "counts")
-        return self
-
-
-class TokensSkill(BaseModel):
-    """Skill with its token counts."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    folder: str = Field(pattern=r"^[a-z0-9-]+$", description="Directory name under train/ and holdout/.")
-    num_train: int = Field(ge=0, description="Number of tokens of the training samples.")
-    num_holdout: int = Field(ge=0, description="Number of tokens of the held-out samples.")
-    train: TokenColumns
-    holdout: TokenColumns
-
-
-class TokensManifest(BaseModel):
-    """tokens.json."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    schema_version: Literal["skillshard/tokens/1"] = Field("skillshard/tokens/1", alias="schema")
-    made_from: dict[str, Any] = Field(description="Command, arguments and digests of the inputs.")
-    shards: str = Field(description="Digest of the shard set's manifest.")
-    tokenizer: str = Field(description="Digest of tokenizer.json.")
-    special_tokens: bool = Field(
-        description="Whether the tokenizer's special tokens are added to each sample and counted."
-    )
-    skills: list[TokensSkill] = Field(description="Skills in the order of their names.")
-    num_train: int = Field(ge=0, description="Number of tokens of all training samples.")
-    num_holdout: int = Field(ge=0, description="Number of tokens of all held-out samples.")
-
-
-# --- the tokenizer -----------------------------------------------------------------------------------------------------
-
-
-def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer") -> "Tokenizer":
-    """Open a tokenizer from its file, or copy a tokenizer, and turn truncation and padding off.
-
-    Args:
-        source: Path or URI of a tokenizer.json, or a `tokenizers.Tokenizer`, which stays unchanged.
-
-    Raises:
-        TokensError: The file is not a tokenizer, or the tokenizer merges at random.
-        ExtraError: The package `tokenizers` is not installed.
-        StorageError: The file cannot be read.
+    Attributes:
+        num_tokens: Number of tokens of all samples.
+        num_bytes: Size of the token set in bytes.
+        seconds: Time of the tokenizer on idle processors.
+        num_processes: Number of processes that tokenize at the same time.
     """
-    needed("tokens", what="A tokenizer")
-    from tokenizers import Tokenizer
 
-    name = "the tokenizer" if isinstance(source, Tokenizer) else places.public(source)
-    text = source.to_str() if isinstance(source, Tokenizer) else _tokenizer_text(source)
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the package raises nothing narrower
-        raise TokensError(
-            f"{name} is no tokenizer of Hugging Face's tokenizers: {error}. Give a tokenizer.json that tokenizer.save() or "
-            "save_pretrained() of a fast tokenizer wrote."
-        ) from error
-    if getattr(tokenizer.model, "dropout", None):
-        raise TokensError(
-            f"{name} merges at random (dropout {tokenizer.model.dropout}), so a text has no fixed number of tokens. Set "
-            "model.dropout to null in a copy of the file."
+    num_tokens: int
+    num_bytes: int
+    seconds: float
+    num_processes: int
+
+    @property
+    def sentence(self) -> str:
+        """Return the estimate in words."""
+        return (
+            f"about {self.num_tokens:,} tokens, {size_in_words(self.num_bytes)}: about {time_in_words(self.seconds)} in "
+            f"{counted(self.num_processes, 'process', 'processes')}"
         )
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
-def _tokenizer_text(place: str | os.PathLike[str]) -> str:
-    if os.path.isdir(place):
-        raise TokensError(f"{places.public(place)} is a directory. Give the tokenizer.json in this directory.")
-    try:
-        return storage.read_bytes(place).decode()
-    except UnicodeDecodeError as error:
-        raise TokensError(f"{places.public(place)} is not text, and so no tokenizer.json: {error}.") from error
-
-
-def encode(
-    tokenizer: "Tokenizer",
-    texts: Sequence[str],
-    *,
-    special_tokens: bool,
-    name_of: Callable[[int], str] = lambda index: f"text {index}",
-) -> list[list[int]]:
-    """Return the token ids of each text.
-
-    Args:
-        tokenizer: Tokenizer from `open_tokenizer`.
-        texts: Texts to encode.
-        special_tokens: Whether the tokenizer adds its special tokens to each text.
-        name_of: Function that names the text with a given index in an error.
-
-    Raises:
-        TokensError: The tokenizer has no token for a part of a text, and no unknown token.
-
-    The function runs in one thread unless the environment sets TOKENIZERS_PARALLELISM. The workers of a job or a loader already run
-    in parallel, and threads from before a fork would be missing in the child.
-    """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    ids = []
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        batch = list(texts[start : start + TEXTS_AT_ONCE])
-        try:
-            # The fast variant does not compute offsets, which only `encode_with_offsets` needs.
-            ids += [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=special_tokens)]
-        except Exception as error:  # the package raises nothing narrower
-            raise TokensError(_untokenized(tokenizer, batch, start, name_of, str(error))) from error
-    return ids
-
-
-def _untokenized(
-    tokenizer: "Tokenizer", texts: Sequence[str], start: int, name_of: Callable[[int], str], reason: str
-) -> str:
-    """Return the error for the first text of a batch that the tokenizer cannot encode.
-
-    Args:
-        tokenizer: Tokenizer that failed on the batch.
-        texts: Texts of the batch.
-        start: Index of the first text of the batch.
-        name_of: Function that names the text with a given index.
-        reason: Reason of the failure on the batch, used if each text alone can be encoded.
-    """
-    # An error on a batch does not say which text is at fault, so each text is tried by itself.
-    name = "a text"
-    for index, text in enumerate(texts, start=start):
-        try:
-            tokenizer.encode(text)
-        except Exception as error:  # the package raises nothing narrower
-            name, reason = name_of(index), str(error)
-            break
-    return (
-        f"{name} cannot be encoded by the tokenizer: {reason.rstrip('.')}. Give a tokenizer with an unknown token, or a tokenizer that "
-        "falls back to bytes."
-    )
-
-
-def encode_with_offsets(
-    tokenizer: "Tokenizer", texts: Sequence[str], *, special_tokens: bool
-) -> "list[tuple[list[int], Int[np.ndarray, 'token 2']]]":
-    """Return the token ids of each text, and the characters of the text at which each token starts and ends.
-
-    A special token starts and ends at 0. Arguments and errors are as in `encode`.
-    """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    encoded = []
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        batch = list(texts[start : start + TEXTS_AT_ONCE])
-        try:
-            encodings = tokenizer.encode_batch(batch, add_special_tokens=special_tokens)
-        except Exception as error:  # the package raises nothing narrower
-            raise TokensError(
-                _untokenized(tokenizer, batch, start, lambda index: f"text {index}", str(error))
-            ) from error
-        for encoding in encodings:
-            encoded.append((encoding.ids, np.array(encoding.offsets, np.int64).reshape(-1, 2)))
-    return encoded
-
-
-# --- counting ----------------------------------------------------------------------------------------------------------
-
-
-def count_tokens(
+def write_tokens(
     shards: ShardSet,
     tokenizer: "str | os.PathLike[str] | Tokenizer",
-    out: str | os.PathLike[str],
+    out: "str | os.PathLike[str]",
     *,
     special_tokens: bool = False,
+    counts_only: bool = False,
+    answer_after: str | None = None,
+    prompt_field: str | None = None,
     backend: Backend = Backend(),
     on_stage: OnStage | None = None,
+    on_estimate: Callable[[str], None] = lambda sentence: None,
     progress: bool = True,
-) -> "TokenCounts":
-    """Count the tokens of every sample.
+) -> TokenSet:
+    """Tokenize every sample, and keep the ids and the numbers of tokens.
 
-    An interrupted run is continued. Finished counts are only opened.
+    An interrupted run is continued. A finished token set is only opened.
 
     Args:
         shards: Shard set, local or remote.
         tokenizer: Path or URI of a tokenizer.json, or a `tokenizers.Tokenizer`.
-        out: Directory for the counts, local or in a store.
-        special_tokens: Whether the tokenizer adds its special tokens, such as [CLS] and [SEP], to each sample. The packed stream
-            then has the special tokens too.
+        out: Directory for the tokens, local or in a store.
+        special_tokens: Whether the tokenizer adds its special tokens, such as BOS and EOS, to each sample.
+        counts_only: Whether the ids are left out. Counts are enough for weights in tokens, and not for packed blocks.
+        answer_after: Text before the answer, as in `LossKind`. The prompt before the text is masked, so that only answers are learned.
+        prompt_field: Metadata field with the length of the prompt or with the spans of the answers, as in `LossKind`.
         backend: Local pool of processes or Ray. The bytes are the same.
-        on_stage: Function that is called with the name of a stage and the number of its tasks. The returned function is called
+        on_stage: Function that is called before a stage with the name and the number of its tasks. The returned function is called
             for each finished task. With None, progress bars appear in a terminal or a notebook.
+        on_estimate: Function that is called before the work with a sentence about the size and the time.
         progress: Whether progress bars are shown.
 
     Returns:
-        The finished token counts, opened.
+        The finished token set, opened.
 
     Raises:
-        TokensError: The tokenizer cannot be used.
+        TokensError: The tokenizer cannot be used, or a mask is asked for without ids.
+        ObservationError: A sample has no answer, or both `answer_after` and `prompt_field` are given.
         ShardError: A shard differs from its entry in the manifest.
         StorageError: `out` holds something else.
     """
-    content = open_tokenizer(tokenizer).to_str().encode()
+    kind = LossKind(answer_after=answer_after, prompt_field=prompt_field)
+    if counts_only and kind.masks:
+        raise TokensError(
+            "a mask of answers belongs to kept ids: leave out counts_only, or answer_after and prompt_field."
+        )
+    opened = open_tokenizer(tokenizer)
+    content = opened.to_str().encode()
     made_from = {
         "command": "tokens",
-        "arguments": {"special_tokens": special_tokens},
+        "arguments": {
+            "special_tokens": special_tokens,
+            "counts_only": counts_only,
+            "answer_after": answer_after,
+            "prompt_field": prompt_field,
+        },
         "shards": shards.digest,
         "tokenizer": canonical.digest(content),
     }
+
+    def work(unfinished: artefact.Work) -> None:
+        if backend.array_part is None:
+            on_estimate(
+                estimate_tokens(shards, opened, counts_only=counts_only, masks=kind.masks, backend=backend).sentence
+            )
+        ids = None if counts_only else KeptIds(type=id_type_of(num_ids(opened)), num_ids=num_ids(opened))
+        _write(shards, content, unfinished, made_from, ids, kind, backend, stages)
+
     with shown(on_stage, progress) as stages:
-        artefact.make(
-            out,
-            MANIFEST,
-            made_from,
-            lambda work: _count(shards, content, work, made_from, backend, stages),
-            keep_unfinished_files=backend.array_part is not None,
-        )
-    return TokenCounts.open(out)
+        artefact.make(out, MANIFEST, made_from, work, keep_unfinished_files=backend.array_part is not None)
+    return TokenSet.open(out)
 
 
-def _count(
+def estimate_tokens(
+    shards: ShardSet, tokenizer: "Tokenizer", *, counts_only: bool, masks: bool, backend: Backend
+) -> TokensEstimate:
+    """Estimate the size and the time of a token set. Tokenize the first texts of a few skills.
+
+    Args:
+        shards: Shard set. Of a remote shard set, the shards of a single skill are read.
+        tokenizer: Tokenizer from `open_tokenizer`.
+        counts_only: Whether the ids are left out.
+        masks: Whether a mask of answers is kept.
+        backend: Place of the work.
+    """
+    parts = [*shards.train.values()] or [*shards.holdout.values()]
+    step = max(1, math.ceil(len(parts) / (1 if shards.files.is_remote else ESTIMATE_SKILLS)))
+    seconds = samples = 0.0
+    sampled_tokens, num_tokens, sampled_rows = 0, 0.0, 0
+    for part in parts[::step]:
+        opened, num = part.open_shard(0), min(int(part.shard_rows[0]), ESTIMATE_TEXTS)
+        texts = [opened.text(row) for row in range(num)]
+        started_s = time.process_time()
+        name_of = _names_in(part, opened, 0)
+        tokens = sum(map(len, encode(tokenizer, texts, special_tokens=False, name_of=name_of)))
+        seconds += time.process_time() - started_s
+        samples, sampled_tokens = samples + num, sampled_tokens + tokens
+        num_tokens += tokens / num * len(part)
+        sampled_rows += len(part)
+    total = sum(map(len, [*shards.train.values(), *shards.holdout.values()]))
+    # The skills that were not read have as many tokens per sample as the skills that were read.
+    all_tokens = round(num_tokens * total / sampled_rows)
+    num_shards = sum(len(part.shard_rows) for part in [*shards.train.values(), *shards.holdout.values()])
+    per_token = 0 if counts_only else id_dtype(id_type_of(num_ids(tokenizer))).itemsize + masks
+    processes = backend.processes(num_shards)
+    return TokensEstimate(
+        all_tokens, 4 * total + per_token * all_tokens, seconds * total / samples / processes, processes
+    )
+
+
+def _write(
     shards: ShardSet,
     tokenizer: bytes,
     work: artefact.Work,
     made_from: dict[str, Any],
+    ids: KeptIds | None,
+    kind: LossKind,
     backend: Backend,
     on_stage: OnStage,
 ) -> None:
@@ -289,54 +209,147 @@ def _count(
                 "tokenizer": work.place(TOKENIZER),
                 "tokenizer_digest": made_from["tokenizer"],
                 "special_tokens": made_from["arguments"]["special_tokens"],
-                "place": work.place(counts_name(part.split, part.folder, part.columns.number[0])),
+                "ids": None if ids is None else ids.model_dump(),
+                "kind": kind.model_dump(),
+                "out": work.place(),
             }
             for part in parts
         ),
         about=(part.name(0) for part in parts),
     )
     records = run(
-        count_shard, tasks, backend=backend, records=work.records("count"), on_done=on_stage("counting", len(tasks))
+        tokenize_shard,
+        tasks,
+        backend=backend,
+        records=work.records("count"),
+        on_done=on_stage("tokenizing", len(tasks)),
     )
-    work.finish(_manifest(shards, made_from, parts, records).model_dump(by_alias=True))
+    work.finish(_manifest(shards, made_from, ids, kind, parts, records).model_dump(by_alias=True))
 
 
 def _parts(shards: ShardSet) -> Iterator[SkillShards]:
-    """Yield each shard of each skill by itself."""
+    """Yield each shard of each skill by itself, so that the arguments of a task stay small."""
     for split in SPLITS:
         for skill_shards in (shards.train if split == "train" else shards.holdout).values():
-            yield from skill_shards.each()
+            columns = skill_shards.columns.model_dump()
+            for shard in range(len(skill_shards.shard_rows)):
+                own_columns = type(skill_shards.columns)(**{name: [values[shard]] for name, values in columns.items()})
+                yield replace(skill_shards, columns=own_columns)
 
 
-def count_shard(shards: SkillShards, tokenizer: str, tokenizer_digest: str, special_tokens: bool, place: str) -> Record:
-    """Count the tokens of one shard's samples.
+def tokenize_shard(
+    shards: SkillShards,
+    tokenizer: str,
+    tokenizer_digest: str,
+    special_tokens: bool,
+    ids: dict[str, Any] | None,
+    kind: dict[str, Any],
+    out: str,
+) -> Record:
+    """Tokenize the samples of one shard, and write its files.
 
     Args:
         shards: Shards of a skill, with a single shard.
         tokenizer: File of the tokenizer.
         tokenizer_digest: Digest of the file. Another tokenizer makes another task, so records are not reused for it.
         special_tokens: Whether the tokenizer adds its special tokens.
-        place: File for the counts.
+        ids: Form of the ids (`KeptIds`), or None for counts alone.
+        kind: Kind of loss (`LossKind`), which determines the mask of answers.
+        out: Directory of the token set.
     """
-    opened, encoder = shards.open_shard(0), _kept_tokenizer(tokenizer, tokenizer_digest)
-    num_rows = int(shards.shard_rows[0])
-    counts = np.empty(num_rows, "<u4")
-    for start in range(0, num_rows, TEXTS_AT_ONCE):
-        texts = [opened.text(row) for row in range(start, min(start + TEXTS_AT_ONCE, num_rows))]
-        encoded = encode(
-            encoder,
-            texts,
-            special_tokens=special_tokens,
-            name_of=lambda index, start=start: f"{shards.name(0)}: sample {opened.sample(start + index).id!r}",  # type: ignore[misc]
-        )
-        counts[start : start + len(texts)] = [len(ids) for ids in encoded]
-        advance(start + len(texts), num_rows)
-    storage.write_array(place, counts)
-    return {
-        "num_samples": num_rows,
-        "num_tokens": int(counts.sum(dtype=np.int64)),
-        "digest": storage.file_digest(place),
+    shard = _Shard(shards, _kept_tokenizer(tokenizer, tokenizer_digest), special_tokens, LossKind(**kind))
+    counts = np.empty(shard.num_rows, "<u4")
+    number = shards.columns.number[0]
+    place: dict[str, str] = {
+        name: places.join(out, file_name(shards.split, shards.folder, number, name))
+        for name in ("tokens.npy", "ids.bin", "answers.bin", "checks.npy")
     }
+    digests: dict[str, str | None] = {"ids_digest": None, "answers_digest": None, "checks_digest": None}
+    with ExitStack() as stack:
+        files: dict[str, tuple[Path, BinaryIO]] = {}
+        kinds = () if ids is None else ("ids.bin", "answers.bin") if shard.kind.masks else ("ids.bin",)
+        for name in kinds:
+            part = stack.enter_context(storage.writing(place[name]))
+            files[name] = part, stack.enter_context(part.open("wb"))
+        for start, encoded, answers in shard.encoded():
+            counts[start : start + len(encoded)] = [len(row) for row in encoded]
+            if ids is not None:
+                files["ids.bin"][1].write(shard.flat(encoded, KeptIds(**ids)).tobytes())
+            if answers is not None and ids is not None:
+                files["answers.bin"][1].write(answers.tobytes())
+            advance(start + len(encoded), shard.num_rows)
+        checks = []
+        for name, (part, file) in files.items():
+            assert ids is not None
+            # The place for a separator after the last sample: an id, and a mark that the separator is learned.
+            last = np.zeros(1, id_dtype(ids["type"])) if name == "ids.bin" else np.ones(1, np.uint8)
+            file.write(last.tobytes())
+            file.close()
+            with part.open("rb") as written, mmap.mmap(written.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                digests[f"{name.removesuffix('.bin')}_digest"] = canonical.digest(data)
+                checks.append(checks_of(data))
+    if checks:
+        storage.write_array(place["checks.npy"], np.concatenate(checks).astype("<u8"))
+        digests["checks_digest"] = storage.file_digest(place["checks.npy"])
+    storage.write_array(place["tokens.npy"], counts)
+    return {
+        "num_samples": shard.num_rows,
+        "num_tokens": int(counts.sum(dtype=np.int64)),
+        "digest": storage.file_digest(place["tokens.npy"]),
+        **digests,
+    }
+
+
+def _names_in(shards: SkillShards, opened: OpenShard, start: int) -> Callable[[int], str]:
+    """Return the function that names the text at an index of a batch of the first shard, which begins at row `start`."""
+    return lambda index: f"{shards.name(0)}: sample {opened.sample(start + index).id!r}"
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The shard of a task with the way to tokenize its samples."""
+
+    shards: SkillShards
+    tokenizer: "Tokenizer"
+    special_tokens: bool
+    kind: LossKind
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.shards.shard_rows[0])
+
+    def encoded(self) -> Iterator[tuple[int, list[list[int]], Bool[np.ndarray, " token"] | None]]:
+        """Yield the first row of a batch, the ids of each row, and the mask of answers of all tokens if prompts are masked."""
+        opened = self.shards.open_shard(0)
+        for start in range(0, self.num_rows, TEXTS_AT_ONCE):
+            texts = [opened.text(row) for row in range(start, min(start + TEXTS_AT_ONCE, self.num_rows))]
+
+            name_of = _names_in(self.shards, opened, start)
+            if self.kind.masks:
+                yield start, *self._masked(opened, start, texts, name_of)
+            else:
+                yield start, encode(self.tokenizer, texts, special_tokens=self.special_tokens, name_of=name_of), None
+
+    def _masked(
+        self, opened: OpenShard, start: int, texts: Sequence[str], name_of: Callable[[int], str]
+    ) -> tuple[list[list[int]], Bool[np.ndarray, " token"]]:
+        encoded = encode_with_offsets(self.tokenizer, texts, special_tokens=self.special_tokens, name_of=name_of)
+        masks = [np.empty(0, bool)]
+        for index, (text, (_, offsets)) in enumerate(zip(texts, encoded, strict=True)):
+            meta = None if self.kind.prompt_field is None else opened.sample(start + index).meta
+            try:
+                masks.append(answer_tokens(offsets, answer_spans(text, self.kind, meta)))
+            except ObservationError as error:
+                raise ObservationError(f"{name_of(index)}: {error}") from error
+        return [ids for ids, _ in encoded], np.concatenate(masks)
+
+    def flat(self, encoded: Sequence[Sequence[int]], ids: KeptIds) -> Integer[np.ndarray, " token"]:
+        """Return the ids of some rows, one row after the other, in the type on disk."""
+        total = sum(map(len, encoded))
+        flat = np.fromiter(chain.from_iterable(encoded), np.uint32, total)
+        # The type on disk follows from the tokenizer, so a larger id would be cut without a word.
+        refuse_beyond(flat, ids.num_ids, self.shards.name(0))
+        return flat.astype(id_dtype(ids.type))
 
 
 @lru_cache(1)
@@ -345,19 +358,15 @@ def _kept_tokenizer(place: str, digest: str) -> "Tokenizer":
     return open_tokenizer(place)
 
 
-def counts_name(split: Split, folder: str, number: int) -> str:
-    """Return the path of a shard's counts inside the directory of the counts.
-
-    >>> counts_name("train", "carry", 7)
-    'train/carry/000007.tokens.npy'
-    """
-    return f"{split}/{folder}/{number:06d}.tokens.npy"
-
-
 def _manifest(
-    shards: ShardSet, made_from: dict[str, Any], parts: Sequence[SkillShards], records: Sequence[Record]
+    shards: ShardSet,
+    made_from: dict[str, Any],
+    ids: KeptIds | None,
+    kind: LossKind,
+    parts: Sequence[SkillShards],
+    records: Sequence[Record],
 ) -> TokensManifest:
-    columns = gathered(
+    columns: Mapping[tuple[str, str], dict[str, list[Any]]] = gathered(
         (
             ((part.skill, part.split), {"number": part.columns.number[0], **record})
             for part, record in zip(parts, records, strict=True)
@@ -376,232 +385,15 @@ def _manifest(
         )
         for skill in shards.manifest_skills
     ]
+    answers = KeptAnswers(answer_after=kind.answer_after, prompt_field=kind.prompt_field) if kind.masks else None
     return TokensManifest(
         made_from=made_from,
         shards=made_from["shards"],
         tokenizer=made_from["tokenizer"],
         special_tokens=made_from["arguments"]["special_tokens"],
+        ids=ids,
+        answers=answers,
         skills=skills,
         num_train=sum(skill.num_train for skill in skills),
         num_holdout=sum(skill.num_holdout for skill in skills),
     )
-
-
-# --- reading -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SkillTokens:
-    """Token counts of one skill and split.
-
-    Attributes:
-        root: Directory of the counts.
-        skill: Name of the skill.
-        split: "train" or "holdout".
-        folder: Name of the skill's directory.
-        columns: Counts as in tokens.json.
-    """
-
-    root: str
-    skill: str
-    split: Split
-    folder: str
-    columns: TokenColumns
-    _open: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
-
-    def __repr__(self) -> str:
-        """Return one line with the skill, the split and the numbers."""
-        tokens, samples = counted(sum(self.columns.num_tokens), "token"), counted(self.num_samples, "sample")
-        return f"SkillTokens({self.skill!r} of {places.public(self.root)!r}: {self.split}, {tokens} in {samples})"
-
-    @cached_property
-    def shard_tokens(self) -> Int[np.ndarray, " shard"]:
-        """Number of tokens of each shard, in the order of the shard set's manifest."""
-        return np.array(self.columns.num_tokens, np.int64)
-
-    @cached_property
-    def num_tokens(self) -> int:
-        return int(self.shard_tokens.sum())
-
-    @property
-    def num_samples(self) -> int:
-        return sum(self.columns.num_samples)
-
-    def rows(self, shard: int) -> np.ndarray:
-        """Return the number of tokens of each row of a shard, uint32, memory-mapped.
-
-        Raises:
-            TokensError: The file differs from its entry in tokens.json.
-        """
-        return memoized(self._open, shard, self._open_checked, most=MAX_OPEN)
-
-    def _open_checked(self, shard: int) -> np.ndarray:
-        place = places.join(self.root, counts_name(self.split, self.folder, self.columns.number[shard]))
-        shown = places.public(place)
-        if not storage.exists(place):
-            raise TokensError(f"{shown} is missing, but {MANIFEST} names it. {_ANEW}")
-        digest, expected_digest = storage.file_digest(place), self.columns.digest[shard]
-        if digest != expected_digest:
-            raise TokensError(
-                f"{shown} has digest {digest} but {MANIFEST} says {expected_digest}: damaged or edited. {_ANEW}"
-            )
-        counts: np.ndarray = storage.load_array(place)
-        # The digest says that the file is whole. tokens.json itself may be edited, so its numbers are compared too.
-        got = [len(counts), int(counts.sum(dtype=np.int64))]
-        if got != (expected := [self.columns.num_samples[shard], self.columns.num_tokens[shard]]):
-            raise TokensError(
-                f"{shown} counts {got[1]:,} tokens in {got[0]:,} samples but {MANIFEST} says {expected[1]:,} in {expected[0]:,}: damaged "
-                f"or edited. {_ANEW}"
-            )
-        return counts
-
-    def __getstate__(self) -> dict[str, object]:
-        # Memory maps cannot be pickled. Another process maps and checks the files itself.
-        return {**self.__dict__, "_open": {}}
-
-    def verify(self) -> list[str]:
-        """Read all counts and return one sentence for each fault."""
-        faults = []
-        for shard in range(len(self.columns.number)):
-            try:
-                self._open_checked(shard)
-            except TokensError as error:
-                faults.append(str(error))
-        return faults
-
-
-@dataclass(frozen=True)
-class TokenCounts:
-    """Finished token counts of a shard set.
-
-    Attributes:
-        root: Directory or URI of the counts.
-        manifest: Content of tokens.json.
-        digest: Digest of tokens.json. tokens.json has the digests of all files, so this digest stands for all bytes.
-    """
-
-    root: str
-    manifest: TokensManifest
-    digest: str
-
-    @classmethod
-    def open(cls, place: str | os.PathLike[str]) -> "TokenCounts":
-        """Open token counts by their directory or URI.
-
-        Raises:
-            TokensError: The counts are not finished, or the directory holds no token counts.
-        """
-        root = os.fspath(place) if places.is_remote(place) else str(places.local_path(place))
-        manifest_place = places.join(root, MANIFEST)
-        if not storage.exists(manifest_place):
-            raise TokensError(
-                f"{places.public(root)} holds no finished token counts: {MANIFEST} is not there. Run 'skillshard tokens' to its end."
-            )
-        if not places.is_remote(root):
-            storage.refuse_special(manifest_place)
-        raw = storage.read_bytes(manifest_place)
-        manifest = artefact.parse_manifest(
-            raw,
-            TokensManifest,
-            place=places.public(manifest_place),
-            schema="tokens-1.json",
-            error=TokensError,
-            anew=_ANEW,
-        )
-        return cls(root, manifest, canonical.digest(raw))
-
-    @cached_property
-    def train(self) -> dict[str, SkillTokens]:
-        """Counts of each skill with training shards, in the order of the names."""
-        return self._split("train")
-
-    @cached_property
-    def holdout(self) -> dict[str, SkillTokens]:
-        """Counts of each skill with held-out shards."""
-        return self._split("holdout")
-
-    @cached_property
-    def tokenizer(self) -> "Tokenizer":
-        """Tokenizer of the counts.
-
-        Raises:
-            TokensError: The file is missing, or holds another tokenizer than the tokenizer of the counts.
-        """
-        place = places.join(self.root, TOKENIZER)
-        if not storage.exists(place):
-            raise TokensError(f"{places.public(place)} is missing. {_ANEW}")
-        if (digest := storage.file_digest(place)) != self.manifest.tokenizer:
-            raise TokensError(
-                f"{places.public(place)} has digest {digest} but {MANIFEST} says {self.manifest.tokenizer}: not the tokenizer of the counts. {_ANEW}"
-            )
-        return open_tokenizer(place)
-
-    def token_id(self, token: str) -> int:
-        """Return the id of a token by its text.
-
-        Raises:
-            TokensError: The tokenizer has no token with this text.
-        """
-        token_id = self.tokenizer.token_to_id(token)
-        if token_id is None:
-            special = [added.content for added in self.tokenizer.get_added_tokens_decoder().values()]
-            raise TokensError(
-                f"the tokenizer of {places.public(self.root)} has no token {token!r}{did_you_mean(token, special)}; its special tokens are "
-                f"{name_some(special) or 'none'}."
-            )
-        return token_id
-
-    def refuse_other_shards(self, shards: ShardSet) -> None:
-        """Raise TokensError unless the counts belong to a shard set, or to the whole set behind a chosen set."""
-        if self.manifest.shards not in (shards.digest, shards.whole_digest):
-            raise TokensError(
-                f"{places.public(self.root)} counts the tokens of shards {self.manifest.shards}, but {places.public(shards.root)} is {shards.digest}. "
-                "Count the tokens of these shards with 'skillshard tokens'."
-            )
-
-    def __getstate__(self) -> dict[str, object]:
-        # Without the cached counts and tokenizer: another process opens its own.
-        return {"root": self.root, "manifest": self.manifest, "digest": self.digest}
-
-    def __repr__(self) -> str:
-        """Return one line with the place and the numbers of skills and tokens."""
-        manifest = self.manifest
-        return (
-            f"TokenCounts({places.public(self.root)!r}: {counted(len(manifest.skills), 'skill')}, {manifest.num_train:,} train + "
-            f"{manifest.num_holdout:,} holdout tokens)"
-        )
-
-    def verify(self) -> list[str]:
-        """Read all counts and return one sentence for each fault, or an empty list."""
-        parts = [*self.train.values(), *self.holdout.values()]
-        faults = []
-        for number, part in enumerate(parts):
-            advance(number, len(parts))
-            faults += part.verify()
-        totals = {"num_train": 0, "num_holdout": 0}
-        for skill in self.manifest.skills:
-            for split in SPLITS:
-                got, expected = sum(getattr(skill, split).num_tokens), getattr(skill, f"num_{split}")
-                totals[f"num_{split}"] += got
-                if got != expected:
-                    faults.append(
-                        f"{MANIFEST} says skill {skill.name!r} has {expected:,} {split} tokens, but its shards have {got:,}: damaged or "
-                        f"edited. {_ANEW}"
-                    )
-        for name, got in totals.items():
-            if got != (expected := getattr(self.manifest, name)):
-                faults.append(
-                    f"{MANIFEST} says {name} is {expected:,}, but its skills have {got:,}: damaged or edited. {_ANEW}"
-                )
-        try:
-            _ = self.tokenizer
-        except TokensError as error:
-            faults.append(str(error))
-        return faults
-
-    def _split(self, split: Split) -> dict[str, SkillTokens]:
-        return {
-            skill.name: SkillTokens(self.root, skill.name, split, skill.folder, getattr(skill, split))
-            for skill in self.manifest.skills
-            if getattr(skill, split).number
-        }

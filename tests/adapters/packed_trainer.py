@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from skillshard.canonical import to_json
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
-from skillshard.shards.tokens import TokenCounts
+from skillshard.shards.token_set import TokenSet
 from skillshard.storage import read_json, write_bytes
 from skillshard.torch import PackedDataset, collate_blocks, restart, resume
 from tests.adapters.trainers import live_mixer, losses_at
@@ -27,7 +27,7 @@ def live_packed(
     shards: str, counts: str, ledger: Path, *, step_blocks: int = STEP_BLOCKS, **arguments: Any
 ) -> PackedTokens:
     """Make a packed stream with rounds of five draws for each block of a step, which is about 9 steps."""
-    opened = TokenCounts.open(counts)
+    opened = TokenSet.open(counts)
     mixer = live_mixer(shards, ledger, step_draws=step_blocks, unit="tokens", tokens=opened, **arguments)
     return PackedTokens(mixer, opened, block_tokens=6, separator=EOS, step_blocks=step_blocks)
 

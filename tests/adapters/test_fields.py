@@ -16,7 +16,7 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import TokenCounts
+from skillshard.shards.token_set import TokenSet
 from skillshard.torch import MixedDataset, PackedDataset, collate, collate_blocks
 from tests.adapters.packed_trainer import Source
 from tests.conftest import sample, tag_and_shard, write_corpus
@@ -143,7 +143,7 @@ def test_a_field_that_a_sample_lacks_stops_the_loader_with_the_sentence(
 
 def test_blocks_of_tokens_have_the_fields_of_the_samples_in_them(blocks: Source, tmp_path: Path) -> None:
     mixed = Mixer(ShardSet.open(blocks.shards), stratified(), ledger=tmp_path / "run", round_draws=8, fields=("id",))
-    packed = PackedTokens(mixed, TokenCounts.open(blocks.counts), block_tokens=6, separator=None)
+    packed = PackedTokens(mixed, TokenSet.open(blocks.counts), block_tokens=6, separator=None)
     for first in (0, 5, 40):
         batch = packed.batch(first, 5)
         assert set(batch.sample_draw.tolist()) == set(batch.draw.ravel().tolist())

@@ -16,7 +16,8 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import TokenCounts, count_tokens
+from skillshard.shards.token_set import TokenSet
+from skillshard.shards.tokens import write_tokens
 from skillshard.shards.write import write_shards
 from skillshard.taggers import metadata, tag_corpus
 from skillshard.torch import Blocks, MixedDataset
@@ -38,13 +39,13 @@ def instructions(num: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def masked(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCounts]:
+def masked(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenSet]:
     folder = tmp_path_factory.mktemp("masked")
     corpus = write_corpus(folder / "corpus", instructions(120))
     shards = tag_and_shard(corpus, folder)
     place = folder / "tokenizer.json"
     byte_tokenizer().backend_tokenizer.save(str(place))
-    return shards, count_tokens(shards, place, folder / "tokens", backend=HERE)
+    return shards, write_tokens(shards, place, folder / "tokens", backend=HERE)
 
 
 def conversations(num: int) -> list[dict[str, Any]]:
@@ -68,7 +69,7 @@ def spoken(messages: list[dict[str, str]]) -> str:
 
 
 @pytest.fixture(scope="module")
-def spoken_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCounts]:
+def spoken_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenSet]:
     folder = tmp_path_factory.mktemp("spoken")
     place = write_corpus(folder / "corpus", conversations(60))
     corpus = Corpus.open(place, fields=FieldMapping(id_field=None, messages="messages"))
@@ -76,11 +77,11 @@ def spoken_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, T
     shards = write_shards(corpus, tags, folder / "shards", holdout=0.2, backend=HERE)
     tokenizer = folder / "tokenizer.json"
     byte_tokenizer().backend_tokenizer.save(str(tokenizer))
-    return shards, count_tokens(shards, tokenizer, folder / "tokens", backend=HERE)
+    return shards, write_tokens(shards, tokenizer, folder / "tokens", backend=HERE)
 
 
 def test_a_collator_blocks_and_losses_predict_every_answer_of_a_conversation(
-    spoken_shards: tuple[ShardSet, TokenCounts], tmp_path: Path
+    spoken_shards: tuple[ShardSet, TokenSet], tmp_path: Path
 ) -> None:
     shards, counts = spoken_shards
     decode = byte_tokenizer().decode
@@ -91,9 +92,8 @@ def test_a_collator_blocks_and_losses_predict_every_answer_of_a_conversation(
     learned = [decode(labels[labels != -100]) for labels in batch["labels"]]
     assert learned == [spoken(meta["messages"]) for meta in metas]
 
-    packed = PackedTokens(
-        mixer(shards, tmp_path / "blocks"), counts, block_tokens=17, separator="<pad>", prompt_field=ANSWER_SPANS
-    )
+    answers = write_tokens(shards, counts.tokenizer, tmp_path / "T", prompt_field=ANSWER_SPANS, backend=HERE)
+    packed = PackedTokens(mixer(shards, tmp_path / "blocks"), answers, block_tokens=17, separator="<pad>")
     ids = np.concatenate([block.input_ids[block.learned] for block in packed.batches(7)])
     num = sum(map(len, shards.train.values()))
     metas = packed.mixer.metas(packed.mixer.find(np.arange(num)))
@@ -120,12 +120,14 @@ def answers(texts: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("how", [{"answer_after": MARK}, {"prompt_field": "prompt_chars"}], ids=["mark", "field"])
 def test_blocks_learn_answers_and_separators_and_are_the_same_blocks(
-    masked: tuple[ShardSet, TokenCounts], tmp_path: Path, how: dict[str, str]
+    masked: tuple[ShardSet, TokenSet], tmp_path: Path, how: dict[str, str]
 ) -> None:
     shards, counts = masked
+    tokens = write_tokens(shards, counts.tokenizer, tmp_path / "T", backend=HERE, **how)
+    assert tokens.verify() == []
     whole, part = (
-        PackedTokens(mixer(shards, tmp_path / name), counts, block_tokens=17, separator="<pad>", **arguments)
-        for name, arguments in (("whole", {}), ("part", how))
+        PackedTokens(mixer(shards, tmp_path / name), of, block_tokens=17, separator="<pad>")
+        for name, of in (("whole", counts), ("part", tokens))
     )
     decode = byte_tokenizer().decode
     learned: list[int] = []
@@ -143,7 +145,7 @@ def test_blocks_learn_answers_and_separators_and_are_the_same_blocks(
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("dataset", [MixedDataset, WholeStream])
 def test_a_loader_masks_by_the_metadata_of_its_samples(
-    masked: tuple[ShardSet, TokenCounts], tmp_path: Path, workers: int, dataset: Any
+    masked: tuple[ShardSet, TokenSet], tmp_path: Path, workers: int, dataset: Any
 ) -> None:
     shards, _ = masked
     stream = Mixer(shards, stratified(), ledger=tmp_path, round_draws=20)
@@ -153,9 +155,7 @@ def test_a_loader_masks_by_the_metadata_of_its_samples(
     assert learned == answers(stream.batch(0, 16).text)
 
 
-def test_the_metadata_of_any_draws_is_that_of_their_samples(
-    masked: tuple[ShardSet, TokenCounts], tmp_path: Path
-) -> None:
+def test_the_metadata_of_any_draws_is_that_of_their_samples(masked: tuple[ShardSet, TokenSet], tmp_path: Path) -> None:
     shards, _ = masked
     stream = Mixer(shards, stratified(), ledger=tmp_path, round_draws=20)
     places = stream.find(np.array([5, 0, 39, 20, 3]))
@@ -163,14 +163,20 @@ def test_the_metadata_of_any_draws_is_that_of_their_samples(
     assert stream.metas(places) == [by_text[text] for text in stream.cut(places).text]
 
 
-def test_a_sample_without_an_answer_is_named_when_its_block_is_made(
-    masked: tuple[ShardSet, TokenCounts], tmp_path: Path
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"answer_after": "Answer: "}, r"\.tar: sample '.*': the text .* there is nothing behind 'Answer: '"),
+        (
+            {"prompt_field": "prompt"},
+            r"\.tar: sample '.*': .* its metadata field 'prompt' is missing, expected the number",
+        ),
+    ],
+    ids=["mark", "field"],
+)
+def test_a_sample_without_an_answer_is_named_when_its_tokens_are_written(
+    masked: tuple[ShardSet, TokenSet], tmp_path: Path, how: dict[str, str], sentence: str
 ) -> None:
     shards, counts = masked
-    for how, sentence in (
-        ({"answer_after": "Answer: "}, r"sample '.*' of skill '.*' \(draw 0\): .* there is nothing behind 'Answer: '"),
-        ({"prompt_field": "prompt"}, r"\(draw 0\): .* its metadata field 'prompt' is missing, expected the number"),
-    ):
-        packed = PackedTokens(mixer(shards, tmp_path), counts, block_tokens=17, separator="<pad>", **how)
-        with pytest.raises(ObservationError, match=sentence):
-            packed.batch(0, 1)
+    with pytest.raises(ObservationError, match=sentence):
+        write_tokens(shards, counts.tokenizer, tmp_path / "T", backend=HERE, **how)

@@ -15,8 +15,16 @@ from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.records import verify_ledger
 from skillshard.policies import stratified
-from skillshard.shards.tokens import encode
-from skillshard.torch import InOrder, PackedDataset, collate_blocks, resume
+from skillshard.shards.tokenizers import encode
+from skillshard.torch import (
+    BLOCK_COLUMNS,
+    InOrder,
+    PackedDataset,
+    PackedTensors,
+    block_collator,
+    collate_blocks,
+    resume,
+)
 from tests.adapters.packed_trainer import STEP_BLOCKS, Source, live_packed
 from tests.adapters.processes import finish, kill, records, start_ranks
 from tests.adapters.trainers import expected_items, live_mixer, losses_at, measured
@@ -51,7 +59,7 @@ def test_a_loader_gives_the_same_blocks_for_any_number_of_workers(
 ) -> None:
     """The weights follow the reports, and the tokenizer is used before the workers are forked."""
     stream = packed(places, tmp_path)
-    encode(stream.counts.tokenizer, ["a b c"] * 10, special_tokens=False)
+    encode(stream.tokens.tokenizer, ["a b c"] * 10, special_tokens=False)
     loader = DataLoader(
         PackedDataset(stream),
         batch_size=STEP_BLOCKS,
@@ -96,7 +104,7 @@ def test_a_stateful_loader_goes_on_with_the_next_blocks(places: Places, tmp_path
 
 def test_a_loaders_state_is_of_one_size_of_blocks(places: Places, tmp_path: Path) -> None:
     stream = packed(places, tmp_path)
-    other = PackedTokens(stream.mixer, stream.counts, block_tokens=7, separator=EOS)
+    other = PackedTokens(stream.mixer, stream.tokens, block_tokens=7, separator=EOS)
     state = PackedDataset(stream).state_dict()
     with pytest.raises(
         LedgerError, match=r"state is of block_tokens 6, and here block_tokens is 7.*packed.load_state_dict"
@@ -121,10 +129,51 @@ def test_a_second_iteration_is_refused_and_after_load_state_dict_the_same_loader
 def test_collate_blocks_gives_what_the_default_collation_gives(places: Places, tmp_path: Path) -> None:
     items = PackedDataset(packed(places, tmp_path)).__getitems__(range(8))
     fast, slow = collate_blocks(items), default_collate(items)
-    for name in ("block", "input_ids", "draw", "skill_tokens"):
+    for name in BLOCK_COLUMNS:
         assert torch.equal(fast[name], slow[name])
         assert fast[name].dtype == slow[name].dtype == torch.int64
     assert [item["block"] for item in items[2:4]] == [2, 3]
+
+
+COLUMNS = (
+    *BLOCK_COLUMNS,
+    "learned",
+    "position_ids",
+    "segment_ids",
+    "cu_seqlens",
+    "max_seqlen",
+    "draw",
+    "skill",
+)
+
+
+@pytest.mark.parametrize(("workers", "context"), [(0, None), (1, "fork"), (1, "spawn")])
+def test_a_loader_gives_the_columns_that_were_asked_for(
+    places: Places, tmp_path: Path, workers: int, context: str | None
+) -> None:
+    expected = packed(places, tmp_path / "a").batch(0, 5)
+    for columns in (("input_ids",), COLUMNS):
+        stream = packed(places, tmp_path / str(len(columns)))
+        loader = DataLoader(
+            PackedDataset(stream),
+            batch_size=5,
+            num_workers=workers,
+            collate_fn=block_collator(*columns),
+            multiprocessing_context=context,
+        )
+        batch: dict[str, Any] = dict(next(iter(loader)))
+        assert tuple(batch) == columns
+        for name in columns:
+            value = getattr(expected, name)
+            assert batch[name] == value if isinstance(value, int) else (batch[name].numpy() == value).all(), name
+    assert PackedTensors.__annotations__.keys() == set(COLUMNS)
+
+
+def test_a_column_that_does_not_exist_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(
+        PolicyError, match=r"'label' is no column of a batch of blocks \(did you mean 'labels'\?\): give block, "
+    ):
+        block_collator("label")
 
 
 def test_workers_may_be_spawned(places: Places, tmp_path: Path) -> None:
@@ -146,7 +195,7 @@ def test_a_stream_that_ends_ends_the_loader_on_every_rank_at_the_same_step(
     counts = []
     for rank in range(world_size):
         mixer = live_mixer(places.shards, tmp_path, step_draws=12, policy=stratified(), repeat="drop")
-        stream = PackedTokens(mixer, packed(places, tmp_path / "other").counts, block_tokens=9, separator=EOS)
+        stream = PackedTokens(mixer, packed(places, tmp_path / "other").tokens, block_tokens=9, separator=EOS)
         dataset = PackedDataset(stream, rank=rank, world_size=world_size)
         loader = DataLoader(dataset, batch_size=8, num_workers=workers, collate_fn=collate_blocks)
         length = len(loader)
@@ -196,7 +245,7 @@ def test_workers_tokenize_where_the_environment_asks_for_threads(
     """The tokenizer has started threads in this process. A fork has no threads, and a worker that waited for them would hang."""
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     stream = packed(places, tmp_path)
-    encode(stream.counts.tokenizer, ["a b c"] * 10, special_tokens=False)
+    encode(stream.tokens.tokenizer, ["a b c"] * 10, special_tokens=False)
     loader = DataLoader(
         PackedDataset(stream),
         batch_size=STEP_BLOCKS,

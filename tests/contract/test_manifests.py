@@ -19,7 +19,7 @@ from skillshard.shards import manifest as manifest_module
 from skillshard.shards import write
 from skillshard.shards.manifest import Manifest, Manifest1, Manifest2
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import count_tokens
+from skillshard.shards.tokens import write_tokens
 from tests.commands import fails, works
 from tests.conftest import HERE, samples, tag_and_shard, write_corpus
 from tests.tokenizers_trained import byte_tokenizer
@@ -235,13 +235,21 @@ def put_special(place: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["a named pipe", "a directory"])
 @pytest.mark.parametrize(
-    "name", ["tags/tags.json", "tags/parts/000000.parquet", "tokens/tokens.json", "tokens/train/add/000000.tokens.npy"]
+    "name",
+    [
+        "tags/tags.json",
+        "tags/parts/000000.parquet",
+        "tokens/tokens.json",
+        "tokens/train/add/000000.tokens.npy",
+        "tokens/train/add/000000.ids.bin",
+        "tokens/train/add/000000.checks.npy",
+    ],
 )
-def test_a_pipe_or_a_directory_in_place_of_a_file_of_tags_or_token_counts_is_refused(
+def test_a_pipe_or_a_directory_in_place_of_a_file_of_tags_or_tokens_is_refused(
     tmp_path: Path, name: str, kind: str
 ) -> None:
     shards = tag_and_shard(write_corpus(tmp_path / "corpus", samples(add=30, carry=9)), tmp_path)
-    count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", backend=HERE)
+    write_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", backend=HERE)
     put_special(tmp_path / name, kind)
     assert f"{name} is {kind}, not a file" in fails("verify", tmp_path / name.partition("/")[0])
 

@@ -17,7 +17,7 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.weights_file import weigh
 from skillshard.policies import skill_it
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import count_tokens
+from skillshard.shards.tokens import write_tokens
 from skillshard.shards.write import write_shards
 from tests.conftest import HERE, REPOSITORY, lines, samples
 from tests.tokenizers_trained import EOS, byte_tokenizer
@@ -52,7 +52,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     mixer.round(2)
     state = mixer.state_dict(step=5)
     mixer.load_state_dict(state)
-    counts = count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", backend=HERE)
+    counts = write_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", backend=HERE)
     in_tokens = Mixer(
         shards, skill_it(graph, eta=0.5), ledger=tmp_path / "in-tokens", round_draws=50, unit="tokens", tokens=counts
     )
@@ -71,7 +71,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     check("run-2", json.loads((tmp_path / "run" / "run.json").read_text()))
     check("run-2", json.loads((tmp_path / "in-tokens" / "run.json").read_text()))
     check("mixer-2", state)
-    check("tokens-1", json.loads((tmp_path / "tokens" / "tokens.json").read_text()))
+    check("tokens-2", json.loads((tmp_path / "tokens" / "tokens.json").read_text()))
     check("packed-2", packed.state_dict(step=0))
     for folder, name in (
         ("run/generations/00000000/observations", "observation-2"),

@@ -15,7 +15,7 @@ from skillshard.mixing.stream import Stream
 from skillshard.policies import odm, stratified
 from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import TokenCounts
+from skillshard.shards.token_set import TokenSet
 from skillshard.torch import StreamShare, dataset_of
 from tests.tokenizers_trained import EOS, counted, uneven_shards
 
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(scope="module")
-def uneven(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCounts]:
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenSet]:
     folder = tmp_path_factory.mktemp("streams")
     shards = uneven_shards(folder)
     return shards, counted(shards, folder / "T")
 
 
 @pytest.fixture(params=["draws", "blocks"])
-def make(request: pytest.FixtureRequest, uneven: tuple[ShardSet, TokenCounts]) -> Make:
+def make(request: pytest.FixtureRequest, uneven: tuple[ShardSet, TokenSet]) -> Make:
     shards, counts = uneven
 
     def stream(ledger: Path, *, step_size: int | None = STEP, **arguments: Any) -> Stream:

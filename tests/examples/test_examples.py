@@ -19,7 +19,7 @@ from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY
 
 EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
-WITHOUT_LOSSES = {"stateful_dataloader.py"}
+WITHOUT_LOSSES = {"get_batch.py", "stateful_dataloader.py"}
 OFTEN = {"huggingface_trainer.py", "packed_tokens.py"}
 """Scripts that report every fifth step."""
 STEP_DRAWS = 32
@@ -54,6 +54,7 @@ def words_of(command: str, shards: ShardSet, run_dir: Path, steps: int) -> list[
 def test_every_example_is_known_and_its_commands_have_directories_of_their_own() -> None:
     assert EXAMPLES == [
         "ddp.py",
+        "get_batch.py",
         "grain_loader.py",
         "huggingface_trainer.py",
         "lightning_trainer.py",

@@ -26,11 +26,11 @@ from skillshard.keyed_random import keyed_words
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import chain, fixed, floor, skill_it
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import count_tokens
+from skillshard.shards.tokens import write_tokens
 from skillshard.shards.write import write_shards
 from skillshard.tags import Tags
 from tests.conftest import HERE, tree, write_corpus
-from tests.tokenizers_trained import letter_tokenizer, letters
+from tests.tokenizers_trained import letter_tokenizer, letters, with_bos
 from tests.topics import topic_corpus
 
 DIGESTS = Path(__file__).parent / "digests" / "artefacts.json"
@@ -99,10 +99,22 @@ def tars(artefacts: Artefacts) -> str:
 
 
 def tokens(artefacts: Artefacts) -> str:
-    place = artefacts.folder / "tokens"
-    counts = count_tokens(artefacts.shards, letter_tokenizer(), place, special_tokens=False, backend=HERE)
+    """Digest token counts byte for byte."""
+    place = artefacts.folder / "counts"
+    counts = write_tokens(artefacts.shards, letter_tokenizer(), place, counts_only=True, backend=HERE)
     skills = [skill.model_dump(mode="json") for skill in counts.manifest.skills]
+    for columns in (skill[split] for skill in skills for split in ("train", "holdout")):
+        for name in ("ids_digest", "answers_digest", "checks_digest"):
+            assert set(columns.pop(name)) <= {None}
     return of_value([skills, {name: digest(data) for name, data in tree(place).items() if name.endswith(".npy")}])
+
+
+def token_ids(artefacts: Artefacts) -> str:
+    """Digest token ids and their checks byte for byte."""
+    place = artefacts.folder / "tokens"
+    write_tokens(artefacts.shards, with_bos(letter_tokenizer()), place, special_tokens=True, backend=HERE)
+    files = {name: digest(data) for name, data in tree(place).items() if name.endswith((".npy", ".bin"))}
+    return of_value(files)
 
 
 def edges(_: Artefacts) -> str:
@@ -159,6 +171,7 @@ KINDS: dict[str, Callable[[Artefacts], str]] = {
     "shards": shards,
     "tars": tars,
     "tokens": tokens,
+    "token ids": token_ids,
     "edges": edges,
     "rounds": rounds,
 }

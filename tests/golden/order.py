@@ -25,7 +25,8 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import curriculum, fixed, proportional
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import TokenCounts, count_tokens
+from skillshard.shards.token_set import TokenSet
+from skillshard.shards.tokens import write_tokens
 from tests.conftest import HERE, tag_and_shard, write_corpus
 from tests.tokenizers_trained import EOS, letter_tokenizer, letters
 
@@ -102,18 +103,18 @@ def skill_orders() -> str:
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
-def corpus_shards(folder: Path) -> tuple[ShardSet, TokenCounts]:
+def corpus_shards(folder: Path) -> tuple[ShardSet, TokenSet]:
     """Write shards of several stripes without a holdout, and count the tokens."""
     records = [letters(skill, number, number % 13) for skill, num in NUM_SAMPLES.items() for number in range(num)]
     shards = tag_and_shard(write_corpus(folder / "corpus", records), folder, shard_bytes=3 << 20, holdout=0.0)
-    return shards, count_tokens(shards, letter_tokenizer(), folder / "tokens", special_tokens=False, backend=HERE)
+    return shards, write_tokens(shards, letter_tokenizer(), folder / "tokens", special_tokens=False, backend=HERE)
 
 
 def rows_of_shards(shards: ShardSet) -> dict[str, list[int]]:
     return {skill: of_skill.shard_rows.tolist() for skill, of_skill in shards.train.items()}
 
 
-def streams(shards: ShardSet, tokens: TokenCounts, folder: Path) -> dict[str, str]:
+def streams(shards: ShardSet, tokens: TokenSet, folder: Path) -> dict[str, str]:
     """Digest shard and row of every draw of each kind of stream. The content of a row does not concern the order."""
     place_of = {
         sample.id: (skill, number)

@@ -19,7 +19,7 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import Policy, fixed, proportional, skill_it, stratified
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import count_tokens
+from skillshard.shards.tokens import write_tokens
 from tests.commands import fails, skillshard, works
 from tests.conftest import HERE
 from tests.tokenizers_trained import EOS, byte_tokenizer
@@ -111,9 +111,9 @@ def test_token_counts_of_the_whole_set_serve_a_chosen_one_and_not_the_other_way_
     shards: ShardSet, tmp_path: Path
 ) -> None:
     tokenizer = byte_tokenizer(["add carry"])
-    counts = count_tokens(shards, tokenizer, tmp_path / "whole", backend=HERE)
+    counts = write_tokens(shards, tokenizer, tmp_path / "whole", backend=HERE)
     chosen = shards.choose(["add", "carry"])
-    own = count_tokens(chosen, tokenizer, tmp_path / "own", backend=HERE)
+    own = write_tokens(chosen, tokenizer, tmp_path / "own", backend=HERE)
     blocks = []
     for tokens in (counts, own):
         with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def test_token_counts_of_the_whole_set_serve_a_chosen_one_and_not_the_other_way_
             packed = PackedTokens(mixer, tokens, block_tokens=64, separator=EOS)
             blocks.append((weights, packed.batch(0, 40).input_ids.tolist()))
     assert blocks[0] == blocks[1]
-    with pytest.raises(TokensError, match=r"counts the tokens of shards .*, but .* is "):
+    with pytest.raises(TokensError, match=r"has the tokens of shards .*, but .* is "):
         Mixer(shards, proportional(), ledger=tmp_path / "run", round_draws=64, unit="tokens", tokens=own)
 
 

@@ -17,7 +17,7 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.records import verify_ledger
 from skillshard.policies import Policy, chain, fixed, floor, proportional, skill_it, stratified
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import TokenCounts
+from skillshard.shards.token_set import TokenSet
 from skillshard.torch import PackedDataset
 from tests.tokenizers_trained import BOS, EOS, counted, uneven_shards
 
@@ -30,8 +30,8 @@ class Counted(NamedTuple):
     """Shards with counts without and with a special token before each sample."""
 
     shards: ShardSet
-    plain: TokenCounts
-    special: TokenCounts
+    plain: TokenSet
+    special: TokenSet
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def token_stream(stream: PackedTokens, num_draws: int) -> tuple[np.ndarray, np.n
     tokens: list[int] = []
     draws: list[int] = []
     for draw, text in enumerate(stream.mixer.batch(0, num_draws).text):
-        special = stream.counts.manifest.special_tokens
-        ids = stream.counts.tokenizer.encode(text, add_special_tokens=special).ids
-        ids += [] if stream.separator is None else [stream.counts.token_id(stream.separator)]
+        special = stream.tokens.manifest.special_tokens
+        ids = stream.tokens.tokenizer.encode(text, add_special_tokens=special).ids
+        ids += [] if stream.separator is None else [stream.tokens.token_id(stream.separator)]
         tokens += ids
         draws += [draw] * len(ids)
     return np.array(tokens), np.array(draws)

@@ -32,8 +32,8 @@ class Work:
     def shard(self, out: Path, **options: Any) -> object:
         return ss.write_shards(self.corpus, self.tags, out, holdout=0.1, backend=HERE, **options)
 
-    def count(self, out: Path, **options: Any) -> object:
-        return ss.count_tokens(self.shards, byte_tokenizer(["add carry"]), out, backend=HERE, **options)
+    def tokenize(self, out: Path, **options: Any) -> object:
+        return ss.write_tokens(self.shards, byte_tokenizer(["add carry"]), out, backend=HERE, **options)
 
     def regroup(self, out: Path, **options: Any) -> object:
         return ss.regroup_tags([self.tags.folder], out, mapping={"add": "sum"}, backend=HERE, **options)
@@ -57,7 +57,7 @@ class Work:
 CALLS: dict[str, tuple[Callable[..., object], str]] = {
     "tag_corpus": (Work.tag, "tagging"),
     "write_shards": (Work.shard, "writing"),
-    "count_tokens": (Work.count, "counting"),
+    "write_tokens": (Work.tokenize, "tokenizing"),
     "regroup_tags": (Work.regroup, "counting"),
     "learn_graph": (Work.learn, "trials"),
 }

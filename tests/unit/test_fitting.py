@@ -20,7 +20,7 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.policies import fixed, softmax_loss, stratified
 from skillshard.policies.scaling_law import fit_scaling_law
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import count_tokens
+from skillshard.shards.tokens import write_tokens
 from tests.commands import skillshard
 from tests.conftest import HERE
 from tests.tokenizers_trained import byte_tokenizer, counted, uneven_shards
@@ -286,7 +286,7 @@ def a_shorter_run(shards: ShardSet, folder: Path) -> None:
 
 def a_run_over_tokens(shards: ShardSet, folder: Path) -> None:
     tokenizer = byte_tokenizer(sample.text for sample in shards.train["add"])
-    counts = count_tokens(shards, tokenizer, folder / "counts", backend=HERE)
+    counts = write_tokens(shards, tokenizer, folder / "counts", backend=HERE)
     a_run(shards, folder / "b", [0.2, 0.3, 0.5], unit="tokens", tokens=counts)
 
 

@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     by_cluster = ss.taggers.embedding(encoder, skills=2)
     ss.tag_corpus(corpus, by_cluster, folder / "clusters", on_bad_sample="set-aside", backend=HERE)
     shards = ss.write_shards(corpus, tags, folder / "shards", holdout=0.1, backend=HERE)
-    ss.count_tokens(shards, byte_tokenizer(["add carry"]), folder / "tokens", backend=HERE)
+    ss.write_tokens(shards, byte_tokenizer(["add carry"]), folder / "tokens", backend=HERE)
     mixer = ss.Mixer(shards, ss.policies.stratified(), ledger=folder / "run", round_draws=50, step_draws=10)
     mixer.report(0, {"add": 2.0, "carry": 3.0})
     mixer.round(1)

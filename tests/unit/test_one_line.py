@@ -27,12 +27,12 @@ def shards(folder: Path) -> ss.ShardSet:
 
 
 @pytest.fixture(scope="module")
-def counts(folder: Path, shards: ss.ShardSet) -> ss.TokenCounts:
-    return ss.count_tokens(shards, byte_tokenizer(["add carry"]), folder / "N", backend=HERE)
+def counts(folder: Path, shards: ss.ShardSet) -> ss.TokenSet:
+    return ss.write_tokens(shards, byte_tokenizer(["add carry"]), folder / "N", backend=HERE)
 
 
 @pytest.fixture
-def mixer(tmp_path: Path, shards: ss.ShardSet, counts: ss.TokenCounts) -> ss.Mixer:
+def mixer(tmp_path: Path, shards: ss.ShardSet, counts: ss.TokenSet) -> ss.Mixer:
     policy = ss.policies.stratified()
     return ss.Mixer(shards, policy, ledger=tmp_path / "run", round_draws=4096, unit="tokens", tokens=counts)
 
@@ -68,9 +68,11 @@ def test_a_shard_set_is_its_place_and_numbers_chosen_or_not(folder: Path, shards
     )
 
 
-def test_token_counts_are_their_place_and_numbers(folder: Path, counts: ss.TokenCounts) -> None:
+def test_tokens_are_their_place_and_numbers(folder: Path, counts: ss.TokenSet) -> None:
     train, holdout = counts.manifest.num_train, counts.manifest.num_holdout
-    assert repr(counts) == f"TokenCounts('{folder}/N': 2 skills, {train:,} train + {holdout:,} holdout tokens)"
+    assert (
+        repr(counts) == f"TokenSet('{folder}/N': 2 skills, {train:,} train + {holdout:,} holdout tokens, ids of uint16)"
+    )
     assert repr(counts.train["add"]).startswith(f"SkillTokens('add' of '{folder}/N': train, ")
 
 
@@ -83,7 +85,7 @@ def test_a_graph_is_its_numbers_of_skills_and_its_density() -> None:
 
 
 def test_a_mixer_and_its_packed_stream_say_policy_ledger_and_where_they_stand(
-    folder: Path, tmp_path: Path, mixer: ss.Mixer, counts: ss.TokenCounts
+    folder: Path, tmp_path: Path, mixer: ss.Mixer, counts: ss.TokenSet
 ) -> None:
     next(mixer.batches(3))
     line = f"Mixer('{folder}/S', policy stratified, ledger '{tmp_path}/run': 2 skills, 4,096 draws a round, at draw 3)"
@@ -103,7 +105,7 @@ def test_no_line_shows_the_key_of_a_store_or_the_signature_of_an_address(shards:
         assert "SECRET" not in repr(ss.Corpus((corpus_file,)))
 
 
-def test_lines_stay_short_whatever_they_hold(shards: ss.ShardSet, counts: ss.TokenCounts, mixer: ss.Mixer) -> None:
+def test_lines_stay_short_whatever_they_hold(shards: ss.ShardSet, counts: ss.TokenSet, mixer: ss.Mixer) -> None:
     names = [f"skill {number}" for number in range(1000)]
     graph = ss.SkillGraph.chain(names)
     for shown in (shards, shards.train["add"], counts, counts.train["add"], mixer, mixer.batch(0, 4000), graph):

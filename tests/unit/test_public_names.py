@@ -33,9 +33,8 @@ PUBLIC_NAMES = [
     "SkillGraph",
     "SkillshardError",
     "Tags",
-    "TokenCounts",
+    "TokenSet",
     "check_policy",
-    "count_tokens",
     "errors",
     "export_shards",
     "learn_graph",
@@ -48,6 +47,7 @@ PUBLIC_NAMES = [
     "taggers",
     "verify",
     "write_shards",
+    "write_tokens",
 ]
 PUBLIC_MODULES = {
     "skillshard",

@@ -10,7 +10,7 @@ import pytest
 
 from skillshard.errors import ShardError
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.round_plan import Maps
+from skillshard.mixing.round_plan import Maps, read_ahead
 from skillshard.policies import proportional
 from skillshard.shards.read import ShardSet, SkillShards
 
@@ -38,7 +38,7 @@ def test_the_shards_of_a_round_and_of_the_next_one_are_asked_for_and_none_that_w
     for number in range(num_train // 40 - 2):
         record = mixer.round(number)
         requested.clear()
-        mixer._read_ahead(record)
+        read_ahead(record, mixer.orders, [skill.prefetch for skill in mixer._train])
         before, now_and_next = set(mixer.ids(0, 40 * number)), set(mixer.ids(40 * number, 80))
         assert {name for name, ids in held.items() if ids & now_and_next} <= requested
         assert not {name for name, ids in held.items() if ids <= before} & requested

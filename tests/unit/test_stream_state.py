@@ -20,7 +20,7 @@ from skillshard.mixing.records import open_records
 from skillshard.mixing.rounds import wait_for
 from skillshard.policies import curriculum, odm, stratified
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import TokenCounts
+from skillshard.shards.token_set import TokenSet
 from tests.tokenizers_trained import EOS, counted, uneven_shards
 
 pytestmark = pytest.mark.filterwarnings("ignore::skillshard.errors.RepetitionWarning")
@@ -40,7 +40,7 @@ def state_at(shards: ShardSet, ledger: Path, draw: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def uneven(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenCounts]:
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenSet]:
     folder = tmp_path_factory.mktemp("uneven")
     shards = uneven_shards(folder)
     return shards, counted(shards, folder / "T")
@@ -91,7 +91,7 @@ def test_steps_after_a_resume_are_counted_from_it_where_step_draws_changes(shard
 
 
 def test_blocks_after_a_resume_are_counted_from_it_where_step_blocks_changes(
-    uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
+    uneven: tuple[ShardSet, TokenSet], tmp_path: Path
 ) -> None:
     def packed(step_blocks: int) -> PackedTokens:
         mixed = mixer(uneven[0], tmp_path, step_draws=None)
@@ -118,7 +118,7 @@ def test_a_mixer_that_has_read_is_pickled_as_small_as_before(shards: ShardSet, t
 
 
 def test_packed_tokens_that_have_read_are_pickled_as_small_as_before(
-    uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
+    uneven: tuple[ShardSet, TokenSet], tmp_path: Path
 ) -> None:
     reader = mixer(uneven[0], tmp_path, round_draws=3000, step_draws=None)
     packed = PackedTokens(reader, uneven[1], block_tokens=16, separator=EOS)
@@ -198,7 +198,7 @@ def test_a_listing_in_the_middle_of_a_stream_is_whole_however_many_draws_are_rea
     ],
 )
 def test_blocks_and_steps_of_packed_tokens_are_whole_numbers_of_at_least_1(
-    arguments: dict[str, Any], sentence: str, uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
+    arguments: dict[str, Any], sentence: str, uneven: tuple[ShardSet, TokenSet], tmp_path: Path
 ) -> None:
     with pytest.raises(PolicyError, match=re.escape(sentence)):
         PackedTokens(mixer(uneven[0], tmp_path), uneven[1], **({"block_tokens": 16, "separator": EOS} | arguments))
@@ -206,7 +206,7 @@ def test_blocks_and_steps_of_packed_tokens_are_whole_numbers_of_at_least_1(
 
 @pytest.mark.parametrize("lag", [1, 2, "live"])
 def test_packed_tokens_take_every_lag_but_0_with_a_policy_that_reads_losses(
-    lag: Any, uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
+    lag: Any, uneven: tuple[ShardSet, TokenSet], tmp_path: Path
 ) -> None:
     shards, counts = uneven
     arguments: dict[str, Any] = {"block_tokens": 16, "separator": EOS}
@@ -217,7 +217,7 @@ def test_packed_tokens_take_every_lag_but_0_with_a_policy_that_reads_losses(
 
 
 def test_the_size_of_a_round_in_blocks_is_that_of_round_0_and_decides_no_other_round(
-    uneven: tuple[ShardSet, TokenCounts], tmp_path: Path
+    uneven: tuple[ShardSet, TokenSet], tmp_path: Path
 ) -> None:
     policy = curriculum({name: float(number) for number, name in enumerate(uneven[0].skills, 1)}, draws=100)
     packed = PackedTokens(mixer(uneven[0], tmp_path, policy=policy), uneven[1], block_tokens=16, separator=EOS)

@@ -31,15 +31,10 @@ from skillshard.policies import (
     skill_it,
     stratified,
 )
-from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import (
-    TEXTS_AT_ONCE,
-    TokenCounts,
-    count_tokens,
-    encode,
-    encode_with_offsets,
-    open_tokenizer,
-)
+from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.token_set import TokenSet
+from skillshard.shards.tokenizers import TEXTS_AT_ONCE, encode, encode_with_offsets, open_tokenizer
+from skillshard.shards.tokens import write_tokens
 from tests.commands import fails, works
 from tests.conftest import HERE, samples, tag_and_shard, tree, write_corpus
 from tests.tokenizers_trained import EOS, byte_tokenizer, counted, letter_tokenizer, letters, save, uneven_shards
@@ -51,7 +46,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 
 @pytest.fixture
-def counts(uneven: ShardSet, tmp_path: Path) -> TokenCounts:
+def counts(uneven: ShardSet, tmp_path: Path) -> TokenSet:
     return counted(uneven, tmp_path / "counts")
 
 
@@ -92,16 +87,16 @@ def test_the_bytes_are_the_same_for_any_number_of_workers_and_for_a_tokenizer_in
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=9)
     place = save(tokenizer, tmp_path / "tokenizer.json")
-    count_tokens(uneven, place, tmp_path / "a", backend=HERE)
-    count_tokens(uneven, tokenizer, tmp_path / "b", backend=Backend(workers=2))
+    write_tokens(uneven, place, tmp_path / "a", backend=HERE)
+    write_tokens(uneven, tokenizer, tmp_path / "b", backend=Backend(workers=2))
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
-    assert max(TokenCounts.open(tmp_path / "a").train["carry"].rows(0).tolist()) > 9  # neither cut nor padded
+    assert max(TokenSet.open(tmp_path / "a").train["carry"].rows(0).tolist()) > 9  # neither cut nor padded
 
 
 def test_the_verbs_count_show_and_verify(uneven: ShardSet, tmp_path: Path) -> None:
     place = save(letter_tokenizer(), tmp_path / "tokenizer.json")
     shown = works("tokens", uneven.root, "--tokenizer", place, "--out", tmp_path / "T", "--workers", 1)
-    counts = TokenCounts.open(tmp_path / "T")
+    counts = TokenSet.open(tmp_path / "T")
     for text in ("carry", "per sample", f"{counts.manifest.num_train:,}", "special tokens not added"):
         assert text in shown
     assert works("inspect", tmp_path / "T") == shown
@@ -143,75 +138,43 @@ def test_without_the_extra_the_sentence_says_how_to_install_it(
 # --- damage ------------------------------------------------------------------------------------------------------------
 
 
-def damage(counts: TokenCounts) -> Path:
-    """Change one count."""
-    place = next(iter(sorted((Path(counts.root) / "train" / "carry").iterdir())))
-    data = bytearray(place.read_bytes())
-    data[-4] ^= 1
-    place.write_bytes(data)
-    return place
-
-
-def test_a_flipped_bit_in_the_counts_is_found(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
-    place = damage(counts)
-    sentence = (
-        rf"{place.name} has digest \w+ but tokens.json says \w+: damaged or edited. Count anew in another directory"
-    )
-    with pytest.raises(TokensError, match=sentence):
-        PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=16, separator=EOS).batch(0, 400)
-    assert place.name in fails("verify", counts.root)
-    place.unlink()
-    assert "is missing, but tokens.json names it" in fails("verify", counts.root)
-
-
-def test_edited_totals_are_found(counts: TokenCounts) -> None:
+def test_edited_totals_are_found(counts: TokenSet) -> None:
     manifest = json.loads((Path(counts.root) / "tokens.json").read_text())
     manifest["skills"][1]["num_train"] += 1
     manifest["skills"][0]["train"]["num_tokens"][0] += 5
     (Path(counts.root) / "tokens.json").write_text(json.dumps(manifest))
-    faults = TokenCounts.open(counts.root).verify()
+    faults = TokenSet.open(counts.root).verify()
     assert len(faults) == 4
     assert "counts" in faults[0] and "but tokens.json says" in faults[0]
     assert "says skill 'add' has" in faults[1] and "says skill 'carry' has" in faults[2]
     assert "says num_train is" in faults[3]
 
 
-def test_a_manifest_that_does_not_fit_or_is_missing_is_refused(counts: TokenCounts, tmp_path: Path) -> None:
+def test_a_manifest_that_does_not_fit_or_is_missing_is_refused(counts: TokenSet, tmp_path: Path) -> None:
     (Path(counts.root) / "tokens.json").write_text("{}")
-    with pytest.raises(TokensError, match=r"does not fit schemas/tokens-1.json"):
-        TokenCounts.open(counts.root)
-    with pytest.raises(TokensError, match=r"holds no finished token counts: tokens.json is not there"):
-        TokenCounts.open(tmp_path)
+    with pytest.raises(TokensError, match=r"does not fit schemas/tokens-2.json"):
+        TokenSet.open(counts.root)
+    with pytest.raises(TokensError, match=r"holds no finished tokens: tokens.json is not there"):
+        TokenSet.open(tmp_path)
 
 
-def test_another_tokenizer_than_the_one_that_counted_is_refused(
-    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+def test_another_tokenizer_than_the_tokenizer_of_the_ids_is_refused(
+    uneven: ShardSet, counts: TokenSet, tmp_path: Path
 ) -> None:
     save(byte_tokenizer(["other"]), Path(counts.root) / "tokenizer.json")
-    with pytest.raises(TokensError, match=r"tokenizer.json has digest .*not the tokenizer of the counts"):
-        PackedTokens(mixer(uneven, tmp_path), TokenCounts.open(counts.root), block_tokens=16, separator=EOS)
-    assert "not the tokenizer of the counts" in fails("verify", counts.root)
+    with pytest.raises(TokensError, match=r"tokenizer.json has digest .*not the tokenizer of these tokens"):
+        PackedTokens(mixer(uneven, tmp_path), TokenSet.open(counts.root), block_tokens=16, separator=EOS)
+    assert "not the tokenizer of these tokens" in fails("verify", counts.root)
 
 
-def test_a_sample_that_has_another_number_of_tokens_than_counted_is_refused(
-    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
-) -> None:
-    """Another version of the package may give another number of tokens."""
-    packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=16, separator=EOS)
-    counts.__dict__["tokenizer"] = byte_tokenizer(["other"])
-    sentence = r"sample '\w+-\d+' of skill '\w+' \(draw \d+\) has \d+ tokens, but .* counts \d+: .*count anew"
-    with pytest.raises(TokensError, match=sentence):
-        packed.batch(0, 4)
-
-
-def test_counts_of_other_shards_are_refused(counts: TokenCounts, tmp_path: Path) -> None:
+def test_tokens_of_other_shards_are_refused(counts: TokenSet, tmp_path: Path) -> None:
     other = tag_and_shard(write_corpus(tmp_path / "corpus", samples(add=60, carry=40)), tmp_path)
     for use in (
         lambda: mixer(other, tmp_path, unit="tokens", tokens=counts),
         lambda: PackedTokens(mixer(other, tmp_path), counts, block_tokens=16, separator=EOS),
     ):
         with pytest.raises(
-            TokensError, match=r"counts the tokens of shards \w+, but .* is \w+. Count the tokens of these"
+            TokensError, match=r"has the tokens of shards \w+, but .* is \w+. Write the tokens of these"
         ):
             use()
 
@@ -222,7 +185,7 @@ def test_counts_of_other_shards_are_refused(counts: TokenCounts, tmp_path: Path)
 def test_a_skill_without_tokens_is_refused(tmp_path: Path) -> None:
     records = [letters("add", number, 5) for number in range(40)] + [letters("mute", number, 0) for number in range(40)]
     shards = tag_and_shard(write_corpus(tmp_path / "corpus", records), tmp_path)
-    counts = count_tokens(shards, letter_tokenizer(), tmp_path / "T", backend=HERE)
+    counts = write_tokens(shards, letter_tokenizer(), tmp_path / "T", backend=HERE)
     with pytest.raises(
         TokensError, match=r"no training sample of skill 'mute' has a token in .*T, so no number of draws"
     ):
@@ -240,7 +203,7 @@ def _of(mixed: Mixer, skill: int) -> np.ndarray:
     return np.flatnonzero(mixed.batch(0, 100).skill_number == skill)
 
 
-def test_the_unit_and_the_counts_come_together(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+def test_the_unit_and_the_counts_come_together(uneven: ShardSet, counts: TokenSet, tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"unit='tokens' needs the token counts of these shards.*skillshard tokens"):
         mixer(uneven, tmp_path, unit="tokens")
     with pytest.raises(PolicyError, match=r"token counts were given, but unit is 'samples'"):
@@ -249,14 +212,14 @@ def test_the_unit_and_the_counts_come_together(uneven: ShardSet, counts: TokenCo
         mixer(uneven, tmp_path, unit="words", tokens=counts)
 
 
-def test_another_unit_is_another_run(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+def test_another_unit_is_another_run(uneven: ShardSet, counts: TokenSet, tmp_path: Path) -> None:
     mixer(uneven, tmp_path)
     with pytest.raises(LedgerError, match=r"ledger of another run: .*unit: 'samples' -> 'tokens'"):
         mixer(uneven, tmp_path, unit="tokens", tokens=counts)
 
 
 def test_counts_that_weights_in_tokens_do_not_give_are_found(
-    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+    uneven: ShardSet, counts: TokenSet, tmp_path: Path
 ) -> None:
     mixed = mixer(uneven, tmp_path, unit="tokens", tokens=counts)
     mixed.round(3)
@@ -271,7 +234,7 @@ def test_counts_that_weights_in_tokens_do_not_give_are_found(
     )
 
 
-def test_arguments_of_packing_that_cannot_be_are_refused(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+def test_arguments_of_packing_that_cannot_be_are_refused(uneven: ShardSet, counts: TokenSet, tmp_path: Path) -> None:
     mixed = mixer(uneven, tmp_path)
     with pytest.raises(PolicyError, match="block_tokens is 0: give at least 1"):
         PackedTokens(mixed, counts, block_tokens=0, separator=EOS)
@@ -286,7 +249,7 @@ def test_arguments_of_packing_that_cannot_be_are_refused(uneven: ShardSet, count
         PackedTokens(strict, counts, block_tokens=8, separator=EOS)
 
 
-def test_a_state_of_something_else_is_refused(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+def test_a_state_of_something_else_is_refused(uneven: ShardSet, counts: TokenSet, tmp_path: Path) -> None:
     packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
     other = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=16, separator=EOS)
     with pytest.raises(
@@ -301,7 +264,7 @@ def test_a_state_of_something_else_is_refused(uneven: ShardSet, counts: TokenCou
 
 
 def test_a_mixer_that_was_moved_beside_its_packed_stream_is_refused(
-    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+    uneven: ShardSet, counts: TokenSet, tmp_path: Path
 ) -> None:
     packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
     packed.mixer.load_state_dict(packed.mixer.state_at(40).model_dump(by_alias=True))
@@ -311,7 +274,7 @@ def test_a_mixer_that_was_moved_beside_its_packed_stream_is_refused(
         packed.batch(0, 1)
 
 
-def test_a_step_needs_to_know_its_blocks(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+def test_a_step_needs_to_know_its_blocks(uneven: ShardSet, counts: TokenSet, tmp_path: Path) -> None:
     packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
     losses = dict.fromkeys(uneven.skills, 1.0)
     with pytest.raises(
@@ -326,7 +289,7 @@ def test_a_step_needs_to_know_its_blocks(uneven: ShardSet, counts: TokenCounts, 
 
 
 def test_packed_tokens_begin_with_losses_where_their_mixer_does(
-    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+    uneven: ShardSet, counts: TokenSet, tmp_path: Path
 ) -> None:
     for number, initial in enumerate((False, True)):
         policy = skill_it(SkillGraph.identity(uneven.skills), eta=0.5) if initial else stratified()
@@ -335,7 +298,7 @@ def test_packed_tokens_begin_with_losses_where_their_mixer_does(
 
 
 def test_packed_tokens_that_begin_again_stand_at_their_first_block(
-    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+    uneven: ShardSet, counts: TokenSet, tmp_path: Path
 ) -> None:
     packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
     first = next(packed.batches(3)).input_ids.tolist()
@@ -345,29 +308,24 @@ def test_packed_tokens_that_begin_again_stand_at_their_first_block(
     assert next(packed.batches(3)).input_ids.tolist() == first
 
 
-def test_packed_tokens_can_be_pickled(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+def test_packed_tokens_can_be_pickled(uneven: ShardSet, counts: TokenSet, tmp_path: Path) -> None:
     packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
     expected = packed.batch(30, 5).input_ids.tolist()
     assert pickle.loads(pickle.dumps(packed)).batch(30, 5).input_ids.tolist() == expected
 
 
-def test_a_long_sample_is_tokenized_once_by_who_reads_on(
-    uneven: ShardSet, counts: TokenCounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_blocks_of_ids_need_no_text_and_no_tokenizer_beyond_the_separator(
+    uneven: ShardSet, counts: TokenSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skillshard.mixing import packing
-
-    seen: list[str] = []
-    encode = packing.encode
-    monkeypatch.setattr(
-        packing,
-        "encode",
-        lambda tokenizer, texts, special_tokens: (
-            seen.extend(texts) or encode(tokenizer, texts, special_tokens=special_tokens)
-        ),
-    )
     packed = PackedTokens(mixer(uneven, tmp_path), counts, block_tokens=8, separator=EOS)
-    last = [int(packed.batch(first, 3).draw[-1, -1]) for first in range(0, 60, 3)][-1]
-    assert seen == packed.mixer.batch(0, last + 1).text
+
+    def refused(*arguments: object) -> None:
+        raise AssertionError("a text is read")
+
+    monkeypatch.setattr(SkillShards, "open_shard", refused)
+    monkeypatch.setattr(SkillShards, "index", refused)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert len(packed.batch(0, 60)) == 60
 
 
 # --- what policies are told in tokens --------------------------------------------------------------------------------
@@ -410,7 +368,7 @@ def trained(mixed: Mixer, num_rounds: int) -> Mixer:
 
 @pytest.mark.parametrize("unit", ["samples", "tokens"])
 def test_sizes_and_what_was_drawn_are_told_in_the_unit_of_the_weights(
-    uneven: ShardSet, counts: TokenCounts, tmp_path: Path, unit: str
+    uneven: ShardSet, counts: TokenSet, tmp_path: Path, unit: str
 ) -> None:
     policy = Listening()
     mixed = trained(
@@ -454,7 +412,7 @@ def test_an_observation_of_an_earlier_round_is_told_with_what_was_drawn_up_to_it
         assert list(observation.drawn.values()) == numbers.tolist()
 
 
-def test_whole_epochs_are_told_as_their_tokens(uneven: ShardSet, counts: TokenCounts, tmp_path: Path) -> None:
+def test_whole_epochs_are_told_as_their_tokens(uneven: ShardSet, counts: TokenSet, tmp_path: Path) -> None:
     mixed = mixer(uneven, tmp_path, unit="tokens", tokens=counts)
     mixed.round(0)
     run = read_record(mixed.ledger, "run.json", RunRecord)
@@ -466,7 +424,7 @@ def test_whole_epochs_are_told_as_their_tokens(uneven: ShardSet, counts: TokenCo
 
 
 def test_ado_starts_from_the_shares_of_tokens_and_counts_tokens(
-    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+    uneven: ShardSet, counts: TokenSet, tmp_path: Path
 ) -> None:
     policy = ado(warmup_steps=10**6, refit_steps=1)
     record = trained(mixer(uneven, tmp_path, policy=policy, lag="live", unit="tokens", tokens=counts), 40).round(39)
@@ -476,8 +434,8 @@ def test_ado_starts_from_the_shares_of_tokens_and_counts_tokens(
     np.testing.assert_allclose(record.policy_state["recent"], natural, atol=0.02)
 
 
-def test_no_skill_repeats_beyond_its_limit_where_weights_count_tokens(
-    uneven: ShardSet, counts: TokenCounts, tmp_path: Path
+def test_no_skill_repeats_beyond_its_limit_where_weights_write_tokens(
+    uneven: ShardSet, counts: TokenSet, tmp_path: Path
 ) -> None:
     numbers = {skill: skill_counts.num_tokens for skill, skill_counts in counts.train.items()}
     smallest = min(numbers, key=lambda skill: numbers[skill])

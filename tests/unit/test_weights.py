@@ -19,7 +19,7 @@ from skillshard.mixing.listing import ARGUMENTS, CONSTANT, static_policy
 from skillshard.mixing.weights_file import read_weights, weigh
 from skillshard.policies import odm, skill_it, unimax
 from skillshard.shards.read import ShardSet
-from skillshard.shards.tokens import count_tokens
+from skillshard.shards.tokens import write_tokens
 from tests.commands import fails, skillshard, works
 from tests.conftest import HERE, samples, tag_and_shard, write_corpus
 from tests.golden.published import golden
@@ -120,7 +120,7 @@ def test_skill_stratified_gives_equal_weights_to_targets_and_what_helps_them(
 
 
 def test_weights_can_be_shares_of_tokens(shards: ShardSet, tmp_path: Path) -> None:
-    counts = count_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", backend=HERE)
+    counts = write_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", backend=HERE)
     out = tmp_path / "weights.json"
     works("weights", shards.root, "--policy", "proportional", "--tokens", tmp_path / "tokens", "--out", out)
     num_tokens = {skill: counts.train[skill].num_tokens for skill in SKILLS}

@@ -1,0 +1,175 @@
+"""The token ids of the samples of a round: from the rows of the round to a table of stretches in the files of ids.
+
+The table of a window of draws is made at once, before the first of its blocks is read. A batch is then a part of the table, and one call
+of Arrow copies the tokens of the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Int, Integer
+
+from skillshard.mixing.round_plan import Maps, RoundPlan
+from skillshard.shards.token_set import CHECK_BYTES, CheckedBytes, SkillTokens, id_dtype
+
+# A round of the usual size is one window. The table of a window takes about 100 bytes per draw.
+WINDOW_DRAWS = 4096
+"""Number of neighbouring draws of a round whose table is made at once."""
+
+
+class CheckedMaps:
+    """Files in memory whose stretches are copied after a check of their digests.
+
+    Args:
+        files: Files, each at most once.
+    """
+
+    def __init__(self, files: Sequence[CheckedBytes]) -> None:
+        self._files, self._maps = files, Maps([file.data for file in files])
+        self._first_part = np.cumsum([0, *(len(file.is_checked) for file in files)])
+
+    def views(
+        self, which: Int[np.ndarray, " segment"], start: Int[np.ndarray, " segment"], end: Int[np.ndarray, " segment"]
+    ) -> np.ndarray:
+        """Check stretches of the files, and return the view of each stretch.
+
+        Args:
+            which, start, end: File of each stretch, its first byte, and the byte after its last. No stretch is empty.
+
+        Raises:
+            TokensError: A MiB of a file with a part of a stretch differs from its digest.
+        """
+        # Entry i is the number of unchecked parts before part i of all files, so one subtraction shows whether a stretch is checked.
+        unchecked = np.concatenate([[0], np.cumsum(np.concatenate([~file.is_checked for file in self._files]))])
+        if unchecked[-1]:
+            first_part = self._first_part[which]
+            first, last = first_part + start // CHECK_BYTES, first_part + (end - 1) // CHECK_BYTES
+            stale = unchecked[last + 1] > unchecked[first]
+            for begin, stop in np.unique(np.stack([first[stale], last[stale]]), axis=1).T.tolist():
+                number = int(np.searchsorted(self._first_part, begin, side="right")) - 1
+                for part in range(begin - int(self._first_part[number]), stop - int(self._first_part[number]) + 1):
+                    if not self._files[number].is_checked[part]:
+                        self._files[number].check(part)
+        return self._maps.views(which, start, end)
+
+    def joined(self, views: np.ndarray) -> memoryview:
+        """Copy the bytes of all views, one after the other."""
+        return self._maps.joined(views)
+
+
+@dataclass(frozen=True)
+class IdTable:
+    """The segments of a window of draws: the tokens of each draw, cut at the ends of blocks.
+
+    Attributes:
+        start, stop: First token of each segment, and the token after its last, counted from the first token of the stream.
+        draw: Draw of each segment, counted from the beginning of the stream.
+        skill: Skill of each segment.
+        is_last: Whether the segment ends with its draw. With a separator, the separator is its last token.
+        views: Place of the ids of each segment.
+        answer_views: Place of the mask of each segment, or None without answers.
+    """
+
+    start: Int[np.ndarray, " segment"]
+    stop: Int[np.ndarray, " segment"]
+    draw: Int[np.ndarray, " segment"]
+    skill: Int[np.ndarray, " segment"]
+    is_last: Bool[np.ndarray, " segment"]
+    views: np.ndarray
+    answer_views: np.ndarray | None
+    files: "RoundIds"
+
+    @property
+    def end(self) -> int:
+        """Token after the last token of the window, counted from the first token of the stream."""
+        return int(self.stop[-1])
+
+    @cached_property
+    def last_tokens(self) -> Int[np.ndarray, " draw"]:
+        """Last token of each draw that ends in the window, counted from the first token of the stream. With a separator: the separators."""
+        return self.stop[self.is_last] - 1
+
+    def copy(self, segments: slice | Int[np.ndarray, " some"]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Copy the tokens of segments, one after the other.
+
+        Returns:
+            The ids in their type on disk, and the mask of answers (uint8) or None. The id in the place of a separator has no meaning.
+        """
+        ids = np.frombuffer(self.files.ids.joined(self.views[segments]), self.files.dtype)
+        if self.files.answers is None or self.answer_views is None:
+            return ids, None
+        return ids, np.frombuffer(self.files.answers.joined(self.answer_views[segments]), np.uint8)
+
+
+class RoundIds:
+    """The files of ids of a round, and the place of each draw in the files.
+
+    Args:
+        plan: Rows of the samples of the round.
+        tokens: Tokens of each skill of the mix.
+    """
+
+    def __init__(self, plan: RoundPlan, tokens: Sequence[SkillTokens]) -> None:
+        shards = list(dict.fromkeys(plan.segments))
+        number_of = {shard: number for number, shard in enumerate(shards)}
+        self._opened = [tokens[skill].ids(shard) for skill, shard in shards]
+        num_rows = [len(rows) for rows in plan.rows]
+        files = np.repeat([number_of[segment] for segment in plan.segments], num_rows)
+        starts = [
+            tokens[skill].starts(shard, rows) for (skill, shard), rows in zip(plan.segments, plan.rows, strict=True)
+        ]
+        self._file, self._start = files.take(plan.slot), np.concatenate(starts).take(plan.slot)
+        self._skill = plan.skill
+        kept = tokens[0].kept
+        assert kept is not None
+        self.dtype = id_dtype(kept.type)
+
+    @cached_property
+    def ids(self) -> CheckedMaps:
+        """The files of ids."""
+        return CheckedMaps([shard.ids for shard in self._opened])
+
+    @cached_property
+    def answers(self) -> CheckedMaps | None:
+        """The files of masks, or None."""
+        files = [shard.answers for shard in self._opened if shard.answers is not None]
+        return CheckedMaps(files) if files else None
+
+    def table(
+        self, window: int, begins: Integer[np.ndarray, " draw"], *, first: int, first_draw: int, block_tokens: int
+    ) -> IdTable | None:
+        """Make the table of a window, or return None if its draws have no token.
+
+        Args:
+            window: Number of the window in the round.
+            begins: Beginning of the tokens of each draw of the round, counted from the round's first token, and the end of the last draw.
+            first, first_draw: First token and first draw of the round in the stream.
+            block_tokens: Number of tokens of a block.
+        """
+        draws = slice(window * WINDOW_DRAWS, min((window + 1) * WINDOW_DRAWS, len(begins) - 1))
+        begin, end = int(begins[draws.start]), int(begins[draws.stop])
+        if begin == end:
+            return None
+        first_cut = -(first + begin) % block_tokens + begin
+        cuts = np.concatenate([begins[draws], np.arange(first_cut, end, block_tokens)])
+        cuts.sort(kind="stable")  # a merge of two rising parts
+        # A draw without tokens begins where the next draw begins, or at the end of the window. So it has no beginning of its own.
+        start = cuts[np.append(cuts[1:], end) != cuts]
+        stop = np.append(start[1:], end)
+        draw = np.searchsorted(begins[draws.start + 1 : draws.stop + 1], start, side="right") + draws.start
+        before = self._start[draw] - begins[draw]
+        which, size = self._file[draw], self.dtype.itemsize
+        views = self.ids.views(which, (start + before) * size, (stop + before) * size)
+        answer_views = None if self.answers is None else self.answers.views(which, start + before, stop + before)
+        return IdTable(
+            start + first,
+            stop + first,
+            draw + first_draw,
+            self._skill[draw],
+            stop == begins[draw + 1],
+            views,
+            answer_views,
+            self,
+        )

@@ -1,0 +1,642 @@
+"""Token sets: the number of tokens, and the token ids, of each sample of a shard set, by one tokenizer. The shards stay unchanged.
+
+    T/train/SKILL/000000.tokens.npy    number of tokens of each row of train/SKILL/000000.tar, uint32
+    T/train/SKILL/000000.ids.bin       ids of all rows, one row after the other, uint16 or uint32, little-endian; one id 0 at the end
+    T/train/SKILL/000000.answers.bin   one byte for each id: 1 for a token of an answer, 0 for a token of a prompt; one byte 1 at the end
+    T/train/SKILL/000000.checks.npy    xxh3 (64 bits) of each MiB of ids.bin, then of each MiB of answers.bin, uint64
+    T/holdout/SKILL/...                the same for the held-out samples
+    T/tokenizer.json                   the tokenizer, as written by Hugging Face's `tokenizers`
+    T/tokens.json                      written last (schemas/tokens-2.json)
+
+A set of counts alone has no ids.bin and no checks.npy. A set without masked prompts has no answers.bin.
+
+With the counts the mixer can weigh tokens instead of samples, and `mixing/packing.py` can find any block of the packed stream. The
+counts are also the index of the ids: the first id of a row follows the ids of the rows before. With the ids, nothing is tokenized during
+the training. The counts take 4 bytes per sample, about 0.4 % of the size of texts of 1 kB. The ids take 2 or 4 bytes per token.
+
+A reader compares each MiB of ids with its digest when the MiB is first read. So a training starts at once, and a flipped byte never
+reaches a model. The id at the end lets a reader copy a sample together with the place of its separator.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import numpy as np
+import xxhash
+from jaxtyping import Int, Integer, UInt64
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from skillshard import canonical, places, storage
+from skillshard.errors import TokensError, did_you_mean, name_some
+from skillshard.loss import LossKind
+from skillshard.memo import memoized
+from skillshard.printable import counted
+from skillshard.progress import advance
+from skillshard.shards.cache import Cache
+from skillshard.shards.files import Files, LocalFiles, RemoteFiles, Wanted
+from skillshard.shards.manifest import SPLITS, Digest, Split, check_lengths
+from skillshard.shards.read import MAX_OPEN, FileWords, Mapped, ShardSet, mapped
+from skillshard.shards.tokenizers import open_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MANIFEST = "tokens.json"
+TOKENIZER = "tokenizer.json"
+IdType = Literal["uint16", "uint32"]
+"""Type of the kept ids. A vocabulary of up to 65,536 ids needs two bytes per id."""
+# A MiB is read from a disk in about a millisecond, and hashed in a tenth of a millisecond. The digests take 8 bytes per MiB.
+CHECK_BYTES = 1 << 20
+"""Number of neighbouring bytes with one digest."""
+# The rows of a stripe of the order. The sums of a shard of 64 MB then take 500 bytes.
+ROWS_SUMMED = 1024
+"""Number of rows between two known positions in the ids of a shard."""
+ANEW = "Write the tokens anew in another directory with 'skillshard tokens'."
+_WORDS = FileWords(TokensError, MANIFEST, ANEW)
+_COUNT = np.dtype("<u4")
+
+
+class TokenColumns1(BaseModel):
+    """Counts of one skill and split, one list for each property, with the shards in the order of the shard set's manifest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: list[int] = Field(description="Number in the file name of the shard.")
+    num_samples: list[int]
+    num_tokens: list[int]
+    digest: list[str] = Field(description="xxh3 (128 bits) of the file of counts.")
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "TokenColumns1":
+        check_lengths(self, "counts")
+        return self
+
+
+class TokenColumns(BaseModel):
+    """Files of one skill and split, one list for each property, with the shards in the order of the shard set's manifest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: list[int] = Field(description="Number in the file name of the shard.")
+    num_samples: list[Annotated[int, Field(ge=0)]]
+    num_tokens: list[Annotated[int, Field(ge=0)]]
+    digest: list[Digest] = Field(description="xxh3 (128 bits) of the file of counts.")
+    ids_digest: list[Digest | None] = Field(description="xxh3 (128 bits) of the file of ids. null without ids.")
+    answers_digest: list[Digest | None] = Field(
+        description="xxh3 (128 bits) of the mask of answers. null without masks."
+    )
+    checks_digest: list[Digest | None] = Field(description="xxh3 (128 bits) of the file of digests. null without ids.")
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "TokenColumns":
+        check_lengths(self, "tokens")
+        return self
+
+
+class TokensSkill1(BaseModel):
+    """Skill with its token counts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    folder: str = Field(pattern=r"^[a-z0-9-]+$", description="Directory name under train/ and holdout/.")
+    num_train: int = Field(ge=0, description="Number of tokens of the training samples.")
+    num_holdout: int = Field(ge=0, description="Number of tokens of the held-out samples.")
+    train: TokenColumns1
+    holdout: TokenColumns1
+
+
+class TokensSkill(BaseModel):
+    """Skill with its tokens."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    folder: str = Field(pattern=r"^[a-z0-9-]+$", description="Directory name under train/ and holdout/.")
+    num_train: int = Field(ge=0, description="Number of tokens of the training samples.")
+    num_holdout: int = Field(ge=0, description="Number of tokens of the held-out samples.")
+    train: TokenColumns
+    holdout: TokenColumns
+
+
+class KeptIds(BaseModel):
+    """Form of the kept ids."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: IdType
+    num_ids: int = Field(
+        ge=1, le=1 << 32, description="Number of ids of the tokenizer. Every kept id is below this number."
+    )
+
+
+class KeptAnswers(BaseModel):
+    """Rule by which the answers were found, as in `skillshard.loss.LossKind`. Exactly one of the two is set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    answer_after: str | None = Field(description="Text before the answer.")
+    prompt_field: str | None = Field(
+        description="Metadata field with the length of the prompt, or with the spans of the answers."
+    )
+
+
+class TokensManifest1(BaseModel):
+    """tokens.json of version 1: counts alone."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal["skillshard/tokens/1"] = Field("skillshard/tokens/1", alias="schema")
+    made_from: dict[str, Any] = Field(description="Command, arguments and digests of the inputs.")
+    shards: str = Field(description="Digest of the shard set's manifest.")
+    tokenizer: str = Field(description="Digest of tokenizer.json.")
+    special_tokens: bool = Field(
+        description="Whether the tokenizer's special tokens are added to each sample and counted."
+    )
+    skills: list[TokensSkill1] = Field(description="Skills in the order of their names.")
+    num_train: int = Field(ge=0, description="Number of tokens of all training samples.")
+    num_holdout: int = Field(ge=0, description="Number of tokens of all held-out samples.")
+
+
+class TokensManifest(BaseModel):
+    """tokens.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal["skillshard/tokens/2"] = Field("skillshard/tokens/2", alias="schema")
+    made_from: dict[str, Any] = Field(description="Command, arguments and digests of the inputs.")
+    shards: str = Field(description="Digest of the shard set's manifest.")
+    tokenizer: str = Field(description="Digest of tokenizer.json.")
+    special_tokens: bool = Field(
+        description="Whether the tokenizer's special tokens, such as BOS and EOS, are added to each sample, kept and counted."
+    )
+    ids: KeptIds | None = Field(description="Form of the kept ids. null: the set has counts alone.")
+    answers: KeptAnswers | None = Field(description="Rule of the mask of answers. null: every token is learned.")
+    skills: list[TokensSkill] = Field(description="Skills in the order of their names.")
+    num_train: int = Field(ge=0, description="Number of tokens of all training samples.")
+    num_holdout: int = Field(ge=0, description="Number of tokens of all held-out samples.")
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> "TokensManifest":
+        expected = {
+            "ids_digest": self.ids is not None,
+            "answers_digest": self.answers is not None,
+            "checks_digest": self.ids is not None,
+        }
+        if self.answers is not None and self.ids is None:
+            raise ValueError("answers are given without ids")
+        for skill in self.skills:
+            for split in SPLITS:
+                for name, is_kept in expected.items():
+                    if any((value is not None) != is_kept for value in getattr(getattr(skill, split), name)):
+                        raise ValueError(f"skill {skill.name!r}: {split}.{name} does not agree with ids and answers")
+        return self
+
+
+def file_name(
+    split: Split, folder: str, number: int, kind: Literal["tokens.npy", "ids.bin", "answers.bin", "checks.npy"]
+) -> str:
+    """Return the path of a shard's file inside the directory of a token set.
+
+    >>> file_name("train", "carry", 7, "ids.bin")
+    'train/carry/000007.ids.bin'
+    """
+    return f"{split}/{folder}/{number:06d}.{kind}"
+
+
+def checks_of(data: Mapped | bytes) -> UInt64[np.ndarray, " check"]:
+    """Return the digest of each MiB of some bytes, uint64.
+
+    >>> len(checks_of(bytes(CHECK_BYTES + 1)))
+    2
+    """
+    starts = range(0, len(data), CHECK_BYTES)
+    with memoryview(data) as view:  # an open view would keep a map from being closed
+        return np.array([xxhash.xxh3_64_intdigest(view[start : start + CHECK_BYTES]) for start in starts], np.uint64)
+
+
+class CheckedBytes:
+    """A file in memory, and the digests of its parts. A part is compared with its digest when the part is first read.
+
+    Args:
+        name: Name of the file, for errors.
+        data: Bytes of the file.
+        digests: Digest of each MiB.
+        is_checked: Whether each MiB has been compared with its digest. All readers of one file share the array.
+        ids: Form of the ids in the file. None: the file has no ids.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: Mapped,
+        digests: UInt64[np.ndarray, " check"],
+        is_checked: np.ndarray,
+        ids: KeptIds | None,
+    ) -> None:
+        self._name, self.data, self._digests, self.is_checked, self._ids = name, data, digests, is_checked, ids
+
+    def check(self, part: int) -> None:
+        """Compare a MiB of the file with its digest, and its ids with the number of ids of the tokenizer.
+
+        Raises:
+            TokensError: The bytes differ, or an id is too large.
+        """
+        start = part * CHECK_BYTES
+        stop = min(start + CHECK_BYTES, len(self.data))
+        data = memoryview(self.data)[start:stop]
+        (got,) = checks_of(data).tolist()
+        if got != (expected := int(self._digests[part])):
+            raise TokensError(
+                f"{self._name}: bytes {start:,} to {stop - 1:,} have digest {got:016x} but the file of digests says {expected:016x}: damaged or "
+                f"edited. {ANEW}"
+            )
+        if self._ids is not None:
+            # The digests find damage. Ids that another program wrote may be whole, and still belong to another tokenizer.
+            refuse_beyond(np.frombuffer(data, id_dtype(self._ids.type)), self._ids.num_ids, self._name)
+        self.is_checked[part] = True
+
+
+@dataclass(frozen=True)
+class ShardIds:
+    """The ids of one shard in memory maps.
+
+    Attributes:
+        ids: Bytes of the ids.
+        answers: Bytes of the mask of answers, or None.
+    """
+
+    ids: CheckedBytes
+    answers: CheckedBytes | None
+
+
+@dataclass(frozen=True)
+class SkillTokens:
+    """Tokens of one skill and split.
+
+    Attributes:
+        files: Source of the files.
+        skill: Name of the skill.
+        split: "train" or "holdout".
+        folder: Name of the skill's directory.
+        columns: Files as in tokens.json.
+        kept: Form of the ids, or None for counts alone.
+    """
+
+    files: Files
+    skill: str
+    split: Split
+    folder: str
+    columns: TokenColumns
+    kept: KeptIds | None
+    _counts: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _sums: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _ids: dict[int, ShardIds] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # One byte per MiB of ids. The arrays outlive the maps, so that a MiB is checked once in a process and not once in an epoch.
+    _checked: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Return one line with the skill, the split and the numbers."""
+        tokens, samples = counted(sum(self.columns.num_tokens), "token"), counted(self.num_samples, "sample")
+        return f"SkillTokens({self.skill!r} of {places.public(self.files.root)!r}: {self.split}, {tokens} in {samples})"
+
+    @cached_property
+    def shard_tokens(self) -> Int[np.ndarray, " shard"]:
+        """Number of tokens of each shard, in the order of the shard set's manifest."""
+        return np.array(self.columns.num_tokens, np.int64)
+
+    @cached_property
+    def num_tokens(self) -> int:
+        return int(self.shard_tokens.sum())
+
+    @property
+    def num_samples(self) -> int:
+        return sum(self.columns.num_samples)
+
+    def rows(self, shard: int) -> np.ndarray:
+        """Return the number of tokens of each row of a shard, uint32, memory-mapped.
+
+        Raises:
+            TokensError: The file differs from its entry in tokens.json.
+        """
+        return memoized(self._counts, shard, self._counts_checked, most=MAX_OPEN)
+
+    def starts(self, shard: int, rows: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
+        """Return the position in the shard's ids of the first id of each row. The rows lie within `ROWS_SUMMED` rows or a few times more."""
+        counts = self.rows(shard)
+        sums = memoized(self._sums, shard, self._sums_of, most=MAX_OPEN)
+        part, end = int(rows.min()) // ROWS_SUMMED, int(rows.max()) + 1
+        inside = np.cumsum(counts[part * ROWS_SUMMED : end], dtype=np.int64)
+        return sums[part] + (inside - counts[part * ROWS_SUMMED : end])[rows - part * ROWS_SUMMED]
+
+    def _sums_of(self, shard: int) -> Int[np.ndarray, " part"]:
+        """Return the number of tokens before every `ROWS_SUMMED`-th row."""
+        counts = self.rows(shard)
+        sums = np.add.reduceat(counts, np.arange(0, len(counts), ROWS_SUMMED), dtype=np.int64)
+        return np.cumsum(sums) - sums
+
+    def ids(self, shard: int) -> ShardIds:
+        """Return the ids of a shard, memory-mapped.
+
+        Raises:
+            TokensError: The set has counts alone, or a file differs from its entry in tokens.json.
+        """
+        return memoized(self._ids, shard, self._ids_opened, most=MAX_OPEN)
+
+    def prefetch(self, shard: int) -> None:
+        """Announce that the ids of a shard will be read soon. A remote file is fetched into the cache in the background."""
+        if shard not in self._ids:
+            for wanted in self._wanted(shard):
+                self.files.prefetch(wanted)
+
+    def _name(self, shard: int, kind: Literal["tokens.npy", "ids.bin", "answers.bin", "checks.npy"]) -> str:
+        return file_name(self.split, self.folder, self.columns.number[shard], kind)
+
+    def _wanted(self, shard: int) -> list[Wanted]:
+        """Return the files of a shard with their expected bytes: ids, then answers if the set has a mask."""
+        if self.kept is None:
+            raise TokensError(
+                f"{places.public(self.files.root)} has token counts alone, and no token ids. Write the ids in another directory with "
+                "'skillshard tokens' without --counts-only."
+            )
+        num = self.columns.num_tokens[shard] + 1
+        ids, answers = self.columns.ids_digest[shard], self.columns.answers_digest[shard]
+        assert ids is not None
+        wanted = [Wanted(self._name(shard, "ids.bin"), ids, num * id_dtype(self.kept.type).itemsize)]
+        return wanted if answers is None else [*wanted, Wanted(self._name(shard, "answers.bin"), answers, num)]
+
+    def _ids_opened(self, shard: int) -> ShardIds:
+        wanted = self._wanted(shard)
+        digests = self._digests(shard, wanted)
+        opened: list[CheckedBytes] = []
+        first = 0
+        for file in wanted:
+            # The parts are checked when they are read. A file of a store was checked as a whole on its arrival.
+            data = mapped(self.files, file, check_digest=False, keep_open=self.files.are_locked, words=_WORDS)
+            num_parts = -(-len(data) // CHECK_BYTES)
+            is_checked = self._checked.setdefault(file.name, np.zeros(num_parts, bool))
+            ids = None if opened else self.kept
+            opened.append(CheckedBytes(file.name, data, digests[first : first + num_parts], is_checked, ids))
+            first += num_parts
+        return ShardIds(opened[0], opened[1] if len(opened) > 1 else None)
+
+    def _digests(self, shard: int, wanted: Sequence[Wanted]) -> UInt64[np.ndarray, " check"]:
+        """Return the digests of all parts of a shard's files."""
+        digest = self.columns.checks_digest[shard]
+        assert digest is not None
+        num = sum(-(-(file.num_bytes or 0) // CHECK_BYTES) for file in wanted)
+        return self._array(Wanted(self._name(shard, "checks.npy"), digest), np.dtype("<u8"), num)
+
+    def _array(self, wanted: Wanted, dtype: np.dtype, num: int) -> np.ndarray:
+        """Map the entries of a .npy file, whose digest is compared."""
+        data = mapped(self.files, wanted, check_digest=True, keep_open=False, words=_WORDS)
+        # The entries are the end of the .npy file, so their number gives the length of the header before them.
+        first = len(data) - num * dtype.itemsize
+        if not 0 < first < 2 * 64 + 1:
+            raise TokensError(
+                f"{wanted.name} is {len(data):,} bytes, but {MANIFEST} says {num:,} entries of {dtype.itemsize} bytes: damaged or edited. {ANEW}"
+            )
+        return np.frombuffer(data, dtype, offset=first)
+
+    def _counts_checked(self, shard: int) -> np.ndarray:
+        wanted = Wanted(self._name(shard, "tokens.npy"), self.columns.digest[shard])
+        counts = self._array(wanted, _COUNT, self.columns.num_samples[shard])
+        # The digest says that the file is whole. tokens.json itself may be edited, so its numbers are compared too.
+        if (got := int(counts.sum(dtype=np.int64))) != (expected := self.columns.num_tokens[shard]):
+            raise TokensError(
+                f"{wanted.name} counts {got:,} tokens but {MANIFEST} says {expected:,}: damaged or edited. {ANEW}"
+            )
+        return counts
+
+    def __getstate__(self) -> dict[str, object]:
+        # Memory maps cannot be pickled. Another process maps and checks the files itself.
+        return {**self.__dict__, "_counts": {}, "_sums": {}, "_ids": {}, "_checked": {}}
+
+    def verify(self) -> list[str]:
+        """Read all files and return one sentence for each fault."""
+        faults = []
+        self._checked.clear()
+        for shard in range(len(self.columns.number)):
+            try:
+                self._counts_checked(shard)
+                if self.kept is not None:
+                    self._verify_ids(shard)
+            except TokensError as error:
+                faults.append(str(error))
+        return faults
+
+    def _verify_ids(self, shard: int) -> None:
+        opened, wanted = self._ids_opened(shard), self._wanted(shard)
+        for checked, file in zip((opened.ids, opened.answers), wanted, strict=False):
+            assert checked is not None
+            for part in range(len(checked.is_checked)):
+                checked.check(part)
+            if (digest := canonical.digest(checked.data)) != file.digest:
+                raise TokensError(
+                    f"{file.name} has digest {digest} but {MANIFEST} says {file.digest}: damaged or edited file. {ANEW}"
+                )
+
+
+def refuse_beyond(ids: Integer[np.ndarray, " token"], num_ids: int, name: str) -> None:
+    """Raise TokensError if an id is not below the number of ids of the tokenizer."""
+    if ids.size and (largest := int(ids.max())) >= num_ids:
+        raise TokensError(
+            f"{name} has id {largest:,}, but the tokenizer's ids are below {num_ids:,}: the ids are of another tokenizer, or damaged. {ANEW}"
+        )
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """Finished tokens of a shard set: counts, and ids unless the set has counts alone.
+
+    Attributes:
+        files: Source of the files.
+        manifest: Content of tokens.json.
+        digest: Digest of tokens.json. tokens.json has the digests of all files, so this digest stands for all bytes.
+    """
+
+    files: Files
+    manifest: TokensManifest
+    digest: str
+
+    @classmethod
+    def open(
+        cls,
+        place: str | os.PathLike[str],
+        *,
+        cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+    ) -> "TokenSet":
+        """Open a token set by its directory or URI.
+
+        Args:
+            place: Directory or URI of the token set.
+            cache: Directory on this machine for files from a remote place, as for `ShardSet.open`. Both may share a cache.
+            cache_bytes: Limit of the size of the cache, in bytes.
+
+        Raises:
+            TokensError: The token set is not finished, or the directory holds no token set.
+        """
+        files: Files
+        if places.is_remote(place):
+            files = RemoteFiles(os.fspath(place), None if cache is None else Cache(cache, cache_bytes))
+        else:
+            files = LocalFiles(places.local_path(place))
+        manifest_place = places.join(str(files.root), MANIFEST)
+        if not storage.exists(manifest_place):
+            raise TokensError(
+                f"{places.public(files.root)} holds no finished tokens: {MANIFEST} is not there. Run 'skillshard tokens' to its end."
+            )
+        if not files.is_remote:
+            storage.refuse_special(manifest_place)
+        raw = storage.read_bytes(manifest_place)
+        return cls(files, _manifest_of(raw, places.public(manifest_place)), canonical.digest(raw))
+
+    @property
+    def root(self) -> str:
+        """Directory or URI of the token set."""
+        return str(self.files.root)
+
+    @cached_property
+    def train(self) -> dict[str, SkillTokens]:
+        """Tokens of each skill with training shards, in the order of the names."""
+        return self._split("train")
+
+    @cached_property
+    def holdout(self) -> dict[str, SkillTokens]:
+        """Tokens of each skill with held-out shards."""
+        return self._split("holdout")
+
+    @cached_property
+    def tokenizer(self) -> "Tokenizer":
+        """Tokenizer of the token set.
+
+        Raises:
+            TokensError: The file is missing, or holds another tokenizer than the tokenizer of the token set.
+        """
+        place = places.join(self.root, TOKENIZER)
+        if not storage.exists(place):
+            raise TokensError(f"{places.public(place)} is missing. {ANEW}")
+        if (digest := storage.file_digest(place)) != self.manifest.tokenizer:
+            raise TokensError(
+                f"{places.public(place)} has digest {digest} but {MANIFEST} says {self.manifest.tokenizer}: not the tokenizer of these tokens. {ANEW}"
+            )
+        return open_tokenizer(place)
+
+    def token_id(self, token: str) -> int:
+        """Return the id of a token by its text.
+
+        Raises:
+            TokensError: The tokenizer has no token with this text.
+        """
+        token_id = self.tokenizer.token_to_id(token)
+        if token_id is None:
+            special = [added.content for added in self.tokenizer.get_added_tokens_decoder().values()]
+            raise TokensError(
+                f"the tokenizer of {places.public(self.root)} has no token {token!r}{did_you_mean(token, special)}; its special tokens are "
+                f"{name_some(special) or 'none'}."
+            )
+        return token_id
+
+    @property
+    def answers(self) -> LossKind | None:
+        """Rule of the mask of answers, or None if every token is learned."""
+        kept = self.manifest.answers
+        return None if kept is None else LossKind(answer_after=kept.answer_after, prompt_field=kept.prompt_field)
+
+    def refuse_other_shards(self, shards: ShardSet) -> None:
+        """Raise TokensError unless the tokens belong to a shard set, or to the whole set behind a chosen set."""
+        if self.manifest.shards not in (shards.digest, shards.whole_digest):
+            raise TokensError(
+                f"{places.public(self.root)} has the tokens of shards {self.manifest.shards}, but {places.public(shards.root)} is {shards.digest}. "
+                "Write the tokens of these shards with 'skillshard tokens'."
+            )
+
+    def __getstate__(self) -> dict[str, object]:
+        # Without the cached tokens and tokenizer: another process opens its own.
+        return {"files": self.files, "manifest": self.manifest, "digest": self.digest}
+
+    def __repr__(self) -> str:
+        """Return one line with the place and the numbers of skills and tokens."""
+        manifest = self.manifest
+        form = "counts alone" if manifest.ids is None else f"ids of {manifest.ids.type}"
+        return (
+            f"TokenSet({places.public(self.root)!r}: {counted(len(manifest.skills), 'skill')}, {manifest.num_train:,} train + "
+            f"{manifest.num_holdout:,} holdout tokens, {form})"
+        )
+
+    def verify(self) -> list[str]:
+        """Read all files and return one sentence for each fault, or an empty list. Remote bytes are fetched anew."""
+        files = RemoteFiles(self.files.root, None) if isinstance(self.files, RemoteFiles) else self.files
+        whole = TokenSet(files, self.manifest, self.digest)
+        parts = [*whole.train.values(), *whole.holdout.values()]
+        faults = []
+        for number, part in enumerate(parts):
+            advance(number, len(parts))
+            faults += part.verify()
+        totals = {"num_train": 0, "num_holdout": 0}
+        for skill in self.manifest.skills:
+            for split in SPLITS:
+                got, expected = sum(getattr(skill, split).num_tokens), getattr(skill, f"num_{split}")
+                totals[f"num_{split}"] += got
+                if got != expected:
+                    faults.append(
+                        f"{MANIFEST} says skill {skill.name!r} has {expected:,} {split} tokens, but its shards have {got:,}: damaged or "
+                        f"edited. {ANEW}"
+                    )
+        for name, got in totals.items():
+            if got != (expected := getattr(self.manifest, name)):
+                faults.append(
+                    f"{MANIFEST} says {name} is {expected:,}, but its skills have {got:,}: damaged or edited. {ANEW}"
+                )
+        try:
+            _ = self.tokenizer
+        except TokensError as error:
+            faults.append(str(error))
+        return faults
+
+    def _split(self, split: Split) -> dict[str, SkillTokens]:
+        return {
+            skill.name: SkillTokens(
+                self.files, skill.name, split, skill.folder, getattr(skill, split), self.manifest.ids
+            )
+            for skill in self.manifest.skills
+            if getattr(skill, split).number
+        }
+
+
+def id_dtype(id_type: IdType) -> np.dtype:
+    """Return the little-endian type of ids on disk."""
+    return np.dtype(id_type).newbyteorder("<")
+
+
+def id_type_of(num_ids: int) -> IdType:
+    """Return the smallest type that holds the ids below a number.
+
+    >>> id_type_of(65_536), id_type_of(65_537)
+    ('uint16', 'uint32')
+    """
+    return next(name for name in get_args(IdType) if num_ids - 1 <= np.iinfo(name).max)
+
+
+def _manifest_of(raw: bytes, shown: str) -> TokensManifest:
+    """Parse tokens.json of the present version, or of version 1 if its schema says so. Version 1 has counts alone."""
+    value = canonical.from_json(raw, shown)
+    is_older = isinstance(value, dict) and value.get("schema") == "skillshard/tokens/1"
+    try:
+        if not is_older:
+            return TokensManifest.model_validate(value)
+        older = TokensManifest1.model_validate(value).model_dump(by_alias=True)
+        for skill in older["skills"]:
+            for split in SPLITS:
+                nothing = [None] * len(skill[split]["number"])
+                skill[split] |= {"ids_digest": nothing, "answers_digest": nothing, "checks_digest": nothing}
+        return TokensManifest.model_validate({**older, "schema": "skillshard/tokens/2", "ids": None, "answers": None})
+    except ValidationError as fault:
+        raise TokensError(
+            f"{shown} does not fit schemas/tokens-{1 if is_older else 2}.json: {canonical.first_fault(fault)}: damaged or edited, or of another "
+            f"version. {ANEW}"
+        ) from fault
