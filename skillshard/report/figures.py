@@ -297,14 +297,15 @@ def draw_agreement(measured: Agreement, against: str, place: str | os.PathLike[s
     shares = measured.counts / measured.counts.sum(axis=1, keepdims=True)
     columns = np.argsort([(np.arange(len(shares)) * column).sum() / column.sum() for column in shares.T], kind="stable")
     rows = np.argsort([(np.arange(len(columns)) * row[columns]).sum() for row in shares], kind="stable")
-    width, height = (min(3.0 + 0.3 * num, 40.0) for num in (len(columns), len(rows)))
+    # 0.17 inches hold a line of the smallest readable font.
+    width, height = (min(3.0 + max(0.17, 0.3 - 0.002 * num) * num, 40.0) for num in (len(columns), len(rows)))
     figure, axis = _figure(max(width, 6.0), max(height, 4.0))
     drawn = axis.imshow(shares[rows][:, columns], vmin=0, vmax=1, cmap="Blues", aspect="auto")
     axis.set_yticks(range(len(rows)), [_short(measured.found[row]) for row in rows], fontsize=7)
     axis.set_xticks(range(len(columns)), [_short(measured.true[column]) for column in columns], fontsize=7, rotation=90)
     axis.set_xlabel(_short(against))
     axis.set_title(f"NMI {measured.nmi:.3f}, ARI {measured.ari:.3f}, purity {measured.purity:.3f}", fontsize=9)
-    figure.colorbar(drawn, ax=axis, label="share of the skill's samples")
+    figure.colorbar(drawn, ax=axis, label="share of the skill's samples", fraction=0.03, pad=0.01)
     _save(figure, place)
 
 

@@ -135,6 +135,17 @@ def test_an_inner_maximum_is_preferred_and_an_end_of_the_range_is_said(
     assert all(sentence.startswith(beginning) for sentence, beginning in zip(sentences, says, strict=True))
 
 
+def test_texts_without_a_known_term_take_no_centroid() -> None:
+    """Zero vectors are the farthest points from every centroid, so that each empty cluster would take one of them."""
+    points, _ = blobs(30, 4)
+    with_zeros = np.concatenate([np.zeros((20, points.shape[1]), np.float32), points])
+    clusters = fit(with_zeros, 4, seed=0)
+    assert np.array_equal(clusters.centroids, fit(points, 4, seed=0).centroids)
+    assert np.bincount(assign(points, clusters).cluster, minlength=4).all()
+    with pytest.raises(TagsError, match=r"`skills=2` is more than the 1 different samples of 9"):
+        fit(np.zeros((9, 3), np.float32), 2, seed=0)
+
+
 @pytest.mark.parametrize("spherical", [True, False])
 def test_a_cluster_that_loses_its_points_takes_the_farthest_one(spherical: bool) -> None:
     """No point is nearest to two of the centroids. Lloyd's steps alone would leave these clusters empty for ever."""

@@ -99,6 +99,7 @@ def choose_clusters(
     from threadpoolctl import threadpool_limits
 
     # With several threads, BLAS adds in an order that depends on the machine, and the last bits differ.
+    points = kmeans.with_direction(points) if spherical else points
     with threadpool_limits(1):
         if skills != "auto":
             return Fitted(kmeans.fit(points, skills, seed=seed, spherical=spherical, min_share=min_share), ())
@@ -131,6 +132,7 @@ def try_range(
     from threadpoolctl import threadpool_limits
 
     kmeans.refuse_range(skills_range)
+    points = kmeans.with_direction(points)
     with threadpool_limits(1):
         numbers = _numbers_to_try(points, skills_range, 0.0)
         return [

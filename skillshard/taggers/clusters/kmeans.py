@@ -103,6 +103,7 @@ def fit(
         Differs from the last: the prices of the constraints are raised one cluster at a time, as in an auction, and kept as
         `bonus`, so that the same prices assign new points.
     """
+    points = with_direction(points) if spherical else points
     refuse_too_many(points, num_clusters)
     if not 0 <= min_share <= 0.5 / num_clusters:
         raise TagsError(
@@ -112,6 +113,15 @@ def fit(
     fits = [_descend(points, start, max_steps) for start in _starts(points, num_clusters, num_starts, seed, spherical)]
     best = fits[int(np.argmin([mean for _, mean in fits]))][0]
     return _balanced(points, best, min_share) if min_share else best
+
+
+def with_direction(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "directed dim"]:
+    """Leave out the zero vectors, which are texts without a known term, unless all points are zero.
+
+    A zero vector has the same distance to every centroid, so a centroid of zero vectors would hold no point.
+    """
+    has_direction = points.any(axis=1)
+    return points if has_direction.all() or not has_direction.any() else points[has_direction]
 
 
 def refuse_more_than(num_samples: int, num_clusters: int) -> None:

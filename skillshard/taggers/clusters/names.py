@@ -20,6 +20,8 @@ TERMS_IN_NAME = 3
 MAX_TERM_CHARS = 24
 MIN_SHARE = 0.02
 """Smallest share of the samples of a cluster that hold a term. A rarer term does not describe the cluster."""
+# Auxiliary verbs that the list of stop words leaves out.
+_AUXILIARIES = frozenset(("did", "does", "doing", "having"))
 # "didn't" would give the term "didn". The list of stop words has "not", but no contractions.
 _CONTRACTION = re.compile(r"\b\w+n['\u2019]t\b|['\u2019](?:ll|ve|re|d|m|s)\b", re.IGNORECASE)
 TOPIC_SHARE = 0.1
@@ -45,7 +47,7 @@ def terms_in(text: str) -> set[str]:
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    words = set(words_in(_CONTRACTION.sub(" ", text))) - ENGLISH_STOP_WORDS
+    words = set(words_in(_CONTRACTION.sub(" ", text))) - ENGLISH_STOP_WORDS - _AUXILIARIES
     # A number, and a word with a digit, is mostly an amount, a version or a code.
     return {word for word in words if len(word) <= MAX_TERM_CHARS and not any(map(str.isdigit, word))}
 
