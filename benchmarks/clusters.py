@@ -8,8 +8,8 @@ table: NMI and ARI of the encoder before and after the choice, of the plain base
     of encoding and of clustering. Encoding counts the fit of an encoder.
 static: distil a static model with the package model2vec from a sentence-transformers model, into the directory --static.
 
-All methods see the same rows: 4,000 of each corpus, chosen by `keyed_random.distinct`. The rows of `choose` and of `table` differ. BLAS and
-torch use one thread.
+All methods see the same rows, chosen by `keyed_random.distinct`: 4,000 of each corpus, and in `table` 1,000 of the two corpora with long texts.
+The rows of `choose` and of `table` differ. BLAS and torch use one thread. `table` writes each corpus to --out as soon as it is measured.
 """
 
 import argparse
@@ -41,6 +41,8 @@ from skillshard.taggers.clusters.sentence_encoder import sentence_encoder
 from skillshard.taggers.clusters.words import words_in
 
 NUM_ROWS = 4000
+# Of the corpora with long texts, the table has fewer rows, because a MiniLM takes up to a second of one core for a long text.
+ROWS_OF_LONG_TEXTS = 1000
 SEEDS = (0, 1, 2)
 MAX_CHARS = 16_384
 
@@ -52,11 +54,12 @@ class Source:
     text_field: str
     category: str
     id_field: str | None = "id"
+    has_long_texts: bool = False
 
 
 CORPORA = {
-    "sources": Source("text", "source"),
-    "instructions": Source("text", "category"),
+    "sources": Source("text", "source", has_long_texts=True),
+    "instructions": Source("text", "category", has_long_texts=True),
     "banking77": Source("text", "category", None),
     "stackoverflow": Source("title", "tag", None),
 }
@@ -81,7 +84,8 @@ def chosen_rows(corpora: Path, name: str, purpose: str) -> Rows:
     partitions = Corpus.open(corpora / name, fields=mapping).partitions()
     reading = Corpus.open(corpora / name, fields=mapping).reading(16 << 20)
     samples = [row for part in partitions for row in read_partition(part, reading) if isinstance(row, Sample)]
-    rows = keyed_random.distinct(NUM_ROWS, len(samples), purpose, 0)
+    num_rows = ROWS_OF_LONG_TEXTS if purpose == "table" and source.has_long_texts else NUM_ROWS
+    rows = keyed_random.distinct(num_rows, len(samples), purpose, 0)
     chosen = [samples[row] for row in rows]
     return Rows([sample.text for sample in chosen], [str(sample.meta[source.category]) for sample in chosen])
 
@@ -267,6 +271,7 @@ def table(arguments: argparse.Namespace) -> dict[str, Any]:
                 measured = [encoded_measured(rows, seed, encode, kind) for seed in SEEDS]
                 results[name][f"{method}, {kind}"] = measured
                 show(name, f"{method}, {kind}", measured)
+        save(arguments, "table", results)
     return results
 
 
@@ -329,9 +334,14 @@ def main() -> None:
     arguments = parser.parse_args()
     with threadpool_limits(1):
         figures = SECTIONS[arguments.section](arguments)
+    save(arguments, arguments.section, figures)
+
+
+def save(arguments: argparse.Namespace, section: str, figures: dict[str, Any]) -> None:
+    """Write the figures of a section to --out. The other figures of the file stay."""
     if arguments.out:
         results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-        results[arguments.section] = {**results.get(arguments.section, {}), **figures}
+        results[section] = {**results.get(section, {}), **figures}
         results["machine"] = machine()
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
