@@ -71,6 +71,19 @@ def repeated_keys(data: bytes, lines: Sequence[bytes], values: Sequence[Any]) ->
     return repeated
 
 
+def may_repeat_keys(data: bytes, values: Sequence[Any]) -> bool:
+    """Return whether a key may stand twice in an object of some lines. False is certain.
+
+    >>> may_repeat_keys(b'{"a": 1}', [{"a": 1}]), may_repeat_keys(b'{"a": 2, "a": 3}', [{"a": 3}])
+    (False, True)
+    """
+    num_shallow, spaced = _num_shallow_keys(values), _spaced_ends(data)
+    if not len(spaced) and num_shallow == _num_pairs(data, b'":'):
+        return False
+    num_ends = len(_unspaced_ends(data)) + len(spaced)
+    return num_shallow != num_ends and sum(map(num_keys, values)) != num_ends
+
+
 def num_keys(value: Any) -> int:
     """Count the keys of all objects in a parsed value.
 

@@ -41,6 +41,24 @@ class TagRow(NamedTuple):
     reason: str | None
 
 
+class TagColumns(NamedTuple):
+    """Neighbouring rows of the tags, as lists of equal length. The fields are as in `TagRow`."""
+
+    ids: list[str | None]
+    skills: list[str | None]
+    scores: list[float | None]
+    reasons: list[str | None]
+
+    @classmethod
+    def of(cls, rows: Iterable[TagRow]) -> "TagColumns":
+        """Return the columns of rows."""
+        columns = cls([], [], [], [])
+        for row in rows:
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)  # type: ignore[arg-type]  # the fields have the same order
+        return columns
+
+
 class TagsStretch(BaseModel):
     """A stretch of a corpus file, with the digest of its rows."""
 
@@ -329,21 +347,27 @@ def read_part(place: str) -> Iterator[TagRow]:
         ) from error
 
 
-def write_part(place: str, rows: Iterable[TagRow]) -> None:
-    """Write one part, whole or not at all, in row groups of bounded size."""
+def write_part(place: str, blocks: Iterable[TagColumns]) -> None:
+    """Write one part, whole or not at all, in row groups of bounded size.
+
+    Args:
+        place: File of the part.
+        blocks: Rows of the tags in blocks of any size.
+    """
     # Rows are collected to groups of a fixed size, because the size of the groups is part of the bytes.
     with storage.writing(place) as part, pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
-        waiting: list[TagRow] = []
-        for row in rows:
-            waiting.append(row)
-            if len(waiting) == ROWS_PER_GROUP:
-                writer.write_table(_table(waiting))
-                waiting = []
-        if waiting:
+        waiting = TagColumns([], [], [], [])
+        for block in blocks:
+            for column, values in zip(waiting, block, strict=True):
+                column += values  # type: ignore[operator]  # columns of the same field have the same type
+            while len(waiting.ids) >= ROWS_PER_GROUP:
+                writer.write_table(_table(TagColumns(*(column[:ROWS_PER_GROUP] for column in waiting))))
+                waiting = TagColumns(*(column[ROWS_PER_GROUP:] for column in waiting))
+        if waiting.ids:
             writer.write_table(_table(waiting))
 
 
-def _table(rows: list[TagRow]) -> pa.Table:
+def _table(columns: TagColumns) -> pa.Table:
     return pa.table(
-        [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)], SCHEMA
+        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
     )

@@ -17,6 +17,7 @@ import xxhash
 from skillshard.canonical import explain
 from skillshard.corpus.contents import BOM, cut_off, end_of, open_text
 from skillshard.corpus.mapping import RowFields
+from skillshard.corpus.quick_lines import quick_samples
 from skillshard.corpus.sample import (
     MAX_DEPTH,
     BadRecord,
@@ -147,8 +148,8 @@ def read_lines(
     max_sample_bytes: int,
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
-) -> Iterator[Sample | Rejection]:
-    """Yield the rows of a stretch of a JSONL file.
+) -> Iterator[list[Sample | Rejection]]:
+    """Yield the rows of a stretch of a JSONL file, block by block.
 
     Args:
         stretch: Stretch to read.
@@ -161,7 +162,7 @@ def read_lines(
     if isinstance(source, Rejection):
         # A file has one rejection, however many stretches it is cut into.
         if stretch.start == 0:
-            yield source
+            yield [source]
         return
     name, unchecked_bytes, sample_of = stretch.name, max_sample_bytes // 4, fields.sample
     line_limit = line_limit_of(stretch, max_sample_bytes)
@@ -171,9 +172,17 @@ def read_lines(
         if block.num_skipped:
             # The bytes are gone, so the digest takes the length instead.
             hasher.update(f"{block.num_skipped} bytes passed over".encode())
-            yield Rejection(name, counter.line(0), "too-large", _too_long(block.num_skipped, line_limit))
+            yield [Rejection(name, counter.line(0), "too-large", _too_long(block.num_skipped, line_limit))]
             counter.passed += 1
             continue
+        # Rewritten JSON is at most four times as long as the line (1e15 grows most), so a short line needs no check.
+        if fields.is_quick and len(block.data) <= unchecked_bytes:
+            quick = quick_samples(block.data, fields)
+            if quick is not None:
+                yield quick
+                counter.passed += len(quick)
+                continue
+        rows: list[Sample | Rejection] = []
         lines = block.data.split(b"\n")
         if not lines[-1]:
             lines.pop()
@@ -197,24 +206,24 @@ def read_lines(
                     rest = sample.meta if fields.is_quick else record
                     if not is_plain(map(type, rest.values())) and needs_exact(rest):
                         sample = sample_of(exact_json(line), offset)
-                # Rewritten JSON is at most four times as long as the line (1e15 grows most), so a short line needs no check.
                 if len(line) > unchecked_bytes:
                     check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
             except (orjson.JSONDecodeError, BadRecord) as error:
                 if line.strip():  # a blank line is no row
                     may_be_mended = next_run < end and isinstance(error, BadRecord) and error.reason == "wrong-type"
                     mended = _mended(line, fields, offset) if may_be_mended else None
-                    yield mended or rejection(error, line, name=name, number=counter.line(number))
+                    rows.append(mended or rejection(error, line, name=name, number=counter.line(number)))
             else:
-                yield sample
+                rows.append(sample)
             offset = end
             if next_run < end:
                 while runs and runs[-1] < end:
                     runs.pop()
                 next_run = runs[-1] if runs else _NEVER
+        yield rows
         counter.passed += len(lines)
     if source.damage is not None:
-        yield cut_off(name, counter.line(0), source.damage, source.reason)
+        yield [cut_off(name, counter.line(0), source.damage, source.reason)]
 
 
 def _parsed(lines: list[bytes]) -> list[Any]:

@@ -239,6 +239,7 @@ class RowFields:
         own_name: Name of the file without the prefix.
         sample: Function of a parsed row and its position that returns the sample, or raises `BadRecord`.
         is_quick: Whether the mapping only names two keys, which is the usual case. The row is then changed, otherwise not.
+        id_field, text_field: The two keys, if `is_quick`.
     """
 
     def __init__(
@@ -261,7 +262,7 @@ class RowFields:
         self.sample: Callable[[Any, int], Sample] = self._quick if self.is_quick else self._mapped
         if whole_rows:
             self.is_quick, self.sample = False, self._whole
-        self._id_field, self._text_field = mapping.id_field, paths[0] if self.is_quick else ""
+        self.id_field, self.text_field = mapping.id_field, paths[0] if self.is_quick else ""
 
     @property
     def text_member(self) -> str:
@@ -283,12 +284,12 @@ class RowFields:
         """Return the sample of a row for a mapping that only names two keys."""
         if type(record) is not dict:
             raise _no_object(record)
-        id_field = self._id_field
+        id_field = self.id_field
         value = f"{self.name}@{position}" if id_field is None else record.pop(id_field, MISSING)
         sample_id = value if type(value) is str and value else id_of(value, str(id_field), record)
-        text = record.pop(self._text_field, MISSING)
+        text = record.pop(self.text_field, MISSING)
         if type(text) is not str or not text or text.isspace():
-            text = text_of(text, self._text_field, sample_id, record)
+            text = text_of(text, self.text_field, sample_id, record)
         return Sample(sample_id, text, rest_of(record), self.name)
 
     def _mapped(self, record: Any, position: int) -> Sample:

@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from urllib.parse import unquote
 
 import orjson
@@ -25,11 +25,10 @@ from skillshard.corpus.wet import read_wet
 from skillshard.errors import CorpusError
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # Hive's folder name for a null
+_ROWS_OF_BLOCK = 64
+_CHARACTERS_OF_BLOCK = 1 << 20
 _READERS: dict[Format, Callable[..., Iterator[Sample | Rejection]]] = {
-    "arrow": read_table,
-    "arrow-stream": read_table,
     "csv": read_delimited,
-    "parquet": read_table,
     "tar": read_tar,
     "text": read_text,
     "tsv": read_delimited,
@@ -67,6 +66,14 @@ class PartitionReader:
         self._begun = self._finished = False
 
     def __iter__(self) -> Iterator[Sample | Rejection]:
+        for block in self.blocks():
+            yield from block
+
+    def blocks(self) -> Iterator[list[Sample | Rejection]]:
+        """Yield the rows in lists of neighbouring rows, which is faster than row by row. A list belongs to one stretch.
+
+        The lists depend on the format, and take a few megabytes or hold a single row.
+        """
         if self._begun:
             raise CorpusError(
                 f"{self.partition.name}: a reader reads its partition only once. Make another PartitionReader."
@@ -75,15 +82,15 @@ class PartitionReader:
         for stretch in self.partition.stretches:
             self.first_rows.append(self._num_rows)
             hasher = xxhash.xxh3_128()
-            for row in self._rows(stretch, hasher):
-                self._num_rows += 1
-                yield row
+            for block in self._blocks(stretch, hasher):
+                self._num_rows += len(block)
+                yield block
             self._digests.append(hasher.hexdigest())
         self._finished = True
 
-    def _rows(self, stretch: Stretch, hasher: xxhash.xxh3_128) -> Iterator[Sample | Rejection]:
+    def _blocks(self, stretch: Stretch, hasher: xxhash.xxh3_128) -> Iterator[list[Sample | Rejection]]:
         _refuse_changed(stretch)
-        rows = _reader_of(stretch)(
+        blocks = _reader_of(stretch)(
             stretch,
             fields=self._reading.rows_of(stretch.name),
             max_sample_bytes=self._reading.max_sample_bytes,
@@ -92,8 +99,10 @@ class PartitionReader:
             passed_over=self.passed_over,
         )
         if folder_fields := hive_fields(stretch.name):
-            rows = _with_fields(rows, folder_fields)
-        return rows if stretch.num_rows is None else _hashed(islice(rows, stretch.num_rows), hasher)
+            blocks = _with_fields(blocks, folder_fields)
+        if stretch.num_rows is None:
+            return blocks
+        return _in_blocks(_hashed(islice(chain.from_iterable(blocks), stretch.num_rows), hasher))
 
     def num_rows(self) -> list[int]:
         """Return the number of rows of each stretch, rejected rows included.
@@ -187,10 +196,14 @@ def line_numbers(stretch: Stretch, rows: Collection[int], *, max_sample_bytes: i
     return {row: before + row + 1 for row in rows}
 
 
-def _reader_of(stretch: Stretch) -> Callable[..., Iterator[Sample | Rejection]]:
-    if stretch.format == "jsonl":
-        return read_documents if holds_documents(stretch) else read_lines
-    return _READERS[stretch.format]
+def _reader_of(stretch: Stretch) -> Callable[..., Iterator[list[Sample | Rejection]]]:
+    """Return the function that reads a stretch in blocks."""
+    if stretch.format == "jsonl" and not holds_documents(stretch):
+        return read_lines
+    if stretch.format in ("parquet", "arrow", "arrow-stream"):
+        return read_table
+    read_rows = read_documents if stretch.format == "jsonl" else _READERS[stretch.format]
+    return lambda *arguments, **options: _in_blocks(read_rows(*arguments, **options))
 
 
 def hive_fields(name: str) -> dict[str, str | None]:
@@ -204,14 +217,29 @@ def hive_fields(name: str) -> dict[str, str | None]:
 
 
 def _with_fields(
-    rows: Iterator[Sample | Rejection], folder_fields: Mapping[str, str | None]
-) -> Iterator[Sample | Rejection]:
+    blocks: Iterator[list[Sample | Rejection]], folder_fields: Mapping[str, str | None]
+) -> Iterator[list[Sample | Rejection]]:
     """Add the fields of the folders to the metadata. A field of the row has priority."""
+    for block in blocks:
+        for row in block:
+            if isinstance(row, Sample):
+                for name, value in folder_fields.items():
+                    row.meta.setdefault(name, value)
+        yield block
+
+
+def _in_blocks(rows: Iterator[Sample | Rejection]) -> Iterator[list[Sample | Rejection]]:
+    """Yield rows in lists of up to `_ROWS_OF_BLOCK` rows. A list ends after long texts, because the rows of a list are in memory together."""
+    block: list[Sample | Rejection] = []
+    num_characters = 0
     for row in rows:
-        if isinstance(row, Sample):
-            for name, value in folder_fields.items():
-                row.meta.setdefault(name, value)
-        yield row
+        block.append(row)
+        num_characters += len(row.text if isinstance(row, Sample) else row.raw or "")
+        if len(block) == _ROWS_OF_BLOCK or num_characters >= _CHARACTERS_OF_BLOCK:
+            yield block
+            block, num_characters = [], 0
+    if block:
+        yield block
 
 
 def _hashed(rows: Iterator[Sample | Rejection], hasher: xxhash.xxh3_128) -> Iterator[Sample | Rejection]:

@@ -66,8 +66,8 @@ def read_table(
     max_sample_bytes: int,
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
-) -> Iterator[Sample | Rejection]:
-    """Yield the rows of a stretch of a Parquet or Arrow file.
+) -> Iterator[list[Sample | Rejection]]:
+    """Yield the rows of a stretch of a Parquet or Arrow file, batch by batch.
 
     Args:
         stretch: Stretch to read.
@@ -80,7 +80,7 @@ def read_table(
     try:
         row, batches = _opened(stretch)
     except _Cut as error:
-        yield _unreadable(stretch, error)
+        yield [_unreadable(stretch, error)]
         return
     try:
         for batch in batches:
@@ -91,6 +91,7 @@ def read_table(
             # Few columns have values without a form, so the loop over rows looks only at these columns.
             gaps = [index for index, values in enumerate(columns) if NoForm in map(type, values)]
             rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * batch.num_rows
+            items: list[Sample | Rejection] = []
             for batch_row, values in enumerate(rows):
                 row += 1
                 record = dict(zip(names, values, strict=True))
@@ -105,12 +106,14 @@ def read_table(
                     check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
                 except BadRecord as error:
                     hasher.update(orjson.dumps([error.reason, error.detail, error.id]))
-                    yield Rejection(name, row, error.reason, error.detail, error.id, _shown(names, columns, batch_row))
+                    raw = _shown(names, columns, batch_row)
+                    items.append(Rejection(name, row, error.reason, error.detail, error.id, raw))
                 else:
                     hasher.update(orjson.dumps([sample.id, sample.text, sample.meta]))
-                    yield sample
+                    items.append(sample)
+            yield items
     except _Cut as error:
-        yield _rest(stretch, row + 1, error)
+        yield [_rest(stretch, row + 1, error)]
 
 
 def _columns(batch: pa.RecordBatch, fields: RowFields, passed_over: PassedOver) -> tuple[list[str], list[list[Any]]]:

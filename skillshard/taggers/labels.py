@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import xxhash
@@ -104,6 +104,8 @@ class LabelTable:
 
     folder: str
     labels: str
+
+    is_rowwise: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

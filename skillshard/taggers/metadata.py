@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from skillshard.corpus import MISSING, Sample, category_of, lookup
 from skillshard.corpus.paths import unknown
@@ -19,6 +19,8 @@ class Metadata:
 
     fields: tuple[str, ...]
 
+    is_rowwise: ClassVar[bool] = True
+
     @property
     def name(self) -> str:
         return "metadata"
@@ -28,7 +30,24 @@ class Metadata:
         return {"fields": list(self.fields)}
 
     def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
-        return [self._tag_one(sample) for sample in samples]
+        field, *others = self.fields
+        key = field.removeprefix("meta.")
+        if others or not key or "." in key or field in ("id", "text"):
+            return [self._tag_one(sample) for sample in samples]
+        # The usual case is a string under a key of the metadata. A lookup by a path costs as much as the parsing of a short row.
+        tag_of: dict[str, Tag] = {}
+        outcomes: list[Tag | Untagged] = []
+        for sample in samples:
+            meta = sample.meta
+            value = meta.get(key)
+            if type(value) is not str or not value or (key != field and ("meta" in meta or field in meta)):
+                outcomes.append(self._tag_one(sample))
+            else:
+                tag = tag_of.get(value)
+                if tag is None:
+                    tag = tag_of[value] = Tag(value)
+                outcomes.append(tag)
+        return outcomes
 
     def _tag_one(self, sample: Sample) -> Tag | Untagged:
         values = []

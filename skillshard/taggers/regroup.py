@@ -21,6 +21,7 @@ from skillshard.taggers.fields import fields_place, has_fields
 from skillshard.taggers.groups import Vector, added, check_share, final_names
 from skillshard.tags import (
     MANIFEST,
+    TagColumns,
     TagRow,
     Tags,
     TagsManifest,
@@ -218,7 +219,7 @@ def write_regrouped(folders: Sequence[str], part: int, names: Mapping[str, str],
             rows.append(TagRow(row.id, names[skill], row.score, None))
             counts[skill] = counts.get(skill, 0) + 1
     place = part_place(out, part)
-    write_part(place, rows)
+    write_part(place, [TagColumns.of(rows)])
     if lines:
         storage.write_bytes(rejected_place(out, part), b"".join(line + b"\n" for line in lines))
     return {

@@ -13,9 +13,9 @@ import itertools
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -45,6 +45,7 @@ from skillshard.taggers.tagger import (
     Finder,
     OnBadSample,
     RowTagger,
+    RowwiseTagger,
     Search,
     Tag,
     Tagger,
@@ -54,6 +55,7 @@ from skillshard.taggers.tagger import (
 from skillshard.tags import (
     MANIFEST,
     LeftOut,
+    TagColumns,
     TagRow,
     Tags,
     TagsManifest,
@@ -65,6 +67,7 @@ from skillshard.tags import (
 
 STAGES = ("tag", "merge-ids", "duplicates", "again")
 """Stages of tasks of every tagger, in their order. A `Finder` has its own stages before."""
+_Outcome = Tag | Untagged | None
 # More skills mean that the field is an id or a title. Every report, round and graph lists all skills.
 MAX_SKILLS = 10_000
 
@@ -302,28 +305,42 @@ def tag_partition(
     id_hashes, id_rows = array("Q"), array("Q")
     refused: list[tuple[int, Rejection]] = []
     reader = PartitionReader(partition, reading)
-
     later_rows = set(map(int, duplicates))
 
-    def rows() -> Iterator[TagRow]:
-        for number, (row, outcome) in enumerate(_tagged(iter(reader), tagger, partition.index)):
-            rejection = _refusal(row, outcome, reader.passed_over, is_duplicate=number in later_rows)
-            if rejection is not None:
-                if on_bad_sample == "stop":
-                    raise CorpusError(_located([(number, rejection)], reader, reading)[0].sentence())
-                refused.append((number, rejection))
-                yield TagRow(rejection.id, None, None, rejection.reason)
-                continue
-            assert isinstance(row, Sample) and isinstance(outcome, Tag)
-            sizes = counts.setdefault(outcome.skill, [0, 0])
+    def count(skills: Sequence[str], samples: Sequence[Sample], numbers: Iterable[int]) -> None:
+        for skill, sample in zip(skills, samples, strict=True):
+            sizes = counts.setdefault(skill, [0, 0])
+            text = sample.text
             sizes[0] += 1
-            sizes[1] += len(row.text.encode())
-            id_hashes.append(id_hash(row.id))
-            id_rows.append(number)
-            yield TagRow(row.id, outcome.skill, outcome.score, None)
+            sizes[1] += len(text) if text.isascii() else len(text.encode())
+        id_hashes.extend(map(id_hash, [sample.id for sample in samples]))
+        id_rows.extend(numbers)
+
+    def columns_of(number: int, rows: Sequence[Sample | Rejection], outcomes: Sequence[_Outcome]) -> TagColumns:
+        """Return the rows of the tags for neighbouring rows, of which the first has the number."""
+        if not later_rows and set(map(type, outcomes)) == {Tag}:  # the usual case, without a step for each row
+            samples, tags = cast(Sequence[Sample], rows), cast(Sequence[Tag], outcomes)
+            skills = [tag.skill for tag in tags]
+            count(skills, samples, range(number, number + len(samples)))
+            return TagColumns(
+                [sample.id for sample in samples], skills, [tag.score for tag in tags], [None] * len(samples)
+            )
+        tag_rows = []
+        for row_number, (row, outcome) in enumerate(zip(rows, outcomes, strict=True), start=number):
+            rejection = _refusal(row, outcome, reader.passed_over, is_duplicate=row_number in later_rows)
+            if rejection is None:
+                assert isinstance(row, Sample) and isinstance(outcome, Tag)
+                count([outcome.skill], [row], [row_number])
+                tag_rows.append(TagRow(row.id, outcome.skill, outcome.score, None))
+                continue
+            if on_bad_sample == "stop":
+                raise CorpusError(_located([(row_number, rejection)], reader, reading)[0].sentence())
+            refused.append((row_number, rejection))
+            tag_rows.append(TagRow(rejection.id, None, None, rejection.reason))
+        return TagColumns.of(tag_rows)
 
     place = part_place(out, partition.index)
-    write_part(place, rows())
+    write_part(place, (columns_of(*block) for block in _tagged(reader, tagger, partition.index)))
     rejected = _located(refused, reader, reading)
     if rejected:
         lines = (orjson.dumps(rejection.to_json(), option=orjson.OPT_APPEND_NEWLINE) for rejection in rejected)
@@ -341,18 +358,18 @@ def tag_partition(
 
 
 def _tagged(
-    reader: Iterator[Sample | Rejection], tagger: Tagger | RowTagger, partition: int
-) -> Iterator[tuple[Sample, Tag | Untagged] | tuple[Rejection, None]]:
-    """Yield every row with its outcome."""
-    numbers = itertools.count()
-    for rows in groups_of_rows(reader):
-        samples = [(next(numbers), row) for row in rows]
-        outcomes = _outcomes([(number, row) for number, row in samples if isinstance(row, Sample)], tagger, partition)
-        for row in rows:
-            if isinstance(row, Sample):
-                yield row, next(outcomes)
-            else:
-                yield row, None
+    reader: PartitionReader, tagger: Tagger | RowTagger, partition: int
+) -> Iterator[tuple[int, Sequence[Sample | Rejection], list[_Outcome]]]:
+    """Yield neighbouring rows: the number of the first row, the rows, and the outcome of each row. A rejection has the outcome None."""
+    number = 0
+    for rows in reader.blocks() if isinstance(tagger, RowwiseTagger) else groups_of_rows(reader):
+        samples = [(place, row) for place, row in enumerate(rows, start=number) if isinstance(row, Sample)]
+        outcomes = _outcomes(samples, tagger, partition)
+        if len(samples) == len(rows):
+            yield number, rows, list(outcomes)
+        else:
+            yield number, rows, [next(outcomes) if isinstance(row, Sample) else None for row in rows]
+        number += len(rows)
 
 
 def _outcomes(
@@ -365,7 +382,7 @@ def _outcomes(
 
 def _refusal(
     row: Sample | Rejection,
-    outcome: Tag | Untagged | None,
+    outcome: _Outcome,
     passed_over: PassedOver,
     *,
     is_duplicate: bool,

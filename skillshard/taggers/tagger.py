@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from skillshard.artefact import Work
 from skillshard.corpus import CorpusReading, Partition, Reason, Rejection, Sample
@@ -57,6 +57,16 @@ class Tagger(Protocol):
 
     def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
         """Tag neighbouring samples of one partition, and return the outcomes in the same order."""
+
+
+@runtime_checkable
+class RowwiseTagger(Tagger, Protocol):
+    """A tagger whose outcome for a sample does not depend on the other samples of the call.
+
+    The samples of a call are then the rows that were read together, and not the groups of `groups_of_rows`.
+    """
+
+    is_rowwise: ClassVar[bool]
 
 
 @dataclass(frozen=True)
