@@ -9,7 +9,7 @@ the corpus is accounted for.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -42,21 +42,23 @@ class TagRow(NamedTuple):
 
 
 class TagColumns(NamedTuple):
-    """Neighbouring rows of the tags, as lists of equal length. The fields are as in `TagRow`."""
+    """Neighbouring rows of the tags, as columns of equal length. The fields are as in `TagRow`."""
 
-    ids: list[str | None]
-    skills: list[str | None]
-    scores: list[float | None]
-    reasons: list[str | None]
+    ids: Sequence[str | None]
+    skills: Sequence[str | None]
+    scores: Sequence[float | None]
+    reasons: Sequence[str | None]
 
     @classmethod
     def of(cls, rows: Iterable[TagRow]) -> "TagColumns":
         """Return the columns of rows."""
-        columns = cls([], [], [], [])
-        for row in rows:
-            for column, value in zip(columns, row, strict=True):
-                column.append(value)  # type: ignore[arg-type]  # the fields have the same order
-        return columns
+        listed = list(rows)
+        return cls(
+            [row.id for row in listed],
+            [row.skill for row in listed],
+            [row.score for row in listed],
+            [row.reason for row in listed],
+        )
 
 
 class TagsStretch(BaseModel):
@@ -356,18 +358,18 @@ def write_part(place: str, blocks: Iterable[TagColumns]) -> None:
     """
     # Rows are collected to groups of a fixed size, because the size of the groups is part of the bytes.
     with storage.writing(place) as part, pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
-        waiting = TagColumns([], [], [], [])
+        waiting: tuple[list[Any], ...] = ([], [], [], [])
         for block in blocks:
             for column, values in zip(waiting, block, strict=True):
-                column += values  # type: ignore[operator]  # columns of the same field have the same type
-            while len(waiting.ids) >= ROWS_PER_GROUP:
-                writer.write_table(_table(TagColumns(*(column[:ROWS_PER_GROUP] for column in waiting))))
-                waiting = TagColumns(*(column[ROWS_PER_GROUP:] for column in waiting))
-        if waiting.ids:
+                column.extend(values)
+            while len(waiting[0]) >= ROWS_PER_GROUP:
+                writer.write_table(_table([column[:ROWS_PER_GROUP] for column in waiting]))
+                waiting = tuple(column[ROWS_PER_GROUP:] for column in waiting)
+        if waiting[0]:
             writer.write_table(_table(waiting))
 
 
-def _table(columns: TagColumns) -> pa.Table:
+def _table(columns: Sequence[list[Any]]) -> pa.Table:
     return pa.table(
         [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
     )

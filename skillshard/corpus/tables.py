@@ -23,6 +23,8 @@ from skillshard.corpus.values import NoForm, json_values, label
 # Bounds the memory of a batch as Python values, which take several times the bytes of the columns.
 _BATCH_BYTES = 4 << 20
 _BATCH_ROWS = 1024
+# Values that are the same after a pass through JSON.
+_PLAIN_TYPES = frozenset((str, int, bool, type(None)))
 # The format of Arrow streams: a continuation mark, and 0 as the length of the next message.
 _STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 # The mark at the start of a file, and the name of the format. A stream of Arrow has no mark of its own.
@@ -88,6 +90,11 @@ def read_table(
                 batch = batch.slice(0, num_left)
                 num_left -= batch.num_rows
             names, columns = _columns(batch, fields, passed_over)
+            quick = _quick_samples(batch, names, columns, fields, max_sample_bytes, hasher)
+            if quick is not None:
+                row += len(quick)
+                yield quick
+                continue
             # Few columns have values without a form, so the loop over rows looks only at these columns.
             gaps = [index for index, values in enumerate(columns) if NoForm in map(type, values)]
             rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * batch.num_rows
@@ -114,6 +121,41 @@ def read_table(
             yield items
     except _Cut as error:
         yield [_rest(stretch, row + 1, error)]
+
+
+def _quick_samples(
+    batch: pa.RecordBatch,
+    names: Sequence[str],
+    columns: Sequence[Sequence[Any]],
+    fields: RowFields,
+    max_sample_bytes: int,
+    hasher: xxhash.xxh3_128,
+) -> list[Sample | Rejection] | None:
+    """Return the samples of a batch of strings, integers and booleans, or None if a row or a column needs a closer look.
+
+    The hash is updated as by the reading row by row, and only if the samples are returned.
+    """
+    if not fields.is_quick or fields.id_field not in names or fields.text_field not in names or len(names) < 2:
+        return None
+    of_name = dict(zip(names, columns, strict=True))
+    ids, texts = of_name.pop(fields.id_field), of_name.pop(fields.text_field)
+    # JSON writes at most 6 bytes for a byte of text. The names of the columns stand in every row.
+    most_bytes = 6 * batch.nbytes + 6 * sum(len(name.encode()) + 2 for name in names)
+    if set(of_name) == {"meta"} or most_bytes > max_sample_bytes:
+        return None
+    if not all(map(_PLAIN_TYPES.issuperset, (map(type, column) for column in of_name.values()))):
+        return None
+    if not ({str}.issuperset(map(type, ids)) and {str}.issuperset(map(type, texts)) and all(ids)):
+        return None
+    if not all(texts) or any(map(str.isspace, texts)):
+        return None
+    metas: list[dict[str, Any]] = [{} for _ in ids]
+    if of_name:
+        metas = [dict(zip(of_name, values, strict=True)) for values in zip(*of_name.values(), strict=True)]
+    # One after the other, because the bytes of orjson keep a buffer of some kilobytes.
+    for values in map(orjson.dumps, zip(ids, texts, metas, strict=True)):
+        hasher.update(values)
+    return [Sample(sample_id, text, meta, fields.name) for sample_id, text, meta in zip(ids, texts, metas, strict=True)]
 
 
 def _columns(batch: pa.RecordBatch, fields: RowFields, passed_over: PassedOver) -> tuple[list[str], list[list[Any]]]:

@@ -1,4 +1,4 @@
-"""Ordinary blocks of JSON lines are read at once, and every block gives the rows of the reading line by line."""
+"""Ordinary blocks of JSON lines and of tables are read at once, and every block gives the rows of the reading row by row."""
 
 import json
 import tempfile
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from skillshard import taggers
 from skillshard.corpus import Corpus, FieldMapping, PartitionReader, Rejection, Sample, lookup
 from skillshard.corpus import lines as lines_module
+from skillshard.corpus import tables as tables_module
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.quick_lines import quick_samples
 from skillshard.corpus.sample import MISSING
@@ -107,6 +110,56 @@ def test_an_odd_line_among_ordinary_lines_is_told_by_its_number(odd: bytes) -> N
     rows, _ = rows_of(b"\n".join([*before, odd, *before]))
     rejected = [row.line for row in rows if isinstance(row, Rejection)]
     assert set(rejected) <= {4} and len(rows) == 6 + (1 if odd.strip() else 0)
+
+
+words = st.text(max_size=6)
+COLUMNS = {
+    "s": (pa.string(), words),
+    "n": (pa.int64(), st.integers(-(2**63), 2**63 - 1)),
+    "u": (pa.uint64(), st.integers(0, 2**64 - 1)),
+    "b": (pa.bool_(), st.booleans()),
+    "f": (pa.float64(), st.floats()),
+    "l": (pa.list_(pa.string()), st.lists(words, max_size=2)),
+    "meta": (pa.struct([("k", pa.string())]), st.fixed_dictionaries({"k": words})),
+    "d": (pa.duration("s"), st.just(1)),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), names=st.lists(st.sampled_from(sorted(COLUMNS)), max_size=3, unique=True))
+def test_every_batch_of_a_table_gives_the_rows_of_the_reading_row_by_row(data: st.DataObject, names: list[str]) -> None:
+    num_rows = data.draw(st.integers(1, 5))
+    is_tidy = data.draw(st.booleans())
+    texts_of = words.map("t".__add__) if is_tidy else st.none() | words
+    columns = {
+        name: pa.array(data.draw(st.lists(texts_of, min_size=num_rows, max_size=num_rows)), pa.string())
+        for name in ("id", "text")
+    }
+    for name in names:
+        kind, strategy = COLUMNS[name]
+        drawn = data.draw(st.lists(st.none() | strategy, min_size=num_rows, max_size=num_rows))
+        columns[name] = pa.array(drawn, kind)
+    limit = data.draw(st.sampled_from([20, 1 << 24]))
+    outcomes = []
+    calls: list[bool] = []
+    quick = tables_module._quick_samples
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        pq.write_table(pa.table(columns), Path(folder) / "a.parquet", row_group_size=2)
+        corpus = Corpus.open(folder)
+        (partition,) = corpus.partitions()
+        for function in (lambda *arguments: None, quick):
+
+            def watched(*arguments: Any) -> Any:
+                rows = function(*arguments)  # noqa: B023  # called within the step of the loop
+                calls.append(rows is not None)
+                return rows
+
+            patch.setattr(tables_module, "_quick_samples", watched)
+            reader = PartitionReader(partition, corpus.reading(limit))
+            outcomes.append((list(reader), reader.digests(), dict(reader.passed_over.columns)))
+    assert outcomes[0] == outcomes[1]
+    if is_tidy and set(names) <= {"s", "n", "u", "b"} and limit > 20:
+        assert any(calls)
 
 
 @pytest.mark.parametrize("field", ["skill", "meta.skill", "meta", "id", "meta.id", "meta.", "a.b", "file.stem"])
