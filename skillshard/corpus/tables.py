@@ -135,10 +135,11 @@ def _quick_samples(
 
     The hash is updated as by the reading row by row, and only if the samples are returned.
     """
-    if not fields.is_quick or fields.id_field not in names or fields.text_field not in names or len(names) < 2:
+    id_field, text_field = fields.id_field, fields.text_field
+    if not fields.is_quick or id_field is None or id_field == text_field or not {id_field, text_field} <= set(names):
         return None
     of_name = dict(zip(names, columns, strict=True))
-    ids, texts = of_name.pop(fields.id_field), of_name.pop(fields.text_field)
+    ids, texts = of_name.pop(id_field), of_name.pop(text_field)
     # JSON writes at most 6 bytes for a byte of text. The names of the columns stand in every row.
     most_bytes = 6 * batch.nbytes + 6 * sum(len(name.encode()) + 2 for name in names)
     if set(of_name) == {"meta"} or most_bytes > max_sample_bytes:
