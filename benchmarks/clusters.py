@@ -6,6 +6,7 @@
 choose: NMI of every candidate of docs/LOG.md (2026-11-27, "the rule"), of the plain baseline and of the encoder before the choice.
 table: NMI and ARI of the encoder before and after the choice, of the plain baselines, of a MiniLM and of a static model, with the CPU-seconds
     of encoding and of clustering. Encoding counts the fit of an encoder.
+loss: the same for loss trajectories on 1,000 of these rows, one seed.
 static: distil a static model with the package model2vec from a sentence-transformers model, into the directory --static.
 
 All methods see the same rows, chosen by `keyed_random.distinct`: 4,000 of each corpus, and in `table` 1,000 of the two corpora with long texts.
@@ -172,7 +173,7 @@ def vectors_of(weighted: Any, sizes: Any, found: Any, candidate: Candidate) -> F
 # --- measures -------------------------------------------------------------------------------------------------------
 
 
-def agreement(rows: Rows, clusters: Sequence[int]) -> dict[str, float]:
+def agreement(rows: Rows, clusters: Sequence[Any]) -> dict[str, float]:
     return {
         "nmi": round(float(normalized_mutual_info_score(rows.categories, clusters)), 4),
         "ari": round(float(adjusted_rand_score(rows.categories, clusters)), 4),
@@ -300,6 +301,44 @@ def encoded_measured(
     }
 
 
+LOSS_ROWS = 1000
+LOSS_SETTINGS: dict[str, Any] = {"trials": 2, "checkpoints": 5, "steps": 150, "lr": 0.003, "fitting_samples": 1000}
+"""Settings of the entry on loss trajectories of 2026-11-21 in docs/LOG.md. Nothing was chosen on these corpora."""
+
+
+def loss(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Tag the first rows of the table by loss trajectories, and by the lexical encoder beside them, with one seed."""
+    from skillshard import taggers
+    from skillshard.execution import Backend
+    from skillshard.proxy.reading_choice import ReadingChoice
+    from skillshard.taggers.losses.tagger import loss_tagger
+
+    results: dict[str, Any] = {}
+    for name in arguments.only:
+        rows = chosen_rows(arguments.corpora, name, "table")
+        rows = Rows(rows.texts[:LOSS_ROWS], rows.categories[:LOSS_ROWS])
+        with tempfile.TemporaryDirectory() as folder:
+            lines = [{"id": str(row), "text": text} for row, text in enumerate(rows.texts)]
+            place = Path(folder) / "rows.jsonl"
+            place.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            finder = loss_tagger(skills=rows.num_categories, seed=0, reading=ReadingChoice(window=96), **LOSS_SETTINGS)
+            before_s = time.process_time()
+            tags = taggers.tag_corpus(
+                Corpus.open(place), finder, Path(folder) / "tags", backend=Backend(workers=1), progress=False
+            )
+            cpu_s = time.process_time() - before_s
+            labels = [str(row.skill) for row in tags.rows(0)]
+        lexical_labels, _ = spherical(encoded_lexical(rows, 0), rows.num_categories, 0, num_starts=kmeans.NUM_STARTS)
+        results[name] = {
+            "num_rows": len(rows.texts),
+            "loss": {**agreement(rows, labels), "cpu_s": round(cpu_s, 1)},
+            "lexical": agreement(rows, lexical_labels),
+        }
+        print(name, results[name], flush=True)
+        save(arguments, "loss", results)
+    return results
+
+
 def static(arguments: argparse.Namespace) -> dict[str, Any]:
     """Distil a static model as model2vec does, and save the model as a sentence-transformers model."""
     from model2vec.distill import distill
@@ -351,6 +390,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "choose": choose,
     "table": table,
     "static": static,
+    "loss": loss,
 }
 
 if __name__ == "__main__":
