@@ -17,6 +17,7 @@ if sys.platform == "win32":
 _HOMES = {
     "Backend": "skillshard.execution",
     "Batch": "skillshard.mixing.mixer",
+    "BatchLosses": "skillshard.batch_losses",
     "Compute": "skillshard.proxy.device",
     "Corpus": "skillshard.corpus",
     "EdgeRule": "skillshard.graph.edges",
@@ -39,6 +40,7 @@ _HOMES = {
     "errors": "skillshard",
     "export_shards": "skillshard.export",
     "learn_graph": "skillshard.graph.learn",
+    "losses_from_batch": "skillshard.batch_losses",
     "losses_per_skill": "skillshard.evaluation",
     "needed": "skillshard.extras",
     "open_recorded": "skillshard.mixing.recorded",

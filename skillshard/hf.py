@@ -30,18 +30,18 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from skillshard import canonical, storage
+from skillshard.batch_losses import BatchLosses, token_nats
 from skillshard.corpus.template import Span
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
 from skillshard.loss import IGNORE, LossKind, answer_spans
 from skillshard.mixing.stream import Stream
 from skillshard.proxy.pretrained import ReadText, read_tokens, refuse_slow
-from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports
+from skillshard.refusals import refuse_for_trainer, refuse_other_measurement, refuse_other_step, refuse_rare_reports
 from skillshard.torch import (
     Blocks,
     Items,
@@ -56,7 +56,7 @@ from skillshard.torch import (
     world_size,
 )
 
-STATE_NAME = "mixer.json"
+STATE_NAME, SKILL = "mixer.json", "skill"
 LENGTHS_WANTED = ("group_by_length", "batch_rebalance")
 """Sampling strategies that need the length of every sample. The Trainer ignores these strategies if the dataset has no length."""
 
@@ -160,7 +160,7 @@ class _Collator:
         batch = _padded(self.tokenizer, read, self.max_tokens if self.fixed_length else None)
         learned = batch.mask == 1 if answers is None else batch.predicted
         labels = batch.ids.masked_fill(~learned, IGNORE)
-        return {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": labels}
+        return {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": labels, **_skills(items)}
 
     def _answers(self, items: Sequence[Any], texts: Sequence[str]) -> list[list[Span]]:
         """Return the answers of each text."""
@@ -255,9 +255,55 @@ def _nats(
     predicted: Bool[Tensor, "sample token"],
 ) -> tuple[Float[Tensor, " sample"], Int[Tensor, " sample"]]:
     """Return the summed loss and the number of predicted tokens of each text."""
-    # In float32: in half precision the sum over a long text overflows or loses its last digits.
-    nats = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
-    return (nats * predicted[:, 1:]).sum(1), predicted[:, 1:].sum(1)
+    return token_nats(logits, ids.masked_fill(~predicted, IGNORE)).sum(1), predicted[:, 1:].sum(1)
+
+
+def _skills(items: Sequence[Any]) -> dict[str, Tensor]:
+    """Return the column "skill" of a batch if the run reads training losses, and no column otherwise."""
+    if isinstance(items, Items) and items.mixer.measured_on == "training":
+        return {SKILL: torch.from_numpy(items.batch.skill_number.astype(np.int64))}
+    return {}
+
+
+class _Hooks:
+    """The hooks of a model that collect the losses of its training batches.
+
+    A batch has the column "skill", which is no argument of a model. The hook before the forward pass takes the column out, and the hook after
+    the forward pass reads the logits.
+    """
+
+    def __init__(self, losses: BatchLosses, model: nn.Module) -> None:
+        self.losses = losses
+        self._skill: Tensor | None = None
+        self._handles = [
+            model.register_forward_pre_hook(self._before, with_kwargs=True),
+            model.register_forward_hook(self._after, with_kwargs=True),
+        ]
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        self._skill = named.get(SKILL)
+        return arguments, {name: value for name, value in named.items() if name != SKILL}
+
+    def _after(self, model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        if not (model.training and torch.is_grad_enabled()):
+            return
+        logits, labels = getattr(output, "logits", None), named.get("labels")
+        if self._skill is None or logits is None or labels is None:
+            missing = [
+                name
+                for name, value in (("skill", self._skill), ("labels", labels), ("logits", logits))
+                if value is None
+            ]
+            raise PolicyError(
+                f"Mixer(measured_on='training') reads the losses of the batches, and a training batch has no {' and no '.join(missing)}: give "
+                "data_collator=causal_lm_collator(...) or causal_lm_blocks, or a collator that adds skill=torch.from_numpy(items.batch."
+                "skill_number), leave label_smoothing_factor away, and use a model that returns its logits."
+            )
+        self.losses.add(self._skill, labels, logits=logits)
 
 
 class MixerCallback(TrainerCallback):
@@ -266,16 +312,21 @@ class MixerCallback(TrainerCallback):
     Every process measures, because a sharded model needs all processes. Process 0 reports. A checkpoint gets the file `mixer.json`.
     Training with `resume_from_checkpoint` continues with exactly the next draw, so the callback turns off the Trainer's own skipping.
 
+    With `Mixer(measured_on="training")` the callback needs no `losses`: hooks on the model read the labels and the logits of every training
+    batch, and a report holds the losses of the batches since the last report. Save checkpoints at the steps of reports. A report after
+    another checkpoint holds the batches since the resume alone.
+
     Args:
         stream: Mixer or packed tokens of the `WholeStream` in training. `step_draws` (`step_blocks`) is
             per_device_train_batch_size x processes x gradient_accumulation_steps.
-        losses: Function that measures a model: model -> evaluation skill -> loss.
+        losses: Function that measures a model: model -> evaluation skill -> loss. None for a run with training losses.
         every_steps: Number of steps from one report to the next. A round needs at least one report. With blocks, two reports
             are safer, since a round of short samples has fewer blocks.
         resume_from: Directory of the checkpoint, if the checkpoint is not in `output_dir`.
 
     Raises:
-        PolicyError: The mixer has lag=0, or does not fit the training arguments (when training begins).
+        PolicyError: The mixer has lag=0, or does not fit the training arguments (when training begins). `losses` is missing, or is
+            given in a run with training losses.
         LedgerError: The checkpoint has no `mixer.json`, or the `mixer.json` of another run.
 
     Example:
@@ -290,13 +341,15 @@ class MixerCallback(TrainerCallback):
     def __init__(
         self,
         stream: Stream,
-        losses: Callable[[Any], Mapping[str, Any]],
+        losses: Callable[[Any], Mapping[str, Any]] | None = None,
         *,
         every_steps: int,
         resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
         refuse_for_trainer(stream, "accelerate")
+        refuse_other_measurement(stream, losses)
         self.stream, self.losses, self.every_steps, self.resume_from = stream, losses, every_steps, resume_from
+        self._hooks: _Hooks | None = None
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -317,6 +370,15 @@ class MixerCallback(TrainerCallback):
             if self.stream.initial_losses:
                 self._report(state, given["model"])
         refuse_rare_reports(self.stream, self.every_steps)
+        if self.losses is None:
+            self._hooks = _Hooks(BatchLosses(self.stream), given["model"])
+        return control
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if self._hooks is not None:
+            self._hooks.remove()
         return control
 
     def on_step_end(
@@ -327,7 +389,11 @@ class MixerCallback(TrainerCallback):
         return control
 
     def _report(self, state: TrainerState, model: Any) -> None:
-        losses = self.losses(model)
+        if self.losses is not None:
+            losses = self.losses(model)
+        else:
+            assert self._hooks is not None  # made when training began
+            losses = self._hooks.losses.take()
         if state.is_world_process_zero:
             self.stream.report(state.global_step, losses)
 
@@ -368,6 +434,11 @@ class MixerCallback(TrainerCallback):
                 "or give the callback to Trainer(callbacks=[...]), where it sets it itself."
             )
         # The Trainer's default is True, and every user meets this check once.
+        if self.losses is None and args.n_gpu > 1:
+            raise PolicyError(
+                f"this process trains on {args.n_gpu} GPUs by nn.DataParallel, which copies the model in every step, and training losses are "
+                "read from a single model: start a process for each GPU by torchrun, or give losses=."
+            )
         if args.remove_unused_columns:
             raise PolicyError(
                 "TrainingArguments.remove_unused_columns is True: the Trainer would take out of samples and blocks what no model has an "

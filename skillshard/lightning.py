@@ -19,9 +19,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from skillshard.batch_losses import BatchLosses
 from skillshard.errors import PolicyError
 from skillshard.mixing.stream import Stream
-from skillshard.refusals import refuse_for_trainer, refuse_other_step, refuse_rare_reports
+from skillshard.refusals import refuse_for_trainer, refuse_other_measurement, refuse_other_step, refuse_rare_reports
 from skillshard.torch import InOrder, dataset_of, restart, resume
 
 
@@ -117,24 +118,31 @@ class MixerCallback(Callback):
     If the policy needs the losses before the first step (`Mixer.initial_losses`), `MixedData` lets the callback measure at step 0.
     With a loader of your own, call `mixer.restart()` and `mixer.report(0, ...)` before `fit`.
 
+    With `Mixer(measured_on="training")` the callback needs no `losses`. The module's `training_step` then returns, beside "loss", either
+    "nats" and "tokens" (the summed loss and the number of predicted tokens of each sample), or "logits" if the batch has "labels". The batch
+    has "skill", as `collate` makes the batch. A report holds the losses of the batches since the last report. Save checkpoints at the steps
+    of reports. A report after another checkpoint holds the batches since the resume alone.
+
     Args:
         stream: Mixer or packed tokens of the `MixedData` in training.
-        losses: Function that measures a module: module -> evaluation skill -> loss.
+        losses: Function that measures a module: module -> evaluation skill -> loss. None for a run with training losses.
         every_steps: Number of optimizer steps from one report to the next. A round needs at least one report. With blocks, two
             reports are safer, since a round of short samples has fewer blocks.
 
     Raises:
-        PolicyError: When training begins: a round would have no report, or the reports go to another mixer than the data's.
+        PolicyError: `losses` is missing, or is given in a run with training losses. When training begins: a round would have no report, or the reports go to another mixer than the data's.
     """
 
     def __init__(
         self,
         stream: Stream,
-        losses: Callable[[LightningModule], Mapping[str, Any]],
+        losses: Callable[[LightningModule], Mapping[str, Any]] | None = None,
         *,
         every_steps: int,
     ) -> None:
+        refuse_other_measurement(stream, losses)
         self.stream, self.losses, self.every_steps = stream, losses, every_steps
+        self._batch_losses = BatchLosses(stream)
         self._reported = -1  # no step yet
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -150,6 +158,8 @@ class MixerCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self.losses is None:
+            self._add(outputs, batch)
         step = trainer.global_step
         # With accumulated gradients several batches end at one step, and only the first of these batches reports.
         if step == self._reported or step % self.every_steps:
@@ -159,6 +169,21 @@ class MixerCallback(Callback):
 
     def report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure on every process, and report the losses for the present step."""
-        losses = self.losses(pl_module)
+        losses = self._batch_losses.take() if self.losses is None else self.losses(pl_module)
         if trainer.is_global_zero:
             self.stream.report(trainer.global_step, losses)
+
+    def _add(self, outputs: Any, batch: Any) -> None:
+        """Add the losses of a training batch."""
+        named = outputs if isinstance(outputs, Mapping) else {}
+        columns = batch if isinstance(batch, Mapping) else {}
+        if "skill" in columns and "nats" in named and "tokens" in named:
+            self._batch_losses.add_sums(columns["skill"], named["nats"], named["tokens"])
+        elif "skill" in columns and "labels" in columns and "logits" in named:
+            self._batch_losses.add(columns["skill"], columns["labels"], logits=named["logits"])
+        else:
+            raise PolicyError(
+                "Mixer(measured_on='training') reads the losses of the batches: training_step must return {'loss': ..., 'nats': ..., "
+                "'tokens': ...} with the sums of each sample, or {'loss': ..., 'logits': ...} for a batch with 'labels', and the batch must have "
+                f"'skill'. training_step returned {sorted(named) or 'no mapping'}, and the batch has {sorted(columns) or 'no columns'}."
+            )

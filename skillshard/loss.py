@@ -19,6 +19,8 @@ from skillshard.corpus.template import Span, pairs_of
 from skillshard.errors import ObservationError, did_you_mean
 
 Reduction = Literal["per_sample", "per_token"]
+MeasuredOn = Literal["holdout", "training"]
+"""The samples of a loss: held-out samples, or the batches of the training itself."""
 IGNORE = -100
 """The target of a position where nothing is predicted. PyTorch's cross entropy and the models of transformers ignore this value."""
 
@@ -118,7 +120,7 @@ class Loss:
 
 
 class Losses(dict[str, Loss]):
-    """The loss of each skill, with the measured kind of loss. `mixer.report` compares this kind with the run's kind.
+    """The loss of each skill, with the measured kind of loss and the measured samples. `mixer.report` compares both with the run.
 
     Example:
         >>> losses = Losses({"add": Loss(1.5, 0.1, 10, 40)}, kind=LossKind())
@@ -126,9 +128,9 @@ class Losses(dict[str, Loss]):
         (1.5, 'per_sample')
     """
 
-    def __init__(self, losses: Mapping[str, Loss], *, kind: LossKind) -> None:
+    def __init__(self, losses: Mapping[str, Loss], *, kind: LossKind, measured_on: MeasuredOn = "holdout") -> None:
         super().__init__(losses)
-        self.kind = kind
+        self.kind, self.measured_on = kind, measured_on
 
 
 def parse_reduction(word: str) -> Reduction:

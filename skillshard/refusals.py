@@ -1,6 +1,8 @@
 """Refusals of the adapters for trainers: a refused setting would stall a training, or lose or repeat samples in silence."""
 
+from collections.abc import Callable, Mapping
 from math import ceil
+from typing import Any
 
 from skillshard.errors import PolicyError
 from skillshard.mixing.stream import Stream
@@ -20,6 +22,24 @@ def refuse_for_trainer(stream: Stream, trainer: str) -> None:
             f"next epoch. Use repeat='epochs', or a loop of your own over skillshard.torch.{stream.clock.words.dataset}."
         )
     refuse_waiting(stream, trainer)
+
+
+def refuse_other_measurement(stream: Stream, losses: Callable[[Any], Mapping[str, Any]] | None) -> None:
+    """Refuse a callback that measures other samples than the samples of the run's losses.
+
+    Raises:
+        PolicyError: A run with training losses has a function that measures, or a run with held-out losses has none.
+    """
+    if stream.measured_on == "training" and losses is not None:
+        raise PolicyError(
+            "Mixer(measured_on='training') takes the losses from the batches of the training: leave losses out of MixerCallback, or give "
+            "Mixer(measured_on='holdout')."
+        )
+    if stream.measured_on == "holdout" and losses is None:
+        raise PolicyError(
+            "MixerCallback has no losses: give a function that measures held-out samples (skillshard.losses_per_skill), or take the losses from "
+            "the batches of the training with Mixer(measured_on='training')."
+        )
 
 
 def refuse_waiting(stream: Stream, reader: str) -> None:

@@ -20,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from skillshard import artefact, canonical, places, storage
 from skillshard.errors import LedgerError, StorageError
-from skillshard.loss import LossKind
+from skillshard.loss import LossKind, MeasuredOn
 
 Lag = int | Literal["live"]
 RUN = "run.json"
+OLDER_RUNS = ("skillshard/run/1", "skillshard/run/2")
 RecordType = TypeVar("RecordType", bound="LedgerRecord")
 
 
@@ -76,7 +77,7 @@ def _plain(value: Any) -> Any:
 class RunRecord(LedgerRecord):
     """The record run.json: the facts that determine the stream together with the observations."""
 
-    schema_version: Literal["skillshard/run/2"] = Field("skillshard/run/2", alias="schema")
+    schema_version: Literal["skillshard/run/3"] = Field("skillshard/run/3", alias="schema")
     shards: str = Field(description="digest of the shard set's manifest")
     skills: list[str] = Field(min_length=1, description="training skills, in the order of every list of numbers")
     num_samples: list[int] = Field(description="number of training samples of each skill")
@@ -95,6 +96,9 @@ class RunRecord(LedgerRecord):
     policy_arguments: dict[str, Any]
     initial_losses: bool = Field(description="whether the first observation is of draw 0, before the first step")
     loss: LossKind = Field(description="reduction and mask of the losses")
+    measured_on: MeasuredOn = Field(
+        description="samples of the losses: held-out samples, or the batches of the training"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "RunRecord":
@@ -107,13 +111,22 @@ class RunRecord(LedgerRecord):
 class ObservationRecord(LedgerRecord):
     """An observation: losses of a model that has seen `draw` samples of the stream."""
 
-    schema_version: Literal["skillshard/observation/2"] = Field("skillshard/observation/2", alias="schema")
+    schema_version: Literal["skillshard/observation/3"] = Field("skillshard/observation/3", alias="schema")
     step: int = Field(ge=0, description="optimizer steps taken")
     draw: int = Field(ge=0, description="number of samples of the mixed stream that the model has seen")
     losses: dict[str, float | None] = Field(
         description="evaluation skill -> nats per token; null if not a finite number"
     )
     loss: LossKind = Field(description="reduction and mask of the losses")
+    measured_on: MeasuredOn = Field(
+        description="samples of the losses: held-out samples, or the batches of the training"
+    )
+    num_samples: dict[str, int] | None = Field(
+        description="evaluation skill -> number of measured samples, 0 for a loss of the observation before; null if the report gave no numbers"
+    )
+    standard_errors: dict[str, float | None] | None = Field(
+        description="evaluation skill -> standard error in nats per token, null if unknown; null if the report gave no errors"
+    )
     left_out: bool = Field(
         description="whether the policy does not see the losses, because a loss is not a finite number"
     )
@@ -124,6 +137,12 @@ class ObservationRecord(LedgerRecord):
         bad = [name for name, loss in self.losses.items() if loss is not None and not 0 <= loss < float("inf")]
         if bad or (not self.left_out and None in self.losses.values()):
             raise ValueError(f"losses must be finite numbers >= 0: {self.losses}")
+        for name, numbers in (("num_samples", self.num_samples), ("standard_errors", self.standard_errors)):
+            if numbers is not None and (
+                set(numbers) != set(self.losses)
+                or any(number is not None and number < 0 for number in numbers.values())
+            ):
+                raise ValueError(f"{name} must be numbers >= 0 of the same skills as losses: {numbers}")
         return self
 
 
@@ -371,9 +390,9 @@ def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType
         return None
     try:
         value = canonical.from_json(data, name)
-        if kind is RunRecord and isinstance(value, dict) and value.get("schema") == "skillshard/run/1":
+        if kind is RunRecord and isinstance(value, dict) and value.get("schema") in OLDER_RUNS:
             raise LedgerError(
-                f"{ledger} was written by an older version of skillshard (schema skillshard/run/1), and this version cannot continue the "
+                f"{ledger} was written by an older version of skillshard (schema {value['schema']}), and this version cannot continue the "
                 "run. Give a new ledger directory, or continue with the version that began the run."
             )
         record = kind.model_validate(value)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count, pairwise, repeat
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from skillshard import canonical, places
 from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, PolicyError, ShardError, TokensError, name_some
-from skillshard.loss import Losses, LossKind
+from skillshard.loss import Losses, LossKind, MeasuredOn
 from skillshard.memo import memoized
 from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.fields import check_fields, metas_of, rows_of
@@ -34,7 +34,7 @@ from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round, read_ahead
 from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
 from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, is_whole, whole_number
-from skillshard.policies.policy import Policy, check_is_policy
+from skillshard.policies.policy import Policy, Probing, check_is_policy
 from skillshard.printable import counted
 from skillshard.shards.manifest import TAR_BLOCK
 from skillshard.shards.read import ShardSet
@@ -150,9 +150,12 @@ class Mixer:
             amounts drawn in tokens.
         tokens: Token counts of the shards, required for unit="tokens".
         loss: Kind of the reported losses. The graph of a policy must be measured with the same kind.
+        measured_on: Samples of the reported losses. "holdout": held-out samples, which the trainer measures. "training": the batches of
+            the training, which cost no evaluation (`skillshard.batch_losses`). The first report then follows the first batches, and the
+            policy must read the losses of training skills and must not probe.
         initial_losses: Whether the first report is of draw 0, the model before the first step. With lag=1 round 1 uses these losses, as
             in Algorithm 1 of SKILL-IT. None: the default of the policy (True for `skill_it` except mode="static", `loss_order`,
-            `softmax_loss` and `graph_refresh`).
+            `softmax_loss` and `graph_refresh`), and False with training losses.
         job: Name of the job of this rank. The first rank of a job that resumes or restarts begins a new generation of
             the ledger, and ranks with the same name join the generation. A job that is started again needs another name. None: this
             process is the only process, or the ranks resume by `skillshard.torch.resume`.
@@ -197,6 +200,7 @@ class Mixer:
         unit: str = "samples",
         tokens: TokenSet | None = None,
         loss: LossKind = LossKind(),
+        measured_on: str = "holdout",
         initial_losses: bool | None = None,
         job: str | None = None,
         on_bad_loss: str = "stop",
@@ -219,6 +223,8 @@ class Mixer:
             raise PolicyError(f"wait_s is {wait_s!r}: give seconds, a number >= 0.")
         if not isinstance(loss, LossKind):
             raise PolicyError(f"loss is {loss!r}: give a kind of losses, such as LossKind(reduction='per_token').")
+        if measured_on not in ("holdout", "training"):
+            raise PolicyError(f"measured_on is {measured_on!r}: give 'holdout' (default) or 'training'.")
         if isinstance(held_out, str):
             raise PolicyError(f"held_out is the text {held_out!r}: give a list of names, such as [{held_out!r}].")
         if not re.fullmatch(r"epochs|stop|drop|cap:[1-9]\d*", repeat):
@@ -252,11 +258,20 @@ class Mixer:
             repeat=repeat,
             policy=policy.name,
             policy_arguments=_arguments(policy),
-            initial_losses=_initial_losses(policy, initial_losses),
+            initial_losses=_initial_losses(policy, initial_losses, measured_on),
             loss=loss,
+            measured_on=cast(MeasuredOn, measured_on),
         )
         _refuse_other_loss(policy, loss)
-        _refuse_unmeasurable(policy, shards, held_out)
+        if measured_on == "training":
+            if held_out is not None:
+                raise PolicyError(
+                    "held_out names held-out samples, and measured_on='training' measures none: omit held_out."
+                )
+            _refuse_training_losses(policy, shards)
+            held_out = shards.skills
+        else:
+            _refuse_unmeasurable(policy, shards, held_out)
         self._rounds = Rounds(
             self.ledger, policy, run, wait_s=wait_s, job=job, on_bad_loss=on_bad_loss, held_out=held_out
         )
@@ -450,7 +465,8 @@ class Mixer:
             step: Number of optimizer steps taken, 0 before the first step.
             losses: Evaluation skill -> loss in nats per token. A policy without evaluation skills reads the training skills. Every skill
                 is required, unless the policy has `may_miss_losses` (static policies, `odm`, `exp3`, `ado`). Then a single skill is
-                enough. The result of `losses_per_skill` must be of the run's kind of losses. The kind of plain numbers is not checked.
+                enough. Of training losses (`measured_on="training"`), a skill without a sample since the last report keeps the loss
+                of the observation before. The result of `losses_per_skill` must be of the run's kind of losses. The kind of plain numbers is not checked.
             draw: Number of samples that the model has seen. The default is `step * step_draws`, counted from the last resume, so that
                 `step_draws` may change between runs.
 
@@ -463,8 +479,11 @@ class Mixer:
         """
         number = whole_number("step", step)
         at_draw = self.clock.position_at(number) if draw is None else whole_number("draw", draw)
-        kind = losses.kind if isinstance(losses, Losses) else self._rounds.run.loss
-        self._rounds.report(number, at_draw, losses, kind)
+        run = self._rounds.run
+        kind, measured_on = (
+            (losses.kind, losses.measured_on) if isinstance(losses, Losses) else (run.loss, run.measured_on)
+        )
+        self._rounds.report(number, at_draw, losses, kind, measured_on)
 
     def step_reported_at(self, draw: int) -> int | None:
         """Return the step of the newest report if the report is of this draw, else None."""
@@ -507,6 +526,16 @@ class Mixer:
     def initial_losses(self) -> bool:
         """Whether the first report is of draw 0, the model before the first step."""
         return self._rounds.run.initial_losses
+
+    @property
+    def loss(self) -> LossKind:
+        """Kind of the reported losses."""
+        return self._rounds.run.loss
+
+    @property
+    def measured_on(self) -> MeasuredOn:
+        """Samples of the reported losses, "holdout" or "training"."""
+        return self._rounds.run.measured_on
 
     @property
     def reads_losses(self) -> bool:
@@ -754,8 +783,15 @@ def _arguments(policy: Policy) -> dict[str, Any]:
     return policy.arguments
 
 
-def _initial_losses(policy: Policy, initial_losses: bool | None) -> bool:
+def _initial_losses(policy: Policy, initial_losses: bool | None, measured_on: str) -> bool:
     """Return whether a run begins with the losses before the first step."""
+    if measured_on == "training":
+        if initial_losses:
+            raise PolicyError(
+                "initial_losses=True with measured_on='training': no batch exists before the first step. Omit initial_losses, or measure "
+                "held-out samples."
+            )
+        return False
     if initial_losses and not policy.reads_losses:
         raise PolicyError(f"initial_losses=True, but policy {policy.name} reads no losses: omit initial_losses.")
     return bool(getattr(policy, "initial_losses", False)) if initial_losses is None else initial_losses
@@ -768,6 +804,24 @@ def _refuse_other_loss(policy: Policy, loss: LossKind) -> None:
         raise PolicyError(
             f"the graph of policy {policy.name} was measured with {kind.sentence}, and this run's losses are {loss.sentence}: SKILL-IT would "
             f"mix the two kinds. Give Mixer(loss={kind!r}) and report losses of this kind, or allow the mix with skill_it(..., any_loss=True)."
+        )
+
+
+def _refuse_training_losses(policy: Policy, shards: ShardSet) -> None:
+    """Raise PolicyError if a policy cannot use the losses of the training batches."""
+    if not policy.reads_losses:
+        return
+    elsewhere = [name for name in policy.eval_skills or () if name not in shards.train]
+    if elsewhere:
+        raise PolicyError(
+            f"policy {policy.name} reads the losses of {name_some(map(repr, elsewhere))}, and no batch of the training has these skills: "
+            "measure held-out samples (measured_on='holdout')."
+        )
+    # The mean over the batches of a stretch is the loss in the middle of the stretch, and not the loss at the end of a probe.
+    if isinstance(policy, Probing):
+        raise PolicyError(
+            f"policy {policy.name} compares the losses at the two ends of a probe round, and training losses are means over the batches "
+            "between two reports: measure held-out samples (measured_on='holdout')."
         )
 
 

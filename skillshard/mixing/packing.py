@@ -35,6 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from skillshard import places
 from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, PolicyError, TokensError
+from skillshard.loss import LossKind, MeasuredOn
 from skillshard.memo import memoized
 from skillshard.mixing.ledger import Lag
 from skillshard.mixing.mixer import Mixer, MixerState
@@ -589,6 +590,21 @@ class PackedTokens:
     def initial_losses(self) -> bool:
         """Whether the first report is of draw 0, the model before the first step."""
         return self.mixer.initial_losses
+
+    @property
+    def skills(self) -> tuple[str, ...]:
+        """Training skills, in the order of the numbers of skills in a batch."""
+        return self.mixer.skills
+
+    @property
+    def loss(self) -> LossKind:
+        """Kind of the reported losses, as in `Mixer`."""
+        return self.mixer.loss
+
+    @property
+    def measured_on(self) -> MeasuredOn:
+        """Samples of the reported losses, as in `Mixer`."""
+        return self.mixer.measured_on
 
     def check_start(self, *, rank: int = 0) -> None:
         """Refuse a wrong start in the main process, as `Mixer.check_start` does."""

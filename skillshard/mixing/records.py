@@ -418,6 +418,8 @@ def observation_fault(
         return f"is of draw {record.draw:,}, which is not after draw {before.draw:,} of the record before it: it was changed."
     if record.loss != run.loss:
         return f"holds {record.loss.sentence}, and the run's losses are {run.loss.sentence}: it was changed."
+    if record.measured_on != run.measured_on:
+        return f"holds losses of {record.measured_on} samples, and the run's losses are of {run.measured_on} samples: it was changed."
     return None
 
 

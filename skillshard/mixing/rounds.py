@@ -5,6 +5,7 @@ reads this record. A round is a pure function of the run, the round before and t
 round. The exception is `lag="live"`, where the record names the observations that were present.
 """
 
+import math
 import multiprocessing
 import os
 import threading
@@ -19,7 +20,7 @@ from jaxtyping import Float, Int
 
 from skillshard import artefact
 from skillshard.errors import LedgerError, ObservationError, PolicyError, RepetitionWarning, RoundError, name_some
-from skillshard.loss import LossKind
+from skillshard.loss import Loss, LossKind, MeasuredOn
 from skillshard.mixing.counts import drawn_at, in_unit, round_counts
 from skillshard.mixing.interpreter_end import interpreter_ends
 from skillshard.mixing.ledger import (
@@ -175,18 +176,25 @@ class Rounds:
 
     # --- losses in ---------------------------------------------------------------------------------------------------
 
-    def report(self, step: int, draw: int, losses: Mapping[str, Any], loss: LossKind) -> None:
+    def report(self, step: int, draw: int, losses: Mapping[str, Any], loss: LossKind, measured_on: MeasuredOn) -> None:
         """Record an observation. Raise ObservationError as in `Mixer.report`."""
         if loss != self.run.loss:
             raise ObservationError(
                 f"losses at step {step} are {loss.sentence}, and this run's losses are {self.run.loss.sentence}: give Mixer(loss=...) and the losses "
                 "the same reduction and the same masking."
             )
+        if measured_on != self.run.measured_on:
+            raise ObservationError(
+                f"losses at step {step} are of {measured_on} samples, and this run's losses are of {self.run.measured_on} samples: give "
+                f"Mixer(measured_on={measured_on!r}), or report losses of {self.run.measured_on} samples. Nothing was recorded."
+            )
+        if measured_on == "training":
+            losses = self._with_losses_before(step, draw, losses)
         # All checks come before the put, because a put cannot be taken back.
         values, left_out = self._values(step, losses, self._eval_skills)
         self.records.refuse_superseded()
         self._refuse_far(step, draw)
-        self._put_observation(step, draw, values, left_out)
+        self._put_observation(step, draw, values, left_out, *_measurements(losses, values))
         # A wait for losses in the thread that reports would never end. `_horizon` uses the mark to fail at once.
         self._reporter = _process_and_thread()
 
@@ -199,6 +207,29 @@ class Rounds:
         values = check_losses(losses, named, step=step, may_miss=may_miss, may_overflow=may_overflow)
         left_out = any(map(overflows, values.values()))
         return {name: None if overflows(value) else value for name, value in values.items()}, left_out
+
+    def _with_losses_before(self, step: int, draw: int, losses: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the training losses of the evaluation skills. A skill without a sample keeps the loss of the observation before.
+
+        The loss before comes from the ledger and not from memory, so that a resumed run reports the same losses.
+        """
+        unknown = {name: loss for name, loss in losses.items() if name not in self.run.skills}
+        own = {name: losses[name] for name in self._eval_skills if name in losses} | unknown
+        missing = [name for name in self._eval_skills if name not in own]
+        if not missing or self.policy.may_miss_losses:
+            return own
+        number = self._newest_number()
+        while number >= 0 and self._observation(number).draw >= draw:
+            number -= 1
+        before = self._observation(number).losses if number >= 0 else {}
+        unseen = [name for name in missing if before.get(name) is None]
+        if unseen:
+            raise ObservationError(
+                f"training losses at step {step}: no batch had a sample of {name_some(map(repr, unseen))} since the last report, and no "
+                f"earlier report has a loss. Policy {self.run.policy} needs the loss of every skill: raise the weight with "
+                "policies.floor(...), report less often, or use a policy that may miss losses (odm, exp3, ado). Nothing was recorded."
+            )
+        return own | {name: Loss(float(before[name] or 0.0), math.inf, 0, 0) for name in missing}
 
     def _refuse_far(self, step: int, draw: int) -> None:
         """Raise ObservationError for a draw that no model can have seen yet."""
@@ -213,7 +244,15 @@ class Rounds:
                 "samples of one step: check both. Nothing was recorded."
             )
 
-    def _put_observation(self, step: int, draw: int, losses: Mapping[str, float | None], left_out: bool) -> None:
+    def _put_observation(
+        self,
+        step: int,
+        draw: int,
+        losses: Mapping[str, float | None],
+        left_out: bool,
+        num_samples: dict[str, int] | None,
+        standard_errors: dict[str, float | None] | None,
+    ) -> None:
         # Two reporters may race for a number. The put of the slower reporter fails, and the loop compares its draw with the
         # observation of the faster reporter. So the draws of the observations rise without a lock.
         while True:
@@ -234,6 +273,9 @@ class Rounds:
                 draw=draw,
                 losses=dict(losses),
                 loss=self.run.loss,
+                measured_on=self.run.measured_on,
+                num_samples=num_samples,
+                standard_errors=standard_errors,
                 left_out=left_out,
                 previous=self.run.checksum if last is None else last.checksum,
             )
@@ -647,6 +689,20 @@ def _open_run(ledger: Ledger, run: RunRecord) -> bool:
             "the values of the run, or give a new ledger directory."
         )
     return was_put
+
+
+def _measurements(
+    losses: Mapping[str, Any], values: Mapping[str, float | None]
+) -> tuple[dict[str, int] | None, dict[str, float | None] | None]:
+    """Return the numbers of samples and the standard errors of reported losses. Return None twice for plain numbers."""
+    measured = {name: losses[name] for name in values}
+    if not all(isinstance(loss, Loss) for loss in measured.values()):
+        return None, None
+    errors = {name: loss.standard_error for name, loss in measured.items()}
+    return (
+        {name: loss.num_samples for name, loss in measured.items()},
+        {name: error if math.isfinite(error) else None for name, error in errors.items()},
+    )
 
 
 def _process_and_thread() -> tuple[int, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 from skillshard.errors import ObservationError
+from skillshard.loss import LossKind, MeasuredOn
 from skillshard.mixing.ledger import Lag
 
 LAST_DRAW = 2**62
@@ -134,6 +135,21 @@ class Stream(Protocol):
     @property
     def initial_losses(self) -> bool:
         """Whether the first report is of position 0, the model before the first step."""
+        ...
+
+    @property
+    def skills(self) -> tuple[str, ...]:
+        """Training skills, in the order of the numbers of skills in a batch."""
+        ...
+
+    @property
+    def loss(self) -> LossKind:
+        """Kind of the reported losses, as in `Mixer`."""
+        ...
+
+    @property
+    def measured_on(self) -> MeasuredOn:
+        """Samples of the reported losses, as in `Mixer`."""
         ...
 
     @property

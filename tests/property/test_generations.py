@@ -76,6 +76,9 @@ class Process:
                 draw=before.draw + 1 if before else 0,
                 losses={skill: poison + place for place, skill in enumerate(SKILLS)},
                 loss=records.run.loss,
+                measured_on=records.run.measured_on,
+                num_samples=None,
+                standard_errors=None,
                 left_out=False,
                 previous=before.checksum if before else records.run.checksum,
             )

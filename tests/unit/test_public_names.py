@@ -16,6 +16,7 @@ from tests.conftest import REPOSITORY
 PUBLIC_NAMES = [
     "Backend",
     "Batch",
+    "BatchLosses",
     "Compute",
     "Corpus",
     "EdgeRule",
@@ -38,6 +39,7 @@ PUBLIC_NAMES = [
     "errors",
     "export_shards",
     "learn_graph",
+    "losses_from_batch",
     "losses_per_skill",
     "needed",
     "open_recorded",
