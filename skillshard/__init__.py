@@ -21,6 +21,7 @@ _HOMES = {
     "Compute": "skillshard.proxy.device",
     "Corpus": "skillshard.corpus",
     "EdgeRule": "skillshard.graph.edges",
+    "EvalBudget": "skillshard.evaluation",
     "FieldMapping": "skillshard.corpus",
     "Loss": "skillshard.loss",
     "LossKind": "skillshard.loss",

@@ -1,5 +1,9 @@
 """Measure the loss of every skill on its held-out samples, for a trainer's report to the mixer.
 
+Two arguments limit the cost. With `rank` and `world_size` the ranks share the batches. An `EvalBudget` in place of a number of samples limits
+the share of the time. The speed of the machine then decides how many samples are measured. The speed does not decide the stream: the stream
+follows the recorded losses, and the ledger records the number of samples and the standard error of each loss.
+
 A measurement costs one forward pass over `max_samples` samples of each skill. Samples of similar length share a batch, whatever their
 skill, so that batches need little padding. Nothing is random: every rank and every report measures the same samples.
 
@@ -8,6 +12,9 @@ measurements use the formula, and the rule for the end of a prompt, of `skillsha
 """
 
 import inspect
+import math
+import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -15,12 +22,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from skillshard.collective import gathered
 from skillshard.corpus import Sample
 from skillshard.corpus.template import Span
-from skillshard.errors import ObservationError, did_you_mean, name_some
+from skillshard.errors import ObservationError, PolicyError, did_you_mean, name_some
 from skillshard.loss import Loss, Losses, LossKind, Reduction, answer_spans, reduced
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 
+FIRST_SAMPLES, LEAST_SAMPLES = 8, 2
+"""Samples of each skill in the first evaluation of a budget, and in any evaluation: a standard error needs two samples."""
 ModelLoss = Callable[..., tuple[Any, Any]]
 """A function of texts that gives the summed loss (nats) and the number of predicted tokens of each text: two tensors, arrays or lists.
 
@@ -32,12 +42,14 @@ def losses_per_skill(
     model_loss: ModelLoss,
     holdout: Mapping[str, Iterable[Sample]],
     *,
-    max_samples: int,
+    max_samples: "int | EvalBudget",
     batch_size: int,
     skills: Sequence[str] | None = None,
     reduction: Reduction = "per_sample",
     answer_after: str | None = None,
     prompt_field: str | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
 ) -> Losses:
     """Measure the loss of each skill on its first `max_samples` held-out samples.
 
@@ -48,7 +60,7 @@ def losses_per_skill(
         model_loss: Function that gives nats and number of tokens of each text, without gradients; see `ModelLoss`.
             `skillshard.hf.causal_lm_loss` makes this function for a causal language model.
         holdout: Held-out samples of each skill: `shards.holdout`.
-        max_samples: Number of samples of each skill, at least 1.
+        max_samples: Number of samples of each skill, at least 1; or an `EvalBudget`, which chooses the number from the measured time.
         batch_size: Number of texts of a call, at least 1.
         skills: Skills to measure. None: all skills of `holdout`.
         reduction: "per_sample": the mean over samples of nats per token, as for learned graphs and as in the authors' code.
@@ -56,6 +68,10 @@ def losses_per_skill(
         answer_after: Text before the answer. Only the answer is predicted; see `LossKind`. None: the whole text is predicted.
         prompt_field: Metadata field with the length of the prompt, which is not predicted, or with the spans of the answers; see
             `LossKind`. None: the whole text is predicted.
+        rank: Number of this process among the ranks that share the batches. Every rank must call this function. None: this process measures
+            every batch.
+        world_size: Number of ranks. None: this process measures every batch. Each rank makes the same number of calls of `model_loss`, so
+            that a model that is sharded over the ranks works, and every rank gets the losses of all samples.
 
     Returns:
         The loss of each skill, in the order of `skills`, with the `kind` of the losses: give the same kind to `Mixer(loss=...)`.
@@ -64,6 +80,7 @@ def losses_per_skill(
     Raises:
         ObservationError: A skill has no held-out samples or no tokens, a text has no answer, or a loss is not a finite number
             >= 0. The message names the skill.
+        PolicyError: rank or world_size does not fit, or torch.distributed has another number of ranks.
 
     Example:
         >>> samples = {"add": [Sample("a", "1+1=2", {}), Sample("b", "2+2=4.", {})]}
@@ -73,25 +90,125 @@ def losses_per_skill(
     """
     kind = LossKind(reduction=reduction, answer_after=answer_after, prompt_field=prompt_field)
     for name, value in {"max_samples": max_samples, "batch_size": batch_size}.items():
-        if value < 1:
+        if not isinstance(value, EvalBudget) and value < 1:
             raise ObservationError(f"{name} is {value}: give at least 1.")
+    own, num_ranks = _share(rank, world_size)
     wanted = tuple(holdout if skills is None else skills)
-    samples = [(skill, sample) for skill in wanted for sample in _first(holdout, skill, max_samples)]
+    num = max_samples.begin(len(wanted), num_ranks) if isinstance(max_samples, EvalBudget) else max_samples
+    samples = [(skill, sample) for skill in wanted for sample in _first(holdout, skill, num)]
     if kind.masks:
         _refuse_one_argument(model_loss)
     answers = [_answers(skill, sample, kind) for skill, sample in samples]
     # Sorted by characters, not tokens: the model's loss alone has the tokenizer, and the two lengths are close enough for padding.
     by_length = sorted(range(len(samples)), key=lambda number: len(samples[number][1].text))
-    nats, tokens = np.zeros(len(samples)), np.zeros(len(samples))
-    for start in range(0, len(samples), batch_size):
-        batch = by_length[start : start + batch_size]
+    batches = [by_length[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+    rows = [np.empty((0, 3))]
+    # A rank without a batch of its own measures the first batch again, because a sharded model needs a call of every rank.
+    for turn in range(-(-len(batches) // num_ranks)):
+        number = turn * num_ranks + own
+        batch = batches[number if number < len(batches) else 0]
         texts = [samples[number][1].text for number in batch]
         arguments = (texts, [answers[number] for number in batch]) if kind.masks else (texts,)
-        nats[batch], tokens[batch] = _measured(model_loss(*arguments), len(batch))
+        measured = _measured(model_loss(*arguments), len(batch))
+        if number < len(batches):
+            rows.append(np.stack([np.array(batch, np.float64), *measured], 1))
+    numbers, of_nats, of_tokens = gathered(np.concatenate(rows), world_size=num_ranks).T
+    nats, tokens = np.empty(len(samples)), np.empty(len(samples))
+    nats[numbers.astype(int)], tokens[numbers.astype(int)] = of_nats, of_tokens
+    if isinstance(max_samples, EvalBudget):
+        max_samples.end()
     # A batch may mix skills, so the losses are sorted back to the skills only now.
     owner = np.array([skill for skill, _ in samples])
     losses = {skill: _loss(skill, nats[owner == skill], tokens[owner == skill], reduction) for skill in wanted}
     return Losses(losses, kind=kind)
+
+
+class EvalBudget:
+    """A number of held-out samples per skill that keeps evaluations within a share of the time.
+
+    A budget belongs to one training: give the same object to every `losses_per_skill`. The budget measures the time of the last evaluation
+    and of the training since. The first evaluation takes 8 samples of each skill, and every later evaluation takes as many samples as fit
+    into the share, from 2 to `max_samples`. Ranks that share an evaluation agree on the smallest number of any rank.
+
+    Args:
+        max_eval_share: Largest share of the evaluations in the time of training and evaluations, above 0 and below 1.
+        max_samples: Largest number of samples of each skill, at least 2.
+        clock: Function that returns the time in seconds.
+
+    Warns:
+        UserWarning: Two samples of each skill take more than the share. The warning comes once.
+
+    Raises:
+        ObservationError: An argument is out of range.
+
+    Example:
+        >>> seconds = iter([0.0, 1.0, 77.0, 80.0])
+        >>> budget = EvalBudget(0.05, max_samples=256, clock=lambda: next(seconds))
+        >>> first = budget.begin(num_skills=4), budget.end()  # 32 samples take 1 s
+        >>> first[0], budget.begin(num_skills=4)  # after 76 s of training, 4 s are 5 % of the time
+        (8, 32)
+    """
+
+    def __init__(
+        self, max_eval_share: float, *, max_samples: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        if not 0 < max_eval_share < 1:
+            raise ObservationError(
+                f"max_eval_share is {max_eval_share}: give a share above 0 and below 1, such as 0.05."
+            )
+        if max_samples < LEAST_SAMPLES:
+            raise ObservationError(
+                f"max_samples is {max_samples}: give at least {LEAST_SAMPLES}, because one sample has no standard error."
+            )
+        self.max_eval_share, self.max_samples = max_eval_share, max_samples
+        self._clock = clock
+        self._begun = 0.0
+        self._ended: float | None = None
+        self._measured = 0
+        self._seconds_per_sample = 0.0
+        self._has_warned = False
+
+    def begin(self, num_skills: int, num_ranks: int = 1) -> int:
+        """Begin an evaluation, and return the number of samples of each skill. Ranks that share the evaluation call this method together."""
+        self._begun = self._clock()
+        num = min(FIRST_SAMPLES, self.max_samples) if self._ended is None else self._affordable(num_skills)
+        num = int(gathered(np.array([[float(num)]]), world_size=num_ranks).min())
+        self._measured = num * num_skills
+        return num
+
+    def end(self) -> None:
+        """End the evaluation that `begin` has begun."""
+        self._ended = self._clock()
+        self._seconds_per_sample = (self._ended - self._begun) / max(1, self._measured)
+
+    def _affordable(self, num_skills: int) -> int:
+        assert self._ended is not None
+        training_s = self._begun - self._ended
+        seconds = training_s * self.max_eval_share / (1 - self.max_eval_share)
+        cost = self._seconds_per_sample * num_skills
+        # The sum of floats may lie a rounding error below a whole number.
+        num = self.max_samples if cost <= 0 else math.floor(min(self.max_samples, seconds / cost + 1e-9))
+        if num < LEAST_SAMPLES and not self._has_warned:
+            self._has_warned = True
+            share = LEAST_SAMPLES * cost / (LEAST_SAMPLES * cost + training_s) if training_s > 0 else 1.0
+            warnings.warn(
+                f"an evaluation of {LEAST_SAMPLES} samples of each of {num_skills} skills takes {share:.1%} of the time, more than "
+                f"max_eval_share={self.max_eval_share:g}: report less often, share the evaluation over the ranks (rank=, world_size=), or "
+                "take the losses from the training batches (Mixer(measured_on='training')).",
+                stacklevel=4,
+            )
+        return max(LEAST_SAMPLES, num)
+
+
+def _share(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return the place of this process among the ranks that share the batches."""
+    if rank is None and world_size is None:
+        return 0, 1
+    if rank is None or world_size is None or not 0 <= rank < world_size:
+        raise PolicyError(
+            f"rank is {rank} and world_size is {world_size}: give both, and count rank from 0 to world_size - 1, or give neither."
+        )
+    return rank, world_size
 
 
 def _refuse_one_argument(model_loss: ModelLoss) -> None:

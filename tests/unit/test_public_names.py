@@ -20,6 +20,7 @@ PUBLIC_NAMES = [
     "Compute",
     "Corpus",
     "EdgeRule",
+    "EvalBudget",
     "FieldMapping",
     "Loss",
     "LossKind",
