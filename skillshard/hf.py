@@ -56,7 +56,7 @@ from skillshard.torch import (
     world_size,
 )
 
-STATE_NAME, SKILL = "mixer.json", "skill"
+STATE_NAME, SKILL, SEGMENT = "mixer.json", "skill", "skill_segment"
 LENGTHS_WANTED = ("group_by_length", "batch_rebalance")
 """Sampling strategies that need the length of every sample. The Trainer ignores these strategies if the dataset has no length."""
 
@@ -189,7 +189,7 @@ def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
             "data_collator=causal_lm_collator(tokenizer, max_tokens=...)."
         )
     batch = block_collator("input_ids", "labels")(blocks)
-    return {"input_ids": batch["input_ids"], "labels": batch["labels"]}
+    return {"input_ids": batch["input_ids"], "labels": batch["labels"], **_skills(blocks)}
 
 
 def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int) -> ModelLoss:
@@ -259,22 +259,26 @@ def _nats(
 
 
 def _skills(items: Sequence[Any]) -> dict[str, Tensor]:
-    """Return the column "skill" of a batch if the run reads training losses, and no column otherwise."""
+    """Return the skills of a batch if the run reads training losses, and no column otherwise."""
     if isinstance(items, Items) and items.mixer.measured_on == "training":
         return {SKILL: torch.from_numpy(items.batch.skill_number.astype(np.int64))}
+    if isinstance(items, Blocks) and items.measured_on == "training":
+        columns = {SKILL: items.batch.skill, SEGMENT: items.batch.segment_ids}
+        return {name: torch.from_numpy(values.astype(np.int64)) for name, values in columns.items()}
     return {}
 
 
 class _Hooks:
     """The hooks of a model that collect the losses of its training batches.
 
-    A batch has the column "skill", which is no argument of a model. The hook before the forward pass takes the column out, and the hook after
-    the forward pass reads the logits.
+    A batch has the column "skill", and a batch of blocks also "skill_segment". The columns are no arguments of a model. The hook before the
+    forward pass takes the columns out, and the hook after the forward pass reads the logits.
     """
 
     def __init__(self, losses: BatchLosses, model: nn.Module) -> None:
         self.losses = losses
         self._skill: Tensor | None = None
+        self._segment: Tensor | None = None
         self._handles = [
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(self._after, with_kwargs=True),
@@ -285,8 +289,8 @@ class _Hooks:
             handle.remove()
 
     def _before(self, model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        self._skill = named.get(SKILL)
-        return arguments, {name: value for name, value in named.items() if name != SKILL}
+        self._skill, self._segment = named.get(SKILL), named.get(SEGMENT)
+        return arguments, {name: value for name, value in named.items() if name not in (SKILL, SEGMENT)}
 
     def _after(self, model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         if not (model.training and torch.is_grad_enabled()):
@@ -303,7 +307,7 @@ class _Hooks:
                 "data_collator=causal_lm_collator(...) or causal_lm_blocks, or a collator that adds skill=torch.from_numpy(items.batch."
                 "skill_number), leave label_smoothing_factor away, and use a model that returns its logits."
             )
-        self.losses.add(self._skill, labels, logits=logits)
+        self.losses.add(self._skill, labels, logits=logits, segments=self._segment)
 
 
 class MixerCallback(TrainerCallback):

@@ -31,6 +31,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler, get_worker_inf
 
 from skillshard.errors import LedgerError, LengthError, PolicyError, SkillshardError, did_you_mean, name_some
 from skillshard.index_order import Fault, Reader, RequestedBatch, next_request
+from skillshard.loss import MeasuredOn
 from skillshard.mixing.mixer import Batch, Mixer
 from skillshard.mixing.packed_batch import PackedBatch
 from skillshard.mixing.packing import PackedTokens
@@ -139,10 +140,15 @@ BLOCK_COLUMNS = ("block", "input_ids", "labels", "skill_tokens")
 
 
 class Blocks(Sequence[PackedItem]):
-    """The blocks of one batch. A `PackedItem` is built only on access."""
+    """The blocks of one batch. A `PackedItem` is built only on access.
 
-    def __init__(self, batch: PackedBatch) -> None:
-        self.batch = batch
+    Args:
+        batch: Blocks as arrays.
+        measured_on: Samples of the run's losses. With "training", a collator of a trainer adds the skill of each token.
+    """
+
+    def __init__(self, batch: PackedBatch, *, measured_on: MeasuredOn = "holdout") -> None:
+        self.batch, self.measured_on = batch, measured_on
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -567,7 +573,7 @@ class PackedDataset(StreamShare[PackedItem]):
         super().__init__(packed, rank=rank, world_size=world_size)
 
     def _read(self, positions: Int[np.ndarray, " position"]) -> Blocks:
-        return Blocks(self.packed.at(positions))
+        return Blocks(self.packed.at(positions), measured_on=self.packed.measured_on)
 
 
 _DATASETS: "dict[StreamWords, Callable[..., StreamShare[Any]]]" = {DRAWS: MixedDataset, BLOCKS: PackedDataset}

@@ -15,13 +15,17 @@ from skillshard.errors import PolicyError
 from skillshard.hf import causal_lm_loss
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.records import open_records
 from skillshard.policies import odm, stratified
 from skillshard.shards.read import ShardSet
+from skillshard.shards.token_set import TokenSet
 from tests.adapters.hf_batch_losses import train, without_dropout
 from tests.adapters.hf_trainer import ACCUMULATED, BATCH, byte_tokenizer
+from tests.adapters.packed_trainer import Source
 from tests.adapters.processes import finish, start_ranks
 from tests.adapters.trainers import SKILLS, losses_at, reported
+from tests.tokenizers_trained import EOS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning"),
@@ -58,6 +62,51 @@ def test_the_trainer_of_transformers_reports_the_losses_of_its_batches(
     for number, (_, losses) in enumerate(reports):
         draws = range(5 * number * step_draws, 5 * (number + 1) * step_draws)
         assert losses == pytest.approx(measured_in_run(shards, tmp_path / "run", draws), rel=1e-5)
+
+
+def test_the_trainer_of_transformers_reports_the_losses_of_packed_blocks(blocks: Source, tmp_path: Path) -> None:
+    packed = live_packed(blocks, tmp_path / "run", step_blocks=BATCH)
+    model = without_dropout()
+    trainer = HfTrainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(tmp_path / "out"),
+            max_steps=3,
+            learning_rate=0.0,
+            per_device_train_batch_size=BATCH,
+            remove_unused_columns=False,
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            report_to="none",
+        ),
+        train_dataset=hf.WholeStream(packed),
+        data_collator=hf.causal_lm_blocks,
+        callbacks=[hf.MixerCallback(packed, every_steps=3)],
+    )
+    trainer.train()
+    ((_, losses),) = reported(tmp_path / "run")
+    sums: dict[tuple[int, int], list[float]] = {}
+    for batch in (packed.batch(number * BATCH, BATCH) for number in range(3)):
+        ids = torch.from_numpy(batch.input_ids.astype(np.int64))
+        with torch.no_grad():
+            logits = model.eval()(input_ids=ids).logits
+        nats = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none").numpy()
+        for row, token in np.ndindex(*nats.shape):
+            part = int(batch.block[row]), int(batch.draw[row, token + 1])
+            sums.setdefault(part, [int(batch.skill[row, token + 1])]).append(float(nats[row, token]))
+    for number, skill in enumerate(packed.skills):
+        means = [np.mean(own[1:]) for own in sums.values() if own[0] == number]
+        assert losses[skill] == pytest.approx(float(np.mean(means)), rel=1e-5)
+
+
+def live_packed(source: Source, ledger: Path, *, step_blocks: int) -> PackedTokens:
+    """Make a packed stream with equal weights and training losses."""
+    counts = TokenSet.open(source.counts)
+    stream = Mixer(
+        ShardSet.open(source.shards), stratified(), ledger=ledger, round_draws=5 * step_blocks, measured_on="training"
+    )
+    return PackedTokens(stream, counts, block_tokens=6, separator=EOS, step_blocks=step_blocks)
 
 
 class Module(LightningModule):
