@@ -44,7 +44,7 @@ _MODELS: dict[str, Any] = {
     "packed-2": PackedState,
     "peek-1": PeekFacts,
     "pipeline-1": Pipeline,
-    "rejection-3": Rejection,
+    "rejection-4": Rejection,
     "round-2": RoundRecord,
     "run-3": RunRecord,
     "runs-1": RunsFile,

@@ -9,6 +9,7 @@ the corpus is accounted for.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -124,6 +125,17 @@ class LeftOut(BaseModel):
     columns: dict[str, int] = Field({}, description="column -> rows whose value has no JSON form and is not in meta")
 
 
+class TagsSetAside(BaseModel):
+    """Rows of a file that were set aside for one reason."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str = Field(description="name of the corpus file")
+    reason: str
+    field: str | None = Field(description="path of the field with the fault; null if the fault is of the whole row")
+    num_rows: int = Field(ge=1, description="the rest of a file that was set aside counts as one row")
+
+
 class _TagsManifest(BaseModel):
     """The content of tags.json in all versions, without the parts."""
 
@@ -148,6 +160,9 @@ class TagsManifest(_TagsManifest):
 
     schema_version: Literal["skillshard/tags/2"] = Field("skillshard/tags/2", alias="schema")
     parts: list[TagsPart]
+    set_aside_by: list[TagsSetAside] = Field(
+        [], description="rows that were set aside, in the order of file, reason and field; empty for tags of version 1"
+    )
 
     @property
     def packing(self) -> Packing | None:
@@ -177,6 +192,18 @@ class TagsManifest1(_TagsManifest):
         ]
         rest = self.model_dump(exclude={"schema_version", "parts"})
         return TagsManifest(**rest, parts=parts)
+
+
+def set_aside_by(counts: Iterable[tuple[str, str, str | None, int]]) -> list[TagsSetAside]:
+    """Add up numbers of rows by file, reason and field."""
+    total: Counter[tuple[str, str, str | None]] = Counter()
+    for file, reason, field, num_rows in counts:
+        total[file, reason, field] += num_rows
+    ordered = sorted(total, key=lambda key: (key[0], key[1], key[2] or ""))
+    return [
+        TagsSetAside(file=file, reason=reason, field=field, num_rows=total[file, reason, field])
+        for file, reason, field in ordered
+    ]
 
 
 @dataclass(frozen=True)
@@ -261,6 +288,17 @@ class Tags:
                 "corpus changed after the tagging. Tag the present corpus into another directory, and shard with the new tags."
             )
         return partitions
+
+    def file_rows(self) -> list[tuple[str, int]]:
+        """Return file and number of rows of each stretch."""
+        return [(stretch.file, stretch.num_rows) for part in self.manifest.parts for stretch in part.stretches]
+
+    def set_aside_counts(self) -> list[tuple[str, str, str | None, int]]:
+        """Return file, reason, field and number of rows that were set aside. Version 1 knows no fields, and the file is then empty."""
+        if self.manifest.set_aside_by:
+            return [(count.file, count.reason, count.field, count.num_rows) for count in self.manifest.set_aside_by]
+        reasons = {**self.manifest.set_aside, **self.manifest.unread}
+        return [("", reason, None, num_rows) for reason, num_rows in reasons.items()]
 
     def rows(self, part: int) -> Iterator[TagRow]:
         """Read the rows of one part, in the order of the corpus."""

@@ -122,6 +122,15 @@ class Reading:
             rich_help_panel=READING,
         ),
     ] = "stop"
+    max_set_aside: Annotated[
+        float,
+        typer.Option(
+            "--max-set-aside",
+            metavar="SHARE",
+            help="Largest share of the rows that --on-bad-sample set-aside may set aside, from 0 to 1. With more, the command stops.",
+            rich_help_panel=READING,
+        ),
+    ] = 0.01
     max_sample_bytes: Annotated[
         str,
         typer.Option(

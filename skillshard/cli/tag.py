@@ -566,6 +566,12 @@ def _tag(
         raise typer.BadParameter(
             f"{reading.on_bad_sample!r}: give 'stop' or 'set-aside'.", param_hint="--on-bad-sample"
         )
+    if not 0 <= reading.max_set_aside <= 1:
+        raise typer.BadParameter(
+            f"{reading.max_set_aside:g} is no share: give a number from 0 to 1.", param_hint="--max-set-aside"
+        )
+    if reading.on_bad_sample == "stop":
+        Verb.given.refuse(["max_set_aside"], "limits the rows that are set aside: give --on-bad-sample set-aside")
     bars = Bars(out)
     chosen = tagger(bars)
     backend = nodes.backend(array.part(stages_of(chosen)) if array.is_given else None)
@@ -582,6 +588,7 @@ def _tag(
             chosen,
             str(out),
             on_bad_sample=reading.on_bad_sample,  # type: ignore[arg-type]  # checked above
+            max_set_aside=reading.max_set_aside,
             max_sample_bytes=max_sample_bytes,
             partition_bytes=partition_bytes,
             limit=reading.limit,
@@ -594,6 +601,7 @@ def _tag(
             chosen,
             out,
             on_bad_sample=reading.on_bad_sample,  # type: ignore[arg-type]  # checked above
+            max_set_aside=reading.max_set_aside,
             max_sample_bytes=max_sample_bytes,
             partition_bytes=partition_bytes,
             limit=reading.limit,

@@ -114,7 +114,7 @@ def read_delimited(
                 check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
             except BadRecord as error:
                 raw = data.decode(errors="backslashreplace").rstrip("\r\n")
-                yield Rejection(name, line, error.reason, error.detail, error.id, raw)
+                yield Rejection(name, line, error.reason, error.detail, error.id, raw, error.field)
             else:
                 yield sample
     except Refused as error:

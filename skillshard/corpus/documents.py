@@ -117,7 +117,9 @@ def read_documents(
             except (orjson.JSONDecodeError, BadRecord) as error:
                 bad = rejection(error, data, name=name, number=window.line)
                 hint = _hint(data) if bad.reason == "missing-field" and stretch.layout.rows is None else ""
-                yield Rejection(name, bad.line, bad.reason, f"in row {row:,}, {bad.detail}{hint}", bad.id, bad.raw)
+                yield Rejection(
+                    name, bad.line, bad.reason, f"in row {row:,}, {bad.detail}{hint}", bad.id, bad.raw, bad.field
+                )
             else:
                 yield sample
     except Refused as error:

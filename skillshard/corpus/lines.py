@@ -297,7 +297,7 @@ def rejection(error: orjson.JSONDecodeError | BadRecord, line: bytes, *, name: s
     line = line.removesuffix(b"\r")
     raw = line.decode(errors="backslashreplace")
     if isinstance(error, BadRecord):
-        return Rejection(name, number, error.reason, error.detail, error.id, raw)
+        return Rejection(name, number, error.reason, error.detail, error.id, raw, error.field)
     if _is_encoding_error(line):
         return Rejection(name, number, "invalid-utf8", f"not valid UTF-8 ({_explanation(line)})", None, raw)
     try:

@@ -315,6 +315,7 @@ class RowFields:
                     "wrong-type",
                     f"the field {ANSWER_SPANS!r} is taken: the spans of the answers stand there. Rename the field",
                     sample_id,
+                    ANSWER_SPANS,
                 )
             meta = {**meta, ANSWER_SPANS: [list(span) for span in spans]}
         return Sample(sample_id, text, meta, self.name)
@@ -333,12 +334,13 @@ class RowFields:
             try:
                 text, spans = render_messages(value, mapping.messages)
             except BadRecord as error:
-                raise BadRecord(error.reason, error.detail, sample_id) from error
+                raise BadRecord(error.reason, error.detail, sample_id, mapping.messages) from error
             if not spans:
                 raise BadRecord(
                     "empty-text",
                     f"the messages in {mapping.messages!r} have no answer of the {ANSWERING_ROLE}",
                     sample_id,
+                    mapping.messages,
                 )
             return text, spans
         assert mapping.template is not None
@@ -350,7 +352,9 @@ class RowFields:
         text, spans = mapping.template.render(values)
         if not any(value and not value.isspace() for value in values):
             names = name_some(map(repr, dict.fromkeys(paths)))
-            raise BadRecord("empty-text", f"the fields of the text, {names}, are empty or only white space", sample_id)
+            raise BadRecord(
+                "empty-text", f"the fields of the text, {names}, are empty or only white space", sample_id, paths[0]
+            )
         if not mapping.answer:
             return text, None
         answers = [
@@ -358,7 +362,7 @@ class RowFields:
         ]
         if not answers:
             names = name_some(map(repr, mapping.answer))
-            raise BadRecord("empty-text", f"the answer in {names} is empty", sample_id)
+            raise BadRecord("empty-text", f"the answer in {names} is empty", sample_id, mapping.answer[0])
         return text, answers
 
     def _shown(self, row: dict[str, Any], path: str, sample_id: str) -> str:
@@ -374,6 +378,7 @@ class RowFields:
             "wrong-type",
             f"the field {path!r} of the text must be a string or a number, got {json_type(value)}",
             sample_id,
+            path,
         )
 
 
@@ -382,7 +387,7 @@ def _no_object(record: Any) -> BadRecord:
 
 
 def _no_text(path: str, row: dict[str, Any], sample_id: str) -> BadRecord:
-    return BadRecord("missing-field", f"no field {path!r} for the text{unknown(path, row)}", sample_id)
+    return BadRecord("missing-field", f"no field {path!r} for the text{unknown(path, row)}", sample_id, path)
 
 
 def _removed(record: dict[str, Any], path: str) -> dict[str, Any]:

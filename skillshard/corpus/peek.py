@@ -14,6 +14,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import canonical, places
+from skillshard.corpus.bad_rows import DEFAULT_SHARE, proposed_share
 from skillshard.corpus.contents import open_text
 from skillshard.corpus.corpus_list import is_corpus_file
 from skillshard.corpus.documents import holds_documents
@@ -149,7 +150,14 @@ def peek(listed: Sequence[str], *, layout: FileLayout = DEFAULT_LAYOUT) -> PeekF
             PeekProblem(file=bad.file, line=bad.line, reason=bad.reason, detail=bad.detail)
             for bad in problems[:MAX_PROBLEMS]
         ],
-        command=_command(listed, layout, guessed, has_fields=corpus.mappings is None, has_problems=bool(problems)),
+        command=_command(
+            listed,
+            layout,
+            guessed,
+            has_fields=corpus.mappings is None,
+            num_bad=len(problems),
+            num_rows=len(look.rows),
+        ),
     )
 
 
@@ -259,14 +267,18 @@ def _described(name: str, reason: str) -> str:
     return f"{printable(name)} ({reason})"
 
 
-def _command(listed: Sequence[str], layout: FileLayout, guessed: Guess, *, has_fields: bool, has_problems: bool) -> str:
+def _command(
+    listed: Sequence[str], layout: FileLayout, guessed: Guess, *, has_fields: bool, num_bad: int, num_rows: int
+) -> str:
     way = ["metadata"] if guessed.skill is not None else ["embedding"]
     words = ["skillshard", "tag", *way, *map(_shown_place, listed), *_layout_options(layout)]
     if has_fields:
         words += options_of(guessed.fields)
     words += ["--skills", "auto"] if guessed.skill is None else ["--field", guessed.skill]
-    if has_problems:
+    if num_bad:
         words += ["--on-bad-sample", "set-aside"]
+    if num_bad > DEFAULT_SHARE * num_rows:
+        words += ["--max-set-aside", f"{proposed_share(num_bad, num_rows):g}"]
     return shell_line([*words, "--out", "tags"])
 
 

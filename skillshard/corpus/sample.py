@@ -89,6 +89,7 @@ class Rejection:
         detail: Description of the fault, as the middle of a sentence.
         id: Id of the sample, if known.
         raw: Text of the row, with invalid UTF-8 as `\\xff`. None without a single row to show.
+        field: Path of the field with the fault. None if the fault is of the whole row.
     """
 
     file: str
@@ -97,6 +98,7 @@ class Rejection:
     detail: str
     id: str | None = None
     raw: str | None = None
+    field: str | None = None
 
     def to_json(self) -> dict[str, str | int | None]:
         """Return plain values for a line of rejected/."""
@@ -133,13 +135,15 @@ class BadRecord(Exception):
         reason: Stable category, for counting.
         detail: Description of the fault, as the middle of a sentence.
         id: Id of the sample, if known.
+        field: Path of the field with the fault, if the fault is of one field.
     """
 
-    def __init__(self, reason: Reason, detail: str, id: str | None = None) -> None:
-        super().__init__(reason, detail, id)
+    def __init__(self, reason: Reason, detail: str, id: str | None = None, field: str | None = None) -> None:
+        super().__init__(reason, detail, id, field)
         self.reason: Reason = reason
         self.detail = detail
         self.id = id
+        self.field = field
 
 
 def lookup(sample: Sample, path: str) -> Any:
@@ -191,10 +195,13 @@ def id_of(value: Any, path: str, row: Any) -> str:
         raise BadRecord(
             "missing-field",
             f"no field {path!r} for the id{unknown(path, row)}. Where rows have no ids, `id_field=None` makes ids of the file and the row",
+            field=path,
         )
     if value == "":
-        raise BadRecord("missing-field", f"the id in {path!r} is empty")
-    raise BadRecord("wrong-type", f"the id in {path!r} must be a string or an integer, got {json_type(value)}")
+        raise BadRecord("missing-field", f"the id in {path!r} is empty", field=path)
+    raise BadRecord(
+        "wrong-type", f"the id in {path!r} must be a string or an integer, got {json_type(value)}", field=path
+    )
 
 
 def text_of(value: Any, path: str, sample_id: str, row: Any) -> str:
@@ -207,10 +214,10 @@ def text_of(value: Any, path: str, sample_id: str, row: Any) -> str:
     if type(value) is str and value and not value.isspace():
         return value
     if value is MISSING:
-        raise BadRecord("missing-field", f"no field {path!r} for the text{unknown(path, row)}", sample_id)
+        raise BadRecord("missing-field", f"no field {path!r} for the text{unknown(path, row)}", sample_id, path)
     if not isinstance(value, str):
-        raise BadRecord("wrong-type", f"the text in {path!r} must be a string, got {json_type(value)}", sample_id)
-    raise BadRecord("empty-text", f"the text in {path!r} is empty or only white space", sample_id)
+        raise BadRecord("wrong-type", f"the text in {path!r} must be a string, got {json_type(value)}", sample_id, path)
+    raise BadRecord("empty-text", f"the text in {path!r} is empty or only white space", sample_id, path)
 
 
 def rest_of(record: dict[str, Any]) -> dict[str, Any]:

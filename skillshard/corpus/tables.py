@@ -106,7 +106,7 @@ def read_table(
                     for index in gaps:
                         if isinstance(value := values[index], NoForm):
                             if fields.asks_for(names[index]):
-                                raise BadRecord(value.reason, value.detail)
+                                raise BadRecord(value.reason, value.detail, field=names[index])
                             del record[names[index]]
                             passed_over.columns[label(names[index], batch.schema.field(names[index]).type)] += 1
                     sample = _plain(fields.sample(record, row))
@@ -114,7 +114,7 @@ def read_table(
                 except BadRecord as error:
                     hasher.update(orjson.dumps([error.reason, error.detail, error.id]))
                     raw = _shown(names, columns, batch_row)
-                    items.append(Rejection(name, row, error.reason, error.detail, error.id, raw))
+                    items.append(Rejection(name, row, error.reason, error.detail, error.id, raw, error.field))
                 else:
                     hasher.update(orjson.dumps([sample.id, sample.text, sample.meta]))
                     items.append(sample)

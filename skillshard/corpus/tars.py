@@ -120,7 +120,7 @@ def read_tar(
             except BadRecord as error:
                 raw = next((data for ext, data in sorted(group.members.items()) if ext.endswith(".json")), None)
                 shown = None if raw is None else raw.decode(errors="backslashreplace")
-                yield Rejection(name, row, error.reason, error.detail, error.id, shown)
+                yield Rejection(name, row, error.reason, error.detail, error.id, shown, error.field)
             else:
                 yield sample
     except _Cut as error:
@@ -323,7 +323,7 @@ def _json(group: _Group, passed_over: PassedOver) -> Any:
         where = "its JSON member is" if reason == "malformed-json" else "in its JSON member,"
         raise BadRecord(reason, f"{where} {detail}", _id_of(group.key)) from error
     except BadRecord as error:
-        raise BadRecord(error.reason, f"in its JSON member, {error.detail}", _id_of(group.key)) from error
+        raise BadRecord(error.reason, f"in its JSON member, {error.detail}", _id_of(group.key), error.field) from error
 
 
 def _text(data: bytes, key: str) -> str:

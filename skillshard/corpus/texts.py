@@ -69,7 +69,7 @@ def _whole(
         text = _decoded(data.removeprefix(BOM), stretch)
         return fields.sample(_record(text, fields.own_name, fields), 0) if text.strip() else None
     except BadRecord as error:
-        return Rejection(name, None, error.reason, error.detail, name)
+        return Rejection(name, None, error.reason, error.detail, name, field=error.field)
 
 
 def _lines(
@@ -96,7 +96,7 @@ def _lines(
                     check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
                 except BadRecord as error:
                     raw = line.decode(errors="backslashreplace")
-                    yield Rejection(name, counter.line(number), error.reason, error.detail, error.id, raw)
+                    yield Rejection(name, counter.line(number), error.reason, error.detail, error.id, raw, error.field)
                 else:
                     yield sample
             offset += len(line) + 1

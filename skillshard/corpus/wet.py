@@ -114,7 +114,7 @@ def read_wet(
                 check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
             except BadRecord as error:
                 raw = None if data is None else data.decode(errors="backslashreplace")
-                yield Rejection(name, row, error.reason, error.detail, error.id or identity, raw)
+                yield Rejection(name, row, error.reason, error.detail, error.id or identity, raw, error.field)
             else:
                 yield sample
     except _Cut as error:

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ from skillshard.bars import duration
 from skillshard.corpus import DEFAULT_PACKING, Corpus, CorpusReading, Partition, Sample
 from skillshard.corpus.estimate import Estimate, estimate
 from skillshard.corpus.peek import FILE_BYTES, FILE_ROWS
-from skillshard.errors import name_some
 from skillshard.execution import Backend
 from skillshard.merge_levels import plan_merges
 from skillshard.printable import counted, size_in_words
@@ -28,6 +27,7 @@ from skillshard.shards.split import BYTES, SAMPLES, Sizes
 from skillshard.shards.tagged import limit_of, refuse_other_corpus
 from skillshard.shards.tar import tar_bytes_of, tar_chunks
 from skillshard.shards.texts import text_hashes
+from skillshard.taggers.ceiling import Ceiling, counts_of, described
 from skillshard.taggers.tag import partitions_of
 from skillshard.taggers.tagger import Finder, OnBadSample, Tag, Tagger
 from skillshard.tags import MANIFEST as TAGS_MANIFEST
@@ -49,6 +49,7 @@ def show_tag_plan(
     out: str,
     *,
     on_bad_sample: OnBadSample,
+    max_set_aside: float,
     max_sample_bytes: int,
     partition_bytes: int,
     limit: int | None,
@@ -93,7 +94,7 @@ def show_tag_plan(
             + (", and others" if len({tag.skill for tag in tags}) > len(counts) else "")
             + ("" if is_loaded else " (the model was loaded for this plan, and the time of loading is not counted)")
         )
-    _show_bad(first, on_bad_sample)
+    _show_bad(first, on_bad_sample, Ceiling(max_set_aside))
 
 
 def show_shard_plan(
@@ -281,12 +282,14 @@ def _show_basis(first: Estimate, corpus: Corpus) -> None:
     )
 
 
-def _show_bad(first: Estimate, on_bad_sample: OnBadSample) -> None:
+def _show_bad(first: Estimate, on_bad_sample: OnBadSample, ceiling: Ceiling) -> None:
     if not first.rejections:
         return
-    reasons: Mapping[str, int] = Counter(rejection.reason for rejection in first.rejections)
-    print_line(
-        f"bad rows: {len(first.rejections):,} of {first.num_read:,} "
-        f"({name_some((f'{reason} {count:,}' for reason, count in reasons.items()), 8)})"
-        + ("" if on_bad_sample == "set-aside" else ", and the command stops at the first bad row")
-    )
+    num_bad = len(first.rejections)
+    if on_bad_sample == "stop":
+        result = ", and the command stops at the first bad row"
+    elif ceiling.is_exceeded(num_bad, first.num_read):
+        result = f", more than --max-set-aside {ceiling.share:g} allows: the command would stop"
+    else:
+        result = ""
+    print_line(f"bad rows: {num_bad:,} of {first.num_read:,} ({described(counts_of(first.rejections))}){result}")

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -66,11 +67,13 @@ def show_tags(tags: Tags) -> None:
         for skill in manifest.skills
     ]
     print_table(("skill", "samples", "share", "text"), rows)
-    aside = _set_aside(manifest.set_aside, manifest.unread)
+    aside = _set_aside(_by_field(tags), manifest.unread)
     print_line(
         f"{counted(manifest.num_rows, 'row')} = {manifest.num_tagged:,} tagged in {counted(len(manifest.skills), 'skill')} + {aside}; "
         f"{counted(len(manifest.parts), 'part')} in {places.public(tags.folder)}"
     )
+    if manifest.set_aside_by:
+        print_line(f"set aside by file, the most first: {_worst_files(tags)}")
     other = [skill.name for skill in manifest.skills if _NO_STRING.fullmatch(skill.name)]
     if other and manifest.made_from["arguments"].get("tagger") == "metadata":
         print_line(
@@ -85,6 +88,25 @@ def show_tags(tags: Tags) -> None:
         print_line(f"passed over, because they are no samples: {_counts(left_out.members)}")
     if left_out.columns:
         print_line(f"left out of meta, because they have no JSON form: {_counts(left_out.columns)} (column rows)")
+
+
+def _by_field(tags: Tags) -> dict[str, int]:
+    """Return the numbers of rows that were set aside, by reason and field. The rests of files are not among them."""
+    total: Counter[str] = Counter()
+    for _, reason, field, num_rows in tags.set_aside_counts():
+        if reason in tags.manifest.set_aside:
+            total[f"{reason} of {field!r}" if field else reason] += num_rows
+    return dict(total)
+
+
+def _worst_files(tags: Tags) -> str:
+    num_rows, num_set_aside = Counter[str](), Counter[str]()
+    for file, num in tags.file_rows():
+        num_rows[file] += num
+    for count in tags.manifest.set_aside_by:
+        num_set_aside[count.file] += count.num_rows
+    files = sorted(num_set_aside, key=lambda file: (-num_set_aside[file], file))
+    return name_some((f"{file} {num_set_aside[file]:,} of {counted(num_rows[file], 'row')}" for file in files), 3)
 
 
 def show_shards(shards: ShardSet) -> None:

@@ -57,6 +57,7 @@ class Metadata:
                 return Untagged(
                     "missing-field",
                     f"field {field!r} is missing or empty{unknown(field, sample.meta)}",
+                    field,
                 )
             if not isinstance(value, (str, int)):
                 return Untagged(
@@ -65,6 +66,7 @@ class Metadata:
                     f"{field}.0"
                     if isinstance(value, list)
                     else f"field {field!r} is {json_type(value)}, and a skill is a string or an integer",
+                    field,
                 )
             values.append(category_of(value))
         return Tag(JOIN.join(values))

@@ -6,11 +6,13 @@ beside its tags comes along, row for row, so that the new tags can be compared w
 """
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from skillshard import artefact, storage
 from skillshard.errors import TagsError, name_some
@@ -28,6 +30,7 @@ from skillshard.tags import (
     part_place,
     read_part,
     rejected_place,
+    set_aside_by,
     split_rests,
     write_part,
 )
@@ -226,8 +229,15 @@ def write_regrouped(folders: Sequence[str], part: int, names: Mapping[str, str],
         "skills": counts,
         "set_aside": aside,
         "num_set_aside": len(lines),
+        "set_aside_by": [(file, reason, field, num) for (file, reason, field), num in _kinds(lines).items()],
         "part_digest": storage.file_digest(place),
     }
+
+
+def _kinds(lines: Sequence[bytes]) -> Counter[tuple[str, str, str | None]]:
+    """Count lines of rejected/ by file, reason and field. Lines of earlier versions name no field."""
+    rows = map(orjson.loads, lines)
+    return Counter((row["file"], row["reason"], row.get("field")) for row in rows)
 
 
 def _rejected(folder: str, part: int) -> list[bytes]:
@@ -259,5 +269,6 @@ def _manifest(
         num_tagged=sum(num_samples.values()),
         set_aside=aside,
         unread=unread,
+        set_aside_by=set_aside_by(tuple(count) for record in written for count in record["set_aside_by"]),
         left_out=sets[0].manifest.left_out,
     )

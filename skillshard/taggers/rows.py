@@ -1,6 +1,7 @@
 """Read and count the rows of a corpus, so that a bad sample ends the command before any costly stage begins."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int
@@ -9,6 +10,7 @@ from skillshard.corpus import CorpusReading, Partition, PartitionReader, Rejecti
 from skillshard.errors import CorpusError
 from skillshard.execution import Record, keyed
 from skillshard.keyed_random import distinct
+from skillshard.taggers.ceiling import Ceiling, check_partitions, counts_of, early_check
 from skillshard.taggers.fields import FOLDER as FIELDS
 from skillshard.taggers.fields import FieldTable, fields_place
 from skillshard.taggers.tagger import OnBadSample, Search
@@ -30,7 +32,7 @@ def read_rows(search: Search) -> list[Record]:
     The metadata with few values is kept beside the tags (`skillshard.taggers.fields`).
 
     Raises:
-        CorpusError: A row is bad, where bad samples stop the command.
+        CorpusError: A row is bad, where bad samples stop the command, or more rows are bad than the ceiling allows.
     """
     fields = search.work.scratch("kept", FIELDS)
     tasks = keyed(
@@ -39,13 +41,18 @@ def read_rows(search: Search) -> list[Record]:
                 "partition": partition,
                 "reading": search.reading,
                 "on_bad_sample": search.on_bad_sample,
+                "ceiling": search.ceiling,
                 "fields": fields_place(fields, index),
             }
             for index, partition in enumerate(search.partitions)
         ),
         about=(partition.name for partition in search.partitions),
     )
-    return search.run(count_partition, tasks, stage="count", title="counting")
+    records = search.run(count_partition, tasks, stage="count", title="counting", is_watched=True)
+    # Work of earlier versions has no such counts. The check at the end of the tagging covers every row.
+    if all("set_aside_by" in record for record in records):
+        check_partitions(search.ceiling, search.partitions, records)
+    return records
 
 
 def num_rows_of(search: Search) -> list[int]:
@@ -63,15 +70,19 @@ def count_only(partition: Partition, reading: CorpusReading) -> Record:
     return {"num_rows": sum(1 for _ in reader), "rows_digests": reader.digests()}
 
 
-def count_partition(partition: Partition, reading: CorpusReading, on_bad_sample: OnBadSample, fields: str) -> Record:
+def count_partition(
+    partition: Partition, reading: CorpusReading, on_bad_sample: OnBadSample, ceiling: Ceiling, fields: str
+) -> Record:
     """Read a partition, count rows and samples, and write the metadata with few values.
 
     Raises:
-        CorpusError: A row is bad, and `on_bad_sample` is "stop".
+        CorpusError: A row is bad, and `on_bad_sample` is "stop", or too many of the first rows of the corpus are bad.
     """
     table = FieldTable()
     num_rows = num_samples = 0
+    rejections: list[Rejection] = []
     reader = PartitionReader(partition, reading)
+    check = early_check(ceiling, reader)
     for row in reader:
         if isinstance(row, Rejection) and on_bad_sample == "stop":
             raise CorpusError(row.sentence())
@@ -79,8 +90,17 @@ def count_partition(partition: Partition, reading: CorpusReading, on_bad_sample:
         table.add(row.meta if isinstance(row, Sample) else {})
         num_rows += 1
         num_samples += isinstance(row, Sample)
+        if isinstance(row, Rejection):
+            rejections.append(replace(row, raw=None))
+            check(num_rows, len(rejections), rejections)
     table.write(fields)
-    return {"num_rows": num_rows, "num_samples": num_samples, "rows_digests": reader.digests()}
+    return {
+        "num_rows": num_rows,
+        "num_samples": num_samples,
+        "rows_digests": reader.digests(),
+        "file_rows": reader.num_rows(),
+        "set_aside_by": counts_of(rejections),
+    }
 
 
 def sample_rows(num_rows: Sequence[int], size: int, seed: int) -> list[Int[np.ndarray, " row"]]:

@@ -33,12 +33,20 @@ from skillshard.corpus import (
     row_places,
     unit_of,
 )
+from skillshard.corpus.bad_rows import DEFAULT_SHARE
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import CorpusError, TagsError, name_some
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown, silent
 from skillshard.hash_ranges import id_hash
 from skillshard.printable import counted
 from skillshard.stages import Stages
+from skillshard.taggers.ceiling import (
+    Ceiling,
+    CeilingWatch,
+    check_partitions,
+    counts_of,
+    early_check,
+)
 from skillshard.taggers.groups import added
 from skillshard.taggers.repeated_ids import hashes_of_part, repeated_rows
 from skillshard.taggers.tagger import (
@@ -61,6 +69,7 @@ from skillshard.tags import (
     TagsManifest,
     part_place,
     rejected_place,
+    set_aside_by,
     split_rests,
     write_part,
 )
@@ -78,6 +87,7 @@ def tag_corpus(
     out: str | os.PathLike[str],
     *,
     on_bad_sample: OnBadSample = "stop",
+    max_set_aside: float = DEFAULT_SHARE,
     max_sample_bytes: int = 16 << 20,
     partition_bytes: int = 64 << 20,
     limit: int | None = None,
@@ -95,6 +105,8 @@ def tag_corpus(
         out: Directory for the tags, local or in a store.
         on_bad_sample: Action at a bad sample. "stop" raises an error at the first bad sample. "set-aside" keeps bad samples in rejected/
             with the reasons.
+        max_set_aside: Largest share of the rows that may be set aside, from 0 to 1. The work stops before its end where the first rows of the
+            corpus, at least `EARLY_ROWS`, exceed the share. A call with a larger share goes on with the finished tasks.
         max_sample_bytes: Size limit of a sample, in bytes of text and metadata.
         partition_bytes: Size of a task in bytes. A .gz or .zst file is always one task.
         limit: Number of rows to read, from the beginning of the corpus. The limit is a part of the record, so tags with a limit are never taken
@@ -105,10 +117,11 @@ def tag_corpus(
         progress: Whether to show bars.
 
     Raises:
-        CorpusError: A sample is bad. The message names the file, the line and the remedy.
+        CorpusError: A sample is bad. The message names the file, the line and the remedy. Or more rows are bad than `max_set_aside` allows.
         TagsError: No sample could be tagged, or the tags have more than `MAX_SKILLS` skills.
         StorageError: `out` holds another artefact or other files.
     """
+    ceiling = Ceiling(max_set_aside)
     reading = corpus.reading(max_sample_bytes)
     made_from: dict[str, Any] = {
         "command": "tag",
@@ -130,12 +143,15 @@ def tag_corpus(
             out,
             MANIFEST,
             made_from,
-            lambda work: _tag(corpus, reading, tagger, work, made_from, backend, stages),
+            lambda work: _tag(corpus, reading, tagger, work, made_from, ceiling, backend, stages),
             mtimes_ns=corpus.mtimes_ns,
             changed=lambda folder, suspects: _changed(corpus, made_from["arguments"], folder, suspects, reading),
             keep_unfinished_files=backend.array_part is not None,
         )
-    return Tags.open(out)
+    tags = Tags.open(out)
+    # Tags that an earlier call finished with a larger share are refused like unfinished tags, so equal calls end alike.
+    ceiling.check(tags.file_rows(), tags.set_aside_counts(), is_whole=True)
+    return tags
 
 
 def stages_of(tagger: Tagger | Finder) -> tuple[str, ...]:
@@ -193,6 +209,7 @@ def _tag(
     tagger: Tagger | Finder,
     work: artefact.Work,
     made_from: dict[str, Any],
+    ceiling: Ceiling,
     backend: Backend,
     on_stage: OnStage,
 ) -> None:
@@ -201,7 +218,7 @@ def _tag(
     ready: Tagger | RowTagger
     if isinstance(tagger, Finder):
         on_bad_sample = arguments["on_bad_sample"]
-        ready = tagger.find(Search(partitions, reading, on_bad_sample, work, backend, on_stage))
+        ready = tagger.find(Search(partitions, reading, on_bad_sample, work, backend, on_stage, ceiling))
     else:
         ready = tagger
     common = {
@@ -209,6 +226,7 @@ def _tag(
         "out": work.scratch(),
         "on_bad_sample": arguments["on_bad_sample"],
         "reading": reading,
+        "ceiling": ceiling,
     }
     tasks = keyed(
         (
@@ -218,15 +236,19 @@ def _tag(
         about=(partition.name for partition in partitions),
     )
     records = run(
-        tag_partition, tasks, backend=backend, records=work.records("tag"), on_done=on_stage("tagging", len(tasks))
+        tag_partition,
+        tasks,
+        backend=backend,
+        records=work.records("tag"),
+        on_done=CeilingWatch(on_stage("tagging", len(tasks)), ceiling, partitions),
     )
-    # Records of earlier versions lack the values that are left out, or the rows of each file.
-    if not all("left_out" in record and "rows_digests" in record for record in records):
+    # Records of earlier versions lack the rows of each file, or their numbers by field, so the manifest would be wrong.
+    if not all("set_aside_by" in record for record in records):
         raise TagsError(
             f"{places.public(work.out)} holds unfinished work of an earlier version of skillshard, and this version cannot continue the "
             f"work. Remove {places.public(work.out)} and run the command again."
         )
-    num_ids = sum(sum(record["num_rows"]) - record["num_set_aside"] for record in records)
+    num_ids = sum(sum(record["file_rows"]) - record["num_set_aside"] for record in records)
     files = [task.arguments["hashes"] for task in tasks]
     duplicates = repeated_rows(files, work.scratch(), num_ids, Stages(work, backend, on_stage))
     if duplicates and arguments["on_bad_sample"] == "stop":
@@ -249,6 +271,8 @@ def _tag(
     )
     for part, record in zip(again, again_records, strict=True):
         records[part] = record
+    if any(record["skills"] for record in records):  # without any skill, another error says more
+        check_partitions(ceiling, partitions, records)
     _publish(work, {part: records[part] for part in range(len(partitions)) if part not in again})
     work.finish(_manifest(made_from, partitions, records, corpus.left_out).model_dump(by_alias=True))
 
@@ -286,6 +310,7 @@ def tag_partition(
     out: str,
     on_bad_sample: OnBadSample,
     reading: CorpusReading,
+    ceiling: Ceiling,
     hashes: str,
     duplicates: Mapping[str, str] = {},
 ) -> Record:
@@ -297,6 +322,7 @@ def tag_partition(
         out: Directory of the part.
         on_bad_sample: Action at a bad sample.
         reading: Field mappings and limits of the corpus.
+        ceiling: Ceiling of the rows that may be set aside.
         hashes: Scratch file for the hashes of the ids.
         duplicates: Rows that repeat an earlier id and are set aside, with the ids. The row numbers are strings, as in JSON.
     """
@@ -306,6 +332,7 @@ def tag_partition(
     refused: list[tuple[int, Rejection]] = []
     reader = PartitionReader(partition, reading)
     later_rows = set(map(int, duplicates))
+    check = early_check(ceiling, reader)
 
     def count(skills: Sequence[str], samples: Sequence[Sample], numbers: Iterable[int]) -> None:
         for skill, sample in zip(skills, samples, strict=True):
@@ -336,6 +363,7 @@ def tag_partition(
             if on_bad_sample == "stop":
                 raise CorpusError(_located([(row_number, rejection)], reader, reading)[0].sentence())
             refused.append((row_number, rejection))
+            check(row_number + 1, len(refused), (rejection for _, rejection in refused))
             tag_rows.append(TagRow(rejection.id, None, None, rejection.reason))
         return TagColumns.of(tag_rows)
 
@@ -349,9 +377,10 @@ def tag_partition(
     return {
         "skills": counts,
         "set_aside": dict(Counter(rejection.reason for rejection in rejected)),
-        "num_rows": reader.num_rows(),
+        "file_rows": reader.num_rows(),
         "num_set_aside": len(rejected),
         "rows_digests": reader.digests(),
+        "set_aside_by": counts_of(rejected),
         "part_digest": storage.file_digest(place),
         "left_out": {"members": dict(reader.passed_over.members), "columns": dict(reader.passed_over.columns)},
     }
@@ -398,7 +427,7 @@ def _refusal(
     detail = outcome.detail
     if outcome.reason == "missing-field" and passed_over.columns:
         detail += f"; columns without a JSON form, which are left out of meta: {name_some(sorted(passed_over.columns))}"
-    return Rejection(row.file, None, outcome.reason, detail, row.id, raw)
+    return Rejection(row.file, None, outcome.reason, detail, row.id, raw, outcome.field)
 
 
 def _located(
@@ -419,7 +448,7 @@ def _duplicate_sentence(
     duplicate = duplicates[0]
 
     def place_of(part: int, row: int) -> tuple[str, int | None]:
-        first_rows = [0, *itertools.accumulate(records[part]["num_rows"][:-1])]
+        first_rows = [0, *itertools.accumulate(records[part]["file_rows"][:-1])]
         return row_places(partitions[part], first_rows, [row], max_sample_bytes=reading.max_sample_bytes)[row]
 
     first_file, first = place_of(duplicate["first_part"], duplicate["first_row"])
@@ -477,7 +506,7 @@ def _manifest(
                         "rows_digest": rows_digest,
                     }
                     for stretch, num_rows, rows_digest in zip(
-                        partition.stretches, record["num_rows"], record["rows_digests"], strict=True
+                        partition.stretches, record["file_rows"], record["rows_digests"], strict=True
                     )
                 ],
                 "num_set_aside": record["num_set_aside"],
@@ -489,10 +518,11 @@ def _manifest(
             {"name": name, "num_samples": num_samples, "num_text_bytes": num_bytes}
             for name, (num_samples, num_bytes) in sorted(skills.items())
         ],
-        num_rows=sum(sum(record["num_rows"]) for record in records) - sum(unread.values()),
+        num_rows=sum(sum(record["file_rows"]) for record in records) - sum(unread.values()),
         num_tagged=sum(num_samples for num_samples, _ in skills.values()),
         set_aside=aside,
         unread=unread,
+        set_aside_by=set_aside_by(tuple(count) for record in records for count in record["set_aside_by"]),
         left_out=LeftOut(
             files=dict(files_left_out),
             **{

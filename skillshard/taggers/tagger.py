@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from skillshard.artefact import Work
 from skillshard.corpus import CorpusReading, Partition, Reason, Rejection, Sample
 from skillshard.execution import Backend, OnStage, Record, Task, run
+from skillshard.taggers.ceiling import Ceiling, CeilingWatch
 
 # The last bits of a loss depend on the samples that a model reads together. A change of this number changes the loss tags.
 SAMPLES_AT_ONCE = 1024
@@ -34,10 +35,11 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Untagged:
-    """The reason why a sample has no skill: a short stable word, and the details for the sentence."""
+    """The reason why a sample has no skill: a short stable word, the details for the sentence, and the path of the field with the fault."""
 
     reason: Reason
     detail: str
+    field: str | None = None
 
 
 @runtime_checkable
@@ -80,6 +82,7 @@ class Search:
         work: Records and scratch files of the tasks. Files in `work.scratch("kept")` become part of the finished tags.
         backend: Local pool or Ray.
         on_stage: Function that shows the progress of a stage.
+        ceiling: Ceiling of the rows that may be set aside.
     """
 
     partitions: Sequence[Partition]
@@ -88,6 +91,7 @@ class Search:
     work: Work
     backend: Backend
     on_stage: OnStage
+    ceiling: Ceiling
 
     def run(
         self,
@@ -98,6 +102,7 @@ class Search:
         title: str,
         keeps_model: bool = False,
         num_gpus: float = 0.0,
+        is_watched: bool = False,
     ) -> list[Record]:
         """Run the tasks of one stage by `execution.run`.
 
@@ -108,13 +113,15 @@ class Search:
             title: Name that the progress bar shows.
             keeps_model: Whether a process keeps a model between tasks.
             num_gpus: Number of GPUs that a task takes.
+            is_watched: Whether the records count the rows that are set aside, so that the stage stops above the ceiling.
         """
+        on_done = self.on_stage(title, len(tasks))
         return run(
             function,
             tasks,
             backend=self.backend,
             records=self.work.records(stage),
-            on_done=self.on_stage(title, len(tasks)),
+            on_done=CeilingWatch(on_done, self.ceiling, self.partitions) if is_watched else on_done,
             keeps_model=keeps_model,
             num_gpus=num_gpus,
         )

@@ -38,7 +38,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def commands(corpus: Path, out: Path, *options: object) -> list[tuple[object, ...]]:
-    cut = ("--partition-size", "3kB", "--on-bad-sample", "set-aside")
+    cut = ("--partition-size", "3kB", "--on-bad-sample", "set-aside", "--max-set-aside", "1")
     return [
         ("tag", "metadata", corpus, "--field", "skill", "--out", out / "T", *cut, *options),
         ("shard", corpus, "--tags", out / "T", "--out", out / "S", "--shard-size", "30kB", "--holdout", 0.1, *options),

@@ -212,7 +212,19 @@ def test_the_sentence_does_not_depend_on_the_number_of_workers(tmp_path: Path) -
 
 def test_set_aside_keeps_the_sample_with_its_reason_and_every_row_is_counted(bad: Bad, tmp_path: Path) -> None:
     corpus, tags_at, shards_at = tmp_path / "corpus", tmp_path / "T", tmp_path / "S"
-    works("tag", "metadata", corpus, "--out", tags_at, *FIELD, *bad.options, "--on-bad-sample", "set-aside")
+    works(
+        "tag",
+        "metadata",
+        corpus,
+        "--out",
+        tags_at,
+        *FIELD,
+        *bad.options,
+        "--on-bad-sample",
+        "set-aside",
+        "--max-set-aside",
+        "1",
+    )
     printed = works("shard", corpus, "--tags", tags_at, "--out", shards_at, "--holdout", 0.2, "--workers", 1)
     tags, shards = Tags.open(tags_at).manifest, ShardSet.open(shards_at).manifest
     counts = {bad.reason: bad.set_aside}
@@ -265,6 +277,8 @@ def test_of_several_copies_the_first_is_kept_whatever_the_partitions(tmp_path: P
             *FIELD,
             "--on-bad-sample",
             "set-aside",
+            "--max-set-aside",
+            "1",
             "--partition-size",
             size,
         )
@@ -280,7 +294,16 @@ def test_of_several_copies_the_first_is_kept_whatever_the_partitions(tmp_path: P
 def test_a_corpus_without_one_good_sample_is_an_error_even_where_bad_ones_are_set_aside(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"{\n{\n")
     sentence = fails(
-        "tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD, "--on-bad-sample", "set-aside"
+        "tag",
+        "metadata",
+        tmp_path / "a.jsonl",
+        "--out",
+        tmp_path / "T",
+        *FIELD,
+        "--on-bad-sample",
+        "set-aside",
+        "--max-set-aside",
+        "1",
     )
     assert sentence.startswith("no sample could be tagged: 2 rows were set aside (malformed-json 2).")
 
@@ -554,7 +577,7 @@ def begin_without_end(tmp_path: Path) -> tuple[object, ...]:
 
 def test_work_with_finished_tasks_is_not_thrown_away_by_another_command(tmp_path: Path) -> None:
     command = begin_without_end(tmp_path)
-    sentence = fails(*command, *FIELD, "--on-bad-sample", "set-aside")
+    sentence = fails(*command, *FIELD, "--on-bad-sample", "set-aside", "--max-set-aside", "1")
     assert "was begun with other inputs or arguments" in sentence and "remove" in sentence
 
 
@@ -647,7 +670,18 @@ def test_a_damaged_manifest_is_one_sentence(root: Path, manifest: str, damage: A
 
 def test_a_lost_rejected_file_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(GOOD) + b"{\n")
-    works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", *FIELD, "--on-bad-sample", "set-aside")
+    works(
+        "tag",
+        "metadata",
+        tmp_path / "a.jsonl",
+        "--out",
+        tmp_path / "T",
+        *FIELD,
+        "--on-bad-sample",
+        "set-aside",
+        "--max-set-aside",
+        "1",
+    )
     works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
     for folder in ("T", "S"):
         shutil.rmtree(tmp_path / folder / "rejected")

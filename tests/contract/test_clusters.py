@@ -106,6 +106,8 @@ def test_tagged_samples_beside_set_aside_ones_keep_their_rows(tmp_path: Path) ->
         tmp_path / "E",
         "--on-bad-sample",
         "set-aside",
+        "--max-set-aside",
+        "1",
     )
     tags = Tags.open(tmp_path / "E")
     assert tags.manifest.set_aside == {"malformed-json": 1, "empty-text": 1, "duplicate-id": 1}
@@ -188,7 +190,7 @@ def test_set_aside_rows_stay_set_aside_when_tags_are_regrouped(tmp_path: Path) -
     (tmp_path / "a.jsonl").write_bytes(
         lines(topic_samples(30)) + b"{\n" + lines([{"id": "x", "text": "no topic", "meta": {}}])
     )
-    aside = ("--on-bad-sample", "set-aside")
+    aside = ("--on-bad-sample", "set-aside", "--max-set-aside", "1")
     works("tag", "embedding", tmp_path / "a.jsonl", *BY, "--skills", 3, *aside, "--out", tmp_path / "E")
     works("tag", "metadata", tmp_path / "a.jsonl", "--field", "topic", *aside, "--workers", 1, "--out", tmp_path / "M")
     works("regroup", tmp_path / "E", tmp_path / "M", "--out", tmp_path / "X")

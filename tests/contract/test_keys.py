@@ -33,7 +33,13 @@ def corpus_and_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus,
         (folder / "corpus" / f"{number}.jsonl").write_bytes(b"".join(content))
     corpus = Corpus.open(folder / "corpus")
     tags = taggers.tag_corpus(
-        corpus, taggers.metadata("skill"), folder / "tags", on_bad_sample="set-aside", partition_bytes=900, backend=HERE
+        corpus,
+        taggers.metadata("skill"),
+        folder / "tags",
+        on_bad_sample="set-aside",
+        max_set_aside=1.0,
+        partition_bytes=900,
+        backend=HERE,
     )
     return corpus, write_shards(corpus, tags, folder / "S", shard_bytes=30_000, holdout=0.1, backend=HERE)
 

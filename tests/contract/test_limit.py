@@ -185,7 +185,7 @@ def test_rows_that_are_set_aside_behind_the_limit_are_not_counted(copies: Copies
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "0.jsonl").write_bytes(lines(records))
-    tags = tag(corpus, tmp_path / "T", on_bad_sample="set-aside")
+    tags = tag(corpus, tmp_path / "T", on_bad_sample="set-aside", max_set_aside=1.0)
     shards = write_shards(
         Corpus.open(corpus),
         tags,

@@ -40,7 +40,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     (tmp_path / "corpus" / "0.jsonl").write_bytes(lines(samples(add=60, carry=40)) + bad)
     corpus = Corpus.open(tmp_path / "corpus")
     tags = taggers.tag_corpus(
-        corpus, taggers.metadata("skill"), tmp_path / "tags", on_bad_sample="set-aside", backend=HERE
+        corpus, taggers.metadata("skill"), tmp_path / "tags", on_bad_sample="set-aside", max_set_aside=1.0, backend=HERE
     )
     write_shards(corpus, tags, tmp_path / "shards", holdout=0.1, backend=HERE)
     shards = ShardSet.open(tmp_path / "shards")
@@ -63,7 +63,9 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     check("export-1", json.loads((tmp_path / "exported" / ".export.json").read_text()))
     check("tags-2", json.loads((tmp_path / "tags" / "tags.json").read_text()))
     tagger = taggers.embedding(taggers.lexical(), skills="auto", skills_range=(2, 4))
-    taggers.tag_corpus(corpus, tagger, tmp_path / "clusters", on_bad_sample="set-aside", backend=HERE)
+    taggers.tag_corpus(
+        corpus, tagger, tmp_path / "clusters", on_bad_sample="set-aside", max_set_aside=1.0, backend=HERE
+    )
     check("tags-2", json.loads((tmp_path / "clusters" / "tags.json").read_text()))
     check("clusters-2", json.loads((tmp_path / "clusters" / "model" / "model.json").read_text()))
     check("manifest-3", json.loads((tmp_path / "shards" / "manifest.json").read_text()))
@@ -89,7 +91,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     ]
     assert len(rejected) == 4
     for line in rejected:
-        check("rejection-3", orjson.loads(line))
+        check("rejection-4", orjson.loads(line))
     members = [shards.train["add"].open_shard(0).member(row) for row in range(5)]
     for member in members:
         check("sample-1", orjson.loads(member))

@@ -89,7 +89,7 @@ def test_a_sample_without_a_label_stops_or_is_set_aside(corpus: Path, tmp_path: 
         CorpusError, match=r"line \d+: \S+labels.jsonl has no skill for this id. Add the id to the labels"
     ):
         tag(corpus, taggers.labels(place), tmp_path / "T")
-    tags = tag(corpus, taggers.labels(place), tmp_path / "U", on_bad_sample="set-aside")
+    tags = tag(corpus, taggers.labels(place), tmp_path / "U", on_bad_sample="set-aside", max_set_aside=1.0)
     assert tags.manifest.set_aside == {"no-label": 2} and tags.manifest.num_tagged == 118
 
 
@@ -186,6 +186,7 @@ def test_a_function_tags_with_names_scores_and_nothing(
         tmp_path / "T",
         Backend(workers=workers),
         on_bad_sample="set-aside",
+        max_set_aside=1.0,
     )
     topics = expected_labels()
     assert tags.manifest.set_aside == {"no-label": 12}

@@ -49,7 +49,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tag(base: Path) -> tuple[object, ...]:
-    options = ("--field", "skill", "--partition-size", "4kB", "--on-bad-sample", "set-aside")
+    options = ("--field", "skill", "--partition-size", "4kB", "--on-bad-sample", "set-aside", "--max-set-aside", "1")
     return ("tag", "metadata", base / "corpus", *options)
 
 

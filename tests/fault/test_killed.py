@@ -22,7 +22,7 @@ Command = tuple[object, ...]
 
 
 def tag(base: Path, out: Path, workers: int = 1) -> Command:
-    options = ("--partition-size", "4kB", "--on-bad-sample", "set-aside", "--workers", workers)
+    options = ("--partition-size", "4kB", "--on-bad-sample", "set-aside", "--max-set-aside", "1", "--workers", workers)
     return ("tag", "metadata", base / "corpus", "--out", out, "--field", "skill", *options)
 
 

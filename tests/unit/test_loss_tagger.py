@@ -271,7 +271,12 @@ def test_texts_without_an_answer_stop_the_tagger_or_are_set_aside(tagged: Tags, 
     ):
         taggers.tag_corpus(Corpus.open(folder), small_finder(), tmp_path / "stops too", backend=HERE)
     tags = taggers.tag_corpus(
-        Corpus.open(folder), small_finder(steps=3), tmp_path / "tags", backend=HERE, on_bad_sample="set-aside"
+        Corpus.open(folder),
+        small_finder(steps=3),
+        tmp_path / "tags",
+        backend=HERE,
+        on_bad_sample="set-aside",
+        max_set_aside=1.0,
     )
     assert tags.manifest.set_aside == {"wrong-type": 1}
 
@@ -492,7 +497,9 @@ def test_a_sample_without_the_prompts_field_is_refused_or_set_aside(corpus: Path
     )
     with pytest.raises(CorpusError, match=r"sample '0005' cannot be read: .*prompt_chars' is missing.*`prompt_field`"):
         taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / "stop", backend=HERE)
-    tags = taggers.tag_corpus(Corpus.open(masked), finder, tmp_path / "aside", backend=HERE, on_bad_sample="set-aside")
+    tags = taggers.tag_corpus(
+        Corpus.open(masked), finder, tmp_path / "aside", backend=HERE, on_bad_sample="set-aside", max_set_aside=1.0
+    )
     assert sum(row.skill is None for part in range(2) for row in tags.rows(part)) == 2
 
 

@@ -56,7 +56,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def tag(corpus: Corpus, tagger: Together, out: Path) -> dict[str, bytes]:
-    taggers.tag_corpus(corpus, tagger, out, on_bad_sample="set-aside", backend=HERE, partition_bytes=150_000)
+    taggers.tag_corpus(
+        corpus, tagger, out, on_bad_sample="set-aside", max_set_aside=1.0, backend=HERE, partition_bytes=150_000
+    )
     return tree(out)
 
 
