@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from skillshard import places, storage
 from skillshard.corpus.formats import FileLayout, TextFiles
 from skillshard.corpus.hub import is_hub_address
-from skillshard.corpus.mapping import FieldMapping
+from skillshard.corpus.mapping import FieldMapping, in_keys
 from skillshard.errors import CorpusError, did_you_mean, name_some
 from skillshard.printable import printable
 from skillshard.yaml_text import YamlText
@@ -199,9 +199,7 @@ def _opened(text: YamlText, prefix: str, corpus: NamedCorpus, folder: str) -> Op
             encoding=corpus.encoding,
         )
     except CorpusError as error:
-        # The keys of the file have no backticks, which the command line would turn into options.
-        sentence = str(error).replace("`id_field=None`", "'id_from_row: true'").replace("`", "'")
-        raise CorpusError(f"{where}: {sentence}") from error
+        raise CorpusError(f"{where}: {in_keys(str(error))}") from error
     return OpenedCorpus(prefix, tuple(_absolute(file, folder) for file in files), fields, layout)
 
 

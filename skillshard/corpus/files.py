@@ -17,7 +17,7 @@ from skillshard.corpus.corpus_list import is_corpus_file, read_corpus_list
 from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, compression_of, format_of, known_suffixes
 from skillshard.corpus.hub import hub_files, is_hub_address
 from skillshard.corpus.listing import list_directory, list_glob, shown_place, special_kind, without_query
-from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping
+from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping, in_keys
 from skillshard.corpus.partitions import DEFAULT_PACKING, DEFAULT_PARTITION_BYTES, Packing, Partition, cut
 from skillshard.corpus.reader import count_rows, read_partition
 from skillshard.corpus.sample import Sample
@@ -243,7 +243,8 @@ class Corpus:
             rows = islice(read_partition(partition, reading), FIRST_ROWS)
             metas = [row.meta for row in rows if isinstance(row, Sample)]
             where = f"the first {counted(len(metas), 'sample')} of {partition.name}"
-            sentences += [f"no {absent} in {where}." for absent in mapping.absent(metas) if metas]
+            absent_fields = [f"no {absent} in {where}." for absent in mapping.absent(metas) if metas]
+            sentences += map(in_keys, absent_fields) if prefix else absent_fields
         return sentences
 
     def notes(self) -> list[str]:
@@ -270,7 +271,7 @@ def _of_corpus_file(listed: Sequence[str | Path]) -> Corpus:
         try:
             opened = Corpus.open(corpus.places, fields=corpus.fields, layout=corpus.layout)
         except CorpusError as error:
-            raise CorpusError(f"corpus {corpus.prefix!r}: {error}") from error
+            raise CorpusError(f"corpus {corpus.prefix!r}: {in_keys(str(error))}") from error
         files += [replace(file, name=f"{corpus.prefix}/{file.name}") for file in opened.files]
         left_out.update(opened.left_out)
     _refuse_doubles(files)

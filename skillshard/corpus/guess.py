@@ -14,7 +14,7 @@ from typing import Any
 
 from skillshard.corpus.formats import Format, stem_of
 from skillshard.corpus.mapping import FieldMapping
-from skillshard.corpus.messages import ANSWERING_ROLE
+from skillshard.corpus.messages import is_answering, is_message
 from skillshard.corpus.paths import is_of_file, single
 from skillshard.corpus.sample import category_of
 from skillshard.errors import name_some
@@ -225,11 +225,7 @@ def is_messages(value: Any) -> bool:
     >>> is_messages([{"role": "user", "content": "1+1?"}]), is_messages([{"from": "human", "value": "1+1?"}])
     (True, False)
     """
-    return (
-        type(value) is list
-        and bool(value)
-        and all(type(item) is dict and {"role", "content"} <= set(item) for item in value)
-    )
+    return type(value) is list and bool(value) and all(map(is_message, value))
 
 
 def array_of_rows(values: Mapping[str, Any]) -> str | None:
@@ -311,7 +307,7 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
 def _are_conversations(values: Sequence[Any], num_rows: int) -> bool:
     if len(values) < num_rows or not all(map(is_messages, values)):
         return False
-    answered = sum(any(message["role"] == ANSWERING_ROLE for message in value) for value in values)
+    answered = sum(any(map(is_answering, value)) for value in values)
     return 2 * answered > len(values)
 
 

@@ -4,16 +4,19 @@ A mapping belongs to a corpus, and is recorded in tags.json. Later commands read
 agree on ids and texts.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from skillshard.corpus.formats import FileLayout
 from skillshard.corpus.messages import ANSWERING_ROLE, render_messages
 from skillshard.corpus.paths import (
     MISSING,
     Step,
     at,
     follow,
+    hive_fields,
     is_of_file,
     locate,
     of_file,
@@ -22,7 +25,7 @@ from skillshard.corpus.paths import (
     unknown,
     without,
 )
-from skillshard.corpus.sample import BadRecord, Sample, category_of, id_of, json_type, rest_of, text_of
+from skillshard.corpus.sample import BadRecord, Rejection, Sample, category_of, id_of, json_type, rest_of, text_of
 from skillshard.corpus.template import Span, Template
 from skillshard.errors import CorpusError, did_you_mean, name_some
 
@@ -31,6 +34,7 @@ ANSWER_SPANS = "answer_spans"
 # About four million tokens, longer than the context of present models. A larger sample is probably a mistake.
 DEFAULT_MAX_SAMPLE_BYTES = 16 << 20
 """Default limit of the size of a sample, in bytes of UTF-8."""
+_ARGUMENT = re.compile(r"`([a-z]\w*)(?:=([^`]*))?`")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class FieldMapping:
     """The fields of a row that become the id, the text and the metadata of a sample.
 
     A path is a key, or several steps with dots between them (`skillshard.corpus.paths`). A path that begins with "file." names a part
-    of the name of the row's file. Fields of the id and of the text leave the metadata, except the messages and the fields that
+    of the name of the row's file. A folder such as `lang=en/` is the field "lang" of each row below, unless the row has this field. Fields of the id and of the text leave the metadata, except the messages and the fields that
     `columns` names.
 
     Args:
@@ -155,6 +159,10 @@ class FieldMapping:
         return values
 
 
+_KEYS = frozenset(argument.name for kind in (FieldMapping, FileLayout) for argument in fields(kind) if argument.init)
+"""Keys of a corpus in a corpus file that are arguments of the library too."""
+
+
 @dataclass(frozen=True)
 class CorpusReading:
     """The way in which the rows of a corpus become samples.
@@ -186,6 +194,14 @@ class CorpusReading:
     def prefix_of(self, name: str) -> str:
         """Return the prefix of a file's name, under which its mapping stands."""
         return "" if "" in self.mappings else name.partition("/")[0]
+
+    def sentence_of(self, rejection: Rejection) -> str:
+        """Return the error for a bad row. The remedy for a corpus of a corpus file names the keys of the corpus file."""
+        sentence = rejection.sentence()
+        if "" in self.mappings or (changed := in_keys(sentence)) == sentence:
+            return sentence
+        prefix = self.prefix_of(rejection.file)
+        return f"{changed} The keys in quotes stand in the corpus file, under {prefix!r}."
 
     @property
     def is_plain(self) -> bool:
@@ -225,6 +241,27 @@ class CorpusReading:
         return cls({prefix: FieldMapping(**mapping) for prefix, mapping in mappings.items()}, value["max_sample_bytes"])
 
 
+def in_keys(sentence: str) -> str:
+    """Replace each argument in backticks that is a key of a corpus file by the key. The command line would name an option otherwise.
+
+    >>> in_keys("Give `id_field=None`, `text_field` or `encoding='utf-16'`, or `on_bad_sample='set-aside'`.")
+    "Give 'id_from_row: true', 'text_field' or 'encoding: utf-16', or `on_bad_sample='set-aside'`."
+    """
+    return _ARGUMENT.sub(_as_key, sentence)
+
+
+def _as_key(match: re.Match[str]) -> str:
+    name, value = match[1], match[2]
+    if name not in _KEYS:
+        return match[0]
+    if (name, value) == ("id_field", "None"):
+        return "'id_from_row: true'"
+    if value is None:
+        return f"'{name}'"
+    plain = value.strip("'\"")
+    return f"'{name}: {plain or value}'"
+
+
 class RowFields:
     """The field mapping of the rows of one file.
 
@@ -256,9 +293,12 @@ class RowFields:
         self.own_name = name.removeprefix(self._before)
         paths = () if mapping.template is None else mapping.template.paths
         self._paths = (*paths, *(path for path in (mapping.id_field, mapping.messages) if path is not None))
+        # Fields of folders such as lang=en/ have the names of keys, so a plain key may name one.
+        self._folder_fields = hive_fields(name)
         named = set(mapping.columns or ())
         self._leaving = [path for path in dict.fromkeys(paths) if path not in named and not is_of_file(path)]
-        self.is_quick = mapping.is_plain and not named and not prefix and not any("." in path for path in self._paths)
+        is_key = not any("." in path or path in self._folder_fields for path in self._paths)
+        self.is_quick = mapping.is_plain and not named and not prefix and is_key
         self.sample: Callable[[Any, int], Sample] = self._quick if self.is_quick else self._mapped
         if whole_rows:
             self.is_quick, self.sample = False, self._whole
@@ -300,7 +340,7 @@ class RowFields:
         if mapping.id_field is None:
             sample_id = f"{self.name}@{position}"
         else:
-            sample_id = self._before + id_of(self._value(row, mapping.id_field), mapping.id_field, row)
+            sample_id = self._before + id_of(self._value(row, mapping.id_field), mapping.id_field, self._named(row))
             if mapping.id_field not in (mapping.columns or ()):
                 record = _removed(record, mapping.id_field)
         text, spans = self._text(row, sample_id)
@@ -321,8 +361,14 @@ class RowFields:
         return Sample(sample_id, text, meta, self.name)
 
     def _value(self, row: dict[str, Any], path: str) -> Any:
-        part = of_file(self.name, path)
-        return follow(row, path) if part is MISSING else part
+        value = of_file(self.name, path)
+        if value is MISSING:
+            value = follow(row, path)
+        return self._folder_fields.get(path, MISSING) if value is MISSING else value
+
+    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields that a path can name, for errors."""
+        return {**self._folder_fields, **row} if self._folder_fields else row
 
     def _text(self, row: dict[str, Any], sample_id: str) -> tuple[str, list[Span] | None]:
         """Return the text of a row, and the spans of its answers. None: the mapping marks no answers."""
@@ -330,7 +376,7 @@ class RowFields:
         if mapping.messages is not None:
             value = self._value(row, mapping.messages)
             if value is MISSING:
-                raise _no_text(mapping.messages, row, sample_id)
+                raise _no_text(mapping.messages, self._named(row), sample_id)
             try:
                 text, spans = render_messages(value, mapping.messages)
             except BadRecord as error:
@@ -346,7 +392,7 @@ class RowFields:
         assert mapping.template is not None
         if mapping.is_plain:
             (path,) = mapping.template.paths
-            return text_of(self._value(row, path), path, sample_id, row), None
+            return text_of(self._value(row, path), path, sample_id, self._named(row)), None
         paths = mapping.template.paths
         values = [self._shown(row, path, sample_id) for path in paths]
         text, spans = mapping.template.render(values)
@@ -369,7 +415,7 @@ class RowFields:
         """Return the value of a field as a part of the text: a string, or a number or a boolean as JSON. Null is empty."""
         value = single(self._value(row, path))
         if value is MISSING:
-            raise _no_text(path, row, sample_id)
+            raise _no_text(path, self._named(row), sample_id)
         if value is None or value == []:
             return ""
         if isinstance(value, (str, int, float)):

@@ -1,5 +1,7 @@
 """Conversations: a list of messages with a role and a content each, as chat models and the data sets of their training use them.
 
+The data sets in the style of ShareGPT name the two keys "from" and "value", and the roles "human" and "gpt". Both styles give the same text.
+
 A conversation is rendered as plain text, for taggers and for proxies. The messages themselves stay in the metadata, because a chat
 template needs them where tokens are made.
 """
@@ -12,6 +14,37 @@ from skillshard.corpus.template import JOIN, Span
 
 ANSWERING_ROLE = "assistant"
 """Role of the messages that are answers."""
+_KEYS = (("role", "content"), ("from", "value"))
+"""Keys of the role and of the content, in the two styles of messages."""
+_ROLES = {"human": "user", "gpt": ANSWERING_ROLE}
+"""Role in the style of ShareGPT -> role."""
+
+
+def is_message(value: Any) -> bool:
+    """Return whether a value has the keys of a message, in one of the two styles.
+
+    >>> is_message({"role": "user", "content": "1+1?"}), is_message({"from": "human", "value": "1+1?"}), is_message({"text": "2"})
+    (True, True, False)
+    """
+    return type(value) is dict and any(role in value and content in value for role, content in _KEYS)
+
+
+def is_answering(message: Mapping[str, Any]) -> bool:
+    """Return whether a message is an answer.
+
+    >>> is_answering({"from": "gpt", "value": "2"}), is_answering({"role": "user", "content": "1+1?"})
+    (True, False)
+    """
+    role_key, _ = _keys_of(message)
+    return _role_of(role_key, message[role_key]) == ANSWERING_ROLE
+
+
+def _keys_of(message: Mapping[str, Any]) -> tuple[str, str]:
+    return next((keys for keys in _KEYS if all(key in message for key in keys)), _KEYS[0])
+
+
+def _role_of(key: str, role: Any) -> Any:
+    return _ROLES.get(role, role) if key == "from" and type(role) is str else role
 
 
 def render_messages(messages: Any, path: str) -> tuple[str, list[Span]]:
@@ -27,6 +60,8 @@ def render_messages(messages: Any, path: str) -> tuple[str, list[Span]]:
         BadRecord: The value is not a list of messages.
 
     >>> render_messages([{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}], "messages")
+    ('user: 1+1?\\n\\nassistant: 2', [(23, 24)])
+    >>> render_messages([{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}], "conversations")
     ('user: 1+1?\\n\\nassistant: 2', [(23, 24)])
     """
     if type(messages) is not list:
@@ -51,16 +86,17 @@ def render_messages(messages: Any, path: str) -> tuple[str, list[Span]]:
 def _role_and_content(message: Any, path: str) -> tuple[str, str]:
     if type(message) is not dict:
         raise BadRecord("wrong-type", f"the message {path!r} must be an object, got {json_type(message)}")
-    if missing := [key for key in ("role", "content") if key not in message]:
+    role_key, content_key = _keys_of(message)
+    if missing := [key for key in (role_key, content_key) if key not in message]:
         keys = ", ".join(map(repr, message)) or "no key"
         raise BadRecord(
             "wrong-type",
-            f"the message {path!r} has no {missing[0]!r}: expected the keys 'role' and 'content', got {keys}",
+            f"the message {path!r} has no {missing[0]!r}: expected the keys 'role' and 'content', or 'from' and 'value', got {keys}",
         )
-    role = message["role"]
+    role = _role_of(role_key, message[role_key])
     if type(role) is not str or not role:
-        raise BadRecord("wrong-type", f"the role in '{path}.role' must be a string, got {json_type(role)}")
-    return role, _text_of(message["content"], f"{path}.content")
+        raise BadRecord("wrong-type", f"the role in '{path}.{role_key}' must be a string, got {json_type(role)}")
+    return role, _text_of(message[content_key], f"{path}.{content_key}")
 
 
 def _text_of(content: Any, path: str) -> str:

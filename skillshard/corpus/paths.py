@@ -11,6 +11,7 @@ path of a field use this module, so a path has one meaning.
 
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import unquote
 
 from skillshard.corpus.formats import stem_of
 from skillshard.errors import did_you_mean, name_some
@@ -20,6 +21,7 @@ Step = str | int
 # An array cannot have more elements, and Python refuses to parse thousands of digits.
 _MAX_DIGITS = 12
 _PREFIX = "meta."
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # Hive's folder name for a null
 _FILE_PARTS = ("name", "stem", "folder", "parts")
 
 
@@ -174,6 +176,16 @@ def is_of_file(path: str) -> bool:
     """
     first, _, rest = path.partition(".")
     return first == "file" and rest.partition(".")[0] in _FILE_PARTS
+
+
+def hive_fields(name: str) -> dict[str, str | None]:
+    """Return the fields in the names of folders such as `year=2024/`, which Hive, Spark and Arrow write.
+
+    >>> hive_fields("lang=en/topic=a%2Fb/part-0.parquet"), hive_fields("a=b.jsonl")
+    ({'lang': 'en', 'topic': 'a/b'}, {})
+    """
+    pairs = [part.split("=", 1) for part in name.split("/")[:-1] if "=" in part]
+    return {unquote(key): None if value == _HIVE_NULL else unquote(value) for key, value in pairs if key}
 
 
 def unknown(path: str, value: Any) -> str:

@@ -3,7 +3,6 @@
 import bisect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice, pairwise
-from urllib.parse import unquote
 
 import orjson
 import xxhash
@@ -16,6 +15,7 @@ from skillshard.corpus.formats import Format
 from skillshard.corpus.lines import read_lines
 from skillshard.corpus.mapping import CorpusReading
 from skillshard.corpus.partitions import Partition
+from skillshard.corpus.paths import hive_fields
 from skillshard.corpus.sample import PassedOver, Rejection, Sample
 from skillshard.corpus.stretches import Stretch
 from skillshard.corpus.tables import read_table, rows_before
@@ -24,7 +24,6 @@ from skillshard.corpus.texts import read_text
 from skillshard.corpus.wet import read_wet
 from skillshard.errors import CorpusError
 
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # Hive's folder name for a null
 _ROWS_OF_BLOCK = 64
 _CHARACTERS_OF_BLOCK = 1 << 20
 _READERS: dict[Format, Callable[..., Iterator[Sample | Rejection]]] = {
@@ -204,16 +203,6 @@ def _reader_of(stretch: Stretch) -> Callable[..., Iterator[list[Sample | Rejecti
         return read_table
     read_rows = read_documents if stretch.format == "jsonl" else _READERS[stretch.format]
     return lambda *arguments, **options: _in_blocks(read_rows(*arguments, **options))
-
-
-def hive_fields(name: str) -> dict[str, str | None]:
-    """Return the fields in the names of folders such as `year=2024/`, which Hive, Spark and Arrow write.
-
-    >>> hive_fields("lang=en/topic=a%2Fb/part-0.parquet"), hive_fields("a=b.jsonl")
-    ({'lang': 'en', 'topic': 'a/b'}, {})
-    """
-    pairs = [part.split("=", 1) for part in name.split("/")[:-1] if "=" in part]
-    return {unquote(key): None if value == _HIVE_NULL else unquote(value) for key, value in pairs if key}
 
 
 def _with_fields(

@@ -85,7 +85,7 @@ def count_partition(
     check = early_check(ceiling, reader)
     for row in reader:
         if isinstance(row, Rejection) and on_bad_sample == "stop":
-            raise CorpusError(row.sentence())
+            raise CorpusError(reading.sentence_of(row))
         # A bad row gets an empty entry, because the table stands row for row beside the tags.
         table.add(row.meta if isinstance(row, Sample) else {})
         num_rows += 1

@@ -35,6 +35,7 @@ from skillshard.corpus import (
 )
 from skillshard.corpus.bad_rows import DEFAULT_SHARE
 from skillshard.corpus.compare import places_changed
+from skillshard.corpus.mapping import in_keys
 from skillshard.errors import CorpusError, TagsError, name_some
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown, silent
 from skillshard.hash_ranges import id_hash
@@ -361,7 +362,8 @@ def tag_partition(
                 tag_rows.append(TagRow(row.id, outcome.skill, outcome.score, None))
                 continue
             if on_bad_sample == "stop":
-                raise CorpusError(_located([(row_number, rejection)], reader, reading)[0].sentence())
+                (located,) = _located([(row_number, rejection)], reader, reading)
+                raise CorpusError(reading.sentence_of(located))
             refused.append((row_number, rejection))
             check(row_number + 1, len(refused), (rejection for _, rejection in refused))
             tag_rows.append(TagRow(rejection.id, None, None, rejection.reason))
@@ -456,7 +458,7 @@ def _duplicate_sentence(
     identity = duplicate["id"] if len(duplicate["id"]) <= 100 else f"{duplicate['id'][:97]}..."
     earlier = f"id {identity!r} stands already in {first_file}, {unit_of(first_file)} {first}"
     more = f"; {len(duplicates):,} rows repeat an id" if len(duplicates) > 1 else ""
-    return Rejection(later_file, later, "duplicate-id", earlier + more).sentence()
+    return reading.sentence_of(Rejection(later_file, later, "duplicate-id", earlier + more))
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
@@ -485,9 +487,8 @@ def _manifest(
             if set_aside
             else "the corpus has no rows"
         )
-        raise TagsError(
-            f"no sample could be tagged: {why}. Check the corpus, `id_field`, `text_field` and the fields of the tagger."
-        )
+        sentence = f"no sample could be tagged: {why}. Check the corpus, `id_field`, `text_field` and the fields of the tagger."
+        raise TagsError(in_keys(sentence) if "corpora" in made_from["arguments"]["reading"] else sentence)
     if len(skills) > MAX_SKILLS:
         raise TagsError(
             f"{len(skills):,} different skills (such as {', '.join(sorted(skills)[:3])}), and at most {MAX_SKILLS:,} make sense. Tag by "

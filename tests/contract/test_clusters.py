@@ -417,7 +417,7 @@ def test_one_partition_is_encoded_by_all_processes_to_the_bytes_of_one(
     def tagged(name: str) -> dict[str, bytes]:
         tagger = taggers.embedding(taggers.lexical(), skills=5)
         corpus = Corpus.open(tmp_path / "a.jsonl")
-        taggers.tag_corpus(corpus, tagger, tmp_path / name, backend=HERE, on_bad_sample="set-aside")
+        taggers.tag_corpus(corpus, tagger, tmp_path / name, backend=HERE, on_bad_sample="set-aside", max_set_aside=1.0)
         return tree(tmp_path / name)
 
     whole = tagged("whole")

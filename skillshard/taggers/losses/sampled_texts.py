@@ -118,7 +118,7 @@ def _texts(
     for row in PartitionReader(partition, reading):
         if isinstance(row, Rejection):
             if stop_at_refused:
-                raise CorpusError(row.sentence())
+                raise CorpusError(reading.sentence_of(row))
             continue
         why, answers = answers_or_fault(row, refusal, prompt_field)
         if why is None:
