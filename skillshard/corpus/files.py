@@ -234,7 +234,7 @@ class Corpus:
         `drop` is read, up to `FIRST_ROWS` rows of its first file.
         """
         reading = self.reading()
-        sentences = []
+        sentences: list[str] = []
         for prefix, mapping in reading.mappings.items():
             named = [file for file in self.files if reading.prefix_of(file.name) == prefix]
             if not named or (mapping.columns is None and not mapping.drop):

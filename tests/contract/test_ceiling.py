@@ -15,7 +15,7 @@ from skillshard.corpus import Corpus
 from skillshard.errors import CorpusError, TagsError
 from skillshard.execution import Backend, Task
 from skillshard.taggers.ceiling import EARLY_ROWS, Ceiling, CeilingWatch
-from skillshard.tags import Tags, TagsManifest2
+from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
 from tests.conftest import HERE, lines, samples, tree
 from tests.topics import topic_corpus
@@ -103,7 +103,6 @@ def test_the_record_counts_rows_by_file_reason_and_field(tmp_path: Path) -> None
     (corpus / "c.jsonl.gz").write_bytes(gzip.compress(lines(samples(z=300)))[:-30])
     for workers in (1, 2):
         tags = tag(corpus, tmp_path / f"T{workers}", max_set_aside=1.0, backend=Backend(workers=workers))
-        assert isinstance(tags.manifest, TagsManifest2)
         counts = {(count.file, count.reason, count.field): count.num_rows for count in tags.manifest.set_aside_by}
         of_c = {key: num for key, num in counts.items() if key[0] == "c.jsonl.gz"}
         assert of_c[("c.jsonl.gz", "truncated", None)] == 1
@@ -126,14 +125,13 @@ def test_the_record_counts_rows_by_file_reason_and_field(tmp_path: Path) -> None
 def test_regrouped_tags_keep_the_counts(tmp_path: Path) -> None:
     tags = tag(corpus_of(tmp_path / "corpus", a=(3, 2)), tmp_path / "T", max_set_aside=1.0)
     again = taggers.regroup_tags([tmp_path / "T"], tmp_path / "R", mapping={"*": "all"}, backend=HERE)
-    assert isinstance(tags.manifest, TagsManifest2) and isinstance(again.manifest, TagsManifest2)
-    assert again.manifest.set_aside_by == tags.manifest.set_aside_by
+    assert again.manifest.set_aside_by == tags.manifest.set_aside_by != []
 
 
-def test_tags_without_bad_rows_keep_version_1(tmp_path: Path) -> None:
-    tags = tag(corpus_of(tmp_path / "corpus", a=(3, 0)), tmp_path / "T")
-    assert json.loads((tmp_path / "T" / "tags.json").read_bytes())["schema"] == "skillshard/tags/1"
-    assert not isinstance(tags.manifest, TagsManifest2) and tags.set_aside_counts() == []
+def test_counts_of_version_1_have_no_files_and_are_checked_all_the_same() -> None:
+    with pytest.raises(CorpusError) as error:
+        Ceiling(0.01).check([("a.jsonl", 100)], [("", "missing-field", None, 3)], is_whole=True)
+    assert "missing-field 3. Mend the rows" in str(error.value)
 
 
 # ---------------------------------------------------------------------------------------------------------------- early
@@ -143,9 +141,9 @@ def test_tags_without_bad_rows_keep_version_1(tmp_path: Path) -> None:
 def test_the_work_stops_at_the_first_rows_that_exceed_the_ceiling(workers: int, tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path / "corpus", a=(6_000, 50), b=(3_900, 60), c=(20_000, 0))
     with pytest.raises(CorpusError, match=r"^110 of the first 10,010 rows of the corpus \(1\.1 %\) were set aside"):
-        tag(corpus, tmp_path / "T", backend=Backend(workers=workers))
+        tag(corpus, tmp_path / "T", backend=Backend(workers=workers), partition_bytes=1_000_000)
     assert not (tmp_path / "T" / ".work" / "records" / "duplicates").exists()
-    tag(corpus, tmp_path / "T", backend=Backend(workers=workers), max_set_aside=0.02)
+    tag(corpus, tmp_path / "T", backend=Backend(workers=workers), max_set_aside=0.02, partition_bytes=1_000_000)
 
 
 def test_one_large_file_stops_before_its_end(tmp_path: Path) -> None:
@@ -165,12 +163,15 @@ def test_the_order_in_which_tasks_end_does_not_matter(
     order: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("order")
-    partitions = Corpus.open(corpus_of(folder / "corpus", **dict.fromkeys("abcdef", (1, 0)))).partitions()
+    partitions = Corpus.open(corpus_of(folder / "corpus", **dict.fromkeys("abcdef", (1, 0)))).partitions(
+        partition_bytes=50
+    )
     bad = [10, 40, 10, 400, 0, 9_000]
     watch = CeilingWatch(lambda task, record: None, Ceiling(0.01), partitions)
     with pytest.raises(CorpusError, match=r"^460 of the first 20,000 rows"):
         for number in order:
-            record = {"num_rows": 5_000, "set_aside_by": [("malformed-json", None, bad[number])] if bad[number] else []}
+            counts = [("a", "malformed-json", None, bad[number])] if bad[number] else []
+            record = {"file_rows": [5_000], "set_aside_by": counts}
             watch(Task(f"{number:06d}", {}), record)
 
 
