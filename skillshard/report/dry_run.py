@@ -289,7 +289,7 @@ def _show_bad(first: Estimate, on_bad_sample: OnBadSample, ceiling: Ceiling) -> 
     if on_bad_sample == "stop":
         result = ", and the command stops at the first bad row"
     elif ceiling.is_exceeded(num_bad, first.num_read):
-        result = f", more than --max-set-aside {ceiling.share:g} allows: the command would stop"
+        result = f", more than the {100 * ceiling.share:g} % that may be set aside: the command would stop"
     else:
         result = ""
     print_line(f"bad rows: {num_bad:,} of {first.num_read:,} ({described(counts_of(first.rejections))}){result}")

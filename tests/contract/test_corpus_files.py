@@ -218,8 +218,8 @@ def test_a_misspelled_column_is_noted_with_the_nearest_field_before_the_work(fol
     assert outcome.code == 0
     notes = [line for line in outcome.err.splitlines() if line.startswith("note: no field")]
     assert notes == [
-        "note: no field 'lng' of --columns (did you mean 'lang'?); the row has lang, views, answer_spans in the first 1 sample of wiki/en/a.jsonl.",
-        "note: no field 'Instances' of --drop; the row has Definition, score, answer_spans in the first 1 sample of sums/sums.json.",
+        "note: no field 'lng' of 'columns' (did you mean 'lang'?); the row has lang, views, answer_spans in the first 1 sample of wiki/en/a.jsonl.",
+        "note: no field 'Instances' of 'drop'; the row has Definition, score, answer_spans in the first 1 sample of sums/sums.json.",
     ]
 
 

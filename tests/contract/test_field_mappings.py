@@ -190,10 +190,10 @@ def test_beside_a_corpus_with_answers_the_whole_text_of_another_corpus_is_an_ans
         ({"m": "hi"}, {"messages": "m"}, "wrong-type", "the messages in 'm' must be an array of objects, got a string"),
         ({"m": ["hi"]}, {"messages": "m"}, "wrong-type", "the message 'm.0' must be an object, got a string"),
         (
-            {"m": [{"from": "human", "value": "hi"}]},
+            {"m": [{"speaker": "human", "value": "hi"}]},
             {"messages": "m"},
             "wrong-type",
-            "the message 'm.0' has no 'role': expected the keys 'role' and 'content', got 'from', 'value'",
+            "the message 'm.0' has no 'role': expected the keys 'role' and 'content', or 'from' and 'value', got 'speaker', 'value'",
         ),
         ({"m": [{"role": 1, "content": "x"}]}, {"messages": "m"}, "wrong-type", "the role in 'm.0.role' must be a string, got a number (1)"),
         ({"m": [{"role": "user", "content": 1}]}, {"messages": "m"}, "wrong-type", "the content in 'm.0.content' must be a string, got a number (1)"),
