@@ -41,7 +41,7 @@ _MODELS: dict[str, Any] = {
     "manifest-3": Manifest,
     "mixer-2": MixerState,
     "observation-3": ObservationRecord,
-    "packed-2": PackedState,
+    "packed-3": PackedState,
     "peek-1": PeekFacts,
     "pipeline-1": Pipeline,
     "rejection-4": Rejection,

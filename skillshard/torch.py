@@ -126,6 +126,7 @@ class PackedTensors(TypedDict, total=False):
     input_ids: torch.Tensor
     labels: torch.Tensor
     learned: torch.Tensor
+    attention_mask: torch.Tensor
     position_ids: torch.Tensor
     segment_ids: torch.Tensor
     cu_seqlens: torch.Tensor
@@ -178,7 +179,7 @@ def block_collator(*columns: str) -> Callable[[Blocks], PackedTensors]:
     samples under the path of each field.
 
     Args:
-        columns: Names of columns. `input_ids`, `labels` (-100 where a token is not learned), `learned`, `position_ids`, `segment_ids`, `draw`
+        columns: Names of columns. `input_ids`, `labels` (-100 where a token is not learned), `learned`, `attention_mask`, `position_ids`, `segment_ids`, `draw`
             and `skill` have the shape (block, token), `skill_tokens` has the shape (block, skill), and `block` has the positions of the
             blocks in the packed stream. `cu_seqlens` and `max_seqlen` are the bounds of the segments for attention within samples.
             `PackedBatch` describes each column.

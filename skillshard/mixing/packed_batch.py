@@ -129,10 +129,14 @@ class PackedBatch:
         inside = self.draw >= 0
         return inside if self.answer is None else inside & self.answer
 
+    @property
+    def attention_mask(self) -> Int[np.ndarray, "block token"]:
+        """1 for each token and each separator, 0 for fillers, as models of transformers expect."""
+        return (self.draw >= 0).astype(np.int64)
+
     @cached_property
     def labels(self) -> Int[np.ndarray, "block token"]:
         """Token ids with -100 in place of each token that is not learned. A model of transformers shifts the labels by itself."""
-        has_filler = len(self.segments) > 0 and int(self.segments.draw[-1]) < 0
-        if self.answer is None and not has_filler:
+        if self.answer is None and (self.segments.draw >= 0).all():
             return self.input_ids.copy()  # a trainer may write into its labels
         return np.where(self.learned, self.input_ids, IGNORE)

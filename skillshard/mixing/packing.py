@@ -15,6 +15,9 @@ counts are known, so a block is found without the blocks before:
 A table of a window of draws (`round_ids.IdTable`) has the parts of samples in the blocks. A batch is a part of the table, and one call of
 Arrow copies its tokens. No step runs in Python for each token or each sample.
 
+With `packing="one"`, a block is one draw, cut after L tokens or filled up to L tokens. Then each draw counts as L tokens of the stream, and
+all searches above stay the same.
+
 If `repeat` ends the stream, the last block is filled up with the separator (or with token 0 without a separator), marked by
 draw -1. No token is lost.
 """
@@ -26,7 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex, cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -34,7 +37,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import places
 from skillshard.canonical import first_fault
-from skillshard.errors import LedgerError, PolicyError, TokensError
+from skillshard.errors import LedgerError, PolicyError, TokensError, did_you_mean
 from skillshard.loss import LossKind, MeasuredOn
 from skillshard.memo import memoized
 from skillshard.mixing.ledger import Lag
@@ -47,19 +50,23 @@ from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, is_whole, whole_n
 from skillshard.printable import counted
 from skillshard.shards.token_set import SkillTokens, TokenSet
 
+Packing = Literal["concat", "one"]
+"""The way from draws to blocks: the tokens of all draws one after the other, or a block for each draw."""
+
 
 class PackedState(BaseModel):
     """The state of a packed stream in a checkpoint, in place of the mixer's state."""
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal["skillshard/packed/2"] = Field("skillshard/packed/2", alias="schema")
+    schema_version: Literal["skillshard/packed/3"] = Field("skillshard/packed/3", alias="schema")
     block: int = Field(ge=0, le=LAST_DRAW, description="blocks consumed")
     step: int | None = Field(description="optimizer steps taken; null if the trainer gave no step")
     mixer: MixerState = Field(description="state of the mixer after the draws with at least one token in these blocks")
     tokens: str = Field(description="digest of tokens.json")
     block_tokens: int = Field(ge=1)
     separator: str | None
+    packing: Packing
 
 
 @dataclass(frozen=True)
@@ -71,14 +78,18 @@ class PackedRound:
         first_draw: First draw of the round.
         first: Number of tokens of the stream before the round.
         ends: End of each draw's tokens, counted from the round's first token, separators included.
+        sizes: Number of tokens of each draw, separators included.
         tokens: Tokens of each skill of the mix.
+        is_one: Whether a block is one draw.
     """
 
     plan: RoundPlan
     first_draw: int
     first: int
     ends: Int[np.ndarray, " draw"]
+    sizes: Int[np.ndarray, " draw"]
     tokens: Sequence[SkillTokens]
+    is_one: bool
     _tables: dict[int, IdTable | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -101,9 +112,10 @@ class PackedRound:
         window = self.draw_at(token) // WINDOW_DRAWS
 
         def make(number: int) -> IdTable | None:
-            return self.ids.table(
-                number, self.begins, first=self.first, first_draw=self.first_draw, block_tokens=block_tokens
-            )
+            places = {"first": self.first, "first_draw": self.first_draw, "block_tokens": block_tokens}
+            if self.is_one:
+                return self.ids.table_of_draws(number, self.sizes, **places)
+            return self.ids.table(number, self.begins, **places)
 
         table = memoized(self._tables, window, make, most=TABLES_KEPT)
         assert table is not None
@@ -155,6 +167,8 @@ class PackedTokens:
         separator: Text of the token after each sample, such as "<|endoftext|>". None: no separator.
         step_blocks: Number of blocks of an optimizer step, over all ranks and gradient accumulation. `report` and `state_dict` use
             the number to translate steps into blocks.
+        packing: "concat" (default): the tokens of all draws one after the other, as for pre-training. "one": a block is a draw, as for
+            fine-tuning. The tokens of a long sample beyond `block_tokens` are left out, and a short sample is filled up.
 
     Raises:
         TokensError: The tokens belong to other shards or have no ids, the separator is no token, or a skill has no tokens.
@@ -173,11 +187,16 @@ class PackedTokens:
         block_tokens: int,
         separator: str | None,
         step_blocks: int | None = None,
+        packing: str = "concat",
     ) -> None:
+        if packing not in get_args(Packing):
+            raise PolicyError(
+                f"packing is {packing!r}{did_you_mean(packing, get_args(Packing))}: give 'concat' or 'one'."
+            )
         for name, value in {"block_tokens": block_tokens, "step_blocks": step_blocks}.items():
             if not (is_whole(value, 1, LAST_DRAW) or (value is None and name == "step_blocks")):
                 raise PolicyError(f"{name} is {value!r}: give at least 1, as a whole number.")
-        if mixer.lag == 0 and mixer.policy.reads_losses:
+        if mixer.lag == 0 and mixer.policy.reads_losses and packing == "concat":
             raise PolicyError(
                 "Mixer(lag=0) begins a round only after the losses at the end of the previous round. A block that reaches over the end of a "
                 "round would wait for losses that the trainer measures after the block. Use lag=1 (default) or 'live' with packed tokens."
@@ -190,6 +209,7 @@ class PackedTokens:
             )
         self.mixer, self.tokens = mixer, tokens
         self.block_tokens, self.separator = operator.index(block_tokens), separator
+        self.packing = cast(Packing, packing)
         self._separator = None if separator is None else tokens.token_id(separator)
         self._tokens = [tokens.train[skill] for skill in mixer.skills]
         _refuse_empty(self._tokens, tokens, separator)
@@ -213,7 +233,8 @@ class PackedTokens:
         """
         self._refuse_moved()
         numbers = np.asarray(blocks, np.int64)
-        read = self._neighbours(numbers) or self._scattered(numbers)
+        is_one = self.packing == "one"
+        read = self._draws(numbers) if is_one else self._neighbours(numbers) or self._scattered(numbers)
         sample_draw, fields = self._fields(read.segments)
         shape = (len(read.block), self.block_tokens)
         answer = None if read.answer is None else read.answer.reshape(shape)
@@ -261,6 +282,38 @@ class PackedTokens:
         columns = [self._copy(pieces, ids, answer) for pieces in pieces_of]
         if filled < num_tokens:
             columns.append(self._filler(pieces_of))
+        return _Read(numbers, ids, answer, _joined(columns))
+
+    def _draws(self, blocks: Int[np.ndarray, " block"]) -> "_Read":
+        """Read blocks of which each is one draw."""
+        numbers, pieces_of = self._pieces(blocks)
+        num_tokens = len(numbers) * self.block_tokens
+        ids = np.full(num_tokens, 0 if self._separator is None else self._separator, np.int64)
+        answer = None if self.tokens.answers is None else np.ones(num_tokens, bool)
+        columns = []
+        for pieces in pieces_of:
+            table, begins = pieces.table, pieces.row * self.block_tokens
+            # A draw without tokens has no segment, and its block is a filler.
+            nearest = np.searchsorted(table.start, pieces.start)
+            has_tokens = np.append(table.start, -1)[nearest] == pieces.start
+            chosen, places = nearest[has_tokens], begins[has_tokens]
+            sizes = table.stop[chosen] - table.start[chosen]
+            if len(chosen):
+                copied, mask = table.copy(chosen)
+                inside = np.arange(len(copied)) + np.repeat(places - (np.cumsum(sizes) - sizes), sizes)
+                last_tokens = (places + sizes - 1)[table.is_last[chosen]]
+                ids[inside] = copied
+                if answer is not None and mask is not None:
+                    answer[inside] = mask
+                if self._separator is not None:
+                    ids[last_tokens] = self._separator
+                    if answer is not None:
+                        answer[last_tokens] = True
+            columns.append(Segments(places, table.draw[chosen], table.skill[chosen]))
+            filled = np.zeros(len(begins), np.int64)
+            filled[has_tokens] = sizes
+            fillers = (begins + filled)[filled < self.block_tokens]
+            columns.append(Segments(fillers, *(np.full(len(fillers), -1),) * 2))
         return _Read(numbers, ids, answer, _joined(columns))
 
     def _copy(
@@ -360,6 +413,8 @@ class PackedTokens:
     @property
     def draws_per_position(self) -> float:
         """Expected number of draws of a block under the weights of round 0, over whole epochs, separators included."""
+        if self.packing == "one":
+            return 1.0
         weights = self.mixer.round(0).weights
         means = [
             tokens.num_tokens / order.num_samples + (self._separator is not None)
@@ -450,6 +505,8 @@ class PackedTokens:
 
     def _tokens_of(self, drawn: Sequence[int]) -> int:
         """Count the tokens of the first `drawn[i]` draws of each skill i, separators included."""
+        if self.packing == "one":
+            return sum(drawn) * self.block_tokens
         per_skill = zip(self.mixer.orders, self._tokens, drawn, strict=True)
         tokens = sum(order.tokens_before(num, counts.shard_tokens, counts.rows) for order, counts, num in per_skill)
         return tokens + sum(drawn) * (self._separator is not None)
@@ -466,7 +523,9 @@ class PackedTokens:
             self._tokens[skill].rows(shard)[rows] for (skill, shard), rows in zip(plan.segments, plan.rows, strict=True)
         ]
         sizes = np.concatenate(counts).take(plan.slot).astype(np.int64) + (self._separator is not None)
-        packed = PackedRound(plan, number * self.mixer.round_draws, first, np.cumsum(sizes), self._tokens)
+        is_one = self.packing == "one"
+        ends = np.cumsum(np.full_like(sizes, self.block_tokens) if is_one else sizes)
+        packed = PackedRound(plan, number * self.mixer.round_draws, first, ends, sizes, self._tokens, is_one)
         self._rounds[number] = packed
         if len(self._rounds) > RECORDS_KEPT:
             del self._rounds[min(self._rounds)]
@@ -526,6 +585,7 @@ class PackedTokens:
             tokens=self.tokens.digest,
             block_tokens=self.block_tokens,
             separator=self.separator,
+            packing=self.packing,
         )
 
     def load_state_dict(self, state: Mapping[str, Any], *, generation: int | None = None) -> None:
@@ -543,14 +603,19 @@ class PackedTokens:
             saved = PackedState.model_validate(state)
         except ValidationError as error:
             raise LedgerError(
-                f"this is no state of packed tokens (schemas/packed-2.json): {first_fault(error)}."
+                f"this is no state of packed tokens (schemas/packed-3.json): {first_fault(error)}."
             ) from error
-        present = {"tokens": self.tokens.digest, "block_tokens": self.block_tokens, "separator": self.separator}
+        present = {
+            "tokens": self.tokens.digest,
+            "block_tokens": self.block_tokens,
+            "separator": self.separator,
+            "packing": self.packing,
+        }
         for name, value in present.items():
             if getattr(saved, name) != value:
                 raise LedgerError(
                     f"this state was saved with {name} {getattr(saved, name)!r}, but {name} of this stream is {value!r}. A packed stream resumes "
-                    "with the same run, tokens, block_tokens and separator."
+                    "with the same run, tokens, block_tokens, separator and packing."
                 )
         self.mixer.load_state_dict(saved.mixer.model_dump(by_alias=True), generation=generation)
         self._stand_at(saved.block, saved.step)
@@ -583,8 +648,8 @@ class PackedTokens:
     @property
     def identity(self) -> dict[str, Any]:
         """Facts that determine the stream together with the losses, as JSON."""
-        tokens, block_tokens, separator = self.tokens.digest, self.block_tokens, self.separator
-        return {**self.mixer.identity, "tokens": tokens, "block_tokens": block_tokens, "separator": separator}
+        own = {"block_tokens": self.block_tokens, "separator": self.separator, "packing": self.packing}
+        return {**self.mixer.identity, "tokens": self.tokens.digest, **own}
 
     @property
     def initial_losses(self) -> bool:

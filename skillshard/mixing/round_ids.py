@@ -43,7 +43,7 @@ class CheckedMaps:
         """
         # Entry i is the number of unchecked parts before part i of all files, so one subtraction shows whether a stretch is checked.
         unchecked = np.concatenate([[0], np.cumsum(np.concatenate([~file.is_checked for file in self._files]))])
-        if unchecked[-1]:
+        if unchecked[-1] and len(which):
             first_part = self._first_part[which]
             first, last = first_part + start // CHECK_BYTES, first_part + (end - 1) // CHECK_BYTES
             stale = unchecked[last + 1] > unchecked[first]
@@ -65,6 +65,7 @@ class IdTable:
 
     Attributes:
         start, stop: First token of each segment, and the token after its last, counted from the first token of the stream.
+        end: Token after the last token of the window, counted in the same way.
         draw: Draw of each segment, counted from the beginning of the stream.
         skill: Skill of each segment.
         is_last: Whether the segment ends with its draw. With a separator, the separator is its last token.
@@ -74,17 +75,13 @@ class IdTable:
 
     start: Int[np.ndarray, " segment"]
     stop: Int[np.ndarray, " segment"]
+    end: int
     draw: Int[np.ndarray, " segment"]
     skill: Int[np.ndarray, " segment"]
     is_last: Bool[np.ndarray, " segment"]
     views: np.ndarray
     answer_views: np.ndarray | None
     files: "RoundIds"
-
-    @property
-    def end(self) -> int:
-        """Token after the last token of the window, counted from the first token of the stream."""
-        return int(self.stop[-1])
 
     @cached_property
     def last_tokens(self) -> Int[np.ndarray, " draw"]:
@@ -159,16 +156,47 @@ class RoundIds:
         start = cuts[np.append(cuts[1:], end) != cuts]
         stop = np.append(start[1:], end)
         draw = np.searchsorted(begins[draws.start + 1 : draws.stop + 1], start, side="right") + draws.start
-        before = self._start[draw] - begins[draw]
+        return self._table(start, stop, end, draw, begins[draw], stop == begins[draw + 1], first, first_draw)
+
+    def table_of_draws(
+        self, window: int, sizes: Int[np.ndarray, " draw"], *, first: int, first_draw: int, block_tokens: int
+    ) -> IdTable:
+        """Make the table of a window if a block is one draw. Arguments are as in `table`.
+
+        Args:
+            sizes: Number of tokens of each draw of the round, separators included.
+        """
+        draw = np.arange(window * WINDOW_DRAWS, min((window + 1) * WINDOW_DRAWS, len(sizes)))
+        end = int(draw[-1] + 1) * block_tokens
+        draw = draw[sizes[draw] > 0]
+        start = draw * block_tokens
+        stop = start + np.minimum(sizes[draw], block_tokens)
+        is_last = sizes[draw] <= block_tokens
+        return self._table(start, stop, end, draw, start, is_last, first, first_draw)
+
+    def _table(
+        self,
+        start: Int[np.ndarray, " segment"],
+        stop: Int[np.ndarray, " segment"],
+        end: int,
+        draw: Int[np.ndarray, " segment"],
+        begin: Int[np.ndarray, " segment"],
+        is_last: Bool[np.ndarray, " segment"],
+        first: int,
+        first_draw: int,
+    ) -> IdTable:
+        """Find the ids of segments. `begin` is the first token of the draw of each segment, counted from the round's first token."""
+        before = self._start[draw] - begin
         which, size = self._file[draw], self.dtype.itemsize
         views = self.ids.views(which, (start + before) * size, (stop + before) * size)
         answer_views = None if self.answers is None else self.answers.views(which, start + before, stop + before)
         return IdTable(
             start + first,
             stop + first,
+            end + first,
             draw + first_draw,
             self._skill[draw],
-            stop == begins[draw + 1],
+            is_last,
             views,
             answer_views,
             self,

@@ -138,6 +138,7 @@ def test_collate_blocks_gives_what_the_default_collation_gives(places: Places, t
 COLUMNS = (
     *BLOCK_COLUMNS,
     "learned",
+    "attention_mask",
     "position_ids",
     "segment_ids",
     "cu_seqlens",

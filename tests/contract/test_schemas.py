@@ -74,7 +74,7 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     check("run-3", json.loads((tmp_path / "in-tokens" / "run.json").read_text()))
     check("mixer-2", state)
     check("tokens-2", json.loads((tmp_path / "tokens" / "tokens.json").read_text()))
-    check("packed-2", packed.state_dict(step=0))
+    check("packed-3", packed.state_dict(step=0))
     for folder, name in (
         ("run/generations/00000000/observations", "observation-3"),
         ("run/generations/00000000/rounds", "round-2"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skillshard.errors import ObservationError
+from skillshard.errors import LedgerError, ObservationError, PolicyError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
@@ -323,3 +323,110 @@ def test_two_reports_within_one_long_sample_leave_the_second_out_with_a_warning(
     assert stream.mixer.num_observations == 1
     with pytest.raises(ObservationError, match="already holds other losses"):
         stream.report(step, losses_at(step + 1))
+
+
+# ------------------------------------------------------------------------------------------------- a block for each draw
+
+
+def one(
+    uneven: Counted, ledger: Path, *, block_tokens: int = 9, separator: str | None = EOS, **arguments: Any
+) -> PackedTokens:
+    defaults: dict[str, Any] = {"round_draws": 60, "wait_s": 1.0}
+    mixer = Mixer(uneven.shards, arguments.pop("policy", stratified()), ledger=ledger, **(defaults | arguments))
+    return PackedTokens(
+        mixer, uneven.plain, block_tokens=block_tokens, separator=separator, step_blocks=2, packing="one"
+    )
+
+
+def rows_of(stream: PackedTokens, num_draws: int) -> list[tuple[list[int], list[int]]]:
+    """Return the ids and the labels of the block of each draw, each text tokenized by itself."""
+    filler = 0 if stream.separator is None else stream.tokens.token_id(stream.separator)
+    rows = []
+    for text in stream.mixer.batch(0, num_draws).text:
+        ids = stream.tokens.tokenizer.encode(text, add_special_tokens=False).ids
+        ids = [*ids, *([] if stream.separator is None else [filler])][: stream.block_tokens]
+        missing = stream.block_tokens - len(ids)
+        rows.append(([*ids, *[filler] * missing], [*ids, *[-100] * missing]))
+    return rows
+
+
+@given(
+    block_tokens=st.integers(1, 100),
+    separator=st.sampled_from([None, EOS]),
+    round_draws=st.integers(7, 90),
+    numbers=st.lists(st.integers(0, 399), min_size=1, max_size=9),
+)
+@slow
+def test_a_block_of_one_draw_is_the_sample_cut_or_filled_up_in_any_order(
+    uneven: Counted,
+    tmp_path_factory: pytest.TempPathFactory,
+    block_tokens: int,
+    separator: str | None,
+    round_draws: int,
+    numbers: list[int],
+) -> None:
+    stream = one(
+        uneven,
+        tmp_path_factory.mktemp("ledger"),
+        block_tokens=block_tokens,
+        separator=separator,
+        round_draws=round_draws,
+    )
+    rows = rows_of(stream, 400)
+    skills = stream.mixer.batch(0, 400).skill_number
+    for blocks in (np.array(numbers), np.arange(min(numbers), max(numbers) + 1)):
+        batch = stream.at(blocks)
+        assert batch.input_ids.tolist() == [rows[block][0] for block in blocks.tolist()]
+        assert batch.labels.tolist() == [rows[block][1] for block in blocks.tolist()]
+        assert (batch.attention_mask == (batch.labels != -100)).all()
+        assert (batch.draw == np.where(batch.labels != -100, blocks[:, None], -1)).all()
+        expected = np.zeros((len(blocks), 3), np.int64)
+        expected[np.arange(len(blocks)), skills[blocks]] = batch.attention_mask.sum(1)
+        assert (batch.skill_tokens == expected).all()
+    assert [stream.draws_before(block) for block in numbers] == numbers
+    assert stream.draws_per_position == 1.0 and stream.round_size == round_draws
+
+
+@given(split=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3))
+@slow
+def test_any_split_of_blocks_of_one_draw_over_ranks_and_workers_resumes_and_gives_the_one_stream(
+    uneven: Counted, tmp_path_factory: pytest.TempPathFactory, split: list[tuple[int, int, int]]
+) -> None:
+    ledger, first = tmp_path_factory.mktemp("ledger"), 0
+    expected = one(uneven, ledger).batch(0, 300).input_ids
+    for world_size, batch_size, workers in split:
+        tokens_of: dict[int, list[int]] = {}
+        for rank, worker in itertools.product(range(world_size), range(workers)):
+            stream = one(uneven, ledger)
+            stream.load_state_dict(stream.state_at(first).model_dump(by_alias=True))
+            dataset = PackedDataset(stream, rank=rank, world_size=world_size)
+            for number in (worker, worker + workers):
+                items = dataset.at(np.arange(number * batch_size, (number + 1) * batch_size))
+                tokens_of |= {item["block"]: item["input_ids"].tolist() for item in items}
+        num = 2 * world_size * batch_size * workers
+        assert [tokens_of[block] for block in sorted(tokens_of)] == expected[first : first + num].tolist()
+        first += num
+
+
+@pytest.mark.parametrize("repeat", ["stop", "drop", "cap:2"])
+def test_a_stream_of_one_draw_for_each_block_has_a_block_for_every_draw(
+    uneven: Counted, tmp_path: Path, repeat: str
+) -> None:
+    stream = one(uneven, tmp_path, repeat=repeat)
+    num_draws = sum(map(len, stream.mixer.batches(100)))
+    stream = one(uneven, tmp_path, repeat=repeat)
+    rows = rows_of(stream, num_draws)
+    assert [row for batch in stream.batches(7) for row in batch.input_ids.tolist()] == [ids for ids, _ in rows]
+    assert stream.length() == num_draws == stream.block
+
+
+def test_a_strict_run_may_have_blocks_of_one_draw_and_another_packing_is_another_stream(
+    uneven: Counted, tmp_path: Path
+) -> None:
+    stream = one(uneven, tmp_path / "a", policy=live(), lag=0, initial_losses=False)
+    assert len(train(stream, start=0, stop=30)) == 60
+    state = one(uneven, tmp_path / "b").state_dict()
+    with pytest.raises(LedgerError, match="saved with packing 'one', but packing of this stream is 'concat'"):
+        packed(uneven, tmp_path / "b", block_tokens=9).load_state_dict(state)
+    with pytest.raises(PolicyError, match=r"packing is 'once' \(did you mean 'one'\?\): give 'concat' or 'one'"):
+        PackedTokens(stream.mixer, uneven.plain, block_tokens=9, separator=EOS, packing="once")
