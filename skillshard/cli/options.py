@@ -16,7 +16,7 @@ from skillshard.cli.values import (
     proxy_on_all_nodes,
     split_names,
 )
-from skillshard.cli.verb import ARRAY, FIELDS, FILES, HOW, READING, TEXTS, WHAT, WHERE, Verb
+from skillshard.cli.verb import ARRAY, FIELDS, FILES, HOW, MORE_FIELDS, READING, TEXTS, WHAT, WHERE, Verb
 from skillshard.cli.words import in_options
 
 if TYPE_CHECKING:
@@ -111,35 +111,6 @@ DryRun = Annotated[
 class Reading:
     """The options on how a corpus is read, and how much of the corpus."""
 
-    limit: Limit = None
-    dry_run: DryRun = False
-    on_bad_sample: Annotated[
-        str,
-        typer.Option(
-            "--on-bad-sample",
-            metavar="stop|set-aside",
-            help="Action on a bad sample: stop the command, or move the sample to OUT/rejected with the reason.",
-            rich_help_panel=READING,
-        ),
-    ] = "stop"
-    max_set_aside: Annotated[
-        float,
-        typer.Option(
-            "--max-set-aside",
-            metavar="SHARE",
-            help="Largest share of the rows that --on-bad-sample set-aside may set aside, from 0 to 1. With more, the command stops.",
-            rich_help_panel=READING,
-        ),
-    ] = 0.01
-    max_sample_bytes: Annotated[
-        str,
-        typer.Option(
-            "--max-sample-bytes",
-            metavar="SIZE",
-            help="Largest size of a sample, text and metadata together.",
-            rich_help_panel=READING,
-        ),
-    ] = "16MiB"
     id_field: Annotated[
         str, typer.Option("--id-field", metavar="PATH", help="Field of the id.", rich_help_panel=FIELDS)
     ] = "id"
@@ -147,7 +118,7 @@ class Reading:
         bool,
         typer.Option(
             "--id-from-row",
-            help="Make each id of the file and the place in the file.",
+            help="Make the ids from the name of the file and the place of the row.",
             rich_help_panel=FIELDS,
         ),
     ] = False
@@ -185,7 +156,7 @@ class Reading:
             "--answer",
             metavar="PATH",
             help="Field of the text that is an answer, so that trainers can mask the rest of the text.",
-            rich_help_panel=READING,
+            rich_help_panel=MORE_FIELDS,
         ),
     ] = None
     columns: Annotated[
@@ -195,21 +166,50 @@ class Reading:
             metavar="A,B",
             help="Metadata fields that the shards keep.",
             show_default="all",
-            rich_help_panel=READING,
+            rich_help_panel=MORE_FIELDS,
         ),
     ] = None
     drop: Annotated[
         list[str] | None,
         typer.Option(
-            "--drop", metavar="A,B", help="Metadata fields that the shards do not keep.", rich_help_panel=READING
+            "--drop", metavar="A,B", help="Metadata fields that the shards do not keep.", rich_help_panel=MORE_FIELDS
         ),
     ] = None
+    limit: Limit = None
+    dry_run: DryRun = False
+    on_bad_sample: Annotated[
+        str,
+        typer.Option(
+            "--on-bad-sample",
+            metavar="stop|set-aside",
+            help="Action on a bad sample: stop the command, or write the sample to OUT/rejected with the reason.",
+            rich_help_panel=READING,
+        ),
+    ] = "stop"
+    max_set_aside: Annotated[
+        float,
+        typer.Option(
+            "--max-set-aside",
+            metavar="SHARE",
+            help="Largest share of the rows that --on-bad-sample set-aside may set aside, from 0 to 1. With more, the command stops.",
+            rich_help_panel=READING,
+        ),
+    ] = 0.01
+    max_sample_bytes: Annotated[
+        str,
+        typer.Option(
+            "--max-sample-bytes",
+            metavar="SIZE",
+            help="Largest size of a sample, text and metadata together.",
+            rich_help_panel=READING,
+        ),
+    ] = "16MiB"
     partition_bytes: Annotated[
         str,
         typer.Option(
             "--partition-size",
             metavar="SIZE",
-            help="Size of a task, in bytes of the corpus.",
+            help="Bytes of the corpus that one task reads, about.",
             rich_help_panel=READING,
         ),
     ] = "64MiB"

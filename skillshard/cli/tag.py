@@ -58,6 +58,7 @@ Seed = Annotated[
     epilog="""
     skillshard tag metadata corpus/ --field meta.category --out tags
     skillshard tag metadata 'corpus/*.parquet' --field source --field language --out tags
+    skillshard tag metadata corpus/ --field meta.category --limit 10000 --dry-run --out tags
     """,
 )
 @grouped

@@ -12,10 +12,11 @@ import typer
 
 from skillshard.cli.words import Running
 
-WHAT, HOW, FIELDS, READING, FILES, TEXTS, WHERE, ARRAY = (
+WHAT, HOW, FIELDS, MORE_FIELDS, READING, FILES, TEXTS, WHERE, ARRAY = (
     "What",
     "How",
     "Fields of a row",
+    "Answers and metadata",
     "How the corpus is read",
     "Files of the corpus",
     "How texts are read",
@@ -24,7 +25,7 @@ WHAT, HOW, FIELDS, READING, FILES, TEXTS, WHERE, ARRAY = (
 )
 """Panels of a verb's help."""
 EDGES, TRAINING, STREAM, ENCODER = "Edges", "Trials in detail", "Stream", "Encoder in detail"
-DETAILS = (READING, FILES, TEXTS, EDGES, TRAINING, STREAM, ENCODER, WHERE, ARRAY)
+DETAILS = (MORE_FIELDS, READING, FILES, TEXTS, EDGES, TRAINING, STREAM, ENCODER, WHERE, ARRAY)
 """Panels of a verb with many options that only `--help-all` shows, so that the help fits a screen."""
 # About 50 lines at 100 columns. A verb with fewer options shows all of them.
 MANY_OPTIONS = 13

@@ -172,3 +172,15 @@ def test_the_help_of_a_verb_fits_a_screen_and_ends_with_an_example(name: str, mo
         if parameter.param_type_name == "option":
             assert parameter.opts[0] in whole
     assert ("--help-all" in brief) == (len(whole.splitlines()) > len(brief.splitlines()))
+
+
+PANELS_OF_READING = ["Fields of a row", "Answers and metadata", "How the corpus is read", "Files of the corpus"]
+
+
+@pytest.mark.parametrize("name", sorted(name for name in ALL_VERBS if name.startswith("tag ")))
+def test_the_options_of_every_tagger_stand_in_one_order_and_once(name: str) -> None:
+    options = [parameter for parameter in ALL_VERBS[name].params if parameter.param_type_name == "option"]
+    words = [word for option in options for word in (*option.opts, *option.secondary_opts)]
+    assert len(words) == len(set(words))
+    panels = list(dict.fromkeys(getattr(option, "rich_help_panel", None) for option in options))
+    assert [panel for panel in panels if panel in PANELS_OF_READING] == PANELS_OF_READING
