@@ -14,11 +14,12 @@ from skillshard.corpus import Corpus
 from skillshard.execution import Backend
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
+from skillshard.taggers.clusters.embeddings import pieces_of
 from skillshard.taggers.tagger import Finder, Tagger
 from skillshard.tags import Tags
 from tests.commands import works
-from tests.conftest import HERE, tree
-from tests.topics import minilm, topic_corpus
+from tests.conftest import HERE, lines, tree
+from tests.topics import minilm, topic_corpus, topic_samples
 
 Build = Callable[[Path], Tagger | Finder]
 """A function that makes a tagger from the directory with tags by embedding."""
@@ -34,6 +35,7 @@ TAGGERS: dict[str, Build] = {
     "kept clusters": lambda base: taggers.kept_clusters(
         taggers.SavedClusters.open(base), taggers.kept_lexical(taggers.SavedClusters.open(base))
     ),
+    "kept embeddings": lambda base: taggers.kept_embeddings(base, skills=3),
     "clusters of a sentence-transformers model": lambda base: taggers.embedding(
         taggers.sentence_encoder(minilm(), device="cpu", max_length=32), skills=5
     ),
@@ -90,6 +92,17 @@ def test_a_pool_gives_the_bytes_of_one_process(
 ) -> None:
     tag(corpus, TAGGERS[name](base), tmp_path / "T", Backend(workers=2))
     assert tree(tmp_path / "T") == tree(expected(name))
+
+
+def test_a_pool_encodes_a_single_partition_to_the_bytes_of_one_process(tmp_path: Path) -> None:
+    """The corpus has more than two blocks of rows, so that each process encodes a piece."""
+    samples = topic_samples(2500)
+    (tmp_path / "a.jsonl").write_bytes(lines(samples))
+    assert len(pieces_of([len(samples)], 2)[0]) == 2
+    for name, workers in (("one", 1), ("two", 2)):
+        tagger = taggers.embedding(taggers.lexical(sample_size=200), skills=2)
+        taggers.tag_corpus(Corpus.open(tmp_path / "a.jsonl"), tagger, tmp_path / name, backend=Backend(workers=workers))
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
 class Killed(BaseException):
