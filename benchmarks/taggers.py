@@ -1,12 +1,8 @@
-"""Measure quality and speed of the taggers that find skills: known categories, cost of encoding, k-means at scale.
+"""Measure the speed of the taggers that find skills: cost of encoding, k-means at scale. `benchmarks.clusters` measures the quality.
 
-    python -m benchmarks.taggers quality  --corpora CORPORA --work /tmp/bench --out benchmarks/results/taggers.json
-    python -m benchmarks.taggers body     --corpora CORPORA --work /tmp/bench --encoder MODEL --out ...
     python -m benchmarks.taggers overhead --corpora CORPORA --work /tmp/bench --encoder MODEL --out ...
     python -m benchmarks.taggers scale    --work /tmp/bench --out ...
 
-quality: NMI of lexical clusters with the known categories, over seeds, by `skillshard tag embedding` with its defaults.
-body: the same on a sample of instructions without the instruction, lexical next to a sentence-transformers model.
 overhead: CPU-seconds of skillshard's encoding over CPU-seconds of bare `SentenceTransformer.encode` on the same texts, in turn, on one
     thread.
 scale: a million vectors of 384 dimensions, in 10 parts, into 256 clusters, on two processes. The stages are sample, start, steps over all
@@ -25,98 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from benchmarks.mixers import machine
 from skillshard import taggers
 from skillshard.artefact import Work
 from skillshard.corpus import Corpus, CorpusReading, Sample, read_partition
 from skillshard.execution import Backend
-from skillshard.report.clusters import compare
 from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.embeddings import sample_vectors
 from skillshard.taggers.clusters.fit import assign_rows, fit_clusters
 from skillshard.taggers.tagger import Search
-from skillshard.tags import Tags
-
-CASES = {"sources": "meta.source", "instructions": "meta.task"}
-BODY_SAMPLES = 6000
-
-
-def num_values(folder: Path, field: str) -> int:
-    """Return the number of categories of a corpus, which is also the number of clusters."""
-    name = field.removeprefix("meta.")
-    rows = (row for partition in Corpus.open(folder).partitions() for row in read_partition(partition))
-    return len({row.meta[name] for row in rows if isinstance(row, Sample)})
-
-
-def tagged(folder: Path, encoder: Any, skills: int, seed: int, out: Path) -> Path:
-    tagger = taggers.embedding(encoder, skills=skills, seed=seed)
-    taggers.tag_corpus(Corpus.open(folder), tagger, out, backend=Backend(workers=2))
-    return out
-
-
-def agreements(
-    folder: Path, make: Callable[[], Any], fields: list[str], skills: int, arguments: argparse.Namespace, name: str
-) -> list[dict[str, Any]]:
-    """Return a row for each seed, with the agreement with each field."""
-    rows = []
-    for seed in arguments.seeds:
-        started_s, before_s = time.monotonic(), cpu_s()
-        out = tagged(folder, make(), skills, seed, arguments.work / f"{name}-{skills}-{seed}")
-        row: dict[str, Any] = {"seed": seed, "skills": skills, "wall_s": round(time.monotonic() - started_s, 1)}
-        row["cpu_s"] = round(cpu_s() - before_s, 1)
-        for field in fields:
-            agreement = compare(Tags.open(out), field)
-            row[field] = {
-                measure: round(getattr(agreement, measure), 4) for measure in ("nmi", "ari", "purity", "accuracy")
-            }
-        print(name, row, flush=True)
-        rows.append(row)
-    return rows
 
 
 def cpu_s() -> float:
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def quality(arguments: argparse.Namespace) -> dict[str, Any]:
-    results = {}
-    for name, field in CASES.items():
-        if name in arguments.only:
-            folder = arguments.corpora / name
-            skills = num_values(folder, field)
-            results[name] = agreements(folder, taggers.lexical, [field], skills, arguments, f"{name}-lexical")
-    return results
-
-
-def body(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Cluster instructions without the instruction, which all samples of a task share."""
-    folder = arguments.work / "body"
-    if not folder.exists():
-        rows = [
-            row for part in Corpus.open(arguments.corpora / "instructions").partitions() for row in read_partition(part)
-        ]
-        chosen = np.sort(np.random.default_rng(0).choice(len(rows), BODY_SAMPLES, replace=False))
-        samples = [rows[index] for index in chosen]
-        records = [
-            {"id": sample.id, "text": sample.text[sample.meta["instruction_chars"] :].strip(), "meta": sample.meta}
-            for sample in samples
-        ]
-        folder.mkdir(parents=True)
-        for part in range(4):
-            lines = (orjson.dumps(record) + b"\n" for record in records[part::4])
-            (folder / f"{part}.jsonl").write_bytes(b"".join(lines))
-    fields = ["meta.category", "meta.task"]
-    makers: dict[str, Callable[[], Any]] = {"lexical": taggers.lexical}
-    if arguments.encoder:
-        makers["sentence-transformers"] = lambda: taggers.sentence_encoder(arguments.encoder, device="cpu")
-    return {
-        name: agreements(folder, make, fields, num_values(folder, "meta.category"), arguments, f"body-{name}")
-        for name, make in makers.items()
-        if name in arguments.only
-    }
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -212,8 +131,6 @@ def main() -> None:
         "--work", type=Path, required=True, help="directory for tags and vectors, which a second call uses again"
     )
     parser.add_argument("--encoder", help="a sentence-transformers model")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", default=[*CASES, "lexical", "sentence-transformers"])
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path)
@@ -222,16 +139,13 @@ def main() -> None:
     print(json.dumps(figures, indent=2))
     if arguments.out:
         results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-        section = results.setdefault(arguments.section, {}) if arguments.section in ("quality", "body") else {}
-        results[arguments.section] = {**section, **figures}
+        results[arguments.section] = figures
         results["machine"] = machine()
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "quality": quality,
-    "body": body,
     "overhead": overhead,
     "scale": scale,
 }

@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillshard import progress, taggers
-from skillshard.corpus import Corpus, CorpusReading
+from skillshard.corpus import Corpus, CorpusReading, FieldMapping, Sample, read_partition
 from skillshard.errors import TagsError
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.keyed_random import distinct
 from skillshard.report.clusters import compare
 from skillshard.taggers.clusters import embeddings as taggers_vectors
 from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.encoder import Encoder, VectorsOf
 from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
-from tests.conftest import HERE, lines, tree
+from tests.conftest import HERE, SHARED, lines, tree
 from tests.topics import WORDS, minilm, topic_corpus, topic_samples
 
 BY = ("--workers", 1)
@@ -607,7 +608,7 @@ def test_a_name_that_is_not_here_is_asked_for_on_the_hub_and_that_is_said(monkey
 
 
 def test_a_part_of_a_real_corpus_is_split_into_its_categories(real_corpus: tuple[str, Path], tmp_path: Path) -> None:
-    """benchmarks/taggers.py measures the whole corpora. The first test of this file is the generated twin."""
+    """benchmarks/clusters.py measures more rows. The first test of this file is the generated twin."""
     name, folder = real_corpus
     field = {"sources": "source", "instructions": "task"}[name]
     file = next(iter(sorted(folder.glob("*-00000.jsonl"))))
@@ -616,3 +617,36 @@ def test_a_part_of_a_real_corpus_is_split_into_its_categories(real_corpus: tuple
     skills = len({row["meta"][field] for row in rows})
     works("tag", "embedding", tmp_path / "part.jsonl", *BY, "--skills", skills, "--out", tmp_path / "E")
     assert compare(Tags.open(tmp_path / "E"), f"meta.{field}").nmi > 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "category"), [("banking77", "text", "category"), ("stackoverflow", "title", "tag")]
+)
+def test_short_questions_are_clustered_at_least_as_well_as_by_plain_tfidf(
+    name: str, text: str, category: str, tmp_path: Path
+) -> None:
+    """The generated twin is `test_clusters_follow_the_topic_and_not_the_habits_of_writing`."""
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.metrics import normalized_mutual_info_score
+
+    folder = SHARED / "corpora" / name
+    if not folder.is_dir():
+        pytest.skip(f"the real corpus {folder} is not on this machine; the generated twin of this test runs everywhere")
+    rows = [
+        row
+        for part in Corpus.open(folder, fields=FieldMapping(id_field=None, text_field=text)).partitions()
+        for row in read_partition(part, CorpusReading({"": FieldMapping(id_field=None, text_field=text)}))
+        if isinstance(row, Sample)
+    ]
+    chosen = [rows[index] for index in distinct(1000, len(rows), "plain", 0)]
+    records = [{"id": row.id, "text": row.text, "meta": {"category": row.meta[category]}} for row in chosen]
+    (tmp_path / "part.jsonl").write_bytes(lines(records))
+    skills = len({row.meta[category] for row in chosen})
+    works("tag", "embedding", tmp_path / "part.jsonl", *BY, "--skills", skills, "--out", tmp_path / "E")
+    weighted = TfidfVectorizer(stop_words="english").fit_transform([row.text for row in chosen])
+    vectors = TruncatedSVD(100, random_state=0).fit_transform(weighted)
+    plain = KMeans(skills, n_init=10, random_state=0).fit_predict(vectors)
+    of_plain = normalized_mutual_info_score([row.meta[category] for row in chosen], plain)
+    assert compare(Tags.open(tmp_path / "E"), "meta.category").nmi > of_plain - 0.01
