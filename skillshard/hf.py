@@ -24,7 +24,7 @@ needed("hf", what="skillshard.hf")  # before the imports that fail without the e
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, SupportsIndex
 
 import numpy as np
 import torch
@@ -39,9 +39,11 @@ from skillshard.corpus.template import Span
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
 from skillshard.loss import IGNORE, LossKind, answer_spans
+from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.stream import Stream
 from skillshard.proxy.pretrained import ReadText, read_tokens, refuse_slow
 from skillshard.refusals import refuse_for_trainer, refuse_other_measurement, refuse_other_step, refuse_rare_reports
+from skillshard.stream_rows import StreamRows, dataset_of_rows, rows_of_dataset
 from skillshard.torch import (
     Blocks,
     Items,
@@ -55,6 +57,9 @@ from skillshard.torch import (
     resume,
     world_size,
 )
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
 STATE_NAME, SKILL, SEGMENT = "mixer.json", "skill", "skill_segment"
 LENGTHS_WANTED = ("group_by_length", "batch_rebalance")
@@ -110,6 +115,31 @@ class WholeStream(Dataset[dict[str, Any]]):
             LedgerError: The state is of another run.
         """
         self._whole.load_state_dict(state)
+
+
+def sft_dataset(stream: Stream, *, columns: Mapping[str, str] | None = None) -> "IterableDataset":
+    """Make the training data of TRL's `SFTTrainer`: the stream as a `datasets.IterableDataset` with one shard.
+
+    The rows begin at the position of the stream, so a resume walks over no earlier row. Each process reads all rows and takes its part, as
+    accelerate divides rows. The `MixerCallback` of the same stream is required: the callback moves the stream, sets
+    `ignore_data_skip=True`, and counts the rows. TRL's packing and shuffle are refused. For packed blocks, give `PackedTokens`.
+
+    Args:
+        stream: Mixer, or packed tokens, whose rows have the columns "input_ids" and "labels".
+        columns: For a mixer: name of a column of TRL ("messages", "prompt", "completion", "text") -> path of a field of
+            `Mixer(fields=...)`, or "text", "skill" or "draw". A list that is kept as JSON text is given as a list. None: the column "text".
+
+    Raises:
+        PolicyError: The mixer has lag=0 or a stream that ends, or columns are given for blocks.
+        FieldError: A path is no field of the mixer.
+        ExtraError: The library `datasets` is not installed.
+
+    Example:
+        mixer = Mixer(..., fields=("meta.messages",))
+        SFTTrainer(..., train_dataset=sft_dataset(mixer, columns={"messages": "meta.messages"}))
+    """
+    default = {"text": "text"} if isinstance(stream, Mixer) else {}
+    return dataset_of_rows(StreamRows(stream, default if columns is None else columns))
 
 
 def causal_lm_collator(
@@ -354,6 +384,8 @@ class MixerCallback(TrainerCallback):
         refuse_other_measurement(stream, losses)
         self.stream, self.losses, self.every_steps, self.resume_from = stream, losses, every_steps, resume_from
         self._hooks: _Hooks | None = None
+        self._rows: StreamRows | None = None
+        self._first_step = 0
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -366,7 +398,18 @@ class MixerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> TrainerControl:
         # The loader exists already, but nothing has been read: the stream can still be moved.
-        self._check(args, given["train_dataloader"].dataset)
+        dataset = given["train_dataloader"].dataset
+        self._rows = rows_of_dataset(dataset)
+        if self._rows is None:
+            self._check_whole_stream(args, dataset)
+        else:
+            if self.losses is None:
+                raise PolicyError(
+                    "TRL takes the skills out of its batches and replaces the forward of the model, so training losses per skill cannot be read: give "
+                    "MixerCallback(losses=...)."
+                )
+            _check_rows(self._rows, self.stream, args)
+        self._check(args)
         if state.global_step:
             resume(self.stream, self._saved(args, state.global_step))
         else:
@@ -376,6 +419,9 @@ class MixerCallback(TrainerCallback):
         refuse_rare_reports(self.stream, self.every_steps)
         if self.losses is None:
             self._hooks = _Hooks(BatchLosses(self.stream), given["model"])
+        if self._rows is not None:
+            self._first_step = state.global_step
+            self._rows.begin(_rows_of_steps(args, 1))
         return control
 
     def on_train_end(
@@ -388,6 +434,10 @@ class MixerCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> TrainerControl:
+        if self._rows is not None:
+            # Before the report: a wrong step would be recorded for ever.
+            _check_count(self._rows, args)
+            self._rows.most = _rows_of_steps(args, state.global_step - self._first_step + 1)
         if state.global_step % self.every_steps == 0:
             self._report(state, given["model"])
         return control
@@ -425,17 +475,12 @@ class MixerCallback(TrainerCallback):
             )
         return saved
 
-    def _check(self, args: TrainingArguments, dataset: Any) -> None:
+    def _check_whole_stream(self, args: TrainingArguments, dataset: Any) -> None:
         if getattr(dataset, "stream", None) is not self.stream or not isinstance(dataset, WholeStream):
             raise PolicyError(
                 f"the Trainer reads a {type(dataset).__name__}, not a WholeStream of this callback's {type(self.stream).__name__}: give the same to "
                 "both, Trainer(train_dataset=WholeStream(...)) and MixerCallback(...). accelerate shares the stream out itself, and a "
                 "dataset with a rank would lose samples."
-            )
-        if not args.ignore_data_skip:
-            raise PolicyError(
-                "TrainingArguments.ignore_data_skip is False: a resumed Trainer would skip what the mixer has skipped already. Set it, "
-                "or give the callback to Trainer(callbacks=[...]), where it sets it itself."
             )
         # The Trainer's default is True, and every user meets this check once.
         if self.losses is None and args.n_gpu > 1:
@@ -447,6 +492,13 @@ class MixerCallback(TrainerCallback):
             raise PolicyError(
                 "TrainingArguments.remove_unused_columns is True: the Trainer would take out of samples and blocks what no model has an "
                 "argument for, such as 'text' and 'draw'. Set remove_unused_columns=False."
+            )
+
+    def _check(self, args: TrainingArguments) -> None:
+        if not args.ignore_data_skip:
+            raise PolicyError(
+                "TrainingArguments.ignore_data_skip is False: a resumed Trainer would skip what the mixer has skipped already. Set it, "
+                "or give the callback to Trainer(callbacks=[...]), where it sets it itself."
             )
         wanted = getattr(args, "train_sampling_strategy", None)
         if wanted in LENGTHS_WANTED or getattr(args, "group_by_length", False):
@@ -462,6 +514,48 @@ class MixerCallback(TrainerCallback):
             batch_size=args.train_batch_size,
             processes=processes,
             accumulated=args.gradient_accumulation_steps,
+        )
+
+
+def _check_rows(rows: StreamRows, stream: Stream, args: TrainingArguments) -> None:
+    """Raise PolicyError for a trainer that would read the rows of `sft_dataset` in another order or number than it trains on."""
+    if rows.stream is not stream:
+        raise PolicyError(
+            "the trainer reads the rows of another stream than this callback's stream: give the same to both, sft_dataset(mixer) and "
+            "MixerCallback(mixer, ...)."
+        )
+    if args.dataloader_num_workers:
+        raise PolicyError(
+            f"TrainingArguments.dataloader_num_workers is {args.dataloader_num_workers}, and the rows of sft_dataset are counted in the trainer's process: "
+            "set dataloader_num_workers=0."
+        )
+    for name in ("packing", "shuffle_dataset"):
+        if getattr(args, name, False):
+            raise PolicyError(
+                f"SFTConfig.{name} is True: the trainer would collect about a thousand rows ahead of the training, and a resume would lose the rows. Set "
+                f"{name}=False. The stream is shuffled already, and sft_dataset(PackedTokens(...)) gives packed blocks."
+            )
+
+
+def _real_batch(args: TrainingArguments) -> int:
+    """Return the number of rows of one batch of all processes."""
+    split = getattr(args.accelerator_config, "split_batches", False)
+    return int(args.train_batch_size) * (1 if split else int(args.world_size))
+
+
+def _rows_of_steps(args: TrainingArguments, steps: int) -> int:
+    """Return the number of rows that a number of steps reads, with the one batch that accelerate reads ahead."""
+    return _real_batch(args) * (steps * int(args.gradient_accumulation_steps) + 1)
+
+
+def _check_count(rows: StreamRows, args: TrainingArguments) -> None:
+    """Raise PolicyError if a row was left out. Between steps, the read rows are whole batches, unless a row was left out."""
+    left_over = rows.num_read % _real_batch(args)
+    if left_over:
+        raise PolicyError(
+            f"the trainer read {rows.num_read:,} rows since its start, which are not whole batches of {_real_batch(args):,}: a stage before the trainer left rows "
+            "out, and a resume would go on at a wrong draw. TRL leaves out a row whose labels are all masked after the cut at max_length. Set "
+            "SFTConfig(max_length=None), and leave long samples out of the shards."
         )
 
 

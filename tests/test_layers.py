@@ -36,7 +36,7 @@ LAYERS = [
     {"policies"},
     {"mixing"},
     {"export", "fitting"},
-    {"evaluation", "index_order", "refusals", "sent_batches", "testing"},
+    {"evaluation", "index_order", "refusals", "sent_batches", "stream_rows", "testing"},
     {"batch_losses", "grain", "torch"},
     {"hf", "lightning", "webdataset"},
     {"verification"},

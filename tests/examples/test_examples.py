@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tests.conftest import REPOSITORY
 
 EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
 WITHOUT_LOSSES = {"get_batch.py", "stateful_dataloader.py"}
-OFTEN = {"huggingface_trainer.py", "packed_tokens.py"}
+OFTEN = {"huggingface_trainer.py", "packed_tokens.py", "trl_sft.py"}
 """Scripts that report every fifth step."""
 STEP_DRAWS = 32
 QUIET = {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -62,10 +63,11 @@ def test_every_example_is_known_and_its_commands_have_directories_of_their_own()
         "plain_numpy.py",
         "pytorch.py",
         "stateful_dataloader.py",
+        "trl_sft.py",
         "webdataset_loader.py",
     ]
     all_commands = [command for name in EXAMPLES for command in commands(name)]
-    assert len(all_commands) == len(EXAMPLES) + 2, all_commands  # two trainers also have a command with torchrun
+    assert len(all_commands) == len(EXAMPLES) + 3, all_commands  # three trainers also have a command with torchrun
     directories = [re.findall(r"--run-dir (\S+)", command)[0] for command in all_commands]
     assert len(set(directories)) == len(directories)
 
@@ -103,6 +105,8 @@ def test_an_example_runs_as_its_docstring_says_and_goes_on(
 ) -> None:
     if (name, number) == ("huggingface_trainer.py", 1) and int(version("transformers").partition(".")[0]) < 5:
         pytest.skip("transformers before version 5 loads no checkpoint of an optimizer in several processes on a CPU")
+    if name == "trl_sft.py" and find_spec("trl") is None:
+        pytest.skip("TRL needs newer releases of its requirements than the lowest ones of skillshard")
     for steps in (10, 20):
         check_run(run(commands(name)[number], shards, tmp_path / "run", steps), name, tmp_path / "run", steps)
     check_resumed(tmp_path / "run")
