@@ -63,12 +63,12 @@ class MixedSource:
                 f"the losses decide where a stream with repeat={mixer.repeat!r} ends, and a source has one length from the beginning. Use "
                 "repeat='epochs', or a policy that reads no losses."
             )
-        if num_draws is None and length is None:
+        num = length if num_draws is None else num_draws
+        if num is None:
             raise PolicyError(
                 "the stream is endless, and a source has a length: give MixedSource(num_draws=...), the steps of the training x the samples of "
                 "a step."
             )
-        num = length if num_draws is None else num_draws
         if not is_whole(num, 1, LAST_DRAW):
             raise PolicyError(f"num_draws is {num!r}: give the number of draws of the training, at least 1.")
         if length is not None and operator.index(num) > length:

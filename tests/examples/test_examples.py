@@ -88,9 +88,9 @@ def check_run(ended: subprocess.CompletedProcess[str], name: str, run_dir: Path,
     assert first is not None and first.draw == 0
 
 
-def check_resumed(run_dir: Path) -> None:
+def check_resumed(run_dir: Path, *, num_generations: int = 1) -> None:
     """Check that a run was resumed once, and that no unfinished file is left."""
-    assert open_records(DirectoryLedger(run_dir)).generation == 1
+    assert open_records(DirectoryLedger(run_dir)).generation == num_generations
     assert not [*run_dir.glob("*.tmp"), *run_dir.glob("unfinished*")]
 
 
@@ -109,7 +109,8 @@ def test_an_example_runs_as_its_docstring_says_and_goes_on(
         pytest.skip("TRL needs newer releases of its requirements than the lowest ones of skillshard")
     for steps in (10, 20):
         check_run(run(commands(name)[number], shards, tmp_path / "run", steps), name, tmp_path / "run", steps)
-    check_resumed(tmp_path / "run")
+    # TRL looks at the first row before the callback restarts the run. The look decides round 0, so the restart begins a generation too.
+    check_resumed(tmp_path / "run", num_generations=2 if name == "trl_sft.py" else 1)
     if (name, number) == ("huggingface_trainer.py", 0):
         # After its last step, the Trainer itself would train a step beyond `max_steps`.
         again = run(commands(name)[number], shards, tmp_path / "run", 20)
