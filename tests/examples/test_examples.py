@@ -94,8 +94,13 @@ def check_resumed(run_dir: Path, *, num_generations: int = 1) -> None:
     assert not [*run_dir.glob("*.tmp"), *run_dir.glob("unfinished*")]
 
 
+LONG = {("trl_sft.py", 1)}
+"""Commands that take a minute. tests/adapters/test_trl.py kills and resumes two processes of TRL with a smaller model."""
 UNINTERRUPTED = [
-    (name, at) for name in EXAMPLES for at, _ in enumerate(commands(name)) if (name, at) not in GOES_ON_AFTER_CTRL_C
+    pytest.param(name, at, marks=[pytest.mark.long] if (name, at) in LONG else [])
+    for name in EXAMPLES
+    for at, _ in enumerate(commands(name))
+    if (name, at) not in GOES_ON_AFTER_CTRL_C
 ]
 
 
