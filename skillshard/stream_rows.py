@@ -14,11 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-import numpy as np
-
 from skillshard.errors import FieldError, PolicyError, did_you_mean, name_some
 from skillshard.extras import needed
-from skillshard.loss import IGNORE
 from skillshard.mixing.fields import RESERVED
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
@@ -100,8 +97,7 @@ class StreamRows:
     def _rows(self, start: int, num: int) -> list[dict[str, Any]]:
         if isinstance(self.stream, PackedTokens):
             blocks = self.stream.batch(start, num)
-            labels = np.where(blocks.learned, blocks.input_ids, IGNORE)
-            pairs = zip(blocks.input_ids.tolist(), labels.tolist(), strict=True)
+            pairs = zip(blocks.input_ids.tolist(), blocks.labels.tolist(), strict=True)
             return [{"input_ids": ids, "labels": learned} for ids, learned in pairs]
         assert isinstance(self.stream, Mixer)
         batch = self.stream.batch(start, num)
