@@ -50,7 +50,7 @@ def refuse_waiting(stream: Stream, reader: str) -> None:
     """
     if stream.lag == 0 and stream.reads_losses:
         raise PolicyError(
-            f"Mixer(lag=0) waits at each round's start for the losses at its end, but {reader} reads ahead of the step "
+            f"Mixer(lag=0) waits at each round's start for the losses at its end, but {reader} reads a batch ahead of the step "
             "that would report them: training would stall. Use lag=1 (default) or 'live'."
         )
 

@@ -162,7 +162,7 @@ def test_a_mixer_that_does_not_fit_is_refused(shards: ShardSet, tmp_path: Path) 
     def make(number: int, **arguments: Any) -> Mixer:
         return live_mixer(shards, tmp_path / str(number), step_draws=BATCH, **arguments)
 
-    with pytest.raises(PolicyError, match=r"^Mixer\(lag=0\) waits.*Grain reads ahead"):
+    with pytest.raises(PolicyError, match=r"^Mixer\(lag=0\) waits.*Grain reads a batch ahead"):
         MixedSource(make(0, lag=0), num_draws=100)
     with pytest.raises(PolicyError, match=r"^Mixer\(lag='live'\).*Grain reads hundreds of samples ahead"):
         MixedSource(make(1, lag="live"), num_draws=100)

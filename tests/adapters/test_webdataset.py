@@ -144,5 +144,5 @@ def test_an_order_or_a_size_that_would_lose_samples_is_refused(shards: ShardSet,
         samples.listed(4)
     with pytest.raises(PolicyError, match=r"^batch_size is 0"):
         MixedSamples(mixer, batch_size=0)
-    with pytest.raises(PolicyError, match=r"^Mixer\(lag=0\) waits.*a pipeline of webdataset reads ahead"):
+    with pytest.raises(PolicyError, match=r"^Mixer\(lag=0\) waits.*a pipeline of webdataset reads a batch ahead"):
         MixedSamples(live_mixer(shards, tmp_path / "strict", step_draws=BATCH, lag=0), batch_size=BATCH)
