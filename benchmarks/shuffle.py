@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from skillshard import storage, taggers
+from skillshard import stages, storage, taggers
 from skillshard.corpus import Corpus
 from skillshard.execution import Backend, Record, Task
 from skillshard.merge_levels import OPEN_BYTES, MergePlan, plan_merges
-from skillshard.shards import plan, sort, stages, tables, write
+from skillshard.shards import plan, sort, tables, write
 from skillshard.tags import Tags
 
 FULL_CHUNK_BYTES = 64 << 20

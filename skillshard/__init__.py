@@ -37,6 +37,7 @@ _HOMES = {
     "SkillshardError": "skillshard.errors",
     "Tags": "skillshard.tags",
     "TokenSet": "skillshard.shards.token_set",
+    "append_shards": "skillshard.shards.write",
     "check_policy": "skillshard.testing",
     "errors": "skillshard",
     "export_shards": "skillshard.export",

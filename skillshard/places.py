@@ -1,6 +1,7 @@
 """Places: local paths and URIs as a single kind of name. Functions join places, and show places without secrets."""
 
 import os
+import posixpath
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -75,6 +76,46 @@ def relative(place: str, folder: str) -> str:
     """
     path, base = (text.partition("?")[0] if is_remote(text) else text for text in (place, folder))
     return path[len(base.rstrip("/")) + 1 :]
+
+
+def resolve(place: str, folder: str | os.PathLike[str]) -> str:
+    """Return a place that is given relative to a directory. An absolute path or a URI stays as it is.
+
+    >>> resolve("../shards", "s3://bucket/sets/more?region=eu"), resolve("../shards", "sets/more"), resolve("/data/S", "sets/more")
+    ('s3://bucket/sets/shards?region=eu', 'sets/shards', '/data/S')
+    """
+    base = os.fspath(folder)
+    if is_remote(place) or os.path.isabs(place):
+        return place
+    if not is_remote(base):
+        return os.path.normpath(os.path.join(base.removeprefix("file://"), place))
+    text, mark, query = base.partition("?")
+    scheme, host = text.split("://", 1)
+    return f"{scheme}://{posixpath.normpath(posixpath.join(host, place))}{mark}{query}"
+
+
+def relative_to(place: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
+    """Return a place as a path relative to a directory, for a record beside which the place stays. `resolve` is the inverse.
+
+    A URI of another scheme, host or query than the directory's stays a URI, without keys and signatures.
+
+    >>> relative_to("s3://bucket/sets/shards?region=eu", "s3://bucket/sets/more?region=eu"), relative_to("sets/shards", "sets/more")
+    ('../shards', '../shards')
+    >>> relative_to("https://host/S", "sets/more")
+    'https://host/S'
+    """
+    text, base = (os.fspath(one).removeprefix("file://") for one in (place, folder))
+    if not is_remote(text) and not is_remote(base):
+        return os.path.relpath(os.path.abspath(text), os.path.abspath(base))
+    (path, _, query), (base_path, _, base_query) = text.partition("?"), base.partition("?")
+    if is_remote(text) and is_remote(base) and query == base_query and _host(path) == _host(base_path):
+        return posixpath.relpath(path.split("://", 1)[1], base_path.split("://", 1)[1])
+    return public(text)
+
+
+def _host(uri: str) -> list[str]:
+    """Return the scheme and the host or bucket of a URI."""
+    return uri.split("/", 3)[:3]
 
 
 def public(place: str | os.PathLike[str]) -> str:

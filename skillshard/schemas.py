@@ -22,7 +22,7 @@ from skillshard.mixing.packing import PackedState
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.pipeline import Pipeline
 from skillshard.report.facts import Facts
-from skillshard.shards.manifest import Manifest, Manifest1, Manifest2, SampleMember
+from skillshard.shards.manifest import Manifest, Manifest1, Manifest2, Manifest4, SampleMember
 from skillshard.shards.token_set import TokensManifest, TokensManifest1
 from skillshard.taggers.clusters.saved import ModelManifest, ModelManifest1
 from skillshard.tags import TagsManifest, TagsManifest1
@@ -39,6 +39,7 @@ _MODELS: dict[str, Any] = {
     "manifest-1": Manifest1,
     "manifest-2": Manifest2,
     "manifest-3": Manifest,
+    "manifest-4": Manifest4,
     "mixer-2": MixerState,
     "observation-3": ObservationRecord,
     "packed-3": PackedState,

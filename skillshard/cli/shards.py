@@ -18,6 +18,16 @@ class Copies(StrEnum):
     drop = "drop"
 
 
+DEFAULT_HOLDOUT = 0.01
+
+
+class Layouts(StrEnum):
+    """Values of --layout."""
+
+    pairs = "pairs"
+    compact = "compact"
+
+
 @grouped
 def shard(
     corpus: CorpusPlaces,
@@ -33,22 +43,42 @@ def shard(
         str, typer.Option("--shard-size", metavar="SIZE", help="Approximate size of a shard.")
     ] = "64MB",
     holdout: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--holdout",
             metavar="SHARE",
+            show_default="0.01",
             help="Share of the texts that are held out for measuring losses. The hash of the folded text decides, so copies of a text "
-            "never stand in train and in holdout. Every skill has at least one held-out text.",
+            "never stand in train and in holdout.",
         ),
-    ] = 0.01,
+    ] = None,
     copies: Annotated[
-        Copies,
+        Copies | None,
         typer.Option(
             "--copies",
+            show_default="keep",
             help="Action on a sample whose folded text stands earlier in the corpus: 'keep' the sample, or 'drop' the sample into "
             "OUT/rejected with the id of the first copy.",
         ),
-    ] = Copies.keep,
+    ] = None,
+    layout: Annotated[
+        Layouts | None,
+        typer.Option(
+            "--layout",
+            show_default="pairs",
+            help="Members of a tar: 'pairs' has a text and a JSON for each sample, 'compact' saves a third of the space of texts of 1 kB.",
+        ),
+    ] = None,
+    append: Annotated[
+        str | None,
+        typer.Option(
+            "--append",
+            parser=place_on_all_nodes,
+            metavar="SHARDS",
+            help="Finished shards to continue. OUT gets shards for CORPUS, and its manifest also lists SHARDS. Split, copies and layout are "
+            "as in SHARDS.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -79,15 +109,23 @@ def shard(
     from skillshard.artefact import refuse_nested
     from skillshard.corpus import given_places
     from skillshard.report.text import show_shards
-    from skillshard.shards.write import STAGES, write_shards
+    from skillshard.shards.read import ShardSet
+    from skillshard.shards.write import APPEND_STAGES, STAGES, append_shards, write_shards
     from skillshard.tags import Tags
 
-    if not 0 <= holdout < 1:
+    given = {"--holdout": holdout, "--copies": copies, "--layout": layout}
+    if append is not None and (named := [name for name, value in given.items() if value is not None]):
+        raise typer.BadParameter(
+            f"the appended shards follow {append}: leave out {', '.join(named)}.", param_hint="--append"
+        )
+    if holdout is not None and not 0 <= holdout < 1:
         raise typer.BadParameter(f"{holdout} is no share: give a number from 0 to below 1.", param_hint="--holdout")
-    backend = nodes.backend(array.part(STAGES))
-    refuse_nested(out, [*given_places(corpus), tags])
+    backend = nodes.backend(array.part(STAGES if append is None else APPEND_STAGES))
+    refuse_nested(out, [*given_places(corpus), tags, *([] if append is None else [append])])
     opened_tags = Tags.open(tags)
     opened = open_corpus(corpus, opened_tags.layout)
+    shard_size = parse_size(shard_bytes, "--shard-size")
+    parent = None if append is None else ShardSet.open(append)
     if dry_run:
         from skillshard.report.dry_run import show_shard_plan
 
@@ -95,26 +133,41 @@ def shard(
             opened,
             opened_tags,
             out,
-            shard_bytes=parse_size(shard_bytes, "--shard-size"),
-            holdout=holdout,
+            shard_bytes=shard_size,
+            holdout=DEFAULT_HOLDOUT if holdout is None else holdout,
+            layout=(layout or Layouts.pairs).value if parent is None else parent.layout,
             scratch=scratch,
             limit=limit,
             backend=backend,
         )
         return
     with Bars(out) as bars:
-        shards = write_shards(
-            opened,
-            opened_tags,
-            out,
-            shard_bytes=parse_size(shard_bytes, "--shard-size"),
-            holdout=holdout,
-            copies=copies.value,
-            scratch=scratch,
-            limit=limit,
-            backend=backend,
-            on_stage=bars.stage,
-        )
+        if parent is not None:
+            shards = append_shards(
+                parent,
+                opened,
+                opened_tags,
+                out,
+                shard_bytes=shard_size,
+                scratch=scratch,
+                limit=limit,
+                backend=backend,
+                on_stage=bars.stage,
+            )
+        else:
+            shards = write_shards(
+                opened,
+                opened_tags,
+                out,
+                shard_bytes=shard_size,
+                holdout=DEFAULT_HOLDOUT if holdout is None else holdout,
+                copies=(copies or Copies.keep).value,
+                layout=(layout or Layouts.pairs).value,
+                scratch=scratch,
+                limit=limit,
+                backend=backend,
+                on_stage=bars.stage,
+            )
     show_shards(shards)
 
 

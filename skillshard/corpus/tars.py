@@ -7,6 +7,7 @@ Some members belong to no sample: hidden members (macOS packs a `._NAME` before 
 webdataset, and descriptions of the data set (README.md, LICENSE.txt). Such a member is counted, and neither begins nor ends a sample.
 """
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -214,6 +215,9 @@ def _of_no_sample(member: tarfile.TarInfo) -> str | None:
     for folder in folders:
         if (folder.startswith(".") and folder != "..") or folder == "__MACOSX":
             return f"{printable(folder)}/"
+    # As in webdataset, only the first folder counts. The JSON Lines of compact shards lie in such a folder.
+    if folders and re.fullmatch("__.*__", folders[0], flags=re.DOTALL):
+        return f"{printable(folders[0])}/"
     stem, dot, ext = base.partition(".")
     if not (member.isreg() or member.islnk() or member.issym()):
         return "pipes and devices"
@@ -221,7 +225,7 @@ def _of_no_sample(member: tarfile.TarInfo) -> str | None:
         return "._*"
     if base.startswith("."):
         return ".*"
-    if stem.startswith("__") and stem.endswith("__"):
+    if re.fullmatch("__.+__", stem, flags=re.DOTALL):
         return printable(base)
     if not dot:
         return "without a suffix"

@@ -345,7 +345,7 @@ class Mixer:
         header = places.start - TAR_BLOCK
         keys = self._maps_at(places).slices(places.segment, header, header + KEY_DIGITS)
         texts = self._maps_at(places).slices(places.segment, places.start, places.end)
-        urls = [f"{self.shards.root}/{self._train[skill].name(shard)}" for skill, shard in places.shards.tolist()]
+        urls = [self._train[skill].place(shard) for skill, shard in places.shards.tolist()]
         return [
             {
                 "__key__": str(key, "ascii"),
@@ -366,7 +366,7 @@ class Mixer:
         ]
 
     def _members_at(self, places: Places) -> list[bytes | memoryview]:
-        return self._maps_at(places).members(places.segment, places.end, places.json_bytes)
+        return self._maps_at(places).members(places.segment, places.json_start, places.json_bytes)
 
     def _maps_at(self, places: Places) -> Maps:
         return memoized(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)

@@ -235,7 +235,7 @@ class RecordedStream:
         # Opening a file of keys compares its digest, so the opened keys are kept.
         keys = memoized(self._keys, (skill_shards.skill, shard), lambda _: skill_shards.keys(shard), most=KEYS_KEPT)
         key = keys[row]
-        return self.shards.source_file(int(key["file"])), int(key["row"])
+        return self.shards.source_file(int(key["file"]), skill_shards.editions[shard]), int(key["row"])
 
     def _round_of(self, skill: int, position: int) -> RoundRecord:
         """Find the round of a skill's draw by binary search, which reads a few records of a long run."""

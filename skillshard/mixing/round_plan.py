@@ -15,7 +15,7 @@ from skillshard.errors import ShardError
 from skillshard.mixing.fields import ID, Fields, metas_of
 from skillshard.mixing.ledger import RoundRecord
 from skillshard.mixing.order import SkillOrder, interleave
-from skillshard.shards.manifest import INDEX_DTYPE, TAR_BLOCK, whole_blocks
+from skillshard.shards.layouts import LAYOUTS, TarLayout
 from skillshard.shards.read import OpenShard, SkillShards
 
 
@@ -28,7 +28,7 @@ class Places:
         segment: Segment of each text: a stretch of rows of a shard.
         shards: Skill number and shard of each segment.
         start, end: First byte and end of each text in its shard.
-        json_bytes: Bytes of the JSON member that follows each text.
+        json_start, json_bytes: First byte of the JSON of each text in the shard, and its bytes.
     """
 
     draw: Int[np.ndarray, " sample"]
@@ -36,6 +36,7 @@ class Places:
     shards: Int[np.ndarray, "segment 2"]
     start: Int[np.ndarray, " sample"]
     end: Int[np.ndarray, " sample"]
+    json_start: Int[np.ndarray, " sample"]
     json_bytes: UInt32[np.ndarray, " sample"]
 
     def __len__(self) -> int:
@@ -112,13 +113,11 @@ class Maps:
     def members(
         self,
         which: Int[np.ndarray, " sample"],
-        end: Int[np.ndarray, " sample"],
+        json_start: Int[np.ndarray, " sample"],
         json_bytes: UInt32[np.ndarray, " sample"],
     ) -> list[bytes | memoryview]:
-        """Cut the JSON member of each sample of the file `which` whose text ends at byte `end`."""
-        # The text fills whole blocks, and the header of the JSON member takes one block more.
-        begin = whole_blocks(end) + TAR_BLOCK
-        return self.slices(which, begin, begin + json_bytes)
+        """Cut the JSON of each sample of the file `which`."""
+        return self.slices(which, json_start, json_start + json_bytes)
 
     def slices(
         self, which: Int[np.ndarray, " sample"], start: Int[np.ndarray, " sample"], end: Int[np.ndarray, " sample"]
@@ -132,7 +131,7 @@ class Maps:
 def joined(parts: Sequence[Places]) -> Places:
     """Join the places of several rounds. Without rounds the result has no place."""
     none = np.empty(0, np.int64)
-    parts = [Places(none, none, none.reshape(0, 2), none, none, none.astype(np.uint32)), *parts]
+    parts = [Places(none, none, none.reshape(0, 2), none, none, none, none.astype(np.uint32)), *parts]
     before = accumulate((len(part.shards) for part in parts), initial=0)
     return Places(
         np.concatenate([part.draw for part in parts]),
@@ -140,6 +139,7 @@ def joined(parts: Sequence[Places]) -> Places:
         np.concatenate([part.shards for part in parts]),
         np.concatenate([part.start for part in parts]),
         np.concatenate([part.end for part in parts]),
+        np.concatenate([part.json_start for part in parts]),
         np.concatenate([part.json_bytes for part in parts]),
     )
 
@@ -172,13 +172,17 @@ class RoundPlan:
         """Row of each draw in the shard of its segment."""
         return np.concatenate(self.rows).take(self.slot)
 
+    @property
+    def _layout(self) -> TarLayout:
+        return LAYOUTS[self.train[0].layout]  # all skills of a set have one layout
+
     @cached_property
     def _entries(self) -> np.ndarray:
-        """Entry of each draw in the index of its shard, dtype `INDEX_DTYPE`."""
+        """Entry of each draw in the index of its shard."""
         # The segments are read one after the other. Then one `take` by slot brings the entries into the order of the draws, so that no
         # step runs in Python for each draw.
         ends = list(accumulate(map(len, self.rows)))
-        entries = np.empty(ends[-1], INDEX_DTYPE)
+        entries = np.empty(ends[-1], self._layout.DTYPE)
         for (skill, shard), rows, end in zip(self.segments, self.rows, ends, strict=True):
             # mode="clip" writes into `out` without a buffer. The rows are below the length of the index, so nothing is clipped.
             self.train[skill].index(shard).take(rows, out=entries[end - len(rows) : end], mode="clip")
@@ -194,9 +198,14 @@ class RoundPlan:
         """End of each draw's text in the shard."""
         return self.start + self._entries["text_bytes"]
 
+    @cached_property
+    def json_start(self) -> Int[np.ndarray, " draw"]:
+        """First byte of each draw's JSON in the shard."""
+        return self._layout.json_starts(self._entries)
+
     @property
     def json_bytes(self) -> UInt32[np.ndarray, " draw"]:
-        """Bytes of the JSON member of each draw."""
+        """Bytes of each draw's JSON."""
         return self._entries["json_bytes"]
 
     @cached_property
@@ -222,7 +231,13 @@ class RoundPlan:
     def places(self, draws: Int[np.ndarray, " sample"], within: Int[np.ndarray, " sample"]) -> Places:
         """Return the places of draws of the stream, whose positions in the round are `within`."""
         return Places(
-            draws, self.segment[within], self.shards, self.start[within], self.end[within], self.json_bytes[within]
+            draws,
+            self.segment[within],
+            self.shards,
+            self.start[within],
+            self.end[within],
+            self.json_start[within],
+            self.json_bytes[within],
         )
 
     def fields(self, fields: Fields, draws: slice | Int[np.ndarray, " sample"]) -> dict[str, list[Any]]:
@@ -238,7 +253,7 @@ class RoundPlan:
         return metas_of(self._members(draws))
 
     def _members(self, draws: slice | Int[np.ndarray, " sample"]) -> list[bytes | memoryview]:
-        return self.maps.members(self.segment[draws], self.end[draws], self.json_bytes[draws])
+        return self.maps.members(self.segment[draws], self.json_start[draws], self.json_bytes[draws])
 
     def texts(self, draws: slice | Int[np.ndarray, " sample"]) -> list[str]:
         """Read the texts of draws of the round."""

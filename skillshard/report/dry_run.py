@@ -20,12 +20,12 @@ from skillshard.execution import Backend
 from skillshard.merge_levels import plan_merges
 from skillshard.printable import counted, size_in_words
 from skillshard.report.text import print_line, share
-from skillshard.shards.manifest import MANIFEST, SPLITS
+from skillshard.shards.layouts import LAYOUTS
+from skillshard.shards.manifest import MANIFEST, SPLITS, Layout
 from skillshard.shards.plan import groups, plan
 from skillshard.shards.sort import SORT_BYTES, member_json
 from skillshard.shards.split import BYTES, SAMPLES, Sizes
 from skillshard.shards.tagged import limit_of, refuse_other_corpus
-from skillshard.shards.tar import tar_bytes_of, tar_chunks
 from skillshard.shards.texts import text_hashes
 from skillshard.taggers.ceiling import Ceiling, counts_of, described
 from skillshard.taggers.tag import partitions_of
@@ -104,6 +104,7 @@ def show_shard_plan(
     *,
     shard_bytes: int,
     holdout: float,
+    layout: Layout,
     scratch: str | None,
     limit: int | None,
     backend: Backend,
@@ -125,7 +126,7 @@ def show_shard_plan(
     ]
     _show_input(corpus, partitions, num_rows, True)
     first = estimate(corpus, reading)
-    members = _members(first.samples, reading)
+    members = _members(first.samples, reading, layout)
     num_samples, member_bytes, sizes = _expected_sizes(tags, members, num_rows / max(1, all_rows), holdout)
     shards = plan(sizes, shard_bytes)
     tar_bytes = int(sizes[:, :, BYTES].sum())
@@ -167,7 +168,7 @@ class _Members:
     seconds_of_row: float
 
 
-def _members(samples: Sequence[Sample], reading: CorpusReading) -> _Members:
+def _members(samples: Sequence[Sample], reading: CorpusReading, layout: Layout) -> _Members:
     if not samples:
         return _Members(0.0, 0.0, 0.0, 0.0)
     started_s = time.perf_counter()
@@ -175,11 +176,11 @@ def _members(samples: Sequence[Sample], reading: CorpusReading) -> _Members:
     jsons = [member_json(sample.id, "skill", reading.kept_meta(sample)) for sample in samples]
     text_hashes(texts)
     hasher = xxhash.xxh3_128()
-    for chunk in tar_chunks(0, 0, texts, jsons):
+    for chunk in LAYOUTS[layout].tar_chunks(0, [(texts, jsons)]):
         hasher.update(chunk)
     seconds = time.perf_counter() - started_s
     text_bytes, json_bytes = (np.array([len(member) for member in members]) for members in (texts, jsons))
-    tar_bytes = tar_bytes_of(text_bytes, json_bytes) - text_bytes - json_bytes
+    tar_bytes = LAYOUTS[layout].tar_bytes_of(text_bytes, json_bytes) - text_bytes - json_bytes
     return _Members(float(text_bytes.mean()), float(json_bytes.mean()), float(tar_bytes.mean()), seconds / len(samples))
 
 

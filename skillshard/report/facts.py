@@ -26,7 +26,7 @@ from skillshard.mixing.records import Records, open_records, resumes
 from skillshard.printable import printable
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import token_set
-from skillshard.shards.manifest import Manifest1, ManifestSkill2
+from skillshard.shards.manifest import Edition, Layout, Manifest1, Manifest4, ManifestSkill2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
 from skillshard.taggers.clusters.saved import Cluster, Cluster1, EncoderRecord, SavedClusters, TriedNumber, has_clusters
@@ -97,6 +97,11 @@ class ShardsFacts(_Facts):
     num_holdout: int
     num_copies: int | None = Field(description="null for shards of version 1")
     copies_are_dropped: bool
+    has_keys: bool = Field(
+        description="whether keys lie beside the shards: hashes of id and text, file and row of each sample"
+    )
+    layout: Layout = Field(description="layout of the members in the tars")
+    earlier: list[Edition] = Field(description="shard sets that this set continues, the oldest first")
     split_by: Literal["text", "id"] = Field(
         description="id: shards of version 1, in which a text may stand on both sides"
     )
@@ -324,6 +329,12 @@ def shards_facts(shards: ShardSet) -> ShardsFacts:
         num_holdout=manifest.num_holdout,
         num_copies=manifest.num_copies if not isinstance(manifest, Manifest1) else None,
         copies_are_dropped=not isinstance(manifest, Manifest1) and manifest.copies_are_dropped,
+        has_keys=shards.has_keys,
+        layout=shards.layout,
+        earlier=[
+            Edition(place=places.public(edition.place), digest=edition.digest)
+            for edition in (manifest.earlier if isinstance(manifest, Manifest4) else [])
+        ],
         split_by="text" if counts_copies else "id",
         num_also_held_out=len(manifest.split.also_held_out) if not isinstance(manifest, Manifest1) else 0,
         num_kept_in_train=len(manifest.split.kept_in_train) if not isinstance(manifest, Manifest1) else 0,

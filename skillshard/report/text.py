@@ -24,7 +24,7 @@ from skillshard.printable import counted, printable, shortened, size_in_words
 from skillshard.report.facts import ExportFacts, RunFacts, export_facts, run_facts, shards_facts, tokens_facts
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import token_set
-from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest, Manifest1, ManifestSkill2
+from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest1, ManifestSkill2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.token_set import TokenSet
@@ -43,7 +43,7 @@ def show(place: str | os.PathLike[str]) -> None:
     elif kind == shards_manifest.MANIFEST:
         shards = ShardSet.open(place)
         show_shards(shards)
-        if isinstance(shards.manifest, Manifest):
+        if shards.has_keys:
             print_line(
                 "Beside each shard lie keys: for each sample the hashes of its id and text, and its file and row in the corpus."
             )

@@ -10,6 +10,9 @@ task reads one range of hashes from the tables, so the task sees all copies of a
 Many tables are first merged into fewer files (merge_levels.py) by `merge_tables`. The first samples go from ranges of hashes to partitions, and
 many ranges are merged by `merge_firsts`.
 
+The tables of a parent, a shard set that is continued, hold the texts of its shards (parent.py). The texts of the parent stand before all new
+texts, so a new sample with such a text is a copy.
+
 Costs: 64 bytes of scratch space for each distinct text of a chunk and skill. A task needs about 200 bytes of memory for each of
 `TEXTS_PER_RANGE` entries. A text has at most one entry for each chunk and skill, however often the text is repeated. The driver
 holds the totals of each skill and split, but no list of copies.
@@ -21,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
+from jaxtyping import Bool
 
 from skillshard import places, storage
 from skillshard.corpus import Partition, Rejection
@@ -28,7 +32,7 @@ from skillshard.corpus.reader import line_numbers
 from skillshard.execution import Record
 from skillshard.shards.chunks import chunk_number, chunk_place
 from skillshard.shards.split import BYTES, HOLDOUT, SAMPLES, TEXTS, TRAIN, Order
-from skillshard.shards.texts import HASH_DTYPE, hash_of, hex_of
+from skillshard.shards.texts import HASH_DTYPE, hash_of, hashes_of, hex_of
 from skillshard.tags import first_rejected
 
 # About 200 MB of memory, with the arrays for sorting.
@@ -37,6 +41,11 @@ TEXTS_PER_RANGE = 1_000_000
 # About 60 MB of memory. Each look-up of line numbers reads the partition once more, so a batch is large.
 COPIES_AT_ONCE = 250_000
 """Number of copies whose line numbers are looked up together."""
+# No skill and no file has this number, and no chunk of new samples reaches the number of a parent's shard.
+PARENT = (1 << 32) - 1
+"""Skill and file of a parent's text in a table."""
+PARENT_CHUNK = 1 << 63
+"""Number that stands for the first shard of a parent in the column of chunks."""
 # The 8-byte fields come first, so that each field is aligned.
 TEXTS_DTYPE = np.dtype(
     [
@@ -106,10 +115,12 @@ def find_copies(
     low: str,
     high: str | None,
     cut: str,
+    inherited: Sequence[str],
     num_skills: int,
     totals: str,
     firsts: str | None,
     scratch: str,
+    parent_names: str | None,
 ) -> Record:
     """Count texts and copies of each skill, for the texts with a hash in [low, high).
 
@@ -118,29 +129,33 @@ def find_copies(
         low: First hash of the range.
         high: End of the range, exclusive. None stands for no limit.
         cut: Hash below which a text is held out.
+        inherited: Exceptions to the cut in the parent.
         num_skills: Number of skills.
         totals: File to write, an array (skill, total). The totals are the number of copies; then texts, samples and bytes in train, and the
             same three numbers in holdout. Dropped copies count only as copies.
         firsts: Place for the first samples of texts with copies, if copies are dropped. With None, copies are kept.
         scratch: Directory of the chunks.
+        parent_names: File with the names of the parent's shards, a name on each line. None without a parent.
 
     Returns:
         Number of copies, and of entries in the table of first samples.
     """
     entries = _entries(tables, low, high)
     is_first, group = _groups(entries["text"])
-    counted = entries if firsts is None else entries[is_first]
+    is_new = entries["skill"] != PARENT
     samples = entries["num_samples"].astype(np.int64)
     copies = np.zeros(num_skills, np.int64)
-    np.add.at(copies, entries["skill"], samples - is_first)
+    np.add.at(copies, entries["skill"][is_new], (samples - is_first)[is_new])
 
+    is_counted = is_new if firsts is None else is_new & is_first
+    counted = entries[is_counted]
     sizes = np.zeros((num_skills, 2, 3), np.int64)
-    side = np.where(counted["text"] < hash_of(cut), HOLDOUT, TRAIN)
+    side = np.where(is_below(counted["text"], cut, inherited), HOLDOUT, TRAIN)
     if firsts is None:
         # A text has an entry in each of its chunks, and counts as one text of the skill.
-        _, distinct = np.unique(group * num_skills + entries["skill"], return_index=True)
+        _, distinct = np.unique(group[is_counted] * num_skills + counted["skill"], return_index=True)
         np.add.at(sizes[:, :, TEXTS], (counted["skill"][distinct], side[distinct]), 1)
-        np.add.at(sizes[:, :, SAMPLES], (counted["skill"], side), samples)
+        np.add.at(sizes[:, :, SAMPLES], (counted["skill"], side), samples[is_counted])
         np.add.at(sizes[:, :, BYTES], (counted["skill"], side), counted["num_bytes"].astype(np.int64))
     else:
         np.add.at(sizes[:, :, TEXTS], (counted["skill"], side), 1)
@@ -148,12 +163,24 @@ def find_copies(
         np.add.at(sizes[:, :, BYTES], (counted["skill"], side), counted["first_bytes"].astype(np.int64))
     # Not in the record: the records of all ranges stand in the driver's memory together.
     storage.write_array(totals, np.column_stack((copies, sizes.reshape(num_skills, 6))))
-    num_firsts = 0 if firsts is None else _write_firsts(firsts, scratch, entries, is_first, group)
+    num_firsts = 0 if firsts is None else _write_firsts(firsts, scratch, parent_names, entries, is_first, group)
     return {"copies": int(copies.sum()), "firsts": num_firsts}
 
 
+def is_below(texts: np.ndarray, cut: str, inherited: Sequence[str]) -> Bool[np.ndarray, " text"]:
+    """Return whether each text is held out by the cut and by the exceptions of a parent.
+
+    Args:
+        texts: Hashes.
+        cut: Hash below which a text is held out.
+        inherited: Exceptions to the cut.
+    """
+    below: Bool[np.ndarray, " text"] = texts < hash_of(cut)
+    return below ^ np.isin(texts, hashes_of(inherited)) if inherited else below
+
+
 def _entries(tables: list[str], low: str, high: str | None) -> np.ndarray:
-    """Return the entries of a range, sorted by text and then by the order of the corpus."""
+    """Return the entries of a range, sorted by text and then by the order of the corpus. Texts of a parent come before new texts."""
     stretches = []
     for place in tables:
         table = storage.load_array(place)
@@ -161,7 +188,10 @@ def _entries(tables: list[str], low: str, high: str | None) -> np.ndarray:
         end = len(table) if high is None else int(np.searchsorted(table["text"], hash_of(high)))
         stretches.append(np.array(table[begin:end]))
     entries = np.concatenate(stretches) if stretches else np.empty(0, TEXTS_DTYPE)
-    return entries[np.lexsort((entries["row"], entries["file"], entries["text"]))]
+    is_new = entries["skill"] != PARENT
+    # Two tables of a parent may hold the same text. The number of the shard makes the order total.
+    before = () if is_new.all() else (entries["chunk"], entries["row"], entries["file"], is_new)
+    return entries[np.lexsort((*(before or (entries["row"], entries["file"])), entries["text"]))]
 
 
 def merge_tables(inputs: list[str], out: str, low: str, high: str | None) -> Record:
@@ -184,7 +214,14 @@ def _groups(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return is_first, np.cumsum(is_first) - 1
 
 
-def _write_firsts(place: str, scratch: str, entries: np.ndarray, is_first: np.ndarray, group: np.ndarray) -> int:
+def _write_firsts(
+    place: str,
+    scratch: str,
+    parent_names: str | None,
+    entries: np.ndarray,
+    is_first: np.ndarray,
+    group: np.ndarray,
+) -> int:
     """Write the first samples of the texts with copies, one entry for each text and chunk with the text.
 
     Returns:
@@ -192,16 +229,20 @@ def _write_firsts(place: str, scratch: str, entries: np.ndarray, is_first: np.nd
     """
     # Only texts with copies are written: a chunk looks up its texts, and a text without an entry stays as it is.
     starts = np.flatnonzero(is_first)
-    repeated = np.add.reduceat(entries["num_samples"], starts) > 1 if len(starts) else np.zeros(0, bool)
+    is_new = entries["skill"] != PARENT
+    repeated = np.zeros(len(starts), bool)
+    if len(starts):
+        repeated = np.add.reduceat(entries["num_samples"], starts) > 1
+        repeated &= np.add.reduceat(is_new, starts, dtype=np.int64) > 0
     ids = [b""] * len(starts)
     for position, sample_id in zip(
-        np.flatnonzero(repeated).tolist(), _ids_at(scratch, entries[starts[repeated]]), strict=True
+        np.flatnonzero(repeated).tolist(), _ids_at(scratch, parent_names, entries[starts[repeated]]), strict=True
     ):
         ids[position] = sample_id
     # A text has an entry for each skill of a chunk, and a chunk needs one. The chunks of a text rise.
-    is_new = is_first.copy()
-    is_new[1:] |= entries["chunk"][1:] != entries["chunk"][:-1]
-    chosen = np.flatnonzero(is_new & repeated[group])
+    is_other_chunk = is_first.copy()
+    is_other_chunk[1:] |= entries["chunk"][1:] != entries["chunk"][:-1]
+    chosen = np.flatnonzero(is_other_chunk & is_new & repeated[group])
     # By chunk and then by text: `_mark_copies` cuts out the stretch of its chunk and searches for hashes in the stretch.
     chosen = chosen[np.lexsort((entries["text"][chosen], entries["chunk"][chosen]))]
     table = np.empty(len(chosen), FIRSTS_DTYPE)
@@ -255,11 +296,19 @@ def merge_firsts(inputs: list[str], out: str, low: int, high: int) -> Record:
     return {}
 
 
-def _ids_at(scratch: str, firsts: np.ndarray) -> list[bytes]:
-    """Return the ids of the first samples of some texts, given by entries of tables. Each chunk is opened once."""
+def _ids_at(scratch: str, parent_names: str | None, firsts: np.ndarray) -> list[bytes]:
+    """Return the ids of the first samples of some texts, given by entries of tables. Each chunk is opened once.
+
+    In place of the id of a parent's sample, the result has the row and the name of the shard, so the tars of the parent are not read.
+    """
     ids: list[bytes] = [b""] * len(firsts)
+    names = [] if parent_names is None else storage.read_bytes(parent_names).splitlines()
     by_chunk = np.argsort(firsts["chunk"], kind="stable").tolist()
     for number, positions in groupby(by_chunk, key=lambda position: int(firsts["chunk"][position])):
+        if number >= PARENT_CHUNK:
+            for position in positions:
+                ids[position] = b"row %d of %s" % (int(firsts["row"][position]), names[number - PARENT_CHUNK])
+            continue
         place = chunk_place(scratch, number)
         index = storage.load_array(places.with_suffix(place, ".npy"))
         with storage.open_at(places.with_suffix(place, ".data")) as file:
@@ -301,8 +350,11 @@ def find_texts(
     """
     entries = _entries(tables, low, high)
     is_first, group = _groups(entries["text"])
+    # The shards of a parent stay as they are, so a text of the parent cannot change its side.
+    is_free = ~np.isin(group, group[entries["skill"] == PARENT])
     if drop:
-        entries, group = entries[is_first], group[is_first]
+        is_free &= is_first
+    entries, group = entries[is_free], group[is_free]
     texts: dict[str, list[Any]] = {}
     for skill, after in beyond.items():
         positions = np.flatnonzero(entries["skill"] == int(skill))
@@ -333,7 +385,8 @@ class _Copy(NamedTuple):
         row: Row in the file.
         chunk: Place of the chunk of the sample.
         place: Entry in the chunk's sorted index.
-        first_id: Id of the first sample with the same text.
+        first_id: Id of the first sample with the same text. In a parent, the row and the name of the shard.
+        is_of_parent: Whether the first sample is a sample of the parent.
     """
 
     file: int
@@ -341,6 +394,7 @@ class _Copy(NamedTuple):
     chunk: str
     place: int
     first_id: str
+    is_of_parent: bool
 
 
 def set_copies_aside(
@@ -408,8 +462,8 @@ def _mark_copies(scratch: str, number: int, firsts: list[str]) -> Iterator[_Copy
         entries = np.flatnonzero(is_copy)
         entries = entries[np.lexsort((index["row"][entries], index["file"][entries]))]
         for place in entries.tolist():
-            file, row = int(index["file"][place]), int(index["row"][place])
-            yield _Copy(file, row, chunk, place, ids[int(matches[place])].decode())
+            file, row, match = int(index["file"][place]), int(index["row"][place]), int(matches[place])
+            yield _Copy(file, row, chunk, place, ids[match].decode(), int(table["file"][match]) == PARENT)
     storage.write_array(places.with_suffix(chunk, ".copies.npy"), is_copy)
 
 
@@ -432,6 +486,7 @@ def _rejections(
             for copy in chunk_copies:
                 sample_id, text, meta = _member(file, index[copy.place])
                 raw = orjson.dumps({"id": sample_id, "text": text.decode(), "meta": meta}).decode()
-                detail = f"the text is a copy of that of sample {copy.first_id!r}"
+                first = f"{copy.first_id} in the continued shards" if copy.is_of_parent else f"sample {copy.first_id!r}"
+                detail = f"the text is a copy of that of {first}"
                 rejection = Rejection(names[copy.file], lines[copy.file, copy.row], "copy", detail, sample_id, raw)
                 yield orjson.dumps(rejection.to_json(), option=orjson.OPT_APPEND_NEWLINE)

@@ -20,11 +20,13 @@ class Wanted(NamedTuple):
         name: Path inside the shard set.
         digest: xxh3, 128 bits, in hexadecimal digits.
         num_bytes: Size in bytes. None if the manifest has no size, as for an index.
+        edition: Number of the edition that wrote the file. 0 if the set continues no other set.
     """
 
     name: str
     digest: str
     num_bytes: int | None = None
+    edition: int = 0
 
 
 @runtime_checkable
@@ -129,6 +131,30 @@ class RemoteFiles:
     def prefetch(self, wanted: Wanted) -> None:
         if self.cache is not None:
             self.cache.prefetch(places.join(self.root, wanted.name), wanted)
+
+
+class EditionFiles(NamedTuple):
+    """Files of a shard set that continues other sets: the files of each set, the oldest first."""
+
+    editions: tuple[LocalFiles | RemoteFiles, ...]
+
+    @property
+    def root(self) -> Path | str:
+        return self.editions[-1].root
+
+    @property
+    def is_remote(self) -> bool:
+        return any(files.is_remote for files in self.editions)
+
+    @property
+    def are_locked(self) -> bool:
+        return any(files.are_locked for files in self.editions)
+
+    def open(self, wanted: Wanted) -> BinaryIO:
+        return self.editions[wanted.edition].open(wanted)
+
+    def prefetch(self, wanted: Wanted) -> None:
+        self.editions[wanted.edition].prefetch(wanted)
 
 
 class _Damaged(OSError):

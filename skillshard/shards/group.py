@@ -8,10 +8,11 @@ import xxhash
 
 from skillshard import places, storage
 from skillshard.execution import Record
-from skillshard.shards.manifest import KEYS_DTYPE, SPLITS, index_name, keys_name, shard_name
+from skillshard.shards.layouts import LAYOUTS
+from skillshard.shards.manifest import KEYS_DTYPE, SPLITS, Layout, index_name, keys_name, shard_name
 from skillshard.shards.merge import Batch, Piece, SampleReader
 from skillshard.shards.plan import ShardPlan
-from skillshard.shards.tar import END_OF_ARCHIVE, index_of, tar_chunks
+from skillshard.shards.tar import END_OF_ARCHIVE
 
 
 def write_group(
@@ -22,6 +23,7 @@ def write_group(
     is_merged: bool,
     exceptions: Mapping[int, Sequence[str]],
     drop: bool,
+    layout: Layout,
 ) -> Record:
     """Write some neighbouring shards. A shard whose range of hashes holds no sample is not written.
 
@@ -33,6 +35,7 @@ def write_group(
         is_merged: Origin of the files, as in `SampleReader`.
         exceptions: Exceptions to the cut, as in `SampleReader`.
         drop: Whether copies are dropped.
+        layout: Layout of the shards.
     """
     pieces = [Piece(shard.skill, SPLITS.index(shard.split), shard.low, shard.high) for shard in shards]
     _, batches = SampleReader(inputs, is_merged, exceptions, drop).batches(pieces)
@@ -40,7 +43,8 @@ def write_group(
     # A batch has several small shards, and a large shard has several batches.
     for number, parts in itertools.groupby(_shard_parts(batches), key=lambda part: part[0]):
         shard = shards[number]
-        records.append(_write_shard(out, folders[shard.skill], shard, ((entries, data) for _, entries, data in parts)))
+        samples = ((entries, data) for _, entries, data in parts)
+        records.append(_write_shard(out, folders[shard.skill], shard, samples, layout))
     return {"shards": records}
 
 
@@ -53,14 +57,17 @@ def _shard_parts(batches: Iterable[Batch]) -> Iterator[tuple[int, np.ndarray, me
             begin += num_samples
 
 
-def _write_shard(out: str, folder: str, shard: ShardPlan, parts: Iterable[tuple[np.ndarray, memoryview]]) -> Record:
+def _write_shard(
+    out: str, folder: str, shard: ShardPlan, parts: Iterable[tuple[np.ndarray, memoryview]], layout: Layout
+) -> Record:
     name = shard_name(shard.split, folder, shard.number)
     sizes: list[np.ndarray] = []
     keys: list[np.ndarray] = []
-    num_bytes, digest = _write_tar(places.join(out, name), _tar_of(shard, parts, sizes, keys))
+    chunks = LAYOUTS[layout].tar_chunks(shard.position, _contents(parts, sizes, keys))
+    num_bytes, digest = _write_tar(places.join(out, name), itertools.chain(chunks, [END_OF_ARCHIVE]))
     index_place = places.join(out, index_name(name))
     text_bytes, json_bytes = np.concatenate(sizes, axis=1)
-    storage.write_array(index_place, index_of(text_bytes, json_bytes))
+    storage.write_array(index_place, LAYOUTS[layout].index_of(text_bytes, json_bytes))
     keys_place = places.join(out, keys_name(name))
     storage.write_array(keys_place, np.concatenate(keys))
     return {
@@ -75,24 +82,18 @@ def _write_shard(out: str, folder: str, shard: ShardPlan, parts: Iterable[tuple[
     }
 
 
-def _tar_of(
-    shard: ShardPlan,
-    parts: Iterable[tuple[np.ndarray, memoryview]],
-    sizes: list[np.ndarray],
-    keys: list[np.ndarray],
-) -> Iterator[bytes]:
-    """Yield the bytes of a shard's tar. Append the bytes of texts and JSONs of each part to `sizes`, and the keys to `keys`."""
-    first_row = 0
+def _contents(
+    parts: Iterable[tuple[np.ndarray, memoryview]], sizes: list[np.ndarray], keys: list[np.ndarray]
+) -> Iterator[tuple[Sequence[memoryview], Sequence[memoryview]]]:
+    """Yield the texts and JSONs of each part. Append the bytes of texts and JSONs of each part to `sizes`, and the keys to `keys`."""
     for entries, data in parts:
         text_bytes, json_bytes = (entries[name].astype(np.int64) for name in ("text_bytes", "json_bytes"))
         starts = entries["start"].astype(np.int64)
         bounds = zip(*((starts + shift).tolist() for shift in (0, text_bytes, text_bytes + json_bytes)), strict=True)
         texts, jsons = zip(*((data[start:middle], data[middle:stop]) for start, middle, stop in bounds), strict=True)
-        yield from tar_chunks(shard.position, first_row, texts, jsons)
-        first_row += len(entries)
+        yield texts, jsons
         sizes.append(np.stack((text_bytes, json_bytes)))
         keys.append(_keys_of(entries))
-    yield END_OF_ARCHIVE
 
 
 def _keys_of(entries: np.ndarray) -> np.ndarray:

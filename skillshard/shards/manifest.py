@@ -1,14 +1,14 @@
 """The format of a shard set on disk.
 
-    S/train/SKILL/000000.tar         members KEY.txt (the text) and KEY.json (id, skill, meta); USTAR, mtime 0
-    S/train/SKILL/000000.index.npy   for each sample: start of the text, bytes of the text, bytes of the JSON
+    S/train/SKILL/000000.tar         members KEY.txt (the text) and KEY.json (id, skill, meta); USTAR, mtime 0; layouts.py has both layouts
+    S/train/SKILL/000000.index.npy   for each sample: start of the text, bytes of the text, bytes of the JSON; compact: start of the JSON
     S/train/SKILL/000000.keys.npy    for each sample: hashes of id and text, file and row in the corpus, dtype `KEYS_DTYPE`
     S/holdout/SKILL/...              the same files for the held-out samples
     S/rejected/000000.jsonl          samples that were set aside, with their reasons
-    S/manifest.json                  written last (schemas/manifest-3.json)
+    S/manifest.json                  written last (schemas/manifest-3.json or manifest-4.json)
 
-The manifest lists shards as columns, one list for each property, because 100,000 objects would open slowly. Manifests of versions 1
-and 2 are still read. Their shards have no keys. Version 1 splits by the hash of the id, so the same text may stand in both train and
+The manifest lists shards as columns, one list for each property, because 100,000 objects would open slowly. A set that one command wrote
+in the layout `pairs` has version 3. A compact set, and a set with appended shards, has version 4. Manifests of versions 1 and 2 are still read. Their shards have no keys. Version 1 splits by the hash of the id, so the same text may stand in both train and
 holdout. No mixer reads the keys. They tell another command which samples a shard holds, without a parse of the tars.
 
 A reader checks a manifest before use: lengths, signs, sums, repeated names, and numbers that no shard can have.
@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -26,6 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MANIFEST = "manifest.json"
 Split = Literal["train", "holdout"]
 SPLITS: tuple[Split, Split] = ("train", "holdout")
+Layout = Literal["pairs", "compact"]
+"""Layout of the members in the tars of a shard set (layouts.py)."""
 INDEX_DTYPE = np.dtype([("text_start", "<u8"), ("text_bytes", "<u4"), ("json_bytes", "<u4")])
 # xxh3 (64 bits) of the id, as `hash_ranges.id_hash`, and xxh3 (128 bits) of the folded text, as `texts.text_hash`. The entries have the order of
 # the samples, so the hashes of the ids rise. A multiple of 8 bytes keeps the fields aligned in a memory map.
@@ -36,14 +38,17 @@ the hash of the folded text."""
 TAR_BLOCK = 512
 END_BYTES = 2 * TAR_BLOCK
 """Bytes of the end mark of a tar."""
-# Two headers, a text and a JSON of one block each.
-LEAST_SAMPLE_BYTES = 4 * TAR_BLOCK
-"""Bytes in a tar of the smallest possible sample."""
+# Two headers, a text and a JSON of one block each. In the compact layout, a header and a text of one block.
+LEAST_SAMPLE_BYTES: dict[Layout, int] = {"pairs": 4 * TAR_BLOCK, "compact": 2 * TAR_BLOCK}
+"""Bytes in a tar of the smallest possible sample, by layout."""
 # A key in a tar has eight digits for the shard and eight digits for the sample.
 MAX_SHARDS = 10**8
 """Limit of the number of shards of a shard set."""
 MAX_SHARD_SAMPLES = 10**8
 """Largest number of samples of a shard."""
+# Each edition is a place that a reader looks for files in. A daily append for 25 years stays below the limit.
+MAX_EDITIONS = 10_000
+"""Largest number of editions of a shard set."""
 # 64 TiB, more than present file systems allow for one file.
 MAX_SHARD_BYTES = 1 << 46
 """Largest size of a shard, in bytes."""
@@ -110,6 +115,7 @@ class ShardColumns2(BaseModel):
     """Shards of one skill and split, one list for each property, all of the same length. Versions 1 and 2 have no keys."""
 
     model_config = Strict
+    least_sample_bytes: ClassVar[int] = LEAST_SAMPLE_BYTES["pairs"]
 
     number: list[Annotated[int, Field(ge=0, lt=MAX_SHARDS)]] = Field(description="Number in the file name, rising.")
     num_samples: list[Annotated[int, Field(ge=1, le=MAX_SHARD_SAMPLES)]]
@@ -125,7 +131,7 @@ class ShardColumns2(BaseModel):
         )
         if (np.diff(number) <= 0).any():
             raise ValueError("the numbers of the shards do not rise")
-        small = np.flatnonzero(num_bytes < num_samples * LEAST_SAMPLE_BYTES + END_BYTES).tolist()
+        small = np.flatnonzero(num_bytes < num_samples * self.least_sample_bytes + END_BYTES).tolist()
         if small:
             raise ValueError(
                 f"shard {self.number[small[0]]} of {self.num_bytes[small[0]]:,} bytes cannot hold {self.num_samples[small[0]]:,} samples"
@@ -137,6 +143,21 @@ class ShardColumns(ShardColumns2):
     """Shards of one skill and split, one list for each property, all of the same length."""
 
     keys_digest: list[Digest] = Field(description="xxh3 (128 bits) of the file of keys.")
+
+
+class ShardColumns4(ShardColumns):
+    """Shards of one skill and split, one list for each property, all of the same length."""
+
+    least_sample_bytes: ClassVar[int] = LEAST_SAMPLE_BYTES["compact"]
+    edition: list[Annotated[int, Field(ge=0, lt=MAX_EDITIONS)]] = Field(
+        description="Number of the edition, never falling: the position in `earlier`, or the length of `earlier` for shards of this directory."
+    )
+
+    @model_validator(mode="after")
+    def _editions_rise(self) -> "ShardColumns4":
+        if (np.diff(np.array(self.edition, np.int64)) < 0).any():
+            raise ValueError("a shard of an earlier edition stands after a shard of a later edition")
+        return self
 
 
 class ManifestSkill1(BaseModel):
@@ -169,6 +190,24 @@ class ManifestSkill(ManifestSkill2):
 
     train: ShardColumns
     holdout: ShardColumns
+
+
+class ManifestSkill4(ManifestSkill2):
+    """Skill with its shards, in a manifest of version 4."""
+
+    train: ShardColumns4
+    holdout: ShardColumns4
+
+
+class Edition(BaseModel):
+    """Shard set that a later set continues."""
+
+    model_config = Strict
+
+    place: str = Field(
+        min_length=1, description="Directory or URI. A relative path begins in the directory of this manifest."
+    )
+    digest: Digest = Field(description="xxh3 (128 bits) of the manifest.json of that set.")
 
 
 class SplitRule(BaseModel):
@@ -288,7 +327,33 @@ class Manifest(_SplitByText[ManifestSkill]):
     )
 
 
-AnyManifest = Manifest | Manifest2 | Manifest1
+class Manifest4(_SplitByText[ManifestSkill4]):
+    """manifest.json of version 4: shards in the compact layout, or shards appended to earlier shards."""
+
+    schema_version: Literal["skillshard/manifest/4"] = Field("skillshard/manifest/4", alias="schema")
+    made_from: dict[str, Any] = Field(
+        description="Command, arguments and inputs (names and sizes) that determine the shards of this directory. The keys give a file as its "
+        "position in the inputs of the shard's edition."
+    )
+    layout: Layout = Field(description="Layout of the members in every tar.")
+    earlier: list[Edition] = Field(
+        max_length=MAX_EDITIONS - 1,
+        description="Shard sets that this set continues, the oldest first. The last one is the parent. Counts include their samples.",
+    )
+
+    @model_validator(mode="after")
+    def _has_editions(self) -> "Manifest4":
+        for skill in self.skills:
+            for split in SPLITS:
+                editions = getattr(skill, split).edition
+                if editions and editions[-1] > len(self.earlier):
+                    raise ValueError(
+                        f"skill {skill.name!r} has a shard of edition {editions[-1]}, but only {len(self.earlier)} sets are earlier"
+                    )
+        return self
+
+
+AnyManifest = Manifest4 | Manifest | Manifest2 | Manifest1
 """Manifest of any version that is read."""
 
 
@@ -349,15 +414,24 @@ def keys_name(tar_name: str) -> str:
     return f"{tar_name.removesuffix('.tar')}.keys.npy"
 
 
-def folder_names(skills: Sequence[str]) -> list[str]:
+def folder_names(skills: Sequence[str], before: Mapping[str, str] = {}) -> list[str]:
     """Return a distinct directory name for each skill, of lower-case ASCII letters, digits and dashes.
 
+    Args:
+        skills: Names of the skills.
+        before: Skill -> name of its directory, for skills that have a directory already.
+
+    >>> folder_names(["a b", "a/b"], {"a/b": "a-b"})
+    ['a-b-2', 'a-b']
     >>> folder_names(["Question Answering", "question/answering", "漢字"])
     ['question-answering', 'question-answering-2', 'skill']
     """
     names: list[str] = []
-    taken: set[str] = set()
+    taken = set(before.values())
     for skill in skills:
+        if skill in before:
+            names.append(before[skill])
+            continue
         # 60 characters leave room for a number within the 255 bytes that file systems allow for a name.
         base = re.sub(r"[^a-z0-9]+", "-", skill.lower()).strip("-")[:60].strip("-") or "skill"
         name = next(name for name in _numbered(base) if name not in taken)

@@ -4,7 +4,7 @@ The hash of the text decides the side of a sample (split.py). The 64-bit hash of
 n takes the j-th n-th of all hashes. Copies of a text have different ids, so copies do not stand together in the stream.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -42,8 +42,16 @@ class ShardPlan:
     num_bytes: int
 
 
-def plan(sizes: Sizes, shard_bytes: int) -> list[ShardPlan]:
+def plan(
+    sizes: Sizes, shard_bytes: int, *, first_position: int = 0, first_numbers: Mapping[tuple[int, Split], int] = {}
+) -> list[ShardPlan]:
     """Return the shards of all skills, from the number of bytes of each skill and split.
+
+    Args:
+        sizes: Sizes of each skill and split.
+        shard_bytes: Size of a shard to aim at.
+        first_position: Position of the first shard in the whole set.
+        first_numbers: Skill and split -> number of its first shard. 0 for all others.
 
     >>> import numpy as np
     >>> sizes = np.zeros((1, 2, 3), np.int64)
@@ -58,8 +66,9 @@ def plan(sizes: Sizes, shard_bytes: int) -> list[ShardPlan]:
             # More shards than samples would be empty shards.
             num_shards = min(int(size[SAMPLES]), max(1, round(num_bytes / shard_bytes)))
             bounds = hash_bounds(num_shards) if num_shards else []
+            position, first = first_position + len(shards), first_numbers.get((skill, split), 0)
             shards += [
-                ShardPlan(len(shards) + number, skill, split, number, low, high, num_bytes // num_shards)
+                ShardPlan(position + number, skill, split, first + number, low, high, num_bytes // num_shards)
                 for number, (low, high) in enumerate(pairwise(bounds))
             ]
     return shards

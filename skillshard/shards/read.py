@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -37,30 +37,32 @@ from skillshard.memo import memoized
 from skillshard.printable import counted
 from skillshard.progress import advance
 from skillshard.shards.cache import Cache
-from skillshard.shards.files import Files, LocalFiles, RemoteFiles, Wanted
+from skillshard.shards.files import EditionFiles, Files, LocalFiles, RemoteFiles, Wanted
+from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import (
-    INDEX_DTYPE,
     KEYS_DTYPE,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     SPLITS,
     TAR_BLOCK,
     AnyManifest,
+    Layout,
     Manifest,
     Manifest1,
     Manifest2,
+    Manifest4,
     ManifestSkill1,
     ManifestSkill2,
     ShardColumns,
     ShardColumns2,
+    ShardColumns4,
     Split,
     SplitRule,
     index_name,
     keys_name,
     shard_name,
-    whole_blocks,
 )
-from skillshard.shards.tar import END_OF_ARCHIVE, member_sizes
+from skillshard.shards.tar import END_OF_ARCHIVE
 from skillshard.shards.texts import hash_of, hashes_of, text_hashes
 
 if TYPE_CHECKING:
@@ -79,21 +81,20 @@ _ANEW = "Write the shards anew in another directory with 'skillshard shard', or 
 
 @dataclass(frozen=True)
 class OpenShard:
-    """Shard in memory maps: the bytes of the tar, and the index with dtype `INDEX_DTYPE`."""
+    """Shard in memory maps: the bytes of the tar, and the index with the dtype of the layout."""
 
     data: Mapped
     index: np.ndarray
+    layout: Layout
 
     def text(self, row: int) -> str:
-        start, text_bytes, _ = self.index[row].tolist()
+        start, text_bytes = self.index[row].tolist()[:2]
         return str(self.data[start : start + text_bytes], "utf-8")
 
     def member(self, row: int) -> bytes | memoryview:
-        """Return the bytes of a row's JSON member."""
-        start, text_bytes, json_bytes = self.index[row].tolist()
-        # The text fills whole blocks, and the header of the JSON member takes one block more.
-        begin = start + whole_blocks(text_bytes) + TAR_BLOCK
-        return self.data[begin : begin + json_bytes]
+        """Return the bytes of a row's JSON."""
+        begin = int(LAYOUTS[self.layout].json_starts(self.index[row : row + 1])[0])
+        return self.data[begin : begin + int(self.index["json_bytes"][row])]
 
     def sample(self, row: int) -> Sample:
         member = orjson.loads(self.member(row))
@@ -110,6 +111,7 @@ class SkillShards:
         split: "train" or "holdout".
         folder: Name of the skill's directory.
         columns: Shards as in the manifest.
+        layout: Layout of the members in the tars.
     """
 
     files: Files
@@ -117,6 +119,7 @@ class SkillShards:
     split: Split
     folder: str
     columns: ShardColumns2
+    layout: Layout
     _open: dict[int, OpenShard] = field(default_factory=dict, init=False, repr=False, compare=False)
     _indexes: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
     _checked: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
@@ -155,6 +158,16 @@ class SkillShards:
         """Return the path of a shard's tar inside the shard set."""
         return shard_name(self.split, self.folder, self.columns.number[shard])
 
+    @property
+    def editions(self) -> Sequence[int]:
+        """Number of the edition of each shard, never falling. All 0 unless the set continues another set."""
+        return self.columns.edition if isinstance(self.columns, ShardColumns4) else [0] * len(self.columns.number)
+
+    def place(self, shard: int) -> str:
+        """Return the path or URI of a shard's tar."""
+        files = self.files.editions[self.editions[shard]] if isinstance(self.files, EditionFiles) else self.files
+        return places.join(files.root, self.name(shard))
+
     def open_shard(self, shard: int) -> OpenShard:
         """Open the shard at a position of the manifest's columns and keep the shard open.
 
@@ -175,10 +188,10 @@ class SkillShards:
 
     def _wanted(self, shard: int) -> tuple[Wanted, Wanted]:
         """Return the expected tar and index of a shard."""
-        name, columns = self.name(shard), self.columns
+        name, columns, edition = self.name(shard), self.columns, self.editions[shard]
         return (
-            Wanted(name, columns.digest[shard], columns.num_bytes[shard]),
-            Wanted(index_name(name), columns.index_digest[shard]),
+            Wanted(name, columns.digest[shard], columns.num_bytes[shard], edition),
+            Wanted(index_name(name), columns.index_digest[shard], None, edition),
         )
 
     def _open_checked(self, shard: int) -> OpenShard:
@@ -191,8 +204,8 @@ class SkillShards:
         check = shard not in self._checked
         tar, _ = self._wanted(shard)
         data = mapped(self.files, tar, check_digest=check, keep_open=self.files.are_locked)
-        opened = OpenShard(data, self.index(shard))
-        if check and (difference := disagreement(opened)) is not None:
+        opened = OpenShard(data, self.index(shard), self.layout)
+        if check and (difference := _disagreement(opened)) is not None:
             raise ShardError(f"{tar.name} {difference}. {_ANEW}")
         self._checked.add(shard)
         return opened
@@ -200,7 +213,7 @@ class SkillShards:
     def _checked_index(self, shard: int) -> np.ndarray:
         _, wanted = self._wanted(shard)
         index = mapped(self.files, wanted, check_digest=True, keep_open=False)
-        return _entries(index, INDEX_DTYPE, self.columns.num_samples[shard], wanted.name)
+        return _entries(index, LAYOUTS[self.layout].DTYPE, self.columns.num_samples[shard], wanted.name)
 
     def _checked_texts(self, shard: int, opened: OpenShard) -> tuple[np.ndarray | None, list[str]]:
         """Compare the keys of a shard with the ids and texts. Return the hashes of the texts if the keys are right, and the faults."""
@@ -226,7 +239,7 @@ class SkillShards:
                 f"{places.public(self.files.root)} has no keys beside its shards, because an earlier version wrote the shards. Write the shards "
                 "anew in another directory with 'skillshard shard'."
             )
-        wanted = Wanted(keys_name(self.name(shard)), self.columns.keys_digest[shard])
+        wanted = Wanted(keys_name(self.name(shard)), self.columns.keys_digest[shard], None, self.editions[shard])
         data = mapped(self.files, wanted, check_digest=True, keep_open=False)
         return _entries(data, KEYS_DTYPE, self.columns.num_samples[shard], wanted.name)
 
@@ -316,38 +329,18 @@ def _wrong_side(opened: OpenShard, split: Split, rule: SplitRule, texts: np.ndar
 
 def _texts_of(opened: OpenShard, rows: range) -> np.ndarray:
     """Return the hashes of the texts of some rows."""
-    spans = opened.index[rows.start : rows.stop].tolist()
-    return text_hashes(bytes(opened.data[start : start + size]) for start, size, _ in spans)
+    spans = opened.index[["text_start", "text_bytes"]][rows.start : rows.stop].tolist()
+    return text_hashes(bytes(opened.data[start : start + size]) for start, size in spans)
 
 
-def disagreement(opened: OpenShard) -> str | None:
+def _disagreement(opened: OpenShard) -> str | None:
     """Describe the first row of the index that the headers of the tar contradict, or return None.
 
     The description is the rest of a sentence that begins with the name of the tar.
     """
     if len(opened.data) % TAR_BLOCK:
         return f"is {len(opened.data):,} bytes, not a whole number of blocks of {TAR_BLOCK}"
-    # The tar as an array of blocks: all headers are compared in a few NumPy operations instead of a loop over rows.
-    blocks = np.frombuffer(opened.data, np.uint8).reshape(-1, TAR_BLOCK)
-    index = opened.index
-    text_blocks = (index["text_start"] // TAR_BLOCK).astype(np.int64)
-    json_headers = text_blocks + whole_blocks(index["text_bytes"].astype(np.int64)) // TAR_BLOCK
-    # A damaged index can point anywhere. Rows outside the tar look at block 0 instead and count as wrong.
-    inside = (json_headers < len(blocks)) & (index["text_start"] % TAR_BLOCK == 0)
-    header_sizes = []
-    for headers, sizes in ((text_blocks - 1, index["text_bytes"]), (json_headers, index["json_bytes"])):
-        header_sizes.append(np.where(inside, member_sizes(blocks[np.where(inside, headers, 0)]), -1))
-        inside = inside & (header_sizes[-1] == sizes)
-    wrong = np.flatnonzero(~inside)
-    if not len(wrong):
-        return None
-    row = int(wrong[0])
-    start, *expected = index[row].tolist()
-    got = [f"{sizes[row]:,}" if sizes[row] >= 0 else "none" for sizes in header_sizes]
-    return (
-        f"has no sample where its index says row {row:,} is: expected a text of {expected[0]:,} bytes at byte {start:,} and then "
-        f"a JSON of {expected[1]:,}, got members of {got[0]} and {got[1]}"
-    )
+    return LAYOUTS[opened.layout].disagreement(memoryview(opened.data), opened.index)
 
 
 class FileWords(NamedTuple):
@@ -382,7 +375,7 @@ def mapped(
     Raises:
         SkillshardError: The file is missing, or differs from its entry in the manifest. `words` has the class of the error.
     """
-    name, digest, num_bytes = wanted
+    name, digest, num_bytes, _ = wanted
     try:
         with files.open(wanted) as file:
             got = os.fstat(file.fileno()).st_size
@@ -448,14 +441,15 @@ def _newest(descriptor: int) -> int:
 
 
 def _manifest_of(raw: bytes, shown: str) -> AnyManifest:
-    """Parse a manifest of the present version, or of an older version if its schema says so."""
+    """Parse a manifest of version 3, or of another version if its schema says so."""
     value = canonical.from_json(raw, shown)
     schema = value.get("schema") if isinstance(value, dict) else None
-    older: dict[str, tuple[int, type[AnyManifest]]] = {
+    others: dict[str, tuple[int, type[AnyManifest]]] = {
         "skillshard/manifest/1": (1, Manifest1),
         "skillshard/manifest/2": (2, Manifest2),
+        "skillshard/manifest/4": (4, Manifest4),
     }
-    version, model = older.get(schema if isinstance(schema, str) else "", (3, Manifest))
+    version, model = others.get(schema if isinstance(schema, str) else "", (3, Manifest))
     try:
         return model.model_validate(value)
     except ValidationError as fault:
@@ -468,6 +462,17 @@ def _manifest_of(raw: bytes, shown: str) -> AnyManifest:
 def _num_lines(folder: str) -> int:
     """Count the lines of all JSONL files in a directory."""
     return sum(storage.num_lines(file.place) for file in storage.list_files(folder, "*.jsonl"))
+
+
+def _files_of(place: str, cache: Cache | None) -> LocalFiles | RemoteFiles:
+    return RemoteFiles(place, cache) if places.is_remote(place) else LocalFiles(places.local_path(place))
+
+
+def _uncached(files: Files) -> Files:
+    """Return the same files without the cache, so that remote bytes are fetched anew."""
+    if isinstance(files, EditionFiles):
+        return EditionFiles(tuple(_files_of(os.fspath(one.root), None) for one in files.editions))
+    return _files_of(os.fspath(files.root), None)
 
 
 @dataclass(frozen=True)
@@ -507,13 +512,9 @@ class ShardSet:
             ShardError: The shard set is not finished, or is not a shard set.
             StorageError: The place cannot be read.
         """
-        files: Files
-        if places.is_remote(place):
-            copies = None if cache is None else Cache(cache, cache_bytes)
-            files, manifest_at = RemoteFiles(os.fspath(place), copies), places.join(place, MANIFEST)
-        else:
-            files = LocalFiles(places.local_path(place))
-            manifest_at = os.fspath(files.root / MANIFEST)
+        copies = Cache(cache, cache_bytes) if cache is not None and places.is_remote(place) else None
+        own = _files_of(os.fspath(place), copies)
+        manifest_at = os.fspath(own.root / MANIFEST) if isinstance(own, LocalFiles) else places.join(own.root, MANIFEST)
         shown = places.public(manifest_at)
         if not storage.exists(manifest_at):
             raise ShardError(
@@ -529,7 +530,20 @@ class ShardSet:
                 "'skillshard shard CORPUS --tags T --shard-size 1GB --out S'."
             )
         raw = storage.read_bytes(manifest_at)
-        return cls(files, _manifest_of(raw, shown), canonical.digest(raw))
+        manifest = _manifest_of(raw, shown)
+        files: Files = own
+        if isinstance(manifest, Manifest4) and manifest.earlier:
+            earlier = [places.resolve(edition.place, own.root) for edition in manifest.earlier]
+            if copies is None and cache is not None and any(map(places.is_remote, earlier)):
+                copies = Cache(cache, cache_bytes)
+            for before in earlier:
+                if not places.is_remote(before) and not os.path.isdir(before):
+                    raise ShardError(
+                        f"{places.public(place)} continues the shards in {before}, and this directory is not there. Move or copy both directories "
+                        "together."
+                    )
+            files = EditionFiles((*(_files_of(before, copies) for before in earlier), own))
+        return cls(files, manifest, canonical.digest(raw))
 
     def __getstate__(self) -> dict[str, object]:
         # Without the cached `train` and `holdout`: a worker makes its own, with its own memory maps.
@@ -587,6 +601,11 @@ class ShardSet:
         """Directory or URI of the shard set."""
         return self.files.root
 
+    @property
+    def layout(self) -> Layout:
+        """Layout of the members in the tars."""
+        return self.manifest.layout if isinstance(self.manifest, Manifest4) else "pairs"
+
     @cached_property
     def train(self) -> Mapping[str, SkillShards]:
         """Training shards of each skill with training samples, in the order of the names."""
@@ -605,12 +624,28 @@ class ShardSet:
     @property
     def has_keys(self) -> bool:
         """Whether keys lie beside the shards: hashes, corpus file and row of each sample."""
-        return isinstance(self.manifest, Manifest)
+        return isinstance(self.manifest, Manifest | Manifest4)
 
-    def source_file(self, number: int) -> str:
-        """Return the name of the corpus file with a number of the keys beside the shards."""
-        name, _ = self.manifest.made_from["inputs"][number]
+    def source_file(self, number: int, edition: int = 0) -> str:
+        """Return the name of a corpus file.
+
+        Args:
+            number: Number of the file in the keys beside a shard.
+            edition: Edition of the shard (`SkillShards.editions`). An earlier set has the files of its own edition in its manifest.
+        """
+        if edition not in self._inputs:
+            earlier = self.manifest.earlier if isinstance(self.manifest, Manifest4) else []
+            self._inputs[edition] = (
+                ShardSet.open(places.resolve(earlier[edition].place, self.root)).manifest.made_from["inputs"]
+                if edition < len(earlier)
+                else self.manifest.made_from["inputs"]
+            )
+        name, _ = self._inputs[edition][number]
         return str(name)
+
+    @cached_property
+    def _inputs(self) -> dict[int, list[Any]]:
+        return {}
 
     def to_datasets(self, split: str = "train") -> "IterableDataset":
         """Return the samples of a split as a `datasets.IterableDataset`, in stored order.
@@ -651,7 +686,7 @@ class ShardSet:
         A chosen set reads only the shards of its skills. Remote bytes are fetched anew, whatever the cache holds. A web server
         cannot list rejected/, so over http the rejected rows are not read.
         """
-        files = RemoteFiles(self.files.root, None) if isinstance(self.files, RemoteFiles) else self.files
+        files = _uncached(self.files)
         all_shards = [shards for split in SPLITS for shards in self._split(split, files).values()]
         # Version 1 splits by the hash of the id, so no rule for texts exists.
         rule = None if isinstance(self.manifest, Manifest1) else self.manifest.split
@@ -660,7 +695,11 @@ class ShardSet:
         faults = [
             fault for shards in all_shards for fault in shards.verify(rule, lambda: advance(next(begun), num_shards))
         ]
-        num_rejected = None if web.is_web(str(self.root)) else _num_lines(places.join(self.root, "rejected"))
+        roots = [one.root for one in self.files.editions] if isinstance(self.files, EditionFiles) else [self.root]
+        faults += self._other_parents(roots)
+        num_rejected = None
+        if not any(web.is_web(str(root)) for root in roots):
+            num_rejected = sum(_num_lines(places.join(root, "rejected")) for root in roots)
         if num_rejected is not None and num_rejected != (
             expected := sum((*self.manifest.set_aside.values(), *self.manifest.unread.values()))
         ):
@@ -669,9 +708,27 @@ class ShardSet:
             )
         return faults
 
+    def _other_parents(self, roots: Sequence[Path | str]) -> list[str]:
+        """Return a sentence for each earlier set whose manifest is not the manifest that this set continues."""
+        faults = []
+        for edition, root in zip(
+            self.manifest.earlier if isinstance(self.manifest, Manifest4) else [], roots, strict=False
+        ):
+            manifest_at = places.join(root, MANIFEST)
+            if not storage.exists(manifest_at):
+                faults.append(
+                    f"{places.public(manifest_at)} is missing, but {places.public(self.root)} continues this set."
+                )
+            elif (digest := canonical.digest(storage.read_bytes(manifest_at))) != edition.digest:
+                faults.append(
+                    f"{places.public(manifest_at)} has digest {digest}, but {places.public(self.root)} continues a set with the digest "
+                    f"{edition.digest}: another shard set lies there now."
+                )
+        return faults
+
     def _split(self, split: Split, files: Files) -> Mapping[str, SkillShards]:
         def shards(skill: ManifestSkill2 | ManifestSkill1) -> SkillShards:
-            return SkillShards(files, skill.name, split, skill.folder, getattr(skill, split))
+            return SkillShards(files, skill.name, split, skill.folder, getattr(skill, split), self.layout)
 
         return MappingProxyType(
             {skill.name: shards(skill) for skill in self.manifest_skills if getattr(skill, split).number}

@@ -4,6 +4,7 @@
     SCRATCH/000000/000.data         text and JSON of each sample, in the sorted order
     SCRATCH/000000/000.texts.npy    distinct texts of the chunk (copies.py)
     SCRATCH/000000/000.copies.npy   whether each entry is a copy; only if copies are dropped
+    SCRATCH/000000/000.ids.npy      hash of each id, sorted, and the entry, dtype `IDS_DTYPE`; only if shards are appended
 
 One task writes the chunks of a partition, and many tasks read the chunks. A chunk takes about `SORT_BYTES` of memory, so the memory
 does not grow with the size of the partition.
@@ -11,7 +12,7 @@ does not grow with the size of the partition.
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -25,11 +26,11 @@ from skillshard.errors import TagsError
 from skillshard.execution import Record
 from skillshard.hash_ranges import id_hash
 from skillshard.shards.chunks import chunk_number, chunk_place
-from skillshard.shards.copies import texts_of_chunk
-from skillshard.shards.manifest import SPLITS
+from skillshard.shards.copies import is_below, texts_of_chunk
+from skillshard.shards.layouts import LAYOUTS
+from skillshard.shards.manifest import SPLITS, Layout
 from skillshard.shards.split import HOLDOUT, TRAIN
-from skillshard.shards.tar import tar_bytes_of
-from skillshard.shards.texts import HASH_DTYPE, hash_of, text_hashes
+from skillshard.shards.texts import HASH_DTYPE, text_hashes
 from skillshard.tags import read_part
 
 # Twice the default size of a partition, so a partition of plain JSON lines of usual length has one chunk.
@@ -52,6 +53,7 @@ ENTRY_DTYPE = np.dtype(
         ("json_bytes", "<u4"),
     ]
 )
+IDS_DTYPE = np.dtype([("hash", "<u8"), ("place", "<u4")])
 FORMAT = 2
 """Version of the scratch files, in the records of the sorting. Work of another version cannot be continued."""
 
@@ -68,6 +70,8 @@ def sort_partition(
     files: list[int],
     first_row: int,
     most_rows: int | None,
+    layout: Layout,
+    inherited: Sequence[str] | None,
 ) -> Record:
     """Sort the tagged samples of a partition by (skill, side of the cut, hash of the id) into chunks of about `SORT_BYTES`.
 
@@ -84,6 +88,8 @@ def sort_partition(
         first_row: Number of rows of the first file before the partition. Later stretches are whole files.
         most_rows: Number of rows to sort, from the beginning of the partition. The rest is read all the same, because only the digest of all
             rows shows a change. None: all rows.
+        layout: Layout of the shards, for the bytes of a sample in a tar.
+        inherited: Exceptions to the cut in the parent, a shard set that is continued. None without a parent.
 
     Returns:
         Version of the scratch files, and numbers of chunks, of samples, of entries in the tables of texts, and of bytes of text and JSON. The
@@ -94,13 +100,13 @@ def sort_partition(
     """
     indexes = {skill: index for index, skill in enumerate(skills)}
     chunks = num_samples = num_texts = num_bytes = 0
-    waiting = _Waiting(cut)
+    waiting = _Waiting(cut, layout, inherited)
 
     def write() -> None:
         nonlocal chunks, num_texts, num_bytes, waiting
         num_bytes += len(waiting.data)
         num_texts += waiting.write(scratch, chunk_number(partition.index, chunks))
-        chunks, waiting = chunks + 1, _Waiting(cut)
+        chunks, waiting = chunks + 1, _Waiting(cut, layout, inherited)
 
     reader = PartitionReader(partition, reading)
     set_aside: Counter[str] = Counter()
@@ -179,10 +185,12 @@ class _Waiting:
 
     Args:
         cut: Hash below which a text is held out.
+        layout: Layout of the shards.
+        inherited: Exceptions to the cut in the parent. None without a parent.
     """
 
-    def __init__(self, cut: str) -> None:
-        self.cut = cut
+    def __init__(self, cut: str, layout: Layout, inherited: Sequence[str] | None) -> None:
+        self.cut, self.layout, self.inherited = cut, layout, inherited
         self.data = bytearray()
         self.skills, self.files = array("I"), array("I")
         self.hashes, self.rows = array("Q"), array("Q")
@@ -221,7 +229,7 @@ class _Waiting:
         view = memoryview(self.data)
         spans = zip(starts.tolist(), (starts + text_bytes).tolist(), strict=True)
         texts = text_hashes(bytes(view[start:stop]) for start, stop in spans)
-        sides = np.where(texts < hash_of(self.cut), HOLDOUT, TRAIN)
+        sides = np.where(is_below(texts, self.cut, self.inherited or ()), HOLDOUT, TRAIN)
         skill_sides = len(SPLITS) * skills + sides
         # The rows rise, so the stable sort leaves samples of equal hash in the order of the corpus.
         order = np.lexsort((hashes, skill_sides))
@@ -238,15 +246,19 @@ class _Waiting:
             index[name] = values[order]
         index["start"] = starts_of(index)
         # The argsort of a permutation is its inverse: the place in the sorted index of each sample.
-        table = texts_of_chunk(
-            texts, skills, files, rows, tar_bytes_of(text_bytes, json_bytes), np.argsort(order), chunk=number
-        )
+        tar_bytes = LAYOUTS[self.layout].tar_bytes_of(text_bytes, json_bytes)
+        table = texts_of_chunk(texts, skills, files, rows, tar_bytes, np.argsort(order), chunk=number)
         place = chunk_place(scratch, number)
         with storage.writing(places.with_suffix(place, ".data")) as part, part.open("wb") as file:
             file.writelines(
                 view[start:stop] for start, stop in zip(starts[order].tolist(), stops[order].tolist(), strict=True)
             )
         storage.write_array(places.with_suffix(place, ".texts.npy"), table)
+        if self.inherited is not None:
+            by_hash = np.argsort(index["hash"], kind="stable")
+            ids = np.empty(len(index), IDS_DTYPE)
+            ids["hash"], ids["place"] = index["hash"][by_hash], by_hash
+            storage.write_array(places.with_suffix(place, ".ids.npy"), ids)
         storage.write_array(places.with_suffix(place, ".npy"), index)
         return len(table)
 

@@ -119,7 +119,8 @@ def _keep_in_train(sizes: Sizes, search: Search, move: Callable[[Candidate], Non
     candidates = search(dict.fromkeys(bare, ""), "highest") if bare else {}
     for skill in bare:
         # An earlier skill may have moved a shared text, and then this skill has a text in train already.
-        if sizes[skill, TRAIN, TEXTS] == 0:
+        # A skill whose new texts all stand in the holdout of a parent has no candidate, and stays without a sample in train.
+        if sizes[skill, TRAIN, TEXTS] == 0 and candidates[skill]:
             move(candidates[skill][0])
 
 

@@ -27,6 +27,7 @@ from skillshard.shards.copies import (
     merge_tables,
     set_copies_aside,
 )
+from skillshard.shards.parent import ParentTables
 from skillshard.shards.split import Candidate, Order, Sizes
 from skillshard.stages import Stages
 from skillshard.tags import Tags, rejected_place
@@ -46,6 +47,7 @@ class TextTables:
         num_skills: Number of skills.
         drop: Whether copies are dropped.
         stages: Runner of the tasks.
+        parent: Tables of the texts of the parent, if shards are appended.
     """
 
     num_chunks: Sequence[int]
@@ -53,6 +55,7 @@ class TextTables:
     num_skills: int
     drop: bool
     stages: Stages
+    parent: ParentTables
     _num_firsts: int = 0
 
     @cached_property
@@ -66,7 +69,13 @@ class TextTables:
 
     def count(self, cut: str) -> tuple[list[int], Sizes]:
         """Count the copies of each skill, and the texts, samples and bytes that the cut gives to each skill and split."""
-        common = {"cut": cut, "num_skills": self.num_skills, "scratch": self._scratch}
+        common = {
+            "cut": cut,
+            "inherited": self.parent.inherited,
+            "num_skills": self.num_skills,
+            "scratch": self._scratch,
+            "parent_names": self.parent.names,
+        }
         totals_places = [self.stages.work.scratch("totals", f"{number:06d}.npy") for number in range(self._num_ranges)]
         records = self.stages.run(
             "copies",
@@ -165,7 +174,7 @@ class TextTables:
 
     @cached_property
     def _num_ranges(self) -> int:
-        return -(-self.num_texts // TEXTS_PER_RANGE) or 1  # rounded up
+        return -(-(self.num_texts + self.parent.num_texts) // TEXTS_PER_RANGE) or 1  # rounded up
 
     @cached_property
     def _ranges(self) -> list[dict[str, Any]]:
@@ -177,8 +186,8 @@ class TextTables:
             low, high = bounds[merge.first_reader], bounds[merge.last_reader]
             return {"inputs": inputs, "out": out, "low": low, "high": high}
 
-        tables = [places.with_suffix(chunk, ".texts.npy") for chunk in self.chunks]
-        num_bytes = self.num_texts * TEXTS_DTYPE.itemsize
+        tables = [*(places.with_suffix(chunk, ".texts.npy") for chunk in self.chunks), *self.parent.tables]
+        num_bytes = (self.num_texts + self.parent.num_texts) * TEXTS_DTYPE.itemsize
         _, columns = self.stages.merged(
             "tables", merge_tables, tables, ("",), self._num_ranges, num_bytes, merge_arguments
         )

@@ -9,6 +9,7 @@ from skillshard.corpus import Corpus, CorpusReading
 from skillshard.corpus.compare import places_changed
 from skillshard.errors import ShardError, TagsError, name_some
 from skillshard.execution import Record, Task, keyed
+from skillshard.shards.manifest import Layout
 from skillshard.tags import Tags, part_place
 
 
@@ -65,7 +66,14 @@ def limit_of(tags: Tags, limit: int | None) -> int | None:
 
 
 def sort_tasks(
-    corpus: Corpus, tags: Tags, work: artefact.Work, skills: list[str], cut: str, limit: int | None
+    corpus: Corpus,
+    tags: Tags,
+    work: artefact.Work,
+    skills: list[str],
+    cut: str,
+    limit: int | None,
+    layout: Layout,
+    inherited: Sequence[str] | None,
 ) -> list[Task]:
     """Return a task of `sort_partition` for each partition with some of the first `limit` rows of the tags. None: all rows.
 
@@ -95,6 +103,8 @@ def sort_tasks(
                 "files": [file_numbers[stretch.name] for stretch in partition.stretches],
                 "first_row": rows_before[partition.stretches[0].name],
                 "most_rows": most_rows,
+                "layout": layout,
+                "inherited": inherited,
             }
         )
         for stretch in part.stretches:

@@ -11,12 +11,12 @@ import pytest
 
 from skillshard import artefact, places, storage, taggers, uploads
 from skillshard.corpus import Corpus
-from skillshard.errors import StorageError, TagsError
+from skillshard.errors import ShardError, StorageError, TagsError
 from skillshard.execution import Backend
 from skillshard.export import FORMATS, export_shards
 from skillshard.merge_levels import plan_merges
 from skillshard.shards.read import ShardSet
-from skillshard.shards.write import write_shards
+from skillshard.shards.write import append_shards, write_shards
 from skillshard.taggers.regroup import regroup_tags
 from skillshard.tags import Tags
 from skillshard.verification import verify
@@ -100,6 +100,30 @@ def test_shards_in_a_store_with_merges_in_the_store_are_those_of_a_directory(
     shards = write_shards(corpus, tags, place, shard_bytes=50_000, holdout=0.1, copies=copies, backend=HERE)
     assert shards.digest == local.digest and shards.verify() == []
     assert objects(place) == tree(tmp_path / "S")
+
+
+@pytest.mark.parametrize("copies", ["keep", "drop"])
+def test_appended_shards_in_a_store_are_those_of_a_directory_and_name_their_parent_by_a_relative_place(
+    copies: Any, corpus: Corpus, store: Callable[[str], str], tmp_path: Path
+) -> None:
+    new = [{**record, "id": f"new-{record['id']}"} for record in samples(add=30)]
+    new += [
+        {**record, "id": f"more-{record['id']}", "text": f"new {record['text']}"}
+        for record in samples(add=20, other=10)
+    ]
+    appended = Corpus.open(write_corpus(tmp_path / "new", new))
+    tags, new_tags = tag(corpus, tmp_path / "T"), tag(appended, tmp_path / "N")
+    for place in (lambda name: str(tmp_path / name), store):
+        parent = write_shards(corpus, tags, place("S"), shard_bytes=50_000, holdout=0.1, copies=copies, backend=HERE)
+        append_shards(parent, appended, new_tags, place("A"), shard_bytes=50_000, backend=HERE)
+    assert objects(store("A")) == tree(tmp_path / "A")
+    last = ShardSet.open(store("A"), cache=tmp_path / "cache")
+    assert last.verify() == [] and last.skills == ("add", "both", "carry", "other")
+    assert last.manifest.earlier[0].place == "../S"  # type: ignore[union-attr]
+    local = ShardSet.open(tmp_path / "A")
+    assert [list(skill) for skill in last.train.values()] == [list(skill) for skill in local.train.values()]
+    with pytest.raises(ShardError, match="lies on this machine"):
+        append_shards(local, appended, new_tags, store("B"), backend=HERE)
 
 
 @pytest.mark.parametrize("stopped_at", range(1, 12))

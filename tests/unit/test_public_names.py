@@ -36,6 +36,7 @@ PUBLIC_NAMES = [
     "SkillshardError",
     "Tags",
     "TokenSet",
+    "append_shards",
     "check_policy",
     "errors",
     "export_shards",

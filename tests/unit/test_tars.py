@@ -96,6 +96,7 @@ OTHERS = {
     "sub/LICENSE.txt": "LICENSE.txt",
     "readme.txt": "readme.txt",
     "__info__.json": "__info__.json",
+    "__samples__/000.json": "__samples__/",
     ".DS_Store": ".*",
     ".nv-meta/info.json": ".nv-meta/",
     "__MACOSX/000.txt": "__MACOSX/",

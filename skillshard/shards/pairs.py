@@ -1,0 +1,90 @@
+"""The default layout of a shard: two members for each sample, `KEY.txt` with the text and `KEY.json` with id, skill and meta."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from skillshard.shards.manifest import INDEX_DTYPE, TAR_BLOCK, whole_blocks
+from skillshard.shards.tar import Bytes, blocks_of, headers, member_sizes, padding, stops_of
+
+DTYPE = INDEX_DTYPE
+"""Entry of the index of a shard."""
+
+
+def tar_bytes_of(text_bytes: Int[np.ndarray, " row"], json_bytes: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
+    """Return the bytes of each sample in a shard: two headers, and text and JSON in whole blocks.
+
+    >>> tar_bytes_of(np.array([1, 513]), np.array([40, 40])).tolist()
+    [2048, 2560]
+    """
+    return 2 * TAR_BLOCK + whole_blocks(text_bytes) + whole_blocks(json_bytes)
+
+
+def tar_chunks(shard: int, parts: Iterable[tuple[Sequence[Bytes], Sequence[Bytes]]]) -> Iterator[bytes]:
+    """Yield the bytes of a shard's tar without the end mark.
+
+    Args:
+        shard: Number of the shard in the whole set. A key has 8 digits of this number and 8 digits of the row.
+        parts: UTF-8 texts of neighbouring samples and their JSONs, in the order of the shard.
+    """
+    key = shard * 10**8
+    for texts, jsons in parts:
+        start = 0
+        for stop in stops_of((len(text) + len(json) for text, json in zip(texts, jsons, strict=True)), len(texts)):
+            yield _chunk(key + start, texts[start:stop], jsons[start:stop])
+            start = stop
+        key += len(texts)
+
+
+def _chunk(key: int, texts: Sequence[Bytes], jsons: Sequence[Bytes]) -> bytes:
+    keys = np.arange(key, key + len(texts))
+    text_headers = headers(keys, b".txt", np.array([len(text) for text in texts]))
+    json_headers = headers(keys, b".json", np.array([len(json) for json in jsons]))
+    pieces: list[Bytes] = []
+    for row, (text, json) in enumerate(zip(texts, jsons, strict=True)):
+        span = slice(row * TAR_BLOCK, (row + 1) * TAR_BLOCK)
+        pieces += (text_headers[span], text, padding(len(text)))
+        pieces += (json_headers[span], json, padding(len(json)))
+    return b"".join(pieces)
+
+
+def index_of(text_bytes: Int[np.ndarray, " row"], json_bytes: Int[np.ndarray, " row"]) -> np.ndarray:
+    """Return the offset index of a shard, one entry per row, dtype `DTYPE`, from the sizes of the samples."""
+    spans = tar_bytes_of(text_bytes, json_bytes)
+    index = np.empty(len(text_bytes), DTYPE)
+    index["text_start"] = np.cumsum(spans) - spans + TAR_BLOCK
+    index["text_bytes"] = text_bytes
+    index["json_bytes"] = json_bytes
+    return index
+
+
+def json_starts(entries: np.ndarray) -> Int[np.ndarray, " row"]:
+    """Return the first byte of each JSON. The text fills whole blocks, and the header of the JSON member takes one block more."""
+    return whole_blocks(entries["text_start"].astype(np.int64) + entries["text_bytes"]) + TAR_BLOCK
+
+
+def disagreement(data: Bytes, index: np.ndarray) -> str | None:
+    """Describe the first row of the index that the headers of the tar contradict, or return None.
+
+    The description is the rest of a sentence that begins with the name of the tar.
+    """
+    blocks = blocks_of(data)
+    text_blocks = (index["text_start"] // TAR_BLOCK).astype(np.int64)
+    json_headers = text_blocks + whole_blocks(index["text_bytes"].astype(np.int64)) // TAR_BLOCK
+    # A damaged index can point anywhere. Rows outside the tar look at block 0 instead and count as wrong.
+    inside = (json_headers < len(blocks)) & (index["text_start"] % TAR_BLOCK == 0)
+    header_sizes = []
+    for places, sizes in ((text_blocks - 1, index["text_bytes"]), (json_headers, index["json_bytes"])):
+        header_sizes.append(np.where(inside, member_sizes(blocks[np.where(inside, places, 0)]), -1))
+        inside = inside & (header_sizes[-1] == sizes)
+    wrong = np.flatnonzero(~inside)
+    if not len(wrong):
+        return None
+    row = int(wrong[0])
+    start, *expected = index[row].tolist()
+    got = [f"{sizes[row]:,}" if sizes[row] >= 0 else "none" for sizes in header_sizes]
+    return (
+        f"has no sample where its index says row {row:,} is: expected a text of {expected[0]:,} bytes at byte {start:,} and then "
+        f"a JSON of {expected[1]:,}, got members of {got[0]} and {got[1]}"
+    )
