@@ -52,7 +52,7 @@ STAGES = ("count",)
 """The stage of tasks."""
 # Enough texts for a mean within a few percent. A tokenizer needs less than a tenth of a second for them.
 ESTIMATE_SKILLS, ESTIMATE_TEXTS = 8, 64
-"""Largest number of skills, and number of texts of each skill, that are tokenized for the estimate."""
+"""Largest number of parts (a skill in train or in holdout), and number of texts of each part, that are tokenized for the estimate."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def write_tokens(
 def estimate_tokens(
     shards: ShardSet, tokenizer: "Tokenizer", *, counts_only: bool, masks: bool, backend: Backend
 ) -> TokensEstimate:
-    """Estimate the size and the time of a token set. Tokenize the first texts of a few skills.
+    """Estimate the size and the time of a token set. Tokenize the first texts of a few skills, and scale up by bytes.
 
     Args:
         shards: Shard set. Of a remote shard set, the shards of a single skill are read.
@@ -165,29 +165,26 @@ def estimate_tokens(
         masks: Whether a mask of answers is kept.
         backend: Place of the work.
     """
-    parts = [*shards.train.values()] or [*shards.holdout.values()]
-    step = max(1, math.ceil(len(parts) / (1 if shards.files.is_remote else ESTIMATE_SKILLS)))
-    seconds = samples = 0.0
-    sampled_tokens, num_tokens, sampled_rows = 0, 0.0, 0
+    parts = [*shards.train.values(), *shards.holdout.values()]
+    step = math.ceil(max(1, len(parts)) / (1 if shards.files.is_remote else ESTIMATE_SKILLS))
+    seconds, num_bytes, num_tokens = 0.0, 0, 0
     for part in parts[::step]:
-        opened, num = part.open_shard(0), min(int(part.shard_rows[0]), ESTIMATE_TEXTS)
-        texts = [opened.text(row) for row in range(num)]
+        opened = part.open_shard(0)
+        texts = [opened.text(row) for row in range(min(int(part.shard_rows[0]), ESTIMATE_TEXTS))]
         started_s = time.process_time()
-        name_of = _names_in(part, opened, 0)
-        tokens = sum(map(len, encode(tokenizer, texts, special_tokens=False, name_of=name_of)))
+        num_tokens += sum(map(len, encode(tokenizer, texts, special_tokens=False, name_of=_names_in(part, opened, 0))))
         seconds += time.process_time() - started_s
-        samples, sampled_tokens = samples + num, sampled_tokens + tokens
-        num_tokens += tokens / num * len(part)
-        sampled_rows += len(part)
-    total = sum(map(len, [*shards.train.values(), *shards.holdout.values()]))
-    # The skills that were not read have as many tokens per sample as the skills that were read.
-    all_tokens = round(num_tokens * total / sampled_rows)
-    num_shards = sum(len(part.shard_rows) for part in [*shards.train.values(), *shards.holdout.values()])
+        num_bytes += sum(len(text.encode()) for text in texts)
+    # Tokens and time follow the bytes of the texts. The first index of a skill gives the mean size of its texts.
+    read = parts[::step] if shards.files.is_remote else parts
+    sizes = [float(part.index(0)["text_bytes"].mean()) * len(part) for part in read]
+    total = sum(map(len, parts))
+    share = sum(sizes) / max(1, sum(map(len, read))) * total / max(1, num_bytes)
+    all_tokens = round(num_tokens * share)
+    num_shards = sum(len(part.shard_rows) for part in parts)
     per_token = 0 if counts_only else id_dtype(id_type_of(num_ids(tokenizer))).itemsize + masks
     processes = backend.processes(num_shards)
-    return TokensEstimate(
-        all_tokens, 4 * total + per_token * all_tokens, seconds * total / samples / processes, processes
-    )
+    return TokensEstimate(all_tokens, 4 * total + per_token * all_tokens, seconds * share / processes, processes)
 
 
 def _write(

@@ -31,10 +31,11 @@ from skillshard.policies import (
     skill_it,
     stratified,
 )
+from skillshard.printable import size_in_words
 from skillshard.shards.read import ShardSet, SkillShards
 from skillshard.shards.token_set import TokenSet
 from skillshard.shards.tokenizers import TEXTS_AT_ONCE, encode, encode_with_offsets, open_tokenizer
-from skillshard.shards.tokens import write_tokens
+from skillshard.shards.tokens import estimate_tokens, write_tokens
 from tests.commands import fails, works
 from tests.conftest import HERE, samples, tag_and_shard, tree, write_corpus
 from tests.tokenizers_trained import EOS, byte_tokenizer, counted, letter_tokenizer, letters, save, uneven_shards
@@ -105,6 +106,26 @@ def test_the_verbs_count_show_and_verify(uneven: ShardSet, tmp_path: Path) -> No
     sentence = fails("tokens", uneven.root, "--tokenizer", place, "--out", tmp_path / "T", "--special-tokens")
     assert "special_tokens: False -> True" in sentence
     assert "no such file" in fails("tokens", uneven.root, "--tokenizer", tmp_path / "no.json", "--out", tmp_path / "U")
+
+
+def test_size_and_time_are_said_before_the_work_and_follow_the_bytes_of_the_texts(
+    uneven: ShardSet, tmp_path: Path
+) -> None:
+    """With a token for each byte, and shards of a skill alike, the estimate is the number of tokens."""
+    letters_alone = byte_tokenizer([], vocab_size=258)
+    sentences: list[str] = []
+    tokens = write_tokens(
+        uneven, letters_alone, tmp_path / "T", backend=Backend(workers=2), on_estimate=sentences.append, progress=False
+    )
+    total = tokens.manifest.num_train + tokens.manifest.num_holdout
+    estimate = estimate_tokens(uneven, letters_alone, counts_only=False, masks=True, backend=HERE)
+    assert estimate.num_tokens == pytest.approx(total, rel=0.2)
+    assert estimate.num_bytes == 4 * 490 + 3 * estimate.num_tokens
+    assert sentences == [
+        f"about {estimate.num_tokens:,} tokens, {size_in_words(4 * 490 + 2 * estimate.num_tokens)}: about 1 s in 2 processes"
+    ]
+    write_tokens(uneven, letters_alone, tmp_path / "T", backend=HERE, on_estimate=sentences.append)
+    assert len(sentences) == 1  # finished tokens are only opened
 
 
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
