@@ -56,11 +56,11 @@ def scan(folder: Path) -> None:
 
 
 def tag_jsonl(folder: Path) -> None:
-    _skillshard("tag", "metadata", folder / "jsonl", "--field", "skill", "--out", _out(folder), "--workers", 1)
+    _skillshard(*_tag(folder, "jsonl", _out(folder)))
 
 
 def tag_parquet(folder: Path) -> None:
-    _skillshard("tag", "metadata", folder / "parquet", "--field", "skill", "--out", _out(folder), "--workers", 1)
+    _skillshard(*_tag(folder, "parquet", _out(folder)))
 
 
 def shard(folder: Path) -> None:
@@ -158,6 +158,24 @@ RATIOS = (
 )
 
 
+def _tag(folder: Path, kind: str, out: Path) -> list[object]:
+    # The tiny corpus has several partitions too, because a single partition is read by the command itself, without a worker to start.
+    size = "64MiB" if folder.name == "corpus" else "500B"
+    return [
+        "tag",
+        "metadata",
+        folder / kind,
+        "--field",
+        "skill",
+        "--out",
+        out,
+        "--workers",
+        1,
+        "--partition-size",
+        size,
+    ]
+
+
 def _out(folder: Path) -> Path:
     return folder / "out"
 
@@ -215,8 +233,8 @@ def write_corpus(folder: Path, num_rows: int) -> None:
         columns = {"id": [f"doc-{row:09d}" for row in rows], "text": texts}
         columns |= {name: [meta[name] for meta in metas] for name in metas[0]}
         pq.write_table(pa.table(columns), folder / "parquet" / f"{number}.parquet", row_group_size=5000)
-    command = ["tag", "metadata", folder / "jsonl", "--field", "skill", "--out", folder / "tags", "--workers", 1]
-    subprocess.run([sys.executable, "-m", "skillshard", *map(str, command)], check=True, stdout=subprocess.DEVNULL)
+    command = map(str, _tag(folder, "jsonl", folder / "tags"))
+    subprocess.run([sys.executable, "-m", "skillshard", *command], check=True, stdout=subprocess.DEVNULL)
 
 
 def run(name: str, folder: Path, python: str) -> tuple[float, float] | str:

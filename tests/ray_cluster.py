@@ -58,9 +58,10 @@ class Node:
         marker: Value in the environment of all processes of the node.
         folder: Directory of the log.
         options: Options of `ray start`.
+        own_disk: Directory in whose place the node sees an empty directory of its own, as another machine does. This needs root.
     """
 
-    def __init__(self, marker: str, folder: Path, *options: object) -> None:
+    def __init__(self, marker: str, folder: Path, *options: object, own_disk: Path | None = None) -> None:
         agent, agent_grpc, environments, metrics = free_ports(4)
         self.marker, self._log = marker, folder / f"{marker}.log"
         command = [Path(sys.executable).with_name("ray"), "start", "--block", "--disable-usage-stats"]
@@ -69,6 +70,20 @@ class Node:
         command += ["--runtime-env-agent-port", str(environments), "--metrics-export-port", str(metrics)]
         # Ports of the range are shared by the nodes of this machine, so the system chooses.
         command += ["--min-worker-port", "0", "--max-worker-port", "0", *map(str, options)]
+        if own_disk is not None:
+            # The mount belongs to the processes of the node alone, and ends with them.
+            mount = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+            command = [
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                mount,
+                str(own_disk),
+                *map(str, command),
+            ]
         self._command = command
         self.process = self._start()
 
