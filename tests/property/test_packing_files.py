@@ -144,11 +144,15 @@ def test_the_shards_are_those_of_unpacked_files(copies: Any, tmp_path: Path) -> 
     (folder / "13.jsonl").write_bytes(lines(again) + b"no JSON\n")
     corpus = Corpus.open(folder, fields=FieldMapping())
     tagger = taggers.metadata("skill")
-    tags = taggers.tag_corpus(corpus, tagger, tmp_path / "T", on_bad_sample="set-aside", backend=HERE)
+    tags = taggers.tag_corpus(
+        corpus, tagger, tmp_path / "T", on_bad_sample="set-aside", max_set_aside=1.0, backend=HERE
+    )
     assert len(tags.manifest.parts) == 1 and len(tags.manifest.parts[0].stretches) == len(corpus.files)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(taggers.tag, "DEFAULT_PACKING", Packing(max_files=1))
-        alone = taggers.tag_corpus(corpus, tagger, tmp_path / "T1", on_bad_sample="set-aside", backend=HERE)
+        alone = taggers.tag_corpus(
+            corpus, tagger, tmp_path / "T1", on_bad_sample="set-aside", max_set_aside=1.0, backend=HERE
+        )
     assert len(alone.manifest.parts) == len(corpus.files)
     as_version_1(tmp_path / "T1")
     shards = []
@@ -189,7 +193,9 @@ def test_sentences_name_the_file_and_the_line_in_a_packed_partition(tmp_path: Pa
     with pytest.raises(CorpusError) as error:
         taggers.tag_corpus(Corpus.open(folder), tagger, tmp_path / "T2", backend=HERE)
     assert str(error.value).startswith(f"d.jsonl line 5: id {records[4]['id']!r} stands already in c.csv, line 3")
-    tags = taggers.tag_corpus(Corpus.open(folder), tagger, tmp_path / "T3", backend=HERE, on_bad_sample="set-aside")
+    tags = taggers.tag_corpus(
+        Corpus.open(folder), tagger, tmp_path / "T3", backend=HERE, on_bad_sample="set-aside", max_set_aside=1.0
+    )
     (line,) = (tmp_path / "T3" / "rejected" / "000000.jsonl").read_bytes().splitlines()
     assert (orjson.loads(line)["file"], orjson.loads(line)["line"]) == ("d.jsonl", 5)
     assert [stretch.num_rows for stretch in tags.manifest.parts[0].stretches] == [3, 0, 2, 4]
@@ -248,6 +254,7 @@ def test_repeated_ids_are_found_with_any_ranges_and_merge_levels(
             taggers.metadata("skill"),
             folder / "T",
             on_bad_sample="set-aside",
+            max_set_aside=1.0,
             partition_bytes=1_000,
             backend=HERE,
         )
