@@ -174,7 +174,7 @@ def as_version_1(folder: Path) -> None:
     manifest = from_json(place.read_bytes(), place)
     for part in manifest["parts"]:
         part.update(part.pop("stretches")[0])
-    del manifest["made_from"]["arguments"]["packing"]
+    del manifest["made_from"]["arguments"]["packing"], manifest["set_aside_by"]  # of version 2
     place.write_bytes(to_json({**manifest, "schema": "skillshard/tags/1"}))
 
 
