@@ -385,6 +385,10 @@ def kind(place: str | os.PathLike[str]) -> str:
     shown = places.public(folder)
     if storage.exists(places.join(folder, ".work", "job.json")):
         raise StorageError(f"{shown} is not finished: run the command that began it again.")
+    if storage.exists(places.join(folder, "handover.json")):
+        raise StorageError(
+            f"{shown} is a run that continues another run and has not begun: start the training with this ledger."
+        )
     known = ", ".join(f"{name} ({what})" for name, what in MANIFESTS.items())
     if places.is_remote(folder):
         raise StorageError(f"{shown} holds no artefact of skillshard: none of {known} is there. Is the address right?")

@@ -16,7 +16,13 @@ from skillshard.export import ExportManifest
 from skillshard.fitting.proposal import Proposal
 from skillshard.fitting.runs import RunsFile
 from skillshard.graph.skill_graph import GraphFile
-from skillshard.mixing.ledger import GenerationRecord, ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.ledger import (
+    GenerationRecord,
+    HandoverRecord,
+    ObservationRecord,
+    RoundRecord,
+    RunRecord,
+)
 from skillshard.mixing.mixer import MixerState
 from skillshard.mixing.packing import PackedState
 from skillshard.mixing.weights_file import WeightsFile
@@ -35,6 +41,7 @@ _MODELS: dict[str, Any] = {
     "fit-1": Proposal,
     "generation-1": GenerationRecord,
     "graph-2": GraphFile,
+    "handover-1": HandoverRecord,
     "inspect-2": Facts,
     "manifest-1": Manifest1,
     "manifest-2": Manifest2,
@@ -47,7 +54,7 @@ _MODELS: dict[str, Any] = {
     "pipeline-1": Pipeline,
     "rejection-4": Rejection,
     "round-2": RoundRecord,
-    "run-3": RunRecord,
+    "run-4": RunRecord,
     "runs-1": RunsFile,
     "sample-1": SampleMember,
     "tags-1": TagsManifest1,

@@ -22,6 +22,7 @@ import typer
 from skillshard import __version__
 from skillshard.bars import Stopped
 from skillshard.cli.demo import demo
+from skillshard.cli.go_on import go_on
 from skillshard.cli.graph import graphs
 from skillshard.cli.past import at, seen
 from skillshard.cli.peek import peek
@@ -78,6 +79,10 @@ EXAMPLES: dict[Callable[..., None], str] = {
     skillshard at runs/1 --draw 4000 --num 3
     skillshard at runs/1 --step 120 --rank 3 --world-size 8
     """,
+    go_on: """
+    skillshard continue runs/1 --draw 12800 --out runs/2
+    skillshard continue runs/1 --step 400 --shards shards-2 --out runs/2
+    """,
     seen: """
     skillshard seen runs/1 --id q00017
     """,
@@ -101,6 +106,8 @@ EXAMPLES: dict[Callable[..., None], str] = {
     """,
 }
 """Verb -> the examples at the end of its help."""
+NAMES: dict[Callable[..., None], str] = {go_on: "continue"}
+"""Verb -> its name, if the name is a keyword of Python."""
 
 
 class _Verbs(typer.core.TyperGroup):
@@ -117,6 +124,7 @@ class _Verbs(typer.core.TyperGroup):
             "verify",
             "at",
             "seen",
+            "continue",
             "graph",
             "run",
             "weights",
@@ -139,7 +147,7 @@ app = typer.Typer(
 )
 app.add_typer(tag, name="tag")
 for verb, examples in EXAMPLES.items():
-    app.command(cls=Verb, epilog=examples)(verb)
+    app.command(cls=Verb, epilog=examples, name=NAMES.get(verb))(verb)
 app.add_typer(graphs, name="graph")
 app.add_typer(synth, name="synth")
 

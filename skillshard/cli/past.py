@@ -177,7 +177,9 @@ def seen(
         at_step = "" if facts["step"] is None else f", step {facts['step']:,}"
         typer.echo(f"draw {draw.draw:,}{at_step}, round {draw.round:,}, epoch {draw.epoch:,}")
     if not json:
-        typer.echo(printable(_summary(id, stored[0].skill, stored[0].split, len(draws), past.num_draws)))
+        typer.echo(
+            printable(_summary(id, stored[0].skill, stored[0].split, len(draws), past.num_draws - past.run.first_draw))
+        )
 
 
 def _summary(sample_id: str, skill: str, split: str, num_seen: int, num_draws: int) -> str:

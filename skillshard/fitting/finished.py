@@ -45,7 +45,11 @@ def finished_run(ledger: Ledger) -> FinishedRun:
     """
     records = open_records(ledger)
     run, last = _ending(records)
-    number = (last.draw - 1) // run.round_draws
+    if run.continues is not None:
+        raise FitError(
+            f"{ledger} continues another run from draw {run.first_draw:,}, so the losses at its end are not of its mixture alone. Leave the run out."
+        )
+    number = run.round_of(last.draw - 1)
     record = records.rounds.get(number)
     if record is None:
         raise FitError(
@@ -98,7 +102,7 @@ def _last_losses(records: Records) -> ObservationRecord | None:
     """Return the last observation of a trained model in which every loss is a number, or None."""
     for number in range(records.observations.num() - 1, -1, -1):
         last = records.observations.get(number)
-        if last is not None and last.draw and not last.left_out:
+        if last is not None and last.draw > records.run.first_draw and not last.left_out:
             return last
     return None
 

@@ -64,7 +64,7 @@ def alarms(
 
 def reads_losses(run: RunRecord, newest: RoundRecord) -> bool:
     """Return whether the rounds of a run use reported losses, as far as the records show."""
-    return run.initial_losses or newest.observed_to >= 0
+    return run.initial_losses or newest.observed_to > run.copied_draw
 
 
 def _repeated(run: RunRecord, newest: RoundRecord) -> Iterator[Alarm]:
@@ -81,7 +81,7 @@ def _repeated(run: RunRecord, newest: RoundRecord) -> Iterator[Alarm]:
 def _silent(run: RunRecord, newest: RoundRecord, observations: Sequence[ObservationRecord]) -> Iterator[Alarm]:
     if not reads_losses(run, newest):
         return
-    last = observations[-1].draw if observations else 0
+    last = max(observations[-1].draw if observations else 0, run.first_draw)
     num_rounds = (newest.first_draw + newest.num_draws - last) // run.round_draws
     if num_rounds >= SILENT_ROUNDS:
         yield Alarm(

@@ -21,11 +21,12 @@ def available_draws(
     >>> available_draws("cap:2", np.array([10, 3]), np.array([15, 6])).tolist()
     [5, 0]
     """
+    # A run that continues another run under another rule may have passed the limit already.
     # With "stop" the counts are not limited either: the stream ends inside a round, before the first repeated sample.
     if repeat in ("epochs", "stop"):
         return np.full(len(num_samples), ENDLESS)
     most = 1 if repeat == "drop" else int(repeat.removeprefix("cap:"))
-    return most * num_samples - drawn
+    return np.maximum(most * num_samples - drawn, 0)
 
 
 def round_counts(
@@ -62,8 +63,13 @@ def in_unit(run: RunRecord, drawn: Sequence[int]) -> Sequence[int]:
 
     The number of tokens is exact over whole epochs, and an expectation within an epoch.
     """
+    return in_unit_of(drawn, run.num_samples, run.num_tokens)
+
+
+def in_unit_of(drawn: Sequence[int], num_samples: Sequence[int], num_tokens: Sequence[int] | None) -> Sequence[int]:
+    """Convert draws of skills of these sizes as `in_unit` does. Without numbers of tokens the unit is samples."""
     # Integer arithmetic, so that the policy of every rank and every replay sees the same number.
-    if run.num_tokens is None:
+    if num_tokens is None:
         return drawn
-    sizes = zip(drawn, run.num_samples, run.num_tokens, strict=True)
-    return [draws * num_tokens // num_samples for draws, num_samples, num_tokens in sizes]
+    sizes = zip(drawn, num_samples, num_tokens, strict=True)
+    return [draws * tokens // samples for draws, samples, tokens in sizes]

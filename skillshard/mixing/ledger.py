@@ -1,6 +1,7 @@
 """The ledger: the append-only record of a run, and the channel over which its processes agree.
 
     RUN/run.json                                        the definition of the run: shards, skills, seed, round_draws, lag, policy
+    RUN/handover.json                                   the run before and the place in its stream, if this run continues another run
     RUN/generations/00000001.json                       a resume: the records that generation 1 keeps of generation 0, and its job
     RUN/generations/00000000/observations/00000000.json reported losses, numbered in the order of the reports, with rising draws
     RUN/generations/00000000/rounds/00000001.json       a decided round: weights, counts, observations used, state of the policy
@@ -24,7 +25,8 @@ from skillshard.loss import LossKind, MeasuredOn
 
 Lag = int | Literal["live"]
 RUN = "run.json"
-OLDER_RUNS = ("skillshard/run/1", "skillshard/run/2")
+OLDER_RUNS = ("skillshard/run/1", "skillshard/run/2", "skillshard/run/3")
+HANDOVER = "handover.json"
 RecordType = TypeVar("RecordType", bound="LedgerRecord")
 
 
@@ -74,10 +76,119 @@ def _plain(value: Any) -> Any:
     return value
 
 
+class Layer(BaseModel):
+    """Shards of a skill that were known from a position of an epoch on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_shards: int = Field(ge=1, description="number of shards of the skill, earlier layers included")
+    position: int = Field(ge=0, description="draws of the epoch before the shards were known")
+
+
+class SkillPosition(BaseModel):
+    """The place of a run in the order of a skill."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    skill: str = Field(description="name of the skill; the last name of an absent skill")
+    label: str = Field(description="name in the key of the order, which survives a change of the skill's name")
+    content: str = Field(description="digest of the training shards, without the names of the skill")
+    num_shards: int = Field(ge=1)
+    num_samples: int = Field(ge=1)
+    seed: int = Field(description="seed of the order in the open epoch")
+    epoch: int = Field(ge=0, description="number of the open epoch")
+    position: int = Field(ge=0, description="draws of the open epoch")
+    passes: float = Field(ge=0, description="number of passes over the samples, fractions included")
+    layers: list[Layer] = Field(min_length=1, description="shards that joined the open epoch, the oldest first")
+
+    @property
+    def drawn(self) -> int:
+        """Number of draws, as if the skill had always had its present samples."""
+        return self.epoch * self.num_samples + self.position
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SkillPosition":
+        if self.position > self.num_samples or self.passes != self.drawn / self.num_samples:
+            raise ValueError(
+                f"{self.skill}: {self.position:,} draws of epoch {self.epoch:,} are not {self.passes} passes"
+            )
+        places = [(layer.num_shards, layer.position) for layer in self.layers]
+        if places[0][1] or places != sorted(places) or self.layers[-1].num_shards != self.num_shards:
+            raise ValueError(f"{self.skill}: the layers of the epoch do not rise to {self.num_shards:,} shards")
+        return self
+
+
+class SeenObservation(BaseModel):
+    """An observation of the run before, with its place in that run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int = Field(ge=0)
+    draw: int = Field(ge=0)
+    losses: dict[str, float | None]
+    left_out: bool
+    drawn: list[int] = Field(description="draws of each present skill up to the observation")
+    round: int = Field(ge=-1, description="round of the last draw before the observation; -1 before the first draw")
+
+
+class HandoverRecord(LedgerRecord):
+    """The record handover.json: everything that a run leaves to the run that continues it."""
+
+    schema_version: Literal["skillshard/handover/1"] = Field("skillshard/handover/1", alias="schema")
+    run: str = Field(description="checksum of the run.json of the run before")
+    draw: int = Field(ge=0, description="draw from which the new run continues")
+    step: int | None = Field(ge=0, description="optimizer steps taken at the draw; null if unknown")
+    num_rounds: int = Field(ge=0, description="number of rounds begun before the draw, over all earlier runs")
+    skills: list[SkillPosition] = Field(description="skills of the run before, then absent skills")
+    present: list[str] = Field(min_length=1, description="skills of the run before, in the order of its lists")
+    weights: list[float] | None = Field(description="weights of the last round begun; null before the first round")
+    unit: str = Field(description="unit of the weights")
+    sizes: list[int] = Field(description="number of training samples (or tokens) of each present skill")
+    policy: str
+    policy_arguments: dict[str, Any]
+    policy_state: dict[str, Any] | None = Field(
+        description="state after the last round begun; null before the first round"
+    )
+    loss: LossKind
+    measured_on: MeasuredOn
+    observations: list[SeenObservation] = Field(description="observations after the state, or the last observation")
+    num_unread: int = Field(ge=0, description="number of these observations that the state does not contain yet")
+    last_skill: str | None = Field(description="label of the skill of the last draw; null before the first draw")
+    restart: list[str] = Field(description="skills that begin again although their samples may have been drawn")
+
+
+class CopiedObservation(BaseModel):
+    """The last observation of the run before, as the first observation of the new run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int = Field(ge=0)
+    draw: int = Field(ge=0)
+    losses: dict[str, float | None]
+    left_out: bool
+
+
+class Continued(BaseModel):
+    """The beginning of a run that continues another run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str = Field(description="checksum of the run.json of the run before")
+    handover: str = Field(description="checksum of handover.json")
+    draw: int = Field(ge=0, description="first draw of this run")
+    step: int | None = Field(ge=0, description="optimizer steps taken at the first draw; null if unknown")
+    num_rounds: int = Field(ge=0, description="number of rounds of all earlier runs, for the policy")
+    skills: list[SkillPosition] = Field(description="place in the order of each skill, in the order of skills")
+    absent: list[SkillPosition] = Field(description="skills of earlier runs that this run does not have")
+    weights_before: list[float] | None = Field(description="weights of the round before; null without a round before")
+    policy_state: dict[str, Any] = Field(description="state of the policy before the first round")
+    observation: CopiedObservation | None = Field(description="last observation of the run before; null if none fits")
+
+
 class RunRecord(LedgerRecord):
     """The record run.json: the facts that determine the stream together with the observations."""
 
-    schema_version: Literal["skillshard/run/3"] = Field("skillshard/run/3", alias="schema")
+    schema_version: Literal["skillshard/run/4"] = Field("skillshard/run/4", alias="schema")
     shards: str = Field(description="digest of the shard set's manifest")
     skills: list[str] = Field(min_length=1, description="training skills, in the order of every list of numbers")
     num_samples: list[int] = Field(description="number of training samples of each skill")
@@ -94,11 +205,16 @@ class RunRecord(LedgerRecord):
     )
     policy: str
     policy_arguments: dict[str, Any]
-    initial_losses: bool = Field(description="whether the first observation is of draw 0, before the first step")
+    initial_losses: bool = Field(
+        description="whether the first observation is of the first draw, before the first step"
+    )
     loss: LossKind = Field(description="reduction and mask of the losses")
     measured_on: MeasuredOn = Field(
         description="samples of the losses: held-out samples, or the batches of the training"
     )
+    num_shards: list[int] = Field(description="number of training shards of each skill")
+    contents: list[str] = Field(description="digest of the training shards of each skill, without the skill's name")
+    continues: Continued | None = Field(description="the run before; null for a run from the beginning")
 
     @model_validator(mode="after")
     def _fits(self) -> "RunRecord":
@@ -106,6 +222,60 @@ class RunRecord(LedgerRecord):
             if values is not None:
                 _check_numbers(name, values, len(self.skills), least=1)
         return self
+
+    @model_validator(mode="after")
+    def _continues(self) -> "RunRecord":
+        _check_numbers("num_shards", self.num_shards, len(self.skills), least=1)
+        if len(self.contents) != len(self.skills):
+            raise ValueError(f"contents has {len(self.contents):,} digests for {len(self.skills):,} skills")
+        if self.continues is not None:
+            known = [(skill.skill, skill.num_samples, skill.content) for skill in self.continues.skills]
+            if known != list(zip(self.skills, self.num_samples, self.contents, strict=True)):
+                raise ValueError("the skills of continues are not the skills of the run")
+        return self
+
+    @property
+    def first_draw(self) -> int:
+        """Draw at which the run begins."""
+        return self.continues.draw if self.continues else 0
+
+    @property
+    def drawn_before(self) -> list[int]:
+        """Number of draws of each skill before the run, as if the skill had always had its present samples."""
+        return [skill.drawn for skill in self.continues.skills] if self.continues else [0] * len(self.skills)
+
+    @property
+    def num_rounds_before(self) -> int:
+        """Number of rounds of the runs before."""
+        return self.continues.num_rounds if self.continues else 0
+
+    @property
+    def num_copied(self) -> int:
+        """Number of observations that were copied from the run before: 0 or 1."""
+        return int(self.continues is not None and self.continues.observation is not None)
+
+    @property
+    def copied_draw(self) -> int:
+        """Draw of the copied observation, or -1 without."""
+        copied = self.continues and self.continues.observation
+        return copied.draw if copied else -1
+
+    @property
+    def needs_first_losses(self) -> bool:
+        """Whether the first report must be of the first draw, before the first step."""
+        return self.initial_losses and not self.num_copied
+
+    def round_of(self, draw: int) -> int:
+        """Return the number of the round with a draw."""
+        return (draw - self.first_draw) // self.round_draws
+
+    def first_draw_of(self, number: int) -> int:
+        """Return the first draw of a round."""
+        return self.first_draw + number * self.round_draws
+
+    def num_rounds_to(self, draw: int) -> int:
+        """Return the number of rounds with a draw before `draw`."""
+        return -(-(draw - self.first_draw) // self.round_draws)
 
 
 class ObservationRecord(LedgerRecord):

@@ -282,7 +282,7 @@ def decide(mixer: Mixer, num_draws: int) -> None:
         # The mixer's own warning counts whole rounds, and the draws may end inside a round.
         warnings.simplefilter("ignore", RepetitionWarning)
         try:
-            for number in range(-(-num_draws // mixer.round_draws)):
+            for number in range(-(-(num_draws - mixer.first_draw) // mixer.round_draws)):
                 mixer.round(number)
         except EndOfStream:
             return
@@ -295,7 +295,7 @@ def num_drawn(mixer: Mixer, num_draws: int) -> Int[np.ndarray, " skill"]:
         mixer: Stream.
         num_draws: Number of draws, at least 1 and at most the length of the stream.
     """
-    number = (num_draws - 1) // mixer.round_draws
+    number = (num_draws - 1 - mixer.first_draw) // mixer.round_draws
     record, plan = mixer.round(number), mixer.plan(number)
     assert plan is not None
     in_round = np.bincount(plan.skill[: num_draws - record.first_draw], minlength=len(mixer.skills))

@@ -25,12 +25,31 @@ from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, PolicyError, ShardError, TokensError, name_some
 from skillshard.loss import Losses, LossKind, MeasuredOn
 from skillshard.memo import memoized
+from skillshard.mixing.continuation import (
+    content_of,
+    continued_by,
+    hand_over,
+    matched,
+    note_before,
+    orders_of,
+    put_handover,
+)
 from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.fields import check_fields, metas_of, rows_of
-from skillshard.mixing.ledger import DirectoryLedger, Lag, Ledger, RoundRecord, RunRecord
-from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION, SkillOrder
+from skillshard.mixing.ledger import (
+    HANDOVER,
+    Continued,
+    DirectoryLedger,
+    HandoverRecord,
+    Lag,
+    Ledger,
+    RoundRecord,
+    RunRecord,
+    read_record,
+)
+from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION
 from skillshard.mixing.recorded import note_shards
-from skillshard.mixing.records import RECORDS_KEPT
+from skillshard.mixing.records import RECORDS_KEPT, open_records
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round, read_ahead
 from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
 from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, is_whole, whole_number
@@ -244,13 +263,27 @@ class Mixer:
         self.skills = shards.skills
         self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
         self._train = [shards.train[skill] for skill in self.skills]
-        self.orders = [SkillOrder(skill_shards.shard_rows, (seed, skill_shards.skill)) for skill_shards in self._train]
+        columns = [skill_shards.columns for skill_shards in self._train]
+        num_tokens = _num_tokens(shards, unit, tokens)
+        handover = read_record(self.ledger, HANDOVER, HandoverRecord)
+        continues = None
+        if handover is not None:
+            known = matched(handover, shards, seed=seed)
+            continues = continued_by(
+                handover,
+                known,
+                unit=unit,
+                num_tokens=num_tokens,
+                policy=policy,
+                loss=loss,
+                measured_on=cast(MeasuredOn, measured_on),
+            )
         run = RunRecord(
             shards=shards.digest,
             skills=list(self.skills),
             num_samples=[len(skill_shards) for skill_shards in self._train],
             unit=unit,
-            num_tokens=_num_tokens(shards, unit, tokens),
+            num_tokens=num_tokens,
             seed=seed,
             order=ORDER_VERSION,
             round_draws=round_draws,
@@ -261,7 +294,11 @@ class Mixer:
             initial_losses=_initial_losses(policy, initial_losses, measured_on),
             loss=loss,
             measured_on=cast(MeasuredOn, measured_on),
+            num_shards=[len(own.number) for own in columns],
+            contents=[content_of(own) for own in columns],
+            continues=continues,
         )
+        self.orders = orders_of(run, self._train)
         _refuse_other_loss(policy, loss)
         if measured_on == "training":
             if held_out is not None:
@@ -277,12 +314,111 @@ class Mixer:
         )
         if self._rounds.began:
             note_shards(self.ledger, shards.root)
-        self._draw = 0
+        self._draw = run.first_draw
         self.clock = Clock(DRAWS, None if step_draws is None else operator.index(step_draws))
+        if continues is not None:
+            self.clock = self.clock.resumed(continues.step, continues.draw)
         self._resumed_here = False
         self._last: dict[int, RoundRecord] = {}
         self._plans: dict[int, RoundPlan] = {}
         self._maps: dict[bytes, Maps] = {}
+
+    @classmethod
+    def continue_from(
+        cls,
+        old_ledger: str | os.PathLike[str] | Ledger,
+        *,
+        shards: ShardSet,
+        policy: Policy,
+        ledger: str | os.PathLike[str] | Ledger,
+        state: Mapping[str, Any] | None = None,
+        draw: int | None = None,
+        step: int | None = None,
+        restart: Collection[str] = (),
+        round_draws: int | None = None,
+        seed: int | None = None,
+        lag: Lag | None = None,
+        step_draws: int | None = None,
+        wait_s: float = 600.0,
+        repeat: str | None = None,
+        unit: str | None = None,
+        tokens: TokenSet | None = None,
+        loss: LossKind | None = None,
+        measured_on: str | None = None,
+        initial_losses: bool | None = None,
+        job: str | None = None,
+        on_bad_loss: str = "stop",
+        held_out: Collection[str] | None = None,
+        fields: Collection[str] = (),
+        field_defaults: Mapping[str, Any] | None = None,
+    ) -> "Mixer":
+        """Begin a new run that continues another run from a draw, with anything changed.
+
+        Draws and steps go on counting. Within an epoch no sample comes twice and none is lost, also if skills are added, removed or
+        renamed, and if files were appended to the shards: the open epoch of a skill then ends as the rest of its order, merged evenly
+        with the appended samples. Another seed begins with the next epoch of each skill. The carry begins at 0. The policy keeps its state
+        if its name and arguments are the same, and otherwise begins with the last observation of the other run.
+
+        The new ledger holds everything that the new run needs. From then on `Mixer(..., ledger=ledger)` opens the run like any run, and
+        `load_state_dict` also takes the state of the other run at the draw. A repeated call joins the run.
+
+        Args:
+            old_ledger: Ledger of the other run. Nothing is written into it.
+            shards: Shards of the new run.
+            policy: Policy of the new run.
+            ledger: New directory of the new run's record.
+            state: State of the other run in a checkpoint, which gives the draw and the step.
+            draw: Number of draws that the model has seen, in place of a state. A ledger does not know this number.
+            step: Number of optimizer steps taken at the draw. None: the step of the state, or the step by the reports of the other run.
+            restart: Skills that begin again although their samples may have come in the open epoch, after the skills were split, merged
+                or tagged anew.
+            round_draws: As for `Mixer`. None: the value of the other run. The same holds for `seed`, `lag`, `repeat`, `unit` and `loss`.
+            step_draws: As for `Mixer`, and so are all further arguments.
+
+        Raises:
+            LedgerError: The other run has not decided the draw, the state is of another run, or the new ledger holds another run.
+            ShardError: A skill was split, merged or tagged anew and is not named in `restart`.
+            PolicyError, TokensError, FieldError: As for `Mixer`.
+
+        Example:
+            mixer = Mixer.continue_from("runs/1", draw=12_800, shards=shards, policy=policy, ledger="runs/2", step_draws=32)
+        """
+        before = DirectoryLedger(old_ledger) if isinstance(old_ledger, (str, os.PathLike)) else old_ledger
+        own = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
+        run = open_records(before).run
+        if (state is None) == (draw is None):
+            raise PolicyError("continue_from needs the place in the stream: give either state=STATE or draw=DRAW.")
+        if state is not None:
+            saved = _saved(state)
+            _check_saved(before, saved)
+            draw, step = saved.draw, saved.step if step is None else step
+        assert draw is not None
+        whole_number("draw", draw)
+        if step is not None:
+            whole_number("step", step)
+        put_handover(own, hand_over(before, draw=operator.index(draw), step=step, restart=restart))
+        note_before(own, before)
+        return cls(
+            shards,
+            policy,
+            ledger=own,
+            round_draws=run.round_draws if round_draws is None else round_draws,
+            seed=run.seed if seed is None else seed,
+            lag=run.lag if lag is None else lag,
+            step_draws=step_draws,
+            wait_s=wait_s,
+            repeat=run.repeat if repeat is None else repeat,
+            unit=run.unit if unit is None else unit,
+            tokens=tokens,
+            loss=run.loss if loss is None else loss,
+            measured_on=run.measured_on if measured_on is None else measured_on,
+            initial_losses=initial_losses,
+            job=job,
+            on_bad_loss=on_bad_loss,
+            held_out=held_out,
+            fields=fields,
+            field_defaults=field_defaults,
+        )
 
     def __repr__(self) -> str:
         """Return a line with the shards, the policy, the ledger and the position of the stream."""
@@ -373,8 +509,9 @@ class Mixer:
 
     def batch(self, first: int, num: int) -> Batch:
         """Read the draws first .. first + num - 1, or the draws up to the end of the stream. Raise PolicyError as in `at`."""
-        number, start = divmod(first, self.round_draws)
-        plan = self.plan(number)
+        number = self._run.round_of(first)
+        start = first - self._run.first_draw_of(number)
+        plan = self.plan(number) if number >= 0 else None
         # A batch inside a single round, the usual case, is a slice of the plan. A slice copies no places.
         if plan is None or start + num > len(plan.skill):
             return self.at(np.arange(first, first + num))
@@ -391,12 +528,18 @@ class Mixer:
         self, draws: Int[np.ndarray, " sample"]
     ) -> Iterator[tuple[RoundPlan, Int[np.ndarray, " some"], Int[np.ndarray, " some"]]]:
         """Split draws at the ends of rounds. Yield the round's plan, the draws, and the positions of the draws in the round."""
+        begin = self._run.first_draw
+        if len(draws) and 0 <= draws.min() < begin:
+            raise PolicyError(
+                f"draws from {draws.min():,} on were asked for, and this run begins at draw {begin:,}: earlier draws are in the ledger of the run that it "
+                "continues."
+            )
         if len(draws) and not (draws.min() >= 0 and draws.max() < LAST_DRAW):
             raise PolicyError(
                 f"draws from {draws.min():,} to {draws.max():,} were asked for: a stream's draws are 0, 1, 2, ... below 2**62. A sampler that "
                 "draws at random does not fit a mixed stream."
             )
-        rounds, within = np.divmod(draws, self.round_draws)
+        rounds, within = np.divmod(draws - begin, self.round_draws)
         edges = [0, *(np.flatnonzero(rounds[1:] != rounds[:-1]) + 1).tolist(), len(draws)] if len(draws) else []
         for begin, end in pairwise(edges):
             plan = self.plan(int(rounds[begin]))
@@ -427,7 +570,8 @@ class Mixer:
         self.check_begin(self._draw)
         while True:
             first = self._draw
-            number, start = divmod(first, self.round_draws)
+            number = self._run.round_of(first)
+            start = first - self._run.first_draw_of(number)
             plan = self.plan(number)
             if plan is None or start >= len(plan.skill):
                 return
@@ -457,6 +601,16 @@ class Mixer:
         return self.clock.step_size
 
     # --- losses in, weights out --------------------------------------------------------------------------------------
+
+    @property
+    def _run(self) -> RunRecord:
+        """Record of the run."""
+        return self._rounds.run
+
+    @property
+    def first_draw(self) -> int:
+        """First draw of the run: 0, or the draw from which the run continues another run."""
+        return self._run.first_draw
 
     def report(self, step: SupportsIndex, losses: Mapping[str, Any], *, draw: SupportsIndex | None = None) -> None:
         """Record the losses measured after `step` optimizer steps.
@@ -524,8 +678,11 @@ class Mixer:
 
     @property
     def initial_losses(self) -> bool:
-        """Whether the first report is of draw 0, the model before the first step."""
-        return self._rounds.run.initial_losses
+        """Whether the first report is of the first draw, the model before the first step.
+
+        A run that continues another run begins with the last losses of the other run, if these losses fit.
+        """
+        return self._run.needs_first_losses
 
     @property
     def loss(self) -> LossKind:
@@ -592,14 +749,18 @@ class Mixer:
         self._rounds.follows = rank > 0
         if rank == 0:
             self.check_begin(self._draw)
-            if self._draw == 0 and self._rounds.job is None:
+            if self._draw == self.first_draw and self._rounds.job is None:
                 self._rounds.refuse_unmeasured()
 
     def check_begin(self, position: int) -> None:
-        """Raise LedgerError if the main process begins at position 0 and the ledger holds losses of an earlier attempt."""
+        """Raise LedgerError if the main process begins at the first draw and the ledger holds losses of an earlier attempt.
+
+        Args:
+            position: Position of the mixer in draws.
+        """
         # A loader worker may begin at position 0 after the main process has reported. So a worker cannot tell a report of this
         # attempt from a report of an earlier attempt, and only the main process is checked.
-        if position == 0 and not self._resumed_here and multiprocessing.parent_process() is None:
+        if position == self.first_draw and not self._resumed_here and multiprocessing.parent_process() is None:
             self._rounds.refuse_begun()
 
     def _maps_of(self, shards: bytes) -> Maps:
@@ -617,7 +778,7 @@ class Mixer:
         has_ended = newest is not None and newest.num_draws < self.round_draws
         if number >= num_rounds + most and not has_ended:
             raise PolicyError(
-                f"draw {number * self.round_draws:,} is in round {number:,}, and the newest decided round is {num_rounds - 1:,}: a look so far "
+                f"draw {self._run.first_draw_of(number):,} is in round {number:,}, and the newest decided round is {num_rounds - 1:,}: a look so far "
                 f"ahead would decide {number - num_rounds + 1:,} rounds. Read the stream in order, or decide the rounds by mixer.round(number)."
             )
 
@@ -691,14 +852,16 @@ class Mixer:
         Raises:
             LedgerError: The state belongs to another run or to another ledger of this run, or a record before the draw is damaged.
         """
-        try:
-            saved = MixerState.model_validate(state)
-        except ValidationError as error:
-            raise LedgerError(f"this is no state of a mixer (schemas/mixer-2.json): {first_fault(error)}.") from error
+        saved = _saved(state)
+        before = self._run.continues
+        if before is not None and saved.run == before.run:
+            self._refuse_other_place(saved, before)
+            self._resume(before.draw, saved.step if before.step is None else before.step, generation, anew=True)
+            return
         if saved.run != self._rounds.digest:
             raise LedgerError(
                 f"this state is of run {saved.run}, but {self.ledger} is run {self._rounds.digest}: shards, seed, round_draws, lag and "
-                "policy must be the same."
+                "policy must be the same. To change them, let a new run continue the run of the state: Mixer.continue_from(...)."
             )
         # The check of the past comes before the new generation: a refused state must not end the processes of the living run.
         self._rounds.look(saved.draw, generation)
@@ -706,7 +869,7 @@ class Mixer:
         self._resume(saved.draw, saved.step, generation)
 
     def restart(self, *, generation: int | None = None) -> None:
-        """Begin the run again from draw 0, for a run that ended before its first checkpoint.
+        """Begin the run again from its first draw, for a run that ended before its first checkpoint.
 
         The records of the earlier attempt stay in the ledger, in their generation. On an untouched ledger without `job` and
         `generation`, nothing happens.
@@ -717,7 +880,16 @@ class Mixer:
         if generation is None and self._rounds.job is None and self._rounds.records.is_untouched():
             self._resumed_here = True
             return
-        self._resume(0, None, generation, anew=True)
+        before = self._run.continues
+        self._resume(self.first_draw, None if before is None else before.step, generation, anew=True)
+
+    def _refuse_other_place(self, saved: MixerState, before: Continued) -> None:
+        """Raise LedgerError if a state of the run before is of another draw than the first draw of this run."""
+        if saved.draw != before.draw:
+            raise LedgerError(
+                f"{self.ledger} continues run {before.run} from draw {before.draw:,}, and this state of that run is of draw {saved.draw:,}. Load the "
+                f"checkpoint of draw {before.draw:,}, or continue the run from draw {saved.draw:,} in a new ledger directory."
+            )
 
     def _resume(self, draw: int, step: int | None, generation: int | None, *, anew: bool = False) -> None:
         left_behind = self._rounds.resume(draw, generation, anew=anew)
@@ -735,9 +907,9 @@ class Mixer:
 
     def _round_digest(self, draw: int) -> str:
         """Return the checksum of the round of the last draw before a position, or of run.json at position 0."""
-        if draw == 0:
+        if draw == self.first_draw:
             return self._rounds.digest
-        number = (draw - 1) // self.round_draws
+        number = self._run.round_of(draw - 1)
         record = self._rounds.decided(number)
         if record is None:
             if self.policy.reads_losses:
@@ -756,7 +928,7 @@ class Mixer:
         )
         if saved.round and self._round_digest(saved.draw) != saved.round:
             raise LedgerError(
-                f"round {(saved.draw - 1) // self.round_draws:,} of {self.ledger} is not the round that the checkpoint names. {elsewhere}"
+                f"round {self._run.round_of(saved.draw - 1):,} of {self.ledger} is not the round that the checkpoint names. {elsewhere}"
             )
         if saved.num_observations and self.policy.reads_losses:
             record = self._rounds.records.observations.get(saved.num_observations - 1)
@@ -769,6 +941,29 @@ class Mixer:
     def __getstate__(self) -> dict[str, Any]:
         # Memory maps cannot be pickled. A worker that gets a copy of the mixer maps the shards itself.
         return {**self.__dict__, "_plans": {}, "_maps": {}}
+
+
+def _saved(state: Mapping[str, Any]) -> MixerState:
+    try:
+        return MixerState.model_validate(state)
+    except ValidationError as error:
+        raise LedgerError(f"this is no state of a mixer (schemas/mixer-2.json): {first_fault(error)}.") from error
+
+
+def _check_saved(ledger: Ledger, saved: MixerState) -> None:
+    """Raise LedgerError unless a saved state names the run of a ledger and the round of the state's last draw."""
+    records = open_records(ledger)
+    run = records.run
+    if saved.run != run.checksum:
+        raise LedgerError(
+            f"this state is of run {saved.run}, but {ledger} is run {run.checksum}: give the ledger of the state."
+        )
+    record = records.rounds.get(run.round_of(saved.draw - 1)) if saved.draw > run.first_draw else None
+    if record is not None and saved.round and record.checksum != saved.round:
+        raise LedgerError(
+            f"round {record.round:,} of {ledger} is not the round that the state at draw {saved.draw:,} names: the run was resumed before this draw "
+            "later on. Give a state of the resumed run."
+        )
 
 
 def _arguments(policy: Policy) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -210,16 +210,77 @@ Arranged = tuple[list[int], list[int]]
 """The parts in permuted order, and the end of each part. Lists, because looking up single numbers in an array is slower."""
 
 
+class Stretch(NamedTuple):
+    """The rows of neighbouring draws of a skill.
+
+    Attributes:
+        segments: A shard and some of its rows, a segment for each stripe. Neighbouring segments may lie in the same shard.
+        place: Position of each draw among the rows of all segments. None: the rows have the order of the draws.
+    """
+
+    segments: list[tuple[int, Int[np.ndarray, " some"]]]
+    place: Int[np.ndarray, " draw"] | None
+
+    @property
+    def num_rows(self) -> int:
+        return sum(len(rows) for _, rows in self.segments)
+
+
+class OpenEpoch(NamedTuple):
+    """The epoch of a skill in which a run continued another run.
+
+    Attributes:
+        number: Number of the epoch.
+        seed: Seed of the order of this epoch. Later epochs have the seed of the run.
+        layers: Number of shards, and the number of draws of the epoch before these shards were known. The first layer has 0 draws. Each
+            further layer stands for shards that were appended within the epoch.
+    """
+
+    number: int
+    seed: int
+    layers: tuple[tuple[int, int], ...]
+
+
+@runtime_checkable
+class Permuted(Protocol):
+    """Samples of a skill in permuted order, each sample once."""
+
+    @property
+    def num_samples(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Stretch:
+        """Find the rows at the positions start .. stop - 1."""
+        ...
+
+    def shards(self, start: int, stop: int) -> list[int]:
+        """List the shards that hold the positions start .. stop - 1, in the order in which the shards are read."""
+        ...
+
+    def offset(self, shard: int, row: int) -> int:
+        """Return the position of a sample."""
+        ...
+
+    def tokens_before(
+        self, position: int, shard_tokens: Int[np.ndarray, " shard"], rows: Callable[[int], np.ndarray]
+    ) -> int:
+        """Count the tokens at the positions 0 .. position - 1. The arguments are those of `SkillOrder.tokens_before`."""
+        ...
+
+
 @dataclass(frozen=True)
-class SkillOrder:
-    """The endless order of a skill's samples: epoch after epoch, each epoch a permutation of all samples.
+class Permutation:
+    """A permutation of all samples of some neighbouring shards: of the shards, of the stripes of a shard, and of the rows of a stripe.
 
     Attributes:
         shard_rows: Number of samples of each shard, positive.
-        labels: Key of the permutations: seed and skill.
+        first: Number of the first shard.
+        shards_key: Key of the permutation of the shards.
+        labels: Key of the permutations inside a shard.
     """
 
     shard_rows: Int[np.ndarray, " shard"]
+    first: int
+    shards_key: tuple[str | int, ...]
     labels: tuple[str | int, ...]
     _kept: dict[str, dict[tuple[int, ...], Any]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -227,42 +288,193 @@ class SkillOrder:
     def num_samples(self) -> int:
         return int(self.shard_rows.sum())
 
-    def segments(self, start: int, stop: int) -> Iterator[tuple[int, Int[np.ndarray, " some"]]]:
-        """Find the draws start..stop-1 of this skill, counted from its first draw of the run.
+    @cached_property
+    def _shards(self) -> Arranged:
+        """Positions of the shards in `shard_rows`, in permuted order, and the end of each shard."""
+        return _arranged(self.shard_rows, *self.shards_key)
 
-        Yields:
-            A shard and the rows of the shard, for each stripe. Neighbouring segments may lie in the same shard.
-        """
+    def read(self, start: int, stop: int) -> Stretch:
+        shards, shard_ends = self._shards
+        segments = []
         while start < stop:
-            epoch, offset = divmod(start, self.num_samples)
-            shards, shard_ends = self._shards_of(epoch)
-            place = bisect_right(shard_ends, offset)
+            place = bisect_right(shard_ends, start)
             shard, shard_end = shards[place], shard_ends[place]
-            row = offset - shard_end + int(self.shard_rows[shard])
-            stripes, stripe_ends = self._stripes_of(epoch, shard)
+            row = start - shard_end + int(self.shard_rows[shard])
+            stripes, stripe_ends = self._stripes_of(shard)
             place = bisect_right(stripe_ends, row)
             begin, end = stripe_ends[place - 1] if place else 0, stripe_ends[place]
             taken = min(stop - start, end - row)
-            inside = self._inside(epoch, shard, stripes[place], end - begin)
-            yield shard, stripes[place] * STRIPE_ROWS + inside[row - begin : row - begin + taken]
+            inside = self._inside(shard, stripes[place], end - begin)
+            rows = stripes[place] * STRIPE_ROWS + inside[row - begin : row - begin + taken]
+            segments.append((self.first + shard, rows))
             start += taken
+        return Stretch(segments, None)
+
+    def shards(self, start: int, stop: int) -> list[int]:
+        if start >= stop:
+            return []
+        shards, ends = self._shards
+        return [self.first + shard for shard in shards[bisect_right(ends, start) : bisect_left(ends, stop) + 1]]
+
+    def offset(self, shard: int, row: int) -> int:
+        shards, shard_ends = self._shards
+        own = shard - self.first
+        begin = shard_ends[shards.index(own)] - int(self.shard_rows[own])
+        stripe, inside = divmod(row, STRIPE_ROWS)
+        stripes, stripe_ends = self._stripes_of(own)
+        place = stripes.index(stripe)
+        stripe_begin = stripe_ends[place - 1] if place else 0
+        rows = self._inside(own, stripe, stripe_ends[place] - stripe_begin)
+        return begin + stripe_begin + int(np.flatnonzero(rows == inside)[0])
+
+    def tokens_before(
+        self, position: int, shard_tokens: Int[np.ndarray, " shard"], rows: Callable[[int], np.ndarray]
+    ) -> int:
+        # Whole shards and whole stripes are summed. Only the permutation of the last stripe is computed.
+        own_tokens = shard_tokens[self.first : self.first + len(self.shard_rows)]
+        if position == self.num_samples:
+            return int(own_tokens.sum())
+        shards, shard_ends = self._shards
+        place = bisect_right(shard_ends, position)
+        shard, row = shards[place], position - (shard_ends[place] - int(self.shard_rows[shards[place]]))
+        num_tokens = int(own_tokens[shards[:place]].sum())
+        if not row:
+            return num_tokens
+        counts = rows(self.first + shard)
+        stripes, stripe_ends = self._stripes_of(shard)
+        place = bisect_right(stripe_ends, row)
+        begin = stripe_ends[place - 1] if place else 0
+        stripe_tokens = np.add.reduceat(counts, np.arange(0, len(counts), STRIPE_ROWS), dtype=np.int64)
+        num_tokens += int(stripe_tokens[stripes[:place]].sum())
+        inside = self._inside(shard, stripes[place], stripe_ends[place] - begin)[: row - begin]
+        return num_tokens + int(counts[stripes[place] * STRIPE_ROWS + inside].sum(dtype=np.int64))
+
+    def _stripes_of(self, shard: int) -> Arranged:
+        def make() -> Arranged:
+            return _arranged(_stripe_rows(int(self.shard_rows[shard])), *self.labels, self.first + shard)
+
+        return self._keep("stripes", (shard,), make)
+
+    def _inside(self, shard: int, stripe: int, num_rows: int) -> Int[np.ndarray, " row"]:
+        key = (self.first + shard, stripe)
+        return self._keep("rows", key, lambda: permutation(num_rows, *self.labels, *key))
+
+    def _keep(self, level: str, key: tuple[int, ...], make: Callable[[], Any]) -> Any:
+        """Return the last permutation of a level, or make the permutation."""
+        # One permutation per level is enough: a reader moves from a stripe to the next stripe and does not come back.
+        return memoized(self._kept.setdefault(level, {}), key, lambda _: make(), most=1)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Samples in permuted order, into whose rest other samples were merged evenly.
+
+    The order up to `position` is the order of `before`. From there on, among any t neighbouring draws from `position` on, floor(t M / (R + M))
+    are of `added`, for R samples of the rest and M samples of `added`. Both keep their own orders.
+
+    Attributes:
+        before: Samples of the epoch before the others were known.
+        position: Number of draws of the epoch at this time.
+        added: The other samples.
+        first_added: Number of the first shard of the other samples.
+    """
+
+    before: Permuted
+    position: int
+    added: Permuted
+    first_added: int
+
+    @cached_property
+    def num_samples(self) -> int:
+        return self.before.num_samples + self.added.num_samples
+
+    def _num_added(self, position: int) -> int:
+        """Return the number of added samples before a position."""
+        drawn = position - self.position
+        return max(0, drawn) * self.added.num_samples // max(1, self.num_samples - self.position)
+
+    def _parts(self, start: int, stop: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the positions in `before` and the positions in `added` of the positions start .. stop - 1."""
+        first, last = self._num_added(start), self._num_added(stop)
+        return (start - first, stop - last), (first, last)
+
+    def read(self, start: int, stop: int) -> Stretch:
+        of_before, of_added = self._parts(start, stop)
+        old, new = self.before.read(*of_before), self.added.read(*of_added)
+        # The division of `_num_added` for all positions at once. The product of a whole position and M may need more than 64 bits,
+        # so it is split at `begin`: from there on, at most 2**22 draws of a round times M.
+        begin = max(start, self.position)
+        after = np.arange(max(0, stop - begin) + 1)
+        total = max(1, self.num_samples - self.position)
+        _, rest = divmod((begin - self.position) * self.added.num_samples, total)
+        is_added = np.zeros(stop - start, bool)
+        is_added[begin - start :] = np.diff((rest + after * self.added.num_samples) // total) > 0
+        place = np.empty(stop - start, np.int64)
+        place[~is_added] = _places(old)
+        place[is_added] = old.num_rows + _places(new)
+        return Stretch(old.segments + new.segments, place)
+
+    def shards(self, start: int, stop: int) -> list[int]:
+        of_before, of_added = self._parts(start, stop)
+        return self.before.shards(*of_before) + self.added.shards(*of_added)
+
+    def offset(self, shard: int, row: int) -> int:
+        total, num_added = self.num_samples - self.position, self.added.num_samples
+        if shard >= self.first_added:
+            # The first t with floor((t + 1) M / N) > q, for the added sample q.
+            return self.position - (-(self.added.offset(shard, row) + 1) * total // num_added) - 1
+        place = self.before.offset(shard, row) - self.position
+        # Among t draws, t - floor(t M / N) = ceil(t R / N) are of the rest. The first t with ceil((t + 1) R / N) > i, for the sample i of the rest.
+        return self.position + (place if place < 0 else place * total // (total - num_added))
+
+    def tokens_before(
+        self, position: int, shard_tokens: Int[np.ndarray, " shard"], rows: Callable[[int], np.ndarray]
+    ) -> int:
+        (_, of_before), (_, of_added) = self._parts(0, position)
+        tokens = self.before.tokens_before(of_before, shard_tokens, rows)
+        return tokens + self.added.tokens_before(of_added, shard_tokens, rows)
+
+
+@dataclass(frozen=True)
+class SkillOrder:
+    """The endless order of a skill's samples: epoch after epoch, each epoch a permutation of all samples.
+
+    Attributes:
+        shard_rows: Number of samples of each shard, positive.
+        labels: Key of the permutations: seed and skill.
+        opened: Epoch in which the run continued another run. The epochs before are unknown. None: a run from the beginning.
+    """
+
+    shard_rows: Int[np.ndarray, " shard"]
+    labels: tuple[str | int, ...]
+    opened: OpenEpoch | None = None
+    _kept: dict[int, Permuted] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def num_samples(self) -> int:
+        return int(self.shard_rows.sum())
+
+    def read(self, start: int, stop: int) -> Stretch:
+        """Find the draws start .. stop - 1 of this skill, counted from its first draw of the run."""
+        segments, places, num_rows = [], list[np.ndarray](), 0
+        is_in_order = True
+        for epoch, first, last in self._parts(start, stop):
+            part = self._epoch(epoch).read(first, last)
+            is_in_order &= part.place is None
+            places.append(num_rows + _places(part))
+            segments += part.segments
+            num_rows += part.num_rows
+        return Stretch(segments, None if is_in_order else np.concatenate(places))
 
     def offset(self, epoch: int, shard: int, row: int) -> int:
-        """Return the position of a sample in an epoch: the inverse of `segments`.
+        """Return the position of a sample in an epoch: the inverse of `read`.
 
         Args:
             epoch: Number of the epoch.
             shard: Index of the shard.
             row: Row in the shard.
         """
-        shards, shard_ends = self._shards_of(epoch)
-        begin = shard_ends[shards.index(shard)] - int(self.shard_rows[shard])
-        stripe, inside = divmod(row, STRIPE_ROWS)
-        stripes, stripe_ends = self._stripes_of(epoch, shard)
-        place = stripes.index(stripe)
-        stripe_begin = stripe_ends[place - 1] if place else 0
-        rows = self._inside(epoch, shard, stripe, stripe_ends[place] - stripe_begin)
-        return begin + stripe_begin + int(np.flatnonzero(rows == inside)[0])
+        return self._epoch(epoch).offset(shard, row)
 
     def tokens_before(
         self, position: int, shard_tokens: Int[np.ndarray, " shard"], rows: Callable[[int], np.ndarray]
@@ -278,52 +490,41 @@ class SkillOrder:
         """
         epoch, offset = divmod(position, self.num_samples)
         num_tokens = epoch * int(shard_tokens.sum())
-        if not offset:
-            return num_tokens
-        shards, shard_ends = self._shards_of(epoch)
-        place = bisect_right(shard_ends, offset)
-        shard, row = shards[place], offset - (shard_ends[place] - int(self.shard_rows[shards[place]]))
-        num_tokens += int(shard_tokens[shards[:place]].sum())
-        if not row:
-            return num_tokens
-        counts = rows(shard)
-        stripes, stripe_ends = self._stripes_of(epoch, shard)
-        place = bisect_right(stripe_ends, row)
-        begin = stripe_ends[place - 1] if place else 0
-        stripe_tokens = np.add.reduceat(counts, np.arange(0, len(counts), STRIPE_ROWS), dtype=np.int64)
-        num_tokens += int(stripe_tokens[stripes[:place]].sum())
-        inside = self._inside(epoch, shard, stripes[place], stripe_ends[place] - begin)[: row - begin]
-        return num_tokens + int(counts[stripes[place] * STRIPE_ROWS + inside].sum(dtype=np.int64))
+        return num_tokens + (self._epoch(epoch).tokens_before(offset, shard_tokens, rows) if offset else 0)
 
     def shards(self, start: int, stop: int) -> list[int]:
-        """List the shards that hold the draws start..stop-1 of this skill, in the order in which the shards are read."""
-        read: list[int] = []
+        """List the shards that hold the draws start .. stop - 1 of this skill, in the order in which the shards are read."""
+        return [shard for epoch, *part in self._parts(start, stop) for shard in self._epoch(epoch).shards(*part)]
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Split draws at the ends of epochs. Yield the epoch, and the first position and the end in the epoch."""
         while start < stop:
             epoch, offset = divmod(start, self.num_samples)
-            shards, ends = self._shards_of(epoch)
-            first = bisect_right(ends, offset)
-            last = bisect_left(ends, min(offset + stop - start, self.num_samples))
-            read += shards[first : last + 1]
-            start += ends[last] - offset
-        return read
+            taken = min(stop - start, self.num_samples - offset)
+            yield epoch, offset, offset + taken
+            start += taken
 
-    def _shards_of(self, epoch: int) -> Arranged:
-        return self._keep("shards", (epoch,), lambda: _arranged(self.shard_rows, *self.labels, epoch))
+    def _epoch(self, number: int) -> Permuted:
+        # Two epochs, because a reader looks ahead into the next epoch.
+        return memoized(self._kept, number, self._make_epoch, most=2)
 
-    def _stripes_of(self, epoch: int, shard: int) -> Arranged:
-        def make() -> Arranged:
-            return _arranged(_stripe_rows(int(self.shard_rows[shard])), *self.labels, epoch, shard)
+    def _make_epoch(self, number: int) -> Permuted:
+        if self.opened is None or number != self.opened.number:
+            labels = (*self.labels, number)
+            return Permutation(self.shard_rows, 0, labels, labels)
+        labels = (self.opened.seed, *self.labels[1:], number)
+        (known, _), *appended = self.opened.layers
+        samples: Permuted = Permutation(self.shard_rows[:known], 0, labels, labels)
+        for num_shards, position in appended:
+            # The stripes and rows of a shard are keyed by the number of the shard. Only the permutation of the shards needs another key.
+            key = (*labels, "appended", known)
+            added = Permutation(self.shard_rows[known:num_shards], known, key, labels)
+            samples, known = Merged(samples, position, added, known), num_shards
+        return samples
 
-        return self._keep("stripes", (epoch, shard), make)
 
-    def _inside(self, epoch: int, shard: int, stripe: int, num_rows: int) -> Int[np.ndarray, " row"]:
-        key = (epoch, shard, stripe)
-        return self._keep("rows", key, lambda: permutation(num_rows, *self.labels, *key))
-
-    def _keep(self, level: str, key: tuple[int, ...], make: Callable[[], Any]) -> Any:
-        """Return the last permutation of a level, or make the permutation."""
-        # One permutation per level is enough: a reader moves from a stripe to the next stripe and does not come back.
-        return memoized(self._kept.setdefault(level, {}), key, lambda _: make(), most=1)
+def _places(stretch: Stretch) -> Int[np.ndarray, " draw"]:
+    return np.arange(stretch.num_rows) if stretch.place is None else stretch.place
 
 
 def _stripe_rows(num_rows: int) -> Int[np.ndarray, " stripe"]:

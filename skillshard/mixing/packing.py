@@ -201,6 +201,11 @@ class PackedTokens:
                 "Mixer(lag=0) begins a round only after the losses at the end of the previous round. A block that reaches over the end of a "
                 "round would wait for losses that the trainer measures after the block. Use lag=1 (default) or 'live' with packed tokens."
             )
+        if mixer.first_draw:
+            raise PolicyError(
+                f"the run of {mixer.ledger} continues another run from draw {mixer.first_draw:,}, and packed streams cannot continue another run yet: read "
+                "the samples, or begin a new run."
+            )
         tokens.refuse_other_shards(mixer.shards)
         if tokens.manifest.ids is None:
             raise TokensError(

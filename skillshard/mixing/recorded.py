@@ -19,8 +19,9 @@ from skillshard import canonical, places
 from skillshard.errors import LedgerError, ShardError, StorageError
 from skillshard.hash_ranges import id_hash
 from skillshard.memo import memoized
+from skillshard.mixing.continuation import orders_of
 from skillshard.mixing.ledger import DirectoryLedger, Ledger, RoundRecord
-from skillshard.mixing.order import SkillOrder, interleave
+from skillshard.mixing.order import interleave
 from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.round_plan import RoundPlan, plan_round
 from skillshard.shards.read import ShardSet, SkillShards
@@ -142,25 +143,23 @@ class RecordedStream:
         self.run = self.records.run
         self.shards = _shards_of_run(shards, self.run.skills, self.run.shards, str(ledger))
         self._train: list[SkillShards] = [self.shards.train[skill] for skill in self.run.skills]
-        self._orders = [
-            SkillOrder(skill_shards.shard_rows, (self.run.seed, skill_shards.skill)) for skill_shards in self._train
-        ]
+        self._orders = orders_of(self.run, self._train)
         self.num_rounds = self.records.rounds.num()
         self._plans: dict[int, RoundPlan] = {}
         self._keys: dict[tuple[str, int], np.ndarray] = {}
 
     @property
     def num_draws(self) -> int:
-        """Number of draws of all decided rounds. A trainer may have consumed fewer draws."""
+        """End of the draws of all decided rounds. A trainer may have consumed fewer draws."""
         if not self.num_rounds:
-            return 0
+            return self.run.first_draw
         newest = self.records.rounds.existing(self.num_rounds - 1)
         return newest.first_draw + newest.num_draws
 
     @property
     def has_ended(self) -> bool:
         """Whether the stream has an end, and the end is decided."""
-        return self.num_draws < self.num_rounds * self.run.round_draws
+        return self.num_draws < self.run.first_draw_of(self.num_rounds)
 
     def samples(self, draws: Sequence[int] | Int[np.ndarray, " sample"]) -> Iterator[RecordedSample]:
         """Read the samples of draws, in the order given.
@@ -170,7 +169,7 @@ class RecordedStream:
         """
         numbers = np.asarray(draws, np.int64)
         self._refuse_undecided(numbers)
-        rounds, within = np.divmod(numbers, self.run.round_draws)
+        rounds, within = np.divmod(numbers - self.run.first_draw, self.run.round_draws)
         edges = [0, *(np.flatnonzero(np.diff(rounds)) + 1).tolist(), len(numbers)]
         for begin, end in pairwise(edges):
             if begin < end:
@@ -198,10 +197,14 @@ class RecordedStream:
         order = self._orders[number]
         newest = self.records.rounds.existing(self.num_rounds - 1)
         num_drawn = newest.drawn_before[number] + newest.counts[number]
-        for epoch in range(-(-num_drawn // order.num_samples)):
+        # A run that continues another run has no draws before the place at which the run began.
+        first = self.run.drawn_before[number]
+        for epoch in range(first // order.num_samples, -(-num_drawn // order.num_samples)):
             position = epoch * order.num_samples + order.offset(epoch, sample.shard, sample.row)
             if position >= num_drawn:
                 return
+            if position < first:
+                continue
             record = self._round_of(number, position)
             _, slot = interleave(np.array(record.counts), "round", self.run.seed, record.round)
             inside = position - record.drawn_before[number] + sum(record.counts[:number])
@@ -254,6 +257,11 @@ class RecordedStream:
             return
         if int(draws.min()) < 0:
             raise LedgerError(f"draw {int(draws.min())} was asked for: draws are 0, 1, 2, ...")
+        if int(draws.min()) < self.run.first_draw:
+            raise LedgerError(
+                f"draw {int(draws.min()):,} was asked for, and {self.records.ledger} continues another run from draw {self.run.first_draw:,}: look into "
+                "the ledger of that run."
+            )
         if (last := int(draws.max())) >= self.num_draws:
             why = (
                 f"the stream ended after {self.num_draws:,} draws"

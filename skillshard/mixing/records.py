@@ -17,7 +17,7 @@ import numpy as np
 
 from skillshard.errors import LedgerError
 from skillshard.memo import memoized
-from skillshard.mixing.counts import round_counts
+from skillshard.mixing.counts import drawn_at, round_counts
 from skillshard.mixing.ledger import (
     RUN,
     GenerationRecord,
@@ -235,19 +235,22 @@ class Records:
             )
 
     def is_untouched(self) -> bool:
-        """Return whether the ledger holds no report, no round and no resume."""
-        return not (self.generation or has_records(self.ledger, 0))
+        """Return whether the ledger holds no report of this run, no round and no resume."""
+        if self.generation or numbers_in(self.ledger, folder_of(0, "rounds")):
+            return False
+        return len(numbers_in(self.ledger, folder_of(0, "observations"))) == self.run.num_copied
 
     def begin_next(self, draw: int, job: str | None, *, anew: bool = False) -> GenerationRecord:
         """Make the record that would begin the next generation at a draw and keep the rounds and observations up to the draw.
 
-        With `anew`, at draw 0, no record is kept: the losses of the model before the first step are measured again.
+        With `anew`, at the first draw, no record is kept: the losses of the model before the first step are measured again. A copied
+        observation of the run before is kept.
 
         Raises:
             LedgerError: A record to keep is damaged or missing.
         """
         # The round of the last draw is kept whole, because the stream has begun to obey it.
-        num_rounds = -(-draw // self.run.round_draws)
+        num_rounds = self.run.num_rounds_to(draw)
         last_round = self.rounds.get(num_rounds - 1) if num_rounds else None
         if num_rounds and last_round is None:  # the state was saved at a draw whose round was not decided yet
             num_rounds = min(num_rounds, self.rounds.num())
@@ -255,7 +258,9 @@ class Records:
         # The observations that a kept round has used are kept too, even observations of draws beyond the draw of the resume.
         # Otherwise the record of the round would count observations that the new generation does not see.
         until = draw if last_round is None else max(draw, last_round.observed_to)
-        num_observations, last_observation = (0, None) if anew else self._observed_up_to(until)
+        if anew:
+            until = self.run.copied_draw
+        num_observations, last_observation = (0, None) if until < 0 else self._observed_up_to(until)
         if last_round is not None and num_observations < last_round.num_observed:
             raise self.observations.missing(num_observations)
         inherited = [
@@ -293,6 +298,21 @@ class Records:
             if record is not None and record.draw <= draw:
                 return number + 1, record
         return 0, None
+
+
+def counted_at(records: Records, draw: int, newest: RoundRecord | None) -> tuple[list[int], int]:
+    """Count the draws of each skill before a draw. Only the draws of the rounds up to `newest` are counted.
+
+    Returns:
+        The counts, and the number of the round of the last draw, counted over all runs. The number is -1 before the first round.
+    """
+    run = records.run
+    number = -1 if newest is None else min(run.round_of(draw - 1), newest.round)
+    if number < 0:
+        return run.drawn_before, run.num_rounds_before - 1
+    decided = records.rounds.get(number)
+    assert decided is not None
+    return drawn_at(run, decided, draw), run.num_rounds_before + number
 
 
 def has_records(ledger: Ledger, generation: int) -> bool:
@@ -383,14 +403,14 @@ def round_fault(run: RunRecord, record: RoundRecord, number: int, before: RoundR
     """
     # A checksum alone does not protect against a record that was edited with a new checksum. So the counts and the epochs are
     # computed again from the weights, which are the only free choice of a round.
-    if record.round != number or record.first_draw != number * run.round_draws:
+    if record.round != number or record.first_draw != run.first_draw_of(number):
         return f"is round {record.round:,} from draw {record.first_draw:,} on, but its name says otherwise: it was changed."
     num_skills = len(run.skills)
     if len(record.weights) != num_skills:
         return f"has {len(record.weights):,} weights for {num_skills:,} skills: it was changed."
     if record.previous != (run.checksum if before is None else before.checksum):
         return "does not follow from the record before it: one of them was changed."
-    drawn, carry, num_observed = np.zeros(num_skills, np.int64), np.zeros(num_skills, np.int64), 0
+    drawn, carry, num_observed = np.array(run.drawn_before), np.zeros(num_skills, np.int64), run.num_copied
     if before is not None:
         drawn, carry = np.array(before.drawn_before) + np.array(before.counts), np.array(before.carry)
         num_observed = before.num_observed

@@ -276,10 +276,16 @@ def plan_round(
     )
     segments: list[tuple[int, int]] = []
     rows_of: list[np.ndarray] = []
+    num_read = 0
     for number, (before, taken) in enumerate(zip(record.drawn_before, record.counts, strict=True)):
-        for shard, rows in orders[number].segments(before, before + taken):
-            segments.append((number, shard))
-            rows_of.append(rows)
+        stretch = orders[number].read(before, before + taken)
+        segments += [(number, shard) for shard, _ in stretch.segments]
+        rows_of += [rows for _, rows in stretch.segments]
+        if stretch.place is not None:
+            # Appended samples are read after the samples between which they are drawn.
+            is_own = (slot >= num_read) & (slot < num_read + taken)
+            slot = np.where(is_own, num_read + stretch.place.take(slot - num_read, mode="clip"), slot)
+        num_read += taken
     return RoundPlan(train, segments, rows_of, skill, slot)
 
 

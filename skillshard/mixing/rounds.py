@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from skillshard import artefact
 from skillshard.errors import LedgerError, ObservationError, PolicyError, RepetitionWarning, RoundError, name_some
 from skillshard.loss import Loss, LossKind, MeasuredOn
-from skillshard.mixing.counts import drawn_at, in_unit, round_counts
+from skillshard.mixing.counts import in_unit, round_counts
 from skillshard.mixing.interpreter_end import interpreter_ends
 from skillshard.mixing.ledger import (
     RUN,
@@ -33,9 +33,10 @@ from skillshard.mixing.ledger import (
     generation_name,
     numbers_in,
     read_record,
+    record_name,
 )
 from skillshard.mixing.order import interleave
-from skillshard.mixing.records import DECIDED_WITH_ANOTHER, REMEDY, Records, records_to_resume
+from skillshard.mixing.records import DECIDED_WITH_ANOTHER, REMEDY, Records, counted_at, records_to_resume
 from skillshard.policies.policy import (
     NextRound,
     Observation,
@@ -85,13 +86,14 @@ class Rounds:
         on_bad_loss: str = "stop",
         held_out: Collection[str] | None = None,
     ) -> None:
-        self.ledger, self.policy, self.run, self.wait_s = ledger, policy, run, wait_s
+        self.ledger, self.policy, self.wait_s = ledger, policy, wait_s
         self.job, self.on_bad_loss = job, on_bad_loss
         measured = run.skills if held_out is None or policy.reads_losses else held_out
         self._eval_skills = policy.eval_skills or tuple(measured)
-        self._initial_state = policy.init(tuple(run.skills), run.num_tokens or run.num_samples)
-        self.began = _open_run(ledger, run)
-        """Whether this process has begun the run in the ledger."""
+        initial_state = policy.init(tuple(run.skills), run.num_tokens or run.num_samples)
+        self._initial_state = run.continues.policy_state if run.continues else initial_state
+        self.run, self.began = _open_run(ledger, run)
+        run = self.run
         self.records = Records(ledger, run)
         self._num_observations: int | None = None
         self._checked = False
@@ -234,12 +236,17 @@ class Rounds:
     def _refuse_far(self, step: int, draw: int) -> None:
         """Raise ObservationError for a draw that no model can have seen yet."""
         round_draws = self.run.round_draws
-        if draw <= (self.records.rounds.newest_in_memory + 2) * round_draws:
+        if draw < self.run.first_draw:
+            raise ObservationError(
+                f"losses of step {step} are of draw {draw:,}, and this run continues another run from draw {self.run.first_draw:,}. `step` counts the "
+                "optimizer steps of all runs, and step_draws the samples of one step: check both. Nothing was recorded."
+            )
+        if draw <= self.run.first_draw_of(self.records.rounds.newest_in_memory + 2):
             return
         num_rounds = self.records.rounds.num()  # other processes may have decided rounds that this process has not read
-        if draw > (num_rounds + 1) * round_draws:
+        if draw > self.run.first_draw_of(num_rounds + 1):
             raise ObservationError(
-                f"losses of step {step} are of draw {draw:,}, but the stream has been decided up to draw {num_rounds * round_draws:,} only, so "
+                f"losses of step {step} are of draw {draw:,}, but the stream has been decided up to draw {self.run.first_draw_of(num_rounds):,} only, so "
                 f"no model can have seen more than a round of {round_draws:,} draws beyond it. `step` counts optimizer steps, and step_draws the "
                 "samples of one step: check both. Nothing was recorded."
             )
@@ -261,11 +268,11 @@ class Rounds:
             if last is not None and draw <= last.draw:
                 self._refuse_earlier(step, draw, losses)
                 return
-            if last is None and self.run.initial_losses and draw:
+            if last is None and self.run.initial_losses and draw > self.run.first_draw:
                 # A round that waits for draw 0 would accept a later report in its place, in silence.
                 raise ObservationError(
                     f"the first losses of this run are of step {step} (draw {draw:,}), but policy {self.run.policy} begins with the losses of the "
-                    "model before the first step. Evaluate the model before the first step and report(0, losses), or give "
+                    f"model before the first step. Evaluate the model before the first step and {self._first_report()}, or give "
                     "Mixer(initial_losses=False)."
                 )
             record = ObservationRecord(
@@ -466,10 +473,10 @@ class Rounds:
         # The policy's state, the carry and the drawn samples come from the record of the round before, not from this process.
         # So every process computes the same record, and a process that joins late needs no history.
         state = self._initial_state if previous is None else previous.policy_state
-        observed_to = -1 if previous is None else previous.observed_to
+        observed_to = self.run.copied_draw if previous is None else previous.observed_to
         # The horizon never goes back, so an observation that an earlier round has used stays used.
         horizon = max(observed_to, self._horizon(number))
-        num_observed = 0 if previous is None else previous.num_observed
+        num_observed = self.run.num_copied if previous is None else previous.num_observed
         observations = self._observed(num_observed, horizon) if self.policy.reads_losses else []
         # The round before names the checksum of its last observation. A changed observation breaks the chain, and is refused
         # before a decision rests on it.
@@ -480,9 +487,9 @@ class Rounds:
         for record in observations:
             if not record.left_out:
                 state = self.policy.observe(state, self._counted(record, previous))
-        drawn = np.zeros(len(self.run.skills), np.int64)
+        drawn = np.array(self.run.drawn_before)
         carry = np.zeros(len(self.run.skills), np.int64)
-        last_observation = None
+        last_observation = self._observation(0).checksum if self.run.num_copied else None
         if previous is not None:
             drawn = np.array(previous.drawn_before) + np.array(previous.counts)
             carry = np.array(previous.carry)
@@ -493,7 +500,7 @@ class Rounds:
         epochs = (drawn + counts) / num_samples
         return RoundRecord(
             round=number,
-            first_draw=number * self.run.round_draws,
+            first_draw=self.run.first_draw_of(number),
             weights=weights.tolist(),
             num_draws=self._num_draws(number, counts, num_samples - drawn),
             counts=counts.tolist(),
@@ -517,13 +524,17 @@ class Rounds:
         return records
 
     def _upcoming(self, number: int, drawn: Int[np.ndarray, " skill"], previous: RoundRecord | None) -> NextRound:
+        before = None if self.run.continues is None else self.run.continues.weights_before
+        if previous is not None:
+            before = previous.weights
         return NextRound(
-            number=number,
-            first_draw=number * self.run.round_draws,
+            # The policy counts the rounds of all runs, because its state may hold numbers of earlier rounds.
+            number=self.run.num_rounds_before + number,
+            first_draw=self.run.first_draw_of(number),
             num_draws=self.run.round_draws,
             num_samples=tuple(self.run.num_tokens or self.run.num_samples),
             drawn=tuple(in_unit(self.run, drawn.tolist())),
-            weights_before=None if previous is None else tuple(previous.weights),
+            weights_before=None if before is None else tuple(before),
         )
 
     def _counted(self, record: ObservationRecord, previous: RoundRecord | None) -> Observation:
@@ -532,13 +543,9 @@ class Rounds:
         Only the draws of decided rounds are counted.
         """
         losses = {name: loss for name, loss in record.losses.items() if loss is not None}
-        number = -1 if previous is None else min((record.draw - 1) // self.run.round_draws, previous.round)
-        if number < 0:
-            return Observation(record.step, losses, record.draw, dict.fromkeys(self.run.skills, 0))
-        decided = self.records.rounds.get(number)
-        assert decided is not None
-        drawn = in_unit(self.run, drawn_at(self.run, decided, record.draw))
-        return Observation(record.step, losses, record.draw, dict(zip(self.run.skills, drawn, strict=True)), number)
+        drawn, number = counted_at(self.records, record.draw, previous)
+        in_units = in_unit(self.run, drawn)
+        return Observation(record.step, losses, record.draw, dict(zip(self.run.skills, in_units, strict=True)), number)
 
     def _weights(self, state: State, upcoming: NextRound) -> Float[np.ndarray, " skill"]:
         weights = self.policy.weights(state, upcoming)
@@ -566,16 +573,16 @@ class Rounds:
         """
         if not self.policy.reads_losses:
             return -1
-        lag, initial = self.run.lag, self.run.initial_losses
+        lag, initial = self.run.lag, self.run.needs_first_losses
         if lag == "live":
             if not initial:
                 return self._last_draw()
-            needed = 0
+            needed = self.run.first_draw
         elif number < lag or (number == lag and not initial):
             return -1
         else:
-            needed = (number - lag) * self.run.round_draws
-        if needed == 0 and self._last_draw() < 0 and self._is_alone():
+            needed = self.run.first_draw_of(number - lag)
+        if needed == self.run.first_draw and self._last_draw() < 0 and self._is_alone():
             raise RoundError(self._unmeasured())
         would_wait_for_itself = self._reporter == _process_and_thread()
         if not self._wait_for(lambda: self._reaches(needed), 0.0 if would_wait_for_itself else self.wait_s):
@@ -589,19 +596,27 @@ class Rounds:
     def _unmeasured(self) -> str:
         return (
             f"policy {self.run.policy} begins with the losses of the model before the first step, and no losses were reported yet. Evaluate the "
-            "model before the first step and call mixer.report(0, losses), or give Mixer(initial_losses=False)."
+            f"model before the first step and {self._first_report()}, or give Mixer(initial_losses=False)."
         )
 
+    def _first_report(self) -> str:
+        """Return the advice to report the losses at the beginning of the run."""
+        if self.run.continues is None:
+            return "call mixer.report(0, losses)"
+        step = "STEP" if self.run.continues.step is None else self.run.continues.step
+        return f"call mixer.report({step}, losses, draw={self.run.first_draw})"
+
     def refuse_unmeasured(self) -> None:
-        """Raise RoundError if the losses of draw 0 are required and missing."""
-        if self.run.initial_losses and self._last_draw() < 0:
+        """Raise RoundError if the losses of the first draw are required and missing."""
+        if self.run.needs_first_losses and self._last_draw() < 0:
             raise RoundError(self._unmeasured())
 
     def refuse_begun(self) -> None:
-        """Raise LedgerError if a process begins at draw 0 and the ledger holds losses of an earlier attempt."""
-        if self._reporter is None and self._last_draw() > 0:
+        """Raise LedgerError if a process begins at the first draw and the ledger holds losses of an earlier attempt."""
+        first = self.run.first_draw
+        if self._reporter is None and self._last_draw() > first:
             raise LedgerError(
-                f"{self.ledger} holds losses of an earlier attempt, up to draw {self._last_draw():,}, and this process begins at draw 0. Call "
+                f"{self.ledger} holds losses of an earlier attempt, up to draw {self._last_draw():,}, and this process begins at draw {first:,}. Call "
                 "mixer.load_state_dict(state) to continue from a checkpoint, or mixer.restart() to begin again (the earlier records stay in the "
                 "ledger), or give a new ledger directory. To read decided draws, use mixer.batch(first, num)."
             )
@@ -670,25 +685,47 @@ def _parent_is_gone(parent: int) -> bool:
     return os.getppid() != parent or bool(connection.wait([started_by.sentinel], timeout=0))
 
 
-def _open_run(ledger: Ledger, run: RunRecord) -> bool:
-    """Begin the run, or join the run. Return whether this call began the run.
+def _open_run(ledger: Ledger, run: RunRecord) -> tuple[RunRecord, bool]:
+    """Begin the run, or join the run. Return its record, and whether this call began the run.
 
     Raises:
         LedgerError: The ledger belongs to another run. The sentence names the differences.
     """
-    # Put first, then read: if two processes begin the run at the same time, both compare with the record that won.
-    was_put = ledger.put(RUN, run.to_bytes())
-    begun = read_record(ledger, RUN, RunRecord)
-    assert begun is not None
-    changed = artefact.differences(
-        begun.model_dump(by_alias=True, exclude={"checksum"}), run.model_dump(by_alias=True, exclude={"checksum"})
-    )
+    begun, was_put = read_record(ledger, RUN, RunRecord), False
+    if begun is None:
+        # Put first, then read: if two processes begin the run at the same time, both compare with the record that won.
+        was_put = ledger.put(RUN, run.to_bytes())
+        begun = read_record(ledger, RUN, RunRecord)
+        assert begun is not None
+    facts = begun.model_dump(by_alias=True, exclude={"checksum"})
+    own_facts = run.model_dump(by_alias=True, exclude={"checksum"})
+    changed = artefact.differences(facts, own_facts)
     if changed:
         raise LedgerError(
             f"{ledger} is the ledger of another run: {'; '.join(changed[:4])}. These values determine the stream of a run. Continue with "
-            "the values of the run, or give a new ledger directory."
+            "the values of the run, give a new ledger directory, or let a new run continue this run with other values "
+            "('skillshard continue')."
         )
-    return was_put
+    _put_copied(ledger, begun)
+    return begun, was_put
+
+
+def _put_copied(ledger: Ledger, run: RunRecord) -> None:
+    """Put the last observation of the run before as observation 0. Every process puts the same bytes."""
+    copied = run.continues and run.continues.observation
+    if copied:
+        record = ObservationRecord(
+            step=copied.step,
+            draw=copied.draw,
+            losses=copied.losses,
+            loss=run.loss,
+            measured_on=run.measured_on,
+            num_samples=None,
+            standard_errors=None,
+            left_out=copied.left_out,
+            previous=run.checksum,
+        )
+        ledger.put(record_name(0, "observations", 0), record.to_bytes())
 
 
 def _measurements(

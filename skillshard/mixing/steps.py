@@ -14,9 +14,6 @@ class Anchor(NamedTuple):
     draw: int
 
 
-BEGINNING = Anchor(0, 0)
-
-
 class Steps:
     """The translation between the optimizer steps and the draws of a run.
 
@@ -36,6 +33,8 @@ class Steps:
             raise LedgerError(f"`step_draws={step_draws}`: give the number of draws of an optimizer step, at least 1.")
         self._observations = records.observations
         self._num = records.observations.num()
+        begun = records.run.continues
+        self._beginning = Anchor(0, 0) if begun is None or begun.step is None else Anchor(begun.step, begun.draw)
         self._step_draws = step_draws
 
     def draws_of(self, step: int) -> range:
@@ -71,7 +70,10 @@ class Steps:
                 first = middle + 1
             else:
                 end = middle
-        before = _anchor(self._observations.existing(first - 1)) if first else BEGINNING
+        before = _anchor(self._observations.existing(first - 1)) if first else self._beginning
+        # The last report of the run before may be of an earlier draw than the beginning of this run.
+        if before.draw < self._beginning.draw and getattr(self._beginning, field) <= value:
+            before = self._beginning
         return before, _anchor(self._observations.existing(first)) if first < self._num else None
 
     def _size(self, before: Anchor, after: Anchor | None) -> int | None:

@@ -19,6 +19,7 @@ from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Gain, Statistics, gains_of, statistics
 from skillshard.loss import LossKind
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms, reads_losses
+from skillshard.mixing.continuation import earlier_runs
 from skillshard.mixing.counts import in_unit
 from skillshard.mixing.ledger import DirectoryLedger, Lag, ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.order import SCALE_BITS
@@ -204,6 +205,19 @@ class RunAlarm(BaseModel):
     sentence: str
 
 
+class EarlierRun(BaseModel):
+    """A run that another run has continued."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    place: str | None = Field(description="place of its ledger; null if unknown")
+    run: str = Field(description="checksum of its run.json")
+    first_draw: int | None = Field(description="draw at which it began; null if its ledger is not at the place")
+    end_draw: int = Field(description="draw from which the next run continues")
+    step: int | None = Field(description="optimizer steps taken at this draw; null if unknown")
+    policy: str | None = Field(description="policy of the run; null if its ledger is not at the place")
+
+
 class RunFacts(_Facts):
     """The facts of the ledger of a run."""
 
@@ -228,6 +242,8 @@ class RunFacts(_Facts):
     seed: int
     round_draws: int
     lag: Lag
+    first_draw: int = Field(description="draw at which the run begins; 0 unless the run continues another run")
+    earlier: list[EarlierRun] = Field(description="runs that this run continues, the oldest first")
 
 
 class GraphFacts(_Facts):
@@ -400,7 +416,7 @@ def run_facts(ledger: DirectoryLedger) -> RunFacts:
         shown_rounds=shown_rounds,
         shown_reports=[reports[number].draw for number in shown_reports],
         round=None if newest is None else newest.round,
-        num_draws=0 if newest is None else newest.first_draw + newest.num_draws,
+        num_draws=run.first_draw if newest is None else newest.first_draw + newest.num_draws,
         num_rounds=num_rounds,
         num_observations=num_observations,
         last_report=None if last is None else _last_report(records, last, num_observations - 1),
@@ -416,6 +432,18 @@ def run_facts(ledger: DirectoryLedger) -> RunFacts:
         seed=run.seed,
         round_draws=run.round_draws,
         lag=run.lag,
+        first_draw=run.first_draw,
+        earlier=[
+            EarlierRun(
+                place=None if before.place is None else _shown(before.place),
+                run=before.run,
+                first_draw=before.first_draw,
+                end_draw=before.end_draw,
+                step=before.step,
+                policy=before.policy,
+            )
+            for before in earlier_runs(ledger)
+        ],
     )
 
 
@@ -463,10 +491,14 @@ def _last_report(records: Records, last: ObservationRecord, number: int) -> RunR
 def _waits_for(run: RunRecord, newest: RoundRecord | None, last: ObservationRecord | None) -> str | None:
     """Describe the report that the next round needs. Return None if the next round needs no report that is missing."""
     if newest is None:
-        return "the losses of draw 0, before the first step" if run.initial_losses and last is None else None
+        waits = run.needs_first_losses and last is None
+        return f"the losses of draw {run.first_draw:,}, before the first step" if waits else None
     if run.lag == "live" or not reads_losses(run, newest) or newest.num_draws < run.round_draws:
         return None
-    needed = (newest.round + 1 - run.lag) * run.round_draws
+    number = newest.round + 1
+    if number < run.lag or (number == run.lag and not run.needs_first_losses):
+        return None  # the first rounds are decided without losses
+    needed = run.first_draw_of(number - run.lag)
     return f"a report of draw {needed:,} or later" if (-1 if last is None else last.draw) < needed else None
 
 

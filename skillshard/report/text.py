@@ -243,6 +243,15 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         print_table(("skill", weight, "since round 0", "drawn", "share", "intended", "epochs", *tokens), rows)
     if run.losses:
         print_table(("evaluation skill", "first loss", "last loss", "change", "since the first"), _loss_rows(run))
+    for before in run.earlier:
+        begin = "?" if before.first_draw is None else f"{before.first_draw:,}"
+        step = "" if before.step is None else f" (step {before.step:,})"
+        policy = "a ledger that is not there" if before.policy is None else f"policy {before.policy}"
+        print_line(
+            f"draws {begin} to {before.end_draw - 1:,}{step}: {policy}, run {before.run} in {before.place or 'an unknown place'}"
+        )
+    if run.earlier:
+        print_line(f"draws from {run.first_draw:,} on: this run. Drawn samples and epochs count over all runs.")
     print_line(
         f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; "
         f"{counted(run.num_rounds, 'round')}, {counted(run.num_observations, 'observation')}, generation {run.generation} in {ledger}"

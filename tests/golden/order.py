@@ -95,7 +95,7 @@ def skill_orders() -> str:
     for labels in ((0, "add"), (1, "carry")):
         skill_order = order.SkillOrder(np.array(SHARD_ROWS), labels)
         for start in range(0, 3 * sum(SHARD_ROWS), 1777):
-            for shard, rows in skill_order.segments(start, start + 1777):
+            for shard, rows in skill_order.read(start, start + 1777).segments:
                 arrays += [np.array([shard]), rows]
     return of_numbers(arrays)
 

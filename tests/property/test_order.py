@@ -26,7 +26,9 @@ def weights_of(raw: list[float]) -> np.ndarray:
 
 def places(order: SkillOrder, start: int, stop: int) -> list[tuple[int, int]]:
     """Return shard and row of each draw."""
-    return [(shard, row) for shard, rows in order.segments(start, stop) for row in rows.tolist()]
+    stretch = order.read(start, stop)
+    read = [(shard, row) for shard, rows in stretch.segments for row in rows.tolist()]
+    return read if stretch.place is None else [read[place] for place in stretch.place.tolist()]
 
 
 @given(raw_weights)

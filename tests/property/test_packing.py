@@ -300,7 +300,7 @@ def test_tokens_before_a_draw_are_those_of_the_draws_before(uneven: Counted, tmp
         num = 2 * order.num_samples + 30
         counts = [
             count
-            for shard, rows in order.segments(0, num)
+            for shard, rows in order.read(0, num).segments
             for count in skill_counts.rows(shard)[rows].astype(int).tolist()
         ]
         before = [

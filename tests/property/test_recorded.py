@@ -32,7 +32,7 @@ def test_the_offset_of_a_sample_is_the_inverse_of_the_order(
     order = SkillOrder(np.array(shard_rows), (seed, "skill"))
     offset = data.draw(st.integers(0, sum(shard_rows) - 1))
     start = epoch * order.num_samples + offset
-    shard, rows = next(order.segments(start, start + 1))
+    ((shard, rows),) = order.read(start, start + 1).segments
     assert order.offset(epoch, shard, int(rows[0])) == offset
 
 

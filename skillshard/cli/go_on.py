@@ -1,0 +1,101 @@
+"""`skillshard continue`: a new run from a draw of another run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skillshard.cli.groups import grouped
+from skillshard.cli.options import Cache, ChosenSkills, choose_skills
+from skillshard.cli.past import Run, StepDraws
+from skillshard.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from skillshard.mixing.ledger import HandoverRecord, SkillPosition
+
+
+@grouped
+def go_on(
+    run: Run,
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="RUN2", help="Directory of the ledger of the new run."),
+    ],
+    draw: Annotated[
+        int | None,
+        typer.Option("--draw", metavar="D", min=0, help="Number of draws that the model has seen, over all runs."),
+    ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option("--step", metavar="N", min=0, help="Number of optimizer steps taken, in place of --draw."),
+    ] = None,
+    *,
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            "--shards",
+            metavar="SHARDS",
+            help="Shards of the new run, to check that every skill can continue.",
+            show_default="the check happens when the new run begins",
+        ),
+    ] = None,
+    skills: ChosenSkills = None,
+    restart: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--restart",
+            metavar="SKILL",
+            help="Skill that begins again although its samples may have come in this epoch. Repeat the option for several skills.",
+        ),
+    ] = None,
+    step_draws: StepDraws = None,
+    cache: Cache,
+) -> None:
+    """Continue a run from a draw in a new ledger, where policy, seed, shards and skills may change.
+
+    Give the new ledger to the training script. Its checkpoint of this draw begins the new run.
+    """
+    from skillshard.artefact import refuse_nested
+    from skillshard.mixing.continuation import draw_after, hand_over, matched, note_before, put_handover
+    from skillshard.mixing.ledger import DirectoryLedger
+    from skillshard.mixing.records import open_records
+
+    if (draw is None) == (step is None):
+        raise typer.BadParameter("give either --draw or --step.", param_hint="--draw")
+    if step is None:
+        Verb.given.refuse(["step_draws"], "belongs to --step")
+    if shards is None:
+        Verb.given.refuse(["skills", "cache", "cache_bytes"], "belongs to --shards")
+    refuse_nested(out, [run])
+    old = DirectoryLedger(run)
+    records = open_records(old)
+    if draw is None:
+        assert step is not None
+        draw = draw_after(records, step, step_draws)
+    handover = hand_over(old, draw=draw, step=step, restart=restart or [], records=records)
+    known = None
+    if shards is not None:
+        known = matched(handover, choose_skills(cache.open(shards), skills), seed=records.run.seed)
+    new = DirectoryLedger(out)
+    put_handover(new, handover)
+    note_before(new, old)
+    _show(handover, known.skills if known else handover.skills, known.changes if known else {})
+    step_shown = "an unknown step" if handover.step is None else f"step {handover.step:,}"
+    typer.echo(f"{out} continues {run} from draw {draw:,}, {step_shown}. Give this ledger to the training script.")
+
+
+def _show(handover: "HandoverRecord", skills: "list[SkillPosition]", changes: "Mapping[str, str]") -> None:
+    from skillshard.report.text import print_table
+
+    absent = [place for place in handover.skills if place.label not in {own.label for own in skills}]
+    rows = [
+        (place.skill, changes.get(place.skill, "-"), f"{place.epoch:,}", f"{place.position:,} of {place.num_samples:,}")
+        for place in skills
+    ]
+    rows += [
+        (place.skill, "is absent", f"{place.epoch:,}", f"{place.position:,} of {place.num_samples:,}")
+        for place in absent
+    ]
+    print_table(("skill", "in the new run", "epoch", "drawn of it"), rows)

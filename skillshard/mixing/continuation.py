@@ -1,0 +1,625 @@
+"""A run that continues another run: the place of a run in its stream, and the beginning of the new run from this place.
+
+    old ledger --hand_over--> handover.json --continued_by--> the field `continues` of the new run.json
+
+`hand_over` reads the old ledger. The handover holds everything that the new run needs, so the old ledger may be removed later. The shards,
+the policy and all other arguments of the new run may differ. `continued_by` is a pure function of the handover and these arguments, so
+every process that opens the new ledger computes the same run.json.
+
+A skill is recognized by its content: the keys of its training shards, which do not depend on the name of the skill. docs/design/0016 has
+the reasons.
+"""
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from skillshard import canonical, places
+from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, name_some
+from skillshard.loss import LossKind, MeasuredOn
+from skillshard.mixing.counts import drawn_at, in_unit_of
+from skillshard.mixing.ledger import (
+    HANDOVER,
+    RUN,
+    Continued,
+    CopiedObservation,
+    DirectoryLedger,
+    HandoverRecord,
+    Layer,
+    Ledger,
+    ObservationRecord,
+    RoundRecord,
+    RunRecord,
+    SeenObservation,
+    SkillPosition,
+    read_record,
+)
+from skillshard.mixing.order import OpenEpoch, SkillOrder, interleave
+from skillshard.mixing.records import Records, counted_at, open_records
+from skillshard.mixing.steps import Steps
+from skillshard.policies.policy import Observation, Policy, State, check_losses
+from skillshard.printable import counted
+from skillshard.shards.manifest import ShardColumns, ShardColumns2
+from skillshard.shards.read import ShardSet, SkillShards
+
+BEFORE_NOTE = "beside/before.json"
+"""Name of the note on the place of the ledger of the run before, beside the records of a run."""
+Change = Literal["continues", "grew", "came back", "is new", "begins again"]
+
+
+# --- the content of a skill --------------------------------------------------------------------------------------------
+
+
+def content_of(columns: ShardColumns2, num_shards: int | None = None) -> str:
+    """Compute the digest of the first training shards of a skill. The digest does not depend on the name of the skill.
+
+    Args:
+        columns: Training shards of the skill.
+        num_shards: Number of shards. None: all shards.
+    """
+    # The JSON member of a sample holds the name of its skill, and the keys do not. Older shards have no keys.
+    digests = columns.keys_digest if isinstance(columns, ShardColumns) else columns.digest
+    return canonical.digest(canonical.to_json([columns.num_samples[:num_shards], digests[:num_shards]]))
+
+
+# --- pure functions of positions ---------------------------------------------------------------------------------------
+
+
+def advanced(start: SkillPosition, drawn: int, seed: int) -> SkillPosition:
+    """Return the place of a run in the order of a skill after some draws.
+
+    Args:
+        start: Place at the beginning of the run.
+        drawn: Number of draws of the skill, as if the skill had always had its present samples.
+        seed: Seed of the run.
+    """
+    num = start.num_samples
+    # A finished epoch stays open at its end, so that samples that are appended next still belong to this epoch.
+    epoch = (drawn - 1) // num if drawn else 0
+    if epoch != start.epoch:
+        start = start.model_copy(
+            update={"seed": seed, "layers": [Layer(num_shards=start.num_shards, position=0)], "epoch": epoch}
+        )
+    return start.model_copy(update={"position": drawn - epoch * num, "passes": drawn / num})
+
+
+def grown(before: SkillPosition, *, skill: str, seed: int, content: str, shard_rows: Sequence[int]) -> SkillPosition:
+    """Return the place in the order of a skill under its present name and with its present shards.
+
+    Args:
+        before: Place in the order of the skill's first shards.
+        skill: Present name.
+        seed: Seed of the new run.
+        content: Content of the present shards.
+        shard_rows: Number of samples of each present shard. The first shards are the shards of `before`.
+    """
+    num_shards, num_samples = len(shard_rows), sum(shard_rows)
+    layers, own_seed = before.layers, before.seed
+    if not before.position:
+        # Nothing was drawn, so the first epoch is a permutation of all samples.
+        layers, own_seed = [Layer(num_shards=num_shards, position=0)], seed
+    elif num_shards > before.num_shards:
+        layers = [*layers, Layer(num_shards=num_shards, position=before.position)]
+    return SkillPosition(
+        skill=skill,
+        label=before.label,
+        content=content,
+        num_shards=num_shards,
+        num_samples=num_samples,
+        seed=own_seed,
+        epoch=before.epoch,
+        position=before.position,
+        passes=(before.epoch * num_samples + before.position) / num_samples,
+        layers=layers,
+    )
+
+
+def untouched(*, skill: str, label: str, seed: int, content: str, shard_rows: Sequence[int]) -> SkillPosition:
+    """Return the beginning of the order of a skill."""
+    return SkillPosition(
+        skill=skill,
+        label=label,
+        content=content,
+        num_shards=len(shard_rows),
+        num_samples=sum(shard_rows),
+        seed=seed,
+        epoch=0,
+        position=0,
+        passes=0.0,
+        layers=[Layer(num_shards=len(shard_rows), position=0)],
+    )
+
+
+def open_epoch(start: SkillPosition) -> OpenEpoch:
+    """Return the epoch in which a run begins, for `SkillOrder`."""
+    return OpenEpoch(start.epoch, start.seed, tuple((layer.num_shards, layer.position) for layer in start.layers))
+
+
+def orders_of(run: RunRecord, train: Sequence[SkillShards]) -> list[SkillOrder]:
+    """Return the order of the samples of each skill of a run.
+
+    Args:
+        run: Run, or the run that will begin.
+        train: Training shards of each skill.
+    """
+    if run.continues is None:
+        return [
+            SkillOrder(shards.shard_rows, (run.seed, skill)) for shards, skill in zip(train, run.skills, strict=True)
+        ]
+    return [
+        SkillOrder(shards.shard_rows, (run.seed, start.label), open_epoch(start))
+        for shards, start in zip(train, run.continues.skills, strict=True)
+    ]
+
+
+# --- what a run leaves -------------------------------------------------------------------------------------------------
+
+
+def hand_over(
+    ledger: Ledger, *, draw: int, step: int | None = None, restart: Collection[str] = (), records: Records | None = None
+) -> HandoverRecord:
+    """Collect everything that a run leaves at a draw to the run that continues it.
+
+    Args:
+        ledger: Ledger of the run. Nothing is written.
+        draw: Number of draws consumed, over all runs.
+        step: Number of optimizer steps taken, over all runs. None: the number follows from the reports, or is unknown.
+        restart: Skills that begin again although their samples may have been drawn.
+        records: Records of the generation that counts. None: the newest generation.
+
+    Raises:
+        LedgerError: The ledger holds no run, a record is damaged, or the run has not decided the draw.
+    """
+    records = open_records(ledger) if records is None else records
+    run = records.run
+    newest = _last_round_begun(records, draw)
+    drawn = run.drawn_before if newest is None else drawn_at(run, newest, draw)
+    starts = run.continues.skills if run.continues else _beginnings(run)
+    absent = run.continues.absent if run.continues else []
+    observations, num_unread = _last_observations(records, draw, newest)
+    state = None if run.continues is None else run.continues.policy_state
+    weights = None if run.continues is None else run.continues.weights_before
+    return HandoverRecord(
+        run=run.checksum,
+        draw=draw,
+        step=_step_after(records, draw) if step is None else step,
+        num_rounds=run.num_rounds_before + (0 if newest is None else newest.round + 1),
+        skills=[
+            *(advanced(start, num, run.seed) for start, num in zip(starts, drawn, strict=True)),
+            *absent,
+        ],
+        present=run.skills,
+        weights=weights if newest is None else newest.weights,
+        unit=run.unit,
+        sizes=run.num_tokens or run.num_samples,
+        policy=run.policy,
+        policy_arguments=run.policy_arguments,
+        policy_state=state if newest is None else newest.policy_state,
+        loss=run.loss,
+        measured_on=run.measured_on,
+        observations=observations,
+        num_unread=num_unread,
+        last_skill=_last_skill(run, newest, draw, [start.label for start in starts]),
+        restart=sorted(restart),
+    )
+
+
+def draw_after(records: Records, step: int, step_draws: int | None) -> int:
+    """Return the draw at the end of an optimizer step.
+
+    Args:
+        records: Records of the run.
+        step: Number of optimizer steps taken, over all runs.
+        step_draws: Number of samples of an optimizer step. None: the number follows from the reports.
+
+    Raises:
+        LedgerError: The run begins after the step, or the draws of the step are not known.
+    """
+    begun = records.run.continues
+    first = 0 if begun is None else begun.step
+    if first is not None and step <= first:
+        if step < first:
+            raise LedgerError(
+                f"{records.ledger} begins at step {first:,}, and step {step:,} lies before: continue the run before it."
+            )
+        return records.run.first_draw
+    return Steps(records, step_draws).draws_of(step).stop
+
+
+def _step_after(records: Records, draw: int) -> int | None:
+    """Return the number of optimizer steps taken at a draw, or None if the reports do not tell the number."""
+    begun = records.run.continues
+    if draw == records.run.first_draw:
+        return 0 if begun is None else begun.step
+    steps = Steps(records)
+    step = steps.step_of(draw - 1)
+    return step if step is not None and steps.draws_of(step).stop == draw else None
+
+
+def put_handover(ledger: Ledger, handover: HandoverRecord) -> None:
+    """Write the handover into the ledger of the new run, or join a run that continues the same run from the same draw.
+
+    Raises:
+        LedgerError: The ledger holds another run.
+    """
+    if ledger.get(HANDOVER) is None and ledger.get(RUN) is not None:
+        raise LedgerError(f"{ledger} holds a run that continues no other run: give a new ledger directory.")
+    ledger.put(HANDOVER, handover.to_bytes())
+    kept = read_record(ledger, HANDOVER, HandoverRecord)
+    assert kept is not None
+    known, own = (
+        {"run": record.run, "draw": record.draw, "step": record.step, "restart": record.restart}
+        for record in (kept, handover)
+    )
+    if known != own:
+        raise LedgerError(
+            f"{ledger} continues run {kept.run} from draw {kept.draw:,} (step {kept.step}, restart {kept.restart}), and this call continues run "
+            f"{handover.run} from draw {handover.draw:,} (step {handover.step}, restart {handover.restart}): give a new ledger directory."
+        )
+
+
+# --- the chain of runs -------------------------------------------------------------------------------------------------
+
+
+class EarlierRun(NamedTuple):
+    """A run that another run has continued.
+
+    Attributes:
+        place: Place of its ledger. None: unknown.
+        run: Checksum of its run.json.
+        first_draw: Draw at which it began. None: its ledger is not at the place.
+        end_draw: Draw from which the next run continues.
+        step: Number of optimizer steps taken at this draw. None: unknown.
+        policy: Policy of the run. None: its ledger is not at the place.
+    """
+
+    place: str | None
+    run: str
+    first_draw: int | None
+    end_draw: int
+    step: int | None
+    policy: str | None
+
+
+def note_before(ledger: Ledger, old_ledger: Ledger) -> None:
+    """Note the place of the ledger of the run before, for commands that look at the run later. The note is no record."""
+    if isinstance(ledger, DirectoryLedger) and isinstance(old_ledger, DirectoryLedger):
+        # A relative place, so that a directory of runs may move as a whole.
+        place = os.path.relpath(Path(old_ledger.root).absolute(), Path(ledger.root).absolute())
+        ledger.put(BEFORE_NOTE, canonical.to_json({"place": place}))
+
+
+def earlier_runs(ledger: DirectoryLedger) -> list[EarlierRun]:
+    """List the runs that a run continues, the oldest first. The list begins with a run whose ledger is not at the noted place, if any.
+
+    Raises:
+        LedgerError: A ledger holds no run, or its record is damaged.
+    """
+    earlier: list[EarlierRun] = []
+    run = open_records(ledger).run
+    while run.continues is not None:
+        begun = run.continues
+        note = ledger.get(BEFORE_NOTE)
+        place = None
+        if note is not None:
+            place = os.path.normpath(os.path.join(ledger.root, str(json.loads(note)["place"])))
+        before = None if place is None else read_record(DirectoryLedger(place), RUN, RunRecord)
+        if before is None or before.checksum != begun.run:
+            earlier.insert(0, EarlierRun(place, begun.run, None, begun.draw, begun.step, None))
+            break
+        earlier.insert(0, EarlierRun(place, begun.run, before.first_draw, begun.draw, begun.step, before.policy))
+        ledger, run = DirectoryLedger(place or ""), before
+    return earlier
+
+
+def _last_round_begun(records: Records, draw: int) -> RoundRecord | None:
+    """Return the round of the last draw before a draw. None at the first draw of the run."""
+    run, ledger = records.run, records.ledger
+    if draw < run.first_draw:
+        raise LedgerError(
+            f"{ledger} begins at draw {run.first_draw:,}, and draw {draw:,} lies before: continue the run before it."
+        )
+    if draw == run.first_draw:
+        return None
+    record = records.rounds.get(run.round_of(draw - 1))
+    if record is None:
+        raise LedgerError(
+            f"{ledger} has been decided up to draw {run.first_draw_of(records.rounds.num()):,}, so no model has seen {draw:,} draws: give the draw of a "
+            "checkpoint."
+        )
+    if draw > record.first_draw + record.num_draws:
+        raise LedgerError(
+            f"the stream of {ledger} ends at draw {record.first_draw + record.num_draws:,}, before draw {draw:,}: give the draw of a checkpoint."
+        )
+    return record
+
+
+def _beginnings(run: RunRecord) -> list[SkillPosition]:
+    """Return the places at the beginning of a run that continues no other run."""
+    return [
+        SkillPosition(
+            skill=skill,
+            label=skill,
+            content=content,
+            num_shards=shards,
+            num_samples=num_samples,
+            seed=run.seed,
+            epoch=0,
+            position=0,
+            passes=0.0,
+            layers=[Layer(num_shards=shards, position=0)],
+        )
+        for skill, content, shards, num_samples in zip(
+            run.skills, run.contents, run.num_shards, run.num_samples, strict=True
+        )
+    ]
+
+
+def _last_observations(records: Records, draw: int, newest: RoundRecord | None) -> tuple[list[SeenObservation], int]:
+    """Return the observations up to a draw that the last round begun has not used, or the last observation, and the number of unread ones."""
+    run = records.run
+    num_read = run.num_copied if newest is None else newest.num_observed
+    # A policy that reads no losses leaves all observations unread for ever. Its rounds say so: none has used a later report.
+    if newest is not None and newest.observed_to <= run.copied_draw and (run.lag == "live" or newest.round > run.lag):
+        num_read = records.observations.num()
+    seen: list[ObservationRecord] = []
+    for number in reversed(records.observations.numbers()):
+        observation = records.observations.get(number)
+        if observation is None or observation.draw > draw:
+            continue
+        if number < num_read and seen:
+            break
+        seen.insert(0, observation)
+        if number <= num_read - 1:
+            return [_seen(records, observation, newest)], 0
+    return [_seen(records, observation, newest) for observation in seen], len(seen)
+
+
+def _seen(records: Records, observation: ObservationRecord, newest: RoundRecord | None) -> SeenObservation:
+    drawn, number = counted_at(records, observation.draw, newest)
+    return SeenObservation(
+        step=observation.step,
+        draw=observation.draw,
+        losses=observation.losses,
+        left_out=observation.left_out,
+        drawn=drawn,
+        round=number,
+    )
+
+
+def _last_skill(run: RunRecord, newest: RoundRecord | None, draw: int, labels: Sequence[str]) -> str | None:
+    if newest is None:
+        return None
+    skill, _ = interleave(np.array(newest.counts), "round", run.seed, newest.round)
+    return labels[int(skill[draw - 1 - newest.first_draw])]
+
+
+# --- how the new run begins --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The skills of the new run, recognized in the handover.
+
+    Attributes:
+        skills: Place in the order of each skill of the new run.
+        absent: Known skills that the new run does not have.
+        changes: What happens to each skill.
+        old_names: Present name -> name in the run before, for the skills of the run before.
+        num_repeated: Upper limit of the number of samples that come twice in the open epochs.
+    """
+
+    skills: list[SkillPosition]
+    absent: list[SkillPosition]
+    changes: dict[str, Change]
+    old_names: dict[str, str]
+    num_repeated: int
+
+
+def matched(handover: HandoverRecord, shards: ShardSet, *, seed: int) -> Matched:
+    """Recognize the skills of a shard set in a handover.
+
+    Raises:
+        ShardError: A skill holds other samples than before, or may hold drawn samples of a skill that is gone, and is not named in
+            `restart`. Another cause is a name in `restart` that does not need it.
+    """
+    known = list(handover.skills)
+    present = set(handover.present)
+    found: dict[str, int] = {}
+    columns = {skill: of_skill.columns for skill, of_skill in shards.train.items()}
+    by_name = {position.skill: number for number, position in enumerate(known)}
+    for skill, own in columns.items():
+        number = by_name.get(skill)
+        if number is not None and _begins_with(own, known[number]):
+            found[skill] = number
+    left = [number for number in range(len(known)) if number not in found.values()]
+    for skill, own in columns.items():
+        if skill not in found:
+            number = next((number for number in left if _begins_with(own, known[number])), None)
+            if number is not None:
+                found[skill] = number
+                left.remove(number)
+    new = [skill for skill in columns if skill not in found]
+    gone = [known[number] for number in left if known[number].position and not _is_in(known[number], shards)]
+    num_repeated = min(
+        sum(position.position for position in gone), sum(sum(columns[skill].num_samples) for skill in new)
+    )
+    suspects = new if num_repeated else []
+    _check_restart(handover, shards, suspects, gone, num_repeated)
+    labels = {position.label for position in known}
+    skills, changes = [], dict[str, Change]()
+    for skill, own in columns.items():
+        common: dict[str, Any] = {
+            "skill": skill,
+            "seed": seed,
+            "content": content_of(own),
+            "shard_rows": own.num_samples,
+        }
+        if skill in found:
+            before = known[found[skill]]
+            skills.append(grown(before, **common))
+            has_grown = len(own.num_samples) > before.num_shards
+            back = "continues" if found[skill] < len(handover.present) else "came back"
+            changes[skill] = "grew" if has_grown else back  # type: ignore[assignment]  # both are members of Change
+        else:
+            label = skill
+            while label in labels:
+                label += "'"
+            labels.add(label)
+            skills.append(untouched(label=label, **common))
+            changes[skill] = "begins again" if skill in suspects else "is new"
+    old_names = {skill: known[number].skill for skill, number in found.items() if known[number].skill in present}
+    return Matched(skills, [known[number] for number in left], changes, old_names, num_repeated)
+
+
+def continued_by(
+    handover: HandoverRecord,
+    skills: Matched,
+    *,
+    unit: str,
+    num_tokens: Sequence[int] | None,
+    policy: Policy,
+    loss: LossKind,
+    measured_on: MeasuredOn,
+) -> Continued:
+    """Return the beginning of the run that continues the run of a handover.
+
+    The policy keeps its state if its name, its arguments and the state at its beginning are the same. Otherwise the policy begins with the last
+    observation, if the observation has the losses that the policy reads.
+    """
+    names = [position.skill for position in skills.skills]
+    num_samples = [position.num_samples for position in skills.skills]
+    state = policy.init(tuple(names), num_tokens or num_samples)
+    observations = [_present(seen, handover, skills, num_tokens) for seen in handover.observations]
+    last = handover.observations[-1] if handover.observations else None
+    copied = None
+    fits = loss == handover.loss and measured_on == handover.measured_on
+    if fits and _is_same_policy(handover, policy, names, unit, state):
+        state = handover.policy_state or state
+        unread = observations[len(observations) - handover.num_unread :]
+        left_out = [seen.left_out for seen in handover.observations[len(observations) - handover.num_unread :]]
+        if policy.reads_losses:
+            for observation, is_hidden in zip(unread, left_out, strict=True):
+                state = state if is_hidden else policy.observe(state, observation)
+        if last is not None:
+            copied = CopiedObservation(step=last.step, draw=last.draw, losses=last.losses, left_out=last.left_out)
+    elif last is not None and not last.left_out and fits:
+        fitting = _fitting(observations[-1], policy, names)
+        if fitting is not None:
+            state = policy.observe(state, fitting) if policy.reads_losses else state
+            copied = CopiedObservation(step=last.step, draw=last.draw, losses=dict(fitting.losses), left_out=False)
+    return Continued(
+        run=handover.run,
+        handover=handover.checksum,
+        draw=handover.draw,
+        step=handover.step,
+        num_rounds=handover.num_rounds,
+        skills=skills.skills,
+        absent=skills.absent,
+        weights_before=_weights_before(handover, skills, unit),
+        policy_state=state,
+        observation=copied,
+    )
+
+
+def _begins_with(columns: ShardColumns2, position: SkillPosition) -> bool:
+    num_shards = position.num_shards
+    return (
+        len(columns.number) >= num_shards
+        and sum(columns.num_samples[:num_shards]) == position.num_samples
+        and content_of(columns, num_shards) == position.content
+    )
+
+
+def _is_in(position: SkillPosition, shards: ShardSet) -> bool:
+    """Return whether a skill of the whole shard set, chosen or not, has the content. A sample has a single skill."""
+    return any(_begins_with(skill.train, position) for skill in shards.manifest.skills)
+
+
+def _check_restart(
+    handover: HandoverRecord, shards: ShardSet, suspects: list[str], gone: list[SkillPosition], num_repeated: int
+) -> None:
+    """Raise ShardError unless exactly the skills that must begin again are named in `restart`."""
+    needless = [skill for skill in handover.restart if skill not in suspects]
+    if needless:
+        raise ShardError(
+            f"restart names {name_some(map(repr, needless))}, and {'this skill' if len(needless) == 1 else 'these skills'} of "
+            f"{places.public(shards.root)} need{'s' if len(needless) == 1 else ''} no restart: every skill with known samples continues, and a skill "
+            "with new samples begins by itself. Leave the name out."
+        )
+    missing = [skill for skill in suspects if skill not in handover.restart]
+    if missing:
+        raise ShardError(
+            f"{name_some(map(repr, missing))} in {places.public(shards.root)} may hold samples of {name_some(repr(position.skill) for position in gone)}, "
+            f"which the run has begun to draw and which {'is' if len(gone) == 1 else 'are'} gone: the skills were split, merged or tagged anew. Up to "
+            f"{counted(num_repeated, 'sample')} would come twice in an epoch. To begin these skills again in spite of that, give "
+            f"restart={missing!r}. To add samples to a skill, use 'skillshard shard --append'."
+        )
+
+
+def _present(
+    seen: SeenObservation, handover: HandoverRecord, skills: Matched, num_tokens: Sequence[int] | None
+) -> Observation:
+    """Return an observation of the run before in the names, sizes and unit of the new run."""
+    before = {position.skill: position for position in handover.skills[: len(handover.present)]}
+    drawn_of = dict(zip(handover.present, seen.drawn, strict=True))
+    drawn = []
+    for position in skills.skills:
+        old_name = skills.old_names.get(position.skill)
+        num = 0
+        if old_name is not None:
+            num_before, num_drawn = before[old_name].num_samples, drawn_of[old_name]
+            epoch = (num_drawn - 1) // num_before if num_drawn else 0
+            num = epoch * position.num_samples + num_drawn - epoch * num_before
+        drawn.append(num)
+    num_samples = [position.num_samples for position in skills.skills]
+    in_units = in_unit_of(drawn, num_samples, num_tokens)
+    new_names = {old: new for new, old in skills.old_names.items()}
+    losses = {new_names.get(name, name): loss for name, loss in seen.losses.items() if loss is not None}
+    names = [position.skill for position in skills.skills]
+    return Observation(seen.step, losses, seen.draw, dict(zip(names, in_units, strict=True)), seen.round)
+
+
+def _is_same_policy(handover: HandoverRecord, policy: Policy, names: Sequence[str], unit: str, state: State) -> bool:
+    if (handover.policy, handover.policy_arguments, handover.unit, handover.present) != (
+        policy.name,
+        canonical.from_json(canonical.to_json(policy.arguments), "arguments"),
+        unit,
+        list(names),
+    ):
+        return False
+    # A state may hold sizes, such as the weights of `proportional`.
+    try:
+        return policy.init(tuple(names), handover.sizes) == state
+    except PolicyError:
+        return False
+
+
+def _fitting(observation: Observation, policy: Policy, skills: Sequence[str]) -> Observation | None:
+    """Return the part of an observation that the policy reads, or None if losses are missing."""
+    named = policy.eval_skills or tuple(skills)
+    losses = {name: loss for name, loss in observation.losses.items() if name in set(named)}
+    try:
+        read: Mapping[str, float] = check_losses(
+            losses, named, step=observation.step, may_miss=policy.may_miss_losses and policy.reads_losses
+        )
+    except ObservationError:
+        return None
+    return Observation(observation.step, read, observation.draw, observation.drawn, observation.round)
+
+
+def _weights_before(handover: HandoverRecord, skills: Matched, unit: str) -> list[float] | None:
+    if handover.weights is None or handover.unit != unit:
+        return None
+    weight_of = dict(zip(handover.present, handover.weights, strict=True))
+    names = [skills.old_names.get(position.skill) for position in skills.skills]
+    if names == handover.present:
+        return handover.weights
+    weights = [0.0 if name is None else weight_of[name] for name in names]
+    total = sum(weights)
+    return [weight / total for weight in weights] if total > 0 else None
