@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from skillshard.batch_losses import BatchLosses, losses_from_batch, token_nats
+from skillshard.corpus import Sample
 from skillshard.errors import ObservationError, PolicyError
+from skillshard.evaluation import losses_per_skill
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.hf import causal_lm_collator, causal_lm_loss
 from skillshard.loss import IGNORE, Loss, Losses, LossKind, Reduction, reduced
@@ -114,6 +116,24 @@ def test_a_training_batch_has_the_loss_that_an_evaluation_of_its_texts_measures(
     assert (by_batch.mean, by_batch.standard_error) == pytest.approx(
         reduced(nats.double().numpy(), tokens.double().numpy(), reduction), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("how", [{"answer_after": "= "}, {"prompt_field": "chars"}], ids=["mark", "field"])
+def test_a_training_batch_with_masked_prompts_has_the_loss_of_a_masked_evaluation(how: dict[str, str]) -> None:
+    model, tokenizer = tiny().eval(), byte_tokenizer()
+    samples = [
+        Sample(str(number), f"{'1 + ' * number}1 = {number + 1}.", {"chars": 4 * number + 4}) for number in range(5)
+    ]
+    held_out = losses_per_skill(
+        causal_lm_loss(model, tokenizer, max_tokens=64), {"add": samples}, max_samples=5, batch_size=5, **how
+    )["add"]
+    items = [{"text": sample.text, "meta": sample.meta} for sample in samples]
+    batch = causal_lm_collator(tokenizer, max_tokens=64, **how)(items)
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    in_batch = losses_from_batch(Named(), ["add"] * 5, batch["labels"], logits=logits)["add"]
+    assert (in_batch.num_samples, in_batch.num_tokens) == (held_out.num_samples, held_out.num_tokens) == (5, 10)
+    # Evaluations sort texts by length, so the padding of a batch and the last bits may differ.
+    assert in_batch.mean == pytest.approx(held_out.mean, rel=1e-5)
 
 
 def test_logits_of_a_large_vocabulary_are_converted_in_parts_to_the_same_losses(

@@ -21,6 +21,8 @@ from tests.conftest import REPOSITORY
 
 EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
 WITHOUT_LOSSES = {"get_batch.py", "stateful_dataloader.py"}
+WITHOUT_FIRST_LOSSES = {"training_losses.py"}
+"""Scripts that report the losses of their batches of 8 samples, and measure nothing before the first step."""
 OFTEN = {"huggingface_trainer.py", "packed_tokens.py", "trl_sft.py"}
 """Scripts that report every fifth step."""
 STEP_DRAWS = 32
@@ -63,6 +65,7 @@ def test_every_example_is_known_and_its_commands_have_directories_of_their_own()
         "plain_numpy.py",
         "pytorch.py",
         "stateful_dataloader.py",
+        "training_losses.py",
         "trl_sft.py",
         "webdataset_loader.py",
     ]
@@ -80,6 +83,10 @@ def check_run(ended: subprocess.CompletedProcess[str], name: str, run_dir: Path,
     assert verify_ledger(ledger) == []
     if name in WITHOUT_LOSSES:
         assert records.observations.num() == 0
+        return
+    if name in WITHOUT_FIRST_LOSSES:
+        assert [record.draw for record in records.observations] == [80 * number for number in range(1, steps // 10 + 1)]
+        assert re.search(r"\'?add\'?: ", ended.stdout), ended.stdout
         return
     # Including the losses before the first step.
     assert records.observations.num() == 1 + steps // (5 if name in OFTEN else 10)
