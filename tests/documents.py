@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import typer
 
 from skillshard.cli import app
+from skillshard.report.text import BARS
 from tests.commands import Outcome, skillshard
 from tests.conftest import REPOSITORY
 
@@ -183,9 +184,9 @@ def check_whole_output(expected: str, printed: str, place: str, *, numbers_vary:
 
 
 def plain(text: str, numbers_vary: bool) -> str:
-    """Return a text in one line, with one space between words. If numbers vary, # replaces each number."""
+    """Return a text in one line, with one space between words. If numbers vary, # replaces each number and each sparkline."""
     flat = " ".join(text.split())
-    return re.sub(r"\d[\d.,]*", "#", flat) if numbers_vary else flat
+    return re.sub(rf"\d[\d.,]*|[{BARS}]+", "#", flat) if numbers_vary else flat
 
 
 def one_worker(words: list[str]) -> list[str]:

@@ -239,10 +239,9 @@ def show_ledger(ledger: DirectoryLedger) -> None:
             )
             for skill in run.skills
         ]
-        weight = f"weight in round {run.round}"
-        print_table(("skill", weight, "since round 0", "drawn", "share", "intended", "epochs", *tokens), rows)
+        print_table(("skill", "weight", "over time", "drawn", "share", "intended", "epochs", *tokens), rows)
     if run.losses:
-        print_table(("evaluation skill", "first loss", "last loss", "change", "since the first"), _loss_rows(run))
+        print_table(("evaluation skill", "first loss", "last loss", "change", "over time"), _loss_rows(run))
     for before in run.earlier:
         begin = "?" if before.first_draw is None else f"{before.first_draw:,}"
         step = "" if before.step is None else f" (step {before.step:,})"
