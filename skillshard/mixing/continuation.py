@@ -1,6 +1,6 @@
 """A run that continues another run: the place of a run in its stream, and the beginning of the new run from this place.
 
-    old ledger --hand_over--> handover.json --continued_by--> the field `continues` of the new run.json
+    old ledger, by `hand_over` -> handover.json, by `continued_by` -> the field `continues` of the new run.json
 
 `hand_over` reads the old ledger. The handover holds everything that the new run needs, so the old ledger may be removed later. The shards,
 the policy and all other arguments of the new run may differ. `continued_by` is a pure function of the handover and these arguments, so

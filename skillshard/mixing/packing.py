@@ -210,7 +210,7 @@ class PackedTokens:
         if tokens.manifest.ids is None:
             raise TokensError(
                 f"{places.public(tokens.root)} has token counts alone, and packed blocks need the token ids. Write the ids in another directory "
-                "with 'skillshard tokens' without --counts-only."
+                "with 'skillshard tokens SHARDS --tokenizer T --out OUT'."
             )
         self.mixer, self.tokens = mixer, tokens
         self.block_tokens, self.separator = operator.index(block_tokens), separator

@@ -360,7 +360,7 @@ class SkillTokens:
         if self.kept is None:
             raise TokensError(
                 f"{places.public(self.files.root)} has token counts alone, and no token ids. Write the ids in another directory with "
-                "'skillshard tokens' without --counts-only."
+                "'skillshard tokens SHARDS --tokenizer T --out OUT'."
             )
         num = self.columns.num_tokens[shard] + 1
         ids, answers = self.columns.ids_digest[shard], self.columns.answers_digest[shard]
