@@ -436,7 +436,7 @@ def test_a_bad_row_of_a_table_is_rejected_with_its_absolute_row(name: str, data:
     items = items_of(write(tmp_path / name, make(table)), partition_bytes=200)
     assert [type(item) for item in items] == [Sample] * 25 + [Rejection] + [Sample] * 4
     assert items[25] == Rejection(
-        name, 26, "wrong-type", "the text in 'text' must be a string, got null", "25", '{"id":"25","text":null}'
+        name, 26, "wrong-type", "the text in 'text' must be a string, got null", "25", '{"id":"25","text":null}', "text"
     )
 
 
