@@ -392,6 +392,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "lightning": ("examples/lightning_trainer.py",),
     "packed": ("examples/packed_tokens.py",),
+    "get_batch": ("examples/get_batch.py",),
+    "accelerate": ("examples/training_losses.py",),
+    "webdataset": ("examples/webdataset_loader.py",),
+    "trl": ("examples/trl_sft.py",),
 }
 
 

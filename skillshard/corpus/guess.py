@@ -220,10 +220,10 @@ def _type_of(value: Any) -> str:
 
 
 def is_messages(value: Any) -> bool:
-    """Return whether a value is a conversation: a list of objects with a role and a content.
+    """Return whether a value is a conversation: a list of objects with a role and a content, or with the keys of ShareGPT.
 
     >>> is_messages([{"role": "user", "content": "1+1?"}]), is_messages([{"from": "human", "value": "1+1?"}])
-    (True, False)
+    (True, True)
     """
     return type(value) is list and bool(value) and all(map(is_message, value))
 

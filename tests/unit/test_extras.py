@@ -100,7 +100,7 @@ def test_an_installation_without_extras_does_the_core_and_names_the_extras(tmp_p
 
 def test_every_verb_is_tried_without_extras() -> None:
     tried = {command.split()[0] for command in (*WORKS, *NEEDS)}
-    verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     assert tried == verbs | {str(group.name) for group in app.registered_groups}
 
 
