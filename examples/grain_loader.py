@@ -24,7 +24,7 @@ BATCH, EVERY, MOST_STEPS = 32, 10, 1_000_000
 def main(shards_at: Path, run: Path, steps: int) -> None:
     shards = ss.ShardSet.open(shards_at)
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
-    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH, seed=1)
     counts, checkpoint = np.ones(256), run / "checkpoint.npz"
 
     def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:

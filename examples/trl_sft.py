@@ -44,6 +44,7 @@ def main(shards_at: Path, run: Path, steps: int, messages: str | None) -> None:
         shards,
         policy,
         ledger=run,
+        seed=3,
         round_draws=EVERY * step_draws,
         step_draws=step_draws,
         fields=() if messages is None else (messages,),

@@ -48,7 +48,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     policy = ss.policies.chain(
         ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2), ss.policies.floor(0.01)
     )
-    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH, seed=2)
     model = torch.nn.Embedding(256, 256, device=DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
 

@@ -373,7 +373,7 @@ def test_unfinished_work_of_an_earlier_version_is_refused_in_a_sentence(
         assert "killed" in fails(*command)
     for path in (tmp_path / "T" / ".work" / "records" / "tag").iterdir():
         record = orjson.loads(path.read_bytes())
-        path.write_bytes(orjson.dumps({key: value for key, value in record.items() if key != "left_out"}))
+        path.write_bytes(orjson.dumps({key: value for key, value in record.items() if key != "set_aside_by"}))
     assert f"{tmp_path}/T holds unfinished work of an earlier version" in fails(*command)
 
 

@@ -38,7 +38,7 @@ def start(name: str, shards: ShardSet, run_dir: Path, steps: int) -> Outcome:
     import torch.distributed
 
     words = ["--shards", str(shards.root), "--run-dir", str(run_dir), "--steps", str(steps)]
-    output, argv, environment = io.StringIO(), sys.argv, dict(os.environ)
+    output, argv, path, environment = io.StringIO(), sys.argv, sys.path, dict(os.environ)
     os.environ.update(QUIET)
     if name == "ddp.py":
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -46,6 +46,7 @@ def start(name: str, shards: ShardSet, run_dir: Path, steps: int) -> Outcome:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     sys.argv = [f"examples/{name}", *words]
+    sys.path = [str(REPOSITORY / "examples"), *path]  # Python begins with the directory of the script
     try:
         with (
             warnings.catch_warnings(record=True) as caught,
@@ -55,7 +56,7 @@ def start(name: str, shards: ShardSet, run_dir: Path, steps: int) -> Outcome:
             warnings.simplefilter("always")  # other packages have warnings of their own
             runpy.run_path(str(REPOSITORY / "examples" / name), run_name="__main__")
     finally:
-        sys.argv = argv
+        sys.argv, sys.path = argv, path
         os.environ.clear()
         os.environ.update(environment)
         if torch.distributed.is_initialized():  # a script that ended by an error leaves a group
@@ -90,7 +91,7 @@ def test_two_scripts_with_one_directory_are_refused_or_say_what_they_leave_behin
             messages = start(second, shards, both, 10).warnings
             assert any("are left behind in" in sentence for sentence in messages), (second, messages)
         else:
-            with pytest.raises(LedgerError, match=r"is the ledger of another run: .*or give a new ledger directory"):
+            with pytest.raises(LedgerError, match=r"is the ledger of another run: .*give a new ledger directory"):
                 start(second, shards, both, 10)
 
 

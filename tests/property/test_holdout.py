@@ -264,7 +264,7 @@ def test_no_text_is_on_both_sides_and_every_sample_is_accounted_for(
 def test_many_small_samples_take_the_memory_that_the_limit_of_a_chunk_counts() -> None:
     """Bytes from orjson keep their first buffer: 50,000 of these objects took 225 MB."""
     before = resident_bytes()
-    waiting = sort._Waiting("0" * 32)
+    waiting = sort._Waiting("0" * 32, "pairs", None)
     for number in range(200_000):
         waiting.add(0, number, 0, number, b"text", sort.member_json("id", "add", {"skill": "add", "number": 7}))
     assert resident_bytes() - before < waiting.num_bytes < 80_000_000

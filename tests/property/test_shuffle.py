@@ -142,7 +142,7 @@ def test_scratch_files_in_another_place_give_the_same_bytes_and_are_gone_at_the_
             corpus, tags, tmp_path / "S", shard_bytes=12_000, holdout=0.1, scratch=scratch, backend=HERE, progress=False
         )
 
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise InterruptedError
 
     with monkeypatch.context() as patch:
