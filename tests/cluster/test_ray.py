@@ -19,7 +19,7 @@ from tests.ray_cluster import HUNG_S, end_all, free_ports
 from tests.tokenizers_trained import byte_tokenizer, save
 from tests.topics import minilm, topic_corpus
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.xdist_group("ray")]
 MARKER = f"ray-{os.getpid()}"
 
 

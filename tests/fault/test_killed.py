@@ -40,6 +40,7 @@ def tokens(base: Path, out: Path, workers: int = 1) -> Command:
 
 
 COMMANDS = {"tag": tag, "shard": shard, "shard-drop": shard_drop, "tokens": tokens}
+pytestmark = pytest.mark.long
 MANIFESTS = {"tag": "tags.json", "shard": "manifest.json", "shard-drop": "manifest.json", "tokens": "tokens.json"}
 
 
