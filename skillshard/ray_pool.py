@@ -103,6 +103,10 @@ class RayPool:
         """Wait for events of the running tasks, at most `timeout_s` seconds, and yield the events."""
         import ray
 
+        # An actor that is idle here has no task to begin, and holds a slot. The actor of a running task may wait for this slot, if the slots
+        # were counted while a lost node was still listed.
+        self._kill(self._idle)
+        self._idle = []
         for reference in ray.wait(list(self._running), num_returns=1, timeout=timeout_s)[0]:
             key = self._running.pop(reference)
             yield self._outcome(reference, key)
