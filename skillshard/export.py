@@ -159,9 +159,9 @@ class Draws:
         mixer = memoized(_MIXERS, str(self.mixer.ledger), lambda _: self.mixer, most=1)
         for start in range(self.first, self.first + self.num, GROUP_ROWS):
             draws = np.arange(start, min(start + GROUP_ROWS, self.first + self.num))
-            found = mixer.find(draws)
+            places_of_draws = mixer.find(draws)
             # Texts are read in groups of bounded size, because some texts have megabytes.
-            sizes = (found.end - found.start).astype(np.int64)
+            sizes = (places_of_draws.end - places_of_draws.start).astype(np.int64)
             group = np.cumsum(sizes) // GROUP_BYTES
             for number in np.unique(group).tolist():
                 own = mixer.find(draws[group == number])

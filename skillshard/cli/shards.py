@@ -113,8 +113,8 @@ def shard(
     from skillshard.shards.write import APPEND_STAGES, STAGES, append_shards, write_shards
     from skillshard.tags import Tags
 
-    given = {"--holdout": holdout, "--copies": copies, "--layout": layout}
-    if append is not None and (named := [name for name, value in given.items() if value is not None]):
+    of_parent = {"--holdout": holdout, "--copies": copies, "--layout": layout}
+    if append is not None and (named := [name for name, value in of_parent.items() if value is not None]):
         raise typer.BadParameter(
             f"the appended shards follow {append}: leave out {', '.join(named)}.", param_hint="--append"
         )

@@ -250,15 +250,15 @@ def put_handover(ledger: Ledger, handover: HandoverRecord) -> None:
     if ledger.get(HANDOVER) is None and ledger.get(RUN) is not None:
         raise LedgerError(f"{ledger} holds a run that continues no other run: give a new ledger directory.")
     ledger.put(HANDOVER, handover.to_bytes())
-    kept = read_record(ledger, HANDOVER, HandoverRecord)
-    assert kept is not None
+    handed_over = read_record(ledger, HANDOVER, HandoverRecord)
+    assert handed_over is not None
     known, own = (
         {"run": record.run, "draw": record.draw, "step": record.step, "restart": record.restart}
-        for record in (kept, handover)
+        for record in (handed_over, handover)
     )
     if known != own:
         raise LedgerError(
-            f"{ledger} continues run {kept.run} from draw {kept.draw:,} (step {kept.step}, restart {kept.restart}), and this call continues run "
+            f"{ledger} continues run {handed_over.run} from draw {handed_over.draw:,} (step {handed_over.step}, restart {handed_over.restart}), and this call continues run "
             f"{handover.run} from draw {handover.draw:,} (step {handover.step}, restart {handover.restart}): give a new ledger directory."
         )
 
@@ -430,27 +430,16 @@ def matched(handover: HandoverRecord, shards: ShardSet, *, seed: int) -> Matched
     """
     known = list(handover.skills)
     present = set(handover.present)
-    found: dict[str, int] = {}
     columns = {skill: of_skill.columns for skill, of_skill in shards.train.items()}
-    by_name = {position.skill: number for number, position in enumerate(known)}
-    for skill, own in columns.items():
-        number = by_name.get(skill)
-        if number is not None and _begins_with(own, known[number]):
-            found[skill] = number
-    left = [number for number in range(len(known)) if number not in found.values()]
-    for skill, own in columns.items():
-        if skill not in found:
-            number = next((number for number in left if _begins_with(own, known[number])), None)
-            if number is not None:
-                found[skill] = number
-                left.remove(number)
-    new = [skill for skill in columns if skill not in found]
-    gone = [known[number] for number in left if known[number].position and not _is_in(known[number], shards)]
+    recognized = _recognized(columns, known)
+    left = sorted(set(range(len(known))) - set(recognized.values()))
+    new = [skill for skill in columns if skill not in recognized]
+    removed = [known[number] for number in left if known[number].position and not _is_in(known[number], shards)]
     num_repeated = min(
-        sum(position.position for position in gone), sum(sum(columns[skill].num_samples) for skill in new)
+        sum(position.position for position in removed), sum(sum(columns[skill].num_samples) for skill in new)
     )
     suspects = new if num_repeated else []
-    _check_restart(handover, shards, suspects, gone, num_repeated)
+    _check_restart(handover, shards, suspects, removed, num_repeated)
     labels = {position.label for position in known}
     skills, changes = [], dict[str, Change]()
     for skill, own in columns.items():
@@ -460,12 +449,12 @@ def matched(handover: HandoverRecord, shards: ShardSet, *, seed: int) -> Matched
             "content": content_of(own),
             "shard_rows": own.num_samples,
         }
-        if skill in found:
-            before = known[found[skill]]
+        if skill in recognized:
+            before = known[recognized[skill]]
             skills.append(grown(before, **common))
             has_grown = len(own.num_samples) > before.num_shards
-            back = "continues" if found[skill] < len(handover.present) else "came back"
-            changes[skill] = "grew" if has_grown else back  # type: ignore[assignment]  # both are members of Change
+            change = "continues" if recognized[skill] < len(handover.present) else "came back"
+            changes[skill] = "grew" if has_grown else change  # type: ignore[assignment]  # both are members of Change
         else:
             label = skill
             while label in labels:
@@ -473,8 +462,26 @@ def matched(handover: HandoverRecord, shards: ShardSet, *, seed: int) -> Matched
             labels.add(label)
             skills.append(untouched(label=label, **common))
             changes[skill] = "begins again" if skill in suspects else "is new"
-    old_names = {skill: known[number].skill for skill, number in found.items() if known[number].skill in present}
+    old_names = {skill: known[number].skill for skill, number in recognized.items() if known[number].skill in present}
     return Matched(skills, [known[number] for number in left], changes, old_names, num_repeated)
+
+
+def _recognized(columns: Mapping[str, ShardColumns2], known: Sequence[SkillPosition]) -> dict[str, int]:
+    """Return skill -> number of the known skill with the same content. A skill of the same name comes before a renamed skill."""
+    by_name = {position.skill: number for number, position in enumerate(known)}
+    recognized = {
+        skill: by_name[skill]
+        for skill, own in columns.items()
+        if skill in by_name and _begins_with(own, known[by_name[skill]])
+    }
+    left = [number for number in range(len(known)) if number not in recognized.values()]
+    for skill, own in columns.items():
+        if skill not in recognized:
+            number = next((number for number in left if _begins_with(own, known[number])), None)
+            if number is not None:
+                recognized[skill] = number
+                left.remove(number)
+    return recognized
 
 
 def continued_by(
@@ -542,7 +549,7 @@ def _is_in(position: SkillPosition, shards: ShardSet) -> bool:
 
 
 def _check_restart(
-    handover: HandoverRecord, shards: ShardSet, suspects: list[str], gone: list[SkillPosition], num_repeated: int
+    handover: HandoverRecord, shards: ShardSet, suspects: list[str], removed: list[SkillPosition], num_repeated: int
 ) -> None:
     """Raise ShardError unless exactly the skills that must begin again are named in `restart`."""
     needless = [skill for skill in handover.restart if skill not in suspects]
@@ -555,8 +562,8 @@ def _check_restart(
     missing = [skill for skill in suspects if skill not in handover.restart]
     if missing:
         raise ShardError(
-            f"{name_some(map(repr, missing))} in {places.public(shards.root)} may hold samples of {name_some(repr(position.skill) for position in gone)}, "
-            f"which the run has begun to draw and which {'is' if len(gone) == 1 else 'are'} gone: the skills were split, merged or tagged anew. Up to "
+            f"{name_some(map(repr, missing))} in {places.public(shards.root)} may hold samples of {name_some(repr(position.skill) for position in removed)}, "
+            f"which the run has begun to draw and which {'is' if len(removed) == 1 else 'are'} gone: the skills were split, merged or tagged anew. Up to "
             f"{counted(num_repeated, 'sample')} would come twice in an epoch. To begin these skills again in spite of that, give "
             f"restart={missing!r}. To add samples to a skill, use 'skillshard shard --append'."
         )

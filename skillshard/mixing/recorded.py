@@ -208,9 +208,9 @@ class RecordedStream:
             record = self._round_of(number, position)
             _, slot = interleave(np.array(record.counts), "round", self.run.seed, record.round)
             inside = position - record.drawn_before[number] + sum(record.counts[:number])
-            at = int(np.flatnonzero(slot == inside)[0])
-            if at < record.num_draws:  # with repeat="stop" the last round has fewer draws than counts
-                yield SeenAt(record.first_draw + at, record.round, epoch)
+            within = int(np.flatnonzero(slot == inside)[0])
+            if within < record.num_draws:  # with repeat="stop" the last round has fewer draws than counts
+                yield SeenAt(record.first_draw + within, record.round, epoch)
 
     def _samples_of_round(self, number: int, within: Int[np.ndarray, " sample"]) -> Iterator[RecordedSample]:
         record = self.records.rounds.existing(number)

@@ -119,9 +119,9 @@ class RoundIds:
         ]
         self._file, self._start = files.take(plan.slot), np.concatenate(starts).take(plan.slot)
         self._skill = plan.skill
-        kept = tokens[0].kept
-        assert kept is not None
-        self.dtype = id_dtype(kept.type)
+        ids = tokens[0].kept
+        assert ids is not None
+        self.dtype = id_dtype(ids.type)
 
     @cached_property
     def ids(self) -> CheckedMaps:

@@ -184,28 +184,28 @@ def _members(samples: Sequence[Sample], reading: CorpusReading, layout: Layout) 
     return _Members(float(text_bytes.mean()), float(json_bytes.mean()), float(tar_bytes.mean()), seconds / len(samples))
 
 
-def _expected_sizes(tags: Tags, members: _Members, kept: float, holdout: float) -> tuple[int, int, Sizes]:
+def _expected_sizes(tags: Tags, members: _Members, share: float, holdout: float) -> tuple[int, int, Sizes]:
     """Return the number of samples, the bytes of all texts and JSON members, and the sizes of the skills for the plan of the shards.
 
     Args:
         tags: Tags of the corpus.
         members: Mean sizes of the members.
-        kept: Share of the tagged rows that are sharded.
+        share: Share of the tagged rows that are sharded.
         holdout: Share of the texts that are held out.
     """
     skills = tags.manifest.skills
     sizes = np.zeros((len(skills), len(SPLITS), 3), np.int64)
     member_bytes = 0.0
     for number, skill in enumerate(skills):
-        num_samples = skill.num_samples * kept
-        text_bytes = members.text_bytes * num_samples if skill.num_text_bytes is None else skill.num_text_bytes * kept
+        num_samples = skill.num_samples * share
+        text_bytes = members.text_bytes * num_samples if skill.num_text_bytes is None else skill.num_text_bytes * share
         member_bytes += text_bytes + members.json_bytes * num_samples
         for split, part in enumerate((1 - holdout, holdout)):
             sizes[number, split, SAMPLES] = round(num_samples * part)
             sizes[number, split, BYTES] = round(
                 part * (text_bytes + num_samples * (members.json_bytes + members.tar_bytes))
             )
-    return round(tags.manifest.num_tagged * kept), round(member_bytes), sizes
+    return round(tags.manifest.num_tagged * share), round(member_bytes), sizes
 
 
 def _show_input(corpus: Corpus, partitions: Sequence[Partition], num_rows: int, is_exact: bool) -> None:
@@ -220,17 +220,17 @@ def _show_input(corpus: Corpus, partitions: Sequence[Partition], num_rows: int, 
 
 def _timed_tags(tagger: Tagger | Finder, samples: Sequence[Sample]) -> tuple[list[Tag], float, bool]:
     """Return the tags of some samples, the seconds for a sample, and whether the first call took about as long as the second."""
-    some = samples[:: max(1, len(samples) // TAGGED_ROWS)][:TAGGED_ROWS]
-    if isinstance(tagger, Finder) or not some:
+    chosen = samples[:: max(1, len(samples) // TAGGED_ROWS)][:TAGGED_ROWS]
+    if isinstance(tagger, Finder) or not chosen:
         return [], 0.0, True
     started_s = time.perf_counter()
-    tagger.tag(some[:1])  # loads a model
+    tagger.tag(chosen[:1])  # loads a model
     loaded_s = time.perf_counter()
-    outcomes = tagger.tag(some)
+    outcomes = tagger.tag(chosen)
     seconds = time.perf_counter() - loaded_s
     return (
         [outcome for outcome in outcomes if isinstance(outcome, Tag)],
-        seconds / len(some),
+        seconds / len(chosen),
         loaded_s - started_s < 1,
     )
 

@@ -262,11 +262,11 @@ def show_ledger(ledger: DirectoryLedger) -> None:
     if run.waits_for is not None:
         print_line(f"the next round waits for {run.waits_for}")
     if run.resumes:
-        at = ", ".join(
+        draws = ", ".join(
             f"draw {begun.draw:,}" + (f" (job {begun.job})" if begun.job else "") for begun in run.resumes[-5:]
         )
         earlier = f" ({counted(len(run.resumes) - 5, 'earlier resume')})" if len(run.resumes) > 5 else ""
-        print_line(f"resumed at {at}{earlier}")
+        print_line(f"resumed at {draws}{earlier}")
     for alarm in run.alarms:
         print_line(f"alarm: {alarm.sentence}")
 

@@ -471,7 +471,7 @@ def _files_of(place: str, cache: Cache | None) -> LocalFiles | RemoteFiles:
 def _uncached(files: Files) -> Files:
     """Return the same files without the cache, so that remote bytes are fetched anew."""
     if isinstance(files, EditionFiles):
-        return EditionFiles(tuple(_files_of(os.fspath(one.root), None) for one in files.editions))
+        return EditionFiles(tuple(_files_of(os.fspath(edition.root), None) for edition in files.editions))
     return _files_of(os.fspath(files.root), None)
 
 
@@ -695,7 +695,9 @@ class ShardSet:
         faults = [
             fault for shards in all_shards for fault in shards.verify(rule, lambda: advance(next(begun), num_shards))
         ]
-        roots = [one.root for one in self.files.editions] if isinstance(self.files, EditionFiles) else [self.root]
+        roots = (
+            [edition.root for edition in self.files.editions] if isinstance(self.files, EditionFiles) else [self.root]
+        )
         faults += self._other_parents(roots)
         num_rejected = None
         if not any(web.is_web(str(root)) for root in roots):

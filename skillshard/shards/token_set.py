@@ -544,8 +544,8 @@ class TokenSet:
     @property
     def answers(self) -> LossKind | None:
         """Rule of the mask of answers, or None if every token is learned."""
-        kept = self.manifest.answers
-        return None if kept is None else LossKind(answer_after=kept.answer_after, prompt_field=kept.prompt_field)
+        rule = self.manifest.answers
+        return None if rule is None else LossKind(answer_after=rule.answer_after, prompt_field=rule.prompt_field)
 
     def refuse_other_shards(self, shards: ShardSet) -> None:
         """Raise TokensError unless the tokens belong to a shard set, or to the whole set behind a chosen set."""
