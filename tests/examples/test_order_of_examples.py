@@ -22,6 +22,8 @@ from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY
 from tests.examples.test_examples import EXAMPLES, QUIET
 
+pytestmark = pytest.mark.long
+
 ONE_RUN = {"ddp.py", "lightning_trainer.py", "plain_numpy.py"}
 """Scripts with equal policy, seed and rounds. The ledger takes their runs for the same run."""
 
