@@ -6,6 +6,7 @@ a file are one stretch, because a line break inside quotes is part of a field. M
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import xxhash
@@ -204,7 +205,8 @@ def _checked_header(values: list[str] | BadRecord) -> tuple[str, ...]:
     if isinstance(values, BadRecord):
         raise _Cut(f"the header is {values.detail}")
     names = [name or f"column_{number}" for number, name in enumerate(values, start=1)]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    # Damage may make a header of a million columns, so the names are counted in one pass.
+    if twice := sorted(name for name, num in Counter(names).items() if num > 1):
         raise _Cut(f"several columns have the name {twice[0]!r}. Rename the columns, or give `header`", "unsupported")
     return tuple(names)
 

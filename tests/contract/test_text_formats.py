@@ -520,6 +520,14 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.timeout(60)
+def test_a_header_of_very_many_columns_is_answered_without_comparing_all_pairs_of_names(tmp_path: Path) -> None:
+    """A flipped bit of a compressed file may make such a header. The comparison of all pairs took hours."""
+    names = [f"column {number}" for number in range(200_000)]
+    (bad,) = items_in(tmp_path, "a.csv", ",".join([*names, names[7]]).encode() + b"\n1,2\n")
+    assert isinstance(bad, Rejection) and "several columns have the name 'column 7'" in bad.detail
+
+
 @pytest.mark.parametrize("suffix", COMPRESSORS)
 @pytest.mark.parametrize(
     ("name", "data", "layout"), WHOLE_FILES, ids=lambda value: value if isinstance(value, str) else ""
