@@ -15,6 +15,7 @@ record. `skillshard.mixing.records` reads the records of a generation.
 
 import errno
 import os
+import threading
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -424,8 +425,25 @@ class Ledger(Protocol):
         """Return the names of the records in a folder, sorted."""
 
 
+class _Locks:
+    """The locks of all ledgers of this process. The locks are no part of a ledger, because a ledger is sent to workers."""
+
+    def __init__(self) -> None:
+        self.marks, self.flush = threading.Lock(), threading.Lock()
+
+    def after_fork(self) -> None:
+        self.marks, self.flush = (
+            threading.Lock(),
+            threading.Lock(),
+        )  # another thread of the parent may have held the old locks
+
+
+_locks = _Locks()
+os.register_at_fork(after_in_child=_locks.after_fork)
+
+
 class DirectoryLedger:
-    """A ledger in a directory, local or shared (NFS)."""
+    """A ledger in a directory, local or shared (NFS). Any number of threads may use the ledger."""
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
         if not os.fspath(place) or "\0" in os.fspath(place):
@@ -454,8 +472,14 @@ class DirectoryLedger:
         except OSError as error:
             raise LedgerError(_refused(path, error)) from error
         if was_put:
-            self._first_unsynced.setdefault(name.rpartition("/")[0], name)
+            self._mark(name.rpartition("/")[0], name)
         return was_put
+
+    def _mark(self, folder: str, name: str) -> None:
+        """Note that a record may be lost in a power failure."""
+        with _locks.marks:
+            # The least name, because another thread may have put a later record and noted this record first.
+            self._first_unsynced[folder] = min(name, self._first_unsynced.get(folder, name))
 
     def _refuse_other_artefact(self) -> None:
         """Raise LedgerError in a directory of tags or shards: commands that take a directory tell its kind by the manifest."""
@@ -476,11 +500,21 @@ class DirectoryLedger:
             raise LedgerError(_unreadable(path, error)) from error
 
     def flush(self) -> None:
-        for folder, first in self._first_unsynced.items():
-            for name in self.names(folder):
-                if name >= first:
-                    self._sync(name)
-        self._first_unsynced.clear()
+        # One thread at a time: a thread with nothing left to sync must not return while another thread is still syncing.
+        with _locks.flush:
+            with _locks.marks:
+                unsynced = dict(self._first_unsynced)
+            for folder, first in unsynced.items():
+                with _locks.marks:
+                    # The mark goes before the names are listed, so that a record of another thread, put during the syncs, has a new mark.
+                    del self._first_unsynced[folder]
+                try:
+                    for name in self.names(folder):
+                        if name >= first:
+                            self._sync(name)
+                except BaseException:
+                    self._mark(folder, first)
+                    raise
 
     def _sync(self, name: str) -> None:
         try:

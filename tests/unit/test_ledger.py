@@ -1,5 +1,6 @@
 """The reports that a ledger takes, and the sentences of its refusals."""
 
+import errno
 import json
 import math
 import re
@@ -351,6 +352,72 @@ def test_a_state_is_given_out_only_when_its_ledger_is_on_the_disk(
     assert sorted(synced) == ["beside/shards.json", *(f"{folder}/{name}" for name in names), "run.json"]
     run.state_dict(step=8)
     assert len(synced) == 5
+
+
+def test_a_record_that_a_thread_puts_during_a_flush_is_synced_by_the_next_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = DirectoryLedger(tmp_path)
+    synced: list[str] = []
+
+    def put_and_sync(path: Path) -> None:
+        # During a sync, another thread puts the next record of this folder and the first record of another folder.
+        if not synced:
+            ledger.put("a/2.json", b"{}")
+            ledger.put("b/1.json", b"{}")
+        synced.append(str(path.relative_to(tmp_path)))
+
+    monkeypatch.setattr("skillshard.storage.sync", put_and_sync)
+    ledger.put("a/1.json", b"{}")
+    ledger.flush()
+    ledger.flush()
+    assert set(synced) == {"a/1.json", "a/2.json", "b/1.json"}
+
+
+def test_records_after_a_failed_flush_do_not_hide_the_records_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = DirectoryLedger(tmp_path)
+
+    def put_and_fail(path: Path) -> None:
+        ledger.put("a/2.json", b"{}")
+        raise OSError(errno.EIO, "I/O error")
+
+    ledger.put("a/1.json", b"{}")
+    with monkeypatch.context() as patched:
+        patched.setattr("skillshard.storage.sync", put_and_fail)
+        with pytest.raises(LedgerError, match=r"a/1\.json may not be on the disk"):
+            ledger.flush()
+    synced: list[str] = []
+    monkeypatch.setattr("skillshard.storage.sync", lambda path: synced.append(path.name))
+    ledger.flush()
+    assert synced == ["1.json", "2.json"]
+
+
+def test_a_flush_returns_only_after_the_flush_of_another_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = DirectoryLedger(tmp_path)
+    ledger.put("a/1.json", b"{}")
+    begun, may_end, synced = threading.Event(), threading.Event(), []
+
+    def slow_sync(path: Path) -> None:
+        begun.set()
+        assert may_end.wait(10)
+        synced.append(path.name)
+
+    monkeypatch.setattr("skillshard.storage.sync", slow_sync)
+    first = threading.Thread(target=ledger.flush)
+    first.start()
+    assert begun.wait(10)
+    second = threading.Thread(target=ledger.flush)
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    may_end.set()
+    first.join()
+    second.join()
+    assert synced == ["1.json"]
 
 
 def test_a_round_cut_by_a_failure_of_power_is_left_behind_on_resume(shards: ShardSet, tmp_path: Path) -> None:
