@@ -48,6 +48,7 @@ _HOMES = {
     "open_recorded": "skillshard.mixing.recorded",
     "policies": "skillshard",
     "regroup_tags": "skillshard.taggers",
+    "replay": "skillshard.mixing.replay",
     "tag_corpus": "skillshard.taggers",
     "taggers": "skillshard",
     "verify": "skillshard.verification",

@@ -22,6 +22,7 @@ import typer
 from skillshard import __version__
 from skillshard.bars import Stopped
 from skillshard.cli.demo import demo
+from skillshard.cli.explain import diff, replay
 from skillshard.cli.go_on import go_on
 from skillshard.cli.graph import graphs
 from skillshard.cli.past import at, seen
@@ -86,6 +87,13 @@ EXAMPLES: dict[Callable[..., None], str] = {
     seen: """
     skillshard seen runs/1 --id q00017
     """,
+    replay: """
+    skillshard replay runs/1
+    skillshard replay runs/1 --policy loss_order:eta=0.5+floor:least=0.01
+    """,
+    diff: """
+    skillshard diff runs/1 runs/2
+    """,
     mix: """
     skillshard mix shards --draws 1000
     skillshard mix shards --draws 1000 --policy temperature --tau 2 --out stream.jsonl
@@ -124,6 +132,8 @@ class _Verbs(typer.core.TyperGroup):
             "verify",
             "at",
             "seen",
+            "replay",
+            "diff",
             "continue",
             "graph",
             "run",

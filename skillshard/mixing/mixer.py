@@ -50,6 +50,7 @@ from skillshard.mixing.ledger import (
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION
 from skillshard.mixing.recorded import note_shards
 from skillshard.mixing.records import RECORDS_KEPT, open_records
+from skillshard.mixing.replay import refuse_other_loss
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round, read_ahead
 from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
 from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, is_whole, whole_number
@@ -299,7 +300,7 @@ class Mixer:
             continues=continues,
         )
         self.orders = orders_of(run, self._train)
-        _refuse_other_loss(policy, loss)
+        refuse_other_loss(policy, loss)
         if measured_on == "training":
             if held_out is not None:
                 raise PolicyError(
@@ -990,16 +991,6 @@ def _initial_losses(policy: Policy, initial_losses: bool | None, measured_on: st
     if initial_losses and not policy.reads_losses:
         raise PolicyError(f"initial_losses=True, but policy {policy.name} reads no losses: omit initial_losses.")
     return bool(getattr(policy, "initial_losses", False)) if initial_losses is None else initial_losses
-
-
-def _refuse_other_loss(policy: Policy, loss: LossKind) -> None:
-    """Raise PolicyError if a policy's graph was measured with another kind of losses than the run's kind."""
-    kind = getattr(policy, "loss", None)
-    if kind is not None and kind != loss and not getattr(policy, "any_loss", False):
-        raise PolicyError(
-            f"the graph of policy {policy.name} was measured with {kind.sentence}, and this run's losses are {loss.sentence}: SKILL-IT would "
-            f"mix the two kinds. Give Mixer(loss={kind!r}) and report losses of this kind, or allow the mix with skill_it(..., any_loss=True)."
-        )
 
 
 def _refuse_training_losses(policy: Policy, shards: ShardSet) -> None:

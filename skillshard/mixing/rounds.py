@@ -15,13 +15,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from multiprocessing import connection
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, Int
-
 from skillshard import artefact
-from skillshard.errors import LedgerError, ObservationError, PolicyError, RepetitionWarning, RoundError, name_some
+from skillshard.errors import LedgerError, ObservationError, RepetitionWarning, RoundError, name_some
 from skillshard.loss import Loss, LossKind, MeasuredOn
-from skillshard.mixing.counts import in_unit, round_counts
+from skillshard.mixing.decision import decide, needed_draw
 from skillshard.mixing.interpreter_end import interpreter_ends
 from skillshard.mixing.ledger import (
     RUN,
@@ -35,16 +32,8 @@ from skillshard.mixing.ledger import (
     read_record,
     record_name,
 )
-from skillshard.mixing.order import interleave
-from skillshard.mixing.records import DECIDED_WITH_ANOTHER, REMEDY, Records, counted_at, records_to_resume
-from skillshard.policies.policy import (
-    NextRound,
-    Observation,
-    Policy,
-    State,
-    check_losses,
-    overflows,
-)
+from skillshard.mixing.records import DECIDED_WITH_ANOTHER, REMEDY, Records, records_to_resume
+from skillshard.policies.policy import Policy, check_losses, overflows
 
 MANY_EPOCHS = 4
 """Number of epochs of a skill after which a warning says that the skill is repeated.
@@ -470,9 +459,6 @@ class Rounds:
 
     def _decide(self, number: int, previous: RoundRecord | None) -> RoundRecord:
         """Compute a round from the run, the round before and the observations. Wait for the observations if necessary."""
-        # The policy's state, the carry and the drawn samples come from the record of the round before, not from this process.
-        # So every process computes the same record, and a process that joins late needs no history.
-        state = self._initial_state if previous is None else previous.policy_state
         observed_to = self.run.copied_draw if previous is None else previous.observed_to
         # The horizon never goes back, so an observation that an earlier round has used stays used.
         horizon = max(observed_to, self._horizon(number))
@@ -484,35 +470,15 @@ class Rounds:
             raise LedgerError(
                 f"{self.ledger}/{self.records.rounds.name(previous.round)} {DECIDED_WITH_ANOTHER} {REMEDY}"
             )
-        for record in observations:
-            if not record.left_out:
-                state = self.policy.observe(state, self._counted(record, previous))
-        drawn = np.array(self.run.drawn_before)
-        carry = np.zeros(len(self.run.skills), np.int64)
-        last_observation = self._observation(0).checksum if self.run.num_copied else None
-        if previous is not None:
-            drawn = np.array(previous.drawn_before) + np.array(previous.counts)
-            carry = np.array(previous.carry)
-            last_observation = previous.last_observation
-        weights = self._weights(state, self._upcoming(number, drawn, previous))
-        num_samples = np.array(self.run.num_samples)
-        counts, carry = round_counts(self.run, weights, carry, drawn)
-        epochs = (drawn + counts) / num_samples
-        return RoundRecord(
-            round=number,
-            first_draw=self.run.first_draw_of(number),
-            weights=weights.tolist(),
-            num_draws=self._num_draws(number, counts, num_samples - drawn),
-            counts=counts.tolist(),
-            epochs=epochs.tolist(),
-            drawn_before=drawn.tolist(),
-            carry=carry.tolist(),
-            observed_to=horizon,
-            num_observed=num_observed + len(observations),
-            observations=[record.draw for record in observations],
-            last_observation=observations[-1].checksum if observations else last_observation,
-            policy_state=state,
-            previous=self.run.checksum if previous is None else previous.checksum,
+        return decide(
+            self.records,
+            self.policy,
+            number,
+            previous,
+            first_state=self._initial_state,
+            horizon=horizon,
+            observations=observations,
+            newest=previous,
         )
 
     def _observed(self, first: int, to_draw: int) -> list[ObservationRecord]:
@@ -522,48 +488,6 @@ class Rounds:
         while (record := self.records.observations.get(first + len(records))) is not None and record.draw <= to_draw:
             records.append(record)
         return records
-
-    def _upcoming(self, number: int, drawn: Int[np.ndarray, " skill"], previous: RoundRecord | None) -> NextRound:
-        before = None if self.run.continues is None else self.run.continues.weights_before
-        if previous is not None:
-            before = previous.weights
-        return NextRound(
-            # The policy counts the rounds of all runs, because its state may hold numbers of earlier rounds.
-            number=self.run.num_rounds_before + number,
-            first_draw=self.run.first_draw_of(number),
-            num_draws=self.run.round_draws,
-            num_samples=tuple(self.run.num_tokens or self.run.num_samples),
-            drawn=tuple(in_unit(self.run, drawn.tolist())),
-            weights_before=None if before is None else tuple(before),
-        )
-
-    def _counted(self, record: ObservationRecord, previous: RoundRecord | None) -> Observation:
-        """Complete an observation with the draws of each skill up to the observation and the round of its last draw.
-
-        Only the draws of decided rounds are counted.
-        """
-        losses = {name: loss for name, loss in record.losses.items() if loss is not None}
-        drawn, number = counted_at(self.records, record.draw, previous)
-        in_units = in_unit(self.run, drawn)
-        return Observation(record.step, losses, record.draw, dict(zip(self.run.skills, in_units, strict=True)), number)
-
-    def _weights(self, state: State, upcoming: NextRound) -> Float[np.ndarray, " skill"]:
-        weights = self.policy.weights(state, upcoming)
-        num_skills = len(self.run.skills)
-        if weights.shape != (num_skills,) or not (np.all(weights >= 0) and abs(float(weights.sum()) - 1) < 1e-6):
-            raise PolicyError(
-                f"policy {self.policy.name} gave {weights.tolist()}: weights must be {num_skills} numbers >= 0 that sum to 1."
-            )
-        return weights
-
-    def _num_draws(self, number: int, counts: Int[np.ndarray, " skill"], unseen: Int[np.ndarray, " skill"]) -> int:
-        """Count the draws of the round. With repeat="stop" the round ends before the first draw that would repeat a sample."""
-        if self.run.repeat != "stop" or np.all(counts <= unseen):
-            return int(counts.sum())
-        skill, slot = interleave(counts, "round", self.run.seed, number)
-        # Slots are numbered skill by skill, so the slot minus the first slot of the skill counts the skill's earlier draws.
-        earlier = slot - (np.cumsum(counts) - counts)[skill]
-        return int(np.argmax(earlier >= unseen[skill]))
 
     def _horizon(self, number: int) -> int:
         """Return the draw up to which round `number` uses observations. Wait until all observations up to the draw must exist.
@@ -578,10 +502,11 @@ class Rounds:
             if not initial:
                 return self._last_draw()
             needed = self.run.first_draw
-        elif number < lag or (number == lag and not initial):
-            return -1
         else:
-            needed = self.run.first_draw_of(number - lag)
+            of_lag = needed_draw(self.run, number, initial=initial)
+            if of_lag is None:
+                return -1
+            needed = of_lag
         if needed == self.run.first_draw and self._last_draw() < 0 and self._is_alone():
             raise RoundError(self._unmeasured())
         would_wait_for_itself = self._reporter == _process_and_thread()

@@ -47,6 +47,7 @@ PUBLIC_NAMES = [
     "open_recorded",
     "policies",
     "regroup_tags",
+    "replay",
     "tag_corpus",
     "taggers",
     "verify",

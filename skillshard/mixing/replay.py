@@ -1,0 +1,211 @@
+"""The replay of a run: each round decided again from the recorded observations, by the policy of the run or by another policy."""
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from skillshard import canonical
+from skillshard.artefact import differences
+from skillshard.errors import PolicyError
+from skillshard.loss import LossKind
+from skillshard.mixing.decision import counted_observation, decide, needed_draw
+from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.named_policy import policy_of_record
+from skillshard.mixing.records import Records, open_records
+from skillshard.policies.policy import Policy, State, check_losses
+from skillshard.progress import advance
+
+
+class ReplayedRound(NamedTuple):
+    """A round that was decided again.
+
+    Attributes:
+        round: Number of the round.
+        first_draw: First draw of the round.
+        recorded: Weights in the record, in the order of the skills.
+        decided: Weights of the replay, in the order of the skills.
+        differences: Fields of the record that the replay gives other values, as `field: recorded -> replayed`. Empty for another policy.
+    """
+
+    round: int
+    first_draw: int
+    recorded: list[float]
+    decided: list[float]
+    differences: list[str]
+
+    @property
+    def largest(self) -> tuple[int, float]:
+        """Number of the skill with the largest difference of the weights, and the difference `decided - recorded`."""
+        changes = [new - old for new, old in zip(self.decided, self.recorded, strict=True)]
+        number = max(range(len(changes)), key=lambda index: abs(changes[index]))
+        return number, changes[number]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A run that was decided again.
+
+    Attributes:
+        skills: Skills of the run, in the order of the weights.
+        policy: Policy of the replay.
+        is_other: Whether the policy is another policy than the policy of the run.
+        rounds: Decided rounds, rising.
+    """
+
+    skills: list[str]
+    policy: str
+    is_other: bool
+    rounds: list[ReplayedRound]
+
+    @property
+    def differing(self) -> list[ReplayedRound]:
+        """Rounds that differ from the record, rising."""
+        return [
+            replayed
+            for replayed in self.rounds
+            if replayed.differences or (self.is_other and replayed.decided != replayed.recorded)
+        ]
+
+
+def replay(
+    ledger: str | os.PathLike[str], policy: Policy | None = None, *, graph: str | os.PathLike[str] | None = None
+) -> Replay:
+    """Decide each round of a run again from the recorded observations. Nothing is written.
+
+    With the policy of the run, each round follows from the record of the round before, and must equal its own record. Another policy
+    begins with its own first state and decides all rounds in turn. The losses, and the draws behind the losses, stay the recorded
+    ones: the replay does not know the losses of a model that is trained under the other policy.
+
+    Args:
+        ledger: Directory of the run's ledger.
+        policy: Policy of the replay. None: the policy of the run, made from its record.
+        graph: File of the graph, if the policy of the run has a graph and `policy` is None.
+
+    Raises:
+        LedgerError: The ledger holds no run, or a record is damaged.
+        PolicyError: The policy does not fit the skills or the reports of the run, or the policy of the run is no policy of skillshard.
+    """
+    records = open_records(DirectoryLedger(ledger))
+    run = records.run
+    if policy is None:
+        policy = policy_of_record(run.policy, run.policy_arguments, graph=graph)
+    is_other = (policy.name, canonical.to_json(policy.arguments)) != (
+        run.policy,
+        canonical.to_json(run.policy_arguments),
+    )
+    if is_other:
+        refuse_other_loss(policy, run.loss)
+        rounds = _decided_by_other(records, policy)
+    else:
+        rounds = _decided_again(records, policy)
+    return Replay(run.skills, policy.name, is_other, list(rounds))
+
+
+def refuse_other_loss(policy: Policy, loss: LossKind) -> None:
+    """Raise PolicyError if a policy's graph was measured with another kind of losses than the run's kind."""
+    kind = getattr(policy, "loss", None)
+    if kind is not None and kind != loss and not getattr(policy, "any_loss", False):
+        raise PolicyError(
+            f"the graph of policy {policy.name} was measured with {kind.sentence}, and this run's losses are {loss.sentence}: SKILL-IT would "
+            f"mix the two kinds. Give Mixer(loss={kind!r}) and report losses of this kind, or allow the mix with skill_it(..., any_loss=True)."
+        )
+
+
+def _decided_again(records: Records, policy: Policy) -> Iterator[ReplayedRound]:
+    run = records.run
+    first_state = _first_state(run, policy) if run.continues is None else run.continues.policy_state
+    previous: RoundRecord | None = None
+    num_rounds = records.rounds.num()
+    for number in range(num_rounds):
+        advance(number, num_rounds)
+        record = records.rounds.existing(number)
+        used = _observations(
+            records, run.num_copied if previous is None else previous.num_observed, record.num_observed
+        )
+        decided = decide(
+            records,
+            policy,
+            number,
+            previous,
+            first_state=first_state,
+            horizon=record.observed_to,
+            observations=used,
+            newest=previous,
+        )
+        # The checksum differs with any field, so it says nothing more.
+        old, new = ({**canonical.from_json(value.to_bytes(), "round"), "checksum": ""} for value in (record, decided))
+        yield ReplayedRound(number, record.first_draw, record.weights, decided.weights, differences(old, new))
+        previous = record
+
+
+def _decided_by_other(records: Records, policy: Policy) -> Iterator[ReplayedRound]:
+    run = records.run
+    state = _first_state(run, policy)
+    measured = policy.eval_skills or tuple(run.skills)
+    if policy.reads_losses and run.num_copied:
+        copied = _fitting(records.observations.existing(0), policy, measured)
+        if not copied.left_out:
+            state = policy.observe(state, counted_observation(records, copied, None))
+    reports = [_fitting(report, policy, measured) for report in records.observations] if policy.reads_losses else []
+    own: RoundRecord | None = None
+    recorded: RoundRecord | None = None
+    num_rounds = records.rounds.num()
+    for number in range(num_rounds):
+        advance(number, num_rounds)
+        if own is not None and own.num_draws < run.round_draws:
+            return  # the stream of the other policy ends here
+        record = records.rounds.existing(number)
+        horizon = max(run.copied_draw if own is None else own.observed_to, _horizon(run, record, reports))
+        first = run.num_copied if own is None else own.num_observed
+        used = [report for report in reports[first:] if report.draw <= horizon]
+        decided = decide(
+            records,
+            policy,
+            number,
+            own,
+            first_state=state,
+            horizon=horizon,
+            observations=used,
+            newest=recorded,
+        )
+        yield ReplayedRound(number, record.first_draw, record.weights, decided.weights, [])
+        own, recorded = decided, record
+
+
+def _horizon(run: RunRecord, record: RoundRecord, reports: Sequence[ObservationRecord]) -> int:
+    """Return the draw up to which another policy would have used reports.
+
+    With lag="live" the reports count that the recorded round had seen.
+    """
+    if run.lag == "live":
+        return record.observed_to
+    initial = bool(reports) and reports[0].draw == run.first_draw
+    needed = needed_draw(run, record.round, initial=initial)
+    return -1 if needed is None else needed
+
+
+def _first_state(run: RunRecord, policy: Policy) -> State:
+    return policy.init(tuple(run.skills), run.num_tokens or run.num_samples)
+
+
+def _observations(records: Records, first: int, stop: int) -> list[ObservationRecord]:
+    return [records.observations.existing(number) for number in range(first, stop)]
+
+
+def _fitting(report: ObservationRecord, policy: Policy, measured: Collection[str]) -> ObservationRecord:
+    """Return a report with the losses that a policy reads.
+
+    Raises:
+        ObservationError: The report has no loss of a skill.
+    """
+    if report.left_out:
+        return report
+    wanted = set(measured)
+    losses = check_losses(
+        {name: loss for name, loss in report.losses.items() if name in wanted},
+        tuple(measured),
+        step=report.step,
+        may_miss=policy.may_miss_losses,
+    )
+    return report.model_copy(update={"losses": losses})
