@@ -6,10 +6,10 @@
 choose: NMI of every candidate of docs/LOG.md (2026-11-27, "the rule"), of the plain baseline and of the encoder before the choice.
 table: NMI and ARI of the encoder before and after the choice, of the plain baselines, of a MiniLM and of a static model, with the CPU-seconds
     of encoding and of clustering. Encoding counts the fit of an encoder.
-loss: the same for loss trajectories on 1,000 of these rows, one seed.
+loss: the same for loss trajectories on the rows of `table`: three seeds of short trials, and with --long one seed of trials of the default length.
 static: distil a static model with the package model2vec from a sentence-transformers model, into the directory --static.
 
-All methods see the same rows, chosen by `keyed_random.distinct`: 4,000 of each corpus, and in `table` 1,000 of the two corpora with long texts.
+All methods see the same rows, chosen by `keyed_random.distinct`: 4,000 of each corpus, and in `table` 1,000 of `instructions`.
 The rows of `choose` and of `table` differ. BLAS and torch use one thread. `table` writes each corpus to --out as soon as it is measured.
 """
 
@@ -42,25 +42,24 @@ from skillshard.taggers.clusters.sentence_encoder import sentence_encoder
 from skillshard.taggers.clusters.words import words_in
 
 NUM_ROWS = 4000
-# Of the corpora with long texts, the table has fewer rows, because a MiniLM takes up to a second of one core for a long text.
-ROWS_OF_LONG_TEXTS = 1000
 SEEDS = (0, 1, 2)
 MAX_CHARS = 16_384
 
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus with known categories: the fields of its rows, and the field of the category."""
+    """A corpus with known categories: the fields of its rows, the field of the category, and the number of rows in the table."""
 
     text_field: str
     category: str
     id_field: str | None = "id"
-    has_long_texts: bool = False
+    table_rows: int = NUM_ROWS
 
 
 CORPORA = {
-    "sources": Source("text", "source", has_long_texts=True),
-    "instructions": Source("text", "category", has_long_texts=True),
+    "sources": Source("text", "source"),
+    # On a busy machine a MiniLM took up to a second for a text, so the table has fewer rows of this corpus.
+    "instructions": Source("text", "category", table_rows=1000),
     "banking77": Source("text", "category", None),
     "stackoverflow": Source("title", "tag", None),
 }
@@ -85,7 +84,7 @@ def chosen_rows(corpora: Path, name: str, purpose: str) -> Rows:
     partitions = Corpus.open(corpora / name, fields=mapping).partitions()
     reading = Corpus.open(corpora / name, fields=mapping).reading(16 << 20)
     samples = [row for part in partitions for row in read_partition(part, reading) if isinstance(row, Sample)]
-    num_rows = ROWS_OF_LONG_TEXTS if purpose == "table" and source.has_long_texts else NUM_ROWS
+    num_rows = source.table_rows if purpose == "table" else NUM_ROWS
     rows = keyed_random.distinct(num_rows, len(samples), purpose, 0)
     chosen = [samples[row] for row in rows]
     return Rows([sample.text for sample in chosen], [str(sample.meta[source.category]) for sample in chosen])
@@ -301,42 +300,47 @@ def encoded_measured(
     }
 
 
-LOSS_ROWS = 1000
-LOSS_SETTINGS: dict[str, Any] = {"trials": 2, "checkpoints": 5, "steps": 150, "lr": 0.003, "fitting_samples": 1000}
-"""Settings of the entry on loss trajectories of 2026-11-21 in docs/LOG.md. Nothing was chosen on these corpora."""
+SHORT_TRIALS: dict[str, Any] = {"trials": 2, "checkpoints": 5, "steps": 150, "lr": 0.003, "fitting_samples": 1000}
+"""Settings of the entry on loss trajectories of 2026-11-21 in docs/LOG.md, with windows of 96 bytes. Nothing was chosen on these corpora."""
+LONG_TRIALS: dict[str, Any] = {"trials": 2}
+"""The settings of the command `tag loss`, but for the number of trials: ten trials of the default length take more than an hour of one core."""
 
 
 def loss(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Tag the first rows of the table by loss trajectories, and by the lexical encoder beside them, with one seed."""
+    """Tag the rows of the table by loss trajectories: short trials with three seeds, or with --long one seed of long trials."""
+    results: dict[str, Any] = {}
+    for name in arguments.only:
+        rows = chosen_rows(arguments.corpora, name, "table")
+        method, settings, window = ("long", LONG_TRIALS, 128) if arguments.long else ("short", SHORT_TRIALS, 96)
+        for seed in SEEDS[:1] if arguments.long else SEEDS:
+            measured = loss_measured(rows, seed, settings, window)
+            results.setdefault(f"{name}, {method}", {"num_rows": len(rows.texts), "seeds": []})["seeds"].append(
+                measured
+            )
+            print(name, method, measured, flush=True)
+            save(arguments, "loss", results)
+    return results
+
+
+def loss_measured(rows: Rows, seed: int, settings: dict[str, Any], window: int) -> dict[str, float]:
     from skillshard import taggers
     from skillshard.execution import Backend
     from skillshard.proxy.reading_choice import ReadingChoice
     from skillshard.taggers.losses.tagger import loss_tagger
 
-    results: dict[str, Any] = {}
-    for name in arguments.only:
-        rows = chosen_rows(arguments.corpora, name, "table")
-        rows = Rows(rows.texts[:LOSS_ROWS], rows.categories[:LOSS_ROWS])
-        with tempfile.TemporaryDirectory() as folder:
-            lines = [{"id": str(row), "text": text} for row, text in enumerate(rows.texts)]
-            place = Path(folder) / "rows.jsonl"
-            place.write_text("".join(json.dumps(line) + "\n" for line in lines))
-            finder = loss_tagger(skills=rows.num_categories, seed=0, reading=ReadingChoice(window=96), **LOSS_SETTINGS)
-            before_s = time.process_time()
-            tags = taggers.tag_corpus(
-                Corpus.open(place), finder, Path(folder) / "tags", backend=Backend(workers=1), progress=False
-            )
-            cpu_s = time.process_time() - before_s
-            labels = [str(row.skill) for row in tags.rows(0)]
-        lexical_labels, _ = spherical(encoded_lexical(rows, 0), rows.num_categories, 0, num_starts=kmeans.NUM_STARTS)
-        results[name] = {
-            "num_rows": len(rows.texts),
-            "loss": {**agreement(rows, labels), "cpu_s": round(cpu_s, 1)},
-            "lexical": agreement(rows, lexical_labels),
-        }
-        print(name, results[name], flush=True)
-        save(arguments, "loss", results)
-    return results
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [{"id": str(row), "text": text} for row, text in enumerate(rows.texts)]
+        place = Path(folder) / "rows.jsonl"
+        place.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        finder = loss_tagger(skills=rows.num_categories, seed=seed, reading=ReadingChoice(window=window), **settings)
+        # A single worker runs the tasks in this process, so this process has all CPU-seconds.
+        before_s = time.process_time()
+        tags = taggers.tag_corpus(
+            Corpus.open(place), finder, Path(folder) / "tags", backend=Backend(workers=1), progress=False
+        )
+        cpu_s = time.process_time() - before_s
+        labels = [str(row.skill) for row in tags.rows(0)]
+    return {**agreement(rows, labels), "cpu_s": round(cpu_s, 1)}
 
 
 def static(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -369,6 +373,7 @@ def main() -> None:
     parser.add_argument("--minilm", help="directory of all-MiniLM-L6-v2")
     parser.add_argument("--static", help="directory of a static sentence-transformers model")
     parser.add_argument("--only", nargs="+", default=[*CORPORA])
+    parser.add_argument("--long", action="store_true", help="for 'loss': trials of the default length, one seed")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with threadpool_limits(1):

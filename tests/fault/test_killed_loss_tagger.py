@@ -1,8 +1,14 @@
-"""`tag loss` that is killed in the middle of its trials and repeated gives the bytes of an undisturbed run."""
+"""`tag loss` that is killed in its trials or in its last stage and repeated gives the bytes of an undisturbed run."""
 
+import functools
+import signal
 from pathlib import Path
+from typing import Any
 
-from tests.commands import finish, start, works
+import pytest
+
+from skillshard.taggers.losses import scores
+from tests.commands import finish, marked, start, works
 from tests.conftest import tree
 from tests.fault.test_killed import kill_and_see_all_end, num_files, wait_until
 from tests.unit.test_loss_tagger import small_corpus
@@ -44,3 +50,38 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_and_ends_in_the_same_bytes(tmp
         "trained again"
     )
     works("verify", out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_in_the_last_stage_it_scores_no_finished_rows_again_and_ends_in_the_same_bytes(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, out = small_corpus(tmp_path / "corpus", num=6000), tmp_path / "killed"
+    options = ("--skills", 2, "--trials", 2, "--checkpoints", 4, "--steps", 40, "--fitting-samples", 100, "--lr", 0.003)
+    options += ("--segment-at", ",.", "--answer-after", "= ", "--device", "cpu", "--workers", 1)
+    works("tag", "loss", corpus, "--out", tmp_path / "whole", *options)
+
+    process = start("tag", "loss", corpus, "--out", out, *options, marker=str(tmp_path))
+    records = out / ".work" / "records" / "score"
+    wait_until(lambda: len([*records.glob("*.json")]) >= 2 or process.poll() is not None, timeout_s=120)
+    process.send_signal(number)
+    stopped = finish(process, timeout_s=60)
+    wait_until(lambda: not marked(str(tmp_path)))
+    finished = {path.stem for path in records.glob("*.json")}
+    assert 2 <= len(finished) < 6, "killed too early or too late to show anything"
+    assert not (out / "tags.json").exists()
+    if number == signal.SIGTERM:
+        assert f"stopped by SIGTERM in the stage 'scoring', {len(finished)} of 6 done" in stopped.err
+
+    scored = []
+    score_task = scores.score_task
+
+    @functools.wraps(score_task)
+    def counted(**arguments: Any) -> Any:
+        scored.append(f"{arguments['partition'].index:06d}-{arguments['number']:06d}")
+        return score_task(**arguments)
+
+    monkeypatch.setattr(scores, "score_task", counted)
+    works("tag", "loss", corpus, "--out", out, *options)
+    assert finished.isdisjoint(scored) and len(finished) + len(scored) == 6
+    assert tree(out) == tree(tmp_path / "whole")

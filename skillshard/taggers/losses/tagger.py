@@ -226,7 +226,9 @@ class LossFinder:
         scale = scale_of(features(guess), measure=self.measure)
         points = scale.apply(features(guess))
         skills_range = self.skills_range or kmeans.default_range(len(points))
-        fitted = choose_clusters(points, self.skills, skills_range, seed=self.seed, spherical=False)
+        fitted = choose_clusters(
+            points, self.skills, skills_range, seed=self.seed, spherical=False, on_stage=search.on_stage
+        )
         clusters = by_time_learnt(fitted.clusters, points, losses)
         assigned = assign(points, clusters)
         described = describe_learnt(assigned, samples)
