@@ -22,6 +22,8 @@ from skillshard.mixing.ledger import (
     ObservationRecord,
     RoundRecord,
     RunRecord,
+    SteeredRoundRecord,
+    SteerRecord,
 )
 from skillshard.mixing.mixer import MixerState
 from skillshard.mixing.packing import PackedState
@@ -54,9 +56,11 @@ _MODELS: dict[str, Any] = {
     "pipeline-1": Pipeline,
     "rejection-4": Rejection,
     "round-2": RoundRecord,
+    "round-3": SteeredRoundRecord,
     "run-4": RunRecord,
     "runs-1": RunsFile,
     "sample-1": SampleMember,
+    "steer-1": SteerRecord,
     "tags-1": TagsManifest1,
     "tags-2": TagsManifest,
     "tokens-1": TokensManifest1,

@@ -31,6 +31,7 @@ from skillshard.cli.regroup import regroup
 from skillshard.cli.run import run
 from skillshard.cli.shards import shard, tokens
 from skillshard.cli.show import inspect, verify
+from skillshard.cli.steer import steer
 from skillshard.cli.synth import synth
 from skillshard.cli.tag import tag
 from skillshard.cli.values import relative_paths
@@ -94,6 +95,11 @@ EXAMPLES: dict[Callable[..., None], str] = {
     diff: """
     skillshard diff runs/1 runs/2
     """,
+    steer: """
+    skillshard steer runs/1 --weights weights.json --why "more code"
+    skillshard steer runs/1 --freeze --why "the losses jump"
+    skillshard steer runs/1 --resume --why "the losses are calm again"
+    """,
     mix: """
     skillshard mix shards --draws 1000
     skillshard mix shards --draws 1000 --policy temperature --tau 2 --out stream.jsonl
@@ -134,6 +140,7 @@ class _Verbs(typer.core.TyperGroup):
             "seen",
             "replay",
             "diff",
+            "steer",
             "continue",
             "graph",
             "run",

@@ -4,15 +4,17 @@ A mixer decides a round once. A replay decides the round again, by the same func
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from skillshard.errors import PolicyError
 from skillshard.mixing.counts import in_unit, round_counts
-from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord, SteeredRoundRecord
 from skillshard.mixing.order import interleave
 from skillshard.mixing.records import Records, counted_at
+from skillshard.mixing.steering import Steering, weights_by_hand
 from skillshard.policies.policy import NextRound, Observation, Policy, State
 
 
@@ -26,6 +28,7 @@ def decide(
     horizon: int,
     observations: Sequence[ObservationRecord],
     newest: RoundRecord | None,
+    steering: Steering | None = None,
 ) -> RoundRecord:
     """Compute a round.
 
@@ -38,6 +41,7 @@ def decide(
         horizon: Draw up to which the round uses observations. -1 for no observation.
         observations: Observations that the round uses for the first time.
         newest: Newest round of the ledger whose draws count as seen. The draws behind an observation are the draws of the ledger.
+        steering: Steering that acts in the round. None if the run was never steered.
 
     Raises:
         PolicyError: The policy gave no weights.
@@ -58,25 +62,32 @@ def decide(
         drawn = np.array(previous.drawn_before) + np.array(previous.counts)
         carry = np.array(previous.carry)
         last_observation = previous.last_observation
-    weights = _weights(policy, run, state, next_round(run, number, drawn, previous))
+    by_hand = None if steering is None else weights_by_hand(run, steering.record, previous)
+    if by_hand is None:
+        weights = _weights(policy, run, state, next_round(run, number, drawn, previous))
+    else:
+        weights = np.array(by_hand)
     num_samples = np.array(run.num_samples)
     counts, carry = round_counts(run, weights, carry, drawn)
-    return RoundRecord(
-        round=number,
-        first_draw=run.first_draw_of(number),
-        weights=weights.tolist(),
-        num_draws=_num_draws(run, number, counts, num_samples - drawn),
-        counts=counts.tolist(),
-        epochs=((drawn + counts) / num_samples).tolist(),
-        drawn_before=drawn.tolist(),
-        carry=carry.tolist(),
-        observed_to=horizon,
-        num_observed=num_observed + len(observations),
-        observations=[record.draw for record in observations],
-        last_observation=observations[-1].checksum if observations else last_observation,
-        policy_state=state,
-        previous=run.checksum if previous is None else previous.checksum,
-    )
+    fields: dict[str, Any] = {
+        "round": number,
+        "first_draw": run.first_draw_of(number),
+        "weights": weights.tolist(),
+        "num_draws": _num_draws(run, number, counts, num_samples - drawn),
+        "counts": counts.tolist(),
+        "epochs": ((drawn + counts) / num_samples).tolist(),
+        "drawn_before": drawn.tolist(),
+        "carry": carry.tolist(),
+        "observed_to": horizon,
+        "num_observed": num_observed + len(observations),
+        "observations": [record.draw for record in observations],
+        "last_observation": observations[-1].checksum if observations else last_observation,
+        "policy_state": state,
+        "previous": run.checksum if previous is None else previous.checksum,
+    }
+    if steering is None:
+        return RoundRecord(**fields)
+    return SteeredRoundRecord(**fields, steer=steering.number, steer_checksum=steering.record.checksum)
 
 
 def next_round(

@@ -2,6 +2,7 @@
 
     RUN/run.json                                        the definition of the run: shards, skills, seed, round_draws, lag, policy
     RUN/handover.json                                   the run before and the place in its stream, if this run continues another run
+    RUN/steers/00000000.json                            a steering by hand, which acts from a round on
     RUN/generations/00000001.json                       a resume: the records that generation 1 keeps of generation 0, and its job
     RUN/generations/00000000/observations/00000000.json reported losses, numbered in the order of the reports, with rising draws
     RUN/generations/00000000/rounds/00000001.json       a decided round: weights, counts, observations used, state of the policy
@@ -28,6 +29,7 @@ Lag = int | Literal["live"]
 RUN = "run.json"
 OLDER_RUNS = ("skillshard/run/1", "skillshard/run/2", "skillshard/run/3")
 HANDOVER = "handover.json"
+STEERED_ROUND = "skillshard/round/3"
 RecordType = TypeVar("RecordType", bound="LedgerRecord")
 
 
@@ -354,6 +356,39 @@ class RoundRecord(LedgerRecord):
         return self
 
 
+class SteeredRoundRecord(RoundRecord):
+    """A round of a run that was steered before. A run without steering has no such round."""
+
+    schema_version: Literal["skillshard/round/3"] = Field("skillshard/round/3", alias="schema")  # type: ignore[assignment]
+    steer: int = Field(ge=0, description="number of the steering that acts in this round")
+    steer_checksum: str = Field(description="checksum of the record of this steering")
+
+
+class SteerRecord(LedgerRecord):
+    """A steering: from a round on, the weights are given by hand, stay as they are, or come from the policy again."""
+
+    schema_version: Literal["skillshard/steer/1"] = Field("skillshard/steer/1", alias="schema")
+    first_round: int = Field(
+        ge=0, description="first round in which the steering may act, undecided when it was recorded"
+    )
+    action: Literal["weights", "freeze", "resume"]
+    weights: list[float] | None = Field(
+        description="weights of the skills in the run's unit; null unless action is weights"
+    )
+    why: str = Field(min_length=1, description="reason in the words of the user")
+    previous: str = Field(description="checksum of the steering before, or of run.json for steering 0")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SteerRecord":
+        if (self.weights is not None) != (self.action == "weights"):
+            raise ValueError(f"action {self.action} with the weights {self.weights}")
+        if self.weights is not None:
+            _check_numbers("weights", self.weights, len(self.weights), least=0)
+            if abs(sum(self.weights) - 1) > 1e-6:
+                raise ValueError(f"weights sum to {sum(self.weights):.9g}, not to 1")
+        return self
+
+
 class Segment(BaseModel):
     """The generation that wrote the records from certain numbers on."""
 
@@ -599,7 +634,10 @@ def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType
                 f"{ledger} was written by an older version of skillshard (schema {value['schema']}), and this version cannot continue the "
                 "run. Give a new ledger directory, or continue with the version that began the run."
             )
-        record = kind.model_validate(value)
+        own: type[Any] = kind
+        if kind is RoundRecord and isinstance(value, dict) and value.get("schema") == STEERED_ROUND:
+            own = SteeredRoundRecord
+        record: RecordType = own.model_validate(value)
         # A record without a checksum would pass, because a new record computes its checksum.
         if not isinstance(value, dict) or "checksum" not in value:
             raise StorageError(f"{name} has no checksum.")

@@ -27,12 +27,14 @@ from skillshard.mixing.ledger import (
     RoundRecord,
     RunRecord,
     Segment,
+    SteeredRoundRecord,
     folder_of,
     generation_name,
     numbers_in,
     read_record,
     record_name,
 )
+from skillshard.mixing.steering import faults_of_steers, steer_fault
 from skillshard.progress import advance
 
 RECORDS_KEPT = 4
@@ -421,6 +423,10 @@ def round_fault(run: RunRecord, record: RoundRecord, number: int, before: RoundR
         return "has epochs that its counts do not give: it was changed."
     if run.repeat != "stop" and record.num_draws != sum(record.counts):
         return f"has {record.num_draws:,} draws and counts that sum to {sum(record.counts):,}: it was changed."
+    if isinstance(before, SteeredRoundRecord) and (
+        not isinstance(record, SteeredRoundRecord) or record.steer < before.steer
+    ):
+        return f"does not know steering {before.steer}, which acted in the round before it: it was changed."
     if record.num_observed != num_observed + len(record.observations) or (
         before is not None and record.observed_to < before.observed_to
     ):
@@ -463,7 +469,13 @@ def verify_ledger(ledger: Ledger) -> list[str]:
         used: dict[int, str] = {}
         for number, observation in _all(records.observations, faults):
             used[number + 1] = observation.checksum
+        faults += faults_of_steers(ledger, records.run)
+        before: RoundRecord | None = None
         for number, record in _all(records.rounds, faults):
+            if before is None or before.round == number - 1:
+                fault = steer_fault(ledger, records.run, record, before)
+                faults += [] if fault is None else [f"{ledger}/{records.rounds.name(number)} {fault} {REMEDY}"]
+            before = record
             if record.num_observed and record.last_observation != used.get(record.num_observed):
                 faults.append(f"{ledger}/{records.rounds.name(number)} {DECIDED_WITH_ANOTHER}")
     except LedgerError as error:

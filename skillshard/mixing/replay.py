@@ -13,6 +13,7 @@ from skillshard.mixing.decision import counted_observation, decide, needed_draw
 from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.named_policy import policy_of_record
 from skillshard.mixing.records import Records, open_records
+from skillshard.mixing.steering import named_by
 from skillshard.policies.policy import Policy, State, check_losses
 from skillshard.progress import advance
 
@@ -74,7 +75,7 @@ def replay(
     """Decide each round of a run again from the recorded observations. Nothing is written.
 
     With the policy of the run, each round follows from the record of the round before, and must equal its own record. Another policy
-    begins with its own first state and decides all rounds in turn. The losses, and the draws behind the losses, stay the recorded
+    begins with its own first state and decides all rounds in turn, also the rounds that were steered by hand. The losses, and the draws behind the losses, stay the recorded
     ones: the replay does not know the losses of a model that is trained under the other policy.
 
     Args:
@@ -132,6 +133,7 @@ def _decided_again(records: Records, policy: Policy) -> Iterator[ReplayedRound]:
             horizon=record.observed_to,
             observations=used,
             newest=previous,
+            steering=named_by(records.ledger, run, record),
         )
         # The checksum differs with any field, so it says nothing more.
         old, new = ({**canonical.from_json(value.to_bytes(), "round"), "checksum": ""} for value in (record, decided))

@@ -33,6 +33,7 @@ from skillshard.mixing.ledger import (
     record_name,
 )
 from skillshard.mixing.records import DECIDED_WITH_ANOTHER, REMEDY, Records, records_to_resume
+from skillshard.mixing.steering import acting
 from skillshard.policies.policy import Policy, check_losses, overflows
 
 MANY_EPOCHS = 4
@@ -479,6 +480,7 @@ class Rounds:
             horizon=horizon,
             observations=observations,
             newest=previous,
+            steering=acting(self.ledger, self.run, number, previous),
         )
 
     def _observed(self, first: int, to_draw: int) -> list[ObservationRecord]:

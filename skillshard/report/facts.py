@@ -24,6 +24,7 @@ from skillshard.mixing.counts import in_unit
 from skillshard.mixing.ledger import DirectoryLedger, Lag, ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.order import SCALE_BITS
 from skillshard.mixing.records import Records, open_records, resumes
+from skillshard.mixing.steering import steerings
 from skillshard.printable import printable
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import token_set
@@ -218,6 +219,17 @@ class EarlierRun(BaseModel):
     policy: str | None = Field(description="policy of the run; null if its ledger is not at the place")
 
 
+class RunSteering(BaseModel):
+    """A steering by hand."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int
+    first_round: int = Field(description="first round that was undecided when the steering was recorded")
+    action: str = Field(description="weights, freeze or resume")
+    why: str
+
+
 class RunFacts(_Facts):
     """The facts of the ledger of a run."""
 
@@ -236,6 +248,7 @@ class RunFacts(_Facts):
     )
     alarms: list[RunAlarm]
     resumes: list[RunResume]
+    steerings: list[RunSteering] = Field(description="steerings by hand, in their order")
     generation: int = Field(description="number of times that the run was resumed")
     policy: str
     unit: str = Field(description="weights' unit: samples or tokens")
@@ -426,6 +439,10 @@ def run_facts(ledger: DirectoryLedger) -> RunFacts:
             for alarm in alarms(run, [*rounds.values()], [*reports.values()], first=rounds.get(0))
         ],
         resumes=[RunResume(generation=begun.generation, draw=begun.draw, job=begun.job) for begun in resumes(records)],
+        steerings=[
+            RunSteering(number=number, first_round=own.first_round, action=own.action, why=own.why)
+            for number, own in steerings(ledger, run)
+        ],
         generation=records.generation,
         policy=run.policy,
         unit=run.unit,

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterator
 
-from skillshard.mixing.ledger import Ledger
+from skillshard.mixing.ledger import Ledger, SteeredRoundRecord
 from skillshard.mixing.records import open_records
 
 HEADER = ("draw", "step", "quantity", "skill", "value")
@@ -14,7 +14,7 @@ def run_table(ledger: Ledger) -> Iterator[str]:
     """Yield the lines of a CSV file with the header `HEADER`, a line for each number.
 
     The quantities of a round are "weight", "drawn" (draws of the round) and "epochs" (after the round), at the first draw of the round and
-    without a step. The quantity of a report is "loss", at the draw and the step of the report. A loss that is not a finite number is empty.
+    without a step. A round after a steering by hand has the quantity "steering", the number of the steering. The quantity of a report is "loss", at the draw and the step of the report. A loss that is not a finite number is empty.
 
     Raises:
         LedgerError: The ledger holds no run, or a record is damaged.
@@ -30,6 +30,8 @@ def run_table(ledger: Ledger) -> Iterator[str]:
             )
             for quantity, value in quantities:
                 yield _line((record.first_draw, None, quantity, skill, value))
+        if isinstance(record, SteeredRoundRecord):
+            yield _line((record.first_draw, None, "steering", None, record.steer))
     for report in records.observations:
         for skill, loss in report.losses.items():
             yield _line((report.draw, report.step, "loss", skill, loss))

@@ -1,0 +1,67 @@
+"""The command of a user to a running run: other weights from the next undecided round on."""
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from skillshard.errors import LedgerError, PolicyError
+from skillshard.mixing.ledger import DirectoryLedger, SteerRecord
+from skillshard.mixing.records import open_records
+from skillshard.mixing.steering import Steering, steer_name, steerings
+from skillshard.policies import fixed
+
+
+def steer(
+    ledger: str | os.PathLike[str],
+    action: Literal["weights", "freeze", "resume"],
+    *,
+    why: str,
+    weights: Mapping[str, float] | None = None,
+) -> Steering:
+    """Record that a run takes other weights from the next undecided round on.
+
+    Args:
+        ledger: Directory of the run's ledger. The run may be training.
+        action: "weights": the given weights. "freeze": the weights of the last decided round. "resume": the policy decides again. The policy has
+            observed all losses meanwhile.
+        why: Reason, for readers of the record.
+        weights: Skill -> weight in the run's unit, for "weights". A skill without a weight is refused.
+
+    Returns:
+        The steering with its number.
+
+    Raises:
+        LedgerError: The ledger holds no run, no round has weights to freeze, or the run has a fixed end.
+        PolicyError: The weights do not name the skills of the run, or the reason is missing.
+    """
+    own = DirectoryLedger(ledger)
+    records = open_records(own)
+    run = records.run
+    if not why.strip() or not why.isprintable():
+        raise PolicyError("a steering needs a reason: give `why`, a printable text.")
+    if run.repeat == "stop":
+        raise LedgerError(
+            f"{own} ends before the first repeated sample (repeat='stop'), and the trainer may know the length of the stream, which other weights "
+            "would change. Continue the run with other weights in a new ledger ('skillshard continue')."
+        )
+    num_rounds = records.rounds.num()
+    if action == "freeze" and not num_rounds and not (run.continues and run.continues.weights_before):
+        raise LedgerError(
+            f"{own} has decided no round, so no weights can be frozen: give weights, or wait for the first round."
+        )
+    values = None
+    if weights is not None:
+        values = fixed(weights).init(run.skills)["weights"]
+    known = steerings(own, run)
+    while True:
+        record = SteerRecord(
+            first_round=num_rounds,
+            action=action,
+            weights=values,
+            why=why,
+            previous=known[-1].record.checksum if known else run.checksum,
+        )
+        if own.put(steer_name(len(known)), record.to_bytes()):
+            own.flush()
+            return Steering(len(known), record)
+        known = steerings(own, run)  # another steering was recorded meanwhile, and the later steering counts
