@@ -6,12 +6,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillshard.errors import LedgerError, PolicyError
-from skillshard.mixing.ledger import DirectoryLedger, SteeredRoundRecord, SteerRecord
+from skillshard.mixing.ledger import DirectoryLedger, SteeredRoundRecord, SteerRecord, record_name
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.mixing.replay import replay
@@ -20,6 +21,7 @@ from skillshard.mixing.steering import steer_name, steerings
 from skillshard.policies import loss_order, stratified
 from skillshard.shards.read import ShardSet
 from tests.commands import fails, skillshard, works
+from tests.conftest import REPOSITORY
 
 ROUND_DRAWS = 16
 WEIGHTS = [{"add": 0.5, "carry": 0.25, "negate": 0.25}, {"add": 0.0, "carry": 0.5, "negate": 0.5}]
@@ -167,6 +169,10 @@ def test_the_command_steers_and_every_view_shows_it(shards: ShardSet, tmp_path: 
     assert f"{2 * ROUND_DRAWS},,steering,,0" in works("inspect", run, "--csv").splitlines()
     works("verify", run)
     works("replay", run)
+    for place, schema in ((steer_name(1), "steer-1"), (record_name(0, "rounds", 2), "round-3")):
+        jsonschema.validate(
+            json.loads((run / place).read_bytes()), json.loads((REPOSITORY / "schemas" / f"{schema}.json").read_bytes())
+        )
     assert skillshard("steer", run, "--why", "nothing").code == 2
     assert skillshard("steer", run, "--freeze", "--resume", "--why", "both").code == 2
     assert "do not name the skills of the mix" in fails("steer", run, "--weights", '{"sub": 1}', "--why", "a typo")
