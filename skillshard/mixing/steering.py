@@ -99,7 +99,8 @@ def weights_by_hand(run: RunRecord, steer: SteerRecord, previous: RoundRecord | 
         return steer.weights
     if steer.action == "resume":
         return None
-    weights = previous.weights if previous is not None else run.continues and run.continues.weights_before
+    before = None if run.continues is None else run.continues.weights_before
+    weights = before if previous is None else previous.weights
     if weights is None:
         raise LedgerError(
             "the weights are frozen before the first round, and no round has weights to keep: steer the run by other weights."
