@@ -11,7 +11,7 @@ from skillshard.cli.graph_options import Edges, Training
 from skillshard.cli.groups import grouped
 from skillshard.cli.options import ChosenSkills, Json, Nodes, ProxyDevice, ProxyTexts, choose_skills
 from skillshard.cli.output import write_json, write_new
-from skillshard.cli.values import parse_duration, parse_out, path_on_all_nodes, place_on_all_nodes
+from skillshard.cli.values import parse_duration, parse_out, place_on_all_nodes
 from skillshard.cli.verb import HOW, WHAT, WHERE, Verb
 from skillshard.cli.words import in_options
 
@@ -105,12 +105,12 @@ def learn_graph(
         ),
     ] = None,
     trials: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--trials",
-            parser=path_on_all_nodes,
-            metavar="DIRECTORY",
-            help="Directory of the trials and warm starts.",
+            parser=parse_out,
+            metavar="PLACE",
+            help="Directory of the trials and warm starts, local or in a store.",
             show_default="beside --out",
             rich_help_panel=WHERE,
         ),

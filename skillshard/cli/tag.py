@@ -12,7 +12,6 @@ from skillshard.cli.options import (
     CorpusPlaces,
     Files,
     JobArray,
-    LocalOut,
     Nodes,
     Out,
     ProxyDevice,
@@ -234,7 +233,7 @@ def by_embedding(
 def by_loss(
     corpus: CorpusPlaces,
     skills: NumSkills,
-    out: LocalOut,
+    out: Out,
     *,
     skills_range: SkillsRange = None,
     measure: Annotated[

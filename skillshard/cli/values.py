@@ -132,8 +132,7 @@ def parse_out(text: str) -> str:
     if uploads.can_be_written(text):
         return text
     raise typer.BadParameter(
-        f"{places.public(text)} can be read, not written. Give a directory, or the address of a store: s3://, gs:// or abfs://.",
-        param_hint="--out",
+        f"{places.public(text)} can be read, not written. Give a directory, or the address of a store: s3://, gs:// or abfs://."
     )
 
 
@@ -147,7 +146,7 @@ def parse_local_out(text: str) -> Path:
     return Path(text)
 
 
-_ON_ALL_NODES = (path_on_all_nodes, place_on_all_nodes, proxy_on_all_nodes, parse_out, parse_local_out)
+_ON_ALL_NODES = (path_on_all_nodes, place_on_all_nodes, proxy_on_all_nodes, parse_out)
 
 
 def names_on_all_nodes(verb: Callable[..., None]) -> list[str]:

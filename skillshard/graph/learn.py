@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,7 @@ def learn_graph(
         budget_s: Largest estimated time in seconds. More work is refused before training. None: no limit.
         seed: First seed.
         compute: Device and precision of the trials.
-        trials: Local directory of the trials. None: beside `out`, which must then be local.
+        trials: Directory of the trials, local or in a store. None: beside `out`.
         backend: Local pool or Ray.
         on_estimate: Function that is called before training with a sentence about the cost.
         on_stage: Function that receives the name and the number of tasks of each stage; see `skillshard.execution.OnStage`. None:
@@ -206,7 +206,7 @@ def learn_graph(
         try:
             cost = _cost(needed, missing, longest, timed, backend, folder)
         finally:
-            Path(timed).unlink(missing_ok=True)
+            storage.remove(timed)
         _announce(cost, budget_s, on_estimate)
         rows_of = partial(_rows, planned=planned, warm=warm, warmup_steps=warmup_steps, steps=steps)
         drawn = {
@@ -411,20 +411,15 @@ def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: Lo
 
 
 def trials_folder(out: str | os.PathLike[str], trials: str | os.PathLike[str] | None) -> str:
-    """Return the directory of the trials of a graph.
+    """Return the directory of the trials of a graph, or a folder of a store.
 
-    Raises:
-        GraphError: The graph is in a store, and no directory is given. Trials keep their checkpoints on a disk.
-
-    >>> trials_folder("out/graph.json", None), trials_folder("s3://bucket/graph.json", "trials")
-    ('out/graph.runs', 'trials')
+    >>> trials_folder("out/graph.json", None), trials_folder("s3://bucket/graph.json?region=eu", None), trials_folder("graph.json", "trials")
+    ('out/graph.runs', 's3://bucket/graph.runs?region=eu', 'trials')
     """
     if trials is not None:
-        return str(places.local_path(trials))
+        return os.fspath(trials) if places.is_remote(trials) else str(places.local_path(trials))
     if places.is_remote(out):
-        raise GraphError(
-            f"{places.public(out)} is in a store, and the trials keep their checkpoints on a disk: give `trials`, a local directory."
-        )
+        return places.resolve(str(PurePosixPath(places.name(out)).with_suffix(".runs")), places.resolve("..", out))
     return str(places.local_path(out).with_suffix(".runs"))
 
 
@@ -518,7 +513,7 @@ def _needed(warm: Sequence[Task], missing: Sequence[Task], records: str) -> list
     ]
     # Without its record the task runs again. A record alone would count as done, and the trials would miss the file.
     for task in needed:
-        Path(places.join(records, f"{task.key}.json")).unlink(missing_ok=True)
+        storage.remove(places.join(records, f"{task.key}.json"))
     return needed
 
 
@@ -542,7 +537,7 @@ def _cost(
     else:
         records = places.join(folder, "records")
         # An old record may be of another day or of another machine.
-        Path(places.join(records, f"{timing.key}.json")).unlink(missing_ok=True)
+        storage.remove(places.join(records, f"{timing.key}.json"))
         taken = run(timing_task, [timing], backend=backend, records=records, keeps_model=True, num_gpus=1.0)[0]
     num_gpus = float(recipe.device.startswith("cuda"))
 

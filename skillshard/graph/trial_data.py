@@ -112,7 +112,7 @@ def save_data(data: TrialData, folder: str | Path) -> str:
 @lru_cache(maxsize=1)
 def load_data(place: str, trained_on: tuple[str, ...]) -> TrialData:
     """Load the data that `save_data` wrote: the texts of a trial's training skills, and the measured texts of all skills."""
-    with np.load(place) as arrays:
+    with np.load(storage.readable(place)) as arrays:
         names = orjson.loads(arrays["names"].tobytes())
         splits = {
             split: {

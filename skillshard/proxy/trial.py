@@ -4,14 +4,13 @@
     TRIAL/unfinished/000100.npz    the state of the optimizer after step 100, until the trial ends
 
 The batch of a step depends only on the seed and the step, so a resumed trial sees the same batches as an uninterrupted trial. On a CPU
-with one thread, both trials end in the same bytes.
+with one thread, both trials end in the same bytes. TRIAL is a local directory or a folder of a store.
 """
 
-import shutil
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -20,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from skillshard import progress, storage
+from skillshard import places, progress, storage
 from skillshard.errors import ProxyError
 from skillshard.keyed_random import Label, chances, integers
 from skillshard.proxy.device import MixedPrecision, Precision
@@ -105,14 +104,14 @@ def computing(model: nn.Module, recipe: Recipe) -> nn.Module:
     return MixedPrecision(model) if recipe.precision == "bfloat16" else model
 
 
-def train_trial(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path) -> None:
+def train_trial(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: str | os.PathLike[str]) -> None:
     """Train a trial to its end, from the last checkpoint. A finished trial is not trained again.
 
     Args:
         encoded: Texts to draw from, at least 1.
         recipe: Recipe of the training.
         seed: Seed for the weights and for the batches.
-        folder: Directory of the trial, which is made if needed.
+        folder: Directory of the trial, which is made if needed, or a folder of a store.
 
     Raises:
         ProxyError: The loss is not a finite number.
@@ -123,7 +122,7 @@ def train_trial(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path)
     if done:
         load_checkpoint(model, folder, done)
         if done < recipe.steps:
-            _load_optimizer(optimizer, _unfinished(folder, done), done)
+            _load_optimizer(optimizer, storage.load_arrays(_unfinished(folder, done)), done)
 
     def keep(step: int) -> None:
         progress.advance(step, recipe.steps)
@@ -140,7 +139,7 @@ def train_trial(encoded: TokenBatch, recipe: Recipe, *, seed: int, folder: Path)
         optimizer=optimizer,
         steps_done=done,
     )
-    shutil.rmtree(folder / "unfinished", ignore_errors=True)
+    storage.remove_tree(places.join(folder, "unfinished"))
 
 
 @runtime_checkable
@@ -178,32 +177,30 @@ def random_batches(
         step += 1
 
 
-def load_checkpoint(model: nn.Module, folder: Path, step: int) -> None:
+def load_checkpoint(model: nn.Module, folder: str | os.PathLike[str], step: int) -> None:
     """Load the parameters of a checkpoint into a model.
 
     Raises:
         ProxyError: The checkpoint belongs to another model.
     """
     place = _checkpoint(folder, step)
-    _set_parameters(model, np.load(place), place)
+    _set_parameters(model, np.array(storage.load_array(place)), place)
 
 
-def save_state(model: nn.Module, optimizer: torch.optim.Optimizer, place: str | Path) -> None:
+def save_state(model: nn.Module, optimizer: torch.optim.Optimizer, place: str | os.PathLike[str]) -> None:
     """Write the parameters of the model and the state of the optimizer as one file, from which a training can continue."""
-    with storage.writing(place) as part, part.open("wb") as file:
-        np.savez(file, parameters=_vector(model), **_moments(optimizer))  # type: ignore[arg-type]  # as in _save
+    storage.write_arrays(place, {"parameters": _vector(model), **_moments(optimizer)})
 
 
-def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, place: str | Path) -> None:
+def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, place: str | os.PathLike[str]) -> None:
     """Load a file of `save_state` into a new model and its new optimizer.
 
     Raises:
         ProxyError: The file belongs to another model.
     """
-    with np.load(place) as arrays:
-        vector, step = arrays["parameters"], int(arrays["step"][0])
-    _set_parameters(model, vector, place)
-    _load_optimizer(optimizer, place, step)
+    arrays = storage.load_arrays(place)
+    _set_parameters(model, arrays["parameters"], place)
+    _load_optimizer(optimizer, arrays, int(arrays["step"][0]))
 
 
 def _vector(model: nn.Module) -> Float[np.ndarray, " parameter"]:
@@ -211,7 +208,7 @@ def _vector(model: nn.Module) -> Float[np.ndarray, " parameter"]:
     return vector
 
 
-def _set_parameters(model: nn.Module, vector: Float[np.ndarray, " parameter"], place: str | Path) -> None:
+def _set_parameters(model: nn.Module, vector: Float[np.ndarray, " parameter"], place: str | os.PathLike[str]) -> None:
     num = sum(parameter.numel() for parameter in model.parameters())
     if vector.shape != (num,):
         raise ProxyError(
@@ -232,31 +229,31 @@ def estimate_s(encoded: TokenBatch, recipe: Recipe, *, size: int = BATCH_SIZE) -
     return (time.perf_counter() - started) / TIMED_STEPS * recipe.steps
 
 
-def _is_kept(folder: Path, step: int, recipe: Recipe) -> bool:
+def _is_kept(folder: str | os.PathLike[str], step: int, recipe: Recipe) -> bool:
     # A checkpoint without the state of the optimizer cannot be continued, unless the checkpoint is the last.
-    state = step == recipe.steps or _unfinished(folder, step).exists()
-    return state and _checkpoint(folder, step).exists()
+    state = step == recipe.steps or storage.exists(_unfinished(folder, step))
+    return state and storage.exists(_checkpoint(folder, step))
 
 
-def _checkpoint(folder: Path, step: int) -> Path:
-    return folder / f"checkpoint-{step:06d}.npy"
+def _checkpoint(folder: str | os.PathLike[str], step: int) -> str:
+    return places.join(folder, f"checkpoint-{step:06d}.npy")
 
 
-def _unfinished(folder: Path, step: int) -> Path:
-    return folder / "unfinished" / f"{step:06d}.npz"
+def _unfinished(folder: str | os.PathLike[str], step: int) -> str:
+    return places.join(folder, "unfinished", f"{step:06d}.npz")
 
 
-def _save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step: int, *, is_last: bool) -> None:
-    with storage.writing(_checkpoint(folder, step)) as part, part.open("wb") as file:
-        np.save(file, _vector(model))
+def _save(
+    model: nn.Module, optimizer: torch.optim.Optimizer, folder: str | os.PathLike[str], step: int, *, is_last: bool
+) -> None:
+    storage.write_array(_checkpoint(folder, step), _vector(model))
     if is_last:
         return
-    with storage.writing(_unfinished(folder, step)) as part, part.open("wb") as file:
-        np.savez(file, **_moments(optimizer))  # type: ignore[arg-type]  # numpy's stub sees its own flag in **
-    # The earlier state is deleted last, because a killed trial continues from the earlier state until this state is whole.
-    for earlier in (folder / "unfinished").glob("*.npz"):
-        if earlier != _unfinished(folder, step):
-            earlier.unlink(missing_ok=True)
+    storage.write_arrays(_unfinished(folder, step), _moments(optimizer))
+    # The earlier states are deleted last, because a killed trial continues from an earlier state until this state is whole.
+    for state in storage.list_files(places.join(folder, "unfinished"), "*.npz"):
+        if state.place != _unfinished(folder, step):
+            storage.remove(state.place)
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Float[np.ndarray, " parameter"]]:
@@ -268,9 +265,8 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Float[np.ndarray, " 
     return {**moments, "step": np.array([float(states[0]["step"])], np.float32)}
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, place: str | Path, step: int) -> None:
-    with np.load(place) as arrays:
-        moments = {name: arrays[name] for name in ("exp_avg", "exp_avg_sq")}
+def _load_optimizer(optimizer: torch.optim.Optimizer, arrays: Mapping[str, np.ndarray], step: int) -> None:
+    moments = {name: arrays[name] for name in ("exp_avg", "exp_avg_sq")}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     bounds: Int[np.ndarray, " bound"] = np.cumsum([0, *(parameter.numel() for parameter in parameters)])
     for index, parameter in enumerate(parameters):

@@ -1,4 +1,4 @@
-"""Tags, clusters, shards and token counts in a store equal those of a local directory byte for byte, for every answer of the store."""
+"""Tags, clusters, shards, token counts and graphs in a store equal those of a local directory byte for byte, for every answer of the store."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -17,12 +17,15 @@ from skillshard.export import FORMATS, export_shards
 from skillshard.merge_levels import plan_merges
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import append_shards, write_shards
+from skillshard.taggers.losses.saved import open_loss_tagger
 from skillshard.taggers.regroup import regroup_tags
 from skillshard.tags import Tags
 from skillshard.verification import verify
 from tests.commands import works
 from tests.conftest import HERE, samples, tree, write_corpus
 from tests.remote.conftest import BUCKET, Through
+from tests.unit.test_graph_learning import learn
+from tests.unit.test_loss_tagger import small_corpus, small_finder
 
 NUMBERS = itertools.count()
 
@@ -309,3 +312,42 @@ def test_the_commands_take_addresses_of_a_store(store: Callable[[str], str], tmp
     commands(lambda name: str(tmp_path / name))
     for name in "TRSEU":
         assert objects(store(name)) == tree(tmp_path / name), name
+
+
+def test_clusters_by_loss_and_their_checkpoints_in_a_store_are_those_of_a_directory(
+    store: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    corpus, finder = Corpus.open(small_corpus(tmp_path / "lego")), small_finder()
+    taggers.tag_corpus(corpus, finder, tmp_path / "L", backend=HERE)
+    put = uploads.put
+
+    def put_until_the_second_checkpoint(place: str, source: Any) -> None:
+        put(place, source)
+        if "unfinished" in place:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(uploads, "put", put_until_the_second_checkpoint)
+        with pytest.raises(Killed):
+            taggers.tag_corpus(corpus, finder, store("L"), backend=HERE)
+    tags = taggers.tag_corpus(corpus, finder, store("L"), backend=HERE)
+    assert objects(store("L")) == tree(tmp_path / "L")
+    assert verify(store("L"))[0] == []
+    again = taggers.tag_corpus(corpus, open_loss_tagger(tags.folder), tmp_path / "again", backend=HERE)
+    assert list(again.rows(0)) == list(tags.rows(0))
+
+
+def test_a_graph_and_its_trials_in_a_store_are_those_of_a_directory(
+    shards: ShardSet, store: Callable[[str], str], tmp_path: Path
+) -> None:
+    for place in (lambda name: str(tmp_path / name), store):
+        learn(shards, place("graph.json"))  # type: ignore[arg-type]
+    written = objects(store(""))
+    assert {name for name in written if "/warm-" in name} and {name for name in written if "/records/" in name}
+    assert written["graph.json"] == (tmp_path / "graph.json").read_bytes()
+    assert {name for name in written if name.startswith("graph.runs/")} == {
+        f"graph.runs/{name}" for name in tree(tmp_path / "graph.runs")
+    }

@@ -17,14 +17,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-from skillshard import places, progress
+from skillshard import places, progress, storage
 from skillshard.artefact import differences
 from skillshard.corpus import Sample
 from skillshard.corpus.template import Span
@@ -102,7 +101,7 @@ class TrainedProxies:
     def _losses(
         self, model: nn.Module, trial: str, step: int, versions: Sequence[TokenBatch]
     ) -> Float[np.ndarray, "sample version"]:
-        load_checkpoint(model, Path(trial), step)
+        load_checkpoint(model, trial, step)
         ready = computing(model, self.recipe)
         return np.stack([sample_scores(ready, version, max_batch=MAX_BATCH).losses for version in versions], axis=1)
 
@@ -181,7 +180,7 @@ def open_loss_tagger(place: str | os.PathLike[str]) -> LossTagger:
             "by loss, or make clusters with 'skillshard tag embedding'."
         )
     _refuse_changed_proxy(model)
-    return LossTagger(str(places.local_path(model.folder)), model.digest)
+    return LossTagger(model.folder, model.digest)
 
 
 def _refuse_changed_proxy(model: SavedClusters) -> None:
@@ -232,17 +231,19 @@ def _opened(folder: str, digest: str) -> _Opened:
     # The digest is part of the key of the cache, so that changed clusters are opened again.
     saved = SavedClusters.open(folder)
     arguments = saved.manifest.encoder.arguments
-    trials = tuple(str(trial_folder(folder, number)) for number in range(len(arguments["seeds"])))
+    trials = tuple(trial_folder(folder, number) for number in range(len(arguments["seeds"])))
     recipe = recipe_from_json(arguments["recipe"])
     # Trials that were trained on a GPU can tag on a machine without a GPU.
     if not is_here(recipe.device):
         recipe = replace(recipe, device="cpu")
     model = TrainedProxies(reading_from_json(arguments["reading"]), recipe, trials, arguments["measure"])
-    mean, deviation = (np.load(Path(folder) / f"{name}.npy") for name in ("mean", "deviation"))
+    mean, deviation = (
+        np.array(storage.load_array(places.join(folder, f"{name}.npy"))) for name in ("mean", "deviation")
+    )
     scale, names = Scale(mean, deviation), tuple(saved.names)
     return _Opened(model, arguments["guess_loss"], scale, saved.clusters, names, arguments.get("prompt_field"))
 
 
-def trial_folder(folder: str | os.PathLike[str], number: int) -> Path:
+def trial_folder(folder: str | os.PathLike[str], number: int) -> str:
     """Return the directory of the checkpoints of a trial."""
-    return Path(folder) / "runs" / f"{number:02d}"
+    return places.join(folder, "runs", f"{number:02d}")

@@ -13,7 +13,6 @@ fitted on a sample; a second measure, `parts`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -114,9 +113,9 @@ class LossFinder:
 
         A call after a kill repeats no finished task.
         """
-        folder = places.local_path(search.work.scratch("kept", FOLDER))  # the checkpoints of the trials are local files
+        folder = search.work.scratch("kept", FOLDER)
         num_rows, _ = count_rows(search)
-        if not (folder / MANIFEST).exists():
+        if not storage.exists(places.join(folder, MANIFEST)):
             texts = self._sample(search)
             reading = self.reading.reading([sample.text for sample in texts])
             recipe = self._recipe(reading)
@@ -162,7 +161,7 @@ class LossFinder:
     def _train(
         self,
         search: Search,
-        folder: Path,
+        folder: str,
         texts: Sequence[SampledText],
         reading: Reading,
         recipe: Recipe,
@@ -177,7 +176,7 @@ class LossFinder:
                 "reading": reading,
                 "recipe": recipe,
                 "seed": seed,
-                "folder": str(trial_folder(folder, number)),
+                "folder": trial_folder(folder, number),
             }
             for number, seed in enumerate(self._seeds())
         )
@@ -218,7 +217,7 @@ class LossFinder:
         )
 
     def _keep(
-        self, search: Search, folder: Path, samples: Sequence[SampledText], reading: Reading, recipe: Recipe
+        self, search: Search, folder: str, samples: Sequence[SampledText], reading: Reading, recipe: Recipe
     ) -> None:
         batch = _encode(reading, [(text.text, text.answers) for text in samples])
         losses, features = self._measure(search, folder, batch, reading, recipe)
@@ -233,12 +232,12 @@ class LossFinder:
         assigned = assign(points, clusters)
         described = describe_learnt(assigned, samples)
         for name, array in (("mean", scale.mean), ("deviation", scale.deviation), ("losses", losses)):
-            storage.write_array(folder / f"{name}.npy", array)
+            storage.write_array(places.join(folder, f"{name}.npy"), array)
         rows = (
             {"id": sample.id, "skill": described[cluster].name}
             for sample, cluster in zip(samples, assigned.cluster, strict=True)
         )
-        storage.write_bytes(folder / "probe.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        storage.write_bytes(places.join(folder, "probe.jsonl"), b"".join(orjson.dumps(row) + b"\n" for row in rows))
         arguments = {
             "reading": reading_to_json(reading),
             "recipe": asdict(recipe),
@@ -261,7 +260,7 @@ class LossFinder:
         )
 
     def _measure(
-        self, search: Search, folder: Path, batch: TokenBatch, reading: Reading, recipe: Recipe
+        self, search: Search, folder: str, batch: TokenBatch, reading: Reading, recipe: Recipe
     ) -> tuple[Float[np.ndarray, "trial checkpoint sample"], Callable[[float], Float[np.ndarray, "sample feature"]]]:
         """Measure the losses of the fitting samples.
 
@@ -270,7 +269,7 @@ class LossFinder:
         """
         tasks = keyed(
             {
-                "model": TrainedProxies(reading, recipe, (str(trial_folder(folder, number)),), self.measure),
+                "model": TrainedProxies(reading, recipe, (trial_folder(folder, number),), self.measure),
                 "batch": batch,
                 "out": search.work.scratch(f"losses-{number:02d}.npz"),
             }
@@ -394,7 +393,7 @@ def train_task(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: 
     """Train one trial on one thread."""
     # Two trials side by side use two cores better than one trial on both, and one thread gives the same bytes after a kill.
     with one_thread():
-        train_trial(_encode(reading, orjson.loads(storage.read_bytes(texts))), recipe, seed=seed, folder=Path(folder))
+        train_trial(_encode(reading, orjson.loads(storage.read_bytes(texts))), recipe, seed=seed, folder=folder)
     return {"seed": seed}
 
 
@@ -413,10 +412,10 @@ def measure_task(model: TrainedProxies, batch: TokenBatch, out: str) -> Record:
     return {"num_samples": len(batch)}
 
 
-def _files(folder: Path) -> list[str]:
+def _files(folder: str) -> list[str]:
     """List the files beside the centroids and model.json."""
-    files = (str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
-    return [name for name in files if name not in (CENTROIDS, MANIFEST)]
+    names = (places.relative(file.place, folder) for file in storage.list_files(folder))
+    return sorted(name for name in names if name not in (CENTROIDS, MANIFEST))
 
 
 def _check_numbers(skills: int | Literal["auto"], trials: int, fitting_samples: int, seed: int) -> None:
