@@ -54,7 +54,7 @@ from skillshard.mixing.replay import refuse_other_loss
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round, read_ahead
 from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
 from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, is_whole, whole_number
-from skillshard.policies.policy import Policy, Probing, check_is_policy
+from skillshard.policies.policy import Policy, Probing, RunFacts, check_is_policy, in_draws
 from skillshard.printable import counted
 from skillshard.shards.manifest import TAR_BLOCK
 from skillshard.shards.read import ShardSet
@@ -257,7 +257,7 @@ class Mixer:
             raise PolicyError(f"job is {job!r}: give the job's name, a printable text, or None for a single process.")
         if not shards.skills:
             raise ShardError(f"{shards.root} has no training shards: every sample is held out or set aside.")
-        self.shards, self.policy, self.lag, self.seed = shards, policy, lag, seed
+        self.shards, self.lag, self.seed = shards, lag, seed
         self.round_draws, self.wait_s = round_draws, wait_s
         self.repeat = repeat
         self.fields = check_fields(fields, field_defaults)
@@ -267,6 +267,18 @@ class Mixer:
         columns = [skill_shards.columns for skill_shards in self._train]
         num_tokens = _num_tokens(shards, unit, tokens)
         handover = read_record(self.ledger, HANDOVER, HandoverRecord)
+        policy = in_draws(
+            policy,
+            RunFacts(
+                skills=tuple(self.skills),
+                num_samples=tuple(len(skill_shards) for skill_shards in self._train),
+                num_tokens=None if num_tokens is None else tuple(num_tokens),
+                step_draws=None if step_draws is None else operator.index(step_draws),
+                first_step=0 if handover is None else handover.step,
+                first_draw=0 if handover is None else handover.draw,
+            ),
+        )
+        self.policy = policy
         continues = None
         if handover is not None:
             known = matched(handover, shards, seed=seed)

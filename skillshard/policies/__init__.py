@@ -2,6 +2,7 @@
 
 from skillshard.policies.ado import ado
 from skillshard.policies.aioli import aioli
+from skillshard.policies.by_group import by_group
 from skillshard.policies.curriculum import anti_curriculum, curriculum, skill_curriculum
 from skillshard.policies.doremi import doremi
 from skillshard.policies.exp3 import exp3
@@ -12,6 +13,7 @@ from skillshard.policies.policy import NextRound, Observation, Policy, Probing, 
 from skillshard.policies.skill_it import skill_it
 from skillshard.policies.skill_stratified import skill_stratified
 from skillshard.policies.softmax_loss import softmax_loss
+from skillshard.policies.stages import stages
 from skillshard.policies.static import fixed, proportional, stratified
 from skillshard.policies.temperature import temperature
 from skillshard.policies.transforms import cap, chain, floor, max_change, repetition_limit, smoothing
@@ -26,6 +28,7 @@ __all__ = [
     "ado",
     "aioli",
     "anti_curriculum",
+    "by_group",
     "cap",
     "chain",
     "curriculum",
@@ -44,6 +47,7 @@ __all__ = [
     "skill_stratified",
     "smoothing",
     "softmax_loss",
+    "stages",
     "stratified",
     "temperature",
     "unimax",

@@ -67,13 +67,34 @@ class NextRound:
     weights_before: tuple[float, ...] | None = None
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """The facts of a run that translate optimizer steps and tokens into draws. All facts are known before the first round.
+
+    Attributes:
+        skills: Training skills.
+        num_samples: Number of samples of each skill.
+        num_tokens: Number of tokens of each skill if the run's weights count tokens, else None.
+        step_draws: Number of draws of an optimizer step. None if unknown.
+        first_step: Number of optimizer steps taken before the run: 0, or the steps of the runs that the run continues. None if unknown.
+        first_draw: Number of draws before the run.
+    """
+
+    skills: tuple[str, ...]
+    num_samples: tuple[int, ...]
+    num_tokens: tuple[int, ...] | None = None
+    step_draws: int | None = None
+    first_step: int | None = 0
+    first_draw: int = 0
+
+
 @runtime_checkable
 class Policy(Protocol):
     """A rule that sets the weights of the training skills from observations. Implementations are frozen, picklable dataclasses.
 
     A policy may have two more attributes. `initial_losses: bool` says whether the first losses are the losses of the model before the
     first step (default: False). `loss: LossKind | None` is the kind of losses with which its graph was measured (default: None, any
-    kind fits).
+    kind fits). A policy whose arguments count steps or tokens is also `Convertible`.
     """
 
     @property
@@ -122,6 +143,14 @@ class Probing(Protocol):
 
         A probe depends only on the round's number and the skills, so that a probe is known before any loss.
         """
+
+
+@runtime_checkable
+class Convertible(Protocol):
+    """A policy with arguments that may count optimizer steps or tokens."""
+
+    def in_draws(self, facts: RunFacts) -> Policy:
+        """Return the policy with all positions in draws. Raise PolicyError if the facts do not allow the conversion."""
 
 
 @runtime_checkable
@@ -235,6 +264,17 @@ def known_round(name: str, upcoming: NextRound | None) -> NextRound:
     if upcoming is None:
         raise PolicyError(f"{name} needs the round that it decides: weights(state, upcoming=NextRound(...)).")
     return upcoming
+
+
+def in_draws(policy: Policy, facts: RunFacts) -> Policy:
+    """Convert the steps and tokens in the arguments of a policy to draws. A policy without such arguments is returned unchanged.
+
+    A mixer converts the arguments once, before the first round, and `run.json` records the draws.
+
+    Raises:
+        PolicyError: The facts do not allow the conversion.
+    """
+    return policy.in_draws(facts) if isinstance(policy, Convertible) else policy
 
 
 def check_is_policy(policy: object) -> None:

@@ -6,7 +6,7 @@ bound last.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from skillshard.policies.policy import (
     Observation,
     Policy,
     Probing,
+    RunFacts,
     State,
     Transform,
+    in_draws,
     known_round,
 )
 
@@ -69,6 +71,9 @@ class Chain:
     @property
     def any_loss(self) -> bool:
         return bool(getattr(self.policy, "any_loss", False))
+
+    def in_draws(self, facts: RunFacts) -> Policy:
+        return replace(self, policy=in_draws(self.policy, facts))
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         state = self.policy.init(skills, num_samples)

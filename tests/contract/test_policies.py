@@ -21,6 +21,7 @@ from skillshard.policies import (
     ado,
     aioli,
     anti_curriculum,
+    by_group,
     cap,
     chain,
     curriculum,
@@ -39,6 +40,7 @@ from skillshard.policies import (
     skill_stratified,
     smoothing,
     softmax_loss,
+    stages,
     stratified,
     temperature,
     unimax,
@@ -51,6 +53,7 @@ GRAPH = SkillGraph(SKILLS, SKILLS, np.eye(4) + 0.5 * np.eye(4, k=1) - 0.3 * np.e
 
 PRIOR = dict(zip(SKILLS, (4.0, 3.0, 2.0, 1.0), strict=True))
 HARDNESS = dict(zip(SKILLS, (2.0, 1.0, 2.0, 3.0), strict=True))
+GROUPS = {"sums": ["carry", "add", "negate"], "texts": ["copy"]}
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     "stratified": stratified,
@@ -106,6 +109,30 @@ POLICIES: dict[str, Callable[[], Policy]] = {
         repetition_limit(4000.0, draws=30_000),
     ),
     "aioli with a floor": lambda: chain(aioli(eta=0.5, period_rounds=6, sweeps=1), floor(0.1)),
+    "stages of constant weights": lambda: stages([(2500, PRIOR), (4000, proportional()), (None, stratified())]),
+    "stages of losses": lambda: stages(
+        [(1500, stratified()), (3200, skill_it(GRAPH, eta=0.5)), (None, odm(warmup_steps=0))], blend="cosine"
+    ),
+    "stages of odm": lambda: stages([(2000, odm(warmup_steps=0)), (None, PRIOR)], blend="linear"),
+    "stages of aioli": lambda: stages([(8500, aioli(eta=0.5, period_rounds=6, sweeps=1)), (None, PRIOR)]),
+    "stages of steps": lambda: stages([(20, exp3()), (None, stratified())], unit="steps", step_draws=100),
+    "stages with a floor": lambda: chain(stages([(2000, loss_order(eta=0.5)), (None, PRIOR)]), floor(0.05)),
+    "groups of constant weights": lambda: by_group(temperature(2.0), proportional(), groups=GROUPS),
+    "skill_it over groups": lambda: by_group(
+        skill_it(SkillGraph(("sums", "texts"), ("sums", "texts"), [[1.0, 0.5], [0.0, 1.0]]), eta=0.5),
+        loss_order(eta=0.5),
+        groups=GROUPS,
+    ),
+    "odm over groups": lambda: by_group(odm(warmup_steps=0), exp3(), groups=GROUPS),
+    "groups with a policy each": lambda: by_group(
+        stratified(), {"sums": odm(warmup_steps=0), "texts": exp3()}, groups=GROUPS
+    ),
+    "groups by prefix": lambda: by_group(
+        ado(warmup_steps=1, refit_steps=400), softmax_loss(temperature=0.5), groups="prefix"
+    ),
+    "groups in a stage": lambda: stages(
+        [(2000, by_group(exp3(), stages([(500, stratified()), (None, proportional())]), groups=GROUPS)), (None, PRIOR)]
+    ),
 }
 some_losses = st.lists(st.fixed_dictionaries(dict.fromkeys(SKILLS, st.floats(0, 1e3))), max_size=5)
 
@@ -217,7 +244,11 @@ def test_an_observation_without_a_skill_is_refused_by_name_or_used(build: Callab
     state = policy.init(SKILLS, SIZES)
     names = policy.eval_skills or SKILLS
     seen = observation(0, dict.fromkeys(names[1:], 1.0))
-    assert policy.may_miss_losses == (policy.name.split("+")[0] in ("odm", "exp3", "ado") or not policy.reads_losses)
+    # Policies of policies may miss losses if all of their policies may.
+    needs_all = re.search(
+        "skill_it|loss_order|softmax_loss|doremi|aioli|graph_refresh", json.dumps(policy.arguments) + policy.name
+    )
+    assert policy.may_miss_losses == (needs_all is None or not policy.reads_losses)
     if policy.may_miss_losses:
         assert abs(policy.weights(policy.observe(state, seen), upcoming(1, SKILLS)).sum() - 1) < 1e-9
         return
