@@ -1,5 +1,6 @@
 """Groups of skills: one policy mixes the groups, and another policy mixes the skills inside each group."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -220,16 +221,27 @@ def _of_groups(observation: Observation, state: State) -> Observation:
     for group, places in state["groups"]:
         names = [state["skills"][place] for place in places]
         seen = [
-            (name, state["sizes"][place])
+            (observation.losses[name], state["sizes"][place])
             for name, place in zip(names, places, strict=True)
             if name in observation.losses
         ]
         if seen:
-            total = sum(size for _, size in seen)
-            losses[group] = sum(observation.losses[name] * (size / total) for name, size in seen)
+            losses[group] = _mean_loss(seen)
         if observation.drawn:
             drawn[group] = sum(observation.drawn.get(name, 0) for name in names)
     return replace(observation, losses=losses, drawn=drawn)
+
+
+def _mean_loss(seen: Sequence[tuple[float, int]]) -> float:
+    """Return the mean of losses, weighted by sizes. The order of the losses changes no bit, and the mean of equal losses is the loss itself.
+
+    >>> _mean_loss([(3.0, 100), (1.0, 300)]), _mean_loss([(0.1, 3), (0.1, 7)])
+    (1.5, 0.1)
+    """
+    # A policy may compare the losses of groups, as loss_order does, so rounding errors of a plain sum could change the weights.
+    least = min(loss for loss, _ in seen)
+    total = sum(size for _, size in seen)
+    return least + math.fsum((loss - least) * (size / total) for loss, size in seen)
 
 
 def _round_of_groups(upcoming: NextRound, members: list[list[int]]) -> NextRound:
