@@ -31,7 +31,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from skillshard import canonical, storage
 from skillshard.batch_losses import BatchLosses, token_nats
@@ -39,6 +47,7 @@ from skillshard.corpus.template import Span
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.evaluation import ModelLoss
 from skillshard.loss import IGNORE, LossKind, answer_spans
+from skillshard.mixing.metrics import MOST_SKILLS
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.stream import Stream
 from skillshard.proxy.pretrained import ReadText, read_tokens, refuse_slow
@@ -386,6 +395,32 @@ class MixerCallback(TrainerCallback):
         self._hooks: _Hooks | None = None
         self._rows: StreamRows | None = None
         self._first_step = 0
+        self._trainer: Trainer | None = None
+        self._log_skills = 0
+
+    def log_to(self, trainer: Trainer, *, skills: int = MOST_SKILLS) -> None:
+        """Send the metrics of the run (`Mixer.metrics`) to the loggers of a Trainer after each report, on process 0.
+
+        The loggers are those of `TrainingArguments(report_to=...)`. The Trainer puts "train/" before each name. Neither the console nor the
+        Trainer's log history gets the metrics.
+
+        Args:
+            trainer: Trainer of this callback.
+            skills: Number of skills with metrics of their own.
+
+        Raises:
+            PolicyError: The Trainer has another callback.
+
+        Example:
+            callback = MixerCallback(mixer, losses, every_steps=100)
+            trainer = Trainer(..., callbacks=[callback])
+            callback.log_to(trainer)
+        """
+        if self not in trainer.callback_handler.callbacks:
+            raise PolicyError(
+                "log_to got a Trainer without this callback: give the callback to Trainer(callbacks=[...]) first, and then call log_to(trainer)."
+            )
+        self._trainer, self._log_skills = trainer, skills
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -450,6 +485,16 @@ class MixerCallback(TrainerCallback):
             losses = self._hooks.losses.take()
         if state.is_world_process_zero:
             self.stream.report(state.global_step, losses)
+            self._log(state)
+
+    def _log(self, state: TrainerState) -> None:
+        if self._trainer is None:
+            return
+        trainer, metrics = self._trainer, self.stream.metrics(step=state.global_step, most_skills=self._log_skills)
+        # Not Trainer.log: the Trainer would leave out its own log of this step, and TRL would end the means that it collects.
+        for callback in trainer.callback_handler.callbacks:
+            if not isinstance(callback, (PrinterCallback, ProgressCallback)):
+                callback.on_log(trainer.args, state, trainer.control, model=trainer.model, logs=dict(metrics))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -128,6 +128,8 @@ class MixerCallback(Callback):
         losses: Function that measures a module: module -> evaluation skill -> loss. None for a run with training losses.
         every_steps: Number of optimizer steps from one report to the next. A round needs at least one report. With blocks, two
             reports are safer, since a round of short samples has fewer blocks.
+        log_skills: Number of skills whose metrics (`Mixer.metrics`) go to the loggers of the Trainer after each report, on rank 0. 0 (default)
+            logs nothing.
 
     Raises:
         PolicyError: `losses` is missing, or is given in a run with training losses. When training begins: a round would have no report, or the reports go to another mixer than the data's.
@@ -139,8 +141,10 @@ class MixerCallback(Callback):
         losses: Callable[[LightningModule], Mapping[str, Any]] | None = None,
         *,
         every_steps: int,
+        log_skills: int = 0,
     ) -> None:
         refuse_other_measurement(stream, losses)
+        self.log_skills = log_skills
         self.stream, self.losses, self.every_steps = stream, losses, every_steps
         self._batch_losses = BatchLosses(stream)
         self._reported = -1  # no step yet
@@ -172,6 +176,10 @@ class MixerCallback(Callback):
         losses = self._batch_losses.take() if self.losses is None else self.losses(pl_module)
         if trainer.is_global_zero:
             self.stream.report(trainer.global_step, losses)
+            if self.log_skills:
+                metrics = self.stream.metrics(step=trainer.global_step, most_skills=self.log_skills)
+                for logger in trainer.loggers:
+                    logger.log_metrics(metrics, step=trainer.global_step)
 
     def _add(self, outputs: Any, batch: Any) -> None:
         """Add the losses of a training batch."""

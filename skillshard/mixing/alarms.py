@@ -1,12 +1,19 @@
-"""Signs of trouble in a run, found in the records of its ledger alone: every view of the run shows the same alarms."""
+"""Signs of trouble in a run, found in the records of its ledger alone: every view of the run shows the same alarms.
 
+The process that reports also writes each alarm to the logger "skillshard" of Python's `logging` when the alarm begins.
+"""
+
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.records import Numbered, Records
 from skillshard.mixing.rounds import MANY_EPOCHS
 from skillshard.printable import counted
+
+LOGGER = logging.getLogger("skillshard")
 
 SILENT_ROUNDS = 3
 """Number of rounds without a report after which an alarm says so."""
@@ -60,6 +67,55 @@ def alarms(
         *_rising(run, rounds, observations),
         *_pinned(run, rounds, first),
     ]
+
+
+class Watch:
+    """The alarms of a run as a process has logged them.
+
+    An alarm is logged once when it begins, and again only if the alarm has ended meanwhile. The first look of a process logs all
+    alarms, so a resumed run repeats the alarms that still hold. The alarm "repeated" is not logged: RepetitionWarning says the same
+    in the process that reads the stream.
+    """
+
+    def __init__(self) -> None:
+        self._generation = -1
+        self._first: RoundRecord | None = None
+        self._rounds: dict[int, RoundRecord] = {}
+        self._reports: dict[int, ObservationRecord] = {}
+        self._known: set[tuple[Kind, str | None]] = set()
+
+    def look(self, records: Records) -> None:
+        """Read the records that are new since the last look, and log the alarms that have begun."""
+        if records.generation != self._generation:  # a resume has left records behind
+            self._generation = records.generation
+            self._first = None
+            self._rounds.clear()
+            self._reports.clear()
+        _read_on(self._rounds, records.rounds, PINNED_ROUNDS)
+        _read_on(self._reports, records.observations, RISING_REPORTS + 1)
+        if self._first is None and self._rounds:
+            self._first = records.rounds.existing(0)
+        begun = [
+            alarm
+            for alarm in alarms(records.run, [*self._rounds.values()], [*self._reports.values()], first=self._first)
+            if alarm.kind != "repeated"
+        ]
+        for alarm in begun:
+            if (alarm.kind, alarm.skill) not in self._known:
+                LOGGER.warning(
+                    "%s: %s", records.ledger, alarm.sentence, extra={"alarm": alarm.kind, "skill": alarm.skill}
+                )
+        self._known = {(alarm.kind, alarm.skill) for alarm in begun}
+
+
+def _read_on(window: dict[int, Any], records: Numbered[Any], most: int) -> None:
+    """Read the records after a window into the window, and keep the newest records."""
+    number = max(window) + 1 if window else max(0, records.num() - most)
+    while (record := records.get(number)) is not None:
+        window[number] = record
+        number += 1
+    for old in sorted(window)[:-most]:
+        del window[old]
 
 
 def reads_losses(run: RunRecord, newest: RoundRecord) -> bool:

@@ -25,6 +25,7 @@ from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, PolicyError, ShardError, TokensError, name_some
 from skillshard.loss import Losses, LossKind, MeasuredOn
 from skillshard.memo import memoized
+from skillshard.mixing.alarms import Watch
 from skillshard.mixing.continuation import (
     content_of,
     continued_by,
@@ -47,6 +48,7 @@ from skillshard.mixing.ledger import (
     RunRecord,
     read_record,
 )
+from skillshard.mixing.metrics import MOST_SKILLS, Row, scalars, table
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION
 from skillshard.mixing.recorded import note_shards
 from skillshard.mixing.records import RECORDS_KEPT, open_records
@@ -332,6 +334,7 @@ class Mixer:
         if continues is not None:
             self.clock = self.clock.resumed(continues.step, continues.draw)
         self._resumed_here = False
+        self._watch = Watch()
         self._last: dict[int, RoundRecord] = {}
         self._plans: dict[int, RoundPlan] = {}
         self._maps: dict[bytes, Maps] = {}
@@ -647,10 +650,71 @@ class Mixer:
         number = whole_number("step", step)
         at_draw = self.clock.position_at(number) if draw is None else whole_number("draw", draw)
         run = self._rounds.run
+        # Also before the report: the report ends a silence.
+        self._watch.look(self._rounds.records)
         kind, measured_on = (
             (losses.kind, losses.measured_on) if isinstance(losses, Losses) else (run.loss, run.measured_on)
         )
         self._rounds.report(number, at_draw, losses, kind, measured_on)
+        self._watch.look(self._rounds.records)
+
+    def metrics(
+        self,
+        *,
+        step: SupportsIndex | None = None,
+        draw: SupportsIndex | None = None,
+        most_skills: int = MOST_SKILLS,
+    ) -> dict[str, float]:
+        """Return the numbers of the run at a draw for a logger. Nothing is decided, and the stream does not move.
+
+        TensorBoard, Weights & Biases, MLflow and trackio accept the names: "skillshard/draw", "skillshard/round", and for each skill
+        "skillshard/weight/SKILL", "skillshard/share/SKILL", "skillshard/epochs/SKILL", "skillshard/tokens/SKILL" (where weights count
+        tokens) and "skillshard/loss/SKILL". `skillshard.mixing.metrics` describes the numbers and the writing of skills.
+
+        Args:
+            step: Number of optimizer steps taken, which gives the draw.
+            draw: Number of draws that the model has seen, in place of a step. None without a step: the later draw of the mixer's position
+                and the newest report.
+            most_skills: Number of skills with metrics of their own: the skills with the most training samples. `metrics_table` has
+                all skills.
+
+        Raises:
+            RoundError: The round of the draw is not decided yet.
+            LedgerError: A record is damaged or missing.
+            PolicyError: `most_skills` is no whole number from 0, or step and draw are both given.
+        """
+        if not is_whole(most_skills, 0, LAST_DRAW):
+            raise PolicyError(f"most_skills is {most_skills!r}: give a number of skills, 0 or more.")
+        at_draw, record, rows = self._metrics_at(step, draw)
+        return scalars(self._run, record, at_draw, rows, most_skills=most_skills)
+
+    def metrics_table(
+        self, *, step: SupportsIndex | None = None, draw: SupportsIndex | None = None
+    ) -> list[dict[str, str | float | None]]:
+        """Return the numbers of every skill at a draw as rows with the columns skill, weight, share, epochs, tokens and loss.
+
+        Arguments and errors are those of `metrics`. An unknown number is None.
+        """
+        return self._metrics_at(step, draw)[2]
+
+    def _metrics_at(
+        self, step: SupportsIndex | None, draw: SupportsIndex | None
+    ) -> tuple[int, RoundRecord | None, list[Row]]:
+        """Return the draw, the round of the last draw, and the metrics of every skill."""
+        if step is not None and draw is not None:
+            raise PolicyError(f"metrics got step={step!r} and draw={draw!r}: give one of them, or neither.")
+        if step is not None:
+            at_draw = self.clock.position_at(step)
+        elif draw is not None:
+            at_draw = whole_number("draw", draw)
+        else:
+            at_draw = max(self._draw, self._rounds.last_draw())
+        run, record = self._run, None
+        if at_draw > run.first_draw:
+            record = self._rounds.decided_at(at_draw)
+            at_draw = min(at_draw, record.first_draw + record.num_draws)
+        observation = self._rounds.observed_at(at_draw)
+        return at_draw, record, table(run, record, observation, at_draw, self._rounds.eval_skills)
 
     def step_reported_at(self, draw: int) -> int | None:
         """Return the step of the newest report if the report is of this draw, else None."""
@@ -839,6 +903,8 @@ class Mixer:
         """Return the state of a stream after `draw` consumed draws. Raise LedgerError as in `state_dict`."""
         # A stale process must not overwrite the checkpoint of the process that resumed the run elsewhere.
         self._rounds.records.refuse_superseded()
+        if self._rounds.has_reported:
+            self._watch.look(self._rounds.records)  # a trainer that no longer reports still saves checkpoints
         num_observations, observation = self._rounds.num_observed(draw)
         state = MixerState(
             draw=draw,
@@ -953,7 +1019,7 @@ class Mixer:
 
     def __getstate__(self) -> dict[str, Any]:
         # Memory maps cannot be pickled. A worker that gets a copy of the mixer maps the shards itself.
-        return {**self.__dict__, "_plans": {}, "_maps": {}}
+        return {**self.__dict__, "_plans": {}, "_maps": {}, "_watch": Watch()}
 
 
 def _saved(state: Mapping[str, Any]) -> MixerState:

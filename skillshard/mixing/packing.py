@@ -37,10 +37,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import places
 from skillshard.canonical import first_fault
-from skillshard.errors import LedgerError, PolicyError, TokensError, did_you_mean
+from skillshard.errors import LedgerError, PolicyError, RoundError, TokensError, did_you_mean
 from skillshard.loss import LossKind, MeasuredOn
 from skillshard.memo import memoized
 from skillshard.mixing.ledger import Lag
+from skillshard.mixing.metrics import MOST_SKILLS
 from skillshard.mixing.mixer import Mixer, MixerState
 from skillshard.mixing.packed_batch import PackedBatch, Segments
 from skillshard.mixing.records import RECORDS_KEPT
@@ -569,6 +570,52 @@ class PackedTokens:
             )
             return
         self.mixer.report(step, losses, draw=draw)
+
+    def metrics(
+        self,
+        *,
+        step: SupportsIndex | None = None,
+        block: SupportsIndex | None = None,
+        most_skills: int = MOST_SKILLS,
+    ) -> dict[str, float]:
+        """Return the numbers of the run for a logger, as `Mixer.metrics` does.
+
+        Args:
+            step: Number of optimizer steps taken, which gives the block.
+            block: Number of blocks that the model has seen, in place of a step. None without a step: the position of the stream.
+            most_skills: As for `Mixer.metrics`.
+
+        Raises:
+            RoundError: The block lies beyond the decided rounds.
+            PolicyError: As for `Mixer.metrics`.
+        """
+        return self.mixer.metrics(draw=self._draw_of_metrics(step, block), most_skills=most_skills)
+
+    def metrics_table(
+        self, *, step: SupportsIndex | None = None, block: SupportsIndex | None = None
+    ) -> list[dict[str, str | float | None]]:
+        """Return the numbers of every skill as rows, as `Mixer.metrics_table` does."""
+        return self.mixer.metrics_table(draw=self._draw_of_metrics(step, block))
+
+    def _draw_of_metrics(self, step: SupportsIndex | None, block: SupportsIndex | None) -> int:
+        if step is not None and block is not None:
+            raise PolicyError(f"metrics got step={step!r} and block={block!r}: give one of them, or neither.")
+        seen = self._block
+        if step is not None:
+            seen = self.clock.position_at(step)
+        elif block is not None:
+            seen = whole_number("block", block)
+        # draws_before would decide the rounds up to the block.
+        num_rounds = self.mixer.num_rounds
+        newest = self.mixer.round(num_rounds - 1) if num_rounds else None
+        is_open = newest is None or newest.num_draws == self.mixer.round_draws
+        drawn = [0] if newest is None else list(map(operator.add, newest.drawn_before, newest.counts))
+        if seen and is_open and (newest is None or seen * self.block_tokens > self._tokens_of(drawn)):
+            raise RoundError(
+                f"block {seen:,} lies beyond the {counted(num_rounds, 'decided round')}. Metrics read decided rounds only: give a step or a block that the "
+                "model has seen."
+            )
+        return self.draws_before(seen)
 
     def state_dict(self, *, step: SupportsIndex | None = None) -> dict[str, Any]:
         """Return the position of the packed stream as JSON. A checkpoint keeps this state in place of the mixer's state.

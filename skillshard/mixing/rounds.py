@@ -35,6 +35,7 @@ from skillshard.mixing.ledger import (
 from skillshard.mixing.records import DECIDED_WITH_ANOTHER, REMEDY, Records, records_to_resume
 from skillshard.mixing.steering import acting
 from skillshard.policies.policy import Policy, check_losses, overflows
+from skillshard.printable import counted
 
 MANY_EPOCHS = 4
 """Number of epochs of a skill after which a warning says that the skill is repeated.
@@ -79,7 +80,7 @@ class Rounds:
         self.ledger, self.policy, self.wait_s = ledger, policy, wait_s
         self.job, self.on_bad_loss = job, on_bad_loss
         measured = run.skills if held_out is None or policy.reads_losses else held_out
-        self._eval_skills = policy.eval_skills or tuple(measured)
+        self.eval_skills = policy.eval_skills or tuple(measured)
         initial_state = policy.init(tuple(run.skills), run.num_tokens or run.num_samples)
         self._initial_state = run.continues.policy_state if run.continues else initial_state
         self.run, self.began = _open_run(ledger, run)
@@ -183,7 +184,7 @@ class Rounds:
         if measured_on == "training":
             losses = self._with_losses_before(step, draw, losses)
         # All checks come before the put, because a put cannot be taken back.
-        values, left_out = self._values(step, losses, self._eval_skills)
+        values, left_out = self._values(step, losses, self.eval_skills)
         self.records.refuse_superseded()
         self._refuse_far(step, draw)
         self._put_observation(step, draw, values, left_out, *_measurements(losses, values))
@@ -206,8 +207,8 @@ class Rounds:
         The loss before comes from the ledger and not from memory, so that a resumed run reports the same losses.
         """
         unknown = {name: loss for name, loss in losses.items() if name not in self.run.skills}
-        own = {name: losses[name] for name in self._eval_skills if name in losses} | unknown
-        missing = [name for name in self._eval_skills if name not in own]
+        own = {name: losses[name] for name in self.eval_skills if name in losses} | unknown
+        missing = [name for name in self.eval_skills if name not in own]
         if not missing or self.policy.may_miss_losses:
             return own
         number = self._newest_number()
@@ -287,7 +288,7 @@ class Rounds:
         if record is None:
             raise ObservationError(
                 f"losses of step {step} (draw {draw:,}) come too late: {self.ledger} already holds losses of draw "
-                f"{self._last_draw():,}. Report in the order of steps. A run that continues from a checkpoint calls "
+                f"{self.last_draw():,}. Report in the order of steps. A run that continues from a checkpoint calls "
                 "mixer.load_state_dict() first, and a run that starts again from its beginning calls mixer.restart()."
             )
         changed = artefact.differences(
@@ -305,6 +306,11 @@ class Rounds:
         if self.job is None:
             return ""
         return f" If job {self.job!r} was started again, give it another name: Mixer(job=...), such as the job's number and the number of its restart."
+
+    @property
+    def has_reported(self) -> bool:
+        """Whether this process has reported losses."""
+        return self._reporter is not None and self._reporter[0] == os.getpid()
 
     def step_reported_at(self, draw: int) -> int | None:
         """Return the step of the newest observation if the observation is of this draw, else None."""
@@ -336,7 +342,7 @@ class Rounds:
             raise self.records.observations.missing(number)
         return record
 
-    def _last_draw(self) -> int:
+    def last_draw(self) -> int:
         """Return the draw of the newest observation, or -1 without observations."""
         number = self._newest_number()
         return self._observation(number).draw if number >= 0 else -1
@@ -344,7 +350,7 @@ class Rounds:
     def _reaches(self, draw: int) -> bool:
         """Return whether an observation of this draw or a later draw exists. A known observation spares the look into the ledger."""
         known = self._num_observations
-        return bool(known and self._observation(known - 1).draw >= draw) or self._last_draw() >= draw
+        return bool(known and self._observation(known - 1).draw >= draw) or self.last_draw() >= draw
 
     def _observation_at(self, draw: int) -> ObservationRecord | None:
         low, high = 0, self._newest_number()
@@ -363,6 +369,11 @@ class Rounds:
         while number >= 0 and self._observation(number).draw > draw:
             number -= 1
         return number + 1, self._observation(number).checksum if number >= 0 else None
+
+    def observed_at(self, draw: int) -> ObservationRecord | None:
+        """Return the newest observation up to a draw, or None."""
+        number, _ = self.num_observed(draw)
+        return self._observation(number - 1) if number else None
 
     # --- rounds ------------------------------------------------------------------------------------------------------
 
@@ -384,6 +395,24 @@ class Rounds:
     def decided(self, number: int) -> RoundRecord | None:
         """Return a round of the ledger, or None for an undecided round."""
         return self.records.rounds.get(number)
+
+    def decided_at(self, draw: int) -> RoundRecord:
+        """Return the round of the last draw before a draw, or the last round of a stream that ended before. Nothing is decided.
+
+        Raises:
+            RoundError: The round is not decided yet.
+        """
+        record = self.records.rounds.get(self.run.round_of(draw - 1))
+        if record is not None and record.num_draws:
+            return record
+        num = self.records.rounds.num()
+        newest = self.records.rounds.existing(num - 1) if num else None
+        if newest is None or newest.num_draws == self.run.round_draws:
+            raise RoundError(
+                f"draw {draw:,} is in round {self.run.round_of(draw - 1):,}, and {self.ledger} has decided {counted(num, 'round')}, up to draw "
+                f"{self.run.first_draw_of(num):,}. Metrics read decided rounds only: give a step or a draw that the model has seen."
+            )
+        return newest if newest.num_draws else self.records.rounds.existing(num - 2)
 
     def _decide_up_to(self, number: int) -> RoundRecord:
         # Rounds are decided in order, because each round continues from the record before: drawn samples, carry, policy's state.
@@ -502,19 +531,19 @@ class Rounds:
         lag, initial = self.run.lag, self.run.needs_first_losses
         if lag == "live":
             if not initial:
-                return self._last_draw()
+                return self.last_draw()
             needed = self.run.first_draw
         else:
             of_lag = needed_draw(self.run, number, initial=initial)
             if of_lag is None:
                 return -1
             needed = of_lag
-        if needed == self.run.first_draw and self._last_draw() < 0 and self._is_alone():
+        if needed == self.run.first_draw and self.last_draw() < 0 and self._is_alone():
             raise RoundError(self._unmeasured())
         would_wait_for_itself = self._reporter == _process_and_thread()
         if not self._wait_for(lambda: self._reaches(needed), 0.0 if would_wait_for_itself else self.wait_s):
             raise RoundError(self._stall(number, needed, would_wait_for_itself))
-        return self._last_draw() if lag == "live" else needed
+        return self.last_draw() if lag == "live" else needed
 
     def _is_alone(self) -> bool:
         """Return whether only this process can report: this process is no loader worker and no rank of a named job."""
@@ -535,21 +564,21 @@ class Rounds:
 
     def refuse_unmeasured(self) -> None:
         """Raise RoundError if the losses of the first draw are required and missing."""
-        if self.run.needs_first_losses and self._last_draw() < 0:
+        if self.run.needs_first_losses and self.last_draw() < 0:
             raise RoundError(self._unmeasured())
 
     def refuse_begun(self) -> None:
         """Raise LedgerError if a process begins at the first draw and the ledger holds losses of an earlier attempt."""
         first = self.run.first_draw
-        if self._reporter is None and self._last_draw() > first:
+        if self._reporter is None and self.last_draw() > first:
             raise LedgerError(
-                f"{self.ledger} holds losses of an earlier attempt, up to draw {self._last_draw():,}, and this process begins at draw {first:,}. Call "
+                f"{self.ledger} holds losses of an earlier attempt, up to draw {self.last_draw():,}, and this process begins at draw {first:,}. Call "
                 "mixer.load_state_dict(state) to continue from a checkpoint, or mixer.restart() to begin again (the earlier records stay in the "
                 "ledger), or give a new ledger directory. To read decided draws, use mixer.batch(first, num)."
             )
 
     def _stall(self, number: int, needed: int, would_wait_for_itself: bool) -> str:
-        last, round_draws = self._last_draw(), self.run.round_draws
+        last, round_draws = self.last_draw(), self.run.round_draws
         seen = f"the last observation is of draw {last:,}" if last >= 0 else "no losses were reported yet"
         hint = (
             " With lag=1 the loader would not wait here."

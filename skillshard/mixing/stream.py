@@ -12,6 +12,7 @@ from typing import Any, Protocol, SupportsIndex, runtime_checkable
 from skillshard.errors import ObservationError
 from skillshard.loss import LossKind, MeasuredOn
 from skillshard.mixing.ledger import Lag
+from skillshard.mixing.metrics import MOST_SKILLS
 
 LAST_DRAW = 2**62
 """Upper limit of the positions of a stream.
@@ -193,6 +194,14 @@ class Stream(Protocol):
 
     def report(self, step: SupportsIndex, losses: Mapping[str, Any]) -> None:
         """Record the losses measured after `step` optimizer steps."""
+        ...
+
+    def metrics(self, *, step: SupportsIndex | None = None, most_skills: int = MOST_SKILLS) -> dict[str, float]:
+        """Return the numbers of the run at a step for a logger, as `Mixer.metrics` does."""
+        ...
+
+    def metrics_table(self, *, step: SupportsIndex | None = None) -> list[dict[str, str | float | None]]:
+        """Return the numbers of every skill at a step as rows, as `Mixer.metrics_table` does."""
         ...
 
     def state_dict(self, *, step: SupportsIndex | None = None) -> dict[str, Any]:
