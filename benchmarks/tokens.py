@@ -89,15 +89,15 @@ def prepare(work: Path, num: int) -> None:
     (work / "starts.json").write_text(json.dumps(starts))
 
 
-def _packed(work: Path, block_tokens: int) -> Any:
+def _packed(work: Path, block_tokens: int, packing: str = "concat") -> Any:
     import skillshard as ss
 
     ledger = tempfile.mkdtemp(dir=MEMORY, prefix=LEDGER_PREFIX)
-    mixer = ss.Mixer(
-        ss.ShardSet.open(work / "shards"), Shifting(True), ledger=ledger, round_draws=ROUND_DRAWS, wait_s=5
-    )
-    tokens = ss.TokenSet.open(work / "tokens")
-    return ss.PackedTokens(mixer, tokens, block_tokens=block_tokens, separator=SEPARATOR, step_blocks=BATCH)
+    shards, tokens = ss.ShardSet.open(work / "shards"), ss.TokenSet.open(work / "tokens")
+    blocks = {"block_tokens": block_tokens, "separator": SEPARATOR}
+    unit = {"unit": "blocks", "tokens": tokens, **blocks} if packing == "skill" else {}
+    mixer = ss.Mixer(shards, Shifting(True), ledger=ledger, round_draws=ROUND_DRAWS, wait_s=5, **unit)
+    return ss.PackedTokens(mixer, tokens, step_blocks=BATCH, packing=packing, **blocks)
 
 
 class Reports:
@@ -119,8 +119,8 @@ class Reports:
 # --- the loaders: each an endless iterator over numbers of delivered tokens ---------------------------------------------
 
 
-def ours(work: Path, block_tokens: int, workers: int) -> Iterator[int]:
-    packed = _packed(work, block_tokens)
+def ours(work: Path, block_tokens: int, workers: int, packing: str = "concat") -> Iterator[int]:
+    packed = _packed(work, block_tokens, packing)
     reports, blocks = Reports(packed), 0
     if not workers:
         for batch in packed.batches(BATCH):
@@ -135,6 +135,10 @@ def ours(work: Path, block_tokens: int, workers: int) -> Iterator[int]:
     for tensors in DataLoader(PackedDataset(packed), batch_size=BATCH, num_workers=workers, collate_fn=collate):
         yield tensors["input_ids"].numel()
         reports.after(blocks := blocks + BATCH)
+
+
+def skill(work: Path, block_tokens: int, workers: int) -> Iterator[int]:
+    return ours(work, block_tokens, workers, "skill")
 
 
 def segments_of(work: Path, block_tokens: int) -> list[list[tuple[int, int, int, int]]]:
@@ -288,6 +292,7 @@ class _Ids:
 LOADERS: dict[str, tuple[str, Callable[[Path, int, int], Iterator[int]]]] = {
     "gather": ("bare gather of the same segments", gather),
     "ours": ("PackedTokens, weights changing every 4,096 draws", ours),
+    "skill": ('PackedTokens, packing="skill", weights changing every 4,096 blocks', skill),
     "blend": ("blend like Megatron's, fixed weights", blend),
     "litdata": ("LitData TokensLoader, contiguous blocks, fixed weights", litdata),
 }

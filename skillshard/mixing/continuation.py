@@ -177,6 +177,11 @@ def hand_over(
     """
     records = open_records(ledger) if records is None else records
     run = records.run
+    if run.blocks is not None:
+        raise LedgerError(
+            f"the draws of the run of {ledger} are blocks of tokens (unit 'blocks'), and another run cannot continue such a run yet: resume the run, "
+            "or begin a new run."
+        )
     newest = _last_round_begun(records, draw)
     drawn = run.drawn_before if newest is None else drawn_at(run, newest, draw)
     starts = run.continues.skills if run.continues else _beginnings(run)

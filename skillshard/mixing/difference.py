@@ -143,7 +143,8 @@ def _skills_of_draws(records: Records, numbers: dict[Any, int]) -> Iterator[Int[
 def _orders(run: RunRecord) -> list[Any]:
     """Return everything that decides the order of the samples of each skill."""
     if run.continues is None:
-        return [(run.seed, skill, content) for skill, content in zip(run.skills, run.contents, strict=True)]
+        blocks = None if run.blocks is None else run.blocks.model_dump_json()
+        return [(run.seed, skill, content, blocks) for skill, content in zip(run.skills, run.contents, strict=True)]
     return [(run.seed, start.model_copy(update={"skill": ""}).model_dump_json()) for start in run.continues.skills]
 
 

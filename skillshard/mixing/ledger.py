@@ -188,16 +188,32 @@ class Continued(BaseModel):
     observation: CopiedObservation | None = Field(description="last observation of the run before; null if none fits")
 
 
+class BlockUnit(BaseModel):
+    """The blocks of a run whose draws are blocks of one skill."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: str = Field(description="digest of tokens.json")
+    block_tokens: int = Field(ge=1, description="number of tokens of a block")
+    separator: str | None = Field(description="text of the token after each sample; null without a separator")
+
+
 class RunRecord(LedgerRecord):
     """The record run.json: the facts that determine the stream together with the observations."""
 
-    schema_version: Literal["skillshard/run/4"] = Field("skillshard/run/4", alias="schema")
+    schema_version: Literal["skillshard/run/5"] = Field("skillshard/run/5", alias="schema")
     shards: str = Field(description="digest of the shard set's manifest")
     skills: list[str] = Field(min_length=1, description="training skills, in the order of every list of numbers")
-    num_samples: list[int] = Field(description="number of training samples of each skill")
-    unit: str = Field(pattern=r"^(samples|tokens)$", description="unit of the policy's weights")
+    num_samples: list[int] = Field(
+        description="number of draws of an epoch of each skill: its training samples, or its blocks if the unit is blocks"
+    )
+    unit: str = Field(
+        pattern=r"^(samples|tokens|blocks)$",
+        description="unit of the policy's weights; with blocks also the unit of draws",
+    )
+    blocks: BlockUnit | None = Field(description="blocks of the draws; null unless the unit is blocks")
     num_tokens: list[int] | None = Field(
-        description="number of training tokens of each skill; null if the unit is samples"
+        description="number of training tokens of each skill; null unless the unit is tokens"
     )
     seed: int
     order: str = Field(description="version of the arithmetic of the order")
@@ -224,6 +240,8 @@ class RunRecord(LedgerRecord):
         for name, values in (("num_samples", self.num_samples), ("num_tokens", self.num_tokens)):
             if values is not None:
                 _check_numbers(name, values, len(self.skills), least=1)
+        if (self.unit == "blocks") != (self.blocks is not None):
+            raise ValueError(f"the unit is {self.unit}, and blocks is {self.blocks}")
         return self
 
     @model_validator(mode="after")

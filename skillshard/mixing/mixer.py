@@ -55,6 +55,7 @@ from skillshard.mixing.records import RECORDS_KEPT, open_records
 from skillshard.mixing.replay import refuse_other_loss
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round, read_ahead
 from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
+from skillshard.mixing.skill_blocks import block_unit, epoch_blocks
 from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.policies.policy import Policy, Probing, RunFacts, check_is_policy, in_draws
 from skillshard.printable import counted
@@ -166,11 +167,15 @@ class Mixer:
         repeat: Rule for a skill without unread samples. "epochs": the next epoch of the skill begins, in another order. "stop": the
             stream ends before the first repeated sample. "drop": the skill gives no more samples, the other skills share its
             weight, and the stream ends when every skill is empty. "cap:N": the rule of "drop" after N epochs.
-        unit: Unit of the policy's weights, "samples" or "tokens". With "tokens" a skill of long samples gets fewer draws, so that the
+        unit: Unit of the policy's weights, "samples", "tokens" or "blocks". With "tokens" a skill of long samples gets fewer draws, so that the
             weights are shares of tokens: exactly over whole epochs, and in expectation within a round. `proportional` then follows
             the tokens of the skills. Rounds, draws and epochs still count samples. A policy gets the sizes of the skills and the
             amounts drawn in tokens.
-        tokens: Token counts of the shards, required for unit="tokens".
+            With "blocks" a draw is a block of tokens of one skill, and rounds, draws, epochs and weights count blocks. Read the blocks by
+            `PackedTokens(..., packing="skill")`. `step_draws` is then the number of blocks of an optimizer step.
+        tokens: Tokens of the shards, required for unit="tokens" and unit="blocks".
+        block_tokens: Number of tokens of a block, only for unit="blocks".
+        separator: Text of the token after each sample, as for `PackedTokens`, only for unit="blocks".
         loss: Kind of the reported losses. The graph of a policy must be measured with the same kind.
         measured_on: Samples of the reported losses. "holdout": held-out samples, which the trainer measures. "training": the batches of
             the training, which cost no evaluation (`skillshard.batch_losses`). The first report then follows the first batches, and the
@@ -221,6 +226,8 @@ class Mixer:
         repeat: str = "epochs",
         unit: str = "samples",
         tokens: TokenSet | None = None,
+        block_tokens: int | None = None,
+        separator: str | None = None,
         loss: LossKind = LossKind(),
         measured_on: str = "holdout",
         initial_losses: bool | None = None,
@@ -268,6 +275,13 @@ class Mixer:
         self._train = [shards.train[skill] for skill in self.skills]
         columns = [skill_shards.columns for skill_shards in self._train]
         num_tokens = _num_tokens(shards, unit, tokens)
+        self.blocks = block_unit(tokens, block_tokens, separator) if unit == "blocks" else None
+        if self.blocks is None and (block_tokens is not None or separator is not None):
+            raise PolicyError(
+                f"block_tokens and separator need unit='blocks', and unit is {unit!r}: omit them, or give unit='blocks'."
+            )
+        if self.blocks is not None and self.fields:
+            raise PolicyError("a block holds many samples, so unit='blocks' has no fields of samples: omit fields.")
         handover = read_record(self.ledger, HANDOVER, HandoverRecord)
         policy = in_draws(
             policy,
@@ -283,6 +297,10 @@ class Mixer:
         self.policy = policy
         continues = None
         if handover is not None:
+            if self.blocks is not None:
+                raise PolicyError(
+                    "a run of blocks (unit='blocks') cannot continue another run: give a new ledger directory."
+                )
             known = matched(handover, shards, seed=seed)
             continues = continued_by(
                 handover,
@@ -296,8 +314,14 @@ class Mixer:
         run = RunRecord(
             shards=shards.digest,
             skills=list(self.skills),
-            num_samples=[len(skill_shards) for skill_shards in self._train],
+            num_samples=[
+                len(self._train[number])
+                if self.blocks is None or tokens is None
+                else epoch_blocks(tokens.train[skill], self.blocks)
+                for number, skill in enumerate(self.skills)
+            ],
             unit=unit,
+            blocks=self.blocks,
             num_tokens=num_tokens,
             seed=seed,
             order=ORDER_VERSION,
@@ -867,11 +891,25 @@ class Mixer:
             return None
 
     def _rows_of(self, number: int) -> RoundPlan:
+        if self.blocks is not None:
+            raise PolicyError(
+                "the draws of this mixer are blocks of tokens (unit='blocks') and not samples: read the blocks with PackedTokens(..., packing='skill')."
+            )
+        return plan_round(self._begun(number), self._train, self.orders, seed=self.seed)
+
+    def begun(self, number: int) -> RoundRecord | None:
+        """Decide a round that a reader needs. Return None beyond the end of the stream. Raise PolicyError as in `plan`."""
+        try:
+            return self._begun(number)
+        except EndOfStream:
+            return None
+
+    def _begun(self, number: int) -> RoundRecord:
         self._refuse_far(number, max(ROUNDS_AHEAD, DRAWS_AHEAD // self.round_draws))
         record = self._rounds.round(number)
         if not record.num_draws:
             raise EndOfStream(f"the stream ends before round {number}.")
-        return plan_round(record, self._train, self.orders, seed=self.seed)
+        return record
 
     def _plan_of(self, number: int) -> RoundPlan:
         plan = self._rows_of(number)
@@ -1105,8 +1143,12 @@ def _refuse_unmeasurable(policy: Policy, shards: ShardSet, held_out: Collection[
 
 def _num_tokens(shards: ShardSet, unit: str, tokens: TokenSet | None) -> list[int] | None:
     """Return the number of training tokens of each skill if weights count tokens, else None."""
-    if unit not in ("samples", "tokens"):
-        raise PolicyError(f"unit is {unit!r}: give 'samples' (default) or 'tokens'.")
+    if unit not in ("samples", "tokens", "blocks"):
+        raise PolicyError(f"unit is {unit!r}: give 'samples' (default), 'tokens' or 'blocks'.")
+    if unit == "blocks":
+        if tokens is not None:
+            tokens.refuse_other_shards(shards)
+        return None
     if (unit == "tokens") != (tokens is not None):
         raise PolicyError(
             "unit='tokens' needs the token counts of these shards: Mixer(..., unit='tokens', tokens=TokenSet.open(DIRECTORY)), made by "

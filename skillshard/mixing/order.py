@@ -349,6 +349,25 @@ class Permutation:
         inside = self._inside(shard, stripes[place], stripe_ends[place] - begin)[: row - begin]
         return num_tokens + int(counts[stripes[place] * STRIPE_ROWS + inside].sum(dtype=np.int64))
 
+    def find_token(
+        self, token: int, shard_tokens: Int[np.ndarray, " shard"], rows: Callable[[int], np.ndarray], *, extra: int
+    ) -> tuple[int, int]:
+        """Find the sample that holds a token. The arguments and the result are those of `SkillOrder.find_token`."""
+        # The way down from the shards over the stripes to the rows reads the counts of a single shard.
+        shards, shard_ends = self._shards
+        own_tokens = shard_tokens[self.first : self.first + len(self.shard_rows)]
+        place, before = _part_of(token, 0, own_tokens[shards] + extra * self.shard_rows[shards])
+        shard = shards[place]
+        position = shard_ends[place] - int(self.shard_rows[shard])
+        counts = rows(self.first + shard)
+        stripes, stripe_ends = self._stripes_of(shard)
+        stripe_tokens = np.add.reduceat(counts, np.arange(0, len(counts), STRIPE_ROWS), dtype=np.int64)
+        place, before = _part_of(token, before, stripe_tokens[stripes] + extra * np.diff(stripe_ends, prepend=0))
+        begin = stripe_ends[place - 1] if place else 0
+        inside = self._inside(shard, stripes[place], stripe_ends[place] - begin)
+        row, before = _part_of(token, before, counts[stripes[place] * STRIPE_ROWS + inside].astype(np.int64) + extra)
+        return position + begin + row, before
+
     def _stripes_of(self, shard: int) -> Arranged:
         def make() -> Arranged:
             return _arranged(_stripe_rows(int(self.shard_rows[shard])), *self.labels, self.first + shard)
@@ -492,6 +511,31 @@ class SkillOrder:
         num_tokens = epoch * int(shard_tokens.sum())
         return num_tokens + (self._epoch(epoch).tokens_before(offset, shard_tokens, rows) if offset else 0)
 
+    def find_token(
+        self,
+        epoch: int,
+        token: int,
+        shard_tokens: Int[np.ndarray, " shard"],
+        rows: Callable[[int], np.ndarray],
+        *,
+        extra: int,
+    ) -> tuple[int, int]:
+        """Find the sample that holds a token of an epoch, without walking through the samples before.
+
+        Args:
+            epoch: Number of the epoch.
+            token: Token of the epoch, below the number of its tokens, the extra tokens included.
+            shard_tokens, rows: As for `tokens_before`.
+            extra: Number of tokens after each sample that the counts leave out: 1 with a separator, else 0.
+
+        Returns:
+            The position of the sample in the epoch, and the number of tokens of the epoch before the sample.
+        """
+        samples = self._epoch(epoch)
+        # A run of blocks does not continue another run, so no shards were appended within the epoch.
+        assert isinstance(samples, Permutation)
+        return samples.find_token(token, shard_tokens, rows, extra=extra)
+
     def shards(self, start: int, stop: int) -> list[int]:
         """List the shards that hold the draws start .. stop - 1 of this skill, in the order in which the shards are read."""
         return [shard for epoch, *part in self._parts(start, stop) for shard in self._epoch(epoch).shards(*part)]
@@ -521,6 +565,14 @@ class SkillOrder:
             added = Permutation(self.shard_rows[known:num_shards], known, key, labels)
             samples, known = Merged(samples, position, added, known), num_shards
         return samples
+
+
+def _part_of(token: int, before: int, sizes: Int[np.ndarray, " part"]) -> tuple[int, int]:
+    """Return the part that holds a token, and the number of tokens before the part. The parts begin after `before` tokens."""
+    ends = before + np.cumsum(sizes)
+    # With side="right" a part without tokens is passed over.
+    part = int(np.searchsorted(ends, token, side="right"))
+    return part, int(ends[part] - sizes[part])
 
 
 def _places(stretch: Stretch) -> Int[np.ndarray, " draw"]:

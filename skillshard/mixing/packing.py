@@ -40,19 +40,20 @@ from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, PolicyError, RoundError, TokensError, did_you_mean
 from skillshard.loss import LossKind, MeasuredOn
 from skillshard.memo import memoized
-from skillshard.mixing.ledger import Lag
+from skillshard.mixing.ledger import BlockUnit, Lag
 from skillshard.mixing.metrics import MOST_SKILLS
 from skillshard.mixing.mixer import Mixer, MixerState
 from skillshard.mixing.packed_batch import PackedBatch, Segments
 from skillshard.mixing.records import RECORDS_KEPT
-from skillshard.mixing.round_ids import WINDOW_DRAWS, IdTable, RoundIds
-from skillshard.mixing.round_plan import RoundPlan, read_ahead
+from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdTable, RoundIds
+from skillshard.mixing.round_plan import RoundPlan, order_round, read_ahead
+from skillshard.mixing.skill_blocks import SkillRound
 from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.printable import counted
 from skillshard.shards.token_set import SkillTokens, TokenSet
 
-Packing = Literal["concat", "one"]
-"""The way from draws to blocks: the tokens of all draws one after the other, or a block for each draw."""
+Packing = Literal["concat", "one", "skill"]
+"""The way from draws to blocks: the tokens of all draws one after the other, a block for each draw, or blocks of one skill as draws."""
 
 
 class PackedState(BaseModel):
@@ -60,7 +61,7 @@ class PackedState(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal["skillshard/packed/3"] = Field("skillshard/packed/3", alias="schema")
+    schema_version: Literal["skillshard/packed/4"] = Field("skillshard/packed/4", alias="schema")
     block: int = Field(ge=0, le=LAST_DRAW, description="blocks consumed")
     step: int | None = Field(description="optimizer steps taken; null if the trainer gave no step")
     mixer: MixerState = Field(description="state of the mixer after the draws with at least one token in these blocks")
@@ -152,11 +153,6 @@ class Pieces(NamedTuple):
     stop: Int[np.ndarray, " piece"]
 
 
-# Two windows hold a block that reaches over the end of a window.
-TABLES_KEPT = 2
-"""Number of windows of a round whose tables stay in memory."""
-
-
 class PackedTokens:
     """The mixed stream of a mixer as blocks of tokens.
 
@@ -169,7 +165,9 @@ class PackedTokens:
         step_blocks: Number of blocks of an optimizer step, over all ranks and gradient accumulation. `report` and `state_dict` use
             the number to translate steps into blocks.
         packing: "concat" (default): the tokens of all draws one after the other, as for pre-training. "one": a block is a draw, as for
-            fine-tuning. The tokens of a long sample beyond `block_tokens` are left out, and a short sample is filled up.
+            fine-tuning. The tokens of a long sample beyond `block_tokens` are left out, and a short sample is filled up. "skill": a
+            block has tokens of one skill, and the draws of the mixer are these blocks (`Mixer(unit="blocks")`, with the same tokens,
+            `block_tokens` and `separator`). At the end of an epoch of a skill, the tokens that fill no block are left out.
 
     Raises:
         TokensError: The tokens belong to other shards or have no ids, the separator is no token, or a skill has no tokens.
@@ -192,7 +190,7 @@ class PackedTokens:
     ) -> None:
         if packing not in get_args(Packing):
             raise PolicyError(
-                f"packing is {packing!r}{did_you_mean(packing, get_args(Packing))}: give 'concat' or 'one'."
+                f"packing is {packing!r}{did_you_mean(packing, get_args(Packing))}: give 'concat', 'one' or 'skill'."
             )
         for name, value in {"block_tokens": block_tokens, "step_blocks": step_blocks}.items():
             if not (is_whole(value, 1, LAST_DRAW) or (value is None and name == "step_blocks")):
@@ -208,6 +206,9 @@ class PackedTokens:
                 "the samples, or begin a new run."
             )
         tokens.refuse_other_shards(mixer.shards)
+        _refuse_other_unit(
+            mixer.blocks, packing, BlockUnit(tokens=tokens.digest, block_tokens=int(block_tokens), separator=separator)
+        )
         if tokens.manifest.ids is None:
             raise TokensError(
                 f"{places.public(tokens.root)} has token counts alone, and packed blocks need the token ids. Write the ids in another directory "
@@ -218,11 +219,12 @@ class PackedTokens:
         self.packing = cast(Packing, packing)
         self._separator = None if separator is None else tokens.token_id(separator)
         self._tokens = [tokens.train[skill] for skill in mixer.skills]
-        _refuse_empty(self._tokens, tokens, separator)
+        if packing != "skill":
+            _refuse_empty(self._tokens, tokens, separator)
         self._block = 0
         self.clock = Clock(BLOCKS, None if step_blocks is None else operator.index(step_blocks))
         self._mixer_draw = mixer.draw
-        self._rounds: dict[int, PackedRound] = {}
+        self._rounds: dict[int, PackedRound | SkillRound] = {}
 
     def __repr__(self) -> str:
         """Return a line with the length of the blocks, the position of the stream and the mixer."""
@@ -419,7 +421,7 @@ class PackedTokens:
     @property
     def draws_per_position(self) -> float:
         """Expected number of draws of a block under the weights of round 0, over whole epochs, separators included."""
-        if self.packing == "one":
+        if self.packing != "concat":
             return 1.0
         weights = self.mixer.round(0).weights
         means = [
@@ -473,7 +475,7 @@ class PackedTokens:
 
     # --- rounds as tokens --------------------------------------------------------------------------------------------
 
-    def _round_at(self, token: int) -> PackedRound | None:
+    def _round_at(self, token: int) -> PackedRound | SkillRound | None:
         """Find the round that holds a token of the stream. Return None beyond the end of the stream."""
         # The cheapest way first: a round in memory, then the next round, then a search in the ledger, then rounds that the
         # ledger does not have yet, which are decided one after the other.
@@ -487,12 +489,12 @@ class PackedTokens:
             candidate = self._packed(candidate.first_draw // self.mixer.round_draws + 1)
         return candidate
 
-    def _next_to(self, token: int) -> PackedRound | None:
+    def _next_to(self, token: int) -> PackedRound | SkillRound | None:
         """Return the round after the last round in memory that ends before a token. A reader that reads on needs no search."""
         read = [number for number, packed in self._rounds.items() if packed.end <= token]
         return self._packed(max(read) + 1) if read else None
 
-    def _resumed_round(self, token: int) -> PackedRound | None:
+    def _resumed_round(self, token: int) -> PackedRound | SkillRound | None:
         """Return the round of the mixer's draw, or the round after. A resumed stream reads on there, and needs no search."""
         number = max(0, self.mixer.draw - 1) // self.mixer.round_draws
         if self._rounds or not self.mixer.draw or number >= self.mixer.num_rounds:
@@ -511,13 +513,32 @@ class PackedTokens:
 
     def _tokens_of(self, drawn: Sequence[int]) -> int:
         """Count the tokens of the first `drawn[i]` draws of each skill i, separators included."""
-        if self.packing == "one":
+        if self.packing != "concat":
             return sum(drawn) * self.block_tokens
         per_skill = zip(self.mixer.orders, self._tokens, drawn, strict=True)
         tokens = sum(order.tokens_before(num, counts.shard_tokens, counts.rows) for order, counts, num in per_skill)
         return tokens + sum(drawn) * (self._separator is not None)
 
-    def _packed(self, number: int) -> PackedRound | None:
+    def _packed(self, number: int) -> PackedRound | SkillRound | None:
+        packed = self._drawn(number) if self.mixer.blocks is None else self._blocks_of_skills(self.mixer.blocks, number)
+        if packed is not None:
+            self._rounds[number] = packed
+            if len(self._rounds) > RECORDS_KEPT:
+                del self._rounds[min(self._rounds)]
+        return packed
+
+    def _blocks_of_skills(self, unit: BlockUnit, number: int) -> SkillRound | None:
+        """Return a round whose draws are blocks of one skill."""
+        record = self.mixer.begun(number)
+        if record is None:
+            return None
+        skill, slot = order_round(record, seed=self.mixer.seed)
+        first_slot = np.cumsum(record.counts) - record.counts
+        numbers = np.array(record.drawn_before)[skill] + slot - first_slot[skill]
+        return SkillRound(record.first_draw, skill, numbers, self.mixer.orders, self._tokens, unit)
+
+    def _drawn(self, number: int) -> PackedRound | None:
+        """Return a round whose draws are samples."""
         plan = self.mixer.rows_of(number)
         if plan is None:
             return None
@@ -531,11 +552,7 @@ class PackedTokens:
         sizes = np.concatenate(counts).take(plan.slot).astype(np.int64) + (self._separator is not None)
         is_one = self.packing == "one"
         ends = np.cumsum(np.full_like(sizes, self.block_tokens) if is_one else sizes)
-        packed = PackedRound(plan, number * self.mixer.round_draws, first, ends, sizes, self._tokens, is_one)
-        self._rounds[number] = packed
-        if len(self._rounds) > RECORDS_KEPT:
-            del self._rounds[min(self._rounds)]
-        return packed
+        return PackedRound(plan, number * self.mixer.round_draws, first, ends, sizes, self._tokens, is_one)
 
     def _refuse_moved(self) -> None:
         """Raise PolicyError if the mixer was read or resumed beside its packed stream: the positions would disagree."""
@@ -655,7 +672,7 @@ class PackedTokens:
             saved = PackedState.model_validate(state)
         except ValidationError as error:
             raise LedgerError(
-                f"this is no state of packed tokens (schemas/packed-3.json): {first_fault(error)}."
+                f"this is no state of packed tokens (schemas/packed-4.json): {first_fault(error)}."
             ) from error
         present = {
             "tokens": self.tokens.digest,
@@ -748,6 +765,20 @@ def _joined(columns: Sequence[Segments]) -> Segments:
     )
     order = np.argsort(start, kind="stable")
     return Segments(start[order], draw[order], skill[order])
+
+
+def _refuse_other_unit(unit: BlockUnit | None, packing: str, own: BlockUnit) -> None:
+    """Raise PolicyError unless the draws of the mixer fit the packing."""
+    if (unit is not None) != (packing == "skill"):
+        raise PolicyError(
+            "packing='skill' needs a mixer whose draws are blocks: Mixer(..., unit='blocks', tokens=TOKENS, block_tokens=L, separator=TEXT)."
+            if unit is None
+            else f"the draws of the mixer are blocks (unit='blocks'), and packing is {packing!r}: give packing='skill', or a mixer of samples."
+        )
+    if unit is not None and unit != own:
+        raise PolicyError(
+            f"the draws of the mixer are blocks of {unit!r}, and the packed stream has {own!r}: give both the same values."
+        )
 
 
 def _refuse_empty(tokens: Sequence[SkillTokens], token_set: TokenSet, separator: str | None) -> None:

@@ -141,6 +141,11 @@ class RecordedStream:
     def __init__(self, ledger: Ledger, shards: ShardSet) -> None:
         self.records: Records = open_records(ledger)
         self.run = self.records.run
+        if self.run.blocks is not None:
+            raise LedgerError(
+                f"the draws of the run of {ledger} are blocks of tokens (unit 'blocks') and not samples: read the blocks with PackedTokens(..., "
+                "packing='skill')."
+            )
         self.shards = _shards_of_run(shards, self.run.skills, self.run.shards, str(ledger))
         self._train: list[SkillShards] = [self.shards.train[skill] for skill in self.run.skills]
         self._orders = orders_of(self.run, self._train)

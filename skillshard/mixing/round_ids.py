@@ -14,6 +14,9 @@ from jaxtyping import Bool, Int, Integer
 from skillshard.mixing.round_plan import Maps, RoundPlan
 from skillshard.shards.token_set import CHECK_BYTES, CheckedBytes, SkillTokens, id_dtype
 
+# Two windows hold a block that reaches over the end of a window.
+TABLES_KEPT = 2
+"""Number of windows of a round whose tables stay in memory."""
 # A round of the usual size is one window. The table of a window takes about 100 bytes per draw.
 WINDOW_DRAWS = 4096
 """Number of neighbouring draws of a round whose table is made at once."""
@@ -81,7 +84,7 @@ class IdTable:
     is_last: Bool[np.ndarray, " segment"]
     views: np.ndarray
     answer_views: np.ndarray | None
-    files: "RoundIds"
+    files: "IdFiles"
 
     @cached_property
     def last_tokens(self) -> Int[np.ndarray, " draw"]:
@@ -100,25 +103,16 @@ class IdTable:
         return ids, np.frombuffer(self.files.answers.joined(self.answer_views[segments]), np.uint8)
 
 
-class RoundIds:
-    """The files of ids of a round, and the place of each draw in the files.
+class IdFiles:
+    """The opened files of ids of some shards.
 
     Args:
-        plan: Rows of the samples of the round.
+        shards: Skill number and shard of each file, each at most once.
         tokens: Tokens of each skill of the mix.
     """
 
-    def __init__(self, plan: RoundPlan, tokens: Sequence[SkillTokens]) -> None:
-        shards = list(dict.fromkeys(plan.segments))
-        number_of = {shard: number for number, shard in enumerate(shards)}
+    def __init__(self, shards: Sequence[tuple[int, int]], tokens: Sequence[SkillTokens]) -> None:
         self._opened = [tokens[skill].ids(shard) for skill, shard in shards]
-        num_rows = [len(rows) for rows in plan.rows]
-        files = np.repeat([number_of[segment] for segment in plan.segments], num_rows)
-        starts = [
-            tokens[skill].starts(shard, rows) for (skill, shard), rows in zip(plan.segments, plan.rows, strict=True)
-        ]
-        self._file, self._start = files.take(plan.slot), np.concatenate(starts).take(plan.slot)
-        self._skill = plan.skill
         ids = tokens[0].kept
         assert ids is not None
         self.dtype = id_dtype(ids.type)
@@ -133,6 +127,39 @@ class RoundIds:
         """The files of masks, or None."""
         files = [shard.answers for shard in self._opened if shard.answers is not None]
         return CheckedMaps(files) if files else None
+
+    def views(
+        self, which: Int[np.ndarray, " segment"], first: Int[np.ndarray, " segment"], stop: Int[np.ndarray, " segment"]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the views of the ids and of the masks of segments.
+
+        Args:
+            which, first, stop: File of each segment, the number of its first id in the file, and the number after its last.
+        """
+        size = self.dtype.itemsize
+        answers = None if self.answers is None else self.answers.views(which, first, stop)
+        return self.ids.views(which, first * size, stop * size), answers
+
+
+class RoundIds:
+    """The files of ids of a round, and the place of each draw in the files.
+
+    Args:
+        plan: Rows of the samples of the round.
+        tokens: Tokens of each skill of the mix.
+    """
+
+    def __init__(self, plan: RoundPlan, tokens: Sequence[SkillTokens]) -> None:
+        shards = list(dict.fromkeys(plan.segments))
+        number_of = {shard: number for number, shard in enumerate(shards)}
+        self.files = IdFiles(shards, tokens)
+        num_rows = [len(rows) for rows in plan.rows]
+        files = np.repeat([number_of[segment] for segment in plan.segments], num_rows)
+        starts = [
+            tokens[skill].starts(shard, rows) for (skill, shard), rows in zip(plan.segments, plan.rows, strict=True)
+        ]
+        self._file, self._start = files.take(plan.slot), np.concatenate(starts).take(plan.slot)
+        self._skill = plan.skill
 
     def table(
         self, window: int, begins: Integer[np.ndarray, " draw"], *, first: int, first_draw: int, block_tokens: int
@@ -187,9 +214,7 @@ class RoundIds:
     ) -> IdTable:
         """Find the ids of segments. `begin` is the first token of the draw of each segment, counted from the round's first token."""
         before = self._start[draw] - begin
-        which, size = self._file[draw], self.dtype.itemsize
-        views = self.ids.views(which, (start + before) * size, (stop + before) * size)
-        answer_views = None if self.answers is None else self.answers.views(which, start + before, stop + before)
+        views, answer_views = self.files.views(self._file[draw], start + before, stop + before)
         return IdTable(
             start + first,
             stop + first,
@@ -199,5 +224,5 @@ class RoundIds:
             is_last,
             views,
             answer_views,
-            self,
+            self.files,
         )

@@ -260,6 +260,13 @@ class RoundPlan:
         return self.maps.texts(self.views[draws])
 
 
+def order_round(record: RoundRecord, *, seed: int) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"]]:
+    """Return the skill and the slot of each draw of a round, as `interleave` does."""
+    skill, slot = interleave(np.array(record.counts), "round", seed, record.round)
+    # With repeat="stop" the last round has fewer draws than its counts, so the order is cut.
+    return skill[: record.num_draws], slot[: record.num_draws]
+
+
 def plan_round(
     record: RoundRecord, train: Sequence[SkillShards], orders: Sequence[SkillOrder], *, seed: int
 ) -> RoundPlan:
@@ -270,10 +277,7 @@ def plan_round(
         train, orders: Shards of each skill of the mix, and the order of the samples of each skill.
         seed: Seed of the run.
     """
-    # With repeat="stop" the last round has fewer draws than its counts, so the order is cut.
-    skill, slot = (
-        column[: record.num_draws] for column in interleave(np.array(record.counts), "round", seed, record.round)
-    )
+    skill, slot = order_round(record, seed=seed)
     segments: list[tuple[int, int]] = []
     rows_of: list[np.ndarray] = []
     num_read = 0

@@ -70,16 +70,16 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     check("clusters-2", json.loads((tmp_path / "clusters" / "model" / "model.json").read_text()))
     check("manifest-3", json.loads((tmp_path / "shards" / "manifest.json").read_text()))
     check("graph-2", json.loads((tmp_path / "graph.json").read_text()))
-    check("run-4", json.loads((tmp_path / "run" / "run.json").read_text()))
-    check("run-4", json.loads((tmp_path / "in-tokens" / "run.json").read_text()))
+    check("run-5", json.loads((tmp_path / "run" / "run.json").read_text()))
+    check("run-5", json.loads((tmp_path / "in-tokens" / "run.json").read_text()))
     Mixer.continue_from(
         tmp_path / "run", draw=50, shards=shards, policy=skill_it(graph, eta=0.5), ledger=tmp_path / "continued"
     )
     check("handover-1", json.loads((tmp_path / "continued" / "handover.json").read_text()))
-    check("run-4", json.loads((tmp_path / "continued" / "run.json").read_text()))
+    check("run-5", json.loads((tmp_path / "continued" / "run.json").read_text()))
     check("mixer-2", state)
     check("tokens-2", json.loads((tmp_path / "tokens" / "tokens.json").read_text()))
-    check("packed-3", packed.state_dict(step=0))
+    check("packed-4", packed.state_dict(step=0))
     for folder, name in (
         ("run/generations/00000000/observations", "observation-3"),
         ("run/generations/00000000/rounds", "round-2"),

@@ -229,7 +229,7 @@ def test_the_unit_and_the_counts_come_together(uneven: ShardSet, counts: TokenSe
         mixer(uneven, tmp_path, unit="tokens")
     with pytest.raises(PolicyError, match=r"token counts were given, but unit is 'samples'"):
         mixer(uneven, tmp_path, tokens=counts)
-    with pytest.raises(PolicyError, match=r"unit is 'words': give 'samples' \(default\) or 'tokens'"):
+    with pytest.raises(PolicyError, match=r"unit is 'words': give 'samples' \(default\), 'tokens' or 'blocks'"):
         mixer(uneven, tmp_path, unit="words", tokens=counts)
 
 
@@ -277,7 +277,7 @@ def test_a_state_of_something_else_is_refused(uneven: ShardSet, counts: TokenSet
         LedgerError, match="this state was saved with block_tokens 16, but block_tokens of this stream is 8"
     ):
         packed.load_state_dict(other.state_dict())
-    with pytest.raises(LedgerError, match=r"no state of packed tokens \(schemas/packed-3.json\)"):
+    with pytest.raises(LedgerError, match=r"no state of packed tokens \(schemas/packed-4.json\)"):
         packed.load_state_dict(packed.mixer.state_dict())
     with pytest.raises(LedgerError, match=r"no state of a mixer"):
         packed.mixer.load_state_dict(packed.state_dict())
