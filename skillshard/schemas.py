@@ -30,6 +30,7 @@ from skillshard.mixing.packing import PackedState
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.pipeline import Pipeline
 from skillshard.report.facts import Facts
+from skillshard.report.history import ReportFacts
 from skillshard.shards.manifest import Manifest, Manifest1, Manifest2, Manifest4, SampleMember
 from skillshard.shards.token_set import TokensManifest, TokensManifest1
 from skillshard.taggers.clusters.saved import ModelManifest, ModelManifest1
@@ -55,6 +56,7 @@ _MODELS: dict[str, Any] = {
     "peek-1": PeekFacts,
     "pipeline-1": Pipeline,
     "rejection-4": Rejection,
+    "report-1": ReportFacts,
     "round-2": RoundRecord,
     "round-3": SteeredRoundRecord,
     "run-5": RunRecord,

@@ -28,6 +28,7 @@ from skillshard.cli.graph import graphs
 from skillshard.cli.past import at, seen
 from skillshard.cli.peek import peek
 from skillshard.cli.regroup import regroup
+from skillshard.cli.report import report
 from skillshard.cli.run import run
 from skillshard.cli.shards import shard, tokens
 from skillshard.cli.show import inspect, verify
@@ -100,6 +101,10 @@ EXAMPLES: dict[Callable[..., None], str] = {
     skillshard steer runs/1 --freeze --why "the losses jump"
     skillshard steer runs/1 --resume --why "the losses are calm again"
     """,
+    report: """
+    skillshard report runs/1 --out report.html
+    skillshard report runs/1 runs/2 --graph graph.json --out report.html
+    """,
     mix: """
     skillshard mix shards --draws 1000
     skillshard mix shards --draws 1000 --policy temperature --tau 2 --out stream.jsonl
@@ -141,6 +146,7 @@ class _Verbs(typer.core.TyperGroup):
             "replay",
             "diff",
             "steer",
+            "report",
             "continue",
             "graph",
             "run",

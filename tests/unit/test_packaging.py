@@ -85,7 +85,7 @@ def test_the_archives_hold_what_an_installation_needs_and_nothing_else(archives:
     with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
     packed = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "skillshard").rglob("*.py")}
-    packed.add("skillshard/py.typed")
+    packed |= {"skillshard/py.typed", "skillshard/report/page.css", "skillshard/report/page.js"}
     beside = {"jobs", "schemas", "examples"}
     described = {
         ".gitignore",

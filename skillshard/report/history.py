@@ -1,0 +1,337 @@
+"""The whole history of runs as numbers: the facts of `skillshard inspect RUN`, and the course over the draws.
+
+`skillshard report` writes the facts as JSON (schemas/report-1.json), or as a page for a browser (`skillshard.report.page`). A run that
+continues other runs has one history with these runs, as far as their ledgers are at the noted places. Every round and every report is
+read and checked. A long history is thinned to rounds at equal distances.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from skillshard import canonical
+from skillshard.errors import GraphError, LedgerError, name_some
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms
+from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.order import SCALE_BITS
+from skillshard.mixing.recorded import open_recorded
+from skillshard.mixing.records import open_records
+from skillshard.report.facts import GraphFacts, RunFacts, ShardsFacts, graph_facts, run_facts, shards_facts
+
+POINTS = 400
+"""Number of rounds, and of reports, that a report of one run lists: more points than a chart has pixels would not show."""
+LEAST_POINTS = 60
+"""Number of rounds of each run that a report of many runs lists."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ShownRound(_Part):
+    """A round of a history. All lists of the history's skills have an entry for each shown round."""
+
+    round: int = Field(description="number of the round, over all runs of the history")
+    first_draw: int
+    end_draw: int
+    new_reports: list[int] = Field(description="draws of the reports that the round is the first to use")
+    observed_to: int = Field(description="draw of the newest report that the round uses; -1 without reports")
+
+
+class SkillCourse(_Part):
+    """The course of a training skill. A value is null in rounds of earlier runs without the skill."""
+
+    name: str
+    weights: list[float | None] = Field(description="weight in each shown round, in the unit of the run's weights")
+    epochs: list[float | None] = Field(description="passes over the skill after each shown round")
+    intended: list[float | None] = Field(description="share of the draws up to the round that the weights ask for")
+    achieved: list[float | None] = Field(description="share of the draws up to the round that the skill has got")
+
+
+class LossCourse(_Part):
+    """The course of the losses of an evaluation skill."""
+
+    name: str
+    losses: list[float | None] = Field(description="loss in each shown report, in nats per token")
+
+
+class ShownReport(_Part):
+    """A report of a history."""
+
+    step: int
+    draw: int
+
+
+class Event(_Part):
+    """A mark in a history."""
+
+    draw: int
+    kind: Literal["alarm", "resume", "change"]
+    sentence: str
+
+
+class RunHistory(_Part):
+    """A run in a report."""
+
+    facts: RunFacts = Field(description="the facts of 'skillshard inspect RUN --json'")
+    first_draw: int = Field(description="first draw of the history, which begins with the earliest readable run")
+    num_rounds: int = Field(description="number of rounds of the history")
+    num_reports: int = Field(description="number of reports of the history")
+    rounds: list[ShownRound]
+    skills: list[SkillCourse] = Field(description="skills of the run, then skills of earlier runs alone")
+    reports: list[ShownReport]
+    losses: list[LossCourse]
+    events: list[Event] = Field(
+        description="alarms at the round that first shows the alarm, resumes, changes of the run"
+    )
+    settings: dict[str, Any] = Field(description="record run.json without the numbers of each skill")
+    shards: ShardsFacts | None = Field(description="facts of the run's shards; null if the shards are not at hand")
+    no_shards: str | None = Field(description="reason for the missing facts of the shards")
+    graph: GraphFacts | None = Field(description="graph of the policy, if the graph was given")
+
+
+class ReportFacts(_Part):
+    """The facts of a report."""
+
+    schema_version: Literal["skillshard/report/1"] = Field("skillshard/report/1", alias="schema")
+    runs: list[RunHistory]
+
+    def to_json(self) -> bytes:
+        """Return the facts as one JSON object."""
+        return canonical.to_json(self.model_dump(by_alias=True))
+
+
+def report_facts(
+    runs: Sequence[str | os.PathLike[str]], *, graphs: Sequence[str | os.PathLike[str]] = ()
+) -> ReportFacts:
+    """Collect the facts of a report.
+
+    Args:
+        runs: Directories of the ledgers, at least one.
+        graphs: Files of the graphs that policies of the runs use. A ledger holds the digest of a graph alone.
+
+    Raises:
+        LedgerError: A place holds no run, a run has no rounds, or a record is damaged.
+        GraphError: A file is no graph, or no run uses the graph.
+    """
+    points = max(LEAST_POINTS, POINTS // len(runs))
+    known = {SkillGraph.open(place).digest: place for place in graphs}
+    histories = [_run_history(DirectoryLedger(run), points, known) for run in runs]
+    used = {digest for history in histories for digest in _words_in(history.settings)}
+    if unused := [os.fspath(place) for digest, place in known.items() if digest not in used]:
+        raise GraphError(
+            f"no policy of these runs uses the graph {name_some(unused)}: the policies name other digests. Give the file that the run was started with."
+        )
+    return ReportFacts(runs=histories)
+
+
+class _Stretch(NamedTuple):
+    """The part of a run that belongs to a history.
+
+    Attributes:
+        ledger: Ledger of the run.
+        end_draw: Draw from which the next run continues. None for the last run.
+    """
+
+    ledger: DirectoryLedger
+    end_draw: int | None
+
+
+def _run_history(ledger: DirectoryLedger, points: int, graphs: dict[str, str | os.PathLike[str]]) -> RunHistory:
+    facts, run = run_facts(ledger), open_records(ledger).run
+    if not facts.num_rounds:
+        raise LedgerError(
+            f"{ledger} has decided no round yet, so a report has nothing to show. 'skillshard inspect {ledger}' shows what the run waits for."
+        )
+    readable = [before for before in facts.earlier if before.first_draw is not None and before.place is not None]
+    stretches = [
+        *(_Stretch(DirectoryLedger(before.place or ""), before.end_draw) for before in readable),
+        _Stretch(ledger, None),
+    ]
+    rounds, events = _rounds_and_events(stretches)
+    shown_rounds = [rounds[number] for number in _evenly(len(rounds), points)]
+    reports = {record.draw: record for stretch in stretches for record in _reports(stretch)}
+    draws = sorted(reports)
+    # The newest report of each shown round is shown too, so that a page can name the losses behind its weights.
+    wanted = {draws[number] for number in _evenly(len(draws), points)} | {row.shown.observed_to for row in shown_rounds}
+    shown_reports = [reports[draw] for draw in draws if draw in wanted]
+    names = list(dict.fromkeys([*run.skills, *(name for row in reversed(shown_rounds) for name in row.numbers)]))
+    shards, no_shards = _shards_facts(ledger)
+    settings = run.model_dump(
+        by_alias=True,
+        exclude={"skills", "num_samples", "num_tokens", "num_shards", "contents", "continues", "checksum"},
+    )
+    return RunHistory(
+        facts=facts,
+        first_draw=rounds[0].shown.first_draw,
+        num_rounds=len(rounds),
+        num_reports=len(draws),
+        rounds=[row.shown for row in shown_rounds],
+        skills=[_skill_course(name, shown_rounds) for name in names],
+        reports=[ShownReport(step=record.step, draw=record.draw) for record in shown_reports],
+        losses=[
+            LossCourse(name=name, losses=[record.losses.get(name) for record in shown_reports])
+            for name in sorted({name for record in shown_reports for name in record.losses})
+        ],
+        events=sorted(events, key=lambda event: event.draw),
+        settings=settings,
+        shards=shards,
+        no_shards=no_shards,
+        graph=next((graph_facts(graphs[word]) for word in _words_in(settings) if word in graphs), None),
+    )
+
+
+class _Numbers(NamedTuple):
+    weight: float
+    epochs: float
+    intended: float
+    achieved: float
+
+
+class _Row(NamedTuple):
+    shown: ShownRound
+    numbers: dict[str, _Numbers]
+
+
+def _skill_course(name: str, rows: Sequence[_Row]) -> SkillCourse:
+    numbers_of_rounds = [row.numbers.get(name) for row in rows]
+    columns: list[list[float | None]] = [
+        [None if numbers is None else numbers[field] for numbers in numbers_of_rounds]
+        for field in range(len(_Numbers._fields))
+    ]
+    return SkillCourse(name=name, weights=columns[0], epochs=columns[1], intended=columns[2], achieved=columns[3])
+
+
+def _rounds_and_events(stretches: Sequence[_Stretch]) -> tuple[list[_Row], list[Event]]:
+    rows: list[_Row] = []
+    events: list[Event] = []
+    for number, stretch in enumerate(stretches):
+        records = open_records(stretch.ledger)
+        run = records.run
+        if number or run.continues is not None:
+            events.append(Event(draw=run.first_draw, kind="change", sentence=_change(run, stretches, number)))
+        facts = run_facts(stretch.ledger)
+        events += [
+            Event(
+                draw=resume.draw,
+                kind="resume",
+                sentence=f"resumed as generation {resume.generation}" + (f" (job {resume.job})" if resume.job else ""),
+            )
+            for resume in facts.resumes
+            if stretch.end_draw is None or resume.draw < stretch.end_draw
+        ]
+        watch = _Watch(run, list(_reports(stretch)))
+        for record in records.rounds:
+            if stretch.end_draw is not None and record.first_draw >= stretch.end_draw:
+                break
+            rows.append(_row(run, record))
+            events += watch.begun_alarms(record)
+    return rows, events
+
+
+def _row(run: RunRecord, record: RoundRecord) -> _Row:
+    drawn = np.array(record.drawn_before) + np.array(record.counts)
+    total = max(int(drawn.sum()), 1)
+    intended = (drawn + np.array(record.carry) / (1 << SCALE_BITS)) / total
+    columns = zip(record.weights, record.epochs, intended.tolist(), (drawn / total).tolist(), strict=True)
+    shown = ShownRound(
+        round=run.num_rounds_before + record.round,
+        first_draw=record.first_draw,
+        end_draw=record.first_draw + record.num_draws,
+        new_reports=record.observations,
+        observed_to=record.observed_to,
+    )
+    return _Row(shown, {name: _Numbers(*column) for name, column in zip(run.skills, columns, strict=True)})
+
+
+class _Watch:
+    """The alarms of a run as each round would have shown them. `alarms` has the rules."""
+
+    def __init__(self, run: RunRecord, reports: list[ObservationRecord]) -> None:
+        self._run, self._reports, self._num_reports = run, reports, 0
+        self._rounds: deque[RoundRecord] = deque(maxlen=PINNED_ROUNDS)
+        self._first: RoundRecord | None = None
+        self._active: set[tuple[str, str | None]] = set()
+
+    def begun_alarms(self, record: RoundRecord) -> Iterator[Event]:
+        """Yield the alarms that the round shows and the round before did not show."""
+        self._rounds.append(record)
+        self._first = self._first or record
+        end = record.first_draw + record.num_draws
+        while self._num_reports < len(self._reports) and self._reports[self._num_reports].draw <= end:
+            self._num_reports += 1
+        newest = self._reports[max(0, self._num_reports - RISING_REPORTS - 1) : self._num_reports]
+        active = alarms(self._run, [*self._rounds], newest, first=self._first)
+        for alarm in active:
+            if (alarm.kind, alarm.skill) not in self._active:
+                yield Event(draw=record.first_draw, kind="alarm", sentence=alarm.sentence)
+        self._active = {(alarm.kind, alarm.skill) for alarm in active}
+
+
+def _reports(stretch: _Stretch) -> Iterator[ObservationRecord]:
+    for record in open_records(stretch.ledger).observations:
+        if stretch.end_draw is not None and record.draw > stretch.end_draw:
+            return
+        yield record
+
+
+def _change(run: RunRecord, stretches: Sequence[_Stretch], number: int) -> str:
+    """Name the differences between a run and the run before."""
+    place = stretches[number].ledger
+    if not number:
+        return f"{place} continues a run whose ledger is not at its noted place"
+    before = open_records(stretches[number - 1].ledger).run
+    changes = [
+        f"{name} {old} becomes {new}"
+        for name, old, new in (
+            ("policy", before.policy, run.policy),
+            ("seed", before.seed, run.seed),
+            ("round_draws", before.round_draws, run.round_draws),
+            ("lag", before.lag, run.lag),
+            ("unit", before.unit, run.unit),
+            ("repeat", before.repeat, run.repeat),
+        )
+        if old != new
+    ]
+    if before.policy == run.policy and before.policy_arguments != run.policy_arguments:
+        changes.append("the arguments of the policy change")
+    added = [name for name in run.skills if name not in before.skills]
+    removed = [name for name in before.skills if name not in run.skills]
+    changes += [f"skills {name_some(names)} {verb}" for names, verb in ((added, "come"), (removed, "leave")) if names]
+    if before.contents != run.contents and not added and not removed:
+        changes.append("the shards of skills change")
+    return f"{place} continues the run: {'; '.join(changes) or 'nothing changes'}"
+
+
+def _shards_facts(ledger: DirectoryLedger) -> tuple[ShardsFacts | None, str | None]:
+    try:
+        return shards_facts(open_recorded(str(ledger)).shards), None
+    except LedgerError as error:  # the records are intact: only the shards may be elsewhere, and the report says so
+        return None, str(error)
+
+
+def _words_in(value: object) -> Iterator[str]:
+    """Yield every text inside the record of a policy: the digest of a graph may stand in a chain or a stage.
+
+    >>> [*_words_in({"policy": ["skill_it", {"graph": "0a1b"}], "eta": 0.5})]
+    ['skill_it', '0a1b']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _words_in(part)
+
+
+def _evenly(num: int, most: int) -> list[int]:
+    """Choose up to `most` numbers below `num` at equal distances, with the first and the last number.
+
+    >>> _evenly(3, 10), _evenly(101, 3)
+    ([0, 1, 2], [0, 50, 100])
+    """
+    return np.unique(np.linspace(0, num - 1, min(num, most)).round().astype(int)).tolist() if num else []

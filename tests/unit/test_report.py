@@ -1,0 +1,302 @@
+"""`skillshard report`: the history of runs as one page, and as JSON."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import skillshard as ss
+from skillshard import policies
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.records import open_records
+from skillshard.printable import shortened
+from skillshard.report.facts import run_facts
+from skillshard.report.history import POINTS, ReportFacts, report_facts
+from skillshard.report.page import page_of
+from skillshard.shards.read import ShardSet
+from tests.commands import fails, skillshard, works
+from tests.conftest import REPOSITORY, samples, tag_and_shard, write_corpus
+
+STRANGE = ('<b>&"q"\'', "שלום 😀", "</script>")
+"""Names that would break a page without escapes."""
+
+
+def losses_at(step: int, skills: tuple[str, ...]) -> dict[str, float]:
+    return {skill: 3 / (1 + step / 50) + number / 7 for number, skill in enumerate(skills)}
+
+
+def train(shards: ShardSet, ledger: Path, *, eta: float = 0.5, num_rounds: int = 12, round_draws: int = 50) -> ss.Mixer:
+    graph = SkillGraph.chain(shards.skills)
+    policy = policies.chain(policies.skill_it(graph, eta=eta), policies.floor(0.01))
+    mixer = ss.Mixer(shards, policy, ledger=ledger, round_draws=round_draws, step_draws=10, lag="live")
+    for number in range(num_rounds):
+        mixer.report(number * round_draws // 10, losses_at(number * 5, shards.skills))
+        mixer.round(number)
+    return mixer
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs over the same shards, with the graph of their policy, and a run over other skills."""
+    folder = tmp_path_factory.mktemp("report")
+    shards = tag_and_shard(write_corpus(folder / "corpus", samples(add=300, carry=300, negate=300)), folder)
+    train(shards, folder / "one")
+    train(shards, folder / "two", eta=1.0)
+    SkillGraph.chain(shards.skills).save(folder / "graph.json")
+    (folder / "other").mkdir()
+    strange = tag_and_shard(
+        write_corpus(folder / "strange", samples(**dict.fromkeys(STRANGE, 100), add=100)), folder / "other"
+    )
+    train(strange, folder / "three")
+    return folder
+
+
+def page(facts: ReportFacts) -> str:
+    return page_of(facts, num_lines=8)
+
+
+def test_the_facts_are_those_of_the_ledger_and_of_inspect(root: Path) -> None:
+    (run,) = report_facts([root / "one"]).runs
+    rounds = [*open_records(DirectoryLedger(root / "one")).rounds]
+    assert run.facts == run_facts(DirectoryLedger(root / "one"))
+    assert [row.first_draw for row in run.rounds] == [record.first_draw for record in rounds]
+    for number, skill in enumerate(run.skills):
+        assert skill.weights == [record.weights[number] for record in rounds]
+        assert skill.epochs == [record.epochs[number] for record in rounds]
+        # The last shares are the draws that inspect shows, divided by all draws.
+        shown = run.facts.skills[number]
+        assert skill.achieved[-1] == shown.num_drawn / run.facts.num_draws
+        assert skill.intended[-1] == pytest.approx(shown.intended / run.facts.num_draws)
+    assert [course.losses[-1] for course in run.losses] == [skill.last for skill in run.facts.losses]
+    assert {row.observed_to for row in run.rounds} <= {report.draw for report in run.reports}
+    assert run.shards is not None and run.shards.num_train == sum(skill.num_train for skill in run.shards.skills)
+    assert run.graph is None and run.no_shards is None
+
+
+def test_the_json_fits_its_schema(root: Path, tmp_path: Path) -> None:
+    works("report", root / "one", root / "three", "--format", "json", "--out", tmp_path / "report.json")
+    facts = json.loads((tmp_path / "report.json").read_text())
+    jsonschema.validate(facts, json.loads((REPOSITORY / "schemas" / "report-1.json").read_text()))
+    assert [run["facts"]["place"] for run in facts["runs"]] == [str(root / "one"), str(root / "three")]
+
+
+def test_the_page_shows_runs_side_by_side_with_the_union_of_their_skills(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    said = works("report", root / "one", root / "two", root / "three", "--graph", root / "graph.json", "--out", out)
+    text = out.read_text()
+    assert said == f"{out}: 3 runs, {out.stat().st_size:,} bytes.\n"
+    assert text.count('<section class="run history">') == 3 and text.count('<svg class="chart"') == 9
+    table = text[text.index('<table id="skills">') :].partition("</table>")[0]
+    names = {html.unescape(name) for name in re.findall(r'<tr><td><bdi title="([^"]*)">', table)}
+    assert names == {"add", "carry", "negate", *STRANGE}
+    assert text.count('aria-label="Heat map of the graph"') == 1 and "<h2>Graph of <bdi" in text
+    assert f"skillshard mix {root / 'shards'} --ledger {root / 'one'} --first 0 --draws 600" in text
+
+
+def test_the_page_loads_nothing(root: Path) -> None:
+    text = page(report_facts([root / "one"]))
+    assert "http://" not in text and "https://" not in text and "@import" not in text and "url(" not in text
+    assert "default-src 'none'" in text
+
+
+def test_equal_facts_give_equal_pages_and_another_page_is_not_overwritten(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    works("report", root / "one", "--out", out)
+    before = out.read_bytes()
+    works("report", root / "one", "--out", out)
+    assert "exists and holds something else" in fails("report", root / "two", "--out", out)
+    assert out.read_bytes() == before
+    assert "is a directory: give --out a file" in fails("report", root / "one", "--out", tmp_path)
+
+
+def test_resumes_alarms_and_changes_are_marks(root: Path, tmp_path: Path) -> None:
+    shards = ShardSet.open(root / "shards")
+    first = train(shards, tmp_path / "a", num_rounds=40, round_draws=100)
+    at_3000 = first.state_at(3000).model_dump(by_alias=True)
+    again = ss.Mixer(
+        shards, first.policy, ledger=tmp_path / "a", round_draws=100, step_draws=10, lag="live", job="second"
+    )
+    with pytest.warns(UserWarning, match="left behind"):
+        again.load_state_dict(first.state_at(3500).model_dump(by_alias=True))
+    works("continue", tmp_path / "a", "--draw", 3000, "--out", tmp_path / "b")
+    new = ss.Mixer(shards, policies.stratified(), ledger=tmp_path / "b", round_draws=50, step_draws=10, seed=4)
+    new.load_state_dict(at_3000)
+    new.batch(3000, 200)
+    (run,) = report_facts([tmp_path / "a"]).runs
+    resumes = [event for event in run.events if event.kind == "resume"]
+    assert [(event.draw, event.sentence) for event in resumes] == [(3500, "resumed as generation 1 (job second)")]
+    alarms = [event for event in run.events if event.kind == "alarm"]
+    assert any("has passed 4." in event.sentence for event in alarms)
+    assert {alarm.sentence.partition(" ")[0] for alarm in run.facts.alarms} <= {
+        event.sentence.partition(" ")[0] for event in alarms
+    }
+    (chain,) = report_facts([tmp_path / "b"]).runs
+    assert (chain.first_draw, chain.rounds[-1].end_draw, chain.num_rounds) == (0, 3200, 34)
+    (change,) = [event for event in chain.events if event.kind == "change"]
+    assert change.draw == 3000 and "becomes stratified; seed 0 becomes 4; round_draws 100 becomes 50" in change.sentence
+    assert page(report_facts([tmp_path / "b"])).count('class="mark change"') == 3
+
+
+def test_a_long_history_is_thinned_and_the_page_says_so(root: Path, tmp_path: Path) -> None:
+    mixer = ss.Mixer(ShardSet.open(root / "shards"), policies.stratified(), ledger=tmp_path / "run", round_draws=1)
+    for number in range(POINTS + 50):
+        mixer.round(number)
+    facts = report_facts([tmp_path / "run"])
+    (run,) = facts.runs
+    assert len(run.rounds) == POINTS and (run.rounds[0].round, run.rounds[-1].round) == (0, POINTS + 49)
+    assert f"({POINTS} of {POINTS + 50} rounds)" in page(facts) and "No losses were reported." in page(facts)
+
+
+def grown(facts: ReportFacts, num_skills: int, num_rounds: int) -> ReportFacts:
+    """Give a run other numbers of skills and of shown rounds, with long names and numbers of many digits."""
+    (run,) = facts.runs
+    values = [0.1234567890123 + number / 3 / num_rounds for number in range(num_rounds)]
+    names = [f"a long name of a skill, as taggers by clusters give it, number {number}" for number in range(num_skills)]
+    skill, loss, row, report = run.skills[0], run.losses[0], run.rounds[0], run.reports[0]
+    courses = {"weights": values, "epochs": values, "intended": values, "achieved": values}
+    larger = run.model_copy(
+        update={
+            "num_rounds": 2000,
+            "rounds": [row.model_copy(update={"first_draw": 500 * number, "end_draw": 500 * (number + 1), "observed_to": 500 * number}) for number in range(num_rounds)],
+            "reports": [report.model_copy(update={"draw": 500 * number, "step": 50 * number}) for number in range(num_rounds)],
+            "skills": [skill.model_copy(update={"name": name, **courses}) for name in names],
+            "losses": [loss.model_copy(update={"name": name, "losses": values}) for name in names],
+        }
+    )  # fmt: skip
+    return facts.model_copy(update={"runs": [larger]})
+
+
+def test_the_page_of_500_skills_and_2000_rounds_is_below_a_megabyte(root: Path) -> None:
+    facts = grown(report_facts([root / "one"]), 500, POINTS)
+    text = page_of(facts, num_lines=24)
+    assert len(text.encode()) < 1_000_000 and "24 of 500 skills" in text and "(400 of 2,000 rounds)" in text
+    assert text.count("<tr><td><bdi") >= 500
+
+
+class _Tags(HTMLParser):
+    """The tags of a page, with the names of their attributes, and the text of the data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, list[str]]] = []
+        self.data = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, [name for name, _ in attrs]))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1] == ("script", ["type", "id"]):
+            self.data += data
+
+
+@given(name=st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
+@example(name=STRANGE[0])
+@example(name=STRANGE[2])
+def test_a_name_adds_no_tag_and_no_attribute_to_the_page(name: str) -> None:
+    facts = ReportFacts.model_validate(SMALL)
+    (run,) = facts.runs
+    renamed = run.model_copy(update={"skills": [run.skills[0].model_copy(update={"name": name})]})
+    shown, plain = _Tags(page(facts.model_copy(update={"runs": [renamed]}))), _Tags(page(facts))
+    assert shown.tags == plain.tags
+    (line,) = json.loads(shown.data.partition("\n")[0])[0]["lines"]
+    assert line["name"] == shortened(name)
+
+
+SMALL: dict[str, object] = {
+    "schema": "skillshard/report/1",
+    "runs": [
+        {
+            "facts": {
+                "place": "runs/1", "skills": [], "losses": [], "shown_rounds": [0], "shown_reports": [], "round": 0, "num_draws": 10,
+                "num_rounds": 1, "num_observations": 0, "last_report": None, "waits_for": None, "alarms": [], "resumes": [],
+                "generation": 0, "policy": "stratified", "unit": "samples", "seed": 0, "round_draws": 10, "lag": 1, "first_draw": 0, "earlier": [],
+            },
+            "first_draw": 0, "num_rounds": 1, "num_reports": 0,
+            "rounds": [{"round": 0, "first_draw": 0, "end_draw": 10, "new_reports": [], "observed_to": -1}],
+            "skills": [{"name": "plain", "weights": [1.0], "epochs": [0.1], "intended": [1.0], "achieved": [1.0]}],
+            "reports": [], "losses": [], "events": [], "settings": {}, "shards": None, "no_shards": "moved", "graph": None,
+        }
+    ],
+}  # fmt: skip
+"""The facts of a run with a single round."""
+
+
+def test_each_fault_is_one_sentence(root: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "report.html")
+    assert "holds no run: run.json is missing" in fails("report", tmp_path, *out)
+    shards = ShardSet.open(root / "shards")
+    ss.Mixer(shards, policies.stratified(), ledger=tmp_path / "new", round_draws=50)
+    assert "has decided no round yet" in fails("report", tmp_path / "new", *out)
+    SkillGraph.identity(shards.skills).save(tmp_path / "graph.json")
+    sentence = fails("report", root / "one", "--graph", tmp_path / "graph.json", *out)
+    assert "no policy of these runs uses the graph" in sentence
+    shutil.copytree(root / "one", tmp_path / "damaged")
+    record = tmp_path / "damaged" / "generations" / "00000000" / "rounds" / "00000004.json"
+    record.write_bytes(record.read_bytes().replace(b'"round": 4', b'"round": 5'))
+    assert "00000004.json" in fails("report", tmp_path / "damaged", *out)
+    refused = skillshard("report", root / "one", "--format", "json", "--skills", 3, *out)
+    assert refused.code == 2 and not (tmp_path / "report.html").exists()
+
+
+def test_a_run_without_its_shards_says_why(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "shards", tmp_path / "shards")
+    train(ShardSet.open(tmp_path / "shards"), tmp_path / "run")
+    shutil.rmtree(tmp_path / "shards")
+    (run,) = report_facts([tmp_path / "run"]).runs
+    assert run.shards is None and run.no_shards is not None and "cannot be opened" in run.no_shards
+    assert "The shards are not at hand" in page(report_facts([tmp_path / "run"]))
+
+
+ACTIONS = """<script>
+const section = document.querySelector("section.history"), chart = section.querySelector("svg.chart");
+const texts = [section.querySelector(".round").textContent];
+const press = (key) => { chart.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true})); texts.push(section.querySelector(".round").textContent); };
+press("ArrowLeft"); press("Home");
+const box = chart.getBoundingClientRect();
+chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + box.width * 0.5, clientY: box.top + 9, bubbles: true}));
+texts.push(section.querySelector(".round").textContent);
+texts.push(section.querySelector(".readout tbody tr").innerText);
+document.querySelector("#skills th button[data-column='1']").click();
+texts.push([...document.querySelector("#skills").tBodies[0].rows].map((row) => row.cells[1].textContent).join(" "));
+const filter_ = document.getElementById("filter");
+filter_.value = "CARR"; filter_.dispatchEvent(new Event("input"));
+texts.push(document.getElementById("matches").textContent);
+section.querySelector(".key button").click();
+texts.push(String(section.querySelectorAll(".curve.dim").length));
+document.title = JSON.stringify(texts);
+</script>"""
+
+
+def test_a_browser_shows_the_page_without_an_error_and_obeys_pointer_and_keys(root: Path, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium is installed (on Debian: apt-get install chromium); other tests check the page's text")
+    facts = report_facts([root / "one", root / "three"], graphs=[root / "graph.json"])
+    place = tmp_path / "report.html"
+    place.write_text(page(facts).replace("</body>", f"{ACTIONS}</body>"))
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    ended = subprocess.run(
+        [*command, "--enable-logging=stderr", "--window-size=1200,2000", "--dump-dom", place.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 0 and "CONSOLE" not in ended.stderr, ended.stderr
+    (title,) = re.findall(r"<title>(\[.*?\])</title>", ended.stdout, flags=re.S)
+    newest, before, first, middle, row, weights, matches, dimmed = json.loads(html.unescape(title))
+    assert newest.startswith("Round 11, draws 550 to 599. The losses are those of step 55, draw 550")
+    assert before.startswith("Round 10, ") and first.startswith("Round 0, draws 0 to 49. ")
+    assert middle.startswith(("Round 5, ", "Round 6, "))
+    weight = facts.runs[0].skills[0].weights[int(re.findall(r"\d+", middle)[0])]
+    assert weight is not None and f"{weight:.4g}" in row.split()
+    shown = [float(text) for text in weights.split() if text != "\N{EN DASH}"]
+    assert shown == sorted(shown, reverse=True) and len(shown) == 3
+    assert matches == "1 of 6 skills" and int(dimmed) > 0
