@@ -113,8 +113,9 @@ QUOTED_COMMAND = re.compile(r"'(?:skillshard|zstd|ray|tar) [^']*'|skillshard (?:
 """A whole command: in quotes, or at the end of a sentence with the next step."""
 OF_OTHER_TOOLS = {"--array", "--dereference", "--hard-dereference", "--long", "--normalize_loss"}
 """Flags of Slurm, tar and zstd, and of the paper's code."""
-WRITERS_OF_COMMANDS = {"job_array.py", "pipeline.py", "corpus/guess.py", "corpus/peek.py"}
-"""Files that write commands: the next command of a job array, the commands of a pipeline, and the command that `peek` proposes."""
+WRITERS_OF_COMMANDS = {"job_array.py", "pipeline.py", "corpus/guess.py", "corpus/peek.py", "report/page.py"}
+"""Files that write commands: the next command of a job array, the commands of a pipeline, the command that `peek` proposes, and the commands
+that reproduce a run, whose page also names variables of CSS."""
 
 
 def sentences(path: Path) -> Iterator[tuple[int, str]]:
