@@ -52,8 +52,8 @@ function show(section, run, at) {
     cell(row, number(loss));
     cell(row, number(before));
     cell(row, number(weight));
-    const small = change === null || Math.abs(change) < 5e-5;
-    cell(row, change === null ? "–" : small ? "0" : (change > 0 ? "+" : "−") + Math.abs(change).toFixed(4), small ? "" : change > 0 ? "up" : "down");
+    const small = change === null || Math.abs(change) < 1e-9;
+    cell(row, change === null ? "–" : small ? "0" : (change > 0 ? "+" : "−") + Number(Math.abs(change).toPrecision(2)), small ? "" : change > 0 ? "up" : "down");
   }
 }
 

@@ -311,16 +311,26 @@ class _Panel:
 
     def _shares(self) -> str:
         rows = []
+        names = {line.name for line in self._lines}
+        last = [
+            share
+            for run in self._runs
+            for skill in run.skills
+            if skill.name in names
+            for share in (skill.achieved[-1], skill.intended[-1])
+        ]
+        # The bars of all runs have one scale, which the largest share fills: with 500 skills every share is small.
+        largest = max((share for share in last if share is not None), default=1.0) or 1.0
         for line in self._lines:
             if line.skill is None or line.skill.achieved[-1] is None:
                 continue
             achieved, intended = line.skill.achieved[-1], line.skill.intended[-1] or 0.0
             bar = (
-                f'<svg viewBox="0 0 200 14" style="width:130px" aria-hidden="true"><rect y="3" height="8" width="{200 * achieved:.1f}" fill="var(--c{line.colour % COLOURS})"/>'
-                f'<path d="M{min(199.0, 200 * intended):.1f} 0v14" stroke="var(--text)" stroke-width="2"/></svg>'
+                f'<svg viewBox="0 0 200 14" style="width:130px" aria-hidden="true"><rect y="3" height="8" width="{200 * achieved / largest:.1f}" fill="var(--c{line.colour % COLOURS})"/>'
+                f'<path d="M{min(199.0, 200 * intended / largest):.1f} 0v14" stroke="var(--text)" stroke-width="2"/></svg>'
             )
             rows.append((_swatch(line.colour) + _name(line.name), bar, _percent(intended), _percent(achieved)))
-        header = ("skill", "0 to 100 %", "intended", "achieved")
+        header = ("skill", f"0 to {_percent(largest)}", "intended", "achieved")
         return (
             '<h3>Shares of all draws</h3><p class="soft">The bar is the share of the draws that the skill got, the stroke the share that the weights ask for.</p>'
             + _table(header, rows)
