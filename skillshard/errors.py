@@ -68,6 +68,10 @@ class FitError(SkillshardError, ValueError):
     """Finished runs are too few or too similar for a fit, or are not valid."""
 
 
+class ComparisonError(SkillshardError, ValueError):
+    """Policies or runs cannot be compared with the given arguments, or a comparison exceeds its budget."""
+
+
 class ProxyError(SkillshardError, ValueError):
     """A proxy model cannot be built or trained with the given arguments."""
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from skillshard import canonical, places, storage
+from skillshard.comparison.file import CompareFile
 from skillshard.corpus import CorpusList, Rejection
 from skillshard.corpus.peek import PeekFacts
 from skillshard.export import ExportManifest
@@ -39,6 +40,7 @@ from skillshard.tags import TagsManifest, TagsManifest1
 _MODELS: dict[str, Any] = {
     "clusters-1": ModelManifest1,
     "clusters-2": ModelManifest,
+    "compare-1": CompareFile,
     "corpus-1": CorpusList,
     "export-1": ExportManifest,
     "fit-1": Proposal,

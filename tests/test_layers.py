@@ -41,7 +41,7 @@ LAYERS = [
     {"hf", "lightning", "webdataset"},
     {"verification"},
     {"report"},
-    {"demo", "pipeline"},
+    {"comparison", "demo", "pipeline"},
     {"schemas"},
     {"cli"},
     {"__main__"},

@@ -13,9 +13,8 @@ import numpy as np
 from benchmarks.evidence.methods import GRAPH_SEEDS, METHODS, graph_of, graph_seeds, read_at
 from benchmarks.evidence.settings import Setting, sized
 from benchmarks.evidence.training import task_key
-
-EVALUATION_COST = 1 / 3
-"""Cost of measuring a sample, in trained samples. A step takes three passes and a measurement takes a forward pass."""
+from skillshard.comparison.significance import holm
+from skillshard.comparison.verdict import EVALUATION_COST
 
 
 def summary(
@@ -200,7 +199,7 @@ def pooled(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
     differences = {method: np.concatenate(of_method) for method, of_method in pairs.items() if of_method}
     ps = {method: _p(values) for method, values in differences.items()}
-    corrected = _holm({method: p for method, p in ps.items() if p is not None})
+    corrected = holm({method: p for method, p in ps.items() if p is not None})
     return {
         method: {
             "num_pairs": values.size,
@@ -208,21 +207,10 @@ def pooled(summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "mean_difference": round(float(values.mean()), 4),
             "lower": int((values < 0).sum()),
             "p": ps[method],
-            "p_holm": corrected.get(method),
+            "p_holm": float(f"{corrected[method]:.4g}") if method in corrected else None,
         }
         for method, values in differences.items()
     }
-
-
-def _holm(ps: dict[str, float]) -> dict[str, float]:
-    """Correct p values by Holm's step-down rule.
-
-    The smallest of n values is multiplied by n, the next by n - 1, and so on. The results never fall and are at most 1.
-    """
-    ranked = sorted(ps, key=ps.__getitem__)
-    factors = np.arange(len(ranked), 0, -1)
-    corrected = np.maximum.accumulate(np.minimum([ps[method] for method in ranked] * factors, 1.0))
-    return {method: float(f"{p:.4g}") for method, p in zip(ranked, corrected, strict=True)}
 
 
 def _is_pretraining(setting: dict[str, Any]) -> bool:

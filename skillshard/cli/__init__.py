@@ -21,6 +21,7 @@ import typer
 
 from skillshard import __version__
 from skillshard.bars import Stopped
+from skillshard.cli.compare import compare
 from skillshard.cli.demo import demo
 from skillshard.cli.explain import diff, replay
 from skillshard.cli.go_on import go_on
@@ -119,6 +120,10 @@ EXAMPLES: dict[Callable[..., None], str] = {
     fit: """
     skillshard fit runs/ --shards shards --out weights.json
     """,
+    compare: """
+    skillshard compare shards --policy stratified --policy skill_it:graph.json,eta=0.5 --steps 600 --out compared
+    skillshard compare runs/1 runs/2 --baseline stratified
+    """,
     demo: """
     skillshard demo
     skillshard demo --seed 11 --out demo-11
@@ -154,6 +159,7 @@ class _Verbs(typer.core.TyperGroup):
             "mix",
             "export",
             "fit",
+            "compare",
             "synth",
             "demo",
         ]

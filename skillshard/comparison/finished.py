@@ -1,0 +1,107 @@
+"""Compare finished runs of any trainer by the losses in their ledgers, paired by seed."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from skillshard import canonical
+from skillshard.comparison.compare import compared
+from skillshard.comparison.file import CompareFile
+from skillshard.comparison.verdict import ComparedRun
+from skillshard.errors import ComparisonError, did_you_mean, name_some
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.records import open_records
+from skillshard.report.figures import History, history
+
+
+def compare_runs(runs: Sequence[str | os.PathLike[str]], *, baseline: str, targets: Sequence[str] = ()) -> CompareFile:
+    """Compare finished runs. Runs with the same policy and arguments are the runs of one policy, and are paired by their seeds.
+
+    Args:
+        runs: Directories of ledgers.
+        baseline: Name of a policy, or one of `runs`.
+        targets: Evaluation skills whose mean loss decides. Empty: the skills that every run measured.
+
+    Raises:
+        ComparisonError: Runs differ in shards, length or steps of the reports, a seed comes twice, or the baseline is unknown.
+        LedgerError: A place holds no run.
+    """
+    places = [os.fspath(place).rstrip("/") for place in runs]
+    ledgers = {place: DirectoryLedger(place) for place in places}
+    records = {place: open_records(ledger).run for place, ledger in ledgers.items()}
+    histories = {place: history(ledger) for place, ledger in ledgers.items()}
+    for place, past in histories.items():
+        if not past.losses.size:
+            raise ComparisonError(f"{place} holds no losses: report the losses of the run, or leave the run out.")
+    first = places[0]
+    for place in places[1:]:
+        differs = [
+            what
+            for what, is_equal in (
+                ("shards", records[place].shards == records[first].shards),
+                ("steps of the reports", histories[place].steps.tolist() == histories[first].steps.tolist()),
+                ("draws of the reports", histories[place].draws.tolist() == histories[first].draws.tolist()),
+            )
+            if not is_equal
+        ]
+        if differs:
+            raise ComparisonError(
+                f"{place} and {first} have other {name_some(differs)}: a difference of losses is then not an effect of the policy. Leave one "
+                "of the runs out."
+            )
+    skills = _common(histories, targets)
+    name_of = _names(places, {place: (record.policy, record.policy_arguments) for place, record in records.items()})
+    grouped: dict[str, list[ComparedRun]] = {}
+    for place in places:
+        past, seed, name = histories[place], records[place].seed, name_of[place]
+        if any(other.seed == seed for other in grouped.get(name, [])):
+            raise ComparisonError(
+                f"{place} is a second run of {name} with seed {seed}: runs are paired by seed, so leave one of the two out."
+            )
+        losses = past.losses[:, [past.eval_skills.index(skill) for skill in skills]]
+        final = dict(zip(skills, losses[-1].tolist(), strict=True))
+        grouped.setdefault(name, []).append(
+            ComparedRun(
+                seed=seed, steps=past.steps.tolist(), mean_losses=losses.mean(axis=1).tolist(), final_losses=final
+            )
+        )
+    chosen = name_of.get(baseline.rstrip("/"), baseline)
+    if chosen not in grouped:
+        raise ComparisonError(
+            f"`{baseline=}`{did_you_mean(baseline, grouped)}: give one of the runs, or one of the policies {name_some(grouped)}."
+        )
+    if len(grouped) < 2:
+        raise ComparisonError(f"all runs are of the policy {chosen}: give runs of another policy too.")
+    return compared(grouped, chosen, {}, made_from={"runs": places, "shards": records[first].shards}, skills=skills)
+
+
+def _common(histories: dict[str, History], targets: Sequence[str]) -> tuple[str, ...]:
+    """Return the skills that every run measured in every report."""
+    measured = [
+        {skill for column, skill in enumerate(past.eval_skills) if np.isfinite(past.losses[:, column]).all()}
+        for past in histories.values()
+    ]
+    common = set.intersection(*measured)
+    missing = [f"{name!r}{did_you_mean(name, common)}" for name in targets if name not in common]
+    if missing or not common:
+        raise ComparisonError(
+            f"`targets` {name_some(missing) or 'are none'}: the skills that every report of every run names are {name_some(sorted(common)) or 'none'}."
+        )
+    return tuple(sorted(set(targets) or common))
+
+
+def _names(places: Sequence[str], policies: dict[str, tuple[str, object]]) -> dict[str, str]:
+    """Return the name of the policy of each run. Policies that differ only in their arguments get a number."""
+    keys = {place: canonical.to_json(policy) for place, policy in policies.items()}
+    of_name: dict[str, list[bytes]] = {}
+    for place in places:
+        known = of_name.setdefault(policies[place][0], [])
+        if keys[place] not in known:
+            known.append(keys[place])
+    result = {}
+    for place in places:
+        name = policies[place][0]
+        known = of_name[name]
+        result[place] = name if len(known) == 1 else f"{name} ({known.index(keys[place]) + 1})"
+    return result

@@ -1,0 +1,197 @@
+"""Comparisons of policies: trials on disk, verdicts, errors, and finished runs."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from skillshard import taggers
+from skillshard.comparison.compare import compare_policies
+from skillshard.comparison.finished import compare_runs
+from skillshard.comparison.policy_text import parse_policy
+from skillshard.comparison.show import draw_comparison_of_policies, show_comparison
+from skillshard.comparison.verdict import ComparedRun, Cost, verdicts
+from skillshard.corpus import Corpus
+from skillshard.errors import ComparisonError, GraphError, PolicyError
+from skillshard.execution import Backend
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.mixer import Mixer
+from skillshard.policies import proportional, stratified
+from skillshard.proxy.device import Compute
+from skillshard.proxy.reading_choice import ReadingChoice
+from skillshard.shards.read import ShardSet
+from skillshard.shards.write import write_shards
+
+POLICIES = ("stratified", "proportional", "loss_order:eta=0.5")
+
+
+def shard_set(folder: Path, *, holdout: float = 0.2) -> ShardSet:
+    rows = [
+        {"id": f"{skill}{number}", "text": f"{skill} {number} {word}", "meta": {"skill": skill}}
+        for skill, word, num in (("add", "one two three", 30), ("carry", "xyz zyx", 60))
+        for number in range(num)
+    ]
+    (folder / "corpus").mkdir(parents=True)
+    (folder / "corpus" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    corpus, backend = Corpus.open(folder / "corpus"), Backend(workers=1)
+    tags = taggers.tag_corpus(corpus, taggers.metadata("meta.skill"), folder / "tags", backend=backend)
+    write_shards(corpus, tags, folder / "shards", holdout=holdout, shard_bytes=1_000_000, backend=backend)
+    return ShardSet.open(folder / "shards")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return shard_set(tmp_path_factory.mktemp("compare"))
+
+
+def compare(shards: ShardSet, out: Path, **changes: object) -> object:
+    arguments = {
+        "policies": POLICIES,
+        "steps": 4,
+        "num_seeds": 2,
+        "batch_size": 4,
+        "eval_every": 2,
+        "eval_samples": 5,
+        "reading": ReadingChoice(window=16),
+        "compute": Compute("cpu"),
+        "backend": Backend(workers=1),
+        "progress": False,
+        **changes,
+    }
+    return compare_policies(shards, out, **arguments)  # type: ignore[arg-type]  # changed by name
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of all files whose content a repeated comparison has to reproduce."""
+    kept = [folder / "compare.json", folder / "settings.json", *(folder / "trials").glob("*.json")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+def test_a_comparison_that_lost_its_last_trials_goes_on_to_the_same_bytes(shards: ShardSet, tmp_path: Path) -> None:
+    sentences: list[str] = []
+    compare(shards, tmp_path / "C", on_estimate=sentences.append)
+    whole = contents(tmp_path / "C")
+    assert sentences[0].startswith("6 trials, 24 steps in all")
+    (tmp_path / "C" / "compare.json").unlink()
+    for record in sorted((tmp_path / "C" / "trials").glob("*.json"))[:2]:
+        record.unlink()
+    compare(shards, tmp_path / "C", on_estimate=sentences.append)
+    assert contents(tmp_path / "C") == whole
+    assert sentences[1].startswith("2 trials, 8 steps in all")
+    compare(shards, tmp_path / "C", on_estimate=sentences.append)
+    assert len(sentences) == 2
+
+
+def test_more_seeds_keep_the_finished_trials_and_trials_of_a_seed_begin_alike(shards: ShardSet, tmp_path: Path) -> None:
+    compare(shards, tmp_path / "C")
+    sentences: list[str] = []
+    compare(shards, tmp_path / "C", num_seeds=3, on_estimate=sentences.append)
+    assert sentences[0].startswith("3 trials")
+    result = json.loads((tmp_path / "C" / "compare.json").read_text())
+    first_losses = [[run["mean_losses"][0] for run in policy["runs"]] for policy in result["policies"]]
+    assert first_losses[0] == first_losses[1] == first_losses[2]
+    assert len(set(first_losses[0])) == 3
+
+
+def test_a_comparison_is_shown_and_drawn(shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = compare(shards, tmp_path / "C")
+    show_comparison(result)  # type: ignore[arg-type]  # a CompareFile
+    draw_comparison_of_policies(result, tmp_path / "compare.png")  # type: ignore[arg-type]
+    shown = capsys.readouterr().out
+    assert "proportional against stratified: worth it: " in shown
+    assert "a sign test that could be significant needs 7 seeds" in shown
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"policies": ("stratified", "stratifed")}, "policy 'stratifed' (did you mean 'stratified'?)"),
+        ({"num_seeds": 1}, "`num_seeds=1`: a single seed cannot tell"),
+        ({"policies": ("stratified", "stratified")}, "policy 'stratified' is the same as 'stratified'"),
+        ({"policies": ("stratified",)}, "a comparison needs a baseline and another policy"),
+        ({"targets": ("ad",)}, "`targets` 'ad' (did you mean 'add'?): not a skill with held-out samples"),
+        ({"baseline": "proportionl"}, "(did you mean 'proportional'?): give one of the policies"),
+        ({"budget_s": 1e-9}, "`budget_s` allows"),
+        ({"policies": ("stratified", "loss_order")}, "needs 'eta': write 'loss_order:eta=X'"),
+        ({"policies": ("stratified", "loss_order:eta=a")}, "eta is 'a': give a number"),
+        ({"eval_every": 5}, "`eval_every=5`: give a number of steps from 1 to `steps=4`"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_in_a_sentence(
+    shards: ShardSet, tmp_path: Path, changes: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises((ComparisonError, PolicyError), match=re.escape(sentence)):
+        compare(shards, tmp_path / "C", **changes)
+
+
+def test_a_graph_of_other_skills_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    SkillGraph.chain(("red", "blue")).save(tmp_path / "graph.json")
+    with pytest.raises(GraphError, match="add"):
+        parse_policy(f"skill_it:{tmp_path}/graph.json,eta=1", skills=shards.skills, targets=(), draws=10)
+
+
+def test_shards_without_held_out_samples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match="has no held-out samples to measure"):
+        compare(shard_set(tmp_path / "bare", holdout=0.0), tmp_path / "C")
+
+
+def test_a_directory_of_another_comparison_or_of_anything_else_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    compare(shards, tmp_path / "C")
+    with pytest.raises(ComparisonError, match=r"holds another comparison \(steps"):
+        compare(shards, tmp_path / "C", steps=6)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(ComparisonError, match="is not empty and holds no comparison"):
+        compare(shards, tmp_path / "other")
+
+
+def runs_of(*finals: float, first: float = 4.0) -> list[ComparedRun]:
+    return [
+        ComparedRun(seed=seed, steps=[0, 10, 20], mean_losses=[first, (first + final) / 2, final], final_losses={})
+        for seed, final in enumerate(finals)
+    ]
+
+
+def test_a_policy_is_worth_it_only_if_its_gain_is_significant_and_exceeds_its_cost() -> None:
+    runs = {"base": runs_of(2.0, 2.1, 1.9), "better": runs_of(1.0, 1.11, 0.9), "worse": runs_of(3.0, 3.11, 2.9)}
+    runs |= {"same": runs_of(2.0, 2.1, 1.9), "noise": runs_of(2.5, 1.9, 1.8)}
+    decided = verdicts(runs, "base", {"better": Cost(graph_steps=1)})
+    assert {name: verdict.worth_it for name, verdict in decided.items()} == {
+        "better": "yes",
+        "worse": "no",
+        "same": "no",
+        "noise": "undecided",
+    }
+    assert verdicts(runs, "base", {"better": Cost(graph_steps=1000)})["better"].worth_it == "no"
+    single = verdicts({"base": runs_of(2.0), "better": runs_of(1.0)}, "base")["better"]
+    assert (single.worth_it, single.p) == ("undecided", None)
+    assert "a single pair of runs" in single.why
+
+
+def finished(shards: ShardSet, folder: Path, policy: object, seed: int, losses: tuple[float, float]) -> str:
+    mixer = Mixer(shards, policy, ledger=folder, round_draws=8, seed=seed, step_draws=4)  # type: ignore[arg-type]
+    for step, loss in zip((2, 4), losses, strict=True):
+        mixer.batch(0, 4 * step)  # a report of samples that nobody has drawn is refused
+        mixer.report(step, dict.fromkeys(shards.skills, loss))
+    return str(folder)
+
+
+def test_finished_runs_are_paired_by_seed(shards: ShardSet, tmp_path: Path) -> None:
+    places = [finished(shards, tmp_path / f"s{seed}", stratified(), seed, (3.0, 2.0 + seed / 100)) for seed in range(3)]
+    places += [
+        finished(shards, tmp_path / f"p{seed}", proportional(), seed, (3.0, 1.5 + seed / 99)) for seed in range(3)
+    ]
+    verdict = compare_runs(places, baseline="stratified").policies[1].verdict
+    assert verdict is not None
+    assert (verdict.worth_it, verdict.num_pairs, verdict.lower_on) == ("yes", 3, 3)
+    single = compare_runs([places[0], places[3]], baseline=places[0]).policies[1].verdict
+    assert single is not None
+    assert single.worth_it == "undecided"
+    shutil.copytree(places[0], tmp_path / "copy")
+    with pytest.raises(ComparisonError, match="is a second run of stratified with seed 0"):
+        compare_runs([*places, str(tmp_path / "copy")], baseline="stratified")
+    with pytest.raises(ComparisonError, match="did you mean 'stratified'"):
+        compare_runs(places, baseline="stratifed")
