@@ -14,7 +14,7 @@ class ComparedPolicy(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(description="text of --policy, or name of the policy of finished runs")
+    name: str = Field(description="text of a policy, or name of the policy of finished runs")
     runs: list[ComparedRun]
     cost: Cost
     verdict: Verdict | None = Field(description="null for the baseline")
