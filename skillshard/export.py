@@ -2,6 +2,8 @@
 
     E/000000.jsonl.zst             rows of a part; also .jsonl, .jsonl.gz, .parquet
     E/data-00000-of-00003.arrow    rows of a part of a directory for `datasets.load_from_disk`
+    E/SKILL.bin, E/SKILL.idx       token ids of the samples of a skill, for Megatron-LM (`megatron.py` has the layout)
+    E/mix.bin, E/mix.idx           token ids of the draws of a mix
     E/.export.json                 written last (schemas/export-1.json)
 
 The name of the manifest is hidden, so that readers of a whole directory (`datasets.load_dataset`, pyarrow, Spark) take only the files with
@@ -10,15 +12,18 @@ export divides the shards into parts by their bytes, in stored order. A mix divi
 
 In JSONL the metadata is an object. In Parquet and Arrow files the metadata is its JSON text, because a column has a single type: the
 metadata of two samples may have values of different types under one name, and a struct would add the names of all samples to each.
+
+A row of files for Megatron-LM has token ids alone, copied from a token set of the shards.
 """
 
 import os
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,28 +31,37 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field
 
-from skillshard import artefact, canonical, places, storage
-from skillshard.errors import PolicyError, ShardError, did_you_mean
+from skillshard import artefact, canonical, megatron, places, storage
+from skillshard.errors import PolicyError, ShardError, TokensError, did_you_mean
 from skillshard.execution import Backend, OnStage, Record, Task, run, shown
+from skillshard.megatron import Documents
 from skillshard.memo import memoized
 from skillshard.mixing.listing import decide, num_drawn, open_stream, warn_of_repeated
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.round_ids import CheckedMaps, RoundIds, counts_of
 from skillshard.policies import Policy
 from skillshard.printable import counted
 from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS
 from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.token_set import TokenSet, id_dtype
 
 MANIFEST = ".export.json"
 FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet", "datasets")
+"""Formats with rows of texts."""
+MEGATRON = "megatron"
+"""Format of token ids."""
+FILE_BYTES = 256_000_000
+"""Default of the bytes of tars whose rows one file holds."""
 _COMPRESSIONS = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}
 # A row group is the least that a reader of Parquet decodes, and the most that a writer here holds in memory.
 GROUP_BYTES = 16 << 20
-"""Bytes of text and metadata at which a row group ends."""
+"""Bytes of text and metadata, or of token ids, at which a group of rows ends."""
 GROUP_ROWS = 8192
-"""Number of rows at which a row group ends."""
+"""Number of rows at which a group of rows ends."""
 _ANEW = "Export anew into another directory with 'skillshard export'."
 
 
@@ -140,6 +154,20 @@ class Stretch:
             sample = opened.sample(row)
             yield {"id": sample.id, "skill": self.shard.skill, "text": sample.text, "meta": sample.meta}
 
+    def documents(self, tokens: TokenSet, *, has_separator: bool) -> Iterator[Documents]:
+        """Yield the token ids of the rows, with a place for a separator after each row if `has_separator`."""
+        own = (tokens.train if self.shard.split == "train" else tokens.holdout)[self.shard.skill]
+        assert own.kept is not None
+        shard = own.columns.number.index(self.shard.columns.number[0])
+        maps, dtype = CheckedMaps([own.ids(shard).ids]), id_dtype(own.kept.type)
+        for begin in range(self.begin, self.end, GROUP_ROWS):
+            rows = np.arange(begin, min(begin + GROUP_ROWS, self.end))
+            starts, sizes = own.starts(shard, rows), own.rows(shard)[rows].astype(np.int64) + has_separator
+            for chosen in _bounded(sizes * dtype.itemsize):
+                which = np.zeros(len(sizes[chosen]), np.int64)
+                ids = maps.copied(which, starts[chosen], sizes[chosen], dtype)
+                yield Documents(Counter({self.shard.skill: len(which)}), sizes[chosen], ids)
+
 
 _MIXERS: dict[str, Mixer] = {}
 """The mixer of the running export, by the name of its ledger."""
@@ -155,20 +183,44 @@ class Draws:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of an export."""
-        # Each task of a worker gets a copy of the mixer. The first copy stays, so that the bytes of a shard are checked once.
-        mixer = memoized(_MIXERS, str(self.mixer.ledger), lambda _: self.mixer, most=1)
+        mixer = self._kept_mixer
         for start in range(self.first, self.first + self.num, GROUP_ROWS):
             draws = np.arange(start, min(start + GROUP_ROWS, self.first + self.num))
             places_of_draws = mixer.find(draws)
             # Texts are read in groups of bounded size, because some texts have megabytes.
-            sizes = (places_of_draws.end - places_of_draws.start).astype(np.int64)
-            group = np.cumsum(sizes) // GROUP_BYTES
-            for number in np.unique(group).tolist():
-                own = mixer.find(draws[group == number])
+            for chosen in _bounded((places_of_draws.end - places_of_draws.start).astype(np.int64)):
+                own = mixer.find(draws[chosen])
                 batch, metas = mixer.cut(own), mixer.metas(own)
                 rows = zip(own.draw.tolist(), batch.fields["id"], batch.skill, batch.text, metas, strict=True)
                 for draw, identity, skill, text, meta in rows:
                     yield {"draw": draw, "id": identity, "skill": skill, "text": text, "meta": meta}
+
+    def documents(self, tokens: TokenSet, *, has_separator: bool) -> Iterator[Documents]:
+        """Yield the token ids of the draws, with a place for a separator after each draw if `has_separator`."""
+        mixer, end = self._kept_mixer, self.first + self.num
+        own = [tokens.train[skill] for skill in mixer.skills]
+        for number in range(self.first // mixer.round_draws, -(-end // mixer.round_draws)):
+            plan = mixer.rows_of(number)
+            assert plan is not None
+            first = number * mixer.round_draws
+            draws = np.arange(max(self.first, first), min(end, first + mixer.round_draws)) - first
+            sizes = counts_of(plan, own)[draws] + has_separator
+            round_ids = RoundIds(plan, own)
+            for chosen in _bounded(sizes * round_ids.files.dtype.itemsize):
+                skills = Counter([mixer.skills[skill] for skill in plan.skill[draws[chosen]].tolist()])
+                yield Documents(skills, sizes[chosen], round_ids.copied(draws[chosen], sizes[chosen]))
+
+    @property
+    def _kept_mixer(self) -> Mixer:
+        # Each task of a worker gets a copy of the mixer. The first copy stays, so that the bytes of a shard are checked once.
+        return memoized(_MIXERS, str(self.mixer.ledger), lambda _: self.mixer, most=1)
+
+
+def _bounded(num_bytes: Int[np.ndarray, " row"]) -> Iterator[slice]:
+    """Divide neighbouring rows into groups of about `GROUP_BYTES`, given the bytes of each row."""
+    group = np.cumsum(num_bytes) // GROUP_BYTES
+    edges = [0, *(np.flatnonzero(group[1:] != group[:-1]) + 1).tolist(), len(group)]
+    yield from (slice(begin, end) for begin, end in pairwise(edges) if begin < end)
 
 
 Part = Sequence[Stretch] | Sequence[Draws]
@@ -185,27 +237,32 @@ def export_shards(
     seed: int = 0,
     round_draws: int = 4096,
     repeat: str = "epochs",
-    file_bytes: int = 256_000_000,
+    file_bytes: int | None = None,
+    tokens: TokenSet | None = None,
+    separator: str | None = None,
     workers: int | None = None,
     on_stage: OnStage | None = None,
     progress: bool = True,
 ) -> ExportManifest:
-    """Write every sample of a split once, or the draws of a mix, as JSONL, Parquet or a directory of `datasets`.
+    """Write every sample of a split once, or the draws of a mix, as JSONL, Parquet, a directory of `datasets`, or files for Megatron-LM.
 
     An interrupted export is continued. A finished export is only opened.
 
     Args:
         shards: Shard set, local or remote.
         out: Directory to write, local or in a store.
-        format: str of the files: "jsonl", "jsonl.gz", "jsonl.zst", "parquet", or "datasets" for `datasets.load_from_disk`.
-        split: str of a plain export, "train" or "holdout". The samples come in stored order.
+        format: Format of the files: "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "datasets" for `datasets.load_from_disk`, or "megatron" for
+            the token ids of each skill, or of the mix, as a .bin and an .idx of Megatron-LM.
+        split: Split of a plain export, "train" or "holdout". The samples come in stored order.
         policy: Policy of a mix, which reads no losses. None: every sample is written once.
         draws: Number of draws of the mix. A stream that ends before gives fewer rows.
         seed: Seed of the order of the mix.
         round_draws: Number of draws of a round.
         repeat: Rule for a skill without unread samples, as for `Mixer`.
         file_bytes: Approximate bytes of the tars whose rows one file holds. A file of short texts is several times smaller, because a
-            tar has 2 kB for each sample at least.
+            tar has 2 kB for each sample at least. None: 256 MB. With "megatron", None: one pair of files for each skill, or for the mix.
+        tokens: Tokens of the shards with their ids, for "megatron".
+        separator: Text of the token after each sample, such as "<|endoftext|>", for "megatron". None: no separator.
         workers: Number of processes. None: all CPUs.
         on_stage: Function that is called with the name of a stage and the number of its tasks. The returned function is called
             for each finished task. With None, progress bars appear in a terminal or a notebook.
@@ -217,18 +274,23 @@ def export_shards(
     Raises:
         ShardError: The split has no samples, or a shard differs from its entry in the manifest.
         PolicyError: The policy or the number of draws is missing, or the policy reads losses.
+        TokensError: The tokens are missing, belong to other shards, have no ids, or have a mask, or the separator is no token.
         StorageError: `out` holds something else.
     """
-    if format not in FORMATS:
-        raise ShardError(f"`format={format!r}`{did_you_mean(format, FORMATS)}: give {', '.join(FORMATS)}.")
+    formats = (*FORMATS, MEGATRON)
+    if format not in formats:
+        raise ShardError(f"`format={format!r}`{did_you_mean(format, formats)}: give {', '.join(formats)}.")
     if split not in SPLITS:
         raise ShardError(f"`split={split!r}`: give 'train' or 'holdout'.")
-    if file_bytes < 1:
+    if file_bytes is not None and file_bytes < 1:
         raise ShardError(f"`file_bytes={file_bytes}`: give 1 or more bytes.")
+    ids = _ids_of(shards, format, tokens, separator)
+    if ids is None and file_bytes is None:
+        file_bytes = FILE_BYTES
     with ExitStack() as stack:
         mixer = None
         if policy is None and draws is None:
-            if not (shards.train if split == "train" else shards.holdout):
+            if not _of_split(shards, split):
                 raise ShardError(
                     f"{places.public(shards.root)} has no {split} samples to export. Choose the other `split`."
                 )
@@ -249,18 +311,66 @@ def export_shards(
             "arguments": {"format": format, "file_bytes": file_bytes, **arguments},
             "shards": shards.digest,
         }
+        if ids is not None:
+            made_from["arguments"]["separator"] = separator
+            made_from["tokens"] = ids.tokens.digest
         stages = stack.enter_context(shown(on_stage, progress))
 
         def work(unfinished: artefact.Work) -> None:
-            if mixer is None:
-                parts: list[Part] = [*_stretches(shards, split, file_bytes)]
-            else:
+            most = sys.maxsize if file_bytes is None else file_bytes
+            parts: dict[str, Part] = {}
+            if mixer is not None:
                 assert draws is not None
-                parts = [*_draws(mixer, draws, file_bytes)]
-            _export(unfinished, parts, format, made_from, Backend(workers), stages)
+                parts = _named(format, [*_draws(mixer, draws, most)], "mix")
+            elif ids is None:
+                parts = _named(format, [*_stretches(_of_split(shards, split).values(), most)], split)
+            else:
+                for own in _of_split(shards, split).values():
+                    parts |= _named(format, [*_stretches([own], most)], own.folder)
+            _export(unfinished, parts, format, ids, made_from, Backend(workers), stages)
 
         artefact.make(out, MANIFEST, made_from, work)
     return ExportManifest.open(out)
+
+
+def _of_split(shards: ShardSet, split: str) -> Mapping[str, SkillShards]:
+    return shards.train if split == "train" else shards.holdout
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Tokens whose ids are exported, and the id of the separator, or None."""
+
+    tokens: TokenSet
+    separator: int | None
+
+
+def _ids_of(shards: ShardSet, format: str, tokens: TokenSet | None, separator: str | None) -> Ids | None:
+    """Return the tokens of an export, or None for a format with rows of texts.
+
+    Raises:
+        TokensError: An argument is missing, or belongs to another format, or the tokens do not fit.
+    """
+    if format != MEGATRON:
+        for name, value in {"tokens": tokens, "separator": separator}.items():
+            if value is not None:
+                raise TokensError(
+                    f"`{name}` belongs to `format='{MEGATRON}'`, and {format} has texts: leave out `{name}`."
+                )
+        return None
+    if tokens is None:
+        raise TokensError(
+            f"`format='{MEGATRON}'` has token ids in place of texts: give `tokens` too, the tokens of these shards by 'skillshard tokens'."
+        )
+    tokens.refuse_other_shards(shards)
+    tokens.refuse_counts_alone()
+    if tokens.answers is not None:
+        raise TokensError(
+            f"{places.public(tokens.root)} has a mask of answers ({tokens.answers.mask_in_words}), and files of Megatron-LM have no masks, so the "
+            "prompts would be learned too. Write tokens without a mask in another directory with 'skillshard tokens'."
+        )
+    megatron.refuse_many_ids(tokens)
+    return Ids(tokens, None if separator is None else tokens.token_id(separator))
 
 
 def _open_mix(
@@ -299,11 +409,11 @@ def _open_mix(
 # --- the plan ----------------------------------------------------------------------------------------------------------
 
 
-def _stretches(shards: ShardSet, split: str, file_bytes: int) -> Iterator[list[Stretch]]:
-    """Divide the shards of a split into parts of about `file_bytes` bytes of tars, in stored order."""
+def _stretches(skills: Iterable[SkillShards], file_bytes: int) -> Iterator[list[Stretch]]:
+    """Divide the shards of skills into parts of about `file_bytes` bytes of tars, in stored order."""
     part: list[Stretch] = []
     num_bytes = 0.0
-    for skill_shards in (shards.train if split == "train" else shards.holdout).values():
+    for skill_shards in skills:
         for shard in skill_shards.each():
             num_rows, shard_bytes = len(shard), shard.columns.num_bytes[0]
             num_pieces = min(num_rows, -(-shard_bytes // file_bytes))
@@ -336,38 +446,41 @@ def _draws(mixer: Mixer, num_draws: int, file_bytes: int) -> Iterator[list[Draws
 
 def _export(
     work: artefact.Work,
-    parts: Sequence[Part],
+    parts: Mapping[str, Part],
     format: str,
+    ids: Ids | None,
     made_from: dict[str, Any],
     backend: Backend,
     on_stage: OnStage,
 ) -> None:
-    names = [_name(format, number, len(parts)) for number in range(len(parts))]
-    is_mix = isinstance(parts[0][0], Draws)
-    tasks = [
-        Task(f"{number:06d}", {"part": part, "format": format, "place": work.place(name)}, name)
-        for number, (part, name) in enumerate(zip(parts, names, strict=True))
-    ]
+    is_mix = isinstance(next(iter(parts.values()))[0], Draws)
+    tasks = []
+    for number, (name, part) in enumerate(parts.items()):
+        arguments: dict[str, Any] = {"part": part, "place": work.place(name)}
+        arguments |= {"format": format} if ids is None else {"ids": ids, "index_place": work.place(_index_name(name))}
+        tasks.append(Task(f"{number:06d}", arguments, name))
     records = run(
-        write_part,
+        write_part if ids is None else write_pair,
         tasks,
         backend=backend,
         records=work.records("export"),
         on_done=on_stage("exporting", len(tasks)),
     )
     if format == "datasets":
-        for name, data in _dataset_files(names, is_mix, made_from).items():
+        for name, data in _dataset_files([*parts], is_mix, made_from).items():
             storage.write_bytes(work.place(name), data)
     skills = Counter[str]()
     for record in records:
         skills.update(record["skills"])
-    files = [
-        ExportedFile(name=name, num_rows=record["num_rows"], num_bytes=record["num_bytes"], digest=record["digest"])
-        for name, record in zip(names, records, strict=True)
-    ]
+    files = []
+    for name, record in zip(parts, records, strict=True):
+        own = {column: record[column] for column in ("num_rows", "num_bytes", "digest")}
+        files.append(ExportedFile(name=name, **own))
+        if ids is not None:
+            files.append(ExportedFile(name=_index_name(name), num_rows=0, **record["index"]))
     manifest = ExportManifest(
         made_from=made_from,
-        columns=_schema(is_mix).names,
+        columns=_schema(is_mix).names if ids is None else ["tokens"],
         num_rows=sum(file.num_rows for file in files),
         skills=dict(sorted(skills.items())),
         files=files,
@@ -375,13 +488,47 @@ def _export(
     work.finish(manifest.model_dump(by_alias=True))
 
 
-def _name(format: str, number: int, num_parts: int) -> str:
-    """Return the name of the file of a part.
+def _named(format: str, parts: Sequence[Part], stem: str) -> dict[str, Part]:
+    """Return the name of the file of each part. `stem` is the skill's directory, or "mix", for files without rows of texts.
 
-    >>> _name("jsonl.gz", 3, 12), _name("datasets", 3, 12)
-    ('000003.jsonl.gz', 'data-00003-of-00012.arrow')
+    >>> [*_named("jsonl.gz", [[], []], "train")], [*_named("datasets", [[], []], "train")]
+    (['000000.jsonl.gz', '000001.jsonl.gz'], ['data-00000-of-00002.arrow', 'data-00001-of-00002.arrow'])
+    >>> [*_named("megatron", [[]], "carry")], [*_named("megatron", [[], []], "carry")]
+    (['carry.bin'], ['carry.00000-of-00002.bin', 'carry.00001-of-00002.bin'])
     """
-    return f"data-{number:05d}-of-{num_parts:05d}.arrow" if format == "datasets" else f"{number:06d}.{format}"
+
+    def name(number: int) -> str:
+        of_all = f"{number:05d}-of-{len(parts):05d}"
+        if format == MEGATRON:
+            # The directory of a skill has no dot, so no two skills have files of one name.
+            return f"{stem}.bin" if len(parts) == 1 else f"{stem}.{of_all}.bin"
+        return f"data-{of_all}.arrow" if format == "datasets" else f"{number:06d}.{format}"
+
+    return {name(number): part for number, part in enumerate(parts)}
+
+
+def _index_name(name: str) -> str:
+    """Return the name of the index of a file of token ids."""
+    return f"{name.removesuffix('.bin')}.idx"
+
+
+def write_pair(part: Part, ids: Ids, place: str, index_place: str) -> Record:
+    """Write the token ids of a part, and their index.
+
+    Args:
+        part: Rows of shards, or draws of a mix.
+        ids: Tokens and separator.
+        place, index_place: Places of the .bin and of the .idx.
+    """
+    kept, separator = ids.tokens.manifest.ids, ids.separator
+    assert kept is not None
+    groups = chain.from_iterable(piece.documents(ids.tokens, has_separator=separator is not None) for piece in part)
+    with storage.writing(place) as path, storage.writing(index_place) as index:
+        skills = megatron.write_documents(path, index, groups, kept, separator)
+        records: list[Record] = [
+            {"num_bytes": file.stat().st_size, "digest": storage.file_digest(file)} for file in (path, index)
+        ]
+    return {"num_rows": skills.total(), **records[0], "index": records[1], "skills": dict(skills)}
 
 
 def write_part(part: Part, format: str, place: str) -> Record:

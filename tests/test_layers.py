@@ -35,7 +35,7 @@ LAYERS = [
     {"graph"},
     {"policies"},
     {"mixing"},
-    {"export", "fitting"},
+    {"export", "fitting", "megatron"},
     {"evaluation", "index_order", "refusals", "sent_batches", "stream_rows", "testing"},
     {"batch_losses", "grain", "torch"},
     {"hf", "lightning", "webdataset"},

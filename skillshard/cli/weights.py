@@ -242,7 +242,7 @@ def export(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="Format: jsonl, jsonl.gz, jsonl.zst, parquet or datasets.",
+            help="Format: jsonl[.gz|.zst], parquet, datasets or megatron.",
         ),
     ],
     out: Out,
@@ -251,15 +251,32 @@ def export(
     split: Annotated[
         str, typer.Option("--split", metavar="train|holdout", help="Split to write, each sample once.")
     ] = "train",
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens", metavar="DIRECTORY", help="Token ids of the shards, for --format megatron.", rich_help_panel=STREAM
+        ),
+    ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            "--separator",
+            metavar="TOKEN",
+            help="Token after each sample, such as '<|endoftext|>', for --format megatron.",
+            show_default="none",
+            rich_help_panel=STREAM,
+        ),
+    ] = None,
     file_bytes: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--file-size",
             metavar="SIZE",
             help="Approximate bytes of the shards whose rows a file holds.",
+            show_default="256MB, or no limit for megatron",
             rich_help_panel=WHERE,
         ),
-    ] = "256MB",
+    ] = None,
     draws: Annotated[
         int | None,
         typer.Option(
@@ -287,19 +304,20 @@ def export(
     workers: Workers = None,
     cache: Cache,
 ) -> None:
-    """Write shards or a mix as JSONL, Parquet or a dataset, for a trainer with a loader of its own."""
+    """Write shards or a mix as JSONL, Parquet, a dataset or files for Megatron-LM."""
     from skillshard.artefact import refuse_nested
     from skillshard.export import export_shards
     from skillshard.mixing.listing import ARGUMENTS
     from skillshard.places import public
+    from skillshard.shards.token_set import TokenSet
 
     if draws is None:
         of_mix = ("policy", "losses", "seed", "round_draws", "repeat", *(field.name for field in fields(PolicyOptions)))
         Verb.given.refuse(of_mix, "belongs to a mix: give --draws too")
     else:
         Verb.given.refuse(["split"], "chooses samples that are written once, and a mix is made of training samples")
-    num_bytes = parse_size(file_bytes, "--file-size")
-    refuse_nested(out, [shards])
+    num_bytes = None if file_bytes is None else parse_size(file_bytes, "--file-size")
+    refuse_nested(out, [shards, *([] if tokens is None else [tokens])])
     opened = choose_skills(cache.open(shards), skills)
     chosen = None
     if draws is not None:
@@ -317,6 +335,8 @@ def export(
             round_draws=round_draws,
             repeat=repeat,
             file_bytes=num_bytes,
+            tokens=None if tokens is None else TokenSet.open(tokens),
+            separator=separator,
             workers=workers,
             on_stage=bars.stage,
         )

@@ -45,7 +45,7 @@ from skillshard.mixing.metrics import MOST_SKILLS
 from skillshard.mixing.mixer import Mixer, MixerState
 from skillshard.mixing.packed_batch import PackedBatch, Segments
 from skillshard.mixing.records import RECORDS_KEPT
-from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdTable, RoundIds
+from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdTable, RoundIds, counts_of
 from skillshard.mixing.round_plan import RoundPlan, order_round, read_ahead
 from skillshard.mixing.skill_blocks import SkillRound
 from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, is_whole, whole_number
@@ -209,11 +209,7 @@ class PackedTokens:
         _refuse_other_unit(
             mixer.blocks, packing, BlockUnit(tokens=tokens.digest, block_tokens=int(block_tokens), separator=separator)
         )
-        if tokens.manifest.ids is None:
-            raise TokensError(
-                f"{places.public(tokens.root)} has token counts alone, and packed blocks need the token ids. Write the ids in another directory "
-                "with 'skillshard tokens SHARDS --tokenizer T --out OUT'."
-            )
+        tokens.refuse_counts_alone()
         self.mixer, self.tokens = mixer, tokens
         self.block_tokens, self.separator = operator.index(block_tokens), separator
         self.packing = cast(Packing, packing)
@@ -546,10 +542,7 @@ class PackedTokens:
             read_ahead(self.mixer.round(number), self.mixer.orders, [tokens.prefetch for tokens in self._tokens])
         before = self._rounds.get(number - 1)
         first = self._tokens_before(number) if before is None else before.end
-        counts = [
-            self._tokens[skill].rows(shard)[rows] for (skill, shard), rows in zip(plan.segments, plan.rows, strict=True)
-        ]
-        sizes = np.concatenate(counts).take(plan.slot).astype(np.int64) + (self._separator is not None)
+        sizes = counts_of(plan, self._tokens) + (self._separator is not None)
         is_one = self.packing == "one"
         ends = np.cumsum(np.full_like(sizes, self.block_tokens) if is_one else sizes)
         return PackedRound(plan, number * self.mixer.round_draws, first, ends, sizes, self._tokens, is_one)

@@ -61,6 +61,39 @@ class CheckedMaps:
         """Copy the bytes of all views, one after the other."""
         return self._maps.joined(views)
 
+    def copied(
+        self,
+        which: Int[np.ndarray, " sample"],
+        start: Int[np.ndarray, " sample"],
+        size: Int[np.ndarray, " sample"],
+        dtype: np.dtype,
+    ) -> Integer[np.ndarray, " token"]:
+        """Copy the ids of whole samples, one sample after the other.
+
+        Args:
+            which, start, size: File of each sample, its first id in the file, and its number of ids.
+            dtype: Type of the ids.
+
+        Raises:
+            TokensError: As in `views`.
+        """
+        has_ids = size > 0
+        first, last = start[has_ids], (start + size)[has_ids]
+        return np.frombuffer(
+            self.joined(self.views(which[has_ids], first * dtype.itemsize, last * dtype.itemsize)), dtype
+        )
+
+
+def counts_of(plan: RoundPlan, tokens: Sequence[SkillTokens]) -> Int[np.ndarray, " draw"]:
+    """Return the number of tokens of each draw of a round, without separators.
+
+    Args:
+        plan: Rows of the samples of the round.
+        tokens: Tokens of each skill of the mix.
+    """
+    counts = [tokens[skill].rows(shard)[rows] for (skill, shard), rows in zip(plan.segments, plan.rows, strict=True)]
+    return np.concatenate(counts).take(plan.slot).astype(np.int64)
+
 
 @dataclass(frozen=True)
 class IdTable:
@@ -160,6 +193,10 @@ class RoundIds:
         ]
         self._file, self._start = files.take(plan.slot), np.concatenate(starts).take(plan.slot)
         self._skill = plan.skill
+
+    def copied(self, draws: Int[np.ndarray, " draw"], sizes: Int[np.ndarray, " draw"]) -> Integer[np.ndarray, " token"]:
+        """Copy the ids of draws of the round, one draw after the other. `sizes` may count a place for a separator after each draw."""
+        return self.files.ids.copied(self._file[draws], self._start[draws], sizes, self.files.dtype)
 
     def table(
         self, window: int, begins: Integer[np.ndarray, " draw"], *, first: int, first_draw: int, block_tokens: int

@@ -96,28 +96,25 @@ class TokenColumns(BaseModel):
         return self
 
 
-class TokensSkill1(BaseModel):
-    """Skill with its token counts."""
-
+class _Skill(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
     folder: str = Field(pattern=r"^[a-z0-9-]+$", description="Directory name under train/ and holdout/.")
     num_train: int = Field(ge=0, description="Number of tokens of the training samples.")
     num_holdout: int = Field(ge=0, description="Number of tokens of the held-out samples.")
+
+
+class TokensSkill1(_Skill):
+    """Skill with its token counts."""
+
     train: TokenColumns1
     holdout: TokenColumns1
 
 
-class TokensSkill(BaseModel):
+class TokensSkill(_Skill):
     """Skill with its tokens."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    folder: str = Field(pattern=r"^[a-z0-9-]+$", description="Directory name under train/ and holdout/.")
-    num_train: int = Field(ge=0, description="Number of tokens of the training samples.")
-    num_holdout: int = Field(ge=0, description="Number of tokens of the held-out samples.")
     train: TokenColumns
     holdout: TokenColumns
 
@@ -358,10 +355,7 @@ class SkillTokens:
     def _wanted(self, shard: int) -> list[Wanted]:
         """Return the files of a shard with their expected bytes: ids, then answers if the set has a mask."""
         if self.kept is None:
-            raise TokensError(
-                f"{places.public(self.files.root)} has token counts alone, and no token ids. Write the ids in another directory with "
-                "'skillshard tokens SHARDS --tokenizer T --out OUT'."
-            )
+            raise _counts_alone(str(self.files.root))
         num = self.columns.num_tokens[shard] + 1
         ids, answers = self.columns.ids_digest[shard], self.columns.answers_digest[shard]
         assert ids is not None
@@ -438,6 +432,13 @@ class SkillTokens:
                 raise TokensError(
                     f"{file.name} has digest {digest} but {MANIFEST} says {file.digest}: damaged or edited file. {ANEW}"
                 )
+
+
+def _counts_alone(root: str) -> TokensError:
+    return TokensError(
+        f"{places.public(root)} has token counts alone, and no token ids. Write the ids in another directory with "
+        "'skillshard tokens SHARDS --tokenizer T --out OUT'."
+    )
 
 
 def refuse_beyond(ids: Integer[np.ndarray, " token"], num_ids: int, name: str) -> None:
@@ -554,6 +555,11 @@ class TokenSet:
                 f"{places.public(self.root)} has the tokens of shards {self.manifest.shards}, but {places.public(shards.root)} is {shards.digest}. "
                 "Write the tokens of these shards with 'skillshard tokens'."
             )
+
+    def refuse_counts_alone(self) -> None:
+        """Raise TokensError unless the set has token ids."""
+        if self.manifest.ids is None:
+            raise _counts_alone(self.root)
 
     def __getstate__(self) -> dict[str, object]:
         # Without the cached tokens and tokenizer: another process opens its own.

@@ -188,7 +188,7 @@ def test_counts_alone_serve_weights_and_are_refused_for_blocks(uneven: ShardSet,
     assert "counts of" in works("verify", tmp_path / "T")
     tokens = TokenSet.open(tmp_path / "T")
     mixer = Mixer(uneven, stratified(), ledger=tmp_path / "run", round_draws=40, unit="tokens", tokens=tokens)
-    with pytest.raises(TokensError, match="has token counts alone, and packed blocks need the token ids"):
+    with pytest.raises(TokensError, match="has token counts alone, and no token ids"):
         PackedTokens(mixer, tokens, block_tokens=8, separator=EOS)
     arguments = (
         "tokens",
