@@ -17,7 +17,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Integer
@@ -28,7 +28,7 @@ from skillshard.shards.token_set import KeptIds, TokenSet
 
 HEADER = b"MMIDIDX\0\0"
 VERSION = 1
-_TYPES = {"uint16": (8, np.dtype("<u2")), "uint32": (4, np.dtype("<i4"))}
+_TYPES: dict[str, tuple[int, np.dtype[Any]]] = {"uint16": (8, np.dtype("<u2")), "uint32": (4, np.dtype("<i4"))}
 """Type of the ids of a token set -> code and type of the ids in .bin. Megatron-LM has no type uint32."""
 # A thousand pages of memory: the columns of 10**9 documents take 16 GB, and are written piece by piece.
 _PIECE = 1 << 19
