@@ -306,14 +306,14 @@ def export_shards(
                 "repeat": repeat,
                 **mixer.identity,
             }
+        if ids is not None:
+            arguments["separator"] = separator
         made_from = {
             "command": "export",
             "arguments": {"format": format, "file_bytes": file_bytes, **arguments},
             "shards": shards.digest,
+            **({} if ids is None else {"tokens": ids.tokens.digest}),
         }
-        if ids is not None:
-            made_from["arguments"]["separator"] = separator
-            made_from["tokens"] = ids.tokens.digest
         stages = stack.enter_context(shown(on_stage, progress))
 
         def work(unfinished: artefact.Work) -> None:
@@ -518,7 +518,8 @@ def write_pair(part: Part, ids: Ids, place: str, index_place: str) -> Record:
     Args:
         part: Rows of shards, or draws of a mix.
         ids: Tokens and separator.
-        place, index_place: Places of the .bin and of the .idx.
+        place: Place of the .bin.
+        index_place: Place of the .idx.
     """
     kept, separator = ids.tokens.manifest.ids, ids.separator
     assert kept is not None
