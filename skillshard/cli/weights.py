@@ -254,7 +254,10 @@ def export(
     tokens: Annotated[
         str | None,
         typer.Option(
-            "--tokens", metavar="DIRECTORY", help="Token ids of the shards, for --format megatron.", rich_help_panel=STREAM
+            "--tokens",
+            metavar="DIRECTORY",
+            help="Token ids of the shards, for --format megatron.",
+            rich_help_panel=STREAM,
         ),
     ] = None,
     separator: Annotated[
