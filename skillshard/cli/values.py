@@ -146,7 +146,7 @@ def parse_local_out(text: str) -> Path:
     return Path(text)
 
 
-_ON_ALL_NODES = (path_on_all_nodes, place_on_all_nodes, proxy_on_all_nodes, parse_out)
+_ON_ALL_NODES = (path_on_all_nodes, place_on_all_nodes, proxy_on_all_nodes, parse_out, parse_local_out)
 
 
 def names_on_all_nodes(verb: Callable[..., None]) -> list[str]:
