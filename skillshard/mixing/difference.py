@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from skillshard import canonical
 from skillshard.artefact import differences
-from skillshard.mixing.ledger import RecordType, RunRecord
+from skillshard.mixing.ledger import RecordType, RunRecord, SteeredRoundRecord
 from skillshard.mixing.order import interleave
 from skillshard.mixing.records import Numbered, Records
 from skillshard.printable import counted
@@ -76,7 +76,8 @@ def difference(first: Records, second: Records) -> Difference:
             draw,
             fields,
             sample,
-            f"round {number:,}, from draw {draw:,} on, differs although the reports before it are equal: {_some(fields)}. {samples}",
+            f"round {number:,}, from draw {draw:,} on, differs although the reports before it are equal: "
+            f"{_some(_of_round(first, second, number) or fields)}. {samples}",
         )
     lengths = [(own.rounds.num(), own.observations.num()) for own in (first, second)]
     if lengths[0] != lengths[1]:
@@ -155,6 +156,16 @@ def _first_other(first: Numbered[RecordType], second: Numbered[RecordType]) -> t
         if fields:
             return number, fields
     return None
+
+
+def _of_round(first: Records, second: Records, number: int) -> list[str]:
+    """List the differences of a round that a reader knows by name: steerings by hand, then weights. The other fields follow from these."""
+    own, other = first.rounds.existing(number), second.rounds.existing(number)
+    steers = [record.steer if isinstance(record, SteeredRoundRecord) else None for record in (own, other)]
+    names = ["none" if steer is None else f"steering {steer:,}" for steer in steers]
+    steered = [f"steered by hand: {names[0]} -> {names[1]}"] if steers[0] != steers[1] else []
+    weights = zip(first.run.skills, own.weights, other.weights, strict=True)
+    return steered + [f"weight of {skill}: {old:.4g} -> {new:.4g}" for skill, old, new in weights if old != new]
 
 
 def _plain(record: Any) -> dict[str, Any]:

@@ -143,10 +143,10 @@ def _called(functions: Mapping[str, Callable[..., Any]], name: str, arguments: M
     unknown = [argument for argument in arguments if argument not in parameters]
     missing = [key for key, own in parameters.items() if own.default is own.empty and key not in arguments]
     if unknown or missing:
-        raise PolicyError(
-            f"{kind} {name} takes the arguments {', '.join(parameters) or 'none'}: unknown: {', '.join(unknown) or 'none'}; missing: "
-            f"{', '.join(missing) or 'none'}."
-        )
+        faults = [
+            f"{word} {', '.join(names)}" for word, names in (("unknown:", unknown), ("missing:", missing)) if names
+        ]
+        raise PolicyError(f"{kind} {name} takes the arguments {', '.join(parameters) or 'none'} ({'; '.join(faults)}).")
     values = {
         argument: _checked(name, argument, parameters[argument].annotation, own) for argument, own in arguments.items()
     }

@@ -16,6 +16,7 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.named_policy import POLICIES, policy_of_record, policy_of_text
 from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.replay import replay
+from skillshard.mixing.steer import steer
 from skillshard.policies import (
     Policy,
     chain,
@@ -120,6 +121,7 @@ def test_the_policy_of_every_record_is_made_again(shards: ShardSet, tmp_path: Pa
         ("loss_order:eta=1,steps=3", "unknown: steps"),
         ("loss_order:eta=much", "eta of loss_order is 'much'"),
         ("stratified+floor", "missing: least"),
+        ("skill_it:eta=1", r"any_loss \(missing: graph\)"),
         ("stratified+roof:least=1", "is no policy of skillshard"),
     ],
 )
@@ -230,3 +232,22 @@ def test_a_forged_round_is_the_first_difference(shards: ShardSet, tmp_path: Path
     answer = difference(opened(tmp_path / "a"), opened(tmp_path / "b"))
     assert (answer.kind, answer.draw, answer.first_other_sample) == ("round", newest * 64, None)
     assert "although the reports before it are equal" in answer.sentence
+
+
+def test_a_round_that_one_run_was_steered_in_names_the_steering_and_the_weights(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        trained(shards, loss_order(eta=0.5), tmp_path / name)
+    shutil.rmtree(tmp_path / "b")
+    mixer = trained(shards, loss_order(eta=0.5), tmp_path / "b", num_steps=9)
+    weights = {skill: float(number == 0) for number, skill in enumerate(shards.skills)}
+    steer(tmp_path / "b", "weights", weights=weights, why="a test")
+    for step in range(9, 13):
+        if step == 12:
+            mixer.report(step, {skill: 3.0 / (1 + number + 1.2) for number, skill in enumerate(shards.skills)})
+        mixer.batch(step * STEP_DRAWS, STEP_DRAWS)
+    answer = difference(opened(tmp_path / "a"), opened(tmp_path / "b"))
+    assert answer.kind == "round"
+    assert "steered by hand: none -> steering 0; weight of " in answer.sentence
+    assert f"weight of {shards.skills[0]}: " in answer.sentence and "-> 1" in answer.sentence
