@@ -27,7 +27,7 @@ from skillshard.loss import LossKind, MeasuredOn
 
 Lag = int | Literal["live"]
 RUN = "run.json"
-OLDER_RUNS = ("skillshard/run/1", "skillshard/run/2", "skillshard/run/3")
+OLDER_RUNS = tuple(f"skillshard/run/{version}" for version in range(1, 5))
 HANDOVER = "handover.json"
 STEERED_ROUND = "skillshard/round/3"
 RecordType = TypeVar("RecordType", bound="LedgerRecord")

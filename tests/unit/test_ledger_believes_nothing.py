@@ -20,7 +20,7 @@ from skillshard import storage
 from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError, SkillshardError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.loss import LossKind
-from skillshard.mixing.ledger import ObservationRecord, RoundRecord
+from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.policies import (
@@ -752,7 +752,11 @@ def test_a_place_that_is_no_path_is_refused(shards: ShardSet, place: str) -> Non
         build(shards, place)
 
 
-def test_a_run_of_an_older_version_is_refused(shards: ShardSet, tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"schema": "skillshard/run/1", "seed": 0}))
+VERSION = int(RunRecord.model_fields["schema_version"].default.rpartition("/")[2])
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_a_run_of_an_older_version_is_refused(shards: ShardSet, tmp_path: Path, version: int) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema": f"skillshard/run/{version}", "seed": 0}))
     with pytest.raises(LedgerError, match="was written by an older version of skillshard"):
         build(shards, tmp_path, policy=fixed({"add": 1.0, "carry": 1.0, "negate": 1.0}))
