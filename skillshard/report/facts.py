@@ -229,6 +229,10 @@ class RunSteering(BaseModel):
     action: str = Field(description="weights, freeze or resume")
     why: str
 
+    @property
+    def sentence(self) -> str:
+        return f"steering {self.number}, from round {self.first_round:,} on: {self.action}, because {self.why}"
+
 
 class RunFacts(_Facts):
     """The facts of the ledger of a run."""

@@ -17,7 +17,7 @@ from skillshard import canonical
 from skillshard.errors import GraphError, LedgerError, name_some
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms
-from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord, SteeredRoundRecord
 from skillshard.mixing.order import SCALE_BITS
 from skillshard.mixing.recorded import open_recorded
 from skillshard.mixing.records import open_records
@@ -226,9 +226,13 @@ def _rounds_and_events(stretches: Sequence[_Stretch]) -> tuple[list[_Row], list[
             if stretch.end_draw is None or resume.draw < stretch.end_draw
         ]
         watch = _Watch(run, list(_reports(stretch)))
+        steer: int | None = None
         for record in records.rounds:
             if stretch.end_draw is not None and record.first_draw >= stretch.end_draw:
                 break
+            if isinstance(record, SteeredRoundRecord) and record.steer != steer:
+                steer = record.steer
+                events.append(Event(draw=record.first_draw, kind="change", sentence=facts.steerings[steer].sentence))
             rows.append(_row(run, record))
             events += watch.begun_alarms(record)
     return rows, events

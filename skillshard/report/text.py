@@ -268,9 +268,7 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         earlier = f" ({counted(len(run.resumes) - 5, 'earlier resume')})" if len(run.resumes) > 5 else ""
         print_line(f"resumed at {draws}{earlier}")
     for steering in run.steerings[-5:]:
-        print_line(
-            f"steering {steering.number}, from round {steering.first_round:,} on: {steering.action}, because {steering.why}"
-        )
+        print_line(steering.sentence)
     for alarm in run.alarms:
         print_line(f"alarm: {alarm.sentence}")
 

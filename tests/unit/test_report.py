@@ -18,6 +18,7 @@ from skillshard import policies
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records
+from skillshard.mixing.steer import steer
 from skillshard.printable import shortened
 from skillshard.report.facts import run_facts
 from skillshard.report.history import POINTS, ReportFacts, report_facts
@@ -144,6 +145,21 @@ def test_resumes_alarms_and_changes_are_marks(root: Path, tmp_path: Path) -> Non
     (change,) = [event for event in chain.events if event.kind == "change"]
     assert change.draw == 3000 and "becomes stratified; seed 0 becomes 4; round_draws 100 becomes 50" in change.sentence
     assert page(report_facts([tmp_path / "b"])).count('class="mark change"') == 3
+
+
+def test_a_steering_is_a_mark_at_the_round_in_which_it_first_acts(root: Path, tmp_path: Path) -> None:
+    mixer = train(ShardSet.open(root / "shards"), tmp_path / "run", num_rounds=4, round_draws=100)
+    decided = mixer.num_rounds
+    for number, (action, why) in enumerate((("freeze", "<b>a jump</b>"), ("resume", "calm"))):
+        steer(tmp_path / "run", action, why=why)
+        mixer.batch((decided + 2 * number) * 100, 200)
+    (run,) = report_facts([tmp_path / "run"]).runs
+    changes = [(event.draw, event.sentence) for event in run.events if event.kind == "change"]
+    assert changes == [
+        (decided * 100, f"steering 0, from round {decided} on: freeze, because <b>a jump</b>"),
+        ((decided + 2) * 100, f"steering 1, from round {decided + 2} on: resume, because calm"),
+    ]
+    assert "because &lt;b&gt;a jump&lt;/b&gt;" in page(report_facts([tmp_path / "run"]))
 
 
 def test_a_long_history_is_thinned_and_the_page_says_so(root: Path, tmp_path: Path) -> None:
