@@ -144,6 +144,9 @@ def compare(
 ) -> None:
     """Compare policies by trainings on your shards, or finished runs, and say whether a policy is worth it."""
     from skillshard.artefact import refuse_nested
+    from skillshard.extras import needed
+
+    needed("proxy", "plots", what="A comparison")  # before the imports that fail without the extras
     from skillshard.comparison.finished import compare_runs
     from skillshard.comparison.show import draw_comparison_of_policies, show_comparison
     from skillshard.loss import parse_reduction

@@ -35,6 +35,8 @@ SENTENCES = {
     "inspect T --pictures X": "--pictures needs the extras 'cluster' and 'plots'",
     "graph learn S --steps 2 --out X/graph.json": "Training small models needs the extra 'proxy'",
     "graph show graph.json --pictures X": "--pictures needs the extra 'plots'",
+    "compare S --policy stratified --policy loss_order:eta=1 --seeds 2 --steps 2 --out X": "A comparison needs the extras 'proxy' and 'plots'",
+    "compare run run2 --baseline run --out X": "A comparison needs the extras 'proxy' and 'plots'",
     "fit runs.csv --out X/fit.json": "--method log-linear needs the extra 'fit'",
     "fit runs.csv --method regmix --out X/fit.json": "--method regmix needs the extra 'regmix'",
     "tokens S --tokenizer tokenizer.json --out X": "A tokenizer needs the extra 'tokens'",
