@@ -200,7 +200,7 @@ def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator
     names: list[str] = []
     has_rows = False
     while window.next_character() != "}":
-        name = str(parse_json(window.value()))
+        name = str(_parsed(window, "in the name of a field"))
         if name in names:
             raise _Cut(f"the key {name!r} stands twice in one object")
         names.append(name)
@@ -215,7 +215,7 @@ def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator
             has_rows = True
             yield from _in_object(window, rest, beside)
         else:
-            beside[name] = _field(window)
+            beside[name] = _parsed(window, "in a field beside the rows")
         if window.expect(",", "}") == "}":
             break
     else:
@@ -225,12 +225,13 @@ def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator
         raise _NoRows(f"no field {path!r} with the rows; {fields}. Name the field with `rows`")
 
 
-def _field(window: "_Window") -> Any:
+def _parsed(window: "_Window", where: str) -> Any:
+    """Parse the next value, which is no row. Raise _Cut for a fault, because the rows after the value cannot be told apart from its rest."""
     try:
         return parse_json(window.value())
     except (orjson.JSONDecodeError, BadRecord) as error:
         detail = error.detail if isinstance(error, BadRecord) else json_fault(error)[1]
-        raise _Cut(f"in a field beside the rows, {detail}") from error
+        raise _Cut(f"{where}, {detail}") from error
 
 
 class _Window:

@@ -554,6 +554,17 @@ def test_damage_gives_samples_and_rejections_and_never_another_error(
         assert all(item.sentence() for item in first if isinstance(item, Rejection))
 
 
+@pytest.mark.parametrize(("name", "data", "layout"), [row for row in WHOLE_FILES if row[0].endswith(".json")])
+@pytest.mark.parametrize("bad", [b"\xff\xfe[", b"\xed\xa0\x80"])
+def test_invalid_bytes_at_every_place_of_a_document_are_rejections(
+    name: str, data: bytes, layout: FileLayout, bad: bytes, tmp_path: Path
+) -> None:
+    for position in range(0, len(data), 1 if len(data) < 400 else 7):
+        (tmp_path / name).write_bytes(data[:position] + bad + data[position:])
+        rejections = [item for item in items_of(tmp_path / name, layout=layout) if isinstance(item, Rejection)]
+        assert rejections and all(item.sentence() for item in rejections)
+
+
 @pytest.mark.parametrize("compress", [bz2.compress, lzma.compress], ids=["bz2", "xz"])
 def test_other_data_after_compressed_data_is_said(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
     suffix = "bz2" if compress is bz2.compress else "xz"
