@@ -290,7 +290,8 @@ def _signals() -> Iterator[list[int]]:
     Yields:
         The signals that came.
     """
-    received: list[int] = []
+    received = Running.signals
+    received.clear()
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
