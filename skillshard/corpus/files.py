@@ -157,7 +157,8 @@ class Corpus:
 
         Args:
             limit: Number of rows. Rejected rows count, and so does the unreadable rest of a file, as one row.
-            partition_bytes, packing: As in `partitions`.
+            partition_bytes: As in `partitions`.
+            packing: As in `partitions`.
             max_sample_bytes: Limit of the size of a sample, on which the count of very long lines depends.
 
         Raises:
@@ -189,7 +190,8 @@ class Corpus:
         Args:
             num_rows: Number of rows of each stretch of each partition at the earlier reading.
             limit: Limit of the earlier reading, as in `first_partitions`. None: the whole corpus was read.
-            partition_bytes, packing: As in `partitions`.
+            partition_bytes: As in `partitions`.
+            packing: As in `partitions`.
         """
         if limit is None:
             return self.partitions(partition_bytes=partition_bytes, packing=packing)
