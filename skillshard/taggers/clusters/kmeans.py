@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from skillshard.errors import TagsError
 from skillshard.keyed_random import keyed_words
+from skillshard.printable import counted
 
 # With 256 clusters, a chunk has 8 MB of distances, small enough for one worker of many.
 ROWS_AT_ONCE = 8192
@@ -142,11 +143,16 @@ def refuse_too_many(points: Float[np.ndarray, "point dim"], num_clusters: int) -
     """
     if num_clusters < 2:
         raise TagsError(f"`skills={num_clusters}` leaves nothing to tell apart: give 2 or more, or 'auto'.")
-    refuse_more_than(len(points), num_clusters)
+    if num_clusters > len(points):
+        # The number of all samples was checked before the embedding, so these are the samples that `with_direction` keeps.
+        raise TagsError(
+            f"`skills={num_clusters:,}` is more than the {counted(len(points), 'sample')} whose embedding is not zero (a text without a term that the "
+            f"encoder knows has a zero embedding): give at most as many."
+        )
     num_distinct = count_distinct(points, num_clusters)
     if num_clusters > num_distinct:
         raise TagsError(
-            f"`skills={num_clusters:,}` is more than the {num_distinct:,} different samples of {len(points):,} (the others are the "
+            f"`skills={num_clusters:,}` is more than the {counted(num_distinct, 'different sample')} of {len(points):,} (the others are the "
             f"same to the encoder): {f'give at most {num_distinct:,}' if num_distinct > 1 else 'nothing can be told apart'}."
         )
 
@@ -411,6 +417,8 @@ def about_choice(choices: Sequence[Choice], chosen: int) -> list[str]:
     'The score still rises at 8, the end of the range: try larger numbers too, such as from 8 to 32.'
     """
     first, last = choices[0], choices[-1]
+    if first is last:
+        return [f"{chosen} is the only number in the range that the samples allow."]
     top = max(choices, key=lambda choice: (choice.score, -choice.num_clusters))
     if chosen == top.num_clusters:
         sentences = [f"{chosen} has the highest score."]
@@ -418,7 +426,7 @@ def about_choice(choices: Sequence[Choice], chosen: int) -> list[str]:
         sentences = [f"{chosen} is the highest peak inside the range."]
     else:
         sentences = [f"{chosen} is the knee of the curve."]
-    if len(choices) > 1 and top is last:
+    if top is last:
         sentences.append(
             f"The score still rises at {last.num_clusters}, the end of the range: try larger numbers too, such as from "
             f"{last.num_clusters} to {4 * last.num_clusters}."
