@@ -190,6 +190,9 @@ class RayPool:
             if not self._keeps_model:
                 for reference in self._running:
                     ray.cancel(reference, force=True)
+                # Ray may abort the process if the answer of a cancelled task arrives while the connection ends.
+                if self._running:
+                    ray.wait(list(self._running), num_returns=len(self._running), timeout=5.0, fetch_local=False)
 
     def _kill(self, actors: list[Any]) -> None:
         import ray
