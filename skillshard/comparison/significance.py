@@ -36,7 +36,7 @@ class PairedTest:
 def paired_t(differences: Sequence[float]) -> PairedTest:
     """Test whether the mean of paired differences is 0, as `scipy.stats.ttest_rel` does.
 
-    Equal differences have no spread. Their p is 1 if they are 0, and 0 otherwise.
+    Equal differences have no spread. Equal differences have p = 1 if all are 0, and p = 0 otherwise.
 
     Args:
         differences: At least 2 differences, one for each seed.

@@ -277,7 +277,7 @@ class EarlierRun(NamedTuple):
     Attributes:
         place: Place of its ledger. None: unknown.
         run: Checksum of its run.json.
-        first_draw: Draw at which it began. None: its ledger is not at the place.
+        first_draw: First draw of the run. None: its ledger is not at the place.
         end_draw: Draw from which the next run continues.
         step: Number of optimizer steps taken at this draw. None: unknown.
         policy: Policy of the run. None: its ledger is not at the place.

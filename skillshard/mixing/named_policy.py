@@ -62,8 +62,8 @@ def policy_of_record(name: str, arguments: Mapping[str, Any], *, graph: str | os
         PolicyError: The policy is no policy of skillshard, or the graph is missing or another graph.
     """
     policy = _made(name, arguments, graph)
-    made = canonical.from_json(canonical.to_json(policy.arguments), "arguments")
-    changed = differences(dict(arguments), made)
+    arguments_of_policy = canonical.from_json(canonical.to_json(policy.arguments), "arguments")
+    changed = differences(dict(arguments), arguments_of_policy)
     if policy.name != name or changed:
         raise PolicyError(
             f"policy {name} of the run has other arguments than the policy made from its record: {'; '.join(changed[:4])}. For a policy with a "

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from skillshard.errors import PolicyError, name_some, with_suggestions
 from skillshard.loss import LossKind
-from skillshard.policies.inner import check_covered, common_loss, part_of, read_together
+from skillshard.policies.inner import Holder, check_covered, common_loss, part_of, read_together
 from skillshard.policies.policy import (
     NextRound,
     Observation,
@@ -40,7 +40,7 @@ def groups_of(skills: Sequence[str]) -> dict[str, list[str]]:
 
 
 @dataclass(frozen=True)
-class ByGroup:
+class ByGroup(Holder):
     """See `by_group`."""
 
     outer: Policy
@@ -61,13 +61,9 @@ class ByGroup:
         groups = "prefix" if self.groups is None else {group: list(skills) for group, skills in self.groups.items()}
         return {"outer": [self.outer.name, self.outer.arguments], "inner": inner, "groups": groups}
 
-    @property
-    def _inner_policies(self) -> list[Policy]:
-        return list(self.inner.values()) if isinstance(self.inner, Mapping) else [self.inner]
-
-    @property
-    def _readers(self) -> list[Policy]:
-        return [policy for policy in (self.outer, *self._inner_policies) if policy.reads_losses]
+    def _held(self) -> tuple[Policy, ...]:
+        inner = self.inner.values() if isinstance(self.inner, Mapping) else (self.inner,)
+        return (self.outer, *inner)
 
     @property
     def eval_skills(self) -> tuple[str, ...] | None:
@@ -92,20 +88,8 @@ class ByGroup:
         return tuple(skill for group in groups for skill in self.groups.get(group, ()))
 
     @property
-    def reads_losses(self) -> bool:
-        return bool(self._readers)
-
-    @property
-    def may_miss_losses(self) -> bool:
-        return all(policy.may_miss_losses for policy in self._readers)
-
-    @property
-    def initial_losses(self) -> bool:
-        return any(getattr(policy, "initial_losses", False) for policy in self._readers)
-
-    @property
     def loss(self) -> LossKind | None:
-        return common_loss(self.name, (self.outer, *self._inner_policies))
+        return common_loss(self.name, self._held())
 
     def in_draws(self, facts: RunFacts) -> Policy:
         # The tokens of a draw depend on the weights of the groups and of the skills together, so an inner policy does not know them.

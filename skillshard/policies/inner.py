@@ -8,6 +8,29 @@ from skillshard.loss import LossKind
 from skillshard.policies.policy import Observation, Policy
 
 
+class Holder:
+    """A policy that holds other policies, and reads the losses that the held policies read."""
+
+    def _held(self) -> tuple[Policy, ...]:
+        raise NotImplementedError
+
+    @property
+    def _readers(self) -> list[Policy]:
+        return [policy for policy in self._held() if policy.reads_losses]
+
+    @property
+    def reads_losses(self) -> bool:
+        return bool(self._readers)
+
+    @property
+    def may_miss_losses(self) -> bool:
+        return all(policy.may_miss_losses for policy in self._readers)
+
+    @property
+    def initial_losses(self) -> bool:
+        return any(getattr(policy, "initial_losses", False) for policy in self._readers)
+
+
 def read_together(named: Iterable[tuple[str, ...] | None]) -> tuple[str, ...] | None:
     """Return the evaluation skills that several policies read together. None stands for the training skills.
 

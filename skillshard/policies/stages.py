@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from skillshard.errors import PolicyError
 from skillshard.loss import LossKind
-from skillshard.policies.inner import check_covered, common_loss, part_of, read_together
+from skillshard.policies.inner import Holder, check_covered, common_loss, part_of, read_together
 from skillshard.policies.policy import (
     NextRound,
     Observation,
@@ -72,7 +72,7 @@ def stage_shares(ends: Sequence[int], blend: Blend, first: int, num: int) -> Flo
 
 
 @dataclass(frozen=True)
-class Stages:
+class Stages(Holder):
     """See `stages`. The ends are in draws, or None before the conversion."""
 
     policies: tuple[Policy, ...]
@@ -101,25 +101,12 @@ class Stages:
             )
         return {"stages": stages, "unit": self.unit, "blend": self.blend}
 
-    @property
-    def _readers(self) -> list[Policy]:
-        return [policy for policy in self.policies if policy.reads_losses]
+    def _held(self) -> tuple[Policy, ...]:
+        return self.policies
 
     @property
     def eval_skills(self) -> tuple[str, ...] | None:
         return read_together(policy.eval_skills for policy in self._readers)
-
-    @property
-    def reads_losses(self) -> bool:
-        return bool(self._readers)
-
-    @property
-    def may_miss_losses(self) -> bool:
-        return all(policy.may_miss_losses for policy in self._readers)
-
-    @property
-    def initial_losses(self) -> bool:
-        return any(getattr(policy, "initial_losses", False) for policy in self._readers)
 
     @property
     def loss(self) -> LossKind | None:
@@ -319,7 +306,7 @@ def stages(
             f"draw_tokens is {draw_tokens!r}, and unit is {unit!r}: give the mean number of tokens of a draw, above 0, and only for unit='tokens'."
         )
     pairs = _checked_pairs(stages)
-    policies = tuple(_as_policy(number, given) for number, (_, given) in enumerate(pairs, start=1))
+    policies = tuple(_as_policy(number, entry) for number, (_, entry) in enumerate(pairs, start=1))
     until = _checked_ends([end for end, _ in pairs], unit)
     probing = [number for number, policy in enumerate(policies, start=1) if isinstance(policy, Probing)]
     if probing and (probing != [1] or (blend != "none" and len(policies) > 1)):
@@ -344,23 +331,23 @@ def _checked_pairs(stages: Any) -> list[tuple[Any, Any]]:
             "stages are no list of pairs: give at least one pair (until, weights or policy), such as "
             '[(2000, policies.proportional()), (None, {"add": 0.7, "carry": 0.3})].'
         )
-    return [(end, given) for end, given in stages]
+    return [(end, entry) for end, entry in stages]
 
 
-def _as_policy(number: int, given: Any) -> Policy:
+def _as_policy(number: int, entry: Any) -> Policy:
     try:
-        if isinstance(given, Mapping):
-            return fixed(given)
-        check_is_policy(given)
+        if isinstance(entry, Mapping):
+            return fixed(entry)
+        check_is_policy(entry)
     except PolicyError as error:
         raise PolicyError(f"stage {number}: {error}") from error
-    policy: Policy = given
+    policy: Policy = entry
     return policy
 
 
-def _checked_ends(given: list[Any], unit: str) -> tuple[int, ...]:
+def _checked_ends(values: list[Any], unit: str) -> tuple[int, ...]:
     """Return the ends of all stages but the last. Raise PolicyError unless they are whole numbers that rise, and the last end is None."""
-    *ends, last = given
+    *ends, last = values
     if last is not None:
         raise PolicyError(
             f"the last stage ends at {last!r}, and a stream has no end: give the last stage until=None, or add a stage with until=None."
