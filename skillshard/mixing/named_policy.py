@@ -4,6 +4,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -89,12 +90,20 @@ def _made(name: str, arguments: Mapping[str, Any], graph: str | os.PathLike[str]
     return _called(POLICIES, name, values, "policy")
 
 
-def policy_of_text(text: str) -> Policy:
+def policy_of_text(
+    text: str,
+    *,
+    open_graph: Callable[[str], SkillGraph] = SkillGraph.open,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Policy:
     """Make a policy from a name and arguments in a text.
 
     Args:
         text: `NAME` or `NAME:argument=value,argument=value`, with the arguments of the function in `skillshard.policies`. A graph is a file. Weights, a
-            prior and losses are a file of weights. Other values are JSON, or a text. `+NAME:argument=value` adds a transform.
+            prior and losses are a file of weights. Other values are JSON, or a text. A file alone is the graph or the weights of the policy.
+            `+NAME:argument=value` adds a transform.
+        open_graph: Function that opens the file of a graph.
+        defaults: Values of arguments that the policy has and the text does not name.
 
     Raises:
         PolicyError: The name or an argument is unknown, or an argument is missing.
@@ -106,25 +115,52 @@ def policy_of_text(text: str) -> Policy:
     'stratified+floor'
     """
     first, *others = _NEXT_TRANSFORM.split(text)
-    policy = _called(POLICIES, *_parts(first), "policy")
-    transforms = [_called(TRANSFORMS, *_parts(other), "transform") for other in others]
+    name, words = _parts(first)
+    arguments = {key: _value(key, word, open_graph) for key, word in words.items()}
+    more = {key: value for key, value in defaults.items() if key in _arguments_of(POLICIES, name)}
+    policy = _called(POLICIES, name, {**more, **arguments}, "policy")
+    transforms = []
+    for other in others:
+        name, words = _parts(other)
+        values = {key: _value(key, word, open_graph) for key, word in words.items()}
+        transforms.append(_called(TRANSFORMS, name, values, "transform"))
     return policies.chain(policy, *transforms) if transforms else policy
 
 
-def _parts(text: str) -> tuple[str, dict[str, Any]]:
+def graph_of_text(text: str) -> str | None:
+    """Return the file of the graph in the text of a policy, or None for a policy without a graph.
+
+    >>> graph_of_text("skill_it:graph.json,eta=0.5"), graph_of_text("stratified")
+    ('graph.json', None)
+    """
+    return _parts(_NEXT_TRANSFORM.split(text)[0])[1].get("graph")
+
+
+def _parts(text: str) -> tuple[str, dict[str, str]]:
+    """Divide a text into the name and the words of the arguments."""
     name, _, rest = text.partition(":")
-    arguments: dict[str, Any] = {}
+    words: dict[str, str] = {}
     for pair in rest.split(",") if rest else []:
-        key, equals, value = pair.partition("=")
+        key, equals, value = (part.strip() for part in pair.partition("="))
         if not equals:
-            raise PolicyError(f"{pair!r} in {text!r} is no argument: give NAME:argument=value,argument=value.")
-        arguments[key] = _value(key, value)
-    return name, arguments
+            of_files = [argument for argument in ("graph", "weights") if argument in _arguments_of(POLICIES, name)]
+            if not of_files:
+                raise PolicyError(f"{pair!r} in {text!r} is no argument: give NAME:argument=value,argument=value.")
+            key, value = of_files[0], key
+        if key in words:
+            raise PolicyError(f"{text!r} gives {key} twice: give one value.")
+        words[key] = value
+    return name, words
 
 
-def _value(key: str, value: str) -> Any:
+def _arguments_of(functions: Mapping[str, Callable[..., Any]], name: str) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of a policy or a transform. An unknown name has none."""
+    return inspect.signature(functions[name]).parameters if name in functions else {}
+
+
+def _value(key: str, value: str, open_graph: Callable[[str], SkillGraph]) -> Any:
     if key == "graph":
-        return SkillGraph.open(value)
+        return open_graph(value)
     if key in OF_SKILLS:
         return read_weights(value)
     try:
@@ -139,7 +175,7 @@ def _called(functions: Mapping[str, Callable[..., Any]], name: str, arguments: M
         raise PolicyError(
             f"{name!r} is no {kind} of skillshard{did_you_mean(name, functions)}: give one of {', '.join(functions)}, or give the policy in Python."
         )
-    parameters = inspect.signature(functions[name]).parameters
+    parameters = _arguments_of(functions, name)
     unknown = [argument for argument in arguments if argument not in parameters]
     missing = [key for key, own in parameters.items() if own.default is own.empty and key not in arguments]
     if unknown or missing:

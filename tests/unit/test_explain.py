@@ -122,12 +122,23 @@ def test_the_policy_of_every_record_is_made_again(shards: ShardSet, tmp_path: Pa
         ("loss_order:eta=much", "eta of loss_order is 'much'"),
         ("stratified+floor", "missing: least"),
         ("skill_it:eta=1", r"any_loss \(missing: graph\)"),
+        ("loss_order:eta=1,eta=2", "gives eta twice"),
+        ("skill_it:a.json,b.json,eta=1", "gives graph twice"),
         ("stratified+roof:least=1", "is no policy of skillshard"),
     ],
 )
 def test_a_text_that_names_no_policy_is_refused(text: str, sentence: str) -> None:
     with pytest.raises(PolicyError, match=sentence):
         policy_of_text(text)
+
+
+def test_a_file_alone_is_the_graph_or_the_weights_of_a_policy(tmp_path: Path) -> None:
+    SkillGraph.chain(("add", "carry")).save(tmp_path / "graph.json")
+    (tmp_path / "weights.json").write_text('{"add": 1, "carry": 3}')
+    for text in ("skill_it:{},eta=0.5", "skill_it:eta=0.5,graph={}"):
+        policy = policy_of_text(text.format(tmp_path / "graph.json"))
+        assert policy.arguments == skill_it(SkillGraph.chain(("add", "carry")), eta=0.5).arguments
+    assert policy_of_text(f"fixed:{tmp_path}/weights.json").arguments == fixed({"add": 1.0, "carry": 3.0}).arguments
 
 
 def test_another_policy_decides_what_it_would_have_decided_in_a_run_with_the_same_losses(
