@@ -115,7 +115,10 @@ def test_a_comparison_is_shown_and_drawn(shards: ShardSet, tmp_path: Path, capsy
         ({"targets": ("ad",)}, "`targets` 'ad' (did you mean 'add'?): not a skill with held-out samples"),
         ({"baseline": "proportionl"}, "(did you mean 'proportional'?): give one of the policies"),
         ({"budget_s": 1e-9}, "`budget_s` allows"),
-        ({"policies": ("stratified", "loss_order")}, "policy loss_order takes the arguments eta, edge, window, reduce, prior (missing: eta)."),
+        (
+            {"policies": ("stratified", "loss_order")},
+            "policy loss_order takes the arguments eta, edge, window, reduce, prior (missing: eta).",
+        ),
         ({"policies": ("stratified", "loss_order:eta=a")}, "eta of loss_order is 'a': "),
         ({"eval_every": 5}, "`eval_every=5`: give a number of steps from 1 to `steps=4`"),
     ],
