@@ -102,7 +102,8 @@ def draw_comparison_of_policies(result: CompareFile, place: str | os.PathLike[st
         fontsize="small",
     )
     right.set_ylim(len(others) - 0.5, -0.5)
-    right.set_xlabel("difference of the loss at the end, by seed")
+    right.locator_params(axis="x", nbins=5)  # small differences have long numbers
+    right.set_xlabel("loss at the end minus the baseline, by seed")
     right.set_title(f"baseline: {shortened(result.baseline)}", fontsize=10)
     for axis in (left, right):
         axis.grid(alpha=0.25)
