@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -64,6 +65,8 @@ def start(*arguments: object, marker: str = "", env_changes: Mapping[str, str | 
         stderr=subprocess.PIPE,
         text=True,
         env={name: value for name, value in changed.items() if value is not None},
+        # A shell starts a job in the background with SIGINT ignored, and a command inherits this from the tests of such a job.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

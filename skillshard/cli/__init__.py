@@ -290,8 +290,7 @@ def _signals() -> Iterator[list[int]]:
     Yields:
         The signals that came.
     """
-    received = Running.signals
-    received.clear()
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return

@@ -12,7 +12,7 @@ from skillshard.cli.options import Artefact, Json
 from skillshard.cli.output import write_json
 from skillshard.cli.values import parse_range
 from skillshard.cli.verb import Verb
-from skillshard.cli.words import Running, in_options
+from skillshard.cli.words import in_options
 
 
 def inspect(
@@ -124,9 +124,6 @@ def _follow(place: str, every: float) -> None:
         show(place)
         sys.stdout.flush()
         time.sleep(every)
-        # A library may swallow the interruption, and a command that runs until Ctrl-C would then never end.
-        if Running.signals:
-            raise KeyboardInterrupt
 
 
 def verify(place: Artefact) -> None:

@@ -26,8 +26,6 @@ class Running:
     parameters: ClassVar[dict[str, Any]] = {}
     is_job: ClassVar[bool] = False
     """Whether the program runs as a job of Ray, in a working directory that is a copy on some node."""
-    signals: ClassVar[list[int]] = []
-    """The signals SIGINT and SIGTERM that the command got."""
 
     @classmethod
     def begin(cls, parameters: Iterable[Any]) -> None:

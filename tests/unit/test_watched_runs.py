@@ -1,6 +1,5 @@
 """`inspect` of a run answers: is the run alive, and does it do something sensible?"""
 
-import contextlib
 import csv
 import io
 import math
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from skillshard import policies
-from skillshard.cli import main
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.alarms import PINNED_ROUNDS, alarms
 from skillshard.mixing.ledger import DirectoryLedger
@@ -190,22 +188,6 @@ def test_follow_shows_the_run_again_until_it_is_stopped(shards: ShardSet, tmp_pa
         shown += "policy stratified" in line
     process.send_signal(signal.SIGINT)
     assert finish(process).code == 130
-
-
-def test_follow_ends_although_a_library_swallows_the_interruption(
-    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained(shards, tmp_path / "run", policies.stratified(), [], num_steps=5)
-
-    def swallow(place: str) -> None:
-        with contextlib.suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(10)
-
-    monkeypatch.setattr("skillshard.report.text.show", swallow)
-    with pytest.raises(SystemExit) as end:
-        main(["inspect", str(tmp_path / "run"), "--follow", "--every", "0.1"])
-    assert end.value.code == 130
 
 
 @pytest.mark.parametrize(
