@@ -104,7 +104,7 @@ def read_tar(
             the text's field.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the names and the content of the members of each sample.
-        passed_over: Counter of the members that belong to no sample.
+        passed_over: Counter of the members that belong to no sample, and of the members that are neither text nor JSON.
     """
     name, row = stretch.name, 0
     try:
@@ -115,6 +115,8 @@ def read_tar(
             for ext in sorted(group.members):
                 # With the length first, two members cannot give the same bytes as two others that are cut elsewhere.
                 hasher.update(b"%d:" % len(group.members[ext]) + group.members[ext])
+                if not ext.endswith((".txt", ".json")):
+                    passed_over.members[f"*{printable(ext)} beside texts"] += 1
             try:
                 sample = fields.sample(_record(group, passed_over, fields), row)
                 check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)

@@ -114,6 +114,13 @@ def test_members_of_no_sample_are_passed_over_and_counted_wherever_they_stand(
     assert (items, passed_over) == (samples("000", "001"), {OTHERS[other]: 1})
 
 
+def test_images_and_sounds_beside_texts_are_counted_by_their_suffix(tmp_path: Path) -> None:
+    members = [*pairs("000"), ("000.JPG", b"\xff\xd8"), *pairs("001"), ("001.jpg", b"\xff"), ("001.left.wav", b"")]
+    items, passed_over = read(tmp_path / "a.tar", tar_of(*members))
+    assert [item.id for item in items if isinstance(item, Sample)] == ["000", "001"]
+    assert passed_over == {"*.jpg beside texts": 2, "*.left.wav beside texts": 1}
+
+
 def test_what_is_passed_over_is_printed_and_stands_in_the_record(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(tar_of(("README.md", b"#"), ("LICENSE", b"MIT"), *pairs("000")))
