@@ -1,13 +1,12 @@
 """Show a comparison: a table with verdicts in the terminal, and a picture."""
 
 import os
-from collections.abc import Sequence
 
 import numpy as np
 
 from skillshard import storage
 from skillshard.comparison.file import ComparedPolicy, CompareFile
-from skillshard.comparison.verdict import Verdict
+from skillshard.comparison.verdict import Verdict, paired_differences
 from skillshard.extras import needed
 from skillshard.printable import counted, shortened
 from skillshard.report.text import print_line, print_table
@@ -89,7 +88,7 @@ def draw_comparison_of_policies(result: CompareFile, place: str | os.PathLike[st
     baseline = next(policy for policy in result.policies if policy.name == result.baseline)
     colour_of = {policy.name: f"C{number}" for number, policy in enumerate(result.policies)}
     for row, policy in enumerate(others):
-        values = _differences(policy, baseline)
+        values = paired_differences(policy.runs, baseline.runs)
         right.plot(values, [row] * len(values), "o", color=colour_of[policy.name], alpha=0.5)
         if values:
             right.plot(
@@ -109,8 +108,3 @@ def draw_comparison_of_policies(result: CompareFile, place: str | os.PathLike[st
         axis.grid(alpha=0.25)
     with storage.writing(place) as part:
         figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
-
-
-def _differences(policy: ComparedPolicy, baseline: ComparedPolicy) -> Sequence[float]:
-    final_of = {run.seed: run.mean_losses[-1] for run in baseline.runs}
-    return [run.mean_losses[-1] - final_of[run.seed] for run in policy.runs if run.seed in final_of]

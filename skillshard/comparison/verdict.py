@@ -84,7 +84,7 @@ def verdicts(
         costs: Policy -> cost. Without an entry the cost is 0.
     """
     others = [name for name in runs if name != baseline]
-    differences = {name: _differences(runs[name], runs[baseline]) for name in others}
+    differences = {name: paired_differences(runs[name], runs[baseline]) for name in others}
     tests = {name: paired_t(values) for name, values in differences.items() if len(values) >= 2}
     corrected = holm({name: test.p for name, test in tests.items()})
     # Holm's first step, which the policy with the smallest p has to pass.
@@ -139,7 +139,8 @@ def saved_steps(ours: Sequence[ComparedRun], theirs: Sequence[ComparedRun]) -> f
     return float(steps[-1] - (steps[place - 1] + share * (steps[place] - steps[place - 1])))
 
 
-def _differences(ours: Sequence[ComparedRun], theirs: Sequence[ComparedRun]) -> list[float]:
+def paired_differences(ours: Sequence[ComparedRun], theirs: Sequence[ComparedRun]) -> list[float]:
+    """Return our loss at the end minus their loss at the end, for each seed that both have."""
     final_of = {run.seed: run.mean_losses[-1] for run in theirs}
     return [run.mean_losses[-1] - final_of[run.seed] for run in ours if run.seed in final_of]
 
