@@ -23,6 +23,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "plots": ("matplotlib",),
     "proxy": (*_CLUSTER, "torch"),
     "ray": ("ray",),
+    "raytrain": ("fsspec", "pandas", "ray", "torch"),
     "regmix": ("lightgbm", "scipy", "threadpoolctl"),
     "stores": ("obstore",),
     "tokens": ("tokenizers",),

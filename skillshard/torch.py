@@ -387,7 +387,7 @@ class StreamShare(Dataset[T], ABC):
             return (
                 f"{asks} in steps of {int(indices[1] - indices[0]):,}: a DistributedSampler shares out again what {name} has already shared "
                 "out, and samples would be lost. Lightning's Trainer and Fabric.setup_dataloaders add this sampler: give them "
-                "use_distributed_sampler=False. Elsewhere, give the DataLoader no sampler."
+                "use_distributed_sampler=False. Ray Train's prepare_data_loader takes add_dist_sampler=False. Elsewhere, give the DataLoader no sampler."
             )
         if fault == "shuffled":
             return (
@@ -449,7 +449,7 @@ def endless(name: str, *, losses_decide: bool = False) -> int:
     raise LengthError(
         f"{name} has no length, since {why}: count optimizer steps instead, with Trainer(max_steps=...), a scheduler's "
         "total_steps=... or a loop that stops at a step. Leave shuffle and sampler away, and do not join or split the dataset; Lightning's "
-        "Trainer and Fabric.setup_dataloaders take use_distributed_sampler=False."
+        "Trainer and Fabric.setup_dataloaders take use_distributed_sampler=False, and Ray Train's prepare_data_loader add_dist_sampler=False."
     )
 
 

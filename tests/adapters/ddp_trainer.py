@@ -3,8 +3,10 @@
 import json
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TextIO
 
 import torch
 import torch._dynamo  # DistributedDataParallel imports the module at its creation, and here the import precedes the fork of the ranks
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from skillshard.canonical import to_json
 from skillshard.evaluation import losses_per_skill
+from skillshard.mixing.mixer import Mixer
 from skillshard.storage import read_json, write_bytes
 from skillshard.torch import MixedDataset, collate, restart, resume
 from tests.adapters.trainers import live_mixer, losses_at
@@ -28,6 +31,14 @@ def bytes_loss(texts: list[str]) -> tuple[list[float], list[int]]:
         for text in texts
     ]
     return entropies, [len(text) for text in texts]
+
+
+def write_line(log: TextIO, mixer: Mixer, step: int, batch: Mapping[str, Any]) -> None:
+    """Write the samples and the weights of a step of one rank."""
+    weights = mixer.round(int(batch["draw"][0]) // mixer.round_draws).weights
+    line = {"step": step, "draws": batch["draw"].tolist(), "texts": batch["text"], "weights": weights}
+    log.write(json.dumps(line) + "\n")
+    log.flush()
 
 
 def main(shards: str, folder: Path, steps: int, workers: int) -> None:
@@ -52,10 +63,7 @@ def main(shards: str, folder: Path, steps: int, workers: int) -> None:
         batch = next(batches)
         model(torch.from_numpy(batch["draw"][:4]).float()).sum().backward()
         step += 1
-        weights = mixer.round(int(batch["draw"][0]) // mixer.round_draws).weights
-        line = {"step": step, "draws": batch["draw"].tolist(), "texts": batch["text"], "weights": weights}
-        log.write(json.dumps(line) + "\n")
-        log.flush()
+        write_line(log, mixer, step, batch)
         if rank == 0 and step % 5 == 0:
             mixer.report(step, losses_at(step))
         if rank == 0 and step % 7 == 0:

@@ -19,7 +19,9 @@ from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY
 
-EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
+ON_RAY = {"ray_train.py"}
+"""Scripts that need a Ray. tests/cluster/test_ray_train.py runs the scripts."""
+EXAMPLES = sorted({path.name for path in (REPOSITORY / "examples").glob("*.py")} - ON_RAY)
 WITHOUT_LOSSES = {"get_batch.py", "stateful_dataloader.py"}
 WITHOUT_FIRST_LOSSES = {"training_losses.py"}
 """Scripts that report the losses of their batches of 8 samples, and measure nothing before the first step."""
