@@ -13,6 +13,7 @@ skill, with `EvalBudget(0.05)`, and with training losses.
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -47,12 +48,14 @@ def main() -> None:
     parser.add_argument("--skills", type=int, nargs="+", default=[9, 27, 500])
     parser.add_argument("--out", type=Path, default=None, help="JSON file of the results")
     arguments = parser.parse_args()
+    load = [os.getloadavg()[0]]
     if arguments.verb == "compare":
         results = compare(arguments.settings, arguments.policies, arguments.seeds, arguments.work)
     else:
         results = overhead(arguments.skills)
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
+        load.append(os.getloadavg()[0])  # the means of the minutes before the beginning and before the end
+        arguments.out.write_text(json.dumps({"machine": machine(), "load": load, **results}, indent=1) + "\n")
 
 
 # --- which policies may read training losses ---------------------------------------------------------------------------
