@@ -253,7 +253,7 @@ class _Panel:
                 f'<div class="alarms"><strong>Alarms at the newest round</strong><ul>{alarms}</ul></div>'
                 if alarms
                 else "",
-                '<div class="key control" role="group" aria-label="Emphasize a skill in the charts">',
+                '<div class="key" role="group" aria-label="Emphasize a skill in the charts">',
                 *(
                     f'<button type="button" aria-pressed="false" data-line="{line.colour}">{_swatch(line.colour)}{_name(line.name, 30)}</button>'
                     for line in self._lines

@@ -293,21 +293,27 @@ document.title = JSON.stringify(texts);
 </script>"""
 
 
-def test_a_browser_shows_the_page_without_an_error_and_obeys_pointer_and_keys(root: Path, tmp_path: Path) -> None:
+def dumped(text: str, folder: Path, *, width: int, height: int = 2000) -> str:
+    """Return the document of a page after its scripts in a browser, which must print no error."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium is installed (on Debian: apt-get install chromium); other tests check the page's text")
-    facts = report_facts([root / "one", root / "three"], graphs=[root / "graph.json"])
-    place = tmp_path / "report.html"
-    place.write_text(page(facts).replace("</body>", f"{ACTIONS}</body>"))
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    place = folder / "report.html"
+    place.write_text(text)
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
     ended = subprocess.run(
-        [*command, "--enable-logging=stderr", "--window-size=1200,2000", "--dump-dom", place.as_uri()],
+        [*command, "--enable-logging=stderr", f"--window-size={width},{height}", "--dump-dom", place.as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ended.returncode == 0 and "CONSOLE" not in ended.stderr, ended.stderr
-    (title,) = re.findall(r"<title>(\[.*?\])</title>", ended.stdout, flags=re.S)
-    newest, before, first, middle, row, weights, matches, dimmed = json.loads(html.unescape(title))
+    (title,) = re.findall(r"<title>([\[{].*?[\]}])</title>", ended.stdout, flags=re.S)
+    return html.unescape(title)
+
+
+def test_a_browser_shows_the_page_without_an_error_and_obeys_pointer_and_keys(root: Path, tmp_path: Path) -> None:
+    facts = report_facts([root / "one", root / "three"], graphs=[root / "graph.json"])
+    title = dumped(page(facts).replace("</body>", f"{ACTIONS}</body>"), tmp_path, width=1200)
+    newest, before, first, middle, row, weights, matches, dimmed = json.loads(title)
     assert newest.startswith("Round 11, draws 550 to 599. The losses are those of step 55, draw 550")
     assert before.startswith("Round 10, ") and first.startswith("Round 0, draws 0 to 49. ")
     assert middle.startswith(("Round 5, ", "Round 6, "))
@@ -316,3 +322,41 @@ def test_a_browser_shows_the_page_without_an_error_and_obeys_pointer_and_keys(ro
     shown = [float(text) for text in weights.split() if text != "\N{EN DASH}"]
     assert shown == sorted(shown, reverse=True) and len(shown) == 3
     assert matches == "1 of 6 skills" and int(dimmed) > 0
+
+
+PRINTED = """<script>
+const style = (selector) => getComputedStyle(document.querySelector(selector));
+document.querySelector(".key button").click();
+document.title = JSON.stringify({
+  key: style(".key").display, names: [...document.querySelectorAll(".key button")].map((button) => button.innerText),
+  chosen: [style(".key button").backgroundColor, style(".key button").color, style("body").color],
+  control: style(".control").display, tall: style(".tall").overflow,
+  right: Math.max(...[...document.querySelectorAll("body *")].map((element) => element.getBoundingClientRect().right)),
+  width: document.documentElement.clientWidth,
+});
+</script>"""
+A4_PIXELS = 718
+"""Width of a sheet of A4 without the margins of 1 cm, in pixels of 96 to the inch."""
+
+
+def test_on_paper_the_lines_have_names_and_nothing_is_cut_or_needs_a_background(root: Path, tmp_path: Path) -> None:
+    """The rules for paper hold in a window of the width of a sheet."""
+    facts = report_facts([root / "one", root / "three"], graphs=[root / "graph.json"])
+    names = [f"a skill with a long name, number {number}" for number in range(40)]
+    edges = [[float(row == column) for column in range(40)] for row in range(40)]
+    runs = [
+        run.model_copy(
+            update={"graph": run.graph.model_copy(update={"train_skills": names, "eval_skills": names, "edges": edges})}
+        )
+        if run.graph
+        else run
+        for run in facts.runs
+    ]
+    text = page(facts.model_copy(update={"runs": runs}))
+    assert text.count("@media print") == 1 and "@media screen and (prefers-color-scheme: dark)" in text
+    on_paper = text.replace("@media print", "@media all").replace("</body>", f"{PRINTED}</body>")
+    shown = json.loads(dumped(on_paper, tmp_path, width=A4_PIXELS))
+    assert shown["key"] == "flex" and {"add", "carry", "negate"} <= set(shown["names"])
+    assert shown["chosen"][0] == "rgba(0, 0, 0, 0)" and shown["chosen"][1] == shown["chosen"][2]
+    assert (shown["control"], shown["tall"]) == ("none", "visible")
+    assert shown["right"] <= shown["width"]
