@@ -97,7 +97,7 @@ class MixedSource:
         )
 
     def __getitem__(self, index: SupportsIndex) -> Any:
-        """Read a record: a dictionary with "draw", "skill", "text" and the fields of the mixer, of a sample or of a batch.
+        """Read a record: a dictionary with "draw", "skill", "text" and the fields and members of the mixer, of a sample or of a batch.
 
         Raises:
             IndexError: The index is negative or not below the length.

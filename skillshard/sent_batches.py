@@ -6,7 +6,7 @@ and the loader's process cuts the texts out of the maps. With two workers, sendi
 per second (docs/LOG.md).
 
 The fields of a mixer are small, and parsing them costs more than sending them. The worker therefore reads the fields and sends their
-values.
+values. Members such as images are large. The loader's process reads the members as it reads the texts.
 
 The price: only a process with the same stream can unpickle a `SentBatch`. Each stream of a loader gets a key, the pickled batch holds
 the key, and a table in the loader's process has the stream of each key. Keys are random, so two streams in different processes never
@@ -64,10 +64,10 @@ class SentBatch(Mapping[str, Any]):
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*RESERVED, *self._fields))
+        return iter((*RESERVED, *self._fields, *self._stream.members.suffixes))
 
     def __len__(self) -> int:
-        return len(RESERVED) + len(self._fields)
+        return len(RESERVED) + len(self._fields) + len(self._stream.members.suffixes)
 
     # The stream is left out of the pickle: the receiver has the same stream under the key.
     def __reduce__(self) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from skillshard.errors import FieldError, PolicyError, did_you_mean, name_some
 from skillshard.extras import needed
 from skillshard.mixing.fields import RESERVED
+from skillshard.mixing.members import MEMBERS_AHEAD
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.stream import Stream
@@ -45,7 +46,7 @@ class StreamRows:
 
     Args:
         stream: Mixer, whose rows are samples, or packed tokens, whose rows are blocks with "input_ids" and "labels".
-        columns: For a mixer: name of each column -> path of a field of the mixer, or "text", "skill" or "draw".
+        columns: For a mixer: name of each column -> path of a field of the mixer, of a member, or "text", "skill" or "draw".
 
     Raises:
         PolicyError: The mixer has lag=0 or a stream that ends. Columns are given for blocks.
@@ -58,7 +59,7 @@ class StreamRows:
             raise PolicyError(
                 "columns are of samples, and the rows of packed tokens have the columns 'input_ids' and 'labels': leave columns out."
             )
-        known = (*RESERVED, *stream.fields.paths) if isinstance(stream, Mixer) else ()
+        known = (*RESERVED, *stream.fields.paths, *stream.members.suffixes) if isinstance(stream, Mixer) else ()
         for column, path in columns.items():
             if path not in known:
                 raise FieldError(
@@ -84,9 +85,10 @@ class StreamRows:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         start = self.stream.position
+        rows_ahead = MEMBERS_AHEAD if isinstance(self.stream, Mixer) and self.stream.members else ROWS_AHEAD
         while True:
             # Not beyond the rows of the steps so far: a row ahead could lie in a round that waits for the losses of this step.
-            num = min(ROWS_AHEAD, self.most - self.num_read) if self.has_begun else 1
+            num = min(rows_ahead, self.most - self.num_read) if self.has_begun else 1
             self._count()
             for number, row in enumerate(self._rows(start, num)):
                 if number:

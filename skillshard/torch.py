@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class Item(TypedDict):
-    """A sample with its draw and its skill. The fields of the mixer (`Mixer(fields=...)`) are further keys."""
+    """A sample with its draw and its skill. Fields and members of the mixer (`Mixer(fields=..., members=...)`) are further keys."""
 
     draw: int
     skill: str
@@ -55,7 +55,7 @@ class Item(TypedDict):
 
 
 class MixedBatch(TypedDict):
-    """A batch of samples, as `collate` makes the batch. The fields of the mixer are further keys, each a list of values."""
+    """A batch of samples, as `collate` makes the batch. Fields and members of the mixer are further keys, each a list of values."""
 
     draw: Int[np.ndarray, " sample"]
     skill: list[str]
@@ -92,7 +92,7 @@ class Items(Sequence[Item]):
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
         item = Item(draw=int(self.batch.draw[index]), skill=self.batch.skill[index], text=self.batch.text[index])
-        fields = {path: values[index] for path, values in self.fields.items()}
+        fields = {name: values[index] for name, values in self.batch.fields.items()}
         return cast(Item, {**item, **fields})
 
 

@@ -69,14 +69,24 @@ def shard(
             help="Members of a tar: 'pairs' has a text and a JSON for each sample, 'compact' saves a third of the space of texts of 1 kB.",
         ),
     ] = None,
+    members: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--members",
+            metavar="A,B",
+            help="Members that samples keep as bytes beside their text, such as images: suffixes of a tar, as in 'jpg,wav', or columns of a table, as "
+            "in 'jpg=image'. Other members are left out.",
+            show_default="none",
+        ),
+    ] = None,
     append: Annotated[
         str | None,
         typer.Option(
             "--append",
             parser=place_on_all_nodes,
             metavar="SHARDS",
-            help="Finished shards to continue. OUT gets shards for CORPUS, and its manifest also lists SHARDS. Split, copies and layout are "
-            "as in SHARDS.",
+            help="Finished shards to continue. OUT gets shards for CORPUS, and its manifest also lists SHARDS. Split, copies, layout "
+            "and members are as in SHARDS.",
         ),
     ] = None,
     limit: Annotated[
@@ -107,13 +117,15 @@ def shard(
 ) -> None:
     """Write a tagged corpus as per-skill WebDataset shards."""
     from skillshard.artefact import refuse_nested
+    from skillshard.cli.values import split_names
     from skillshard.corpus import given_places
+    from skillshard.corpus.members import parse_members
     from skillshard.report.text import show_shards
     from skillshard.shards.read import ShardSet
     from skillshard.shards.write import APPEND_STAGES, STAGES, append_shards, write_shards
     from skillshard.tags import Tags
 
-    of_parent = {"--holdout": holdout, "--copies": copies, "--layout": layout}
+    of_parent = {"--holdout": holdout, "--copies": copies, "--layout": layout, "--members": members}
     if append is not None and (named := [name for name, value in of_parent.items() if value is not None]):
         raise typer.BadParameter(
             f"the appended shards follow {append}: leave out {', '.join(named)}.", param_hint="--append"
@@ -126,6 +138,8 @@ def shard(
     opened = open_corpus(corpus, opened_tags.layout)
     shard_size = parse_size(shard_bytes, "--shard-size")
     parent = None if append is None else ShardSet.open(append)
+    kept = split_names(members or (), ())
+    parse_members(kept)
     if dry_run:
         from skillshard.report.dry_run import show_shard_plan
 
@@ -136,6 +150,7 @@ def shard(
             shard_bytes=shard_size,
             holdout=DEFAULT_HOLDOUT if holdout is None else holdout,
             layout=(layout or Layouts.pairs).value if parent is None else parent.layout,
+            members=parse_members(kept) if parent is None else parent.kept_members,
             scratch=scratch,
             limit=limit,
             backend=backend,
@@ -163,6 +178,7 @@ def shard(
                 holdout=DEFAULT_HOLDOUT if holdout is None else holdout,
                 copies=(copies or Copies.keep).value,
                 layout=(layout or Layouts.pairs).value,
+                members=kept,
                 scratch=scratch,
                 limit=limit,
                 backend=backend,

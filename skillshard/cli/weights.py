@@ -345,6 +345,11 @@ def export(
         )
     if draws is not None and manifest.num_rows < draws:
         typer.echo(f"note: the stream ends after {manifest.num_rows:,} draws (--repeat {repeat}).", err=True)
+    if opened.members:
+        typer.echo(
+            f"note: the files have texts and metadata alone, and the members {', '.join(opened.members)} stay in the shards.",
+            err=True,
+        )
     typer.echo(
         f"{counted(manifest.num_rows, 'row')} of {counted(len(manifest.skills), 'skill')} in {counted(len(manifest.files), 'file')}: "
         f"{printable(public(out))}"

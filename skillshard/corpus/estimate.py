@@ -141,7 +141,8 @@ def _look(file: CorpusFile, reading: CorpusReading) -> _Look:
 def _bytes_of(row: Sample | Rejection) -> int:
     if isinstance(row, Rejection):
         return len((row.raw or "").encode())
-    return len(row.id) + len(row.text.encode()) + len(orjson.dumps(row.meta))
+    num_member_bytes = sum(len(content) for _, content in row.members)
+    return len(row.id) + len(row.text.encode()) + len(orjson.dumps(row.meta)) + num_member_bytes
 
 
 def _rows_of_footer(file: CorpusFile) -> int | None:

@@ -175,17 +175,22 @@ class CorpusReading:
         max_sample_bytes: Limit of the bytes of text and kept metadata together, in UTF-8. A larger sample is rejected.
         whole_rows: Whether the metadata of a sample is its whole row, and the text is a placeholder. A reader that does not know the fields
             of the corpus yet needs the whole rows. The argument is never recorded.
+        members: Suffix -> source of each member that samples keep beside text and metadata (members.py). Tags do not depend on members, so
+            `to_json` leaves the argument out, and shards record it themselves.
     """
 
     mappings: Mapping[str, FieldMapping] = field(default_factory=lambda: {"": FieldMapping()})
     max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES
     whole_rows: bool = False
+    members: Mapping[str, str] = field(default_factory=dict)
 
     def rows_of(self, name: str) -> "RowFields":
         """Return the mapping of the rows of a file, by the name of the file in the corpus."""
         prefix = self.prefix_of(name)
         others_mark = any(mapping.marks_answers for mapping in self.mappings.values())
-        return RowFields(self.mappings[prefix], name, prefix, is_answer=others_mark, whole_rows=self.whole_rows)
+        return RowFields(
+            self.mappings[prefix], name, prefix, is_answer=others_mark, whole_rows=self.whole_rows, members=self.members
+        )
 
     def kept_meta(self, sample: Sample) -> dict[str, Any]:
         """Return the metadata of a sample that shards keep."""
@@ -271,11 +276,13 @@ class RowFields:
         prefix: Prefix of the ids, or an empty string.
         is_answer: Whether the whole text is an answer if the mapping marks none, and the row has no spans of its own.
         whole_rows: Whether the metadata of a sample is its whole row, as in `CorpusReading`.
+        members: Suffix -> source of each member that samples keep, as in `CorpusReading`.
 
     Attributes:
         own_name: Name of the file without the prefix.
         sample: Function of a parsed row and its position that returns the sample, or raises `BadRecord`.
         is_quick: Whether the mapping only names two keys, which is the usual case. The row is then changed, otherwise not.
+        members: Suffix -> source of each member that samples keep.
         id_field, text_field: The two keys, if `is_quick`.
     """
 
@@ -287,8 +294,9 @@ class RowFields:
         *,
         is_answer: bool = False,
         whole_rows: bool = False,
+        members: Mapping[str, str] = {},
     ) -> None:
-        self.mapping, self.name, self._is_answer = mapping, name, is_answer
+        self.mapping, self.name, self._is_answer, self.members = mapping, name, is_answer, members
         self._before = f"{prefix}/" if prefix else ""
         self.own_name = name.removeprefix(self._before)
         paths = () if mapping.template is None else mapping.template.paths

@@ -25,7 +25,7 @@ from skillshard.corpus.wet import read_wet
 from skillshard.errors import CorpusError
 
 _ROWS_OF_BLOCK = 64
-_CHARACTERS_OF_BLOCK = 1 << 20
+_BYTES_OF_BLOCK = 1 << 20
 _READERS: dict[Format, Callable[..., Iterator[Sample | Rejection]]] = {
     "csv": read_delimited,
     "tar": read_tar,
@@ -218,15 +218,17 @@ def _with_fields(
 
 
 def _in_blocks(rows: Iterator[Sample | Rejection]) -> Iterator[list[Sample | Rejection]]:
-    """Yield rows in lists of up to `_ROWS_OF_BLOCK` rows. A list ends after long texts, because the rows of a list are in memory together."""
+    """Yield rows in lists of up to `_ROWS_OF_BLOCK` rows. A list ends after long texts or members, because the rows of a list are in memory together."""
     block: list[Sample | Rejection] = []
-    num_characters = 0
+    num_bytes = 0
     for row in rows:
         block.append(row)
-        num_characters += len(row.text if isinstance(row, Sample) else row.raw or "")
-        if len(block) == _ROWS_OF_BLOCK or num_characters >= _CHARACTERS_OF_BLOCK:
+        num_bytes += len(row.text if isinstance(row, Sample) else row.raw or "")
+        if isinstance(row, Sample) and row.members:
+            num_bytes += sum(len(content) for _, content in row.members)
+        if len(block) == _ROWS_OF_BLOCK or num_bytes >= _BYTES_OF_BLOCK:
             yield block
-            block, num_characters = [], 0
+            block, num_bytes = [], 0
     if block:
         yield block
 

@@ -16,6 +16,7 @@ import orjson
 
 from skillshard.canonical import explain, is_beyond
 from skillshard.corpus.formats import format_of
+from skillshard.corpus.members import Members
 from skillshard.corpus.paths import MISSING, in_meta, of_file, single, unknown
 from skillshard.repeated_keys import repeated_key
 
@@ -69,12 +70,14 @@ class Sample:
         text: Text, valid as UTF-8, not empty and not only white space.
         meta: Plain JSON values of the row, without the id and the text. If "meta" is the only other field, its values.
         file: Name of the file in the corpus. Empty for a sample that was not read from a corpus.
+        members: Suffix and bytes of each kept member, such as an image, by rising suffix. Empty unless the reading keeps members.
     """
 
     id: str
     text: str
     meta: dict[str, Any]
     file: str = field(default="", compare=False, repr=False)
+    members: Members = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

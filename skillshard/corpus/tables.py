@@ -1,12 +1,13 @@
 """Read Parquet and Arrow: a row is a sample, and the columns are the fields.
 
 Values become the same plain JSON values as in JSONL (values.py). A metadata value without a JSON form is left out and counted. An id
-or a text without a JSON form refuses the row. Memory is bounded by a few MiB of rows (Parquet) or one record batch (Arrow,
+or a text without a JSON form refuses the row. Columns of bytes that the reading keeps come as members of the sample. Memory is bounded by a few MiB of rows (Parquet) or one record batch (Arrow,
 memory-mapped).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import orjson
@@ -16,9 +17,11 @@ import xxhash
 
 from skillshard import storage
 from skillshard.corpus.mapping import RowFields
+from skillshard.corpus.members import MAX_MEMBER_BYTES, Members, too_large
 from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size
 from skillshard.corpus.stretches import Stretch, storage_damage
-from skillshard.corpus.values import NoForm, json_values, label
+from skillshard.corpus.values import NoForm, is_binary, json_values, label
+from skillshard.errors import CorpusError
 
 # Bounds the memory of a batch as Python values, which take several times the bytes of the columns.
 _BATCH_BYTES = 4 << 20
@@ -90,7 +93,8 @@ def read_table(
                 batch = batch.slice(0, num_left)
                 num_left -= batch.num_rows
             names, columns = _columns(batch, fields, passed_over)
-            quick = _quick_samples(batch, names, columns, fields, max_sample_bytes, hasher)
+            sources = _member_columns(batch, fields.members, name)
+            quick = None if sources else _quick_samples(batch, names, columns, fields, max_sample_bytes, hasher)
             if quick is not None:
                 row += len(quick)
                 yield quick
@@ -118,7 +122,7 @@ def read_table(
                 else:
                     hasher.update(orjson.dumps([sample.id, sample.text, sample.meta]))
                     items.append(sample)
-            yield items
+            yield from _with_members(items, sources, name, row - len(items) + 1) if sources else [items]
     except _Cut as error:
         yield [_rest(stretch, row + 1, error)]
 
@@ -186,6 +190,74 @@ def _columns(batch: pa.RecordBatch, fields: RowFields, passed_over: PassedOver) 
         names.append(name)
         columns.append(values)
     return names, columns
+
+
+def _member_columns(batch: pa.RecordBatch, members: Mapping[str, str], name: str) -> dict[str, pa.Array]:
+    """Return the column of each kept member that the table has: suffix -> bytes, or structs with the field "bytes".
+
+    Raises:
+        CorpusError: The column has another type.
+    """
+    columns = {}
+    for suffix, source in members.items():
+        if source not in batch.schema.names:
+            continue
+        column = batch.column(source)
+        column = column.storage if isinstance(column.type, pa.BaseExtensionType) else column
+        is_struct = pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0
+        kind = column.type.field("bytes").type if is_struct else column.type
+        if not (is_binary(kind) or pa.types.is_null(kind)):
+            raise CorpusError(
+                f"{name}: column {source!r} of type {column.type} is no member: expected bytes, or a struct with the field 'bytes' as the images of "
+                "`datasets` have it. Name another column, or leave `members` out."
+            )
+        columns[suffix] = column
+    return columns
+
+
+def _with_members(
+    items: Sequence[Sample | Rejection], columns: Mapping[str, pa.Array], name: str, first_row: int
+) -> Iterator[list[Sample | Rejection]]:
+    """Yield the items of a batch with their members, each in a list of its own, because members may be large.
+
+    Args:
+        items: Item of each row of the batch.
+        columns: Result of `_member_columns`.
+        name, first_row: Name of the file, and 1-based row of the first item.
+    """
+    for number, item in enumerate(items):
+        if isinstance(item, Sample):
+            item = replace(item, members=_members_of(columns, number, name, first_row + number))
+        yield [item]
+
+
+def _members_of(columns: Mapping[str, pa.Array], row_of_batch: int, name: str, row: int) -> Members:
+    """Return the members of a row. A null is no member.
+
+    Args:
+        columns: Result of `_member_columns`.
+        row_of_batch: Position of the row in the batch.
+        name, row: Name of the file and 1-based row, for errors.
+
+    Raises:
+        CorpusError: The members are too large, or stand in a file beside the table.
+    """
+    members = []
+    for suffix, column in columns.items():
+        value = column[row_of_batch].as_py()
+        if isinstance(value, dict):
+            if value["bytes"] is None and value.get("path"):
+                raise CorpusError(
+                    f"{name} row {row}: the member {suffix!r} names the file {value['path']!r} and has no bytes. Write the table anew with the bytes in it: "
+                    "`Dataset.save_to_disk` and `push_to_hub` of `datasets` do so."
+                )
+            value = value["bytes"]
+        if value is not None:
+            members.append((suffix, value))
+    num_bytes = sum(len(content) for _, content in members)
+    if num_bytes > MAX_MEMBER_BYTES:
+        raise too_large(f"{name} row {row}", num_bytes)
+    return tuple(members)
 
 
 def rows_before(stretch: Stretch) -> int:

@@ -1,7 +1,7 @@
 """Read WebDataset tars: neighbouring members with the same key are a sample, with the text in `key.txt` and the rest in `key.json`.
 
 The key is the path of a member up to the first dot of the last part. The standard library reads a tar as a stream, with one sample
-in memory at a time. Other members of a sample (images, pickles) are passed over and never opened.
+in memory at a time. Other members of a sample (images, pickles) are passed over and never opened, unless the reading keeps them as bytes.
 
 Some members belong to no sample: hidden members (macOS packs a `._NAME` before each NAME), members without a suffix, `__NAME__` of
 webdataset, and descriptions of the data set (README.md, LICENSE.txt). Such a member is counted, and neither begins nor ends a sample.
@@ -9,8 +9,8 @@ webdataset, and descriptions of the data set (README.md, LICENSE.txt). Such a me
 
 import re
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
@@ -18,6 +18,7 @@ import xxhash
 
 from skillshard import storage
 from skillshard.corpus.mapping import RowFields
+from skillshard.corpus.members import MAX_MEMBER_BYTES, beside_texts, too_large
 from skillshard.corpus.paths import MISSING, follow, is_of_file
 from skillshard.corpus.sample import (
     BadRecord,
@@ -29,7 +30,7 @@ from skillshard.corpus.sample import (
     parse_json,
 )
 from skillshard.corpus.stretches import Stretch
-from skillshard.errors import name_some
+from skillshard.errors import CorpusError, name_some
 from skillshard.printable import printable
 
 _RECORD = tarfile.BLOCKSIZE  # 512 bytes: a header, and the unit of the end mark
@@ -56,13 +57,15 @@ class _Group:
 
     Attributes:
         key: Key of the members.
-        members: Extension -> content.
+        members: Extension -> content of texts and JSONs. Other members have no content here.
+        kept: Suffix -> content of each member that is kept as bytes.
         too_large: Extension of a member that is too large to be read.
         link: Extension and target of a text or JSON member that is a link.
     """
 
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
+    kept: dict[str, bytes] = field(default_factory=dict)
     too_large: str | None = None
     link: tuple[str, str] | None = None
 
@@ -76,12 +79,14 @@ class _Member:
         ext: Extension in lower case, with its dots.
         data: Content. None for a member that is too large, and empty for a member that is not read.
         link: Target of a text or JSON member that is a link, otherwise None.
+        kept: Suffix and content of a member that is kept as bytes, otherwise None.
     """
 
     key: str | None
     ext: str = ""
     data: bytes | None = b""
     link: str | None = None
+    kept: tuple[str, bytes] | None = None
 
 
 class _Cut(Exception):
@@ -101,22 +106,25 @@ def read_tar(
     Args:
         stretch: Stretch to read, a whole tar.
         fields: Field mapping of the JSON members. A sample without the field of the id gets the key as its id. A text member is the value of
-            the text's field.
+            the text's field. Members that the mapping keeps come with the sample, and do not change the hash.
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the names and the content of the members of each sample.
-        passed_over: Counter of the members that belong to no sample, and of the members that are neither text nor JSON.
+        passed_over: Counter of the members that belong to no sample, and of the members that are neither text nor JSON and are not kept.
+
+    Raises:
+        CorpusError: A kept member is too large, or is a link.
     """
     name, row = stretch.name, 0
     try:
-        for group in _groups(stretch, 16 * max_sample_bytes + _CHUNK_BYTES, passed_over):
+        for group in _groups(stretch, 16 * max_sample_bytes + _CHUNK_BYTES, fields.members, passed_over):
             row += 1
             names = (group.key, *sorted(group.members))
             hasher.update(orjson.dumps([_id_of(name) or printable(name) for name in names]))
             for ext in sorted(group.members):
                 # With the length first, two members cannot give the same bytes as two others that are cut elsewhere.
                 hasher.update(b"%d:" % len(group.members[ext]) + group.members[ext])
-                if not ext.endswith((".txt", ".json")):
-                    passed_over.members[f"*{printable(ext)} beside texts"] += 1
+                if not ext.endswith((".txt", ".json")) and ext[1:] not in fields.members.values():
+                    passed_over.members[beside_texts(printable(ext))] += 1
             try:
                 sample = fields.sample(_record(group, passed_over, fields), row)
                 check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
@@ -125,7 +133,7 @@ def read_tar(
                 shown = None if raw is None else raw.decode(errors="backslashreplace")
                 yield Rejection(name, row, error.reason, error.detail, error.id, shown, error.field)
             else:
-                yield sample
+                yield replace(sample, members=tuple(sorted(group.kept.items()))) if group.kept else sample
     except _Cut as error:
         yield _cut_off(stretch, row, str(error))
 
@@ -152,13 +160,13 @@ def _begins_as_tar(stretch: Stretch) -> bool:
     return True
 
 
-def _groups(stretch: Stretch, member_limit: int, passed_over: PassedOver) -> Iterator[_Group]:
+def _groups(stretch: Stretch, member_limit: int, kept: Mapping[str, str], passed_over: PassedOver) -> Iterator[_Group]:
     """Yield groups of neighbouring members with the same key. The next member, or the end of the tar, completes a group.
 
     A tar that is cut off has no end mark, so the last group of such a tar is not complete and is not yielded.
     """
     group: _Group | None = None
-    for member in _members(stretch, member_limit, passed_over):
+    for member in _members(stretch, member_limit, kept, passed_over):
         # A repeated extension begins another sample. Otherwise the second member would replace the first in silence.
         if group is not None and (member.key != group.key or member.ext in group.members):
             yield group
@@ -172,16 +180,32 @@ def _groups(stretch: Stretch, member_limit: int, passed_over: PassedOver) -> Ite
             group.too_large = member.ext
         else:
             group.members[member.ext] = member.data
+        if member.kept is not None:
+            suffix, content = member.kept
+            group.kept[suffix] = content
+            num_bytes = sum(map(len, group.kept.values()))
+            if num_bytes > MAX_MEMBER_BYTES:
+                raise too_large(f"{stretch.name}: sample {printable(group.key)}", num_bytes)
 
 
-def _members(stretch: Stretch, member_limit: int, passed_over: PassedOver) -> Iterator[_Member]:
+def _members(
+    stretch: Stretch, member_limit: int, kept: Mapping[str, str], passed_over: PassedOver
+) -> Iterator[_Member]:
     """Yield the members of samples, and a member without key at the end of a whole tar.
 
     Members other than texts and JSON have empty content.
 
+    Args:
+        stretch: Stretch to read, a whole tar.
+        member_limit: Largest size of a text or JSON member that is read, in bytes.
+        kept: Suffix -> source of each member that is kept as bytes.
+        passed_over: Counter of the members that belong to no sample.
+
     Raises:
         _Cut: The tar is damaged or cut off.
+        CorpusError: A kept member is too large, or is a link.
     """
+    suffixes = {f".{source}": suffix for suffix, source in kept.items()}
     if stretch.file_bytes == 0:
         raise _Cut("the file is empty, 0 bytes")
     with storage.open_stream(stretch.place) as stream:
@@ -197,8 +221,13 @@ def _members(stretch: Stretch, member_limit: int, passed_over: PassedOver) -> It
                     key, ext = _key_and_ext(member.name)
                     is_link = not member.isreg() and ext.endswith((".txt", ".json"))
                     data = _content(tar, member, ext, member_limit) if member.isreg() else b""
-                    yield _Member(key, ext, data, member.linkname if is_link else None)
+                    bytes_of = None
+                    if ext in suffixes:
+                        bytes_of = suffixes[ext], _kept_content(tar, member, stretch.name)
+                    yield _Member(key, ext, data, member.linkname if is_link else None, bytes_of)
                 end = tar.offset
+        except CorpusError:  # a ValueError too, and no damage
+            raise
         except _DAMAGE as error:
             raise _Cut(str(error) or type(error).__name__) from error
     # tarfile does not say why it stops, so the block at the place of the stop is read again.
@@ -242,6 +271,24 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, ext: str, member_lim
         return b""
     file = tar.extractfile(member)
     return None if member.size > member_limit or file is None else file.read()
+
+
+def _kept_content(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
+    """Read a member that is kept as bytes.
+
+    Raises:
+        CorpusError: The member is too large, or is a link.
+    """
+    shown = f"{name}: member {printable(member.name)}"
+    if not member.isreg():
+        raise CorpusError(
+            f"{shown} is a link to {printable(member.linkname)}, and links are not followed. Pack with tar --dereference --hard-dereference."
+        )
+    if member.size > MAX_MEMBER_BYTES:
+        raise too_large(shown, member.size)
+    file = tar.extractfile(member)
+    assert file is not None
+    return file.read()
 
 
 def _key_and_ext(path: str) -> tuple[str, str]:

@@ -101,14 +101,15 @@ def _values(array: pa.Array, path: str, left_out: Counter[str], depth: int) -> l
         return [None if index is None else values[index] for index in array.indices.to_pylist()]
     if types.is_run_end_encoded(kind):
         return _runs(array, path, left_out, depth)
-    if _is_binary(kind):
+    if is_binary(kind):
         return [None if value is None else _text_of(value, path) for value in array.to_pylist()]
     if (bounds := _bounds(array)) is not None:
         return _arrays(array, bounds, path, left_out, depth)
     return _without_form(array, path)
 
 
-def _is_binary(kind: pa.DataType) -> bool:
+def is_binary(kind: pa.DataType) -> bool:
+    """Return whether a type has bytes as its values."""
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
     return any(test(kind) for test in tests)
 

@@ -141,8 +141,15 @@ def _beginnings(path: str) -> Iterator[str]:
     return (".".join(steps[:end]) for end in range(1, len(steps) + 1))
 
 
-def check_fields(fields: Collection[str], defaults: Mapping[str, Any] | None) -> Fields:
+def check_fields(
+    fields: Collection[str], defaults: Mapping[str, Any] | None, *, members: Collection[str] = ()
+) -> Fields:
     """Check the arguments `fields` and `field_defaults` of a mixer.
+
+    Args:
+        fields: Dotted paths.
+        defaults: Values for the samples without a field or a member.
+        members: Members of the same mixer, which may have defaults too.
 
     Raises:
         FieldError: A path is no path, is given twice or is a key of every batch, or a default is of no given path.
@@ -159,15 +166,22 @@ def check_fields(fields: Collection[str], defaults: Mapping[str, Any] | None) ->
         if paths.count(path) > 1:
             raise FieldError(f"fields has {path!r} twice: give each path once.")
     for path in defaults or {}:
-        if path not in paths:
+        if path not in paths and path not in members:
+            names = [*paths, *members]
             raise FieldError(
-                f"field_defaults has {path!r}, which is not in fields{did_you_mean(path, paths)}. fields are: {name_some(paths) or 'none'}."
+                f"field_defaults has {path!r}, which is not in fields{did_you_mean(path, names)}. fields are: {name_some(paths) or 'none'}."
             )
-    return Fields(paths, dict(defaults or {}))
+    return Fields(paths, {path: value for path, value in (defaults or {}).items() if path in paths})
+
+
+def record_of(member: bytes | memoryview) -> dict[str, Any]:
+    """Parse a JSON member: id, skill and meta."""
+    record: dict[str, Any] = orjson.loads(member)
+    return record
 
 
 def _no_field(path: str, member: bytes | memoryview) -> FieldError:
-    record = orjson.loads(member)
+    record = record_of(member)
     known = [f"{_PREFIX}{key}" for key in record["meta"]]
     return FieldError(
         f"sample {record['id']!r} of skill {record['skill']!r} has no field {path!r}{did_you_mean(path, known)}; its metadata has "

@@ -48,6 +48,7 @@ from skillshard.mixing.ledger import (
     RunRecord,
     read_record,
 )
+from skillshard.mixing.members import MEMBERS_AHEAD, check_members
 from skillshard.mixing.metrics import MOST_SKILLS, Row, scalars, table
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION
 from skillshard.mixing.recorded import note_shards
@@ -86,7 +87,7 @@ class MixedSample(NamedTuple):
         draw: Position in the stream.
         skill: Skill of the sample.
         text: Text of the sample.
-        fields: Path -> value of each field of the mixer (`Mixer(fields=...)`).
+        fields: Path -> value of each field of the mixer (`Mixer(fields=...)`), and suffix -> bytes of each member (`Mixer(members=...)`).
     """
 
     draw: int
@@ -104,7 +105,8 @@ class Batch:
         skill_number: Skill of each sample, an index into `skill_names`.
         skill_names: Names of all skills of the mix.
         text: Text of each sample.
-        fields: Path -> value of each sample, for each field of the mixer (`Mixer(fields=...)`).
+        fields: Path -> value of each sample, for each field of the mixer (`Mixer(fields=...)`), and suffix -> bytes of each sample, for each member
+            (`Mixer(members=...)`).
     """
 
     draw: Int[np.ndarray, " sample"]
@@ -127,7 +129,7 @@ class Batch:
         return [self.skill_names[number] for number in self.skill_number.tolist()]
 
     def columns(self) -> dict[str, Any]:
-        """Return the batch under the keys that all loaders use: "draw", "skill", "text" and the paths of the fields."""
+        """Return the batch under the keys that all loaders use: "draw", "skill", "text", and the names of fields and members."""
         return {"draw": self.draw, "skill": self.skill, "text": self.text, **self.fields}
 
 
@@ -194,7 +196,10 @@ class Mixer:
         fields: Fields of the metadata that come with each sample: dotted paths, such as "meta.image", and "id" for the id of the sample.
             The paths are the keys in a batch. The order of the samples and the ledger do not depend on the fields, so a resumed run may
             have other fields.
-        field_defaults: Path -> value for the samples without this field. By default, a sample without a field is an error.
+        members: Members that come with each sample as bytes: suffixes that 'skillshard shard --members' kept, such as "jpg". The suffixes are the keys
+            in a batch. As for fields, a resumed run may have other members.
+        field_defaults: Path or suffix -> value for the samples without this field or member. By default, a sample without a field or a member is an
+            error.
 
     Warns:
         RepetitionWarning: Skills pass 4 epochs. From 4 epochs on, repeated data is worth much less (Muennighoff et al. 2023,
@@ -235,6 +240,7 @@ class Mixer:
         on_bad_loss: str = "stop",
         held_out: Collection[str] | None = None,
         fields: Collection[str] = (),
+        members: Collection[str] = (),
         field_defaults: Mapping[str, Any] | None = None,
     ) -> None:
         check_is_policy(policy)
@@ -269,7 +275,8 @@ class Mixer:
         self.shards, self.lag, self.seed = shards, lag, seed
         self.round_draws, self.wait_s = round_draws, wait_s
         self.repeat = repeat
-        self.fields = check_fields(fields, field_defaults)
+        self.fields = check_fields(fields, field_defaults, members=members)
+        self.members = check_members(members, self.fields, field_defaults, shards)
         self.skills = shards.skills
         self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
         self._train = [shards.train[skill] for skill in self.skills]
@@ -280,8 +287,10 @@ class Mixer:
             raise PolicyError(
                 f"block_tokens and separator need unit='blocks', and unit is {unit!r}: omit them, or give unit='blocks'."
             )
-        if self.blocks is not None and self.fields:
-            raise PolicyError("a block holds many samples, so unit='blocks' has no fields of samples: omit fields.")
+        if self.blocks is not None and (self.fields or self.members):
+            raise PolicyError(
+                "a block holds many samples, so unit='blocks' has no fields and no members of samples: omit fields and members."
+            )
         handover = read_record(self.ledger, HANDOVER, HandoverRecord)
         policy = in_draws(
             policy,
@@ -390,6 +399,7 @@ class Mixer:
         on_bad_loss: str = "stop",
         held_out: Collection[str] | None = None,
         fields: Collection[str] = (),
+        members: Collection[str] = (),
         field_defaults: Mapping[str, Any] | None = None,
     ) -> "Mixer":
         """Begin a new run that continues another run from a draw, with anything changed.
@@ -457,6 +467,7 @@ class Mixer:
             on_bad_loss=on_bad_loss,
             held_out=held_out,
             fields=fields,
+            members=members,
             field_defaults=field_defaults,
         )
 
@@ -491,11 +502,11 @@ class Mixer:
             fields: Result of `fields_at`, if the other process has read the fields. None: the fields are read here.
 
         Raises:
-            FieldError: A sample lacks a field without a default.
+            FieldError: A sample lacks a field or a member without a default.
         """
         maps = self._maps_at(places)
         texts = maps.texts(maps.views(places.segment, places.start, places.end))
-        columns = self.fields_at(places) if fields is None else fields
+        columns = {**(self.fields_at(places) if fields is None else fields), **self.members_at(places)}
         return Batch(places.draw, places.shards[places.segment, 0], self.skills, texts, columns)
 
     def fields_at(self, places: Places) -> dict[str, list[Any]]:
@@ -506,6 +517,14 @@ class Mixer:
         """
         return self.fields.read(self._members_at(places)) if self.fields else {}
 
+    def members_at(self, places: Places) -> dict[str, list[Any]]:
+        """Read the members of the mixer for the samples at places that `find` returned: suffix -> the bytes of each sample.
+
+        Raises:
+            FieldError: A sample lacks a member without a default.
+        """
+        return self.members.read(self._maps_at(places), places.segment, places.json_start, places.json_bytes)
+
     def metas(self, places: Places) -> list[dict[str, Any]]:
         """Read the whole metadata of the samples at places that `find` returned."""
         return metas_of(self._members_at(places))
@@ -515,13 +534,15 @@ class Mixer:
 
         Returns:
             For each sample the key of its members, the path of its shard, the bytes of its text and of its JSON member, its draw and its
-            skill, under the names `__key__`, `__url__`, "txt", "json", "draw" and "skill".
+            skill, under the names `__key__`, `__url__`, "txt", "json", "draw" and "skill", and the members of the mixer under their suffixes.
         """
         # A text follows its header, and a header begins with the name of the member: the key and the suffix.
         header = places.start - TAR_BLOCK
         keys = self._maps_at(places).slices(places.segment, header, header + KEY_DIGITS)
         texts = self._maps_at(places).slices(places.segment, places.start, places.end)
         urls = [self._train[skill].place(shard) for skill, shard in places.shards.tolist()]
+        members = self.members_at(places)
+        rows: Iterator[Mapping[str, Any]] = rows_of(members) if members else repeat(NO_FIELDS, len(places))
         return [
             {
                 "__key__": str(key, "ascii"),
@@ -530,8 +551,10 @@ class Mixer:
                 "json": bytes(member),
                 "draw": draw,
                 "skill": self.skills[places.shards[segment, 0]],
+                **further,
             }
-            for key, segment, text, member, draw in zip(
+            for further, key, segment, text, member, draw in zip(
+                rows,
                 keys,
                 places.segment.tolist(),
                 texts,
@@ -556,8 +579,17 @@ class Mixer:
         if plan is None or start + num > len(plan.skill):
             return self.at(np.arange(first, first + num))
         within = slice(start, start + num)
-        fields = plan.fields(self.fields, within)
+        fields = self._columns(plan, within)
         return Batch(np.arange(first, first + num), plan.skill[within], self.skills, plan.texts(within), fields)
+
+    def _columns(self, plan: RoundPlan, within: slice) -> dict[str, list[Any]]:
+        """Read the fields and the members of draws of a round."""
+        members = (
+            self.members.read(plan.maps, plan.segment[within], plan.json_start[within], plan.json_bytes[within])
+            if self.members
+            else {}
+        )
+        return {**plan.fields(self.fields, within), **members}
 
     def ids(self, first: int, num: int) -> list[str]:
         """Read the ids of the draws first .. first + num - 1."""
@@ -615,9 +647,9 @@ class Mixer:
             plan = self.plan(number)
             if plan is None or start >= len(plan.skill):
                 return
-            within = slice(start, start + SAMPLES_AHEAD)
+            within = slice(start, start + (MEMBERS_AHEAD if self.members else SAMPLES_AHEAD))
             texts, skills = plan.texts(within), plan.skill[within].tolist()
-            rows = rows_of(plan.fields(self.fields, within)) if self.fields else repeat(NO_FIELDS)
+            rows = rows_of(self._columns(plan, within)) if self.fields or self.members else repeat(NO_FIELDS)
             for draw, skill, text, fields in zip(count(first), skills, texts, rows, strict=False):
                 # The position advances before the sample leaves, so that a state saved in the loop's body counts the sample.
                 self._draw = draw + 1

@@ -37,7 +37,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import places
 from skillshard.canonical import first_fault
-from skillshard.errors import LedgerError, PolicyError, RoundError, TokensError, did_you_mean
+from skillshard.errors import LedgerError, PolicyError, RoundError, TokensError, did_you_mean, name_some
 from skillshard.loss import LossKind, MeasuredOn
 from skillshard.memo import memoized
 from skillshard.mixing.ledger import BlockUnit, Lag
@@ -195,6 +195,10 @@ class PackedTokens:
         for name, value in {"block_tokens": block_tokens, "step_blocks": step_blocks}.items():
             if not (is_whole(value, 1, LAST_DRAW) or (value is None and name == "step_blocks")):
                 raise PolicyError(f"{name} is {value!r}: give at least 1, as a whole number.")
+        if mixer.members:
+            raise PolicyError(
+                f"a block of tokens has no members of samples, and the mixer has {name_some(mixer.members.suffixes)}: omit members."
+            )
         if mixer.lag == 0 and mixer.policy.reads_losses and packing == "concat":
             raise PolicyError(
                 "Mixer(lag=0) begins a round only after the losses at the end of the previous round. A block that reaches over the end of a "

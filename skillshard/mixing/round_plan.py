@@ -76,6 +76,10 @@ class Maps:
             pa.py_buffer(data).slice(begin) for data, starts in zip(maps, begins, strict=True) for begin in starts
         ]
 
+    def data(self, which: int) -> mmap.mmap | memoryview:
+        """Return the bytes of a file."""
+        return self._maps[which]
+
     def views(
         self, which: Int[np.ndarray, " sample"], start: Int[np.ndarray, " sample"], end: Int[np.ndarray, " sample"]
     ) -> np.ndarray:

@@ -3,8 +3,8 @@
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +20,10 @@ from skillshard.execution import Backend
 from skillshard.merge_levels import plan_merges
 from skillshard.printable import counted, size_in_words
 from skillshard.report.text import print_line, share
+from skillshard.shards import pairs
 from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import MANIFEST, SPLITS, Layout
+from skillshard.shards.members import payload_of
 from skillshard.shards.plan import groups, plan
 from skillshard.shards.sort import SORT_BYTES, member_json
 from skillshard.shards.split import BYTES, SAMPLES, Sizes
@@ -105,19 +107,21 @@ def show_shard_plan(
     shard_bytes: int,
     holdout: float,
     layout: Layout,
+    members: Mapping[str, str],
     scratch: str | None,
     limit: int | None,
     backend: Backend,
 ) -> None:
-    """Print the plan of `write_shards` with the same arguments.
+    """Print the plan of `write_shards` with the same arguments. Members are given as suffix -> source.
 
     Raises:
+        CorpusError: The members of a sample are too large.
         ShardError: The limit does not fit the tags.
         TagsError: The tags belong to another corpus.
     """
     refuse_other_corpus(corpus, tags)
     limit = limit_of(tags, limit)
-    reading = CorpusReading.from_json(tags.manifest.made_from["arguments"]["reading"])
+    reading = replace(CorpusReading.from_json(tags.manifest.made_from["arguments"]["reading"]), members=members)
     rows_before = itertools.accumulate((part.num_rows for part in tags.manifest.parts), initial=0)
     all_rows = sum(part.num_rows for part in tags.manifest.parts)
     num_rows = all_rows if limit is None else min(limit, all_rows)
@@ -126,8 +130,8 @@ def show_shard_plan(
     ]
     _show_input(corpus, partitions, num_rows, True)
     first = estimate(corpus, reading)
-    members = _members(first.samples, reading, layout)
-    num_samples, member_bytes, sizes = _expected_sizes(tags, members, num_rows / max(1, all_rows), holdout)
+    sizes_of_members = _members(first.samples, reading, layout)
+    num_samples, member_bytes, sizes = _expected_sizes(tags, sizes_of_members, num_rows / max(1, all_rows), holdout)
     shards = plan(sizes, shard_bytes)
     tar_bytes = int(sizes[:, :, BYTES].sum())
     num_chunks = max(len(partitions), -(-member_bytes // SORT_BYTES))
@@ -140,7 +144,9 @@ def show_shard_plan(
         f"scratch: about {size_in_words(member_bytes + _SAMPLE_BYTES * num_samples)} in {places.public(scratch) if scratch else 'the output'}, written and read "
         f"once{f', and once more in each of {num_levels} merge levels' if num_levels else ''}"
     )
-    _show_time(first.seconds / max(1, first.num_read) + members.seconds_of_row, num_rows, len(partitions), backend)
+    _show_time(
+        first.seconds / max(1, first.num_read) + sizes_of_members.seconds_of_row, num_rows, len(partitions), backend
+    )
     print_line("       for reading, hashing and building the tars; the time of the disk or the store is not measured")
     _show_out(out, MANIFEST)
     _show_basis(first, corpus)
@@ -157,7 +163,7 @@ class _Members:
 
     Attributes:
         text_bytes: Mean size of a text.
-        json_bytes: Mean size of a JSON member.
+        json_bytes: Mean size of a JSON member, and of the further members that the samples keep.
         tar_bytes: Mean size of the headers and of the padding.
         seconds_of_row: Time to hash a sample and to build its tar in memory.
     """
@@ -176,12 +182,23 @@ def _members(samples: Sequence[Sample], reading: CorpusReading, layout: Layout) 
     jsons = [member_json(sample.id, "skill", reading.kept_meta(sample)) for sample in samples]
     text_hashes(texts)
     hasher = xxhash.xxh3_128()
-    for chunk in LAYOUTS[layout].tar_chunks(0, [(texts, jsons)]):
+    further = [sample.members for sample in samples]
+    chunks = (
+        pairs.tar_chunks_with_members(0, [(texts, jsons, further)])
+        if reading.members
+        else LAYOUTS[layout].tar_chunks(0, [(texts, jsons)])
+    )
+    num_tar_bytes = 0
+    for chunk in chunks:
         hasher.update(chunk)
+        num_tar_bytes += len(chunk)
     seconds = time.perf_counter() - started_s
-    text_bytes, json_bytes = (np.array([len(member) for member in members]) for members in (texts, jsons))
-    tar_bytes = LAYOUTS[layout].tar_bytes_of(text_bytes, json_bytes) - text_bytes - json_bytes
-    return _Members(float(text_bytes.mean()), float(json_bytes.mean()), float(tar_bytes.mean()), seconds / len(samples))
+    suffixes = tuple(reading.members)
+    payloads = [payload_of(json, members, suffixes) for json, members in zip(jsons, further, strict=True)]
+    num_text_bytes, num_json_bytes = sum(map(len, texts)), sum(map(len, payloads))
+    num_other_bytes = num_tar_bytes - num_text_bytes - num_json_bytes
+    num = len(samples)
+    return _Members(num_text_bytes / num, num_json_bytes / num, num_other_bytes / num, seconds / num)
 
 
 def _expected_sizes(tags: Tags, members: _Members, share: float, holdout: float) -> tuple[int, int, Sizes]:

@@ -15,6 +15,7 @@ from skillshard import artefact, places
 from skillshard import export as export_module
 from skillshard import tags as tags_module
 from skillshard.bars import duration
+from skillshard.corpus.members import suffixes_beside_texts
 from skillshard.corpus.selection import describe_left_out
 from skillshard.errors import name_some
 from skillshard.fitting.proposal import Proposal
@@ -86,6 +87,8 @@ def show_tags(tags: Tags) -> None:
         print_line(f"left out of the corpus: {describe_left_out(left_out.files)}")
     if left_out.members:
         print_line(f"passed over, because they are no samples: {_counts(left_out.members)}")
+    if suffixes := suffixes_beside_texts(left_out.members):
+        print_line(f"'skillshard shard --members {','.join(suffixes)}' keeps such members of the samples as bytes")
     if left_out.columns:
         print_line(f"left out of meta, because they have no JSON form: {_counts(left_out.columns)} (column rows)")
 
@@ -121,6 +124,8 @@ def show_shards(shards: ShardSet) -> None:
         f"{counted(manifest.num_rows, 'row')} = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside, manifest.unread)}; "
         f"{places.public(shards.root)}"
     )
+    if shards.members:
+        print_line(f"members beside the texts, kept as bytes: {', '.join(shards.members)}")
     _print_limit(manifest.made_from)
     for line in _notes_on_split(manifest):
         print_line(line)

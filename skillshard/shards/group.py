@@ -8,11 +8,12 @@ import xxhash
 
 from skillshard import places, storage
 from skillshard.execution import Record
+from skillshard.shards import members, pairs
 from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import KEYS_DTYPE, SPLITS, Layout, index_name, keys_name, shard_name
 from skillshard.shards.merge import Batch, Piece, SampleReader
 from skillshard.shards.plan import ShardPlan
-from skillshard.shards.tar import END_OF_ARCHIVE
+from skillshard.shards.tar import END_OF_ARCHIVE, Bytes
 
 
 def write_group(
@@ -24,6 +25,7 @@ def write_group(
     exceptions: Mapping[int, Sequence[str]],
     drop: bool,
     layout: Layout,
+    suffixes: Sequence[str],
 ) -> Record:
     """Write some neighbouring shards. A shard whose range of hashes holds no sample is not written.
 
@@ -36,6 +38,7 @@ def write_group(
         exceptions: Exceptions to the cut, as in `SampleReader`.
         drop: Whether copies are dropped.
         layout: Layout of the shards.
+        suffixes: Suffixes of the members that the samples keep beside text and JSON.
     """
     pieces = [Piece(shard.skill, SPLITS.index(shard.split), shard.low, shard.high) for shard in shards]
     _, batches = SampleReader(inputs, is_merged, exceptions, drop).batches(pieces)
@@ -44,7 +47,7 @@ def write_group(
     for number, parts in itertools.groupby(_shard_parts(batches), key=lambda part: part[0]):
         shard = shards[number]
         samples = ((entries, data) for _, entries, data in parts)
-        records.append(_write_shard(out, folders[shard.skill], shard, samples, layout))
+        records.append(_write_shard(out, folders[shard.skill], shard, samples, layout, suffixes))
     return {"shards": records}
 
 
@@ -58,16 +61,31 @@ def _shard_parts(batches: Iterable[Batch]) -> Iterator[tuple[int, np.ndarray, me
 
 
 def _write_shard(
-    out: str, folder: str, shard: ShardPlan, parts: Iterable[tuple[np.ndarray, memoryview]], layout: Layout
+    out: str,
+    folder: str,
+    shard: ShardPlan,
+    parts: Iterable[tuple[np.ndarray, memoryview]],
+    layout: Layout,
+    suffixes: Sequence[str],
 ) -> Record:
     name = shard_name(shard.split, folder, shard.number)
     sizes: list[np.ndarray] = []
     keys: list[np.ndarray] = []
-    chunks = LAYOUTS[layout].tar_chunks(shard.position, _contents(parts, sizes, keys))
+    contents = _contents(parts, sizes, keys)
+    chunks = (
+        pairs.tar_chunks_with_members(shard.position, _with_members(contents, suffixes, sizes))
+        if suffixes
+        else LAYOUTS[layout].tar_chunks(shard.position, contents)
+    )
     num_bytes, digest = _write_tar(places.join(out, name), itertools.chain(chunks, [END_OF_ARCHIVE]))
     index_place = places.join(out, index_name(name))
-    text_bytes, json_bytes = np.concatenate(sizes, axis=1)
-    storage.write_array(index_place, LAYOUTS[layout].index_of(text_bytes, json_bytes))
+    text_bytes, json_bytes, *member_bytes = np.concatenate(sizes, axis=1)
+    storage.write_array(
+        index_place,
+        pairs.index_of(text_bytes, json_bytes, *member_bytes)
+        if suffixes
+        else LAYOUTS[layout].index_of(text_bytes, json_bytes),
+    )
     keys_place = places.join(out, keys_name(name))
     storage.write_array(keys_place, np.concatenate(keys))
     return {
@@ -91,9 +109,28 @@ def _contents(
         starts = entries["start"].astype(np.int64)
         bounds = zip(*((starts + shift).tolist() for shift in (0, text_bytes, text_bytes + json_bytes)), strict=True)
         texts, jsons = zip(*((data[start:middle], data[middle:stop]) for start, middle, stop in bounds), strict=True)
-        yield texts, jsons
         sizes.append(np.stack((text_bytes, json_bytes)))
         keys.append(_keys_of(entries))
+        yield texts, jsons
+
+
+def _with_members(
+    contents: Iterable[tuple[Sequence[memoryview], Sequence[memoryview]]],
+    suffixes: Sequence[str],
+    sizes: list[np.ndarray],
+) -> Iterator[tuple[Sequence[Bytes], Sequence[Bytes], Sequence[Sequence[tuple[str, Bytes]]]]]:
+    """Take the payloads of samples apart. The last sizes become the bytes of texts, of JSONs, and of members in the tar.
+
+    Args:
+        contents: Texts and payloads of each part.
+        suffixes: Suffixes of the members.
+        sizes: Bytes of texts and payloads of each part, changed in place.
+    """
+    for texts, payloads in contents:
+        jsons, further = zip(*(members.parts_of(payload, suffixes) for payload in payloads), strict=True)
+        json_bytes, member_bytes = [len(json) for json in jsons], list(map(members.tar_bytes_of, further))
+        sizes[-1] = np.stack((sizes[-1][0], np.array(json_bytes), np.array(member_bytes)))
+        yield texts, jsons, further
 
 
 def _keys_of(entries: np.ndarray) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""The default layout of a shard: two members for each sample, `KEY.txt` with the text and `KEY.json` with id, skill and meta."""
+"""The default layout of a shard: two members for each sample, `KEY.txt` with the text and `KEY.json` with id, skill and meta.
+
+A set may keep further members, such as images (members.py). The members of a sample then follow its JSON.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -49,9 +52,42 @@ def _chunk(key: int, texts: Sequence[Bytes], jsons: Sequence[Bytes]) -> bytes:
     return b"".join(pieces)
 
 
-def index_of(text_bytes: Int[np.ndarray, " row"], json_bytes: Int[np.ndarray, " row"]) -> np.ndarray:
-    """Return the offset index of a shard, one entry per row, dtype `DTYPE`, from the sizes of the samples."""
+def tar_chunks_with_members(
+    shard: int, parts: Iterable[tuple[Sequence[Bytes], Sequence[Bytes], Sequence[Sequence[tuple[str, Bytes]]]]]
+) -> Iterator[bytes]:
+    """Yield the bytes of a shard's tar without the end mark, with further members of the samples.
+
+    Args:
+        shard: Number of the shard in the whole set.
+        parts: As in `tar_chunks`, with the suffix and the bytes of each further member of each sample.
+    """
+    key = shard * 10**8
+    for texts, jsons, members in parts:
+        for text, json, further in zip(texts, jsons, members, strict=True):
+            pieces = [("txt", text), ("json", json), *further]
+            yield b"".join(piece for suffix, content in pieces for piece in _member(key, suffix, content))
+            key += 1
+
+
+def _member(key: int, suffix: str, content: Bytes) -> tuple[Bytes, Bytes, Bytes]:
+    header = headers(np.array([key]), f".{suffix}".encode(), np.array([len(content)]))
+    return header, content, padding(len(content))
+
+
+def index_of(
+    text_bytes: Int[np.ndarray, " row"],
+    json_bytes: Int[np.ndarray, " row"],
+    member_bytes: Int[np.ndarray, " row"] | None = None,
+) -> np.ndarray:
+    """Return the offset index of a shard, one entry per row, dtype `DTYPE`.
+
+    Args:
+        text_bytes, json_bytes: Sizes of the samples.
+        member_bytes: Bytes of further members of each sample in the tar, headers and padding included. None: no members.
+    """
     spans = tar_bytes_of(text_bytes, json_bytes)
+    if member_bytes is not None:
+        spans = spans + member_bytes
     index = np.empty(len(text_bytes), DTYPE)
     index["text_start"] = np.cumsum(spans) - spans + TAR_BLOCK
     index["text_bytes"] = text_bytes

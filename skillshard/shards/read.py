@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 from skillshard import canonical, places, storage, web
 from skillshard.corpus import Sample
+from skillshard.corpus.members import parse_members
 from skillshard.errors import ShardError, SkillshardError, StorageError, choose_names
 from skillshard.extras import needed
 from skillshard.hash_ranges import id_hash
@@ -62,6 +63,7 @@ from skillshard.shards.manifest import (
     keys_name,
     shard_name,
 )
+from skillshard.shards.members import read_members
 from skillshard.shards.tar import END_OF_ARCHIVE
 from skillshard.shards.texts import hash_of, hashes_of, text_hashes
 
@@ -97,8 +99,16 @@ class OpenShard:
         return self.data[begin : begin + int(self.index["json_bytes"][row])]
 
     def sample(self, row: int) -> Sample:
+        """Return a row's sample, without further members."""
         member = orjson.loads(self.member(row))
         return Sample(member["id"], self.text(row), member["meta"])
+
+    def members(self, row: int) -> dict[str, bytes]:
+        """Return the bytes of a row's further members, such as images, by suffix."""
+        if self.layout != "pairs":
+            return {}
+        json_start = int(LAYOUTS[self.layout].json_starts(self.index[row : row + 1])[0])
+        return read_members(self.data, json_start, int(self.index["json_bytes"][row]))
 
 
 @dataclass(frozen=True)
@@ -139,13 +149,15 @@ class SkillShards:
         return int(self.shard_rows.sum())
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield the samples in stored order."""
+        """Yield the samples in stored order, with their members."""
         for shard in range(len(self.shard_rows)):
             opened = self.open_shard(shard)
             if shard + 1 < len(self.shard_rows):
                 self.prefetch(shard + 1)
             for row in range(int(self.shard_rows[shard])):
-                yield opened.sample(row)
+                members = opened.members(row)
+                sample = opened.sample(row)
+                yield replace(sample, members=tuple(members.items())) if members else sample
 
     def each(self) -> "Iterator[SkillShards]":
         """Yield each shard by itself, so that the arguments of a task stay small."""
@@ -606,6 +618,16 @@ class ShardSet:
         """Layout of the members in the tars."""
         return self.manifest.layout if isinstance(self.manifest, Manifest4) else "pairs"
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Suffixes of the members that samples may have beside text and JSON, such as images, in rising order."""
+        return tuple(self.kept_members)
+
+    @property
+    def kept_members(self) -> dict[str, str]:
+        """Suffix -> source in the corpus of each member that samples may have."""
+        return parse_members(self.manifest.made_from.get("arguments", {}).get("members", ()))
+
     @cached_property
     def train(self) -> Mapping[str, SkillShards]:
         """Training shards of each skill with training samples, in the order of the names."""
@@ -650,8 +672,8 @@ class ShardSet:
     def to_datasets(self, split: str = "train") -> "IterableDataset":
         """Return the samples of a split as a `datasets.IterableDataset`, in stored order.
 
-        The columns are "id", "skill", "text" and "meta". "meta" is the JSON text of the metadata, because a column has a single type. Nothing
-        is copied to a cache, and the memory does not grow with the shards. Workers of a DataLoader divide the shards.
+        The columns are "id", "skill", "text" and "meta", and a column of bytes for each member of the set, with None where a sample lacks the member.
+        "meta" is the JSON text of the metadata, because a column has a single type. Nothing is copied to a cache, and the memory does not grow with the shards. Workers of a DataLoader divide the shards.
 
         Args:
             split: "train" or "holdout".
@@ -675,7 +697,10 @@ class ShardSet:
         parts = [(skill, shard) for skill, shards in shards_of.items() for shard in range(len(shards.shard_rows))]
         return IterableDataset.from_generator(
             _rows,
-            features=Features({name: Value("string") for name in ("id", "skill", "text", "meta")}),
+            features=Features(
+                {name: Value("string") for name in ("id", "skill", "text", "meta")}
+                | {suffix: Value("binary") for suffix in self.members}
+            ),
             # `datasets` divides the only list among the workers.
             gen_kwargs={"shards": self, "split": split, "parts": parts},
         )
@@ -737,11 +762,18 @@ class ShardSet:
         )
 
 
-def _rows(shards: ShardSet, split: str, parts: list[tuple[str, int]]) -> Iterator[dict[str, str]]:
+def _rows(shards: ShardSet, split: str, parts: list[tuple[str, int]]) -> Iterator[dict[str, str | bytes | None]]:
     """Yield the rows of `ShardSet.to_datasets` from shards, each a skill and a position in the columns of the manifest."""
     for skill, shard in parts:
         skill_shards = (shards.train if split == "train" else shards.holdout)[skill]
         opened = skill_shards.open_shard(shard)
         for row in range(int(skill_shards.shard_rows[shard])):
             sample = opened.sample(row)
-            yield {"id": sample.id, "skill": skill, "text": sample.text, "meta": orjson.dumps(sample.meta).decode()}
+            members = opened.members(row) if shards.members else {}
+            yield {
+                "id": sample.id,
+                "skill": skill,
+                "text": sample.text,
+                "meta": orjson.dumps(sample.meta).decode(),
+                **{suffix: members.get(suffix) for suffix in shards.members},
+            }

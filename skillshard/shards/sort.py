@@ -1,7 +1,7 @@
 """Sort the samples of a partition by (skill, side of the cut, hash of the id) into scratch files.
 
     SCRATCH/000000/000.npy          one entry for each sample, sorted, dtype `ENTRY_DTYPE`
-    SCRATCH/000000/000.data         text and JSON of each sample, in the sorted order
+    SCRATCH/000000/000.data         text and JSON of each sample, in the sorted order; with members, text and payload (members.py)
     SCRATCH/000000/000.texts.npy    distinct texts of the chunk (copies.py)
     SCRATCH/000000/000.copies.npy   whether each entry is a copy; only if copies are dropped
     SCRATCH/000000/000.ids.npy      hash of each id, sorted, and the entry, dtype `IDS_DTYPE`; only if shards are appended
@@ -29,6 +29,7 @@ from skillshard.shards.chunks import chunk_number, chunk_place
 from skillshard.shards.copies import is_below, texts_of_chunk
 from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import SPLITS, Layout
+from skillshard.shards.members import payload_of, tar_bytes_of
 from skillshard.shards.split import HOLDOUT, TRAIN
 from skillshard.shards.texts import HASH_DTYPE, text_hashes
 from skillshard.tags import read_part
@@ -79,7 +80,7 @@ def sort_partition(
         partition: Partition of the corpus.
         tags_part: File with the tags of the partition.
         expected_digests: Digests of the rows of each stretch at the tagging.
-        reading: Field mappings and limits of the corpus.
+        reading: Field mappings and limits of the corpus, and the members that samples keep.
         num_rows: Number of rows, for the progress.
         skills: Names of all skills, in the order of their indexes.
         cut: Hash below which a text is held out.
@@ -93,11 +94,14 @@ def sort_partition(
 
     Returns:
         Version of the scratch files, and numbers of chunks, of samples, of entries in the tables of texts, and of bytes of text and JSON. The
-        rows that the tags set aside are counted by reason.
+        rows that the tags set aside are counted by reason. With members, the number of samples with each member, and the numbers of the
+        members that are left out.
 
     Raises:
         TagsError: The rows differ from the tagged rows.
+        CorpusError: The members of a sample are too large.
     """
+    suffixes = tuple(reading.members)
     indexes = {skill: index for index, skill in enumerate(skills)}
     chunks = num_samples = num_texts = num_bytes = 0
     waiting = _Waiting(cut, layout, inherited)
@@ -110,17 +114,22 @@ def sort_partition(
 
     reader = PartitionReader(partition, reading)
     set_aside: Counter[str] = Counter()
+    num_with: Counter[str] = Counter()
     for row, sample, skill in _zip_tags(reader, tags_part, expected_digests, set_aside, most_rows):
         stretch = len(reader.first_rows) - 1  # the rows are read one by one, so the reader is in the stretch of the row
         row_in_file = row - reader.first_rows[stretch] + (0 if stretch else first_row)
+        json = member_json(sample.id, skill, reading.kept_meta(sample))
         waiting.add(
             indexes[skill],
             id_hash(sample.id),
             files[stretch],
             row_in_file,
             sample.text.encode(),
-            member_json(sample.id, skill, reading.kept_meta(sample)),
+            payload_of(json, sample.members, suffixes),
         )
+        if suffixes:
+            waiting.add_members(len(json), tar_bytes_of(sample.members))
+            num_with.update(suffix for suffix, _ in sample.members)
         num_samples += 1
         if not num_samples % _SAMPLES_PER_ADVANCE:
             progress.advance(row + 1, num_rows)
@@ -135,6 +144,7 @@ def sort_partition(
         "texts": num_texts,
         "bytes": num_bytes,
         "set_aside": dict(set_aside),
+        **({"members": dict(num_with), "left_out": dict(reader.passed_over.members)} if suffixes else {}),
     }
 
 
@@ -195,6 +205,7 @@ class _Waiting:
         self.skills, self.files = array("I"), array("I")
         self.hashes, self.rows = array("Q"), array("Q")
         self.text_bytes, self.json_bytes = array("I"), array("I")
+        self.own_json_bytes, self.member_bytes = array("I"), array("Q")
 
     @property
     def num_samples(self) -> int:
@@ -214,6 +225,16 @@ class _Waiting:
         self.json_bytes.append(len(json))
         self.data += text
         self.data += json
+
+    def add_members(self, json_bytes: int, member_bytes: int) -> None:
+        """Add the sizes of the sample that was added last, where samples have members.
+
+        Args:
+            json_bytes: Bytes of the JSON alone.
+            member_bytes: Bytes of the members in a tar.
+        """
+        self.own_json_bytes.append(json_bytes)
+        self.member_bytes.append(member_bytes)
 
     def write(self, scratch: str, number: int) -> int:
         """Write the sorted index, the texts and JSONs, and the table of texts of a chunk.
@@ -246,7 +267,13 @@ class _Waiting:
             index[name] = values[order]
         index["start"] = starts_of(index)
         # The argsort of a permutation is its inverse: the place in the sorted index of each sample.
-        tar_bytes = LAYOUTS[self.layout].tar_bytes_of(text_bytes, json_bytes)
+        if self.member_bytes:
+            own_json_bytes, member_bytes = (
+                np.array(sizes, np.int64) for sizes in (self.own_json_bytes, self.member_bytes)
+            )
+            tar_bytes = LAYOUTS[self.layout].tar_bytes_of(text_bytes, own_json_bytes) + member_bytes
+        else:
+            tar_bytes = LAYOUTS[self.layout].tar_bytes_of(text_bytes, json_bytes)
         table = texts_of_chunk(texts, skills, files, rows, tar_bytes, np.argsort(order), chunk=number)
         place = chunk_place(scratch, number)
         with storage.writing(places.with_suffix(place, ".data")) as part, part.open("wb") as file:

@@ -1,7 +1,8 @@
 """Compare a corpus with its tags, and make the sorting tasks of the tagged corpus."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from skillshard import artefact, places
@@ -74,13 +75,14 @@ def sort_tasks(
     limit: int | None,
     layout: Layout,
     inherited: Sequence[str] | None,
+    members: Mapping[str, str],
 ) -> list[Task]:
     """Return a task of `sort_partition` for each partition with some of the first `limit` rows of the tags. None: all rows.
 
     Raises:
         TagsError: The corpus has another number of partitions than the tags.
     """
-    reading = CorpusReading.from_json(tags.manifest.made_from["arguments"]["reading"])
+    reading = replace(CorpusReading.from_json(tags.manifest.made_from["arguments"]["reading"]), members=members)
     num_left = limit
     file_numbers = {file.name: number for number, file in enumerate(corpus.files)}
     rows_before: Counter[str] = Counter()

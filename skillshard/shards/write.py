@@ -33,6 +33,7 @@ import numpy as np
 
 from skillshard import artefact, places, storage
 from skillshard.corpus import Corpus, CorpusReading
+from skillshard.corpus.members import members_record, parse_members, refuse_absent, suffixes_beside_texts
 from skillshard.errors import ShardError
 from skillshard.execution import Backend, OnStage, Record, run, shown
 from skillshard.merge_levels import Merge
@@ -51,6 +52,7 @@ from skillshard.shards.manifest import (
     folder_names,
     gathered,
 )
+from skillshard.shards.members import MAX_SUFFIXES
 from skillshard.shards.merge import merge_samples, pieces_of
 from skillshard.shards.parent import Parent, ParentTables, parent_of
 from skillshard.shards.plan import ShardPlan, groups, plan
@@ -85,6 +87,7 @@ def write_shards(
     holdout: float = 0.01,
     copies: Copies = "keep",
     layout: Layout = "pairs",
+    members: Sequence[str] = (),
     scratch: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     backend: Backend = Backend(),
@@ -106,6 +109,8 @@ def write_shards(
         copies: Treatment of samples whose folded text stands earlier in the corpus, in any skill. "keep" keeps the samples, and
             "drop" writes the samples to rejected/.
         layout: Layout of the members in the tars (layouts.py): "pairs", or "compact" for short texts.
+        members: Members that samples keep beside text and metadata as they are, such as images: suffixes ("jpg") of a tar, or names of columns of
+            bytes of a table, also as "SUFFIX=COLUMN". All other members are left out. Members need the layout "pairs" and copies="keep".
         scratch: Directory for the scratch files, local or in a store, which all nodes share. The scratch files take as many bytes as the
             texts and JSONs, and 120 bytes for each sample. None: a directory in `out`.
         limit: Number of rows to shard, from the beginning of the corpus, which must not exceed the limit of the tags. The skills stay those of the
@@ -121,6 +126,7 @@ def write_shards(
 
     Raises:
         ShardError: An argument is out of range.
+        CorpusError: No sample has one of the members, or the members of a sample are too large.
         TagsError: The tags belong to another corpus, or the corpus has changed.
         StorageError: `out` holds something else.
     """
@@ -129,7 +135,18 @@ def write_shards(
     for name, value, values in (("copies", copies, get_args(Copies)), ("layout", layout, get_args(Layout))):
         if value not in values:
             raise ShardError(f"`{name}={value!r}`: give {' or '.join(values)}.")
-    rules = _Rules(float(holdout), cut_of(holdout), copies == "drop", layout, None)
+    sources = parse_members(members)
+    if sources and layout != "pairs":
+        raise ShardError(
+            "a compact shard has no place for members beside the texts: leave out `members`, or give `layout='pairs'`."
+        )
+    if sources and copies == "drop":
+        raise ShardError(
+            "copies are samples of the same text, and two images may have the same caption: with `members`, give `copies='keep'`."
+        )
+    if len(sources) > MAX_SUFFIXES:
+        raise ShardError(f"{len(sources):,} members are given, and at most {MAX_SUFFIXES} are kept.")
+    rules = _Rules(float(holdout), cut_of(holdout), copies == "drop", layout, sources, None)
     return _make(corpus, tags, out, rules, shard_bytes, scratch, limit, backend, on_stage, progress)
 
 
@@ -149,7 +166,8 @@ def append_shards(
     """Write shards for new files, as a shard set that continues a finished shard set.
 
     The new directory holds the shards of the new corpus. Its manifest lists the shards of the parent too, with the place of the parent. No
-    file of the parent changes, so a run with the parent goes on. The split, the treatment of copies and the layout are those of the parent.
+    file of the parent changes, so a run with the parent goes on. The split, the treatment of copies, the layout and the kept members are those of
+    the parent.
     A text that stands in the parent's holdout goes to the holdout. The result is not the result of `write_shards` of both corpora together,
     because the shuffle and the exceptions to the cut of the parent stay. The result is deterministic.
 
@@ -186,6 +204,7 @@ def append_shards(
         continued.manifest.split.cut,
         arguments["copies"] == "drop",
         parent.layout,
+        parent.kept_members,
         continued,
     )
     return _make(corpus, tags, out, rules, shard_bytes, scratch, limit, backend, on_stage, progress)
@@ -200,6 +219,7 @@ class _Rules:
         cut: Hash below which a text is held out.
         drop: Whether copies are dropped.
         layout: Layout of the members in the tars.
+        members: Suffix -> source of each member that samples keep beside text and JSON.
         parent: Shard set that is continued, or None.
     """
 
@@ -207,6 +227,7 @@ class _Rules:
     cut: str
     drop: bool
     layout: Layout
+    members: Mapping[str, str]
     parent: Parent | None
 
 
@@ -234,6 +255,7 @@ def _make(
             "copies": "drop" if rules.drop else "keep",
             # Sets of the default layout keep the bytes of their manifests.
             **({} if rules.layout == "pairs" else {"layout": rules.layout}),
+            **({"members": members_record(rules.members)} if rules.members else {}),
             # The digest of the tags covers every reading. A template or a choice of metadata is also of interest to readers of the shards.
             **({} if reading.is_plain else {"reading": reading.to_json()}),
             **({} if limit is None else {"limit": limit}),
@@ -250,7 +272,8 @@ def _make(
             made_from,
             lambda work: _write(corpus, tags, work, made_from, rules, backend, stages),
             mtimes_ns=corpus.mtimes_ns,
-            changed=lambda _, suspects: changed_files(corpus, tags, suspects),
+            # The digests of the tags do not cover members, so a newer file may hold other members.
+            changed=lambda _, suspects: list(suspects) if rules.members else changed_files(corpus, tags, suspects),
             scratch=scratch,
             keep_unfinished_files=backend.array_part is not None,
         )
@@ -270,7 +293,7 @@ def _write(
     skills = sorted({*(skill.name for skill in tags.manifest.skills), *(parent.folders if parent else ())})
     limit = made_from["arguments"].get("limit")
     inherited = None if parent is None else parent.inherited
-    tasks = sort_tasks(corpus, tags, work, skills, rules.cut, limit, rules.layout, inherited)
+    tasks = sort_tasks(corpus, tags, work, skills, rules.cut, limit, rules.layout, inherited, rules.members)
     sorted_parts = run(
         sort_partition, tasks, backend=backend, records=work.records("sort"), on_done=on_stage("sorting", len(tasks))
     )
@@ -286,6 +309,8 @@ def _write(
             f"{num_samples:,} samples were sorted, but {tags.manifest.num_tagged:,} are tagged: scratch files are damaged. Remove "
             f"{places.public(work.out)} and run the command again."
         )
+    if rules.members and parent is None:
+        _refuse_absent(rules.members, sorted_parts)
     stages = Stages(work, backend, on_stage)
     # The split and the plan need sizes from every partition. So each stage waits for the whole stage before.
     parent_tables, parent_ids = (ParentTables(), []) if parent is None else parent.read(stages)
@@ -327,6 +352,7 @@ def _write(
         folders,
         drop=rules.drop,
         layout=rules.layout,
+        members=tuple(rules.members),
         stages=stages,
     )
     if not rules.drop:
@@ -349,6 +375,7 @@ def _write_groups(
     *,
     drop: bool,
     layout: Layout,
+    members: Sequence[str],
     stages: Stages,
 ) -> list[Record]:
     """Merge the chunks where that is cheaper, and write the groups of shards.
@@ -361,6 +388,7 @@ def _write_groups(
         folders: Directory name of each skill.
         drop: Whether copies are dropped.
         layout: Layout of the shards.
+        members: Suffixes of the members that the samples keep beside text and JSON.
         stages: Runner of the tasks.
     """
 
@@ -389,10 +417,22 @@ def _write_groups(
                     "shards": shards,
                     **reading(inputs, num_levels, shards),
                     "layout": layout,
+                    "suffixes": members,
                 }
             )
             cells.append(inputs)
     return stages.run("write", "writing", write_group, tasks, cells, suffixes)
+
+
+def _refuse_absent(members: Mapping[str, str], sorted_parts: Sequence[Record]) -> None:
+    """Raise CorpusError if no sample has one of the kept members.
+
+    Args:
+        members: Suffix -> source of each kept member.
+        sorted_parts: Records of the sorting.
+    """
+    present = {suffix for part in sorted_parts for suffix in part["members"]}
+    refuse_absent(members, present, suffixes_beside_texts({name for part in sorted_parts for name in part["left_out"]}))
 
 
 def _refuse_too_many(shards: Sequence[ShardPlan], num_before: int) -> None:

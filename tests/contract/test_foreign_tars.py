@@ -49,7 +49,7 @@ def by_skillshard(path: Path) -> tuple[list[Group], dict[str, int]]:
     """Return the same, and the counts of the members of no sample. Only members of text and JSON have their content."""
     (partition,) = Corpus.open(path).partitions()
     passed_over = PassedOver()
-    groups = list(_groups(partition.stretches[0], 1 << 20, passed_over))
+    groups = list(_groups(partition.stretches[0], 1 << 20, {}, passed_over))
     return [
         (group.key, {ext.removeprefix("."): data for ext, data in group.members.items()}) for group in groups
     ], dict(passed_over.members)

@@ -27,6 +27,8 @@ WITHOUT_FIRST_LOSSES = {"training_losses.py"}
 """Scripts that report the losses of their batches of 8 samples, and measure nothing before the first step."""
 OFTEN = {"huggingface_trainer.py", "packed_tokens.py", "trl_sft.py"}
 """Scripts that report every fifth step."""
+OWN_CORPUS = {"image_captions.py"}
+"""Scripts that make a corpus and shards in their directory, and take no shards."""
 STEP_DRAWS = 32
 QUIET = {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 GOES_ON_AFTER_CTRL_C = [("ddp.py", 0), ("pytorch.py", 0)]
@@ -51,7 +53,8 @@ def words_of(command: str, shards: ShardSet, run_dir: Path, steps: int) -> list[
     """Return the words of a command for this interpreter, with shards, directory and number of steps of the test."""
     words = shlex.split(command)
     for option, value in (("--shards", str(shards.root)), ("--run-dir", str(run_dir)), ("--steps", str(steps))):
-        words[words.index(option) + 1] = value
+        if option in words or option != "--shards":
+            words[words.index(option) + 1] = value
     words[:1] = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}[words[0]]
     return words
 
@@ -62,6 +65,7 @@ def test_every_example_is_known_and_its_commands_have_directories_of_their_own()
         "get_batch.py",
         "grain_loader.py",
         "huggingface_trainer.py",
+        "image_captions.py",
         "lightning_trainer.py",
         "packed_tokens.py",
         "plain_numpy.py",
@@ -109,7 +113,7 @@ UNINTERRUPTED = [
     pytest.param(name, at, marks=[pytest.mark.long] if (name, at) in LONG else [])
     for name in EXAMPLES
     for at, _ in enumerate(commands(name))
-    if (name, at) not in GOES_ON_AFTER_CTRL_C
+    if (name, at) not in GOES_ON_AFTER_CTRL_C and name not in OWN_CORPUS
 ]
 
 
@@ -131,6 +135,35 @@ def test_an_example_runs_as_its_docstring_says_and_goes_on(
         assert again.returncode == 0 and again.stdout == "", again
         numbers = {int(path.name.split("-")[1]) for path in (tmp_path / "run" / "checkpoints").iterdir()}
         assert max(numbers) == 20
+
+
+def test_the_example_with_images_makes_its_corpus_and_goes_on_after_a_kill(shards: ShardSet, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    (command,) = commands("image_captions.py")
+    first = run(command, shards, run_dir, 10)
+    assert first.returncode == 0, first.stderr[-3000:]
+    process = subprocess.Popen(
+        words_of(command, shards, run_dir, 100_000),
+        cwd=REPOSITORY,
+        env={**os.environ, **QUIET},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert next(process.stdout).strip() == "goes on after step 10"
+        assert next(process.stdout).startswith("20 ")
+        process.kill()
+    last = run(command, shards, run_dir, 60)
+    assert last.returncode == 0, last.stderr[-3000:]
+    assert last.stdout.startswith("goes on after step ") and last.stdout.splitlines()[-1].startswith("60 ")
+    ledger = DirectoryLedger(run_dir / "ledger")
+    assert verify_ledger(ledger) == []
+    records = open_records(ledger)
+    # Every skill begins at the loss of a guess among twelve captions, and learns.
+    before, after = records.observations.get(0), records.observations.get(records.observations.num() - 1)
+    assert before is not None and after is not None and after.draw == 60 * STEP_DRAWS
+    assert all(after.losses[skill] < before.losses[skill] for skill in ("bar", "disc", "square"))
 
 
 @pytest.mark.parametrize("name", ["pytorch.py", "plain_numpy.py"])
