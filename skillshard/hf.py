@@ -22,7 +22,7 @@ from skillshard.extras import needed
 needed("hf", what="skillshard.hf")  # before the imports that fail without the extra
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, SupportsIndex
 
@@ -43,8 +43,10 @@ from transformers import (
 
 from skillshard import canonical, storage
 from skillshard.batch_losses import BatchLosses, token_nats
+from skillshard.corpus import Sample
+from skillshard.corpus.chat import Chat, ChatTemplate
 from skillshard.corpus.template import Span
-from skillshard.errors import LedgerError, PolicyError
+from skillshard.errors import LedgerError, PolicyError, TokensError
 from skillshard.evaluation import ModelLoss
 from skillshard.loss import IGNORE, LossKind, answer_spans
 from skillshard.mixing.metrics import MOST_SKILLS
@@ -158,6 +160,7 @@ def causal_lm_collator(
     fixed_length: bool = False,
     answer_after: str | None = None,
     prompt_field: str | None = None,
+    messages: str | None = None,
 ) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
     """Make a `data_collator` for next-token training. Texts are cut at `max_tokens` and padded on the right, and padding is not learned.
 
@@ -172,30 +175,45 @@ def causal_lm_collator(
         prompt_field: Metadata field with the number of characters of the prompt, which is not learned, or with the spans of the
             answers, such as "answer_spans" (see `LossKind`). For items that are not samples of a mixer, the field is read from item["meta"].
 
+        messages: Metadata field with the messages of a conversation. The tokenizer's chat template renders the conversation in place of the
+            text, and the assistant's turns are learned, as with 'skillshard tokens --chat-template tokenizer'.
+
     Raises:
         ProxyError: Prompts are masked, and the tokenizer does not give the positions of its tokens in the text.
-        ObservationError: `answer_after` and `prompt_field` are both given, or a text of a batch has no answer.
+        ObservationError: `answer_after` and `prompt_field` are both given, or a text of a batch has no answer, or a conversation cannot be rendered.
+        TokensError: `messages` is given, and the tokenizer has no chat template, or `answer_after` or `prompt_field` is given too.
     """
     kind = LossKind(answer_after=answer_after, prompt_field=prompt_field)
-    if kind.masks:
+    if messages is not None and kind.masks:
+        raise TokensError("the chat template marks the answers of `messages`: leave answer_after and prompt_field out.")
+    if kind.masks or messages is not None:
         refuse_slow(tokenizer)
-    return _Collator(tokenizer, max_tokens, fixed_length, kind)
+    chat = None if messages is None else Chat(ChatTemplate.of(tokenizer), messages)
+    return _Collator(tokenizer, max_tokens, fixed_length, kind, chat)
 
 
 class _Collator:
     """The collator as a class. A nested function could not be pickled for workers that are started by `spawn`."""
 
-    def __init__(self, tokenizer: Any, max_tokens: int, fixed_length: bool, kind: LossKind) -> None:
-        self.tokenizer, self.max_tokens, self.fixed_length, self.kind = tokenizer, max_tokens, fixed_length, kind
+    def __init__(self, tokenizer: Any, max_tokens: int, fixed_length: bool, kind: LossKind, chat: Chat | None) -> None:
+        self.tokenizer, self.max_tokens, self.fixed_length = tokenizer, max_tokens, fixed_length
+        self.kind, self.chat = kind, chat
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
         if isinstance(items, Blocks):
             raise PolicyError(
                 "causal_lm_collator takes texts, and these are blocks of tokens: give data_collator=causal_lm_blocks."
             )
-        texts = [item["text"] for item in items]
-        answers = self._answers(items, texts) if self.kind.masks else None
-        read = read_tokens(self.tokenizer, texts, max_tokens=self.max_tokens, answers=answers)
+        answers: list[list[Span]] | None
+        if self.chat is None:
+            texts = [item["text"] for item in items]
+            answers = self._answers(items, texts) if self.kind.masks else None
+        else:
+            rendered = [self.chat.render(meta or {}) for meta in _metas(items)]
+            texts, answers = [text for text, _ in rendered], [spans for _, spans in rendered]
+        read = read_tokens(
+            self.tokenizer, texts, max_tokens=self.max_tokens, answers=answers, special_tokens=self.chat is None
+        )
         batch = _padded(self.tokenizer, read, self.max_tokens if self.fixed_length else None)
         learned = batch.mask == 1 if answers is None else batch.predicted
         labels = batch.ids.masked_fill(~learned, IGNORE)
@@ -205,8 +223,12 @@ class _Collator:
         """Return the answers of each text."""
         if self.kind.prompt_field is None:
             return [answer_spans(text, self.kind) for text in texts]
-        metas = items.metas if isinstance(items, Items) else [item.get("meta") for item in items]
-        return [answer_spans(text, self.kind, meta) for text, meta in zip(texts, metas, strict=True)]
+        return [answer_spans(text, self.kind, meta) for text, meta in zip(texts, _metas(items), strict=True)]
+
+
+def _metas(items: Sequence[Any]) -> list[dict[str, Any] | None]:
+    """Return the metadata of each item."""
+    return [*items.metas] if isinstance(items, Items) else [item.get("meta") for item in items]
 
 
 def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
@@ -231,7 +253,45 @@ def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:
     return {"input_ids": batch["input_ids"], "labels": batch["labels"], **_skills(blocks)}
 
 
-def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int) -> ModelLoss:
+def rendered_chats(
+    holdout: Mapping[str, Iterable[Sample]], tokenizer: Any, *, messages: str
+) -> dict[str, Iterable[Sample]]:
+    """Render held-out conversations by a tokenizer's chat template, for `losses_per_skill(..., prompt_field="answer_spans")`.
+
+    The losses are then measured on the same tokens as `causal_lm_collator(messages=...)` and 'skillshard tokens --chat-template' learn.
+
+    Args:
+        holdout: Held-out samples of each skill: `shards.holdout`.
+        tokenizer: Hugging Face tokenizer with a chat template.
+        messages: Metadata field with the messages of a conversation.
+
+    Returns:
+        Samples of each skill. A sample is rendered when it is read. Its text is the conversation, with the assistant's turns in "answer_spans".
+
+    Raises:
+        TokensError: The tokenizer has no chat template.
+        ObservationError: A conversation cannot be rendered, while samples are read.
+
+    Example:
+        loss = causal_lm_loss(model, tokenizer, max_tokens=1024, special_tokens=False)
+        chats = rendered_chats(shards.holdout, tokenizer, messages="messages")
+        losses = losses_per_skill(loss, chats, max_samples=64, batch_size=8, prompt_field="answer_spans")
+    """
+    chat = Chat(ChatTemplate.of(tokenizer), messages)
+    return {skill: _RenderedSamples(chat, samples) for skill, samples in holdout.items()}
+
+
+class _RenderedSamples:
+    """Samples that are rendered in each loop anew. A generator would end after the first evaluation."""
+
+    def __init__(self, chat: Chat, samples: Iterable[Sample]) -> None:
+        self._chat, self._samples = chat, samples
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self._chat.sample, self._samples)
+
+
+def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int, special_tokens: bool = True) -> ModelLoss:
     """Make the function that `losses_per_skill` calls to measure the loss of a causal language model.
 
     Args:
@@ -239,11 +299,13 @@ def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int) -> Mode
             without gradients.
         tokenizer: Hugging Face tokenizer, which needs no padding token.
         max_tokens: Number of tokens read of a text, as in `causal_lm_collator`.
+        special_tokens: Whether the tokenizer adds its special tokens to texts with answers. False for `rendered_chats`, which have them already.
     """
     device = next(model.parameters()).device  # of the first parameter: a sharded model takes its input there
 
     def loss(texts: list[str], answers: list[list[Span]] | None = None) -> tuple[Tensor, Tensor]:
-        batch = _padded(tokenizer, read_tokens(tokenizer, texts, max_tokens=max_tokens, answers=answers), None)
+        read = read_tokens(tokenizer, texts, max_tokens=max_tokens, answers=answers, special_tokens=special_tokens)
+        batch = _padded(tokenizer, read, None)
         ids, mask, predicted = (tensor.to(device) for tensor in (batch.ids, batch.mask, batch.predicted))
         # The mode is restored afterwards, because the caller may be in the middle of a training.
         training = model.training

@@ -68,6 +68,18 @@ def name(place: str | os.PathLike[str]) -> str:
     return (text.partition("?")[0] if is_remote(text) else text).rstrip("/").rpartition("/")[2]
 
 
+def parent(place: str | os.PathLike[str]) -> str:
+    """Return the directory of a place. The query of a URI stays at the end.
+
+    >>> parent("s3://bucket/run/tags.json?region=eu"), parent("tags.json"), parent("/tags.json")
+    ('s3://bucket/run?region=eu', '.', '/')
+    """
+    text = os.fspath(place)
+    text, mark, query = text.partition("?") if is_remote(text) else (text, "", "")
+    folder, slash, _ = text.rstrip("/").rpartition("/")
+    return (folder or slash or ".") + mark + query
+
+
 def relative(place: str, folder: str) -> str:
     """Return the path of a place inside a directory.
 

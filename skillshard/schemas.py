@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from skillshard import canonical, places, storage
 from skillshard.comparison.file import CompareFile
 from skillshard.corpus import CorpusList, Rejection
+from skillshard.corpus.chat import ChatTemplate
 from skillshard.corpus.peek import PeekFacts
 from skillshard.export import ExportManifest
 from skillshard.fitting.proposal import Proposal
@@ -33,11 +34,12 @@ from skillshard.pipeline import Pipeline
 from skillshard.report.facts import Facts
 from skillshard.report.history import ReportFacts
 from skillshard.shards.manifest import Manifest, Manifest1, Manifest2, Manifest4, SampleMember
-from skillshard.shards.token_set import TokensManifest, TokensManifest1
+from skillshard.shards.token_set import TokensManifest, TokensManifest1, TokensManifest4
 from skillshard.taggers.clusters.saved import ModelManifest, ModelManifest1
 from skillshard.tags import TagsManifest, TagsManifest1
 
 _MODELS: dict[str, Any] = {
+    "chat-template-1": ChatTemplate,
     "clusters-1": ModelManifest1,
     "clusters-2": ModelManifest,
     "compare-1": CompareFile,
@@ -69,6 +71,7 @@ _MODELS: dict[str, Any] = {
     "tags-2": TagsManifest,
     "tokens-1": TokensManifest1,
     "tokens-2": TokensManifest,
+    "tokens-4": TokensManifest4,
     "weights-1": WeightsFile,
 }
 

@@ -196,7 +196,7 @@ def tokens(
             "--tokenizer",
             parser=place_on_all_nodes,
             metavar="FILE",
-            help="Tokenizer: a tokenizer.json of Hugging Face's tokenizers.",
+            help="Tokenizer: a tokenizer.json of Hugging Face's tokenizers, or its directory.",
         ),
     ],
     out: Out,
@@ -230,6 +230,15 @@ def tokens(
             help="Metadata field with the length of the prompt in characters, or with the spans of the answers. Only answers are learned.",
         ),
     ] = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template",
+            metavar="tokenizer|FILE",
+            help="Chat template for shards that were tagged with --messages: the word 'tokenizer' for the template of the tokenizer, or a file. The "
+            "assistant's turns are learned.",
+        ),
+    ] = None,
     cache: Cache,
     nodes: Nodes,
     array: JobArray,
@@ -256,6 +265,7 @@ def tokens(
             counts_only=counts_only,
             answer_after=answer_after,
             prompt_field=prompt_field,
+            chat_template=chat_template,
             backend=backend,
             on_stage=bars.stage,
             on_estimate=bars.say,

@@ -39,6 +39,19 @@ def is_answering(message: Mapping[str, Any]) -> bool:
     return _role_of(role_key, message[role_key]) == ANSWERING_ROLE
 
 
+def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message under the keys "role" and "content", with its other keys.
+
+    >>> plain_message({"from": "gpt", "value": "2", "weight": 1})
+    {'role': 'assistant', 'content': '2', 'weight': 1}
+    """
+    role_key, content_key = _keys_of(message)
+    if role_key == "role":
+        return dict(message)
+    rest = {key: value for key, value in message.items() if key not in (role_key, content_key)}
+    return {"role": _role_of(role_key, message[role_key]), "content": message[content_key], **rest}
+
+
 def _keys_of(message: Mapping[str, Any]) -> tuple[str, str]:
     return next((keys for keys in _KEYS if all(key in message for key in keys)), _KEYS[0])
 

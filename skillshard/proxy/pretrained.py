@@ -52,7 +52,12 @@ class ReadText(NamedTuple):
 
 
 def read_tokens(
-    tokenizer: Any, texts: Sequence[str], *, max_tokens: int, answers: Sequence[Sequence[Span]] | None
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    max_tokens: int,
+    answers: Sequence[Sequence[Span]] | None,
+    special_tokens: bool = True,
 ) -> list[ReadText]:
     """Cut texts into tokens, and mask all but the answers.
 
@@ -64,6 +69,7 @@ def read_tokens(
         max_tokens: Number of tokens to read of a text. With answers these are the last tokens up to the end of the last answer.
             Without answers these are the first tokens.
         answers: Stretches of each text that are predicted (`skillshard.loss.answer_spans`). With None, whole texts are predicted.
+        special_tokens: Whether the tokenizer adds its special tokens to texts with answers. The text of a chat template has them already.
 
     Raises:
         ProxyError: Answers are given, and the tokenizer is not fast.
@@ -71,7 +77,7 @@ def read_tokens(
     if answers is None:
         return [_whole(ids[:max_tokens]) for ids in _ids(tokenizer, texts)]
     refuse_slow(tokenizer)
-    encoded = tokenizer(list(texts), return_offsets_mapping=True)
+    encoded = tokenizer(list(texts), return_offsets_mapping=True, add_special_tokens=special_tokens)
     rows = zip(texts, encoded["input_ids"], encoded["offset_mapping"], answers, strict=True)
     return [_masked(text, ids, offsets, spans, max_tokens) for text, ids, offsets, spans in rows]
 

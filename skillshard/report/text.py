@@ -28,7 +28,7 @@ from skillshard.shards import token_set
 from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest1, ManifestSkill2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
-from skillshard.shards.token_set import TokenSet
+from skillshard.shards.token_set import TokenSet, TokensManifest4
 from skillshard.taggers.clusters.kmeans import Choice, about_choice
 from skillshard.taggers.clusters.saved import AnyModelManifest, Cluster, Cluster1, SavedClusters, has_clusters
 from skillshard.tags import Tags
@@ -211,9 +211,12 @@ def show_tokens(tokens: TokenSet) -> None:
     print_table(("skill", "train tokens", "share", "per sample", "holdout tokens"), rows)
     form = "counts alone" if facts.id_type is None else f"ids of {facts.id_type}"
     learned = "" if facts.answers is None else f", learned: {facts.answers}"
+    special = f"special tokens {'added' if facts.special_tokens else 'not added'}"
+    if isinstance(tokens.manifest, TokensManifest4):
+        special = f"messages {tokens.manifest.chat.messages!r} in a chat template"
+        learned = "" if facts.answers is None else ", learned: the turns of the assistant"
     print_line(
-        f"{facts.num_train:,} train + {facts.num_holdout:,} holdout tokens of shards {facts.shards}, {form}, special tokens "
-        f"{'added' if facts.special_tokens else 'not added'}{learned}; {tokens.root}"
+        f"{facts.num_train:,} train + {facts.num_holdout:,} holdout tokens of shards {facts.shards}, {form}, {special}{learned}; {tokens.root}"
     )
 
 

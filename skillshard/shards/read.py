@@ -31,7 +31,7 @@ from pydantic import ValidationError
 from skillshard import canonical, places, storage, web
 from skillshard.corpus import Sample
 from skillshard.corpus.members import parse_members
-from skillshard.errors import ShardError, SkillshardError, StorageError, choose_names
+from skillshard.errors import ShardError, SkillshardError, StorageError, choose_names, name_some
 from skillshard.extras import needed
 from skillshard.hash_ranges import id_hash
 from skillshard.memo import memoized
@@ -627,6 +627,22 @@ class ShardSet:
     def kept_members(self) -> dict[str, str]:
         """Suffix -> source in the corpus of each member that samples may have."""
         return parse_members(self.manifest.made_from.get("arguments", {}).get("members", ()))
+
+    @property
+    def messages_field(self) -> str | None:
+        """Metadata field of the messages, if the corpus was tagged as conversations (`FieldMapping.messages`), or None.
+
+        Raises:
+            ShardError: The corpora of the set have conversations under several names, or only some of them have conversations.
+        """
+        reading = self.manifest.made_from.get("arguments", {}).get("reading", {})
+        fields = {mapping.get("messages") for mapping in reading.get("corpora", {"": reading}).values()}
+        if len(fields) > 1:
+            raise ShardError(
+                f"the corpora of {places.public(self.root)} have conversations in different fields: {name_some(sorted(map(str, fields)))}. Give each "
+                "corpus the same `messages`, and tag and shard them again."
+            )
+        return next(iter(fields))
 
     @cached_property
     def train(self) -> Mapping[str, SkillShards]:

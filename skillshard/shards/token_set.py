@@ -6,7 +6,8 @@
     T/train/SKILL/000000.checks.npy    xxh3 (64 bits) of each MiB of ids.bin, then of each MiB of answers.bin, uint64
     T/holdout/SKILL/...                the same for the held-out samples
     T/tokenizer.json                   the tokenizer, as written by Hugging Face's `tokenizers`
-    T/tokens.json                      written last (schemas/tokens-2.json)
+    T/chat_template.json               the chat template, if conversations were rendered by one (schemas/chat-template-1.json)
+    T/tokens.json                      written last (schemas/tokens-2.json, or tokens-4.json with a chat template)
 
 A set of counts alone has no ids.bin and no checks.npy. A set without masked prompts has no answers.bin.
 
@@ -30,6 +31,7 @@ from jaxtyping import Int, Integer, UInt64
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from skillshard import canonical, places, storage
+from skillshard.corpus.chat import ChatTemplate
 from skillshard.errors import TokensError, did_you_mean, name_some
 from skillshard.loss import LossKind
 from skillshard.memo import memoized
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "tokens.json"
 TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.json"
 IdType = Literal["uint16", "uint32"]
 """Type of the kept ids. A vocabulary of up to 65,536 ids needs two bytes per id."""
 # A MiB is read from a disk in about a millisecond, and hashed in a tenth of a millisecond. The digests take 8 bytes per MiB.
@@ -191,6 +194,22 @@ class TokensManifest(BaseModel):
                     if any((value is not None) != is_kept for value in getattr(getattr(skill, split), name)):
                         raise ValueError(f"skill {skill.name!r}: {split}.{name} does not agree with ids and answers")
         return self
+
+
+class KeptChat(BaseModel):
+    """The rendering of conversations before the tokenizing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    template: Digest = Field(description="Digest of chat_template.json.")
+    messages: str = Field(min_length=1, description="Metadata field of the messages.")
+
+
+class TokensManifest4(TokensManifest):
+    """tokens.json of version 4: the conversations of the samples were rendered by a chat template."""
+
+    schema_version: Literal["skillshard/tokens/4"] = Field("skillshard/tokens/4", alias="schema")  # type: ignore[assignment]
+    chat: KeptChat = Field(description="Rendering of the conversations. The tokens are those of the rendered texts.")
 
 
 def file_name(
@@ -542,6 +561,24 @@ class TokenSet:
             )
         return token_id
 
+    @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """Chat template by which the conversations were rendered, or None if the texts of the samples were tokenized.
+
+        Raises:
+            TokensError: The file is missing, or holds another template.
+        """
+        if not isinstance(self.manifest, TokensManifest4):
+            return None
+        place = places.join(self.root, CHAT_TEMPLATE)
+        if not storage.exists(place):
+            raise TokensError(f"{places.public(place)} is missing. {ANEW}")
+        if (digest := storage.file_digest(place)) != self.manifest.chat.template:
+            raise TokensError(
+                f"{places.public(place)} has digest {digest} but {MANIFEST} says {self.manifest.chat.template}: not the template of these tokens. {ANEW}"
+            )
+        return ChatTemplate.from_json(storage.read_bytes(place))
+
     @property
     def answers(self) -> LossKind | None:
         """Rule of the mask of answers, or None if every token is learned."""
@@ -602,6 +639,10 @@ class TokenSet:
             _ = self.tokenizer
         except TokensError as error:
             faults.append(str(error))
+        try:
+            _ = self.chat_template
+        except TokensError as error:
+            faults.append(str(error))
         return faults
 
     def _split(self, split: Split) -> dict[str, SkillTokens]:
@@ -631,8 +672,11 @@ def id_type_of(num_ids: int) -> IdType:
 def _manifest_of(raw: bytes, shown: str) -> TokensManifest:
     """Parse tokens.json of the present version, or of version 1 if its schema says so. Version 1 has counts alone."""
     value = canonical.from_json(raw, shown)
-    is_older = isinstance(value, dict) and value.get("schema") == "skillshard/tokens/1"
+    schema = value.get("schema") if isinstance(value, dict) else None
+    is_older, has_chat = schema == "skillshard/tokens/1", schema == "skillshard/tokens/4"
     try:
+        if has_chat:
+            return TokensManifest4.model_validate(value)
         if not is_older:
             return TokensManifest.model_validate(value)
         older = TokensManifest1.model_validate(value).model_dump(by_alias=True)
@@ -643,6 +687,6 @@ def _manifest_of(raw: bytes, shown: str) -> TokensManifest:
         return TokensManifest.model_validate({**older, "schema": "skillshard/tokens/2", "ids": None, "answers": None})
     except ValidationError as fault:
         raise TokensError(
-            f"{shown} does not fit schemas/tokens-{1 if is_older else 2}.json: {canonical.first_fault(fault)}: damaged or edited, or of another "
+            f"{shown} does not fit schemas/tokens-{1 if is_older else 4 if has_chat else 2}.json: {canonical.first_fault(fault)}: damaged or edited, or of another "
             f"version. {ANEW}"
         ) from fault

@@ -26,7 +26,7 @@ def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer") -> "Tokenizer":
     """Open a tokenizer from its file, or copy a tokenizer, and turn truncation and padding off.
 
     Args:
-        source: Path or URI of a tokenizer.json, or a `tokenizers.Tokenizer`, which stays unchanged.
+        source: Path or URI of a tokenizer.json, directory of a tokenizer.json, or a `tokenizers.Tokenizer`, which stays unchanged.
 
     Raises:
         TokensError: The file is not a tokenizer, or the tokenizer merges at random.
@@ -56,8 +56,10 @@ def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer") -> "Tokenizer":
 
 
 def _tokenizer_text(place: str | os.PathLike[str]) -> str:
-    if os.path.isdir(place):
-        raise TokensError(f"{places.public(place)} is a directory. Give the tokenizer.json in this directory.")
+    if not places.is_remote(place) and os.path.isdir(place):
+        place = places.join(place, "tokenizer.json")
+        if not os.path.exists(place):
+            raise TokensError(f"{places.public(place)} is not there: give a tokenizer.json, or the directory of one.")
     try:
         return storage.read_bytes(place).decode()
     except UnicodeDecodeError as error:

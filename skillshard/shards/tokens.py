@@ -6,6 +6,7 @@ One task tokenizes one shard. The ids go to the disk as they come, so a task tak
 import itertools
 import math
 import mmap
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,9 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from skillshard import artefact, canonical, places, storage
+from skillshard.corpus import ANSWER_SPANS
+from skillshard.corpus.chat import Chat, ChatTemplate
+from skillshard.corpus.template import Span
 from skillshard.errors import ObservationError, TokensError
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown
 from skillshard.loss import LossKind, answer_spans, answer_tokens
@@ -27,13 +31,16 @@ from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS, gathered
 from skillshard.shards.read import OpenShard, ShardSet, SkillShards
 from skillshard.shards.token_set import (
+    CHAT_TEMPLATE,
     MANIFEST,
     TOKENIZER,
     KeptAnswers,
+    KeptChat,
     KeptIds,
     TokenColumns,
     TokenSet,
     TokensManifest,
+    TokensManifest4,
     TokensSkill,
     checks_of,
     file_name,
@@ -44,8 +51,6 @@ from skillshard.shards.token_set import (
 from skillshard.shards.tokenizers import TEXTS_AT_ONCE, encode, encode_with_offsets, num_ids, open_tokenizer
 
 if TYPE_CHECKING:
-    import os
-
     from tokenizers import Tokenizer
 
 STAGES = ("count",)
@@ -89,6 +94,7 @@ def write_tokens(
     counts_only: bool = False,
     answer_after: str | None = None,
     prompt_field: str | None = None,
+    chat_template: "str | os.PathLike[str] | None" = None,
     backend: Backend = Backend(),
     on_stage: OnStage | None = None,
     on_estimate: Callable[[str], None] = lambda sentence: None,
@@ -106,6 +112,8 @@ def write_tokens(
         counts_only: Whether the ids are left out. Counts are enough for weights in tokens, and not for packed blocks.
         answer_after: Text before the answer, as in `LossKind`. The prompt before the text is masked, so that only answers are learned.
         prompt_field: Metadata field with the length of the prompt or with the spans of the answers, as in `LossKind`.
+        chat_template: Chat template that renders the conversations of shards that were tagged with `messages`: "tokenizer" for the template beside
+            tokenizer.json, or a path or URI of a file. The assistant's turns are then the answers. None: the texts of the samples are tokenized.
         backend: Local pool of processes or Ray. The bytes are the same.
         on_stage: Function that is called before a stage with the name and the number of its tasks. The returned function is called
             for each finished task. With None, progress bars appear in a terminal or a notebook.
@@ -116,8 +124,8 @@ def write_tokens(
         The finished token set, opened.
 
     Raises:
-        TokensError: The tokenizer cannot be used, or a mask is asked for without ids.
-        ObservationError: A sample has no answer, or both `answer_after` and `prompt_field` are given.
+        TokensError: The tokenizer or the chat template cannot be used, or a mask is asked for without ids.
+        ObservationError: A sample has no answer, a conversation cannot be rendered, or both `answer_after` and `prompt_field` are given.
         ShardError: A shard differs from its entry in the manifest.
         StorageError: `out` holds something else.
     """
@@ -127,6 +135,10 @@ def write_tokens(
             "a mask of answers belongs to kept ids: leave out counts_only, or answer_after and prompt_field."
         )
     opened = open_tokenizer(tokenizer)
+    chat = None if chat_template is None else _chat_of(shards, tokenizer, chat_template, kind, special_tokens)
+    if chat is not None and not counts_only:
+        # The answers of a conversation are the assistant's turns, as in the plain rendering that graphs and loss tags read.
+        kind = LossKind(prompt_field=ANSWER_SPANS)
     content = opened.to_str().encode()
     made_from = {
         "command": "tokens",
@@ -135,6 +147,8 @@ def write_tokens(
             "counts_only": counts_only,
             "answer_after": answer_after,
             "prompt_field": prompt_field,
+            # Sets without a chat template keep the bytes of their manifests.
+            **({} if chat is None else {"chat_template": chat.template.digest}),
         },
         "shards": shards.digest,
         "tokenizer": canonical.digest(content),
@@ -146,11 +160,42 @@ def write_tokens(
                 estimate_tokens(shards, opened, counts_only=counts_only, masks=kind.masks, backend=backend).sentence
             )
         ids = None if counts_only else KeptIds(type=id_type_of(num_ids(opened)), num_ids=num_ids(opened))
-        _write(shards, content, unfinished, made_from, ids, kind, backend, stages)
+        _write(shards, content, unfinished, made_from, ids, kind, chat, backend, stages)
 
     with shown(on_stage, progress) as stages:
         artefact.make(out, MANIFEST, made_from, work, keep_unfinished_files=backend.array_part is not None)
     return TokenSet.open(out)
+
+
+def _chat_of(
+    shards: ShardSet,
+    tokenizer: "str | os.PathLike[str] | Tokenizer",
+    chat_template: "str | os.PathLike[str]",
+    kind: LossKind,
+    special_tokens: bool,
+) -> Chat:
+    """Return the way to render the conversations of shards.
+
+    Raises:
+        TokensError: The shards have no conversations, the tokenizer has no template, or another argument does not fit a chat template.
+    """
+    if kind.masks or special_tokens:
+        name = (
+            "special_tokens" if special_tokens else "answer_after" if kind.answer_after is not None else "prompt_field"
+        )
+        raise TokensError(
+            f"a chat template writes special tokens and the assistant's turns itself: leave out `{name}`, or leave out `chat_template`."
+        )
+    if not isinstance(tokenizer, str | os.PathLike):
+        raise TokensError(
+            "with `chat_template`, give the path of a tokenizer.json: the special tokens of the template stand beside this file."
+        )
+    messages = shards.messages_field
+    if messages is None:
+        raise TokensError(
+            f"{places.public(shards.root)} has no conversations for a chat template: tag and shard the corpus with `messages`, the field of the messages."
+        )
+    return Chat(ChatTemplate.read(tokenizer, chat_template), messages)
 
 
 def estimate_tokens(
@@ -194,10 +239,13 @@ def _write(
     made_from: dict[str, Any],
     ids: KeptIds | None,
     kind: LossKind,
+    chat: Chat | None,
     backend: Backend,
     on_stage: OnStage,
 ) -> None:
     storage.write_bytes(work.place(TOKENIZER), tokenizer)  # before the tasks, which read the tokenizer from this file
+    if chat is not None:
+        storage.write_bytes(work.place(CHAT_TEMPLATE), chat.template.to_json())
     parts = list(_parts(shards))
     tasks = keyed(
         (
@@ -208,6 +256,7 @@ def _write(
                 "special_tokens": made_from["arguments"]["special_tokens"],
                 "ids": None if ids is None else ids.model_dump(),
                 "kind": kind.model_dump(),
+                "chat": chat,
                 "out": work.place(),
             }
             for part in parts
@@ -221,7 +270,7 @@ def _write(
         records=work.records("count"),
         on_done=on_stage("tokenizing", len(tasks)),
     )
-    work.finish(_manifest(shards, made_from, ids, kind, parts, records).model_dump(by_alias=True))
+    work.finish(_manifest(shards, made_from, ids, kind, chat, parts, records).model_dump(by_alias=True))
 
 
 def _parts(shards: ShardSet) -> Iterator[SkillShards]:
@@ -241,6 +290,7 @@ def tokenize_shard(
     special_tokens: bool,
     ids: dict[str, Any] | None,
     kind: dict[str, Any],
+    chat: Chat | None,
     out: str,
 ) -> Record:
     """Tokenize the samples of one shard, and write its files.
@@ -252,9 +302,10 @@ def tokenize_shard(
         special_tokens: Whether the tokenizer adds its special tokens.
         ids: Form of the ids (`KeptIds`), or None for counts alone.
         kind: Kind of loss (`LossKind`), which determines the mask of answers.
+        chat: Way to render the conversations of the samples, or None for their texts.
         out: Directory of the token set.
     """
-    shard = _Shard(shards, _kept_tokenizer(tokenizer, tokenizer_digest), special_tokens, LossKind(**kind))
+    shard = _Shard(shards, _kept_tokenizer(tokenizer, tokenizer_digest), special_tokens, LossKind(**kind), chat)
     counts = np.empty(shard.num_rows, "<u4")
     number = shards.columns.number[0]
     place: dict[str, str] = {
@@ -310,6 +361,7 @@ class _Shard:
     tokenizer: "Tokenizer"
     special_tokens: bool
     kind: LossKind
+    chat: Chat | None
 
     @property
     def num_rows(self) -> int:
@@ -319,25 +371,46 @@ class _Shard:
         """Yield the first row of a batch, the ids of each row, and the mask of answers of all tokens if prompts are masked."""
         opened = self.shards.open_shard(0)
         for start in range(0, self.num_rows, TEXTS_AT_ONCE):
-            texts = [opened.text(row) for row in range(start, min(start + TEXTS_AT_ONCE, self.num_rows))]
-
+            rows = range(start, min(start + TEXTS_AT_ONCE, self.num_rows))
             name_of = _names_in(self.shards, opened, start)
-            if self.kind.masks:
-                yield start, *self._masked(opened, start, texts, name_of)
+            spans: list[list[Span]] | None = None
+            if self.chat is None:
+                texts = [opened.text(row) for row in rows]
+                if self.kind.masks:
+                    spans = [
+                        self._answers(opened, row, text, name_of(row - start))
+                        for row, text in zip(rows, texts, strict=True)
+                    ]
+            else:
+                rendered = [self._rendered(self.chat, opened, row, name_of(row - start)) for row in rows]
+                texts = [text for text, _ in rendered]
+                spans = [answers for _, answers in rendered] if self.kind.masks else None
+            if spans is not None:
+                yield start, *self._masked(texts, spans, name_of)
             else:
                 yield start, encode(self.tokenizer, texts, special_tokens=self.special_tokens, name_of=name_of), None
 
+    def _answers(self, opened: OpenShard, row: int, text: str, name: str) -> list[Span]:
+        """Return the answers of a row's text. Raise ObservationError with the name of the sample if the text has none."""
+        meta = None if self.kind.prompt_field is None else opened.sample(row).meta
+        try:
+            return answer_spans(text, self.kind, meta)
+        except ObservationError as error:
+            raise ObservationError(f"{name}: {error}") from error
+
+    def _rendered(self, chat: Chat, opened: OpenShard, row: int, name: str) -> tuple[str, list[Span]]:
+        """Return the rendered conversation of a row, and the answers. Raise ObservationError with the name of the sample on a bad conversation."""
+        try:
+            return chat.render(opened.sample(row).meta)
+        except ObservationError as error:
+            raise ObservationError(f"{name}: {error}") from error
+
     def _masked(
-        self, opened: OpenShard, start: int, texts: Sequence[str], name_of: Callable[[int], str]
+        self, texts: Sequence[str], spans: Sequence[Sequence[Span]], name_of: Callable[[int], str]
     ) -> tuple[list[list[int]], Bool[np.ndarray, " token"]]:
         encoded = encode_with_offsets(self.tokenizer, texts, special_tokens=self.special_tokens, name_of=name_of)
         masks = [np.empty(0, bool)]
-        for index, (text, (_, offsets)) in enumerate(zip(texts, encoded, strict=True)):
-            meta = None if self.kind.prompt_field is None else opened.sample(start + index).meta
-            try:
-                masks.append(answer_tokens(offsets, answer_spans(text, self.kind, meta)))
-            except ObservationError as error:
-                raise ObservationError(f"{name_of(index)}: {error}") from error
+        masks += [answer_tokens(offsets, answers) for (_, offsets), answers in zip(encoded, spans, strict=True)]
         return [ids for ids, _ in encoded], np.concatenate(masks)
 
     def flat(self, encoded: Sequence[Sequence[int]], ids: KeptIds) -> Integer[np.ndarray, " token"]:
@@ -360,6 +433,7 @@ def _manifest(
     made_from: dict[str, Any],
     ids: KeptIds | None,
     kind: LossKind,
+    chat: Chat | None,
     parts: Sequence[SkillShards],
     records: Sequence[Record],
 ) -> TokensManifest:
@@ -383,14 +457,17 @@ def _manifest(
         for skill in shards.manifest_skills
     ]
     answers = KeptAnswers(answer_after=kind.answer_after, prompt_field=kind.prompt_field) if kind.masks else None
-    return TokensManifest(
-        made_from=made_from,
-        shards=made_from["shards"],
-        tokenizer=made_from["tokenizer"],
-        special_tokens=made_from["arguments"]["special_tokens"],
-        ids=ids,
-        answers=answers,
-        skills=skills,
-        num_train=sum(skill.num_train for skill in skills),
-        num_holdout=sum(skill.num_holdout for skill in skills),
-    )
+    fields: dict[str, Any] = {
+        "made_from": made_from,
+        "shards": made_from["shards"],
+        "tokenizer": made_from["tokenizer"],
+        "special_tokens": made_from["arguments"]["special_tokens"],
+        "ids": ids,
+        "answers": answers,
+        "skills": skills,
+        "num_train": sum(skill.num_train for skill in skills),
+        "num_holdout": sum(skill.num_holdout for skill in skills),
+    }
+    if chat is None:
+        return TokensManifest(**fields)
+    return TokensManifest4(**fields, chat=KeptChat(template=chat.template.digest, messages=chat.messages))

@@ -135,7 +135,9 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     ):
         open_tokenizer(tmp_path / "config.json")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    with pytest.raises(TokensError, match=r"is a directory. Give the tokenizer.json in this directory.$"):
+    with pytest.raises(
+        TokensError, match=r"/tokenizer.json is not there: give a tokenizer.json, or the directory of one.$"
+    ):
         open_tokenizer(tmp_path)
     with pytest.raises(TokensError, match=r"is not text, and so no tokenizer.json"):
         open_tokenizer(tmp_path / "bytes")
@@ -486,5 +488,7 @@ def test_a_text_that_a_tokenizer_has_no_token_for_is_named_with_its_shard(uneven
     assert "Give a tokenizer with an unknown token" in sentence and "mistake" not in sentence
 
 
-def test_a_directory_in_place_of_a_tokenizer_is_called_one(uneven: ShardSet, tmp_path: Path) -> None:
-    assert "is a directory" in fails("tokens", uneven.root, "--tokenizer", tmp_path, "--out", tmp_path / "T")
+def test_a_directory_without_a_tokenizer_is_refused(uneven: ShardSet, tmp_path: Path) -> None:
+    assert "tokenizer.json is not there" in fails(
+        "tokens", uneven.root, "--tokenizer", tmp_path, "--out", tmp_path / "T"
+    )
