@@ -93,11 +93,12 @@ def _trained(setting: Setting, name: str, seed: int, policy: str, source: str, w
     import torch
     from torch.utils.data import DataLoader
 
-    from benchmarks.evidence.training import _proxy, reading_marks
+    from benchmarks.evidence.training import training_of
     from skillshard.batch_losses import BatchLosses
-    from skillshard.loss import LossKind
+    from skillshard.comparison.training import holdout_of
     from skillshard.mixing.mixer import Mixer
     from skillshard.proxy.train import evaluate, train
+    from skillshard.proxy.trial import new_model
     from skillshard.shards.read import ShardSet
     from skillshard.torch import MixedDataset
 
@@ -105,7 +106,7 @@ def _trained(setting: Setting, name: str, seed: int, policy: str, source: str, w
     folder = place_of(work, name, seed)
     ledger = folder / "runs" / f"{policy.replace(' ', '-')}-{source}"
     shutil.rmtree(ledger, ignore_errors=True)
-    shards = ShardSet.open(folder / "shards")
+    shards, training = ShardSet.open(folder / "shards"), training_of(setting, folder, "cpu")
     mixer = Mixer(
         shards,
         _policy(setting, policy, shards.skills),
@@ -115,16 +116,16 @@ def _trained(setting: Setting, name: str, seed: int, policy: str, source: str, w
         lag=0,
         step_draws=setting.batch_size,
         initial_losses=False,
-        loss=LossKind(answer_after=reading_marks(setting)[1]),
+        loss=training.kind,
         measured_on="training" if source == "training" else "holdout",
     )
-    reading, model, holdout = _proxy(setting, folder, seed, "cpu")
+    model, holdout = new_model(training.recipe, seed=seed), holdout_of(training)
     collected = BatchLosses(mixer)
     numbers = {skill: number for number, skill in enumerate(mixer.skills)}
 
     def batches() -> "Iterator[TokenBatch]":
         for batch in DataLoader(MixedDataset(mixer), batch_size=setting.batch_size):
-            encoded = reading.encode(batch["text"])
+            encoded = training.reading.encode(batch["text"])
             watched.now = (torch.tensor([numbers[skill] for skill in batch["skill"]]), torch.tensor(encoded.targets))
             yield encoded
 

@@ -1,5 +1,7 @@
 """The tasks: the shards of a setting and seed, the learned graphs, the trainings. Each task leaves a record and can be repeated.
 
+A training is the training of `skillshard compare`, with the pace of the method.
+
     WORK/SETTING/SEED/shards, eval (out of domain), graphs/METHOD.json, runs/METHOD (the ledger)
     WORK/records/*.json
 
@@ -7,15 +9,13 @@ A seed changes the corpus (not of real text), the graphs and the trainings. Trai
 the first model and the stream within each skill are the same.
 """
 
-import contextlib
 import gzip
 import io
 import json
-import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -34,12 +34,8 @@ from benchmarks.evidence.methods import (
 from benchmarks.evidence.settings import LONG, SETTINGS, SIZES, Setting, sized
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from skillshard.comparison.training import Pace, Training
     from skillshard.execution import Task
-    from skillshard.mixing.mixer import Mixer
-    from skillshard.proxy.reading import Reading
-    from skillshard.proxy.train import TokenBatch
     from skillshard.shards.read import ShardSet
 
 SKILL_FIELD = {"sources": "source", "instructions": "category"}
@@ -225,96 +221,54 @@ def train_task(name: str, seed: int, method: str, work: str, device: str, change
 
     A training ends when its loss has settled. The schedule of the learning rate is that of the whole training.
     """
-    import torch
-    from torch.utils.data import DataLoader
+    from skillshard.comparison.training import train_under
 
-    from skillshard.proxy.device import MixedPrecision
-    from skillshard.proxy.train import evaluate, train
-    from skillshard.torch import MixedDataset
-
-    torch.set_num_threads(1)
     setting, folder = sized(name, **changes), place_of(Path(work), name, seed)
-    mixer = _mixer(setting, method, folder, seed)
-    reading, proxy, holdout = _proxy(setting, folder, seed, device)
-    model: nn.Module = MixedPrecision(proxy) if setting.precision == "bfloat16" else proxy
-    losses: list[dict[str, float]] = []
-    read_steps = set(read_at(setting, method, len(mixer.shards.skills))) if mixer.policy.reads_losses else set()
-    started, evaluating_s = time.process_time(), 0.0
-
-    def measure(step: int) -> None:
-        nonlocal evaluating_s
-        is_due = step % setting.eval_every == 0
-        if not (is_due or step in read_steps):
-            return
-        before = time.process_time()
-        skill_losses = {skill: measured.loss for skill, measured in evaluate(model, holdout).items()}
-        evaluating_s += time.process_time() - before
-        if step in read_steps:
-            mixer.report(step, skill_losses)
-        if not is_due:
-            return
-        losses.append(skill_losses)
-        latest = [statistics.mean(row.values()) for row in losses[-SETTLED_EVALUATIONS:]]
-        if len(latest) == SETTLED_EVALUATIONS and max(latest) < SETTLED_LOSS:
-            raise _Settled
-
-    measure(0)
-    loader = DataLoader(MixedDataset(mixer), batch_size=setting.batch_size)
-    batches = (reading.encode(batch["text"]) for batch in loader)
-    with contextlib.suppress(_Settled):
-        train(
-            model,
-            batches,
-            steps=setting.steps,
-            lr=setting.lr,
-            eval_every=math.gcd(setting.eval_every, round_steps(setting, method)),
-            on_eval=measure,
-        )
-    accuracy = {skill: measured.accuracy for skill, measured in evaluate(model, holdout).items()}
-    num_rounds = -(-(len(losses) - 1) * setting.eval_every // round_steps(setting, method))
+    training = training_of(setting, folder, device)
+    policy = policy_of(setting, method, training.skills, folder / "graphs")
+    trained = train_under(
+        policy,
+        training,
+        _pace(setting, method, len(training.skills), reads_losses=policy.reads_losses),
+        seed=seed,
+        ledger=folder / "runs" / method.replace(" ", "-"),
+        is_done=_has_settled,
+    )
     return {
-        "losses": losses,
-        "accuracy": accuracy,
-        "mean_accuracy": statistics.mean(accuracy.values()),
-        "weights": [mixer.round(number).weights for number in range(num_rounds)],
-        "reads_losses": mixer.policy.reads_losses,
-        "cpu_s": time.process_time() - started,
-        "evaluation_cpu_s": evaluating_s,
+        "losses": trained.losses,
+        "accuracy": trained.accuracies,
+        "mean_accuracy": statistics.mean(trained.accuracies.values()),
+        "weights": trained.weights,
+        "reads_losses": policy.reads_losses,
+        "cpu_s": trained.cpu_s,
+        "evaluation_cpu_s": trained.evaluation_cpu_s,
     }
 
 
-class _Settled(Exception):
-    """Nothing is left to learn."""
+def _has_settled(losses: Sequence[Mapping[str, float]]) -> bool:
+    latest = [statistics.mean(row.values()) for row in losses[-SETTLED_EVALUATIONS:]]
+    return len(latest) == SETTLED_EVALUATIONS and max(latest) < SETTLED_LOSS
 
 
-def _mixer(setting: Setting, method: str, folder: Path, seed: int) -> "Mixer":
-    from skillshard.loss import LossKind
-    from skillshard.mixing.mixer import Mixer
-    from skillshard.shards.read import ShardSet
+def _pace(setting: Setting, method: str, num_skills: int, *, reads_losses: bool) -> "Pace":
+    from skillshard.comparison.training import Pace
 
-    shards = ShardSet.open(folder / "shards")
-    ledger = folder / "runs" / method.replace(" ", "-")
-    shutil.rmtree(ledger, ignore_errors=True)  # a killed training leaves a ledger
-    return Mixer(
-        shards,
-        policy_of(setting, method, shards.skills, folder / "graphs"),
-        ledger=ledger,
-        round_draws=round_steps(setting, method) * setting.batch_size,
-        seed=seed,
+    return Pace(
+        round_steps=round_steps(setting, method),
+        measured_at=tuple(range(0, setting.steps + 1, setting.eval_every)),
+        reported_at=tuple(read_at(setting, method, num_skills)) if reads_losses else (),
         # Rounds of a few steps do not all end with an evaluation.
         lag="live" if METHODS[method].decides == "by probes" else 0,
-        step_draws=setting.batch_size,
         initial_losses=begins_with_losses(method),
-        loss=LossKind(answer_after=reading_marks(setting)[1]),
     )
 
 
-def _proxy(
-    setting: Setting, folder: Path, seed: int, device: str
-) -> tuple["Reading", "nn.Module", dict[str, "TokenBatch"]]:
-    """Return the reading of the texts, the model before its first step, and the held-out samples of the measured skills."""
+def training_of(setting: Setting, folder: Path, device: str) -> "Training":
+    """Return the settings of the trainings of a seed."""
+    from skillshard.comparison.training import Training
+    from skillshard.loss import LossKind
     from skillshard.proxy.reading_choice import ReadingChoice
-    from skillshard.proxy.train import seeded_model
+    from skillshard.proxy.trial import Recipe
     from skillshard.shards.read import ShardSet
 
     shards, measured = ShardSet.open(folder / "shards"), _measured_shards(folder)
@@ -330,8 +284,26 @@ def _proxy(
     reading = choice.reading(known)
     shape = choice.model(reading)
     assert not isinstance(shape, str)
-    holdout = {skill: reading.encode(_holdout(measured, skill, setting.eval_samples)) for skill in names}
-    return reading, seeded_model(replace(shape, **SIZES[setting.size]), seed=seed, device=device), holdout
+    return Training(
+        shards=str(shards.root),
+        skills=tuple(shards.skills),
+        eval_shards=str(measured.root),
+        counted=tuple(names),
+        measured=tuple(names),
+        reading=reading,
+        kind=LossKind(answer_after=answer_after),
+        recipe=Recipe(
+            model=replace(shape, **SIZES[setting.size]),
+            steps=setting.steps,
+            checkpoints=1,
+            lr=setting.lr,
+            device=device,
+            precision=setting.precision,
+        ),
+        batch_size=setting.batch_size,
+        eval_every=setting.eval_every,
+        eval_samples=setting.eval_samples,
+    )
 
 
 def _measured_shards(folder: Path) -> "ShardSet":

@@ -1,5 +1,6 @@
 """`skillshard compare`: policies on the user's shards, or finished runs, with a verdict for each policy."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -7,13 +8,13 @@ import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
-from skillshard.cli.options import ChosenSkills, Nodes, ProxyDevice, ProxyTexts, choose_skills
+from skillshard.cli.options import ChosenSkills, Nodes, ProxyDevice, ProxyTexts, choose_skills, measured_shards
 from skillshard.cli.values import parse_duration, parse_local_out, place_on_all_nodes
 from skillshard.cli.verb import HOW, TRAINING, WHAT, WHERE, Verb
-from skillshard.cli.words import in_options
+from skillshard.cli.words import Running, in_options
 
-OF_TRAININGS = ("policies", "skills", "eval_shards", "steps", "num_seeds", "seed", "budget_s", "proxy", "device")
-"""Options that have no meaning for finished runs."""
+OF_RUNS = {"inputs", "out", "baseline", "targets"}
+"""Options that have a meaning for finished runs. The others belong to trainings."""
 
 
 @grouped
@@ -154,22 +155,28 @@ def compare(
     from skillshard.storage import exists
 
     if len(inputs) > 1 or exists(f"{inputs[0].rstrip('/')}/run.json"):
-        Verb.given.refuse(OF_TRAININGS, "is about trainings, and the inputs are finished runs: give one shard set")
+        Verb.given.refuse(
+            Running.parameters.keys() - OF_RUNS,
+            "is about trainings, and the inputs are finished runs: give one shard set",
+        )
         if baseline is None:
             raise typer.BadParameter("finished runs need a baseline: give a policy or a run.", param_hint="--baseline")
         result = compare_runs(inputs, baseline=baseline, targets=targets or ())
         if out is not None:
             refuse_nested(out, inputs)
             result.save(out / "compare.json")
+        runs = shlex.join(inputs)
     else:
         from skillshard.comparison.compare import compare_policies
 
         if out is None or steps is None:
             raise typer.BadParameter("trainings on a shard set need --steps and --out.")
         refuse_nested(out, [*inputs, *([] if eval_shards is None else [eval_shards])])
+        whole = ShardSet.open(inputs[0])
+        chosen = choose_skills(whole, skills)
         with Bars(out) as bars:
             result = compare_policies(
-                choose_skills(ShardSet.open(inputs[0]), skills),
+                chosen,
                 out,
                 policies=policies or (),
                 steps=steps,
@@ -177,7 +184,7 @@ def compare(
                 seed=seed,
                 baseline=baseline,
                 targets=targets or (),
-                eval_shards=None if eval_shards is None else ShardSet.open(eval_shards),
+                eval_shards=measured_shards(whole, chosen, eval_shards, targets or ()),
                 reading=texts.choice(),
                 reduction=parse_reduction(reduction),
                 batch_size=batch_size,
@@ -190,6 +197,8 @@ def compare(
                 on_estimate=lambda sentence: bars.say(in_options(sentence)),
                 on_stage=bars.stage,
             )
+        runs = f"{shlex.quote(str(out / 'runs'))}/*"
     show_comparison(result)
     if out is not None:
         draw_comparison_of_policies(result, out / "compare.png")
+        typer.echo(f"Picture: {out / 'compare.png'}. All runs on a page: skillshard report {runs} --out report.html")

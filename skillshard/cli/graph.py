@@ -1,15 +1,14 @@
 """`skillshard graph`: learn, derive, show, import."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.graph_options import Edges, Training
 from skillshard.cli.groups import grouped
-from skillshard.cli.options import ChosenSkills, Json, Nodes, ProxyDevice, ProxyTexts, choose_skills
+from skillshard.cli.options import ChosenSkills, Json, Nodes, ProxyDevice, ProxyTexts, choose_skills, measured_shards
 from skillshard.cli.output import write_json, write_new
 from skillshard.cli.values import parse_duration, parse_out, place_on_all_nodes
 from skillshard.cli.verb import HOW, WHAT, WHERE, Verb
@@ -149,7 +148,7 @@ def learn_graph(
             warmup_steps=warmup_steps,
             num_seeds=num_seeds,
             targets=targets or (),
-            eval_shards=_measured_on(whole, chosen, eval_shards, targets or ()),
+            eval_shards=measured_shards(whole, chosen, eval_shards, targets or ()),
             reading=reading,
             reduction=parse_reduction(training.reduction),
             batch_size=training.batch_size,
@@ -241,12 +240,3 @@ def import_graph_file(
     )
     write_new(out, graph.save)
     show_graph(out)
-
-
-def _measured_on(whole: Any, chosen: Any, eval_shards: str | None, targets: Sequence[str]) -> Any:
-    """Return the shard set to measure on. If a target is not among the chosen skills, that is the whole set."""
-    from skillshard.shards.read import ShardSet
-
-    if eval_shards is not None:
-        return ShardSet.open(eval_shards)
-    return whole if any(target not in chosen.holdout for target in targets) else None

@@ -590,3 +590,14 @@ def choose_skills(shards: "ShardSet", values: Sequence[str] | None) -> "ShardSet
     if not values:
         return shards
     return shards.choose(split_names(values, [skill.name for skill in shards.manifest_skills]))
+
+
+def measured_shards(
+    whole: "ShardSet", chosen: "ShardSet", eval_shards: str | None, targets: Sequence[str]
+) -> "ShardSet | None":
+    """Return the shard set to measure on, or None for the chosen skills. A target beside the chosen skills is in the whole set."""
+    from skillshard.shards.read import ShardSet
+
+    if eval_shards is not None:
+        return ShardSet.open(eval_shards)
+    return whole if any(target not in chosen.holdout for target in targets) else None

@@ -2,16 +2,17 @@
 
     OUT/settings.json       the settings that all trials share
     OUT/trials/KEY.json     record of a trial, a policy with a seed; KEY has the digest of all inputs of the trial
-    OUT/runs/KEY/           ledger of the trial
+    OUT/runs/KEY/           ledger of the trial, which takes this name when the trial ends
     OUT/compare.json        the result (schemas/compare-1.json), written last
 
 A killed command that is run again repeats only unfinished trials, and ends in the same bytes. A command with more seeds or policies
 keeps the finished trials.
 """
 
+import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from skillshard import artefact, canonical, places, storage
 from skillshard.comparison.file import ComparedPolicy, CompareFile
 from skillshard.comparison.policy_text import NamedPolicy, parse_policy
-from skillshard.comparison.training import Training, skills_read, timing_task, trial_task
+from skillshard.comparison.training import Training, num_evaluated, skills_read, timing_task, trial_task
 from skillshard.comparison.verdict import EVALUATION_COST, ComparedRun, Cost, verdicts
 from skillshard.errors import ComparisonError, did_you_mean, name_some
 from skillshard.execution import Backend, OnStage, Task, run, shown
@@ -29,7 +30,7 @@ from skillshard.graph.trials import eval_steps
 from skillshard.loss import LossKind, Reduction
 from skillshard.printable import time_in_words
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
-from skillshard.proxy.identity import model_identity, training_identity
+from skillshard.proxy.identity import SIZES, model_identity, training_identity
 from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.proxy.trial import Recipe
 from skillshard.shards.read import ShardSet
@@ -67,7 +68,7 @@ def compare_policies(
 
     Args:
         shards: Training shards.
-        out: Local directory.
+        out: Local directory. On Ray, all nodes must see the directory.
         policies: At least 2 policies as texts, see `skillshard.comparison.policy_text`.
         steps: Number of optimizer steps of each trial.
         num_seeds: Number of seeds `seed`, `seed` + 1, ..., at least 2.
@@ -83,7 +84,7 @@ def compare_policies(
         eval_samples: Largest number of held-out samples of a skill.
         budget_s: Largest estimated time in seconds. More work is refused before training. None: no limit.
         compute: Device and precision.
-        backend: Local pool or Ray.
+        backend: Local pool or Ray. On a GPU, trials of the local pool run in turn, and each trial on Ray gets a GPU of its own.
         on_estimate: Function that is called before training with a sentence about the cost.
         on_stage: Function that receives the stages; see `skillshard.execution.OnStage`.
         progress: Whether to show bars.
@@ -100,6 +101,10 @@ def compare_policies(
     chosen = [parse_policy(text, skills=shards.skills, targets=targets, draws=steps * batch_size) for text in policies]
     _refuse_twice(chosen)
     backend = backend or Backend()
+    # A worker of Ray has another working directory.
+    out = out.absolute()
+    if reading.proxy not in SIZES:
+        reading = replace(reading, proxy=os.path.abspath(reading.proxy))
     compute = compute.resolved(on_this_machine=backend.ray_address is None)
     read = {skill for named in chosen for skill in skills_read(named.policy, shards.skills)}
     _refuse_unmeasured(chosen, shards, measured_on)
@@ -110,9 +115,9 @@ def compare_policies(
     )
     encoder = reading.reading(texts)
     training = Training(
-        shards=str(shards.root),
+        shards=_on_all_nodes(shards),
         skills=tuple(shards.skills),
-        eval_shards=str(measured_on.root),
+        eval_shards=_on_all_nodes(measured_on),
         counted=counted,
         measured=tuple(sorted({*counted, *read})),
         reading=encoder,
@@ -145,12 +150,14 @@ def compare_policies(
         "device": device_kind(compute.device),
         "precision": training.recipe.precision,
     }
-    _join(out, settings)
+    _refuse_other(out, settings)
     seeds = range(seed, seed + num_seeds)
     tasks = [_task(named, number, training, settings, out) for named in chosen for number in seeds]
     missing = [task for task in tasks if not (out / "trials" / f"{task.key}.json").exists()]
     if missing:
         _announce(_cost(missing, training, backend, out), budget_s, on_estimate)
+        # Only now: a refused comparison leaves nothing that another comparison would have to remove.
+        storage.write_bytes(out / "settings.json", canonical.to_json(settings))
     on_gpu = training.recipe.device.startswith("cuda")
     with shown(on_stage, progress) as stages:
         records = run(
@@ -167,11 +174,12 @@ def compare_policies(
         named.text: [ComparedRun(**record) for record in records[place * num_seeds : (place + 1) * num_seeds]]
         for place, named in enumerate(chosen)
     }
-    costs = {named.text: _cost_of(named, training) for named in chosen}
+    costs = {named.text: _cost_of(named, training, measured_on) for named in chosen}
     result = compared(
         runs, baseline or policies[0], costs, made_from={**settings, "seeds": list(seeds)}, skills=counted
     )
     result.save(out / "compare.json")
+    _clean(out)
     return result
 
 
@@ -255,13 +263,18 @@ def _refuse_unmeasured(chosen: Sequence[NamedPolicy], shards: ShardSet, measured
         bare = [skill for skill in skills_read(named.policy, shards.skills) if skill not in holdout]
         if bare:
             raise ComparisonError(
-                f"policy {named.text!r} reads the losses of {name_some(bare)}, and {places.public(measured_on.root)} has no held-out samples of "
+                f"policy {named.text!r} reads the losses of {name_some(bare)}. {places.public(measured_on.root)} has no held-out samples of "
                 f"{'this skill' if len(bare) == 1 else 'these skills'}: {HOW_TO_HOLD_OUT}; or leave the policy out."
             )
 
 
-def _join(out: Path, settings: dict[str, Any]) -> None:
-    """Begin a comparison in `out`, or go on with the same comparison.
+def _on_all_nodes(shards: ShardSet) -> str:
+    place = os.fspath(shards.root)
+    return place if places.is_remote(place) else os.path.abspath(place)
+
+
+def _refuse_other(out: Path, settings: dict[str, Any]) -> None:
+    """Check that `out` is free or holds the same comparison. A comparison without a finished trial is replaced.
 
     Raises:
         ComparisonError: The directory holds another comparison, or anything else.
@@ -269,17 +282,25 @@ def _join(out: Path, settings: dict[str, Any]) -> None:
     place = out / "settings.json"
     if place.exists():
         changed = artefact.differences(storage.read_json(place), settings)
-        if changed:
+        if changed and any((out / "trials").glob("*.json")):
             raise ComparisonError(
                 f"{out} holds another comparison ({'; '.join(changed[:2])}). Choose another `out`. Only the policies and the seeds may change."
             )
         return
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    # Hidden files are leftovers of killed writers.
+    names = sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) if out.is_dir() else []
     if names or out.is_file():
         raise ComparisonError(
             f"{out} {'is not empty' if names else 'is a file'} and holds no comparison. Choose another `out`."
         )
-    storage.write_bytes(place, canonical.to_json(settings))
+
+
+def _clean(out: Path) -> None:
+    """Remove what killed commands left behind: half-written files, and the ledgers and progress of unfinished trials."""
+    storage.remove_leftovers(out)
+    for folder in ("runs", "trials"):
+        for path in (out / folder).glob(".*"):
+            storage.remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _task(named: NamedPolicy, seed: int, training: Training, settings: dict[str, Any], out: Path) -> Task:
@@ -307,6 +328,7 @@ def _cost(missing: Sequence[Task], training: Training, backend: Backend, out: Pa
         (records / "timing.json").unlink(missing_ok=True)  # an old record may be of another machine
         task = Task("timing", {"training": training})
         taken = run(timing_task, [task], backend=backend, records=str(records), keeps_model=True, num_gpus=1.0)[0]
+        storage.remove_tree(records)
     num_evals = len(eval_steps(training.recipe.steps, training.eval_every))
     seconds = training.recipe.steps * taken["step_s"] + num_evals * taken["eval_s"]
     processes = backend.processes(len(missing), num_gpus=float(on_gpu))
@@ -316,21 +338,24 @@ def _cost(missing: Sequence[Task], training: Training, backend: Backend, out: Pa
 def _announce(cost: TrainingCost, budget_s: float | None, on_estimate: Callable[[str], None]) -> None:
     if budget_s is not None and cost.seconds > budget_s:
         raise ComparisonError(
-            f"{cost.sentence}, and `budget_s` allows {time_in_words(budget_s)}. Raise `budget_s`, take fewer policies, or divide `steps` by "
-            f"{cost.seconds / budget_s:.1f}."
+            f"{cost.sentence}, and `budget_s` allows {time_in_words(budget_s)}. Raise `budget_s`, take fewer policies or seeds (`num_seeds`), or "
+            f"divide `steps` by {cost.seconds / budget_s:.1f}."
         )
     on_estimate(cost.sentence)
 
 
-def _cost_of(named: NamedPolicy, training: Training) -> Cost:
+def _cost_of(named: NamedPolicy, training: Training, measured_on: ShardSet) -> Cost:
     """Return what a policy costs beside its training: its learned graph, and the measurements that the policy reads."""
-    num_read = len(skills_read(named.policy, training.skills)) * training.eval_samples * EVALUATION_COST
-    num_evals = len(eval_steps(training.recipe.steps, training.eval_every))
+    read = skills_read(named.policy, training.skills)
+    num_read = sum(num_evaluated(training, measured_on, skill) for skill in read)
+    # Every training ends with a measurement for the comparison. No decision follows.
+    num_evals = len(eval_steps(training.recipe.steps, training.eval_every)) - 1
     graph_samples = 0.0
     if named.graph is not None and (learned := read_graph(named.graph).learned) is not None:
         num_measured = sum(len(trial.losses) * len(trial.losses[0]) for trial in learned.runs)
         per_skill = learned.made_from.get("eval_samples", training.eval_samples)
         graph_samples = learned.num_samples + num_measured * per_skill * EVALUATION_COST
     return Cost(
-        graph_steps=graph_samples / training.batch_size, evaluation_steps=num_read * num_evals / training.batch_size
+        graph_steps=graph_samples / training.batch_size,
+        evaluation_steps=num_read * num_evals * EVALUATION_COST / training.batch_size,
     )

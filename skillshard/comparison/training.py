@@ -1,14 +1,17 @@
-"""A trial of a comparison: the proxy, or a pretrained model, trained under a policy with a seed."""
+"""Train the proxy, or a pretrained model, under a policy with a seed. Comparisons and the benchmark of methods share this training."""
 
 from skillshard.extras import needed
 
 needed("proxy", what="Training small models")  # before the imports that fail without the extra
 
+import contextlib
+import itertools
+import secrets
 import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +25,7 @@ from skillshard.errors import ComparisonError, ObservationError, RepetitionWarni
 from skillshard.execution import Record
 from skillshard.graph.trials import eval_steps
 from skillshard.loss import LossKind, answer_spans
+from skillshard.mixing.ledger import Lag
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import Policy
 from skillshard.proxy.device import one_thread
@@ -65,16 +69,67 @@ class Training:
     eval_samples: int
 
 
+@dataclass(frozen=True)
+class Pace:
+    """The steps of a training at which losses are measured, losses are reported, and weights change.
+
+    Attributes:
+        round_steps: Number of steps between two decisions.
+        measured_at: Steps whose losses are results, in rising order from 0 on.
+        reported_at: Steps whose losses the policy gets.
+        lag: Rounds by which a decision lags behind the losses, as in `Mixer`.
+        initial_losses: Whether the first decision uses the losses before the first step, as in `Mixer`.
+    """
+
+    round_steps: int
+    measured_at: tuple[int, ...]
+    reported_at: tuple[int, ...]
+    lag: Lag = 0
+    initial_losses: bool | None = None
+
+    @classmethod
+    def of(cls, training: Training) -> "Pace":
+        """Return the pace of a comparison: every measurement is reported, and the weights may change after each."""
+        steps = tuple(eval_steps(training.recipe.steps, training.eval_every))
+        return cls(training.eval_every, steps, steps)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The results of a training.
+
+    Attributes:
+        steps: Steps at which losses were measured.
+        losses: Losses of the measured skills at each of these steps, in nats per token.
+        accuracies: Accuracy of each measured skill at the last measurement.
+        weights: Weights of each round.
+        cpu_s: CPU seconds of the training with its measurements.
+        evaluation_cpu_s: CPU seconds of the measurements.
+    """
+
+    steps: list[int]
+    losses: list[dict[str, float]]
+    accuracies: dict[str, float]
+    weights: list[list[float]]
+    cpu_s: float
+    evaluation_cpu_s: float
+
+
 def timing_task(training: Training) -> Record:
     """Measure the seconds of a step and of a measurement, in the process that runs a trial."""
     with one_thread():
         shards = ShardSet.open(training.shards)
-        few = _encoded(training, shards.train[training.skills[0]], TIMED_TEXTS)
+        first = shards.train[training.skills[0]]
+        started = time.perf_counter()
+        few = _encoded(training, first, TIMED_TEXTS)
+        read_s = (time.perf_counter() - started) / len(few) * training.batch_size
         step_s = estimate_s(few, training.recipe, size=training.batch_size) / training.recipe.steps
-        holdout, model = _holdout(training), computing(new_model(training.recipe, seed=0), training.recipe)
+        holdout, model = holdout_of(training), computing(new_model(training.recipe, seed=0), training.recipe)
+        # A GPU loads its kernels at the first measurement, which is several times as long as the later measurements.
+        evaluate(model, dict(itertools.islice(holdout.items(), 1)))
         started = time.perf_counter()
         evaluate(model, holdout)
-    return {"step_s": step_s, "eval_s": time.perf_counter() - started}
+    return {"step_s": step_s + read_s, "eval_s": time.perf_counter() - started}
 
 
 def trial_task(training: Training, policy: Policy, seed: int, ledger: str) -> Record:
@@ -83,47 +138,111 @@ def trial_task(training: Training, policy: Policy, seed: int, ledger: str) -> Re
     Trials of a seed differ in their weights alone: the first model and the order within each skill are the same. A killed trial begins
     again, and leaves the same bytes.
     """
+    # The ledger gets its name when the training ends. Two processes that train the same trial, because a command was started twice or
+    # its worker outlived it, do not meet in one directory.
+    part = Path(ledger).with_name(f".{Path(ledger).name}.{secrets.token_hex(4)}")
+    trained = train_under(policy, training, Pace.of(training), seed=seed, ledger=part)
+    shutil.rmtree(ledger, ignore_errors=True)
+    part.rename(ledger)
+    means = [statistics.mean(row[skill] for skill in training.counted) for row in trained.losses]
+    final = {skill: trained.losses[-1][skill] for skill in training.counted}
+    return {"seed": seed, "steps": trained.steps, "mean_losses": means, "final_losses": final}
+
+
+def train_under(
+    policy: Policy,
+    training: Training,
+    pace: Pace,
+    *,
+    seed: int,
+    ledger: Path,
+    is_done: Callable[[Sequence[Mapping[str, float]]], bool] = lambda losses: False,
+) -> Trained:
+    """Train a model on the stream of a policy.
+
+    Args:
+        policy: Policy of the weights.
+        training: Settings of the training.
+        pace: Steps of the measurements and of the decisions.
+        seed: Seed for the first model and for the order of the samples.
+        ledger: Directory of the run's ledger. A former ledger is replaced.
+        is_done: Function of the losses so far, which is called after each measurement and may end the training. The schedule of the
+            learning rate stays the schedule of the whole training.
+
+    Raises:
+        ComparisonError: A sample cannot be read.
+        ProxyError: The training diverges.
+    """
     recipe = training.recipe
     with one_thread(), warnings.catch_warnings():
         # The number of epochs is a result of a policy, and not news for every trial.
         warnings.simplefilter("ignore", RepetitionWarning)
-        shutil.rmtree(ledger, ignore_errors=True)
-        mixer = Mixer(
-            ShardSet.open(training.shards).choose(training.skills),
-            policy,
-            ledger=Path(ledger),
-            round_draws=training.eval_every * training.batch_size,
-            seed=seed,
-            lag=0,
-            step_draws=training.batch_size,
-            loss=training.kind,
-            held_out=training.measured,
-        )
-        holdout = _holdout(training)
+        mixer = _mixer(policy, training, pace, seed=seed, ledger=ledger)
+        holdout = holdout_of(training)
         model = computing(new_model(recipe, seed=seed), recipe)
-        steps = eval_steps(recipe.steps, training.eval_every)
-        losses: list[dict[str, float]] = []
-        # A run of a policy that reads no losses records all losses.
+        # A run of a policy that reads no losses records all losses, so that runs are comparable.
         read = skills_read(policy, training.skills) or training.measured
+        steps: list[int] = []
+        losses: list[dict[str, float]] = []
+        accuracies: dict[str, float] = {}
+        began_s, evaluating_s = time.process_time(), 0.0
 
         def measure(step: int) -> None:
+            nonlocal evaluating_s, accuracies
             progress.advance(step, recipe.steps)
-            if step not in steps:
+            if step not in pace.measured_at and step not in pace.reported_at:
                 return
+            before_s = time.process_time()
             measured = evaluate(model, holdout, reduction=training.kind.reduction)
-            losses.append({skill: value.loss for skill, value in measured.items()})
-            mixer.report(step, {skill: losses[-1][skill] for skill in read if skill in measured})
+            evaluating_s += time.process_time() - before_s
+            row = {skill: value.loss for skill, value in measured.items()}
+            if step in pace.reported_at:
+                mixer.report(step, {skill: row[skill] for skill in read if skill in row})
+            if step not in pace.measured_at:
+                return
+            steps.append(step)
+            losses.append(row)
+            accuracies = {skill: value.accuracy for skill, value in measured.items()}
+            if is_done(losses):
+                raise _Done
 
         measure(0)
-        train(model, _batches(training, mixer), steps=recipe.steps, lr=recipe.lr, eval_every=1, on_eval=measure)
-    means = [statistics.mean(row[skill] for skill in training.counted) for row in losses]
-    final = {skill: losses[-1][skill] for skill in training.counted}
-    return {"seed": seed, "steps": steps, "mean_losses": means, "final_losses": final}
+        batches = _batches(training, mixer)
+        with contextlib.suppress(_Done):
+            train(model, batches, steps=recipe.steps, lr=recipe.lr, eval_every=1, on_eval=measure)
+        num_rounds = -(-steps[-1] // pace.round_steps)
+        weights = [mixer.round(number).weights for number in range(num_rounds)]
+    return Trained(steps, losses, accuracies, weights, time.process_time() - began_s, evaluating_s)
+
+
+class _Done(Exception):
+    """The training ends before its last step."""
+
+
+def _mixer(policy: Policy, training: Training, pace: Pace, *, seed: int, ledger: Path) -> Mixer:
+    shutil.rmtree(ledger, ignore_errors=True)
+    return Mixer(
+        ShardSet.open(training.shards).choose(training.skills),
+        policy,
+        ledger=ledger,
+        round_draws=pace.round_steps * training.batch_size,
+        seed=seed,
+        lag=pace.lag,
+        step_draws=training.batch_size,
+        initial_losses=pace.initial_losses,
+        loss=training.kind,
+        held_out=training.measured,
+    )
 
 
 def skills_read(policy: Policy, skills: Sequence[str]) -> tuple[str, ...]:
     """Return the skills whose losses a policy reads among or beside the training skills."""
     return tuple(policy.eval_skills or skills) if policy.reads_losses else ()
+
+
+def num_evaluated(training: Training, measured_on: ShardSet, skill: str) -> int:
+    """Return the number of held-out samples of a skill that a measurement reads."""
+    return min(training.eval_samples, len(measured_on.holdout[skill]))
 
 
 def _batches(training: Training, mixer: Mixer) -> Iterator[TokenBatch]:
@@ -140,7 +259,8 @@ def _batches(training: Training, mixer: Mixer) -> Iterator[TokenBatch]:
         first += training.batch_size
 
 
-def _holdout(training: Training) -> dict[str, TokenBatch]:
+def holdout_of(training: Training) -> dict[str, TokenBatch]:
+    """Return the held-out samples that a measurement reads, by skill."""
     shards = ShardSet.open(training.eval_shards)
     return {skill: _encoded(training, shards.holdout[skill], training.eval_samples) for skill in training.measured}
 

@@ -94,13 +94,20 @@ def graph(base: Path, out: Path) -> tuple[object, ...]:
     return ("graph", "learn", base / "expected" / "shard" / "S", *steps, *proxy, "--out", out / "graph.json")
 
 
-COMMANDS = {"tag": tag, "shard": shard, "tokens": tokens, "k-means": k_means, "graph": graph}
+def compare(base: Path, out: Path) -> tuple[object, ...]:
+    proxy = ("--batch-size", 4, "--window", 16, "--eval-samples", 4, "--device", "cpu")
+    policies = ("--policy", "stratified", "--policy", "proportional", "--seeds", 3, "--steps", 40)
+    return ("compare", base / "expected" / "shard" / "S", *policies, *proxy, "--out", out / "compared")
+
+
+COMMANDS = {"tag": tag, "shard": shard, "tokens": tokens, "k-means": k_means, "graph": graph, "compare": compare}
 NEEDS: dict[str, tuple[str, ...]] = {
     "tag": (),
     "shard": ("tag",),
     "tokens": ("shard",),
     "k-means": (),
     "graph": ("shard",),
+    "compare": ("shard",),
 }
 """Command -> the commands whose expected output is its input."""
 

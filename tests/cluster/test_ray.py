@@ -84,15 +84,20 @@ def test_actors_that_keep_an_encoder_give_the_bytes_of_one_process(cluster: tupl
     assert tree(tmp_path / "ray") == tree(tmp_path / "here")
 
 
-@pytest.mark.parametrize("command", ["embedding", "loss", "graph"])
+@pytest.mark.parametrize("command", ["embedding", "loss", "graph", "compare"])
 def test_a_gpu_that_the_cluster_does_not_have_is_one_sentence(
     command: str, cluster: tuple[str, str], tmp_path: Path
 ) -> None:
     topic_corpus(tmp_path / "corpus", 20)
-    if command == "graph":
+    if command in ("graph", "compare"):
         works("tag", "metadata", tmp_path / "corpus", "--field", "meta.topic", "--out", tmp_path / "T")
-        works("shard", tmp_path / "corpus", "--tags", tmp_path / "T", "--out", tmp_path / "S")
-        command_line: tuple[object, ...] = ("graph", "learn", tmp_path / "S", "--method", "linear", "--steps", 2)
+        works("shard", tmp_path / "corpus", "--tags", tmp_path / "T", "--holdout", 0.2, "--out", tmp_path / "S")
+        words = (
+            ("graph", "learn", tmp_path / "S", "--method", "linear")
+            if command == "graph"
+            else ("compare", tmp_path / "S", "--policy", "stratified", "--policy", "proportional")
+        )
+        command_line: tuple[object, ...] = (*words, "--steps", 2)
     else:
         encoder = ("--encoder", minilm()) if command == "embedding" else ()
         command_line = ("tag", command, tmp_path / "corpus", *encoder, "--skills", 2)
@@ -266,6 +271,8 @@ def test_jobs_submitted_to_ray_give_the_same_bytes(
         ("graph", ("learn", "shards", "--steps", "4", "--out", "/out.json")),
         ("graph", ("learn", "/shards", "--steps", "4", "--out", "/out.json", "--eval", "exam")),
         ("graph", ("learn", "/shards", "--steps", "4", "--out", "/out.json", "--proxy", "models/gpt2")),
+        ("compare", ("/shards", "--policy", "stratified", "--policy", "proportional", "--steps", "4", "--out", "out")),
+        ("compare", ("runs/1", "runs/2", "--baseline", "stratified")),
         ("tag", ("reuse", "/corpus", "--clusters", "model", "--out", "/out")),
         ("regroup", ("/tags", "--map", "map.json", "--out", "/out")),
     ],
@@ -286,6 +293,18 @@ def test_a_graph_learned_by_a_job_on_ray_has_the_same_bytes(
     assert (local.code, on_ray.code) == (0, 0), local.err + on_ray.err
     assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
     assert tree(tmp_path / "there.runs") == tree(tmp_path / "here.runs")
+
+
+def test_a_comparison_by_a_job_on_ray_has_the_same_bytes(
+    cluster: tuple[str, str], shards: ShardSet, tmp_path: Path
+) -> None:
+    options = (shards.root, "--policy", "stratified", "--policy", "loss_order:eta=0.5", "--seeds", 2, "--steps", 4)
+    options += ("--batch-size", 4, "--window", 16, "--eval-samples", 4, "--device", "cpu")
+    local = skillshard("compare", *options, "--workers", 1, "--out", tmp_path / "here")
+    on_ray = job("compare", *options, "--ray-address", cluster[0], "--out", tmp_path / "there")
+    assert (local.code, on_ray.code) == (0, 0), local.err + on_ray.err
+    assert local.out == on_ray.out and "loss_order:eta=0.5 against stratified: worth it: " in local.out
+    assert tree(tmp_path / "there") == tree(tmp_path / "here")
 
 
 def test_a_job_has_the_exit_codes_of_the_command_line(cluster: tuple[str, str], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from skillshard.comparison.verdict import ComparedRun, Cost, verdicts
 from skillshard.corpus import Corpus
 from skillshard.errors import ComparisonError, GraphError, PolicyError
 from skillshard.execution import Backend
+from skillshard.graph.edges import EdgeRule
+from skillshard.graph.learn import learn_graph
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import proportional, stratified
@@ -23,12 +26,13 @@ from skillshard.proxy.device import Compute
 from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
+from tests.commands import skillshard, works
 
 POLICIES = ("stratified", "proportional", "loss_order:eta=0.5")
 
 
-def shard_set(folder: Path, *, holdout: float = 0.2) -> ShardSet:
-    rows = [
+def shard_set(folder: Path, *, holdout: float = 0.2, rows: Sequence[object] = ()) -> ShardSet:
+    rows = rows or [
         {"id": f"{skill}{number}", "text": f"{skill} {number} {word}", "meta": {"skill": skill}}
         for skill, word, num in (("add", "one two three", 30), ("carry", "xyz zyx", 60))
         for number in range(num)
@@ -114,7 +118,10 @@ def test_a_comparison_is_shown_and_drawn(shards: ShardSet, tmp_path: Path, capsy
         ({"policies": ("stratified",)}, "a comparison needs a baseline and another policy"),
         ({"targets": ("ad",)}, "`targets` 'ad' (did you mean 'add'?): not a skill with held-out samples"),
         ({"baseline": "proportionl"}, "(did you mean 'proportional'?): give one of the policies"),
-        ({"budget_s": 1e-9}, "`budget_s` allows"),
+        (
+            {"budget_s": 1e-9},
+            "`budget_s` allows 1 s. Raise `budget_s`, take fewer policies or seeds (`num_seeds`), or divide `steps` by ",
+        ),
         (
             {"policies": ("stratified", "loss_order")},
             "policy loss_order takes the arguments eta, edge, window, reduce, prior (missing: eta).",
@@ -128,6 +135,114 @@ def test_arguments_that_do_not_fit_are_refused_in_a_sentence(
 ) -> None:
     with pytest.raises((ComparisonError, PolicyError), match=re.escape(sentence)):
         compare(shards, tmp_path / "C", **changes)
+
+
+def test_a_refused_comparison_leaves_the_directory_free_for_another(shards: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match="`budget_s` allows"):
+        compare(shards, tmp_path / "C", budget_s=1e-9, steps=400)
+    assert not (tmp_path / "C").exists()
+    unread = ReadingChoice(window=16, answer_after="=> ")
+    with pytest.raises(ComparisonError, match=r"cannot be read: there is nothing behind '=> '.*Change `answer_after`"):
+        compare(shards, tmp_path / "C", reading=unread)
+    # A killed command can leave a half-written file.
+    (tmp_path / "C").mkdir(exist_ok=True)
+    (tmp_path / "C" / ".settings.json.1-ab.part").write_text("{")
+    compare(shards, tmp_path / "C")
+    assert sorted(path.name for path in (tmp_path / "C").iterdir()) == [
+        "compare.json",
+        "runs",
+        "settings.json",
+        "trials",
+    ]
+
+
+def test_the_cost_of_a_policy_is_its_measurements_and_the_trials_of_its_graph(shards: ShardSet, tmp_path: Path) -> None:
+    graph = learn_graph(
+        shards,
+        tmp_path / "graph.json",
+        method="linear",
+        steps=4,
+        rule=EdgeRule("absolute", None, "end", clamp=True, off_diagonal=None, drop_uncertain=False),
+        reading=ReadingChoice(window=16),
+        batch_size=4,
+        eval_every=2,
+        eval_samples=5,
+        compute=Compute("cpu"),
+        backend=Backend(workers=1),
+        progress=False,
+    )
+    assert graph.learned is not None
+    policies = ("stratified", f"skill_it:{tmp_path}/graph.json,eta=1", "loss_order:eta=1")
+    result = compare(shards, tmp_path / "C", policies=policies, eval_samples=100)
+    costs = {policy.name: policy.cost for policy in result.policies}  # type: ignore[attr-defined]  # a CompareFile
+    # Two measurements of all held-out samples before the last step, each a third of a trained sample; batches of 4 samples.
+    num_held_out = sum(map(len, shards.holdout.values()))
+    assert 10 < num_held_out < 30
+    assert {name: cost.evaluation_steps for name, cost in costs.items()} == pytest.approx(
+        {"stratified": 0.0, policies[1]: 2 * num_held_out / 3 / 4, policies[2]: 2 * num_held_out / 3 / 4}
+    )
+    # Two trials of 4 steps of 4 samples, each with 3 measurements of 5 samples of each of 2 skills.
+    assert costs[policies[1]].graph_steps == pytest.approx((2 * 4 * 4 + 2 * 3 * 2 * 5 / 3) / 4)
+    assert costs[policies[2]].graph_steps == costs["stratified"].graph_steps == 0
+
+
+def test_targets_decide_and_other_shards_are_measured(shards: ShardSet, tmp_path: Path) -> None:
+    targeted = compare(shards, tmp_path / "T", targets=("carry",), policies=POLICIES[:2])
+    assert targeted.skills == ["carry"]  # type: ignore[attr-defined]  # a CompareFile
+    whole = compare(shards, tmp_path / "W", policies=POLICIES[:2])
+    for ours, both in zip(targeted.policies, whole.policies, strict=True):  # type: ignore[attr-defined]
+        for run, of_both in zip(ours.runs, both.runs, strict=True):
+            assert run.final_losses == {"carry": of_both.final_losses["carry"]}
+            assert run.mean_losses[-1] == of_both.final_losses["carry"]
+    rows = [{"id": f"exam{number}", "text": f"exam {number} abc", "meta": {"skill": "exam"}} for number in range(40)]
+    other = shard_set(tmp_path / "other", rows=rows)
+    elsewhere = compare(shards, tmp_path / "E", eval_shards=other, policies=POLICIES[:2])
+    assert elsewhere.skills == ["exam"]  # type: ignore[attr-defined]
+    assert elsewhere.made_from["eval_shards"] == other.digest  # type: ignore[attr-defined]
+    with pytest.raises(
+        ComparisonError, match=r"policy 'loss_order:eta=0.5' reads the losses of add, carry. .* has no held-out"
+    ):
+        compare(shards, tmp_path / "N", eval_shards=other)
+
+
+def test_a_target_need_not_be_among_the_trained_skills(shards: ShardSet, tmp_path: Path) -> None:
+    options = ("--steps", 2, "--seeds", 2, "--batch-size", 4, "--eval-samples", 5, "--window", 16, "--device", "cpu")
+    command = ("compare", shards.root, "--policy", "stratified", "--policy", "temperature:tau=2", "--skills", "add")
+    works(*command, "--target", "carry", *options, "--workers", 1, "--out", tmp_path / "C")
+    assert json.loads((tmp_path / "C" / "compare.json").read_text())["skills"] == ["carry"]
+
+
+def test_a_hugging_face_model_goes_on_from_its_weights(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.adapters.hf_trainer import byte_tokenizer, tiny
+
+    for name in ("here", "there"):
+        tiny().save_pretrained(tmp_path / name)
+        byte_tokenizer().save_pretrained(tmp_path / name)
+    monkeypatch.chdir(tmp_path)  # the place may be relative
+    result = compare(shards, tmp_path / "C", reading=ReadingChoice(proxy="here", window=16))
+    runs = [run for policy in result.policies for run in policy.runs]  # type: ignore[attr-defined]  # a CompareFile
+    assert len({run.mean_losses[0] for run in runs}) == 1, "every training begins with the model as it is"
+    assert all(run.mean_losses[-1] < run.mean_losses[0] for run in runs)
+    assert len({run.mean_losses[-1] for run in runs}) == len(runs)
+    sentences: list[str] = []
+    again = compare(
+        shards, tmp_path / "C", reading=ReadingChoice(proxy="there", window=16), on_estimate=sentences.append
+    )
+    assert again == result and not sentences, "a copy of the model is the same model"
+    (tmp_path / "there" / "notes.txt").write_text("changed")
+    with pytest.raises(ComparisonError, match=r"holds another comparison \(proxy.notes.txt"):
+        compare(shards, tmp_path / "C", reading=ReadingChoice(proxy="there", window=16))
+
+
+def test_options_of_trainings_are_refused_with_finished_runs(shards: ShardSet, tmp_path: Path) -> None:
+    places = [finished(shards, tmp_path / f"s{seed}", stratified(), seed, (3.0, 2.0)) for seed in range(2)]
+    for option in ("--steps", "--batch-size", "--window", "--workers"):
+        outcome = skillshard("compare", *places, "--baseline", "stratified", option, 16)
+        assert outcome.code == 2
+        words = " ".join(outcome.err.replace("│", " ").split())
+        assert f"{option} is about trainings, and the inputs are finished runs: give one shard set." in words
 
 
 def test_a_graph_of_other_skills_is_refused(shards: ShardSet, tmp_path: Path) -> None:

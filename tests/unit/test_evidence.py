@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.evidence import measures, methods
+from benchmarks.evidence import measures, methods, training
 from benchmarks.evidence.pictures import draw_setting
 from benchmarks.evidence.settings import SETTINGS
 from benchmarks.evidence.training import run_all
@@ -81,6 +81,19 @@ def test_a_short_run_trains_every_kind_of_method_and_leaves_a_table_and_a_pictur
     assert "| leave-one-out | 1 | never; never to never; 1 |" in capsys.readouterr().out
     drawn = draw_setting(NAME, 0, tmp_path, tmp_path, {"steps": 36})
     assert drawn is not None and drawn.stat().st_size > 10_000
+
+
+def test_a_training_ends_when_its_loss_has_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "SETTLED_LOSS", 100.0)
+    name = "fine-tuning: ordered LEGO, skill 3"
+    run_all([name], [0], ["target-only"], tmp_path, workers=1, device="cpu", changes={"steps": 36})
+    record = json.loads(
+        (tmp_path / "records" / f"{training.task_key('train', name, 0, 'target-only')}.json").read_text()
+    )
+    assert len(record["losses"]) == training.SETTLED_EVALUATIONS
+    assert len(record["weights"]) == 3  # three of six rounds, of six steps each
+    figures = measures.summary(name, [0], tmp_path, {"steps": 36})["methods"]["target-only"]["by_seed"][0]
+    assert figures["num_steps"] == 18
 
 
 def _record(work: Path, seed: int, method: str, loss: float) -> None:
