@@ -120,7 +120,7 @@ def main(run: Path, steps: int) -> None:
     def report(step: int) -> None:
         losses = {}
         for skill, samples in shards.holdout.items():
-            held_out = list(islice(samples, 64))
+            held_out = list(islice(samples.with_members(), 64))
             images = [dict(sample.members)["png"] for sample in held_out]
             with torch.no_grad():
                 losses[skill] = loss_of(*tensors_of([sample.text for sample in held_out], images)).item()

@@ -149,15 +149,23 @@ class SkillShards:
         return int(self.shard_rows.sum())
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield the samples in stored order, with their members."""
+        """Yield the samples in stored order, without further members."""
+        for opened, row in self._rows():
+            yield opened.sample(row)
+
+    def with_members(self) -> Iterator[Sample]:
+        """Yield the samples in stored order, with their members, such as images, as bytes."""
+        for opened, row in self._rows():
+            yield replace(opened.sample(row), members=tuple(opened.members(row).items()))
+
+    def _rows(self) -> Iterator[tuple[OpenShard, int]]:
+        """Yield each row with its shard, and fetch the next shard in the background."""
         for shard in range(len(self.shard_rows)):
             opened = self.open_shard(shard)
             if shard + 1 < len(self.shard_rows):
                 self.prefetch(shard + 1)
             for row in range(int(self.shard_rows[shard])):
-                members = opened.members(row)
-                sample = opened.sample(row)
-                yield replace(sample, members=tuple(members.items())) if members else sample
+                yield opened, row
 
     def each(self) -> "Iterator[SkillShards]":
         """Yield each shard by itself, so that the arguments of a task stay small."""

@@ -39,6 +39,7 @@ from skillshard.tags import Tags
 from skillshard.torch import Items, MixedDataset, collate
 from skillshard.webdataset import MixedSamples
 from tests.conftest import HERE, tree
+from tests.remote.server import served
 from tests.tokenizers_trained import byte_tokenizer
 
 Images = dict[str, dict[str, bytes]]
@@ -102,7 +103,7 @@ def kept_members(shards: ShardSet) -> Images:
     return {
         sample.id: dict(sample.members)
         for part in (*shards.train.values(), *shards.holdout.values())
-        for sample in part
+        for sample in part.with_members()
     }
 
 
@@ -128,6 +129,7 @@ def test_the_index_and_the_texts_do_not_depend_on_members(shards: ShardSet, pict
     assert [sample for part in bare.train.values() for sample in part] == [
         sample for part in shards.train.values() for sample in part
     ]
+    assert not any(sample.members for part in shards.train.values() for sample in part)
     assert set(kept_members(bare)) == set(kept_members(shards)) and not any(kept_members(bare).values())
 
 
@@ -217,6 +219,17 @@ def test_samples_one_by_one_have_the_members_too(stream: Mixer) -> None:
     columns = expected_columns(stream.ids(0, 50))
     for mixed in itertools.islice(stream, 50):
         assert mixed.fields == {name: columns[name][mixed.draw] for name in ("wav", "jpg")}
+
+
+def test_remote_shards_give_the_members_of_local_shards_with_and_without_a_cache(
+    stream: Mixer, shards: ShardSet, tmp_path: Path
+) -> None:
+    near = stream.batch(0, 40)
+    with served(shards.root) as address:
+        for cache in (None, tmp_path / "cache"):
+            remote = ShardSet.open(f"http://{address}", cache=cache)
+            far = mixer(remote, tmp_path / str(cache is None)).batch(0, 40)
+            assert remote.members == shards.members and far.fields == near.fields and any(near.fields["jpg"])
 
 
 def own_collate(items: Items) -> list[dict[str, Any]]:
