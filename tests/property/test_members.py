@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from skillshard import stages, storage, taggers
-from skillshard.corpus import Corpus
+from skillshard.corpus import Corpus, FieldMapping
 from skillshard.corpus import members as corpus_members
 from skillshard.corpus.members import Members, parse_members
-from skillshard.errors import CorpusError, FieldError, PolicyError, ShardError, StorageError
+from skillshard.errors import CorpusError, FieldError, PolicyError, ShardError, StorageError, TagsError
 from skillshard.grain import MixedSource
 from skillshard.merge_levels import plan_merges
 from skillshard.mixing.mixer import Mixer
@@ -182,6 +182,29 @@ def test_a_payload_gives_back_its_json_and_its_members(json: bytes, members: Mem
     back, parts = parts_of(memoryview(payload_of(json, members, SUFFIXES)), SUFFIXES)
     assert bytes(back) == json and [(suffix, bytes(content)) for suffix, content in parts] == list(members)
     assert payload_of(json, (), ()) == json
+
+
+def test_images_without_captions_are_set_aside_or_take_a_field_as_their_text(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    with tarfile.open(tmp_path / "corpus" / "a.tar", "w") as tar:
+        for number in range(40):
+            label = orjson.dumps({"kind": "cat", "label": f"label {number % 20}"})
+            for suffix, content in (("jpg", bytes([number])), ("json", label)):
+                member = tarfile.TarInfo(f"{number:04d}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    bare = Corpus.open(tmp_path / "corpus")
+    tagger = taggers.metadata("kind")
+    with pytest.raises(TagsError, match=r"40 rows were set aside \(missing-field 40\)"):
+        taggers.tag_corpus(bare, tagger, tmp_path / "aside", on_bad_sample="set-aside", max_set_aside=1.0, backend=HERE)
+    labelled = Corpus.open(tmp_path / "corpus", fields=FieldMapping(text_field="label"))
+    shards = written(
+        (labelled, taggers.tag_corpus(labelled, tagger, tmp_path / "tags", backend=HERE)), tmp_path / "S", ("jpg",)
+    )
+    assert kept_members(shards) == {f"{number:04d}": {"jpg": bytes([number])} for number in range(40)}
+    # Images of one label stand on one side, because the text decides.
+    sides = [{sample.text for part in split.values() for sample in part} for split in (shards.train, shards.holdout)]
+    assert not sides[0] & sides[1] and all(sides)
 
 
 # ----------------------------------------------------------------------------------------------------------------- streams
