@@ -23,7 +23,7 @@ import fcntl
 import fnmatch
 import glob
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -47,12 +47,14 @@ MANIFESTS = {
 
 
 class _Lock:
-    """A shared lock of a working process on a directory. The end of the process releases the lock."""
+    """A shared lock of a working process on a directory. The end of the process releases the lock.
 
-    def __init__(self, folder: Path) -> None:
-        place = folder / ".work" / "lock"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor: int | None = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    Args:
+        descriptor: Open file, or open directory, that carries the lock.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
         self.is_held = self._take(fcntl.LOCK_SH)
 
     def is_alone(self) -> bool:
@@ -534,7 +536,38 @@ def _has_records(folder: str) -> bool:
 
 
 def _lock_of(folder: str) -> _Lock | None:
-    return None if places.is_remote(folder) else _Lock(Path(folder))
+    if places.is_remote(folder):
+        return None
+    place = Path(folder) / ".work" / "lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return _Lock(os.open(place, os.O_RDWR | os.O_CREAT, 0o666))
+
+
+@contextlib.contextmanager
+def without_leftovers(folder: str, scratch: str, out: str | os.PathLike[str]) -> Iterator[None]:
+    """Do work in a directory of results that never gets a manifest, and then remove what killed commands left there.
+
+    Nothing is removed while another command works in the directory, because the temporary files may belong to that command. The lock is
+    on the directory itself, so no lock file stays beside the results. A store has no locks: only `scratch` is removed there.
+
+    Args:
+        folder: Directory, which is made if needed, or a folder of a store.
+        scratch: Name of the subdirectory for the temporary files of the work.
+        out: File outside the directory that the work ends with.
+    """
+    lock = None
+    if not places.is_remote(folder):
+        places.local_path(folder).mkdir(parents=True, exist_ok=True)
+        lock = _Lock(os.open(places.local_path(folder), os.O_RDONLY))
+    try:
+        yield
+        if lock is None or lock.is_alone():
+            storage.remove_leftovers(folder)
+            storage.remove_leftovers_of(out)
+            storage.remove_tree(places.join(folder, scratch))
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _is_free_to_begin_anew(folder: str, lock: _Lock | None) -> bool:

@@ -10,6 +10,7 @@ leaves no half-written file under a final name. uploads.py puts the finished fil
 import contextlib
 import errno
 import fnmatch
+import glob
 import io
 import os
 import random
@@ -501,6 +502,15 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     if places.is_remote(folder):
         return
     for part in places.local_path(folder).rglob(f".*{_PART}"):
+        part.unlink(missing_ok=True)
+
+
+def remove_leftovers_of(place: str | os.PathLike[str]) -> None:
+    """Delete the temporary files that killed writers of one local file left beside the file. A store has none."""
+    if places.is_remote(place):
+        return
+    target = places.local_path(place)
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*{_PART}"):
         part.unlink(missing_ok=True)
 
 

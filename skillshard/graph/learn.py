@@ -38,6 +38,8 @@ READ_BY = ("shards", "proxy", "window", "segment_at", "answer_after", "prompt_fi
 """Settings that determine the texts and tokens of a warm start or trial. The settings are part of the keys of both."""
 MEASURED_BY = ("eval_shards", "eval_samples")
 """Settings that determine the measurement of a trial. The settings are part of the keys of trials only."""
+TIMING = "timing"
+"""Subdirectory of the folder of trials for the texts of the timed steps, which are removed after the estimate."""
 TIMED_TEXTS = 64
 """Number of texts that timed steps draw from. All texts have the same number of positions, so few texts give the time of many."""
 TEXTS_AT_ONCE = 1024
@@ -196,30 +198,33 @@ def learn_graph(
     warm_tasks, trial_tasks = _tasks(
         folder, recipe, planned, warm, warmup_steps, every, schedule, settle, learning.made_from, eval_skills
     )
-    needed, missing = _without_result(warm_tasks, trial_tasks, folder)
-    if missing:
-        # Many steps draw many texts, and drawing takes minutes. So the cost is known before any text is drawn.
-        longest = max((task.arguments["trial"] for task in (*needed, *missing)), key=lambda trial: trial.batch_size)
-        skill = longest.trained_on[0]
-        few = _encoded(encoder, shards.train[skill], TIMED_TEXTS, kind, rows_of=np.arange)
-        timed = save_data(TrialData({skill: few}, measured), folder)
-        try:
-            cost = _cost(needed, missing, longest, timed, backend, folder)
-        finally:
-            storage.remove(timed)
-        _announce(cost, budget_s, on_estimate)
-        rows_of = partial(_rows, planned=planned, warm=warm, warmup_steps=warmup_steps, steps=steps)
-        drawn = {
-            skill: _encoded(encoder, split, samples, kind, rows_of=partial(rows_of, skill))
-            for skill, split in shards.train.items()
-        }
-        data = save_data(TrialData(drawn, measured), folder)
-        needed, trial_tasks = _with_data(needed, data), _with_data(trial_tasks, data)
-    with shown(on_stage, progress) as stages:
-        records = _train(needed, trial_tasks, folder, backend, stages)
-    learned = learning.model_copy(update={"runs": [_measured(*each) for each in zip(planned, records, strict=True)]})
-    graph = derived(shards.skills, eval_skills, learned, rule=rule)
-    write_graph(graph, out)
+    with artefact.without_leftovers(folder, TIMING, out):
+        needed, missing = _without_result(warm_tasks, trial_tasks, folder)
+        if missing:
+            # Many steps draw many texts, and drawing takes minutes. So the cost is known before any text is drawn.
+            longest = max((task.arguments["trial"] for task in (*needed, *missing)), key=lambda trial: trial.batch_size)
+            skill = longest.trained_on[0]
+            few = _encoded(encoder, shards.train[skill], TIMED_TEXTS, kind, rows_of=np.arange)
+            timed = save_data(TrialData({skill: few}, measured), places.join(folder, TIMING))
+            try:
+                cost = _cost(needed, missing, longest, timed, backend, folder)
+            finally:
+                storage.remove(timed)
+            _announce(cost, budget_s, on_estimate)
+            rows_of = partial(_rows, planned=planned, warm=warm, warmup_steps=warmup_steps, steps=steps)
+            drawn = {
+                skill: _encoded(encoder, split, samples, kind, rows_of=partial(rows_of, skill))
+                for skill, split in shards.train.items()
+            }
+            data = save_data(TrialData(drawn, measured), folder)
+            needed, trial_tasks = _with_data(needed, data), _with_data(trial_tasks, data)
+        with shown(on_stage, progress) as stages:
+            records = _train(needed, trial_tasks, folder, backend, stages)
+        learned = learning.model_copy(
+            update={"runs": [_measured(*each) for each in zip(planned, records, strict=True)]}
+        )
+        graph = derived(shards.skills, eval_skills, learned, rule=rule)
+        write_graph(graph, out)
     return graph
 
 
@@ -506,10 +511,15 @@ def _key(kind: str, inputs: dict[str, Any]) -> str:
 
 
 def _needed(warm: Sequence[Task], missing: Sequence[Task], records: str) -> list[Task]:
-    """Return the warm starts that trials still need and whose file is missing. A warm start whose file was removed is trained again."""
+    """Return the warm starts that trials still need and whose file or record is missing. A warm start whose file was removed is trained
+    again, and so is a warm start that was killed between its file and its record.
+    """
     wanted = {task.arguments["warm"] for task in missing}
     needed = [
-        task for task in warm if task.arguments["place"] in wanted and not storage.exists(task.arguments["place"])
+        task
+        for task in warm
+        if task.arguments["place"] in wanted
+        and not (storage.exists(task.arguments["place"]) and storage.exists(places.join(records, f"{task.key}.json")))
     ]
     # Without its record the task runs again. A record alone would count as done, and the trials would miss the file.
     for task in needed:

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.text import Annotation
 
 import skillshard.graph.learn as learning
+from skillshard import artefact
 from skillshard.errors import GraphError, SkillshardError
 from skillshard.execution import Backend
 from skillshard.graph.derive import derive_again, rule_in
@@ -137,6 +138,32 @@ def test_a_warm_start_that_was_removed_is_made_anew(learned: Path, shards: Shard
         path.unlink()
     learn(shards, tmp_path / "two.json", num_seeds=2, trials=tmp_path / "runs")
     assert (tmp_path / "two.json").read_bytes() == learned.read_bytes()
+
+
+def test_what_a_killed_command_left_unfinished_is_made_or_removed(shards: ShardSet, tmp_path: Path) -> None:
+    learn(shards, tmp_path / "graph.json")
+    whole, folder = files(tmp_path), tmp_path / "graph.runs"
+    # A kill between the file of a warm start and its record, before any trial.
+    for record in (folder / "records").iterdir():
+        record.unlink()
+    (tmp_path / "graph.json").unlink()
+    # A kill in the middle of a write, and a kill while steps are timed.
+    (folder / ".warm-0.npz.77-0123abcd.part").touch()
+    (tmp_path / ".graph.json.77-0123abcd.part").touch()
+    (folder / "timing").mkdir()
+    (folder / "timing" / "data-0.npz").touch()
+    learn(shards, tmp_path / "graph.json")
+    assert files(tmp_path) == whole and not (folder / "timing").exists()
+
+
+def test_temporary_files_stay_while_another_command_trains_in_the_same_folder(shards: ShardSet, tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    part = tmp_path / "trials" / ".warm-0.npz.77-0123abcd.part"
+    part.touch()
+    with artefact.without_leftovers(str(tmp_path / "trials"), "timing", tmp_path / "other.json"):
+        learn(shards, tmp_path / "graph.json", trials=tmp_path / "trials")
+        assert part.exists()
+    assert not part.exists()
 
 
 def test_runs_share_the_samples_of_the_skills_that_they_share(learned: Path) -> None:
