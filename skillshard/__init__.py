@@ -47,6 +47,7 @@ _HOMES = {
     "needed": "skillshard.extras",
     "open_recorded": "skillshard.mixing.recorded",
     "policies": "skillshard",
+    "read_policy": "skillshard.mixing.policy_file",
     "regroup_tags": "skillshard.taggers",
     "replay": "skillshard.mixing.replay",
     "tag_corpus": "skillshard.taggers",

@@ -237,6 +237,7 @@ def export_shards(
     seed: int = 0,
     round_draws: int = 4096,
     repeat: str = "epochs",
+    step_draws: int | None = None,
     file_bytes: int | None = None,
     tokens: TokenSet | None = None,
     separator: str | None = None,
@@ -259,6 +260,7 @@ def export_shards(
         seed: Seed of the order of the mix.
         round_draws: Number of draws of a round.
         repeat: Rule for a skill without unread samples, as for `Mixer`.
+        step_draws: Number of draws of an optimizer step, for stages that end at steps. None: unknown.
         file_bytes: Approximate bytes of the tars whose rows one file holds. A file of short texts is several times smaller, because a
             tar has 2 kB for each sample at least. None: 256 MB. With "megatron", None: one pair of files for each skill, or for the mix.
         tokens: Tokens of the shards with their ids, for "megatron".
@@ -296,7 +298,7 @@ def export_shards(
                 )
             arguments: dict[str, Any] = {"split": split}
         else:
-            mixer = _open_mix(stack, shards, policy, draws, split, seed, round_draws, repeat)
+            mixer = _open_mix(stack, shards, policy, draws, split, seed, round_draws, repeat, step_draws)
             # The run's digest stands for all arguments. The others are there for the message about a difference.
             arguments = {
                 "draws": draws,
@@ -382,6 +384,7 @@ def _open_mix(
     seed: int,
     round_draws: int,
     repeat: str,
+    step_draws: int | None,
 ) -> Mixer:
     """Open the stream of a mix, with a ledger that lasts as long as `stack`.
 
@@ -402,7 +405,14 @@ def _open_mix(
     ledger = stack.enter_context(tempfile.TemporaryDirectory())
     stack.callback(_MIXERS.clear)
     return open_stream(
-        shards, policy=policy, seed=seed, round_draws=round_draws, repeat=repeat, ledger=ledger, fields=("id",)
+        shards,
+        policy=policy,
+        seed=seed,
+        round_draws=round_draws,
+        repeat=repeat,
+        step_draws=step_draws,
+        ledger=ledger,
+        fields=("id",),
     )
 
 

@@ -29,6 +29,7 @@ from skillshard.mixing.ledger import (
 )
 from skillshard.mixing.mixer import MixerState
 from skillshard.mixing.packing import PackedState
+from skillshard.mixing.policy_schema import PolicyFile
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.pipeline import Pipeline
 from skillshard.report.facts import Facts
@@ -59,6 +60,7 @@ _MODELS: dict[str, Any] = {
     "packed-4": PackedState,
     "peek-1": PeekFacts,
     "pipeline-1": Pipeline,
+    "policy-1": PolicyFile,
     "rejection-4": Rejection,
     "report-1": ReportFacts,
     "round-2": RoundRecord,

@@ -22,14 +22,18 @@ def replay(
         str | None,
         typer.Option(
             "--policy",
-            metavar="NAME[:KEY=VALUE,...]",
-            help="Other policy, such as 'loss_order:eta=0.5' or 'skill_it:graph=graph.json,eta=0.2+floor:least=0.01'.",
+            metavar="POLICY",
+            help="Other policy as NAME, NAME:KEY=VALUE or FILE.json, such as 'skill_it:graph=graph.json,eta=0.2+floor:least=0.01'.",
             show_default="the policy of the run",
         ),
     ] = None,
-    graph: Annotated[
-        str | None,
-        typer.Option("--graph", metavar="FILE", help="Graph of the run, if the policy of the run has a graph."),
+    graphs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--graph",
+            metavar="FILE",
+            help="Graph of the run, if the policy of the run has a graph. Repeat the option for several graphs.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -37,14 +41,14 @@ def replay(
 
     Without --policy the exit code is 1 if a round differs from its record.
     """
-    from skillshard.mixing.named_policy import policy_of_text
+    from skillshard.mixing.policy_file import read_policy
     from skillshard.mixing.replay import replay as decide_again
 
     if policy is not None:
-        Verb.given.refuse(["graph"], "is the graph of the run's policy: give the graph of another policy in --policy")
-    other = None if policy is None else policy_of_text(policy)
+        Verb.given.refuse(["graphs"], "is the graph of the run's policy: give the graph of another policy in --policy")
+    other = None if policy is None else read_policy(policy)
     with Bars() as bars, bars.working("replaying"):
-        result = decide_again(run, other, graph=graph)
+        result = decide_again(run, other, graphs=graphs or ())
     if json:
         rounds = [
             {

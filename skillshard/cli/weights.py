@@ -119,6 +119,17 @@ RoundDraws = Annotated[
     int,
     typer.Option("--round-draws", metavar="N", min=1, help="Number of draws of a round.", rich_help_panel=STREAM),
 ]
+StepDraws = Annotated[
+    int | None,
+    typer.Option(
+        "--step-draws",
+        metavar="N",
+        min=1,
+        help="Samples of an optimizer step, for a policy whose stages end at steps.",
+        show_default="unknown",
+        rich_help_panel=STREAM,
+    ),
+]
 Repeat = Annotated[
     str,
     typer.Option(
@@ -136,6 +147,7 @@ DETERMINE_A_STREAM = (
     "losses",
     "seed",
     "round_draws",
+    "step_draws",
     "repeat",
     *(field.name for field in fields(PolicyOptions)),
 )
@@ -158,9 +170,9 @@ def mix(
         str,
         typer.Option(
             "--policy",
-            metavar="NAME",
+            metavar="POLICY",
             help="Policy: stratified, proportional, temperature, unimax, fixed, skill_stratified, skill_it (static weights), curriculum, "
-            "anti_curriculum or skill_curriculum.",
+            "anti_curriculum or skill_curriculum. Or NAME:KEY=VALUE, or FILE.json with stages or groups.",
         ),
     ] = "stratified",
     options: PolicyOptions,
@@ -170,6 +182,7 @@ def mix(
     ] = 0,
     seed: Seed = 0,
     round_draws: RoundDraws = 4096,
+    step_draws: StepDraws = None,
     repeat: Repeat = "epochs",
     ledger: Annotated[
         Path | None,
@@ -210,6 +223,7 @@ def mix(
             round_draws=round_draws,
             repeat=repeat,
             ledger=ledger,
+            step_draws=step_draws,
         )
     if listing.num_draws < draws:
         end = f"after {first + listing.num_draws:,} draws" if listing.num_draws else f"before draw {first:,}"
@@ -294,7 +308,7 @@ def export(
         str | None,
         typer.Option(
             "--policy",
-            metavar="NAME",
+            metavar="POLICY",
             help="Policy of the mix, as for 'skillshard mix'.",
             show_default="stratified, or fixed with --weights",
         ),
@@ -303,6 +317,7 @@ def export(
     losses: Losses = None,
     seed: Seed = 0,
     round_draws: RoundDraws = 4096,
+    step_draws: StepDraws = None,
     repeat: Repeat = "epochs",
     workers: Workers = None,
     cache: Cache,
@@ -315,8 +330,7 @@ def export(
     from skillshard.shards.token_set import TokenSet
 
     if draws is None:
-        of_mix = ("policy", "losses", "seed", "round_draws", "repeat", *(field.name for field in fields(PolicyOptions)))
-        Verb.given.refuse(of_mix, "belongs to a mix: give --draws too")
+        Verb.given.refuse(DETERMINE_A_STREAM, "belongs to a mix: give --draws too")
     else:
         Verb.given.refuse(["split"], "chooses samples that are written once, and a mix is made of training samples")
     num_bytes = None if file_bytes is None else parse_size(file_bytes, "--file-size")
@@ -337,6 +351,7 @@ def export(
             seed=seed,
             round_draws=round_draws,
             repeat=repeat,
+            step_draws=step_draws,
             file_bytes=num_bytes,
             tokens=None if tokens is None else TokenSet.open(tokens),
             separator=separator,
@@ -363,8 +378,9 @@ def weights(
         str,
         typer.Option(
             "--policy",
-            metavar="NAME",
-            help="Policy: stratified, proportional, temperature, unimax, fixed, skill_stratified or skill_it (static weights).",
+            metavar="POLICY",
+            help="Policy: stratified, proportional, temperature, unimax, fixed, skill_stratified or skill_it (static weights). Or "
+            "NAME:KEY=VALUE, or FILE.json with groups.",
         ),
     ],
     out: Annotated[
@@ -398,12 +414,13 @@ def weights(
 ) -> None:
     """Show the weights of a policy that needs no trainer, for example by a skills graph."""
     from skillshard.mixing.listing import CONSTANT
+    from skillshard.mixing.policy_file import is_by_name
     from skillshard.mixing.weights_file import weigh
     from skillshard.report.text import show_weights
     from skillshard.shards.token_set import TokenSet
     from skillshard.storage import write_bytes
 
-    if draws is not None and policy != "unimax":
+    if draws is not None and policy != "unimax" and is_by_name(policy):
         raise typer.BadParameter(f"policy {policy} does not take it: only unimax does.", param_hint="--draws")
     opened = choose_skills(cache.open(shards), skills)
     chosen = _static_policy(policy, opened.skills, options, among=CONSTANT, draws=draws)

@@ -22,13 +22,14 @@ from skillshard.comparison.file import ComparedPolicy, CompareFile
 from skillshard.comparison.policy_text import NamedPolicy, parse_policy
 from skillshard.comparison.training import Training, num_evaluated, skills_read, timing_task, trial_task
 from skillshard.comparison.verdict import EVALUATION_COST, ComparedRun, Cost, verdicts
-from skillshard.errors import ComparisonError, did_you_mean, name_some
+from skillshard.errors import ComparisonError, PolicyError, did_you_mean, name_some
 from skillshard.execution import Backend, OnStage, Task, run, shown
 from skillshard.graph.learn import Cost as TrainingCost
 from skillshard.graph.skill_graph import read_graph
 from skillshard.graph.trials import eval_steps
 from skillshard.loss import LossKind, Reduction
-from skillshard.printable import time_in_words
+from skillshard.policies.policy import RunFacts, in_draws
+from skillshard.printable import shortened, time_in_words
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
 from skillshard.proxy.identity import SIZES, model_identity, training_identity
 from skillshard.proxy.reading_choice import ReadingChoice
@@ -100,6 +101,7 @@ def compare_policies(
     counted = _counted(measured_on, targets)
     chosen = [parse_policy(text, skills=shards.skills, targets=targets, draws=steps * batch_size) for text in policies]
     _refuse_twice(chosen)
+    _refuse_unfit(chosen, shards, batch_size)
     backend = backend or Backend()
     # A worker of Ray has another working directory.
     out = out.absolute()
@@ -257,6 +259,17 @@ def _refuse_twice(chosen: Sequence[NamedPolicy]) -> None:
         first_of[key] = named.text
 
 
+def _refuse_unfit(chosen: Sequence[NamedPolicy], shards: ShardSet, batch_size: int) -> None:
+    """Raise PolicyError before any training if a policy does not fit the skills, as the mixer of a trial would."""
+    skills = tuple(shards.skills)
+    num_samples = tuple(len(shards.train[skill]) for skill in skills)
+    for named in chosen:
+        try:
+            in_draws(named.policy, RunFacts(skills, num_samples, step_draws=batch_size)).init(skills, num_samples)
+        except PolicyError as error:
+            raise PolicyError(f"policy {shortened(named.text, 80)}: {error}") from error
+
+
 def _refuse_unmeasured(chosen: Sequence[NamedPolicy], shards: ShardSet, measured_on: ShardSet) -> None:
     holdout = measured_on.holdout
     for named in chosen:
@@ -351,10 +364,11 @@ def _cost_of(named: NamedPolicy, training: Training, measured_on: ShardSet) -> C
     # Every training ends with a measurement for the comparison. No decision follows.
     num_evals = len(eval_steps(training.recipe.steps, training.eval_every)) - 1
     graph_samples = 0.0
-    if named.graph is not None and (learned := read_graph(named.graph).learned) is not None:
-        num_measured = sum(len(trial.losses) * len(trial.losses[0]) for trial in learned.runs)
-        per_skill = learned.made_from.get("eval_samples", training.eval_samples)
-        graph_samples = learned.num_samples + num_measured * per_skill * EVALUATION_COST
+    for graph in named.graphs:
+        if (learned := read_graph(graph).learned) is not None:
+            num_measured = sum(len(trial.losses) * len(trial.losses[0]) for trial in learned.runs)
+            per_skill = learned.made_from.get("eval_samples", training.eval_samples)
+            graph_samples += learned.num_samples + num_measured * per_skill * EVALUATION_COST
     return Cost(
         graph_steps=graph_samples / training.batch_size,
         evaluation_steps=num_read * num_evals * EVALUATION_COST / training.batch_size,

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skillshard.errors import PolicyError, did_you_mean
-from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.named_policy import graph_of_text, policy_of_text
+from skillshard.errors import PolicyError
+from skillshard.mixing.named_policy import Context
+from skillshard.mixing.policy_file import policy_given
 from skillshard.policies import Policy
+from skillshard.policies.inner import Holding, policies_within
 
 # Other policies need more than the losses that the trial reports: probes, reference losses, or an order that the user gives.
 POLICIES = (
@@ -20,6 +21,8 @@ POLICIES = (
     "loss_order",
     "softmax_loss",
     "odm",
+    "stages",
+    "by_group",
 )
 
 
@@ -30,19 +33,19 @@ class NamedPolicy:
     Attributes:
         text: Text of the user.
         policy: The policy.
-        graph: Place of its graph, or None.
+        graphs: Places of its graphs.
     """
 
     text: str
     policy: Policy
-    graph: str | None
+    graphs: tuple[str, ...]
 
 
 def parse_policy(text: str, *, skills: Sequence[str], targets: Sequence[str], draws: int) -> NamedPolicy:
-    """Make a policy from a text, in the form that `skillshard.mixing.named_policy.policy_of_text` describes.
+    """Make a policy from a text, in the form that `skillshard.mixing.policy_file.read_policy` describes.
 
     Args:
-        text: Name, file and arguments.
+        text: Name, file and arguments, or a file of a policy.
         skills: Training skills. A graph is reduced to the rows of these skills.
         targets: Evaluation skills that count. A graph is reduced to these columns. Empty: all columns.
         draws: Number of draws of the training, for unimax.
@@ -54,12 +57,9 @@ def parse_policy(text: str, *, skills: Sequence[str], targets: Sequence[str], dr
     >>> parse_policy("temperature:tau=2", skills=("a", "b"), targets=(), draws=100).policy.arguments
     {'tau': 2.0}
     """
-    name = text.partition(":")[0].partition("+")[0]
-    if name not in POLICIES:
-        raise PolicyError(f"policy {name!r}{did_you_mean(name, POLICIES)}: give {', '.join(POLICIES)}.")
-    policy = policy_of_text(
-        text,
-        open_graph=lambda place: SkillGraph.open(place).choose(rows=skills, columns=targets or None),
-        defaults={"draws": draws},
-    )
-    return NamedPolicy(text, policy, graph_of_text(text))
+    context = Context(skills=skills, targets=targets, defaults={"draws": draws})
+    policy = policy_given(text, context)
+    for inner in policies_within(policy):
+        if inner.name not in POLICIES and not isinstance(inner, Holding):
+            raise PolicyError(f"{text}: a comparison has no policy {inner.name!r}: give {', '.join(POLICIES)}.")
+    return NamedPolicy(text, policy, tuple(dict.fromkeys(context.opened)))

@@ -13,6 +13,8 @@ from jaxtyping import Int
 from skillshard.errors import PolicyError, RepetitionWarning, did_you_mean
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.named_policy import HOLDERS, Context, policy_of_text
+from skillshard.mixing.policy_file import is_by_name, policy_given
 from skillshard.mixing.recorded import RecordedStream
 from skillshard.mixing.rounds import MANY_EPOCHS, EndOfStream, warn_of_repetition
 from skillshard.mixing.weights_file import read_weights
@@ -31,6 +33,8 @@ from skillshard.policies import (
     unimax,
 )
 from skillshard.policies import floor as floored
+from skillshard.policies.inner import Holding, policies_within
+from skillshard.printable import shortened
 from skillshard.progress import advance
 from skillshard.shards.read import ShardSet
 
@@ -71,7 +75,8 @@ def static_policy(
     """Make a policy that needs no trainer, from a name and arguments.
 
     Args:
-        policy: Name of the policy, a member of `among`.
+        policy: Name of the policy, a member of `among`, or a policy with its arguments: NAME:KEY=VALUE, or a file, see
+            `skillshard.mixing.policy_file.read_policy`.
         skills: Training skills of the mix. A graph is reduced to the rows of these skills.
         among: Names of the allowed policies.
         draws: Number of draws of the run, for unimax and the curricula.
@@ -102,12 +107,37 @@ def static_policy(
         "losses": losses,
         "draws": draws,
     }
+    if not is_by_name(policy):
+        chosen = _written(policy, skills, values)
+        return chain(chosen, floored(floor)) if floor else chosen
     _check_arguments(policy, among, values)
     chosen = _policy(policy, skills, draws, tau, epochs, weights, new, graph, eta, prior, targets, losses)
     return chain(chosen, floored(floor)) if floor else chosen
 
 
+def _written(text: str, skills: Sequence[str], given: Mapping[str, Any]) -> Policy:
+    """Make a policy that is written with its arguments. SKILL-IT has static weights, as by its name alone."""
+    others = [f"`{argument}`" for argument, value in given.items() if value is not None and argument != "draws"]
+    if others:
+        raise PolicyError(
+            f"{shortened(text, 60)} is written with its arguments: write {' and '.join(others)} there too, and leave the option out."
+        )
+    draws = {} if given["draws"] is None else {"draws": given["draws"]}
+    policy = policy_given(text, Context(skills=skills, defaults={"mode": "static", **draws}))
+    if policy.reads_losses:
+        readers = [
+            inner.name for inner in policies_within(policy) if inner.reads_losses and not isinstance(inner, Holding)
+        ]
+        raise PolicyError(
+            f"policy {' and '.join(dict.fromkeys(readers))} reads losses, and without a trainer there are no losses: give policies that read no losses: "
+            f"{', '.join(ARGUMENTS)}, stages, by_group."
+        )
+    return policy
+
+
 def _check_arguments(name: str, among: Sequence[str], given: Mapping[str, Any]) -> None:
+    if name in HOLDERS:
+        policy_of_text(name)  # raises with the form of a file
     if name not in among:
         raise PolicyError(
             f"policy {name!r}{did_you_mean(name, among)}: without a trainer there are no losses, so give a policy that reads no losses: "
@@ -200,6 +230,7 @@ def list_draws(
     round_draws: int,
     repeat: str,
     ledger: str | os.PathLike[str] | None,
+    step_draws: int | None = None,
 ) -> Listing:
     """List the draws first .. first + num - 1 of a mixed stream.
 
@@ -212,13 +243,20 @@ def list_draws(
         round_draws: Number of draws of a round.
         repeat: Rule for a skill without unread samples, as for `Mixer`.
         ledger: Directory for the run's record. None: the record is not kept.
+        step_draws: Number of draws of an optimizer step, for stages that end at steps. None: unknown.
 
     Warns:
         RepetitionWarning: Skills pass 4 epochs within the listed draws. Later draws of the last round do not count.
     """
     with tempfile.TemporaryDirectory() as folder:
         mixer = open_stream(
-            shards, policy=policy, seed=seed, round_draws=round_draws, repeat=repeat, ledger=ledger or folder
+            shards,
+            policy=policy,
+            seed=seed,
+            round_draws=round_draws,
+            repeat=repeat,
+            ledger=ledger or folder,
+            step_draws=step_draws,
         )
         decide(mixer, first + num)
         lines: list[bytes] = []
@@ -254,15 +292,25 @@ def open_stream(
     repeat: str,
     ledger: str | os.PathLike[str],
     fields: Sequence[str] = (),
+    step_draws: int | None = None,
 ) -> Mixer:
     """Open the stream of a policy that reads no losses. A listing and an export of the same arguments have the same draws.
 
     Args:
-        shards, policy, seed, round_draws, repeat: As in `list_draws`.
+        shards, policy, seed, round_draws, repeat, step_draws: As in `list_draws`.
         ledger: Directory for the run's record.
         fields: Fields of the metadata that come with the samples.
     """
-    return Mixer(shards, policy, ledger=ledger, round_draws=round_draws, seed=seed, repeat=repeat, fields=fields)
+    return Mixer(
+        shards,
+        policy,
+        ledger=ledger,
+        round_draws=round_draws,
+        step_draws=step_draws,
+        seed=seed,
+        repeat=repeat,
+        fields=fields,
+    )
 
 
 def _lines(mixer: Mixer, first: int, num: int) -> list[bytes]:

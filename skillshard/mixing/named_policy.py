@@ -1,26 +1,29 @@
 """Policies by name: from the record of a run, or from a text such as `loss_order:eta=0.5+floor:least=0.01`."""
 
 import inspect
-import os
 import re
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import orjson
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from skillshard import canonical, policies
+from skillshard import canonical, places, policies
 from skillshard.artefact import differences
-from skillshard.errors import PolicyError, did_you_mean
+from skillshard.errors import PolicyError, did_you_mean, with_suggestions
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.weights_file import read_weights
+from skillshard.policies.by_group import groups_of
 from skillshard.policies.policy import Policy, Transform
+from skillshard.policies.stages import Blend, Unit, with_ends
+from skillshard.printable import shortened
 
 POLICIES: dict[str, Callable[..., Policy]] = {
     "ado": policies.ado,
     "aioli": policies.aioli,
     "anti_curriculum": policies.anti_curriculum,
+    "by_group": policies.by_group,
     "curriculum": policies.curriculum,
     "doremi": policies.doremi,
     "exp3": policies.exp3,
@@ -33,6 +36,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "skill_it": policies.skill_it,
     "skill_stratified": policies.skill_stratified,
     "softmax_loss": policies.softmax_loss,
+    "stages": policies.stages,
     "stratified": policies.stratified,
     "temperature": policies.temperature,
     "unimax": policies.unimax,
@@ -51,59 +55,195 @@ OF_SKILLS = ("weights", "prior", "losses", "reference")
 _NEXT_TRANSFORM = re.compile(rf"\+(?=(?:{'|'.join(TRANSFORMS)})(?::|\+|$))")
 
 
-def policy_of_record(name: str, arguments: Mapping[str, Any], *, graph: str | os.PathLike[str] | None) -> Policy:
+HOLDERS = ("stages", "by_group")
+"""Policies whose arguments are other policies. A text of names and values cannot write these policies."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that the text of a policy does not hold.
+
+    Attributes:
+        folder: Directory of the files that the text names. None: the working directory.
+        skills: Training skills. A graph is reduced to the rows of these skills. None: graphs are not reduced.
+        targets: Evaluation skills that count. A graph is reduced to these columns. Empty: all columns.
+        defaults: Values of arguments that a policy has and the text does not name.
+        opened: Places of the graphs that were opened.
+    """
+
+    folder: str | None = None
+    skills: Sequence[str] | None = None
+    targets: Sequence[str] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    opened: list[str] = field(default_factory=list)
+
+    def weights(self, given: str) -> dict[str, float]:
+        return read_weights(given if given.lstrip().startswith("{") else self._place_of(given))
+
+    def _place_of(self, given: str) -> str:
+        return given if self.folder is None else places.resolve(given, self.folder)
+
+    def graph(self, given: str) -> SkillGraph:
+        place = self._place_of(given)
+        graph = SkillGraph.open(place)
+        self.opened.append(place)
+        return graph if self.skills is None else graph.choose(rows=self.skills, columns=self.targets or None)
+
+    def of_groups(self, groups: Any) -> "Context":
+        """Return the context of a policy over groups. The rows and columns of its graph are groups."""
+        return replace(self, skills=_names_of_groups(groups, self.skills), targets=())
+
+    def of_group(self, groups: Any, group: str | None) -> "Context":
+        """Return the context of a policy inside a group. None: the policy is inside each group, so its graph is not reduced."""
+        if self.skills is None or group is None:
+            return replace(self, skills=None)
+        members = groups_of(self.skills) if groups == "prefix" else groups
+        return replace(self, skills=members.get(group) if isinstance(members, Mapping) else None)
+
+
+def _names_of_groups(groups: Any, skills: Sequence[str] | None) -> tuple[str, ...] | None:
+    if skills is None:
+        return None
+    if groups == "prefix":
+        return tuple(groups_of(skills))
+    return tuple(groups) if isinstance(groups, Mapping) else None
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Stage(BaseModel):
+    """A stage in the record of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    until: int | None
+    until_draw: int | None
+    policy: tuple[str, dict[str, Any]]
+
+
+class _Stages(BaseModel):
+    """Arguments of `stages` in the record of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stages: list[_Stage]
+    unit: Unit
+    blend: Blend
+
+
+class _ByGroup(BaseModel):
+    """Arguments of `by_group` in the record of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    outer: tuple[str, dict[str, Any]]
+    inner: tuple[str, dict[str, Any]] | dict[str, tuple[str, dict[str, Any]]]
+    groups: Literal["prefix"] | dict[str, list[str]]
+
+
+class _Chain(BaseModel):
+    """Arguments of a policy with transforms in the record of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    policy: tuple[str, dict[str, Any]]
+    transforms: list[tuple[str, dict[str, Any]]]
+
+
+def policy_of_record(
+    name: str, arguments: Mapping[str, Any], *, graphs: Sequence[str] = (), skills: Sequence[str] | None = None
+) -> Policy:
     """Make the policy of a run from its record.
 
     Args:
         name: Name of the policy in the record.
         arguments: Arguments of the policy in the record.
-        graph: File of the graph, for a policy with a graph. A record names only the digest of the graph.
+        graphs: Files of the graphs of the policy. A record names only the digest of a graph.
+        skills: Training skills of the run. A graph may have more rows than the run has skills. None: graphs are not reduced.
 
     Raises:
-        PolicyError: The policy is no policy of skillshard, or the graph is missing or another graph.
+        PolicyError: The policy is no policy of skillshard, or a graph is missing or another graph.
     """
-    policy = _made(name, arguments, graph)
+    policy = _made(name, arguments, {place: SkillGraph.open(place) for place in graphs}, Context(skills=skills))
     arguments_of_policy = canonical.from_json(canonical.to_json(policy.arguments), "arguments")
     changed = differences(dict(arguments), arguments_of_policy)
     if policy.name != name or changed:
         raise PolicyError(
-            f"policy {name} of the run has other arguments than the policy made from its record: {'; '.join(changed[:4])}. For a policy with a "
-            "graph, give the graph of the run."
+            f"policy {name} of the run has other arguments than the policy made from its record: {'; '.join(changed[:4])}."
         )
     return policy
 
 
-def _made(name: str, arguments: Mapping[str, Any], graph: str | os.PathLike[str] | None) -> Policy:
+def _made(name: str, arguments: Mapping[str, Any], graphs: Mapping[str, SkillGraph], context: Context) -> Policy:
     if set(arguments) == {"policy", "transforms"}:
-        inner, inner_arguments = arguments["policy"]
-        transforms = [
-            _called(TRANSFORMS, transform, values, "transform") for transform, values in arguments["transforms"]
-        ]
-        return policies.chain(_made(inner, inner_arguments, graph), *transforms)
+        chained = _validated(_Chain, name, arguments)
+        transforms = [_called(TRANSFORMS, transform, values, "transform") for transform, values in chained.transforms]
+        return policies.chain(_made(*chained.policy, graphs, context), *transforms)
+    if name == "stages":
+        record = _validated(_Stages, name, arguments)
+        pairs = [(stage.until, _made(*stage.policy, graphs, context)) for stage in record.stages]
+        ends = [stage.until_draw for stage in record.stages[:-1]]
+        made = policies.stages(pairs, unit=record.unit, blend=record.blend)
+        # The record holds the draws that the run has used. A conversion of the steps or tokens could give other draws.
+        return made if None in ends else with_ends(made, [end for end in ends if end is not None])
+    if name == "by_group":
+        levels = _validated(_ByGroup, name, arguments)
+        outer = _made(*levels.outer, graphs, context.of_groups(levels.groups))
+        inner: Policy | dict[str, Policy]
+        if isinstance(levels.inner, dict):
+            inner = {
+                group: _made(*own, graphs, context.of_group(levels.groups, group))
+                for group, own in levels.inner.items()
+            }
+        else:
+            inner = _made(*levels.inner, graphs, context.of_group(levels.groups, None))
+        return policies.by_group(outer, inner, groups=levels.groups)
     values = dict(arguments)
     if isinstance(values.get("graph"), str):
-        if graph is None:
-            raise PolicyError(
-                f"policy {name} of the run has a graph, and the record names only its digest {values['graph']}: give the `graph` file."
-            )
-        values["graph"] = SkillGraph.open(graph)
+        values["graph"] = _graph_of_digest(name, values["graph"], graphs, context.skills)
     return _called(POLICIES, name, values, "policy")
 
 
-def policy_of_text(
-    text: str,
-    *,
-    open_graph: Callable[[str], SkillGraph] = SkillGraph.open,
-    defaults: Mapping[str, Any] = MappingProxyType({}),
-) -> Policy:
+def _validated(model: type[_Model], name: str, arguments: Mapping[str, Any]) -> _Model:
+    try:
+        return model.model_validate(dict(arguments))
+    except ValidationError as error:
+        raise PolicyError(
+            f"the record holds no arguments of policy {name}: {canonical.first_fault(error)}. The record is damaged or edited."
+        ) from error
+
+
+def _graph_of_digest(
+    name: str, digest: str, graphs: Mapping[str, SkillGraph], skills: Sequence[str] | None
+) -> SkillGraph:
+    """Find the graph with a digest among the given graphs, whole or reduced to the rows of the skills."""
+    if not graphs:
+        raise PolicyError(
+            f"policy {name} of the run has a graph, and the record names only its digest {digest}: give the file of the graph by `graphs`."
+        )
+    for graph in graphs.values():
+        if graph.digest == digest:
+            return graph
+    for graph in graphs.values():
+        if skills is not None and set(skills) < set(graph.train_skills):
+            reduced = graph.choose(rows=skills)
+            if reduced.digest == digest:
+                return reduced
+    others = "; ".join(f"{place} has the digest {graph.digest}" for place, graph in graphs.items())
+    raise PolicyError(
+        f"policy {name} of the run has a graph with the digest {digest}, and this is no given graph ({others}): give the graph of the run by `graphs`."
+    )
+
+
+def policy_of_text(text: str, context: Context | None = None) -> Policy:
     """Make a policy from a name and arguments in a text.
 
     Args:
         text: `NAME` or `NAME:argument=value,argument=value`, with the arguments of the function in `skillshard.policies`. A graph is a file. Weights, a
             prior and losses are a file of weights. Other values are JSON, or a text. A file alone is the graph or the weights of the policy.
             `+NAME:argument=value` adds a transform.
-        open_graph: Function that opens the file of a graph.
-        defaults: Values of arguments that the policy has and the text does not name.
+        context: Skills, directory and defaults. None: graphs are not reduced, and files are named relative to the working directory.
 
     Raises:
         PolicyError: The name or an argument is unknown, or an argument is missing.
@@ -114,26 +254,49 @@ def policy_of_text(
     >>> policy_of_text("stratified+floor:least=0.1").name
     'stratified+floor'
     """
-    first, *others = _NEXT_TRANSFORM.split(text)
+    context = context or Context()
+    first, transforms = divided(text)
     name, words = _parts(first)
-    arguments = {key: _value(key, word, open_graph) for key, word in words.items()}
-    more = {key: value for key, value in defaults.items() if key in _arguments_of(POLICIES, name)}
-    policy = _called(POLICIES, name, {**more, **arguments}, "policy")
-    transforms = []
-    for other in others:
-        name, words = _parts(other)
-        values = {key: _value(key, word, open_graph) for key, word in words.items()}
-        transforms.append(_called(TRANSFORMS, name, values, "transform"))
-    return policies.chain(policy, *transforms) if transforms else policy
+    if name in HOLDERS:
+        raise PolicyError(
+            f'policy {name} holds other policies, so write the policy as JSON, {{"policy": "{name}", ...}}, into a file, and give the file, FILE.json.'
+        )
+    arguments = {key: _value(key, word, context) for key, word in words.items()}
+    return chained(called_policy(name, arguments, context), [transform_of_text(other) for other in transforms])
 
 
-def graph_of_text(text: str) -> str | None:
-    """Return the file of the graph in the text of a policy, or None for a policy without a graph.
+def divided(text: str) -> tuple[str, list[str]]:
+    """Divide the text of a policy into the text of the policy itself and the texts of the transforms after the policy.
 
-    >>> graph_of_text("skill_it:graph.json,eta=0.5"), graph_of_text("stratified")
-    ('graph.json', None)
+    >>> divided("skill_it:graph.json,eta=0.2+floor:least=0.01")
+    ('skill_it:graph.json,eta=0.2', ['floor:least=0.01'])
     """
-    return _parts(_NEXT_TRANSFORM.split(text)[0])[1].get("graph")
+    first, *transforms = _NEXT_TRANSFORM.split(text)
+    return first, transforms
+
+
+def transform_of_text(text: str) -> Transform:
+    """Make a transform from `NAME:argument=value`."""
+    name, words = _parts(text)
+    return called_transform(name, {key: _json_or_text(word) for key, word in words.items()})
+
+
+def called_policy(name: str, arguments: Mapping[str, Any], context: Context) -> Policy:
+    """Call the function of a policy with arguments from a text, and with the defaults of the context."""
+    more = {key: value for key, value in context.defaults.items() if key in _arguments_of(POLICIES, name)}
+    policy: Policy = _called(POLICIES, name, {**more, **arguments}, "policy")
+    return policy
+
+
+def called_transform(name: str, arguments: Mapping[str, Any]) -> Transform:
+    """Call the function of a transform with arguments from a text."""
+    transform: Transform = _called(TRANSFORMS, name, arguments, "transform")
+    return transform
+
+
+def chained(policy: Policy, transforms: Sequence[Transform]) -> Policy:
+    """Return a policy with its transforms, or the policy itself without transforms."""
+    return policies.chain(policy, *transforms) if transforms else policy
 
 
 def _parts(text: str) -> tuple[str, dict[str, str]]:
@@ -158,29 +321,36 @@ def _arguments_of(functions: Mapping[str, Callable[..., Any]], name: str) -> Map
     return inspect.signature(functions[name]).parameters if name in functions else {}
 
 
-def _value(key: str, value: str, open_graph: Callable[[str], SkillGraph]) -> Any:
+def _value(key: str, word: str, context: Context) -> Any:
     if key == "graph":
-        return open_graph(value)
+        return context.graph(word)
     if key in OF_SKILLS:
-        return read_weights(value)
+        return context.weights(word)
+    return _json_or_text(word)
+
+
+def _json_or_text(word: str) -> Any:
     try:
-        return orjson.loads(value)
+        return orjson.loads(word)
     except orjson.JSONDecodeError:
-        return value
+        return word
 
 
 def _called(functions: Mapping[str, Callable[..., Any]], name: str, arguments: Mapping[str, Any], kind: str) -> Any:
     """Call the function of a name. The arguments are checked first, because they come from a record or from a text."""
     if name not in functions:
         raise PolicyError(
-            f"{name!r} is no {kind} of skillshard{did_you_mean(name, functions)}: give one of {', '.join(functions)}, or give the policy in Python."
+            f"{shortened(name, 80)!r} is no {kind} of skillshard{did_you_mean(name, functions)}: give one of {', '.join(functions)}"
+            f"{', or a file, FILE.json' if kind == 'policy' else ''}. In Python, give a {kind} of your own."
         )
     parameters = _arguments_of(functions, name)
     unknown = [argument for argument in arguments if argument not in parameters]
     missing = [key for key, own in parameters.items() if own.default is own.empty and key not in arguments]
     if unknown or missing:
         faults = [
-            f"{word} {', '.join(names)}" for word, names in (("unknown:", unknown), ("missing:", missing)) if names
+            f"{word} {', '.join(names)}"
+            for word, names in (("unknown:", with_suggestions(unknown, parameters)), ("missing:", missing))
+            if names
         ]
         raise PolicyError(f"{kind} {name} takes the arguments {', '.join(parameters) or 'none'} ({'; '.join(faults)}).")
     values = {
@@ -191,9 +361,12 @@ def _called(functions: Mapping[str, Callable[..., Any]], name: str, arguments: M
 
 def _checked(name: str, argument: str, annotation: Any, value: Any) -> Any:
     """Return a value of JSON in the type of an argument, such as a whole number as a float."""
-    if isinstance(value, SkillGraph):
+    # The functions of policies that hold policies check these arguments themselves.
+    if isinstance(value, SkillGraph) or argument in ("stages", "outer", "inner", "groups"):
         return value
     try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        # Strict, because true is no number. A whole number is a float all the same.
+        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+        return adapter.validate_python(value)
     except ValidationError as error:
         raise PolicyError(f"{argument} of {name} is {value!r}: {canonical.first_fault(error)}.") from error

@@ -14,7 +14,8 @@ from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRe
 from skillshard.mixing.named_policy import policy_of_record
 from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.steering import named_by
-from skillshard.policies.policy import Policy, State, check_losses
+from skillshard.mixing.steps import Steps
+from skillshard.policies.policy import Policy, RunFacts, State, check_losses, in_draws
 from skillshard.progress import advance
 
 
@@ -70,7 +71,10 @@ class Replay:
 
 
 def replay(
-    ledger: str | os.PathLike[str], policy: Policy | None = None, *, graph: str | os.PathLike[str] | None = None
+    ledger: str | os.PathLike[str],
+    policy: Policy | None = None,
+    *,
+    graphs: Sequence[str | os.PathLike[str]] = (),
 ) -> Replay:
     """Decide each round of a run again from the recorded observations. Nothing is written.
 
@@ -81,7 +85,7 @@ def replay(
     Args:
         ledger: Directory of the run's ledger.
         policy: Policy of the replay. None: the policy of the run, made from its record.
-        graph: File of the graph, if the policy of the run has a graph and `policy` is None.
+        graphs: Files of the graphs, if the policy of the run has graphs and `policy` is None.
 
     Raises:
         LedgerError: The ledger holds no run, or a record is damaged.
@@ -90,7 +94,11 @@ def replay(
     records = open_records(DirectoryLedger(ledger))
     run = records.run
     if policy is None:
-        policy = policy_of_record(run.policy, run.policy_arguments, graph=graph)
+        policy = policy_of_record(
+            run.policy, run.policy_arguments, graphs=[os.fspath(graph) for graph in graphs], skills=run.skills
+        )
+    else:
+        policy = in_draws(policy, _facts(records))
     is_other = (policy.name, canonical.to_json(policy.arguments)) != (
         run.policy,
         canonical.to_json(run.policy_arguments),
@@ -101,6 +109,19 @@ def replay(
     else:
         rounds = _decided_again(records, policy)
     return Replay(run.skills, policy.name, is_other, list(rounds))
+
+
+def _facts(records: Records) -> RunFacts:
+    """Return the facts of a run that convert the steps and tokens of another policy to draws."""
+    run = records.run
+    return RunFacts(
+        skills=tuple(run.skills),
+        num_samples=tuple(run.num_samples),
+        num_tokens=None if run.num_tokens is None else tuple(run.num_tokens),
+        step_draws=Steps(records).uniform(),
+        first_step=0 if run.continues is None else run.continues.step,
+        first_draw=run.first_draw,
+    )
 
 
 def refuse_other_loss(policy: Policy, loss: LossKind) -> None:

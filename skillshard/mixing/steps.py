@@ -37,6 +37,17 @@ class Steps:
         self._beginning = Anchor(0, 0) if begun is None or begun.step is None else Anchor(begun.step, begun.draw)
         self._step_draws = step_draws
 
+    def uniform(self) -> int | None:
+        """Return the number of draws of a step if all reports give the same number, or None."""
+        if not self._num:
+            return self._step_draws
+        pace = _pace(self._beginning, _anchor(self._observations.existing(self._num - 1)))
+        if pace is None:
+            return self._step_draws
+        begin = self._beginning
+        fits = (begin.draw + (report.step - begin.step) * pace == report.draw for report in self._observations)
+        return pace if all(fits) else None
+
     def draws_of(self, step: int) -> range:
         """Return the draws that an optimizer step consumes. The first step is step 1, as trainers count.
 

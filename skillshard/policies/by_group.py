@@ -61,7 +61,7 @@ class ByGroup(Holder):
         groups = "prefix" if self.groups is None else {group: list(skills) for group, skills in self.groups.items()}
         return {"outer": [self.outer.name, self.outer.arguments], "inner": inner, "groups": groups}
 
-    def _held(self) -> tuple[Policy, ...]:
+    def held(self) -> tuple[Policy, ...]:
         inner = self.inner.values() if isinstance(self.inner, Mapping) else (self.inner,)
         return (self.outer, *inner)
 
@@ -89,7 +89,7 @@ class ByGroup(Holder):
 
     @property
     def loss(self) -> LossKind | None:
-        return common_loss(self.name, self._held())
+        return common_loss(self.name, self.held())
 
     def in_draws(self, facts: RunFacts) -> Policy:
         # The tokens of a draw depend on the weights of the groups and of the skills together, so an inner policy does not know them.
@@ -108,8 +108,10 @@ class ByGroup(Holder):
         groups = groups_of(skills) if self.groups is None else self.groups
         self._check_groups(groups, skills)
         place_of = {skill: place for place, skill in enumerate(skills)}
-        # The order of the mix, so that the state does not depend on the order of the names in the argument.
-        members = {group: sorted(place_of[skill] for skill in named) for group, named in groups.items()}
+        # The order of the mix, so that the state does not depend on the order of the names in the argument. The record of a run sorts the
+        # groups by name, and the policy of the record must have the same state.
+        places = {group: sorted(place_of[skill] for skill in named) for group, named in groups.items()}
+        members = dict(sorted(places.items(), key=lambda item: item[1][0]))
         counts = sizes(self.name, num_samples) if self.outer.reads_losses or num_samples is not None else None
 
         def size_of(places: list[int]) -> list[int] | None:

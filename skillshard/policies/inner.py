@@ -1,7 +1,8 @@
 """Policies inside another policy: the losses that the inner policies read together."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 from skillshard.errors import PolicyError, name_some
 from skillshard.loss import LossKind
@@ -11,12 +12,13 @@ from skillshard.policies.policy import Observation, Policy
 class Holder:
     """A policy that holds other policies, and reads the losses that the held policies read."""
 
-    def _held(self) -> tuple[Policy, ...]:
+    def held(self) -> tuple[Policy, ...]:
+        """Return the policies inside the policy."""
         raise NotImplementedError
 
     @property
     def _readers(self) -> list[Policy]:
-        return [policy for policy in self._held() if policy.reads_losses]
+        return [policy for policy in self.held() if policy.reads_losses]
 
     @property
     def reads_losses(self) -> bool:
@@ -29,6 +31,22 @@ class Holder:
     @property
     def initial_losses(self) -> bool:
         return any(getattr(policy, "initial_losses", False) for policy in self._readers)
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """A policy that holds other policies."""
+
+    def held(self) -> tuple[Policy, ...]:
+        """Return the policies inside the policy."""
+
+
+def policies_within(policy: Policy) -> Iterator[Policy]:
+    """Yield a policy and all policies inside the policy."""
+    yield policy
+    if isinstance(policy, Holding):
+        for inner in policy.held():
+            yield from policies_within(inner)
 
 
 def read_together(named: Iterable[tuple[str, ...] | None]) -> tuple[str, ...] | None:

@@ -291,7 +291,7 @@ def check_names(what: str, given: Collection[str], skills: Collection[str]) -> N
     unknown, missing = [name for name in given if name not in mixed], [name for name in skills if name not in named]
     if unknown or missing:
         raise PolicyError(
-            f"{what} do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; missing: "
+            f"{what} do not name the skills of the mix: unknown: {name_some(with_suggestions(unknown, skills)) or 'none'}; missing: "
             f"{name_some(missing) or 'none'}."
         )
 

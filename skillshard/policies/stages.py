@@ -101,7 +101,7 @@ class Stages(Holder):
             )
         return {"stages": stages, "unit": self.unit, "blend": self.blend}
 
-    def _held(self) -> tuple[Policy, ...]:
+    def held(self) -> tuple[Policy, ...]:
         return self.policies
 
     @property
@@ -232,12 +232,12 @@ class ProbingStages(Stages):
 
 
 _UNKNOWN_STEP = (
-    "stages counts steps, and the number of draws of a step is unknown: give Mixer(..., step_draws=...) or stages(..., step_draws=...), the samples "
-    "of an optimizer step over all ranks and gradient accumulation."
+    "stages counts steps, and the number of draws of a step is unknown: give step_draws as an argument of stages or of the Mixer, the samples of an "
+    "optimizer step over all ranks and gradient accumulation."
 )
 _UNKNOWN_TOKENS = (
-    "stages counts tokens, and the number of tokens of a draw is unknown: give stages(..., draw_tokens=mean number of tokens of a draw), or "
-    "Mixer(..., unit='tokens', tokens=...)."
+    "stages counts tokens, and the number of tokens of a draw is unknown: give draw_tokens as an argument of stages, the mean number of tokens of a "
+    "draw, or Mixer(..., unit='tokens', tokens=...)."
 )
 
 
@@ -322,6 +322,17 @@ def stages(
         ends = None if draw_tokens is None else tuple(round(end / draw_tokens) for end in until)
     kind = ProbingStages if probing else Stages
     return kind(policies, until, unit, blend, step_draws, draw_tokens, ends)
+
+
+def with_ends(policy: Policy, ends: Sequence[int]) -> Policy:
+    """Return stages whose ends are known in draws, as the record of a run holds the draws.
+
+    Args:
+        policy: Policy of `stages`.
+        ends: Draw at which each stage but the last ends.
+    """
+    assert isinstance(policy, Stages) and len(ends) == len(policy.until)
+    return replace(policy, ends=tuple(ends))
 
 
 def _checked_pairs(stages: Any) -> list[tuple[Any, Any]]:

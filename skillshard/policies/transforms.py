@@ -72,6 +72,9 @@ class Chain:
     def any_loss(self) -> bool:
         return bool(getattr(self.policy, "any_loss", False))
 
+    def held(self) -> tuple[Policy, ...]:
+        return (self.policy,)
+
     def in_draws(self, facts: RunFacts) -> Policy:
         return replace(self, policy=in_draws(self.policy, facts))
 

@@ -102,14 +102,14 @@ def test_the_policy_of_every_record_is_made_again(shards: ShardSet, tmp_path: Pa
     for policy in [*policies_of(shards.skills), fixed(dict.fromkeys(shards.skills, 1.0))]:
         if "graph" in policy.arguments and policy.name == "graph_refresh":
             continue  # the graph of this policy is another graph
-        made = policy_of_record(policy.name, policy.arguments, graph=graph)
+        made = policy_of_record(policy.name, policy.arguments, graphs=[str(graph)])
         assert (made.name, made.arguments) == (policy.name, policy.arguments)
-    with pytest.raises(PolicyError, match="give the `graph` file"):
-        policy_of_record("skill_it", policies_of(shards.skills)[2].arguments, graph=None)
-    with pytest.raises(PolicyError, match="For a policy with a graph, give the graph of the run"):
-        policy_of_record("skill_it", policies_of(shards.skills)[7].weighing.arguments, graph=graph)  # type: ignore[attr-defined]
+    with pytest.raises(PolicyError, match="give the file of the graph by `graphs`"):
+        policy_of_record("skill_it", policies_of(shards.skills)[2].arguments)
+    with pytest.raises(PolicyError, match=r"and this is no given graph .*: give the graph of the run by `graphs`"):
+        policy_of_record("skill_it", policies_of(shards.skills)[7].weighing.arguments, graphs=[str(graph)])  # type: ignore[attr-defined]
     with pytest.raises(PolicyError, match="'my_policy' is no policy of skillshard"):
-        policy_of_record("my_policy", {}, graph=None)
+        policy_of_record("my_policy", {})
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_policy_of_every_record_is_made_again(shards: ShardSet, tmp_path: Pa
         ("loss_ordr:eta=1", "did you mean 'loss_order'"),
         ("loss_order", "missing: eta"),
         ("loss_order:eta", "is no argument: give NAME:argument=value"),
-        ("loss_order:eta=1,steps=3", "unknown: steps"),
+        ("loss_order:eta=1,steps=3", "unknown: 'steps'"),
         ("loss_order:eta=much", "eta of loss_order is 'much'"),
         ("stratified+floor", "missing: least"),
         ("skill_it:eta=1", r"any_loss \(missing: graph\)"),

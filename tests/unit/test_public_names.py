@@ -46,6 +46,7 @@ PUBLIC_NAMES = [
     "needed",
     "open_recorded",
     "policies",
+    "read_policy",
     "regroup_tags",
     "replay",
     "tag_corpus",
