@@ -63,7 +63,7 @@ def inspect(
     if csv or follow:
         others = [
             name
-            for name in ("json", "csv", "follow", "against", "corpus", "pictures")
+            for name in ("json", "csv", "follow", "against", "corpus", "pictures", "skills_range")
             if name != ("csv" if csv else "follow")
         ]
         Verb.given.refuse(

@@ -43,7 +43,7 @@ _NAME_FORM = re.compile(r"\w+(:(?!//)|\+|$)")
 
 
 def read_policy(given: str | os.PathLike[str], *, skills: Sequence[str] | None = None) -> Policy:
-    """Read a policy from a file of JSON, as every command takes the file by `--policy`.
+    """Read a policy from a file of JSON. Every command that takes a policy takes the same file.
 
     Args:
         given: File of JSON whose name ends with .json, see schemas/policy-1.json. A text that begins with { is read as JSON, and a

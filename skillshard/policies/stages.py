@@ -232,11 +232,11 @@ class ProbingStages(Stages):
 
 
 _UNKNOWN_STEP = (
-    "stages counts steps, and the number of draws of a step is unknown: give step_draws as an argument of stages or of the Mixer, the samples of an "
+    "stages counts steps, and the number of draws of a step is unknown: give `step_draws` to stages or to the Mixer, the samples of an "
     "optimizer step over all ranks and gradient accumulation."
 )
 _UNKNOWN_TOKENS = (
-    "stages counts tokens, and the number of tokens of a draw is unknown: give draw_tokens as an argument of stages, the mean number of tokens of a "
+    "stages counts tokens, and the number of tokens of a draw is unknown: give `draw_tokens` to stages, the mean number of tokens of a "
     "draw, or Mixer(..., unit='tokens', tokens=...)."
 )
 

@@ -13,7 +13,7 @@ from skillshard import tags as tags_module
 from skillshard.corpus import MISSING, Corpus, CorpusReading, Sample, category_of, lookup, read_partition
 from skillshard.errors import TagsError
 from skillshard.extras import needed
-from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories
+from skillshard.report.figures import draw_agreement, draw_curve, draw_map, draw_sizes, draw_trajectories, refuse_file
 from skillshard.report.text import print_line, print_table, share, show_saved_clusters, show_tags
 from skillshard.taggers.agreement import Agreement, agreement
 from skillshard.taggers.clusters import kmeans
@@ -61,33 +61,42 @@ def show_clusters(
             f"{os.fspath(place)} is not tags: `against`, `corpus`, `pictures` and `skills_range` are for tags."
         )
     tags = Tags.open(place)
+    # Everything that can fail comes before the first line of the output.
+    if pictures is not None:
+        refuse_file(pictures)
     measured = None if against is None else compare(tags, against, corpus)
+    tried = None if skills_range is None else try_skills(tags, skills_range)
     show_tags(tags)
     if has_clusters(tags.folder):
         show_saved_clusters(SavedClusters.open(tags.folder))
     if measured is not None:
         show_agreement(measured, str(against))
-    choices = None if skills_range is None else show_tried(tags, skills_range)
+    choices = None if tried is None else show_tried(tried)
     if pictures is not None:
         drawn = draw_tags(tags, places.local_path(pictures), measured, str(against), choices)
         print_line(f"pictures: {', '.join(str(path) for path in drawn)}")
 
 
-def show_tried(tags: Tags, skills_range: tuple[int, int]) -> list[Choice]:
-    """Try numbers of clusters on a sample of the embeddings beside tags, print a table, and return the numbers with their scores.
+def try_skills(tags: Tags, skills_range: tuple[int, int]) -> list[tuple[Choice, list[int]]]:
+    """Try numbers of clusters on a sample of the embeddings beside tags. Return each number with its score and the sizes of its clusters.
 
     Raises:
         TagsError: The tags have no embeddings, or the range does not fit the samples.
     """
     needed("cluster", what="`skills_range`")
+    kmeans.refuse_range(skills_range)
     if not has_embeddings(tags.folder):
         raise TagsError(
-            f"{places.public(tags.folder)} has no embeddings to cluster. Give tags that 'skillshard tag embedding' wrote."
+            f"{places.public(tags.folder)} has no embeddings to cluster, which `skills_range` needs. Give tags that 'skillshard tag embedding' wrote."
         )
     num_rows = [part.num_rows for part in tags.manifest.parts]
     files = [array_place(tags.place(EMBEDDINGS), part) for part in range(len(num_rows))]
     sample = sample_vectors(files, num_rows, kmeans.sample_size(skills_range[1]), seed=0)
-    tried = try_range(sample.points, skills_range)
+    return try_range(sample.points, skills_range)
+
+
+def show_tried(tried: Sequence[tuple[Choice, list[int]]]) -> list[Choice]:
+    """Print a table of numbers of clusters, and return the numbers with their scores."""
     rows = [
         (
             f"{choice.num_clusters:,}",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from skillshard import storage
+from skillshard import places, storage
+from skillshard.errors import StorageError
 from skillshard.extras import needed
 from skillshard.mixing.ledger import Ledger
 from skillshard.mixing.records import open_records
@@ -22,6 +23,16 @@ NAMES_INSIDE, NAMES_BESIDE = 12, 40
 """Number of names for which a legend has room inside an axis, and beside all axes."""
 RUNS_ABREAST = 4
 """Number of runs side by side. More runs would be too small to read on a page."""
+
+
+def refuse_file(pictures: str | os.PathLike[str]) -> None:
+    """Raise StorageError if the directory for pictures is a file, before any output."""
+    folder = places.local_path(pictures)
+    for part in (folder, *folder.parents):
+        if part.exists():
+            if not part.is_dir():
+                raise StorageError(f"`pictures`: {part} is a file: give a directory.")
+            return
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Gain, Statistics, is_same, is_uncertain
 from skillshard.printable import counted
 from skillshard.report.facts import conclusion_of, gains_in, statistics_of
-from skillshard.report.figures import draw_heat_map, draw_nodes
+from skillshard.report.figures import draw_heat_map, draw_nodes, refuse_file
 from skillshard.report.text import has_room, print_line, print_table
 
 TABLE_SKILLS = 12
@@ -32,6 +32,7 @@ def show_graph(place: str | os.PathLike[str], *, pictures: Path | None = None) -
     """
     if pictures is not None:
         needed("plots", what="`pictures`")
+        refuse_file(pictures)
     graph = read_graph(place)
     numbers = statistics_of(graph)
     if max(len(graph.train_skills), len(graph.eval_skills)) <= TABLE_SKILLS:

@@ -339,7 +339,7 @@ UNLIKE = ["alpha beta", "gamma delta", "epsilon zeta"]
         (SAME, ("--skills", "auto"), "--skills 2 is more than the 1 different sample of 9"),
         (SAME, ("--skills", 1), "--skills 1 leaves nothing to tell apart: give 2 or more, or 'auto'"),
         (SAME, ("--skills", -2), "--skills -2 leaves nothing to tell apart"),
-        (SAME, ("--skills", "auto", "--skills-range", "1:5"), "--skills auto tries from 1 to 5: give 2 or more"),
+        (SAME, ("--skills", "auto", "--skills-range", "1:5"), "--skills-range goes from 1 to 5: give 2 or more"),
         (SAME, ("--skills", 3, "--balance", 0.7), "--balance 0.7: give the least share of a skill"),
         ([*SAME, ""], ("--skills", 2), "a.jsonl line 10: the text in 'text' is empty or only white space"),
         (SAME, ("--skills", 2, "--encoder", "/no/such/model"), "--encoder /no/such/model: no such directory"),

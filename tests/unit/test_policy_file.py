@@ -307,7 +307,7 @@ def test_mix_lists_the_stream_that_the_mixer_of_the_same_policy_gives(shards: Sh
         mixer.round(number)
     assert [json.loads(line)["id"] for line in output.splitlines()] == mixer.ids(0, 300)
     assert works("replay", tmp_path / "run").endswith("5 rounds decided again, all as the record says.\n")
-    assert "step_draws" in fails("mix", shards.root, "--policy", place, "--draws", 300)
+    assert "give --step-draws" in fails("mix", shards.root, "--policy", place, "--draws", 300)
     assert "policy loss_order reads losses" in fails(
         "mix", shards.root, "--draws", 9, "--policy", json.dumps({**GROUPS, "outer": "loss_order:eta=1"})
     )

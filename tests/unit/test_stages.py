@@ -148,8 +148,8 @@ def test_tokens_are_converted_by_the_mean_length_of_a_draw_or_by_the_weights_of_
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: stages([(10, ADD), (None, CARRY)], unit="steps").init(SKILLS), "stages counts steps, and the number of draws of a step is unknown: give Mixer"),
-        (lambda: stages([(10, ADD), (None, CARRY)], unit="tokens").init(SKILLS), "stages counts tokens, and the number of tokens of a draw is unknown: give stages"),
+        (lambda: stages([(10, ADD), (None, CARRY)], unit="steps").init(SKILLS), "stages counts steps, and the number of draws of a step is unknown: give `step_draws`"),
+        (lambda: stages([(10, ADD), (None, CARRY)], unit="tokens").init(SKILLS), "stages counts tokens, and the number of tokens of a draw is unknown: give `draw_tokens`"),
         (lambda: stages([]), "stages are no list of pairs: give at least one pair"),
         (lambda: UNCHECKED({"add": 1.0}), "stages are no list of pairs"),
         (lambda: stages([(10, ADD)]), "the last stage ends at 10, and a stream has no end: give the last stage until=None"),
@@ -260,7 +260,7 @@ def test_a_run_follows_the_stages_and_records_the_draws(shards: ShardSet, tmp_pa
 
 
 def test_a_run_without_the_size_of_a_step_refuses_stages_of_steps(shards: ShardSet, tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match="the number of draws of a step is unknown: give Mixer"):
+    with pytest.raises(PolicyError, match="the number of draws of a step is unknown: give `step_draws`"):
         Mixer(
             shards, stages([(6, stratified()), (None, proportional())], unit="steps"), ledger=tmp_path, round_draws=20
         )

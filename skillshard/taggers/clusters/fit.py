@@ -133,6 +133,7 @@ def try_range(
 
     kmeans.refuse_range(skills_range)
     points = kmeans.with_direction(points)
+    kmeans.refuse_too_many(points, skills_range[0], f"`skills_range={skills_range[0]}:{skills_range[1]}`")
     with threadpool_limits(1):
         numbers = _numbers_to_try(points, skills_range, 0.0)
         return [
